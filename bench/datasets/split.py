@@ -1,0 +1,95 @@
+"""A split: the scenes of one part of a data set, where their pictures lie, and what makes it the split it claims to be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+from bench.datasets.fingerprint import fingerprint
+from bench.grounding import PictureSource, Scene
+
+if TYPE_CHECKING:
+    from bench.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many expressions, referred objects and pictures; None where the source does not say (index lists have no refs)."""
+
+    expressions: int
+    refs: int | None
+    pictures: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of one data set. `partial` says that scenes were left out (`--limit`), so no table may show it."""
+
+    name: str
+    title: str
+    scenes: tuple[Scene, ...]
+    pictures: PictureSource
+    terms: str = ""
+    partial: bool = False
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over picture keys, texts and boxes, whatever file format they came from."""
+        return fingerprint(self.scenes)
+
+    @property
+    def dataset(self) -> str:
+        """The data set's name: the split's name without its last part."""
+        return self.name.rpartition("-")[0] or self.name
+
+    @property
+    def counts(self) -> Counts:
+        expressions = [e for scene in self.scenes for e in scene.expressions]
+        refs = {e.ref_id for e in expressions}
+        return Counts(len(expressions), None if None in refs else len(refs), len(self.scenes))
+
+    def limited(self, pictures: int) -> Split:
+        """The first `pictures` scenes, marked partial (unless that is all of them)."""
+        if pictures >= len(self.scenes):
+            return self
+        return replace(self, scenes=self.scenes[:pictures], partial=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a data set as its authors published it; None where a count was never published."""
+
+    name: str
+    expressions: int | None = None
+    refs: int | None = None
+    pictures: int | None = None
+
+
+class Dataset(Protocol):
+    """What an entry point of the group `bench.datasets` names: a data set that can say where it stands and load a part."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def parts(self) -> Sequence[Part]: ...
+    @property
+    def terms(self) -> str:
+        """Terms of use, one line."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """Where to get it and the command that prepares it, a few lines."""
+        ...
+
+    def ready(self, part: str, settings: Settings) -> bool:
+        """Whether `load` would find the annotations."""
+        ...
+
+    def load(self, part: str, settings: Settings) -> Split:
+        """The split. Raises DataError, naming the command that prepares it, when it is not at hand."""
+        ...

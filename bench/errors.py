@@ -1,0 +1,89 @@
+"""Every error a user can cause, in one tree; the message says what is wrong and what to do next.
+
+    BenchError                exit code
+    ├── UsageError                2      an argument that cannot be used
+    │   ├── UnknownName           2      a pipeline, split or key nobody registered; carries the nearest known one
+    │   └── SettingsError         2      bench.toml or a flag that overrides it
+    ├── DataError                 2      an annotation, index or prediction file that is not what it should be
+    │   └── UnsafePickle          2      a pickle that asks for more than plain containers
+    ├── PictureError              2      a picture that cannot be read (inside a run it is counted, not raised)
+    ├── WeightsError              2      a checkpoint that is missing, broken or of another architecture
+    ├── MissingPackage            2      an optional package that a verb needs
+    ├── DeviceError               2      a device that was asked for and is not there
+    ├── RunError                  2      a run directory that is in use, full, unwritable or of other settings
+    └── CheckFailed               1      a check the user asked for came out negative
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BenchError(Exception):
+    """The root: the command line prints the message and leaves with `exit_code`."""
+
+    exit_code = 2
+
+
+class UsageError(BenchError):
+    """An argument that cannot be used."""
+
+
+class UnknownName(UsageError):
+    """A name nobody registered; the message carries the nearest known names."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        known = sorted(known)
+        near = nearest(name, known)
+        message = f"no {kind} is called {name!r}"
+        if near:
+            message += f"; did you mean {' or '.join(repr(n) for n in near)}?"
+        elif known:
+            message += f"; known: {', '.join(known)}"
+        if hint:
+            message += f" ({hint})"
+        super().__init__(message)
+
+
+class SettingsError(UsageError):
+    """bench.toml, or a flag that overrides it, holds something that is not understood."""
+
+
+class DataError(BenchError):
+    """An annotation, index or prediction file that is not what it should be."""
+
+
+class UnsafePickle(DataError):
+    """A pickle that asks for more than plain containers; nothing in it was executed."""
+
+
+class PictureError(BenchError):
+    """A picture that is missing, empty, truncated or not a picture."""
+
+
+class WeightsError(BenchError):
+    """A checkpoint that is missing, broken or of another architecture."""
+
+
+class MissingPackage(BenchError):
+    """An optional package that is needed and not installed; the message names the extra."""
+
+
+class DeviceError(BenchError):
+    """A device that was asked for and is not there."""
+
+
+class RunError(BenchError):
+    """A run directory that is in use, full, unwritable, or begun with other settings."""
+
+
+class CheckFailed(BenchError):
+    """A check the user asked for came out negative."""
+
+    exit_code = 1
+
+
+def nearest(name: str, known: Iterable[str], most: int = 2) -> list[str]:
+    """The known names that look most like `name`, best first; empty when none is close."""
+    return difflib.get_close_matches(name, list(known), n=most, cutoff=0.6)

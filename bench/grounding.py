@@ -1,0 +1,182 @@
+"""The vocabulary everyone shares: what is asked, what is answered, and the contract between them.
+
+A *scene* is one picture with every expression about it; scenes travel, not expressions, so a picture is decoded,
+detected and encoded once. Outside a model every box is xyxy: left, top, right, bottom in pixels of the original
+picture, as floats, with no "+1".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Box = tuple[float, float, float, float]
+Picture = NDArray[np.uint8]  # RGB (H, W, 3)
+Boxes = NDArray[np.float64]  # xyxy pixels (N, 4)
+SawTestImages = Literal["yes", "no", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """One referring expression with its answer: one sample of a split.
+
+    `box` is the annotated box, xyxy pixels of the original picture, never clipped. `kind` is the generator's or the
+    data set's own class of the expression (None where it has none), `category` the referent's class name, and
+    `same_category` how many objects of that class the picture holds, the referent included.
+    """
+
+    id: str
+    text: str
+    box: Box
+    ref_id: str | None = None
+    kind: str | None = None
+    category: str | None = None
+    same_category: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One picture and every expression about it. `width`/`height` are the annotated size (None where not annotated)."""
+
+    id: str
+    file: str
+    width: int | None
+    height: int | None
+    expressions: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """The part of an expression that a pipeline sees: never the box."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedScene:
+    """What a pipeline is shown: the picture, RGB uint8 (H, W, 3), and the queries about it."""
+
+    id: str
+    picture: Picture
+    queries: tuple[Query, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One answer to one query.
+
+    `box` is xyxy pixels of the original picture as the model says it, unclipped (the harness clips); None is a
+    counted miss. `proposals` (N, 4) are the boxes a two-stage pipeline chose from, the same array object for every
+    query of a scene, so that the ceiling can be told from the ranking. `note` says what a reader should know about
+    this one answer, for example that the tokenizer cut the text.
+    """
+
+    id: str
+    box: Box | None
+    score: float | None = None
+    proposals: Boxes | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineCard:
+    """What stands behind a row of the leaderboard. `weights` maps a part's name to its file or hub id, `sha256` to its hash."""
+
+    name: str
+    summary: str
+    paper: str = ""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    trained_on: str = ""
+    licence: str = ""
+    saw_test_images: SawTestImages = "unknown"
+    parameters: int | None = None
+
+
+class StageClock(Protocol):
+    """Adds up the seconds spent in each named stage; `with clock.stage("detect"): ...`."""
+
+    def stage(self, name: str) -> AbstractContextManager[None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineContext:
+    """Everything a pipeline's factory is given.
+
+    `options` is the pipeline's table of bench.toml with the data set's own lines and the flags already laid over it;
+    `folder` is where relative paths in it start, `home` the cache (BENCH_HOME); `dataset` is the data set it will run on,
+    and `train_scenes` loads that data set's train part (for baselines that fit something; raises DataError where it is
+    not at hand). `device` is resolved ("cpu", "cuda:0"), `dtype` one of float32, bfloat16, float16.
+    """
+
+    name: str
+    dataset: str
+    options: Mapping[str, Any]
+    folder: Path
+    home: Path
+    device: str
+    dtype: str
+    seed: int
+    offline: bool
+    clock: StageClock
+    train_scenes: Callable[[], Sequence[Scene]]
+
+
+@runtime_checkable
+class Pipeline(Protocol):
+    """A grounder: scenes in, one prediction per query out.
+
+    The boxes must not depend on the batch size (to float noise). It may keep caches keyed by scene id.
+    """
+
+    @property
+    def card(self) -> PipelineCard: ...
+
+    def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
+        """One prediction for every query of every scene, in order."""
+        ...
+
+
+class PipelineFactory(Protocol):
+    """What an entry point of the group `bench.pipelines` names."""
+
+    def __call__(self, context: PipelineContext) -> Pipeline: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """What `bench train` hands over: the split's scenes and pictures, the recipe from bench.toml, and where to write."""
+
+    scenes: Sequence[Scene]
+    pictures: PictureSource
+    validation: Sequence[Scene]
+    validation_pictures: PictureSource
+    recipe: Mapping[str, Any]
+    part: str | None
+    out: Path
+    context: PipelineContext
+
+
+class TrainableFactory(Protocol):
+    """What an entry point of the group `bench.trainers` names: trains, writes weights under `job.out`, returns them."""
+
+    def __call__(self, job: TrainingJob) -> Mapping[str, Path]: ...
+
+
+class PictureSource(Protocol):
+    """Where the pictures of a split lie. `load` is called from several threads at once."""
+
+    def load(self, scene: Scene) -> Picture:
+        """The scene's picture, RGB uint8 (H, W, 3). Raises PictureError when it cannot be read."""
+        ...
+
+    def missing(self, scenes: Sequence[Scene]) -> list[str]:
+        """Files of `scenes` that are not there."""
+        ...

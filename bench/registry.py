@@ -1,0 +1,77 @@
+"""Name -> object, through entry points: ours and everybody's pipelines and data sets come in by the same door.
+
+A package adds a pipeline with
+
+    [project.entry-points."bench.pipelines"]
+    my-grounder = "my_package.grounder:build"
+
+where `build(context: PipelineContext) -> Pipeline`. Nothing is imported until a name is asked for.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import BenchError, MissingPackage, UnknownName
+
+if TYPE_CHECKING:
+    from bench.datasets.split import Dataset
+    from bench.grounding import PipelineFactory, TrainableFactory
+
+PIPELINES, TRAINERS, DATASETS = "bench.pipelines", "bench.trainers", "bench.datasets"
+
+
+@cache
+def _entries(group: str) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in sorted(entry_points(group=group), key=lambda e: e.name)}
+
+
+def names(group: str) -> list[str]:
+    """Every registered name of a group, sorted; nothing is imported."""
+    return list(_entries(group))
+
+
+def origin(group: str, name: str) -> str:
+    """The distribution and object behind a name, for `bench list`: "grounding-bench pipelines.two_stage:yolo_clip"."""
+    entry = _entry(group, name, group)
+    return f"{entry.dist.name if entry.dist else '?'} {entry.value}"
+
+
+def _entry(group: str, name: str, kind: str) -> EntryPoint:
+    known = _entries(group)
+    if name not in known:
+        raise UnknownName(kind, name, known, hint=f"`bench list {kind}s` shows them")
+    return known[name]
+
+
+def _load(group: str, name: str, kind: str) -> Any:
+    entry = _entry(group, name, kind)
+    try:
+        return entry.load()
+    except ModuleNotFoundError as error:
+        raise MissingPackage(
+            f"{kind} {name!r} ({entry.value}) needs the package {error.name!r}, which is not installed: "
+            f"pip install {error.name}"
+        ) from error
+    except (ImportError, AttributeError) as error:
+        raise BenchError(f"{kind} {name!r} cannot be loaded from {entry.value}: {error}") from error
+
+
+def pipeline_factory(name: str) -> PipelineFactory:
+    """The factory registered under `name`. Raises UnknownName with the nearest names, MissingPackage."""
+    factory: PipelineFactory = _load(PIPELINES, name, "pipeline")
+    return factory
+
+
+def trainer(name: str) -> TrainableFactory:
+    """The trainer registered under the pipeline's name. Raises UnknownName when that pipeline cannot be trained."""
+    found: TrainableFactory = _load(TRAINERS, name, "trainer")
+    return found
+
+
+def dataset(name: str) -> Dataset:
+    """The data set registered under `name`. Raises UnknownName with the nearest names."""
+    found: Dataset = _load(DATASETS, name, "dataset")
+    return found

@@ -1,0 +1,132 @@
+"""What one run leaves behind: `run.json`, as typed models, and the one signature that says what its number means.
+
+    results/runs/<pipeline>/<split>/<id>/
+        run.json            everything below; written whole or not at all
+        predictions.jsonl   one line a scene, appended as they come (bench/runs/predictions.py)
+        batches.jsonl       one line a batch: sizes and seconds a stage, so that a killed run keeps its timing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.errors import RunError
+
+SCHEMA = 1
+Interval = tuple[float, float]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Stratum(Model):
+    """One row of a breakdown, for example kind=relation."""
+
+    n: int
+    hits: int
+    accuracy: float = Field(alias="acc@0.5")
+    ci95: Interval
+
+
+class Metrics(Model):
+    """The numbers of a run under one protocol; accuracies are fractions. `oracle` is None without proposals."""
+
+    n: int
+    hits: int
+    accuracy: float = Field(alias="acc@0.5")
+    ci95: Interval
+    accuracy_70: float = Field(alias="acc@0.7")
+    accuracy_90: float = Field(alias="acc@0.9")
+    mean_iou: float
+    oracle: float | None = Field(alias="oracle@0.5")
+    proposals_per_picture: float | None
+    no_box: int
+    errors: int
+    strata: Mapping[str, Mapping[str, Stratum]]
+
+
+class Throughput(Model):
+    """Seconds of the evaluation itself, loading left out, summed over every session of the run."""
+
+    seconds: float
+    pictures_per_s: float | None
+    expressions_per_s: float | None
+    stages: Mapping[str, float]
+    peak_memory_mb: float | None
+    device_memory_mb: float | None
+    load_seconds: float | None
+
+
+class DataIdentity(Model):
+    """Which data the answers are about. `expected` are the published counts that were asserted, where there are any."""
+
+    split: str
+    fingerprint: str
+    expressions: int
+    refs: int | None
+    pictures: int
+    partial: bool
+
+
+class Identity(Model):
+    """What must not change between two sessions of one run: a resumed run whose identity differs is refused."""
+
+    pipeline: str
+    options: Mapping[str, Any]
+    weights: Mapping[str, str]
+    data: DataIdentity
+    device: str
+    dtype: str
+    seed: int
+    deterministic: bool
+
+
+class RunRecord(Model):
+    """run.json."""
+
+    schema_version: int = SCHEMA
+    status: Literal["running", "complete"]
+    provenance: Literal["run", "imported"]
+    name: str
+    protocol: str
+    signature: str
+    identity: Identity
+    settings_hash: str
+    argv: tuple[str, ...]
+    started: str
+    finished: str | None
+    git: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    card: Mapping[str, Any]
+    sessions: int
+    notes: tuple[str, ...]
+    errors: Mapping[str, str]
+    metrics: Metrics | None
+    throughput: Throughput | None
+
+
+def signature(protocol: str, data: DataIdentity, hits_at: str = ">=0.5") -> str:
+    """One line that says what a score means; a table never mixes two of them.
+
+    For example "acc@0.5|iou>=0.5|refcoco-val|n:10834|data:1a2b3c4d|top1|v1"; ",partial" marks a limited run.
+    """
+    size = f"n:{data.expressions}" + (",partial" if data.partial else "")
+    return f"acc@0.5|{protocol}{hits_at}|{data.split}|{size}|data:{data.fingerprint[:8]}|top1|v{SCHEMA}"
+
+
+def read_record(folder: Path) -> RunRecord:
+    """The record of a run directory. Raises RunError, naming the file, when it is not one."""
+    path = folder / "run.json"
+    try:
+        return RunRecord.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); give the folder of a run") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RunError(f"{path}: not a run record of schema {SCHEMA}: {where}: {first['msg']}") from None

@@ -1,0 +1,211 @@
+"""bench.toml -> frozen settings.
+
+Three layers, the later one winning: the defaults that come with the project (its own bench.toml), the user's bench.toml
+(`--config`, BENCH_CONFIG, or the nearest one from the working folder upwards), and flags. Unknown keys are refused with
+the nearest known one. What a pipeline's own table may hold is that pipeline's business: it parses it with `parse_table`.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.errors import SettingsError, nearest
+
+PROJECT = Path(__file__).resolve().parent.parent
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Table(BaseModel):
+    """A table of bench.toml: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSettings(Table):
+    """[data]: where things lie. Relative paths start at the file that names them."""
+
+    home: str = Field("", description="cache of prepared data sets and weights; BENCH_HOME wins over it; empty = platform folder")
+    pictures: Mapping[str, str] = Field(default_factory=dict, description="data set -> folder or zip with its pictures")
+
+
+class RunSettings(Table):
+    """[run]: how an evaluation goes; every one has a flag."""
+
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto = float32 on CPU, bfloat16 on CUDA")
+    batch_size: int = Field(8, ge=1, description="scenes in a batch")
+    decode_threads: int = Field(4, ge=1, description="threads that decode pictures ahead")
+    seed: int = Field(0, ge=0)
+    deterministic: bool = False
+    offline: bool = False
+    rank_timeout_s: float = Field(600, gt=0, description="how long rank 0 waits for a silent rank")
+
+
+class EvaluationSettings(Table):
+    """[evaluation]: statistics of a score."""
+
+    draws: int = Field(10_000, ge=100, description="bootstrap draws over pictures")
+    seed: int = Field(0, ge=0)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+
+
+class Settings(Table):
+    """Everything in force. `pipelines` holds each pipeline's table as it stands; `train` its recipes."""
+
+    data: DataSettings = DataSettings()
+    run: RunSettings = RunSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    pipelines: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
+    train: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
+    results: str = "results"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Settings in force, and for each dotted key the layer it came from ("default", a file, "flag")."""
+
+    settings: Settings
+    origin: Mapping[str, str] = field(default_factory=dict)
+    folder: Path = PROJECT
+
+    @property
+    def home(self) -> Path:
+        """The cache folder: BENCH_HOME, else [data] home, else the platform's data folder."""
+        named = os.environ.get("BENCH_HOME") or self.settings.data.home
+        return Path(named).expanduser().resolve() if named else platform_home()
+
+    def options(self, pipeline: str, dataset: str) -> dict[str, Any]:
+        """A pipeline's table with its lines for `dataset` ([pipelines.NAME.on.DATASET]) laid over it."""
+        table = dict(self.settings.pipelines.get(pipeline, {}))
+        per_dataset = table.pop("on", {})
+        return merged(table, per_dataset.get(dataset, {}))
+
+
+def platform_home() -> Path:
+    """The platform's folder for this program's data."""
+    if os.name == "nt":
+        return Path(os.environ.get("LOCALAPPDATA", "~")).expanduser() / "grounding-bench"
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "grounding-bench"
+
+
+def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Resolved:
+    """The settings in force. `flags` maps dotted keys ("run.batch_size") to values; None means "not given".
+
+    Raises SettingsError naming the file and the key, with the nearest known key.
+    """
+    layers: list[tuple[str, dict[str, Any]]] = []
+    default = default_file()
+    if default is not None:
+        layers.append(("default", _read(default)))
+    user = _user_file(config)
+    folder = default.parent if default else PROJECT
+    if user is not None and (default is None or user.resolve() != default.resolve()):
+        layers.append((str(user), _anchored(_read(user), user.parent)))
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    layers.append(("flag", _nested(given)))
+
+    table: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for name, layer in layers:
+        parse_table(Settings, layer, "flags" if name == "flag" else str(default if name == "default" else name))
+        table = merged(table, layer)
+        origin.update(dict.fromkeys(_dotted(layer), name))
+    # A wheel carries the project's bench.toml inside the package; its relative paths still start at the packages' folder.
+    return Resolved(parse_table(Settings, table, "settings"), origin, PROJECT if default else folder)
+
+
+def default_file() -> Path | None:
+    """The project's own bench.toml: beside the packages in a checkout, inside `bench/` in a wheel."""
+    return next((p for p in (PROJECT / "bench.toml", PROJECT / "bench" / "default.toml") if p.is_file()), None)
+
+
+def parse_table(model: type[Model], table: Mapping[str, Any], where: str) -> Model:
+    """`table` as `model`. Raises SettingsError that names `where`, the key, what was expected and the nearest known key."""
+    try:
+        return model.model_validate(dict(table))
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"])
+            if problem["type"] == "extra_forbidden":
+                near = nearest(str(problem["loc"][-1]), _known_keys(model, problem["loc"][:-1]))
+                lines.append(f"{where}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            else:
+                lines.append(f"{where}: {key}: {problem['msg']} (got {problem['input']!r})")
+        raise SettingsError("\n".join(lines)) from None
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, table by table; neither is changed."""
+    out = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+        out[key] = merged(out[key], value) if both else value
+    return out
+
+
+def _known_keys(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    for part in path:
+        inner = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _user_file(config: Path | None) -> Path | None:
+    named = config or (Path(os.environ["BENCH_CONFIG"]) if os.environ.get("BENCH_CONFIG") else None)
+    if named is not None:
+        if not named.is_file():
+            raise SettingsError(f"{named}: no such settings file")
+        return named
+    here = Path.cwd()
+    return next((d / "bench.toml" for d in (here, *here.parents) if (d / "bench.toml").is_file()), None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path}: {error}") from None
+
+
+def _anchored(table: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A user's file may name paths relative to itself: any `./` or `../` string is made absolute."""
+    def anchor(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: anchor(v) for k, v in value.items()}
+        if isinstance(value, str) and value.startswith(("./", "../")):
+            return str((folder / value).resolve())
+        return value
+
+    anchored: dict[str, Any] = anchor(table)
+    return anchored
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for dotted, value in flat.items():
+        *path, last = dotted.split(".")
+        here = out
+        for part in path:
+            here = here.setdefault(part, {})
+        here[last] = value
+    return out
+
+
+def _dotted(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            out |= _dotted(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value
+    return out
