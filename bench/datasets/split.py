@@ -11,7 +11,7 @@ from bench.datasets.fingerprint import fingerprint
 from bench.grounding import PictureSource, Scene
 
 if TYPE_CHECKING:
-    from bench.settings import Settings
+    from bench.settings import Resolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,10 @@ class Counts:
 
 @dataclass(frozen=True)
 class Split:
-    """One part of one data set. `partial` says that scenes were left out (`--limit`), so no table may show it."""
+    """One part of one data set. `partial` says that scenes were left out (`--limit`), so no table may show it.
+
+    `known_fingerprint` is the one a prepared index carries, so that a run need not compute it again.
+    """
 
     name: str
     title: str
@@ -33,15 +36,18 @@ class Split:
     pictures: PictureSource
     terms: str = ""
     partial: bool = False
+    known_fingerprint: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over picture keys, texts and boxes, whatever file format they came from."""
-        return fingerprint(self.scenes)
+        return self.known_fingerprint or fingerprint(self.scenes)
 
     @property
     def dataset(self) -> str:
-        """The data set's name: the split's name without its last part."""
+        """The data set's name: the split's name without its last part, and "file" for people's own data."""
+        if self.name.startswith("file:"):
+            return "file"
         return self.name.rpartition("-")[0] or self.name
 
     @property
@@ -54,7 +60,7 @@ class Split:
         """The first `pictures` scenes, marked partial (unless that is all of them)."""
         if pictures >= len(self.scenes):
             return self
-        return replace(self, scenes=self.scenes[:pictures], partial=True)
+        return replace(self, scenes=self.scenes[:pictures], partial=True, known_fingerprint=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +92,10 @@ class Dataset(Protocol):
         """Where to get it and the command that prepares it, a few lines."""
         ...
 
-    def ready(self, part: str, settings: Settings) -> bool:
+    def ready(self, part: str, resolved: Resolved) -> bool:
         """Whether `load` would find the annotations."""
         ...
 
-    def load(self, part: str, settings: Settings) -> Split:
+    def load(self, part: str, resolved: Resolved) -> Split:
         """The split. Raises DataError, naming the command that prepares it, when it is not at hand."""
         ...
