@@ -28,11 +28,19 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class ShapesSettings(Table):
+    """[data.shapes]: the embedded data. Another seed is another data set (another fingerprint)."""
+
+    seed: int = Field(2026, ge=0)
+    train: int = Field(6000, ge=1, description="scenes of shapes-train")
+
+
 class DataSettings(Table):
     """[data]: where things lie. Relative paths start at the file that names them."""
 
     home: str = Field("", description="cache of prepared data sets and weights; BENCH_HOME wins over it; empty = platform folder")
     pictures: Mapping[str, str] = Field(default_factory=dict, description="data set -> folder or zip with its pictures")
+    shapes: ShapesSettings = ShapesSettings()
 
 
 class RunSettings(Table):

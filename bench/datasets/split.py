@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
-from bench.datasets.fingerprint import fingerprint
 from bench.grounding import PictureSource, Scene
 
 if TYPE_CHECKING:
@@ -41,6 +40,8 @@ class Split:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over picture keys, texts and boxes, whatever file format they came from."""
+        from bench.datasets.fingerprint import fingerprint
+
         return self.known_fingerprint or fingerprint(self.scenes)
 
     @property

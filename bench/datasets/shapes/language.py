@@ -1,0 +1,205 @@
+"""What is said about a layout: expressions that fit exactly one thing, of five kinds, in several phrasings each.
+
+A noun phrase is a choice of texture, colour and shape; the things it fits are its group. An *attribute* expression is a
+phrase whose group is one thing. The other kinds take a group of several and single one out: by size (*comparison*), by
+its place in the picture (*location*), by another thing (*relation*), by counting (*ordinal*). Whatever is said is clear
+by a margin: nearly equal sizes are not compared, nearly level things are not ordered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bench.datasets.shapes.dice import Dice
+from bench.datasets.shapes.layout import Layout, Thing
+from bench.datasets.shapes.outlines import UNIT
+
+# kind -> weight among the expressions of a scene
+KINDS = (("attribute", 36), ("location", 20), ("relation", 19), ("comparison", 14), ("ordinal", 11))
+ORDINALS = ("first", "second", "third", "fourth")
+PLURALS = {"cross": "crosses"}
+ATTRIBUTE = (
+    "{np}", "{np}", "the {np}", "the {np}", "{a} {np}", "find the {np}", "the {np} in the picture", "look for the {np}",
+)  # fmt: skip
+# direction -> (axis, sign): the thing whose centre is furthest that way
+PLACES: dict[str, tuple[int, int, tuple[str, ...]]] = {
+    "left": (
+        0,
+        -1,
+        ("the {np} on the left", "left {np}", "leftmost {np}", "{np} on the far left", "the {np} to the left"),
+    ),
+    "right": (0, 1, ("the {np} on the right", "right {np}", "rightmost {np}", "{np} on the far right")),
+    "top": (1, -1, ("the {np} at the top", "top {np}", "the upper {np}", "{np} at the very top", "topmost {np}")),
+    "bottom": (1, 1, ("the {np} at the bottom", "bottom {np}", "the lower {np}", "lowest {np}")),
+}
+RELATIONS: dict[str, tuple[int, int, tuple[str, ...]]] = {
+    "left": (0, -1, ("the {np} left of the {other}", "{np} to the left of the {other}")),
+    "right": (0, 1, ("the {np} right of the {other}", "{np} to the right of the {other}")),
+    "above": (1, -1, ("the {np} above the {other}", "{np} over the {other}", "the {np} higher than the {other}")),
+    "below": (1, 1, ("the {np} below the {other}", "{np} under the {other}", "the {np} beneath the {other}")),
+}
+NEAR = ("the {np} next to the {other}", "the {np} closest to the {other}", "{np} nearest the {other}")
+BIGGEST = ("the biggest {np}", "largest {np}", "the largest {np}", "biggest {np}")
+SMALLEST = ("the smallest {np}", "smallest {np}", "the tiniest {np}", "the littlest {np}")
+OF_TWO = {1: ("the bigger {np}", "larger of the two {nps}"), -1: ("the smaller {np}", "smaller of the two {nps}")}
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """A noun phrase and the indices of the things it fits. None leaves the attribute out."""
+
+    texture: str | None
+    colour: str | None
+    shape: str | None
+    group: tuple[int, ...]
+
+    @property
+    def singular(self) -> str:
+        return " ".join(word for word in (self.texture, self.colour, self.shape or "shape") if word)
+
+    @property
+    def article(self) -> str:
+        return "an" if self.singular[0] in "aeiou" else "a"
+
+    @property
+    def plural(self) -> str:
+        return self.singular[: -len(self.shape)] + PLURALS[self.shape] if self.shape in PLURALS else self.singular + "s"
+
+
+@dataclass(frozen=True, slots=True)
+class Saying:
+    """One expression: its kind, its words, and the index of the thing it means."""
+
+    kind: str
+    text: str
+    target: int
+
+
+def say(layout: Layout, seed: int, part: str, index: int) -> list[Saying]:
+    """3 to 8 different expressions about a scene (fewer where the scene allows no more), kinds and things mixed."""
+    dice = Dice("language", seed, part, index)
+    phrases = list(_phrases(layout.things))
+    pools = {
+        "attribute": list(_attribute(phrases)),
+        "comparison": list(_comparison(layout, phrases)),
+        "location": list(_location(layout, phrases)),
+        "relation": list(_relation(layout, phrases)),
+        "ordinal": list(_ordinal(layout, phrases)),
+    }
+    wanted = dice.between(3, 8)
+    said: dict[str, Saying] = {}
+    asked = [0] * len(layout.things)
+    while len(said) < wanted and any(pools.values()):
+        kind = dice.weighted([(kind, weight) for kind, weight in KINDS if pools[kind]])
+        # Prefer a thing that few expressions are about yet: of three candidates, the least asked for.
+        target, forms, words = min(dice.sample(pools[kind], 3), key=lambda c: asked[c[0]])
+        pools[kind] = [c for c in pools[kind] if (c[0], c[2]) != (target, words)]
+        text = dice.pick(forms).format(**words)
+        if text not in said:
+            said[text] = Saying(kind, text, target)
+            asked[target] += 1
+    return list(said.values())
+
+
+Candidate = tuple[int, tuple[str, ...], dict[str, str]]  # the thing meant, the phrasings, their words
+
+
+def _phrases(things: tuple[Thing, ...]) -> Iterator[Phrase]:
+    """Every noun phrase that fits something; attributes that are the same for all things are still sayable."""
+    seen = set()
+    for thing in things:
+        for texture in {None: 0, thing.texture: 0}:
+            for colour in {None: 0, thing.colour: 0}:
+                for shape in {None: 0, thing.shape: 0}:
+                    key = (texture, colour, shape)
+                    if key in seen:
+                        continue
+                    seen.add(key)
+                    group = tuple(
+                        i
+                        for i, t in enumerate(things)
+                        if texture in (None, t.texture) and colour in (None, t.colour) and shape in (None, t.shape)
+                    )
+                    yield Phrase(texture, colour, shape, group)
+
+
+def _attribute(phrases: list[Phrase]) -> Iterator[Candidate]:
+    for phrase in phrases:
+        if len(phrase.group) == 1 and (phrase.texture or phrase.colour or phrase.shape):
+            yield phrase.group[0], ATTRIBUTE, {"np": phrase.singular, "a": phrase.article}
+
+
+def _comparison(layout: Layout, phrases: list[Phrase]) -> Iterator[Candidate]:
+    for phrase in _groups(phrases):
+        by_area = sorted(phrase.group, key=lambda i: layout.things[i].area)
+        areas = [layout.things[i].area for i in by_area]
+        words = {"np": phrase.singular, "nps": phrase.plural}
+        for sign, ends, forms in ((1, (-1, -2), BIGGEST), (-1, (0, 1), SMALLEST)):
+            larger, smaller = sorted((areas[ends[0]], areas[ends[1]]), reverse=True)
+            if 10 * larger >= 15 * smaller:
+                yield by_area[ends[0]], OF_TWO[sign] if len(by_area) == 2 else forms, words
+
+
+def _location(layout: Layout, phrases: list[Phrase]) -> Iterator[Candidate]:
+    for phrase in _groups(phrases):
+        for axis, sign, forms in PLACES.values():
+            ranked = sorted(phrase.group, key=lambda i: -sign * layout.things[i].centre[axis])
+            gap = abs(layout.things[ranked[0]].centre[axis] - layout.things[ranked[1]].centre[axis])
+            if 8 * gap >= _span(layout, axis):
+                yield ranked[0], forms, {"np": phrase.singular}
+
+
+def _relation(layout: Layout, phrases: list[Phrase]) -> Iterator[Candidate]:
+    anchors = [p for p in phrases if len(p.group) == 1 and p.shape]
+    for phrase in _groups(phrases):
+        for anchor in anchors:
+            if anchor.group[0] in phrase.group:
+                continue
+            words = {"np": phrase.singular, "other": anchor.singular}
+            for axis, sign, forms in RELATIONS.values():
+                beyond = [_beyond(layout, i, anchor.group[0], axis, sign) for i in phrase.group]
+                # Clear only when one thing is well beyond the other's edge and the rest are not beyond at all.
+                if beyond.count("clearly") == 1 and beyond.count("no") == len(beyond) - 1:
+                    yield phrase.group[beyond.index("clearly")], forms, words
+            near = sorted((_distance(layout, i, anchor.group[0]), i) for i in phrase.group)
+            if 5 * near[0][0] <= 2 * near[1][0]:  # squared distances: the next one is 1.6 times as far
+                yield near[0][1], NEAR, words
+
+
+def _ordinal(layout: Layout, phrases: list[Phrase]) -> Iterator[Candidate]:
+    for phrase in phrases:
+        if not 3 <= len(phrase.group) <= 6:
+            continue
+        for axis, sides in ((0, ("left", "right")), (1, ("top", "bottom"))):
+            ranked = sorted(phrase.group, key=lambda i: layout.things[i].centre[axis])
+            centres = [layout.things[i].centre[axis] for i in ranked]
+            if any(20 * (b - a) < _span(layout, axis) for a, b in zip(centres, centres[1:], strict=False)):
+                continue
+            for side, order in zip(sides, (ranked, ranked[::-1]), strict=True):
+                for number, target in zip(ORDINALS, order[:-1], strict=False):
+                    forms = (f"the {number} {{np}} from the {side}", f"{number} {{np}} from {side}")
+                    yield target, forms, {"np": phrase.singular}
+
+
+def _groups(phrases: list[Phrase]) -> Iterator[Phrase]:
+    return (p for p in phrases if len(p.group) >= 2)
+
+
+def _span(layout: Layout, axis: int) -> int:
+    """The picture's side, in the doubled units of `Thing.centre`."""
+    return 2 * UNIT * (layout.width, layout.height)[axis]
+
+
+def _beyond(layout: Layout, thing: int, other: int, axis: int, sign: int) -> str:
+    """Whether a thing lies beyond another in a direction: "clearly", "no", or "" for in between."""
+    a, b = layout.things[thing], layout.things[other]
+    edge = b.extent[axis] if sign < 0 else b.extent[axis + 2]
+    if sign * (a.centre[axis] - 2 * edge) > 0:
+        return "clearly"
+    return "no" if sign * (a.centre[axis] - b.centre[axis]) <= 0 else ""
+
+
+def _distance(layout: Layout, a: int, b: int) -> int:
+    (ax, ay), (bx, by) = layout.things[a].centre, layout.things[b].centre
+    return (ax - bx) ** 2 + (ay - by) ** 2

@@ -1,0 +1,105 @@
+"""What stands where: the things of a scene, placed by integers alone.
+
+Scenes are made like photographs are: a few kinds of things, several of each, mostly between 20 and 50 % of the
+picture's side, some small, a little overlap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.datasets.shapes.dice import Dice
+from bench.datasets.shapes.outlines import SHAPES, UNIT, Ring, extent, outline
+
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")
+TEXTURES = ("plain", "striped", "dotted", "checkered")
+SIZES = ((320, 240), (240, 320), (320, 214), (214, 320), (288, 288), (320, 256), (256, 320))
+COUNTS = ((2, 4), (3, 9), (4, 18), (5, 23), (6, 21), (7, 15), (8, 10))  # (things in a scene, weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One object. `extent` is left, top, right, bottom in quarter pixels, the true extent of its outline."""
+
+    shape: str
+    colour: str
+    texture: str
+    rings: tuple[Ring, ...]
+    extent: tuple[int, int, int, int]
+
+    @property
+    def centre(self) -> tuple[int, int]:
+        """Twice the centre of the extent, so that it stays an integer."""
+        left, top, right, bottom = self.extent
+        return left + right, top + bottom
+
+    @property
+    def area(self) -> int:
+        left, top, right, bottom = self.extent
+        return (right - left) * (bottom - top)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A picture's size in pixels and its things, the ones behind first."""
+
+    width: int
+    height: int
+    things: tuple[Thing, ...]
+
+
+def make_layout(seed: int, part: str, index: int) -> Layout:
+    """The layout of one scene: a pure function of the generator's seed, the part and the index."""
+    dice = Dice("layout", seed, part, index)
+    width, height = dice.pick(SIZES)
+    count = dice.weighted(COUNTS)
+    shapes = dice.sample(SHAPES, dice.between(1, max(2, count // 2)))
+    colours = dice.sample(COLOURS, dice.between(2, max(2, count - 1)))
+    textures = dice.sample(TEXTURES, dice.between(1, 3))
+    things: list[Thing] = []
+    for half in sorted((_half(dice, count, width, height) for _ in range(count)), reverse=True):
+        kind = (dice.pick(shapes), dice.pick(colours), dice.pick(textures))
+        thing = _place(dice, kind, half, (width, height), things)
+        if thing is not None:
+            things.append(thing)
+    return Layout(width, height, tuple(things))
+
+
+def _half(dice: Dice, count: int, width: int, height: int) -> int:
+    """Half the side in units: 20 to 50 % of the picture's side, less where many share it; one in six is small."""
+    side = (width + height) * UNIT // 2
+    if dice.chance(16):
+        return side * dice.between(100, 190) // 2000
+    most = {2: 500, 3: 480, 4: 420, 5: 380, 6: 340, 7: 310, 8: 290}[count]
+    return side * dice.between(200, most) // 2000
+
+
+def _place(
+    dice: Dice, kind: tuple[str, str, str], half: int, size: tuple[int, int], others: list[Thing]
+) -> Thing | None:
+    """A thing where it fits, made smaller when the picture is crowded; None when it fits nowhere."""
+    width, height = size[0] * UNIT, size[1] * UNIT
+    turn, stretch = dice.between(-24, 24), dice.between(820, 1220)
+    for attempt in range(120):
+        if attempt % 30 == 29:
+            half = half * 85 // 100
+        reach = half * 13 // 10
+        if width <= 2 * reach or height <= 2 * reach:
+            continue
+        centre = (dice.between(reach, width - reach), dice.between(reach, height - reach))
+        rings = outline(kind[0], centre, half, turn, stretch)
+        box = extent(rings)
+        inside = box[0] >= UNIT and box[1] >= UNIT and box[2] <= width - UNIT and box[3] <= height - UNIT
+        if inside and all(_apart(box, other.extent) for other in others):
+            return Thing(*kind, rings, box)
+    return None
+
+
+def _apart(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    """Whether two boxes share at most a twelfth of the smaller one."""
+    across = min(a[2], b[2]) - max(a[0], b[0])
+    down = min(a[3], b[3]) - max(a[1], b[1])
+    if across <= 0 or down <= 0:
+        return True
+    smaller = min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
+    return 12 * across * down <= smaller
