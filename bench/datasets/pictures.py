@@ -1,0 +1,268 @@
+"""Pictures: bytes -> RGB, and where the bytes lie: folders and zip files, read without unpacking.
+
+COCO's boxes are pixels of the stored, un-rotated picture, so EXIF orientation is not applied: a picture that a viewer
+would turn keeps the size its annotation names. A picture that carries the camera's flag and was annotated upright
+fails the size check and is reported, never turned silently.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import threading
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from bench.errors import PictureError
+from bench.grounding import Picture, Scene
+
+# Formats that a decoder of pixels reads; never PostScript, which would start another program.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+MAX_PIXELS = 80_000_000
+MAX_BYTES = 256 * 2**20
+_COCO = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12})\.jpg")
+
+
+def decode(data: bytes, name: str) -> Picture:
+    """The picture in `data` as RGB uint8 (H, W, 3), rows and columns as they are stored.
+
+    Grey, palette and CMYK become RGB, 16 bits a channel become 8, transparency is laid over white, and of an animation
+    the first frame counts. Raises PictureError naming `name` when `data` is empty, cut short, no picture, or of more
+    than MAX_PIXELS.
+    """
+    if not data:
+        raise PictureError(f"{name}: the file is empty (0 bytes); fetch it again")
+    # Libraries switch this on for the whole process; half a picture must not pass for a whole one.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise PictureError(f"{name}: {width} x {height} pixels are more than the {MAX_PIXELS:,} that are opened")
+        return np.array(_rgb(image, name))
+    except PictureError:
+        raise
+    except Image.DecompressionBombError:
+        raise PictureError(f"{name}: more than the {MAX_PIXELS:,} pixels that are opened") from None
+    except UnidentifiedImageError:
+        raise PictureError(f"{name}: not a picture ({len(data):,} bytes that begin with {data[:8]!r})") from None
+    except Exception as error:  # a decoder can fail on broken bytes with any error at all
+        why = str(error) or type(error).__name__
+        raise PictureError(f"{name}: broken or cut short ({why}); fetch it again") from None
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    """`image` as mode RGB. Raises PictureError for 32-bit greys, whose range nobody declares."""
+    if image.mode in ("I", "F"):
+        raise PictureError(f"{name}: 32 bits a pixel, whose range is not known; save it with 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        over = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
+    return image.convert("RGB")
+
+
+def check_size(scene: Scene, picture: Picture) -> None:
+    """Raises PictureError with both sizes when the picture is not of the annotated size, which its boxes need."""
+    height, width = picture.shape[:2]
+    wanted = (scene.width or width, scene.height or height)
+    if (width, height) != wanted:
+        raise PictureError(
+            f"{scene.file}: the picture is {width} x {height} but its annotation says {wanted[0]} x {wanted[1]}; "
+            "resized and rotated copies do not fit the boxes, use the original"
+        )
+
+
+def names_of(file: str) -> list[str]:
+    """The names a picture may go by, the annotation's own first: COCO's train2014 and train2017 name the same pictures.
+
+    Raises PictureError for a name that leaves the folder it belongs to (absolute, drive letter, or with "..").
+    """
+    path = PurePosixPath(file.replace("\\", "/"))
+    if not path.name or path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or "\0" in file:
+        raise PictureError(f"{file!r}: not the name of a picture inside its folder; use a relative name without '..'")
+    names = [str(path)]
+    if coco := _COCO.fullmatch(path.name):
+        number = coco[1]
+        same = (f"{number}.jpg", f"COCO_train2014_{number}.jpg", f"COCO_val2014_{number}.jpg")
+        names += [n for n in (str(path.with_name(s)) for s in same) if n not in names]
+    return names
+
+
+class Root(Protocol):
+    """One folder or zip file with pictures. `find` gives the names inside it under which a picture may lie."""
+
+    path: Path
+
+    def direct(self, name: str) -> str | None:
+        """`name` when the root holds just that path."""
+        ...
+
+    def listing(self) -> dict[str, list[str]]:
+        """Last part of a name -> every path in the root that ends so."""
+        ...
+
+    def size(self, path: str) -> int: ...
+    def read(self, path: str) -> bytes: ...
+
+
+class FolderRoot:
+    """A folder, its sub-folders included (links followed once)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def direct(self, name: str) -> str | None:
+        return name if (self.path / name).is_file() else None
+
+    def listing(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        seen: set[str] = set()
+        for folder, below, files in os.walk(self.path, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in seen:  # a link back up would go round for ever
+                below.clear()
+                continue
+            seen.add(real)
+            below.sort()
+            inside = Path(folder).relative_to(self.path).as_posix()
+            for file in files:
+                found.setdefault(file, []).append(file if inside == "." else f"{inside}/{file}")
+        return found
+
+    def size(self, path: str) -> int:
+        return (self.path / path).stat().st_size
+
+    def read(self, path: str) -> bytes:
+        return (self.path / path).read_bytes()
+
+
+class ZipRoot:
+    """A zip file. One handle for all threads: only opening a member is locked, so that they inflate side by side."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise PictureError(f"{path}: not a zip file that can be read ({error}); fetch it again") from None
+        self._sizes = {info.filename: info.file_size for info in self._zip.infolist() if not info.is_dir()}
+
+    def direct(self, name: str) -> str | None:
+        return name if name in self._sizes else None
+
+    def listing(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for path in self._sizes:
+            found.setdefault(path.rpartition("/")[2], []).append(path)
+        return found
+
+    def size(self, path: str) -> int:
+        return self._sizes[path]
+
+    def read(self, path: str) -> bytes:
+        with self._lock:
+            member = self._zip.open(path)
+        try:
+            return member.read()
+        finally:
+            with self._lock:
+                member.close()
+
+
+class Pictures:
+    """A PictureSource over several folders and zip files, the first that holds a picture wins.
+
+    A picture is looked for by its own name and by COCO's other names for it, at that very path and then anywhere below
+    (`nested`). Nothing is opened or listed before the first picture is asked for. `hint` ends the message about a
+    picture that is not there.
+    """
+
+    def __init__(self, roots: Sequence[Path], nested: bool = True, hint: str = "") -> None:
+        self.paths = tuple(roots)
+        self.nested = nested
+        self.hint = hint
+        self._lock = threading.RLock()
+        self._roots: list[Root] | None = None
+        self._listings: dict[Path, dict[str, list[str]]] = {}
+
+    def load(self, scene: Scene) -> Picture:
+        """The scene's picture, RGB uint8 (H, W, 3), of the annotated size. Raises PictureError."""
+        picture = decode(self.read(scene.file), scene.file)
+        check_size(scene, picture)
+        return picture
+
+    def read(self, file: str) -> bytes:
+        """The bytes of a picture. Raises PictureError naming every place that was looked in."""
+        found = self._find(file)
+        if found is None:
+            raise PictureError(self._not_there(file))
+        root, path = found
+        try:
+            if root.size(path) > MAX_BYTES:
+                raise PictureError(f"{file}: {root.path / path} is larger than the {MAX_BYTES >> 20} MiB that are read")
+            return root.read(path)
+        except PictureError:
+            raise
+        except Exception as error:  # a broken zip member fails with any of a dozen errors
+            raise PictureError(f"{file}: {root.path / path} cannot be read ({error}); fetch it again") from None
+
+    def missing(self, scenes: Sequence[Scene]) -> list[str]:
+        """Files of `scenes` that are in no root (or there twice with different content); none is decoded."""
+        return [scene.file for scene in scenes if not self._there(scene.file)]
+
+    def _there(self, file: str) -> bool:
+        try:
+            return self._find(file) is not None
+        except PictureError:
+            return False
+
+    def _find(self, file: str) -> tuple[Root, str] | None:
+        names = names_of(file)
+        for root in self._open():
+            for name in names:
+                if (path := root.direct(name)) is not None:
+                    return root, path
+            for name in names if self.nested else ():
+                if paths := self._listing(root).get(name.rpartition("/")[2]):
+                    return root, _the_one(file, name, root, paths)
+        return None
+
+    def _open(self) -> list[Root]:
+        with self._lock:
+            if self._roots is None:
+                there = [path for path in self.paths if path.exists()]
+                self._roots = [FolderRoot(path) if path.is_dir() else ZipRoot(path) for path in there]
+            return self._roots
+
+    def _listing(self, root: Root) -> dict[str, list[str]]:
+        with self._lock:
+            if root.path not in self._listings:
+                self._listings[root.path] = root.listing()
+            return self._listings[root.path]
+
+    def _not_there(self, file: str) -> str:
+        if not self.paths:
+            return f"{file}: no place with pictures is known" + (f"; {self.hint}" if self.hint else "")
+        places = ", ".join(str(path) + ("" if path.exists() else " (which is not there)") for path in self.paths)
+        names = " or ".join(names_of(file))
+        return f"{file}: no picture {names} in {places}" + (f"; {self.hint}" if self.hint else "")
+
+
+def _the_one(file: str, name: str, root: Root, paths: Sequence[str]) -> str:
+    """The path meant by `name`. Raises PictureError when different pictures of that name could be."""
+    ends = [path for path in paths if f"/{path}".endswith(f"/{name}")] or list(paths)
+    if len(ends) > 1 and (len({root.size(path) for path in ends}) > 1 or len({root.read(path) for path in ends}) > 1):
+        raise PictureError(
+            f"{file}: {root.path} holds different files of that name ({', '.join(sorted(ends)[:3])}); "
+            "name the folder that is meant"
+        )
+    return sorted(ends)[0]
