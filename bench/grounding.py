@@ -28,7 +28,8 @@ class Expression:
 
     `box` is the annotated box, xyxy pixels of the original picture, never clipped. `kind` is the generator's or the
     data set's own class of the expression (None where it has none), `category` the referent's class name, and
-    `same_category` how many objects of that class the picture holds, the referent included.
+    `same_category` how many objects of that class the picture holds, the referent included. `also` are other boxes that
+    count as right (Flickr30k Entities' any-box protocol); empty everywhere else.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Expression:
     kind: str | None = None
     category: str | None = None
     same_category: int | None = None
+    also: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
