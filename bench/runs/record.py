@@ -1,9 +1,9 @@
 """What one run leaves behind: `run.json`, as typed models, and the one signature that says what its number means.
 
-    results/runs/<pipeline>/<split>/<id>/
-        run.json            everything below; written whole or not at all
-        predictions.jsonl   one line a scene, appended as they come (bench/runs/predictions.py)
-        batches.jsonl       one line a batch: sizes and seconds a stage, so that a killed run keeps its timing
+results/runs/<pipeline>/<split>/<id>/
+    run.json            everything below; written whole or not at all
+    predictions.jsonl   one line a scene, appended as they come (bench/runs/predictions.py)
+    batches.jsonl       one line a batch: sizes and seconds a stage, so that a killed run keeps its timing
 """
 
 from __future__ import annotations
@@ -33,8 +33,20 @@ class Stratum(Model):
     ci95: Interval
 
 
+class Bootstrap(Model):
+    """How the intervals were drawn, so that a re-score draws the same ones."""
+
+    draws: int
+    seed: int
+    confidence: float
+
+
 class Metrics(Model):
-    """The numbers of a run under one protocol; accuracies are fractions. `oracle` is None without proposals."""
+    """The numbers of a run under one protocol; accuracies are fractions. `oracle` is None without proposals.
+
+    `no_box` counts expressions about readable pictures that got no usable box, `errors` pictures that could not be
+    read, `duplicates` second answers to one expression, which are dropped.
+    """
 
     n: int
     hits: int
@@ -47,6 +59,8 @@ class Metrics(Model):
     proposals_per_picture: float | None
     no_box: int
     errors: int
+    duplicates: int = 0
+    bootstrap: Bootstrap = Bootstrap(draws=10_000, seed=0, confidence=0.95)
     strata: Mapping[str, Mapping[str, Stratum]]
 
 
@@ -86,6 +100,23 @@ class Identity(Model):
     deterministic: bool
 
 
+class Imported(Model):
+    """Where boxes made elsewhere came from, and how they lined up with the split.
+
+    `missing` expressions had no row, `extra` rows no expression, `other_picture` rows name a picture that is not their
+    expression's; `examples` holds some keys of each.
+    """
+
+    file: str
+    sha256: str
+    keyed_by: Literal["id", "row"]
+    missing: int
+    extra: int
+    other_picture: int
+    duplicates: int
+    examples: Mapping[str, tuple[str, ...]]
+
+
 class RunRecord(Model):
     """run.json."""
 
@@ -108,6 +139,7 @@ class RunRecord(Model):
     errors: Mapping[str, str]
     metrics: Metrics | None
     throughput: Throughput | None
+    imported: Imported | None = None
 
 
 def signature(protocol: str, data: DataIdentity, hits_at: str = ">=0.5") -> str:

@@ -1,0 +1,214 @@
+"""Answers against annotations: what became of every expression.
+
+The rules (ARCHITECTURE, "Rules of measurement"): an expression is a sample; the prediction is placed as the protocol
+says (by default clipped to the annotated picture), the ground truth never touched; IoU in float64; no box, a NaN, an
+inverted or empty box and a missing answer are misses and counted; of two answers to one expression the first counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.boxes import iou_elementwise
+from bench.errors import DataError
+from bench.evaluation.protocols import Protocol
+from bench.grounding import Box, Expression, Scene
+from bench.runs.predictions import SceneAnswers
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+Bool = NDArray[np.bool_]
+
+PAIRS = 200_000  # expression x proposal pairs compared at once
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcomes:
+    """One entry per expression (N) in the split's order, except the last three.
+
+    `overlap` is the protocol's quantity (IoU, unless it is `giou`), `iou` always the IoU in the protocol's frame, both
+    0 or less without a box; `oracle` the best overlap that any proposal of the scene reaches, NaN where there are none.
+    `picture` is the scene's position. `proposals` (scenes) counts boxes, -1 where the pipeline makes none; `unreadable`
+    (scenes) marks pictures that could not be read; `duplicates` counts second answers, which were dropped.
+    """
+
+    expressions: tuple[Expression, ...]
+    iou: Float
+    overlap: Float
+    hit: Bool
+    answered: Bool
+    picture: Int
+    oracle: Float
+    proposals: Int
+    unreadable: Bool
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Truth:
+    """The annotated side. A target is one right box: an expression has one, or several under an any-box protocol."""
+
+    expressions: tuple[Expression, ...]
+    picture: Int  # (N,)
+    number: dict[str, int]  # expression id -> position
+    scene: dict[str, int]  # scene id -> position
+    widths: Float  # (scenes,), infinite where not annotated
+    heights: Float
+    boxes: Float  # (T, 4), grouped by expression
+    owner: Int  # (T,) expression of each target
+    first: Int  # (N,) first target of each expression
+
+
+@dataclass(slots=True, eq=False)
+class _Said:
+    """The answered side, collected line by line."""
+
+    boxes: Float  # (N, 4), NaN without a usable box
+    proposals: list[tuple[Box, ...] | None]  # per scene
+    unreadable: Bool  # (scenes,)
+    duplicates: int = 0
+
+
+def outcomes(scenes: Sequence[Scene], answers: Iterable[SceneAnswers], protocol: Protocol) -> Outcomes:
+    """What became of every expression of `scenes`; answers may come in any order, scenes without any are misses.
+
+    Raises DataError for an answer about an unknown scene or expression or about another picture's expression, and where
+    the protocol needs a picture's size that is not annotated.
+    """
+    truth = _truth(scenes, protocol)
+    said = _collect(scenes, truth, answers)
+    picture = truth.picture
+    answered: Bool = np.isfinite(said.boxes[:, 0])
+    shown = picture[truth.owner]
+    with np.errstate(over="ignore", invalid="ignore"):  # a model may say 1e300
+        overlap, iou = _compare(
+            protocol, said.boxes[truth.owner], truth.boxes, truth.widths[shown], truth.heights[shown]
+        )
+        best = _best_proposals(protocol, truth, said.proposals)
+    some = len(truth.first) > 0
+    overlap = np.maximum.reduceat(overlap, truth.first) if some else overlap
+    iou = np.maximum.reduceat(iou, truth.first) if some else iou
+    return Outcomes(
+        expressions=truth.expressions,
+        iou=iou,
+        overlap=overlap,
+        hit=protocol.reached(overlap, 0.5) & answered,
+        answered=answered,
+        picture=picture,
+        oracle=np.fmax.reduceat(best, truth.first) if some else best,
+        proposals=np.array([-1 if boxes is None else len(boxes) for boxes in said.proposals], np.int64),
+        unreadable=said.unreadable,
+        duplicates=said.duplicates,
+    )
+
+
+def _truth(scenes: Sequence[Scene], protocol: Protocol) -> _Truth:
+    expressions: list[Expression] = []
+    number: dict[str, int] = {}
+    picture: list[int] = []
+    targets: list[Box] = []
+    owner: list[int] = []
+    for position, scene in enumerate(scenes):
+        if protocol.needs_size and not (scene.width and scene.height):
+            raise DataError(
+                f"protocol {protocol.name!r} needs every picture's size, and that of {scene.file!r} is not annotated; "
+                "prepare the data set together with its pictures (`bench data prepare NAME ... --images PATH`)"
+            )
+        for expression in scene.expressions:
+            if expression.id in number:
+                continue
+            number[expression.id] = len(expressions)
+            right = (expression.box, *expression.also)
+            targets.extend(right)
+            owner.extend([len(expressions)] * len(right))
+            expressions.append(expression)
+            picture.append(position)
+    owners = np.array(owner, np.int64)
+    return _Truth(
+        expressions=tuple(expressions),
+        picture=np.array(picture, np.int64),
+        number=number,
+        scene={scene.id: position for position, scene in enumerate(scenes)},
+        widths=np.array([scene.width or math.inf for scene in scenes], np.float64),
+        heights=np.array([scene.height or math.inf for scene in scenes], np.float64),
+        boxes=np.array(targets, np.float64).reshape(-1, 4),
+        owner=owners,
+        first=np.searchsorted(owners, np.arange(len(expressions))),
+    )
+
+
+def _collect(scenes: Sequence[Scene], truth: _Truth, answers: Iterable[SceneAnswers]) -> _Said:
+    unreadable = np.zeros(len(scenes), np.bool_)
+    said = _Said(np.full((len(truth.expressions), 4), np.nan), [None] * len(scenes), unreadable)
+    pictures = truth.picture.tolist()
+    seen: set[int] = set()
+    numbers: list[int] = []
+    boxes: list[Box] = []
+    for line in answers:
+        position = truth.scene.get(line.scene)
+        if position is None:
+            raise DataError(f"an answer is about picture {line.scene!r}, which the split does not hold")
+        if line.error is not None:
+            said.unreadable[position] = True
+        if said.proposals[position] is None:
+            said.proposals[position] = line.proposals
+        for answer in line.answers:
+            number = truth.number.get(answer.id)
+            if number is None:
+                raise DataError(
+                    f"an answer (picture {line.scene!r}) is to expression {answer.id!r}, unknown in the split"
+                )
+            if pictures[number] != position:
+                home = scenes[pictures[number]].id
+                raise DataError(f"expression {answer.id!r} is about picture {home!r}, answered on {line.scene!r}")
+            if number in seen:
+                said.duplicates += 1
+                continue
+            seen.add(number)
+            if answer.box is not None:
+                numbers.append(number)
+                boxes.append(answer.box)
+    if boxes:
+        table = np.array(boxes, np.float64)
+        real = np.isfinite(table).all(axis=1) & (table[:, 2:] > table[:, :2]).all(axis=1)
+        said.boxes[np.array(numbers)[real]] = table[real]
+    said.boxes[said.unreadable[truth.picture]] = np.nan
+    return said
+
+
+def _compare(protocol: Protocol, boxes: Float, truths: Float, widths: Float, heights: Float) -> tuple[Float, Float]:
+    """(M, 4) boxes, (M, 4) ground truths, (M,) sizes of their pictures -> the protocol's overlap (M,), the IoU (M,)."""
+    boxes, truths = protocol.place(boxes, truths, widths, heights)
+    overlap = protocol.overlap(boxes, truths)
+    return overlap, overlap if protocol.is_iou else iou_elementwise(boxes, truths)
+
+
+def _best_proposals(protocol: Protocol, truth: _Truth, proposals: Sequence[tuple[Box, ...] | None]) -> Float:
+    """For each target (T,), the best overlap among its scene's proposals; NaN where the scene has none."""
+    best = np.full(len(truth.owner), np.nan)
+    flat = np.array([box for boxes in proposals for box in boxes or ()], np.float64).reshape(-1, 4)
+    each = np.array([len(boxes or ()) for boxes in proposals], np.int64)
+    start = np.concatenate([[0], np.cumsum(each)[:-1]]) if len(each) else each
+    shown = truth.picture[truth.owner]
+    for target in _blocks(np.flatnonzero(each[shown] > 0), each[shown]):
+        scene = shown[target]
+        count = each[scene]
+        ends = np.cumsum(count)
+        begins = ends - count
+        pair = np.repeat(np.arange(len(target)), count)
+        box = flat[start[scene][pair] + np.arange(ends[-1]) - begins[pair]]
+        place = scene[pair]
+        overlap, _ = _compare(protocol, box, truth.boxes[target][pair], truth.widths[place], truth.heights[place])
+        best[target] = np.maximum.reduceat(overlap, begins)
+    return best
+
+
+def _blocks(targets: Int, each: Int) -> Iterator[Int]:
+    """`targets` in consecutive blocks of about PAIRS pairs, so that a split of any size needs the same memory."""
+    block = np.cumsum(each[targets]) // PAIRS
+    yield from np.split(targets, np.flatnonzero(np.diff(block)) + 1) if len(targets) else ()

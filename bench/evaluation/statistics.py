@@ -1,0 +1,84 @@
+"""Intervals from a bootstrap over pictures.
+
+Expressions of one picture share its objects, its crowding and often its wording, so they are not independent; pictures
+are what the split was sampled by, so pictures are what is drawn again (the cluster bootstrap; Field and Welsh 2007).
+One set of draws serves every quantity: each draw is a vector of how often each picture was taken, and a quantity is the
+ratio of two weighted sums of per-picture sums. The memory needed is one chunk of draws, whatever their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+
+CHUNK = 500_000  # draws x pictures held at once: 4 MB of weights
+
+
+def drawn_pictures(pictures: int, draws: int, seed: int, chunk: int = CHUNK) -> Iterator[Int]:
+    """Blocks of (draws in the block, pictures) picture numbers, each row one draw with replacement.
+
+    Made from the raw words of PCG64, which numpy promises never to change, rather than from `Generator.integers`,
+    which it may: the same seed gives the same interval with every numpy. Each draw uses words of its own, so the size
+    of a block changes nothing. A 32-bit word w becomes w * pictures >> 32, uneven by less than pictures / 2**32.
+    """
+    source = np.random.PCG64(seed)
+    words = (pictures + 1) // 2  # two 32-bit numbers each
+    block = max(1, chunk // max(1, pictures))
+    for start in range(0, draws, block):
+        rows = min(block, draws - start)
+        raw = source.random_raw(rows * words).astype("<u8", copy=False).reshape(rows, words)
+        halves = raw.view("<u4")[:, :pictures].astype(np.uint64)
+        yield ((halves * np.uint64(pictures)) >> np.uint64(32)).astype(np.int64)
+
+
+def resampled_sums(sums: ArrayLike, draws: int, seed: int, chunk: int = CHUNK) -> Float:
+    """(pictures, K) per-picture sums -> (draws, K) their totals over each draw of pictures.
+
+    Exact for whole numbers (float64 adds them without rounding in any order), so counts give the same bytes anywhere.
+    """
+    table = np.asarray(sums, np.float64)
+    pictures = len(table)
+    totals = np.empty((draws, table.shape[1]))
+    done = 0
+    for taken in drawn_pictures(pictures, draws, seed, chunk):
+        rows = len(taken)
+        cells = taken + np.arange(rows, dtype=np.int64)[:, None] * pictures
+        weights = np.bincount(cells.ravel(), minlength=rows * pictures).reshape(rows, pictures)
+        totals[done : done + rows] = weights.astype(np.float64) @ table
+        done += rows
+    return totals
+
+
+def ratio_intervals(
+    numerators: ArrayLike,
+    denominators: ArrayLike,
+    draws: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    chunk: int = CHUNK,
+) -> list[tuple[float, float]]:
+    """(pictures, K) per-picture hits and sample counts -> K percentile intervals of hits / samples.
+
+    A draw that happens to hold no sample of a column says nothing about it and is left out of that column. A column
+    with samples in fewer than two pictures gets (0, 1): one cluster tells nothing about the spread between clusters.
+    """
+    above, below = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+    columns = below.shape[1]
+    known = np.flatnonzero((below > 0).sum(axis=0) >= 2)
+    intervals = [(0.0, 1.0)] * columns
+    if not len(known):
+        return intervals
+    totals = resampled_sums(np.hstack([above[:, known], below[:, known]]), draws, seed, chunk)
+    tail = (1 - confidence) / 2
+    for place, column in enumerate(known.tolist()):
+        size = totals[:, len(known) + place]
+        some = size > 0
+        ratios = totals[some, place] / size[some]
+        low, high = np.quantile(ratios, [tail, 1 - tail])
+        intervals[column] = (float(low), float(high))
+    return intervals
