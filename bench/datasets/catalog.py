@@ -1,0 +1,199 @@
+"""The data sets people hold files of: their parts, the counts their authors published, and where to get them.
+
+Counts are from spec/pipelines.md 5.2 (references and pictures from the TFDS table, sentences from MAttNet's and
+OneRef's lists) and spec/clipvg.md 5.1; None where nobody published one, or where two sources disagree. `refcocog` is
+the UMD split, which parts by picture; `refcocog-google` parts by object: a picture can be in train and in val.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.datasets.prepared import Header, index_path, pictures_of, read_header, read_index
+from bench.datasets.split import Counts, Part, Split
+from bench.errors import DataError
+from bench.settings import Resolved
+
+COCO_TERMS = "pictures: Flickr users', COCO's terms of use (mostly non-commercial); expressions: no licence stated"
+REFER_FILES = (
+    "{name}.zip of the refer API (its host is gone; web.archive.org keeps bvisionweb1.cs.unc.edu/licheng/referit/data/"
+    "{name}.zip), or the index lists of TransVG/CLIP-VG ({stem}_<part>.pth)"
+)
+COCO_PICTURES = (
+    "train2014.zip from cocodataset.org (13 GB; train2017.zip holds the same pictures); no need to unpack it"
+)
+
+
+@dataclass(frozen=True)
+class Catalogued:
+    """A known data set, prepared from files that the user holds; satisfies the Dataset protocol.
+
+    `aliases` are other names of it in split names. `refer` is the folder and the splitBy of its refer files, `stem` how
+    its index lists are called, `hub` the mirror and the prefix of its splits there.
+    """
+
+    name: str
+    title: str
+    parts: tuple[Part, ...]
+    terms: str
+    annotations: str
+    pictures: str
+    aliases: tuple[str, ...] = ()
+    refer: tuple[str, str] | None = None
+    stem: str | None = None
+    hub: tuple[str, str] | None = None
+
+    @property
+    def where(self) -> str:
+        """Where annotations and pictures come from, and the command that prepares them."""
+        lines = [f"annotations: {self.annotations}", f"pictures: {self.pictures}"]
+        if self.hub:
+            lines.append(
+                f"or both, without train, from the hub: bench data prepare {self.name} --annotations {self.hub[0]}"
+            )
+        lines.append(f"then: bench data prepare {self.name} --annotations PATH --images PATH")
+        return "\n".join(lines)
+
+    def part(self, name: str) -> Part:
+        """The part of that name. Raises DataError with the parts there are."""
+        for part in self.parts:
+            if part.name == name:
+                return part
+        raise DataError(f"{self.name} has no part {name!r}; it has {', '.join(p.name for p in self.parts)}")
+
+    def ready(self, part: str, resolved: Resolved) -> bool:
+        """Whether the part has been prepared."""
+        return index_path(resolved.home, self.name, part).is_file()
+
+    def header(self, part: str, resolved: Resolved) -> Header:
+        """What the prepared index says of itself. Raises DataError when it is broken or absent."""
+        return read_header(self._index(part, resolved))
+
+    def load(self, part: str, resolved: Resolved) -> Split:
+        """The split from the prepared index. Raises DataError with the command that prepares it when there is none."""
+        path = self._index(part, resolved)
+        header, scenes = read_index(path)
+        if (header.dataset, header.part) != (self.name, part):
+            raise DataError(f"{path}: it holds {header.dataset}-{header.part}; prepare {self.name} again")
+        return Split(
+            name=f"{self.name}-{part}",
+            title=f"{self.title} {part}",
+            scenes=scenes,
+            pictures=pictures_of(resolved, self.name),
+            terms=self.terms,
+            partial=header.partial,
+            known_fingerprint=header.fingerprint,
+        )
+
+    def _index(self, part: str, resolved: Resolved) -> Path:
+        path = index_path(resolved.home, self.name, self.part(part).name)
+        if not path.is_file():
+            raise DataError(f"{self.name}-{part} is not prepared ({path} is not there)\n{self.where}")
+        return path
+
+
+def mismatches(part: Part, found: Counts) -> list[str]:
+    """How counts differ from the published ones: "expressions: 10,834 expected, 10,833 found"; empty when they agree.
+
+    A count is compared where it was published and the source knows it (index lists know no references).
+    """
+    pairs = [(kind, getattr(part, kind), getattr(found, kind)) for kind in ("expressions", "refs", "pictures")]
+    return [
+        f"{kind}: {expected:,} expected, {number:,} found"
+        for kind, expected, number in pairs
+        if expected is not None and number is not None and expected != number
+    ]
+
+
+refcoco = Catalogued(
+    name="refcoco",
+    title="RefCOCO (UNC)",
+    parts=(
+        Part("train", 120_624, 42_404, 16_994),
+        Part("val", 10_834, 3_811, 1_500),
+        Part("testA", 5_657, 1_975, 750),
+        Part("testB", 5_095, 1_810, 750),
+    ),
+    terms=COCO_TERMS,
+    annotations=REFER_FILES.format(name="refcoco", stem="unc"),
+    pictures=COCO_PICTURES,
+    aliases=("refcoco-unc",),
+    refer=("refcoco", "unc"),
+    stem="unc",
+    hub=("jxu124/refcoco-benchmark", "refcoco_unc"),
+)
+
+refcoco_plus = Catalogued(
+    name="refcoco+",
+    title="RefCOCO+ (UNC)",
+    parts=(
+        Part("train", 120_191, 42_278, 16_992),
+        Part("val", 10_758, 3_805, 1_500),
+        Part("testA", 5_726, 1_975, 750),
+        Part("testB", 4_889, 1_798, 750),
+    ),
+    terms=COCO_TERMS,
+    annotations=REFER_FILES.format(name="refcoco+", stem="unc+"),
+    pictures=COCO_PICTURES,
+    aliases=("refcoco+-unc", "refcocoplus"),
+    refer=("refcoco+", "unc"),
+    stem="unc+",
+    hub=("jxu124/refcoco-benchmark", "refcoco_plus_unc"),
+)
+
+refcocog = Catalogued(
+    name="refcocog",
+    title="RefCOCOg (UMD)",
+    parts=(
+        Part("train", 80_512, 42_226, 21_899),
+        Part("val", 4_896, 2_573, 1_300),
+        Part("test", 9_602, 5_023, 2_600),
+    ),
+    terms=COCO_TERMS,
+    annotations=REFER_FILES.format(name="refcocog", stem="gref_umd"),
+    pictures=COCO_PICTURES,
+    aliases=("refcocog-umd",),
+    refer=("refcocog", "umd"),
+    stem="gref_umd",
+    hub=("jxu124/refcoco-benchmark", "refcocog_umd"),
+)
+
+refcocog_google = Catalogued(
+    name="refcocog-google",
+    title="RefCOCOg (Google; split by object, so train and val share pictures)",
+    parts=(Part("train", 85_474, 44_822, 24_698), Part("val", 9_536, 5_000, 4_650)),
+    terms=COCO_TERMS,
+    annotations=REFER_FILES.format(name="refcocog", stem="gref"),
+    pictures=COCO_PICTURES,
+    refer=("refcocog", "google"),
+    stem="gref",
+    hub=("jxu124/refcoco-benchmark", "refcocog_google"),
+)
+
+referit = Catalogued(
+    name="referit",
+    title="ReferIt (RefClef, Berkeley)",
+    parts=(Part("train", 54_127), Part("val", 5_842, None, 1_000), Part("test", 60_103)),
+    terms="pictures: SAIAPR TC-12, a part of IAPR TC-12; expressions: no licence stated",
+    annotations=REFER_FILES.format(name="refclef", stem="referit"),
+    pictures="saiapr_tc-12.zip (refer's README links it); folder or zip, as it comes",
+    aliases=("refclef",),
+    refer=("refclef", "berkeley"),
+    stem="referit",
+    hub=("jxu124/refclef-benchmark", "refclef_berkeley"),
+)
+
+flickr30k = Catalogued(
+    name="flickr30k",
+    title="Flickr30k Entities",
+    parts=(Part("train", 427_193), Part("val", 14_433, None, 1_000), Part("test", 14_481, None, 1_000)),
+    terms="pictures: request form of Flickr30k, non-commercial research and education only; annotations: on GitHub",
+    annotations="github.com/BryanPlummer/flickr30k_entities (annotations.zip and train/val/test.txt), "
+    "or the index lists flickr_<part>.pth",
+    pictures="flickr30k-images, by the form at shannon.cs.illinois.edu/DenotationGraph",
+    aliases=("flickr",),
+    stem="flickr",
+)
+
+CATALOGUE = (refcoco, refcoco_plus, refcocog, refcocog_google, referit, flickr30k)

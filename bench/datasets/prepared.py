@@ -1,0 +1,188 @@
+"""The prepared index: one small file a split, from which scenes load in a moment, without network or original files.
+
+    BENCH_HOME/datasets/<data set>/<part>.jsonl     a header line, then one line a scene
+    BENCH_HOME/datasets/<data set>/pictures.json    folders and zips with its pictures
+    BENCH_HOME/datasets/<data set>/*.zip            pictures that came with a hub mirror
+
+The header says where the scenes came from, how many there are, and their fingerprint; it holds a sha256 of the lines
+below it, so a fingerprint that is read is one that was computed over just these scenes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.datasets.pictures import Pictures
+from bench.datasets.split import Counts
+from bench.errors import DataError
+from bench.grounding import Box, Expression, Scene
+from bench.settings import Resolved
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file that scenes were read from; `path` is where it lay then."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The first line of an index. `protocol` is set where a data set knows several (Flickr30k: merged or any-box);
+    `revision` where the files came from a hub mirror."""
+
+    dataset: str
+    part: str
+    format: str
+    counts: Counts
+    fingerprint: str
+    sources: tuple[SourceFile, ...] = ()
+    protocol: str | None = None
+    revision: str | None = None
+    partial: bool = False
+
+
+def dataset_folder(home: Path, dataset: str) -> Path:
+    """Where a data set's prepared files lie."""
+    return home / "datasets" / dataset
+
+
+def index_path(home: Path, dataset: str, part: str) -> Path:
+    """Where the index of one split lies."""
+    return dataset_folder(home, dataset) / f"{part}.jsonl"
+
+
+def write_index(path: Path, header: Header, scenes: Iterable[Scene]) -> None:
+    """Writes an index whole or not at all. Raises DataError when the disk refuses or a box is not finite."""
+    try:
+        body = "".join(_dump(_row(scene)) for scene in scenes).encode()
+    except ValueError:
+        raise DataError(f"{header.dataset}-{header.part}: an annotated box is not finite; check the source") from None
+    first = {"schema": SCHEMA, **asdict(header), "body_sha256": hashlib.sha256(body).hexdigest()}
+    write_whole(path, _dump(first).encode() + body)
+
+
+def read_header(path: Path) -> Header:
+    """The header alone, without the scenes. Raises DataError when it is not one."""
+    try:
+        with path.open("rb") as file:
+            return _header(path, file.readline())[0]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_index(path: Path) -> tuple[Header, tuple[Scene, ...]]:
+    """Header and scenes. Raises DataError, with the command that makes it anew, when the file was cut or changed."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    first, _, body = data.partition(b"\n")
+    header, digest = _header(path, first)
+    if hashlib.sha256(body).hexdigest() != digest:
+        raise DataError(_broken(path, "cut short or changed"))
+    return header, tuple(_scene(json.loads(line)) for line in body.splitlines())
+
+
+def remember_pictures(home: Path, dataset: str, roots: Sequence[Path]) -> None:
+    """Stores where the pictures of a data set lie, in place of what was stored before."""
+    listed = {"schema": SCHEMA, "roots": [str(root.resolve()) for root in roots]}
+    write_whole(dataset_folder(home, dataset) / "pictures.json", _dump(listed).encode())
+
+
+def picture_roots(resolved: Resolved, dataset: str) -> list[Path]:
+    """Folders and zips with a data set's pictures, first wins: [data.pictures], what prepare stored, hub mirrors."""
+    folder = dataset_folder(resolved.home, dataset)
+    roots = []
+    if named := resolved.settings.data.pictures.get(dataset):
+        roots.append((resolved.folder / Path(named).expanduser()).resolve())
+    stored = folder / "pictures.json"
+    if stored.is_file():
+        try:
+            roots += [Path(root) for root in json.loads(stored.read_bytes())["roots"]]
+        except (ValueError, KeyError, TypeError):
+            raise DataError(_broken(stored, "not a list of picture folders", f"{dataset} --images PATH")) from None
+    return roots + sorted(folder.glob("*.zip"))
+
+
+def pictures_of(resolved: Resolved, dataset: str) -> Pictures:
+    """The source of a data set's pictures. Without any root each load raises PictureError with the command to run."""
+    hint = f"`bench data prepare {dataset} --images PATH` or bench.toml [data.pictures] says where they are"
+    return Pictures(picture_roots(resolved, dataset), hint=hint)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Replaces a file, so that a reader sees the old one or the new one whole. Raises DataError naming the file."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise DataError(f"{path}: cannot be written ({error.strerror}); free space or set BENCH_HOME") from None
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+def _row(scene: Scene) -> list[Any]:
+    return [scene.id, scene.file, scene.width, scene.height, [_fields(e) for e in scene.expressions]]
+
+
+def _fields(e: Expression) -> list[Any]:
+    """Trailing fields that say nothing are left out: index lists know none of them."""
+    fields = [e.id, e.text, e.box, e.ref_id, e.kind, e.category, e.same_category, e.also]
+    while fields[-1] in (None, ()):
+        fields.pop()
+    return fields
+
+
+def _scene(row: list[Any]) -> Scene:
+    id, file, width, height, expressions = row
+    return Scene(id, file, width, height, tuple([_expression(*fields) for fields in expressions]))
+
+
+def _expression(id: str, text: str, box: list[float], *rest: Any) -> Expression:
+    if len(rest) == 5:  # the last one is `also`: other boxes that count
+        rest = (*rest[:4], tuple(_box(other) for other in rest[4]))
+    return Expression(id, text, _box(box), *rest)
+
+
+def _box(values: list[float]) -> Box:
+    x1, y1, x2, y2 = values
+    return (x1, y1, x2, y2)
+
+
+def _header(path: Path, line: bytes) -> tuple[Header, str]:
+    try:
+        fields = json.loads(line)
+        schema, digest = fields.pop("schema"), fields.pop("body_sha256")
+        if schema != SCHEMA:
+            raise DataError(_broken(path, f"of schema {schema}, not {SCHEMA}"))
+        fields["counts"] = Counts(**fields["counts"])
+        fields["sources"] = tuple(SourceFile(**source) for source in fields["sources"])
+        return Header(**fields), digest
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(_broken(path, "not a prepared index")) from None
+
+
+def _broken(path: Path, what: str, rest: str = "") -> str:
+    again = rest or f"{path.parent.name} --annotations PATH"
+    return f"{path}: {what}; run `bench data prepare {again}` again"
