@@ -43,7 +43,8 @@ class SceneAnswers:
 def from_predictions(scene: str, predictions: Sequence[Prediction]) -> SceneAnswers:
     """What a pipeline answered about one scene, rounded to 6 decimals; a box with a NaN or infinity becomes no box."""
     answers = tuple(
-        Answer(p.id, _rounded(p.box), None if p.score is None else round(float(p.score), 6), p.note) for p in predictions
+        Answer(p.id, _rounded(p.box), None if p.score is None else round(float(p.score), 6), p.note)
+        for p in predictions
     )
     boxes = next((p.proposals for p in predictions if p.proposals is not None), None)
     proposals = None if boxes is None else tuple(b for b in (_rounded(tuple(row)) for row in boxes.tolist()) if b)

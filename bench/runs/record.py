@@ -127,6 +127,7 @@ class RunRecord(Model):
     protocol: str
     signature: str
     identity: Identity
+    settings: Mapping[str, Any] = Field(default_factory=dict)
     settings_hash: str
     argv: tuple[str, ...]
     started: str

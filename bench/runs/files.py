@@ -1,0 +1,142 @@
+"""Files that a kill or a full disk cannot leave half-written: whole files replaced at once, and lines appended.
+
+Every OSError leaves as a RunError that says which path it was and what to do next.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+
+from bench.errors import RunError
+
+FSYNC_EVERY_S = 2.0  # a power cut costs at most this much work; a killed process costs none
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+BLOCKED_BY_FILE = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns an OSError about `path` into a RunError with the way out."""
+    try:
+        yield
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        if error.errno in FULL:
+            advice = "free some space and start the same command again: it continues from what is stored"
+        elif error.errno in BLOCKED_BY_FILE:
+            advice = "a folder is needed there; move the file away or choose another folder with --results"
+        else:
+            advice = "make the folder writable or choose another one with --results"
+        raise RunError(f"{path}: cannot be written ({why}); {advice}") from error
+
+
+def make_folder(path: Path) -> None:
+    """The folder with its parents. Raises RunError when a file is in the way or the place is read-only."""
+    with explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """`data` as the whole of `path`, or `path` as it was. Raises RunError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with explained(path):
+        try:
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            try:
+                write_all(handle, data)
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        _sync_folder(path.parent)
+
+
+def write_all(handle: int, data: bytes) -> None:
+    """All of `data` to the descriptor: one write may take only a part of it."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    # A rename is on the disk only once its folder is; file systems without folder fsync are none the worse.
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+class Appender:
+    """A file of lines that only grows. A last line that a kill cut short is cut off when the file is opened.
+
+    Each `write` reaches the operating system at once, so a killed process loses nothing that was written.
+    Raises RunError when the file cannot be opened or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with explained(path):
+            cut_torn_line(path)
+            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._synced = time.monotonic()
+
+    def write(self, lines: str) -> None:
+        """Whole lines, newline included."""
+        with explained(self.path):
+            write_all(self._handle, lines.encode("utf-8"))
+            if time.monotonic() - self._synced > FSYNC_EVERY_S:
+                os.fsync(self._handle)
+                self._synced = time.monotonic()
+
+    def close(self) -> None:
+        if self._handle < 0:
+            return
+        handle, self._handle = self._handle, -1
+        with explained(self.path):
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+    def __enter__(self) -> Appender:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        if error is None:
+            self.close()
+        else:  # the first error is the one to show
+            with suppress(RunError):
+                self.close()
+
+
+def cut_torn_line(path: Path) -> None:
+    """Truncates a file after its last newline; a file that is not there stays away."""
+    try:
+        file = path.open("rb+")
+    except FileNotFoundError:
+        return
+    with file:
+        end = file.seek(0, os.SEEK_END)
+        keep = end
+        while keep > 0:
+            start = max(0, keep - 65536)
+            file.seek(start)
+            newline = file.read(keep - start).rfind(b"\n")
+            if newline >= 0:
+                keep = start + newline + 1
+                break
+            keep = start
+        if keep < end:
+            file.truncate(keep)

@@ -1,0 +1,117 @@
+"""Which folder a command's run lies in: an unfinished one to continue, a finished one to report, or a new one.
+
+Two runs are of the same command when pipeline, split, protocol and limit are the same. Whether one may be continued
+is decided by its identity: settings, weights and data (bench/runs/record.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.errors import RunError
+from bench.runs.files import explained, make_folder
+from bench.runs.record import Identity, RunRecord, read_record
+
+RECORD = "run.json"
+
+
+def slug(name: str) -> str:
+    """`name` as the name of one folder: "refcoco+-val" stays, "file:birds" becomes "file-birds"; never a path."""
+    kept = re.sub(r"[^A-Za-z0-9+._-]+", "-", name).strip("-.")
+    if kept and len(kept) <= 100:
+        return kept
+    return f"{kept[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}".lstrip("-")
+
+
+def runs_of(results: Path, pipeline: str, split: str) -> Path:
+    """The folder of every run of one pipeline on one split."""
+    return results / "runs" / slug(pipeline) / slug(split)
+
+
+def new_folder(parent: Path, record: RunRecord) -> Path:
+    """A new empty folder for a run, named by when it started and its settings. Raises RunError."""
+    make_folder(parent)
+    started = re.sub(r"[^0-9T]", "", record.started[:19]).replace("T", "-")
+    base = f"{started}-{record.settings_hash[:8]}"
+    number = 1
+    while True:
+        folder = parent / (base if number == 1 else f"{base}-{number}")
+        with explained(folder):
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                number += 1
+
+
+def same_command(parent: Path, blank: RunRecord) -> list[tuple[Path, RunRecord]]:
+    """The runs under `parent` that the command of `blank` made, oldest first.
+
+    A folder whose run.json is missing or of another schema is none of them: it is left alone.
+    """
+    found = []
+    for path in parent.glob(f"*/{RECORD}"):
+        try:
+            record = read_record(path.parent)
+        except RunError:
+            continue
+        if record.provenance == "run" and _command(record) == _command(blank):
+            found.append((path.parent, record))
+    return sorted(found, key=lambda run: (run[1].started, run[0].name))
+
+
+def _command(record: RunRecord) -> tuple[Any, ...]:
+    data = record.identity.data
+    return (record.identity.pipeline, data.split, record.protocol, data.pictures if data.partial else None)
+
+
+def choose(parent: Path, blank: RunRecord) -> tuple[Path, RunRecord] | None:
+    """The run that the command of `blank` continues or reports; None for a new one.
+
+    Raises RunError when the latest run is unfinished and was begun with another identity; it names every difference.
+    """
+    runs = same_command(parent, blank)
+    for folder, record in reversed(runs):
+        if not differences(record.identity, blank.identity):
+            return folder, record
+    if runs and runs[-1][1].status == "running":
+        refuse(runs[-1][0], runs[-1][1].identity, blank.identity)
+    return None
+
+
+def refuse(folder: Path, old: Identity, new: Identity) -> None:
+    """Raises RunError when the identities differ: every key with what it was and what it is now."""
+    if lines := differences(old, new):
+        raise RunError(
+            f"{folder}: this run was begun with something else and is not finished:\n  "
+            + "\n  ".join(lines)
+            + "\ngo back to what it was to continue it, or start anew beside it with --fresh"
+        )
+
+
+def differences(old: Identity, new: Identity) -> list[str]:
+    """One line for each key in which two identities differ: "options.views: was 'crop', is 'blur'"."""
+    was, now = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    return [
+        f"{key}: was {_said(was, key)}, is {_said(now, key)}"
+        for key in dict.fromkeys([*was, *now])
+        if was.get(key, _flat) != now.get(key, _flat)
+    ]
+
+
+def _said(table: Mapping[str, Any], key: str) -> str:
+    return repr(table[key]) if key in table else "not set"
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            out |= _flat(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value
+    return out

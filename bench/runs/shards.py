@@ -1,0 +1,118 @@
+"""Ranks: which scenes are whose, without torch. Scene i of the whole split belongs to rank i % N.
+
+Ownership goes by position in the split and never by what is left to do, so no scene is asked twice and none is padded,
+and a run begun with N ranks can be ended with any other number.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import RunError, UsageError
+from bench.grounding import Scene
+
+POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """One of `size` processes of a launch. `local` numbers those of one machine; `launch` is the same for all."""
+
+    index: int = 0
+    size: int = 1
+    local: int | None = None
+    launch: str = ""
+
+    def owns(self, position: int) -> bool:
+        return position % self.size == self.index
+
+    def file(self, stem: str) -> str:
+        """The name of this rank's own file: predictions.jsonl for rank 0, predictions.rank2.jsonl for rank 2."""
+        return f"{stem}.jsonl" if self.index == 0 else f"{stem}.rank{self.index}.jsonl"
+
+
+def from_environment(environ: Mapping[str, str] | None = None) -> Rank:
+    """The rank that torchrun (RANK, WORLD_SIZE) or srun (SLURM_PROCID, SLURM_NTASKS) gave this process, else 0 of 1.
+
+    Raises UsageError when the variables are not numbers that fit together.
+    """
+    env = os.environ if environ is None else environ
+    if "RANK" in env and "WORLD_SIZE" in env:
+        names, local = ("RANK", "WORLD_SIZE"), env.get("LOCAL_RANK")
+        launch = "|".join(env.get(k, "") for k in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
+    elif "SLURM_PROCID" in env and "SLURM_NTASKS" in env and not _batch_script(env):
+        names, local = ("SLURM_PROCID", "SLURM_NTASKS"), env.get("SLURM_LOCALID")
+        launch = "|".join(env.get(k, "") for k in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    else:
+        return Rank()
+    try:
+        index, size = (int(env[name]) for name in names)
+        rank = Rank(index, size, None if local is None else int(local), launch)
+    except ValueError:
+        index, size, rank = -1, 0, Rank()
+    if not 0 <= index < size:
+        said = ", ".join(f"{name}={env[name]!r}" for name in names)
+        raise UsageError(
+            f"the environment gives this process no rank ({said}); a rank is a number from 0 to below the size"
+        )
+    return rank
+
+
+def _batch_script(env: Mapping[str, str]) -> bool:
+    """Whether this is a batch script itself, where Slurm sets the variables of rank 0 but starts no other."""
+    return "SLURM_JOB_ID" in env and "SLURM_STEP_ID" not in env
+
+
+def owned(scenes: Sequence[Scene], rank: Rank) -> list[Scene]:
+    """The scenes of `scenes` (the whole split) that are `rank`'s."""
+    return list(scenes[rank.index :: rank.size])
+
+
+def wait_for(
+    scenes: Sequence[Scene], files: Mapping[int, Path], missing: set[str], timeout_s: float, tick: Callable[[int], None]
+) -> None:
+    """Waits until every scene of `missing` is a line of one of the ranks' `files` (rank -> path, not there at first).
+
+    `tick` is given the number of scenes that newly arrived. Raises RunError, naming the ranks that owe scenes, when
+    none of the files has grown for `timeout_s`.
+    """
+    size = max(files) + 1
+    owner = {scene.id: position % size for position, scene in enumerate(scenes)}
+    read = dict.fromkeys(files, 0)
+    heard = time.monotonic()
+    while missing:
+        before = len(missing)
+        for index, path in files.items():
+            arrived, read[index] = _scenes_after(path, read[index])
+            missing.difference_update(arrived)
+        if len(missing) < before:
+            heard = time.monotonic()
+            tick(before - len(missing))
+        elif time.monotonic() - heard > timeout_s:
+            owed: dict[int, int] = {}
+            for scene in missing:
+                owed[owner[scene]] = owed.get(owner[scene], 0) + 1
+            ranks = ", ".join(f"rank {index} ({count} scenes)" for index, count in sorted(owed.items()))
+            raise RunError(
+                f"nothing was heard for {timeout_s:g} s from {ranks}; see their own output, then start the same "
+                "command again: what is stored is not asked again (run.rank_timeout_s sets how long to wait)"
+            )
+        else:
+            time.sleep(POLL_S)
+
+
+def _scenes_after(path: Path, offset: int) -> tuple[list[str], int]:
+    """Ids of the scenes in the complete lines from `offset` on, and the offset after them."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:
+        return [], offset
+    whole = data[: data.rfind(b"\n") + 1]
+    return [json.loads(line)["scene"] for line in whole.splitlines()], offset + len(whole)
