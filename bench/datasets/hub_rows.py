@@ -1,0 +1,172 @@
+"""The parquet files of the hub mirrors as scenes with their pictures' bytes, a few rows in memory at a time.
+
+Two layouts are known (spec pipelines.md 5.4; the fields are those of the data sets' own cards):
+
+    one row a picture   image {bytes, path}, image_info {file_name, width, height, id}, ref_list [{ann_info, ref_info}]
+                        where ann_info and ref_info are the refer files' annotation and ref (jxu124/*-benchmark)
+    one row an object   question_id (the annotation's id), image, answer [expressions], bbox xywh, file_name (lmms-lab)
+
+A struct may also come as JSON text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.datasets.refer import Text, need, ref_rows
+from bench.datasets.rows import Row, checked_box, checked_file, checked_text, gather
+from bench.errors import DataError, MissingPackage
+from bench.grounding import Expression, Scene
+
+if TYPE_CHECKING:
+    import polars
+
+ROWS_AT_ONCE = 64  # a picture is about 0.1 MB
+
+
+def read_hub(
+    files: Sequence[Path], part: str, text: Text = "sent", keep: Collection[str] | None = None
+) -> Iterator[tuple[Scene, bytes]]:
+    """Each scene of the part with its picture's bytes as stored (JPEG), so that they can be written out one by one.
+
+    `part` is the last piece of the hub's part name or all of it (val, refcoco_unc_val); refs of another part are an
+    error. `text` chooses between the cleaned sentence and the one as typed; `keep` leaves only expressions whose ref or
+    annotation id is in it. Boxes are xyxy pixels. Raises MissingPackage without polars, DataError naming file and row.
+    """
+    first = _frame(files[0]) if files else None
+    if first is None:
+        raise DataError(f"part {part}: no parquet files were given")
+    columns = set(first.collect_schema().names())
+    if {"image", "ref_list"} <= columns:
+        yield from _by_picture(files, part, text, keep)
+    elif {"image", "answer", "bbox", "file_name", "question_id"} <= columns:
+        yield from _by_object(files, keep)
+    else:
+        raise DataError(
+            f"{files[0]}: its columns are {', '.join(sorted(columns))}; expected image and ref_list "
+            "(jxu124/*-benchmark) or question_id, image, answer, bbox and file_name (lmms-lab)"
+        )
+
+
+def _by_picture(
+    files: Sequence[Path], part: str, text: Text, keep: Collection[str] | None
+) -> Iterator[tuple[Scene, bytes]]:
+    pictures: set[str] = set()
+    ids: set[str] = set()
+    for where, row in _records(files, ("image", "image_info", "ref_list")):
+        picture = _struct(row.get("image_info") or {}, where)
+        rows: list[Row] = []
+        for item in _list(row["ref_list"], where):
+            item = _struct(item, where)
+            ref, annotation = (_struct(need(item, key, where), where) for key in ("ref_info", "ann_info"))
+            spot = f"{where}, ref {ref.get('ref_id')}"
+            if ref.get("split") is not None and not _belongs(str(ref["split"]), part):
+                raise DataError(f"{spot}: it belongs to part {ref['split']!r}, not {part!r}")
+            if keep is None or {str(ref.get("ref_id")), str(ref.get("ann_id"))} & set(keep):
+                rows.extend(ref_rows(ref, annotation, picture, spot, text))
+        if not rows:
+            continue
+        for scene in gather(rows, where):
+            if scene.file in pictures or not ids.isdisjoint(e.id for e in scene.expressions):
+                raise DataError(f"{where}: picture {scene.file} or one of its expressions is there twice")
+            pictures.add(scene.file)
+            ids.update(e.id for e in scene.expressions)
+            yield scene, _bytes(row["image"], where)
+    if not pictures:
+        raise DataError(f"{files[0]}: it holds no expressions of part {part!r}")
+
+
+def _belongs(split: str, part: str) -> bool:
+    """Whether a ref of `split` is in the part: RefClef's testAB is in testA and testB, and every test in test."""
+    last = part.rpartition("_")[2]
+    return split == last or (split.startswith("test") and last.startswith("test") and last[4:] in split[4:])
+
+
+def _by_object(files: Sequence[Path], keep: Collection[str] | None) -> Iterator[tuple[Scene, bytes]]:
+    """Two passes: rows of one picture lie apart, so the scenes are gathered before the first picture is read."""
+    rows: list[Row] = []
+    for where, row in _records(files, ("question_id", "answer", "bbox", "file_name")):
+        ann_id = str(row["question_id"])
+        if keep is not None and ann_id not in keep:
+            continue
+        box = checked_box(row["bbox"], where, "xywh")
+        for n, answer in enumerate(_list(row["answer"], where)):
+            expression = Expression(f"{ann_id}#{n}", checked_text(answer, where), box, ref_id=ann_id)
+            rows.append(Row(_own_name(row["file_name"], where), expression))
+    scenes = {scene.file: scene for scene in gather(rows, str(files[0]))}
+    for where, row in _records(files, ("image", "file_name")):
+        scene = scenes.pop(_own_name(row["file_name"], where), None)
+        if scene is not None:
+            yield scene, _bytes(row["image"], where)
+
+
+def _records(files: Sequence[Path], columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every row of every file as a dict of the wanted columns, with the file and row for messages."""
+    for file in files:
+        frame = _frame(file)
+        wanted = [name for name in columns if name in frame.collect_schema().names()]
+        start = 0
+        while True:
+            try:
+                held = frame.select(wanted).slice(start, ROWS_AT_ONCE).collect().to_dicts()
+            except Exception as error:
+                raise DataError(
+                    f"{file}: cannot be read from row {start} on ({error!s:.200}); fetch it again"
+                ) from error
+            yield from ((f"{file}: row {start + n}", row) for n, row in enumerate(held))
+            start += ROWS_AT_ONCE
+            if len(held) < ROWS_AT_ONCE:
+                break
+
+
+def _frame(file: Path) -> polars.LazyFrame:
+    try:
+        import polars
+    except ImportError:
+        raise MissingPackage('parquet files need polars: pip install "grounding-bench[hub]"') from None
+    if not file.is_file():
+        raise DataError(f"{file}: it is not there")
+    try:
+        frame = polars.scan_parquet(file)
+        frame.collect_schema()
+    except Exception as error:
+        raise DataError(f"{file}: not a readable parquet file ({error!s:.200}); fetch it again") from error
+    return frame
+
+
+def _struct(value: object, where: str) -> Mapping[str, Any]:
+    """A struct, or JSON text of one; fields that parquet fills up with null are left out."""
+    value = _json(value, where) if isinstance(value, str) else value
+    if not isinstance(value, Mapping):
+        raise DataError(f"{where}: expected a struct, not {value!r:.60}")
+    return {key: held for key, held in value.items() if held is not None}
+
+
+def _list(value: object, where: str) -> list[Any]:
+    value = _json(value, where) if isinstance(value, str) else value
+    if not isinstance(value, list):
+        raise DataError(f"{where}: expected a list, not {value!r:.60}")
+    return value
+
+
+def _json(text: str, where: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not readable JSON ({error})") from None
+
+
+def _bytes(image: object, where: str) -> bytes:
+    held = image.get("bytes") if isinstance(image, Mapping) else image
+    if not isinstance(held, bytes) or not held:
+        raise DataError(f"{where}: its picture has no bytes")
+    return held
+
+
+def _own_name(name: object, where: str) -> str:
+    """COCO_train2014_000000581857_16.jpg (16 is the annotation) -> COCO_train2014_000000581857.jpg."""
+    return checked_file(re.sub(r"(\d{12})_\d+(\.\w+)$", r"\1\2", str(name)), where)

@@ -1,0 +1,141 @@
+"""Our own format, for people's own data: JSON Lines, one expression a line.
+
+    {"image": "street/0001.jpg", "text": "the red car on the left", "box_xyxy": [12.5, 40, 300, 211]}
+
+    image          the picture's path relative to the folder of this file, with /; it may not lead out of that folder
+    text           the expression (or `expression`); any language, any length
+    box_xyxy       left, top, right, bottom in pixels of the picture, as floats, with no "+1"; or
+    box_xywh       left, top, width, height
+    id             what names the expression in predictions; unique. Without it: "<split>:<row>" where both are given,
+                   else the line's number, from 1
+    width, height  the picture's size in pixels; checked when it is opened
+    ref_id         the referred object; expressions with the same ref_id refer to the same one
+    kind           a class of expression that tables are split by
+    category       the class of the referred object
+    split, row     where the line comes from in another data set (only used for the id)
+
+Only image, a text and a box are required. The file is UTF-8; empty lines are skipped; any other key is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.datasets.rows import Row, checked_box, checked_file, checked_side, checked_text, gather
+from bench.errors import DataError, nearest
+from bench.grounding import Box, Expression, Scene
+
+KEYS = (
+    "image", "text", "expression", "box_xyxy", "box_xywh", "id", "width", "height",
+    "ref_id", "kind", "category", "split", "row",
+)  # fmt: skip
+
+
+def read_jsonl(path: Path) -> list[Scene]:
+    """The scenes of a file of the format above, pictures and expressions in order of first appearance.
+
+    `Scene.file` is the picture's path as written. Raises DataError naming the file and the line (from 1).
+    """
+    return gather(_rows(path), str(path))
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    seen: dict[str, int] = {}
+    for number, line in _lines(path):
+        where = f"{path}: line {number}"
+        held = _parsed(line, where)
+        name = _id(held, number, where)
+        if name in seen:
+            raise DataError(f"{where}: the id {name!r} is already that of line {seen[name]}; ids should be unique")
+        seen[name] = number
+        expression = Expression(
+            id=name,
+            text=checked_text(_one_of(held, ("text", "expression"), where)[1], where),
+            box=_box(held, where),
+            ref_id=_label(held, "ref_id", where),
+            kind=_label(held, "kind", where),
+            category=_label(held, "category", where),
+        )
+        yield Row(
+            checked_file(_need(held, "image", where), where, folders=True),
+            expression,
+            checked_side(held.get("width"), where, "width"),
+            checked_side(held.get("height"), where, "height"),
+        )
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                if line.strip():
+                    yield number, line
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _parsed(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        held = json.loads(line.decode(), object_pairs_hook=_unrepeated)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not a JSON object in UTF-8 ({error})") from None
+    if not isinstance(held, dict):
+        raise DataError(f'{where}: a line should be a JSON object, {{"image": ..., "text": ..., "box_xyxy": ...}}')
+    for key in held:
+        if key not in KEYS:
+            near = nearest(key, KEYS)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(KEYS)}"
+            raise DataError(f"{where}: the key {key!r} is not known; {hint}")
+    return held
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    held = dict(pairs)
+    if len(held) < len(pairs):
+        raise ValueError("a key is given twice")
+    return held
+
+
+def _id(held: dict[str, Any], number: int, where: str) -> str:
+    if "id" in held:
+        name = _label(held, "id", where)
+        if name is None:
+            raise DataError(f"{where}: an id should be text or a whole number, not null")
+        return name
+    split, row = _label(held, "split", where), _label(held, "row", where)
+    return f"{split}:{row}" if split is not None and row is not None else str(number)
+
+
+def _box(held: dict[str, Any], where: str) -> Box:
+    key, values = _one_of(held, ("box_xyxy", "box_xywh"), where)
+    return checked_box(values, where, "xyxy" if key == "box_xyxy" else "xywh")
+
+
+def _one_of(held: dict[str, Any], keys: tuple[str, str], where: str) -> tuple[str, Any]:
+    """The one of two keys that is given, and its value."""
+    given = [key for key in keys if key in held]
+    if len(given) != 1:
+        how = "both are given" if given else "neither is given"
+        raise DataError(f"{where}: one of {keys[0]!r} and {keys[1]!r} is needed, and {how}")
+    return given[0], held[given[0]]
+
+
+def _need(held: dict[str, Any], key: str, where: str) -> Any:
+    if key not in held:
+        raise DataError(f"{where}: the key {key!r} is missing")
+    return held[key]
+
+
+def _label(held: dict[str, Any], key: str, where: str) -> str | None:
+    """Text or a whole number as text; None where it is not given."""
+    value = held.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
+        raise DataError(f"{where}: {key!r} should be text or a whole number, not {value!r:.60}")
+    return str(value)
