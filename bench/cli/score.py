@@ -1,0 +1,90 @@
+"""`bench score`: a stored run scored again, or boxes made elsewhere turned into a run; no torch, no pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from bench.runs.record import RunRecord
+
+
+def score(
+    run: Annotated[
+        Path | None, typer.Argument(help="Folder of a stored run to score again.", show_default=False)
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="JSON or JSONL with boxes made elsewhere.", show_default=False)
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split the boxes are about: refcoco-val, file:PATH.jsonl.", show_default=False)
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the row; the file's name unless given.", show_default=False)
+    ] = None,
+    xywh: Annotated[
+        bool, typer.Option("--xywh", help="Boxes are left, top, width, height, not x1, y1, x2, y2.")
+    ] = False,
+    key: Annotated[
+        Literal["auto", "id", "row"],
+        typer.Option(help="What the file's keys are: expression ids, row numbers, or what the file itself says."),
+    ] = "auto",
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="iou, strict, giou or letterbox-clamped; the run's own, else iou.", show_default=False),
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option("--results", "-o", help="Where runs are kept.", show_default="results")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A bench.toml to use.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The last line of stdout is one JSON object.")] = False,
+) -> None:
+    """Score a stored run again, under its own protocol or another, or score boxes made elsewhere.
+
+    A stored run is only printed; boxes made elsewhere become a run of their own (provenance: imported) that the
+    leaderboard shows.
+    """
+    from bench.errors import UsageError
+    from bench.settings import load_settings
+
+    if (run is None) == (predictions is None):
+        raise UsageError("give either the folder of a run or --predictions FILE with --split NAME")
+    resolved = load_settings(config, {"results": str(results) if results else None})
+    if run is not None:
+        if name or xywh or key != "auto":
+            raise UsageError("--name, --xywh and --key are about --predictions, not about a stored run")
+        from bench.evaluation.rescored import rescore
+
+        record, folder = rescore(run, resolved, protocol, split), run
+    else:
+        assert predictions is not None
+        if split is None:
+            raise UsageError("--predictions needs --split NAME; `bench data list` shows the splits")
+        from bench.datasets.load import load_split
+        from bench.evaluation.imported import import_boxes
+
+        record, folder = import_boxes(
+            predictions,
+            load_split(split, resolved),
+            Path(resolved.settings.results),
+            name=name,
+            xywh=xywh,
+            key=key,
+            protocol=protocol or "iou",
+            settings=resolved.settings.evaluation,
+        )
+    _show(record, folder, as_json)
+
+
+def _show(record: RunRecord, folder: Path, as_json: bool) -> None:
+    import json
+
+    from rich.console import Console
+
+    from bench.reporting.table import print_rows, row
+
+    print_rows([record], Console(stderr=as_json))
+    if as_json:
+        print(json.dumps({"rows": [row(record, folder)]}, ensure_ascii=False, allow_nan=False))

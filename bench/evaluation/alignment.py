@@ -1,0 +1,148 @@
+"""Rows of boxes made elsewhere lined up with a split's expressions, by what the file says, never by guesswork.
+
+A row number is the expression's position in the split's original order, from 0. Splits prepared from index lists keep
+it as the expression's id, and people's own JSONL without ids the line's number, from 1; for others it counts
+expressions in the order of their scenes. Keys are taken for rows only where the file (a "row" field) or the user
+(`--key row`) says so, or where they are the ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bench.datasets.fingerprint import picture_key
+from bench.datasets.split import Split
+from bench.errors import DataError
+from bench.evaluation.box_files import BoxFile, Row
+from bench.grounding import Prediction, Scene
+from bench.runs.predictions import SceneAnswers, from_predictions
+
+Key = Literal["auto", "id", "row"]
+KeyedBy = Literal["id", "row"]
+
+
+@dataclass(slots=True)
+class Alignment:
+    """Which answers the rows became, and the keys of those that found no place.
+
+    `missing` are ids of expressions that no row is about, `extra` and `other_picture` keys of rows. `in_scene_order`
+    says that row numbers were counted in the order of the scenes, the split having no other.
+    """
+
+    keyed_by: KeyedBy
+    in_scene_order: bool
+    answers: list[SceneAnswers] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    other_picture: list[str] = field(default_factory=list)
+    duplicates: int = 0
+
+
+def align(file: BoxFile, split: Split, key: Key = "auto", where: str = "the file") -> Alignment:
+    """The answers that `file` gives about `split`; a row of another picture becomes a miss with a note.
+
+    Raises DataError, with examples and what to pass, when no key fits or the keys could be read in two ways.
+    """
+    homes = {e.id: scene for scene in split.scenes for e in scene.expressions}
+    order = list(homes)
+    numbered = homes.keys() == {str(i) for i in range(len(order))}
+    lines = homes.keys() == {str(i + 1) for i in range(len(order))}
+    if lines:
+        order.sort(key=int)
+    keyed_by = _keyed_by(file.rows, key, where)
+    if keyed_by == "id" or numbered:
+        _refuse_shifted(file.rows, homes.keys(), numbered, key, where, split.name)
+    aligned = Alignment(
+        keyed_by, in_scene_order=keyed_by == "row" and not (numbered or lines), duplicates=file.duplicates
+    )
+    found: dict[str, Prediction] = {}
+    for row in file.rows:
+        at = row.key if keyed_by == "id" else _id_of_row(row, order, numbered, where)
+        if at not in homes:
+            aligned.extra.append(row.key)
+        elif at in found:
+            aligned.duplicates += 1
+        else:
+            found[at] = _prediction(at, row, homes[at], aligned)
+    _refuse_strangers(file.rows, found, aligned, order, key, where, split.name)
+    aligned.missing = [at for at in order if at not in found]
+    aligned.answers = [
+        from_predictions(scene.id, [found[e.id] for e in scene.expressions if e.id in found]) for scene in split.scenes
+    ]
+    return aligned
+
+
+def _keyed_by(rows: Sequence[Row], key: Key, where: str) -> KeyedBy:
+    """What the rows' keys are: what the user says, else what the file says; the keys of a JSON object are ids."""
+    said = {row.by for row in rows}
+    if said == {"id", "row"}:
+        raise DataError(f"{where}: some entries have an 'id' and others only a 'row'; give all of them the same")
+    if key != "auto":
+        if said == {"id" if key == "row" else "row"}:
+            raise DataError(f"{where}: its entries have no {key!r}; leave out --key {key}")
+        return key
+    return "row" if said == {"row"} else "id"
+
+
+def _id_of_row(row: Row, order: Sequence[str], numbered: bool, where: str) -> str:
+    if not (row.key.isascii() and row.key.isdigit()):
+        raise DataError(f"{where}: row {row.key!r} is not a row number; expected 0 to {len(order) - 1}")
+    number = int(row.key)
+    if numbered or number >= len(order):
+        return str(number) if numbered else ""  # no expression is called ""
+    return order[number]
+
+
+def _prediction(at: str, row: Row, scene: Scene, aligned: Alignment) -> Prediction:
+    if row.picture is None or picture_key(row.picture) == picture_key(scene.file):
+        return Prediction(at, row.box, row.score)
+    aligned.other_picture.append(row.key)
+    return Prediction(at, None, row.score, note=f"the row is about another picture: {row.picture}")
+
+
+def _refuse_shifted(
+    rows: Sequence[Row], ids: Collection[str], numbered: bool, key: Key, where: str, split: str
+) -> None:
+    """Keys that count from the wrong end would match nearly all ids, each with its neighbour's box."""
+    keys = {row.key for row in rows}
+    if not all(k.isascii() and k.isdigit() for k in keys):
+        return
+    if numbered and "0" not in keys and str(len(ids)) in keys and len(keys) > 1:
+        raise DataError(f"{where}: its keys count from 1, but the rows of {split} count from 0; subtract 1 from each")
+    if not numbered and key == "auto" and "0" in keys and "0" not in ids:
+        some = ", ".join(repr(i) for i in list(ids)[:3])
+        raise DataError(
+            f"{where}: its keys look like row numbers, but the ids of {split} are not (for example {some}); "
+            "pass --key row if they count the expressions in the order of the scenes, --key id if they are ids"
+        )
+
+
+def _refuse_strangers(
+    rows: Sequence[Row],
+    found: Collection[str],
+    aligned: Alignment,
+    order: Sequence[str],
+    key: Key,
+    where: str,
+    split: str,
+) -> None:
+    """Boxes that have nothing to do with the split are not a score of 0."""
+    if found and len(aligned.other_picture) == len(found):
+        first = next(row for row in rows if row.key == aligned.other_picture[0])
+        raise DataError(
+            f"{where}: every row names another picture than its expression's in {split} (first: {first.key!r} names "
+            f"{first.picture!r}); these boxes belong to another split, or its rows are in another order"
+        )
+    numeric = aligned.keyed_by == "id" and all(row.key.isascii() and row.key.isdigit() for row in rows)
+    numbered = all(at.isascii() and at.isdigit() and int(at) < len(order) for at in order)
+    by_accident = numeric and not numbered and key == "auto" and len(found) * 2 < len(rows)
+    if found and not by_accident:
+        return
+    theirs, ours = (", ".join(repr(k) for k in keys[:3]) for keys in ([row.key for row in rows], order))
+    hint = "pass --key row if they are row numbers, --key id if they are ids" if numeric else "is it another split's?"
+    raise DataError(
+        f"{where}: {len(found)} of {len(rows)} keys are {aligned.keyed_by}s of {split} (its keys: {theirs}, ...; "
+        f"the {aligned.keyed_by}s of {split}: {ours if aligned.keyed_by == 'id' else f'0 to {len(order) - 1}'}); {hint}"
+    )

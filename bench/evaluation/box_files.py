@@ -1,0 +1,158 @@
+"""Boxes made elsewhere: JSON or JSONL files, read into rows without deciding yet which expression each row is about.
+
+    {"0": [x1, y1, x2, y2], "1": null, ...}                           keyed by expression id or row number
+    {"0": {"pred_bbox": [...], "image_name": "..."}, ...}             the same with an object for each
+    [{"id": "0", "box": [...]}, {"row": 1, "box": null}, ...]         a list of objects
+    {"id": "0", "box": [...], "score": 0.9}                           JSONL: one such object a line
+
+The box may be called box, bbox, box_xyxy, pred_box or pred_bbox, the picture image_name or file_name. Every value is
+checked; a malformed one is refused with its key, so that nothing is read as what it is not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.errors import DataError
+from bench.grounding import Box
+
+PREDICTED = ("pred_bbox", "pred_box")  # says that it is not the ground truth, so it wins over a plain "bbox" beside it
+PLAIN = ("box_xyxy", "box", "bbox")
+PICTURE = ("image_name", "file_name")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One box and what the file says about whose it is. `by` is None for the keys of a JSON object, which do not say.
+
+    `box` is xyxy pixels; None for null and for a box with a NaN or an infinity, both counted misses.
+    """
+
+    key: str
+    by: Literal["id", "row"] | None
+    box: Box | None
+    picture: str | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BoxFile:
+    """The rows of a file, first ones first, and how many keys of a JSON object came twice (the first is kept)."""
+
+    rows: tuple[Row, ...]
+    duplicates: int
+
+
+def read_boxes(path: Path, xywh: bool = False, prefer: Literal["id", "row"] = "id") -> BoxFile:
+    """The rows of `path`. `xywh` says that its boxes are left, top, width, height; `prefer` picks the key of an object
+    that has both an id and a row.
+
+    Raises DataError naming the file, the key or line, what was found and what was expected.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); expected JSON or JSONL"
+        ) from None
+    doubled: list[str] = []
+    rows = tuple(_rows(path, _parse(path, text, doubled), xywh, prefer))
+    if not rows:
+        raise DataError(f"{path}: holds no boxes")
+    return BoxFile(rows, len(doubled))
+
+
+def _parse(path: Path, text: str, doubled: list[str]) -> dict[str, Any] | list[Any]:
+    def first_kept(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table: dict[str, Any] = {}
+        for key, value in pairs:
+            if table.setdefault(key, value) is not value:
+                doubled.append(key)
+        return table
+
+    decoder = json.JSONDecoder(object_pairs_hook=first_kept)
+    if path.suffix.lower() not in (".jsonl", ".ndjson"):
+        try:
+            whole = decoder.decode(text)
+        except RecursionError:
+            raise DataError(f"{path}: nested too deeply to be a file of boxes") from None
+        except ValueError as error:
+            if "\n" not in text.strip() or not text.lstrip().startswith("{"):
+                raise DataError(f"{path}: not JSON ({error})") from None
+        else:
+            if isinstance(whole, dict | list):
+                return whole
+            raise DataError(f"{path}: holds {_short(whole)}; expected an object or a list of objects")
+    lines = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                lines.append(decoder.decode(line))
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}, line {number}: not JSON ({error}); expected one object a line") from None
+    return lines
+
+
+def _rows(path: Path, content: dict[str, Any] | list[Any], xywh: bool, prefer: Literal["id", "row"]) -> Iterator[Row]:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            entry = value if isinstance(value, dict) else {"box": value}
+            yield _row(f"{path}: {key!r}", key, None, entry, xywh)
+        return
+    order: Iterable[Literal["id", "row"]] = ("id", "row") if prefer == "id" else ("row", "id")
+    for number, entry in enumerate(content):
+        where = f"{path}: entry {number}"
+        if not isinstance(entry, dict):
+            raise DataError(
+                f'{where}: {_short(entry)}; expected an object such as {{"id": "0", "box": [x1, y1, x2, y2]}}'
+            )
+        by = next((name for name in order if name in entry), None)
+        if by is None:
+            raise DataError(f"{where}: has neither 'id' nor 'row' (its keys: {', '.join(entry) or 'none'})")
+        key = entry[by]
+        if isinstance(key, bool) or not isinstance(key, str | int):
+            raise DataError(f"{where}: {by} is {_short(key)}; expected a text or a whole number")
+        yield _row(f"{where} ({by} {key!r})", str(key), by, entry, xywh)
+
+
+def _row(where: str, key: str, by: Literal["id", "row"] | None, entry: dict[str, Any], xywh: bool) -> Row:
+    names = [n for n in PREDICTED if n in entry] or [n for n in PLAIN if n in entry]
+    if len(names) != 1:
+        found = f"both {' and '.join(names)}" if names else f"no box (its keys: {', '.join(entry) or 'none'})"
+        raise DataError(f"{where}: has {found}; expected one of {', '.join(PREDICTED + PLAIN)}")
+    picture = next((entry[name] for name in PICTURE if entry.get(name) is not None), None)
+    if picture is not None and not isinstance(picture, str):
+        raise DataError(f"{where}: the picture's name is {_short(picture)}; expected a text")
+    score = entry.get("score")
+    known = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
+    return Row(
+        key, by, _box(where, entry[names[0]], xywh), picture, float(score) if known and score is not None else None
+    )
+
+
+def _box(where: str, value: Any, xywh: bool) -> Box | None:
+    if value is None:
+        return None
+    numbers = isinstance(value, list) and len(value) == 4 and all(type(v) in (int, float) for v in value)
+    if not numbers:
+        expected = "[left, top, width, height]" if xywh else "[x1, y1, x2, y2]"
+        raise DataError(f"{where}: the box is {_short(value)}; expected {expected} in pixels, or null")
+    try:
+        a, b, c, d = (float(v) for v in value)
+    except OverflowError:
+        return None
+    if not all(math.isfinite(v) for v in (a, b, c, d)):
+        return None
+    return (a, b, a + c, b + d) if xywh else (a, b, c, d)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,146 @@
+"""A full run record from boxes made elsewhere (provenance: imported)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.datasets.split import Split
+from bench.evaluation.alignment import Alignment, Key, align
+from bench.evaluation.box_files import read_boxes
+from bench.evaluation.metrics import compute
+from bench.evaluation.protocols import Protocol
+from bench.evaluation.protocols import protocol as protocol_named
+from bench.runs import provenance
+from bench.runs.files import explained, make_folder
+from bench.runs.folders import runs_of
+from bench.runs.predictions import SceneAnswers
+from bench.runs.record import DataIdentity, Identity, Imported, Metrics, RunRecord, signature
+from bench.runs.store import store_rows, write_record
+from bench.settings import EvaluationSettings
+
+EXAMPLES = 20  # keys of each kind kept in the record
+
+
+def import_boxes(
+    path: Path,
+    split: Split,
+    results: Path,
+    name: str | None = None,
+    xywh: bool = False,
+    key: Key = "auto",
+    protocol: str = "iou",
+    settings: EvaluationSettings | None = None,
+    argv: Sequence[str] | None = None,
+) -> tuple[RunRecord, Path]:
+    """Scores the boxes of `path` on `split` and writes a run folder under `results`; returns the record and the folder.
+
+    The same boxes under the same name land in the same folder again. Raises DataError when the rows cannot be aligned
+    with the split, UnknownName for the protocol, RunError when `results` cannot be written.
+    """
+    started = _now()
+    rule = protocol_named(protocol)
+    aligned = align(read_boxes(path, xywh, "row" if key == "row" else "id"), split, key, str(path))
+    metrics = compute(split, aligned.answers, rule, settings)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    identity = Identity(
+        pipeline=name or path.stem,
+        options={"xywh": xywh, "key": aligned.keyed_by},
+        weights={"predictions": digest},
+        data=_data(split),
+        device="elsewhere",
+        dtype="unknown",
+        seed=0,
+        deterministic=False,
+    )
+    record = _record(identity, rule, metrics, aligned, path.name, started, argv)
+    return record, _write(record, aligned.answers, results)
+
+
+def _data(split: Split) -> DataIdentity:
+    counts = split.counts
+    return DataIdentity(
+        split=split.name,
+        fingerprint=split.fingerprint,
+        expressions=counts.expressions,
+        refs=counts.refs,
+        pictures=counts.pictures,
+        partial=split.partial,
+    )
+
+
+def _record(
+    identity: Identity,
+    rule: Protocol,
+    metrics: Metrics,
+    aligned: Alignment,
+    file: str,
+    started: str,
+    argv: Sequence[str] | None,
+) -> RunRecord:
+    name = identity.pipeline
+    lists = {"missing": aligned.missing, "extra": aligned.extra, "other_picture": aligned.other_picture}
+    order = "rows were counted in the order of the scenes, since the split's ids are not row numbers"
+    return RunRecord(
+        status="complete",
+        provenance="imported",
+        name=name,
+        protocol=rule.name,
+        signature=signature(rule.name, identity.data, rule.hits_at),
+        identity=identity,
+        # Without the file's own hash: boxes imported again under a name replace the older ones in the leaderboard.
+        settings_hash=provenance.settings_hash({"pipeline": name, "options": identity.options}),
+        argv=provenance.redacted(argv),
+        started=started,
+        finished=_now(),
+        git=provenance.git_state(),
+        environment={"packages": provenance.packages()},
+        card={"name": name, "summary": f"boxes made elsewhere, from {file}", "saw_test_images": "unknown"},
+        sessions=1,
+        notes=(order,) if aligned.in_scene_order else (),
+        errors={},
+        metrics=metrics,
+        throughput=None,
+        imported=Imported(
+            file=file,
+            sha256=identity.weights["predictions"],
+            keyed_by=aligned.keyed_by,
+            missing=len(aligned.missing),
+            extra=len(aligned.extra),
+            other_picture=len(aligned.other_picture),
+            duplicates=aligned.duplicates,
+            examples={kind: tuple(keys[:EXAMPLES]) for kind, keys in lists.items()},
+        ),
+    )
+
+
+def _write(record: RunRecord, answers: Sequence[SceneAnswers], results: Path) -> Path:
+    """The run's folder, made beside its place under a hidden name and then moved there, so it is whole or not there."""
+    parent = runs_of(results, record.name, record.identity.data.split)
+    what = provenance.settings_hash({"identity": record.identity.model_dump(mode="json"), "protocol": record.protocol})
+    folder = parent / f"imported-{what[:12]}"
+    fresh, old = (parent / f".{folder.name}.{os.getpid()}.{end}" for end in ("tmp", "old"))
+    make_folder(fresh)
+    try:
+        store_rows(fresh, answers)
+        write_record(fresh, record)
+        with explained(folder):
+            with suppress(FileNotFoundError):
+                folder.rename(old)
+            fresh.rename(folder)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
