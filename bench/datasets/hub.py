@@ -19,7 +19,7 @@ __all__ = ["MIRRORS", "Mirror", "download", "read_hub", "refuse_mixed"]
 
 
 class Mirror(NamedTuple):
-    """Where a data set lies on the hub: repository, prefix of its parts' names, parts, and a commit known to be whole."""
+    """Where a data set lies on the hub: repository, prefix of its parts' names, parts, a commit known to be whole."""
 
     repo: str
     prefix: str
