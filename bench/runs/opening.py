@@ -116,8 +116,8 @@ def _refuse_left_over_ranks(folder: Path) -> None:
     for path in folder.glob(f"{LOCK}.rank*"):
         if (note := holder(path)) is not None:
             raise RunError(
-                f"{path}: process {note.get('pid', '?')} on {note.get('host', '?')}, a rank of an earlier launch, still "
-                "works on this run; wait for it to end, or end it"
+                f"{path}: process {note.get('pid', '?')} on {note.get('host', '?')}, a rank of an earlier launch, "
+                "still works on this run; wait for it to end, or end it"
             )
 
 

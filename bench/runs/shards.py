@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,13 +73,10 @@ def owned(scenes: Sequence[Scene], rank: Rank) -> list[Scene]:
     return list(scenes[rank.index :: rank.size])
 
 
-def wait_for(
-    scenes: Sequence[Scene], files: Mapping[int, Path], missing: set[str], timeout_s: float, tick: Callable[[int], None]
-) -> None:
+def wait_for(scenes: Sequence[Scene], files: Mapping[int, Path], missing: set[str], timeout_s: float) -> None:
     """Waits until every scene of `missing` is a line of one of the ranks' `files` (rank -> path, not there at first).
 
-    `tick` is given the number of scenes that newly arrived. Raises RunError, naming the ranks that owe scenes, when
-    none of the files has grown for `timeout_s`.
+    Raises RunError, naming the ranks that owe scenes, when none of the files has grown for `timeout_s`.
     """
     size = max(files) + 1
     owner = {scene.id: position % size for position, scene in enumerate(scenes)}
@@ -92,7 +89,6 @@ def wait_for(
             missing.difference_update(arrived)
         if len(missing) < before:
             heard = time.monotonic()
-            tick(before - len(missing))
         elif time.monotonic() - heard > timeout_s:
             owed: dict[int, int] = {}
             for scene in missing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +45,7 @@ class Run:
         self._file(TIMES).write(dump_time(taken))
         self._file(ANSWERS).write("".join(map(dump_line, rows)))
 
-    def gather(self, timeout_s: float, tick: Callable[[int], None]) -> list[SceneAnswers]:
+    def gather(self, timeout_s: float) -> list[SceneAnswers]:
         """Rank 0: waits for the other ranks; one row a scene, in the split's order, and stored so.
 
         Raises RunError naming the ranks that were silent for `timeout_s`.
@@ -54,7 +54,7 @@ class Run:
         rows = stored_rows(self.folder)
         if missing := {scene.id for scene in self.scenes} - rows.keys():
             files = {i: self.folder / Rank(i, self.rank.size).file(ANSWERS) for i in range(self.rank.size)}
-            wait_for(self.scenes, files, missing, timeout_s, tick)
+            wait_for(self.scenes, files, missing, timeout_s)
             rows = stored_rows(self.folder)
         store_rows(self.folder, ordered := [rows[scene.id] for scene in self.scenes])
         return ordered

@@ -1,7 +1,8 @@
 """batches.jsonl: one line a batch, so that a run that was killed and resumed still knows its throughput.
 
 {"session": 1, "rank": 0, "batch": 3, "pictures": 8, "expressions": 57, "seconds": 1.9,
- "stages": {"decode": 0.01, "detect": 1.2}, "memory_mb": 812.0, "device_memory_mb": null, "note": ""}
+ "stages": {"decode": 0.01, "detect": 1.2}, "decode_seconds": 0.3,
+ "memory_mb": 812.0, "device_memory_mb": null, "note": ""}
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from bench.runs.record import Throughput
 
 @dataclass(frozen=True, slots=True)
 class BatchTime:
-    """One batch. `seconds` is wall time from the end of the batch before it; stages are seconds within that."""
+    """One batch. `seconds` is wall time from the end of the batch before it, and stages are seconds within that.
+
+    The stage "decode" is what the loop waited for pictures; `decode_seconds` what decoding them took in its threads.
+    """
 
     session: int
     rank: int
@@ -26,6 +30,7 @@ class BatchTime:
     expressions: int
     seconds: float
     stages: Mapping[str, float]
+    decode_seconds: float
     memory_mb: float | None
     device_memory_mb: float | None
     note: str = ""

@@ -1,0 +1,161 @@
+"""`bench run`: pipelines against splits, every pair of them a run of its own under results/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from bench.datasets.split import Split
+    from bench.evaluation.loop import Evaluated
+    from bench.settings import Resolved
+
+
+def run(
+    pipeline: Annotated[list[str], typer.Option(help="Pipelines: a,b or the flag repeated.", show_default=False)],
+    split: Annotated[
+        list[str], typer.Option(help="Splits: a,b or the flag repeated; own data: file:PATH.jsonl.", show_default=False)
+    ],
+    results: Annotated[
+        Path | None, typer.Option("--results", "-o", help="Where runs are kept.", show_default="results")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Weights to use instead of bench.toml's.", show_default=False)
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Only the first N pictures; such a run is in no table.", show_default=False),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.", show_default="auto")] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"] | None,
+        typer.Option(help="auto is float32 on a CPU, bfloat16 on CUDA.", show_default="auto"),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures in a batch.", show_default="8")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, show_default="0")] = None,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="Deterministic algorithms only.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing from the network.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew beside what is stored.")] = False,
+    config: Annotated[Path | None, typer.Option(help="A bench.toml to use.", show_default=False)] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="An option of the pipeline; may be repeated.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The last line of stdout is one JSON object.")] = False,
+) -> None:
+    """Run pipelines on splits: every pair is scored and kept under results/runs.
+
+    The same command continues a run that was stopped, asks again only what could not be read, and reports a finished
+    run without computing it anew. Leaves with 3 when pictures could not be read, with 2 when a pair failed.
+    """
+    from bench import registry
+    from bench.settings import load_settings
+
+    flags = {
+        "results": str(results) if results else None,
+        "run.device": device,
+        "run.dtype": dtype,
+        "run.batch_size": batch_size,
+        "run.seed": seed,
+        "run.deterministic": deterministic or None,
+        "run.offline": offline or None,
+    }
+    resolved = load_settings(config, flags)
+    options = _options(weights, settings or [])
+    names = _listed(pipeline)
+    for name in names:
+        registry.origin(registry.PIPELINES, name)
+    splits = _load(_listed(split), resolved, limit)
+    done, failed = _product(names, splits, resolved, options, fresh)
+    _show(done, as_json)
+    if failed:
+        raise typer.Exit(2)
+    if any(e.record and e.record.errors for e in done):
+        raise typer.Exit(3)
+
+
+def _load(names: list[str], resolved: Resolved, limit: int | None) -> list[Split]:
+    """Every split, before the first pipeline is loaded; their names are looked at before the first is read."""
+    from bench.datasets.load import FILE, find_split, load_split
+
+    for name in names:
+        if not name.startswith(FILE):
+            find_split(name)
+    splits = [load_split(name, resolved) for name in names]
+    return splits if limit is None else [split.limited(limit) for split in splits]
+
+
+def _product(
+    names: list[str], splits: list[Split], resolved: Resolved, options: dict[str, Any], fresh: bool
+) -> tuple[list[Evaluated], bool]:
+    """Every pair; one that fails is reported at once and does not keep the others from being run."""
+    from bench.errors import BenchError
+    from bench.evaluation.loop import evaluate
+    from bench.evaluation.progress import say
+
+    pairs = [(name, split) for name in names for split in splits]
+    done, failed = [], False
+    for name, split in pairs:
+        try:
+            found = evaluate(name, split, resolved, options, fresh=fresh)
+        except BenchError as error:
+            if len(pairs) == 1:
+                raise
+            say(f"{name} on {split.name}: {error}")
+            failed = True
+            continue
+        if found.already_done and found.record:
+            say(f"{name} on {split.name}: done before, nothing computed ({found.folder}); --fresh runs it again")
+        done.append(found)
+    return done, failed
+
+
+def _show(done: list[Evaluated], as_json: bool) -> None:
+    import json
+
+    from rich.console import Console
+
+    from bench.reporting.table import print_rows, row
+
+    rows = [(e.record, e.folder) for e in done if e.record]
+    if done and not rows:  # a rank other than 0
+        return
+    print_rows([record for record, _ in rows], Console(stderr=as_json))
+    if as_json:
+        print(json.dumps({"rows": [row(*each) for each in rows]}, ensure_ascii=False, allow_nan=False))
+
+
+def _listed(values: list[str]) -> list[str]:
+    """Names from repeated flags and comma lists, in order, each once. A `file:` value is one path, commas and all."""
+    parts = [p.strip() for v in values for p in ([v] if v.startswith("file:") else v.split(","))]
+    return [part for part in dict.fromkeys(parts) if part]
+
+
+def _options(weights: str | None, settings: list[str]) -> dict[str, Any]:
+    """--weights and --set KEY=VALUE as a table; a value is TOML where it reads as such, else a string.
+
+    Raises SettingsError for a setting without "=", or a key that is no dotted name.
+    """
+    import tomllib
+
+    from bench.errors import SettingsError
+    from bench.settings import merged
+
+    table: dict[str, Any] = {} if weights is None else {"weights": weights}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        path = [part.strip() for part in key.split(".")]
+        if not equals or not all(path):
+            raise SettingsError(f"--set {setting}: expected KEY=VALUE, for example --set ranker.views='[\"blur\"]'")
+        try:
+            parsed = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed = value
+        for part in reversed(path):
+            parsed = {part: parsed}
+        table = merged(table, parsed)
+    return table

@@ -1,0 +1,98 @@
+"""The record a run begins with: what it is (identity), what it was asked with, and where it runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.datasets.split import Split
+from bench.evaluation.protocols import protocol
+from bench.grounding import PipelineCard, PipelineContext
+from bench.runs import provenance
+from bench.runs.record import DataIdentity, Identity, RunRecord, signature
+from bench.settings import Settings
+
+
+def now() -> str:
+    """The time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def blank_record(
+    context: PipelineContext, card: PipelineCard, split: Split, settings: Settings, protocol_name: str
+) -> RunRecord:
+    """The record of a run that has not asked anything yet. Raises UnknownName for the protocol."""
+    rule = protocol(protocol_name)
+    identity = identity_of(context, card, split, settings.run.deterministic)
+    options = {"pipeline": identity.pipeline, "options": identity.options, "device": identity.device}
+    numeric = {"dtype": identity.dtype, "seed": identity.seed, "deterministic": identity.deterministic}
+    return RunRecord(
+        status="running",
+        provenance="run",
+        name=context.name,
+        protocol=rule.name,
+        signature=signature(rule.name, identity.data, rule.hits_at),
+        identity=identity,
+        settings={
+            "run": settings.run.model_dump(mode="json"),
+            "evaluation": settings.evaluation.model_dump(mode="json"),
+        },
+        settings_hash=provenance.settings_hash(options | numeric),
+        argv=provenance.redacted(),
+        started=now(),
+        finished=None,
+        git=provenance.git_state(),
+        environment=provenance.environment(context.device, context.seed, settings.run.deterministic),
+        card=_plain({field.name: getattr(card, field.name) for field in fields(card)}),
+        sessions=0,
+        notes=(),
+        errors={},
+        metrics=None,
+        throughput=None,
+    )
+
+
+def identity_of(context: PipelineContext, card: PipelineCard, split: Split, deterministic: bool) -> Identity:
+    """What must stay the same while a run is continued. Raises WeightsError when a weights file cannot be read."""
+    return Identity(
+        pipeline=context.name,
+        options=_plain(context.options),
+        weights=_weights(card),
+        data=data_identity(split),
+        device=context.device.partition(":")[0],  # which of several equal GPUs it was says nothing
+        dtype=context.dtype,
+        seed=context.seed,
+        deterministic=deterministic,
+    )
+
+
+def data_identity(split: Split) -> DataIdentity:
+    """Which data it is: counts and fingerprint."""
+    counts = split.counts
+    return DataIdentity(
+        split=split.name,
+        fingerprint=split.fingerprint,
+        expressions=counts.expressions,
+        refs=counts.refs,
+        pictures=counts.pictures,
+        partial=split.partial,
+    )
+
+
+def _weights(card: PipelineCard) -> dict[str, str]:
+    """Part -> sha256; the name of the weights where the card gives no hash and the name is no file."""
+    known = {part: name for part, name in card.weights.items() if part not in card.sha256}
+    files = {part: provenance.sha256_file(Path(name)) for part, name in known.items() if Path(name).is_file()}
+    return {**known, **files, **card.sha256}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it, so that what is stored compares equal to what is at hand."""
+    return json.loads(json.dumps(value, default=_jsonable))
+
+
+def _jsonable(value: Any) -> Any:
+    return dict(value) if hasattr(value, "items") else str(value)

@@ -1,0 +1,120 @@
+"""The device and number type of a run, resolved before a pipeline is built; torch is imported only for CUDA."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+
+from bench.errors import DeviceError, MissingPackage
+
+DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
+
+
+def resolve_device(asked: str, local_rank: int | None = None) -> str:
+    """Of auto, cpu, cuda or cuda:1 makes "cpu" or "cuda:N". `local_rank` spreads a machine's ranks over its GPUs.
+
+    Raises DeviceError when a GPU was asked for and torch sees none, with what torch says and what to install.
+    """
+    kind, _, number = asked.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (number and (kind != "cuda" or not number.isdecimal())):
+        raise DeviceError(f"no device is called {asked!r}; known: auto, cpu, cuda, cuda:N")
+    if kind == "cpu" or (kind == "auto" and not _has_driver()):
+        return "cpu"
+    seen = _gpus(required=kind == "cuda")
+    if seen == 0:
+        if kind == "auto":
+            return "cpu"
+        raise DeviceError(f"--device {asked}: {_why_no_gpu()}")
+    index = int(number) if number else (local_rank or 0) % seen
+    if index >= seen:
+        raise DeviceError(
+            f"--device {asked}: torch sees {seen} GPU(s), numbered from 0; take cuda:0 to cuda:{seen - 1}"
+        )
+    return f"cuda:{index}"
+
+
+def resolve_dtype(asked: str, device: str) -> str:
+    """What "auto" means: float32 on a CPU, bfloat16 on CUDA."""
+    return DTYPES[device.partition(":")[0]] if asked == "auto" else asked
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, numpy and, where it is loaded, torch with all its devices."""
+    import numpy as np
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.manual_seed(seed)
+
+
+def make_deterministic() -> None:
+    """Has torch use deterministic algorithms only, in full float32; an operation that has none raises."""
+    # cuBLAS reads this when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def use_device(device: str) -> None:
+    """Makes a GPU the process's own, so that libraries that say only "cuda" mean the same one."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.set_device(device)
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _has_driver() -> bool:
+    """Whether an NVIDIA driver with a GPU is there at all: asked without torch, whose import takes seconds."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return False
+    try:
+        return int(pynvml.nvmlDeviceGetCount()) > 0
+    except pynvml.NVMLError:
+        return False
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _gpus(required: bool) -> int:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        if required:
+            raise MissingPackage("--device cuda needs torch, which is not installed: pip install torch") from None
+        return 0
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _why_no_gpu() -> str:
+    import torch
+
+    from bench.runs.provenance import driver_version
+
+    built, driver = torch.version.cuda, driver_version()
+    if built is None:
+        return (
+            f"torch {torch.__version__} is a wheel without CUDA; install the one for your driver (pytorch.org, "
+            "'Start locally', names it), or use --device cpu"
+        )
+    if driver is None:
+        return (
+            f"torch {torch.__version__} (a wheel for CUDA {built}) sees no GPU, and no NVIDIA driver is there; "
+            "install one, or use --device cpu"
+        )
+    return (
+        f"torch {torch.__version__} is built for CUDA {built} but sees no GPU (driver {driver}, CUDA_VISIBLE_DEVICES="
+        f"{os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}); install a wheel for this driver, or use --device cpu"
+    )

@@ -1,0 +1,72 @@
+"""How far a run is, on stderr: a bar with rate and time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 5.0
+Advance = Callable[[int], None]
+
+
+@contextmanager
+def progress(title: str, total: int, before: int = 0, quiet: bool = False) -> Iterator[Advance]:
+    """Yields `advance(pictures)`. `before` pictures were answered in earlier sessions; the rate leaves them out."""
+    console = Console(stderr=True, quiet=quiet)
+    if console.is_terminal:
+        with _bar(console) as bar:
+            task = bar.add_task(title, total=total, completed=before, rate="")
+            start, done = time.monotonic(), 0
+
+            def advance(pictures: int) -> None:
+                nonlocal done
+                done += pictures
+                rate = done / max(time.monotonic() - start, 1e-9)
+                bar.update(task, advance=pictures, rate=f"{rate:.1f} pictures/s")
+
+            yield advance
+    else:
+        yield _lines(console, title, total, before)
+
+
+def say(line: str) -> None:
+    """One line on stderr."""
+    Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def _lines(console: Console, title: str, total: int, before: int) -> Advance:
+    start = said = time.monotonic()
+    done = 0
+
+    def advance(pictures: int) -> None:
+        nonlocal done, said
+        done += pictures
+        now = time.monotonic()
+        if now - said < LINE_EVERY_S:
+            return
+        said = now
+        rate = done / (now - start)
+        left = (total - before - done) / rate
+        console.print(
+            f"{title}: {before + done}/{total} pictures, {rate:.1f} pictures/s, {left:.0f} s left",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    return advance
