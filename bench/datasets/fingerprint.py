@@ -79,7 +79,7 @@ def difference(
         if missing := sorted(have - lack):
             gone = [s for s in only if s.picture in have - lack]
             said.append(
-                f"{len(missing):,} pictures with {len(gone):,} expressions are only in {name}, not in {other}: "
+                f"{_count(missing, 'picture')} with {_count(gone, 'expression')} only in {name}, not in {other}: "
                 + _few(missing)
             )
     only_a = [s for s in only_a if s.picture in pictures_b]
@@ -90,11 +90,11 @@ def difference(
     same_box, only_a, only_b = _pairs(only_a, only_b, lambda s: (s.picture, s.box))
     if same_box:
         shown = _few([f"{x.text!r} / {y.text!r} (picture {x.picture})" for x, y in same_box])
-        said.append(f"{len(same_box):,} expressions have another text on the same box: {shown}")
+        said.append(f"{_count(same_box, 'expression')} with another text on the same box: {shown}")
     for only, name in ((only_a, names[0]), (only_b, names[1])):
         if only:
-            shown = _few([f"{s.text!r} (picture {s.picture})" for s in only])
-            said.append(f"{len(only):,} expressions are only in {name}: {shown}")
+            shown = _few([f"{s.text!r} (picture {s.picture})" for s in sorted(only)])
+            said.append(f"{_count(only, 'expression')} only in {name}: {shown}")
     return said
 
 
@@ -145,7 +145,7 @@ def _boxes_differ(pairs: list[tuple[Sample, Sample]], names: tuple[str, str]) ->
     b = np.array([y.box for _, y in pairs]) / 100
     far = np.abs(a - b).max(axis=1)
     said = (
-        f"{len(pairs):,} expressions have another box for the same picture and text: largest deviation "
+        f"{_count(pairs, 'expression')} with another box for the same picture and text: largest deviation "
         f"{far.max():.2f} px, median {np.median(far):.2f} px"
     )
     if not far.any():
@@ -155,7 +155,7 @@ def _boxes_differ(pairs: list[tuple[Sample, Sample]], names: tuple[str, str]) ->
     for one, other, name, of in ((a, b, names[1], names[0]), (b, a, names[0], names[1])):
         for what, made in EXPLANATIONS.items():
             if np.abs(made(one) - other).max() < 0.02:
-                return f"{said}; {name}'s boxes are {of}'s {what}"
+                return f"{said}; the boxes of {name} are those of {of} {what}"
     return said
 
 
@@ -172,6 +172,10 @@ EXPLANATIONS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = 
     "moved by one pixel up and to the left": lambda boxes: boxes - 1,
     "with width and height taken for the right and bottom corner": box_xyxy_to_xywh,
 }
+
+
+def _count(things: Sequence[object], name: str) -> str:
+    return f"{len(things):,} {name}{'' if len(things) == 1 else 's'}"
 
 
 def _few(items: Sequence[str], most: int = 3) -> str:
