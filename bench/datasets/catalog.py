@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.datasets.hub import MIRRORS, Mirror
 from bench.datasets.prepared import Header, index_path, pictures_of, read_header, read_index
 from bench.datasets.split import Counts, Part, Split
 from bench.errors import DataError
@@ -30,7 +31,7 @@ class Catalogued:
     """A known data set, prepared from files that the user holds; satisfies the Dataset protocol.
 
     `aliases` are other names of it in split names. `refer` is the folder and the splitBy of its refer files, `stem` how
-    its index lists are called, `hub` the mirror and the prefix of its splits there.
+    its index lists are called, `hub` the mirror that has its pictures too.
     """
 
     name: str
@@ -42,15 +43,17 @@ class Catalogued:
     aliases: tuple[str, ...] = ()
     refer: tuple[str, str] | None = None
     stem: str | None = None
-    hub: tuple[str, str] | None = None
+    hub: Mirror | None = None
 
     @property
     def where(self) -> str:
         """Where annotations and pictures come from, and the command that prepares them."""
         lines = [f"annotations: {self.annotations}", f"pictures: {self.pictures}"]
         if self.hub:
+            revision = "" if self.hub.revision else " --revision COMMIT"
             lines.append(
-                f"or both, without train, from the hub: bench data prepare {self.name} --annotations {self.hub[0]}"
+                f"or both from the hub, for {', '.join(self.hub.parts)}: "
+                f"bench data prepare {self.name} --annotations {self.hub.repo}{revision}"
             )
         lines.append(f"then: bench data prepare {self.name} --annotations PATH --images PATH")
         return "\n".join(lines)
@@ -121,7 +124,7 @@ refcoco = Catalogued(
     aliases=("refcoco-unc",),
     refer=("refcoco", "unc"),
     stem="unc",
-    hub=("jxu124/refcoco-benchmark", "refcoco_unc"),
+    hub=MIRRORS["refcoco"],
 )
 
 refcoco_plus = Catalogued(
@@ -139,7 +142,7 @@ refcoco_plus = Catalogued(
     aliases=("refcoco+-unc", "refcocoplus"),
     refer=("refcoco+", "unc"),
     stem="unc+",
-    hub=("jxu124/refcoco-benchmark", "refcoco_plus_unc"),
+    hub=MIRRORS["refcoco+"],
 )
 
 refcocog = Catalogued(
@@ -156,7 +159,7 @@ refcocog = Catalogued(
     aliases=("refcocog-umd",),
     refer=("refcocog", "umd"),
     stem="gref_umd",
-    hub=("jxu124/refcoco-benchmark", "refcocog_umd"),
+    hub=MIRRORS["refcocog"],
 )
 
 refcocog_google = Catalogued(
@@ -168,7 +171,7 @@ refcocog_google = Catalogued(
     pictures=COCO_PICTURES,
     refer=("refcocog", "google"),
     stem="gref",
-    hub=("jxu124/refcoco-benchmark", "refcocog_google"),
+    hub=MIRRORS["refcocog-google"],
 )
 
 referit = Catalogued(
@@ -181,7 +184,7 @@ referit = Catalogued(
     aliases=("refclef",),
     refer=("refclef", "berkeley"),
     stem="referit",
-    hub=("jxu124/refclef-benchmark", "refclef_berkeley"),
+    hub=MIRRORS["referit"],
 )
 
 flickr30k = Catalogued(
@@ -197,3 +200,14 @@ flickr30k = Catalogued(
 )
 
 CATALOGUE = (refcoco, refcoco_plus, refcocog, refcocog_google, referit, flickr30k)
+
+# What files are mistaken for: every published part, the Google split of RefCOCO, and val sets of a hub mirror
+# (lmms-lab) that put the UNC or UMD and the Google split into one (spec/pipelines.md 5.4).
+LOOKALIKES: tuple[tuple[str, Part], ...] = (
+    *((f"{dataset.name}-{part.name}", part) for dataset in CATALOGUE for part in dataset.parts),
+    ("RefCOCO's Google split, train", Part("train", None, 40_000, 19_213)),
+    ("RefCOCO's Google split, val", Part("val", None, 5_000, 4_559)),
+    ("RefCOCO's Google split, test", Part("test", None, 5_000, 4_527)),
+    ("refcoco-val and the Google split's val in one", Part("val", None, 8_811)),
+    ("refcocog-val and refcocog-google-val in one", Part("val", None, 7_573)),
+)

@@ -217,6 +217,7 @@ class Pictures:
 
     def missing(self, scenes: Sequence[Scene]) -> list[str]:
         """Files of `scenes` that are in no root (or there twice with different content); none is decoded."""
+        self._open()  # a broken zip file is an error of its own, not a thousand missing pictures
         return [scene.file for scene in scenes if not self._there(scene.file)]
 
     def _there(self, file: str) -> bool:

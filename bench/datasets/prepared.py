@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -120,6 +121,22 @@ def pictures_of(resolved: Resolved, dataset: str) -> Pictures:
     """The source of a data set's pictures. Without any root each load raises PictureError with the command to run."""
     hint = f"`bench data prepare {dataset} --images PATH` or bench.toml [data.pictures] says where they are"
     return Pictures(picture_roots(resolved, dataset), hint=hint)
+
+
+def store_pictures(pictures: Iterable[tuple[str, bytes]], target: Path) -> None:
+    """Writes (name, bytes) of encoded pictures to a zip file, uncompressed, whole or not at all. Raises DataError."""
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+            for name, data in pictures:
+                archive.writestr(name, data)
+        part.replace(target)
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror}); free space or set BENCH_HOME") from None
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, data: bytes) -> None:

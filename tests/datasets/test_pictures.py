@@ -218,6 +218,8 @@ def test_broken_zips(tmp_path: Path) -> None:
     path.write_bytes(b"PK no more")
     with pytest.raises(PictureError, match=r"pictures\.zip: not a zip"):
         Pictures([path]).load(scene("a.jpg"))
+    with pytest.raises(PictureError, match=r"pictures\.zip: not a zip"):
+        Pictures([path]).missing([scene("a.jpg")])
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.jpg", jpeg())
     data = bytearray(path.read_bytes())

@@ -1,0 +1,79 @@
+"""A split by its name: `refcoco-testA`, `refcocog-umd-val`, `shapes-val`, or people's own data as `file:PATH.jsonl`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from bench import registry
+from bench.datasets.jsonl import read_jsonl
+from bench.datasets.pictures import Pictures
+from bench.datasets.split import Dataset, Part, Split
+from bench.errors import UnknownName, UsageError
+from bench.settings import Resolved
+
+FILE = "file:"
+
+
+def load_split(name: str, resolved: Resolved) -> Split:
+    """The split called `name`; `resolved` says where prepared data and pictures lie.
+
+    Raises UnknownName with the nearest names, and DataError with the command that prepares it when it is not at hand.
+    """
+    if name.startswith(FILE):
+        return _own(Path(name.removeprefix(FILE)).expanduser(), resolved)
+    dataset, part = find_split(name)
+    return dataset.load(part.name, resolved)
+
+
+def find_split(name: str) -> tuple[Dataset, Part]:
+    """The data set and the part that a split's name means. Raises UnknownName with the nearest split names.
+
+    UsageError for `file:` names, which belong to no data set.
+    """
+    if name.startswith(FILE):
+        raise UsageError(f"{name}: people's own data has no parts; it is read as it is")
+    head, _, tail = name.rpartition("-")
+    dataset = find_dataset(head)
+    part = next((p for p in dataset.parts if p.name == tail), None) if dataset else None
+    if dataset is None or part is None:
+        raise UnknownName(
+            "split", name, split_names(), hint="`bench data list` shows them; your own data: file:PATH.jsonl"
+        )
+    return dataset, part
+
+
+def splits_of(name: str) -> list[str]:
+    """The splits that `name` means: every part of a data set, or the one split. Raises UnknownName."""
+    if dataset := find_dataset(name):
+        return [f"{dataset.name}-{part.name}" for part in dataset.parts]
+    dataset, part = find_split(name)
+    return [f"{dataset.name}-{part.name}"]
+
+
+def find_dataset(name: str) -> Dataset | None:
+    """The data set called `name` or known under it (`refcocog-umd` is `refcocog`); None when there is none."""
+    if name in registry.names(registry.DATASETS):
+        return registry.dataset(name)
+    return next((d for d in datasets() if name in getattr(d, "aliases", ())), None)
+
+
+def datasets() -> Iterable[Dataset]:
+    """Every registered data set, in order of name."""
+    return (registry.dataset(name) for name in registry.names(registry.DATASETS))
+
+
+def split_names() -> list[str]:
+    """Every split of every registered data set, by data set and then in the data set's own order."""
+    return [f"{dataset.name}-{part.name}" for dataset in datasets() for part in dataset.parts]
+
+
+def _own(path: Path, resolved: Resolved) -> Split:
+    """A JSONL of the user's; pictures lie relative to it, or in [data.pictures] file."""
+    scenes = tuple(read_jsonl(path))
+    roots = [path.resolve().parent]
+    if named := resolved.settings.data.pictures.get("file"):
+        roots.insert(0, (resolved.folder / Path(named).expanduser()).resolve())
+    # Not nested: a missing picture must not set off a search through all of the user's files.
+    pictures = Pictures(roots, nested=False, hint=f"names of pictures start at {roots[0]}")
+    return Split(f"{FILE}{path.stem}", str(path), scenes, pictures, terms="your own data")

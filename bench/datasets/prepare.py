@@ -1,0 +1,190 @@
+"""`bench data prepare`: the user's files -> the compact index, once their counts are the published ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench.datasets.catalog import LOOKALIKES, Catalogued, mismatches
+from bench.datasets.fingerprint import difference, fingerprint
+from bench.datasets.load import find_dataset, find_split
+from bench.datasets.pictures import Pictures
+from bench.datasets.prepared import (
+    Header,
+    SourceFile,
+    dataset_folder,
+    index_path,
+    picture_roots,
+    pictures_of,
+    read_index,
+    remember_pictures,
+    write_index,
+)
+from bench.datasets.sources import Asked, Source, find_source
+from bench.datasets.split import Counts, Split
+from bench.errors import DataError, UsageError
+from bench.grounding import Scene
+from bench.settings import Resolved
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One split made ready. `changed` says how its content differs from what was prepared before (empty: it does not);
+    `missing_pictures` is None when no place with pictures is known."""
+
+    split: str
+    path: Path
+    header: Header
+    changed: tuple[str, ...]
+    missing_pictures: int | None
+
+
+def prepare(
+    name: str,
+    annotations: str | None,
+    images: Sequence[Path],
+    resolved: Resolved,
+    asked: Asked,
+    say: Say = lambda line: None,
+) -> list[Prepared]:
+    """Prepares a data set or one split from `annotations` (a path or a hub mirror) and stores where `images` are.
+
+    Without annotations only the places of the pictures are stored. Raises UnknownName, UsageError for a data set that
+    is not prepared this way, DataError for files that do not hold it or hold other counts than its authors published.
+    """
+    dataset, part = _target(name)
+    return prepare_dataset(dataset, annotations, images, resolved, replace(asked, part=part), say)
+
+
+def prepare_dataset(
+    dataset: Catalogued,
+    annotations: str | None,
+    images: Sequence[Path],
+    resolved: Resolved,
+    asked: Asked,
+    say: Say = lambda line: None,
+) -> list[Prepared]:
+    """`prepare`, given the data set itself. Everything is read and counted before anything is written."""
+    if annotations is None and not images:
+        raise UsageError(
+            f"nothing to prepare {dataset.name} from: give --annotations, --images or both\n{dataset.where}"
+        )
+    _check_images(images)
+    made: list[tuple[str, Header, Sequence[Scene]]] = []
+    if annotations is not None:
+        source = find_source(dataset, annotations, asked, resolved.home, resolved.settings.run.offline)
+        made = _read(dataset, source, asked, say)
+    if images:
+        remember_pictures(resolved.home, dataset.name, images)
+    done = []
+    for part, header, scenes in made:
+        path = index_path(resolved.home, dataset.name, part)
+        changed = _changes(path, header, scenes)
+        write_index(path, header, scenes)
+        if source.unpack:
+            say(f"{dataset.name}-{part}: storing the pictures of the mirror")
+            source.unpack(part, dataset_folder(resolved.home, dataset.name) / f"{part}-pictures.zip")
+        done.append(Prepared(f"{dataset.name}-{part}", path, header, changed, None))
+    return _with_pictures(dataset, done, resolved) if made else _already(dataset, asked.part, resolved)
+
+
+def _target(name: str) -> tuple[Catalogued, str | None]:
+    """The data set and the one part (None: all) that a name means."""
+    dataset = find_dataset(name)
+    part = None
+    if dataset is None:
+        dataset, found = find_split(name)
+        part = found.name
+    if not isinstance(dataset, Catalogued):
+        raise UsageError(f"{dataset.name} is not prepared with this command\n{dataset.where}")
+    return dataset, part
+
+
+def _check_images(images: Sequence[Path]) -> None:
+    for path in images:
+        if not path.exists():
+            raise DataError(f"{path}: not there; --images is a folder or a zip file with the pictures")
+        Pictures([path]).missing([])  # a file that is no zip is refused here
+
+
+def _read(dataset: Catalogued, source: Source, asked: Asked, say: Say) -> list[tuple[str, Header, Sequence[Scene]]]:
+    """Header and scenes of every part that is there. Raises DataError when counts are not the published ones."""
+    parts = source.parts if asked.part is None else (asked.part,)
+    if not set(parts) <= set(source.parts):
+        raise DataError(
+            f"{dataset.name}-{asked.part}: not among the files; there: {', '.join(source.parts) or 'nothing'}"
+        )
+    made: list[tuple[str, Header, Sequence[Scene]]] = []
+    for part in parts:
+        say(f"{dataset.name}-{part}: reading")
+        scenes = tuple(source.read(part))
+        counts = Split("", "", scenes, Pictures([])).counts
+        wrong = mismatches(dataset.part(part), counts)
+        if wrong and not asked.subset:
+            raise DataError(_other_counts(dataset, part, source, counts, wrong))
+        made.append(
+            (
+                part,
+                Header(
+                    dataset=dataset.name,
+                    part=part,
+                    format=source.format,
+                    counts=counts,
+                    fingerprint=fingerprint(scenes),
+                    sources=tuple(_described(path) for path in source.files(part)),
+                    protocol=source.protocol,
+                    revision=source.revision,
+                    partial=bool(wrong),
+                ),
+                scenes,
+            )
+        )
+    return made
+
+
+def _other_counts(dataset: Catalogued, part: str, source: Source, counts: Counts, wrong: Sequence[str]) -> str:
+    files = ", ".join(str(path) for path in source.files(part))
+    lines = [f"{dataset.name}-{part}: {files} does not hold what its authors published:", *(f"  {w}" for w in wrong)]
+    if alike := [name for name, other in LOOKALIKES if not mismatches(other, counts)]:
+        lines.append(f"these are the counts of {' or '.join(alike)}")
+    lines.append("if you mean to use only some of its expressions, add --subset: it can be run, and no table shows it")
+    return "\n".join(lines)
+
+
+def _described(path: Path) -> SourceFile:
+    with path.open("rb") as file:
+        return SourceFile(str(path.resolve()), path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _changes(path: Path, header: Header, scenes: Sequence[Scene]) -> tuple[str, ...]:
+    """How the new content differs from the index that `path` holds; empty when it does not, or there is none."""
+    if not path.is_file():
+        return ()
+    with suppress(DataError):  # a broken index is no loss: it is being replaced
+        old, before = read_index(path)
+        if old.fingerprint != header.fingerprint:
+            names = (f"what was prepared before ({old.format})", f"these files ({header.format})")
+            return tuple(difference(before, scenes, names))
+    return ()
+
+
+def _with_pictures(dataset: Catalogued, done: Sequence[Prepared], resolved: Resolved) -> list[Prepared]:
+    """`done` with the number of pictures that are nowhere to be found."""
+    if not picture_roots(resolved, dataset.name):
+        return list(done)
+    pictures = pictures_of(resolved, dataset.name)
+    return [Prepared(p.split, p.path, p.header, p.changed, len(pictures.missing(read_index(p.path)[1]))) for p in done]
+
+
+def _already(dataset: Catalogued, part: str | None, resolved: Resolved) -> list[Prepared]:
+    """The splits that were prepared before, when only pictures were given."""
+    names = [part] if part else [p.name for p in dataset.parts]
+    ready = [name for name in names if dataset.ready(name, resolved)]
+    path = {name: index_path(resolved.home, dataset.name, name) for name in ready}
+    done = [Prepared(f"{dataset.name}-{n}", path[n], dataset.header(n, resolved), (), None) for n in ready]
+    return _with_pictures(dataset, done, resolved)

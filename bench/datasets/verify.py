@@ -1,0 +1,109 @@
+"""Whether a split is what it says: counts, fingerprint, and every picture there, whole and of the annotated size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from bench.datasets.catalog import mismatches
+from bench.datasets.fingerprint import fingerprint
+from bench.datasets.load import FILE, find_split, load_split, splits_of
+from bench.datasets.pictures import check_size
+from bench.datasets.split import Counts, Split
+from bench.errors import PictureError
+from bench.grounding import PictureSource, Scene
+from bench.settings import Resolved
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was found of one split. `missing` names files; `broken` and `other_size` are messages that name them."""
+
+    split: str
+    counts: Counts
+    fingerprint: str
+    partial: bool
+    annotations: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
+    other_size: tuple[str, ...] = ()
+    pictures_checked: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not (self.annotations or self.missing or self.broken or self.other_size)
+
+
+def verify(
+    name: str, resolved: Resolved, threads: int = 4, pictures: bool = True, progress: Progress | None = None
+) -> list[Verified]:
+    """Checks one split, or every part of a data set that is at hand; `progress` is told of each picture done.
+
+    Raises UnknownName, and DataError when nothing of the data set is at hand.
+    """
+    names = [name] if name.startswith(FILE) else splits_of(name)
+    ready = [n for n in names if n.startswith(FILE) or _ready(n, resolved)]
+    # With nothing at hand, loading says how to get it.
+    return [_verify(load_split(n, resolved), threads, pictures, progress) for n in ready or names[:1]]
+
+
+def _ready(name: str, resolved: Resolved) -> bool:
+    dataset, part = find_split(name)
+    return dataset.ready(part.name, resolved)
+
+
+def _verify(split: Split, threads: int, pictures: bool, progress: Progress | None) -> Verified:
+    real = fingerprint(split.scenes)
+    found = Verified(split.name, split.counts, real, split.partial, tuple(_annotation_problems(split, real)))
+    if not pictures:
+        return found
+    gone = set(split.pictures.missing(split.scenes))
+    there = [scene for scene in split.scenes if scene.file not in gone]
+    broken, other_size = _open_all(split.pictures, there, threads, progress)
+    return replace(
+        found,
+        missing=tuple(scene.file for scene in split.scenes if scene.file in gone),
+        broken=tuple(broken),
+        other_size=tuple(other_size),
+        pictures_checked=len(there),
+    )
+
+
+def _annotation_problems(split: Split, real: str) -> list[str]:
+    """Counts other than the published ones, and a stored fingerprint that is not that of the scenes."""
+    problems = []
+    if not (split.name.startswith(FILE) or split.partial):
+        problems += mismatches(find_split(split.name)[1], split.counts)
+    if split.fingerprint != real:
+        problems.append(f"fingerprint: {split.fingerprint[:12]} stored, {real[:12]} found; prepare the data set again")
+    return problems
+
+
+def _open_all(
+    source: PictureSource, scenes: Sequence[Scene], threads: int, progress: Progress | None
+) -> tuple[list[str], list[str]]:
+    """Messages about pictures that cannot be read, and about those of another size than annotated."""
+
+    def check(scene: Scene) -> tuple[str | None, str | None]:
+        try:
+            picture = source.load(replace(scene, width=None, height=None))
+        except PictureError as error:
+            return str(error), None
+        try:
+            check_size(scene, picture)
+        except PictureError as error:
+            return None, str(error)
+        return None, None
+
+    broken, other_size = [], []
+    with ThreadPoolExecutor(threads) as pool:
+        for unreadable, resized in pool.map(check, scenes):
+            broken += [unreadable] if unreadable else []
+            other_size += [resized] if resized else []
+            if progress:
+                progress(1)
+    return broken, other_size
