@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import reprlib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from bench.errors import DataError
 from bench.grounding import Box, Expression, Scene
 
 BoxFormat = Literal["xyxy", "xywh"]
+INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # control and format characters, white space
 MEANING = {"xyxy": "left, top, right, bottom", "xywh": "left, top, width, height"}
 
 
@@ -61,7 +63,7 @@ def checked_text(text: object, where: str) -> str:
     if not isinstance(text, str):
         raise DataError(f"{where}: the expression should be text, not {_short(text)}")
     text = text.strip()
-    if not any(c.isprintable() and not c.isspace() for c in text):
+    if not any(c.isalnum() or unicodedata.category(c) not in INVISIBLE for c in text):
         raise DataError(f"{where}: the expression is empty; write one or drop the row")
     try:
         text.encode()

@@ -1,0 +1,155 @@
+"""Index lists in every layout, made on the spot, and the four real ones where they are at hand."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.datasets.index_lists import read_index_list
+from bench.errors import DataError, UnknownName, UnsafePickle
+
+SHARED = Path(os.environ.get("BENCH_SHARED") or Path(__file__).parents[3] / "shared")
+COCO = "COCO_train2014_000000000716.jpg"
+ATTRIBUTES = [("r1", ["man"]), ("r8", ["none"])]
+
+
+def saved(folder: Path, *rows: object) -> Path:
+    (folder / "l.pth").write_bytes(pickle.dumps(list(rows), 2))
+    return folder / "l.pth"
+
+
+def expressions(path: Path, *args: str):
+    return [e for scene in read_index_list(path, *args) for e in scene.expressions]
+
+
+def test_labelled_rows(tmp_path):
+    path = saved(
+        tmp_path,
+        (COCO, "225429.pth", [407.6, 133.24, 226.67, 190.33], "man on right", ATTRIBUTES),
+        ("COCO_train2014_000000000154.jpg", "9.pth", [1, 2, 3, 4], "zebra", ATTRIBUTES),
+        (COCO, "234014.pth", [464.32, 303.49, 174.53, 176.51], " person  in corner ", ATTRIBUTES),
+    )
+    scenes = read_index_list(path, "refcoco")
+    assert [(s.id, s.file, s.width) for s in scenes] == [("716", COCO, None), ("154", scenes[1].file, None)]
+    first, second = scenes[0].expressions
+    assert (first.id, second.id, scenes[1].expressions[0].id) == ("0", "2", "1")  # the row numbers
+    assert (first.ref_id, second.ref_id) == ("225429", "234014")
+    assert first.box == (407.6, 133.24, 407.6 + 226.67, 133.24 + 190.33)
+    assert second.text == "person  in corner"
+
+
+@pytest.mark.parametrize("dataset", ["unc", "unc+", "gref", "gref_umd", "refcoco+", "refcocog", "refcocog-google"])
+def test_coco_boxes_are_xywh(tmp_path, dataset):
+    path = saved(tmp_path, (COCO, "1.pth", [10, 20, 5, 6], "man", ATTRIBUTES))
+    assert expressions(path, dataset)[0].box == (10, 20, 15, 26)
+    with pytest.raises(DataError, match=r"row 0: .* read as left, top, right, bottom, has width -5"):
+        read_index_list(path, dataset, "xyxy")
+
+
+def test_referit_and_flickr_boxes_are_corners(tmp_path):
+    path = saved(tmp_path, ("9739.jpg", "9739_7.pth", [322, 303, 359, 372], "right black bag", ATTRIBUTES))
+    (one,) = expressions(path, "referit")
+    assert (one.box, one.ref_id) == ((322, 303, 359, 372), "9739_7")
+    assert expressions(path, "referit", "xywh")[0].box == (322, 303, 681, 675)
+    path = saved(tmp_path, ("10.jpg", np.array([53, 45, 110, 203], np.float32), "man"))
+    for dataset in ("flickr", "flickr30k"):
+        (one,) = expressions(path, dataset)
+        assert (one.box, one.ref_id, one.text) == ((53, 45, 110, 203), None, "man")
+        assert all(type(v) is float for v in one.box)
+
+
+def test_pseudo_labels_have_no_ref(tmp_path):
+    path = saved(tmp_path, [COCO, "useless placeholder", [1.0, 2.0, 3.0, 4.0], "left man", "useless placeholder"])
+    assert expressions(path, "unc")[0].ref_id is None
+
+
+def test_lists_of_hivg_and_oneref(tmp_path):
+    path = saved(
+        tmp_path,
+        [COCO, {"height": 480, "width": 640}, [1.0, 2.0, 3.0, 4.0], "man", [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]],
+    )
+    (first,) = read_index_list(path, "unc")
+    assert (first.width, first.height, first.expressions[0].ref_id) == (640, 480, None)
+    path = saved(tmp_path, ["10.jpg", "flickr", [10, 20, 5, 6], "dog", [[]]])
+    assert expressions(path, "flickr")[0].box == (10, 20, 15, 26)  # mixed lists are xywh throughout
+
+
+GOOD = [COCO, "1.pth", [1, 2, 3, 4], "man", ATTRIBUTES]
+BAD_ROWS = {
+    "four columns": ([COCO, [1, 2, 3, 4], "man", "x"], "it has 4 columns"),
+    "three numbers": ([COCO, "1.pth", [1, 2, 3], "man", []], "a box should be 4 numbers"),
+    "text in a box": ([COCO, "1.pth", [1, 2, 3, "4"], "man", []], "a box should be 4 numbers"),
+    "truth in a box": ([COCO, "1.pth", [1, 2, 3, True], "man", []], "a box should be 4 numbers"),
+    "box of boxes": ([COCO, "1.pth", np.ones((4, 4)), "man", []], "a box should be 4 numbers"),
+    "no box": ([COCO, "1.pth", None, "man", []], "a box should be 4 numbers"),
+    "NaN": ([COCO, "1.pth", [1, 2, 3, float("nan")], "man", []], "NaN or infinity"),
+    "infinity": ([COCO, "1.pth", [1, 2, float("inf"), 3], "man", []], "NaN or infinity"),
+    "beyond floats": ([COCO, "1.pth", [1, 2, 10**400, 3], "man", []], "NaN or infinity"),
+    "no width": ([COCO, "1.pth", [1, 2, 0, 3], "man", []], "has width 0 and height 3"),
+    "negative height": ([COCO, "1.pth", [1, 2, 3, -4], "man", []], "height -4"),
+    "empty phrase": ([COCO, "1.pth", [1, 2, 3, 4], " \n", []], "the expression is empty"),
+    "nothing to see": ([COCO, "1.pth", [1, 2, 3, 4], "\u200b\u200e", []], "the expression is empty"),
+    "half a character": ([COCO, "1.pth", [1, 2, 3, 4], "a \ud83d", []], "half a character"),
+    "number for a phrase": ([COCO, "1.pth", [1, 2, 3, 4], 7, []], "should be text"),
+    "folder": (["train2014/" + COCO, "1.pth", [1, 2, 3, 4], "man", []], "without folders"),
+    "backslash": (["..\\x.jpg", "1.pth", [1, 2, 3, 4], "man", []], "backslash"),
+    "two dots": (["..", "1.pth", [1, 2, 3, 4], "man", []], "leads out"),
+    "drive": (["C:x.jpg", "1.pth", [1, 2, 3, 4], "man", []], "leads out"),
+    "no name": (["", "1.pth", [1, 2, 3, 4], "man", []], "file name"),
+    "NUL in a name": (["a\0.jpg", "1.pth", [1, 2, 3, 4], "man", []], "file name"),
+    "size of nothing": (
+        [COCO, {"height": 0, "width": 640}, [1, 2, 3, 4], "man", []],
+        "height should be a whole number",
+    ),
+    "size of text": ([COCO, {"height": 480, "width": "640"}, [1, 2, 3, 4], "man", []], "width should be a whole"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_a_wrong_row_is_named(tmp_path, name):
+    row, message = BAD_ROWS[name]
+    with pytest.raises(DataError, match=rf"l\.pth: row 2: .*{message}"):
+        read_index_list(saved(tmp_path, GOOD, GOOD, row), "unc")
+
+
+def test_a_picture_has_one_size(tmp_path):
+    def row(width):
+        return [COCO, {"height": 480, "width": width}, [1, 2, 3, 4], "man", []]
+
+    with pytest.raises(DataError, match=r"expression 1 says that .*716\.jpg is 639 x 480 pixels, an earlier one 640"):
+        read_index_list(saved(tmp_path, row(640), row(639)), "unc")
+
+
+def test_other_refusals(tmp_path):
+    with pytest.raises(UnknownName, match="did you mean 'unc'"):
+        read_index_list(saved(tmp_path, GOOD), "uncc")
+    assert read_index_list(saved(tmp_path, GOOD), "my-own", "xywh")
+    with pytest.raises(DataError, match="holds no expressions"):
+        read_index_list(saved(tmp_path), "unc")
+    (tmp_path / "l.pth").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(UnsafePickle, match=r"os\.system"):
+        read_index_list(tmp_path / "l.pth", "unc")
+
+
+@pytest.mark.parametrize(
+    "name, expressions, refs, pictures",
+    [
+        ("unc_val", 10_834, 3_811, 1_500),
+        ("gref_umd_val", 4_896, 2_573, 1_300),
+        ("referit_val", 5_842, 4_866, 1_000),
+        ("flickr_val", 14_433, None, 1_000),
+    ],
+)
+def test_the_real_lists(name, expressions, refs, pictures):
+    file = SHARED / f"data/index/{name}.pth"
+    if not file.exists():
+        pytest.skip("needs the real index lists")
+    scenes = read_index_list(file, name.removesuffix("_val"))
+    every = [e for s in scenes for e in s.expressions]
+    assert (len(every), len(scenes)) == (expressions, pictures)
+    assert len({e.ref_id for e in every} - {None}) == (refs or 0)
+    assert max(e.box[2] for e in every) <= 640

@@ -1,0 +1,161 @@
+"""Our own format: what people may write, and what they are told when it is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.datasets import jsonl
+from bench.datasets.jsonl import read_jsonl
+from bench.errors import DataError
+
+SHARED = Path(os.environ.get("BENCH_SHARED") or Path(__file__).parents[3] / "shared")
+GOOD = {"image": "a.jpg", "text": "the cup", "box_xyxy": [1, 2, 3, 4]}
+
+
+def put(folder: Path, *lines: object) -> Path:
+    text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+    (folder / "d.jsonl").write_text(text, "utf-8")
+    return folder / "d.jsonl"
+
+
+def test_every_key(tmp_path):
+    full = {
+        "image": "street/0001.jpg", "expression": "the red car", "box_xywh": [12.5, 40, 300, 211], "id": "x7",
+        "width": 640, "height": 480, "ref_id": 12, "kind": "colour", "category": "car", "split": "val", "row": 3,
+    }  # fmt: skip
+    (scene,) = read_jsonl(put(tmp_path, full))
+    assert (scene.id, scene.file, scene.width, scene.height) == ("0001", "street/0001.jpg", 640, 480)
+    (one,) = scene.expressions
+    assert (one.id, one.text, one.box) == ("x7", "the red car", (12.5, 40, 312.5, 251))
+    assert (one.ref_id, one.kind, one.category, one.also) == ("12", "colour", "car", ())
+
+
+def test_the_docstring_names_every_key_and_its_example_is_read(tmp_path):
+    assert all(key in jsonl.__doc__ for key in jsonl.KEYS)
+    example = next(line for line in jsonl.__doc__.splitlines() if line.strip().startswith("{"))
+    assert read_jsonl(put(tmp_path, example))[0].expressions[0].text == "the red car on the left"
+
+
+def test_ids_without_an_id(tmp_path):
+    path = put(tmp_path, GOOD, "", {**GOOD, "split": "val", "row": 0}, {**GOOD, "row": 5}, {**GOOD, "id": 9})
+    assert [e.id for e in read_jsonl(path)[0].expressions] == ["1", "val:0", "4", "9"]
+
+
+def test_pictures_in_order_and_sizes_that_only_some_lines_give(tmp_path):
+    path = put(tmp_path, GOOD, {**GOOD, "image": "b/a.jpg"}, {**GOOD, "width": 10, "height": 20})
+    first, second = read_jsonl(path)
+    assert (first.file, first.width, first.height, len(first.expressions)) == ("a.jpg", 10, 20, 2)
+    assert (first.id, second.id) == ("a.jpg", "b/a.jpg")  # both would be "a"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the 🐕‍🦺 next to the 👩🏽‍🚀",
+        "الرجل الذي يرتدي قميصا أحمر",
+        "האיש משמאל \u202b12\u202c",
+        "左边的红色汽车",
+        " ".join(f"word{n}" for n in range(500)),
+        "line one\nline two",
+        "?",
+        "🐕",
+        "\U000105c0 of a script that this Python may not know yet",
+    ],
+)
+def test_any_language_and_length(tmp_path, text):
+    assert read_jsonl(put(tmp_path, {**GOOD, "text": text}))[0].expressions[0].text == text
+    escaped = json.dumps({**GOOD, "text": text}, ensure_ascii=False)
+    assert read_jsonl(put(tmp_path, escaped))[0].expressions[0].text == text
+
+
+def test_a_byte_order_mark_and_windows_line_ends(tmp_path):
+    (tmp_path / "w.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\r\n")
+    assert len(read_jsonl(tmp_path / "w.jsonl")) == 1
+
+
+BAD = {
+    "unknown key": ({**GOOD, "boxxyxy": 1}, "the key 'boxxyxy' is not known; did you mean 'box_xyxy'"),
+    "far key": ({**GOOD, "zzz": 1}, "known: image, text"),
+    "no image": ({"text": "x", "box_xyxy": [1, 2, 3, 4]}, "the key 'image' is missing"),
+    "no text": ({"image": "a.jpg", "box_xyxy": [1, 2, 3, 4]}, "one of 'text' and 'expression' is needed, and neither"),
+    "two texts": ({**GOOD, "expression": "y"}, "and both are given"),
+    "no box": ({"image": "a.jpg", "text": "x"}, "one of 'box_xyxy' and 'box_xywh' is needed, and neither"),
+    "two boxes": ({**GOOD, "box_xywh": [1, 2, 3, 4]}, "both are given"),
+    "empty text": ({**GOOD, "text": ""}, "the expression is empty"),
+    "white text": ({**GOOD, "text": " \t\u00a0\n"}, "the expression is empty"),
+    "null text": ({**GOOD, "text": None}, "should be text"),
+    "half a character": (json.dumps(GOOD).replace("the cup", "\\ud83d"), "half a character"),
+    "NaN": ({**GOOD, "box_xyxy": [1, 2, float("nan"), 4]}, "NaN or infinity"),
+    "infinity": ({**GOOD, "box_xyxy": [1, 2, float("inf"), 4]}, "NaN or infinity"),
+    "inverted": ({**GOOD, "box_xyxy": [3, 2, 1, 4]}, "width -2"),
+    "no area": ({"image": "a.jpg", "text": "x", "box_xywh": [3, 2, 1, 0]}, "height 0"),
+    "text box": ({**GOOD, "box_xyxy": "1 2 3 4"}, "4 numbers"),
+    "dict box": ({**GOOD, "box_xyxy": {"x1": 1}}, "4 numbers"),
+    "absolute": ({**GOOD, "image": "/etc/passwd"}, "leads out"),
+    "upwards": ({**GOOD, "image": "a/../../b.jpg"}, "leads out"),
+    "drive": ({**GOOD, "image": "C:/b.jpg"}, "leads out"),
+    "backslash": ({**GOOD, "image": "a\\b.jpg"}, "write folders with /"),
+    "folder": ({**GOOD, "image": "a/"}, "leads out"),
+    "null image": ({**GOOD, "image": None}, "file name should be text"),
+    "null id": ({**GOOD, "id": None}, "an id should be"),
+    "float id": ({**GOOD, "id": 1.5}, "'id' should be text or a whole number"),
+    "empty kind": ({**GOOD, "kind": " "}, "'kind' should be text"),
+    "width 0": ({**GOOD, "width": 0}, "width should be a whole number"),
+    "half a width": ({**GOOD, "width": 1.5}, "width should be a whole number"),
+    "no JSON": ("{", "not a JSON object"),
+    "list": ("[1]", "a line should be a JSON object"),
+    "key twice": ('{"image": "a.jpg", "image": "b.jpg"}', "a key is given twice"),
+    "nested without end": ("[" * 100_000, "not a JSON object"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_wrong_line_is_named(tmp_path, name):
+    line, message = BAD[name]
+    with pytest.raises(DataError, match=rf"d\.jsonl: line 3: .*{message}"):
+        read_jsonl(put(tmp_path, GOOD, "", line))
+
+
+def test_an_id_given_twice_names_both_lines(tmp_path):
+    with pytest.raises(DataError, match=r"line 3: the id '7' is already that of line 1"):
+        read_jsonl(put(tmp_path, {**GOOD, "id": "7"}, GOOD, {**GOOD, "id": 7}))
+
+
+def test_sizes_that_contradict(tmp_path):
+    with pytest.raises(DataError, match=r"a\.jpg is 11 x 5 pixels, an earlier one 10 x 5"):
+        read_jsonl(put(tmp_path, {**GOOD, "width": 10, "height": 5}, {**GOOD, "width": 11, "height": 5}))
+
+
+def test_empty_missing_and_foreign_files(tmp_path):
+    with pytest.raises(DataError, match="holds no expressions"):
+        read_jsonl(put(tmp_path))
+    with pytest.raises(DataError, match="cannot be read"):
+        read_jsonl(tmp_path / "absent.jsonl")
+    (tmp_path / "x.jsonl").write_bytes("é".encode("latin-1"))
+    with pytest.raises(DataError, match="line 1: not a JSON object in UTF-8"):
+        read_jsonl(tmp_path / "x.jsonl")
+
+
+@given(line=st.dictionaries(st.sampled_from(jsonl.KEYS), st.none() | st.integers() | st.text() | st.lists(st.floats())))
+def test_anything_else_is_a_data_error_too(tmp_path_factory, line):
+    path = put(tmp_path_factory.mktemp("h"), line)
+    try:
+        scenes = read_jsonl(path)
+    except DataError as error:
+        assert "d.jsonl" in str(error)
+    else:
+        assert len(scenes) == 1
+
+
+@pytest.mark.skipif(not (SHARED / "data/pictures/expressions.jsonl").exists(), reason="needs the real pictures")
+def test_the_real_pictures():
+    scenes = read_jsonl(SHARED / "data/pictures/expressions.jsonl")
+    assert (len(scenes), sum(len(s.expressions) for s in scenes)) == (4, 32)
+    assert scenes[0].expressions[0].id == "refcoco-testB:0"
+    assert (scenes[0].id, scenes[0].width, scenes[0].height) == ("154", 427, 640)
