@@ -78,18 +78,16 @@ def _parse(path: Path, text: str, doubled: list[str]) -> dict[str, Any] | list[A
         return table
 
     decoder = json.JSONDecoder(object_pairs_hook=first_kept)
-    if path.suffix.lower() not in (".jsonl", ".ndjson"):
+    if path.suffix.lower() not in (".jsonl", ".ndjson") and not _is_lines(text):
         try:
             whole = decoder.decode(text)
         except RecursionError:
             raise DataError(f"{path}: nested too deeply to be a file of boxes") from None
         except ValueError as error:
-            if "\n" not in text.strip() or not text.lstrip().startswith("{"):
-                raise DataError(f"{path}: not JSON ({error})") from None
-        else:
-            if isinstance(whole, dict | list):
-                return whole
-            raise DataError(f"{path}: holds {_short(whole)}; expected an object or a list of objects")
+            raise DataError(f"{path}: not JSON ({error})") from None
+        if isinstance(whole, dict | list):
+            return whole
+        raise DataError(f"{path}: holds {_short(whole)}; expected an object or a list of objects")
     lines = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -98,6 +96,18 @@ def _parse(path: Path, text: str, doubled: list[str]) -> dict[str, Any] | list[A
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}, line {number}: not JSON ({error}); expected one object a line") from None
     return lines
+
+
+def _is_lines(text: str) -> bool:
+    """Whether a file that is not called .jsonl is one all the same: its first line is an object, and more follows."""
+    first, _, rest = text.lstrip().partition("\n")
+    if not (first.startswith("{") and rest.strip()):
+        return False
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _rows(path: Path, content: dict[str, Any] | list[Any], xywh: bool, prefer: Literal["id", "row"]) -> Iterator[Row]:

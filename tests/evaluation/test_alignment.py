@@ -1,0 +1,141 @@
+"""Rows meet expressions by what the file says; what could be read in two ways is refused."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from bench.datasets.split import Split
+from bench.errors import DataError
+from bench.evaluation.alignment import align
+from bench.evaluation.box_files import BoxFile, Row
+from bench.grounding import Expression, Scene
+
+BOX = (0.0, 0.0, 5.0, 5.0)
+
+
+def split(*pictures):
+    """Each picture is the list of its expressions' ids."""
+    scenes = tuple(
+        Scene(f"p{n}", f"folder/p{n}.jpg", 10, 10, tuple(Expression(i, "x", BOX) for i in ids))
+        for n, ids in enumerate(pictures)
+    )
+    return Split("mine-val", "Mine", scenes, SimpleNamespace())
+
+
+def rows(*keys, by=None):
+    """A box for each key; its left side is the position in the file, so that it can be told where it went."""
+    return BoxFile(tuple(Row(str(key), by, (float(n), 0.0, 99.0, 99.0)) for n, key in enumerate(keys)), 0)
+
+
+def went(aligned):
+    return {a.id: a.box and int(a.box[0]) for line in aligned.answers for a in line.answers}
+
+
+ROWS = split(["0", "2"], ["1", "3"])  # an index list whose second picture came between
+IDS = split(["a", "b"], ["c"])
+NUMBERS = split(["501", "502"], ["733"])
+LINES = split(["1", "3"], ["2"])
+
+
+def test_ids():
+    found = align(rows("c", "a"), IDS)
+    assert went(found) == {"c": 0, "a": 1}
+    assert (found.missing, found.extra, found.keyed_by) == (["b"], [], "id")
+    assert [line.scene for line in found.answers] == ["p0", "p1"]
+
+
+def test_ids_that_are_row_numbers_need_no_word():
+    assert went(align(rows(0, 1, 2, 3), ROWS)) == {"0": 0, "1": 1, "2": 2, "3": 3}
+    assert went(align(rows(0, 1, 2, 3, by="row"), ROWS)) == {"0": 0, "1": 1, "2": 2, "3": 3}
+    assert went(align(rows(0, 1, 2, 3), ROWS, "row")) == {"0": 0, "1": 1, "2": 2, "3": 3}
+
+
+def test_rows_count_in_scene_order_only_when_said():
+    with pytest.raises(DataError, match=r"--key row.*--key id"):
+        align(rows(0, 1, 2), NUMBERS)
+    for found in (align(rows(0, 1, 2), NUMBERS, "row"), align(rows(0, 1, 2, by="row"), NUMBERS)):
+        assert went(found) == {"501": 0, "502": 1, "733": 2}
+        assert found.in_scene_order
+    assert not align(rows(0, 1, 2), ROWS, "row").in_scene_order
+
+
+def test_lines_of_a_file_of_ones_own_count_in_their_own_order():
+    found = align(rows(0, 1, 2), LINES, "row")
+    assert went(found) == {"1": 0, "2": 1, "3": 2}
+    assert not found.in_scene_order
+    with pytest.raises(DataError, match="look like row numbers"):
+        align(rows(0, 1, 2), LINES)
+
+
+def test_rows_that_count_from_one_are_refused():
+    with pytest.raises(DataError, match=r"count from 1.*subtract 1"):
+        align(rows(1, 2, 3, 4), ROWS)
+
+
+def test_strangers_are_refused_with_examples():
+    with pytest.raises(DataError, match=r"0 of 2 keys are ids of mine-val.*'x', 'y'.*'a', 'b', 'c'"):
+        align(rows("x", "y"), IDS)
+    with pytest.raises(DataError, match=r"0 of 2 keys.*--key row"):
+        align(rows(1, 2), IDS)
+    with pytest.raises(DataError, match=r"rows of mine-val.*0 to 2"):
+        align(rows(7, 8), NUMBERS, "row")
+
+
+def test_numbers_that_meet_by_accident_are_refused():
+    with pytest.raises(DataError, match="1 of 4 keys are ids"):
+        align(rows(500, 501, 9, 8), NUMBERS)
+    assert align(rows(500, 501, 9, 8), NUMBERS, "id").extra == ["500", "9", "8"]
+
+
+@pytest.mark.parametrize("key", ["-1", "one", "²", "1.0"])
+def test_a_row_must_be_a_number(key):
+    with pytest.raises(DataError, match="not a row number"):
+        align(rows(0, key), ROWS, "row")
+
+
+def test_missing_extra_and_twice():
+    found = align(rows("a", "a", "zzz", "c"), IDS)
+    assert went(found) == {"a": 0, "c": 3}
+    assert (found.missing, found.extra, found.duplicates) == (["b"], ["zzz"], 1)
+
+
+def test_rows_of_another_picture_are_misses_and_listed():
+    file = BoxFile(
+        (
+            Row("a", None, BOX, "elsewhere/p0.jpg"),  # another folder is no other picture
+            Row("b", None, BOX, "p1.jpg"),
+            Row("c", None, BOX),
+        ),
+        0,
+    )
+    found = align(file, IDS)
+    assert found.other_picture == ["b"]
+    answers = {a.id: a for line in found.answers for a in line.answers}
+    assert answers["b"].box is None
+    assert "p1.jpg" in answers["b"].note
+    assert answers["a"].box == answers["c"].box == BOX
+    assert found.missing == []
+
+
+def test_coco_names_are_compared_by_number():
+    coco = Split(
+        "x-val",
+        "X",
+        (Scene("1", "COCO_train2014_000000581857.jpg", 9, 9, (Expression("0", "x", BOX),)),),
+        SimpleNamespace(),
+    )
+    assert align(BoxFile((Row("0", None, BOX, "000000581857.jpg"),), 0), coco).other_picture == []
+
+
+def test_another_splits_boxes_are_no_score_of_zero():
+    file = BoxFile((Row("a", None, BOX, "q1.jpg"), Row("b", None, BOX, "q2.jpg")), 0)
+    with pytest.raises(DataError, match=r"every row names another picture.*'a'.*q1\.jpg"):
+        align(file, IDS)
+
+
+def test_what_the_file_says_and_what_is_passed_must_agree():
+    with pytest.raises(DataError, match="no 'row'; leave out --key row"):
+        align(rows("a", by="id"), IDS, "row")
+    mixed = BoxFile((Row("a", "id", BOX), Row("1", "row", BOX)), 0)
+    with pytest.raises(DataError, match="some entries"):
+        align(mixed, IDS)

@@ -1,0 +1,114 @@
+"""Files of boxes: every layout that is read, and every value that is refused by its key."""
+
+import json
+
+import pytest
+
+from bench.errors import DataError
+from bench.evaluation.box_files import Row, read_boxes
+
+BOX = [1, 2, 3.5, 4]
+READ = (1.0, 2.0, 3.5, 4.0)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    def store(content, name="boxes.json"):
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        return path
+
+    return store
+
+
+def test_an_object_of_boxes(stored):
+    assert read_boxes(stored({"0": BOX, "1": None})).rows == (Row("0", None, READ), Row("1", None, None))
+
+
+@pytest.mark.parametrize("name", ["pred_bbox", "pred_box", "box", "bbox", "box_xyxy"])
+def test_an_object_of_objects(stored, name):
+    entry = {name: BOX, "image_name": "a.jpg", "iou": 0.4, "score": 0.5}
+    assert read_boxes(stored({"7": entry})).rows == (Row("7", None, READ, "a.jpg", 0.5),)
+
+
+def test_a_list_and_lines_of_objects(stored):
+    entries = [{"id": "a", "box": BOX}, {"id": 5, "box": None, "file_name": "b.jpg"}]
+    expected = (Row("a", "id", READ), Row("5", "id", None, "b.jpg"))
+    lines = "\n".join(map(json.dumps, entries))
+    assert read_boxes(stored(entries)).rows == expected
+    assert read_boxes(stored(lines + "\n\n", "boxes.jsonl")).rows == expected
+    assert read_boxes(stored(lines, "boxes.json")).rows == expected  # JSON Lines under another name
+    assert read_boxes(stored("\ufeff" + lines, "boxes.jsonl")).rows == expected  # as some Windows programs write
+
+
+def test_both_an_id_and_a_row(stored):
+    path = stored([{"id": "a", "row": 3, "box": BOX}])
+    assert read_boxes(path).rows[0].key == "a"
+    assert read_boxes(path, prefer="row").rows[0] == Row("3", "row", READ)
+
+
+def test_xywh(stored):
+    assert read_boxes(stored({"0": [10, 20, 30, 40]}), xywh=True).rows[0].box == (10, 20, 40, 60)
+
+
+def test_a_predicted_box_wins_over_a_plain_one(stored):
+    assert read_boxes(stored({"0": {"pred_bbox": BOX, "bbox": [9, 9, 9, 9]}})).rows[0].box == READ
+
+
+def test_not_finite_is_no_box(stored):
+    assert [r.box for r in read_boxes(stored('{"0": [NaN, 0, 1, 1], "1": [0, 0, Infinity, 1]}')).rows] == [None, None]
+
+
+def test_the_first_of_two_equal_keys_is_kept_and_counted(stored):
+    found = read_boxes(stored('{"0": [1, 2, 3.5, 4], "1": null, "0": [0, 0, 9, 9]}'))
+    assert found.rows == (Row("0", None, READ), Row("1", None, None))
+    assert found.duplicates == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ({"17": [1, 2, 3]}, r"'17'.*\[1, 2, 3\].*x1, y1, x2, y2"),
+        ({"17": [1, 2, 3, "4"]}, "'17'"),
+        ({"17": [1, 2, 3, True]}, "'17'"),
+        ({"17": [BOX]}, "'17'"),
+        ({"17": "1 2 3 4"}, "'17'"),
+        ({"17": {"boxes": BOX}}, r"'17'.*no box.*boxes.*pred_bbox"),
+        ({"17": {"box": BOX, "bbox": BOX}}, r"'17'.*both box and bbox"),
+        ({"17": {"box": BOX, "image_name": 5}}, r"'17'.*picture's name is 5"),
+        ([{"box": BOX}], "entry 0.*neither 'id' nor 'row'"),
+        ([{"id": "a", "box": BOX}, BOX], "entry 1"),
+        ([{"id": 1.5, "box": BOX}], r"entry 0.*id is 1\.5"),
+        ([{"row": True, "box": BOX}], "entry 0.*row is true"),
+        ([{"row": 4, "box": {}}], "entry 0.*row 4"),
+        ({}, "no boxes"),
+        ([], "no boxes"),
+        ("", "not JSON"),
+        ("3", "holds 3"),
+        ('{"0": [1, 2, 3, 4]', "not JSON"),
+        ('{\n"0": [1, 2, 3, 4],\n', r"json: not JSON"),
+        ("[" * 100_000, "nested"),
+    ],
+)
+def test_malformed_entries_are_named(stored, content, names):
+    path = stored(content)
+    with pytest.raises(DataError, match=names) as caught:
+        read_boxes(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_broken_line_is_named(stored):
+    with pytest.raises(DataError, match=r"boxes\.jsonl, line 2: not JSON"):
+        read_boxes(stored('{"id": "0", "box": null}\n{"id": "1", "bo', "boxes.jsonl"))
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(DataError, match="No such file"):
+        read_boxes(tmp_path / "none.json")
+    (tmp_path / "picture.json").write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_boxes(tmp_path / "picture.json")
+
+
+def test_a_number_too_large_for_a_float_is_no_box(stored):
+    assert read_boxes(stored('{"0": [0, 0, 1, 1' + "0" * 400 + "]}")).rows[0].box is None

@@ -1,0 +1,146 @@
+"""Boxes made elsewhere become runs: whole, repeatable, and with the published numbers where the real files are."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from bench.datasets.split import Split
+from bench.errors import BenchError, DataError, RunError, UnknownName
+from bench.evaluation import imported as module
+from bench.evaluation.alignment import align
+from bench.evaluation.box_files import read_boxes
+from bench.evaluation.imported import import_boxes
+from bench.evaluation.metrics import compute, outcomes
+from bench.evaluation.protocols import protocol
+from bench.grounding import Expression, Scene
+from bench.runs.record import read_record
+from bench.runs.store import stored_rows
+
+SHARED = Path(os.environ.get("BENCH_SHARED") or Path(__file__).parents[2] / ".." / "shared") / "data"
+BOX = (0.0, 0.0, 40.0, 40.0)
+
+
+def split(pictures=6):
+    scenes = tuple(
+        Scene(f"p{n}", f"p{n}.jpg", 100, 100, tuple(Expression(f"{2 * n + k}", "the man", BOX) for k in range(2)))
+        for n in range(pictures)
+    )
+    return Split("mine-val", "Mine", scenes, SimpleNamespace())
+
+
+def boxes(path, content):
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def file(tmp_path):
+    rows = {str(n): [0, 0, 40, 40 if n % 3 else 10] for n in range(11)} | {"99": None}
+    return boxes(tmp_path / "theirs.json", rows)
+
+
+def test_a_full_record(tmp_path, file):
+    record, folder = import_boxes(file, split(), tmp_path / "results", name="Their model / v2")
+    assert folder.parent == tmp_path / "results" / "runs" / "Their-model-v2" / "mine-val"
+    assert read_record(folder) == record
+    assert (record.provenance, record.name, record.status) == ("imported", "Their model / v2", "complete")
+    assert record.signature == f"acc@0.5|iou>=0.5|mine-val|n:12|data:{split().fingerprint[:8]}|top1|v1"
+    assert (record.metrics.n, record.metrics.hits, record.metrics.no_box) == (12, 7, 1)
+    said = record.imported
+    assert (said.missing, said.extra, said.other_picture, said.duplicates) == (1, 1, 0, 0)
+    assert said.examples == {"missing": ("11",), "extra": ("99",), "other_picture": ()}
+    assert said.sha256 == record.identity.weights["predictions"]
+    assert compute(split(), stored_rows(folder).values()) == record.metrics
+
+
+def test_the_same_boxes_land_in_the_same_folder(tmp_path, file):
+    record, folder = import_boxes(file, split(), tmp_path)
+    assert record.name == "theirs"
+    again, same = import_boxes(file, split(), tmp_path)
+    assert (same, again.metrics) == (folder, record.metrics)
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]  # nothing left beside it
+    _, strict = import_boxes(file, split(), tmp_path, protocol="strict")
+    boxes(file, {"0": [0, 0, 1, 1]})
+    _, other = import_boxes(file, split(), tmp_path)
+    assert len({folder, strict, other}) == 3
+
+
+def test_a_failure_leaves_nothing(tmp_path, file, monkeypatch):
+    results = tmp_path / "results"
+
+    def full(folder, record):
+        raise RunError("disk full")
+
+    monkeypatch.setattr(module, "write_record", full)
+    with pytest.raises(RunError, match="disk full"):
+        import_boxes(file, split(), results)
+    assert not [p for p in results.rglob("*") if p.is_file()]
+    monkeypatch.undo()
+    (tmp_path / "a file").write_text("")
+    with pytest.raises(BenchError, match="a file"):
+        import_boxes(file, split(), tmp_path / "a file")
+
+
+def test_nothing_is_written_when_it_cannot_be_aligned(tmp_path):
+    strange = boxes(tmp_path / "strange.json", {"x": [0, 0, 1, 1]})
+    with pytest.raises(DataError, match="0 of 1 keys"):
+        import_boxes(strange, split(), tmp_path / "results")
+    with pytest.raises(UnknownName):
+        import_boxes(strange, split(), tmp_path / "results", protocol="gious")
+    assert not (tmp_path / "results").exists()
+
+
+def test_xywh_and_rows(tmp_path):
+    wide = boxes(tmp_path / "xywh.json", [{"row": n, "box": [10, 10, 30, 30]} for n in range(12)])
+    assert import_boxes(wide, split(), tmp_path, xywh=True)[0].metrics.hits == 12
+    assert import_boxes(wide, split(), tmp_path)[0].metrics.hits == 0
+
+
+def test_a_name_cannot_leave_the_results(tmp_path, file):
+    for name in ("../../out", "/etc/x", "..", "模型"):
+        _, folder = import_boxes(file, split(), tmp_path / "results", name=name)
+        assert (tmp_path / "results" / "runs") in folder.resolve().parents
+
+
+real = pytest.mark.skipif(not (SHARED / "predictions").is_dir(), reason="needs the shared data")
+
+
+@pytest.fixture(scope="module")
+def refcoco_val():
+    from bench.datasets.index_lists import read_index_list
+
+    scenes = tuple(read_index_list(SHARED / "index" / "unc_val.pth", "refcoco"))
+    return Split("refcoco-val", "RefCOCO val", scenes, SimpleNamespace())
+
+
+@real
+@pytest.mark.parametrize(("model", "hits"), [("bert", 8634), ("lstm", 8505)])
+def test_published_boxes_give_the_known_number(tmp_path, refcoco_val, model, hits):
+    file = SHARED / "predictions" / f"lbyl_{model}_unc_val.json"
+    record, _ = import_boxes(file, refcoco_val, tmp_path, name=f"LBYL-Net {model}")
+    assert (record.metrics.n, record.metrics.hits, record.metrics.no_box) == (10834, hits, 1)
+    said = record.imported
+    assert (said.missing, said.extra, said.other_picture) == (1, 0, 0)
+    assert said.examples["missing"] == ("10833",)
+    assert record.metrics.accuracy == hits / 10834
+    assert record.metrics.ci95[0] < record.metrics.accuracy < record.metrics.ci95[1]
+
+
+@real
+def test_why_the_authors_say_79_72(refcoco_val):
+    """Their 8,637 hits are against a ground truth cut to integers, and two of them are pairs of boxes that do not meet:
+    their IoU multiplies two negative sides of an empty intersection (one of these "IoUs" is 13.9)."""
+    path = SHARED / "predictions" / "lbyl_bert_unc_val.json"
+    theirs = {key: entry["iou"] for key, entry in json.loads(path.read_text()).items()}
+    sized = tuple(replace(scene, width=640, height=640) for scene in refcoco_val.scenes)  # no box leaves that square
+    answers = align(read_boxes(path), refcoco_val).answers
+    ours = outcomes(sized, answers, protocol("letterbox-clamped"))
+    assert sum(iou >= 0.5 for iou in theirs.values()) == 8637
+    assert int(ours.hit.sum()) == 8635
+    differ = [n for n, hit in enumerate(ours.hit) if hit != (theirs.get(str(n), 0) >= 0.5)]
+    assert [ours.expressions[n].id for n in differ] == ["6908", "7558"]
+    assert [ours.iou[n] for n in differ] == [0, 0]

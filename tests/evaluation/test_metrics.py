@@ -1,0 +1,104 @@
+"""The numbers of a run: small ones by hand, and the promise that the same input gives the same bytes."""
+
+import random
+
+import pytest
+
+from bench.errors import UnknownName
+from bench.evaluation.metrics import compute
+from bench.grounding import Expression, Scene
+from bench.runs.predictions import Answer, SceneAnswers
+from bench.runs.record import Metrics
+from bench.settings import EvaluationSettings
+
+UNIT = (0.0, 0.0, 10.0, 10.0)
+FAR = (50.0, 50.0, 60.0, 60.0)
+
+
+def world():
+    """Four pictures: all right, half right, one that could not be read, and one with no answer."""
+    scenes = [
+        Scene(
+            name,
+            f"{name}.jpg",
+            100,
+            100,
+            tuple(Expression(f"{name}{n}", "man left", UNIT, kind=kind) for n, kind in enumerate("xy")),
+        )
+        for name in "abcd"
+    ]
+    lines = [
+        SceneAnswers("a", (Answer("a0", UNIT), Answer("a1", (0, 0, 8, 10))), (UNIT, FAR)),
+        SceneAnswers("b", (Answer("b0", FAR), Answer("b1", (0, 0, 6, 10))), (FAR, (0, 0, 5, 10), FAR)),
+        SceneAnswers("c", (), None, "not a picture"),
+        SceneAnswers("d", (Answer("d0", None),), ()),
+    ]  # fmt: skip
+    return scenes, lines
+
+
+def test_by_hand():
+    found = compute(*world())
+    assert (found.n, found.hits, found.accuracy) == (8, 3, 3 / 8)
+    assert (found.accuracy_70, found.accuracy_90) == (2 / 8, 1 / 8)
+    assert found.mean_iou == (1 + 0.8 + 0 + 0.6) / 8
+    assert found.oracle == 4 / 8
+    assert found.proposals_per_picture == 5 / 3
+    assert found.no_box == 2  # d0 and d1; those of the unreadable picture are counted as its error
+    assert found.errors == 1
+    low, high = found.ci95
+    assert 0 <= low < 3 / 8 < high <= 1
+    kinds = found.strata["kind"]
+    assert [(k, s.n, s.hits) for k, s in kinds.items()] == [("x", 4, 1), ("y", 4, 2)]
+    assert found.strata["length"]["1-5"].n == 8
+    assert found.strata["people"]["yes"].ci95 == found.ci95  # the same draws serve every row
+
+
+def test_no_proposals_no_ceiling():
+    scenes, lines = world()
+    bare = [SceneAnswers(line.scene, line.answers, None, line.error) for line in lines]
+    found = compute(scenes, bare)
+    assert found.oracle is None
+    assert found.proposals_per_picture is None
+
+
+def test_the_same_bytes_whatever_the_order_of_the_lines():
+    scenes, lines = world()
+    once = compute(scenes, lines).model_dump_json(by_alias=True)
+    for seed in range(3):
+        shuffled = random.Random(seed).sample(lines, len(lines))
+        assert compute(scenes, iter(shuffled)).model_dump_json(by_alias=True) == once
+    assert Metrics.model_validate_json(once) == compute(scenes, lines)
+
+
+def test_settings_are_kept_with_the_numbers():
+    scenes, lines = world()
+    narrow = compute(scenes, lines, "iou", EvaluationSettings(draws=500, seed=3, confidence=0.6))
+    assert (narrow.bootstrap.draws, narrow.bootstrap.seed, narrow.bootstrap.confidence) == (500, 3, 0.6)
+    assert narrow.ci95[1] - narrow.ci95[0] < 0.6
+    assert compute(scenes, lines, "iou", narrow.bootstrap) == narrow
+
+
+def test_one_picture_and_no_expression_say_that_nothing_is_known():
+    scenes, lines = world()
+    one = compute(scenes[:1], lines[:1])
+    assert (one.accuracy, one.ci95) == (1.0, (0.0, 1.0))
+    none = compute([Scene("a", "a.jpg", 10, 10, ())], [])
+    assert (none.n, none.hits, none.accuracy, none.mean_iou, none.ci95) == (0, 0, 0.0, 0.0, (0.0, 1.0))
+    assert none.strata == {}
+    assert compute([], []).n == 0
+
+
+def test_pictures_without_expressions_are_not_part_of_the_sample():
+    scenes, lines = world()
+    empty = [Scene(f"e{n}", "e.jpg", 10, 10, ()) for n in range(50)]
+    assert compute(scenes + empty, lines).ci95 == compute(scenes, lines).ci95
+
+
+def test_protocols_part():
+    scenes, lines = world()
+    lines[0] = SceneAnswers("a", (Answer("a0", UNIT), Answer("a1", (0, 0, 5, 10))), (UNIT,))
+    assert compute(scenes, lines, "iou").hits == 3
+    assert compute(scenes, lines, "strict").hits == 2
+    assert compute(scenes, lines, "strict").oracle == 2 / 8  # the ceiling is measured as the hits are
+    with pytest.raises(UnknownName, match="strict"):
+        compute(scenes, lines, "strct")
