@@ -55,7 +55,7 @@ def _lead(parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, f
         _refuse_left_over_ranks(folder)
         record = _continued(found[1], blank) if found else blank.model_copy(update={"sessions": 1})
         write_record(folder, record)
-    for left in folder.glob(".*.tmp"):
+    for left in (*folder.glob(".*.tmp"), *folder.glob(f"{LOCK}.rank*")):  # of sessions that were killed
         with suppress(OSError):
             left.unlink()
     rows = {scene: row for scene, row in stored_rows(folder).items() if row.error is None}

@@ -1,0 +1,95 @@
+"""Whole files and appended lines: nothing half-written is taken for whole."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.errors import RunError
+from bench.runs import files
+from bench.runs.files import Appender, cut_torn_line, make_folder, write_all, write_atomically
+
+
+def no_space(handle: int, data: bytes) -> None:
+    os.write(handle, data[: len(data) // 2])
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_full_disk_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.json"
+    write_atomically(path, b"old")
+    monkeypatch.setattr(files, "write_all", no_space)
+    with pytest.raises(RunError, match=r"run\.json: cannot be written \(No space left on device\); free some space"):
+        write_atomically(path, b"new content")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_full_disk_while_appending_loses_only_the_torn_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "predictions.jsonl"
+    with pytest.raises(RunError, match="No space left"), Appender(path) as lines:
+        lines.write("first\n")
+        monkeypatch.setattr(files, "write_all", no_space)
+        lines.write("second line\n")
+    assert path.read_bytes() == b"first\nsecond"
+    monkeypatch.setattr(files, "write_all", write_all)
+    with Appender(path) as lines:
+        lines.write("second line\n")
+    assert path.read_text() == "first\nsecond line\n"
+
+
+def test_a_limit_of_the_system_is_a_run_error_too(tmp_path: Path) -> None:
+    script = (
+        "import resource, sys; from pathlib import Path; from bench.runs.files import Appender\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "with Appender(Path(sys.argv[1])) as lines:\n"
+        "    for _ in range(100): lines.write('x' * 99 + chr(10))\n"
+    )
+    path = tmp_path / "predictions.jsonl"
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True)
+    assert "bench.errors.RunError" in done.stderr and "cannot be written (File too large)" in done.stderr
+    cut_torn_line(path)
+    assert path.read_text() == ("x" * 99 + "\n") * 10
+    assert resource.getrlimit(resource.RLIMIT_FSIZE) != (1000, 1000)
+
+
+def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("not a folder")
+    for folder in (tmp_path / "runs", tmp_path / "runs" / "yolo-clip"):
+        with pytest.raises(RunError, match=r"a folder is needed there; .* choose another folder with --results"):
+            make_folder(folder)
+
+
+def test_a_read_only_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(files.os, "open", refused)
+    with pytest.raises(RunError, match=r"Read-only file system\); make the folder writable or choose another"):
+        write_atomically(tmp_path / "run.json", b"new")
+
+
+@given(st.binary(max_size=300), st.integers(0, 140_000))
+def test_torn_line_is_cut_after_the_last_newline(
+    tmp_path_factory: pytest.TempPathFactory, end: bytes, pad: int
+) -> None:
+    path = tmp_path_factory.mktemp("torn") / "lines"
+    data = b"a\n" + b"b" * pad + end
+    path.write_bytes(data)
+    cut_torn_line(path)
+    assert path.read_bytes() == data[: data.rfind(b"\n") + 1]
+
+
+def test_a_file_without_any_newline_becomes_empty(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_bytes(b"x" * 100_000)
+    cut_torn_line(path)
+    assert path.read_bytes() == b""
+    cut_torn_line(tmp_path / "absent")
+    assert not (tmp_path / "absent").exists()

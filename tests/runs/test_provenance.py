@@ -1,0 +1,92 @@
+"""The command without secrets, the checkout's state, the machine without its name."""
+
+import hashlib
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.errors import WeightsError
+from bench.runs.provenance import environment, git_state, redacted, settings_hash, sha256_file
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("--set=token=hf_abcdefghijklmnop", "--set=token=***"),
+        ("hf_abcdefghijklmnop", "***"),
+        ("api_key=12345", "api_key=***"),
+        ("options.secret=a b", "options.secret=*** b"),
+        ("https://me:pass@host.example/x", "https://me:***@host.example/x"),
+        ("https://host.example/x?key=abc&size=3", "https://host.example/x?key=***&size=3"),
+        ("monkey=banana", "monkey=banana"),
+        ("refcoco-val", "refcoco-val"),
+        ("--set=views=blur", "--set=views=blur"),
+    ],
+)
+def test_what_looks_secret_is_hidden(word: str, shown: str) -> None:
+    assert redacted(["/somewhere/bin/bench", "run", word]) == ("bench", "run", shown)
+
+
+def test_the_word_after_a_token_flag_and_the_home_folder() -> None:
+    argv = ["bench", "run", "--token", "plain-secret", "--weights", f"{Path.home()}/w.pt"]
+    assert redacted(argv) == ("bench", "run", "--token", "***", "--weights", "~/w.pt")
+
+
+def git(folder: Path, *words: str) -> None:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "-C", str(folder), *identity, *words], check=True, capture_output=True)
+
+
+def test_dirty_is_changed_code_and_not_new_results(tmp_path: Path) -> None:
+    assert git_state(tmp_path) == {"commit": None, "dirty": None}
+    git(tmp_path, "init")
+    for name in ("bench/a.py", "results/LEADERBOARD.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "first")
+    clean = git_state(tmp_path)
+    assert len(clean["commit"]) == 40 and clean["dirty"] is False
+    (tmp_path / "results" / "LEADERBOARD.md").write_text("2")
+    (tmp_path / "results" / "new.json").write_text("2")
+    (tmp_path / "yolo11x.pt").write_text("weights that a library fetched")
+    assert git_state(tmp_path) == clean
+    (tmp_path / "bench" / "new.py").write_text("2")
+    assert git_state(tmp_path)["dirty"] is True
+    (tmp_path / "bench" / "new.py").unlink()
+    (tmp_path / "bench" / "a.py").write_text("2")
+    assert git_state(tmp_path)["dirty"] is True
+    assert git_state(tmp_path / "bench") == {"commit": None, "dirty": None}, "somebody else's checkout around us"
+
+
+def test_environment_names_packages_and_no_host() -> None:
+    facts = environment("cpu", 7, False)
+    assert facts["seeds"] == {"python": 7, "numpy": 7, "torch": 7}
+    assert facts["packages"]["numpy"] and facts["cpu"] and "gpu" not in facts
+    assert socket.gethostname() not in json.dumps(facts)
+
+
+def test_torch_is_not_imported_for_it() -> None:
+    script = (
+        "import sys; from bench.runs import provenance as p\n"
+        "p.environment('cpu', 0, False); p.git_state(); p.driver_version(); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+def test_sha256_follows_the_content(tmp_path: Path) -> None:
+    path = tmp_path / "w.bin"
+    for content in (b"one", b"three"):
+        path.write_bytes(content)
+        assert sha256_file(path) == sha256_file(path) == hashlib.sha256(content).hexdigest()
+    with pytest.raises(WeightsError, match=r"absent\.bin: cannot be read"):
+        sha256_file(tmp_path / "absent.bin")
+
+
+def test_settings_hash_does_not_see_the_order() -> None:
+    assert settings_hash({"a": 1, "b": {"c": 2, "d": 3}}) == settings_hash({"b": {"d": 3, "c": 2}, "a": 1})
+    assert settings_hash({"a": 1}) != settings_hash({"a": 2})
