@@ -1,0 +1,1 @@
+"""One evaluation for visual grounding: a picture and a referring expression in, one box out."""

@@ -154,7 +154,10 @@ class PipelineFactory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """What `bench train` hands over: the split's scenes and pictures, the recipe from bench.toml, and where to write."""
+    """What `bench train` hands over: the split's scenes and pictures, the recipe from bench.toml, and where to write.
+
+    `part` names the one part to train, None all of them.
+    """
 
     scenes: Sequence[Scene]
     pictures: PictureSource
@@ -166,10 +169,19 @@ class TrainingJob:
     context: PipelineContext
 
 
-class TrainableFactory(Protocol):
-    """What an entry point of the group `bench.trainers` names: trains, writes weights under `job.out`, returns them."""
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """One part's weights file, the recipe that was in force, and its score on the validation scenes."""
 
-    def __call__(self, job: TrainingJob) -> Mapping[str, Path]: ...
+    path: Path
+    recipe: Mapping[str, Any]
+    score: Mapping[str, float]
+
+
+class Trainable(Protocol):
+    """What an entry point of the group `bench.trainers` names: trains, writes under `job.out`, and returns each part."""
+
+    def __call__(self, job: TrainingJob) -> Mapping[str, Trained]: ...
 
 
 class PictureSource(Protocol):

@@ -18,7 +18,7 @@ from bench.errors import BenchError, MissingPackage, UnknownName
 
 if TYPE_CHECKING:
     from bench.datasets.split import Dataset
-    from bench.grounding import PipelineFactory, TrainableFactory
+    from bench.grounding import PipelineFactory, Trainable
 
 PIPELINES, TRAINERS, DATASETS = "bench.pipelines", "bench.trainers", "bench.datasets"
 
@@ -33,9 +33,9 @@ def names(group: str) -> list[str]:
     return list(_entries(group))
 
 
-def origin(group: str, name: str) -> str:
+def origin(kind: str, name: str) -> str:
     """The distribution and object behind a name, for `bench list`: "grounding-bench pipelines.two_stage:yolo_clip"."""
-    entry = _entry(group, name, group)
+    entry = _entry(f"bench.{kind}s", name, kind)
     return f"{entry.dist.name if entry.dist else '?'} {entry.value}"
 
 
@@ -65,9 +65,9 @@ def pipeline_factory(name: str) -> PipelineFactory:
     return factory
 
 
-def trainer(name: str) -> TrainableFactory:
+def trainer(name: str) -> Trainable:
     """The trainer registered under the pipeline's name. Raises UnknownName when that pipeline cannot be trained."""
-    found: TrainableFactory = _load(TRAINERS, name, "trainer")
+    found: Trainable = _load(TRAINERS, name, "trainer")
     return found
 
 

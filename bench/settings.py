@@ -1,15 +1,16 @@
 """bench.toml -> frozen settings.
 
-Three layers, the later one winning: the defaults that come with the project (its own bench.toml), the user's bench.toml
-(`--config`, BENCH_CONFIG, or the nearest one from the working folder upwards), and flags. Unknown keys are refused with
-the nearest known one. What a pipeline's own table may hold is that pipeline's business: it parses it with `parse_table`.
+Three layers, the later one winning: the defaults that come with the project (its own bench.toml), the user's
+bench.toml (`--config`, BENCH_CONFIG, or the nearest one from the working folder upwards), and flags. Unknown keys are
+refused with the nearest known one. What a pipeline's own table may hold is that pipeline's business: it parses it with
+`parse_table`.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -38,7 +39,7 @@ class ShapesSettings(Table):
 class DataSettings(Table):
     """[data]: where things lie. Relative paths start at the file that names them."""
 
-    home: str = Field("", description="cache of prepared data sets and weights; BENCH_HOME wins over it; empty = platform folder")
+    home: str = Field("", description="prepared data and weights; BENCH_HOME wins; empty = the platform's folder")
     pictures: Mapping[str, str] = Field(default_factory=dict, description="data set -> folder or zip with its pictures")
     shapes: ShapesSettings = ShapesSettings()
 
@@ -47,7 +48,9 @@ class RunSettings(Table):
     """[run]: how an evaluation goes; every one has a flag."""
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto = float32 on CPU, bfloat16 on CUDA")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto = float32 on CPU, bfloat16 on CUDA"
+    )
     batch_size: int = Field(8, ge=1, description="scenes in a batch")
     decode_threads: int = Field(4, ge=1, description="threads that decode pictures ahead")
     seed: int = Field(0, ge=0)
@@ -124,8 +127,8 @@ def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = 
     for name, layer in layers:
         parse_table(Settings, layer, "flags" if name == "flag" else str(default if name == "default" else name))
         table = merged(table, layer)
-        origin.update(dict.fromkeys(_dotted(layer), name))
-    # A wheel carries the project's bench.toml inside the package; its relative paths still start at the packages' folder.
+        origin.update(dict.fromkeys(flattened(layer), name))
+    # A wheel carries the project's bench.toml inside the package; its relative paths start at the packages' folder.
     return Resolved(parse_table(Settings, table, "settings"), origin, PROJECT if default else folder)
 
 
@@ -135,7 +138,7 @@ def default_file() -> Path | None:
 
 
 def parse_table(model: type[Model], table: Mapping[str, Any], where: str) -> Model:
-    """`table` as `model`. Raises SettingsError that names `where`, the key, what was expected and the nearest known key."""
+    """`table` as `model`. Raises SettingsError naming `where`, the key, what was expected and the nearest known key."""
     try:
         return model.model_validate(dict(table))
     except ValidationError as error:
@@ -209,11 +212,26 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _dotted(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def assignments(pairs: Sequence[str]) -> dict[str, Any]:
+    """`--set` arguments, KEY=VALUE with dotted keys and TOML values, as nested tables. Raises SettingsError.
+
+    A value that is not TOML is taken as a string: `--set ranker.views=["blur"]`, `--set proposer.weights=yolov8n.pt`.
+    """
+    flat: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise SettingsError(f"--set {pair!r}: expected KEY=VALUE, for example --set ranker.margin=0.1")
+        try:
+            flat[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            flat[key.strip()] = value
+    return _nested(flat)
+
+
+def flattened(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys: {"run": {"seed": 0}} -> {"run.seed": 0}."""
     out: dict[str, Any] = {}
     for key, value in table.items():
-        if isinstance(value, Mapping):
-            out |= _dotted(value, f"{prefix}{key}.")
-        else:
-            out[f"{prefix}{key}"] = value
+        out |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return out

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.datasets.shapes.language import say
-from bench.datasets.shapes.layout import make_layout
+from bench.datasets.shapes.layout import Thing, make_layout
 from bench.datasets.shapes.outlines import UNIT
 from bench.datasets.split import Part, Split
-from bench.grounding import Expression, Picture, Scene
+from bench.grounding import Box, Expression, Picture, Scene
 
 if TYPE_CHECKING:
     from bench.settings import Resolved
@@ -31,12 +31,11 @@ def make_scene(seed: int, part: str, index: int) -> Scene:
     expressions = []
     for number, saying in enumerate(say(layout, seed, part, index)):
         thing = layout.things[saying.target]
-        left, top, right, bottom = (v / UNIT for v in thing.extent)
         expressions.append(
             Expression(
                 id=f"{name}-{number}",
                 text=saying.text,
-                box=(left, top, right, bottom),
+                box=_box(thing),
                 ref_id=f"{name}-{saying.target}",
                 kind=saying.kind,
                 category=thing.shape,
@@ -44,6 +43,11 @@ def make_scene(seed: int, part: str, index: int) -> Scene:
             )
         )
     return Scene(name, f"{name}.png", layout.width, layout.height, tuple(expressions))
+
+
+def _box(thing: Thing) -> Box:
+    left, top, right, bottom = thing.extent
+    return (left / UNIT, top / UNIT, right / UNIT, bottom / UNIT)
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,12 @@ class ShapesPictures:
 
     def missing(self, scenes: Sequence[Scene]) -> list[str]:
         return []
+
+    def objects(self, scene: Scene) -> list[tuple[str, Box]]:
+        """(shape, xyxy box) of every thing of a scene, referred to or not: for training detectors."""
+        part, _, index = scene.id.rpartition("-")
+        things = make_layout(self.seed, part, int(index)).things
+        return [(thing.shape, _box(thing)) for thing in things]
 
 
 @dataclass(frozen=True)

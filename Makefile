@@ -1,0 +1,38 @@
+# Two doors: `make demo` runs the main job on the embedded data, `make test` passes the checks and the tests.
+# Both set up what they need in .venv first. PYTHON picks another interpreter (3.11 to 3.13).
+
+PYTHON ?= python3
+VENV := .venv
+BENCH := $(VENV)/bin/bench
+DEMO := yolo-clip,label-only,largest-proposal,random-proposal,fixed-box,centre-box,whole-picture
+
+.PHONY: demo test check lock clean
+
+demo: $(VENV)/.ready
+	$(BENCH) run --pipeline $(DEMO) --split shapes-val --fresh
+	$(BENCH) leaderboard
+
+test: check
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+check: $(VENV)/.ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# Every package at a pinned version and hash; the build tools are among them, hence no isolation.
+$(VENV)/.ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "Python 3.11 to 3.13 is needed; name one with PYTHON=python3.12"; exit 1; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+# For maintainers: pin anew, for every platform and Python, without naming an index.
+lock:
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--extra yolo --extra hub --extra dev -o requirements.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

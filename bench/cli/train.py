@@ -1,0 +1,44 @@
+"""`bench train`: a pipeline's own weights, from a split, by the recipe in bench.toml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="A pipeline that can be trained.")],
+    split: Annotated[str, typer.Option("--split", "-s", help="What to train on, for example shapes-train.")],
+    part: Annotated[str | None, typer.Option("--part", help="Only one part of it, for example detector.")] = None,
+    validate: Annotated[str | None, typer.Option("--validate", help="Split of the score [default: its val].")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the weights.")] = Path("weights"),
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N pictures.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, e.g. clip.epochs=1.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A bench.toml.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")] = False,
+) -> None:
+    """Train a pipeline's weights; beside each file lies the command, seed and score that made it."""
+    import json as encoder
+    import logging
+
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    from bench.evaluation.training import train_pipeline
+    from bench.settings import assignments, load_settings
+
+    console = Console(stderr=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console)])
+    logging.getLogger("bench.train").setLevel(logging.INFO)
+    resolved = load_settings(config, {"run.device": device, "run.seed": seed})
+    recipe = assignments(set_ or [])
+    made = train_pipeline(pipeline, split, resolved, part, validate, out, limit, recipe)
+    if json:
+        print(encoder.dumps({"weights": {part: str(path) for part, path in made.items()}}))
+        return
+    for name, path in made.items():
+        Console().print(f"{name}: {path}", soft_wrap=True)

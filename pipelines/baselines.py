@@ -1,0 +1,195 @@
+"""Baselines: what a score must beat to mean anything.
+
+Language-blind: the whole picture, the centre box, the best fixed box of the train split, the largest proposal, a random
+proposal. Picture-blind but for labels: the proposal whose class name stands in the expression.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.boxes import box_area_xyxy, iou_pairwise
+from bench.grounding import Box, LoadedScene, PipelineCard, PipelineContext, Prediction, Query
+from bench.settings import parse_table
+
+if TYPE_CHECKING:
+    from pipelines.proposers.proposals import Proposals, Proposer
+
+Rule = Callable[[LoadedScene], Box]
+Choice = Callable[[LoadedScene, Query, "Proposals"], int]  # -> index of a proposal; there is at least one
+
+
+class Placed:
+    """Answers every query of a scene with one box that only the picture's size decides."""
+
+    def __init__(self, card: PipelineCard, rule: Rule) -> None:
+        self.card, self._rule = card, rule
+
+    def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
+        """One prediction for every query of every scene, in order."""
+        return [Prediction(query.id, self._rule(scene)) for scene in batch for query in scene.queries]
+
+
+class Chosen:
+    """Answers with one of a proposer's boxes, chosen by a rule that never looks at the pixels."""
+
+    def __init__(self, card: PipelineCard, proposer: Proposer, choice: Choice, context: PipelineContext) -> None:
+        self.card, self._proposer, self._choice, self._clock = card, proposer, choice, context.clock
+
+    def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
+        """One prediction for every query of every scene, in order."""
+        with self._clock.stage("detect"):
+            proposals = self._proposer.propose([scene.picture for scene in batch])
+        with self._clock.stage("rank"):
+            return [
+                Prediction(query.id, self._answer(scene, query, found), None, found.boxes)
+                for scene, found in zip(batch, proposals, strict=True)
+                for query in scene.queries
+            ]
+
+    def _answer(self, scene: LoadedScene, query: Query, proposals: Proposals) -> Box:
+        if not len(proposals):
+            return _relative(scene, (0, 0, 1, 1))
+        x1, y1, x2, y2 = proposals.boxes[self._choice(scene, query, proposals)].tolist()
+        return (x1, y1, x2, y2)
+
+
+class CentreOptions(BaseModel):
+    """[pipelines.centre-box]."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    share: float = Field(0.5, gt=0, le=1, description="the box's share of each side")
+
+
+class FixedOptions(BaseModel):
+    """[pipelines.fixed-box]."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    grid: int = Field(24, ge=2, description="candidate edges along each side")
+    sample: int = Field(4000, ge=1, description="train expressions the box is fitted to")
+
+
+class ProposalOptions(BaseModel):
+    """[pipelines.largest-proposal], random-proposal and label-only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: str | None = None
+    proposer: dict[str, Any] = Field(default_factory=dict)
+
+
+def whole_picture(context: PipelineContext) -> Placed:
+    """whole-picture: the picture's own edges."""
+    parse_table(Empty, context.options, f"bench.toml [pipelines.{context.name}]")
+    return Placed(_card(context, "the whole picture, whatever is asked"), lambda s: _relative(s, (0, 0, 1, 1)))
+
+
+def centre_box(context: PipelineContext) -> Placed:
+    """centre-box: a box in the middle."""
+    share = parse_table(CentreOptions, context.options, f"bench.toml [pipelines.{context.name}]").share
+    box = (0.5 - share / 2, 0.5 - share / 2, 0.5 + share / 2, 0.5 + share / 2)
+    return Placed(_card(context, f"a box in the middle, {share:.0%} of each side"), lambda s: _relative(s, box))
+
+
+def fixed_box(context: PipelineContext) -> Placed:
+    """fixed-box: the box, in shares of the picture's sides, that would score best on the train split."""
+    options = parse_table(FixedOptions, context.options, f"bench.toml [pipelines.{context.name}]")
+    shares = [
+        np.asarray(e.box) / [scene.width, scene.height, scene.width, scene.height]
+        for scene in context.train_scenes()
+        if scene.width and scene.height
+        for e in scene.expressions
+    ][: options.sample]
+    best = best_fixed_box(np.stack(shares), options.grid) if shares else (0.25, 0.25, 0.75, 0.75)
+    card = _card(context, "the best single box of the train split: " + ", ".join(f"{v:.2f}" for v in best))
+    return Placed(card, lambda s: _relative(s, best))
+
+
+def best_fixed_box(boxes: np.ndarray[Any, Any], grid: int) -> Box:
+    """(N, 4) boxes in shares of the sides -> the grid box that hits most of them at IoU 0.5 (most IoU among equals)."""
+    edges = np.linspace(0, 1, grid + 1)
+    low, high = (axis.ravel() for axis in np.meshgrid(edges, edges, indexing="ij"))
+    spans = np.stack([low, high], axis=1)[low < high]
+    best, found = (-1, -1.0), spans[0]
+    for x1, x2 in spans:  # a few hundred columns of candidates, each against all boxes at once
+        candidates = np.stack([np.full(len(spans), x1), spans[:, 0], np.full(len(spans), x2), spans[:, 1]], axis=1)
+        iou = iou_pairwise(candidates, boxes)
+        hits, total = (iou >= 0.5).sum(1), iou.sum(1)
+        top = int(np.lexsort((total, hits))[-1])
+        if (int(hits[top]), float(total[top])) > best:
+            best, found = (int(hits[top]), float(total[top])), candidates[top]
+    left, upper, right, lower = (float(v) for v in found)
+    return (left, upper, right, lower)
+
+
+def largest_proposal(context: PipelineContext) -> Chosen:
+    """largest-proposal: the biggest box the detector found."""
+    return _chosen(context, "the largest proposal", lambda s, q, p: int(np.argmax(box_area_xyxy(p.boxes))))
+
+
+def random_proposal(context: PipelineContext) -> Chosen:
+    """random-proposal: any box the detector found, by the seed and the expression's id alone."""
+
+    def choose(scene: LoadedScene, query: Query, proposals: Proposals) -> int:
+        digest = sha256(f"{context.seed}/{scene.id}/{query.id}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") % len(proposals)
+
+    return _chosen(context, "a proposal at random", choose)
+
+
+def label_only(context: PipelineContext) -> Chosen:
+    """label-only: the most confident proposal whose class name stands in the expression, else the most confident."""
+
+    def choose(scene: LoadedScene, query: Query, proposals: Proposals) -> int:
+        words = " " + " ".join(re.findall(r"\w+", query.text.lower())) + " "
+        named = [bool(label) and re.search(rf" {re.escape(label)}(s|es)? ", words) for label in proposals.labels]
+        return next((i for i, hit in enumerate(named) if hit), 0)
+
+    return _chosen(context, "the proposal whose class is named in the expression", choose)
+
+
+def _chosen(context: PipelineContext, summary: str, choice: Choice) -> Chosen:
+    from pipelines.proposers.yolo import YoloOptions, YoloProposer
+
+    where = f"bench.toml [pipelines.{context.name}]"
+    options = parse_table(ProposalOptions, context.options, where)
+    table = options.proposer | ({"weights": options.weights} if options.weights else {})
+    table = {"whole_picture": False} | table  # a candidate of rankers; the largest proposal would always be it
+    proposer = YoloProposer(parse_table(YoloOptions, table, f"{where}.proposer"), context)
+    card = _card(context, summary, proposer.sha256, proposer.parameters)
+    return Chosen(card, proposer, choice, context)
+
+
+def _relative(scene: LoadedScene, shares: Sequence[float]) -> Box:
+    height, width = scene.picture.shape[:2]
+    x1, y1, x2, y2 = shares
+    return (x1 * width, y1 * height, x2 * width, y2 * height)
+
+
+def _card(
+    context: PipelineContext, summary: str, hashes: Mapping[str, str] | None = None, parameters: int = 0
+) -> PipelineCard:
+    hashes = hashes or {}
+    return PipelineCard(
+        name=context.name,
+        summary=summary,
+        weights={"proposer": ", ".join(hashes)} if hashes else {},
+        sha256=hashes,
+        trained_on="" if hashes else "nothing",
+        saw_test_images="unknown" if hashes else "no",
+        parameters=parameters,
+    )
+
+
+class Empty(BaseModel):
+    """A pipeline without options."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,0 +1,137 @@
+"""CLIP through open_clip: any of its models, published weights or a file; pictures in buckets, texts cached by string."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from bench.errors import UnknownName, WeightsError
+from bench.grounding import PipelineContext
+from pipelines import weights
+
+open_clip.add_model_config(Path(__file__).parent / "models")
+
+
+class ClipOptions(BaseModel):
+    """[pipelines.*.clip]."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field("ViT-B-16", description="a name of open_clip.list_models()")
+    pretrained: str = Field("openai", description="a tag open_clip publishes for the model, or a file")
+    bucket: int = Field(256, ge=1, description="region views in one forward pass")
+
+
+class ClipEncoder:
+    """Unit vectors of region views and of texts, float32 on the device."""
+
+    def __init__(self, options: ClipOptions, context: PipelineContext) -> None:
+        self.options = options
+        self.device = torch.device(context.device)
+        self.dtype = getattr(torch, context.dtype)
+        self.model, self.sha256 = open_model(options, context)
+        self.model = self.model.eval().to(self.device)
+        self.tokenizer = open_clip.get_tokenizer(options.model)
+        self.context_length = int(getattr(self.model, "context_length", 77))
+        preprocessing = open_clip.get_model_preprocess_cfg(self.model)
+        size = preprocessing["size"]
+        self.image_size = int(size if isinstance(size, int) else size[0])
+        self.scale = float(self.model.logit_scale.detach().exp())
+        self._mean = torch.tensor(preprocessing["mean"], device=self.device).view(3, 1, 1)
+        self._std = torch.tensor(preprocessing["std"], device=self.device).view(3, 1, 1)
+        self._texts: dict[str, Tensor] = {}
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    @torch.inference_mode()
+    def encode_images(self, views: Tensor) -> Tensor:
+        """(N, 3, S, S) in 0..1 -> (N, D) unit vectors."""
+        out = []
+        for bucket in views.split(self.options.bucket):
+            pixels = ((bucket - self._mean) / self._std).to(self.dtype)
+            out.append(self.model.encode_image(pixels, normalize=True).float())
+        return torch.cat(out) if out else torch.zeros(0, 1, device=self.device)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """(N,) strings -> (N, D) unit vectors; each different string is encoded once in the pipeline's life."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        for start in range(0, len(new), self.options.bucket):
+            some = new[start : start + self.options.bucket]
+            vectors = self.model.encode_text(self.tokenizer(some).to(self.device), normalize=True).float()
+            self._texts |= zip(some, vectors, strict=True)
+        return torch.stack([self._texts[text] for text in texts])
+
+    def cut(self, text: str) -> str:
+        """A note when the tokenizer cuts `text` at the context length, else nothing."""
+        encode = getattr(self.tokenizer, "encode", None)
+        if encode is None or len(text) < self.context_length:  # a token is at least one character
+            return ""
+        tokens = len(encode(text)) + 2
+        return f"text cut from {tokens} to {self.context_length} tokens" if tokens > self.context_length else ""
+
+
+def open_model(options: ClipOptions, context: PipelineContext) -> tuple[Any, Mapping[str, str]]:
+    """The model in the context's precision, and the hash of its weights file. Raises WeightsError, UnknownName."""
+    if options.model not in open_clip.list_models():
+        raise UnknownName("open_clip model", options.model, open_clip.list_models())
+    precision = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[context.dtype]
+    path = weights.find_file(options.pretrained, context)
+    if path is not None:
+        model = open_clip.create_model(options.model, precision=precision, load_weights=False)
+        weights.load_strictly(model, _read(path), str(path))
+        return model, {path.name: weights.sha256(path)}
+    if weights.looks_like_path(options.pretrained):
+        raise weights.missing(options.pretrained, context, "put the file there, or name a tag that open_clip publishes")
+    tags = open_clip.list_pretrained_tags_by_model(options.model)
+    if options.pretrained not in tags:
+        raise UnknownName(f"published weights of {options.model}", options.pretrained, tags)
+    return _published(options, precision, context)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return weights.read_safetensors(path)[0]
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # weights_only raises several kinds for broken and for hostile files
+        raise WeightsError(f"{path}: cannot be read as plain weights ({str(error).splitlines()[0]})") from None
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise WeightsError(f"{path}: holds no table of tensors; expected an open_clip state dict")
+    return {key.removeprefix("module."): tensor for key, tensor in state.items()}
+
+
+def _published(options: ClipOptions, precision: str, context: PipelineContext) -> tuple[Any, Mapping[str, str]]:
+    """Weights by tag, from the hub's cache or downloaded. OpenAI's were trained with QuickGELU: the tag's card says so."""
+    if context.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    card = open_clip.get_pretrained_cfg(options.model, options.pretrained)
+    cache = context.home / "weights" / "open_clip"
+    try:
+        file = open_clip.download_pretrained(card, cache_dir=str(cache))
+        model = open_clip.create_model(
+            options.model,
+            pretrained=options.pretrained,
+            precision=precision,
+            force_quick_gelu=bool(card.get("quick_gelu")),
+            cache_dir=str(cache),
+        )
+    except Exception as error:  # the hub raises many kinds, all of which mean "not reached and not cached"
+        raise WeightsError(
+            f"CLIP {options.model} {options.pretrained}: not in {cache} and not to be fetched from "
+            f"{card.get('hf_hub') or card.get('url')} ({str(error).splitlines()[0]}). Fetch it where there is a network "
+            f'(python -c "import open_clip; open_clip.create_model({options.model!r}, {options.pretrained!r}, '
+            f"cache_dir='open_clip')\") and copy that folder to {cache}, or give a file as `pretrained`"
+        ) from None
+    path = Path(file)
+    return model, {path.name: weights.sha256(path.resolve())}

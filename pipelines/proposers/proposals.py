@@ -1,0 +1,70 @@
+"""What a proposer answers: the boxes of a picture that a referring expression may be about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.boxes import box_area_xyxy, clip_xyxy, iou_pairwise
+from bench.grounding import Boxes, Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """Boxes (N, 4) xyxy pixels of the picture, best first; scores (N,) in [0, 1]; the detector's class name of each."""
+
+    boxes: Boxes
+    scores: NDArray[np.float64]
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+class Proposer(Protocol):
+    """Finds the boxes of many pictures in one call; what it finds in one picture does not depend on the others."""
+
+    @property
+    def sha256(self) -> Mapping[str, str]:
+        """Weights file -> hash."""
+        ...
+
+    @property
+    def parameters(self) -> int: ...
+
+    def propose(self, pictures: Sequence[Picture]) -> list[Proposals]:
+        """One `Proposals` for each picture, RGB uint8 (H, W, 3)."""
+        ...
+
+
+def tidy(proposals: Proposals, size: tuple[int, int], top_k: int, same: float, whole_picture: bool) -> Proposals:
+    """Clip to the picture (width, height), drop empty boxes and near copies (IoU > `same`, whatever their class), keep
+    the best `top_k`, and append the whole picture, so that a ranker always has something to choose.
+    """
+    width, height = size
+    order = np.argsort(-proposals.scores, kind="stable")
+    boxes = clip_xyxy(proposals.boxes[order], np.full(len(order), width), np.full(len(order), height))
+    real = np.isfinite(boxes).all(axis=1) & (box_area_xyxy(boxes) >= 1.0)
+    order, boxes = order[real], boxes[real]
+    kept = _without_copies(boxes, same)[:top_k]
+    order, boxes = order[kept], boxes[kept]
+    scores, labels = proposals.scores[order], tuple(proposals.labels[i] for i in order)
+    if whole_picture:
+        boxes = np.concatenate([boxes, [[0.0, 0.0, width, height]]])
+        scores, labels = np.append(scores, 0.0), (*labels, "")
+    return Proposals(boxes, scores, labels)
+
+
+def _without_copies(boxes: Boxes, same: float) -> NDArray[np.intp]:
+    """Indices of the boxes that are no copy of a better one that is kept (boxes come best first)."""
+    copies = np.triu(iou_pairwise(boxes, boxes) > same, k=1)
+    kept = np.ones(len(boxes), bool)
+    # A loop over the few that have copies at all, not over all boxes.
+    for i in np.flatnonzero(copies.any(axis=1)):
+        if kept[i]:
+            kept &= ~copies[i]
+    return np.flatnonzero(kept)

@@ -1,0 +1,90 @@
+"""bench.toml: layers, unknown keys, and where each value came from."""
+
+import pytest
+
+from bench.errors import SettingsError
+from bench.settings import PROJECT, assignments, default_file, load_settings, merged
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BENCH_CONFIG", raising=False)
+    monkeypatch.delenv("BENCH_HOME", raising=False)
+    return tmp_path
+
+
+def test_defaults_come_from_the_project(folder):
+    resolved = load_settings()
+    assert default_file() == PROJECT / "bench.toml"
+    assert resolved.settings.run.batch_size == 8
+    assert resolved.origin["run.batch_size"] == "default"
+
+
+def test_a_file_wins_over_defaults_and_a_flag_over_both(folder):
+    (folder / "bench.toml").write_text("[run]\nbatch_size = 3\nseed = 5\n")
+    resolved = load_settings(flags={"run.seed": 9, "run.device": None})
+    assert (resolved.settings.run.batch_size, resolved.settings.run.seed) == (3, 9)
+    assert resolved.origin["run.batch_size"] == str(folder / "bench.toml")
+    assert resolved.origin["run.seed"] == "flag"
+    assert resolved.settings.run.device == "auto"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[run]\nbatchsize = 3", "did you mean 'batch_size'"),
+        ("[runs]\nseed = 3", "did you mean 'run'"),
+        ("[run]\nbatch_size = 0", "greater than or equal to 1"),
+        ("[run]\ndtype = 'int8'", "float32"),
+        ("[data.shapes]\nsed = 1", "did you mean 'seed'"),
+        ("[run\n", "bench.toml"),
+    ],
+)
+def test_a_mistake_is_named_with_its_file(folder, text, said):
+    (folder / "bench.toml").write_text(text)
+    with pytest.raises(SettingsError, match="bench.toml") as error:
+        load_settings()
+    assert said in str(error.value)
+
+
+def test_a_missing_file_is_said(folder):
+    with pytest.raises(SettingsError, match="no such settings file"):
+        load_settings(folder / "other.toml")
+
+
+def test_a_data_set_has_lines_of_its_own(folder):
+    (folder / "bench.toml").write_text("[pipelines.p]\na = 1\nb = {c = 2, d = 3}\n[pipelines.p.on.shapes]\nb = {c = 9}\n")
+    resolved = load_settings()
+    assert resolved.options("p", "shapes") == {"a": 1, "b": {"c": 9, "d": 3}}
+    assert resolved.options("p", "refcoco") == {"a": 1, "b": {"c": 2, "d": 3}}
+    assert resolved.options("unknown", "shapes") == {}
+
+
+def test_paths_in_a_users_file_start_there(folder):
+    (folder / "bench.toml").write_text('[pipelines.p]\nweights = "./w.pt"\n')
+    assert load_settings().options("p", "")["weights"] == str(folder / "w.pt")
+
+
+def test_home_is_the_environments_then_the_files(folder, monkeypatch):
+    (folder / "bench.toml").write_text('[data]\nhome = "./cache"\n')
+    assert load_settings().home == folder / "cache"
+    monkeypatch.setenv("BENCH_HOME", str(folder / "other"))
+    assert load_settings().home == folder / "other"
+
+
+def test_set_takes_toml_values_and_plain_words():
+    pairs = ["ranker.margin=0.1", 'ranker.views=["blur"]', "proposer.weights=yolov8n.pt", "a=true"]
+    assert assignments(pairs) == {
+        "ranker": {"margin": 0.1, "views": ["blur"]},
+        "proposer": {"weights": "yolov8n.pt"},
+        "a": True,
+    }
+    with pytest.raises(SettingsError, match="KEY=VALUE"):
+        assignments(["margin"])
+
+
+def test_merging_changes_neither_side():
+    base, over = {"a": {"b": 1}}, {"a": {"c": 2}}
+    assert merged(base, over) == {"a": {"b": 1, "c": 2}}
+    assert (base, over) == ({"a": {"b": 1}}, {"a": {"c": 2}})
