@@ -24,7 +24,7 @@ from bench.errors import DataError
 from bench.grounding import Box, Expression, Scene
 
 Protocol = Literal["merged", "any-box"]
-PHRASE = re.compile(r"\[/EN#([^/\s\]]+)((?:/[^/\s\]]+)*)\s+(.*?)\](?=\s|$)")  # a token's last ] closes it
+PHRASE = re.compile(r"\[/EN#([^/\s\]]+)((?:/[^/\s\]]+)*)\s+(.*?)\](?!\w)")  # the ] that ends a word closes it
 MARK = re.compile(r"\[/EN#")
 
 

@@ -1,0 +1,267 @@
+"""Hub mirrors: parquet files written on the spot in the layouts of the mirrors' own cards; no network."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.datasets import hub_rows
+from bench.datasets.hub import MIRRORS, download, read_hub, refuse_mixed
+from bench.errors import DataError, MissingPackage, UnknownName, UsageError
+from bench.grounding import Scene
+
+polars = pytest.importorskip("polars")
+
+
+def item(n: int, image: int, sentences: list[str], split: str = "val") -> dict:
+    ann_info = {
+        "area": 1.0,
+        "bbox": [10.5, 20.25, 100.0, 50.5],
+        "category_id": 1,
+        "id": 100 + n,
+        "image_id": image,
+        "iscrowd": 0,
+        "segmentation": [[1.0, 2.0, 3.0, 4.0]],
+    }
+    said = [{"raw": s.upper(), "sent": s, "sent_id": 10 * n + k, "tokens": s.split()} for k, s in enumerate(sentences)]
+    ref_info = {
+        "ann_id": 100 + n,
+        "category_id": 1,
+        "file_name": f"COCO_train2014_{image:012d}_{100 + n}.jpg",
+        "image_id": image,
+        "ref_id": n,
+        "sent_ids": [s["sent_id"] for s in said],
+        "sentences": said,
+        "split": split,
+    }
+    return {"ann_info": ann_info, "ref_info": ref_info}
+
+
+def row(image: int, *items: dict) -> dict:
+    return {
+        "ref_list": list(items),
+        "image_info": {"file_name": f"COCO_train2014_{image:012d}.jpg", "height": 480, "id": image, "width": 640},
+        "image": {"bytes": b"JPEG %d" % image, "path": None},
+    }
+
+
+def parquet(folder: Path, *rows: dict, name: str = "refcoco_unc_val-00000-of-00001-ab.parquet") -> Path:
+    polars.DataFrame(list(rows)).write_parquet(folder / name)
+    return folder / name
+
+
+def read(file: Path | list[Path], *args, **more) -> list[tuple[Scene, bytes]]:
+    return list(read_hub(file if isinstance(file, list) else [file], *args, **more))
+
+
+TWO = [row(7, item(1, 7, ["man on right", "tall man"]), item(4, 7, ["child"])), row(9, item(3, 9, ["left cup"]))]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("at_once", [1, 64])
+def test_scenes_come_with_their_pictures(tmp_path, monkeypatch, as_json, at_once):
+    monkeypatch.setattr(hub_rows, "ROWS_AT_ONCE", at_once)
+    rows = TWO
+    if as_json:
+        rows = [
+            {
+                **r,
+                "image_info": json.dumps(r["image_info"]),
+                "ref_list": [{key: json.dumps(value) for key, value in i.items()} for i in r["ref_list"]],
+            }
+            for r in TWO
+        ]
+    (first, bytes_1), (second, bytes_2) = read(parquet(tmp_path, *rows), "refcoco_unc_val")
+    assert (first.id, first.file, first.width, first.height) == ("7", "COCO_train2014_000000000007.jpg", 640, 480)
+    assert [(e.id, e.text, e.ref_id) for e in first.expressions] == [
+        ("10", "man on right", "1"),
+        ("11", "tall man", "1"),
+        ("40", "child", "4"),
+    ]
+    assert first.expressions[0].box == (10.5, 20.25, 110.5, 70.75)
+    assert (bytes_1, bytes_2, second.id) == (b"JPEG 7", b"JPEG 9", "9")
+
+
+def test_the_text_as_typed_and_a_filter(tmp_path):
+    file = parquet(tmp_path, *TWO)
+    assert read(file, "val", text="raw")[0][0].expressions[0].text == "MAN ON RIGHT"
+    for keep in ({"4"}, {"104"}):  # ref id, annotation id
+        ((scene, _),) = read(file, "val", keep=keep)
+        assert [e.text for e in scene.expressions] == ["child"]
+    with pytest.raises(DataError, match="holds no expressions"):
+        read(file, "val", keep={"x"})
+
+
+def test_refclef_with_string_ids_and_masks(tmp_path):
+    counts = [1 * 6 + 2, 3, 3, 3, 3, 3, 4 * 6 + 1]
+    ref = item(1, 30, ["sky"], split="testAB")
+    del ref["ref_info"]["file_name"]
+    ref["ref_info"]["ann_id"] = "30_1"
+    ref["ann_info"] = {
+        "id": "30_1",
+        "bbox": None,
+        "segmentation": [{"counts": counts, "size": [6, 8]}],
+        "mask_name": "30_1.mat",
+    }
+    held = {**row(30, ref), "image_info": {"file_name": "30.jpg", "height": 6, "id": 30, "width": 8}}
+    for part in ("refclef_unc_testA", "refclef_unc_testB", "test"):
+        ((scene, _),) = read(parquet(tmp_path, held), part)
+        assert (scene.id, scene.file, scene.expressions[0].box) == ("30", "30.jpg", (1, 2, 4, 5))
+    with pytest.raises(DataError, match="ref 1: it belongs to part 'testAB', not 'refclef_unc_testC'"):
+        read(parquet(tmp_path, held), "refclef_unc_testC")
+
+
+OBJECTS = [
+    {"question_id": "11", "image": {"bytes": b"seven"}, "answer": ["man", "tall man"], "bbox": [1.0, 2.0, 3.0, 4.0],
+     "file_name": "COCO_train2014_000000000007_11.jpg"},
+    {"question_id": "12", "image": {"bytes": b"nine"}, "answer": ["cup"], "bbox": [1.0, 2.0, 3.0, 4.0],
+     "file_name": "COCO_train2014_000000000009_12.jpg"},
+    {"question_id": "13", "image": {"bytes": b"seven"}, "answer": ["child"], "bbox": [5.0, 6.0, 3.0, 4.0],
+     "file_name": "COCO_train2014_000000000007_13.jpg"},
+]  # fmt: skip
+
+
+def test_one_row_an_object_is_gathered_per_picture(tmp_path):
+    (first, seven), (second, _) = read(parquet(tmp_path, *OBJECTS), "val")
+    assert (first.file, seven, second.id) == ("COCO_train2014_000000000007.jpg", b"seven", "9")
+    assert [(e.id, e.text, e.box, e.ref_id) for e in first.expressions] == [
+        ("11#0", "man", (1, 2, 4, 6), "11"),
+        ("11#1", "tall man", (1, 2, 4, 6), "11"),
+        ("13#0", "child", (5, 6, 8, 10), "13"),
+    ]
+    ((only, _),) = read(parquet(tmp_path, *OBJECTS), "val", keep={"13"})
+    assert [e.text for e in only.expressions] == ["child"]
+
+
+def broken(change) -> dict:
+    held = json.loads(json.dumps({**TWO[0], "image": None}))
+    held["image"] = {"bytes": b"x", "path": None}
+    change(held)
+    return held
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda r: r["ref_list"][0]["ann_info"].update(bbox=[1.0, 2.0, 0.0, 4.0]), "ref 1, annotation 101: .*width 0"),
+        (lambda r: r["ref_list"][1]["ann_info"].update(bbox=[1.0, 2.0, float("nan"), 4.0]), "row 0, ref 4.* NaN"),
+        (lambda r: r["ref_list"][1]["ref_info"]["sentences"][0].update(sent=" "), "ref 4, sentence 40: .* empty"),
+        (lambda r: r["ref_list"][1]["ref_info"].update(split="train"), "row 0, ref 4: it belongs to part 'train'"),
+        (lambda r: r["ref_list"][1]["ref_info"]["sentences"][0].update(sent_id=10), "two expressions have the id '10'"),
+        (lambda r: r.update(image={"bytes": None, "path": "x.jpg"}), "row 0: its picture has no bytes"),
+        (lambda r: r.update(ref_list="{"), "row 0: not readable JSON"),
+        (lambda r: r.update(ref_list="5"), "row 0: expected a list"),
+        (lambda r: r.update(image_info="[]"), "row 0: expected a struct"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(tmp_path, change, message):
+    with pytest.raises(DataError, match=message):
+        read(parquet(tmp_path, broken(change)), "val")
+
+
+def test_a_picture_may_not_come_twice(tmp_path):
+    with pytest.raises(DataError, match=r"row 1: picture .* is there twice"):
+        read(parquet(tmp_path, TWO[0], TWO[0]), "val")
+
+
+def test_files_that_are_no_mirror(tmp_path):
+    with pytest.raises(DataError, match="its columns are a; expected image and ref_list"):
+        read(parquet(tmp_path, {"a": 1}), "val")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 cut")
+    with pytest.raises(DataError, match="not a readable parquet file"):
+        read(tmp_path / "x.parquet", "val")
+    with pytest.raises(DataError, match="is not there"):
+        read(tmp_path / "absent.parquet", "val")
+    with pytest.raises(DataError, match="no parquet files"):
+        read([], "val")
+
+
+def test_without_polars_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(MissingPackage, match=r"grounding-bench\[hub\]"):
+        read(tmp_path / "x.parquet", "val")
+
+
+@pytest.mark.parametrize("owner", ["lmms-lab", "lmms-lab-encoder"])
+@pytest.mark.parametrize(
+    "name, part, reason",
+    [("RefCOCO", "val", "3,811 of UNC val and the 5,000"), ("RefCOCO", "test", "Google"), ("RefCOCOg", "val", "2,573")],
+)
+def test_a_part_that_mixes_protocols_is_refused(tmp_path, owner, name, part, reason):
+    with pytest.raises(DataError, match=f"{owner}/{name}, part {part}: .*{reason}"):
+        refuse_mixed(f"{owner}/{name}", part)
+    with pytest.raises(DataError, match=r"together|no part"):
+        download(f"{owner}/{name}", "0" * 40, part, tmp_path, offline=True)
+    refuse_mixed(f"{owner}/{name}", part, keep={"11"})
+
+
+@pytest.mark.parametrize(
+    "repo, part",
+    [
+        ("lmms-lab/RefCOCO", "testA"),
+        ("lmms-lab/RefCOCOplus", "val"),
+        ("lmms-lab/RefCOCOg", "test"),
+        ("x/RefCOCO", "val"),
+    ],
+)
+def test_other_parts_are_not(repo, part):
+    refuse_mixed(repo, part)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub of one folder; the calls it gets are kept."""
+    import huggingface_hub
+
+    calls: list[dict] = []
+    data = tmp_path / "snapshot/data"
+    data.mkdir(parents=True)
+
+    def snapshot_download(repo, **more):
+        calls.append({"repo": repo, **more})
+        if more["local_files_only"] and not list(data.iterdir()):
+            raise FileNotFoundError("not in the cache\nmore")
+        return str(data.parent)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return data, calls
+
+
+def test_download_is_pinned_and_takes_one_part(tmp_path, hub):
+    data, calls = hub
+    for name in ("refcoco_unc_val-00000-of-00001-ab.parquet", "refcoco_unc_testA-00000-of-00001-cd.parquet"):
+        (data / name).write_bytes(b"")
+    mirror = MIRRORS["refcoco"]
+    files = download(mirror.repo, None, "refcoco_unc_val", tmp_path, offline=False)
+    assert [f.name for f in files] == ["refcoco_unc_val-00000-of-00001-ab.parquet"]
+    assert calls[0]["revision"] == mirror.revision and calls[0]["repo_type"] == "dataset"
+    assert calls[0]["allow_patterns"] == ["data/refcoco_unc_val-*.parquet"]
+    assert Path(calls[0]["cache_dir"]).is_relative_to(tmp_path)
+    download(mirror.repo, "a" * 40, "refcoco_unc_val", tmp_path, offline=True)
+    assert (calls[1]["revision"], calls[1]["local_files_only"]) == ("a" * 40, True)
+
+
+def test_a_revision_has_to_be_a_commit(tmp_path, hub):
+    for revision in ("main", "fd0fa8d", "v1.0"):
+        with pytest.raises(
+            UsageError, match=r"may change under a result.*--revision.*jxu124/refcoco-benchmark/commits"
+        ):
+            download("jxu124/refcoco-benchmark", revision, "refcoco_unc_val", tmp_path, offline=False)
+    with pytest.raises(UsageError, match="no commit is known"):
+        download("jxu124/refclef-benchmark", None, "refclef_berkeley_val", tmp_path, offline=False)
+    assert hub[1] == []
+
+
+def test_downloads_that_fail(tmp_path, hub):
+    with pytest.raises(UnknownName, match="did you mean 'refcoco_unc_val'"):
+        download("jxu124/refcoco-benchmark", None, "refcoco_unc_vall", tmp_path, offline=False)
+    with pytest.raises(DataError, match="not in the cache; run once without --offline"):
+        download("jxu124/refcoco-benchmark", None, "refcoco_unc_val", tmp_path, offline=True)
+    with pytest.raises(DataError, match="0 of its parquet files"):
+        download("jxu124/refcoco-benchmark", None, "refcoco_unc_val", tmp_path, offline=False)
+    (hub[0] / "refclef_berkeley_test-00000-of-00002-b8.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match="1 of 2 parquet files"):
+        download("jxu124/refclef-benchmark", "b" * 40, "refclef_berkeley_test", tmp_path, offline=False)
