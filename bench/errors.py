@@ -1,17 +1,17 @@
 """Every error a user can cause, in one tree; the message says what is wrong and what to do next.
 
-    BenchError                exit code
-    ├── UsageError                2      an argument that cannot be used
-    │   ├── UnknownName           2      a pipeline, split or key nobody registered; carries the nearest known one
-    │   └── SettingsError         2      bench.toml or a flag that overrides it
-    ├── DataError                 2      an annotation, index or prediction file that is not what it should be
-    │   └── UnsafePickle          2      a pickle that asks for more than plain containers
-    ├── PictureError              2      a picture that cannot be read (inside a run it is counted, not raised)
-    ├── WeightsError              2      a checkpoint that is missing, broken or of another architecture
-    ├── MissingPackage            2      an optional package that a verb needs
-    ├── DeviceError               2      a device that was asked for and is not there
-    ├── RunError                  2      a run directory that is in use, full, unwritable or of other settings
-    └── CheckFailed               1      a check the user asked for came out negative
+BenchError                exit code
+├── UsageError                2      an argument that cannot be used
+│   ├── UnknownName           2      a pipeline, split or key nobody registered; carries the nearest known one
+│   └── SettingsError         2      bench.toml or a flag that overrides it
+├── DataError                 2      an annotation, index or prediction file that is not what it should be
+│   └── UnsafePickle          2      a pickle that asks for more than plain containers
+├── PictureError              2      a picture that cannot be read (inside a run it is counted, not raised)
+├── WeightsError              2      a checkpoint that is missing, broken or of another architecture
+├── MissingPackage            2      an optional package that a verb needs
+├── DeviceError               2      a device that was asked for and is not there
+├── RunError                  2      a run directory that is in use, full, unwritable or of other settings
+└── CheckFailed               1      a check the user asked for came out negative
 """
 
 from __future__ import annotations
@@ -86,4 +86,6 @@ class CheckFailed(BenchError):
 
 def nearest(name: str, known: Iterable[str], most: int = 2) -> list[str]:
     """The known names that look most like `name`, best first; empty when none is close."""
-    return difflib.get_close_matches(name, list(known), n=most, cutoff=0.6)
+    known = list(known)
+    same = [other for other in known if other.casefold() == name.casefold()]
+    return list(dict.fromkeys(same + difflib.get_close_matches(name, known, n=most, cutoff=0.6)))[:most]

@@ -97,12 +97,12 @@ def names_of(file: str) -> list[str]:
 
 
 class Root(Protocol):
-    """One folder or zip file with pictures. `find` gives the names inside it under which a picture may lie."""
+    """One folder or zip file with pictures; a path in it is relative to its top, with forward slashes."""
 
     path: Path
 
-    def direct(self, name: str) -> str | None:
-        """`name` when the root holds just that path."""
+    def direct(self, name: str) -> bool:
+        """Whether the root holds just that path."""
         ...
 
     def listing(self) -> dict[str, list[str]]:
@@ -119,8 +119,8 @@ class FolderRoot:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def direct(self, name: str) -> str | None:
-        return name if (self.path / name).is_file() else None
+    def direct(self, name: str) -> bool:
+        return (self.path / name).is_file()
 
     def listing(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -156,8 +156,8 @@ class ZipRoot:
             raise PictureError(f"{path}: not a zip file that can be read ({error}); fetch it again") from None
         self._sizes = {info.filename: info.file_size for info in self._zip.infolist() if not info.is_dir()}
 
-    def direct(self, name: str) -> str | None:
-        return name if name in self._sizes else None
+    def direct(self, name: str) -> bool:
+        return name in self._sizes
 
     def listing(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -230,12 +230,17 @@ class Pictures:
         names = names_of(file)
         for root in self._open():
             for name in names:
-                if (path := root.direct(name)) is not None:
-                    return root, path
+                if self._direct(root, name):
+                    return root, name
             for name in names if self.nested else ():
                 if paths := self._listing(root).get(name.rpartition("/")[2]):
                     return root, _the_one(file, name, root, paths)
         return None
+
+    def _direct(self, root: Root, name: str) -> bool:
+        """Whether the root holds just this path; once it has been listed the disk is not asked again."""
+        listing = self._listings.get(root.path)
+        return root.direct(name) if listing is None else name in listing.get(name.rpartition("/")[2], ())
 
     def _open(self) -> list[Root]:
         with self._lock:

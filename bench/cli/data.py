@@ -1,0 +1,229 @@
+"""`bench data`: prepare, verify and list data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.datasets.prepare import Prepared
+    from bench.datasets.survey import Standing
+    from bench.datasets.verify import Verified
+
+app = typer.Typer(help="Prepare, verify and list data sets.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="A data set (refcoco) or one of its splits (refcoco-val).")]
+Config = Annotated[Path | None, typer.Option("--config", help="A bench.toml to use instead of the nearest one.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
+SHOWN = 10  # pictures of each kind of fault that are named on the terminal; --json has all
+
+
+@app.command()
+def prepare(
+    name: Name,
+    annotations: Annotated[
+        str | None,
+        typer.Option(
+            help="refer folder, index list(s), Flickr30k Entities folder, .jsonl, parquet, or a hub repository."
+        ),
+    ] = None,
+    images: Annotated[list[Path] | None, typer.Option(help="Folder or zip with the pictures; may be repeated.")] = None,
+    protocol: Annotated[str, typer.Option(help="Flickr30k: one merged box a phrase, or any-box.")] = "merged",
+    revision: Annotated[str | None, typer.Option(help="Commit of a hub repository (40 hex digits).")] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="Of a hub mirror that mixes splits, keep the annotation ids in this file, one a line."),
+    ] = None,
+    subset: Annotated[bool, typer.Option("--subset", help="Accept some of a split; no table shows it.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing; use what was fetched before.")] = False,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Build the local index of a data set from files you hold, and remember where its pictures are.
+
+    Without pictures a split can be scored, not run; they can be named later with --images alone.
+    """
+    from bench.datasets.prepare import prepare as prepare_splits
+    from bench.datasets.sources import Asked
+    from bench.errors import DataError, UsageError
+    from bench.settings import load_settings
+
+    if protocol not in ("merged", "any-box"):
+        raise UsageError(f"--protocol {protocol}: it is merged or any-box")
+    try:
+        kept = None if keep is None else frozenset(keep.read_text("utf-8").split())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{keep}: cannot be read ({error})") from None
+    resolved = load_settings(config, {"run.offline": offline or None})
+    console = _console(json)
+    asked = Asked(None, "any-box" if protocol == "any-box" else "merged", revision, kept, subset)
+    done = prepare_splits(name, annotations, images or [], resolved, asked, say=console.print)
+    for split in done:
+        _print_prepared(console, split)
+    if not done:
+        console.print(f"{name}: pictures remembered; nothing of it is prepared yet (give --annotations)")
+    if json:
+        _emit({"splits": [_prepared_row(split) for split in done]})
+
+
+@app.command()
+def verify(
+    name: Annotated[str, typer.Argument(help="A data set, one of its splits, or file:PATH.jsonl.")],
+    threads: Annotated[int, typer.Option(min=1, help="Threads that open pictures.")] = 4,
+    pictures: Annotated[bool, typer.Option(help="Open every picture, or look at the annotations alone.")] = True,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Recount a prepared data set and open every picture: leaves with 1 when something is missing or wrong."""
+    from rich.progress import Progress
+
+    from bench.datasets.verify import verify as verify_splits
+    from bench.errors import CheckFailed
+    from bench.settings import load_settings
+
+    resolved = load_settings(config)
+    console = _console(json)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"opening pictures of {name}", total=None)
+        found = verify_splits(name, resolved, threads, pictures, lambda n: bar.advance(task, n))
+    for split in found:
+        _print_verified(console, split)
+    wrong = [split.split for split in found if not split.ok]
+    if json:
+        _emit({"ok": not wrong, "splits": [_verified_row(split) for split in found]})
+    if wrong:
+        raise CheckFailed(f"{', '.join(wrong)}: not as it should be, see above")
+
+
+@app.command("list")
+def listing(config: Config = None, json: Json = False) -> None:
+    """What is at hand, what is not and where to get it, with terms of use."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from bench.datasets.survey import survey
+    from bench.settings import load_settings
+
+    resolved = load_settings(config)
+    found = survey(resolved)
+    if json:
+        rows = [
+            {**asdict(standing), "terms": dataset.terms, "where": dataset.where}
+            for dataset, standings in found
+            for standing in standings
+        ]
+        _emit({"home": str(resolved.home), "splits": rows})
+        return
+    console = _console(json)
+    table = Table(box=None, pad_edge=False)
+    for column, side in (("split", "left"), ("expressions", "right"), ("pictures", "right")):
+        table.add_column(column, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("annotations")
+    table.add_column("pictures at", overflow="fold")
+    for _, standings in found:
+        for standing in standings:
+            table.add_row(*_cells(standing))
+    console.print(table)
+    console.print(f"\nprepared data lies in {resolved.home}; people's own data needs no preparing: file:PATH.jsonl\n")
+    for dataset, standings in found:
+        console.print(f"[bold]{dataset.name}[/bold]  {_plain(dataset.title)}\n  terms: {_plain(dataset.terms)}")
+        if not all(standing.runnable for standing in standings):
+            console.print("  " + _plain(dataset.where).replace("\n", "\n  "))
+        for standing in standings:
+            if standing.problem:
+                console.print(f"  [red]{_plain(standing.problem)}[/red]")
+
+
+def _console(json: bool) -> Console:
+    """Where people read: stdout, or stderr when stdout is for a program."""
+    from rich.console import Console
+
+    return Console(stderr=json, soft_wrap=True, highlight=False)
+
+
+def _emit(value: dict[str, Any]) -> None:
+    import json
+
+    print(json.dumps(value))
+
+
+def _plain(text: str) -> str:
+    """Text in which rich sees no mark-up."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _cells(standing: Standing) -> tuple[str, ...]:
+    if standing.problem:
+        annotations = "[red]broken[/red]"
+    elif not standing.ready:
+        annotations = "[dim]not prepared[/dim]"
+    else:
+        annotations = "[yellow]a part of it[/yellow]" if standing.partial else "[green]ready[/green]"
+    if standing.pictures_at is None:
+        at = "its own"
+    else:
+        at = "\n".join(map(_plain, standing.pictures_at)) or "[dim]none[/dim]"
+    return standing.split, _number(standing.expressions), _number(standing.pictures), annotations, at
+
+
+def _print_prepared(console: Console, split: Prepared) -> None:
+    counts, missing = split.header.counts, split.missing_pictures
+    refs = "" if counts.refs is None else f"{counts.refs:,} refs, "
+    kind = "a part of the split, no table will show it" if split.header.partial else "the published counts"
+    console.print(
+        f"[bold]{split.split}[/bold]  {counts.expressions:,} expressions, {refs}{counts.pictures:,} pictures ({kind})\n"
+        f"  data:{split.header.fingerprint[:8]}  from {split.header.format}  in {_plain(str(split.path))}"
+    )
+    if missing is None:
+        console.print("  no pictures yet: it can be scored, not run")
+    elif missing:
+        console.print(f"  [yellow]{missing:,} of {counts.pictures:,} pictures are not there[/yellow]")
+    for difference in split.changed:
+        console.print(f"  [yellow]differs from before:[/yellow] {_plain(difference)}")
+
+
+def _prepared_row(split: Prepared) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "split": split.split,
+        "path": str(split.path),
+        **asdict(split.header.counts),
+        "fingerprint": split.header.fingerprint,
+        "partial": split.header.partial,
+        "format": split.header.format,
+        "protocol": split.header.protocol,
+        "differs_from_before": list(split.changed),
+        "missing_pictures": split.missing_pictures,
+    }
+
+
+def _print_verified(console: Console, split: Verified) -> None:
+    state = "[green]ok[/green]" if split.ok else "[red]not ok[/red]"
+    counts = split.counts
+    console.print(
+        f"[bold]{_plain(split.split)}[/bold]  {state}  {counts.expressions:,} expressions, {counts.pictures:,} "
+        f"pictures, {split.pictures_checked:,} of them opened  data:{split.fingerprint[:8]}"
+    )
+    kinds = {"": split.annotations, "missing: ": split.missing, "broken: ": split.broken, "size: ": split.other_size}
+    for kind, faults in kinds.items():
+        for fault in faults[:SHOWN]:
+            console.print(f"  {kind}{_plain(fault)}")
+        if len(faults) > SHOWN:
+            console.print(f"  {kind}{len(faults) - SHOWN:,} more (--json names all)")
+
+
+def _verified_row(split: Verified) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(split), "ok": split.ok}
