@@ -141,6 +141,6 @@ def test_why_the_authors_say_79_72(refcoco_val):
     ours = outcomes(sized, answers, protocol("letterbox-clamped"))
     assert sum(iou >= 0.5 for iou in theirs.values()) == 8637
     assert int(ours.hit.sum()) == 8635
-    differ = [n for n, hit in enumerate(ours.hit) if hit != (theirs.get(str(n), 0) >= 0.5)]
+    differ = [n for n, e in enumerate(ours.expressions) if ours.hit[n] != (theirs.get(e.id, 0) >= 0.5)]
     assert [ours.expressions[n].id for n in differ] == ["6908", "7558"]
     assert [ours.iou[n] for n in differ] == [0, 0]

@@ -1,0 +1,170 @@
+"""`bench score` as typed: the JSON contract, exit codes, and a stored run scored again to the last digit."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.cli.main import main
+
+KEYS = [
+    "pipeline", "split", "n", "hits", "acc@0.5", "ci95", "acc@0.7", "acc@0.9", "mean_iou", "oracle@0.5", "no_box",
+    "errors", "strata", "expressions_per_s", "pictures_per_s", "peak_memory_mb", "run_dir", "missing", "extra",
+    "other_picture", "signature", "protocol",
+]  # fmt: skip
+
+
+@pytest.fixture
+def bench(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv):
+        monkeypatch.setattr(sys, "argv", ["bench", *map(str, argv)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capsys.readouterr()
+        return int(left.value.code or 0), said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A split of one's own (6 pictures, 12 expressions, the second half of them taller) and boxes for it."""
+    size = {"width": 100, "height": 80}
+    lines = [
+        {"image": f"p{n % 6}.jpg", "text": "man on the left", "box_xyxy": [0, 0, 40, 40 + n], "id": f"e{n}", **size}
+        for n in range(12)
+    ]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    boxes = {f"e{n}": [0, 0, 40, 20] for n in range(11)} | {
+        "e99": [0, 0, 1, 1],
+        "e3": {"box": [0, 0, 40, 40], "image_name": "p5.jpg"},
+    }
+    (tmp_path / "theirs.json").write_text(json.dumps(boxes))
+    return tmp_path
+
+
+def imported(bench, *more):
+    return bench("score", "--predictions", "theirs.json", "--split", "file:mine.jsonl", "--name", "Theirs", *more)
+
+
+def last_row(out):
+    (row,) = json.loads(out.splitlines()[-1])["rows"]
+    return row
+
+
+def test_boxes_made_elsewhere(bench, world):
+    code, out, err = imported(bench, "--json")
+    assert code == 0
+    assert len(out.splitlines()) == 1  # the table goes to stderr
+    row = last_row(out)
+    assert [key for key in KEYS if key not in row] == []
+    assert (row["pipeline"], row["split"], row["protocol"]) == ("Theirs", "file:mine", "iou")
+    assert (row["n"], row["hits"], row["no_box"], row["errors"]) == (12, 1, 2, 0)  # e0 at exactly 0.5; e3, e11 without
+    assert (row["missing"], row["extra"], row["other_picture"]) == (1, 1, 1)
+    assert row["acc@0.5"] == 1 / 12
+    assert row["ci95"][0] <= 1 / 12 <= row["ci95"][1]
+    assert row["strata"]["people"]["yes"]["n"] == 12
+    assert row["oracle@0.5"] is row["expressions_per_s"] is row["peak_memory_mb"] is None
+    assert (world / row["run_dir"] / "run.json").is_file()
+    for part in ("Theirs", "8.33", "e11", "e99", "e3"):
+        assert part in err
+
+
+def test_a_stored_run_gives_its_own_numbers(bench, world):
+    _, out, _ = imported(bench, "--json")
+    first = last_row(out)
+    stored = (Path(first["run_dir"]) / "run.json").read_bytes()
+    code, out, _ = bench("score", first["run_dir"], "--json")
+    assert code == 0
+    assert last_row(out) == first
+    code, out, _ = bench("score", first["run_dir"], "--protocol", "strict", "--json")
+    strict = last_row(out)
+    assert (strict["hits"], strict["protocol"]) == (0, "strict")
+    assert "strict>0.5" in strict["signature"]
+    assert (Path(first["run_dir"]) / "run.json").read_bytes() == stored  # only printed
+
+
+def test_its_draws_are_the_runs_not_the_settings(bench, world):
+    (world / "bench.toml").write_text("[evaluation]\ndraws = 100\nseed = 5\n")
+    first = last_row(imported(bench, "--json")[1])
+    (world / "bench.toml").unlink()
+    assert last_row(bench("score", first["run_dir"], "--json")[1]) == first
+
+
+def test_without_json_a_table(bench, world):
+    code, out, err = imported(bench)
+    assert code == 0
+    assert err == ""
+    assert "Acc@0.5" in out
+    assert "spatial words" in out
+    assert "rows about no expression of the split: 1 (e99)" in " ".join(out.split())
+
+
+def test_other_data_is_refused(bench, world):
+    row = last_row(imported(bench, "--json")[1])
+    text = (world / "mine.jsonl").read_text()
+    (world / "mine.jsonl").write_text(text.replace("[0, 0, 40, 41]", "[0, 0, 40, 42]"))
+    code, out, err = bench("score", row["run_dir"])
+    assert code == 2
+    assert "fingerprint" in err
+    (world / "moved").mkdir()
+    (world / "mine.jsonl").unlink()
+    (world / "moved" / "mine.jsonl").write_text(text)
+    code, out, err = bench("score", row["run_dir"])
+    assert code == 2
+    assert "--split file:PATH.jsonl" in err
+    code, out, err = bench("score", row["run_dir"], "--split", "file:moved/mine.jsonl", "--json")
+    assert code == 0
+    assert last_row(out) == row
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ((), "either"),
+        (("run", "--predictions", "theirs.json"), "either"),
+        (("--predictions", "theirs.json"), "--split"),
+        (("run", "--xywh"), "--predictions"),
+        (("run",), "run.json"),
+        (("--predictions", "theirs.json", "--split", "refcoco-vall"), "refcoco-val"),
+        (("--predictions", "none.json", "--split", "file:mine.jsonl"), "none.json"),
+        (("--predictions", "theirs.json", "--split", "file:mine.jsonl", "--protocol", "struct"), "strict"),
+        (("--predictions", "theirs.json", "--split", "file:mine.jsonl", "--key", "row"), "not a row number"),
+        (("--predictions", "theirs.json", "--split", "file:mine.jsonl", "-o", "theirs.json"), "theirs.json"),
+    ],
+)
+def test_mistakes_are_explained(bench, world, argv, says):
+    code, out, err = bench("score", *argv)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_an_unfinished_run_is_not_scored(bench, world):
+    row = last_row(imported(bench, "--json")[1])
+    path = Path(row["run_dir"]) / "run.json"
+    path.write_text(path.read_text().replace('"complete"', '"running"'))
+    code, _, err = bench("score", row["run_dir"])
+    assert code == 2
+    assert "not finished" in err
+
+
+def test_torch_is_not_imported(world):
+    """The whole process, as a user starts it."""
+    program = (
+        "import sys, bench.cli.main as m\n"
+        "sys.argv = ['bench', 'score', '--predictions', 'theirs.json', '--split', 'file:mine.jsonl', '--json']\n"
+        "try:\n    m.main()\n"
+        "finally:\n    print([n for n in ('torch', 'torchvision', 'open_clip') if n in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=world, capture_output=True, text=True, timeout=60, env={**os.environ}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "[]"
+    assert last_row(done.stdout)["n"] == 12

@@ -1,0 +1,70 @@
+"""Stored runs that a command left behind, with errors and proposals, scored again."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from bench.datasets.split import Split
+from bench.errors import RunError
+from bench.evaluation import rescored as module
+from bench.evaluation.imported import import_boxes
+from bench.evaluation.metrics import compute
+from bench.evaluation.rescored import rescore
+from bench.grounding import Expression, Scene
+from bench.runs.predictions import Answer, SceneAnswers, dump_line
+from bench.runs.record import read_record
+from bench.runs.store import write_record
+from bench.settings import load_settings
+
+BOX = (0.0, 0.0, 40.0, 40.0)
+
+
+@pytest.fixture
+def split(monkeypatch):
+    scenes = tuple(Scene(f"p{n}", f"p{n}.jpg", 100, 100, (Expression(f"e{n}", "x", BOX),)) for n in range(5))
+    whole = Split("mine-val", "Mine", scenes, SimpleNamespace())
+    monkeypatch.setattr(module, "load_split", lambda name, resolved: whole)
+    return whole
+
+
+def stored(tmp_path, split, lines, **identity):
+    """A run with these lines, its metrics computed from them."""
+    (tmp_path / "b.json").write_text('{"e0": [0, 0, 40, 40]}')
+    record, folder = import_boxes(tmp_path / "b.json", split, tmp_path)
+    (folder / "predictions.jsonl").write_text("".join(map(dump_line, lines)))
+    data = record.identity.data.model_copy(update=identity)
+    record = record.model_copy(
+        update={
+            "metrics": compute(split, lines),
+            "identity": record.identity.model_copy(update={"data": data}),
+            "provenance": "run",
+        }
+    )
+    write_record(folder, record)
+    return folder
+
+
+def lines_of(split):
+    lines = [SceneAnswers(s.id, (Answer(s.expressions[0].id, BOX),), (BOX, (1.0, 1.0, 2.0, 2.0))) for s in split.scenes]
+    lines[2] = SceneAnswers("p2", (), None, "truncated")
+    return lines
+
+
+def test_errors_and_ceiling_come_back(tmp_path, split):
+    folder = stored(tmp_path, split, lines_of(split))
+    again = rescore(folder, load_settings())
+    assert again == read_record(folder)
+    assert (again.metrics.errors, again.metrics.hits, again.metrics.oracle) == (1, 4, 0.8)
+
+
+def test_a_partial_run_is_scored_on_its_part(tmp_path, split):
+    part = split.limited(3)
+    folder = stored(tmp_path, part, lines_of(split)[:3])
+    assert rescore(folder, load_settings()).metrics == compute(part, lines_of(split)[:3])
+    assert rescore(folder, load_settings(), "giou").metrics.n == 3
+
+
+def test_other_data_names_both(tmp_path, split):
+    folder = stored(tmp_path, split, lines_of(split), fingerprint="0123456789")
+    with pytest.raises(RunError, match=f"01234567.*{split.fingerprint[:8]}"):
+        rescore(folder, load_settings())
