@@ -215,6 +215,8 @@ def _print_verified(console: Console, split: Verified) -> None:
         f"[bold]{_plain(split.split)}[/bold]  {state}  {counts.expressions:,} expressions, {counts.pictures:,} "
         f"pictures, {split.pictures_checked:,} of them opened  data:{split.fingerprint[:8]}"
     )
+    if not split.sizes_annotated:
+        console.print("  its source annotates no sizes of pictures, so a resized picture could not be told")
     kinds = {"": split.annotations, "missing: ": split.missing, "broken: ": split.broken, "size: ": split.other_size}
     for kind, faults in kinds.items():
         for fault in faults[:SHOWN]:

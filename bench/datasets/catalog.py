@@ -22,7 +22,8 @@ REFER_FILES = (
     "{name}.zip), or the index lists of TransVG/CLIP-VG ({stem}_<part>.pth)"
 )
 COCO_PICTURES = (
-    "train2014.zip from cocodataset.org (13 GB; train2017.zip holds the same pictures); no need to unpack it"
+    "train2014.zip from cocodataset.org (13 GB; train2017.zip holds the same pictures), no need to unpack it; "
+    "for all the COCO sets at once: [data.pictures] coco = PATH in bench.toml"
 )
 
 
@@ -30,8 +31,9 @@ COCO_PICTURES = (
 class Catalogued:
     """A known data set, prepared from files that the user holds; satisfies the Dataset protocol.
 
-    `aliases` are other names of it in split names. `refer` is the folder and the splitBy of its refer files, `stem` how
-    its index lists are called, `hub` the mirror that has its pictures too.
+    `album` is the key of [data.pictures] that data sets with the same pictures share, `aliases` are other names of it
+    in split names, `refer` is the folder and the splitBy of its refer files, `stem` how its index lists are called,
+    `hub` the mirror that has its pictures too.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Catalogued:
     terms: str
     annotations: str
     pictures: str
+    album: str = ""
     aliases: tuple[str, ...] = ()
     refer: tuple[str, str] | None = None
     stem: str | None = None
@@ -83,7 +86,7 @@ class Catalogued:
             name=f"{self.name}-{part}",
             title=f"{self.title} {part}",
             scenes=scenes,
-            pictures=pictures_of(resolved, self.name),
+            pictures=pictures_of(resolved, self.name, self.album),
             terms=self.terms,
             partial=header.partial,
             known_fingerprint=header.fingerprint,
@@ -121,6 +124,7 @@ refcoco = Catalogued(
     terms=COCO_TERMS,
     annotations=REFER_FILES.format(name="refcoco", stem="unc"),
     pictures=COCO_PICTURES,
+    album="coco",
     aliases=("refcoco-unc",),
     refer=("refcoco", "unc"),
     stem="unc",
@@ -139,6 +143,7 @@ refcoco_plus = Catalogued(
     terms=COCO_TERMS,
     annotations=REFER_FILES.format(name="refcoco+", stem="unc+"),
     pictures=COCO_PICTURES,
+    album="coco",
     aliases=("refcoco+-unc", "refcocoplus"),
     refer=("refcoco+", "unc"),
     stem="unc+",
@@ -156,6 +161,7 @@ refcocog = Catalogued(
     terms=COCO_TERMS,
     annotations=REFER_FILES.format(name="refcocog", stem="gref_umd"),
     pictures=COCO_PICTURES,
+    album="coco",
     aliases=("refcocog-umd",),
     refer=("refcocog", "umd"),
     stem="gref_umd",
@@ -169,6 +175,7 @@ refcocog_google = Catalogued(
     terms=COCO_TERMS,
     annotations=REFER_FILES.format(name="refcocog", stem="gref"),
     pictures=COCO_PICTURES,
+    album="coco",
     refer=("refcocog", "google"),
     stem="gref",
     hub=MIRRORS["refcocog-google"],

@@ -125,7 +125,8 @@ def _read(dataset: Catalogued, source: Source, asked: Asked, say: Say) -> list[t
         scenes = tuple(source.read(part))
         counts = Split("", "", scenes, Pictures([])).counts
         wrong = mismatches(dataset.part(part), counts)
-        if wrong and not asked.subset:
+        published = dataset.part(part).expressions
+        if wrong and not (asked.subset and counts.expressions <= (published or counts.expressions)):
             raise DataError(_other_counts(dataset, part, source, counts, wrong))
         made.append(
             (
@@ -175,9 +176,9 @@ def _changes(path: Path, header: Header, scenes: Sequence[Scene]) -> tuple[str, 
 
 def _with_pictures(dataset: Catalogued, done: Sequence[Prepared], resolved: Resolved) -> list[Prepared]:
     """`done` with the number of pictures that are nowhere to be found."""
-    if not picture_roots(resolved, dataset.name):
+    if not picture_roots(resolved, dataset.name, dataset.album):
         return list(done)
-    pictures = pictures_of(resolved, dataset.name)
+    pictures = pictures_of(resolved, dataset.name, dataset.album)
     return [Prepared(p.split, p.path, p.header, p.changed, len(pictures.missing(read_index(p.path)[1]))) for p in done]
 
 

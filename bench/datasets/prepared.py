@@ -102,12 +102,14 @@ def remember_pictures(home: Path, dataset: str, roots: Sequence[Path]) -> None:
     write_whole(dataset_folder(home, dataset) / "pictures.json", _dump(listed).encode())
 
 
-def picture_roots(resolved: Resolved, dataset: str) -> list[Path]:
-    """Folders and zips with a data set's pictures, first wins: [data.pictures], what prepare stored, hub mirrors."""
+def picture_roots(resolved: Resolved, dataset: str, album: str = "") -> list[Path]:
+    """Folders and zips with a data set's pictures, first wins: [data.pictures], what prepare stored, hub mirrors.
+
+    `album` is a second key of [data.pictures], for data sets that ask about the same pictures ("coco").
+    """
     folder = dataset_folder(resolved.home, dataset)
-    roots = []
-    if named := resolved.settings.data.pictures.get(dataset):
-        roots.append((resolved.folder / Path(named).expanduser()).resolve())
+    named = resolved.settings.data.pictures
+    roots = [(resolved.folder / Path(named[k]).expanduser()).resolve() for k in (dataset, album) if k in named]
     stored = folder / "pictures.json"
     if stored.is_file():
         try:
@@ -117,10 +119,10 @@ def picture_roots(resolved: Resolved, dataset: str) -> list[Path]:
     return roots + sorted(folder.glob("*.zip"))
 
 
-def pictures_of(resolved: Resolved, dataset: str) -> Pictures:
+def pictures_of(resolved: Resolved, dataset: str, album: str = "") -> Pictures:
     """The source of a data set's pictures. Without any root each load raises PictureError with the command to run."""
     hint = f"`bench data prepare {dataset} --images PATH` or bench.toml [data.pictures] says where they are"
-    return Pictures(picture_roots(resolved, dataset), hint=hint)
+    return Pictures(picture_roots(resolved, dataset, album), hint=hint)
 
 
 def store_pictures(pictures: Iterable[tuple[str, bytes]], target: Path) -> None:

@@ -48,7 +48,7 @@ def _standing(dataset: Dataset, part: Part, resolved: Resolved) -> Standing:
     if not isinstance(dataset, Catalogued):
         return Standing(name, dataset.name, *published, ready)
     try:
-        at = tuple(str(root) for root in picture_roots(resolved, dataset.name) if root.exists())
+        at = tuple(str(root) for root in picture_roots(resolved, dataset.name, dataset.album) if root.exists())
         if not ready:
             return Standing(name, dataset.name, *published, ready=False, pictures_at=at)
         header = dataset.header(part.name, resolved)

@@ -20,7 +20,10 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was found of one split. `missing` names files; `broken` and `other_size` are messages that name them."""
+    """What was found of one split. `missing` names files; `broken` and `other_size` are messages that name them.
+
+    Without `sizes_annotated` (index lists) a picture of another size cannot be told.
+    """
 
     split: str
     counts: Counts
@@ -31,6 +34,7 @@ class Verified:
     broken: tuple[str, ...] = ()
     other_size: tuple[str, ...] = ()
     pictures_checked: int = 0
+    sizes_annotated: bool = True
 
     @property
     def ok(self) -> bool:
@@ -70,6 +74,7 @@ def _verify(split: Split, threads: int, pictures: bool, progress: Progress | Non
         broken=tuple(broken),
         other_size=tuple(other_size),
         pictures_checked=len(there),
+        sizes_annotated=all(scene.width and scene.height for scene in split.scenes),
     )
 
 

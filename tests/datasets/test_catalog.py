@@ -192,6 +192,9 @@ def test_where_pictures_lie(resolved: Resolved, tmp_path: Path) -> None:
     stored = [tmp_path / "a", tmp_path / "b.zip", resolved.home / "datasets/tiny/hub.zip"]
     assert picture_roots(resolved, "tiny") == stored
     assert picture_roots(named, "tiny") == [tmp_path / "mine", *stored]
+    album = Resolved(Settings(data=DataSettings(pictures={"coco": "all"})), folder=tmp_path)
+    assert picture_roots(album, "tiny", "coco") == [tmp_path / "all", *stored]
+    assert picture_roots(album, "tiny") == stored
     (resolved.home / "datasets/tiny/pictures.json").write_text("[")
     with pytest.raises(DataError, match="bench data prepare tiny --images PATH"):
         picture_roots(resolved, "tiny")
