@@ -48,7 +48,9 @@ class MemoryPictures:
         return [scene.file for scene in scenes] if self.gone else []
 
 
-def make_split(pictures: int = 24, source: MemoryPictures | None = None, name: str = "tiny-val", seed: int = 0) -> Split:
+def make_split(
+    pictures: int = 24, source: MemoryPictures | None = None, name: str = "tiny-val", seed: int = 0
+) -> Split:
     """`pictures` scenes of one to four expressions each; everything follows from the seed."""
     dice = random.Random(seed)
     scenes = []

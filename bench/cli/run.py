@@ -34,7 +34,7 @@ def run(
         typer.Option(help="auto is float32 on a CPU, bfloat16 on CUDA.", show_default="auto"),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures in a batch.", show_default="8")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, show_default="0")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of Python, numpy and torch.", show_default="0")] = None,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="Deterministic algorithms only.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing from the network.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew beside what is stored.")] = False,
@@ -49,8 +49,9 @@ def run(
 ) -> None:
     """Run pipelines on splits: every pair is scored and kept under results/runs.
 
-    The same command continues a run that was stopped, asks again only what could not be read, and reports a finished
-    run without computing it anew. Leaves with 3 when pictures could not be read, with 2 when a pair failed.
+    The same command continues a run that was stopped, and reports a finished one without computing it anew.
+
+    Leaves with 3 when pictures could not be read (the same command tries just those again), with 2 when a pair failed.
     """
     from bench import registry
     from bench.settings import load_settings
@@ -68,7 +69,7 @@ def run(
     options = _options(weights, settings or [])
     names = _listed(pipeline)
     for name in names:
-        registry.origin(registry.PIPELINES, name)
+        registry.origin("pipeline", name)
     splits = _load(_listed(split), resolved, limit)
     done, failed = _product(names, splits, resolved, options, fresh)
     _show(done, as_json)

@@ -76,8 +76,8 @@ def evaluate(
             return Evaluated(None, run.folder)
         rows = run.gather(timeout_s)
         metrics = compute(split, rows, protocol, settings.evaluation)
-        files = {scene.id: scene.file for scene in split.scenes}
-        errors = {files[row.scene]: row.error for row in rows if row.error is not None}
+        bad = [(scene.file, row.error) for scene, row in zip(split.scenes, rows, strict=True) if row.error is not None]
+        errors = {file: why.removeprefix(f"{file}: ") for file, why in bad}
         return Evaluated(run.complete(metrics, errors, load_seconds, finished=now()), run.folder)
 
 

@@ -76,7 +76,7 @@ def test_a_source_that_raises_anything_costs_one_picture(tmp_path: Path, use: Us
 
     use(HashPipeline)
     record = run(tmp_path, Odd()).record
-    assert record is not None and record.errors == {"2.png": "2.png: ZeroDivisionError: odd"}
+    assert record is not None and record.errors == {"2.png": "ZeroDivisionError: odd"}
 
 
 def test_no_picture_at_all_is_refused(tmp_path: Path, use: Use) -> None:
@@ -133,7 +133,8 @@ def test_small_memory_halves_the_batch_for_good(tmp_path: Path, use: Use, error:
     assert factory.made[0].batches == [-10, -5, 3, 2, -5, 3, 2, 3, 3, 3, 3, 2]
     assert done.record.notes == (
         "out of memory with 10 scenes in a batch: went on with 5; "
-        "out of memory with 5 scenes in a batch: went on with 3; out of memory with 5 scenes in a batch: went on with 3",
+        "out of memory with 5 scenes in a batch: went on with 3; "
+        "out of memory with 5 scenes in a batch: went on with 3",
     )
 
 

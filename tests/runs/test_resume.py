@@ -131,13 +131,13 @@ def test_only_pictures_that_could_not_be_read_are_asked_again(tmp_path: Path, st
     broken = MemoryPictures(bad={"3.png", "10.png"})
     first = run(tmp_path / "b", make_split(source=broken))
     assert first.record is not None and first.record.metrics is not None
-    assert first.record.errors == {"3.png": "3.png: broken", "10.png": "10.png: broken"}
+    assert first.record.errors == {"3.png": "broken", "10.png": "broken"}
     assert first.record.metrics.errors == 2 and first.record.metrics.n == 64
     half = MemoryPictures(bad={"10.png"})
     second = run(tmp_path / "b", make_split(source=half))
     assert half.loaded == ["s3", "s10"]
     assert second.folder == first.folder and second.record is not None
-    assert second.record.errors == {"10.png": "10.png: broken"}
+    assert second.record.errors == {"10.png": "broken"}
     mended = MemoryPictures()
     third = run(tmp_path / "b", make_split(source=mended))
     assert mended.loaded == ["s10"] and third.record is not None and third.record.errors == {}
