@@ -7,11 +7,11 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.datasets.split import Split
 from bench.evaluation.alignment import Alignment, Key, align
+from bench.evaluation.beginning import data_identity, now
 from bench.evaluation.box_files import read_boxes
 from bench.evaluation.metrics import compute
 from bench.evaluation.protocols import Protocol
@@ -20,7 +20,7 @@ from bench.runs import provenance
 from bench.runs.files import explained, make_folder
 from bench.runs.folders import runs_of
 from bench.runs.predictions import SceneAnswers
-from bench.runs.record import DataIdentity, Identity, Imported, Metrics, RunRecord, signature
+from bench.runs.record import Identity, Imported, Metrics, RunRecord, signature
 from bench.runs.store import store_rows, write_record
 from bench.settings import EvaluationSettings
 
@@ -43,7 +43,7 @@ def import_boxes(
     The same boxes under the same name land in the same folder again. Raises DataError when the rows cannot be aligned
     with the split, UnknownName for the protocol, RunError when `results` cannot be written.
     """
-    started = _now()
+    started = now()
     rule = protocol_named(protocol)
     aligned = align(read_boxes(path, xywh, "row" if key == "row" else "id"), split, key, str(path))
     metrics = compute(split, aligned.answers, rule, settings)
@@ -52,7 +52,7 @@ def import_boxes(
         pipeline=name or path.stem,
         options={"xywh": xywh, "key": aligned.keyed_by},
         weights={"predictions": digest},
-        data=_data(split),
+        data=data_identity(split),
         device="elsewhere",
         dtype="unknown",
         seed=0,
@@ -60,18 +60,6 @@ def import_boxes(
     )
     record = _record(identity, rule, metrics, aligned, path.name, started, argv)
     return record, _write(record, aligned.answers, results)
-
-
-def _data(split: Split) -> DataIdentity:
-    counts = split.counts
-    return DataIdentity(
-        split=split.name,
-        fingerprint=split.fingerprint,
-        expressions=counts.expressions,
-        refs=counts.refs,
-        pictures=counts.pictures,
-        partial=split.partial,
-    )
 
 
 def _record(
@@ -97,7 +85,7 @@ def _record(
         settings_hash=provenance.settings_hash({"pipeline": name, "options": identity.options}),
         argv=provenance.redacted(argv),
         started=started,
-        finished=_now(),
+        finished=now(),
         git=provenance.git_state(),
         environment={"packages": provenance.packages()},
         card={"name": name, "summary": f"boxes made elsewhere, from {file}", "saw_test_images": "unknown"},
@@ -140,7 +128,3 @@ def _write(record: RunRecord, answers: Sequence[SceneAnswers], results: Path) ->
         raise
     shutil.rmtree(old, ignore_errors=True)
     return folder
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -30,7 +30,7 @@ def open_pipeline(
     Raises UnknownName, SettingsError, WeightsError, DeviceError, MissingPackage, or BenchError for whatever else its
     factory raises.
     """
-    return build(pipeline_context(name, split, resolved, flags, clock))
+    return build(pipeline_context(name, split, resolved, flags, clock), resolved.settings.run.deterministic)
 
 
 def pipeline_context(
