@@ -28,7 +28,7 @@ def leaderboard(
     found = board.check(folder) if check else board.write(folder)
     shown = sum(len(table.rows) for table in found.boards)
     done = "is up to date" if check else "written"
-    typer.echo(f"{folder / board.NAMES[0]} {done}: {shown} runs in {len(found.boards)} tables", err=as_json)
+    typer.echo(f"{folder / board.NAMES[0]} {done}; runs shown: {shown}, tables: {len(found.boards)}", err=as_json)
     for entry in found.left_out:
         typer.echo(f"left out: {entry.run}: {entry.reason}", err=as_json)
     if as_json:

@@ -88,14 +88,13 @@ def _members(found: Outcomes, scenes: Sequence[Scene]) -> Mapping[str, Mapping[s
 
 def _intervals(found: Outcomes, columns: Sequence[Int], bootstrap: Bootstrap) -> list[Interval]:
     """One interval of the hit rate for each group of expressions, all from one set of draws over the pictures."""
-    asked, picture = np.unique(
-        found.picture, return_inverse=True
-    )  # pictures without expressions are not part of the sample
-    hits = np.empty((len(asked), len(columns)))
+    asked = np.bincount(found.picture, minlength=len(found.unreadable)) > 0  # other pictures are not part of the sample
+    picture, pictures = (np.cumsum(asked) - 1)[found.picture], int(asked.sum())
+    hits = np.empty((pictures, len(columns)))
     sizes = np.empty_like(hits)
     for column, rows in enumerate(columns):
-        sizes[:, column] = np.bincount(picture[rows], minlength=len(asked))
-        hits[:, column] = np.bincount(picture[rows], weights=found.hit[rows].astype(np.float64), minlength=len(asked))
+        sizes[:, column] = np.bincount(picture[rows], minlength=pictures)
+        hits[:, column] = np.bincount(picture[rows], weights=found.hit[rows].astype(np.float64), minlength=pictures)
     return ratio_intervals(hits, sizes, bootstrap.draws, bootstrap.seed, bootstrap.confidence)
 
 

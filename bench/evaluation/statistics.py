@@ -32,8 +32,9 @@ def drawn_pictures(pictures: int, draws: int, seed: int, chunk: int = CHUNK) -> 
     for start in range(0, draws, block):
         rows = min(block, draws - start)
         raw = source.random_raw(rows * words).astype("<u8", copy=False).reshape(rows, words)
-        halves = raw.view("<u4")[:, :pictures].astype(np.uint64)
-        yield ((halves * np.uint64(pictures)) >> np.uint64(32)).astype(np.int64)
+        taken = np.multiply(raw.view("<u4")[:, :pictures], np.uint64(pictures), dtype=np.uint64)
+        taken >>= np.uint64(32)
+        yield taken.view(np.int64)
 
 
 def resampled_sums(sums: ArrayLike, draws: int, seed: int, chunk: int = CHUNK) -> Float:
@@ -47,8 +48,8 @@ def resampled_sums(sums: ArrayLike, draws: int, seed: int, chunk: int = CHUNK) -
     done = 0
     for taken in drawn_pictures(pictures, draws, seed, chunk):
         rows = len(taken)
-        cells = taken + np.arange(rows, dtype=np.int64)[:, None] * pictures
-        weights = np.bincount(cells.ravel(), minlength=rows * pictures).reshape(rows, pictures)
+        taken += np.arange(rows, dtype=np.int64)[:, None] * pictures  # a cell of its own for each draw and picture
+        weights = np.bincount(taken.ravel(), minlength=rows * pictures).reshape(rows, pictures)
         totals[done : done + rows] = weights.astype(np.float64) @ table
         done += rows
     return totals

@@ -1,0 +1,212 @@
+"""The leaderboard: nothing mixed, nothing hidden, the same bytes from the same runs, and names that cannot break it."""
+
+import csv
+import io
+import json
+import re
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.datasets.split import Split
+from bench.errors import CheckFailed
+from bench.evaluation.imported import import_boxes
+from bench.grounding import Expression, Scene
+from bench.reporting import leaderboard
+from bench.reporting.boards import collect
+from bench.reporting.markdown import escape, grid
+from bench.runs.record import Throughput, read_record, signature
+from bench.runs.store import write_record
+
+BOX = (0.0, 0.0, 40.0, 40.0)
+MARKDOWN, CSV, JSON = leaderboard.NAMES
+SPEED = Throughput(
+    seconds=1,
+    pictures_per_s=12.345,
+    expressions_per_s=123.4,
+    stages={},
+    peak_memory_mb=1,
+    device_memory_mb=1,
+    load_seconds=1,
+)
+
+
+def split(name="mine-val", text="the man", pictures=5):
+    scenes = tuple(Scene(f"p{n}", f"p{n}.jpg", 100, 100, (Expression(f"e{n}", text, BOX),)) for n in range(pictures))
+    return Split(name, "Mine", scenes, SimpleNamespace())
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Writes a run with `hits` hits; further words change its record."""
+
+    def write(name="a", hits=3, on=None, protocol="iou", data=None, **changes):
+        on = on or split()
+        rows = {f"e{n}": [0, 0, 40, 40 if n < hits else 4] for n in range(5)}
+        file = tmp_path / "boxes.json"
+        file.write_text(json.dumps(rows))
+        record, folder = import_boxes(file, on, tmp_path, name=name, protocol=protocol)
+        identity = record.identity.model_copy(update={"device": "cuda:0"} | changes.pop("identity", {}))
+        if data:
+            identity = identity.model_copy(update={"data": identity.data.model_copy(update=data)})
+            changes["signature"] = signature(protocol, identity.data)
+        fields = {
+            "git": {"commit": "0123456789abcdef", "dirty": False},
+            "finished": "2026-01-02T03:04:05+00:00",
+            "provenance": "run",
+            "imported": None,
+            "card": {"saw_test_images": "no"},
+            "environment": {"gpu": {"name": "NVIDIA H200"}},
+            "throughput": SPEED,
+        }
+        write_record(folder, record.model_copy(update=fields | {"identity": identity} | changes))
+        return folder.relative_to(tmp_path).as_posix()
+
+    return write
+
+
+def tables(results):
+    return {(b.split, b.protocol): [r["pipeline"] for r in b.rows] for b in collect(results).boards}
+
+
+def test_one_table_a_signature_best_first(tmp_path, store):
+    store("low", 1)
+    store("high", 5)
+    store("middle", 3)
+    store("strict", 3, protocol="strict")
+    store("elsewhere", 3, on=split("other-val"))
+    assert tables(tmp_path) == {
+        ("mine-val", "iou"): ["high", "middle", "low"],
+        ("mine-val", "strict"): ["strict"],
+        ("other-val", "iou"): ["elsewhere"],
+    }
+
+
+def test_other_data_of_the_same_name_is_another_table(tmp_path, store):
+    store("a", 3)
+    store("b", 3, on=split(text="the woman"))
+    first, second = collect(tmp_path).boards
+    assert (first.split, second.split) == ("mine-val", "mine-val")
+    assert first.fingerprint != second.fingerprint
+    text = leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
+    assert text.count("another table holds runs on other data of the same name") == 2
+
+
+def test_what_is_left_out_and_why(tmp_path, store):
+    kept = store("kept")
+    reasons = {
+        store("part", data={"partial": True, "pictures": 3}): "partial: 3 pictures only",
+        store("dirty", git={"commit": "1", "dirty": True}): "dirty: made by code that is in no commit",
+        store("running", status="running", metrics=None): "not finished",
+    }
+    broken = tmp_path / store("broken")
+    (broken / "run.json").write_text("{")
+    found = collect(tmp_path)
+    assert [r["run_dir"] for b in found.boards for r in b.rows] == [kept]
+    assert {entry.run: entry.reason for entry in found.left_out if entry.run in reasons} == reasons
+    (last,) = (entry for entry in found.left_out if entry.run not in reasons)
+    assert last.run == broken.relative_to(tmp_path).as_posix()
+    assert str(tmp_path) not in last.reason
+    text = leaderboard.render(found)[MARKDOWN].decode()
+    assert "## Left out, and why" in text
+    assert all(reason in text for reason in reasons.values())
+
+
+def test_the_latest_of_equal_runs_is_shown(tmp_path, store):
+    old = store("a", 1, finished="2026-01-01T00:00:00+00:00", settings_hash="s")
+    new = store("a", 2, finished="2026-03-01T00:00:00+00:00", settings_hash="s")
+    other_settings = store("a", 3, settings_hash="t")
+    other_device = store("a", 4, settings_hash="s", environment={"gpu": {"name": "NVIDIA A100"}})
+    found = collect(tmp_path)
+    assert {r["run_dir"] for r in found.boards[0].rows} == {new, other_settings, other_device}
+    assert [(e.run, e.reason) for e in found.left_out] == [
+        (old, f"replaced by a later run of the same settings: {new}")
+    ]
+
+
+def test_the_same_bytes_and_a_check_that_knows(tmp_path, store):
+    store("a", 1)
+    with pytest.raises(CheckFailed, match=r"LEADERBOARD\.md, LEADERBOARD\.csv, LEADERBOARD\.json"):
+        leaderboard.check(tmp_path)
+    leaderboard.write(tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in leaderboard.NAMES}
+    leaderboard.check(tmp_path)
+    leaderboard.write(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in leaderboard.NAMES} == before
+    assert str(tmp_path).encode() not in b"".join(before.values())
+    (tmp_path / CSV).write_bytes(before[CSV] + b"x")
+    with pytest.raises(CheckFailed, match=r": LEADERBOARD\.csv;"):
+        leaderboard.check(tmp_path)
+    leaderboard.write(tmp_path)
+    store("b", 2)
+    with pytest.raises(CheckFailed):
+        leaderboard.check(tmp_path)
+
+
+def test_full_precision(tmp_path, store):
+    store("a", 2)
+    leaderboard.write(tmp_path)
+    (line,) = csv.DictReader(io.StringIO((tmp_path / CSV).read_text()))
+    (entry,) = json.loads((tmp_path / JSON).read_text())["tables"][0]["rows"]
+    metrics = read_record(tmp_path / entry["run_dir"]).metrics
+    assert float(line["mean_iou"]) == entry["mean_iou"] == metrics.mean_iou
+    assert [float(line["ci95_low"]), float(line["ci95_high"])] == entry["ci95"] == list(metrics.ci95)
+    assert line["device"] == entry["device"] == "NVIDIA H200"
+    assert entry["strata"]["people"]["yes"]["acc@0.5"] == 0.4
+    assert json.loads(line["weights"]) == entry["weights"]
+
+
+def test_marks_and_footnotes(tmp_path, store):
+    store("clean", 5)
+    text = leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
+    assert not set("†‡§¶") & set(text)
+    store("theirs", 4, provenance="imported", card={})
+    store("saw", 3, card={"saw_test_images": "yes"})
+    text = leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
+    names = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")][2:]
+    assert names == ["clean", "theirs † §", "saw ‡"]
+    assert "‡ its training saw test pictures" in text
+    assert "¶" not in text
+
+
+HOSTILE = "a|b\n| c | <script>alert(1)</script> [x](http://e) `code` *b* \u202e\x1b[31m"
+
+
+def test_hostile_names_stay_in_their_cell(tmp_path, store):
+    store(HOSTILE, 3)
+    store("tame", 2)
+    leaderboard.write(tmp_path)
+    text = (tmp_path / MARKDOWN).read_text()
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 4
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {len(re.findall(r"\|", rows[1]))}
+    assert not any(part in text for part in ("<script>", "\u202e", "\x1b"))
+    names = [line["pipeline"] for line in csv.DictReader(io.StringIO((tmp_path / CSV).read_text(), newline=""))]
+    assert names == [HOSTILE, "tame"]
+    assert json.loads((tmp_path / JSON).read_text())["tables"][0]["rows"][0]["pipeline"] == HOSTILE
+
+
+@given(st.text(max_size=40))
+def test_escaped_text_is_one_cell_without_markup(text):
+    shown = escape(text)
+    assert "\n" not in shown
+    assert not re.search(r"(?<!\\)(?:\\\\)*[|`*\[\]]", shown.replace("\\\\", ""))
+    assert "<" not in shown
+
+
+def test_columns_line_up_in_plain_text():
+    lines = grid(("name", "n"), [("模型", "1"), ("é", "1,000")], right=[1]).splitlines()
+    assert lines == [
+        "| name |     n |",
+        "|:-----|------:|",
+        "| 模型 |     1 |",
+        "| é    | 1,000 |",
+    ]
+
+
+def test_nothing_yet(tmp_path):
+    leaderboard.write(tmp_path / "results")
+    assert "No complete run yet" in (tmp_path / "results" / MARKDOWN).read_text()
+    leaderboard.check(tmp_path / "results")

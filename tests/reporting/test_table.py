@@ -1,0 +1,90 @@
+"""Rows of the JSON contract and what a terminal shows of them."""
+
+import io
+import json
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from bench.datasets.split import Split
+from bench.evaluation.imported import import_boxes
+from bench.grounding import Expression, Scene
+from bench.reporting.table import interval, percent, print_rows, rate, row
+from bench.runs.record import Throughput
+
+BOX = (0.0, 0.0, 40.0, 40.0)
+
+
+@pytest.fixture
+def record(tmp_path):
+    scenes = tuple(
+        Scene(f"p{n}", f"p{n}.jpg", 100, 100, (Expression(f"e{n}", "x", BOX, kind=kind),))
+        for n, kind in enumerate(("[red]bold", "plain"))
+    )
+    (tmp_path / "b.json").write_text(json.dumps({"e0": BOX}))
+    split = Split("mine-val", "Mine", scenes, SimpleNamespace())
+    return import_boxes(tmp_path / "b.json", split, tmp_path, name="[bold]theirs[/bold]")[0]
+
+
+def shown(records, width=100):
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    print_rows(records, console)
+    return console.file.getvalue()
+
+
+def test_names_and_labels_are_data_not_markup(record):
+    text = shown([record])
+    assert "[bold]theirs[/bold]" in text
+    assert "[red]bold" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_score_is_always_readable(record, width):
+    assert "50.00" in shown([record], width)
+
+
+def test_columns_without_news_are_left_out(record):
+    assert "ceiling" not in shown([record])
+    fast = Throughput(
+        seconds=1,
+        pictures_per_s=2,
+        expressions_per_s=1234.5,
+        stages={},
+        peak_memory_mb=77.5,
+        device_memory_mb=None,
+        load_seconds=None,
+    )
+    timed = record.model_copy(
+        update={"throughput": fast, "metrics": record.metrics.model_copy(update={"oracle": 0.975, "errors": 1})}
+    )
+    text = shown([timed])
+    for part in ("ceiling", "97.50", "ex/s", "1,234", "errors", "unreadable pictures: 1"):
+        assert part in text
+    assert row(timed, "x")["peak_memory_mb"] == 77.5
+
+
+def test_runs_that_do_not_compare_are_in_different_tables(record):
+    strict = record.model_copy(update={"protocol": "strict", "signature": record.signature.replace("iou>=", "strict>")})
+    assert shown([record, record]).count("2 expressions") == 1
+    assert shown([record, strict]).count("2 expressions") == 2
+
+
+def test_an_unfinished_run_has_a_row_without_numbers(record):
+    bare = record.model_copy(update={"metrics": None, "status": "running"})
+    assert "unfinished" in shown([bare])
+    assert row(bare, "x")["acc@0.5"] is None
+    assert shown([]) == ""
+
+
+def test_the_row_is_plain_json(record):
+    text = json.dumps(row(record, "some/where"), allow_nan=False)
+    back = json.loads(text)
+    assert back["run_dir"] == "some/where"
+    assert back["strata"]["kind"]["plain"] == {"n": 1, "hits": 0, "acc@0.5": 0.0, "ci95": [0.0, 1.0]}
+
+
+def test_figures():
+    assert (percent(0.79694), percent(None), percent(1)) == ("79.69", "–", "100.00")
+    assert interval((0.1, 0.25)) == "[10.00, 25.00]"
+    assert (rate(1234.5), rate(12.345), rate(0.01234), rate(None)) == ("1,234", "12.3", "0.0123", "–")
