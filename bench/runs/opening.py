@@ -16,7 +16,7 @@ from bench.grounding import Scene
 from bench.runs.files import make_folder
 from bench.runs.folders import choose, differences, new_folder, refuse, runs_of, same_command
 from bench.runs.lock import Lock, holder, locked
-from bench.runs.record import RunRecord
+from bench.runs.record import RunRecord, read_record
 from bench.runs.shards import POLL_S, Rank, owned
 from bench.runs.store import Run, store_rows, stored_rows, write_record
 
@@ -48,12 +48,12 @@ def _lead(parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, f
     # Two processes that begin at the same moment must not both find nothing and begin two runs.
     with locked(parent / ".choosing", "the choice of a run", patience_s=10):
         found = None if fresh else choose(parent, blank)
-        if found and (done := _finished(parent, blank, scenes, rank)):
-            return done
         folder = found[0] if found else new_folder(parent, blank)
         lock = _hold(folder, LOCK, "this run", stack)
         _refuse_left_over_ranks(folder)
-        record = _continued(found[1], blank) if found else blank.model_copy(update={"sessions": 1})
+        if found and (done := _finished(parent, blank, scenes, rank)):
+            return done  # by the process whose lock this one has just waited for
+        record = _continued(read_record(folder), blank) if found else blank.model_copy(update={"sessions": 1})
         write_record(folder, record)
     for left in (*folder.glob(".*.tmp"), *folder.glob(f"{LOCK}.rank*")):  # of sessions that were killed
         with suppress(OSError):
