@@ -6,6 +6,7 @@ Partial, unfinished and dirty runs are left out, and so are older runs of the sa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def device(record: RunRecord) -> str:
     gpu = record.environment.get("gpu")
     if isinstance(gpu, Mapping) and gpu.get("name"):
         return str(gpu["name"])
-    processor = record.environment.get("cpu")
+    processor = re.sub(r"\((R|TM)\)", "", str(record.environment.get("cpu") or "")).strip()
     if named.startswith("cpu"):
         return f"CPU, {processor}" if processor else "CPU"
     return named.partition(":")[0].upper()
