@@ -117,7 +117,7 @@ def _truth(scenes: Sequence[Scene], protocol: Protocol) -> _Truth:
         if protocol.needs_size and not (scene.width and scene.height):
             raise DataError(
                 f"protocol {protocol.name!r} needs every picture's size, and that of {scene.file!r} is not annotated; "
-                "prepare the data set together with its pictures (`bench data prepare NAME ... --images PATH`)"
+                "index lists hold no sizes: prepare the data set from refer files or a hub mirror"
             )
         for expression in scene.expressions:
             if expression.id in number:
