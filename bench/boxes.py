@@ -42,7 +42,7 @@ def clip_xyxy(boxes: ArrayLike, widths: ArrayLike, heights: ArrayLike) -> Float:
     b = np.asarray(boxes, np.float64)
     w, h = np.asarray(widths, np.float64)[..., None], np.asarray(heights, np.float64)[..., None]
     limit = np.concatenate([w, h, w, h], axis=-1)
-    return np.minimum(np.maximum(b, 0.0), limit)
+    return np.asarray(np.minimum(np.maximum(b, 0.0), limit))
 
 
 def box_area_xyxy(boxes: ArrayLike) -> Float:

@@ -89,7 +89,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class PipelineCard:
-    """What stands behind a row of the leaderboard. `weights` maps a part's name to its file or hub id, `sha256` to its hash."""
+    """What stands behind a row. `weights` maps a part's name to its file or hub id, `sha256` a file to its hash."""
 
     name: str
     summary: str
@@ -113,9 +113,9 @@ class PipelineContext:
     """Everything a pipeline's factory is given.
 
     `options` is the pipeline's table of bench.toml with the data set's own lines and the flags already laid over it;
-    `folder` is where relative paths in it start, `home` the cache (BENCH_HOME); `dataset` is the data set it will run on,
-    and `train_scenes` loads that data set's train part (for baselines that fit something; raises DataError where it is
-    not at hand). `device` is resolved ("cpu", "cuda:0"), `dtype` one of float32, bfloat16, float16.
+    `folder` is where relative paths in it start, `home` the cache (BENCH_HOME); `dataset` is the data set it will run
+    on, and `train_scenes` loads that data set's train part (for baselines that fit something; raises DataError where it
+    is not at hand). `device` is resolved ("cpu", "cuda:0"), `dtype` one of float32, bfloat16, float16.
     """
 
     name: str
@@ -179,7 +179,7 @@ class Trained:
 
 
 class Trainable(Protocol):
-    """What an entry point of the group `bench.trainers` names: trains, writes under `job.out`, and returns each part."""
+    """What an entry point of the group `bench.trainers` names: trains, writes under `job.out`, returns each part."""
 
     def __call__(self, job: TrainingJob) -> Mapping[str, Trained]: ...
 

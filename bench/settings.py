@@ -40,7 +40,7 @@ class DataSettings(Table):
     """[data]: where things lie. Relative paths start at the file that names them."""
 
     home: str = Field("", description="prepared data and weights; BENCH_HOME wins; empty = the platform's folder")
-    pictures: Mapping[str, str] = Field(default_factory=dict, description="data set -> folder or zip with its pictures")
+    pictures: Mapping[str, str] = Field(default_factory=dict, description="data set, `coco` or `file` -> its pictures")
     shapes: ShapesSettings = ShapesSettings()
 
 
@@ -190,6 +190,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _anchored(table: dict[str, Any], folder: Path) -> dict[str, Any]:
     """A user's file may name paths relative to itself: any `./` or `../` string is made absolute."""
+
     def anchor(value: Any) -> Any:
         if isinstance(value, dict):
             return {k: anchor(v) for k, v in value.items()}
@@ -220,12 +221,13 @@ def assignments(pairs: Sequence[str]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not equals or not key.strip():
-            raise SettingsError(f"--set {pair!r}: expected KEY=VALUE, for example --set ranker.margin=0.1")
+        if not equals or not all(part.strip() for part in key.split(".")):
+            raise SettingsError(f"--set {pair}: expected KEY=VALUE, for example --set ranker.margin=0.1")
         try:
-            flat[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+            parsed = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
-            flat[key.strip()] = value
+            parsed = value
+        flat[".".join(part.strip() for part in key.split("."))] = parsed
     return _nested(flat)
 
 

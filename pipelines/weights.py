@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SHOWN = 6  # keys of each kind in a diff
+MANY_ROWS = 4096  # of a table that may be kept sparse
 
 
 def find_file(name: str, context: PipelineContext) -> Path | None:
-    """The file `name` points to: as it is, from the folder of bench.toml, or from BENCH_HOME/weights; None if nowhere."""
+    """The file `name` points to: as it is, from bench.toml's folder, or from BENCH_HOME/weights; None if nowhere."""
     for place in (Path(name).expanduser(), context.folder / name, context.home / "weights" / name):
         if place.is_file():
             return place.resolve()
@@ -35,6 +36,12 @@ def missing(name: str, context: PipelineContext, how: str) -> WeightsError:
     """The error for weights that are nowhere: every place looked in, and how to get them."""
     places = ", ".join(str(p) for p in (context.folder / name, context.home / "weights" / name))
     return WeightsError(f"weights {name!r} are not there (looked at {places}); {how}")
+
+
+def first_line(error: Exception) -> str:
+    """What kind of error it was and the first line it says; some libraries say a page, some nothing."""
+    said = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def sha256(path: Path) -> str:
@@ -59,20 +66,48 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a complete .safetensors file ({error})") from None
-    return {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}, metadata
+    return _dense({k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}), metadata
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Floats as float16, everything else as it is; metadata values as JSON; the file appears whole or not at all."""
+    """Floats as float16, everything else as it is; metadata values as JSON; the file appears whole or not at all.
+
+    A table most of whose rows are zero, such as the words a small CLIP never saw, is kept as the rows that are not.
+    """
     import torch
     from safetensors.torch import save_file
 
-    halves = {k: (t.half() if t.is_floating_point() else t).contiguous().cpu() for k, t in tensors.items()}
+    halves = {k: (t.half() if t.is_floating_point() else t).contiguous().cpu() for k, t in _sparse(tensors).items()}
     assert all(torch.isfinite(t).all() for t in halves.values() if t.is_floating_point()), "float16 overflow"
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     save_file(halves, part, metadata={key: json.dumps(value) for key, value in metadata.items()})
+    part.chmod(0o644)
     part.replace(path)
+
+
+def _sparse(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tables with mostly empty rows as KEY.rows (indices), KEY.values and KEY.length."""
+    import torch
+
+    out: dict[str, Tensor] = {}
+    for key, table in tensors.items():
+        rows = table.ne(0).any(dim=1).nonzero()[:, 0] if table.ndim == 2 and len(table) > MANY_ROWS else None
+        if rows is None or 2 * len(rows) > len(table):
+            out[key] = table
+        else:
+            out |= {f"{key}.rows": rows.int(), f"{key}.values": table[rows], f"{key}.length": torch.tensor(len(table))}
+    return out
+
+
+def _dense(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `_sparse` took apart, together again."""
+    out = dict(tensors)
+    for key in [k.removesuffix(".rows") for k in tensors if k.endswith(".rows")]:
+        rows, values, length = (out.pop(f"{key}.{part}") for part in ("rows", "values", "length"))
+        out[key] = values.new_zeros(int(length), values.shape[1])
+        out[key][rows.long()] = values
+    return out
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:

@@ -56,7 +56,7 @@ def test_agrees_with_torchvision(ps):
 @given(box, real)
 def test_clipping_keeps_a_box_inside(p, q):
     x1, y1, x2, y2 = b.clip_xyxy(p, 320, 240)
-    assert 0 <= min(x1, x2) and max(x1, x2) <= 320 and 0 <= min(y1, y2) and max(y1, y2) <= 240
+    assert min(x1, x2) >= 0 and max(x1, x2) <= 320 and min(y1, y2) >= 0 and max(y1, y2) <= 240
 
 
 @pytest.mark.parametrize("bad", [(10, 10, 5, 20), (10, 10, 10, 20), (math.nan, 0, 5, 5), (0, 0, math.nan, 5)])

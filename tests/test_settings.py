@@ -43,7 +43,7 @@ def test_a_file_wins_over_defaults_and_a_flag_over_both(folder):
 )
 def test_a_mistake_is_named_with_its_file(folder, text, said):
     (folder / "bench.toml").write_text(text)
-    with pytest.raises(SettingsError, match="bench.toml") as error:
+    with pytest.raises(SettingsError, match=r"bench\.toml") as error:
         load_settings()
     assert said in str(error.value)
 
@@ -54,7 +54,9 @@ def test_a_missing_file_is_said(folder):
 
 
 def test_a_data_set_has_lines_of_its_own(folder):
-    (folder / "bench.toml").write_text("[pipelines.p]\na = 1\nb = {c = 2, d = 3}\n[pipelines.p.on.shapes]\nb = {c = 9}\n")
+    (folder / "bench.toml").write_text(
+        "[pipelines.p]\na = 1\nb = {c = 2, d = 3}\n[pipelines.p.on.shapes]\nb = {c = 9}\n"
+    )
     resolved = load_settings()
     assert resolved.options("p", "shapes") == {"a": 1, "b": {"c": 9, "d": 3}}
     assert resolved.options("p", "refcoco") == {"a": 1, "b": {"c": 2, "d": 3}}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bench.datasets.survey import Standing
     from bench.datasets.verify import Verified
 
-app = typer.Typer(help="Prepare, verify and list data sets.", no_args_is_help=True)
+app = typer.Typer(help="Prepare, verify, list and look at data sets.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A data set (refcoco) or one of its splits (refcoco-val).")]
 Config = Annotated[Path | None, typer.Option("--config", help="A bench.toml to use instead of the nearest one.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
@@ -136,6 +136,29 @@ def listing(config: Config = None, json: Json = False) -> None:
         for standing in standings:
             if standing.problem:
                 console.print(f"  [red]{_plain(standing.problem)}[/red]")
+
+
+@app.command()
+def sheet(
+    split: Annotated[str, typer.Argument(help="A split: shapes-val, refcoco-testA, file:PATH.jsonl.")],
+    out: Annotated[Path, typer.Option(help="The picture file to write.")] = Path("sheet.png"),
+    pictures: Annotated[int, typer.Option(min=1, max=200, help="How many scenes.")] = 12,
+    start: Annotated[int, typer.Option(min=0, help="The first one's place in the split.")] = 0,
+    config: Config = None,
+) -> None:
+    """Draw a contact sheet of a split: its pictures, boxes and expressions."""
+    from bench.datasets.load import load_split
+    from bench.errors import UsageError
+    from bench.reporting.drawing import save_picture
+    from bench.reporting.sheet import contact_sheet
+    from bench.settings import load_settings
+
+    found = load_split(split, load_settings(config))
+    scenes = found.scenes[start : start + pictures]
+    if not scenes:
+        raise UsageError(f"--start {start}: {split} has {len(found.scenes):,} scenes")
+    save_picture(contact_sheet(scenes, found.pictures), out)
+    _console(json=False).print(f"{len(scenes)} scenes of {found.name} drawn in {out}", soft_wrap=True)
 
 
 def _console(json: bool) -> Console:

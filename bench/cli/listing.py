@@ -26,7 +26,7 @@ def listing(
     from rich.console import Console
     from rich.table import Table
 
-    rows = {What.pipelines: _pipelines, What.splits: _splits, What.runs: lambda: _runs(results)}[what]()
+    rows = _runs(results) if what is What.runs else _pipelines() if what is What.pipelines else _splits()
     if json:
         print(encoder.dumps({what.value: rows}))
         return
@@ -78,6 +78,7 @@ def _runs(results: Path) -> list[dict[str, object]]:
             rows.append({"run": str(path.parent), "status": "unreadable", "acc@0.5": None, "finished": None})
             continue
         accuracy = f"{100 * record.metrics.accuracy:.2f}" if record.metrics else None
-        row = {"run": str(path.parent), "status": record.status, "acc@0.5": accuracy, "finished": record.finished}
-        rows.append(row)
+        rows.append(
+            {"run": str(path.parent), "status": record.status, "acc@0.5": accuracy, "finished": record.finished}
+        )
     return rows

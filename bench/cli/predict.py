@@ -12,7 +12,9 @@ def predict(
     pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="A name of `bench list pipelines`.")],
     text: Annotated[str, typer.Option("--text", "-t", help="The referring expression.")],
     image: Annotated[Path | None, typer.Option("--image", "-i", help="A picture file.")] = None,
-    scene: Annotated[str | None, typer.Option("--scene", help="Instead of --image: SPLIT/ID of a split's scene.")] = None,
+    scene: Annotated[
+        str | None, typer.Option("--scene", help="Instead of --image: SPLIT/ID of a split's scene.")
+    ] = None,
     on: Annotated[str | None, typer.Option("--on", help="Take the weights and options for this data set.")] = None,
     weights: Annotated[str | None, typer.Option("--weights", help="Weights instead of the ones in bench.toml.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the pipeline's table.")] = None,
@@ -33,7 +35,9 @@ def predict(
 
     flags = {"device": device, "dtype": dtype, "seed": seed, "deterministic": deterministic, "offline": offline}
     resolved = load_settings(config, {f"run.{key}": value for key, value in flags.items()})
-    answer = predict_one(pipeline, text, resolved, image=image, scene=scene, dataset=on, options=_options(weights, set_))
+    answer = predict_one(
+        pipeline, text, resolved, image=image, scene=scene, dataset=on, options=_options(weights, set_)
+    )
     if out is not None:
         answer.draw(out)
     record = answer.as_json()
@@ -50,8 +54,7 @@ def predict(
 def _options(weights: str | None, set_: list[str] | None) -> dict[str, Any]:
     from bench.settings import assignments
 
-    options = assignments(set_ or [])
-    return options | ({"weights": weights} if weights else {})
+    return assignments(set_ or []) | ({"weights": weights} if weights else {})
 
 
 def _readable(record: dict[str, Any]) -> str:

@@ -14,9 +14,14 @@ if TYPE_CHECKING:
 
 
 def run(
-    pipeline: Annotated[list[str], typer.Option(help="Pipelines: a,b or the flag repeated.", show_default=False)],
+    pipeline: Annotated[
+        list[str], typer.Option("--pipeline", "-p", help="Pipelines: a,b or the flag repeated.", show_default=False)
+    ],
     split: Annotated[
-        list[str], typer.Option(help="Splits: a,b or the flag repeated; own data: file:PATH.jsonl.", show_default=False)
+        list[str],
+        typer.Option(
+            "--split", "-s", help="Splits: a,b or the flag repeated; own data: file:PATH.jsonl.", show_default=False
+        ),
     ],
     results: Annotated[
         Path | None, typer.Option("--results", "-o", help="Where runs are kept.", show_default="results")
@@ -137,26 +142,7 @@ def _listed(values: list[str]) -> list[str]:
 
 
 def _options(weights: str | None, settings: list[str]) -> dict[str, Any]:
-    """--weights and --set KEY=VALUE as a table; a value is TOML where it reads as such, else a string.
+    """--weights and --set KEY=VALUE as a table. Raises SettingsError."""
+    from bench.settings import assignments
 
-    Raises SettingsError for a setting without "=", or a key that is no dotted name.
-    """
-    import tomllib
-
-    from bench.errors import SettingsError
-    from bench.settings import merged
-
-    table: dict[str, Any] = {} if weights is None else {"weights": weights}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        path = [part.strip() for part in key.split(".")]
-        if not equals or not all(path):
-            raise SettingsError(f"--set {setting}: expected KEY=VALUE, for example --set ranker.views='[\"blur\"]'")
-        try:
-            parsed = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            parsed = value
-        for part in reversed(path):
-            parsed = {part: parsed}
-        table = merged(table, parsed)
-    return table
+    return assignments(settings) | ({} if weights is None else {"weights": weights})

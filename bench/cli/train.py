@@ -15,7 +15,9 @@ def train(
     validate: Annotated[str | None, typer.Option("--validate", help="Split of the score [default: its val].")] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the weights.")] = Path("weights"),
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N pictures.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, e.g. clip.epochs=1.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, e.g. clip.epochs=1.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="A bench.toml.")] = None,

@@ -1,4 +1,4 @@
-"""A split: the scenes of one part of a data set, where their pictures lie, and what makes it the split it claims to be."""
+"""A split: the scenes of one part of a data set, where their pictures lie, and what makes it what it claims to be."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many expressions, referred objects and pictures; None where the source does not say (index lists have no refs)."""
+    """How many expressions, referred objects and pictures; None where the source does not tell objects apart."""
 
     expressions: int
     refs: int | None
@@ -75,7 +75,7 @@ class Part:
 
 
 class Dataset(Protocol):
-    """What an entry point of the group `bench.datasets` names: a data set that can say where it stands and load a part."""
+    """What an entry point of the group `bench.datasets` names: a data set that knows where it is and loads parts."""
 
     @property
     def name(self) -> str: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bench.errors import BenchError, DeviceError
 from bench.evaluation.decode import Decoded
@@ -35,7 +36,7 @@ class Asker:
             elif not decoded.scene.expressions:
                 rows.append(SceneAnswers(decoded.scene.id, ()))
             else:
-                rows.append(next(answers))
+                rows.append(replace(next(answers), size=_unannotated_size(decoded)))
         return rows
 
     def take_note(self) -> str:
@@ -104,6 +105,14 @@ def _loaded(decoded: Decoded) -> LoadedScene:
     assert decoded.picture is not None
     queries = tuple(Query(e.id, e.text) for e in decoded.scene.expressions)
     return LoadedScene(decoded.scene.id, decoded.picture, queries)
+
+
+def _unannotated_size(decoded: Decoded) -> tuple[int, int] | None:
+    """Width and height of the picture where the annotations do not say: the predictions are clipped to it."""
+    if decoded.picture is None or decoded.scene.width is not None:
+        return None
+    height, width = decoded.picture.shape[:2]
+    return width, height
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,8 @@ def outcomes(scenes: Sequence[Scene], answers: Iterable[SceneAnswers], protocol:
     Raises DataError for an answer about an unknown scene or expression or about another picture's expression, and where
     the protocol needs a picture's size that is not annotated.
     """
+    answers = list(answers)
+    scenes = _sized(scenes, answers)
     truth = _truth(scenes, protocol)
     said = _collect(scenes, truth, answers)
     picture = truth.picture
@@ -107,6 +109,19 @@ def outcomes(scenes: Sequence[Scene], answers: Iterable[SceneAnswers], protocol:
     )
 
 
+def _sized(scenes: Sequence[Scene], answers: Sequence[SceneAnswers]) -> Sequence[Scene]:
+    """`scenes`, with the sizes that the run saw where none is annotated."""
+    seen = {line.scene: line.size for line in answers if line.size is not None}
+    if not seen:
+        return scenes
+    return [
+        replace(scene, width=seen[scene.id][0], height=seen[scene.id][1])
+        if scene.width is None and scene.id in seen
+        else scene
+        for scene in scenes
+    ]
+
+
 def _truth(scenes: Sequence[Scene], protocol: Protocol) -> _Truth:
     expressions: list[Expression] = []
     number: dict[str, int] = {}
@@ -117,7 +132,7 @@ def _truth(scenes: Sequence[Scene], protocol: Protocol) -> _Truth:
         if protocol.needs_size and not (scene.width and scene.height):
             raise DataError(
                 f"protocol {protocol.name!r} needs every picture's size, and that of {scene.file!r} is not annotated; "
-                "index lists hold no sizes: prepare the data set from refer files or a hub mirror"
+                "index lists hold no sizes: run a pipeline on the pictures, or prepare the data set from refer files"
             )
         for expression in scene.expressions:
             if expression.id in number:

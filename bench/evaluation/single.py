@@ -15,7 +15,6 @@ from bench.datasets.pictures import decode
 from bench.errors import BenchError, PictureError, UsageError
 from bench.evaluation.pipelines import open_pipeline
 from bench.grounding import LoadedScene, Picture, Prediction, Query
-from bench.runs.files import write_atomically
 from bench.settings import Resolved
 
 QUERY = "0"
@@ -35,16 +34,16 @@ class Single:
         """The contract of `bench predict --json`: boxes in pixels of the original picture at 6 decimals."""
         height, width = self.picture.shape[:2]
         box, proposals = self.prediction.box, self.prediction.proposals
-        said = box is not None and bool(np.isfinite(box).all())
-        clipped = clip_xyxy(box, width, height).round(6).tolist() if said else None
+        if box is not None and not np.isfinite(box).all():
+            box = None
         return {
             "pipeline": self.pipeline,
             "image": self.source,
             "width": width,
             "height": height,
             "text": self.text,
-            "box_xyxy": clipped,
-            "box_xyxy_unclipped": [round(float(v), 6) for v in box] if said and box is not None else None,
+            "box_xyxy": None if box is None else clip_xyxy(box, width, height).round(6).tolist(),
+            "box_xyxy_unclipped": None if box is None else [round(float(v), 6) for v in box],
             "score": None if self.prediction.score is None else round(float(self.prediction.score), 6),
             "proposals": None if proposals is None else proposals.round(6).tolist(),
             "note": self.prediction.note,
@@ -52,19 +51,10 @@ class Single:
 
     def draw(self, out: Path) -> None:
         """Draw the answer into a picture file; its suffix says the format. Raises UsageError."""
-        import io
+        from bench.reporting.drawing import draw_answer, save_picture
 
-        from PIL import Image
-
-        from bench.reporting.drawing import draw_answer
-
-        if Image.registered_extensions().get(out.suffix.lower()) is None:
-            raise UsageError(f"--out {out}: no picture format has the suffix {out.suffix!r}; use .png or .jpg")
         record = self.as_json()
-        drawn = draw_answer(self.picture, record["box_xyxy"], self.text, record["proposals"] or ())
-        data = io.BytesIO()
-        drawn.save(data, format=Image.registered_extensions()[out.suffix.lower()])
-        write_atomically(out, data.getvalue())
+        save_picture(draw_answer(self.picture, record["box_xyxy"], self.text, record["proposals"] or ()), out)
 
 
 def predict_one(

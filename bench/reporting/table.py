@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 BLANK = "–"
+WIDE = 120
 
 
 def row(record: RunRecord, run_dir: Path | str) -> dict[str, Any]:
@@ -49,6 +50,8 @@ def print_rows(records: Sequence[RunRecord], console: Console | None = None) -> 
     from rich.console import Console as Terminal
 
     console = console or Terminal()
+    if not console.is_terminal:
+        console.width = max(console.width, WIDE)  # a file or a pipe has no edge to fold at
     groups: dict[str, list[RunRecord]] = {}
     for record in records:
         groups.setdefault(record.signature, []).append(record)
@@ -193,4 +196,4 @@ COLUMNS: dict[str, Callable[[RunRecord], str]] = {
     "errors": _of(lambda m: f"{m.errors:,}"),
     "ex/s": lambda record: rate(record.throughput.expressions_per_s if record.throughput else None),
 }
-OPTIONAL = ("ceiling", "errors", "ex/s")
+OPTIONAL = ("ceiling", "no box", "errors", "ex/s")

@@ -1,10 +1,11 @@
 """predictions.jsonl: one line a scene, the unit of resuming.
 
-    {"scene": "581857", "proposals": [[x1, y1, x2, y2], ...] | null, "error": null | "why",
+    {"scene": "581857", "size": [w, h], "proposals": [[x1, y1, x2, y2], ...] | null, "error": null | "why",
      "predictions": [{"id": "0", "box": [x1, y1, x2, y2] | null, "score": 0.31, "note": ""}, ...]}
 
 Boxes are xyxy pixels of the original picture as the model said them, unclipped, at 6 decimals; metrics are always
-computed from these lines, so that a re-score equals the run.
+computed from these lines, so that a re-score equals the run. "size" is the decoded picture's, where the annotations
+(index lists) do not know it: predictions are clipped to it.
 """
 
 from __future__ import annotations
@@ -38,9 +39,12 @@ class SceneAnswers:
     answers: tuple[Answer, ...]
     proposals: tuple[Box, ...] | None = None
     error: str | None = None
+    size: tuple[int, int] | None = None
 
 
-def from_predictions(scene: str, predictions: Sequence[Prediction]) -> SceneAnswers:
+def from_predictions(
+    scene: str, predictions: Sequence[Prediction], size: tuple[int, int] | None = None
+) -> SceneAnswers:
     """What a pipeline answered about one scene, rounded to 6 decimals; a box with a NaN or infinity becomes no box."""
     answers = tuple(
         Answer(p.id, _rounded(p.box), None if p.score is None else round(float(p.score), 6), p.note)
@@ -48,7 +52,7 @@ def from_predictions(scene: str, predictions: Sequence[Prediction]) -> SceneAnsw
     )
     boxes = next((p.proposals for p in predictions if p.proposals is not None), None)
     proposals = None if boxes is None else tuple(b for b in (_rounded(tuple(row)) for row in boxes.tolist()) if b)
-    return SceneAnswers(scene, answers, proposals)
+    return SceneAnswers(scene, answers, proposals, size=size)
 
 
 def _rounded(box: Sequence[float] | None) -> Box | None:
@@ -66,7 +70,8 @@ def dump_line(row: SceneAnswers) -> str:
         if answer.note:
             entry["note"] = answer.note
         predictions.append(entry)
-    line = {"scene": row.scene, "proposals": row.proposals, "error": row.error, "predictions": predictions}
+    size = {} if row.size is None else {"size": row.size}
+    line = {"scene": row.scene, **size, "proposals": row.proposals, "error": row.error, "predictions": predictions}
     return json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
@@ -90,9 +95,13 @@ def _parse(row: dict[str, Any]) -> SceneAnswers:
         Answer(p["id"], None if p["box"] is None else _box(p["box"]), p.get("score"), p.get("note", ""))
         for p in row["predictions"]
     )
-    proposals = row.get("proposals")
+    proposals, size = row.get("proposals"), row.get("size")
     return SceneAnswers(
-        row["scene"], answers, None if proposals is None else tuple(_box(b) for b in proposals), row.get("error")
+        row["scene"],
+        answers,
+        None if proposals is None else tuple(_box(b) for b in proposals),
+        row.get("error"),
+        None if size is None else (int(size[0]), int(size[1])),
     )
 
 

@@ -148,7 +148,7 @@ def _gpu_facts(device: str) -> dict[str, Any]:
         "memory_mb": round(properties.total_memory / 2**20),
         "capability": f"{properties.major}.{properties.minor}",
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "cudnn": torch.backends.cudnn.version(),
         "driver": driver_version(),
         "visible": torch.cuda.device_count(),
     }

@@ -1,7 +1,8 @@
-"""CLIP through open_clip: any of its models, published weights or a file; pictures in buckets, texts cached by string."""
+"""CLIP through open_clip: any of its models, published weights or a file; views in buckets, texts cached by string."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -87,7 +88,7 @@ def open_model(options: ClipOptions, context: PipelineContext) -> tuple[Any, Map
     precision = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[context.dtype]
     path = weights.find_file(options.pretrained, context)
     if path is not None:
-        model = open_clip.create_model(options.model, precision=precision, load_weights=False)
+        model = empty_model(options.model, precision)
         weights.load_strictly(model, _read(path), str(path))
         return model, {path.name: weights.sha256(path)}
     if weights.looks_like_path(options.pretrained):
@@ -98,13 +99,22 @@ def open_model(options: ClipOptions, context: PipelineContext) -> tuple[Any, Map
     return _published(options, precision, context)
 
 
+def empty_model(name: str, precision: str = "fp32") -> Any:
+    """The architecture with random weights, without open_clip's warning that they are."""
+    logging.disable(logging.WARNING)
+    try:
+        return open_clip.create_model(name, precision=precision, load_weights=False)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return weights.read_safetensors(path)[0]
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # weights_only raises several kinds for broken and for hostile files
-        raise WeightsError(f"{path}: cannot be read as plain weights ({str(error).splitlines()[0]})") from None
+        raise WeightsError(f"{path}: cannot be read as plain weights ({weights.first_line(error)})") from None
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise WeightsError(f"{path}: holds no table of tensors; expected an open_clip state dict")
@@ -112,7 +122,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _published(options: ClipOptions, precision: str, context: PipelineContext) -> tuple[Any, Mapping[str, str]]:
-    """Weights by tag, from the hub's cache or downloaded. OpenAI's were trained with QuickGELU: the tag's card says so."""
+    """Weights by tag, cached or downloaded. OpenAI's were trained with QuickGELU: the tag's card says so."""
     if context.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     card = open_clip.get_pretrained_cfg(options.model, options.pretrained)
@@ -129,7 +139,8 @@ def _published(options: ClipOptions, precision: str, context: PipelineContext) -
     except Exception as error:  # the hub raises many kinds, all of which mean "not reached and not cached"
         raise WeightsError(
             f"CLIP {options.model} {options.pretrained}: not in {cache} and not to be fetched from "
-            f"{card.get('hf_hub') or card.get('url')} ({str(error).splitlines()[0]}). Fetch it where there is a network "
+            f"{card.get('hf_hub') or card.get('url')} ({weights.first_line(error)}). Fetch it where there is a "
+            "network "
             f'(python -c "import open_clip; open_clip.create_model({options.model!r}, {options.pretrained!r}, '
             f"cache_dir='open_clip')\") and copy that folder to {cache}, or give a file as `pretrained`"
         ) from None

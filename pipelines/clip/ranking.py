@@ -7,12 +7,13 @@ from __future__ import annotations
 from torch import Tensor
 
 # A fixed bank: the things of COCO, said plainly. What every one of them likes about a region says nothing about one.
-BANK = tuple(
-    "person bicycle car motorcycle airplane bus train truck boat bench bird cat dog horse sheep cow elephant bear zebra "
-    "giraffe backpack umbrella handbag tie suitcase frisbee skis snowboard kite bottle cup fork knife spoon bowl banana "
-    "apple sandwich orange broccoli carrot pizza donut cake chair couch bed toilet tv laptop mouse remote keyboard "
-    "microwave oven toaster sink refrigerator book clock vase scissors toothbrush".split()
+_THINGS = (
+    "person bicycle car motorcycle airplane bus train truck boat bench bird cat dog horse sheep cow elephant bear "
+    "zebra giraffe backpack umbrella handbag tie suitcase frisbee skis snowboard kite bottle cup fork knife spoon bowl "
+    "banana apple sandwich orange broccoli carrot pizza donut cake chair couch bed toilet tv laptop mouse remote "
+    "keyboard microwave oven toaster sink refrigerator book clock vase scissors toothbrush"
 )
+BANK = tuple(_THINGS.split())
 
 
 def rank(regions: Tensor, texts: Tensor, scale: float, bank: Tensor | None = None, subtract: float = 0.0) -> Tensor:

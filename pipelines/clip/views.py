@@ -60,7 +60,7 @@ VIEWS: dict[View, Callable[[Tensor, Tensor, int, float], Tensor]] = {"crop": cro
 def resample(image: Tensor, boxes: Tensor, size: int) -> Tensor:
     """(C, H, W) and boxes (N, 4) xyxy in pixels -> (N, C, size, size), antialiased bicubic, clamped to 0..1.
 
-    What lies outside the picture does not count: weights are renormalised over the pixels there are.
+    Beyond the picture's edge its outermost pixels go on.
     """
     channels, height, width = image.shape
     rows = _bicubic(boxes[:, 1], boxes[:, 3], size, height)  # (N, size, H)
@@ -75,13 +75,13 @@ def _bicubic(start: Tensor, stop: Tensor, size: int, length: int) -> Tensor:
     """Weights (N, size, length) that take a line of `length` pixels to `size` samples of each span [start, stop]."""
     step = ((stop - start) / size).clamp_min(1e-6)[:, None, None]
     centre = start[:, None, None] + (torch.arange(size, device=start.device)[None, :, None] + 0.5) * step
+    centre = centre.clamp(0, length)
     pixel = torch.arange(length, device=start.device)[None, None, :] + 0.5
     distance = ((pixel - centre) / step.clamp_min(1.0)).abs()
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
-    total = weights.sum(-1, keepdim=True)
-    return weights / torch.where(total.abs() < 1e-6, 1.0, total)
+    return weights / weights.sum(-1, keepdim=True)
 
 
 def _coverage(boxes: Tensor, size: int) -> Tensor:

@@ -25,6 +25,9 @@ class Proposals:
         return len(self.boxes)
 
 
+CONSIDERED = 40  # times `top_k`: a detector that says thousands of boxes is compared on its best ones only
+
+
 class Proposer(Protocol):
     """Finds the boxes of many pictures in one call; what it finds in one picture does not depend on the others."""
 
@@ -46,7 +49,7 @@ def tidy(proposals: Proposals, size: tuple[int, int], top_k: int, same: float, w
     the best `top_k`, and append the whole picture, so that a ranker always has something to choose.
     """
     width, height = size
-    order = np.argsort(-proposals.scores, kind="stable")
+    order = np.argsort(-proposals.scores, kind="stable")[: CONSIDERED * top_k]
     boxes = clip_xyxy(proposals.boxes[order], np.full(len(order), width), np.full(len(order), height))
     real = np.isfinite(boxes).all(axis=1) & (box_area_xyxy(boxes) >= 1.0)
     order, boxes = order[real], boxes[real]

@@ -49,7 +49,7 @@ class YoloProposer:
         path = _find(options.weights, context)
         self.sha256: Mapping[str, str] = {path.name: weights.sha256(path)}
         model = read_model(path)
-        self.names: dict[int, str] = {int(k): v for k, v in dict(model.names).items()}  # type: ignore[arg-type]
+        self.names: dict[int, str] = {int(k): v for k, v in dict(model.names).items()}
         self.end2end = bool(getattr(model, "end2end", False))
         self.stride = int(torch.as_tensor(model.stride).max())
         self.parameters = sum(p.numel() for p in model.parameters())
@@ -129,7 +129,7 @@ def _find(name: str, context: PipelineContext) -> Path:
     if path is not None:
         return path
     how = f"put the file there, or fetch it once with `yolo predict model={name}` where there is a network"
-    if context.offline or weights.looks_like_path(name) and "/" in name:
+    if context.offline or (weights.looks_like_path(name) and "/" in name):
         raise weights.missing(name, context, how)
     ultralytics()
     from ultralytics.utils.downloads import attempt_download_asset
@@ -180,8 +180,7 @@ def read_model(path: Path) -> Any:
         model = checkpoint.get("ema") or checkpoint["model"]
     except Exception as error:  # anything a broken or hostile file can provoke
         raise WeightsError(
-            f"{path}: not an ultralytics detection checkpoint that can be read safely "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no detail'})"
+            f"{path}: not an ultralytics detection checkpoint that can be read safely ({weights.first_line(error)})"
         ) from None
     if not isinstance(model, nn.Module) or not isinstance(model, DetectionModel):
         raise WeightsError(f"{path}: holds a {type(model).__name__}, not a detection model")

@@ -1,8 +1,11 @@
-"""The small CLIP: trained to do what it is asked in the pipeline, to find the region of a scene that a text is about.
+"""The small CLIP: trained to do what it is asked in the pipeline, to tell which region a text is about.
 
-CLIP's contrastive loss from text to image, the candidates being the regions of the text's own scene and the whole
-picture. Regions of other scenes are no candidates: "the red star" is true of many pictures, and a model that is told
-otherwise learns to tell scenes apart, not regions. Views are made by the pipeline's own code.
+Two contrastive losses over the region views that the pipeline's own code makes:
+
+    within a scene    text -> region, among the regions of the text's own scene and the whole picture. Regions of other
+                      scenes are no candidates: "the red star" is true of many pictures.
+    between scenes    region -> description, among all descriptions in the batch, where the pictures' source can
+                      describe its objects ("striped red star"): the same description is the same class.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, get_args
 
@@ -22,10 +25,10 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from bench.grounding import PictureSource, Scene, Trained, TrainingJob
+from bench.grounding import Box, Boxes, PictureSource, Scene, Trained, TrainingJob
 from bench.settings import parse_table
 from pipelines import weights
-import pipelines.clip.encoder  # noqa: F401 - registers our model plans with open_clip
+from pipelines.clip.encoder import empty_model
 from pipelines.clip.views import View, make_views
 from pipelines.training.detector import scene_objects
 
@@ -54,7 +57,7 @@ def train_clip(job: TrainingJob) -> Trained:
     recipe = parse_table(ClipRecipe, dict(job.recipe), f"bench.toml [train.{job.context.name}.clip]")
     torch.manual_seed(job.context.seed)
     dice = np.random.default_rng(job.context.seed)
-    model = open_clip.create_model(recipe.model, load_weights=False).to(job.context.device)
+    model = empty_model(recipe.model).to(job.context.device)
     seen = torch.zeros(model.vocab_size, dtype=torch.bool)
     steps = recipe.epochs * math.ceil(len(job.scenes) / recipe.scenes_in_batch)
     optimiser = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.98))
@@ -92,9 +95,11 @@ def validate(model: Any, name: str, scenes: Sequence[Scene], pictures: PictureSo
     still = ClipRecipe(model=name, jitter=0.0)
     model.eval()
     for scene in scenes:
-        logits, targets, _ = _scene_logits(model, [scene], pictures, still, np.random.default_rng(0))
-        right = (logits[0].sum(0).argmax(-1) == targets[0]).tolist()
-        for expression, hit in zip(scene.expressions, right, strict=True):
+        (vectors,), (boxes,) = _regions(model, [scene], pictures, still, np.random.default_rng(0))
+        texts, _ = _texts(model, name, [e.text for e in scene.expressions])
+        chosen = (texts @ vectors.transpose(1, 2)).sum(0).argmax(-1).tolist()
+        for expression, choice in zip(scene.expressions, chosen, strict=True):
+            hit = choice == boxes.index(expression.box)
             hits["all"].append(hit)
             hits[expression.kind or "other"].append(hit)
     return {kind: round(sum(found) / len(found), 4) for kind, found in sorted(hits.items())}
@@ -103,38 +108,59 @@ def validate(model: Any, name: str, scenes: Sequence[Scene], pictures: PictureSo
 def _loss(
     model: Any, scenes: Sequence[Scene], pictures: PictureSource, recipe: ClipRecipe, dice: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The mean over expressions of the cross-entropy of all views together and of each view alone."""
-    logits, targets, tokens = _scene_logits(model, scenes, pictures, recipe, dice)
-    together = [F.cross_entropy(l.sum(0), t, reduction="sum") for l, t in zip(logits, targets, strict=True)]
-    alone = [
-        F.cross_entropy(l.flatten(0, 1), t.repeat(len(VIEWS)), reduction="sum") / len(VIEWS)
-        for l, t in zip(logits, targets, strict=True)
-    ]
-    return (sum(together, torch.zeros(())) + sum(alone, torch.zeros(()))) / len(tokens), tokens
+    """Text to region with all views together and with each view alone, plus region to description; and the tokens."""
+    regions, boxes = _regions(model, scenes, pictures, recipe, dice)
+    texts, tokens = _texts(model, recipe.model, [e.text for s in scenes for e in s.expressions])
+    scale = model.logit_scale.exp()
+    losses = []
+    for scene, vectors, mine, known in zip(scenes, regions, texts.split(_asked(scenes)), boxes, strict=True):
+        logits = scale * (mine @ vectors.transpose(1, 2)).float()  # (V, Q, R)
+        target = torch.tensor([known.index(e.box) for e in scene.expressions], device=logits.device)
+        losses.append(F.cross_entropy(logits.sum(0), target, reduction="sum"))
+        each = F.cross_entropy(logits.flatten(0, 1), target.repeat(len(VIEWS)), reduction="sum")
+        losses.append(each / len(VIEWS))
+    loss = torch.stack(losses).sum() / len(texts)
+    describe = getattr(pictures, "descriptions", None)
+    if describe is not None:
+        said = [describe(scene) for scene in scenes]
+        names = sorted({name for names in said for name in names})
+        described, more = _texts(model, recipe.model, names)
+        things = torch.cat([v[:, :-1] for v in regions], dim=1)  # without the whole pictures
+        target = torch.tensor([names.index(name) for found in said for name in found], device=things.device)
+        logits = scale * (things @ described.T).float()
+        loss = loss + F.cross_entropy(logits.flatten(0, 1), target.repeat(len(VIEWS)))
+        tokens = torch.cat([tokens, more])
+    return loss, tokens
 
 
-def _scene_logits(
+def _regions(
     model: Any, scenes: Sequence[Scene], pictures: PictureSource, recipe: ClipRecipe, dice: np.random.Generator
-) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Per scene (V, Q, R) logits and (Q,) the region meant; and the (sum of Q, L) tokens."""
+) -> tuple[list[Tensor], list[list[Box]]]:
+    """Per scene (V, R, D) unit vectors of its objects' boxes and, last, of the whole picture; and the true boxes."""
     device = next(model.parameters()).device
-    size = model.visual.image_size[0]
-    views, targets, counts = [], [], []
+    views, boxes = [], []
     for scene in scenes:
         picture = pictures.load(scene)
-        boxes = [box for _, box in scene_objects(scene, pictures)]
-        targets.append(torch.tensor([boxes.index(e.box) for e in scene.expressions], device=device))
+        boxes.append([box for _, box in scene_objects(scene, pictures)])
         whole = (0.0, 0.0, float(picture.shape[1]), float(picture.shape[0]))
-        regions = np.concatenate([_jittered(np.array(boxes), recipe.jitter, dice), [whole]])
-        counts.append(len(regions))
-        views.append(make_views(picture, regions, VIEWS, size, 0.0, device))
+        shown = np.concatenate([_jittered(np.array(boxes[-1]), recipe.jitter, dice), [whole]])
+        views.append(make_views(picture, shown, VIEWS, model.visual.image_size[0], 0.0, device))
     pixels = torch.cat(views, dim=1)  # (V, sum of R, 3, S, S)
-    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (model.visual.image_mean, model.visual.image_std))
+    mean, std = (
+        torch.tensor(v, device=device).view(3, 1, 1) for v in (model.visual.image_mean, model.visual.image_std)
+    )
     vectors = model.encode_image(((pixels - mean) / std).flatten(0, 1), normalize=True).unflatten(0, pixels.shape[:2])
-    tokens = _tokenizer(recipe.model)([e.text.lower() for s in scenes for e in s.expressions]).to(device)
-    texts = model.encode_text(tokens, normalize=True)
-    per_scene = zip(vectors.split(counts, dim=1), texts.split([len(s.expressions) for s in scenes]), strict=True)
-    return [model.logit_scale.exp() * (t @ v.transpose(1, 2)).float() for v, t in per_scene], targets, tokens
+    return list(vectors.split([len(b) + 1 for b in boxes], dim=1)), boxes
+
+
+def _texts(model: Any, name: str, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """(N, D) unit vectors and (N, L) tokens."""
+    tokens = _tokenizer(name)([text.lower() for text in texts]).to(next(model.parameters()).device)
+    return model.encode_text(tokens, normalize=True), tokens
+
+
+def _asked(scenes: Sequence[Scene]) -> list[int]:
+    return [len(scene.expressions) for scene in scenes]
 
 
 @cache
@@ -149,13 +175,13 @@ def _batches(scenes: Sequence[Scene], recipe: ClipRecipe, dice: np.random.Genera
             yield [scenes[i] for i in order[start : start + recipe.scenes_in_batch]]
 
 
-def _jittered(boxes: np.ndarray[Any, Any], share: float, dice: np.random.Generator) -> np.ndarray[Any, Any]:
+def _jittered(boxes: Boxes, share: float, dice: np.random.Generator) -> Boxes:
     """(N, 4) xyxy, every corner moved by up to `share` of the box's sides: what a detector's boxes look like."""
     sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
-    return boxes + dice.uniform(-share, share, boxes.shape) * sides
+    return np.asarray(boxes + dice.uniform(-share, share, boxes.shape) * sides)
 
 
-def _groups(model: Any, decay: float) -> list[Mapping[str, Any]]:
+def _groups(model: Any, decay: float) -> list[dict[str, Any]]:
     """Weight decay for matrices only, and not for the word table, most of whose rows get no gradient."""
     named = list(model.named_parameters())
     decayed = [p for n, p in named if p.ndim > 1 and "embedding" not in n]

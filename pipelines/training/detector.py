@@ -29,7 +29,7 @@ class DetectorRecipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     scenes: int = Field(4000, ge=1, description="pictures of the split to train on")
-    epochs: int = Field(12, ge=1)
+    epochs: int = Field(8, ge=1)
     batch_size: int = Field(32, ge=1)
     learning_rate: float = 2e-3
     image_size: int = Field(192, ge=32)
@@ -118,7 +118,7 @@ def plan(width: float, classes: int) -> dict[str, Any]:
 
 
 def scene_objects(scene: Scene, pictures: PictureSource) -> list[tuple[str, Box]]:
-    """(class name, xyxy box) of every known object of a scene: all of them where the source knows, else the referred."""
+    """(class name, xyxy box) of every known object of a scene: all where the source knows, else the referred."""
     known = getattr(pictures, "objects", None)
     if known is not None:
         objects: list[tuple[str, Box]] = known(scene)
@@ -138,7 +138,9 @@ def _export(scenes: Sequence[Scene], pictures: PictureSource, folder: Path) -> l
         picture = pictures.load(scene)
         height, width = picture.shape[:2]
         boxes = box_xyxy_to_cxcywh([box for _, box in found]) / [width, height, width, height]
-        rows = (f"{names.index(name)} {' '.join(f'{v:.6f}' for v in b)}" for (name, _), b in zip(found, boxes, strict=True))
+        rows = (
+            f"{names.index(name)} {' '.join(f'{v:.6f}' for v in b)}" for (name, _), b in zip(found, boxes, strict=True)
+        )
         (folder / "labels" / f"{number:06d}.txt").write_text("\n".join(rows), encoding="utf-8")
         Image.fromarray(picture).save(folder / "images" / f"{number:06d}.jpg", quality=95)
     return names

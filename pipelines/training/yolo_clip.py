@@ -18,6 +18,8 @@ def train(job: TrainingJob) -> Mapping[str, Trained]:
     if job.part is not None and job.part not in parts:
         raise UnknownName("part of yolo-clip", job.part, parts)
     if unknown := job.recipe.keys() - parts.keys():
-        raise SettingsError(f"bench.toml [train.{job.context.name}]: unknown key {min(unknown)!r}; parts: {list(parts)}")
+        raise SettingsError(
+            f"bench.toml [train.{job.context.name}]: unknown key {min(unknown)!r}; parts: {list(parts)}"
+        )
     wanted = parts if job.part is None else {job.part: parts[job.part]}
     return {name: trainer(replace(job, recipe=job.recipe.get(name, {}))) for name, trainer in wanted.items()}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.datasets.shapes.language import say
-from bench.datasets.shapes.layout import Thing, make_layout
+from bench.datasets.shapes.layout import Layout, Thing, make_layout
 from bench.datasets.shapes.outlines import UNIT
 from bench.datasets.split import Part, Split
 from bench.grounding import Box, Expression, Picture, Scene
@@ -67,9 +67,15 @@ class ShapesPictures:
 
     def objects(self, scene: Scene) -> list[tuple[str, Box]]:
         """(shape, xyxy box) of every thing of a scene, referred to or not: for training detectors."""
+        return [(thing.shape, _box(thing)) for thing in self._layout(scene).things]
+
+    def descriptions(self, scene: Scene) -> list[str]:
+        """Of every thing in the order of `objects`, all its attributes in words: "striped red star"."""
+        return [f"{thing.texture} {thing.colour} {thing.shape}" for thing in self._layout(scene).things]
+
+    def _layout(self, scene: Scene) -> Layout:
         part, _, index = scene.id.rpartition("-")
-        things = make_layout(self.seed, part, int(index)).things
-        return [(thing.shape, _box(thing)) for thing in things]
+        return make_layout(self.seed, part, int(index))
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class Shapes:
 
     @property
     def parts(self) -> Sequence[Part]:
-        return tuple(Part(part) for part in SCENES)
+        return (Part("train"), Part("val", 2222, 1577, 400), Part("test", 2195, 1592, 400))
 
     def ready(self, part: str, resolved: Resolved) -> bool:
         return True

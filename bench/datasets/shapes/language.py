@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from bench.datasets.shapes.dice import Dice
 from bench.datasets.shapes.layout import Layout, Thing
@@ -174,7 +175,7 @@ def _ordinal(layout: Layout, phrases: list[Phrase]) -> Iterator[Candidate]:
         for axis, sides in ((0, ("left", "right")), (1, ("top", "bottom"))):
             ranked = sorted(phrase.group, key=lambda i: layout.things[i].centre[axis])
             centres = [layout.things[i].centre[axis] for i in ranked]
-            if any(20 * (b - a) < _span(layout, axis) for a, b in zip(centres, centres[1:], strict=False)):
+            if any(20 * (b - a) < _span(layout, axis) for a, b in pairwise(centres)):
                 continue
             for side, order in zip(sides, (ranked, ranked[::-1]), strict=True):
                 for number, target in zip(ORDINALS, order[:-1], strict=False):

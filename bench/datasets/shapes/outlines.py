@@ -43,10 +43,11 @@ def _moon() -> Ring:
     return (*outer, *inner)
 
 
+_ARM, _END = 330, 950
 CROSS: Ring = tuple(
-    (x * 10, y * 10)
-    for x, y in ((-33, -95), (33, -95), (33, -33), (95, -33), (95, 33), (33, 33))
-    + ((33, 95), (-33, 95), (-33, 33), (-95, 33), (-95, -33), (-33, -33))
+    (x * across, y * down)
+    for x, y, corner in ((1, -1, 0), (1, 1, 1), (-1, 1, 0), (-1, -1, 1))
+    for across, down in (((_ARM, _END), (_ARM, _ARM), (_END, _ARM)), ((_END, _ARM), (_ARM, _ARM), (_ARM, _END)))[corner]
 )
 
 OUTLINES: dict[str, tuple[Ring, ...]] = {

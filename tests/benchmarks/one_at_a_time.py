@@ -1,0 +1,70 @@
+"""How much faster a pipeline is with scenes than asked one expression at a time, the same models, one process.
+
+    python tests/benchmarks/one_at_a_time.py [--pipeline yolo-clip] [--split shapes-val] [--pictures 100] [--batch 8]
+
+The two ways take turns over the same pictures, decoded beforehand, so that a machine that slows down slows down both;
+"one at a time" asks with a batch of one scene with one expression and with the text cache emptied, as a loop over a
+data set's rows does. The boxes must be the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+from bench.datasets.load import load_split
+from bench.evaluation.pipelines import open_pipeline
+from bench.grounding import LoadedScene, Query
+from bench.settings import load_settings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pipeline", default="yolo-clip")
+    parser.add_argument("--split", default="shapes-val")
+    parser.add_argument("--pictures", type=int, default=96)
+    parser.add_argument("--batch", type=int, default=8)
+    asked = parser.parse_args()
+    resolved = load_settings()
+    split = load_split(asked.split, resolved).limited(asked.pictures)
+    pipeline = open_pipeline(asked.pipeline, split, resolved)
+    scenes = [
+        LoadedScene(s.id, split.pictures.load(s), tuple(Query(e.id, e.text) for e in s.expressions))
+        for s in split.scenes
+    ]
+    cache = getattr(getattr(pipeline, "encoder", None), "_texts", {})
+
+    def together(batch: list[LoadedScene]) -> dict[str, object]:
+        return {p.id: p.box for p in pipeline.ground(batch)}
+
+    def one_at_a_time(batch: list[LoadedScene]) -> dict[str, object]:
+        boxes = {}
+        for scene in batch:
+            for query in scene.queries:
+                cache.clear()
+                boxes |= together([LoadedScene(scene.id, scene.picture, (query,))])
+        return boxes
+
+    together(scenes[: asked.batch]), one_at_a_time(scenes[:2])  # warm up
+    ratios, seconds, same, total = [], [0.0, 0.0], 0, 0
+    for start in range(0, len(scenes), asked.batch):
+        batch = scenes[start : start + asked.batch]
+        began = time.perf_counter()
+        fast = together(batch)
+        middle = time.perf_counter()
+        slow = one_at_a_time(batch)
+        end = time.perf_counter()
+        seconds[0] += middle - began
+        seconds[1] += end - middle
+        ratios.append((end - middle) / (middle - began))
+        total += len(fast)
+        same += sum(max(abs(a - b) for a, b in zip(fast[k], slow[k], strict=True)) < 0.01 for k in fast)
+    print(f"{asked.pipeline} on {asked.split}: {len(scenes)} pictures, {total} expressions, same boxes {same}/{total}")
+    print(f"scenes, batch {asked.batch}: {total / seconds[0]:.1f} expressions/s")
+    print(f"one expression at a time: {total / seconds[1]:.1f} expressions/s")
+    print(f"ratio, batch by batch: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main()

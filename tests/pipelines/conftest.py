@@ -1,0 +1,47 @@
+"""A context for building pipelines by hand, and a few scenes of the embedded data."""
+
+from contextlib import nullcontext
+
+import pytest
+
+from bench.datasets.shapes import ShapesPictures, make_scene
+from bench.grounding import LoadedScene, PipelineContext, Query
+from bench.settings import PROJECT, load_settings
+
+
+class NoClock:
+    def stage(self, name):
+        return nullcontext()
+
+
+@pytest.fixture
+def context(tmp_path):
+    """context(name, dataset="shapes", **changes): what `name`'s factory is given on a CPU, offline."""
+
+    def make(name="yolo-clip", dataset="shapes", options=None, **changes):
+        resolved = load_settings()
+        fields = {
+            "name": name,
+            "dataset": dataset,
+            "options": resolved.options(name, dataset) if options is None else options,
+            "folder": PROJECT,
+            "home": tmp_path / "home",
+            "device": "cpu",
+            "dtype": "float32",
+            "seed": 0,
+            "offline": True,
+            "clock": NoClock(),
+            "train_scenes": lambda: [make_scene(2026, "train", i) for i in range(60)],
+        }
+        return PipelineContext(**(fields | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def loaded():
+    """The first 16 scenes of shapes-val as a pipeline sees them, and the scenes themselves."""
+    pictures = ShapesPictures(2026)
+    scenes = [make_scene(2026, "val", i) for i in range(16)]
+    seen = [LoadedScene(s.id, pictures.load(s), tuple(Query(e.id, e.text) for e in s.expressions)) for s in scenes]
+    return scenes, seen

@@ -1,0 +1,48 @@
+"""What a ranker is handed: tidy boxes, and always at least one."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.boxes import iou_pairwise
+from pipelines.proposers.proposals import Proposals, tidy
+
+number = st.floats(-60, 400) | st.just(float("nan"))
+rows = st.lists(st.tuples(number, number, number, number, st.floats(0, 1)), max_size=40)
+
+
+def proposals(table):
+    table = np.array(table, float).reshape(-1, 5)
+    return Proposals(table[:, :4], table[:, 4], tuple(f"c{i}" for i in range(len(table))))
+
+
+@given(rows, st.integers(1, 12))
+def test_tidy_boxes(table, top_k):
+    out = tidy(proposals(table), (320, 240), top_k, 0.9, whole_picture=True)
+    assert 1 <= len(out) <= top_k + 1
+    assert len(out.boxes) == len(out.scores) == len(out.labels)
+    assert np.isfinite(out.boxes).all()
+    assert (out.boxes >= 0).all() and (out.boxes <= [320, 240, 320, 240]).all()
+    assert ((out.boxes[:, 2:] - out.boxes[:, :2]).prod(1) >= 1).all()
+    assert (np.diff(out.scores) <= 0).all()
+    assert out.boxes[-1].tolist() == [0, 0, 320, 240]
+    overlap = iou_pairwise(out.boxes[:-1], out.boxes[:-1])
+    assert (overlap[~np.eye(len(overlap), dtype=bool)] <= 0.9).all()
+
+
+def test_the_better_of_two_copies_stays_whatever_its_class():
+    out = tidy(proposals([(10, 10, 50, 50, 0.3), (10, 10, 50, 51, 0.8)]), (100, 100), 5, 0.9, False)
+    assert out.labels == ("c1",)
+
+
+def test_nothing_found_is_nothing_or_the_whole_picture():
+    assert len(tidy(proposals([]), (100, 80), 5, 0.9, False)) == 0
+    assert tidy(proposals([]), (100, 80), 5, 0.9, True).boxes.tolist() == [[0, 0, 100, 80]]
+
+
+def test_thousands_of_boxes_are_cut_to_the_best():
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 250, (5000, 2))
+    table = np.concatenate([corner, corner + rng.uniform(5, 60, (5000, 2)), rng.uniform(0, 1, (5000, 1))], axis=1)
+    out = tidy(proposals(table), (320, 320), 20, 0.9, False)
+    assert len(out) == 20 and out.scores.min() > 0.98

@@ -1,0 +1,105 @@
+"""yolo-clip on the embedded data with the shipped weights: right boxes, the same for every batch size."""
+
+import numpy as np
+import pytest
+import torch
+
+from bench.boxes import iou_elementwise
+from bench.grounding import LoadedScene, Query
+from bench.settings import merged
+from pipelines.clip.encoder import ClipEncoder, ClipOptions
+from pipelines.two_stage import yolo_clip
+
+TINY_CLIP = ClipOptions(model="tiny-clip", pretrained="pipelines/weights/tiny-clip.safetensors")
+
+
+@pytest.fixture
+def pipeline(context):
+    return yolo_clip(context())
+
+
+def in_batches(pipeline, scenes, size):
+    return [p for i in range(0, len(scenes), size) for p in pipeline.ground(scenes[i : i + size])]
+
+
+def test_the_same_boxes_for_every_batch_size(pipeline, loaded):
+    _, seen = loaded
+    one, three, all_ = (in_batches(pipeline, seen, size) for size in (1, 3, 16))
+    for a, b, c in zip(one, three, all_, strict=True):
+        assert a.id == b.id == c.id
+        assert a.box == pytest.approx(b.box, abs=1e-3) and a.box == pytest.approx(c.box, abs=1e-3)
+        assert a.score == pytest.approx(b.score, abs=1e-4) and a.score == pytest.approx(c.score, abs=1e-4)
+
+
+def test_most_attribute_expressions_are_found(pipeline, loaded):
+    scenes, seen = loaded
+    truth = {e.id: e for s in scenes for e in s.expressions}
+    hits = [
+        float(iou_elementwise(p.box, truth[p.id].box)) >= 0.5
+        for p in pipeline.ground(seen)
+        if truth[p.id].kind == "attribute"
+    ]
+    assert len(hits) > 20 and np.mean(hits) > 0.8
+
+
+def test_answers_are_in_order_and_among_the_proposals(pipeline, loaded):
+    scenes, seen = loaded
+    answers = pipeline.ground(seen)
+    assert [p.id for p in answers] == [e.id for s in scenes for e in s.expressions]
+    for scene in scenes:
+        mine = [p for p in answers if p.id.startswith(scene.id)]
+        assert len({id(p.proposals) for p in mine}) == 1
+        assert all(list(p.box) in p.proposals.tolist() and 0 < p.score <= 1 for p in mine)
+        assert mine[0].proposals[-1].tolist() == [0, 0, scene.width, scene.height]
+
+
+def test_a_picture_without_objects_is_answered_with_itself(pipeline):
+    blank = LoadedScene("s", np.full((60, 90, 3), 127, np.uint8), (Query("a", "the red star"),))
+    (answer,) = pipeline.ground([blank])
+    assert len(answer.proposals) >= 1 and answer.box is not None
+
+
+def test_odd_texts_are_answered_and_a_cut_is_noted(pipeline, loaded):
+    _, seen = loaded
+    texts = ("⭐🔴", "النجمة الحمراء", "the red star " * 170, "x")
+    scene = LoadedScene("s", seen[0].picture, tuple(Query(str(i), t) for i, t in enumerate(texts)))
+    answers = pipeline.ground([scene])
+    assert all(p.box is not None and np.isfinite(p.box).all() for p in answers)
+    assert [bool(p.note) for p in answers] == [False, False, True, False]
+    assert "cut from 512 to 32 tokens" in answers[2].note
+
+
+def test_texts_are_encoded_once(context, monkeypatch):
+    encoder = ClipEncoder(TINY_CLIP, context())
+    asked = []
+    encode = encoder.model.encode_text
+    monkeypatch.setattr(encoder.model, "encode_text", lambda t, **k: asked.append(len(t)) or encode(t, **k))
+    first = encoder.encode_texts(["a", "b", "a"])
+    again = encoder.encode_texts(["b", "c"])
+    assert asked == [2, 1]
+    assert torch.equal(first[0], first[2]) and torch.equal(first[1], again[0])
+    assert torch.allclose(first.norm(dim=1), torch.ones(3), atol=1e-5)
+
+
+def test_buckets_do_not_matter(context):
+    views = torch.rand(11, 3, 64, 64)
+    whole = ClipEncoder(TINY_CLIP, context()).encode_images(views)
+    small = ClipEncoder(TINY_CLIP.model_copy(update={"bucket": 3}), context()).encode_images(views)
+    assert torch.allclose(whole, small, atol=1e-5)
+
+
+def test_options_change_the_answer(context, loaded):
+    _, seen = loaded
+    base = context()
+    scores = []
+    for change in ({}, {"views": ["crop"]}, {"views": ["blur"]}, {"subtract": 1.0}, {"prompt": "{} {}"}):
+        ctx = context(options=merged(base.options, {"ranker": change}))
+        scores.append([p.score for p in yolo_clip(ctx).ground(seen[:2])])
+    assert len({tuple(np.round(s, 5)) for s in scores}) == len(scores)
+
+
+def test_the_card_says_what_the_weights_saw(pipeline):
+    card = pipeline.card
+    assert card.saw_test_images == "no" and card.trained_on == "shapes-train"
+    assert set(card.sha256) == {"tiny-yolo.safetensors", "tiny-clip.safetensors"}
+    assert card.parameters > 1_000_000

@@ -1,0 +1,115 @@
+"""Weights: where they are found, and what is refused."""
+
+import pickle
+
+import pytest
+import torch
+
+from bench.errors import MissingPackage, SettingsError, UnknownName, WeightsError
+from pipelines import weights
+from pipelines.clip.encoder import ClipEncoder, ClipOptions
+from pipelines.proposers import yolo
+from pipelines.proposers.yolo import YoloOptions, YoloProposer, read_model
+from pipelines.two_stage import options_of, yolo_clip
+
+TINY_CLIP = "pipelines/weights/tiny-clip.safetensors"
+TINY_YOLO = "pipelines/weights/tiny-yolo.safetensors"
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_file_is_looked_for_in_three_places(context, tmp_path):
+    ctx = context(folder=tmp_path / "a", home=tmp_path / "b")
+    assert weights.find_file("w.pt", ctx) is None
+    for place in (tmp_path / "b" / "weights", tmp_path / "a"):
+        place.mkdir(parents=True)
+        (place / "w.pt").write_bytes(b"x")
+        assert weights.find_file("w.pt", ctx) == (place / "w.pt").resolve()
+
+
+def test_round_trip_in_half_precision(tmp_path):
+    state = {"a": torch.randn(3, 4), "n": torch.tensor(7)}
+    weights.write_safetensors(tmp_path / "w.safetensors", state, {"names": ["x", "y"], "n": 3})
+    back, metadata = weights.read_safetensors(tmp_path / "w.safetensors")
+    assert metadata == {"names": ["x", "y"], "n": 3}
+    assert torch.equal(back["a"], state["a"].half().float()) and back["n"] == 7
+    assert list(tmp_path.iterdir()) == [tmp_path / "w.safetensors"]
+
+
+def test_another_architecture_is_refused_with_the_keys(tmp_path):
+    model = torch.nn.Linear(3, 2)
+    with pytest.raises(
+        WeightsError, match=r"1 keys missing: bias; 1 keys not known .*: other; 1 keys of another shape"
+    ):
+        weights.load_strictly(model, {"weight": torch.zeros(5, 2), "other": torch.zeros(1)}, "w")
+
+
+def test_a_clip_of_another_size_says_which_keys(context):
+    with pytest.raises(WeightsError, match=r"tiny-clip\.safetensors.*another architecture.*missing"):
+        ClipEncoder(ClipOptions(model="ViT-B-32", pretrained=TINY_CLIP), context())
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x04" + b"x" * 30])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_broken_files_are_one_message(context, tmp_path, content, suffix):
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=path.name):
+        read_model(path)
+    with pytest.raises(WeightsError, match=path.name):
+        ClipEncoder(ClipOptions(model="tiny-clip", pretrained=str(path)), context())
+
+
+@pytest.mark.parametrize("pack", [torch.save, lambda o, p: p.write_bytes(pickle.dumps(o))])
+def test_a_hostile_checkpoint_is_refused_and_never_run(context, tmp_path, pack):
+    path, trace = tmp_path / "w.pt", tmp_path / "it-ran"
+    pack({"model": Bomb(trace), "state_dict": Bomb(trace)}, path)
+    with pytest.raises(WeightsError, match=r"w\.pt"):
+        read_model(path)
+    with pytest.raises(WeightsError, match=r"w\.pt"):
+        ClipEncoder(ClipOptions(model="tiny-clip", pretrained=str(path)), context())
+    assert not trace.exists()
+
+
+def test_a_checkpoint_of_something_else(tmp_path, context):
+    torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"w\.pt"):
+        read_model(tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match="no format 'bench-yolo'"):
+        YoloProposer(YoloOptions(weights=TINY_CLIP), context())
+
+
+def test_what_is_not_there_says_where_it_was_looked_for(context, tmp_path):
+    with pytest.raises(WeightsError, match=r"yolo99z\.pt.*home.*weights"):
+        YoloProposer(YoloOptions(weights="yolo99z.pt"), context())
+    with pytest.raises(WeightsError, match=r"nowhere/w\.pt"):
+        ClipEncoder(ClipOptions(model="tiny-clip", pretrained="nowhere/w.pt"), context())
+    with pytest.raises(UnknownName, match=r"ViT-B-16"):
+        ClipEncoder(ClipOptions(model="ViT-B16"), context())
+    with pytest.raises(UnknownName, match=r"published weights of ViT-B-16.*openai"):
+        ClipEncoder(ClipOptions(pretrained="openia"), context())
+    with pytest.raises(WeightsError, match=r"not to be fetched.*copy that folder to"):
+        ClipEncoder(ClipOptions(), context())
+
+
+def test_the_weights_flag(context):
+    both = context(options={"weights": "proposer=a.pt,clip=b.safetensors", "clip": {"model": "tiny-clip"}})
+    options = options_of(both)
+    assert options.proposer == {"weights": "a.pt"} and options.clip.pretrained == "b.safetensors"
+    assert options_of(context(options={"weights": "a.pt"})).proposer == {"weights": "a.pt"}
+    with pytest.raises(SettingsError, match="proposer=FILE,clip=FILE"):
+        options_of(context(options={"weights": "detector=a.pt"}))
+    with pytest.raises(SettingsError, match=r"proposer\].*'confidance'.*'confidence'"):
+        yolo_clip(context(options={"proposer": {"confidance": 0.1}}))
+
+
+def test_without_ultralytics_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ultralytics", None)
+    with pytest.raises(MissingPackage, match=r'pip install "grounding-bench\[yolo\]"'):
+        yolo.ultralytics()

@@ -1,0 +1,56 @@
+"""The README's commands: those in `sh` blocks are run, of the others every verb and flag must exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bench.cli.main import app
+from bench.settings import PROJECT
+
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+def commands(language: str) -> list[str]:
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [re.sub(r"\s+#.*", "", line).strip() for line in lines if line.startswith("bench ")]
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A working folder that looks like the checkout, so that nothing is written into the real one."""
+    (tmp_path / "tests").symlink_to(PROJECT / "tests")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BENCH_HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+def test_there_are_commands():
+    assert len(commands("sh")) >= 5 and len(commands("text")) >= 8
+
+
+@pytest.mark.parametrize("command", commands("sh"))
+def test_a_command_does_what_it_says(command, checkout):
+    words = shlex.split(command)[1:]
+    if words[0] == "run" and "--limit" not in words:
+        words += ["--limit", "8"]  # the whole of it is `make demo`
+    if words[0] == "leaderboard":
+        words += ["--results", str(PROJECT / "results"), "--check"]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("command", commands("text"))
+def test_a_command_has_its_verb_and_flags(command):
+    words = shlex.split(command)[1:]
+    verb = words[:2] if words[0] in ("data", "config") else words[:1]
+    help_ = CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "200"}).output
+    assert all(flag in help_ for flag in words if flag.startswith("--")), command
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
+def test_a_link_leads_somewhere(target):
+    assert target.startswith("http") or (Path(PROJECT) / target).exists()

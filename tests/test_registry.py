@@ -1,0 +1,96 @@
+"""Names: ours and other people's come in by the same door."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from bench import registry
+from bench.errors import BenchError, MissingPackage, UnknownName
+from bench.settings import PROJECT
+
+
+def test_every_registered_name_loads():
+    for name in registry.names(registry.PIPELINES):
+        assert callable(registry.pipeline_factory(name))
+        assert registry.origin("pipeline", name).startswith("grounding-bench ")
+    for name in registry.names(registry.TRAINERS):
+        assert callable(registry.trainer(name))
+    for name in registry.names(registry.DATASETS):
+        assert registry.dataset(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda: registry.pipeline_factory("yolo-klip"), "no pipeline is called 'yolo-klip'; did you mean 'yolo-clip'"),
+        (lambda: registry.dataset("refcocg"), "no dataset is called 'refcocg'; did you mean 'refcocog'"),
+        (lambda: registry.trainer("centre-box"), "no trainer is called 'centre-box'; known: yolo-clip"),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest(ask, said):
+    with pytest.raises(UnknownName) as error:
+        ask()
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [("no_such_package_x:build", MissingPackage), ("bench.boxes:no_such_thing", BenchError)],
+)
+def test_a_broken_entry_is_one_message(monkeypatch, target, kind):
+    entry = EntryPoint("broken", target, registry.PIPELINES)
+    monkeypatch.setattr(registry, "_entries", lambda group: {"broken": entry})
+    with pytest.raises(kind, match="broken"):
+        registry.pipeline_factory("broken")
+
+
+PYPROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "somebody-elses-grounder"
+version = "1.0"
+[project.entry-points."bench.pipelines"]
+upper-half = "upper_half:build"
+[tool.hatch.build.targets.wheel]
+only-include = ["upper_half.py"]
+"""
+MODULE = """
+from bench.grounding import PipelineCard, Prediction
+
+class UpperHalf:
+    card = PipelineCard("upper-half", "the upper half of the picture")
+
+    def ground(self, batch):
+        return [
+            Prediction(q.id, (0, 0, s.picture.shape[1], s.picture.shape[0] / 2)) for s in batch for q in s.queries
+        ]
+
+def build(context):
+    return UpperHalf()
+"""
+
+
+def test_a_package_of_somebody_elses_is_found_and_run(tmp_path):
+    """Really installed with pip, found through its entry point, run on the embedded data in a process of its own."""
+    source, site = tmp_path / "source", tmp_path / "site"
+    source.mkdir()
+    (source / "pyproject.toml").write_text(PYPROJECT)
+    (source / "upper_half.py").write_text(MODULE)
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", str(site), str(source)], check=True, capture_output=True)
+    command = [sys.executable, "-m", "bench.cli.main", "run", "--pipeline", "upper-half", "--split", "shapes-val"]
+    done = subprocess.run(
+        [*command, "--limit", "3", "-o", str(tmp_path / "results"), "--json"],
+        env={"PYTHONPATH": f"{site}:{PROJECT}", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (row,) = json.loads(done.stdout.splitlines()[-1])["rows"]
+    assert (row["pipeline"], row["split"], row["no_box"]) == ("upper-half", "shapes-val", 0)
