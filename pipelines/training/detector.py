@@ -29,7 +29,7 @@ class DetectorRecipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     scenes: int = Field(4000, ge=1, description="pictures of the split to train on")
-    epochs: int = Field(8, ge=1)
+    epochs: int = Field(12, ge=1)
     batch_size: int = Field(32, ge=1)
     learning_rate: float = 2e-3
     image_size: int = Field(192, ge=32)
