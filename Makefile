@@ -11,6 +11,7 @@ DEMO := yolo-clip,label-only,largest-proposal,random-proposal,fixed-box,centre-b
 demo: $(VENV)/.ready
 	$(BENCH) run --pipeline $(DEMO) --split shapes-val --fresh
 	$(BENCH) leaderboard
+	@cat results/LEADERBOARD.md
 
 test: check
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile

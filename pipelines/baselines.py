@@ -7,7 +7,7 @@ proposal. Picture-blind but for labels: the proposal whose class name stands in 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bench.boxes import box_area_xyxy, iou_pairwise
 from bench.grounding import Box, LoadedScene, PipelineCard, PipelineContext, Prediction, Query
 from bench.settings import parse_table
+from pipelines.card import CardOptions
 
 if TYPE_CHECKING:
     from pipelines.proposers.proposals import Proposals, Proposer
@@ -84,6 +85,7 @@ class ProposalOptions(BaseModel):
 
     weights: str | None = None
     proposer: dict[str, Any] = Field(default_factory=dict)
+    card: CardOptions = CardOptions()
 
 
 def whole_picture(context: PipelineContext) -> Placed:
@@ -164,7 +166,14 @@ def _chosen(context: PipelineContext, summary: str, choice: Choice) -> Chosen:
     table = options.proposer | ({"weights": options.weights} if options.weights else {})
     table = {"whole_picture": False} | table  # a candidate of rankers; the largest proposal would always be it
     proposer = YoloProposer(parse_table(YoloOptions, table, f"{where}.proposer"), context)
-    card = _card(context, summary, proposer.sha256, proposer.parameters)
+    card = PipelineCard(
+        name=context.name,
+        summary=summary,
+        weights={"proposer": ", ".join(proposer.sha256)},
+        sha256={"proposer": ", ".join(proposer.sha256.values())},
+        parameters=proposer.parameters,
+        **options.card.model_dump(),
+    )
     return Chosen(card, proposer, choice, context)
 
 
@@ -174,19 +183,9 @@ def _relative(scene: LoadedScene, shares: Sequence[float]) -> Box:
     return (x1 * width, y1 * height, x2 * width, y2 * height)
 
 
-def _card(
-    context: PipelineContext, summary: str, hashes: Mapping[str, str] | None = None, parameters: int = 0
-) -> PipelineCard:
-    hashes = hashes or {}
-    return PipelineCard(
-        name=context.name,
-        summary=summary,
-        weights={"proposer": ", ".join(hashes)} if hashes else {},
-        sha256=hashes,
-        trained_on="" if hashes else "nothing",
-        saw_test_images="unknown" if hashes else "no",
-        parameters=parameters,
-    )
+def _card(context: PipelineContext, summary: str) -> PipelineCard:
+    """The card of a pipeline without weights."""
+    return PipelineCard(context.name, summary, trained_on="nothing", saw_test_images="no", parameters=0)
 
 
 class Empty(BaseModel):

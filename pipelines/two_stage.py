@@ -16,8 +16,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.errors import SettingsError
-from bench.grounding import LoadedScene, PipelineCard, PipelineContext, Prediction, SawTestImages
+from bench.grounding import LoadedScene, PipelineCard, PipelineContext, Prediction
 from bench.settings import merged, parse_table
+from pipelines.card import CardOptions
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.clip.ranking import BANK, rank
 from pipelines.clip.views import View, make_views
@@ -25,16 +26,6 @@ from pipelines.proposers.proposals import Proposals, Proposer
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-class CardOptions(BaseModel):
-    """[pipelines.*.card]: what a reader must know of the weights named beside it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    trained_on: str = ""
-    licence: str = ""
-    saw_test_images: SawTestImages = "unknown"
 
 
 class RankerOptions(BaseModel):
@@ -73,7 +64,7 @@ class TwoStage:
             summary=f"{type(proposer).__name__} proposals ranked by {options.clip.model}",
             paper="Subramanian et al., ReCLIP, ACL 2022 (region views); Radford et al., CLIP, ICML 2021",
             weights={"proposer": ", ".join(proposer.sha256), "clip": f"{options.clip.model} {options.clip.pretrained}"},
-            sha256={**proposer.sha256, **encoder.sha256},
+            sha256={"proposer": ", ".join(proposer.sha256.values()), "clip": ", ".join(encoder.sha256.values())},
             parameters=proposer.parameters + encoder.parameters,
             **options.card.model_dump(),
         )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 BLANK = "–"
-WIDE = 120
+WIDE = 160
 
 
 def row(record: RunRecord, run_dir: Path | str) -> dict[str, Any]:
