@@ -1,11 +1,9 @@
-"""Weights on disk: where a name points, its hash, and strict loading with a diff a person can read."""
+"""Weights on disk: where a name points, and strict loading with a diff a person can read."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,18 +40,6 @@ def first_line(error: Exception) -> str:
     """What kind of error it was and the first line it says; some libraries say a page, some nothing."""
     said = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
-
-
-def sha256(path: Path) -> str:
-    """The file's hash, remembered as long as its size and time stay the same."""
-    stat = path.stat()
-    return _sha256(path, stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _sha256(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 from bench.datasets.split import Split
 from bench.evaluation.protocols import protocol
 from bench.grounding import PipelineCard, PipelineContext
+from bench.hashing import sha256_file
 from bench.runs import provenance
 from bench.runs.record import DataIdentity, Identity, RunRecord, signature
 from bench.settings import Settings
@@ -85,7 +86,7 @@ def data_identity(split: Split) -> DataIdentity:
 def _weights(card: PipelineCard) -> dict[str, str]:
     """Part -> sha256; the name of the weights where the card gives no hash and the name is no file."""
     known = {part: name for part, name in card.weights.items() if part not in card.sha256}
-    files = {part: provenance.sha256_file(Path(name)) for part, name in known.items() if Path(name).is_file()}
+    files = {part: sha256_file(Path(name)) for part, name in known.items() if Path(name).is_file()}
     return {**known, **files, **card.sha256}
 
 

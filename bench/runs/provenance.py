@@ -10,12 +10,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bench.errors import WeightsError
 from bench.settings import PROJECT
 
 OUR_CODE = ("bench/", "pipelines/", "clipvg/")
@@ -169,21 +167,6 @@ def driver_version() -> str | None:
         return None
     finally:
         pynvml.nvmlShutdown()
-
-
-def sha256_file(path: Path) -> str:
-    """sha256 of a file, read in pieces, remembered while size and time of change stay. Raises WeightsError."""
-    try:
-        state = path.stat()
-        return _sha256(path.resolve(), state.st_size, state.st_mtime_ns)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-@lru_cache(maxsize=256)
-def _sha256(path: Path, size: int, changed_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:

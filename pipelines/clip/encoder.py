@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench.errors import UnknownName, WeightsError
 from bench.grounding import PipelineContext
+from bench.hashing import sha256_file
 from pipelines import weights
 
 open_clip.add_model_config(Path(__file__).parent / "models")
@@ -90,7 +91,7 @@ def open_model(options: ClipOptions, context: PipelineContext) -> tuple[Any, Map
     if path is not None:
         model = empty_model(options.model, precision)
         weights.load_strictly(model, _read(path), str(path))
-        return model, {path.name: weights.sha256(path)}
+        return model, {path.name: sha256_file(path)}
     if weights.looks_like_path(options.pretrained):
         raise weights.missing(options.pretrained, context, "put the file there, or name a tag that open_clip publishes")
     tags = open_clip.list_pretrained_tags_by_model(options.model)
@@ -145,4 +146,4 @@ def _published(options: ClipOptions, precision: str, context: PipelineContext) -
             f"cache_dir='open_clip')\") and copy that folder to {cache}, or give a file as `pretrained`"
         ) from None
     path = Path(file)
-    return model, {path.name: weights.sha256(path.resolve())}
+    return model, {path.name: sha256_file(path.resolve())}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bench.errors import MissingPackage, WeightsError
 from bench.grounding import Picture, PipelineContext
+from bench.hashing import sha256_file
 from pipelines import weights
 from pipelines.proposers.proposals import Proposals, tidy
 
@@ -47,7 +48,7 @@ class YoloProposer:
         self.options = options
         self.device = torch.device(context.device)
         path = _find(options.weights, context)
-        self.sha256: Mapping[str, str] = {path.name: weights.sha256(path)}
+        self.sha256: Mapping[str, str] = {path.name: sha256_file(path)}
         model = read_model(path)
         self.names: dict[int, str] = {int(k): v for k, v in dict(model.names).items()}
         self.end2end = bool(getattr(model, "end2end", False))

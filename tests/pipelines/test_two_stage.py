@@ -1,5 +1,7 @@
 """yolo-clip on the embedded data with the shipped weights: right boxes, the same for every batch size."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from bench.boxes import iou_elementwise
 from bench.grounding import LoadedScene, Query
 from bench.settings import merged
+from pipelines.clip import encoder as encoder_module
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.two_stage import yolo_clip
 
@@ -86,6 +89,29 @@ def test_buckets_do_not_matter(context):
     whole = ClipEncoder(TINY_CLIP, context()).encode_images(views)
     small = ClipEncoder(TINY_CLIP.model_copy(update={"bucket": 3}), context()).encode_images(views)
     assert torch.allclose(whole, small, atol=1e-5)
+
+
+def test_half_precision_chooses_the_same_regions(context, loaded):
+    """Where bfloat16 decides otherwise, the two candidates were near equals."""
+    _, seen = loaded
+    full = yolo_clip(context()).ground(seen)
+    half = yolo_clip(context(dtype="bfloat16")).ground(seen)
+    other = [(a, b) for a, b in zip(full, half, strict=True) if a.box != b.box]
+    assert len(other) <= 0.05 * len(full)
+    assert all(a.score < 0.7 for a, _ in other)
+
+
+def test_openai_weights_come_with_quickgelu(context, monkeypatch, tmp_path):
+    """By tag, as published: the tag's card says that they were trained with QuickGELU."""
+    (tmp_path / "ViT-B-16.pt").write_bytes(b"weights")
+    asked = {}
+    monkeypatch.setattr(encoder_module.open_clip, "download_pretrained", lambda card, **k: tmp_path / "ViT-B-16.pt")
+    monkeypatch.setattr(encoder_module.open_clip, "create_model", lambda *a, **k: asked.update(k, name=a[0]))
+    _, hashes = encoder_module.open_model(ClipOptions(), context())
+    assert asked["name"] == "ViT-B-16" and asked["pretrained"] == "openai" and asked["force_quick_gelu"]
+    assert hashes == {"ViT-B-16.pt": hashlib.sha256(b"weights").hexdigest()}
+    encoder_module.open_model(ClipOptions(pretrained="laion2b_s34b_b88k"), context())
+    assert not asked["force_quick_gelu"]
 
 
 def test_options_change_the_answer(context, loaded):

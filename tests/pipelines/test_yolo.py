@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from bench.boxes import iou_pairwise
@@ -38,6 +39,24 @@ def test_pictures_of_any_shape(context, shape):
     height, width = shape
     assert found.boxes[-1].tolist() == [0, 0, width, height]
     assert (found.boxes <= [width, height, width, height]).all()
+
+
+@pytest.mark.parametrize("family", ["yolov8n", "yolo11n", "yolo26n"])
+def test_published_formats_load_without_running_anything(context, tmp_path, family, loaded):
+    """Checkpoints as ultralytics writes them, with random weights: with and without a head that needs no NMS."""
+    from ultralytics.nn.tasks import DetectionModel
+
+    torch.manual_seed(0)
+    model = DetectionModel(f"{family}.yaml", ch=3, nc=80, verbose=False)
+    torch.save({"epoch": -1, "model": None, "ema": model.half(), "train_args": {}}, tmp_path / f"{family}.pt")
+    options = YoloOptions(weights=str(tmp_path / f"{family}.pt"), image_size=160, confidence=0.0, top_k=5)
+    proposer = YoloProposer(options, context())
+    pictures = [scene.picture for scene in loaded[1][:3]]
+    found = proposer.propose(pictures)
+    assert all(2 <= len(p) <= 6 and np.isfinite(p.boxes).all() for p in found)
+    assert proposer.parameters == sum(p.numel() for p in model.parameters())
+    for alone, together in zip((proposer.propose([p])[0] for p in pictures), found, strict=True):
+        assert np.allclose(alone.boxes, together.boxes, atol=0.01)
 
 
 def test_real_pictures_with_a_real_detector(context, shared):

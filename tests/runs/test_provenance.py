@@ -1,6 +1,5 @@
 """The command without secrets, the checkout's state, the machine without its name."""
 
-import hashlib
 import json
 import socket
 import subprocess
@@ -9,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.errors import WeightsError
-from bench.runs.provenance import environment, git_state, redacted, settings_hash, sha256_file
+from bench.runs.provenance import environment, git_state, redacted, settings_hash
 
 
 @pytest.mark.parametrize(
@@ -76,15 +74,6 @@ def test_torch_is_not_imported_for_it() -> None:
         "p.environment('cpu', 0, False); p.git_state(); p.driver_version(); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
-
-
-def test_sha256_follows_the_content(tmp_path: Path) -> None:
-    path = tmp_path / "w.bin"
-    for content in (b"one", b"three"):
-        path.write_bytes(content)
-        assert sha256_file(path) == sha256_file(path) == hashlib.sha256(content).hexdigest()
-    with pytest.raises(WeightsError, match=r"absent\.bin: cannot be read"):
-        sha256_file(tmp_path / "absent.bin")
 
 
 def test_settings_hash_does_not_see_the_order() -> None:
