@@ -4,11 +4,11 @@ import re
 
 import numpy as np
 
-from bench.evaluation.single import Single
 from bench.grounding import Prediction
 from bench.reporting.table import row
 from bench.runs.record import read_record
 from bench.settings import PROJECT
+from bench.verbs.single import Single
 
 PAGE = (PROJECT / "docs" / "machine-output.md").read_text(encoding="utf-8")
 

@@ -19,8 +19,8 @@ def doctor(
     from rich.console import Console
     from rich.table import Table
 
-    from bench.evaluation.checkup import machine, pipeline_states, try_out
     from bench.settings import load_settings
+    from bench.verbs.checkup import machine, pipeline_states, try_out
 
     resolved = load_settings(config)
     facts = machine(resolved)

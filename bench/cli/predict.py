@@ -30,8 +30,8 @@ def predict(
     """Ground one expression in one picture."""
     import json as encoder
 
-    from bench.evaluation.single import predict_one
     from bench.settings import load_settings
+    from bench.verbs.single import predict_one
 
     flags = {"device": device, "dtype": dtype, "seed": seed, "deterministic": deterministic, "offline": offline}
     resolved = load_settings(config, {f"run.{key}": value for key, value in flags.items()})

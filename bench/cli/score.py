@@ -63,7 +63,7 @@ def score(
         if split is None:
             raise UsageError("--predictions needs --split NAME; `bench data list` shows the splits")
         from bench.datasets.load import load_split
-        from bench.evaluation.imported import import_boxes
+        from bench.imported.scoring import import_boxes
 
         record, folder = import_boxes(
             predictions,

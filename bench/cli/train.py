@@ -30,8 +30,8 @@ def train(
     from rich.console import Console
     from rich.logging import RichHandler
 
-    from bench.evaluation.training import train_pipeline
     from bench.settings import assignments, load_settings
+    from bench.verbs.training import train_pipeline
 
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console)])

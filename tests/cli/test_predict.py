@@ -59,8 +59,8 @@ def test_a_scene_of_a_split_gives_the_same(tmp_path, attribute):
 
 
 def test_the_unclipped_box_stands_beside_the_clipped_one(monkeypatch, tmp_path):
-    from bench.evaluation import single
     from bench.grounding import Prediction
+    from bench.verbs import single
 
     class Beyond:
         def ground(self, batch):
@@ -76,8 +76,8 @@ def test_the_unclipped_box_stands_beside_the_clipped_one(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("box", [None, (float("nan"), 0, 1, 1), (0, 0, float("inf"), 1)])
 def test_no_box_is_null(monkeypatch, tmp_path, box):
-    from bench.evaluation import single
     from bench.grounding import Prediction
+    from bench.verbs import single
 
     class Silent:
         def ground(self, batch):

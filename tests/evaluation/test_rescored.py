@@ -7,10 +7,10 @@ import pytest
 from bench.datasets.split import Split
 from bench.errors import RunError
 from bench.evaluation import rescored as module
-from bench.evaluation.imported import import_boxes
 from bench.evaluation.metrics import compute
 from bench.evaluation.rescored import rescore
 from bench.grounding import Expression, Scene
+from bench.imported.scoring import import_boxes
 from bench.runs.predictions import Answer, SceneAnswers, dump_line
 from bench.runs.record import read_record
 from bench.runs.store import write_record

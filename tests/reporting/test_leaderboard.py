@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from bench.datasets.split import Split
 from bench.errors import CheckFailed
-from bench.evaluation.imported import import_boxes
 from bench.grounding import Expression, Scene
+from bench.imported.scoring import import_boxes
 from bench.reporting import leaderboard
 from bench.reporting.boards import collect
 from bench.reporting.markdown import escape, grid

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from bench.datasets.split import Split
-from bench.evaluation.imported import import_boxes
 from bench.grounding import Expression, Scene
+from bench.imported.scoring import import_boxes
 from bench.reporting.table import interval, percent, print_rows, rate, row
 from bench.runs.record import Throughput
 

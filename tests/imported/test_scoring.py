@@ -10,13 +10,13 @@ import pytest
 
 from bench.datasets.split import Split
 from bench.errors import BenchError, DataError, RunError, UnknownName
-from bench.evaluation import imported as module
-from bench.evaluation.alignment import align
-from bench.evaluation.box_files import read_boxes
-from bench.evaluation.imported import import_boxes
 from bench.evaluation.metrics import compute, outcomes
 from bench.evaluation.protocols import protocol
 from bench.grounding import Expression, Scene
+from bench.imported import scoring as module
+from bench.imported.alignment import align
+from bench.imported.box_files import read_boxes
+from bench.imported.scoring import import_boxes
 from bench.runs.record import read_record
 from bench.runs.store import stored_rows
 

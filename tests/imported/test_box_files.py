@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.errors import DataError
-from bench.evaluation.box_files import Row, read_boxes
+from bench.imported.box_files import Row, read_boxes
 
 BOX = [1, 2, 3.5, 4]
 READ = (1.0, 2.0, 3.5, 4.0)

@@ -6,9 +6,9 @@ import pytest
 
 from bench.datasets.split import Split
 from bench.errors import DataError
-from bench.evaluation.alignment import align
-from bench.evaluation.box_files import BoxFile, Row
 from bench.grounding import Expression, Scene
+from bench.imported.alignment import align
+from bench.imported.box_files import BoxFile, Row
 
 BOX = (0.0, 0.0, 5.0, 5.0)
 

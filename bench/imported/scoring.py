@@ -10,12 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench.datasets.split import Split
-from bench.evaluation.alignment import Alignment, Key, align
 from bench.evaluation.beginning import data_identity, now
-from bench.evaluation.box_files import read_boxes
 from bench.evaluation.metrics import compute
 from bench.evaluation.protocols import Protocol
 from bench.evaluation.protocols import protocol as protocol_named
+from bench.imported.alignment import Alignment, Key, align
+from bench.imported.box_files import read_boxes
 from bench.runs import provenance
 from bench.runs.files import explained, make_folder
 from bench.runs.folders import runs_of

@@ -15,8 +15,8 @@ from typing import Literal
 from bench.datasets.fingerprint import picture_key
 from bench.datasets.split import Split
 from bench.errors import DataError
-from bench.evaluation.box_files import BoxFile, Row
 from bench.grounding import Prediction, Scene
+from bench.imported.box_files import BoxFile, Row
 from bench.runs.predictions import SceneAnswers, from_predictions
 
 Key = Literal["auto", "id", "row"]

@@ -1,0 +1,1 @@
+"""The library side of the verbs that evaluate nothing: predict (single), train (training), doctor (checkup)."""
