@@ -94,14 +94,16 @@ def validate(model: Any, name: str, scenes: Sequence[Scene], pictures: PictureSo
     hits: dict[str, list[bool]] = defaultdict(list)
     still = ClipRecipe(model=name, jitter=0.0)
     model.eval()
-    for scene in scenes:
-        (vectors,), (boxes,) = _regions(model, [scene], pictures, still, np.random.default_rng(0))
-        texts, _ = _texts(model, name, [e.text for e in scene.expressions])
-        chosen = (texts @ vectors.transpose(1, 2)).sum(0).argmax(-1).tolist()
-        for expression, choice in zip(scene.expressions, chosen, strict=True):
-            hit = choice == boxes.index(expression.box)
-            hits["all"].append(hit)
-            hits[expression.kind or "other"].append(hit)
+    for start in range(0, len(scenes), still.scenes_in_batch):
+        some = scenes[start : start + still.scenes_in_batch]
+        regions, boxes = _regions(model, some, pictures, still, np.random.default_rng(0))
+        texts, _ = _texts(model, name, [e.text for s in some for e in s.expressions])
+        for scene, vectors, mine, known in zip(some, regions, texts.split(_asked(some)), boxes, strict=True):
+            chosen = (mine @ vectors.transpose(1, 2)).sum(0).argmax(-1).tolist()
+            for expression, choice in zip(scene.expressions, chosen, strict=True):
+                hit = choice == known.index(expression.box)
+                hits["all"].append(hit)
+                hits[expression.kind or "other"].append(hit)
     return {kind: round(sum(found) / len(found), 4) for kind, found in sorted(hits.items())}
 
 
