@@ -32,7 +32,7 @@ $(VENV)/.ready: requirements.txt pyproject.toml
 
 # For maintainers: pin anew, for every platform and Python, without naming an index.
 lock:
-	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header \
 		--extra yolo --extra hub --extra dev -o requirements.txt
 
 clean:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.boxes import box_area_xyxy, iou_pairwise
+from bench.boxes import box_area_xyxy
 from bench.grounding import Box, LoadedScene, PipelineCard, PipelineContext, Prediction, Query
 from bench.settings import parse_table
 from pipelines.card import CardOptions
@@ -119,15 +119,19 @@ def best_fixed_box(boxes: np.ndarray[Any, Any], grid: int) -> Box:
     """(N, 4) boxes in shares of the sides -> the grid box that hits most of them at IoU 0.5 (most IoU among equals)."""
     edges = np.linspace(0, 1, grid + 1)
     low, high = (axis.ravel() for axis in np.meshgrid(edges, edges, indexing="ij"))
-    spans = np.stack([low, high], axis=1)[low < high]
+    spans = np.stack([low, high], axis=1)[low < high]  # (S, 2)
+    # What each span shares with each box along each axis, (S, N): an overlap is a product of two of them.
+    across, down = (np.minimum(spans[:, 1:], boxes[:, i + 2]) - np.maximum(spans[:, :1], boxes[:, i]) for i in (0, 1))
+    across, down = across.clip(0), down.clip(0)
+    areas, sides = box_area_xyxy(boxes), spans[:, 1] - spans[:, 0]
     best, found = (-1, -1.0), spans[0]
-    for x1, x2 in spans:  # a few hundred columns of candidates, each against all boxes at once
-        candidates = np.stack([np.full(len(spans), x1), spans[:, 0], np.full(len(spans), x2), spans[:, 1]], axis=1)
-        iou = iou_pairwise(candidates, boxes)
+    for column, (x1, x2) in enumerate(spans):  # a few hundred columns of candidates, each against all boxes at once
+        shared = across[column] * down  # (S, N)
+        iou = shared / (sides[column] * sides[:, None] + areas - shared)
         hits, total = (iou >= 0.5).sum(1), iou.sum(1)
         top = int(np.lexsort((total, hits))[-1])
         if (int(hits[top]), float(total[top])) > best:
-            best, found = (int(hits[top]), float(total[top])), candidates[top]
+            best, found = (int(hits[top]), float(total[top])), np.array([x1, spans[top, 0], x2, spans[top, 1]])
     left, upper, right, lower = (float(v) for v in found)
     return (left, upper, right, lower)
 
