@@ -158,6 +158,11 @@ def ultralytics() -> Any:
             f"YOLO proposals need the package ultralytics (AGPL-3.0), which cannot be imported ({error}): "
             'pip install "grounding-bench[yolo]"'
         ) from None
+    from PIL import Image
+    from ultralytics.utils import patches
+
+    # It replaces Pillow's open for the whole process, by one that wants to install a package for what is no picture.
+    Image.open = getattr(patches, "_image_open", Image.open)
     return package
 
 

@@ -32,6 +32,11 @@ def test_nearly_every_object_is_found(context, loaded):
     assert np.concatenate(found).mean() > 0.95
 
 
+def test_pillow_stays_as_it_was(context):
+    YoloProposer(YoloOptions(**TINY), context())
+    assert Image.open.__module__ == "PIL.Image"
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (10, 400), (400, 10), (33, 47)])
 def test_pictures_of_any_shape(context, shape):
     proposer = YoloProposer(YoloOptions(**TINY), context())
