@@ -107,3 +107,16 @@ def test_mistakes(monkeypatch, tmp_path, arguments, error, said):
         CliRunner().invoke(
             app, ["predict", "--pipeline", "centre-box", "--text", "t", *arguments], catch_exceptions=False
         )
+
+
+def test_deterministic_reaches_the_building_of_the_pipeline(monkeypatch, tmp_path):
+    from bench.evaluation import pipelines
+
+    asked = []
+    monkeypatch.setattr(pipelines, "make_deterministic", lambda: asked.append(True))
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    words = ("--pipeline", "centre-box", "--text", "t", "--image", str(tmp_path / "a.png"))
+    predict(*words)
+    assert not asked
+    predict(*words, "--deterministic")
+    assert asked == [True]
