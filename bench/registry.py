@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bench.grounding import PipelineFactory, Trainable
 
 PIPELINES, TRAINERS, DATASETS = "bench.pipelines", "bench.trainers", "bench.datasets"
+PROPOSERS = "bench.proposers"
 
 
 @cache
@@ -34,7 +35,7 @@ def names(group: str) -> list[str]:
 
 
 def origin(kind: str, name: str) -> str:
-    """The distribution and object behind a name, for `bench list`: "grounding-bench pipelines.two_stage:yolo_clip"."""
+    """The distribution and object behind a name, for `bench list`: "grounding-bench pipelines.two_stage:two_stage"."""
     entry = _entry(f"bench.{kind}s", name, kind)
     return f"{entry.dist.name if entry.dist else '?'} {entry.value}"
 
@@ -69,6 +70,11 @@ def trainer(name: str) -> Trainable:
     """The trainer registered under the pipeline's name. Raises UnknownName when that pipeline cannot be trained."""
     found: Trainable = _load(TRAINERS, name, "trainer")
     return found
+
+
+def proposer_factory(kind: str) -> Any:
+    """What opens proposers of a kind (see pipelines/proposers/opening.py). Raises UnknownName, MissingPackage."""
+    return _load(PROPOSERS, kind, "proposer")
 
 
 def dataset(name: str) -> Dataset:

@@ -46,7 +46,7 @@ class Chosen:
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         """One prediction for every query of every scene, in order."""
         with self._clock.stage("detect"):
-            proposals = self._proposer.propose([scene.picture for scene in batch])
+            proposals = self._proposer.propose(batch)
         with self._clock.stage("rank"):
             return [
                 Prediction(query.id, self._answer(scene, query, found), None, found.boxes)
@@ -163,13 +163,13 @@ def label_only(context: PipelineContext) -> Chosen:
 
 
 def _chosen(context: PipelineContext, summary: str, choice: Choice) -> Chosen:
-    from pipelines.proposers.yolo import YoloOptions, YoloProposer
+    from pipelines.proposers.opening import open_proposer
 
     where = f"bench.toml [pipelines.{context.name}]"
     options = parse_table(ProposalOptions, context.options, where)
     table = options.proposer | ({"weights": options.weights} if options.weights else {})
     table = {"whole_picture": False} | table  # a candidate of rankers; the largest proposal would always be it
-    proposer = YoloProposer(parse_table(YoloOptions, table, f"{where}.proposer"), context)
+    proposer = open_proposer(table, f"{where}.proposer", context)
     card = PipelineCard(
         name=context.name,
         summary=summary,

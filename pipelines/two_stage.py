@@ -4,7 +4,7 @@
     expressions ───────────────────────────► CLIP text ─┴─► ranking ─► one box each
 
 Everything about a picture is done once for all its expressions, and the regions of a whole batch share forward passes.
-A pipeline of this kind is a short declaration at the end of this file.
+A pipeline of this kind is an entry point that names `two_stage`, and a table of bench.toml that declares its parts.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pipelines.card import CardOptions
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.clip.ranking import BANK, rank
 from pipelines.clip.views import View, make_views
+from pipelines.proposers.opening import open_proposer
 from pipelines.proposers.proposals import Proposals, Proposer
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class TwoStage:
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         """One prediction for every query of every scene, in order."""
         with self.clock.stage("detect"):
-            proposals = self.proposer.propose([scene.picture for scene in batch])
+            proposals = self.proposer.propose(batch)
         with self.clock.stage("crop"):
             views = torch.cat([self._views(s, p) for s, p in zip(batch, proposals, strict=True)], dim=1)
         with self.clock.stage("image encode"):
@@ -126,11 +127,8 @@ def _spelled_out(weights: str | None) -> dict[str, str]:
     return parts
 
 
-def yolo_clip(context: PipelineContext) -> TwoStage:
-    """yolo-clip: proposals of a YOLO."""
-    from pipelines.proposers.yolo import YoloOptions, YoloProposer
-
+def two_stage(context: PipelineContext) -> TwoStage:
+    """yolo-clip, detr-clip, ssd-clip and every other pipeline that bench.toml declares as a proposer and a CLIP."""
     options = options_of(context)
-    where = f"bench.toml [pipelines.{context.name}.proposer]"
-    proposer = YoloProposer(parse_table(YoloOptions, options.proposer, where), context)
+    proposer = open_proposer(options.proposer, f"bench.toml [pipelines.{context.name}.proposer]", context)
     return TwoStage(proposer, ClipEncoder(options.clip, context), options, context)

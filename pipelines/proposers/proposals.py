@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.boxes import box_area_xyxy, clip_xyxy, iou_pairwise
-from bench.grounding import Boxes, Picture
+from bench.grounding import Boxes, LoadedScene
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class Proposer(Protocol):
     @property
     def parameters(self) -> int: ...
 
-    def propose(self, pictures: Sequence[Picture]) -> list[Proposals]:
-        """One `Proposals` for each picture, RGB uint8 (H, W, 3)."""
+    def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
+        """One `Proposals` for each scene. A detector looks at its picture only; a file is asked by its id."""
         ...
 
 

@@ -19,8 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from bench.errors import MissingPackage, WeightsError
-from bench.grounding import Picture, PipelineContext
+from bench.grounding import LoadedScene, Picture, PipelineContext
 from bench.hashing import sha256_file
+from bench.settings import parse_table
 from pipelines import weights
 from pipelines.proposers.proposals import Proposals, tidy
 
@@ -41,6 +42,11 @@ class YoloOptions(BaseModel):
     whole_picture: bool = Field(True, description="append the whole picture as the last proposal")
 
 
+def open_yolo(table: Mapping[str, Any], where: str, context: PipelineContext) -> YoloProposer:
+    """`kind = "yolo"`: [pipelines.*.proposer] -> the proposer. Raises SettingsError, WeightsError, MissingPackage."""
+    return YoloProposer(parse_table(YoloOptions, table, where), context)
+
+
 class YoloProposer:
     """Boxes of a YOLO for many pictures at once."""
 
@@ -58,8 +64,9 @@ class YoloProposer:
         self.dtype = torch.float16 if self.device.type == "cuda" and context.dtype != "float32" else torch.float32
         self.model = model.fuse(verbose=False).eval().to(self.device, self.dtype)
 
-    def propose(self, pictures: Sequence[Picture]) -> list[Proposals]:
-        """One `Proposals` for each picture, RGB uint8 (H, W, 3)."""
+    def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
+        """One `Proposals` for each scene's picture, RGB uint8 (H, W, 3)."""
+        pictures = [scene.picture for scene in scenes]
         canvases: dict[tuple[int, int], list[int]] = {}
         for index, picture in enumerate(pictures):
             canvases.setdefault(self._canvas(picture.shape), []).append(index)

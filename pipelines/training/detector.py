@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bench.boxes import box_xyxy_to_cxcywh, iou_pairwise
 from bench.errors import DataError
-from bench.grounding import Box, PictureSource, Scene, Trained, TrainingJob
+from bench.grounding import Box, LoadedScene, PictureSource, Scene, Trained, TrainingJob
 from bench.settings import parse_table
 from pipelines import weights
 from pipelines.proposers.yolo import YoloOptions, YoloProposer, read_model, ultralytics
@@ -86,7 +86,8 @@ def recall(path: Path, recipe: DetectorRecipe, job: TrainingJob) -> dict[str, fl
     found, made = [], 0
     for start in range(0, len(job.validation), recipe.batch_size):
         scenes = job.validation[start : start + recipe.batch_size]
-        proposals = proposer.propose([job.validation_pictures.load(scene) for scene in scenes])
+        loaded = [LoadedScene(scene.id, job.validation_pictures.load(scene), ()) for scene in scenes]
+        proposals = proposer.propose(loaded)
         made += sum(map(len, proposals))
         for scene, mine in zip(scenes, proposals, strict=True):
             overlap = iou_pairwise([e.box for e in scene.expressions], mine.boxes.reshape(-1, 4))

@@ -20,14 +20,14 @@ class Found:
     def __init__(self, boxes, labels):
         self.proposals = Proposals(np.array(boxes, float).reshape(-1, 4), np.linspace(1, 0.5, len(boxes)), labels)
 
-    def propose(self, pictures):
-        return [self.proposals for _ in pictures]
+    def propose(self, scenes):
+        return [self.proposals for _ in scenes]
 
 
 @pytest.fixture
 def found(monkeypatch):
     def use(boxes, labels):
-        monkeypatch.setattr("pipelines.proposers.yolo.YoloProposer", lambda options, context: Found(boxes, labels))
+        monkeypatch.setattr("pipelines.proposers.opening.open_proposer", lambda *_: Found(boxes, labels))
 
     return use
 

@@ -11,14 +11,14 @@ from bench.grounding import LoadedScene, Query
 from bench.settings import merged
 from pipelines.clip import encoder as encoder_module
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
-from pipelines.two_stage import yolo_clip
+from pipelines.two_stage import two_stage
 
 TINY_CLIP = ClipOptions(model="tiny-clip", pretrained="pipelines/weights/tiny-clip.safetensors")
 
 
 @pytest.fixture
 def pipeline(context):
-    return yolo_clip(context())
+    return two_stage(context())
 
 
 def in_batches(pipeline, scenes, size):
@@ -94,8 +94,8 @@ def test_buckets_do_not_matter(context):
 def test_half_precision_chooses_the_same_regions(context, loaded):
     """Where bfloat16 decides otherwise, the two candidates were near equals."""
     _, seen = loaded
-    full = yolo_clip(context()).ground(seen)
-    half = yolo_clip(context(dtype="bfloat16")).ground(seen)
+    full = two_stage(context()).ground(seen)
+    half = two_stage(context(dtype="bfloat16")).ground(seen)
     other = [(a, b) for a, b in zip(full, half, strict=True) if a.box != b.box]
     assert len(other) <= 0.05 * len(full)
     assert all(a.score < 0.7 for a, _ in other)
@@ -120,7 +120,7 @@ def test_options_change_the_answer(context, loaded):
     scores = []
     for change in ({}, {"views": ["crop"]}, {"views": ["blur"]}, {"subtract": 1.0}, {"prompt": "{} {}"}):
         ctx = context(options=merged(base.options, {"ranker": change}))
-        scores.append([p.score for p in yolo_clip(ctx).ground(seen[:2])])
+        scores.append([p.score for p in two_stage(ctx).ground(seen[:2])])
     assert len({tuple(np.round(s, 5)) for s in scores}) == len(scores)
 
 

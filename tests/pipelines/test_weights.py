@@ -10,7 +10,7 @@ from pipelines import weights
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.proposers import yolo
 from pipelines.proposers.yolo import YoloOptions, YoloProposer, read_model
-from pipelines.two_stage import options_of, yolo_clip
+from pipelines.two_stage import options_of, two_stage
 
 TINY_CLIP = "pipelines/weights/tiny-clip.safetensors"
 TINY_YOLO = "pipelines/weights/tiny-yolo.safetensors"
@@ -106,7 +106,7 @@ def test_the_weights_flag(context):
     with pytest.raises(SettingsError, match="proposer=FILE,clip=FILE"):
         options_of(context(options={"weights": "detector=a.pt"}))
     with pytest.raises(SettingsError, match=r"proposer\].*'confidance'.*'confidence'"):
-        yolo_clip(context(options={"proposer": {"confidance": 0.1}}))
+        two_stage(context(options={"proposer": {"kind": "yolo", "confidance": 0.1}}))
 
 
 def test_without_ultralytics_the_extra_is_named(monkeypatch):

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from bench.boxes import iou_pairwise
+from bench.grounding import LoadedScene
 from pipelines.proposers.yolo import YoloOptions, YoloProposer
 
 TINY = {"weights": "pipelines/weights/tiny-yolo.safetensors", "image_size": 192}
@@ -16,9 +17,9 @@ TINY = {"weights": "pipelines/weights/tiny-yolo.safetensors", "image_size": 192}
 def test_neighbours_do_not_matter(context, loaded):
     _, seen = loaded
     proposer = YoloProposer(YoloOptions(**TINY), context())
-    together = proposer.propose([s.picture for s in seen])
+    together = proposer.propose(seen)
     for scene, mine in zip(seen, together, strict=True):
-        (alone,) = proposer.propose([scene.picture])
+        (alone,) = proposer.propose([scene])
         assert np.allclose(mine.boxes, alone.boxes, atol=1e-3) and mine.labels == alone.labels
 
 
@@ -27,7 +28,7 @@ def test_nearly_every_object_is_found(context, loaded):
     proposer = YoloProposer(YoloOptions(**TINY, whole_picture=False), context())
     found = [
         iou_pairwise([e.box for e in scene.expressions], mine.boxes).max(1) >= 0.5
-        for scene, mine in zip(scenes, proposer.propose([s.picture for s in seen]), strict=True)
+        for scene, mine in zip(scenes, proposer.propose(seen), strict=True)
     ]
     assert np.concatenate(found).mean() > 0.95
 
@@ -40,7 +41,7 @@ def test_pillow_stays_as_it_was(context):
 @pytest.mark.parametrize("shape", [(1, 1), (10, 400), (400, 10), (33, 47)])
 def test_pictures_of_any_shape(context, shape):
     proposer = YoloProposer(YoloOptions(**TINY), context())
-    (found,) = proposer.propose([np.zeros((*shape, 3), np.uint8)])
+    (found,) = proposer.propose([LoadedScene("s", np.zeros((*shape, 3), np.uint8), ())])
     height, width = shape
     assert found.boxes[-1].tolist() == [0, 0, width, height]
     assert (found.boxes <= [width, height, width, height]).all()
@@ -56,11 +57,11 @@ def test_published_formats_load_without_running_anything(context, tmp_path, fami
     torch.save({"epoch": -1, "model": None, "ema": model.half(), "train_args": {}}, tmp_path / f"{family}.pt")
     options = YoloOptions(weights=str(tmp_path / f"{family}.pt"), image_size=160, confidence=0.0, top_k=5)
     proposer = YoloProposer(options, context())
-    pictures = [scene.picture for scene in loaded[1][:3]]
-    found = proposer.propose(pictures)
+    scenes = loaded[1][:3]
+    found = proposer.propose(scenes)
     assert all(2 <= len(p) <= 6 and np.isfinite(p.boxes).all() for p in found)
     assert proposer.parameters == sum(p.numel() for p in model.parameters())
-    for alone, together in zip((proposer.propose([p])[0] for p in pictures), found, strict=True):
+    for alone, together in zip((proposer.propose([s])[0] for s in scenes), found, strict=True):
         assert np.allclose(alone.boxes, together.boxes, atol=0.01)
 
 
@@ -75,7 +76,8 @@ def test_real_pictures_with_a_real_detector(context, shared):
     names = sorted({row["image"] for row in rows})
     pictures = [np.asarray(Image.open(shared / "pictures" / name).convert("RGB")) for name in names]
     proposer = YoloProposer(YoloOptions(weights=str(weights), whole_picture=False), context())
-    ours = dict(zip(names, proposer.propose(pictures), strict=True))
+    scenes = [LoadedScene(name, picture, ()) for name, picture in zip(names, pictures, strict=True)]
+    ours = dict(zip(names, proposer.propose(scenes), strict=True))
     package = YOLO(weights)
     for name, picture in zip(names, pictures, strict=True):
         theirs = package.predict(picture[..., ::-1], conf=0.1, iou=0.6, agnostic_nms=True, verbose=False)[0].boxes
