@@ -1,0 +1,129 @@
+"""Models of transformers by id or by folder: found before anything is built, loaded strictly, hashed, and with an
+error that says where it was looked for and how to bring it there.
+
+Ids are cached under BENCH_HOME/weights/huggingface, in the hub's own layout, so a cache filled elsewhere can be copied.
+Code that lies beside weights is never run, and a pickle only ever gives tensors.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.errors import WeightsError
+from bench.grounding import PipelineContext
+from bench.hashing import sha256_file
+from pipelines.weights import first_line
+
+WEIGHTS = ("*.safetensors", "*.bin")
+SHOWN = 6  # keys in a message
+
+
+def cache_folder(context: PipelineContext) -> Path:
+    """Where ids of the hub are cached."""
+    return context.home / "weights" / "huggingface"
+
+
+def find_folder(name: str, context: PipelineContext) -> Path | None:
+    """The local folder `name` means: as it is, from bench.toml's folder, or from BENCH_HOME/weights; None for an id."""
+    for place in (Path(name).expanduser(), context.folder / name, context.home / "weights" / name):
+        if (place / "config.json").is_file():
+            return place.resolve()
+    return None
+
+
+def load_pretrained(auto_class: Any, name: str, context: PipelineContext, what: str, **kwargs: Any) -> Any:
+    """`auto_class.from_pretrained` for a hub id or a local folder: a config, a processor, a tokenizer.
+
+    `what` begins the message ("GroundingDINO"). Raises WeightsError: the id, the cache, and how to fetch it elsewhere.
+    """
+    folder = find_folder(name, context)
+    if folder is None and _is_path(name):
+        places = ", ".join(str(p) for p in (Path(name).expanduser(), context.folder / name))
+        raise WeightsError(f"{what}: no folder {name!r} with a config.json (looked at {places})")
+    try:
+        with _quiet():
+            return auto_class.from_pretrained(
+                str(folder or name),
+                cache_dir=str(cache_folder(context)),
+                local_files_only=context.offline or folder is not None,
+                trust_remote_code=False,
+                **kwargs,
+            )
+    except Exception as error:  # transformers and the hub raise many kinds
+        if folder is not None or not isinstance(error, OSError):
+            raise WeightsError(f"{what}: {folder or name} cannot be loaded ({first_line(error)})") from None
+        raise _not_reached(name, context, what, error) from None
+
+
+def load_model(auto_class: Any, name: str, context: PipelineContext, what: str, **kwargs: Any) -> Any:
+    """`load_pretrained` for a model: float32 unless `dtype` says otherwise, in eval mode, on the context's device.
+
+    A checkpoint that leaves parameters at random is refused. Raises WeightsError.
+    """
+    import torch
+
+    kwargs = {"dtype": torch.float32} | kwargs
+    model, report = load_pretrained(auto_class, name, context, what, output_loading_info=True, **kwargs)
+    random = sorted(map(str, report["missing_keys"])) + sorted(map(str, report["mismatched_keys"]))
+    if random:
+        more = f" and {len(random) - SHOWN} more" if len(random) > SHOWN else ""
+        raise WeightsError(
+            f"{what}: {name} is no complete checkpoint of {type(model).__name__}: it lacks {len(random)} of its keys: "
+            f"{', '.join(random[:SHOWN])}{more}"
+        )
+    return model.eval().to(context.device)
+
+
+def hashes(name: str, context: PipelineContext) -> dict[str, str]:
+    """Weights file -> SHA-256 of what `load_pretrained` has just loaded under `name`."""
+    folder = find_folder(name, context) or _snapshot(name, context)
+    if folder is None:
+        return {}
+    files = sorted(path for pattern in WEIGHTS for path in folder.glob(pattern))
+    safe = [path for path in files if path.suffix == ".safetensors"]
+    return {path.name: sha256_file(path.resolve()) for path in safe or files}
+
+
+def _snapshot(name: str, context: PipelineContext) -> Path | None:
+    """The cached folder of an id's main revision."""
+    repository = cache_folder(context) / f"models--{name.replace('/', '--')}"
+    try:
+        commit = (repository / "refs" / "main").read_text().strip()
+    except OSError:
+        return None
+    return repository / "snapshots" / commit
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can be no id of the hub, which is NAME or OWNER/NAME."""
+    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
+
+
+def _not_reached(name: str, context: PipelineContext, what: str, error: Exception) -> WeightsError:
+    cache = cache_folder(context)
+    reached = "the hub was not asked (offline)" if context.offline else "it could not be fetched from the hub"
+    return WeightsError(
+        f"{what}: {name} is not in {cache} and {reached} ({first_line(error)}). Where there is a network: "
+        f"`hf download {name} --cache-dir huggingface`, then copy what is in that folder to {cache}; "
+        f"or give a local folder that holds the files"
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without progress bars and the library's advice; errors still come as errors."""
+    from transformers.utils import logging as verbosity
+
+    before, bars = verbosity.get_verbosity(), verbosity.is_progress_bar_enabled()
+    verbosity.set_verbosity(logging.ERROR)
+    verbosity.disable_progress_bar()
+    try:
+        yield
+    finally:
+        verbosity.set_verbosity(before)
+        if bars:
+            verbosity.enable_progress_bar()

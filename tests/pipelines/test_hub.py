@@ -1,0 +1,86 @@
+"""Models by id or folder: a message that helps when they are not there, nothing random, nothing executed."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel
+
+from bench.errors import WeightsError
+from bench.hashing import sha256_file
+from pipelines import hub
+
+TINY = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 12}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(0)
+    BertModel(BertConfig(**TINY)).save_pretrained(tmp_path / "tiny-bert")
+    return tmp_path / "tiny-bert"
+
+
+def test_a_folder_is_found_from_every_place(context, folder):
+    model = hub.load_model(AutoModel, str(folder), context(), "BERT")
+    assert not model.training and model.dtype == torch.float32
+    assert hub.hashes(str(folder), context()) == {"model.safetensors": sha256_file(folder / "model.safetensors")}
+    for changes in ({"folder": folder.parent}, {"home": folder.parent.parent}):
+        where = context(**changes)
+        if "home" in changes:
+            (where.home / "weights").mkdir(exist_ok=True)
+            (where.home / "weights" / "tiny-bert").symlink_to(folder)
+        assert hub.load_model(AutoModel, "tiny-bert", where, "BERT").config.hidden_size == 8
+
+
+def test_an_id_is_read_from_the_cache(context, folder):
+    repository = hub.cache_folder(context()) / "models--someone--tiny-bert"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    for part in ("refs", "snapshots"):
+        (repository / part).mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    folder.rename(repository / "snapshots" / commit)
+    assert hub.load_model(AutoModel, "someone/tiny-bert", context(), "BERT").config.hidden_size == 8
+    assert list(hub.hashes("someone/tiny-bert", context())) == ["model.safetensors"]
+
+
+def test_what_is_not_cached_says_how_to_get_it(context):
+    with pytest.raises(WeightsError) as caught:
+        hub.load_pretrained(AutoConfig, "someone/nothing", context(), "GroundingDINO")
+    message = str(caught.value)
+    for part in ("GroundingDINO", "someone/nothing", str(hub.cache_folder(context())), "hf download", "offline"):
+        assert part in message
+    with pytest.raises(WeightsError, match=r"no folder './nothing' with a config\.json"):
+        hub.load_pretrained(AutoConfig, "./nothing", context(), "GroundingDINO")
+
+
+def test_half_a_checkpoint_is_refused(context, folder):
+    deeper = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 2}
+    (folder / "config.json").write_text(json.dumps(deeper))
+    with pytest.raises(WeightsError, match=r"lacks 16 of its keys: encoder\.layer\.1"):
+        hub.load_model(AutoModel, str(folder), context(), "BERT")
+    wider = deeper | {"num_hidden_layers": 1, "intermediate_size": 16}
+    (folder / "config.json").write_text(json.dumps(wider))
+    with pytest.raises(WeightsError, match="BERT"):
+        hub.load_model(AutoModel, str(folder), context(), "BERT")
+
+
+def test_code_beside_weights_is_not_run(context, tmp_path):
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    (evil / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil"}}))
+    (evil / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(WeightsError, match="cannot be loaded"):
+        hub.load_pretrained(AutoConfig, str(evil), context(), "Evil")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickle_gives_tensors_only(context, folder, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"x": Evil()}, folder / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match="cannot be loaded"):
+        hub.load_model(AutoModel, str(folder), context(), "BERT")
+    assert not (tmp_path / "ran").exists()
