@@ -1,0 +1,111 @@
+"""MDETR's backbones, built without weights under the official names: ResNet (torchvision), EfficientNet (timm), small.
+
+Published backbones were trained with their batch norms frozen, so theirs are frozen here: fixed scale and shift, eps
+1e-5. In timm's EfficientNets a norm and its activation are one module; freezing must keep the activation, and must not
+keep timm's eps of 1e-3 (spec/pipelines.md 2.5).
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.ops import FrozenBatchNorm2d
+
+from bench.errors import UnknownName
+from pipelines.mdetr.config import MdetrConfig
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+EPS = 1e-5
+
+
+class FrozenBatchNormAct2d(FrozenBatchNorm2d):
+    """A frozen norm followed by the activation that timm keeps inside the norm."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__(int(norm.num_features), eps=EPS)  # type: ignore[arg-type]
+        self.drop, self.act = norm.drop, norm.act
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.act(self.drop(super().forward(x)))
+        return out
+
+
+class SmallBody(nn.Module):
+    """A few residual blocks, for training from nothing: strides 2, 4, 8, ... with a block at each but the first."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        stages = [down(3, widths[0])]
+        for before, after in itertools.pairwise(widths):
+            stages.append(nn.Sequential(down(before, after), ResidualBlock(after)))
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(x + inner)
+
+
+def down(before: int, after: int) -> nn.Sequential:
+    """Halves the picture."""
+    conv = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(after), nn.ReLU())
+
+
+class Backbone(nn.Module):
+    """(B, 3, H, W) normalised picture -> (B, channels, h, w), the last stage only."""
+
+    def __init__(self, config: MdetrConfig) -> None:
+        super().__init__()
+        self.body, self.channels = _body(config)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        out: Any = self.body(pixels)
+        if isinstance(out, dict):  # torchvision's getter
+            out = next(iter(out.values()))
+        elif isinstance(out, list):  # timm's
+            out = out[-1]
+        features: Tensor = out
+        return features
+
+
+def _body(config: MdetrConfig) -> tuple[nn.Module, int]:
+    name = config.backbone
+    if name == "small":
+        return SmallBody(config.widths), config.widths[-1]
+    if name in RESNETS:
+        net = getattr(torchvision.models, name)(weights=None, norm_layer=FrozenBatchNorm2d)
+        return IntermediateLayerGetter(net, {"layer4": "0"}), net.fc.in_features
+    if name not in timm.list_models("*efficientnet*"):
+        raise UnknownName("MDETR backbone", name, ("small", *RESNETS, *timm.list_models("tf_efficientnet_b?")))
+    body = timm.create_model(name, pretrained=False, features_only=True, out_indices=(4,))
+    return freeze_norms(body), body.feature_info.channels()[-1]
+
+
+def freeze_norms(module: nn.Module) -> nn.Module:
+    """Every BatchNormAct2d of a timm model -> a frozen one that keeps its activation."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNormAct2d(child))
+        else:
+            freeze_norms(child)
+    return module
