@@ -55,6 +55,21 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return _dense({k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}), metadata
 
 
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """A pickled table of tensors, alone or under "model" or "state_dict"; nothing in it is executed. WeightsError."""
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # weights_only raises several kinds for broken and for hostile files
+        raise WeightsError(f"{path}: cannot be read as plain weights ({first_line(error)})") from None
+    for key in ("model", "state_dict"):
+        state = state.get(key, state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+        raise WeightsError(f"{path}: holds no table of tensors; expected a state dict")
+    return state
+
+
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Floats as float16, everything else as it is; metadata values as JSON; the file appears whole or not at all.
 

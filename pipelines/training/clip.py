@@ -30,7 +30,7 @@ from bench.settings import parse_table
 from pipelines import weights
 from pipelines.clip.encoder import empty_model
 from pipelines.clip.views import View, make_views
-from pipelines.training.detector import scene_objects
+from pipelines.training.objects import scene_objects
 
 log = logging.getLogger("bench.train")
 VIEWS: tuple[View, ...] = get_args(View)

@@ -1,8 +1,4 @@
-"""The detector alone: a small YOLO trained from nothing on a split's objects, by ultralytics' own trainer.
-
-A split that knows every object of its pictures (`shapes`) lends them; of others only the referred objects are known,
-which is a poor teacher for a detector: take published weights there.
-"""
+"""The detector of yolo-clip: a small YOLO trained from nothing on a split's objects, by ultralytics' own trainer."""
 
 from __future__ import annotations
 
@@ -15,15 +11,16 @@ from typing import Any
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.boxes import box_xyxy_to_cxcywh, iou_pairwise
-from bench.errors import DataError
-from bench.grounding import Box, LoadedScene, PictureSource, Scene, Trained, TrainingJob
+from bench.boxes import box_xyxy_to_cxcywh
+from bench.grounding import PictureSource, Scene, Trained, TrainingJob
 from bench.settings import parse_table
 from pipelines import weights
 from pipelines.proposers.yolo import YoloOptions, YoloProposer, read_model, ultralytics
+from pipelines.training.objects import class_names, scene_objects
+from pipelines.training.recall import recall
 
 
-class DetectorRecipe(BaseModel):
+class YoloRecipe(BaseModel):
     """[train.yolo-clip.detector]."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,9 +33,9 @@ class DetectorRecipe(BaseModel):
     width: float = Field(0.5, gt=0, description="channels, relative to 32-64-128-192-256")
 
 
-def train_detector(job: TrainingJob) -> Trained:
+def train_yolo(job: TrainingJob) -> Trained:
     """Train, and write tiny-yolo.safetensors (float16, plan and class names in its metadata) under `job.out`."""
-    recipe = parse_table(DetectorRecipe, dict(job.recipe), f"bench.toml [train.{job.context.name}.detector]")
+    recipe = parse_table(YoloRecipe, dict(job.recipe), f"bench.toml [train.{job.context.name}.detector]")
     package = ultralytics()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -76,23 +73,8 @@ def train_detector(job: TrainingJob) -> Trained:
     out = job.out / "tiny-yolo.safetensors"
     metadata = {"format": "bench-yolo", "plan": plan(recipe.width, len(names)), "names": names}
     weights.write_safetensors(out, model.state_dict(), metadata | {"recipe": recipe.model_dump()})
-    return Trained(out, recipe.model_dump(), recall(out, recipe, job))
-
-
-def recall(path: Path, recipe: DetectorRecipe, job: TrainingJob) -> dict[str, float]:
-    """What a ranker would get of it: the share of validation expressions with a proposal at IoU 0.5, and how many."""
-    options = YoloOptions(weights=str(path.resolve()), image_size=recipe.image_size, whole_picture=False)
-    proposer = YoloProposer(options, job.context)
-    found, made = [], 0
-    for start in range(0, len(job.validation), recipe.batch_size):
-        scenes = job.validation[start : start + recipe.batch_size]
-        loaded = [LoadedScene(scene.id, job.validation_pictures.load(scene), ()) for scene in scenes]
-        proposals = proposer.propose(loaded)
-        made += sum(map(len, proposals))
-        for scene, mine in zip(scenes, proposals, strict=True):
-            overlap = iou_pairwise([e.box for e in scene.expressions], mine.boxes.reshape(-1, 4))
-            found += (overlap.max(axis=1, initial=0.0) >= 0.5).tolist()
-    return {"recall@0.5": sum(found) / max(1, len(found)), "proposals_per_picture": made / max(1, len(job.validation))}
+    options = YoloOptions(weights=str(out.resolve()), image_size=recipe.image_size, whole_picture=False)
+    return Trained(out, recipe.model_dump(), recall(YoloProposer(options, job.context), job))
 
 
 def plan(width: float, classes: int) -> dict[str, Any]:
@@ -118,23 +100,12 @@ def plan(width: float, classes: int) -> dict[str, Any]:
     return {"nc": classes, "backbone": backbone, "head": head}
 
 
-def scene_objects(scene: Scene, pictures: PictureSource) -> list[tuple[str, Box]]:
-    """(class name, xyxy box) of every known object of a scene: all where the source knows, else the referred."""
-    known = getattr(pictures, "objects", None)
-    if known is not None:
-        objects: list[tuple[str, Box]] = known(scene)
-        return objects
-    return sorted({(e.category or "object", e.box) for e in scene.expressions})
-
-
 def _export(scenes: Sequence[Scene], pictures: PictureSource, folder: Path) -> list[str]:
     """Write pictures and labels as ultralytics reads them (class, cx, cy, w, h in 0..1); the class names in order."""
     (folder / "images").mkdir(parents=True)
     (folder / "labels").mkdir()
     objects = [scene_objects(scene, pictures) for scene in scenes]
-    names = sorted({name for scene in objects for name, _ in scene})
-    if not names:
-        raise DataError("no object to train a detector on: the split has no expressions")
+    names = class_names(objects)
     for number, (scene, found) in enumerate(zip(scenes, objects, strict=True)):
         picture = pictures.load(scene)
         height, width = picture.shape[:2]

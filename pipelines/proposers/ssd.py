@@ -1,0 +1,160 @@
+"""SSD proposals: torchvision's single-shot detectors with their COCO weights, a local file, or one of `bench train`.
+
+An SSD sees every picture squashed to one square, so all pictures share a forward pass and none is padded. The decoding
+is class-agnostic, unlike torchvision's own: a box counts once, with its best class, because a ranker reads the text,
+not the label. It is done for the whole batch at once; torchvision loops over pictures and classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torchvision.models import get_model, get_model_weights
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.ssd import SSD
+from torchvision.ops import batched_nms, clip_boxes_to_image
+
+from bench.errors import WeightsError
+from bench.grounding import LoadedScene, PipelineContext
+from bench.hashing import sha256_file
+from bench.settings import parse_table
+from pipelines import weights
+from pipelines.proposers.proposals import Proposals, tidy
+from pipelines.proposers.small_ssd import SsdPlan, small_ssd
+
+FORMAT = "bench-ssd"
+PUBLISHED = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")  # torchvision's; each has weights COCO_V1
+CANDIDATES = 400  # boxes of a picture that go into the suppression, as in torchvision's ssd300_vgg16
+
+
+class SsdOptions(BaseModel):
+    """[pipelines.*.proposer]. The threshold is low: a ranker wants recall, not precision (spec/pipelines.md 6)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: str = Field("ssd300_vgg16", description="ssd300_vgg16, ssdlite320_mobilenet_v3_large, or a file")
+    confidence: float = Field(0.05, ge=0, le=1)
+    nms_iou: float = Field(0.55, gt=0, le=1, description="class-agnostic")
+    same_iou: float = Field(0.9, gt=0, le=1, description="above it two boxes are one")
+    top_k: int = Field(20, ge=1)
+    whole_picture: bool = Field(True, description="append the whole picture as the last proposal")
+
+
+def open_ssd(table: Mapping[str, Any], where: str, context: PipelineContext) -> SsdProposer:
+    """`kind = "ssd"`: [pipelines.*.proposer] -> the proposer. Raises SettingsError, WeightsError."""
+    return SsdProposer(parse_table(SsdOptions, table, where), context)
+
+
+class SsdProposer:
+    """Boxes of an SSD for many pictures at once."""
+
+    def __init__(self, options: SsdOptions, context: PipelineContext) -> None:
+        self.options = options
+        self.device = torch.device(context.device)
+        self.dtype = getattr(torch, context.dtype)
+        path = _find(options.weights, context)
+        self.sha256: Mapping[str, str] = {path.name: sha256_file(path)}
+        self.model, self.names = read_model(path)
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.model = self.model.eval().to(self.device)
+
+    @torch.inference_mode()
+    def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
+        """One `Proposals` for each scene's picture, RGB uint8 (H, W, 3)."""
+        if not scenes:
+            return []
+        boxes, scores, labels, which = self._candidates(scenes)
+        kept = batched_nms(boxes, scores, which, self.options.nms_iou)
+        table = torch.cat([boxes, scores[:, None], labels[:, None]], dim=1)[kept].double().cpu().numpy()
+        owner, options = which[kept].cpu().numpy(), self.options
+        answers = []
+        for number, scene in enumerate(scenes):
+            mine, (height, width) = table[owner == number], scene.picture.shape[:2]
+            found = Proposals(
+                mine[:, :4] * [width, height, width, height],
+                mine[:, 4],
+                tuple(self.names[int(c)] for c in mine[:, 5]),
+            )
+            answers.append(tidy(found, (width, height), options.top_k, options.same_iou, options.whole_picture))
+        return answers
+
+    def _candidates(self, scenes: Sequence[LoadedScene]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The likely boxes of all pictures together: xyxy in shares of the sides (N, 4), score, class, picture (N,)."""
+        pictures = [torch.tensor(s.picture, device=self.device).permute(2, 0, 1).float() / 255 for s in scenes]
+        images, _ = self.model.transform(pictures)  # resized to the square and normalised
+        head, anchors = raw_outputs(self.model, images, self.dtype)
+        scores, labels = head["cls_logits"].softmax(-1)[..., 1:].max(-1)  # (B, A), without the background
+        scores = torch.where(scores >= self.options.confidence, scores, -1.0)  # NaN too
+        scores, best = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)  # (B, K)
+        which = torch.arange(len(scenes), device=self.device)[:, None].expand_as(best)
+        sure = scores >= 0
+        which, best = which[sure], best[sure]
+        boxes = self.model.box_coder.decode_single(head["bbox_regression"][which, best], anchors[best])
+        height, width = images.tensors.shape[-2:]
+        boxes = clip_boxes_to_image(boxes, (height, width)) / boxes.new_tensor([width, height, width, height])
+        return boxes, scores[sure], labels[which, best] + 1, which
+
+
+def raw_outputs(model: SSD, images: ImageList, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:
+    """What the network says before decoding, float32: "bbox_regression" (B, A, 4) and "cls_logits" (B, A, 1 + classes);
+    and the default boxes (A, 4), xyxy pixels of the resized picture. The convolutions run in `dtype`.
+    """
+    with torch.autocast(images.tensors.device.type, dtype, enabled=dtype != torch.float32):
+        maps: list[Tensor] = list(model.backbone(images.tensors).values())
+        head: dict[str, Tensor] = model.head(maps)
+    # The generator makes boxes of its maps' precision, which would be whole pixels at 16 bits.
+    anchors: Tensor = model.anchor_generator(images, [m.float() for m in maps])[0]
+    return {name: out.float() for name, out in head.items()}, anchors
+
+
+def read_model(path: Path) -> tuple[SSD, tuple[str, ...]]:
+    """An SSD and its class names, the background first: our .safetensors (its plan is in the metadata), or a state
+    dict of one of torchvision's architectures, told by its keys. Raises WeightsError.
+    """
+    if path.suffix == ".safetensors":
+        state, metadata = weights.read_safetensors(path)
+        if metadata.get("format") != FORMAT:
+            raise WeightsError(f"{path}: not a detector of `bench train` (its metadata has no format {FORMAT!r})")
+        plan = parse_table(SsdPlan, metadata["plan"], f"{path}: plan")
+        model = small_ssd(plan, len(metadata["names"]))
+        weights.load_strictly(model, state, str(path))
+        return model, ("", *metadata["names"])
+    state = weights.read_state_dict(path)
+    models = {name: get_model(name, weights=None, weights_backbone=None) for name in PUBLISHED}
+    name = max(PUBLISHED, key=lambda n: len(models[n].state_dict().keys() & state.keys()))
+    weights.load_strictly(models[name], state, f"{path} (read as {name})")
+    return models[name], tuple(get_model_weights(name)["COCO_V1"].meta["categories"])
+
+
+def _find(name: str, context: PipelineContext) -> Path:
+    """The file of a published name, fetched into BENCH_HOME/weights/torchvision if need be, or a local file."""
+    if name not in PUBLISHED:
+        path = weights.find_file(name, context)
+        if path is None:
+            raise weights.missing(name, context, f"name a file, or one of torchvision's {list(PUBLISHED)}")
+        return path
+    url: str = get_model_weights(name)["COCO_V1"].url
+    folder = context.home / "weights" / "torchvision"
+    file = url.rpartition("/")[2]
+    path = weights.find_file(f"torchvision/{file}", context)
+    if path is not None:
+        return path
+    why = "the run is offline"
+    if not context.offline:
+        try:
+            torch.hub.load_state_dict_from_url(
+                url, str(folder), map_location="cpu", progress=False, check_hash=True, weights_only=True
+            )
+        except Exception as error:  # whatever a network, a proxy or a broken download raises
+            why = f"downloading failed: {weights.first_line(error)}"
+    if not (folder / file).is_file():
+        raise WeightsError(
+            f"torchvision's weights of {name} are not in {folder} and cannot be fetched ({why}); "
+            f"fetch {url} where there is a network and put it there as {file}"
+        )
+    return folder / file
