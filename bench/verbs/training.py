@@ -50,7 +50,7 @@ def train_pipeline(
         out=out,
         context=pipeline_context(pipeline, split, resolved),
     )
-    began = time.monotonic()
+    began, code = time.monotonic(), git_state()  # before the weights are written, which are files of the checkout too
     made = trainer(job)
     for name, trained in made.items():
         record = {
@@ -64,7 +64,7 @@ def train_pipeline(
             "recipe": dict(trained.recipe),
             "score": dict(trained.score),
             "seconds": round(time.monotonic() - began),
-            "git": git_state(),
+            "git": code,
             "environment": environment(job.context.device, job.context.seed, resolved.settings.run.deterministic),
         }
         write_atomically(trained.path.with_suffix(".json"), (json.dumps(record, indent=2) + "\n").encode())
