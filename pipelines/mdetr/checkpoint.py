@@ -1,0 +1,143 @@
+"""MDETR's weights: the official checkpoints, plain state dicts, and this project's own small models.
+
+An official file (Zenodo record 4721981) is a pickle of `model`, `model_ema`, `optimizer`, `epoch` and `args`. It is
+read as plain tensors, with argparse.Namespace the one class allowed, and mapped rather than read, so that the optimiser's
+two thirds of it are never touched. How large the model is, is read off the shapes; nothing else is ever fetched. A file
+of ours is a .safetensors whose metadata holds the sizes, the tokenizer and the size of the pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from bench.errors import WeightsError
+from bench.grounding import PipelineContext
+from pipelines import weights
+from pipelines.mdetr.config import MdetrConfig
+from pipelines.mdetr.model import Mdetr
+from pipelines.mdetr.sizes import BODY, config_of
+
+FORMAT = "bench-mdetr"
+HOW = (
+    "the published ones are {pretrained,refcoco,refcoco+,refcocog}_{resnet101,EB3,EB5}_checkpoint.pth of "
+    "https://zenodo.org/records/4721981 (2.4 to 3 GB each)"
+)
+PREFERRED = ("model_ema", "model")
+# Kept by older libraries, computed by newer ones: they carry no training.
+DEAD = ("transformer.text_encoder.embeddings.position_ids", "num_batches_tracked")
+# Heads of checkpoints that were trained for other tasks.
+OTHER_TASKS = {
+    "answer_": "question answering",
+    "qa_": "question answering",
+    "isfinal_embed": "phrase segmentation",
+    "detr.": "segmentation",
+    "mask_head": "segmentation",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """A weights file taken apart. `part` is the entry of an official file that was taken, `dropped` its dead keys.
+
+    `tokenizer` is a JSON and `sizes` the pictures' (short, long) sides; official files hold neither.
+    """
+
+    path: Path
+    state: Mapping[str, Tensor]
+    config: MdetrConfig
+    part: str = ""
+    dropped: tuple[str, ...] = ()
+    tokenizer: str | None = None
+    sizes: tuple[int, int] | None = None
+
+
+def read(name: str | Path, context: PipelineContext) -> tuple[Mdetr, str | None, tuple[int, int] | None]:
+    """The model in eval mode, and the tokenizer's JSON and the pictures' (short, long) sides if the file holds them.
+
+    Raises WeightsError.
+    """
+    unpacked = unpack(find(name, context))
+    return build(unpacked), unpacked.tokenizer, unpacked.sizes
+
+
+def find(name: str | Path, context: PipelineContext) -> Path:
+    """The file `name` points to. Raises WeightsError: where it was looked for, and where to get it."""
+    path = weights.find_file(str(name), context)
+    if path is None:
+        raise weights.missing(str(name), context, HOW)
+    return path
+
+
+def unpack(path: Path) -> Unpacked:
+    """What a weights file holds. Raises WeightsError for anything that is no weights of an MDETR for grounding."""
+    if path.suffix == ".safetensors":
+        state, metadata = weights.read_safetensors(path)
+        if metadata.get("format") == FORMAT:
+            return _own(path, state, metadata)
+        return _foreign(path, state)
+    return _foreign(path, *_unpickled(path))
+
+
+def build(unpacked: Unpacked) -> Mdetr:
+    """The model in eval mode, loaded strictly. Raises WeightsError with the keys that differ."""
+    with torch.device("meta"):
+        model = Mdetr(unpacked.config)
+    # Drawing 185 million random numbers only to overwrite them would take longer than reading the file.
+    _materialise(model)
+    weights.load_strictly(model, unpacked.state, str(unpacked.path))
+    return model.eval()
+
+
+def _own(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Unpacked:
+    try:
+        config = MdetrConfig.model_validate(metadata["config"])
+        sizes = (int(metadata["short"]), int(metadata["long"]))
+        tokenizer = metadata["tokenizer"]
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        raise WeightsError(f"{path}: its metadata is not that of a small MDETR ({weights.first_line(error)})") from None
+    return Unpacked(path, state, config, tokenizer=tokenizer, sizes=sizes)
+
+
+def _foreign(path: Path, state: Mapping[str, Tensor], part: str = "", heads: int = 8) -> Unpacked:
+    state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    # The small backbone's norms are not frozen: they do count their batches.
+    dead = tuple(key for key in state if key.endswith(DEAD) and not key.startswith(f"{BODY}stages."))
+    state = {key: tensor for key, tensor in state.items() if key not in dead}
+    for start, task in OTHER_TASKS.items():
+        if any(key.startswith(start) for key in state):
+            raise WeightsError(f"{path}: a checkpoint for {task} (it has {start}*), not for grounding; {HOW}")
+    return Unpacked(path, state, config_of(state, heads, path), part, dead)
+
+
+def _unpickled(path: Path) -> tuple[Mapping[str, Tensor], str, int]:
+    """The state dict, the entry of the file it came from, and the number of attention heads the file names."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # weights_only raises several kinds for broken and for hostile files
+        raise WeightsError(f"{path}: cannot be read as plain weights ({weights.first_line(error)})") from None
+    part = next((p for p in PREFERRED if isinstance(held, dict) and isinstance(held.get(p), dict)), "")
+    state = held[part] if part else held
+    if not isinstance(state, dict) or not state or not all(isinstance(t, Tensor) for t in state.values()):
+        raise WeightsError(
+            f"{path}: holds no weights of an MDETR; expected a table of tensors, or one under {' or '.join(PREFERRED)}"
+        )
+    heads = getattr(held.get("args"), "nheads", None) if part else None
+    return state, part, heads if isinstance(heads, int) and heads > 0 else 8
+
+
+def _materialise(module: nn.Module) -> None:
+    """Memory for a module built on "meta": parameters unset, and the fixed tables of RoBERTa that no file holds."""
+    module.to_empty(device="cpu")
+    embeddings = module.transformer.text_encoder.embeddings
+    embeddings.position_ids.copy_(torch.arange(embeddings.position_ids.shape[1])[None])
+    embeddings.token_type_ids.zero_()

@@ -1,0 +1,141 @@
+"""Text for MDETR: token ids for RoBERTa, and which tokens a phrase's characters fell into.
+
+The published models read roberta-base's byte-level tokens, text as it is given: the tokenizer knows upper case. A model
+trained here carries its own small tokenizer in its weights file, as the JSON of the tokenizers library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
+
+from bench.errors import WeightsError
+from bench.grounding import PipelineContext
+from pipelines import hub
+from pipelines.weights import first_line
+
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # RoBERTa's, in the order of their ids
+PAD = SPECIAL.index("<pad>")
+LIMIT = 512  # positions of roberta-base
+FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+MEANT = {"bos_token": "<s>", "cls_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "sep_token": "</s>"}
+
+
+class Tokenizer:
+    """Texts -> token ids. Texts of more than `limit` tokens are cut; `cut` says so."""
+
+    def __init__(self, tokenizer: Any, limit: int = LIMIT) -> None:
+        self.tokenizer, self.limit = tokenizer, limit
+
+    @classmethod
+    def from_json(cls, text: str, limit: int = LIMIT) -> Tokenizer:
+        """From the JSON of the tokenizers library. Raises WeightsError."""
+        try:
+            inner = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises plain Exception
+            raise WeightsError(f"not a tokenizer's JSON ({first_line(error)})") from None
+        return cls(PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", **MEANT), limit)
+
+    @classmethod
+    def open(cls, name: str, context: PipelineContext, limit: int = LIMIT) -> Tokenizer:
+        """From a folder that transformers can read, or a hub id ("roberta-base"). Raises WeightsError."""
+        folder = _folder(name, context)
+        if folder is not None:
+            return cls(_read(folder), limit)
+        try:
+            return cls(hub.load_pretrained(AutoTokenizer, name, context, "MDETR's tokenizer"), limit)
+        except WeightsError as error:
+            raise WeightsError(
+                f"{error}. MDETR needs only the tokenizer of roberta-base, never its weights: "
+                f"`hf download roberta-base {' '.join(FILES)} --local-dir roberta-base`, then --tokenizer roberta-base"
+            ) from None
+
+    def __len__(self) -> int:
+        """The number of different tokens, special ones included."""
+        return len(self.tokenizer)
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(N,) texts -> (N, T) token ids and (N, T) True on padding, T the length of the longest."""
+        rows = [torch.tensor(row) for row in self._encode(list(texts))["input_ids"]]
+        tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
+        lengths = torch.tensor([len(row) for row in rows])
+        return tokens, torch.arange(tokens.shape[1])[None] >= lengths[:, None]
+
+    def spans(self, text: str, spans: Sequence[tuple[int, int]]) -> Tensor:
+        """Character spans (start, end) of `text` -> (T,) True on the tokens that they cover.
+
+        A span's tokens go from the token of its first character to that of its last. Either may lie in no token (a
+        blank, or text that was cut): then one of the next two characters inwards is taken, as the official code does,
+        and where that fails too, the span covers nothing.
+        """
+        encoded = self._encode([text])
+        mask = torch.zeros(len(encoded["input_ids"][0]), dtype=torch.bool)
+        for start, end in spans:
+            first = _token(encoded, (start, start + 1, start + 2))
+            last = _token(encoded, (end - 1, end - 2, end - 3))
+            if first is not None and last is not None:
+                mask[first : last + 1] = True
+        return mask
+
+    def cut(self, text: str) -> str:
+        """A note when `text` has more tokens than the model has positions, else nothing."""
+        if len(text) < self.limit // 4 - 2:  # a character is at most four byte tokens
+            return ""
+        tokens = len(self.tokenizer([text])["input_ids"][0])
+        return f"text cut from {tokens} to {self.limit} tokens" if tokens > self.limit else ""
+
+    def _encode(self, texts: list[str]) -> Any:
+        return self.tokenizer(texts, truncation=True, max_length=self.limit)
+
+
+def small_tokenizer(texts: Sequence[str], vocabulary_size: int) -> str:
+    """The JSON of a lower-casing word tokenizer that knows the most frequent words of `texts`, for a small model.
+
+    `vocabulary_size` counts RoBERTa's four special tokens, which keep their ids.
+    """
+    tokenizer = tokenizers.Tokenizer(models.WordLevel(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocabulary_size, special_tokens=list(SPECIAL), show_progress=False, min_frequency=1
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    ends = [(token, SPECIAL.index(token)) for token in ("<s>", "</s>")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    return str(tokenizer.to_str())
+
+
+def _folder(name: str, context: PipelineContext) -> Path | None:
+    """The folder that `name` means, if it holds a tokenizer: config.json, as of a model, is not asked for."""
+    for place in (Path(name).expanduser(), context.folder / name, context.home / "weights" / name):
+        if (place / "tokenizer.json").is_file() or all((place / file).is_file() for file in FILES[2:]):
+            return place.resolve()
+        if place.is_dir():
+            raise WeightsError(
+                f"{place}: no tokenizer in this folder; it should hold tokenizer.json, or vocab.json and merges.txt"
+            )
+    return None
+
+
+def _read(folder: Path) -> Any:
+    # The library needs some file that says which tokenizer it is; vocab.json and merges.txt alone are RoBERTa's.
+    named = any((folder / file).is_file() for file in ("config.json", *FILES[:2]))
+    try:
+        return (AutoTokenizer if named else RobertaTokenizer).from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # transformers and tokenizers raise many kinds
+        raise WeightsError(f"{folder}: the tokenizer cannot be loaded ({first_line(error)})") from None
+
+
+def _token(encoded: Any, characters: Sequence[int]) -> int | None:
+    """The token of the first of these characters that lies in one."""
+    found = (encoded.char_to_token(0, c) for c in characters if c >= 0)
+    return next((token for token in found if token is not None), None)
