@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bench.boxes import box_area_xyxy
 from bench.grounding import Box, LoadedScene, PipelineCard, PipelineContext, Prediction, Query
 from bench.settings import parse_table
-from pipelines.card import CardOptions
+from pipelines.card import CardOptions, card_in_force
 
 if TYPE_CHECKING:
     from pipelines.proposers.proposals import Proposals, Proposer
@@ -176,7 +176,7 @@ def _chosen(context: PipelineContext, summary: str, choice: Choice) -> Chosen:
         weights={"proposer": ", ".join(proposer.sha256)},
         sha256={"proposer": ", ".join(proposer.sha256.values())},
         parameters=proposer.parameters,
-        **options.card.model_dump(),
+        **card_in_force(options.card, {"proposer": proposer.sha256}, context),
     )
     return Chosen(card, proposer, choice, context)
 

@@ -1,10 +1,24 @@
-"""What a reader must know of a pipeline's weights: the `card` table that stands beside them in bench.toml."""
+"""What a reader must know of a pipeline's weights: the `card` table that stands beside them in bench.toml.
+
+A card is true of the weights it was written for. When a run has others, known_weights.toml says what is known of them,
+and what nobody wrote down is "unknown": a card never lies by being left where it was.
+"""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path, PurePath
+from typing import Any
 
-from bench.grounding import SawTestImages
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.grounding import PipelineCard, PipelineContext, SawTestImages
+from bench.settings import default_file, merged
+
+NAMES = frozenset({"weights", "pretrained"})  # keys of bench.toml that name weights
 
 
 class CardOptions(BaseModel):
@@ -15,3 +29,118 @@ class CardOptions(BaseModel):
     trained_on: str = ""
     licence: str = ""
     saw_test_images: SawTestImages = "unknown"
+
+
+class KnownWeights(CardOptions):
+    """An entry of known_weights.toml: a card for every name that one of the patterns fits."""
+
+    patterns: tuple[str, ...] = Field(min_length=1)
+
+
+def card_in_force(card: CardOptions, weights: Mapping[str, Iterable[str]], context: PipelineContext) -> dict[str, Any]:
+    """The card's fields for the weights in force, part -> names (files, tags, ids).
+
+    As the table says while these are the weights that the project's own bench.toml names for the pipeline on this data
+    set; else what the user says in a card of their own, and for what they do not say, what is known of the weights.
+    """
+    ours = _default_table(context.name, context.dataset)
+    in_force = {part: tuple(names) for part, names in weights.items() if tuple(names)}
+    if _same([name for names in in_force.values() for name in names], list(_named(ours))):
+        return card.model_dump()
+    written = CardOptions(**ours.get("card", {})).model_dump()
+    known = _known(in_force)
+    return {field: known[field] if said == written[field] else said for field, said in card.model_dump().items()}
+
+
+def make_card(
+    context: PipelineContext,
+    card: CardOptions,
+    *,
+    summary: str,
+    paper: str,
+    weights: Mapping[str, str],
+    sha256: Mapping[str, str],
+    parameters: int,
+) -> PipelineCard:
+    """The card of a pipeline whose parts are single weights; `sha256` maps files to their hashes."""
+    facts = card_in_force(card, {part: (name,) for part, name in weights.items()}, context)
+    return PipelineCard(
+        name=context.name, summary=summary, paper=paper, weights=weights, sha256=sha256, parameters=parameters, **facts
+    )
+
+
+def _known(weights: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """What known_weights.toml says of all of them together; "yes" wins over "unknown", and that over "no"."""
+    entries = {
+        f"{part} {name}" if len(names) > 1 else part: _entry(name) for part, names in weights.items() for name in names
+    }
+    if not entries:
+        return {"trained_on": "nothing", "licence": "", "saw_test_images": "no"}
+    out = {}
+    for field in ("trained_on", "licence"):
+        said = {part: getattr(entry, field) for part, entry in entries.items()}
+        alike = len(set(said.values())) == 1
+        out[field] = (
+            said.popitem()[1] if alike else "; ".join(f"{p}: {what or 'not known'}" for p, what in said.items())
+        )
+    saw = {entry.saw_test_images for entry in entries.values()}
+    out["saw_test_images"] = next(answer for answer in ("yes", "unknown", "no") if answer in saw)
+    return out
+
+
+def _entry(name: str) -> CardOptions:
+    for entry in _table():
+        for form in _forms(name):
+            # Files of an id come as ID/FILE.
+            if any(fnmatch(form, p.lower()) or fnmatch(form, f"{p.lower()}/*") for p in entry.patterns):
+                return entry
+    return CardOptions()
+
+
+def _forms(name: str) -> tuple[str, str]:
+    """A name as it is and without its folder, in small letters."""
+    return name.lower(), PurePath(name).name.lower()
+
+
+def _same(in_force: list[str], written: list[str]) -> bool:
+    """Whether every name in force is one of the written ones, and no written one is gone."""
+
+    def means(name: str, said: str) -> bool:
+        return any(form == other or form.startswith(f"{other}/") for form in _forms(name) for other in _forms(said))
+
+    return all(any(means(n, w) for w in written) for n in in_force) and all(
+        any(means(n, w) for n in in_force) for w in written
+    )
+
+
+def _named(value: Any) -> Iterator[str]:
+    """Every weights name in a table, however deep."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key in NAMES and isinstance(inner, str):
+                yield inner
+            else:
+                yield from _named(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _named(inner)
+
+
+@cache
+def _table() -> tuple[KnownWeights, ...]:
+    found = tomllib.loads((Path(__file__).parent / "known_weights.toml").read_text(encoding="utf-8"))
+    return tuple(KnownWeights(**entry) for entry in found["weights"])
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    file = default_file()
+    pipelines: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8")).get("pipelines", {}) if file else {}
+    return pipelines
+
+
+def _default_table(name: str, dataset: str) -> dict[str, Any]:
+    """What the project's own bench.toml says of a pipeline on a data set, before anybody's file and flags."""
+    table = dict(_defaults().get(name, {}))
+    per_dataset = table.pop("on", {})
+    return merged(table, per_dataset.get(dataset, {}))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +79,23 @@ def load_model(auto_class: Any, name: str, context: PipelineContext, what: str, 
 
 
 def hashes(name: str, context: PipelineContext) -> dict[str, str]:
-    """Weights file -> SHA-256 of what `load_pretrained` has just loaded under `name`."""
-    folder = find_folder(name, context) or _snapshot(name, context)
+    """Weights file -> SHA-256 of what has just been loaded under `name`; a file is OWNER/MODEL/model.safetensors."""
+    local = find_folder(name, context)
+    folder = local or _snapshot(name, context)
     if folder is None:
         return {}
+    said = local.name if local else name
     files = sorted(path for pattern in WEIGHTS for path in folder.glob(pattern))
     safe = [path for path in files if path.suffix == ".safetensors"]
-    return {path.name: sha256_file(path.resolve()) for path in safe or files}
+    return {f"{said}/{path.name}": sha256_file(path.resolve()) for path in safe or files}
+
+
+def autocast(context: PipelineContext) -> AbstractContextManager[Any]:
+    """Matrix products in the context's dtype; what is added up in float32 stays there, for boxes need its digits."""
+    import torch
+
+    dtype = getattr(torch, context.dtype)
+    return torch.autocast(torch.device(context.device).type, dtype, enabled=dtype != torch.float32)
 
 
 def _snapshot(name: str, context: PipelineContext) -> Path | None:

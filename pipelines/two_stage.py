@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bench.errors import SettingsError
 from bench.grounding import LoadedScene, PipelineCard, PipelineContext, Prediction
 from bench.settings import merged, parse_table
-from pipelines.card import CardOptions
+from pipelines.card import CardOptions, card_in_force
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.clip.ranking import BANK, rank
 from pipelines.clip.views import View, make_views
@@ -67,7 +67,7 @@ class TwoStage:
             weights={"proposer": ", ".join(proposer.sha256), "clip": f"{options.clip.model} {options.clip.pretrained}"},
             sha256={"proposer": ", ".join(proposer.sha256.values()), "clip": ", ".join(encoder.sha256.values())},
             parameters=proposer.parameters + encoder.parameters,
-            **options.card.model_dump(),
+            **card_in_force(options.card, {"proposer": proposer.sha256, "clip": [options.clip.pretrained]}, context),
         )
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:

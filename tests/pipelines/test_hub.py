@@ -23,7 +23,9 @@ def folder(tmp_path):
 def test_a_folder_is_found_from_every_place(context, folder):
     model = hub.load_model(AutoModel, str(folder), context(), "BERT")
     assert not model.training and model.dtype == torch.float32
-    assert hub.hashes(str(folder), context()) == {"model.safetensors": sha256_file(folder / "model.safetensors")}
+    assert hub.hashes(str(folder), context()) == {
+        "tiny-bert/model.safetensors": sha256_file(folder / "model.safetensors")
+    }
     for changes in ({"folder": folder.parent}, {"home": folder.parent.parent}):
         where = context(**changes)
         if "home" in changes:
@@ -40,7 +42,7 @@ def test_an_id_is_read_from_the_cache(context, folder):
     (repository / "refs" / "main").write_text(commit)
     folder.rename(repository / "snapshots" / commit)
     assert hub.load_model(AutoModel, "someone/tiny-bert", context(), "BERT").config.hidden_size == 8
-    assert list(hub.hashes("someone/tiny-bert", context())) == ["model.safetensors"]
+    assert list(hub.hashes("someone/tiny-bert", context())) == ["someone/tiny-bert/model.safetensors"]
 
 
 def test_what_is_not_cached_says_how_to_get_it(context):

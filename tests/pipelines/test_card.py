@@ -1,0 +1,80 @@
+"""Cards: true of the weights in force, whoever named them."""
+
+import tomllib
+from fnmatch import fnmatch
+
+import pytest
+
+from bench.settings import PROJECT
+from pipelines.card import CardOptions, card_in_force
+
+OURS = {"proposer": ["yolo11x.pt"], "clip": ["openai"]}
+
+
+def written(name="yolo-clip", dataset="refcoco"):
+    table = tomllib.loads((PROJECT / "bench.toml").read_text())["pipelines"][name]
+    return CardOptions(**(table["card"] if dataset != "shapes" else table["on"]["shapes"]["card"]))
+
+
+def test_the_weights_it_was_written_for(context):
+    facts = card_in_force(written(), OURS, context(dataset="refcoco"))
+    assert facts == written().model_dump() and facts["saw_test_images"] == "yes"
+    tiny = {"proposer": ["tiny-yolo.safetensors"], "clip": ["/somewhere/tiny-clip.safetensors"]}
+    assert card_in_force(written(dataset="shapes"), tiny, context()) == written(dataset="shapes").model_dump()
+
+
+@pytest.mark.parametrize(
+    ("proposer", "saw", "trained_on"),
+    [
+        ("yolov8x-worldv2.pt", "no", "proposer: Objects365, GoldG; clip: WebImageText"),
+        ("PekingU/rtdetr_v2_r18vd/model.safetensors", "yes", "proposer: COCO train2017; clip: WebImageText"),
+        ("ustc-community/dfine-xlarge-obj365/model.safetensors", "no", "proposer: Objects365; clip: WebImageText"),
+        ("my-own.pt", "unknown", "proposer: not known; clip: WebImageText"),
+        ("my_yolo11x.pt", "unknown", "proposer: not known; clip: WebImageText"),
+    ],
+)
+def test_other_weights(context, proposer, saw, trained_on):
+    facts = card_in_force(written(), OURS | {"proposer": [proposer]}, context(dataset="refcoco"))
+    assert (facts["saw_test_images"], facts["trained_on"]) == (saw, trained_on)
+
+
+def test_a_part_that_is_gone_is_not_answered_for(context):
+    facts = card_in_force(written(), {"proposer": [], "clip": ["openai"]}, context(dataset="refcoco"))
+    assert facts == {"trained_on": "WebImageText", "licence": "MIT", "saw_test_images": "no"}
+
+
+def test_nothing_is_known_of_one_unknown_part(context):
+    facts = card_in_force(written(), {"proposer": ["my-own.pt"]}, context(dataset="refcoco"))
+    assert facts == {"trained_on": "", "licence": "", "saw_test_images": "unknown"}
+    none = card_in_force(written(), {"proposer": []}, context(dataset="refcoco"))
+    assert none == {"trained_on": "nothing", "licence": "", "saw_test_images": "no"}
+
+
+def test_what_the_user_says_of_their_own_weights_stands(context):
+    own = written().model_copy(update={"trained_on": "my pictures", "saw_test_images": "no"})
+    facts = card_in_force(own, OURS | {"proposer": ["my-own.pt"]}, context(dataset="refcoco"))
+    assert facts == {
+        "trained_on": "my pictures",
+        "licence": "proposer: not known; clip: MIT",
+        "saw_test_images": "no",
+    }
+
+
+def test_a_pipeline_of_somebody_else(context):
+    somebody = context(name="mine", dataset="refcoco", options={})
+    assert card_in_force(CardOptions(), {"model": ["x.pt"]}, somebody)["saw_test_images"] == "unknown"
+    assert card_in_force(CardOptions(saw_test_images="no"), {"model": ["x.pt"]}, somebody)["saw_test_images"] == "no"
+    assert card_in_force(CardOptions(), {"model": ["yolo11n.pt"]}, somebody)["saw_test_images"] == "yes"
+
+
+def test_every_card_of_bench_toml_agrees_with_what_is_known():
+    """Where a table names weights that known_weights.toml knows, the two must not tell different stories."""
+    known = tomllib.loads((PROJECT / "pipelines" / "known_weights.toml").read_text())["weights"]
+    checked = 0
+    for name, table in tomllib.loads((PROJECT / "bench.toml").read_text())["pipelines"].items():
+        weights = table.get("weights") or table.get("proposer", {}).get("weights")
+        entry = next((e for e in known if weights and any(fnmatch(weights, p) for p in e["patterns"])), None)
+        if entry and "card" in table:
+            assert table["card"]["saw_test_images"] == entry["saw_test_images"], name
+            checked += 1
+    assert checked >= 4
