@@ -25,8 +25,8 @@ DEPTH = {
 }
 MIDDLE = {"middle": "middle ?most|middle|center|centre|central|mid"}
 SIZES = {
-    "big": "biggest|largest|bigger|larger|big|large|hugest|closest|nearest|closer",
-    "small": "smallest|tiniest|littlest|smaller|tinier|small|furthest away|farthest away|furthest|farthest|further|farther",
+    "big": "biggest|largest|bigger|larger|big|large|closest|nearest|closer",
+    "small": "smallest|tiniest|littlest|smaller|tinier|small|(?:furthest|farthest|further|farther)(?: away)?",
     "tall": "tallest|taller",
     "short": "shortest|shorter",
 }
@@ -60,26 +60,31 @@ ORDINALS = {
 FRAME = "(?:pictures?|images?|imgs?|photos?|photographs?|pics?|frame|screen|scene|shot|view|page)"
 VIEWER = "(?:camera(?: ?man| ?person)?|viewer|us|me|you|lens|photographer)"
 PLACE = "(?:sides?|corner|part|half|portion|end|edge|section|area|region)"
-PRONOUNS = frozenset("him her it them himself herself itself themselves each".split())
+
+
+def _words(said: str) -> frozenset[str]:
+    return frozenset(said.split())
+
+
+PRONOUNS = _words("him her it them himself herself itself themselves each")
 # Words that stand for any thing, so that CLIP is not asked about them (ReCLIP's null words and a few more).
-NULL = frozenset(
+NULL = PRONOUNS | _words(
     "part image side picture half region section photo pic corner edge area portion end one ones thing object there "
-    "here us me you other others two both".split()
-) | PRONOUNS
-ARTICLES = frozenset("a an the this that these those".split())
+    "here us me you other others two both"
+)
+ARTICLES = _words("a an the this that these those")
 # Left over at the edge of a phrase when what follows them is taken away.
-LOOSE = ARTICLES | frozenset(
+LOOSE = ARTICLES | _words(
     "of to on in at and or is are was were be being which who whom located positioned placed situated right just "
-    "directly immediately slightly immediate bit little's from by with very most far way all its it's".split()
+    "directly immediately slightly immediate bit from by with very most far way all its it's"
 )
 
-POSSESSIVES = frozenset("his her their your my its our".split())
+POSSESSIVES = _words("his her their your my its our")
 # "facing left" says where something looks, "blue top" what it wears, "bent over" how it stands.
-TURNS = frozenset("facing faces looking looks turned turning pointing pointed points leaning heading going".split())
-TURNS |= frozenset("moving headed hand-side".split())
-COLOURS = frozenset("red orange yellow green blue purple pink brown black white gray grey tan teal maroon".split())
-GARMENTS = COLOURS | frozenset("tank crop halter striped checkered plaid floral tube sleeveless big table counter".split())
-NOT_ABOVE = frozenset("bent bending all leaning hunched flipped turned knocked looking hanging falling thrown".split())
+TURNS = _words("facing faces looking looks turned turning pointing pointed leaning heading headed going moving")
+COLOURS = _words("red orange yellow green blue purple pink brown black white gray grey tan teal maroon")
+GARMENTS = COLOURS | _words("tank crop halter striped checkered plaid floral tube sleeveless table counter")
+NOT_ABOVE = _words("bent bending all leaning hunched flipped turned knocked looking hanging falling thrown")
 # What may follow "on the left" when it says where the head is; any other word is a noun that "left" belongs to.
 AFTER = (
     r"with|in|on|at|of|by|and|or|who|whose|that|which|is|are|was|has|wearing|\w+ing|near|next|behind|above|below|under"

@@ -160,70 +160,78 @@ def _direction(table: Mapping[str, str], said: str) -> str:
     return next(key for key, pattern in table.items() if re.fullmatch(pattern, said))
 
 
-_SIDES = {"left": words.HORIZONTAL["left"], "right": words.HORIZONTAL["right"], **words.VERTICAL}
 _VERTICAL = {key: f"{words.VERTICAL[key]}|{words.DEPTH[key]}" for key in ("top", "bottom")}
 _ALL = words.HORIZONTAL | _VERTICAL | words.MIDDLE
-
+_DIRECTIONS, _LENGTHS = _either(_ALL), _either(words.SIZES)
 _PREFIX = (
     r"(?:(?:all the way |way )?(?:on|at|in|to|towards?|from|by|up|down) )?(?:the )?"
     r"(?:(?:very|far|extreme|most|furthest|farthest|closest|nearest|way|to|the) )*"
 )
-_PLACE = rf"(?: (?:most|hand))?(?: {words.PLACE})?(?! (?:{words.PLACE})\b)"
+_PLACE = rf"(?: (?:most|hand))?(?: {words.PLACE})?(?! {words.PLACE}\b)"
+_ENDS = rf"\b(?=$| (?:{words.AFTER})\b)"
+_JOINED = r"(?: and| to(?: the)?| on(?: the)?)? "
 _H, _V = rf"(?P<h>{_either(words.HORIZONTAL)})", rf"(?P<v>{_either(_VERTICAL)})"
+_SIDE, _SIZE = rf"(?P<side>{_DIRECTIONS})", rf"(?P<size>{_LENGTHS})"
 _NTH = rf"(?P<nth>{'|'.join(words.ORDINALS)}|last)"
-_ENDS = rf"(?=$| (?:{words.AFTER})\b)"
+_NOUN = r"(?P<noun>(?:(?!(?:with|in|on|at|of|by|from|to)\b)[\w']+ ){0,5}?)"
+
+
+def _rank(found: re.Match[str]) -> int:
+    """ "first" and, said of an edge, "last" are the one at it."""
+    return words.ORDINALS.get(found.groupdict().get("nth") or "", 0)
+
+
+def _side(found: re.Match[str]) -> Superlative:
+    return Superlative((_direction(_ALL, found["side"]),), _rank(found))
+
+
+def _size(found: re.Match[str]) -> Superlative:
+    return Superlative((_direction(words.SIZES, found["size"]),), _rank(found))
 
 
 def _corner(found: re.Match[str]) -> Superlative:
     return Superlative((_direction(_VERTICAL, found["v"]), _direction(words.HORIZONTAL, found["h"])))
 
 
-def _counted(found: re.Match[str]) -> Superlative:
-    return Superlative((_direction(_ALL, found["side"]),), words.ORDINALS.get(found["nth"], 0))
-
-
-def _counted_size(found: re.Match[str]) -> Superlative:
-    return Superlative((_direction(words.SIZES, found["size"]),), words.ORDINALS.get(found["nth"], 0))
-
-
-def _sided(found: re.Match[str]) -> Superlative:
-    return Superlative((_direction(_ALL, found["side"]),))
-
-
-def _sized(found: re.Match[str]) -> Superlative:
-    return Superlative((_direction(words.SIZES, found["size"]),))
-
-
-_SUPERLATIVES = (
-    (
-        re.compile(
-            rf"\b{_NTH} (?P<noun>(?:(?!(?:with|in|on|at|of|by|from|to)\b)[\w']+ ){{0,5}}?)(?:in )?(?:from|to|on|at|in)"
-            rf"(?: the)?(?: far| very)? (?P<side>{_either(_ALL)})(?: (?:{words.PLACE}))?"
-            rf"(?: to(?: the)? (?:{_either(_ALL)}))?\b"
+# In the order they are looked for: what says most comes first.
+_SUPERLATIVES = tuple(
+    (re.compile(rf"\b{pattern}"), read)
+    for pattern, read in (
+        (
+            rf"{_NTH} {_NOUN}(?:in )?(?:from|to|on|at|in)(?: the)?(?: far| very)? {_SIDE}(?: {words.PLACE})?"
+            rf"(?: to(?: the)? (?:{_DIRECTIONS}))?\b",
+            _side,
         ),
-        _counted,
-    ),
-    (re.compile(rf"\b{_NTH} (?:most )?(?P<size>{words.COUNTED})\b"), _counted_size),
-    (re.compile(rf"\b{_NTH} (?P<side>left ?most|right ?most|top ?most|highest|lowest)\b"), _counted),
-    (re.compile(rf"\b{_PREFIX}{_V},?(?: and| to(?: the)?| on(?: the)?)? {_H}{_PLACE}\b{_ENDS}"), _corner),
-    (re.compile(rf"\b{_PREFIX}{_H},?(?: and| to(?: the)?| on(?: the)?)? {_V}{_PLACE}\b{_ENDS}"), _corner),
-    (re.compile(rf"\b{_V} {_H}\b"), _corner),
-    (re.compile(rf"\b{_H} {_V}\b"), _corner),
-    (re.compile(rf"\b{_PREFIX}(?P<side>{_either(_ALL)}){_PLACE}\b{_ENDS}"), _sided),
-    (re.compile(rf"\b(?:(?:far|very|most|furthest|farthest) )?(?P<side>{_either(_ALL)})(?: (?:{words.PLACE}))?\b"), _sided),
-    (re.compile(rf"\b(?P<size>{_either(words.SIZES)})\b"), _sized),
+        (rf"{_NTH} (?:most )?(?P<size>{words.COUNTED})\b", _size),
+        (rf"{_NTH} (?P<side>left ?most|right ?most|top ?most|highest|lowest)\b", _side),
+        (rf"{_PREFIX}{_V}{_JOINED}{_H}{_PLACE}{_ENDS}", _corner),
+        (rf"{_PREFIX}{_H}{_JOINED}{_V}{_PLACE}{_ENDS}", _corner),
+        (rf"{_V} {_H}\b", _corner),
+        (rf"{_H} {_V}\b", _corner),
+        (rf"{_PREFIX}{_SIDE}{_PLACE}{_ENDS}", _side),
+        (rf"(?:(?:far|very|most|furthest|farthest) )?{_SIDE}(?: {words.PLACE})?\b", _side),
+        (rf"{_SIZE}\b", _size),
+    )
 )
 _RELATION = re.compile(
     r"\b(?:(?:right|just|directly|immediately|slightly|a bit|a little|diagonally) )?(?:"
     + "|".join(rf"(?P<{name}>{pattern})" for name, pattern in words.RELATIONS.items())
     + r")(?= |$)"
 )
-_NUMBER = r"(?:out )?of (?:the |these |those |all )?(?:two|three|four|five|six|2|3|4|5|6|both|pair(?: of)?|group(?: of)?)\b"
-_ERASED = (
-    # "the larger of the two dogs" -> "the larger dogs"
-    (re.compile(rf"(?<!\bto the )(?<!\bon the )(?<!\bin )(?<!\bin the )\b({_either(words.SIZES)}|{_either(_ALL)})(?: ones?)? {_NUMBER}"), r"\1"),
-    (re.compile(rf"\b(closest|nearest|closer|close)(?: up)? to (?:the )?(?:{words.VIEWER}|{words.FRAME})\b"), "closest"),
-    (re.compile(rf"\b(?:furthest|farthest|further|farther|far)(?: away)? from (?:the )?(?:{words.VIEWER})\b"), "furthest"),
-    (re.compile(rf"\bin front of (?:the )?(?:{words.VIEWER})\b"), "in front"),
-    (re.compile(rf"\b(?:of|in|on) (?:the |this |that |our |your )?(?:whole |entire )?(?:{words.FRAME})\b"), ""),
+_GROUP = r"(?:two|three|four|five|six|[2-6]|both|pair(?: of)?|group(?: of)?)"
+_AWAY = r"(?:furthest|farthest|further|farther|far)(?: away)?"
+_ERASED = tuple(
+    (re.compile(pattern), instead)
+    for pattern, instead in (
+        # "the larger of the two dogs" is "the larger dogs"; "to the left of the two dogs" is a relation.
+        (
+            rf"(?<!\bto the )(?<!\bon the )(?<!\bin )(?<!\bin the )\b({_LENGTHS}|{_DIRECTIONS})(?: ones?)? "
+            rf"(?:out )?of (?:the |these |those |all )?{_GROUP}\b",
+            r"\1",
+        ),
+        (rf"\b(?:closest|nearest|closer|close)(?: up)? to (?:the )?(?:{words.VIEWER}|{words.FRAME})\b", "closest"),
+        (rf"\b{_AWAY} from (?:the )?{words.VIEWER}\b", "furthest"),
+        (rf"\bin front of (?:the )?{words.VIEWER}\b", "in front"),
+        (rf"\b(?:of|in|on) (?:the |this |that |our |your )?(?:whole |entire )?{words.FRAME}\b", ""),
+    )
 )
