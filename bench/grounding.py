@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,14 @@ Boxes = NDArray[np.float64]  # xyxy pixels (N, 4)
 SawTestImages = Literal["yes", "no", "unknown"]
 
 
+class Caption(NamedTuple):
+    """The sentence that a phrase was taken from: `text[start:end]` is the phrase."""
+
+    text: str
+    start: int
+    end: int
+
+
 @dataclass(frozen=True, slots=True)
 class Expression:
     """One referring expression with its answer: one sample of a split.
@@ -29,7 +37,8 @@ class Expression:
     `box` is the annotated box, xyxy pixels of the original picture, never clipped. `kind` is the generator's or the
     data set's own class of the expression (None where it has none), `category` the referent's class name, and
     `same_category` how many objects of that class the picture holds, the referent included. `also` are other boxes that
-    count as right (Flickr30k Entities' any-box protocol); empty everywhere else.
+    count as right (Flickr30k Entities' any-box protocol); empty everywhere else. `caption` is the sentence the text is
+    a phrase of, where the data set has sentences.
     """
 
     id: str
@@ -40,6 +49,12 @@ class Expression:
     category: str | None = None
     same_category: int | None = None
     also: tuple[Box, ...] = ()
+    caption: Caption | None = None
+
+    @property
+    def query(self) -> Query:
+        """What a pipeline is shown of it."""
+        return Query(self.id, self.text, self.caption)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +70,11 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """The part of an expression that a pipeline sees: never the box."""
+    """The part of an expression that a pipeline sees: never the box. `caption` is None where the text stands alone."""
 
     id: str
     text: str
+    caption: Caption | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +93,8 @@ class Prediction:
     `box` is xyxy pixels of the original picture as the model says it, unclipped (the harness clips); None is a
     counted miss. `proposals` (N, 4) are the boxes a two-stage pipeline chose from, the same array object for every
     query of a scene, so that the ceiling can be told from the ranking. `note` says what a reader should know about
-    this one answer, for example that the tokenizer cut the text.
+    this one answer, for example that the tokenizer cut the text. `query_index` is which of its own decoder queries a
+    pipeline of the DETR family answered with.
     """
 
     id: str
@@ -85,6 +102,7 @@ class Prediction:
     score: float | None = None
     proposals: Boxes | None = None
     note: str = ""
+    query_index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

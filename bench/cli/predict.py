@@ -17,6 +17,9 @@ def predict(
     ] = None,
     on: Annotated[str | None, typer.Option("--on", help="Take the weights and options for this data set.")] = None,
     weights: Annotated[str | None, typer.Option("--weights", help="Weights instead of the ones in bench.toml.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", help="Tokenizer for pipelines that read one: a folder or a hub id.")
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the pipeline's table.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16")] = None,
@@ -30,14 +33,20 @@ def predict(
     """Ground one expression in one picture."""
     import json as encoder
 
-    from bench.settings import load_settings
+    from bench.errors import SettingsError, UsageError
+    from bench.settings import assignments, load_settings
     from bench.verbs.single import predict_one
 
     flags = {"device": device, "dtype": dtype, "seed": seed, "deterministic": deterministic, "offline": offline}
     resolved = load_settings(config, {f"run.{key}": value for key, value in flags.items()})
-    answer = predict_one(
-        pipeline, text, resolved, image=image, scene=scene, dataset=on, options=_options(weights, set_)
-    )
+    flagged = {key: value for key, value in (("weights", weights), ("tokenizer", tokenizer)) if value}
+    options = assignments(set_ or []) | flagged
+    try:
+        answer = predict_one(pipeline, text, resolved, image=image, scene=scene, dataset=on, options=options)
+    except SettingsError as error:
+        if tokenizer and "unknown key 'tokenizer'" in str(error):
+            raise UsageError(f"--tokenizer: {pipeline} takes none; its text encoder knows its own") from None
+        raise
     if out is not None:
         answer.draw(out)
     record = answer.as_json()
@@ -49,12 +58,6 @@ def predict(
     Console().print(_readable(record), highlight=False, soft_wrap=True)
     if out is not None:
         Console().print(f"drawn in {out}", soft_wrap=True)
-
-
-def _options(weights: str | None, set_: list[str] | None) -> dict[str, Any]:
-    from bench.settings import assignments
-
-    return assignments(set_ or []) | ({"weights": weights} if weights else {})
 
 
 def _readable(record: dict[str, Any]) -> str:

@@ -21,19 +21,21 @@ from xml.etree import ElementTree
 
 from bench.datasets.rows import Row, checked_box, checked_file, checked_side, checked_text, gather
 from bench.errors import DataError
-from bench.grounding import Box, Expression, Scene
+from bench.grounding import Box, Caption, Expression, Scene
 
 Protocol = Literal["merged", "any-box"]
 PHRASE = re.compile(r"\[/EN#([^/\s\]]+)((?:/[^/\s\]]+)*)\s+(.*?)\](?!\w)")  # the ] that ends a word closes it
 MARK = re.compile(r"\[/EN#")
+BLANKS = re.compile(r"\s+")
 
 
 class Phrase(NamedTuple):
-    """One marked phrase of a caption."""
+    """One marked phrase of a caption; `start` is its first character's place in the caption without marks."""
 
     chain: str
     types: tuple[str, ...]
     text: str
+    start: int
 
 
 class Entities(NamedTuple):
@@ -48,8 +50,9 @@ def read_entities(folder: Path, part: str, protocol: Protocol = "merged") -> lis
     """The scenes of one part (train, val, test), pictures in the order of `<part>.txt`; boxes are xyxy pixels.
 
     An expression's id is "<image>#<caption>#<phrase>", both counted from 0; its kind is the phrase's type, its ref_id
-    "<image>#<chain>". With `any-box`, `box` is the chain's first box and `also` the others. A picture without a phrase
-    that has a box gives no scene. Raises DataError naming the file and the caption or chain.
+    "<image>#<chain>", and it carries its caption without marks. With `any-box`, `box` is the chain's first box and
+    `also` the others. A picture without a phrase that has a box gives no scene. Raises DataError naming the file and
+    the caption or chain.
     """
     list_file = folder / f"{part}.txt"
     if not list_file.is_file():
@@ -69,9 +72,10 @@ def read_entities(folder: Path, part: str, protocol: Protocol = "merged") -> lis
 
 
 def _rows(sentences: Path, image: str, entities: Entities, protocol: Protocol) -> Iterator[Row]:
-    captions = [line for line in _text(sentences).split("\n") if line.strip()]
+    captions = [line.strip() for line in _text(sentences).split("\n") if line.strip()]
     for c, caption in enumerate(captions):
-        for p, phrase in enumerate(phrases(caption, f"{sentences}: caption {c}")):
+        words, phrases = read_caption(caption, f"{sentences}: caption {c}")
+        for p, phrase in enumerate(phrases):
             boxes = entities.boxes.get(phrase.chain)
             if not boxes or phrase.chain == "0":
                 continue
@@ -82,16 +86,25 @@ def _rows(sentences: Path, image: str, entities: Entities, protocol: Protocol) -
                 ref_id=f"{image}#{phrase.chain}",
                 kind=phrase.types[0] if phrase.types else None,
                 also=() if protocol == "merged" else tuple(boxes[1:]),
+                caption=Caption(words, phrase.start, phrase.start + len(phrase.text)),
             )
             yield Row(f"{image}.jpg", expression, entities.width, entities.height)
 
 
-def phrases(caption: str, where: str) -> list[Phrase]:
-    """The marked phrases of a caption, in order. Raises DataError where a mark is not closed."""
-    found = [Phrase(m[1], tuple(m[2].split("/")[1:]), " ".join(m[3].split())) for m in PHRASE.finditer(caption)]
+def read_caption(caption: str, where: str) -> tuple[str, list[Phrase]]:
+    """A caption without its marks, each run of white space made one blank, and its marked phrases in order.
+
+    Raises DataError where a mark is not closed.
+    """
+    words, end, found = "", 0, []
+    for mark in PHRASE.finditer(caption):
+        words += BLANKS.sub(" ", caption[end : mark.start()])
+        phrase = " ".join(mark[3].split())
+        found.append(Phrase(mark[1], tuple(mark[2].split("/")[1:]), phrase, len(words)))
+        words, end = words + phrase, mark.end()
     if len(found) != len(MARK.findall(caption)):
         raise DataError(f"{where}: a phrase is not of the form [/EN#chain/type words]: {caption[:100]!r}")
-    return found
+    return (words + BLANKS.sub(" ", caption[end:])).rstrip(), found
 
 
 def read_annotation(file: Path) -> Entities:

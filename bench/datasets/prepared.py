@@ -23,10 +23,11 @@ from typing import Any
 from bench.datasets.pictures import Pictures
 from bench.datasets.split import Counts
 from bench.errors import DataError
-from bench.grounding import Box, Expression, Scene
+from bench.grounding import Box, Caption, Expression, Scene
 from bench.settings import Resolved
 
-SCHEMA = 1
+SCHEMA = 2  # 2: expressions may end in the caption they are a phrase of
+READABLE = (1, SCHEMA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,7 @@ def _row(scene: Scene) -> list[Any]:
 
 def _fields(e: Expression) -> list[Any]:
     """Trailing fields that say nothing are left out: index lists know none of them."""
-    fields = [e.id, e.text, e.box, e.ref_id, e.kind, e.category, e.same_category, e.also]
+    fields = [e.id, e.text, e.box, e.ref_id, e.kind, e.category, e.same_category, e.also, e.caption]
     while fields[-1] in (None, ()):
         fields.pop()
     return fields
@@ -179,8 +180,9 @@ def _scene(row: list[Any]) -> Scene:
 
 
 def _expression(id: str, text: str, box: list[float], *rest: Any) -> Expression:
-    if len(rest) == 5:  # the last one is `also`: other boxes that count
-        rest = (*rest[:4], tuple(_box(other) for other in rest[4]))
+    if len(rest) > 4:
+        also, *caption = rest[4:]
+        rest = (*rest[:4], tuple(_box(other) for other in also), *(Caption(*c) for c in caption))
     return Expression(id, text, _box(box), *rest)
 
 
@@ -193,7 +195,7 @@ def _header(path: Path, line: bytes) -> tuple[Header, str]:
     try:
         fields = json.loads(line)
         schema, digest = fields.pop("schema"), fields.pop("body_sha256")
-        if schema != SCHEMA:
+        if schema not in READABLE:
             raise DataError(_broken(path, f"of schema {schema}, not {SCHEMA}"))
         fields["counts"] = Counts(**fields["counts"])
         fields["sources"] = tuple(SourceFile(**source) for source in fields["sources"])

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from bench.errors import BenchError, DeviceError
 from bench.evaluation.decode import Decoded
-from bench.grounding import LoadedScene, Pipeline, Prediction, Query
+from bench.grounding import LoadedScene, Pipeline, Prediction
 from bench.runs.predictions import SceneAnswers, from_predictions
 
 OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -103,7 +103,7 @@ class Asker:
 def _loaded(decoded: Decoded) -> LoadedScene:
     """What the pipeline may see of a scene: never the annotated boxes."""
     assert decoded.picture is not None
-    queries = tuple(Query(e.id, e.text) for e in decoded.scene.expressions)
+    queries = tuple(e.query for e in decoded.scene.expressions)
     return LoadedScene(decoded.scene.id, decoded.picture, queries)
 
 

@@ -14,7 +14,7 @@ from bench.datasets.load import load_split
 from bench.errors import BenchError
 from bench.evaluation.device import resolve_device
 from bench.evaluation.pipelines import open_pipeline
-from bench.grounding import LoadedScene, Query
+from bench.grounding import LoadedScene
 from bench.runs.provenance import packages
 from bench.settings import Resolved
 
@@ -54,7 +54,7 @@ def try_out(name: str, resolved: Resolved) -> dict[str, str]:
     registry.pipeline_factory(name)
     split = load_split("shapes-val", resolved)
     scene = split.scenes[0]
-    queries = tuple(Query(e.id, e.text) for e in scene.expressions)
+    queries = tuple(e.query for e in scene.expressions)
     try:
         answers = open_pipeline(name, split, resolved).ground(
             [LoadedScene(scene.id, split.pictures.load(scene), queries)]

@@ -31,7 +31,7 @@ class Single:
     prediction: Prediction
 
     def as_json(self) -> dict[str, Any]:
-        """The contract of `bench predict --json`: boxes in pixels of the original picture at 6 decimals."""
+        """The contract of `bench predict --json`: boxes in pixels of the original picture, 6 decimals; the score, 9."""
         height, width = self.picture.shape[:2]
         box, proposals = self.prediction.box, self.prediction.proposals
         if box is not None and not np.isfinite(box).all():
@@ -44,7 +44,8 @@ class Single:
             "text": self.text,
             "box_xyxy": None if box is None else clip_xyxy(box, width, height).round(6).tolist(),
             "box_xyxy_unclipped": None if box is None else [round(float(v), 6) for v in box],
-            "score": None if self.prediction.score is None else round(float(self.prediction.score), 6),
+            "score": None if self.prediction.score is None else round(float(self.prediction.score), 9),
+            "query": self.prediction.query_index,
             "proposals": None if proposals is None else proposals.round(6).tolist(),
             "note": self.prediction.note,
         }

@@ -1,9 +1,9 @@
 """MDETR's weights: the official checkpoints, plain state dicts, and this project's own small models.
 
 An official file (Zenodo record 4721981) is a pickle of `model`, `model_ema`, `optimizer`, `epoch` and `args`. It is
-read as plain tensors, with argparse.Namespace the one class allowed, and mapped rather than read, so that the optimiser's
-two thirds of it are never touched. How large the model is, is read off the shapes; nothing else is ever fetched. A file
-of ours is a .safetensors whose metadata holds the sizes, the tokenizer and the size of the pictures.
+read as plain tensors, with argparse.Namespace the one class allowed, and mapped rather than read, so that the
+optimiser's two thirds of it are never touched. How large the model is, is read off the shapes; nothing else is ever
+fetched. A file of ours is a .safetensors whose metadata holds the sizes, the tokenizer and the size of the pictures.
 """
 
 from __future__ import annotations

@@ -80,6 +80,7 @@ class Mdetr(nn.Module):
         text = self.transformer.read(tokens, padding)  # (B, T, d)
         queries = self.query_embed.weight
         hs = self.transformer(seen.tokens, seen.position, seen.padding, text, padding, queries)  # (L, B, N, d)
+        hs, text = (x.to(self.class_embed.weight.dtype) for x in (hs, text))  # heads may be kept finer than the rest
         return Found(
             self.class_embed(hs),
             self.bbox_embed(hs).sigmoid(),

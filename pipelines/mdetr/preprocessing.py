@@ -1,4 +1,4 @@
-"""Pictures as MDETR sees them: the short side scaled to 800, the long one to at most 1333, ImageNet's mean and deviation.
+"""Pictures as MDETR sees them: short side 800, long side at most 1333, ImageNet's mean and deviation taken off.
 
 Pillow's antialiased bilinear filter on 8-bit pixels, as in training, so that published weights see what they know
 (spec/pipelines.md 2.1). Nothing is padded: pictures of equal size share a pass instead.

@@ -15,7 +15,7 @@ import time
 
 from bench.datasets.load import load_split
 from bench.evaluation.pipelines import open_pipeline
-from bench.grounding import LoadedScene, Query
+from bench.grounding import LoadedScene
 from bench.settings import load_settings
 
 
@@ -29,10 +29,7 @@ def main() -> None:
     resolved = load_settings()
     split = load_split(asked.split, resolved).limited(asked.pictures)
     pipeline = open_pipeline(asked.pipeline, split, resolved)
-    scenes = [
-        LoadedScene(s.id, split.pictures.load(s), tuple(Query(e.id, e.text) for e in s.expressions))
-        for s in split.scenes
-    ]
+    scenes = [LoadedScene(s.id, split.pictures.load(s), tuple(e.query for e in s.expressions)) for s in split.scenes]
     cache = getattr(getattr(pipeline, "encoder", None), "_texts", {})
 
     def together(batch: list[LoadedScene]) -> dict[str, object]:

@@ -12,7 +12,8 @@ from bench.cli.main import app
 from bench.datasets.shapes import ShapesPictures, make_scene
 from bench.errors import PictureError, UsageError
 
-KEYS = {"pipeline", "image", "width", "height", "text", "box_xyxy", "box_xyxy_unclipped", "score", "proposals", "note"}
+BOXES = {"box_xyxy", "box_xyxy_unclipped", "score", "query", "proposals"}
+KEYS = {"pipeline", "image", "width", "height", "text", "note"} | BOXES
 
 
 def predict(*arguments):
@@ -64,14 +65,14 @@ def test_the_unclipped_box_stands_beside_the_clipped_one(monkeypatch, tmp_path):
 
     class Beyond:
         def ground(self, batch):
-            return [Prediction("0", (-5.1234567, 2, 500, 3000.5), 0.25)]
+            return [Prediction("0", (-5.1234567, 2, 500, 3000.5), 0.25, query_index=7)]
 
     monkeypatch.setattr(single, "open_pipeline", lambda *a, **k: Beyond())
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     answer = predict("--pipeline", "x", "--text", "t", "--image", str(tmp_path / "a.png"))
     assert answer["box_xyxy"] == [0, 2, 40, 30]
     assert answer["box_xyxy_unclipped"] == [-5.123457, 2, 500, 3000.5]
-    assert answer["proposals"] is None and answer["score"] == 0.25
+    assert (answer["proposals"], answer["score"], answer["query"]) == (None, 0.25, 7)
 
 
 @pytest.mark.parametrize("box", [None, (float("nan"), 0, 1, 1), (0, 0, float("inf"), 1)])
@@ -97,6 +98,7 @@ def test_no_box_is_null(monkeypatch, tmp_path, box):
         (("--scene", "shapes-val/val-999999"), UsageError, "has no scene 'val-999999'"),
         (("--image", "broken.jpg"), PictureError, "broken.jpg"),
         (("--image", "good.png", "--out", "drawing.xyz"), UsageError, "no picture format"),
+        (("--image", "good.png", "--tokenizer", "roberta-base"), UsageError, "--tokenizer: centre-box takes none"),
     ],
 )
 def test_mistakes(monkeypatch, tmp_path, arguments, error, said):

@@ -24,7 +24,7 @@ from bench.datasets.prepared import (
 )
 from bench.datasets.split import Counts, Part, Split
 from bench.errors import DataError, PictureError
-from bench.grounding import Expression, Scene
+from bench.grounding import Caption, Expression, Scene
 from bench.registry import DATASETS, names
 from bench.settings import DataSettings, Resolved, Settings
 
@@ -115,6 +115,7 @@ expressions = st.builds(
     optional,
     st.none() | st.integers(0, 9),
     st.lists(st.tuples(numbers, numbers, numbers, numbers), max_size=2).map(tuple),
+    st.none() | st.builds(Caption, st.text(max_size=9), st.integers(0, 4), st.integers(5, 9)),
 )
 
 
@@ -125,6 +126,13 @@ def test_any_expression_survives_the_index(tmp_path_factory: pytest.TempPathFact
     scene = Scene("s", "s.jpg", 3, None, drawn)
     write_index(path, header(scenes()), [scene])
     assert read_index(path)[1] == (scene,)
+
+
+def test_an_index_from_before_captions_is_still_read(resolved: Resolved) -> None:
+    path = index_path(resolved.home, "tiny", "val")
+    write_index(path, header(scenes()), scenes())
+    path.write_bytes(path.read_bytes().replace(b'"schema":2', b'"schema":1'))
+    assert read_index(path)[1] == scenes()
 
 
 def test_a_split_loads_with_the_stored_fingerprint(resolved: Resolved) -> None:
@@ -168,7 +176,7 @@ def test_an_index_of_another_schema_or_part_is_refused(resolved: Resolved) -> No
     write_index(path, header(scenes(), part="test"), scenes())
     with pytest.raises(DataError, match="holds tiny-test"):
         TINY.load("val", resolved)
-    path.write_bytes(path.read_bytes().replace(b'"schema":1', b'"schema":9'))
+    path.write_bytes(path.read_bytes().replace(b'"schema":2', b'"schema":9'))
     with pytest.raises(DataError, match="schema 9"):
         TINY.load("val", resolved)
     path.write_text(json.dumps([1, 2]) + "\n")

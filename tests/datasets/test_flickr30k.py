@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.datasets.fingerprint import fingerprint
-from bench.datasets.flickr30k import phrases, read_annotation, read_entities
+from bench.datasets.flickr30k import read_annotation, read_caption, read_entities
 from bench.errors import DataError
 
 XML = """<annotation>
@@ -51,6 +51,10 @@ def test_one_expression_for_each_mention_of_a_chain_that_has_a_box(tmp_path):
         ("36979#1#0", "Several men", "people", "36979#1"),
         ("36979#1#2", "red cards", "bodyparts", "36979#2"),
     ]
+    captions = [e.caption for e in scene.expressions]
+    assert captions[0].text == "A group of friends playing cards and bluffing each other ."
+    assert captions[3].text == "Several men at a party with red cards a dog."
+    assert [c.text[c.start : c.end] for c in captions] == [e.text for e in scene.expressions]
 
 
 def test_the_two_protocols(tmp_path):
@@ -70,12 +74,13 @@ def test_an_object_may_belong_to_several_chains(tmp_path):
 
 
 def test_phrases_end_at_the_bracket_that_ends_a_word():
-    found = phrases("[/EN#7/people/other a b]c man ] and [/EN#8/clothing hat], [here] .", "caption 0")
+    words, found = read_caption("[/EN#7/people/other a b]c man ] and [/EN#8/clothing hat], [here] .", "caption 0")
+    assert words == "a b]c man and hat, [here] ."
     assert [(p.chain, p.types, p.text) for p in found] == [
         ("7", ("people", "other"), "a b]c man"),
         ("8", ("clothing",), "hat"),
     ]
-    assert phrases("nothing marked ( here ) .", "caption 0") == []
+    assert read_caption("nothing marked ( here ) .", "caption 0") == ("nothing marked ( here ) .", [])
 
 
 @pytest.mark.parametrize(

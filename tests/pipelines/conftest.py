@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import pytest
 
 from bench.datasets.shapes import ShapesPictures, make_scene
-from bench.grounding import LoadedScene, PipelineContext, Query
+from bench.grounding import LoadedScene, PipelineContext
 from bench.settings import PROJECT, load_settings
 
 
@@ -43,5 +43,5 @@ def loaded():
     """The first 16 scenes of shapes-val as a pipeline sees them, and the scenes themselves."""
     pictures = ShapesPictures(2026)
     scenes = [make_scene(2026, "val", i) for i in range(16)]
-    seen = [LoadedScene(s.id, pictures.load(s), tuple(Query(e.id, e.text) for e in s.expressions)) for s in scenes]
+    seen = [LoadedScene(s.id, pictures.load(s), tuple(e.query for e in s.expressions)) for s in scenes]
     return scenes, seen
