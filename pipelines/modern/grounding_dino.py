@@ -1,0 +1,177 @@
+"""GroundingDINO and MM-GroundingDINO through transformers (spec/pipelines.md 2.6).
+
+Each expression is a prompt of its own, lower-cased and closed by a dot. Only the backbone is independent of the text,
+so a picture passes it once and its features are handed to every expression; all expressions of a scene share forward
+passes. Of the 900 queries the one that says its best word loudest is the answer, whatever its score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
+from bench.boxes import box_cxcywh_to_xyxy
+from bench.errors import WeightsError
+from bench.grounding import Boxes, LoadedScene, Picture, PipelineContext, Prediction
+from bench.settings import parse_table
+from pipelines import hub
+from pipelines.card import CardOptions, make_card
+from pipelines.modern.pictures import for_processor
+
+FAMILY = ("grounding-dino", "mm-grounding-dino")
+
+
+class GroundingDinoOptions(BaseModel):
+    """[pipelines.grounding-dino] and [pipelines.mm-grounding-dino]."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: str = Field("IDEA-Research/grounding-dino-tiny", description="an id of the hub, or a local folder")
+    texts_in_batch: int = Field(8, ge=1, description="expressions of one picture in a forward pass")
+    card: CardOptions = CardOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one text found in a picture: scores (N,) in [0, 1] and boxes (N, 4) xyxy pixels of the N queries."""
+
+    scores: Tensor
+    boxes: Boxes
+    note: str
+
+
+class GroundingDino:
+    """The model, its tokenizer and its picture processor."""
+
+    def __init__(self, weights: str, texts_in_batch: int, context: PipelineContext) -> None:
+        self.texts_in_batch, self.context = texts_in_batch, context
+        processor = hub.load_pretrained(AutoProcessor, weights, context, "GroundingDINO")
+        self.image_processor, self.tokenizer = processor.image_processor, processor.tokenizer
+        self.model = hub.load_model(AutoModelForZeroShotObjectDetection, weights, context, "GroundingDINO")
+        if self.model.config.model_type not in FAMILY:
+            raise WeightsError(f"{weights} is a {self.model.config.model_type}; expected one of {', '.join(FAMILY)}")
+        self.sha256: Mapping[str, str] = hub.hashes(weights, context)
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.backbone = _OnePicture(self.model.model.backbone)
+        self.model.model.backbone = self.backbone
+
+    @torch.inference_mode()
+    def find(self, picture: Picture, texts: Sequence[str]) -> dict[str, Found]:
+        """Each different text -> what it found in `picture`, RGB uint8 (H, W, 3)."""
+        image = for_processor(picture)
+        pixels = self.image_processor(images=image, return_tensors="pt", device=self.context.device)["pixel_values"]
+        scale = torch.tensor([image.width, image.height] * 2, dtype=torch.float64)
+        different = list(dict.fromkeys(texts))
+        found: dict[str, Found] = {}
+        with hub.autocast(self.context), self.backbone.keeping(pixels):
+            for start in range(0, len(different), self.texts_in_batch):
+                some = different[start : start + self.texts_in_batch]
+                scores, boxes, notes = self._ask(pixels, some)
+                found |= {
+                    text: Found(score, box_cxcywh_to_xyxy((box.double().cpu() * scale).numpy()), note)
+                    for text, score, box, note in zip(some, scores, boxes, notes, strict=True)
+                }
+        return found
+
+    def _ask(self, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor, list[str]]:
+        """Pixels (1, 3, h, w) and T texts -> scores (T, N), boxes (T, N, 4) cxcywh in shares of the canvas, notes."""
+        tokens, notes = self._tokens(texts)
+        answer = self.model(pixel_values=pixels.expand(len(texts), -1, -1, -1), **tokens)
+        ids, there = tokens["input_ids"], tokens["attention_mask"].bool()
+        words = there & ~torch.isin(ids, self.model.model.special_tokens)  # neither [CLS], [SEP], full stop nor "?"
+        words = torch.where(words.any(dim=1, keepdim=True), words, there)
+        logits = answer.logits[..., : ids.shape[1]].float()  # (T, N, L)
+        return logits.sigmoid().masked_fill(~words[:, None], 0).amax(dim=-1), answer.pred_boxes.float(), notes
+
+    def _tokens(self, texts: Sequence[str]) -> tuple[dict[str, Tensor], list[str]]:
+        """Token ids, types and mask (T, L), and a note for each text that had to be cut."""
+        longest = self.model.config.max_text_len
+        rows = [self.tokenizer(prompt(text)) for text in texts]
+        lengths = [len(row["input_ids"]) for row in rows]
+        notes = [f"text cut from {n} to {longest} tokens" if n > longest else "" for n in lengths]
+        for row in rows:
+            for key, values in row.items():
+                # The end is ". [SEP]" and has to stay: it closes the phrase within which words attend to each other.
+                row[key] = values if len(values) <= longest else values[: longest - 2] + values[-2:]
+        padded = self.tokenizer.pad(rows, padding=True, return_tensors="pt")
+        return {key: value.to(self.context.device) for key, value in padded.items()}, notes
+
+
+class _OnePicture(nn.Module):
+    """Stands in for the backbone: while a picture is kept, its features are what every row of a batch gets."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.position_embedding = backbone.position_embedding
+        self.kept: tuple[list[tuple[Tensor, Tensor]], list[Tensor]] | None = None
+
+    def keeping(self, pixels: Tensor) -> _OnePicture:
+        """A context within which the features of `pixels` (1, 3, h, w) are kept."""
+        mask = torch.ones(pixels.shape[0], *pixels.shape[2:], dtype=torch.long, device=pixels.device)
+        self.kept = self.backbone(pixels, mask)
+        return self
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        self.kept = None
+
+    def forward(self, pixels: Tensor, mask: Tensor) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
+        """Levels of (features (B, C, h, w), mask (B, h, w)), and their position embeddings; the lists are new ones."""
+        if self.kept is None:
+            levels, positions = self.backbone(pixels, mask)
+            return levels, positions
+        levels, positions = self.kept
+        rows = len(pixels)
+        return [(_rows(f, rows), _rows(m, rows)) for f, m in levels], [_rows(p, rows) for p in positions]
+
+
+def _rows(one: Tensor, rows: int) -> Tensor:
+    return one.expand(rows, *one.shape[1:])
+
+
+def prompt(text: str) -> str:
+    """Lower-cased and closed by exactly one dot, as the model was trained."""
+    return text.lower().strip().rstrip(".").rstrip() + "."
+
+
+class GroundingDinoPipeline:
+    """The best query of each expression."""
+
+    def __init__(self, options: GroundingDinoOptions, context: PipelineContext) -> None:
+        self.detector = GroundingDino(options.weights, options.texts_in_batch, context)
+        self.clock = context.clock
+        self.card = make_card(
+            context,
+            options.card,
+            summary="the best query of an open-vocabulary detector that reads the expression",
+            paper="Liu et al., Grounding DINO, ECCV 2024; Zhao et al., MM-Grounding-DINO, 2024",
+            weights={"model": options.weights},
+            sha256=self.detector.sha256,
+            parameters=self.detector.parameters,
+        )
+
+    def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
+        """One prediction for every query of every scene, in order."""
+        answers = []
+        for scene in batch:
+            with self.clock.stage("ground"):
+                found = self.detector.find(scene.picture, [query.text for query in scene.queries])
+            for query in scene.queries:
+                best = found[query.text]
+                score, index = best.scores.max(dim=0)
+                x1, y1, x2, y2 = best.boxes[int(index)].tolist()
+                answers.append(Prediction(query.id, (x1, y1, x2, y2), float(score), note=best.note))
+        return answers
+
+
+def grounding_dino(context: PipelineContext) -> GroundingDinoPipeline:
+    """grounding-dino, mm-grounding-dino. Raises SettingsError, WeightsError."""
+    options = parse_table(GroundingDinoOptions, context.options, f"bench.toml [pipelines.{context.name}]")
+    return GroundingDinoPipeline(options, context)

@@ -1,0 +1,63 @@
+"""GroundingDINO's boxes as proposals: its first choice is often the related object, yet the referent is nearly always
+among its best ten (spec/pipelines.md 3.3), which leaves something for a ranker to do.
+
+It is the one detector that has to be asked: a scene's proposals are the union of the best boxes of each of its
+expressions, so what one expression may choose from depends on which others are asked about the same picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.grounding import LoadedScene, PipelineContext
+from bench.settings import parse_table
+from pipelines.modern.grounding_dino import GroundingDino
+from pipelines.proposers.proposals import Proposals, tidy
+
+
+class GroundingDinoProposerOptions(BaseModel):
+    """[pipelines.*.proposer] with `kind = "grounding-dino"`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: str = Field("IDEA-Research/grounding-dino-tiny", description="an id of the hub, or a local folder")
+    texts_in_batch: int = Field(8, ge=1, description="expressions of one picture in a forward pass")
+    boxes_per_text: int = Field(10, ge=1, description="the best of the 900 queries for each expression")
+    same_iou: float = Field(0.9, gt=0, le=1, description="above it two boxes are one")
+    top_k: int = Field(50, ge=1, description="of a scene")
+    whole_picture: bool = Field(True, description="append the whole picture as the last proposal")
+
+
+def open_grounding_dino(table: Mapping[str, Any], where: str, context: PipelineContext) -> GroundingDinoProposer:
+    """`kind = "grounding-dino"`: its table -> the proposer. Raises SettingsError, WeightsError."""
+    return GroundingDinoProposer(parse_table(GroundingDinoProposerOptions, table, where), context)
+
+
+class GroundingDinoProposer:
+    """The best boxes of every expression of a scene, without copies; a box's label is the expression that found it."""
+
+    def __init__(self, options: GroundingDinoProposerOptions, context: PipelineContext) -> None:
+        self.options = options
+        self.detector = GroundingDino(options.weights, options.texts_in_batch, context)
+        self.sha256: Mapping[str, str] = self.detector.sha256
+        self.parameters = self.detector.parameters
+
+    def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
+        """One `Proposals` for each scene, from its picture and its texts."""
+        return [self._propose(scene) for scene in scenes]
+
+    def _propose(self, scene: LoadedScene) -> Proposals:
+        options = self.options
+        boxes, scores, labels = [np.zeros((0, 4))], [np.zeros(0)], []
+        for text, found in self.detector.find(scene.picture, [query.text for query in scene.queries]).items():
+            best = found.scores.topk(min(options.boxes_per_text, len(found.scores)))
+            boxes.append(found.boxes[best.indices.cpu().numpy()])
+            scores.append(best.values.double().cpu().numpy())
+            labels += [text] * len(boxes[-1])
+        height, width = scene.picture.shape[:2]
+        together = Proposals(np.concatenate(boxes), np.concatenate(scores), tuple(labels))
+        return tidy(together, (width, height), options.top_k, options.same_iou, options.whole_picture)
