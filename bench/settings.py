@@ -94,9 +94,17 @@ class Resolved:
 
     def options(self, pipeline: str, dataset: str) -> dict[str, Any]:
         """A pipeline's table with its lines for `dataset` ([pipelines.NAME.on.DATASET]) laid over it."""
-        table = dict(self.settings.pipelines.get(pipeline, {}))
-        per_dataset = table.pop("on", {})
-        return merged(table, per_dataset.get(dataset, {}))
+        return _for_dataset(self.settings.pipelines.get(pipeline, {}), dataset)
+
+    def recipe(self, pipeline: str, dataset: str) -> dict[str, Any]:
+        """A training recipe with its lines for `dataset` ([train.NAME.on.DATASET]) laid over it."""
+        return _for_dataset(self.settings.train.get(pipeline, {}), dataset)
+
+
+def _for_dataset(table: Mapping[str, Any], dataset: str) -> dict[str, Any]:
+    rest = dict(table)
+    per_dataset = rest.pop("on", {})
+    return merged(rest, per_dataset.get(dataset, {}))
 
 
 def platform_home() -> Path:

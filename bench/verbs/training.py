@@ -11,7 +11,7 @@ from typing import Any
 from bench import registry
 from bench.datasets.load import load_split
 from bench.errors import UsageError
-from bench.evaluation.pipelines import pipeline_context
+from bench.evaluation.pipelines import dataset_of, pipeline_context
 from bench.grounding import TrainingJob
 from bench.runs.files import make_folder, write_atomically
 from bench.runs.provenance import environment, git_state, redacted
@@ -45,7 +45,7 @@ def train_pipeline(
         pictures=split.pictures,
         validation=validation.scenes,
         validation_pictures=validation.pictures,
-        recipe=merged(resolved.settings.train.get(pipeline, {}), recipe),
+        recipe=merged(resolved.recipe(pipeline, dataset_of(split)), recipe),
         part=part,
         out=out,
         context=pipeline_context(pipeline, split, resolved),

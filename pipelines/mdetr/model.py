@@ -40,13 +40,14 @@ class Found:
     """Logits (L, B, N, tokens + 1) over token slots, the last one no object; boxes (L, B, N, 4) cxcywh in 0..1.
 
     L is the number of decoder layers in training, else 1. `queries` (L, B, N, c) and `text` (B, T, c) are the unit
-    vectors of the contrastive alignment.
+    vectors of the contrastive alignment, `memory` (B, P + T, d) the encoder's output.
     """
 
     logits: Tensor
     boxes: Tensor
     queries: Tensor
     text: Tensor
+    memory: Tensor
 
 
 class Mdetr(nn.Module):
@@ -79,13 +80,14 @@ class Mdetr(nn.Module):
         """As many pictures as texts: (B, T) token ids, (B, T) True on padding."""
         text = self.transformer.read(tokens, padding)  # (B, T, d)
         queries = self.query_embed.weight
-        hs = self.transformer(seen.tokens, seen.position, seen.padding, text, padding, queries)  # (L, B, N, d)
+        hs, memory = self.transformer(seen.tokens, seen.position, seen.padding, text, padding, queries)  # (L, B, N, d)
         hs, text = (x.to(self.class_embed.weight.dtype) for x in (hs, text))  # heads may be kept finer than the rest
         return Found(
             self.class_embed(hs),
             self.bbox_embed(hs).sigmoid(),
             F.normalize(self.contrastive_align_projection_image(hs), dim=-1),
             F.normalize(self.contrastive_align_projection_text(text), dim=-1),
+            memory,
         )
 
     def forward(self, pixels: Tensor, tokens: Tensor, text_padding: Tensor, padding: Tensor | None = None) -> Found:

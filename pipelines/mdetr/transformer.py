@@ -132,8 +132,10 @@ class Transformer(nn.Module):
 
     def forward(
         self, image: Tensor, position: Tensor, image_padding: Tensor, text: Tensor, text_padding: Tensor, query: Tensor
-    ) -> Tensor:
-        """(B, P, d) picture tokens, their positions and padding, (B, T, d) text, (N, d) queries -> (layers, B, N, d).
+    ) -> tuple[Tensor, Tensor]:
+        """(B, P, d) picture tokens, their positions and padding, (B, T, d) text, (N, d) queries.
+
+        -> the decoder's (layers, B, N, d), and the joint memory (B, P + T, d).
 
         Text tokens have no position here: RoBERTa has given them theirs.
         """
@@ -142,8 +144,7 @@ class Transformer(nn.Module):
         padding = torch.cat([image_padding, text_padding], dim=1)
         memory = self.encoder(x, position, padding)
         query = query.expand(len(x), -1, -1)
-        out: Tensor = self.decoder(torch.zeros_like(query), query, memory, position, padding)
-        return out
+        return self.decoder(torch.zeros_like(query), query, memory, position, padding), memory
 
 
 def text_encoder(sizes: Mapping[str, Any]) -> RobertaModel:

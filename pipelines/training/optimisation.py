@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -25,12 +26,23 @@ def optimise(
     weight_decay: float,
     warm_up: int,
     log_every: int,
+    shares: Mapping[str, float] | None = None,
 ) -> None:
-    """One step for each of the `steps` batches; gradients are clipped to norm 1. Biases and norms do not decay."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    rest = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=learning_rate)
+    """One step for each of the `steps` batches; gradients are clipped to norm 1. Biases and norms do not decay.
+
+    `shares` gives parameters whose name starts so a share of the learning rate.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            share = next((share for prefix, share in (shares or {}).items() if key.startswith(prefix)), 1.0)
+            groups[share, parameter.ndim > 1].append(parameter)
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": parameters, "lr": share * learning_rate, "weight_decay": weight_decay if decays else 0.0}
+            for (share, decays), parameters in groups.items()
+        ]
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: pace(step, steps, warm_up))
     model.train()
     began, losses = time.monotonic(), []
