@@ -6,13 +6,14 @@ trained here carries its own small tokenizer in its weights file, as the JSON of
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 import torch
-from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
 
@@ -100,13 +101,14 @@ def small_tokenizer(texts: Sequence[str], vocabulary_size: int) -> str:
 
     `vocabulary_size` counts RoBERTa's four special tokens, which keep their ids.
     """
-    tokenizer = tokenizers.Tokenizer(models.WordLevel(unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=vocabulary_size, special_tokens=list(SPECIAL), show_progress=False, min_frequency=1
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    normalizer, splitter = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    counts = Counter(word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    # Counted here: the library's trainer leaves the order of equally frequent words to chance.
+    words = sorted(counts, key=lambda word: (-counts[word], word))[: vocabulary_size - len(SPECIAL)]
+    vocabulary = {token: index for index, token in enumerate((*SPECIAL, *words))}
+    tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.add_special_tokens(list(SPECIAL))
     ends = [(token, SPECIAL.index(token)) for token in ("<s>", "</s>")]
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
     return str(tokenizer.to_str())
