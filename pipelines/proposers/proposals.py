@@ -15,11 +15,17 @@ from bench.grounding import Boxes, LoadedScene
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """Boxes (N, 4) xyxy pixels of the picture, best first; scores (N,) in [0, 1]; the detector's class name of each."""
+    """Boxes (N, 4) xyxy pixels of the picture, best first; scores (N,) in [0, 1]; the detector's class name of each.
+
+    `masks` (N, H, W) are the same regions to the pixel, of proposers that know them; `note` is what a reader should
+    know about this picture's.
+    """
 
     boxes: Boxes
     scores: NDArray[np.float64]
     labels: tuple[str, ...]
+    masks: NDArray[np.bool_] | None = None
+    note: str = ""
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -45,21 +51,25 @@ class Proposer(Protocol):
 
 
 def tidy(proposals: Proposals, size: tuple[int, int], top_k: int, same: float, whole_picture: bool) -> Proposals:
-    """Clip to the picture (width, height), drop empty boxes and near copies (IoU > `same`, whatever their class), keep
-    the best `top_k`, and append the whole picture, so that a ranker always has something to choose.
+    """Clip to the picture (width, height), drop what is empty or not finite and near copies (IoU > `same`, whatever
+    their class), keep the best `top_k`, and append the whole picture, so that a ranker always has something to choose.
     """
     width, height = size
-    order = np.argsort(-proposals.scores, kind="stable")[: CONSIDERED * top_k]
+    sound = np.flatnonzero(np.isfinite(proposals.scores) & np.isfinite(proposals.boxes).all(axis=1))
+    order = sound[np.argsort(-proposals.scores[sound], kind="stable")][: CONSIDERED * top_k]
     boxes = clip_xyxy(proposals.boxes[order], np.full(len(order), width), np.full(len(order), height))
-    real = np.isfinite(boxes).all(axis=1) & (box_area_xyxy(boxes) >= 1.0)
+    real = box_area_xyxy(boxes) >= 1.0
     order, boxes = order[real], boxes[real]
     kept = _without_copies(boxes, same)[:top_k]
     order, boxes = order[kept], boxes[kept]
     scores, labels = proposals.scores[order], tuple(proposals.labels[i] for i in order)
+    masks = None if proposals.masks is None else proposals.masks[order]
     if whole_picture:
+        if masks is not None:
+            masks = np.concatenate([masks, np.ones((1, height, width), bool)])
         boxes = np.concatenate([boxes, [[0.0, 0.0, width, height]]])
         scores, labels = np.append(scores, 0.0), (*labels, "")
-    return Proposals(boxes, scores, labels)
+    return Proposals(boxes, scores, labels, masks)
 
 
 def _without_copies(boxes: Boxes, same: float) -> NDArray[np.intp]:

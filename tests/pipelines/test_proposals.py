@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from bench.boxes import iou_pairwise
 from pipelines.proposers.proposals import Proposals, tidy
 
-number = st.floats(-60, 400) | st.just(float("nan"))
-rows = st.lists(st.tuples(number, number, number, number, st.floats(0, 1)), max_size=40)
+number = st.floats(-60, 400) | st.sampled_from([float("nan"), float("inf"), -float("inf")])
+score = st.floats(0, 1) | st.just(float("nan"))
+rows = st.lists(st.tuples(number, number, number, number, score), max_size=40)
 
 
 def proposals(table):
@@ -21,7 +22,7 @@ def test_tidy_boxes(table, top_k):
     out = tidy(proposals(table), (320, 240), top_k, 0.9, whole_picture=True)
     assert 1 <= len(out) <= top_k + 1
     assert len(out.boxes) == len(out.scores) == len(out.labels)
-    assert np.isfinite(out.boxes).all()
+    assert np.isfinite(out.boxes).all() and np.isfinite(out.scores).all()
     assert (out.boxes >= 0).all() and (out.boxes <= [320, 240, 320, 240]).all()
     assert ((out.boxes[:, 2:] - out.boxes[:, :2]).prod(1) >= 1).all()
     assert (np.diff(out.scores) <= 0).all()
@@ -46,3 +47,10 @@ def test_thousands_of_boxes_are_cut_to_the_best():
     table = np.concatenate([corner, corner + rng.uniform(5, 60, (5000, 2)), rng.uniform(0, 1, (5000, 1))], axis=1)
     out = tidy(proposals(table), (320, 320), 20, 0.9, False)
     assert len(out) == 20 and out.scores.min() > 0.98
+
+
+def test_broken_boxes_crowd_nothing_out():
+    """A detector gone wrong on most of its boxes: the sound ones stay, however confident the others are."""
+    broken = [(np.nan, 0, 50, 50, 0.9)] * 500 + [(10, 10, 60, 60, np.nan)] * 500 + [(np.inf, 0, np.inf, 9, 0.8)] * 500
+    out = tidy(proposals([*broken, (10, 10, 50, 50, 0.2)]), (100, 100), 5, 0.9, False)
+    assert out.boxes.tolist() == [[10, 10, 50, 50]] and out.scores.tolist() == [0.2]

@@ -1,0 +1,131 @@
+"""DETR proposals: any object-detection model of transformers, by id, by folder, or one of `bench train`.
+
+DETR (Carion et al., ECCV 2020) and its kin answer a set of boxes, so there is no suppression; but RT-DETR, D-FINE and
+Deformable DETR rank pairs of query and class, and the same box can come under several classes: only its best stays.
+Pictures are resized as the model's own processor says, but never padded: those that come out the same size share a
+forward pass, so a picture's boxes do not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, RTDetrImageProcessor
+
+from bench.errors import WeightsError
+from bench.grounding import LoadedScene, Picture, PipelineContext
+from bench.hashing import sha256_file
+from bench.settings import parse_table
+from pipelines import hub, weights
+from pipelines.proposers.proposals import Proposals, tidy
+
+FORMAT = "bench-detr"
+
+
+class DetrOptions(BaseModel):
+    """[pipelines.*.proposer]. The threshold is low: a ranker wants recall, not precision (spec/pipelines.md 6)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: str = Field("facebook/detr-resnet-50", description="an id of the hub, a folder, or a file of bench train")
+    confidence: float = Field(0.1, ge=0, le=1)
+    same_iou: float = Field(0.9, gt=0, le=1, description="above it two boxes are one")
+    top_k: int = Field(20, ge=1)
+    whole_picture: bool = Field(True, description="append the whole picture as the last proposal")
+
+
+def open_detr(table: Mapping[str, Any], where: str, context: PipelineContext) -> DetrProposer:
+    """`kind = "detr"`: [pipelines.*.proposer] -> the proposer. Raises SettingsError, WeightsError."""
+    return DetrProposer(parse_table(DetrOptions, table, where), context)
+
+
+class DetrProposer:
+    """Boxes of a detection transformer for many pictures at once."""
+
+    def __init__(self, options: DetrOptions, context: PipelineContext) -> None:
+        self.options = options
+        self.device = torch.device(context.device)
+        # Half precision on a GPU only, and never bfloat16: its eight bits put a box's edge up to a pixel aside.
+        self.half = self.device.type == "cuda" and context.dtype != "float32"
+        path = weights.find_file(options.weights, context)
+        if path is not None:
+            self.model, self.processor = read_model(path)
+            self.sha256: Mapping[str, str] = {path.name: sha256_file(path)}
+        elif options.weights.endswith(".safetensors"):
+            raise weights.missing(
+                options.weights, context, "name a file of `bench train`, a folder, or an id of the hub"
+            )
+        else:
+            self.processor = hub.load_pretrained(AutoImageProcessor, options.weights, context, "DETR proposals")
+            self.model = hub.load_model(AutoModelForObjectDetection, options.weights, context, "DETR proposals")
+            self.sha256 = hub.hashes(options.weights, context)
+        self.model = self.model.eval().to(self.device)
+        self.names: Mapping[int, str] = self.model.config.id2label
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+
+    def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
+        """One `Proposals` for each scene's picture, RGB uint8 (H, W, 3)."""
+        sizes: dict[torch.Size, list[int]] = {}
+        pixels = [self._pixels(scene.picture) for scene in scenes]
+        for index, image in enumerate(pixels):
+            sizes.setdefault(image.shape, []).append(index)
+        found: dict[int, Proposals] = {}
+        for indices in sizes.values():
+            batch = torch.stack([pixels[i] for i in indices])
+            found |= zip(indices, self._detect(batch, [scenes[i].picture for i in indices]), strict=True)
+        return [found[i] for i in range(len(scenes))]
+
+    def _pixels(self, picture: Picture) -> Tensor:
+        """RGB uint8 (H, W, 3) -> (3, h, w) as the model wants it, resized on the device."""
+        image = torch.tensor(picture, device=self.device).permute(2, 0, 1)
+        out = self.processor(images=image, input_data_format="channels_first", do_pad=False, return_tensors="pt")
+        pixels: Tensor = out["pixel_values"][0]
+        return pixels
+
+    @torch.inference_mode()
+    def _detect(self, pixels: Tensor, pictures: Sequence[Picture]) -> list[Proposals]:
+        with torch.autocast(self.device.type, torch.float16, enabled=self.half):
+            out = self.model(pixel_values=pixels)
+        out.logits, out.pred_boxes = out.logits.float(), out.pred_boxes.float()
+        # Without target sizes the boxes come as shares of the sides, and are scaled in float64.
+        answers = self.processor.post_process_object_detection(out, threshold=self.options.confidence)
+        return [self._in_pixels(answer, picture) for answer, picture in zip(answers, pictures, strict=True)]
+
+    def _in_pixels(self, answer: Mapping[str, Tensor], picture: Picture) -> Proposals:
+        height, width = picture.shape[:2]
+        boxes = answer["boxes"].double().cpu().numpy() * [width, height, width, height]
+        scores = answer["scores"].double().cpu().numpy()
+        labels = tuple(self.names.get(int(c), "") for c in np.asarray(answer["labels"].cpu()))
+        options = self.options
+        found = Proposals(boxes, scores, labels)
+        return tidy(found, (width, height), options.top_k, options.same_iou, options.whole_picture)
+
+
+def read_model(path: Path) -> tuple[Any, Any]:
+    """A model of `bench train` and its processor, from a .safetensors whose metadata holds the configuration and the
+    side of the square that pictures are squashed to. Raises WeightsError.
+    """
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}: expected a .safetensors of `bench train`; for other weights name their folder")
+    state, metadata = weights.read_safetensors(path)
+    if metadata.get("format") != FORMAT:
+        raise WeightsError(f"{path}: not a detector of `bench train` (its metadata has no format {FORMAT!r})")
+    model = build(metadata["config"])
+    weights.load_strictly(model, state, str(path))
+    return model, square(metadata["image_size"])
+
+
+def build(config: Mapping[str, Any]) -> Any:
+    """The architecture a configuration describes (`model_type` and its fields), with random weights."""
+    return AutoModelForObjectDetection.from_config(AutoConfig.for_model(**config))
+
+
+def square(side: int) -> RTDetrImageProcessor:
+    """A processor as RT-DETR's: squashed to a square, values in 0..1, not normalised."""
+    return RTDetrImageProcessor(size={"height": side, "width": side})
