@@ -3,16 +3,15 @@
     scenes ─► Proposer ─► boxes ─► views ─► CLIP image ─┐
     expressions ───────────────────────────► CLIP text ─┴─► ranking ─► one box each
 
-Everything about a picture is done once for all its expressions, and the regions of a whole batch share forward passes.
+How regions are shown, how many CLIPs look at them and what is made of "left of" is the ranker's (clip/ranking.py).
 A pipeline of this kind is an entry point that names `two_stage`, and a table of bench.toml that declares its parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.errors import SettingsError
@@ -20,24 +19,9 @@ from bench.grounding import LoadedScene, PipelineCard, PipelineContext, Predicti
 from bench.settings import merged, parse_table
 from pipelines.card import CardOptions, card_in_force
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
-from pipelines.clip.ranking import BANK, rank
-from pipelines.clip.views import View, make_views
+from pipelines.clip.ranking import Ranker, RankerOptions
 from pipelines.proposers.opening import open_proposer
-from pipelines.proposers.proposals import Proposals, Proposer
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-class RankerOptions(BaseModel):
-    """[pipelines.*.ranker]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    views: tuple[View, ...] = Field(("crop", "blur"), min_length=1)
-    margin: float = Field(0.0, ge=0, description="widen each crop by this share of its sides")
-    prompt: str = Field("a photo of {}", pattern=r"\{\}")
-    subtract: float = Field(0.0, ge=0, description="weight of the score subtraction; 0 = off")
+from pipelines.proposers.proposals import Proposer
 
 
 class TwoStageOptions(BaseModel):
@@ -48,64 +32,51 @@ class TwoStageOptions(BaseModel):
     weights: str | None = Field(None, description="shorthand of the flag: FILE, or proposer=FILE,clip=FILE")
     proposer: dict[str, Any] = Field(default_factory=dict)
     clip: ClipOptions = ClipOptions()
+    ensemble: tuple[ClipOptions, ...] = Field((), description="further CLIPs, whose logits are added")
     ranker: RankerOptions = RankerOptions()
     card: CardOptions = CardOptions()
 
 
 class TwoStage:
-    """A grounder made of a proposer and a CLIP."""
+    """A grounder made of a proposer and a ranker."""
 
-    def __init__(
-        self, proposer: Proposer, encoder: ClipEncoder, options: TwoStageOptions, context: PipelineContext
-    ) -> None:
-        self.proposer, self.encoder, self.ranker = proposer, encoder, options.ranker
+    def __init__(self, proposer: Proposer, ranker: Ranker, options: TwoStageOptions, context: PipelineContext) -> None:
+        self.proposer, self.ranker = proposer, ranker
         self.clock = context.clock
+        clips = [encoder.options for encoder in ranker.encoders]
+        names = " + ".join(clip.model for clip in clips)
+        reading = {"off": "", "rules": ", comparisons by rules", "spacy": ", comparisons by rules on spaCy's parse"}
         self.card = PipelineCard(
             name=context.name,
-            summary=f"{type(proposer).__name__} proposals ranked by {options.clip.model}",
+            summary=f"{type(proposer).__name__} proposals ranked by {names}{reading[options.ranker.relations]}",
             paper="Subramanian et al., ReCLIP, ACL 2022 (region views); Radford et al., CLIP, ICML 2021",
-            weights={"proposer": ", ".join(proposer.sha256), "clip": f"{options.clip.model} {options.clip.pretrained}"},
-            sha256={"proposer": ", ".join(proposer.sha256.values()), "clip": ", ".join(encoder.sha256.values())},
-            parameters=proposer.parameters + encoder.parameters,
-            **card_in_force(options.card, {"proposer": proposer.sha256, "clip": [options.clip.pretrained]}, context),
+            weights={
+                "proposer": ", ".join(proposer.sha256),
+                "clip": ", ".join(f"{clip.model} {clip.pretrained}" for clip in clips),
+            },
+            sha256={
+                "proposer": ", ".join(proposer.sha256.values()),
+                "clip": ", ".join(digest for encoder in ranker.encoders for digest in encoder.sha256.values()),
+            },
+            parameters=proposer.parameters + sum(encoder.parameters for encoder in ranker.encoders),
+            **card_in_force(
+                options.card, {"proposer": proposer.sha256, "clip": [c.pretrained for c in clips]}, context
+            ),
         )
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
-        """One prediction for every query of every scene, in order."""
+        """One prediction for every query of every scene, in order; no box where nothing was proposed."""
         with self.clock.stage("detect"):
             proposals = self.proposer.propose(batch)
-        with self.clock.stage("crop"):
-            views = torch.cat([self._views(s, p) for s, p in zip(batch, proposals, strict=True)], dim=1)
-        with self.clock.stage("image encode"):
-            vectors = self.encoder.encode_images(views.flatten(0, 1)).unflatten(0, views.shape[:2])  # (V, R, D)
-        with self.clock.stage("text encode"):
-            texts = self._texts([query.text for scene in batch for query in scene.queries])
-            bank = self._texts(BANK) if self.ranker.subtract else None
-        with self.clock.stage("rank"):
-            regions = vectors.split([len(p) for p in proposals], dim=1)
-            asked = texts.split([len(scene.queries) for scene in batch])
-            answers = []
-            for scene, found, region, text in zip(batch, proposals, regions, asked, strict=True):
-                chances = rank(region, text, self.encoder.scale, bank, self.ranker.subtract)
-                answers += self._answers(scene, found, chances)
+        answers = []
+        for scene, found, chances in zip(batch, proposals, self.ranker.rank(batch, proposals), strict=True):
+            for query, row in zip(scene.queries, chances, strict=True):
+                best = int(row.argmax()) if len(found) else None
+                box = None if best is None else tuple(found.boxes[best].tolist())
+                score = None if best is None else float(row[best])
+                note = "; ".join(filter(None, (found.note, self.ranker.note(query.text))))
+                answers.append(Prediction(query.id, box, score, found.boxes, note))
         return answers
-
-    def _views(self, scene: LoadedScene, proposals: Proposals) -> Tensor:
-        ranker = self.ranker
-        size, device = self.encoder.image_size, self.encoder.device
-        return make_views(scene.picture, proposals.boxes, ranker.views, size, ranker.margin, device)
-
-    def _texts(self, texts: Sequence[str]) -> Tensor:
-        return self.encoder.encode_texts([self.ranker.prompt.replace("{}", text.lower()) for text in texts])
-
-    def _answers(self, scene: LoadedScene, proposals: Proposals, chances: Tensor) -> list[Prediction]:
-        """(Q, R) probabilities -> the likeliest region of each query."""
-        scores, choices = chances.max(dim=-1)
-        boxes = proposals.boxes[choices.cpu().numpy()]
-        return [
-            Prediction(query.id, tuple(box), score, proposals.boxes, self.encoder.cut(query.text))
-            for query, box, score in zip(scene.queries, boxes.tolist(), scores.tolist(), strict=True)
-        ]
 
 
 def options_of(context: PipelineContext) -> TwoStageOptions:
@@ -131,4 +102,5 @@ def two_stage(context: PipelineContext) -> TwoStage:
     """yolo-clip, detr-clip, ssd-clip and every other pipeline that bench.toml declares as a proposer and a CLIP."""
     options = options_of(context)
     proposer = open_proposer(options.proposer, f"bench.toml [pipelines.{context.name}.proposer]", context)
-    return TwoStage(proposer, ClipEncoder(options.clip, context), options, context)
+    encoders = [ClipEncoder(clip, context) for clip in (options.clip, *options.ensemble)]
+    return TwoStage(proposer, Ranker(options.ranker, encoders, context.clock), options, context)

@@ -56,13 +56,16 @@ class ClipEncoder:
     def parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
 
+    def pixels(self, views: Tensor) -> Tensor:
+        """(N, 3, H, W) in 0..1 -> what the picture tower is fed."""
+        return ((views - self._mean) / self._std).to(self.dtype)
+
     @torch.inference_mode()
     def encode_images(self, views: Tensor) -> Tensor:
         """(N, 3, S, S) in 0..1 -> (N, D) unit vectors."""
         out = []
         for bucket in views.split(self.bucket):
-            pixels = ((bucket - self._mean) / self._std).to(self.dtype)
-            out.append(self.model.encode_image(pixels, normalize=True).float())
+            out.append(self.model.encode_image(self.pixels(bucket), normalize=True).float())
         return torch.cat(out) if out else torch.zeros(0, 1, device=self.device)
 
     @torch.inference_mode()
@@ -74,6 +77,10 @@ class ClipEncoder:
             vectors = self.model.encode_text(self.tokenizer(some).to(self.device), normalize=True).float()
             self._texts |= zip(some, vectors, strict=True)
         return torch.stack([self._texts[text] for text in texts])
+
+    def forget_texts(self) -> None:
+        """Empties the cache, so that the next texts are encoded as if for the first time."""
+        self._texts.clear()
 
     def cut(self, text: str) -> str:
         """A note when the tokenizer cuts `text` at the context length, else nothing."""

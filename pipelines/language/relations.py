@@ -85,11 +85,11 @@ def reason(phrase: Phrase, named: Mapping[str, Float], geometry: Geometry) -> Fl
     for relation in phrase.relations:
         other = reason(relation.other, named, geometry)
         if relation.name in ("near", "far"):
-            p = _times(p, _by_distance(p, other, geometry, relation.name == "near"))
+            p = multiplied(p, _by_distance(p, other, geometry, relation.name == "near"))
         else:
-            p = _times(p, geometry.pairs[relation.name] @ other)
+            p = multiplied(p, geometry.pairs[relation.name] @ other)
     for superlative in phrase.superlatives:
-        p = _times(p, _superlative(p, superlative, geometry))
+        p = multiplied(p, _superlative(p, superlative, geometry))
     return p
 
 
@@ -149,7 +149,8 @@ def _inside(boxes: Boxes) -> Float:
     return np.asarray(shared / box_area_xyxy(boxes).clip(1e-9)[:, None], np.float64)
 
 
-def _times(p: Float, factor: Float) -> Float:
+def multiplied(p: Float, factor: Float) -> Float:
+    """(R,) probabilities times a factor each, summing to 1 again; unchanged where nothing would be left."""
     product = p * factor
     total = product.sum()
-    return product / total if total > 1e-12 else p
+    return product / total if total > 0 else p

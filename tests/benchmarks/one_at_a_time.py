@@ -10,6 +10,7 @@ data set's rows does. The boxes must be the same.
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import time
 
@@ -17,6 +18,7 @@ from bench.datasets.load import load_split
 from bench.evaluation.pipelines import open_pipeline
 from bench.grounding import LoadedScene
 from bench.settings import load_settings
+from pipelines.clip.encoder import ClipEncoder
 
 
 def main() -> None:
@@ -30,7 +32,7 @@ def main() -> None:
     split = load_split(asked.split, resolved).limited(asked.pictures)
     pipeline = open_pipeline(asked.pipeline, split, resolved)
     scenes = [LoadedScene(s.id, split.pictures.load(s), tuple(e.query for e in s.expressions)) for s in split.scenes]
-    cache = getattr(getattr(pipeline, "encoder", None), "_texts", {})
+    encoders = [thing for thing in gc.get_objects() if isinstance(thing, ClipEncoder)]
 
     def together(batch: list[LoadedScene]) -> dict[str, object]:
         return {p.id: p.box for p in pipeline.ground(batch)}
@@ -39,7 +41,8 @@ def main() -> None:
         boxes = {}
         for scene in batch:
             for query in scene.queries:
-                cache.clear()
+                for encoder in encoders:
+                    encoder.forget_texts()
                 boxes |= together([LoadedScene(scene.id, scene.picture, (query,))])
         return boxes
 

@@ -1,0 +1,146 @@
+"""`kind = "file"`: boxes found elsewhere, read from a JSON file and asked by the picture's id.
+
+    [{"image_id": 5, "bbox": [x, y, w, h], "score": 0.9, "category_id": 1}, ...]     COCO's results format
+    {"annotations": [the same], "categories": [{"id": 1, "name": "person"}]}         COCO's instances format
+    {"5": [[x, y, w, h], ...], ...}                                                  ReCLIP's {data set}_dets_dict.json
+
+Boxes are left, top, width, height in pixels of the original picture. Of the ids only what names the picture counts:
+5, "000000000005" and "COCO_train2014_000000000005.jpg" are one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.boxes import box_xywh_to_xyxy
+from bench.datasets.fingerprint import picture_key
+from bench.errors import DataError
+from bench.grounding import LoadedScene, PipelineContext
+from bench.hashing import sha256_file
+from bench.settings import parse_table
+from pipelines import weights
+from pipelines.proposers.proposals import Proposals, tidy
+
+EXPECTED = '{"image_id": 5, "bbox": [x, y, width, height], "score": 0.9}'
+
+
+class FileOptions(BaseModel):
+    """[pipelines.*.proposer] of kind "file"."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str = Field("{dataset}_dets_dict.json", description="{dataset} stands for the data set: refcoco, ...")
+    confidence: float = Field(0.0, ge=0, description="rows with a smaller score are left out")
+    same_iou: float = Field(0.9, gt=0, le=1, description="above it two boxes are one")
+    top_k: int = Field(100, ge=1)
+    whole_picture: bool = Field(True, description="append the whole picture as the last proposal")
+
+
+class Row(NamedTuple):
+    """One box of the file, xywh pixels; its class name is empty where the file says none."""
+
+    box: tuple[float, float, float, float]
+    score: float = 1.0
+    label: str = ""
+
+
+def open_file(table: Mapping[str, Any], where: str, context: PipelineContext) -> FileProposer:
+    """`kind = "file"`: [pipelines.*.proposer] -> the proposer. Raises SettingsError, WeightsError, DataError."""
+    return FileProposer(parse_table(FileOptions, table, where), context)
+
+
+class FileProposer:
+    """Boxes of a file. A picture that the file does not name gets none at all, and a note: nothing is guessed."""
+
+    parameters = 0
+
+    def __init__(self, options: FileOptions, context: PipelineContext) -> None:
+        self.options = options
+        name = options.file.replace("{dataset}", context.dataset)
+        path = weights.find_file(name, context)
+        if path is None:
+            how = "put the file of boxes there, name another with --set proposer.file=FILE, or --set proposer.kind=yolo"
+            raise weights.missing(name, context, how)
+        self.path = path
+        self.sha256: Mapping[str, str] = {path.name: sha256_file(path)}
+        self._found: dict[str, Proposals] = {}
+        for picture, rows in read_rows(path).items():
+            kept = [row for row in rows if row.score >= options.confidence]
+            boxes = box_xywh_to_xyxy(np.array([row.box for row in kept], np.float64).reshape(-1, 4))
+            scores = np.array([row.score for row in kept], np.float64)
+            proposals = Proposals(boxes, scores, tuple(row.label for row in kept))
+            self._found |= {picture: proposals, picture_key(picture): proposals}
+
+    def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
+        """One `Proposals` for each scene, by its id; with a note, and no box at all, where the file has none for it."""
+        return [self._of(scene) for scene in scenes]
+
+    def _of(self, scene: LoadedScene) -> Proposals:
+        found = self._found.get(scene.id, self._found.get(picture_key(scene.id)))
+        if found is None:
+            return Proposals(np.zeros((0, 4)), np.zeros(0), (), note=f"{self.path.name} has no row for this picture")
+        height, width = scene.picture.shape[:2]
+        options = self.options
+        return tidy(found, (width, height), options.top_k, options.same_iou, options.whole_picture)
+
+
+def read_rows(path: Path) -> dict[str, list[Row]]:
+    """Picture id as the file has it -> its rows. Raises DataError naming the file, the row, and what was expected."""
+    try:
+        held = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({error}); is it cut?") from None
+    if isinstance(held, dict) and "annotations" not in held:
+        return {str(picture): _boxes(path, picture, boxes) for picture, boxes in held.items()}
+    names: dict[object, str] = {}
+    out: dict[str, list[Row]] = {}
+    if isinstance(held, dict):
+        names = {c["id"]: str(c["name"]) for c in held.get("categories", []) if {"id", "name"} <= c.keys()}
+        out = {str(image["id"]): [] for image in held.get("images", []) if "id" in image}
+        held = held["annotations"]
+    if not isinstance(held, list):
+        raise DataError(f"{path}: holds {_short(held)}; expected a list of rows such as {EXPECTED}")
+    for number, row in enumerate(held):
+        where = f"{path}: row {number}"
+        if not isinstance(row, dict) or not isinstance(row.get("image_id"), (int, str)):
+            raise DataError(f"{where}: {_short(row)}; expected a row such as {EXPECTED}")
+        label = row.get("category_name") or names.get(row.get("category_id"), "")
+        score = _number(row.get("score", 1.0), where, "score")
+        out.setdefault(str(row["image_id"]), []).append(
+            Row(_box(row.get("bbox", row.get("box")), where), score, str(label))
+        )
+    return out
+
+
+def _boxes(path: Path, picture: str, boxes: object) -> list[Row]:
+    """ReCLIP's boxes of one picture."""
+    if not isinstance(boxes, list):
+        raise DataError(f"{path}: picture {picture!r}: {_short(boxes)}; expected a list of [x, y, width, height]")
+    return [Row(_box(box, f"{path}: picture {picture!r}, box {n}")) for n, box in enumerate(boxes)]
+
+
+def _box(value: object, where: str) -> tuple[float, float, float, float]:
+    if not isinstance(value, list) or len(value) != 4:
+        raise DataError(f"{where}: the box is {_short(value)}; expected [x, y, width, height] in pixels")
+    x, y, width, height = (_number(v, where, "box") for v in value)
+    return x, y, width, height
+
+
+def _number(value: object, where: str, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise DataError(f"{where}: the {what} holds {_short(value)}; expected a finite number")
+    return float(value)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
