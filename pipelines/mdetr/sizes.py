@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import timm
-import torch
 from torch import Tensor
 
 from bench.errors import WeightsError
@@ -21,6 +19,17 @@ RESNETS = {
     ((3, 4, 6, 3), False): "resnet34",
     ((3, 4, 6, 3), True): "resnet50",
     ((3, 4, 23, 3), True): "resnet101",
+}
+# Channels and blocks of the last stage.
+EFFICIENTNETS = {
+    (320, 1): "b0",
+    (320, 2): "b1",
+    (352, 2): "b2",
+    (384, 2): "b3",
+    (448, 2): "b4",
+    (512, 3): "b5",
+    (576, 3): "b6",
+    (640, 4): "b7",
 }
 
 
@@ -78,16 +87,13 @@ def _backbone(state: Mapping[str, Tensor]) -> str:
 
 
 def _efficientnet(state: Mapping[str, Tensor]) -> str:
-    """B0 to B7, told apart by the shapes of the stem and of the last stage's blocks."""
-    body = {key.removeprefix(BODY): tensor.shape for key, tensor in state.items() if key.startswith(BODY)}
-    for size in range(8):
-        name = f"tf_efficientnet_b{size}"
-        with torch.device("meta"):
-            net = timm.create_model(name, pretrained=False, features_only=True, out_indices=(4,))
-        own = {k: v.shape for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
-        if own == body:
-            return name
-    raise ValueError(f"no EfficientNet B0 to B7 has the keys and shapes under {BODY}")
+    """B0 to B7, told apart by the channels and the blocks of the last stage."""
+    last = (state["input_proj.weight"].shape[1], _count(state, f"{BODY}blocks.6."))
+    if last not in EFFICIENTNETS:
+        raise ValueError(
+            f"no known backbone under {BODY}: no EfficientNet ends in {last[1]} blocks of {last[0]} channels"
+        )
+    return f"tf_efficientnet_{EFFICIENTNETS[last]}"
 
 
 def _small_widths(state: Mapping[str, Tensor]) -> tuple[int, ...]:

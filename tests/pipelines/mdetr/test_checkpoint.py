@@ -1,0 +1,146 @@
+"""Weights files: the official layout, plain tables, our own; and everything that is none of them."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.errors import WeightsError
+from pipelines.mdetr import checkpoint
+from pipelines.mdetr.backbone import RESNETS
+from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig
+from pipelines.mdetr.model import Mdetr
+from pipelines.mdetr.sizes import config_of
+from pipelines.weights import write_safetensors
+
+BERT = ROBERTA_BASE | {"num_hidden_layers": 2, "vocab_size": 30}
+POSITIONS = "transformer.text_encoder.embeddings.position_ids"
+
+
+def same(model, other):
+    theirs = dict(other.state_dict())
+    return model.state_dict().keys() == theirs.keys() and all(
+        torch.equal(v, theirs[k]) for k, v in model.state_dict().items()
+    )
+
+
+def test_the_official_layout(context, network, official):
+    model, tokenizer, sizes = checkpoint.read(official(), context())
+    assert same(model, network()) and not model.training
+    assert tokenizer is None and sizes is None
+    unpacked = checkpoint.unpack(official())
+    assert (unpacked.part, unpacked.dropped) == ("model_ema", (POSITIONS,))
+    assert unpacked.config == network().config
+    for name, buffer in network().named_buffers():  # RoBERTa's fixed tables, which no file holds, are there too
+        assert torch.equal(dict(model.named_buffers())[name], buffer), name
+
+
+def test_without_an_average_the_model_itself_is_taken(network, official):
+    held = checkpoint.unpack(official(model=network().state_dict(), model_ema=None))
+    assert held.part == "model" and same(checkpoint.build(held), network())
+
+
+@pytest.mark.parametrize("backbone", ["small", *RESNETS, *(f"tf_efficientnet_b{i}" for i in range(8))])
+def test_sizes_are_read_off_the_shapes(backbone):
+    config = MdetrConfig(backbone=backbone, widths=(8, 12) if backbone == "small" else (), text_encoder=BERT, queries=7)
+    with torch.device("meta"):
+        assert config_of(Mdetr(config).state_dict(), 8, Path("x")) == config
+
+
+def test_plain_tables(network, tmp_path):
+    state = network().state_dict()
+    torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "plain.pth")
+    assert same(checkpoint.build(checkpoint.unpack(tmp_path / "plain.pth")), network())
+    torch.save(state | {"backbone.0.body.bn1.num_batches_tracked": torch.tensor(3)}, tmp_path / "counted.pth")
+    assert checkpoint.unpack(tmp_path / "counted.pth").dropped == ("backbone.0.body.bn1.num_batches_tracked",)
+    write_safetensors(tmp_path / "plain.safetensors", state, {})
+    model = checkpoint.build(checkpoint.unpack(tmp_path / "plain.safetensors"))
+    halves = {k: v.half().float() if v.is_floating_point() else v for k, v in state.items()}
+    assert all(torch.equal(v, halves[k]) for k, v in model.state_dict().items())
+
+
+def test_a_file_of_ours_says_all_itself(context, network, tmp_path):
+    network = network()
+    metadata = {"format": "bench-mdetr", "config": network.config.model_dump(), "tokenizer": '{"a": 1}'}
+    path = tmp_path / "tiny.safetensors"
+    write_safetensors(path, network.state_dict(), metadata | {"short": 192, "long": 256})
+    model, tokenizer, sizes = checkpoint.read("tiny.safetensors", context(folder=tmp_path))
+    assert model.config == network.config and (tokenizer, sizes) == ('{"a": 1}', (192, 256))
+    write_safetensors(path, network.state_dict(), metadata)
+    with pytest.raises(WeightsError, match=r"tiny\.safetensors: its metadata is not that of a small MDETR.*short"):
+        checkpoint.unpack(path)
+    write_safetensors(path, network.state_dict(), metadata | {"short": 1, "long": 2, "config": {"layers": 3}})
+    with pytest.raises(WeightsError, match="its metadata is not"):
+        checkpoint.unpack(path)
+
+
+def test_no_file_says_where_to_get_one(context):
+    with pytest.raises(WeightsError, match=r"refcoco_EB3_checkpoint\.pth.*weights.*zenodo\.org/records/4721981"):
+        checkpoint.find("refcoco_EB3_checkpoint.pth", context())
+
+
+def test_a_part_of_the_weights_is_named(network, official):
+    state = network().state_dict()
+    del state["bbox_embed.layers.2.bias"]
+    state["class_embed.bias"] = torch.zeros(3)
+    state["extra"] = torch.zeros(1)
+    with pytest.raises(WeightsError) as caught:
+        checkpoint.build(checkpoint.unpack(official(model_ema=state)))
+    for said in ("missing: bbox_embed.layers.2.bias", "not known to the model: extra", "class_embed.bias (3,)"):
+        assert said in str(caught.value)
+    del state["query_embed.weight"]
+    with pytest.raises(WeightsError, match=r"not the weights of an MDETR, or only a part.*query_embed\.weight"):
+        checkpoint.unpack(official(model_ema=state))
+
+
+@pytest.mark.parametrize(
+    ("key", "task"),
+    [("answer_type_head.weight", "question answering"), ("detr.class_embed.weight", "segmentation")],
+)
+def test_checkpoints_for_other_tasks(network, official, key, task):
+    with pytest.raises(WeightsError, match=f"a checkpoint for {task}"):
+        checkpoint.unpack(official(model_ema=network().state_dict() | {key: torch.zeros(2)}))
+
+
+def test_other_architectures(official, tmp_path):
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match="not the weights of an MDETR"):
+        checkpoint.unpack(tmp_path / "other.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(WeightsError, match="holds no weights of an MDETR"):
+        checkpoint.unpack(tmp_path / "list.pth")
+    (tmp_path / "broken.pth").write_bytes(official().read_bytes()[:5000])
+    with pytest.raises(WeightsError, match="cannot be read as plain weights"):
+        checkpoint.unpack(tmp_path / "broken.pth")
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(WeightsError, match="cannot be read as plain weights"):
+        checkpoint.unpack(tmp_path / "text.pth")
+
+
+def test_an_unknown_backbone(network):
+    state = {k: v for k, v in network("resnet18").state_dict().items() if "body.layer3.1" not in k}
+    with pytest.raises(WeightsError, match=r"no known backbone.*\(2, 2, 1, 2\)"):
+        config_of(state, 8, Path("x"))
+    state = {k: v for k, v in network("tf_efficientnet_b0").state_dict().items() if "body.blocks.6" not in k}
+    with pytest.raises(WeightsError, match="no EfficientNet ends in 0 blocks of 320 channels"):
+        config_of(state, 8, Path("x"))
+
+
+def test_a_hostile_pickle_is_not_run(official, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    for changes in ({"args": Evil()}, {"args": argparse.Namespace(x=Evil())}, {"model_ema": {"a": Evil()}}):
+        with pytest.raises(WeightsError, match="cannot be read as plain weights"):
+            checkpoint.unpack(official(**changes))
+    torch.save({"model": Evil()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(WeightsError, match="cannot be read as plain weights"):
+        checkpoint.unpack(tmp_path / "old.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_heads_of_the_file_are_taken(network, official):
+    held = checkpoint.unpack(official(args=argparse.Namespace(nheads=4)))
+    assert held.config == MdetrConfig(**network().config.model_dump() | {"heads": 4})

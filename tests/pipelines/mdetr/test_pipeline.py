@@ -1,0 +1,188 @@
+"""The pipeline: the plain answer in pixels of the picture, whatever else is in the batch; phrases; its mistakes."""
+
+import json
+
+import numpy as np
+import plain_mdetr
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from bench.cli.main import app
+from bench.errors import SettingsError, WeightsError
+from bench.grounding import Caption, LoadedScene, Query
+from pipelines.mdetr.pipeline import in_precision, mdetr
+from pipelines.mdetr.text import Tokenizer, small_tokenizer
+from pipelines.weights import write_safetensors
+
+TEXTS = ("the red star", "two dogs above a big square on the left", "the red star", "Yellow")
+SENTENCE = "a big Yellow square, above it two dogs"
+
+
+def picture(width, height, seed):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    sizes = [(90, 61), (61, 90), (90, 61), (40, 40)]
+    return [
+        LoadedScene(f"s{i}", picture(*size, i), tuple(Query(f"{i}.{n}", t) for n, t in enumerate(TEXTS[: i + 1])))
+        for i, size in enumerate(sizes)
+    ]
+
+
+@pytest.fixture
+def opened(context, official, roberta_folder):
+    """opened(**options): the pipeline on official weights, pictures of 64 pixels."""
+
+    def make(dataset="refcoco", **options):
+        table = {"weights": str(official()), "tokenizer": str(roberta_folder), "short": 64, "long": 107}
+        return mdetr(context("mdetr", dataset, table | options))
+
+    return make
+
+
+def test_answers_are_the_plain_ones(opened, network, scenes):
+    pipeline = opened()
+    answers = iter(pipeline.ground(scenes))
+    weights = network().state_dict()
+    with torch.inference_mode():
+        for scene in scenes:
+            height, width = scene.picture.shape[:2]
+            pixels = plain_mdetr.preprocessed(scene.picture, 64, 107)
+            for query in scene.queries:
+                tokens = pipeline.tokenizer([query.text])[0][0]
+                index, score, box = plain_mdetr.best(*plain_mdetr.forward(weights, pixels, tokens), width, height)
+                answer = next(answers)
+                assert (answer.id, answer.query_index, answer.note) == (query.id, index, "")
+                assert answer.score == pytest.approx(score, abs=1e-5)
+                assert answer.box == pytest.approx(box, abs=1e-5 * max(width, height))
+
+
+@pytest.mark.parametrize("options", [{"pictures": 3, "texts": 64}, {"pictures": 1, "texts": 1}, {"texts": 3}])
+def test_neither_batches_nor_chunks_matter(opened, scenes, options):
+    alone = [answer for scene in scenes for answer in opened().ground([scene])]
+    together = opened(**options).ground(scenes)
+    assert [(a.id, a.query_index) for a in alone] == [(a.id, a.query_index) for a in together]
+    np.testing.assert_allclose([a.box for a in together], [a.box for a in alone], atol=1e-3)
+    np.testing.assert_allclose([a.score for a in together], [a.score for a in alone], atol=1e-5)
+
+
+def test_a_scene_without_queries_and_the_same_text_twice(opened, scenes):
+    pipeline = opened()
+    assert pipeline.ground([LoadedScene("empty", picture(50, 40, 9), ())]) == []
+    answers = pipeline.ground(scenes[2:3])
+    assert answers[0].box == answers[2].box and answers[0].id != answers[2].id
+
+
+def test_the_backbone_sees_a_picture_once(opened, scenes, monkeypatch):
+    pipeline = opened(pictures=2)
+    shapes = []
+    monkeypatch.setattr(
+        pipeline.model, "see", lambda p, see=pipeline.model.see: (shapes.append(tuple(p.shape)), see(p))[1]
+    )
+    pipeline.ground(scenes)
+    assert sorted(shapes) == [(1, 3, 64, 64), (1, 3, 94, 64), (2, 3, 64, 94)]
+
+
+def test_phrases_share_their_caption(opened, network):
+    pipeline = opened("flickr30k")
+    spans = [(0, 19), (28, 36), (21, 29)]
+    queries = tuple(Query(str(n), SENTENCE[a:b], Caption(SENTENCE, a, b)) for n, (a, b) in enumerate(spans))
+    scene = LoadedScene("s", picture(90, 61, 5), (*queries, Query("alone", SENTENCE)))
+    answers = pipeline.ground([scene])
+    with torch.inference_mode():
+        tokens = pipeline.tokenizer([SENTENCE])[0][0]
+        pixels = plain_mdetr.preprocessed(scene.picture, 64, 107)
+        logits, boxes = plain_mdetr.forward(network().state_dict(), pixels, tokens)
+    for answer, (start, end) in zip(answers, spans, strict=False):
+        encoded = pipeline.tokenizer.tokenizer(SENTENCE)
+        mine = {encoded.char_to_token(c) for c in range(start, end)} - {None}
+        scores = logits.softmax(-1)[:, sorted(mine)].amax(-1)
+        assert answer.query_index == int(scores.argmax())
+        assert answer.score == pytest.approx(float(scores.max()), abs=1e-5)
+        cx, cy = (boxes[answer.query_index, :2] * torch.tensor([90, 61])).tolist()
+        assert (answer.box[0] + answer.box[2]) / 2 == pytest.approx(cx, abs=1e-2)
+        assert (answer.box[1] + answer.box[3]) / 2 == pytest.approx(cy, abs=1e-2)
+        assert not answer.note
+    assert answers[3].score > max(a.score for a in answers[:3])  # 1 - no object is the sum over all slots
+    assert answers[3].note == "asked without its caption, which the index does not hold"
+
+
+def test_a_text_that_is_cut_is_noted(opened):
+    long = "the red star on the left of a small blue circle " * 5
+    (answer,) = opened().ground([LoadedScene("s", picture(50, 40, 9), (Query("0", long),))])
+    assert answer.note.endswith("to 40 tokens")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1000, 5), (3, 900)])
+def test_extreme_pictures(opened, size):
+    (answer,) = opened().ground([LoadedScene("s", picture(*size, 9), (Query("0", "star"),))])
+    assert np.isfinite(answer.box).all() and abs(answer.box[2]) < 3 * size[0] and abs(answer.box[3]) < 3 * size[1]
+
+
+def test_a_small_model_brings_its_own_tokenizer_and_sizes(context, network, tmp_path, loaded):
+    model = network("small")
+    tokenizer = small_tokenizer([q.text for scene in loaded[1] for q in scene.queries], 64)
+    metadata = {"format": "bench-mdetr", "config": model.config.model_dump(), "tokenizer": tokenizer}
+    path = tmp_path / "tiny.safetensors"
+    write_safetensors(path, model.state_dict(), metadata | {"short": 48, "long": 80})
+    pipeline = mdetr(context("mdetr", "shapes", {"weights": str(path)}))
+    assert (pipeline.short, pipeline.long, len(pipeline.tokenizer)) == (48, 80, len(Tokenizer.from_json(tokenizer)))
+    answers = pipeline.ground(loaded[1][:3])
+    assert len(answers) == sum(len(s.queries) for s in loaded[1][:3])
+    assert mdetr(context("mdetr", "shapes", {"weights": str(path), "short": 32})).short == 32
+
+
+def test_half_precision_keeps_the_heads_fine(opened, scenes):
+    pipeline = opened()
+    fine = pipeline.ground(scenes[:1])[0]
+    in_precision(pipeline.model, torch.bfloat16)
+    pipeline.dtype = torch.bfloat16
+    assert pipeline.model.bbox_embed.layers[0].weight.dtype == torch.float32
+    coarse = pipeline.ground(scenes[:1])[0]
+    assert coarse.score == pytest.approx(fine.score, abs=0.02)
+    assert not np.allclose(coarse.box, fine.box, atol=1e-6)
+
+
+def test_the_card(opened):
+    card = opened().card
+    assert card.summary == ("MDETR with small (model_ema, without transformer.text_encoder.embeddings.position_ids)")
+    assert card.parameters > 1e5 and list(card.sha256) == ["refcoco_small_checkpoint.pth"]
+
+
+def test_mistakes(context, opened, official):
+    with pytest.raises(SettingsError, match=r"\[pipelines\.mdetr\]: unknown key 'token'"):
+        opened(token="x")
+    with pytest.raises(WeightsError, match=r"no tokenizer|--local-dir roberta-base"):
+        mdetr(context("mdetr", options={"weights": str(official()), "tokenizer": "roberta-base"}))
+    with pytest.raises(WeightsError, match="zenodo"):
+        mdetr(context("mdetr", "refcoco"))
+
+
+def test_a_tokenizer_of_another_model(context, official, tmp_path):
+    (tmp_path / "other").mkdir()
+    words = small_tokenizer([" ".join(f"w{i}" for i in range(500))], 1000)
+    (tmp_path / "other" / "tokenizer.json").write_text(words)
+    options = {"weights": str(official()), "tokenizer": str(tmp_path / "other")}
+    with pytest.raises(WeightsError, match=r"a tokenizer of 504 tokens, but refcoco_small_checkpoint\.pth knows 340"):
+        mdetr(context("mdetr", options=options))
+
+
+def test_predict(context, official, roberta_folder, tmp_path, network):
+    """The command that others check the forward pass with."""
+    pixels = picture(70, 50, 3)
+    Image.fromarray(pixels).save(tmp_path / "p.png")
+    asked = ["predict", "--pipeline", "mdetr", "--weights", str(official()), "--tokenizer", str(roberta_folder)]
+    asked += ["--image", str(tmp_path / "p.png"), "--text", "the red star", "--set", "short=64", "--json"]
+    result = CliRunner().invoke(app, asked, catch_exceptions=False)
+    answer = json.loads(result.stdout.strip().splitlines()[-1])
+    tokens = Tokenizer.open(str(roberta_folder), context())(["the red star"])[0][0]
+    with torch.inference_mode():
+        out = plain_mdetr.forward(network().state_dict(), plain_mdetr.preprocessed(pixels, 64), tokens)
+    index, score, box = plain_mdetr.best(*out, 70, 50)
+    assert answer["query"] == index
+    assert answer["score"] == pytest.approx(score, abs=1e-5)
+    assert answer["box_xyxy_unclipped"] == pytest.approx(box, abs=1e-3)
