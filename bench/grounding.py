@@ -126,6 +126,22 @@ class StageClock(Protocol):
     def stage(self, name: str) -> AbstractContextManager[None]: ...
 
 
+class Candidates(Protocol):
+    """The annotated boxes of a split's pictures, for the protocol in which a pipeline chooses among them.
+
+    Nobody else may take them: who does has the run marked in its signature, so that no table mixes it with others.
+    """
+
+    @property
+    def mark(self) -> str:
+        """What the signature says: empty until they are taken, then "gt" or "gt-referred"."""
+        ...
+
+    def take(self) -> Callable[[str], Boxes]:
+        """Scene id -> boxes (N, 4), xyxy pixels, in an order that says nothing. Raises UsageError outside a split."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class PipelineContext:
     """Everything a pipeline's factory is given.
@@ -133,7 +149,8 @@ class PipelineContext:
     `options` is the pipeline's table of bench.toml with the data set's own lines and the flags already laid over it;
     `folder` is where relative paths in it start, `home` the cache (BENCH_HOME); `dataset` is the data set it will run
     on, and `train_scenes` loads that data set's train part (for baselines that fit something; raises DataError where it
-    is not at hand). `device` is resolved ("cpu", "cuda:0"), `dtype` one of float32, bfloat16, float16.
+    is not at hand). `candidates` are for the proposer `ground-truth` alone. `device` is resolved ("cpu", "cuda:0"),
+    `dtype` one of float32, bfloat16, float16.
     """
 
     name: str
@@ -147,6 +164,7 @@ class PipelineContext:
     offline: bool
     clock: StageClock
     train_scenes: Callable[[], Sequence[Scene]]
+    candidates: Candidates | None = None
 
 
 @runtime_checkable

@@ -162,10 +162,15 @@ def parse_table(model: type[Model], table: Mapping[str, Any], where: str) -> Mod
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, table by table; neither is changed."""
+    """`over` laid on `base`, table by table; neither is changed.
+
+    A table whose `kind` is another one than before begins anew: the keys of one proposer mean nothing to the next.
+    """
     out = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+        if both and "kind" in value and "kind" in out[key]:
+            both = value["kind"] == out[key]["kind"]
         out[key] = merged(out[key], value) if both else value
     return out
 

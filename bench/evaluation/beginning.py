@@ -29,13 +29,15 @@ def blank_record(
     rule = protocol(protocol_name)
     identity = identity_of(context, card, split, settings.run.deterministic)
     options = {"pipeline": identity.pipeline, "options": identity.options, "device": identity.device}
+    proposals = context.candidates.mark if context.candidates else ""
     numeric = {"dtype": identity.dtype, "seed": identity.seed, "deterministic": identity.deterministic}
     return RunRecord(
         status="running",
         provenance="run",
         name=context.name,
         protocol=rule.name,
-        signature=signature(rule.name, identity.data, rule.hits_at),
+        signature=signature(rule.name, identity.data, rule.hits_at, proposals),
+        proposals=proposals,
         identity=identity,
         settings={
             "run": settings.run.model_dump(mode="json"),

@@ -10,6 +10,7 @@ from typing import Any
 from bench import registry
 from bench.datasets.split import Split
 from bench.errors import BenchError, MissingPackage
+from bench.evaluation.candidates import AnnotatedBoxes
 from bench.evaluation.device import make_deterministic, resolve_device, resolve_dtype, seed_everything, use_device
 from bench.grounding import Pipeline, PipelineContext, Scene, StageClock
 from bench.settings import Resolved, merged
@@ -60,6 +61,7 @@ def pipeline_context(
         offline=run.offline,
         clock=clock or Clock(device),
         train_scenes=lambda: _train_scenes(dataset, resolved),
+        candidates=AnnotatedBoxes(None if isinstance(split, str) else split),
     )
 
 

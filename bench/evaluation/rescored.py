@@ -30,7 +30,7 @@ def rescore(folder: Path, resolved: Resolved, protocol: str | None = None, split
     return record.model_copy(
         update={
             "protocol": rule.name,
-            "signature": signature(rule.name, record.identity.data, rule.hits_at),
+            "signature": signature(rule.name, record.identity.data, rule.hits_at, record.proposals),
             "metrics": metrics,
         }
     )

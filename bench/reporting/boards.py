@@ -35,6 +35,7 @@ class Board:
     signature: str
     split: str
     protocol: str
+    proposals: str
     fingerprint: str
     expressions: int
     pictures: int
@@ -113,6 +114,7 @@ def _board(runs: list[tuple[RunRecord, str]]) -> Board:
         signature=runs[0][0].signature,
         split=data.split,
         protocol=runs[0][0].protocol,
+        proposals=runs[0][0].proposals,
         fingerprint=data.fingerprint,
         expressions=data.expressions,
         pictures=data.pictures,
@@ -132,5 +134,5 @@ def _entry(record: RunRecord, run: str) -> dict[str, Any]:
     }
 
 
-def _board_order(board: Board) -> tuple[str, bool, str, str]:
-    return (board.split, board.protocol != "iou", board.protocol, board.signature)
+def _board_order(board: Board) -> tuple[str, bool, str, str, str]:
+    return (board.split, board.protocol != "iou", board.protocol, board.proposals, board.signature)

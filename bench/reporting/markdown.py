@@ -28,14 +28,20 @@ MARKS: tuple[tuple[str, Callable[[Mapping[str, Any]], bool], str], ...] = (
     ("¶", lambda r: bool(r["errors"]), "some pictures could not be read; their expressions are misses"),
 )
 
+PROPOSALS = {
+    "gt": "Every pipeline here chose among the annotated boxes of all things in a picture, not among its own",
+    "gt-referred": "Every pipeline here chose among the annotated boxes of the things that a picture's expressions are "
+    "about, fewer than there are in it, not among its own",
+}
+
 
 def leaderboard_markdown(found: Leaderboard) -> str:
     """The whole of LEADERBOARD.md."""
     parts = [INTRO]
     if not found.boards:
         parts.append("No complete run yet.\n")
-    names = [(board.split, board.protocol) for board in found.boards]
-    parts += [_board(board, names.count((board.split, board.protocol)) > 1) for board in found.boards]
+    names = [(board.split, board.protocol, board.proposals) for board in found.boards]
+    parts += [_board(board, names.count(name) > 1) for board, name in zip(found.boards, names, strict=True)]
     if found.left_out:
         parts.append(_left_out(found.left_out))
     return "\n".join(parts)
@@ -43,11 +49,14 @@ def leaderboard_markdown(found: Leaderboard) -> str:
 
 def _board(board: Board, namesake: bool) -> str:
     title = escape(board.split) + ("" if board.protocol == "iou" else f", protocol {escape(board.protocol)}")
+    title += f", proposals {escape(board.proposals)}" if board.proposals else ""
     hits_at = PROTOCOLS[board.protocol].hits_at if board.protocol in PROTOCOLS else ""
     facts = (
         f"{board.expressions:,} expressions, {board.pictures:,} pictures; protocol {escape(board.protocol)}"
         f"{f' ({hits_at})' if hits_at else ''}; data {_code(board.fingerprint, 8)}"
     )
+    if board.proposals:
+        facts += f". {PROPOSALS.get(board.proposals, f'Proposals given: {escape(board.proposals)}')}"
     if namesake:
         facts += " (another table holds runs on other data of the same name)"
     used = [(mark, reason) for mark, applies, reason in MARKS if any(applies(r) for r in board.rows)]

@@ -126,6 +126,7 @@ class RunRecord(Model):
     name: str
     protocol: str
     signature: str
+    proposals: str = Field("", description="what was given to choose from; empty = the pipeline found it itself")
     identity: Identity
     settings: Mapping[str, Any] = Field(default_factory=dict)
     settings_hash: str
@@ -143,13 +144,16 @@ class RunRecord(Model):
     imported: Imported | None = None
 
 
-def signature(protocol: str, data: DataIdentity, hits_at: str = ">=0.5") -> str:
+def signature(protocol: str, data: DataIdentity, hits_at: str = ">=0.5", proposals: str = "") -> str:
     """One line that says what a score means; a table never mixes two of them.
 
-    For example "acc@0.5|iou>=0.5|refcoco-val|n:10834|data:1a2b3c4d|top1|v1"; ",partial" marks a limited run.
+    For example "acc@0.5|iou>=0.5|refcoco-val|n:10834|data:1a2b3c4d|top1|v1"; ",partial" marks a limited run,
+    "|proposals:gt" at the end one whose pipeline chose among the annotated boxes of a picture.
     """
     size = f"n:{data.expressions}" + (",partial" if data.partial else "")
-    return f"acc@0.5|{protocol}{hits_at}|{data.split}|{size}|data:{data.fingerprint[:8]}|top1|v{SCHEMA}"
+    return f"acc@0.5|{protocol}{hits_at}|{data.split}|{size}|data:{data.fingerprint[:8]}|top1|v{SCHEMA}" + (
+        f"|proposals:{proposals}" if proposals else ""
+    )
 
 
 def read_record(folder: Path) -> RunRecord:

@@ -1,0 +1,92 @@
+"""label-clip: the proposal whose class name is nearest to the expression, both as CLIP's text tower sees them.
+
+A baseline beside label-only: it knows the words of a detector's classes and what they mean ("puppy" is near "dog"), but
+never looks at a picture, so whatever it scores is what names alone are worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.grounding import LoadedScene, PipelineCard, PipelineContext, Prediction, Query
+from bench.settings import parse_table
+from pipelines.card import CardOptions, card_in_force
+from pipelines.clip.encoder import ClipEncoder, ClipOptions
+from pipelines.proposers.opening import open_proposer
+from pipelines.proposers.proposals import Proposals, Proposer
+
+
+class LabelClipOptions(BaseModel):
+    """[pipelines.label-clip]."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    proposer: dict[str, Any] = Field(default_factory=dict)
+    clip: ClipOptions = ClipOptions()
+    prompt: str = Field("a photo of {}", pattern=r"\{\}", description="of class names and expressions alike")
+    card: CardOptions = CardOptions()
+
+
+class LabelClip:
+    """Among the boxes of the nearest class, the most confident one; without any box, a counted miss."""
+
+    def __init__(
+        self, proposer: Proposer, encoder: ClipEncoder, options: LabelClipOptions, context: PipelineContext
+    ) -> None:
+        self._proposer, self._encoder, self._prompt, self._clock = proposer, encoder, options.prompt, context.clock
+        self.card = PipelineCard(
+            name=context.name,
+            summary=f"the proposal whose class name is nearest to the expression by {options.clip.model}'s text tower",
+            paper="Radford et al., CLIP, ICML 2021",
+            weights={
+                "proposer": ", ".join(proposer.sha256),
+                "clip": f"{options.clip.model} {options.clip.pretrained}",
+            },
+            sha256={
+                "proposer": ", ".join(proposer.sha256.values()),
+                "clip": ", ".join(encoder.sha256.values()),
+            },
+            parameters=proposer.parameters + encoder.parameters,
+            **card_in_force(options.card, {"proposer": proposer.sha256, "clip": [options.clip.pretrained]}, context),
+        )
+
+    def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
+        """One prediction for every query of every scene, in order."""
+        with self._clock.stage("detect"):
+            proposals = self._proposer.propose(batch)
+        with self._clock.stage("text encode"):
+            asked = [self._prompted(query.text) for scene in batch for query in scene.queries]
+            named = [self._prompted(label) for found in proposals for label in found.labels]
+            vectors = self._encoder.encode_texts(asked + named)
+            texts = vectors[: len(asked)].split([len(scene.queries) for scene in batch])
+            labels = vectors[len(asked) :].split([len(found) for found in proposals])
+        with self._clock.stage("rank"):
+            answers = []
+            for scene, found, text, label in zip(batch, proposals, texts, labels, strict=True):
+                # Rounded: boxes of one class are equally near, and the first of them is the most confident.
+                near = (text @ label.T).double().cpu().numpy().round(6)  # (Q, R)
+                for query, row in zip(scene.queries, near, strict=True):
+                    answers.append(_answer(query, found, int(row.argmax()) if len(found) else None))
+        return answers
+
+    def _prompted(self, text: str) -> str:
+        return self._prompt.replace("{}", text.lower())
+
+
+def _answer(query: Query, found: Proposals, best: int | None) -> Prediction:
+    if best is None:
+        return Prediction(query.id, None, proposals=found.boxes, note=found.note)
+    x1, y1, x2, y2 = found.boxes[best].tolist()
+    return Prediction(query.id, (x1, y1, x2, y2), float(found.scores[best]), found.boxes, found.note)
+
+
+def label_clip(context: PipelineContext) -> LabelClip:
+    """label-clip, over any proposer that names what it finds."""
+    where = f"bench.toml [pipelines.{context.name}]"
+    options = parse_table(LabelClipOptions, context.options, where)
+    table = {"whole_picture": False} | options.proposer  # it has no name
+    proposer = open_proposer(table, f"{where}.proposer", context)
+    return LabelClip(proposer, ClipEncoder(options.clip, context), options, context)

@@ -1,0 +1,47 @@
+"""`kind = "ground-truth"`: the annotated boxes of a picture as its proposals, the "gt proposals" protocol.
+
+It measures the ranker alone. The harness hands the boxes out through `context.candidates` and marks the run's signature
+(bench/evaluation/candidates.py), so no leaderboard sets it beside boxes that a detector found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from bench.errors import UsageError
+from bench.grounding import LoadedScene, PipelineContext
+from bench.settings import parse_table
+from pipelines.proposers.proposals import Proposals
+
+
+class GroundTruthOptions(BaseModel):
+    """[pipelines.*.proposer] of kind "ground-truth": there is nothing to choose."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def open_ground_truth(table: Mapping[str, Any], where: str, context: PipelineContext) -> GroundTruthProposer:
+    """`kind = "ground-truth"`: [pipelines.*.proposer] -> the proposer. Raises SettingsError, UsageError."""
+    parse_table(GroundTruthOptions, table, where)
+    return GroundTruthProposer(context)
+
+
+class GroundTruthProposer:
+    """The annotated boxes, without class names, all equally likely, in an order that says nothing."""
+
+    parameters = 0
+
+    def __init__(self, context: PipelineContext) -> None:
+        if context.candidates is None:
+            raise UsageError('proposer.kind = "ground-truth" works inside `bench run` only')
+        self.sha256: Mapping[str, str] = {}
+        self._boxes = context.candidates.take()
+
+    def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
+        """One `Proposals` for each scene, by its id."""
+        found = [self._boxes(scene.id) for scene in scenes]
+        return [Proposals(boxes, np.ones(len(boxes)), ("",) * len(boxes)) for boxes in found]
