@@ -49,7 +49,8 @@ def train_detr(job: TrainingJob) -> Trained:
 
     def resized(picture: Picture) -> Tensor:
         image = torch.tensor(picture).permute(2, 0, 1)
-        pixels: Tensor = processor.resize(image, processor.size, resample=processor.resample)
+        out = processor(images=image, input_data_format="channels_first", do_rescale=False, return_tensors="pt")
+        pixels: Tensor = out["pixel_values"][0]
         return pixels
 
     objects = gather(job.scenes[: recipe.scenes], job.pictures, resized)
