@@ -1,0 +1,48 @@
+"""Proposals that know their pixels: the masks of a segmentation model, and their boxes.
+
+SAM's are without names and have seen no COCO; Mask2Former's and EoMT's are COCO's classes (spec/pipelines.md 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from bench.grounding import LoadedScene, PipelineContext
+from bench.settings import parse_table
+from pipelines.proposers.proposals import Proposals, tidy
+from pipelines.segments.masks import MaskModel, MaskOptions
+
+
+class MaskProposerOptions(MaskOptions):
+    """[pipelines.*.proposer] with kind = "masks"."""
+
+    same_iou: float = Field(0.9, gt=0, le=1, description="boxes above it are one")
+    top_k: int = Field(20, ge=1)
+    whole_picture: bool = Field(True, description="append the whole picture as the last proposal")
+
+
+def open_masks(table: Mapping[str, Any], where: str, context: PipelineContext) -> MaskProposer:
+    """`kind = "masks"`: [pipelines.*.proposer] -> the proposer. Raises SettingsError, WeightsError."""
+    return MaskProposer(parse_table(MaskProposerOptions, table, where), context)
+
+
+class MaskProposer:
+    """Boxes and masks of SAM, Mask2Former, EoMT and their like."""
+
+    def __init__(self, options: MaskProposerOptions, context: PipelineContext) -> None:
+        self.options = options
+        self.model = MaskModel(options, context)
+        self.sha256, self.parameters = self.model.sha256, self.model.parameters
+
+    def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
+        """One `Proposals`, with masks (N, H, W), for each scene's picture."""
+        return [self._tidied(scene) for scene in scenes]
+
+    def _tidied(self, scene: LoadedScene) -> Proposals:
+        height, width = scene.picture.shape[:2]
+        options = self.options
+        found = self.model.find(scene.picture)
+        return tidy(found, (width, height), options.top_k, options.same_iou, options.whole_picture)

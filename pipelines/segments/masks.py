@@ -1,0 +1,123 @@
+"""Masks from a segmentation model of transformers, of either of two families:
+
+    promptable   SAM, SAM 2, SAM 2.1, SAM-HQ: everything that a grid of points brings up, without names
+                 (the library's own "mask-generation")
+    universal    Mask2Former, MaskFormer, EoMT, DETR's panoptic models: things and stuff with names, panoptic
+
+Pictures go through one at a time: these models are far beyond the size where a batch is what makes a GPU busy, and no
+picture is padded to the size of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForMaskGeneration, AutoModelForUniversalSegmentation
+from transformers import MaskGenerationPipeline as MaskGeneration
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_MASK_GENERATION_MAPPING_NAMES as PROMPTABLE,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES as UNIVERSAL,
+)
+
+from bench.errors import WeightsError
+from bench.grounding import Picture, PipelineContext
+from pipelines import hub
+from pipelines.proposers.proposals import Proposals
+
+NEEDS_A_TEXT = frozenset({"oneformer", "videomt"})  # a task prompt, or a video: not what is asked here
+
+
+class MaskOptions(BaseModel):
+    """[pipelines.*.segments.masks], and the part of [pipelines.*.proposer] with kind = "masks" that says which."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: str = Field("facebook/sam2.1-hiera-tiny", description="an id of the hub, or a local folder")
+    threshold: float = Field(0.5, ge=0, le=1, description="universal models: lowest score of a segment")
+    points: int = Field(32, ge=1, description="promptable models: points along each side of the grid")
+    predicted_iou: float = Field(0.88, ge=0, le=1, description="promptable models: lowest quality by their own word")
+    stability: float = Field(
+        0.95, ge=0, le=1, description="promptable models: lowest IoU of a mask cut higher or lower"
+    )
+    points_at_once: int = Field(64, ge=1, description="promptable models: prompts in one forward pass of the decoder")
+
+
+class MaskModel:
+    """Masks of a picture, largest score first."""
+
+    def __init__(self, options: MaskOptions, context: PipelineContext) -> None:
+        """Raises WeightsError: not there, not complete, or no model that makes masks."""
+        self.options, self.device = options, torch.device(context.device)
+        self._context = context
+        what = "masks"
+        config = hub.load_pretrained(AutoConfig, options.weights, context, what)
+        known = sorted((PROMPTABLE.keys() | UNIVERSAL.keys()) - NEEDS_A_TEXT)
+        if config.model_type not in known:
+            raise WeightsError(
+                f"{what}: {options.weights} is a {config.model_type!r}, which makes no masks of a picture alone; "
+                f"one of {', '.join(known)} is needed"
+            )
+        self.promptable = config.model_type in PROMPTABLE
+        auto = AutoModelForMaskGeneration if self.promptable else AutoModelForUniversalSegmentation
+        self.model = hub.load_model(auto, options.weights, context, what)
+        self.processor = hub.load_pretrained(AutoImageProcessor, options.weights, context, what)
+        self.sha256: Mapping[str, str] = hub.hashes(options.weights, context)
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+        if self.promptable:
+            self._generate = MaskGeneration(
+                model=self.model, image_processor=self.processor, device=self.device, framework="pt"
+            )
+
+    @torch.inference_mode()
+    def find(self, picture: Picture) -> Proposals:
+        """RGB uint8 (H, W, 3) -> masks (N, H, W) with their boxes, scores and class names ("" where there are none)."""
+        with hub.autocast(self._context):
+            masks, scores, labels = (self._everything if self.promptable else self._panoptic)(picture)
+        seen = masks.any(axis=(1, 2))
+        order = np.argsort(-scores[seen], kind="stable")
+        masks, scores, labels = masks[seen][order], scores[seen][order], np.array(labels, object)[seen][order]
+        return Proposals(boxes_of(masks), scores, tuple(labels), masks)
+
+    def _everything(self, picture: Picture) -> tuple[Any, Any, list[str]]:
+        options = self.options
+        out = self._generate(
+            Image.fromarray(picture),
+            points_per_batch=options.points_at_once,
+            points_per_crop=options.points,
+            pred_iou_thresh=options.predicted_iou,
+            stability_score_thresh=options.stability,
+        )
+        found = [np.asarray(torch.as_tensor(mask).cpu(), bool) for mask in out["masks"]]
+        masks = np.stack(found) if found else np.zeros((0, *picture.shape[:2]), bool)
+        return masks, out["scores"].double().cpu().numpy(), [""] * len(found)
+
+    def _panoptic(self, picture: Picture) -> tuple[Any, Any, list[str]]:
+        inputs = self.processor(images=[picture], return_tensors="pt").to(self.device)
+        out = self.model(**inputs)
+        size = picture.shape[:2]
+        (found,) = self.processor.post_process_panoptic_segmentation(
+            out, threshold=self.options.threshold, target_sizes=[size]
+        )
+        segments = found["segments_info"]
+        numbers = np.array([segment["id"] for segment in segments], np.int64)
+        masks = found["segmentation"].cpu().numpy().reshape(size)[None] == numbers[:, None, None]
+        names = self.model.config.id2label
+        labels = [str(names.get(segment["label_id"], "")) for segment in segments]
+        return masks, np.array([segment["score"] for segment in segments], np.float64), labels
+
+
+def boxes_of(masks: np.ndarray[Any, np.dtype[np.bool_]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(N, H, W), none empty -> (N, 4) xyxy: the edges of the outermost pixels, so one more than the last pixel's."""
+    sides = []
+    for axis in (1, 2):  # columns that hold something, then rows
+        line = masks.any(axis=axis)
+        sides.append((line.argmax(axis=1), line.shape[1] - line[:, ::-1].argmax(axis=1)))
+    (left, right), (upper, lower) = sides
+    return np.stack([left, upper, right, lower], axis=1).astype(np.float64)

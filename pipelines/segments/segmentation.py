@@ -1,0 +1,122 @@
+"""Regions of one picture, from superpixels or from masks: their boxes, and how much of each cell of a grid they cover.
+
+A *level* is one way to cut a picture: labels (h, w) of regions that share it out among them, or masks (R, h, w) of
+regions that may overlap and need not cover it. All levels of a picture have one size, which may be smaller than the
+picture's own; their pixels are then larger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.grounding import Boxes
+
+Level = NDArray[np.intp] | NDArray[np.bool_]
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """The levels, of `shape` (h, w), of one picture of `size` (width, height); regions are numbered through all levels.
+
+    Levels of a single region say nothing about where anything is, and are left out; there may be none at all.
+    """
+
+    size: tuple[int, int]
+    shape: tuple[int, int]
+    levels: tuple[Level, ...]
+
+    def __len__(self) -> int:
+        return sum(_count(level) for level in self.levels)
+
+    def boxes(self) -> Boxes:
+        """(R, 4) xyxy pixels of the picture: the bounding box of each region."""
+        found = [_boxes(level) for level in self.levels]
+        return self.in_pixels(np.concatenate(found)) if found else np.zeros((0, 4))
+
+    def in_pixels(self, boxes: Boxes) -> Boxes:
+        """(N, 4) xyxy in the levels' pixels -> in the picture's."""
+        (height, width), size = self.shape, self.size
+        return boxes * np.array([size[0] / width, size[1] / height] * 2)
+
+    def masks(self) -> NDArray[np.bool_]:
+        """(R, H, W): each region at the size of the picture, the level's nearest pixel."""
+        rows, columns = _centres(self.shape[0], self.size[1]), _centres(self.shape[1], self.size[0])
+        levels = [
+            level if level.ndim == 3 else level == np.arange(_count(level))[:, None, None] for level in self.levels
+        ]
+        return np.concatenate([np.asarray(level[:, rows][..., columns], bool) for level in levels])
+
+    def coverage(self, rows: int, columns: int) -> Float:
+        """(R, rows, columns): the share of each cell that each region covers."""
+        found = [_coverage(level, rows, columns) for level in self.levels]
+        return np.concatenate(found) if found else np.zeros((0, rows, columns))
+
+    def brush(self, rows: int, columns: int) -> Float:
+        """(R, rows, columns): scores (R,) times this is their map: the mean over levels of the mean over a cell.
+
+        Where masks overlap they share the cell; what no mask covers stays 0.
+        """
+        painted = []
+        for level in self.levels:
+            share = _coverage(level, rows, columns)
+            painted.append(share / np.maximum(share.sum(axis=0), 1.0) / len(self.levels))
+        return np.concatenate(painted) if painted else np.zeros((0, rows, columns))
+
+
+def segmentation_of(size: tuple[int, int], levels: Sequence[Level]) -> Segmentation:
+    """The regions of a picture of `size` (width, height) cut in `levels`, those with a single region left out."""
+    height, width = levels[0].shape[-2:]
+    return Segmentation(size, (height, width), tuple(level for level in levels if _count(level) > 1))
+
+
+def edges(length: int, cells: int) -> NDArray[np.intp]:
+    """(cells + 1,): the pixels at which each of `cells` nearly equal cells along `length` pixels begins and ends."""
+    return np.asarray(np.round(np.linspace(0, length, cells + 1)), np.intp)
+
+
+def _count(level: Level) -> int:
+    return len(level) if level.ndim == 3 else int(level.max(initial=-1)) + 1
+
+
+def _boxes(level: Level) -> Boxes:
+    """(R, 4) xyxy in the level's own pixels, right and bottom exclusive."""
+    if level.ndim == 3:
+        spans = [_first_and_last(level.any(axis=axis)) for axis in (1, 2)]
+    else:
+        # Pixels in the order of their region: each region is one run of them.
+        order = np.argsort(level, axis=None, kind="stable")
+        starts = np.searchsorted(level.ravel()[order], np.arange(_count(level)))
+        rows, columns = np.divmod(order, level.shape[1])
+        spans = [(np.minimum.reduceat(p, starts), np.maximum.reduceat(p, starts) + 1) for p in (columns, rows)]
+    (left, right), (upper, lower) = spans
+    return np.stack([left, upper, right, lower], axis=1).astype(np.float64)
+
+
+def _first_and_last(line: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """(R, L) -> first true place, and one past the last."""
+    return line.argmax(axis=1), line.shape[1] - line[:, ::-1].argmax(axis=1)
+
+
+def _coverage(level: Level, rows: int, columns: int) -> Float:
+    """(R, rows, columns) shares; a cell smaller than a pixel of the level is the pixel under its centre."""
+    height, width = level.shape[-2:]
+    level = level if rows <= height else level[..., _centres(height, rows), :]
+    level = level if columns <= width else level[..., _centres(width, columns)]
+    height, width = level.shape[-2:]
+    y, x = edges(height, rows), edges(width, columns)
+    pixels = np.diff(y)[:, None] * np.diff(x)
+    if level.ndim == 3:
+        sums = np.add.reduceat(np.add.reduceat(level, y[:-1], axis=1, dtype=np.float64), x[:-1], axis=2)
+        return np.asarray(sums / pixels)
+    cell = np.repeat(np.arange(rows), np.diff(y))[:, None] * columns + np.repeat(np.arange(columns), np.diff(x))
+    counts = np.bincount((level * (rows * columns) + cell).ravel(), minlength=_count(level) * rows * columns)
+    return counts.reshape(-1, rows, columns) / pixels
+
+
+def _centres(length: int, cells: int) -> NDArray[np.intp]:
+    return np.asarray((np.arange(cells) + 0.5) * length / cells, np.intp)
