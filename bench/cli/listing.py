@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+WIDE = 240
 
 
 class What(StrEnum):
@@ -30,25 +33,52 @@ def listing(
     if json:
         print(encoder.dumps({what.value: rows}))
         return
+    console = Console()
     if not rows:
-        Console().print(f"no {what.value} yet")
+        console.print(f"no {what.value} yet")
         return
+    if not console.is_terminal:
+        console.width = max(console.width, WIDE)  # a file or a pipe has no edge to fold at
     table = Table(box=None, pad_edge=False)
     for column in rows[0]:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*("" if v is None else str(v) for v in row.values()))
-    Console().print(table)
+    console.print(table)
 
 
 def _pipelines() -> list[dict[str, object]]:
+    """Every pipeline with what bench.toml says of its weights; nothing of a pipeline is imported."""
     from bench import registry
+    from bench.settings import load_settings
 
     trainable = registry.names(registry.TRAINERS)
-    return [
-        {"pipeline": name, "trainable": "yes" if name in trainable else "", "from": registry.origin("pipeline", name)}
-        for name in registry.names(registry.PIPELINES)
-    ]
+    tables = load_settings().settings.pipelines
+    rows: list[dict[str, object]] = []
+    for name in registry.names(registry.PIPELINES):
+        table = tables.get(name, {})
+        card = table.get("card", {})
+        rows.append(
+            {
+                "pipeline": name,
+                "weights": _weights({key: value for key, value in table.items() if key != "on"}),
+                "licence": card.get("licence"),
+                "saw test pictures": card.get("saw_test_images"),
+                "trainable": "yes" if name in trainable else "",
+                "from": registry.origin("pipeline", name),
+            }
+        )
+    return rows
+
+
+def _weights(table: Mapping[str, Any]) -> str:
+    """The weights a pipeline's table names, in its order: "yolo11x.pt, ViT-B-16 openai"."""
+    found = [f"{table.get('model', '')} {table['pretrained']}".strip()] if "pretrained" in table else []
+    found += [table["weights"]] if isinstance(table.get("weights"), str) else []
+    for value in table.values():
+        inner = value if isinstance(value, list) else [value]
+        found += [named for part in inner if isinstance(part, Mapping) and (named := _weights(part))]
+    return ", ".join(found)
 
 
 def _splits() -> list[dict[str, object]]:

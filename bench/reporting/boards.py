@@ -127,6 +127,8 @@ def _entry(record: RunRecord, run: str) -> dict[str, Any]:
         "device": device(record),
         "dtype": record.identity.dtype,
         "weights": dict(record.identity.weights),
+        "trained_on": str(record.card.get("trained_on") or ""),
+        "licence": str(record.card.get("licence") or ""),
         "saw_test_images": record.card.get("saw_test_images", "unknown"),
         "date": (record.finished or record.started)[:10],
         "commit": record.git.get("commit"),

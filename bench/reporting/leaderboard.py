@@ -21,7 +21,7 @@ FIELDS = (
     "signature", "split", "protocol", "pipeline", "n", "hits", "acc@0.5", "ci95_low", "ci95_high", "acc@0.7", "acc@0.9",
     "mean_iou", "oracle@0.5", "proposals_per_picture", "no_box", "errors", "duplicates", "missing", "extra",
     "other_picture", "expressions_per_s", "pictures_per_s", "peak_memory_mb", "device", "dtype", "weights",
-    "saw_test_images", "provenance", "date", "commit", "settings_hash", "run_dir",
+    "trained_on", "licence", "saw_test_images", "provenance", "date", "commit", "settings_hash", "run_dir",
 )  # fmt: skip
 
 

@@ -23,8 +23,17 @@ decoding. Every digit is in [LEADERBOARD.csv](LEADERBOARD.csv), the strata too i
 """
 MARKS: tuple[tuple[str, Callable[[Mapping[str, Any]], bool], str], ...] = (
     ("†", lambda r: r["provenance"] == "imported", "boxes made elsewhere and scored here"),
-    ("‡", lambda r: r["saw_test_images"] == "yes", "its training saw test pictures, so the score may flatter it"),
-    ("§", lambda r: r["saw_test_images"] == "unknown", "whether its training saw test pictures is not known"),
+    (
+        "‡",
+        lambda r: r["saw_test_images"] == "yes",
+        "its training saw test pictures, so the score may flatter it: the RefCOCO family's val and test pictures lie "
+        "in COCO train2014 and train2017, and a detector trained there has seen the very boxes that are asked for",
+    ),
+    (
+        "§",
+        lambda r: r["saw_test_images"] == "unknown",
+        "whether its training saw test pictures is not known, so the score may flatter it too",
+    ),
     ("¶", lambda r: bool(r["errors"]), "some pictures could not be read; their expressions are misses"),
 )
 
@@ -42,6 +51,7 @@ def leaderboard_markdown(found: Leaderboard) -> str:
         parts.append("No complete run yet.\n")
     names = [(board.split, board.protocol, board.proposals) for board in found.boards]
     parts += [_board(board, names.count(name) > 1) for board, name in zip(found.boards, names, strict=True)]
+    parts += _weights_behind(found.boards)
     if found.left_out:
         parts.append(_left_out(found.left_out))
     return "\n".join(parts)
@@ -65,6 +75,24 @@ def _board(board: Board, namesake: bool) -> str:
     right = [number for number, (_, aligned, _) in enumerate(COLUMNS) if aligned]
     table = grid(header, [tuple(cell(r) for _, _, cell in COLUMNS) for r in board.rows], right)
     return f"## {title}\n\n{facts}\n\n{table}" + (f"\n{notes}" if notes else "")
+
+
+def _weights_behind(boards: Sequence[Board]) -> list[str]:
+    """What the weights of each row were trained on and their licences: a row for each different answer."""
+    splits: dict[tuple[str, ...], list[str]] = {}
+    for board in boards:
+        for r in board.rows:
+            if r["weights"] or r["licence"] or r["trained_on"] not in ("", "nothing"):
+                facts = (r["pipeline"], r["trained_on"], r["licence"], r["saw_test_images"])
+                splits.setdefault(facts, []).append(board.split)
+    if not splits:
+        return []
+    rows = [
+        (escape(name), escape(", ".join(dict.fromkeys(on))), *(escape(fact) or BLANK for fact in facts))
+        for (name, *facts), on in sorted(splits.items())
+    ]
+    header = ("pipeline", "split", "weights trained on", "licence of the weights", "test pictures seen")
+    return ["## The weights behind the rows\n\n" + grid(header, rows)]
 
 
 def _left_out(entries: Sequence[LeftOut]) -> str:

@@ -165,10 +165,32 @@ def test_marks_and_footnotes(tmp_path, store):
     store("theirs", 4, provenance="imported", card={})
     store("saw", 3, card={"saw_test_images": "yes"})
     text = leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
-    names = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")][2:]
+    table = text.partition("## The weights")[0].splitlines()
+    names = [line.split("|")[1].strip() for line in table if line.startswith("|")][2:]
     assert names == ["clean", "theirs † §", "saw ‡"]
-    assert "‡ its training saw test pictures" in text
+    assert "‡ its training saw test pictures" in text and "COCO train2014" in text
     assert "¶" not in text
+
+
+def test_the_weights_behind_the_rows(tmp_path, store):
+    store("blind", 1, card={"trained_on": "nothing", "saw_test_images": "no"}, identity={"weights": {}})
+    assert "The weights behind the rows" not in leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
+    facts = {"trained_on": "COCO train2017", "licence": "AGPL-3.0", "saw_test_images": "yes"}
+    for on in (None, split("other-val")):
+        store("saw", 3, on=on, card=facts)
+    store("saw", 3, on=split("third-val"), card=facts | {"licence": "", "saw_test_images": "no"})
+    leaderboard.write(tmp_path)
+    section = (tmp_path / MARKDOWN).read_text().partition("## The weights behind the rows")[2]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if "|" in line][2:]
+    assert cells == [
+        ["saw", "third-val", "COCO train2017", "–", "no"],
+        ["saw", "mine-val, other-val", "COCO train2017", "AGPL-3.0", "yes"],
+    ]
+    lines = list(csv.DictReader(io.StringIO((tmp_path / CSV).read_text())))
+    assert {(line["trained_on"], line["licence"]) for line in lines if line["pipeline"] == "saw"} == {
+        ("COCO train2017", "AGPL-3.0"),
+        ("COCO train2017", ""),
+    }
 
 
 HOSTILE = "a|b\n| c | <script>alert(1)</script> [x](http://e) `code` *b* \u202e\x1b[31m"
@@ -179,9 +201,10 @@ def test_hostile_names_stay_in_their_cell(tmp_path, store):
     store("tame", 2)
     leaderboard.write(tmp_path)
     text = (tmp_path / MARKDOWN).read_text()
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(rows) == 4
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {len(re.findall(r"\|", rows[1]))}
+    for table in text.partition("## The weights")[::2]:
+        rows = [line for line in table.splitlines() if line.startswith("|")]
+        assert len(rows) == 4
+        assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {len(re.findall(r"\|", rows[1]))}
     assert not any(part in text for part in ("<script>", "\u202e", "\x1b"))
     names = [line["pipeline"] for line in csv.DictReader(io.StringIO((tmp_path / CSV).read_text(), newline=""))]
     assert names == [HOSTILE, "tame"]
