@@ -25,6 +25,9 @@ class Superlative:
     towards: tuple[str, ...]
     rank: int = 0
 
+    def __str__(self) -> str:
+        return (f"{self.rank + 1} " if self.rank else "") + "+".join(self.towards)
+
 
 @dataclass(frozen=True, slots=True)
 class Relation:
@@ -32,6 +35,9 @@ class Relation:
 
     name: str
     other: Phrase
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.other})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,11 @@ class Phrase:
     text: str
     superlatives: tuple[Superlative, ...] = ()
     relations: tuple[Relation, ...] = ()
+
+    def __str__(self) -> str:
+        """In one line: "man | 2 left | above(a red car)"."""
+        parts = (self.text or "_", ", ".join(map(str, self.superlatives)), ", ".join(map(str, self.relations)))
+        return " | ".join(filter(None, parts))
 
     @property
     def plain(self) -> bool:
@@ -72,6 +83,7 @@ def normalised(expression: str) -> str:
     """Lower case, single blanks, commas for every stop; orders to the reader and the picture itself left out."""
     text = re.sub(r"[‘’`]", "'", expression.lower())
     text = re.sub(r"\s*'\s*s\b", "'s", text)
+    text = re.sub(r"'(?!\w)|(?<!\w)'", " ", text)  # quotes; an apostrophe is inside a word
     text = re.sub(r"[.;:!?()\[\]\"]+", ",", text)
     text = re.sub(r"[-_/&]+", " ", text)
     text = " ".join(text.replace(",", " , ").split())
@@ -82,10 +94,10 @@ def normalised(expression: str) -> str:
 
 
 def _clause(clause: str) -> Phrase:
-    found = next((m for m in _RELATION.finditer(clause) if _relates(clause, m)), None)
+    found = relation_in(clause)
     if found is None:
-        return _thing(clause)
-    head, other = _thing(clause[: found.start()]), _clause(clause[found.end() :])
+        return thing(clause)
+    head, other = thing(clause[: found.start()]), _clause(clause[found.end() :])
     name = str(found.lastgroup)
     if other.text or other.relations:
         return replace(head, relations=(Relation(name, other),))
@@ -97,7 +109,12 @@ def _clause(clause: str) -> Phrase:
     return replace(head, superlatives=(*head.superlatives, *alone, *other.superlatives))
 
 
-def _thing(text: str) -> Phrase:
+def relation_in(text: str) -> re.Match[str] | None:
+    """The first words that relate what stands before them to what follows; `lastgroup` is the relation's name."""
+    return next((found for found in _RELATION.finditer(text) if _relates(text, found)), None)
+
+
+def thing(text: str) -> Phrase:
     """A phrase without relations: superlatives taken out of it, the rest is its name."""
     superlatives = []
     for pattern, read in _SUPERLATIVES:
