@@ -1,0 +1,113 @@
+"""OWLv2 and OWL-ViT through transformers: every patch of the picture says a box, and a text how much each is meant.
+
+The whole image tower knows nothing of the text, so a picture passes it once; a text is encoded once in the pipeline's
+life, and an expression costs one product of its vector with the patches'. Pictures of a batch share the forward pass,
+for all have one size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
+from bench.boxes import box_cxcywh_to_xyxy
+from bench.errors import WeightsError
+from bench.grounding import LoadedScene, PipelineContext, Prediction
+from bench.settings import parse_table
+from pipelines import hub
+from pipelines.card import CardOptions, make_card
+from pipelines.modern.pictures import for_processor
+
+FAMILY = ("owlv2", "owlvit")
+
+
+class OwlOptions(BaseModel):
+    """[pipelines.owlv2]."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: str = Field("google/owlv2-base-patch16-ensemble", description="an id of the hub, or a local folder")
+    prompt: str = Field(
+        "{}", pattern=r"\{\}", description='for example "a photo of a {}"; a text has 16 tokens at most'
+    )
+    card: CardOptions = CardOptions()
+
+
+class Owl:
+    """The patch that a text likes best answers with its box."""
+
+    def __init__(self, options: OwlOptions, context: PipelineContext) -> None:
+        self.options, self.context, self.clock = options, context, context.clock
+        processor = hub.load_pretrained(AutoProcessor, options.weights, context, "OWL")
+        self.image_processor, self.tokenizer = processor.image_processor, processor.tokenizer
+        self.model = hub.load_model(AutoModelForZeroShotObjectDetection, options.weights, context, "OWL")
+        config = self.model.config
+        if config.model_type not in FAMILY:
+            raise WeightsError(f"{options.weights} is a {config.model_type}; expected one of {', '.join(FAMILY)}")
+        self.padded = config.model_type == "owlv2"  # OWL-ViT squashes the picture, OWLv2 pads it to a square
+        self.longest = int(config.text_config.max_position_embeddings)
+        self._texts: dict[str, tuple[Tensor, str]] = {}
+        self.card = make_card(
+            context,
+            options.card,
+            summary="the patch that the expression likes best says its box",
+            paper="Minderer et al., OWL-ViT, ECCV 2022; OWLv2, NeurIPS 2023",
+            weights={"model": options.weights},
+            sha256=hub.hashes(options.weights, context),
+            parameters=sum(p.numel() for p in self.model.parameters()),
+        )
+
+    @torch.inference_mode()
+    def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
+        """One prediction for every query of every scene, in order."""
+        with self.clock.stage("image encode"), hub.autocast(self.context):
+            canvases = [for_processor(scene.picture) for scene in batch]
+            # One at a time: the processor would resize pictures of equal size together, with other rounding.
+            ready = [self.image_processor(images=c, return_tensors="pt", device=self.context.device) for c in canvases]
+            patches = self.model.image_embedder(pixel_values=torch.cat([r["pixel_values"] for r in ready]))[0]
+        features = patches.float().flatten(1, 2)  # (B, P, D)
+        boxes = self.model.box_predictor(features, patches).double().cpu()  # (B, P, 4) cxcywh in shares
+        with self.clock.stage("text encode"), hub.autocast(self.context):
+            self._encode([query.text for scene in batch for query in scene.queries])
+        answers = []
+        with self.clock.stage("rank"), hub.autocast(self.context):
+            for scene, canvas, feature, box in zip(batch, canvases, features, boxes, strict=True):
+                if not scene.queries:
+                    continue
+                texts = torch.stack([self._texts[query.text][0] for query in scene.queries])
+                logits = self.model.class_predictor(feature[None], texts[None])[0][0].float()  # (P, Q)
+                scores, best = logits.sigmoid().max(dim=0)
+                width, height = canvas.size if not self.padded else (max(canvas.size),) * 2
+                chosen = box[best.cpu()] * torch.tensor([width, height] * 2, dtype=torch.float64)
+                answers += [
+                    Prediction(query.id, tuple(xyxy), score, note=self._texts[query.text][1])
+                    for query, xyxy, score in zip(
+                        scene.queries, box_cxcywh_to_xyxy(chosen.numpy()).tolist(), scores.tolist(), strict=True
+                    )
+                ]
+        return answers
+
+    def _encode(self, texts: Sequence[str]) -> None:
+        """Vectors of texts not met before, and a note for each that had to be cut."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        if not new:
+            return
+        prompts = [self.options.prompt.replace("{}", text.lower()) for text in new]
+        lengths = [len(ids) for ids in self.tokenizer(prompts)["input_ids"]]
+        tokens = self.tokenizer(
+            prompts, padding="max_length", truncation=True, max_length=self.longest, return_tensors="pt"
+        ).to(self.context.device)
+        tower = getattr(self.model, self.model.base_model_prefix)
+        vectors = tower.get_text_features(tokens["input_ids"], tokens["attention_mask"]).pooler_output
+        unit = vectors / vectors.norm(dim=-1, keepdim=True)
+        notes = [f"text cut from {n} to {self.longest} tokens" if n > self.longest else "" for n in lengths]
+        self._texts |= zip(new, zip(unit, notes, strict=True), strict=True)
+
+
+def owl(context: PipelineContext) -> Owl:
+    """owlv2, and OWL-ViT by its weights. Raises SettingsError, WeightsError."""
+    return Owl(parse_table(OwlOptions, context.options, f"bench.toml [pipelines.{context.name}]"), context)
