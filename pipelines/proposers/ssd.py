@@ -58,7 +58,8 @@ class SsdProposer:
         self.device = torch.device(context.device)
         self.dtype = getattr(torch, context.dtype)
         path = _find(options.weights, context)
-        self.sha256: Mapping[str, str] = {path.name: sha256_file(path)}
+        said = f"{options.weights}/{path.name}" if options.weights in PUBLISHED else path.name
+        self.sha256: Mapping[str, str] = {said: sha256_file(path)}
         self.model, self.names = read_model(path)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.model = self.model.eval().to(self.device)
@@ -125,10 +126,12 @@ def read_model(path: Path) -> tuple[SSD, tuple[str, ...]]:
         weights.load_strictly(model, state, str(path))
         return model, ("", *metadata["names"])
     state = weights.read_state_dict(path)
-    models = {name: get_model(name, weights=None, weights_backbone=None) for name in PUBLISHED}
+    with torch.device("meta"):  # no time is spent on random weights
+        models = {name: get_model(name, weights=None, weights_backbone=None) for name in PUBLISHED}
     name = max(PUBLISHED, key=lambda n: len(models[n].state_dict().keys() & state.keys()))
-    weights.load_strictly(models[name], state, f"{path} (read as {name})")
-    return models[name], tuple(get_model_weights(name)["COCO_V1"].meta["categories"])
+    model = models[name].to_empty(device="cpu")
+    weights.load_strictly(model, state, f"{path} (read as {name})")
+    return model, tuple(get_model_weights(name)["COCO_V1"].meta["categories"])
 
 
 def _find(name: str, context: PipelineContext) -> Path:

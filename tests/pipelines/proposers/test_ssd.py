@@ -9,6 +9,7 @@ from bench.boxes import iou_pairwise
 from bench.errors import SettingsError, WeightsError
 from bench.grounding import LoadedScene
 from pipelines import weights
+from pipelines.card import CardOptions, card_in_force
 from pipelines.proposers.opening import open_proposer
 from pipelines.proposers.small_ssd import SsdPlan, small_ssd
 from pipelines.proposers.ssd import FORMAT, SsdOptions, SsdProposer, read_model
@@ -42,9 +43,9 @@ def test_boxes_are_the_models_own_in_pixels_of_the_original(context, published):
     """torchvision's own forward pass maps its boxes back; ours are among them, with the same score and class."""
     model, path = published
     picture = wide_picture()
-    options = SsdOptions(weights=str(path), confidence=0.0, top_k=10, whole_picture=False)
+    options = SsdOptions(weights=str(path), confidence=0.0, nms_iou=1.0, top_k=10, whole_picture=False)
     (ours,) = SsdProposer(options, context()).propose([LoadedScene("s", picture, ())])
-    model.nms_thresh, model.score_thresh, model.detections_per_img, model.topk_candidates = 1.0, 0.0, 10**6, 10**6
+    model.nms_thresh, model.score_thresh, model.detections_per_img = 1.0, 0.0, 10**6
     with torch.inference_mode():
         theirs = model([torch.tensor(picture).permute(2, 0, 1).float() / 255])[0]
     assert len(ours) == 10
@@ -93,8 +94,9 @@ def test_the_same_box_is_one_proposal_whatever_its_classes(context, published):
 
 
 def test_the_large_architecture_reads_its_state_dict(context, tmp_path):
-    model = get_model("ssd300_vgg16", weights=None, weights_backbone=None)
-    torch.save(model.state_dict(), tmp_path / "vgg.pth")
+    with torch.device("meta"):
+        shapes = get_model("ssd300_vgg16", weights=None, weights_backbone=None).state_dict()
+    torch.save({k: torch.zeros(1).expand(v.shape) for k, v in shapes.items()}, tmp_path / "vgg.pth")  # a small file
     read, names = read_model(tmp_path / "vgg.pth")
     assert read.transform.fixed_size == (300, 300) and names[0] == "__background__" and names[1] == "person"
 
@@ -134,13 +136,17 @@ def test_weights_that_are_nowhere_say_how_to_get_them(context):
 
 def test_published_weights_are_found_in_the_cache(context, published):
     """Copied from elsewhere into the cache under the published file's name, they are taken without a network."""
-    given = context()
+    given = context("ssd-clip", "refcoco")
     file = get_model_weights("ssdlite320_mobilenet_v3_large")["COCO_V1"].url.rpartition("/")[2]
     place = given.home / "weights" / "torchvision" / file
     place.parent.mkdir(parents=True)
     place.write_bytes(published[1].read_bytes())
     proposer = SsdProposer(SsdOptions(weights="ssdlite320_mobilenet_v3_large"), given)
-    assert set(proposer.sha256) == {file} and proposer.parameters == sum(p.numel() for p in published[0].parameters())
+    card = card_in_force(CardOptions(**given.options["card"]), {"proposer": proposer.sha256}, given)
+    assert card == {"trained_on": "COCO train2017", "licence": "BSD-3-Clause", "saw_test_images": "yes"}
+    assert set(proposer.sha256) == {f"ssdlite320_mobilenet_v3_large/{file}"} and proposer.parameters == sum(
+        p.numel() for p in published[0].parameters()
+    )
 
 
 def test_options_are_checked(context):
