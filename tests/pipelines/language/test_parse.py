@@ -1,6 +1,7 @@
 """Expressions of every kind, read by words: what they name, and how they single it out."""
 
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -174,6 +175,6 @@ def test_real_expressions(name, plain):
     texts = [e.text for scene in scenes for e in scene.expressions]
     phrases = [parse(text) for text in texts]
     for text, phrase in zip(texts, phrases, strict=True):
-        used = Counter(word for part in phrase.texts() for word in part.split())
-        assert not used - Counter(normalised(text).split()), text
+        used = Counter(re.findall(r"\w+", " ".join(phrase.texts())))
+        assert not used - Counter(re.findall(r"\w+", normalised(text))), text
     assert abs(sum(p.plain for p in phrases) / len(phrases) - plain) < 0.03
