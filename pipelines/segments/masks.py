@@ -43,9 +43,7 @@ class MaskOptions(BaseModel):
     threshold: float = Field(0.5, ge=0, le=1, description="universal models: lowest score of a segment")
     points: int = Field(32, ge=1, description="promptable models: points along each side of the grid")
     predicted_iou: float = Field(0.88, ge=0, le=1, description="promptable models: lowest quality by their own word")
-    stability: float = Field(
-        0.95, ge=0, le=1, description="promptable models: lowest IoU of a mask cut higher or lower"
-    )
+    stability: float = Field(0.95, ge=0, le=1, description="promptable models: lowest IoU of a mask cut high and low")
     points_at_once: int = Field(64, ge=1, description="promptable models: prompts in one forward pass of the decoder")
 
 

@@ -29,7 +29,7 @@ from pipelines.proposers.proposals import Proposals
 from pipelines.segments.pooling import PoolingOptions, RegionPooling, pool_batch
 from pipelines.segments.score_map import MapOptions, best_on_maps
 from pipelines.segments.segmentation import Float, Segmentation
-from pipelines.segments.segmenters import SegmentOptions, Segmenter, open_segmenter
+from pipelines.segments.segmenters import Segmenter, SegmentOptions, open_segmenter
 
 Scorer = Callable[[Sequence[LoadedScene], Sequence[Segmentation]], list[Float]]  # -> (Q, R) of each scene
 VIEW_OPTIONS = frozenset({"views", "margin", "resize"})

@@ -49,9 +49,7 @@ class RegionPooling:
         name = encoder.options.model
         if isinstance(self.visual, VisionTransformer):
             if self.visual.attn_pool is not None or self.visual.pool_type != "tok":
-                raise SettingsError(
-                    f"{name}: its picture vector is not its class token's; attention pooling needs that"
-                )
+                raise SettingsError(f"{name}: attention pooling needs a picture vector that is a class token's")
             blocks = len(self.visual.transformer.resblocks)
             if options.from_block >= blocks:
                 raise SettingsError(f"pooling.from_block = {options.from_block}: {name} has {blocks} blocks, from 0")

@@ -18,7 +18,6 @@ from bench.grounding import Boxes
 from pipelines.segments.box_search import best_boxes
 from pipelines.segments.segmentation import Float, Segmentation, edges
 
-
 TINY = 1e-100  # a probability of zero, which a rule may say, has no logarithm
 
 

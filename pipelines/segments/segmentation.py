@@ -46,10 +46,8 @@ class Segmentation:
     def masks(self) -> NDArray[np.bool_]:
         """(R, H, W): each region at the size of the picture, the level's nearest pixel."""
         rows, columns = _centres(self.shape[0], self.size[1]), _centres(self.shape[1], self.size[0])
-        levels = [
-            level if level.ndim == 3 else level == np.arange(_count(level))[:, None, None] for level in self.levels
-        ]
-        return np.concatenate([np.asarray(level[:, rows][..., columns], bool) for level in levels])
+        near = [level[..., rows, :][..., columns] for level in self.levels]
+        return np.concatenate([n if n.ndim == 3 else n == np.arange(_count(n))[:, None, None] for n in near])
 
     def coverage(self, rows: int, columns: int) -> Float:
         """(R, rows, columns): the share of each cell that each region covers."""
