@@ -37,7 +37,7 @@ class DetrRecipe(BaseModel):
     log_every: int = Field(200, ge=1)
     image_size: int = Field(192, ge=32, multiple_of=32, description="pictures are squashed to this square")
     width: int = Field(64, ge=16, multiple_of=16, description="channels of encoder and decoder")
-    decoder_layers: int = Field(3, ge=1)
+    decoder_layers: int = Field(3, ge=2, description="each refines the boxes of the one before")
     queries: int = Field(24, ge=1)
 
 
