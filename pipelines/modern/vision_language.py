@@ -152,10 +152,10 @@ class VisionLanguage:
 
 
 def _repeated(seen: Any, rows: int) -> Any:
-    """The features of one picture as those of `rows` pictures: (tokens, D) each, and Qwen3-VL's deeper layers alike."""
+    """The features of one picture as those of `rows` pictures: (tokens, D) each, in Qwen3-VL of some layers besides."""
     changes: dict[str, Any] = {"pooler_output": tuple(seen.pooler_output) * rows}
     if "deepstack_features" in {field.name for field in fields(seen)}:
-        changes["deepstack_features"] = [layer.repeat(rows, 1) for layer in seen.deepstack_features]
+        changes["deepstack_features"] = [tuple(layer) * rows for layer in seen.deepstack_features]
     return replace(seen, **changes)
 
 

@@ -18,7 +18,10 @@ def library(tiny_florence):
 
 @pytest.fixture
 def build(context, tiny_florence):
-    return lambda **options: florence(context("florence-2", options={"weights": tiny_florence} | options))
+    def make(dtype="float32", **options):
+        return florence(context("florence-2", options={"weights": tiny_florence} | options, dtype=dtype))
+
+    return make
 
 
 def test_asked_as_the_processor_asks(build, library, scenes):
@@ -44,7 +47,7 @@ def test_asked_as_the_processor_asks(build, library, scenes):
 
 
 def test_neighbours_do_not_matter(build, scenes):
-    pipeline = build(max_new_tokens=12, texts_in_batch=3)
+    pipeline = build(max_new_tokens=8, texts_in_batch=3)
     together = pipeline.ground(scenes)
     alone = [pipeline.ground([LoadedScene(s.id, s.picture, (q,))])[0] for s in scenes for q in s.queries]
     assert [(a.id, a.box) for a in together] == [(a.id, a.box) for a in alone]
@@ -85,3 +88,8 @@ def test_the_first_box_or_a_miss_that_says_so(build, scenes, monkeypatch):
 
 def test_pictures_of_any_shape(build, odd_scenes):
     assert len(build(max_new_tokens=8, beams=1).ground(odd_scenes)) == len(odd_scenes)
+
+
+def test_half_precision_runs(build, scenes):
+    answers = build(dtype="bfloat16", max_new_tokens=8).ground(scenes)
+    assert len(answers) == 6

@@ -20,8 +20,8 @@ def folder(request, tiny_grounding_dino):
 
 @pytest.fixture
 def build(context, folder):
-    def make(**options):
-        return grounding_dino(context("grounding-dino", options={"weights": folder} | options))
+    def make(dtype="float32", **options):
+        return grounding_dino(context("grounding-dino", options={"weights": folder} | options, dtype=dtype))
 
     return make
 
@@ -101,3 +101,8 @@ def test_what_is_refused(build, context, tmp_path):
         build(texts_in_batch=0)
     with pytest.raises(WeightsError, match="GroundingDINO: IDEA-Research/grounding-dino-tiny is not in"):
         build(weights="IDEA-Research/grounding-dino-tiny")
+
+
+def test_half_precision_runs(build, scenes):
+    answers = build(dtype="bfloat16").ground(scenes)
+    assert all(np.isfinite(a.box).all() and 0 < a.score < 1 for a in answers)

@@ -17,7 +17,10 @@ def folder(request, tiny_owl):
 
 @pytest.fixture
 def build(context, folder):
-    return lambda **options: owl(context("owlv2", options={"weights": folder} | options))
+    def make(dtype="float32", **options):
+        return owl(context("owlv2", options={"weights": folder} | options, dtype=dtype))
+
+    return make
 
 
 def test_the_answers_of_the_plain_forward_pass(build, folder, scenes):
@@ -77,3 +80,8 @@ def test_pictures_of_any_shape_and_no_queries(build, odd_scenes):
     silent = LoadedScene("silent", odd_scenes[0].picture, ())
     answers = build().ground([silent, *odd_scenes])
     assert len(answers) == len(odd_scenes) and all(np.isfinite(a.box).all() for a in answers)
+
+
+def test_half_precision_runs(build, scenes):
+    answers = build(dtype="bfloat16").ground(scenes)
+    assert all(np.isfinite(a.box).all() and 0 < a.score < 1 for a in answers)

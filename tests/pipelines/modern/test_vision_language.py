@@ -20,7 +20,10 @@ def folder(request, tiny_qwen):
 
 @pytest.fixture
 def build(context, folder):
-    return lambda **options: vision_language(context("qwen-vl", options={"weights": folder} | options))
+    def make(dtype="float32", **options):
+        return vision_language(context("qwen-vl", options={"weights": folder} | options, dtype=dtype))
+
+    return make
 
 
 def test_asked_as_the_processor_asks(build, folder, scenes):
@@ -145,3 +148,8 @@ def test_a_model_whose_scale_is_not_written_down_is_refused(context, tiny_floren
         WeightsError, match=r"is a florence2, of which it is not written down what its coordinates count"
     ):
         vision_language(context("qwen-vl", options={"weights": tiny_florence}))
+
+
+def test_half_precision_runs(build, scenes):
+    answers = build(dtype="bfloat16", max_new_tokens=8).ground(scenes)
+    assert len(answers) == 6
