@@ -1,0 +1,180 @@
+"""The full-size architectures on a RefCOCO-shaped load, with random weights: what a GPU (or a CPU) can carry.
+
+    python tests/benchmarks/full_size.py [--pipelines yolo-clip,detr-clip,ssd-clip,mdetr] [--device cuda]
+
+Speed does not depend on what the weights know. They are made on the spot, in the published formats, so that the loading
+code is the real one: YOLO11x, DETR-R50, SSD300-VGG16, CLIP ViT-B/16, MDETR-R101. The load is noise of 640 x 480 with 7
+expressions and 12 proposals a picture. For each pipeline: pictures/s and expressions/s, the share of each stage, peak
+memory, and how many times faster it is than the same models asked one expression at a time, in turns on one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.evaluation.pipelines import open_pipeline
+from bench.grounding import LoadedScene, Query
+from bench.settings import load_settings
+from bench.speed.clock import Clock
+from bench.speed.meters import device_memory_mb, peak_memory_mb
+
+WORDS = ("man", "woman", "dog", "left", "right", "red", "standing", "behind", "the", "car", "on", "table", "of")
+EXPRESSIONS, PROPOSALS = 7, 12
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pipelines", default="yolo-clip,detr-clip,ssd-clip,mdetr")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=3)
+    asked = parser.parse_args()
+    resolved = load_settings(flags={"run.device": asked.device})
+    torch.manual_seed(0)
+    scenes = load(asked.pictures)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in asked.pipelines.split(","):
+            options = PARTS[name](Path(folder))
+            clock = Clock("cuda" if torch.cuda.is_available() and asked.device != "cpu" else "cpu")
+            pipeline = open_pipeline(name, "refcoco", resolved, options, clock)
+            print(json.dumps({"pipeline": name} | measure(pipeline, clock, scenes, asked)), flush=True)
+
+
+def load(pictures: int) -> list[LoadedScene]:
+    """Noise, and expressions of three to six words, no two alike about one picture."""
+    rng = np.random.default_rng(0)
+    out = []
+    for i in range(pictures):
+        picture = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+        texts = [" ".join(rng.choice(WORDS, rng.integers(3, 7))) for _ in range(EXPRESSIONS)]
+        out.append(LoadedScene(str(i), picture, tuple(Query(f"{i}-{j}", text) for j, text in enumerate(texts))))
+    return out
+
+
+def measure(pipeline, clock, scenes, asked):  # type: ignore[no-untyped-def]
+    """Batches of scenes against one expression at a time, taking turns."""
+    batches = [scenes[i : i + asked.batch] for i in range(0, len(scenes), asked.batch)]
+    caches = [e._texts for e in getattr(pipeline, "encoders", [getattr(pipeline, "encoder", None)]) if e is not None]
+
+    def together() -> float:
+        for cache in caches:
+            cache.clear()
+        began = now(clock)
+        for batch in batches:
+            pipeline.ground(batch)
+        return now(clock) - began
+
+    def one_at_a_time(some: list[LoadedScene]) -> float:
+        began = now(clock)
+        for scene in some:
+            for query in scene.queries:
+                for cache in caches:
+                    cache.clear()
+                pipeline.ground([LoadedScene(scene.id, scene.picture, (query,))])
+        return now(clock) - began
+
+    few = scenes[: max(1, len(scenes) // 8)]
+    together(), one_at_a_time(few[:1])  # warm-up: kernels are chosen, memory is taken
+    clock.take()
+    fast, slow, stages = [], [], {}
+    for _ in range(asked.repeats):
+        fast.append(together() / len(scenes))
+        stages = clock.take()
+        slow.append(one_at_a_time(few) / len(few))
+        clock.take()
+    pictures = 1 / statistics.median(fast)
+    whole = sum(stages.values()) or 1.0
+    proposals = pipeline.ground(scenes[:1])[0].proposals
+    return {
+        "pictures_per_s": round(pictures, 2),
+        "expressions_per_s": round(pictures * EXPRESSIONS, 2),
+        "one_at_a_time_ratio": round(statistics.median(s / f for s, f in zip(slow, fast, strict=True)), 2),
+        "stages_percent": {stage: round(100 * seconds / whole, 1) for stage, seconds in stages.items()},
+        "proposals": None if proposals is None else len(proposals),
+        "device_memory_mb": device_memory_mb(str(pipeline_device(pipeline))),
+        "process_memory_mb": peak_memory_mb(),
+        "parameters": pipeline.card.parameters,
+    }
+
+
+def now(clock: Clock) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def pipeline_device(pipeline: object) -> object:
+    return getattr(pipeline, "device", None) or getattr(getattr(pipeline, "encoder", None), "device", "cpu")
+
+
+def clip_file(folder: Path) -> dict[str, object]:
+    from pipelines.clip.encoder import empty_model
+
+    path = folder / "ViT-B-16.pt"
+    if not path.exists():
+        torch.save(empty_model("ViT-B-16").state_dict(), path)
+    return {"model": "ViT-B-16", "pretrained": str(path)}
+
+
+def yolo_clip(folder: Path) -> dict[str, object]:
+    from pipelines.proposers.yolo import ultralytics
+
+    ultralytics()
+    from ultralytics.nn.tasks import DetectionModel
+
+    model = DetectionModel("yolo11x.yaml", ch=3, nc=80, verbose=False)
+    torch.save({"epoch": -1, "model": None, "ema": model.half(), "train_args": {}}, folder / "yolo11x.pt")
+    return {"proposer": everything(folder / "yolo11x.pt"), "clip": clip_file(folder)}
+
+
+def detr_clip(folder: Path) -> dict[str, object]:
+    from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor, ResNetConfig
+
+    config = DetrConfig(use_timm_backbone=False, backbone=None, backbone_config=ResNetConfig(out_features=["stage4"]))
+    DetrForObjectDetection(config).save_pretrained(folder / "detr")
+    DetrImageProcessor().save_pretrained(folder / "detr")
+    return {"proposer": everything(folder / "detr"), "clip": clip_file(folder)}
+
+
+def ssd_clip(folder: Path) -> dict[str, object]:
+    from torchvision.models.detection import ssd300_vgg16
+
+    path = folder / "ssd300_vgg16.pth"
+    torch.save(ssd300_vgg16(weights=None, weights_backbone=None).state_dict(), path)
+    return {"proposer": everything(path), "clip": clip_file(folder)}
+
+
+def everything(weights: Path) -> dict[str, object]:
+    """A proposer that keeps 11 boxes, whatever they are, and the whole picture."""
+    return {"weights": str(weights), "confidence": 0.0, "top_k": PROPOSALS - 1}
+
+
+def mdetr(folder: Path) -> dict[str, object]:
+    from pipelines.mdetr.config import MdetrConfig
+    from pipelines.mdetr.model import Mdetr
+    from pipelines.mdetr.text import small_tokenizer
+
+    state = Mdetr(MdetrConfig()).state_dict()
+    torch.save({"model": state, "model_ema": state, "epoch": 0, "args": Namespace()}, folder / "mdetr.pth")
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "tokenizer.json").write_text(small_tokenizer(WORDS, 100))
+    special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | special
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
+    return {"weights": str(folder / "mdetr.pth"), "tokenizer": str(folder / "tokenizer")}
+
+
+PARTS = {"yolo-clip": yolo_clip, "detr-clip": detr_clip, "ssd-clip": ssd_clip, "mdetr": mdetr}
+
+if __name__ == "__main__":
+    main()
