@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from bench.errors import UsageError
 from bench.grounding import LoadedScene, PipelineContext
@@ -19,15 +19,16 @@ from pipelines.proposers.proposals import Proposals
 
 
 class GroundTruthOptions(BaseModel):
-    """[pipelines.*.proposer] of kind "ground-truth": there is nothing to choose."""
+    """[pipelines.*.proposer] of kind "ground-truth"."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    whole_picture: bool = Field(False, description="append the whole picture as the last proposal")
 
 
 def open_ground_truth(table: Mapping[str, Any], where: str, context: PipelineContext) -> GroundTruthProposer:
     """`kind = "ground-truth"`: [pipelines.*.proposer] -> the proposer. Raises SettingsError, UsageError."""
-    parse_table(GroundTruthOptions, table, where)
-    return GroundTruthProposer(context)
+    return GroundTruthProposer(parse_table(GroundTruthOptions, table, where), context)
 
 
 class GroundTruthProposer:
@@ -35,13 +36,20 @@ class GroundTruthProposer:
 
     parameters = 0
 
-    def __init__(self, context: PipelineContext) -> None:
+    def __init__(self, options: GroundTruthOptions, context: PipelineContext) -> None:
         if context.candidates is None:
             raise UsageError('proposer.kind = "ground-truth" works inside `bench run` only')
         self.sha256: Mapping[str, str] = {}
+        self._whole_picture = options.whole_picture
         self._boxes = context.candidates.take()
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """One `Proposals` for each scene, by its id."""
-        found = [self._boxes(scene.id) for scene in scenes]
-        return [Proposals(boxes, np.ones(len(boxes)), ("",) * len(boxes)) for boxes in found]
+        return [self._of(scene) for scene in scenes]
+
+    def _of(self, scene: LoadedScene) -> Proposals:
+        boxes = self._boxes(scene.id)
+        if self._whole_picture:
+            height, width = scene.picture.shape[:2]
+            boxes = np.concatenate([boxes, [[0.0, 0.0, width, height]]])
+        return Proposals(boxes, np.ones(len(boxes)), ("",) * len(boxes))
