@@ -108,7 +108,8 @@ class Ranker:
 
     def _regions(self, encoder: ClipEncoder, views: Tensor) -> Tensor:
         """(V, R, 3, S, S) -> (R, D), summed over views: the sum of cosines is the cosine of the sum, but for scale."""
-        return encoder.encode_images(views.flatten(0, 1)).unflatten(0, views.shape[:2]).sum(0)
+        summed: Tensor = encoder.encode_images(views.flatten(0, 1)).unflatten(0, views.shape[:2]).sum(0)
+        return summed
 
     def _texts(self, encoder: ClipEncoder, texts: Sequence[str]) -> Tensor:
         """(T, D); with the bank's mean taken away, which takes its mean logit away from every logit."""

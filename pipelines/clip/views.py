@@ -141,7 +141,8 @@ def _inside(boxes: Tensor, frame: Tensor, size: int) -> Tensor:
 def _blurred(sharp: Tensor) -> Tensor:
     size = sharp.shape[-1]
     kernel = _gaussian(size, BLUR_SIGMA * size).to(sharp.device)
-    return kernel @ sharp @ kernel.T
+    soft: Tensor = kernel @ sharp @ kernel.T
+    return soft
 
 
 def _ellipses(boxes: Tensor, size: int) -> Tensor:

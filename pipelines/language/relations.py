@@ -63,7 +63,7 @@ class Geometry:
     def distances(self) -> Float:
         """(R, R) pixels between centres."""
         centres = (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
-        return np.linalg.norm(centres[:, None] - centres[None], axis=-1)
+        return np.asarray(np.linalg.norm(centres[:, None] - centres[None], axis=-1), np.float64)
 
     @cached_property
     def nearest_first(self) -> NDArray[np.intp]:
