@@ -26,6 +26,7 @@ from pipelines import hub, weights
 from pipelines.proposers.proposals import Proposals, tidy
 
 FORMAT = "bench-detr"
+ASPECT = 30  # of one side to the other, beyond which a picture is widened
 
 
 class DetrOptions(BaseModel):
@@ -84,6 +85,10 @@ class DetrProposer:
     def _pixels(self, picture: Picture) -> Tensor:
         """RGB uint8 (H, W, 3) -> (3, h, w) as the model wants it, resized on the device."""
         image = torch.tensor(picture, device=self.device).permute(2, 0, 1)
+        # Processors that keep the aspect leave a hair of a picture no pixel; widened, its boxes are the same shares.
+        height, width = picture.shape[:2]
+        hair = max(height, width) // (ASPECT * min(height, width)) + 1
+        image = image.repeat_interleave(hair, dim=1 if height < width else 2) if hair > 1 else image
         out = self.processor(images=image, input_data_format="channels_first", do_pad=False, return_tensors="pt")
         pixels: Tensor = out["pixel_values"][0]
         return pixels

@@ -85,6 +85,16 @@ def test_neighbours_do_not_matter_and_boxes_are_those_of_the_plain_model(context
         assert mine.scores[0] == pytest.approx(plain["scores"].numpy()[real].max(), abs=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (50, 10000)])
+def test_pictures_of_any_shape(context, saved, shape):
+    picture = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
+    proposer = DetrProposer(DetrOptions(weights=str(saved[0]), confidence=0.0), context())
+    (found,) = proposer.propose([LoadedScene("s", picture, ())])
+    height, width = shape
+    assert found.boxes[-1].tolist() == [0, 0, width, height]
+    assert (found.boxes >= 0).all() and (found.boxes <= [width, height, width, height]).all()
+
+
 def test_nothing_is_fetched_for_the_backbone(context, saved, monkeypatch):
     """facebook/detr's configurations ask for a pretrained backbone; the checkpoint holds it already."""
     import socket
