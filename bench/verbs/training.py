@@ -62,6 +62,7 @@ def train_pipeline(
             "trained_on": {"split": split.name, "fingerprint": split.fingerprint, "pictures": len(split.scenes)},
             "validated_on": {"split": validation.name, "fingerprint": validation.fingerprint},
             "recipe": dict(trained.recipe),
+            "started_from": _record_beside(trained.recipe.get("start_from"), resolved),
             "score": dict(trained.score),
             "seconds": round(time.monotonic() - began),
             "git": code,
@@ -69,3 +70,14 @@ def train_pipeline(
         }
         write_atomically(trained.path.with_suffix(".json"), (json.dumps(record, indent=2) + "\n").encode())
     return {name: trained.path for name, trained in made.items()}
+
+
+def _record_beside(weights: Any, resolved: Resolved) -> Any:
+    """The record of the weights that a training went on from, if this program made them: the whole way is told."""
+    if not weights:
+        return None
+    for place in (Path(str(weights)), resolved.folder / str(weights)):
+        record = place.with_suffix(".json")
+        if place.is_file() and record.is_file():
+            return json.loads(record.read_text(encoding="utf-8"))
+    return str(weights)

@@ -49,6 +49,7 @@ class MdetrRecipe(BaseModel):
     long: int = Field(1333, ge=16)
     lesson_epochs: int = Field(0, ge=0, description="of the backbone's first lesson")
     lesson_learning_rate: float = 2e-3
+    lesson: float = Field(0.0, ge=0, description="weight with which the lesson goes on beside the grounding")
     epochs: int = Field(5, ge=1)
     scenes_in_batch: int = Field(2, ge=1)
     learning_rate: float = 5e-5
@@ -85,8 +86,8 @@ def train(job: TrainingJob) -> Mapping[str, Trained]:
 
     common: dict[str, Any] = recipe.model_dump(include={"weight_decay", "warm_up", "log_every"})
     per_epoch = scenes.steps(recipe.scenes_in_batch)
+    lesson = FirstLesson(model, job.scenes, job.pictures).to(device)
     if recipe.lesson_epochs:
-        lesson = FirstLesson(model, job.scenes, job.pictures).to(device)
         optimise(
             lesson,
             batches(recipe.lesson_epochs),
@@ -96,7 +97,8 @@ def train(job: TrainingJob) -> Mapping[str, Trained]:
             learning_rate=recipe.lesson_learning_rate,
             **common,
         )
-    grounding = Grounding(model, tokenizer, job.pictures, recipe.loss, recipe.places).to(device)
+    goes_on = lesson if recipe.lesson else None
+    grounding = Grounding(model, tokenizer, job.pictures, recipe.loss, recipe.places, goes_on, recipe.lesson).to(device)
     optimise(
         grounding,
         batches(recipe.epochs),
@@ -107,11 +109,11 @@ def train(job: TrainingJob) -> Mapping[str, Trained]:
         shares={
             "model.transformer.text_encoder.": recipe.text_share if recipe.start_from else 1.0,
             "model.backbone.": recipe.backbone_share,
-            "model.input_proj.": recipe.backbone_share if recipe.lesson_epochs else 1.0,
+            "model.input_proj.": recipe.backbone_share if recipe.lesson_epochs or recipe.lesson else 1.0,
         },
         **common,
     )
-    out = job.out / f"{'' if recipe.start_from else 'tiny-'}mdetr.safetensors"
+    out = job.out / f"{'tiny-' if model.config.backbone == 'small' else ''}mdetr.safetensors"
     metadata: dict[str, Any] = {"format": checkpoint.FORMAT, "config": model.config.model_dump(), "tokenizer": said}
     metadata |= {"short": recipe.short, "long": recipe.long, "recipe": recipe.model_dump()}
     weights.write_safetensors(out, model.state_dict(), metadata)

@@ -34,8 +34,12 @@ class FirstLesson(nn.Module):
         """Scenes and their pictures (B, 3, H, W) -> scalar: words where something is, whether something is, its box."""
         with torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
             features = self.input_proj(self.backbone[0](pixels))  # (B, d, h, w)
-        said, boxes = self.reader(features.float().permute(0, 2, 3, 1))
-        words, wanted = (t.to(pixels.device) for t in self.targets(scenes, (said.shape[1], said.shape[2])))
+        return self.loss_on(features.float().permute(0, 2, 3, 1), scenes)
+
+    def loss_on(self, features: Tensor, scenes: Sequence[Scene]) -> Tensor:
+        """The same for features (B, h, w, d) that were computed already."""
+        said, boxes = self.reader(features)
+        words, wanted = (t.to(features.device) for t in self.targets(scenes, (said.shape[1], said.shape[2])))
         something = words[..., -1] > 0
         named = F.binary_cross_entropy_with_logits(said[something], words[something])
         anything = F.binary_cross_entropy_with_logits(said[..., -1], words[..., -1])

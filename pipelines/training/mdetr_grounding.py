@@ -3,7 +3,8 @@ tokens all of the expression's (Kamath et al. 2021, sections 3.2 and 4.2).
 
 From nothing, the set loss alone stays long at "a box in the middle": the queries look at every place alike, and no
 place hears of it. So the places of the joint encoder's output may be told as well: which of them the target covers, and
-its box. The reader they are told through is no part of the model.
+its box. The reader they are told through is no part of the model. And the backbone may go on with its first lesson:
+what it sees costs nothing more, and a network from nothing errs more by seeing badly than by reasoning badly.
 """
 
 from __future__ import annotations
@@ -18,21 +19,30 @@ from bench.grounding import PictureSource, Scene
 from pipelines.mdetr.loss import Targets, Weights, set_loss, weighted
 from pipelines.mdetr.model import Mdetr, Seen
 from pipelines.mdetr.text import Tokenizer
+from pipelines.training.mdetr_backbone import FirstLesson
 from pipelines.training.mdetr_data import annotated_size, normalised_boxes
 from pipelines.training.places import PlaceReader, covered, grid_of
 
 
 class Grounding(nn.Module):
-    """The model and, where `places` is not 0, a reader of its encoder's places: what is optimised."""
+    """The model, where `places` is not 0 a reader of its encoder's places, and the lesson that goes on, if one does."""
 
     def __init__(
-        self, model: Mdetr, tokenizer: Tokenizer, pictures: PictureSource, weights: Weights, places: float
+        self,
+        model: Mdetr,
+        tokenizer: Tokenizer,
+        pictures: PictureSource,
+        weights: Weights,
+        places: float,
+        lesson: FirstLesson | None,
+        lesson_weight: float,
     ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.pictures, self.weights, self.places = (
             model, tokenizer, pictures, weights, places,
         )  # fmt: skip
         self.reader = PlaceReader(model.config.hidden, 1) if places else None
+        self.lesson, self.lesson_weight = lesson, lesson_weight
 
     def loss(self, scenes: Sequence[Scene], pixels: Tensor, dtype: torch.dtype) -> Tensor:
         """Scenes and their pictures (B, 3, H, W) -> scalar, over all their expressions."""
@@ -48,11 +58,13 @@ class Grounding(nn.Module):
         positive = shares_of(~padding, self.model.config.tokens)
         targets = Targets(wanted, positive, torch.arange(len(wanted), device=device))
         loss = weighted(set_loss(found, targets, self.weights), self.weights)
-        if self.reader is None:
-            return loss
         grid = grid_of(pixels, seen.tokens.shape[1])
-        places = found.memory[:, : seen.tokens.shape[1]].unflatten(1, grid)  # (B, h, w, d)
-        return loss + self.places * self.place_loss(*self.reader(places), wanted)
+        if self.lesson is not None:
+            loss = loss + self.lesson_weight * self.lesson.loss_on(seen.tokens.unflatten(1, grid), scenes)
+        if self.reader is not None:
+            places = found.memory[:, : seen.tokens.shape[1]].unflatten(1, grid)  # (B, h, w, d)
+            loss = loss + self.places * self.place_loss(*self.reader(places), wanted)
+        return loss
 
     def place_loss(self, logits: Tensor, boxes: Tensor, wanted: Tensor) -> Tensor:
         """Logits (B, h, w, 1), boxes (B, h, w, 4) and the target (B, 4): is it here, and if so, where does it reach."""

@@ -56,10 +56,9 @@ def test_the_same_seed_gives_the_same_weights(job):
     assert vocabularies[0] == vocabularies[1] and vocabularies[0]["<pad>"] == 1
 
 
-def test_it_goes_on_from_weights_that_are_there(job):
-    path = train(job())["mdetr"].path
-    again = train(job(start_from=str(path), lesson_epochs=0, epochs=1, learning_rate=0.0))["mdetr"]
-    assert again.path.name == "mdetr.safetensors" and again.score == pytest.approx(again.score)
+def test_it_goes_on_from_weights_that_are_there(job, tmp_path):
+    path = train(job())["mdetr"].path.rename(tmp_path / "first.safetensors")
+    again = train(job(start_from=str(path), lesson_epochs=0, lesson=0.5, epochs=1, learning_rate=0.0))["mdetr"]
     before, after = (read_safetensors(p)[0] for p in (path, again.path))
     moved = [k for k in before if not torch.equal(before[k], after[k])]
     assert all("running" in k or "num_batches" in k for k in moved)  # nothing learnt at a rate of zero
