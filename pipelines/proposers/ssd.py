@@ -98,7 +98,8 @@ class SsdProposer:
         boxes = self.model.box_coder.decode_single(head["bbox_regression"][which, best], anchors[best])
         height, width = images.tensors.shape[-2:]
         boxes = clip_boxes_to_image(boxes, (height, width)) / boxes.new_tensor([width, height, width, height])
-        return boxes, scores[sure], labels[which, best] + 1, which
+        sound = boxes.isfinite().all(dim=1)  # the suppression would spread a NaN to the other pictures
+        return boxes[sound], scores[sure][sound], labels[which, best][sound] + 1, which[sound]
 
 
 def raw_outputs(model: SSD, images: ImageList, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:

@@ -75,6 +75,22 @@ def test_neighbours_do_not_matter(context, loaded):
         assert np.allclose(mine.boxes, alone.boxes, atol=1e-3) and mine.labels == alone.labels
 
 
+def test_a_picture_that_breaks_the_network_breaks_no_other(context, loaded, monkeypatch):
+    """Offsets of NaN for the first picture of two: the second one's boxes stay what they are alone."""
+    proposer = SsdProposer(SsdOptions(weights=TINY), context())
+    (alone,) = proposer.propose(loaded[1][1:2])
+    head = proposer.model.head.forward
+
+    def broken(maps):
+        out = head(maps)
+        out["bbox_regression"][0] = float("nan")
+        return out
+
+    monkeypatch.setattr(proposer.model.head, "forward", broken)
+    first, second = proposer.propose(loaded[1][:2])
+    assert len(first) == 1 and np.allclose(second.boxes, alone.boxes, atol=1e-3)
+
+
 def test_nearly_every_object_is_found(context, loaded):
     scenes, seen = loaded
     proposer = SsdProposer(SsdOptions(weights=TINY, whole_picture=False), context())
