@@ -63,9 +63,8 @@ class ClipEncoder:
     @torch.inference_mode()
     def encode_images(self, views: Tensor) -> Tensor:
         """(N, 3, S, S) in 0..1 -> (N, D) unit vectors."""
-        out = []
-        for bucket in views.split(self.bucket):
-            out.append(self.model.encode_image(self.pixels(bucket), normalize=True).float())
+        buckets = views.split(self.bucket)
+        out = [self.model.encode_image(self.pixels(bucket), normalize=True).float() for bucket in buckets]
         return torch.cat(out) if out else torch.zeros(0, 1, device=self.device)
 
     @torch.inference_mode()

@@ -158,7 +158,8 @@ def _ellipses(boxes: Tensor, size: int) -> Tensor:
     length = unit.norm(dim=1, keepdim=True)
     slope = (unit / radii).norm(dim=1, keepdim=True) / length.clamp_min(1e-6)
     distance = ((length - 1) / slope.clamp_min(1e-6)).abs()
-    return (LINE / 2 + 0.5 - distance).clamp(0, 1)
+    covered: Tensor = (LINE / 2 + 0.5 - distance).clamp(0, 1)
+    return covered
 
 
 def resample(image: Tensor, boxes: Tensor, size: int) -> Tensor:

@@ -124,6 +124,41 @@ def test_options_change_the_answer(context, loaded):
     assert len({tuple(np.round(s, 5)) for s in scores}) == len(scores)
 
 
+@pytest.fixture
+def reclip(context):
+    return two_stage(context("reclip"))
+
+
+def test_rules_give_the_same_boxes_for_every_batch_size(reclip, loaded):
+    _, seen = loaded
+    one, all_ = in_batches(reclip, seen[:6], 1), in_batches(reclip, seen[:6], 6)
+    assert [p.id for p in one] == [p.id for p in all_]
+    for a, b in zip(one, all_, strict=True):
+        assert a.box == pytest.approx(b.box, abs=1e-3) and a.score == pytest.approx(b.score, abs=1e-4)
+
+
+def test_rules_find_what_clip_alone_does_not(pipeline, reclip, loaded):
+    scenes, seen = loaded
+    truth = {e.id: e for s in scenes for e in s.expressions}
+
+    def hits(grounder, kinds):
+        answers = [p for p in grounder.ground(seen) if truth[p.id].kind in kinds]
+        return np.mean([float(iou_elementwise(p.box, truth[p.id].box)) >= 0.5 for p in answers])
+
+    assert hits(reclip, ("location", "relation")) > hits(pipeline, ("location", "relation")) + 0.25
+    assert hits(reclip, ("attribute",)) == hits(pipeline, ("attribute",))
+
+
+def test_clips_are_added_up(context, loaded):
+    """The same CLIP twice is one CLIP twice as sure."""
+    _, seen = loaded
+    tiny = TINY_CLIP.model_dump()
+    once, twice = (two_stage(context(options=merged(context().options, {"ensemble": more}))) for more in ([], [tiny]))
+    a, b = (pipeline.ranker.rank(seen[:1], pipeline.proposer.propose(seen[:1]))[0] for pipeline in (once, twice))
+    np.testing.assert_allclose(b, a**2 / (a**2).sum(1, keepdims=True), atol=1e-5)
+    assert twice.card.parameters > once.card.parameters and "tiny-clip + tiny-clip" in twice.card.summary
+
+
 def test_the_card_says_what_the_weights_saw(pipeline):
     card = pipeline.card
     assert card.saw_test_images == "no" and card.trained_on == "shapes-train"
