@@ -24,12 +24,13 @@ RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 EPS = 1e-5
 
 
-class FrozenBatchNormAct2d(FrozenBatchNorm2d):
+class FrozenBatchNormAct2d(FrozenBatchNorm2d):  # type: ignore[misc]
     """A frozen norm followed by the activation that timm keeps inside the norm."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__(int(norm.num_features), eps=EPS)  # type: ignore[arg-type]
-        self.drop, self.act = norm.drop, norm.act
+        self.drop: Any = norm.drop
+        self.act: Any = norm.act
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.act(self.drop(super().forward(x)))
@@ -97,7 +98,7 @@ def _body(config: MdetrConfig) -> tuple[nn.Module, int]:
         return IntermediateLayerGetter(net, {"layer4": "0"}), net.fc.in_features
     if name not in timm.list_models("*efficientnet*"):
         raise UnknownName("MDETR backbone", name, ("small", *RESNETS, *timm.list_models("tf_efficientnet_b?")))
-    body = timm.create_model(name, pretrained=False, features_only=True, out_indices=(4,))
+    body: Any = timm.create_model(name, pretrained=False, features_only=True, out_indices=(4,))
     return freeze_norms(body), body.feature_info.channels()[-1]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.errors import WeightsError
 from bench.grounding import PipelineContext
@@ -135,9 +135,9 @@ def _unpickled(path: Path) -> tuple[Mapping[str, Tensor], str, int]:
     return state, part, heads if isinstance(heads, int) and heads > 0 else 8
 
 
-def _materialise(module: nn.Module) -> None:
-    """Memory for a module built on "meta": parameters unset, and the fixed tables of RoBERTa that no file holds."""
-    module.to_empty(device="cpu")
-    embeddings = module.transformer.text_encoder.embeddings
+def _materialise(model: Mdetr) -> None:
+    """Memory for a model built on "meta": parameters unset, and the fixed tables of RoBERTa that no file holds."""
+    model.to_empty(device="cpu")
+    embeddings: Any = model.transformer.text_encoder.embeddings
     embeddings.position_ids.copy_(torch.arange(embeddings.position_ids.shape[1])[None])
     embeddings.token_type_ids.zero_()

@@ -30,7 +30,7 @@ class MdetrConfig(BaseModel):
     text_encoder: dict[str, Any] = Field(default_factory=lambda: dict(ROBERTA_BASE))
 
 
-ROBERTA_BASE = {
+ROBERTA_BASE: dict[str, Any] = {
     "vocab_size": 50265,
     "hidden_size": 768,
     "num_hidden_layers": 12,

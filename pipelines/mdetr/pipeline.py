@@ -28,6 +28,7 @@ from pipelines.mdetr.preprocessing import normalised, resized
 from pipelines.mdetr.text import PAD, Tokenizer
 
 SIZES = (800, 1333)  # of the published models
+Place = tuple[int, int]  # of a scene in its batch, of a query in its scene
 T = TypeVar("T")
 
 
@@ -86,7 +87,7 @@ class MdetrPipeline:
         groups: dict[torch.Size, list[int]] = {}
         for index, picture in enumerate(pictures):
             groups.setdefault(picture.shape, []).append(index)
-        answers: dict[tuple[int, int], Prediction] = {}
+        answers: dict[Place, Prediction] = {}
         for indices in groups.values():
             with self.clock.stage("backbone"):
                 seen = self._see([pictures[i] for i in indices])
@@ -98,47 +99,44 @@ class MdetrPipeline:
         """Pictures of one size, (3, h, w) in 0..1 -> their tokens."""
         parts = []
         for some in chunks(pictures, self.pictures):
-            pixels = normalised(torch.stack(some).to(self.device))
+            pixels = normalised(torch.stack(list(some)).to(self.device))
             parts.append(self.model.see(pixels.to(self.dtype)))
         tokens, position, padding = zip(*((s.tokens, s.position, s.padding) for s in parts), strict=True)
         return Seen(torch.cat(tokens), torch.cat(position), torch.cat(padding))
 
-    def _answers(
-        self, batch: Sequence[LoadedScene], indices: Sequence[int], seen: Seen
-    ) -> dict[tuple[int, int], Prediction]:
-        """(scene, query) -> its answer, for the scenes `indices`, whose tokens are the rows of `seen`."""
-        asked: dict[tuple[int, str], list[tuple[int, int]]] = {}
+    def _answers(self, batch: Sequence[LoadedScene], indices: Sequence[int], seen: Seen) -> dict[Place, Prediction]:
+        """The answers about the scenes `indices`, whose pictures are the rows of `seen`."""
+        asked: dict[tuple[int, str], list[Place]] = {}
         for row, scene in enumerate(indices):
             for number, query in enumerate(batch[scene].queries):
                 asked.setdefault((row, text_of(query)), []).append((scene, number))
-        places, found = [], []
-        for some in chunks(list(asked.items()), self.texts):
-            tokens, padding = self.tokenizer([text for (_, text), _ in some])
-            rows = torch.tensor([row for (row, _), _ in some], device=self.device)
-            view = Seen(seen.tokens[rows], seen.position[rows], seen.padding[rows])
-            out = self.model.find(view, tokens.to(self.device), padding.to(self.device))
-            owners = [index for index, (_, mine) in enumerate(some) for _ in mine]
-            mine = [place for _, places_of_text in some for place in places_of_text]
-            masks = [phrase_mask(batch[s].queries[q].caption, self.tokenizer) for s, q in mine]
-            score, index = query_scores(out.logits[0][owners], masks).max(dim=-1)
-            boxes = out.boxes[0][owners, index]  # (K, 4) cxcywh in 0..1
-            places += mine
-            found.append(torch.cat([boxes.double(), score[:, None].double(), index[:, None].double()], dim=1))
-        if not places:
+        if not asked:
             return {}
-        rows_out = torch.cat(found).cpu().numpy()  # the one point where a GPU is waited for
+        found = [self._ask(batch, seen, some) for some in chunks(list(asked.items()), self.texts)]
+        rows = torch.cat(found).cpu().numpy()  # the one point where a GPU is waited for
+        places = [place for mine in asked.values() for place in mine]
         sizes = np.array([batch[s].picture.shape[1::-1] * 2 for s, _ in places])
-        boxes_out = (box_cxcywh_to_xyxy(rows_out[:, :4]) * sizes).tolist()
-        return {
-            (s, q): Prediction(
-                batch[s].queries[q].id,
-                tuple(box),
-                score,
-                note=self._note(batch[s].queries[q]),
-                query_index=int(index),
-            )
-            for (s, q), box, (score, index) in zip(places, boxes_out, rows_out[:, 4:].tolist(), strict=True)
-        }
+        boxes = (box_cxcywh_to_xyxy(rows[:, :4]) * sizes).tolist()
+        answers = {}
+        for (s, q), box, (score, index) in zip(places, boxes, rows[:, 4:].tolist(), strict=True):
+            query = batch[s].queries[q]
+            answers[s, q] = Prediction(query.id, tuple(box), score, note=self._note(query), query_index=int(index))
+        return answers
+
+    def _ask(
+        self, batch: Sequence[LoadedScene], seen: Seen, some: Sequence[tuple[tuple[int, str], list[Place]]]
+    ) -> Tensor:
+        """Texts, each with the row of its picture and the places it answers -> (K, 6), a row for every place in order:
+        a cxcywh box in 0..1, its score, the index of its query.
+        """
+        tokens, padding = self.tokenizer([text for (_, text), _ in some])
+        rows = torch.tensor([row for (row, _), _ in some], device=self.device)
+        view = Seen(seen.tokens[rows], seen.position[rows], seen.padding[rows])
+        out = self.model.find(view, tokens.to(self.device), padding.to(self.device))
+        owners = [index for index, (_, mine) in enumerate(some) for _ in mine]
+        masks = [phrase_mask(batch[s].queries[q].caption, self.tokenizer) for _, mine in some for s, q in mine]
+        score, index = query_scores(out.logits[0][owners], masks).max(dim=-1)
+        return torch.cat([out.boxes[0][owners, index].double(), torch.stack([score, index], dim=1).double()], dim=1)
 
     def _note(self, query: Query) -> str:
         alone = self.dataset == "flickr30k" and query.caption is None

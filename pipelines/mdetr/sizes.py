@@ -14,7 +14,7 @@ BODY = "backbone.0.body."
 TEXT = "transformer.text_encoder."
 HEAD_WIDTH = 64  # of every RoBERTa
 # Blocks in each stage, and whether a block is a bottleneck of three convolutions.
-RESNETS = {
+RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
     ((2, 2, 2, 2), False): "resnet18",
     ((3, 4, 6, 3), False): "resnet34",
     ((3, 4, 6, 3), True): "resnet50",

@@ -42,7 +42,8 @@ class Tokenizer:
             inner = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises plain Exception
             raise WeightsError(f"not a tokenizer's JSON ({first_line(error)})") from None
-        return cls(PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", **MEANT), limit)
+        wrapped: Any = PreTrainedTokenizerFast  # an untyped class
+        return cls(wrapped(tokenizer_object=inner, unk_token="<unk>", **MEANT), limit)
 
     @classmethod
     def open(cls, name: str, context: PipelineContext, limit: int = LIMIT) -> Tokenizer:
