@@ -43,7 +43,8 @@ class FirstLesson(nn.Module):
         something = words[..., -1] > 0
         named = F.binary_cross_entropy_with_logits(said[something], words[something])
         anything = F.binary_cross_entropy_with_logits(said[..., -1], words[..., -1])
-        return 3 * named + anything + 5 * (boxes[something] - wanted[something]).abs().mean()
+        loss: Tensor = 3 * named + anything + 5 * (boxes[something] - wanted[something]).abs().mean()
+        return loss
 
     def targets(self, scenes: Sequence[Scene], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Words (B, h, w, W + 1) in {0, 1}, the last "something is here", and its box (B, h, w, 4) cxcywh."""

@@ -63,7 +63,8 @@ class Grounding(nn.Module):
             loss = loss + self.lesson_weight * self.lesson.loss_on(seen.tokens.unflatten(1, grid), scenes)
         if self.reader is not None:
             places = found.memory[:, : seen.tokens.shape[1]].unflatten(1, grid)  # (B, h, w, d)
-            loss = loss + self.places * self.place_loss(*self.reader(places), wanted)
+            logits, boxes_there = self.reader(places)
+            loss = loss + self.places * self.place_loss(logits, boxes_there, wanted)
         return loss
 
     def place_loss(self, logits: Tensor, boxes: Tensor, wanted: Tensor) -> Tensor:
