@@ -128,7 +128,7 @@ def read_model(path: Path) -> tuple[Any, Any]:
 
 def build(config: Mapping[str, Any]) -> Any:
     """The architecture a configuration describes (`model_type` and its fields), with random weights."""
-    return AutoModelForObjectDetection.from_config(AutoConfig.for_model(**config))  # type: ignore[no-untyped-call]
+    return AutoModelForObjectDetection.from_config(AutoConfig.for_model(**config))
 
 
 def square(side: int) -> RTDetrImageProcessor:
