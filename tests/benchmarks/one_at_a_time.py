@@ -32,7 +32,7 @@ def main() -> None:
     split = load_split(asked.split, resolved).limited(asked.pictures)
     pipeline = open_pipeline(asked.pipeline, split, resolved)
     scenes = [LoadedScene(s.id, split.pictures.load(s), tuple(e.query for e in s.expressions)) for s in split.scenes]
-    encoders = [thing for thing in gc.get_objects() if isinstance(thing, ClipEncoder)]
+    encoders = [thing for thing in gc.get_objects() if type(thing) is ClipEncoder]
 
     def together(batch: list[LoadedScene]) -> dict[str, object]:
         return {p.id: p.box for p in pipeline.ground(batch)}
