@@ -72,7 +72,7 @@ class MdetrPipeline:
         self.card = make_card(
             context,
             options.card,
-            summary=f"MDETR with {held.config.backbone}{_read_as(held)}",
+            summary=f"MDETR, backbone {held.config.backbone}{_read_as(held)}",
             paper="Kamath et al., MDETR, ICCV 2021",
             weights={"mdetr": options.weights},
             sha256={held.path.name: sha256_file(held.path)},
