@@ -149,7 +149,9 @@ def test_half_precision_keeps_the_heads_fine(opened, scenes):
 
 def test_the_card(opened):
     card = opened().card
-    assert card.summary == ("MDETR, backbone small (model_ema, without transformer.text_encoder.embeddings.position_ids)")
+    assert card.summary == (
+        "MDETR, backbone small (model_ema, without transformer.text_encoder.embeddings.position_ids)"
+    )
     assert card.parameters > 1e5 and list(card.sha256) == ["refcoco_small_checkpoint.pth"]
 
 
