@@ -20,9 +20,10 @@ from bench.grounding import LoadedScene, PipelineContext, Prediction
 from bench.settings import parse_table
 from pipelines import hub
 from pipelines.card import CardOptions, make_card
-from pipelines.modern.pictures import for_processor
+from pipelines.modern.pictures import for_processor, reduced
 
 FAMILY = ("owlv2", "owlvit")
+LARGEST = 4  # times the side the model sees: larger pictures are reduced before the processor blurs them
 
 
 class OwlOptions(BaseModel):
@@ -49,6 +50,7 @@ class Owl:
         if config.model_type not in FAMILY:
             raise WeightsError(f"{options.weights} is a {config.model_type}; expected one of {', '.join(FAMILY)}")
         self.padded = config.model_type == "owlv2"  # OWL-ViT squashes the picture, OWLv2 pads it to a square
+        self.side = int(config.vision_config.image_size)
         self.longest = int(config.text_config.max_position_embeddings)
         self._texts: dict[str, tuple[Tensor, str]] = {}
         self.card = make_card(
@@ -65,24 +67,21 @@ class Owl:
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         """One prediction for every query of every scene, in order."""
         with self.clock.stage("image encode"), hub.autocast(self.context):
-            canvases = [for_processor(scene.picture) for scene in batch]
-            # One at a time: the processor would resize pictures of equal size together, with other rounding.
-            ready = [self.image_processor(images=c, return_tensors="pt", device=self.context.device) for c in canvases]
-            patches = self.model.image_embedder(pixel_values=torch.cat([r["pixel_values"] for r in ready]))[0]
+            pixels, units = zip(*[self._look(scene) for scene in batch], strict=True)
+            patches = self.model.image_embedder(pixel_values=torch.cat(pixels))[0]
         features = patches.float().flatten(1, 2)  # (B, P, D)
         boxes = self.model.box_predictor(features, patches).double().cpu()  # (B, P, 4) cxcywh in shares
         with self.clock.stage("text encode"), hub.autocast(self.context):
             self._encode([query.text for scene in batch for query in scene.queries])
         answers = []
         with self.clock.stage("rank"), hub.autocast(self.context):
-            for scene, canvas, feature, box in zip(batch, canvases, features, boxes, strict=True):
+            for scene, unit, feature, box in zip(batch, units, features, boxes, strict=True):
                 if not scene.queries:
                     continue
                 texts = torch.stack([self._texts[query.text][0] for query in scene.queries])
                 logits = self.model.class_predictor(feature[None], texts[None])[0][0].float()  # (P, Q)
                 scores, best = logits.sigmoid().max(dim=0)
-                width, height = canvas.size if not self.padded else (max(canvas.size),) * 2
-                chosen = box[best.cpu()] * torch.tensor([width, height] * 2, dtype=torch.float64)
+                chosen = box[best.cpu()] * torch.tensor([*unit, *unit], dtype=torch.float64)
                 answers += [
                     Prediction(query.id, tuple(xyxy), score, note=self._texts[query.text][1])
                     for query, xyxy, score in zip(
@@ -90,6 +89,14 @@ class Owl:
                     )
                 ]
         return answers
+
+    def _look(self, scene: LoadedScene) -> tuple[Tensor, tuple[float, float]]:
+        """Pixels (1, 3, S, S), and how many of the original's pixels a whole side of them is, across and down."""
+        canvas = for_processor(scene.picture)
+        seen = reduced(canvas, LARGEST * self.side)
+        pixels = self.image_processor(images=seen, return_tensors="pt", device=self.context.device)["pixel_values"]
+        across, down = (max(seen.size),) * 2 if self.padded else seen.size
+        return pixels, (across * canvas.width / seen.width, down * canvas.height / seen.height)
 
     def _encode(self, texts: Sequence[str]) -> None:
         """Vectors of texts not met before, and a note for each that had to be cut."""

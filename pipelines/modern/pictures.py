@@ -24,3 +24,13 @@ def for_processor(picture: Picture) -> Image.Image:
     wide[:] = picture.mean(axis=(0, 1)).round()
     wide[:height, :width] = picture
     return Image.fromarray(wide)
+
+
+def reduced(image: Image.Image, longest: int) -> Image.Image:
+    """The picture with its long side at `longest` at most; for processors that blur before they shrink, whose time
+    grows with the fourth power of a picture's side.
+    """
+    share = longest / max(image.size)
+    if share >= 1:
+        return image
+    return image.resize((max(1, round(image.width * share)), max(1, round(image.height * share))), Image.Resampling.BOX)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from enum import Enum
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -185,7 +185,7 @@ def read_box(said: str) -> tuple[Box | None, str]:
     return (x1, y1, x2, y2), f"the first of {more} boxes" if more > 1 else ""
 
 
-def _is_box(value: Any) -> bool:
+def _is_box(value: Any) -> TypeGuard[list[float]]:
     return (
         isinstance(value, list)
         and len(value) == 4
