@@ -11,6 +11,7 @@ picture is padded to the size of another.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,9 @@ class MaskOptions(BaseModel):
 
     weights: str = Field("facebook/sam2.1-hiera-tiny", description="an id of the hub, or a local folder")
     threshold: float = Field(0.5, ge=0, le=1, description="universal models: lowest score of a segment")
+    overlap: float = Field(
+        0.8, ge=0, le=1, description="universal models: share of its mask that a segment must not lose to better ones"
+    )
     points: int = Field(32, ge=1, description="promptable models: points along each side of the grid")
     predicted_iou: float = Field(0.88, ge=0, le=1, description="promptable models: lowest quality by their own word")
     stability: float = Field(0.95, ge=0, le=1, description="promptable models: lowest IoU of a mask cut high and low")
@@ -68,7 +72,9 @@ class MaskModel:
         self.processor = hub.load_pretrained(AutoImageProcessor, options.weights, context, what)
         self.sha256: Mapping[str, str] = hub.hashes(options.weights, context)
         self.parameters = sum(p.numel() for p in self.model.parameters())
-        if self.promptable:
+        if not self.promptable:
+            self._cut = self.processor.post_process_panoptic_segmentation
+        else:
             self._generate = MaskGeneration(
                 model=self.model, image_processor=self.processor, device=self.device, framework="pt"
             )
@@ -100,8 +106,14 @@ class MaskModel:
         inputs = self.processor(images=[picture], return_tensors="pt").to(self.device)
         out = self.model(**inputs)
         size = picture.shape[:2]
-        (found,) = self.processor.post_process_panoptic_segmentation(
-            out, threshold=self.options.threshold, target_sizes=[size]
+        # Most fuse what has one name when told which names are stuff; here every segment stays what it is.
+        fuse = {"label_ids_to_fuse": set()} if "label_ids_to_fuse" in signature(self._cut).parameters else {}
+        (found,) = self._cut(
+            out,
+            threshold=self.options.threshold,
+            overlap_mask_area_threshold=self.options.overlap,
+            target_sizes=[size],
+            **fuse,
         )
         segments = found["segments_info"]
         numbers = np.array([segment["id"] for segment in segments], np.int64)
