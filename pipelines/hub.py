@@ -115,9 +115,9 @@ def _is_path(name: str) -> bool:
 
 def _not_reached(name: str, context: PipelineContext, what: str, error: Exception) -> WeightsError:
     cache = cache_folder(context)
-    reached = "the hub was not asked (offline)" if context.offline else "it could not be fetched from the hub"
+    reached = "offline, so the hub was not asked" if context.offline else f"not to be fetched: {first_line(error)}"
     return WeightsError(
-        f"{what}: {name} is not in {cache} and {reached} ({first_line(error)}). Where there is a network: "
+        f"{what}: {name} is not in {cache} ({reached}). Where there is a network: "
         f"`hf download {name} --cache-dir huggingface`, then copy what is in that folder to {cache}; "
         f"or give a local folder that holds the files"
     )
