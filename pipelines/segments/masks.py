@@ -107,7 +107,8 @@ class MaskModel:
         out = self.model(**inputs)
         size = picture.shape[:2]
         # Most fuse what has one name when told which names are stuff; here every segment stays what it is.
-        fuse = {"label_ids_to_fuse": set()} if "label_ids_to_fuse" in signature(self._cut).parameters else {}
+        told = "label_ids_to_fuse" in signature(self._cut).parameters
+        fuse: dict[str, Any] = {"label_ids_to_fuse": set()} if told else {}
         (found,) = self._cut(
             out,
             threshold=self.options.threshold,
@@ -127,7 +128,7 @@ def boxes_of(masks: np.ndarray[Any, np.dtype[np.bool_]]) -> np.ndarray[Any, np.d
     """(N, H, W), none empty -> (N, 4) xyxy: the edges of the outermost pixels, so one more than the last pixel's."""
     sides = []
     for axis in (1, 2):  # columns that hold something, then rows
-        line = masks.any(axis=axis)
+        line = np.asarray(masks.any(axis=axis))
         sides.append((line.argmax(axis=1), line.shape[1] - line[:, ::-1].argmax(axis=1)))
     (left, right), (upper, lower) = sides
     return np.stack([left, upper, right, lower], axis=1).astype(np.float64)

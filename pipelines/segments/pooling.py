@@ -104,7 +104,7 @@ class RegionPooling:
         hidden = torch.zeros(seen.shape, dtype=tokens.dtype, device=tokens.device).masked_fill(~seen, -torch.inf)
         for block in blocks[self.options.from_block :]:
             tokens = block(tokens, attn_mask=hidden)
-        copies = visual.ln_post(tokens[0, ordinary:])
+        copies: Tensor = visual.ln_post(tokens[0, ordinary:])
         return copies if visual.proj is None else copies @ visual.proj
 
     def _resnet(self, pixels: Tensor, inside: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class RegionPooling:
 
 def members(coverage: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """(R, N) shares of each patch -> (R, N): a region holds the patches it covers by half, or else its best covered."""
-    return (coverage >= 0.5) | (coverage == coverage.max(axis=1, keepdims=True))
+    return np.asarray((coverage >= 0.5) | (coverage == coverage.max(axis=1, keepdims=True)))
 
 
 def pool_batch(

@@ -48,7 +48,7 @@ def score_maps(chances: Float, brush: Float, options: MapOptions) -> Float:
     lowest = np.quantile(maps, options.quantile, axis=(1, 2), keepdims=True)
     maps = np.maximum(maps, lowest) - lowest
     span = maps.max(axis=(1, 2), keepdims=True)
-    return np.divide(maps, span, out=np.zeros_like(maps), where=span > 1e-9)
+    return np.asarray(np.divide(maps, span, out=np.zeros_like(maps), where=span > 1e-9))
 
 
 def cells(shape: tuple[int, int], grid: int) -> tuple[int, int]:

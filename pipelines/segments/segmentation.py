@@ -41,7 +41,7 @@ class Segmentation:
     def in_pixels(self, boxes: Boxes) -> Boxes:
         """(N, 4) xyxy in the levels' pixels -> in the picture's."""
         (height, width), size = self.shape, self.size
-        return boxes * np.array([size[0] / width, size[1] / height] * 2)
+        return np.asarray(boxes * np.array([size[0] / width, size[1] / height] * 2))
 
     def masks(self) -> NDArray[np.bool_]:
         """(R, H, W): each region at the size of the picture, the level's nearest pixel."""
@@ -84,7 +84,7 @@ def _count(level: Level) -> int:
 def _boxes(level: Level) -> Boxes:
     """(R, 4) xyxy in the level's own pixels, right and bottom exclusive."""
     if level.ndim == 3:
-        spans = [_first_and_last(level.any(axis=axis)) for axis in (1, 2)]
+        spans = [_first_and_last(np.asarray(level.any(axis=axis))) for axis in (1, 2)]
     else:
         # Pixels in the order of their region: each region is one run of them.
         order = np.argsort(level, axis=None, kind="stable")
@@ -113,7 +113,7 @@ def _coverage(level: Level, rows: int, columns: int) -> Float:
         return np.asarray(sums / pixels)
     cell = np.repeat(np.arange(rows), np.diff(y))[:, None] * columns + np.repeat(np.arange(columns), np.diff(x))
     counts = np.bincount((level * (rows * columns) + cell).ravel(), minlength=_count(level) * rows * columns)
-    return counts.reshape(-1, rows, columns) / pixels
+    return np.asarray(counts.reshape(-1, rows, columns) / pixels)
 
 
 def _centres(length: int, cells: int) -> NDArray[np.intp]:

@@ -33,7 +33,7 @@ def test_the_grid_is_the_one_that_strided_convolutions_make(size, halvings):
 
 
 def test_no_grid_of_that_many_places():
-    with pytest.raises(ValueError, match="7 places.*64 x 64"):
+    with pytest.raises(ValueError, match=r"7 places.*64 x 64"):
         grid_of(torch.zeros(1, 3, 64, 64), 7)
 
 
