@@ -4,12 +4,13 @@
 PYTHON ?= python3
 VENV := .venv
 BENCH := $(VENV)/bin/bench
-DEMO := yolo-clip,label-only,largest-proposal,random-proposal,fixed-box,centre-box,whole-picture
+PIPELINES := yolo-clip,detr-clip,ssd-clip,seg-clip,clip-pooling,reclip,mdetr
+BASELINES := label-clip,label-only,largest-proposal,random-proposal,fixed-box,centre-box,whole-picture
 
 .PHONY: demo test check lock clean
 
 demo: $(VENV)/.ready
-	$(BENCH) run --pipeline $(DEMO) --split shapes-val --fresh
+	$(BENCH) run --pipeline $(PIPELINES),$(BASELINES) --split shapes-val --fresh
 	$(BENCH) leaderboard
 	@cat results/LEADERBOARD.md
 

@@ -190,7 +190,7 @@ def test_the_pipeline_never_sees_the_boxes(tmp_path: Path, use: Use) -> None:
     use(answering(lambda batch, right: seen.extend(batch) or right))
     run(tmp_path)
     shown = {slot for scene in seen for query in scene.queries for slot in query.__slots__}
-    assert shown == {"id", "text"} and seen[0].picture.shape == (24, 32, 3)
+    assert shown == {"id", "text", "caption"} and seen[0].picture.shape == (24, 32, 3)
 
 
 def test_pictures_are_decoded_in_order_and_not_too_far_ahead() -> None:
