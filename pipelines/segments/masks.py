@@ -31,6 +31,7 @@ from bench.errors import WeightsError
 from bench.grounding import Picture, PipelineContext
 from pipelines import hub
 from pipelines.proposers.proposals import Proposals
+from pipelines.segments.segmentation import boxes_of_masks
 
 NEEDS_A_TEXT = frozenset({"oneformer", "videomt"})  # a task prompt, or a video: not what is asked here
 
@@ -87,7 +88,7 @@ class MaskModel:
         seen = masks.any(axis=(1, 2))
         order = np.argsort(-scores[seen], kind="stable")
         masks, scores, labels = masks[seen][order], scores[seen][order], np.array(labels, object)[seen][order]
-        return Proposals(boxes_of(masks), scores, tuple(labels), masks)
+        return Proposals(boxes_of_masks(masks), scores, tuple(labels), masks)
 
     def _everything(self, picture: Picture) -> tuple[Any, Any, list[str]]:
         options = self.options
@@ -122,13 +123,3 @@ class MaskModel:
         names = self.model.config.id2label
         labels = [str(names.get(segment["label_id"], "")) for segment in segments]
         return masks, np.array([segment["score"] for segment in segments], np.float64), labels
-
-
-def boxes_of(masks: np.ndarray[Any, np.dtype[np.bool_]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """(N, H, W), none empty -> (N, 4) xyxy: the edges of the outermost pixels, so one more than the last pixel's."""
-    sides = []
-    for axis in (1, 2):  # columns that hold something, then rows
-        line = np.asarray(masks.any(axis=axis))
-        sides.append((line.argmax(axis=1), line.shape[1] - line[:, ::-1].argmax(axis=1)))
-    (left, right), (upper, lower) = sides
-    return np.stack([left, upper, right, lower], axis=1).astype(np.float64)

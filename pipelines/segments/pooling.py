@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,7 +28,7 @@ from bench.errors import SettingsError
 from bench.grounding import Picture
 from pipelines.clip.encoder import ClipEncoder
 from pipelines.clip.views import make_views
-from pipelines.segments.segmentation import Segmentation
+from pipelines.segments.segmentation import Float, Segmentation
 
 
 class PoolingOptions(BaseModel):
@@ -143,7 +144,7 @@ class RegionPooling:
         return pooled[:, 0]
 
 
-def members(coverage: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def members(coverage: Float) -> NDArray[np.bool_]:
     """(R, N) shares of each patch -> (R, N): a region holds the patches it covers by half, or else its best covered."""
     return np.asarray((coverage >= 0.5) | (coverage == coverage.max(axis=1, keepdims=True)))
 

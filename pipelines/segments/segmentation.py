@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.grounding import Boxes
 
-Level = NDArray[np.intp] | NDArray[np.bool_]
+Level = NDArray[Any]  # integers, or booleans for masks
 Float = NDArray[np.float64]
 
 
@@ -81,23 +82,27 @@ def _count(level: Level) -> int:
     return len(level) if level.ndim == 3 else int(level.max(initial=-1)) + 1
 
 
-def _boxes(level: Level) -> Boxes:
-    """(R, 4) xyxy in the level's own pixels, right and bottom exclusive."""
-    if level.ndim == 3:
-        spans = [_first_and_last(np.asarray(level.any(axis=axis))) for axis in (1, 2)]
-    else:
-        # Pixels in the order of their region: each region is one run of them.
-        order = np.argsort(level, axis=None, kind="stable")
-        starts = np.searchsorted(level.ravel()[order], np.arange(_count(level)))
-        rows, columns = np.divmod(order, level.shape[1])
-        spans = [(np.minimum.reduceat(p, starts), np.maximum.reduceat(p, starts) + 1) for p in (columns, rows)]
-    (left, right), (upper, lower) = spans
+def boxes_of_masks(masks: NDArray[np.bool_]) -> Boxes:
+    """(N, H, W), none empty -> (N, 4) xyxy: the edges of the outermost pixels, so one more than the last pixel's."""
+    sides = []
+    for axis in (1, 2):  # columns that hold something, then rows
+        line = np.asarray(masks.any(axis=axis))
+        sides.append((line.argmax(axis=1), line.shape[1] - line[:, ::-1].argmax(axis=1)))
+    (left, right), (upper, lower) = sides
     return np.stack([left, upper, right, lower], axis=1).astype(np.float64)
 
 
-def _first_and_last(line: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """(R, L) -> first true place, and one past the last."""
-    return line.argmax(axis=1), line.shape[1] - line[:, ::-1].argmax(axis=1)
+def _boxes(level: Level) -> Boxes:
+    """(R, 4) xyxy in the level's own pixels, right and bottom exclusive."""
+    if level.ndim == 3:
+        return boxes_of_masks(level)
+    # Pixels in the order of their region: each region is one run of them.
+    order = np.argsort(level, axis=None, kind="stable")
+    starts = np.searchsorted(level.ravel()[order], np.arange(_count(level)))
+    rows, columns = np.divmod(order, level.shape[1])
+    corners = [np.minimum.reduceat(places, starts) for places in (columns, rows)]
+    corners += [np.maximum.reduceat(places, starts) + 1 for places in (columns, rows)]
+    return np.stack(corners, axis=1).astype(np.float64)
 
 
 def _coverage(level: Level, rows: int, columns: int) -> Float:

@@ -13,8 +13,9 @@ from bench.errors import SettingsError, WeightsError
 from bench.grounding import LoadedScene, Query
 from bench.settings import merged
 from pipelines.proposers.opening import open_proposer
-from pipelines.segments.masks import MaskModel, MaskOptions, boxes_of
+from pipelines.segments.masks import MaskModel, MaskOptions
 from pipelines.segments.pipeline import seg_clip
+from pipelines.segments.segmentation import boxes_of_masks
 
 SAM_DECODER = {
     "hidden_size": 16,
@@ -134,7 +135,7 @@ def test_as_a_proposer_masks_and_boxes_are_kept_in_step(folder, picture, context
     first, second, third = proposer.propose(scenes)
     assert np.array_equal(first.masks, third.masks) and second.masks.shape[1:] == (90, 50)
     assert 2 <= len(first) <= 4 and first.masks[-1].all() and first.boxes[-1].tolist() == [0, 0, 90, 50]
-    assert np.array_equal(first.boxes, boxes_of(first.masks))
+    assert np.array_equal(first.boxes, boxes_of_masks(first.masks))
     assert proposer.sha256.keys() == {f"{folder.name}/model.safetensors"} and proposer.parameters > 5000
 
 
@@ -153,7 +154,7 @@ def test_masks_are_regions_of_seg_clip(folder, picture, context):
 )
 def test_a_box_ends_one_after_the_last_pixel(masks):
     masks[:, 0, 0] |= ~masks.any(axis=(1, 2))
-    assert np.array_equal(boxes_of(masks), masks_to_boxes(torch.tensor(masks)).numpy() + LAST)
+    assert np.array_equal(boxes_of_masks(masks), masks_to_boxes(torch.tensor(masks)).numpy() + LAST)
 
 
 def test_what_makes_no_masks_is_refused(context, tmp_path):
