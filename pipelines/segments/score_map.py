@@ -18,6 +18,8 @@ from bench.grounding import Boxes
 from pipelines.segments.box_search import best_boxes
 from pipelines.segments.segmentation import Float, Segmentation, edges
 
+DEAREST = 0.9  # of the map's range: the best cells always count, even for a thing that fills the picture
+MILLION = 1_000_000
 TINY = 1e-100  # a probability of zero, which a rule may say, has no logarithm
 
 
@@ -71,9 +73,11 @@ def best_on_maps(chances: Float, regions: Segmentation, options: MapOptions) -> 
     maps = score_maps(chances, regions.brush(rows, columns), options)
     told = maps.max(axis=(1, 2)) > 0
     price = options.threshold + options.area * maps[told].mean(axis=(1, 2), keepdims=True)
-    places, sums = best_boxes(maps[told] - price)
+    price = np.minimum(price, DEAREST)
+    # Whole millionths add up exactly: equal boxes stay equal, whatever noise the encoder's batches bring.
+    places, sums = best_boxes(np.rint((maps[told] - price) * MILLION).astype(np.int64))
     inside = (places[:, 2] - places[:, 0]) * (places[:, 3] - places[:, 1])
-    found[told] = sums / inside + price[:, 0, 0]
+    found[told] = np.minimum(sums / MILLION / inside + price[:, 0, 0], 1.0)
     # A cell begins and ends at a whole pixel of the levels, so its box is exactly what it was the mean of.
     x, y = edges(regions.shape[1], columns), edges(regions.shape[0], rows)
     corners = [x[places[:, 0]], y[places[:, 1]], x[places[:, 2]], y[places[:, 3]]]

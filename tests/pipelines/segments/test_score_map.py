@@ -80,3 +80,19 @@ def test_a_higher_price_makes_a_smaller_box():
 )  # fmt: skip
 def test_cells_are_nearly_square_and_none_is_smaller_than_a_pixel(shape, expected):
     assert cells(shape, 40) == expected
+
+
+def test_a_thing_that_fills_the_picture_is_boxed_whole():
+    """Where the map's mean makes a cell dearer than the best one is worth, the best region still is the answer."""
+    cut = segmentation_of((320, 240), [one_thing([1, 1, 31, 23])])
+    options = MapOptions(temperature=1.0, quantile=0.0, threshold=0.0, area=2.5)
+    boxes, _ = best_on_maps(np.array([[0.02, 0.98]]), cut, options)
+    assert boxes[0] == pytest.approx(_scaled([1, 1, 31, 23], (320, 240)))
+
+
+def test_noise_of_the_encoder_does_not_choose_between_equal_boxes():
+    cut = segmentation_of((64, 48), [one_thing([4, 4, 12, 12])])
+    options = MapOptions(temperature=1.0, quantile=0.0, threshold=0.0, area=2.5)
+    plain = best_on_maps(np.array([[0.3, 0.7]]), cut, options)[0]
+    for noise in (1e-9, -1e-9, 3e-10):
+        assert (best_on_maps(np.array([[0.3 - noise, 0.7 + noise]]), cut, options)[0] == plain).all()
