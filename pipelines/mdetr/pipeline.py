@@ -75,7 +75,7 @@ class MdetrPipeline:
             summary=f"MDETR, backbone {held.config.backbone}{_read_as(held)}",
             paper="Kamath et al., MDETR, ICCV 2021",
             weights={"mdetr": options.weights},
-            sha256={held.path.name: sha256_file(held.path)},
+            sha256={"mdetr": sha256_file(held.path)},
             parameters=sum(p.numel() for p in self.model.parameters()),
         )
 
