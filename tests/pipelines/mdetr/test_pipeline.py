@@ -152,7 +152,7 @@ def test_the_card(opened):
     assert card.summary == (
         "MDETR, backbone small (model_ema, without transformer.text_encoder.embeddings.position_ids)"
     )
-    assert card.parameters > 1e5 and list(card.sha256) == ["refcoco_small_checkpoint.pth"]
+    assert card.parameters > 1e5 and list(card.sha256) == ["mdetr"]
 
 
 def test_mistakes(context, opened, official):
