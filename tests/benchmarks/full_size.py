@@ -64,11 +64,11 @@ def load(pictures: int) -> list[LoadedScene]:
 def measure(pipeline, clock, scenes, asked):  # type: ignore[no-untyped-def]
     """Batches of scenes against one expression at a time, taking turns."""
     batches = [scenes[i : i + asked.batch] for i in range(0, len(scenes), asked.batch)]
-    caches = [e._texts for e in getattr(pipeline, "encoders", [getattr(pipeline, "encoder", None)]) if e is not None]
+    encoders = getattr(getattr(pipeline, "ranker", None), "encoders", ())
 
     def together() -> float:
-        for cache in caches:
-            cache.clear()
+        for encoder in encoders:
+            encoder.forget_texts()
         began = now(clock)
         for batch in batches:
             pipeline.ground(batch)
@@ -78,8 +78,8 @@ def measure(pipeline, clock, scenes, asked):  # type: ignore[no-untyped-def]
         began = now(clock)
         for scene in some:
             for query in scene.queries:
-                for cache in caches:
-                    cache.clear()
+                for encoder in encoders:
+                    encoder.forget_texts()
                 pipeline.ground([LoadedScene(scene.id, scene.picture, (query,))])
         return now(clock) - began
 
@@ -114,7 +114,9 @@ def now(clock: Clock) -> float:
 
 
 def pipeline_device(pipeline: object) -> object:
-    return getattr(pipeline, "device", None) or getattr(getattr(pipeline, "encoder", None), "device", "cpu")
+    """Of a network its own; of a two-stage pipeline its CLIP's."""
+    encoders = getattr(getattr(pipeline, "ranker", None), "encoders", ())
+    return encoders[0].device if encoders else getattr(pipeline, "device", "cpu")
 
 
 def clip_file(folder: Path) -> dict[str, object]:
