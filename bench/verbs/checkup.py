@@ -72,7 +72,7 @@ def _missing(name: str, dataset: str, resolved: Resolved) -> str:
     except BenchError as error:
         return str(error)
     absent = [w for w in _weights(resolved.options(name, dataset)) if not _at_hand(w, resolved)]
-    return "will fetch " + ", ".join(absent) if absent else ""
+    return "to be fetched: " + ", ".join(absent) if absent else ""
 
 
 def _weights(options: Mapping[str, Any]) -> Iterator[str]:

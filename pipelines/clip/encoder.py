@@ -62,10 +62,12 @@ class ClipEncoder:
 
     @torch.inference_mode()
     def encode_images(self, views: Tensor) -> Tensor:
-        """(N, 3, S, S) in 0..1 -> (N, D) unit vectors."""
+        """(N, 3, S, S) in 0..1 -> (N, D) unit vectors; N may be 0, which no tower takes."""
+        if not len(views):
+            return self.encode_texts([""])[:0]
         buckets = views.split(self.bucket)
         out = [self.model.encode_image(self.pixels(bucket), normalize=True).float() for bucket in buckets]
-        return torch.cat(out) if out else torch.zeros(0, 1, device=self.device)
+        return torch.cat(out)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:

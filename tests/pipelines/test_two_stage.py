@@ -166,3 +166,12 @@ def test_the_card_says_what_the_weights_saw(pipeline):
     assert card.saw_test_images == "no" and card.trained_on == "shapes-train"
     assert set(card.sha256) == {"proposer", "clip"}
     assert card.parameters > 1_000_000
+
+
+@pytest.mark.parametrize("relations", ["off", "rules"])
+def test_a_batch_without_any_proposal_is_missed_not_crashed(context, relations):
+    table = context().options | {"ranker": {"relations": relations, "prompt": "{}"}}
+    table["proposer"] = table["proposer"] | {"whole_picture": False, "confidence": 1.0}
+    scene = LoadedScene("s", np.zeros((60, 80, 3), np.uint8), (Query("q", "the red star on the left"),))
+    (answer,) = two_stage(context(options=table)).ground([scene])
+    assert answer.box is None and answer.score is None and len(answer.proposals) == 0
