@@ -69,19 +69,19 @@ def measure(pipeline, clock, scenes, asked):  # type: ignore[no-untyped-def]
     def together() -> float:
         for encoder in encoders:
             encoder.forget_texts()
-        began = now(clock)
+        began = now()
         for batch in batches:
             pipeline.ground(batch)
-        return now(clock) - began
+        return now() - began
 
     def one_at_a_time(some: list[LoadedScene]) -> float:
-        began = now(clock)
+        began = now()
         for scene in some:
             for query in scene.queries:
                 for encoder in encoders:
                     encoder.forget_texts()
                 pipeline.ground([LoadedScene(scene.id, scene.picture, (query,))])
-        return now(clock) - began
+        return now() - began
 
     few = scenes[: max(1, len(scenes) // 8)]
     together(), one_at_a_time(few[:1])  # warm-up: kernels are chosen, memory is taken
@@ -107,7 +107,7 @@ def measure(pipeline, clock, scenes, asked):  # type: ignore[no-untyped-def]
     }
 
 
-def now(clock: Clock) -> float:
+def now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
