@@ -1,0 +1,42 @@
+"""What CLIP-VG sees: the residual stream of CLIP's image tower at several depths, one token a patch and the class token.
+
+(Paper section III-B, "multi-level features"; spec clipvg.md 1.1.) The stream is taken raw: no ln_post, no projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+
+def multi_level_features(visual: Any, pixels: Tensor, taps: Sequence[int], recompute: bool = False) -> Tensor:
+    """(B, 3, S, S) -> (B, 1 + P, W * len(taps)): after each tapped block, side by side; the class token comes first.
+
+    `recompute` keeps no activations of the blocks and computes them again in the backward pass.
+    """
+    x = visual.conv1(pixels.to(visual.conv1.weight.dtype))
+    x = x.flatten(2).transpose(1, 2)  # (B, P, W)
+    x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)  # (B, 1 + P, W)
+    x = visual.ln_pre(x + visual.positional_embedding.to(x.dtype))
+    levels = []
+    for number, block in enumerate(visual.transformer.resblocks[: max(taps) + 1]):
+        x = checkpoint(block, x, use_reentrant=False) if recompute and torch.is_grad_enabled() else block(x)
+        if number in taps:
+            levels.append(x)
+    return torch.cat(levels, dim=-1)
+
+
+def resized_positions(positions: Tensor, side: int) -> Tensor:
+    """(1 + P, W) learned for a square of patches -> (1 + side * side, W); the class token's own row stays as it is."""
+    first, grid = positions[:1], positions[1:]
+    before = round(len(grid) ** 0.5)
+    if before == side:
+        return positions
+    square = grid.float().reshape(1, before, before, -1).permute(0, 3, 1, 2)
+    square = F.interpolate(square, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([first, square.permute(0, 2, 3, 1).flatten(0, 2).to(grid.dtype)])
