@@ -8,7 +8,8 @@ Code that lies beside weights is never run, and a pickle only ever gives tensors
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from pipelines.weights import first_line
 
 WEIGHTS = ("*.safetensors", "*.bin")
 SHOWN = 6  # keys in a message
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_PART = re.compile(r"[\w][\w.-]*")
 
 
 def cache_folder(context: PipelineContext) -> Path:
@@ -76,6 +79,35 @@ def load_model(auto_class: Any, name: str, context: PipelineContext, what: str, 
             f"{', '.join(random[:SHOWN])}{more}"
         )
     return model.eval().to(context.device)
+
+
+def is_id(name: str) -> bool:
+    """Whether a name that is no local file may be one of the hub: OWNER/MODEL, or a file in it, OWNER/MODEL/FILE."""
+    parts = name.split("/")
+    return len(parts) in (2, 3) and all(_PART.fullmatch(part) for part in parts) and not parts[1].endswith(SUFFIXES)
+
+
+def find_weights(name: str, files: Sequence[str], context: PipelineContext, what: str) -> Path:
+    """The weights file of OWNER/MODEL: the first of `files` that it has, or the one that OWNER/MODEL/FILE names.
+
+    Raises WeightsError: the id, the cache, and how to fetch it elsewhere.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    owner, model, *named = name.split("/")
+    failure: Exception = FileNotFoundError(f"it has none of {', '.join(files)}")
+    for file in named or files:
+        try:
+            found = hf_hub_download(
+                f"{owner}/{model}", file, cache_dir=str(cache_folder(context)), local_files_only=context.offline
+            )
+            return Path(found)
+        except EntryNotFoundError as error:  # offline too: "not cached" does not say that there is none
+            failure = error
+        except Exception as error:  # the hub raises many kinds
+            raise _not_reached(f"{owner}/{model}", context, what, error) from None
+    raise _not_reached(f"{owner}/{model}", context, what, failure)
 
 
 def hashes(name: str, context: PipelineContext) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import WeightsError
 from bench.grounding import PipelineContext
+from bench.runs.files import make_folder, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -71,20 +72,17 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Floats as float16, everything else as it is; metadata values as JSON; the file appears whole or not at all.
+    """Floats as float16, everything else as it is; metadata as JSON; the file appears whole or not at all (RunError).
 
     A table most of whose rows are zero, such as the words a small CLIP never saw, is kept as the rows that are not.
     """
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     halves = {k: (t.half() if t.is_floating_point() else t).contiguous().cpu() for k, t in _sparse(tensors).items()}
     assert all(torch.isfinite(t).all() for t in halves.values() if t.is_floating_point()), "float16 overflow"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file(halves, part, metadata={key: json.dumps(value) for key, value in metadata.items()})
-    part.chmod(0o644)
-    part.replace(path)
+    make_folder(path.parent)
+    write_atomically(path, save(halves, metadata={key: json.dumps(value) for key, value in metadata.items()}))
 
 
 def _sparse(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

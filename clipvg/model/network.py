@@ -1,4 +1,4 @@
-"""CLIP-VG (Xiao et al., IEEE TMM 2023): a frozen CLIP, read at several depths, and a transformer that fuses what it says.
+"""CLIP-VG (Xiao et al., IEEE TMM 2023): a frozen CLIP, read at several depths, and a transformer that fuses it.
 
     picture (B, 3, 224, 224)                                 text ids (B, 77)
     CLIP image tower, blocks 0 3 7 11  (B, 197, 4 * 768)     CLIP text tower  (B, 77, 512)
@@ -67,14 +67,14 @@ class ClipVG(nn.Module):
         return out
 
     def fuse(self, seen: Tensor, masked: Tensor, said: Tensor, padding: Tensor, only_first: bool = False) -> Tensor:
-        """Tokens of pictures (B, 1 + P, d) and of texts (B, L, d) -> what becomes of [REG] | words | class | patches."""
+        """Tokens of pictures (B, 1 + P, d) and of texts (B, L, d) -> [REG] | words | class | patches, fused."""
         slots = torch.cat([self.word_slots(said.shape[1]), self.picture_slots()])
         keep = torch.zeros(len(seen), 1, dtype=torch.bool, device=seen.device)
         ignored = torch.cat([keep, padding, keep, masked], dim=1)
         return self.fuse_tokens(torch.cat([said, seen], dim=1), slots.expand(len(seen), -1), ignored, only_first)
 
     def fuse_tokens(self, tokens: Tensor, slots: Tensor, ignored: Tensor | None, only_first: bool = False) -> Tensor:
-        """Any words and patches (B, L, d), each with its slot (B, 1 + L) of vl_pos_embed, [REG]'s first -> (B, 1 + L, d).
+        """Any words and patches (B, L, d), each with its slot in vl_pos_embed (B, 1 + L), [REG]'s first; fused.
 
         Attention knows no order but that of the slots: tokens that are to be ignored may as well be left out.
         """
@@ -84,7 +84,7 @@ class ClipVG(nn.Module):
         return out
 
     def box(self, register: Tensor) -> Tensor:
-        """[REG] (B, d) -> (B, 4), cxcywh in 0..1; in float32, for bfloat16 would round a box to a 256th of the canvas."""
+        """[REG] (B, d) -> (B, 4), cxcywh in 0..1; in float32, for bfloat16 rounds to a 256th of the canvas."""
         with torch.autocast(register.device.type, enabled=False):
             out: Tensor = self.bbox_embed(register.float()).sigmoid()
         return out

@@ -1,4 +1,4 @@
-"""What CLIP-VG sees: the residual stream of CLIP's image tower at several depths, one token a patch and the class token.
+"""What CLIP-VG sees: the residual stream of CLIP's image tower at several depths, for each patch and the class token.
 
 (Paper section III-B, "multi-level features"; spec clipvg.md 1.1.) The stream is taken raw: no ln_post, no projection.
 """
