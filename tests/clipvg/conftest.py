@@ -1,10 +1,15 @@
 """A small CLIP-VG, filled by the plain reference's formula, as a network and as the official table it came from."""
 
+from contextlib import nullcontext
+from functools import cache
+
 import plain_clipvg
 import pytest
 import torch
 
-from clipvg.model.config import ClipVGConfig
+from bench.grounding import PipelineContext
+from clipvg.export import NAMES
+from clipvg.model.config import OFFICIAL, ClipVGConfig
 from clipvg.model.network import ClipVG
 from pipelines.clip.encoder import empty_model
 
@@ -30,6 +35,12 @@ SIZES = plain_clipvg.Sizes(
 )
 
 
+@cache
+def official_table():
+    """The small network's official table with a GPU's number types; the tensors are shared by all tests."""
+    return plain_clipvg.official_state(SIZES)
+
+
 @pytest.fixture(scope="session")
 def small_sizes():
     """The plain reference's sizes of the small network."""
@@ -37,9 +48,15 @@ def small_sizes():
 
 
 @pytest.fixture(scope="session")
+def small_table():
+    """The small network's official table as a file has it: float16 and float32."""
+    return official_table()
+
+
+@pytest.fixture(scope="session")
 def small_state():
     """The small network's official table in float64: aliases, dead projection and all."""
-    return {key: tensor.double() for key, tensor in plain_clipvg.official_state(SIZES).items()}
+    return {key: tensor.double() for key, tensor in official_table().items()}
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +82,53 @@ def small_batch():
     ids[3, 5] = 0  # "!" inside a word: masked like padding, with words behind it
     pixels = torch.randn(4, 3, 64, 64, generator=generator, dtype=torch.float64)
     return pixels, masked.flatten(1), ids
+
+
+class NoClock:
+    def stage(self, name):
+        return nullcontext()
+
+
+@pytest.fixture
+def context(tmp_path):
+    """context(**changes): what the factory of clipvg is given on a CPU, offline."""
+
+    def make(options=None, **changes):
+        fields = {
+            "name": "clipvg",
+            "dataset": "refcoco",
+            "options": options or {},
+            "folder": tmp_path,
+            "home": tmp_path / "home",
+            "device": "cpu",
+            "dtype": "float32",
+            "seed": 0,
+            "offline": True,
+            "clock": NoClock(),
+            "train_scenes": list,
+        }
+        return PipelineContext(**(fields | changes))
+
+    return make
+
+
+@pytest.fixture
+def small_is_official(monkeypatch):
+    """The official layout is recognised by its shapes: for a test, the small network's shapes are official too."""
+    monkeypatch.setitem(OFFICIAL, (SIZES.vision, SIZES.patch), CONFIG)
+    monkeypatch.setitem(NAMES, CONFIG.clip, "tiny")
+
+
+@pytest.fixture
+def official_file(small_is_official, tmp_path):
+    """official_file(changes=None, drop=(), **top): a file of the small network as a GPU leaves it, tensors changed or
+    left out, and the other entries of the file.
+    """
+
+    def write(changes=None, drop=(), **top):
+        state = official_table() | (changes or {})
+        return plain_clipvg.write_official(
+            tmp_path / "best_checkpoint.pth", {key: t for key, t in state.items() if key not in drop}, **top
+        )
+
+    return write

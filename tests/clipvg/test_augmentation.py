@@ -1,0 +1,366 @@
+"""What training shows: boxes that follow their pixels, windows as each policy draws them, and nothing left to chance."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
+
+from bench.boxes import box_area_xyxy, box_cxcywh_to_xyxy, clip_xyxy
+from bench.errors import DataError, SettingsError
+from bench.settings import parse_table
+from clipvg import augmentation
+from clipvg.augmentation import Augment, augmented, has_position, mirrored
+from clipvg.preprocessing import letterboxed
+
+SIZE = 224
+STILL = {"jitter_share": 0.0}
+PLAIN = Augment(crop="off", scales=(SIZE,), translate=False, jitter_share=0.0)
+CORNERS = st.tuples(st.floats(0, 0.7), st.floats(0, 0.7), st.floats(0.15, 1), st.floats(0.15, 1))
+SIDES = st.integers(60, 700)
+SEEDS = st.integers(0, 2**32)
+
+
+def painted(width, height, part):
+    """A black picture with one white box, (left, top, width, height) as parts of it; and that box in whole pixels."""
+    left, top = int(part[0] * width), int(part[1] * height)
+    right, bottom = min(width, left + int(part[2] * width) + 1), min(height, top + int(part[3] * height) + 1)
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[top:bottom, left:right] = 255
+    return picture, (float(left), float(top), float(right), float(bottom))
+
+
+def noise(width=90, height=70, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def extent(pixels):
+    """The first and past-the-last column and row of what is at least half white: left, top, right, bottom."""
+    rows, columns = (np.flatnonzero((pixels[..., 0] > 127).any(axis)) for axis in (1, 0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+
+
+def corners(box, size=SIZE):
+    return box_cxcywh_to_xyxy(box) * size
+
+
+@given(SIDES, SIDES, CORNERS, SEEDS, st.booleans())
+@settings(max_examples=80)
+def test_a_safe_window_holds_the_referent_and_the_box_is_where_its_pixels_are(width, height, part, seed, flip):
+    picture, box = painted(width, height, part)
+    options = Augment(crop="safe", crop_share=1, flip_share=float(flip), **STILL)
+    canvas, out, _ = augmented(picture, box, "a dog", SIZE, options, "clean", np.random.default_rng(seed))
+    np.testing.assert_allclose(corners(out), extent(canvas.pixels), atol=1.5)
+    assert box_area_xyxy(corners(out)) > 0
+    # All of it, not a part: as large on the canvas as the ratio says.
+    whole = (np.array([box[2] - box[0], box[3] - box[1]]) * canvas.ratio) / SIZE
+    np.testing.assert_allclose(out[2:], whole, rtol=1e-9)
+    edges = np.array([canvas.left, canvas.top, canvas.right, canvas.bottom])
+    assert (corners(out) * [1, 1, -1, -1] >= edges * [1, 1, -1, -1] - 1e-6).all()
+
+
+@given(SIDES, SIDES, CORNERS, SEEDS, st.sampled_from(["official", "off"]), st.sampled_from(["official", "clean"]))
+@settings(max_examples=80)
+def test_a_box_is_where_its_pixels_are(width, height, part, seed, crop, style):
+    picture, box = painted(width, height, part)
+    options = Augment(crop=crop, crop_share=1, scales=(SIZE, 160), **STILL)
+    canvas, out, _ = augmented(picture, box, "a dog", SIZE, options, style, np.random.default_rng(seed))
+    left, top, right, bottom = corners(out)
+    if min(right - left, bottom - top) < 2:  # cut to nothing, or nearly
+        assert crop == "official"
+        return
+    # The official ratio is the other side's, so the short side of a flat picture may be off by its rounding: half a
+    # pixel of the 160, and before it half a pixel of the enlarged picture.
+    np.testing.assert_allclose([left, top, right, bottom], extent(canvas.pixels), atol=1.5 if style == "clean" else 2)
+
+
+@given(SIDES, SIDES, CORNERS, SEEDS)
+@settings(max_examples=20)
+def test_the_picture_stays_inside_and_the_rest_is_black(width, height, part, seed):
+    picture, box = painted(width, height, part)
+    picture |= 40
+    canvas, _, _ = augmented(picture, box, "a dog", SIZE, Augment(**STILL), "official", np.random.default_rng(seed))
+    assert 0 <= canvas.left < canvas.right <= SIZE and 0 <= canvas.top < canvas.bottom <= SIZE
+    inside = canvas.pixels[canvas.top : canvas.bottom, canvas.left : canvas.right]
+    assert inside.min() >= 40
+    assert canvas.pixels.astype(int).sum() == inside.astype(int).sum()
+
+
+def test_the_place_is_any_place_and_the_middle_without_translation():
+    picture, options = noise(300, 200), Augment(crop="off", scales=(64,), jitter_share=0)
+    dice = np.random.default_rng(1)
+    seen = [augmented(picture, (1, 1, 9, 9), "a", 68, options, "official", dice)[0] for _ in range(300)]
+    assert {c.left for c in seen} == set(range(5))  # 64 of 68 pixels: both ends are drawn
+    assert {c.top for c in seen} == set(range(68 - 43 + 1))
+    still = options.model_copy(update={"translate": False})
+    canvas, _, _ = augmented(picture, (1, 1, 9, 9), "a", 68, still, "official", dice)
+    assert (canvas.left, canvas.top) == (2, 12)  # 12.5 rounds down
+
+
+@pytest.mark.parametrize("style", ["official", "clean"])
+@pytest.mark.parametrize("size", [(90, 70), (70, 91), (640, 427)])
+def test_with_everything_off_it_is_the_letterbox(style, size):
+    picture, box = noise(*size), (5.25, 6.5, 40.0, 50.0)
+    canvas, out, text = augmented(picture, box, "Left Dog", SIZE, PLAIN, style, np.random.default_rng(0))
+    wanted = letterboxed(picture, SIZE, style)
+    np.testing.assert_array_equal(canvas.pixels, wanted.pixels)
+    assert (canvas.left, canvas.top, canvas.right, canvas.bottom) == (
+        wanted.left,
+        wanted.top,
+        wanted.right,
+        wanted.bottom,
+    )
+    np.testing.assert_allclose(out, wanted.to_canvas(box), atol=1e-12)
+    assert canvas.ratio == wanted.ratio and text == "Left Dog"
+
+
+@given(SEEDS, st.sampled_from(["official", "safe", "off"]))
+@settings(max_examples=15)
+def test_the_dice_alone_decide(seed, crop):
+    picture, options = noise(), Augment(crop=crop, blur_share=0.5, flip_share=0.5)
+    first, second = (
+        augmented(picture, (10, 10, 60, 60), "dog in a hat", 64, options, "clean", np.random.default_rng(seed))
+        for _ in range(2)
+    )
+    np.testing.assert_array_equal(first[0].pixels, second[0].pixels)
+    assert first[1].tolist() == second[1].tolist() and first[2] == second[2]
+    before = picture.copy()
+    augmented(picture, (10, 10, 60, 60), "dog", 64, options, "clean", np.random.default_rng(seed + 1))
+    np.testing.assert_array_equal(picture, before)
+
+
+def test_official_windows_lose_what_the_official_ones_lose():
+    dice, kept = np.random.default_rng(7), []
+    for _ in range(4000):
+        ratio = dice.choice([400, 500, 600]) / 480
+        width, height = round(640 * ratio), round(480 * ratio)
+        side = dice.uniform(0.1, 0.6, 2) * [width, height]
+        start = dice.uniform(0, 1, 2) * ([width, height] - side)
+        box = np.concatenate([start, start + side])
+        window = augmentation._official_window(box, width, height, (384, 600), dice)
+        if window is None:
+            kept.append(1.0)
+            continue
+        left, top, right, bottom = window
+        assert 0 <= left < right <= width and 0 <= top < bottom <= height
+        assert 384 <= right - left <= 600 and 384 <= bottom - top <= 600
+        cut = clip_xyxy(box - [left, top, left, top], right - left, bottom - top)
+        kept.append(float(box_area_xyxy(cut) / box_area_xyxy(box)))
+    share = np.array(kept)
+    assert 0.08 < (share < 0.5).mean() < 0.16
+    assert 0.015 < (share == 0).mean() < 0.045
+    assert 0.38 < (share > 0.999).mean() < 0.58
+
+
+def test_the_official_test_has_its_axes_swapped():
+    class Fixed:
+        """Windows of 384 of an 800 x 400 picture with their corner at (left 300, top 10)."""
+
+        def integers(self, low, high=None):
+            return {401: 384, 601: 384, 17: 10, 417: 300}[high or low]
+
+    at = lambda x, y: augmentation._official_window(np.array([x, y, x, y]), 800, 400, (384, 600), Fixed())  # noqa: E731
+    assert at(11, 301) == (300, 10, 684, 394)  # the box is left of the window, and still passes
+    assert at(600, 299) is None  # the box is in the middle of it, and does not
+    assert at(float("nan"), 301) is None
+
+
+def test_an_official_box_cut_to_nothing_or_not_finite_is_handed_on():
+    picture, options = noise(640, 480), Augment(crop_share=1, jitter_share=0)
+    dice = np.random.default_rng(0)
+    areas = [
+        augmented(picture, (600, 400, 638, 478), "dog", SIZE, options, "official", dice)[1][2:].prod()
+        for _ in range(60)
+    ]
+    assert min(areas) == 0 < max(areas)
+    _, out, _ = augmented(picture, (float("nan"), 0, 5, 5), "dog", SIZE, options, "official", dice)
+    assert not np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("crop", ["official", "safe"])
+@pytest.mark.parametrize("size", [(600, 1), (1, 600), (30_000, 20), (3, 2)])
+def test_pictures_of_any_shape(crop, size):
+    picture = np.full((size[1], size[0], 3), 200, np.uint8)
+    box = (0.0, 0.0, float(size[0]), float(size[1]))
+    for seed in range(4):
+        options = Augment(crop=crop, crop_share=1, **STILL)
+        canvas, out, _ = augmented(picture, box, "dog", 32, options, "official", np.random.default_rng(seed))
+        assert np.isfinite(out).all()
+        assert (canvas.pixels[canvas.top : canvas.bottom, canvas.left : canvas.right] == 200).all()
+
+
+def test_a_window_of_a_huge_enlargement_is_the_same_window(monkeypatch):
+    # Smooth, so that a wrong place would show.
+    ramp = np.linspace(0, 255, 300)[None, :, None] * np.linspace(0.2, 1, 200)[:, None, None]
+    picture = np.broadcast_to(ramp, (200, 300, 3)).astype(np.uint8)
+    options = Augment(crop_share=1, scales=(SIZE,), **STILL)
+    run = lambda: augmented(picture, (90, 60, 200, 150), "dog", SIZE, options, "official", np.random.default_rng(5))  # noqa: E731
+    whole, box, _ = run()
+    monkeypatch.setattr(augmentation, "MOST_PIXELS", 0)
+    part, other, _ = run()
+    assert box.tolist() == other.tolist()
+    assert np.abs(whole.pixels.astype(int) - part.pixels.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("box", [(-20.0, -10.0, 50.0, 40.0), (60.0, 50.0, 150.0, 99.0)])
+def test_a_box_over_the_edge_is_left_alone_or_clipped(box):
+    picture, dice = noise(90, 70), np.random.default_rng(0)
+    _, out, _ = augmented(picture, box, "dog", 90, PLAIN.model_copy(update={"scales": (90,)}), "official", dice)
+    np.testing.assert_allclose(corners(out, 90), np.array(box) + [0, 10, 0, 10], atol=1e-9)
+    for style, crop in (("clean", "off"), ("clean", "safe"), ("official", "safe")):
+        options = Augment(crop=crop, scales=(90,), translate=False, crop_share=0, jitter_share=0)
+        _, out, _ = augmented(picture, box, "dog", 90, options, style, dice)
+        np.testing.assert_allclose(corners(out, 90), clip_xyxy(box, 90, 70) + [0, 10, 0, 10], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "box", [(100, 10, 120, 20), (10, 10, 10, 30), (30, 10, 20, 20), (float("nan"), 0, 5, 5), (0, 0, 9, float("nan"))]
+)
+def test_a_box_with_nothing_in_the_picture_is_refused_where_targets_are_safe(box):
+    for style, options in (("clean", PLAIN), ("official", Augment(crop="safe"))):
+        with pytest.raises(DataError, match="90 x 70"):
+            augmented(noise(90, 70), box, "dog", 64, options, style, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("text", "official", "safe"),
+    [
+        ("the dog", False, False),
+        ("left dog", True, True),
+        ("LEFT dog", True, True),
+        ("bright shirt", True, False),
+        ("stop sign", True, False),
+        ("laptop", True, False),
+        ("leftmost dog", True, True),
+        ("dog in the corner", False, True),
+        ("lower dog", False, True),
+        ("second dog", False, True),
+        ("guy at 3 o'clock", False, True),
+        ("the 'center' one", False, True),
+        ("clock", False, False),
+        ("flower behind the vase", False, False),
+        ("", False, False),
+    ],
+)
+def test_which_words_forbid_a_crop(text, official, safe):
+    assert (has_position(text, "official"), has_position(text, "safe")) == (official, safe)
+    picture, box = painted(300, 200, (0.4, 0.4, 0.1, 0.1))
+    for crop, forbidden in (("official", official), ("safe", safe)):
+        options = Augment(crop=crop, crop_share=1, scales=(SIZE,), **STILL)
+        seen = {
+            augmented(picture, box, text, SIZE, options, "clean", np.random.default_rng(seed))[0].ratio[0] * 300
+            for seed in range(6)
+        }
+        assert all(value == pytest.approx(SIZE) for value in seen) == forbidden
+
+
+def test_how_often_a_crop_is_drawn():
+    picture, box = painted(300, 200, (0.4, 0.4, 0.1, 0.1))
+    options = Augment(crop="safe", crop_share=0.25, scales=(SIZE,), **STILL)
+    dice = np.random.default_rng(3)
+    whole = [augmented(picture, box, "dog", SIZE, options, "clean", dice)[0].ratio[0] * 300 < 225 for _ in range(400)]
+    assert 0.68 < np.mean(whole) < 0.82
+
+
+def test_scales():
+    assert Augment().long_sides(224) == (224, 192, 160, 128, 96, 64, 32)
+    assert Augment(crop="off").long_sides(64) == (64, 32)
+    assert Augment(crop="safe").long_sides(224) == (224, 196, 168, 140)
+    assert Augment(scales=(100, 90)).long_sides(224) == (100, 90)
+    with pytest.raises(SettingsError, match=r"scales: 256 .* 224"):
+        Augment(scales=(256, 90)).long_sides(224)
+    dice, options = np.random.default_rng(0), Augment(crop="off", jitter_share=0)
+    drawn = [augmented(noise(), (1, 1, 9, 9), "a", 224, options, "official", dice)[0] for _ in range(120)]
+    assert {c.right - c.left for c in drawn} == {224, 192, 160, 128, 96, 64, 32}
+
+
+@pytest.mark.parametrize(
+    "table", [{"crop_sides": [600, 384]}, {"short_sides": []}, {"scales": [0]}, {"jitter": 1.5}, {"crops": "safe"}]
+)
+def test_options_that_make_no_sense_are_refused(table):
+    with pytest.raises(SettingsError, match=r"train\.clipvg\.augment"):
+        parse_table(Augment, table, "[train.clipvg.augment]")
+
+
+def test_jitter_stays_within_its_strength(monkeypatch):
+    factors = {"Brightness": [], "Contrast": [], "Color": []}
+    orders = set()
+    for name, seen in factors.items():
+        real = getattr(ImageEnhance, name)
+
+        def enhance(self, factor, seen=seen, name=name, real=real):
+            seen.append(factor)
+            orders.add((name, sum(map(len, factors.values())) % 3))
+            return super(real, self).enhance(factor)
+
+        monkeypatch.setattr(real, "enhance", enhance, raising=False)
+    picture, options = noise(), PLAIN.model_copy(update={"jitter_share": 0.8})
+    dice = np.random.default_rng(0)
+    for _ in range(300):
+        augmented(picture, (1, 1, 9, 9), "a", 16, options, "official", dice)
+    for seen in factors.values():
+        assert 0.72 < len(seen) / 300 < 0.88
+        assert 0.6 <= min(seen) < 0.65 and 1.35 < max(seen) <= 1.4
+    assert len(orders) == 9  # each of the three comes first, second and last at times
+
+
+def test_brightness_alone_by_arithmetic():
+    picture = np.full((16, 16, 3), 100, np.uint8)  # grey: contrast and saturation leave it alone
+    options = PLAIN.model_copy(update={"jitter_share": 1.0, "scales": (16,)})
+    levels = {
+        int(augmented(picture, (1, 1, 9, 9), "a", 16, options, "official", np.random.default_rng(s))[0].pixels[3, 3, 0])
+        for s in range(80)
+    }
+    assert 59 <= min(levels) < 68 and 132 < max(levels) <= 140
+
+
+def test_blur_softens_and_moves_nothing():
+    picture, box = painted(SIZE, SIZE, (0.25, 0.25, 0.5, 0.5))
+    options = PLAIN.model_copy(update={"blur_share": 1.0})
+    canvas, out, _ = augmented(picture, box, "a", SIZE, options, "official", np.random.default_rng(2))
+    np.testing.assert_allclose(corners(out), box, atol=1e-9)
+    np.testing.assert_allclose(extent(canvas.pixels), box, atol=1)
+    assert ((canvas.pixels > 0) & (canvas.pixels < 255)).any()
+
+
+def test_a_flip_turns_picture_box_and_words():
+    picture, box = painted(200, 100, (0.1, 0.2, 0.3, 0.4))
+    options = Augment(crop="off", scales=(200,), translate=False, jitter_share=0, flip_share=1)
+    canvas, out, text = augmented(picture, box, "dog on the left", 200, options, "clean", np.random.default_rng(0))
+    assert text == "dog on the right"
+    wanted = np.array([200 - box[2], box[1] + 50, 200 - box[0], box[3] + 50])
+    np.testing.assert_allclose(corners(out, 200), wanted, atol=1e-9)
+    np.testing.assert_array_equal(extent(canvas.pixels), wanted)
+    # A text that a flip would make false stays as it is, and so does its picture.
+    canvas, out, text = augmented(picture, box, "dog at 3 o'clock", 200, options, "clean", np.random.default_rng(0))
+    np.testing.assert_allclose(corners(out, 200), np.array(box) + [0, 50, 0, 50], atol=1e-9)
+    assert text == "dog at 3 o'clock"
+
+
+@pytest.mark.parametrize(
+    ("text", "swapped"),
+    [
+        ("left of the right dog", "right of the left dog"),
+        ("Leftmost, RIGHT", "Rightmost, LEFT"),
+        ("bright, upright copyright cleft leftover", "bright, upright copyright cleft leftover"),
+        ("right-hand lefthand leftside", "left-hand righthand rightside"),
+        ("the dog", "the dog"),
+    ],
+)
+def test_left_and_right_change_places_as_words(text, swapped):
+    assert mirrored(text) == swapped
+    assert mirrored(swapped) == text
+
+
+@given(st.lists(st.sampled_from(["left", "right", "Left", "RIGHT", "leftmost", "bright", "dog", ",", "of", "right-most", "lefty"])))
+def test_mirrored_twice_is_the_text_itself(words):
+    text = " ".join(words)
+    assert mirrored(mirrored(text)) == text
+
+
+def test_the_filter_is_the_letterboxs():
+    picture = noise(300, 200)
+    options = Augment(crop="off", scales=(96,), translate=False, jitter_share=0)
+    canvas, _, _ = augmented(picture, (1, 1, 9, 9), "a", 96, options, "official", np.random.default_rng(0))
+    wanted = np.asarray(Image.fromarray(picture).resize((96, 64), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(canvas.pixels[16:80], wanted)
