@@ -8,6 +8,7 @@ import argparse
 import math
 import zlib
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import open_clip
@@ -203,7 +204,12 @@ def beside(place):
 
 def token_ids(text, context=77):
     """(context,) CLIP's ids; those of a text that is too long end at the context, the last one closing it."""
-    return open_clip.get_tokenizer("ViT-B-16")([text.lower()], context_length=context)[0]
+    return tokenizer()([text.lower()], context_length=context)[0]
+
+
+@cache
+def tokenizer():
+    return open_clip.get_tokenizer("ViT-B-16")
 
 
 def in_picture(box, placement, side=224):
@@ -341,4 +347,4 @@ def first_step(w, sizes, batch):
     boxes = torch.stack([forward(w, sizes, pixels, masked, ids) for pixels, masked, ids, _ in batch])
     l1, giou = losses(boxes, torch.stack([target for *_, target in batch]).to(boxes.dtype))
     (l1 + giou).backward()
-    return float(l1), float(giou), {key: tensor.grad for key, tensor in w.items() if tensor.requires_grad}
+    return l1.item(), giou.item(), {key: tensor.grad for key, tensor in w.items() if tensor.requires_grad}

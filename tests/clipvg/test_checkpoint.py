@@ -125,13 +125,11 @@ def test_other_variants(changes, drop, said, official_file, context):
     refused(official_file(changes, drop), context, said)
 
 
-def test_the_variant_is_read_off_the_shapes(context, tmp_path):
-    """ViT-L/14 at 336 pixels has L/14's width and patch: what differs is said, not loaded in part."""
-    shapes = plain_clipvg.shapes(plain_clipvg.Sizes(vision=768, patch=32, image=384, depth=1, text_depth=1, layers=1))
-    # One number each, seen at any size: the file stays small.
-    state = {key: torch.zeros(1).expand(shape) if shape else torch.zeros(()) for key, (shape, _) in shapes.items()}
-    path = plain_clipvg.write_official(tmp_path / "b32_at_384.pth", state)
-    refused(path, context, "keys missing", f"{POSITIONS} (145, 768), the model has (50, 768)")
+def test_one_of_another_size_of_picture_is_not_loaded_in_part(official_file, context, small_sizes):
+    """As ViT-L/14 at 336 pixels is to L/14: of the same width and patch."""
+    keys = (POSITIONS, POSITION_ALIAS, "vl_pos_embed.weight")
+    larger = {key: torch.zeros(145 + (33 if key == keys[2] else 0), small_sizes.vision) for key in keys}
+    refused(official_file(larger), context, f"{POSITIONS} (145, 128), the model has (65, 128)", "vl_pos_embed.weight")
 
 
 def test_other_files(context, tmp_path, official_file):

@@ -1,0 +1,117 @@
+"""How much faster CLIP-VG's fast path is than its plain one: full size, random weights, the same boxes, one process.
+
+    python tests/benchmarks/clipvg_fast_path.py [--arch ViT-B/16] [--pictures 8] [--expressions 7] [--threads 0] [--reads]
+
+The two ways take turns over the same pictures, so that a machine that slows down slows down both. Texts are new in
+every batch and the cache of texts is emptied before it, so that nothing is kept from one batch to the next; with
+`--reads` it is kept, as in a run in which expressions come again. Weights are filled by the plain reference's formula:
+the numbers do not matter to the speed, but boxes that differ can be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.grounding import LoadedScene, PipelineContext, Query
+from clipvg.pipeline import ClipVGPipeline, clipvg
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import plain_clipvg
+
+SIZES = ((640, 480), (480, 640), (640, 427), (500, 375))  # RefCOCO's commonest
+COLOURS = ("red", "blue", "black", "white", "green", "yellow", "brown")
+THINGS = ("man", "woman in a coat", "dog", "chair", "car behind the bus", "cup", "pizza slice", "horse")
+PLACES = ("", " on the left", " at the right side", " in the middle", " nearest to us", " next to the tall one")
+
+
+class NoClock:
+    def stage(self, name: str) -> Any:
+        return nullcontext()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--arch", default="ViT-B/16", choices=plain_clipvg.OFFICIAL)
+    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--expressions", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=0, help="0 = as torch has them")
+    parser.add_argument("--reads", action="store_true", help="keep the cache of texts between batches")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    asked = parser.parse_args()
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        path = plain_clipvg.write_official(
+            Path(folder) / "checkpoint.pth", plain_clipvg.official_state(plain_clipvg.OFFICIAL[asked.arch])
+        )
+        fast, plain = (pipeline(path, asked, fast=way) for way in (True, False))
+    scenes = made(asked.pictures, asked.expressions)
+    timed(fast, scenes[:1], asked), timed(plain, scenes[:1], asked)  # warm up
+    ratios, seconds, farthest, total = [], [0.0, 0.0], 0.0, 0
+    for start in range(0, len(scenes), asked.batch):
+        batch = scenes[start : start + asked.batch]
+        (ours, mine), (theirs, its) = timed(fast, batch, asked), timed(plain, batch, asked)
+        seconds[0] += mine
+        seconds[1] += its
+        ratios.append(its / mine)
+        total += len(ours)
+        farthest = max(farthest, *(np.abs(np.subtract(ours[key], theirs[key])).max() for key in ours))
+    print(f"{asked.arch} {asked.dtype} on {asked.device}, {torch.get_num_threads()} threads:", end=" ")
+    print(f"{len(scenes)} pictures, {total} expressions, boxes differ by at most {farthest:.2g} pixels")
+    print(f"fast: {total / seconds[0]:.2f} expressions/s; plain: {total / seconds[1]:.2f} expressions/s")
+    print(f"ratio, batch by batch: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
+
+
+def pipeline(path: Path, asked: argparse.Namespace, fast: bool) -> ClipVGPipeline:
+    context = PipelineContext(
+        name="clipvg",
+        dataset="refcoco",
+        options={"weights": str(path), "fast": fast},
+        folder=path.parent,
+        home=path.parent,
+        device=asked.device,
+        dtype=asked.dtype,
+        seed=0,
+        offline=True,
+        clock=NoClock(),
+        train_scenes=list,
+    )
+    return clipvg(context)
+
+
+def made(pictures: int, expressions: int) -> list[LoadedScene]:
+    """Pictures of noise, each with texts of its own."""
+    dice = np.random.default_rng(0)
+    texts = itertools.cycle(f"the {c} {t}{p}" for p, t, c in itertools.product(PLACES, THINGS, COLOURS))
+    out = []
+    for number in range(pictures):
+        width, height = SIZES[number % len(SIZES)]
+        queries = tuple(Query(f"{number}:{n}", next(texts)) for n in range(expressions))
+        out.append(LoadedScene(str(number), dice.integers(0, 256, (height, width, 3), np.uint8), queries))
+    return out
+
+
+def timed(way: ClipVGPipeline, batch: list[LoadedScene], asked: argparse.Namespace) -> tuple[dict[str, Any], float]:
+    """The boxes by query, and the seconds they took."""
+    if not asked.reads:
+        way._words.clear()
+    began = time.perf_counter()
+    boxes = {p.id: p.box for p in way.ground(batch)}
+    return boxes, time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

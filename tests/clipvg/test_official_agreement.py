@@ -1,0 +1,216 @@
+"""Preprocessing, answers and the first step of training, against the plain reference of the official code."""
+
+import copy
+
+import numpy as np
+import plain_clipvg
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from bench.grounding import LoadedScene, Query
+from clipvg.model.text import PAD, text_features
+from clipvg.pipeline import clipvg
+from clipvg.preprocessing import Canvas, integer_box, letterboxed, masked_patches, stacked
+from clipvg.training.objective import Batch, Objective
+from clipvg.training.recipe import ClipVGRecipe
+
+CPU = torch.device("cpu")
+NOISE = 5e-5  # of float32, of a picture's side; the small network is a loud one
+TEXTS = [
+    "the red star",
+    "A Person in a RED coat, left of the dog",
+    "wow!( the left one",  # its "!" has the id of padding
+    "second " * 60 + "from the left",  # cut at the context
+    "!~",
+]
+sides = st.integers(1, 400)
+
+
+def picture_of(width, height, seed=0):
+    """A smooth picture with some noise: uint8 (H, W, 3)."""
+    dice = np.random.default_rng([seed, width, height])
+    coarse = dice.integers(0, 256, (3, 4, 3), np.uint8)
+    smooth = np.asarray(plain_clipvg.Image.fromarray(coarse).resize((width, height), plain_clipvg.Image.BICUBIC))
+    return np.clip(smooth + dice.integers(-20, 21, smooth.shape), 0, 255).astype(np.uint8)
+
+
+@settings(max_examples=25)
+@given(sides, sides, st.sampled_from([14, 16, 32]))
+def test_any_picture_becomes_the_official_canvas(width, height, patch):
+    assume(round(224 / max(width, height) * min(width, height)) > 0)  # the official code has no answer to a thread
+    picture = picture_of(width, height)
+    canvas = letterboxed(picture, 224, "official")
+    pixels, masked = stacked([canvas], patch, "official", CPU)
+    plain_pixels, plain_masked, (ratio, left, top) = plain_clipvg.preprocessed(picture, 224, patch)
+    assert ((canvas.left, canvas.top), canvas.ratio) == ((left, top), (ratio, ratio))
+    torch.testing.assert_close(pixels[0], plain_pixels, atol=1e-6, rtol=0)
+    assert torch.equal(masked[0], plain_masked)
+
+
+def test_a_batch_of_pictures_is_each_of_them():
+    pictures = [picture_of(*size) for size in ((90, 61), (40, 200), (224, 224))]
+    pixels, masked = stacked([letterboxed(p, 224, "official") for p in pictures], 16, "official", CPU)
+    for row, picture in enumerate(pictures):
+        plain_pixels, plain_masked, _ = plain_clipvg.preprocessed(picture)
+        torch.testing.assert_close(pixels[row], plain_pixels, atol=1e-6, rtol=0)
+        assert torch.equal(masked[row], plain_masked)
+
+
+@pytest.mark.parametrize(
+    ("size", "rows"),
+    [
+        ((224, 168), (0, 1, 12, 13)),  # 28 rows above: the second patch's centre is padding
+        ((224, 208), ()),  # 8 rows: one of the two pixels at a centre is picture, a tie looks
+        ((224, 206), (0, 13)),
+    ],
+)
+def test_masks_worked_out_by_hand(size, rows):
+    _, masked = stacked([letterboxed(picture_of(*size), 224, "official")], 16, "official", CPU)
+    assert [row for row in range(14) if masked[0].view(14, 14)[row].all()] == list(rows)
+    assert int(masked.sum()) == 14 * len(rows)
+
+
+@settings(max_examples=25)
+@given(st.data(), st.sampled_from([14, 16, 32]))
+def test_a_picture_anywhere_on_the_canvas_is_masked_the_official_way(data, patch):
+    """As training places it: a smaller picture, away from the middle, padding on both axes."""
+    padding = torch.ones(1, 224, 224, dtype=torch.bool)
+    (x0, x1), (y0, y1) = (
+        sorted(data.draw(st.tuples(st.integers(0, 224), st.integers(0, 224)), label=axis))
+        for axis in ("across", "down")
+    )
+    padding[:, y0:y1, x0:x1] = False
+    plain = plain_clipvg.masked_patches(padding[0].numpy().astype(int), 224 // patch)
+    assert torch.equal(masked_patches(padding, patch, "official")[0], plain)
+
+
+numbers = st.floats(0, 900, allow_nan=False).map(lambda v: round(v, 2))
+
+
+@settings(max_examples=60)
+@given(sides, sides, st.tuples(numbers, numbers, numbers, numbers), st.sampled_from(["refcoco", "refcocog", "referit"]))
+def test_the_official_ground_truth(width, height, box, dataset):
+    """Annotations have two decimals; ours arrive as xyxy, whose cut must be that of the width and the height."""
+    x, y, w, h = box
+    form = "xyxy" if dataset == "referit" else "xywh"
+    canvas = Canvas(np.zeros((224, 224, 3), np.uint8), 0, 0, 0, 0, (0.0, 0.0))
+    ratio, left, top = 224 / max(width, height), 3, 11
+    canvas = Canvas(canvas.pixels, left, top, 224, 224, (ratio, ratio))
+    plain = plain_clipvg.ground_truth((x, y, x + w, y + h) if form == "xyxy" else box, (ratio, left, top), form)
+    ours = canvas.to_canvas(integer_box((x, y, x + w, y + h), dataset))
+    np.testing.assert_allclose(ours, plain.numpy(), atol=1e-6, rtol=1e-6)
+
+
+@settings(max_examples=60)
+@given(sides, sides, st.tuples(*[st.floats(0, 1)] * 4))
+def test_an_answer_goes_back_to_the_picture(width, height, box):
+    ratio, left, top = 224 / max(width, height), 17, 5
+    canvas = Canvas(np.zeros((224, 224, 3), np.uint8), left, top, 224, 224, (ratio, ratio))
+    ours = canvas.to_picture(np.array([box]))[0]
+    np.testing.assert_allclose(ours, plain_clipvg.in_picture(box, (ratio, left, top)), atol=1e-9 * max(width, height))
+    np.testing.assert_allclose(canvas.to_canvas(tuple(ours)), box, atol=1e-9)
+
+
+@pytest.fixture
+def pipeline(official_file, context):
+    """pipeline(**options): clipvg on the small official file."""
+    path = official_file()
+    return lambda **options: clipvg(context({"weights": str(path)} | options))
+
+
+SCENES = [
+    LoadedScene(
+        f"{width}x{height}", picture_of(width, height), tuple(Query(f"{width}:{n}", t) for n, t in enumerate(TEXTS))
+    )
+    for width, height in ((301, 200), (97, 240), (64, 64), (11, 30), (333, 65))
+]
+
+
+def answers(pipeline, scenes):
+    return {p.id: np.array(p.box) for p in pipeline.ground(scenes)}
+
+
+def farthest(some, others):
+    """The largest difference of two sets of answers, as a share of the picture's long side."""
+    assert some.keys() == others.keys()
+    long_sides = {query.id: max(scene.picture.shape) for scene in SCENES for query in scene.queries}
+    return max(np.abs(some[key] - others[key]).max() / long_sides[key] for key in some)
+
+
+@pytest.fixture(scope="module")
+def expected(small_table, small_sizes):
+    """The plain reference's answers about SCENES, by query id; in float64, for ours to have all the noise."""
+    w, s = {key: t.double() for key, t in small_table.items()}, small_sizes
+    out = {}
+    for scene in SCENES:
+        pixels, masked, placement = plain_clipvg.preprocessed(scene.picture, s.image, s.patch)
+        for query in scene.queries:
+            box = plain_clipvg.forward(w, s, pixels.double(), masked, plain_clipvg.token_ids(query.text, s.context))
+            out[query.id] = np.array(plain_clipvg.in_picture(box, placement, s.image))
+    return out
+
+
+def test_the_texts_are_what_they_are_meant_to_be():
+    ids = [plain_clipvg.token_ids(text, 32).tolist() for text in TEXTS]
+    assert 0 in ids[2][: ids[2].index(49407)] and 0 in ids[4][: ids[4].index(49407)]
+    assert ids[3][-1] == 49407 and 0 not in ids[3]
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_answers_are_those_of_the_plain_reference(fast, pipeline, expected):
+    found = answers(pipeline(fast=fast), SCENES)
+    assert farthest(found, expected) < NOISE
+    boxes = np.stack([found[key] for key in expected])
+    assert boxes.std(axis=0).min() > 1  # and they are not one box
+
+
+def test_any_batch_and_any_pass_gives_the_same_answers(pipeline, expected):
+    grounder = pipeline(pictures=2, texts=3)
+    assert farthest(answers(grounder, SCENES), expected) < NOISE
+    assert farthest(answers(grounder, SCENES[::-1]), expected) < NOISE  # texts from the cache
+    alone = {}
+    for scene in SCENES:
+        for query in scene.queries[::-1]:
+            alone |= answers(grounder, [LoadedScene(scene.id, scene.picture, (query,))])
+    assert farthest(alone, expected) < NOISE
+    empty = LoadedScene("nobody asks", SCENES[0].picture, ())
+    assert farthest(answers(grounder, [empty, *SCENES, empty]), expected) < NOISE
+    assert grounder.ground([empty]) == []
+
+
+def test_a_text_that_was_cut_is_noted(pipeline):
+    notes = [p.note for p in pipeline().ground(SCENES[:1])]
+    assert [bool(note) for note in notes] == [False, False, False, True, False]
+    assert notes[3] == "text cut from 65 to 32 tokens"
+
+
+@pytest.fixture
+def rows(small_sizes):
+    """Four rows of training: pixels, masked patches, ids and targets, as the plain reference makes them."""
+    s, out = small_sizes, []
+    boxes = ((30.9, 20.2, 80.7, 90.5), (5.0, 30.0, 60.5, 100.2), (1.9, 1.9, 50.1, 20.0), (3.0, 2.0, 5.0, 12.9))
+    for scene, box, text in zip(SCENES, boxes, TEXTS, strict=False):
+        pixels, masked, placement = plain_clipvg.preprocessed(scene.picture, s.image, s.patch)
+        target = plain_clipvg.ground_truth(box, placement, side=s.image)
+        out.append((pixels.double(), masked, plain_clipvg.token_ids(text, s.context), target.double()))
+    return out
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_first_step_of_training(recompute, rows, small_network, small_state, small_sizes):
+    l1, giou, gradients = plain_clipvg.first_step(small_state, small_sizes, rows)
+    network = copy.deepcopy(small_network)
+    objective = Objective(network, ClipVGRecipe(recompute=recompute)).eval()  # dropout off
+    pixels, masked, ids, targets = (torch.stack(part) for part in zip(*rows, strict=True))
+    terms = objective(Batch(pixels, masked, text_features(network.clip, ids), ids == PAD, targets.float()))
+    assert terms.l1.mean().item() == pytest.approx(l1, rel=1e-5)
+    assert terms.giou.mean().item() == pytest.approx(giou, rel=1e-5)
+    terms.loss.mean().backward()
+    trained = objective.trained()
+    assert set(trained) == set(gradients) - {"visu_proj.weight", "visu_proj.bias"}
+    for key, parameter in trained.items():
+        torch.testing.assert_close(parameter.grad.double(), gradients[key], atol=1e-6, rtol=1e-4, msg=key)
+    norms = [float(gradient.norm()) for gradient in gradients.values()]
+    assert min(norms) > 1e-5  # every part is reached: these are real gradients
