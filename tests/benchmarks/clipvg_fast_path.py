@@ -1,6 +1,6 @@
 """How much faster CLIP-VG's fast path is than its plain one: full size, random weights, the same boxes, one process.
 
-    python tests/benchmarks/clipvg_fast_path.py [--arch ViT-B/16] [--pictures 8] [--expressions 7] [--threads 0] [--reads]
+    python tests/benchmarks/clipvg_fast_path.py [--arch ViT-B/16] [--pictures 8] [--expressions 7] [--reads]
 
 The two ways take turns over the same pictures, so that a machine that slows down slows down both. Texts are new in
 every batch and the cache of texts is emptied before it, so that nothing is kept from one batch to the next; with
