@@ -1,0 +1,234 @@
+"""What training does to a picture before the network sees it: crop, size, colours and place, all drawn from given dice.
+
+One `augmented` call is a pure function of its arguments, the dice included, so that a row looks the same in an epoch
+whichever worker draws it and whenever.
+
+`official` is the paper's recipe step by step (spec clipvg.md 1.4), its crop's slip included: a window is taken when
+the box's centre x is beyond the window's *top* and its centre y beyond the window's *left*, and nothing else is asked,
+so that targets are cut, some of them to nothing. `safe` draws windows of that kind which all hold the whole referent.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageFilter
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from bench.boxes import box_area_xyxy, box_xyxy_to_cxcywh, clip_xyxy
+from bench.errors import DataError, SettingsError
+from bench.grounding import Box, Picture
+from clipvg.preprocessing import Canvas, Style, long_side_to, pasted
+
+Float = NDArray[np.float64]
+
+OFFICIAL_TRIES = 20
+OFFICIAL_POSITIONS = ("left", "right", "top", "bottom", "middle")  # looked for inside words: "bright" is one
+# Words measured against the picture's frame, or counted from an end that a crop may take away. Relations (next to,
+# behind) and superlatives of depth (nearest) stay true in every window that holds the referent.
+POSITION_WORDS = """
+    left right top bottom middle center centre central upper lower mid leftmost rightmost topmost bottommost uppermost
+    lowermost centermost middlemost lefthand righthand leftside rightside corner corners edge side end border half
+    north south east west first second third fourth fifth last 1st 2nd 3rd 4th 5th o'clock oclock
+"""
+UNMIRRORED_WORDS = "east west o'clock oclock clockwise counterclockwise anticlockwise"  # a flip makes them wrong
+POSITIONS, UNMIRRORED = frozenset(POSITION_WORDS.split()), frozenset(UNMIRRORED_WORDS.split())
+WORD = re.compile(r"o'?clock|\w+")
+MIRRORED = re.compile(r"\b(left|right)(?=(?:most|hand|handed|side|wards?|er)?\b)", re.IGNORECASE)
+BLUR_RADII = (0.1, 2.0)
+# Above this a picture is not enlarged whole for a window's sake: 600 x 1 pixels would become 240,000 x 400.
+MOST_PIXELS = 1 << 24
+
+
+class Augment(BaseModel):
+    """[train.clipvg.augment]: the defaults are the paper's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    crop: Literal["official", "safe", "off"] = Field("official", description="the windows; safe ones hold the referent")
+    crop_share: float = Field(0.5, ge=0, le=1, description="of the expressions without a word of position")
+    short_sides: tuple[PositiveInt, ...] = Field((400, 500, 600), min_length=1, description="pixels, before the crop")
+    crop_sides: tuple[PositiveInt, PositiveInt] = Field((384, 600), description="least and largest side of a window")
+    scales: tuple[PositiveInt, ...] = Field((), description="long sides in pixels; empty = 7 official or 4 safe ones")
+    translate: bool = Field(True, description="a random place on the canvas instead of the middle")
+    jitter: float = Field(0.4, ge=0, le=1, description="strength: brightness, contrast, saturation in 1 - j to 1 + j")
+    jitter_share: float = Field(0.8, ge=0, le=1)
+    blur_share: float = Field(0.0, ge=0, le=1, description="off in the paper; 0.5 where the official code has it on")
+    flip_share: float = Field(0.0, ge=0, le=1, description="off in the paper; swaps left and right in the text")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Augment:
+        if self.crop_sides[0] > self.crop_sides[1]:
+            raise ValueError(f"crop_sides: least first, then largest, not {list(self.crop_sides)}")
+        return self
+
+    def long_sides(self, size: int) -> tuple[int, ...]:
+        """The long sides that a picture may have on a canvas of `size` pixels. Raises SettingsError.
+
+        The official ones go down to 32 of 224 pixels, two patches, which no picture at test time ever has. Those of
+        the safe crop stop at 5/8 of the canvas: a referent keeps 0.4 of the patches it will have at test time.
+        """
+        if self.scales:
+            if max(self.scales) > size:
+                raise SettingsError(
+                    f"[train.clipvg.augment] scales: {max(self.scales)} is more than the canvas's {size} pixels; "
+                    "take it out, or leave scales empty"
+                )
+            return self.scales
+        if self.crop == "safe":
+            return tuple(max(1, size * eighths // 8) for eighths in (8, 7, 6, 5))
+        return tuple(side for side in (size - 32 * i for i in range(7)) if side > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """An image on its way to the canvas: `box` xyxy in its pixels, `ratio` its pixels for one of the picture's."""
+
+    image: Image.Image
+    box: Float
+    ratio: tuple[float, float]
+
+
+def augmented(
+    picture: Picture, box: Box, text: str, size: int, options: Augment, style: Style, dice: np.random.Generator
+) -> tuple[Canvas, Float, str]:
+    """One training sample: (H, W, 3) and its box, xyxy pixels -> canvas, (4,) cxcywh in 0..1 of it, text.
+
+    The text is another only when the picture was flipped. Where a window was cut, the canvas's picture is that window:
+    `to_picture` counts from the window's corner, in pixels of the whole picture. Style `clean` and the safe crop clip
+    the box to the picture and raise DataError when nothing is left; otherwise a box is taken as it is and may come
+    back with no area, or not finite. Raises SettingsError for `scales` that the canvas cannot hold.
+    """
+    sides = options.long_sides(size)
+    corners = np.asarray(box, np.float64)
+    if style == "clean" or options.crop == "safe":
+        corners = _inside(corners, picture)
+    view = _View(Image.fromarray(picture), corners, (1.0, 1.0))
+    if options.crop != "off" and not has_position(text, options.crop) and dice.random() < options.crop_share:
+        view = (_official_crop if options.crop == "official" else _safe_crop)(view, options, style, dice)
+    view = _with_long_side(view, sides[dice.integers(len(sides))], style)
+    if dice.random() < options.jitter_share:
+        view = replace(view, image=_jittered(view.image, options.jitter, dice))
+    if dice.random() < options.blur_share:
+        view = replace(view, image=view.image.filter(ImageFilter.GaussianBlur(dice.uniform(*BLUR_RADII))))
+    if dice.random() < options.flip_share and not UNMIRRORED & set(WORD.findall(text.casefold())):
+        view, text = _flipped(view), mirrored(text)
+    return *_placed(view, size, options.translate, dice), text
+
+
+def has_position(text: str, crop: Literal["official", "safe"]) -> bool:
+    """Whether the text says where in the picture the referent is, so that a crop could make it wrong."""
+    if crop == "official":
+        return any(word in text.lower() for word in OFFICIAL_POSITIONS)
+    return not POSITIONS.isdisjoint(WORD.findall(text.casefold()))
+
+
+def mirrored(text: str) -> str:
+    """The text about the mirrored picture: left and right change places, as words and in their case."""
+
+    def other(match: re.Match[str]) -> str:
+        side = match[1]
+        swapped = "right" if side.lower() == "left" else "left"
+        return swapped.upper() if side.isupper() else swapped.capitalize() if side[0].isupper() else swapped
+
+    return MIRRORED.sub(other, text)
+
+
+def _inside(box: Float, picture: Picture) -> Float:
+    height, width = picture.shape[:2]
+    clipped = clip_xyxy(box, width, height)
+    if not box_area_xyxy(clipped) > 0:
+        raise DataError(
+            f"box {box.tolist()} (left, top, right, bottom) has nothing inside its picture of {width} x {height} "
+            "pixels: there is nothing to train on; mend the row or leave it out"
+        )
+    return clipped
+
+
+def _official_crop(view: _View, options: Augment, style: Style, dice: np.random.Generator) -> _View:
+    """The short side to a random length, then the first of 20 windows that the official test lets pass, if one does."""
+    image = view.image
+    ratio = options.short_sides[dice.integers(len(options.short_sides))] / min(image.size)
+    width, height = (max(1, round(side * ratio)) for side in image.size)
+    both = (ratio, ratio) if style == "official" else (width / image.width, height / image.height)
+    box = view.box * np.tile(both, 2)
+    window = _official_window(box, width, height, options.crop_sides, dice)
+    small = width * height <= MOST_PIXELS
+    if window is None:
+        return _View(image.resize((width, height), Image.Resampling.BILINEAR), box, both) if small else view
+    left, top, right, bottom = window
+    if small:
+        cut = image.resize((width, height), Image.Resampling.BILINEAR).crop(window)
+    else:  # the window alone: the same to a level of a few pixels
+        source = np.array(window) * np.tile([image.width / width, image.height / height], 2)
+        within = np.minimum(source, [*image.size, *image.size]).tolist()
+        cut = image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=tuple(within))
+    return _View(cut, clip_xyxy(box - np.tile([left, top], 2), right - left, bottom - top), both)
+
+
+def _official_window(
+    box: Float, width: int, height: int, sides: tuple[int, int], dice: np.random.Generator
+) -> tuple[int, int, int, int] | None:
+    """left, top, right, bottom of a window; None when no try passed, and then the picture stays whole."""
+    least, most = sides
+    x, y = (box[:2] + box[2:]) / 2
+    for _ in range(OFFICIAL_TRIES):
+        w, h = (int(dice.integers(min(least, side), min(side, most) + 1)) for side in (width, height))
+        top, left = int(dice.integers(height - h + 1)), int(dice.integers(width - w + 1))
+        if x > top and y > left:  # the axes are swapped there
+            return left, top, left + w, top + h
+    return None
+
+
+def _safe_crop(view: _View, options: Augment, style: Style, dice: np.random.Generator) -> _View:
+    """A window as large a part of the picture as an official one, any of those that hold the box; grown if none does.
+
+    It is cut from the picture itself: enlarging first would cost time and sharpness for nothing.
+    """
+    image = view.image
+    ratio = options.short_sides[dice.integers(len(options.short_sides))] / min(image.size)
+    least, most = options.crop_sides
+    window = np.empty((2, 2), np.int64)  # left, top; right, bottom
+    for axis, length in enumerate(image.size):
+        low, high = int(np.floor(view.box[axis])), int(np.ceil(view.box[axis + 2]))
+        drawn = round(dice.integers(least, most + 1) / ratio)
+        side = min(max(drawn, high - low), length)
+        start = dice.integers(max(0, high - side), min(low, length - side) + 1)
+        window[:, axis] = start, start + side
+    corner = window[0].astype(np.float64)
+    return _View(image.crop(tuple(window.ravel().tolist())), view.box - np.tile(corner, 2), view.ratio)
+
+
+def _with_long_side(view: _View, side: int, style: Style) -> _View:
+    image, (across, down) = long_side_to(view.image, side, style)
+    return _View(image, view.box * np.tile([across, down], 2), (view.ratio[0] * across, view.ratio[1] * down))
+
+
+def _jittered(image: Image.Image, strength: float, dice: np.random.Generator) -> Image.Image:
+    """Brightness, contrast and saturation in random order, each by a factor of its own."""
+    kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for kind in dice.permutation(len(kinds)):
+        image = kinds[kind](image).enhance(dice.uniform(1 - strength, 1 + strength))
+    return image
+
+
+def _flipped(view: _View) -> _View:
+    x1, y1, x2, y2 = view.box
+    width = view.image.width
+    image = view.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return replace(view, image=image, box=np.array([width - x2, y1, width - x1, y2]))
+
+
+def _placed(view: _View, size: int, translate: bool, dice: np.random.Generator) -> tuple[Canvas, Float]:
+    """The image on its canvas, at a random place or as `letterboxed` has it, and its box in 0..1 of the canvas."""
+    free = [size - side for side in view.image.size]
+    if translate:
+        top, left = int(dice.integers(free[1] + 1)), int(dice.integers(free[0] + 1))
+    else:
+        left, top = (round(rest / 2 - 0.1) for rest in free)
+    box = box_xyxy_to_cxcywh(view.box + np.tile([left, top], 2)) / size
+    return pasted(view.image, left, top, size, view.ratio), box
