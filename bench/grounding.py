@@ -16,6 +16,8 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.errors import DataError
+
 Box = tuple[float, float, float, float]
 Picture = NDArray[np.uint8]  # RGB (H, W, 3)
 Boxes = NDArray[np.float64]  # xyxy pixels (N, 4)
@@ -56,6 +58,11 @@ class Expression:
         """What a pipeline is shown of it."""
         return Query(self.id, self.text, self.caption)
 
+    def touches(self, width: int, height: int) -> bool:
+        """Whether any of the box lies in a picture of that size."""
+        x1, y1, x2, y2 = self.box
+        return x2 > 0 and y2 > 0 and x1 < width and y1 < height
+
 
 @dataclass(frozen=True, slots=True)
 class Scene:
@@ -66,6 +73,23 @@ class Scene:
     width: int | None
     height: int | None
     expressions: tuple[Expression, ...]
+
+
+def check_box_touches(scene: Scene, expression: Expression, width: int, height: int, where: str = "") -> None:
+    """Raises DataError when the annotated box lies wholly outside its picture of `width` x `height` pixels: no model
+    can learn from it, and it is a sign of boxes read in the wrong format.
+
+    `where` names the file and the row; by default the message names the picture and the expression. Label files are
+    checked when they are loaded and decoded (bench/datasets/labels.py); who trains on other scenes without annotated
+    sizes calls this once the picture is there.
+    """
+    if not expression.touches(width, height):
+        x1, y1, x2, y2 = expression.box
+        raise DataError(
+            f"{where or f'{scene.file}, expression {expression.id}'}: the box {x1:g}, {y1:g}, {x2:g}, {y2:g} (left, "
+            f"top, right, bottom) lies outside the picture {scene.file} of {width} x {height} pixels; correct or drop "
+            "the row"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +212,34 @@ class PipelineFactory(Protocol):
     def __call__(self, context: PipelineContext) -> Pipeline: ...
 
 
+class Validate(Protocol):
+    """Scores a pipeline on the validation split by the evaluation of `bench run` (bench/evaluation/validation.py)."""
+
+    def __call__(
+        self,
+        pipeline: Pipeline,
+        *,
+        index: int = 0,
+        count: int = 1,
+        gather: Callable[[list[Any]], list[Any]] | None = None,
+    ) -> dict[str, float]:
+        """ "accuracy", "mean_iou", "n" and "accuracy/KIND" for each kind; fractions, unrounded.
+
+        Of `count` processes each asks its own share, and `gather` (accelerate's gather_object) joins the shares.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
     """What `bench train` hands over: the split's scenes and pictures, the recipe from bench.toml, and where to write.
 
-    `part` names the one part to train, None all of them.
+    `part` names the one part to train, None all of them. `validate` scores a pipeline on the validation split.
+    `fingerprint` is that of the rows trained on, for refusing to go on with other data; with `fresh` a trainer begins
+    anew whatever lies under `out`. `labels` says which files the expressions come from where they are not the split's
+    own: {"file", "sha256", "rows"} each.
+
+    Under torchrun or Slurm every process is handed the same job, with a device of its own.
     """
 
     scenes: Sequence[Scene]
@@ -203,21 +250,54 @@ class TrainingJob:
     part: str | None
     out: Path
     context: PipelineContext
+    validate: Validate
+    split_name: str = ""
+    validation_name: str = ""
+    fingerprint: str = ""
+    labels: Sequence[Mapping[str, Any]] = ()
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """One part's weights file, the recipe that was in force, and its score on the validation scenes."""
+    """One part's weights file, the recipe that was in force, and its score on the validation scenes.
+
+    `notes` go into the record as they are (plain JSON), for example how the weights were chosen:
+    {"best": {"epoch": 7, "chosen_on": "shapes-val", "accuracy": 0.81}}.
+    """
 
     path: Path
     recipe: Mapping[str, Any]
     score: Mapping[str, float]
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Trainable(Protocol):
-    """What an entry point of the group `bench.trainers` names: trains, writes under `job.out`, returns each part."""
+    """What an entry point of the group `bench.trainers` names: trains, writes under `job.out`, returns each part.
+
+    Of several processes only rank 0 writes the weights and returns them; the others return {}.
+    """
 
     def __call__(self, job: TrainingJob) -> Mapping[str, Trained]: ...
+
+
+class Exporter(Protocol):
+    """What an entry point of the group `bench.exporters` names: the weights in force, as the official code has them."""
+
+    def __call__(self, context: PipelineContext, out: Path) -> Path:
+        """Writes `out`, whole or not at all, in place of what is there, and returns it. Raises BenchError."""
+        ...
+
+
+class TrainStep(Protocol):
+    """What an entry point of the group `bench.train_steps` names: one step on a fixed batch, to hold against others'.
+
+    Nothing is updated, and nothing is left to chance: no dropout, no augmentation.
+    """
+
+    def __call__(self, context: PipelineContext, scenes: Sequence[Scene], pictures: PictureSource) -> Mapping[str, Any]:
+        """At least "loss" with its terms, "rows", "gradient_norms" (parameter -> norm) and "boxes_cxcywh"."""
+        ...
 
 
 class PictureSource(Protocol):

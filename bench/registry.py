@@ -18,10 +18,10 @@ from bench.errors import BenchError, MissingPackage, UnknownName
 
 if TYPE_CHECKING:
     from bench.datasets.split import Dataset
-    from bench.grounding import PipelineFactory, Trainable
+    from bench.grounding import Exporter, PipelineFactory, Trainable, TrainStep
 
 PIPELINES, TRAINERS, DATASETS = "bench.pipelines", "bench.trainers", "bench.datasets"
-PROPOSERS = "bench.proposers"
+PROPOSERS, EXPORTERS, TRAIN_STEPS = "bench.proposers", "bench.exporters", "bench.train_steps"
 
 
 @cache
@@ -43,7 +43,7 @@ def origin(kind: str, name: str) -> str:
 def _entry(group: str, name: str, kind: str) -> EntryPoint:
     known = _entries(group)
     if name not in known:
-        raise UnknownName(kind, name, known, hint=f"`bench list {kind}s` shows them")
+        raise UnknownName(kind, name, known, hint="`bench list pipelines` shows them" if group == PIPELINES else "")
     return known[name]
 
 
@@ -75,6 +75,18 @@ def trainer(name: str) -> Trainable:
 def proposer_factory(kind: str) -> Any:
     """What opens proposers of a kind (see pipelines/proposers/opening.py). Raises UnknownName, MissingPackage."""
     return _load(PROPOSERS, kind, "proposer")
+
+
+def exporter(name: str) -> Exporter:
+    """What writes the pipeline's weights in their official format. Raises UnknownName when it has none."""
+    found: Exporter = _load(EXPORTERS, name, "exporter")
+    return found
+
+
+def train_step(name: str) -> TrainStep:
+    """What takes the pipeline's first training step. Raises UnknownName when it has none to compare with."""
+    found: TrainStep = _load(TRAIN_STEPS, name, "train step")
+    return found
 
 
 def dataset(name: str) -> Dataset:

@@ -11,34 +11,51 @@ import typer
 def train(
     pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="A pipeline that can be trained.")],
     split: Annotated[str, typer.Option("--split", "-s", help="What to train on, for example shapes-train.")],
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--labels",
+            help="Expressions from this file instead, about the split's pictures: an index list (.pth) or a .jsonl, "
+            "pseudo-labels too; may be repeated.",
+        ),
+    ] = None,
     part: Annotated[str | None, typer.Option("--part", help="Only one part of it, for example detector.")] = None,
     validate: Annotated[str | None, typer.Option("--validate", help="Split of the score [default: its val].")] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the weights.")] = Path("weights"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever a stopped training left there.")] = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N pictures.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, e.g. clip.epochs=1.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
+    offline: Annotated[bool | None, typer.Option("--offline", help="Fetch nothing from the network.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="A bench.toml.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")] = False,
 ) -> None:
-    """Train a pipeline's weights; beside each file lies the command, seed and score that made it."""
+    """Train a pipeline's weights; beside each file lies the command, seed and score that made it.
+
+    Several GPUs: torchrun --nproc-per-node 8 -m bench.cli.main train ...; rank 0 writes.
+    """
     import json as encoder
     import logging
 
     from rich.console import Console
     from rich.logging import RichHandler
 
+    from bench.runs.shards import from_environment
     from bench.settings import assignments, load_settings
     from bench.verbs.training import train_pipeline
 
+    leads = from_environment().index == 0
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console)])
-    logging.getLogger("bench.train").setLevel(logging.INFO)
-    resolved = load_settings(config, {"run.device": device, "run.seed": seed})
+    logging.getLogger("bench.train").setLevel(logging.INFO if leads else logging.WARNING)
+    resolved = load_settings(config, {"run.device": device, "run.seed": seed, "run.offline": offline})
     recipe = assignments(set_ or [])
-    made = train_pipeline(pipeline, split, resolved, part, validate, out, limit, recipe)
+    made = train_pipeline(pipeline, split, resolved, part, validate, out, limit, recipe, labels or [], fresh)
+    if not leads:
+        return
     if json:
         print(encoder.dumps({"weights": {part: str(path) for part, path in made.items()}}))
         return

@@ -51,10 +51,16 @@ def read_index_list(path: Path, dataset: str, box_format: Literal["auto", "xyxy"
     usual: BoxFormat = FORMATS[dataset] if box_format == "auto" else box_format
 
     def rows() -> Iterator[Row]:
-        for n, row in enumerate(load_index_list(path)):
+        held_rows = load_index_list(path)
+        for n, row in enumerate(held_rows):
             where = f"{path}: row {n}"
             if len(row) not in (3, 5):
                 raise DataError(f"{where}: it has {len(row)} columns; an index list has 5, or 3 for Flickr30k")
+            if len(row) != len(held_rows[0]):
+                raise DataError(
+                    f"{where}: it has {len(row)} columns and row 0 has {len(held_rows[0])}; lists of Flickr30k and of "
+                    "other data sets hold other boxes, so keep them in files of their own"
+                )
             file, box, phrase = (row[0], row[1], row[2]) if len(row) == 3 else (row[0], row[2], row[3])
             mark = row[1] if len(row) == 5 else None
             held: BoxFormat = "xywh" if box_format == "auto" and isinstance(mark, str) and mark in MIXED else usual

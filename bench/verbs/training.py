@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import registry
+from bench.datasets.labels import Labelled, load_labels
 from bench.datasets.load import load_split
-from bench.errors import UsageError
+from bench.datasets.split import Split
+from bench.errors import DataError, UsageError
+from bench.evaluation.device import resolve_device
 from bench.evaluation.pipelines import dataset_of, pipeline_context
-from bench.grounding import TrainingJob
+from bench.evaluation.validation import on_split
+from bench.grounding import Trained, TrainingJob
 from bench.runs.files import make_folder, write_atomically
 from bench.runs.provenance import environment, git_state, redacted
+from bench.runs.shards import from_environment
 from bench.settings import Resolved, merged
 
 
@@ -27,19 +32,28 @@ def train_pipeline(
     out: Path,
     limit: int | None,
     recipe: Mapping[str, Any],
+    labels: Sequence[Path] = (),
+    fresh: bool = False,
 ) -> dict[str, Path]:
     """Train `part` of a pipeline (every part when None) on a split; part -> weights file under `out`.
 
-    `recipe` is laid over [train.<pipeline>] of bench.toml. Raises UnknownName, UsageError, DataError, SettingsError.
+    `recipe` is laid over [train.<pipeline>] of bench.toml. With `labels` the expressions come from these files and only
+    the pictures from the split's data set. `fresh` begins anew instead of going on from what a stopped training left
+    under `out`. Under torchrun or Slurm rank 0 alone writes records; the other ranks return {}.
+
+    Raises UnknownName, UsageError, DataError, SettingsError.
     """
     trainer = registry.trainer(pipeline)
-    split = load_split(split_name, resolved)
-    if limit is not None:
-        split = split.limited(limit)
     if validate is None and not split_name.endswith("-train"):
         raise UsageError(f"say with --validate which split the score is taken on: {split_name} is no train split")
+    given = load_labels(split_name, labels, resolved) if labels else Labelled(load_split(split_name, resolved))
+    split = given.split if limit is None else given.split.limited(limit)
+    if not split.scenes:
+        raise DataError(f"{split.name}: there is nothing to train on; the split has no scenes")
     validation = load_split(validate or split_name.removesuffix("-train") + "-val", resolved)
+    rank = from_environment()
     make_folder(out)
+    device = resolve_device(resolved.settings.run.device, rank.local)
     job = TrainingJob(
         scenes=split.scenes,
         pictures=split.pictures,
@@ -48,28 +62,47 @@ def train_pipeline(
         recipe=merged(resolved.recipe(pipeline, dataset_of(split)), recipe),
         part=part,
         out=out,
-        context=pipeline_context(pipeline, split, resolved),
+        context=pipeline_context(pipeline, split, resolved, device=device),
+        validate=on_split(validation.scenes, validation.pictures, resolved.settings.run),
+        split_name=split.name,
+        validation_name=validation.name,
+        fingerprint=split.fingerprint,
+        labels=given.files,
+        fresh=fresh,
     )
     began, code = time.monotonic(), git_state()  # before the weights are written, which are files of the checkout too
     made = trainer(job)
+    if rank.index:
+        return {}
     for name, trained in made.items():
-        record = {
-            "pipeline": pipeline,
-            "part": name,
-            "command": " ".join(redacted()),
-            "seed": job.context.seed,
-            "device": job.context.device,
-            "trained_on": {"split": split.name, "fingerprint": split.fingerprint, "pictures": len(split.scenes)},
-            "validated_on": {"split": validation.name, "fingerprint": validation.fingerprint},
-            "recipe": dict(trained.recipe),
-            "started_from": _record_beside(trained.recipe.get("start_from"), resolved),
-            "score": dict(trained.score),
-            "seconds": round(time.monotonic() - began),
-            "git": code,
-            "environment": environment(job.context.device, job.context.seed, resolved.settings.run.deterministic),
-        }
+        record: dict[str, Any] = {"pipeline": pipeline, "part": name, "command": " ".join(redacted())}
+        record |= _record(job, trained, split, validation, resolved, processes=rank.size)
+        record |= {"seconds": round(time.monotonic() - began), "git": code}
+        record["environment"] = environment(device, job.context.seed, resolved.settings.run.deterministic)
         write_atomically(trained.path.with_suffix(".json"), (json.dumps(record, indent=2) + "\n").encode())
     return {name: trained.path for name, trained in made.items()}
+
+
+def _record(
+    job: TrainingJob, trained: Trained, split: Split, validation: Split, resolved: Resolved, processes: int
+) -> dict[str, Any]:
+    """What one part was trained on, how, and how well it does; `training` is what its trainer says besides, for example
+    on which split the best weights were chosen."""
+    data: dict[str, Any] = {"split": split.name, "fingerprint": split.fingerprint, "pictures": len(split.scenes)}
+    data["expressions"] = sum(len(scene.expressions) for scene in split.scenes)
+    if job.labels:
+        data["labels"] = [dict(file) for file in job.labels]
+    return {
+        "seed": job.context.seed,
+        "device": job.context.device,
+        "processes": processes,
+        "trained_on": data,
+        "validated_on": {"split": validation.name, "fingerprint": validation.fingerprint},
+        "recipe": dict(trained.recipe),
+        "started_from": _record_beside(trained.recipe.get("start_from"), resolved),
+        "training": dict(trained.notes),
+        "score": dict(trained.score),
+    }
 
 
 def _record_beside(weights: Any, resolved: Resolved) -> Any:

@@ -7,7 +7,6 @@ to find what an expression says (mdetr_grounding.py). Published weights go strai
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +16,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from bench.boxes import iou_elementwise
 from bench.errors import UnknownName
-from bench.grounding import LoadedScene, Query, Scene, Trained, TrainingJob
+from bench.grounding import Scene, Trained, TrainingJob
 from bench.settings import merged, parse_table
 from pipelines import weights
 from pipelines.mdetr import checkpoint
@@ -139,12 +137,6 @@ def validate(path: Path, job: TrainingJob) -> dict[str, float]:
     """Acc@0.5 of the file that was written, by the pipeline's own way, in all and by kind."""
     table = {key: value for key, value in job.context.options.items() if key != "card"}
     pipeline = mdetr(replace(job.context, options=table | {"weights": str(path.resolve())}))
-    hits: dict[str, list[bool]] = defaultdict(list)
-    for scene in job.validation:
-        queries = tuple(Query(e.id, e.text) for e in scene.expressions)
-        answers = pipeline.ground([LoadedScene(scene.id, job.validation_pictures.load(scene), queries)])
-        overlap = iou_elementwise([e.box for e in scene.expressions], [a.box or (0.0,) * 4 for a in answers])
-        for expression, iou in zip(scene.expressions, overlap.tolist(), strict=True):
-            hits["all"].append(iou >= 0.5)
-            hits[expression.kind or "other"].append(iou >= 0.5)
-    return {kind: round(sum(found) / len(found), 4) for kind, found in sorted(hits.items())}
+    found = job.validate(pipeline)
+    kinds = {key.removeprefix("accuracy/"): v for key, v in found.items() if key.startswith("accuracy/")}
+    return {kind: round(part, 4) for kind, part in sorted(({"all": found["accuracy"]} | kinds).items())}

@@ -8,6 +8,7 @@ import torch
 
 from bench.datasets.shapes import ShapesPictures, make_scene
 from bench.errors import DataError, SettingsError, UnknownName
+from bench.evaluation.validation import on_split
 from bench.grounding import LoadedScene, Query, TrainingJob
 from bench.settings import load_settings
 from pipelines.mdetr.config import MdetrConfig
@@ -31,7 +32,8 @@ def job(context, tmp_path):
         text = recipe["network"]["text_encoder"] | {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32}
         recipe |= {"network": recipe["network"] | SMALL | {"text_encoder": text}, "short": 64, "long": 120}
         recipe |= {"lesson_epochs": 1, "epochs": 2, "warm_up": 2, "log_every": 3} | changes
-        return TrainingJob(SCENES, PICTURES, SCENES[:3], PICTURES, recipe, part, tmp_path, context("mdetr"))
+        score = on_split(SCENES[:3], PICTURES)
+        return TrainingJob(SCENES, PICTURES, SCENES[:3], PICTURES, recipe, part, tmp_path, context("mdetr"), score)
 
     return make
 

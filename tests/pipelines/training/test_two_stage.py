@@ -7,6 +7,7 @@ import torch
 
 from bench.datasets.shapes import ShapesPictures, make_scene
 from bench.errors import SettingsError, UnknownName
+from bench.evaluation.validation import on_split
 from bench.grounding import LoadedScene, TrainingJob
 from pipelines.proposers.opening import open_proposer
 from pipelines.training.optimisation import pace
@@ -32,7 +33,9 @@ def job(context, tmp_path):
         table = {"detector": RECIPES[pipeline]} if recipe is None else recipe
         out = tmp_path / f"{pipeline}-{seed}"
         out.mkdir(exist_ok=True)
-        return TrainingJob(scenes, pictures, validation, pictures, table, part, out, context(pipeline, seed=seed))
+        asked = context(pipeline, seed=seed)
+        score = on_split(validation, pictures)
+        return TrainingJob(scenes, pictures, validation, pictures, table, part, out, asked, score)
 
     return make
 

@@ -1,0 +1,201 @@
+"""Labels that are no part of a data set: the expressions of any file, pseudo-labels too, about a data set's pictures.
+
+    bench train --split refcoco-train --labels unc_train_pseudo.pth [--labels more.jsonl]
+
+A file is an index list (.pth, boxes as its data set has them) or our JSONL. The split says whose pictures are meant,
+and its own annotations need not be at hand: where it is prepared, it lends the sizes of its pictures. Pictures of a
+JSONL that the data set does not hold are looked for beside the JSONL. Files are taken one after the other; rows about
+the same picture become one scene. With several files, ids begin with the number of the file: "2:118".
+
+A box that misses its picture is refused here where the picture's size is known, else when the picture is decoded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bench.datasets.catalog import Catalogued
+from bench.datasets.fingerprint import picture_key
+from bench.datasets.index_lists import FORMATS, read_index_list
+from bench.datasets.jsonl import read_jsonl
+from bench.datasets.load import FILE, find_split, load_split
+from bench.datasets.pictures import Pictures
+from bench.datasets.prepared import pictures_of
+from bench.datasets.rows import Row, gather
+from bench.datasets.split import Split
+from bench.errors import DataError, UsageError
+from bench.grounding import Picture, PictureSource, Scene, check_box_touches
+from bench.hashing import sha256_file
+from bench.settings import Resolved
+
+SHOWN = 3  # pictures named in a message
+Size = tuple[int | None, int | None]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The split to train on, and what a record says of each label file: {"file", "sha256", "rows"}."""
+
+    split: Split
+    files: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Album:
+    """The pictures of the split's data set; `sizes` by picture key, and `known` files where only these exist."""
+
+    split: str
+    dataset: str
+    pictures: PictureSource
+    sizes: Mapping[str, Size] = field(default_factory=dict)
+    known: frozenset[str] | None = None
+
+    def missing(self, scenes: Sequence[Scene]) -> list[str]:
+        gone = set(self.pictures.missing(scenes))
+        return [s.file for s in scenes if s.file in gone or (self.known is not None and s.file not in self.known)]
+
+
+def load_labels(split_name: str, paths: Sequence[Path], resolved: Resolved) -> Labelled:
+    """The expressions of `paths` about the pictures of the data set that `split_name` is a part of.
+
+    Raises UnknownName for the split, UsageError for a file of no known kind, and DataError, naming file and row, for
+    a row that cannot be used, a picture that is nowhere, and a box outside a picture of known size.
+    """
+    album = _album(split_name, resolved)
+    rows: list[Row] = []
+    files: list[Mapping[str, Any]] = []
+    beside: dict[str, Path] = {}  # picture -> the folder of the JSONL that brought it
+    for number, path in enumerate(paths, 1):
+        scenes = _read(path, album)
+        for file in _absent(path, scenes, album):
+            if beside.setdefault(file, path.resolve().parent) != path.resolve().parent:
+                raise DataError(f"{path}: {file!r} is another picture than in {beside[file]}; rename one of the two")
+        before = len(rows)
+        rows += _rows(path, scenes, album, f"{number}:" if len(paths) > 1 else "")
+        files.append({"file": path.name, "sha256": sha256_file(path), "rows": len(rows) - before})
+    merged = tuple(gather(rows, " and ".join(str(path) for path in paths)))
+    pictures = album.pictures
+    if beside or any(scene.width is None or scene.height is None for scene in merged):
+        pictures = LabelPictures(pictures, {f: Pictures([p], nested=False) for f, p in beside.items()}, tuple(paths))
+    names = ", ".join(path.name for path in paths)
+    return Labelled(Split(album.split, f"{album.split}, labels of {names}", merged, pictures), tuple(files))
+
+
+@dataclass(frozen=True)
+class LabelPictures:
+    """A PictureSource: the data set's pictures, and `beside` them those that a label file brought along.
+
+    `load` also raises DataError for a label outside its picture, which only the decoded picture can tell where no size
+    is annotated.
+    """
+
+    album: PictureSource
+    beside: Mapping[str, PictureSource]
+    paths: tuple[Path, ...]
+
+    def load(self, scene: Scene) -> Picture:
+        picture = self.beside.get(scene.file, self.album).load(scene)
+        height, width = picture.shape[:2]
+        for expression in scene.expressions:
+            if not expression.touches(width, height):
+                check_box_touches(scene, expression, width, height, self._where(expression.id))
+        return picture
+
+    def missing(self, scenes: Sequence[Scene]) -> list[str]:
+        own = [scene for scene in scenes if scene.file not in self.beside]
+        return self.album.missing(own)
+
+    def _where(self, expression_id: str) -> str:
+        path, own = self.paths[0], expression_id
+        if len(self.paths) > 1:
+            number, _, own = expression_id.partition(":")
+            path = self.paths[int(number) - 1]
+        return f"{path}: {_place(path, own)}"
+
+
+def _album(split_name: str, resolved: Resolved) -> _Album:
+    """What is known of the split's pictures; the split itself is read only where it is at hand."""
+    if split_name.startswith(FILE):
+        split = load_split(split_name, resolved)
+        return _Album(split.name, split.dataset, split.pictures, _sizes(split.scenes))
+    dataset, part = find_split(split_name)
+    name = f"{dataset.name}-{part.name}"
+    if isinstance(dataset, Catalogued):
+        scenes = dataset.load(part.name, resolved).scenes if dataset.ready(part.name, resolved) else ()
+        return _Album(name, dataset.name, pictures_of(resolved, dataset.name, dataset.album), _sizes(scenes))
+    # Another data set's source need not know which pictures exist (`shapes` draws whatever it is asked for).
+    split = dataset.load(part.name, resolved)
+    known = frozenset(scene.file for scene in split.scenes)
+    return _Album(name, dataset.name, split.pictures, _sizes(split.scenes), known)
+
+
+def _sizes(scenes: Iterable[Scene]) -> dict[str, Size]:
+    return {picture_key(scene.file): (scene.width, scene.height) for scene in scenes}
+
+
+def _read(path: Path, album: _Album) -> list[Scene]:
+    if path.suffix == ".jsonl":
+        return read_jsonl(path)
+    if path.suffix != ".pth":
+        raise UsageError(f"--labels {path}: labels are an index list (.pth) or a .jsonl")
+    if album.dataset not in FORMATS:
+        raise UsageError(
+            f"--labels {path}: the boxes of an index list go by its data set, and of {album.dataset} none are known "
+            f"(known: {', '.join(FORMATS)}); write the labels as .jsonl"
+        )
+    return read_index_list(path, album.dataset)
+
+
+def _absent(path: Path, scenes: Sequence[Scene], album: _Album) -> list[str]:
+    """Pictures that lie beside a JSONL instead of in the data set. Raises DataError for those that are nowhere."""
+    gone = set(album.missing(scenes))
+    if not gone:
+        return []
+    lost = [scene for scene in scenes if scene.file in gone]
+    nowhere = set(Pictures([path.resolve().parent], nested=False).missing(lost)) if path.suffix == ".jsonl" else gone
+    if nowhere:
+        raise DataError(_nowhere(path, [scene for scene in lost if scene.file in nowhere], len(scenes), album))
+    return [scene.file for scene in lost]
+
+
+def _nowhere(path: Path, lost: Sequence[Scene], total: int, album: _Album) -> str:
+    shown = "; ".join(f"{_place(path, scene.expressions[0].id)}: {scene.file}" for scene in lost[:SHOWN])
+    more = "; ..." if len(lost) > SHOWN else ""
+    said = f"{path}: {len(lost):,} of its {total:,} pictures are not among those of {album.dataset}: {shown}{more}"
+    if isinstance(album.pictures, Pictures):
+        places = ", ".join(str(p) + ("" if p.exists() else " (which is not there)") for p in album.pictures.paths)
+        said += f"\nlooked in: {places}" if places else f"\n{album.pictures.hint}"
+    return said
+
+
+def _place(path: Path, expression_id: str) -> str:
+    """Where an expression stands in its file: "row 3" of a list, whose ids are row numbers; "line 4" of a JSONL."""
+    if path.suffix != ".jsonl":
+        return f"row {expression_id}"
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            held = json.loads(line) if line.strip() else {}
+            if expression_id in (str(held.get("id")), f"{held.get('split')}:{held.get('row')}"):
+                return f"line {number}"
+    return f"line {expression_id}"  # who has no id is called by the number of the line
+
+
+def _rows(path: Path, scenes: Sequence[Scene], album: _Album, prefix: str) -> Iterator[Row]:
+    """Every row with the size of its picture where anyone knows it, its box made sure of, its id made unique."""
+    for scene in scenes:
+        width, height = album.sizes.get(picture_key(scene.file), (None, None))
+        sized = replace(scene, width=scene.width or width, height=scene.height or height)
+        if (width and sized.width != width) or (height and sized.height != height):
+            raise DataError(
+                f"{path}: {_place(path, scene.expressions[0].id)}: {scene.file} is said to be {sized.width} x "
+                f"{sized.height} pixels, and {album.split} says {width} x {height}"
+            )
+        for expression in scene.expressions:
+            if sized.width and sized.height and not expression.touches(sized.width, sized.height):
+                where = f"{path}: {_place(path, expression.id)}"
+                check_box_touches(sized, expression, sized.width, sized.height, where)
+            yield Row(sized.file, replace(expression, id=prefix + expression.id), sized.width, sized.height)

@@ -1,0 +1,79 @@
+"""The score of weights in training: the evaluation of `bench run`, in memory and on this process's share of the scenes.
+
+Asking, decoding, hits and IoU are the code that runs use (asking.py, decode.py, metrics.py), so a validation score and
+the row of a later run on the same split are the same number.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from bench.errors import BenchError, DataError
+from bench.evaluation.asking import Asker
+from bench.evaluation.decode import decoded_ahead
+from bench.evaluation.metrics import compute
+from bench.grounding import PictureSource, Pipeline, Scene, Validate
+from bench.runs.predictions import SceneAnswers
+from bench.runs.record import Bootstrap
+from bench.settings import RunSettings
+
+Gather = Callable[[list[Any]], list[Any]]
+NO_INTERVAL = Bootstrap(draws=1, seed=0, confidence=0.95)  # of the numbers below none is an interval
+
+log = logging.getLogger("bench.train")
+
+
+def validate(
+    pipeline: Pipeline,
+    scenes: Sequence[Scene],
+    pictures: PictureSource,
+    settings: RunSettings,
+    index: int = 0,
+    count: int = 1,
+    gather: Gather | None = None,
+) -> dict[str, float]:
+    """What `pipeline` reaches on `scenes`: "accuracy" (hits at IoU >= 0.5 over expressions), "mean_iou", "n" and, for
+    each kind of expression, "accuracy/KIND"; fractions, unrounded.
+
+    Process `index` of `count` asks about scenes index, index + count, ... `gather` takes this process's list and gives
+    every process the lists of all in one, as accelerate's gather_object does; each expression then counts once, and
+    every process returns the same numbers. Without it a share is scored for itself. A picture that cannot be read is
+    a miss for each of its expressions, as in a run; it is named in the log.
+
+    Raises DataError when there is nothing to ask or no picture can be read, BenchError when the gathered shares are not
+    the whole split, and what `Asker.rows` raises.
+    """
+    mine = scenes[index::count]
+    asker = Asker(pipeline, pipeline.card.name, settings.batch_size)
+    ahead = settings.decode_threads + 2 * settings.batch_size
+    decoded = decoded_ahead(mine, pictures, settings.decode_threads, ahead)
+    rows: list[SceneAnswers] = []
+    while batch := list(islice(decoded, asker.size)):
+        rows += asker.rows(batch)
+    asked = mine
+    if gather is not None:
+        asked, rows = scenes, gather(rows)
+        if missing := {scene.id for scene in scenes} - {row.scene for row in rows}:
+            raise BenchError(
+                f"validation: {len(missing)} of {len(scenes)} scenes were answered by no process, {min(missing)!r} "
+                f"among them; each of the {count} processes should ask with its own index"
+            )
+    if not any(scene.expressions for scene in asked):
+        raise DataError("the validation split has no expressions; name another one with --validate")
+    if bad := [row.error for row in rows if row.error is not None]:
+        if len(bad) == len(asked):
+            raise DataError(f"none of the {len(bad):,} validation pictures can be read; the first one: {bad[0]}")
+        if index == 0:
+            log.warning("validation: %d pictures cannot be read and count as misses; one: %s", len(bad), bad[0])
+    found = compute(asked, rows, settings=NO_INTERVAL)
+    kinds = {f"accuracy/{kind}": each.accuracy for kind, each in found.strata.get("kind", {}).items()}
+    return {"accuracy": found.accuracy, "mean_iou": found.mean_iou, "n": float(found.n), **kinds}
+
+
+def on_split(scenes: Sequence[Scene], pictures: PictureSource, settings: RunSettings | None = None) -> Validate:
+    """`validate` bound to a split: what a TrainingJob carries."""
+    return partial(validate, scenes=scenes, pictures=pictures, settings=settings or RunSettings())
