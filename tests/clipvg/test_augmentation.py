@@ -59,6 +59,16 @@ def test_a_safe_window_holds_the_referent_and_the_box_is_where_its_pixels_are(wi
     assert (corners(out) * [1, 1, -1, -1] >= edges * [1, 1, -1, -1] - 1e-6).all()
 
 
+@given(st.floats(0, 0.9), st.floats(0, 0.9), st.floats(0.001, 0.1), SEEDS)
+def test_a_safe_window_holds_the_fractions_of_a_box_too(x, y, side, seed):
+    box = (x * 300, y * 200, (x + side) * 300, (y + side) * 200)
+    options = Augment(crop="safe", crop_share=1, short_sides=(400,), crop_sides=(1, 40), **STILL)  # small windows
+    canvas, out, _ = augmented(noise(300, 200), box, "dog", SIZE, options, "clean", np.random.default_rng(seed))
+    left, top, right, bottom = corners(out)
+    assert canvas.left - 1e-6 <= left < right <= canvas.right + 1e-6
+    assert canvas.top - 1e-6 <= top < bottom <= canvas.bottom + 1e-6
+
+
 @given(SIDES, SIDES, CORNERS, SEEDS, st.sampled_from(["official", "off"]), st.sampled_from(["official", "clean"]))
 @settings(max_examples=80)
 def test_a_box_is_where_its_pixels_are(width, height, part, seed, crop, style):
@@ -150,6 +160,13 @@ def test_official_windows_lose_what_the_official_ones_lose():
     assert 0.08 < (share < 0.5).mean() < 0.16
     assert 0.015 < (share == 0).mean() < 0.045
     assert 0.38 < (share > 0.999).mean() < 0.58
+
+
+def test_a_picture_smaller_than_the_least_window_is_a_window():
+    picture, options = noise(90, 60), Augment(crop_share=1, short_sides=(60,), scales=(SIZE,), **STILL)
+    canvas, out, _ = augmented(picture, (30, 20, 60, 40), "dog", SIZE, options, "official", np.random.default_rng(0))
+    assert (canvas.right - canvas.left, canvas.bottom - canvas.top) == (224, 149)
+    np.testing.assert_allclose(out[2:] * SIZE, np.array([30, 20]) * 224 / 90)
 
 
 def test_the_official_test_has_its_axes_swapped():
@@ -379,3 +396,16 @@ def test_an_official_crop_step_by_step(monkeypatch):
     y1, y2 = (60 * 500 / 480 - 30) * 0.4 + 35, 384 * 0.4 + 35
     assert x1 < 32  # beyond the window's left edge, and so cut too
     np.testing.assert_allclose(corners(out), [32, y1, x2, y2], atol=1e-9)
+
+
+def test_where_no_window_passes_the_picture_is_enlarged_and_stays_whole(monkeypatch):
+    monkeypatch.setattr(augmentation, "_official_window", lambda *_: None)
+    picture, box = noise(320, 240), (30.0, 60.0, 300.0, 200.0)
+    options = Augment(crop_share=1, short_sides=(600,), scales=(SIZE,), translate=False, jitter_share=0)
+    canvas, out, _ = augmented(picture, box, "dog", SIZE, options, "official", np.random.default_rng(0))
+    enlarged = Image.fromarray(picture).resize((800, 600), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(
+        canvas.pixels[28:196], np.asarray(enlarged.resize((224, 168), Image.Resampling.BILINEAR))
+    )
+    np.testing.assert_allclose(corners(out), np.multiply(box, 0.7) + np.array([0, 28, 0, 28]), atol=1e-9)
+    assert canvas.ratio == pytest.approx((0.7, 0.7))
