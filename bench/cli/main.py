@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from bench.cli import config, data, doctor, leaderboard, listing, predict, run, score, train
+from bench.cli import config, data, doctor, export, leaderboard, listing, predict, run, score, train
 from bench.errors import BenchError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("run")(run.run)
 app.command("train")(train.train)
 app.command("predict")(predict.predict)
 app.command("score")(score.score)
+app.command("export")(export.export)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.add_typer(data.app, name="data")
 app.command("list")(listing.listing)

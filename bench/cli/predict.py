@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.cli.flags import Preprocessing, as_options
+
 
 def predict(
     pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="A name of `bench list pipelines`.")],
@@ -19,6 +21,9 @@ def predict(
     weights: Annotated[str | None, typer.Option("--weights", help="Weights instead of the ones in bench.toml.")] = None,
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", help="Tokenizer for pipelines that read one: a folder or a hub id.")
+    ] = None,
+    preprocessing: Annotated[
+        Preprocessing | None, typer.Option(help="How a picture is made ready, for pipelines that know several ways.")
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the pipeline's table.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1")] = None,
@@ -33,20 +38,15 @@ def predict(
     """Ground one expression in one picture."""
     import json as encoder
 
-    from bench.errors import SettingsError, UsageError
     from bench.settings import assignments, load_settings
     from bench.verbs.single import predict_one
 
     flags = {"device": device, "dtype": dtype, "seed": seed, "deterministic": deterministic, "offline": offline}
     resolved = load_settings(config, {f"run.{key}": value for key, value in flags.items()})
-    flagged = {key: value for key, value in (("weights", weights), ("tokenizer", tokenizer)) if value}
-    options = assignments(set_ or []) | flagged
-    try:
+    own = {"weights": weights or None, "tokenizer": tokenizer or None, "preprocessing": preprocessing}
+    with as_options(pipeline, own) as flagged:
+        options = assignments(set_ or []) | flagged
         answer = predict_one(pipeline, text, resolved, image=image, scene=scene, dataset=on, options=options)
-    except SettingsError as error:
-        if tokenizer and "unknown key 'tokenizer'" in str(error):
-            raise UsageError(f"--tokenizer: {pipeline} takes none; its text encoder knows its own") from None
-        raise
     if out is not None:
         answer.draw(out)
     record = answer.as_json()

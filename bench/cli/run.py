@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from bench.cli.flags import Preprocessing, as_options
+
 if TYPE_CHECKING:
     from bench.datasets.split import Split
     from bench.evaluation.loop import Evaluated
@@ -28,6 +30,10 @@ def run(
     ] = None,
     weights: Annotated[
         str | None, typer.Option(help="Weights to use instead of bench.toml's.", show_default=False)
+    ] = None,
+    preprocessing: Annotated[
+        Preprocessing | None,
+        typer.Option(help="How pictures are made ready, for pipelines that know several ways.", show_default=False),
     ] = None,
     limit: Annotated[
         int | None,
@@ -59,7 +65,7 @@ def run(
     Leaves with 3 when pictures could not be read (the same command tries just those again), with 2 when a pair failed.
     """
     from bench import registry
-    from bench.settings import load_settings
+    from bench.settings import assignments, load_settings
 
     flags = {
         "results": str(results) if results else None,
@@ -71,12 +77,13 @@ def run(
         "run.offline": offline or None,
     }
     resolved = load_settings(config, flags)
-    options = _options(weights, settings or [])
+    options = assignments(settings or [])
+    own = {"weights": weights, "preprocessing": preprocessing}
     names = _listed(pipeline)
     for name in names:
         registry.origin("pipeline", name)
     splits = _load(_listed(split), resolved, limit)
-    done, failed = _product(names, splits, resolved, options, fresh)
+    done, failed = _product(names, splits, resolved, options, own, fresh)
     _show(done, as_json)
     if failed:
         raise typer.Exit(2)
@@ -96,9 +103,17 @@ def _load(names: list[str], resolved: Resolved, limit: int | None) -> list[Split
 
 
 def _product(
-    names: list[str], splits: list[Split], resolved: Resolved, options: dict[str, Any], fresh: bool
+    names: list[str],
+    splits: list[Split],
+    resolved: Resolved,
+    options: dict[str, Any],
+    own: dict[str, Any],
+    fresh: bool,
 ) -> tuple[list[Evaluated], bool]:
-    """Every pair; one that fails is reported at once and does not keep the others from being run."""
+    """Every pair; one that fails is reported at once and does not keep the others from being run.
+
+    `options` are --set KEY=VALUE, `own` the flags that set an option of the pipeline's.
+    """
     from bench.errors import BenchError
     from bench.evaluation.loop import evaluate
     from bench.evaluation.progress import say
@@ -107,7 +122,8 @@ def _product(
     done, failed = [], False
     for name, split in pairs:
         try:
-            found = evaluate(name, split, resolved, options, fresh=fresh)
+            with as_options(name, own) as flagged:
+                found = evaluate(name, split, resolved, options | flagged, fresh=fresh)
         except BenchError as error:
             if len(pairs) == 1:
                 raise
@@ -139,10 +155,3 @@ def _listed(values: list[str]) -> list[str]:
     """Names from repeated flags and comma lists, in order, each once. A `file:` value is one path, commas and all."""
     parts = [p.strip() for v in values for p in ([v] if v.startswith("file:") else v.split(","))]
     return [part for part in dict.fromkeys(parts) if part]
-
-
-def _options(weights: str | None, settings: list[str]) -> dict[str, Any]:
-    """--weights and --set KEY=VALUE as a table. Raises SettingsError."""
-    from bench.settings import assignments
-
-    return assignments(settings) | ({} if weights is None else {"weights": weights})

@@ -1,7 +1,10 @@
-"""What `bench doctor` looks at: the machine, and for every pipeline whether its package and weights are at hand."""
+"""What `bench doctor` looks at: the machine, whether each pipeline's package and weights are at hand, and the first
+training step of one, to be held against the numbers of its official code.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
@@ -11,9 +14,9 @@ from typing import Any
 
 from bench import registry
 from bench.datasets.load import load_split
-from bench.errors import BenchError
+from bench.errors import BenchError, DataError
 from bench.evaluation.device import resolve_device
-from bench.evaluation.pipelines import open_pipeline
+from bench.evaluation.pipelines import open_pipeline, pipeline_context
 from bench.grounding import LoadedScene
 from bench.runs.provenance import packages
 from bench.settings import Resolved
@@ -63,6 +66,33 @@ def try_out(name: str, resolved: Resolved) -> dict[str, str]:
     except BenchError as error:
         said = str(error)
     return {"pipeline": name, "shapes": said, "elsewhere": _missing(name, "", resolved) or "ready"}
+
+
+def train_step(
+    name: str, split_name: str, resolved: Resolved, options: Mapping[str, Any] | None = None, limit: int | None = None
+) -> dict[str, Any]:
+    """One training step of a pipeline on a split's expressions, all in one batch, without dropout, augmentation or
+    update: the JSON of `bench doctor --train-step`. `limit` keeps the first pictures; `options` win over bench.toml.
+
+    Numbers that are not finite become None. Raises UnknownName when the pipeline has none to show, DataError,
+    UsageError, WeightsError.
+    """
+    step = registry.train_step(name)
+    split = load_split(split_name, resolved)
+    split = split if limit is None else split.limited(limit)
+    if not any(scene.expressions for scene in split.scenes):
+        raise DataError(f"{split.name}: the split has no expressions")
+    found = step(pipeline_context(name, split, resolved, options), split.scenes, split.pictures)
+    return {"pipeline": name, "split": split.name, **_finite(found)}
+
+
+def _finite(value: Any) -> Any:
+    """As JSON has it: tables and lists, with None where a number is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _missing(name: str, dataset: str, resolved: Resolved) -> str:

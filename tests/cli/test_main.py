@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from bench.cli import main as entry
 from bench.cli.main import app
 
-VERBS = ("run", "train", "predict", "score", "leaderboard", "data", "list", "doctor", "config")
+VERBS = ("run", "train", "predict", "score", "export", "leaderboard", "data", "list", "doctor", "config")
 HEAVY = ("torch", "numpy", "PIL", "open_clip", "ultralytics", "transformers", "torchvision", "pandas")
 
 

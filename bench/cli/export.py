@@ -1,0 +1,39 @@
+"""`bench export`: a pipeline's weights in the format of its official code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.flags import as_options
+
+
+def export(
+    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="A pipeline with an official format.")],
+    official: Annotated[Path, typer.Option("--official", help="The file to write, as the official code loads it.")],
+    weights: Annotated[str | None, typer.Option("--weights", help="Weights instead of the ones in bench.toml.")] = None,
+    on: Annotated[str | None, typer.Option("--on", help="Take the weights and options for this data set.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the pipeline's table.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    offline: Annotated[bool | None, typer.Option("--offline", help="Never touch the network.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A bench.toml.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")] = False,
+) -> None:
+    """Write weights for the pipeline's official code."""
+    import json as encoder
+
+    from rich.console import Console
+
+    from bench.settings import assignments, load_settings
+    from bench.verbs.exporting import export_official
+
+    resolved = load_settings(config, {"run.offline": offline})
+    with as_options(pipeline, {"weights": weights}) as flagged:
+        options = assignments(set_ or []) | flagged
+        made = export_official(pipeline, official, resolved, on or "file", options, force)
+    if json:
+        print(encoder.dumps(made))
+        return
+    Console().print(f"{made['path']}: {made['bytes'] / 1e6:.1f} MB", highlight=False, soft_wrap=True)

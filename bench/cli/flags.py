@@ -1,0 +1,31 @@
+"""Flags that set an option of the pipeline's own: some pipelines have it and some do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from bench.errors import SettingsError, UsageError
+
+WHY = {
+    "tokenizer": "its text encoder knows its own",
+    "preprocessing": "it shows its network a picture in one way only",
+}
+Preprocessing = Literal["official", "clean", "auto"]
+
+
+@contextmanager
+def as_options(pipeline: str, flags: Mapping[str, object]) -> Iterator[dict[str, Any]]:
+    """Yields the flags that were given, as options. Raises UsageError, naming the flag instead of a key of bench.toml,
+    when the block finds that the pipeline has no such option.
+    """
+    given = {key: value for key, value in flags.items() if value is not None}
+    try:
+        yield given
+    except SettingsError as error:
+        for key in given:
+            if f"unknown key {key!r}" in str(error):
+                why = f"; {WHY[key]}" if key in WHY else ""
+                raise UsageError(f"--{key}: {pipeline} takes none{why}") from None
+        raise

@@ -1,0 +1,77 @@
+"""Flags that set an option of the pipeline's own: they arrive, or the pipeline says that it has none."""
+
+import json
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from bench import registry
+from bench.cli.flags import as_options
+from bench.cli.main import app
+from bench.errors import SettingsError, UsageError
+from bench.grounding import PipelineCard, Prediction
+
+
+@pytest.fixture
+def options(monkeypatch):
+    """A pipeline under every name that takes any option; the options it was built with."""
+    seen = []
+
+    class Whole:
+        card = PipelineCard("any", "the whole picture")
+
+        def ground(self, batch):
+            return [Prediction(q.id, (0, 0, 10, 10)) for scene in batch for q in scene.queries]
+
+    def build(context):
+        seen.append(dict(context.options))
+        return Whole()
+
+    monkeypatch.setattr(registry, "pipeline_factory", lambda name: build)
+    return seen
+
+
+def bench(*arguments):
+    return CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"image": "a.png", "text": "it", "box_xyxy": [0, 0, 10, 10]}) + "\n")
+    return tmp_path / "a.png"
+
+
+@pytest.mark.parametrize("way", ["official", "clean", "auto"])
+def test_preprocessing_arrives(options, picture, tmp_path, way):
+    asked = ("--pipeline", "centre-box", "--preprocessing", way)
+    assert bench("predict", *asked, "--image", str(picture), "--text", "it").exit_code == 0
+    run = ("--split", f"file:{picture.with_suffix('.jsonl')}", "-o", str(tmp_path / "results"))
+    assert bench("run", *asked, *run).exit_code == 0
+    assert [seen["preprocessing"] for seen in options] == [way, way]
+    (record,) = (tmp_path / "results").rglob("run.json")
+    assert json.loads(record.read_text())["identity"]["options"]["preprocessing"] == way
+
+
+def test_without_the_flag_nothing_is_set(options, picture):
+    bench("predict", "--pipeline", "centre-box", "--image", str(picture), "--text", "it")
+    assert "preprocessing" not in options[0]
+
+
+@pytest.mark.parametrize("verb", ["predict", "run"])
+def test_a_pipeline_that_has_none_says_so(picture, tmp_path, verb):
+    where = {
+        "predict": ("--image", str(picture), "--text", "it"),
+        "run": ("--split", f"file:{picture.with_suffix('.jsonl')}", "-o", str(tmp_path / "results")),
+    }
+    with pytest.raises(UsageError, match="--preprocessing: centre-box takes none; it shows its network"):
+        bench(verb, "--pipeline", "centre-box", "--preprocessing", "clean", *where[verb])
+    assert "official" in bench(verb, "--pipeline", "x", "--preprocessing", "cleanest", *where[verb]).output
+
+
+def test_other_mistakes_are_left_as_they_are():
+    with pytest.raises(SettingsError, match="unknown key 'margin'"), as_options("x", {"weights": "w"}):
+        raise SettingsError("bench.toml: unknown key 'margin'")
+    with pytest.raises(SettingsError, match="unknown key 'weights'"), as_options("x", {"weights": None}):
+        raise SettingsError("bench.toml: unknown key 'weights'")  # of --set or of a file
