@@ -109,7 +109,8 @@ def augmented(
         corners = _inside(corners, picture)
     view = _View(Image.fromarray(picture), corners, (1.0, 1.0))
     if options.crop != "off" and not has_position(text, options.crop) and dice.random() < options.crop_share:
-        view = (_official_crop if options.crop == "official" else _safe_crop)(view, options, style, dice)
+        official = options.crop == "official"
+        view = _official_crop(view, options, style, dice) if official else _safe_crop(view, options, dice)
     view = _with_long_side(view, sides[dice.integers(len(sides))], style)
     if dice.random() < options.jitter_share:
         view = replace(view, image=_jittered(view.image, options.jitter, dice))
@@ -184,7 +185,7 @@ def _official_window(
     return None
 
 
-def _safe_crop(view: _View, options: Augment, style: Style, dice: np.random.Generator) -> _View:
+def _safe_crop(view: _View, options: Augment, dice: np.random.Generator) -> _View:
     """A window as large a part of the picture as an official one, any of those that hold the box; grown if none does.
 
     It is cut from the picture itself: enlarging first would cost time and sharpness for nothing.
@@ -192,15 +193,14 @@ def _safe_crop(view: _View, options: Augment, style: Style, dice: np.random.Gene
     image = view.image
     ratio = options.short_sides[dice.integers(len(options.short_sides))] / min(image.size)
     least, most = options.crop_sides
-    window = np.empty((2, 2), np.int64)  # left, top; right, bottom
+    ends: list[tuple[int, int]] = []
     for axis, length in enumerate(image.size):
         low, high = int(np.floor(view.box[axis])), int(np.ceil(view.box[axis + 2]))
-        drawn = round(dice.integers(least, most + 1) / ratio)
-        side = min(max(drawn, high - low), length)
-        start = dice.integers(max(0, high - side), min(low, length - side) + 1)
-        window[:, axis] = start, start + side
-    corner = window[0].astype(np.float64)
-    return _View(image.crop(tuple(window.ravel().tolist())), view.box - np.tile(corner, 2), view.ratio)
+        side = min(max(round(dice.integers(least, most + 1) / ratio), high - low), length)
+        start = int(dice.integers(max(0, high - side), min(low, length - side) + 1))
+        ends.append((start, start + side))
+    (left, right), (top, bottom) = ends
+    return _View(image.crop((left, top, right, bottom)), view.box - np.tile([left, top], 2), view.ratio)
 
 
 def _with_long_side(view: _View, side: int, style: Style) -> _View:

@@ -58,6 +58,7 @@ def open_network(name: str, context: PipelineContext, clip: ClipOptions | None =
     Raises WeightsError: what is missing and where to get it, or how the file differs from the network.
     """
     path = find(name, context)
+    state: Mapping[str, Tensor]
     if path.suffix == ".safetensors":
         state, metadata = weights.read_safetensors(path)
         if metadata.get("format") == FORMAT:

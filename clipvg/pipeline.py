@@ -124,7 +124,7 @@ class ClipVGPipeline:
 
     def _see(self, canvases: Sequence[Canvas]) -> list[tuple[Tensor, Tensor]]:
         """For each picture its tokens that count (1 + K, d), the class token first, and their slots (1 + K,)."""
-        seen = []
+        seen: list[tuple[Tensor, Tensor]] = []
         slots = self.network.picture_slots()
         for some in chunks(canvases, self.pictures):
             pixels, masked = stacked(some, self.patch, self.style, self.device)

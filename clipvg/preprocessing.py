@@ -101,10 +101,19 @@ def integer_box(box: Box, dataset: str) -> Box:
 
 def stacked(canvases: Sequence[Canvas], patch: int, style: Style, device: torch.device) -> tuple[Tensor, Tensor]:
     """Canvases of one size -> pixels (B, 3, S, S), normalised, 0 where there is no picture; masked patches (B, P)."""
-    size = len(canvases[0].pixels)
-    raw = torch.from_numpy(np.stack([canvas.pixels for canvas in canvases])).to(device)
-    edges = torch.tensor([[c.left, c.top, c.right, c.bottom] for c in canvases], device=device)
-    line = torch.arange(size, device=device)
+    raw, edges = together(canvases)
+    return shown(raw.to(device), edges.to(device), patch, style)
+
+
+def together(canvases: Sequence[Canvas]) -> tuple[Tensor, Tensor]:
+    """Canvases of one size -> pixels (B, S, S, 3) uint8, and left, top, right, bottom of each picture (B, 4)."""
+    pixels = torch.from_numpy(np.stack([canvas.pixels for canvas in canvases]))
+    return pixels, torch.tensor([[c.left, c.top, c.right, c.bottom] for c in canvases])
+
+
+def shown(raw: Tensor, edges: Tensor, patch: int, style: Style) -> tuple[Tensor, Tensor]:
+    """What `together` gives, on any device -> what the network is shown, as `stacked` says."""
+    device, line = raw.device, torch.arange(raw.shape[1], device=raw.device)
     left, top, right, bottom = (edges[:, i, None] for i in range(4))
     rows, columns = (line >= top) & (line < bottom), (line >= left) & (line < right)
     inside = rows[:, :, None] & columns[:, None, :]  # (B, S, S)

@@ -1,0 +1,266 @@
+"""`bench train --pipeline clipvg`: the loop over steps and epochs, on one process or many, that can be killed anywhere.
+
+order (seed, step) -> rows -> drawn, augmented -> device -> step        every step
+step file                                                               every `save_every` steps and every epoch
+validation by the harness, best weights kept, curves drawn              every `validate_every` epochs
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from bench.errors import RunError, SettingsError, UnknownName
+from bench.grounding import Trained, TrainingJob
+from bench.runs.files import make_folder, write_atomically
+from bench.settings import parse_table
+from clipvg.checkpoint import Opened, save_own
+from clipvg.pipeline import ClipVGOptions, ClipVGPipeline
+from clipvg.training.beginning import accelerator_for, begin, in_half
+from clipvg.training.feeding import Kept, Words, on_device
+from clipvg.training.history import History
+from clipvg.training.objective import Batch, Objective
+from clipvg.training.order import Micro, Order
+from clipvg.training.recipe import ClipVGRecipe, pace_of
+from clipvg.training.rows import Rows, drawn_ahead
+from clipvg.training.state import State, averaged, follow, load, save
+from clipvg.training.stepping import NotFiniteError, Stepper, precision
+from clipvg.training.teaching import taught_clip
+from clipvg.training.watch import Watch
+
+log = logging.getLogger("bench.train")
+# What may be changed between the beginning of a training and its going on.
+FREE = {"workers", "save_every", "validate_every", "early_stop", "collapse_window", "log_every", "track", "batch"}
+
+
+def train(job: TrainingJob) -> Mapping[str, Trained]:
+    """Train, or go on with what was stopped; writes NAME.safetensors under `job.out` and its run in NAME.run/ there.
+
+    Raises UnknownName, SettingsError, WeightsError, DataError, DeviceError, RunError.
+    """
+    recipe = parse_table(ClipVGRecipe, dict(job.recipe), f"bench.toml [train.{job.context.name}]")
+    parts = ("clip", "network") if recipe.lesson.epochs else ("network",)
+    if job.part is not None and job.part not in parts:
+        raise UnknownName("part of clipvg", job.part, parts)
+    folder = job.out / f"{recipe.name}.run"
+    make_folder(folder)
+    accelerator = accelerator_for(job, recipe, folder)
+    made: dict[str, Trained] = {}
+    if "clip" in parts and job.part in (None, "clip"):
+        with accelerator.main_process_first():  # the others find the file
+            mine = replace(job, fresh=job.fresh and accelerator.is_main_process)
+            made["clip"] = taught_clip(mine, recipe)
+    if job.part in (None, "network"):
+        made |= Training(job, recipe, accelerator, folder).run()
+    return made if accelerator.is_main_process else {}
+
+
+class Training:
+    """One training of one network."""
+
+    def __init__(self, job: TrainingJob, recipe: ClipVGRecipe, accelerator: Any, folder: Path) -> None:
+        if recipe.cache_features and recipe.train_positions:
+            raise SettingsError("cache_features keeps what CLIP sees, which train_positions changes: switch one off")
+        self.job, self.recipe, self.seed = job, recipe, job.context.seed
+        self.accelerator, self.folder = accelerator, folder
+        self.device, self.lead = self.accelerator.device, self.accelerator.is_main_process
+        self.network, self.clip = begin(recipe, job.context, job.out)
+        self.objective = Objective(self.network, recipe).to(self.device)
+        if self.device.type == "cuda" and precision(recipe, self.device) == "bfloat16":
+            in_half(self.network)
+        moves = None if recipe.cache_features else recipe.augment
+        size, dataset = self.network.config.image_size, job.context.dataset
+        self.rows = Rows(job.scenes, job.pictures, size, recipe.preprocessing, moves, dataset, self.seed)
+        self.words = Words(self.network, (e.text for scene in job.scenes for e in scene.expressions), self.device)
+        self.pace = pace_of(recipe, self.accelerator.num_processes)
+        self.order = Order(len(self.rows), self.pace.effective, self.seed)
+        self.steps = recipe.epochs * self.order.steps_in_epoch
+        self.stepper = Stepper(self.accelerator, self.objective, recipe, self.pace, self.steps)
+        self.trained, self.watch = self.objective.trained(), Watch(recipe, self.pace)
+        self.state = State(self.identity())
+        self.waited = self.worked = 0.0
+
+    def identity(self) -> dict[str, str]:
+        """What has to be the same for a step file to fit."""
+        recipe = self.recipe.model_dump_json(exclude=FREE).encode()
+        return {
+            "recipe": hashlib.sha256(recipe).hexdigest()[:12],
+            "rows": self.job.fingerprint[:12],
+            "seed": str(self.seed),
+            "rows in a step": str(self.pace.effective),
+            "CLIP": self.clip.values[:12],
+        }
+
+    def run(self) -> Mapping[str, Trained]:
+        """The whole training."""
+        held = None if self.job.fresh else load(self.folder / "last.pt", self.state.identity)
+        if held is not None:
+            self._restore(held)
+            log.info("clipvg: going on after step %s of %s", f"{held.step:,}", f"{self.steps:,}")
+        elif self.recipe.ema:
+            self.state.average = {name: p.detach().clone() for name, p in self.trained.items()}
+        title = f"{self.recipe.name} on {self.job.split_name}"
+        tracker = self.accelerator if self.recipe.track else None
+        self.history = History(self.folder, title, self.state.step, tracker) if self.lead else None
+        log.info("clipvg: %s rows, %s steps, %s", f"{len(self.rows):,}", f"{self.steps:,}", self.pace.said())
+        self.first, self.before, self.began = self.state.step, self.state.seconds, time.monotonic()
+        passes: list[tuple[Micro, Batch]] = []
+        for micro, batch in self._fed():
+            passes.append((micro, batch))
+            if micro.last:
+                self._step(micro, passes)
+                passes = []
+                if self._enough():
+                    break
+        self.accelerator.end_training()
+        return self._finish() if self.lead else {}
+
+    def _fed(self) -> Iterator[tuple[Micro, Batch]]:
+        """The forward passes that are left; the time spent waiting for them is kept."""
+        share = (self.accelerator.process_index, self.accelerator.num_processes)
+        left, batch = (self.state.step, self.steps), self.recipe.batch
+        if self._enough() or left[0] == left[1]:
+            return
+        if self.recipe.cache_features:
+            log.info("clipvg: looking once at %s pictures", f"{len(self.rows.scenes):,}")
+            kept = Kept(self.rows, self.network, self.device)
+            yield from kept.batches(self.order, left, batch, share, self.words)
+            return
+        workers, pinned = min(self.recipe.workers, os.cpu_count() or 1), self.device.type == "cuda"
+        ahead = drawn_ahead(self.rows, self.order, left, batch, share, workers, pinned)
+        patch = self.rows.size // self.network.side
+        while True:
+            since = time.monotonic()
+            drawn = next(ahead, None)
+            self.waited += time.monotonic() - since
+            if drawn is None:
+                return
+            yield drawn.micro, on_device(drawn, self.rows, patch, self.words)
+
+    def _step(self, micro: Micro, passes: list[tuple[Micro, Batch]]) -> None:
+        """One step, and what is due after it."""
+        recipe, since = self.recipe, time.monotonic()
+        try:
+            found = self.stepper.step(micro.step, micro.epoch, self.seed, passes)
+        except NotFiniteError as error:
+            self._not_finite(micro, passes, error)
+        self.worked += time.monotonic() - since
+        self.state.step = step = micro.step + 1
+        if recipe.ema:
+            follow(self.state.average, self.trained, recipe.ema)
+        if note := self.watch.note(step, found["loss"], found["spread"]):
+            log.warning("clipvg: %s", note)
+        self._report(micro, found, note)
+        epoch, at = divmod(step, self.order.steps_in_epoch)
+        if at == 0 and (epoch % recipe.validate_every == 0 or step == self.steps):
+            self._validate(epoch)
+        if self.lead and (at == 0 or step % recipe.save_every == 0):
+            self._save()
+
+    def _report(self, micro: Micro, found: Mapping[str, float], note: str) -> None:
+        step = self.state.step
+        if self.history is None or not (step % self.recipe.log_every == 0 or step == self.steps or note):
+            return
+        spent, done = time.monotonic() - self.began, step - self.first
+        rate, left = done * self.pace.effective / spent, spent / done * (self.steps - step)
+        waiting = self.waited / max(1e-9, self.waited + self.worked)
+        values = {key: float(f"{value:.6g}") for key, value in found.items()}
+        measured = {"rows_per_second": round(rate, 1), "waiting": round(waiting, 4), "seconds": round(spent, 1)}
+        self.history.add(step=step, epoch=micro.epoch + 1, **values, **measured, **({"note": note} if note else {}))
+        log.info(
+            f"clipvg: epoch {micro.epoch + 1} of {self.recipe.epochs}, step {step:,} of {self.steps:,}, "
+            f"loss {found['loss']:.3f} (L1 {found['l1']:.3f}, GIoU {found['giou']:.3f}), {rate:,.0f} rows/s, "
+            f"{waiting:.0%} waiting for data, {left / 60:,.0f} min left"
+        )
+
+    def _validate(self, epoch: int) -> None:
+        """Scores the weights on the named split, keeps them when they are the best, and draws the curves."""
+        from accelerate.utils import gather_object
+
+        count = self.accelerator.num_processes
+        with averaged(self.trained, self.state.average):
+            opened = Opened(self.network.eval(), self.folder / "best.safetensors", self.recipe.preprocessing, self.clip)
+            pipeline = ClipVGPipeline(ClipVGOptions(), self.job.context, opened)
+            gather = gather_object if count > 1 else None
+            scores = self.job.validate(pipeline, index=self.accelerator.process_index, count=count, gather=gather)
+            if scores["accuracy"] > self.state.best.get("accuracy", -1.0):
+                self.state.best = {"accuracy": scores["accuracy"], "epoch": epoch, "step": self.state.step}
+                if self.lead:
+                    save_own(opened.path, self.network, self.clip, self.recipe.preprocessing, self._said())
+        if self.history is not None:
+            self.history.add(step=self.state.step, epoch=epoch, **{k: round(v, 6) for k, v in scores.items()})
+            self.history.draw()
+        log.info(
+            f"clipvg: after epoch {epoch} Acc@0.5 {scores['accuracy']:.2%}, mean IoU {scores['mean_iou']:.2%} on "
+            f"{self.job.validation_name} (best {self.state.best['accuracy']:.2%}, epoch {self.state.best['epoch']})"
+        )
+
+    def _enough(self) -> bool:
+        """Whether so many epochs went by without a better one that the recipe stops early."""
+        patience, epoch = self.recipe.early_stop, self.state.step // self.order.steps_in_epoch
+        return bool(patience and self.state.best and epoch - self.state.best["epoch"] >= patience)
+
+    def _finish(self) -> Mapping[str, Trained]:
+        """The best weights under their own name, scored as they lie there."""
+        best, out = self.folder / "best.safetensors", self.job.out / f"{self.recipe.name}.safetensors"
+        if self.words.cut:
+            log.warning("clipvg: %s texts were cut at %d tokens", f"{len(self.words.cut):,}", self.network.context)
+        write_atomically(out, best.read_bytes())
+        context = replace(
+            self.job.context, options={"weights": str(out.resolve()), "clip": self.clip.options.model_dump()}
+        )
+        scores = self.job.validate(ClipVGPipeline(ClipVGOptions(**context.options), context))
+        notes = {
+            "weights": "the best of all epochs",
+            "chosen_on": self.job.validation_name,
+            "best": self.state.best,
+            "steps": self.state.step,
+            "seconds": round(self.state.seconds),
+            "effective_batch": self.pace.effective,
+            "learning_rate": self.pace.learning_rate,
+            "texts_cut": len(self.words.cut),
+        }
+        rounded = {key: round(value, 4) for key, value in scores.items()}
+        return {"network": Trained(out, self._said(), rounded, notes)}
+
+    def _not_finite(self, micro: Micro, passes: list[tuple[Micro, Batch]], error: NotFiniteError) -> NoReturn:
+        """Says which rows it was; the weights are those of the step before, and so is the step file."""
+        rows = [self.rows.expression(row)[1].id for part, _ in passes for row in part.rows]
+        said = {"step": micro.step + 1, "epoch": micro.epoch + 1, "expressions": rows, "terms": str(error)}
+        path = self.folder / f"not-finite.{self.accelerator.process_index}.json"
+        write_atomically(path, (json.dumps(said, indent=2) + "\n").encode())
+        raise RunError(
+            f"the loss is not finite at step {micro.step + 1:,} (epoch {micro.epoch + 1}): {error}. The step's "
+            f"expressions are in {path}; {self.folder / 'last.pt'} holds the last good weights. Try clip_norm = 0.1, "
+            "a lower learning_rate or warm_up, with --fresh"
+        )
+
+    def _save(self) -> None:
+        self.state.trained = {name: p.detach().cpu() for name, p in self.trained.items()}
+        self.state.optimiser = self.stepper.optimiser.state_dict()
+        self.state.seconds = self.before + time.monotonic() - self.began
+        save(self.folder / "last.pt", self.state)
+
+    def _restore(self, held: State) -> None:
+        if held.trained.keys() != self.trained.keys():
+            raise RunError(f"{self.folder / 'last.pt'}: its weights are of another network; --fresh begins anew")
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                parameter.copy_(held.trained[name])
+        self.stepper.optimiser.load_state_dict(held.optimiser)
+        held.average = {name: tensor.to(self.device) for name, tensor in held.average.items()}
+        if not (self.folder / "best.safetensors").is_file():
+            held.best = {}
+        self.state = held
+
+    def _said(self) -> dict[str, Any]:
+        return self.recipe.model_dump(mode="json")
