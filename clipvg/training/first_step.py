@@ -1,7 +1,7 @@
 """The first training step, laid open: loss terms and gradient norms, for comparison with another implementation.
 
-`bench doctor --train-step clipvg --weights FILE --split file:rows.jsonl` prints it. All rows make one step of the paper's
-loss (spec clipvg.md 1.3); pictures are shown as in evaluation and dropout is off, so that nothing is left to chance.
+`bench doctor --train-step clipvg --weights FILE --split file:rows.jsonl` prints it. All rows make one step of the
+paper's loss (spec clipvg.md 1.3); pictures are shown as in evaluation and dropout is off: nothing is left to chance.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-
 from bench.errors import MissingPackage
 from bench.runs.files import write_atomically
 
