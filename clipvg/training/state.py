@@ -25,8 +25,8 @@ FORMAT = 1
 
 @dataclass
 class State:
-    """`step` is the number of steps done, `seconds` what they took in all sessions. `average` holds the moving average of
-    the weights where there is one.
+    """`step` is the number of steps done, `seconds` what they took in all sessions, `average` the moving average of the
+    weights where there is one.
     """
 
     identity: dict[str, str]
