@@ -38,6 +38,7 @@ class ClipVGRecipe(BaseModel):
 
     name: str = Field("clipvg", pattern=r"^[\w.-]+$", description="of the files that are written")
     start_from: str = Field("", description="weights to go on from; empty = a network from nothing")
+    start: Literal["random", "clip"] = Field("random", description="clip: words and patches begin in CLIP's own space")
     clip: ClipOptions = ClipOptions(model="ViT-B-16-quickgelu", pretrained="openai")
     network: NetworkOptions = NetworkOptions()
     lesson: Lesson = Lesson()

@@ -24,7 +24,9 @@ from bench.grounding import Trained, TrainingJob
 from bench.runs.files import make_folder, write_atomically
 from bench.settings import parse_table
 from clipvg.checkpoint import Opened, save_own
+from clipvg.model.visual import multi_level_features
 from clipvg.pipeline import ClipVGOptions, ClipVGPipeline
+from clipvg.training.alignment import into_clip_space
 from clipvg.training.beginning import accelerator_for, begin, in_half
 from clipvg.training.feeding import Kept, Words, on_device
 from clipvg.training.history import History
@@ -40,6 +42,8 @@ from clipvg.training.watch import Watch
 log = logging.getLogger("bench.train")
 # What may be changed between the beginning of a training and its going on.
 FREE = {"workers", "save_every", "validate_every", "early_stop", "collapse_window", "log_every", "track", "batch"}
+
+CALIBRATING = 64  # rows that set the scale of a start in CLIP's space
 
 
 def train(job: TrainingJob) -> Mapping[str, Trained]:
@@ -81,6 +85,8 @@ class Training:
         size, dataset = self.network.config.image_size, job.context.dataset
         self.rows = Rows(job.scenes, job.pictures, size, recipe.preprocessing, moves, dataset, self.seed)
         self.words = Words(self.network, (e.text for scene in job.scenes for e in scene.expressions), self.device)
+        if recipe.start == "clip" and not recipe.start_from:
+            self._into_clip_space()
         self.pace = pace_of(recipe, self.accelerator.num_processes)
         self.order = Order(len(self.rows), self.pace.effective, self.seed)
         self.steps = recipe.epochs * self.order.steps_in_epoch
@@ -88,6 +94,15 @@ class Training:
         self.trained, self.watch = self.objective.trained(), Watch(recipe, self.pace)
         self.state = State(self.identity())
         self.waited = self.worked = 0.0
+
+    def _into_clip_space(self) -> None:
+        rows = range(0, len(self.rows), -(-len(self.rows) // CALIBRATING))
+        drawn = self.rows.read(Micro(0, 0, tuple(rows), len(rows), last=True, counts=True))
+        batch = on_device(drawn, self.rows, self.rows.size // self.network.side, self.words)
+        taps = self.network.config.taps
+        with torch.no_grad():
+            features = multi_level_features(self.network.clip.visual, batch.seen, taps)
+        into_clip_space(self.network, features, batch.words)
 
     def identity(self) -> dict[str, str]:
         """What has to be the same for a step file to fit."""
