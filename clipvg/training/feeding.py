@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import open_clip
 import torch
 from torch import Tensor
@@ -80,7 +81,7 @@ class Kept:
                     for expression in scene.expressions
                 ]
         self.features, self.masked = torch.cat(features), torch.cat(masks)
-        self.targets = torch.tensor(targets, dtype=torch.float32, device=device)
+        self.targets = torch.tensor(np.stack(targets), dtype=torch.float32, device=device)
         self.owners = torch.tensor([scene for scene, _ in rows.places], device=device)
 
     def batch(self, numbers: Sequence[int], words: Words) -> Batch:
