@@ -42,6 +42,13 @@ def patch_loss(register: Tensor, patches: Tensor, masked: Tensor, targets: Tenso
     return -(share * F.log_softmax(logits, dim=1)).sum(dim=1)
 
 
+def on_target(shares: Tensor) -> Tensor:
+    """Shares of patches that a target covers (B, P) -> the patches that are its own (B, P): those it covers by more
+    than half, and of a small target the one it covers most.
+    """
+    return (shares > 0.5) | ((shares >= shares.amax(dim=1, keepdim=True)) & (shares > 0))
+
+
 def coverage(boxes: Tensor, side: int) -> Tensor:
     """(B, 4) cxcywh in 0..1 -> (B, side * side): the part of each patch that the box covers, row by row."""
     edges = torch.arange(side, device=boxes.device, dtype=boxes.dtype) / side

@@ -75,9 +75,19 @@ class Objective(nn.Module):
         boxes = network.box(fused[:, 0])
         l1 = loss.l1(boxes, batch.targets)
         giou, iou = loss.giou(boxes, batch.targets)
-        patches = fused[:, -batch.masked.shape[1] :] if told else None
         auxiliary = torch.zeros_like(l1)
-        if patches is not None:
+        if told:
+            patches = fused[:, -batch.masked.shape[1] :]
             auxiliary = loss.patch_loss(fused[:, 0], patches, batch.masked, batch.targets)
+            auxiliary = auxiliary + self._patch_boxes(patches, batch)
         total = recipe.l1 * l1 + recipe.giou * (1 - giou) + recipe.auxiliary_weight * auxiliary
         return Terms(total, l1, 1 - giou, auxiliary, iou, boxes)
+
+    def _patch_boxes(self, patches: Tensor, batch: Any) -> Tensor:
+        """(B,): the box head asked of every patch of the target, as it is of [REG]: each is to say the target's box."""
+        own = loss.on_target(loss.coverage(batch.targets, self.network.side)) & ~batch.masked
+        rows, _ = own.nonzero(as_tuple=True)
+        boxes, targets = self.network.box(patches[own]), batch.targets[rows]
+        away = loss.l1(boxes, targets) + 1 - loss.giou(boxes, targets)[0]
+        share = 1 / own.sum(dim=1).clamp(min=1)
+        return torch.zeros_like(share).index_add(0, rows, away * share[rows])

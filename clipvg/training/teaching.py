@@ -29,8 +29,8 @@ from pipelines.training.optimisation import optimise
 log = logging.getLogger("bench.train")
 
 
-def taught_clip(job: TrainingJob, recipe: ClipVGRecipe) -> Trained:
-    """Gives the lesson and writes NAME-clip.safetensors under `job.out`. A file that the same lesson made is kept.
+def taught_clip(job: TrainingJob, recipe: ClipVGRecipe) -> Trained | None:
+    """Gives the lesson and writes NAME-clip.safetensors under `job.out`; None where the same lesson has made one before.
 
     Raises UnknownName, WeightsError, DataError, RunError.
     """
@@ -46,7 +46,7 @@ def taught_clip(job: TrainingJob, recipe: ClipVGRecipe) -> Trained:
         metadata = weights.read_safetensors(out)[1]
         if {key: metadata.get(key) for key in said} == said:
             log.info("clipvg: the CLIP of %s has had this lesson", out)
-            return Trained(out, said, metadata["score"])
+            return None
     torch.manual_seed(job.context.seed)
     reader = PatchReader(
         _beginning(job, recipe),

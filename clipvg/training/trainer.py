@@ -62,7 +62,8 @@ def train(job: TrainingJob) -> Mapping[str, Trained]:
     if "clip" in parts and job.part in (None, "clip"):
         with accelerator.main_process_first():  # the others find the file
             mine = replace(job, fresh=job.fresh and accelerator.is_main_process)
-            made["clip"] = taught_clip(mine, recipe)
+            taught = taught_clip(mine, recipe)
+            made |= {"clip": taught} if taught else {}
     if job.part in (None, "network"):
         made |= Training(job, recipe, accelerator, folder).run()
     return made if accelerator.is_main_process else {}
