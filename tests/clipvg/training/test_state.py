@@ -1,0 +1,121 @@
+"""The step file: whole or not at all, of this training or refused, and never a way to run what somebody put there."""
+
+import errno
+import os
+
+import pytest
+import torch
+
+from bench.errors import RunError
+from clipvg.training.state import State, averaged, follow, load, save
+
+IDENTITY = {"rows": "abc", "seed": "0", "learning_rate": "0.001"}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "last.pt"
+
+
+def state(step=5, **changes):
+    weight = torch.full((3,), float(step))
+    optimiser = {"state": {0: {"step": torch.tensor(1.0), "exp_avg": weight}}, "param_groups": [{"lr": 0.1}]}
+    fields = {"trained": {"w": weight}, "optimiser": optimiser, "best": {"accuracy": 0.5, "epoch": 1}, "seconds": 2.5}
+    return State(IDENTITY, step, **(fields | changes))
+
+
+def test_what_was_saved_is_what_is_loaded(path, same):
+    assert load(path, IDENTITY) is None
+    save(path, state())
+    assert same(vars(load(path, IDENTITY)), vars(state()))
+    save(path, state(6, average={"w": torch.ones(3)}))
+    assert load(path, IDENTITY).step == 6 and os.listdir(path.parent) == ["last.pt"]
+
+
+def test_a_full_disk_leaves_the_file_before(path, monkeypatch):
+    save(path, state(5))
+    room = [1000]
+
+    def write(handle, data):
+        if room[0] <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = bytes(data[: room[0]])
+        room[0] -= len(taken)
+        return real(handle, taken)
+
+    real = os.write
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(RunError, match=r"last\.pt: cannot be written \(No space left.*free some space"):
+        save(path, state(6, trained={"w": torch.zeros(9999)}))
+    monkeypatch.undo()
+    assert load(path, IDENTITY).step == 5 and os.listdir(path.parent) == ["last.pt"]
+
+
+def test_a_read_only_folder_is_said(path, monkeypatch):
+    monkeypatch.setattr(
+        os, "open", lambda *_: (_ for _ in ()).throw(PermissionError(errno.EACCES, "Permission denied"))
+    )
+    with pytest.raises(RunError, match="Permission denied"):
+        save(path, state())
+
+
+def test_another_training_is_refused_by_what_differs(path):
+    save(path, state())
+    with pytest.raises(RunError, match="5 steps with other settings") as refused:
+        load(path, IDENTITY | {"seed": "1", "learning_rate": "0.002"})
+    said = str(refused.value)
+    assert "seed: 0 there, 1 now" in said and "learning_rate: 0.001 there, 0.002 now" in said
+    assert "rows:" not in said and "--fresh" in said and "--out" in said
+
+
+class Hostile:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def broken(kind, path):
+    if kind == "hostile":
+        torch.save({"format": 1, "step": Hostile(path.with_name("executed"))}, path)
+    elif kind == "cut short":
+        save(path, state())
+        path.write_bytes(path.read_bytes()[:-200])
+    elif kind == "another format":
+        torch.save({"format": 99, **vars(state())}, path)
+    elif kind == "no table":
+        torch.save([1, 2], path)
+    elif kind == "other fields":
+        torch.save({"format": 1, "identity": {}, "epoch": 3}, path)
+    elif kind == "empty":
+        path.touch()
+    else:
+        path.write_bytes(b"not a file of torch at all")
+
+
+@pytest.mark.parametrize(
+    "kind", ["hostile", "cut short", "another format", "no table", "other fields", "empty", "other bytes"]
+)
+def test_a_file_that_is_none_is_refused(path, kind):
+    broken(kind, path)
+    before = path.read_bytes()
+    with pytest.raises(RunError, match=r"last\.pt: no step file to go on from.*--fresh begins anew"):
+        load(path, IDENTITY)
+    assert path.read_bytes() == before and os.listdir(path.parent) == ["last.pt"]  # nothing done, nothing executed
+
+
+def test_the_average_follows_and_stands_in(same):
+    trained = {"w": torch.nn.Parameter(torch.ones(2)), "b": torch.nn.Parameter(torch.zeros(1))}
+    average = {"w": torch.zeros(2), "b": torch.zeros(1)}
+    for _ in range(3):
+        follow(average, trained, 0.5)
+    assert average["w"].tolist() == [0.875] * 2
+    with averaged(trained, average):
+        assert trained["w"].tolist() == [0.875] * 2
+    assert trained["w"].tolist() == [1, 1]
+    with pytest.raises(ValueError, match="x"), averaged(trained, average):
+        raise ValueError("x")
+    assert trained["w"].tolist() == [1, 1]
+    with averaged(trained, {}):
+        assert trained["w"].tolist() == [1, 1]
