@@ -49,7 +49,11 @@ def train(
 
     leads = from_environment().index == 0
     console = Console(stderr=True)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console)])
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False)
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    else:  # a file has no edge to fold at
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("bench.train").setLevel(logging.INFO if leads else logging.WARNING)
     resolved = load_settings(config, {"run.device": device, "run.seed": seed, "run.offline": offline})
     recipe = assignments(set_ or [])
