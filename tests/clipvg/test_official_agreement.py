@@ -9,10 +9,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bench.grounding import LoadedScene, Query
+from bench.grounding import Expression, LoadedScene, Query, Scene
 from clipvg.model.text import PAD, text_features
 from clipvg.pipeline import clipvg
 from clipvg.preprocessing import Canvas, integer_box, letterboxed, masked_patches, stacked
+from clipvg.training.first_step import first_step
 from clipvg.training.objective import Batch, Objective
 from clipvg.training.recipe import ClipVGRecipe
 
@@ -214,3 +215,34 @@ def test_the_first_step_of_training(recompute, rows, small_network, small_state,
         torch.testing.assert_close(parameter.grad.double(), gradients[key], atol=1e-6, rtol=1e-4, msg=key)
     norms = [float(gradient.norm()) for gradient in gradients.values()]
     assert min(norms) > 1e-5  # every part is reached: these are real gradients
+
+
+class Album:
+    """The pictures of SCENES, as a split loads them."""
+
+    def load(self, scene):
+        return next(shown.picture for shown in SCENES if shown.id == scene.id)
+
+
+@pytest.mark.parametrize("dataset", ["refcoco", "referit"])
+def test_the_first_step_laid_open(dataset, official_file, context, small_table, small_sizes):
+    """`bench doctor --train-step`, pictures and annotations to gradient norms; more rows than a forward pass takes."""
+    s, scenes, batch = small_sizes, [], []
+    for number, shown in enumerate(SCENES[:3]):
+        height, width = shown.picture.shape[:2]
+        box = (0.1 * width + 0.7, 0.2 * height + 0.3, 0.6 * width + 0.9, 0.5 * height + 0.8)  # xyxy
+        held = (*box[:2], box[2] - box[0], box[3] - box[1]) if dataset == "refcoco" else box
+        asked = tuple(Expression(f"{number}:{n}", text, box) for n, text in enumerate(TEXTS[:3]))
+        scenes.append(Scene(shown.id, shown.id, width, height, asked))
+        pixels, masked, placement = plain_clipvg.preprocessed(shown.picture, s.image, s.patch)
+        target = plain_clipvg.ground_truth(held, placement, "xywh" if dataset == "refcoco" else "xyxy", s.image)
+        ids = [plain_clipvg.token_ids(text, s.context) for text in TEXTS[:3]]
+        batch += [(pixels.double(), masked, each, target.double()) for each in ids]
+    w = {key: tensor.double() for key, tensor in small_table.items()}
+    l1, giou, gradients = plain_clipvg.first_step(w, s, batch)
+    found = first_step(context({"weights": str(official_file())}, dataset=dataset), scenes, Album())
+    assert (found["rows"], len(found["boxes_cxcywh"])) == (9, 9)
+    assert found["l1"] == pytest.approx(l1, rel=1e-4) and found["giou"] == pytest.approx(giou, rel=1e-4)
+    assert found["loss"] == pytest.approx(l1 + giou, rel=1e-4)
+    norms = {key: gradient.norm().item() for key, gradient in gradients.items()}
+    assert found["gradient_norms"] == pytest.approx(norms, rel=1e-2)
