@@ -35,5 +35,6 @@ def into_clip_space(network: ClipVG, features: Tensor, words: Tensor) -> None:
     network.reg_token.weight *= POSITIONS
     d = network.config.hidden
     for layer in network.vl_transformer.encoder.layers:
-        rotation, _ = torch.linalg.qr(torch.randn(d, d))
-        layer.self_attn.in_proj_weight[: 2 * d] = torch.cat([rotation, rotation]).to(reading.device)
+        rotation = torch.linalg.qr(torch.randn(d, d))[0].to(reading.device)
+        queries_and_keys: Tensor = layer.self_attn.in_proj_weight[: 2 * d]
+        queries_and_keys.copy_(torch.cat([rotation, rotation]))

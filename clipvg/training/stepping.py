@@ -22,7 +22,7 @@ NAMES = ("loss", "l1", "giou", "auxiliary")
 
 
 class NotFiniteError(Exception):
-    """The loss is NaN or infinite; nothing was changed."""
+    """The loss or its gradient is NaN or infinite; nothing was changed."""
 
     def __init__(self, terms: dict[str, float]) -> None:
         super().__init__(", ".join(f"{name} {value:g}" for name, value in terms.items()))
@@ -60,11 +60,13 @@ class Stepper:
             targets.append(batch.targets)
         means = self.accelerator.reduce(sums.to(self.accelerator.device, torch.float32), "sum").tolist()
         values = dict(zip(NAMES, means, strict=True))
-        if not all(map(math.isfinite, means)):
+        # A gradient can overflow where the loss does not, and would take the weights with it.
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if not all(map(math.isfinite, [*means, length := float(norm)])):
             self.optimiser.zero_grad(set_to_none=True)
-            raise NotFiniteError(values)
+            raise NotFiniteError(values | {"gradient norm": length})
         if self.recipe.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.recipe.clip_norm, norm)
         rate = self.learning_rate(number, epoch)
         for group in self.optimiser.param_groups:
             group["lr"] = rate

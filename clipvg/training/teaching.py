@@ -30,7 +30,7 @@ log = logging.getLogger("bench.train")
 
 
 def taught_clip(job: TrainingJob, recipe: ClipVGRecipe) -> Trained | None:
-    """Gives the lesson and writes NAME-clip.safetensors under `job.out`; None where the same lesson has made one before.
+    """Gives the lesson and writes NAME-clip.safetensors under `job.out`; None where the same lesson made one before.
 
     Raises UnknownName, WeightsError, DataError, RunError.
     """

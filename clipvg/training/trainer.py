@@ -94,7 +94,7 @@ class Training:
         self.stepper = Stepper(self.accelerator, self.objective, recipe, self.pace, self.steps)
         self.trained, self.watch = self.objective.trained(), Watch(recipe, self.pace)
         self.state = State(self.identity())
-        self.waited = self.worked = 0.0
+        self.waited = self.worked = self.aside = 0.0  # seconds: for data, in steps, and in neither
 
     def _into_clip_space(self) -> None:
         rows = range(0, len(self.rows), -(-len(self.rows) // CALIBRATING))
@@ -148,7 +148,9 @@ class Training:
             return
         if self.recipe.cache_features:
             log.info("clipvg: looking once at %s pictures", f"{len(self.rows.scenes):,}")
+            since = time.monotonic()
             kept = Kept(self.rows, self.network, self.device)
+            self.aside += time.monotonic() - since
             yield from kept.batches(self.order, left, batch, share, self.words)
             return
         workers, pinned = min(self.recipe.workers, os.cpu_count() or 1), self.device.type == "cuda"
@@ -177,16 +179,18 @@ class Training:
             log.warning("clipvg: %s", note)
         self._report(micro, found, note)
         epoch, at = divmod(step, self.order.steps_in_epoch)
+        since = time.monotonic()
         if at == 0 and (epoch % recipe.validate_every == 0 or step == self.steps):
             self._validate(epoch)
         if self.lead and (at == 0 or step % recipe.save_every == 0):
             self._save()
+        self.aside += time.monotonic() - since
 
     def _report(self, micro: Micro, found: Mapping[str, float], note: str) -> None:
         step = self.state.step
         if self.history is None or not (step % self.recipe.log_every == 0 or step == self.steps or note):
             return
-        spent, done = time.monotonic() - self.began, step - self.first
+        spent, done = time.monotonic() - self.began - self.aside, step - self.first
         rate, left = done * self.pace.effective / spent, spent / done * (self.steps - step)
         waiting = self.waited / max(1e-9, self.waited + self.worked)
         values = {key: float(f"{value:.6g}") for key, value in found.items()}
