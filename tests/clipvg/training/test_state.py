@@ -29,7 +29,7 @@ def test_what_was_saved_is_what_is_loaded(path, same):
     save(path, state())
     assert same(vars(load(path, IDENTITY)), vars(state()))
     save(path, state(6, average={"w": torch.ones(3)}))
-    assert load(path, IDENTITY).step == 6 and os.listdir(path.parent) == ["last.pt"]
+    assert load(path, IDENTITY).step == 6 and list(path.parent.iterdir()) == [path]
 
 
 def test_a_full_disk_leaves_the_file_before(path, monkeypatch):
@@ -48,7 +48,7 @@ def test_a_full_disk_leaves_the_file_before(path, monkeypatch):
     with pytest.raises(RunError, match=r"last\.pt: cannot be written \(No space left.*free some space"):
         save(path, state(6, trained={"w": torch.zeros(9999)}))
     monkeypatch.undo()
-    assert load(path, IDENTITY).step == 5 and os.listdir(path.parent) == ["last.pt"]
+    assert load(path, IDENTITY).step == 5 and list(path.parent.iterdir()) == [path]
 
 
 def test_a_read_only_folder_is_said(path, monkeypatch):
@@ -102,7 +102,7 @@ def test_a_file_that_is_none_is_refused(path, kind):
     before = path.read_bytes()
     with pytest.raises(RunError, match=r"last\.pt: no step file to go on from.*--fresh begins anew"):
         load(path, IDENTITY)
-    assert path.read_bytes() == before and os.listdir(path.parent) == ["last.pt"]  # nothing done, nothing executed
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]  # nothing done, nothing executed
 
 
 def test_the_average_follows_and_stands_in(same):
