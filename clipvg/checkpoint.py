@@ -22,11 +22,11 @@ from torch import Tensor
 
 from bench.errors import WeightsError
 from bench.grounding import PipelineContext
-from clipvg.frozen import FrozenClip, empty_clip, open_frozen
+from clipvg.frozen import FrozenClip, causal_mask, empty_clip, open_frozen
 from clipvg.model.config import OFFICIAL, ClipVGConfig
 from clipvg.model.network import POSITIONS, ClipVG
 from clipvg.model.visual import resized_positions
-from clipvg.preprocessing import Style
+from clipvg.preprocessing import STATISTICS, Style
 from pipelines import hub, weights
 from pipelines.clip.encoder import ClipOptions
 
@@ -83,8 +83,12 @@ def official_network(state: Mapping[str, Tensor], path: Path, image_size: int = 
     """The network of an official state dict, loaded strictly. Raises WeightsError with the keys that differ."""
     state = _without_aliases({key.removeprefix("module."): tensor for key, tensor in state.items()}, path)
     config = _variant(state, path)
-    network = ClipVG(config, empty_clip(config.clip))
-    weights.load_strictly(network, {key: tensor.float() for key, tensor in state.items()}, str(path))
+    with torch.device("meta"):  # drawing 170 million random numbers only to overwrite them would take seconds
+        network = ClipVG(config, empty_clip(config.clip))
+    # A copy: the file is mapped, and may be gone before the network is.
+    whole = {key: tensor.to(torch.float32, copy=True) for key, tensor in state.items()}
+    weights.load_strictly(network, whole, str(path), assign=True)
+    network.clip.attn_mask = causal_mask(network.context)
     return at_size(network, image_size)
 
 
@@ -139,7 +143,9 @@ def _own(
         said, style = metadata["clip"], metadata["preprocessing"]
         options = options or ClipOptions(model=said["model"], pretrained=said["pretrained"])
         wanted = said["values_sha256"]
-    except (KeyError, TypeError, ValidationError) as error:
+        if style not in STATISTICS:
+            raise ValueError(f"preprocessing {style!r}, which is none of {', '.join(STATISTICS)}")
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise WeightsError(f"{path}: its metadata is not that of a CLIP-VG ({weights.first_line(error)})") from None
     frozen = open_frozen(options, context)
     if options.model != config.clip or frozen.values != wanted:
@@ -151,7 +157,7 @@ def _own(
     network = ClipVG(config, frozen.model)
     whole = {f"clip.{key}": tensor for key, tensor in frozen.model.state_dict().items()} | dict(state)
     weights.load_strictly(network, whole, str(path))
-    return Opened(at_size(network, image_size), path, "clean" if style == "clean" else "official", frozen)
+    return Opened(at_size(network, image_size), path, style, frozen)
 
 
 def _unpickled(path: Path) -> Mapping[str, Tensor]:
@@ -161,9 +167,13 @@ def _unpickled(path: Path) -> Mapping[str, Tensor]:
     except Exception as error:  # weights_only raises several kinds for broken and for hostile files
         raise WeightsError(f"{path}: cannot be read as plain weights ({weights.first_line(error)})") from None
     state = held.get("model", held) if isinstance(held, dict) else held
-    if not isinstance(state, dict) or not state or not all(isinstance(t, Tensor) for t in state.values()):
+    if not isinstance(state, dict) or not state or not all(_is_entry(*item) for item in state.items()):
         raise WeightsError(f"{path}: holds no weights of a CLIP-VG; expected a table of tensors under `model`")
     return state
+
+
+def _is_entry(key: object, value: object) -> bool:
+    return isinstance(key, str) and isinstance(value, Tensor)
 
 
 def _without_aliases(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -19,6 +19,8 @@ from clipvg.pipeline import options_of
 
 NAMES = {"ViT-B-16-quickgelu": "ViT-B/16", "ViT-B-32-quickgelu": "ViT-B/32", "ViT-L-14-quickgelu": "ViT-L/14"}
 
+DEAD_WIDTH = 512  # of `visu_proj` in every variant
+
 
 def export_official(context: PipelineContext, out: Path) -> Path:
     """Writes the pipeline's weights as an official checkpoint. Raises WeightsError, UsageError for a network that the
@@ -49,8 +51,8 @@ def official_state(network: ClipVG) -> dict[str, Tensor]:
         if original == "clip.":  # the text tower's own: what is neither the image tower's nor the scale
             names = {k: n for k, n in names.items() if not n.startswith("visual.") and n != "logit_scale"}
         state |= {alias + name: known[key] for key, name in names.items()}
-    hidden, shared = network.config.hidden, network.clip.text_projection.shape[1]
-    return state | {"visu_proj.weight": torch.zeros(hidden, shared), "visu_proj.bias": torch.zeros(hidden)}
+    hidden = network.config.hidden
+    return state | {"visu_proj.weight": torch.zeros(hidden, DEAD_WIDTH), "visu_proj.bias": torch.zeros(hidden)}
 
 
 def _half(clip: nn.Module) -> set[str]:

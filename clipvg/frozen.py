@@ -34,13 +34,18 @@ def open_frozen(options: ClipOptions, context: PipelineContext) -> FrozenClip:
     return FrozenClip(model.eval().requires_grad_(False), options, values_hash(model.state_dict()), sha256)
 
 
+def causal_mask(length: int) -> Tensor:
+    """What CLIP's text tower adds to its attention (length, length): a word looks at none after it."""
+    return torch.full((length, length), -torch.inf).triu(1)
+
+
 def empty_clip(name: str) -> Any:
-    """The architecture, its weights yet to be loaded. Raises UnknownName, WeightsError."""
+    """The architecture on "meta", its weights yet to be given. Raises UnknownName, WeightsError."""
     import open_clip
 
     if name not in open_clip.list_models():
         raise UnknownName("open_clip model", name, open_clip.list_models())
-    model = empty_model(name)
+    model = empty_model(name, device="meta")
     checked(model, name)
     return model.eval().requires_grad_(False)
 

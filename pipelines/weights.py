@@ -109,8 +109,11 @@ def _dense(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Load `state` into `module`; every key and shape must agree. Raises WeightsError with the keys that differ."""
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str, assign: bool = False) -> None:
+    """Load `state` into `module`; every key and shape must agree. Raises WeightsError with the keys that differ.
+
+    With `assign` the tensors become the parameters: for a module on "meta".
+    """
     own = module.state_dict()
     shapes = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
     problems = [
@@ -124,7 +127,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) ->
     if any(problems):
         detail = "; ".join(p for p in problems if p)
         raise WeightsError(f"{where}: weights of another architecture than {type(module).__name__}: {detail}")
-    module.load_state_dict(dict(state), strict=True)
+    module.load_state_dict(dict(state), strict=True, assign=assign)
 
 
 def _listed(what: str, keys: list[str]) -> str:

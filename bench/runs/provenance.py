@@ -18,6 +18,7 @@ from bench.settings import PROJECT
 
 OUR_CODE = ("bench/", "pipelines/", "clipvg/")
 PACKAGES = (
+    "accelerate",
     "grounding-bench",
     "huggingface_hub",
     "numpy",

@@ -86,7 +86,7 @@ class ClipVG(nn.Module):
     def box(self, register: Tensor) -> Tensor:
         """[REG] (B, d) -> (B, 4), cxcywh in 0..1; in float32, for bfloat16 rounds to a 256th of the canvas."""
         with torch.autocast(register.device.type, enabled=False):
-            out: Tensor = self.bbox_embed(register.float()).sigmoid()
+            out: Tensor = self.bbox_embed(register.to(next(self.bbox_embed.parameters()).dtype)).sigmoid()
         return out
 
     def word_slots(self, length: int) -> Tensor:

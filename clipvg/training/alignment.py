@@ -7,6 +7,8 @@ the same rotation: attention begins by looking for what is alike. Not part of th
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -35,6 +37,6 @@ def into_clip_space(network: ClipVG, features: Tensor, words: Tensor) -> None:
     network.reg_token.weight *= POSITIONS
     d = network.config.hidden
     for layer in network.vl_transformer.encoder.layers:
+        attention: Any = layer.self_attn
         rotation = torch.linalg.qr(torch.randn(d, d))[0].to(reading.device)
-        queries_and_keys: Tensor = layer.self_attn.in_proj_weight[: 2 * d]
-        queries_and_keys.copy_(torch.cat([rotation, rotation]))
+        attention.in_proj_weight[: 2 * d] = torch.cat([rotation, rotation])

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from bench.errors import WeightsError
 from bench.grounding import PipelineContext, TrainingJob
 from clipvg.checkpoint import at_size, open_network
 from clipvg.frozen import FrozenClip, open_frozen, values_hash
@@ -35,16 +36,27 @@ def accelerator_for(job: TrainingJob, recipe: ClipVGRecipe, folder: Path) -> Any
 def begin(recipe: ClipVGRecipe, context: PipelineContext, out: Path) -> tuple[ClipVG, FrozenClip]:
     """The network, float32, and its CLIP. Raises WeightsError, UnknownName."""
     if recipe.start_from:
-        opened = open_network(recipe.start_from, context, recipe.clip)
-        network = at_size(opened.network, recipe.network.image_size)
-        clip = opened.clip or FrozenClip(network.clip, recipe.clip, values_hash(network.clip.state_dict()), {})
-        return network, clip
+        opened = open_network(recipe.start_from, context, recipe.clip if recipe.clip.pretrained else None)
+        clip = opened.clip or _named(opened.network, recipe, context)
+        return at_size(opened.network, recipe.network.image_size), clip
     options = recipe.clip
     if recipe.lesson.epochs:
         options = options.model_copy(update={"pretrained": str(clip_file(out, recipe).resolve())})
     clip = open_frozen(options, context)
     torch.manual_seed(context.seed)
     return ClipVG(recipe.network.config(recipe.clip.model), clip.model), clip
+
+
+def _named(network: ClipVG, recipe: ClipVGRecipe, context: PipelineContext) -> FrozenClip:
+    """The CLIP that came with an official file, by the name under which what is trained will look for it."""
+    clip = open_frozen(recipe.clip, context)
+    if recipe.clip.model != network.config.clip or clip.values != values_hash(network.clip.state_dict()):
+        raise WeightsError(
+            f"{recipe.start_from} stands on the CLIP {network.config.clip} with values of its own, but [train.clipvg.clip] "
+            f"names {recipe.clip.model} {recipe.clip.pretrained}, where the trained weights would look for it; name its "
+            "own with --set clip.model=... and clip.pretrained=..."
+        )
+    return FrozenClip(network.clip, recipe.clip, clip.values, clip.sha256)
 
 
 def in_half(network: ClipVG) -> None:

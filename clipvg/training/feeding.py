@@ -33,7 +33,6 @@ class Words:
         self.clip, self.device = network.clip, device
         self.tokenizer = open_clip.get_tokenizer(network.config.clip)
         self.context = network.context
-        self.cut: set[str] = set()
         ordered = sorted(set(texts), key=lambda text: (len(text), text))
         runs = [ordered[start : start + AT_ONCE] for start in range(0, len(ordered), AT_ONCE)]
         self._run = {text: run for run in runs for text in run}
@@ -50,15 +49,15 @@ class Words:
 
     @torch.no_grad()
     def _read(self, texts: list[str]) -> None:
-        ids = self.tokenizer(texts)
-        self.cut.update(t for t, row in zip(texts, ids, strict=True) if row[-1] != PAD and self._too_long(t))
-        ids = up_to_longest(ids).to(self.device)
+        ids = up_to_longest(self.tokenizer(texts)).to(self.device)
         for text, tokens, row in zip(texts, text_features(self.clip, ids), ids, strict=True):
             length = int((row != PAD).nonzero().max()) + 1
             self._known[text] = (tokens[:length].clone(), row[:length] == PAD)
 
-    def _too_long(self, text: str) -> bool:
-        return bool(len(self.tokenizer.encode(text)) + 2 > self.context)
+    def cut(self) -> list[str]:
+        """The texts, of those announced, that are longer than CLIP's context."""
+        room = self.context - 2  # a token is at least one byte
+        return [text for text in self._run if len(text.encode()) > room and len(self.tokenizer.encode(text)) > room]
 
 
 class Kept:

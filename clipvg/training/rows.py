@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from bench.errors import DataError, PictureError
-from bench.grounding import Box, Expression, Picture, PictureSource, Scene
+from bench.grounding import Box, Expression, Picture, PictureSource, Scene, check_box_touches
 from clipvg.augmentation import Augment, augmented
 from clipvg.preprocessing import Canvas, Style, integer_box, letterboxed, together
 from clipvg.training.order import Micro, Order, micros
@@ -84,12 +84,7 @@ class Rows(Dataset[Any]):
         picture = self.pictures.load(scene)
         height, width = picture.shape[:2]
         for expression in scene.expressions:
-            x1, y1, x2, y2 = expression.box
-            if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
-                raise DataError(
-                    f"expression {expression.id} ({expression.text!r}): its box {[round(v, 2) for v in expression.box]}"
-                    f" lies outside of {scene.file}, which is {width} x {height}; correct or drop the row"
-                )
+            check_box_touches(scene, expression, width, height)
         return picture
 
     def target(self, canvas: Canvas, expression: Expression) -> NDArray[np.float64]:
@@ -105,7 +100,10 @@ class Rows(Dataset[Any]):
             return Row(canvas, self.target(canvas, expression), expression.text)
         dice = np.random.default_rng([self.seed, epoch, row])
         box, text = self._held(expression), expression.text
-        return Row(*augmented(picture, box, text, self.size, self.augment, self.style, dice))
+        try:
+            return Row(*augmented(picture, box, text, self.size, self.augment, self.style, dice))
+        except DataError as error:
+            raise DataError(f"{scene.file}, expression {expression.id}: {error}") from None
 
     def _held(self, expression: Expression) -> Box:
         return integer_box(expression.box, self.dataset) if self.style == "official" else expression.box

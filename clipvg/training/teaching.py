@@ -15,7 +15,7 @@ import open_clip
 import torch
 
 from bench.errors import DataError, UnknownName
-from bench.grounding import PictureSource, Scene, Trained, TrainingJob
+from bench.grounding import Box, Expression, PictureSource, Scene, Trained, TrainingJob
 from clipvg.frozen import checked
 from clipvg.loss import coverage
 from clipvg.preprocessing import Style, letterboxed, together
@@ -117,8 +117,17 @@ def look(scene: Scene, pictures: PictureSource, size: int, style: Style) -> Show
     pixels, edges = together([canvas])
     boxes = torch.tensor(np.array([canvas.to_canvas(box) for box in places]), dtype=torch.float32).reshape(-1, 4)
     texts = [expression.text for expression in scene.expressions]
-    meant = [places.index(expression.box) for expression in scene.expressions]
+    meant = [_index(places, expression, scene) for expression in scene.expressions]
     return Shown(pixels[0], edges[0], boxes, said, texts, meant)
+
+
+def _index(places: Sequence[Box], expression: Expression, scene: Scene) -> int:
+    if expression.box not in places:
+        raise DataError(
+            f"{scene.file}, expression {expression.id}: its box is that of no known object of the picture, which a "
+            "lesson needs; set lesson.epochs = 0 and name a CLIP in clip.pretrained"
+        )
+    return places.index(expression.box)
 
 
 def _beginning(job: TrainingJob, recipe: ClipVGRecipe) -> Any:

@@ -7,7 +7,6 @@ validation by the harness, best weights kept, curves drawn              every `v
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -22,7 +21,7 @@ import torch
 from bench.errors import RunError, SettingsError, UnknownName
 from bench.grounding import Trained, TrainingJob
 from bench.runs.files import make_folder, write_atomically
-from bench.settings import parse_table
+from bench.settings import flattened, parse_table
 from clipvg.checkpoint import Opened, save_own
 from clipvg.model.visual import multi_level_features
 from clipvg.pipeline import ClipVGOptions, ClipVGPipeline
@@ -43,6 +42,7 @@ log = logging.getLogger("bench.train")
 # What may be changed between the beginning of a training and its going on.
 FREE = {"workers", "save_every", "validate_every", "early_stop", "collapse_window", "log_every", "track", "batch"}
 
+LAST = "last.pt"
 CALIBRATING = 64  # rows that set the scale of a start in CLIP's space
 
 
@@ -52,7 +52,7 @@ def train(job: TrainingJob) -> Mapping[str, Trained]:
     Raises UnknownName, SettingsError, WeightsError, DataError, DeviceError, RunError.
     """
     recipe = parse_table(ClipVGRecipe, dict(job.recipe), f"bench.toml [train.{job.context.name}]")
-    parts = ("clip", "network") if recipe.lesson.epochs else ("network",)
+    parts = ("clip", "network") if recipe.lesson.epochs and not recipe.start_from else ("network",)
     if job.part is not None and job.part not in parts:
         raise UnknownName("part of clipvg", job.part, parts)
     folder = job.out / f"{recipe.name}.run"
@@ -84,8 +84,11 @@ class Training:
             in_half(self.network)
         moves = None if recipe.cache_features else recipe.augment
         size, dataset = self.network.config.image_size, job.context.dataset
+        if moves is not None:
+            moves.long_sides(size)  # refused here, not by a worker
         self.rows = Rows(job.scenes, job.pictures, size, recipe.preprocessing, moves, dataset, self.seed)
         self.words = Words(self.network, (e.text for scene in job.scenes for e in scene.expressions), self.device)
+        self.cut = len(self.words.cut())
         if recipe.start == "clip" and not recipe.start_from:
             self._into_clip_space()
         self.pace = pace_of(recipe, self.accelerator.num_processes)
@@ -107,9 +110,8 @@ class Training:
 
     def identity(self) -> dict[str, str]:
         """What has to be the same for a step file to fit."""
-        recipe = self.recipe.model_dump_json(exclude=FREE).encode()
-        return {
-            "recipe": hashlib.sha256(recipe).hexdigest()[:12],
+        recipe = flattened(self.recipe.model_dump(mode="json", exclude=FREE))
+        return {key: json.dumps(value) for key, value in recipe.items()} | {
             "rows": self.job.fingerprint[:12],
             "seed": str(self.seed),
             "rows in a step": str(self.pace.effective),
@@ -118,7 +120,10 @@ class Training:
 
     def run(self) -> Mapping[str, Trained]:
         """The whole training."""
-        held = None if self.job.fresh else load(self.folder / "last.pt", self.state.identity)
+        if self.lead:
+            for gone in (*self.folder.glob(".*.tmp"), *([self.folder / LAST] if self.job.fresh else ())):
+                gone.unlink(missing_ok=True)  # what a kill left; and a fresh training never goes on as the old one
+        held = None if self.job.fresh else load(self.folder / LAST, self.state.identity)
         if held is not None:
             self._restore(held)
             log.info("clipvg: going on after step %s of %s", f"{held.step:,}", f"{self.steps:,}")
@@ -128,6 +133,8 @@ class Training:
         tracker = self.accelerator if self.recipe.track else None
         self.history = History(self.folder, title, self.state.step, tracker) if self.lead else None
         log.info("clipvg: %s rows, %s steps, %s", f"{len(self.rows):,}", f"{self.steps:,}", self.pace.said())
+        if self.cut and self.lead:
+            log.warning("clipvg: %s texts are cut at %d tokens", f"{self.cut:,}", self.network.context)
         self.first, self.before, self.began = self.state.step, self.state.seconds, time.monotonic()
         passes: list[tuple[Micro, Batch]] = []
         for micro, batch in self._fed():
@@ -137,6 +144,8 @@ class Training:
                 passes = []
                 if self._enough():
                     break
+        if not self.state.best:  # the training is over, and its best weights were taken away: the last ones stand in
+            self._validate(self.state.step // self.order.steps_in_epoch)
         self.accelerator.end_training()
         return self._finish() if self.lead else {}
 
@@ -175,7 +184,8 @@ class Training:
         self.state.step = step = micro.step + 1
         if recipe.ema:
             follow(self.state.average, self.trained, recipe.ema)
-        if note := self.watch.note(step, found["loss"], found["spread"]):
+        note = self.watch.note(step, found["loss"], found["spread"])
+        if note and self.lead:
             log.warning("clipvg: %s", note)
         self._report(micro, found, note)
         epoch, at = divmod(step, self.order.steps_in_epoch)
@@ -227,13 +237,12 @@ class Training:
     def _enough(self) -> bool:
         """Whether so many epochs went by without a better one that the recipe stops early."""
         patience, epoch = self.recipe.early_stop, self.state.step // self.order.steps_in_epoch
-        return bool(patience and self.state.best and epoch - self.state.best["epoch"] >= patience)
+        validated = epoch - epoch % self.recipe.validate_every
+        return bool(patience and self.state.best and validated - self.state.best["epoch"] >= patience)
 
     def _finish(self) -> Mapping[str, Trained]:
         """The best weights under their own name, scored as they lie there."""
         best, out = self.folder / "best.safetensors", self.job.out / f"{self.recipe.name}.safetensors"
-        if self.words.cut:
-            log.warning("clipvg: %s texts were cut at %d tokens", f"{len(self.words.cut):,}", self.network.context)
         write_atomically(out, best.read_bytes())
         context = replace(
             self.job.context, options={"weights": str(out.resolve()), "clip": self.clip.options.model_dump()}
@@ -247,7 +256,7 @@ class Training:
             "seconds": round(self.state.seconds),
             "effective_batch": self.pace.effective,
             "learning_rate": self.pace.learning_rate,
-            "texts_cut": len(self.words.cut),
+            "texts_cut": self.cut,
         }
         rounded = {key: round(value, 4) for key, value in scores.items()}
         return {"network": Trained(out, self._said(), rounded, notes)}
@@ -259,7 +268,7 @@ class Training:
         path = self.folder / f"not-finite.{self.accelerator.process_index}.json"
         write_atomically(path, (json.dumps(said, indent=2) + "\n").encode())
         raise RunError(
-            f"the loss is not finite at step {micro.step + 1:,} (epoch {micro.epoch + 1}): {error}. The step's "
+            f"the loss or its gradient is not finite at step {micro.step + 1:,} (epoch {micro.epoch + 1}): {error}. The step's "
             f"expressions are in {path}; {self.folder / 'last.pt'} holds the last good weights. Try clip_norm = 0.1, "
             "a lower learning_rate or warm_up, with --fresh"
         )
@@ -268,7 +277,7 @@ class Training:
         self.state.trained = {name: p.detach().cpu() for name, p in self.trained.items()}
         self.state.optimiser = self.stepper.optimiser.state_dict()
         self.state.seconds = self.before + time.monotonic() - self.began
-        save(self.folder / "last.pt", self.state)
+        save(self.folder / LAST, self.state)
 
     def _restore(self, held: State) -> None:
         if held.trained.keys() != self.trained.keys():

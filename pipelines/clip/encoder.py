@@ -110,11 +110,11 @@ def open_model(options: ClipOptions, context: PipelineContext) -> tuple[Any, Map
     return _published(options, precision, context)
 
 
-def empty_model(name: str, precision: str = "fp32") -> Any:
-    """The architecture with random weights, without open_clip's warning that they are."""
+def empty_model(name: str, precision: str = "fp32", device: str = "cpu") -> Any:
+    """The architecture with random weights (with none on "meta"), without open_clip's warning that they are."""
     logging.disable(logging.WARNING)
     try:
-        return open_clip.create_model(name, precision=precision, load_weights=False)
+        return open_clip.create_model(name, precision=precision, load_weights=False, device=device)
     finally:
         logging.disable(logging.NOTSET)
 

@@ -11,6 +11,7 @@ from pipelines.clip.encoder import empty_model
 
 CPU = torch.device("cpu")
 LONG = "the " + "very " * 60 + "big star"
+SHORT = "星" * 20  # few characters, many tokens
 
 
 @pytest.fixture
@@ -59,10 +60,10 @@ def test_a_text_is_read_once(network, texts, monkeypatch):
 
 
 def test_long_texts_are_cut_and_counted(network, texts):
-    words = Words(network, [*texts, LONG], CPU)
+    words = Words(network, [*texts, LONG, SHORT], CPU)
     tokens, padding = words([LONG, texts[0]])
     assert tokens.shape[1] == network.context and not padding[0].any()
-    assert words.cut == {LONG}
+    assert sorted(words.cut()) == [LONG, SHORT]
 
 
 @pytest.fixture
