@@ -52,9 +52,9 @@ def _named(network: ClipVG, recipe: ClipVGRecipe, context: PipelineContext) -> F
     clip = open_frozen(recipe.clip, context)
     if recipe.clip.model != network.config.clip or clip.values != values_hash(network.clip.state_dict()):
         raise WeightsError(
-            f"{recipe.start_from} stands on the CLIP {network.config.clip} with values of its own, but [train.clipvg.clip] "
-            f"names {recipe.clip.model} {recipe.clip.pretrained}, where the trained weights would look for it; name its "
-            "own with --set clip.model=... and clip.pretrained=..."
+            f"{recipe.start_from} stands on a CLIP {network.config.clip} of its own, but [train.clipvg.clip] names "
+            f"{recipe.clip.model} {recipe.clip.pretrained}, where the trained weights would look for it; name its own "
+            "with --set clip.model=... and clip.pretrained=..."
         )
     return FrozenClip(network.clip, recipe.clip, clip.values, clip.sha256)
 

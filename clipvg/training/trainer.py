@@ -268,9 +268,9 @@ class Training:
         path = self.folder / f"not-finite.{self.accelerator.process_index}.json"
         write_atomically(path, (json.dumps(said, indent=2) + "\n").encode())
         raise RunError(
-            f"the loss or its gradient is not finite at step {micro.step + 1:,} (epoch {micro.epoch + 1}): {error}. The step's "
-            f"expressions are in {path}; {self.folder / 'last.pt'} holds the last good weights. Try clip_norm = 0.1, "
-            "a lower learning_rate or warm_up, with --fresh"
+            f"the loss or its gradient is not finite at step {micro.step + 1:,} (epoch {micro.epoch + 1}): {error}. "
+            f"The step's expressions are in {path}; {self.folder / LAST} holds the last good weights. Try "
+            "clip_norm = 0.1, a lower learning_rate or warm_up, with --fresh"
         )
 
     def _save(self) -> None:
