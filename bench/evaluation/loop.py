@@ -20,6 +20,7 @@ from bench.evaluation.pipelines import build, pipeline_context
 from bench.evaluation.progress import progress, say
 from bench.grounding import Pipeline
 from bench.runs.opening import open_run
+from bench.runs.predictions import noted
 from bench.runs.record import RunRecord
 from bench.runs.shards import Rank, from_environment, owned
 from bench.runs.store import Run
@@ -78,7 +79,7 @@ def evaluate(
         metrics = compute(split, rows, protocol, settings.evaluation)
         bad = [(scene.file, row.error) for scene, row in zip(split.scenes, rows, strict=True) if row.error is not None]
         errors = {file: why.removeprefix(f"{file}: ") for file, why in bad}
-        return Evaluated(run.complete(metrics, errors, load_seconds, finished=now()), run.folder)
+        return Evaluated(run.complete(metrics, errors, load_seconds, noted(rows), finished=now()), run.folder)
 
 
 def ask_all(

@@ -60,14 +60,19 @@ class Run:
         return ordered
 
     def complete(
-        self, metrics: Metrics, errors: Mapping[str, str], load_seconds: float | None, **more: Any
+        self,
+        metrics: Metrics,
+        errors: Mapping[str, str],
+        load_seconds: float | None,
+        said: Iterable[str] = (),
+        **more: Any,
     ) -> RunRecord:
-        """Rank 0: writes the finished record; `more` are further fields of it."""
+        """Rank 0: writes the finished record; `said` are notes on its answers, `more` further fields of it."""
         self._close_files()
         times = read_times(sorted(self.folder.glob(f"{TIMES}*.jsonl")))
         write_atomically(self.folder / f"{TIMES}.jsonl", "".join(map(dump_time, times)).encode())
         _remove(self.folder, f"{TIMES}.rank*.jsonl")
-        notes = dict.fromkeys([*self.record.notes, *(t.note for t in times if t.note)])
+        notes = dict.fromkeys([*self.record.notes, *said, *(t.note for t in times if t.note)])
         changed = {
             "status": "complete",
             "metrics": metrics,
