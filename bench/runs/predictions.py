@@ -113,7 +113,7 @@ def _box(values: Sequence[float]) -> Box:
 
 
 def noted(rows: Iterable[SceneAnswers]) -> list[str]:
-    """What the answers say of themselves, counted: "38 answers: text cut from 95 to 77 tokens", numbers of the first."""
+    """What the answers say of themselves, counted: "38 answers: text cut from 95 to 77 tokens" (the first one's)."""
     first: dict[str, str] = {}
     counts: Counter[str] = Counter()
     for row in rows:
