@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -40,25 +40,25 @@ class Stepper:
         self.total = total
         self.dtype = torch.bfloat16 if precision(recipe, accelerator.device) == "bfloat16" else torch.float32
 
-    def step(self, number: int, epoch: int, seed: int, passes: Sequence[tuple[Micro, Batch]]) -> dict[str, float]:
+    def step(self, number: int, epoch: int, seed: int, passes: Iterable[tuple[Micro, Batch]]) -> dict[str, float]:
         """The step `number`, from 0 -> the mean over its rows of the loss and its terms, and how far boxes spread.
 
-        Dropout is a function of seed, step and process. Raises NotFiniteError, DeviceError.
+        `passes` are taken one by one: while a GPU computes one, the next is fetched. Dropout is a function of seed,
+        step and process. Raises NotFiniteError, DeviceError.
         """
         index = self.accelerator.process_index
         torch.manual_seed(int(np.random.SeedSequence([seed, number, index]).generate_state(1)[0]))
         self.model.train()
         self.optimiser.zero_grad(set_to_none=True)
-        sums = torch.zeros(len(NAMES), dtype=torch.float64)
+        sums = torch.zeros(len(NAMES), dtype=torch.float64, device=self.accelerator.device)
         boxes, targets = [], []
         for micro, batch in passes:
             terms = self._backward(micro, batch)
-            weight = 1.0 if micro.counts else 0.0
-            found = torch.stack([getattr(terms, name).detach().double().sum() for name in NAMES]).cpu()
-            sums += weight * found / micro.total
+            if micro.counts:
+                sums += torch.stack([getattr(terms, name).detach().double().sum() for name in NAMES]) / micro.total
             boxes.append(terms.boxes.detach())
             targets.append(batch.targets)
-        means = self.accelerator.reduce(sums.to(self.accelerator.device, torch.float32), "sum").tolist()
+        means = self.accelerator.reduce(sums.float(), "sum").tolist()
         values = dict(zip(NAMES, means, strict=True))
         # A gradient can overflow where the loss does not, and would take the weights with it.
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])

@@ -11,8 +11,9 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -97,7 +98,7 @@ class Training:
         self.stepper = Stepper(self.accelerator, self.objective, recipe, self.pace, self.steps)
         self.trained, self.watch = self.objective.trained(), Watch(recipe, self.pace)
         self.state = State(self.identity())
-        self.waited = self.worked = self.aside = 0.0  # seconds: for data, in steps, and in neither
+        self.waited = self.aside = 0.0  # seconds: for data, and in what is no step
 
     def _into_clip_space(self) -> None:
         rows = range(0, len(self.rows), -(-len(self.rows) // CALIBRATING))
@@ -136,14 +137,10 @@ class Training:
         if self.cut and self.lead:
             log.warning("clipvg: %s texts are cut at %d tokens", f"{self.cut:,}", self.network.context)
         self.first, self.before, self.began = self.state.step, self.state.seconds, time.monotonic()
-        passes: list[tuple[Micro, Batch]] = []
-        for micro, batch in self._fed():
-            passes.append((micro, batch))
-            if micro.last:
-                self._step(micro, passes)
-                passes = []
-                if self._enough():
-                    break
+        for number, passes in groupby(self._fed(), key=lambda fed: fed[0].step):
+            self._step(number, passes)
+            if self._enough():
+                break
         if not self.state.best:  # the training is over, and its best weights were taken away: the last ones stand in
             self._validate(self.state.step // self.order.steps_in_epoch)
         self.accelerator.end_training()
@@ -173,21 +170,20 @@ class Training:
                 return
             yield drawn.micro, on_device(drawn, self.rows, patch, self.words)
 
-    def _step(self, micro: Micro, passes: list[tuple[Micro, Batch]]) -> None:
-        """One step, and what is due after it."""
-        recipe, since = self.recipe, time.monotonic()
+    def _step(self, number: int, passes: Iterable[tuple[Micro, Batch]]) -> None:
+        """The step `number`, from 0, and what is due after it."""
+        recipe, epoch = self.recipe, number // self.order.steps_in_epoch
         try:
-            found = self.stepper.step(micro.step, micro.epoch, self.seed, passes)
+            found = self.stepper.step(number, epoch, self.seed, passes)
         except NotFiniteError as error:
-            self._not_finite(micro, passes, error)
-        self.worked += time.monotonic() - since
-        self.state.step = step = micro.step + 1
+            self._not_finite(number, error)
+        self.state.step = step = number + 1
         if recipe.ema:
             follow(self.state.average, self.trained, recipe.ema)
         note = self.watch.note(step, found["loss"], found["spread"])
         if note and self.lead:
             log.warning("clipvg: %s", note)
-        self._report(micro, found, note)
+        self._report(epoch + 1, found, note)
         epoch, at = divmod(step, self.order.steps_in_epoch)
         since = time.monotonic()
         if at == 0 and (epoch % recipe.validate_every == 0 or step == self.steps):
@@ -196,18 +192,18 @@ class Training:
             self._save()
         self.aside += time.monotonic() - since
 
-    def _report(self, micro: Micro, found: Mapping[str, float], note: str) -> None:
+    def _report(self, epoch: int, found: Mapping[str, float], note: str) -> None:
         step = self.state.step
         if self.history is None or not (step % self.recipe.log_every == 0 or step == self.steps or note):
             return
         spent, done = time.monotonic() - self.began - self.aside, step - self.first
         rate, left = done * self.pace.effective / spent, spent / done * (self.steps - step)
-        waiting = self.waited / max(1e-9, self.waited + self.worked)
+        waiting = self.waited / max(spent, 1e-9)
         values = {key: float(f"{value:.6g}") for key, value in found.items()}
         measured = {"rows_per_second": round(rate, 1), "waiting": round(waiting, 4), "seconds": round(spent, 1)}
-        self.history.add(step=step, epoch=micro.epoch + 1, **values, **measured, **({"note": note} if note else {}))
+        self.history.add(step=step, epoch=epoch, **values, **measured, **({"note": note} if note else {}))
         log.info(
-            f"clipvg: epoch {micro.epoch + 1} of {self.recipe.epochs}, step {step:,} of {self.steps:,}, "
+            f"clipvg: epoch {epoch} of {self.recipe.epochs}, step {step:,} of {self.steps:,}, "
             f"loss {found['loss']:.3f} (L1 {found['l1']:.3f}, GIoU {found['giou']:.3f}), {rate:,.0f} rows/s, "
             f"{waiting:.0%} waiting for data, {left / 60:,.0f} min left"
         )
@@ -261,14 +257,15 @@ class Training:
         rounded = {key: round(value, 4) for key, value in scores.items()}
         return {"network": Trained(out, self._said(), rounded, notes)}
 
-    def _not_finite(self, micro: Micro, passes: list[tuple[Micro, Batch]], error: NotFiniteError) -> NoReturn:
+    def _not_finite(self, number: int, error: NotFiniteError) -> NoReturn:
         """Says which rows it was; the weights are those of the step before, and so is the step file."""
-        rows = [self.rows.expression(row)[1].id for part, _ in passes for row in part.rows]
-        said = {"step": micro.step + 1, "epoch": micro.epoch + 1, "expressions": rows, "terms": str(error)}
+        epoch, rows = self.order.step(number)
+        ids = [self.rows.expression(row)[1].id for row in rows.tolist()]
+        said = {"step": number + 1, "epoch": epoch + 1, "expressions": ids, "terms": str(error)}
         path = self.folder / f"not-finite.{self.accelerator.process_index}.json"
         write_atomically(path, (json.dumps(said, indent=2) + "\n").encode())
         raise RunError(
-            f"the loss or its gradient is not finite at step {micro.step + 1:,} (epoch {micro.epoch + 1}): {error}. "
+            f"the loss or its gradient is not finite at step {number + 1:,} (epoch {epoch + 1}): {error}. "
             f"The step's expressions are in {path}; {self.folder / LAST} holds the last good weights. Try "
             "clip_norm = 0.1, a lower learning_rate or warm_up, with --fresh"
         )
