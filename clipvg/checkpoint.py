@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from bench.errors import WeightsError
+from bench.errors import BenchError, UnknownName, WeightsError
 from bench.grounding import PipelineContext
 from clipvg.frozen import FrozenClip, causal_mask, empty_clip, open_frozen
 from clipvg.model.config import OFFICIAL, ClipVGConfig
@@ -141,23 +141,39 @@ def _own(
     try:
         config = ClipVGConfig.model_validate(metadata["config"])
         said, style = metadata["clip"], metadata["preprocessing"]
-        options = options or ClipOptions(model=said["model"], pretrained=said["pretrained"])
+        named = ClipOptions(model=said["model"], pretrained=said["pretrained"])
         wanted = said["values_sha256"]
         if style not in STATISTICS:
             raise ValueError(f"preprocessing {style!r}, which is none of {', '.join(STATISTICS)}")
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise WeightsError(f"{path}: its metadata is not that of a CLIP-VG ({weights.first_line(error)})") from None
-    frozen = open_frozen(options, context)
-    if options.model != config.clip or frozen.values != wanted:
-        raise WeightsError(
-            f"{path}: trained on the CLIP {config.clip} {said['pretrained']} with the values {wanted[:12]}, but "
-            f"{options.model} {options.pretrained} has {frozen.values[:12]}; name the CLIP it was trained on in "
-            f"[pipelines.{context.name}.clip]"
-        )
+    frozen = _its_clip(path, config.clip, wanted, [options or named, named], context)
     network = ClipVG(config, frozen.model)
     whole = {f"clip.{key}": tensor for key, tensor in frozen.model.state_dict().items()} | dict(state)
     weights.load_strictly(network, whole, str(path))
     return Opened(at_size(network, image_size), path, style, frozen)
+
+
+def _its_clip(
+    path: Path, model: str, wanted: str, places: Sequence[ClipOptions], context: PipelineContext
+) -> FrozenClip:
+    """The CLIP with the values that a file of ours was trained on, from the first of `places` that has it."""
+    problem: BenchError | None = None
+    for options in dict.fromkeys(places):
+        try:
+            frozen = open_frozen(options, context)
+        except (WeightsError, UnknownName) as error:
+            problem = problem or error
+            continue
+        if options.model == model and frozen.values == wanted:
+            return frozen
+        problem = problem or WeightsError(
+            f"{path}: trained on the CLIP {model} {places[-1].pretrained} with the values {wanted[:12]}, but "
+            f"{options.model} {options.pretrained} has {frozen.values[:12]}; name the CLIP it was trained on in "
+            f"[pipelines.{context.name}.clip]"
+        )
+    assert problem is not None
+    raise problem
 
 
 def _unpickled(path: Path) -> Mapping[str, Tensor]:

@@ -14,7 +14,7 @@ import numpy as np
 import open_clip
 import torch
 
-from bench.errors import DataError, UnknownName
+from bench.errors import DataError, SettingsError, UnknownName
 from bench.grounding import Box, Expression, PictureSource, Scene, Trained, TrainingJob
 from clipvg.frozen import checked
 from clipvg.loss import coverage
@@ -32,7 +32,7 @@ log = logging.getLogger("bench.train")
 def taught_clip(job: TrainingJob, recipe: ClipVGRecipe) -> Trained | None:
     """Gives the lesson and writes NAME-clip.safetensors under `job.out`; None where the same lesson made one before.
 
-    Raises UnknownName, WeightsError, DataError, RunError.
+    Raises UnknownName, SettingsError, WeightsError, DataError, RunError.
     """
     out = clip_file(job.out, recipe)
     said = {
@@ -138,6 +138,12 @@ def _beginning(job: TrainingJob, recipe: ClipVGRecipe) -> Any:
     else:
         raise UnknownName("open_clip model", recipe.clip.model, open_clip.list_models())
     checked(clip, recipe.clip.model)
+    patch, places = clip.visual.conv1.weight.shape[-1], len(clip.visual.positional_embedding) - 1
+    if (recipe.network.image_size // patch) ** 2 != places:  # what is taught has to load as open_clip's table says it
+        raise SettingsError(
+            f"network.image_size = {recipe.network.image_size}: a lesson is given at the size of {recipe.clip.model} "
+            f"in open_clip's table, {round(places**0.5) * patch} pixels"
+        )
     return clip
 
 

@@ -207,11 +207,13 @@ def test_another_clip_under_our_own_weights_is_refused(own_file, context, tmp_pa
     assert values_hash({key: tensor.half() for key, tensor in state.items()}) == frozen_clip.values
     changed = state | {"visual.proj": state["visual.proj"] + 0.1}
     torch.save(changed, tmp_path / "other.pt")
+    other = ClipOptions(model="tiny-clip", pretrained="other.pt")
+    assert opened(path, context, clip=other).clip.options.pretrained == "clip.pt"  # the file knows better
+    (tmp_path / "clip.pt").unlink()
     with pytest.raises(WeightsError) as caught:
-        opened(path, context, clip=ClipOptions(model="tiny-clip", pretrained="other.pt"))
+        opened(path, context, clip=other)
     for said in (str(path), frozen_clip.values[:12], values_hash(changed)[:12], "other.pt", "[pipelines.clipvg.clip]"):
         assert said in str(caught.value)
-    (tmp_path / "clip.pt").unlink()
     with pytest.raises(WeightsError, match=r"'clip\.pt' are not there"):
         opened(path, context)
     (tmp_path / "moved.pt").write_bytes(b"")

@@ -1,6 +1,7 @@
 """A world for CLIP-VG's training: a few scenes of shapes, a small CLIP with random weights, a network of one layer."""
 
-from functools import cache, partial
+import json
+from functools import cache
 
 import open_clip
 import pytest
@@ -106,6 +107,26 @@ def recipe(table):
 
 
 @pytest.fixture
+def settings_file(recipe, tmp_path):
+    """settings_file(scenes, **changes of the recipe): a bench.toml that trains on so many scenes of shapes."""
+
+    def make(scenes, **changes):
+        whole = recipe(**changes).model_dump(mode="json")  # every key: those of the shipped recipe are for a larger one
+        lines = [f"{key} = {_toml(value)}" for key, value in whole.items()]
+        path = tmp_path / "small.toml"
+        path.write_text("\n".join(["[data.shapes]", f"train = {scenes}", "[train.clipvg.on.shapes]", *lines]))
+        return path
+
+    return make
+
+
+def _toml(value):
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    return json.dumps(value)
+
+
+@pytest.fixture
 def job(context, table, tmp_path):
     """job(out="out", scenes=..., **changes of the recipe): what `bench train` hands to the trainer."""
 
@@ -143,9 +164,3 @@ def same():
         return bool(a == b)
 
     return equal
-
-
-@pytest.fixture
-def last():
-    """last(folder): what the step file there holds."""
-    return partial(torch.load, weights_only=True)

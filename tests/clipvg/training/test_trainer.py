@@ -200,6 +200,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_step_kept(job, monke
     mine, real = job(), stepping.Stepper.step
 
     def poisoned(self, number, epoch, seed, passes):
+        passes = list(passes)
         if number == 5:
             passes[-1][1].targets[0] = float("inf")
         return real(self, number, epoch, seed, passes)
