@@ -76,6 +76,14 @@ class ClipVGRecipe(BaseModel):
     track: Literal["", "tensorboard", "trackio"] = ""
 
 
+    @property
+    def augmentation(self) -> Augment:
+        """`augment`; where it does not say which crops, clean preprocessing takes those that keep the referent."""
+        if self.preprocessing == "clean" and "crop" not in self.augment.model_fields_set:
+            return self.augment.model_copy(update={"crop": "safe"})
+        return self.augment
+
+
 @dataclass(frozen=True, slots=True)
 class Pace:
     """How many rows make a step, and the learning rate for it."""

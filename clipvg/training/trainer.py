@@ -83,7 +83,7 @@ class Training:
         self.objective = Objective(self.network, recipe).to(self.device)
         if self.device.type == "cuda" and precision(recipe, self.device) == "bfloat16":
             in_half(self.network)
-        moves = None if recipe.cache_features else recipe.augment
+        moves = None if recipe.cache_features else recipe.augmentation
         size, dataset = self.network.config.image_size, job.context.dataset
         if moves is not None:
             moves.long_sides(size)  # refused here, not by a worker

@@ -95,3 +95,9 @@ def test_the_pace(adapt, processes, accumulate, rate):
 def test_a_small_batch_is_accumulated_to_the_reference():
     pace = pace_of(ClipVGRecipe(batch=4, reference_batch=320), 1)
     assert (pace.effective, pace.learning_rate) == (320, 2.5e-4)
+
+
+def test_clean_preprocessing_brings_crops_that_keep_the_referent():
+    assert ClipVGRecipe().augmentation.crop == "official"
+    assert ClipVGRecipe(preprocessing="clean").augmentation.crop == "safe"
+    assert ClipVGRecipe(preprocessing="clean", augment={"crop": "off"}).augmentation.crop == "off"
