@@ -86,3 +86,29 @@ def test_a_pickle_gives_tensors_only(context, folder, tmp_path):
     with pytest.raises(WeightsError, match="cannot be loaded"):
         hub.load_model(AutoModel, str(folder), context(), "BERT")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_weights_file_of_an_id_is_read_from_the_cache(context):
+    repository = hub.cache_folder(context()) / "models--someone--grounder"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = repository / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    (snapshot / "model.safetensors").write_bytes(b"weights")
+    (snapshot / "other.pth").write_bytes(b"others")
+    files = ("clipvg.safetensors", "model.safetensors")
+    offline = context(offline=True)
+    assert hub.find_weights("someone/grounder", files, offline, "CLIP-VG").read_bytes() == b"weights"
+    assert hub.find_weights("someone/grounder/other.pth", files, offline, "CLIP-VG").read_bytes() == b"others"
+    with pytest.raises(WeightsError, match=r"CLIP-VG: someone/nobody is not in .*hf download someone/nobody"):
+        hub.find_weights("someone/nobody", files, offline, "CLIP-VG")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_id"),
+    [("me/model", True), ("me/model/file.pth", True), ("folder/file.pth", False), ("/me/model", False),
+     ("../me/model", False), ("model", False), ("a/b/c/d", False)],
+)  # fmt: skip
+def test_what_can_be_an_id(name, is_id):
+    assert hub.is_id(name) is is_id
