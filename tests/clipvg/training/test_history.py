@@ -1,4 +1,4 @@
-"""What a training leaves for people: lines that agree with the step it goes on from, curves, and one hook for trackers."""
+"""What a training leaves for people: lines that agree with the step it goes on from, curves, a hook for trackers."""
 
 import json
 from xml.etree import ElementTree

@@ -237,6 +237,21 @@ def test_it_goes_on_from_weights_of_its_own(job, context, same):
         train(job("third", start_from="nowhere.safetensors"))
 
 
+def test_it_goes_on_from_an_official_file(job, official_file, small_table, clip_weights, tmp_path):
+    path = official_file()
+    clip = {k.removeprefix("clip."): t.float() for k, t in small_table.items() if k.startswith("clip.")}
+    torch.save(clip, tmp_path / "its-clip.pt")
+    its_own = {"model": "tiny-clip", "pretrained": str(tmp_path / "its-clip.pt")}
+    network = {"image_size": 64, "taps": [0], "hidden": 8}  # sizes are the file's, but for the canvas's
+    changes = {"start_from": str(path), "network": network, "preprocessing": "official", "epochs": 1}
+    made, tensors, _ = ran(job(clip=its_own, learning_rate=1e-12, weight_decay=0.0, **changes))
+    key = "ml_visu_proj.weight"
+    assert torch.allclose(tensors[key], small_table[key].float(), atol=1e-4)
+    assert read_safetensors(made.path)[1]["config"]["taps"] == [0, 1, 3]
+    with pytest.raises(WeightsError, match=r"a CLIP tiny-clip of its own.*clip\.pretrained"):  # before it is trained
+        train(job("other", clip={"model": "tiny-clip", "pretrained": str(clip_weights)}, **changes))
+
+
 def test_weights_of_its_own_say_themselves_which_clip_is_theirs(job, table):
     first = train(job("first", epochs=1))["network"]
     made = train(job("second", start_from=str(first.path), epochs=1, clip={"model": "tiny-clip", "pretrained": ""}))

@@ -1,0 +1,172 @@
+"""How many rows a second CLIP-VG trains on, and how long it waits for them: full size, random weights, one process.
+
+    python tests/benchmarks/clipvg_training.py [--arch ViT-B-16-quickgelu] [--batch 64] [--steps 20] [--workers 8]
+    python tests/benchmarks/clipvg_training.py --tiny            # on a CPU, in seconds
+
+The loop is the trainer's own: the paper's recipe, its augmentation in worker processes, every step an optimiser's step.
+Pictures have RefCOCO's sizes and its seven expressions each; their JPEGs lie in memory, and the workers decode them
+(`--decoded`: nobody has to). Neither validation nor step files are part of the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import os
+import resource
+import tempfile
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bench.datasets.pictures import decode
+from bench.evaluation.device import resolve_device
+from bench.evaluation.validation import on_split
+from bench.grounding import Expression, Picture, PipelineContext, Scene, TrainingJob
+from clipvg.frozen import FrozenClip
+from clipvg.training import beginning
+from clipvg.training.beginning import accelerator_for
+from clipvg.training.recipe import ClipVGRecipe
+from clipvg.training.stepping import precision
+from clipvg.training.trainer import Training
+from pipelines.clip.encoder import ClipOptions, empty_model
+
+SIZES = ((640, 480), (480, 640), (640, 427), (500, 375))  # RefCOCO's commonest
+EXPRESSIONS = 7
+WORDS = ("the man", "red car", "woman in a coat on the left", "second chair from the right", "dog", "cup nearest to us")
+TAPS = {"ViT-L-14-quickgelu": {"taps": [0, 7, 15, 23], "hidden": 768}}
+TINY = {"taps": [0, 1], "image_size": 64, "hidden": 64, "heads": 4, "feedforward": 64, "layers": 2}
+
+
+class InMemory:
+    """A PictureSource of JPEGs, or of pictures."""
+
+    def __init__(self, scenes: list[Scene], decoded: bool) -> None:
+        dice = np.random.default_rng(0)
+        self.files = {scene.file: jpeg(scene, dice) for scene in scenes}
+        self.pictures = {file: decode(data, file) for file, data in self.files.items()} if decoded else {}
+
+    def load(self, scene: Scene) -> Picture:
+        return self.pictures[scene.file] if self.pictures else decode(self.files[scene.file], scene.file)
+
+    def missing(self, scenes: Any) -> list[str]:
+        return []
+
+
+def jpeg(scene: Scene, dice: np.random.Generator) -> bytes:
+    """A picture that compresses as photographs do: coarse patches with a little noise."""
+    assert scene.width and scene.height
+    coarse = Image.fromarray(dice.integers(0, 256, (24, 32, 3), np.uint8)).resize((scene.width, scene.height))
+    noisy = np.asarray(coarse, np.int16) + dice.integers(-12, 13, (scene.height, scene.width, 3))
+    out = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def made(pictures: int) -> list[Scene]:
+    dice, texts = np.random.default_rng(1), itertools.cycle(WORDS)
+    scenes = []
+    for number in range(pictures):
+        width, height = SIZES[number % len(SIZES)]
+        expressions = []
+        for n in range(EXPRESSIONS):
+            x, y = dice.uniform(0, width - 80), dice.uniform(0, height - 80)
+            box = (x, y, dice.uniform(x + 40, width), dice.uniform(y + 40, height))
+            expressions.append(Expression(f"{number}-{n}", f"{next(texts)} {number % 50}", box))
+        scenes.append(Scene(str(number), f"{number}.jpg", width, height, tuple(expressions)))
+    return scenes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument(
+        "--arch", default="ViT-B-16-quickgelu", choices=["ViT-B-32-quickgelu", "ViT-B-16-quickgelu", *TAPS]
+    )
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--reference-batch", type=int, default=320)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--warm-up", type=int, default=3, help="steps that are not measured")
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--pictures", type=int, default=512)
+    parser.add_argument("--decoded", action="store_true", help="pictures are in memory as pixels")
+    parser.add_argument("--recompute", action="store_true")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--tiny", action="store_true", help="a small network, a few steps")
+    asked = parser.parse_args()
+    network: dict[str, Any] = dict(TAPS.get(asked.arch, {}))
+    if asked.tiny:
+        asked.arch, network = "tiny-clip", TINY
+        asked.batch, asked.reference_batch, asked.pictures = 8, 16, 16
+        asked.steps, asked.workers = min(asked.steps, 4), min(asked.workers, 2)
+    changes = {name: getattr(asked, name) for name in ("batch", "reference_batch", "workers", "recompute", "dtype")}
+    clip = ClipOptions(model=asked.arch, pretrained="random")
+    recipe = ClipVGRecipe.model_validate({"clip": clip, "network": network, "epochs": 10_000, **changes})
+    beginning.open_frozen = lambda options, _: FrozenClip(empty_model(options.model).eval(), options, "random", {})
+    with tempfile.TemporaryDirectory() as folder:
+        training = prepared(recipe, asked, Path(folder))
+        seconds = timed(training, asked.warm_up, asked.steps)
+    rows, gpu = asked.steps * training.pace.effective, training.device.type == "cuda"
+    kind = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
+    print(f"{asked.arch}, {precision(recipe, training.device)} on {kind}; {training.pace.said()}")
+    workers, form = min(asked.workers, os.cpu_count() or 1), "pixels" if asked.decoded else "JPEGs"
+    print(f"{workers} workers, pictures in RAM as {form}, {training.waited / seconds:.1%} of the time waiting for them")
+    print(f"{rows / seconds:,.1f} rows/s over {rows:,} rows in {seconds:.1f} s")
+    peak = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    trained = sum(p.numel() for p in training.trained.values())
+    print(f"peak {'GPU' if gpu else 'process'} memory {peak / 2**30:.2f} GiB; {trained:,} parameters are trained")
+
+
+def prepared(recipe: ClipVGRecipe, asked: argparse.Namespace, folder: Path) -> Training:
+    scenes = made(asked.pictures)
+    pictures = InMemory(scenes, asked.decoded)
+    context = PipelineContext(
+        name="clipvg",
+        dataset="refcoco",
+        options={},
+        folder=folder,
+        home=folder,
+        device=resolve_device(asked.device),
+        dtype="float32",
+        seed=0,
+        offline=True,
+        clock=NoClock(),
+        train_scenes=list,
+    )
+    validate = on_split(scenes[:1], pictures)
+    job = TrainingJob(scenes, pictures, scenes[:1], pictures, {}, None, folder, context, validate, fingerprint="-")
+    return Training(job, recipe, accelerator_for(job, recipe, folder), folder)
+
+
+class NoClock:
+    def stage(self, name: str) -> Any:
+        return nullcontext()
+
+
+def timed(training: Training, warm_up: int, steps: int) -> float:
+    """The seconds of `steps` steps after a warm-up; `training.waited` is what of them was spent waiting for rows."""
+    began = 0.0
+    for number, passes in itertools.groupby(training._fed(), key=lambda fed: fed[0].step):
+        if number == warm_up:
+            synchronise(training.device)
+            training.waited, began = 0.0, time.perf_counter()
+        training.stepper.step(number, 0, 0, passes)
+        if number + 1 == warm_up + steps:
+            break
+    synchronise(training.device)
+    return time.perf_counter() - began
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+if __name__ == "__main__":
+    main()
