@@ -100,6 +100,10 @@ class ClipVGPipeline:
             for query, box in zip(queries, corners.tolist(), strict=True)
         ]
 
+    def forget_texts(self) -> None:
+        """Empties the cache, so that the next texts are read as if for the first time."""
+        self._words.clear()
+
     def _plain(self, canvases: Sequence[Canvas], asked: Sequence[tuple[int, str]]) -> Tensor:
         """Everything for every expression, all 77 tokens and every patch -> (N, 4) cxcywh in 0..1 of the canvas."""
         found = []

@@ -75,7 +75,6 @@ class ClipVGRecipe(BaseModel):
     log_every: int = Field(50, ge=1, description="steps")
     track: Literal["", "tensorboard", "trackio"] = ""
 
-
     @property
     def augmentation(self) -> Augment:
         """`augment`; where it does not say which crops, clean preprocessing takes those that keep the referent."""
