@@ -166,7 +166,7 @@ class ClipVGPipeline:
 
     def _cut(self, text: str) -> str:
         """A note when the tokenizer cut the text, else nothing."""
-        if len(text) < self.network.context:  # a token is at least one character
+        if len(text.encode()) < self.network.context:  # a token is at least one byte
             return ""
         tokens = len(self.tokenizer.encode(text)) + 2
         return f"text cut from {tokens} to {self.network.context} tokens" if tokens > self.network.context else ""

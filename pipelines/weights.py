@@ -82,7 +82,18 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     halves = {k: (t.half() if t.is_floating_point() else t).contiguous().cpu() for k, t in _sparse(tensors).items()}
     assert all(torch.isfinite(t).all() for t in halves.values() if t.is_floating_point()), "float16 overflow"
     make_folder(path.parent)
-    write_atomically(path, save(halves, metadata={key: json.dumps(value) for key, value in metadata.items()}))
+    plain = {key: json.dumps(value) for key, value in metadata.items()}
+    write_atomically(path, _in_order(save(halves, metadata=plain)))
+
+
+def _in_order(file: bytes) -> bytes:
+    """A .safetensors file with its metadata sorted: the library shuffles them, and equal weights got unequal hashes."""
+    length = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    said = json.dumps(header, separators=(",", ":")).encode()
+    said += b" " * (-len(said) % 8)  # tensors begin at a multiple of eight bytes
+    return len(said).to_bytes(8, "little") + said + file[8 + length :]
 
 
 def _sparse(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

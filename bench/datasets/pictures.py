@@ -145,15 +145,14 @@ class FolderRoot:
 
 
 class ZipRoot:
-    """A zip file. One handle for all threads: only opening a member is locked, so that they inflate side by side."""
+    """A zip file. One handle for all threads: only opening a member is locked, so that they inflate side by side.
+
+    A process that was forked opens it anew: with its parent it shares one place in the file, and possibly a held lock.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.Lock()
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise PictureError(f"{path}: not a zip file that can be read ({error}); fetch it again") from None
+        self._open()
         self._sizes = {info.filename: info.file_size for info in self._zip.infolist() if not info.is_dir()}
 
     def direct(self, name: str) -> bool:
@@ -168,7 +167,17 @@ class ZipRoot:
     def size(self, path: str) -> int:
         return self._sizes[path]
 
+    def _open(self) -> None:
+        lock = threading.Lock()
+        try:
+            opened = zipfile.ZipFile(self.path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise PictureError(f"{self.path}: not a zip file that can be read ({error}); fetch it again") from None
+        self._lock, self._zip, self._process = lock, opened, os.getpid()
+
     def read(self, path: str) -> bytes:
+        if self._process != os.getpid():
+            self._open()
         with self._lock:
             member = self._zip.open(path)
         try:

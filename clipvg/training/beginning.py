@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from bench.errors import WeightsError
+from bench.errors import UsageError, WeightsError
 from bench.grounding import PipelineContext, TrainingJob
+from bench.runs.shards import from_environment
 from clipvg.checkpoint import at_size, open_network
 from clipvg.frozen import FrozenClip, open_frozen, values_hash
 from clipvg.model.network import ClipVG
@@ -25,8 +26,14 @@ def accelerator_for(job: TrainingJob, recipe: ClipVGRecipe, folder: Path) -> Any
     cpu = job.context.device == "cpu"
     if not cpu and "LOCAL_RANK" not in os.environ:
         os.environ["ACCELERATE_TORCH_DEVICE"] = job.context.device
+    launched = from_environment().size
     trackers = usable_tracker(recipe.track)
     accelerator = Accelerator(cpu=cpu, mixed_precision="no", log_with=trackers or None, project_dir=str(folder))
+    if accelerator.num_processes != launched:
+        raise UsageError(
+            f"{launched} processes were started, but training sees {accelerator.num_processes}: start it with torchrun "
+            "or accelerate launch (under Slurm: one task a node, `srun torchrun ...`)"
+        )
     if trackers:
         plain = {key: value for key, value in recipe.model_dump().items() if isinstance(value, int | float | str)}
         accelerator.init_trackers(recipe.name, config=plain)

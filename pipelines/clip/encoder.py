@@ -86,7 +86,7 @@ class ClipEncoder:
     def cut(self, text: str) -> str:
         """A note when the tokenizer cuts `text` at the context length, else nothing."""
         encode = getattr(self.tokenizer, "encode", None)
-        if encode is None or len(text) < self.context_length:  # a token is at least one character
+        if encode is None or len(text.encode()) < self.context_length:  # a token is at least one byte
             return ""
         tokens = len(encode(text)) + 2
         return f"text cut from {tokens} to {self.context_length} tokens" if tokens > self.context_length else ""

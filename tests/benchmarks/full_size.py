@@ -4,9 +4,10 @@
 
 Speed does not depend on what the weights know. They are made on the spot, in the published formats, so that the loading
 code is the real one: YOLO11x, DETR-R50, SSD300-VGG16, CLIP ViT-B/16, MDETR-R101, CLIP-VG B/16. The load is noise of
-640 x 480 with 7 expressions and 12 proposals a picture. For each pipeline: pictures/s and expressions/s, the share of each stage, peak
-memory, the share it reaches of the device's own rate of matrix products (measured here, in the run's precision), ms for
-one expression alone, and how many times faster it is than the same models asked so, in turns on one process.
+640 x 480 with 7 expressions and 12 proposals a picture. For each pipeline: pictures/s and expressions/s, the share of
+each stage, peak memory, the share it reaches of the device's own rate of matrix products (measured here, in the run's
+precision), ms for one expression alone, and how many times faster it is than the same models asked so, in turns on one
+process.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bench.datasets.pictures import MAX_PIXELS, Pictures, check_size, decode, names_of
+from bench.datasets.pictures import MAX_PIXELS, Pictures, ZipRoot, check_size, decode, names_of
 from bench.errors import PictureError
 from bench.grounding import Scene
 
@@ -245,3 +246,37 @@ def test_a_wrong_size_is_an_error_of_loading(tmp_path: Path) -> None:
     root = stored("folder", "a.jpg", tmp_path, jpeg())
     with pytest.raises(PictureError, match="16 x 12"):
         Pictures([root]).load(scene("a.jpg", (640, 480)))
+
+
+def _reads(root: ZipRoot, expected: dict[str, bytes], wrong: object) -> None:
+    for _ in range(40):
+        for name, content in expected.items():
+            try:
+                good = root.read(name) == content
+            except Exception:
+                good = False
+            if not good:
+                wrong.value += 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_reads_a_zip_through_a_handle_of_its_own(tmp_path):
+    contents = {f"{n}.bin": bytes([n]) * 5000 for n in range(8)}
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    root = ZipRoot(tmp_path / "pictures.zip")
+    assert root.read("3.bin") == contents["3.bin"]
+    fork = multiprocessing.get_context("fork")
+    wrong = fork.Value("i", 0)
+    handle = root._zip
+    root._lock.acquire()  # held by a thread of the parent at the moment of the fork
+    readers = [fork.Process(target=_reads, args=(root, contents, wrong)) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(60)
+    root._lock.release()
+    assert wrong.value == 0 and all(reader.exitcode == 0 for reader in readers)
+    assert root._zip is handle  # the parent keeps its own

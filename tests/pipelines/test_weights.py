@@ -42,6 +42,16 @@ def test_round_trip_in_half_precision(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "w.safetensors"]
 
 
+def test_equal_weights_are_equal_files(tmp_path):
+    metadata = {f"key {n}": n for n in range(12)}
+    files = [tmp_path / f"{n}.safetensors" for n in range(6)]
+    for file in files:
+        weights.write_safetensors(file, {"b": torch.arange(5.0), "a": torch.ones(3, 2)}, metadata)
+    assert len({file.read_bytes() for file in files}) == 1
+    tensors, held = weights.read_safetensors(files[0])
+    assert held == metadata and torch.equal(tensors["b"], torch.arange(5.0))
+
+
 def test_another_architecture_is_refused_with_the_keys(tmp_path):
     model = torch.nn.Linear(3, 2)
     with pytest.raises(
