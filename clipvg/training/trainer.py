@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
@@ -36,6 +35,7 @@ from clipvg.training.recipe import ClipVGRecipe, pace_of
 from clipvg.training.rows import Rows, drawn_ahead
 from clipvg.training.state import State, averaged, follow, load, save
 from clipvg.training.stepping import NotFiniteError, Stepper, precision
+from clipvg.training.stopwatch import Stopwatch
 from clipvg.training.teaching import taught_clip
 from clipvg.training.watch import Watch
 
@@ -98,7 +98,7 @@ class Training:
         self.stepper = Stepper(self.accelerator, self.objective, recipe, self.pace, self.steps)
         self.trained, self.watch = self.objective.trained(), Watch(recipe, self.pace)
         self.state = State(self.identity())
-        self.waited = self.aside = 0.0  # seconds: for data, and in what is no step
+        self.stopwatch = Stopwatch(0, 0.0)
 
     def _into_clip_space(self) -> None:
         rows = range(0, len(self.rows), -(-len(self.rows) // CALIBRATING))
@@ -136,7 +136,7 @@ class Training:
         log.info("clipvg: %s rows, %s steps, %s", f"{len(self.rows):,}", f"{self.steps:,}", self.pace.said())
         if self.cut and self.lead:
             log.warning("clipvg: %s texts are cut at %d tokens", f"{self.cut:,}", self.network.context)
-        self.first, self.before, self.began = self.state.step, self.state.seconds, time.monotonic()
+        self.stopwatch = Stopwatch(self.state.step, self.state.seconds)
         for number, passes in groupby(self._fed(), key=lambda fed: fed[0].step):
             self._step(number, passes)
             if self._enough():
@@ -154,20 +154,14 @@ class Training:
             return
         if self.recipe.cache_features:
             log.info("clipvg: looking once at %s pictures", f"{len(self.rows.scenes):,}")
-            since = time.monotonic()
-            kept = Kept(self.rows, self.network, self.device)
-            self.aside += time.monotonic() - since
+            with self.stopwatch.away():
+                kept = Kept(self.rows, self.network, self.device)
             yield from kept.batches(self.order, left, batch, share, self.words)
             return
         workers, pinned = min(self.recipe.workers, os.cpu_count() or 1), self.device.type == "cuda"
         ahead = drawn_ahead(self.rows, self.order, left, batch, share, workers, pinned)
         patch = self.rows.size // self.network.side
-        while True:
-            since = time.monotonic()
-            drawn = next(ahead, None)
-            self.waited += time.monotonic() - since
-            if drawn is None:
-                return
+        for drawn in self.stopwatch.awaited(ahead):
             yield drawn.micro, on_device(drawn, self.rows, patch, self.words)
 
     def _step(self, number: int, passes: Iterable[tuple[Micro, Batch]]) -> None:
@@ -185,28 +179,23 @@ class Training:
             log.warning("clipvg: %s", note)
         self._report(epoch + 1, found, note)
         epoch, at = divmod(step, self.order.steps_in_epoch)
-        since = time.monotonic()
-        if at == 0 and (epoch % recipe.validate_every == 0 or step == self.steps):
-            self._validate(epoch)
-        if self.lead and (at == 0 or step % recipe.save_every == 0):
-            self._save()
-        self.aside += time.monotonic() - since
+        with self.stopwatch.away():
+            if at == 0 and (epoch % recipe.validate_every == 0 or step == self.steps):
+                self._validate(epoch)
+            if self.lead and (at == 0 or step % recipe.save_every == 0):
+                self._save()
 
     def _report(self, epoch: int, found: Mapping[str, float], note: str) -> None:
         step = self.state.step
         if self.history is None or not (step % self.recipe.log_every == 0 or step == self.steps or note):
             return
-        spent, done = time.monotonic() - self.began - self.aside, step - self.first
-        rate, left = done * self.pace.effective / spent, spent / done * (self.steps - step)
-        waiting = self.waited / max(spent, 1e-9)
+        measured, left = self.stopwatch.read(step, self.steps, self.pace.effective)
         values = {key: float(f"{value:.6g}") for key, value in found.items()}
-        measured = {"rows_per_second": round(rate, 1), "waiting": round(waiting, 4), "seconds": round(spent, 1)}
         self.history.add(step=step, epoch=epoch, **values, **measured, **({"note": note} if note else {}))
-        log.info(
-            f"clipvg: epoch {epoch} of {self.recipe.epochs}, step {step:,} of {self.steps:,}, "
-            f"loss {found['loss']:.3f} (L1 {found['l1']:.3f}, GIoU {found['giou']:.3f}), {rate:,.0f} rows/s, "
-            f"{waiting:.0%} waiting for data, {left / 60:,.0f} min left"
-        )
+        terms = f"loss {found['loss']:.3f} (L1 {found['l1']:.3f}, GIoU {found['giou']:.3f})"
+        rate = f"{measured['rows_per_second']:,.0f} rows/s, {measured['waiting']:.0%} waiting for data"
+        where = f"epoch {epoch} of {self.recipe.epochs}, step {step:,} of {self.steps:,}"
+        log.info(f"clipvg: {where}, {terms}, {rate}, {left:,.0f} min left")
 
     def _validate(self, epoch: int) -> None:
         """Scores the weights on the named split, keeps them when they are the best, and draws the curves."""
@@ -273,7 +262,7 @@ class Training:
     def _save(self) -> None:
         self.state.trained = {name: p.detach().cpu() for name, p in self.trained.items()}
         self.state.optimiser = self.stepper.optimiser.state_dict()
-        self.state.seconds = self.before + time.monotonic() - self.began
+        self.state.seconds = self.stopwatch.total
         save(self.folder / LAST, self.state)
 
     def _restore(self, held: State) -> None:

@@ -116,7 +116,9 @@ def main() -> None:
     kind = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
     print(f"{asked.arch}, {precision(recipe, training.device)} on {kind}; {training.pace.said()}")
     workers, form = min(asked.workers, os.cpu_count() or 1), "pixels" if asked.decoded else "JPEGs"
-    print(f"{workers} workers, pictures in RAM as {form}, {training.waited / seconds:.1%} of the time waiting for them")
+    print(
+        f"{workers} workers, pictures in RAM as {form}, {training.stopwatch.waited / seconds:.1%} of the time waiting for them"
+    )
     print(f"{rows / seconds:,.1f} rows/s over {rows:,} rows in {seconds:.1f} s")
     peak = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     trained = sum(p.numel() for p in training.trained.values())
@@ -150,12 +152,12 @@ class NoClock:
 
 
 def timed(training: Training, warm_up: int, steps: int) -> float:
-    """The seconds of `steps` steps after a warm-up; `training.waited` is what of them was spent waiting for rows."""
+    """The seconds of `steps` steps after a warm-up; the stopwatch has what of them was spent waiting for rows."""
     began = 0.0
     for number, passes in itertools.groupby(training._fed(), key=lambda fed: fed[0].step):
         if number == warm_up:
             synchronise(training.device)
-            training.waited, began = 0.0, time.perf_counter()
+            training.stopwatch.waited, began = 0.0, time.perf_counter()
         training.stepper.step(number, 0, 0, passes)
         if number + 1 == warm_up + steps:
             break
