@@ -116,9 +116,8 @@ def main() -> None:
     kind = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
     print(f"{asked.arch}, {precision(recipe, training.device)} on {kind}; {training.pace.said()}")
     workers, form = min(asked.workers, os.cpu_count() or 1), "pixels" if asked.decoded else "JPEGs"
-    print(
-        f"{workers} workers, pictures in RAM as {form}, {training.stopwatch.waited / seconds:.1%} of the time waiting for them"
-    )
+    waiting = training.stopwatch.waited / seconds
+    print(f"{workers} workers, pictures in RAM as {form}, {waiting:.1%} of the time waiting for them")
     print(f"{rows / seconds:,.1f} rows/s over {rows:,} rows in {seconds:.1f} s")
     peak = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     trained = sum(p.numel() for p in training.trained.values())
