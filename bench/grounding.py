@@ -40,7 +40,8 @@ class Expression:
     data set's own class of the expression (None where it has none), `category` the referent's class name, and
     `same_category` how many objects of that class the picture holds, the referent included. `also` are other boxes that
     count as right (Flickr30k Entities' any-box protocol); empty everywhere else. `caption` is the sentence the text is
-    a phrase of, where the data set has sentences.
+    a phrase of, where the data set has sentences. `held_as` is the form in which a row of people's own data gave the
+    box, which matters to who cuts it to integers; None where the data set settles it.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Expression:
     same_category: int | None = None
     also: tuple[Box, ...] = ()
     caption: Caption | None = None
+    held_as: Literal["xyxy", "xywh"] | None = field(default=None, compare=False)
 
     @property
     def query(self) -> Query:

@@ -86,12 +86,12 @@ def pasted(image: Image.Image, left: int, top: int, size: int, ratio: tuple[floa
     return Canvas(pixels, left, top, right, bottom, ratio)
 
 
-def integer_box(box: Box, dataset: str) -> Box:
-    """xyxy pixels as the official loader has them: cut to integers in the form in which the data set's list holds them.
+def integer_box(box: Box, held_as: Literal["xyxy", "xywh"]) -> Box:
+    """xyxy pixels as the official loader has them: cut to integers in the form in which the list holds them.
 
     Of RefCOCO's kind x, y, width and height are cut, so that the right edge can move by almost two pixels.
     """
-    if dataset not in HELD_AS_XYWH:
+    if held_as == "xyxy":
         return tuple(float(int(v)) for v in box)  # type: ignore[return-value]
     # Width and height were floats before they became an edge: what the sum lost is given back before the cut.
     x1, y1 = int(box[0]), int(box[1])

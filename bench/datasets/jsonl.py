@@ -55,6 +55,7 @@ def _rows(path: Path) -> Iterator[Row]:
             id=name,
             text=checked_text(_one_of(held, ("text", "expression"), where)[1], where),
             box=_box(held, where),
+            held_as="xywh" if "box_xywh" in held else "xyxy",
             ref_id=_label(held, "ref_id", where),
             kind=_label(held, "kind", where),
             category=_label(held, "category", where),

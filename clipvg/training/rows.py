@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from bench.errors import DataError, PictureError
 from bench.grounding import Box, Expression, Picture, PictureSource, Scene, check_box_touches
 from clipvg.augmentation import Augment, augmented
-from clipvg.preprocessing import Canvas, Style, integer_box, letterboxed, together
+from clipvg.preprocessing import HELD_AS_XYWH, Canvas, Style, integer_box, letterboxed, together
 from clipvg.training.order import Micro, Order, micros
 
 
@@ -106,7 +106,10 @@ class Rows(Dataset[Any]):
             raise DataError(f"{scene.file}, expression {expression.id}: {error}") from None
 
     def _held(self, expression: Expression) -> Box:
-        return integer_box(expression.box, self.dataset) if self.style == "official" else expression.box
+        if self.style == "clean":
+            return expression.box
+        form = expression.held_as or ("xywh" if self.dataset in HELD_AS_XYWH else "xyxy")
+        return integer_box(expression.box, form)
 
     def __getitem__(self, micro: Micro) -> Drawn:
         """`read`, with an error as part of the answer."""

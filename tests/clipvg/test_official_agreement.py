@@ -100,7 +100,7 @@ def test_the_official_ground_truth(width, height, box, dataset):
     ratio, left, top = 224 / max(width, height), 3, 11
     canvas = Canvas(canvas.pixels, left, top, 224, 224, (ratio, ratio))
     plain = plain_clipvg.ground_truth((x, y, x + w, y + h) if form == "xyxy" else box, (ratio, left, top), form)
-    ours = canvas.to_canvas(integer_box((x, y, x + w, y + h), dataset))
+    ours = canvas.to_canvas(integer_box((x, y, x + w, y + h), form))
     np.testing.assert_allclose(ours, plain.numpy(), atol=1e-6, rtol=1e-6)
 
 

@@ -1,11 +1,13 @@
 """The rows of a training: each a pure function of seed, epoch and number; boxes that cannot be learned are refused."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from bench.datasets.jsonl import read_jsonl
 from bench.errors import DataError, PictureError
 from bench.grounding import Expression, Scene
 from clipvg.augmentation import Augment
@@ -109,6 +111,16 @@ def test_official_boxes_are_whole_pixels_clean_ones_are_not(rows):
     assert corners("clean", "refcoco") == list(box)
     assert corners("official", "refcoco") == [3, 4, 3 + 17, 4 + 17]
     assert corners("official", "referit") == [3, 4, 20, 21]  # held as corners, which are cut one by one
+
+
+@pytest.mark.parametrize(
+    ("form", "box", "width"), [("box_xyxy", [10.9, 20.9, 16.8, 26.8], 6), ("box_xywh", [10.9, 20.9, 5.9, 5.9], 5)]
+)
+def test_a_row_of_ones_own_is_cut_in_the_form_it_was_given_in(rows, tmp_path, form, box, width):
+    file = tmp_path / "own.jsonl"
+    file.write_text(json.dumps({"image": "a.png", "text": "it", form: box}) + "\n")
+    own = rows(scenes=read_jsonl(file), pictures=Grey(32, 32), style="official", dataset="file")
+    assert float(own.draw(0, 0).target[2]) * 32 == pytest.approx(width)
 
 
 def test_nothing_to_train_on(rows):
