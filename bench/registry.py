@@ -18,7 +18,8 @@ from bench.errors import BenchError, MissingPackage, UnknownName
 
 if TYPE_CHECKING:
     from bench.datasets.split import Dataset
-    from bench.grounding import Exporter, PipelineFactory, Trainable, TrainStep
+    from bench.grounding import PipelineFactory
+    from bench.trainable import Exporter, Trainable, TrainStep
 
 PIPELINES, TRAINERS, DATASETS = "bench.pipelines", "bench.trainers", "bench.datasets"
 PROPOSERS, EXPORTERS, TRAIN_STEPS = "bench.proposers", "bench.exporters", "bench.train_steps"

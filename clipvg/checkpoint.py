@@ -9,8 +9,6 @@ A file of ours holds what was trained, and in its metadata the name of the froze
 
 from __future__ import annotations
 
-import argparse
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +36,6 @@ HOW = (
 )
 ALIASES = {"image_encoder_clip_vg.": "clip.visual.", "text_encoder_clip_vg.": "clip."}
 DEAD = "visu_proj."  # in every official file, used by nothing
-VOCABULARY = "clip.token_embedding.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +144,9 @@ def _own(
             raise ValueError(f"preprocessing {style!r}, which is none of {', '.join(STATISTICS)}")
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise WeightsError(f"{path}: its metadata is not that of a CLIP-VG ({weights.first_line(error)})") from None
-    frozen = _its_clip(path, config.clip, wanted, [options or named, named], context)
+    # Weights and their CLIP are moved together: it is looked for beside them, too, wherever it lay in training.
+    beside = named.model_copy(update={"pretrained": str(path.parent / Path(named.pretrained).name)})
+    frozen = _its_clip(path, config.clip, wanted, [options or named, named, beside], context)
     network = ClipVG(config, frozen.model)
     whole = {f"clip.{key}": tensor for key, tensor in frozen.model.state_dict().items()} | dict(state)
     weights.load_strictly(network, whole, str(path))
@@ -168,7 +167,7 @@ def _its_clip(
         if options.model == model and frozen.values == wanted:
             return frozen
         problem = problem or WeightsError(
-            f"{path}: trained on the CLIP {model} {places[-1].pretrained} with the values {wanted[:12]}, but "
+            f"{path}: trained on the CLIP {model} {places[1].pretrained} with the values {wanted[:12]}, but "
             f"{options.model} {options.pretrained} has {frozen.values[:12]}; name the CLIP it was trained on in "
             f"[pipelines.{context.name}.clip]"
         )
@@ -177,11 +176,7 @@ def _its_clip(
 
 
 def _unpickled(path: Path) -> Mapping[str, Tensor]:
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # weights_only raises several kinds for broken and for hostile files
-        raise WeightsError(f"{path}: cannot be read as plain weights ({weights.first_line(error)})") from None
+    held = weights.read_checkpoint(path)
     state = held.get("model", held) if isinstance(held, dict) else held
     if not isinstance(state, dict) or not state or not all(_is_entry(*item) for item in state.items()):
         raise WeightsError(f"{path}: holds no weights of a CLIP-VG; expected a table of tensors under `model`")
@@ -218,9 +213,8 @@ def _variant(state: Mapping[str, Tensor], path: Path) -> ClipVGConfig:
     if first is None or first.ndim != 4:
         shown = ", ".join(list(state)[:4])
         raise WeightsError(f"{path}: no checkpoint of CLIP-VG: it has no clip.visual.conv1.weight (but {shown}, ...)")
-    for key, variant in {"language_prompt": "ML_CLIP_VG_PROMPT"}.items():
-        if key in state:
-            raise WeightsError(f"{path}: a checkpoint of the ablation {variant} ({key}), which is not supported")
+    if "language_prompt" in state:
+        raise WeightsError(f"{path}: a checkpoint of the ablation ML_CLIP_VG_PROMPT, which is not supported")
     if "ml_visu_proj.weight" not in state:
         raise WeightsError(f"{path}: a checkpoint of an ablation without multi-level features (no ml_visu_proj)")
     width, patch = first.shape[0], first.shape[-1]

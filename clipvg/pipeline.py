@@ -26,7 +26,7 @@ from clipvg.model.network import ClipVG
 from clipvg.model.text import PAD, up_to_longest
 from clipvg.preprocessing import Canvas, letterboxed, stacked
 from pipelines.card import CardOptions, make_card
-from pipelines.clip.encoder import ClipOptions
+from pipelines.clip.encoder import ClipOptions, cut_note
 
 T = TypeVar("T")
 
@@ -96,7 +96,7 @@ class ClipVGPipeline:
             corners[owners == index] = canvas.to_picture(boxes[owners == index])
         queries = [query for scene in batch for query in scene.queries]
         return [
-            Prediction(query.id, tuple(box), note=self._cut(query.text))
+            Prediction(query.id, tuple(box), note=cut_note(self.tokenizer, query.text, self.network.context))
             for query, box in zip(queries, corners.tolist(), strict=True)
         ]
 
@@ -163,13 +163,6 @@ class ClipVGPipeline:
 
     def _lengths(self, pictures: Sequence[tuple[Tensor, Tensor]], index: int, text: str) -> tuple[int, int]:
         return len(pictures[index][0]), len(self._words[text][0])
-
-    def _cut(self, text: str) -> str:
-        """A note when the tokenizer cut the text, else nothing."""
-        if len(text.encode()) < self.network.context:  # a token is at least one byte
-            return ""
-        tokens = len(self.tokenizer.encode(text)) + 2
-        return f"text cut from {tokens} to {self.network.context} tokens" if tokens > self.network.context else ""
 
 
 def clipvg(context: PipelineContext) -> ClipVGPipeline:

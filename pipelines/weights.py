@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +71,21 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
         raise WeightsError(f"{path}: holds no table of tensors; expected a state dict")
     return state
+
+
+def read_checkpoint(path: Path) -> Any:
+    """What a pickled checkpoint holds: plain containers and tensors, argparse.Namespace the one class besides.
+
+    Mapped where it can be, so that what nobody takes out of it, such as an optimiser's state, is never read. Raises
+    WeightsError; nothing in the file is executed.
+    """
+    import torch
+
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # weights_only raises several kinds for broken and for hostile files
+        raise WeightsError(f"{path}: cannot be read as plain weights ({first_line(error)})") from None
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.errors import BenchError, DeviceError
 from bench.evaluation.decode import Decoded
 from bench.grounding import LoadedScene, Pipeline, Prediction
+from bench.memory import free, out_of_memory
 from bench.runs.predictions import SceneAnswers, from_predictions
-
-OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class Asker:
@@ -53,7 +50,7 @@ class Asker:
         except BenchError:
             raise
         except Exception as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 where = ", ".join(scene.id for scene in scenes[:3]) + (", ..." if len(scenes) > 3 else "")
                 raise BenchError(
                     f"pipeline {self.name!r} failed on the scenes {where}: {type(error).__name__}: {error}"
@@ -65,7 +62,7 @@ class Asker:
                 f"pipeline {self.name!r} runs out of memory on the single scene {scenes[0].id} ({failure}); "
                 "use --dtype float16 or bfloat16, a smaller model, or --device cpu"
             )
-        _free()
+        free()
         half = (len(scenes) + 1) // 2
         self.size = min(self.size, half)
         self._notes.append(f"out of memory with {len(scenes)} scenes in a batch: went on with {half}")
@@ -113,19 +110,3 @@ def _unannotated_size(decoded: Decoded) -> tuple[int, int] | None:
         return None
     height, width = decoded.picture.shape[:2]
     return width, height
-
-
-def _out_of_memory(error: Exception) -> bool:
-    # By name: asking torch for its class would import it.
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in OUT_OF_MEMORY)
-
-
-def _free() -> None:
-    gc.collect()
-    if "torch" in sys.modules:
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

@@ -16,10 +16,11 @@ from bench.errors import BenchError, DataError
 from bench.evaluation.asking import Asker
 from bench.evaluation.decode import decoded_ahead
 from bench.evaluation.metrics import compute
-from bench.grounding import PictureSource, Pipeline, Scene, Validate
+from bench.grounding import PictureSource, Pipeline, Scene
 from bench.runs.predictions import SceneAnswers
 from bench.runs.record import Bootstrap
 from bench.settings import RunSettings
+from bench.trainable import Validate
 
 Gather = Callable[[list[Any]], list[Any]]
 NO_INTERVAL = Bootstrap(draws=1, seed=0, confidence=0.95)  # of the numbers below none is an interval

@@ -16,11 +16,11 @@ from bench.errors import DataError, UsageError
 from bench.evaluation.device import resolve_device
 from bench.evaluation.pipelines import dataset_of, pipeline_context
 from bench.evaluation.validation import on_split
-from bench.grounding import Trained, TrainingJob
 from bench.runs.files import make_folder, write_atomically
 from bench.runs.provenance import environment, git_state, redacted
 from bench.runs.shards import from_environment
 from bench.settings import Resolved, merged
+from bench.trainable import Trained, TrainingJob
 
 
 def train_pipeline(

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from bench.errors import UsageError, WeightsError
-from bench.grounding import PipelineContext, TrainingJob
+from bench.grounding import PipelineContext
 from bench.runs.shards import from_environment
+from bench.trainable import TrainingJob
 from clipvg.checkpoint import at_size, open_network
 from clipvg.frozen import FrozenClip, open_frozen, values_hash
 from clipvg.model.network import ClipVG

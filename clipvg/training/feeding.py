@@ -18,6 +18,7 @@ from clipvg.preprocessing import letterboxed, shown, stacked
 from clipvg.training.objective import Batch
 from clipvg.training.order import Micro, Order, micros
 from clipvg.training.rows import Drawn, Rows
+from pipelines.clip.encoder import cut_note
 
 AT_ONCE = 32  # pictures or texts in a pass without gradients
 
@@ -56,8 +57,7 @@ class Words:
 
     def cut(self) -> list[str]:
         """The texts, of those announced, that are longer than CLIP's context."""
-        room = self.context - 2  # a token is at least one byte
-        return [text for text in self._run if len(text.encode()) > room and len(self.tokenizer.encode(text)) > room]
+        return [text for text in self._run if cut_note(self.tokenizer, text, self.context)]
 
 
 class Kept:

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from clipvg.loss import coverage
-from clipvg.model.text import PAD, up_to_longest
+from clipvg.model.text import PAD, text_features, up_to_longest
 from clipvg.model.visual import multi_level_features, resized_positions
 from clipvg.preprocessing import Style, shown
 
@@ -129,11 +129,8 @@ class PatchReader(nn.Module):
             self.clip.token_embedding.weight.device
         )
         self.seen[ids.flatten().cpu()] = True
-        clip, length = self.clip, ids.shape[1]
-        x = clip.token_embedding(ids) + clip.positional_embedding[:length]
-        x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
         ends = (ids != PAD).sum(dim=1) - 1
-        vectors = x[torch.arange(len(ids), device=ids.device), ends] @ clip.text_projection
+        vectors = text_features(self.clip, ids)[torch.arange(len(ids), device=ids.device), ends]
         return F.normalize(vectors.float(), dim=1)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -13,11 +12,11 @@ import torch
 from torch import Tensor
 
 from bench.errors import BenchError, DeviceError
+from bench.memory import free, out_of_memory
 from clipvg.training.objective import Batch, Objective, Terms
 from clipvg.training.order import Micro
 from clipvg.training.recipe import ClipVGRecipe, Pace
 
-OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
 NAMES = ("loss", "l1", "giou", "auxiliary")
 
 
@@ -90,7 +89,7 @@ class Stepper:
         except BenchError:
             raise
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             failure = str(error).partition("\n")[0]
         # Outside the except: while the exception lives, its frames hold on to the tensors that must be freed.
@@ -109,22 +108,26 @@ class Stepper:
         size, whole = len(batch.targets), len(batch.targets)
         while size > 1:
             size //= 2
-            _free(self.optimiser)
+            self._free()
             try:
                 with torch.autocast(self.accelerator.device.type, self.dtype, enabled=self.dtype != torch.float32):
                     self.objective(batch.part(slice(size))).loss.sum().backward()
                 break
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
         else:
             return f"out of memory with a batch of a single row ({failure}); take recompute = true or a smaller CLIP"
-        _free(self.optimiser)
+        self._free()
         return (
             f"out of memory with batch = {whole} ({failure}). {size} rows fit: --set batch={size} "
             f'with adapt = "accumulate" makes the same steps of {self.recipe.reference_batch} rows; '
             "--set recompute=true needs less memory as well"
         )
+
+    def _free(self) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+        free()
 
 
 def spread(boxes: Tensor, targets: Tensor) -> float:
@@ -140,14 +143,3 @@ def precision(recipe: ClipVGRecipe, device: torch.device) -> str:
     if recipe.dtype == "auto":
         return "bfloat16" if device.type == "cuda" else "float32"
     return recipe.dtype
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(said in str(error) for said in OUT_OF_MEMORY)
-
-
-def _free(optimiser: torch.optim.Optimizer) -> None:
-    optimiser.zero_grad(set_to_none=True)
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

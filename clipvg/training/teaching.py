@@ -15,7 +15,8 @@ import open_clip
 import torch
 
 from bench.errors import DataError, SettingsError, UnknownName
-from bench.grounding import Box, Expression, PictureSource, Scene, Trained, TrainingJob
+from bench.grounding import Box, Expression, PictureSource, Scene
+from bench.trainable import Trained, TrainingJob
 from clipvg.frozen import checked
 from clipvg.loss import coverage
 from clipvg.preprocessing import Style, letterboxed, together

@@ -19,9 +19,9 @@ from typing import Any, NoReturn
 import torch
 
 from bench.errors import RunError, SettingsError, UnknownName
-from bench.grounding import Trained, TrainingJob
 from bench.runs.files import make_folder, write_atomically
 from bench.settings import flattened, parse_table
+from bench.trainable import Trained, TrainingJob
 from clipvg.checkpoint import Opened, save_own
 from clipvg.model.visual import multi_level_features
 from clipvg.pipeline import ClipVGOptions, ClipVGPipeline

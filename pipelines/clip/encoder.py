@@ -85,11 +85,16 @@ class ClipEncoder:
 
     def cut(self, text: str) -> str:
         """A note when the tokenizer cuts `text` at the context length, else nothing."""
-        encode = getattr(self.tokenizer, "encode", None)
-        if encode is None or len(text.encode()) < self.context_length:  # a token is at least one byte
-            return ""
-        tokens = len(encode(text)) + 2
-        return f"text cut from {tokens} to {self.context_length} tokens" if tokens > self.context_length else ""
+        return cut_note(self.tokenizer, text, self.context_length)
+
+
+def cut_note(tokenizer: Any, text: str, context_length: int) -> str:
+    """A note when a tokenizer of open_clip cuts `text` at the context length, else nothing."""
+    encode = getattr(tokenizer, "encode", None)
+    if encode is None or len(text.encode()) + 2 <= context_length:  # a token is at least one byte
+        return ""
+    tokens = len(encode(text)) + 2
+    return f"text cut from {tokens} to {context_length} tokens" if tokens > context_length else ""
 
 
 def open_model(options: ClipOptions, context: PipelineContext) -> tuple[Any, Mapping[str, str]]:

@@ -8,8 +8,6 @@ fetched. A file of ours is a .safetensors whose metadata holds the sizes, the to
 
 from __future__ import annotations
 
-import argparse
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,11 +118,7 @@ def _foreign(path: Path, state: Mapping[str, Tensor], part: str = "", heads: int
 
 def _unpickled(path: Path) -> tuple[Mapping[str, Tensor], str, int]:
     """The state dict, the entry of the file it came from, and the number of attention heads the file names."""
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # weights_only raises several kinds for broken and for hostile files
-        raise WeightsError(f"{path}: cannot be read as plain weights ({weights.first_line(error)})") from None
+    held = weights.read_checkpoint(path)
     part = next((p for p in PREFERRED if isinstance(held, dict) and isinstance(held.get(p), dict)), "")
     state = held[part] if part else held
     if not isinstance(state, dict) or not state or not all(isinstance(t, Tensor) for t in state.values()):

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from bench.grounding import Picture, Trained, TrainingJob
+from bench.grounding import Picture
 from bench.settings import parse_table
+from bench.trainable import Trained, TrainingJob
 from pipelines import weights
 from pipelines.proposers.detr import FORMAT, DetrOptions, DetrProposer, build, square
 from pipelines.training.objects import gather

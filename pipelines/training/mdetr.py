@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from bench.errors import UnknownName
-from bench.grounding import Scene, Trained, TrainingJob
+from bench.grounding import Scene
 from bench.settings import merged, parse_table
+from bench.trainable import Trained, TrainingJob
 from pipelines import weights
 from pipelines.mdetr import checkpoint
 from pipelines.mdetr.config import MdetrConfig

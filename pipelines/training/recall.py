@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from bench.boxes import iou_pairwise
-from bench.grounding import LoadedScene, TrainingJob
+from bench.grounding import LoadedScene
+from bench.trainable import TrainingJob
 from pipelines.proposers.proposals import Proposer
 
 BATCH = 32

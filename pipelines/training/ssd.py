@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from bench.grounding import Picture, Trained, TrainingJob
+from bench.grounding import Picture
 from bench.settings import parse_table
+from bench.trainable import Trained, TrainingJob
 from pipelines import weights
 from pipelines.proposers.small_ssd import SsdPlan, small_ssd
 from pipelines.proposers.ssd import FORMAT, SsdOptions, SsdProposer, raw_outputs

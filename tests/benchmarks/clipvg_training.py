@@ -28,7 +28,8 @@ from PIL import Image
 from bench.datasets.pictures import decode
 from bench.evaluation.device import resolve_device
 from bench.evaluation.validation import on_split
-from bench.grounding import Expression, Picture, PipelineContext, Scene, TrainingJob
+from bench.grounding import Expression, Picture, PipelineContext, Scene
+from bench.trainable import TrainingJob
 from clipvg.frozen import FrozenClip
 from clipvg.training import beginning
 from clipvg.training.beginning import accelerator_for

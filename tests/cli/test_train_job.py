@@ -12,9 +12,9 @@ from bench.cli.main import app
 from bench.datasets.load import load_split
 from bench.datasets.shapes import SCENES
 from bench.errors import DataError, UsageError
-from bench.grounding import Trained
 from bench.runs.shards import from_environment
 from bench.settings import load_settings
+from bench.trainable import Trained
 
 NOTES = {"best": {"epoch": 7, "chosen_on": "shapes-val", "accuracy": 0.5}}
 

@@ -221,6 +221,14 @@ def test_another_clip_under_our_own_weights_is_refused(own_file, context, tmp_pa
     opened(path, context, clip=ClipOptions(model="tiny-clip", pretrained="moved.pt"))
 
 
+def test_weights_that_are_moved_with_their_clip_find_it(own_file, context, tmp_path, frozen_clip):
+    path, _ = own_file
+    (tmp_path / "elsewhere").mkdir()
+    moved = path.rename(tmp_path / "elsewhere" / "own.safetensors")
+    (tmp_path / "clip.pt").rename(tmp_path / "elsewhere" / "clip.pt")
+    assert opened(moved, context).clip.values == frozen_clip.values
+
+
 @pytest.mark.parametrize("key", ["config", "clip", "preprocessing"])
 @pytest.mark.parametrize("value", [None, '{"layers": "many"}', "[]"])
 def test_metadata_of_another_kind(key, value, own_file, context, tmp_path):

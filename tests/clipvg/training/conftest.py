@@ -9,7 +9,7 @@ import torch
 
 from bench.datasets.shapes import ShapesPictures, make_scene
 from bench.evaluation.validation import on_split
-from bench.grounding import TrainingJob
+from bench.trainable import TrainingJob
 from clipvg.training.recipe import ClipVGRecipe
 from clipvg.training.rows import Rows
 from pipelines import weights
