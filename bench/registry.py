@@ -19,10 +19,12 @@ from bench.errors import BenchError, MissingPackage, UnknownName
 if TYPE_CHECKING:
     from bench.datasets.split import Dataset
     from bench.grounding import PipelineFactory
-    from bench.trainable import Exporter, Trainable, TrainStep
+    from bench.labelling import LabelSource
+    from bench.trainable import Curriculum, Exporter, Trainable, TrainStep
 
 PIPELINES, TRAINERS, DATASETS = "bench.pipelines", "bench.trainers", "bench.datasets"
 PROPOSERS, EXPORTERS, TRAIN_STEPS = "bench.proposers", "bench.exporters", "bench.train_steps"
+LABEL_SOURCES, CURRICULA = "bench.label_sources", "bench.curricula"
 
 
 @cache
@@ -87,6 +89,18 @@ def exporter(name: str) -> Exporter:
 def train_step(name: str) -> TrainStep:
     """What takes the pipeline's first training step. Raises UnknownName when it has none to compare with."""
     found: TrainStep = _load(TRAIN_STEPS, name, "train step")
+    return found
+
+
+def label_source(name: str) -> LabelSource:
+    """What makes pseudo-labels of that kind. Raises UnknownName with the nearest names, MissingPackage."""
+    found: LabelSource = _load(LABEL_SOURCES, name, "label source")
+    return found
+
+
+def curriculum(name: str) -> Curriculum:
+    """What chooses among pseudo-labels for that pipeline. Raises UnknownName when it has no curriculum."""
+    found: Curriculum = _load(CURRICULA, name, "curriculum")
     return found
 
 

@@ -68,13 +68,15 @@ class EvaluationSettings(Table):
 
 
 class Settings(Table):
-    """Everything in force. `pipelines` holds each pipeline's table as it stands; `train` its recipes."""
+    """Everything in force. `pipelines` holds each pipeline's table as it stands; `train` its recipes; `label` the
+    tables of the sources of pseudo-labels."""
 
     data: DataSettings = DataSettings()
     run: RunSettings = RunSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     pipelines: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     train: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
+    label: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     results: str = "results"
 
 
@@ -99,6 +101,10 @@ class Resolved:
     def recipe(self, pipeline: str, dataset: str) -> dict[str, Any]:
         """A training recipe with its lines for `dataset` ([train.NAME.on.DATASET]) laid over it."""
         return _for_dataset(self.settings.train.get(pipeline, {}), dataset)
+
+    def labelling(self, source: str, dataset: str) -> dict[str, Any]:
+        """A label source's table with its lines for `dataset` ([label.NAME.on.DATASET]) laid over it."""
+        return _for_dataset(self.settings.label.get(source, {}), dataset)
 
 
 def _for_dataset(table: Mapping[str, Any], dataset: str) -> dict[str, Any]:

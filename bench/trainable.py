@@ -82,6 +82,29 @@ class Trainable(Protocol):
     def __call__(self, job: TrainingJob) -> Mapping[str, Trained]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One source of pseudo-labels: its rows as scenes, what each row says of its making (expression id -> plain JSON,
+    empty where the file says nothing), and the files it came from."""
+
+    name: str
+    scenes: Sequence[Scene]
+    provenance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    files: Sequence[Mapping[str, Any]] = ()
+
+
+class Curriculum(Protocol):
+    """What an entry point of the group `bench.curricula` names: chooses among pseudo-labels, and trains on the choice.
+
+    `kind` is "single" or "multi". With `dry_run` it only says what it would do, on the log and in its plan, and
+    returns {}.
+    """
+
+    def __call__(
+        self, job: TrainingJob, sources: Sequence[Source], kind: str, dry_run: bool = False
+    ) -> Mapping[str, Trained]: ...
+
+
 class Exporter(Protocol):
     """What an entry point of the group `bench.exporters` names: the weights in force, as the official code has them."""
 

@@ -13,6 +13,7 @@
     kind           a class of expression that tables are split by
     category       the class of the referred object
     split, row     where the line comes from in another data set (only used for the id)
+    provenance     of a pseudo-label, an object: "source", "detector", "score" and what else its maker says of it
 
 Only image, a text and a box are required. The file is UTF-8; empty lines are skipped; any other key is refused.
 """
@@ -20,7 +21,7 @@ Only image, a text and a box are required. The file is UTF-8; empty lines are sk
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from bench.grounding import Box, Expression, Scene
 
 KEYS = (
     "image", "text", "expression", "box_xyxy", "box_xywh", "id", "width", "height",
-    "ref_id", "kind", "category", "split", "row",
+    "ref_id", "kind", "category", "split", "row", "provenance",
 )  # fmt: skip
 
 
@@ -40,6 +41,21 @@ def read_jsonl(path: Path) -> list[Scene]:
     `Scene.file` is the picture's path as written. Raises DataError naming the file and the line (from 1).
     """
     return gather(_rows(path), str(path))
+
+
+def read_provenance(path: Path) -> dict[str, Mapping[str, Any]]:
+    """Expression id -> what its row says of its making; rows that say nothing are left out. Raises DataError."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for number, line in _lines(path):
+        where = f"{path}: line {number}"
+        held = _parsed(line, where)
+        said = held.get("provenance")
+        if said is None:
+            continue
+        if not isinstance(said, dict):
+            raise DataError(f'{where}: \'provenance\' should be an object such as {{"source": "template"}}')
+        found[_id(held, number, where)] = said
+    return found
 
 
 def _rows(path: Path) -> Iterator[Row]:

@@ -21,7 +21,7 @@ from typing import Any
 from bench.datasets.catalog import Catalogued
 from bench.datasets.fingerprint import picture_key
 from bench.datasets.index_lists import FORMATS, read_index_list
-from bench.datasets.jsonl import read_jsonl
+from bench.datasets.jsonl import read_jsonl, read_provenance
 from bench.datasets.load import FILE, find_split, load_split
 from bench.datasets.pictures import Pictures
 from bench.datasets.prepared import pictures_of
@@ -38,10 +38,12 @@ Size = tuple[int | None, int | None]
 
 @dataclass(frozen=True)
 class Labelled:
-    """The split to train on, and what a record says of each label file: {"file", "sha256", "rows"}."""
+    """The split to train on, what a record says of each label file ({"file", "sha256", "rows"}), and what the rows of
+    a JSONL say of their making (expression id -> plain JSON)."""
 
     split: Split
     files: tuple[Mapping[str, Any], ...] = ()
+    provenance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +70,24 @@ def load_labels(split_name: str, paths: Sequence[Path], resolved: Resolved) -> L
     album = _album(split_name, resolved)
     rows: list[Row] = []
     files: list[Mapping[str, Any]] = []
+    provenance: dict[str, Mapping[str, Any]] = {}
     beside: dict[str, Path] = {}  # picture -> the folder of the JSONL that brought it
     for number, path in enumerate(paths, 1):
         scenes = _read(path, album)
         for file in _absent(path, scenes, album):
             if beside.setdefault(file, path.resolve().parent) != path.resolve().parent:
                 raise DataError(f"{path}: {file!r} is another picture than in {beside[file]}; rename one of the two")
-        before = len(rows)
-        rows += _rows(path, scenes, album, f"{number}:" if len(paths) > 1 else "")
+        before, prefix = len(rows), f"{number}:" if len(paths) > 1 else ""
+        rows += _rows(path, scenes, album, prefix)
+        if path.suffix == ".jsonl":
+            provenance |= {prefix + name: said for name, said in read_provenance(path).items()}
         files.append({"file": path.name, "sha256": sha256_file(path), "rows": len(rows) - before})
     merged = tuple(gather(rows, " and ".join(str(path) for path in paths)))
     pictures = album.pictures
     if beside or any(scene.width is None or scene.height is None for scene in merged):
         pictures = LabelPictures(pictures, {f: Pictures([p], nested=False) for f, p in beside.items()}, tuple(paths))
     names = ", ".join(path.name for path in paths)
-    return Labelled(Split(album.split, f"{album.split}, labels of {names}", merged, pictures), tuple(files))
+    return Labelled(Split(album.split, f"{album.split}, labels of {names}", merged, pictures), tuple(files), provenance)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,55 @@
+"""Pseudo-labels: what a source of them is handed, and the rows it gives back.
+
+A source (Pseudo-Q's templates, scene-graph relations, captions; spec clipvg.md 3) looks at pictures only. What it is
+handed has no annotation in it: scenes without expressions, and pictures that can be decoded and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bench.grounding import Box, PictureSource, PipelineContext, Scene
+
+
+@dataclass(frozen=True, slots=True)
+class PseudoLabel:
+    """One made-up expression about one picture. `box` is xyxy pixels of the original picture, inside it.
+
+    `provenance` is plain JSON and says where the row comes from: always "source" ("template", "relation", "caption"),
+    "detector" (what found the box) and "score" (its confidence, 0..1), and what the source has to say besides
+    ("template", "noun", "attribute", "spatial", "subject", "predicate", "object", "caption_model", "entities", ...).
+    """
+
+    scene: Scene
+    text: str
+    box: Box
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelJob:
+    """What `bench label` hands over. `scenes` have no expressions, and `width` and `height` None where not annotated.
+
+    `options` is [label.SOURCE] of bench.toml with the data set's lines ([label.SOURCE.on.DATASET]) and --set laid over;
+    `where` is how messages name that table. `context` is that of any pipeline (device, dtype, seed, home, offline); its
+    `train_scenes` and `candidates` are shut.
+    """
+
+    scenes: Sequence[Scene]
+    pictures: PictureSource
+    options: Mapping[str, Any]
+    where: str
+    context: PipelineContext
+
+
+class LabelSource(Protocol):
+    """What an entry point of the group `bench.label_sources` names."""
+
+    def __call__(self, job: LabelJob) -> Iterator[PseudoLabel]:
+        """The labels, picture by picture in the order of `job.scenes`; the same for the same seed, whatever the batch.
+
+        Raises SettingsError, WeightsError, DataError, PictureError, MissingPackage before the first row where it can.
+        """
+        ...
