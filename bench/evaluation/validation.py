@@ -7,22 +7,17 @@ the row of a later run on the same split are the same number.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import islice
-from typing import Any
 
-from bench.errors import BenchError, DataError
-from bench.evaluation.asking import Asker
-from bench.evaluation.decode import decoded_ahead
+from bench.errors import DataError
 from bench.evaluation.metrics import compute
+from bench.evaluation.sharing import Gather, Sharing, ask
 from bench.grounding import PictureSource, Pipeline, Scene
-from bench.runs.predictions import SceneAnswers
 from bench.runs.record import Bootstrap
 from bench.settings import RunSettings
 from bench.trainable import Validate
 
-Gather = Callable[[list[Any]], list[Any]]
 NO_INTERVAL = Bootstrap(draws=1, seed=0, confidence=0.95)  # of the numbers below none is an interval
 
 log = logging.getLogger("bench.train")
@@ -48,29 +43,10 @@ def validate(
     Raises DataError when there is nothing to ask or no picture can be read, BenchError when the gathered shares are not
     the whole split, and what `Asker.rows` raises.
     """
-    mine = scenes[index::count]
-    asker = Asker(pipeline, pipeline.card.name, settings.batch_size)
-    ahead = settings.decode_threads + 2 * settings.batch_size
-    decoded = decoded_ahead(mine, pictures, settings.decode_threads, ahead)
-    rows: list[SceneAnswers] = []
-    while batch := list(islice(decoded, asker.size)):
-        rows += asker.rows(batch)
-    asked = mine
-    if gather is not None:
-        asked, rows = scenes, gather(rows)
-        if missing := {scene.id for scene in scenes} - {row.scene for row in rows}:
-            raise BenchError(
-                f"validation: {len(missing)} of {len(scenes)} scenes were answered by no process, {min(missing)!r} "
-                f"among them; each of the {count} processes should ask with its own index"
-            )
-    if not any(scene.expressions for scene in asked):
+    if not any(scene.expressions for scene in scenes):
         raise DataError("the validation split has no expressions; name another one with --validate")
-    if bad := [row.error for row in rows if row.error is not None]:
-        if len(bad) == len(asked):
-            raise DataError(f"none of the {len(bad):,} validation pictures can be read; the first one: {bad[0]}")
-        if index == 0:
-            log.warning("validation: %d pictures cannot be read and count as misses; one: %s", len(bad), bad[0])
-    found = compute(asked, rows, settings=NO_INTERVAL)
+    asked = ask(pipeline, scenes, pictures, settings, Sharing("validation", index, count, gather), log)
+    found = compute(asked.scenes, asked.rows, settings=NO_INTERVAL)
     kinds = {f"accuracy/{kind}": each.accuracy for kind, each in found.strata.get("kind", {}).items()}
     return {"accuracy": found.accuracy, "mean_iou": found.mean_iou, "n": float(found.n), **kinds}
 
