@@ -1,0 +1,5 @@
+"""Pseudo-labels: expressions made up from what detectors, attributes and captions say of a picture (spec clipvg.md 3).
+
+detections.py    what is in each picture  ->  attributes.py  and how it looks: what every source begins with
+template.py      Pseudo-Q: noun, attribute and place in fixed patterns (templates.py), places from arrangement.py
+"""

@@ -1,0 +1,181 @@
+"""What is in each picture: named boxes from any proposer, or from files in Pseudo-Q's format.
+
+Every source of pseudo-labels begins with `looked_at`. Pictures are decoded ahead and looked at in batches, and nothing
+but pictures is seen: the scenes have no expressions, and a proposer is asked without any.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.boxes import box_area_xyxy, clip_xyxy
+from bench.datasets.fingerprint import picture_key
+from bench.errors import DataError, SettingsError
+from bench.evaluation.decode import Decoded, decoded_ahead
+from bench.grounding import Box, LoadedScene, Picture, PipelineContext, Scene
+from bench.labelling import LabelJob
+from clipvg.pseudo_labels.pseudo_q_files import Found, names_of_files, read_detections
+from pipelines.proposers.opening import open_proposer
+
+log = logging.getLogger("bench.label")
+SHOWN = 3  # pictures named in a message
+
+
+class DetectionOptions(BaseModel):
+    """[label.SOURCE.objects]: what finds the objects."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    proposer: dict[str, Any] = Field(default_factory=dict, description="as a pipeline's: kind = yolo, detr, ssd, ...")
+    detections: str | tuple[str, ...] = Field((), description="instead of a proposer: files in Pseudo-Q's format")
+    batch_size: int = Field(16, ge=1, description="pictures in one call of the detector")
+    threads: int = Field(4, ge=1, description="that decode pictures ahead")
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One named box, xyxy pixels inside its picture. `attribute` is how it looks ("striped red"), empty if unknown."""
+
+    name: str
+    box: Box
+    confidence: float
+    attribute: str = ""
+    attribute_score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A scene, its picture, what was found in it, most confident first, and the name of what found it."""
+
+    scene: Scene
+    picture: Picture
+    detections: list[Detection]
+    detector: str
+
+
+class Finder(Protocol):
+    """Named boxes of many pictures; `name` is what provenance calls it."""
+
+    name: str
+
+    def find(self, batch: Sequence[tuple[Scene, Picture]]) -> list[list[Found]]: ...
+
+
+def looked_at(job: LabelJob, options: DetectionOptions, where: str) -> Iterator[Looked]:
+    """Every scene of the job whose picture can be read, in order, with its detections.
+
+    The files and the proposer are opened here, not at the first scene; `where` is how messages name the options' table.
+    Pictures that cannot be read are left out, counted and named on the log, as are boxes without a class name. Raises
+    SettingsError, WeightsError, MissingPackage, DataError for a detection file, and DataError when no picture is there.
+    """
+    finder = _open(job, options, where)
+    return _looked_at(job, options, finder)
+
+
+def _looked_at(job: LabelJob, options: DetectionOptions, finder: Finder) -> Iterator[Looked]:
+    unreadable: list[str] = []
+    ahead = options.threads + 2 * options.batch_size
+    decoded = decoded_ahead(job.scenes, job.pictures, options.threads, ahead)
+    nameless = 0
+    while batch := list(islice(decoded, options.batch_size)):
+        _refuse_without_pictures(job, batch, first=not unreadable)
+        unreadable += [d.error for d in batch if d.picture is None]
+        pictures = [(d.scene, d.picture) for d in batch if d.picture is not None]
+        for (scene, picture), found in zip(pictures, finder.find(pictures) if pictures else [], strict=True):
+            nameless += sum(not row.name for row in found)
+            yield Looked(scene, picture, _inside(found, picture), finder.name)
+    if nameless:
+        log.warning("%s: %s boxes without a class name are left out", finder.name, f"{nameless:,}")
+    if unreadable and len(unreadable) == len(job.scenes):
+        raise DataError(f"none of the {len(job.scenes):,} pictures can be read; the first one: {unreadable[0]}")
+    if unreadable:
+        shown = "; ".join(unreadable[:SHOWN]) + ("; ..." if len(unreadable) > SHOWN else "")
+        log.warning("%d of %d pictures cannot be read and get no label: %s", len(unreadable), len(job.scenes), shown)
+
+
+def _refuse_without_pictures(job: LabelJob, batch: Sequence[Decoded], first: bool) -> None:
+    """Raises DataError at the first bad picture when not one is there: a set-up mistake, not so many bad pictures."""
+    bad = next((decoded for decoded in batch if decoded.picture is None), None)
+    if first and bad is not None and len(job.pictures.missing(job.scenes)) == len(job.scenes):
+        raise DataError(f"none of the {len(job.scenes):,} pictures is there; the first one: {bad.error}")
+
+
+def _inside(found: Sequence[Found], picture: Picture) -> list[Detection]:
+    """Named boxes clipped to the picture, those with anything left of them, most confident first."""
+    named = [row for row in found if row.name]
+    height, width = picture.shape[:2]
+    boxes = clip_xyxy(np.array([row.box for row in named], np.float64).reshape(-1, 4), width, height)
+    order = np.argsort([-row.confidence for row in named], kind="stable")
+    real = box_area_xyxy(boxes) >= 1.0
+    out = []
+    for i in order[real[order]] if len(named) else ():
+        x1, y1, x2, y2 = boxes[i].tolist()
+        out.append(Detection(named[i].name, (x1, y1, x2, y2), named[i].confidence))
+    return out
+
+
+def _open(job: LabelJob, options: DetectionOptions, where: str) -> Finder:
+    files = (options.detections,) if isinstance(options.detections, str) else options.detections
+    if files and options.proposer:
+        raise SettingsError(f"{where}: `detections` and `proposer` are both given; name one of them")
+    if files:
+        return FileFinder(files, job)
+    if not options.proposer:
+        raise SettingsError(
+            f'{where}: nothing finds the objects; name a proposer, such as proposer = {{ kind = "yolo" }}, or files '
+            "of detections in Pseudo-Q's format, detections = [...]"
+        )
+    return ProposerFinder(options.proposer, f"{where}.proposer", job.context)
+
+
+class ProposerFinder:
+    """A proposer of ours, asked for boxes without the whole picture, which has no name."""
+
+    def __init__(self, table: Mapping[str, Any], where: str, context: PipelineContext) -> None:
+        try:
+            self._proposer = open_proposer({**table, "whole_picture": False}, where, context)
+        except SettingsError as error:
+            if "whole_picture" not in str(error):
+                raise
+            self._proposer = open_proposer(table, where, context)  # another's proposer, which has no such option
+        self.name = ", ".join(self._proposer.sha256) or str(table["kind"])
+
+    def find(self, batch: Sequence[tuple[Scene, Picture]]) -> list[list[Found]]:
+        """What the proposer says of each picture."""
+        proposed = self._proposer.propose([LoadedScene(scene.id, picture, ()) for scene, picture in batch])
+        return [
+            [
+                Found(label, (x1, y1, x2, y2), float(score))
+                for (x1, y1, x2, y2), score, label in zip(p.boxes.tolist(), p.scores, p.labels, strict=True)
+            ]
+            for p in proposed
+        ]
+
+
+class FileFinder:
+    """Detections of files, by the picture's key. Raises DataError when they name none of the pictures."""
+
+    def __init__(self, files: Sequence[str], job: LabelJob) -> None:
+        paths = names_of_files(files, job.context)
+        self.name = ", ".join(path.name for path in paths)
+        self._found = read_detections(paths)
+        absent = [scene.file for scene in job.scenes if picture_key(scene.file) not in self._found]
+        if absent and len(absent) == len(job.scenes):
+            raise DataError(
+                f"{self.name}: has no row for any of the {len(job.scenes):,} pictures, such as {absent[0]}; it names "
+                f"{', '.join(list(self._found)[:SHOWN])}, ... Is it of another data set?"
+            )
+        if absent:
+            shown = ", ".join(absent[:SHOWN]) + (", ..." if len(absent) > SHOWN else "")
+            log.warning("%s: has no row for %d of %d pictures: %s", self.name, len(absent), len(job.scenes), shown)
+
+    def find(self, batch: Sequence[tuple[Scene, Picture]]) -> list[list[Found]]:
+        """The file's rows of each picture; none where it does not name it."""
+        return [self._found.get(picture_key(scene.file), []) for scene, _ in batch]

@@ -1,0 +1,142 @@
+"""Detections and attributes as Pseudo-Q keeps them: torch-saved dicts, picture -> rows (spec clipvg.md 3.2).
+
+    {"COCO_train2014_000000000009.jpg": [["bowl", [x1, y1, x2, y2, confidence]], ...], ...}          detections
+    {"COCO_train2014_000000000009.jpg": [["bowl", [x1, y1, x2, y2, confidence], [400 scores]], ...], ...}  attributes
+
+Boxes are xyxy pixels of the original picture; a picture goes by any name that `picture_key` knows as its own. The files
+are read as plain containers, numbers and arrays of numbers; nothing in them is executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.datasets.fingerprint import picture_key
+from bench.errors import DataError
+from bench.grounding import Box, PipelineContext
+from pipelines import weights
+
+ROW = '["bowl", [x1, y1, x2, y2, confidence]]'
+SCORED_ROW = '["bowl", [x1, y1, x2, y2, confidence], [a score for each attribute]]'
+_ARRAYS: list[Any] = [
+    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),  # as numpy 1 called it
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    np._core.multiarray._reconstruct,
+    np._core.multiarray.scalar,
+    np.ndarray,
+    np.dtype,
+    *(type(np.dtype(code)) for code in ("f2", "f4", "f8", "i4", "i8")),
+]
+
+
+class Found(NamedTuple):
+    """One row: a class name, a box (xyxy pixels, as the file has it), its confidence."""
+
+    name: str
+    box: Box
+    confidence: float
+
+
+class Scored(NamedTuple):
+    """One row of an attribute file: class names and boxes of N things of a picture, attribute scores (N, A)."""
+
+    names: tuple[str, ...]
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float32]
+
+
+def names_of_files(files: Sequence[str], context: PipelineContext) -> list[Path]:
+    """Where the named files lie; {dataset} in a name stands for the data set. Raises WeightsError with the places."""
+    paths = []
+    for file in files:
+        name = file.replace("{dataset}", context.dataset)
+        path = weights.find_file(name, context)
+        if path is None:
+            raise weights.missing(name, context, "put the file there, or name another")
+        paths.append(path)
+    return paths
+
+
+def read_detections(paths: Sequence[Path]) -> dict[str, list[Found]]:
+    """Picture key -> its rows, of all files together. Raises DataError naming file, picture and row."""
+    found: dict[str, list[Found]] = {}
+    for path in paths:
+        for picture, rows in _pictures(path):
+            found[_new_key(path, picture, found)] = [
+                _row(row, _where(path, picture, n), ROW, (2, 3)) for n, row in enumerate(rows)
+            ]
+    return found
+
+
+def read_attributes(paths: Sequence[Path], count: int) -> dict[str, Scored]:
+    """Picture key -> its things with the scores of `count` attributes. Raises DataError as `read_detections` does."""
+    scored: dict[str, Scored] = {}
+    for path in paths:
+        for picture, rows in _pictures(path):
+            key = _new_key(path, picture, scored)
+            found = [_row(row, _where(path, picture, n), SCORED_ROW, (3,)) for n, row in enumerate(rows)]
+            scores = [_numbers(row[2], _where(path, picture, n), SCORED_ROW) for n, row in enumerate(rows)]
+            for n, values in enumerate(scores):
+                if values.shape != (count,):
+                    raise DataError(
+                        f"{_where(path, picture, n)}: {values.size} attribute scores for a vocabulary of {count} words"
+                    )
+            boxes = np.array([row.box for row in found], np.float64).reshape(-1, 4)
+            table = np.array(scores, np.float32).reshape(len(found), count)
+            scored[key] = Scored(tuple(row.name for row in found), boxes, table)
+    return scored
+
+
+def _pictures(path: Path) -> list[tuple[str, Sequence[Any]]]:
+    """Every picture's name as the file has it, and its rows."""
+    try:
+        with torch.serialization.safe_globals(_ARRAYS):
+            held = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # weights_only raises several kinds for broken and for hostile files
+        raise DataError(
+            f"{path}: not a torch-saved file of plain values ({weights.first_line(error)}); nothing in it was executed"
+        ) from None
+    if not isinstance(held, Mapping):
+        raise DataError(f"{path}: holds a {type(held).__name__}; expected a dict, picture -> list of {ROW}")
+    for picture, rows in held.items():
+        if not isinstance(picture, str) or not isinstance(rows, (list, tuple)):
+            raise DataError(
+                f"{path}: {picture!r:.60} -> {rows!r:.60}; expected the name of a picture and a list of {ROW}"
+            )
+    return list(held.items())
+
+
+def _new_key(path: Path, picture: str, taken: Mapping[str, Any]) -> str:
+    key = picture_key(picture)
+    if key in taken:
+        raise DataError(f"{path}: the picture {picture!r} has been named before, in this file or in one before it")
+    return key
+
+
+def _where(path: Path, picture: str, row: int) -> str:
+    return f"{path}: picture {picture!r}, row {row}"
+
+
+def _row(row: object, where: str, expected: str, lengths: tuple[int, ...]) -> Found:
+    if not isinstance(row, (list, tuple)) or len(row) not in lengths or not isinstance(row[0], str):
+        raise DataError(f"{where}: {row!r:.80}; expected {expected}")
+    values = _numbers(row[1], where, expected)
+    if values.shape != (5,) or not np.isfinite(values).all():
+        raise DataError(f"{where}: the box is {row[1]!r:.80}; expected five finite numbers, as in {expected}")
+    x1, y1, x2, y2, confidence = values.tolist()
+    if x2 < x1 or y2 < y1:
+        raise DataError(f"{where}: the box {x1:g}, {y1:g}, {x2:g}, {y2:g} is not left, top, right, bottom")
+    return Found(row[0].strip(), (x1, y1, x2, y2), confidence)
+
+
+def _numbers(values: object, where: str, expected: str) -> NDArray[np.float64]:
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"{where}: {values!r:.80} where numbers should be; expected {expected}") from None
