@@ -46,6 +46,7 @@ class ClipVGRecipe(BaseModel):
     augment: Augment = Augment()
 
     epochs: int = Field(110, ge=1)
+    steps: int = Field(0, ge=0, description="length of the training, whatever the number of rows; 0 = so many epochs")
     batch: int = Field(64, ge=1)
     reference_batch: int = Field(320, ge=1, description="rows in a step; 384 for pseudo-labels")
     adapt: Literal["accumulate", "scale", "off"] = Field(

@@ -31,12 +31,14 @@ class NotFiniteError(Exception):
 class Stepper:
     """Takes steps. `model` is the objective, wrapped for several processes where there are several."""
 
-    def __init__(self, accelerator: Any, objective: Objective, recipe: ClipVGRecipe, pace: Pace, total: int) -> None:
+    def __init__(
+        self, accelerator: Any, objective: Objective, recipe: ClipVGRecipe, pace: Pace, total: int, epochs: int
+    ) -> None:
         self.accelerator, self.objective, self.recipe, self.pace = accelerator, objective, recipe, pace
         self.model = accelerator.prepare_model(objective)
         self.parameters = list(objective.trained().values())
         self.optimiser = torch.optim.AdamW(self.parameters, lr=pace.learning_rate, weight_decay=recipe.weight_decay)
-        self.total = total
+        self.total, self.epochs = total, epochs
         self.dtype = torch.bfloat16 if precision(recipe, accelerator.device) == "bfloat16" else torch.float32
 
     def step(self, number: int, epoch: int, seed: int, passes: Iterable[tuple[Micro, Batch]]) -> dict[str, float]:
@@ -75,7 +77,7 @@ class Stepper:
     def learning_rate(self, step: int, epoch: int) -> float:
         """A cosine to zero over the epochs, moved by epoch or by step, after a warm-up in a line."""
         recipe = self.recipe
-        done = epoch / recipe.epochs if recipe.schedule == "epoch" else step / self.total
+        done = epoch / self.epochs if recipe.schedule == "epoch" else step / self.total
         warm = min(1.0, (step + 1) / recipe.warm_up) if recipe.warm_up else 1.0
         return self.pace.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 

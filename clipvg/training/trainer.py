@@ -27,7 +27,7 @@ from clipvg.model.visual import multi_level_features
 from clipvg.pipeline import ClipVGOptions, ClipVGPipeline
 from clipvg.training.alignment import into_clip_space
 from clipvg.training.beginning import accelerator_for, begin, in_half
-from clipvg.training.feeding import Kept, Words, on_device
+from clipvg.training.feeding import Kept, Shared, Words, on_device
 from clipvg.training.history import History
 from clipvg.training.objective import Batch, Objective
 from clipvg.training.order import Micro, Order
@@ -47,8 +47,9 @@ LAST = "last.pt"
 CALIBRATING = 64  # rows that set the scale of a start in CLIP's space
 
 
-def train(job: TrainingJob) -> Mapping[str, Trained]:
+def train(job: TrainingJob, shared: Shared | None = None) -> Mapping[str, Trained]:
     """Train, or go on with what was stopped; writes NAME.safetensors under `job.out` and its run in NAME.run/ there.
+    `shared` is what other trainings on the same CLIP have looked at and read before.
 
     Raises UnknownName, SettingsError, WeightsError, DataError, DeviceError, RunError.
     """
@@ -66,14 +67,16 @@ def train(job: TrainingJob) -> Mapping[str, Trained]:
             taught = taught_clip(mine, recipe)
             made |= {"clip": taught} if taught else {}
     if job.part in (None, "network"):
-        made |= Training(job, recipe, accelerator, folder).run()
+        made |= Training(job, recipe, accelerator, folder, shared).run()
     return made if accelerator.is_main_process else {}
 
 
 class Training:
     """One training of one network."""
 
-    def __init__(self, job: TrainingJob, recipe: ClipVGRecipe, accelerator: Any, folder: Path) -> None:
+    def __init__(
+        self, job: TrainingJob, recipe: ClipVGRecipe, accelerator: Any, folder: Path, shared: Shared | None = None
+    ) -> None:
         if recipe.cache_features and recipe.train_positions:
             raise SettingsError("cache_features keeps what CLIP sees, which train_positions changes: switch one off")
         self.job, self.recipe, self.seed = job, recipe, job.context.seed
@@ -88,14 +91,17 @@ class Training:
         if moves is not None:
             moves.long_sides(size)  # refused here, not by a worker
         self.rows = Rows(job.scenes, job.pictures, size, recipe.preprocessing, moves, dataset, self.seed)
-        self.words = Words(self.network, (e.text for scene in job.scenes for e in scene.expressions), self.device)
-        self.cut = len(self.words.cut())
+        texts = frozenset(e.text for scene in job.scenes for e in scene.expressions)
+        self.shared = shared or Shared(texts)
+        self.words = self.shared.words = self.shared.words or Words(self.network, self.shared.texts, self.device)
+        self.cut = len(self.words.cut & texts)
         if recipe.start == "clip" and not recipe.start_from:
             self._into_clip_space()
         self.pace = pace_of(recipe, self.accelerator.num_processes)
         self.order = Order(len(self.rows), self.pace.effective, self.seed)
-        self.steps = recipe.epochs * self.order.steps_in_epoch
-        self.stepper = Stepper(self.accelerator, self.objective, recipe, self.pace, self.steps)
+        self.steps = recipe.steps or recipe.epochs * self.order.steps_in_epoch
+        self.epochs = -(-self.steps // self.order.steps_in_epoch)
+        self.stepper = Stepper(self.accelerator, self.objective, recipe, self.pace, self.steps, self.epochs)
         self.trained, self.watch = self.objective.trained(), Watch(recipe, self.pace)
         self.state = State(self.identity())
         self.stopwatch = Stopwatch(0, 0.0)
@@ -155,7 +161,7 @@ class Training:
         if self.recipe.cache_features:
             log.info("clipvg: looking once at %s pictures", f"{len(self.rows.scenes):,}")
             with self.stopwatch.away():
-                kept = Kept(self.rows, self.network, self.device)
+                kept = Kept(self.rows, self.network, self.device, self.shared.album)
             yield from kept.batches(self.order, left, batch, share, self.words)
             return
         workers, pinned = min(self.recipe.workers, os.cpu_count() or 1), self.device.type == "cuda"
@@ -180,7 +186,7 @@ class Training:
         self._report(epoch + 1, found, note)
         epoch, at = divmod(step, self.order.steps_in_epoch)
         with self.stopwatch.away():
-            if at == 0 and (epoch % recipe.validate_every == 0 or step == self.steps):
+            if step == self.steps or (at == 0 and epoch % recipe.validate_every == 0):
                 self._validate(epoch)
             if self.lead and (at == 0 or step % recipe.save_every == 0):
                 self._save()
@@ -194,7 +200,7 @@ class Training:
         self.history.add(step=step, epoch=epoch, **values, **measured, **({"note": note} if note else {}))
         terms = f"loss {found['loss']:.3f} (L1 {found['l1']:.3f}, GIoU {found['giou']:.3f})"
         rate = f"{measured['rows_per_second']:,.0f} rows/s, {measured['waiting']:.0%} waiting for data"
-        where = f"epoch {epoch} of {self.recipe.epochs}, step {step:,} of {self.steps:,}"
+        where = f"epoch {epoch} of {self.epochs}, step {step:,} of {self.steps:,}"
         log.info(f"clipvg: {where}, {terms}, {rate}, {left:,.0f} min left")
 
     def _validate(self, epoch: int) -> None:

@@ -63,7 +63,7 @@ def test_long_texts_are_cut_and_counted(network, texts):
     words = Words(network, [*texts, LONG, SHORT], CPU)
     tokens, padding = words([LONG, texts[0]])
     assert tokens.shape[1] == network.context and not padding[0].any()
-    assert sorted(words.cut()) == [LONG, SHORT]
+    assert sorted(words.cut) == [LONG, SHORT]
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ class Training:
         self.words = Words(self.network, [rows.expression(n)[1].text for n in range(len(rows))], CPU)
         pace = pace_of(recipe, 1)
         self.order = Order(len(rows), pace.effective, 0)
-        self.stepper = Stepper(Accelerator(cpu=True), self.objective, recipe, pace, total=8)
+        self.stepper = Stepper(Accelerator(cpu=True), self.objective, recipe, pace, total=8, epochs=recipe.epochs)
 
     def passes(self, number=0):
         found = micros(self.order, number, number + 1, self.recipe.batch, 0, 1)
