@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.cli.noisy_labels import noisy_labels
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -159,6 +161,9 @@ def sheet(
         raise UsageError(f"--start {start}: {split} has {len(found.scenes):,} scenes")
     save_picture(contact_sheet(scenes, found.pictures), out)
     _console(json=False).print(f"{len(scenes)} scenes of {found.name} drawn in {out}", soft_wrap=True)
+
+
+app.command("noisy-labels")(noisy_labels)
 
 
 def _console(json: bool) -> Console:

@@ -1,0 +1,219 @@
+"""Pseudo-labels of `shapes` whose faults are known: made from the truth, then spoilt at stated rates.
+
+Three kinds, as the sources of real ones: `template` says what a thing looks like or where it is (one entity),
+`relation` how it stands to another (two), `caption` names several things of the scene in a sentence whose box is the
+first one's (three or more). A row is right, or has one fault:
+
+    wrong attribute   a colour or texture that the thing does not have
+    wrong object      the box of another thing of the scene
+    shifted box       the box moved and scaled until its IoU with the true one is 0.1 to 0.45
+
+A row depends on the two seeds, the kind, the part, the scene's index and the row's place alone. Rates only say which
+rows are spoilt, and a higher rate spoils the same rows and more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from bench.datasets.shapes.dice import Dice
+from bench.datasets.shapes.language import (
+    Candidate,
+    _attribute,  # the candidates that `say` chooses among: the same words, the same margins
+    _location,
+    _phrases,
+    _relation,
+)
+from bench.datasets.shapes.layout import COLOURS, TEXTURES, Layout, Thing, make_layout
+from bench.datasets.shapes.outlines import UNIT
+from bench.errors import UsageError
+from bench.grounding import Box, Scene
+from bench.labelling import PseudoLabel
+
+KINDS = ("template", "relation", "caption")
+SHIFTED_IOU = (0.1, 0.45)
+TRIES = 400  # throws of the dice for a shifted box; about one in five is good
+STEPS = 1_000_000  # the finest rate
+# A caption names what it is about first, then other things: {head} and {others}.
+CAPTIONS = (
+    "{head}, {others}", "{head} with {others}", "{head} together with {others}", "a picture of {head} with {others}",
+)  # fmt: skip
+Extent = tuple[int, int, int, int]  # left, top, right, bottom in quarter pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How many rows of a kind have each fault, as shares of 1; the rest is right. Raises UsageError."""
+
+    wrong_attribute: float = 0.2
+    wrong_object: float = 0.2
+    shifted_box: float = 0.1
+
+    def __post_init__(self) -> None:
+        shares = (self.wrong_attribute, self.wrong_object, self.shifted_box)
+        if not all(math.isfinite(share) and 0 <= share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
+            said = ", ".join(f"{share:g}" for share in shares)
+            raise UsageError(f"rates of faults are shares, 0 to 1, and together 1 at most; these are {said}")
+
+    def fault(self, throw: int) -> str:
+        """The fault of a row whose throw is 0 to STEPS - 1, "none" for a right one."""
+        below = 0.0
+        for fault in ("wrong attribute", "wrong object", "shifted box"):
+            below += getattr(self, fault.replace(" ", "_"))
+            if throw < round(below * STEPS):
+                return fault
+        return "none"
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """One row before its fault: `form` with its `words`, about the thing `target`, naming `entities` things."""
+
+    form: str
+    words: dict[str, str]
+    target: int
+    entities: int
+
+    @property
+    def text(self) -> str:
+        return self.form.format(**self.words)
+
+
+def noisy_labels_of(
+    scenes: Iterable[Scene], kind: str, data_seed: int, seed: int, rates: Rates, per_picture: int = 6
+) -> Iterator[PseudoLabel]:
+    """The rows about scenes of `shapes`, one scene after the other; nothing but their names is read."""
+    for scene in scenes:
+        part, _, index = scene.id.rpartition("-")
+        yield from noisy_labels(kind, part, int(index), data_seed, seed, rates, per_picture)
+
+
+def noisy_labels(
+    kind: str, part: str, index: int, data_seed: int, seed: int, rates: Rates, per_picture: int = 6
+) -> list[PseudoLabel]:
+    """Up to `per_picture` rows of a kind about one scene; fewer, or none, where the scene allows no more.
+
+    `data_seed` is the generator's and `seed` that of the rows. Boxes are xyxy pixels, exact to a quarter. Provenance
+    says which `noise` a row has ("none" or a fault of the list above) and the `true_box` of what its words were about.
+    Raises UsageError for an unknown kind.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"--kind {kind}: it is {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+    layout = make_layout(data_seed, part, index)
+    if len(layout.things) < 2:  # no other thing to mistake it for
+        return []
+    scene = Scene(f"{part}-{index:06d}", f"{part}-{index:06d}.png", layout.width, layout.height, ())
+    made: list[PseudoLabel] = []
+    key = (data_seed, seed, kind, part, index)
+    for number, claim in enumerate(islice(_claims(kind, layout, Dice("rows", *key)), per_picture)):
+        dice = Dice("fault", *key, number)
+        fault = rates.fault(dice.below(STEPS))
+        target = layout.things[claim.target]
+        text, extent = claim.text, target.extent
+        if fault == "wrong attribute":
+            text = _misdescribed(claim, target, dice)
+        elif fault == "wrong object":
+            extent = dice.pick([t for i, t in enumerate(layout.things) if i != claim.target]).extent
+        elif fault == "shifted box":
+            extent = _shifted(extent, (layout.width * UNIT, layout.height * UNIT), dice)
+        said = {"source": kind, "detector": "shapes", "score": 1.0, "template": claim.form, "entities": claim.entities}
+        said |= {"noise": fault, "true_box": list(_pixels(target.extent))}
+        made.append(PseudoLabel(scene, text, _pixels(extent), said))
+    return made
+
+
+def _claims(kind: str, layout: Layout, dice: Dice) -> Iterator[_Claim]:
+    """True claims in random order, no text twice."""
+    phrases = list(_phrases(layout.things))
+    pools: dict[str, list[Candidate]] = {}
+    if kind != "relation":
+        pools = {"attribute": list(_attribute(phrases)), "location": list(_location(layout, phrases))}
+    if kind != "template":
+        pools["relation"] = list(_relation(layout, phrases))
+    weights = {"attribute": 36, "location": 20, "relation": 19}  # as often as the expressions of the data set
+    said: set[str] = set()
+    while left := [(name, weights[name]) for name in pools if pools[name]]:
+        pool = pools[dice.weighted(left)]
+        candidate = pool.pop(dice.below(len(pool)))
+        claim = _caption(candidate, layout, dice) if kind == "caption" else _plain(candidate, dice)
+        if claim is not None and claim.text not in said:
+            said.add(claim.text)
+            yield claim
+
+
+def _plain(candidate: Candidate, dice: Dice) -> _Claim:
+    target, forms, words = candidate
+    return _Claim(dice.pick(forms), words, target, 2 if "other" in words else 1)
+
+
+def _caption(candidate: Candidate, layout: Layout, dice: Dice) -> _Claim | None:
+    """A sentence about a candidate's thing and others; None where the scene has not three things to name."""
+    target, forms, words = candidate
+    # Of a place or a relation the plainest form: "the {np} on the left", "the {np} above the {other}".
+    head = dice.pick(("the {np}", "{a} {np}")) if "a" in words else forms[0]
+    named = 1 + ("other" in words)
+    full = [f"{t.texture} {t.colour} {t.shape}" for i, t in enumerate(layout.things) if i != target]
+    # A relation's other thing is named already: it is the only one that the words for it fit.
+    rest = [phrase for phrase in dict.fromkeys(full) if "other" not in words or not _fits(words["other"], phrase)]
+    chosen = dice.sample(rest, dice.between(3 - named, 4 - named))
+    if named + len(chosen) < 3:
+        return None
+    others = [f"{_article(phrase)} {phrase}" for phrase in chosen]
+    listed = ", ".join(others[:-1]) + " and " * (len(others) > 1) + others[-1]
+    form = dice.pick(CAPTIONS).replace("{head}", head)
+    return _Claim(form, words | {"others": listed}, target, named + len(chosen))
+
+
+def _fits(phrase: str, full: str) -> bool:
+    """Whether a noun phrase fits a thing that is described in full."""
+    return set(phrase.split()) <= set(full.split())
+
+
+def _misdescribed(claim: _Claim, target: Thing, dice: Dice) -> str:
+    """The claim's text with one colour or texture that its thing has not; put in where it names none."""
+    words = claim.words["np"].split()
+    places = [i for i, word in enumerate(words) if word in COLOURS or word in TEXTURES]
+    if places:
+        place = dice.pick(places)
+        known = COLOURS if words[place] in COLOURS else TEXTURES
+        words[place] = dice.pick([w for w in known if w not in (target.colour, target.texture)])
+    else:
+        words.insert(0, dice.pick([colour for colour in COLOURS if colour != target.colour]))
+    wrong = " ".join(words)
+    return claim.form.format(**claim.words | {"np": wrong, "a": _article(wrong)})
+
+
+def _shifted(true: Extent, size: tuple[int, int], dice: Dice) -> Extent:
+    """A box in a picture of `size` (in quarter pixels) that overlaps the true one a little: IoU in SHIFTED_IOU."""
+    width, height = true[2] - true[0], true[3] - true[1]
+    for _ in range(TRIES):
+        w, h = width * dice.between(50, 180) // 100, height * dice.between(50, 180) // 100
+        left = true[0] + (width - w) // 2 + width * dice.between(-70, 70) // 100
+        top = true[1] + (height - h) // 2 + height * dice.between(-70, 70) // 100
+        box = (left, top, left + w, top + h)
+        inside = left >= 0 and top >= 0 and box[2] <= size[0] and box[3] <= size[1]
+        if inside and SHIFTED_IOU[0] <= _iou(true, box) <= SHIFTED_IOU[1]:
+            return box
+    # Always possible: the middle of it, half as wide and high.
+    return (true[0] + width // 4, true[1] + height // 4, true[0] + width * 3 // 4, true[1] + height * 3 // 4)
+
+
+def _iou(a: Extent, b: Extent) -> float:
+    """Of integers, so that it is the same everywhere."""
+    across, down = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    if across <= 0 or down <= 0:
+        return 0.0
+    shared = across * down
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
+def _pixels(extent: Extent) -> Box:
+    left, top, right, bottom = extent
+    return (left / UNIT, top / UNIT, right / UNIT, bottom / UNIT)
+
+
+def _article(phrase: str) -> str:
+    return "an" if phrase[0] in "aeiou" else "a"
