@@ -6,25 +6,21 @@ dark mode. Nothing is needed to draw one, and a browser shows it.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from xml.sax.saxutils import escape
 
 from bench.reporting.scales import Scale, make_scale, words
+from bench.reporting.svg import DARK, LIGHT, SMALL, document, fitted, safe, style, text, width_of
 
-LIGHT = ("#0b63c4", "#c2410c", "#0f766e", "#8b2fc9", "#8a6100", "#b3246b")
-DARK = ("#6cb6ff", "#ff9e64", "#5eead4", "#d2a8ff", "#e3b341", "#ff8ac0")
+__all__ = ["DARK", "LIGHT", "Panel", "Series", "line_chart"]
+
 DASHES = ("", "7 4", "2 3", "10 3 2 3", "14 5", "5 2 1 2")
 
 WIDTH, PLOT = 760, 190  # pixels: of the chart, and the height of one panel's plot
-SMALL, LARGE = 11, 16  # sizes of letters
 ABOVE, BELOW = 42, 56  # room of its titles over a plot, of its ticks and label under it
 ROW = 15  # pixels between names at the ends of lines
 SAMPLE = 22  # length of the piece of line before a name
-NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 Point = tuple[float, float]
 
 
@@ -57,49 +53,37 @@ def line_chart(title: str, panels: Sequence[Panel]) -> str:
         parts += _panel(panel, top, plot)
         top += ABOVE + plot + BELOW
     names = "; ".join(f"{panel.title}: {', '.join(series.name for series in panel.series)}" for panel in panels)
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {WIDTH} {top:.0f}" width="{WIDTH}" '
-            f'height="{top:.0f}">',
-            f"<title>{_safe(title)}</title>",
-            f"<desc>{_safe(names)}</desc>",
-            f"<style>{_style()}</style>",
-            f'<rect class="paper" width="{WIDTH}" height="{top:.0f}"/>',
-            _text("head", 20, 30, _fitted(title, WIDTH - 40, LARGE)),
-            *parts,
-            "</svg>\n",
-        ]
-    )
+    return document(title, names, WIDTH, top, style(_shapes()), parts)
 
 
 def _panel(panel: Panel, top: float, height: float) -> Iterator[str]:
     """One panel whose title begins at `top`: titles, grid, lines, and the names of the lines beside their ends."""
     upper, lower = top + ABOVE, top + ABOVE + height
     y = make_scale((v for s in panel.series for v in s.ys), lower, upper, log=panel.log)
-    left = 28 + max(_width(label, SMALL) for label in y.labels)
+    left = 28 + max(width_of(label, SMALL) for label in y.labels)
     said = [_said(series, y) for series in panel.series]
-    right = WIDTH - 20 - max([SAMPLE + 8 + _width(each, SMALL) for each in said], default=0)
+    right = WIDTH - 20 - max([SAMPLE + 8 + width_of(each, SMALL) for each in said], default=0)
     xs = (x for s in panel.series for x, v in zip(s.xs, s.ys, strict=True) if y.drawable(v))
     x = make_scale(xs, left, right, most=7, tight=True)
-    yield _text("name", 20, top + 12, _fitted(panel.title, WIDTH - 40, SMALL + 2))
-    yield _text("label", 20, top + 27, _fitted(panel.y_label, WIDTH - 40, SMALL))
+    yield text("name", 20, top + 12, fitted(panel.title, WIDTH - 40, SMALL + 2))
+    yield text("label", 20, top + 27, fitted(panel.y_label, WIDTH - 40, SMALL))
     yield from _grid(x, y)
-    yield _text("label", (left + right) / 2, lower + 34, _fitted(panel.x_label, right - left, SMALL), "middle")
+    yield text("label", (left + right) / 2, lower + 34, fitted(panel.x_label, right - left, SMALL), "middle")
     ends: list[float | None] = []
     for number, series in enumerate(panel.series):
         runs = _runs(series, x, y)
         yield from (_line(run, number, series.name) for run in runs)
         ends.append(runs[-1][-1][1] if runs else None)
     if not any(end is not None for end in ends):
-        yield _text("label", (left + right) / 2, (upper + lower) / 2, "no values yet", "middle")
+        yield text("label", (left + right) / 2, (upper + lower) / 2, "no values yet", "middle")
     for number, place in enumerate(_apart([lower if end is None else end for end in ends], upper, lower)):
         yield f'<path class="{_style_of(number)}" d="M{right + 8:.2f} {place:.2f}h{SAMPLE - 6}"/>'
-        yield _text(f"end {_colour_of(number)}", right + 8 + SAMPLE, place + 4, said[number])
+        yield text(f"end {_colour_of(number)}", right + 8 + SAMPLE, place + 4, said[number])
 
 
 def _said(series: Series, y: Scale) -> str:
     """What stands at the end of a line: its name and its last value."""
-    name = _fitted(series.name, 150, SMALL)
+    name = fitted(series.name, 150, SMALL)
     last = next((v for v in reversed(series.ys) if y.drawable(v)), None)
     return name if last is None else f"{name} {words(last)}"
 
@@ -112,15 +96,15 @@ def _grid(x: Scale, y: Scale) -> Iterator[str]:
     for tick, label in zip(y.ticks, y.labels, strict=True):  # upwards
         if y.at(tick) <= free - SMALL - 2:
             free = y.at(tick)
-            yield _text("tick", x.start - 8, free + 4, label, "end")
+            yield text("tick", x.start - 8, free + 4, label, "end")
     yield f'<path class="axis" d="M{x.start:.2f} {y.start:.2f}H{x.end:.2f}"/>'
     free = 0.0
     for tick, label in zip(x.ticks, x.labels, strict=True):
-        place, half = x.at(tick), _width(label, SMALL) / 2
+        place, half = x.at(tick), width_of(label, SMALL) / 2
         yield f'<path class="axis" d="M{place:.2f} {y.start:.2f}v4"/>'
         if place - half >= free:
             free = place + half + 8
-            yield _text("tick", place, y.start + 17, label, "middle")
+            yield text("tick", place, y.start + 17, label, "middle")
 
 
 def _runs(series: Series, x: Scale, y: Scale) -> list[list[Point]]:
@@ -149,7 +133,7 @@ def _thinned(points: list[Point]) -> list[Point]:
 
 def _line(run: Sequence[Point], number: int, name: str) -> str:
     """A line through the points, or a dot where there is only one."""
-    said = f"<title>{_safe(name)}</title>"
+    said = f"<title>{safe(name)}</title>"
     if len(run) == 1:
         ((a, b),) = run
         return f'<circle class="{_colour_of(number)}" cx="{a:.2f}" cy="{b:.2f}" r="3.5">{said}</circle>'
@@ -181,42 +165,6 @@ def _apart(places: Sequence[float], upper: float, lower: float) -> list[float]:
     return out
 
 
-def _text(kind: str, x: float, y: float, said: str, anchor: str = "start") -> str:
-    return f'<text class="{kind}" x="{x:.2f}" y="{y:.2f}" text-anchor="{anchor}">{_safe(said)}</text>'
-
-
-def _safe(said: str) -> str:
-    return escape(NOT_XML.sub("�", said))
-
-
-def _width(said: str, size: float) -> float:
-    """About as wide as the text gets in any sans-serif, in pixels; a little too much rather than too little."""
-    return sum(1.05 if unicodedata.east_asian_width(c) in "WF" else 0.62 for c in said) * size
-
-
-def _fitted(said: str, most: float, size: float) -> str:
-    """`said`, its end replaced by "…" where it would be wider than `most` pixels."""
-    said = " ".join(said.split())
-    if _width(said, size) <= most:
-        return said
-    while said and _width(f"{said}…", size) > most:
-        said = said[:-1]
-    return f"{said}…"
-
-
-def _style() -> str:
-    def mode(paper: str, ink: str, muted: str, faint: str, colours: Sequence[str]) -> str:
-        rules = [f".paper{{fill:{paper}}}.head,.name{{fill:{ink}}}.label,.tick{{fill:{muted}}}"]
-        rules += [f".grid{{stroke:{faint}}}.axis{{stroke:{muted}}}"]
-        rules += [f".s{n}{{stroke:{colour}}}.t{n}{{fill:{colour}}}" for n, colour in enumerate(colours)]
-        return "".join(rules)
-
-    shape = (
-        f"text{{font:{SMALL}px system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif}}"
-        f".head{{font-size:{LARGE}px;font-weight:600}}.name{{font-size:{SMALL + 2}px;font-weight:600}}"
-        ".line{fill:none;stroke-width:1.8;stroke-linejoin:round}.grid,.axis{fill:none;stroke-width:1}"
-    )
-    dashes = "".join(f".d{n}{{stroke-dasharray:{dash}}}" for n, dash in enumerate(DASHES) if dash)
-    light = mode("#ffffff", "#1f2328", "#57606a", "#e4e7eb", LIGHT)
-    dark = mode("#0d1117", "#e6edf3", "#9aa4af", "#262c36", DARK)
-    return f"{shape}{dashes}{light}@media(prefers-color-scheme:dark){{{dark}}}"
+def _shapes() -> str:
+    lines = ".line{fill:none;stroke-width:1.8;stroke-linejoin:round}"
+    return lines + "".join(f".d{n}{{stroke-dasharray:{dash}}}" for n, dash in enumerate(DASHES) if dash)
