@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from bench.errors import DataError, SettingsError
 from bench.evaluation.decode import Decoded, decoded_ahead
 from bench.grounding import Box, LoadedScene, Picture, PipelineContext, Scene
 from bench.labelling import LabelJob
+from clipvg.pseudo_labels.attributes import AttributeOptions, Described, Describer, open_describer
 from clipvg.pseudo_labels.pseudo_q_files import Found, names_of_files, read_detections
 from pipelines.proposers.opening import open_proposer
 
@@ -29,12 +30,13 @@ SHOWN = 3  # pictures named in a message
 
 
 class DetectionOptions(BaseModel):
-    """[label.SOURCE.objects]: what finds the objects."""
+    """[label.SOURCE.objects]: what finds the objects, and what says how they look."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     proposer: dict[str, Any] = Field(default_factory=dict, description="as a pipeline's: kind = yolo, detr, ssd, ...")
     detections: str | tuple[str, ...] = Field((), description="instead of a proposer: files in Pseudo-Q's format")
+    attributes: AttributeOptions = AttributeOptions()
     batch_size: int = Field(16, ge=1, description="pictures in one call of the detector")
     threads: int = Field(4, ge=1, description="that decode pictures ahead")
 
@@ -76,10 +78,13 @@ def looked_at(job: LabelJob, options: DetectionOptions, where: str) -> Iterator[
     SettingsError, WeightsError, MissingPackage, DataError for a detection file, and DataError when no picture is there.
     """
     finder = _open(job, options, where)
-    return _looked_at(job, options, finder)
+    describer = open_describer(options.attributes, f"{where}.attributes", job.context)
+    return _looked_at(job, options, finder, describer)
 
 
-def _looked_at(job: LabelJob, options: DetectionOptions, finder: Finder) -> Iterator[Looked]:
+def _looked_at(
+    job: LabelJob, options: DetectionOptions, finder: Finder, describer: Describer | None
+) -> Iterator[Looked]:
     unreadable: list[str] = []
     ahead = options.threads + 2 * options.batch_size
     decoded = decoded_ahead(job.scenes, job.pictures, options.threads, ahead)
@@ -88,9 +93,13 @@ def _looked_at(job: LabelJob, options: DetectionOptions, finder: Finder) -> Iter
         _refuse_without_pictures(job, batch, first=not unreadable)
         unreadable += [d.error for d in batch if d.picture is None]
         pictures = [(d.scene, d.picture) for d in batch if d.picture is not None]
-        for (scene, picture), found in zip(pictures, finder.find(pictures) if pictures else [], strict=True):
-            nameless += sum(not row.name for row in found)
-            yield Looked(scene, picture, _inside(found, picture), finder.name)
+        found = finder.find(pictures) if pictures else []
+        nameless += sum(not row.name for rows in found for row in rows)
+        seen = [_inside(rows, picture) for rows, (_, picture) in zip(found, pictures, strict=True)]
+        if describer is not None:
+            seen = _described(describer, pictures, seen)
+        for (scene, picture), detections in zip(pictures, seen, strict=True):
+            yield Looked(scene, picture, detections, finder.name)
     if nameless:
         log.warning("%s: %s boxes without a class name are left out", finder.name, f"{nameless:,}")
     if unreadable and len(unreadable) == len(job.scenes):
@@ -119,6 +128,24 @@ def _inside(found: Sequence[Found], picture: Picture) -> list[Detection]:
         x1, y1, x2, y2 = boxes[i].tolist()
         out.append(Detection(named[i].name, (x1, y1, x2, y2), named[i].confidence))
     return out
+
+
+def _described(
+    describer: Describer, pictures: Sequence[tuple[Scene, Picture]], seen: Sequence[list[Detection]]
+) -> list[list[Detection]]:
+    asked = [
+        Described(
+            picture_key(scene.file),
+            picture,
+            [detection.name for detection in detections],
+            np.array([detection.box for detection in detections], np.float64).reshape(-1, 4),
+        )
+        for (scene, picture), detections in zip(pictures, seen, strict=True)
+    ]
+    return [
+        [replace(d, attribute=a.words, attribute_score=a.score) for d, a in zip(detections, said, strict=True)]
+        for detections, said in zip(seen, describer.describe(asked), strict=True)
+    ]
 
 
 def _open(job: LabelJob, options: DetectionOptions, where: str) -> Finder:
