@@ -1,0 +1,259 @@
+"""What the official scorer leaves behind: the rows that are kept, and every row with its IoU (spec clipvg.md 4.1).
+
+    DS_train_pseudo_refine_0_0.pth ... _0_9.pth   rows whose IoU is above 0.0 ... 0.9, in the layout of index lists
+    DS_train_pseudo_refine_1_0.pth                rows whose IoU is exactly 1
+    DS_train_pseudo_bad_label_0_0.pth, _0_4.pth   rows whose IoU is 0, or under 0.4, with the IoU as a last column
+    DS_train_pseudo_iou_result.pth                seven columns: picture file, placeholder, box, phrase, the row's box
+                                                  and the measurer's as tensors, IoU
+
+DS is the data set as the official folders call it. Phrases are lower-cased. A box stands as the list held it (x, y,
+width, height, or corners for ReferIt and Flickr30k); the two tensors are centre, width and height in 0..1 of the square
+that the picture is padded to. In what is written here that square is exactly centred (the network's is rounded to its
+pixels), the row's box is not cut to whole pixels, and a tensor is NaN where there is no box. `read_index_list` reads
+the lists that are kept.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.boxes import box_xyxy_to_cxcywh, box_xyxy_to_xywh
+from bench.datasets.index_lists import FORMATS, PLACEHOLDER
+from bench.datasets.pickles import as_text, load_index_list
+from bench.datasets.rows import BoxFormat, checked_file, checked_text
+from bench.errors import DataError, UnknownName, UnsafePickle
+from bench.grounding import Box, Scene
+from bench.runs.files import make_folder, write_atomically
+
+STEMS = {
+    "refcoco": "unc",
+    "refcoco+": "unc+",
+    "refcocog": "gref_umd",
+    "refcocog-umd": "gref_umd",
+    "refcocog-google": "gref",
+    "flickr30k": "flickr",
+}  # of other data sets their own name
+THRESHOLDS = tuple(n / 10 for n in range(10))
+THREE_COLUMNS = {"flickr"}
+BAD = 0.4
+IOU_RESULT = "_train_pseudo_iou_result.pth"
+COLUMNS = 7
+CLOSE = 1e-6  # float32 may say 1.0000001
+
+Float = NDArray[np.float64]
+Found = Mapping[str, tuple[float, Box | None]]
+Sizes = Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class ListRow:
+    """A row as an official list has it: `held` is the box in the data set's format, `box` the same as xyxy pixels."""
+
+    id: str
+    scene: Scene
+    held: tuple[float, ...]
+    box: Box
+    phrase: str
+
+
+@dataclass(frozen=True, slots=True)
+class IouRow:
+    """A row of an iou_result file. `truth` and `prediction` are cxcywh in 0..1 of the padded square; None where the
+    file holds NaN."""
+
+    file: str
+    held: tuple[float, ...]
+    phrase: str
+    truth: Box | None
+    prediction: Box | None
+    iou: float
+
+
+def list_rows(path: Path, scenes: Sequence[Scene], dataset: str) -> list[ListRow]:
+    """The rows of a label file whose scenes are `scenes`, phrases lower-cased.
+
+    Of an index list the boxes are its very numbers and the order is its own; rows of a JSONL go picture by picture,
+    their boxes turned into the data set's format. Raises UnknownName for a data set whose format nobody knows.
+    """
+    form = box_format(dataset)
+    rows = []
+    cells = load_index_list(path) if path.suffix == ".pth" else None
+    for scene in scenes:
+        for e in scene.expressions:
+            if cells is None:
+                held, phrase = _held(e.box, form), e.text
+            else:
+                row = cells[int(e.id)]
+                held, phrase = _numbers(row[1] if len(row) == 3 else row[2]), e.text
+            rows.append(ListRow(e.id, scene, held, e.box, phrase.lower()))
+    return rows if cells is None else sorted(rows, key=lambda row: int(row.id))
+
+
+def box_format(dataset: str) -> BoxFormat:
+    """In which form the data set's official lists hold boxes. Raises UnknownName."""
+    if dataset not in FORMATS:
+        raise UnknownName("data set with official lists", dataset, FORMATS, hint="leave --lists away")
+    return FORMATS[dataset]
+
+
+def write_reliability_lists(
+    folder: Path, dataset: str, rows: Sequence[ListRow], found: Found, sizes: Sizes
+) -> list[Path]:
+    """Every file of the official scorer, under `folder`, each whole or not at all; in the order of the table above.
+
+    `found` is row id -> IoU and the measurer's box (xyxy pixels, None without one); `sizes`, by scene id, are those of
+    pictures whose scene has none. Raises RunError where a file cannot be written.
+    """
+    stem = STEMS.get(dataset, dataset)
+    make_folder(folder)
+    ious = [found[row.id][0] for row in rows]
+    kept = {
+        f"refine_{_said(h)}": [_list_row(row, stem) for row, r in zip(rows, ious, strict=True) if r > h]
+        for h in THRESHOLDS
+    }
+    kept["refine_1_0"] = [_list_row(row, stem) for row, r in zip(rows, ious, strict=True) if r == 1]
+    bad = {
+        "bad_label_0_0": [[*_five(row), r] for row, r in zip(rows, ious, strict=True) if r == 0],
+        "bad_label_0_4": [[*_five(row), r] for row, r in zip(rows, ious, strict=True) if r < BAD],
+    }
+    files: dict[str, object] = {**kept, **bad, "iou_result": _iou_result(rows, found, sizes)}
+    written = {folder / f"{stem}_train_pseudo_{name}.pth": held for name, held in files.items()}
+    for path, held in written.items():
+        write_atomically(path, _saved(held))
+    return list(written)
+
+
+def read_iou_result(path: Path) -> list[IouRow]:
+    """The rows of an official iou_result file, in its order; nothing in it is executed.
+
+    Raises UnsafePickle for a pickle that asks for more than containers and tensors, DataError naming file and row.
+    """
+    rows = _loaded(path)
+    if not isinstance(rows, (list, tuple)) or not rows:
+        kind = "no rows" if isinstance(rows, (list, tuple)) else f"a {type(rows).__name__}"
+        raise DataError(
+            f"{path}: an iou_result file holds a list of rows with {COLUMNS} columns, and this holds {kind}"
+        )
+    return [_iou_row(row, f"{path}: row {number}") for number, row in enumerate(rows)]
+
+
+def _list_row(row: ListRow, stem: str) -> list[object]:
+    return [row.scene.file, list(row.held), row.phrase] if stem in THREE_COLUMNS else _five(row)
+
+
+def _five(row: ListRow) -> list[object]:
+    return [row.scene.file, PLACEHOLDER, list(row.held), row.phrase, PLACEHOLDER]
+
+
+def _iou_result(rows: Sequence[ListRow], found: Found, sizes: Sizes) -> list[list[object]]:
+    import torch
+
+    shown = [_size(row.scene, sizes) for row in rows]
+    said = [found[row.id] for row in rows]
+    nothing = (math.nan,) * 4
+    # Views of one tensor each: a file with a storage a row would be many times as large.
+    truths, predictions = (
+        torch.from_numpy(_on_square(boxes, shown).astype(np.float32))
+        for boxes in ([row.box for row in rows], [box or nothing for _, box in said])
+    )
+    return [
+        [row.scene.file, PLACEHOLDER, list(row.held), row.phrase, truth, prediction, r]
+        for row, truth, prediction, (r, _) in zip(rows, truths, predictions, said, strict=True)
+    ]
+
+
+def _size(scene: Scene, sizes: Sizes) -> tuple[float, float]:
+    if scene.width and scene.height:
+        return scene.width, scene.height
+    return sizes.get(scene.id, (math.nan, math.nan))
+
+
+def _on_square(boxes: Sequence[Box], sizes: Sequence[tuple[float, float]]) -> Float:
+    """(N, 4) xyxy pixels in pictures of these sizes -> cxcywh in 0..1 of the square around each picture."""
+    size = np.array(sizes, np.float64).reshape(-1, 2)
+    side = size.max(axis=1, keepdims=True)
+    shift = np.tile((side - size) / 2, 2)
+    return box_xyxy_to_cxcywh((np.array(boxes, np.float64).reshape(-1, 4) + shift) / side)
+
+
+def _held(box: Box, form: BoxFormat) -> tuple[float, ...]:
+    if form == "xyxy":
+        return box
+    # What was x + w comes back as w only to float noise.
+    return tuple(round(v, 6) for v in box_xyxy_to_xywh(box).tolist())
+
+
+def _numbers(cell: object) -> tuple[float, ...]:
+    return tuple(float(v) for v in np.asarray(cell, np.float64).tolist())
+
+
+def _said(threshold: float) -> str:
+    return f"{threshold:.1f}".replace(".", "_")
+
+
+def _saved(held: object) -> bytes:
+    import torch
+
+    buffer = BytesIO()
+    torch.save(held, buffer)
+    return buffer.getvalue()
+
+
+def _loaded(path: Path) -> object:
+    import torch
+
+    try:
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except pickle.UnpicklingError as error:
+        first = str(error).strip().partition("\n")[0]
+        raise UnsafePickle(
+            f"{path}: no torch-saved list of plain rows and tensors; nothing in it was executed ({first})"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise DataError(f"{path}: a broken or cut file ({type(error).__name__}: {first}); fetch it again") from None
+
+
+def _iou_row(row: object, where: str) -> IouRow:
+    if not isinstance(row, (list, tuple)) or len(row) != COLUMNS:
+        columns = f"{len(row)} columns" if isinstance(row, (list, tuple)) else f"a {type(row).__name__}"
+        raise DataError(f"{where}: an iou_result file has {COLUMNS} columns, and here is {columns}")
+    file, _, held, phrase, truth, prediction, iou = row
+    if isinstance(iou, bool) or not isinstance(iou, numbers.Real) or not -CLOSE <= iou <= 1 + CLOSE:
+        raise DataError(f"{where}: the IoU in the last column should be a number from 0 to 1, not {iou!r:.60}")
+    return IouRow(
+        file=checked_file(file, where),
+        held=_four(held, where, "the box"),
+        phrase=checked_text(as_text(phrase), where),
+        truth=_or_none(_four(truth, where, "the row's box")),
+        prediction=_or_none(_four(prediction, where, "the measurer's box")),
+        iou=min(max(float(iou), 0.0), 1.0),
+    )
+
+
+def _four(cell: object, where: str, what: str) -> Box:
+    given = cell.tolist() if hasattr(cell, "tolist") else cell
+    if (
+        not isinstance(given, (list, tuple))
+        or len(given) != 4
+        or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in given)
+    ):
+        raise DataError(f"{where}: {what} should be 4 numbers, not {given!r:.60}")
+    x, y, a, b = (float(v) for v in given)
+    return (x, y, a, b)
+
+
+def _or_none(box: Box) -> Box | None:
+    return box if all(map(math.isfinite, box)) else None
