@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -45,15 +45,16 @@ GROUPS = tuple(Group(words=words) for words in (STATES, PATTERNS, COLOURS, MATER
 
 
 class AttributeOptions(BaseModel):
-    """[label.SOURCE.objects.attributes]: from files, by CLIP, or (with neither) none at all."""
+    """[label.SOURCE.objects.attributes]: from files, by CLIP, or none at all."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: Literal["none", "file", "clip"] = "none"
     files: str | tuple[str, ...] = Field((), description="attribute files in Pseudo-Q's format")
     vocabulary: str = Field("", description="of the files: a text file, one attribute a line, in their order")
     file_threshold: float = Field(0.3, ge=0, description="of the files: the score above which an attribute is said")
     file_iou: float = Field(0.5, ge=0, lt=1, description="of the files: the IoU above which two boxes are one thing")
-    clip: ClipOptions | None = Field(None, description="instead of files: the CLIP that looks")
+    clip: ClipOptions = ClipOptions()
     groups: tuple[Group, ...] = Field(GROUPS, description="the words it chooses from, in the order in which they go")
     most: int = Field(1, ge=1, description="words said of one thing: the likeliest")
     prompt: str = Field("a photo of a {attribute} {name}", pattern=r"\{attribute\}.*\{name\}")
@@ -88,12 +89,13 @@ class Describer(Protocol):
 
 def open_describer(options: AttributeOptions, where: str, context: PipelineContext) -> Describer | None:
     """The describer the options declare, None for none. Raises SettingsError, WeightsError, DataError."""
-    files = (options.files,) if isinstance(options.files, str) else options.files
-    if files and options.clip:
-        raise SettingsError(f"{where}: `files` and `clip` are both given; attributes come from one of them")
-    if files:
-        return FileAttributes(files, options, where, context)
-    return ClipAttributes(options, where, context) if options.clip else None
+    match options.kind:
+        case "file":
+            return FileAttributes(options, where, context)
+        case "clip":
+            return ClipAttributes(options, where, context)
+        case _:
+            return None
 
 
 class FileAttributes:
@@ -167,8 +169,6 @@ class ClipAttributes:
         for group in options.groups:
             if unknown := [word for word in group.silent if word not in group.words and word]:
                 raise SettingsError(f"{where}.groups: silent {unknown[0]!r} is not among the words {group.words}")
-        if options.clip is None:
-            raise SettingsError(f"{where}: `clip` names no CLIP")
         self.options = options
         self.encoder = ClipEncoder(options.clip, context)
 

@@ -35,7 +35,7 @@ class DetectionOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     proposer: dict[str, Any] = Field(default_factory=dict, description="as a pipeline's: kind = yolo, detr, ssd, ...")
-    detections: str | tuple[str, ...] = Field((), description="instead of a proposer: files in Pseudo-Q's format")
+    detections: str | tuple[str, ...] = Field((), description="files in Pseudo-Q's format, in the proposer's stead")
     attributes: AttributeOptions = AttributeOptions()
     batch_size: int = Field(16, ge=1, description="pictures in one call of the detector")
     threads: int = Field(4, ge=1, description="that decode pictures ahead")
@@ -150,8 +150,6 @@ def _described(
 
 def _open(job: LabelJob, options: DetectionOptions, where: str) -> Finder:
     files = (options.detections,) if isinstance(options.detections, str) else options.detections
-    if files and options.proposer:
-        raise SettingsError(f"{where}: `detections` and `proposer` are both given; name one of them")
     if files:
         return FileFinder(files, job)
     if not options.proposer:

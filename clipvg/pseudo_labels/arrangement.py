@@ -1,0 +1,126 @@
+"""What the arrangement of boxes says: which to keep, who wears what, and where each stands among its own class.
+
+Pure functions of boxes (N, 4), xyxy pixels, in float64 (spec clipvg.md 3.2, points 2, 4 and 5). x grows to the right, y
+downwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.boxes import box_area_xyxy, iou_pairwise
+from bench.grounding import Boxes
+
+Flags = NDArray[np.bool_]
+Float = NDArray[np.float64]
+
+FAR, NEAR = 0.4, 0.8  # of the largest area: smaller than FAR is behind, larger than NEAR in front
+HAT, PANTS = 0.75, 0.5  # of a person's height, from below: where a hat begins, where pants end
+
+
+def large_enough(boxes: Boxes, size: tuple[int, int], share: float) -> Flags:
+    """(N,): whether a box takes at least `share` of the area of a picture of `size` (width, height)."""
+    return np.asarray(box_area_xyxy(boxes) >= share * size[0] * size[1])
+
+
+def without_overlaps(boxes: Boxes, confidences: Float, most: float) -> Flags:
+    """(N,): whether no more confident box has an IoU above `most` with it; of equals the first stays.
+
+    As published, a box falls to a better one even where that falls to a third.
+    """
+    order = np.argsort(-confidences, kind="stable")
+    over = np.triu(iou_pairwise(boxes[order], boxes[order]) > most, k=1).any(axis=0)
+    kept = np.empty(len(boxes), bool)
+    kept[order] = ~over
+    return kept
+
+
+def share_inside(inner: Boxes, outer: Boxes) -> Float:
+    """(N, 4) and (M, 4) -> (N, M), the share of each inner box's area that lies in each outer box."""
+    low = np.maximum(inner[:, None, :2], outer[None, :, :2])
+    high = np.minimum(inner[:, None, 2:], outer[None, :, 2:])
+    common = np.clip(high - low, 0, None).prod(axis=2)
+    area = box_area_xyxy(inner)[:, None]
+    return np.asarray(np.divide(common, area, out=np.zeros_like(common), where=area > 0))
+
+
+def worn(garments: Boxes, kinds: Sequence[str], people: Boxes, inside: float) -> Flags:
+    """(G, P): whether a garment of a kind (hat, shirt, pants, shoes) is a person's.
+
+    More than `inside` of it lies in the person's box; the centre of a hat in the top quarter, of pants in the lower
+    half.
+    """
+    height = np.clip(people[:, 3] - people[:, 1], 1e-9, None)
+    level = (people[None, :, 3] - (garments[:, None, 1] + garments[:, None, 3]) / 2) / height  # 0 feet, 1 top
+    kind = np.array(kinds, dtype=object)[:, None]
+    placed = ((kind != "hat") | (level > HAT)) & ((kind != "pants") | (level < PANTS))
+    return np.asarray((share_inside(garments, people) > inside) & placed)
+
+
+def spatial_words(boxes: Boxes, size: tuple[int, int], spread: float, official: bool = False) -> list[tuple[str, ...]]:
+    """Where each of N things of one class stands in a picture of `size` (width, height); nothing when it is alone.
+
+    `spread` is how far apart, in pixels, the outermost centres must be for any to be called left or right, top or
+    bottom. `official` looks for "top" in the first quarter of the picture's *width*, as the published code does.
+    """
+    if len(boxes) < 2:
+        return [()] * len(boxes)
+    width, height = size
+    x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
+    rows = (
+        across(x, width, spread),
+        upright(y, (width if official else height) / 4, height * 3 / 4, spread),
+        depth(box_area_xyxy(boxes)),
+    )
+    return [tuple(word for words in of for word in words) for of in zip(*rows, strict=True)]
+
+
+def across(x: Float, width: float, spread: float) -> list[tuple[str, ...]]:
+    """Centres (N,) -> left and right for the outermost; for others in the middle of three; of more, by quarters."""
+    words = _outermost(x, spread, ("left",), ("right",))
+    if words is None:
+        return [()] * len(x)
+    middle = ("middle", "center")
+    if len(x) == 3:
+        return [middle if word is None else word for word in words]
+    side = np.where(x > width * 3 / 4, 1, np.where(x < width / 4, -1, 0))
+    named = {1: ("right",), -1: ("left",), 0: middle}
+    return [named[s] if word is None else word for word, s in zip(words, side.tolist(), strict=True)]
+
+
+def upright(y: Float, top: float, bottom: float, spread: float) -> list[tuple[str, ...]]:
+    """Centres (N,) -> top and bottom for the outermost, and for others above the line `top` or below `bottom`."""
+    words = _outermost(y, spread, ("top",), ("bottom",))
+    if words is None:
+        return [()] * len(y)
+    side = np.where(y > bottom, 1, np.where(y < top, -1, 0))
+    named: dict[int, tuple[str, ...]] = {1: ("bottom",), -1: ("top",), 0: ()}
+    return [named[s] if word is None else word for word, s in zip(words, side.tolist(), strict=True)]
+
+
+def depth(areas: Float) -> list[tuple[str, ...]]:
+    """Areas (N,) -> behind for the smallest and front for the largest, where they differ enough; of more than three
+    also for others that are small or large beside the largest."""
+    least, most = int(areas.argmin()), int(areas.argmax())
+    ratio = areas / max(float(areas[most]), 1e-9)
+    if not ratio[least] < FAR:
+        return [()] * len(areas)
+    side = np.where(ratio < FAR, -1, np.where(ratio > NEAR, 1, 0)) if len(areas) > 3 else np.zeros(len(areas), int)
+    side[least], side[most] = -1, 1
+    named: dict[int, tuple[str, ...]] = {1: ("front",), -1: ("behind",), 0: ()}
+    return [named[s] for s in side.tolist()]
+
+
+def _outermost(
+    centres: Float, spread: float, low: tuple[str, ...], high: tuple[str, ...]
+) -> list[tuple[str, ...] | None] | None:
+    """The words of the two outermost, None for the others; None altogether when they are not far enough apart."""
+    first, last = int(centres.argmin()), int(centres.argmax())
+    if not centres[last] - centres[first] > spread:
+        return None
+    words: list[tuple[str, ...] | None] = [None] * len(centres)
+    words[first], words[last] = low, high
+    return words

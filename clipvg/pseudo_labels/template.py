@@ -1,0 +1,159 @@
+"""The template source: Pseudo-Q's pseudo-queries (Jiang et al., CVPR 2022), which CLIP-VG takes unchanged.
+
+Of each picture: people, garments and things are sorted (words.py), the small and the overlapping dropped, garments
+given to people, and each thing placed among those of its class (arrangement.py); the most confident few, people first,
+are put into every template (templates.py), and of all these phrases some are drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.datasets.fingerprint import picture_key
+from bench.datasets.shapes.dice import Dice
+from bench.grounding import Boxes
+from bench.labelling import LabelJob, PseudoLabel
+from bench.settings import parse_table
+from clipvg.pseudo_labels.arrangement import large_enough, spatial_words, without_overlaps, worn
+from clipvg.pseudo_labels.detections import Detection, DetectionOptions, Looked, looked_at
+from clipvg.pseudo_labels.pseudo_q_files import names_of_files
+from clipvg.pseudo_labels.templates import Candidate, candidates
+from clipvg.pseudo_labels.words import OURS, Words, read_words
+
+
+class TemplateOptions(BaseModel):
+    """[label.template]. The thresholds are the published ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    objects: DetectionOptions = DetectionOptions()
+    top_n: int = Field(
+        3, ge=1, description="things of a picture that phrases are about: the most confident, people first"
+    )
+    per_picture: int = Field(6, ge=1, description="phrases of a picture, drawn from all that the templates give")
+    smallest: float = Field(
+        1 / 64, ge=0, le=1, description="share of the picture under which people and things are left"
+    )
+    overlap: float = Field(0.4, ge=0, le=1, description="IoU above which only the more confident of two is kept")
+    inside: float = Field(0.75, ge=0, le=1, description="share of a garment that lies in its wearer's box")
+    spread: float = Field(
+        50.0, ge=0, description="pixels between the outermost of a class for left and right to be said"
+    )
+    official: bool = Field(False, description="as the published code has it, mistakes included (spatial_words, drawn)")
+    words: str = Field("", description="a TOML of your own for the lists of people and garments; empty = words.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class Referent:
+    """What phrases can be about: a detection, where it stands among its class, and what it wears."""
+
+    detection: Detection
+    is_person: bool
+    spatial: tuple[str, ...] = ()
+    garments: tuple[str, ...] = ()
+
+
+def template(job: LabelJob) -> Iterator[PseudoLabel]:
+    """The template source's labels; the same for the same seed, whatever the batch and whichever pictures go before.
+
+    Raises what `looked_at` raises, and DataError for word lists that cannot be used.
+    """
+    options = parse_table(TemplateOptions, job.options, job.where)
+    path = names_of_files([options.words], job.context)[0] if options.words else OURS
+    return _labels(looked_at(job, options.objects, f"{job.where}.objects"), options, read_words(path), job.context.seed)
+
+
+def _labels(seen: Iterator[Looked], options: TemplateOptions, words: Words, seed: int) -> Iterator[PseudoLabel]:
+    for looked in seen:
+        height, width = looked.picture.shape[:2]
+        chosen = most_confident(referents(looked.detections, (width, height), options, words), options.top_n)
+        for referent, said in drawn(chosen, options, Dice("template", seed, picture_key(looked.scene.file))):
+            provenance = {
+                "source": "template",
+                "detector": looked.detector,
+                "score": round(referent.detection.confidence, 6),
+                "template": said.template,
+                "noun": noun(referent.detection),
+                "class": referent.detection.name,
+                "attribute": referent.detection.attribute,
+                "spatial": said.spatial,
+                "garment": said.garment,
+                "entities": 2 if said.garment else 1,
+            }
+            yield PseudoLabel(looked.scene, said.text, referent.detection.box, provenance)
+
+
+def referents(
+    detections: Sequence[Detection], size: tuple[int, int], options: TemplateOptions, words: Words
+) -> list[Referent]:
+    """The people and things of a picture of `size` (width, height) that are worth a phrase, people first."""
+    kinds = [words.kind(d.name.lower()) for d in detections]
+    people = _kept([d for d, kind in zip(detections, kinds, strict=True) if kind == "people"], size, options)
+    things = _kept([d for d, kind in zip(detections, kinds, strict=True) if kind == "things"], size, options)
+    garments = [d for d, kind in zip(detections, kinds, strict=True) if kind not in ("people", "things")]
+    garments = _apart(garments, options.overlap)
+    wears = worn(boxes_of(garments), [words.kind(g.name.lower()) for g in garments], boxes_of(people), options.inside)
+    dressed = [tuple(noun(garments[g]) for g in np.flatnonzero(of)) for of in wears.T]
+    return [
+        *_placed(people, dressed, size, options, is_person=True),
+        *_placed(things, [()] * len(things), size, options, is_person=False),
+    ]
+
+
+def _placed(
+    detections: Sequence[Detection],
+    dressed: Sequence[tuple[str, ...]],
+    size: tuple[int, int],
+    options: TemplateOptions,
+    is_person: bool,
+) -> list[Referent]:
+    """Each with its spatial words, among those of its class."""
+    spatial: dict[int, tuple[str, ...]] = {}
+    for name in dict.fromkeys(d.name for d in detections):
+        of = [i for i, d in enumerate(detections) if d.name == name]
+        words = spatial_words(boxes_of([detections[i] for i in of]), size, options.spread, options.official)
+        spatial |= zip(of, words, strict=True)
+    return [Referent(d, is_person, spatial[i], dressed[i]) for i, d in enumerate(detections)]
+
+
+def _kept(detections: Sequence[Detection], size: tuple[int, int], options: TemplateOptions) -> list[Detection]:
+    """People or things that are large enough, and of those that overlap the more confident."""
+    large = large_enough(boxes_of(detections), size, options.smallest)
+    return _apart([d for d, fits in zip(detections, large, strict=True) if fits], options.overlap)
+
+
+def _apart(detections: Sequence[Detection], overlap: float) -> list[Detection]:
+    confidences = np.array([d.confidence for d in detections], np.float64)
+    kept = without_overlaps(boxes_of(detections), confidences, overlap)
+    return [d for d, stays in zip(detections, kept, strict=True) if stays]
+
+
+def most_confident(found: Sequence[Referent], top_n: int) -> list[Referent]:
+    """The `top_n` most confident, every person before any thing."""
+    return sorted(found, key=lambda r: (not r.is_person, -r.detection.confidence))[:top_n]
+
+
+def drawn(chosen: Sequence[Referent], options: TemplateOptions, dice: Dice) -> list[tuple[Referent, Candidate]]:
+    """At most `per_picture` of all phrases about the chosen, in random order where there are more.
+
+    The published code may draw the same phrase for the same box twice, when a person wears two of a garment.
+    """
+    pool = [(r, said) for r in chosen for said in candidates(noun(r.detection), r.spatial, r.garments)]
+    if not options.official:
+        pool = list({(r.detection.box, said.text): (r, said) for r, said in reversed(pool)}.values())[::-1]
+    return pool if len(pool) <= options.per_picture else dice.sample(pool, options.per_picture)
+
+
+def noun(detection: Detection) -> str:
+    """The class with its attribute, whose words are not said twice: "brick" and "brick wall" are a "brick wall"."""
+    said = detection.attribute.lower().split()
+    return " ".join([*said, *(word for word in detection.name.lower().split() if word not in said)])
+
+
+def boxes_of(detections: Sequence[Detection]) -> Boxes:
+    """(N, 4) xyxy pixels."""
+    return np.array([detection.box for detection in detections], np.float64).reshape(-1, 4)
