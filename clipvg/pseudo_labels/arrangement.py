@@ -102,10 +102,10 @@ def upright(y: Float, top: float, bottom: float, spread: float) -> list[tuple[st
 
 
 def depth(areas: Float) -> list[tuple[str, ...]]:
-    """Areas (N,) -> behind for the smallest and front for the largest, where they differ enough; of more than three
+    """Positive areas (N,) -> behind for the smallest and front for the largest, where they differ enough; of more than three
     also for others that are small or large beside the largest."""
     least, most = int(areas.argmin()), int(areas.argmax())
-    ratio = areas / max(float(areas[most]), 1e-9)
+    ratio = areas / areas[most]
     if not ratio[least] < FAR:
         return [()] * len(areas)
     side = np.where(ratio < FAR, -1, np.where(ratio > NEAR, 1, 0)) if len(areas) > 3 else np.zeros(len(areas), int)

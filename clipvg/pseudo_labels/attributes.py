@@ -101,11 +101,10 @@ def open_describer(options: AttributeOptions, where: str, context: PipelineConte
 class FileAttributes:
     """The attributes of files, each given to the detection of its class that it overlaps most."""
 
-    def __init__(self, files: Sequence[str], options: AttributeOptions, where: str, context: PipelineContext) -> None:
-        if not options.vocabulary:
-            raise SettingsError(
-                f"{where}: attribute files hold numbers; `vocabulary` must name the file of their words"
-            )
+    def __init__(self, options: AttributeOptions, where: str, context: PipelineContext) -> None:
+        files = (options.files,) if isinstance(options.files, str) else options.files
+        if not files or not options.vocabulary:
+            raise SettingsError(f"{where}: name the attribute `files`, and as `vocabulary` the file of their words")
         (path,) = names_of_files([options.vocabulary], context)
         self.words = read_vocabulary(path)
         self.options = options
@@ -147,10 +146,12 @@ def chosen(
 
     A row of the file whose class names its own attribute ("brick wall", brick) counts as of the class without it.
     """
-    best, top = scored.scores.argmax(axis=1), scored.scores.max(axis=1).astype(np.float64)
+    best, top = scored.scores.argmax(axis=1), scored.scores.max(axis=1)
     bare = [without(name, words[i]) for name, i in zip(scored.names, best, strict=True)]
     same = np.array(names)[:, None] == np.array(bare)[None, :]
-    overlap = np.where(same & (top > options.file_threshold), iou_pairwise(boxes, scored.boxes), 0.0)  # (N, M)
+    overlap = np.where(
+        same & (top > np.float32(options.file_threshold)), iou_pairwise(boxes, scored.boxes), 0.0
+    )  # (N, M)
     row = overlap.argmax(axis=1)
     fits = overlap[np.arange(len(names)), row] > options.file_iou
     return np.where(fits, best[row], -1), np.where(fits, top[row], 0.0).tolist()

@@ -60,7 +60,7 @@ def blank_job(context, tmp_path):
 
 @pytest.fixture
 def spoken(monkeypatch):
-    """spoken({"1": [("dog", (0, 0, 50, 50), 0.9)], ...}): what every proposer says from now on; returns the proposer."""
+    """spoken({"1": [("dog", (0, 0, 50, 50), 0.9)], ...}): what every proposer says from now on."""
 
     def say(rows):
         proposer = SpokenProposer(rows)

@@ -1,0 +1,249 @@
+"""The template source: word lists, every template, the choice of things, and whole jobs."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.datasets.shapes.dice import Dice
+from bench.errors import DataError, SettingsError
+from bench.registry import label_source
+from clipvg.pseudo_labels.detections import Detection
+from clipvg.pseudo_labels.template import (
+    TemplateOptions,
+    drawn,
+    most_confident,
+    noun,
+    referents,
+    template,
+)
+from clipvg.pseudo_labels.templates import candidates
+from clipvg.pseudo_labels.words import read_words
+
+SIZE, WORDS, PUBLISHED = (640, 480), read_words(), TemplateOptions()
+EVERYTHING = TemplateOptions(per_picture=1000, top_n=1000)
+
+
+def thing(name, x=100.0, y=100.0, confidence=0.9, half=50.0, **more):
+    return Detection(name, (x - half, y - half, x + half, y + half), confidence, **more)
+
+
+def phrases(detections, options=EVERYTHING):
+    found = most_confident(referents(detections, SIZE, options, WORDS), options.top_n)
+    return [(said.text, r.detection.box) for r, said in drawn(found, options, Dice("test"))]
+
+
+def test_people_garments_and_things_are_told_apart():
+    names = ("man", "person", "helmet", "tie", "jeans", "boots", "dog", "wall", "elephant")
+    assert [WORDS.kind(name) for name in names] == [
+        "people", "people", "hat", "shirt", "pants", "shoes", "things", "things", "things",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("people = [", "no word lists that can be read"),
+        ('trousers = ["jeans"]', "the list 'trousers' is not known"),
+        ('people = "man"', "people should be a list"),
+        ('people = ["man", 3]', "people should be a list"),
+        ('hat = ["scarf"]\nshirt = ["Scarf"]', "'Scarf' is in hat and in shirt"),
+    ],
+)
+def test_word_lists_of_ones_own_are_checked(tmp_path, text, message):
+    (tmp_path / "words.toml").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_words(tmp_path / "words.toml")
+
+
+def said(*args):
+    return [c.text for c in candidates(*args)]
+
+
+def test_a_thing_is_named_and_placed():
+    assert said("red car", ()) == ["red car"]
+    assert said("red car", ("left",)) == ["red car", "red car left", "red car on the left", "left red car"]
+    assert said("car", ("behind",))[1:] == ["car behind", "car in the behind", "behind car"]
+    assert said("car", ("top",))[1:] == ["car top", "top car"]
+    assert {c.template for c in candidates("car", ("middle",))} == {"n", "n r", "n in the r", "r n"}
+
+
+def test_a_person_is_dressed_and_placed():
+    assert said("man", (), ("red hat",)) == ["man", "man red hat", "red hat man"]
+    three = said("man", ("left",), ("hat",))[6:]
+    assert three == [
+        "man hat left", "man left hat", "hat man left", "hat left man", "left man hat", "left hat man",
+        "man hat on the left", "man on the left hat", "hat man on the left",
+    ]  # fmt: skip
+    assert len(said("man", ("bottom",), ("hat",))[5:]) == 6
+    assert len(said("man", ("left", "top"), ("hat", "coat"))) == 1 + 3 + 2 + 2 * 2 + 2 * 9 + 2 * 6
+
+
+def test_a_phrase_says_what_it_was_made_of():
+    by_text = {c.text: c for c in candidates("man", ("front",), ("hat",))}
+    assert by_text["man in the front hat"] == ("man in the front hat", "n in the r a", "front", "hat")
+    assert by_text["man"] == ("man", "n", "", "")
+    assert by_text["hat man"] == ("hat man", "a n", "", "hat")
+
+
+def test_attributes_go_before_the_class_and_are_not_said_twice():
+    assert noun(thing("Dog")) == "dog"
+    assert noun(thing("star", attribute="striped red")) == "striped red star"
+    assert noun(thing("brick wall", attribute="brick")) == "brick wall"
+    assert noun(thing("orange", attribute="orange")) == "orange"
+    assert noun(thing("red brick wall", attribute="brick")) == "brick red wall"
+
+
+def test_small_people_and_things_are_dropped_and_small_garments_are_not():
+    tiny = thing("tie", 300, 200, half=5)
+    found = [thing("person", 300, 240, half=200), tiny, thing("dog", 50, 50, half=20), thing("cat", 560, 60)]
+    assert Counter(text for text, _ in phrases(found)) == Counter(["person", "person tie", "tie person", "cat"])
+
+
+def test_overlaps_are_looked_for_inside_each_group_only():
+    same = [thing("man", confidence=0.5), thing("woman", confidence=0.9), thing("dog", confidence=0.4)]
+    assert [text for text, _ in phrases(same)] == ["woman", "dog"]
+
+
+def test_garments_are_given_to_who_wears_them():
+    left, right = Detection("man", (0, 0, 200, 400), 0.9), Detection("woman", (400, 0, 600, 400), 0.8)
+    hat = Detection("hat", (60, 0, 140, 60), 0.7, "red", 0.9)
+    low_hat, skirt = Detection("cap", (460, 300, 540, 360), 0.7), Detection("skirt", (420, 250, 580, 390), 0.6)
+    found = {
+        r.detection.name: r.garments for r in referents([left, right, hat, low_hat, skirt], SIZE, PUBLISHED, WORDS)
+    }
+    assert found == {"man": ("red hat",), "woman": ("skirt",)}
+
+
+def test_places_are_among_those_of_the_same_class():
+    found = [thing("dog", 100), thing("dog", 500), thing("cat", 320), thing("cow", 300, 350, half=70)]
+    by = {r.detection.box: r.spatial for r in referents(found, SIZE, PUBLISHED, WORDS)}
+    assert [by[d.box] for d in found] == [("left",), ("right",), (), ()]
+
+
+def test_the_most_confident_few_are_taken_people_first():
+    found = [thing("dog", 60), thing("man", 200, confidence=0.3), thing("cat", 340), thing("cow", 480, confidence=0.95)]
+    names = [r.detection.name for r in most_confident(referents(found, SIZE, PUBLISHED, WORDS), 3)]
+    assert names == ["man", "cow", "dog"]
+
+
+def test_the_same_phrase_for_the_same_box_is_drawn_twice_only_officially():
+    wearer = Detection("man", (0, 0, 200, 400), 0.9)
+    shoes = [Detection("shoe", (x, 380, x + 40, 400), 0.5) for x in (20, 120)]
+    assert Counter(t for t, _ in phrases([wearer, *shoes]))["man shoe"] == 1
+    official = EVERYTHING.model_copy(update={"official": True})
+    assert Counter(t for t, _ in phrases([wearer, *shoes], official))["man shoe"] == 2
+
+
+def test_where_there_are_few_phrases_all_are_taken_in_order():
+    found = [thing("dog", 100), thing("cat", 500)]
+    assert [t for t, _ in phrases(found, PUBLISHED)] == ["dog", "cat"]
+
+
+NAMES = st.sampled_from(["man", "woman", "dog", "car", "hat", "shirt", "pants", "shoes"])
+SPOTS = st.tuples(NAMES, st.integers(40, 600), st.integers(40, 440), st.integers(5, 150))
+FOUND = st.lists(SPOTS, max_size=12)
+
+
+def detections(rows):
+    """No two equally confident, so that "the most confident" means something."""
+    return [
+        Detection(name, (max(0, x - s), max(0, y - s), min(640, x + s), min(480, y + s)), 0.9 - i / 20)
+        for i, (name, x, y, s) in enumerate(rows)
+    ]
+
+
+@given(FOUND, st.integers(1, 8), st.integers(1, 6))
+def test_at_most_so_many_phrases_none_empty_every_box_a_detection_of_its_class(rows, per_picture, top_n):
+    found = detections(rows)
+    options = TemplateOptions(per_picture=per_picture, top_n=top_n)
+    made = phrases(found, options)
+    assert len(made) <= per_picture and len({box for _, box in made}) <= top_n and len(set(made)) == len(made)
+    for text, box in made:
+        assert text.strip() == text != ""
+        assert any(d.box == box and d.name in text.split() for d in found)
+
+
+@given(FOUND, st.randoms(use_true_random=False))
+def test_the_order_of_the_detections_does_not_matter(rows, random):
+    # Places are told apart by first come where centres are equal, so equal ones are left out.
+    spots = {(x, y, s): (name, x, y, s) for name, x, y, s in rows}
+    rows = [
+        r
+        for i, r in enumerate(spots.values())
+        if all(r[a] != o[a] for o in list(spots.values())[:i] for a in (1, 2, 3))
+    ]
+    found = [d for d in detections(rows) if d.box[0] > 0 and d.box[2] < 640 and d.box[1] > 0 and d.box[3] < 480]
+    mixed = list(found)
+    random.shuffle(mixed)
+    assert Counter(phrases(mixed)) == Counter(phrases(found))
+
+
+ROWS = {
+    "1": [("dog", (0, 0, 200, 200), 0.9), ("dog", (400, 200, 600, 400), 0.8), ("car", (220, 0, 390, 150), 0.7)],
+    "2": [("person", (100, 20, 300, 420), 0.9), ("tie", (180, 120, 220, 220), 0.6)],
+    "3": [],
+}
+
+
+def rows_of(job):
+    return [(label.scene.id, label.text, label.box, dict(label.provenance)) for label in template(job)]
+
+
+def test_a_job_gives_phrases_with_their_making(blank_job, spoken):
+    spoken(ROWS)
+    made = rows_of(blank_job())
+    assert [scene for scene, *_ in made] == ["1"] * 6 + ["2"] * 3
+    for _, text, box, provenance in made:
+        assert provenance["source"] == "template" and provenance["detector"] == "spoken.pt"
+        (row,) = [r for r in ROWS["1"] + ROWS["2"] if r[1] == box]
+        assert (provenance["class"], provenance["score"]) == (row[0], row[2])
+        assert provenance["noun"] in text and provenance["spatial"] in text and provenance["garment"] in text
+        assert provenance["entities"] == (2 if provenance["garment"] else 1)
+    assert [text for _, text, *_ in made[6:]] == ["person", "person tie", "tie person"]
+    assert made[7][3]["template"] == "n a" and made[7][3]["garment"] == "tie"
+
+
+def test_a_picture_gets_the_same_phrases_whatever_goes_before_it(blank_job, spoken):
+    spoken(dict.fromkeys("123", ROWS["1"]))
+    whole = rows_of(blank_job())
+    job = blank_job()
+    assert rows_of(replace(job, scenes=job.scenes[2:])) == [r for r in whole if r[0] == "3"]
+    batched = {"objects": {"proposer": {"kind": "spoken"}, "batch_size": 1}}
+    assert rows_of(blank_job(batched)) == whole
+    assert rows_of(blank_job()) == whole
+    drawn_for = [[r[1] for r in whole if r[0] == n] for n in "123"]
+    assert drawn_for[0] != drawn_for[1]  # each picture draws for itself
+    assert rows_of(blank_job(seed=1)) != whole
+
+
+def test_options_and_files_are_checked_before_the_first_picture(blank_job, tmp_path):
+    with pytest.raises(SettingsError, match=r"\[label.x\]: unknown key 'topn'; did you mean 'top_n'"):
+        template(blank_job({"topn": 3}))
+    with pytest.raises(SettingsError, match=r"\[label.x\].objects: nothing finds the objects"):
+        template(blank_job({"top_n": 3}))
+    (tmp_path / "mine.toml").write_text('people = ["dog"]')
+    torch.save({"1.jpg": [["dog", [0, 0, 200, 400, 0.9]], ["hat", [50, 0, 100, 40, 0.8]]]}, tmp_path / "found.pth")
+    options = {"objects": {"detections": "found.pth"}, "words": "mine.toml", "smallest": 0.0}
+    assert [label.text for label in template(blank_job(options, files=["1.jpg"]))] == ["dog", "hat"]
+
+
+def test_it_is_what_its_name_opens():
+    assert label_source("template") is template
+
+
+def test_the_shipped_table_speaks_of_shapes(shapes_job):
+    job = shapes_job("template", 10)
+    made = list(template(job))
+    assert 45 < len(made) <= 60 and all(label.provenance["detector"] == "tiny-yolo.safetensors" for label in made)
+    right = []
+    for label in made:
+        things, words = job.pictures.objects(label.scene), job.pictures.descriptions(label.scene)
+        true = {box: set(said.split()) for (_, box), said in zip(things, words, strict=True)}
+        nearest = min(true, key=lambda box: sum(abs(a - b) for a, b in zip(box, label.box, strict=True)))
+        right.append(set(label.provenance["noun"].split()) <= true[nearest])
+    assert sum(right) > 0.85 * len(right)
+    assert len({label.provenance["template"] for label in made}) >= 5

@@ -1,0 +1,186 @@
+"""The arrangement of boxes, by hand: two, three and four of a class, garments in and out, the edges of every rule."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipvg.pseudo_labels.arrangement import (
+    across,
+    depth,
+    large_enough,
+    share_inside,
+    spatial_words,
+    upright,
+    without_overlaps,
+    worn,
+)
+
+MIDDLE = ("middle", "center")
+
+
+def boxes(*rows):
+    return np.array(rows, float).reshape(-1, 4)
+
+
+def at(*centres, half=10.0):
+    """Boxes of one size around centres (x, y)."""
+    return boxes(*((x - half, y - half, x + half, y + half) for x, y in centres))
+
+
+def test_a_sixty_fourth_of_the_picture_is_large_enough():
+    found = boxes((0, 0, 80, 60), (0, 0, 79.9, 60), (100, 100, 100, 200))
+    assert large_enough(found, (640, 480), 1 / 64).tolist() == [True, False, False]
+
+
+def test_of_two_that_overlap_the_more_confident_stays_in_any_order():
+    found, confidences = boxes((0, 0, 100, 100), (0, 0, 100, 90), (200, 0, 300, 100)), np.array([0.5, 0.9, 0.1])
+    assert without_overlaps(found, confidences, 0.4).tolist() == [False, True, True]
+    assert without_overlaps(found[::-1], confidences[::-1], 0.4).tolist() == [True, True, False]
+
+
+def test_an_overlap_of_just_the_limit_is_none_and_of_equals_the_first_stays():
+    half = boxes((0, 0, 100, 100), (0, 0, 100, 40))
+    assert without_overlaps(half, np.array([0.9, 0.5]), 0.4).tolist() == [True, True]
+    assert without_overlaps(half, np.array([0.5, 0.5]), 0.39).tolist() == [True, False]
+
+
+def test_a_box_falls_to_a_better_one_that_falls_itself():
+    chain = boxes((0, 0, 100, 100), (40, 0, 140, 100), (80, 0, 180, 100))
+    assert without_overlaps(chain, np.array([0.9, 0.8, 0.7]), 0.4).tolist() == [True, False, False]
+    assert without_overlaps(boxes(), np.zeros(0), 0.4).tolist() == []
+
+
+def test_the_share_of_one_box_inside_another():
+    inner, outer = boxes((0, 0, 10, 10), (5, 5, 5, 9)), boxes((0, 0, 5, 10), (20, 20, 30, 30), (-5, -5, 50, 50))
+    assert share_inside(inner, outer).tolist() == [[0.5, 0.0, 1.0], [0.0, 0.0, 0.0]]
+
+
+PERSON = (100.0, 0.0, 200.0, 400.0)
+
+
+@pytest.mark.parametrize(
+    ("garment", "kind", "is_worn"),
+    [
+        ((110, 50, 190, 350), "shirt", True),
+        ((25, 50, 125, 60), "shirt", False),
+        ((175, 50, 275, 60), "shirt", False),
+        ((124, 50, 224, 60), "shirt", True),  # 76 % inside
+        ((125, 50, 225, 60), "shirt", False),  # 75 %, which is not more than 75 %
+        ((130, 80, 170, 119), "hat", True),
+        ((130, 80, 170, 120), "hat", False),  # its centre at just a quarter of the height
+        ((130, 250, 170, 300), "hat", False),
+        ((110, 180, 190, 221), "pants", True),
+        ((110, 180, 190, 220), "pants", False),  # its centre at just half
+        ((110, 20, 190, 90), "pants", False),
+        ((110, 20, 190, 90), "shoes", True),
+        ((110, 380, 150, 400), "shoes", True),
+        ((300, 380, 350, 400), "shoes", False),
+    ],
+)
+def test_who_wears_what(garment, kind, is_worn):
+    assert worn(boxes(garment), [kind], boxes(PERSON), 0.75).tolist() == [[is_worn]]
+
+
+def test_a_garment_can_be_that_of_several_people_and_people_can_be_absent():
+    people = boxes(PERSON, (90, 0, 210, 420), (400, 0, 500, 400))
+    assert worn(boxes((120, 100, 180, 200)), ["shirt"], people, 0.75).tolist() == [[True, True, False]]
+    assert worn(boxes((120, 100, 180, 200)), ["shirt"], boxes(), 0.75).shape == (1, 0)
+    assert worn(boxes(), [], people, 0.75).shape == (0, 3)
+
+
+def test_alone_says_nothing():
+    assert spatial_words(at((20, 20)), (640, 480), 50) == [()]
+    assert spatial_words(boxes(), (640, 480), 50) == []
+
+
+def test_two_are_left_and_right_when_far_enough_apart():
+    assert across(np.array([100.0, 150.0]), 640, 50) == [(), ()]
+    assert across(np.array([100.0, 151.0]), 640, 50) == [("left",), ("right",)]
+    assert across(np.array([600.0, 500.0]), 640, 50) == [("right",), ("left",)]
+    assert across(np.array([100.0, 151.0]), 640, 60) == [(), ()]
+
+
+def test_the_third_of_three_is_in_the_middle_wherever_it_is():
+    assert across(np.array([500.0, 10.0, 20.0]), 640, 50) == [("right",), ("left",), MIDDLE]
+
+
+def test_of_four_the_others_go_by_the_quarters_of_the_picture():
+    centres = np.array([10.0, 159.0, 160.0, 480.0, 481.0, 630.0])
+    assert across(centres, 640, 50) == [("left",), ("left",), MIDDLE, MIDDLE, ("right",), ("right",)]
+
+
+def test_the_outermost_are_top_and_bottom_and_others_go_by_quarters():
+    assert upright(np.array([200.0, 250.0]), 120, 360, 50) == [(), ()]
+    assert upright(np.array([200.0, 251.0]), 120, 360, 50) == [("top",), ("bottom",)]
+    centres = np.array([400.0, 100.0, 119.0, 120.0, 360.0, 361.0])
+    assert upright(centres, 120, 360, 50) == [("bottom",), ("top",), ("top",), (), (), ("bottom",)]
+
+
+def test_the_official_top_is_a_quarter_of_the_width():
+    found = at((100, 10), (100, 140), (100, 400))
+    assert spatial_words(found, (640, 480), 50) == [("top",), (), ("bottom",)]
+    assert spatial_words(found, (640, 480), 50, official=True) == [("top",), ("top",), ("bottom",)]
+    low = at((100, 10), (100, 100), (100, 470))
+    assert spatial_words(low, (320, 480), 50)[1] == ("top",)
+    assert spatial_words(low, (320, 480), 50, official=True)[1] == ()
+
+
+def test_small_is_behind_and_large_in_front():
+    assert depth(np.array([40.0, 100.0])) == [(), ()]
+    assert depth(np.array([39.0, 100.0])) == [("behind",), ("front",)]
+    assert depth(np.array([100.0, 20.0, 90.0])) == [("front",), ("behind",), ()]
+    areas = np.array([100.0, 10.0, 39.0, 40.0, 80.0, 81.0])
+    assert depth(areas) == [("front",), ("behind",), ("behind",), (), (), ("front",)]
+
+
+def test_all_words_of_a_thing_come_in_one_row():
+    found = boxes((0, 0, 20, 20), (500, 300, 620, 420))
+    assert spatial_words(found, (640, 480), 50) == [("left", "top", "behind"), ("right", "bottom", "front")]
+
+
+CENTRES = st.lists(
+    st.tuples(st.integers(1, 639), st.integers(1, 479), st.integers(2, 100)), min_size=2, max_size=9, unique=True
+)
+MIRRORED = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
+
+
+def distinct(rows):
+    """Boxes around centres, none of whose x, y or areas are equal: of equals the first counts."""
+    kept = [r for i, r in enumerate(rows) if not any(r[a] == other[a] for other in rows[:i] for a in range(3))]
+    return boxes(*((x - s, y - s, x + s, y + s) for x, y, s in kept))
+
+
+@given(CENTRES)
+def test_a_mirror_swaps_left_and_right_and_nothing_else(rows):
+    found = distinct(rows)
+    mirrored = found.copy()
+    mirrored[:, [0, 2]] = 640 - found[:, [2, 0]]
+    words, other = spatial_words(found, (640, 480), 50), spatial_words(mirrored, (640, 480), 50)
+    swapped = [tuple(MIRRORED[w] if w in ("left", "right") else w for w in of) for of in words]
+    assert other == swapped
+
+
+@given(CENTRES)
+def test_upside_down_swaps_top_and_bottom_and_nothing_else(rows):
+    found = distinct(rows)
+    turned = found.copy()
+    turned[:, [1, 3]] = 480 - found[:, [3, 1]]
+    words, other = spatial_words(found, (640, 480), 50), spatial_words(turned, (640, 480), 50)
+    assert other == [tuple(MIRRORED[w] if w in ("top", "bottom") else w for w in of) for of in words]
+
+
+@given(CENTRES, st.randoms(use_true_random=False))
+def test_the_order_of_the_boxes_does_not_matter(rows, random):
+    found = distinct(rows)
+    order = list(range(len(found)))
+    random.shuffle(order)
+    words = spatial_words(found, (640, 480), 50)
+    assert spatial_words(found[order], (640, 480), 50) == [words[i] for i in order]
+
+
+@given(CENTRES)
+def test_nothing_is_both_left_and_right_or_both_top_and_bottom(rows):
+    for words in spatial_words(distinct(rows), (640, 480), 50):
+        assert len({"left", "right", "middle"} & set(words)) <= 1 and len({"top", "bottom"} & set(words)) <= 1
+        assert len({"front", "behind"} & set(words)) <= 1 and len(set(words)) == len(words)
