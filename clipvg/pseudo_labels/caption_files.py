@@ -1,0 +1,102 @@
+"""Captions that were written elsewhere: one for each picture.
+
+    captions.jsonl            {"image": "COCO_train2014_000000581857.jpg", "caption": "a man on a horse"}
+    *_caption_data.json       [{"image_id": 581857, "image_file": "COCO_...jpg", "captions": "a man on a horse"}, ...]
+    *_caption_data.pth        the same list, torch-saved, as CLIPCap's captions of the CLIP-VG family are
+
+`captions` may be a list, of which the first is taken. A picture goes by its file's name without folders, or else by its
+number: 581857 and COCO_train2014_000000581857.jpg are one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.datasets.fingerprint import picture_key
+from bench.datasets.rows import checked_text
+from bench.errors import DataError
+from pipelines.weights import first_line
+
+EXPECTED = '{"image": "a.jpg", "caption": "a man on a horse"}'
+FILE_KEYS, TEXT_KEYS = ("image", "image_file", "image_id"), ("caption", "captions")
+
+
+def read_captions(path: Path) -> dict[str, str]:
+    """Picture key -> its caption. Raises DataError naming the file and the row: it lacks a picture or a caption, or
+    its picture has one already. Nothing in a torch-saved file is executed.
+    """
+    out: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for where, row in _rows(path):
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: {_short(row)}; expected an object such as {EXPECTED}")
+        key = _picture(row, where)
+        if key in out:
+            raise DataError(f"{where}: picture {key} has a caption already, in {first[key]}; one caption a picture")
+        out[key], first[key] = _caption(row, where), where
+    if not out:
+        raise DataError(f"{path}: it holds no captions; expected rows such as {EXPECTED}")
+    return out
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    if path.suffix == ".jsonl":
+        for number, line in enumerate(_bytes(path).splitlines(), 1):
+            if line.strip():
+                where = f"{path}: line {number}"
+                yield where, _parsed(line, where)
+        return
+    held = _parsed(_bytes(path), str(path)) if path.suffix == ".json" else _saved(path)
+    if not isinstance(held, list):
+        raise DataError(f"{path}: holds a {type(held).__name__}; expected a list of rows such as {EXPECTED}")
+    for number, row in enumerate(held):
+        yield f"{path}: row {number}", row
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _parsed(data: bytes, where: str) -> Any:
+    try:
+        return json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON in UTF-8 ({error}); is it cut?") from None
+
+
+def _saved(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # weights_only raises several kinds for broken and for hostile files
+        raise DataError(
+            f"{path}: not a torch-saved list of plain values ({first_line(error)}); nothing in it was executed"
+        ) from None
+
+
+def _picture(row: dict[str, Any], where: str) -> str:
+    named = next((row[key] for key in FILE_KEYS if row.get(key) is not None), None)
+    if isinstance(named, bool) or not isinstance(named, (str, int)) or not str(named).strip():
+        raise DataError(f"{where}: it names no picture; expected one of the keys {', '.join(FILE_KEYS)}")
+    return picture_key(str(named))
+
+
+def _caption(row: dict[str, Any], where: str) -> str:
+    said = next((row[key] for key in TEXT_KEYS if row.get(key) is not None), None)
+    if isinstance(said, (list, tuple)) and said:
+        said = said[0]
+    if said is None or isinstance(said, (list, tuple)):
+        raise DataError(f"{where}: it has no caption; expected one of the keys {', '.join(TEXT_KEYS)}")
+    return " ".join(checked_text(said, where).split())
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

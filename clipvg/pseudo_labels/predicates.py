@@ -1,0 +1,159 @@
+"""How two boxes lie to each other: predicates that can be read off geometry alone, each a score from 0 to 1.
+
+Every function takes boxes (..., 4), xyxy pixels, of subjects and of objects, which broadcast against each other, and
+scores how well "subject predicate object" says what they do. Nothing here knows what the boxes show: that a man on a
+horse rides it is for who looks (seen_predicates.py).
+
+    beyond an edge   left of, right of, above, below     the share of the subject that is past the object's edge, less
+                                                         the further the two lie off the axis
+    apart            near, next to                       the gap, measured in sides of the two
+    together         on, in, in front of, behind         which part of them is shared; what ends lower stands in front
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.boxes import box_area_xyxy
+from bench.errors import UnknownName
+from bench.grounding import Boxes
+
+Float = NDArray[np.float64]
+TOUCHING = 0.25  # of the subject's height: how far above the object's top edge it may end and still stand on it
+TINY = 1e-9
+
+
+def left(subjects: Boxes, objects: Boxes) -> Float:
+    return _beyond(subjects, objects, 0)
+
+
+def right(subjects: Boxes, objects: Boxes) -> Float:
+    return _beyond(_mirrored(subjects, 0), _mirrored(objects, 0), 0)
+
+
+def above(subjects: Boxes, objects: Boxes) -> Float:
+    return _beyond(subjects, objects, 1)
+
+
+def below(subjects: Boxes, objects: Boxes) -> Float:
+    return _beyond(_mirrored(subjects, 1), _mirrored(objects, 1), 1)
+
+
+def near(subjects: Boxes, objects: Boxes) -> Float:
+    """1 where they touch, 0 where they are as far apart as they are large; what lies in something is not near it."""
+    gap = np.maximum(np.maximum(subjects[..., :2] - objects[..., 2:], objects[..., :2] - subjects[..., 2:]), 0)
+    side = (np.sqrt(box_area_xyxy(subjects)) + np.sqrt(box_area_xyxy(objects))) / 2
+    apart = 1 - _shared(subjects, objects) / np.minimum(box_area_xyxy(subjects), box_area_xyxy(objects)).clip(TINY)
+    return np.asarray((1 - np.linalg.norm(gap, axis=-1) / side.clip(TINY)).clip(0, 1) * apart)
+
+
+def beside(subjects: Boxes, objects: Boxes) -> Float:
+    """Near, and on one level: by the share of the lower one's height that both have."""
+    level = _overlap(subjects, objects)[..., 1].clip(0) / np.minimum(_sides(subjects)[1], _sides(objects)[1])
+    return np.asarray(near(subjects, objects) * level)
+
+
+def on(subjects: Boxes, objects: Boxes) -> Float:
+    """It is over the object, sticks out above it, and ends in it or just above it."""
+    width, height = _sides(subjects)
+    over = _overlap(subjects, objects)[..., 0].clip(0) / width
+    out = ((objects[..., 1] - subjects[..., 1]) / height).clip(0, 1)
+    hovering = (objects[..., 1] - subjects[..., 3]).clip(0) / (TOUCHING * height)
+    rests = np.where(subjects[..., 3] <= objects[..., 3], (1 - hovering).clip(0), 0)
+    return np.asarray(over * np.minimum(1, 2 * out) * rests)
+
+
+def inside(subjects: Boxes, objects: Boxes) -> Float:
+    """The share of it that lies in the object, less the nearer the two are in size."""
+    area, other = box_area_xyxy(subjects).clip(TINY), box_area_xyxy(objects).clip(TINY)
+    return np.asarray(_shared(subjects, objects) / area * (1 - area / other).clip(0))
+
+
+def in_front(subjects: Boxes, objects: Boxes) -> Float:
+    """They overlap, and it ends lower in the picture, as what is nearer does on level ground."""
+    smaller = np.minimum(box_area_xyxy(subjects), box_area_xyxy(objects)).clip(TINY)
+    height = (_sides(subjects)[1] + _sides(objects)[1]) / 2
+    lower = ((subjects[..., 3] - objects[..., 3]) / (TOUCHING * height)).clip(0, 1)
+    return np.asarray(np.minimum(1, 2 * _shared(subjects, objects) / smaller) * lower)
+
+
+def behind(subjects: Boxes, objects: Boxes) -> Float:
+    return in_front(objects, subjects)
+
+
+def larger(subjects: Boxes, objects: Boxes) -> Float:
+    """0 for equal areas, 1 for three times the area and more."""
+    ratio = box_area_xyxy(subjects).clip(TINY) / box_area_xyxy(objects).clip(TINY)
+    return np.asarray(((ratio - 1) / 2).clip(0, 1))
+
+
+def smaller(subjects: Boxes, objects: Boxes) -> Float:
+    return larger(objects, subjects)
+
+
+Predicate = Callable[[Boxes, Boxes], Float]
+# What is said -> what it means. Several wordings may mean one thing.
+GEOMETRY: dict[str, Predicate] = {
+    **dict.fromkeys(("left of", "to the left of"), left),
+    **dict.fromkeys(("right of", "to the right of"), right),
+    **dict.fromkeys(("above", "over", "higher than"), above),
+    **dict.fromkeys(("below", "under", "beneath", "lower than"), below),
+    **dict.fromkeys(("near", "close to", "by"), near),
+    **dict.fromkeys(("next to", "beside"), beside),
+    **dict.fromkeys(("on", "on top of", "standing on"), on),
+    **dict.fromkeys(("in", "inside"), inside),
+    "in front of": in_front,
+    "behind": behind,
+    **dict.fromkeys(("larger than", "bigger than"), larger),
+    "smaller than": smaller,
+}
+
+
+def meanings(wordings: Iterable[str]) -> dict[Predicate, tuple[str, ...]]:
+    """Each predicate with those of `wordings` that say it. Raises UnknownName for what no geometry can tell."""
+    out: dict[Predicate, tuple[str, ...]] = {}
+    for wording in dict.fromkeys(wordings):
+        if wording not in GEOMETRY:
+            raise UnknownName("predicate of geometry", wording, GEOMETRY, "what must be looked at goes into `looked`")
+        predicate = GEOMETRY[wording]
+        out[predicate] = (*out.get(predicate, ()), wording)
+    return out
+
+
+def among(predicate: Predicate, boxes: Boxes) -> Float:
+    """(N, 4) -> (N, N): how well it holds of box i to box j; 0 of a box to itself."""
+    scores = predicate(boxes[:, None], boxes[None])
+    np.fill_diagonal(scores, 0)
+    return scores
+
+
+def _beyond(subjects: Boxes, objects: Boxes, axis: int) -> Float:
+    """The share of the subject before the object's first edge along an axis, times the cosine of the angle off it."""
+    past = ((objects[..., axis] - subjects[..., axis]) / _sides(subjects)[axis]).clip(0, 1)
+    way = (objects[..., :2] + objects[..., 2:] - subjects[..., :2] - subjects[..., 2:]) / 2
+    straight = (way[..., axis] / np.linalg.norm(way, axis=-1).clip(TINY)).clip(0, 1)
+    return np.asarray(past * straight)
+
+
+def _mirrored(boxes: Boxes, axis: int) -> Boxes:
+    """Left and right, or top and bottom, change places."""
+    out = boxes.copy()
+    out[..., axis], out[..., axis + 2] = -boxes[..., axis + 2], -boxes[..., axis]
+    return out
+
+
+def _sides(boxes: Boxes) -> tuple[Float, Float]:
+    return (boxes[..., 2] - boxes[..., 0]).clip(TINY), (boxes[..., 3] - boxes[..., 1]).clip(TINY)
+
+
+def _overlap(subjects: Boxes, objects: Boxes) -> Float:
+    """(..., 2): how far they overlap along each axis; negative is a gap."""
+    return np.minimum(subjects[..., 2:], objects[..., 2:]) - np.maximum(subjects[..., :2], objects[..., :2])
+
+
+def _shared(subjects: Boxes, objects: Boxes) -> Float:
+    """(...) the area both have."""
+    return np.asarray(_overlap(subjects, objects).clip(0).prod(axis=-1))

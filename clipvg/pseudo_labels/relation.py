@@ -1,0 +1,166 @@
+"""The relation source: "man on horse" with the man's box (CLIP-VG's second source, by RelTR; spec clipvg.md 3.3).
+
+    a scene graph's file ──────────────────────────────► triplets ─► the ten surest of a picture ─► phrases
+    detections ─► pairs ─► geometry, and CLIP that looks ──┘
+
+A file of finished phrases is taken as it is. Of detections, a predicate's score stands beside the confidences of both
+things as RelTR's three do: all three must be above `min_score`, and their product ranks.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.datasets.fingerprint import picture_key
+from bench.grounding import Box, Boxes, Scene
+from bench.labelling import LabelJob, PseudoLabel
+from bench.settings import parse_table
+from clipvg.pseudo_labels.detections import Detection, DetectionOptions, Looked, looked_at
+from clipvg.pseudo_labels.given_files import find_file, inside_picture, spoken_of
+from clipvg.pseudo_labels.predicates import Predicate, among, meanings
+from clipvg.pseudo_labels.scene_graph_files import read_phrases, read_triplets
+from clipvg.pseudo_labels.seen_predicates import SeenPredicates, Shown, close_pairs
+from clipvg.pseudo_labels.triplets import Triplet, chosen
+from pipelines.clip.encoder import ClipEncoder, ClipOptions
+
+BATCH = 16  # pictures whose pairs are looked at in one call
+# Of Visual Genome's fifty predicates those that say something and are no geometry.
+SEEN = (
+    "riding", "wearing", "holding", "carrying", "using", "eating", "looking at", "sitting on", "standing on",
+    "lying on", "walking on", "parked on", "hanging from", "attached to", "covering", "on", "in", "with", "under",
+    "behind", "in front of", "next to",
+)  # fmt: skip
+
+
+class RelationOptions(BaseModel):
+    """[label.relation]."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    graph: str = Field("", description="a scene graph's file; {dataset} stands for the data set; empty = detections")
+    objects: DetectionOptions = DetectionOptions()
+    geometry: tuple[str, ...] = Field(("left of", "right of", "above", "below"), description="told by geometry")
+    looked: tuple[str, ...] = Field(SEEN, description="told by CLIP on the crop of both")
+    clip: ClipOptions = ClipOptions()
+    prompt: str = Field("a photo of a {}", pattern=r"\{\}", description="of what CLIP is asked")
+    pairs: int = Field(20, ge=1, description="that CLIP looks at in one picture: the surest of those close together")
+    attributes: bool = Field(False, description="say a thing's attribute with its name, where it is known")
+    min_score: float = Field(0.2, ge=0, le=1, description="of subject, predicate and object each")
+    top: int = Field(10, ge=1, description="phrases of a picture")
+    unique: bool = Field(False, description="leave out words that fit another thing of the picture as well")
+    phrase: str = Field("{subject} {predicate} {object}", pattern=r"\{subject\}")
+
+
+def relation(job: LabelJob) -> Iterator[PseudoLabel]:
+    """Labels by relation. Raises SettingsError, UnknownName, WeightsError, MissingPackage, DataError."""
+    options = parse_table(RelationOptions, job.options, job.where)
+    if options.graph:
+        path = find_file(options.graph, job.context, f"{job.where}: graph")
+        return _from_phrases(job, path) if path.suffix == ".pth" else _from_graph(job, options, path)
+    predicates = meanings(options.geometry)
+    looked = looked_at(job, options.objects, f"{job.where}.objects")
+    seen = (
+        SeenPredicates(options.looked, options.prompt, ClipEncoder(options.clip, job.context))
+        if options.looked
+        else None
+    )
+    return _from_detections(looked, options, predicates, seen, job.context.seed)
+
+
+def _from_graph(job: LabelJob, options: RelationOptions, path: Path) -> Iterator[PseudoLabel]:
+    graphs = read_triplets(path)
+    for scene in spoken_of(job, path, graphs):
+        graph = graphs[picture_key(scene.file)]
+        places = {id(triplet): where for where, triplet in graph}
+        for triplet in chosen([t for _, t in graph], options.min_score, options.top, options.unique):
+            box = inside_picture(job, scene, triplet.subject_box, places[id(triplet)])
+            if box is not None:
+                yield _label(scene, triplet, box, options, path.name)
+
+
+def _from_phrases(job: LabelJob, path: Path) -> Iterator[PseudoLabel]:
+    """Every row of a finished list; what it was made of, it does not say."""
+    finished = read_phrases(path, job.context.dataset)
+    for scene in spoken_of(job, path, finished):
+        for expression in finished[picture_key(scene.file)]:
+            box = inside_picture(job, scene, expression.box, f"{path}: row {expression.id}")
+            if box is not None:
+                said = {"source": "relation", "detector": path.name, "score": 1.0, "entities": 2}
+                yield PseudoLabel(scene, expression.text, box, said)
+
+
+def _from_detections(
+    looked: Iterator[Looked],
+    options: RelationOptions,
+    predicates: Mapping[Predicate, Sequence[str]],
+    seen: SeenPredicates | None,
+    seed: int,
+) -> Iterator[PseudoLabel]:
+    while batch := list(islice(looked, BATCH)):
+        graphs = [_by_geometry(scene, options, predicates, seed) for scene in batch]
+        if seen is not None:
+            for graph, more in zip(graphs, _by_looking(batch, options, seen), strict=True):
+                graph += more
+        for picture, graph in zip(batch, graphs, strict=True):
+            for triplet in chosen(graph, options.min_score, options.top, options.unique):
+                yield _label(picture.scene, triplet, triplet.subject_box, options, picture.detector)
+
+
+def _by_geometry(
+    looked: Looked, options: RelationOptions, predicates: Mapping[Predicate, Sequence[str]], seed: int
+) -> list[Triplet]:
+    """Every pair that a predicate holds of; where it has several wordings, chance says which."""
+    dice = random.Random(f"relation/{seed}/{picture_key(looked.scene.file)}")
+    things, boxes = looked.detections, _boxes(looked.detections)
+    out = []
+    for predicate, wordings in predicates.items():
+        scores = among(predicate, boxes)
+        for i, j in np.argwhere(scores > options.min_score).tolist():
+            said = dice.choice(wordings)
+            out.append(_triplet(things[i], said, things[j], float(scores[i, j]), "geometry", options))
+    return out
+
+
+def _by_looking(batch: Sequence[Looked], options: RelationOptions, seen: SeenPredicates) -> list[list[Triplet]]:
+    """Of each close pair the predicates that CLIP is sure of."""
+    shown = []
+    for looked in batch:
+        boxes = _boxes(looked.detections)
+        pairs = close_pairs(boxes, [d.confidence for d in looked.detections], options.pairs)
+        names = [_said(detection, options) for detection in looked.detections]
+        shown.append(Shown(looked.picture, names, boxes, pairs))
+    out = []
+    for looked, asked, scores in zip(batch, shown, seen.score(shown), strict=True):
+        graph = []
+        for pair, way, number in np.argwhere(scores > options.min_score).tolist():
+            i, j = asked.pairs[pair].tolist() if way == 0 else asked.pairs[pair, ::-1].tolist()
+            things, score = looked.detections, float(scores[pair, way, number])
+            graph.append(_triplet(things[i], seen.predicates[number], things[j], score, "clip", options))
+        out.append(graph)
+    return out
+
+
+def _triplet(
+    subject: Detection, predicate: str, other: Detection, score: float, by: str, options: RelationOptions
+) -> Triplet:
+    scores = (subject.confidence, score, other.confidence)
+    return Triplet(_said(subject, options), predicate, _said(other, options), subject.box, other.box, scores, by)
+
+
+def _said(thing: Detection, options: RelationOptions) -> str:
+    return f"{thing.attribute} {thing.name}".strip() if options.attributes else thing.name
+
+
+def _label(scene: Scene, triplet: Triplet, box: Box, options: RelationOptions, detector: str) -> PseudoLabel:
+    said = {"source": "relation", "detector": detector} | triplet.provenance()
+    return PseudoLabel(scene, triplet.phrase(options.phrase), box, said)
+
+
+def _boxes(things: Sequence[Detection]) -> Boxes:
+    return np.array([thing.box for thing in things], np.float64).reshape(-1, 4)
