@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from bench.cli import config, data, doctor, export, leaderboard, listing, predict, run, score, train
+from bench.cli import config, data, doctor, export, label, leaderboard, listing, predict, run, score, train
 from bench.errors import BenchError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("train")(train.train)
+app.add_typer(label.app, name="label")
 app.command("predict")(predict.predict)
 app.command("score")(score.score)
 app.command("export")(export.export)

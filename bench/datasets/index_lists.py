@@ -28,6 +28,7 @@ FORMATS: dict[str, BoxFormat] = {
     "refcocog-google": "xywh",
     "referit": "xyxy",
     "flickr30k": "xyxy",
+    "shapes": "xywh",  # published nowhere; as the COCO sets
     # the names that the lists' own folders use
     "unc": "xywh",
     "unc+": "xywh",

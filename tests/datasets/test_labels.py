@@ -241,8 +241,8 @@ def test_labels_of_the_embedded_pictures(tmp_path):
     assert split.pictures.objects(split.scenes[0])  # still the data set's own source
     with pytest.raises(DataError, match=r"1 of its 1 pictures .* shapes: line 1: cat\.png"):
         load_labels("shapes-train", [jsonl(tmp_path / "c.jsonl", rows[0] | {"image": "cat.png"})], resolved)
-    with pytest.raises(UsageError, match=r"of shapes none are known .*write the labels as \.jsonl"):
-        load_labels("shapes-train", [pseudo(tmp_path / "p.pth", [(own.scenes[0].file, [0, 0, 5, 5], "x")])], resolved)
+    listed = pseudo(tmp_path / "p.pth", [(own.scenes[0].file, [10, 20, 5, 6], "x")])
+    assert load_labels("shapes-train", [listed], resolved).split.scenes[0].expressions[0].box == (10, 20, 15, 26)
 
 
 def test_labels_about_peoples_own_pictures(tmp_path):
@@ -252,6 +252,8 @@ def test_labels_about_peoples_own_pictures(tmp_path):
     split = load_labels(f"file:{own}", [new], Resolved(Settings())).split
     assert split.name == "file:own" and split.scenes[0].expressions[0].text == "y"
     assert split.pictures.load(split.scenes[0]).shape == (48, 64, 3)
+    with pytest.raises(UsageError, match=r"of file none are known .*write the labels as \.jsonl"):
+        load_labels(f"file:{own}", [pseudo(tmp_path / "p.pth", [("a.jpg", [0, 0, 5, 5], "x")])], Resolved(Settings()))
 
 
 def test_a_broken_picture_is_the_pictures_own_error(tmp_path, resolved):

@@ -1,0 +1,74 @@
+"""A split with its annotations taken away: what makes pseudo-labels sees pictures and nothing else.
+
+Scenes keep their names and the sizes of their pictures, which a decoded picture tells anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from bench.datasets.pictures import Pictures
+from bench.datasets.split import Split
+from bench.errors import DataError, UsageError
+from bench.grounding import Picture, PictureSource, PipelineContext, Scene
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"))
+
+
+def blind(split: Split) -> tuple[list[Scene], PictureSource]:
+    """The scenes without expressions, and their pictures with `load` and `missing` only; no expression is read."""
+    return without_expressions(split.scenes), BlindPictures(split.pictures)
+
+
+def without_expressions(scenes: Iterable[Scene]) -> list[Scene]:
+    """The same scenes with nothing said about them."""
+    return [replace(scene, expressions=()) for scene in scenes]
+
+
+def shut(context: PipelineContext) -> PipelineContext:
+    """The context with no way to annotations: neither a train part nor annotated boxes."""
+    return replace(context, train_scenes=_no_train_scenes, candidates=None)
+
+
+def _no_train_scenes() -> NoReturn:
+    raise UsageError("pseudo-labels are made from pictures alone; a source may not ask for the annotations of a split")
+
+
+class BlindPictures:
+    """A PictureSource that can do nothing else: `shapes`' own, for one, knows what it drew."""
+
+    __slots__ = ("load", "missing")
+
+    def __init__(self, pictures: PictureSource) -> None:
+        def load(scene: Scene) -> Picture:
+            return pictures.load(replace(scene, expressions=()))
+
+        def missing(scenes: Sequence[Scene]) -> list[str]:
+            return pictures.missing(scenes)
+
+        self.load = load
+        self.missing = missing
+
+
+def pictures_below(folder: Path, out: Path) -> tuple[list[Scene], PictureSource]:
+    """Every picture file in a folder, sorted by path, named as a JSONL at `out` names its pictures: from its folder on.
+
+    Sizes are not known. Raises UsageError when `out` does not lie in the folder or above it, for then no JSONL there
+    may name the pictures, and DataError when there is none.
+    """
+    if not folder.is_dir():
+        raise DataError(f"--pictures {folder}: not a folder" if folder.exists() else f"--pictures {folder}: not there")
+    top, base = folder.resolve(), out.resolve().parent
+    if not top.is_relative_to(base):
+        raise UsageError(
+            f"--out {out}: it names pictures by their way from its own folder, which may not lead out of it; write it "
+            f"into the folder of the pictures, {folder / out.name}, or above"
+        )
+    found = sorted(path for path in top.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise DataError(f"--pictures {folder}: no picture in it (looked for {', '.join(sorted(SUFFIXES))})")
+    files = [path.relative_to(base).as_posix() for path in found]
+    return [Scene(file, file, None, None, ()) for file in files], BlindPictures(Pictures([base], nested=False))
