@@ -20,28 +20,20 @@ import numbers
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.boxes import box_xyxy_to_cxcywh, box_xyxy_to_xywh
-from bench.datasets.index_lists import FORMATS, PLACEHOLDER
+from bench.boxes import box_xyxy_to_cxcywh
+from bench.datasets.index_lists import PLACEHOLDER
 from bench.datasets.pickles import as_text, load_index_list
-from bench.datasets.rows import BoxFormat, checked_file, checked_text
-from bench.errors import DataError, UnknownName, UnsafePickle
+from bench.datasets.pseudo_lists import list_format, pseudo_row, save_list
+from bench.datasets.rows import checked_file, checked_text
+from bench.errors import DataError, UnsafePickle
 from bench.grounding import Box, Scene
-from bench.runs.files import make_folder, write_atomically
+from bench.runs.files import make_folder
 
-STEMS = {
-    "refcoco": "unc",
-    "refcoco+": "unc+",
-    "refcocog": "gref_umd",
-    "refcocog-umd": "gref_umd",
-    "refcocog-google": "gref",
-    "flickr30k": "flickr",
-}  # of other data sets their own name
 THRESHOLDS = tuple(n / 10 for n in range(10))
 THREE_COLUMNS = {"flickr"}
 BAD = 0.4
@@ -82,27 +74,20 @@ def list_rows(path: Path, scenes: Sequence[Scene], dataset: str) -> list[ListRow
     """The rows of a label file whose scenes are `scenes`, phrases lower-cased.
 
     Of an index list the boxes are its very numbers and the order is its own; rows of a JSONL go picture by picture,
-    their boxes turned into the data set's format. Raises UnknownName for a data set whose format nobody knows.
+    their boxes turned into the data set's format. Raises UsageError for a data set without official lists.
     """
-    form = box_format(dataset)
+    _, form = list_format(dataset)
     rows = []
     cells = load_index_list(path) if path.suffix == ".pth" else None
     for scene in scenes:
         for e in scene.expressions:
             if cells is None:
-                held, phrase = _held(e.box, form), e.text
+                held = pseudo_row(scene.file, e.box, e.text, form, three=True)[1]
             else:
                 row = cells[int(e.id)]
-                held, phrase = _numbers(row[1] if len(row) == 3 else row[2]), e.text
-            rows.append(ListRow(e.id, scene, held, e.box, phrase.lower()))
+                held = row[1] if len(row) == 3 else row[2]
+            rows.append(ListRow(e.id, scene, _numbers(held), e.box, e.text.lower()))
     return rows if cells is None else sorted(rows, key=lambda row: int(row.id))
-
-
-def box_format(dataset: str) -> BoxFormat:
-    """In which form the data set's official lists hold boxes. Raises UnknownName."""
-    if dataset not in FORMATS:
-        raise UnknownName("data set with official lists", dataset, FORMATS, hint="leave --lists away")
-    return FORMATS[dataset]
 
 
 def write_reliability_lists(
@@ -113,7 +98,7 @@ def write_reliability_lists(
     `found` is row id -> IoU and the measurer's box (xyxy pixels, None without one); `sizes`, by scene id, are those of
     pictures whose scene has none. Raises RunError where a file cannot be written.
     """
-    stem = STEMS.get(dataset, dataset)
+    stem, _ = list_format(dataset)
     make_folder(folder)
     ious = [found[row.id][0] for row in rows]
     kept = {
@@ -125,10 +110,10 @@ def write_reliability_lists(
         "bad_label_0_0": [[*_five(row), r] for row, r in zip(rows, ious, strict=True) if r == 0],
         "bad_label_0_4": [[*_five(row), r] for row, r in zip(rows, ious, strict=True) if r < BAD],
     }
-    files: dict[str, object] = {**kept, **bad, "iou_result": _iou_result(rows, found, sizes)}
+    files = {**kept, **bad, "iou_result": _iou_result(rows, found, sizes)}
     written = {folder / f"{stem}_train_pseudo_{name}.pth": held for name, held in files.items()}
     for path, held in written.items():
-        write_atomically(path, _saved(held))
+        save_list(path, held)
     return list(written)
 
 
@@ -185,27 +170,12 @@ def _on_square(boxes: Sequence[Box], sizes: Sequence[tuple[float, float]]) -> Fl
     return box_xyxy_to_cxcywh((np.array(boxes, np.float64).reshape(-1, 4) + shift) / side)
 
 
-def _held(box: Box, form: BoxFormat) -> tuple[float, ...]:
-    if form == "xyxy":
-        return box
-    # What was x + w comes back as w only to float noise.
-    return tuple(round(v, 6) for v in box_xyxy_to_xywh(box).tolist())
-
-
 def _numbers(cell: object) -> tuple[float, ...]:
     return tuple(float(v) for v in np.asarray(cell, np.float64).tolist())
 
 
 def _said(threshold: float) -> str:
     return f"{threshold:.1f}".replace(".", "_")
-
-
-def _saved(held: object) -> bytes:
-    import torch
-
-    buffer = BytesIO()
-    torch.save(held, buffer)
-    return buffer.getvalue()
 
 
 def _loaded(path: Path) -> object:

@@ -10,7 +10,7 @@ from bench.boxes import box_cxcywh_to_xyxy, clip_xyxy, iou_elementwise
 from bench.datasets.index_lists import read_index_list
 from bench.datasets.pickles import load_index_list
 from bench.datasets.reliability_files import IouRow, list_rows, read_iou_result, write_reliability_lists
-from bench.errors import DataError, UnknownName, UnsafePickle
+from bench.errors import DataError, UnsafePickle, UsageError
 from bench.grounding import Expression, Scene
 
 PLACEHOLDER = "useless placeholder"
@@ -102,7 +102,7 @@ def test_corners_and_three_columns(tmp_path, dataset, stem, columns):
 
 
 def test_a_data_set_without_lists_is_said(tmp_path):
-    with pytest.raises(UnknownName, match="leave --lists away"):
+    with pytest.raises(UsageError, match="official lists"):
         list_rows(tmp_path / "x.jsonl", [], "file")
 
 

@@ -1,0 +1,72 @@
+"""Reliability in numbers: what a table, a histogram and a record say of the IoUs of one measurer on one source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.reporting.histograms import Histogram, histograms
+from bench.reporting.table import BLANK, percent
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+BINS, BARS = 1000, 25  # over (0, 1]: of the record, as the paper's; of the drawing
+THRESHOLDS = tuple(n / 10 for n in range(10))
+SHOWN = ("0.3", "0.5", "0.7", "0.9")  # thresholds with a column of their own
+WIDE = 120
+
+
+def summary(ious: Sequence[float]) -> dict[str, Any]:
+    """Rows, their mean reliability, how many are 0, the share of at least each threshold, and the histogram.
+
+    "counts" are rows in BINS equal bins over (0, 1], a bin's upper end belonging to it; rows at 0 are in none. Without
+    a row mean and shares are None.
+    """
+    r = np.asarray(ious, np.float64)
+    above = r[r > 0]
+    # 0.3 * 1000 is a little more than 300: an upper end must not fall into the next bin.
+    places = np.clip(np.ceil(above * BINS - 1e-9).astype(np.int64) - 1, 0, BINS - 1)
+    return {
+        "rows": len(r),
+        "mean": float(r.mean()) if len(r) else None,
+        "at_0": int((r == 0).sum()),
+        "at_least": {f"{h:.1f}": float((r >= h).mean()) if len(r) else None for h in THRESHOLDS},
+        "counts": np.bincount(places, minlength=BINS).tolist(),
+    }
+
+
+def drawing(title: str, pairs: Sequence[Mapping[str, Any]]) -> str:
+    """The histograms of pairs as a record has them, as SVG."""
+    return histograms(title, [_panel(pair) for pair in pairs])
+
+
+def _panel(pair: Mapping[str, Any]) -> Histogram:
+    counts = np.array(pair["counts"], np.int64).reshape(BARS, -1).sum(axis=1).tolist()
+    kind = pair["kind"] if pair["kind"] in ("SR", "CR") else ""
+    return Histogram(pair["measurer"], pair["source"], counts, pair["rows"], pair["mean"] or 0.0, kind)
+
+
+def print_pairs(pairs: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """A row a pair: rows, mean reliability, the share (percent) of at least some thresholds, and of exactly 0."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    if not console.is_terminal:
+        console.width = max(console.width, WIDE)  # a file or a pipe has no edge to fold at
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for name in ("measurer", "source"):
+        table.add_column(name, overflow="fold")
+    table.add_column("")
+    for name in ("rows", "mean", *(f"≥ {h}" for h in SHOWN), "at 0", "no box"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for pair in pairs:
+        cells = [Text(pair["measurer"]), Text(pair["source"]), pair["kind"] or "?", f"{pair['rows']:,}"]
+        cells.append(BLANK if pair["mean"] is None else f"{pair['mean']:.3f}")
+        cells += [percent(pair["at_least"][h]) for h in SHOWN]
+        cells.append(percent(pair["at_0"] / pair["rows"] if pair["rows"] else None))
+        table.add_row(*cells, str(pair.get("no_box", BLANK)))
+    console.print(table)

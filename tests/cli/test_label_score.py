@@ -1,0 +1,293 @@
+"""`bench label score`: every measurer on every file, said, drawn, kept, and not done twice."""
+
+import hashlib
+import json
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from fake_world import HashPipeline
+from typer.testing import CliRunner
+
+from bench import registry
+from bench.boxes import clip_xyxy, iou_elementwise
+from bench.cli.label_score import score
+from bench.datasets.index_lists import read_index_list
+from bench.datasets.label_names import source_name, told_apart
+from bench.datasets.load import load_split
+from bench.datasets.reliability_files import read_iou_result
+from bench.errors import BenchError, DataError, RunError, UnknownName, UsageError, WeightsError
+from bench.evaluation.loop import evaluate
+from bench.reporting.reliability import BINS, summary
+from bench.settings import PROJECT, load_settings
+
+TINY = PROJECT / "clipvg" / "weights" / "tiny-clipvg.safetensors"
+
+
+class CountedPipeline(HashPipeline):
+    """Answers by the name of its weights, and remembers every batch that any of its kind was shown."""
+
+    shown: list[str] = []  # noqa: RUF012 - of all of them, on purpose
+
+    def __init__(self, context):
+        weights = Path(context.options["weights"])
+        super().__init__(replace(context, options={"salt": weights.stem + weights.parent.name}))
+
+    def ground(self, batch):
+        self.shown.extend(scene.id for scene in batch)
+        return super().ground(batch)
+
+    def _box(self, scene, word):
+        return tuple(9 * v for v in super()._box(scene, word))  # these pictures are larger
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """Six pictures of shapes, two label files about them, two measurers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "pipeline_factory", lambda name: CountedPipeline)
+    CountedPipeline.shown.clear()
+    (tmp_path / "bench.toml").write_text("[data.shapes]\ntrain = 6\n[run]\ndevice = 'cpu'\n")
+    template = labels(tmp_path, "template", source="template")
+    labels(tmp_path, "relation", source="relation", first=1)
+    measurer(tmp_path, "m1", labels=[{"file": "template.jsonl", "sha256": sha256(template), "rows": 9}])
+    measurer(tmp_path, "m2", split="refcoco-train", labels=[{"file": "relation.jsonl"}])
+    return tmp_path
+
+
+def labels(folder, name, source=None, first=0):
+    scenes = load_split("shapes-train", load_settings(None)).scenes
+    rows = [
+        {"image": s.file, "text": e.text, "box_xyxy": e.box, "id": e.id}
+        | ({"provenance": {"source": source}} if source else {})
+        for s in scenes[first:]
+        for e in s.expressions
+    ]
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / f"{name}.jsonl"
+
+
+def measurer(folder, name, split="shapes-train", labels=None):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / f"{name}.safetensors").write_text(name)
+    (folder / f"{name}.json").write_text(json.dumps({"trained_on": {"split": split, "labels": labels}}))
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def run(*argv):
+    app = typer.Typer()
+    app.command()(score)
+    result = CliRunner().invoke(app, list(map(str, argv)))
+    if result.exception is not None:
+        raise result.exception
+    return result
+
+
+def scored(*argv):
+    run(*argv)
+    return json.loads(Path("reliability/reliability.json").read_text())
+
+
+BOTH = ("template.jsonl", "relation.jsonl", "-m", "m1.safetensors", "-m", "m2.safetensors", "-s", "shapes-train")
+
+
+def test_every_measurer_scores_every_file(world, caplog):
+    record = scored(*BOTH)
+    pairs = {(pair["measurer"], pair["source"]): pair for pair in record["pairs"]}
+    assert list(pairs) == [("m1", "template"), ("m1", "relation"), ("m2", "template"), ("m2", "relation")]
+    assert [pair["kind"] for pair in record["pairs"]] == ["SR", "CR", "CR", "SR"]
+    sizes = {s.file: (s.width, s.height) for s in load_split("shapes-train", load_settings(None)).scenes}
+    for (m, s), pair in pairs.items():
+        rows = [json.loads(line) for line in Path(f"reliability/{m}--{s}.jsonl").read_text().splitlines()]
+        given = {r["id"]: r for r in map(json.loads, Path(f"{s}.jsonl").read_text().splitlines())}
+        assert [row["id"] for row in rows] == list(given) and len(rows) == pair["rows"] == sum(pair["counts"]) + pair[
+            "at_0"
+        ]
+        for row in rows:
+            box, size = row["box_xyxy"], sizes[given[row["id"]]["image"]]
+            iou = 0 if box is None else float(iou_elementwise(clip_xyxy(box, *size), given[row["id"]]["box_xyxy"]))
+            assert row["reliability"] == pytest.approx(iou, abs=1e-9)
+        assert pair["mean"] == pytest.approx(np.mean([row["reliability"] for row in rows]))
+        assert pair["no_box"] == sum(row["box_xyxy"] is None for row in rows)
+    assert pairs["m1", "template"]["mean"] != pairs["m2", "template"]["mean"]
+    assert [m["measurer_data"] for m in record["measurers"]] == ["same", "other"]
+    assert "m2 was trained on refcoco, and these labels are about shapes" in caplog.text
+    assert [(s["name"], s["file"], s["sha256"]) for s in record["sources"]] == [
+        (name, f"{name}.jsonl", sha256(world / f"{name}.jsonl")) for name in ("template", "relation")
+    ]
+    assert record["measurers"][0]["sha256"] == sha256(world / "m1.safetensors")
+    root = ElementTree.parse("reliability/reliability.svg").getroot()
+    names = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text") if t.get("class") == "name"]
+    assert names == ["m1 on template", "m1 on relation", "m2 on template", "m2 on relation"]
+
+
+def test_the_numbers_are_those_of_an_evaluation(world):
+    (pair,) = scored("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-train")["pairs"]
+    resolved = load_settings(None, {"results": "results"})
+    metrics = evaluate(
+        "x", load_split("shapes-train", resolved), resolved, {"weights": "m1.safetensors"}
+    ).record.metrics
+    assert pair["mean"] == pytest.approx(metrics.mean_iou, abs=1e-12)
+    assert pair["at_least"]["0.5"] == metrics.accuracy and pair["rows"] == metrics.n
+
+
+def test_nothing_is_scored_twice(world, caplog):
+    first = scored(*BOTH)
+    assert len(CountedPipeline.shown) == 2 * (6 + 5)
+    files = {path.name: path.read_bytes() for path in Path("reliability").glob("*.jsonl")}
+    CountedPipeline.shown.clear()
+    again = scored(*BOTH)
+    assert CountedPipeline.shown == [] and "m2 on relation: done before" in caplog.text
+    assert again["pairs"] == first["pairs"]
+    # What changed is scored again, and nothing else: another file, lost rows, other weights, another protocol.
+    labels(world, "relation", source="relation", first=2)
+    assert [p["rows"] for p in scored(*BOTH)["pairs"]][1] < first["pairs"][1]["rows"]
+    assert len(CountedPipeline.shown) == 2 * 4
+    CountedPipeline.shown.clear()
+    Path("reliability/m1--template.jsonl").write_text("")
+    scored(*BOTH)
+    assert (
+        len(CountedPipeline.shown) == 6
+        and Path("reliability/m1--template.jsonl").read_bytes() == files["m1--template.jsonl"]
+    )
+    CountedPipeline.shown.clear()
+    (world / "m2.safetensors").write_text("other weights")
+    scored(*BOTH)
+    assert len(CountedPipeline.shown) == 6 + 4
+    CountedPipeline.shown.clear()
+    scored(*BOTH, "--batch-size", "3")
+    assert CountedPipeline.shown == []
+    assert scored(*BOTH, "--protocol", "letterbox-clamped")["protocol"] == "letterbox-clamped"
+    assert len(CountedPipeline.shown) == 2 * (6 + 4)
+
+
+def test_a_stopped_scoring_goes_on_where_it_was(world, monkeypatch):
+    class Stopped(CountedPipeline):
+        def ground(self, batch):
+            if len(self.shown) >= 11:
+                raise KeyboardInterrupt
+            return super().ground(batch)
+
+    monkeypatch.setattr(registry, "pipeline_factory", lambda name: Stopped)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run(*BOTH)
+    record = json.loads(Path("reliability/reliability.json").read_text())
+    assert [(p["measurer"], p["source"]) for p in record["pairs"]] == [("m1", "template"), ("m1", "relation")]
+    monkeypatch.setattr(registry, "pipeline_factory", lambda name: CountedPipeline)
+    CountedPipeline.shown.clear()
+    assert len(scored(*BOTH)["pairs"]) == 4 and len(CountedPipeline.shown) == 11
+
+
+def test_official_files_and_back(world):
+    args = ("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-train")
+    (pair,) = scored(*args)["pairs"]
+    CountedPipeline.shown.clear()
+    scored(*args, "--lists")  # from the rows that are there
+    assert CountedPipeline.shown == []
+    folder = Path("reliability/m1--template")
+    assert len(list(folder.glob("*.pth"))) == 14
+    kept = read_index_list(folder / "shapes_train_pseudo_refine_0_1.pth", "shapes")
+    rows = [json.loads(line) for line in Path("reliability/m1--template.jsonl").read_text().splitlines()]
+    assert sum(len(scene.expressions) for scene in kept) == sum(row["reliability"] > 0.1 for row in rows) > 0
+    official = folder / "shapes_train_pseudo_iou_result.pth"
+    assert [row.iou for row in read_iou_result(official)] == [row["reliability"] for row in rows]
+    said = run("--from", official, "--out", "drawn", "--json")
+    (drawn,) = json.loads(said.stdout.splitlines()[-1])["pairs"]
+    assert {key: drawn[key] for key in ("rows", "mean", "at_0", "at_least", "no_box")} == {
+        key: pair[key] for key in ("rows", "mean", "at_0", "at_least", "no_box")
+    }
+    assert drawn["source"] == "shapes" and Path("drawn/reliability.svg").is_file()
+    index = run(folder / "shapes_train_pseudo_refine_0_1.pth", "-m", "m1.safetensors", "-s", "shapes-train", "--json")
+    (again,) = json.loads(index.stdout.splitlines()[-1])["pairs"]
+    assert again["rows"] == sum(row["reliability"] > 0.1 for row in rows)
+
+
+def test_a_table_and_json(world):
+    said = run(*BOTH, "--json").stdout.splitlines()
+    assert len(said) == 1
+    held = json.loads(said[0])
+    assert held["folder"] == "reliability" and "counts" not in held["pairs"][0] and "at_least" in held["pairs"][0]
+    table = run(*BOTH).stdout
+    assert "≥ 0.5" in table and "template" in table and "SR" in table and "reliability/reliability.svg" in table
+
+
+def test_names(world, caplog):
+    other = labels(world, "more", source="template")
+    measurer(world, "a/same")
+    measurer(world, "b/same")
+    record = scored(
+        "template.jsonl", other, "-m", "a/same.safetensors", "-m", "b/same.safetensors", "-s", "shapes-train"
+    )
+    assert [m["name"] for m in record["measurers"]] == ["a", "b"]
+    assert [s["name"] for s in record["sources"]] == ["template-1", "template-2"]
+    assert "template.jsonl is template-1" in caplog.text and "more.jsonl is template-2" in caplog.text
+    assert told_apart(["a", "b", "a", "a-1"]) == ["a-2", "b", "a-3", "a-1"]
+    said = {"1": {"source": "caption"}, "2": {"source": "caption"}}
+    assert source_name(Path("x.jsonl"), 2, said) == "caption"
+    assert (
+        source_name(Path("x.jsonl"), 3, said) == source_name(Path("x.jsonl"), 2, said | {"2": {"source": "a"}}) == "x"
+    )
+    assert source_name(Path("1_unc_train_pseudo_template_0_5.pth"), 3, {}) == "template"
+    assert source_name(Path("unc_train_pseudo.pth"), 3, {}) == "unc_train_pseudo"
+
+
+def test_weights_that_nobody_knows_of(world, caplog):
+    (world / "m1.json").unlink()
+    (world / "m2.json").write_text("no json")
+    record = scored(*BOTH)
+    assert [pair["kind"] for pair in record["pairs"]] == [""] * 4
+    assert [m["measurer_data"] for m in record["measurers"]] == ["unknown"] * 2
+    assert caplog.text.count("nothing beside its weights says") == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "error", "said"),
+    [
+        ((), UsageError, "a label file and --measurer and --split missing"),
+        (("template.jsonl", "-m", "m1.safetensors"), UsageError, "--split missing"),
+        (("template.jsonl", "--from", "x.pth"), UsageError, "--from"),
+        (("--from", "gone_iou_result.pth"), DataError, "gone_iou_result"),
+        (("template.jsonl", "-m", "gone.pth", "-s", "shapes-train"), WeightsError, "--measurer gone.pth.*bench train "),
+        (("gone.jsonl", "-m", "m1.safetensors", "-s", "shapes-train"), DataError, r"gone\.jsonl"),
+        (("empty.jsonl", "-m", "m1.safetensors", "-s", "shapes-train"), DataError, "no expressions"),
+        (("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-tain"), UnknownName, "shapes-train"),
+        (("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-train", "--protocol", "iu"), UnknownName, "iou"),
+        (("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-train", "--out", "m1.json"), RunError, r"m1\.json"),
+        (("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-train", "--out", "broken"), RunError, "remove it"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_explained(world, argv, error, said):
+    (world / "empty.jsonl").touch()
+    (world / "broken").mkdir()
+    (world / "broken" / "reliability.json").write_text('{"pairs": [1]}')
+    with pytest.raises(error, match=said):
+        run(*argv)
+    assert issubclass(error, BenchError) and CountedPipeline.shown == []
+
+
+def test_the_summary_by_hand():
+    found = summary([0.0, 0.0005, 0.3, 0.5, 0.7, 1.0])
+    assert found["rows"] == 6 and found["at_0"] == 1 and found["mean"] == pytest.approx(2.5005 / 6)
+    assert [found["at_least"][h] for h in ("0.0", "0.3", "0.5", "0.9")] == [1, 4 / 6, 3 / 6, 1 / 6]
+    assert [place for place, count in enumerate(found["counts"]) if count] == [0, 299, 499, 699, BINS - 1]
+    assert summary([])["mean"] is None and summary([0.0])["at_least"]["0.1"] == 0
+
+
+def test_the_tiny_weights_agree_with_the_truth(tmp_path, monkeypatch):
+    """End to end, with the network: rows that are right are reliable, the same rows with other boxes are not."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bench.toml").write_text("[data.shapes]\ntrain = 3\n[run]\ndevice = 'cpu'\n")
+    right = labels(tmp_path, "right")
+    rows = [json.loads(line) for line in right.read_text().splitlines()]
+    wrong = [row | {"box_xyxy": [0, 0, 12, 9]} for row in rows]
+    (tmp_path / "wrong.jsonl").write_text("".join(json.dumps(row) + "\n" for row in wrong))
+    record = scored("right.jsonl", "wrong.jsonl", "-m", TINY, "-s", "shapes-train")
+    good, bad = record["pairs"]
+    assert good["mean"] > 0.5 > 0.1 > bad["mean"] and good["kind"] == bad["kind"] == "CR"
+    assert good["measurer_sha256"]["clipvg"] == sha256(TINY)
