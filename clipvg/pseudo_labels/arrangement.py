@@ -102,8 +102,10 @@ def upright(y: Float, top: float, bottom: float, spread: float) -> list[tuple[st
 
 
 def depth(areas: Float) -> list[tuple[str, ...]]:
-    """Positive areas (N,) -> behind for the smallest and front for the largest, where they differ enough; of more than three
-    also for others that are small or large beside the largest."""
+    """Positive areas (N,) -> behind for the smallest and front for the largest, where they differ enough.
+
+    Of more than three, others too that are small beside the largest, or nearly as large.
+    """
     least, most = int(areas.argmin()), int(areas.argmax())
     ratio = areas / areas[most]
     if not ratio[least] < FAR:

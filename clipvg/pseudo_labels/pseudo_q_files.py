@@ -24,11 +24,14 @@ from pipelines import weights
 
 ROW = '["bowl", [x1, y1, x2, y2, confidence]]'
 SCORED_ROW = '["bowl", [x1, y1, x2, y2, confidence], [a score for each attribute]]'
+# What numpy calls to rebuild an array and a number, and the two names that its versions pickle them under.
+_REBUILDERS = (np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0])
 _ARRAYS: list[Any] = [
-    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),  # as numpy 1 called it
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    np._core.multiarray._reconstruct,
-    np._core.multiarray.scalar,
+    *(
+        (call, f"numpy.{core}.multiarray.{name}")
+        for call, name in zip(_REBUILDERS, ("_reconstruct", "scalar"), strict=True)
+        for core in ("core", "_core")
+    ),
     np.ndarray,
     np.dtype,
     *(type(np.dtype(code)) for code in ("f2", "f4", "f8", "i4", "i8")),

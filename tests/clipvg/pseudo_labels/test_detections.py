@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -99,6 +100,17 @@ def test_a_file_speaks_of_pictures_by_any_of_their_names(blank_job, tmp_path, ho
     first, second = seen(job, options)
     assert first.detections == [Detection(*CAT), Detection(*DOG)] and first.detector == "found.pth"
     assert second.detections == [Detection("cat", (1.0, 2.0, 30.0, 40.0), 0.25)]
+
+
+@pytest.mark.parametrize("core", [b"core", b"_core"])
+def test_arrays_of_either_numpy_are_read(blank_job, tmp_path, core):
+    table = {"1.jpg": [["dog", np.array([10, 20, 110, 220, 0.5])], ["cat", [*np.float64([300, 50, 400, 150]), 0.9]]]}
+    options = saved(tmp_path, table, _use_new_zipfile_serialization=False)
+    held = (tmp_path / "found.pth").read_bytes()
+    held, replaced = re.subn(rb"cnumpy\._?core\.", b"cnumpy." + core + b".", held)
+    assert replaced >= 2
+    (tmp_path / "found.pth").write_bytes(held)
+    assert seen(blank_job(files=["1.jpg"]), options)[0].detections == [Detection(*CAT), Detection(*DOG)]
 
 
 def test_several_files_are_one_and_a_picture_they_leave_out_is_counted(blank_job, tmp_path, caplog):
