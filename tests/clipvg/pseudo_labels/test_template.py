@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from bench.datasets.shapes.dice import Dice
 from bench.errors import DataError, SettingsError
 from bench.registry import label_source
+from bench.settings import merged
 from clipvg.pseudo_labels.detections import Detection
 from clipvg.pseudo_labels.template import (
     TemplateOptions,
@@ -247,3 +248,12 @@ def test_the_shipped_table_speaks_of_shapes(shapes_job):
         right.append(set(label.provenance["noun"].split()) <= true[nearest])
     assert sum(right) > 0.85 * len(right)
     assert len({label.provenance["template"] for label in made}) >= 5
+
+
+def test_the_batch_size_changes_nothing(shapes_job):
+    job = shapes_job("template", 8)
+    single = replace(job, options=merged(job.options, {"objects": {"batch_size": 1}}))
+    made = [[(label.scene.id, label.text, label.box) for label in template(one)] for one in (job, single)]
+    assert [row[:2] for row in made[0]] == [row[:2] for row in made[1]]
+    for one, other in zip(*made, strict=True):
+        assert one[2] == pytest.approx(other[2], abs=0.01)
