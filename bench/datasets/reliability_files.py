@@ -16,7 +16,6 @@ the lists that are kept.
 from __future__ import annotations
 
 import math
-import numbers
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -201,7 +200,7 @@ def _iou_row(row: object, where: str) -> IouRow:
         columns = f"{len(row)} columns" if isinstance(row, (list, tuple)) else f"a {type(row).__name__}"
         raise DataError(f"{where}: an iou_result file has {COLUMNS} columns, and here is {columns}")
     file, _, held, phrase, truth, prediction, iou = row
-    if isinstance(iou, bool) or not isinstance(iou, numbers.Real) or not -CLOSE <= iou <= 1 + CLOSE:
+    if isinstance(iou, bool) or not isinstance(iou, (int, float)) or not -CLOSE <= iou <= 1 + CLOSE:
         raise DataError(f"{where}: the IoU in the last column should be a number from 0 to 1, not {iou!r:.60}")
     return IouRow(
         file=checked_file(file, where),

@@ -45,8 +45,7 @@ def drawing(title: str, pairs: Sequence[Mapping[str, Any]]) -> str:
 
 def _panel(pair: Mapping[str, Any]) -> Histogram:
     counts = np.array(pair["counts"], np.int64).reshape(BARS, -1).sum(axis=1).tolist()
-    kind = pair["kind"] if pair["kind"] in ("SR", "CR") else ""
-    return Histogram(pair["measurer"], pair["source"], counts, pair["rows"], pair["mean"] or 0.0, kind)
+    return Histogram(pair["measurer"], pair["source"], counts, pair["rows"], pair["mean"] or 0.0, pair["kind"])
 
 
 def print_pairs(pairs: Sequence[Mapping[str, Any]], console: Console) -> None:

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import RunError
-from bench.evaluation.reliability import Reliability
+from bench.grounding import Box
 from bench.hashing import sha256_file
 from bench.runs.files import write_atomically
 
 RECORD, PICTURE = "reliability.json", "reliability.svg"
 Key = tuple[str, str]  # measurer, source
 Pair = dict[str, Any]
+Row = tuple[float, Box | None]  # reliability, and the measurer's box
 
 
 def rows_path(out: Path, key: Key) -> Path:
@@ -48,21 +49,21 @@ def is_done(out: Path, key: Key, pair: Mapping[str, Any], labels_sha256: str, se
     return same and path.is_file() and pair.get("file_sha256") == sha256_file(path)
 
 
-def write_rows(out: Path, key: Key, rows: Mapping[str, Reliability]) -> dict[str, str]:
+def write_rows(out: Path, key: Key, rows: Mapping[str, Row]) -> dict[str, str]:
     """Writes the rows of a pair; {"file", "file_sha256"} for its entry. Raises RunError."""
     path = rows_path(out, key)
     lines = (
-        json.dumps({"id": name, "reliability": row.iou, "box_xyxy": row.box}, ensure_ascii=False) + "\n"
-        for name, row in rows.items()
+        json.dumps({"id": name, "reliability": iou, "box_xyxy": box}, ensure_ascii=False) + "\n"
+        for name, (iou, box) in rows.items()
     )
     write_atomically(path, "".join(lines).encode())
     return {"file": path.name, "file_sha256": sha256_file(path)}
 
 
-def read_rows(out: Path, key: Key) -> dict[str, Reliability]:
+def read_rows(out: Path, key: Key) -> dict[str, Row]:
     """The rows of a pair, by expression id, as they were written."""
     lines = map(json.loads, rows_path(out, key).read_text(encoding="utf-8").splitlines())
-    return {row["id"]: Reliability(row["reliability"], row["box_xyxy"] and tuple(row["box_xyxy"])) for row in lines}
+    return {row["id"]: (row["reliability"], row["box_xyxy"] and tuple(row["box_xyxy"])) for row in lines}
 
 
 def write_record(out: Path, record: Mapping[str, Any], picture: str) -> None:

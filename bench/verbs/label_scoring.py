@@ -17,7 +17,7 @@ from bench.evaluation.device import resolve_device
 from bench.evaluation.pipelines import dataset_of, open_pipeline
 from bench.evaluation.progress import progress
 from bench.evaluation.protocols import protocol
-from bench.evaluation.reliability import Measured, measure
+from bench.evaluation.reliability import Measured, Reliability, measure
 from bench.grounding import Pipeline
 from bench.hashing import sha256_file
 from bench.reporting.reliability import drawing, summary
@@ -91,10 +91,15 @@ def score_labels(
     if lists:
         list_format(dataset)
     make_folder(out)
-    head = {"command": " ".join(redacted()), "pipeline": pipeline, "split": sources[0].labelled.split.name}
-    head |= {"protocol": under, "measurers": _described(found, dataset)}
-    head["sources"] = [{"name": s.name, **s.file, "pictures": len(s.labelled.split.scenes)} for s in sources]
-    head["git"] = git_state()
+    head = {
+        "command": " ".join(redacted()),
+        "pipeline": pipeline,
+        "split": sources[0].labelled.split.name,
+        "protocol": under,
+        "measurers": _described(found, dataset),
+        "sources": [{"name": s.name, **s.file, "pictures": len(s.labelled.split.scenes)} for s in sources],
+        "git": git_state(),
+    }
     order = [(m.name, s.name) for m in found for s in sources]
     scoring = _Scoring(out, resolved, pipeline, options or {}, under, lists, dataset, head, order)
     earlier = read_pairs(out)
@@ -181,7 +186,9 @@ def _score(scoring: _Scoring, measurer: Measurer, sources: Sequence[_Source]) ->
 def _measured_before(scoring: _Scoring, key: Key, source: _Source) -> Measured | None:
     """The rows of a pair that is done; None where its lists need sizes that only the decoded pictures know."""
     unknown = any(scene.width is None or scene.height is None for scene in source.labelled.split.scenes)
-    return None if unknown or key not in scoring.pairs else Measured(read_rows(scoring.out, key))
+    if unknown or key not in scoring.pairs:
+        return None
+    return Measured({name: Reliability(*row) for name, row in read_rows(scoring.out, key).items()})
 
 
 def _pair(scoring: _Scoring, measurer: Measurer, source: _Source, measured: Measured, pipeline: Pipeline) -> Pair:

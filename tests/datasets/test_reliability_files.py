@@ -156,6 +156,6 @@ def test_files_that_hold_something_else(tmp_path):
         (tmp_path / "r.pth").write_bytes(broken)
         with pytest.raises(DataError, match=r"r\.pth"):
             read_iou_result(tmp_path / "r.pth")
-    (tmp_path / "r.pth").write_bytes(pickle.dumps(exit))
+    (tmp_path / "r.pth").write_bytes(pickle.dumps(exit, 2))
     with pytest.raises(UnsafePickle, match="nothing in it was executed"):
         read_iou_result(tmp_path / "r.pth")
