@@ -135,7 +135,7 @@ def _source(row: str, provenance: Mapping[str, Mapping[str, Any]], path: Path) -
 
 
 def _side(low: float, high: float) -> float:
-    """The width w for which low + w is `high` to the last bit, where a float can be found that is."""
+    """The width w for which low + w is `high` to the last bit, where there is a float that is; else one bit off."""
     side = high - low
     near = (side, math.nextafter(side, 0.0), math.nextafter(side, math.inf))
     return next((w for w in near if low + w == high), side)

@@ -1,0 +1,119 @@
+"""What makes pseudo-labels sees no annotation: expressions raise on any look at them, and nothing is raised."""
+
+from dataclasses import replace
+
+import pytest
+from fake_world import MemoryPictures, make_split
+from PIL import Image
+
+from bench import registry
+from bench.datasets.blind import blind, pictures_below, shut
+from bench.datasets.load import load_split
+from bench.errors import DataError, PictureError, UsageError
+from bench.evaluation.pipelines import pipeline_context
+from bench.labelling import LabelJob
+from bench.settings import load_settings
+
+
+class Secret:
+    """An expression that no one may look at."""
+
+    def __getattribute__(self, name):
+        raise AssertionError(f"an annotation was read: {name}")
+
+
+def guarded(split):
+    """The split with every expression a secret, in the very places of the true ones."""
+    return replace(split, scenes=tuple(replace(s, expressions=(Secret(),) * 3) for s in split.scenes))
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    return load_split("shapes-train", load_settings(flags={"data.shapes.train": 8}))
+
+
+def test_scenes_keep_their_names_and_sizes_alone(shapes):
+    scenes, _ = blind(guarded(shapes))
+    assert [(s.id, s.file, s.width, s.height) for s in scenes] == [
+        (s.id, s.file, s.width, s.height) for s in shapes.scenes
+    ]
+    assert all(s.expressions == () for s in scenes)
+
+
+def test_pictures_can_be_loaded_and_nothing_else(shapes):
+    _, pictures = blind(shapes)
+    assert (pictures.load(shapes.scenes[1]) == shapes.pictures.load(shapes.scenes[1])).all()
+    assert pictures.missing(shapes.scenes) == []
+    assert hasattr(shapes.pictures, "objects") and hasattr(shapes.pictures, "descriptions")
+    assert [name for name in dir(pictures) if not name.startswith("_")] == ["load", "missing"]
+    assert not any(hasattr(pictures, name) for name in ("objects", "descriptions", "seed", "__dict__"))
+
+
+def test_a_source_of_pictures_is_handed_no_annotation_either():
+    class Nosy(MemoryPictures):
+        def load(self, scene):
+            assert scene.expressions == ()
+            return super().load(scene)
+
+    split = make_split(4, Nosy(bad={"2.png"}))
+    _, pictures = blind(split)
+    assert pictures.load(split.scenes[0]).shape == (24, 32, 3)
+    with pytest.raises(PictureError, match=r"2\.png: broken"):
+        pictures.load(split.scenes[2])
+
+
+def test_the_context_has_no_way_to_annotations():
+    context = pipeline_context("template", "shapes", load_settings(flags={"run.device": "cpu", "data.shapes.train": 3}))
+    assert context.train_scenes() and context.candidates is not None
+    blinded = shut(context)
+    assert blinded.candidates is None and blinded.device == context.device
+    with pytest.raises(UsageError, match="pictures alone"):
+        blinded.train_scenes()
+
+
+@pytest.mark.parametrize("source", ("template", "relation", "caption"))
+def test_sources_make_labels_without_a_look_at_annotations(shapes, source):
+    """Detector, CLIP and all: the same labels whether the split has annotations, secrets, or none."""
+    resolved = load_settings(flags={"run.device": "cpu", "run.offline": True})
+    options = resolved.labelling(source, "shapes")
+    context = shut(replace(pipeline_context(source, "shapes", resolved), options=options))
+
+    def labels(split):
+        scenes, pictures = blind(split)
+        job = LabelJob(scenes, pictures, options, f"[label.{source}]", context)
+        return [(label.scene.file, label.text, label.box) for label in registry.label_source(source)(job)]
+
+    made = labels(guarded(shapes))
+    assert len(made) > len(shapes.scenes) and made == labels(shapes)
+
+
+# --- people without annotations ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("photos/b.png", "photos/a.JPG", "photos/deep/c.webp"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6)).save(tmp_path / name)
+    (tmp_path / "photos" / "notes.txt").write_text("no picture")
+    return tmp_path / "photos"
+
+
+def test_every_picture_of_a_folder(folder, tmp_path):
+    scenes, pictures = pictures_below(folder, folder / "labels.jsonl")
+    assert [s.file for s in scenes] == ["a.JPG", "b.png", "deep/c.webp"]
+    above, pictures = pictures_below(folder, tmp_path / "labels.jsonl")
+    assert [s.file for s in above] == ["photos/a.JPG", "photos/b.png", "photos/deep/c.webp"]
+    assert pictures.load(above[2]).shape == (6, 8, 3) and not pictures.missing(above)
+
+
+def test_folders_that_cannot_be_used(folder, tmp_path):
+    with pytest.raises(UsageError, match="or above"):
+        pictures_below(folder, tmp_path / "elsewhere" / "labels.jsonl")
+    with pytest.raises(DataError, match="not there"):
+        pictures_below(tmp_path / "none", tmp_path / "labels.jsonl")
+    with pytest.raises(DataError, match="not a folder"):
+        pictures_below(folder / "b.png", tmp_path / "labels.jsonl")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no picture in it"):
+        pictures_below(tmp_path / "empty", tmp_path / "labels.jsonl")
