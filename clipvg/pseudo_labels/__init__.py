@@ -2,4 +2,6 @@
 
 detections.py    what is in each picture  ->  attributes.py  and how it looks: what every source begins with
 template.py      Pseudo-Q: noun, attribute and place in fixed patterns (templates.py), places from arrangement.py
+relation.py      subject, predicate and object, of a scene graph or of detections and their geometry
+caption.py       a caption of the picture, for the boxes of the things that it names
 """
