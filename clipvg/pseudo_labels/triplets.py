@@ -8,6 +8,7 @@ Kept is what is surer than `min_score` in all three; the best ten of a picture b
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from bench.boxes import iou_elementwise
 from bench.grounding import Box
 
+_PLACE = re.compile(r"\{(?:subject|predicate|object)\}")
 SAME = 0.5  # IoU above which two boxes are one subject
 
 
@@ -42,9 +44,7 @@ class Triplet:
     def phrase(self, pattern: str) -> str:
         """In words; the pattern has the places {subject}, {predicate} and {object}."""
         places = {"{subject}": self.subject, "{predicate}": self.predicate, "{object}": self.object}
-        for place, said in places.items():
-            pattern = pattern.replace(place, said)
-        return " ".join(pattern.split())
+        return " ".join(_PLACE.sub(lambda place: places[place[0]], pattern).split())
 
     def provenance(self) -> dict[str, Any]:
         """What a label's row says of it."""
@@ -68,7 +68,8 @@ def chosen(triplets: Sequence[Triplet], min_score: float, top: int, unique: bool
     are left out: nobody could tell which is meant. As published they stay.
     """
     sure = [t for t in triplets if min(t.scores) > min_score]
-    ranked = sorted(sure, key=lambda t: -t.score)  # stable: equals stay in the order they came
+    # "a left of b" and "b right of a" are equally sure, but for the last digit; equals stay in the order they came.
+    ranked = sorted(sure, key=lambda t: -round(t.score, 6))
     if unique:
         ranked = [t for t in ranked if not any(_another(t, other) for other in ranked)]
     seen: set[tuple[object, ...]] = set()
