@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.cli import label_score
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -125,6 +127,9 @@ def export(
         return
     for path in written:
         _console().print(str(path), markup=False)
+
+
+app.command("score")(label_score.score)
 
 
 def _summary(record: dict[str, Any], out: str) -> str:

@@ -1,0 +1,274 @@
+"""`bench label`: what a source is handed, what is written of what it says, and what may be done with the files."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from bench import registry
+from bench.cli.main import app
+from bench.datasets.index_lists import read_index_list
+from bench.datasets.jsonl import read_jsonl
+from bench.datasets.labels import load_labels
+from bench.datasets.load import load_split
+from bench.errors import DataError, UnknownName, UsageError
+from bench.hashing import sha256_file
+from bench.labelling import PseudoLabel
+from bench.settings import load_settings
+
+
+class Fake:
+    """A source that says `rows` things of each picture but of every `skip`th, and keeps its jobs."""
+
+    def __init__(self, rows=2, skip=4, name="template"):
+        self.rows, self.skip, self.name, self.jobs = rows, skip, name, []
+
+    def __call__(self, job):
+        self.jobs.append(job)
+        for number, scene in enumerate(job.scenes, 1):
+            height, width = job.pictures.load(scene).shape[:2]
+            if number % self.skip == 0:
+                continue
+            for row in range(self.rows):
+                said = {"source": self.name, "detector": "d.pt", "score": 0.5, "entities": 1, "template": "n"}
+                yield PseudoLabel(scene, f"thing {row}", (0.0, row, width / 2, height / 2 + row), said)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    source = Fake()
+    known = {"template", "relation", "caption"}
+
+    def find(name):
+        if name not in known:
+            raise UnknownName("label source", name, known)
+        source.name = name
+        return source
+
+    monkeypatch.setattr(registry, "label_source", find)
+    return source
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "few.toml"
+    (tmp_path / "weights.bin").write_bytes(b"w")
+    path.write_text(
+        "[data.shapes]\ntrain = 8\n"
+        f"[label.template]\ntop_n = 3\nlist = '{tmp_path}/weights.bin'\n"
+        "[label.template.on.shapes]\nspread = 25\n[label.template.on.refcoco]\nspread = 50\n"
+    )
+    return path
+
+
+def label(*args, config=None):
+    given = ["--config", config] if config else []
+    return CliRunner().invoke(app, ["label", *map(str, [*args, *given])])
+
+
+def made(config, out, *args, source="template"):
+    done = label("--source", source, "--split", "shapes-train", "--out", out, "--device", "cpu", *args, config=config)
+    assert done.exception is None, (done.exception, done.output)
+    return done
+
+
+def last(done):
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_source_is_handed_pictures_options_and_nothing_else(config, tmp_path, fake):
+    out = tmp_path / "new" / "t.jsonl"
+    made(config, out, "--limit", 5, "--set", "top_n=7", "--set", "attributes.most=2", "--seed", 3)
+    (job,) = fake.jobs
+    assert len(job.scenes) == 5 and not any(scene.expressions for scene in job.scenes)
+    assert job.options.items() >= {"top_n": 7, "spread": 25, "attributes": {"most": 2}}.items()
+    assert "on" not in job.options and job.context.options == job.options and job.where == "[label.template]"
+    assert job.context.seed == 3 and job.context.candidates is None
+    assert not hasattr(job.pictures, "objects")
+    with pytest.raises(UsageError):
+        job.context.train_scenes()
+
+
+def test_the_file_and_its_record(config, tmp_path, fake):
+    out = tmp_path / "t.jsonl"
+    done = made(config, out, "--json")
+    record = json.loads((tmp_path / "t.json").read_text())
+    assert last(done) == {"file": str(out), **record}
+    pictures = len(load_split("shapes-train", load_settings(config)).scenes)
+    with_rows = pictures - pictures // 4
+    assert (record["pictures"], record["pictures_with_rows"]) == (pictures, with_rows)
+    assert record["pictures_without_rows"] == pictures // 4 and record["rows"] == 2 * with_rows
+    assert record["sha256"] == sha256_file(out) and record["split"] == "shapes-train"
+    assert record["source"] == "template" and record["options"]["spread"] == 25
+    assert record["files"][str(tmp_path / "weights.bin")] == sha256_file(tmp_path / "weights.bin")
+    assert record["made_by"] == {"detector": {"d.pt": 2 * with_rows}}
+    assert record["command"] and {"git", "environment", "seed", "seconds"} <= set(record)
+    # And the file trains: pictures are found in the split's data set.
+    split = load_labels("shapes-train", [out], load_settings(config)).split
+    assert split.counts.expressions == record["rows"]
+
+
+def test_the_summary_is_for_people(config, tmp_path, fake):
+    done = made(config, tmp_path / "t.jsonl")
+    assert "12 rows about 6 pictures" in done.stdout and "2 pictures without a row" in done.stdout
+
+
+def test_twice_the_same_bytes(config, tmp_path, fake):
+    files = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
+    for file in files:
+        made(config, file)
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_official_lists_besides(config, tmp_path, fake):
+    done = made(config, tmp_path / "t.jsonl", "--lists", tmp_path / "lists", "--threshold", 0.7)
+    record = json.loads((tmp_path / "t.json").read_text())
+    assert record["lists"] == [
+        "shapes/train_separate/1_shapes_train_pseudo_template_0_7.pth",
+        "shapes/shapes_train_pseudo.pth",
+    ]
+    assert all(str(tmp_path / "lists" / name) in done.stdout for name in record["lists"])
+    read = read_index_list(tmp_path / "lists" / record["lists"][1], "shapes")
+    assert [len(scene.expressions) for scene in read] == [2] * 6
+
+
+def test_nothing_is_left_of_a_source_that_has_nothing_to_say(config, tmp_path, fake):
+    fake.skip = 1
+    out = tmp_path / "t.jsonl"
+    done = label("--source", "template", "-s", "shapes-train", "--out", out, "--device", "cpu", config=config)
+    assert isinstance(done.exception, DataError)
+    assert "not one label for 8 pictures of shapes-train" in str(done.exception) and "--set" in str(done.exception)
+    assert not list(tmp_path.glob("*t.js*"))
+
+
+def test_a_label_about_a_picture_that_was_not_asked_about(config, tmp_path, monkeypatch):
+    other = load_split("shapes-val", load_settings(config)).scenes[0]
+
+    def source(job):
+        yield PseudoLabel(other, "x", (0, 0, 5, 5), {"source": "stray"})
+
+    monkeypatch.setattr(registry, "label_source", lambda name: source)
+    done = label("--source", "stray", "-s", "shapes-train", "--out", tmp_path / "t.jsonl", config=config)
+    assert isinstance(done.exception, DataError) and "none of the pictures" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    (
+        ({"--source": "templte"}, UnknownName, "did you mean 'template'"),
+        ({"--split": "shapes-trian"}, UnknownName, "shapes-train"),
+        ({"--out": "t.pth"}, UsageError, "t.jsonl"),
+        ({"--set": "top_n"}, UsageError, "KEY=VALUE"),
+        ({"--split": None}, UsageError, "--pictures"),
+        ({"--pictures": "."}, UsageError, "one of --split"),
+        ({"--source": None}, UsageError, "--source"),
+        ({"--out": None}, UsageError, "--out"),
+        ({"--split": None, "--pictures": ".", "--lists": "lists"}, UsageError, "official lists"),
+    ),
+)
+def test_what_a_user_can_do_wrong(config, tmp_path, monkeypatch, fake, change, kind, message):
+    monkeypatch.chdir(tmp_path)
+    given = {"--source": "template", "--split": "shapes-train", "--out": "t.jsonl"} | change
+    done = label(*(word for pair in given.items() if pair[1] is not None for word in pair), config=config)
+    assert isinstance(done.exception, kind) and message in str(done.exception), done.exception
+    assert not fake.jobs and not list(tmp_path.glob("*.jsonl"))
+
+
+def test_pictures_that_nobody_annotated(config, tmp_path, fake):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 30), (number, 0, 0)).save(photos / f"{number}.png")
+    out = tmp_path / "own.jsonl"
+    done = label("--source", "caption", "--pictures", photos, "--out", out, "--device", "cpu", config=config)
+    assert done.exception is None, done.exception
+    assert [scene.file for scene in read_jsonl(out)] == [f"photos/{n}.png" for n in range(3)]
+    split = load_split(f"file:{out}", load_settings(config))
+    assert not split.pictures.missing(split.scenes) and split.pictures.load(split.scenes[0]).shape == (30, 40, 3)
+    assert json.loads((tmp_path / "own.json").read_text())["split"] == "file:photos"
+    drawn = label("stats", out, "--sheet", tmp_path / "sheet.png", config=config)
+    assert drawn.exception is None and Image.open(tmp_path / "sheet.png").size[0] > 300
+
+
+# --- stats and export -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(config, tmp_path, fake):
+    out = []
+    for source in ("template", "relation"):
+        out.append(tmp_path / f"{source}.jsonl")
+        made(config, out[-1], source=source)
+    return out
+
+
+def test_stats_of_files_by_source(config, tmp_path, files):
+    done = label("stats", *files, "--json", config=config)
+    said = last(done)
+    assert [s["source"] for s in said["sources"]] == ["template", "relation"]
+    assert said["sources"][0]["rows"] == 12 and said["sources"][0]["entities"] == 1
+    assert said["sources"][0]["rows_per_picture"] == {"least": 2, "mean": 2, "most": 2}
+    assert said["sources"][0]["area"]["0.5"] == pytest.approx(0.25, abs=0.01)
+    table = label("stats", *files, "--split", "shapes-train", config=config).stdout
+    assert "template" in table and "relation" in table and "rows a picture, mean" in table
+
+
+def test_a_contact_sheet_of_some_pictures(config, tmp_path, files):
+    sizes = []
+    for most in (1, 3):
+        out = tmp_path / f"{most}.png"
+        done = label("stats", *files, "--sheet", out, "--pictures", most, config=config)
+        assert done.exception is None and f"drawn in {out}" in done.stdout.replace("\n", "")
+        sizes.append(Image.open(out).size)
+    assert sizes[1][0] > 2 * sizes[0][0]
+
+
+def test_export_goes_by_the_records_or_by_the_split(config, tmp_path, files):
+    done = label("export", *files, "--out", tmp_path / "lists")
+    assert done.exception is None, done.exception
+    names = [line.rpartition("/")[2] for line in done.stdout.split()]
+    assert names == [
+        "1_shapes_train_pseudo_template_0_5.pth",
+        "2_shapes_train_pseudo_relation_0_5.pth",
+        "shapes_train_pseudo.pth",
+    ]
+    merged = read_index_list(tmp_path / "lists" / "shapes" / names[2], "shapes")
+    assert sum(len(scene.expressions) for scene in merged) == 24
+    (tmp_path / "relation.json").unlink()
+    done = label("export", *files, "--out", tmp_path / "again")
+    assert isinstance(done.exception, UsageError) and "--split" in str(done.exception)
+    done = label("export", *files, "--out", tmp_path / "again", "--split", "refcoco-train", "--json")
+    assert last(done)["lists"][-1] == str(tmp_path / "again" / "unc" / "unc_train_pseudo.pth")
+    stats = label("stats", tmp_path / "lists" / "shapes" / "train_separate" / names[1], "-s", "shapes-train", "--json",
+                  config=config)  # fmt: skip
+    assert last(stats)["sources"][0]["source"] == "relation"
+
+
+def test_what_a_user_can_do_wrong_with_files(config, tmp_path, files):
+    listed = tmp_path / "x.pth"
+    listed.write_bytes(b"x")
+    for args, kind, message in (
+        (("stats", listed), UsageError, "--split"),
+        (("stats", tmp_path / "none.jsonl"), DataError, "cannot be read"),
+        (("stats", files[0], "--split", "shapes-trian"), UnknownName, "shapes-train"),
+        (("export", files[0], "--out", tmp_path / "l", "--split", "file:x"), UsageError, "official lists"),
+        (("export", files[0], "--out", tmp_path / "l", "--threshold", 2), UsageError, "0 to 1"),
+        (("--source", "template", "stats", files[0]), UsageError, "after its name"),
+    ):
+        done = label(*args)
+        assert isinstance(done.exception, kind) and message in str(done.exception), (args, done.exception)
+
+
+def test_help_is_instant_and_imports_nothing_heavy():
+    code = (
+        "import sys; from bench.cli.main import app\n"
+        "try: app(['label', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'numpy', 'transformers', 'PIL'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert all(verb in done.stdout for verb in ("stats", "export", "score", "--source"))
