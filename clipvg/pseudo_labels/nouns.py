@@ -40,6 +40,8 @@ def plural(word: str) -> str:
     """The plural of a noun, the other way round."""
     if word in _PLURALS:
         return _PLURALS[word]
+    if word.endswith("man") and word not in ("human", "german"):
+        return f"{word[:-2]}en"
     if word.endswith(("s", "x", "z", "ch", "sh")):
         return f"{word}es"
     return f"{word[:-1]}ies" if re.search(r"[^aeiou]y$", word) else f"{word}s"
