@@ -33,9 +33,10 @@ SEPARATED = re.compile(r"(\d+)_(.+)_train_pseudo_(.+?)_(\d+_\d+)\.pth")
 def list_format(dataset: str) -> tuple[str, BoxFormat]:
     """(the stem of the data set's list names, how its boxes are held). Raises UsageError where no lists are known."""
     if dataset not in FORMATS:
+        whose = "your own data" if dataset == "file" else dataset
         raise UsageError(
-            f"{dataset or 'your own data'}: official lists hold boxes as their data set does, and of this one nothing "
-            f"is known (known: {', '.join(FORMATS)}); --split says whose pictures they are"
+            f"{whose}: official lists hold boxes as their data set does, and of this one nothing is known (known: "
+            f"{', '.join(FORMATS)}); --split says whose pictures they are"
         )
     found = find_dataset(dataset)
     return getattr(found, "stem", None) or dataset, FORMATS[dataset]

@@ -57,9 +57,9 @@ def make_labels(asked: Asked, resolved: Resolved, quiet: bool = False) -> dict[s
     """
     check_jsonl_name(asked.out)
     source = registry.label_source(asked.source)
-    if asked.lists is not None:
-        list_format((asked.split or OWN_DATA).rpartition("-")[0])
     name, dataset, scenes, pictures = _pictures(asked, resolved)
+    if asked.lists is not None:
+        list_format(dataset)  # said before an hour's work, not after
     options = merged(resolved.labelling(asked.source, dataset), asked.options)
     context = shut(replace(pipeline_context(asked.source, dataset, resolved), options=options))
     use_device(context.device)

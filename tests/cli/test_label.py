@@ -1,6 +1,8 @@
 """`bench label`: what a source is handed, what is written of what it says, and what may be done with the files."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 
@@ -17,7 +19,7 @@ from bench.datasets.load import load_split
 from bench.errors import DataError, UnknownName, UsageError
 from bench.hashing import sha256_file
 from bench.labelling import PseudoLabel
-from bench.settings import load_settings
+from bench.settings import PROJECT, load_settings
 
 
 class Fake:
@@ -171,6 +173,7 @@ def test_a_label_about_a_picture_that_was_not_asked_about(config, tmp_path, monk
 )
 def test_what_a_user_can_do_wrong(config, tmp_path, monkeypatch, fake, change, kind, message):
     monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     given = {"--source": "template", "--split": "shapes-train", "--out": "t.jsonl"} | change
     done = label(*(word for pair in given.items() if pair[1] is not None for word in pair), config=config)
     assert isinstance(done.exception, kind) and message in str(done.exception), done.exception
@@ -260,6 +263,17 @@ def test_what_a_user_can_do_wrong_with_files(config, tmp_path, files):
     ):
         done = label(*args)
         assert isinstance(done.exception, kind) and message in str(done.exception), (args, done.exception)
+
+
+PAGE = (PROJECT / "docs" / "pseudo-labels.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", re.findall(r"^bench .*", PAGE, re.MULTILINE))
+def test_commands_of_the_page_have_their_verbs_and_flags(command):
+    words = shlex.split(command)[1:]
+    two = words[0] == "data" or (words[0] == "label" and not words[1].startswith("--"))
+    help_ = CliRunner().invoke(app, [*words[: 1 + two], "--help"], env={"COLUMNS": "200"}).output
+    assert "Usage" in help_ and all(flag in help_ for flag in words if flag.startswith("--")), command
 
 
 def test_help_is_instant_and_imports_nothing_heavy():
