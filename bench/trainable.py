@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench.grounding import PictureSource, Pipeline, PipelineContext, Scene
+from bench.settings import RunSettings
 
 
 class Validate(Protocol):
@@ -38,7 +39,7 @@ class TrainingJob:
     `part` names the one part to train, None all of them. `validate` scores a pipeline on the validation split.
     `fingerprint` is that of the rows trained on, for refusing to go on with other data; with `fresh` a trainer begins
     anew whatever lies under `out`. `labels` says which files the expressions come from where they are not the split's
-    own: {"file", "sha256", "rows"} each.
+    own: {"file", "sha256", "rows"} each. `settings` is [run], for who asks a pipeline besides.
 
     Under torchrun or Slurm every process is handed the same job, with a device of its own.
     """
@@ -57,6 +58,7 @@ class TrainingJob:
     fingerprint: str = ""
     labels: Sequence[Mapping[str, Any]] = ()
     fresh: bool = False
+    settings: RunSettings = field(default_factory=RunSettings)
 
 
 @dataclass(frozen=True, slots=True)

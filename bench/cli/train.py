@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,6 +19,11 @@ def train(
             "pseudo-labels too; may be repeated.",
         ),
     ] = None,
+    curriculum: Annotated[
+        Literal["single", "multi"] | None,
+        typer.Option("--curriculum", help="Choose among the rows of --labels first: CLIP-VG's SSA or MSA."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the curriculum would do and cost.")] = False,
     part: Annotated[str | None, typer.Option("--part", help="Only one part of it, for example detector.")] = None,
     validate: Annotated[str | None, typer.Option("--validate", help="Split of the score [default: its val].")] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the weights.")] = Path("weights"),
@@ -57,7 +62,9 @@ def train(
     logging.getLogger("bench.train").setLevel(logging.INFO if leads else logging.WARNING)
     resolved = load_settings(config, {"run.device": device, "run.seed": seed, "run.offline": offline})
     recipe = assignments(set_ or [])
-    made = train_pipeline(pipeline, split, resolved, part, validate, out, limit, recipe, labels or [], fresh)
+    made = train_pipeline(
+        pipeline, split, resolved, part, validate, out, limit, recipe, labels or [], fresh, curriculum, dry_run
+    )
     if not leads:
         return
     if json:

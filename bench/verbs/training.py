@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench import registry
+from bench.datasets.label_sources import sources_of
 from bench.datasets.labels import Labelled, load_labels
 from bench.datasets.load import load_split
+from bench.datasets.remembered import Remembered
 from bench.datasets.split import Split
 from bench.errors import DataError, UsageError
 from bench.evaluation.device import resolve_device
@@ -34,16 +37,23 @@ def train_pipeline(
     recipe: Mapping[str, Any],
     labels: Sequence[Path] = (),
     fresh: bool = False,
+    curriculum: str | None = None,
+    dry_run: bool = False,
 ) -> dict[str, Path]:
     """Train `part` of a pipeline (every part when None) on a split; part -> weights file under `out`.
 
     `recipe` is laid over [train.<pipeline>] of bench.toml. With `labels` the expressions come from these files and only
     the pictures from the split's data set. `fresh` begins anew instead of going on from what a stopped training left
-    under `out`. Under torchrun or Slurm rank 0 alone writes records; the other ranks return {}.
+    under `out`. `curriculum` (single, multi) chooses among the rows of `labels` first; with `dry_run` it only says what
+    it would do, and {} comes back. Under torchrun or Slurm rank 0 alone writes records; the other ranks return {}.
 
     Raises UnknownName, UsageError, DataError, SettingsError.
     """
-    trainer = registry.trainer(pipeline)
+    _ = registry.curriculum(pipeline) if curriculum else registry.trainer(pipeline)  # refused before data is read
+    if curriculum and not labels:
+        raise UsageError(f"--curriculum {curriculum} chooses among pseudo-labels: name their files with --labels")
+    if dry_run and not curriculum:
+        raise UsageError("--dry-run says what a curriculum would do: say --curriculum single or multi")
     if validate is None and not split_name.endswith("-train"):
         raise UsageError(f"say with --validate which split the score is taken on: {split_name} is no train split")
     given = load_labels(split_name, labels, resolved) if labels else Labelled(load_split(split_name, resolved))
@@ -51,6 +61,9 @@ def train_pipeline(
     if not split.scenes:
         raise DataError(f"{split.name}: there is nothing to train on; the split has no scenes")
     validation = load_split(validate or split_name.removesuffix("-train") + "-val", resolved)
+    if curriculum:  # many trainings look at the same pictures
+        split = replace(split, pictures=Remembered(split.pictures))
+        validation = replace(validation, pictures=Remembered(validation.pictures))
     rank = from_environment()
     make_folder(out)
     device = resolve_device(resolved.settings.run.device, rank.local)
@@ -69,9 +82,14 @@ def train_pipeline(
         fingerprint=split.fingerprint,
         labels=given.files,
         fresh=fresh,
+        settings=resolved.settings.run,
     )
     began, code = time.monotonic(), git_state()  # before the weights are written, which are files of the checkout too
-    made = trainer(job)
+    if curriculum:
+        sources = sources_of(split_name, labels, resolved, limit)
+        made = registry.curriculum(pipeline)(job, sources, curriculum, dry_run)
+    else:
+        made = registry.trainer(pipeline)(job)
     if rank.index:
         return {}
     for name, trained in made.items():

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from clipvg.augmentation import Augment
+from clipvg.curriculum.options import CurriculumOptions
 from clipvg.model.config import ClipVGConfig
 from clipvg.training.lesson import Lesson
 from pipelines.clip.encoder import ClipOptions
@@ -75,6 +76,7 @@ class ClipVGRecipe(BaseModel):
     collapse_window: int = Field(300, ge=10, description="steps the collapse detector looks back")
     log_every: int = Field(50, ge=1, description="steps")
     track: Literal["", "tensorboard", "trackio"] = ""
+    curriculum: CurriculumOptions = CurriculumOptions()
 
     @property
     def augmentation(self) -> Augment:

@@ -42,14 +42,16 @@ from clipvg.training.watch import Watch
 log = logging.getLogger("bench.train")
 # What may be changed between the beginning of a training and its going on.
 FREE = {"workers", "save_every", "validate_every", "early_stop", "collapse_window", "log_every", "track", "batch"}
+FREE |= {"curriculum"}
 
 LAST = "last.pt"
 CALIBRATING = 64  # rows that set the scale of a start in CLIP's space
 
 
-def train(job: TrainingJob, shared: Shared | None = None) -> Mapping[str, Trained]:
+def train(job: TrainingJob, shared: Shared | None = None, rescore: bool = True) -> Mapping[str, Trained]:
     """Train, or go on with what was stopped; writes NAME.safetensors under `job.out` and its run in NAME.run/ there.
-    `shared` is what other trainings on the same CLIP have looked at and read before.
+    `shared` is what other trainings on the same CLIP have looked at and read before; without `rescore` the score is
+    that of the best weights as training had them, and not as they lie in their file, in float16.
 
     Raises UnknownName, SettingsError, WeightsError, DataError, DeviceError, RunError.
     """
@@ -67,7 +69,7 @@ def train(job: TrainingJob, shared: Shared | None = None) -> Mapping[str, Traine
             taught = taught_clip(mine, recipe)
             made |= {"clip": taught} if taught else {}
     if job.part in (None, "network"):
-        made |= Training(job, recipe, accelerator, folder, shared).run()
+        made |= Training(job, recipe, accelerator, folder, shared).run(rescore)
     return made if accelerator.is_main_process else {}
 
 
@@ -125,8 +127,8 @@ class Training:
             "CLIP": self.clip.values[:12],
         }
 
-    def run(self) -> Mapping[str, Trained]:
-        """The whole training."""
+    def run(self, rescore: bool = True) -> Mapping[str, Trained]:
+        """The whole training; see `train`."""
         if self.lead:
             for gone in (*self.folder.glob(".*.tmp"), *([self.folder / LAST] if self.job.fresh else ())):
                 gone.unlink(missing_ok=True)  # what a kill left; and a fresh training never goes on as the old one
@@ -150,7 +152,7 @@ class Training:
         if not self.state.best:  # the training is over, and its best weights were taken away: the last ones stand in
             self._validate(self.state.step // self.order.steps_in_epoch)
         self.accelerator.end_training()
-        return self._finish() if self.lead else {}
+        return self._finish(rescore) if self.lead else {}
 
     def _fed(self) -> Iterator[tuple[Micro, Batch]]:
         """The forward passes that are left; the time spent waiting for them is kept."""
@@ -215,6 +217,7 @@ class Training:
             scores = self.job.validate(pipeline, index=self.accelerator.process_index, count=count, gather=gather)
             if scores["accuracy"] > self.state.best.get("accuracy", -1.0):
                 self.state.best = {"accuracy": scores["accuracy"], "epoch": epoch, "step": self.state.step}
+                self.state.best["scores"] = scores
                 if self.lead:
                     save_own(opened.path, self.network, self.clip, self.recipe.preprocessing, self._said())
         if self.history is not None:
@@ -231,18 +234,21 @@ class Training:
         validated = epoch - epoch % self.recipe.validate_every
         return bool(patience and self.state.best and validated - self.state.best["epoch"] >= patience)
 
-    def _finish(self) -> Mapping[str, Trained]:
-        """The best weights under their own name, scored as they lie there."""
-        best, out = self.folder / "best.safetensors", self.job.out / f"{self.recipe.name}.safetensors"
-        write_atomically(out, best.read_bytes())
+    def _finish(self, rescore: bool) -> Mapping[str, Trained]:
+        """The best weights under their own name, scored as they lie there (unless that is not asked for)."""
+        out = self.job.out / f"{self.recipe.name}.safetensors"
+        write_atomically(out, (self.folder / "best.safetensors").read_bytes())
         context = replace(
             self.job.context, options={"weights": str(out.resolve()), "clip": self.clip.options.model_dump()}
         )
-        scores = self.job.validate(ClipVGPipeline(ClipVGOptions(**context.options), context))
+        best = {**self.state.best}
+        scores = best.pop("scores")
+        if rescore:
+            scores = self.job.validate(ClipVGPipeline(ClipVGOptions(**context.options), context))
         notes = {
             "weights": "the best of all epochs",
             "chosen_on": self.job.validation_name,
-            "best": self.state.best,
+            "best": best,
             "steps": self.state.step,
             "seconds": round(self.state.seconds),
             "effective_batch": self.pace.effective,

@@ -1,0 +1,58 @@
+"""Label files as the sources that a curriculum chooses among."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.datasets.label_names import source_name
+from bench.datasets.labels import load_labels
+from bench.errors import DataError
+from bench.grounding import Expression, Scene
+from bench.settings import Resolved
+from bench.trainable import Source
+
+
+def sources_of(split_name: str, paths: Sequence[Path], resolved: Resolved, limit: int | None = None) -> list[Source]:
+    """The sources in `paths`, in order: rows belong to the source that they name themselves, else to their file's.
+
+    Files that say the same source are one. `limit` takes the first pictures of each file. Raises DataError for two
+    rows of a source with one id, and what `load_labels` raises.
+    """
+    sources: dict[str, Source] = {}
+    for path in paths:
+        given = load_labels(split_name, [path], resolved)
+        split = given.split if limit is None else given.split.limited(limit)
+        otherwise = source_name(path, given.files[0]["rows"], given.provenance)
+        for name, scenes in _by_source(split.scenes, given.provenance, otherwise).items():
+            before = sources.get(name, Source(name, ()))
+            known = _ids(before.scenes)
+            if again := [row for row in _ids(scenes) if row in known]:
+                raise DataError(
+                    f"{path}: {len(again):,} ids, {again[0]!r} among them, are those of rows in another file of the "
+                    f"source {name!r}; give the rows ids of their own, or leave one file out"
+                )
+            said = {**before.provenance, **given.provenance}
+            sources[name] = Source(name, (*before.scenes, *scenes), said, (*before.files, *given.files))
+    return list(sources.values())
+
+
+def _ids(scenes: Sequence[Scene]) -> dict[str, None]:
+    return {expression.id: None for scene in scenes for expression in scene.expressions}
+
+
+def _by_source(
+    scenes: Sequence[Scene], provenance: Mapping[str, Mapping[str, Any]], otherwise: str
+) -> dict[str, list[Scene]]:
+    """Source -> the scenes with its rows alone."""
+    out: dict[str, list[Scene]] = {}
+    for scene in scenes:
+        rows: dict[str, list[Expression]] = {}
+        for expression in scene.expressions:
+            said = provenance.get(expression.id, {}).get("source")
+            rows.setdefault(said if isinstance(said, str) and said else otherwise, []).append(expression)
+        for name, mine in rows.items():
+            out.setdefault(name, []).append(replace(scene, expressions=tuple(mine)))
+    return out
