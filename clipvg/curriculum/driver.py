@@ -46,8 +46,9 @@ BESIDE = {"name", "curriculum", "workers", "save_every", "log_every", "track", "
 
 
 def run(job: TrainingJob, sources: Sequence[Source], kind: str, dry_run: bool = False) -> Mapping[str, Trained]:
-    """The whole curriculum; `kind` is "single" (SSA) or "multi" (MSA). Writes NAME.safetensors under `job.out`, and
-    NAME.curriculum/ with its nodes, the rows it chose, and the story of its decisions as JSON, a table and pictures.
+    """The whole curriculum; `kind` is "single" (SSA) or "multi" (MSA). Writes NAME.safetensors under `job.out`,
+    NAME.curriculum/ with the rows it chose and the story of its decisions as JSON, a table and pictures, and nodes/, which
+    all curricula of that folder share.
 
     Raises UsageError, SettingsError, DataError and what a training raises.
     """
@@ -95,7 +96,7 @@ class Curriculum:
         self.folder = job.out / f"{self.recipe.name}.curriculum"
         self.processes = from_environment().size
         lead = from_environment().index == 0
-        self.nodes = Nodes(self.folder / "nodes", self._agree, lead, dry)
+        self.nodes = Nodes(job.out / "nodes", self._agree, lead, dry)
         if self.processes > 1:
             accelerator_for(job, self.full.model_copy(update={"track": ""}), self.folder)
         self._shared: dict[str, Shared] = {}

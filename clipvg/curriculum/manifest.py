@@ -17,7 +17,7 @@ from typing import Any
 
 from bench.reporting.charts import Panel, Series, line_chart
 from bench.reporting.histograms import Histogram, histograms
-from bench.runs.files import write_atomically
+from bench.runs.files import make_folder, write_atomically
 from bench.trainable import Source
 from clipvg.curriculum.options import CurriculumOptions
 from clipvg.curriculum.rows import Pool, Reliabilities
@@ -127,6 +127,7 @@ class Story:
 
 def write_story(story: Story, folder: Path, sources: Mapping[str, Source], reliabilities: Reliabilities) -> None:
     """Writes all files of the story under `folder`, each whole or not at all. Raises RunError."""
+    make_folder(folder / "selected")
     manifest = story.manifest()
     write_atomically(folder / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
     write_atomically(folder / "decisions.md", decisions(manifest).encode())
@@ -138,7 +139,6 @@ def write_story(story: Story, folder: Path, sources: Mapping[str, Source], relia
     write_atomically(folder / "reliability.svg", histograms("Reliability of the labels", panels).encode())
     for choice in (one.chosen for one in story.rounds if one.chosen is not None):
         lines = selected_lines(choice, story.pools[choice.source], sources[choice.source], reliabilities)
-        (folder / "selected").mkdir(exist_ok=True)
         write_atomically(folder / "selected" / f"{choice.source}.jsonl", "".join(lines).encode())
 
 

@@ -116,7 +116,7 @@ def test_a_dry_run_trains_nothing_and_leaves_nothing(job, sources, monkeypatch, 
     seen = spied(monkeypatch)
     this = job(**QUICK)
     assert run(this, sources, "multi", dry_run=True) == {}
-    assert seen == [] and not (this.out / "small.curriculum").exists()
+    assert seen == [] and not (this.out / "small.curriculum").exists() and not (this.out / "nodes").exists()
     said = caplog.text
     assert "measurer of easy" in said and "trials of hard" in said and "time: unknown" in said
     assert "next would be the measurer of easy" in said
@@ -255,7 +255,7 @@ def test_settings_that_make_no_sense(job, source, changes, said):
 def test_a_broken_record_is_named(job, source, tmp_path):
     this = job(**QUICK)
     run(this, [source("easy")], "single")
-    record = next((this.out / "small.curriculum" / "nodes").glob("train-*/node.json"))
+    record = next((this.out / "nodes").glob("train-*/node.json"))
     record.write_text("{")
     with pytest.raises(Exception, match=rf"{record}.*delete its folder"):
         run(this, [source("easy")], "single")
@@ -264,7 +264,7 @@ def test_a_broken_record_is_named(job, source, tmp_path):
 def test_heavy_files_of_finished_trainings_are_gone(job, source):
     this = job(**QUICK)
     run(this, [source("easy")], "single")
-    left = {p.name for p in (this.out / "small.curriculum" / "nodes").rglob("*") if p.is_file()}
+    left = {p.name for p in (this.out / "nodes").rglob("*") if p.is_file()}
     assert "last.pt" not in left and "best.safetensors" not in left
     assert {"node.json", "network.safetensors", "training.jsonl"} <= left
 
