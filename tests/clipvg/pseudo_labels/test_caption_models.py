@@ -79,6 +79,8 @@ def test_sampled_captions_are_each_pictures_own(open_model):
     assert [open_model(0.9).captions([one])[0] for one in pictures()] == said
     assert open_model(0.9, seed=1).captions(pictures()) != said
     assert said != open_model().captions(pictures())
+    alike = [(scene, pictures()[0][1]) for scene, _ in pictures()]  # the same pixels under other names
+    assert len(set(open_model(0.9).captions(alike))) > 1
 
 
 def test_noise_samples_the_nucleus():

@@ -45,6 +45,7 @@ def test_what_is_no_plural_stays(word):
         ("a pile of clothes in front of a bed", ["a pile", "clothes", "a bed"], 1),
         ("a woman in a red top", ["a woman", "a red top"], 0),
         ("a man holding his dog's leash", ["a man", "his dog's leash"], 0),
+        ("a group on a hill", ["a group", "a hill"], 0),
         ("a close up of a pizza", ["a close-up", "a pizza"], 1),
         ("standing", [], None),
         ("", [], None),
