@@ -46,9 +46,9 @@ BESIDE = {"name", "curriculum", "workers", "save_every", "log_every", "track", "
 
 
 def run(job: TrainingJob, sources: Sequence[Source], kind: str, dry_run: bool = False) -> Mapping[str, Trained]:
-    """The whole curriculum; `kind` is "single" (SSA) or "multi" (MSA). Writes NAME.safetensors under `job.out`,
-    NAME.curriculum/ with the rows it chose and the story of its decisions as JSON, a table and pictures, and nodes/, which
-    all curricula of that folder share.
+    """The whole curriculum; `kind` is "single" (SSA) or "multi" (MSA). Writes under `job.out` NAME.safetensors,
+    NAME.curriculum/ with the rows it chose and the story of its decisions as JSON, a table and pictures, and nodes/,
+    which all curricula of that folder share.
 
     Raises UsageError, SettingsError, DataError and what a training raises.
     """
