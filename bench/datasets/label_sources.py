@@ -8,22 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from bench.datasets.label_names import source_name
-from bench.datasets.labels import load_labels
+from bench.datasets.labels import Album, load_labels, open_album
 from bench.errors import DataError
 from bench.grounding import Expression, Scene
 from bench.settings import Resolved
 from bench.trainable import Source
 
 
-def sources_of(split_name: str, paths: Sequence[Path], resolved: Resolved, limit: int | None = None) -> list[Source]:
+def sources_of(
+    split_name: str, paths: Sequence[Path], resolved: Resolved, limit: int | None = None, album: Album | None = None
+) -> list[Source]:
     """The sources in `paths`, in order: rows belong to the source that they name themselves, else to their file's.
 
     Files that say the same source are one. `limit` takes the first pictures of each file. Raises DataError for two
     rows of a source with one id, and what `load_labels` raises.
     """
     sources: dict[str, Source] = {}
+    album = album or open_album(split_name, resolved)
     for path in paths:
-        given = load_labels(split_name, [path], resolved)
+        given = load_labels(split_name, [path], resolved, album)
         split = given.split if limit is None else given.split.limited(limit)
         otherwise = source_name(path, given.files[0]["rows"], given.provenance)
         for name, scenes in _by_source(split.scenes, given.provenance, otherwise).items():

@@ -47,7 +47,7 @@ class Labelled:
 
 
 @dataclass(frozen=True, slots=True)
-class _Album:
+class Album:
     """The pictures of the split's data set; `sizes` by picture key, and `known` files where only these exist."""
 
     split: str
@@ -61,13 +61,14 @@ class _Album:
         return [s.file for s in scenes if s.file in gone or (self.known is not None and s.file not in self.known)]
 
 
-def load_labels(split_name: str, paths: Sequence[Path], resolved: Resolved) -> Labelled:
-    """The expressions of `paths` about the pictures of the data set that `split_name` is a part of.
+def load_labels(split_name: str, paths: Sequence[Path], resolved: Resolved, album: Album | None = None) -> Labelled:
+    """The expressions of `paths` about the pictures of the data set that `split_name` is a part of; `album` is what
+    `open_album` said of these pictures before, for who loads several times.
 
     Raises UnknownName for the split, UsageError for a file of no known kind, and DataError, naming file and row, for
     a row that cannot be used, a picture that is nowhere, and a box outside a picture of known size.
     """
-    album = _album(split_name, resolved)
+    album = album or open_album(split_name, resolved)
     rows: list[Row] = []
     files: list[Mapping[str, Any]] = []
     provenance: dict[str, Mapping[str, Any]] = {}
@@ -122,27 +123,27 @@ class LabelPictures:
         return f"{path}: {_place(path, own)}"
 
 
-def _album(split_name: str, resolved: Resolved) -> _Album:
+def open_album(split_name: str, resolved: Resolved) -> Album:
     """What is known of the split's pictures; the split itself is read only where it is at hand."""
     if split_name.startswith(FILE):
         split = load_split(split_name, resolved)
-        return _Album(split.name, split.dataset, split.pictures, _sizes(split.scenes))
+        return Album(split.name, split.dataset, split.pictures, _sizes(split.scenes))
     dataset, part = find_split(split_name)
     name = f"{dataset.name}-{part.name}"
     if isinstance(dataset, Catalogued):
         scenes = dataset.load(part.name, resolved).scenes if dataset.ready(part.name, resolved) else ()
-        return _Album(name, dataset.name, pictures_of(resolved, dataset.name, dataset.album), _sizes(scenes))
+        return Album(name, dataset.name, pictures_of(resolved, dataset.name, dataset.album), _sizes(scenes))
     # Another data set's source need not know which pictures exist (`shapes` draws whatever it is asked for).
     split = dataset.load(part.name, resolved)
     known = frozenset(scene.file for scene in split.scenes)
-    return _Album(name, dataset.name, split.pictures, _sizes(split.scenes), known)
+    return Album(name, dataset.name, split.pictures, _sizes(split.scenes), known)
 
 
 def _sizes(scenes: Iterable[Scene]) -> dict[str, Size]:
     return {picture_key(scene.file): (scene.width, scene.height) for scene in scenes}
 
 
-def _read(path: Path, album: _Album) -> list[Scene]:
+def _read(path: Path, album: Album) -> list[Scene]:
     if path.suffix == ".jsonl":
         return read_jsonl(path)
     if path.suffix != ".pth":
@@ -155,7 +156,7 @@ def _read(path: Path, album: _Album) -> list[Scene]:
     return read_index_list(path, album.dataset)
 
 
-def _absent(path: Path, scenes: Sequence[Scene], album: _Album) -> list[str]:
+def _absent(path: Path, scenes: Sequence[Scene], album: Album) -> list[str]:
     """Pictures that lie beside a JSONL instead of in the data set. Raises DataError for those that are nowhere."""
     gone = set(album.missing(scenes))
     if not gone:
@@ -167,7 +168,7 @@ def _absent(path: Path, scenes: Sequence[Scene], album: _Album) -> list[str]:
     return [scene.file for scene in lost]
 
 
-def _nowhere(path: Path, lost: Sequence[Scene], total: int, album: _Album) -> str:
+def _nowhere(path: Path, lost: Sequence[Scene], total: int, album: Album) -> str:
     shown = "; ".join(f"{_place(path, scene.expressions[0].id)}: {scene.file}" for scene in lost[:SHOWN])
     more = "; ..." if len(lost) > SHOWN else ""
     said = f"{path}: {len(lost):,} of its {total:,} pictures are not among those of {album.dataset}: {shown}{more}"
@@ -189,7 +190,7 @@ def _place(path: Path, expression_id: str) -> str:
     return f"line {expression_id}"  # who has no id is called by the number of the line
 
 
-def _rows(path: Path, scenes: Sequence[Scene], album: _Album, prefix: str) -> Iterator[Row]:
+def _rows(path: Path, scenes: Sequence[Scene], album: Album, prefix: str) -> Iterator[Row]:
     """Every row with the size of its picture where anyone knows it, its box made sure of, its id made unique."""
     for scene in scenes:
         width, height = album.sizes.get(picture_key(scene.file), (None, None))

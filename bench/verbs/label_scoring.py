@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.datasets.label_names import source_name, told_apart
-from bench.datasets.labels import Labelled, load_labels
+from bench.datasets.labels import Labelled, load_labels, open_album
 from bench.datasets.pseudo_lists import list_format
 from bench.datasets.reliability_files import IOU_RESULT, list_rows, read_iou_result, write_reliability_lists
 from bench.evaluation.device import resolve_device
@@ -128,7 +128,8 @@ def show_official(path: Path, out: Path) -> dict[str, Any]:
 
 
 def _sources(paths: Sequence[Path], split_name: str, resolved: Resolved) -> list[_Source]:
-    loaded = [load_labels(split_name, [path], resolved) for path in paths]
+    album = open_album(split_name, resolved)
+    loaded = [load_labels(split_name, [path], resolved, album) for path in paths]
     names = [
         NO_NAME.sub("_", source_name(path, each.files[0]["rows"], each.provenance))
         for path, each in zip(paths, loaded, strict=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench import registry
 from bench.datasets.label_sources import sources_of
-from bench.datasets.labels import Labelled, load_labels
+from bench.datasets.labels import Labelled, load_labels, open_album
 from bench.datasets.load import load_split
 from bench.datasets.remembered import Remembered
 from bench.datasets.split import Split
@@ -56,7 +56,8 @@ def train_pipeline(
         raise UsageError("--dry-run says what a curriculum would do: say --curriculum single or multi")
     if validate is None and not split_name.endswith("-train"):
         raise UsageError(f"say with --validate which split the score is taken on: {split_name} is no train split")
-    given = load_labels(split_name, labels, resolved) if labels else Labelled(load_split(split_name, resolved))
+    album = open_album(split_name, resolved) if labels else None
+    given = load_labels(split_name, labels, resolved, album) if labels else Labelled(load_split(split_name, resolved))
     split = given.split if limit is None else given.split.limited(limit)
     if not split.scenes:
         raise DataError(f"{split.name}: there is nothing to train on; the split has no scenes")
@@ -86,7 +87,7 @@ def train_pipeline(
     )
     began, code = time.monotonic(), git_state()  # before the weights are written, which are files of the checkout too
     if curriculum:
-        sources = sources_of(split_name, labels, resolved, limit)
+        sources = sources_of(split_name, labels, resolved, limit, album)
         made = registry.curriculum(pipeline)(job, sources, curriculum, dry_run)
     else:
         made = registry.trainer(pipeline)(job)

@@ -194,9 +194,7 @@ def test_a_source_nobody_finds_reliable_is_skipped_and_said(job, sources, monkey
 
 def test_when_nothing_is_reliable_it_says_what_to_do(job, source, monkeypatch):
     real = driver.reliability
-    monkeypatch.setattr(
-        driver, "reliability", lambda *a: {name: r._replace(iou=0.0) for name, r in real(*a).items()}
-    )
+    monkeypatch.setattr(driver, "reliability", lambda *a: {name: r._replace(iou=0.0) for name, r in real(*a).items()})
     with pytest.raises(DataError, match=r"reliable to 0\.5; lower curriculum\.start"):
         run(job(**QUICK), [source("easy")], "single")
 

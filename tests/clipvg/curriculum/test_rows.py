@@ -1,0 +1,111 @@
+"""Which rows a selection keeps, each once, none held out, in one order."""
+
+from dataclasses import replace
+
+import pytest
+from small_training import SCENES
+
+from bench.errors import DataError
+from bench.trainable import Source
+from clipvg.curriculum.rows import (
+    entities_per_phrase,
+    in_order,
+    kept_rows,
+    pool_of,
+    sampled,
+    selected,
+    share_of,
+)
+from clipvg.curriculum.search import Choice
+
+EVERY = ("attribute", "location", "relation", "ordinal", "comparison")
+
+
+@pytest.fixture
+def pool(source):
+    return pool_of(source("easy", EVERY))
+
+
+def test_rows_are_named_by_their_source(pool):
+    assert len(pool.rows) == 25 and all(name.startswith("easy:") for name in pool.rows)
+    assert [e.id for scene in pool.scenes for e in scene.expressions] == list(pool.rows)
+    assert {scene.id for scene in pool.scenes} == {scene.id for scene in SCENES}
+
+
+def test_copies_count_once_and_are_counted(source, caplog):
+    one = source("easy", EVERY)
+    first = one.scenes[0]
+    again = replace(first, expressions=tuple(replace(e, id=f"again-{e.id}") for e in first.expressions[:2]))
+    both = replace(one, scenes=(*one.scenes, again))
+    pool = pool_of(both)
+    assert len(pool.rows) == 25 and pool.duplicates == 2
+    assert "2 rows are copies" in caplog.text
+
+
+def test_the_same_words_about_another_box_are_no_copy(source):
+    one = source("easy", EVERY)
+    scene = one.scenes[0]
+    first, second = scene.expressions[0], scene.expressions[1]
+    moved = replace(scene, expressions=(*scene.expressions, replace(first, id="moved", box=second.box)))
+    assert len(pool_of(replace(one, scenes=(moved, *one.scenes[1:]))).rows) == 26
+
+
+def test_a_threshold_is_part_of_what_it_keeps(pool):
+    found = {name: number / 10 for number, name in enumerate(pool.rows)}
+    kept = kept_rows((Choice("easy", "m", 0.5),), {"easy": pool}, {("m", "easy"): found})
+    assert [found[name] for name in kept] == [number / 10 for number in range(5, 25)]
+    assert kept_rows((Choice("easy", "m", 9.0),), {"easy": pool}, {("m", "easy"): found}) == []
+
+
+def test_choices_are_joined_and_held_out_rows_never_kept(source):
+    pools = {n: pool_of(source(n, EVERY), held_out=0.4) for n in ("a", "b")}
+    assert 0 < len(pools["a"].held_out) < 25
+    held = {name.partition(":")[2] for name in pools["a"].held_out}
+    assert held == {name.partition(":")[2] for name in pools["b"].held_out}, "the same pictures in every source"
+    found = {("a", n): dict.fromkeys(pools[n].rows, 1.0) for n in pools}
+    kept = kept_rows((Choice("b", "a", 0.5), Choice("a", "a", 0.5)), pools, found)
+    assert len(kept) == 2 * (25 - len(held)) and not set(kept) & (pools["a"].held_out | pools["b"].held_out)
+    pictures = {scene.file for scene in selected(kept, pools.values())}
+    aside = {pools["a"].rows[name][0].file for name in pools["a"].held_out}
+    assert pictures and aside and not pictures & aside
+    assert pools["a"].to_train == selected([row for row in kept if row.startswith("a:")], pools.values())
+
+
+def test_a_set_of_rows_has_one_order(pool):
+    names = list(pool.rows)
+    assert selected(names[::-1], [pool]) == selected(names, [pool]) == pool.scenes
+
+
+def test_a_share_of_more_rows_holds_the_share_of_fewer():
+    names = [f"row {number}" for number in range(4000)]
+    half = sampled(names, 0.5)
+    assert abs(len(half) / 4000 - 0.5) < 0.04
+    assert sampled(names[:1000], 0.5) == [name for name in half if name in set(names[:1000])]
+    assert sampled(names, 1.0) == names
+    assert all(0 <= share_of(name) < 1 for name in names)
+
+
+def test_entities_are_what_rows_say_else_what_their_words_name(source):
+    one = source("easy", EVERY, entities=3)
+    assert entities_per_phrase(one) == 3
+    scene = replace(
+        SCENES[0],
+        expressions=tuple(
+            replace(SCENES[0].expressions[0], id=str(n), text=text)
+            for n, text in enumerate(["the red star", "the star left of the blue circle", "one"])
+        ),
+    )
+    assert entities_per_phrase(Source("silent", [scene])) == pytest.approx((1 + 2 + 1) / 3)
+    assert entities_per_phrase(Source("half", [scene], {"0": {"entities": 5}, "2": {"entities": True}})) > 2
+
+
+def test_sources_go_from_few_entities_to_many_and_equals_stay(source):
+    pools = [pool_of(source(n, EVERY, entities=k)) for n, k in (("c", 3), ("b", 1), ("a", 1))]
+    assert [pool.name for pool in in_order(pools)] == ["b", "a", "c"]
+
+
+def test_nothing_to_choose_from_is_said(source):
+    with pytest.raises(DataError, match="'empty' has no rows"):
+        pool_of(Source("empty", ()))
+    with pytest.raises(DataError, match=r"all of its .* rows are held out"):
+        pool_of(source("easy", EVERY), held_out=0.9999999)
