@@ -71,18 +71,13 @@ class Curriculum:
 
     def __init__(self, job: TrainingJob, sources: Sequence[Source], kind: str, dry: bool) -> None:
         where = f"bench.toml [train.{job.context.name}]"
-        self.job, self.kind, self.recipe = job, kind, parse_table(ClipVGRecipe, dict(job.recipe), where)
+        self.job, self.kind, self.recipe = job, kind, _taught(parse_table(ClipVGRecipe, dict(job.recipe), where), job)
         self.options = self.recipe.curriculum
-        if self.recipe.lesson.epochs and not self.recipe.start_from:
-            raise SettingsError(
-                f"{where}: a first lesson needs to know every object of a picture, which pseudo-labels do not; set "
-                "lesson.epochs = 0 and name a CLIP in clip.pretrained"
-            )
         if self.options.criterion == "agreement" and kind == "single":
             raise SettingsError(
                 f"{where}: curriculum.criterion = agreement needs measurers that can agree: --curriculum multi"
             )
-        base: Mapping[str, Any] = merged(dict(job.recipe), {"name": NAME, "curriculum": {}})
+        base: Mapping[str, Any] = self.recipe.model_dump(mode="json") | {"name": NAME, "curriculum": {}}
         self.full, self.trial, self.measuring = (
             parse_table(ClipVGRecipe, merged(base, changes), f"{where}.curriculum")
             for changes in ({}, self.options.proxy, self.options.measurer)
@@ -267,6 +262,23 @@ class Curriculum:
                 out, self.recipe.model_dump(mode="json"), {k: round(v, 4) for k, v in score.items()}, notes
             )
         }
+
+
+def _taught(recipe: ClipVGRecipe, job: TrainingJob) -> ClipVGRecipe:
+    """The recipe without a first lesson, for which one has to know every object of a picture; the CLIP of the
+    pipeline's own weights, if it is of the same architecture, has had it. Raises SettingsError where there is none.
+    """
+    if not recipe.lesson.epochs or recipe.start_from:
+        return recipe
+    clip = job.context.options.get("clip") or {}
+    if clip.get("model") != recipe.clip.model or not clip.get("pretrained"):
+        raise SettingsError(
+            f"bench.toml [train.{job.context.name}]: a first lesson needs to know every object of a picture, which "
+            "pseudo-labels do not; set lesson.epochs = 0 and name a CLIP in clip.pretrained"
+        )
+    log.info("curriculum: all networks stand on the CLIP %s, which has had its lesson", clip["pretrained"])
+    named = recipe.clip.model_copy(update={"pretrained": clip["pretrained"]})
+    return recipe.model_copy(update={"clip": named, "lesson": recipe.lesson.model_copy(update={"epochs": 0})})
 
 
 def gatherer(processes: int) -> Gather | None:

@@ -1,0 +1,86 @@
+"""`bench train --curriculum` from the command line: its files, its record, its mistakes."""
+
+import json
+
+import pytest
+from small_training import settings_file  # noqa: F401 - a fixture
+from typer.testing import CliRunner
+
+from bench.cli.main import app
+from bench.datasets.shapes import SCENES
+from bench.errors import DataError, UnknownName, UsageError
+
+
+@pytest.fixture
+def bench(settings_file, monkeypatch, tmp_path):  # noqa: F811
+    """bench(*arguments): `bench train` on three scenes of shapes with the small network; what it printed."""
+    monkeypatch.setitem(SCENES, "val", 2)
+    config = settings_file(3, epochs=1, name="small", curriculum={"start": 0.1})
+
+    def run(*arguments, pipeline="clipvg"):
+        common = ["--split", "shapes-train", "--config", str(config), "--device", "cpu", "--out", str(tmp_path / "w")]
+        command = ["train", "--pipeline", pipeline, *common, *map(str, arguments)]
+        return CliRunner().invoke(app, command, catch_exceptions=False).stdout
+
+    return run
+
+
+@pytest.fixture
+def labels(tmp_path):
+    """labels(kind): the generator's rows of that kind for three scenes, none of them spoilt."""
+
+    def make(kind):
+        out = tmp_path / f"{kind}.jsonl"
+        clean = ["--wrong-attribute", "0", "--wrong-object", "0", "--shifted-box", "0"]
+        command = ["data", "noisy-labels", "--kind", kind, "--limit", "3", "--out", str(out), *clean]
+        assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+        return out
+
+    return make
+
+
+@pytest.mark.usefixtures("spread")
+def test_single_then_multi_of_one_folder_and_their_records(bench, labels, tmp_path):
+    template, relation = labels("template"), labels("relation")
+    said = json.loads(bench("--curriculum", "single", "--labels", template, "--json").splitlines()[-1])
+    assert said["weights"] == {"network": str(tmp_path / "w" / "small.safetensors")}
+    nodes = {path.name for path in (tmp_path / "w" / "nodes").iterdir()}
+    bench("--curriculum", "multi", "--labels", template, "--labels", relation)
+    record = json.loads((tmp_path / "w" / "small.json").read_text())
+    assert record["training"]["curriculum"]["kind"] == "multi"
+    assert record["training"]["chosen_on"] == "selected on labelled shapes-val"
+    assert [file["file"] for file in record["trained_on"]["labels"]] == ["template.jsonl", "relation.jsonl"]
+    manifest = json.loads((tmp_path / "w" / "small.curriculum" / "manifest.json").read_text())
+    assert list(manifest["sources"]) == ["template", "relation"]
+    assert {trial["node"] for trial in manifest["rounds"][0]["thresholds"]} & nodes, "what single did is not done again"
+
+
+@pytest.mark.usefixtures("spread")
+def test_what_was_chosen_can_be_trained_on(bench, labels, tmp_path):
+    bench("--curriculum", "single", "--labels", labels("template"))
+    chosen = tmp_path / "w" / "small.curriculum" / "selected" / "template.jsonl"
+    bench("--labels", chosen, "--set", "name=again")
+    assert (tmp_path / "w" / "again.safetensors").is_file()
+
+
+def test_a_dry_run_writes_no_node(bench, labels, tmp_path):
+    bench("--curriculum", "single", "--labels", labels("template"), "--dry-run")
+    assert not (tmp_path / "w" / "nodes").exists() and not list((tmp_path / "w").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        (["--curriculum", "single"], UsageError, "name their files with --labels"),
+        (["--dry-run"], UsageError, "say --curriculum single or multi"),
+        (["--curriculum", "single", "--labels", "gone.jsonl"], DataError, "gone.jsonl"),
+    ],
+)
+def test_what_makes_no_sense_is_said(bench, arguments, error, said):
+    with pytest.raises(error, match=said):
+        bench(*arguments)
+
+
+def test_pipelines_without_one(bench, labels):
+    with pytest.raises(UnknownName, match="curriculum"):
+        bench("--curriculum", "single", "--labels", labels("template"), pipeline="mdetr")
