@@ -204,6 +204,9 @@ def thresholds_chart(manifest: Mapping[str, Any]) -> str:
             Series(f"by {measurer}", sorted(points), [points[h] for h in sorted(points)])
             for measurer, points in lines.items()
         ]
+        if one["chosen"] is not None:
+            measurer, h = one["chosen"]["measurer"], one["chosen"]["threshold"]
+            series.append(Series("chosen", [h], [lines[measurer][h]]))
         end = "skipped" if one["chosen"] is None else f"{one['chosen']['measurer']} from {one['chosen']['threshold']:g}"
         title = f"{number}. {one['source']}: {end}"
         panels.append(Panel(title, "threshold of reliability", "Acc@0.5 of a training on the rows kept, %", series))
