@@ -92,8 +92,9 @@ class Curriculum:
         self.processes = from_environment().size
         lead = from_environment().index == 0
         self.nodes = Nodes(job.out / "nodes", self._agree, lead, dry)
+        self.together = None
         if self.processes > 1:
-            accelerator_for(job, self.full.model_copy(update={"track": ""}), self.folder)
+            self.together = accelerator_for(job, self.full.model_copy(update={"track": ""}), self.folder)
         self._shared: dict[str, Shared] = {}
         self.reliabilities: dict[tuple[str, str], dict[str, float]] = {}
         self.boxes: dict[str, dict[str, Box | None]] = {}
@@ -127,6 +128,8 @@ class Curriculum:
         rows = kept_rows(chosen, self.pools, self.reliabilities)
         what = f"the last training, on {len(rows):,} rows"
         node, found = self._train(selected(rows, self.pools.values()), self.full, self.judge, what)
+        if self.together is not None:
+            self.together.end_training()
         return self._finish(chosen, rows, node, found) if self.nodes.lead else {}
 
     def _search(self) -> list[Round]:
@@ -222,7 +225,7 @@ class Curriculum:
                 fingerprint=rows,
                 fresh=False,
             )
-            made = train(job, self._shared_by(recipe), rescore=False)
+            made = train(job, self._shared_by(recipe))
             if not made:
                 return {}
             for heavy in ("last.pt", "best.safetensors"):

@@ -48,10 +48,11 @@ LAST = "last.pt"
 CALIBRATING = 64  # rows that set the scale of a start in CLIP's space
 
 
-def train(job: TrainingJob, shared: Shared | None = None, rescore: bool = True) -> Mapping[str, Trained]:
+def train(job: TrainingJob, shared: Shared | None = None) -> Mapping[str, Trained]:
     """Train, or go on with what was stopped; writes NAME.safetensors under `job.out` and its run in NAME.run/ there.
-    `shared` is what other trainings on the same CLIP have looked at and read before; without `rescore` the score is
-    that of the best weights as training had them, and not as they lie in their file, in float16.
+    `shared` makes it one of many trainings on the same CLIP, with what others have looked at and read before: the
+    processes stay together for the next, and its score is that of the best weights as training had them; that of one
+    which stands alone is of the weights as they lie in their file, in float16.
 
     Raises UnknownName, SettingsError, WeightsError, DataError, DeviceError, RunError.
     """
@@ -69,7 +70,7 @@ def train(job: TrainingJob, shared: Shared | None = None, rescore: bool = True) 
             taught = taught_clip(mine, recipe)
             made |= {"clip": taught} if taught else {}
     if job.part in (None, "network"):
-        made |= Training(job, recipe, accelerator, folder, shared).run(rescore)
+        made |= Training(job, recipe, accelerator, folder, shared).run()
     return made if accelerator.is_main_process else {}
 
 
@@ -94,7 +95,7 @@ class Training:
             moves.long_sides(size)  # refused here, not by a worker
         self.rows = Rows(job.scenes, job.pictures, size, recipe.preprocessing, moves, dataset, self.seed)
         texts = frozenset(e.text for scene in job.scenes for e in scene.expressions)
-        self.shared = shared or Shared(texts)
+        self.shared, self.alone = shared or Shared(texts), shared is None
         self.words = self.shared.words = self.shared.words or Words(self.network, self.shared.texts, self.device)
         self.cut = len(self.words.cut & texts)
         if recipe.start == "clip" and not recipe.start_from:
@@ -127,8 +128,8 @@ class Training:
             "CLIP": self.clip.values[:12],
         }
 
-    def run(self, rescore: bool = True) -> Mapping[str, Trained]:
-        """The whole training; see `train`."""
+    def run(self) -> Mapping[str, Trained]:
+        """The whole training."""
         if self.lead:
             for gone in (*self.folder.glob(".*.tmp"), *([self.folder / LAST] if self.job.fresh else ())):
                 gone.unlink(missing_ok=True)  # what a kill left; and a fresh training never goes on as the old one
@@ -151,8 +152,11 @@ class Training:
                 break
         if not self.state.best:  # the training is over, and its best weights were taken away: the last ones stand in
             self._validate(self.state.step // self.order.steps_in_epoch)
-        self.accelerator.end_training()
-        return self._finish(rescore) if self.lead else {}
+        if self.alone:
+            self.accelerator.end_training()
+        for tracker in [] if self.alone else self.accelerator.trackers:
+            tracker.finish()
+        return self._finish() if self.lead else {}
 
     def _fed(self) -> Iterator[tuple[Micro, Batch]]:
         """The forward passes that are left; the time spent waiting for them is kept."""
@@ -234,8 +238,8 @@ class Training:
         validated = epoch - epoch % self.recipe.validate_every
         return bool(patience and self.state.best and validated - self.state.best["epoch"] >= patience)
 
-    def _finish(self, rescore: bool) -> Mapping[str, Trained]:
-        """The best weights under their own name, scored as they lie there (unless that is not asked for)."""
+    def _finish(self) -> Mapping[str, Trained]:
+        """The best weights under their own name, and their score."""
         out = self.job.out / f"{self.recipe.name}.safetensors"
         write_atomically(out, (self.folder / "best.safetensors").read_bytes())
         context = replace(
@@ -243,7 +247,7 @@ class Training:
         )
         best = {**self.state.best}
         scores = best.pop("scores")
-        if rescore:
+        if self.alone:
             scores = self.job.validate(ClipVGPipeline(ClipVGOptions(**context.options), context))
         notes = {
             "weights": "the best of all epochs",
