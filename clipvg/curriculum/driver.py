@@ -10,7 +10,6 @@ Every line is made of nodes (nodes.py), so a killed curriculum goes on, with the
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +27,7 @@ from bench.runs.shards import from_environment
 from bench.settings import merged, parse_table
 from bench.trainable import Source, Trained, TrainingJob
 from clipvg.curriculum import judging
+from clipvg.curriculum.given import trained_elsewhere, with_taught_clip
 from clipvg.curriculum.manifest import Story, write_story
 from clipvg.curriculum.nodes import Found, Nodes, NotDone, digest
 from clipvg.curriculum.plan import make_plan
@@ -71,7 +71,11 @@ class Curriculum:
 
     def __init__(self, job: TrainingJob, sources: Sequence[Source], kind: str, dry: bool) -> None:
         where = f"bench.toml [train.{job.context.name}]"
-        self.job, self.kind, self.recipe = job, kind, _taught(parse_table(ClipVGRecipe, dict(job.recipe), where), job)
+        self.job, self.kind, self.recipe = (
+            job,
+            kind,
+            with_taught_clip(parse_table(ClipVGRecipe, dict(job.recipe), where), job),
+        )
         self.options = self.recipe.curriculum
         if self.options.criterion == "agreement" and kind == "single":
             raise SettingsError(
@@ -228,12 +232,13 @@ class Curriculum:
             made = train(job, self._shared_by(recipe))
             if not made:
                 return {}
-            for heavy in ("last.pt", "best.safetensors"):
-                (place / f"{NAME}.run" / heavy).unlink(missing_ok=True)
             one = made["network"]
             return {"score": dict(one.score), "notes": dict(one.notes), "rows": sum(len(s.expressions) for s in scenes)}
 
-        return self.nodes.once("train", key, what, work)
+        node, found = self.nodes.once("train", key, what, work)
+        for heavy in ("last.pt", "best.safetensors") if self.nodes.lead else ():  # now that its record is there
+            (self.nodes.folder / node / f"{NAME}.run" / heavy).unlink(missing_ok=True)
+        return node, found
 
     def _shared_by(self, recipe: ClipVGRecipe) -> Shared:
         """What trainings on the same CLIP, canvas and style share."""
@@ -267,23 +272,6 @@ class Curriculum:
         }
 
 
-def _taught(recipe: ClipVGRecipe, job: TrainingJob) -> ClipVGRecipe:
-    """The recipe without a first lesson, for which one has to know every object of a picture; the CLIP of the
-    pipeline's own weights, if it is of the same architecture, has had it. Raises SettingsError where there is none.
-    """
-    if not recipe.lesson.epochs or recipe.start_from:
-        return recipe
-    clip = job.context.options.get("clip") or {}
-    if clip.get("model") != recipe.clip.model or not clip.get("pretrained"):
-        raise SettingsError(
-            f"bench.toml [train.{job.context.name}]: a first lesson needs to know every object of a picture, which "
-            "pseudo-labels do not; set lesson.epochs = 0 and name a CLIP in clip.pretrained"
-        )
-    log.info("curriculum: all networks stand on the CLIP %s, which has had its lesson", clip["pretrained"])
-    named = recipe.clip.model_copy(update={"pretrained": clip["pretrained"]})
-    return recipe.model_copy(update={"clip": named, "lesson": recipe.lesson.model_copy(update={"epochs": 0})})
-
-
 def gatherer(processes: int) -> Gather | None:
     """What joins the lists of several processes."""
     if processes == 1:
@@ -292,19 +280,3 @@ def gatherer(processes: int) -> Gather | None:
 
     joined: Gather = gather_object
     return joined
-
-
-def trained_elsewhere(weights: Path, dataset: str) -> str:
-    """A warning, which is logged too, where the record beside weights says another data set than `dataset`, or where
-    there is none; empty where all is well.
-    """
-    try:
-        split = str(json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))["trained_on"]["split"])
-    except (OSError, ValueError, KeyError, TypeError):
-        said = f"{weights}: no record beside it says what it was trained on; as a measurer it may know other pictures"
-    else:
-        if split.rpartition("-")[0] == dataset:
-            return ""
-        said = f"{weights}: trained on {split}, and measures labels of {dataset}"
-    log.warning("curriculum: %s", said)
-    return said
