@@ -66,7 +66,8 @@ def ratio_intervals(
     """(pictures, K) per-picture hits and sample counts -> K percentile intervals of hits / samples.
 
     A draw that happens to hold no sample of a column says nothing about it and is left out of that column. A column
-    with samples in fewer than two pictures gets (0, 1): one cluster tells nothing about the spread between clusters.
+    with samples in fewer than two pictures gets (0, 1), for one cluster tells nothing about the spread between clusters,
+    and so does one of which no draw holds a sample.
     """
     above, below = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
     columns = below.shape[1]
@@ -79,6 +80,8 @@ def ratio_intervals(
     for place, column in enumerate(known.tolist()):
         size = totals[:, len(known) + place]
         some = size > 0
+        if not some.any():  # a rare stratum, and few draws
+            continue
         ratios = totals[some, place] / size[some]
         low, high = np.quantile(ratios, [tail, 1 - tail])
         intervals[column] = (float(low), float(high))

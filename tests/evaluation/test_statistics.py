@@ -83,3 +83,13 @@ def test_covers_the_truth_about_as_often_as_it_says():
     # An interval that took expressions for independent would be too narrow here.
     naive = [1.96 * np.sqrt(0.7 * 0.3 / n) for n in sizes.sum(axis=0)]
     assert np.mean([high - low for low, high in intervals]) > 1.5 * 2 * np.mean(naive)
+
+
+def test_a_rare_column_that_no_draw_holds_is_as_uncertain_as_can_be():
+    """Two pictures of 400 hold it, and validation draws once."""
+    hits, sizes = np.zeros((400, 2)), np.zeros((400, 2))
+    sizes[:, 0], sizes[:2, 1] = 1, 1
+    hits[:, 0] = 1
+    found = [ratio_intervals(hits, sizes, draws=1, seed=seed) for seed in range(20)]
+    assert all(one[0] == (1.0, 1.0) for one in found)
+    assert (0.0, 1.0) in [one[1] for one in found] and (0.0, 0.0) in [one[1] for one in found]
