@@ -66,8 +66,8 @@ def ratio_intervals(
     """(pictures, K) per-picture hits and sample counts -> K percentile intervals of hits / samples.
 
     A draw that happens to hold no sample of a column says nothing about it and is left out of that column. A column
-    with samples in fewer than two pictures gets (0, 1), for one cluster tells nothing about the spread between clusters,
-    and so does one of which no draw holds a sample.
+    with samples in fewer than two pictures gets (0, 1), for one cluster tells nothing about the spread between
+    clusters, and so does one of which no draw holds a sample.
     """
     above, below = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
     columns = below.shape[1]
