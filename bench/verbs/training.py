@@ -52,6 +52,12 @@ def train_pipeline(
     _ = registry.curriculum(pipeline) if curriculum else registry.trainer(pipeline)  # refused before data is read
     if curriculum and not labels:
         raise UsageError(f"--curriculum {curriculum} chooses among pseudo-labels: name their files with --labels")
+    if curriculum and part:
+        raise UsageError(f"--part {part}: a curriculum trains whole networks; leave it out")
+    if curriculum and fresh:
+        raise UsageError(
+            f"--fresh: what a curriculum has done lies in {out / 'nodes'}; delete that, or name another --out"
+        )
     if dry_run and not curriculum:
         raise UsageError("--dry-run says what a curriculum would do: say --curriculum single or multi")
     if validate is None and not split_name.endswith("-train"):

@@ -72,6 +72,12 @@ def test_a_dry_run_writes_no_node(bench, labels, tmp_path):
     ("arguments", "error", "said"),
     [
         (["--curriculum", "single"], UsageError, "name their files with --labels"),
+        (
+            ["--curriculum", "single", "--labels", "x.jsonl", "--fresh"],
+            UsageError,
+            "delete that, or name another --out",
+        ),
+        (["--curriculum", "single", "--labels", "x.jsonl", "--part", "clip"], UsageError, "--part clip"),
         (["--dry-run"], UsageError, "say --curriculum single or multi"),
         (["--curriculum", "single", "--labels", "gone.jsonl"], DataError, "gone.jsonl"),
     ],
