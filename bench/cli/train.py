@@ -43,23 +43,16 @@ def train(
     Several GPUs: torchrun --nproc-per-node 8 -m bench.cli.main train ...; rank 0 writes.
     """
     import json as encoder
-    import logging
 
     from rich.console import Console
-    from rich.logging import RichHandler
 
+    from bench.cli.logs import log_to_stderr
     from bench.runs.shards import from_environment
     from bench.settings import assignments, load_settings
     from bench.verbs.training import train_pipeline
 
     leads = from_environment().index == 0
-    console = Console(stderr=True)
-    if console.is_terminal:
-        handler = RichHandler(console=console, show_path=False)
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    else:  # a file has no edge to fold at
-        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("bench.train").setLevel(logging.INFO if leads else logging.WARNING)
+    log_to_stderr("bench.train", leads)
     resolved = load_settings(config, {"run.device": device, "run.seed": seed, "run.offline": offline})
     recipe = assignments(set_ or [])
     made = train_pipeline(

@@ -80,12 +80,12 @@ class Saying:
 def say(layout: Layout, seed: int, part: str, index: int) -> list[Saying]:
     """3 to 8 different expressions about a scene (fewer where the scene allows no more), kinds and things mixed."""
     dice = Dice("language", seed, part, index)
-    phrases = list(_phrases(layout.things))
+    phrases = list(phrases_of(layout.things))
     pools = {
-        "attribute": list(_attribute(phrases)),
+        "attribute": list(by_attribute(phrases)),
         "comparison": list(_comparison(layout, phrases)),
-        "location": list(_location(layout, phrases)),
-        "relation": list(_relation(layout, phrases)),
+        "location": list(by_location(layout, phrases)),
+        "relation": list(by_relation(layout, phrases)),
         "ordinal": list(_ordinal(layout, phrases)),
     }
     wanted = dice.between(3, 8)
@@ -106,7 +106,7 @@ def say(layout: Layout, seed: int, part: str, index: int) -> list[Saying]:
 Candidate = tuple[int, tuple[str, ...], dict[str, str]]  # the thing meant, the phrasings, their words
 
 
-def _phrases(things: tuple[Thing, ...]) -> Iterator[Phrase]:
+def phrases_of(things: tuple[Thing, ...]) -> Iterator[Phrase]:
     """Every noun phrase that fits something; attributes that are the same for all things are still sayable."""
     seen = set()
     for thing in things:
@@ -125,7 +125,7 @@ def _phrases(things: tuple[Thing, ...]) -> Iterator[Phrase]:
                     yield Phrase(texture, colour, shape, group)
 
 
-def _attribute(phrases: list[Phrase]) -> Iterator[Candidate]:
+def by_attribute(phrases: list[Phrase]) -> Iterator[Candidate]:
     for phrase in phrases:
         if len(phrase.group) == 1 and (phrase.texture or phrase.colour or phrase.shape):
             yield phrase.group[0], ATTRIBUTE, {"np": phrase.singular, "a": phrase.article}
@@ -142,7 +142,7 @@ def _comparison(layout: Layout, phrases: list[Phrase]) -> Iterator[Candidate]:
                 yield by_area[ends[0]], OF_TWO[sign] if len(by_area) == 2 else forms, words
 
 
-def _location(layout: Layout, phrases: list[Phrase]) -> Iterator[Candidate]:
+def by_location(layout: Layout, phrases: list[Phrase]) -> Iterator[Candidate]:
     for phrase in _groups(phrases):
         for axis, sign, forms in PLACES.values():
             ranked = sorted(phrase.group, key=lambda i: -sign * layout.things[i].centre[axis])
@@ -151,7 +151,7 @@ def _location(layout: Layout, phrases: list[Phrase]) -> Iterator[Candidate]:
                 yield ranked[0], forms, {"np": phrase.singular}
 
 
-def _relation(layout: Layout, phrases: list[Phrase]) -> Iterator[Candidate]:
+def by_relation(layout: Layout, phrases: list[Phrase]) -> Iterator[Candidate]:
     anchors = [p for p in phrases if len(p.group) == 1 and p.shape]
     for phrase in _groups(phrases):
         for anchor in anchors:

@@ -20,13 +20,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from bench.datasets.shapes.dice import Dice
-from bench.datasets.shapes.language import (
-    Candidate,
-    _attribute,  # the candidates that `say` chooses among: the same words, the same margins
-    _location,
-    _phrases,
-    _relation,
-)
+from bench.datasets.shapes.language import Candidate, by_attribute, by_location, by_relation, phrases_of
 from bench.datasets.shapes.layout import COLOURS, TEXTURES, Layout, Thing, make_layout
 from bench.datasets.shapes.outlines import UNIT
 from bench.errors import UsageError
@@ -127,12 +121,12 @@ def noisy_labels(
 
 def _claims(kind: str, layout: Layout, dice: Dice) -> Iterator[_Claim]:
     """True claims in random order, no text twice."""
-    phrases = list(_phrases(layout.things))
+    phrases = list(phrases_of(layout.things))
     pools: dict[str, list[Candidate]] = {}
     if kind != "relation":
-        pools = {"attribute": list(_attribute(phrases)), "location": list(_location(layout, phrases))}
+        pools = {"attribute": list(by_attribute(phrases)), "location": list(by_location(layout, phrases))}
     if kind != "template":
-        pools["relation"] = list(_relation(layout, phrases))
+        pools["relation"] = list(by_relation(layout, phrases))
     weights = {"attribute": 36, "location": 20, "relation": 19}  # as often as the expressions of the data set
     said: set[str] = set()
     while left := [(name, weights[name]) for name in pools if pools[name]]:
