@@ -4,44 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageEnhance
+from painted_pictures import CORNERS, PLAIN, SEEDS, SIDES, SIZE, STILL, corners, extent, noise, painted
+from PIL import Image
 
-from bench.boxes import box_area_xyxy, box_cxcywh_to_xyxy, clip_xyxy
-from bench.errors import DataError, SettingsError
-from bench.settings import parse_table
+from bench.boxes import box_area_xyxy, clip_xyxy
+from bench.errors import DataError
 from clipvg import augmentation
-from clipvg.augmentation import Augment, augmented, has_position, mirrored
+from clipvg.augmentation import Augment, augmented
 from clipvg.preprocessing import letterboxed
-
-SIZE = 224
-STILL = {"jitter_share": 0.0}
-PLAIN = Augment(crop="off", scales=(SIZE,), translate=False, jitter_share=0.0)
-CORNERS = st.tuples(st.floats(0, 0.7), st.floats(0, 0.7), st.floats(0.15, 1), st.floats(0.15, 1))
-SIDES = st.integers(60, 700)
-SEEDS = st.integers(0, 2**32)
-
-
-def painted(width, height, part):
-    """A black picture with one white box, (left, top, width, height) as parts of it; and that box in whole pixels."""
-    left, top = int(part[0] * width), int(part[1] * height)
-    right, bottom = min(width, left + int(part[2] * width) + 1), min(height, top + int(part[3] * height) + 1)
-    picture = np.zeros((height, width, 3), np.uint8)
-    picture[top:bottom, left:right] = 255
-    return picture, (float(left), float(top), float(right), float(bottom))
-
-
-def noise(width=90, height=70, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def extent(pixels):
-    """The first and past-the-last column and row of what is at least half white: left, top, right, bottom."""
-    rows, columns = (np.flatnonzero((pixels[..., 0] > 127).any(axis)) for axis in (1, 0))
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-
-
-def corners(box, size=SIZE):
-    return box_cxcywh_to_xyxy(box) * size
 
 
 @given(SIDES, SIDES, CORNERS, SEEDS, st.booleans())
@@ -237,142 +207,6 @@ def test_a_box_with_nothing_in_the_picture_is_refused_where_targets_are_safe(box
     for style, options in (("clean", Augment(crop="off")), ("official", Augment(crop="safe"))):
         with pytest.raises(DataError, match="90 x 70"):
             augmented(noise(90, 70), box, "dog", 64, options, style, np.random.default_rng(0))
-
-
-@pytest.mark.parametrize(
-    ("text", "official", "safe"),
-    [
-        ("the dog", False, False),
-        ("left dog", True, True),
-        ("LEFT dog", True, True),
-        ("bright shirt", True, False),
-        ("stop sign", True, False),
-        ("laptop", True, False),
-        ("leftmost dog", True, True),
-        ("dog in the corner", False, True),
-        ("lower dog", False, True),
-        ("second dog", False, True),
-        ("guy at 3 o'clock", False, True),
-        ("the 'center' one", False, True),
-        ("clock", False, False),
-        ("flower behind the vase", False, False),
-        ("", False, False),
-    ],
-)
-def test_which_words_forbid_a_crop(text, official, safe):
-    assert (has_position(text, "official"), has_position(text, "safe")) == (official, safe)
-    picture, box = painted(300, 200, (0.4, 0.4, 0.1, 0.1))
-    for crop, forbidden in (("official", official), ("safe", safe)):
-        options = Augment(crop=crop, crop_share=1, scales=(SIZE,), **STILL)
-        seen = {
-            augmented(picture, box, text, SIZE, options, "clean", np.random.default_rng(seed))[0].ratio[0] * 300
-            for seed in range(6)
-        }
-        assert all(value == pytest.approx(SIZE) for value in seen) == forbidden
-
-
-def test_how_often_a_crop_is_drawn():
-    picture, box = painted(300, 200, (0.4, 0.4, 0.1, 0.1))
-    options = Augment(crop="safe", crop_share=0.25, scales=(SIZE,), **STILL)
-    dice = np.random.default_rng(3)
-    whole = [augmented(picture, box, "dog", SIZE, options, "clean", dice)[0].ratio[0] * 300 < 225 for _ in range(400)]
-    assert 0.68 < np.mean(whole) < 0.82
-
-
-def test_scales():
-    assert Augment().long_sides(224) == (224, 192, 160, 128, 96, 64, 32)
-    assert Augment(crop="off").long_sides(64) == (64, 32)
-    assert Augment(crop="safe").long_sides(224) == (224, 196, 168, 140)
-    assert Augment(scales=(100, 90)).long_sides(224) == (100, 90)
-    with pytest.raises(SettingsError, match=r"scales: 256 .* 224"):
-        Augment(scales=(256, 90)).long_sides(224)
-    dice, options = np.random.default_rng(0), Augment(crop="off", jitter_share=0)
-    drawn = [augmented(noise(), (1, 1, 9, 9), "a", 224, options, "official", dice)[0] for _ in range(120)]
-    assert {c.right - c.left for c in drawn} == {224, 192, 160, 128, 96, 64, 32}
-
-
-@pytest.mark.parametrize(
-    "table", [{"crop_sides": [600, 384]}, {"short_sides": []}, {"scales": [0]}, {"jitter": 1.5}, {"crops": "safe"}]
-)
-def test_options_that_make_no_sense_are_refused(table):
-    with pytest.raises(SettingsError, match=r"train\.clipvg\.augment"):
-        parse_table(Augment, table, "[train.clipvg.augment]")
-
-
-def test_jitter_stays_within_its_strength(monkeypatch):
-    factors = {"Brightness": [], "Contrast": [], "Color": []}
-    orders = set()
-    for name, seen in factors.items():
-        real = getattr(ImageEnhance, name)
-
-        def enhance(self, factor, seen=seen, name=name, real=real):
-            seen.append(factor)
-            orders.add((name, sum(map(len, factors.values())) % 3))
-            return super(real, self).enhance(factor)
-
-        monkeypatch.setattr(real, "enhance", enhance, raising=False)
-    picture, options = noise(), PLAIN.model_copy(update={"jitter_share": 0.8, "scales": (16,)})
-    dice = np.random.default_rng(0)
-    for _ in range(300):
-        augmented(picture, (1, 1, 9, 9), "a", 16, options, "official", dice)
-    for seen in factors.values():
-        assert 0.72 < len(seen) / 300 < 0.88
-        assert 0.6 <= min(seen) < 0.65 and 1.35 < max(seen) <= 1.4
-    assert len(orders) == 9  # each of the three comes first, second and last at times
-
-
-def test_brightness_alone_by_arithmetic():
-    picture = np.full((16, 16, 3), 100, np.uint8)  # grey: contrast and saturation leave it alone
-    options = PLAIN.model_copy(update={"jitter_share": 1.0, "scales": (16,)})
-    levels = {
-        int(augmented(picture, (1, 1, 9, 9), "a", 16, options, "official", np.random.default_rng(s))[0].pixels[3, 3, 0])
-        for s in range(80)
-    }
-    assert 59 <= min(levels) < 68 and 132 < max(levels) <= 140
-
-
-def test_blur_softens_and_moves_nothing():
-    picture, box = painted(SIZE, SIZE, (0.25, 0.25, 0.5, 0.5))
-    options = PLAIN.model_copy(update={"blur_share": 1.0})
-    canvas, out, _ = augmented(picture, box, "a", SIZE, options, "official", np.random.default_rng(2))
-    np.testing.assert_allclose(corners(out), box, atol=1e-9)
-    np.testing.assert_allclose(extent(canvas.pixels), box, atol=1)
-    assert ((canvas.pixels > 0) & (canvas.pixels < 255)).any()
-
-
-def test_a_flip_turns_picture_box_and_words():
-    picture, box = painted(200, 100, (0.1, 0.2, 0.3, 0.4))
-    options = Augment(crop="off", scales=(200,), translate=False, jitter_share=0, flip_share=1)
-    canvas, out, text = augmented(picture, box, "dog on the left", 200, options, "clean", np.random.default_rng(0))
-    assert text == "dog on the right"
-    wanted = np.array([200 - box[2], box[1] + 50, 200 - box[0], box[3] + 50])
-    np.testing.assert_allclose(corners(out, 200), wanted, atol=1e-9)
-    np.testing.assert_array_equal(extent(canvas.pixels), wanted)
-    # A text that a flip would make false stays as it is, and so does its picture.
-    canvas, out, text = augmented(picture, box, "dog at 3 o'clock", 200, options, "clean", np.random.default_rng(0))
-    np.testing.assert_allclose(corners(out, 200), np.add(box, [0, 50, 0, 50]), atol=1e-9)
-    assert text == "dog at 3 o'clock"
-
-
-@pytest.mark.parametrize(
-    ("text", "swapped"),
-    [
-        ("left of the right dog", "right of the left dog"),
-        ("Leftmost, RIGHT", "Rightmost, LEFT"),
-        ("bright, upright copyright cleft leftover", "bright, upright copyright cleft leftover"),
-        ("right-hand lefthand leftside", "left-hand righthand rightside"),
-        ("the dog", "the dog"),
-    ],
-)
-def test_left_and_right_change_places_as_words(text, swapped):
-    assert mirrored(text) == swapped
-    assert mirrored(swapped) == text
-
-
-@given(st.lists(st.sampled_from(["left", "right", "Left", "RIGHT", "leftmost", "bright", "dog", ",", "right-most"])))
-def test_mirrored_twice_is_the_text_itself(words):
-    text = " ".join(words)
-    assert mirrored(mirrored(text)) == text
 
 
 def test_the_filter_is_the_letterboxs():
