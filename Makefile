@@ -41,7 +41,7 @@ $(VENV)/.ready: requirements.txt pyproject.toml
 # For maintainers: pin anew, for every platform and Python, without naming an index.
 lock:
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header \
-		--extra yolo --extra hub --extra dev -o requirements.txt
+		--extra yolo --extra hub --extra demo --extra dev -o requirements.txt
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
