@@ -55,6 +55,8 @@ class RunSettings(Table):
     decode_threads: int = Field(4, ge=1, description="threads that decode pictures ahead")
     seed: int = Field(0, ge=0)
     deterministic: bool = False
+    compile: bool = Field(False, description="networks go through torch.compile")
+    channels_last: bool = Field(False, description="convolutions keep a picture's channels together in memory")
     offline: bool = False
     rank_timeout_s: float = Field(600, gt=0, description="how long rank 0 waits for a silent rank")
 

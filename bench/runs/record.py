@@ -98,6 +98,8 @@ class Identity(Model):
     dtype: str
     seed: int
     deterministic: bool
+    compile: bool = False
+    channels_last: bool = False
 
 
 class Imported(Model):

@@ -1,0 +1,284 @@
+"""What one measurement of speed leaves behind: a file beside the runs of the pipeline on the split.
+
+    results/runs/<pipeline>/<split>/speed-<YYYYMMDD-HHMMSS>-<settings hash>.json    one pipeline (`SpeedRecord`)
+    results/runs/<pipeline>/<split>/pair-<YYYYMMDD-HHMMSS>-<settings hash>.json     its ratio to another (`PairRecord`)
+
+A record holds the conditions beside the number, and joins the row of the run whose weights, options and settings it
+shares (`speed_of`). One that was made with smaller rules than the protocol's, or whose boxes were not those of the
+accuracy pass, is kept and joins nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bench.runs.record import Identity, RunRecord
+
+SCHEMA = 1
+COLD = "cold"
+SPEEDS, PAIRS = "speed-*.json", "pair-*.json"
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Rules(Model):
+    """How long things are asked at least; both a number of seconds and a number of batches must be met.
+
+    The defaults are the protocol (spec section 6, after MLPerf's minimum duration and minimum query count).
+    """
+
+    warmup_seconds: float = 3.0
+    warmup_batches: int = 10
+    min_seconds: float = 30.0
+    min_batches: int = 100
+    repeats: int = 3
+
+    @property
+    def full(self) -> bool:
+        """Whether no rule is below the protocol's."""
+        return all(getattr(self, name) >= getattr(Rules(), name) for name in Rules.model_fields)
+
+
+class Spread(Model):
+    """The median of the repeats, the lowest and the highest of them."""
+
+    median: float
+    low: float
+    high: float
+
+
+class Single(Model):
+    """One picture with one expression a call, every cache emptied before it: milliseconds that 50, 90 and 99 % of the
+    calls stay within, over the calls of all repeats; `median_ms` is the spread of the repeats' own medians.
+    """
+
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    calls: int
+    median_ms: Spread
+
+
+class Rate(Model):
+    """The best batch, again and again. `cache` is "cold" (all emptied before each batch) or which one stays warm."""
+
+    cache: str
+    batch_size: int
+    pictures_per_s: Spread
+    expressions_per_s: Spread
+    batches: int
+    seconds: float
+
+
+class Tried(Model):
+    """One step of the search for the best batch; no rate where memory was too small, with the reason."""
+
+    batch_size: int
+    pictures_per_s: float | None
+    note: str = ""
+
+
+class Pictures(Model):
+    """What was asked about. `ids` says whether scenes had a new id in every batch, which no cache can know."""
+
+    count: int
+    expressions: int
+    of: int
+    resident_mb: float
+    cap_mb: float
+    decode_ms: float | None
+    unreadable: int
+    ids: str
+
+
+class Memory(Model):
+    """Peaks in MB (2**20 bytes); None with the reason in `unknown` where nobody says.
+
+    `allocated` and `reserved` are torch's on the device, `process` is NVML's for this process, `host` the resident
+    size of the process, with the interpreter and `Pictures.resident_mb` of pictures in it.
+    """
+
+    allocated_mb: float | None
+    reserved_mb: float | None
+    process_mb: float | None
+    host_mb: float | None
+    unknown: Mapping[str, str] = {}
+
+
+class Energy(Model):
+    """Joules of the device by NVML's counter over the cold offline pass; None, never 0, where it is unsupported."""
+
+    joules_per_expression: float | None
+    joules: float | None
+    expressions: int | None
+    unsupported: str = ""
+
+
+class Compared(Model):
+    """Boxes of the timed pass against others: how many of `n` are the same, and the ids of some that are not.
+
+    The same is: the same hit decision at IoU 0.5, and no edge further apart than `tolerance` times the picture's long
+    side. `allowed` may differ: none in float32; in 16 bits a few, where two proposals are all but equally likely.
+    """
+
+    against: str
+    n: int
+    equal: int
+    allowed: int
+    tolerance: float
+    differing: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return self.n > 0 and self.n - self.equal <= self.allowed
+
+
+class SpeedRecord(Model):
+    """One measurement of one pipeline on one split. `conditions` is what the machine said while it was made."""
+
+    schema_version: int = SCHEMA
+    name: str
+    identity: Identity
+    settings_hash: str
+    started: str
+    finished: str
+    git: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    card: Mapping[str, Any]
+    argv: tuple[str, ...]
+    rules: Rules
+    full: bool
+    pictures: Pictures
+    single: Single | None
+    offline: tuple[Rate, ...]
+    batch_search: tuple[Tried, ...]
+    stages: Mapping[str, float]
+    load_seconds: float
+    first_call_seconds: float
+    proposals_per_picture: float | None
+    memory: Memory
+    energy: Energy
+    conditions: Mapping[str, Any]
+    noisy: tuple[str, ...]
+    check: tuple[Compared, ...]
+    valid: bool
+    remarks: tuple[str, ...] = ()
+
+
+class Side(Model):
+    """One pipeline of a pair."""
+
+    name: str
+    identity: Identity
+    settings_hash: str
+    batch_size: int
+    expressions_per_s: Spread
+    check: Compared
+
+
+class Ratio(Model):
+    """How many times the expressions per second of the first the second one has: over the rounds of a pair."""
+
+    median: float
+    low: float
+    high: float
+    quartiles: tuple[float, float]
+    rounds: tuple[float, ...]
+
+
+class PairRecord(Model):
+    """Two pipelines measured in turn over the same pictures: `ratio` is speed of `second` / speed of `first`."""
+
+    schema_version: int = SCHEMA
+    first: Side
+    second: Side
+    ratio: Ratio
+    pictures_per_turn: int
+    expressions_per_turn: int
+    started: str
+    finished: str
+    git: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    argv: tuple[str, ...]
+    rules: Rules
+    full: bool
+    conditions: Mapping[str, Any]
+    noisy: tuple[str, ...]
+    valid: bool
+
+
+def read_speeds(results: Path, skipped: list[str] | None = None) -> list[tuple[SpeedRecord, str]]:
+    """Every speed record under `results` with its path relative to it, oldest first.
+
+    What cannot be read is left out; `skipped`, where it is given, gets a line for each: "PATH: reason".
+    """
+    found = []
+    for path in sorted((results / "runs").glob(f"*/*/{SPEEDS}")):
+        said = path.relative_to(results).as_posix()
+        try:
+            found.append((SpeedRecord.model_validate_json(path.read_bytes()), said))
+        except OSError as error:
+            _note(skipped, f"{said}: cannot be read ({error.strerror})")
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            _note(skipped, f"{said}: not a speed record of schema {SCHEMA}: {where}: {first['msg']}")
+    return sorted(found, key=lambda entry: (entry[0].finished, entry[1]))
+
+
+def _note(skipped: list[str] | None, line: str) -> None:
+    if skipped is not None:
+        skipped.append(line)
+
+
+def headline(speed: SpeedRecord) -> Rate:
+    """The rate that stands for the record: offline, with no cache warm. Raises ValueError where it has none."""
+    for rate in speed.offline:
+        if rate.cache == COLD:
+            return rate
+    raise ValueError(f"{speed.name}: a speed record without a cold offline rate")
+
+
+def speed_of(record: RunRecord, speeds: Sequence[tuple[SpeedRecord, str]]) -> SpeedRecord | None:
+    """The latest valid and full speed of what the run ran: the same name, options, weights, data, number type, kind of
+    device, and acceleration. None where there is none, and for boxes that were made elsewhere.
+    """
+    if record.provenance != "run":
+        return None
+    wanted = _key(record.name, record.identity, record.environment)
+    fitting = [
+        speed
+        for speed, _ in speeds
+        if speed.valid and speed.full and _key(speed.name, speed.identity, speed.environment) == wanted
+    ]
+    return max(fitting, key=lambda speed: speed.finished, default=None)
+
+
+def _key(name: str, identity: Identity, environment: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (
+        name,
+        identity.pipeline,
+        dict(identity.options),
+        dict(identity.weights),
+        identity.data.split,
+        identity.data.fingerprint,
+        identity.dtype,
+        identity.device,
+        machine(identity.device, environment),
+        identity.compile,
+        identity.channels_last,
+    )
+
+
+def machine(device: str, environment: Mapping[str, Any]) -> str:
+    """Which kind of device it was: the GPU's name, else the processor's; "" where the record does not know."""
+    gpu = environment.get("gpu")
+    if device.startswith("cuda"):
+        return str(gpu.get("name") or "") if isinstance(gpu, Mapping) else ""
+    return str(environment.get("cpu") or "")
