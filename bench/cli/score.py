@@ -35,6 +35,9 @@ def score(
         str | None,
         typer.Option(help="iou, strict, giou or letterbox-clamped; the run's own, else iou.", show_default=False),
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Store what became of every expression of a run (outcomes.jsonl).")
+    ] = False,
     results: Annotated[
         Path | None, typer.Option("--results", "-o", help="Where runs are kept.", show_default="results")
     ] = None,
@@ -43,7 +46,8 @@ def score(
 ) -> None:
     """Score a stored run again, under its own protocol or another, or score boxes made elsewhere.
 
-    A stored run is only printed; boxes made elsewhere become a run of their own (provenance: imported) that the
+    A stored run is only printed, except that --keep gives a run made before outcomes were stored what `bench compare`
+    needs; boxes made elsewhere become a run of their own (provenance: imported) that the
     leaderboard shows.
     """
     from bench.errors import UsageError
@@ -57,9 +61,11 @@ def score(
             raise UsageError("--name, --xywh and --key are about --predictions, not about a stored run")
         from bench.evaluation.rescored import rescore
 
-        record, folder = rescore(run, resolved, protocol, split), run
+        record, folder = rescore(run, resolved, protocol, split, keep), run
     else:
         assert predictions is not None
+        if keep:
+            raise UsageError("--keep is about a stored run; boxes made elsewhere always keep their outcomes")
         if split is None:
             raise UsageError("--predictions needs --split NAME; `bench data list` shows the splits")
         from bench.datasets.load import load_split

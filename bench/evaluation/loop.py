@@ -15,11 +15,14 @@ from bench.evaluation.asking import Asker
 from bench.evaluation.beginning import blank_record, now
 from bench.evaluation.decode import Decoded, decoded_ahead
 from bench.evaluation.device import resolve_device
-from bench.evaluation.metrics import compute
+from bench.evaluation.metrics import summary
+from bench.evaluation.outcomes import by_scene, outcomes
 from bench.evaluation.pipelines import build, pipeline_context
 from bench.evaluation.progress import progress, say
+from bench.evaluation.protocols import protocol as protocol_named
 from bench.grounding import Pipeline
 from bench.runs.opening import open_run
+from bench.runs.outcomes import write_outcomes
 from bench.runs.predictions import noted
 from bench.runs.record import RunRecord
 from bench.runs.shards import Rank, from_environment, owned
@@ -76,7 +79,10 @@ def evaluate(
         if rank.index:
             return Evaluated(None, run.folder)
         rows = run.gather(timeout_s)
-        metrics = compute(split, rows, protocol, settings.evaluation)
+        rule = protocol_named(protocol)
+        found = outcomes(split.scenes, rows, rule)
+        metrics = summary(found, split.scenes, rule, settings.evaluation)
+        write_outcomes(run.folder, by_scene(found, split.scenes))  # before the record says that the run is complete
         bad = [(scene.file, row.error) for scene, row in zip(split.scenes, rows, strict=True) if row.error is not None]
         errors = {file: why.removeprefix(f"{file}: ") for file, why in bad}
         return Evaluated(run.complete(metrics, errors, load_seconds, noted(rows), finished=now()), run.folder)

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from bench.boxes import iou_elementwise
 from bench.errors import DataError
 from bench.evaluation.protocols import Protocol
+from bench.evaluation.strata import strata
 from bench.grounding import Box, Expression, Scene
+from bench.runs.outcomes import SceneOutcome
 from bench.runs.predictions import SceneAnswers
 
 Float = NDArray[np.float64]
@@ -107,6 +109,25 @@ def outcomes(scenes: Sequence[Scene], answers: Iterable[SceneAnswers], protocol:
         unreadable=said.unreadable,
         duplicates=said.duplicates,
     )
+
+
+def by_scene(found: Outcomes, scenes: Sequence[Scene]) -> Iterator[SceneOutcome]:
+    """The outcomes as a run stores them (bench/runs/outcomes.py): one row for each of `scenes`, in their order."""
+    ends = np.searchsorted(found.picture, np.arange(len(scenes)), side="right").tolist()
+    iou, hit = found.iou.tolist(), found.hit.tolist()
+    start = 0
+    for scene, end in zip(scenes, ends, strict=True):
+        asked = found.expressions[start:end]
+        labels = [strata(expression, scene) for expression in asked]
+        cuts = dict.fromkeys(cut for each in labels for cut in each)
+        yield SceneOutcome(
+            scene=scene.id,
+            ids=[expression.id for expression in asked],
+            iou=iou[start:end],
+            hit=hit[start:end],
+            strata={cut: [each.get(cut) for each in labels] for cut in cuts},
+        )
+        start = end
 
 
 def _sized(scenes: Sequence[Scene], answers: Sequence[SceneAnswers]) -> Sequence[Scene]:

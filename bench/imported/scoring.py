@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from bench.datasets.split import Split
 from bench.evaluation.beginning import data_identity, now
-from bench.evaluation.metrics import compute
+from bench.evaluation.metrics import summary
+from bench.evaluation.outcomes import by_scene, outcomes
 from bench.evaluation.protocols import Protocol
 from bench.evaluation.protocols import protocol as protocol_named
 from bench.imported.alignment import Alignment, Key, align
@@ -19,6 +20,7 @@ from bench.imported.box_files import read_boxes
 from bench.runs import provenance
 from bench.runs.files import explained, make_folder
 from bench.runs.folders import runs_of
+from bench.runs.outcomes import SceneOutcome, write_outcomes
 from bench.runs.predictions import SceneAnswers
 from bench.runs.record import Identity, Imported, Metrics, RunRecord, signature
 from bench.runs.store import store_rows, write_record
@@ -46,7 +48,8 @@ def import_boxes(
     started = now()
     rule = protocol_named(protocol)
     aligned = align(read_boxes(path, xywh, "row" if key == "row" else "id"), split, key, str(path))
-    metrics = compute(split, aligned.answers, rule, settings)
+    found = outcomes(split.scenes, aligned.answers, rule)
+    metrics = summary(found, split.scenes, rule, settings or EvaluationSettings())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     identity = Identity(
         pipeline=name or path.stem,
@@ -59,7 +62,7 @@ def import_boxes(
         deterministic=False,
     )
     record = _record(identity, rule, metrics, aligned, path.name, started, argv)
-    return record, _write(record, aligned.answers, results)
+    return record, _write(record, aligned.answers, by_scene(found, split.scenes), results)
 
 
 def _record(
@@ -107,7 +110,7 @@ def _record(
     )
 
 
-def _write(record: RunRecord, answers: Sequence[SceneAnswers], results: Path) -> Path:
+def _write(record: RunRecord, answers: Sequence[SceneAnswers], became: Iterable[SceneOutcome], results: Path) -> Path:
     """The run's folder, made beside its place under a hidden name and then moved there, so it is whole or not there."""
     parent = runs_of(results, record.name, record.identity.data.split)
     what = provenance.settings_hash({"identity": record.identity.model_dump(mode="json"), "protocol": record.protocol})
@@ -116,6 +119,7 @@ def _write(record: RunRecord, answers: Sequence[SceneAnswers], results: Path) ->
     make_folder(fresh)
     try:
         store_rows(fresh, answers)
+        write_outcomes(fresh, became)
         write_record(fresh, record)
         with explained(folder):
             with suppress(FileNotFoundError):

@@ -27,13 +27,14 @@ def finish(*processes: subprocess.Popen[str]) -> None:
 
 
 def ended(results: Path) -> tuple[bytes, bytes]:
-    """The metrics and the predictions of the one finished run."""
+    """The metrics, and the predictions with the outcomes, of the one finished run."""
     (path,) = results.rglob("run.json")
     record = json.loads(path.read_bytes())
     assert record["status"] == "complete"
     left = sorted(p.name for p in path.parent.iterdir())
-    assert left == ["batches.jsonl", "predictions.jsonl", "run.json"], left
-    return json.dumps(record["metrics"]).encode(), (path.parent / "predictions.jsonl").read_bytes()
+    assert left == ["batches.jsonl", "outcomes.jsonl", "predictions.jsonl", "run.json"], left
+    stored = (path.parent / "predictions.jsonl").read_bytes() + (path.parent / "outcomes.jsonl").read_bytes()
+    return json.dumps(record["metrics"]).encode(), stored
 
 
 @pytest.fixture(scope="module")
