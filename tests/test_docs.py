@@ -1,9 +1,17 @@
-"""docs/machine-output.md names every key that the verbs print, and no other."""
+"""What the documents say is so: their links lead somewhere, their commands are ours, the pipelines and splits in them
+exist, and docs/machine-output.md names every key that the verbs print, and no other.
+"""
 
 import re
+from functools import cache
+from itertools import pairwise
 
 import numpy as np
+import pytest
+from documented import PAGES, commands, refusal
 
+from bench import registry
+from bench.datasets.load import find_split
 from bench.grounding import Prediction
 from bench.reporting.table import row
 from bench.runs.record import read_record
@@ -27,3 +35,56 @@ def test_rows():
 def test_predict():
     answer = Single("p", "a.png", "t", np.zeros((2, 3, 3), np.uint8), Prediction("0", None))
     assert documented("## `bench predict`") == set(answer.as_json())
+
+
+def flag_values(words: list[str], *flags: str) -> list[str]:
+    """What follows any of the flags, comma lists taken apart."""
+    return [part for flag, value in pairwise(words) if flag in flags for part in value.split(",")]
+
+
+SHOWN = [pytest.param(page, words, id=f"{page.name}: {' '.join(words)}") for page in PAGES for words in commands(page)]
+
+
+@pytest.mark.parametrize(("page", "words"), SHOWN)
+def test_a_shown_command_is_one_of_ours(page, words):
+    assert refusal(words) == "", f"{page.name}: bench {' '.join(words)}"
+
+
+@pytest.mark.parametrize(("page", "words"), SHOWN)
+def test_a_shown_command_names_what_there_is(page, words):
+    ours = [name for name in flag_values(words, "--pipeline", "-p") if not name.startswith("my-")]
+    assert set(ours) <= set(registry.names(registry.PIPELINES))
+    for split in flag_values(words, "--split", "-s"):
+        if not split.startswith("file:"):
+            find_split(split)
+
+
+@cache
+def headings(page) -> set[str]:
+    """The anchors of a page, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def links() -> list:
+    found = []
+    for page in PAGES:
+        prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text("utf-8"), flags=re.M | re.S)
+        targets = sorted(set(re.findall(r"\]\(((?!https?:|mailto:)[^)\s]+)\)", prose)))
+        found += [pytest.param(page, target, id=f"{page.name}: {target}") for target in targets]
+    return found
+
+
+@pytest.mark.parametrize(("page", "target"), links())
+def test_a_link_or_picture_is_there(page, target):
+    path, _, anchor = target.partition("#")
+    there = (page.parent / path).resolve() if path else page
+    assert there.exists(), f"{page.name} links {target}"
+    assert there.is_relative_to(PROJECT), f"{page.name} links {target}, outside the project"
+    assert not anchor or anchor in headings(there), f"{page.name} links {target}; headings: {sorted(headings(there))}"
+
+
+def test_the_index_names_every_page():
+    index = (PROJECT / "docs" / "README.md").read_text("utf-8")
+    pages = {page.name for page in PAGES if page.parent.name == "docs"} - {"README.md"}
+    assert {page for page in pages if f"({page}" not in index} == set()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="What is in force, and from where.", no_args_is_help=True)
+app = typer.Typer(help="The settings in force, and the schema of bench.toml.", no_args_is_help=True)
 Config = Annotated[Path | None, typer.Option("--config", help="A bench.toml to use instead of the nearest one.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
 

@@ -11,17 +11,19 @@ from bench.cli.flags import as_options
 
 
 def export(
-    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="A pipeline with an official format.")],
+    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="A pipeline that has an official format: clipvg.")],
     official: Annotated[Path, typer.Option("--official", help="The file to write, as the official code loads it.")],
     weights: Annotated[str | None, typer.Option("--weights", help="Weights instead of the ones in bench.toml.")] = None,
-    on: Annotated[str | None, typer.Option("--on", help="Take the weights and options for this data set.")] = None,
+    on: Annotated[
+        str | None, typer.Option("--on", help="Take bench.toml's weights and options for this data set.")
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the pipeline's table.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
-    offline: Annotated[bool | None, typer.Option("--offline", help="Never touch the network.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="A bench.toml.")] = None,
+    offline: Annotated[bool | None, typer.Option("--offline", help="Fetch nothing from the network.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A bench.toml to use.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")] = False,
 ) -> None:
-    """Write weights for the pipeline's official code."""
+    """Write a pipeline's weights as a file that its authors' own code loads."""
     import json as encoder
 
     from rich.console import Console

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 app = typer.Typer(
-    help="Make pseudo-labels for the pictures of a split; look at them, export and score them.",
+    help="Make pseudo-labels for pictures; no annotation is read. Then look at them, export and score them.",
     invoke_without_command=True,
     no_args_is_help=True,
 )
 Files = Annotated[list[Path], typer.Argument(help="Pseudo-labels: .jsonl, or with --split official lists (.pth).")]
-Config = Annotated[Path | None, typer.Option("--config", help="A bench.toml.")]
+Config = Annotated[Path | None, typer.Option("--config", help="A bench.toml to use.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
 Threshold = Annotated[
     float, typer.Option("--threshold", help="Reliability that the lists' names say their rows were kept at.")
@@ -28,26 +28,27 @@ Threshold = Annotated[
 @app.callback()
 def label(
     context: typer.Context,
-    source: Annotated[str | None, typer.Option("--source", help="template, relation or caption.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", help="What says the words: template, relation or caption.")
+    ] = None,
     split: Annotated[str | None, typer.Option("--split", "-s", help="Whose pictures, e.g. shapes-train.")] = None,
     pictures: Annotated[Path | None, typer.Option(help="Instead of a split: every picture in this folder.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The .jsonl to write.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The .jsonl to write (and its record, a .json beside it).")
+    ] = None,
     lists: Annotated[Path | None, typer.Option(help="Folder for the official lists (.pth) besides.")] = None,
     threshold: Threshold = 0.5,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N pictures.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE of the source's options, e.g. per_picture=3.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.", show_default="auto")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of Python, numpy and torch.", show_default="0")] = None,
     offline: Annotated[bool | None, typer.Option("--offline", help="Fetch nothing from the network.")] = None,
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Make pseudo-labels for the pictures of a split; no annotation is read. Look at them, export and score them.
-
-    bench label --source template --split shapes-train --out template.jsonl
-    """
+    """Makes pseudo-labels, unless a verb of `bench label` was named. The help text is the app's."""
     from bench.errors import UsageError
 
     if context.invoked_subcommand is not None:

@@ -24,23 +24,29 @@ def train(
         typer.Option("--curriculum", help="Choose among the rows of --labels first: CLIP-VG's SSA or MSA."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the curriculum would do and cost.")] = False,
-    part: Annotated[str | None, typer.Option("--part", help="Only one part of it, for example detector.")] = None,
-    validate: Annotated[str | None, typer.Option("--validate", help="Split of the score [default: its val].")] = None,
+    part: Annotated[str | None, typer.Option("--part", help="Only one of what it trains, e.g. detector.")] = None,
+    validate: Annotated[
+        str | None,
+        typer.Option(
+            "--validate", help="Split that weights are chosen by and scored on.", show_default="the data set's val"
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the weights.")] = Path("weights"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever a stopped training left there.")] = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N pictures.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, e.g. clip.epochs=1.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.", show_default="auto")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of Python, numpy and torch.", show_default="0")] = None,
     offline: Annotated[bool | None, typer.Option("--offline", help="Fetch nothing from the network.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="A bench.toml.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A bench.toml to use.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")] = False,
 ) -> None:
     """Train a pipeline's weights; beside each file lies the command, seed and score that made it.
 
-    Several GPUs: torchrun --nproc-per-node 8 -m bench.cli.main train ...; rank 0 writes.
+    The same command goes on with a training of clipvg that was stopped. Its training on several GPUs: torchrun
+    --nproc-per-node 8 --no-python bench train ...; rank 0 writes.
     """
     import json as encoder
 
