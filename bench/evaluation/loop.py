@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from bench.datasets.split import Split
 from bench.errors import DataError
@@ -20,7 +20,7 @@ from bench.evaluation.outcomes import by_scene, outcomes
 from bench.evaluation.pipelines import build, pipeline_context
 from bench.evaluation.progress import progress, say
 from bench.evaluation.protocols import protocol as protocol_named
-from bench.grounding import Pipeline
+from bench.grounding import Pipeline, PipelineContext
 from bench.runs.opening import open_run
 from bench.runs.outcomes import write_outcomes
 from bench.runs.predictions import noted
@@ -42,6 +42,19 @@ class Evaluated:
     already_done: bool = False
 
 
+class Opened(Protocol):
+    """A pipeline that was built before, with what its factory was given and the clock it marks its stages on."""
+
+    @property
+    def inner(self) -> Pipeline: ...
+    @property
+    def context(self) -> PipelineContext: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def load_seconds(self) -> float: ...
+
+
 def evaluate(
     name: str,
     split: Split,
@@ -50,22 +63,28 @@ def evaluate(
     protocol: str = "iou",
     fresh: bool = False,
     rank: Rank | None = None,
+    opened: Opened | None = None,
 ) -> Evaluated:
     """Runs the pipeline called `name` on a split, or continues its unfinished run, or reports the finished one.
 
     `flags` are options of the pipeline that win over bench.toml; `fresh` begins anew whatever is stored. `rank` is this
-    process's share (by default what torchrun or Slurm say). Metrics come from the stored lines alone. Raises
+    process's share (by default what torchrun or Slurm say). `opened` is the pipeline where the caller has built it:
+    then its own device, dtype and options hold. Metrics come from the stored lines alone. Raises
     what `open_pipeline` and `open_run` raise, and DataError for a split without scenes or without any of its pictures.
     """
     settings, rank = resolved.settings, rank or from_environment()
     if not split.scenes:
         raise DataError(f"{split.name}: the split has no scenes")
     begun = time.perf_counter()
-    device = resolve_device(settings.run.device, rank.local)
-    clock = Clock(device)
-    context = pipeline_context(name, split, resolved, flags, clock, device)
-    pipeline = build(context, settings.run.deterministic)
-    load_seconds = time.perf_counter() - begun
+    if opened is None:
+        device = resolve_device(settings.run.device, rank.local)
+        clock = Clock(device)
+        context = pipeline_context(name, split, resolved, flags, clock, device)
+        pipeline = build(context, settings.run.deterministic)
+        load_seconds = time.perf_counter() - begun
+    else:
+        pipeline, context, clock, load_seconds = opened.inner, opened.context, opened.clock, opened.load_seconds
+        device = context.device
     blank = blank_record(context, pipeline.card, split, settings, protocol)
     results, timeout_s = Path(settings.results), settings.run.rank_timeout_s
     with open_run(results, blank, split.scenes, rank, fresh, timeout_s) as run:

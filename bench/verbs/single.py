@@ -1,26 +1,27 @@
-"""One picture and one expression, outside any split: what `bench predict` asks."""
+"""Expressions about one picture, outside any split: what `bench predict`, the demo page and the library ask."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from bench.boxes import clip_xyxy
 from bench.datasets.load import load_split
 from bench.datasets.pictures import decode
 from bench.errors import BenchError, PictureError, UsageError
 from bench.evaluation.pipelines import open_pipeline
-from bench.grounding import LoadedScene, Picture, Prediction, Query
+from bench.grounding import Box, LoadedScene, Picture, Pipeline, Prediction, Query
 from bench.settings import Resolved
 
-QUERY = "0"
+GIVEN = "picture"  # what a picture without a file is called
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Single:
     """The answer to one expression about one picture."""
 
@@ -30,19 +31,38 @@ class Single:
     picture: Picture
     prediction: Prediction
 
+    @property
+    def box(self) -> Box | None:
+        """xyxy in pixels of the picture, clipped to it; None for no box."""
+        box = self.prediction.box
+        if box is None or not np.isfinite(box).all():
+            return None
+        height, width = self.picture.shape[:2]
+        x1, y1, x2, y2 = clip_xyxy(box, width, height).tolist()
+        return (x1, y1, x2, y2)
+
+    @property
+    def score(self) -> float | None:
+        """The model's own score, where it has one."""
+        return self.prediction.score
+
+    def __repr__(self) -> str:
+        box = "no box" if self.box is None else "[" + ", ".join(f"{v:.1f}" for v in self.box) + "]"
+        score = "" if self.score is None else f", score {self.score:.3f}"
+        return f"<{self.pipeline} on {self.text!r}: {box}{score}>"
+
     def as_json(self) -> dict[str, Any]:
         """The contract of `bench predict --json`: boxes in pixels of the original picture, 6 decimals; the score, 9."""
         height, width = self.picture.shape[:2]
-        box, proposals = self.prediction.box, self.prediction.proposals
-        if box is not None and not np.isfinite(box).all():
-            box = None
+        clipped, proposals = self.box, self.prediction.proposals
+        box = None if clipped is None else self.prediction.box
         return {
             "pipeline": self.pipeline,
             "image": self.source,
             "width": width,
             "height": height,
             "text": self.text,
-            "box_xyxy": None if box is None else clip_xyxy(box, width, height).round(6).tolist(),
+            "box_xyxy": None if clipped is None else [round(v, 6) for v in clipped],
             "box_xyxy_unclipped": None if box is None else [round(float(v), 6) for v in box],
             "score": None if self.prediction.score is None else round(float(self.prediction.score), 9),
             "query": self.prediction.query_index,
@@ -50,12 +70,18 @@ class Single:
             "note": self.prediction.note,
         }
 
-    def draw(self, out: Path) -> None:
-        """Draw the answer into a picture file; its suffix says the format. Raises UsageError."""
-        from bench.reporting.drawing import draw_answer, save_picture
+    def drawn(self) -> Image.Image:
+        """The answer and its proposals on the picture, the expression beneath."""
+        from bench.reporting.drawing import draw_answer
 
         record = self.as_json()
-        save_picture(draw_answer(self.picture, record["box_xyxy"], self.text, record["proposals"] or ()), out)
+        return draw_answer(self.picture, record["box_xyxy"], self.text, record["proposals"] or ())
+
+    def draw(self, out: str | Path) -> None:
+        """Draw the answer into a picture file; its suffix says the format. Raises UsageError."""
+        from bench.reporting.drawing import save_picture
+
+        save_picture(self.drawn(), Path(out))
 
 
 def predict_one(
@@ -77,19 +103,55 @@ def predict_one(
         raise UsageError("give either --image FILE or --scene SPLIT/ID")
     source, picture, own = _picture(image, scene, resolved)
     opened = open_pipeline(pipeline, dataset or own, resolved, options)
-    answers = opened.ground([LoadedScene(source, picture, (Query(QUERY, text),))])
-    if len(answers) != 1:
-        raise BenchError(f"pipeline {pipeline!r} gave {len(answers)} answers to one query")
-    return Single(pipeline, source, text, picture, answers[0])
+    return ask_about(opened, source, picture, [text], pipeline)[0]
+
+
+def ask_about(
+    pipeline: Pipeline, source: str, picture: Picture, texts: Sequence[str], name: str | None = None
+) -> list[Single]:
+    """The answers of a built pipeline to `texts` about one picture, in their order; it is looked at once for all.
+
+    `source` is what the picture is called; `name` what the pipeline is, by default as its card says. Raises UsageError
+    for a text that says nothing, BenchError for answers that do not fit the queries.
+    """
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise UsageError("an expression is empty: say what to look for")
+    name = pipeline.card.name if name is None else name
+    queries = tuple(Query(str(number), text) for number, text in enumerate(texts))
+    answers = list(pipeline.ground([LoadedScene(source, picture, queries)])) if queries else []
+    if len(answers) != len(queries):
+        asked = "one query" if len(queries) == 1 else f"{len(queries)} queries"
+        raise BenchError(f"pipeline {name!r} gave {len(answers)} answers to {asked}")
+    if [answer.id for answer in answers] != [query.id for query in queries]:
+        raise BenchError(f"pipeline {name!r} did not answer in the order of the queries")
+    pairs = zip(texts, answers, strict=True)
+    return [Single(name, source, text, picture, answer) for text, answer in pairs]
+
+
+def as_picture(given: object) -> tuple[str, Picture]:
+    """A file, a PIL image or RGB uint8 (H, W, 3) -> what it is called, and its pixels. PictureError, UsageError."""
+    if isinstance(given, (str, Path)):
+        return str(given), read_picture(Path(given).expanduser())
+    if isinstance(given, Image.Image):
+        return str(getattr(given, "filename", "") or GIVEN), np.array(given.convert("RGB"))
+    if isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim == 3 and given.shape[2] == 3:
+        return GIVEN, given
+    what = f"an array of {given.dtype} {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
+    raise UsageError(f"a picture is a file's path, a PIL image or RGB uint8 (H, W, 3), not {what}")
+
+
+def read_picture(path: Path) -> Picture:
+    """The pixels of a picture file. Raises PictureError."""
+    try:
+        return decode(path.read_bytes(), str(path))
+    except OSError as error:
+        raise PictureError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _picture(image: Path | None, scene: str | None, resolved: Resolved) -> tuple[str, Picture, str]:
     """Its name, its pixels, and the data set it belongs to."""
     if image is not None:
-        try:
-            return str(image), decode(image.read_bytes(), str(image)), "file"
-        except OSError as error:
-            raise PictureError(f"{image}: cannot be read ({error.strerror})") from None
+        return str(image), read_picture(image), "file"
     split_name, _, identifier = str(scene).rpartition("/")
     split = load_split(split_name, resolved)
     found = next((s for s in split.scenes if s.id == identifier), None)
