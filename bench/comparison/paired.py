@@ -1,0 +1,109 @@
+"""The difference of two runs on the same pictures: its interval, the p-value that agrees with it, what could be shown.
+
+Both come from one paired bootstrap over pictures: a draw of pictures is a draw for both runs, so what makes a picture
+hard for everybody cancels. The draws are those of bench/evaluation/statistics.py.
+
+A percentile interval of few pictures is too narrow, for two reasons that have nothing to do with the data: the spread
+of bootstrap means is sqrt((m - 1) / m) of what it should be for m pictures, and quantiles of the normal stand where
+Student's belong. Both are mended by taking quantiles a little further out, at normal_cdf(-sqrt(m / (m - 1)) * t) with
+t from Student's distribution of m - 1 degrees of freedom ("expanded percentile", Hesterberg 2015, section 4.3). With
+1,500 pictures the 2.5 % become 2.49 %, with 20 they become 1.6 %. The p-value is the same map backwards, so it is at
+most 1 - confidence exactly when the interval leaves out 0.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float64]
+Interval = tuple[float, float]
+
+POWER = 0.8
+UNKNOWN: Interval = (-1.0, 1.0)  # a difference of accuracies is nowhere else
+NORMAL = NormalDist()
+
+
+@lru_cache
+def expanded_tail(pictures: int, confidence: float) -> float:
+    """The part of the draws to leave out at each end; 0 for fewer than two pictures."""
+    if pictures < 2:
+        return 0.0
+    t = student_quantile(1 - (1 - confidence) / 2, pictures - 1)
+    return NORMAL.cdf(-math.sqrt(pictures / (pictures - 1)) * t)
+
+
+def excluded(draws: int, pictures: int, confidence: float) -> int:
+    """How many of the ordered draws lie beyond an end of the interval, that end included; 0 = it has no end."""
+    return math.floor(expanded_tail(pictures, confidence) * (draws + 1))
+
+
+def difference_interval(drawn: Float, pictures: int, confidence: float) -> Interval:
+    """(draws,) differences of resampled pictures -> the interval; (-1, 1) where pictures or draws are too few."""
+    place = excluded(len(drawn), pictures, confidence)
+    if place < 1:
+        return UNKNOWN
+    low, high = np.partition(drawn, (place - 1, len(drawn) - place))[[place - 1, len(drawn) - place]]
+    return (float(low) + 0.0, float(high) + 0.0)  # + 0.0: no "-0.0" in a table
+
+
+def difference_p(drawn: Float, pictures: int) -> float:
+    """Two-sided p of "no difference" by the draws (draws,): 1 - the widest confidence whose interval leaves out 0.
+
+    Never 0: the smallest part of the draws that can lie on the other side is 1 in draws + 1.
+    """
+    if pictures < 2:
+        return 1.0
+    other_side = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    return p_of_part((other_side + 1) / (len(drawn) + 1), pictures)
+
+
+def p_of_part(part: float, pictures: int) -> float:
+    """The two-sided p where `part` of the draws lie on the other side of 0: `expanded_tail` backwards."""
+    if part >= 0.5:
+        return 1.0
+    t = NORMAL.inv_cdf(part) * math.sqrt((pictures - 1) / pictures)
+    return 2 * student_cdf(t, pictures - 1)
+
+
+def smallest_p(draws: int, pictures: int) -> float:
+    """The smallest p that so many draws can give."""
+    return p_of_part(1 / (draws + 1), pictures) if pictures >= 2 else 1.0
+
+
+def standard_error(differences: Float, counts: Float) -> float:
+    """The clustered standard error of sum(differences) / sum(counts), both per picture (m,); NaN for m < 2."""
+    pictures = len(counts)
+    if pictures < 2:
+        return math.nan
+    ratio = differences.sum() / counts.sum()
+    residuals = differences - ratio * counts
+    return math.sqrt(pictures / (pictures - 1) * float(residuals @ residuals)) / float(counts.sum())
+
+
+def detectable(error: float, pictures: int, confidence: float, power: float = POWER) -> float | None:
+    """The smallest true difference that would be found significant with probability `power`, from the standard error.
+
+    None where the error says nothing: fewer than two pictures, or runs that agree on every one.
+    """
+    if not error > 0:
+        return None
+    return error * (student_quantile(1 - (1 - confidence) / 2, pictures - 1) + NORMAL.inv_cdf(power))
+
+
+def student_quantile(part: float, freedom: int) -> float:
+    """Student's quantile. scipy is imported here, so that `bench --help` and pure reading do not wait for it."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, part))
+
+
+def student_cdf(value: float, freedom: int) -> float:
+    """Student's distribution function."""
+    from scipy.special import stdtr
+
+    return float(stdtr(freedom, value))
