@@ -1,0 +1,185 @@
+"""The library: names that stay, the same numbers as the verbs, objects of one's own, and docs/library.md as it runs."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import bench
+from bench import BenchError, PipelineCard, Prediction, evaluate, load_pipeline, load_split, predict
+from bench.cli.main import app
+from bench.datasets.shapes import ShapesPictures, make_scene
+from bench.errors import DataError, PictureError, SettingsError, UnknownName, UsageError
+from bench.settings import PROJECT
+
+PAGE = (PROJECT / "docs" / "library.md").read_text(encoding="utf-8")
+
+
+class Half:
+    """The left half of every picture; keeps what it was shown."""
+
+    card = PipelineCard(name="half", summary="the left half")
+
+    def __init__(self):
+        self.shown = []
+
+    def ground(self, batch):
+        self.shown += [scene.id for scene in batch]
+        return [
+            Prediction(query.id, (0, 0, scene.picture.shape[1] / 2, scene.picture.shape[0]))
+            for scene in batch
+            for query in scene.queries
+        ]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scene = make_scene(2026, "val", 3)
+    Image.fromarray(ShapesPictures(2026).load(scene)).save("scene.png")
+    return tmp_path
+
+
+def test_the_names_that_stay():
+    assert bench.__all__ == [
+        *("BenchError", "Evaluation", "Expression", "Grounder", "LoadedScene", "Pipeline", "PipelineCard"),
+        *("Prediction", "Query", "Scene", "Split", "evaluate", "load_pipeline", "load_split", "predict"),
+    ]
+    assert all(getattr(bench, name).__name__ == name for name in bench.__all__)
+    assert set(bench.__all__) <= set(dir(bench))
+    assert all(f"`{name}" in PAGE for name in bench.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'load_splits'"):
+        _ = bench.load_splits
+
+
+def test_importing_loads_nothing_heavy():
+    code = "import sys, bench; print([m for m in ('numpy', 'torch', 'pydantic') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    code = "import sys; from bench import evaluate, load_pipeline, load_split; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_the_numbers_are_those_of_the_verb(here):
+    split = load_split("shapes-val", limit=6)
+    pipeline = load_pipeline("yolo-clip", on=split, device="cpu")
+    result = evaluate(pipeline, split)
+    words = ["run", "-p", "yolo-clip", "-s", "shapes-val", "--limit", "6", "--device", "cpu", "-o", "results", "--json"]
+    row = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout.splitlines()[-1])["rows"][0]
+    assert (result.accuracy, list(result.interval), result.mean_iou) == (row["acc@0.5"], row["ci95"], row["mean_iou"])
+    assert len(result) == row["n"] and sum(r.hit for r in result.rows) == row["hits"] > 0
+    # The library finds the verb's run: the same identity, nothing asked again, and the same rows from its files.
+    stored = evaluate(pipeline, split, results="results")
+    assert str(stored.folder) == row["run_dir"] and stored.rows == result.rows
+    assert f"Acc@0.5 {100 * result.accuracy:.2f} %" in repr(result) and "a part of the split" in repr(result)
+
+
+def test_rows(here):
+    split = load_split("shapes-val", limit=2)
+    result = evaluate("whole-picture", split, protocol="strict")
+    expressions = [e for scene in split.scenes for e in scene.expressions]
+    assert [(r.id, r.text, r.truth) for r in result.rows] == [(e.id, e.text, e.box) for e in expressions]
+    row, scene = result.rows[0], split.scenes[0]
+    assert row.box == (0, 0, scene.width, scene.height) and row.scene == scene.id
+    x1, y1, x2, y2 = row.truth
+    assert row.iou == pytest.approx((x2 - x1) * (y2 - y1) / (scene.width * scene.height))
+    assert (result.protocol, result.folder) == ("strict", None) and "protocol strict" in repr(result)
+    assert not list(here.glob("results"))
+
+
+def test_an_object_of_ones_own(here):
+    mine, split = Half(), load_split("shapes-val", limit=3)
+    result = evaluate(mine, split)
+    assert result.pipeline == "half" and mine.shown == [scene.id for scene in split.scenes]
+    first = evaluate(mine, split, results=here / "out")
+    second = evaluate(mine, split, results=str(here / "out"))
+    assert first.folder != second.folder and len(mine.shown) == 9  # asked anew: its code may have changed
+    third = evaluate(mine, split, results=here / "out", fresh=False)
+    assert third.folder == second.folder and len(mine.shown) == 9 and third.rows == result.rows
+    record = json.loads((first.folder / "run.json").read_text())
+    assert record["name"] == "half" and record["card"]["summary"] == "the left half"
+    answer = predict(mine, "scene.png", "it")
+    assert answer.box == (0, 0, answer.picture.shape[1] / 2, answer.picture.shape[0])
+    assert repr(answer).startswith("<half on 'it': [0.0, 0.0, ") and answer.score is None
+
+
+def test_own_data_and_unreadable_pictures(here):
+    rows = [{"image": "scene.png", "text": "it", "box_xyxy": [0, 0, 50, 50]}]
+    rows += [{"image": "gone.png", "text": "it", "box_xyxy": [0, 0, 50, 50], "width": 90, "height": 80}]
+    (here / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    result = evaluate("centre-box", "mine.jsonl")
+    good, bad = result.rows
+    assert good.box is not None and good.error is None
+    assert bad.box is None and "gone.png" in bad.error and "1 pictures unreadable" in repr(result)
+    assert evaluate("centre-box", load_split(here / "mine.jsonl"), batch_size=1).rows == result.rows
+
+
+def test_asking_about_a_picture(here):
+    pipeline = load_pipeline("yolo-clip", on="shapes", device="cpu")
+    pixels = np.asarray(Image.open("scene.png").convert("RGB"))
+    one = pipeline("scene.png", "a shape")
+    assert one.box == pipeline(pixels, "a shape").box == predict(pipeline, Image.open("scene.png"), "a shape").box
+    two = pipeline(pixels, ["a shape", "the left one"])
+    assert [a.text for a in two] == ["a shape", "the left one"] and two[0].box == pytest.approx(one.box, abs=1e-3)
+    assert pipeline(pixels, []) == []
+    one.draw("drawn.png")
+    assert Image.open("drawn.png").size[0] == pixels.shape[1]
+    assert repr(pipeline) == "<yolo-clip for shapes on cpu in float32>" and pipeline.card.name == "yolo-clip"
+    assert len(one.prediction.proposals) > 1
+
+
+def test_a_path_of_weights_counts_as_on_the_command_line(here):
+    (here / "mine.safetensors").write_bytes(b"no")
+    with pytest.raises(BenchError, match=re.escape(str(here / "mine.safetensors"))):
+        load_pipeline("mdetr", on="shapes", weights=here / "mine.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda: load_split("shapes-vall"), UnknownName, "did you mean 'shapes-val'"),
+        (lambda: load_split("shapes-val", limit=0), UsageError, "limit=0"),
+        (lambda: load_split("gone.jsonl"), DataError, "gone.jsonl"),
+        (lambda: load_pipeline("yolo-clp"), UnknownName, "did you mean 'yolo-clip'"),
+        (lambda: load_pipeline("centre-box", shar=0.1), SettingsError, "did you mean 'share'"),
+        (lambda: load_pipeline("centre-box", dtype="float31"), SettingsError, "run.dtype"),
+        (lambda: evaluate("centre-box", "shapes-val", protocol="iuo"), UnknownName, "did you mean 'iou'"),
+        (lambda: evaluate(Half(), "shapes-val", device="cpu"), UsageError, "device: such options are for"),
+        (lambda: evaluate(object(), "shapes-val"), UsageError, "object is no pipeline"),
+        (lambda: evaluate("centre-box", "shapes-val", batch_size=0), UsageError, "batch_size=0"),
+        (lambda: predict(Half(), "gone.png", "it"), PictureError, "gone.png"),
+        (lambda: predict(Half(), np.zeros((4, 4)), "it"), UsageError, "float64"),
+        (lambda: predict(Half(), "scene.png", " "), UsageError, "empty"),
+        (lambda: predict(Half(), "scene.png", ["a", ""]), UsageError, "empty"),
+    ],
+)
+def test_mistakes(here, call, error, said):
+    with pytest.raises(error, match=said):
+        call()
+
+
+def test_answers_in_another_order_are_refused(here):
+    class Shuffled(Half):
+        def ground(self, batch):
+            return super().ground(batch)[::-1]
+
+    with pytest.raises(BenchError, match="order of the queries"):
+        predict(Shuffled(), "scene.png", ["a", "b"])
+
+
+@pytest.mark.parametrize("number", range(PAGE.count("```python")))
+def test_a_snippet_of_the_page_runs(here, number, monkeypatch, capsys):
+    if number:  # the first one has its limit in the page
+        whole = bench.load_split
+        monkeypatch.setattr("bench.api.load_split", lambda name, limit=None, config=None: whole(name, 4, config))
+    code = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[number]
+    exec(compile(code, f"docs/library.md, snippet {number + 1}", "exec"), {"__name__": "snippet"})
+    printed = capsys.readouterr().out
+    assert printed.strip(), "it prints nothing"
+    if number == 0:
+        assert printed.startswith("<centre-box on shapes-val: Acc@0.5 ")
