@@ -27,7 +27,7 @@ from typing import Any
 
 from bench.datasets.rows import Row, checked_box, checked_file, checked_side, checked_text, gather
 from bench.errors import DataError, nearest
-from bench.grounding import Box, Expression, Scene
+from bench.grounding import Box, Expression, Query, Scene
 
 KEYS = (
     "image", "text", "expression", "box_xyxy", "box_xywh", "id", "width", "height",
@@ -41,6 +41,20 @@ def read_jsonl(path: Path) -> list[Scene]:
     `Scene.file` is the picture's path as written. Raises DataError naming the file and the line (from 1).
     """
     return gather(_rows(path), str(path))
+
+
+def read_questions(path: Path) -> Iterator[tuple[str, Query]]:
+    """(picture's path as written, what is asked about it) of every line, boxes not needed and not looked at.
+
+    Raises DataError naming the file and the line (from 1).
+    """
+    seen: dict[str, int] = {}
+    for number, line in _lines(path):
+        where = f"{path}: line {number}"
+        held = _parsed(line, where)
+        name = _new_id(held, number, where, seen)
+        text = checked_text(_one_of(held, ("text", "expression"), where)[1], where)
+        yield checked_file(_need(held, "image", where), where, folders=True), Query(name, text)
 
 
 def read_provenance(path: Path) -> dict[str, Mapping[str, Any]]:
@@ -63,10 +77,7 @@ def _rows(path: Path) -> Iterator[Row]:
     for number, line in _lines(path):
         where = f"{path}: line {number}"
         held = _parsed(line, where)
-        name = _id(held, number, where)
-        if name in seen:
-            raise DataError(f"{where}: the id {name!r} is already that of line {seen[name]}; ids should be unique")
-        seen[name] = number
+        name = _new_id(held, number, where, seen)
         expression = Expression(
             id=name,
             text=checked_text(_one_of(held, ("text", "expression"), where)[1], where),
@@ -116,6 +127,15 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(held) < len(pairs):
         raise ValueError("a key is given twice")
     return held
+
+
+def _new_id(held: dict[str, Any], number: int, where: str, seen: dict[str, int]) -> str:
+    """The line's id, noted in `seen` with its number. Raises DataError when an earlier line has it."""
+    name = _id(held, number, where)
+    if name in seen:
+        raise DataError(f"{where}: the id {name!r} is already that of line {seen[name]}; ids should be unique")
+    seen[name] = number
+    return name
 
 
 def _id(held: dict[str, Any], number: int, where: str) -> str:
