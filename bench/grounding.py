@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.acceleration import Acceleration
 from bench.errors import DataError
 
 Box = tuple[float, float, float, float]
@@ -176,7 +177,7 @@ class PipelineContext:
     `folder` is where relative paths in it start, `home` the cache (BENCH_HOME); `dataset` is the data set it will run
     on, and `train_scenes` loads that data set's train part (for baselines that fit something; raises DataError where it
     is not at hand). `candidates` are for the proposer `ground-truth` alone. `device` is resolved ("cpu", "cuda:0"),
-    `dtype` one of float32, bfloat16, float16.
+    `dtype` one of float32, bfloat16, float16. `acceleration` is applied to every network (bench/acceleration.py).
     """
 
     name: str
@@ -191,6 +192,7 @@ class PipelineContext:
     clock: StageClock
     train_scenes: Callable[[], Sequence[Scene]]
     candidates: Candidates | None = None
+    acceleration: Acceleration = field(default_factory=Acceleration)
 
 
 @runtime_checkable
@@ -205,6 +207,18 @@ class Pipeline(Protocol):
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         """One prediction for every query of every scene, in order."""
+        ...
+
+
+@runtime_checkable
+class Caching(Protocol):
+    """What a pipeline has that keeps something between calls beyond its weights, so that its speed can be measured
+    with and without.
+    """
+
+    @property
+    def caches(self) -> Mapping[str, Callable[[], None]]:
+        """What is kept ("texts") -> what empties it, so that the next call is as if it were the first."""
         ...
 
 

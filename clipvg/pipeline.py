@@ -7,7 +7,7 @@ numbers are the same (spec clipvg.md 1.5); `fast = false` goes the plain way, ev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypeVar
 
@@ -65,6 +65,10 @@ class ClipVGPipeline:
         self.network = opened.network
         if not training:
             in_precision(self.network.requires_grad_(False), getattr(torch, context.dtype)).to(self.device)
+            clip = self.network.clip  # of whose picture tower the blocks are called one by one
+            parts = [*clip.visual.transformer.resblocks, clip.transformer, self.network.vl_transformer]
+            context.acceleration.apply(self.network, parts)
+            context.acceleration.uses_dtype()
         self.tokenizer = open_clip.get_tokenizer(self.network.config.clip)
         self.size = self.network.config.image_size
         self.patch = self.size // self.network.side
@@ -99,6 +103,11 @@ class ClipVGPipeline:
             Prediction(query.id, tuple(box), note=cut_note(self.tokenizer, query.text, self.network.context))
             for query, box in zip(queries, corners.tolist(), strict=True)
         ]
+
+    @property
+    def caches(self) -> Mapping[str, Callable[[], None]]:
+        """The tokens of texts; the plain way keeps nothing."""
+        return {"texts": self.forget_texts} if self.fast else {}
 
     def forget_texts(self) -> None:
         """Empties the cache, so that the next texts are read as if for the first time."""

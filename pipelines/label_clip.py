@@ -6,7 +6,7 @@ never looks at a picture, so whatever it scores is what names alone are worth.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -52,6 +52,11 @@ class LabelClip:
             parameters=proposer.parameters + encoder.parameters,
             **card_in_force(options.card, {"proposer": proposer.sha256, "clip": [options.clip.pretrained]}, context),
         )
+
+    @property
+    def caches(self) -> Mapping[str, Callable[[], None]]:
+        """The vectors of texts and class names."""
+        return {"texts": self._encoder.forget_texts}
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         """One prediction for every query of every scene, in order."""

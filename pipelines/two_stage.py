@@ -9,7 +9,7 @@ A pipeline of this kind is an entry point that names `two_stage`, and a table of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -63,6 +63,11 @@ class TwoStage:
                 options.card, {"proposer": proposer.sha256, "clip": [c.pretrained for c in clips]}, context
             ),
         )
+
+    @property
+    def caches(self) -> Mapping[str, Callable[[], None]]:
+        """What the ranker keeps of texts."""
+        return self.ranker.caches
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         """One prediction for every query of every scene, in order; no box where nothing was proposed."""

@@ -47,6 +47,10 @@ def run(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures in a batch.", show_default="8")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of Python, numpy and torch.", show_default="0")] = None,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="Deterministic algorithms only.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Networks go through torch.compile.")] = False,
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="Convolutions work on pictures channels last.")
+    ] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing from the network.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew beside what is stored.")] = False,
     config: Annotated[Path | None, typer.Option(help="A bench.toml to use.", show_default=False)] = None,
@@ -74,6 +78,8 @@ def run(
         "run.batch_size": batch_size,
         "run.seed": seed,
         "run.deterministic": deterministic or None,
+        "run.compile": compiled or None,
+        "run.channels_last": channels_last or None,
         "run.offline": offline or None,
     }
     resolved = load_settings(config, flags)

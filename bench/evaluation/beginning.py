@@ -16,6 +16,8 @@ from bench.runs import provenance
 from bench.runs.record import DataIdentity, Identity, RunRecord, signature
 from bench.settings import Settings
 
+HASHED = ("pipeline", "options", "device", "dtype", "seed", "deterministic")
+
 
 def now() -> str:
     """The time as ISO 8601 in UTC, to the second."""
@@ -28,9 +30,7 @@ def blank_record(
     """The record of a run that has not asked anything yet. Raises UnknownName for the protocol."""
     rule = protocol(protocol_name)
     identity = identity_of(context, card, split, settings.run.deterministic)
-    options = {"pipeline": identity.pipeline, "options": identity.options, "device": identity.device}
     proposals = context.candidates.mark if context.candidates else ""
-    numeric = {"dtype": identity.dtype, "seed": identity.seed, "deterministic": identity.deterministic}
     return RunRecord(
         status="running",
         provenance="run",
@@ -43,13 +43,13 @@ def blank_record(
             "run": settings.run.model_dump(mode="json"),
             "evaluation": settings.evaluation.model_dump(mode="json"),
         },
-        settings_hash=provenance.settings_hash(options | numeric),
+        settings_hash=hash_of(identity),
         argv=provenance.redacted(),
         started=now(),
         finished=None,
         git=provenance.git_state(),
         environment=provenance.environment(context.device, context.seed, settings.run.deterministic),
-        card=_plain({field.name: getattr(card, field.name) for field in fields(card)}),
+        card=plain_card(card),
         sessions=0,
         notes=(),
         errors={},
@@ -69,7 +69,23 @@ def identity_of(context: PipelineContext, card: PipelineCard, split: Split, dete
         dtype=context.dtype,
         seed=context.seed,
         deterministic=deterministic,
+        compile=context.acceleration.compile,
+        channels_last=context.acceleration.channels_last,
     )
+
+
+def hash_of(identity: Identity) -> str:
+    """The hash of the settings in force; the folders of runs are named by it."""
+    hashed = {name: getattr(identity, name) for name in HASHED}
+    # Named only when they are on: the hash of runs without them is what it was before there was such a choice.
+    hashed |= {name: True for name in ("compile", "channels_last") if getattr(identity, name)}
+    return provenance.settings_hash(hashed)
+
+
+def plain_card(card: PipelineCard) -> dict[str, Any]:
+    """The card as a record holds it."""
+    out: dict[str, Any] = _plain({field.name: getattr(card, field.name) for field in fields(card)})
+    return out
 
 
 def data_identity(split: Split) -> DataIdentity:

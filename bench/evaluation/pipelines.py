@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
+from bench.acceleration import Acceleration
 from bench.datasets.split import Split
 from bench.errors import BenchError, MissingPackage
 from bench.evaluation.candidates import AnnotatedBoxes
@@ -28,8 +29,8 @@ def open_pipeline(
 ) -> Pipeline:
     """The pipeline called `name` for a split or a data set's name; `flags` are options that win over bench.toml.
 
-    Raises UnknownName, SettingsError, WeightsError, DeviceError, MissingPackage, or BenchError for whatever else its
-    factory raises.
+    Raises UnknownName, SettingsError, WeightsError, DeviceError, MissingPackage, UsageError for an acceleration or a
+    number type that it does not take, or BenchError for whatever else its factory raises.
     """
     return build(pipeline_context(name, split, resolved, flags, clock), resolved.settings.run.deterministic)
 
@@ -62,6 +63,7 @@ def pipeline_context(
         clock=clock or Clock(device),
         train_scenes=lambda: _train_scenes(dataset, resolved),
         candidates=AnnotatedBoxes(None if isinstance(split, str) else split),
+        acceleration=Acceleration(run.compile, run.channels_last, run.dtype),
     )
 
 
@@ -87,6 +89,7 @@ def build(context: PipelineContext, deterministic: bool = False) -> Pipeline:
         raise BenchError(
             f"pipeline {context.name!r}: its factory returned {type(pipeline).__name__}, which lacks `card` or `ground`"
         )
+    context.acceleration.refuse_untaken(context.name)
     seed_everything(context.seed)  # once more: the factory may have been the first to import torch
     return pipeline
 

@@ -10,7 +10,7 @@ what is done for one expression alone is a row of a matrix product and, where it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -62,6 +62,17 @@ class Ranker:
         """Raises MissingPackage when spaCy is to read and is not there."""
         self.options, self.encoders, self._clock = options, tuple(encoders), clock
         self._read = reader(options.relations)
+
+    @property
+    def caches(self) -> Mapping[str, Callable[[], None]]:
+        """What is kept of texts between calls -> what empties it."""
+
+        def forget() -> None:
+            for encoder in self.encoders:
+                encoder.forget_texts()
+
+        forget_phrases = getattr(self._read, "cache_clear", None)
+        return {"texts": forget} | ({"phrases": forget_phrases} if forget_phrases else {})
 
     def rank(self, batch: Sequence[LoadedScene], proposals: Sequence[Proposals]) -> list[Float]:
         """One (Q, R) for each scene, every row a distribution. Raises SettingsError for masks that are not there."""

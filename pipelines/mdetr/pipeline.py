@@ -69,6 +69,9 @@ class MdetrPipeline:
                 "of them; give the one that the weights were trained with"
             )
         self.model = in_precision(checkpoint.build(held), self.dtype).to(self.device)
+        transformer = self.model.transformer
+        context.acceleration.apply(self.model, [self.model.backbone[0], transformer.text_encoder, transformer])
+        context.acceleration.uses_dtype()
         self.card = make_card(
             context,
             options.card,

@@ -50,6 +50,10 @@ class Florence:
         )
         if self.model.config.model_type != "florence2":
             raise WeightsError(f"{options.weights} is a {self.model.config.model_type}; expected a florence2")
+        # What looks and what reads; the writing, a token at a time over a growing memory, is left as it is.
+        inner = self.model.model
+        context.acceleration.apply(self.model, [inner.vision_tower, inner.language_model.encoder])
+        context.acceleration.uses_dtype()
         self.card = make_card(
             context,
             options.card,

@@ -59,6 +59,8 @@ class GroundingDino:
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.backbone = _OnePicture(self.model.model.backbone)
         self.model.model.backbone = self.backbone
+        context.acceleration.apply(self.model, [self.backbone.backbone, self.model])
+        context.acceleration.uses_dtype()
 
     @torch.inference_mode()
     def find(self, picture: Picture, texts: Sequence[str]) -> dict[str, Found]:

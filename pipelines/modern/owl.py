@@ -7,7 +7,7 @@ for all have one size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -46,6 +46,9 @@ class Owl:
         processor = hub.load_pretrained(AutoProcessor, options.weights, context, "OWL")
         self.image_processor, self.tokenizer = processor.image_processor, processor.tokenizer
         self.model = hub.load_model(AutoModelForZeroShotObjectDetection, options.weights, context, "OWL")
+        tower = getattr(self.model, self.model.base_model_prefix)
+        context.acceleration.apply(self.model, [tower.vision_model, tower.text_model])
+        context.acceleration.uses_dtype()
         config = self.model.config
         if config.model_type not in FAMILY:
             raise WeightsError(f"{options.weights} is a {config.model_type}; expected one of {', '.join(FAMILY)}")
@@ -62,6 +65,11 @@ class Owl:
             sha256=hub.hashes(options.weights, context),
             parameters=sum(p.numel() for p in self.model.parameters()),
         )
+
+    @property
+    def caches(self) -> Mapping[str, Callable[[], None]]:
+        """The vectors of texts."""
+        return {"texts": self._texts.clear}
 
     @torch.inference_mode()
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:

@@ -75,6 +75,9 @@ class VisionLanguage:
                 f"known: {', '.join(COORDINATES)} (pipelines/modern/vision_language.py, COORDINATES)"
             )
         self.coordinates = COORDINATES[family]
+        # What looks; the writing, a token at a time over a growing memory, is left as it is.
+        context.acceleration.apply(self.model, [self.model.model.visual])
+        context.acceleration.uses_dtype()
         self.card = make_card(
             context,
             options.card,

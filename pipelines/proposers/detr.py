@@ -66,7 +66,9 @@ class DetrProposer:
             self.processor = hub.load_pretrained(AutoImageProcessor, options.weights, context, "DETR proposals")
             self.model = hub.load_model(AutoModelForObjectDetection, options.weights, context, "DETR proposals")
             self.sha256 = hub.hashes(options.weights, context)
-        self.model = self.model.eval().to(self.device)
+        if self.half:
+            context.acceleration.uses_dtype()
+        self.model = context.acceleration.apply(self.model.eval().to(self.device))
         self.names: Mapping[int, str] = self.model.config.id2label
         self.parameters = sum(p.numel() for p in self.model.parameters())
 

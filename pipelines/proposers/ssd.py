@@ -63,6 +63,8 @@ class SsdProposer:
         self.model, self.names = read_model(path)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.model = self.model.eval().to(self.device)
+        context.acceleration.apply(self.model, [self.model.backbone, self.model.head])
+        context.acceleration.uses_dtype()
 
     @torch.inference_mode()
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:

@@ -62,7 +62,10 @@ class YoloProposer:
         self.parameters = sum(p.numel() for p in model.parameters())
         # Half precision on a GPU only: ultralytics' own default for speed; boxes are decoded in float32 either way.
         self.dtype = torch.float16 if self.device.type == "cuda" and context.dtype != "float32" else torch.float32
+        if self.dtype != torch.float32:
+            context.acceleration.uses_dtype()
         self.model = model.fuse(verbose=False).eval().to(self.device, self.dtype)
+        context.acceleration.apply(self.model)
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """One `Proposals` for each scene's picture, RGB uint8 (H, W, 3)."""

@@ -73,6 +73,10 @@ class MaskModel:
         self.processor = hub.load_pretrained(AutoImageProcessor, options.weights, context, what)
         self.sha256: Mapping[str, str] = hub.hashes(options.weights, context)
         self.parameters = sum(p.numel() for p in self.model.parameters())
+        # A promptable model is asked about many points once its encoder has looked.
+        looks = [self.model.vision_encoder] if self.promptable else None
+        context.acceleration.apply(self.model, looks)
+        context.acceleration.uses_dtype()
         if not self.promptable:
             self._cut = self.processor.post_process_panoptic_segmentation
         else:

@@ -13,7 +13,7 @@ painted with what it got, and the box is where most of that lies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,11 @@ class ScoreMap:
         self.segmenter, self.ranker, self.card = segmenter, ranker, card
         self._score, self._map, self._clock = score, options.map, clock
 
+    @property
+    def caches(self) -> Mapping[str, Callable[[], None]]:
+        """What the ranker keeps of texts."""
+        return self.ranker.caches
+
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         """One prediction for every query of every scene, in order; the whole picture where it has no regions."""
         with self._clock.stage("detect"):
@@ -110,6 +115,8 @@ def clip_pooling(context: PipelineContext) -> ScoreMap:
     options = _options(ClipPoolingOptions, context)
     segmenter, ranker = _parts(options, context)
     poolings = [RegionPooling(encoder, options.pooling) for encoder in ranker.encoders]
+    for pooling in poolings:
+        context.acceleration.apply(pooling.visual, pooling.called)
 
     def score(batch: Sequence[LoadedScene], cuts: Sequence[Segmentation]) -> list[Float]:
         with context.clock.stage("image encode"):

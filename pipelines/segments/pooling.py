@@ -65,6 +65,13 @@ class RegionPooling:
                 f"{type(self.visual).__name__}; ViT-B-16 or RN50 would do"
             )
 
+    @property
+    def called(self) -> list[Any]:
+        """The modules of the picture tower that are called, which the tower itself never is."""
+        if isinstance(self.visual, VisionTransformer):
+            return list(self.visual.transformer.resblocks)
+        return [self.visual.layer1, self.visual.layer2, self.visual.layer3, self.visual.layer4]
+
     @torch.inference_mode()
     def encode(self, picture: Picture, segmentation: Segmentation) -> Tensor:
         """RGB uint8 (H, W, 3) and its R regions -> (R, D), float32; the whole picture where there are no regions."""
