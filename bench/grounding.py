@@ -23,6 +23,7 @@ Box = tuple[float, float, float, float]
 Picture = NDArray[np.uint8]  # RGB (H, W, 3)
 Boxes = NDArray[np.float64]  # xyxy pixels (N, 4)
 SawTestImages = Literal["yes", "no", "unknown"]
+Supervision = Literal["", "none", "zero-shot", "pseudo", "mixed", "full"]
 
 
 class Caption(NamedTuple):
@@ -134,7 +135,11 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class PipelineCard:
-    """What stands behind a row. `weights` maps a part's name to its file or hub id, `sha256` a file to its hash."""
+    """What stands behind a row. `weights` maps a part's name to its file or hub id, `sha256` a file to its hash.
+
+    `supervision` is what annotation it learned grounding from, in one word (bench/reporting/supervision.py); empty
+    leaves that to be read off `trained_on`.
+    """
 
     name: str
     summary: str
@@ -145,6 +150,7 @@ class PipelineCard:
     licence: str = ""
     saw_test_images: SawTestImages = "unknown"
     parameters: int | None = None
+    supervision: Supervision = ""
 
 
 class StageClock(Protocol):

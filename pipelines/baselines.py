@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,8 @@ def fixed_box(context: PipelineContext) -> Placed:
     ][: options.sample]
     best = best_fixed_box(np.stack(shares), options.grid) if shares else (0.25, 0.25, 0.75, 0.75)
     card = _card(context, "the best single box of the train split: " + ", ".join(f"{v:.2f}" for v in best))
-    return Placed(card, lambda s: _relative(s, best))
+    learned = replace(card, supervision="full" if shares else "none")  # the train split's own boxes chose it
+    return Placed(learned, lambda s: _relative(s, best))
 
 
 def best_fixed_box(boxes: np.ndarray[Any, Any], grid: int) -> Box:

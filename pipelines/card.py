@@ -15,20 +15,28 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.grounding import PipelineCard, PipelineContext, SawTestImages
+from bench.grounding import PipelineCard, PipelineContext, SawTestImages, Supervision
 from bench.settings import default_file, merged
 
 NAMES = frozenset({"weights", "pretrained"})  # keys of bench.toml that name weights
 
 
 class CardOptions(BaseModel):
-    """[pipelines.*.card]. `saw_test_images`: whether the training pictures hold a data set's val or test pictures."""
+    """[pipelines.*.card]. `saw_test_images`: whether the training pictures hold a data set's val or test pictures;
+    `supervision`: the word for what grounding was learned from, where `trained_on` does not settle it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     trained_on: str = ""
     licence: str = ""
     saw_test_images: SawTestImages = "unknown"
+    supervision: Supervision = ""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Its fields; a supervision that nobody named is left out."""
+        return self.model_dump(exclude=set() if self.supervision else {"supervision"})
 
 
 class KnownWeights(CardOptions):
@@ -46,10 +54,10 @@ def card_in_force(card: CardOptions, weights: Mapping[str, Iterable[str]], conte
     ours = _default_table(context.name, context.dataset)
     in_force = {part: tuple(names) for part, names in weights.items() if tuple(names)}
     if _same([name for names in in_force.values() for name in names], list(_named(ours))):
-        return card.model_dump()
-    written = CardOptions(**ours.get("card", {})).model_dump()
-    known = _known(in_force)
-    return {field: known[field] if said == written[field] else said for field, said in card.model_dump().items()}
+        return {**_supervised(in_force), **card.facts}
+    written = CardOptions(**ours.get("card", {})).facts
+    own = {field: said for field, said in card.facts.items() if said != written.get(field)}
+    return {**_known(in_force), **_supervised(in_force), **own}
 
 
 def make_card(
@@ -86,6 +94,13 @@ def _known(weights: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     saw = {entry.saw_test_images for entry in entries.values()}
     out["saw_test_images"] = next(answer for answer in ("yes", "unknown", "no") if answer in saw)
     return out
+
+
+def _supervised(weights: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """The supervision of the weights together, where known_weights.toml names one: that of the most annotated part."""
+    said = {_entry(name).supervision for names in weights.values() for name in names}
+    most = next((word for word in ("full", "mixed", "pseudo", "zero-shot") if word in said), None)
+    return {"supervision": most} if most else {}
 
 
 def _entry(name: str) -> CardOptions:

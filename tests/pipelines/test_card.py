@@ -18,9 +18,9 @@ def written(name="yolo-clip", dataset="refcoco"):
 
 def test_the_weights_it_was_written_for(context):
     facts = card_in_force(written(), OURS, context(dataset="refcoco"))
-    assert facts == written().model_dump() and facts["saw_test_images"] == "yes"
+    assert facts == written().facts and facts["saw_test_images"] == "yes"
     tiny = {"proposer": ["tiny-yolo.safetensors"], "clip": ["/somewhere/tiny-clip.safetensors"]}
-    assert card_in_force(written(dataset="shapes"), tiny, context()) == written(dataset="shapes").model_dump()
+    assert card_in_force(written(dataset="shapes"), tiny, context()) == written(dataset="shapes").facts
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,15 @@ def test_every_card_of_bench_toml_agrees_with_what_is_known():
             assert table["card"]["saw_test_images"] == entry["saw_test_images"], name
             checked += 1
     assert checked >= 4
+
+
+def test_what_grounding_was_learned_from(context):
+    """The card of bench.toml does not say it; the weights in force do, where it is known of them."""
+    own = {"mdetr": ["refcoco_resnet101_checkpoint.pth"]}
+    table = CardOptions(**tomllib.loads((PROJECT / "bench.toml").read_text())["pipelines"]["mdetr"]["card"])
+    here = context(name="mdetr", dataset="refcoco")
+    assert card_in_force(table, own, here)["supervision"] == "full"
+    other = {"mdetr": ["pretrained_EB5_checkpoint.pth"]}
+    assert card_in_force(table, other, here)["supervision"] == "mixed"
+    assert card_in_force(table.model_copy(update={"supervision": "pseudo"}), other, here)["supervision"] == "pseudo"
+    assert "supervision" not in card_in_force(table, {"mdetr": ["mine.pth"]}, here)

@@ -1,0 +1,150 @@
+"""Published numbers, each with its source: published.toml, and which of them belong beside a row.
+
+An entry belongs beside a row when it is about the row's pipeline and split and nothing that is known of the two
+contradicts: the training data (full, pseudo, zero-shot, mixed), and the weights where the entry names some. Several
+values circulate for many methods; all of them are shown, in the order of the file.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path, PurePath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.errors import DataError
+
+FILE = Path(__file__).with_name("published.toml")
+HOW = ("read", "figure", "computed", "recalled", "third-party", "inferred")
+UNCHECKED = frozenset({"recalled", "third-party", "inferred"})
+Percent = float
+
+
+class Published(BaseModel):
+    """One method as one source reports it; the file's head says what each field means. `values` is split -> percent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str = Field(min_length=1)
+    training: Literal["full", "pseudo", "zero-shot", "mixed"]
+    protocol: Literal["iou", "strict", "giou", "letterbox-clamped", "unknown"]
+    source: str = Field(min_length=1)
+    how: Literal["read", "figure", "computed", "recalled", "third-party", "inferred"]
+    values: Mapping[str, Percent] = Field(min_length=1)
+    pipeline: str = ""
+    backbone: str = ""
+    metric: Literal["acc@0.5", "mean_iou"] = "acc@0.5"
+    weights: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def unchecked(self) -> bool:
+        """Whether nobody looked the value up at its source."""
+        return self.how in UNCHECKED
+
+
+def published() -> tuple[Published, ...]:
+    """Every entry of the file that comes with the package, in its order."""
+    return _shipped()
+
+
+def read_published(path: Path) -> tuple[Published, ...]:
+    """The entries of a file. Raises DataError naming the file, the entry and the field for what is not one."""
+    try:
+        held = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as TOML ({error})") from None
+    if strange := sorted(held.keys() - {"published"}):
+        raise DataError(f"{path}: unknown table {strange[0]!r}; every entry is a [[published]]")
+    entries = held.get("published", [])
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: published is one table; write [[published]] with two brackets")
+    found = tuple(_entry(path, number, entry) for number, entry in enumerate(entries, 1))
+    seen: dict[tuple[Any, ...], int] = {}
+    for number, entry in enumerate(found, 1):
+        for split in entry.values:
+            key = (entry.method, entry.backbone, entry.training, entry.source, entry.metric, entry.protocol, split)
+            if key in seen:
+                raise DataError(
+                    f"{path}, entry {number} ({entry.method}): {split} is in entry {seen[key]} of the same source too; "
+                    "keep one of them"
+                )
+            seen[key] = number
+    return found
+
+
+def _entry(path: Path, number: int, entry: Any) -> Published:
+    name = entry.get("method", "without a method") if isinstance(entry, Mapping) else "not a table"
+    where = f"{path}, entry {number} ({name})"
+    try:
+        found = Published.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{where}: {field}: {first['msg']}") from None
+    for split, value in found.values.items():
+        # A fraction among percents is the slip that would be believed: 0.62 shown as a score of 0.62 %.
+        if not 1 <= value <= 100:
+            raise DataError(f"{where}: values.{split}: {value:g} is no percentage from 1 to 100")
+    return found
+
+
+@cache
+def _shipped() -> tuple[Published, ...]:
+    return read_published(FILE)
+
+
+def on_split(split: str, entries: Sequence[Published] | None = None) -> list[Published]:
+    """The entries that have a value for a split, highest first; means of IoU after accuracies."""
+    found = [entry for entry in (published() if entries is None else entries) if split in entry.values]
+    return sorted(found, key=lambda entry: (entry.metric != "acc@0.5", -entry.values[split]))
+
+
+def beside(
+    pipeline: str,
+    split: str,
+    training: str,
+    weights: Sequence[str],
+    entries: Sequence[Published] | None = None,
+) -> list[Published]:
+    """The entries for a row, in the order of the file.
+
+    `training` is the row's word (an unknown one contradicts nothing), `weights` the names of its weights: files, tags
+    or ids. A row without named weights fits no entry that asks for some.
+    """
+    known = training in ("full", "pseudo", "zero-shot", "mixed")
+    return [
+        entry
+        for entry in (published() if entries is None else entries)
+        if entry.pipeline == pipeline
+        and split in entry.values
+        and not (known and entry.training != training)
+        and (not entry.weights or _fits(entry.weights, weights))
+    ]
+
+
+def _fits(patterns: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether one of the names, whole or without its folder, fits one of the patterns; case counts for nothing."""
+    forms = {form.lower() for name in names for form in (name, PurePath(name).name)}
+    return any(fnmatchcase(form, pattern.lower()) for form in forms for pattern in patterns)
+
+
+def compared(entry: Published, row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row says of a published value: the entry's fields, `value` in percent, and how the row differs from it.
+
+    `difference` is the row minus the value, in points. `within_interval`: whether the value lies in the row's own
+    interval (None for a mean IoU, which has none); `same_protocol`: None where nobody knows the paper's.
+    """
+    value = entry.values[row["split"]]
+    low, high = (100 * bound for bound in row["ci95"])
+    return {
+        **entry.model_dump(mode="json", exclude={"values", "weights", "pipeline"}),
+        "value": value,
+        "difference": round(100 * row[entry.metric] - value, 4),
+        "within_interval": low <= value <= high if entry.metric == "acc@0.5" else None,
+        "same_protocol": None if entry.protocol == "unknown" else entry.protocol == row["protocol"],
+    }

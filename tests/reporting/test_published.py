@@ -1,0 +1,166 @@
+"""Published numbers: every entry well formed, on a known split, with a source; and beside the rows they are about."""
+
+import tomllib
+from collections import Counter
+
+import pytest
+
+from bench import registry
+from bench.datasets.load import split_names
+from bench.errors import DataError
+from bench.evaluation.protocols import PROTOCOLS
+from bench.reporting.published import FILE, HOW, beside, compared, on_split, published, read_published
+
+GOOD = {
+    "method": "M",
+    "training": "full",
+    "protocol": "iou",
+    "source": "Paper, table 1",
+    "how": "read",
+    "values": {"refcoco-val": 62.5},
+}
+
+
+def written(tmp_path, *entries):
+    lines = []
+    for entry in entries:
+        lines.append("[[published]]")
+        for key, value in entry.items():
+            inline = "{" + ", ".join(f'"{k}" = {v}' for k, v in value.items()) + "}" if key == "values" else None
+            lines.append(f"{key} = {inline or (value if isinstance(value, (int, float)) else repr(value))}")
+    path = tmp_path / "published.toml"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize("entry", published(), ids=lambda e: f"{e.method}-{e.source}"[:60])
+def test_an_entry_is_about_something_known(entry):
+    assert set(entry.values) <= set(split_names())
+    assert entry.pipeline in ("", *registry.names(registry.PIPELINES))
+    assert entry.protocol in (*PROTOCOLS, "unknown")
+    assert entry.how in HOW
+    assert all(1 <= value <= 100 for value in entry.values.values())
+    assert not any(split.startswith("shapes") or split.endswith("-train") for split in entry.values)
+    assert entry.source.strip() == entry.source and len(entry.source) > 8
+
+
+def test_no_number_stands_twice_for_one_source():
+    keys = Counter(
+        (e.method, e.backbone, e.source, e.metric, e.protocol, split, value)
+        for e in published()
+        for split, value in e.values.items()
+    )
+    assert max(keys.values()) == 1
+
+
+def test_numbers_as_the_papers_have_them():
+    def value(method, split, backbone=""):
+        return {
+            e.values[split] for e in published() if e.method == method and backbone in e.backbone if split in e.values
+        }
+
+    assert value("CLIP-VG", "refcoco-val") == {84.29}
+    assert value("CLIP-VG, multi source (MSA)", "refcoco-testA") == {69.03}
+    assert value("MDETR, fine-tuned", "refcocog-test", "ResNet-101") == {80.89}
+    assert value("TransVG", "refcoco+-testB", "ResNet-101") == {59.2}
+    assert value("TransVG, the ICCV numbers", "refcoco+-testB") == {56.94}
+    assert value("QRNet", "refcocog-val") == {73.03, 71.89}  # two papers disagree, and both stand
+    assert value("CLIP-VG, single source (SSA)", "refcocog-google-val") == {54.16}
+    assert value("CLIP-VG, single source (SSA), released weights", "refcocog-google-val") == {56.46}
+
+
+def test_recalled_numbers_are_marked():
+    recalled = [e for e in published() if e.how == "recalled"]
+    assert recalled and all(e.unchecked for e in recalled)
+    assert not any(e.unchecked for e in published() if e.how in ("read", "figure", "computed"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"method": ""}, r"entry 1 \(\): method"),
+        ({"how": "guessed"}, r"entry 1 \(M\): how"),
+        ({"training": "none"}, "training"),
+        ({"protocol": "clamped"}, "protocol"),
+        ({"values": {"refcoco-val": 0.62}}, r"values\.refcoco-val: 0\.62 is no percentage"),
+        ({"values": {"refcoco-val": "nan"}}, "is no percentage"),
+        ({"values": {"refcoco-val": 101}}, "is no percentage"),
+        ({"values": {}}, "values"),
+        ({"colour": "red"}, "colour"),
+        ({"source": ""}, "source"),
+    ],
+)
+def test_what_is_no_entry(tmp_path, change, said):
+    with pytest.raises(DataError, match=said) as error:
+        read_published(written(tmp_path, GOOD | change))
+    assert str(tmp_path / "published.toml") in str(error.value)
+
+
+def test_other_wrong_files(tmp_path):
+    with pytest.raises(DataError, match=r"entry 2 .*refcoco-val is in entry 1"):
+        read_published(written(tmp_path, GOOD, GOOD))
+    path = tmp_path / "x.toml"
+    path.write_text("[published]\nmethod = 'M'")
+    with pytest.raises(DataError, match="two brackets"):
+        read_published(path)
+    path.write_text("[[other]]\n")
+    with pytest.raises(DataError, match="unknown table 'other'"):
+        read_published(path)
+    path.write_text("[[published")
+    with pytest.raises(DataError, match="TOML"):
+        read_published(path)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_published(tmp_path / "none.toml")
+
+
+def test_which_entries_stand_beside_a_row():
+    methods = [e.method for e in beside("clipvg", "refcoco-val", "full", ["clipvg-refcoco.pth"])]
+    assert methods == ["CLIP-VG"]
+    pseudo = [e.method for e in beside("clipvg", "refcoco-val", "pseudo", [])]
+    assert len(pseudo) == 4 and "CLIP-VG" not in pseudo
+    assert len(beside("clipvg", "refcoco-val", "unknown", [])) == 5
+    assert beside("clipvg", "shapes-val", "full", []) == []
+    assert beside("transvg", "refcoco-val", "full", []) == []
+
+
+def test_weights_choose_among_backbones():
+    (entry,) = beside("mdetr", "refcoco-val", "full", ["/weights/refcoco_resnet101_checkpoint.pth"])
+    assert entry.values["refcoco-val"] == 86.75
+    (entry,) = beside("mdetr", "refcoco-val", "unknown", ["REFCOCO_EB3_checkpoint.pth"])
+    assert entry.values["refcoco-val"] == 87.51
+    assert beside("mdetr", "refcoco-val", "full", ["my-own.safetensors"]) == []
+    assert beside("mdetr", "refcoco-val", "full", []) == []
+    ids = ["openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_grit_v3det"]
+    assert [e.values["refcoco-val"] for e in beside("mm-grounding-dino", "refcoco-val", "zero-shot", ids)] == [53.1]
+
+
+def test_the_difference_and_the_rows_own_interval():
+    row = {"split": "refcoco-val", "protocol": "iou", "acc@0.5": 0.84, "mean_iou": 0.7, "ci95": [0.835, 0.845]}
+    (entry,) = beside("clipvg", "refcoco-val", "full", [])
+    said = compared(entry, row)
+    assert said["value"] == 84.29 and said["difference"] == -0.29
+    assert said["within_interval"] is True and said["same_protocol"] is False
+    far = compared(entry, row | {"ci95": [0.83, 0.8428], "protocol": "letterbox-clamped"})
+    assert far["within_interval"] is False and far["same_protocol"] is True
+    assert "values" not in said and said["source"] == entry.source
+
+
+def test_a_mean_iou_has_no_interval():
+    row = {"split": "refcocog-test", "protocol": "iou", "acc@0.5": 0.5, "mean_iou": 0.56, "ci95": [0.49, 0.51]}
+    found = [compared(e, row) for e in beside("detr-clip", "refcocog-test", "zero-shot", [])]
+    assert {e["metric"] for e in found} == {"mean_iou"}
+    assert found[0]["difference"] == 0 and found[0]["within_interval"] is None
+
+
+def test_a_splits_entries_come_highest_first():
+    found = on_split("refcocog-test")
+    accuracies = [e.values["refcocog-test"] for e in found if e.metric == "acc@0.5"]
+    assert accuracies == sorted(accuracies, reverse=True) and len(accuracies) > 30
+    assert [e.metric for e in found] == sorted((e.metric for e in found), key=lambda m: m != "acc@0.5")
+    assert on_split("shapes-val") == []
+
+
+def test_it_comes_with_the_package():
+    assert FILE.parent.name == "reporting"
+    raw = tomllib.loads(FILE.read_text(encoding="utf-8"))["published"]
+    assert len(raw) == len(published())
