@@ -9,7 +9,21 @@ import sys
 
 import typer
 
-from bench.cli import config, data, doctor, export, label, leaderboard, listing, predict, run, score, train
+from bench.cli import (
+    compare,
+    config,
+    data,
+    doctor,
+    export,
+    label,
+    leaderboard,
+    listing,
+    predict,
+    report,
+    run,
+    score,
+    train,
+)
 from bench.errors import BenchError
 
 app = typer.Typer(
@@ -25,8 +39,10 @@ app.command("train")(train.train)
 app.add_typer(label.app, name="label")
 app.command("predict")(predict.predict)
 app.command("score")(score.score)
+app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("leaderboard")(leaderboard.leaderboard)
+app.command("report")(report.report)
 app.add_typer(data.app, name="data")
 app.command("list")(listing.listing)
 app.command("doctor")(doctor.doctor)

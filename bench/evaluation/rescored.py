@@ -30,7 +30,7 @@ def rescore(
     if record.status != "complete":
         raise RunError(f"{folder}: the run is not finished; start its command again to continue it, then score it")
     rule = protocol_named(protocol or record.protocol)
-    data = _split(folder, record, split, resolved)
+    data = split_of(folder, record, split, resolved)
     settings = record.metrics.bootstrap if record.metrics else resolved.settings.evaluation
     found = outcomes(data.scenes, stored_rows(folder).values(), rule)
     metrics = summary(found, data.scenes, rule, settings)
@@ -61,7 +61,8 @@ def _refuse_other_numbers(folder: Path, record: RunRecord, now: Metrics, protoco
         )
 
 
-def _split(folder: Path, record: RunRecord, named: str | None, resolved: Resolved) -> Split:
+def split_of(folder: Path, record: RunRecord, named: str | None, resolved: Resolved) -> Split:
+    """The split that a run answered, with just its scenes. Raises RunError or DataError where it is not at hand."""
     data = record.identity.data
     name = named or _own_file(record) or data.split
     if name.startswith(FILE) and not Path(name.removeprefix(FILE)).expanduser().is_file():

@@ -97,7 +97,7 @@ def _scores(records: Sequence[RunRecord]) -> Table:
 
     data = records[0].identity.data
     level = next((record.metrics.bootstrap.confidence for record in records if record.metrics), 0.95)
-    grid = _grid(f"{data.split}  {data.expressions:,} expressions  {records[0].signature.split('|')[1]}")
+    grid = empty_table(f"{data.split}  {data.expressions:,} expressions  {records[0].signature.split('|')[1]}")
     # Names are data: as Text they are shown as they are, with no markup read into them.
     grid.add_column("pipeline", style="bold", overflow="fold", min_width=12)
     columns = {name: [cell(record) for record in records] for name, cell in COLUMNS.items()}
@@ -111,7 +111,8 @@ def _scores(records: Sequence[RunRecord]) -> Table:
     return grid
 
 
-def _grid(title: str) -> Table:
+def empty_table(title: str) -> Table:
+    """The look of every table in the terminal: no frame, a line under the header."""
     from rich import box
     from rich.table import Table as Grid
     from rich.text import Text
@@ -131,7 +132,7 @@ def _strata(records: Sequence[RunRecord]) -> Table:
     from rich.text import Text
 
     found = [(record.name, record.metrics) for record in records if record.metrics]
-    grid = _grid("Acc@0.5 % by stratum")
+    grid = empty_table("Acc@0.5 % by stratum")
     grid.add_column("cut", style="dim")
     grid.add_column("label", overflow="fold")
     grid.add_column("n", justify="right")

@@ -1,0 +1,89 @@
+"""`bench compare`: runs against one another on the same expressions, paired and clustered by picture; no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from bench.settings import Resolved
+
+
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Two or more: a run's folder, PIPELINE/SPLIT, or a pipeline's name with --split."
+        ),
+    ],
+    split: Annotated[
+        str | None, typer.Option("--split", "-s", help="The split of runs given by name.", show_default=False)
+    ] = None,
+    baseline_only: Annotated[
+        bool, typer.Option("--baseline-only", help="Only the first against each other, not every pair.")
+    ] = False,
+    flips: Annotated[
+        Path | None,
+        typer.Option(help="Write the expressions that one run hits and the other misses, JSONL.", show_default=False),
+    ] = None,
+    draws: Annotated[
+        int | None, typer.Option(min=100, help="Bootstrap draws over pictures.", show_default="10000")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the draws.", show_default="0")] = None,
+    confidence: Annotated[float | None, typer.Option(help="Level of the intervals.", show_default="0.95")] = None,
+    results: Annotated[
+        Path | None, typer.Option("--results", "-o", help="Where runs are kept.", show_default="results")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A bench.toml to use.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The last line of stdout is one JSON object.")] = False,
+) -> None:
+    """Compare runs of one split: who is better, by how much, how sure that is, and on which expressions.
+
+    The first run is the baseline. Runs that did not answer the same expressions under the same rules are refused.
+    """
+    import json
+
+    from rich.console import Console
+
+    from bench.comparison.comparison import compare as compare_runs
+    from bench.comparison.finding import find_run
+    from bench.reporting.comparison import print_comparison
+    from bench.settings import load_settings
+
+    flags = {
+        "results": str(results) if results else None,
+        "evaluation.draws": draws,
+        "evaluation.seed": seed,
+        "evaluation.confidence": confidence,
+    }
+    resolved = load_settings(config, flags)
+    rule = resolved.settings.evaluation
+    folders = [find_run(said, Path(resolved.settings.results), split) for said in runs]
+    found = compare_runs(folders, rule.draws, rule.seed, rule.confidence, baseline_only)
+    console = Console(stderr=as_json)
+    texts = _texts(folders[0], resolved) if flips or as_json else None
+    if flips is not None:
+        from bench.runs.files import write_atomically
+
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in found.flips(texts))
+        write_atomically(flips, "".join(lines).encode())
+    print_comparison(found, console)
+    if as_json:
+        print(json.dumps(found.as_object(texts), ensure_ascii=False, allow_nan=False))
+
+
+def _texts(folder: Path, resolved: Resolved) -> dict[str, str] | None:
+    """Expression id -> text where the split is at hand; else says why the flips go without."""
+    from bench.errors import BenchError
+    from bench.evaluation.progress import say
+    from bench.evaluation.rescored import split_of
+    from bench.runs.record import read_record
+
+    try:
+        split = split_of(folder, read_record(folder), None, resolved)
+    except BenchError as error:
+        say(f"the flips are listed without their texts: {error}")
+        return None
+    return {expression.id: expression.text for scene in split.scenes for expression in scene.expressions}

@@ -1,0 +1,172 @@
+"""Two or more runs compared, every pair of them: how far apart, how sure, and where the difference comes from.
+
+A pair (A, B) is about B - A: a positive difference says that B is better. Every interval is from one set of draws of
+pictures (bench/comparison/paired.py), so results of one call go together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.comparison.contestants import Contestant, contestants
+from bench.comparison.paired import (
+    detectable,
+    difference_interval,
+    difference_p,
+    excluded,
+    smallest_p,
+    standard_error,
+)
+from bench.comparison.results import Cells, Compared, Comparison, Flip, Pair, StratumDifference
+from bench.comparison.sample import MILLION, Drawn, Sample, Stratum
+from bench.comparison.significance import holm, mcnemar
+
+__all__ = ["Comparison", "compare"]
+
+Float = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+
+FEW_FLIPPED = 10  # pictures; a bootstrap of so few events takes their chance direction for a finding
+
+
+def compare(
+    folders: Sequence[Path], draws: int = 10_000, seed: int = 0, confidence: float = 0.95, baseline_only: bool = False
+) -> Comparison:
+    """The runs in these folders compared: every pair, or with `baseline_only` each with the first.
+
+    Reads run.json and outcomes.jsonl alone. Raises RunError, with the reason, for runs that cannot be compared.
+    """
+    runs = contestants(folders)
+    sample = Sample.of(runs)
+    drawn = sample.drawn(draws, seed)
+    wanted = [(a, b) for a, b in combinations(range(len(runs)), 2) if a == 0 or not baseline_only]
+    pairs = [_pair(runs, a, b, sample, drawn, confidence) for a, b in wanted]
+    corrected = holm([pair.p for pair in pairs])
+    settled = tuple(
+        replace(pair, p_holm=p, significant=p <= 1 - confidence) for pair, p in zip(pairs, corrected, strict=True)
+    )
+    first = runs[0].record
+    return Comparison(
+        split=first.identity.data.split,
+        protocol=first.protocol,
+        signature=first.signature,
+        n=runs[0].metrics.n,
+        pictures=sample.pictures,
+        draws=draws,
+        seed=seed,
+        confidence=confidence,
+        runs=tuple(_compared(run) for run in runs),
+        pairs=settled,
+        notes=tuple(_notes(runs, settled, sample.pictures, draws, confidence)),
+    )
+
+
+def _pair(runs: Sequence[Contestant], a: int, b: int, sample: Sample, drawn: Drawn, confidence: float) -> Pair:
+    hit_a, hit_b = sample.hit[:, a], sample.hit[:, b]
+    n, pictures = len(hit_a), sample.pictures
+    a_only, b_only = hit_a & ~hit_b, hit_b & ~hit_a
+    differences = sample.per_picture(hit_b.astype(np.int64) - hit_a)
+    error = standard_error(differences, sample.per_picture(np.ones(n))) if n else math.nan
+    difference = drawn.difference(a, b)
+    p = difference_p(difference, pictures)
+    gained = int(sample.iou[:, b].sum()) - int(sample.iou[:, a].sum())
+    return Pair(
+        a=runs[a].label,
+        b=runs[b].label,
+        difference=_part(int(b_only.sum()) - int(a_only.sum()), n),
+        ci95=difference_interval(difference, pictures, confidence),
+        p=p,
+        p_holm=p,  # of one pair; `compare` corrects for their number
+        significant=p <= 1 - confidence,
+        standard_error=None if math.isnan(error) else error,
+        detectable=detectable(error, pictures, confidence),
+        cells=Cells(
+            both=int((hit_a & hit_b).sum()),
+            a_only=int(a_only.sum()),
+            b_only=int(b_only.sum()),
+            neither=int((~hit_a & ~hit_b).sum()),
+        ),
+        pictures_flipped=len(np.unique(sample.picture[a_only | b_only])),
+        mcnemar_p=mcnemar(int(a_only.sum()), int(b_only.sum())),
+        mean_iou_difference=_part(gained, n * MILLION),
+        mean_iou_ci95=difference_interval(drawn.iou_difference(a, b), pictures, confidence),
+        strata=tuple(
+            _stratum(stratum, a_only, b_only, drawn.stratum_difference(number, a, b), confidence)
+            for number, stratum in enumerate(sample.strata)
+        ),
+        flips=tuple(_flips(runs[a], runs[b], a_only, b_only)),
+    )
+
+
+def _part(count: int, whole: int) -> float:
+    return count / whole if whole else 0.0
+
+
+def _stratum(stratum: Stratum, a_only: Bool, b_only: Bool, drawn: Float, confidence: float) -> StratumDifference:
+    ahead, behind = int(b_only[stratum.rows].sum()), int(a_only[stratum.rows].sum())
+    return StratumDifference(
+        cut=stratum.cut,
+        label=stratum.label,
+        n=len(stratum.rows),
+        a_only=behind,
+        b_only=ahead,
+        difference=_part(ahead - behind, len(stratum.rows)),
+        ci95=difference_interval(drawn, stratum.pictures, confidence),
+    )
+
+
+def _flips(a: Contestant, b: Contestant, a_only: Bool, b_only: Bool) -> Iterator[Flip]:
+    """In the order of the split."""
+    ids, scenes, picture = a.outcomes.ids, a.outcomes.scenes, a.outcomes.picture.tolist()
+    for at in np.flatnonzero(a_only | b_only).tolist():
+        iou = (float(a.outcomes.iou[at]), float(b.outcomes.iou[at]))
+        yield Flip(ids[at], scenes[picture[at]], (a if a_only[at] else b).label, iou)
+
+
+def _compared(run: Contestant) -> Compared:
+    return Compared(
+        label=run.label,
+        pipeline=run.record.name,
+        name=run.name,
+        run_dir=run.folder.as_posix(),
+        hits=run.metrics.hits,
+        accuracy=run.metrics.accuracy,
+        ci95=run.metrics.ci95,
+        confidence=run.metrics.bootstrap.confidence,
+        mean_iou=run.metrics.mean_iou,
+    )
+
+
+def _notes(
+    runs: Sequence[Contestant], pairs: Sequence[Pair], pictures: int, draws: int, confidence: float
+) -> Iterator[str]:
+    """What a reader must know beside the numbers."""
+    data = runs[0].record.identity.data
+    if data.partial:
+        yield f"partial: the first {data.pictures:,} pictures of {data.split} only"
+    for run in runs:
+        if run.record.git.get("dirty"):
+            yield f"{run.label} was made by code that is in no commit"
+        if run.metrics.errors:
+            yield f"{run.label} could not read {run.metrics.errors:,} pictures; their expressions are misses"
+    alpha = 1 - confidence
+    if excluded(draws, pictures, confidence) < 1:
+        yield f"{pictures} pictures and {draws:,} draws are too few for an interval"
+    elif len(pairs) * smallest_p(draws, pictures) > alpha:
+        yield (
+            f"{draws:,} draws cannot make any of {len(pairs)} pairs significant after Holm's correction; more --draws "
+            "or --baseline-only can"
+        )
+    for pair in pairs:
+        if 0 < pair.pictures_flipped < FEW_FLIPPED:
+            yield (
+                f"{pair.a} and {pair.b} differ on {pair.pictures_flipped} pictures only: too few for the interval to "
+                "be trusted; see McNemar's p"
+            )

@@ -1,0 +1,98 @@
+"""Which run somebody means: a folder, PIPELINE/SPLIT, or a pipeline's name with the split said apart.
+
+The latest complete run is meant; where complete runs of other settings lie beside one another, none is guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from bench.errors import RunError, UnknownName, UsageError
+from bench.runs.folders import RECORD, slug
+from bench.runs.record import RunRecord, read_record
+
+MOST_NAMED = 8  # candidates in a message
+
+
+def find_run(said: str, results: Path, split: str | None = None) -> Path:
+    """The folder of the run that `said` means: a run's folder or its run.json, PIPELINE/SPLIT, PIPELINE with `split`.
+
+    Raises UsageError naming the candidates where several runs could be meant, UnknownName for a pipeline without runs,
+    and RunError where there is no finished run.
+    """
+    path = Path(said).expanduser()
+    if path.name == RECORD and path.is_file():
+        return path.parent
+    if (path / RECORD).is_file():
+        return path
+    if path.is_dir() and any(path.glob(f"*/{RECORD}")):
+        return _latest(path, said)
+    runs = results / "runs"
+    if (name := _known(runs, said)) is not None:
+        return _latest(_split_of(runs / name, said, split), said)
+    pipeline, _, of = said.rpartition("/")
+    if pipeline and (name := _known(runs, pipeline)) is not None:
+        return _latest(_split_of(runs / name, said, of), said)
+    raise UnknownName("run", said, _folders(runs), hint=f"a folder with {RECORD}, PIPELINE/SPLIT, or runs in {runs}")
+
+
+def _folders(parent: Path) -> list[str]:
+    """The visible folders in a folder, by name."""
+    return sorted(path.name for path in parent.glob("*") if path.is_dir() and not path.name.startswith("."))
+
+
+def _known(parent: Path, name: str) -> str | None:
+    """The folder that `name` has under `parent`; what is not its slug cannot lead out of it."""
+    folder = slug(name)
+    return folder if folder and (parent / folder).is_dir() else None
+
+
+def _split_of(pipeline: Path, said: str, split: str | None) -> Path:
+    """The folder of the pipeline's runs on one split: the one named, else the only one."""
+    splits = _folders(pipeline)
+    if split is not None:
+        if (name := _known(pipeline, split)) is None:
+            raise UnknownName(f"split with runs of {pipeline.name}", split, splits)
+        return pipeline / name
+    if len(splits) != 1:
+        choices = ", ".join(f"{pipeline.name}/{name}" for name in splits[:MOST_NAMED]) or "none"
+        raise UsageError(f"{said!r} has runs on {len(splits)} splits ({choices}); say which, or pass --split NAME")
+    return pipeline / splits[0]
+
+
+def _latest(parent: Path, said: str) -> Path:
+    """The latest complete run in a folder, whole ones before partial ones."""
+    runs = list(_complete(parent))
+    if not runs:
+        raise RunError(f"{said!r}: no finished run lies in {parent}; run it first, or give the folder of a run")
+    runs = [run for run in runs if not run[1].identity.data.partial] or runs
+    folder, latest = max(runs, key=lambda run: (run[1].finished or "", run[1].started, run[0].name))
+    others = [path for path, record in runs if _what(record) != _what(latest)]
+    if others:
+        named = sorted(path.as_posix() for path in [folder, *others])
+        more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+        raise UsageError(
+            f"{said!r} could mean runs of different settings, weights or data; give the folder of one:\n  "
+            + "\n  ".join(named[:MOST_NAMED])
+            + more
+        )
+    return folder
+
+
+def _complete(parent: Path) -> Iterable[tuple[Path, RunRecord]]:
+    for path in sorted(parent.glob(f"*/{RECORD}")):
+        if path.parent.name.startswith("."):
+            continue  # a run that is just being imported
+        try:
+            record = read_record(path.parent)
+        except RunError:
+            continue  # of another schema: the leaderboard says so
+        if record.status == "complete":
+            yield path.parent, record
+
+
+def _what(record: RunRecord) -> tuple[object, ...]:
+    """What two runs must share for the later one to stand for both."""
+    identity = record.identity
+    return (record.signature, record.settings_hash, identity.device, tuple(sorted(identity.weights.items())))

@@ -1,0 +1,121 @@
+"""The sample a comparison is about, as sums per picture, and those sums over draws of pictures.
+
+Shapes: N expressions, m pictures that have any, R runs, S strata. Everything that is drawn is a whole number (IoUs in
+millionths, as they are stored), so the sums are exact and the same on every machine.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.comparison.contestants import Contestant
+from bench.evaluation.statistics import resampled_sums
+from bench.evaluation.strata import in_order
+from bench.runs.outcomes import StoredOutcomes
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+Bool = NDArray[np.bool_]
+
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stratum:
+    """Expressions that share a label of a cut: their positions (n,), and how many pictures they are about."""
+
+    cut: str
+    label: str
+    rows: Int
+    pictures: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """What the runs made of the same expressions. `picture` (N,) counts only pictures with an expression."""
+
+    picture: Int
+    pictures: int
+    hit: Bool  # (N, R)
+    iou: Int  # (N, R), millionths
+    strata: tuple[Stratum, ...]
+
+    @classmethod
+    def of(cls, runs: Sequence[Contestant]) -> Sample:
+        """The runs' outcomes, which are of the same expressions (bench/comparison/contestants.py)."""
+        first = runs[0].outcomes
+        asked, picture = np.unique(first.picture, return_inverse=True)
+        return cls(
+            picture=picture.astype(np.int64),
+            pictures=len(asked),
+            hit=np.stack([run.outcomes.hit for run in runs], axis=1),
+            iou=np.stack([np.rint(run.outcomes.iou * MILLION).astype(np.int64) for run in runs], axis=1),
+            strata=tuple(_strata(first, picture)),
+        )
+
+    def per_picture(self, values: NDArray[np.generic]) -> Float:
+        """(N,) or (N, K) values of expressions -> (m,) or (m, K) their sums per picture."""
+        return self._sums(values, np.arange(len(self.picture)))
+
+    def drawn(self, draws: int, seed: int) -> Drawn:
+        """The sums over draws of pictures, all from one set of draws."""
+        blocks = [np.ones((len(self.picture), 1)), self.hit, self.iou]
+        tables = [self.per_picture(np.hstack(blocks))]
+        for stratum in self.strata:
+            inside = np.hstack([np.ones((len(stratum.rows), 1)), self.hit[stratum.rows]])
+            tables.append(self._sums(inside, stratum.rows))
+        totals = resampled_sums(np.hstack(tables), draws, seed) if self.pictures else np.zeros((draws, 0))
+        return Drawn(totals, self.hit.shape[1])
+
+    def _sums(self, values: NDArray[np.generic], rows: Int) -> Float:
+        table = np.asarray(values, np.float64).reshape(len(rows), -1)
+        picture = self.picture[rows]
+        columns = [np.bincount(picture, weights=column, minlength=self.pictures) for column in table.T]
+        return np.stack(columns, axis=1).reshape(self.pictures, *values.shape[1:])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """Totals (draws, 1 + 2 R + S (1 + R)): expressions, each run's hits and IoU, and of each stratum the same."""
+
+    totals: Float
+    runs: int
+
+    def difference(self, a: int, b: int) -> Float:
+        """(draws,) differences of accuracy, run b - run a."""
+        return _ratios(self.totals[:, 1 + b] - self.totals[:, 1 + a], self.totals[:, 0])
+
+    def iou_difference(self, a: int, b: int) -> Float:
+        """(draws,) differences of the mean IoU, run b - run a."""
+        start = 1 + self.runs
+        return _ratios(self.totals[:, start + b] - self.totals[:, start + a], MILLION * self.totals[:, 0])
+
+    def stratum_difference(self, stratum: int, a: int, b: int) -> Float:
+        """Differences of accuracy in a stratum, of the draws that hold any of it."""
+        start = 1 + 2 * self.runs + stratum * (1 + self.runs)
+        return _ratios(self.totals[:, start + 1 + b] - self.totals[:, start + 1 + a], self.totals[:, start])
+
+
+def _ratios(above: Float, below: Float) -> Float:
+    some = below > 0
+    ratios: Float = above[some] / below[some]
+    return ratios
+
+
+def _strata(outcomes: StoredOutcomes, picture: NDArray[np.integer]) -> list[Stratum]:
+    """Every label of every cut with its expressions, in the order of a table."""
+    counts = {cut: Counter(label for label in labels if label is not None) for cut, labels in outcomes.strata.items()}
+    found = []
+    for cut, labels in in_order(counts).items():
+        at: dict[str | None, list[int]] = {}
+        for position, label in enumerate(outcomes.strata[cut]):
+            at.setdefault(label, []).append(position)
+        for label in labels:
+            rows = np.array(at[label], np.int64)
+            found.append(Stratum(cut, label, rows, len(np.unique(picture[rows]))))
+    return found
