@@ -1,0 +1,71 @@
+"""`bench report`: the runs of a split as one HTML file, with every answer on its picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN]...",
+            help="Folders of runs or names of pipelines; the rows of the leaderboard unless given.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Split the runs are about: shapes-val, refcoco-val, file:PATH.jsonl.")
+    ] = "shapes-val",
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Show the first N pictures in the gallery.", show_default=False)
+    ] = None,
+    thumbnail: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PIXELS", help="Longer side of the pictures.", show_default="what keeps the file under 25 MB"
+        ),
+    ] = None,
+    training: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of a training, to show its curves; may be repeated.", show_default=False),
+    ] = None,
+    reliability: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of `bench label score`, to show its histograms.", show_default=False),
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option("--results", "-o", help="Where runs are kept.", show_default="results")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A bench.toml to use.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The last line of stdout is one JSON object.")] = False,
+) -> None:
+    """Write one self-contained HTML file: tables, comparison, charts, and a gallery of every answer.
+
+    It opens by double click, needs no server and fetches nothing.
+    """
+    import json
+    from dataclasses import asdict
+
+    from bench.datasets.load import load_split
+    from bench.reporting.report.page import write_report
+    from bench.reporting.report.selection import choose
+    from bench.settings import load_settings
+
+    resolved = load_settings(config, {"results": str(results) if results else None})
+    folder = Path(resolved.settings.results)
+    answered, chosen = choose(runs or [], load_split(split, resolved), folder)
+    made = write_report(answered, chosen, folder, out, limit, thumbnail, training or (), reliability or ())
+    typer.echo(
+        f"{made.path}: {made.bytes / 1e6:.1f} MB; pipelines: {made.runs}, expressions: {made.expressions:,}, "
+        f"pictures: {made.pictures:,} of at most {made.thumbnail} pixels",
+        err=as_json,
+    )
+    if made.missing:
+        typer.echo(f"pictures that cannot be shown: {made.missing:,} (the report says why)", err=as_json)
+    if as_json:
+        print(json.dumps(asdict(made) | {"path": str(made.path)}, ensure_ascii=False))

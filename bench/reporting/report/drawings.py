@@ -1,0 +1,98 @@
+"""Drawings from elsewhere in the page: accuracy against speed, curves of trainings, histograms of reliability.
+
+They come in as pictures (data: addresses in <img>), which a browser shows without running anything that is in them.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UsageError
+from bench.reporting.report.selection import Shown
+from bench.reporting.speed_chart import point, speed_chart
+from bench.runs.reliability import PICTURE
+from bench.speed.record import SpeedRecord, machine, read_speeds, speed_of
+
+CURVES = ("curves.svg", "thresholds.svg", "reliability.svg")  # of a training and of a curriculum
+MOST = 4_000_000  # bytes; a drawing of ours has a few thousand
+
+
+def speeds(runs: Sequence[Shown], results: Path) -> dict[str, Any]:
+    """A chart for every machine on which at least one of the runs was timed, and how to time those that were not."""
+    records = read_speeds(results)
+    timed: dict[str, list[tuple[Shown, SpeedRecord]]] = {}
+    missing = []
+    for run in runs:
+        speed = speed_of(run.record, records)
+        if speed is None:
+            missing.append(run)
+        else:
+            timed.setdefault(machine(speed.identity.device, speed.environment), []).append((run, speed))
+    charts = []
+    for where, pairs in timed.items():
+        points = [point({**run.row, "pipeline": run.label}, speed) for run, speed in pairs]
+        drawn = speed_chart("Accuracy against speed", points, where)
+        charts.append({"source": as_image(drawn), "said": described(drawn)})
+    notes = []
+    own = [run for run in missing if run.record.provenance == "run"]
+    if own:
+        names = ",".join(dict.fromkeys(run.record.identity.pipeline for run in own))
+        split = own[0].record.identity.data.split
+        who = f"Not timed: {', '.join(run.label for run in own)}." if charts else "None of these runs is timed yet."
+        notes.append(f"{who} Make the speed records with: bench speed --pipeline {names} --split {split}")
+    if elsewhere := [run.label for run in missing if run.record.provenance != "run"]:
+        notes.append(f"Boxes made elsewhere have no speed here: {', '.join(elsewhere)}.")
+    return {"charts": charts, "notes": notes}
+
+
+def trainings(folders: Sequence[Path]) -> list[dict[str, str]]:
+    """The curves in the folders that `bench train` leaves. Raises UsageError for a folder without any."""
+    return [
+        drawing for folder in folders for drawing in _held(folder, CURVES, "bench train writes NAME.run/curves.svg")
+    ]
+
+
+def reliabilities(folders: Sequence[Path]) -> list[dict[str, str]]:
+    """The histograms in the folders that `bench label score` leaves. Raises UsageError for one without."""
+    return [
+        drawing for folder in folders for drawing in _held(folder, (PICTURE,), f"bench label score writes {PICTURE}")
+    ]
+
+
+def _held(folder: Path, names: Sequence[str], who: str) -> list[dict[str, str]]:
+    there = [folder / name for name in names if (folder / name).is_file()]
+    if not there:
+        raise UsageError(f"{folder}: holds no {' or '.join(names)}; {who} into the folder that is wanted here")
+    return [_drawing(path) for path in there]
+
+
+def _drawing(path: Path) -> dict[str, str]:
+    try:
+        data = path.read_bytes() if path.stat().st_size <= MOST else b""
+        text = data.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as SVG ({error})") from None
+    if "<svg" not in text:
+        raise UsageError(f"{path}: not an SVG file of at most {MOST:,} bytes; make it anew")
+    title = _inside(text, "title") or path.stem
+    return {"title": f"{title} ({path.parent.name}/{path.name})", "source": as_image(text), "said": described(text)}
+
+
+def as_image(svg: str) -> str:
+    """The address of an <img> that holds the drawing itself."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+
+
+def described(svg: str) -> str:
+    """What a drawing says of itself, for who cannot see it."""
+    return ": ".join(filter(None, (_inside(svg, "title"), _inside(svg, "desc"))))
+
+
+def _inside(svg: str, tag: str) -> str:
+    found = re.search(rf"<{tag}>(.*?)</{tag}>", svg, re.DOTALL)
+    return html.unescape(found[1]) if found else ""

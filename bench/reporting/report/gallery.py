@@ -1,0 +1,176 @@
+"""What the gallery knows of every expression, as columns: the page's filters go over them, cards are made of them.
+
+Boxes are flat lists of whole tenths of a pixel (x1, y1, x2, y2 of the original picture), IoUs whole thousandths rounded
+down, so that nothing below 0.5 reads 0.500; labels are positions in a list of names. Columns of numbers cost a third of
+objects, and a browser reads ten thousand expressions of six pipelines in a few hundredths of a second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.errors import RunError
+from bench.evaluation.outcomes import Outcomes, outcomes
+from bench.evaluation.protocols import protocol
+from bench.evaluation.strata import in_order, strata
+from bench.grounding import Box, Scene
+from bench.reporting.report.selection import Shown
+from bench.reporting.report.thumbnails import Thumbnail
+from bench.runs.predictions import SceneAnswers
+from bench.runs.store import stored_rows
+
+MOST_PROPOSALS = 100  # of a picture, kept for drawing; more hide the picture
+FAR = 10  # pictures: a model may answer 1e300, and what lies far outside is drawn there
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A run with its answers: `rows` by scene id, and what became of every expression of the split."""
+
+    run: Shown
+    rows: Mapping[str, SceneAnswers]
+    outcomes: Outcomes
+
+
+def answered(run: Shown, scenes: Sequence[Scene]) -> Answered:
+    """Reads a run's answers. Raises RunError when they do not give the number that its record states."""
+    rows = stored_rows(run.folder)
+    found = outcomes(scenes, rows.values(), protocol(run.record.protocol))
+    stated = run.record.metrics.hits if run.record.metrics else None
+    if int(found.hit.sum()) != stated:
+        raise RunError(
+            f"{run.folder}: the record states {stated:,} hits, its predictions give {int(found.hit.sum()):,}; "
+            f"they do not belong together: make the run again"
+        )
+    return Answered(run, rows, found)
+
+
+def columns(scenes: Sequence[Scene], small: Sequence[Thumbnail], runs: Sequence[Answered]) -> dict[str, Any]:
+    """The gallery of `scenes`, the first ones of what `runs` answered; `small` are their pictures."""
+    found = runs[0].outcomes
+    n = int(np.searchsorted(found.picture, len(scenes)))
+    expressions = found.expressions[:n]
+    shown = found.picture[:n].tolist()
+    labels = [strata(e, scenes[p]) | _category(e.category) for e, p in zip(expressions, shown, strict=True)]
+    sizes = [_size(scene, thumbnail, runs) for scene, thumbnail in zip(scenes, small, strict=True)]
+    limits = [sizes[place] for place in shown]
+    pools, belongs = _proposals(scenes, sizes, runs)
+    return {
+        "id": [e.id for e in expressions],
+        "text": [e.text for e in expressions],
+        "picture": shown,
+        "box": _flat([e.box for e in expressions], limits),
+        "also": {str(i): _flat(list(e.also), [limits[i]] * len(e.also)) for i, e in enumerate(expressions) if e.also},
+        "cuts": _cuts(labels),
+        "files": [scene.file for scene in scenes],
+        "sizes": [side for size in sizes for side in size],
+        "why": {str(i): thumbnail.why for i, thumbnail in enumerate(small) if thumbnail.why},
+        "proposals": pools,
+        "runs": [
+            {
+                "label": run.run.label,
+                "outcome": _outcome(run.outcomes, n),
+                "iou": _thousandths(run.outcomes.iou[:n]),
+                "box": _flat(_boxes(run, scenes, [e.id for e in expressions], shown), limits),
+                "proposals": pool,
+            }
+            for run, pool in zip(runs, belongs, strict=True)
+        ],
+    }
+
+
+def _category(name: str | None) -> dict[str, str]:
+    return {"category": name} if name else {}
+
+
+def _size(scene: Scene, thumbnail: Thumbnail, runs: Sequence[Answered]) -> tuple[int, int]:
+    """Width and height of the frame that boxes are drawn in: the picture's, or what holds all the annotated boxes."""
+    if thumbnail.width and thumbnail.height:
+        return thumbnail.width, thumbnail.height
+    for run in runs:
+        if (line := run.rows.get(scene.id)) and line.size:
+            return line.size
+    corners = [(e.box[2], e.box[3]) for e in scene.expressions] or [(1.0, 1.0)]
+    return max(1, math.ceil(max(x for x, _ in corners))), max(1, math.ceil(max(y for _, y in corners)))
+
+
+def _outcome(found: Outcomes, n: int) -> str:
+    """A letter an expression: 1 a hit, 0 a miss, - no box at all."""
+    letters = np.where(found.answered[:n], np.where(found.hit[:n], "1", "0"), "-")
+    return "".join(letters.tolist())
+
+
+def _thousandths(iou: NDArray[np.float64]) -> list[int]:
+    # 0.29 * 1000 is a little less than 290
+    return np.floor(np.maximum(iou, 0.0) * 1000 + 1e-9).astype(int).tolist()
+
+
+def _boxes(run: Answered, scenes: Sequence[Scene], ids: Sequence[str], shown: Sequence[int]) -> list[Box | None]:
+    """The box of every expression that has a usable one."""
+    said: dict[str, Box | None] = {}
+    for scene in scenes:
+        for answer in run.rows[scene.id].answers if scene.id in run.rows else ():
+            said.setdefault(answer.id, answer.box)
+    there = run.outcomes.answered.tolist()
+    return [said.get(name) if there[place] else None for place, name in enumerate(ids)]
+
+
+def _flat(boxes: Sequence[Box | None], sizes: Sequence[tuple[int, int]]) -> list[int]:
+    """Boxes in tenths of pixels, four zeros for none."""
+    out = np.zeros((len(boxes), 4))
+    for place, box in enumerate(boxes):
+        if box is not None:
+            out[place] = box
+    if not len(out):
+        return []
+    far = np.array([[w, h, w, h] for w, h in sizes], np.float64) * FAR
+    return np.rint(np.clip(np.nan_to_num(out), -far, far) * 10).astype(int).ravel().tolist()
+
+
+def _proposals(
+    scenes: Sequence[Scene], sizes: Sequence[tuple[int, int]], runs: Sequence[Answered]
+) -> tuple[list[dict[str, list[int]]], list[int | None]]:
+    """The different sets of proposals, and which of them each run chose from; pipelines often share one detector's."""
+    pools: list[dict[str, list[int]]] = []
+    belongs: list[int | None] = []
+    for run in runs:
+        per_scene = [(run.rows[s.id].proposals if s.id in run.rows else None) for s in scenes]
+        if all(boxes is None for boxes in per_scene):
+            belongs.append(None)
+            continue
+        kept = [(boxes or ())[:MOST_PROPOSALS] for boxes in per_scene]
+        places = [size for boxes, size in zip(kept, sizes, strict=True) for _ in boxes]
+        pool = {
+            "kept": [len(boxes) for boxes in kept],
+            "made": [len(boxes or ()) for boxes in per_scene],
+            "box": _flat([box for boxes in kept for box in boxes], places),
+        }
+        if pool not in pools:
+            pools.append(pool)
+        belongs.append(pools.index(pool))
+    return pools, belongs
+
+
+def _cuts(labels: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Every way to cut the expressions: its name, its labels in order, and each expression's place among them or -1."""
+    counts: dict[str, dict[str, int]] = {}
+    for entry in labels:
+        for cut, label in entry.items():
+            held = counts.setdefault(cut, {})
+            held[label] = held.get(label, 0) + 1
+    order: dict[str, list[str]] = in_order(counts)
+    if "kind" in counts:
+        order["kind"] = sorted(counts["kind"])  # filters show all of them, not the commonest alone
+    if "category" in counts:
+        order["category"] = sorted(counts["category"])
+    out = []
+    for cut, names in order.items():
+        place = {name: number for number, name in enumerate(names)}
+        out.append({"name": cut, "labels": names, "of": [place.get(entry.get(cut, ""), -1) for entry in labels]})
+    return out

@@ -1,0 +1,148 @@
+"""The report as one file: templates filled, scripts, styles and pictures put inside, and the file's own policy.
+
+Three walls keep data from becoming markup: the template escapes whatever it is given, the gallery's JSON has no
+character that could end its element, and the scripts build the page from text alone. The fourth says what the file may
+do at all: run the one script and the one style sheet that were put into it (known by their hashes), show pictures that
+it holds, and connect to nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from bench.datasets.split import Split
+from bench.reporting.report import drawings, sections
+from bench.reporting.report.comparing import comparing
+from bench.reporting.report.gallery import answered, columns
+from bench.reporting.report.selection import Shown
+from bench.reporting.report.thumbnails import Thumbnail, thumbnails
+from bench.runs.files import make_folder, write_atomically
+
+TEMPLATES = Path(__file__).parent / "templates"
+STYLES = ("base.css", "parts.css", "gallery.css")
+SCRIPTS = (
+    "data.js", "state.js", "filters.js", "overlay.js", "cards.js", "detail.js", "controls.js", "keyboard.js", "main.js",
+)  # fmt: skip
+ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+PARTS = (
+    ("leaderboard", "Leaderboard"),
+    ("comparison", "Comparison"),
+    ("strata", "Strata"),
+    ("speed", "Speed"),
+    ("training", "Training"),
+    ("gallery", "Gallery"),
+    ("runs", "Runs"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What was written. `pictures` are those of the gallery, `missing` of them could not be shown."""
+
+    path: Path
+    bytes: int
+    runs: int
+    expressions: int
+    pictures: int
+    missing: int
+    thumbnail: int
+
+
+def write_report(
+    split: Split,
+    runs: Sequence[Shown],
+    results: Path,
+    out: Path,
+    limit: int | None = None,
+    thumbnail: int | None = None,
+    trainings: Sequence[Path] = (),
+    reliabilities: Sequence[Path] = (),
+) -> Made:
+    """Writes the report of `runs` (selection.py), best first, on the whole `split` that they answered.
+
+    The gallery holds the split's first `limit` pictures, the longer side of at most `thumbnail` pixels. Raises RunError
+    for a run whose files do not fit together or an `out` that cannot be written, UsageError for folders without curves.
+    """
+    drawn = [*drawings.trainings(trainings), *drawings.reliabilities(reliabilities)]
+    answers = [answered(run, split.scenes) for run in runs]
+    scenes = split.scenes[: limit if limit is not None else len(split.scenes)]
+    small, pixels = thumbnails(scenes, split.pictures, thumbnail)
+    data = columns(scenes, small, answers)
+    context = {
+        "head": sections.head(split, runs, answers),
+        "board": sections.board(runs),
+        "comparison": comparing(runs, sections.metrics_of(runs[0].record).bootstrap),
+        "strata": sections.strata(runs),
+        "speed": drawings.speeds(runs, results),
+        "drawings": drawn,
+        "gallery": _gallery(split, len(scenes), small, len(data["id"])),
+        "runs": sections.made(runs),
+    }
+    page = render(context, data, small)
+    make_folder(out.absolute().parent)
+    write_atomically(out, page)
+    missing = sum(each.jpeg is None for each in small)
+    return Made(out, len(page), len(runs), len(data["id"]), len(scenes), missing, pixels)
+
+
+def render(context: Mapping[str, Any], data: Mapping[str, Any], small: Sequence[Thumbnail]) -> bytes:
+    """The whole file, UTF-8."""
+    style = "".join(_read(name) for name in STYLES)
+    script = '"use strict";\n(() => {\n' + "".join(_read(name) for name in SCRIPTS) + "})();\n"
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    shown = [part for part in PARTS if part[0] not in ("comparison", "training") or context[_held_in(part[0])]]
+    page = environment.get_template("page.html.j2").render(
+        **context,
+        parts=shown,
+        policy=policy(style, script),
+        style=Markup(style),  # ours: nothing of the data is in it
+        script=Markup(script),
+        data=as_json(data),
+        pictures=[Markup(base64.b64encode(each.jpeg).decode()) if each.jpeg else "" for each in small],
+    )
+    return page.encode("utf-8", "replace")  # half of a surrogate pair, which JSON may hold, is no letter
+
+
+def policy(style: str, script: str) -> str:
+    """The content security policy: nothing from anywhere but what is in the file."""
+    return (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def as_json(value: Any) -> Markup:
+    """JSON that can stand in a <script> element: no character of it can end the element or begin another."""
+    return Markup(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).translate(ESCAPED))
+
+
+def _gallery(split: Split, pictures: int, small: Sequence[Thumbnail], expressions: int) -> dict[str, Any]:
+    said = f"Every one of the {expressions:,} expressions" if pictures == len(split.scenes) else (
+        f"The {expressions:,} expressions about the first {pictures:,} of {len(split.scenes):,} pictures"
+    )  # fmt: skip
+    why = [each.why for each in small if each.why]
+    notes = []
+    if why:
+        notes.append(f"{len(why):,} of {pictures:,} pictures cannot be shown; boxes stand on a blank frame. {why[0]}")
+    return {"said": f"{said}, on its picture, with the answers drawn over it.", "notes": notes}
+
+
+def _held_in(part: str) -> str:
+    return "drawings" if part == "training" else part
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _read(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")

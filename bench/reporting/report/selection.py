@@ -1,0 +1,139 @@
+"""Which runs a report is about: those of the split's leaderboard table, or those that are named."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.comparison.finding import find_run
+from bench.datasets.split import Split
+from bench.errors import RunError
+from bench.reporting.boards import Board, collect, device
+from bench.reporting.table import row
+from bench.runs.folders import RECORD
+from bench.runs.record import RunRecord, read_record
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A run of the report. `label` names it in the whole file, so no two are alike; `row` is the leaderboard's."""
+
+    label: str
+    folder: Path
+    record: RunRecord
+    row: Mapping[str, Any]
+
+
+def choose(named: Sequence[str], split: Split, results: Path) -> tuple[Split, list[Shown]]:
+    """The runs, best first, and the split they answered: `split`, or its first pictures where the runs are limited.
+
+    `named` are what bench/comparison/finding.py understands: folders of runs, names of pipelines. Without any, the rows
+    of the leaderboard's table count, and where there is no table, the latest run of every pipeline. Raises RunError,
+    naming the run, for one that is unfinished, broken or about other data, UsageError, UnknownName.
+    """
+    boards = collect(results).boards
+    rows = {entry["run_dir"]: entry for board in boards for entry in board.rows}
+    if named:
+        folders = [find_run(word, results, split.name) for word in named]
+    else:
+        folders = _by_default(boards, split, results)
+    found = {folder.resolve(): (folder, read_record(folder)) for folder in folders}
+    runs = list(found.values())
+    for folder, record in runs:
+        _check(folder, record, *runs[0])
+    split = _answered(split, *runs[0])
+    labels = _labels([record for _, record in runs])
+    shown = [
+        Shown(label, folder, record, rows.get(_name(folder, results)) or _row(folder, record, results))
+        for label, (folder, record) in zip(labels, runs, strict=True)
+    ]
+    return split, sorted(shown, key=lambda run: (-run.row["acc@0.5"], -run.row["mean_iou"], run.label))
+
+
+def _by_default(boards: Sequence[Board], split: Split, results: Path) -> list[Path]:
+    tables = [board for board in boards if board.split == split.name and board.fingerprint == split.fingerprint]
+    if tables:  # they are in order: the usual protocol first
+        return [results / entry["run_dir"] for entry in tables[0].rows]
+    latest = _latest(split.name, results)
+    if not latest:
+        raise RunError(
+            f"{results}: no finished run on {split.name}; make one with "
+            f"`bench run --pipeline yolo-clip --split {split.name}`, or name another folder with --results"
+        )
+    return list(latest.values())
+
+
+def _latest(split: str, results: Path) -> dict[str, Path]:
+    """Name -> the folder of its latest finished and whole run on the split; what cannot be read is none."""
+    found: dict[str, tuple[str, Path]] = {}
+    for path in sorted((results / "runs").glob(f"**/{RECORD}")):
+        if any(part.startswith(".") for part in path.relative_to(results).parts):
+            continue  # a run that is just being imported
+        try:
+            record = read_record(path.parent)
+        except RunError:
+            continue
+        whole = record.status == "complete" and record.metrics and not record.identity.data.partial
+        if whole and record.identity.data.split == split:
+            found[record.name] = max(
+                found.get(record.name, ("", path.parent)), (record.finished or record.started, path.parent)
+            )
+    return {name: folder for name, (_, folder) in sorted(found.items())}
+
+
+def _check(folder: Path, record: RunRecord, first_folder: Path, first: RunRecord) -> None:
+    """Raises RunError for a run that cannot stand in one report with the first one."""
+    if record.status != "complete" or record.metrics is None:
+        raise RunError(f"{folder}: the run is not finished; start its command again to continue it")
+    if record.signature != first.signature:
+        raise RunError(
+            f"{folder}: means something else than {first_folder}: {record.signature} and {first.signature}; a report "
+            "shows runs of one split, protocol and data"
+        )
+
+
+def _answered(split: Split, folder: Path, record: RunRecord) -> Split:
+    """The split as the run was asked it. Raises RunError when the data here is other data."""
+    data = record.identity.data
+    asked = split.limited(data.pictures) if data.partial else split
+    if (asked.name, asked.fingerprint) != (data.split, data.fingerprint):
+        raise RunError(
+            f"{folder}: was run on {data.split} with fingerprint {data.fingerprint[:8]} ({data.expressions:,} "
+            f"expressions), but {asked.name} here has {asked.fingerprint[:8]} ({asked.counts.expressions:,}); "
+            "pass the data it was run on with --split"
+        )
+    return asked
+
+
+def _labels(records: Sequence[RunRecord]) -> list[str]:
+    """The runs' names; where one comes twice, with the beginning of the settings' hash, and then a number."""
+    names = Counter(record.name for record in records)
+    labels = [r.name if names[r.name] == 1 else f"{r.name} ({r.settings_hash[:6]})" for r in records]
+    seen: Counter[str] = Counter()
+    out = []
+    for label in labels:
+        seen[label] += 1
+        out.append(label if seen[label] == 1 else f"{label} {seen[label]}")
+    return out
+
+
+def _name(folder: Path, results: Path) -> str:
+    try:
+        return folder.resolve().relative_to(results.resolve()).as_posix()
+    except ValueError:
+        return folder.name
+
+
+def _row(folder: Path, record: RunRecord, results: Path) -> dict[str, Any]:
+    """The row of a run that no table shows."""
+    return row(record, _name(folder, results)) | {
+        "device": device(record),
+        "dtype": record.identity.dtype,
+        "trained_on": str(record.card.get("trained_on") or ""),
+        "saw_test_images": record.card.get("saw_test_images", "unknown"),
+        "parameters": record.card.get("parameters"),
+        "commit": record.git.get("commit"),
+    }

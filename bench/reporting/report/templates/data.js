@@ -1,0 +1,68 @@
+// The gallery's columns, once read, and what is asked of them. An expression is its number in the split.
+const DATA = JSON.parse(document.getElementById("gallery-data").textContent);
+const COUNT = DATA.id.length;
+const RUNS = DATA.runs.map((run, number) => ({
+  label: run.label,
+  number,
+  hit: Uint8Array.from(run.outcome, (letter) => (letter === "1" ? 1 : 0)),
+  none: Uint8Array.from(run.outcome, (letter) => (letter === "-" ? 1 : 0)),
+  iou: Int16Array.from(run.iou),
+  box: run.box,
+  pool: run.proposals === null ? null : DATA.proposals[run.proposals],
+}));
+const CUTS = DATA.cuts;
+
+// How many runs are right about each expression.
+const RIGHT = new Uint16Array(COUNT);
+for (const run of RUNS) run.hit.forEach((hit, i) => (RIGHT[i] += hit));
+
+// Where the boxes of each picture begin in a pool of proposals.
+for (const pool of DATA.proposals) {
+  pool.start = [0];
+  pool.kept.forEach((kept, p) => pool.start.push(pool.start[p] + kept));
+}
+
+// Text, id and file in small letters, joined by what no one types; made when somebody first searches.
+let searched = null;
+function searchable() {
+  searched ??= DATA.text.map((text, i) => `${text}\n${DATA.id[i]}\n${DATA.files[DATA.picture[i]]}`.toLowerCase());
+  return searched;
+}
+
+// [left, top, width, height] of the k-th box of a flat list of tenths of pixels.
+function rectangle(flat, k) {
+  const [x1, y1, x2, y2] = [0, 1, 2, 3].map((n) => flat[4 * k + n] / 10);
+  return [x1, y1, x2 - x1, y2 - y1];
+}
+
+// The picture as a data URL, or null where there is none.
+const pictures = new Map();
+function pictureOf(p) {
+  if (!pictures.has(p)) {
+    const held = document.getElementById(`picture-${p}`);
+    pictures.set(p, held && `data:image/jpeg;base64,${held.textContent}`);
+  }
+  return pictures.get(p);
+}
+
+// Two decimals, cut and not rounded, so that no miss reads as 0.50.
+function iouSaid(run, i) {
+  return run.none[i] ? "no box" : (Math.floor(run.iou[i] / 10) / 100).toFixed(2);
+}
+
+const verdict = (run, i) => (run.hit[i] ? "✓" : run.none[i] ? "–" : "✗");
+const thousands = (n) => n.toLocaleString("en-GB");
+
+// An element with attributes and children; text goes in as text, never as markup.
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children);
+  return element;
+}
+
+function badge(run) {
+  return make("span", { class: `badge c${run.number % 6}`, "aria-hidden": "true" }, String(run.number + 1));
+}

@@ -1,0 +1,84 @@
+// A picture with boxes over it, as SVG in the picture's own pixels.
+const SVG = "http://www.w3.org/2000/svg";
+
+function shape(tag, attributes, ...children) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+// The picture of expression i, or a blank frame that says why there is none.
+function scene(i) {
+  const p = DATA.picture[i];
+  const [width, height] = [DATA.sizes[2 * p], DATA.sizes[2 * p + 1]];
+  const svg = shape("svg", { class: "scene", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "xMidYMid meet", role: "img", "aria-label": described(i) });
+  const source = pictureOf(p);
+  if (source) {
+    svg.append(shape("image", { href: source, width, height, preserveAspectRatio: "none" }));
+  } else {
+    svg.append(shape("rect", { class: "blank", width, height }));
+    const size = Math.min(width, height) / 16;
+    svg.append(shape("text", { class: "blank-said", x: width / 2, y: height - size, "font-size": size, "text-anchor": "middle" }, "no picture"), shape("title", {}, DATA.why[p] ?? ""));
+  }
+  return svg;
+}
+
+// What an image of expression i shows, in words.
+function described(i) {
+  return `${DATA.files[DATA.picture[i]]} with the boxes of: ${DATA.text[i]}`;
+}
+
+// The boxes that are switched on; `unit` is a 1/100 of the drawing's smaller side, in which tags are measured.
+function overlay(i) {
+  const p = DATA.picture[i];
+  const unit = Math.min(DATA.sizes[2 * p], DATA.sizes[2 * p + 1]) / 100;
+  const layer = shape("g", { class: "overlay" });
+  const on = RUNS.filter((run) => drawn().has(run.number));
+  if (state.proposals) {
+    for (const pool of new Set(on.map((run) => run.pool).filter(Boolean))) {
+      for (let k = pool.start[p]; k < pool.start[p + 1]; k++) layer.append(framed("pool", rectangle(pool.box, k)));
+    }
+  }
+  if (state.truth) {
+    const also = DATA.also[i] ?? [];
+    for (let k = 0; k < also.length / 4; k++) layer.append(framed("truth also", rectangle(also, k)));
+    layer.append(framed("truth", rectangle(DATA.box, i)));
+  }
+  const tags = [];
+  for (const run of on) {
+    if (run.none[i]) continue;
+    const box = rectangle(run.box, i);
+    const dashes = (run.number + Math.floor(run.number / 6)) % 6;
+    layer.append(framed(`answer p${run.number % 6} d${dashes}`, box, run.label));
+    tags.push([run, box]);
+  }
+  const taken = [];
+  for (const [run, box] of tags) layer.append(tag(run, box, unit, taken, DATA.sizes[2 * p], DATA.sizes[2 * p + 1]));
+  return layer;
+}
+
+// A box twice, dark and wide beneath, so that it is seen on any picture.
+function framed(kind, [x, y, width, height], name) {
+  const place = { x, y, width: Math.max(0, width), height: Math.max(0, height) };
+  const group = shape("g", { class: kind }, shape("rect", { class: "line casing", ...place }), shape("rect", { class: "line own", ...place }));
+  if (name) group.append(shape("title", {}, name));
+  return group;
+}
+
+// A run's number at a corner of its box, within the picture; where the first corner is taken, at another one.
+function tag(run, [x, y, width, height], unit, taken, most, lowest) {
+  const said = String(run.number + 1);
+  const [w, h] = [unit * (5 + 4.2 * said.length), unit * 9];
+  const corners = [[x, y], [x + width - w, y], [x, y + height - h], [x + width - w, y + height - h]];
+  const inside = corners.map(([left, top]) => [Math.min(Math.max(left, 0), most - w), Math.min(Math.max(top, 0), lowest - h)]);
+  const free = ([left, top]) => taken.every(([l, t]) => Math.abs(l - left) >= w * 0.9 || Math.abs(t - top) >= h * 0.9);
+  const [left, top] = inside.find(free) ?? inside[0];
+  taken.push([left, top]);
+  return shape(
+    "g",
+    { class: `tag p${run.number % 6}` },
+    shape("rect", { x: left, y: top, width: w, height: h, rx: unit }),
+    shape("text", { x: left + w / 2, y: top + h * 0.8, "font-size": h * 0.82, "text-anchor": "middle" }, said),
+  );
+}

@@ -1,0 +1,82 @@
+"""A split's pictures, small, as JPEG: each once, however many expressions are about it."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from PIL import Image
+
+from bench.errors import BenchError, UsageError
+from bench.grounding import PictureSource, Scene
+
+SIZES = (640, 480, 400, 320, 240, 160)  # pixels of the longer side, the largest that fits is taken
+ROOM = 17_000_000  # bytes of JPEG in a file; base64 makes 22.7 million letters of them
+SAMPLE = 24  # pictures that are looked at before a size is chosen
+QUALITY = 82
+LEAST, MOST = 64, 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """One picture: its true size, and the bytes of a small JPEG, or why there are none. Sizes are None if unknown."""
+
+    width: int | None
+    height: int | None
+    jpeg: bytes | None
+    why: str = ""
+
+
+def thumbnails(
+    scenes: Sequence[Scene], pictures: PictureSource, pixels: int | None = None
+) -> tuple[list[Thumbnail], int]:
+    """The scenes' pictures with a longer side of at most `pixels`, never enlarged, and that size.
+
+    Without `pixels` the largest of SIZES at which all of them will likely stay within ROOM. A picture that cannot be
+    read is no error here: it says why. Raises UsageError for a size out of range.
+    """
+    if pixels is not None and not LEAST <= pixels <= MOST:
+        raise UsageError(f"--thumbnail {pixels}: the longer side of a small picture is {LEAST} to {MOST} pixels")
+    # Two threads more than processors: pictures wait for the disk, too.
+    with ThreadPoolExecutor((os.cpu_count() or 1) + 2) as pool:
+        if pixels is None:
+            step = max(1, len(scenes) // SAMPLE)
+            sample = list(pool.map(lambda scene: _read(scene, pictures), scenes[::step][:SAMPLE]))
+            pixels = _fitting([image for image, _ in sample if image is not None], len(scenes))
+        made = list(pool.map(lambda scene: _thumbnail(scene, pictures, pixels), scenes))
+    return made, pixels
+
+
+def _fitting(sample: Sequence[Image.Image], pictures: int) -> int:
+    for pixels in SIZES:
+        mean = sum(len(_jpeg(image, pixels)) for image in sample) / max(1, len(sample))
+        if mean * pictures <= ROOM:
+            return pixels
+    return SIZES[-1]
+
+
+def _thumbnail(scene: Scene, pictures: PictureSource, pixels: int) -> Thumbnail:
+    image, why = _read(scene, pictures)
+    if image is None:
+        return Thumbnail(scene.width, scene.height, None, why)
+    return Thumbnail(*image.size, _jpeg(image, pixels))
+
+
+def _read(scene: Scene, pictures: PictureSource) -> tuple[Image.Image | None, str]:
+    try:
+        return Image.fromarray(pictures.load(scene)), ""
+    except BenchError as error:
+        return None, str(error)
+
+
+def _jpeg(image: Image.Image, pixels: int) -> bytes:
+    scale = pixels / max(image.size)
+    if scale < 1:
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=QUALITY, optimize=True)
+    return out.getvalue()
