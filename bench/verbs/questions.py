@@ -1,0 +1,95 @@
+"""Expressions to ask about pictures that nobody annotated: a JSONL, or a folder of pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.datasets.jsonl import read_questions
+from bench.datasets.pictures import Pictures
+from bench.datasets.rows import Row, checked_text, gather
+from bench.errors import DataError, UsageError
+from bench.grounding import Box, Expression, PictureSource, Scene
+from bench.settings import Resolved
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+NOBODY_KNOWS: Box = (float("nan"), float("nan"), float("nan"), float("nan"))
+
+
+@dataclass(frozen=True)
+class Questions:
+    """One scene a picture, in order of first appearance; the boxes of its expressions are NaN, for nobody knows them.
+
+    `file` is where the questions were read, None for a folder.
+    """
+
+    scenes: tuple[Scene, ...]
+    pictures: PictureSource
+    file: Path | None = None
+
+    def __len__(self) -> int:
+        return sum(len(scene.expressions) for scene in self.scenes)
+
+
+def questions_of_file(path: Path, resolved: Resolved) -> Questions:
+    """`{"image": ..., "text": ...}` a line (bench/datasets/jsonl.py has the other keys), pictures beside the file.
+
+    Raises DataError naming the line.
+    """
+    asked = read_questions(path)
+    rows = (Row(file, Expression(query.id, query.text, NOBODY_KNOWS)) for file, query in asked)
+    roots = [path.resolve().parent]
+    if named := resolved.settings.data.pictures.get("file"):
+        roots.insert(0, (resolved.folder / Path(named).expanduser()).resolve())
+    pictures = Pictures(roots, nested=False, hint=f"names of pictures start at {roots[0]}")
+    return Questions(tuple(gather(rows, str(path))), pictures, path)
+
+
+def questions_of_folder(folder: Path, text: str | None, but: Sequence[Path] = ()) -> Questions:
+    """Every picture of a folder and its sub-folders, asked about `text`; an expression's id is the picture's path.
+
+    Without a text, `street.txt` holds what is asked about `street.jpg`, an expression a line, with ids
+    `street.jpg:LINE`; pictures without such a file are passed over. What lies under one of the folders `but` is left
+    out. Raises UsageError where nothing is asked, DataError.
+    """
+    files = list(_pictures(folder, [path.resolve() for path in but]))
+    if not files:
+        raise UsageError(f"--image {folder}: the folder holds no picture ({', '.join(SUFFIXES)})")
+    if text is not None:
+        if not text.strip():
+            raise UsageError("--text is empty: say what to look for")
+        rows = [Row(file, Expression(file, text, NOBODY_KNOWS)) for file in files]
+    else:
+        rows = [row for file in files for row in _beside(folder, file)]
+        if not rows:
+            raise UsageError(
+                f"--image {folder}: give --text for all of its {len(files):,} pictures, or write what is asked about "
+                f"{files[0]} into {Path(files[0]).with_suffix('.txt')}, an expression a line"
+            )
+    return Questions(tuple(gather(rows, str(folder))), Pictures([folder.resolve()], nested=False))
+
+
+def _pictures(folder: Path, but: Sequence[Path]) -> Iterator[str]:
+    """Paths within the folder, with /, in order of name; hidden files and folders are none of anybody's business."""
+    for top, below, files in os.walk(folder):
+        here = Path(top)
+        below[:] = sorted(d for d in below if not d.startswith(".") and (here / d).resolve() not in but)
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                yield (here / name).relative_to(folder).as_posix()
+
+
+def _beside(folder: Path, file: str) -> Iterator[Row]:
+    path = (folder / file).with_suffix(".txt")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        return
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            text = checked_text(line, f"{path}: line {number}")
+            yield Row(file, Expression(f"{file}:{number}", text, NOBODY_KNOWS))
