@@ -6,7 +6,7 @@ hard for everybody cancels. The draws are those of bench/evaluation/statistics.p
 A percentile interval of few pictures is too narrow, for two reasons that have nothing to do with the data: the spread
 of bootstrap means is sqrt((m - 1) / m) of what it should be for m pictures, and quantiles of the normal stand where
 Student's belong. Both are mended by taking quantiles a little further out, at normal_cdf(-sqrt(m / (m - 1)) * t) with
-t from Student's distribution of m - 1 degrees of freedom ("expanded percentile", Hesterberg 2015, section 4.3). With
+t from Student's distribution of m - 1 degrees of freedom ("expanded percentile", Hesterberg 2015). With
 1,500 pictures the 2.5 % become 2.49 %, with 20 they become 1.6 %. The p-value is the same map backwards, so it is at
 most 1 - confidence exactly when the interval leaves out 0.
 """

@@ -1,0 +1,95 @@
+"""The statistics of a pair against slow loops, scipy and tables; p and interval say the same."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from bench.comparison.paired import (
+    detectable,
+    difference_interval,
+    difference_p,
+    excluded,
+    expanded_tail,
+    p_of_part,
+    smallest_p,
+    standard_error,
+)
+
+
+@pytest.mark.parametrize("pictures", [5, 10, 20, 40, 100, 1500])
+def test_the_tail_gives_students_interval_back(pictures):
+    """Where the draws are normal with the bootstrap's spread (sqrt((m - 1) / m) of the right one), the interval is
+    Student's: the reason for the tail."""
+    drawn = stats.norm(scale=math.sqrt((pictures - 1) / pictures))
+    assert -drawn.ppf(expanded_tail(pictures, 0.95)) == pytest.approx(stats.t.ppf(0.975, pictures - 1), rel=1e-4)
+    assert p_of_part(expanded_tail(pictures, 0.95), pictures) == pytest.approx(0.05, rel=1e-3)
+
+
+def test_the_tail_of_many_pictures_is_the_plain_one():
+    assert 0.0248 < expanded_tail(1500, 0.95) < 0.025
+    assert expanded_tail(10_000_000, 0.95) == pytest.approx(0.025, rel=1e-4)
+    assert expanded_tail(1, 0.95) == 0
+
+
+def test_an_end_is_an_ordered_draw():
+    drawn = np.random.default_rng(0).permutation(np.linspace(-1, 1, 2001))
+    place = excluded(2001, 400, 0.95)
+    assert place == math.floor(stats.norm.cdf(-math.sqrt(400 / 399) * stats.t.ppf(0.975, 399)) * 2002)
+    ordered = sorted(drawn.tolist())
+    assert difference_interval(drawn, 400, 0.95) == (ordered[place - 1], ordered[-place])
+
+
+@pytest.mark.parametrize("pictures", [0, 1, 2])
+def test_nothing_is_known_from_too_few_pictures(pictures):
+    drawn = np.full(10_000, 0.5)
+    assert difference_interval(drawn, pictures, 0.95) == (-1.0, 1.0)
+    assert pictures == 2 or difference_p(drawn, pictures) == 1.0
+
+
+@given(
+    st.integers(2, 400),
+    st.integers(100, 3000),
+    st.floats(-3, 3),
+    st.integers(0, 2**31),
+    st.sampled_from([0.8, 0.9, 0.95, 0.99]),
+)
+def test_p_and_interval_say_the_same(pictures, draws, shift, seed, confidence):
+    drawn = np.round(np.random.default_rng(seed).normal(shift, 1, draws), 1)  # with ties, also at 0
+    low, high = difference_interval(drawn, pictures, confidence)
+    assert (difference_p(drawn, pictures) <= 1 - confidence) == (low > 0 or high < 0)
+
+
+def test_p_is_symmetric_never_zero_and_one_for_no_difference():
+    drawn = np.random.default_rng(1).normal(0.4, 0.3, 5000)
+    assert difference_p(drawn, 50) == difference_p(-drawn, 50) < 1
+    assert difference_p(np.zeros(5000), 50) == 1.0
+    assert difference_p(np.ones(5000), 50) == smallest_p(5000, 50) > 0
+    # Students's t of many pictures is the normal: twice the part on the other side.
+    assert p_of_part(0.01, 10_000_000) == pytest.approx(0.02, rel=1e-4)
+
+
+def test_the_standard_error_is_the_loops():
+    rng = np.random.default_rng(3)
+    counts = rng.integers(1, 9, 30).astype(float)
+    differences = rng.integers(-3, 4, 30).astype(float)
+    ratio = sum(differences) / sum(counts)
+    variance = sum((d - ratio * n) ** 2 for d, n in zip(differences, counts, strict=True)) * 30 / 29
+    assert standard_error(differences, counts) == pytest.approx(math.sqrt(variance) / sum(counts), rel=1e-12)
+    # One expression a picture: the standard error of a mean.
+    alone = standard_error(differences, np.ones(30))
+    assert alone == pytest.approx(stats.sem(differences), rel=1e-12)
+    assert math.isnan(standard_error(np.ones(1), np.ones(1)))
+
+
+def test_a_true_difference_of_that_size_is_found_four_times_in_five():
+    rng = np.random.default_rng(4)
+    size = detectable(0.02, 60, 0.95)
+    assert size == pytest.approx(0.02 * (stats.t.ppf(0.975, 59) + stats.norm.ppf(0.8)))
+    found = np.abs(rng.normal(size, 0.02, 20_000)) > 0.02 * stats.t.ppf(0.975, 59)
+    assert abs(found.mean() - 0.8) < 0.01
+    assert detectable(0.0, 60, 0.95) is None
+    assert detectable(math.nan, 1, 0.95) is None

@@ -1,0 +1,108 @@
+"""Runs made for tests of comparing: folders with run.json and outcomes.jsonl, from tables of hits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench.evaluation.metrics import compute
+from bench.evaluation.outcomes import by_scene, outcomes
+from bench.evaluation.protocols import protocol as protocol_named
+from bench.grounding import Expression, Scene
+from bench.runs.folders import runs_of
+from bench.runs.outcomes import write_outcomes
+from bench.runs.predictions import Answer, SceneAnswers
+from bench.runs.record import DataIdentity, Identity, RunRecord, signature
+from bench.runs.store import store_rows, write_record
+
+SIDE = 40.0
+TEXTS = ("the man", "the dog on the left of the big red house", "a cup")
+
+
+def scenes_of(sizes: list[int], empty: tuple[int, ...] = ()) -> tuple[Scene, ...]:
+    """A scene per size; after each position of `empty` one about which nothing is asked."""
+    scenes, number = [], 0
+    for position, size in enumerate(sizes):
+        asked = tuple(
+            Expression(f"e{number + k}", TEXTS[(number + k) % 3], (0.0, 0.0, SIDE, SIDE), kind=f"k{k % 2}")
+            for k in range(size)
+        )
+        number += size
+        scenes.append(Scene(f"p{position}", f"p{position}.jpg", 100, 100, asked))
+        if position in empty:
+            scenes.append(Scene(f"x{position}", f"x{position}.jpg", 100, 100, ()))
+    return tuple(scenes)
+
+
+def make_run(
+    results: Path,
+    name: str,
+    scenes: tuple[Scene, ...],
+    hits: list[int],
+    split: str = "mine-val",
+    protocol: str = "iou",
+    settings_hash: str = "s" * 12,
+    finished: str = "2026-11-22T10:00:00+00:00",
+    status: str = "complete",
+    proposals: str = "",
+    keep: bool = True,
+    **data: Any,
+) -> Path:
+    """A run whose answer to expression i is right where hits[i]; wrong answers overlap by a third."""
+    marks = iter(hits)
+    rows = [
+        SceneAnswers(
+            scene.id,
+            tuple(Answer(e.id, (0.0, 0.0, SIDE, SIDE if next(marks) else SIDE / 3)) for e in scene.expressions),
+        )
+        for scene in scenes
+    ]
+    rule = protocol_named(protocol)
+    identity = Identity(
+        pipeline=name,
+        options={},
+        weights={},
+        data=DataIdentity(
+            **{
+                "split": split,
+                "fingerprint": "f" * 16,
+                "expressions": len(hits),
+                "refs": None,
+                "pictures": len(scenes),
+                "partial": False,
+                **data,
+            }
+        ),
+        device="cpu",
+        dtype="float32",
+        seed=0,
+        deterministic=False,
+    )
+    folder = runs_of(results, name, split) / f"{finished[:10]}-{settings_hash[:8]}-{finished[11:13]}"
+    folder.mkdir(parents=True)
+    store_rows(folder, rows)
+    if keep:
+        write_outcomes(folder, by_scene(outcomes(scenes, rows, rule), scenes))
+    record = RunRecord(
+        status=status,  # type: ignore[arg-type]
+        provenance="run",
+        name=name,
+        protocol=rule.name,
+        signature=signature(rule.name, identity.data, rule.hits_at, proposals),
+        proposals=proposals,
+        identity=identity,
+        settings_hash=settings_hash,
+        argv=("bench", "run"),
+        started=finished,
+        finished=finished,
+        git={},
+        environment={},
+        card={},
+        sessions=1,
+        notes=(),
+        errors={},
+        metrics=compute(scenes, rows, rule),
+        throughput=None,
+    )
+    write_record(folder, record)
+    return folder
