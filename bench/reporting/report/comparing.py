@@ -23,25 +23,18 @@ def comparing(runs: Sequence[Shown], bootstrap: Bootstrap) -> dict[str, Any] | N
     place = {run.label: number for number, run in enumerate(found.runs)}
     labels = [run.label for run in runs]
     pairs = {(place[pair.a], place[pair.b]): pair for pair in found.pairs}
-    count = len(pairs)
+    holm = f", Holm's correction for {len(pairs):,} pairs" if len(pairs) > 1 else ""
     return {
         "notes": list(found.notes),
         "labels": labels,
         "said": (
             "Acc@0.5 of the row minus that of the column, in percentage points, on the same expressions. ▲ and ▼: the "
             f"difference is significant at {100 * (1 - found.confidence):.3g} % (paired bootstrap over pictures, "
-            f"{found.draws:,} draws"
-            + (f", Holm's correction for {count:,} pairs" if count > 1 else "")
-            + "); without a mark the "
-            "two cannot be told apart. Follow a number to the expressions that the row gets right and the column wrong."
+            f"{found.draws:,} draws{holm}); without a mark the two cannot be told apart. Follow a number to the "
+            "expressions that the row gets right and the column wrong."
         ),
         "matrix": [
-            {
-                "label": label,
-                "cells": [
-                    None if row == column else _cell(row, column, pairs, labels) for column in range(len(labels))
-                ],
-            }
+            {"label": label, "cells": [_cell(row, column, pairs, labels) for column in range(len(labels))]}
             for row, label in enumerate(labels)
         ],
         "pairs": [_pair(n, n + 1, pairs[n, n + 1], labels) for n in range(len(labels) - 1)],
@@ -53,8 +46,10 @@ def only(a: str, b: str, show: str = "a-right") -> str:
     return urlencode({"a": a, "b": b, "show": show})
 
 
-def _cell(row: int, column: int, pairs: Mapping[tuple[int, int], Pair], labels: Sequence[str]) -> dict[str, Any]:
-    """The pair of (A, B) is about B - A; a cell about its row minus its column."""
+def _cell(row: int, column: int, pairs: Mapping[tuple[int, int], Pair], labels: Sequence[str]) -> dict[str, Any] | None:
+    """The pair of (A, B) is about B - A; a cell about its row minus its column, None where they are one."""
+    if row == column:
+        return None
     pair = pairs[min(row, column), max(row, column)]
     sign = 1 if row > column else -1
     better = pair.significant and sign * pair.difference > 0
@@ -62,40 +57,44 @@ def _cell(row: int, column: int, pairs: Mapping[tuple[int, int], Pair], labels: 
     low, high = sorted(100 * sign * bound for bound in pair.ci95)
     right = pair.cells.a_only if row < column else pair.cells.b_only
     return {
-        "difference": sign * pair.difference,
+        "difference": f"{100 * sign * pair.difference:+.1f}".replace("-", "−"),
         "verdict": "better" if better else "worse" if worse else "even",
-        "sign": "▲ " if better else "▼ " if worse else "",
+        "sign": "▲" if better else "▼" if worse else "",
         "link": only(labels[row], labels[column]),
-        "said": f"{labels[row]} minus {labels[column]}: [{low:+.2f}, {high:+.2f}], p = {_p(pair.p_holm)} corrected; "
-        f"{right:,} expressions that only {labels[row]} gets right",
+        "said": (
+            f"{labels[row]} minus {labels[column]}: {100 * sign * pair.difference:+.2f} [{low:+.2f}, {high:+.2f}], "
+            f"p {_p(pair.p_holm)} corrected; {right:,} expressions that only {labels[row]} gets right"
+        ),
     }
 
 
 def _pair(a: int, b: int, pair: Pair, labels: Sequence[str]) -> dict[str, Any]:
     cells = (pair.cells.both, pair.cells.a_only, pair.cells.b_only, pair.cells.neither)
     n = sum(cells)
-    starts = [sum(cells[:k]) for k in range(4)]
+    parts = [(100 * sum(cells[:k]) / n, 100 * cell / n) for k, cell in enumerate(cells)]
     low, high = sorted(-100 * bound for bound in pair.ci95)
     return {
         "a": a,
         "b": b,
         "difference": -pair.difference,
         "interval": f"[{low:+.2f}, {high:+.2f}]".replace("-", "−"),
-        "p": _p(pair.p_holm),
-        "verdict": ("A is better" if pair.difference < 0 else "B is better")
-        if pair.significant
-        else "cannot be told apart",
+        "p": _p(pair.p_holm).removeprefix("= "),
+        "verdict": _verdict(pair),
         "both": f"{cells[0]:,}",
         "only_a": f"{cells[1]:,}",
         "only_b": f"{cells[2]:,}",
         "neither": f"{cells[3]:,}",
         "only_a_link": only(labels[a], labels[b]),
         "only_b_link": only(labels[a], labels[b], "b-right"),
-        "bars": [
-            (f"{100 * start / n:.2f}", f"{100 * cell / n:.2f}") for start, cell in zip(starts, cells, strict=True)
-        ],
+        "bars": [(f"{start:.2f}", f"{width:.2f}") for start, width in parts],
     }
 
 
+def _verdict(pair: Pair) -> str:
+    if not pair.significant:
+        return "cannot be told apart"
+    return "A is better" if pair.difference < 0 else "B is better"
+
+
 def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"

@@ -31,9 +31,9 @@ def head(split: Split, runs: Sequence[Shown], answers: Sequence[Answered]) -> di
     measure = "IoU" if rule.is_iou else "generalised IoU"
     draws = metrics.bootstrap
     said = (
-        f"{data.expressions:,} expressions about {data.pictures:,} pictures, answered by {_count(len(runs), 'pipeline')}. "
-        f"A hit is {measure} {rule.hits_at.replace('>=', '≥ ')} (protocol {rule.name}); intervals are "
-        f"{100 * draws.confidence:g} %, from {draws.draws:,} bootstrap draws over pictures."
+        f"{data.expressions:,} expressions about {data.pictures:,} pictures, answered by "
+        f"{_count(len(runs), 'pipeline')}. A hit is {measure} {rule.hits_at.replace('>=', '≥ ')} (protocol {rule.name}); "
+        f"intervals are {100 * draws.confidence:g} %, from {draws.draws:,} bootstrap draws over pictures."
     )
     notes = [line for run in runs for line in remarks(run.record)]
     dirty = [run.label for run in runs if run.record.git.get("dirty")]
@@ -100,19 +100,17 @@ def board(runs: Sequence[Shown]) -> dict[str, Any]:
 def _cells(run: Shown) -> dict[str, tuple[str, str]]:
     """Column -> (what it means, the run's cell)."""
     metrics, row = metrics_of(run.record), run.row
-    rank = row.get("rank")
-    speed = row.get("expressions_per_s")
-    latency = row.get("latency_ms")
+    speed, latency = row.get("expressions_per_s"), row.get("latency_ms")
     return {
-        "rank": ("range of ranks that the paired test leaves open", _rank(rank)),
+        "rank": ("range of ranks that the paired test leaves open", _rank(row.get("rank"))),
         "0.7": ("Acc@0.7", percent(metrics.accuracy_70)),
         "0.9": ("Acc@0.9", percent(metrics.accuracy_90)),
         "mIoU": ("mean IoU", percent(metrics.mean_iou)),
         "ceiling": ("share of expressions for which any proposal would be a hit", percent(metrics.oracle)),
         "no box": ("expressions that got no box", f"{metrics.no_box:,}"),
         "unreadable": ("pictures that could not be read", f"{metrics.errors:,}"),
-        "ex/s": ("expressions per second", rate(speed if isinstance(speed, int | float) else None)),
-        "ms": ("milliseconds for one expression on one picture, median", rate(latency if isinstance(latency, int | float) else None)),
+        "ex/s": ("expressions per second", rate(speed)),
+        "ms": ("milliseconds for one expression on one picture, median", rate(latency)),
         "parameters": ("millions of parameters", _millions(row.get("parameters", run.record.card.get("parameters")))),
         "device": ("what it ran on", str(row.get("device") or BLANK)),
     }  # fmt: skip

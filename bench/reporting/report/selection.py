@@ -36,10 +36,7 @@ def choose(named: Sequence[str], split: Split, results: Path) -> tuple[Split, li
     """
     boards = collect(results).boards
     rows = {entry["run_dir"]: entry for board in boards for entry in board.rows}
-    if named:
-        folders = [find_run(word, results, split.name) for word in named]
-    else:
-        folders = _by_default(boards, split, results)
+    folders = [find_run(word, results, split.name) for word in named] or _by_default(boards, split, results)
     found = {folder.resolve(): (folder, read_record(folder)) for folder in folders}
     runs = list(found.values())
     for folder, record in runs:

@@ -7,7 +7,7 @@ function option(value, text) {
 
 function buildControls() {
   for (const name of ["a", "b"]) form[name].append(...RUNS.map((run) => option(run.number, `${run.number + 1} ${run.label}`)));
-  for (const cut of CUTS) document.getElementById("cuts").append(cutField(cut));
+  for (const cut of FILTERS) document.getElementById("cuts").append(cutField(cut));
   for (const run of RUNS) {
     const box = make("input", { type: "checkbox", "data-run": run.number });
     box.addEventListener("change", () => toggle(run.number));

@@ -11,6 +11,7 @@ const RUNS = DATA.runs.map((run, number) => ({
   pool: run.proposals === null ? null : DATA.proposals[run.proposals],
 }));
 const CUTS = DATA.cuts;
+const FILTERS = CUTS.filter((cut) => cut.labels.length > 1); // what has one label alone filters nothing
 
 // How many runs are right about each expression.
 const RIGHT = new Uint16Array(COUNT);

@@ -18,7 +18,7 @@ function showDetail() {
     document.getElementById("detail-facts").replaceChildren(...facts(i));
   }
   stage.querySelector(".overlay")?.remove();
-  stage.querySelector(".scene").append(overlay(i));
+  stage.querySelector(".scene").append(overlay(i, 240));
   listAnswers(i);
   const [found, place] = [selection(), selection().indexOf(i)];
   document.getElementById("detail-place").textContent = place < 0 ? "outside the filter" : `${thousands(place + 1)} of ${thousands(found.length)}`;

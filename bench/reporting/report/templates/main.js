@@ -27,7 +27,7 @@ function follow() {
   if (!isState(location.hash) && state.e < 0) return; // a part of the page, which the browser goes to itself
   state = isState(location.hash) ? fromHash(location.hash) : { ...state, e: -1 };
   render();
-  if (isState(location.hash) && state.e < 0) document.getElementById("gallery").scrollIntoView({ behavior: "instant" });
+  if (isState(location.hash)) document.getElementById("gallery").scrollIntoView({ behavior: "instant" });
 }
 
 for (const button of document.querySelectorAll("[data-theme]:is(button)")) button.addEventListener("click", () => setTheme(button.dataset.theme));

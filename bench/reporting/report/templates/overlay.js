@@ -29,10 +29,10 @@ function described(i) {
   return `${DATA.files[DATA.picture[i]]} with the boxes of: ${DATA.text[i]}`;
 }
 
-// The boxes that are switched on; `unit` is a 1/100 of the drawing's smaller side, in which tags are measured.
-function overlay(i) {
+// The boxes that are switched on. Tags are measured in a part of the picture's smaller side: `parts` of them.
+function overlay(i, parts = 115) {
   const p = DATA.picture[i];
-  const unit = Math.min(DATA.sizes[2 * p], DATA.sizes[2 * p + 1]) / 100;
+  const unit = Math.min(DATA.sizes[2 * p], DATA.sizes[2 * p + 1]) / parts;
   const layer = shape("g", { class: "overlay" });
   const on = RUNS.filter((run) => drawn().has(run.number));
   if (state.proposals) {
@@ -66,11 +66,12 @@ function framed(kind, [x, y, width, height], name) {
   return group;
 }
 
-// A run's number at a corner of its box, within the picture; where the first corner is taken, at another one.
+// A run's number outside a corner of its box where the picture has room, else inside; where one is taken, at another.
 function tag(run, [x, y, width, height], unit, taken, most, lowest) {
   const said = String(run.number + 1);
   const [w, h] = [unit * (5 + 4.2 * said.length), unit * 9];
-  const corners = [[x, y], [x + width - w, y], [x, y + height - h], [x + width - w, y + height - h]];
+  const [right, above, below] = [x + width - w, y - h, y + height];
+  const corners = [[x, above], [right, above], [x, below], [right, below], [x, y], [right, y], [x, below - h], [right, below - h]];
   const inside = corners.map(([left, top]) => [Math.min(Math.max(left, 0), most - w), Math.min(Math.max(top, 0), lowest - h)]);
   const free = ([left, top]) => taken.every(([l, t]) => Math.abs(l - left) >= w * 0.9 || Math.abs(t - top) >= h * 0.9);
   const [left, top] = inside.find(free) ?? inside[0];

@@ -36,7 +36,7 @@ function fromHash(hash) {
   if (SHOWS.includes(said.get("show"))) next.show = said.get("show");
   if (SORTS.includes(said.get("sort"))) next.sort = said.get("sort");
   next.q = said.get("q") ?? "";
-  for (const cut of CUTS) if (cut.labels.includes(said.get(`cut.${cut.name}`))) next.cuts[cut.name] = said.get(`cut.${cut.name}`);
+  for (const cut of FILTERS) if (cut.labels.includes(said.get(`cut.${cut.name}`))) next.cuts[cut.name] = said.get(`cut.${cut.name}`);
   next.page = Math.max(0, (parseInt(said.get("page"), 10) || 1) - 1);
   next.truth = said.get("truth") !== "0";
   next.proposals = said.get("proposals") === "1";
