@@ -11,6 +11,8 @@ import pytest
 from documented import PAGES, commands, refusal
 
 from bench import registry
+from bench.datasets.catalog import CATALOGUE
+from bench.datasets.jsonl import KEYS
 from bench.datasets.load import find_split
 from bench.grounding import Prediction
 from bench.reporting.table import row
@@ -88,3 +90,17 @@ def test_the_index_names_every_page():
     index = (PROJECT / "docs" / "README.md").read_text("utf-8")
     pages = {page.name for page in PAGES if page.parent.name == "docs"} - {"README.md"}
     assert {page for page in pages if f"({page}" not in index} == set()
+
+
+def test_the_data_sets_page_has_every_key_of_a_row():
+    section = (PROJECT / "docs" / "datasets.md").read_text("utf-8").split("\n## Your own")[1]
+    cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    assert {key for cell in cells for key in re.findall(r"`([^`]+)`", cell)} == set(KEYS)
+
+
+def test_the_data_sets_page_has_the_published_counts():
+    page = (PROJECT / "docs" / "datasets.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([^`]+)` \| ?([\d,]*) ?\| ?([\d,]*) ?\| ?([\d,]*) ?\|$", page, re.MULTILINE)
+    said = {name: tuple(int(n.replace(",", "")) if n else None for n in numbers) for name, *numbers in rows}
+    parts = [(f"{dataset.name}-{part.name}", part) for dataset in CATALOGUE for part in dataset.parts]
+    assert said == {name: (part.expressions, part.refs, part.pictures) for name, part in parts}
