@@ -1,0 +1,191 @@
+"""`bench compare` as typed: plain words, the JSON contract, flips with texts, mistakes explained, no torch."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from worlds_of_runs import make_run, scenes_of
+
+from bench.cli.main import main
+from bench.settings import PROJECT
+
+
+@pytest.fixture
+def bench(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv):
+        monkeypatch.setattr(sys, "argv", ["bench", *map(str, argv)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capsys.readouterr()
+        return int(left.value.code or 0), said.out, said.err
+
+    return run
+
+
+SCENES = scenes_of([4] * 30)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """On 30 pictures of 4: weak hits 1 of 4, strong 3 of 4, other the same number as weak, elsewhere in each second."""
+    marks = {"weak": [1, 0, 0, 0] * 30, "strong": [1, 1, 1, 0] * 30, "other": [1, 0, 0, 0, 0, 1, 0, 0] * 15}
+    return {name: make_run(tmp_path / "results", name, SCENES, hits) for name, hits in marks.items()}
+
+
+@pytest.fixture
+def own_data(tmp_path, bench):
+    """Two runs of boxes made elsewhere on people's own data, so that the split is at hand."""
+    size = {"width": 90, "height": 80}
+    rows = [
+        {"image": f"p{n // 3}.jpg", "text": f"man <{n}>", "box_xyxy": [0, 0, 40, 40], "id": f"e{n}", **size}
+        for n in range(36)
+    ]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, right in (("a", range(0, 36, 2)), ("b", range(36))):
+        boxes = {f"e{n}": [0, 0, 40, 40 if n in right else 4] for n in range(36)}
+        (tmp_path / f"{name}.json").write_text(json.dumps(boxes))
+        assert bench("score", "--predictions", f"{name}.json", "--split", "file:mine.jsonl")[0] == 0
+    return tmp_path
+
+
+def test_in_plain_words(bench, runs):
+    code, out, err = bench("compare", "weak", "strong")
+    assert (code, err) == (0, "")
+    assert "A 25.00, B 75.00: B is better by 50.00 points [50.00, 50.00] (p = 0.001)" in out
+    assert "both right 30, only A 0, only B 60, neither 30" in out
+    assert "mine-val  120 expressions about 30 pictures  iou>=0.5" in out
+    assert re.search(r"kind +k1 +60 +0 +30 ", out), "where they flip most"
+    code, out, _ = bench("compare", "strong", "weak")
+    assert "A 75.00, B 25.00: A is better by 50.00 points [50.00, 50.00] (p = 0.001)" in out
+
+
+def test_a_difference_that_is_none(bench, runs):
+    code, out, _ = bench("compare", "weak", "other")
+    assert code == 0
+    assert "A 25.00, B 25.00: cannot be told apart, B - A = +0.00 points [0.00, 0.00] (p = 1.00)" in out
+    assert "4 times in 5" not in out  # pictures agree in number, so their spread is 0
+    assert "both right 15, only A 15, only B 15" in out
+
+
+def test_how_small_a_difference_would_show(bench, tmp_path):
+    hits = [1, 0, 0, 0] * 30
+    flipped = [1 - hit if n % 17 == 3 else hit for n, hit in enumerate(hits)]
+    flipped = [1 if n % 29 == 2 else 0 if n % 16 == 0 else hit for n, hit in enumerate(flipped)]
+    for name, marks in (("x", hits), ("y", flipped)):
+        make_run(tmp_path / "results", name, SCENES, marks)
+    _, out, _ = bench("compare", "x", "y", "--json")
+    (pair,) = json.loads(out.splitlines()[-1])["pairs"]
+    assert not pair["significant"]
+    _, out, _ = bench("compare", "x", "y")
+    assert f"would show 4 times in 5: {100 * pair['detectable']:.2f} points" in out
+
+
+def test_several_pairs_and_the_flags(bench, runs):
+    words = ("compare", "weak", "other", "strong", "--json", "--draws", "500", "--seed", "4", "--confidence", "0.9")
+    code, out, err = bench(*words)
+    assert code == 0 and len(out.splitlines()) == 1 and "after Holm" in err
+    found = json.loads(out)
+    assert [(pair["a"], pair["b"]) for pair in found["pairs"]] == [("A", "B"), ("A", "C"), ("B", "C")]
+    assert (found["draws"], found["seed"], found["confidence"]) == (500, 4, 0.9)
+    fewer = json.loads(bench(*words, "--baseline-only")[1])
+    assert [(pair["a"], pair["b"]) for pair in fewer["pairs"]] == [("A", "B"), ("A", "C")]
+
+
+def test_flips_with_their_texts(bench, own_data):
+    code, out, err = bench("compare", "a", "b", "--flips", "flips.jsonl", "--json")
+    assert code == 0, err
+    rows = [json.loads(line) for line in (own_data / "flips.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [f"e{n}" for n in range(1, 36, 2)]
+    assert rows[0] == {
+        "a": "a", "b": "b", "id": "e1", "scene": rows[0]["scene"], "right": "b", "iou": [0.1, 1.0], "text": "man <1>"
+    }  # fmt: skip
+    (pair,) = json.loads(out)["pairs"]
+    assert [(flip["id"], flip["text"]) for flip in pair["flips"]] == [(row["id"], row["text"]) for row in rows]
+
+
+def test_flips_without_the_split(bench, own_data):
+    (own_data / "mine.jsonl").unlink()
+    code, _, err = bench("compare", "a", "b", "--flips", "flips.jsonl")
+    assert code == 0
+    assert "without their texts" in err and "mine.jsonl" in err
+    assert "text" not in json.loads((own_data / "flips.jsonl").read_text().splitlines()[0])
+    code, _, err = bench("compare", "a", "b", "--flips", "nowhere/flips.jsonl")
+    assert code == 2 and "nowhere" in err and "Traceback" not in err
+
+
+def test_an_older_run_gets_its_outcomes(bench, own_data):
+    (old,) = own_data.glob("results/runs/a/*/*/outcomes.jsonl")
+    stored = old.read_bytes()
+    old.unlink()
+    code, _, err = bench("compare", "a", "b")
+    (command,) = re.findall(r"bench (score .* --keep)", err)
+    assert code == 2
+    assert bench(*command.split(), "--protocol", "strict")[0] == 2
+    assert not old.exists()
+    assert bench(*command.split())[0] == 0
+    assert old.read_bytes() == stored
+    assert bench("compare", "a", "b")[0] == 0
+    predictions = old.with_name("predictions.jsonl")
+    predictions.write_text(predictions.read_text().replace("40.0]", "4.0]"))
+    code, _, err = bench(*command.split())
+    assert code == 2 and "run.json says" in err
+    assert old.read_bytes() == stored
+    code, _, err = bench("score", "--predictions", "a.json", "--split", "file:mine.jsonl", "--keep")
+    assert code == 2 and "--keep" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("weak",), "two runs"),
+        (("weak", "weak"), "given twice"),
+        (("weak", "stron"), "did you mean 'strong'"),
+        (("weak", "strong", "--split", "other-val"), "mine-val"),
+        (("weak", "strong", "--confidence", "1.5"), "confidence"),
+        (("weak", "gone"), "no run is called"),
+    ],
+)
+def test_mistakes_are_explained(bench, runs, argv, says):
+    code, out, err = bench("compare", *argv)
+    assert (code, out) == (2, "")
+    assert says in err and "Traceback" not in err
+
+
+def test_the_page_names_every_key(bench, runs):
+    """docs/comparing.md has every key of the object, and no other."""
+    whole = json.loads(bench("compare", "weak", "strong", "--json")[1])
+    whole["pairs"][0]["flips"][0]["text"] = ""  # there where the split is at hand
+
+    def keys(value):
+        if isinstance(value, dict):
+            yield from value
+            for inner in value.values():
+                yield from keys(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                yield from keys(inner)
+
+    page = (PROJECT / "docs" / "comparing.md").read_text(encoding="utf-8")
+    section = page.split("## `--json`")[1].split("\n## ")[0]
+    cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    assert {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)} == set(keys(whole))
+
+
+def test_torch_is_not_imported(tmp_path, runs):
+    program = (
+        "import sys, bench.cli.main as m\n"
+        "sys.argv = ['bench', 'compare', 'weak', 'strong', '--json']\n"
+        "try:\n    m.main()\n"
+        "finally:\n    print([n for n in ('torch', 'clipvg', 'pipelines') if n in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, env={**os.environ}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "[]"
+    assert json.loads(done.stdout)["pairs"][0]["significant"]

@@ -1,0 +1,26 @@
+"""On made-up clustered data intervals cover the truth, and the test raises false alarms, as often as they say.
+
+The whole of it, 2,000 sets of every size, is tests/benchmarks/compare_simulation.py. The bounds here are the same ones:
+of 2,000 sets, a method that keeps its promise misses them once in thousands of times, and what is pinned is pinned.
+"""
+
+import pytest
+from benchmarks.compare_simulation import World, missed, simulate
+
+
+@pytest.mark.parametrize(
+    "world",
+    [World(25), World(25, gain=0.25), World(120, crowded=True), World(120, own=0.25)],
+    ids=["few", "few, better", "crowded", "alike"],
+)
+def test_intervals_and_tests_keep_their_promise(world):
+    kept = simulate(world, sets=2000, draws=1000, seed=1)
+    assert not missed(world, kept), kept
+    assert kept.agrees == 1
+
+
+def test_what_would_not_keep_it():
+    """The bounds can fail: the plain interval is too narrow with few pictures, McNemar's test alarms too often."""
+    kept = simulate(World(10, gain=0.25), sets=1000, draws=1000)
+    assert kept.plain_covers < 0.93 < kept.covers
+    assert simulate(World(60), sets=1000, draws=400).mcnemar_finds > 0.1
