@@ -1,28 +1,54 @@
 """Runs sorted into tables, one for each signature: what the leaderboard shows, and what it leaves out and why.
 
 A signature names split, protocol, number of expressions and data fingerprint, so a table never mixes two of them.
-Partial, unfinished and dirty runs are left out, and so are older runs of the same pipeline, settings and device.
+Partial, unfinished and dirty runs are left out. Older runs of the same pipeline, settings and device are a row's
+history. A row is a plain mapping: the keys of `table.row`, and
+
+rank                  [best, worst] rank, from 1: runs that the paired test cannot tell apart share theirs; or null
+rank_note             why there is no rank; empty where there is one
+speed                 of the joined speed record: expressions_per_s and pictures_per_s ({median, low, high}),
+                      batch_size, p50_ms, p90_ms, p99_ms, joules_per_expression, noisy (reasons), date, commit, record;
+                      or null, and then expressions_per_s of the row, of the whole evaluation, is all that is known
+latency_ms            the speed record's p50; or null
+peak_gb, peak_gb_of   of the speed record: peak memory in GB (10**9 bytes), and of what: "device" or "process"; or null
+parameters            of the whole pipeline; or null
+training_data         one word (bench/reporting/supervision.py)
+published             what its paper published for the split, a list (bench/reporting/published.py, `compared`)
+history               older runs, newest first: {date, commit, acc@0.5, difference, run_dir}; difference is this row's
+                      accuracy minus theirs
+submitted             the date on which somebody else's run was taken in; or null
+device, dtype, weights, weights_names, trained_on, licence, saw_test_images, date, commit, settings_hash
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.errors import RunError
+from bench.reporting.joined import Speeds, speed_keys
+from bench.reporting.published import beside, compared
+from bench.reporting.ranking import ranks
+from bench.reporting.supervision import supervision
 from bench.reporting.table import row
 from bench.runs.folders import RECORD
 from bench.runs.record import RunRecord, read_record
+from bench.speed.record import read_speeds
 
 UNKNOWN = ("unknown", "elsewhere", "")
+SUBMISSION = "submission.json"  # beside run.json of somebody else's run (bench/verbs/submission.py)
+
+Run = tuple[RunRecord, str]  # a record with its folder, relative to the results
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A run that no table shows, and why."""
+    """A run, or a record of speed, that no table shows, and why."""
 
     run: str
     reason: str
@@ -30,7 +56,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """A table: the runs of one signature, best first. A row is `table.row` and what stands behind the run."""
+    """A table: the runs of one signature, best first."""
 
     signature: str
     split: str
@@ -49,22 +75,24 @@ class Leaderboard:
 
 
 def collect(results: Path) -> Leaderboard:
-    """Reads every run under `results`; a record that cannot be read is left out with the reason."""
-    shown: dict[tuple[str, ...], tuple[RunRecord, str]] = {}
+    """Reads every run and every measurement of speed under `results`; what cannot be read is left out, with the
+    reason."""
+    kept: dict[tuple[Any, ...], list[Run]] = {}
     left_out: list[LeftOut] = []
     for record, run in sorted(_records(results, left_out), key=lambda found: (_when(found[0]), found[1])):
-        reason = _why_left_out(record)
-        if reason:
+        if reason := why_left_out(record):
             left_out.append(LeftOut(run, reason))
             continue
-        key = (record.signature, record.name, record.provenance, record.settings_hash, device(record))
-        if key in shown:
-            left_out.append(LeftOut(shown[key][1], f"replaced by a later run of the same settings: {run}"))
-        shown[key] = (record, run)
-    tables: dict[str, list[tuple[RunRecord, str]]] = {}
-    for record, run in shown.values():
-        tables.setdefault(record.signature, []).append((record, run))
-    boards = sorted((_board(runs) for runs in tables.values()), key=_board_order)
+        ours = _submitted(results / run) is None  # nobody else's run may take the place of one of ours
+        key = (record.signature, record.name, record.provenance, record.settings_hash, device(record), ours)
+        kept.setdefault(key, []).append((record, run))
+    unread: list[str] = []
+    speeds = read_speeds(results, unread)
+    left_out += [LeftOut(*line.split(": ", 1)) for line in unread]
+    tables: dict[str, list[list[Run]]] = {}
+    for runs in kept.values():
+        tables.setdefault(runs[-1][0].signature, []).append(runs)
+    boards = sorted((_board(results, histories, speeds) for histories in tables.values()), key=_board_order)
     return Leaderboard(tuple(boards), tuple(sorted(left_out, key=lambda entry: (entry.run, entry.reason))))
 
 
@@ -82,7 +110,18 @@ def device(record: RunRecord) -> str:
     return named.partition(":")[0].upper()
 
 
-def _records(results: Path, left_out: list[LeftOut]) -> Iterable[tuple[RunRecord, str]]:
+def why_left_out(record: RunRecord) -> str | None:
+    """Why no table may show a run; None for one that may be shown."""
+    if record.status != "complete" or record.metrics is None:
+        return "not finished"
+    if record.identity.data.partial:
+        return f"partial: {record.identity.data.pictures:,} pictures only"
+    if record.git.get("dirty"):
+        return "dirty: made by code that is in no commit"
+    return None
+
+
+def _records(results: Path, left_out: list[LeftOut]) -> Iterable[Run]:
     for path in sorted((results / "runs").glob(f"**/{RECORD}")):
         run = path.parent.relative_to(results).as_posix()
         if any(part.startswith(".") for part in path.parent.relative_to(results).parts):
@@ -93,47 +132,94 @@ def _records(results: Path, left_out: list[LeftOut]) -> Iterable[tuple[RunRecord
             left_out.append(LeftOut(run, str(error).replace(str(path.parent), run)))
 
 
-def _why_left_out(record: RunRecord) -> str | None:
-    if record.status != "complete" or record.metrics is None:
-        return "not finished"
-    if record.identity.data.partial:
-        return f"partial: {record.identity.data.pictures:,} pictures only"
-    if record.git.get("dirty"):
-        return "dirty: made by code that is in no commit"
-    return None
+def _submitted(folder: Path) -> str | None:
+    """The date on which a run of somebody else's was taken in; None for our own."""
+    try:
+        said = json.loads((folder / SUBMISSION).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return "unknown"
+    return str(said.get("accepted") or "unknown")[:10] if isinstance(said, Mapping) else "unknown"
 
 
 def _when(record: RunRecord) -> tuple[str, str]:
     return (record.finished or "", record.started)
 
 
-def _board(runs: list[tuple[RunRecord, str]]) -> Board:
-    rows = [_entry(record, run) for record, run in runs]
-    data = runs[0][0].identity.data
+def _board(results: Path, histories: Sequence[Sequence[Run]], speeds: Speeds) -> Board:
+    """The table of runs that share a signature; the last of each history is the row."""
+    shown = [runs[-1] for runs in histories]
+    rows = [
+        _entry(results, runs, speeds) | {"rank": rank.range and list(rank.range), "rank_note": rank.reason}
+        for runs, rank in zip(histories, ranks(results, shown), strict=True)
+    ]
+    record = shown[0][0]
     return Board(
-        signature=runs[0][0].signature,
-        split=data.split,
-        protocol=runs[0][0].protocol,
-        proposals=runs[0][0].proposals,
-        fingerprint=data.fingerprint,
-        expressions=data.expressions,
-        pictures=data.pictures,
+        signature=record.signature,
+        split=record.identity.data.split,
+        protocol=record.protocol,
+        proposals=record.proposals,
+        fingerprint=record.identity.data.fingerprint,
+        expressions=record.identity.data.expressions,
+        pictures=record.identity.data.pictures,
         rows=tuple(sorted(rows, key=lambda r: (-r["acc@0.5"], -r["mean_iou"], r["pipeline"], r["run_dir"]))),
     )
 
 
-def _entry(record: RunRecord, run: str) -> dict[str, Any]:
-    return row(record, run) | {
+def _entry(results: Path, runs: Sequence[Run], speeds: Speeds) -> dict[str, Any]:
+    """The row of the latest of `runs`, which differ in nothing but when they were made, and by what code."""
+    record, run = runs[-1]
+    card, split = record.card, record.identity.data.split
+    entry = row(record, run) | {
         "device": device(record),
         "dtype": record.identity.dtype,
         "weights": dict(record.identity.weights),
-        "trained_on": str(record.card.get("trained_on") or ""),
-        "licence": str(record.card.get("licence") or ""),
-        "saw_test_images": record.card.get("saw_test_images", "unknown"),
-        "date": (record.finished or record.started)[:10],
-        "commit": record.git.get("commit"),
+        "weights_names": _names(card.get("weights")),
+        "trained_on": str(card.get("trained_on") or ""),
+        "training_data": "unknown" if record.provenance == "imported" else supervision(card, split),
+        "licence": str(card.get("licence") or ""),
+        "saw_test_images": str(card.get("saw_test_images") or "unknown"),
+        "parameters": _count(card.get("parameters")),
+        "date": _date(record),
+        "commit": _commit(record),
         "settings_hash": record.settings_hash,
+        "submitted": _submitted(results / run),
+        **speed_keys(record, speeds),
     }
+    about = beside(record.name, split, entry["training_data"], list(entry["weights_names"].values()))
+    entry["published"] = [compared(said, entry) for said in about]
+    entry["history"] = [_older(entry, *older) for older in reversed(runs[:-1])]
+    return entry
+
+
+def _older(entry: Mapping[str, Any], record: RunRecord, run: str) -> dict[str, Any]:
+    assert record.metrics is not None  # `why_left_out`
+    return {
+        "date": _date(record),
+        "commit": _commit(record),
+        "acc@0.5": record.metrics.accuracy,
+        "difference": entry["acc@0.5"] - record.metrics.accuracy,
+        "run_dir": run,
+    }
+
+
+def _date(record: RunRecord) -> str:
+    return (record.finished or record.started)[:10]
+
+
+def _commit(record: RunRecord) -> str | None:
+    commit = record.git.get("commit")
+    return None if commit is None else str(commit)
+
+
+def _names(weights: Any) -> dict[str, str]:
+    return {str(part): str(name) for part, name in weights.items()} if isinstance(weights, Mapping) else {}
+
+
+def _count(value: Any) -> int | None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return int(value) if whole or (isinstance(value, float) and math.isfinite(value)) else None
 
 
 def _board_order(board: Board) -> tuple[str, bool, str, str, str]:

@@ -5,30 +5,24 @@ The same runs give the same bytes: nothing of the moment or of this machine is w
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 from bench.errors import CheckFailed
 from bench.reporting.boards import Leaderboard, collect
+from bench.reporting.exports.spreadsheet import leaderboard_csv
 from bench.reporting.markdown import leaderboard_markdown
 from bench.runs.files import make_folder, write_atomically
 
 NAMES = ("LEADERBOARD.md", "LEADERBOARD.csv", "LEADERBOARD.json")
-FIELDS = (
-    "signature", "split", "protocol", "pipeline", "n", "hits", "acc@0.5", "ci95_low", "ci95_high", "acc@0.7", "acc@0.9",
-    "mean_iou", "oracle@0.5", "proposals_per_picture", "no_box", "errors", "duplicates", "missing", "extra",
-    "other_picture", "expressions_per_s", "pictures_per_s", "peak_memory_mb", "device", "dtype", "weights",
-    "trained_on", "licence", "saw_test_images", "provenance", "date", "commit", "settings_hash", "run_dir",
-)  # fmt: skip
+SCHEMA = 2
 
 
 def render(found: Leaderboard) -> dict[str, bytes]:
     """File name -> content."""
     whole = json.dumps(as_object(found), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
-    texts = (leaderboard_markdown(found), _csv(found), whole)
+    texts = (leaderboard_markdown(found), leaderboard_csv(found.boards), whole)
     return {name: text.encode() for name, text in zip(NAMES, texts, strict=True)}
 
 
@@ -65,20 +59,7 @@ def as_object(found: Leaderboard) -> dict[str, Any]:
         for board in found.boards
     ]
     left_out = [{"run": entry.run, "reason": entry.reason} for entry in found.left_out]
-    return {"schema_version": 1, "tables": tables, "left_out": left_out}
-
-
-def _csv(found: Leaderboard) -> str:
-    """One line a run, every number as it is."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, FIELDS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for board in found.boards:
-        for entry in board.rows:
-            low, high = entry["ci95"]
-            flat = {"ci95_low": low, "ci95_high": high, "weights": json.dumps(entry["weights"], sort_keys=True)}
-            writer.writerow({**entry, **flat})
-    return out.getvalue()
+    return {"schema_version": SCHEMA, "tables": tables, "left_out": left_out}
 
 
 def _stored(path: Path) -> bytes | None:

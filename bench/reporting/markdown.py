@@ -1,47 +1,39 @@
-"""The leaderboard as Markdown: padded columns that read well as plain text too, and every name escaped."""
+"""The leaderboard as Markdown: for each signature its table, what was published, what stands behind, the history."""
 
 from __future__ import annotations
 
-import html
-import re
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from itertools import chain
 
 from bench.evaluation.protocols import PROTOCOLS
 from bench.reporting.boards import Board, Leaderboard, LeftOut
-from bench.reporting.table import BLANK, interval, percent, rate
+from bench.reporting.columns import MAIN, MARKS, MORE, OPTIONAL, REMARKS, Column, signed, verdict
+from bench.reporting.markdown_text import code, escape, grid
+from bench.reporting.table import BLANK, percent
+
+__all__ = ["escape", "grid", "leaderboard_markdown"]
 
 INTRO = """\
 # Leaderboard
 
 Made by `bench leaderboard` from the runs in [`runs`](runs); never edited by hand. A table holds runs of one signature
 only: the same split with the same content, under the same protocol, complete, from committed code. Acc@0.5 in percent
-with its 95 % interval from a bootstrap over pictures; rows whose intervals overlap may differ by chance. Ceiling: how
-often some proposal of a two-stage pipeline would have been a hit. ex/s: expressions a second, of the whole run with
-decoding. Every digit is in [LEADERBOARD.csv](LEADERBOARD.csv), the strata too in [LEADERBOARD.json](LEADERBOARD.json).
+with its 95 % interval from a bootstrap over pictures. Rank: 2-4 says that the paired test cannot tell the run from
+others that may be second to fourth. Ceiling: how often some proposal of a two-stage pipeline would have been a hit.
+ex/s and ms: `bench speed`, expressions a second with cold caches and the median time of one expression. Training: what
+annotation grounding was learned from. Every digit is in [LEADERBOARD.csv](LEADERBOARD.csv), the strata too in
+[LEADERBOARD.json](LEADERBOARD.json).
 """
-MARKS: tuple[tuple[str, Callable[[Mapping[str, Any]], bool], str], ...] = (
-    ("†", lambda r: r["provenance"] == "imported", "boxes made elsewhere and scored here"),
-    (
-        "‡",
-        lambda r: r["saw_test_images"] == "yes",
-        "its training saw test pictures, so the score may flatter it: the RefCOCO family's val and test pictures lie "
-        "in COCO train2014 and train2017, and a detector trained there has seen the very boxes that are asked for",
-    ),
-    (
-        "§",
-        lambda r: r["saw_test_images"] == "unknown",
-        "whether its training saw test pictures is not known, so the score may flatter it too",
-    ),
-    ("¶", lambda r: bool(r["errors"]), "some pictures could not be read; their expressions are misses"),
-)
 
 PROPOSALS = {
     "gt": "Every pipeline here chose among the annotated boxes of all things in a picture, not among its own",
     "gt-referred": "Every pipeline here chose among the annotated boxes of the things that a picture's expressions are "
     "about, fewer than there are in it, not among its own",
 }
+PUBLISHED = (
+    "Points by which the run differs from the value, and whether the value lies in the run's own interval. A value "
+    "under another protocol counts hits by another rule."
+)
 
 
 def leaderboard_markdown(found: Leaderboard) -> str:
@@ -50,41 +42,100 @@ def leaderboard_markdown(found: Leaderboard) -> str:
     if not found.boards:
         parts.append("No complete run yet.\n")
     names = [(board.split, board.protocol, board.proposals) for board in found.boards]
-    parts += [_board(board, names.count(name) > 1) for board, name in zip(found.boards, names, strict=True)]
+    for board, name in zip(found.boards, names, strict=True):
+        parts += _board(board, names.count(name) > 1)
     parts += _weights_behind(found.boards)
     if found.left_out:
         parts.append(_left_out(found.left_out))
     return "\n".join(parts)
 
 
-def _board(board: Board, namesake: bool) -> str:
+def _board(board: Board, namesake: bool) -> list[str]:
+    """The sections of one table."""
     title = escape(board.split) + ("" if board.protocol == "iou" else f", protocol {escape(board.protocol)}")
     title += f", proposals {escape(board.proposals)}" if board.proposals else ""
     hits_at = PROTOCOLS[board.protocol].hits_at if board.protocol in PROTOCOLS else ""
     facts = (
         f"{board.expressions:,} expressions, {board.pictures:,} pictures; protocol {escape(board.protocol)}"
-        f"{f' ({hits_at})' if hits_at else ''}; data {_code(board.fingerprint, 8)}"
+        f"{f' ({hits_at})' if hits_at else ''}; data {code(board.fingerprint, 8)}"
     )
     if board.proposals:
         facts += f". {PROPOSALS.get(board.proposals, f'Proposals given: {escape(board.proposals)}')}"
     if namesake:
         facts += " (another table holds runs on other data of the same name)"
-    used = [(mark, reason) for mark, applies, reason in MARKS if any(applies(r) for r in board.rows)]
-    notes = "".join(f"{mark} {reason}  \n" for mark, reason in used)
-    header = tuple(name for name, _, _ in COLUMNS)
-    right = [number for number, (_, aligned, _) in enumerate(COLUMNS) if aligned]
-    table = grid(header, [tuple(cell(r) for _, _, cell in COLUMNS) for r in board.rows], right)
-    return f"## {title}\n\n{facts}\n\n{table}" + (f"\n{notes}" if notes else "")
+    notes = _notes(board)
+    first = f"## {title}\n\n{facts}\n\n{_table(MAIN, board)}" + (f"\n{notes}" if notes else "")
+    return [first, *_published(board), f"### Behind these runs\n\n{_table(MORE, board)}", *_history(board)]
+
+
+def _table(columns: Sequence[Column], board: Board) -> str:
+    cells = {name: [cell(r) for r in board.rows] for name, _, cell in columns}
+    shown = [column for column in columns if not (column[0] in OPTIONAL and set(cells[column[0]]) == {BLANK})]
+    header = tuple(name for name, _, _ in shown)
+    right = [number for number, (_, aligned, _) in enumerate(shown) if aligned]
+    return grid(header, list(zip(*(cells[name] for name in header), strict=True)), right)
+
+
+def _notes(board: Board) -> str:
+    """What the marks in the table mean, and why runs have no rank; one line each."""
+    said = [f"{mark} {reason}" for mark, applies, reason in MARKS if any(applies(r) for r in board.rows)]
+    said += [reason for applies, reason in REMARKS if any(applies(r) for r in board.rows)]
+    for reason in dict.fromkeys(r["rank_note"] for r in board.rows if r["rank"] is None):
+        without = [escape(r["pipeline"]) for r in board.rows if r["rank"] is None and r["rank_note"] == reason]
+        said.append(f"no rank for {', '.join(without)}: {reason}")
+    return "".join(f"{line}  \n" for line in said)
+
+
+def _published(board: Board) -> list[str]:
+    """Every value that was published for the split by what a row is meant to be."""
+    rows = [
+        (
+            escape(r["pipeline"]),
+            percent(r[entry["metric"]]),
+            f"{entry['value']:.2f}{' mIoU' if entry['metric'] == 'mean_iou' else ''}",
+            signed(entry["difference"]),
+            verdict(entry),
+            escape(", ".join(filter(None, (entry["method"], entry["backbone"])))),
+            entry["training"],
+            entry["protocol"],
+            escape(f"{entry['source']} ({entry['how']})" + (f": {entry['note']}" if entry["note"] else "")),
+        )
+        for r in board.rows
+        for entry in r["published"]
+    ]
+    if not rows:
+        return []
+    header = ("pipeline", "here", "published", "difference", "in interval")
+    header += ("method", "training", "protocol", "source")
+    return [f"### Published for the same split\n\n{PUBLISHED}\n\n{grid(header, rows, (1, 2, 3))}"]
+
+
+def _history(board: Board) -> list[str]:
+    """Older runs of the rows' settings: how the same thing has moved."""
+    rows = [
+        (
+            escape(r["pipeline"]),
+            escape(older["date"]),
+            code(older["commit"] or "", 7),
+            percent(older["acc@0.5"]),
+            signed(100 * older["difference"]),
+        )
+        for r in board.rows
+        for older in r["history"]
+    ]
+    if not rows:
+        return []
+    header = ("pipeline", "date", "commit", "Acc@0.5", "since then")
+    return ["### History: older runs of the same settings\n\n" + grid(header, rows, (3, 4))]
 
 
 def _weights_behind(boards: Sequence[Board]) -> list[str]:
     """What the weights of each row were trained on and their licences: a row for each different answer."""
     splits: dict[tuple[str, ...], list[str]] = {}
-    for board in boards:
-        for r in board.rows:
-            if r["weights"] or r["licence"] or r["trained_on"] not in ("", "nothing"):
-                facts = (r["pipeline"], r["trained_on"], r["licence"], r["saw_test_images"])
-                splits.setdefault(facts, []).append(board.split)
+    for board, r in chain.from_iterable(((board, r) for r in board.rows) for board in boards):
+        if r["weights"] or r["licence"] or r["trained_on"] not in ("", "nothing"):
+            facts = (r["pipeline"], r["trained_on"], r["licence"], r["saw_test_images"])
+            splits.setdefault(facts, []).append(board.split)
     if not splits:
         return []
     rows = [
@@ -98,60 +149,3 @@ def _weights_behind(boards: Sequence[Board]) -> list[str]:
 def _left_out(entries: Sequence[LeftOut]) -> str:
     rows = [(escape(entry.run), escape(entry.reason)) for entry in entries]
     return "## Left out, and why\n\n" + grid(("run", "reason"), rows)
-
-
-def grid(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """A Markdown table whose columns line up in plain text; `right` numbers the columns that are aligned right."""
-    widths = [max(3, *(_width(cells[n]) for cells in (header, *rows))) for n in range(len(header))]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = (
-            " " * (widths[n] - _width(text)) + text if n in right else text + " " * (widths[n] - _width(text))
-            for n, text in enumerate(cells)
-        )
-        return "| " + " | ".join(padded) + " |\n"
-
-    rule = "|".join("-" * (w + 1) + ":" if n in right else ":" + "-" * (w + 1) for n, w in enumerate(widths))
-    return line(header) + f"|{rule}|\n" + "".join(line(cells) for cells in rows)
-
-
-def escape(text: str) -> str:
-    """Data as one line of plain Markdown text: no markup, no HTML, no new cell or row."""
-    flat = " ".join(text.split())
-    flat = "".join(c for c in flat if unicodedata.category(c) not in ("Cc", "Cf") or c == "\u200d")
-    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(flat, quote=False))
-
-
-def _width(text: str) -> int:
-    """Columns of a terminal: wide letters take two, combining ones none."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def _name(r: Mapping[str, Any]) -> str:
-    return escape(r["pipeline"]) + "".join(f" {mark}" for mark, applies, _ in MARKS if applies(r))
-
-
-def _code(digest: str, digits: int) -> str:
-    """The first digits of a hash, as code; backslashes do not escape there, so only letters and digits are kept."""
-    kept = re.sub(r"[^0-9A-Za-z]", "", digest)[:digits]
-    return f"`{kept}`" if kept else BLANK
-
-
-def _weights(r: Mapping[str, Any]) -> str:
-    return ", ".join(_code(sha, 8) for _, sha in sorted(r["weights"].items()) if sha) or BLANK
-
-
-COLUMNS: tuple[tuple[str, bool, Callable[[Mapping[str, Any]], str]], ...] = (
-    ("pipeline", False, _name),
-    ("Acc@0.5", True, lambda r: f"{percent(r['acc@0.5'])} {interval(r['ci95'])}".replace("[", r"\[")),
-    ("Acc@0.7", True, lambda r: percent(r["acc@0.7"])),
-    ("Acc@0.9", True, lambda r: percent(r["acc@0.9"])),
-    ("mIoU", True, lambda r: percent(r["mean_iou"])),
-    ("ceiling", True, lambda r: percent(r["oracle@0.5"])),
-    ("ex/s", True, lambda r: rate(r["expressions_per_s"])),
-    ("pictures/s", True, lambda r: rate(r["pictures_per_s"])),
-    ("device", False, lambda r: escape(r["device"]) or BLANK),
-    ("weights", False, _weights),
-    ("date", False, lambda r: escape(r["date"])),
-    ("commit", False, lambda r: _code(r["commit"] or "", 7)),
-)

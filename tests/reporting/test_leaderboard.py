@@ -4,74 +4,25 @@ import csv
 import io
 import json
 import re
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.datasets.split import Split
 from bench.errors import CheckFailed
-from bench.grounding import Expression, Scene
-from bench.imported.scoring import import_boxes
 from bench.reporting import leaderboard
 from bench.reporting.boards import collect
 from bench.reporting.markdown import escape, grid
-from bench.runs.record import Throughput, read_record, signature
-from bench.runs.store import write_record
+from bench.runs.record import read_record
 
-BOX = (0.0, 0.0, 40.0, 40.0)
 MARKDOWN, CSV, JSON = leaderboard.NAMES
-SPEED = Throughput(
-    seconds=1,
-    pictures_per_s=12.345,
-    expressions_per_s=123.4,
-    stages={},
-    peak_memory_mb=1,
-    device_memory_mb=1,
-    load_seconds=1,
-)
-
-
-def split(name="mine-val", text="the man", pictures=5):
-    scenes = tuple(Scene(f"p{n}", f"p{n}.jpg", 100, 100, (Expression(f"e{n}", text, BOX),)) for n in range(pictures))
-    return Split(name, "Mine", scenes, SimpleNamespace())
-
-
-@pytest.fixture
-def store(tmp_path):
-    """Writes a run with `hits` hits; further words change its record."""
-
-    def write(name="a", hits=3, on=None, protocol="iou", data=None, **changes):
-        on = on or split()
-        rows = {f"e{n}": [0, 0, 40, 40 if n < hits else 4] for n in range(5)}
-        file = tmp_path / "boxes.json"
-        file.write_text(json.dumps(rows))
-        record, folder = import_boxes(file, on, tmp_path, name=name, protocol=protocol)
-        identity = record.identity.model_copy(update={"device": "cuda:0"} | changes.pop("identity", {}))
-        if data:
-            identity = identity.model_copy(update={"data": identity.data.model_copy(update=data)})
-            changes["signature"] = signature(protocol, identity.data)
-        fields = {
-            "git": {"commit": "0123456789abcdef", "dirty": False},
-            "finished": "2026-01-02T03:04:05+00:00",
-            "provenance": "run",
-            "imported": None,
-            "card": {"saw_test_images": "no"},
-            "environment": {"gpu": {"name": "NVIDIA H200"}},
-            "throughput": SPEED,
-        }
-        write_record(folder, record.model_copy(update=fields | {"identity": identity} | changes))
-        return folder.relative_to(tmp_path).as_posix()
-
-    return write
 
 
 def tables(results):
     return {(b.split, b.protocol): [r["pipeline"] for r in b.rows] for b in collect(results).boards}
 
 
-def test_one_table_a_signature_best_first(tmp_path, store):
+def test_one_table_a_signature_best_first(tmp_path, store, split):
     store("low", 1)
     store("high", 5)
     store("middle", 3)
@@ -84,7 +35,7 @@ def test_one_table_a_signature_best_first(tmp_path, store):
     }
 
 
-def test_other_data_of_the_same_name_is_another_table(tmp_path, store):
+def test_other_data_of_the_same_name_is_another_table(tmp_path, store, split):
     store("a", 3)
     store("b", 3, on=split(text="the woman"))
     first, second = collect(tmp_path).boards
@@ -116,13 +67,26 @@ def test_what_is_left_out_and_why(tmp_path, store):
 
 def test_the_latest_of_equal_runs_is_shown(tmp_path, store):
     old = store("a", 1, finished="2026-01-01T00:00:00+00:00", settings_hash="s")
+    middle = store(
+        "a", 5, finished="2026-02-01T00:00:00+00:00", settings_hash="s", git={"commit": "77", "dirty": False}
+    )
     new = store("a", 2, finished="2026-03-01T00:00:00+00:00", settings_hash="s")
     other_settings = store("a", 3, settings_hash="t")
     other_device = store("a", 4, settings_hash="s", environment={"gpu": {"name": "NVIDIA A100"}})
     found = collect(tmp_path)
-    assert {r["run_dir"] for r in found.boards[0].rows} == {new, other_settings, other_device}
-    assert [(e.run, e.reason) for e in found.left_out] == [
-        (old, f"replaced by a later run of the same settings: {new}")
+    rows = {r["run_dir"]: r for r in found.boards[0].rows}
+    assert set(rows) == {new, other_settings, other_device} and not found.left_out
+    assert [(h["run_dir"], h["date"], h["commit"], h["acc@0.5"]) for h in rows[new]["history"]] == [
+        (middle, "2026-02-01", "77", 1.0),
+        (old, "2026-01-01", "0123456789abcdef", 0.2),
+    ]
+    assert [round(h["difference"], 9) for h in rows[new]["history"]] == [-0.6, 0.2]
+    text = leaderboard.render(found)[MARKDOWN].decode()
+    section = text.partition("### History")[2].partition("\n## ")[0].splitlines()
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section if line.startswith("|")][2:]
+    assert lines == [
+        ["a", "2026-02-01", "`77`", "100.00", "−60.00"],
+        ["a", "2026-01-01", "`0123456`", "20.00", "+20.00"],
     ]
 
 
@@ -161,18 +125,18 @@ def test_full_precision(tmp_path, store):
 def test_marks_and_footnotes(tmp_path, store):
     store("clean", 5)
     text = leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
-    assert not set("†‡§¶") & set(text)
+    assert not set("†‡§¶◊") & set(text)
     store("theirs", 4, provenance="imported", card={})
     store("saw", 3, card={"saw_test_images": "yes"})
     text = leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
-    table = text.partition("## The weights")[0].splitlines()
-    names = [line.split("|")[1].strip() for line in table if line.startswith("|")][2:]
+    table = text.partition("### Behind")[0].splitlines()
+    names = [line.split("|")[2].strip() for line in table if line.startswith("|")][2:]
     assert names == ["clean", "theirs † §", "saw ‡"]
     assert "‡ its training saw test pictures" in text and "COCO train2014" in text
     assert "¶" not in text
 
 
-def test_the_weights_behind_the_rows(tmp_path, store):
+def test_the_weights_behind_the_rows(tmp_path, store, split):
     store("blind", 1, card={"trained_on": "nothing", "saw_test_images": "no"}, identity={"weights": {}})
     assert "The weights behind the rows" not in leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
     facts = {"trained_on": "COCO train2017", "licence": "AGPL-3.0", "saw_test_images": "yes"}
@@ -201,7 +165,7 @@ def test_hostile_names_stay_in_their_cell(tmp_path, store):
     store("tame", 2)
     leaderboard.write(tmp_path)
     text = (tmp_path / MARKDOWN).read_text()
-    for table in text.partition("## The weights")[::2]:
+    for table in re.split("^##+ ", text, flags=re.MULTILINE)[2:]:
         rows = [line for line in table.splitlines() if line.startswith("|")]
         assert len(rows) == 4
         assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {len(re.findall(r"\|", rows[1]))}

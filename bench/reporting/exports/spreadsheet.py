@@ -1,0 +1,61 @@
+"""The leaderboard as CSV: a line a run, every number as it is.
+
+A spreadsheet takes a cell that begins with =, +, -, @, a tab or a carriage return for a formula and may run it, and
+names are data of strangers: text cells that begin so get a ' before them, which a spreadsheet hides. Numbers do not.
+LEADERBOARD.json holds every name exactly as it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bench.reporting.boards import Board
+
+FIELDS = (
+    "signature", "split", "protocol", "pipeline", "rank_best", "rank_worst", "n", "hits", "acc@0.5", "ci95_low",
+    "ci95_high", "acc@0.7", "acc@0.9", "mean_iou", "oracle@0.5", "proposals_per_picture", "no_box", "errors",
+    "duplicates", "missing", "extra", "other_picture", "speed_expressions_per_s", "speed_low", "speed_high",
+    "speed_batch_size", "p50_ms", "p90_ms", "p99_ms", "joules_per_expression", "speed_noisy", "peak_gb", "peak_gb_of",
+    "parameters", "training_data", "published", "published_difference", "published_source", "expressions_per_s",
+    "pictures_per_s", "peak_memory_mb", "device", "dtype", "weights", "trained_on", "licence", "saw_test_images",
+    "provenance", "submitted", "date", "commit", "settings_hash", "older_runs", "run_dir",
+)  # fmt: skip
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def leaderboard_csv(boards: Iterable[Board]) -> str:
+    """The whole of LEADERBOARD.csv."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    for board in boards:
+        for entry in board.rows:
+            writer.writerow({field: harmless(value) for field, value in _flat(entry).items()})
+    return out.getvalue()
+
+
+def harmless(value: Any) -> Any:
+    """A cell that no spreadsheet runs."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The row without what is nested; `published` is the first published accuracy, in percent like its difference."""
+    low, high = entry["ci95"]
+    best, worst = entry["rank"] or (None, None)
+    flat = {field: entry[field] for field in FIELDS if field in entry and field not in ("published", "weights")}
+    flat |= {"ci95_low": low, "ci95_high": high, "rank_best": best, "rank_worst": worst}
+    flat |= {"weights": json.dumps(entry["weights"], sort_keys=True), "older_runs": len(entry["history"])}
+    if measured := entry["speed"]:
+        rate = measured["expressions_per_s"]
+        flat |= {"speed_expressions_per_s": rate["median"], "speed_low": rate["low"], "speed_high": rate["high"]}
+        flat |= {"speed_batch_size": measured["batch_size"], "speed_noisy": "; ".join(measured["noisy"])}
+        flat |= {key: measured[key] for key in ("p50_ms", "p90_ms", "p99_ms", "joules_per_expression")}
+    if found := [said for said in entry["published"] if said["metric"] == "acc@0.5"]:
+        flat |= {"published": found[0]["value"], "published_difference": found[0]["difference"]}
+        flat["published_source"] = found[0]["source"]
+    return flat

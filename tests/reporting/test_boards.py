@@ -1,0 +1,235 @@
+"""What a row says beside its score: rank, speed, training data, what was published, and where it came from."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from bench.reporting import leaderboard
+from bench.reporting.boards import SUBMISSION, collect
+from bench.runs.outcomes import OUTCOMES
+from bench.runs.record import read_record
+from bench.speed.record import Energy, Memory, Pictures, Rate, Rules, Single, SpeedRecord, Spread
+
+MARKDOWN, CSV, JSON = leaderboard.NAMES
+
+
+def rows(results):
+    return {r["pipeline"]: r for board in collect(results).boards for r in board.rows}
+
+
+def speed_record(run, **changes):
+    """A measurement of what the run in the folder `run` ran."""
+    record = read_record(run)
+    spread = Spread(median=900.0, low=880.0, high=930.0)
+    fields = {
+        "name": record.name,
+        "identity": record.identity,
+        "settings_hash": record.settings_hash,
+        "started": "2026-01-03T00:00:00+00:00",
+        "finished": "2026-01-03T00:05:00+00:00",
+        "git": record.git,
+        "environment": record.environment,
+        "card": record.card,
+        "argv": ("bench", "speed"),
+        "rules": Rules(),
+        "full": True,
+        "pictures": Pictures(
+            count=5, expressions=5, of=5, resident_mb=1, cap_mb=9, decode_ms=1, unreadable=0, ids="new in every batch"
+        ),
+        "single": Single(p50_ms=4.25, p90_ms=5, p99_ms=6, calls=100, median_ms=spread),
+        "offline": (
+            Rate(cache="texts", batch_size=8, pictures_per_s=spread, expressions_per_s=spread, batches=9, seconds=30),
+            Rate(
+                cache="cold",
+                batch_size=32,
+                pictures_per_s=spread,
+                expressions_per_s=Spread(median=640.0, low=600.0, high=650.0),
+                batches=100,
+                seconds=30,
+            ),
+        ),
+        "batch_search": (),
+        "stages": {},
+        "load_seconds": 1.0,
+        "first_call_seconds": 1.0,
+        "proposals_per_picture": None,
+        "memory": Memory(allocated_mb=2000.0, reserved_mb=None, process_mb=None, host_mb=900.0),
+        "energy": Energy(joules_per_expression=0.5, joules=50.0, expressions=100),
+        "conditions": {},
+        "noisy": (),
+        "check": (),
+        "valid": True,
+    }
+    return SpeedRecord(**(fields | changes))
+
+
+def write_speed(results, run, stem="speed-20260103-000000-abc", **changes):
+    path = results / run
+    file = path.parent / f"{stem}.json"
+    file.write_text(speed_record(path, **changes).model_dump_json())
+    return file.relative_to(results).as_posix()
+
+
+@pytest.fixture
+def many(split):
+    """A split of 40 pictures: enough for the paired test to tell runs apart."""
+    return split(pictures=40)
+
+
+def boxes(results, split, name, hits):
+    """A run whose first `hits` expressions are hits, `hits` a set of numbers."""
+    from bench.imported.scoring import import_boxes
+
+    file = results / "boxes.json"
+    file.write_text(json.dumps({f"e{n}": [0, 0, 40, 40 if n in hits else 4] for n in range(40)}))
+    _, folder = import_boxes(file, split, results, name=name)
+    (folder / "run.json").write_text((folder / "run.json").read_text().replace('"dirty": true', '"dirty": false'))
+    return folder
+
+
+def test_ranks_are_ranges_where_the_paired_test_cannot_tell(tmp_path, many):
+    boxes(tmp_path, many, "best", set(range(38)))
+    boxes(tmp_path, many, "one", set(range(20)))
+    boxes(tmp_path, many, "two", set(range(1, 20)) | {39})
+    boxes(tmp_path, many, "worst", set())
+    assert {name: r["rank"] for name, r in rows(tmp_path).items()} == {
+        "best": [1, 1],
+        "one": [2, 3],
+        "two": [2, 3],
+        "worst": [4, 4],
+    }
+    leaderboard.write(tmp_path)
+    text = (tmp_path / MARKDOWN).read_text()
+    first = [line.split("|")[1].strip() for line in text.partition("### Behind")[0].splitlines() if "| " in line][1:]
+    assert first == ["1", "2-3", "2-3", "4"]
+    lines = list(csv.DictReader(io.StringIO((tmp_path / CSV).read_text())))
+    assert [(line["rank_best"], line["rank_worst"]) for line in lines] == [
+        ("1", "1"),
+        ("2", "3"),
+        ("2", "3"),
+        ("4", "4"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda path: path.unlink(), f"no {OUTCOMES}; `bench score RUN --keep` makes it"),
+        (lambda path: path.write_text("{}\n"), f"{OUTCOMES} cannot be read"),
+        (lambda path: path.write_text(path.read_text().replace('"hit":[1]', '"hit":[0]', 1)), "does not count what"),
+        (lambda path: path.write_text(path.read_text().replace('"e7"', '"other"')), "about other expressions"),
+    ],
+)
+def test_a_run_without_sound_outcomes_has_no_rank(tmp_path, many, spoil, said):
+    boxes(tmp_path, many, "a", set(range(38)))
+    boxes(tmp_path, many, "b", set(range(2)))
+    spoilt = boxes(tmp_path, many, "c", set(range(20)))
+    spoil(spoilt / OUTCOMES)
+    found = rows(tmp_path)
+    assert found["a"]["rank"] == [1, 1] and found["b"]["rank"] == [2, 2]
+    assert found["c"]["rank"] is None and said in found["c"]["rank_note"]
+    text = leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
+    assert f"no rank for c: {found['c']['rank_note']}" in text
+
+
+def test_the_speed_that_was_measured(tmp_path, store):
+    run = store("a", 3)
+    store("b", 2)
+    path = write_speed(tmp_path, run)
+    found = rows(tmp_path)
+    assert found["a"]["speed"]["expressions_per_s"] == {"median": 640.0, "low": 600.0, "high": 650.0}
+    assert found["a"]["speed"]["record"] == path and found["a"]["latency_ms"] == 4.25
+    assert found["a"]["peak_gb"] == pytest.approx(2.097152) and found["a"]["peak_gb_of"] == "device"
+    assert found["a"]["expressions_per_s"] == 123.4  # of the whole evaluation, still there
+    assert found["b"]["speed"] is None and found["b"]["peak_gb"] is None
+    text = leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
+    cells = {c[2].split()[0]: c for line in text.splitlines() if len(c := [x.strip() for x in line.split("|")]) > 8}
+    assert cells["a"][5:8] == ["640", "4.25", "2.10"]
+    assert cells["b"][5:8] == ["(123)", "–", "–"]
+    assert "(ex/s) in brackets: of the whole evaluation" in text
+
+
+def test_speeds_that_do_not_count(tmp_path, store):
+    run = store("a", 3)
+    write_speed(tmp_path, run, "speed-1", valid=False)
+    write_speed(tmp_path, run, "speed-2", full=False)
+    write_speed(tmp_path, run, "speed-3", identity=read_record(tmp_path / run).identity.model_copy(update={"seed": 7}))
+    write_speed(tmp_path, run, "speed-4", environment={"gpu": {"name": "NVIDIA A100"}})
+    broken = tmp_path / run / ".." / "speed-5.json"
+    broken.write_text("{")
+    found = collect(tmp_path)
+    (row,) = found.boards[0].rows
+    assert row["speed"]["record"].endswith("speed-3.json")  # a seed changes nothing about speed
+    assert [entry.run for entry in found.left_out] == ["runs/a/mine-val/speed-5.json"]
+
+
+def test_a_busy_machine_is_marked(tmp_path, store):
+    run = store("a", 3)
+    write_speed(tmp_path, run, noisy=("another process used the GPU",))
+    text = leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
+    assert r"| \~640 | \~4.25 |" in text and "~ measured while the machine was busy" in text
+    (line,) = csv.DictReader(io.StringIO(leaderboard.render(collect(tmp_path))[CSV].decode()))
+    assert (line["speed_noisy"], line["p50_ms"], line["peak_gb_of"]) == (
+        "another process used the GPU",
+        "4.25",
+        "device",
+    )
+
+
+def test_what_the_paper_published_stands_beside_the_row(tmp_path, store, split):
+    on = split("refcoco-val")
+    trained = {"trained_on": "CLIP: WebImageText; CLIP-VG: the train split of the data set", "saw_test_images": "no"}
+    store("clipvg", 4, on=on, card=trained)
+    store("mdetr", 3, on=on, card={"weights": {"mdetr": "refcoco_resnet101_checkpoint.pth"}, "supervision": "full"})
+    store("nobody", 2, on=on)
+    found = rows(tmp_path)
+    assert [(e["value"], e["difference"]) for e in found["clipvg"]["published"]] == [(84.29, -4.29)]
+    assert [(e["value"], e["within_interval"]) for e in found["mdetr"]["published"]] == [(86.75, True)]
+    assert found["nobody"]["published"] == []
+    leaderboard.write(tmp_path)
+    text = (tmp_path / MARKDOWN).read_text()
+    assert "84.29 (−4.29)" in text and "### Published for the same split" in text
+    assert "MDETR repository, README" in text and "| giou" in text
+    lines = {line["pipeline"]: line for line in csv.DictReader(io.StringIO((tmp_path / CSV).read_text()))}
+    assert (lines["clipvg"]["published"], lines["clipvg"]["published_difference"]) == ("84.29", "-4.29")
+    assert lines["nobody"]["published"] == ""
+
+
+def test_nothing_is_published_on_a_split_of_ones_own(tmp_path, store):
+    store("clipvg", 4)
+    text = leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
+    assert rows(tmp_path)["clipvg"]["published"] == [] and "published" not in text.lower().replace("unpublished", "")
+
+
+def test_training_data_and_parameters(tmp_path, store):
+    store("a", 3, card={"trained_on": "mine-train", "parameters": 170_900_000})
+    store("b", 2, card={"trained_on": ["a list"], "parameters": "many", "licence": 3, "saw_test_images": None})
+    found = rows(tmp_path)
+    assert (found["a"]["training_data"], found["a"]["parameters"]) == ("full", 170_900_000)
+    assert (found["b"]["training_data"], found["b"]["parameters"]) == ("unknown", None)
+    text = leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
+    assert "171 M" in text
+
+
+def test_a_submitted_run_is_marked_and_replaces_none_of_ours(tmp_path, store):
+    ours = store("a", 3, finished="2026-01-01T00:00:00+00:00", settings_hash="s")
+    theirs = store("a", 5, finished="2026-06-01T00:00:00+00:00", settings_hash="s")
+    (tmp_path / theirs / SUBMISSION).write_text('{"accepted": "2026-06-02T00:00:00+00:00"}')
+    (board,) = collect(tmp_path).boards
+    assert {r["run_dir"]: r["submitted"] for r in board.rows} == {ours: None, theirs: "2026-06-02"}
+    assert all(r["history"] == [] for r in board.rows)
+    text = leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
+    assert "a § ◊" not in text and "a ◊" in text and "◊ somebody else's run" in text
+    (tmp_path / theirs / SUBMISSION).write_text("broken")
+    assert {r["submitted"] for r in collect(tmp_path).boards[0].rows} == {None, "unknown"}
+
+
+@pytest.mark.parametrize("name", ["=cmd()", "+1", "-1", "@SUM(A1)", "\tx", "plain"])
+def test_no_spreadsheet_runs_a_name(tmp_path, store, name):
+    store(name, 3)
+    leaderboard.write(tmp_path)
+    (line,) = csv.DictReader(io.StringIO((tmp_path / CSV).read_text(), newline=""))
+    assert line["pipeline"] == (name if name == "plain" else f"'{name}")
+    assert json.loads((tmp_path / JSON).read_text())["tables"][0]["rows"][0]["pipeline"] == name
