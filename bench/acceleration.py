@@ -9,6 +9,7 @@ claims an acceleration that did not happen.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,3 +67,12 @@ class Acceleration:
                 f"--dtype {self.dtype}: {name} does not compute in {self.dtype} here; leave the flag out for it, or "
                 "give float32"
             )
+
+
+def graphs_compiled() -> int:
+    """How many graphs torch.compile has made in this process so far."""
+    if "torch._dynamo" not in sys.modules:
+        return 0
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])

@@ -13,6 +13,7 @@ from bench.cli import (
     compare,
     config,
     data,
+    demo,
     doctor,
     export,
     label,
@@ -22,6 +23,7 @@ from bench.cli import (
     report,
     run,
     score,
+    speed,
     train,
 )
 from bench.errors import BenchError
@@ -43,6 +45,8 @@ app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("report")(report.report)
+app.command("speed")(speed.speed)
+app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
 app.command("list")(listing.listing)
 app.command("doctor")(doctor.doctor)

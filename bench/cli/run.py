@@ -85,10 +85,10 @@ def run(
     resolved = load_settings(config, flags)
     options = assignments(settings or [])
     own = {"weights": weights, "preprocessing": preprocessing}
-    names = _listed(pipeline)
+    names = listed(pipeline)
     for name in names:
         registry.origin("pipeline", name)
-    splits = _load(_listed(split), resolved, limit)
+    splits = _load(listed(split), resolved, limit)
     done, failed = _product(names, splits, resolved, options, own, fresh)
     _show(done, as_json)
     if failed:
@@ -157,7 +157,7 @@ def _show(done: list[Evaluated], as_json: bool) -> None:
         print(json.dumps({"rows": [row(*each) for each in rows]}, ensure_ascii=False, allow_nan=False))
 
 
-def _listed(values: list[str]) -> list[str]:
+def listed(values: list[str]) -> list[str]:
     """Names from repeated flags and comma lists, in order, each once. A `file:` value is one path, commas and all."""
     parts = [p.strip() for v in values for p in ([v] if v.startswith("file:") else v.split(","))]
     return [part for part in dict.fromkeys(parts) if part]

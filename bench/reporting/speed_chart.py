@@ -7,10 +7,13 @@ which nobody is both faster and more accurate. Colours follow the reader's light
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from bench.reporting.boards import collect
 from bench.reporting.scales import Scale, make_scale, words
 from bench.reporting.svg import LIGHT, SMALL, document, fitted, safe, style, text, width_of
 from bench.speed.record import SpeedRecord, headline
@@ -48,6 +51,25 @@ def point(row: Mapping[str, Any], speed: SpeedRecord) -> Point:
     rate = headline(speed).expressions_per_s
     low, high = row["ci95"]
     return Point(str(row["pipeline"]), row["acc@0.5"], (low, high), rate.median, (rate.low, rate.high))
+
+
+def chart_of(results: Path, split: str) -> str | None:
+    """The chart of what the leaderboard of a split knows under the usual protocol, on the device that most of its rows
+    were measured on; None where no row has a measured speed.
+    """
+    boards = [b for b in collect(results).boards if b.split == split and b.protocol == "iou" and not b.proposals]
+    rows = [row for board in boards for row in board.rows if row["speed"]]
+    if not rows:
+        return None
+    devices = Counter(row["device"] for row in rows)
+    most = max(devices, key=lambda device: (devices[device], device))
+    points = [_of_row(row) for row in rows if row["device"] == most]
+    return speed_chart(f"{split}: accuracy against speed", points, most)
+
+
+def _of_row(row: Mapping[str, Any]) -> Point:
+    rate, (low, high) = row["speed"]["expressions_per_s"], row["ci95"]
+    return Point(row["pipeline"], row["acc@0.5"], (low, high), rate["median"], (rate["low"], rate["high"]))
 
 
 def speed_chart(title: str, points: Sequence[Point], device: str = "") -> str:

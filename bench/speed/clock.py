@@ -12,12 +12,13 @@ class Clock:
     """Adds up the seconds of each named stage (the StageClock of bench.grounding).
 
     A stage inside another takes its time away from the outer one, so the stages add up to no more than the wall time.
-    On CUDA the device is waited for at both ends of a stage, so that queued work is charged to the stage it belongs to.
-    Not for several threads.
+    On CUDA the device is waited for at both ends of a stage, so that queued work is charged to the stage it belongs to;
+    with `waits` off it is not, which leaves the pipeline as fast as it is. Not for several threads.
     """
 
     def __init__(self, device: str = "cpu") -> None:
-        self._wait = _synchroniser(device)
+        self._wait = synchroniser(device)
+        self.waits = True
         self._seconds: dict[str, float] = defaultdict(float)
         self._open: list[str] = []
         self._since = 0.0
@@ -39,7 +40,7 @@ class Clock:
 
     def _charge(self) -> None:
         """Charges the time since the last change to the innermost open stage."""
-        if self._wait is not None:
+        if self.waits and self._wait is not None:
             self._wait()
         now = time.perf_counter()
         if self._open:
@@ -47,7 +48,8 @@ class Clock:
         self._since = now
 
 
-def _synchroniser(device: str) -> Callable[[], None] | None:
+def synchroniser(device: str) -> Callable[[], None] | None:
+    """What waits until a CUDA device has done all that it was given; None elsewhere."""
     if not device.startswith("cuda"):
         return None
     import torch

@@ -32,3 +32,25 @@ def device_memory_mb(device: str) -> float | None:
     import torch
 
     return torch.cuda.max_memory_allocated(device) / MB
+
+
+def restart_peaks(device: str) -> bool:
+    """Forgets the peaks so far, of the process and of its CUDA device; False where the system keeps the process's."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew at what is resident now
+    except OSError:
+        return False
+    return True
+
+
+def device_reserved_mb(device: str) -> float | None:
+    """The largest memory that torch has reserved on a CUDA device so far; None elsewhere."""
+    if not device.startswith("cuda") or "torch" not in sys.modules:
+        return None
+    import torch
+
+    return torch.cuda.max_memory_reserved(device) / MB

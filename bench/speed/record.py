@@ -73,6 +73,8 @@ class Rate(Model):
     pictures_per_s: Spread
     expressions_per_s: Spread
     batches: int
+    pictures: int
+    expressions: int
     seconds: float
 
 

@@ -66,6 +66,11 @@ class YoloProposer:
             context.acceleration.uses_dtype()
         self.model = model.fuse(verbose=False).eval().to(self.device, self.dtype)
         context.acceleration.apply(self.model)
+        if context.acceleration.compile:
+            head = self.model.model[-1]
+            # As a tensor its numbers are known only when the head runs, and the compiler would stop at every layer;
+            # and anchors kept for the last shape would have every other shape compiled anew.
+            head.stride, head.dynamic = head.stride.tolist(), True
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """One `Proposals` for each scene's picture, RGB uint8 (H, W, 3)."""

@@ -1,0 +1,216 @@
+"""`bench speed`: how fast pipelines are on a split's real pictures, each alone or two in turn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from bench.cli.flags import Preprocessing, as_options
+
+if TYPE_CHECKING:
+    from bench.datasets.split import Split
+    from bench.settings import Resolved
+    from bench.speed.record import PairRecord, Rules, SpeedRecord
+
+    Done = tuple[SpeedRecord | PairRecord, Path]
+
+
+def speed(
+    pipeline: Annotated[
+        list[str], typer.Option("--pipeline", "-p", help="Pipelines: a,b or the flag repeated.", show_default=False)
+    ],
+    split: Annotated[
+        str, typer.Option("--split", "-s", help="Whose pictures; own data: file:PATH.jsonl.", show_default=False)
+    ],
+    interleave: Annotated[
+        bool, typer.Option("--interleave", help="The first and each other one in turn: ratios of speed.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=2, help="Of --interleave; both have a turn in each.")] = 12,
+    min_seconds: Annotated[float, typer.Option(min=0, help="Each repeat lasts at least this long.")] = 30.0,
+    min_batches: Annotated[int, typer.Option(min=1, help="And has at least so many batches.")] = 100,
+    warmup_seconds: Annotated[float, typer.Option(min=0, help="The warm-up lasts at least this long.")] = 3.0,
+    warmup_batches: Annotated[int, typer.Option(min=0, help="And has at least so many batches.")] = 10,
+    repeats: Annotated[int, typer.Option(min=1, help="Of which the median and the spread are given.")] = 3,
+    resident_mb: Annotated[float, typer.Option(min=1, help="Decoded pictures are kept up to this size.")] = 2048.0,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first N pictures; such a record is in no table.")
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option("--results", "-o", help="Where records are kept.", show_default="results")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Weights to use instead of bench.toml's.", show_default=False)
+    ] = None,
+    preprocessing: Annotated[
+        Preprocessing | None,
+        typer.Option(help="How pictures are made ready, for pipelines that know several ways.", show_default=False),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.", show_default="auto")] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"] | None,
+        typer.Option(help="auto is float32 on a CPU, bfloat16 on CUDA.", show_default="auto"),
+    ] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Networks go through torch.compile.")] = False,
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="Convolutions work on pictures channels last.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of Python, numpy and torch.", show_default="0")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing from the network.")] = False,
+    config: Annotated[Path | None, typer.Option(help="A bench.toml to use.", show_default=False)] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="An option of the pipeline; may be repeated.", show_default=False
+        ),
+    ] = None,
+    chart: Annotated[
+        Path | None,
+        typer.Option(help="Draw accuracy against speed for all that is stored of the split.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The last line of stdout is one JSON object.")] = False,
+) -> None:
+    """Measure how fast pipelines are, with the conditions beside the number; the records lie beside the runs.
+
+    One that was made with less than the default rules is kept, and joins no table.
+
+    Leaves with 1 when a pipeline's boxes were not those of the accuracy pass, with 2 when one could not be measured.
+    """
+    from bench import registry
+    from bench.cli.run import listed
+    from bench.datasets.load import load_split
+    from bench.errors import UsageError
+    from bench.settings import assignments, load_settings
+    from bench.speed.record import Rules
+
+    flags = {
+        "results": str(results) if results else None,
+        "run.device": device,
+        "run.dtype": dtype,
+        "run.compile": compiled or None,
+        "run.channels_last": channels_last or None,
+        "run.seed": seed,
+        "run.offline": offline or None,
+    }
+    resolved = load_settings(config, flags)
+    options = assignments(settings or [])
+    names = listed(pipeline)
+    for name in names:
+        registry.origin("pipeline", name)
+    if interleave and len(names) < 2:
+        raise UsageError("--interleave: give two pipelines or more, the first of which the others are compared with")
+    rules = Rules(
+        warmup_seconds=warmup_seconds,
+        warmup_batches=warmup_batches,
+        min_seconds=min_seconds,
+        min_batches=min_batches,
+        repeats=repeats,
+    )
+    whole = load_split(split, resolved)
+    some = whole if limit is None else whole.limited(limit)
+    own = {"weights": weights, "preprocessing": preprocessing}
+    if interleave:
+        done, failed = _in_turn(names, some, resolved, options, own, rules, resident_mb, rounds)
+    else:
+        done, failed = _each(names, some, resolved, options, own, rules, resident_mb)
+    _show(done, as_json)
+    if chart is not None:
+        _draw(chart, Path(resolved.settings.results), whole.name)
+    if failed:
+        raise typer.Exit(2)
+    if not all(record.valid for record, _ in done):
+        raise typer.Exit(1)
+
+
+def _each(
+    names: list[str],
+    split: Split,
+    resolved: Resolved,
+    options: dict[str, Any],
+    own: dict[str, Any],
+    rules: Rules,
+    resident_mb: float,
+) -> tuple[list[Done], bool]:
+    """One record each; a pipeline that fails is reported at once and does not keep the others from being measured."""
+    from bench.errors import BenchError
+    from bench.evaluation.progress import say
+    from bench.speed.measure import measure
+
+    done: list[Done] = []
+    failed = False
+    for name in names:
+        try:
+            with as_options(name, own) as flagged:
+                done.append(measure(name, split, resolved, options | flagged, rules, resident_mb))
+        except BenchError as error:
+            if len(names) == 1:
+                raise
+            say(f"{name}: {error}")
+            failed = True
+    return done, failed
+
+
+def _in_turn(
+    names: list[str],
+    split: Split,
+    resolved: Resolved,
+    options: dict[str, Any],
+    own: dict[str, Any],
+    rules: Rules,
+    resident_mb: float,
+    rounds: int,
+) -> tuple[list[Done], bool]:
+    from bench.errors import BenchError
+    from bench.evaluation.progress import say
+    from bench.speed.pair import measure_pair
+
+    done: list[Done] = []
+    failed = False
+    first, *others = names
+    for other in others:
+        try:
+            with as_options(f"{first} or {other}", own) as flagged:
+                both, pair = options | flagged, (first, other)
+                done.append(measure_pair(pair, split, resolved, both, rules, resident_mb, rounds))
+        except BenchError as error:
+            if len(others) == 1:
+                raise
+            say(f"{first} and {other}: {error}")
+            failed = True
+    return done, failed
+
+
+def _show(done: list[Done], as_json: bool) -> None:
+    import json
+
+    from rich.console import Console
+
+    from bench.reporting.speed_table import print_pair, print_speeds, row
+    from bench.speed.record import PairRecord, SpeedRecord
+
+    console = Console(stderr=as_json)
+    print_speeds([record for record, _ in done if isinstance(record, SpeedRecord)], console)
+    for record, _ in done:
+        if isinstance(record, PairRecord):
+            print_pair(record, console)
+    for _, path in done:
+        console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        rows = [row(record, str(path)) for record, path in done]
+        print(json.dumps({"rows": rows}, ensure_ascii=False, allow_nan=False))
+
+
+def _draw(chart: Path, results: Path, split: str) -> None:
+    from bench.errors import UsageError
+    from bench.evaluation.progress import say
+    from bench.reporting.speed_chart import chart_of
+
+    drawn = chart_of(results, split)
+    if not drawn:
+        raise UsageError(
+            f"--chart {chart}: no run of {split} in {results} has a valid speed record of the full rules beside it yet"
+        )
+    chart.parent.mkdir(parents=True, exist_ok=True)
+    chart.write_text(drawn, encoding="utf-8")
+    say(f"drawn: {chart}")

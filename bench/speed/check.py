@@ -1,0 +1,116 @@
+"""Whether the boxes of the timed pass are those of the accuracy pass (MLPerf's TEST01): speed bought with other answers
+is no speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from bench.boxes import clip_xyxy, iou_elementwise
+from bench.errors import RunError
+from bench.evaluation.asking import Asker
+from bench.evaluation.decode import Decoded
+from bench.grounding import Box, Expression, Pipeline, Prediction
+from bench.runs.predictions import Answer
+from bench.runs.record import Identity, RunRecord, read_record
+from bench.runs.store import stored_rows
+from bench.speed.record import Compared
+from bench.speed.resident import Resident
+
+SAMPLE = 100  # expressions, at least
+TOLERANCE, COARSE = 1e-4, 1e-2  # of the picture's long side: in float32, and in 16 bits, which hold 2 or 3 digits
+TIES = 0.02  # share that may differ in 16 bits, where proposals that are all but equally likely change places
+NAMED = 20  # differing ids in a record
+HIT = 0.5
+Boxed = Mapping[str, Answer] | Mapping[str, Prediction]  # expression id -> what was answered
+T = TypeVar("T")
+
+
+def against_asker(pipeline: Pipeline, name: str, resident: Resident, found: Boxed, size: int, dtype: str) -> Compared:
+    """The timed pass against the way of `bench run`: the harness's own asking, real ids, batches of `size`; on scenes
+    spread over those that were timed, with SAMPLE expressions at least or all there are.
+    """
+    pairs = zip(resident.loaded, resident.scenes, strict=True)
+    timed = [Decoded(s, d.picture, "", 0.0) for d, s in pairs if any(e.id in found for e in s.expressions)]
+    sample = spread_over(timed, [len(decoded.scene.expressions) for decoded in timed], SAMPLE)
+    asker = Asker(pipeline, name, size)
+    rows = [row for start in range(0, len(sample), size) for row in asker.rows(sample[start : start + size])]
+    expected = {answer.id: answer for row in rows for answer in row.answers}
+    return compare(f"the accuracy pass, {size} pictures a batch", resident, expected, found, dtype)
+
+
+def against_run(resident: Resident, found: Boxed, identity: Identity, results: Path, folder: Path) -> Compared | None:
+    """The timed pass against the latest finished run of the same identity among those in `folder`, in all expressions
+    that both answered; None where there is no such run.
+    """
+    fitting = []
+    for path in sorted(folder.glob("*/run.json")):
+        try:
+            record = read_record(path.parent)
+        except RunError:  # of another schema
+            continue
+        if _finished(record) and record.identity == identity:
+            fitting.append((record.finished or "", path.parent))
+    if not fitting:
+        return None
+    run = max(fitting)[1]
+    expected = {answer.id: answer for row in stored_rows(run).values() for answer in row.answers}
+    said = f"the run {run.relative_to(results).as_posix()}"
+    return compare(said, resident, expected, found, identity.dtype)
+
+
+def compare(against: str, resident: Resident, expected: Boxed, found: Boxed, dtype: str) -> Compared:
+    """How many of the expressions that both answered have the same box and the same hit decision."""
+    exact = dtype == "float32"
+    tolerance = TOLERANCE if exact else COARSE
+    differing, n = [], 0
+    for loaded, scene in zip(resident.loaded, resident.scenes, strict=True):
+        height, width = loaded.picture.shape[:2]
+        for expression in scene.expressions:
+            if expression.id not in expected or expression.id not in found:
+                continue
+            n += 1
+            one, other = expected[expression.id].box, found[expression.id].box
+            hits = [hit(box, expression, (width, height)) for box in (one, other)]
+            if hits[0] != hits[1] or not close(one, other, max(width, height), tolerance):
+                differing.append(expression.id)
+    return Compared(
+        against=against,
+        n=n,
+        equal=n - len(differing),
+        allowed=0 if exact else int(TIES * n),
+        tolerance=tolerance,
+        differing=tuple(differing[:NAMED]),
+    )
+
+
+def close(one: Box | None, other: Box | None, side: float, tolerance: float = TOLERANCE) -> bool:
+    """Whether no edge is further apart than `tolerance` times `side`; no usable box is like no usable box."""
+    boxes = [None if box is None or not np.isfinite(box).all() else np.asarray(box, np.float64) for box in (one, other)]
+    if boxes[0] is None or boxes[1] is None:
+        return boxes[0] is boxes[1]
+    return bool(np.abs(boxes[0] - boxes[1]).max() <= tolerance * side)
+
+
+def hit(box: Box | None, expression: Expression, size: tuple[int, int]) -> bool:
+    """IoU >= 0.5 with a right box, the answer clipped to the picture of `size` (width, height)."""
+    if box is None or not np.isfinite(box).all():
+        return False
+    clipped = clip_xyxy(box, *size)
+    return any(float(iou_elementwise(clipped, right)) >= HIT for right in (expression.box, *expression.also))
+
+
+def spread_over(items: Sequence[T], counts: Sequence[int], least: int) -> list[T]:
+    """As few items as hold `least` by their counts, evenly spaced; all of them where that is too few."""
+    for step in range(len(items), 0, -1):
+        if sum(counts[::step]) >= least:
+            return list(items[::step])
+    return list(items)
+
+
+def _finished(record: RunRecord) -> bool:
+    return record.status == "complete" and record.provenance == "run"

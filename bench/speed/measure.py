@@ -1,0 +1,222 @@
+"""`bench speed`, whole: a pipeline opened, warmed up, timed in every scenario, checked, and written down.
+
+Nothing is stored before everything is measured, so a measurement that is stopped leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from bench.acceleration import graphs_compiled
+from bench.datasets.split import Split
+from bench.evaluation.beginning import hash_of, identity_of, now, plain_card
+from bench.evaluation.device import resolve_device
+from bench.evaluation.pipelines import build, pipeline_context
+from bench.evaluation.progress import say
+from bench.memory import free
+from bench.runs import provenance
+from bench.runs.files import make_folder, write_atomically
+from bench.runs.folders import runs_of
+from bench.runs.record import Identity
+from bench.settings import Resolved
+from bench.speed.check import SAMPLE, against_asker, against_run, compare
+from bench.speed.clock import Clock
+from bench.speed.conditions import Watch, uneven
+from bench.speed.meters import device_memory_mb, device_reserved_mb, peak_memory_mb, restart_peaks
+from bench.speed.nvml import Gpu, open_gpu
+from bench.speed.record import Compared, Energy, Memory, PairRecord, Rate, Rules, SpeedRecord
+from bench.speed.resident import CAP_MB, Resident, make_resident
+from bench.speed.scenarios import offline, search, single, stages, warm_up
+from bench.speed.subject import REAL, Subject
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A pipeline ready to be measured, what it is, and how long it took to get there."""
+
+    subject: Subject
+    identity: Identity
+    card: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    load_seconds: float
+    first_call_seconds: float
+
+
+def measure(
+    name: str,
+    split: Split,
+    resolved: Resolved,
+    flags: Mapping[str, Any] | None = None,
+    rules: Rules | None = None,
+    cap_mb: float = CAP_MB,
+) -> tuple[SpeedRecord, Path]:
+    """The speed of the pipeline called `name` on the split's pictures, and the file it was written to.
+
+    `flags` are options of the pipeline that win over bench.toml, `cap_mb` how much of the split's pictures is kept in
+    memory. A limited split or smaller rules make a record that is not `full`. Raises what `open_pipeline` raises,
+    DataError for a split without pictures, BenchError when the pipeline fails, RunError when nothing can be written.
+    """
+    rules, started = rules or Rules(), now()
+    resident = make_resident(split, cap_mb)
+    say(f"{name}: {len(resident.loaded)} pictures of {split.name} decoded, {resident.mb:.0f} MB")
+    opened = open_subject(name, split, resolved, flags, resident)
+    subject, settings = opened.subject, resolved.settings
+    gpu, no_gpu = open_gpu(subject.device)
+    watch = Watch(gpu)
+    say(f"{name}: loaded in {opened.load_seconds:.1f} s; looking for the best batch")
+    warm_up(lambda n: subject.ask(n, 1), rules)
+    size, tried = search(subject, rules)
+    say(f"{name}: offline, {size} pictures a batch, cold")
+    free()
+    meter = _Meter(subject.device, gpu, no_gpu)
+    rates = [offline(subject, size, rules, around=meter.around)]
+    subject.answer_at_least(SAMPLE, size)  # short rules may end before there is enough to compare
+    answered, proposals = subject.answered, subject.proposals_per_picture
+    memory, energy = meter.read(rates[0])
+    for warm in _warm(list(subject.caches)):
+        say(f"{name}: offline, {' and '.join(warm)} warm")
+        rates.append(offline(subject, size, rules, warm))
+    say(f"{name}: single")
+    one, answers = single(subject, rules)
+    split_up = stages(subject, size, rules)
+    conditions, noisy = watch.stop()
+    noisy += [reason for rate in rates for reason in uneven(rate)]
+    noisy += [f"{meter.compiled} graphs were compiled while the time was taken"] if meter.compiled else []
+    say(f"{name}: the boxes against those of the accuracy pass")
+    subject.forget()
+    dtype, folder = opened.identity.dtype, runs_of(Path(settings.results), name, split.name)
+    checks = [against_asker(subject.pipeline, name, resident, answered, settings.run.batch_size, dtype)]
+    stored = against_run(resident, answered, opened.identity, Path(settings.results), folder)
+    checks += [stored] if stored else []
+    remarks = _remarks(subject, compare("", resident, answered, answers, dtype))
+    record = SpeedRecord(
+        name=name,
+        identity=opened.identity,
+        settings_hash=hash_of(opened.identity),
+        started=started,
+        finished=now(),
+        git=provenance.git_state(),
+        environment=opened.environment,
+        card=opened.card,
+        argv=provenance.redacted(),
+        rules=rules,
+        full=rules.full and not split.partial,
+        pictures=resident.facts(subject.ids),
+        single=one,
+        offline=tuple(rates),
+        batch_search=tried,
+        stages=split_up,
+        load_seconds=round(opened.load_seconds, 3),
+        first_call_seconds=round(opened.first_call_seconds, 4),
+        proposals_per_picture=proposals,
+        memory=memory,
+        energy=energy,
+        conditions=conditions,
+        noisy=tuple(noisy),
+        check=tuple(checks),
+        valid=all(check.passed for check in checks),
+        remarks=remarks,
+    )
+    if gpu:
+        gpu.close()
+    return record, write(record, folder, "speed", record.settings_hash)
+
+
+def open_subject(
+    name: str, split: Split, resolved: Resolved, flags: Mapping[str, Any] | None, resident: Resident
+) -> Opened:
+    """Loads a pipeline and calls it for the first time. Raises what `open_pipeline` raises."""
+    run = resolved.settings.run
+    begun = time.perf_counter()
+    device = resolve_device(run.device)
+    clock = Clock(device)
+    context = pipeline_context(name, split, resolved, flags, clock, device)
+    pipeline = build(context, run.deterministic)
+    load_seconds = time.perf_counter() - begun
+    clock.waits = False
+    subject = Subject(name, pipeline, clock, device, resident)
+    first_call_seconds = subject.first_call()
+    subject.choose_ids()
+    identity = identity_of(context, pipeline.card, split, run.deterministic)
+    facts = provenance.environment(device, run.seed, run.deterministic)
+    return Opened(subject, identity, plain_card(pipeline.card), facts, load_seconds, first_call_seconds)
+
+
+def write(record: SpeedRecord | PairRecord, folder: Path, kind: str, settings_hash: str) -> Path:
+    """The record as a file of its own in `folder`, named by when it was finished. Raises RunError."""
+    make_folder(folder)
+    stamp = re.sub(r"[^0-9T]", "", record.finished[:19]).replace("T", "-")
+    names = (f"{kind}-{stamp}-{settings_hash[:8]}{'' if n == 1 else f'-{n}'}.json" for n in count(1))
+    path = next(folder / each for each in names if not (folder / each).exists())
+    write_atomically(path, (record.model_dump_json(indent=1) + "\n").encode())
+    return path
+
+
+class _Meter:
+    """Memory and energy of what runs inside `around`."""
+
+    def __init__(self, device: str, gpu: Gpu | None, no_gpu: str) -> None:
+        self._device, self._gpu, self._no_gpu = device, gpu, no_gpu
+        self._host, self.compiled = False, 0
+        self._energy: list[tuple[int | None, str]] = []
+
+    def around(self, measure: Callable[[], None]) -> None:
+        self._host = restart_peaks(self._device)
+        self._energy, graphs = [self._mj()], graphs_compiled()
+        measure()
+        self._energy.append(self._mj())
+        self.compiled = graphs_compiled() - graphs
+
+    def read(self, rate: Rate) -> tuple[Memory, Energy]:
+        """What was seen, `rate` being what came of the pass."""
+        unknown = {}
+        process, why = self._gpu.process_memory_mb() if self._gpu else (None, self._no_gpu)
+        if process is None:
+            unknown["process_mb"] = why
+        if self._gpu is None:
+            unknown |= dict.fromkeys(("allocated_mb", "reserved_mb"), "measured on a CPU: see host_mb")
+        host = peak_memory_mb() if self._host else None
+        if host is None:
+            unknown["host_mb"] = "the system does not let the peak begin anew, so it would be that of loading"
+        memory = Memory(
+            allocated_mb=device_memory_mb(self._device),
+            reserved_mb=device_reserved_mb(self._device),
+            process_mb=process,
+            host_mb=host,
+            unknown=unknown,
+        )
+        (before, why_before), (after, why_after) = self._energy
+        if before is None or after is None:
+            why = why_before or why_after
+            return memory, Energy(joules_per_expression=None, joules=None, expressions=None, unsupported=why)
+        joules = (after - before) / 1000
+        per = joules / rate.expressions
+        return memory, Energy(joules_per_expression=per, joules=joules, expressions=rate.expressions)
+
+    def _mj(self) -> tuple[int | None, str]:
+        return self._gpu.energy_mj() if self._gpu else (None, self._no_gpu)
+
+
+def _warm(caches: list[str]) -> list[tuple[str, ...]]:
+    """Each cache alone, and all of them together where there are several."""
+    return [(name,) for name in caches] + ([tuple(caches)] if len(caches) > 1 else [])
+
+
+def _remarks(subject: Subject, alone: Compared) -> tuple[str, ...]:
+    """What a reader should know beside the numbers."""
+    said = []
+    if subject.ids == REAL:
+        said.append(
+            "scenes keep the split's ids, for the answers depend on them: a cache of answers would go unnoticed"
+        )
+    if alone.n > alone.equal:
+        said.append(
+            f"asked one expression at a time, {alone.n - alone.equal} of {alone.n} get another box than in a batch"
+        )
+    return tuple(said)

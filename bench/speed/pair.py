@@ -1,0 +1,134 @@
+"""Two pipelines measured in turn: the ratio of their speeds is the claim that a noisy machine allows.
+
+Both are loaded, each at its own best batch. In every round each goes over the same pictures once, cold; who begins
+changes from round to round (a b, b a, a b, ...), so that a machine that slows down slows down both. A round gives one
+ratio; what is reported is their median, their quartiles, the lowest and the highest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.datasets.split import Split
+from bench.evaluation.beginning import hash_of, now
+from bench.evaluation.progress import say
+from bench.runs import provenance
+from bench.runs.folders import runs_of
+from bench.settings import Resolved
+from bench.speed.check import against_asker
+from bench.speed.conditions import Watch
+from bench.speed.measure import Opened, open_subject, write
+from bench.speed.nvml import open_gpu
+from bench.speed.record import PairRecord, Ratio, Rules, Side
+from bench.speed.resident import CAP_MB, Resident, make_resident
+from bench.speed.scenarios import search, spread, timed, warm_up
+
+ROUNDS = 12  # even, so that each begins as often as the other
+
+
+def measure_pair(
+    names: tuple[str, str],
+    split: Split,
+    resolved: Resolved,
+    flags: Mapping[str, Any] | None = None,
+    rules: Rules | None = None,
+    cap_mb: float = CAP_MB,
+    rounds: int = ROUNDS,
+) -> tuple[PairRecord, Path]:
+    """Two pipelines in turn, and the file the pair was written to (among the runs of the second).
+
+    `flags` are options of both pipelines that win over bench.toml. All rounds together last for each pipeline at
+    least as long as the repeats of the rules. Raises what `measure` raises.
+    """
+    rules, started = rules or Rules(), now()
+    resident = make_resident(split, cap_mb)
+    sides = tuple(open_subject(name, split, resolved, flags, resident) for name in names)
+    gpu, _ = open_gpu(sides[0].subject.device)
+    watch = Watch(gpu)
+    sizes, rates = zip(*(_ready(side, rules) for side in sides), strict=True)
+    scenes = _turn(max(rates), max(sizes), rules, rounds)
+    say(f"{names[0]} and {names[1]} in turn: {rounds} rounds of {scenes} pictures")
+    speeds: tuple[list[float], list[float]] = ([], [])
+    asked = 0
+    for number in range(rounds):
+        for which in (0, 1) if number % 2 == 0 else (1, 0):
+            seconds, asked = _go(sides[which], sizes[which], scenes)
+            speeds[which].append(asked / seconds)
+    conditions, noisy = watch.stop()
+    done = [_side(*each, resident, resolved) for each in zip(sides, sizes, speeds, strict=True)]
+    record = PairRecord(
+        first=done[0],
+        second=done[1],
+        ratio=ratio_of(*speeds),
+        pictures_per_turn=scenes,
+        expressions_per_turn=asked,
+        started=started,
+        finished=now(),
+        git=provenance.git_state(),
+        environment=sides[0].environment,
+        argv=provenance.redacted(),
+        rules=rules,
+        full=rules.full and rounds >= ROUNDS and not split.partial,
+        conditions=conditions,
+        noisy=tuple(noisy),
+        valid=all(side.check.passed for side in done),
+    )
+    if gpu:
+        gpu.close()
+    folder = runs_of(Path(resolved.settings.results), names[1], split.name)
+    return record, write(record, folder, "pair", done[1].settings_hash)
+
+
+def ratio_of(first: list[float], second: list[float]) -> Ratio:
+    """Of each round the second's speed over the first's."""
+    ratios = [b / a for a, b in zip(first, second, strict=True)]
+    quarter, median, three = (float(q) for q in np.percentile(ratios, (25, 50, 75)))
+    return Ratio(median=median, low=min(ratios), high=max(ratios), quartiles=(quarter, three), rounds=tuple(ratios))
+
+
+def _ready(side: Opened, rules: Rules) -> tuple[int, float]:
+    """Warm, with its best batch and how many pictures a second that does."""
+    subject = side.subject
+    say(f"{subject.name}: looking for the best batch")
+    warm_up(lambda n: subject.ask(n, 1), rules)
+    size, tried = search(subject, rules)
+    warm_up(lambda n: subject.ask(n * size, size), rules)
+    return size, max(each.pictures_per_s or 0.0 for each in tried)
+
+
+def _turn(fastest: float, largest: int, rules: Rules, rounds: int) -> int:
+    """Pictures in a turn: whole batches of the larger size, and enough to keep even the faster one long enough."""
+    seconds = rules.min_seconds * rules.repeats / rounds
+    batches = math.ceil(rules.min_batches * rules.repeats / rounds)
+    return largest * max(batches, math.ceil(seconds * fastest / largest))
+
+
+def _go(side: Opened, size: int, scenes: int) -> tuple[float, int]:
+    """One turn over the scenes 0 to `scenes`, around the resident ones -> seconds and expressions."""
+    subject = side.subject
+    last = scenes % size
+
+    def step(number: int) -> tuple[int, int]:
+        return subject.ask(number * size, last if last and number == scenes // size else size)
+
+    seconds, _, _, expressions = timed(step, subject.wait, 0.0, math.ceil(scenes / size))
+    return seconds, expressions
+
+
+def _side(side: Opened, size: int, speeds: list[float], resident: Resident, resolved: Resolved) -> Side:
+    subject = side.subject
+    subject.forget()
+    batch, dtype = resolved.settings.run.batch_size, side.identity.dtype
+    return Side(
+        name=subject.name,
+        identity=side.identity,
+        settings_hash=hash_of(side.identity),
+        batch_size=size,
+        expressions_per_s=spread(speeds),
+        check=against_asker(subject.pipeline, subject.name, resident, subject.answered, batch, dtype),
+    )

@@ -1,0 +1,94 @@
+"""The pictures of a split, decoded once and kept: a measurement of speed reads no disk.
+
+As many as fit under a stated cap, drawn evenly from the split in a fixed order; real pictures, because what a pipeline
+costs depends on what is in them (the number of proposals above all).
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.datasets.split import Split
+from bench.errors import DataError
+from bench.evaluation.decode import decoded_ahead
+from bench.grounding import LoadedScene, Query, Scene
+from bench.speed.meters import MB
+from bench.speed.record import Pictures
+
+CAP_MB = 2048.0
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """Decoded scenes with their queries, in the split's order, and the annotated scenes they come from.
+
+    `decode_ms` is the median time of one picture, by one thread that does nothing else.
+    """
+
+    loaded: tuple[LoadedScene, ...]
+    scenes: tuple[Scene, ...]
+    of: int
+    mb: float
+    cap_mb: float
+    decode_ms: float
+    unreadable: int
+
+    def batch(self, start: int, size: int, mark: str = "") -> list[LoadedScene]:
+        """`size` scenes from number `start` on, around and around; `mark` makes their ids new ones."""
+        count = len(self.loaded)
+        some = [self.loaded[(start + n) % count] for n in range(size)]
+        return [LoadedScene(s.id + mark, s.picture, s.queries) for s in some] if mark else some
+
+    def pairs(self) -> list[tuple[LoadedScene, Query]]:
+        """Every picture with one of its expressions, in a fixed shuffled order."""
+        every = [(scene, query) for scene in self.loaded for query in scene.queries]
+        random.Random(0).shuffle(every)
+        return every
+
+    def facts(self, ids: str) -> Pictures:
+        """What a record says of them; `ids` is "new" or "the split's"."""
+        return Pictures(
+            count=len(self.loaded),
+            expressions=sum(len(scene.queries) for scene in self.loaded),
+            of=self.of,
+            resident_mb=round(self.mb, 1),
+            cap_mb=self.cap_mb,
+            decode_ms=round(self.decode_ms, 3),
+            unreadable=self.unreadable,
+            ids=ids,
+        )
+
+
+def make_resident(split: Split, cap_mb: float = CAP_MB) -> Resident:
+    """Decodes the split's pictures until `cap_mb` is full; scenes that ask nothing are left out.
+
+    Raises DataError when nothing is asked or no picture can be read.
+    """
+    asking = [scene for scene in split.scenes if scene.expressions]
+    if not asking:
+        raise DataError(f"{split.name}: the split asks nothing, so there is nothing to measure")
+    order = asking if len(asking) == 1 else random.Random(0).sample(asking, len(asking))
+    kept: dict[str, tuple[LoadedScene, Scene]] = {}
+    seconds: list[float] = []
+    held, bad, why = 0, 0, ""
+    for decoded in decoded_ahead(order, split.pictures, threads=1, ahead=2):
+        if decoded.picture is None:
+            bad, why = bad + 1, decoded.error
+            continue
+        if kept and held + decoded.picture.nbytes > cap_mb * MB:
+            break
+        held += decoded.picture.nbytes
+        seconds.append(decoded.seconds)
+        queries = tuple(expression.query for expression in decoded.scene.expressions)
+        kept[decoded.scene.id] = (LoadedScene(decoded.scene.id, decoded.picture, queries), decoded.scene)
+    if not kept:
+        raise DataError(f"{split.name}: none of its pictures can be read; the last one: {why}")
+    loaded, scenes = zip(*_in_order(asking, kept), strict=True)
+    return Resident(loaded, scenes, len(asking), held / MB, cap_mb, 1000 * statistics.median(seconds), bad)
+
+
+def _in_order(scenes: Sequence[Scene], kept: dict[str, tuple[LoadedScene, Scene]]) -> list[tuple[LoadedScene, Scene]]:
+    return [kept[scene.id] for scene in scenes if scene.id in kept]

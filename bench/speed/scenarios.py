@@ -1,0 +1,188 @@
+"""The timed passes, after MLPerf's scenarios: `single` (SingleStream) and `offline` (Offline), and what goes before.
+
+    warm-up     until both a number of seconds and a number of batches are over
+    search      the batch is doubled until it is no faster by 5 %, or memory is too small
+    offline     the best batch, again and again: pictures and expressions per second, cold or with one cache warm
+    single      one picture with one expression a call: milliseconds
+    stages      a pass of its own, whose clock waits for the device at every stage
+
+Except in `stages` the device is waited for at the two ends of a timed region only (of each call in `single`).
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Collection, Sequence
+from itertools import count
+
+import numpy as np
+
+from bench.errors import DeviceError
+from bench.grounding import LoadedScene, Prediction
+from bench.memory import free, out_of_memory
+from bench.speed.record import COLD, Rate, Rules, Single, Spread, Tried
+from bench.speed.subject import Subject
+
+GAIN = 1.05  # a doubled batch must be faster by this much
+SHARE = 0.1  # of the rules: how long the stage split and each step of the search are measured
+STEP_BATCHES = 3  # of the search, at least
+
+
+def warm_up(step: Callable[[int], object], rules: Rules) -> None:
+    """Calls `step(number)` until the rules' warm-up is over."""
+    start = time.perf_counter()
+    for number in count():
+        if number >= rules.warmup_batches and time.perf_counter() - start >= rules.warmup_seconds:
+            return
+        step(number)
+
+
+def timed(
+    step: Callable[[int], tuple[int, int]], wait: Callable[[], None], seconds: float, batches: int
+) -> tuple[float, int, int, int]:
+    """Calls `step(number)` until both minima are met -> seconds, batches, pictures, expressions."""
+    pictures = expressions = done = 0
+    wait()
+    start = time.perf_counter()
+    while done < batches or time.perf_counter() - start < seconds:
+        some, asked = step(done)
+        pictures, expressions, done = pictures + some, expressions + asked, done + 1
+    wait()
+    return time.perf_counter() - start, done, pictures, expressions
+
+
+def search(subject: Subject, rules: Rules) -> tuple[int, tuple[Tried, ...]]:
+    """The fastest batch, cold, and every size that was tried. Raises DeviceError where not even one scene fits."""
+    tried: list[Tried] = []
+    size, best = 1, (0.0, 0)
+    while True:
+        rate, note = _rate(subject, size, rules)
+        if rate is None:
+            tried.append(Tried(batch_size=size, pictures_per_s=None, note=note))
+            break
+        tried.append(Tried(batch_size=size, pictures_per_s=rate))
+        enough = rate < best[0] * GAIN
+        best = max(best, (rate, size))
+        if enough or size == len(subject.resident.loaded):
+            break
+        size = min(2 * size, len(subject.resident.loaded))
+    if not best[1]:
+        raise DeviceError(
+            f"pipeline {subject.name!r} runs out of memory on a single scene ({tried[-1].note}); use --dtype float16 "
+            "or bfloat16, a smaller model, or --device cpu"
+        )
+    return best[1], tuple(tried)
+
+
+def _rate(subject: Subject, size: int, rules: Rules) -> tuple[float | None, str]:
+    note = ""
+    try:
+        subject.ask(0, size)  # a size is often slow the first time: kernels are chosen, graphs compiled
+        seconds, _, pictures, _ = timed(
+            lambda n: subject.ask(n * size, size),
+            subject.wait,
+            SHARE * rules.min_seconds,
+            min(STEP_BATCHES, rules.min_batches),
+        )
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        note = f"out of memory: {str(error).partition(chr(10))[0]}"
+    if note:  # outside the except: while the exception lives, its frames hold the tensors that must be freed
+        free()
+        return None, note
+    return pictures / seconds, ""
+
+
+def offline(
+    subject: Subject,
+    size: int,
+    rules: Rules,
+    warm: Collection[str] = (),
+    around: Callable[[Callable[[], None]], None] | None = None,
+) -> Rate:
+    """`repeats` times the best batch over and over. Caches in `warm` are filled before and kept.
+
+    `around` is given what measures all repeats, so that memory and energy are counted over just that.
+    """
+
+    def step(number: int) -> tuple[int, int]:
+        return subject.ask(number * size, size, warm)
+
+    if warm:
+        for start in range(0, len(subject.resident.loaded), size):
+            subject.ask(start, size, warm)
+    warm_up(step, rules)
+    laps: list[tuple[float, int, int, int]] = []
+
+    def measure() -> None:
+        laps.extend(timed(step, subject.wait, rules.min_seconds, rules.min_batches) for _ in range(rules.repeats))
+
+    (around or _plainly)(measure)
+    return Rate(
+        cache=" and ".join(f"{name} warm" for name in sorted(warm)) or COLD,
+        batch_size=size,
+        pictures_per_s=spread([pictures / seconds for seconds, _, pictures, _ in laps]),
+        expressions_per_s=spread([expressions / seconds for seconds, _, _, expressions in laps]),
+        batches=sum(batches for _, batches, _, _ in laps),
+        pictures=sum(pictures for _, _, pictures, _ in laps),
+        expressions=sum(expressions for *_, expressions in laps),
+        seconds=round(sum(seconds for seconds, *_ in laps), 3),
+    )
+
+
+def _plainly(measure: Callable[[], None]) -> None:
+    measure()
+
+
+def single(subject: Subject, rules: Rules) -> tuple[Single, dict[str, Prediction]]:
+    """One picture and expression a call, and the last answer to each expression that was asked."""
+    pairs = [LoadedScene(scene.id, scene.picture, (query,)) for scene, query in subject.resident.pairs()]
+    answers: dict[str, Prediction] = {}
+    numbers = count()
+
+    def call(_: int) -> float:
+        number = next(numbers)
+        subject.wait()
+        start = time.perf_counter()
+        answer = subject.ask_one(pairs[number % len(pairs)], number)
+        subject.wait()
+        took = time.perf_counter() - start
+        answers[answer.id] = answer
+        return 1000 * took
+
+    warm_up(call, rules)
+    repeats: list[list[float]] = []
+    for _ in range(rules.repeats):
+        calls: list[float] = []
+        begun = time.perf_counter()
+        while len(calls) < rules.min_batches or time.perf_counter() - begun < rules.min_seconds:
+            calls.append(call(0))
+        repeats.append(calls)
+    every = np.array([ms for calls in repeats for ms in calls])
+    p50, p90, p99 = (float(np.percentile(every, q)) for q in (50, 90, 99))
+    medians = spread([statistics.median(calls) for calls in repeats])
+    return Single(p50_ms=p50, p90_ms=p90, p99_ms=p99, calls=len(every), median_ms=medians), answers
+
+
+def stages(subject: Subject, size: int, rules: Rules) -> dict[str, float]:
+    """Milliseconds a picture in each stage, cold, and in none ("outside stages")."""
+    subject.clock.waits = True
+    try:
+        subject.ask(0, size)
+        subject.clock.take()
+        batches = max(1, round(SHARE * rules.min_batches))
+        seconds, _, pictures, _ = timed(
+            lambda n: subject.ask(n * size, size), subject.wait, SHARE * rules.min_seconds, batches
+        )
+        taken = subject.clock.take()
+    finally:
+        subject.clock.waits = False
+    taken["outside stages"] = max(0.0, seconds - sum(taken.values()))
+    return {name: round(1000 * value / pictures, 6) for name, value in taken.items()}
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median, lowest and highest."""
+    return Spread(median=statistics.median(values), low=min(values), high=max(values))

@@ -1,0 +1,131 @@
+"""The pipeline under measurement: asked about resident pictures, its caches emptied or kept, its answers remembered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bench.errors import BenchError
+from bench.grounding import Caching, LoadedScene, Pipeline, Prediction
+from bench.memory import out_of_memory
+from bench.speed.check import close
+from bench.speed.clock import Clock, synchroniser
+from bench.speed.resident import Resident
+
+NEW, REAL = "new", "the split's"
+PROBE = 4  # scenes asked twice to see whether ids matter
+
+
+@dataclass
+class Subject:
+    """`ids` says whether every batch gets new scene ids; `answers` holds the last answers to each scene, by its id."""
+
+    name: str
+    pipeline: Pipeline
+    clock: Clock
+    device: str
+    resident: Resident
+    ids: str = NEW
+    answers: dict[str, list[Prediction]] = field(default_factory=dict)
+    calls: int = 0
+
+    def __post_init__(self) -> None:
+        self._wait = synchroniser(self.device)
+
+    @property
+    def caches(self) -> Mapping[str, Callable[[], None]]:
+        """What the pipeline keeps between calls -> what empties it."""
+        return dict(self.pipeline.caches) if isinstance(self.pipeline, Caching) else {}
+
+    def wait(self) -> None:
+        """Until the device has done all it was given."""
+        if self._wait is not None:
+            self._wait()
+
+    @property
+    def answered(self) -> dict[str, Prediction]:
+        """Expression id -> the last answer to it in a batch."""
+        return {prediction.id: prediction for some in self.answers.values() for prediction in some}
+
+    @property
+    def proposals_per_picture(self) -> float | None:
+        """Over the scenes answered in a batch; None for a pipeline that makes none."""
+        firsts = [some[0].proposals for some in self.answers.values()]
+        counts = [len(boxes) for boxes in firsts if boxes is not None]
+        return sum(counts) / len(counts) if counts else None
+
+    def first_call(self) -> float:
+        """Seconds of the first call of all, with one scene: whatever is made ready on first use is in it."""
+        start = time.perf_counter()
+        self._ground(self.resident.batch(0, 1))
+        self.wait()
+        return time.perf_counter() - start
+
+    def choose_ids(self) -> None:
+        """New ids unless most answers depend on them, as those of boxes looked up by a picture's id do."""
+        scenes = self.resident.batch(0, min(PROBE, len(self.resident.loaded)))
+        marked = self.resident.batch(0, len(scenes), "#new")
+        expected = [prediction.box for prediction in self._ground(scenes)]
+        try:
+            found = [prediction.box for prediction in self._ground(marked)]
+        except BenchError:
+            self.ids = REAL
+            return
+        sides = [max(scene.picture.shape[:2]) for scene in scenes for _ in scene.queries]
+        apart = sum(not close(*each) for each in zip(expected, found, sides, strict=True))
+        self.ids = NEW if 2 * apart <= len(sides) else REAL
+
+    def forget(self, but: Collection[str] = ()) -> None:
+        """Empties every cache but those named."""
+        for name, empty in self.caches.items():
+            if name not in but:
+                empty()
+
+    def ask(self, start: int, size: int, warm: Collection[str] = ()) -> tuple[int, int]:
+        """One batch from scene number `start` on -> pictures and expressions; caches not in `warm` are emptied first.
+
+        Raises BenchError when the pipeline fails; running out of memory leaves as it comes.
+        """
+        self.forget(but=warm)
+        self.calls += 1
+        scenes = self.resident.batch(start, size, f"#{self.calls}" if self.ids == NEW else "")
+        predictions = self._ground(scenes)
+        first = 0
+        for number, scene in enumerate(scenes):
+            count = len(scene.queries)
+            self.answers[self._id(start + number)] = predictions[first : first + count]
+            first += count
+        return len(scenes), first
+
+    def answer_at_least(self, expressions: int, size: int) -> None:
+        """Goes on with batches of `size` until so many expressions were answered, or all that are resident."""
+        start, end = len(self.answers), len(self.resident.loaded)
+        while start < end and sum(map(len, self.answers.values())) < expressions:
+            self.ask(start, min(size, end - start))
+            start += size
+
+    def ask_one(self, scene: LoadedScene, number: int) -> Prediction:
+        """One picture with the one expression of `scene`, every cache emptied."""
+        self.forget()
+        new = LoadedScene(f"{scene.id}#one{number}", scene.picture, scene.queries) if self.ids == NEW else scene
+        return self._ground([new])[0]
+
+    def _id(self, number: int) -> str:
+        return self.resident.loaded[number % len(self.resident.loaded)].id
+
+    def _ground(self, scenes: Sequence[LoadedScene]) -> list[Prediction]:
+        try:
+            predictions = list(self.pipeline.ground(scenes))
+        except BenchError:
+            raise
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            raise BenchError(f"pipeline {self.name!r} failed: {type(error).__name__}: {error}") from error
+        asked = [query.id for scene in scenes for query in scene.queries]
+        if [prediction.id for prediction in predictions] != asked:
+            raise BenchError(
+                f"pipeline {self.name!r} gave {len(predictions)} answers to {len(asked)} queries, or not in their order"
+            )
+        return predictions
