@@ -21,7 +21,7 @@ from bench.settings import PROJECT
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LANGUAGES = {"sh", "bash", "text", "console"}
-PAGES = sorted([PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")])
+PAGES = sorted([*PROJECT.glob("[CR]*.md"), *(PROJECT / "docs").glob("*.md")])  # README, CONTRIBUTING, CHANGELOG
 
 
 def blocks(page: Path, languages: set[str] = LANGUAGES) -> list[str]:

@@ -2,13 +2,15 @@
 exist, and docs/machine-output.md names every key that the verbs print, and no other.
 """
 
+import json
 import re
+import tomllib
 from functools import cache
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from documented import PAGES, commands, refusal
+from documented import PAGES, blocks, commands, refusal
 
 from bench import registry
 from bench.datasets.catalog import CATALOGUE
@@ -17,7 +19,7 @@ from bench.datasets.load import find_split
 from bench.grounding import Prediction
 from bench.reporting.table import row
 from bench.runs.record import read_record
-from bench.settings import PROJECT
+from bench.settings import PROJECT, load_settings
 from bench.verbs.single import Single
 
 PAGE = (PROJECT / "docs" / "machine-output.md").read_text(encoding="utf-8")
@@ -104,3 +106,26 @@ def test_the_data_sets_page_has_the_published_counts():
     said = {name: tuple(int(n.replace(",", "")) if n else None for n in numbers) for name, *numbers in rows}
     parts = [(f"{dataset.name}-{part.name}", part) for dataset in CATALOGUE for part in dataset.parts]
     assert said == {name: (part.expressions, part.refs, part.pictures) for name, part in parts}
+
+
+def fenced(language: str) -> list:
+    found = [(page, body) for page in PAGES for body in blocks(page, {language})]
+    return [pytest.param(body, id=f"{page.name}: {body.splitlines()[0]}") for page, body in found]
+
+
+@pytest.mark.parametrize("body", fenced("toml"))
+def test_settings_that_are_shown_are_settings(body, tmp_path):
+    if "[project]" in body:
+        assert tomllib.loads(body)["project"]["name"]
+        return
+    (tmp_path / "bench.toml").write_text(body, encoding="utf-8")
+    table = load_settings(tmp_path / "bench.toml").settings
+    for name in tomllib.loads(body).get("pipelines", {}):
+        assert name in table.pipelines and (name.startswith("my-") or name in registry.names(registry.PIPELINES))
+    for name in tomllib.loads(body).get("train", {}):
+        assert name in registry.names(registry.TRAINERS)
+
+
+@pytest.mark.parametrize("body", fenced("json"))
+def test_json_that_is_shown_is_json(body):
+    assert isinstance(json.loads(body), dict)

@@ -1,0 +1,63 @@
+"""Two launchers, each of two processes, as on two nodes: what docs/clusters.md says of evaluation, for real.
+
+That ranks may be killed and come back in other numbers is in runs/test_kills.py; here torchrun itself starts them.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.settings import PROJECT
+
+ASKED = ["run", "--pipeline", "centre-box", "--split", "shapes-val", "--limit", "13", "--json"]
+LIMIT_S = 300  # on a machine full of other work; a few seconds are enough
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture
+def start(tmp_path):
+    """start(words before `bench`'s own, results) -> a process in a folder of its own."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "TORCHELASTIC_"))}
+    env |= {"BENCH_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
+
+    def go(before: list[str], results: Path) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", *before, "bench.cli.main", *ASKED, "--results", str(results)]
+        return subprocess.Popen(words, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return go
+
+
+def said(process: subprocess.Popen[str]) -> list[dict]:
+    """The JSON objects among what it printed."""
+    out, err = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, err
+    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+
+
+def stored(results: Path) -> dict[str, bytes]:
+    (folder,) = (path.parent for path in results.rglob("run.json"))
+    assert sorted(path.name for path in folder.glob("predictions*")) == ["predictions.jsonl"]
+    return {name: (folder / name).read_bytes() for name in ("predictions.jsonl", "outcomes.jsonl")}
+
+
+def test_two_nodes_of_two_processes_are_one_process(start, tmp_path):
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}"]
+    launcher = ["torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "2", *meeting, "-m"]
+    nodes = [start(launcher, tmp_path / "four") for _ in range(2)]
+    rows = [row for node in nodes for line in said(node) for row in line["rows"]]
+    (alone,) = said(start([], tmp_path / "one"))[0]["rows"]
+    assert len(rows) == 1, "process 0 alone speaks"
+    assert {k: rows[0][k] for k in ("n", "hits", "ci95", "mean_iou", "signature", "strata")} == {
+        k: alone[k] for k in ("n", "hits", "ci95", "mean_iou", "signature", "strata")
+    }
+    assert stored(tmp_path / "four") == stored(tmp_path / "one")
