@@ -79,8 +79,7 @@ def _drawing(path: Path) -> dict[str, str]:
         raise UsageError(f"{path}: cannot be read as SVG ({error})") from None
     if "<svg" not in text:
         raise UsageError(f"{path}: not an SVG file of at most {MOST:,} bytes; make it anew")
-    title = _inside(text, "title") or path.stem
-    return {"title": f"{title} ({path.parent.name}/{path.name})", "source": as_image(text), "said": described(text)}
+    return {"title": f"{path.parent.resolve().name}/{path.name}", "source": as_image(text), "said": described(text)}
 
 
 def as_image(svg: str) -> str:

@@ -17,6 +17,7 @@ from bench.runs.record import Metrics, RunRecord, Stratum
 
 SHAPES = 6  # marks and colours; the seventh run has the first one's colour and another shape
 CHARTED = 8  # runs in a chart of strata; more cannot be told apart
+ROUGH, ROUGHLY = "~", "of the whole evaluation, reading pictures included, for want of a speed record"
 SAW = {
     "yes": ("‡", "its training held pictures of this benchmark's validation or test parts"),
     "unknown": ("?", "not known whether its training held pictures of this benchmark's validation or test parts"),
@@ -28,11 +29,11 @@ def head(split: Split, runs: Sequence[Shown], answers: Sequence[Answered]) -> di
     first = runs[0].record
     metrics = metrics_of(first)
     data, rule = first.identity.data, protocol(first.protocol)
-    measure = "IoU" if rule.is_iou else "generalised IoU"
+    hit = f"{'IoU' if rule.is_iou else 'generalised IoU'} {rule.hits_at.replace('>=', '≥ ')}"
     draws = metrics.bootstrap
     said = (
         f"{data.expressions:,} expressions about {data.pictures:,} pictures, answered by "
-        f"{_count(len(runs), 'pipeline')}. A hit is {measure} {rule.hits_at.replace('>=', '≥ ')} (protocol {rule.name}); "
+        f"{_count(len(runs), 'pipeline')}. A hit is {hit} (protocol {rule.name}); "
         f"intervals are {100 * draws.confidence:g} %, from {draws.draws:,} bootstrap draws over pictures."
     )
     notes = [line for run in runs for line in remarks(run.record)]
@@ -87,6 +88,8 @@ def board(runs: Sequence[Shown]) -> dict[str, Any]:
                 "cells": [],
             }
         )
+    if any(text.startswith(ROUGH) for text in columns["ex/s"][1]):
+        marks_used[ROUGH] = ROUGHLY
     kept = {name: cells for name, (_, cells) in columns.items() if set(cells) - {BLANK, "0"}}
     for number, row in enumerate(rows):
         row["cells"] = [cells[number] for cells in kept.values()]
@@ -100,20 +103,38 @@ def board(runs: Sequence[Shown]) -> dict[str, Any]:
 def _cells(run: Shown) -> dict[str, tuple[str, str]]:
     """Column -> (what it means, the run's cell)."""
     metrics, row = metrics_of(run.record), run.row
-    speed, latency = row.get("expressions_per_s"), row.get("latency_ms")
+    parameters = row.get("parameters", run.record.card.get("parameters"))
+    training = str(row.get("training_data") or "unknown")
     return {
         "rank": ("range of ranks that the paired test leaves open", _rank(row.get("rank"))),
+        "paper": ("what its paper published for this split, and how this run differs", _published(row)),
         "0.7": ("Acc@0.7", percent(metrics.accuracy_70)),
         "0.9": ("Acc@0.9", percent(metrics.accuracy_90)),
         "mIoU": ("mean IoU", percent(metrics.mean_iou)),
-        "ceiling": ("share of expressions for which any proposal would be a hit", percent(metrics.oracle)),
+        "ceiling": ("share of expressions for which some proposal would be a hit", percent(metrics.oracle)),
         "no box": ("expressions that got no box", f"{metrics.no_box:,}"),
         "unreadable": ("pictures that could not be read", f"{metrics.errors:,}"),
-        "ex/s": ("expressions per second", rate(speed)),
-        "ms": ("milliseconds for one expression on one picture, median", rate(latency)),
-        "parameters": ("millions of parameters", _millions(row.get("parameters", run.record.card.get("parameters")))),
+        "ex/s": (f"expressions per second; {ROUGH}: {ROUGHLY}", _speed(row)),
+        "ms": ("milliseconds for one expression on one picture, median", rate(row.get("latency_ms"))),
+        "GB": ("peak memory, 10⁹ bytes", rate(row.get("peak_gb"))),
+        "parameters": ("parameters of the whole pipeline", _millions(parameters)),
+        "training": ("what it was trained on", BLANK if training == "unknown" else training),
         "device": ("what it ran on", str(row.get("device") or BLANK)),
-    }  # fmt: skip
+    }
+
+
+def _speed(row: Mapping[str, Any]) -> str:
+    """The measured speed, or that of the whole evaluation, marked."""
+    if speed := row.get("speed"):
+        return rate(speed["expressions_per_s"]["median"])
+    known = row.get("expressions_per_s")
+    return BLANK if known is None else f"{ROUGH}{rate(known)}"
+
+
+def _published(row: Mapping[str, Any]) -> str:
+    """The first published accuracy, and this row minus it in points."""
+    said = next((p for p in row.get("published") or () if p["metric"] == "acc@0.5"), None)
+    return f"{said['value']:g} ({said['difference']:+.2f})".replace("-", "−") if said else BLANK
 
 
 def _rank(rank: Any) -> str:

@@ -1,0 +1,75 @@
+"""The made-up world of reports (tests/report_world.py), its report as a file, and a Chromium to look at it with."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from report_world import World, make_split, run_all
+
+from bench.reporting.report.gallery import answered
+from bench.reporting.report.selection import choose
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> World:
+    results = tmp_path_factory.mktemp("results")
+    split = make_split()
+    folders = run_all(split, results)
+    split, shown = choose([str(folder) for folder in folders], split, results)
+    return World(split, results, shown, [answered(run, split.scenes) for run in shown])
+
+
+@pytest.fixture(scope="session")
+def report(world, tmp_path_factory) -> Path:
+    """The whole report of the made-up world as a file."""
+    return world.report(tmp_path_factory.mktemp("report") / "report.html").path
+
+
+def chromium() -> str | None:
+    return os.environ.get("BENCH_CHROMIUM") or next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
+    )
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium. Where there is none tests are skipped, or fail where BENCH_NEED_BROWSER=1 insists."""
+    found = chromium()
+    if found is None:
+        why = "no Chromium on this machine; install one, or name its file in BENCH_CHROMIUM"
+        if os.environ.get("BENCH_NEED_BROWSER") == "1":
+            pytest.fail(why)
+        pytest.skip(why)
+    from playwright.sync_api import sync_playwright
+
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run")
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=found, args=[*flags, "--disable-background-networking"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser, report):
+    """visit(hash="", file=report, width=1200, height=900, scheme="light"): the report in a page of its own.
+
+    Ends in a failure where the page said anything on its console, threw, or asked for anything but itself.
+    """
+    complaints, contexts = [], []
+
+    def go(hash_="", file=report, width=1200, height=900, scheme="light"):
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme))
+        page = contexts[-1].new_page()
+        address = file.as_uri()
+        page.on("console", lambda message: complaints.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+        page.on("request", lambda r: r.url.startswith(("data:", address)) or complaints.append(f"asked for {r.url}"))
+        page.goto(address + hash_)
+        page.wait_for_selector("html[data-ready]", state="attached")
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert complaints == []

@@ -1,0 +1,218 @@
+"""The file as text: data stays data, nothing is fetched, and the tables say what the runs say."""
+
+import base64
+import hashlib
+import html
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from report_world import EVIL, NASTY, World, make_split
+
+from bench.errors import RunError, UsageError
+from bench.reporting.report.page import as_json, render
+from bench.reporting.report.selection import choose
+from bench.reporting.table import interval, percent
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes and the text up to the next tag."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.found, self.into = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.into = []
+        self.found.append((tag, dict(attributes), self.into))
+
+    def handle_endtag(self, tag):
+        self.into = []
+
+    def handle_data(self, data):
+        self.into.append(data)
+
+    def text_of(self, tag, **wanted):
+        return ["".join(t) for name, held, t in self.found if name == tag and wanted.items() <= held.items()]
+
+
+@pytest.fixture(scope="module")
+def text(report):
+    return report.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def elements(text):
+    return Elements(text)
+
+
+@pytest.mark.parametrize("said", [*NASTY, EVIL, "]]>", "<\x00", "&lt;"])
+def test_json_cannot_end_its_element(said):
+    held = as_json({"said": said})
+    assert not re.search("[<>&\u2028\u2029]", held)
+    assert json.loads(held) == {"said": said}
+
+
+def test_the_data_comes_back_as_it_was(elements, world):
+    (held,) = elements.text_of("script", id="gallery-data")
+    data = json.loads(held)
+    assert data["text"] == [e.text for s in world.split.scenes for e in s.expressions]
+    assert [run["label"] for run in data["runs"]] == [run.label for run in world.shown]
+    assert set(NASTY) <= set(data["text"])
+
+
+def test_no_name_becomes_markup(text, elements):
+    assert "window.hacked" in text  # it is there, as text
+    assert EVIL not in text and NASTY[0] not in text
+    assert not [held for tag, held, _ in elements.found if "onerror" in held or held.get("src") == "x"]
+    scripts = [held for tag, held, _ in elements.found if tag == "script"]
+    assert len(scripts) == 2 + 40 and [held for held in scripts if not held.get("type")] == [{}]
+
+
+def test_half_a_surrogate_pair_does_not_stop_a_report(world, tmp_path):
+    split = replace(world.split, name="half \ud800 a pair", known_fingerprint=world.split.fingerprint)
+    made = World(split, world.results, world.shown, world.answers).report(tmp_path / "r.html")
+    assert "<bdi>half ? a pair</bdi>" in made.path.read_text(encoding="utf-8")
+
+
+def test_every_picture_once_and_only_pictures(elements):
+    held = [t for tag, held, t in elements.found if tag == "script" and held.get("type") == "text/plain"]
+    assert len(held) == 40
+    assert all(base64.b64decode("".join(t), validate=True)[:3] == b"\xff\xd8\xff" for t in held)
+
+
+def test_nothing_leads_out_of_the_file(elements):
+    for tag, held, _ in elements.found:
+        for name in ("src", "href", "data", "action", "srcset", "poster"):
+            assert held.get(name, "#").startswith(("#", "data:image/")), (tag, held)
+        assert tag not in ("link", "iframe", "object", "embed", "base")
+        assert "style" not in held and not any(name.startswith("on") for name in held)
+
+
+def test_the_policy_lets_its_own_script_and_style_alone(elements):
+    (policy,) = [held["content"] for tag, held, _ in elements.found if held.get("http-equiv")]
+    (script,), (style,) = [t for t in elements.text_of("script") if "use strict" in t], elements.text_of("style")
+    for name, inside in (("script-src", script), ("style-src", style)):
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert f"{name} 'sha256-{digest}';" in policy
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy and "connect-src" not in policy
+    assert not re.search(r"url\(|@import|https?://(?!www\.w3\.org/2000/svg)", script + style)
+
+
+def test_the_leaderboard_has_the_records_numbers(text, world):
+    table = text.split('class="board"')[1].split("</table>")[0]
+    rows = table.split("<tr>")[2:]
+    assert len(rows) == len(world.shown)
+    for row, run in zip(rows, world.shown, strict=True):
+        metrics = run.record.metrics
+        assert (
+            f"<bdi>{html.escape(run.label, quote=True)}</bdi>".replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
+            in row
+        )
+        assert f">{percent(metrics.accuracy)}</td>" in row and f">{interval(metrics.ci95)}</td>" in row
+        assert f">{percent(metrics.mean_iou)}</td>" in row
+
+
+def test_strata_say_their_numbers(text, world):
+    strata = text.split('id="strata"')[1].split("</section>")[0]
+    cells = world.shown[0].record.metrics.strata["kind"]
+    for label, cell in cells.items():
+        band = strata.split(f"<bdi>{label}</bdi><small>{cell.n}</small>")[1].split("</div>")[0]
+        assert f'x="{percent(cell.accuracy)}%"' in band and f'x1="{percent(cell.ci95[0])}%"' in band
+    assert "<bdi>attribute</bdi>" in strata and "spatial words" not in strata  # one label alone cuts nothing
+
+
+def test_pairs_agree_with_the_cells(text, world):
+    a, b = (run.outcomes.hit for run in world.answers[:2])
+    row = text.split('class="pairs"')[1].split("<tr>")[2]
+    both, only_a, only_b, neither = (a & b).sum(), (a & ~b).sum(), (b & ~a).sum(), (~a & ~b).sum()
+    said = re.sub(r"<svg.*", "", row.split('class="cells">')[1], flags=re.DOTALL)
+    assert [int(n) for n in re.findall(r">?(\d+)(?:</a>)? ?(?:·|\s*$)", said)] == [both, only_a, only_b, neither]
+    assert f"{100 * (a.mean() - b.mean()):+.2f}".replace("-", "−") in row
+
+
+def test_how_a_run_was_made(text, world):
+    runs = text.split('id="runs"')[1]
+    for run in world.shown:
+        assert run.record.signature in html.unescape(runs)
+        assert run.record.settings_hash in runs
+        assert "w: " + "ab" * 32 in runs
+
+
+def test_one_run_alone_is_compared_with_nobody(world, tmp_path):
+    alone = replace_runs(world, 1)
+    text = alone.report(tmp_path / "r.html").path.read_text(encoding="utf-8")
+    assert "Who is better than whom" not in text and 'href="#comparison"' not in text
+
+
+def replace_runs(world, count):
+    return World(world.split, world.results, world.shown[:count], world.answers[:count])
+
+
+def test_runs_that_cannot_be_compared_say_so(world, tmp_path):
+    import shutil
+
+    shutil.copytree(world.results, tmp_path / "results")
+    folders = [tmp_path / "results" / run.folder.relative_to(world.results) for run in world.shown]
+    (folders[0] / "outcomes.jsonl").unlink()
+    split, shown = choose([str(folder) for folder in folders], world.split, tmp_path / "results")
+    made = World(split, tmp_path / "results", shown, world.answers).report(tmp_path / "r.html")
+    said = made.path.read_text(encoding="utf-8").split('id="comparison"')[1].split("</section>")[0]
+    assert "bench score" in said and "--keep" in said and "<table" not in said
+
+
+def test_a_split_without_its_pictures(world, tmp_path):
+    split = make_split(gone=[scene.file for scene in world.split.scenes])
+    made = World(split, world.results, world.shown, world.answers).report(tmp_path / "r.html")
+    text = made.path.read_text(encoding="utf-8")
+    assert (made.missing, made.pictures, made.expressions) == (40, 40, 100)
+    assert "40 of 40 pictures cannot be shown" in text and 'type="text/plain"' not in text
+    assert EVIL not in text
+
+
+def test_the_first_pictures_only(world, tmp_path):
+    made = world.report(tmp_path / "sub" / "r.html", limit=4, thumbnail=64)
+    assert (made.pictures, made.expressions, made.thumbnail) == (4, 10, 64)
+    text = made.path.read_text(encoding="utf-8")
+    assert "10 expressions about the first 4 of 40 pictures" in text
+    assert made.bytes == made.path.stat().st_size
+
+
+def test_curves_come_in_as_pictures(world, tmp_path):
+    curves = (
+        "<svg xmlns='http://www.w3.org/2000/svg'><title>Loss &amp; all</title><script>window.hacked=1</script></svg>"
+    )
+    (tmp_path / "a.run").mkdir()
+    (tmp_path / "a.run" / "curves.svg").write_text(curves)
+    (tmp_path / "scored").mkdir()
+    (tmp_path / "scored" / "reliability.svg").write_text("<svg><title>Reliability</title></svg>")
+    made = world.report(tmp_path / "r.html", trainings=[tmp_path / "a.run"], reliabilities=[tmp_path / "scored"])
+    found = Elements(made.path.read_text(encoding="utf-8"))
+    images = [held for tag, held, _ in found.found if tag == "img"]
+    assert [held["alt"] for held in images] == ["Loss & all", "Reliability"]
+    assert base64.b64decode(images[0]["src"].partition(",")[2]).decode() == curves
+    assert "a.run/curves.svg" in "".join(found.text_of("bdi"))
+
+
+@pytest.mark.parametrize("content", [None, b"not a drawing", b"\xff\xfe<svg"])
+def test_folders_without_curves_are_refused(world, tmp_path, content):
+    if content is not None:
+        (tmp_path / "curves.svg").write_bytes(content)
+    with pytest.raises(UsageError, match="curves.svg"):
+        world.report(tmp_path / "r.html", trainings=[tmp_path])
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_file_that_cannot_be_written(world, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunError, match="file"):
+        world.report(tmp_path / "file" / "r.html", limit=1)
+
+
+def test_a_template_that_names_what_is_not_there_fails_loudly():
+    with pytest.raises(Exception, match="undefined"):
+        render({"comparison": None, "drawings": []}, {}, [])
