@@ -112,11 +112,15 @@ def load_pipeline(
     """
     run = {"device": device, "dtype": dtype, "seed": seed, "deterministic": deterministic, "offline": offline}
     resolved = _settings(config, {f"run.{key}": value for key, value in run.items()})
-    flags = dict(options) if weights is None else {**options, "weights": str(weights)}
+    return open_grounder(name, on, resolved, dict(options) if weights is None else {**options, "weights": str(weights)})
+
+
+def open_grounder(name: str, on: Split | str, resolved: Resolved, options: Mapping[str, Any] | None = None) -> Grounder:
+    """`load_pipeline` for settings that are at hand."""
     begun = time.perf_counter()
-    where = resolve_device(resolved.settings.run.device)
-    clock = Clock(where)
-    context = pipeline_context(name, on, resolved, flags, clock, where)
+    device = resolve_device(resolved.settings.run.device)
+    clock = Clock(device)
+    context = pipeline_context(name, on, resolved, options, clock, device)
     inner = build(context, resolved.settings.run.deterministic)
     return Grounder(inner, context, clock, resolved, time.perf_counter() - begun)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,6 @@ from bench.errors import BenchError, PictureError, UsageError
 from bench.evaluation.pipelines import open_pipeline
 from bench.grounding import Box, LoadedScene, Picture, Pipeline, Prediction, Query
 from bench.settings import Resolved
-
-GIVEN = "picture"  # what a picture without a file is called
 
 
 @dataclass(frozen=True, repr=False)
@@ -129,13 +128,16 @@ def ask_about(
 
 
 def as_picture(given: object) -> tuple[str, Picture]:
-    """A file, a PIL image or RGB uint8 (H, W, 3) -> what it is called, and its pixels. PictureError, UsageError."""
+    """A file, a PIL image or RGB uint8 (H, W, 3) -> what it is called, and its pixels. PictureError, UsageError.
+
+    Pixels without a file are called by their content, for a pipeline may keep what it saw under the picture's name.
+    """
     if isinstance(given, (str, Path)):
         return str(given), read_picture(Path(given).expanduser())
     if isinstance(given, Image.Image):
-        return str(getattr(given, "filename", "") or GIVEN), np.array(given.convert("RGB"))
+        given = np.array(given.convert("RGB"))
     if isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim == 3 and given.shape[2] == 3:
-        return GIVEN, given
+        return f"picture-{sha256(given.tobytes()).hexdigest()[:16]}", given
     what = f"an array of {given.dtype} {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
     raise UsageError(f"a picture is a file's path, a PIL image or RGB uint8 (H, W, 3), not {what}")
 

@@ -1,0 +1,40 @@
+"""`bench demo`: a page on this machine that asks pipelines side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    pipeline: Annotated[
+        list[str] | None,
+        typer.Option("--pipeline", "-p", help="Offer only these: a,b or the flag repeated.", show_default="all ready"),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="The address to serve on; the default is this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="The port.", show_default="the first free one from 7860")
+    ] = None,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16")] = None,
+    offline: Annotated[bool | None, typer.Option("--offline", help="Never touch the network.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A bench.toml.")] = None,
+) -> None:
+    """Serve a page: upload a picture or take an embedded scene, type an expression, compare what pipelines answer.
+
+    Pipelines are built when they are first asked, and kept. Needs the extra "demo" of grounding-bench (Gradio).
+    """
+    from bench.demo.page import load_gradio, open_page
+    from bench.settings import load_settings
+
+    load_gradio()
+    from bench.demo.desk import Desk
+
+    resolved = load_settings(config, {"run.device": device, "run.dtype": dtype, "run.offline": offline})
+    names = [name.strip() for value in pipeline or [] for name in value.split(",") if name.strip()]
+    open_page(Desk(resolved, names), host, port, show=not no_open)

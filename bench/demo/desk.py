@@ -1,0 +1,120 @@
+"""The desk behind the page: pipelines built once and kept, asked in turn, and what each said. No Gradio in here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from bench import registry
+from bench.api import Grounder, open_grounder
+from bench.datasets.load import load_split
+from bench.errors import BenchError, UsageError
+from bench.grounding import Expression, Picture, Scene
+from bench.settings import Resolved
+from bench.verbs.readiness import ready
+from bench.verbs.single import Single, as_picture, ask_about
+
+EMBEDDED, OWN = "shapes", "file"
+WARM_UP = "warm up"  # nobody asks this, so no cache of texts has the real question
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What one pipeline answered, and in how long; `error` in its place where it could not."""
+
+    pipeline: str
+    answer: Single | None
+    milliseconds: float | None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An expression about an embedded scene; `truth` is its annotated box."""
+
+    scene: Scene
+    expression: Expression
+
+    @property
+    def label(self) -> str:
+        return f"{self.expression.text} ({self.scene.id})"
+
+
+class Desk:
+    """Pipelines by data set and name. Safe to ask from several threads: one pipeline works at a time."""
+
+    def __init__(self, resolved: Resolved, only: Sequence[str] = ()) -> None:
+        """`only` are the pipelines to offer, by default all that are ready. Raises UnknownName."""
+        for name in only:
+            registry.origin("pipeline", name)
+        self.resolved = resolved
+        self._only = tuple(only)
+        self._ready: dict[str, list[str]] = {}
+        self._built: dict[tuple[str, str], Grounder] = {}
+        self._lock = threading.RLock()
+        self._split = load_split("shapes-val", resolved)
+
+    def offered(self, dataset: str) -> list[str]:
+        """The pipelines that are ready with the weights for a data set; `only`, where they were named, as they are."""
+        with self._lock:
+            if dataset not in self._ready:
+                self._ready[dataset] = list(self._only) or ready(dataset, self.resolved)
+            return self._ready[dataset]
+
+    def chosen(self, dataset: str) -> list[str]:
+        """Of these the ones that a page begins with: those that learn; baselines only where there is nothing else."""
+        learning = [name for name in self.offered(dataset) if name in registry.names(registry.TRAINERS)]
+        return list(self._only) or learning or self.offered(dataset)[:3]
+
+    def samples(self, scenes: int = 12) -> list[Sample]:
+        """The first expression of each kind that the first embedded scenes have, a scene each."""
+        found, kinds = [], set[str | None]()
+        for scene in self._split.scenes[:scenes]:
+            fresh = next((e for e in scene.expressions if e.kind not in kinds), scene.expressions[0])
+            kinds.add(fresh.kind)
+            found.append(Sample(scene, fresh))
+        return found
+
+    def picture(self, sample: Sample) -> Picture:
+        """RGB uint8 (H, W, 3)."""
+        return self._split.pictures.load(sample.scene)
+
+    def ask(self, picture: Picture | None, text: str, names: Sequence[str], dataset: str) -> Iterator[Said]:
+        """Each pipeline's answer in turn; whatever goes wrong with one is its own error and not the others'.
+
+        The milliseconds are of one look at the picture for this expression: loading and a first look to warm up are
+        left out. Raises UsageError when nothing can be asked.
+        """
+        if picture is None:
+            raise UsageError("upload a picture, or take one of the embedded scenes")
+        if not text.strip():
+            raise UsageError("type what to look for")
+        if not names:
+            raise UsageError("choose a pipeline")
+        # Never held at a yield: who takes the next answer may be another thread.
+        yield from (self._ask(name, picture, text.strip(), dataset) for name in names)
+
+    def _ask(self, name: str, picture: Picture, text: str, dataset: str) -> Said:
+        with self._lock:
+            return self._answer(name, picture, text, dataset)
+
+    def _answer(self, name: str, picture: Picture, text: str, dataset: str) -> Said:
+        try:
+            opened = self._open(name, dataset)
+            source, pixels = as_picture(picture)
+            ask_about(opened, f"{source} {WARM_UP}", pixels, [WARM_UP], name)
+            begun = time.perf_counter()
+            answer = ask_about(opened, source, pixels, [text], name)[0]
+            return Said(name, answer, 1000 * (time.perf_counter() - begun))
+        except BenchError as error:
+            return Said(name, None, None, str(error))
+        except Exception as error:  # a pipeline of somebody's may fail in any way: the page goes on
+            return Said(name, None, None, f"{type(error).__name__}: {error}")
+
+    def _open(self, name: str, dataset: str) -> Grounder:
+        key = (dataset, name)
+        if key not in self._built:
+            self._built[key] = open_grounder(name, dataset, self.resolved)
+        return self._built[key]

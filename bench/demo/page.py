@@ -1,0 +1,172 @@
+"""The page: Gradio's components around the desk. Everything it shows is made on this machine and stays there."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench.demo.desk import EMBEDDED, OWN, Desk, Said
+from bench.errors import BenchError, MissingPackage, UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bench.grounding import Picture
+
+WEIGHTS = {"trained on the embedded scenes (shapes)": EMBEDDED, "trained on photographs (bench.toml's defaults)": OWN}
+COLUMNS = ["pipeline", "score", "ms", "left", "top", "right", "bottom", "note"]
+FIRST_PORT, PORTS = 7860, 100
+CSS = """
+.gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
+#told { min-height: 0; } #told .told-error { color: var(--error-text-color); }
+#answers .grid-container { gap: 10px; }
+"""
+
+
+def open_page(desk: Desk, host: str, port: int | None, show: bool, wait: bool = True) -> tuple[Any, str]:
+    """Serves the page and, with `wait`, does not return before it is stopped; (the page, its address) otherwise.
+
+    Raises MissingPackage without gradio, UsageError for an address that cannot be taken.
+    """
+    gradio = load_gradio()
+    page = build_page(desk)
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            inbrowser=show,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            show_error=True,
+            footer_links=[],
+            ssr_mode=False,
+            theme=gradio.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            css=CSS,
+        )
+    except OSError as error:
+        taken = f"--port {port}" if port else f"ports {FIRST_PORT} to {FIRST_PORT + PORTS - 1}"
+        raise UsageError(f"--host {host}, {taken}: cannot be taken ({error}); name another with --port") from None
+    if wait:
+        print(f"bench demo: {address} (Ctrl-C ends it)", flush=True)
+        page.block_thread()
+    return page, address
+
+
+def build_page(desk: Desk) -> Any:
+    """gr.Blocks; its one call for programs is /ask (picture, text, pipelines, weights) -> drawings, table, told."""
+    gr = load_gradio()
+    samples = desk.samples()
+    first = EMBEDDED if desk.offered(EMBEDDED) else OWN
+    labels = {dataset: label for label, dataset in WEIGHTS.items()}
+
+    def take(index: int | None) -> tuple[Any, ...]:
+        if index is None:
+            return (gr.skip(),) * 4
+        sample = samples[index]
+        names = desk.offered(EMBEDDED)
+        return desk.picture(sample), sample.expression.text, labels[EMBEDDED], gr.update(choices=names)
+
+    def other_weights(label: str, chosen: Sequence[str]) -> Any:
+        names = desk.offered(WEIGHTS[label])
+        kept = [name for name in chosen if name in names]
+        return gr.update(choices=names, value=kept or desk.chosen(WEIGHTS[label]))
+
+    def ask(picture: Picture | None, text: str, names: Sequence[str], label: str) -> Any:
+        said: list[Said] = []
+        try:
+            if label not in WEIGHTS:
+                raise UsageError(f"weights: choose one of {', '.join(map(repr, WEIGHTS))}")
+            for one in desk.ask(picture, text or "", names or [], WEIGHTS[label]):
+                said.append(one)
+                waiting = "" if len(said) == len(names) else f"{len(said)} of {len(names)} ..."
+                yield drawings(said), table(said), told(said, waiting)
+        except BenchError as error:
+            yield [], [], _error(str(error))
+
+    with gr.Blocks(title="grounding-bench", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        gr.Markdown(
+            "## Where is it?\nA picture, an expression, and the box each pipeline answers. Nothing leaves this machine."
+        )
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                picture = gr.Image(type="numpy", label="picture", sources=["upload", "clipboard"], height=320)
+                scene = gr.Dropdown(
+                    [(sample.label, number) for number, sample in enumerate(samples)],
+                    value=None,
+                    label="or take an embedded scene",
+                    filterable=False,
+                )
+                text = gr.Textbox(label="expression", placeholder="the red car on the left", submit_btn=False)
+                button = gr.Button("Ask", variant="primary")
+                weights = gr.Radio(list(WEIGHTS), value=labels[first], label="weights")
+                names = gr.CheckboxGroup(desk.offered(first), value=desk.chosen(first), label="pipelines ready here")
+            with gr.Column(scale=3, min_width=380):
+                message = gr.HTML(elem_id="told")
+                answers = gr.Gallery(
+                    label="answers", columns=3, object_fit="contain", elem_id="answers", buttons=[], height="auto"
+                )
+                numbers = gr.Dataframe(headers=COLUMNS, label="numbers", interactive=False, wrap=True)
+        scene.input(take, scene, [picture, text, weights, names], api_visibility="private").then(
+            other_weights, [weights, names], names, api_visibility="private"
+        )
+        weights.input(other_weights, [weights, names], names, api_visibility="private")
+        asked = {"fn": ask, "inputs": [picture, text, names, weights], "outputs": [answers, numbers, message]}
+        button.click(**asked, api_name="ask")
+        text.submit(**asked, api_visibility="private")
+    return page
+
+
+def drawings(said: Sequence[Said]) -> list[tuple[Image.Image, str]]:
+    """The answers drawn, each with a caption; pipelines that failed have none."""
+    pairs = [(one.answer, _caption(one)) for one in said if one.answer is not None]
+    # Without the strip that holds the expression: it stands beside, in its field.
+    return [(answer.drawn().crop((0, 0, *answer.picture.shape[1::-1])), caption) for answer, caption in pairs]
+
+
+def table(said: Sequence[Said]) -> list[list[Any]]:
+    """A row for each pipeline, in the order of COLUMNS: pixels at 1 decimal, milliseconds at 1."""
+    rows = []
+    for one in said:
+        box = one.answer.box if one.answer else None
+        score = one.answer.score if one.answer else None
+        note = one.error or (one.answer.prediction.note if one.answer else "")
+        rows.append(
+            [
+                one.pipeline,
+                None if score is None else round(score, 4),
+                None if one.milliseconds is None else round(one.milliseconds, 1),
+                *([None] * 4 if box is None else [round(v, 1) for v in box]),
+                note or ("no box" if box is None else ""),
+            ]
+        )
+    return rows
+
+
+def told(said: Sequence[Said], waiting: str) -> str:
+    """What is to be said above the answers, as HTML: what failed, and what is still going on."""
+    return "".join(_error(f"{one.pipeline}: {one.error}") for one in said if one.error) + html.escape(waiting)
+
+
+def _error(text: str) -> str:
+    return f'<p class="told-error">{html.escape(text)}</p>'
+
+
+def _caption(one: Said) -> str:
+    assert one.answer is not None and one.milliseconds is not None
+    score = "" if one.answer.score is None else f" · {one.answer.score:.2f}"
+    return f"{one.pipeline}{score} · {one.milliseconds:.0f} ms" + (" · no box" if one.answer.box is None else "")
+
+
+def load_gradio() -> Any:
+    """The module gradio, told not to call home. Raises MissingPackage."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is first imported: no usage, no version check
+    try:
+        import gradio
+    except ModuleNotFoundError as error:
+        raise MissingPackage(
+            f'bench demo needs the package {error.name!r}, which is not installed: pip install "grounding-bench[demo]"'
+        ) from None
+    return gradio

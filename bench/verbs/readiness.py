@@ -1,0 +1,121 @@
+"""What stands between a pipeline and a run: packages and weights that are not there, and how each is brought there.
+
+Nothing of a pipeline is built. A table of bench.toml names weights under the keys below; where published ones come from
+is in costs.toml, beside what they cost.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bench import registry
+from bench.errors import BenchError
+from bench.settings import Resolved
+
+FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+KEYS = ("weights", "pretrained", "checkpoint")
+BOXES = "{dataset}_dets_dict.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """One thing that is not there. `how` brings it; `by_itself` says that the first use does, given a network."""
+
+    what: str
+    how: str
+    by_itself: bool = False
+
+
+def lacks(name: str, dataset: str, resolved: Resolved) -> list[Lack]:
+    """What the pipeline lacks for a data set with the options of bench.toml; empty when it is ready."""
+    try:
+        registry.pipeline_factory(name)
+    except BenchError as error:
+        return [Lack(str(error), "")]
+    table = resolved.options(name, dataset)
+    found = [*_packages(table), *_boxes(table, dataset, resolved)]
+    for weights, model in _weights(table):
+        if not at_hand(weights, model, resolved):
+            found.append(_source(weights, model, resolved))
+    return list(dict.fromkeys(found))
+
+
+def ready(dataset: str, resolved: Resolved) -> list[str]:
+    """The pipelines that lack nothing for a data set."""
+    return [name for name in registry.names(registry.PIPELINES) if not lacks(name, dataset, resolved)]
+
+
+def at_hand(weights: str, model: str, resolved: Resolved) -> bool:
+    """Whether weights lie on this disk: a file or a folder, or in one of the caches under BENCH_HOME."""
+    places = [Path(weights).expanduser(), resolved.folder / weights, resolved.home / "weights" / weights]
+    if any(place.is_file() or (place / "config.json").is_file() for place in places):
+        return True
+    source = _entry(f"{model} {weights}".strip())
+    if file := source.get("file"):
+        return (resolved.home / "weights" / file).is_file()
+    where = source.get("cache", "huggingface")
+    cached = source.get("hub", weights)
+    if "/" not in cached:
+        return False
+    snapshots = resolved.home / "weights" / where / f"models--{cached.replace('/', '--')}" / "snapshots"
+    return any(path.is_file() for path in snapshots.glob("*/*"))
+
+
+def _source(weights: str, model: str, resolved: Resolved) -> Lack:
+    what, home = f"{model} {weights}".strip(), resolved.home / "weights"
+    entry = _entry(what)
+    if "how" in entry:
+        how = str(entry["how"]).replace("{name}", weights).replace("{home}", str(home))
+        return Lack(what, how, bool(entry.get("by_itself", False)))
+    hub = entry.get("hub", weights)
+    if "/" in hub and not hub.endswith(FILE_SUFFIXES):
+        return Lack(what, f"hf download {hub} --cache-dir {home / entry.get('cache', 'huggingface')}", True)
+    return Lack(what, f"put the file into {home} or name it with --weights")
+
+
+def _weights(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(weights, the model they are for) of a table, however deep; a tokenizer is one where weights bring none."""
+    for key, value in table.items():
+        for inner in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(inner, Mapping):
+                yield from _weights(inner)
+            elif key in KEYS and isinstance(inner, str) and inner:
+                yield inner, str(table.get("model", ""))
+    official = str(table.get("weights", "")).endswith(".pth")
+    if official and isinstance(table.get("tokenizer"), str):
+        yield table["tokenizer"], "tokenizer"
+
+
+def _packages(table: Mapping[str, Any]) -> Iterator[Lack]:
+    kind = table.get("proposer", {}).get("kind") if isinstance(table.get("proposer"), Mapping) else None
+    for package, extra in costs()["packages"].get(kind, {}).items() if kind else ():
+        if find_spec(package) is None:
+            yield Lack(f"the package {package}", f'pip install "grounding-bench[{extra}]"')
+
+
+def _boxes(table: Mapping[str, Any], dataset: str, resolved: Resolved) -> Iterator[Lack]:
+    """A proposer of kind "file" needs one."""
+    proposer = table.get("proposer")
+    if isinstance(proposer, Mapping) and proposer.get("kind") == "file":
+        name = str(proposer.get("file", BOXES)).replace("{dataset}", dataset or "DATASET")
+        if not any(place.is_file() for place in (Path(name), resolved.folder / name, resolved.home / "weights" / name)):
+            how = f"put the file of boxes into {resolved.home / 'weights'}, or --set proposer.kind=yolo finds them here"
+            yield Lack(name, how)
+
+
+def _entry(name: str) -> Mapping[str, Any]:
+    """What costs.toml says of where weights come from; empty where it says nothing."""
+    return next((e for e in costs()["source"] if any(fnmatch(name, pattern) for pattern in e["names"])), {})
+
+
+@cache
+def costs() -> dict[str, Any]:
+    """costs.toml, as it stands."""
+    return tomllib.loads((Path(__file__).parent / "costs.toml").read_text(encoding="utf-8"))

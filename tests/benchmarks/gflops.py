@@ -1,0 +1,108 @@
+"""What the full-size models cost: products counted while our own code runs them, for bench/verbs/costs.toml.
+
+    python tests/benchmarks/gflops.py >> counts.jsonl      # minutes on a CPU; nothing is downloaded
+
+Random weights and noise of 640 x 480: products do not depend on what the weights know. Each pipeline is shown one
+picture with one expression and the same picture with five; the difference is four expressions, the rest is the picture.
+A multiplication and its addition are two operations, as in a device's rate. Two-stage: as if 12 boxes were found.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from full_size import PARTS, PROPOSALS, clip_file, load, yolo_clip
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.evaluation.pipelines import open_pipeline
+from bench.grounding import LoadedScene
+from bench.settings import load_settings
+
+
+def main() -> None:
+    sys.argv[1:] = sys.argv[1:] or [*PARTS, "seg-clip", "clip-pooling", "largest-proposal", *HUB]
+    torch.backends.mha.set_fastpath_enabled(False)  # what the fused kernel does is not counted
+    resolved = load_settings(flags={"run.device": "cpu"})
+    scene = load(1)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        for name in sys.argv[1:]:
+            if name in HUB:
+                HUB[name]()
+                continue
+            options = (PARTS | MORE)[name](Path(folder))
+            pipeline = open_pipeline(name, "refcoco", resolved, options)
+            counts = []
+            for queries in (1, 5):
+                for encoder in [*getattr(getattr(pipeline, "ranker", None), "encoders", ()), pipeline]:
+                    getattr(encoder, "forget_texts", lambda: None)()
+                asked = LoadedScene(scene.id, scene.picture, scene.queries[:queries])
+                counts.append(counted(partial(pipeline.ground, [asked])))
+            expression = (counts[1] - counts[0]) / 4
+            picture = counts[0] - expression
+            if hasattr(pipeline, "proposer") and hasattr(pipeline, "ranker"):
+                found = len(pipeline.proposer.propose([scene])[0])
+                detector = counted(partial(pipeline.proposer.propose, [scene]))
+                picture = detector + (picture - detector) * PROPOSALS / found  # noise holds hardly anything
+            say(name, picture, expression, pipeline.card.parameters)
+
+
+def counted(call: Callable[[], object]) -> float:
+    """Thousands of millions of operations."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call()
+    return float(counter.get_total_flops()) / 1e9
+
+
+def say(name: str, picture: float, expression: float, parameters: int | None) -> None:
+    numbers = {"picture": round(picture, 1), "expression": round(expression, 2), "parameters": parameters}
+    print(json.dumps({"pipeline": name} | numbers), flush=True)
+
+
+def clip_only(folder: Path) -> dict[str, object]:
+    return {"clip": clip_file(folder)}
+
+
+def yolo_only(folder: Path) -> dict[str, object]:
+    return {"proposer": yolo_clip(folder)["proposer"]}
+
+
+def count(name: str, model: torch.nn.Module, **inputs: torch.Tensor) -> None:
+    """A model of transformers that reads one expression with one picture: all of it is the expression's."""
+    with torch.inference_mode():
+        found = counted(partial(model.eval(), **inputs))
+    say(name, 0.0, found, sum(p.numel() for p in model.parameters()))
+
+
+def grounding_dino() -> None:
+    from transformers import GroundingDinoConfig, GroundingDinoForObjectDetection
+
+    ids = torch.tensor([[101, 1996, 2417, 2482, 1012, 102]])
+    pixels, seen = torch.zeros(1, 3, 800, 1066), torch.ones(1, 800, 1066, dtype=torch.long)
+    model = GroundingDinoForObjectDetection(GroundingDinoConfig())
+    count("grounding-dino", model, pixel_values=pixels, pixel_mask=seen, input_ids=ids)
+
+
+def owl() -> None:
+    from transformers import Owlv2Config, Owlv2ForObjectDetection, Owlv2TextConfig, Owlv2VisionConfig
+
+    vision = Owlv2VisionConfig(image_size=960, patch_size=16)
+    config = Owlv2Config(text_config=Owlv2TextConfig().to_dict(), vision_config=vision.to_dict())
+    ids = torch.ones(1, 16, dtype=torch.long)
+    count("owlv2", Owlv2ForObjectDetection(config), pixel_values=torch.zeros(1, 3, 960, 960), input_ids=ids)
+
+
+MORE: dict[str, Callable[[Path], dict[str, object]]] = {
+    "seg-clip": clip_only,
+    "clip-pooling": clip_only,
+    "largest-proposal": yolo_only,
+}
+HUB: dict[str, Callable[[], None]] = {"grounding-dino": grounding_dino, "owlv2": owl}
+
+if __name__ == "__main__":
+    main()
