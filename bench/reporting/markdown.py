@@ -16,13 +16,15 @@ __all__ = ["escape", "grid", "leaderboard_markdown"]
 INTRO = """\
 # Leaderboard
 
-Made by `bench leaderboard` from the runs in [`runs`](runs); never edited by hand. A table holds runs of one signature
-only: the same split with the same content, under the same protocol, complete, from committed code. Acc@0.5 in percent
-with its 95 % interval from a bootstrap over pictures. Rank: 2-4 says that the paired test cannot tell the run from
-others that may be second to fourth. Ceiling: how often some proposal of a two-stage pipeline would have been a hit.
-ex/s and ms: `bench speed`, expressions a second with cold caches and the median time of one expression. Training: what
-annotation grounding was learned from. Every digit is in [LEADERBOARD.csv](LEADERBOARD.csv), the strata too in
-[LEADERBOARD.json](LEADERBOARD.json).
+Made by `bench leaderboard` from the runs in [`runs`](runs); never edited by hand. Every digit is in
+[LEADERBOARD.csv](LEADERBOARD.csv), the strata too in [LEADERBOARD.json](LEADERBOARD.json).
+"""
+LEGEND = """\
+A table holds runs of one signature only: the same split with the same content, under the same protocol, complete, from
+committed code. Acc@0.5 in percent with its 95 % interval from a bootstrap over pictures. Rank: 2-4 says that the paired
+test cannot tell the run from others that may be second to fourth. Ceiling: how often some proposal of a two-stage
+pipeline would have been a hit. ex/s and ms: `bench speed`, expressions a second with cold caches and the median time of
+one expression. Training: what annotation grounding was learned from.
 """
 
 PROPOSALS = {
@@ -36,9 +38,9 @@ PUBLISHED = (
 )
 
 
-def leaderboard_markdown(found: Leaderboard) -> str:
-    """The whole of LEADERBOARD.md."""
-    parts = [INTRO]
+def leaderboard_markdown(found: Leaderboard, intro: str = INTRO) -> str:
+    """The whole of LEADERBOARD.md; `intro` comes before the legend."""
+    parts = [intro, LEGEND]
     if not found.boards:
         parts.append("No complete run yet.\n")
     names = [(board.split, board.protocol, board.proposals) for board in found.boards]

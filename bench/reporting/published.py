@@ -12,16 +12,20 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import DataError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 FILE = Path(__file__).with_name("published.toml")
 HOW = ("read", "figure", "computed", "recalled", "third-party", "inferred")
 UNCHECKED = frozenset({"recalled", "third-party", "inferred"})
 Percent = float
+WIDE = 200
 
 
 class Published(BaseModel):
@@ -148,3 +152,29 @@ def compared(entry: Published, row: Mapping[str, Any]) -> dict[str, Any]:
         "within_interval": low <= value <= high if entry.metric == "acc@0.5" else None,
         "same_protocol": None if entry.protocol == "unknown" else entry.protocol == row["protocol"],
     }
+
+
+def print_published(split: str, found: Sequence[Published], console: Console) -> None:
+    """The published values of a split as a table on `console`; "?" after those that nobody looked up at the source."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    if not found:
+        console.print(Text(f"nothing published is known for {split}"))
+        return
+    if not console.is_terminal:
+        console.width = max(console.width, WIDE)  # a file or a pipe has no edge to fold at
+    table = Table(title=f"{split}: published", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("Acc@0.5 %", justify="right", no_wrap=True)
+    for column in ("method", "training", "protocol", "source"):
+        table.add_column(column, overflow="fold")
+    for entry in found:
+        value = f"{entry.values[split]:.2f}" + ("" if entry.metric == "acc@0.5" else " mIoU")
+        name = ", ".join(filter(None, (entry.method, entry.backbone)))
+        source = f"{entry.source} ({entry.how})" + (f"; {entry.note}" if entry.note else "")
+        cells = (value + (" ?" if entry.unchecked else "  "), name, entry.training, entry.protocol, source)
+        table.add_row(*map(Text, cells))
+    console.print(table)
+    if any(entry.unchecked for entry in found):
+        console.print(Text("? recalled, inferred or from a third party: nobody has looked it up at its source"))

@@ -1,0 +1,92 @@
+"""Evaluation results for model repositories of the Hugging Face hub: one `.eval_results/<split>.yaml` a pipeline.
+
+The hub shows such a file on the model's page and collects it for the leaderboard of the data set it names
+(huggingface.co/docs/hub/eval-results): a list of results, each with `dataset` (id, task_id, revision), `value`, `date`
+and `notes`. The data set must be one of the hub's. Ours are known by the mirror that `bench data prepare` takes; for
+others the caller names one. The value is Acc@0.5 in percent; the notes say what it means, for the hub has no field
+for it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bench.datasets.hub import MIRRORS
+from bench.errors import UsageError
+from bench.reporting.boards import Board
+from bench.reporting.table import interval, percent
+from bench.runs.folders import slug
+
+FOLDER = ".eval_results"
+Scalar = str | float | int
+
+
+def hub_files(boards: Iterable[Board], dataset: str | None = None) -> dict[str, str]:
+    """Path of a file -> its text: PIPELINE/.eval_results/SPLIT.yaml, to be put into the model's repository.
+
+    `dataset` is the id (OWNER/NAME) of the data set on the hub for splits that have no mirror. Two runs of one pipeline
+    on one split have files of their own. Raises UsageError for an id that is none and where one is missing.
+    """
+    if dataset is not None and not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", dataset):
+        raise UsageError(f"--hub-dataset {dataset!r} is no data set's id on the hub; expected OWNER/NAME")
+    files: dict[str, str] = {}
+    for board in boards:
+        place = _place(board.split, dataset)
+        for entry in board.rows:
+            folder = f"{slug(entry['pipeline'])}/{FOLDER}"
+            stem = slug(board.split) + ("" if board.protocol == "iou" else f"-{board.protocol}")
+            path = f"{folder}/{stem}.yaml"
+            if path in files:
+                path = f"{folder}/{stem}-{entry['settings_hash'][:8]}.yaml"
+            number = 2
+            while path in files:
+                path = f"{folder}/{stem}-{entry['settings_hash'][:8]}-{number}.yaml"
+                number += 1
+            files[path] = _yaml(place, entry)
+    return files
+
+
+def _place(split: str, dataset: str | None) -> dict[str, str]:
+    """What `dataset` of a result holds. Raises UsageError for a split that is on no hub."""
+    name, _, part = split.rpartition("-")
+    if dataset is not None:
+        return {"id": dataset, "task_id": slug(split)}
+    mirror = MIRRORS.get(name)
+    if mirror is None or part not in mirror.parts:
+        raise UsageError(
+            f"{split} is in no data set of the hub that is known here; name the one that stands for it with "
+            "--hub-dataset OWNER/NAME, or choose another split with --split"
+        )
+    place = {"id": mirror.repo, "task_id": f"{mirror.prefix}_{part}"}
+    return place | ({"revision": mirror.revision} if mirror.revision else {})
+
+
+def _yaml(place: Mapping[str, str], entry: Mapping[str, Any]) -> str:
+    notes = (
+        f"Acc@0.5 in percent, 95 % interval {interval(entry['ci95'])}, {entry['n']:,} expressions; training data: "
+        f"{entry['training_data']}; test pictures seen in training: {entry['saw_test_images']}; "
+        f"signature {entry['signature']}"
+    )
+    lines = ["- dataset:"]
+    lines += [f"    {key}: {scalar(value)}" for key, value in place.items()]
+    lines += [f"  value: {percent(entry['acc@0.5'])}"]
+    if re.fullmatch(r"\d{4}-\d\d-\d\d", entry["date"]):
+        lines.append(f"  date: {scalar(entry['date'])}")
+    lines.append(f"  notes: {scalar(notes)}")
+    return "\n".join(lines) + "\n"
+
+
+def scalar(value: str) -> str:
+    """Text as a quoted YAML scalar on one line: JSON's quoting, with what YAML does not take as it is escaped too."""
+    quoted = json.dumps(value, ensure_ascii=False)
+    return re.sub(
+        "[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]", _escaped, quoted
+    )
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return "\\ufffd" if 0xD800 <= code <= 0xDFFF else f"\\u{code:04x}"
