@@ -51,15 +51,18 @@ def difference_interval(drawn: Float, pictures: int, confidence: float) -> Inter
     return (float(low) + 0.0, float(high) + 0.0)  # + 0.0: no "-0.0" in a table
 
 
-def difference_p(drawn: Float, pictures: int) -> float:
+def difference_p(drawn: Float, pictures: int, statistic: float = 0.0) -> float:
     """Two-sided p of "no difference" by the draws (draws,): 1 - the widest confidence whose interval leaves out 0.
 
-    Never 0: the smallest part of the draws that can lie on the other side is 1 in draws + 1.
+    Draws cannot tell parts below 1 / (draws + 1) apart, which is too coarse to correct for many pairs: where none lies
+    on the other side of 0, p is Student's of `statistic`, the difference over its clustered standard error, if that is
+    smaller still. The interval leaves out 0 either way.
     """
     if pictures < 2:
         return 1.0
     other_side = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    return p_of_part((other_side + 1) / (len(drawn) + 1), pictures)
+    p = p_of_part((other_side + 1) / (len(drawn) + 1), pictures)
+    return p if other_side else min(p, 2 * student_cdf(-abs(statistic), pictures - 1))
 
 
 def p_of_part(part: float, pictures: int) -> float:
@@ -68,11 +71,6 @@ def p_of_part(part: float, pictures: int) -> float:
         return 1.0
     t = NORMAL.inv_cdf(part) * math.sqrt((pictures - 1) / pictures)
     return 2 * student_cdf(t, pictures - 1)
-
-
-def smallest_p(draws: int, pictures: int) -> float:
-    """The smallest p that so many draws can give."""
-    return p_of_part(1 / (draws + 1), pictures) if pictures >= 2 else 1.0
 
 
 def standard_error(differences: Float, counts: Float) -> float:

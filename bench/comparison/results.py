@@ -100,9 +100,10 @@ class Comparison:
         whole = asdict(self)
         for run in whole["runs"]:
             run["acc@0.5"] = run.pop("accuracy")
-        for pair in whole["pairs"] if texts is not None else ():
-            for flip in pair["flips"]:
-                flip["text"] = texts.get(flip["id"])
+        if texts is not None:
+            for pair in whole["pairs"]:
+                for flip in pair["flips"]:
+                    flip["text"] = texts.get(flip["id"])
         return whole
 
     def flips(self, texts: Mapping[str, str] | None = None) -> list[dict[str, Any]]:

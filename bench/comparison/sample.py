@@ -76,7 +76,8 @@ class Sample:
         table = np.asarray(values, np.float64).reshape(len(rows), -1)
         picture = self.picture[rows]
         columns = [np.bincount(picture, weights=column, minlength=self.pictures) for column in table.T]
-        return np.stack(columns, axis=1).reshape(self.pictures, *values.shape[1:])
+        sums: Float = np.stack(columns, axis=1).astype(np.float64).reshape(self.pictures, *values.shape[1:])
+        return sums
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,7 +17,8 @@ def mcnemar(a_only: int, b_only: int) -> float:
     for wins in range(fewer):  # whole numbers: exact however many flips
         term = term * (flips - wins) // (wins + 1)
         total += term
-    return 2 * total / 2**flips
+    p: float = 2 * total / (1 << flips)
+    return p
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -15,7 +15,6 @@ from bench.comparison.paired import (
     excluded,
     expanded_tail,
     p_of_part,
-    smallest_p,
     standard_error,
 )
 
@@ -67,8 +66,8 @@ def test_p_is_symmetric_never_zero_and_one_for_no_difference():
     drawn = np.random.default_rng(1).normal(0.4, 0.3, 5000)
     assert difference_p(drawn, 50) == difference_p(-drawn, 50) < 1
     assert difference_p(np.zeros(5000), 50) == 1.0
-    assert difference_p(np.ones(5000), 50) == smallest_p(5000, 50) > 0
-    # Students's t of many pictures is the normal: twice the part on the other side.
+    assert difference_p(np.ones(5000), 50) == p_of_part(1 / 5001, 50) > 0
+    # Student's t of many pictures is the normal: twice the part on the other side.
     assert p_of_part(0.01, 10_000_000) == pytest.approx(0.02, rel=1e-4)
 
 
@@ -93,3 +92,12 @@ def test_a_true_difference_of_that_size_is_found_four_times_in_five():
     assert abs(found.mean() - 0.8) < 0.01
     assert detectable(0.0, 60, 0.95) is None
     assert detectable(math.nan, 1, 0.95) is None
+
+
+def test_beyond_the_draws_p_is_students():
+    drawn = np.full(1000, 0.3)
+    assert difference_p(drawn, 400, 6.0) == difference_p(-drawn, 400, -6.0)
+    assert difference_p(drawn, 400, 6.0) == pytest.approx(2 * stats.t.sf(6.0, 399), rel=1e-9)
+    assert difference_p(drawn, 400, 1.0) == p_of_part(1 / 1001, 400)  # never larger than the draws say
+    drawn[0] = -0.1
+    assert difference_p(drawn, 400, 6.0) == p_of_part(2 / 1001, 400)  # the draws' as long as they can tell
