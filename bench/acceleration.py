@@ -44,7 +44,7 @@ class Acceleration:
         if self.channels_last and any(p.dim() == 4 for p in network.parameters()):
             import torch
 
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(memory_format=torch.channels_last)
             self.taken.add("channels-last")
         if self.compile:
             for part in [network] if parts is None else parts:

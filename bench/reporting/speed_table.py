@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def row(speed: SpeedRecord, file: str) -> dict[str, Any]:
+def row(speed: SpeedRecord | PairRecord, file: str) -> dict[str, Any]:
     """A record as `bench speed --json` prints it: everything that is in the file, and where that is."""
     return speed.model_dump(mode="json") | {"file": file}
 

@@ -63,13 +63,14 @@ def measure(
     DataError for a split without pictures, BenchError when the pipeline fails, RunError when nothing can be written.
     """
     rules, started = rules or Rules(), now()
-    resident = make_resident(split, cap_mb)
-    say(f"{name}: {len(resident.loaded)} pictures of {split.name} decoded, {resident.mb:.0f} MB")
-    opened = open_subject(name, split, resolved, flags, resident)
-    subject, settings = opened.subject, resolved.settings
+    opened = open_subject(name, split, resolved, flags, lambda: make_resident(split, cap_mb))
+    subject, settings, resident = opened.subject, resolved.settings, opened.subject.resident
     gpu, no_gpu = open_gpu(subject.device)
     watch = Watch(gpu)
-    say(f"{name}: loaded in {opened.load_seconds:.1f} s; looking for the best batch")
+    say(
+        f"{name}: loaded in {opened.load_seconds:.1f} s, {len(resident.loaded)} pictures of {split.name} decoded; "
+        "looking for the best batch"
+    )
     warm_up(lambda n: subject.ask(n, 1), rules)
     size, tried = search(subject, rules)
     say(f"{name}: offline, {size} pictures a batch, cold")
@@ -129,9 +130,11 @@ def measure(
 
 
 def open_subject(
-    name: str, split: Split, resolved: Resolved, flags: Mapping[str, Any] | None, resident: Resident
+    name: str, split: Split, resolved: Resolved, flags: Mapping[str, Any] | None, pictures: Callable[[], Resident]
 ) -> Opened:
-    """Loads a pipeline and calls it for the first time. Raises what `open_pipeline` raises."""
+    """Loads a pipeline and calls it for the first time; `pictures` are decoded once it is known to be there. Raises
+    what `open_pipeline` raises.
+    """
     run = resolved.settings.run
     begun = time.perf_counter()
     device = resolve_device(run.device)
@@ -140,7 +143,7 @@ def open_subject(
     pipeline = build(context, run.deterministic)
     load_seconds = time.perf_counter() - begun
     clock.waits = False
-    subject = Subject(name, pipeline, clock, device, resident)
+    subject = Subject(name, pipeline, clock, device, pictures())
     first_call_seconds = subject.first_call()
     subject.choose_ids()
     identity = identity_of(context, pipeline.card, split, run.deterministic)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from bench.evaluation.progress import say
 from bench.runs import provenance
 from bench.runs.folders import runs_of
 from bench.settings import Resolved
-from bench.speed.check import against_asker
+from bench.speed.check import SAMPLE, against_asker
 from bench.speed.conditions import Watch
 from bench.speed.measure import Opened, open_subject, write
 from bench.speed.nvml import open_gpu
 from bench.speed.record import PairRecord, Ratio, Rules, Side
-from bench.speed.resident import CAP_MB, Resident, make_resident
+from bench.speed.resident import CAP_MB, make_resident
 from bench.speed.scenarios import search, spread, timed, warm_up
 
 ROUNDS = 12  # even, so that each begins as often as the other
@@ -46,8 +47,8 @@ def measure_pair(
     least as long as the repeats of the rules. Raises what `measure` raises.
     """
     rules, started = rules or Rules(), now()
-    resident = make_resident(split, cap_mb)
-    sides = tuple(open_subject(name, split, resolved, flags, resident) for name in names)
+    pictures = cache(lambda: make_resident(split, cap_mb))
+    sides = tuple(open_subject(name, split, resolved, flags, pictures) for name in names)
     gpu, _ = open_gpu(sides[0].subject.device)
     watch = Watch(gpu)
     sizes, rates = zip(*(_ready(side, rules) for side in sides), strict=True)
@@ -60,7 +61,7 @@ def measure_pair(
             seconds, asked = _go(sides[which], sizes[which], scenes)
             speeds[which].append(asked / seconds)
     conditions, noisy = watch.stop()
-    done = [_side(*each, resident, resolved) for each in zip(sides, sizes, speeds, strict=True)]
+    done = [_side(*each, resolved) for each in zip(sides, sizes, speeds, strict=True)]
     record = PairRecord(
         first=done[0],
         second=done[1],
@@ -120,8 +121,9 @@ def _go(side: Opened, size: int, scenes: int) -> tuple[float, int]:
     return seconds, expressions
 
 
-def _side(side: Opened, size: int, speeds: list[float], resident: Resident, resolved: Resolved) -> Side:
+def _side(side: Opened, size: int, speeds: list[float], resolved: Resolved) -> Side:
     subject = side.subject
+    subject.answer_at_least(SAMPLE, size)
     subject.forget()
     batch, dtype = resolved.settings.run.batch_size, side.identity.dtype
     return Side(
@@ -130,5 +132,5 @@ def _side(side: Opened, size: int, speeds: list[float], resident: Resident, reso
         settings_hash=hash_of(side.identity),
         batch_size=size,
         expressions_per_s=spread(speeds),
-        check=against_asker(subject.pipeline, subject.name, resident, subject.answered, batch, dtype),
+        check=against_asker(subject.pipeline, subject.name, subject.resident, subject.answered, batch, dtype),
     )

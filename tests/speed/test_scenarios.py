@@ -1,0 +1,190 @@
+"""Warm-up, search, offline and single, over a clock that the test turns."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_world import make_settings, make_split
+from speed_parts import SHORT, Watched
+
+from bench.errors import BenchError, DeviceError
+from bench.grounding import LoadedScene, PipelineContext, Prediction
+from bench.speed.measure import open_subject
+from bench.speed.record import Rules
+from bench.speed.resident import make_resident
+from bench.speed.scenarios import offline, search, single, stages, timed, warm_up
+from bench.speed.subject import NEW, REAL, Subject
+
+Use = Callable[[Any], None]
+
+
+def subject(tmp_path: Path, **options: Any) -> Subject:
+    split = make_split(12)
+    resolved = make_settings(tmp_path, options)
+    return open_subject("hash", split, resolved, None, lambda: make_resident(split)).subject
+
+
+class Turned:
+    """A clock that goes on by `seconds[n]` with the n-th batch, and by nothing else."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Turned:
+    return Turned(monkeypatch)
+
+
+def test_both_minima_must_be_met(clock: Turned) -> None:
+    def step(_: int) -> tuple[int, int]:
+        clock.now += 2.0
+        return 3, 7
+
+    assert timed(step, lambda: None, seconds=5.0, batches=1) == (6.0, 3, 9, 21)
+    assert timed(step, lambda: None, seconds=5.0, batches=10) == (20.0, 10, 30, 70)
+    done: list[int] = []
+    warm_up(lambda n: (done.append(n), step(n)), Rules(warmup_seconds=3, warmup_batches=5))
+    assert done == [0, 1, 2, 3, 4]
+    warm_up(lambda n: (done.append(n), step(n)), Rules(warmup_seconds=30, warmup_batches=0))
+    assert len(done) == 5 + 15
+
+
+def test_the_device_is_waited_for_at_the_ends_only(clock: Turned) -> None:
+    waits: list[float] = []
+
+    def step(_: int) -> tuple[int, int]:
+        clock.now += 1.0
+        return 1, 1
+
+    timed(step, lambda: waits.append(clock.now), seconds=4.0, batches=1)
+    assert waits == [0.0, 4.0]
+
+
+def in_time(clock: Turned, seconds: Callable[[int], float]) -> type[Watched]:
+    class Slow(Watched):
+        def ground(self, batch: Any) -> list[Prediction]:
+            answers = super().ground(batch)
+            clock.now += seconds(len(batch))
+            return answers
+
+    return Slow
+
+
+def test_the_batch_is_doubled_until_it_is_no_faster(tmp_path: Path, use: Use, clock: Turned) -> None:
+    # A batch costs 4 and a scene 1: 1/5, 2/6, 4/8 and 8/12 a second, each more than 5 % faster, all twelve 12/16.
+    use(in_time(clock, lambda scenes: 4.0 + scenes))
+    best, tried = search(subject(tmp_path), SHORT)
+    assert best == 12 and [t.batch_size for t in tried] == [1, 2, 4, 8, 12]
+    assert tried[2].pictures_per_s == pytest.approx(4 / 8)
+    # Where a batch costs next to nothing by itself, two scenes are not 5 % faster than one.
+    use(in_time(clock, lambda scenes: 0.01 + scenes))
+    best, tried = search(subject(tmp_path), SHORT)
+    assert [t.batch_size for t in tried] == [1, 2] and best == 2
+
+
+def test_the_search_ends_where_memory_does(tmp_path: Path, use: Use, clock: Turned) -> None:
+    use(in_time(clock, lambda scenes: 4.0 + scenes))
+    best, tried = search(subject(tmp_path, fits=5), SHORT)
+    assert best == 4 and [t.batch_size for t in tried] == [1, 2, 4, 8]
+    assert tried[-1].pictures_per_s is None and tried[-1].note == "out of memory: too many scenes"
+
+
+def test_not_even_one_scene(tmp_path: Path, use: Use) -> None:
+    use(Watched)
+    measured = subject(tmp_path)
+    measured.pipeline.fits = 0  # type: ignore[attr-defined]
+    with pytest.raises(DeviceError, match="single scene"):
+        search(measured, SHORT)
+
+
+def test_cold_is_cold_and_warm_is_warm(tmp_path: Path, use: Use) -> None:
+    use(Watched)
+    measured = subject(tmp_path)
+    log = measured.pipeline.log  # type: ignore[attr-defined]
+    log.clear()
+    cold = offline(measured, 4, SHORT)
+    assert cold.cache == "cold" and cold.batches == 6 and cold.pictures == 24
+    assert all(new > 0 for _, new in log), "a text was known from the batch before"
+    ids = [scene for scenes, _ in log for scene in scenes]
+    assert len(set(ids)) == len(ids), "a scene id came twice"
+    log.clear()
+    warm = offline(measured, 4, SHORT, warm=["texts"])
+    assert warm.cache == "texts warm"
+    assert [new for _, new in log][3:] == [0] * (len(log) - 3), "a text was read anew"
+    assert cold.expressions == sum(len(s.queries) for s in measured.resident.batch(0, 24))
+    assert cold.expressions_per_s.low <= cold.expressions_per_s.median <= cold.expressions_per_s.high
+
+
+def test_single_asks_one_expression_of_one_picture(tmp_path: Path, use: Use, clock: Turned) -> None:
+    class One(Watched):
+        def ground(self, batch: Any) -> list[Prediction]:
+            clock.now += 0.001 * (1 + len(self.log) % 10)
+            return super().ground(batch)
+
+    use(One)
+    measured = subject(tmp_path)
+    log = measured.pipeline.log  # type: ignore[attr-defined]
+    before = len(log)
+    one, answers = single(measured, Rules(warmup_seconds=0, warmup_batches=0, min_seconds=0, min_batches=50, repeats=2))
+    asked = log[before:]
+    assert len(asked) == one.calls == 100 and all(len(scenes) == 1 and new == 1 for scenes, new in asked)
+    assert len({scenes for scenes, _ in asked}) == 100
+    assert one.p50_ms == pytest.approx(5.5) and one.p99_ms == pytest.approx(10.0) and one.p90_ms == pytest.approx(9.1)
+    assert len(answers) == sum(len(scene.queries) for scene in measured.resident.loaded)
+
+
+def test_stages_come_from_a_pass_of_their_own(tmp_path: Path, use: Use) -> None:
+    use(Watched)
+    measured = subject(tmp_path, delay=0.001)
+    seen: list[bool] = []
+    measured.clock._wait = lambda: seen.append(measured.clock.waits)
+    measured.ask(0, 2)
+    assert seen == []  # a timed pass does not wait
+    found = stages(measured, 2, SHORT)
+    assert seen and all(seen) and not measured.clock.waits
+    assert set(found) == {"rank", "outside stages"} and found["rank"] >= 0.5
+
+
+def test_ids_stay_where_answers_depend_on_them(tmp_path: Path, use: Use) -> None:
+    class ById(Watched):
+        def _bytes(self, scene: LoadedScene, word: str) -> bytes:
+            return super()._bytes(scene, word + scene.id)
+
+    class Lookup(Watched):
+        def ground(self, batch: Any) -> list[Prediction]:
+            if any("#" in scene.id for scene in batch):
+                raise KeyError(batch[0].id)
+            return super().ground(batch)
+
+    for factory, ids in ((Watched, NEW), (ById, REAL), (Lookup, REAL)):
+        use(factory)
+        measured = subject(tmp_path)
+        assert measured.ids == ids
+        measured.ask(0, 3)
+        scenes, _ = measured.pipeline.log[-1]  # type: ignore[attr-defined]
+        assert (scenes == ("s0", "s1", "s2")) == (ids == REAL)
+
+
+def test_a_pipeline_that_fails_is_named(tmp_path: Path, use: Use) -> None:
+    class Short(Watched):
+        def ground(self, batch: Any) -> list[Prediction]:
+            return super().ground(batch)[:-1]
+
+    use(Short)
+    with pytest.raises(BenchError, match="'hash' gave 3 answers to 4 queries"):
+        subject(tmp_path)
+
+    class Broken(Watched):
+        def __init__(self, context: PipelineContext) -> None:
+            super().__init__(context)
+
+        def ground(self, batch: Any) -> list[Prediction]:
+            raise ZeroDivisionError("nothing there")
+
+    use(Broken)
+    with pytest.raises(BenchError, match="pipeline 'hash' failed: ZeroDivisionError: nothing there"):
+        subject(tmp_path)
