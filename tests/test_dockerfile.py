@@ -89,3 +89,8 @@ def test_it_runs_bench_as_nobody_in_particular_and_keeps_its_cache():
     assert instructions("VOLUME") == [f'["{home}"]']
     assert f"install -d -o bench -g bench {home}" in "\n".join(LINES)
     assert all(variables()[cache].startswith(f"{home}/") for cache in ("HF_HOME", "TORCH_HOME"))
+
+
+def test_the_documented_commands_use_its_volume():
+    shown = TEXT + (PROJECT / "docs" / "clusters.md").read_text("utf-8")
+    assert set(re.findall(r"-v bench-home:(\S+)", shown)) == {variables()["BENCH_HOME"]}

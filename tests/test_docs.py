@@ -19,8 +19,9 @@ from bench.datasets.load import find_split
 from bench.grounding import Prediction
 from bench.reporting.table import row
 from bench.runs.record import read_record
-from bench.settings import PROJECT, load_settings
+from bench.settings import PROJECT, RunSettings, load_settings
 from bench.verbs.single import Single
+from clipvg.training.recipe import ClipVGRecipe
 
 PAGE = (PROJECT / "docs" / "machine-output.md").read_text(encoding="utf-8")
 
@@ -129,3 +130,9 @@ def test_settings_that_are_shown_are_settings(body, tmp_path):
 @pytest.mark.parametrize("body", fenced("json"))
 def test_json_that_is_shown_is_json(body):
     assert isinstance(json.loads(body), dict)
+
+
+def test_the_clusters_page_has_the_defaults_in_force():
+    page = " ".join((PROJECT / "docs" / "clusters.md").read_text("utf-8").split())
+    assert f"was heard from the others for {RunSettings().rank_timeout_s:g} seconds" in page
+    assert f"every `save_every` steps ({ClipVGRecipe.model_fields['save_every'].default})" in page
