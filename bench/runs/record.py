@@ -3,6 +3,7 @@
 results/runs/<pipeline>/<split>/<id>/
     run.json            everything below; written whole or not at all
     predictions.jsonl   one line a scene, appended as they come (bench/runs/predictions.py)
+    outcomes.jsonl      one line a scene, what became of each expression, once finished (bench/runs/outcomes.py)
     batches.jsonl       one line a batch: sizes and seconds a stage, so that a killed run keeps its timing
 """
 
