@@ -32,6 +32,7 @@ PROPOSALS = {
     "gt-referred": "Every pipeline here chose among the annotated boxes of the things that a picture's expressions are "
     "about, fewer than there are in it, not among its own",
 }
+DETAILS = ("method", "training", "protocol", "source")
 PUBLISHED = (
     "Points by which the run differs from the value, and whether the value lies in the run's own interval. A value "
     "under another protocol counts hits by another rule."
@@ -107,8 +108,7 @@ def _published(board: Board) -> list[str]:
     ]
     if not rows:
         return []
-    header = ("pipeline", "here", "published", "difference", "in interval")
-    header += ("method", "training", "protocol", "source")
+    header = ("pipeline", "here", "published", "difference", "in interval", *DETAILS)
     return [f"### Published for the same split\n\n{PUBLISHED}\n\n{grid(header, rows, (1, 2, 3))}"]
 
 

@@ -17,6 +17,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -89,8 +90,10 @@ def submit(folder: Path, results: Path, resolved: Resolved, split: str | None = 
 @contextmanager
 def _room(results: Path) -> Iterator[Path]:
     """A hidden folder that is gone after, unless it was moved to its place."""
-    room = results / "runs" / f".submission.{os.getpid()}.tmp"
-    make_folder(room)
+    make_folder(results / "runs")
+    with explained(results / "runs"):
+        room = Path(tempfile.mkdtemp(prefix=".submission.", suffix=".tmp", dir=results / "runs"))
+        room.chmod(0o755)  # it becomes the run's folder, which everybody may read
     try:
         yield room
     finally:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import RunError
+from bench.runs.files import explained
 from bench.runs.folders import RECORD
 from bench.runs.predictions import SceneAnswers, read_lines
 from bench.runs.store import ANSWERS
@@ -48,17 +49,17 @@ def _copy(directory: int, folder: Path, name: str, to: Path, most: int) -> str:
     except OSError as error:
         why = "is a link, or cannot be opened" if os.path.lexists(folder / name) else "is not there"
         raise RunError(f"{folder}: {name} {why} ({error.strerror}); hand in the run's own files") from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise RunError(f"{folder}: {name} is no regular file; hand in the run's own files")
     digest, size = hashlib.sha256(), 0
-    with os.fdopen(handle, "rb") as source:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise RunError(f"{folder}: {name} is no regular file; hand in the run's own files")
-        with to.open("wb") as out:
-            while chunk := source.read(MB):
-                size += len(chunk)
-                if size > most:
-                    raise RunError(f"{folder}: {name} is larger than {most // MB} MB, which no run needs")
-                digest.update(chunk)
-                out.write(chunk)
+    with explained(to), os.fdopen(handle, "rb") as source, to.open("wb") as out:
+        while chunk := source.read(MB):
+            size += len(chunk)
+            if size > most:
+                raise RunError(f"{folder}: {name} is larger than {most // MB} MB, which no run needs")
+            digest.update(chunk)
+            out.write(chunk)
     return digest.hexdigest()
 
 
@@ -85,8 +86,8 @@ def read_answers(path: Path) -> list[SceneAnswers]:
     return rows
 
 
-def _faults(row: SceneAnswers) -> Iterator[str]:
-    """What is wrong with the types of a row, whose reader only looks at its shape."""
+def _faults(row: Any) -> Iterator[str]:
+    """What is wrong with the types in a row of `SceneAnswers`, whose reader only looks at its shape."""
     names = [row.scene, *(answer.id for answer in row.answers)]
     if not all(isinstance(name, str) and 0 < len(name) <= LONGEST for name in names):
         yield "a scene or an expression has an id that is no text"

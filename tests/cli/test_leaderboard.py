@@ -1,6 +1,8 @@
 """`bench leaderboard` as typed."""
 
 import json
+import shutil
+import subprocess
 import sys
 
 import pytest
@@ -22,14 +24,19 @@ def bench(monkeypatch, capsys, tmp_path):
     return run
 
 
-def test_write_check_and_json(bench, tmp_path):
-    line = {"image": "p.jpg", "text": "cat", "box_xyxy": [0, 0, 9, 9], "id": "a"}
+@pytest.fixture
+def stored(bench, tmp_path):
+    """A results folder `out` with one run of one expression."""
+    line = {"image": "p.jpg", "text": "cat", "box_xyxy": [0, 0, 9, 9], "id": "a", "width": 20, "height": 10}
     (tmp_path / "mine.jsonl").write_text(json.dumps(line) + "\n")
     (tmp_path / "theirs.json").write_text('{"a": [0, 0, 9, 9]}')
     assert bench("score", "--predictions", "theirs.json", "--split", "file:mine.jsonl", "-o", "out")[0] == 0
     (run,) = (tmp_path / "out").glob("runs/*/*/*/run.json")
     run.write_text(run.read_text().replace('"dirty": true', '"dirty": false'))  # whatever this checkout is
+    return run.parent
 
+
+def test_write_check_and_json(bench, stored, tmp_path):
     code, out, err = bench("leaderboard", "-o", "out", "--check")
     assert (code, out) == (1, "")
     assert "LEADERBOARD.md" in err
@@ -45,3 +52,76 @@ def test_write_check_and_json(bench, tmp_path):
     assert "theirs †" in text
     (tmp_path / "out" / "LEADERBOARD.md").write_text(text + "by hand")
     assert bench("leaderboard", "-o", "out", "--check")[0] == 1
+
+
+def test_a_run_is_handed_in(bench, stored, tmp_path):
+    shutil.move(stored, tmp_path / "handed-in")
+    shutil.rmtree(tmp_path / "out")
+    code, out, err = bench("leaderboard", "-o", "out", "--submit", "handed-in")
+    assert code == 2 and "--split file:PATH.jsonl" in err
+    code, out, err = bench("leaderboard", "-o", "out", "--submit", "handed-in", "--split", "file:mine.jsonl", "--json")
+    assert code == 0, err
+    said = json.loads(out)
+    assert said["tables"][0]["rows"][0]["submitted"] and said["submitted"].startswith("out/runs/theirs/file-mine/")
+    assert "theirs † § ◊" in (tmp_path / "out" / "LEADERBOARD.md").read_text()
+    assert bench("leaderboard", "-o", "out", "--check")[0] == 0
+    predictions = tmp_path / "handed-in" / "predictions.jsonl"
+    predictions.write_text(predictions.read_text().replace("9.0", "2.0"))
+    code, out, err = bench("leaderboard", "-o", "out", "--submit", "handed-in", "--split", "file:mine.jsonl")
+    assert code == 1 and "metrics.hits: 1, but its predictions give 0" in err
+
+
+def test_other_formats(bench, stored, tmp_path):
+    code, out, _ = bench("leaderboard", "-o", "out", "--export", "latex", "--out", "table.tex")
+    assert code == 0 and "table.tex written" in out
+    assert r"\toprule" in (tmp_path / "table.tex").read_text()
+    assert not (tmp_path / "out" / "LEADERBOARD.md").exists()
+    assert bench("leaderboard", "-o", "out", "--export", "csv", "--out", "table.tex")[0] == 2
+    assert bench("leaderboard", "-o", "out", "--export", "csv", "--out", "table.tex", "--force")[0] == 0
+    code, out, _ = bench(
+        "leaderboard", "-o", "out", "--export", "hub", "--hub-dataset", "me/mine", "--out", "hub", "--json"
+    )
+    assert json.loads(out) == {"written": ["hub/theirs/.eval_results/file-mine.yaml"]}
+
+
+def test_what_was_published(bench):
+    code, out, _ = bench("leaderboard", "--published", "refcocog-umd-test")
+    assert code == 0 and out.startswith("refcocog-test: published")
+    assert "MDETR repository, README" in out and "80.89" in out
+    code, out, _ = bench("leaderboard", "--published", "refcoco-val", "--json")
+    said = json.loads(out)
+    assert said["split"] == "refcoco-val"
+    assert {"value", "method", "source", "how", "protocol"} <= set(said["published"][0])
+    code, out, _ = bench("leaderboard", "--published", "shapes-val")
+    assert code == 0 and "nothing published" in out
+    code, _, err = bench("leaderboard", "--published", "refcoco-vall")
+    assert code == 2 and "did you mean 'refcoco-val'" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("--check", "--submit", "x"), "--check and --submit are asked for at once"),
+        (("--export", "csv"), "--export csv needs --out PATH"),
+        (("--out", "x"), "--out means nothing here"),
+        (("--force",), "--force means nothing here"),
+        (("--split", "refcoco-val"), "--split means nothing here"),
+        (("--export", "csv", "--out", "x", "--hub-dataset", "a/b"), "--hub-dataset means nothing here"),
+        (("--published", "refcoco-val", "--split", "x"), "--split means nothing here"),
+    ],
+)
+def test_flags_that_do_not_go_together(bench, argv, said):
+    code, out, err = bench("leaderboard", *argv)
+    assert (code, out) == (2, "") and said in err
+
+
+def test_no_torch(tmp_path):
+    """Neither the tables nor a format nor a submission needs it."""
+    script = (
+        "import sys\n"
+        "import bench.reporting.leaderboard, bench.reporting.exports.writing, bench.verbs.submission\n"
+        "heavy = {'torch', 'transformers', 'open_clip', 'clipvg', 'pipelines', 'huggingface_hub'} & set(sys.modules)\n"
+        "sys.exit(', '.join(sorted(heavy)) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

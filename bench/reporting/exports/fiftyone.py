@@ -110,7 +110,10 @@ def _answered(
                 continue
             width, height = sizes[scene.id]
             x1, y1, x2, y2 = clip_xyxy([answer.box], [width], [height])[0].tolist()
-            entry = {"label": texts[answer.id], "bounding_box": _shares((x1, y1, x2, y2), (width, height))}
+            entry: dict[str, Any] = {
+                "label": texts[answer.id],
+                "bounding_box": _shares((x1, y1, x2, y2), (width, height)),
+            }
             entry |= {} if answer.score is None else {"confidence": answer.score}
             said = {"expression": answer.id, "iou": round(float(found.iou[number]), 6), "hit": bool(found.hit[number])}
             boxes.append(entry | {"attributes": said})
