@@ -36,28 +36,25 @@ def verbs(command, names=()):
             yield from verbs(inner, (*names, name))
 
 
-def help_text(command, names):
+def help_text(command, names, inherited):
     """The help as plain text of a fixed width, whatever the terminal and its colours."""
-    command.rich_markup_mode = None
-    for param in command.params:
-        if hasattr(param, "rich_help_panel"):
-            param.rich_help_panel = None
     shown = " ".join(("bench", *names))
-    settings = get_command(app).context_settings | command.context_settings
+    settings = inherited | command.context_settings  # -h beside --help
     context = command.context_class(command, info_name=shown, terminal_width=WIDTH, color=False, **settings)
     return "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
 
 
 def page():
     """The whole page. A verb's text is under a heading of its own, with a list of them all above."""
-    all_verbs = list(verbs(get_command(app)))
-    for _, command in all_verbs:
-        command.rich_markup_mode = None
+    root = get_command(app)
+    all_verbs = list(verbs(root))
     listed = [f"[{' '.join(names)}](#bench-{'-'.join(names)})" for names, _ in all_verbs if names]
-    parts = [TOP, " · ".join(listed) + "\n"]
+    parts = [TOP, " ·\n".join(listed) + "\n"]
+    for _, command in all_verbs:  # before the first text: a verb's help shows its own verbs'
+        command.rich_markup_mode = None
     for names, command in all_verbs:
-        title = " ".join(("bench", *names))
-        parts.append(f"{'##' if len(names) < 2 else '###'} `{title}`\n\n```text\n{help_text(command, names)}\n```\n")
+        heading = f"{'##' if len(names) < 2 else '###'} `{' '.join(('bench', *names))}`"
+        parts.append(f"{heading}\n\n```text\n{help_text(command, names, root.context_settings)}\n```\n")
     return "\n".join(parts)
 
 
