@@ -19,9 +19,9 @@ from bench.grounding import LoadedScene, PipelineCard, PipelineContext, Predicti
 from bench.settings import merged, parse_table
 from pipelines.card import CardOptions, card_in_force
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
-from pipelines.clip.ranking import Ranker, RankerOptions
+from pipelines.clip.ranking import Float, Ranker, RankerOptions
 from pipelines.proposers.opening import open_proposer
-from pipelines.proposers.proposals import Proposer
+from pipelines.proposers.proposals import Proposals, Proposer
 
 
 class TwoStageOptions(BaseModel):
@@ -82,6 +82,12 @@ class TwoStage:
                 note = "; ".join(filter(None, (found.note, self.ranker.note(query.text))))
                 answers.append(Prediction(query.id, box, score, found.boxes, note))
         return answers
+
+    def weighed(self, scene: LoadedScene) -> tuple[Proposals, Float]:
+        """What the answers are chosen from: a scene's R proposals, and each query's probabilities over them (Q, R)."""
+        (found,) = self.proposer.propose([scene])
+        (chances,) = self.ranker.rank([scene], [found])
+        return found, chances
 
 
 def options_of(context: PipelineContext) -> TwoStageOptions:

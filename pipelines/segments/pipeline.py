@@ -27,7 +27,7 @@ from pipelines.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.clip.ranking import Ranker, RankerOptions
 from pipelines.proposers.proposals import Proposals
 from pipelines.segments.pooling import PoolingOptions, RegionPooling, pool_batch
-from pipelines.segments.score_map import MapOptions, best_on_maps
+from pipelines.segments.score_map import MapOptions, best_on_maps, cells, maps_of
 from pipelines.segments.segmentation import Float, Segmentation
 from pipelines.segments.segmenters import Segmenter, SegmentOptions, open_segmenter
 
@@ -87,6 +87,16 @@ class ScoreMap:
                 for query, box, score in zip(scene.queries, boxes.tolist(), scores.tolist(), strict=True):
                     answers.append(Prediction(query.id, tuple(box), score, note=self.ranker.note(query.text)))
         return answers
+
+    def maps(self, scene: LoadedScene) -> Float:
+        """What the answers are read off: a map (rows, columns) over the picture for each query, 0 to 1, one array
+        (Q, rows, columns); a flat 0 where the picture has no regions or all of them score the same.
+        """
+        (cut,) = self.segmenter.segment([scene])
+        if not len(cut):
+            return np.zeros((len(scene.queries), *cells(cut.shape, self._map.grid)))
+        (likely,) = self._score([scene], [cut])
+        return maps_of(likely, cut, self._map)
 
 
 def seg_clip(context: PipelineContext) -> ScoreMap:

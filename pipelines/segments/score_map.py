@@ -61,6 +61,11 @@ def cells(shape: tuple[int, int], grid: int) -> tuple[int, int]:
     return max(1, round(shape[0] / cell)), max(1, round(shape[1] / cell))
 
 
+def maps_of(chances: Float, regions: Segmentation, options: MapOptions) -> Float:
+    """Probabilities (Q, R) over a picture's regions -> maps (Q, rows, columns) over all of it, 0 to 1 each."""
+    return score_maps(chances, regions.brush(*cells(regions.shape, options.grid)), options)
+
+
 def best_on_maps(chances: Float, regions: Segmentation, options: MapOptions) -> tuple[Boxes, Float]:
     """Probabilities (Q, R) -> boxes (Q, 4) xyxy pixels of the picture, and the mean of the map inside each, 0 to 1.
 
@@ -69,8 +74,8 @@ def best_on_maps(chances: Float, regions: Segmentation, options: MapOptions) -> 
     boxes, found = np.tile([0.0, 0.0, *map(float, regions.size)], (len(chances), 1)), np.zeros(len(chances))
     if not len(regions):
         return boxes, found
-    rows, columns = cells(regions.shape, options.grid)
-    maps = score_maps(chances, regions.brush(rows, columns), options)
+    maps = maps_of(chances, regions, options)
+    rows, columns = maps.shape[1:]
     told = maps.max(axis=(1, 2)) > 0
     price = options.threshold + options.area * maps[told].mean(axis=(1, 2), keepdims=True)
     price = np.minimum(price, DEAREST)

@@ -1,0 +1,67 @@
+"""notebooks/pipelines_zoo.ipynb runs as it stands, shows every ready pipeline, and stays small."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.settings import PROJECT, load_settings
+from bench.verbs.readiness import ready
+
+PATH = PROJECT / "notebooks" / "pipelines_zoo.ipynb"
+
+
+def pictures(notebook):
+    found = [
+        o["data"]["image/jpeg"]
+        for c in notebook.cells
+        for o in c.get("outputs", [])
+        if "image/jpeg" in o.get("data", {})
+    ]
+    return [Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB") for data in found]
+
+
+def printed(notebook):
+    return "".join(o.text for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "stream")
+
+
+def red(picture):
+    """Pixels of about the colour that answers are drawn in."""
+    return int((abs(np.asarray(picture).astype(int) - [230, 57, 70]).sum(-1) < 60).sum())
+
+
+@pytest.fixture(scope="module")
+def stored():
+    nbformat = pytest.importorskip("nbformat")
+    return nbformat.read(PATH, as_version=4)
+
+
+def test_what_is_stored_is_small_and_anonymous(stored):
+    assert PATH.stat().st_size < 200_000
+    text = PATH.read_text(encoding="utf-8")
+    assert not re.search(r"/(home|root|tmp|Users|work)/|Traceback|Warning:", text)
+    assert len(pictures(stored)) == 5 and all(red(picture) > 50 for picture in pictures(stored)[1:])
+
+
+def test_it_runs(stored, tmp_path, monkeypatch):
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("BENCH_HOME", str(tmp_path / "home"))
+    fresh = stored.copy()
+    for cell in fresh.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    client = nbclient.NotebookClient(
+        fresh, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    )
+    client.execute()  # raises CellExecutionError with the cell and its traceback
+    said = printed(fresh)
+    scores = {name: float(iou) for name, iou in re.findall(r"^(\S+) +(?:hit|miss) +IoU (\d\.\d\d)", said, re.MULTILINE)}
+    assert set(scores) == set(ready("shapes", load_settings())) and scores["mdetr"] > 0.5 > scores["whole-picture"]
+    assert "seg-clip map of 27 x 40 cells" in said and "clip-pooling map of 27 x 40 cells" in said
+    assert len(pictures(fresh)) == 5 and all(red(picture) > 50 for picture in pictures(fresh)[1:])
+    assert "Warning" not in said
