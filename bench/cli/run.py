@@ -28,6 +28,10 @@ def run(
     results: Annotated[
         Path | None, typer.Option("--results", "-o", help="Where runs are kept.", show_default="results")
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(help="Take the weights and options for this data set, not the split's own.", show_default=False),
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="Weights to use instead of bench.toml's.", show_default=False)
     ] = None,
@@ -88,8 +92,10 @@ def run(
     names = listed(pipeline)
     for name in names:
         registry.origin("pipeline", name)
+    if on is not None:
+        registry.origin("dataset", on)
     splits = _load(listed(split), resolved, limit)
-    done, failed = _product(names, splits, resolved, options, own, fresh)
+    done, failed = _product(names, splits, resolved, options, own, fresh, on)
     _show(done, as_json)
     if failed:
         raise typer.Exit(2)
@@ -115,10 +121,12 @@ def _product(
     options: dict[str, Any],
     own: dict[str, Any],
     fresh: bool,
+    on: str | None,
 ) -> tuple[list[Evaluated], bool]:
     """Every pair; one that fails is reported at once and does not keep the others from being run.
 
-    `options` are --set KEY=VALUE, `own` the flags that set an option of the pipeline's.
+    `options` are --set KEY=VALUE, `own` the flags that set an option of the pipeline's, `on` the data set whose lines
+    of bench.toml hold instead of the split's own.
     """
     from bench.errors import BenchError
     from bench.evaluation.loop import evaluate
@@ -129,7 +137,7 @@ def _product(
     for name, split in pairs:
         try:
             with as_options(name, own) as flagged:
-                found = evaluate(name, split, resolved, options | flagged, fresh=fresh)
+                found = evaluate(name, split, resolved, options | flagged, fresh=fresh, on=on)
         except BenchError as error:
             if len(pairs) == 1:
                 raise

@@ -64,13 +64,15 @@ def evaluate(
     fresh: bool = False,
     rank: Rank | None = None,
     opened: Opened | None = None,
+    on: str | None = None,
 ) -> Evaluated:
     """Runs the pipeline called `name` on a split, or continues its unfinished run, or reports the finished one.
 
     `flags` are options of the pipeline that win over bench.toml; `fresh` begins anew whatever is stored. `rank` is this
     process's share (by default what torchrun or Slurm say). `opened` is the pipeline where the caller has built it:
-    then its own device, dtype and options hold. Metrics come from the stored lines alone. Raises
-    what `open_pipeline` and `open_run` raise, and DataError for a split without scenes or without any of its pictures.
+    then its own device, dtype and options hold. `on` names another data set whose lines of bench.toml hold. Metrics
+    come from the stored lines alone. Raises what `open_pipeline` and `open_run` raise, and DataError for a split
+    without scenes or without any of its pictures.
     """
     settings, rank = resolved.settings, rank or from_environment()
     if not split.scenes:
@@ -79,7 +81,7 @@ def evaluate(
     if opened is None:
         device = resolve_device(settings.run.device, rank.local)
         clock = Clock(device)
-        context = pipeline_context(name, split, resolved, flags, clock, device)
+        context = pipeline_context(name, split, resolved, flags, clock, device, on)
         pipeline = build(context, settings.run.deterministic)
         load_seconds = time.perf_counter() - begun
     else:

@@ -42,11 +42,15 @@ def pipeline_context(
     flags: Mapping[str, Any] | None = None,
     clock: StageClock | None = None,
     device: str | None = None,
+    on: str | None = None,
 ) -> PipelineContext:
-    """What the pipeline's factory is given: device and dtype resolved (unless `device` already is), options laid."""
+    """What the pipeline's factory is given: device and dtype resolved (unless `device` already is), options laid.
+
+    `on` names the data set whose lines of bench.toml hold, where they are not the split's own.
+    """
     run = resolved.settings.run
     device = device or resolve_device(run.device)
-    dataset = dataset_of(split)
+    dataset = on or dataset_of(split)
     if run.offline:
         # Read by the libraries when they are first imported, so before any factory.
         os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"

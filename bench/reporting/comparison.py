@@ -63,7 +63,9 @@ def paragraph(found: Comparison, pair: Pair) -> Iterator[str]:
         gap = f"{b.label} - {a.label} = {signed(pair.difference)} points {interval(pair.ci95)}"
         yield f"{scores}cannot be told apart, {gap} ({_ps(pair, several)})"
         yield f"{a.label} = {a.name}, {b.label} = {b.name}"
-        if pair.detectable is not None:
+        if pair.detectable is not None and pair.detectable > 1:
+            yield "so few pictures could show no difference at all, not even 0 against 100"
+        elif pair.detectable is not None:
             yield f"the smallest true difference this split would show 4 times in 5: {percent(pair.detectable)} points"
     cells = pair.cells
     yield (

@@ -127,12 +127,31 @@ def test_unreadable_pictures_leave_with_three(run: Any, data: Path) -> None:
 
 def test_limit_and_seed_and_batch_size_are_in_force(run: Any) -> None:
     words = ("--pipeline", "whole-picture", "--split", "file:birds.jsonl", "--json")
-    code, out, _ = run(*words, "--limit", "4", "--batch-size", "3", "--seed", "5", "--dtype", "bfloat16")
+    code, out, _ = run(*words, "--limit", "4", "--batch-size", "3", "--seed", "5", "--dtype", "float32")
     row = json.loads(out.splitlines()[-1])["rows"][0]
     record = json.loads((Path(row["run_dir"]) / "run.json").read_text())
     assert code == 0 and row["n"] == 8 and record["identity"]["data"]["partial"] is True
     assert record["settings"]["run"]["batch_size"] == 3 and record["identity"]["seed"] == 5
-    assert record["identity"]["dtype"] == "bfloat16" and record["argv"][:2] == ["bench", "run"]
+    assert record["identity"]["dtype"] == "float32" and record["argv"][:2] == ["bench", "run"]
+
+
+def test_a_number_type_that_nothing_computes_in_is_refused_by_name(run: Any, data: Path) -> None:
+    code, _, err = run("--pipeline", "whole-picture", "--split", "file:birds.jsonl", "--dtype", "bfloat16")
+    assert code == 2 and "--dtype bfloat16: whole-picture" in err and not (data / "results").exists()
+
+
+def test_the_lines_of_another_data_set_hold_where_on_names_it(run: Any, data: Path) -> None:
+    (data / "bench.toml").write_text(
+        "[evaluation]\ndraws = 100\n[pipelines.fixed-box]\ngrid = 3\nsample = 20\n"
+        "[pipelines.fixed-box.on.shapes]\ngrid = 4\n"
+    )
+    words = ("--pipeline", "fixed-box", "--split", "file:birds.jsonl", "--json")
+    code, out, err = run(*words, "--on", "shapes")  # what it fits comes from shapes-train, too
+    assert code == 0, err
+    folder = Path(json.loads(out.splitlines()[-1])["rows"][0]["run_dir"])
+    assert json.loads((folder / "run.json").read_text())["identity"]["options"]["grid"] == 4
+    code, _, err = run(*words, "--on", "shape")
+    assert code == 2 and "did you mean 'shapes'" in err
 
 
 def test_one_failing_pair_does_not_lose_the_others(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
