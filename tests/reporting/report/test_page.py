@@ -202,7 +202,7 @@ def test_curves_come_in_as_pictures(world, tmp_path):
 def test_folders_without_curves_are_refused(world, tmp_path, content):
     if content is not None:
         (tmp_path / "curves.svg").write_bytes(content)
-    with pytest.raises(UsageError, match="curves.svg"):
+    with pytest.raises(UsageError, match=r"curves\.svg"):
         world.report(tmp_path / "r.html", trainings=[tmp_path])
     assert not (tmp_path / "r.html").exists()
 

@@ -1,4 +1,5 @@
 // The form above the cards: built from what the data holds, and always showing the state.
+const OF_TWO = ["a-right", "b-right", "differ", "some", "a-over-b", "b-over-a"]; // nothing without a B
 const form = document.getElementById("controls");
 
 function option(value, text) {
@@ -15,7 +16,7 @@ function buildControls() {
   }
   if (RUNS.length < 2) {
     for (const field of [form.b.parentElement, document.getElementById("swap")]) field.hidden = true;
-    for (const part of [form.show, form.sort]) for (const each of [...part.options]) if (/b-|-b|differ|some/.test(each.value) || each.value === "a-right") each.remove();
+    for (const value of OF_TWO) form.querySelector(`option[value=${value}]`).remove();
   }
   if (!DATA.proposals.length) document.getElementById("proposals").parentElement.hidden = true;
 }

@@ -1,7 +1,6 @@
 // What is shown is a state, and the state is the address: a link to it shows the same to somebody else.
 const FIRST = Object.freeze({ a: 0, b: RUNS.length > 1 ? 1 : 0, show: "all", sort: "split", q: "", page: 0, e: -1, truth: true, proposals: false });
-const SHOWS = [...document.querySelector("[name=show]").options].map((option) => option.value);
-const SORTS = [...document.querySelector("[name=sort]").options].map((option) => option.value);
+const offered = (name) => [...document.querySelector(`[name=${name}]`).options].map((option) => option.value);
 
 // cuts: name -> label. on: the numbers of the runs whose boxes are drawn; null means A and B, whoever they are.
 let state = { ...FIRST, cuts: {}, on: null };
@@ -33,8 +32,7 @@ function fromHash(hash) {
   const next = { ...FIRST, cuts: {}, on: null };
   const numberOf = (label) => RUNS.findIndex((run) => run.label === label);
   for (const name of ["a", "b"]) if (numberOf(said.get(name)) >= 0) next[name] = numberOf(said.get(name));
-  if (SHOWS.includes(said.get("show"))) next.show = said.get("show");
-  if (SORTS.includes(said.get("sort"))) next.sort = said.get("sort");
+  for (const name of ["show", "sort"]) if (offered(name).includes(said.get(name))) next[name] = said.get(name);
   next.q = said.get("q") ?? "";
   for (const cut of FILTERS) if (cut.labels.includes(said.get(`cut.${cut.name}`))) next.cuts[cut.name] = said.get(`cut.${cut.name}`);
   next.page = Math.max(0, (parseInt(said.get("page"), 10) || 1) - 1);

@@ -1,0 +1,68 @@
+"""`bench report` as typed."""
+
+import json
+import sys
+
+import pytest
+
+from bench.cli.main import main
+
+LINES = [
+    {"image": "p.jpg", "text": f"cat {n}", "box_xyxy": [n, 0, n + 9, 9], "id": f"e{n}", "width": 40, "height": 30}
+    for n in range(3)
+]
+
+
+@pytest.fixture
+def bench(monkeypatch, capsys, tmp_path):
+    """Runs a command in a folder with people's own data and two imported runs; gives (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv):
+        monkeypatch.setattr(sys, "argv", ["bench", *argv])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capsys.readouterr()
+        return int(left.value.code or 0), said.out, said.err
+
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    for name, boxes in (("one", {"e0": [0, 0, 9, 9], "e1": [1, 0, 10, 9]}), ("two", {"e0": [0, 0, 9, 9]})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(boxes))
+        assert run("score", "--predictions", f"{name}.json", "--split", "file:mine.jsonl", "-o", "out")[0] == 0
+    return run
+
+
+def test_own_data_without_pictures(bench, tmp_path):
+    code, out, err = bench("report", "--split", "file:mine.jsonl", "-o", "out")
+    assert (code, err) == (0, "")
+    assert "pipelines: 2, expressions: 3, pictures: 1" in out and "cannot be shown: 1" in out
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<bdi>file:mine</bdi>" in text and "66.67" in text and "33.33" in text
+    assert "p.jpg: no picture" in text
+
+
+def test_named_runs_and_json(bench, tmp_path):
+    code, out, err = bench("report", "one", "--split", "file:mine.jsonl", "-o", "out", "--out", "a/b.html", "--json")
+    assert code == 0 and "a/b.html" in err
+    size = (tmp_path / "a" / "b.html").stat().st_size
+    assert json.loads(out) == {
+        "path": "a/b.html", "bytes": size, "runs": 1, "expressions": 3, "pictures": 1, "missing": 1, "thumbnail": 640,
+    }  # fmt: skip
+    (folder,) = (tmp_path / "out" / "runs" / "two").glob("*/*")
+    assert bench("report", str(folder), "one", "--split", "file:mine.jsonl", "-o", "out")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["three"], "three"),
+        (["--training", "nowhere"], "nowhere: holds no curves.svg"),
+        (["--reliability", "."], "holds no reliability.svg"),
+        (["--thumbnail", "3"], "--thumbnail 3"),
+        (["-o", "empty"], "no finished run on file:mine"),
+    ],
+)
+def test_mistakes_are_one_message(bench, tmp_path, arguments, said):
+    code, out, err = bench("report", "-o", "out", "--split", "file:mine.jsonl", *arguments)
+    assert (code, out) == (2, "") and err.startswith("bench: ") and said in err
+    assert not (tmp_path / "report.html").exists()
