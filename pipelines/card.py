@@ -1,7 +1,8 @@
 """What a reader must know of a pipeline's weights: the `card` table that stands beside them in bench.toml.
 
 A card is true of the weights it was written for. When a run has others, known_weights.toml says what is known of them,
-and what nobody wrote down is "unknown": a card never lies by being left where it was.
+the record beside them what `bench train` trained them on, and what nobody wrote down is "unknown": a card never lies by
+being left where it was.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bench.grounding import PipelineCard, PipelineContext, SawTestImages, Supervision
 from bench.settings import default_file, merged
+from pipelines.trained_here import trained_here
 
 NAMES = frozenset({"weights", "pretrained"})  # keys of bench.toml that name weights
 
@@ -54,10 +56,10 @@ def card_in_force(card: CardOptions, weights: Mapping[str, Iterable[str]], conte
     ours = _default_table(context.name, context.dataset)
     in_force = {part: tuple(names) for part, names in weights.items() if tuple(names)}
     if _same([name for names in in_force.values() for name in names], list(_named(ours))):
-        return {**_supervised(in_force), **card.facts}
+        return {**_supervised(in_force, context), **card.facts}
     written = CardOptions(**ours.get("card", {})).facts
     own = {field: said for field, said in card.facts.items() if said != written.get(field)}
-    return {**_known(in_force), **_supervised(in_force), **own}
+    return {**_known(in_force, context), **_supervised(in_force, context), **own}
 
 
 def make_card(
@@ -77,10 +79,12 @@ def make_card(
     )
 
 
-def _known(weights: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+def _known(weights: Mapping[str, tuple[str, ...]], context: PipelineContext) -> dict[str, str]:
     """What known_weights.toml says of all of them together; "yes" wins over "unknown", and that over "no"."""
     entries = {
-        f"{part} {name}" if len(names) > 1 else part: _entry(name) for part, names in weights.items() for name in names
+        f"{part} {name}" if len(names) > 1 else part: _entry(name, context)
+        for part, names in weights.items()
+        for name in names
     }
     if not entries:
         return {"trained_on": "nothing", "licence": "", "saw_test_images": "no"}
@@ -96,20 +100,22 @@ def _known(weights: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     return out
 
 
-def _supervised(weights: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """The supervision of the weights together, where known_weights.toml names one: that of the most annotated part."""
-    said = {_entry(name).supervision for names in weights.values() for name in names}
+def _supervised(weights: Mapping[str, tuple[str, ...]], context: PipelineContext) -> dict[str, str]:
+    """The supervision of the weights together, where one is known: that of the most annotated part."""
+    said = {_entry(name, context).supervision for names in weights.values() for name in names}
     most = next((word for word in ("full", "mixed", "pseudo", "zero-shot") if word in said), None)
     return {"supervision": most} if most else {}
 
 
-def _entry(name: str) -> CardOptions:
+def _entry(name: str, context: PipelineContext) -> CardOptions:
+    """What known_weights.toml says of weights, else what the record beside them does."""
     for entry in _table():
         for form in _forms(name):
             # Files of an id come as ID/FILE.
             if any(fnmatch(form, p.lower()) or fnmatch(form, f"{p.lower()}/*") for p in entry.patterns):
                 return entry
-    return CardOptions()
+    said = trained_here(name, context)
+    return CardOptions(trained_on=said[0], supervision=said[1]) if said else CardOptions()
 
 
 def _forms(name: str) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """Cards: true of the weights in force, whoever named them."""
 
+import json
 import tomllib
 from fnmatch import fnmatch
 
@@ -90,3 +91,31 @@ def test_what_grounding_was_learned_from(context):
     assert card_in_force(table, other, here)["supervision"] == "mixed"
     assert card_in_force(table.model_copy(update={"supervision": "pseudo"}), other, here)["supervision"] == "pseudo"
     assert "supervision" not in card_in_force(table, {"mdetr": ["mine.pth"]}, here)
+
+
+@pytest.mark.parametrize(
+    ("record", "trained_on", "supervision"),
+    [
+        ({"trained_on": {"split": "refcoco-train"}}, "refcoco-train", "full"),
+        ({"trained_on": {"split": "refcoco-train", "labels": [{}]}}, "pseudo-labels of refcoco-train", "pseudo"),
+        ({"trained_on": {"split": "refcoco+-train"}}, "refcoco+-train", None),
+        (
+            {
+                "trained_on": {"split": "refcoco-train", "labels": [{}]},
+                "started_from": {"trained_on": {"split": "refcoco-train"}, "started_from": "clip.safetensors"},
+            },
+            "refcoco-train; pseudo-labels of refcoco-train",
+            "full",
+        ),
+        ({"trained_on": "refcoco-train"}, "", None),
+        ([1], "", None),
+    ],
+)
+def test_weights_that_bench_trained(context, tmp_path, record, trained_on, supervision):
+    """Their record says what on; labels that a machine made are not annotations."""
+    weights = tmp_path / "mine.safetensors"
+    weights.write_bytes(b"")
+    weights.with_suffix(".json").write_text(json.dumps(record))
+    facts = card_in_force(written(), {"clipvg": [str(weights)]}, context(dataset="refcoco"))
+    assert facts["trained_on"] == trained_on and facts.get("supervision") == supervision
+    assert facts["saw_test_images"] == "unknown"
