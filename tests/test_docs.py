@@ -17,6 +17,7 @@ from bench.datasets.catalog import CATALOGUE
 from bench.datasets.jsonl import KEYS
 from bench.datasets.load import find_split
 from bench.grounding import Prediction
+from bench.reporting.published import published
 from bench.reporting.table import row
 from bench.runs.record import read_record
 from bench.settings import PROJECT, RunSettings, load_settings
@@ -136,3 +137,11 @@ def test_the_clusters_page_has_the_defaults_in_force():
     page = " ".join((PROJECT / "docs" / "clusters.md").read_text("utf-8").split())
     assert f"was heard from the others for {RunSettings().rank_timeout_s:g} seconds" in page
     assert f"every `save_every` steps ({ClipVGRecipe.model_fields['save_every'].default})" in page
+
+
+def test_published_numbers_of_the_reproduction_page_are_those_beside_the_leaderboard():
+    page = (PROJECT / "docs" / "reproduce.md").read_text("utf-8")
+    cells = [cell for line in page.splitlines() if line.startswith("| ") for cell in line.split("|")]
+    numbers = {float(n) for cell in cells if re.fullmatch(r"[ \d.,]+", cell) for n in re.findall(r"\d\d\.\d\d?", cell)}
+    known = {value for entry in published() for value in entry.values.values()}
+    assert len(numbers) > 50 and numbers <= known, f"in no entry of published.toml: {sorted(numbers - known)}"
