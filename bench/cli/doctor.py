@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.cli.flags import Preprocessing, as_options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDE = 160
 
 
 def doctor(
@@ -31,7 +36,9 @@ def doctor(
     config: Annotated[Path | None, typer.Option("--config", help="A bench.toml.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")] = False,
 ) -> None:
-    """Versions, GPU, caches, and what each pipeline would need. Exit 1 when a named pipeline does not work.
+    """What this machine will run, how fast roughly, and what is missing. Exit 1 when a named pipeline does not work.
+
+    A second of matrix products is measured; the rates of full-size models are estimates, within a factor of 3.
 
     With --train-step: loss terms, gradient norms and boxes of one step in float32, to hold against other code.
     """
@@ -59,28 +66,86 @@ def _look_around(pipeline: str | None, config: Path | None, json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from bench.evaluation.device import resolve_device
     from bench.settings import load_settings
-    from bench.verbs.checkup import machine, pipeline_states, try_out
+    from bench.verbs.checkup import faster, machine, pipeline_states, split_states, try_out
+    from bench.verbs.estimate import estimates, measured
 
     resolved = load_settings(config)
-    facts = machine(resolved)
-    states = [try_out(pipeline, resolved)] if pipeline else pipeline_states(resolved)
+    found: dict[str, Any] = {"machine": machine(resolved)}
+    if pipeline:
+        found["pipelines"] = [try_out(pipeline, resolved)]
+    else:
+        run = resolved.settings.run
+        speed = measured(resolve_device(run.device), run.dtype)
+        found |= {"pipelines": pipeline_states(resolved), "speed": speed, "estimates": estimates(speed)}
+        found |= {"splits": split_states(resolved), "faster": faster(speed)}
     if json:
-        print(encoder.dumps({"machine": facts, "pipelines": states}))
+        print(encoder.dumps(found))
     else:
         console = Console()
+        if not console.is_terminal:
+            console.width = max(console.width, WIDE)  # a file or a pipe has no edge to fold at
         grid = Table(box=None, show_header=False, pad_edge=False)
-        for key, value in facts.items():
+        for key, value in found["machine"].items():
             grid.add_row(key, str(value))
         console.print(grid)
-        table = Table(box=None, pad_edge=False, title="\npipelines", title_justify="left")
-        for column in ("pipeline", "on shapes", "elsewhere"):
-            table.add_column(column, overflow="fold")
-        for state in states:
-            table.add_row(state["pipeline"], state["shapes"], state["elsewhere"])
-        console.print(table)
-    if pipeline and states[0]["shapes"] != "works":
+        _show_pipelines(found, console)
+        if not pipeline:
+            _show_splits(found, console)
+    if pipeline and found["pipelines"][0]["shapes"] != "works":
         raise typer.Exit(1)
+
+
+def _show_pipelines(found: dict[str, Any], console: Console) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    rates = {row["pipeline"]: row for row in found.get("estimates", ())}
+    table = Table(box=None, pad_edge=False, title="\npipelines", title_justify="left")
+    for column in ("pipeline", "on shapes", "elsewhere", *(("roughly ex/s", "weights") if rates else ())):
+        table.add_column(column, overflow="fold", justify="right" if column in ("roughly ex/s", "weights") else "left")
+    for state in found["pipelines"]:
+        cells = [state["pipeline"], state["shapes"], state["elsewhere"]]
+        if rates:
+            row = rates.get(state["pipeline"])
+            big = "" if row is None or row["fits"] is not False else " (too big)"
+            cells += ["", ""] if row is None else [f"{row['expressions_per_s']:g}", f"{row['weights_gb']:.1f} GiB{big}"]
+        table.add_row(*map(escape, cells))
+    console.print(table)
+    if not rates:
+        return
+    speed = found["speed"]
+    within = next(iter(rates.values()))["within"]
+    bound = "at most" if within is None else f"roughly, within a factor of {within:g}"
+    told = ", ".join(f"{rate:g} in {kind}" for kind, rate in speed["matmul_gflops"].items())
+    free = "" if speed["memory_free_gb"] is None else f"; {speed['memory_free_gb']} GiB of memory free"
+    console.print(
+        f"\n{bound}: full-size models in {speed['dtype']}, 7 expressions a picture, from this "
+        f"machine's matrix products (GFLOP/s: {told}){free}; bench speed measures",
+        highlight=False,
+        markup=False,
+    )
+    if missing := {what: how for state in found["pipelines"] for what, how in state["how"].items()}:
+        console.print("\nwhat is missing, and what brings it", style="italic")
+        for what, how in missing.items():
+            console.print(f"{what}\n    {how}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_splits(found: dict[str, Any], console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, title="\ndata sets", title_justify="left")
+    for column in ("data set", "ready", "for the rest"):
+        table.add_column(column, overflow="fold")
+    for row in found["splits"]:
+        all_there = row["ready"] == row["parts"]
+        table.add_row(row["dataset"], ", ".join(row["ready"]) or "none", "" if all_there else row["how"])
+    console.print(table)
+    if found["faster"]:
+        console.print("\nwhat would be faster, or do more", style="italic")
+        for line in found["faster"]:
+            console.print(f"- {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _show_step(found: dict[str, Any], json: bool) -> None:

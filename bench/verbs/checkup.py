@@ -1,5 +1,5 @@
-"""What `bench doctor` looks at: the machine, whether each pipeline's package and weights are at hand, and the first
-training step of one, to be held against the numbers of its official code.
+"""What `bench doctor` looks at: the machine, whether each pipeline's packages and weights are at hand, which splits
+are, what would be faster, and the first training step of one pipeline, to be held against that of its official code.
 """
 
 from __future__ import annotations
@@ -8,21 +8,23 @@ import math
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from bench import registry
-from bench.datasets.load import load_split
-from bench.errors import BenchError, DataError
+from bench.datasets.load import datasets, load_split
+from bench.errors import BenchError, DataError, DeviceError
 from bench.evaluation.device import resolve_device
 from bench.evaluation.pipelines import open_pipeline, pipeline_context
 from bench.grounding import LoadedScene
 from bench.runs.provenance import packages
 from bench.settings import Resolved
+from bench.verbs.estimate import threads
+from bench.verbs.readiness import Lack, lacks
 
-WEIGHT_KEYS = ("weights", "pretrained", "checkpoint")
-FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+EXTRAS = {"ultralytics": ("yolo", "YOLO's boxes"), "polars": ("hub", "hub mirrors"), "gradio": ("demo", "bench demo")}
+WORTH = 1.3  # times as fast is worth a word
 
 
 def machine(resolved: Resolved) -> dict[str, Any]:
@@ -40,16 +42,53 @@ def machine(resolved: Resolved) -> dict[str, Any]:
     }
 
 
-def pipeline_states(resolved: Resolved) -> list[dict[str, str]]:
-    """For every pipeline, what stands between it and a run: on the embedded data, and with its default weights."""
-    return [
-        {
-            "pipeline": name,
-            "shapes": _missing(name, "shapes", resolved) or "ready",
-            "elsewhere": _missing(name, "", resolved) or "ready",
-        }
-        for name in registry.names(registry.PIPELINES)
-    ]
+def pipeline_states(resolved: Resolved) -> list[dict[str, Any]]:
+    """For every pipeline, what stands between it and a run: on the embedded data, and with its default weights; `how`
+    says for each thing that is missing what brings it.
+    """
+    rows = []
+    for name in registry.names(registry.PIPELINES):
+        missing = {dataset: lacks(name, dataset, resolved) for dataset in ("shapes", "")}
+        how = {lack.what: lack.how for lack in (*missing["shapes"], *missing[""]) if lack.how}
+        rows.append({"pipeline": name, "shapes": _said(missing["shapes"]), "elsewhere": _said(missing[""]), "how": how})
+    return rows
+
+
+def split_states(resolved: Resolved) -> list[dict[str, Any]]:
+    """For every data set, which of its parts could be loaded now, and the command for the others."""
+    rows = []
+    for dataset in datasets():
+        parts = [part.name for part in dataset.parts]
+        there = [part for part in parts if dataset.ready(part, resolved)]
+        how = "" if there == parts else f"bench data prepare {dataset.name} --annotations FOLDER --images FOLDER"
+        rows.append({"dataset": dataset.name, "parts": parts, "ready": there, "how": how})
+    return rows
+
+
+def faster(speed: Mapping[str, Any]) -> list[str]:
+    """What would make this machine faster or let it do more, one sentence each; `speed` is `estimate.measured`'s."""
+    said = []
+    if speed["device"] == "cpu":
+        try:
+            resolve_device("cuda")
+        except DeviceError as error:
+            why = str(error).removeprefix("--device cuda: ").removesuffix(", or use --device cpu")
+            said.append(f"no GPU is used: {why}")
+        used, cores = threads()
+        if used < cores:
+            why = (
+                f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}" if "OMP_NUM_THREADS" in os.environ else "its choice"
+            )
+            said.append(f"torch computes with {used} of {cores} cores ({why})")
+    rates = speed["matmul_gflops"]
+    best = max(rates, key=rates.__getitem__)
+    if rates[best] > WORTH * rates[speed["dtype"]]:
+        times = rates[best] / rates[speed["dtype"]]
+        said.append(f"--dtype {best}: matrix products are {times:.1f} times as fast as in {speed['dtype']} here")
+    for package, (extra, use) in EXTRAS.items():
+        if find_spec(package) is None:
+            said.append(f'{use}: the package {package} is not installed; pip install "grounding-bench[{extra}]"')
+    return said
 
 
 def try_out(name: str, resolved: Resolved) -> dict[str, str]:
@@ -65,7 +104,7 @@ def try_out(name: str, resolved: Resolved) -> dict[str, str]:
         said = "works" if len(answers) == len(queries) else f"{len(answers)} answers to {len(queries)} queries"
     except BenchError as error:
         said = str(error)
-    return {"pipeline": name, "shapes": said, "elsewhere": _missing(name, "", resolved) or "ready"}
+    return {"pipeline": name, "shapes": said, "elsewhere": _said(lacks(name, "", resolved))}
 
 
 def train_step(
@@ -95,28 +134,14 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _missing(name: str, dataset: str, resolved: Resolved) -> str:
-    """What a pipeline lacks for a data set; empty when nothing does."""
-    try:
-        registry.pipeline_factory(name)
-    except BenchError as error:
-        return str(error)
-    absent = [w for w in _weights(resolved.options(name, dataset)) if not _at_hand(w, resolved)]
-    return "to be fetched: " + ", ".join(absent) if absent else ""
-
-
-def _weights(options: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in options.items():
-        if isinstance(value, Mapping):
-            yield from _weights(value)
-        elif key in WEIGHT_KEYS and isinstance(value, str):
-            yield value
-
-
-def _at_hand(weights: str, resolved: Resolved) -> bool:
-    if not weights.endswith(FILE_SUFFIXES):
-        return False
-    return any(p.is_file() for p in (Path(weights), resolved.folder / weights, resolved.home / "weights" / weights))
+def _said(missing: list[Lack]) -> str:
+    """ "ready", or what is missing."""
+    if not missing:
+        return "ready"
+    if not missing[0].how:  # the pipeline itself cannot be loaded, and the error says what to do
+        return missing[0].what
+    kind = "to be fetched" if all(lack.by_itself for lack in missing) else "missing"
+    return f"{kind}: " + ", ".join(lack.what for lack in missing)
 
 
 def _device() -> str:

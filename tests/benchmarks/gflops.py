@@ -37,6 +37,9 @@ def main() -> None:
                 continue
             options = (PARTS | MORE)[name](Path(folder))
             pipeline = open_pipeline(name, "refcoco", resolved, options)
+            for part in vars(pipeline).values():
+                if isinstance(part, torch.nn.Module):
+                    part.requires_grad_(False)  # the counter's hooks want a graph otherwise
             counts = []
             for queries in (1, 5):
                 for encoder in [*getattr(getattr(pipeline, "ranker", None), "encoders", ()), pipeline]:
@@ -72,11 +75,10 @@ def yolo_only(folder: Path) -> dict[str, object]:
     return {"proposer": yolo_clip(folder)["proposer"]}
 
 
-def count(name: str, model: torch.nn.Module, **inputs: torch.Tensor) -> None:
-    """A model of transformers that reads one expression with one picture: all of it is the expression's."""
-    with torch.inference_mode():
-        found = counted(partial(model.eval(), **inputs))
-    say(name, 0.0, found, sum(p.numel() for p in model.parameters()))
+def count(name: str, model: torch.nn.Module, seeing: Callable[[], object], **inputs: torch.Tensor) -> None:
+    """A model of transformers asked once; `seeing` is what it does for the picture whatever is asked."""
+    whole, picture = counted(partial(model, **inputs)), counted(seeing)
+    say(name, picture, whole - picture, sum(p.numel() for p in model.parameters()))
 
 
 def grounding_dino() -> None:
@@ -84,8 +86,9 @@ def grounding_dino() -> None:
 
     ids = torch.tensor([[101, 1996, 2417, 2482, 1012, 102]])
     pixels, seen = torch.zeros(1, 3, 800, 1066), torch.ones(1, 800, 1066, dtype=torch.long)
-    model = GroundingDinoForObjectDetection(GroundingDinoConfig())
-    count("grounding-dino", model, pixel_values=pixels, pixel_mask=seen, input_ids=ids)
+    model = GroundingDinoForObjectDetection(GroundingDinoConfig()).eval().requires_grad_(False)
+    seeing = partial(model.model.backbone, pixels, seen)
+    count("grounding-dino", model, seeing, pixel_values=pixels, pixel_mask=seen, input_ids=ids)
 
 
 def owl() -> None:
@@ -93,8 +96,9 @@ def owl() -> None:
 
     vision = Owlv2VisionConfig(image_size=960, patch_size=16)
     config = Owlv2Config(text_config=Owlv2TextConfig().to_dict(), vision_config=vision.to_dict())
-    ids = torch.ones(1, 16, dtype=torch.long)
-    count("owlv2", Owlv2ForObjectDetection(config), pixel_values=torch.zeros(1, 3, 960, 960), input_ids=ids)
+    ids, pixels = torch.ones(1, 16, dtype=torch.long), torch.zeros(1, 3, 960, 960)
+    model = Owlv2ForObjectDetection(config).eval().requires_grad_(False)
+    count("owlv2", model, partial(model.image_embedder, pixel_values=pixels), pixel_values=pixels, input_ids=ids)
 
 
 MORE: dict[str, Callable[[Path], dict[str, object]]] = {
