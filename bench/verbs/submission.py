@@ -101,7 +101,9 @@ def _room(results: Path) -> Iterator[Path]:
 
 
 def _refused(folder: Path, reasons: Sequence[str]) -> CheckFailed:
-    return CheckFailed(f"{folder}: not taken:\n" + "\n".join(f"  {reason}" for reason in reasons))
+    # A stranger's words may hold what moves a terminal's cursor or colours it.
+    said = ("".join(c if c.isprintable() else "�" for c in reason) for reason in reasons)
+    return CheckFailed(f"{folder}: not taken:\n" + "\n".join(f"  {reason}" for reason in said))
 
 
 def _record_faults(record: RunRecord, resolved: Resolved) -> Iterator[str]:

@@ -79,3 +79,10 @@ def test_nothing_found_is_answered_with_the_whole_picture(context, found):
 def test_an_unknown_option_is_named(context):
     with pytest.raises(SettingsError, match=r"pipelines\.x\].*'shar'.*'share'"):
         answers(baselines.centre_box, context, {"shar": 0.3})
+
+
+def test_what_a_baseline_learned_from(context):
+    """The best box of the train split has learned from its boxes; a box that nobody fitted has not."""
+    assert baselines.fixed_box(context("fixed-box")).card.supervision == "full"
+    assert baselines.fixed_box(context("fixed-box", train_scenes=list)).card.supervision == "none"
+    assert baselines.centre_box(context("centre-box")).card.supervision == ""

@@ -300,6 +300,22 @@ def test_data_that_is_not_at_hand(theirs):
     assert not [path for path in Path("results").rglob("*") if path.name != "runs"]
 
 
+def test_a_strangers_words_do_not_reach_the_terminal(theirs):
+    def change(rows):
+        rows[0]["scene"] = "\x1b[2J\u202eevil\n"
+
+    said = refused(rewritten(theirs(), change), "no scene of the split: 1")
+    assert "evil" in said and not {"\x1b", "\u202e"} & set(said)
+    said = refused(theirs(**{"\x1b[31mred": 1}), "not a run record")
+    assert "red" in said and "\x1b" not in said
+
+
+def test_what_is_on_its_way_in_is_in_no_table(theirs):
+    taken = take(theirs())
+    shutil.copytree(taken, "results/runs/.submission.x.tmp")
+    assert len(collect(Path("results")).boards[0].rows) == 1
+
+
 def test_a_folder_that_is_none(world):
     with pytest.raises(CheckFailed, match="give the folder of a run"):
         take(Path("nowhere"))
