@@ -1,7 +1,7 @@
 # The benchmark with every package at a pinned version and hash, for machines with an NVIDIA driver (or none: CPU).
 #
 #   docker build -t grounding-bench .
-#   docker run --rm --gpus all -v bench-home:/home/bench/data -v "$PWD":/work grounding-bench run \
+#   docker run --rm --gpus all -v bench-home:/home/bench/data -v "$PWD":/runs grounding-bench run \
 #       --pipeline yolo-clip --split shapes-val
 #
 # The driver has to be one for CUDA 13. The libraries that torch uses come with torch, so this is the smallest of the
@@ -38,14 +38,14 @@ LABEL org.opencontainers.image.title="grounding-bench" \
       org.opencontainers.image.licenses="Apache-2.0 AND AGPL-3.0-only"
 COPY --from=build /opt/venv /opt/venv
 RUN useradd --create-home --uid 10001 bench \
-    && install -d -o bench -g bench /home/bench/data /work
+    && install -d -o bench -g bench /home/bench/data /runs
 ENV BENCH_HOME=/home/bench/data \
     HF_HOME=/home/bench/data/huggingface \
     TORCH_HOME=/home/bench/data/torch \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001
-WORKDIR /work
+WORKDIR /runs
 VOLUME ["/home/bench/data"]
 ENTRYPOINT ["bench"]
 CMD ["doctor"]
