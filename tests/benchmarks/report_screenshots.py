@@ -21,7 +21,7 @@ from bench.reporting.report.selection import choose
 from bench.settings import PROJECT, load_settings
 
 FLIPS = "#a=reclip&b=yolo-clip&show=a-right&sort=a-over-b&proposals=1"
-LARGE = "#a=reclip&b=clipvg&on=reclip&on=clipvg&on=yolo-clip&proposals=1&show=a-right&e=val-000012-3"
+LARGE = FLIPS + "&on=reclip&on=mdetr&on=yolo-clip&e=val-000240-6"
 SHOTS: dict[str, dict[str, Any]] = {
     "report-light.png": {"width": 1360, "height": 1000},
     "report-comparison.png": {"width": 1360, "height": 900, "part": "comparison"},
@@ -61,7 +61,7 @@ def main() -> None:
 
 def save(png: bytes, path: Path) -> None:
     image = Image.open(io.BytesIO(png)).convert("RGB")
-    image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,9 @@ def speeds(runs: Sequence[Shown], results: Path) -> dict[str, Any]:
     if own:
         names = ",".join(dict.fromkeys(run.record.identity.pipeline for run in own))
         split = own[0].record.identity.data.split
+        command = shlex.join(["bench", "speed", "--pipeline", names, "--split", split])
         who = f"Not timed: {', '.join(run.label for run in own)}." if charts else "None of these runs is timed yet."
-        notes.append(f"{who} Make the speed records with: bench speed --pipeline {names} --split {split}")
+        notes.append(f"{who} Make the speed records with: {command}")
     if elsewhere := [run.label for run in missing if run.record.provenance != "run"]:
         notes.append(f"Boxes made elsewhere have no speed here: {', '.join(elsewhere)}.")
     return {"charts": charts, "notes": notes}

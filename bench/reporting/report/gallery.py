@@ -108,7 +108,8 @@ def _outcome(found: Outcomes, n: int) -> str:
 
 def _thousandths(iou: NDArray[np.float64]) -> list[int]:
     # 0.29 * 1000 is a little less than 290
-    return np.floor(np.maximum(iou, 0.0) * 1000 + 1e-9).astype(int).tolist()
+    whole: list[int] = np.floor(np.maximum(iou, 0.0) * 1000 + 1e-9).astype(int).tolist()
+    return whole
 
 
 def _boxes(run: Answered, scenes: Sequence[Scene], ids: Sequence[str], shown: Sequence[int]) -> list[Box | None]:
@@ -130,7 +131,8 @@ def _flat(boxes: Sequence[Box | None], sizes: Sequence[tuple[int, int]]) -> list
     if not len(out):
         return []
     far = np.array([[w, h, w, h] for w, h in sizes], np.float64) * FAR
-    return np.rint(np.clip(np.nan_to_num(out), -far, far) * 10).astype(int).ravel().tolist()
+    tenths: list[int] = np.rint(np.clip(np.nan_to_num(out), -far, far) * 10).astype(int).ravel().tolist()
+    return tenths
 
 
 def _proposals(

@@ -10,8 +10,10 @@ from html.parser import HTMLParser
 
 import pytest
 from report_world import EVIL, NASTY, World, make_split
+from speed_parts import make_speed
 
 from bench.errors import RunError, UsageError
+from bench.reporting.report.drawings import speeds
 from bench.reporting.report.page import as_json, render
 from bench.reporting.report.selection import choose
 from bench.reporting.table import interval, percent
@@ -216,3 +218,23 @@ def test_a_file_that_cannot_be_written(world, tmp_path):
 def test_a_template_that_names_what_is_not_there_fails_loudly():
     with pytest.raises(Exception, match="undefined"):
         render({"comparison": None, "drawings": []}, {}, [])
+
+
+def test_without_speed_records_it_says_how_to_make_them(text):
+    speed = html.unescape(text.split('id="speed"')[1].split("</section>")[0])
+    assert "None of these runs is timed yet" in speed and "bench speed --pipeline 'sure," in speed
+    assert "--split tiny-val" in speed and "data:image" not in speed
+
+
+def test_a_chart_of_the_runs_that_were_timed(world, tmp_path):
+    run = world.shown[0]
+    folder = tmp_path / "results" / "runs" / "sure" / "tiny-val"
+    folder.mkdir(parents=True)
+    record = run.record
+    speed = make_speed(123.0, name=record.name, identity=record.identity, environment=record.environment)
+    (folder / "speed-20261122-100000-00000000.json").write_text(speed.model_dump_json())
+    found = speeds(world.shown, tmp_path / "results")
+    (chart,) = found["charts"]
+    assert "sure" in chart["said"] and "123" in chart["said"] and "poor" not in chart["said"]
+    (note,) = found["notes"]
+    assert note.startswith("Not timed: ") and "poor" in note and "--pipeline sure" not in note
