@@ -66,8 +66,9 @@ class Grounder:
         """One prediction for every query of every scene, in order."""
         return self.inner.ground(batch)
 
+    # A text is a sequence of texts, too, to the type checker; the first signature that fits counts.
     @overload
-    def __call__(self, picture: PictureLike, text: str) -> Single: ...
+    def __call__(self, picture: PictureLike, text: str) -> Single: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, picture: PictureLike, text: Sequence[str]) -> list[Single]: ...
     def __call__(self, picture: PictureLike, text: str | Sequence[str]) -> Single | list[Single]:
@@ -126,7 +127,9 @@ def open_grounder(name: str, on: Split | str, resolved: Resolved, options: Mappi
 
 
 @overload
-def predict(pipeline: str | Pipeline, picture: PictureLike, text: str) -> Single: ...
+def predict(  # type: ignore[overload-overlap]
+    pipeline: str | Pipeline, picture: PictureLike, text: str
+) -> Single: ...
 @overload
 def predict(pipeline: str | Pipeline, picture: PictureLike, text: Sequence[str]) -> list[Single]: ...
 def predict(pipeline: str | Pipeline, picture: PictureLike, text: str | Sequence[str]) -> Single | list[Single]:

@@ -100,8 +100,8 @@ def scored(
     found = outcomes(split.scenes, answers, rule)
     said = {row.scene: row for row in answers}
     by_id: dict[str, Answer] = {}
-    for row in answers:
-        for answer in row.answers:
+    for line in answers:
+        for answer in line.answers:
             by_id.setdefault(answer.id, answer)
     rows = []
     for number, (expression, place) in enumerate(zip(found.expressions, found.picture.tolist(), strict=True)):

@@ -59,7 +59,7 @@ def at_hand(weights: str, model: str, resolved: Resolved) -> bool:
         return True
     source = _entry(f"{model} {weights}".strip())
     if file := source.get("file"):
-        return (resolved.home / "weights" / file).is_file()
+        return (resolved.home / "weights" / str(file)).is_file()
     where = source.get("cache", "huggingface")
     cached = source.get("hub", weights)
     if "/" not in cached:

@@ -131,6 +131,15 @@ def test_the_whole_of_it(home):
     assert re.search(r"^shapes +train, val, test", said, re.MULTILINE)
 
 
+def test_the_page_names_every_key():
+    section = (PROJECT / "docs" / "machine-output.md").read_text(encoding="utf-8").split("## `bench doctor`\n")[1]
+    table = section.split("\n## ")[0]
+    keys = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert keys == ["machine", "pipelines", "speed", "estimates", "splits", "faster"]
+    inner = {*SPEED, *estimate.estimates(SPEED)[0], *checkup.split_states(load_settings())[0]}
+    assert {name for name in inner if f"`{name}`" not in table} == set()
+
+
 def test_every_entry_is_documented_where_it_was_counted():
     page = (PROJECT / "tests" / "benchmarks" / "gflops.py").read_text(encoding="utf-8")
     assert "bench/verbs/costs.toml" in page
