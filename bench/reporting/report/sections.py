@@ -154,7 +154,7 @@ def strata(runs: Sequence[Shown]) -> dict[str, Any]:
     for metrics in found:
         for cut, labels in metrics.strata.items():
             cuts.setdefault(cut, {}).update(dict.fromkeys(labels))
-    shown = [
+    shown: list[dict[str, Any]] = [
         {"name": cut, "rows": [_band(cut, label, runs, found) for label in labels]}
         for cut, labels in cuts.items()
         if len(labels) > 1  # a cut with one label cuts nothing
