@@ -83,6 +83,12 @@ def standard_error(differences: Float, counts: Float) -> float:
     return math.sqrt(pictures / (pictures - 1) * float(residuals @ residuals)) / float(counts.sum())
 
 
+def statistic(differences: Float, counts: Float) -> float:
+    """The difference over its clustered standard error, both per picture (m,); 0 where the error says nothing."""
+    error = standard_error(differences, counts)
+    return float(differences.sum() / counts.sum()) / error if error > 0 else 0.0
+
+
 def detectable(error: float, pictures: int, confidence: float, power: float = POWER) -> float | None:
     """The smallest true difference that would be found significant with probability `power`, from the standard error.
 

@@ -1,10 +1,13 @@
 """Rank ranges: by hand where everything is clear, and pair by pair what `compare` would call significant."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 
-from bench.comparison.paired import difference_interval
+from bench.comparison.paired import difference_p, standard_error
 from bench.comparison.ranks import rank_ranges
+from bench.comparison.significance import holm
 from bench.evaluation.statistics import resampled_sums
 
 
@@ -26,21 +29,29 @@ def test_ties_share_their_range():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_significant_is_that_the_interval_leaves_out_zero(seed):
+def test_significant_is_what_compare_calls_so(seed):
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, 7, 40)
     hard = rng.normal(0, 0.15, 40)
-    rates = np.clip(np.linspace(0.45, 0.7, 6) + hard[:, None], 0, 1)
+    rates = np.clip(np.linspace(0.4, 0.75, 6) + hard[:, None], 0, 1)
     hits = rng.binomial(counts[:, None], rates)
     sums = resampled_sums(np.column_stack([hits, counts]), 500, 3)
+    pairs = list(combinations(range(6), 2))
+    gains = [hits[:, b] - hits[:, a] for a, b in pairs]
+    ps = [
+        difference_p(
+            (sums[:, b] - sums[:, a]) / sums[:, 6], 40, gain.sum() / counts.sum() / standard_error(gain, counts)
+        )
+        for (a, b), gain in zip(pairs, gains, strict=True)
+    ]
     better = np.zeros((6, 6), int)
-    for one in range(6):
-        for other in range(6):
-            low, _ = difference_interval((sums[:, one] - sums[:, other]) / sums[:, 6], 40, 0.9)
-            better[one, other] = low > 0
+    for (a, b), gain, p in zip(pairs, gains, holm(ps), strict=True):
+        better[(b, a) if gain.sum() > 0 else (a, b)] = p <= 0.1
     expected = [(1 + better[:, run].sum(), 6 - better[run].sum()) for run in range(6)]
     assert rank_ranges(hits, counts, 500, 3, 0.9) == expected
     assert len(set(expected)) > 2, "a case that tells something"
+    alone = np.array([p <= 0.1 for p in ps])
+    assert alone.sum() > better.sum() or seed, "and one in which the correction matters"
 
 
 def test_pictures_without_expressions_are_no_part_of_the_sample():
