@@ -41,11 +41,14 @@ class Acceleration:
         is faster only when it is called as a module. Sizes are compiled as unknowns, for batches and pictures come in
         many: one compilation serves them all, but for a batch of one.
         """
-        if self.channels_last and any(p.dim() == 4 for p in network.parameters()):
+        if self.channels_last:
             import torch
 
-            network.to(memory_format=torch.channels_last)
-            self.taken.add("channels-last")
+            formats = {4: torch.channels_last, 5: torch.channels_last_3d}  # kernels of pictures, and of films
+            for parameter in network.parameters():
+                if parameter.dim() in formats:
+                    parameter.data = parameter.data.contiguous(memory_format=formats[parameter.dim()])
+                    self.taken.add("channels-last")
         if self.compile:
             for part in [network] if parts is None else parts:
                 part.compile(dynamic=True)
