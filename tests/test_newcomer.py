@@ -18,8 +18,7 @@ def block() -> list[str]:
     for page in (PROJECT / "README.md", PROJECT / "docs" / "own-data.md"):
         _, found, rest = page.read_text("utf-8").partition(f"# {TITLE}\n")
         if found:
-            (language, body), *_ = FENCE.findall(rest)
-            assert language == "sh"
+            body = next(body for language, body in FENCE.findall(rest) if language == "sh")
             return [re.sub(r"\s+#.*", "", line).strip() for line in body.replace("\\\n", " ").splitlines()]
     raise AssertionError(f"no page has the title {TITLE!r}")
 
