@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.cli.options import Config, Json, Results
+
 if TYPE_CHECKING:
     from bench.settings import Resolved
 
@@ -15,7 +17,7 @@ def compare(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...", help="Two or more: a run's folder, PIPELINE/SPLIT, or a pipeline's name with --split."
+            metavar="RUN", help="Two or more: a run's folder, PIPELINE/SPLIT, or a pipeline's name with --split."
         ),
     ],
     split: Annotated[
@@ -33,11 +35,9 @@ def compare(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the draws.", show_default="0")] = None,
     confidence: Annotated[float | None, typer.Option(help="Level of the intervals.", show_default="0.95")] = None,
-    results: Annotated[
-        Path | None, typer.Option("--results", "-o", help="Where runs are kept.", show_default="results")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="A bench.toml to use.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The last line of stdout is one JSON object.")] = False,
+    results: Results = None,
+    config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Compare runs of one split: who is better, by how much, how sure that is, and on which expressions.
 

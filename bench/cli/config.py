@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
+from bench.cli.options import Config, Json
+
 app = typer.Typer(help="The settings in force, and the schema of bench.toml.", no_args_is_help=True)
-Config = Annotated[Path | None, typer.Option("--config", help="A bench.toml to use instead of the nearest one.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
 
 
 @app.command()

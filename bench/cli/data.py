@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.noisy_labels import noisy_labels
+from bench.cli.options import Config, Json, Offline
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Prepare, verify, list and look at data sets.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A data set (refcoco) or one of its splits (refcoco-val).")]
-Config = Annotated[Path | None, typer.Option("--config", help="A bench.toml to use instead of the nearest one.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
 SHOWN = 10  # pictures of each kind of fault that are named on the terminal; --json has all
 
 
@@ -40,7 +39,7 @@ def prepare(
         typer.Option(help="Of a hub mirror that mixes splits, keep the annotation ids in this file, one a line."),
     ] = None,
     subset: Annotated[bool, typer.Option("--subset", help="Accept some of a split; no table shows it.")] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing; use what was fetched before.")] = False,
+    offline: Offline = False,
     config: Config = None,
     json: Json = False,
 ) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from bench.cli.options import Config, Device, Dtype, Offline
 
 
 def demo(
@@ -20,10 +21,10 @@ def demo(
         int | None, typer.Option(min=1, max=65535, help="The port.", show_default="the first free one from 7860")
     ] = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16")] = None,
-    offline: Annotated[bool | None, typer.Option("--offline", help="Never touch the network.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="A bench.toml.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    offline: Offline = False,
+    config: Config = None,
 ) -> None:
     """Serve a page: upload a picture or take an embedded scene, type an expression, compare what pipelines answer.
 
@@ -35,6 +36,6 @@ def demo(
     load_gradio()
     from bench.demo.desk import Desk
 
-    resolved = load_settings(config, {"run.device": device, "run.dtype": dtype, "run.offline": offline})
+    resolved = load_settings(config, {"run.device": device, "run.dtype": dtype, "run.offline": offline or None})
     names = [name.strip() for value in pipeline or [] for name in value.split(",") if name.strip()]
     open_page(Desk(resolved, names), host, port, show=not no_open)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.flags import Preprocessing, as_options
+from bench.cli.flags import Ways, as_options
+from bench.cli.options import Config, Json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,16 +26,14 @@ def doctor(
         str | None, typer.Option("--split", "-s", help="Of --train-step: a split or file:PATH.jsonl, one batch.")
     ] = None,
     weights: Annotated[str | None, typer.Option("--weights", help="Of --train-step: where the step begins.")] = None,
-    preprocessing: Annotated[
-        Preprocessing | None, typer.Option(help="Of --train-step: how pictures are made ready.")
-    ] = None,
+    preprocessing: Annotated[Ways | None, typer.Option(help="Of --train-step: how pictures are made ready.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Of --train-step: only the first N pictures.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Of --train-step: KEY=VALUE of the pipeline's table.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Of --train-step: auto, cpu, cuda, cuda:1")] = "cpu",
-    config: Annotated[Path | None, typer.Option("--config", help="A bench.toml.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")] = False,
+    device: Annotated[str, typer.Option(help="Of --train-step: auto, cpu, cuda or cuda:1.")] = "cpu",
+    config: Config = None,
+    json: Json = False,
 ) -> None:
     """What this machine will run, how fast roughly, and what is missing. Exit 1 when a named pipeline does not work.
 

@@ -8,20 +8,21 @@ from typing import Annotated
 import typer
 
 from bench.cli.flags import as_options
+from bench.cli.options import Config, Json, Offline, Set, Weights
 
 
 def export(
     pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="A pipeline that has an official format: clipvg.")],
     official: Annotated[Path, typer.Option("--official", help="The file to write, as the official code loads it.")],
-    weights: Annotated[str | None, typer.Option("--weights", help="Weights instead of the ones in bench.toml.")] = None,
+    weights: Weights = None,
     on: Annotated[
         str | None, typer.Option("--on", help="Take bench.toml's weights and options for this data set.")
     ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the pipeline's table.")] = None,
+    set_: Set = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
-    offline: Annotated[bool | None, typer.Option("--offline", help="Fetch nothing from the network.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="A bench.toml to use.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")] = False,
+    offline: Offline = False,
+    config: Config = None,
+    json: Json = False,
 ) -> None:
     """Write a pipeline's weights as a file that its authors' own code loads."""
     import json as encoder
@@ -31,7 +32,7 @@ def export(
     from bench.settings import assignments, load_settings
     from bench.verbs.exporting import export_official
 
-    resolved = load_settings(config, {"run.offline": offline})
+    resolved = load_settings(config, {"run.offline": offline or None})
     with as_options(pipeline, {"weights": weights}) as flagged:
         options = assignments(set_ or []) | flagged
         made = export_official(pipeline, official, resolved, on or "file", options, force)

@@ -12,7 +12,7 @@ WHY = {
     "tokenizer": "its text encoder knows its own",
     "preprocessing": "it shows its network a picture in one way only",
 }
-Preprocessing = Literal["official", "clean", "auto"]
+Ways = Literal["official", "clean", "auto"]  # of making a picture ready
 
 
 @contextmanager

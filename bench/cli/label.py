@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli import label_score
+from bench.cli.options import Config, Device, Json, Offline, Seed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,8 +19,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 Files = Annotated[list[Path], typer.Argument(help="Pseudo-labels: .jsonl, or with --split official lists (.pth).")]
-Config = Annotated[Path | None, typer.Option("--config", help="A bench.toml to use.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
 Threshold = Annotated[
     float, typer.Option("--threshold", help="Reliability that the lists' names say their rows were kept at.")
 ]
@@ -42,9 +41,9 @@ def label(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE of the source's options, e.g. per_picture=3.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.", show_default="auto")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of Python, numpy and torch.", show_default="0")] = None,
-    offline: Annotated[bool | None, typer.Option("--offline", help="Fetch nothing from the network.")] = None,
+    device: Device = None,
+    seed: Seed = None,
+    offline: Offline = False,
     config: Config = None,
     json: Json = False,
 ) -> None:
@@ -67,7 +66,7 @@ def label(
     from bench.verbs.labelling import Asked, make_labels
 
     log_to_stderr("bench.label")
-    resolved = load_settings(config, {"run.device": device, "run.seed": seed, "run.offline": offline})
+    resolved = load_settings(config, {"run.device": device, "run.seed": seed, "run.offline": offline or None})
     options = assignments(set_ or [])
     asked = Asked(str(source), Path(str(out)), split, pictures, limit, options, lists, threshold)
     record = make_labels(asked, resolved)

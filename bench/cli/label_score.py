@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from bench.cli.options import BatchSize, Config, Device, Dtype, Json, Offline, Set
 
 
 def score(
@@ -27,16 +29,13 @@ def score(
     protocol: Annotated[
         str, typer.Option("--protocol", help="Of the IoU: iou, or letterbox-clamped as the official scorer.")
     ] = "iou",
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1")] = None,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"] | None,
-        typer.Option(help="auto is float32 on a CPU, bfloat16 on CUDA."),
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Pictures in a batch.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the pipeline's table.")] = None,
-    offline: Annotated[bool | None, typer.Option("--offline", help="Fetch nothing from the network.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="A bench.toml.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    set_: Set = None,
+    offline: Offline = False,
+    config: Config = None,
+    json: Json = False,
 ) -> None:
     """Score pseudo-labels: the IoU of each measurer's box with each row's own, and its histograms.
 
@@ -65,7 +64,7 @@ def score(
                 f"{' and '.join(missing)} missing: bench label score template.jsonl --measurer WEIGHTS "
                 "--split shapes-train --out FOLDER (or --from FILE_iou_result.pth)"
             )
-        run = {"device": device, "dtype": dtype, "batch_size": batch_size, "offline": offline}
+        run = {"device": device, "dtype": dtype, "batch_size": batch_size, "offline": offline or None}
         resolved = load_settings(config, {f"run.{key}": value for key, value in run.items()})
         options = assignments(set_ or [])
         record = score_labels(measurer, files, split, out, resolved, pipeline, options, protocol, lists)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from bench.cli.options import Config, Json, Results
+
 if TYPE_CHECKING:
     from bench.reporting.boards import Leaderboard
 
 
 def leaderboard(
-    results: Annotated[
-        Path | None, typer.Option("--results", "-o", help="Where runs are kept.", show_default="results")
-    ] = None,
+    results: Results = None,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; leave with 1 when the files are not what the runs give.")
     ] = False,
@@ -42,8 +42,8 @@ def leaderboard(
         str | None, typer.Option(help="With --export hub: the data set's id on the hub, OWNER/NAME.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="With --export: replace files that are there.")] = False,
-    config: Annotated[Path | None, typer.Option(help="A bench.toml to use.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The last line of stdout is one JSON object.")] = False,
+    config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Write LEADERBOARD.md, .csv and .json from the stored runs: one table for each split, protocol and data."""
     from bench.errors import UsageError

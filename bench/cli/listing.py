@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from bench.cli.options import Config, Json, Results
+
+if TYPE_CHECKING:
+    from bench.settings import Resolved
 
 WIDE = 240
 
@@ -20,8 +25,9 @@ class What(StrEnum):
 
 def listing(
     what: Annotated[What, typer.Argument(help="What to list.")] = What.pipelines,
-    results: Annotated[Path, typer.Option("--results", "-o", help="Where the runs lie.")] = Path("results"),
-    json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")] = False,
+    results: Results = None,
+    config: Config = None,
+    json: Json = False,
 ) -> None:
     """List pipelines, splits or runs."""
     import json as encoder
@@ -29,7 +35,10 @@ def listing(
     from rich.console import Console
     from rich.table import Table
 
-    rows = _runs(results) if what is What.runs else _pipelines() if what is What.pipelines else _splits()
+    from bench.settings import load_settings
+
+    resolved = load_settings(config, {"results": str(results) if results else None})
+    rows = LISTS[what](resolved)
     if json:
         print(encoder.dumps({what.value: rows}))
         return
@@ -47,13 +56,12 @@ def listing(
     console.print(table)
 
 
-def _pipelines() -> list[dict[str, object]]:
+def _pipelines(resolved: Resolved) -> list[dict[str, object]]:
     """Every pipeline with what bench.toml says of its weights; nothing of a pipeline is imported."""
     from bench import registry
-    from bench.settings import load_settings
 
     trainable = registry.names(registry.TRAINERS)
-    tables = load_settings().settings.pipelines
+    tables = resolved.settings.pipelines
     rows: list[dict[str, object]] = []
     for name in registry.names(registry.PIPELINES):
         table = tables.get(name, {})
@@ -81,7 +89,7 @@ def _weights(table: Mapping[str, Any]) -> str:
     return ", ".join(found)
 
 
-def _splits() -> list[dict[str, object]]:
+def _splits(_: Resolved) -> list[dict[str, object]]:
     from bench.datasets.load import datasets
 
     return [
@@ -96,12 +104,12 @@ def _splits() -> list[dict[str, object]]:
     ]
 
 
-def _runs(results: Path) -> list[dict[str, object]]:
+def _runs(resolved: Resolved) -> list[dict[str, object]]:
     from bench.errors import RunError
     from bench.runs.record import read_record
 
     rows: list[dict[str, object]] = []
-    for path in sorted(results.glob("runs/*/*/*/run.json")):
+    for path in sorted(Path(resolved.settings.results).glob("runs/*/*/*/run.json")):
         try:
             record = read_record(path.parent)
         except RunError:
@@ -112,3 +120,10 @@ def _runs(results: Path) -> list[dict[str, object]]:
             {"run": str(path.parent), "status": record.status, "acc@0.5": accuracy, "finished": record.finished}
         )
     return rows
+
+
+LISTS: dict[What, Callable[[Resolved], list[dict[str, object]]]] = {
+    What.pipelines: _pipelines,
+    What.splits: _splits,
+    What.runs: _runs,
+}

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.options import Config, Json
+
 
 def noisy_labels(
     kind: Annotated[str, typer.Option("--kind", help="template (1 entity), relation (2) or caption (3 and more).")],
@@ -24,8 +26,8 @@ def noisy_labels(
     per_picture: Annotated[int, typer.Option(min=1, help="Rows a picture, at most.")] = 6,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N pictures.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the rows and their faults.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="A bench.toml.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")] = False,
+    config: Config = None,
+    json: Json = False,
 ) -> None:
     """Write pseudo-labels of shapes made from the truth, with faults at stated rates, to measure a curriculum by.
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.flags import Preprocessing, as_options
+from bench.cli.flags import as_options
+from bench.cli.options import Config, Deterministic, Device, Dtype, Json, Offline, Preprocessing, Seed, Set, Weights
 
 if TYPE_CHECKING:
     from bench.settings import Resolved
@@ -32,19 +33,17 @@ def predict(
         typer.Option("--input", "-I", help='Instead of --image: a JSONL, {"image": ..., "text": ...} a line.'),
     ] = None,
     on: Annotated[str | None, typer.Option("--on", help="Take the weights and options for this data set.")] = None,
-    weights: Annotated[str | None, typer.Option("--weights", help="Weights instead of the ones in bench.toml.")] = None,
+    weights: Weights = None,
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", help="Tokenizer for pipelines that read one: a folder or a hub id.")
     ] = None,
-    preprocessing: Annotated[
-        Preprocessing | None, typer.Option(help="How a picture is made ready, for pipelines that know several ways.")
-    ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the pipeline's table.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
-    deterministic: Annotated[bool | None, typer.Option("--deterministic", help="Deterministic kernels.")] = None,
-    offline: Annotated[bool | None, typer.Option("--offline", help="Never touch the network.")] = None,
+    preprocessing: Preprocessing = None,
+    set_: Set = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    seed: Seed = None,
+    deterministic: Deterministic = False,
+    offline: Offline = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Of many: pictures in a batch.")] = None,
     out: Annotated[
         Path | None,
@@ -52,8 +51,8 @@ def predict(
     ] = None,
     draw: Annotated[Path | None, typer.Option("--draw", help="Of many: draw every answer into this folder.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Of many: forget the answers that --out holds.")] = False,
-    config: Annotated[Path | None, typer.Option("--config", help="A bench.toml.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")] = False,
+    config: Config = None,
+    json: Json = False,
 ) -> None:
     """Ground one expression in one picture, or many: a folder with --image, a JSONL with --input.
 
@@ -63,7 +62,13 @@ def predict(
     from bench.errors import UsageError
     from bench.settings import assignments, load_settings
 
-    flags = {"device": device, "dtype": dtype, "seed": seed, "deterministic": deterministic, "offline": offline}
+    flags = {
+        "device": device,
+        "dtype": dtype,
+        "seed": seed,
+        "deterministic": deterministic or None,
+        "offline": offline or None,
+    }
     flags["batch_size"] = batch_size
     resolved = load_settings(config, {f"run.{key}": value for key, value in flags.items()})
     own = {"weights": weights or None, "tokenizer": tokenizer or None, "preprocessing": preprocessing}

@@ -7,18 +7,20 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.options import Config, Json, Results
+
 
 def report(
     runs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RUN]...",
+            metavar="RUN",
             help="Folders of runs or names of pipelines; the rows of the leaderboard unless given.",
             show_default=False,
         ),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Split the runs are about: shapes-val, refcoco-val, file:PATH.jsonl.")
+        str, typer.Option("--split", "-s", help="Split the runs are about: shapes-val, refcoco-val, file:PATH.jsonl.")
     ] = "shapes-val",
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
     limit: Annotated[
@@ -38,11 +40,9 @@ def report(
         list[Path] | None,
         typer.Option(help="Folder of `bench label score`, to show its histograms.", show_default=False),
     ] = None,
-    results: Annotated[
-        Path | None, typer.Option("--results", "-o", help="Where runs are kept.", show_default="results")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="A bench.toml to use.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The last line of stdout is one JSON object.")] = False,
+    results: Results = None,
+    config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML file: tables, comparison, charts, and a gallery of every answer.
 

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.flags import Preprocessing, as_options
+from bench.cli.flags import as_options
+from bench.cli.options import (
+    BatchSize,
+    ChannelsLast,
+    Compile,
+    Config,
+    Deterministic,
+    Device,
+    Dtype,
+    Json,
+    Offline,
+    Preprocessing,
+    Results,
+    Seed,
+    Set,
+    Weights,
+)
 
 if TYPE_CHECKING:
     from bench.datasets.split import Split
@@ -25,46 +40,29 @@ def run(
             "--split", "-s", help="Splits: a,b or the flag repeated; own data: file:PATH.jsonl.", show_default=False
         ),
     ],
-    results: Annotated[
-        Path | None, typer.Option("--results", "-o", help="Where runs are kept.", show_default="results")
-    ] = None,
+    results: Results = None,
     on: Annotated[
         str | None,
         typer.Option(help="Take the weights and options for this data set, not the split's own.", show_default=False),
     ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Weights to use instead of bench.toml's.", show_default=False)
-    ] = None,
-    preprocessing: Annotated[
-        Preprocessing | None,
-        typer.Option(help="How pictures are made ready, for pipelines that know several ways.", show_default=False),
-    ] = None,
+    weights: Weights = None,
+    preprocessing: Preprocessing = None,
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Only the first N pictures; such a run is in no table.", show_default=False),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.", show_default="auto")] = None,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"] | None,
-        typer.Option(help="auto is float32 on a CPU, bfloat16 on CUDA.", show_default="auto"),
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures in a batch.", show_default="8")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of Python, numpy and torch.", show_default="0")] = None,
-    deterministic: Annotated[bool, typer.Option("--deterministic", help="Deterministic algorithms only.")] = False,
-    compiled: Annotated[bool, typer.Option("--compile", help="Networks go through torch.compile.")] = False,
-    channels_last: Annotated[
-        bool, typer.Option("--channels-last", help="Convolutions work on pictures channels last.")
-    ] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing from the network.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    seed: Seed = None,
+    deterministic: Deterministic = False,
+    compiled: Compile = False,
+    channels_last: ChannelsLast = False,
+    offline: Offline = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew beside what is stored.")] = False,
-    config: Annotated[Path | None, typer.Option(help="A bench.toml to use.", show_default=False)] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="An option of the pipeline; may be repeated.", show_default=False
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The last line of stdout is one JSON object.")] = False,
+    config: Config = None,
+    settings: Set = None,
+    as_json: Json = False,
 ) -> None:
     """Run pipelines on splits: every pair is scored and kept under results/runs.
 

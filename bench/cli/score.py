@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from bench.cli.options import Config, Json, Results
+
 if TYPE_CHECKING:
     from bench.runs.record import RunRecord
 
@@ -38,11 +40,9 @@ def score(
     keep: Annotated[
         bool, typer.Option("--keep", help="Store what became of every expression of a run (outcomes.jsonl).")
     ] = False,
-    results: Annotated[
-        Path | None, typer.Option("--results", "-o", help="Where runs are kept.", show_default="results")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="A bench.toml to use.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The last line of stdout is one JSON object.")] = False,
+    results: Results = None,
+    config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Score a stored run again, under its own protocol or another, or score boxes made elsewhere.
 

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.flags import Preprocessing, as_options
+from bench.cli.flags import as_options
+from bench.cli.options import (
+    ChannelsLast,
+    Compile,
+    Config,
+    Device,
+    Dtype,
+    Json,
+    Offline,
+    Preprocessing,
+    Seed,
+    Set,
+    Weights,
+)
 
 if TYPE_CHECKING:
     from bench.datasets.split import Split
@@ -40,36 +53,21 @@ def speed(
     results: Annotated[
         Path | None, typer.Option("--results", "-o", help="Where records are kept.", show_default="results")
     ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Weights to use instead of bench.toml's.", show_default=False)
-    ] = None,
-    preprocessing: Annotated[
-        Preprocessing | None,
-        typer.Option(help="How pictures are made ready, for pipelines that know several ways.", show_default=False),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.", show_default="auto")] = None,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"] | None,
-        typer.Option(help="auto is float32 on a CPU, bfloat16 on CUDA.", show_default="auto"),
-    ] = None,
-    compiled: Annotated[bool, typer.Option("--compile", help="Networks go through torch.compile.")] = False,
-    channels_last: Annotated[
-        bool, typer.Option("--channels-last", help="Convolutions work on pictures channels last.")
-    ] = False,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of Python, numpy and torch.", show_default="0")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing from the network.")] = False,
-    config: Annotated[Path | None, typer.Option(help="A bench.toml to use.", show_default=False)] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="An option of the pipeline; may be repeated.", show_default=False
-        ),
-    ] = None,
+    weights: Weights = None,
+    preprocessing: Preprocessing = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    compiled: Compile = False,
+    channels_last: ChannelsLast = False,
+    seed: Seed = None,
+    offline: Offline = False,
+    config: Config = None,
+    settings: Set = None,
     chart: Annotated[
         Path | None,
         typer.Option(help="Draw accuracy against speed for all that is stored of the split.", show_default=False),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The last line of stdout is one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure how fast pipelines are, with the conditions beside the number; the records lie beside the runs.
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from bench.cli.options import Config, Device, Json, Offline, Seed
+
 
 def train(
     pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="A pipeline that can be trained.")],
@@ -37,11 +39,11 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, e.g. clip.epochs=1.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.", show_default="auto")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of Python, numpy and torch.", show_default="0")] = None,
-    offline: Annotated[bool | None, typer.Option("--offline", help="Fetch nothing from the network.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="A bench.toml to use.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")] = False,
+    device: Device = None,
+    seed: Seed = None,
+    offline: Offline = False,
+    config: Config = None,
+    json: Json = False,
 ) -> None:
     """Train a pipeline's weights; beside each file lies the command, seed and score that made it.
 
@@ -59,7 +61,7 @@ def train(
 
     leads = from_environment().index == 0
     log_to_stderr("bench.train", leads)
-    resolved = load_settings(config, {"run.device": device, "run.seed": seed, "run.offline": offline})
+    resolved = load_settings(config, {"run.device": device, "run.seed": seed, "run.offline": offline or None})
     recipe = assignments(set_ or [])
     made = train_pipeline(
         pipeline, split, resolved, part, validate, out, limit, recipe, labels or [], fresh, curriculum, dry_run
