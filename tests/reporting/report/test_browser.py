@@ -29,7 +29,7 @@ def shown(page):
 
 
 def state_of(page):
-    return parse_qs(urlsplit(page.url).fragment, keep_blank_values=True)
+    return parse_qs(page.evaluate("location.hash.slice(1)"), keep_blank_values=True)
 
 
 def drawn(page, card="0-0"):
@@ -163,7 +163,8 @@ def test_an_expression_large_and_back(visit, ids, world):
     page.keyboard.press("3")
     assert page.locator("#stage .answer").count() == 3 - sum(not run.outcomes.answered[2] for run in world.answers)
     page.keyboard.press("Escape")
-    assert not page.locator("#detail").is_visible() and "e" not in state_of(page)
+    page.wait_for_function("!document.getElementById('detail').open && !/[#&]e=/.test(location.hash)")
+    assert not page.locator("#detail").is_visible()
 
 
 def test_the_back_button_closes_what_was_opened(visit):
