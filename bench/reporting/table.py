@@ -179,7 +179,7 @@ def rate(value: float | None) -> str:
     """Something per second with three digits or all before the point; a dash for None."""
     if value is None:
         return BLANK
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"
 
 
 def _of(pick: Callable[[Metrics], str]) -> Callable[[RunRecord], str]:
