@@ -36,7 +36,7 @@ REMARKS: tuple[tuple[Callable[[Row], bool], str], ...] = (
     ),
     (
         lambda r: bool(r["speed"] and r["speed"]["noisy"]),
-        "~ measured while the machine was busy or its clocks were held down",
+        "~ measured while the machine was busy, or its clocks were held down, or with repeats far apart",
     ),
     (lambda r: r["peak_gb_of"] == "process", "GB: of the whole process, pictures in memory included"),
 )

@@ -27,6 +27,7 @@ SHOTS: dict[str, dict[str, Any]] = {
     "report-light.png": {"width": 1360, "height": 1000},
     "report-comparison.png": {"width": 1360, "height": 900, "part": "comparison"},
     "report-strata.png": {"width": 1360, "height": 900, "part": "strata"},
+    "report-speed.png": {"width": 1360, "height": 760, "part": "speed"},
     "report-dark.png": {"width": 1360, "height": 1000, "hash": FLIPS, "scheme": "dark"},
     "report-narrow.png": {"width": 400, "height": 860, "hash": FLIPS, "part": "cards"},
     "report-large.png": {"width": 1360, "height": 860, "hash": LARGE},

@@ -17,7 +17,8 @@ from bench.runs.record import Metrics, RunRecord, Stratum
 
 SHAPES = 6  # marks and colours; the seventh run has the first one's colour and another shape
 CHARTED = 8  # runs in a chart of strata; more cannot be told apart
-ROUGH, ROUGHLY = "~", "of the whole evaluation, reading pictures included, for want of a speed record"
+WHOLE = "(ex/s) in brackets: of the whole evaluation, decoding included, no measurement of speed"
+NOISY = "~ measured while the machine was busy, or its clocks were held down, or with repeats far apart"
 SAW = {
     "yes": ("‡", "its training held pictures of this benchmark's validation or test parts"),
     "unknown": ("?", "not known whether its training held pictures of this benchmark's validation or test parts"),
@@ -88,15 +89,20 @@ def board(runs: Sequence[Shown]) -> dict[str, Any]:
                 "cells": [],
             }
         )
-    if any(text.startswith(ROUGH) for text in columns["ex/s"][1]):
-        marks_used[ROUGH] = ROUGHLY
     kept = {name: cells for name, (_, cells) in columns.items() if set(cells) - {BLANK, "0"}}
+    notes = [f"{sign} {why}." for sign, why in marks_used.items()]
+    notes += [
+        f"{why}." for begin, why in (("(", WHOLE), ("~", NOISY)) if any(c[0] == begin for c in columns["ex/s"][1])
+    ]
+    if len(runs) > 1 and len(where := set(kept.get("device", ()))) == 1:
+        del kept["device"]  # a column that says one thing is a sentence
+        notes.append(f"All of them ran on: {where.pop()}.")
     for number, row in enumerate(rows):
         row["cells"] = [cells[number] for cells in kept.values()]
     return {
         "columns": [{"name": name, "why": columns[name][0]} for name in kept],
         "rows": rows,
-        "notes": [f"{sign} {why}." for sign, why in marks_used.items()],
+        "notes": notes,
     }
 
 
@@ -114,8 +120,8 @@ def _cells(run: Shown) -> dict[str, tuple[str, str]]:
         "ceiling": ("share of expressions for which some proposal would be a hit", percent(metrics.oracle)),
         "no box": ("expressions that got no box", f"{metrics.no_box:,}"),
         "unreadable": ("pictures that could not be read", f"{metrics.errors:,}"),
-        "ex/s": (f"expressions per second; {ROUGH}: {ROUGHLY}", _speed(row)),
-        "ms": ("milliseconds for one expression on one picture, median", rate(row.get("latency_ms"))),
+        "ex/s": ("expressions per second, cold", _speed(row)),
+        "ms": ("milliseconds for one expression on one picture, median", _noisy(row) + rate(row.get("latency_ms"))),
         "GB": ("peak memory, 10⁹ bytes", rate(row.get("peak_gb"))),
         "parameters": ("parameters of the whole pipeline", _millions(parameters)),
         "training": ("what it was trained on", BLANK if training == "unknown" else training),
@@ -124,11 +130,16 @@ def _cells(run: Shown) -> dict[str, tuple[str, str]]:
 
 
 def _speed(row: Mapping[str, Any]) -> str:
-    """The measured speed, or that of the whole evaluation, marked."""
+    """The measured speed, or in brackets that of the whole evaluation: as in LEADERBOARD.md."""
     if speed := row.get("speed"):
-        return rate(speed["expressions_per_s"]["median"])
+        return _noisy(row) + rate(speed["expressions_per_s"]["median"])
     known = row.get("expressions_per_s")
-    return BLANK if known is None else f"{ROUGH}{rate(known)}"
+    return BLANK if known is None else f"({rate(known)})"
+
+
+def _noisy(row: Mapping[str, Any]) -> str:
+    speed = row.get("speed")
+    return "~" if speed and speed.get("noisy") else ""
 
 
 def _published(row: Mapping[str, Any]) -> str:

@@ -9,7 +9,10 @@ function showDetail() {
     large = -1;
     return;
   }
-  if (!detail.open) detail.showModal();
+  if (!detail.open) {
+    detail.showModal();
+    document.getElementById("detail-next").focus();
+  }
   const stage = document.getElementById("stage");
   if (large !== i) {
     large = i;
