@@ -38,7 +38,7 @@ from bench.reporting.supervision import supervision
 from bench.reporting.table import row
 from bench.runs.folders import RECORD
 from bench.runs.record import RunRecord, read_record
-from bench.speed.record import read_speeds
+from bench.speed.stored import read_speeds
 
 UNKNOWN = ("unknown", "elsewhere", "")
 SUBMISSION = "submission.json"  # beside run.json of somebody else's run (bench/verbs/submission.py)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.reporting.table import BLANK, WIDE, rate
-from bench.speed.record import COLD, PairRecord, Rate, SpeedRecord, Spread, headline, machine
+from bench.speed.record import COLD, PairRecord, Rate, SpeedRecord, Spread, headline
+from bench.speed.stored import machine
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -4,19 +4,18 @@
     results/runs/<pipeline>/<split>/pair-<YYYYMMDD-HHMMSS>-<settings hash>.json     its ratio to another (`PairRecord`)
 
 A record holds the conditions beside the number, and joins the row of the run whose weights, options and settings it
-shares (`speed_of`). One that was made with smaller rules than the protocol's, or whose boxes were not those of the
+shares (`bench.speed.stored.speed_of`). One that was made with smaller rules than the protocol's, or whose boxes were not those of the
 accuracy pass, is kept and joins nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from bench.runs.record import Identity, RunRecord
+from bench.runs.record import Identity
 
 SCHEMA = 1
 COLD = "cold"
@@ -215,72 +214,9 @@ class PairRecord(Model):
     valid: bool
 
 
-def read_speeds(results: Path, skipped: list[str] | None = None) -> list[tuple[SpeedRecord, str]]:
-    """Every speed record under `results` with its path relative to it, oldest first.
-
-    What cannot be read is left out; `skipped`, where it is given, gets a line for each: "PATH: reason".
-    """
-    found = []
-    for path in sorted((results / "runs").glob(f"*/*/{SPEEDS}")):
-        said = path.relative_to(results).as_posix()
-        try:
-            found.append((SpeedRecord.model_validate_json(path.read_bytes()), said))
-        except OSError as error:
-            _note(skipped, f"{said}: cannot be read ({error.strerror})")
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            _note(skipped, f"{said}: not a speed record of schema {SCHEMA}: {where}: {first['msg']}")
-    return sorted(found, key=lambda entry: (entry[0].finished, entry[1]))
-
-
-def _note(skipped: list[str] | None, line: str) -> None:
-    if skipped is not None:
-        skipped.append(line)
-
-
 def headline(speed: SpeedRecord) -> Rate:
     """The rate that stands for the record: offline, with no cache warm. Raises ValueError where it has none."""
     for rate in speed.offline:
         if rate.cache == COLD:
             return rate
     raise ValueError(f"{speed.name}: a speed record without a cold offline rate")
-
-
-def speed_of(record: RunRecord, speeds: Sequence[tuple[SpeedRecord, str]]) -> SpeedRecord | None:
-    """The latest valid and full speed of what the run ran: the same name, options, weights, data, number type, kind of
-    device, and acceleration. None where there is none, and for boxes that were made elsewhere.
-    """
-    if record.provenance != "run":
-        return None
-    wanted = _key(record.name, record.identity, record.environment)
-    fitting = [
-        speed
-        for speed, _ in speeds
-        if speed.valid and speed.full and _key(speed.name, speed.identity, speed.environment) == wanted
-    ]
-    return max(fitting, key=lambda speed: speed.finished, default=None)
-
-
-def _key(name: str, identity: Identity, environment: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (
-        name,
-        identity.pipeline,
-        dict(identity.options),
-        dict(identity.weights),
-        identity.data.split,
-        identity.data.fingerprint,
-        identity.dtype,
-        identity.device,
-        machine(identity.device, environment),
-        identity.compile,
-        identity.channels_last,
-    )
-
-
-def machine(device: str, environment: Mapping[str, Any]) -> str:
-    """Which kind of device it was: the GPU's name, else the processor's; "" where the record does not know."""
-    gpu = environment.get("gpu")
-    if device.startswith("cuda"):
-        return str(gpu.get("name") or "") if isinstance(gpu, Mapping) else ""
-    return str(environment.get("cpu") or "")
