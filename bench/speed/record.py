@@ -4,8 +4,8 @@
     results/runs/<pipeline>/<split>/pair-<YYYYMMDD-HHMMSS>-<settings hash>.json     its ratio to another (`PairRecord`)
 
 A record holds the conditions beside the number, and joins the row of the run whose weights, options and settings it
-shares (`bench.speed.stored.speed_of`). One that was made with smaller rules than the protocol's, or whose boxes were not those of the
-accuracy pass, is kept and joins nothing.
+shares (bench/speed/stored.py). One that was made with smaller rules than the protocol's, or whose boxes were not those
+of the accuracy pass, is kept and joins nothing.
 """
 
 from __future__ import annotations
