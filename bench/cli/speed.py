@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from bench.speed.record import PairRecord, Rules, SpeedRecord
 
     Done = tuple[SpeedRecord | PairRecord, Path]
+    Job = Callable[[Mapping[str, Any]], Done]  # options of the pipeline -> its record and file
 
 
 def speed(
@@ -108,10 +110,8 @@ def speed(
     whole = load_split(split, resolved)
     some = whole if limit is None else whole.limited(limit)
     own = {"weights": weights, "preprocessing": preprocessing}
-    if interleave:
-        done, failed = _in_turn(names, some, resolved, options, own, rules, resident_mb, rounds)
-    else:
-        done, failed = _each(names, some, resolved, options, own, rules, resident_mb)
+    jobs = _jobs(names, some, resolved, rules, resident_mb, rounds if interleave else None)
+    done, failed = _measured(jobs, options, own)
     _show(done, as_json)
     if chart is not None:
         _draw(chart, Path(resolved.settings.results), whole.name)
@@ -121,60 +121,40 @@ def speed(
         raise typer.Exit(1)
 
 
-def _each(
-    names: list[str],
-    split: Split,
-    resolved: Resolved,
-    options: dict[str, Any],
-    own: dict[str, Any],
-    rules: Rules,
-    resident_mb: float,
-) -> tuple[list[Done], bool]:
-    """One record each; a pipeline that fails is reported at once and does not keep the others from being measured."""
-    from bench.errors import BenchError
-    from bench.evaluation.progress import say
+def _jobs(
+    names: list[str], split: Split, resolved: Resolved, rules: Rules, resident_mb: float, rounds: int | None
+) -> dict[str, Job]:
+    """What is measured, by the name that a message gives it: each pipeline, or with `rounds` each after the first with
+    the first in turn.
+    """
+    from functools import partial
+
     from bench.speed.measure import measure
-
-    done: list[Done] = []
-    failed = False
-    for name in names:
-        try:
-            with as_options(name, own) as flagged:
-                done.append(measure(name, split, resolved, options | flagged, rules, resident_mb))
-        except BenchError as error:
-            if len(names) == 1:
-                raise
-            say(f"{name}: {error}")
-            failed = True
-    return done, failed
-
-
-def _in_turn(
-    names: list[str],
-    split: Split,
-    resolved: Resolved,
-    options: dict[str, Any],
-    own: dict[str, Any],
-    rules: Rules,
-    resident_mb: float,
-    rounds: int,
-) -> tuple[list[Done], bool]:
-    from bench.errors import BenchError
-    from bench.evaluation.progress import say
     from bench.speed.pair import measure_pair
 
+    how: dict[str, Any] = {"rules": rules, "cap_mb": resident_mb}
+    if rounds is None:
+        return {name: partial(measure, name, split, resolved, **how) for name in names}
+    first, *others = names
+    how |= {"rounds": rounds}
+    return {f"{first} or {b}": partial(measure_pair, (first, b), split, resolved, **how) for b in others}
+
+
+def _measured(jobs: Mapping[str, Job], options: dict[str, Any], own: dict[str, Any]) -> tuple[list[Done], bool]:
+    """The records, and whether a job failed: that is said at once and does not keep the others from being measured."""
+    from bench.errors import BenchError
+    from bench.evaluation.progress import say
+
     done: list[Done] = []
     failed = False
-    first, *others = names
-    for other in others:
+    for name, job in jobs.items():
         try:
-            with as_options(f"{first} or {other}", own) as flagged:
-                both, pair = options | flagged, (first, other)
-                done.append(measure_pair(pair, split, resolved, both, rules, resident_mb, rounds))
+            with as_options(name, own) as flagged:
+                done.append(job(options | flagged))
         except BenchError as error:
-            if len(others) == 1:
+            if len(jobs) == 1:
                 raise
-            say(f"{first} and {other}: {error}")
+            say(f"{name}: {error}")
             failed = True
     return done, failed
 

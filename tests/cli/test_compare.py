@@ -9,23 +9,7 @@ import sys
 import pytest
 from worlds_of_runs import make_run, scenes_of
 
-from bench.cli.main import main
 from bench.settings import PROJECT
-
-
-@pytest.fixture
-def bench(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*argv):
-        monkeypatch.setattr(sys, "argv", ["bench", *map(str, argv)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        said = capsys.readouterr()
-        return int(left.value.code or 0), said.out, said.err
-
-    return run
-
 
 SCENES = scenes_of([4] * 30)
 

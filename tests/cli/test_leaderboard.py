@@ -7,22 +7,6 @@ import sys
 
 import pytest
 
-from bench.cli.main import main
-
-
-@pytest.fixture
-def bench(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*argv):
-        monkeypatch.setattr(sys, "argv", ["bench", *argv])
-        with pytest.raises(SystemExit) as left:
-            main()
-        said = capsys.readouterr()
-        return int(left.value.code or 0), said.out, said.err
-
-    return run
-
 
 @pytest.fixture
 def stored(bench, tmp_path):

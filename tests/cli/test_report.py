@@ -1,11 +1,8 @@
 """`bench report` as typed."""
 
 import json
-import sys
 
 import pytest
-
-from bench.cli.main import main
 
 LINES = [
     {"image": "p.jpg", "text": f"cat {n}", "box_xyxy": [n, 0, n + 9, 9], "id": f"e{n}", "width": 40, "height": 30}
@@ -14,22 +11,13 @@ LINES = [
 
 
 @pytest.fixture
-def bench(monkeypatch, capsys, tmp_path):
-    """Runs a command in a folder with people's own data and two imported runs; gives (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*argv):
-        monkeypatch.setattr(sys, "argv", ["bench", *argv])
-        with pytest.raises(SystemExit) as left:
-            main()
-        said = capsys.readouterr()
-        return int(left.value.code or 0), said.out, said.err
-
+def bench(bench, tmp_path):
+    """`bench` in a folder with people's own data and two imported runs."""
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
     for name, boxes in (("one", {"e0": [0, 0, 9, 9], "e1": [1, 0, 10, 9]}), ("two", {"e0": [0, 0, 9, 9]})):
         (tmp_path / f"{name}.json").write_text(json.dumps(boxes))
-        assert run("score", "--predictions", f"{name}.json", "--split", "file:mine.jsonl", "-o", "out")[0] == 0
-    return run
+        assert bench("score", "--predictions", f"{name}.json", "--split", "file:mine.jsonl", "-o", "out")[0] == 0
+    return bench
 
 
 def test_own_data_without_pictures(bench, tmp_path):

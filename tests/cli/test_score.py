@@ -8,27 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli.main import main
-
 KEYS = [
     "pipeline", "split", "n", "hits", "acc@0.5", "ci95", "acc@0.7", "acc@0.9", "mean_iou", "oracle@0.5", "no_box",
     "errors", "strata", "expressions_per_s", "pictures_per_s", "peak_memory_mb", "run_dir", "missing", "extra",
     "other_picture", "signature", "protocol",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def bench(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*argv):
-        monkeypatch.setattr(sys, "argv", ["bench", *map(str, argv)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        said = capsys.readouterr()
-        return int(left.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.fixture
