@@ -1,82 +1,19 @@
 """Somebody else's run: taken when all of it holds, refused with every reason, and nothing of it left behind."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 import pytest
+from submissions import refused, rewritten, take
 
-from bench.datasets.load import load_split
 from bench.errors import CheckFailed, UnknownName, UsageError
 from bench.evaluation.rescored import rescore
-from bench.imported.scoring import import_boxes
 from bench.reporting import leaderboard
 from bench.reporting.boards import SUBMISSION, collect
 from bench.runs.record import read_record
 from bench.settings import load_settings
-from bench.verbs import submitted_files
 from bench.verbs.submission import submit
-
-SIZE = {"width": 100, "height": 80}
-SPLIT = "file:mine"
-
-
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    """A split of 6 pictures with 12 expressions, as a file, and nothing else."""
-    monkeypatch.chdir(tmp_path)
-    lines = [
-        {"image": f"p{n % 6}.jpg", "text": "man on the left", "box_xyxy": [0, 0, 40, 40], "id": f"e{n}", **SIZE}
-        for n in range(12)
-    ]
-    Path("mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return tmp_path
-
-
-@pytest.fixture
-def theirs(world):
-    """theirs(hits, **changes): a run made elsewhere; words change its run.json, dotted as `metrics__hits`."""
-
-    def make(hits=7, called="theirs", **changes):
-        boxes = {f"e{n}": [0, 0, 40, 40 if n < hits else 10] for n in range(12)}
-        Path("boxes.json").write_text(json.dumps(boxes))
-        split = load_split("file:mine.jsonl", load_settings())
-        _, folder = import_boxes(Path("boxes.json"), split, world / "elsewhere", name=called)
-        record = json.loads((folder / "run.json").read_text())
-        record["git"] = {"commit": "0123456789abcdef", "dirty": False}
-        for dotted, value in changes.items():
-            *path, last = dotted.split("__")
-            table = record
-            for key in path:
-                table = table[key]
-            table[last] = value
-        (folder / "run.json").write_text(json.dumps(record))
-        return folder
-
-    return make
-
-
-def take(folder):
-    return submit(folder, Path("results"), load_settings(), "file:mine.jsonl")
-
-
-def refused(folder, *reasons):
-    """It is refused with all of these reasons, and nothing is left behind."""
-    with pytest.raises(CheckFailed) as error:
-        take(folder)
-    said = str(error.value)
-    assert all(reason in said for reason in reasons), said
-    assert not [path for path in Path("results").rglob("*") if path.name != "runs"]
-    return said
-
-
-def rewritten(folder, change):
-    """predictions.jsonl with its rows changed."""
-    path = folder / "predictions.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps(row) + "\n" for row in change(rows) or rows))
-    return folder
 
 
 def test_a_sound_run_is_taken(theirs):
@@ -201,75 +138,6 @@ def test_every_expression_is_answered_once(theirs, change, reasons):
         return said if isinstance(said, list) else rows
 
     refused(rewritten(theirs(), changed), *reasons)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "reason"),
-    [
-        ("box", [0, 0, float("nan"), 1], "not four finite numbers"),
-        ("box", [0, 0, "9", 1], "not four finite numbers"),
-        ("box", [0, 0, True, 1], "not four finite numbers"),
-        ("box", [0, 0, 1], "not a row of predictions"),
-        ("score", float("inf"), "no finite number"),
-        ("score", "high", "no finite number"),
-        ("id", ["e0"], "no text"),
-        ("id", "", "no text"),
-        ("id", "e" * 5000, "no text"),
-        ("note", {"a": 1}, "no text"),
-    ],
-)
-def test_answers_of_other_types(theirs, key, value, reason):
-    def change(rows):
-        rows[2]["predictions"][0][key] = value
-
-    said = refused(rewritten(theirs(), change), reason)
-    assert "predictions.jsonl, line 3" in said and ".tmp" not in said
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b'{"scene": "p0"', "cut short"),
-        (b"\xff\xfe\n", "predictions.jsonl"),
-        (b"[" * 100_000 + b"\n", "predictions.jsonl"),
-        (b'{"scene": {}, "predictions": []}\n', "no text"),
-        (b'{"scene": "p0", "predictions": [], "size": [0, 10]}\n', "size is not positive"),
-        (b'{"scene": "p0", "predictions": [], "proposals": [[0, 0, 1, NaN]]}\n', "a proposal"),
-        (b"", "scenes without a line: 6"),
-    ],
-)
-def test_files_that_are_no_predictions(theirs, content, reason):
-    folder = theirs()
-    (folder / "predictions.jsonl").write_bytes(content)
-    refused(folder, reason)
-
-
-def test_records_that_are_no_records(theirs):
-    for content in (b"{", b"[" * 100_000, b"null", b"\xff", b""):
-        folder = theirs()
-        (folder / "run.json").write_bytes(content)
-        refused(folder, "not a run record")
-
-
-@pytest.mark.parametrize("name", ["run.json", "predictions.jsonl"])
-def test_links_and_pipes_are_not_opened(theirs, world, name):
-    folder = theirs()
-    outside = world / "outside"
-    shutil.move(folder / name, outside)
-    (folder / name).symlink_to(outside)
-    refused(folder, f"{name} is a link")
-    (folder / name).unlink()
-    refused(folder, f"{name} is not there")
-    os.mkfifo(folder / name)
-    refused(folder, f"{name} is no regular file")
-    (folder / name).unlink()
-    (folder / name).mkdir()
-    refused(folder, name)
-
-
-def test_files_larger_than_any(theirs, monkeypatch):
-    monkeypatch.setattr(submitted_files, "MOST", {"run.json": 100, "predictions.jsonl": 2**20})
-    refused(theirs(), "run.json is larger than 0 MB")
 
 
 def test_a_name_leads_nowhere_else(theirs):
