@@ -6,8 +6,6 @@ import pytest
 from bench.errors import WeightsError
 from clipvg.checkpoint import open_network
 
-POSITION_ALIAS = "image_encoder_clip_vg.positional_embedding"
-
 
 def opened(path, context, **kwargs):
     return open_network(str(path), context(), **kwargs)
