@@ -89,3 +89,9 @@ def nearest(name: str, known: Iterable[str], most: int = 2) -> list[str]:
     known = list(known)
     same = [other for other in known if other.casefold() == name.casefold()]
     return list(dict.fromkeys(same + difflib.get_close_matches(name, known, n=most, cutoff=0.6)))[:most]
+
+
+def first_line(error: Exception) -> str:
+    """Return an error's kind and the first line of its message; some libraries write a page, some nothing."""
+    message = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -5,14 +5,16 @@ A package adds a pipeline with
     [project.entry-points."bench.pipelines"]
     my-grounder = "my_package.grounder:build"
 
-where `build(context: PipelineContext) -> Pipeline`. Nothing is imported until a name is asked for.
+where `build(context: PipelineContext) -> Pipeline`, or the name of a `Method` that brings a training and an exporter as
+well. Nothing is imported until a name is asked for.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench.errors import BenchError, MissingPackage, UnknownName
 
@@ -20,11 +22,22 @@ if TYPE_CHECKING:
     from bench.datasets.split import Dataset
     from bench.grounding import PipelineFactory
     from bench.labelling import LabelSource
-    from bench.trainable import Curriculum, Exporter, Trainable, TrainStep
 
-PIPELINES, TRAINERS, DATASETS = "bench.pipelines", "bench.trainers", "bench.datasets"
-PROPOSERS, EXPORTERS, TRAIN_STEPS = "bench.proposers", "bench.exporters", "bench.train_steps"
+PIPELINES, PROPOSERS, DATASETS = "bench.pipelines", "bench.proposers", "bench.datasets"
 LABEL_SOURCES, CURRICULA = "bench.label_sources", "bench.curricula"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What a package brings under one name, each as "module:attribute" and imported when it is asked for.
+
+    `pipeline` is the factory of its grounder; `tasks`, a function of a TrainingJob, gives each part that can be trained
+    a TaskFactory (bench/training/task.py); `export` writes the weights in their official format.
+    """
+
+    pipeline: str
+    tasks: str = ""
+    export: str = ""
 
 
 @cache
@@ -51,7 +64,11 @@ def _entry(group: str, name: str, kind: str) -> EntryPoint:
 
 
 def _load(group: str, name: str, kind: str) -> Any:
-    entry = _entry(group, name, kind)
+    return _loaded(_entry(group, name, kind), kind)
+
+
+def _loaded(entry: EntryPoint, kind: str) -> Any:
+    name = entry.name
     try:
         return entry.load()
     except ModuleNotFoundError as error:
@@ -63,48 +80,73 @@ def _load(group: str, name: str, kind: str) -> Any:
         raise BenchError(f"{kind} {name!r} cannot be loaded from {entry.value}: {error}") from error
 
 
+def _method(name: str) -> tuple[Any, Method | None]:
+    """What an entry point names: a pipeline's factory, or a method with it."""
+    value = _load(PIPELINES, name, "pipeline")
+    return (_attribute(value.pipeline, name), value) if isinstance(value, Method) else (value, None)
+
+
+def _attribute(path: str, name: str) -> Any:
+    """The object at "module:attribute". Raises MissingPackage, BenchError."""
+    return _loaded(EntryPoint(name, path, PIPELINES), "pipeline")
+
+
 def pipeline_factory(name: str) -> PipelineFactory:
-    """The factory registered under `name`. Raises UnknownName with the nearest names, MissingPackage."""
-    factory: PipelineFactory = _load(PIPELINES, name, "pipeline")
+    """Return the factory registered under `name`. Raises UnknownName with the nearest names, MissingPackage."""
+    factory: PipelineFactory = _method(name)[0]
     return factory
 
 
-def trainer(name: str) -> Trainable:
-    """The trainer registered under the pipeline's name. Raises UnknownName when that pipeline cannot be trained."""
-    found: Trainable = _load(TRAINERS, name, "trainer")
-    return found
+def has(name: str, what: Literal["tasks", "export"]) -> bool:
+    """Whether the method called `name` brings that; nothing but its declaration is imported."""
+    entry = _entry(PIPELINES, name, "pipeline")
+    if not entry.attr.isupper():  # a Method is a constant; a factory is not imported to find out
+        return False
+    value = _loaded(entry, "pipeline")
+    return isinstance(value, Method) and bool(getattr(value, what))
+
+
+def tasks(name: str) -> Any:
+    """Return what gives the parts of a method their training tasks. Raises UnknownName where it cannot be trained."""
+    return _brought(name, "tasks", "trainable pipeline")
+
+
+def exporter(name: str) -> Any:
+    """Return what writes a pipeline's weights in their official format: (context, path) -> path. Raises UnknownName."""
+    return _brought(name, "export", "pipeline with an official format")
+
+
+def _brought(name: str, what: Literal["tasks", "export"], kind: str) -> Any:
+    value = _load(PIPELINES, name, "pipeline")
+    if not (isinstance(value, Method) and getattr(value, what)):
+        raise UnknownName(kind, name, [other for other in names(PIPELINES) if _declares(other, what)])
+    return _attribute(getattr(value, what), name)
+
+
+def _declares(name: str, what: Literal["tasks", "export"]) -> bool:
+    try:
+        return has(name, what)
+    except BenchError:  # another package that cannot be imported
+        return False
 
 
 def proposer_factory(kind: str) -> Any:
-    """What opens proposers of a kind (see pipelines/proposers/opening.py). Raises UnknownName, MissingPackage."""
+    """Return what opens proposers of a kind (pipelines/proposers/opening.py). Raises UnknownName, MissingPackage."""
     return _load(PROPOSERS, kind, "proposer")
 
 
-def exporter(name: str) -> Exporter:
-    """What writes the pipeline's weights in their official format. Raises UnknownName when it has none."""
-    found: Exporter = _load(EXPORTERS, name, "exporter")
-    return found
-
-
-def train_step(name: str) -> TrainStep:
-    """What takes the pipeline's first training step. Raises UnknownName when it has none to compare with."""
-    found: TrainStep = _load(TRAIN_STEPS, name, "train step")
-    return found
-
-
 def label_source(name: str) -> LabelSource:
-    """What makes pseudo-labels of that kind. Raises UnknownName with the nearest names, MissingPackage."""
-    found: LabelSource = _load(LABEL_SOURCES, name, "label source")
-    return found
+    """Return what makes pseudo-labels of that kind. Raises UnknownName with the nearest names, MissingPackage."""
+    source: LabelSource = _load(LABEL_SOURCES, name, "label source")
+    return source
 
 
-def curriculum(name: str) -> Curriculum:
-    """What chooses among pseudo-labels for that pipeline. Raises UnknownName when it has no curriculum."""
-    found: Curriculum = _load(CURRICULA, name, "curriculum")
-    return found
+def curriculum(name: str) -> Any:
+    """Return the curriculum of that name: (job, sources, tasks, options, dry_run) -> weights. Raises UnknownName."""
+    return _load(CURRICULA, name, "curriculum")
 
 
 def dataset(name: str) -> Dataset:
-    """The data set registered under `name`. Raises UnknownName with the nearest names."""
-    found: Dataset = _load(DATASETS, name, "dataset")
-    return found
+    """Return the data set registered under `name`. Raises UnknownName with the nearest names."""
+    dataset: Dataset = _load(DATASETS, name, "dataset")
+    return dataset

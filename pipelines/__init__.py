@@ -1,1 +1,6 @@
-"""Every grounder but CLIP-VG: proposers, CLIP ranking, and the baselines a score must beat."""
+"""Every grounder except CLIP-VG; what each method brings is declared here, and imported when it is asked for."""
+
+from bench.registry import Method
+
+TWO_STAGE = Method("pipelines.two_stage:two_stage", tasks="pipelines.training.two_stage:tasks")
+MDETR = Method("pipelines.mdetr.pipeline:mdetr", tasks="pipelines.mdetr.task:tasks")

@@ -28,8 +28,9 @@ def doctor(
     weights: Annotated[str | None, typer.Option("--weights", help="Of --train-step: where the step begins.")] = None,
     preprocessing: Annotated[Ways | None, typer.Option(help="Of --train-step: how pictures are made ready.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Of --train-step: only the first N pictures.")] = None,
+    part: Annotated[str | None, typer.Option("--part", help="Of --train-step: one of what is trained.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Of --train-step: KEY=VALUE of the pipeline's table.")
+        list[str] | None, typer.Option("--set", help="Of --train-step: KEY=VALUE of its training's table.")
     ] = None,
     device: Annotated[str, typer.Option(help="Of --train-step: auto, cpu, cuda or cuda:1.")] = "cpu",
     config: Config = None,
@@ -42,11 +43,13 @@ def doctor(
     With --train-step: loss terms, gradient norms and boxes of one step in float32, to hold against other code.
     """
     from bench.errors import UsageError
-    from bench.settings import assignments, load_settings
+    from bench.settings import assignments, load_settings, merged
 
     if train_step is None:
-        if split or weights or preprocessing or limit or set_:
-            raise UsageError("--split, --weights, --preprocessing, --limit and --set go with --train-step PIPELINE")
+        if split or weights or preprocessing or limit or part or set_:
+            raise UsageError(
+                "--split, --weights, --preprocessing, --limit, --part and --set go with --train-step PIPELINE"
+            )
         _look_around(pipeline, config, json)
         return
     from bench.verbs.checkup import train_step as take
@@ -54,8 +57,8 @@ def doctor(
     if split is None or pipeline is not None:
         raise UsageError("--train-step PIPELINE needs --split, for example file:rows.jsonl, and no --pipeline")
     resolved = load_settings(config, {"run.device": device, "run.dtype": "float32"})
-    with as_options(train_step, {"weights": weights, "preprocessing": preprocessing}) as flagged:
-        found = take(train_step, split, resolved, assignments(set_ or []) | flagged, limit)
+    with as_options(train_step, {"start_from": weights, "preprocessing": preprocessing}) as flagged:
+        found = take(train_step, split, resolved, merged(assignments(set_ or []), flagged), part, limit)
     _show_step(found, json)
 
 

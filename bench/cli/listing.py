@@ -60,7 +60,6 @@ def _pipelines(resolved: Resolved) -> list[dict[str, object]]:
     """Every pipeline with what bench.toml says of its weights; nothing of a pipeline is imported."""
     from bench import registry
 
-    trainable = registry.names(registry.TRAINERS)
     tables = resolved.settings.pipelines
     rows: list[dict[str, object]] = []
     for name in registry.names(registry.PIPELINES):
@@ -72,7 +71,7 @@ def _pipelines(resolved: Resolved) -> list[dict[str, object]]:
                 "weights": _weights({key: value for key, value in table.items() if key != "on"}),
                 "licence": card.get("licence"),
                 "saw test pictures": card.get("saw_test_images"),
-                "trainable": "yes" if name in trainable else "",
+                "trainable": "yes" if registry.has(name, "tasks") else "",
                 "from": registry.origin("pipeline", name),
             }
         )

@@ -57,7 +57,7 @@ def train(
     from bench.cli.logs import log_to_stderr
     from bench.runs.shards import from_environment
     from bench.settings import assignments, load_settings
-    from bench.verbs.training import train_pipeline
+    from bench.training.jobs import train_pipeline
 
     leads = from_environment().index == 0
     log_to_stderr("bench.train", leads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,35 @@ from bench.datasets.labels import Album, load_labels, open_album
 from bench.errors import DataError
 from bench.grounding import Expression, Scene
 from bench.settings import Resolved
-from bench.trainable import Source
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRows:
+    """One source of pseudo-labels: its rows as scenes, the provenance of each row (expression id -> plain JSON, empty
+    where the file has none), and the files it came from."""
+
+    name: str
+    scenes: Sequence[Scene]
+    provenance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    files: Sequence[Mapping[str, Any]] = ()
 
 
 def sources_of(
     split_name: str, paths: Sequence[Path], resolved: Resolved, limit: int | None = None, album: Album | None = None
-) -> list[Source]:
+) -> list[SourceRows]:
     """The sources in `paths`, in order: rows belong to the source that they name themselves, else to their file's.
 
     Files that say the same source are one. `limit` takes the first pictures of each file. Raises DataError for two
     rows of a source with one id, and what `load_labels` raises.
     """
-    sources: dict[str, Source] = {}
+    sources: dict[str, SourceRows] = {}
     album = album or open_album(split_name, resolved)
     for path in paths:
         given = load_labels(split_name, [path], resolved, album)
         split = given.split if limit is None else given.split.limited(limit)
         otherwise = source_name(path, given.files[0]["rows"], given.provenance)
         for name, scenes in _by_source(split.scenes, given.provenance, otherwise).items():
-            before = sources.get(name, Source(name, ()))
+            before = sources.get(name, SourceRows(name, ()))
             known = _ids(before.scenes)
             if again := [row for row in _ids(scenes) if row in known]:
                 raise DataError(
@@ -38,7 +48,7 @@ def sources_of(
                     f"source {name!r}; give the rows ids of their own, or leave one file out"
                 )
             said = {**before.provenance, **given.provenance}
-            sources[name] = Source(name, (*before.scenes, *scenes), said, (*before.files, *given.files))
+            sources[name] = SourceRows(name, (*before.scenes, *scenes), said, (*before.files, *given.files))
     return list(sources.values())
 
 

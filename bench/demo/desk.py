@@ -65,7 +65,7 @@ class Desk:
 
     def chosen(self, dataset: str) -> list[str]:
         """Of these the ones that a page begins with: those that learn; baselines only where there is nothing else."""
-        learning = [name for name in self.offered(dataset) if name in registry.names(registry.TRAINERS)]
+        learning = [name for name in self.offered(dataset) if registry.has(name, "tasks")]
         return list(self._only) or learning or self.offered(dataset)[:3]
 
     def samples(self, scenes: int = 12) -> list[Sample]:

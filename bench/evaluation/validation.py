@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import partial
+from typing import Protocol
 
 from bench.errors import DataError
 from bench.evaluation.metrics import compute
@@ -16,11 +17,23 @@ from bench.evaluation.sharing import Gather, Sharing, ask
 from bench.grounding import PictureSource, Pipeline, Scene
 from bench.runs.record import Bootstrap
 from bench.settings import RunSettings
-from bench.trainable import Validate
 
 NO_INTERVAL = Bootstrap(draws=1, seed=0, confidence=0.95)  # of the numbers below none is an interval
 
 log = logging.getLogger("bench.train")
+
+
+class Validate(Protocol):
+    """Scores a pipeline on the validation split by the evaluation of `bench run` (bench/evaluation/validation.py)."""
+
+    def __call__(
+        self, pipeline: Pipeline, *, index: int = 0, count: int = 1, gather: Gather | None = None
+    ) -> dict[str, float]:
+        """Return "accuracy", "mean_iou", "n" and "accuracy/KIND" for each kind; fractions, unrounded.
+
+        Process `index` of `count` scores its share; `gather` (accelerate's gather_object) joins the shares.
+        """
+        ...
 
 
 def validate(

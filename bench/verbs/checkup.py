@@ -14,9 +14,9 @@ from typing import Any
 
 from bench import registry
 from bench.datasets.load import datasets, load_split
-from bench.errors import BenchError, DataError, DeviceError
+from bench.errors import BenchError, DeviceError
 from bench.evaluation.device import resolve_device
-from bench.evaluation.pipelines import open_pipeline, pipeline_context
+from bench.evaluation.pipelines import open_pipeline
 from bench.grounding import LoadedScene
 from bench.runs.provenance import packages
 from bench.settings import Resolved
@@ -108,21 +108,23 @@ def try_out(name: str, resolved: Resolved) -> dict[str, str]:
 
 
 def train_step(
-    name: str, split_name: str, resolved: Resolved, options: Mapping[str, Any] | None = None, limit: int | None = None
+    name: str,
+    split_name: str,
+    resolved: Resolved,
+    recipe: Mapping[str, Any] | None = None,
+    part: str | None = None,
+    limit: int | None = None,
 ) -> dict[str, Any]:
-    """One training step of a pipeline on a split's expressions, all in one batch, without dropout, augmentation or
-    update: the JSON of `bench doctor --train-step`. `limit` keeps the first pictures; `options` win over bench.toml.
+    """One training step of a pipeline on a split's expressions, without dropout, augmentation or update: the JSON of
+    `bench doctor --train-step`. `limit` keeps the first images; `recipe` wins over [train.NAME] of bench.toml.
 
-    Numbers that are not finite become None. Raises UnknownName when the pipeline has none to show, DataError,
+    Numbers that are not finite become None. Raises UnknownName when the pipeline cannot be trained, DataError,
     UsageError, WeightsError.
     """
-    step = registry.train_step(name)
-    split = load_split(split_name, resolved)
-    split = split if limit is None else split.limited(limit)
-    if not any(scene.expressions for scene in split.scenes):
-        raise DataError(f"{split.name}: the split has no expressions")
-    found = step(pipeline_context(name, split, resolved, options), split.scenes, split.pictures)
-    return {"pipeline": name, "split": split.name, **_finite(found)}
+    from bench.training.jobs import first_step
+
+    step = first_step(name, split_name, resolved, recipe or {}, part, limit)
+    return {"pipeline": name, "split": split_name, **_finite(step)}
 
 
 def _finite(value: Any) -> Any:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.datasets.fingerprint import fingerprint
+from bench.datasets.label_sources import SourceRows
 from bench.errors import DataError, SettingsError, UsageError
 from bench.evaluation.reliability import reliability
 from bench.evaluation.sharing import Gather
@@ -25,7 +26,7 @@ from bench.hashing import sha256_file
 from bench.runs.files import write_atomically
 from bench.runs.shards import from_environment
 from bench.settings import merged, parse_table
-from bench.trainable import Source, Trained, TrainingJob
+from bench.training.task import Trained, TrainingJob
 from clipvg.curriculum import judging
 from clipvg.curriculum.given import trained_elsewhere, with_taught_clip
 from clipvg.curriculum.manifest import Story, write_story
@@ -45,7 +46,7 @@ NAME = "network"  # of a node's weights
 BESIDE = {"name", "curriculum", "workers", "save_every", "log_every", "track", "collapse_window", "batch"}
 
 
-def run(job: TrainingJob, sources: Sequence[Source], kind: str, dry_run: bool = False) -> Mapping[str, Trained]:
+def run(job: TrainingJob, sources: Sequence[SourceRows], kind: str, dry_run: bool = False) -> Mapping[str, Trained]:
     """The whole curriculum; `kind` is "single" (SSA) or "multi" (MSA). Writes under `job.out` NAME.safetensors,
     NAME.curriculum/ with the rows it chose and the story of its decisions as JSON, a table and pictures, and nodes/,
     which all curricula of that folder share.
@@ -69,7 +70,7 @@ def run(job: TrainingJob, sources: Sequence[Source], kind: str, dry_run: bool = 
 class Curriculum:
     """One curriculum: what it is made of, and the nodes it asks for."""
 
-    def __init__(self, job: TrainingJob, sources: Sequence[Source], kind: str, dry: bool) -> None:
+    def __init__(self, job: TrainingJob, sources: Sequence[SourceRows], kind: str, dry: bool) -> None:
         where = f"bench.toml [train.{job.context.name}]"
         self.job, self.kind, self.recipe = (
             job,

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from bench.errors import SettingsError
-from bench.trainable import TrainingJob
+from bench.training.task import TrainingJob
 from clipvg.training.recipe import ClipVGRecipe
 
 log = logging.getLogger("bench.train")

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 
 from bench.boxes import box_area_xyxy
 from bench.datasets.fingerprint import fingerprint
-from bench.evaluation.validation import on_split
+from bench.evaluation.validation import Validate, on_split
 from bench.grounding import Box, Scene
-from bench.trainable import TrainingJob, Validate
+from bench.training.task import TrainingJob
 from clipvg.curriculum.rows import Pool, scenes_of, selected
 
 

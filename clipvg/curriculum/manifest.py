@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.datasets.label_sources import SourceRows
 from bench.reporting.charts import Panel, Series, line_chart
 from bench.reporting.histograms import Histogram, histograms
 from bench.runs.files import make_folder, write_atomically
-from bench.trainable import Source
 from clipvg.curriculum.options import CurriculumOptions
 from clipvg.curriculum.rows import Pool, Reliabilities
 from clipvg.curriculum.search import Choice, Round, Selection, Trial
@@ -125,7 +125,7 @@ class Story:
         return {**_said(trial.choice), **self.trials[(*held, trial.choice)]}
 
 
-def write_story(story: Story, folder: Path, sources: Mapping[str, Source], reliabilities: Reliabilities) -> None:
+def write_story(story: Story, folder: Path, sources: Mapping[str, SourceRows], reliabilities: Reliabilities) -> None:
     """Writes all files of the story under `folder`, each whole or not at all. Raises RunError."""
     make_folder(folder / "selected")
     manifest = story.manifest()
@@ -142,7 +142,7 @@ def write_story(story: Story, folder: Path, sources: Mapping[str, Source], relia
         write_atomically(folder / "selected" / f"{choice.source}.jsonl", "".join(lines).encode())
 
 
-def selected_lines(choice: Choice, pool: Pool, source: Source, reliabilities: Reliabilities) -> list[str]:
+def selected_lines(choice: Choice, pool: Pool, source: SourceRows, reliabilities: Reliabilities) -> list[str]:
     """The rows of one choice in our own format, their provenance kept, their reliability and measurer added."""
     found = reliabilities[choice.measurer, choice.source]
     lines = []

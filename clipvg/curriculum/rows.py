@@ -12,10 +12,10 @@ from functools import cached_property
 from hashlib import blake2b
 
 from bench.datasets.fingerprint import picture_key
+from bench.datasets.label_sources import SourceRows
 from bench.datasets.rows import Row, gather
 from bench.errors import DataError
 from bench.grounding import Expression, Scene
-from bench.trainable import Source
 from clipvg.curriculum.search import Selection
 from pipelines.language.parse import parse
 
@@ -51,7 +51,7 @@ class Pool:
         return scenes_of(value for name, value in self.rows.items() if name not in self.held_out)
 
 
-def pool_of(source: Source, held_out: float = 0.0) -> Pool:
+def pool_of(source: SourceRows, held_out: float = 0.0) -> Pool:
     """A source's rows. The share `held_out` of all pictures is set aside, the same ones whatever the source.
 
     Raises DataError for a source without a row, or whose rows are all held out.
@@ -78,7 +78,7 @@ def pool_of(source: Source, held_out: float = 0.0) -> Pool:
     return Pool(source.name, rows, aside, copies, entities_per_phrase(source))
 
 
-def entities_per_phrase(source: Source) -> float:
+def entities_per_phrase(source: SourceRows) -> float:
     """Mean number of entities in a phrase, by which MSA orders its sources (spec clipvg.md 4.4): as the rows say
     themselves ("entities" of their provenance), else the names that the phrase's parse has, one at least.
     """

@@ -16,7 +16,7 @@ import torch
 
 from bench.errors import DataError, SettingsError, UnknownName
 from bench.grounding import Box, Expression, PictureSource, Scene
-from bench.trainable import Trained, TrainingJob
+from bench.training.task import Trained, TrainingJob
 from clipvg.frozen import checked
 from clipvg.loss import coverage
 from clipvg.preprocessing import Style, letterboxed, together

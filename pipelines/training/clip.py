@@ -27,7 +27,7 @@ from torch import Tensor
 
 from bench.grounding import Box, Boxes, PictureSource, Scene
 from bench.settings import parse_table
-from bench.trainable import Trained, TrainingJob
+from bench.training.task import Trained, TrainingJob
 from pipelines import weights
 from pipelines.clip.encoder import empty_model
 from pipelines.clip.views import View, make_views

@@ -15,7 +15,7 @@ from torchvision.ops import box_convert
 
 from bench.grounding import Picture
 from bench.settings import parse_table
-from bench.trainable import Trained, TrainingJob
+from bench.training.task import Trained, TrainingJob
 from pipelines import weights
 from pipelines.proposers.detr import FORMAT, DetrOptions, DetrProposer, build, square
 from pipelines.training.objects import gather

@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.errors import UnknownName
 from bench.grounding import Scene
 from bench.settings import merged, parse_table
-from bench.trainable import Trained, TrainingJob
+from bench.training.task import Trained, TrainingJob
 from pipelines import weights
 from pipelines.mdetr import checkpoint
 from pipelines.mdetr.config import MdetrConfig

@@ -6,7 +6,7 @@ import numpy as np
 
 from bench.boxes import iou_pairwise
 from bench.grounding import LoadedScene
-from bench.trainable import TrainingJob
+from bench.training.task import TrainingJob
 from pipelines.proposers.proposals import Proposer
 
 BATCH = 32

@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 
 from bench.grounding import Picture
 from bench.settings import parse_table
-from bench.trainable import Trained, TrainingJob
+from bench.training.task import Trained, TrainingJob
 from pipelines import weights
 from pipelines.proposers.small_ssd import SsdPlan, small_ssd
 from pipelines.proposers.ssd import FORMAT, SsdOptions, SsdProposer, raw_outputs

@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib import import_module
 
 from bench.errors import SettingsError, UnknownName
-from bench.trainable import Trained, TrainingJob
+from bench.training.task import Trained, TrainingJob
 
 DETECTORS = {  # kind of proposer -> what trains one from nothing
     "yolo": "pipelines.training.yolo:train_yolo",

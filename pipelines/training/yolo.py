@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bench.boxes import box_xyxy_to_cxcywh
 from bench.grounding import PictureSource, Scene
 from bench.settings import parse_table
-from bench.trainable import Trained, TrainingJob
+from bench.training.task import Trained, TrainingJob
 from pipelines import weights
 from pipelines.proposers.yolo import YoloOptions, YoloProposer, read_model, ultralytics
 from pipelines.training.objects import class_names, scene_objects

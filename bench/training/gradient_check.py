@@ -1,0 +1,56 @@
+"""The first training step of any task, laid open: losses and gradient norms, to compare with another implementation."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.training.step import BOXES, frozen_modules, weighted
+from bench.training.task import TrainTask
+
+AT_ONCE = 8  # samples in a forward pass
+
+
+def gradient_check(task: TrainTask) -> dict[str, Any]:
+    """Compute one step over all samples without updating anything; nothing is left to chance.
+
+    Samples are drawn as in evaluation and dropout is off. Returns "loss" and its terms (means), "rows",
+    "gradient_norms" (parameter -> norm) and "boxes_cxcywh" of each sample where the task gives boxes. Raises DataError.
+    """
+    device = torch.device(task.job.context.device)
+    named = {name: p for group in task.parameter_groups() for name, p in group.parameters.items()}
+    task.model.requires_grad_(False).to(device).train()
+    for parameter in named.values():
+        parameter.requires_grad_(True)
+    for module in frozen_modules(task.model):
+        module.eval()
+    without_dropout(task.model)
+    data, rng = task.dataset(augment=False), torch.Generator(device).manual_seed(0)
+    sums: dict[str, float] = defaultdict(float)
+    boxes: list[list[float]] = []
+    for start in range(0, len(data), AT_ONCE):
+        batch = task.collate([data.sample(0, row) for row in range(start, min(start + AT_ONCE, len(data)))])
+        terms = task.losses(batch.to(device), rng)
+        losses = weighted(terms, task.loss_weights)
+        (losses.sum() / len(data)).backward()
+        for name, term in {"loss": losses, **terms}.items():
+            if name not in BOXES:
+                sums[name] += term.detach().double().sum().item() / len(data)
+        if "boxes" in terms:
+            boxes += terms["boxes"].detach().double().tolist()
+    norms = {name: float(p.grad.double().norm()) if p.grad is not None else 0.0 for name, p in named.items()}
+    return {**sums, "rows": len(data), "gradient_norms": norms, "boxes_cxcywh": boxes}
+
+
+def without_dropout(model: nn.Module) -> None:
+    """Switch off every dropout, and the running means of normalisation."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()

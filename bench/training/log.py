@@ -1,0 +1,135 @@
+"""What a training leaves for people: training.jsonl, curves.svg, a tracker's pages; and where its time goes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bench.errors import MissingPackage
+from bench.runs.files import Appender, write_atomically
+
+T = TypeVar("T")
+log = logging.getLogger("bench.train")
+SCORES = ("accuracy", "mean_iou")
+
+
+class TrainingLog:
+    """The lines of training.jsonl, appended. Resuming after step N drops what was written about later steps."""
+
+    def __init__(self, folder: Path, title: str, step: int, tracker: Any = None) -> None:
+        self.path, self.curves, self.title, self.tracker = (
+            folder / "training.jsonl", folder / "curves.svg", title, tracker,
+        )  # fmt: skip
+        self.lines: list[dict[str, Any]] = []
+        if step and self.path.is_file():
+            text = self.path.read_text(encoding="utf-8")
+            whole = text[: text.rfind("\n") + 1].splitlines()  # a kill may have cut the last line short
+            self.lines = [line for line in map(json.loads, whole) if line["step"] <= step]
+        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
+        self._file = Appender(self.path)
+
+    def add(self, **values: Any) -> None:
+        """Append one line; it has to hold `step`."""
+        self.lines.append(values)
+        self._file.write(json.dumps(values) + "\n")
+        if self.tracker is not None:
+            self.tracker.log({k: v for k, v in values.items() if isinstance(v, int | float)}, step=values["step"])
+
+    def draw(self, losses: tuple[str, ...]) -> None:
+        """Draw the losses over steps, and the validation scores over epochs."""
+        from bench.reporting.charts import Panel, Series, line_chart
+
+        steps = [line for line in self.lines if "loss" in line]
+        names = [name for name in ("loss", *losses) if any(line.get(name) for line in steps)]
+        xs = [line["step"] for line in steps]
+        panels = [Panel("Loss", "step", "", tuple(Series(n, xs, [line[n] for line in steps]) for n in names))]
+        if scores := [line for line in self.lines if "loss" not in line]:
+            epochs = [line["epoch"] for line in scores]
+            shown = [key for key in scores[0] if key in SCORES or key.startswith("recall")]
+            titles = {"accuracy": "Acc@0.5", "mean_iou": "mean IoU"}
+            series = tuple(Series(titles.get(k, k), epochs, [100 * line[k] for line in scores]) for k in shown)
+            panels.append(Panel("Validation", "epoch", "%", series))
+        write_atomically(self.curves, line_chart(self.title, panels).encode())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def usable_tracker(kind: str) -> list[str]:
+    """Return what accelerate is to log with. Raises MissingPackage."""
+    if kind and find_spec(kind) is None:
+        raise MissingPackage(f"track = {kind!r} needs the package {kind}, which is not installed: pip install {kind}")
+    return [kind] if kind else []
+
+
+@dataclass
+class Timer:
+    """The time of one session: in steps, waiting for data, and in what is neither.
+
+    `first` is the number of steps done before it, `before` the seconds of earlier sessions.
+    """
+
+    first: int
+    before: float
+    start: float = field(default_factory=time.monotonic)
+    waited: float = 0.0
+    excluded: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Seconds of all sessions."""
+        return self.before + time.monotonic() - self.start
+
+    @contextmanager
+    def exclude(self) -> Iterator[None]:
+        """Leave out what is no step: validation, saving, filling a feature cache."""
+        since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.excluded += time.monotonic() - since
+
+    def waiting(self, items: Iterator[T]) -> Iterator[T]:
+        """Yield the items; the time they are waited for is counted."""
+        while True:
+            since = time.monotonic()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self.waited += time.monotonic() - since
+            yield item
+
+    def rates(self, step: int, steps: int, rows: int) -> tuple[dict[str, float], float]:
+        """After `step` of `steps` steps of `rows` rows: rates for training.jsonl, and the minutes left."""
+        spent, done = max(time.monotonic() - self.start - self.excluded, 1e-9), step - self.first
+        rates = {
+            "rows_per_second": round(done * rows / spent, 1),
+            "waiting": round(self.waited / spent, 4),
+            "seconds": round(spent, 1),
+        }
+        return rates, spent / done * (steps - step) / 60
+
+
+@contextmanager
+def progress_bar(title: str, total: int, done: int) -> Iterator[Any]:
+    """Yield `advance(note)`: a bar beside the log lines on a terminal, nothing elsewhere."""
+    from rich.logging import RichHandler
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = next((h.console for h in logging.getLogger().handlers if isinstance(h, RichHandler)), None)
+    if console is None or not console.is_terminal:
+        yield lambda note: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(title, total=total, completed=done, note="")
+        yield lambda note: bar.update(task, advance=1, note=note)

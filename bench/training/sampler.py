@@ -1,0 +1,67 @@
+"""Which samples make which step: a pure function of (seed, step), so that a training can be resumed anywhere.
+
+An epoch is a permutation of all samples, a step a run of it. Processes take turns within a step, so the number of
+processes and their batch change nothing about what a step is made of. The last step of an epoch is shorter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class StepSampler:
+    """The steps of a training of `rows` samples, `effective` in a step, from one seed."""
+
+    rows: int
+    effective: int
+    seed: int
+
+    @property
+    def steps_in_epoch(self) -> int:
+        return -(-self.rows // self.effective)
+
+    def epoch(self, number: int) -> NDArray[np.int64]:
+        """Return all samples in the order of epoch `number`, counted from 0."""
+        return np.random.default_rng([self.seed, number]).permutation(self.rows)
+
+    def step(self, number: int) -> tuple[int, NDArray[np.int64]]:
+        """Return the epoch of a step, both from 0, and its samples."""
+        epoch, place = divmod(number, self.steps_in_epoch)
+        return epoch, self.epoch(epoch)[place * self.effective : (place + 1) * self.effective]
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """One process's forward pass: samples of an epoch, the step they belong to, and whether they end it.
+
+    `total` is the number of samples of the whole step. A process that has none left gets one sample that counts for
+    nothing (`counts` False): every process has to take part in averaging the gradients.
+    """
+
+    step: int
+    epoch: int
+    rows: tuple[int, ...]
+    total: int
+    last: bool
+    counts: bool
+
+
+def micro_batches(
+    sampler: StepSampler, first: int, last: int, batch: int, index: int, processes: int
+) -> Iterator[MicroBatch]:
+    """Yield what process `index` of `processes` computes in the steps from `first` up to `last`, which is left out."""
+    known, permutation = -1, np.empty(0, np.int64)
+    for step in range(first, last):
+        epoch, place = divmod(step, sampler.steps_in_epoch)
+        if epoch != known:
+            known, permutation = epoch, sampler.epoch(epoch)
+        rows = permutation[place * sampler.effective : (place + 1) * sampler.effective]
+        mine = rows[index::processes].tolist()
+        parts = [mine[i : i + batch] for i in range(0, len(mine), batch)] or [[int(rows[0])]]
+        for number, part in enumerate(parts, 1):
+            yield MicroBatch(step, epoch, tuple(part), len(rows), number == len(parts), bool(mine))

@@ -1,0 +1,211 @@
+"""One optimiser step: one gradient over all its samples on all processes, and what can go wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.errors import BenchError, DeviceError
+from bench.memory import free, out_of_memory
+from bench.training.config import BatchPlan
+from bench.training.optimiser import learning_rate, make_optimiser
+from bench.training.sampler import MicroBatch, StepSampler
+from bench.training.task import Batch, TrainTask
+
+BOXES = ("boxes", "targets")  # entries of `losses` that are no losses
+
+
+class NotFiniteError(Exception):
+    """The loss or its gradient is NaN or infinite; nothing was changed. `rows` are the samples to blame, if known."""
+
+    def __init__(self, terms: dict[str, float], rows: list[int]) -> None:
+        super().__init__(", ".join(f"{name} {value:g}" for name, value in terms.items()))
+        self.rows = rows
+
+
+class Losses(nn.Module):
+    """A task's model whose forward pass is the task's losses: what is wrapped for several processes."""
+
+    def __init__(self, task: TrainTask) -> None:
+        super().__init__()
+        self.model, self.losses = task.model, task.losses
+
+    def forward(self, batch: Any, rng: torch.Generator) -> dict[str, Tensor]:
+        return self.losses(batch, rng)
+
+
+class OptimisationStep:
+    """Takes the steps of a task. `draw` collates a micro batch anew, to find out what fits into memory."""
+
+    def __init__(
+        self, accelerator: Any, task: TrainTask, plan: BatchPlan, sampler: StepSampler, total: int,
+        draw: Callable[[MicroBatch], Batch],
+    ) -> None:  # fmt: skip
+        self.accelerator, self.task, self.plan, self.sampler, self.total = accelerator, task, plan, sampler, total
+        self.config, self.draw = task.config, draw
+        groups = task.parameter_groups()
+        self.trained = {name: p for group in groups for name, p in group.parameters.items()}
+        task.model.requires_grad_(False)
+        for parameter in self.trained.values():
+            parameter.requires_grad_(True)
+        self.frozen = frozen_modules(task.model)
+        self.module = accelerator.prepare_model(Losses(task).to(accelerator.device))
+        self.optimiser = make_optimiser(groups, self.config, plan)
+        self.epochs = -(-total // sampler.steps_in_epoch)
+        self.warm_up = self.config.warm_up + round(self.config.warm_up_epochs * sampler.steps_in_epoch)
+        self.bfloat16 = self.config.precision(accelerator.device.type) == "bfloat16"
+
+    def step(self, number: int, epoch: int, batches: Iterable[tuple[MicroBatch, Batch]]) -> dict[str, float]:
+        """Take the step `number`, from 0; return the mean over its samples of each loss, and how far boxes spread.
+
+        `batches` are taken one by one: while a GPU computes one, the next is fetched. Raises NotFiniteError,
+        DeviceError.
+        """
+        # 1. All randomness is a function of (seed, step, process).
+        state = np.random.SeedSequence([self.sampler.seed, number, self.accelerator.process_index]).generate_state(1)
+        torch.manual_seed(int(state[0]))  # dropout
+        rng = torch.Generator(self.accelerator.device).manual_seed(int(state[0]))
+        # 2. Frozen parts stay in evaluation mode: no dropout, no running means.
+        self.module.train()
+        for module in self.frozen:
+            module.eval()
+        self.optimiser.zero_grad(set_to_none=True)
+        # 3. Gradients add up over the micro batches; processes exchange them in the last one.
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+        losses, boxes = [], []
+        for micro, batch in batches:
+            loss, terms = self._backward(micro, batch, rng)
+            if micro.counts:
+                losses.append((micro, loss.detach()))
+                for name, term in {"loss": loss, **terms}.items():
+                    if name not in BOXES:
+                        sums[name] = sums[name].to(term.device) + self._share(term.detach().double(), micro)
+            if terms.keys() >= set(BOXES):
+                boxes.append([terms[name].detach() for name in BOXES])
+        means = self._over_processes(sums)
+        # 4. A gradient can overflow where the loss does not, and would take the weights with it.
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.trained.values() if p.grad is not None])
+        if not all(map(math.isfinite, [*means.values(), length := float(norm)])):
+            self.optimiser.zero_grad(set_to_none=True)
+            raise NotFiniteError(means | {"gradient norm": length}, _guilty(losses))
+        if self.config.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(self.trained.values(), self.config.clip_norm, norm)
+        # 5. Each group has its share of the learning rate, and its own schedule.
+        full = self.plan.learning_rate
+        for group in self.optimiser.param_groups:
+            where = (number, self.total, epoch, self.epochs, self.warm_up)
+            group["lr"] = learning_rate(full * group["lr_scale"], self.config, group["schedule"], *where)
+        self.optimiser.step()
+        values = means | {"learning_rate": max(group["lr"] for group in self.optimiser.param_groups)}
+        return values | ({"spread": spread(*map(torch.cat, zip(*boxes, strict=True)))} if boxes else {})
+
+    def _share(self, values: Tensor, micro: MicroBatch) -> Tensor:
+        """The part of a step's mean that is these values'."""
+        return values.sum() / micro.total if self.task.loss_scope == "sample" else values
+
+    def _over_processes(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        if self.accelerator.num_processes == 1:
+            return {name: float(value.float()) for name, value in sums.items()}
+        from accelerate.utils import gather_object
+
+        mine = {name: float(value) for name, value in sums.items()}  # a process without samples has no terms
+        parts = gather_object([mine])
+        return {name: float(np.float32(sum(part.get(name, 0.0) for part in parts))) for part in parts for name in part}
+
+    def _backward(self, micro: MicroBatch, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        failure = ""
+        try:
+            with contextlib.nullcontext() if micro.last else self.accelerator.no_sync(self.module):
+                return self._pass(micro, batch, rng)
+        except BenchError:
+            raise
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            failure = str(error).partition("\n")[0]
+        # Outside the except: while the exception lives, its frames hold on to the tensors that must be freed.
+        raise DeviceError(self._advice(micro, failure))
+
+    def _pass(self, micro: MicroBatch, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add the gradient of these samples' share of the step's mean; return the weighted loss and its terms."""
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.bfloat16):
+            terms: dict[str, Tensor] = self.module(batch, rng)
+            loss = weighted(terms, self.task.loss_weights)
+        # Averaging over processes divides by their number, which the step's mean does not.
+        share = self.accelerator.num_processes / (micro.total if self.task.loss_scope == "sample" else 1)
+        self.accelerator.backward(loss.sum() * (share if micro.counts else 0.0))
+        return loss, terms
+
+    def _advice(self, micro: MicroBatch, failure: str) -> str:
+        """Find the largest part of the batch that fits, and say what to do with it."""
+        size = whole = len(micro.rows)
+        while size > 1:
+            size //= 2
+            self._free()
+            try:
+                part = replace(micro, rows=micro.rows[:size], last=False)
+                with self.accelerator.no_sync(self.module):
+                    self._pass(part, self.draw(part).to(self.accelerator.device), torch.Generator(self._device))
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+        else:
+            return f"out of memory with a batch of a single row ({failure}); take a smaller model, or recompute = true"
+        self._free()
+        if self.task.loss_scope == "batch":
+            return f"out of memory with batch = {whole} ({failure}). {size} rows fit: --set batch={size}"
+        return (
+            f"out of memory with batch = {whole} ({failure}). {size} rows fit: --set batch={size} "
+            f'with adapt = "accumulate" makes the same steps of {self.config.reference_batch} rows'
+        )
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = self.accelerator.device
+        return device
+
+    def _free(self) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+        free()
+
+
+def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Return the weighted sum of the terms that have a weight."""
+    return reduce(torch.add, [weights[name] * term for name, term in terms.items() if name in weights])
+
+
+def frozen_modules(model: nn.Module) -> list[nn.Module]:
+    """Return the topmost modules that have parameters, none of them trained."""
+    parameters = list(model.parameters())
+    if parameters and not any(p.requires_grad for p in parameters):
+        return [model]
+    return [module for child in model.children() for module in frozen_modules(child)]
+
+
+def spread(boxes: Tensor, targets: Tensor) -> float:
+    """How far boxes (N, 4) differ from each other, as a share of how far the targets do; 1 where a step has one row."""
+    if len(boxes) < 2:
+        return 1.0
+    mine, theirs = (x.float().std(dim=0).mean().item() for x in (boxes, targets))
+    return mine / max(theirs, 1e-6)
+
+
+def _guilty(losses: list[tuple[MicroBatch, Tensor]]) -> list[int]:
+    """The samples of a step whose own loss is not finite; all of them where no one is to blame."""
+    rows = [
+        row
+        for micro, loss in losses
+        for row, bad in zip(micro.rows, (~loss.isfinite()).expand(len(micro.rows)).tolist(), strict=True)
+        if bad
+    ]
+    return rows or [row for micro, _ in losses for row in micro.rows]

@@ -1,0 +1,279 @@
+"""The trainer: the loop over steps and epochs of any task, on one process or many, that can be killed anywhere.
+
+sampler(seed, step) -> samples -> collate -> device -> step       every step
+step file                                                         every `save_every` steps and every epoch
+validation by the harness, best weights kept, curves drawn        every `validate_every` epochs
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from bench.errors import RunError, UsageError
+from bench.runs.files import make_folder, write_atomically
+from bench.runs.shards import from_environment
+from bench.settings import flattened
+from bench.training.checkpoint import State, buffers_of, ema_weights, load, save, update_ema
+from bench.training.collapse import CollapseDetector
+from bench.training.config import TrainConfig, batch_plan
+from bench.training.data import MicroBatches, batches_ahead
+from bench.training.log import Timer, TrainingLog, progress_bar, usable_tracker
+from bench.training.sampler import MicroBatch, StepSampler, micro_batches
+from bench.training.step import NotFiniteError, OptimisationStep
+from bench.training.task import Batch, Trained, TrainingJob, TrainTask
+
+log = logging.getLogger("bench.train")
+LAST, BEST = "last.pt", "best.safetensors"
+
+
+def train(task: TrainTask, last: bool = True) -> Trained | None:
+    """Train a task, or resume a stopped training; returns its weights on the first process, None on others.
+
+    Writes NAME.safetensors under the job's folder and its run in NAME.run/ there. The score of `last`, a training that
+    stands alone, is that of the weights as they lie in their file; of one of many, that of the best weights in memory.
+    Raises UsageError, SettingsError, WeightsError, DataError, DeviceError, RunError.
+    """
+    folder = task.job.out / f"{task.config.name}.run"
+    make_folder(folder)
+    return Trainer(task, launch(task.job, task.config, folder), folder, last).run()
+
+
+def launch(job: TrainingJob, config: TrainConfig, folder: Path) -> Any:
+    """Return this process's Accelerator among those that torchrun or `accelerate launch` started.
+
+    Raises MissingPackage for a tracker, UsageError where processes were started in another way.
+    """
+    from accelerate import Accelerator
+
+    cpu = job.context.device == "cpu"
+    if not cpu and "LOCAL_RANK" not in os.environ:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = job.context.device
+    launched = from_environment().size
+    trackers = usable_tracker(config.track)
+    accelerator = Accelerator(cpu=cpu, mixed_precision="no", log_with=trackers or None, project_dir=str(folder))
+    if accelerator.num_processes != launched:
+        raise UsageError(
+            f"{launched} processes were started, but training uses {accelerator.num_processes}: start it with torchrun "
+            "or accelerate launch (under Slurm: one task a node, `srun torchrun ...`)"
+        )
+    if trackers:
+        plain = {key: value for key, value in config.model_dump().items() if isinstance(value, int | float | str)}
+        accelerator.init_trackers(config.name, config=plain)
+    return accelerator
+
+
+class Trainer:
+    """One training of one task."""
+
+    def __init__(self, task: TrainTask, accelerator: Any, folder: Path, last: bool = True) -> None:
+        self.task, self.job, self.config = task, task.job, task.config
+        self.accelerator, self.folder, self.last = accelerator, folder, last
+        self.device, self.lead = accelerator.device, accelerator.is_main_process
+        self.name = self.job.context.name
+        self.plan = batch_plan(self.config, accelerator.num_processes)
+        if task.loss_scope == "batch" and (self.plan.accumulate > 1 or accelerator.num_processes > 1):
+            raise UsageError(
+                f"{self.name}: its loss compares the samples of a whole batch, so gradients of parts do not add up: "
+                f"start one process, and set batch={self.config.reference_batch} or a smaller reference_batch"
+            )
+        self.data = MicroBatches(task, task.dataset())
+        self.sampler = StepSampler(len(self.data.dataset), self.plan.effective, self.job.context.seed)
+        self.steps = self.config.steps or self.config.epochs * self.sampler.steps_in_epoch
+        self.step = OptimisationStep(accelerator, task, self.plan, self.sampler, self.steps, self.data.draw)
+        self.epochs, self.trained = self.step.epochs, self.step.trained
+        self.buffers = buffers_of(task.model)
+        self.collapse = CollapseDetector(self.config, self.plan)
+        self.state, self.timer = State(self.identity()), Timer(0, 0.0)
+
+    def identity(self) -> dict[str, str]:
+        """What has to be the same for a step file to fit."""
+        table = flattened(self.config.model_dump(mode="json", exclude=set(self.config.FREE)))
+        return {key: json.dumps(value) for key, value in table.items()} | {
+            "rows": self.job.fingerprint[:12],
+            "seed": str(self.sampler.seed),
+            "rows in a step": str(self.plan.effective),
+            **self.task.identity,
+        }
+
+    def run(self) -> Trained | None:
+        """Train to the end. Ctrl-C leaves the step file; the same command resumes."""
+        self._resume()
+        tracker = self.accelerator if self.config.track else None
+        title = f"{self.config.name} on {self.job.split_name}"
+        self.history = TrainingLog(self.folder, title, self.state.step, tracker) if self.lead else None
+        log.info("%s: %s rows, %s steps, %s", self.name, f"{self.sampler.rows:,}", f"{self.steps:,}", self.plan)
+        self.timer = Timer(self.state.step, self.state.seconds)
+        try:
+            with progress_bar(self.name, self.steps, self.state.step) as advance:
+                for number, batches in groupby(self._batches(), key=lambda drawn: drawn[0].step):
+                    advance(f"loss {self._step(number, batches):.3f}")
+                    if self._enough():
+                        break
+        except KeyboardInterrupt:
+            log.warning("%s: stopped after step %s; the same command resumes it", self.name, f"{self.state.step:,}")
+            raise
+        if not self.state.best:  # the training is over, and its best weights were taken away: the last ones stand in
+            self._validate(self.state.step // self.sampler.steps_in_epoch)
+        if self.history is not None:
+            self.history.close()
+        if self.last:
+            self.accelerator.end_training()
+        else:  # the processes stay together for the next training
+            for one in self.accelerator.trackers:
+                one.finish()
+        return self._finish() if self.lead else None
+
+    def _batches(self) -> Iterator[tuple[MicroBatch, Batch]]:
+        """The forward passes that are left; the time spent waiting for them is counted."""
+        if self._enough() or self.state.step == self.steps:
+            return
+        share = (self.accelerator.process_index, self.accelerator.num_processes)
+        order = [micro_batches, self.sampler, self.state.step, self.steps, self.plan.batch, *share]
+        # A dataset that is in memory needs no processes that draw ahead.
+        workers = 0 if getattr(self.data.dataset, "in_memory", False) else self.config.workers
+        yield from self.timer.waiting(batches_ahead(self.data, order, min(workers, os.cpu_count() or 1), self.device))
+
+    def _step(self, number: int, batches: Iterable[tuple[MicroBatch, Batch]]) -> float:
+        """Take the step `number`, from 0, and do what is due after it."""
+        config, epoch = self.config, number // self.sampler.steps_in_epoch
+        try:
+            values = self.step.step(number, epoch, batches)
+        except NotFiniteError as error:
+            self._not_finite(number, error)
+        self.state.step = step = number + 1
+        if config.ema:
+            update_ema(self.state.average, self._averaged(), config.ema)
+        note = self.collapse.note(step, values["loss"], values["spread"]) if "spread" in values else ""
+        if note and self.lead:
+            log.warning("%s: %s", self.name, note)
+        self._report(epoch + 1, values, note)
+        epoch, place = divmod(step, self.sampler.steps_in_epoch)
+        with self.timer.exclude():
+            if step == self.steps or (place == 0 and epoch % config.validate_every == 0):
+                self._validate(epoch)
+            if self.lead and (place == 0 or step == self.steps or step % config.save_every == 0):
+                self._save()
+        return values["loss"]
+
+    def _report(self, epoch: int, values: Mapping[str, float], note: str) -> None:
+        step = self.state.step
+        if self.history is None or not (step % self.config.log_every == 0 or step == self.steps or note):
+            return
+        rates, left = self.timer.rates(step, self.steps, self.plan.effective)
+        rounded = {key: float(f"{value:.6g}") for key, value in values.items()}
+        self.history.add(step=step, epoch=epoch, **rounded, **rates, **({"note": note} if note else {}))
+        terms = ", ".join(f"{key} {value:.3f}" for key, value in values.items() if key in self.task.loss_weights)
+        speed = f"{rates['rows_per_second']:,.0f} rows/s, {rates['waiting']:.0%} waiting for data"
+        where = f"epoch {epoch} of {self.epochs}, step {step:,} of {self.steps:,}"
+        log.info(f"{self.name}: {where}, loss {values['loss']:.3f} ({terms}), {speed}, {left:,.0f} min left")
+
+    def _averaged(self) -> dict[str, torch.Tensor]:
+        """What the EMA covers: the trained weights, and buffers of numbers."""
+        return {**self.trained, **{name: t for name, t in self.buffers.items() if t.is_floating_point()}}
+
+    def _validate(self, epoch: int) -> None:
+        """Score the weights on the validation split, keep them when they are the best, and draw the curves."""
+        from accelerate.utils import gather_object
+
+        count = self.accelerator.num_processes
+        gather = gather_object if count > 1 else None
+        self.task.model.eval()
+        with ema_weights(self._averaged(), self.state.average):
+            scores = self.task.evaluate(index=self.accelerator.process_index, count=count, gather=gather)
+            score = scores[self.task.metric]
+            if score > self.state.best.get(self.task.metric, -1.0):
+                self.state.best = {self.task.metric: score, "epoch": epoch, "step": self.state.step, "scores": scores}
+                if self.lead:
+                    self.task.save(self.folder / BEST)
+        if self.history is not None:
+            self.history.add(step=self.state.step, epoch=epoch, **{k: round(v, 6) for k, v in scores.items()})
+            self.history.draw(tuple(self.task.loss_weights))
+        best = self.state.best
+        log.info(
+            f"{self.name}: after epoch {epoch} {_title(self.task.metric)} {score:.2%} on {self.job.validation_name} "
+            f"(best {best[self.task.metric]:.2%}, epoch {best['epoch']})"
+        )
+
+    def _enough(self) -> bool:
+        """Whether so many epochs went by without a better one that the training stops early."""
+        patience, epoch = self.config.early_stop, self.state.step // self.sampler.steps_in_epoch
+        validated = epoch - epoch % self.config.validate_every
+        return bool(patience and self.state.best and validated - self.state.best["epoch"] >= patience)
+
+    def _finish(self) -> Trained:
+        """Give the best weights their own name, and their score."""
+        out = self.job.out / f"{self.config.name}.safetensors"
+        write_atomically(out, (self.folder / BEST).read_bytes())
+        best = {**self.state.best}
+        scores = best.pop("scores")
+        if self.last:
+            scores = self.task.evaluate(out)
+            log.info("%s: %s %.2f%% on %s, weights in %s", self.name, _title(self.task.metric),
+                     100 * scores[self.task.metric], self.job.validation_name, out)  # fmt: skip
+        notes = {
+            "weights": "the best of all epochs",
+            "chosen_on": self.job.validation_name,
+            "best": best,
+            "steps": self.state.step,
+            "seconds": round(self.state.seconds),
+            "effective_batch": self.plan.effective,
+            "learning_rate": self.plan.learning_rate,
+            **self.task.notes,
+        }
+        rounded = {key: round(value, 4) for key, value in scores.items()}
+        return Trained(out, self.config.model_dump(mode="json"), rounded, notes)
+
+    def _not_finite(self, number: int, error: NotFiniteError) -> NoReturn:
+        """Name the samples; the weights are those of the step before, and so is the step file."""
+        epoch = number // self.sampler.steps_in_epoch
+        ids = [self.data.dataset.name(row) for row in error.rows]
+        record = {"step": number + 1, "epoch": epoch + 1, "expressions": ids, "terms": str(error)}
+        path = self.folder / f"not-finite.{self.accelerator.process_index}.json"
+        write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
+        raise RunError(
+            f"the loss or its gradient is not finite at step {number + 1:,} (epoch {epoch + 1}): {error}. Samples to "
+            f"blame: {', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''} (all in {path}); {self.folder / LAST} holds "
+            "the last good weights. Try clip_norm = 0.1, a lower learning_rate or warm_up, with --fresh"
+        )
+
+    def _save(self) -> None:
+        self.state.trained = {name: p.detach().cpu() for name, p in self.trained.items()}
+        self.state.buffers = {name: tensor.cpu() for name, tensor in self.buffers.items()}
+        self.state.optimiser = self.step.optimiser.state_dict()
+        self.state.seconds = self.timer.total
+        save(self.folder / LAST, self.state)
+
+    def _resume(self) -> None:
+        """Put back what the step file holds, where there is one that fits."""
+        if self.lead:
+            for gone in (*self.folder.glob(".*.tmp"), *([self.folder / LAST] if self.job.fresh else ())):
+                gone.unlink(missing_ok=True)  # a kill's leavings; and a fresh training never resumes the old one
+        self.accelerator.wait_for_everyone()
+        state = load(self.folder / LAST, self.state.identity)
+        if state is None:
+            if self.config.ema:
+                self.state.average = {name: p.detach().clone() for name, p in self._averaged().items()}
+            return
+        if state.trained.keys() != self.trained.keys() or state.buffers.keys() != self.buffers.keys():
+            raise RunError(f"{self.folder / LAST}: its weights are of another network; --fresh starts anew")
+        with torch.no_grad():
+            for name, tensor in {**self.trained, **self.buffers}.items():
+                tensor.copy_({**state.trained, **state.buffers}[name])
+        self.step.optimiser.load_state_dict(state.optimiser)
+        state.average = {name: tensor.to(self.device) for name, tensor in state.average.items()}
+        if not (self.folder / BEST).is_file():
+            state.best = {}
+        self.state = state
+        log.info("%s: resuming after step %s of %s", self.name, f"{state.step:,}", f"{self.steps:,}")
+
+
+def _title(metric: str) -> str:
+    return "Acc@0.5" if metric == "accuracy" else metric

@@ -1,0 +1,147 @@
+"""The rows of CLIP-VG's training: one expression, its image on the canvas, its box.
+
+A row of an epoch is drawn with a generator of its own, seeded by (seed, epoch, row): how it looks depends on nothing
+else, not on the process, the worker, nor on where the training was resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.errors import DataError
+from bench.grounding import Box, Expression, Picture, Scene, check_box_touches
+from bench.training.feature_cache import ImageFeatureCache
+from bench.training.task import Batch, TrainingJob
+from clipvg.augmentation import Augment, augmented
+from clipvg.preprocessing import HELD_AS_XYWH, Canvas, Style, integer_box, letterboxed, together
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row, drawn: the canvas, the target (4,) cxcywh in 0..1 of it, and the text."""
+
+    canvas: Canvas
+    target: NDArray[np.float64]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnRows(Batch):
+    """Pixels (B, S, S, 3) uint8, edges of the image on the canvas (B, 4), targets (B, 4) cxcywh in 0..1, texts."""
+
+    pixels: Tensor
+    edges: Tensor
+    targets: Tensor
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CachedRows(Batch):
+    """Rows of a feature cache: the image's row in it (B,), targets (B, 4) cxcywh in 0..1, texts."""
+
+    images: Tensor
+    targets: Tensor
+    texts: tuple[str, ...]
+
+
+class Rows:
+    """Every expression of a job's scenes. `augment` None draws each row as in evaluation."""
+
+    def __init__(self, job: TrainingJob, size: int, style: Style, augment: Augment | None) -> None:
+        self.scenes, self.pictures, self.seed = job.scenes, job.pictures, job.context.seed
+        self.size, self.style, self.augment, self.dataset = size, style, augment, job.context.dataset
+        self.places = [(s, e) for s, scene in enumerate(self.scenes) for e in range(len(scene.expressions))]
+        if not self.places:
+            raise DataError("no expression to train on")
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def expression(self, row: int) -> tuple[Scene, Expression]:
+        """Return the annotation behind a row."""
+        scene, number = self.places[row]
+        return self.scenes[scene], self.scenes[scene].expressions[number]
+
+    def name(self, index: int) -> str:
+        """Return the expression's id."""
+        return self.expression(index)[1].id
+
+    def load(self, scene: Scene) -> Picture:
+        """Return the scene's image. Raises PictureError, and DataError for a box that misses it."""
+        picture = self.pictures.load(scene)
+        height, width = picture.shape[:2]
+        for expression in scene.expressions:
+            check_box_touches(scene, expression, width, height)
+        return picture
+
+    def target(self, canvas: Canvas, expression: Expression) -> NDArray[np.float64]:
+        """Return (4,) cxcywh in 0..1 of a canvas that shows the whole image."""
+        return canvas.to_canvas(self._box(expression))
+
+    def sample(self, epoch: int, index: int) -> Row:
+        """Return the row as that epoch shows it. Raises PictureError, DataError."""
+        scene, expression = self.expression(index)
+        picture = self.load(scene)
+        if self.augment is None:
+            canvas = letterboxed(picture, self.size, self.style)
+            return Row(canvas, self.target(canvas, expression), expression.text)
+        generator = np.random.default_rng([self.seed, epoch, index])
+        box, text = self._box(expression), expression.text
+        try:
+            return Row(*augmented(picture, box, text, self.size, self.augment, self.style, generator))
+        except DataError as error:
+            raise DataError(f"{scene.file}, expression {expression.id}: {error}") from None
+
+    def _box(self, expression: Expression) -> Box:
+        """The box as the style has it: `official` cuts it to integers in the form in which the list holds it."""
+        if self.style == "clean":
+            return expression.box
+        form = expression.held_as or ("xywh" if self.dataset in HELD_AS_XYWH else "xyxy")
+        return integer_box(expression.box, form)
+
+
+def collate(rows: Sequence[Row]) -> DrawnRows:
+    """Join drawn rows into a batch."""
+    pixels, edges = together([row.canvas for row in rows])
+    targets = torch.tensor(np.stack([row.target for row in rows]), dtype=torch.float32)
+    return DrawnRows(pixels, edges, targets, tuple(row.text for row in rows))
+
+
+class CachedFeatures:
+    """The same rows where the features of every image are in a cache: a sample is its number."""
+
+    in_memory = True
+
+    def __init__(self, rows: Rows, cache: ImageFeatureCache[Canvas]) -> None:
+        self.rows, self.name = rows, rows.name
+        places = [cache.row[scene.file] for scene in rows.scenes]
+        targets = [
+            rows.target(cache.loaded[place], expression)
+            for scene, place in zip(rows.scenes, places, strict=True)
+            for expression in scene.expressions
+        ]
+        self.targets = torch.tensor(np.stack(targets), dtype=torch.float32)
+        self.images = torch.tensor([places[scene] for scene, _ in rows.places])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def sample(self, epoch: int, index: int) -> int:
+        """Return the number itself: nothing changes from epoch to epoch."""
+        return index
+
+    def collate(self, rows: Sequence[int]) -> CachedRows:
+        """Join rows into a batch."""
+        texts = tuple(self.rows.expression(row)[1].text for row in rows)
+        return CachedRows(self.images[list(rows)], self.targets[list(rows)], texts)
+
+
+def without_pixels(canvas: Canvas) -> Canvas:
+    """Return the geometry of a canvas: what a feature cache keeps of it."""
+    return replace(canvas, pixels=np.empty((len(canvas.pixels), 0, 3), np.uint8))

@@ -1,0 +1,243 @@
+"""Training CLIP-VG: L1 and GIoU on the box of [REG], over a frozen CLIP (paper section III-C)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import open_clip
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from bench.errors import SettingsError, WeightsError
+from bench.settings import parse_table
+from bench.training.config import TrainConfig
+from bench.training.feature_cache import ImageFeatureCache, TextFeatureCache
+from bench.training.task import ParameterGroup, TaskFactory, TrainingJob, TrainTask
+from clipvg import loss
+from clipvg.augmentation import Augment
+from clipvg.checkpoint import Opened, at_size, open_network, save_own
+from clipvg.frozen import FrozenClip, open_frozen, values_hash
+from clipvg.model.config import ClipVGConfig
+from clipvg.model.network import POSITIONS, ClipVG
+from clipvg.model.text import PAD, text_features, up_to_longest
+from clipvg.model.visual import multi_level_features
+from clipvg.pipeline import ClipVGOptions, ClipVGPipeline
+from clipvg.preprocessing import Canvas, Style, letterboxed, shown, stacked
+from clipvg.rows import CachedFeatures, CachedRows, DrawnRows, Rows, collate, without_pixels
+from pipelines.clip.encoder import ClipOptions, cut_note
+
+log = logging.getLogger("bench.train")
+
+
+class NetworkOptions(BaseModel):
+    """[train.clipvg.network]: the sizes of a network from nothing; the CLIP is [train.clipvg.clip]'s."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    taps: tuple[int, ...] = (0, 3, 7, 11)
+    image_size: int = 224
+    hidden: int = 512
+    heads: int = 8
+    feedforward: int = 2048
+    layers: int = 6
+    dropout: float = 0.1
+
+    def config(self, clip: str) -> ClipVGConfig:
+        """Return the network's sizes on the CLIP of that name."""
+        return ClipVGConfig(clip=clip, **self.model_dump())
+
+
+class ClipVGTraining(TrainConfig):
+    """[train.clipvg]: the paper's recipe (script of the official code), and what else can be asked for."""
+
+    name: str = Field("clipvg", pattern=r"^[\w.-]+$", description="of the files that are written")
+    clip: ClipOptions = ClipOptions(model="ViT-B-16-quickgelu", pretrained="openai")
+    network: NetworkOptions = NetworkOptions()
+    preprocessing: Literal["auto", "official", "clean"] = Field("auto", description="auto = as start_from, or official")
+    augment: Augment = Augment()
+
+    epochs: int = Field(110, ge=1)
+    reference_batch: int = Field(320, ge=1, description="rows in a step; 384 for pseudo-labels")
+    learning_rate: float = Field(2.5e-4, gt=0)
+    l1: float = Field(1.0, ge=0)
+    giou: float = Field(1.0, ge=0)
+    train_positions: bool = Field(True, description="CLIP's visual position embedding, as the official code does")
+    cache_features: bool = Field(False, description="encode each image once: nothing may augment, nor train_positions")
+    recompute: bool = Field(False, description="the image tower's activations in the backward pass: less memory")
+
+
+class ClipVGTask(TrainTask):
+    """A CLIP-VG in training. The text tower is frozen, so each text is encoded once."""
+
+    Config: type[ClipVGTraining] = ClipVGTraining
+
+    def __init__(self, job: TrainingJob) -> None:
+        super().__init__(job)
+        where = f"bench.toml [train.{job.context.name}]"
+        self.config = config = parse_table(self.Config, dict(job.recipe), where)
+        if config.cache_features and config.train_positions:
+            raise SettingsError("cache_features keeps CLIP's features, which train_positions changes: switch one off")
+        self.loss_weights = {"l1": config.l1, "giou": config.giou}
+        self.device = torch.device(job.context.device)
+        opened = start(config, job)
+        self.model, self.clip, self.style = opened.network.to(self.device), opened.clip, opened.style
+        self.model.recompute = config.recompute
+        self.patch = self.model.config.image_size // self.model.side
+        if config.precision(self.device.type) == "bfloat16" and self.device.type == "cuda":
+            clip_to_bfloat16(self.model)
+        self._caches()
+
+    def _caches(self) -> None:
+        """The features of frozen towers, common to all trainings of a process on the same CLIP, canvas and style."""
+        texts = {e.text for scene in self.job.scenes for e in scene.expressions}
+        network, shared = self.model.config, self.job.shared
+        key = ("clipvg", self.clip.values, network.image_size, network.taps, self.style)
+        if key not in shared:
+            announced = shared.get("texts", texts)
+            shared[key] = (TextFeatureCache(announced, self._encode_texts), ImageFeatureCache[Canvas]())
+        self.texts, self.images = shared[key]
+        self.tokenizer = open_clip.get_tokenizer(network.clip)
+        self.cut = sum(bool(cut_note(self.tokenizer, text, self.model.context)) for text in texts)
+        if self.cut:
+            log.warning("clipvg: %s texts are cut at %d tokens", f"{self.cut:,}", self.model.context)
+
+    def dataset(self, augment: bool = True) -> Rows | CachedFeatures:
+        """Return one sample an expression."""
+        config, size = self.config, self.model.config.image_size
+        moves = self.augmentation if augment and not config.cache_features else None
+        if moves is not None:
+            moves.long_sides(size)  # refused here, not by a worker
+        rows = Rows(self.job, size, self.style, moves)
+        if not config.cache_features:
+            return rows
+        scenes = {scene.file: scene for scene in rows.scenes}
+        log.info("clipvg: encoding %s images once", f"{len(scenes):,}")
+        self.images.fill(
+            list(scenes), lambda file: letterboxed(rows.load(scenes[file]), size, self.style), self._encode_images,
+            without_pixels,
+        )  # fmt: skip
+        self.cached = CachedFeatures(rows, self.images)
+        return self.cached
+
+    @property
+    def augmentation(self) -> Augment:
+        """`augment`; where it leaves the crop open, clean preprocessing takes those that keep the referent."""
+        augment = self.config.augment
+        if self.style == "clean" and "crop" not in augment.model_fields_set:
+            return augment.model_copy(update={"crop": "safe"})
+        return augment
+
+    def collate(self, samples: Sequence[Any]) -> DrawnRows | CachedRows:
+        """Join rows into a batch."""
+        return self.cached.collate(samples) if self.config.cache_features else collate(samples)
+
+    def losses(self, batch: DrawnRows | CachedRows, rng: torch.Generator) -> dict[str, Tensor]:
+        """Return L1 and 1 - GIoU of each row, (B,); and the boxes, cxcywh in 0..1 of the canvas."""
+        fused, _ = self.fused(batch, only_first=True)
+        boxes = self.model.box(fused[:, 0])
+        giou, _ = loss.giou(boxes, batch.targets)
+        return {"l1": loss.l1(boxes, batch.targets), "giou": 1 - giou, "boxes": boxes, "targets": batch.targets}
+
+    def fused(self, batch: DrawnRows | CachedRows, only_first: bool) -> tuple[Tensor, Tensor]:
+        """Return the V-L transformer's tokens (B, L, d), and which patches are padding (B, P)."""
+        network = self.model
+        # 1. Inputs, and the features of frozen towers: in float32, whatever the step computes in.
+        with torch.autocast(self.device.type, enabled=False):
+            if isinstance(batch, CachedRows):
+                features, masked = (table[batch.images] for table in self.images.tables)
+            else:
+                pixels, masked = shown(batch.pixels, batch.edges, self.patch, self.style)
+            words, padding = zip(*self.texts(batch.texts), strict=True)
+            text = pad_sequence(list(words), batch_first=True)  # (B, L, E)
+            ignored = pad_sequence(list(padding), batch_first=True, padding_value=True)
+        # 2. Both into the V-L transformer's space, and fused.
+        image = network.project(features.float()) if isinstance(batch, CachedRows) else network.see(pixels)
+        text = network.text_proj(text.to(network.text_proj.weight.dtype))
+        return network.fuse(image, masked, text, ignored, only_first=only_first), masked
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Return everything but CLIP, and of CLIP the visual position embedding."""
+        trained = {
+            name: p
+            for name, p in self.model.named_parameters()
+            if not name.startswith("clip.") or (name == POSITIONS and self.config.train_positions)
+        }
+        return [ParameterGroup(trained)]
+
+    def pipeline(self) -> ClipVGPipeline:
+        """Return the pipeline of the network in training."""
+        opened = Opened(self.model.eval(), self.job.out, self.style, self.clip)
+        return ClipVGPipeline(ClipVGOptions(), self.job.context, opened)
+
+    def options(self, path: Path) -> dict[str, Any]:
+        """Return the options that open the weights, with the CLIP they were trained on."""
+        return super().options(path) | {"clip": self.clip.options.model_dump()}
+
+    def save(self, path: Path) -> None:
+        """Write the trained part in float16, with the name and hash of its CLIP."""
+        save_own(path, self.model, self.clip, self.style, self.config.model_dump(mode="json"))
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        return {"CLIP": self.clip.values[:12]}
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        return {"texts_cut": self.cut}
+
+    def _encode_texts(self, texts: list[str]) -> list[tuple[Tensor, Tensor]]:
+        """The tokens (L, E) of each text, and which of them are padding (L,)."""
+        ids = up_to_longest(self.tokenizer(texts)).to(self.device)
+        lengths = [int((row != PAD).nonzero().max()) + 1 for row in ids]
+        features = text_features(self.model.clip, ids)
+        return [(tokens[:n].clone(), row[:n] == PAD) for tokens, row, n in zip(features, ids, lengths, strict=True)]
+
+    def _encode_images(self, canvases: Sequence[Canvas]) -> tuple[Tensor, Tensor]:
+        """The features of the tapped blocks in float16 (N, 1 + P, W * taps), and the masked patches (N, P)."""
+        pixels, masked = stacked(canvases, self.patch, self.style, self.device)
+        return multi_level_features(self.model.clip.visual, pixels, self.model.config.taps).half(), masked
+
+
+def start(config: ClipVGTraining, job: TrainingJob) -> Opened:
+    """Return the network to train, float32, with its CLIP and style. Raises WeightsError, UnknownName."""
+    style: Style | None = None if config.preprocessing == "auto" else config.preprocessing
+    if config.start_from:
+        opened = open_network(config.start_from, job.context, config.clip if config.clip.pretrained else None)
+        clip = opened.clip or _named(opened.network, config, job)
+        network = at_size(opened.network, config.network.image_size)
+        return Opened(network, opened.path, style or opened.style, clip)
+    clip = open_frozen(config.clip, job.context)
+    torch.manual_seed(job.context.seed)
+    network = ClipVG(config.network.config(config.clip.model), clip.model)
+    return Opened(network, Path(), style or "official", clip)
+
+
+def _named(network: ClipVG, config: ClipVGTraining, job: TrainingJob) -> FrozenClip:
+    """The CLIP that came with an official file, by the name under which the trained weights will look for it."""
+    clip = open_frozen(config.clip, job.context)
+    if config.clip.model != network.config.clip or clip.values != values_hash(network.clip.state_dict()):
+        raise WeightsError(
+            f"{config.start_from} has a CLIP {network.config.clip} of its own, but [train.clipvg.clip] names "
+            f"{config.clip.model} {config.clip.pretrained}, where the trained weights would look for it; name its own "
+            "with --set clip.model=... and clip.pretrained=..."
+        )
+    return replace(clip, model=network.clip)
+
+
+def clip_to_bfloat16(network: ClipVG) -> None:
+    """Cast CLIP to bfloat16, but for the position embedding that is trained."""
+    positions = network.clip.visual.positional_embedding
+    before = positions.data.clone()
+    network.clip.to(torch.bfloat16)
+    positions.data = before
+
+
+def tasks(job: TrainingJob) -> Mapping[str, TaskFactory]:
+    """Return clipvg's one part."""
+    return {"network": lambda: ClipVGTask(job)}
