@@ -23,9 +23,11 @@ def train(
     ] = None,
     curriculum: Annotated[
         Literal["single", "multi"] | None,
-        typer.Option("--curriculum", help="Choose among the rows of --labels first: CLIP-VG's SSA or MSA."),
+        typer.Option("--curriculum", help="Select among the rows of --labels first: CLIP-VG's SSA or MSA."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the curriculum would do and cost.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what the curriculum would do and cost.")
+    ] = False,
     part: Annotated[str | None, typer.Option("--part", help="Only one of what it trains, e.g. detector.")] = None,
     validate: Annotated[
         str | None,
@@ -34,7 +36,7 @@ def train(
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the weights.")] = Path("weights"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever a stopped training left there.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew, whatever a stopped training left there.")] = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N pictures.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, e.g. clip.epochs=1.")
@@ -47,22 +49,25 @@ def train(
 ) -> None:
     """Train a pipeline's weights; beside each file lies the command, seed and score that made it.
 
-    The same command goes on with a training of clipvg that was stopped. Its training on several GPUs: torchrun
-    --nproc-per-node 8 --no-python bench train ...; rank 0 writes.
+    The same command resumes a training that was stopped. On several GPUs: torchrun --nproc-per-node 8 --no-python
+    bench train ...; the steps stay the same, and rank 0 writes.
     """
     import json as encoder
+    import logging
 
     from rich.console import Console
 
     from bench.cli.logs import log_to_stderr
     from bench.runs.shards import from_environment
     from bench.settings import assignments, load_settings
-    from bench.training.jobs import train_pipeline
 
     leads = from_environment().index == 0
     log_to_stderr("bench.train", leads)
+    logging.getLogger("bench.train").info("%s on %s: loading", pipeline, split)  # the imports below take seconds
     resolved = load_settings(config, {"run.device": device, "run.seed": seed, "run.offline": offline or None})
     recipe = assignments(set_ or [])
+    from bench.training.jobs import train_pipeline
+
     made = train_pipeline(
         pipeline, split, resolved, part, validate, out, limit, recipe, labels or [], fresh, curriculum, dry_run
     )

@@ -216,8 +216,11 @@ class Trainer:
         scores = best.pop("scores")
         if self.last:
             scores = self.task.evaluate(out)
-            log.info("%s: %s %.2f%% on %s, weights in %s", self.name, _title(self.task.metric),
-                     100 * scores[self.task.metric], self.job.validation_name, out)  # fmt: skip
+            score = f"{_title(self.task.metric)} {scores[self.task.metric]:.2%} on {self.job.validation_name}"
+            log.info(f"{self.name}: {score}, weights in {out}")
+            if self.task.metric == "accuracy":
+                again = f"bench run --pipeline {self.name} --split {self.job.validation_name}"
+                log.info(f"{self.name}: evaluate them with {again} --weights {self.task.options(out)['weights']}")
         notes = {
             "weights": "the best of all epochs",
             "chosen_on": self.job.validation_name,

@@ -4,12 +4,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from bench.trainable import TrainingJob
 
 from bench.datasets.shapes import ShapesPictures, make_scene
 from bench.errors import SettingsError, UnknownName
 from bench.evaluation.validation import on_split
 from bench.grounding import LoadedScene
-from bench.trainable import TrainingJob
 from pipelines.proposers.opening import open_proposer
 from pipelines.training.optimisation import pace
 from pipelines.training.two_stage import train

@@ -5,9 +5,10 @@ import os
 
 import pytest
 import torch
+from training_world import same
 
 from bench.errors import RunError
-from clipvg.training.state import State, averaged, follow, load, save
+from bench.training.checkpoint import FORMAT, State, ema_weights, load, save, update_ema
 
 IDENTITY = {"rows": "abc", "seed": "0", "learning_rate": "0.001"}
 
@@ -24,7 +25,7 @@ def state(step=5, **changes):
     return State(IDENTITY, step, **(fields | changes))
 
 
-def test_what_was_saved_is_what_is_loaded(path, same):
+def test_what_was_saved_is_what_is_loaded(path):
     assert load(path, IDENTITY) is None
     save(path, state())
     assert same(vars(load(path, IDENTITY)), vars(state()))
@@ -78,7 +79,7 @@ class Hostile:
 
 def broken(kind, path):
     if kind == "hostile":
-        torch.save({"format": 1, "step": Hostile(path.with_name("executed"))}, path)
+        torch.save({"format": FORMAT, "step": Hostile(path.with_name("executed"))}, path)
     elif kind == "cut short":
         save(path, state())
         path.write_bytes(path.read_bytes()[:-200])
@@ -87,7 +88,7 @@ def broken(kind, path):
     elif kind == "no table":
         torch.save([1, 2], path)
     elif kind == "other fields":
-        torch.save({"format": 1, "identity": {}, "epoch": 3}, path)
+        torch.save({"format": FORMAT, "identity": {}, "epoch": 3}, path)
     elif kind == "empty":
         path.touch()
     else:
@@ -100,22 +101,22 @@ def broken(kind, path):
 def test_a_file_that_is_none_is_refused(path, kind):
     broken(kind, path)
     before = path.read_bytes()
-    with pytest.raises(RunError, match=r"last\.pt: no step file to go on from.*--fresh begins anew"):
+    with pytest.raises(RunError, match=r"last\.pt: no step file to resume from.*--fresh starts anew"):
         load(path, IDENTITY)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]  # nothing done, nothing executed
 
 
-def test_the_average_follows_and_stands_in(same):
+def test_the_average_moves_and_stands_in():
     trained = {"w": torch.nn.Parameter(torch.ones(2)), "b": torch.nn.Parameter(torch.zeros(1))}
     average = {"w": torch.zeros(2), "b": torch.zeros(1)}
     for _ in range(3):
-        follow(average, trained, 0.5)
+        update_ema(average, trained, 0.5)
     assert average["w"].tolist() == [0.875] * 2
-    with averaged(trained, average):
+    with ema_weights(trained, average):
         assert trained["w"].tolist() == [0.875] * 2
     assert trained["w"].tolist() == [1, 1]
-    with pytest.raises(ValueError, match="x"), averaged(trained, average):
+    with pytest.raises(ValueError, match="x"), ema_weights(trained, average):
         raise ValueError("x")
     assert trained["w"].tolist() == [1, 1]
-    with averaged(trained, {}):
+    with ema_weights(trained, {}):
         assert trained["w"].tolist() == [1, 1]

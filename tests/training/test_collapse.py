@@ -1,20 +1,20 @@
-"""The watch: a training that has collapsed is told so once, with what to try; a healthy one never is."""
+"""The collapse detector warns once, with what to try, and never of a healthy training."""
 
 import math
 
 import numpy as np
 import pytest
 
-from clipvg.training.recipe import ClipVGRecipe, pace_of
-from clipvg.training.watch import Watch
+from bench.training.collapse import CollapseDetector
+from bench.training.config import TrainConfig, batch_plan
 
 
-def watch(**changes):
-    recipe = ClipVGRecipe(collapse_window=20, **changes)
-    return Watch(recipe, pace_of(recipe, 1))
+def detector(**changes):
+    config = TrainConfig(collapse_window=20, reference_batch=320, learning_rate=2.5e-4, **changes)
+    return CollapseDetector(config, batch_plan(config, 1))
 
 
-def said(watched, losses, spreads, first=1):
+def notes_of(watched, losses, spreads, first=1):
     notes = {}
     for step, (loss, spread) in enumerate(zip(losses, spreads, strict=True), first):
         if note := watched.note(step, loss, spread):
@@ -27,7 +27,7 @@ def flat(steps):
 
 
 def test_constant_boxes_on_a_flat_loss_are_said_once_with_advice():
-    notes = said(watch(adapt="off"), [1.5] * 100, [0.01] * 100)
+    notes = notes_of(detector(adapt="off"), [1.5] * 100, [0.01] * 100)
     assert list(notes) == [20]  # as soon as the window is full, and not again
     for advice in (
         "no progress",
@@ -37,23 +37,23 @@ def test_constant_boxes_on_a_flat_loss_are_said_once_with_advice():
         'adapt = "acc',
     ):
         assert advice in notes[20]
-    for advice in ("warm_up = 500", "clip_norm = 0.1", "learning_rate = 6e-05", 'auxiliary = "patches"'):
+    for advice in ("warm_up = 500", "clip_norm = 0.1", "learning_rate = 6e-05"):
         assert advice in notes[20]
 
 
 def test_advice_is_not_what_was_done_already():
-    careful = watch(warm_up=10, clip_norm=1.0, auxiliary="patches")
-    (note,) = said(careful, flat(60), [0.05] * 60).values()
-    assert not any(word in note for word in ("adapt", "warm_up", "clip_norm", "auxiliary"))
+    careful = detector(warm_up=10, clip_norm=1.0)
+    (note,) = notes_of(careful, flat(60), [0.05] * 60).values()
+    assert not any(word in note for word in ("adapt", "warm_up", "clip_norm"))
     assert "learning_rate = 6e-05" in note
 
 
 def test_recovery_is_said_and_the_next_collapse_too():
-    watched = watch()
-    assert list(said(watched, [1.5] * 40, [0.01] * 40)) == [20]
-    notes = said(watched, [1.4] * 30, [0.9] * 30, first=41)
+    watched = detector()
+    assert list(notes_of(watched, [1.5] * 40, [0.01] * 40)) == [20]
+    notes = notes_of(watched, [1.4] * 30, [0.9] * 30, first=41)
     assert len(notes) == 1 and "the boxes differ again" in notes[44]  # 17 of 0.01 and 3 of 0.9: 0.144; one more: over
-    assert "no progress" in next(iter(said(watched, [1.4] * 60, [0.0] * 60, first=71).values()))
+    assert "no progress" in next(iter(notes_of(watched, [1.4] * 60, [0.0] * 60, first=71).values()))
 
 
 @pytest.mark.parametrize(
@@ -66,4 +66,4 @@ def test_recovery_is_said_and_the_next_collapse_too():
     ],
 )
 def test_a_healthy_run_is_left_in_peace(losses, spreads):
-    assert said(watch(), losses, spreads) == {}
+    assert notes_of(detector(), losses, spreads) == {}

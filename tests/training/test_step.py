@@ -1,0 +1,198 @@
+"""One optimiser step: the gradient of all its samples however they are cut, and what stops it."""
+
+import gc
+import math
+import re
+
+import pytest
+import torch
+from accelerate import Accelerator
+from small_grounder import SmallTask
+
+from bench.errors import DeviceError
+from bench.training.config import batch_plan
+from bench.training.data import MicroBatches
+from bench.training.gradient_check import gradient_check
+from bench.training.sampler import StepSampler, micro_batches
+from bench.training.step import NotFiniteError, OptimisationStep, frozen_modules, spread
+from bench.training.task import ParameterGroup
+
+
+class Stepping:
+    """A task and its steps."""
+
+    def __init__(self, task):
+        self.task = task
+        self.data = MicroBatches(task, task.dataset())
+        self.plan = batch_plan(task.config, 1)
+        self.sampler = StepSampler(len(self.data.dataset), self.plan.effective, 0)
+        self.steps = OptimisationStep(Accelerator(cpu=True), task, self.plan, self.sampler, 8, self.data.draw)
+
+    def batches(self, number=0):
+        micros = micro_batches(self.sampler, number, number + 1, self.plan.batch, 0, 1)
+        return [(micro, self.data.draw(micro)) for micro in micros]
+
+    def step(self, number=0, batches=None):
+        return self.steps.step(number, 0, batches or self.batches(number))
+
+    def gradients(self):
+        return {name: p.grad.clone() for name, p in self.steps.trained.items()}
+
+    def weights(self):
+        return {name: p.detach().clone() for name, p in self.steps.trained.items()}
+
+
+@pytest.fixture
+def stepping(job):
+    return lambda task=SmallTask, **changes: Stepping(task(job(**{"reference_batch": 16, "batch": 16, **changes})))
+
+
+def farthest(mine, theirs):
+    assert mine.keys() == theirs.keys()
+    return max(float((mine[name] - theirs[name]).abs().max()) for name in mine)
+
+
+@pytest.mark.parametrize("batch", [8, 4, 2])
+def test_a_step_is_the_same_however_it_is_cut(stepping, batch):
+    whole, cut = stepping(), stepping(batch=batch)
+    wanted, values = whole.step(1), cut.step(1)  # the second step has 9 rows: the parts are of unlike length
+    assert len(cut.batches(1)) == -(-9 // batch)
+    assert values == pytest.approx(wanted, abs=1e-6)
+    assert farthest(cut.gradients(), whole.gradients()) < 1e-5
+    assert max(float(g.abs().max()) for g in whole.gradients().values()) > 1e-2
+    assert values["loss"] == pytest.approx(5 * values["l1"] + 2 * values["giou"], rel=1e-5)
+
+
+class Random(SmallTask):
+    """With losses that draw at random, and dropout."""
+
+    def losses(self, batch, rng):
+        terms = super().losses(batch, rng)
+        noise = torch.rand(len(batch.ids), generator=rng)
+        return terms | {"l1": torch.nn.functional.dropout(terms["l1"] * noise, 0.3)}
+
+
+def test_randomness_is_a_function_of_seed_and_step(stepping):
+    runs = [stepping(Random, batch=8) for _ in range(2)]
+    torch.rand(7)  # what was drawn before is of no account
+    first = [run.step(1)["loss"] for run in runs]
+    assert first[0] == first[1] and farthest(*[run.weights() for run in runs]) == 0
+    batches = runs[0].batches()
+    assert runs[0].step(2, batches)["loss"] != runs[1].step(3, batches)["loss"]
+
+
+class HalfFrozen(SmallTask):
+    """Trains the head alone."""
+
+    def parameter_groups(self):
+        return [ParameterGroup({n: p for n, p in self.model.named_parameters() if n.startswith("box.")})]
+
+
+def test_what_is_in_no_group_is_frozen(stepping):
+    mine = stepping(HalfFrozen)
+    before = {name: p.detach().clone() for name, p in mine.task.model.named_parameters()}
+    mine.step()
+    moved = {name for name, p in mine.task.model.named_parameters() if not torch.equal(before[name], p)}
+    assert moved == set(mine.steps.trained) and all(name.startswith("box.") for name in moved)
+    assert not mine.task.model.image.training and mine.task.model.box.training
+    assert frozen_modules(mine.task.model) == [mine.task.model.image, mine.task.model.words]
+
+
+def test_bfloat16_runs_on_a_cpu(stepping):
+    rounded, exact = stepping(dtype="bfloat16"), stepping()
+    values = rounded.step()["loss"]
+    assert values == pytest.approx(exact.step()["loss"], rel=0.05) and values != exact.step()["loss"]
+    assert all(p.dtype == torch.float32 for p in rounded.steps.trained.values())
+    assert exact.task.config.precision("cuda") == "bfloat16"
+
+
+def test_the_gradient_is_clipped_and_the_rate_is_the_optimisers(stepping):
+    def norm(run):
+        return math.sqrt(sum(float(g.square().sum()) for g in run.gradients().values()))
+
+    loose, tight = stepping(), stepping(clip_norm=0.05, warm_up=4)
+    loose.step()
+    assert tight.step(1)["learning_rate"] == pytest.approx(0.0005) == tight.steps.optimiser.param_groups[0]["lr"]
+    assert norm(loose) > 0.2 and norm(tight) == pytest.approx(0.05, rel=1e-3)
+
+
+def test_a_loss_that_is_not_finite_changes_nothing(stepping):
+    mine = stepping(batch=4)
+    mine.step()
+    before, moments = mine.weights(), mine.steps.optimiser.state_dict()["state"][0]["exp_avg"].clone()
+    batches = mine.batches(1)
+    batches[1][1].targets[0, 2] = float("nan")
+    with pytest.raises(NotFiniteError, match="loss nan, l1 nan") as stopped:
+        mine.step(1, batches)
+    assert stopped.value.rows == [batches[1][0].rows[0]]
+    assert farthest(before, mine.weights()) == 0
+    assert torch.equal(moments, mine.steps.optimiser.state_dict()["state"][0]["exp_avg"])
+    mine.step(1)  # the gradients of the bad step are gone
+    assert all(torch.isfinite(w).all() for w in mine.weights().values())
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.1])
+def test_a_gradient_that_is_not_finite_changes_nothing_either(stepping, clip_norm):
+    mine = stepping(clip_norm=clip_norm)
+    before = mine.weights()
+    mine.task.model.image.weight.register_hook(lambda grad: grad * float("inf"))
+    with pytest.raises(NotFiniteError, match="gradient") as stopped:
+        mine.step()
+    assert farthest(before, mine.weights()) == 0 and len(stopped.value.rows) == 16
+
+
+class Tight(SmallTask):
+    """With room for so many rows."""
+
+    room = 0
+
+    def losses(self, batch, rng):
+        if len(batch.ids) > self.room:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB\nlines of statistics")
+        return super().losses(batch, rng)
+
+
+@pytest.mark.parametrize(("room", "fits"), [(15, 8), (1, 1)])
+def test_out_of_memory_names_what_fits(stepping, monkeypatch, room, fits):
+    monkeypatch.setattr(gc, "collect", int)  # slow beside other tests' objects
+    monkeypatch.setattr(Tight, "room", room)
+    mine = stepping(Tight)
+    before = mine.weights()
+    with pytest.raises(DeviceError) as refused:
+        mine.step()
+    message = str(refused.value)
+    assert f"out of memory with batch = 16 (CUDA out of memory. Tried to allocate 2.00 GiB). {fits} rows fit" in message
+    assert f"--set batch={fits} " in message and 'adapt = "accumulate"' in message
+    assert farthest(before, mine.weights()) == 0
+    stepping(Tight, batch=int(re.search(r"batch=(\d+)", message)[1])).step()  # what it says is true
+
+
+def test_not_even_one_row_fits_and_other_errors(stepping, monkeypatch):
+    monkeypatch.setattr(gc, "collect", int)
+    for batch in (2, 1):
+        with pytest.raises(DeviceError, match=r"a single row \(CUDA out of memory"):
+            stepping(Tight, batch=batch).step()
+    mine = stepping()
+    monkeypatch.setattr(mine.task.model, "fuse", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes do not match")))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        mine.step()
+
+
+def test_spread():
+    boxes = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.3, 0.4, 0.5, 0.6]])
+    assert spread(boxes, boxes) == pytest.approx(1)
+    assert spread(boxes[:1].expand(2, 4), boxes) == 0
+    assert spread(boxes / 2, boxes) == pytest.approx(0.5)
+    assert spread(boxes[:1], boxes[:1]) == 1
+    assert math.isfinite(spread(boxes, boxes[:1].expand(2, 4)))
+
+
+def test_the_gradient_check_is_a_step_over_all_samples(job):
+    shown = gradient_check(SmallTask(job()))
+    mine = Stepping(SmallTask(job(reference_batch=25, batch=25)))
+    values = mine.step()
+    for name in ("loss", "l1", "giou"):
+        assert shown[name] == pytest.approx(values[name], rel=1e-5)
+    norms = {name: float(g.norm()) for name, g in mine.gradients().items()}
+    assert shown["gradient_norms"] == pytest.approx(norms, rel=1e-4) and shown["rows"] == 25
+    assert len(shown["boxes_cxcywh"]) == 25
