@@ -209,7 +209,7 @@ def start(config: ClipVGTraining, job: TrainingJob) -> Opened:
     style: Style | None = None if config.preprocessing == "auto" else config.preprocessing
     if config.start_from:
         opened = open_network(config.start_from, job.context, config.clip if config.clip.pretrained else None)
-        clip = opened.clip or _named(opened.network, config, job)
+        clip = opened.clip or (_named if job.saves else _unnamed)(opened.network, config, job)
         network = at_size(opened.network, config.network.image_size)
         return Opened(network, opened.path, style or opened.style, clip)
     clip = open_frozen(config.clip, job.context)
@@ -228,6 +228,11 @@ def _named(network: ClipVG, config: ClipVGTraining, job: TrainingJob) -> FrozenC
             "with --set clip.model=... and clip.pretrained=..."
         )
     return replace(clip, model=network.clip)
+
+
+def _unnamed(network: ClipVG, config: ClipVGTraining, job: TrainingJob) -> FrozenClip:
+    """The CLIP that came with an official file, where nothing will have to name it."""
+    return FrozenClip(network.clip, config.clip, values_hash(network.clip.state_dict()), {})
 
 
 def clip_to_bfloat16(network: ClipVG) -> None:

@@ -107,7 +107,7 @@ def first_step(
     split = load_split(split_name, resolved)
     split = split if limit is None else split.limited(limit)
     table = merged(resolved.recipe(pipeline, dataset_of(split)), recipe)
-    job = _job(pipeline, split, split, resolved, table, Path())
+    job = replace(_job(pipeline, split, split, resolved, table, Path()), saves=False)
     (factory,) = list(_chosen(tasks(job), part, pipeline).values())[:1]
     task = factory()
     if not isinstance(task, TrainTask):

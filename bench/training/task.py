@@ -25,7 +25,8 @@ class TrainingJob:
     `validate` scores a pipeline on the validation split. `fingerprint` is that of the rows trained on, for refusing to
     resume with other data; `fresh` starts anew whatever lies under `out`. `labels` names the files that the expressions
     come from where they are not the split's own: {"file", "sha256", "rows"} each. `settings` is [run]. `shared` lets
-    trainings of one process reuse what they have in common, such as the features of a frozen encoder.
+    trainings of one process reuse what they have in common, such as the features of a frozen encoder. `saves` is False
+    where nothing will be written (the gradient check).
 
     Under torchrun or Slurm every process gets the same job, with a device of its own.
     """
@@ -45,6 +46,7 @@ class TrainingJob:
     fresh: bool = False
     settings: RunSettings = field(default_factory=RunSettings)
     shared: dict[Any, Any] = field(default_factory=dict, compare=False)
+    saves: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,18 @@
 from contextlib import nullcontext
 from functools import cache
 
+import open_clip
 import plain_clipvg
 import pytest
 import torch
+from training_world import PICTURES, SCENES, VALIDATION, make_job, pictures, scenes  # noqa: F401 - fixtures
 
 from bench.grounding import PipelineContext
 from clipvg.export import NAMES
 from clipvg.model.config import OFFICIAL, ClipVGConfig
 from clipvg.model.network import ClipVG
+from clipvg.rows import Rows
+from pipelines import weights
 from pipelines.clip.encoder import empty_model
 
 CONFIG = ClipVGConfig(
@@ -132,3 +136,76 @@ def official_file(small_is_official, tmp_path):
         )
 
     return write
+
+
+NETWORK = {"taps": [0], "image_size": 32, "hidden": 32, "heads": 2, "feedforward": 32, "layers": 1, "dropout": 0.0}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_tokenizer():
+    """Reading the vocabulary takes longer than a whole training here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(open_clip, "get_tokenizer", cache(open_clip.get_tokenizer))
+        yield
+
+
+@pytest.fixture
+def rows(make_job):  # noqa: F811
+    """rows(augment=None, seed=0, ...): the scenes' rows at 32 pixels."""
+
+    def make(augment=None, seed=0, scenes=SCENES, pictures=PICTURES, style="clean", dataset="shapes"):  # noqa: F811
+        job = make_job("clipvg", {}, scenes=scenes, pictures=pictures, seed=seed)
+        object.__setattr__(job.context, "dataset", dataset)
+        return Rows(job, 32, style, augment)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def clip_weights(tmp_path_factory):
+    """The file of a small CLIP with random weights; only the words of shapes have any."""
+    torch.manual_seed(0)
+    clip = empty_model("tiny-clip")
+    texts = [e.text for scene in (*SCENES, *VALIDATION) for e in scene.expressions]
+    used = open_clip.get_tokenizer("tiny-clip")(texts).unique()
+    with torch.no_grad():
+        kept = clip.token_embedding.weight[used].clone()
+        clip.token_embedding.weight.zero_()
+        clip.token_embedding.weight[used] = 10 * kept  # texts that a network can tell apart
+    path = tmp_path_factory.mktemp("clip") / "clip.safetensors"
+    weights.write_safetensors(path, clip.state_dict(), {})
+    return path
+
+
+@pytest.fixture(scope="session")
+def table(clip_weights):
+    """table(**changes): [train.clipvg] for a second's training: 2 epochs of 4 steps, the last of a single row."""
+
+    def make(**changes):
+        base = {
+            "name": "small",
+            "clip": {"model": "tiny-clip", "pretrained": str(clip_weights)},
+            "network": NETWORK,
+            "preprocessing": "clean",
+            "augment": {"crop": "safe"},
+            "epochs": 2,
+            "batch": 4,
+            "reference_batch": 8,
+            "learning_rate": 1e-3,
+            "workers": 0,
+            "save_every": 1,
+            "log_every": 1,
+        }
+        return base | changes
+
+    return make
+
+
+@pytest.fixture
+def job(make_job, table):  # noqa: F811
+    """job(out="out", **changes of the config): what `bench train` hands to clipvg's task."""
+
+    def make(out="out", *, fields=None, **changes):
+        return make_job("clipvg", table(**changes), out, **(fields or {}))
+
+    return make

@@ -6,16 +6,16 @@ import numpy as np
 import plain_clipvg
 import pytest
 import torch
-from clipvg.training.first_step import first_step
-from clipvg.training.objective import Batch, Objective
-from clipvg.training.recipe import ClipVGRecipe
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bench.grounding import Expression, LoadedScene, Query, Scene
-from clipvg.model.text import PAD, text_features
+from bench.training.gradient_check import gradient_check
+from clipvg.loss import giou, l1
+from clipvg.model.network import POSITIONS
 from clipvg.pipeline import clipvg
 from clipvg.preprocessing import Canvas, integer_box, letterboxed, masked_patches, stacked
+from clipvg.task import ClipVGTask
 
 CPU = torch.device("cpu")
 NOISE = 5e-5  # of float32, of a picture's side; the small network is a loud one
@@ -201,15 +201,18 @@ def rows(small_sizes):
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_the_first_step_of_training(recompute, rows, small_network, small_state, small_sizes):
-    l1, giou, gradients = plain_clipvg.first_step(small_state, small_sizes, rows)
-    network = copy.deepcopy(small_network)
-    objective = Objective(network, ClipVGRecipe(recompute=recompute)).eval()  # dropout off
+    wanted_l1, wanted_giou, gradients = plain_clipvg.first_step(small_state, small_sizes, rows)
+    network = copy.deepcopy(small_network)  # in eval mode: dropout off
+    network.recompute = recompute
+    trained = {k: p for k, p in network.named_parameters() if not k.startswith("clip.") or k == POSITIONS}
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
     pixels, masked, ids, targets = (torch.stack(part) for part in zip(*rows, strict=True))
-    terms = objective(Batch(pixels, masked, text_features(network.clip, ids), ids == PAD, targets.float()))
-    assert terms.l1.mean().item() == pytest.approx(l1, rel=1e-5)
-    assert terms.giou.mean().item() == pytest.approx(giou, rel=1e-5)
-    terms.loss.mean().backward()
-    trained = objective.trained()
+    boxes = network(pixels, masked, ids)
+    far, away = l1(boxes, targets.float()), 1 - giou(boxes, targets.float())[0]
+    assert far.mean().item() == pytest.approx(wanted_l1, rel=1e-5)
+    assert away.mean().item() == pytest.approx(wanted_giou, rel=1e-5)
+    (far + away).mean().backward()
     assert set(trained) == set(gradients) - {"visu_proj.weight", "visu_proj.bias"}
     for key, parameter in trained.items():
         torch.testing.assert_close(parameter.grad.double(), gradients[key], atol=1e-6, rtol=1e-4, msg=key)
@@ -225,7 +228,7 @@ class Album:
 
 
 @pytest.mark.parametrize("dataset", ["refcoco", "referit"])
-def test_the_first_step_laid_open(dataset, official_file, context, small_table, small_sizes):
+def test_the_first_step_laid_open(dataset, official_file, make_job, small_table, small_sizes):
     """`bench doctor --train-step`, pictures and annotations to gradient norms; more rows than a forward pass takes."""
     s, scenes, batch = small_sizes, [], []
     for number, shown in enumerate(SCENES[:3]):
@@ -239,10 +242,13 @@ def test_the_first_step_laid_open(dataset, official_file, context, small_table, 
         ids = [plain_clipvg.token_ids(text, s.context) for text in TEXTS[:3]]
         batch += [(pixels.double(), masked, each, target.double()) for each in ids]
     w = {key: tensor.double() for key, tensor in small_table.items()}
-    l1, giou, gradients = plain_clipvg.first_step(w, s, batch)
-    found = first_step(context({"weights": str(official_file())}, dataset=dataset), scenes, Album())
+    wanted_l1, wanted_giou, gradients = plain_clipvg.first_step(w, s, batch)
+    recipe = {"start_from": str(official_file()), "network": {"image_size": s.image}}
+    job = make_job("clipvg", recipe, scenes=scenes, pictures=Album(), saves=False)
+    object.__setattr__(job.context, "dataset", dataset)
+    found = gradient_check(ClipVGTask(job))
     assert (found["rows"], len(found["boxes_cxcywh"])) == (9, 9)
-    assert found["l1"] == pytest.approx(l1, rel=1e-4) and found["giou"] == pytest.approx(giou, rel=1e-4)
-    assert found["loss"] == pytest.approx(l1 + giou, rel=1e-4)
+    assert found["l1"] == pytest.approx(wanted_l1, rel=1e-4) and found["giou"] == pytest.approx(wanted_giou, rel=1e-4)
+    assert found["loss"] == pytest.approx(wanted_l1 + wanted_giou, rel=1e-4)
     norms = {key: gradient.norm().item() for key, gradient in gradients.items()}
     assert found["gradient_norms"] == pytest.approx(norms, rel=1e-2)

@@ -1,0 +1,132 @@
+"""CLIP-VG in training: what is trained, what is refused, and that it resumes bit for bit."""
+
+import pytest
+import torch
+from training_world import stopped_and_resumed
+
+from bench.errors import SettingsError, UnknownName, WeightsError
+from bench.grounding import LoadedScene
+from bench.training.gradient_check import gradient_check
+from bench.training.step import OptimisationStep
+from bench.training.trainer import train
+from clipvg.model.network import POSITIONS
+from clipvg.pipeline import clipvg
+from clipvg.task import ClipVGTask, ClipVGTraining
+from pipelines.weights import read_safetensors
+
+
+def stepping(task):
+    """The first step of a task, as the trainer takes it; the task's parameters by name."""
+    from accelerate import Accelerator
+
+    from bench.training.config import batch_plan
+    from bench.training.data import MicroBatches
+    from bench.training.sampler import StepSampler, micro_batches
+
+    plan, data = batch_plan(task.config, 1), MicroBatches(task, task.dataset())
+    sampler = StepSampler(len(data.dataset), plan.effective, 0)
+    steps = OptimisationStep(Accelerator(cpu=True), task, plan, sampler, 8, data.draw)
+    return steps, lambda: steps.step(0, 0, [(m, data.draw(m)) for m in micro_batches(sampler, 0, 1, plan.batch, 0, 1)])
+
+
+@pytest.mark.parametrize("positions", [True, False])
+def test_only_the_fusion_and_the_positions_are_trained(job, positions):
+    task = ClipVGTask(job(train_positions=positions))
+    before = {name: p.detach().clone() for name, p in task.model.named_parameters()}
+    steps, step = stepping(task)
+    values = step()
+    moved = {name for name, p in task.model.named_parameters() if not torch.equal(before[name], p)}
+    assert moved <= set(steps.trained) and (POSITIONS in moved) == positions
+    assert not any(name.startswith("clip.") for name in moved - {POSITIONS})
+    assert not task.model.clip.transformer.training and task.model.vl_transformer.training
+    assert values["loss"] == pytest.approx(values["l1"] + values["giou"], rel=1e-6)
+
+
+def test_recomputing_gives_the_same_gradients(job):
+    gradients = []
+    for recompute in (False, True):
+        steps, step = stepping(ClipVGTask(job(recompute=recompute)))
+        step()
+        gradients.append({name: p.grad.clone() for name, p in steps.trained.items()})
+    assert max(float((a - gradients[1][name]).abs().max()) for name, a in gradients[0].items()) < 1e-7
+    assert gradients[0][POSITIONS].abs().max() > 0
+
+
+def test_the_default_config_is_the_papers():
+    config = ClipVGTraining()
+    numbers = (config.epochs, config.learning_rate, config.weight_decay, config.l1, config.giou, config.reference_batch)
+    assert numbers == (110, 2.5e-4, 1e-4, 1, 1, 320)
+    assert (config.warm_up, config.clip_norm, config.ema, config.schedule, config.schedule_by) == (
+        0, 0, 0, "cosine", "epoch",
+    )  # fmt: skip
+    assert (config.augment.crop, config.betas) == ("official", (0.9, 0.999))
+
+
+def test_clean_preprocessing_brings_crops_that_keep_the_referent(job):
+    table = {"augment": {}}
+    assert ClipVGTask(job(**table)).augmentation.crop == "safe"
+    assert ClipVGTask(job(**table, preprocessing="auto")).augmentation.crop == "official"
+    assert ClipVGTask(job(augment={"crop": "off"})).augmentation.crop == "off"
+
+
+def test_it_learns_and_its_file_is_what_the_pipeline_opens(job, context):
+    frozen = {"cache_features": True, "train_positions": False, "dtype": "float32"}
+    mine = job(epochs=12, learning_rate=3e-3, log_every=4, validate_every=12, **frozen)
+    made = train(ClipVGTask(mine))
+    from training_world import lines_of
+
+    losses = [line["loss"] for line in lines_of(mine) if "loss" in line]
+    assert losses[-1] < 0.9 * losses[0]
+    keys = read_safetensors(made.path)[0]
+    assert not any(key.startswith("clip.") for key in keys if key != POSITIONS)
+    loaded = [LoadedScene(s.id, mine.pictures.load(s), tuple(e.query for e in s.expressions)) for s in mine.validation]
+    pipeline = clipvg(context({"weights": str(made.path)}, dataset="shapes"))
+    answers = pipeline.ground(loaded)
+    assert pipeline.style == "clean" and len(answers) == 6 and all(a.box is not None for a in answers)
+    clip = {"model": "tiny-clip", "pretrained": ""}
+    again = ClipVGTask(job(start_from=str(made.path), preprocessing="auto", clip=clip))
+    assert again.style == "clean"
+    shown = gradient_check(again)
+    assert shown["rows"] == 25 and POSITIONS in shown["gradient_norms"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"workers": 2},
+        {"cache_features": True, "train_positions": False, "schedule": "step"},
+        {"augment": {"crop": "official", "flip_share": 0.5, "blur_share": 0.5}, "preprocessing": "official"},
+        {"dtype": "bfloat16", "recompute": True},
+    ],
+)
+def test_stopped_and_resumed_it_ends_in_the_same_bits(job, table, changes):
+    network = table()["network"] | {"dropout": 0.2}
+    whole = {"ema": 0.8, "save_every": 3, "warm_up": 3, "clip_norm": 1.0, "network": network} | changes
+    kills = [(OptimisationStep, "step", 6), (OptimisationStep, "step", 2)]
+    stopped_and_resumed(lambda out: job(out, **whole), lambda one: train(ClipVGTask(one)), kills)
+
+
+def test_trainings_of_one_process_share_the_frozen_towers_features(job, monkeypatch):
+    shared = {}
+    cached = {"cache_features": True, "train_positions": False, "epochs": 1}
+    first = ClipVGTask(job("a", fields={"shared": shared}, **cached))
+    alone = train(first)
+    second = ClipVGTask(job("b", fields={"shared": shared}, **cached))
+    assert second.images is first.images and second.texts is first.texts
+    monkeypatch.setattr(ClipVGTask, "_encode_images", lambda *_: pytest.fail("an image was encoded again"))
+    train(second, last=False)
+    tensors = [read_safetensors(path)[0] for path in (alone.path, second.job.out / "small.safetensors")]
+    assert all(torch.equal(tensors[0][key], tensors[1][key]) for key in tensors[0])
+
+
+def test_mistakes(job):
+    with pytest.raises(SettingsError, match=r"train\.clipvg.*epoch"):
+        ClipVGTask(job(epoks=3))
+    with pytest.raises(SettingsError, match="cache_features"):
+        ClipVGTask(job(cache_features=True))
+    with pytest.raises(SettingsError, match="48 is more than the canvas's 32 pixels"):
+        ClipVGTask(job(augment={"crop": "safe", "scales": [48]})).dataset()
+    with pytest.raises(UnknownName, match="tiny-clop"):
+        ClipVGTask(job(clip={"model": "tiny-clop", "pretrained": "x"}))
+    with pytest.raises(WeightsError, match=r"none\.pth"):
+        ClipVGTask(job(start_from="none.pth"))
