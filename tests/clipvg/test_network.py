@@ -125,7 +125,7 @@ def test_shorter_ids_give_the_same_boxes(small_network, small_batch):
 def test_boxes_do_not_depend_on_the_batch(small_network, small_batch):
     whole = small_network(*small_batch)
     for row in range(4):
-        close(small_network(*(part[row : row + 1] for part in small_batch)), whole[row : row + 1], 1e-7)
+        close(small_network(*(part[row : row + 1] for part in small_batch)), whole[row : row + 1], 3e-7)
 
 
 def test_activations_computed_again_give_the_same_gradients(small_network, small_batch):
