@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from clipvg import loss
 from clipvg.model.network import ClipVG
 from clipvg.training.recipe import ClipVGRecipe
+from pipelines import box_losses
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +69,13 @@ class Objective(nn.Module):
     def forward(self, batch: Any) -> Terms:
         """The terms of a Batch's rows."""
         network, recipe = self.network, self.recipe
-        seen = network.see(batch.seen) if batch.seen.ndim == 4 else network.project(batch.seen)
+        seen = network.encode_image(batch.seen) if batch.seen.ndim == 4 else network.project(batch.seen)
         said = network.text_proj(batch.words.to(network.text_proj.weight.dtype))
         told = recipe.auxiliary == "patches"
         fused = network.fuse(seen, batch.masked, said, batch.padding, only_first=not told)
         boxes = network.box(fused[:, 0])
-        l1 = loss.l1(boxes, batch.targets)
-        giou, iou = loss.giou(boxes, batch.targets)
+        l1 = box_losses.l1(boxes, batch.targets)
+        giou, iou = box_losses.giou(boxes, batch.targets)
         auxiliary = torch.zeros_like(l1)
         if told:
             patches = fused[:, -batch.masked.shape[1] :]
@@ -88,6 +89,6 @@ class Objective(nn.Module):
         own = loss.on_target(loss.coverage(batch.targets, self.network.side)) & ~batch.masked
         rows, _ = own.nonzero(as_tuple=True)
         boxes, targets = self.network.box(patches[own]), batch.targets[rows]
-        away = loss.l1(boxes, targets) + 1 - loss.giou(boxes, targets)[0]
+        away = box_losses.l1(boxes, targets) + 1 - box_losses.giou(boxes, targets)[0]
         share = 1 / own.sum(dim=1).clamp(min=1)
         return torch.zeros_like(share).index_add(0, rows, away * share[rows])

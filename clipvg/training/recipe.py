@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from clipvg.augmentation import Augment
+from pipelines.augmentation import Augment
 from clipvg.curriculum.options import CurriculumOptions
 from clipvg.model.config import ClipVGConfig
 from clipvg.training.lesson import Lesson
