@@ -27,7 +27,7 @@ from clipvg.model.text import PAD, up_to_longest
 from pipelines.canvas import Canvas, covered, letterboxed, masked_patches, normalised, stacked, together
 from pipelines.card import CardOptions, make_card
 from pipelines.clip.encoder import ClipOptions, cut_note
-from pipelines.engine import Engine, Rows, Sequences, prepare
+from pipelines.engine import PairEngine, Rows, Sequences, prepare
 
 
 class ClipVGOptions(BaseModel):
@@ -64,7 +64,7 @@ class ClipVGPipeline:
             parts = [*clip.visual.transformer.resblocks, clip.transformer, self.network.vl_transformer]
             prepare(self.network, context, HEADS, parts)
         gpu = torch.device(context.device).type == "cuda"
-        self.engine: Engine[Canvas] = Engine(
+        self.engine: PairEngine[Canvas] = PairEngine(
             context,
             self._encode_images,
             self._encode_texts,
@@ -160,4 +160,3 @@ def clipvg(context: PipelineContext) -> ClipVGPipeline:
 def options_of(context: PipelineContext) -> ClipVGOptions:
     """Parse the pipeline's table. Raises SettingsError."""
     return parse_table(ClipVGOptions, context.options, f"bench.toml [pipelines.{context.name}]")
-

@@ -11,7 +11,9 @@ class ClipVGConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     clip: str = Field("ViT-B-16-quickgelu", description="a name of open_clip.list_models()")
-    taps: tuple[int, ...] = Field((0, 3, 7, 11), min_length=1, description="visual blocks whose output is taken, from 0")
+    taps: tuple[int, ...] = Field(
+        (0, 3, 7, 11), min_length=1, description="visual blocks whose output is taken, from 0"
+    )
     image_size: int = Field(224, ge=16, description="side of the square canvas in pixels")
     hidden: int = Field(512, ge=8)
     heads: int = Field(8, ge=1)

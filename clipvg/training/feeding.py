@@ -16,10 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 from clipvg.model.network import ClipVG
 from clipvg.model.text import PAD, text_features, up_to_longest
 from clipvg.model.visual import multi_level_features
-from pipelines.canvas import Canvas, letterboxed, shown, stacked
 from clipvg.training.objective import Batch
 from clipvg.training.order import Micro, Order, micros
 from clipvg.training.rows import Drawn, Rows
+from pipelines.canvas import Canvas, letterboxed, shown, stacked
 from pipelines.clip.encoder import cut_note
 
 AT_ONCE = 32  # pictures or texts in a pass without gradients

@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipelines.augmentation import Augment
 from clipvg.curriculum.options import CurriculumOptions
 from clipvg.model.config import ClipVGConfig
 from clipvg.training.lesson import Lesson
+from pipelines.augmentation import Augment
 from pipelines.clip.encoder import ClipOptions
 
 

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench.errors import DataError, PictureError
 from bench.grounding import Box, Expression, Picture, PictureSource, Scene, check_box_touches
+from clipvg.training.order import Micro, Order, micros
 from pipelines.augmentation import Augment, augmented
 from pipelines.canvas import HELD_AS_XYWH, Canvas, Style, integer_box, letterboxed, together
-from clipvg.training.order import Micro, Order, micros
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ wait of a batch is the caller's copy of the result to the host.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Generic, TypeVar
@@ -42,61 +42,17 @@ class Sequences:
     padding: Tensor | None
 
 
-class Engine(Generic[Image]):
-    """Run a network over batches of images and (image, text) pairs."""
+class Engine:
+    """Run a network in chunks that fit the device, each different text once."""
 
     def __init__(
-        self,
-        context: PipelineContext,
-        encode_images: Callable[[Sequence[Image]], Sequence[Rows]],
-        encode_texts: Callable[[Sequence[str]], Sequence[Rows]],
-        fuse: Callable[[Sequences], Tensor],
-        *,
-        images: int,
-        texts: int,
-        kind: Callable[[Image], Hashable] = lambda image: None,
+        self, context: PipelineContext, encode_texts: Callable[[Sequence[str]], Sequence[Rows]], images: int, texts: int
     ) -> None:
-        """`images` and `texts` are the largest chunks; only images of one `kind` share a chunk."""
-        self.clock, self.device = context.clock, torch.device(context.device)
+        """`images` and `texts` are the largest chunks; a chunk of pairs is as large as one of texts."""
+        self.device = torch.device(context.device)
         self.sizes = {"images": images, "texts": texts, "pairs": texts}
-        self._encode_images, self._encode_texts, self._fuse, self._kind = encode_images, encode_texts, fuse, kind
+        self._encode_texts = encode_texts
         self._texts: dict[str, Rows] = {}  # least recently used first
-
-    def ground(self, images: Sequence[Image], pairs: Sequence[tuple[int, str]]) -> Tensor:
-        """Fuse pairs of an image's index and a text -> (N, ...), a row a pair, on the device."""
-        with self.clock.stage("image encode"):
-            image_rows = self.encode_images(images)
-        with self.clock.stage("text encode"):
-            text_rows = self.encode_texts([text for _, text in pairs])
-        with self.clock.stage("fusion"):
-            return self._fused(image_rows, text_rows, pairs)
-
-    def encode_images(self, images: Sequence[Image]) -> list[Rows]:
-        """Encode images, those of one kind together, in the order given."""
-        groups: dict[Hashable, list[int]] = {}
-        for index, image in enumerate(images):
-            groups.setdefault(self._kind(image), []).append(index)
-        encoded: dict[int, Rows] = {}
-        for group in groups.values():
-            some = self.chunked("images", group, lambda chunk: self._encode_images([images[i] for i in chunk]))
-            encoded |= zip(group, chain.from_iterable(some), strict=True)
-        return [encoded[index] for index in range(len(images))]
-
-    def encode_texts(self, texts: Sequence[str]) -> dict[str, Rows]:
-        """Encode each different text, or take it from the cache."""
-        wanted = dict.fromkeys(texts)
-        # Texts of like length share a chunk: little of it is padding.
-        new = sorted((text for text in wanted if text not in self._texts), key=lambda text: (len(text), text))
-        encoded = dict(zip(new, chain.from_iterable(self.chunked("texts", new, self._encode_texts)), strict=True))
-        rows = {text: encoded[text] if text in encoded else self._texts.pop(text) for text in wanted}
-        self._texts |= rows
-        while len(self._texts) > TEXTS:
-            del self._texts[next(iter(self._texts))]
-        return rows
-
-    def forget_texts(self) -> None:
-        """Empty the text cache."""
-        self._texts.clear()
 
     def chunked(self, what: str, items: Any, work: Callable[[Any], Any]) -> Iterator[Any]:
         """Apply `work` to chunks of "images", "texts" or "pairs"; anything with a length and slices will do.
@@ -113,13 +69,69 @@ class Engine(Generic[Image]):
         except DeviceError as error:
             raise MemoryError(str(error)) from None
 
+    def encode_texts(self, texts: Iterable[str]) -> dict[str, Rows]:
+        """Encode each different text, or take it from the cache."""
+        wanted = dict.fromkeys(texts)
+        # Texts of like length share a chunk: little of it is padding.
+        new = sorted((text for text in wanted if text not in self._texts), key=lambda text: (len(text), text))
+        encoded = dict(zip(new, chain.from_iterable(self.chunked("texts", new, self._encode_texts)), strict=True))
+        rows = {text: encoded[text] if text in encoded else self._texts.pop(text) for text in wanted}
+        self._texts |= rows
+        while len(self._texts) > TEXTS:
+            del self._texts[next(iter(self._texts))]
+        return rows
+
+    def forget_texts(self) -> None:
+        """Empty the text cache."""
+        self._texts.clear()
+
     def to_device(self, tensor: Tensor) -> Tensor:
         """Copy a tensor to the device; to a GPU without waiting for it."""
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
-    def _fused(
-        self, image_rows: Sequence[Rows], text_rows: dict[str, Rows], pairs: Sequence[tuple[int, str]]
+
+class PairEngine(Engine, Generic[Image]):
+    """Ground (image, text) pairs: images and texts encoded once, pairs fused in batches of like length."""
+
+    def __init__(
+        self,
+        context: PipelineContext,
+        encode_images: Callable[[Sequence[Image]], Sequence[Rows]],
+        encode_texts: Callable[[Sequence[str]], Sequence[Rows]],
+        fuse: Callable[[Sequences], Tensor],
+        *,
+        images: int,
+        texts: int,
+        kind: Callable[[Image], Hashable] = lambda image: None,
+    ) -> None:
+        """As Engine; only images of one `kind` share a chunk."""
+        super().__init__(context, encode_texts, images, texts)
+        self.clock, self._encode_images, self._fuse, self._kind = context.clock, encode_images, fuse, kind
+
+    def ground(self, images: Sequence[Image], pairs: Sequence[tuple[int, str]]) -> Tensor:
+        """Fuse pairs of an image's index and a text -> (N, ...), a row a pair, on the device."""
+        with self.clock.stage("image encode"):
+            image_rows = self.encode_images(images)
+        with self.clock.stage("text encode"):
+            text_rows = self.encode_texts(text for _, text in pairs)
+        with self.clock.stage("fusion"):
+            return self.fuse(image_rows, text_rows, pairs)
+
+    def encode_images(self, images: Sequence[Image]) -> list[Rows]:
+        """Encode images, those of one kind together, in the order given."""
+        groups: dict[Hashable, list[int]] = {}
+        for index, image in enumerate(images):
+            groups.setdefault(self._kind(image), []).append(index)
+        encoded: dict[int, Rows] = {}
+        for group in groups.values():
+            some = self.chunked("images", group, lambda chunk: self._encode_images([images[i] for i in chunk]))
+            encoded |= zip(group, chain.from_iterable(some), strict=True)
+        return [encoded[index] for index in range(len(images))]
+
+    def fuse(
+        self, image_rows: Sequence[Rows], text_rows: Mapping[str, Rows], pairs: Sequence[tuple[int, str]]
     ) -> Tensor:
+        """Fuse pairs of encoded images and texts -> (N, ...), a row a pair."""
         # Every row of the batch once, in one table: a pair's sequence is then two runs of the table's indices.
         items = [*text_rows.values(), *image_rows]
         table = tuple(torch.cat(parts) for parts in zip(*items, strict=True))
@@ -128,10 +140,12 @@ class Engine(Generic[Image]):
         distinct = {pair: n for n, pair in enumerate(dict.fromkeys(pairs))}
         both = np.array([(number[text], len(number) + index) for index, text in distinct])  # (D, 2)
         order = lengths[both].sum(axis=1).argsort(kind="stable")
-        fused: list[Tensor] = []
-        for run in _runs(lengths[both[order]].sum(axis=1)):
-            work = lambda chunk: self._fuse(self._sequences(table, lengths, both[chunk]))  # noqa: E731
-            fused += self.chunked("pairs", order[run], work)
+
+        def work(chunk: NDArray[np.int64]) -> Tensor:
+            return self._fuse(self._sequences(table, lengths, both[chunk]))
+
+        runs = _runs(lengths[both[order]].sum(axis=1))
+        fused = [part for run in runs for part in self.chunked("pairs", order[run], work)]
         # Back to the order of the pairs, the same pair twice where it was given twice.
         place = order.argsort()[[distinct[pair] for pair in pairs]]
         return torch.cat(fused).index_select(0, self.to_device(torch.from_numpy(place)))

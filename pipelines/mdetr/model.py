@@ -20,7 +20,6 @@ from pipelines.mdetr.backbone import Backbone
 from pipelines.mdetr.config import MdetrConfig
 from pipelines.mdetr.transformer import Transformer
 
-
 HEADS = (  # kept in float32
     "class_embed",
     "bbox_embed",
@@ -100,9 +99,10 @@ class Mdetr(nn.Module):
             torch.cat([image_tokens.position, torch.zeros_like(text_tokens)], dim=1),
             torch.cat([image_tokens.padding, text_padding], dim=1),
         )
-        text = text_tokens.to(self.class_embed.weight.dtype)
         queries = F.normalize(self.contrastive_align_projection_image(hidden), dim=-1)
-        text = F.normalize(self.contrastive_align_projection_text(text), dim=-1)
+        # As in the official code, the text tokens that are aligned are the encoder's output, not its input.
+        fused_text = memory[:, image_tokens.tokens.shape[1] :].to(hidden.dtype)
+        text = F.normalize(self.contrastive_align_projection_text(fused_text), dim=-1)
         return Output(*self.predict(hidden), queries, text, memory)
 
     def fuse_tokens(self, tokens: Tensor, position: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from bench.grounding import LoadedScene, PipelineContext, Prediction, Query
 from bench.hashing import sha256_file
 from bench.settings import parse_table
 from pipelines.card import CardOptions, make_card
-from pipelines.engine import Engine, Rows, Sequences, prepare
+from pipelines.engine import PairEngine, Rows, Sequences, prepare
 from pipelines.mdetr import checkpoint
 from pipelines.mdetr.model import HEADS
 from pipelines.mdetr.phrases import phrase_mask, query_scores
@@ -69,7 +69,7 @@ class MdetrPipeline:
         transformer = self.model.transformer
         prepare(self.model, context, HEADS, [self.model.backbone[0], transformer.text_encoder, transformer])
         gpu = torch.device(context.device).type == "cuda"
-        self.engine: Engine[Tensor] = Engine(
+        self.engine: PairEngine[Tensor] = PairEngine(
             context,
             self._encode_images,
             self._encode_texts,

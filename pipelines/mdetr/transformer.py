@@ -32,9 +32,7 @@ class DecoderLayer(nn.Module):
         self.norm1, self.norm3, self.norm4 = nn.LayerNorm(d), nn.LayerNorm(d), nn.LayerNorm(d)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, x: Tensor, query: Tensor, memory: Tensor, position: Tensor, padding: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, query: Tensor, memory: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
         """(B, N, d) queries and their embedding, (B, L, d) memory and its positions -> (B, N, d)."""
         placed = x + query
         x = self.norm1(x + self.dropout(attend(self.self_attn, placed, placed, x, None)))
@@ -53,9 +51,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(config.hidden)
 
-    def forward(
-        self, x: Tensor, query: Tensor, memory: Tensor, position: Tensor, padding: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, query: Tensor, memory: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
         """-> (layers, B, N, d); outside training only the last layer's, (1, B, N, d)."""
         outputs = []
         for layer in self.layers:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from bench.grounding import Expression, LoadedScene, Query, Scene
 from clipvg.model.text import PAD, text_features
 from clipvg.pipeline import clipvg
-from pipelines.canvas import Canvas, integer_box, letterboxed, masked_patches, stacked
 from clipvg.training.first_step import first_step
 from clipvg.training.objective import Batch, Objective
 from clipvg.training.recipe import ClipVGRecipe
+from pipelines.canvas import Canvas, integer_box, letterboxed, masked_patches, stacked
 
 CPU = torch.device("cpu")
 NOISE = 5e-5  # of float32, of a picture's side; the small network is a loud one

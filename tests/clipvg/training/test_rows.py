@@ -10,9 +10,9 @@ import torch
 from bench.datasets.jsonl import read_jsonl
 from bench.errors import DataError, PictureError
 from bench.grounding import Expression, Scene
-from pipelines.augmentation import Augment
 from clipvg.training.order import Micro, Order
 from clipvg.training.rows import drawn_ahead
+from pipelines.augmentation import Augment
 
 SAFE = Augment(crop="safe", blur_share=0.5, flip_share=0.5)
 
