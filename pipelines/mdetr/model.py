@@ -1,7 +1,7 @@
 """MDETR: modulated detection for end-to-end multi-modal understanding (Kamath et al., ICCV 2021).
 
     image ─► backbone ─► 1x1 conv ─► P tokens ─┐
-    text  ─► RoBERTa ─► resizer ─► T tokens ──────┴─► joint encoder ─► memory ─► decoder, N queries ─► boxes, token slots
+    text ─► RoBERTa ─► resizer ─► T tokens ────┴─► joint encoder ─► memory ─► decoder, N queries ─► boxes, token slots
 
 The parameter names are the official checkpoints'.
 """
@@ -122,7 +122,8 @@ class Mdetr(nn.Module):
 def sine_position(padding: Tensor, width: int) -> Tensor:
     """Compute sine positions, (B, h, w) True on padding -> (B, h, w, width) (DETR, appendix).
 
-    Rows are in the first half, columns in the second. Places count up to 2 pi over the part that is image; even channels are sines, odd ones cosines.
+    Rows are in the first half, columns in the second. Places count up to 2 pi over the part that is image; even
+    channels are sines, odd ones cosines.
     """
     half = width // 2
     channel = torch.arange(half, dtype=torch.float32, device=padding.device)

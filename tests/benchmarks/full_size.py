@@ -68,7 +68,7 @@ def measure(pipeline, clock, scenes, asked):  # type: ignore[no-untyped-def]
     """Batches of scenes against one expression at a time, taking turns."""
     batches = [scenes[i : i + asked.batch] for i in range(0, len(scenes), asked.batch)]
     encoders = [*getattr(getattr(pipeline, "ranker", None), "encoders", ())]
-    encoders += [pipeline] if hasattr(pipeline, "forget_texts") else []
+    encoders += [pipeline.engine] if hasattr(pipeline, "engine") else []
 
     def together() -> float:
         for encoder in encoders:
@@ -119,7 +119,7 @@ def matmul_share(pipeline, batch, per_second):  # type: ignore[no-untyped-def]
 
     device = torch.device(str(pipeline_device(pipeline)))
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    for encoder in [*getattr(getattr(pipeline, "ranker", None), "encoders", ()), pipeline]:
+    for encoder in [*getattr(getattr(pipeline, "ranker", None), "encoders", ()), getattr(pipeline, "engine", None)]:
         getattr(encoder, "forget_texts", lambda: None)()
     with FlopCounterMode(display=False) as counted:
         pipeline.ground(batch)

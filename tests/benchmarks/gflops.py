@@ -42,7 +42,10 @@ def main() -> None:
                     part.requires_grad_(False)  # the counter's hooks want a graph otherwise
             counts = []
             for queries in (1, 5):
-                for encoder in [*getattr(getattr(pipeline, "ranker", None), "encoders", ()), pipeline]:
+                for encoder in [
+                    *getattr(getattr(pipeline, "ranker", None), "encoders", ()),
+                    getattr(pipeline, "engine", None),
+                ]:
                     getattr(encoder, "forget_texts", lambda: None)()
                 asked = LoadedScene(scene.id, scene.picture, scene.queries[:queries])
                 counts.append(counted(partial(pipeline.ground, [asked])))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from bench.boxes import box_area_xyxy, clip_xyxy
 from bench.errors import DataError
-from clipvg import augmentation
+from pipelines import augmentation
 from pipelines.augmentation import Augment, augmented
 from pipelines.canvas import letterboxed
 

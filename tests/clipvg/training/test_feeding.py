@@ -89,7 +89,7 @@ def test_what_is_kept_is_what_is_seen(network, objective_batches, style):
     assert torch.equal(batch.padding, plain.padding)
     torch.testing.assert_close(batch.targets, plain.targets, rtol=0, atol=1e-6)
     with torch.no_grad():
-        seen, wanted = network.project(batch.seen), network.see(plain.seen)
+        seen, wanted = network.project(batch.seen), network.encode_image(plain.seen)
     assert (seen - wanted).abs().max() < 2e-3 * wanted.abs().max()  # float16 keeps 11 bits
 
 
