@@ -1,4 +1,4 @@
-"""CLIP through open_clip: any of its models, published weights or a file; views in buckets, texts cached by string."""
+"""CLIP through open_clip: any of its models, published weights or a file, on the inference engine."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from bench.errors import UnknownName, WeightsError
 from bench.grounding import PipelineContext
 from bench.hashing import sha256_file
 from pipelines import weights
+from pipelines.engine import Engine, Rows
 
 open_clip.add_model_config(Path(__file__).parent / "models")
 
@@ -32,14 +33,15 @@ class ClipOptions(BaseModel):
 
 
 class ClipEncoder:
-    """Unit vectors of region views and of texts, float32 on the device."""
+    """Encode region views and texts to unit vectors, float32 on the device."""
 
     def __init__(self, options: ClipOptions, context: PipelineContext) -> None:
         self.options = options
         self.device = torch.device(context.device)
         self.dtype = getattr(torch, context.dtype)
         # A CPU is fastest with what stays in its cache: 32 views beat 256 by about 15 %.
-        self.bucket = options.bucket or (256 if self.device.type == "cuda" else 32)
+        bucket = options.bucket or (256 if self.device.type == "cuda" else 32)
+        self.engine = Engine(context, self._encode_texts, bucket, bucket)
         self.model, self.sha256 = open_model(options, context)
         self.model = self.model.eval().to(self.device)
         context.acceleration.uses_dtype()
@@ -54,38 +56,41 @@ class ClipEncoder:
         self.scale = float(self.model.logit_scale.detach().exp())
         self._mean = torch.tensor(preprocessing["mean"], device=self.device).view(3, 1, 1)
         self._std = torch.tensor(preprocessing["std"], device=self.device).view(3, 1, 1)
-        self._texts: dict[str, Tensor] = {}
 
     @property
     def parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
 
     def pixels(self, views: Tensor) -> Tensor:
-        """(N, 3, H, W) in 0..1 -> what the picture tower is fed."""
+        """Normalise (N, 3, H, W) in 0..1 for the image tower."""
         return ((views - self._mean) / self._std).to(self.dtype)
 
     @torch.inference_mode()
     def encode_images(self, views: Tensor) -> Tensor:
-        """(N, 3, S, S) in 0..1 -> (N, D) unit vectors; N may be 0, which no tower takes."""
+        """Encode views, (N, 3, S, S) in 0..1 -> (N, D) unit vectors; N may be 0, which no tower takes."""
         if not len(views):
             return self.encode_texts([""])[:0]
-        buckets = views.split(self.bucket)
-        out = [self.model.encode_image(self.pixels(bucket), normalize=True).float() for bucket in buckets]
-        return torch.cat(out)
+
+        def vectors(some: Tensor) -> Tensor:
+            out: Tensor = self.model.encode_image(self.pixels(some), normalize=True).float()
+            return out
+
+        return torch.cat(list(self.engine.chunked("images", views, vectors)))
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """(N,) strings -> (N, D) unit vectors; each different string is encoded once in the pipeline's life."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
-        for start in range(0, len(new), self.bucket):
-            some = new[start : start + self.bucket]
-            vectors = self.model.encode_text(self.tokenizer(some).to(self.device), normalize=True).float()
-            self._texts |= zip(some, vectors, strict=True)
-        return torch.stack([self._texts[text] for text in texts])
+        """Encode texts, (N,) strings -> (N, D) unit vectors; each different one once in the pipeline's life."""
+        vectors = self.engine.encode_texts(texts)
+        return torch.cat([vectors[text][0] for text in texts])
+
+    def _encode_texts(self, texts: Sequence[str]) -> list[Rows]:
+        ids = self.engine.to_device(self.tokenizer(list(texts)))
+        vectors = self.model.encode_text(ids, normalize=True).float()
+        return list(zip(vectors[:, None], strict=True))
 
     def forget_texts(self) -> None:
-        """Empties the cache, so that the next texts are encoded as if for the first time."""
-        self._texts.clear()
+        """Empty the text cache."""
+        self.engine.forget_texts()
 
     def cut(self, text: str) -> str:
         """A note when the tokenizer cuts `text` at the context length, else nothing."""
@@ -120,12 +125,18 @@ def open_model(options: ClipOptions, context: PipelineContext) -> tuple[Any, Map
 
 
 def empty_model(name: str, precision: str = "fp32", device: str = "cpu") -> Any:
-    """The architecture with random weights (with none on "meta"), without open_clip's warning that they are."""
-    logging.disable(logging.WARNING)
+    """Build the architecture with random weights (with none on "meta"), without open_clip's warning about them."""
+    root = logging.getLogger()  # open_clip logs to it
+    root.addFilter(_from_others)
     try:
         return open_clip.create_model(name, precision=precision, load_weights=False, device=device)
     finally:
-        logging.disable(logging.NOTSET)
+        root.removeFilter(_from_others)
+
+
+def _from_others(record: logging.LogRecord) -> bool:
+    """Tell whether a log record is an error, or not open_clip's."""
+    return record.levelno > logging.WARNING or "open_clip" not in record.pathname
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -107,7 +107,7 @@ def made(pictures: int, expressions: int) -> list[LoadedScene]:
 def timed(way: ClipVGPipeline, batch: list[LoadedScene], asked: argparse.Namespace) -> tuple[dict[str, Any], float]:
     """The boxes by query, and the seconds they took."""
     if not asked.reads:
-        way.forget_texts()
+        way.engine.forget_texts()
     began = time.perf_counter()
     boxes = {p.id: p.box for p in way.ground(batch)}
     return boxes, time.perf_counter() - began

@@ -67,12 +67,11 @@ def load(pictures: int) -> list[LoadedScene]:
 def measure(pipeline, clock, scenes, asked):  # type: ignore[no-untyped-def]
     """Batches of scenes against one expression at a time, taking turns."""
     batches = [scenes[i : i + asked.batch] for i in range(0, len(scenes), asked.batch)]
-    encoders = [*getattr(getattr(pipeline, "ranker", None), "encoders", ())]
-    encoders += [pipeline] if hasattr(pipeline, "forget_texts") else []
+    caches = [*getattr(pipeline, "caches", {}).values()]
 
     def together() -> float:
-        for encoder in encoders:
-            encoder.forget_texts()
+        for empty in caches:
+            empty()
         began = now()
         for batch in batches:
             pipeline.ground(batch)
@@ -82,8 +81,8 @@ def measure(pipeline, clock, scenes, asked):  # type: ignore[no-untyped-def]
         began = now()
         for scene in some:
             for query in scene.queries:
-                for encoder in encoders:
-                    encoder.forget_texts()
+                for empty in caches:
+                    empty()
                 pipeline.ground([LoadedScene(scene.id, scene.picture, (query,))])
         return now() - began
 
@@ -119,8 +118,8 @@ def matmul_share(pipeline, batch, per_second):  # type: ignore[no-untyped-def]
 
     device = torch.device(str(pipeline_device(pipeline)))
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    for encoder in [*getattr(getattr(pipeline, "ranker", None), "encoders", ()), pipeline]:
-        getattr(encoder, "forget_texts", lambda: None)()
+    for empty in getattr(pipeline, "caches", {}).values():
+        empty()
     with FlopCounterMode(display=False) as counted:
         pipeline.ground(batch)
     side, times = (8192, 20) if device.type == "cuda" else (1024, 5)

@@ -42,8 +42,8 @@ def main() -> None:
                     part.requires_grad_(False)  # the counter's hooks want a graph otherwise
             counts = []
             for queries in (1, 5):
-                for encoder in [*getattr(getattr(pipeline, "ranker", None), "encoders", ()), pipeline]:
-                    getattr(encoder, "forget_texts", lambda: None)()
+                for empty in getattr(pipeline, "caches", {}).values():
+                    empty()
                 asked = LoadedScene(scene.id, scene.picture, scene.queries[:queries])
                 counts.append(counted(partial(pipeline.ground, [asked])))
             expression = (counts[1] - counts[0]) / 4

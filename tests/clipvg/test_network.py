@@ -58,8 +58,10 @@ def test_agrees_with_the_plain_forward_pass(small_network, small_sizes, small_st
     close(boxes, torch.stack(plain).float(), 1e-6)
     assert boxes.std(0).min() > 1e-2  # pictures and texts do matter
     head = copy.deepcopy(small_network.bbox_embed).double()
-    said = small_network.read(small_batch[2])
-    tokens = small_network.fuse(small_network.see(small_batch[0]), small_batch[1], said, small_batch[2] == PAD)
+    text_tokens = small_network.encode_text(small_batch[2])
+    tokens = small_network.fuse(
+        small_network.encode_image(small_batch[0]), small_batch[1], text_tokens, small_batch[2] == PAD
+    )
     close(head(tokens[:, 0]).sigmoid(), torch.stack(plain))
 
 
@@ -72,21 +74,21 @@ def test_either_half_of_the_question_matters(small_network, small_batch):
 
 def test_the_first_token_alone_is_what_it_is_among_all(small_network, small_batch):
     pixels, masked, ids = small_batch
-    seen, said = small_network.see(pixels), small_network.read(ids)
-    whole = small_network.fuse(seen, masked, said, ids == PAD)
-    alone = small_network.fuse(seen, masked, said, ids == PAD, only_first=True)
+    image_tokens, text_tokens = small_network.encode_image(pixels), small_network.encode_text(ids)
+    whole = small_network.fuse(image_tokens, masked, text_tokens, ids == PAD)
+    alone = small_network.fuse(image_tokens, masked, text_tokens, ids == PAD, only_first=True)
     assert whole.shape == (4, 1 + 32 + 1 + 64, 64) and alone.shape == (4, 1, 64)
     close(alone, whole[:, :1])
 
 
 def test_masked_tokens_may_be_left_out(small_network, small_batch):
     pixels, masked, ids = small_batch
-    seen, said = small_network.see(pixels), small_network.read(ids)
-    whole = small_network.fuse(seen, masked, said, ids == PAD)[:, 0]
+    image_tokens, text_tokens = small_network.encode_image(pixels), small_network.encode_text(ids)
+    whole = small_network.fuse(image_tokens, masked, text_tokens, ids == PAD)[:, 0]
     slots = torch.cat([small_network.word_slots(32), small_network.picture_slots()])
     for row in range(4):
         keep = torch.cat([ids[row] != PAD, torch.tensor([True]), ~masked[row]])
-        tokens = torch.cat([said[row], seen[row]])[keep]
+        tokens = torch.cat([text_tokens[row], image_tokens[row]])[keep]
         left = small_network.fuse_tokens(tokens[None], torch.cat([slots[:1], slots[1:][keep]])[None], None, True)
         close(left[0], whole[row : row + 1])
     # Their order does not matter either, as long as each keeps its slot.
@@ -97,13 +99,15 @@ def test_masked_tokens_may_be_left_out(small_network, small_batch):
 
 def test_masked_tokens_are_not_looked_at(small_network, small_batch):
     pixels, masked, ids = small_batch
-    seen, said = small_network.see(pixels), small_network.read(ids)
-    before = small_network.fuse(seen, masked, said, ids == PAD)[:, 0]
-    said[ids == PAD] = 1e3
-    seen[:, 1:][masked] = 1e3
-    close(small_network.fuse(seen, masked, said, ids == PAD)[:, 0], before)
-    seen[:, 0] += 1.0  # the class token is
-    assert (small_network.fuse(seen, masked, said, ids == PAD)[:, 0] - before).abs().max(1).values.min() > 1e-3
+    image_tokens, text_tokens = small_network.encode_image(pixels), small_network.encode_text(ids)
+    before = small_network.fuse(image_tokens, masked, text_tokens, ids == PAD)[:, 0]
+    text_tokens[ids == PAD] = 1e3
+    image_tokens[:, 1:][masked] = 1e3
+    close(small_network.fuse(image_tokens, masked, text_tokens, ids == PAD)[:, 0], before)
+    image_tokens[:, 0] += 1.0  # the class token is
+    assert (small_network.fuse(image_tokens, masked, text_tokens, ids == PAD)[:, 0] - before).abs().max(
+        1
+    ).values.min() > 1e-3
 
 
 def test_a_text_run_to_its_end_gives_the_tokens_of_the_whole_context(small_network, small_batch):

@@ -10,8 +10,8 @@ import torch
 from bench.datasets.jsonl import read_jsonl
 from bench.errors import DataError
 from bench.grounding import Expression, Scene
-from clipvg.augmentation import Augment
 from clipvg.rows import collate
+from pipelines.augmentation import Augment
 
 SAFE = Augment(crop="safe", blur_share=0.5, flip_share=0.5)
 

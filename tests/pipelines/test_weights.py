@@ -1,13 +1,15 @@
 """Weights: where they are found, and what is refused."""
 
+import logging
 import pickle
 
+import open_clip
 import pytest
 import torch
 
 from bench.errors import MissingPackage, SettingsError, UnknownName, WeightsError
 from pipelines import weights
-from pipelines.clip.encoder import ClipEncoder, ClipOptions
+from pipelines.clip.encoder import ClipEncoder, ClipOptions, empty_model
 from pipelines.proposers import yolo
 from pipelines.proposers.yolo import YoloOptions, YoloProposer, read_model
 from pipelines.two_stage import options_of, two_stage
@@ -123,3 +125,19 @@ def test_without_ultralytics_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ultralytics", None)
     with pytest.raises(MissingPackage, match=r'pip install "grounding-bench\[yolo\]"'):
         yolo.ultralytics()
+
+
+def test_an_empty_model_silences_open_clip_alone(monkeypatch, caplog):
+    """Its warning that the weights are random, and neither other logs nor the level that the process has set."""
+    create = open_clip.create_model
+
+    def logging_meanwhile(*args, **kwargs):
+        logging.getLogger("bench").warning("from elsewhere")
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(open_clip, "create_model", logging_meanwhile)
+    empty_model("tiny-clip", device="meta")
+    assert [record.getMessage() for record in caplog.records] == ["from elsewhere"]
+    monkeypatch.setattr(logging.root.manager, "disable", logging.INFO)
+    empty_model("tiny-clip", device="meta")
+    assert logging.root.manager.disable == logging.INFO

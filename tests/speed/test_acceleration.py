@@ -136,14 +136,15 @@ def test_stored_runs_keep_their_hash() -> None:
 
 
 def test_pipelines_with_caches_say_how_to_empty_them(scenes: list[LoadedScene]) -> None:
-    for name, caches in (("reclip", {"texts", "phrases"}), ("clipvg", {"texts"}), ("label-clip", {"texts"})):
+    for name in ("reclip", "clipvg", "mdetr", "label-clip"):
+        caches = {"texts", "phrases"} if name == "reclip" else {"texts"}
         pipeline = open_pipeline(name, "shapes", load_settings())
         assert isinstance(pipeline, Caching) and set(pipeline.caches) == caches
         first = [p.box for p in pipeline.ground(scenes)]
-        held = pipeline._words if name == "clipvg" else None  # type: ignore[attr-defined]
-        assert held is None or len(held) > 0
+        cache = pipeline.engine._texts if name in ("clipvg", "mdetr") else None  # type: ignore[attr-defined]
+        assert cache is None or len(cache) > 0
         for empty in pipeline.caches.values():
             empty()
-        assert not held
+        assert not cache
         assert [p.box for p in pipeline.ground(scenes)] == first
     assert not isinstance(open_pipeline("centre-box", "shapes", load_settings()), Caching)

@@ -35,8 +35,8 @@ def test_agrees_with_the_plain_forward_pass(network, backbone):
 def test_a_picture_seen_once_answers_as_one_seen_for_every_text(network, backbone):
     model = copy.deepcopy(network(backbone)).double()
     pictures = pixels(2).double()
-    seen = model.see(pictures).repeated(torch.tensor([2, 1]))
-    once = model.find(seen, TOKENS, PADDING)
+    image_tokens = model.encode_image(pictures).repeated(torch.tensor([2, 1]))
+    once = model.fuse(image_tokens, model.encode_text(TOKENS, PADDING), PADDING)
     for row, picture in enumerate((0, 0, 1)):
         length = int((~PADDING[row]).sum())
         plain = model(pictures[picture][None], TOKENS[row : row + 1, :length], PADDING[row : row + 1, :length])
@@ -60,10 +60,20 @@ def test_padding_of_a_picture_is_not_seen(network):
     padded[..., :64] = alone
     mask = torch.zeros(1, 64, 96, dtype=torch.bool)
     mask[..., 64:] = True
-    seen, whole = model.see(padded, mask), model.see(alone)
-    assert seen.padding.sum() == 8 * 4 and not whole.padding.any()
-    kept = seen.position.view(1, 8, 12, -1)[:, :, :8].flatten(1, 2)
+    padded_tokens, whole = model.encode_image(padded, mask), model.encode_image(alone)
+    assert padded_tokens.padding.sum() == 8 * 4 and not whole.padding.any()
+    kept = padded_tokens.position.view(1, 8, 12, -1)[:, :, :8].flatten(1, 2)
     torch.testing.assert_close(kept, whole.position)
-    before = model.find(seen, TOKENS[:1], PADDING[:1])
-    seen.tokens[seen.padding] = 1e3
-    torch.testing.assert_close(model.find(seen, TOKENS[:1], PADDING[:1]).boxes, before.boxes)
+    text = model.encode_text(TOKENS[:1], PADDING[:1])
+    before = model.fuse(padded_tokens, text, PADDING[:1])
+    padded_tokens.tokens[padded_tokens.padding] = 1e3
+    torch.testing.assert_close(model.fuse(padded_tokens, text, PADDING[:1]).boxes, before.boxes)
+
+
+def test_the_aligned_text_is_the_encoders_output(network):
+    """As in the official code: the same text has other vectors in another image."""
+    model = network()
+    output = model(pixels(2), TOKENS[:1].expand(2, -1), PADDING[:1].expand(2, -1))
+    assert output.text.shape == (2, TOKENS.shape[1], 16)
+    torch.testing.assert_close(output.text.norm(dim=-1), torch.ones(2, TOKENS.shape[1]))
+    assert (output.text[0] - output.text[1]).abs().max() > 1e-3

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from bench.cli.main import app
 from bench.errors import SettingsError, WeightsError
 from bench.grounding import Caption, LoadedScene, Query
-from pipelines.mdetr.pipeline import in_precision, mdetr
+from pipelines.mdetr.pipeline import mdetr
 from pipelines.mdetr.text import Tokenizer, small_tokenizer
 from pipelines.weights import write_safetensors
 
@@ -37,9 +37,9 @@ def scenes():
 def opened(context, official, roberta_folder):
     """opened(**options): the pipeline on official weights, pictures of 64 pixels."""
 
-    def make(dataset="refcoco", **options):
+    def make(dataset="refcoco", dtype="float32", **options):
         table = {"weights": str(official()), "tokenizer": str(roberta_folder), "short": 64, "long": 107}
-        return mdetr(context("mdetr", dataset, table | options))
+        return mdetr(context("mdetr", dataset, table | options, dtype=dtype))
 
     return make
 
@@ -77,14 +77,19 @@ def test_a_scene_without_queries_and_the_same_text_twice(opened, scenes):
     assert answers[0].box == answers[2].box and answers[0].id != answers[2].id
 
 
-def test_the_backbone_sees_a_picture_once(opened, scenes, monkeypatch):
+def test_images_and_texts_are_encoded_once(opened, scenes, monkeypatch):
     pipeline = opened(pictures=2)
-    shapes = []
-    monkeypatch.setattr(
-        pipeline.model, "see", lambda p, see=pipeline.model.see: (shapes.append(tuple(p.shape)), see(p))[1]
-    )
-    pipeline.ground(scenes)
+    shapes, texts = [], []
+    encode_image, encode_text = pipeline.model.encode_image, pipeline.model.encode_text
+    monkeypatch.setattr(pipeline.model, "encode_image", lambda p: (shapes.append(tuple(p.shape)), encode_image(p))[1])
+    monkeypatch.setattr(pipeline.model, "encode_text", lambda t, p: (texts.append(len(t)), encode_text(t, p))[1])
+    first = pipeline.ground(scenes)
     assert sorted(shapes) == [(1, 3, 64, 64), (1, 3, 94, 64), (2, 3, 64, 94)]
+    assert sum(texts) == len(set(TEXTS))
+    assert [p.box for p in pipeline.ground(scenes)] == [p.box for p in first] and sum(texts) == len(set(TEXTS))
+    pipeline.caches["texts"]()
+    pipeline.ground(scenes)
+    assert sum(texts) == 2 * len(set(TEXTS))
 
 
 def test_phrases_share_their_caption(opened, network):
@@ -137,11 +142,10 @@ def test_a_small_model_brings_its_own_tokenizer_and_sizes(context, network, tmp_
 
 
 def test_half_precision_keeps_the_heads_fine(opened, scenes):
-    pipeline = opened()
-    fine = pipeline.ground(scenes[:1])[0]
-    in_precision(pipeline.model, torch.bfloat16)
-    pipeline.dtype = torch.bfloat16
+    fine = opened().ground(scenes[:1])[0]
+    pipeline = opened(dtype="bfloat16")
     assert pipeline.model.bbox_embed.layers[0].weight.dtype == torch.float32
+    assert pipeline.model.transformer.encoder.layers[0].linear1.weight.dtype == torch.bfloat16
     coarse = pipeline.ground(scenes[:1])[0]
     assert coarse.score == pytest.approx(fine.score, abs=0.02)
     assert not np.allclose(coarse.box, fine.box, atol=1e-6)

@@ -51,6 +51,4 @@ def test_pixels_agree_with_the_plain_ones(width, height, seed):
 def test_a_picture_of_the_right_size_is_left_alone():
     picture = np.random.default_rng(0).integers(0, 256, (24, 30, 3), np.uint8)
     out = resized(picture, 24, 40)
-    assert (
-        out.dtype == torch.float32 and (out * 255).round().byte().permute(1, 2, 0).numpy().tolist() == picture.tolist()
-    )
+    assert out.dtype == torch.uint8 and out.permute(1, 2, 0).numpy().tolist() == picture.tolist()

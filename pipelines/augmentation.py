@@ -1,9 +1,9 @@
-"""What training does to a picture before the network sees it: crop, size, colours and place, all drawn from given dice.
+"""Augmentation of the TransVG family: crop, size, colours and place, all drawn from a given generator.
 
-One `augmented` call is a pure function of its arguments, the dice included, so that a row looks the same in an epoch
-whichever worker draws it and whenever.
+`augmented` is a pure function of its arguments, the generator included, so that a sample of an epoch is the same
+whichever worker draws it.
 
-`official` is the paper's recipe step by step (spec clipvg.md 1.4), its crop's slip included: a window is taken when
+`official` is the paper's recipe step by step, its crop's slip included: a window is taken when
 the box's centre x is beyond the window's *top* and its centre y beyond the window's *left*, and nothing else is asked,
 so that targets are cut, some of them to nothing. `safe` draws windows of that kind which all hold the whole referent.
 """
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from bench.boxes import box_area_xyxy, box_xyxy_to_cxcywh, clip_xyxy
 from bench.errors import DataError, SettingsError
 from bench.grounding import Box, Picture
-from clipvg.preprocessing import Canvas, Style, long_side_to, pasted
+from pipelines.canvas import Canvas, Style, long_side_to, pasted
 
 Float = NDArray[np.float64]
 
@@ -45,7 +45,7 @@ MOST_PIXELS = 1 << 24
 
 
 class Augment(BaseModel):
-    """[train.clipvg.augment]: the defaults are the paper's."""
+    """Configure the augmentation; the defaults are those of CLIP-VG's paper."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,7 +75,7 @@ class Augment(BaseModel):
         if self.scales:
             if max(self.scales) > size:
                 raise SettingsError(
-                    f"[train.clipvg.augment] scales: {max(self.scales)} is more than the canvas's {size} pixels; "
+                    f"augment.scales: {max(self.scales)} is more than the canvas's {size} pixels; "
                     "take it out, or leave scales empty"
                 )
             return self.scales
