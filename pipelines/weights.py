@@ -89,18 +89,29 @@ def read_checkpoint(path: Path) -> Any:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Floats as float16, everything else as it is; metadata as JSON; the file appears whole or not at all (RunError).
+    """Write floats as float16, everything else as it is; metadata as JSON; whole or not at all.
 
-    A table most of whose rows are zero, such as the words a small CLIP never saw, is kept as the rows that are not.
+    A tensor with a value beyond float16 stays in float32. A table most of whose rows are zero, such as the words a
+    small CLIP never met, is kept as the rows that are not. Raises RunError, and WeightsError for values that are not
+    finite.
     """
     import torch
     from safetensors.torch import save
 
-    halves = {k: (t.half() if t.is_floating_point() else t).contiguous().cpu() for k, t in _sparse(tensors).items()}
-    assert all(torch.isfinite(t).all() for t in halves.values() if t.is_floating_point()), "float16 overflow"
+    if broken := [key for key, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]:
+        raise WeightsError(f"{path}: not written: {broken[0]} holds values that are not finite; the training diverged")
+    halves = {key: _halved(tensor).contiguous().cpu() for key, tensor in _sparse(tensors).items()}
     make_folder(path.parent)
     plain = {key: json.dumps(value) for key, value in metadata.items()}
     write_atomically(path, _in_order(save(halves, metadata=plain)))
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    """Floats as float16 where they fit, else as float32."""
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.half()
+    return half if bool(half.isfinite().all()) else tensor.float()
 
 
 def _in_order(file: bytes) -> bytes:

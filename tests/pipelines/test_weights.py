@@ -141,3 +141,14 @@ def test_an_empty_model_silences_open_clip_alone(monkeypatch, caplog):
     monkeypatch.setattr(logging.root.manager, "disable", logging.INFO)
     empty_model("tiny-clip", device="meta")
     assert logging.root.manager.disable == logging.INFO
+
+
+def test_a_value_beyond_float16_keeps_its_tensor_in_float32(tmp_path):
+    path = tmp_path / "w.safetensors"
+    tensors = {"large": torch.tensor([1e6, 1.5]), "small": torch.tensor([0.1])}
+    weights.write_safetensors(path, tensors, {})
+    kept = weights.read_safetensors(path)[0]
+    assert torch.equal(kept["large"], tensors["large"]) and torch.equal(kept["small"], tensors["small"].half().float())
+    with pytest.raises(WeightsError, match=r"w\.safetensors: not written: bad holds values that are not finite"):
+        weights.write_safetensors(path, {"bad": torch.tensor([float("nan")])}, {})
+    assert torch.equal(weights.read_safetensors(path)[0]["large"], tensors["large"])  # the file before is still there
