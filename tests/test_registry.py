@@ -15,9 +15,13 @@ from bench.settings import PROJECT
 def test_every_registered_name_loads():
     for name in registry.names(registry.PIPELINES):
         assert callable(registry.pipeline_factory(name))
-        assert registry.origin("pipeline", name).startswith("grounding-bench ")
-    for name in registry.names(registry.TRAINERS):
-        assert callable(registry.trainer(name))
+        assert registry.origin("pipeline", name).partition(" ")[0] in ("grounding-bench", "small-grounder")
+        if registry.has(name, "tasks"):
+            assert callable(registry.tasks(name))
+        if registry.has(name, "export"):
+            assert callable(registry.exporter(name))
+    for name in registry.names(registry.CURRICULA):
+        assert callable(registry.curriculum(name))
     for name in registry.names(registry.DATASETS):
         assert registry.dataset(name).name == name
 
@@ -27,7 +31,7 @@ def test_every_registered_name_loads():
     [
         (lambda: registry.pipeline_factory("yolo-klip"), "no pipeline is called 'yolo-klip'; did you mean 'yolo-clip'"),
         (lambda: registry.dataset("refcocg"), "no dataset is called 'refcocg'; did you mean 'refcocog'"),
-        (lambda: registry.trainer("centre-box"), "no trainer is called 'centre-box'; known: "),
+        (lambda: registry.tasks("centre-box"), "no trainable pipeline is called 'centre-box'; known: "),
     ],
 )
 def test_an_unknown_name_gets_the_nearest(ask, said):
