@@ -1,10 +1,10 @@
-"""A training of CLIP-VG, killed at random moments and started again: does it end in the same bits as one left alone?
+"""A training, killed at random moments and started again: does it end in the same bits as one left alone?
 
-    python tests/benchmarks/clipvg_kills.py [--kills 10] [--seed 0] [--scenes 12] [--epochs 6]
+    python tools/benchmarks/training_kills.py [--pipeline clipvg|mdetr] [--processes 1|2] [--kills 10] [--seed 0]
 
-A real `bench train` in a process of its own, killed with SIGKILL wherever it happens to be: starting, stepping, saving,
-validating. Augmentation, dropout, two workers, gradients accumulated over two batches, and an average of the weights
-are on; shapes, a small CLIP with random weights, a CPU.
+A real `bench train` in processes of its own, killed with SIGKILL wherever it happens to be: starting, stepping, saving,
+validating. Augmentation, dropout, two workers, gradients accumulated, and an average of the weights are on; shapes,
+small networks from random weights, a CPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from clipvg.training.recipe import ClipVGRecipe
 
 from bench.datasets.shapes import ShapesPictures, make_scene
 from pipelines import weights
@@ -30,82 +29,94 @@ from pipelines.clip.encoder import empty_model
 
 TIMES = {"seconds", "rows_per_second", "waiting"}
 VALIDATION = 4  # scenes
-RECIPE: dict[str, Any] = {
-    "name": "killed",
-    "network": {"taps": [0, 1], "image_size": 48, "hidden": 64, "heads": 4, "feedforward": 64, "layers": 2},
-    "preprocessing": "clean",
-    "augment": {"crop": "safe", "flip_share": 0.3},
-    "auxiliary": "patches",
-    "batch": 8,
-    "reference_batch": 16,
-    "learning_rate": 1e-3,
-    "schedule": "step",
-    "warm_up": 5,
-    "clip_norm": 1.0,
-    "ema": 0.9,
-    "workers": 2,
-    "save_every": 3,
-    "log_every": 1,
-}
+COMMON: dict[str, Any] = {
+    "name": "killed", "start_from": "", "batch": 8, "reference_batch": 16, "learning_rate": 1e-3, "clip_norm": 1.0,
+    "ema": 0.9, "workers": 2, "save_every": 3, "log_every": 1,
+}  # fmt: skip
+TABLES: dict[str, dict[str, Any]] = {
+    "clipvg": {
+        "network": {"taps": [0, 1], "image_size": 48, "hidden": 64, "heads": 4, "feedforward": 64, "layers": 2},
+        "preprocessing": "clean",
+        "augment": {"crop": "safe", "flip_share": 0.3},
+        "schedule_by": "step",
+        "warm_up": 5,
+    },
+    "mdetr": {
+        "short": 64,
+        "long": 120,
+        "network": {
+            "backbone": "small", "widths": [8, 16, 16, 16], "hidden": 16, "heads": 2, "feedforward": 32,
+            "encoder_layers": 1, "decoder_layers": 2, "queries": 3, "tokens": 31, "contrastive": 8, "dropout": 0.1,
+            "text_encoder": {
+                "vocab_size": 400, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4,
+                "intermediate_size": 32, "max_position_embeddings": 40, "type_vocab_size": 1, "pad_token_id": 1,
+                "bos_token_id": 0, "eos_token_id": 2, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
+            },
+        },
+    },
+}  # fmt: skip
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pipeline", choices=list(TABLES), default="clipvg")
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scenes", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=6)
-    said = parser.parse_args()
-    dice = random.Random(said.seed)
+    asked = parser.parse_args()
+    moments = random.Random(asked.seed)
     with tempfile.TemporaryDirectory() as place:
-        command = prepared(Path(place), said.scenes, said.epochs)
-        began = time.monotonic()
+        command = prepared(Path(place), asked.pipeline, asked.processes, asked.scenes, asked.epochs)
+        since = time.monotonic()
         started(command, Path(place) / "whole").wait()
-        length = time.monotonic() - began
+        length = time.monotonic() - since
         whole, out = outcome(Path(place) / "whole"), Path(place) / "killed"
         if whole is None:
-            print("the training that nobody killed did not end")
+            print("the training that was not killed did not end")
             return 1
         steps, kills, tries = [], 0, 0
-        while kills < said.kills and tries < 20 * said.kills:
+        while kills < asked.kills and tries < 20 * asked.kills:
             tries += 1
             process = started(command, out)
-            killed = dead_after(process, dice.uniform(0.3, 1.0) * length)
-            if not killed:  # it came to its end: from the beginning, for the kills that are left
-                if outcome(out) != whole:
+            if not dead_after(process, moments.uniform(0.3, 1.0) * length):
+                if outcome(out) != whole:  # it came to its end: from the start again, for the kills that are left
                     break
                 clear(out)
                 continue
             kills += 1
             steps.append(step_of(out))
-        process = started(command, out)
-        process.wait()
+        started(command, out).wait()
         same = outcome(out) == whole
         left = [path.name for path in (out / "killed.run").glob(".*")]
-    print(f"{kills} kills, the step files then at {steps} of {whole['last']['step']} steps;", end=" ")
-    print(f"a whole training takes {length:.1f} s; {len(left)} half-written files are left")
+    print(f"{asked.pipeline}, {asked.processes} processes: {kills} kills, the step files then at {steps} of", end=" ")
+    print(f"{whole['last']['step']} steps; a whole training takes {length:.1f} s; {len(left)} half-written files left")
     print(f"{kills} kills: {'bit-identical' if same else 'NOT THE SAME'}")
-    return 0 if same and kills == said.kills else 1
+    return 0 if same and kills == asked.kills else 1
 
 
-def prepared(place: Path, scenes: int, epochs: int) -> list[str]:
-    """The words of `bench train`, its settings, CLIP and validation scenes written to `place`."""
-    torch.manual_seed(0)
-    clip = place / "clip.safetensors"
-    weights.write_safetensors(clip, empty_model("tiny-clip").state_dict(), {})
-    changes = {"clip": {"model": "tiny-clip", "pretrained": str(clip)}, "epochs": epochs}
-    recipe = ClipVGRecipe.model_validate(RECIPE | changes).model_dump(mode="json")
-    lines = [f"{key} = {toml(value)}" for key, value in recipe.items()]
+def prepared(place: Path, pipeline: str, processes: int, scenes: int, epochs: int) -> list[str]:
+    """The words of `bench train`; its settings, CLIP and validation scenes are written to `place`."""
+    table = COMMON | TABLES[pipeline] | {"epochs": epochs}
+    if pipeline == "clipvg":
+        torch.manual_seed(0)
+        clip = place / "clip.safetensors"
+        weights.write_safetensors(clip, empty_model("tiny-clip").state_dict(), {})
+        table["clip"] = {"model": "tiny-clip", "pretrained": str(clip)}
+    lines = [f"{key} = {toml(value)}" for key, value in table.items()]
     config = place / "small.toml"
-    config.write_text("\n".join(["[data.shapes]", f"train = {scenes}", "[train.clipvg.on.shapes]", *lines]))
+    config.write_text("\n".join(["[data.shapes]", f"train = {scenes}", f"[train.{pipeline}.on.shapes]", *lines]))
     validation = place / "val.jsonl"
     validation.write_text("".join(json.dumps(row) + "\n" for row in validated(place)))
-    words = ["train", "--pipeline", "clipvg", "--split", "shapes-train", "--validate", f"file:{validation}"]
-    return [sys.executable, "-m", "bench.cli.main", *words, "--config", str(config), "--device", "cpu"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    words = ["-m", "bench.cli.main", "train", "--pipeline", pipeline, "--split", "shapes-train"]
+    words += ["--validate", f"file:{validation}", "--config", str(config), "--device", "cpu"]
+    return [sys.executable, *(launcher if processes > 1 else []), *words]
 
 
 def validated(place: Path) -> list[dict[str, Any]]:
-    """The rows of a few scenes, their pictures written beside them: to score the whole split would take longest."""
+    """The rows of a few scenes, their images written beside them: to score the whole split would take longest."""
     from PIL import Image
 
     scenes = [make_scene(2026, "val", number) for number in range(VALIDATION)]
