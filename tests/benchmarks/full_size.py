@@ -139,9 +139,9 @@ def now() -> float:
 
 
 def pipeline_device(pipeline: object) -> object:
-    """Of a network its own; of a two-stage pipeline its CLIP's."""
-    encoders = getattr(getattr(pipeline, "ranker", None), "encoders", ())
-    return encoders[0].device if encoders else getattr(pipeline, "device", "cpu")
+    """Return the device of a pipeline's engine; of a two-stage pipeline that of its CLIP."""
+    engines = [pipeline, *getattr(getattr(pipeline, "ranker", None), "encoders", ())]
+    return next((engine.engine.device for engine in engines if hasattr(engine, "engine")), "cpu")
 
 
 def clip_file(folder: Path) -> dict[str, object]:
