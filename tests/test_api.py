@@ -47,7 +47,7 @@ def here(tmp_path, monkeypatch):
 
 def test_the_names_that_stay():
     assert bench.__all__ == [
-        *("BenchError", "Evaluation", "Expression", "Grounder", "LoadedScene", "Pipeline", "PipelineCard"),
+        *("BenchError", "Evaluation", "Expression", "LoadedScene", "OpenPipeline", "Pipeline", "PipelineCard"),
         *("Prediction", "Query", "Scene", "Split", "evaluate", "load_pipeline", "load_split", "predict"),
     ]
     assert all(getattr(bench, name).__name__ == name for name in bench.__all__)

@@ -16,7 +16,7 @@ from bench import registry
 from bench.datasets.load import datasets, load_split
 from bench.errors import BenchError, DataError, DeviceError
 from bench.evaluation.device import resolve_device
-from bench.evaluation.pipelines import open_pipeline, pipeline_context
+from bench.evaluation.opening import open_pipeline, pipeline_context
 from bench.grounding import LoadedScene
 from bench.runs.provenance import packages
 from bench.settings import Resolved

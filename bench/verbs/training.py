@@ -17,7 +17,7 @@ from bench.datasets.remembered import Remembered
 from bench.datasets.split import Split
 from bench.errors import DataError, UsageError
 from bench.evaluation.device import resolve_device
-from bench.evaluation.pipelines import dataset_of, pipeline_context
+from bench.evaluation.opening import dataset_of, pipeline_context
 from bench.evaluation.validation import on_split
 from bench.runs.files import make_folder, write_atomically
 from bench.runs.provenance import environment, git_state, redacted

@@ -18,8 +18,8 @@ from typing import Any
 
 from bench.datasets.fingerprint import fingerprint
 from bench.errors import DataError, SettingsError, UsageError
+from bench.evaluation.answering import Gather
 from bench.evaluation.reliability import reliability
-from bench.evaluation.sharing import Gather
 from bench.grounding import Box, Scene
 from bench.hashing import sha256_file
 from bench.runs.files import write_atomically

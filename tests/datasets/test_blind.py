@@ -10,7 +10,7 @@ from bench import registry
 from bench.datasets.blind import blind, pictures_below, shut
 from bench.datasets.load import load_split
 from bench.errors import DataError, PictureError, UsageError
-from bench.evaluation.pipelines import pipeline_context
+from bench.evaluation.opening import pipeline_context
 from bench.labelling import LabelJob
 from bench.settings import load_settings
 

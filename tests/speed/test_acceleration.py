@@ -17,7 +17,7 @@ from bench.datasets.load import load_split
 from bench.errors import UsageError
 from bench.evaluation.beginning import hash_of
 from bench.evaluation.loop import evaluate
-from bench.evaluation.pipelines import open_pipeline
+from bench.evaluation.opening import open_pipeline
 from bench.grounding import Caching, LoadedScene, PipelineContext
 from bench.runs.record import RunRecord, read_record
 from bench.settings import PROJECT, load_settings
@@ -137,7 +137,7 @@ def test_stored_runs_keep_their_hash() -> None:
 
 def test_pipelines_with_caches_say_how_to_empty_them(scenes: list[LoadedScene]) -> None:
     for name, caches in (("reclip", {"texts", "phrases"}), ("clipvg", {"texts"}), ("label-clip", {"texts"})):
-        pipeline = open_pipeline(name, "shapes", load_settings())
+        pipeline = open_pipeline(name, "shapes", load_settings()).pipeline
         assert isinstance(pipeline, Caching) and set(pipeline.caches) == caches
         first = [p.box for p in pipeline.ground(scenes)]
         held = pipeline._words if name == "clipvg" else None  # type: ignore[attr-defined]
@@ -146,4 +146,4 @@ def test_pipelines_with_caches_say_how_to_empty_them(scenes: list[LoadedScene]) 
             empty()
         assert not held
         assert [p.box for p in pipeline.ground(scenes)] == first
-    assert not isinstance(open_pipeline("centre-box", "shapes", load_settings()), Caching)
+    assert not isinstance(open_pipeline("centre-box", "shapes", load_settings()).pipeline, Caching)

@@ -1,11 +1,15 @@
-"""A pipeline, built from settings: options in force, device, seeds, and readable errors from its factory."""
+"""Opening a pipeline: options in force, device, clock, seeds, and readable errors from its factory.
+
+name, split, settings ─► pipeline_context ─► open_pipeline ─► OpenPipeline      in one place, for every command
+"""
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from bench import registry
 from bench.acceleration import Acceleration
@@ -13,11 +17,59 @@ from bench.datasets.split import Split
 from bench.errors import BenchError, MissingPackage
 from bench.evaluation.candidates import AnnotatedBoxes
 from bench.evaluation.device import make_deterministic, resolve_device, resolve_dtype, seed_everything, use_device
-from bench.grounding import Pipeline, PipelineContext, Scene, StageClock
+from bench.grounding import LoadedScene, Pipeline, PipelineCard, PipelineContext, Prediction, Scene
 from bench.settings import Resolved, merged
 from bench.speed.clock import Clock
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bench.grounding import Picture
+    from bench.verbs.single import Single
+
+    PictureLike = str | Path | Picture | Image.Image
+
 OWN_DATA = "file"
+
+
+@dataclass(frozen=True, repr=False)
+class OpenPipeline:
+    """A pipeline that is built and ready. It keeps the protocol of `bench.Pipeline`, and answers when it is called.
+
+    `pipeline` is what the factory returned, `context` what the factory was given, `clock` what it marks its stages on.
+    """
+
+    pipeline: Pipeline
+    context: PipelineContext
+    clock: Clock
+    resolved: Resolved
+    load_seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.context.name
+
+    @property
+    def card(self) -> PipelineCard:
+        return self.pipeline.card
+
+    def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
+        """One prediction for every query of every scene, in order."""
+        return self.pipeline.ground(batch)
+
+    # A text is a sequence of texts, too, to the type checker; the first signature that fits counts.
+    @overload
+    def __call__(self, picture: PictureLike, text: str) -> Single: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, picture: PictureLike, text: Sequence[str]) -> list[Single]: ...
+    def __call__(self, picture: PictureLike, text: str | Sequence[str]) -> Single | list[Single]:
+        """Ground one expression in an image, or several, for which the image is encoded once."""
+        from bench.verbs.single import predict
+
+        return predict(self, picture, text)
+
+    def __repr__(self) -> str:
+        return f"<{self.name} for {self.context.dataset} on {self.context.device} in {self.context.dtype}>"
 
 
 def open_pipeline(
@@ -25,14 +77,16 @@ def open_pipeline(
     split: Split | str,
     resolved: Resolved,
     flags: Mapping[str, Any] | None = None,
-    clock: StageClock | None = None,
-) -> Pipeline:
-    """The pipeline called `name` for a split or a data set's name; `flags` are options that win over bench.toml.
+    device: str | None = None,
+    on: str | None = None,
+) -> OpenPipeline:
+    """Build the pipeline called `name` for a split or a data set's name; `pipeline_context` says what is what.
 
     Raises UnknownName, SettingsError, WeightsError, DeviceError, MissingPackage, UsageError for an acceleration or a
     number type that it does not take, or BenchError for whatever else its factory raises.
     """
-    return build(pipeline_context(name, split, resolved, flags, clock), resolved.settings.run.deterministic)
+    begun = time.perf_counter()
+    return build(pipeline_context(name, split, resolved, flags, device, on), resolved, begun)
 
 
 def pipeline_context(
@@ -40,20 +94,17 @@ def pipeline_context(
     split: Split | str,
     resolved: Resolved,
     flags: Mapping[str, Any] | None = None,
-    clock: StageClock | None = None,
     device: str | None = None,
     on: str | None = None,
 ) -> PipelineContext:
-    """What the pipeline's factory is given: device and dtype resolved (unless `device` already is), options laid.
+    """Make what the pipeline's factory is given: device and dtype resolved, options in force.
 
-    `on` names the data set whose lines of bench.toml hold, where they are not the split's own.
+    `flags` are options that win over bench.toml, `device` is a resolved one, where it is known already. `on` names the
+    data set whose lines of bench.toml hold, where they are not the split's own. Raises DeviceError.
     """
     run = resolved.settings.run
     device = device or resolve_device(run.device)
     dataset = on or dataset_of(split)
-    if run.offline:
-        # Read by the libraries when they are first imported, so before any factory.
-        os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
     return PipelineContext(
         name=name,
         dataset=dataset,
@@ -64,18 +115,19 @@ def pipeline_context(
         dtype=resolve_dtype(run.dtype, device),
         seed=run.seed,
         offline=run.offline,
-        clock=clock or Clock(device),
+        clock=Clock(device),
         train_scenes=lambda: _train_scenes(dataset, resolved),
         candidates=AnnotatedBoxes(None if isinstance(split, str) else split),
         acceleration=Acceleration(run.compile, run.channels_last, run.dtype),
     )
 
 
-def build(context: PipelineContext, deterministic: bool = False) -> Pipeline:
-    """Calls the factory. Raises what `open_pipeline` says."""
+def build(context: PipelineContext, resolved: Resolved, begun: float | None = None) -> OpenPipeline:
+    """Call the factory of a context. Raises what `open_pipeline` says; `begun` is when the opening began."""
+    begun = time.perf_counter() if begun is None else begun
     factory = registry.pipeline_factory(context.name)
     use_device(context.device)
-    if deterministic:
+    if resolved.settings.run.deterministic:
         make_deterministic()
     seed_everything(context.seed)
     try:
@@ -95,7 +147,13 @@ def build(context: PipelineContext, deterministic: bool = False) -> Pipeline:
         )
     context.acceleration.refuse_untaken(context.name)
     seed_everything(context.seed)  # once more: the factory may have been the first to import torch
-    return pipeline
+    return wrap(pipeline, context, resolved, time.perf_counter() - begun)
+
+
+def wrap(pipeline: Pipeline, context: PipelineContext, resolved: Resolved, load_seconds: float = 0.0) -> OpenPipeline:
+    """Put a built pipeline together with its context."""
+    assert isinstance(context.clock, Clock)
+    return OpenPipeline(pipeline, context, context.clock, resolved, load_seconds)
 
 
 def dataset_of(split: Split | str) -> str:
