@@ -9,8 +9,9 @@ refused with the nearest known one. What a pipeline's own table may hold is that
 from __future__ import annotations
 
 import os
+import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import SettingsError, nearest
 
+WEIGHTS = frozenset({"weights", "pretrained"})  # keys of bench.toml that name weights
 PROJECT = Path(__file__).resolve().parent.parent
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -125,7 +127,8 @@ def platform_home() -> Path:
 def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Resolved:
     """The settings in force. `flags` maps dotted keys ("run.batch_size") to values; None means "not given".
 
-    Raises SettingsError naming the file and the key, with the nearest known key.
+    With `run.offline` the process asks the network no more. Raises SettingsError naming the file and the key, with the
+    nearest known key.
     """
     layers: list[tuple[str, dict[str, Any]]] = []
     default = default_file()
@@ -145,7 +148,18 @@ def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = 
         table = merged(table, layer)
         origin.update(dict.fromkeys(flattened(layer), name))
     # A wheel carries the project's bench.toml inside the package; its relative paths start at the packages' folder.
-    return Resolved(parse_table(Settings, table, "settings"), origin, PROJECT if default else folder)
+    resolved = Resolved(parse_table(Settings, table, "settings"), origin, PROJECT if default else folder)
+    if resolved.settings.run.offline:
+        _go_offline()
+    return resolved
+
+
+def _go_offline() -> None:
+    """Keep the libraries that fetch weights from asking the network."""
+    os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    # They look at these variables when they are imported; the hub's client may be already.
+    if constants := sys.modules.get("huggingface_hub.constants"):
+        vars(constants)["HF_HUB_OFFLINE"] = True
 
 
 def default_file() -> Path | None:
@@ -158,15 +172,16 @@ def parse_table(model: type[Model], table: Mapping[str, Any], where: str) -> Mod
     try:
         return model.model_validate(dict(table))
     except ValidationError as error:
-        lines = []
+        lines, unknown = [], []
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"])
             if problem["type"] == "extra_forbidden":
+                unknown.append(key)
                 near = nearest(str(problem["loc"][-1]), _known_keys(model, problem["loc"][:-1]))
                 lines.append(f"{where}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
             else:
                 lines.append(f"{where}: {key}: {problem['msg']} (got {problem['input']!r})")
-        raise SettingsError("\n".join(lines)) from None
+        raise SettingsError("\n".join(lines), unknown) from None
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,6 +196,19 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             both = value["kind"] == out[key]["kind"]
         out[key] = merged(out[key], value) if both else value
     return out
+
+
+def weights_named(table: Any) -> Iterator[str]:
+    """Every name of weights in a table of options, however deep."""
+    if isinstance(table, Mapping):
+        for key, inner in table.items():
+            if key in WEIGHTS and isinstance(inner, str):
+                yield inner
+            else:
+                yield from weights_named(inner)
+    elif isinstance(table, (list, tuple)):
+        for inner in table:
+            yield from weights_named(inner)
 
 
 def _known_keys(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:

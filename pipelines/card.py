@@ -8,7 +8,7 @@ being left where it was.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path, PurePath
@@ -17,10 +17,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.grounding import PipelineCard, PipelineContext, SawTestImages, Supervision
-from bench.settings import default_file, merged
+from bench.settings import default_file, merged, weights_named
 from pipelines.trained_here import trained_here
-
-NAMES = frozenset({"weights", "pretrained"})  # keys of bench.toml that name weights
 
 
 class CardOptions(BaseModel):
@@ -55,7 +53,7 @@ def card_in_force(card: CardOptions, weights: Mapping[str, Iterable[str]], conte
     """
     ours = _default_table(context.name, context.dataset)
     in_force = {part: tuple(names) for part, names in weights.items() if tuple(names)}
-    if _same([name for names in in_force.values() for name in names], list(_named(ours))):
+    if _same([name for names in in_force.values() for name in names], list(weights_named(ours))):
         return {**_supervised(in_force, context), **card.facts}
     written = CardOptions(**ours.get("card", {})).facts
     own = {field: said for field, said in card.facts.items() if said != written.get(field)}
@@ -132,19 +130,6 @@ def _same(in_force: list[str], written: list[str]) -> bool:
     return all(any(means(n, w) for w in written) for n in in_force) and all(
         any(means(n, w) for n in in_force) for w in written
     )
-
-
-def _named(value: Any) -> Iterator[str]:
-    """Every weights name in a table, however deep."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if key in NAMES and isinstance(inner, str):
-                yield inner
-            else:
-                yield from _named(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _named(inner)
 
 
 @cache

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.grounding import PipelineContext, Supervision
-from pipelines.weights import find_file
+from bench.hashing import find_file
 
 
 def trained_here(name: str, context: PipelineContext) -> tuple[str, Supervision] | None:

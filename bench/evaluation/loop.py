@@ -5,21 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.datasets.split import Split
 from bench.errors import DataError
 from bench.evaluation.answering import answers
-from bench.evaluation.beginning import blank_record, now
+from bench.evaluation.beginning import blank_record, identity_of, now, same_weights
 from bench.evaluation.decode import Decoded
 from bench.evaluation.device import resolve_device
 from bench.evaluation.metrics import summary
-from bench.evaluation.opening import OpenPipeline, open_pipeline
+from bench.evaluation.opening import OpenPipeline, build, pipeline_context
 from bench.evaluation.outcomes import by_scene, outcomes
 from bench.evaluation.progress import progress, say
 from bench.evaluation.protocols import protocol as protocol_named
-from bench.runs.opening import open_run
+from bench.runs.opening import finished_run, open_run
 from bench.runs.outcomes import write_outcomes
 from bench.runs.predictions import noted
 from bench.runs.record import RunRecord
@@ -61,11 +62,16 @@ def evaluate(
     settings, rank = resolved.settings, rank or from_environment()
     if not split.scenes:
         raise DataError(f"{split.name}: the split has no scenes")
+    results, timeout_s = Path(settings.results), settings.run.rank_timeout_s
     if opened is None:
         device = resolve_device(settings.run.device, rank.local)
-        opened = open_pipeline(name, split, resolved, flags, device, on)
+        context = pipeline_context(name, split, resolved, flags, device, on)
+        identity, same = identity_of(context, split, settings.run.deterministic), partial(same_weights, context=context)
+        rule = protocol_named(protocol)
+        if not fresh and (done := finished_run(results, identity, rule.name, split.scenes, rank, same)):
+            return Evaluated(None if rank.index else done.record, done.folder, already_done=True)
+        opened = build(context, resolved)
     blank = blank_record(opened.context, opened.card, split, settings, protocol)
-    results, timeout_s = Path(settings.results), settings.run.rank_timeout_s
     with open_run(results, blank, split.scenes, rank, fresh, timeout_s) as run:
         if run.already_done:
             return Evaluated(None if rank.index else run.record, run.folder, already_done=True)

@@ -48,7 +48,7 @@ def measure(
     rules, started = rules or Rules(), now()
     subject = open_subject(name, split, resolved, flags, lambda: make_resident(split, cap_mb))
     opened, settings, resident = subject.opened, resolved.settings, subject.resident
-    identity = identity_of(opened.context, opened.card, split, settings.run.deterministic)
+    identity = identity_of(opened.context, split, settings.run.deterministic, opened.card)
     environment = environment_of(subject)
     gpu, no_gpu = open_gpu(subject.device)
     watch = Watch(gpu)

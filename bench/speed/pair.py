@@ -124,7 +124,7 @@ def _side(subject: Subject, size: int, speeds: list[float], split: Split) -> Sid
     subject.answer_at_least(SAMPLE, size)
     subject.forget()
     opened, run = subject.opened, subject.opened.resolved.settings.run
-    identity = identity_of(opened.context, opened.card, split, run.deterministic)
+    identity = identity_of(opened.context, split, run.deterministic, opened.card)
     return Side(
         name=subject.name,
         identity=identity,

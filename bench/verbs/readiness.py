@@ -17,6 +17,7 @@ from typing import Any
 
 from bench import registry
 from bench.errors import BenchError
+from bench.hashing import find_file, places_of
 from bench.settings import Resolved
 
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -54,8 +55,7 @@ def ready(dataset: str, resolved: Resolved) -> list[str]:
 
 def at_hand(weights: str, model: str, resolved: Resolved) -> bool:
     """Whether weights lie on this disk: a file or a folder, or in one of the caches under BENCH_HOME."""
-    places = [Path(weights).expanduser(), resolved.folder / weights, resolved.home / "weights" / weights]
-    if any(place.is_file() or (place / "config.json").is_file() for place in places):
+    if any(place.is_file() or (place / "config.json").is_file() for place in places_of(weights, resolved)):
         return True
     source = _entry(f"{model} {weights}".strip())
     if file := source.get("file"):
@@ -105,7 +105,7 @@ def _boxes(table: Mapping[str, Any], dataset: str, resolved: Resolved) -> Iterat
     proposer = table.get("proposer")
     if isinstance(proposer, Mapping) and proposer.get("kind") == "file":
         name = str(proposer.get("file", BOXES)).replace("{dataset}", dataset or "DATASET")
-        if not any(place.is_file() for place in (Path(name), resolved.folder / name, resolved.home / "weights" / name)):
+        if find_file(name, resolved) is None:
             how = f"put the file of boxes into {resolved.home / 'weights'}, or --set proposer.kind=yolo finds them here"
             yield Lack(name, how)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.errors import UnknownName, WeightsError
 from bench.grounding import PipelineContext
-from bench.hashing import sha256_file
+from bench.hashing import find_file, sha256_file
 from pipelines import weights
 
 open_clip.add_model_config(Path(__file__).parent / "models")
@@ -106,7 +106,7 @@ def open_model(options: ClipOptions, context: PipelineContext) -> tuple[Any, Map
     if options.model not in open_clip.list_models():
         raise UnknownName("open_clip model", options.model, open_clip.list_models())
     precision = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[context.dtype]
-    path = weights.find_file(options.pretrained, context)
+    path = find_file(options.pretrained, context)
     if path is not None:
         model = empty_model(options.model, precision)
         weights.load_strictly(model, _read(path), str(path))

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetec
 
 from bench.errors import WeightsError
 from bench.grounding import LoadedScene, Picture, PipelineContext
-from bench.hashing import sha256_file
+from bench.hashing import find_file, sha256_file
 from bench.settings import parse_table
 from pipelines import hub, weights
 from pipelines.proposers.proposals import Proposals, tidy
@@ -54,7 +54,7 @@ class DetrProposer:
         self.device = torch.device(context.device)
         # Half precision on a GPU only, and never bfloat16: its eight bits put a box's edge up to a pixel aside.
         self.half = self.device.type == "cuda" and context.dtype != "float32"
-        path = weights.find_file(options.weights, context)
+        path = find_file(options.weights, context)
         if path is not None:
             self.model, self.processor = read_model(path)
             self.sha256: Mapping[str, str] = {path.name: sha256_file(path)}

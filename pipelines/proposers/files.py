@@ -23,7 +23,7 @@ from bench.boxes import box_xywh_to_xyxy
 from bench.datasets.fingerprint import picture_key
 from bench.errors import DataError
 from bench.grounding import LoadedScene, PipelineContext
-from bench.hashing import sha256_file
+from bench.hashing import find_file, sha256_file
 from bench.settings import parse_table
 from pipelines import weights
 from pipelines.proposers.proposals import Proposals, tidy
@@ -64,7 +64,7 @@ class FileProposer:
     def __init__(self, options: FileOptions, context: PipelineContext) -> None:
         self.options = options
         name = options.file.replace("{dataset}", context.dataset)
-        path = weights.find_file(name, context)
+        path = find_file(name, context)
         if path is None:
             how = "put the file of boxes there, name another with --set proposer.file=FILE, or --set proposer.kind=yolo"
             raise weights.missing(name, context, how)

@@ -21,7 +21,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from bench.errors import WeightsError
 from bench.grounding import LoadedScene, PipelineContext
-from bench.hashing import sha256_file
+from bench.hashing import find_file, sha256_file
 from bench.settings import parse_table
 from pipelines import weights
 from pipelines.proposers.proposals import Proposals, tidy
@@ -140,14 +140,14 @@ def read_model(path: Path) -> tuple[SSD, tuple[str, ...]]:
 def _find(name: str, context: PipelineContext) -> Path:
     """The file of a published name, fetched into BENCH_HOME/weights/torchvision if need be, or a local file."""
     if name not in PUBLISHED:
-        path = weights.find_file(name, context)
+        path = find_file(name, context)
         if path is None:
             raise weights.missing(name, context, f"name a file, or one of torchvision's {list(PUBLISHED)}")
         return path
     url: str = get_model_weights(name)["COCO_V1"].url
     folder = context.home / "weights" / "torchvision"
     file = url.rpartition("/")[2]
-    path = weights.find_file(f"torchvision/{file}", context)
+    path = find_file(f"torchvision/{file}", context)
     if path is not None:
         return path
     why = "the run is offline"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bench.errors import MissingPackage, WeightsError
 from bench.grounding import LoadedScene, Picture, PipelineContext
-from bench.hashing import sha256_file
+from bench.hashing import find_file, sha256_file
 from bench.settings import parse_table
 from pipelines import weights
 from pipelines.proposers.proposals import Proposals, tidy
@@ -141,7 +141,7 @@ def _scaled(shape: Sequence[int], long_side: int) -> tuple[int, int]:
 
 
 def _find(name: str, context: PipelineContext) -> Path:
-    path = weights.find_file(name, context)
+    path = find_file(name, context)
     if path is not None:
         return path
     how = f"put the file there, or fetch it once with `yolo predict model={name}` where there is a network"
