@@ -11,19 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.acceleration import Acceleration
-from bench.errors import DataError
+from bench.errors import DataError, UsageError
 
 Box = tuple[float, float, float, float]
 Picture = NDArray[np.uint8]  # RGB (H, W, 3)
 Boxes = NDArray[np.float64]  # xyxy pixels (N, 4)
 SawTestImages = Literal["yes", "no", "unknown"]
-Supervision = Literal["", "none", "zero-shot", "pseudo", "mixed", "full"]
+Supervision = Literal["none", "zero-shot", "pseudo", "mixed", "full", "unknown"]
 
 
 class Caption(NamedTuple):
@@ -137,8 +137,16 @@ class Prediction:
 class PipelineCard:
     """What stands behind a row. `weights` maps a part's name to its file or hub id, `sha256` a file to its hash.
 
-    `supervision` is what annotation it learned grounding from, in one word (bench/reporting/supervision.py); empty
-    leaves that to be read off `trained_on`.
+    `supervision` is what annotation its weights learned grounding from, on the data set of the context:
+
+        none        nothing was trained
+        zero-shot   boxes, labels, captions: no expression of this data set
+        pseudo      expressions and boxes that a machine made about the data set's images
+        mixed       annotated expressions of several data sets, this one's among them
+        full        annotated boxes or expressions of the data set's own train split
+        unknown     not stated; never the better word
+
+    Raises UsageError for another word.
     """
 
     name: str
@@ -150,7 +158,12 @@ class PipelineCard:
     licence: str = ""
     saw_test_images: SawTestImages = "unknown"
     parameters: int | None = None
-    supervision: Supervision = ""
+    supervision: Supervision = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.supervision not in get_args(Supervision):
+            words = ", ".join(get_args(Supervision))
+            raise UsageError(f"card of {self.name!r}: supervision = {self.supervision!r}; expected one of {words}")
 
 
 class StageClock(Protocol):

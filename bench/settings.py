@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -165,6 +166,18 @@ def _go_offline() -> None:
 def default_file() -> Path | None:
     """The project's own bench.toml: beside the packages in a checkout, inside `bench/` in a wheel."""
     return next((p for p in (PROJECT / "bench.toml", PROJECT / "bench" / "default.toml") if p.is_file()), None)
+
+
+def shipped_options(pipeline: str, dataset: str) -> dict[str, Any]:
+    """What the project's own bench.toml says of a pipeline on a data set, before anybody's file and flags."""
+    return _for_dataset(_shipped().get(pipeline, {}), dataset)
+
+
+@cache
+def _shipped() -> dict[str, Any]:
+    file = default_file()
+    pipelines: dict[str, Any] = _read(file).get("pipelines", {}) if file else {}
+    return pipelines
 
 
 def parse_table(model: type[Model], table: Mapping[str, Any], where: str) -> Model:

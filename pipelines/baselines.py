@@ -191,7 +191,9 @@ def _relative(scene: LoadedScene, shares: Sequence[float]) -> Box:
 
 def _card(context: PipelineContext, summary: str) -> PipelineCard:
     """The card of a pipeline without weights."""
-    return PipelineCard(context.name, summary, trained_on="nothing", saw_test_images="no", parameters=0)
+    return PipelineCard(
+        context.name, summary, trained_on="nothing", saw_test_images="no", parameters=0, supervision="none"
+    )
 
 
 class Empty(BaseModel):

@@ -17,13 +17,19 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.grounding import PipelineCard, PipelineContext, SawTestImages, Supervision
-from bench.settings import default_file, merged, weights_named
+from bench.settings import shipped_options, weights_named
 from pipelines.trained_here import trained_here
+
+# Of several weights the one that says most against a row counts; what nobody stated may hide annotations.
+WORST_FIRST = {
+    "saw_test_images": ("yes", "unknown", "no"),
+    "supervision": ("full", "mixed", "unknown", "pseudo", "zero-shot", "none"),
+}
 
 
 class CardOptions(BaseModel):
     """[pipelines.*.card]. `saw_test_images`: whether the training pictures hold a data set's val or test pictures;
-    `supervision`: the word for what grounding was learned from, where `trained_on` does not settle it.
+    `supervision`: what grounding was learned from (`PipelineCard` lists the words).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,18 +37,17 @@ class CardOptions(BaseModel):
     trained_on: str = ""
     licence: str = ""
     saw_test_images: SawTestImages = "unknown"
-    supervision: Supervision = ""
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Its fields; a supervision that nobody named is left out."""
-        return self.model_dump(exclude=set() if self.supervision else {"supervision"})
+    supervision: Supervision = "unknown"
 
 
 class KnownWeights(CardOptions):
-    """An entry of known_weights.toml: a card for every name that one of the patterns fits."""
+    """An entry of known_weights.toml: a card for every name that one of the patterns fits.
+
+    `on` names the data sets on which the supervision is another one.
+    """
 
     patterns: tuple[str, ...] = Field(min_length=1)
+    on: Mapping[str, Supervision] = Field(default_factory=dict)
 
 
 def card_in_force(card: CardOptions, weights: Mapping[str, Iterable[str]], context: PipelineContext) -> dict[str, Any]:
@@ -51,13 +56,13 @@ def card_in_force(card: CardOptions, weights: Mapping[str, Iterable[str]], conte
     As the table says while these are the weights that the project's own bench.toml names for the pipeline on this data
     set; else what the user says in a card of their own, and for what they do not say, what is known of the weights.
     """
-    ours = _default_table(context.name, context.dataset)
+    ours = shipped_options(context.name, context.dataset)
     in_force = {part: tuple(names) for part, names in weights.items() if tuple(names)}
     if _same([name for names in in_force.values() for name in names], list(weights_named(ours))):
-        return {**_supervised(in_force, context), **card.facts}
-    written = CardOptions(**ours.get("card", {})).facts
-    own = {field: said for field, said in card.facts.items() if said != written.get(field)}
-    return {**_known(in_force, context), **_supervised(in_force, context), **own}
+        return card.model_dump()
+    written = CardOptions(**ours.get("card", {})).model_dump()
+    own = {field: value for field, value in card.model_dump().items() if value != written[field]}
+    return {**_known(in_force, context), **own}
 
 
 def make_card(
@@ -78,14 +83,14 @@ def make_card(
 
 
 def _known(weights: Mapping[str, tuple[str, ...]], context: PipelineContext) -> dict[str, str]:
-    """What known_weights.toml says of all of them together; "yes" wins over "unknown", and that over "no"."""
+    """What known_weights.toml says of all of them together: the test images that any saw, the most annotation."""
     entries = {
         f"{part} {name}" if len(names) > 1 else part: _entry(name, context)
         for part, names in weights.items()
         for name in names
     }
     if not entries:
-        return {"trained_on": "nothing", "licence": "", "saw_test_images": "no"}
+        return {"trained_on": "nothing", "licence": "", "saw_test_images": "no", "supervision": "none"}
     out = {}
     for field in ("trained_on", "licence"):
         said = {part: getattr(entry, field) for part, entry in entries.items()}
@@ -93,25 +98,18 @@ def _known(weights: Mapping[str, tuple[str, ...]], context: PipelineContext) -> 
         out[field] = (
             said.popitem()[1] if alike else "; ".join(f"{p}: {what or 'not known'}" for p, what in said.items())
         )
-    saw = {entry.saw_test_images for entry in entries.values()}
-    out["saw_test_images"] = next(answer for answer in ("yes", "unknown", "no") if answer in saw)
+    for field, order in WORST_FIRST.items():
+        words = {getattr(entry, field) for entry in entries.values()}
+        out[field] = next(word for word in order if word in words)
     return out
-
-
-def _supervised(weights: Mapping[str, tuple[str, ...]], context: PipelineContext) -> dict[str, str]:
-    """The supervision of the weights together, where one is known: that of the most annotated part."""
-    said = {_entry(name, context).supervision for names in weights.values() for name in names}
-    most = next((word for word in ("full", "mixed", "pseudo", "zero-shot") if word in said), None)
-    return {"supervision": most} if most else {}
 
 
 def _entry(name: str, context: PipelineContext) -> CardOptions:
     """What known_weights.toml says of weights, else what the record beside them does."""
     for entry in _table():
-        for form in _forms(name):
-            # Files of an id come as ID/FILE.
-            if any(fnmatch(form, p.lower()) or fnmatch(form, f"{p.lower()}/*") for p in entry.patterns):
-                return entry
+        patterns = [form for p in entry.patterns for form in (p.lower(), f"{p.lower()}/*")]  # ID/FILE: a file of an id
+        if any(fnmatch(form, pattern) for form in _forms(name) for pattern in patterns):
+            return entry.model_copy(update={"supervision": entry.on.get(context.dataset, entry.supervision)})
     said = trained_here(name, context)
     return CardOptions(trained_on=said[0], supervision=said[1]) if said else CardOptions()
 
@@ -136,17 +134,3 @@ def _same(in_force: list[str], written: list[str]) -> bool:
 def _table() -> tuple[KnownWeights, ...]:
     found = tomllib.loads((Path(__file__).parent / "known_weights.toml").read_text(encoding="utf-8"))
     return tuple(KnownWeights(**entry) for entry in found["weights"])
-
-
-@cache
-def _defaults() -> dict[str, Any]:
-    file = default_file()
-    pipelines: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8")).get("pipelines", {}) if file else {}
-    return pipelines
-
-
-def _default_table(name: str, dataset: str) -> dict[str, Any]:
-    """What the project's own bench.toml says of a pipeline on a data set, before anybody's file and flags."""
-    table = dict(_defaults().get(name, {}))
-    per_dataset = table.pop("on", {})
-    return merged(table, per_dataset.get(dataset, {}))

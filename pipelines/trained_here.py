@@ -27,7 +27,7 @@ def trained_here(name: str, context: PipelineContext) -> tuple[str, Supervision]
     said = [f"pseudo-labels of {split}" if labels else split for split, labels in reversed(steps)]
     own = any(not labels and split.rpartition("-")[0] == context.dataset for split, labels in steps)
     pseudo = any(labels for _, labels in steps)
-    return "; ".join(dict.fromkeys(said)), "full" if own else "pseudo" if pseudo else ""
+    return "; ".join(dict.fromkeys(said)), "full" if own else "pseudo" if pseudo else "unknown"
 
 
 def _read(path: Path) -> Any:

@@ -23,7 +23,7 @@ PAGE = (PROJECT / "docs" / "library.md").read_text(encoding="utf-8")
 class Half:
     """The left half of every picture; keeps what it was shown."""
 
-    card = PipelineCard(name="half", summary="the left half")
+    card = PipelineCard(name="half", summary="the left half", supervision="none")
 
     def __init__(self):
         self.shown = []

@@ -68,9 +68,11 @@ def identity_of(
 
     Raises WeightsError when a weights file cannot be read.
     """
+    options = _plain(context.options)
+    options.get("card", {}).pop("supervision", None)  # a word for readers, which the record's card holds
     return Identity(
         pipeline=context.name,
-        options=_plain(context.options),
+        options=options,
         weights=_weights(card) if card else {},
         data=data_identity(split),
         device=context.device.partition(":")[0],  # which of several equal GPUs it was says nothing

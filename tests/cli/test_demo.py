@@ -22,7 +22,7 @@ SHAPES = next(label for label, dataset in WEIGHTS.items() if dataset == "shapes"
 
 
 class Plain:
-    card = PipelineCard(name="plain", summary="")
+    card = PipelineCard(name="plain", summary="", supervision="none")
 
     def __init__(self, answer):
         self.answer, self.asked = answer, []

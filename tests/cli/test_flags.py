@@ -19,7 +19,7 @@ def options(monkeypatch):
     seen = []
 
     class Whole:
-        card = PipelineCard("any", "the whole picture")
+        card = PipelineCard("any", "the whole picture", supervision="none")
 
         def ground(self, batch):
             return [Prediction(q.id, (0, 0, 10, 10)) for scene in batch for q in scene.queries]

@@ -29,7 +29,7 @@ class Weighted(HashPipeline):
         super().__init__(context)
         type(self).opened += 1
         weights = {"model": self.options["weights"]} if "weights" in self.options else {}
-        self.card = PipelineCard(context.name, "", weights=weights)
+        self.card = PipelineCard(context.name, "", weights=weights, supervision="unknown")
 
 
 @pytest.fixture
