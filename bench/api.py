@@ -126,7 +126,7 @@ def _in_memory(opened: OpenPipeline, split: Split, protocol: str, resolved: Reso
     with progress(f"{opened.name} on {split.name}", len(split.scenes)) as advance:
         run = resolved.settings.run
         _, rows = gathered(opened, split.scenes, split.pictures, run, split.name, log, advance=advance)
-    return scored(opened.name, split, rows, protocol, resolved.settings.evaluation, _mark(opened))
+    return scored(opened.name, split, rows, protocol, resolved.settings.evaluation, opened.card.proposals)
 
 
 def _stored(opened: OpenPipeline, split: Split, protocol: str, resolved: Resolved, fresh: bool) -> Evaluation:
@@ -137,7 +137,7 @@ def _stored(opened: OpenPipeline, split: Split, protocol: str, resolved: Resolve
     done = loop.evaluate(opened.name, split, resolved, protocol=protocol, fresh=fresh, rank=Rank(), opened=opened)
     rows = list(stored_rows(done.folder).values())
     settings = resolved.settings.evaluation
-    return scored(opened.name, split, rows, protocol, settings, _mark(opened), done.folder)
+    return scored(opened.name, split, rows, protocol, settings, opened.card.proposals, done.folder)
 
 
 def _opened(pipeline: Pipeline, split: Split, config: str | Path | None) -> OpenPipeline:
@@ -149,10 +149,6 @@ def _opened(pipeline: Pipeline, split: Split, config: str | Path | None) -> Open
         )
     resolved = _settings(config, {})
     return wrap(pipeline, pipeline_context(pipeline.card.name, split, resolved), resolved)
-
-
-def _mark(opened: OpenPipeline) -> str:
-    return opened.context.candidates.mark if opened.context.candidates else ""
 
 
 def _settings(config: str | Path | None, flags: Mapping[str, Any]) -> Resolved:

@@ -68,15 +68,30 @@ class Expression:
         return x2 > 0 and y2 > 0 and x1 < width and y1 < height
 
 
+class SceneObject(NamedTuple):
+    """One annotated object of an image, referred to or not: its class name, and its box, xyxy pixels.
+
+    `description` has its attributes in words ("striped red star"); empty where there is none.
+    """
+
+    category: str
+    box: Box
+    description: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One picture and every expression about it. `width`/`height` are the annotated size (None where not annotated)."""
+    """One picture and every expression about it. `width`/`height` are the annotated size (None where not annotated).
+
+    `objects` are all objects of the image, where the data set annotates them; no pipeline is given them.
+    """
 
     id: str
     file: str
     width: int | None
     height: int | None
     expressions: tuple[Expression, ...]
+    objects: tuple[SceneObject, ...] = ()
 
 
 def check_box_touches(scene: Scene, expression: Expression, width: int, height: int, where: str = "") -> None:
@@ -137,6 +152,9 @@ class Prediction:
 class PipelineCard:
     """What stands behind a row. `weights` maps a part's name to its file or hub id, `sha256` a file to its hash.
 
+    `proposals` names annotated boxes that it chooses among ("gt"); empty where it finds its own. `accelerated` is what
+    `Acceleration.apply` returned for its networks: "compile", "channels-last", "dtype".
+
     `supervision` is what annotation its weights learned grounding from, on the data set of the context:
 
         none        nothing was trained
@@ -158,6 +176,8 @@ class PipelineCard:
     licence: str = ""
     saw_test_images: SawTestImages = "unknown"
     parameters: int | None = None
+    proposals: str = ""
+    accelerated: frozenset[str] = frozenset()
     supervision: Supervision = field(kw_only=True)
 
     def __post_init__(self) -> None:
@@ -175,16 +195,14 @@ class StageClock(Protocol):
 class Candidates(Protocol):
     """The annotated boxes of a split's pictures, for the protocol in which a pipeline chooses among them.
 
-    Nobody else may take them: who does has the run marked in its signature, so that no table mixes it with others.
+    Who takes them names them on its card (`proposals`): the run's signature says so, and no table mixes it with others.
     """
 
-    @property
-    def mark(self) -> str:
-        """What the signature says: empty until they are taken, then "gt" or "gt-referred"."""
-        ...
+    def take(self) -> tuple[str, Callable[[str], Boxes]]:
+        """ "gt" or "gt-referred", for the card; and scene id -> boxes (N, 4), xyxy pixels, in an order without meaning.
 
-    def take(self) -> Callable[[str], Boxes]:
-        """Scene id -> boxes (N, 4), xyxy pixels, in an order that says nothing. Raises UsageError outside a split."""
+        Raises UsageError outside a split.
+        """
         ...
 
 

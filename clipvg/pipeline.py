@@ -63,12 +63,12 @@ class ClipVGPipeline:
         opened = opened or open_network(options.weights, context, options.clip, options.image_size)
         self.style = opened.style if options.preprocessing == "auto" else options.preprocessing
         self.network = opened.network
+        accelerated = frozenset[str]()
         if not training:
             in_precision(self.network.requires_grad_(False), getattr(torch, context.dtype)).to(self.device)
             clip = self.network.clip  # of whose picture tower the blocks are called one by one
             parts = [*clip.visual.transformer.resblocks, clip.transformer, self.network.vl_transformer]
-            context.acceleration.apply(self.network, parts)
-            context.acceleration.uses_dtype()
+            accelerated = context.acceleration.apply(self.network, parts)
         self.tokenizer = open_clip.get_tokenizer(self.network.config.clip)
         self.size = self.network.config.image_size
         self.patch = self.size // self.network.side
@@ -82,6 +82,7 @@ class ClipVGPipeline:
             weights={"clipvg": options.weights} | ({"clip": clip.options.pretrained} if clip else {}),
             sha256={} if training else {"clipvg": sha256_file(opened.path)} | ({"clip": clip.values} if clip else {}),
             parameters=sum(p.numel() for p in self.network.parameters()),
+            accelerated=accelerated,
         )
 
     @torch.inference_mode()

@@ -178,6 +178,8 @@ def _chosen(context: PipelineContext, summary: str, choice: Choice) -> Chosen:
         weights={"proposer": ", ".join(proposer.sha256)},
         sha256={"proposer": ", ".join(proposer.sha256.values())},
         parameters=proposer.parameters,
+        proposals=proposer.annotated,
+        accelerated=proposer.accelerated,
         **card_in_force(options.card, {"proposer": proposer.sha256}, context),
     )
     return Chosen(card, proposer, choice, context)

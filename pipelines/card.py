@@ -74,11 +74,19 @@ def make_card(
     weights: Mapping[str, str],
     sha256: Mapping[str, str],
     parameters: int,
+    accelerated: frozenset[str] = frozenset(),
 ) -> PipelineCard:
     """The card of a pipeline whose parts are single weights; `sha256` maps files to their hashes."""
     facts = card_in_force(card, {part: (name,) for part, name in weights.items()}, context)
     return PipelineCard(
-        name=context.name, summary=summary, paper=paper, weights=weights, sha256=sha256, parameters=parameters, **facts
+        name=context.name,
+        summary=summary,
+        paper=paper,
+        weights=weights,
+        sha256=sha256,
+        parameters=parameters,
+        accelerated=accelerated,
+        **facts,
     )
 
 

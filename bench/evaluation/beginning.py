@@ -33,14 +33,13 @@ def blank_record(
     """The record of a run that has not asked anything yet. Raises UnknownName for the protocol."""
     rule = protocol(protocol_name)
     identity = identity_of(context, split, settings.run.deterministic, card)
-    proposals = context.candidates.mark if context.candidates else ""
     return RunRecord(
         status="running",
         provenance="run",
         name=context.name,
         protocol=rule.name,
-        signature=signature(rule.name, identity.data, rule.hits_at, proposals),
-        proposals=proposals,
+        signature=signature(rule.name, identity.data, rule.hits_at, card.proposals),
+        proposals=card.proposals,
         identity=identity,
         settings={
             "run": settings.run.model_dump(mode="json"),
@@ -150,4 +149,4 @@ def _plain(value: Any) -> Any:
 
 
 def _jsonable(value: Any) -> Any:
-    return dict(value) if hasattr(value, "items") else str(value)
+    return dict(value) if hasattr(value, "items") else sorted(value) if isinstance(value, frozenset) else str(value)

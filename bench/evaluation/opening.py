@@ -145,7 +145,9 @@ def build(context: PipelineContext, resolved: Resolved, begun: float | None = No
         raise BenchError(
             f"pipeline {context.name!r}: its factory returned {type(pipeline).__name__}, which lacks `card` or `ground`"
         )
-    context.acceleration.refuse_untaken(context.name)
+    context.acceleration.refuse_untaken(context.name, pipeline.card.accelerated)
+    if isinstance(context.candidates, AnnotatedBoxes) and context.candidates.taken and not pipeline.card.proposals:
+        raise BenchError(f"pipeline {context.name!r} takes annotated boxes; its card must name them in `proposals`")
     seed_everything(context.seed)  # once more: the factory may have been the first to import torch
     return wrap(pipeline, context, resolved, time.perf_counter() - begun)
 

@@ -42,10 +42,9 @@ class ClipEncoder:
         self.bucket = options.bucket or (256 if self.device.type == "cuda" else 32)
         self.model, self.sha256 = open_model(options, context)
         self.model = self.model.eval().to(self.device)
-        context.acceleration.uses_dtype()
         # The text tower is a module of its own in open_clip's newer classes, else the model's own transformer.
         text = getattr(self.model, "text", None) or self.model.transformer
-        context.acceleration.apply(self.model, [self.model.visual, text])
+        self.accelerated = context.acceleration.apply(self.model, [self.model.visual, text])
         self.tokenizer = open_clip.get_tokenizer(options.model)
         self.context_length = int(getattr(self.model, "context_length", 77))
         preprocessing = open_clip.get_model_preprocess_cfg(self.model)

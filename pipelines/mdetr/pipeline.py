@@ -70,8 +70,8 @@ class MdetrPipeline:
             )
         self.model = in_precision(checkpoint.build(held), self.dtype).to(self.device)
         transformer = self.model.transformer
-        context.acceleration.apply(self.model, [self.model.backbone[0], transformer.text_encoder, transformer])
-        context.acceleration.uses_dtype()
+        called = [self.model.backbone[0], transformer.text_encoder, transformer]
+        accelerated = context.acceleration.apply(self.model, called)
         self.card = make_card(
             context,
             options.card,
@@ -80,6 +80,7 @@ class MdetrPipeline:
             weights={"mdetr": options.weights},
             sha256={"mdetr": sha256_file(held.path)},
             parameters=sum(p.numel() for p in self.model.parameters()),
+            accelerated=accelerated,
         )
 
     @torch.inference_mode()

@@ -49,6 +49,8 @@ def open_detr(table: Mapping[str, Any], where: str, context: PipelineContext) ->
 class DetrProposer:
     """Boxes of a detection transformer for many pictures at once."""
 
+    annotated = ""
+
     def __init__(self, options: DetrOptions, context: PipelineContext) -> None:
         self.options = options
         self.device = torch.device(context.device)
@@ -66,9 +68,8 @@ class DetrProposer:
             self.processor = hub.load_pretrained(AutoImageProcessor, options.weights, context, "DETR proposals")
             self.model = hub.load_model(AutoModelForObjectDetection, options.weights, context, "DETR proposals")
             self.sha256 = hub.hashes(options.weights, context)
-        if self.half:
-            context.acceleration.uses_dtype()
-        self.model = context.acceleration.apply(self.model.eval().to(self.device))
+        self.model = self.model.eval().to(self.device)
+        self.accelerated = context.acceleration.apply(self.model, dtype=self.half)
         self.names: Mapping[int, str] = self.model.config.id2label
         self.parameters = sum(p.numel() for p in self.model.parameters())
 

@@ -60,6 +60,8 @@ class FileProposer:
     """Boxes of a file. A picture that the file does not name gets none at all, and a note: nothing is guessed."""
 
     parameters = 0
+    accelerated: frozenset[str] = frozenset()
+    annotated = ""
 
     def __init__(self, options: FileOptions, context: PipelineContext) -> None:
         self.options = options

@@ -40,11 +40,13 @@ def open_grounding_dino(table: Mapping[str, Any], where: str, context: PipelineC
 class GroundingDinoProposer:
     """The best boxes of every expression of a scene, without copies; a box's label is the expression that found it."""
 
+    annotated = ""
+
     def __init__(self, options: GroundingDinoProposerOptions, context: PipelineContext) -> None:
         self.options = options
         self.detector = GroundingDino(options.weights, options.texts_in_batch, context)
         self.sha256: Mapping[str, str] = self.detector.sha256
-        self.parameters = self.detector.parameters
+        self.parameters, self.accelerated = self.detector.parameters, self.detector.accelerated
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """One `Proposals` for each scene, from its picture and its texts."""

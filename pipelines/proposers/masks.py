@@ -32,10 +32,13 @@ def open_masks(table: Mapping[str, Any], where: str, context: PipelineContext) -
 class MaskProposer:
     """Boxes and masks of SAM, Mask2Former, EoMT and their like."""
 
+    annotated = ""
+
     def __init__(self, options: MaskProposerOptions, context: PipelineContext) -> None:
         self.options = options
         self.model = MaskModel(options, context)
         self.sha256, self.parameters = self.model.sha256, self.model.parameters
+        self.accelerated = self.model.accelerated
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """One `Proposals`, with masks (N, H, W), for each scene's picture."""

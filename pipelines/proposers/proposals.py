@@ -45,6 +45,16 @@ class Proposer(Protocol):
     @property
     def parameters(self) -> int: ...
 
+    @property
+    def accelerated(self) -> frozenset[str]:
+        """What `Acceleration.apply` returned for its network; empty without one."""
+        ...
+
+    @property
+    def annotated(self) -> str:
+        """The mark of `Candidates.take` where the boxes are annotated ones; empty where it finds its own."""
+        ...
+
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """One `Proposals` for each scene. A detector looks at its picture only; a file is asked by its id."""
         ...

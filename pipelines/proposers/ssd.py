@@ -53,6 +53,8 @@ def open_ssd(table: Mapping[str, Any], where: str, context: PipelineContext) -> 
 class SsdProposer:
     """Boxes of an SSD for many pictures at once."""
 
+    annotated = ""
+
     def __init__(self, options: SsdOptions, context: PipelineContext) -> None:
         self.options = options
         self.device = torch.device(context.device)
@@ -63,8 +65,7 @@ class SsdProposer:
         self.model, self.names = read_model(path)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.model = self.model.eval().to(self.device)
-        context.acceleration.apply(self.model, [self.model.backbone, self.model.head])
-        context.acceleration.uses_dtype()
+        self.accelerated = context.acceleration.apply(self.model, [self.model.backbone, self.model.head])
 
     @torch.inference_mode()
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:

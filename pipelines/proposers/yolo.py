@@ -50,6 +50,8 @@ def open_yolo(table: Mapping[str, Any], where: str, context: PipelineContext) ->
 class YoloProposer:
     """Boxes of a YOLO for many pictures at once."""
 
+    annotated = ""
+
     def __init__(self, options: YoloOptions, context: PipelineContext) -> None:
         self.options = options
         self.device = torch.device(context.device)
@@ -62,10 +64,8 @@ class YoloProposer:
         self.parameters = sum(p.numel() for p in model.parameters())
         # Half precision on a GPU only: ultralytics' own default for speed; boxes are decoded in float32 either way.
         self.dtype = torch.float16 if self.device.type == "cuda" and context.dtype != "float32" else torch.float32
-        if self.dtype != torch.float32:
-            context.acceleration.uses_dtype()
         self.model = model.fuse(verbose=False).eval().to(self.device, self.dtype)
-        context.acceleration.apply(self.model)
+        self.accelerated = context.acceleration.apply(self.model, dtype=self.dtype != torch.float32)
         if context.acceleration.compile:
             head = self.model.model[-1]
             # As a tensor its numbers are known only when the head runs, and the compiler would stop at every layer;

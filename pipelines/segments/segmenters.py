@@ -42,6 +42,11 @@ class Segmenter(Protocol):
     @property
     def parameters(self) -> int: ...
 
+    @property
+    def accelerated(self) -> frozenset[str]:
+        """What `Acceleration.apply` returned for its network; empty without one."""
+        ...
+
     def segment(self, scenes: Sequence[LoadedScene]) -> list[Segmentation]:
         """One segmentation for each scene."""
         ...
@@ -61,6 +66,7 @@ class Superpixels:
 
     sha256: Mapping[str, str] = {}
     parameters = 0
+    accelerated: frozenset[str] = frozenset()
 
     def __init__(self, options: SegmentOptions) -> None:
         self.options = options
@@ -85,6 +91,7 @@ class Masks:
         self.model = model
         self.sha256: Mapping[str, str] = model.sha256
         self.parameters: int = model.parameters
+        self.accelerated: frozenset[str] = model.accelerated
 
     def segment(self, scenes: Sequence[LoadedScene]) -> list[Segmentation]:
         """One segmentation for each scene."""

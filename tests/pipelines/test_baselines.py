@@ -15,7 +15,7 @@ SCENE = LoadedScene("s", np.zeros((100, 200, 3), np.uint8), QUERIES)
 class Found:
     """A proposer that finds what it is told."""
 
-    sha256, parameters = {"w": "0"}, 1
+    sha256, parameters, accelerated, annotated = {"w": "0"}, 1, frozenset(), ""
 
     def __init__(self, boxes, labels):
         self.proposals = Proposals(np.array(boxes, float).reshape(-1, 4), np.linspace(1, 0.5, len(boxes)), labels)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_a_pipeline_compiles_what_it_calls_and_lays_it_out(
 
     plain = boxes(name, scenes)
     monkeypatch.setattr(nn.Module, "compile", remembered)
-    monkeypatch.setattr(Acceleration, "apply", lambda self, n, *parts: networks.append(n) or applied(self, n, *parts))
+    monkeypatch.setattr(Acceleration, "apply", lambda self, n, *a, **k: networks.append(n) or applied(self, n, *a, **k))
     fast = boxes(name, scenes, compile=True, channels_last=True)
     assert set(called) == CALLED[name]
     kernels = [p for m in networks for p in m.parameters() if p.dim() == 4 and min(p.shape[1:3]) > 1]
@@ -111,8 +112,7 @@ def test_taken_flags_are_part_of_what_a_run_is(monkeypatch: pytest.MonkeyPatch, 
     class Taking(HashPipeline):
         def __init__(self, context: PipelineContext) -> None:
             super().__init__(context)
-            context.acceleration.apply(nn.Conv2d(3, 3, 3))
-            context.acceleration.uses_dtype()
+            self.card = replace(self.card, accelerated=context.acceleration.apply(nn.Conv2d(3, 3, 3)))
 
     monkeypatch.setattr(registry, "pipeline_factory", lambda name: Taking)
     monkeypatch.setattr(nn.Module, "compile", lambda module, **kwargs: None)
