@@ -11,7 +11,7 @@ of bench.grounding can stand where a OpenPipeline stands, registered or not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -19,7 +19,7 @@ from bench.datasets.load import FILE
 from bench.datasets.load import load_split as split_called
 from bench.datasets.split import Split
 from bench.errors import UsageError
-from bench.evaluation.opening import OpenPipeline, open_pipeline, pipeline_context, wrap
+from bench.evaluation.opening import OpenPipeline, open_pipeline, pipeline_context
 from bench.evaluation.scored import Evaluation, scored
 from bench.grounding import Pipeline, PipelineCard
 from bench.settings import Resolved, load_settings
@@ -43,7 +43,7 @@ def load_split(name: str | Path, limit: int | None = None, config: str | Path | 
     if limit is not None and limit < 1:
         raise UsageError(f"limit={limit}: at least one picture is needed")
     own = str(name).endswith(".jsonl") and not str(name).startswith(FILE)
-    split = split_called(f"{FILE}{name}" if own else str(name), _settings(config, {}))
+    split = split_called(f"{FILE}{name}" if own else str(name), load_settings(config))
     return split if limit is None else split.limited(limit)
 
 
@@ -67,7 +67,7 @@ def load_pipeline(
     MissingPackage.
     """
     run = {"device": device, "dtype": dtype, "seed": seed, "deterministic": deterministic, "offline": offline}
-    resolved = _settings(config, {f"run.{key}": value for key, value in run.items()})
+    resolved = load_settings(config, {f"run.{key}": value for key, value in run.items()})
     return open_pipeline(name, on, resolved, dict(options) if weights is None else {**options, "weights": str(weights)})
 
 
@@ -147,12 +147,8 @@ def _opened(pipeline: Pipeline, split: Split, config: str | Path | None) -> Open
             f"{type(pipeline).__name__} is no pipeline: it needs `card`, a bench.PipelineCard, and `ground(batch)`; "
             "or give the name of a registered one"
         )
-    resolved = _settings(config, {})
-    return wrap(pipeline, pipeline_context(pipeline.card.name, split, resolved), resolved)
-
-
-def _settings(config: str | Path | None, flags: Mapping[str, Any]) -> Resolved:
-    return load_settings(None if config is None else Path(config), flags)
+    resolved = load_settings(config)
+    return OpenPipeline(pipeline, pipeline_context(pipeline.card.name, split, resolved), resolved)
 
 
 def _with(resolved: Resolved, results: str | Path | None, batch_size: int | None) -> Resolved:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import SettingsError, nearest
 
-WEIGHTS = frozenset({"weights", "pretrained"})  # keys of bench.toml that name weights
+WEIGHTS = frozenset({"weights", "pretrained", "checkpoint"})  # keys of bench.toml that name weights
 PROJECT = Path(__file__).resolve().parent.parent
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -125,7 +125,7 @@ def platform_home() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "grounding-bench"
 
 
-def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Resolved:
+def load_settings(config: str | Path | None = None, flags: Mapping[str, Any] | None = None) -> Resolved:
     """The settings in force. `flags` maps dotted keys ("run.batch_size") to values; None means "not given".
 
     With `run.offline` the process asks the network no more. Raises SettingsError naming the file and the key, with the
@@ -135,7 +135,7 @@ def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = 
     default = default_file()
     if default is not None:
         layers.append(("default", _read(default)))
-    user = _user_file(config)
+    user = _user_file(Path(config) if config else None)
     folder = default.parent if default else PROJECT
     if user is not None and (default is None or user.resolve() != default.resolve()):
         layers.append((str(user), _anchored(_read(user), user.parent)))
@@ -211,17 +211,16 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def weights_named(table: Any) -> Iterator[str]:
-    """Every name of weights in a table of options, however deep."""
-    if isinstance(table, Mapping):
-        for key, inner in table.items():
-            if key in WEIGHTS and isinstance(inner, str):
-                yield inner
+def weights_named(table: Any) -> Iterator[tuple[str, str]]:
+    """(weights, the model they are for) of a table of options, however deep."""
+    if not isinstance(table, Mapping):
+        return
+    for key, value in table.items():
+        for inner in value if isinstance(value, (list, tuple)) else [value]:
+            if key in WEIGHTS and isinstance(inner, str) and inner:
+                yield inner, str(table.get("model", ""))
             else:
                 yield from weights_named(inner)
-    elif isinstance(table, (list, tuple)):
-        for inner in table:
-            yield from weights_named(inner)
 
 
 def _known_keys(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:

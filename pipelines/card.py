@@ -58,7 +58,7 @@ def card_in_force(card: CardOptions, weights: Mapping[str, Iterable[str]], conte
     """
     ours = shipped_options(context.name, context.dataset)
     in_force = {part: tuple(names) for part, names in weights.items() if tuple(names)}
-    if _same([name for names in in_force.values() for name in names], list(weights_named(ours))):
+    if _same([name for names in in_force.values() for name in names], [name for name, _ in weights_named(ours)]):
         return card.model_dump()
     written = CardOptions(**ours.get("card", {})).model_dump()
     own = {field: value for field, value in card.model_dump().items() if value != written[field]}

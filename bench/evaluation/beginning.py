@@ -89,7 +89,7 @@ def same_weights(stored: Mapping[str, str], context: PipelineContext) -> bool:
     False also where that cannot be told: a name that is no file stands in the identity with the hash of what it means.
     """
     told = {item for value in stored.values() for item in value.split(", ") if item}
-    names = set(weights_named(context.options))
+    names = {name for name, _ in weights_named(context.options)}
     files = {name: path for name in names - told if (path := find_file(name, context))}
     hashes = {name: sha256_file(path, context.home) for name, path in files.items()}
     if names - told - files.keys():

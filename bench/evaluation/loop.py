@@ -20,6 +20,7 @@ from bench.evaluation.opening import OpenPipeline, build, pipeline_context
 from bench.evaluation.outcomes import by_scene, outcomes
 from bench.evaluation.progress import progress, say
 from bench.evaluation.protocols import protocol as protocol_named
+from bench.runs.folders import runs_of
 from bench.runs.opening import finished_run, open_run
 from bench.runs.outcomes import write_outcomes
 from bench.runs.predictions import noted
@@ -67,8 +68,8 @@ def evaluate(
         device = resolve_device(settings.run.device, rank.local)
         context = pipeline_context(name, split, resolved, flags, device, on)
         identity, same = identity_of(context, split, settings.run.deterministic), partial(same_weights, context=context)
-        rule = protocol_named(protocol)
-        if not fresh and (done := finished_run(results, identity, rule.name, split.scenes, rank, same)):
+        rule, runs = protocol_named(protocol), runs_of(results, name, split.name)
+        if not fresh and (done := finished_run(runs, identity, rule.name, split.scenes, rank, same)):
             return Evaluated(None if rank.index else done.record, done.folder, already_done=True)
         opened = build(context, resolved)
     blank = blank_record(opened.context, opened.card, split, settings, protocol)

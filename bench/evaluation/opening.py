@@ -6,18 +6,19 @@ name, split, settings ─► pipeline_context ─► open_pipeline ─► OpenPi
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
+
 from bench import registry
 from bench.acceleration import Acceleration
 from bench.datasets.split import Split
-from bench.errors import BenchError, MissingPackage
-from bench.evaluation.candidates import AnnotatedBoxes
+from bench.errors import BenchError, MissingPackage, UsageError
 from bench.evaluation.device import make_deterministic, resolve_device, resolve_dtype, seed_everything, use_device
-from bench.grounding import LoadedScene, Pipeline, PipelineCard, PipelineContext, Prediction, Scene
+from bench.grounding import Boxes, LoadedScene, Pipeline, PipelineCard, PipelineContext, Prediction, Scene
 from bench.settings import Resolved, merged
 from bench.speed.clock import Clock
 
@@ -41,13 +42,17 @@ class OpenPipeline:
 
     pipeline: Pipeline
     context: PipelineContext
-    clock: Clock
     resolved: Resolved
     load_seconds: float = 0.0
 
     @property
     def name(self) -> str:
         return self.context.name
+
+    @property
+    def clock(self) -> Clock:
+        assert isinstance(self.context.clock, Clock)
+        return self.context.clock
 
     @property
     def card(self) -> PipelineCard:
@@ -149,13 +154,7 @@ def build(context: PipelineContext, resolved: Resolved, begun: float | None = No
     if isinstance(context.candidates, AnnotatedBoxes) and context.candidates.taken and not pipeline.card.proposals:
         raise BenchError(f"pipeline {context.name!r} takes annotated boxes; its card must name them in `proposals`")
     seed_everything(context.seed)  # once more: the factory may have been the first to import torch
-    return wrap(pipeline, context, resolved, time.perf_counter() - begun)
-
-
-def wrap(pipeline: Pipeline, context: PipelineContext, resolved: Resolved, load_seconds: float = 0.0) -> OpenPipeline:
-    """Put a built pipeline together with its context."""
-    assert isinstance(context.clock, Clock)
-    return OpenPipeline(pipeline, context, context.clock, resolved, load_seconds)
+    return OpenPipeline(pipeline, context, resolved, time.perf_counter() - begun)
 
 
 def dataset_of(split: Split | str) -> str:
@@ -184,3 +183,34 @@ def _absolute(part: str) -> str:
     key, equals, value = part.rpartition("=")
     path = Path(value).expanduser()
     return f"{key}{equals}{path.resolve()}" if path.exists() else part
+
+
+class AnnotatedBoxes:
+    """The candidates of a split; satisfies `bench.grounding.Candidates`. None: there is no split, only a picture."""
+
+    def __init__(self, split: Split | None) -> None:
+        self._split = split
+        self.taken = False
+
+    def take(self) -> tuple[str, Callable[[str], Boxes]]:
+        """The mark, and scene id -> (N, 4) xyxy pixels, each box once, sorted by its numbers.
+
+        Raises UsageError outside a split.
+        """
+        if self._split is None:
+            raise UsageError("annotated boxes as proposals need a split whose annotations are known: use `bench run`")
+        scenes = {scene.id: scene for scene in self._split.scenes}
+        known = all(scene.objects for scene in scenes.values())
+        self.taken = True
+
+        def of(scene_id: str) -> Boxes:
+            scene = scenes[scene_id]
+            boxes = [each.box for each in scene.objects] if known else _referred(scene)
+            # The order of the annotations would tell which box is asked about first.
+            return np.unique(np.array(boxes, np.float64).reshape(-1, 4), axis=0)
+
+        return "gt" if known else "gt-referred", of
+
+
+def _referred(scene: Scene) -> list[tuple[float, ...]]:
+    return [box for expression in scene.expressions for box in (expression.box, *expression.also)]

@@ -91,18 +91,18 @@ def _follow(
 
 
 def finished_run(
-    results: Path,
+    parent: Path,
     identity: Identity,
     protocol: str,
     scenes: Sequence[Scene],
     rank: Rank,
     same_weights: Callable[[Mapping[str, str]], bool],
 ) -> Run | None:
-    """The finished run of a command whose pipeline is not open yet; None where there is none, or it cannot be told.
+    """The command's latest run under `parent`, if it is complete and no scene is left to ask again.
 
-    `identity` leaves the weights open, and `same_weights` says whether stored ones are those that would be opened.
+    `same_weights` says whether stored weights are those of the command: they need not be known before a pipeline is
+    opened. What differs in them only is not passed over for an older run: then nothing is known to be finished.
     """
-    parent = runs_of(results, identity.pipeline, identity.data.split)
     for folder, record in reversed(same_command(parent, identity, protocol)):
         weights = record.identity.weights
         if differences(record.identity, identity.model_copy(update={"weights": weights})):
@@ -113,11 +113,7 @@ def finished_run(
 
 
 def _finished(parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank) -> Run | None:
-    """The command's run when it is complete and no scene is left to ask again."""
-    found = choose(parent, blank)
-    if found is None or found[1].status != "complete" or _left(found[0], scenes):
-        return None
-    return Run(*found, rank, scenes, [])
+    return finished_run(parent, blank.identity, blank.protocol, scenes, rank, lambda w: w == blank.identity.weights)
 
 
 def _left(folder: Path, scenes: Sequence[Scene]) -> bool:

@@ -50,7 +50,7 @@ def measure(
     opened, settings, resident = subject.opened, resolved.settings, subject.resident
     identity = identity_of(opened.context, split, settings.run.deterministic, opened.card)
     environment = environment_of(subject)
-    gpu, no_gpu = open_gpu(subject.device)
+    gpu, no_gpu = open_gpu(subject.opened.context.device)
     watch = Watch(gpu)
     say(
         f"{name}: loaded in {opened.load_seconds:.1f} s, {len(resident.loaded)} pictures of {split.name} decoded; "
@@ -60,7 +60,7 @@ def measure(
     size, tried = search(subject, rules)
     say(f"{name}: offline, {size} pictures a batch, cold")
     free()
-    meter = _Meter(subject.device, gpu, no_gpu)
+    meter = _Meter(subject.opened.context.device, gpu, no_gpu)
     rates = [offline(subject, size, rules, around=meter.around)]
     subject.answer_at_least(SAMPLE, size)  # short rules may end before there is enough to compare
     answered, proposals = subject.answered, subject.proposals_per_picture
@@ -131,7 +131,7 @@ def open_subject(
 def environment_of(subject: Subject) -> dict[str, Any]:
     """The machine and packages of a measurement, once torch is imported."""
     run = subject.opened.resolved.settings.run
-    return provenance.environment(subject.device, run.seed, run.deterministic)
+    return provenance.environment(subject.opened.context.device, run.seed, run.deterministic)
 
 
 def write(record: SpeedRecord | PairRecord, folder: Path, kind: str, settings_hash: str) -> Path:

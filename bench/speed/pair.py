@@ -50,7 +50,7 @@ def measure_pair(
     rules, started = rules or Rules(), now()
     pictures = cache(lambda: make_resident(split, cap_mb))
     sides = tuple(open_subject(name, split, resolved, flags, pictures) for name in names)
-    gpu, _ = open_gpu(sides[0].device)
+    gpu, _ = open_gpu(sides[0].opened.context.device)
     watch = Watch(gpu)
     sizes, rates = zip(*(_ready(side, rules) for side in sides), strict=True)
     scenes = _turn(max(rates), max(sizes), rules, rounds)
@@ -95,7 +95,7 @@ def ratio_of(first: list[float], second: list[float]) -> Ratio:
 
 def _ready(subject: Subject, rules: Rules) -> tuple[int, float]:
     """Warm, with its best batch and how many pictures a second that does."""
-    say(f"{subject.name}: looking for the best batch")
+    say(f"{subject.opened.name}: looking for the best batch")
     warm_up(lambda n: subject.ask(n, 1), rules)
     size, tried = search(subject, rules)
     warm_up(lambda n: subject.ask(n * size, size), rules)
@@ -126,7 +126,7 @@ def _side(subject: Subject, size: int, speeds: list[float], split: Split) -> Sid
     opened, run = subject.opened, subject.opened.resolved.settings.run
     identity = identity_of(opened.context, split, run.deterministic, opened.card)
     return Side(
-        name=subject.name,
+        name=subject.opened.name,
         identity=identity,
         settings_hash=hash_of(identity),
         batch_size=size,

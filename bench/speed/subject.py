@@ -11,7 +11,7 @@ from bench.evaluation.answering import checked
 from bench.evaluation.opening import OpenPipeline
 from bench.grounding import Caching, LoadedScene, Prediction
 from bench.speed.check import close
-from bench.speed.clock import Clock, synchroniser
+from bench.speed.clock import synchroniser
 from bench.speed.resident import Resident
 
 NEW, REAL = "new", "the split's"
@@ -30,19 +30,7 @@ class Subject:
     first_call_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self._wait = synchroniser(self.device)
-
-    @property
-    def name(self) -> str:
-        return self.opened.name
-
-    @property
-    def clock(self) -> Clock:
-        return self.opened.clock
-
-    @property
-    def device(self) -> str:
-        return self.opened.context.device
+        self._wait = synchroniser(self.opened.context.device)
 
     @property
     def caches(self) -> Mapping[str, Callable[[], None]]:
@@ -127,4 +115,4 @@ class Subject:
         return self.resident.loaded[number % len(self.resident.loaded)].id
 
     def _ground(self, scenes: Sequence[LoadedScene]) -> list[Prediction]:
-        return checked(self.opened.pipeline, scenes, self.name)
+        return checked(self.opened.pipeline, scenes, self.opened.name)

@@ -1,7 +1,6 @@
 """What stands between a pipeline and a run: packages and weights that are not there, and how each is brought there.
 
-Nothing of a pipeline is built. A table of bench.toml names weights under the keys below; where published ones come from
-is in costs.toml, beside what they cost.
+Nothing of a pipeline is built. Where published weights come from is in costs.toml, beside what they cost.
 """
 
 from __future__ import annotations
@@ -18,10 +17,9 @@ from typing import Any
 from bench import registry
 from bench.errors import BenchError
 from bench.hashing import find_file, places_of
-from bench.settings import Resolved
+from bench.settings import Resolved, weights_named
 
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-KEYS = ("weights", "pretrained", "checkpoint")
 BOXES = "{dataset}_dets_dict.json"
 
 
@@ -82,12 +80,7 @@ def _source(weights: str, model: str, resolved: Resolved) -> Lack:
 
 def _weights(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(weights, the model they are for) of a table, however deep; a tokenizer is one where weights bring none."""
-    for key, value in table.items():
-        for inner in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(inner, Mapping):
-                yield from _weights(inner)
-            elif key in KEYS and isinstance(inner, str) and inner:
-                yield inner, str(table.get("model", ""))
+    yield from weights_named(table)
     official = str(table.get("weights", "")).endswith(".pth")
     if official and isinstance(table.get("tokenizer"), str):
         yield table["tokenizer"], "tokenizer"

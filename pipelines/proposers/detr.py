@@ -23,7 +23,7 @@ from bench.grounding import LoadedScene, Picture, PipelineContext
 from bench.hashing import find_file, sha256_file
 from bench.settings import parse_table
 from pipelines import hub, weights
-from pipelines.proposers.proposals import Proposals, tidy
+from pipelines.proposers.proposals import Proposals, Proposer, tidy
 
 FORMAT = "bench-detr"
 ASPECT = 30  # of one side to the other, beyond which a picture is widened
@@ -46,10 +46,8 @@ def open_detr(table: Mapping[str, Any], where: str, context: PipelineContext) ->
     return DetrProposer(parse_table(DetrOptions, table, where), context)
 
 
-class DetrProposer:
+class DetrProposer(Proposer):
     """Boxes of a detection transformer for many pictures at once."""
-
-    annotated = ""
 
     def __init__(self, options: DetrOptions, context: PipelineContext) -> None:
         self.options = options
@@ -59,7 +57,7 @@ class DetrProposer:
         path = find_file(options.weights, context)
         if path is not None:
             self.model, self.processor = read_model(path)
-            self.sha256: Mapping[str, str] = {path.name: sha256_file(path)}
+            self.sha256 = {path.name: sha256_file(path)}
         elif options.weights.endswith(".safetensors"):
             raise weights.missing(
                 options.weights, context, "name a file of `bench train`, a folder, or an id of the hub"

@@ -26,7 +26,7 @@ from bench.grounding import LoadedScene, PipelineContext
 from bench.hashing import find_file, sha256_file
 from bench.settings import parse_table
 from pipelines import weights
-from pipelines.proposers.proposals import Proposals, tidy
+from pipelines.proposers.proposals import Proposals, Proposer, tidy
 
 EXPECTED = '{"image_id": 5, "bbox": [x, y, width, height], "score": 0.9}'
 
@@ -56,12 +56,11 @@ def open_file(table: Mapping[str, Any], where: str, context: PipelineContext) ->
     return FileProposer(parse_table(FileOptions, table, where), context)
 
 
-class FileProposer:
+class FileProposer(Proposer):
     """Boxes of a file. A picture that the file does not name gets none at all, and a note: nothing is guessed."""
 
     parameters = 0
     accelerated: frozenset[str] = frozenset()
-    annotated = ""
 
     def __init__(self, options: FileOptions, context: PipelineContext) -> None:
         self.options = options
@@ -71,7 +70,7 @@ class FileProposer:
             how = "put the file of boxes there, name another with --set proposer.file=FILE, or --set proposer.kind=yolo"
             raise weights.missing(name, context, how)
         self.path = path
-        self.sha256: Mapping[str, str] = {path.name: sha256_file(path)}
+        self.sha256 = {path.name: sha256_file(path)}
         self._found: dict[str, Proposals] = {}
         for picture, rows in read_rows(path).items():
             kept = [row for row in rows if row.score >= options.confidence]

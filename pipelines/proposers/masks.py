@@ -12,7 +12,7 @@ from pydantic import Field
 
 from bench.grounding import LoadedScene, PipelineContext
 from bench.settings import parse_table
-from pipelines.proposers.proposals import Proposals, tidy
+from pipelines.proposers.proposals import Proposals, Proposer, tidy
 from pipelines.segments.masks import MaskModel, MaskOptions
 
 
@@ -29,10 +29,8 @@ def open_masks(table: Mapping[str, Any], where: str, context: PipelineContext) -
     return MaskProposer(parse_table(MaskProposerOptions, table, where), context)
 
 
-class MaskProposer:
+class MaskProposer(Proposer):
     """Boxes and masks of SAM, Mask2Former, EoMT and their like."""
-
-    annotated = ""
 
     def __init__(self, options: MaskProposerOptions, context: PipelineContext) -> None:
         self.options = options

@@ -24,7 +24,7 @@ from bench.grounding import LoadedScene, PipelineContext
 from bench.hashing import find_file, sha256_file
 from bench.settings import parse_table
 from pipelines import weights
-from pipelines.proposers.proposals import Proposals, tidy
+from pipelines.proposers.proposals import Proposals, Proposer, tidy
 from pipelines.proposers.small_ssd import SsdPlan, small_ssd
 
 FORMAT = "bench-ssd"
@@ -50,10 +50,8 @@ def open_ssd(table: Mapping[str, Any], where: str, context: PipelineContext) -> 
     return SsdProposer(parse_table(SsdOptions, table, where), context)
 
 
-class SsdProposer:
+class SsdProposer(Proposer):
     """Boxes of an SSD for many pictures at once."""
-
-    annotated = ""
 
     def __init__(self, options: SsdOptions, context: PipelineContext) -> None:
         self.options = options
@@ -61,7 +59,7 @@ class SsdProposer:
         self.dtype = getattr(torch, context.dtype)
         path = _find(options.weights, context)
         said = f"{options.weights}/{path.name}" if options.weights in PUBLISHED else path.name
-        self.sha256: Mapping[str, str] = {said: sha256_file(path)}
+        self.sha256 = {said: sha256_file(path)}
         self.model, self.names = read_model(path)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.model = self.model.eval().to(self.device)

@@ -23,7 +23,7 @@ from bench.grounding import LoadedScene, Picture, PipelineContext
 from bench.hashing import find_file, sha256_file
 from bench.settings import parse_table
 from pipelines import weights
-from pipelines.proposers.proposals import Proposals, tidy
+from pipelines.proposers.proposals import Proposals, Proposer, tidy
 
 GREY = 114 / 255  # what ultralytics pads with
 
@@ -47,16 +47,14 @@ def open_yolo(table: Mapping[str, Any], where: str, context: PipelineContext) ->
     return YoloProposer(parse_table(YoloOptions, table, where), context)
 
 
-class YoloProposer:
+class YoloProposer(Proposer):
     """Boxes of a YOLO for many pictures at once."""
-
-    annotated = ""
 
     def __init__(self, options: YoloOptions, context: PipelineContext) -> None:
         self.options = options
         self.device = torch.device(context.device)
         path = _find(options.weights, context)
-        self.sha256: Mapping[str, str] = {path.name: sha256_file(path)}
+        self.sha256 = {path.name: sha256_file(path)}
         model = read_model(path)
         self.names: dict[int, str] = {int(k): v for k, v in dict(model.names).items()}
         self.end2end = bool(getattr(model, "end2end", False))

@@ -10,9 +10,8 @@ from bench import registry
 from bench.datasets.shapes import dataset
 from bench.datasets.split import Split
 from bench.errors import BenchError, UsageError
-from bench.evaluation.candidates import AnnotatedBoxes
 from bench.evaluation.loop import evaluate
-from bench.evaluation.opening import open_pipeline
+from bench.evaluation.opening import AnnotatedBoxes, open_pipeline
 from bench.evaluation.rescored import rescore
 from bench.grounding import Expression, LoadedScene, PipelineCard, Scene
 from bench.reporting.boards import collect
