@@ -141,11 +141,11 @@ def test_stages_come_from_a_pass_of_their_own(tmp_path: Path, use: Use) -> None:
     use(Watched)
     measured = subject(tmp_path, delay=0.001)
     seen: list[bool] = []
-    measured.clock._wait = lambda: seen.append(measured.clock.waits)
+    measured.opened.clock._wait = lambda: seen.append(measured.opened.clock.waits)
     measured.ask(0, 2)
     assert seen == []  # a timed pass does not wait
     found = stages(measured, 2, SHORT)
-    assert seen and all(seen) and not measured.clock.waits
+    assert seen and all(seen) and not measured.opened.clock.waits
     assert set(found) == {"rank", "outside stages"} and found["rank"] >= 0.5
 
 
