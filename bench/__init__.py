@@ -16,8 +16,8 @@ __all__ = [
     "BenchError",
     "Evaluation",
     "Expression",
-    "Grounder",
     "LoadedScene",
+    "OpenPipeline",
     "Pipeline",
     "PipelineCard",
     "Prediction",
@@ -31,13 +31,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from bench.api import Evaluation, Grounder, evaluate, load_pipeline, load_split, predict
+    from bench.api import Evaluation, OpenPipeline, evaluate, load_pipeline, load_split, predict
     from bench.datasets.split import Split
     from bench.errors import BenchError
     from bench.grounding import Expression, LoadedScene, Pipeline, PipelineCard, Prediction, Query, Scene
 else:
     _HOMES = {
-        "bench.api": ("Evaluation", "Grounder", "evaluate", "load_pipeline", "load_split", "predict"),
+        "bench.api": ("Evaluation", "OpenPipeline", "evaluate", "load_pipeline", "load_split", "predict"),
         "bench.datasets.split": ("Split",),
         "bench.errors": ("BenchError",),
         "bench.grounding": ("Expression", "LoadedScene", "Pipeline", "PipelineCard", "Prediction", "Query", "Scene"),

@@ -2,23 +2,20 @@
 
 `--compile` has each network go through torch.compile, `--channels-last` lays pictures and convolutions out with their
 channels together. A pipeline calls `context.acceleration.apply(network, parts)` on each of its networks once they are
-built, on their device and in their precision; one that computes in `context.dtype` says so with `uses_dtype()`. After
-building, the harness asks `refuse_untaken`: what was asked for and nobody took is refused by name, so that no record
-claims an acceleration that did not happen.
+built, on their device and in their precision, and puts what it returns on its card (`accelerated`). `refuse_untaken`
+refuses by name what was asked for and is not there, so that no record claims an acceleration that did not happen.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
-
-Network = TypeVar("Network", bound="nn.Module")
 
 WHY = {
     "compile": "compiles nothing: it hands no network of its own to torch.compile",
@@ -27,20 +24,21 @@ WHY = {
 
 
 class Acceleration:
-    """The flags in force; `taken` holds those that a pipeline has taken so far."""
+    """The flags in force."""
 
     def __init__(self, compile: bool = False, channels_last: bool = False, dtype: str = "auto") -> None:
         """`dtype` is what was asked for, "auto" where nothing was."""
         self.compile, self.channels_last, self.dtype = compile, channels_last, dtype
-        self.taken: set[str] = set()
 
-    def apply(self, network: Network, parts: Iterable[Any] | None = None) -> Network:
-        """The same network, accelerated in place: its type, its attributes and its parameters' names stay.
+    def apply(self, network: nn.Module, parts: Iterable[Any] | None = None, dtype: bool = True) -> frozenset[str]:
+        """Accelerate a network in place: its type, its attributes and its parameters' names stay.
 
-        `parts` are the modules that the pipeline calls, where it does not call the network itself: a compiled module
-        is faster only when it is called as a module. Sizes are compiled as unknowns, for batches and pictures come in
-        many: one compilation serves them all, but for a batch of one.
+        Returns what holds for it of "compile", "channels-last" and "dtype"; `dtype` says that it computes in the
+        context's number type. `parts` are the modules that the pipeline calls, where it does not call the network
+        itself: a compiled module is faster only when it is called as a module. Sizes are compiled as unknowns, for
+        batches and images come in many: one compilation serves them all, but for a batch of one.
         """
+        taken = {"dtype"} if dtype else set[str]()
         if self.channels_last:
             import torch
 
@@ -48,24 +46,20 @@ class Acceleration:
             for parameter in network.parameters():
                 if parameter.dim() in formats:
                     parameter.data = parameter.data.contiguous(memory_format=formats[parameter.dim()])
-                    self.taken.add("channels-last")
+                    taken.add("channels-last")
         if self.compile:
             for part in [network] if parts is None else parts:
                 part.compile(dynamic=True)
-                self.taken.add("compile")
-        return network
+                taken.add("compile")
+        return frozenset(taken)
 
-    def uses_dtype(self) -> None:
-        """Said by whatever computes in the context's dtype."""
-        self.taken.add("dtype")
-
-    def refuse_untaken(self, name: str) -> None:
-        """Raises UsageError for what was asked for and the pipeline called `name` did not take."""
+    def refuse_untaken(self, name: str, taken: Collection[str]) -> None:
+        """Raise UsageError for what was asked for and is not in what the pipeline called `name` has `taken`."""
         asked = {"compile": self.compile, "channels-last": self.channels_last}
         for flag, wanted in asked.items():
-            if wanted and flag not in self.taken:
+            if wanted and flag not in taken:
                 raise UsageError(f"--{flag}: {name} {WHY[flag]}; leave the flag out for it")
-        if self.dtype not in ("auto", "float32") and "dtype" not in self.taken:
+        if self.dtype not in ("auto", "float32") and "dtype" not in taken:
             raise UsageError(
                 f"--dtype {self.dtype}: {name} does not compute in {self.dtype} here; leave the flag out for it, or "
                 "give float32"

@@ -47,7 +47,11 @@ class UnknownName(UsageError):
 
 
 class SettingsError(UsageError):
-    """bench.toml, or a flag that overrides it, holds something that is not understood."""
+    """bench.toml, or a flag that overrides it, holds something that is not understood; `keys` are the unknown ones."""
+
+    def __init__(self, message: str, keys: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.keys = frozenset(keys)
 
 
 class DataError(BenchError):

@@ -11,19 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.acceleration import Acceleration
-from bench.errors import DataError
+from bench.errors import DataError, UsageError
 
 Box = tuple[float, float, float, float]
 Picture = NDArray[np.uint8]  # RGB (H, W, 3)
 Boxes = NDArray[np.float64]  # xyxy pixels (N, 4)
 SawTestImages = Literal["yes", "no", "unknown"]
-Supervision = Literal["", "none", "zero-shot", "pseudo", "mixed", "full"]
+Supervision = Literal["none", "zero-shot", "pseudo", "mixed", "full", "unknown"]
 
 
 class Caption(NamedTuple):
@@ -68,15 +68,30 @@ class Expression:
         return x2 > 0 and y2 > 0 and x1 < width and y1 < height
 
 
+class SceneObject(NamedTuple):
+    """One annotated object of an image, referred to or not: its class name, and its box, xyxy pixels.
+
+    `description` has its attributes in words ("striped red star"); empty where there is none.
+    """
+
+    category: str
+    box: Box
+    description: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One picture and every expression about it. `width`/`height` are the annotated size (None where not annotated)."""
+    """One picture and every expression about it. `width`/`height` are the annotated size (None where not annotated).
+
+    `objects` are all objects of the image, where the data set annotates them; no pipeline is given them.
+    """
 
     id: str
     file: str
     width: int | None
     height: int | None
     expressions: tuple[Expression, ...]
+    objects: tuple[SceneObject, ...] = ()
 
 
 def check_box_touches(scene: Scene, expression: Expression, width: int, height: int, where: str = "") -> None:
@@ -137,8 +152,19 @@ class Prediction:
 class PipelineCard:
     """What stands behind a row. `weights` maps a part's name to its file or hub id, `sha256` a file to its hash.
 
-    `supervision` is what annotation it learned grounding from, in one word (bench/reporting/supervision.py); empty
-    leaves that to be read off `trained_on`.
+    `proposals` names annotated boxes that it chooses among ("gt"); empty where it finds its own. `accelerated` is what
+    `Acceleration.apply` returned for its networks: "compile", "channels-last", "dtype".
+
+    `supervision` is what annotation its weights learned grounding from, on the data set of the context:
+
+        none        nothing was trained
+        zero-shot   boxes, labels, captions: no expression of this data set
+        pseudo      expressions and boxes that a machine made about the data set's images
+        mixed       annotated expressions of several data sets, this one's among them
+        full        annotated boxes or expressions of the data set's own train split
+        unknown     not stated; never the better word
+
+    Raises UsageError for another word.
     """
 
     name: str
@@ -150,7 +176,14 @@ class PipelineCard:
     licence: str = ""
     saw_test_images: SawTestImages = "unknown"
     parameters: int | None = None
-    supervision: Supervision = ""
+    proposals: str = ""
+    accelerated: frozenset[str] = frozenset()
+    supervision: Supervision = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.supervision not in get_args(Supervision):
+            words = ", ".join(get_args(Supervision))
+            raise UsageError(f"card of {self.name!r}: supervision = {self.supervision!r}; expected one of {words}")
 
 
 class StageClock(Protocol):
@@ -162,16 +195,14 @@ class StageClock(Protocol):
 class Candidates(Protocol):
     """The annotated boxes of a split's pictures, for the protocol in which a pipeline chooses among them.
 
-    Nobody else may take them: who does has the run marked in its signature, so that no table mixes it with others.
+    Who takes them names them on its card (`proposals`): the run's signature says so, and no table mixes it with others.
     """
 
-    @property
-    def mark(self) -> str:
-        """What the signature says: empty until they are taken, then "gt" or "gt-referred"."""
-        ...
+    def take(self) -> tuple[str, Callable[[str], Boxes]]:
+        """ "gt" or "gt-referred", for the card; and scene id -> boxes (N, 4), xyxy pixels, in an order without meaning.
 
-    def take(self) -> Callable[[str], Boxes]:
-        """Scene id -> boxes (N, 4), xyxy pixels, in an order that says nothing. Raises UsageError outside a split."""
+        Raises UsageError outside a split.
+        """
         ...
 
 

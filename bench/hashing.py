@@ -1,19 +1,45 @@
-"""The hash of a file: what a run's record says about the weights behind it."""
+"""Weights files: where a name points to, and the hash that a run's record says of them."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
-from bench.errors import WeightsError
+from bench.errors import BenchError, WeightsError
+from bench.runs.files import make_folder, write_atomically
 
 
-def sha256_file(path: Path) -> str:
-    """sha256 of a file, read in pieces, remembered while size and time of change stay. Raises WeightsError."""
+class Places(Protocol):
+    """Where names of files start: a PipelineContext, or settings in force."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def home(self) -> Path: ...
+
+
+def places_of(name: str, where: Places) -> tuple[Path, Path, Path]:
+    """Every path that `name` may mean: as it is, from bench.toml's folder, from BENCH_HOME/weights."""
+    return Path(name).expanduser(), where.folder / name, where.home / "weights" / name
+
+
+def find_file(name: str, where: Places) -> Path | None:
+    """The file `name` points to; None where it is in none of its places."""
+    return next((place.resolve() for place in places_of(name, where) if place.is_file()), None)
+
+
+def sha256_file(path: Path, home: Path | None = None) -> str:
+    """Hash a file; kept while path, size and time of change stay, on disk under `home` too, where it is given.
+
+    Raises WeightsError for a file that cannot be read.
+    """
     try:
-        state = path.stat()
-        return _sha256(path.resolve(), state.st_size, state.st_mtime_ns)
+        state, path = path.stat(), path.resolve()
+        key = (path, state.st_size, state.st_mtime_ns)
+        return _sha256(*key) if home is None else _memoised(home, *key)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -22,3 +48,17 @@ def sha256_file(path: Path) -> str:
 def _sha256(path: Path, size: int, changed_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _memoised(home: Path, path: Path, size: int, changed_ns: int) -> str:
+    key = hashlib.sha256(f"{path}|{size}|{changed_ns}".encode()).hexdigest()
+    memo = home / "hashes" / key[:32]
+    if memo.is_file() and re.fullmatch("[0-9a-f]{64}", known := memo.read_text(encoding="ascii", errors="replace")):
+        return known
+    digest = _sha256(path, size, changed_ns)
+    try:
+        make_folder(memo.parent)
+        write_atomically(memo, digest.encode())
+    except BenchError:  # a home that is read-only costs only time
+        pass
+    return digest

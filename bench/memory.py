@@ -53,7 +53,7 @@ def in_chunks(
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            failure = str(error).partition("\n")[0]
+            failure = str(error).partition("\n")[0] or type(error).__name__
         if not failure:
             start += len(chunk)
             yield result

@@ -9,9 +9,11 @@ refused with the nearest known one. What a pipeline's own table may hold is that
 from __future__ import annotations
 
 import os
+import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import SettingsError, nearest
 
+WEIGHTS = frozenset({"weights", "pretrained", "checkpoint"})  # keys of bench.toml that name weights
 PROJECT = Path(__file__).resolve().parent.parent
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -122,16 +125,17 @@ def platform_home() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "grounding-bench"
 
 
-def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Resolved:
+def load_settings(config: str | Path | None = None, flags: Mapping[str, Any] | None = None) -> Resolved:
     """The settings in force. `flags` maps dotted keys ("run.batch_size") to values; None means "not given".
 
-    Raises SettingsError naming the file and the key, with the nearest known key.
+    With `run.offline` the process asks the network no more. Raises SettingsError naming the file and the key, with the
+    nearest known key.
     """
     layers: list[tuple[str, dict[str, Any]]] = []
     default = default_file()
     if default is not None:
         layers.append(("default", _read(default)))
-    user = _user_file(config)
+    user = _user_file(Path(config) if config else None)
     folder = default.parent if default else PROJECT
     if user is not None and (default is None or user.resolve() != default.resolve()):
         layers.append((str(user), _anchored(_read(user), user.parent)))
@@ -145,7 +149,18 @@ def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = 
         table = merged(table, layer)
         origin.update(dict.fromkeys(flattened(layer), name))
     # A wheel carries the project's bench.toml inside the package; its relative paths start at the packages' folder.
-    return Resolved(parse_table(Settings, table, "settings"), origin, PROJECT if default else folder)
+    resolved = Resolved(parse_table(Settings, table, "settings"), origin, PROJECT if default else folder)
+    if resolved.settings.run.offline:
+        _go_offline()
+    return resolved
+
+
+def _go_offline() -> None:
+    """Keep the libraries that fetch weights from asking the network."""
+    os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    # They look at these variables when they are imported; the hub's client may be already.
+    if constants := sys.modules.get("huggingface_hub.constants"):
+        vars(constants)["HF_HUB_OFFLINE"] = True
 
 
 def default_file() -> Path | None:
@@ -153,20 +168,33 @@ def default_file() -> Path | None:
     return next((p for p in (PROJECT / "bench.toml", PROJECT / "bench" / "default.toml") if p.is_file()), None)
 
 
+def shipped_options(pipeline: str, dataset: str) -> dict[str, Any]:
+    """What the project's own bench.toml says of a pipeline on a data set, before anybody's file and flags."""
+    return _for_dataset(_shipped().get(pipeline, {}), dataset)
+
+
+@cache
+def _shipped() -> dict[str, Any]:
+    file = default_file()
+    pipelines: dict[str, Any] = _read(file).get("pipelines", {}) if file else {}
+    return pipelines
+
+
 def parse_table(model: type[Model], table: Mapping[str, Any], where: str) -> Model:
     """`table` as `model`. Raises SettingsError naming `where`, the key, what was expected and the nearest known key."""
     try:
         return model.model_validate(dict(table))
     except ValidationError as error:
-        lines = []
+        lines, unknown = [], []
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"])
             if problem["type"] == "extra_forbidden":
+                unknown.append(key)
                 near = nearest(str(problem["loc"][-1]), _known_keys(model, problem["loc"][:-1]))
                 lines.append(f"{where}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
             else:
                 lines.append(f"{where}: {key}: {problem['msg']} (got {problem['input']!r})")
-        raise SettingsError("\n".join(lines)) from None
+        raise SettingsError("\n".join(lines), unknown) from None
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,6 +209,18 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             both = value["kind"] == out[key]["kind"]
         out[key] = merged(out[key], value) if both else value
     return out
+
+
+def weights_named(table: Any) -> Iterator[tuple[str, str]]:
+    """(weights, the model they are for) of a table of options, however deep."""
+    if not isinstance(table, Mapping):
+        return
+    for key, value in table.items():
+        for inner in value if isinstance(value, (list, tuple)) else [value]:
+            if key in WEIGHTS and isinstance(inner, str) and inner:
+                yield inner, str(table.get("model", ""))
+            else:
+                yield from weights_named(inner)
 
 
 def _known_keys(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:

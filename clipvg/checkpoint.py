@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bench.errors import BenchError, UnknownName, WeightsError
 from bench.grounding import PipelineContext
+from bench.hashing import find_file
 from clipvg.frozen import FrozenClip, causal_mask, empty_clip, open_frozen
 from clipvg.model.config import OFFICIAL, ClipVGConfig
 from clipvg.model.network import POSITIONS, ClipVG
@@ -68,7 +69,7 @@ def open_network(name: str, context: PipelineContext, clip: ClipOptions | None =
 
 def find(name: str, context: PipelineContext) -> Path:
     """The file `name` points to: a path, a file in BENCH_HOME/weights, or OWNER/MODEL of the hub. WeightsError."""
-    path = weights.find_file(name, context)
+    path = find_file(name, context)
     if path is not None:
         return path
     if hub.is_id(name):

@@ -59,10 +59,11 @@ class ClipVGPipeline:
         opened = opened or open_network(options.weights, context, options.clip, options.image_size)
         self.style = opened.style if options.preprocessing == "auto" else options.preprocessing
         self.network = opened.network
+        accelerated = frozenset[str]()
         if not training:
             clip = self.network.clip  # the blocks of its image tower are called one by one
             parts = [*clip.visual.transformer.resblocks, clip.transformer, self.network.vl_transformer]
-            prepare(self.network, context, HEADS, parts)
+            accelerated = prepare(self.network, context, HEADS, parts)
         gpu = torch.device(context.device).type == "cuda"
         self.engine: PairEngine[Canvas] = PairEngine(
             context,
@@ -84,6 +85,7 @@ class ClipVGPipeline:
             weights={"clipvg": options.weights} | ({"clip": clip.options.pretrained} if clip else {}),
             sha256={} if training else {"clipvg": sha256_file(opened.path)} | ({"clip": clip.values} if clip else {}),
             parameters=sum(p.numel() for p in self.network.parameters()),
+            accelerated=accelerated,
         )
 
     @torch.inference_mode()

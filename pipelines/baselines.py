@@ -178,6 +178,8 @@ def _chosen(context: PipelineContext, summary: str, choice: Choice) -> Chosen:
         weights={"proposer": ", ".join(proposer.sha256)},
         sha256={"proposer": ", ".join(proposer.sha256.values())},
         parameters=proposer.parameters,
+        proposals=proposer.annotated,
+        accelerated=proposer.accelerated,
         **card_in_force(options.card, {"proposer": proposer.sha256}, context),
     )
     return Chosen(card, proposer, choice, context)
@@ -191,7 +193,9 @@ def _relative(scene: LoadedScene, shares: Sequence[float]) -> Box:
 
 def _card(context: PipelineContext, summary: str) -> PipelineCard:
     """The card of a pipeline without weights."""
-    return PipelineCard(context.name, summary, trained_on="nothing", saw_test_images="no", parameters=0)
+    return PipelineCard(
+        context.name, summary, trained_on="nothing", saw_test_images="no", parameters=0, supervision="none"
+    )
 
 
 class Empty(BaseModel):

@@ -7,8 +7,9 @@ being left where it was.
 
 from __future__ import annotations
 
+import json
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path, PurePath
@@ -17,15 +18,19 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.grounding import PipelineCard, PipelineContext, SawTestImages, Supervision
-from bench.settings import default_file, merged
-from pipelines.trained_here import trained_here
+from bench.hashing import find_file
+from bench.settings import shipped_options, weights_named
 
-NAMES = frozenset({"weights", "pretrained"})  # keys of bench.toml that name weights
+# Of several weights the one that says most against a row counts; what nobody stated may hide annotations.
+WORST_FIRST = {
+    "saw_test_images": ("yes", "unknown", "no"),
+    "supervision": ("full", "mixed", "unknown", "pseudo", "zero-shot", "none"),
+}
 
 
 class CardOptions(BaseModel):
     """[pipelines.*.card]. `saw_test_images`: whether the training pictures hold a data set's val or test pictures;
-    `supervision`: the word for what grounding was learned from, where `trained_on` does not settle it.
+    `supervision`: what grounding was learned from (`PipelineCard` lists the words).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,18 +38,17 @@ class CardOptions(BaseModel):
     trained_on: str = ""
     licence: str = ""
     saw_test_images: SawTestImages = "unknown"
-    supervision: Supervision = ""
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Its fields; a supervision that nobody named is left out."""
-        return self.model_dump(exclude=set() if self.supervision else {"supervision"})
+    supervision: Supervision = "unknown"
 
 
 class KnownWeights(CardOptions):
-    """An entry of known_weights.toml: a card for every name that one of the patterns fits."""
+    """An entry of known_weights.toml: a card for every name that one of the patterns fits.
+
+    `on` names the data sets on which the supervision is another one.
+    """
 
     patterns: tuple[str, ...] = Field(min_length=1)
+    on: Mapping[str, Supervision] = Field(default_factory=dict)
 
 
 def card_in_force(card: CardOptions, weights: Mapping[str, Iterable[str]], context: PipelineContext) -> dict[str, Any]:
@@ -53,13 +57,13 @@ def card_in_force(card: CardOptions, weights: Mapping[str, Iterable[str]], conte
     As the table says while these are the weights that the project's own bench.toml names for the pipeline on this data
     set; else what the user says in a card of their own, and for what they do not say, what is known of the weights.
     """
-    ours = _default_table(context.name, context.dataset)
+    ours = shipped_options(context.name, context.dataset)
     in_force = {part: tuple(names) for part, names in weights.items() if tuple(names)}
-    if _same([name for names in in_force.values() for name in names], list(_named(ours))):
-        return {**_supervised(in_force, context), **card.facts}
-    written = CardOptions(**ours.get("card", {})).facts
-    own = {field: said for field, said in card.facts.items() if said != written.get(field)}
-    return {**_known(in_force, context), **_supervised(in_force, context), **own}
+    if _same([name for names in in_force.values() for name in names], [name for name, _ in weights_named(ours)]):
+        return card.model_dump()
+    written = CardOptions(**ours.get("card", {})).model_dump()
+    own = {field: value for field, value in card.model_dump().items() if value != written[field]}
+    return {**_known(in_force, context), **own}
 
 
 def make_card(
@@ -71,23 +75,31 @@ def make_card(
     weights: Mapping[str, str],
     sha256: Mapping[str, str],
     parameters: int,
+    accelerated: frozenset[str] = frozenset(),
 ) -> PipelineCard:
     """The card of a pipeline whose parts are single weights; `sha256` maps files to their hashes."""
     facts = card_in_force(card, {part: (name,) for part, name in weights.items()}, context)
     return PipelineCard(
-        name=context.name, summary=summary, paper=paper, weights=weights, sha256=sha256, parameters=parameters, **facts
+        name=context.name,
+        summary=summary,
+        paper=paper,
+        weights=weights,
+        sha256=sha256,
+        parameters=parameters,
+        accelerated=accelerated,
+        **facts,
     )
 
 
 def _known(weights: Mapping[str, tuple[str, ...]], context: PipelineContext) -> dict[str, str]:
-    """What known_weights.toml says of all of them together; "yes" wins over "unknown", and that over "no"."""
+    """What known_weights.toml says of all of them together: the test images that any saw, the most annotation."""
     entries = {
         f"{part} {name}" if len(names) > 1 else part: _entry(name, context)
         for part, names in weights.items()
         for name in names
     }
     if not entries:
-        return {"trained_on": "nothing", "licence": "", "saw_test_images": "no"}
+        return {"trained_on": "nothing", "licence": "", "saw_test_images": "no", "supervision": "none"}
     out = {}
     for field in ("trained_on", "licence"):
         said = {part: getattr(entry, field) for part, entry in entries.items()}
@@ -95,27 +107,46 @@ def _known(weights: Mapping[str, tuple[str, ...]], context: PipelineContext) -> 
         out[field] = (
             said.popitem()[1] if alike else "; ".join(f"{p}: {what or 'not known'}" for p, what in said.items())
         )
-    saw = {entry.saw_test_images for entry in entries.values()}
-    out["saw_test_images"] = next(answer for answer in ("yes", "unknown", "no") if answer in saw)
+    for field, order in WORST_FIRST.items():
+        words = {getattr(entry, field) for entry in entries.values()}
+        out[field] = next(word for word in order if word in words)
     return out
-
-
-def _supervised(weights: Mapping[str, tuple[str, ...]], context: PipelineContext) -> dict[str, str]:
-    """The supervision of the weights together, where one is known: that of the most annotated part."""
-    said = {_entry(name, context).supervision for names in weights.values() for name in names}
-    most = next((word for word in ("full", "mixed", "pseudo", "zero-shot") if word in said), None)
-    return {"supervision": most} if most else {}
 
 
 def _entry(name: str, context: PipelineContext) -> CardOptions:
     """What known_weights.toml says of weights, else what the record beside them does."""
     for entry in _table():
-        for form in _forms(name):
-            # Files of an id come as ID/FILE.
-            if any(fnmatch(form, p.lower()) or fnmatch(form, f"{p.lower()}/*") for p in entry.patterns):
-                return entry
-    said = trained_here(name, context)
-    return CardOptions(trained_on=said[0], supervision=said[1]) if said else CardOptions()
+        patterns = [form for p in entry.patterns for form in (p.lower(), f"{p.lower()}/*")]  # ID/FILE: a file of an id
+        if any(fnmatch(form, pattern) for form in _forms(name) for pattern in patterns):
+            return entry.model_copy(update={"supervision": entry.on.get(context.dataset, entry.supervision)})
+    path = find_file(name, context)
+    try:
+        return _trained(json.loads(path.with_suffix(".json").read_text("utf-8")), context) if path else CardOptions()
+    except (OSError, ValueError):  # no record, or none of ours
+        return CardOptions()
+
+
+def _trained(record: Any, context: PipelineContext) -> CardOptions:
+    """What the record beside weights says that `bench train` made, with that of the weights they started from.
+
+    Annotations of the data set's own split anywhere on the way are full supervision. Pseudo-labels are pseudo only
+    where nothing on the way is unknown: weights that started from unknown ones are unknown.
+    """
+    data = record.get("trained_on") if isinstance(record, Mapping) else None
+    if not isinstance(data, Mapping):
+        return CardOptions()
+    split, start = str(data.get("split") or "not known"), record.get("started_from")
+    own = split.rpartition("-")[0] == context.dataset
+    last: Supervision = "pseudo" if data.get("labels") else "full" if own else "unknown"
+    step = f"pseudo-labels of {split}" if data.get("labels") else split
+    if start is None:
+        return CardOptions(trained_on=step, supervision=last)
+    # At the end of the chain stand weights of others: what is known of them, or unknown.
+    before = _entry(start, context) if isinstance(start, str) else _trained(start, context)
+    words = (last, before.supervision)
+    supervision = next(word for word in WORST_FIRST["supervision"] if word in words)
+    steps = [before.trained_on or "weights not known", step]
+    return CardOptions(trained_on="; ".join(dict.fromkeys(steps)), supervision=supervision)
 
 
 def _forms(name: str) -> tuple[str, str]:
@@ -134,34 +165,7 @@ def _same(in_force: list[str], written: list[str]) -> bool:
     )
 
 
-def _named(value: Any) -> Iterator[str]:
-    """Every weights name in a table, however deep."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if key in NAMES and isinstance(inner, str):
-                yield inner
-            else:
-                yield from _named(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _named(inner)
-
-
 @cache
 def _table() -> tuple[KnownWeights, ...]:
     found = tomllib.loads((Path(__file__).parent / "known_weights.toml").read_text(encoding="utf-8"))
     return tuple(KnownWeights(**entry) for entry in found["weights"])
-
-
-@cache
-def _defaults() -> dict[str, Any]:
-    file = default_file()
-    pipelines: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8")).get("pipelines", {}) if file else {}
-    return pipelines
-
-
-def _default_table(name: str, dataset: str) -> dict[str, Any]:
-    """What the project's own bench.toml says of a pipeline on a data set, before anybody's file and flags."""
-    table = dict(_defaults().get(name, {}))
-    per_dataset = table.pop("on", {})
-    return merged(table, per_dataset.get(dataset, {}))

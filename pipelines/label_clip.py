@@ -50,6 +50,8 @@ class LabelClip:
                 "clip": ", ".join(encoder.sha256.values()),
             },
             parameters=proposer.parameters + encoder.parameters,
+            proposals=proposer.annotated,
+            accelerated=proposer.accelerated | encoder.accelerated,
             **card_in_force(options.card, {"proposer": proposer.sha256, "clip": [options.clip.pretrained]}, context),
         )
 

@@ -59,6 +59,8 @@ class TwoStage:
                 "clip": ", ".join(digest for encoder in ranker.encoders for digest in encoder.sha256.values()),
             },
             parameters=proposer.parameters + sum(encoder.parameters for encoder in ranker.encoders),
+            proposals=proposer.annotated,
+            accelerated=proposer.accelerated.union(*(encoder.accelerated for encoder in ranker.encoders)),
             **card_in_force(
                 options.card, {"proposer": proposer.sha256, "clip": [c.pretrained for c in clips]}, context
             ),

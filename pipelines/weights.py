@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import WeightsError
 from bench.grounding import PipelineContext
+from bench.hashing import places_of
 from bench.runs.files import make_folder, write_atomically
 
 if TYPE_CHECKING:
@@ -20,14 +21,6 @@ SHOWN = 6  # keys of each kind in a diff
 MANY_ROWS = 4096  # of a table that may be kept sparse
 
 
-def find_file(name: str, context: PipelineContext) -> Path | None:
-    """The file `name` points to: as it is, from bench.toml's folder, or from BENCH_HOME/weights; None if nowhere."""
-    for place in (Path(name).expanduser(), context.folder / name, context.home / "weights" / name):
-        if place.is_file():
-            return place.resolve()
-    return None
-
-
 def looks_like_path(name: str) -> bool:
     """Whether a weights name can only mean a file: it has a folder in it or a checkpoint's suffix."""
     return "/" in name or Path(name).suffix in {".safetensors", ".pt", ".pth", ".bin"}
@@ -35,7 +28,7 @@ def looks_like_path(name: str) -> bool:
 
 def missing(name: str, context: PipelineContext, how: str) -> WeightsError:
     """The error for weights that are nowhere: every place looked in, and how to get them."""
-    places = ", ".join(str(p) for p in (context.folder / name, context.home / "weights" / name))
+    places = ", ".join(map(str, places_of(name, context)[1:]))
     return WeightsError(f"weights {name!r} are not there (looked at {places}); {how}")
 
 

@@ -72,7 +72,9 @@ class HashPipeline:
         self.options, self.clock = dict(context.options), context.clock
         self.batches: list[int] = []
         sha256 = {"model": self.options.get("sha256", "ab" * 32)}
-        self.card = PipelineCard(context.name, "hashes", weights={"model": "made up"}, sha256=sha256)
+        self.card = PipelineCard(
+            context.name, "hashes", weights={"model": "made up"}, sha256=sha256, supervision="unknown"
+        )
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         self.batches.append(len(batch))

@@ -77,7 +77,12 @@ class Knowing:
     def __init__(self, name, truth):
         self.name, self.truth = name, truth
         self.card = PipelineCard(
-            name, f"knows {EVIL}", weights={"w": "w.pt"}, sha256={"w": "ab" * 32}, parameters=1_500_000
+            name,
+            f"knows {EVIL}",
+            weights={"w": "w.pt"},
+            sha256={"w": "ab" * 32},
+            parameters=1_500_000,
+            supervision="unknown",
         )
 
     def ground(self, batch):

@@ -67,7 +67,7 @@ MODULE = """
 from bench.grounding import PipelineCard, Prediction
 
 class UpperHalf:
-    card = PipelineCard("upper-half", "the upper half of the picture")
+    card = PipelineCard("upper-half", "the upper half of the picture", supervision="none")
 
     def ground(self, batch):
         return [

@@ -1,5 +1,7 @@
 """bench.toml: layers, unknown keys, and where each value came from."""
 
+import os
+
 import pytest
 
 from bench.errors import SettingsError
@@ -90,3 +92,21 @@ def test_merging_changes_neither_side():
     base, over = {"a": {"b": 1}}, {"a": {"c": 2}}
     assert merged(base, over) == {"a": {"b": 1, "c": 2}}
     assert (base, over) == ({"a": {"b": 1}}, {"a": {"c": 2}})
+
+
+def test_offline_holds_for_libraries_imported_before_and_after(folder, monkeypatch):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.setenv(name, "0")
+    load_settings()
+    assert not constants.HF_HUB_OFFLINE and os.environ["HF_HUB_OFFLINE"] == "0"
+    load_settings(flags={"run.offline": True})
+    assert constants.HF_HUB_OFFLINE
+    assert os.environ["HF_HUB_OFFLINE"] == os.environ["TRANSFORMERS_OFFLINE"] == "1"
+
+
+def test_an_error_carries_the_unknown_keys(folder):
+    with pytest.raises(SettingsError) as caught:
+        load_settings(flags={"run.sed": 1, "run.device": "cpu", "data.shapes.sed": 2})
+    assert caught.value.keys == {"run.sed", "data.shapes.sed"}

@@ -25,7 +25,7 @@ def as_options(pipeline: str, flags: Mapping[str, object]) -> Iterator[dict[str,
         yield given
     except SettingsError as error:
         for key in given:
-            if f"unknown key {key!r}" in str(error):
+            if key in error.keys:
                 why = f"; {WHY[key]}" if key in WHY else ""
                 raise UsageError(f"--{key}: {pipeline} takes none{why}") from None
         raise

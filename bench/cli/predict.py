@@ -98,9 +98,17 @@ def _ask_one(
 ) -> None:
     import json as encoder
 
-    from bench.verbs.single import predict_one
+    from bench.errors import UsageError
+    from bench.evaluation.opening import OWN_DATA, open_pipeline
+    from bench.verbs.single import ask_about, picture_of, read_picture
 
-    answer = predict_one(pipeline, text, resolved, image=image, scene=scene, dataset=on, options=options)
+    if not text.strip():
+        raise UsageError("--text is empty: say what to look for")
+    if (image is None) == (scene is None):
+        raise UsageError("give either --image FILE or --scene SPLIT/ID")
+    picture, dataset = (read_picture(image), OWN_DATA) if image is not None else picture_of(str(scene), resolved)
+    opened = open_pipeline(pipeline, on or dataset, resolved, options)
+    answer = ask_about(opened, str(image or scene), picture, [text], pipeline)[0]
     if out is not None:
         answer.draw(out)
     record = answer.as_json()

@@ -24,8 +24,8 @@ def blind(split: Split) -> tuple[list[Scene], PictureSource]:
 
 
 def without_expressions(scenes: Iterable[Scene]) -> list[Scene]:
-    """The same scenes with nothing said about them."""
-    return [replace(scene, expressions=()) for scene in scenes]
+    """The same scenes without any annotation."""
+    return [replace(scene, expressions=(), objects=()) for scene in scenes]
 
 
 def shut(context: PipelineContext) -> PipelineContext:
@@ -38,13 +38,13 @@ def _no_train_scenes() -> NoReturn:
 
 
 class BlindPictures:
-    """A PictureSource that can do nothing else: `shapes`' own, for one, knows what it drew."""
+    """A PictureSource that can do nothing else, and never hands annotations on."""
 
     __slots__ = ("load", "missing")
 
     def __init__(self, pictures: PictureSource) -> None:
         def load(scene: Scene) -> Picture:
-            return pictures.load(replace(scene, expressions=()))
+            return pictures.load(replace(scene, expressions=(), objects=()))
 
         def missing(scenes: Sequence[Scene]) -> list[str]:
             return pictures.missing(scenes)

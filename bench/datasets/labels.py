@@ -28,7 +28,7 @@ from bench.datasets.prepared import pictures_of
 from bench.datasets.rows import Row, gather
 from bench.datasets.split import Split
 from bench.errors import DataError, UsageError
-from bench.grounding import Picture, PictureSource, Scene, check_box_touches
+from bench.grounding import Picture, PictureSource, Scene, SceneObject, check_box_touches
 from bench.hashing import sha256_file
 from bench.settings import Resolved
 
@@ -48,12 +48,13 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Album:
-    """The pictures of the split's data set; `sizes` by picture key, and `known` files where only these exist."""
+    """The pictures of the split's data set; `sizes` and `objects` by picture key, `known` files if they are all."""
 
     split: str
     dataset: str
     pictures: PictureSource
     sizes: Mapping[str, Size] = field(default_factory=dict)
+    objects: Mapping[str, tuple[SceneObject, ...]] = field(default_factory=dict)
     known: frozenset[str] | None = None
 
     def missing(self, scenes: Sequence[Scene]) -> list[str]:
@@ -83,7 +84,10 @@ def load_labels(split_name: str, paths: Sequence[Path], resolved: Resolved, albu
         if path.suffix == ".jsonl":
             provenance |= {prefix + name: said for name, said in read_provenance(path).items()}
         files.append({"file": path.name, "sha256": sha256_file(path), "rows": len(rows) - before})
-    merged = tuple(gather(rows, " and ".join(str(path) for path in paths)))
+    merged = tuple(
+        replace(scene, objects=album.objects.get(picture_key(scene.file), ()))
+        for scene in gather(rows, " and ".join(str(path) for path in paths))
+    )
     pictures = album.pictures
     if beside or any(scene.width is None or scene.height is None for scene in merged):
         pictures = LabelPictures(pictures, {f: Pictures([p], nested=False) for f, p in beside.items()}, tuple(paths))
@@ -127,20 +131,22 @@ def open_album(split_name: str, resolved: Resolved) -> Album:
     """What is known of the split's pictures; the split itself is read only where it is at hand."""
     if split_name.startswith(FILE):
         split = load_split(split_name, resolved)
-        return Album(split.name, split.dataset, split.pictures, _sizes(split.scenes))
+        return Album(split.name, split.dataset, split.pictures, *_known(split.scenes))
     dataset, part = find_split(split_name)
     name = f"{dataset.name}-{part.name}"
     if isinstance(dataset, Catalogued):
         scenes = dataset.load(part.name, resolved).scenes if dataset.ready(part.name, resolved) else ()
-        return Album(name, dataset.name, pictures_of(resolved, dataset.name, dataset.album), _sizes(scenes))
+        return Album(name, dataset.name, pictures_of(resolved, dataset.name, dataset.album), *_known(scenes))
     # Another data set's source need not know which pictures exist (`shapes` draws whatever it is asked for).
     split = dataset.load(part.name, resolved)
     known = frozenset(scene.file for scene in split.scenes)
-    return Album(name, dataset.name, split.pictures, _sizes(split.scenes), known)
+    return Album(name, dataset.name, split.pictures, *_known(split.scenes), known)
 
 
-def _sizes(scenes: Iterable[Scene]) -> dict[str, Size]:
-    return {picture_key(scene.file): (scene.width, scene.height) for scene in scenes}
+def _known(scenes: Iterable[Scene]) -> tuple[dict[str, Size], dict[str, tuple[SceneObject, ...]]]:
+    """The annotated sizes and objects of images, by picture key."""
+    by_key = {picture_key(scene.file): scene for scene in scenes}
+    return {k: (s.width, s.height) for k, s in by_key.items()}, {k: s.objects for k, s in by_key.items()}
 
 
 def _read(path: Path, album: Album) -> list[Scene]:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench import registry
-from bench.api import Grounder, open_grounder
 from bench.datasets.load import load_split
 from bench.errors import BenchError, UsageError
+from bench.evaluation.opening import OpenPipeline, open_pipeline
 from bench.grounding import Expression, Picture, Scene
 from bench.settings import Resolved
 from bench.verbs.readiness import ready
@@ -52,7 +52,7 @@ class Desk:
         self.resolved = resolved
         self._only = tuple(only)
         self._ready: dict[str, list[str]] = {}
-        self._built: dict[tuple[str, str], Grounder] = {}
+        self._built: dict[tuple[str, str], OpenPipeline] = {}
         self._lock = threading.RLock()
         self._split = load_split("shapes-val", resolved)
 
@@ -113,8 +113,8 @@ class Desk:
         except Exception as error:  # a pipeline of somebody's may fail in any way: the page goes on
             return Said(name, None, None, f"{type(error).__name__}: {error}")
 
-    def _open(self, name: str, dataset: str) -> Grounder:
+    def _open(self, name: str, dataset: str) -> OpenPipeline:
         key = (dataset, name)
         if key not in self._built:
-            self._built[key] = open_grounder(name, dataset, self.resolved)
+            self._built[key] = open_pipeline(name, dataset, self.resolved)
         return self._built[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 from bench.datasets.split import Split
 from bench.evaluation.protocols import protocol
 from bench.grounding import PipelineCard, PipelineContext
-from bench.hashing import sha256_file
+from bench.hashing import find_file, sha256_file
 from bench.runs import provenance
 from bench.runs.record import DataIdentity, Identity, RunRecord, signature
-from bench.settings import Settings
+from bench.settings import Settings, weights_named
 
 HASHED = ("pipeline", "options", "device", "dtype", "seed", "deterministic")
+
+MOST_HEADER = 10 << 20  # bytes of metadata
 
 
 def now() -> str:
@@ -29,15 +32,14 @@ def blank_record(
 ) -> RunRecord:
     """The record of a run that has not asked anything yet. Raises UnknownName for the protocol."""
     rule = protocol(protocol_name)
-    identity = identity_of(context, card, split, settings.run.deterministic)
-    proposals = context.candidates.mark if context.candidates else ""
+    identity = identity_of(context, split, settings.run.deterministic, card)
     return RunRecord(
         status="running",
         provenance="run",
         name=context.name,
         protocol=rule.name,
-        signature=signature(rule.name, identity.data, rule.hits_at, proposals),
-        proposals=proposals,
+        signature=signature(rule.name, identity.data, rule.hits_at, card.proposals),
+        proposals=card.proposals,
         identity=identity,
         settings={
             "run": settings.run.model_dump(mode="json"),
@@ -58,12 +60,19 @@ def blank_record(
     )
 
 
-def identity_of(context: PipelineContext, card: PipelineCard, split: Split, deterministic: bool) -> Identity:
-    """What must stay the same while a run is continued. Raises WeightsError when a weights file cannot be read."""
+def identity_of(
+    context: PipelineContext, split: Split, deterministic: bool, card: PipelineCard | None = None
+) -> Identity:
+    """What must stay the same while a run is continued; without a card its weights are left open.
+
+    Raises WeightsError when a weights file cannot be read.
+    """
+    options = _plain(context.options)
+    options.get("card", {}).pop("supervision", None)  # a word for readers, which the record's card holds
     return Identity(
         pipeline=context.name,
-        options=_plain(context.options),
-        weights=_weights(card),
+        options=options,
+        weights=_weights(card) if card else {},
         data=data_identity(split),
         device=context.device.partition(":")[0],  # which of several equal GPUs it was says nothing
         dtype=context.dtype,
@@ -72,6 +81,32 @@ def identity_of(context: PipelineContext, card: PipelineCard, split: Split, dete
         compile=context.acceleration.compile,
         channels_last=context.acceleration.channels_last,
     )
+
+
+def same_weights(stored: Mapping[str, str], context: PipelineContext) -> bool:
+    """Whether the weights that the options name are those of a stored identity, told without opening a pipeline.
+
+    False also where that cannot be told: a name that is no file stands in the identity with the hash of what it means.
+    """
+    told = {item for value in stored.values() for item in value.split(", ") if item}
+    names = {name for name, _ in weights_named(context.options)}
+    files = {name: path for name in names - told if (path := find_file(name, context))}
+    hashes = {name: sha256_file(path, context.home) for name, path in files.items()}
+    if names - told - files.keys():
+        return False
+    left = told - names - set(hashes.values())
+    # Weights of ours say in their metadata which other weights they belong to, and are opened with no others.
+    pinned = [each for each in left if any(each.encode() in _header(path) for path in files.values())]
+    unknown = [name for name, digest in hashes.items() if digest not in told]
+    return len(pinned) == len(left) and len(unknown) <= len(pinned)
+
+
+def _header(path: Path) -> bytes:
+    """The metadata of a .safetensors file; empty for other files."""
+    if path.suffix != ".safetensors":
+        return b""
+    with path.open("rb") as file:
+        return file.read(min(int.from_bytes(file.read(8), "little"), MOST_HEADER))
 
 
 def hash_of(identity: Identity) -> str:
@@ -114,4 +149,4 @@ def _plain(value: Any) -> Any:
 
 
 def _jsonable(value: Any) -> Any:
-    return dict(value) if hasattr(value, "items") else str(value)
+    return dict(value) if hasattr(value, "items") else sorted(value) if isinstance(value, frozenset) else str(value)

@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from bench.evaluation.answering import Advance, Gather, gathered
 from bench.evaluation.outcomes import outcomes
 from bench.evaluation.protocols import protocol
-from bench.evaluation.sharing import Advance, Gather, Sharing, ask
 from bench.grounding import Box, PictureSource, Pipeline, Scene
 from bench.runs.predictions import SceneAnswers
 from bench.settings import RunSettings
@@ -84,18 +84,18 @@ def measure(
     """`reliability`, with its counts; `advance` is told of every batch how many pictures it held.
 
     Raises UnknownName for the protocol, DataError when there is no row or no picture can be read, BenchError when the
-    gathered shares are not all scenes, and what `Asker.rows` raises.
+    gathered shares are not all scenes, and what `answers` raises.
     """
     rule = protocol(under)
-    asked = ask(pipeline, scenes, pictures, settings, Sharing("label", index, count, gather, advance), log)
+    scenes, answered = gathered(pipeline, scenes, pictures, settings, "label", log, index, count, gather, advance)
     # Unread pictures are left out of the comparison: a protocol may need a size that nobody knows.
-    unread = {row.scene for row in asked.rows if row.error is not None}
-    read = [row for row in asked.rows if row.error is None]
-    found = outcomes([scene for scene in asked.scenes if scene.id not in unread], read, rule)
+    unread = {row.scene for row in answered if row.error is not None}
+    read = [row for row in answered if row.error is None]
+    found = outcomes([scene for scene in scenes if scene.id not in unread], read, rule)
     overlaps = found.iou.clip(0.0, 1.0).tolist()
     known = {e.id: r for e, r in zip(found.expressions, overlaps, strict=True)}
     boxes = _first_boxes(read)
-    every = [(e.id, scene.id in unread) for scene in asked.scenes for e in scene.expressions]
+    every = [(e.id, scene.id in unread) for scene in scenes for e in scene.expressions]
     rows = {name: Reliability(known.get(name, 0.0), boxes.get(name)) for name, _ in every}
     no_box = int((~found.answered).sum())
     if no_box and index == 0:

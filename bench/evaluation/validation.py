@@ -1,7 +1,7 @@
 """The score of weights in training: the evaluation of `bench run`, in memory and on this process's share of the scenes.
 
-Asking, decoding, hits and IoU are the code that runs use (asking.py, decode.py, metrics.py), so a validation score and
-the row of a later run on the same split are the same number.
+Answers, decoding, hits and IoU are the code that runs use (answering.py, decode.py, metrics.py), so a validation score
+and the row of a later run on the same split are the same number.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from functools import partial
 from typing import Protocol
 
 from bench.errors import DataError
+from bench.evaluation.answering import Gather, gathered
 from bench.evaluation.metrics import compute
-from bench.evaluation.sharing import Gather, Sharing, ask
 from bench.grounding import PictureSource, Pipeline, Scene
 from bench.runs.record import Bootstrap
 from bench.settings import RunSettings
@@ -54,12 +54,12 @@ def validate(
     a miss for each of its expressions, as in a run; it is named in the log.
 
     Raises DataError when there is nothing to ask or no picture can be read, BenchError when the gathered shares are not
-    the whole split, and what `Asker.rows` raises.
+    the whole split, and what `answers` raises.
     """
     if not any(scene.expressions for scene in scenes):
         raise DataError("the validation split has no expressions; name another one with --validate")
-    asked = ask(pipeline, scenes, pictures, settings, Sharing("validation", index, count, gather), log)
-    found = compute(asked.scenes, asked.rows, settings=NO_INTERVAL)
+    mine, rows = gathered(pipeline, scenes, pictures, settings, "validation", log, index, count, gather)
+    found = compute(mine, rows, settings=NO_INTERVAL)
     kinds = {f"accuracy/{kind}": each.accuracy for kind, each in found.strata.get("kind", {}).items()}
     return {"accuracy": found.accuracy, "mean_iou": found.mean_iou, "n": float(found.n), **kinds}
 

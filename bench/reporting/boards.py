@@ -12,7 +12,7 @@ speed                 of the joined speed record: expressions_per_s and pictures
 latency_ms            the speed record's p50; or null
 peak_gb, peak_gb_of   of the speed record: peak memory in GB (10**9 bytes), and of what: "device" or "process"; or null
 parameters            of the whole pipeline; or null
-training_data         one word (bench/reporting/supervision.py)
+training_data         one word (bench/grounding.py, PipelineCard)
 published             what its paper published for the split, a list (bench/reporting/published.py, `compared`)
 history               older runs, newest first: {date, commit, acc@0.5, difference, run_dir}; difference is this row's
                       accuracy minus theirs
@@ -28,16 +28,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from bench.errors import RunError
+from bench.grounding import Supervision
 from bench.reporting.joined import Speeds, speed_keys
 from bench.reporting.published import beside, compared
 from bench.reporting.ranking import ranks
-from bench.reporting.supervision import supervision
 from bench.reporting.table import row
 from bench.runs.folders import RECORD
 from bench.runs.record import RunRecord, read_record
+from bench.settings import shipped_options
 from bench.speed.stored import read_speeds
 
 UNKNOWN = ("unknown", "elsewhere", "")
@@ -177,7 +178,7 @@ def _entry(results: Path, runs: Sequence[Run], speeds: Speeds) -> dict[str, Any]
         "weights": dict(record.identity.weights),
         "weights_names": _names(card.get("weights")),
         "trained_on": str(card.get("trained_on") or ""),
-        "training_data": "unknown" if record.provenance == "imported" else supervision(card, split),
+        "training_data": _supervision(record),
         "licence": str(card.get("licence") or ""),
         "saw_test_images": str(card.get("saw_test_images") or "unknown"),
         "parameters": _count(card.get("parameters")),
@@ -191,6 +192,20 @@ def _entry(results: Path, runs: Sequence[Run], speeds: Speeds) -> dict[str, Any]
     entry["published"] = [compared(said, entry) for said in about]
     entry["history"] = [_older(entry, *older) for older in reversed(runs[:-1])]
     return entry
+
+
+def _supervision(record: RunRecord) -> str:
+    """The word of the record's card; of cards older than the word, that of the shipped card with the same facts."""
+    word, trained_on = record.card.get("supervision"), record.card.get("trained_on")
+    if record.provenance == "imported":
+        return "unknown"
+    if word in get_args(Supervision):
+        return str(word)
+    if trained_on == "nothing":
+        return "none"
+    dataset = record.identity.data.split.rpartition("-")[0]
+    shipped = shipped_options(record.identity.pipeline, dataset).get("card", {})
+    return str(shipped["supervision"]) if trained_on and trained_on == shipped.get("trained_on") else "unknown"
 
 
 def _older(entry: Mapping[str, Any], record: RunRecord, run: str) -> dict[str, Any]:

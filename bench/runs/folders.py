@@ -48,8 +48,8 @@ def new_folder(parent: Path, record: RunRecord) -> Path:
                 number += 1
 
 
-def same_command(parent: Path, blank: RunRecord) -> list[tuple[Path, RunRecord]]:
-    """The runs under `parent` that the command of `blank` made, oldest first.
+def same_command(parent: Path, identity: Identity, protocol: str) -> list[tuple[Path, RunRecord]]:
+    """The runs under `parent` that a command of this identity and protocol made, oldest first.
 
     A folder whose run.json is missing or of another schema is none of them: it is left alone.
     """
@@ -59,14 +59,15 @@ def same_command(parent: Path, blank: RunRecord) -> list[tuple[Path, RunRecord]]
             record = read_record(path.parent)
         except RunError:
             continue
-        if record.provenance == "run" and _command(record) == _command(blank):
+        command = _command(record.identity, record.protocol)
+        if record.provenance == "run" and command == _command(identity, protocol):
             found.append((path.parent, record))
     return sorted(found, key=lambda run: (run[1].started, run[0].name))
 
 
-def _command(record: RunRecord) -> tuple[Any, ...]:
-    data = record.identity.data
-    return (record.identity.pipeline, data.split, record.protocol, data.pictures if data.partial else None)
+def _command(identity: Identity, protocol: str) -> tuple[Any, ...]:
+    data = identity.data
+    return (identity.pipeline, data.split, protocol, data.pictures if data.partial else None)
 
 
 def choose(parent: Path, blank: RunRecord) -> tuple[Path, RunRecord] | None:
@@ -74,7 +75,7 @@ def choose(parent: Path, blank: RunRecord) -> tuple[Path, RunRecord] | None:
 
     Raises RunError when the latest run is unfinished and was begun with another identity; it names every difference.
     """
-    runs = same_command(parent, blank)
+    runs = same_command(parent, blank.identity, blank.protocol)
     for folder, record in reversed(runs):
         if not differences(record.identity, blank.identity):
             return folder, record

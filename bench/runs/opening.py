@@ -7,7 +7,7 @@ they are asked again), and then tells its launch through the lock file; the othe
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from bench.grounding import Scene
 from bench.runs.files import make_folder
 from bench.runs.folders import choose, differences, new_folder, refuse, runs_of, same_command
 from bench.runs.lock import Lock, holder, locked
-from bench.runs.record import RunRecord, read_record
+from bench.runs.record import Identity, RunRecord, read_record
 from bench.runs.shards import POLL_S, Rank, owned
 from bench.runs.store import Run, store_rows, stored_rows, write_record
 
@@ -71,7 +71,7 @@ def _follow(
     share = owned(scenes, rank)
     until = time.monotonic() + timeout_s
     while share:
-        for folder, record in same_command(parent, blank):
+        for folder, record in same_command(parent, blank.identity, blank.protocol):
             note = holder(folder / LOCK)
             if note is not None and note.get("launch") == rank.launch:
                 refuse(folder, record.identity, blank.identity)
@@ -90,12 +90,30 @@ def _follow(
     return Run(parent, blank, rank, scenes, [], stack)
 
 
+def finished_run(
+    parent: Path,
+    identity: Identity,
+    protocol: str,
+    scenes: Sequence[Scene],
+    rank: Rank,
+    same_weights: Callable[[Mapping[str, str]], bool],
+) -> Run | None:
+    """The command's latest run under `parent`, if it is complete and no scene is left to ask again.
+
+    `same_weights` says whether stored weights are those of the command: they need not be known before a pipeline is
+    opened. What differs in them only is not passed over for an older run: then nothing is known to be finished.
+    """
+    for folder, record in reversed(same_command(parent, identity, protocol)):
+        weights = record.identity.weights
+        if differences(record.identity, identity.model_copy(update={"weights": weights})):
+            continue
+        done = record.status == "complete" and same_weights(weights) and not _left(folder, scenes)
+        return Run(folder, record, rank, scenes, []) if done else None
+    return None
+
+
 def _finished(parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank) -> Run | None:
-    """The command's run when it is complete and no scene is left to ask again."""
-    found = choose(parent, blank)
-    if found is None or found[1].status != "complete" or _left(found[0], scenes):
-        return None
-    return Run(*found, rank, scenes, [])
+    return finished_run(parent, blank.identity, blank.protocol, scenes, rank, lambda w: w == blank.identity.weights)
 
 
 def _left(folder: Path, scenes: Sequence[Scene]) -> bool:

@@ -12,12 +12,13 @@ import numpy as np
 
 from bench.boxes import clip_xyxy, iou_elementwise
 from bench.errors import RunError
-from bench.evaluation.asking import Asker
-from bench.evaluation.decode import Decoded
-from bench.grounding import Box, Expression, Pipeline, Prediction
+from bench.evaluation.answering import answers
+from bench.evaluation.opening import OpenPipeline
+from bench.grounding import Box, Expression, Prediction
 from bench.runs.predictions import Answer
 from bench.runs.record import Identity, RunRecord, read_record
 from bench.runs.store import stored_rows
+from bench.settings import RunSettings
 from bench.speed.record import Compared
 from bench.speed.resident import Resident
 
@@ -30,17 +31,17 @@ Boxed = Mapping[str, Answer] | Mapping[str, Prediction]  # expression id -> what
 T = TypeVar("T")
 
 
-def against_asker(pipeline: Pipeline, name: str, resident: Resident, found: Boxed, size: int, dtype: str) -> Compared:
-    """The timed pass against the way of `bench run`: the harness's own asking, real ids, batches of `size`; on scenes
-    spread over those that were timed, with SAMPLE expressions at least or all there are.
+def against_accuracy(
+    opened: OpenPipeline, resident: Resident, found: Boxed, settings: RunSettings, dtype: str
+) -> Compared:
+    """Compare the timed pass with the accuracy pass: the harness's own batches, real ids; on scenes spread over those
+    that were timed, with SAMPLE expressions at least or all there are.
     """
-    pairs = zip(resident.loaded, resident.scenes, strict=True)
-    timed = [Decoded(s, d.picture, "", 0.0) for d, s in pairs if any(e.id in found for e in s.expressions)]
-    sample = spread_over(timed, [len(decoded.scene.expressions) for decoded in timed], SAMPLE)
-    asker = Asker(pipeline, name, size)
-    rows = [row for start in range(0, len(sample), size) for row in asker.rows(sample[start : start + size])]
+    timed = [scene for scene in resident.scenes if any(e.id in found for e in scene.expressions)]
+    sample = spread_over(timed, [len(scene.expressions) for scene in timed], SAMPLE)
+    rows = [row for batch in answers(opened, sample, resident, settings) for row in batch.rows]
     expected = {answer.id: answer for row in rows for answer in row.answers}
-    return compare(f"the accuracy pass, {size} pictures a batch", resident, expected, found, dtype)
+    return compare(f"the accuracy pass, {settings.batch_size} pictures a batch", resident, expected, found, dtype)
 
 
 def against_run(resident: Resident, found: Boxed, identity: Identity, results: Path, folder: Path) -> Compared | None:

@@ -6,9 +6,7 @@ Nothing is stored before everything is measured, so a measurement that is stoppe
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,17 +14,14 @@ from typing import Any
 from bench.acceleration import graphs_compiled
 from bench.datasets.split import Split
 from bench.evaluation.beginning import hash_of, identity_of, now, plain_card
-from bench.evaluation.device import resolve_device
-from bench.evaluation.pipelines import build, pipeline_context
+from bench.evaluation.opening import open_pipeline
 from bench.evaluation.progress import say
 from bench.memory import free
 from bench.runs import provenance
 from bench.runs.files import make_folder, write_atomically
 from bench.runs.folders import runs_of
-from bench.runs.record import Identity
 from bench.settings import Resolved
-from bench.speed.check import SAMPLE, against_asker, against_run, compare
-from bench.speed.clock import Clock
+from bench.speed.check import SAMPLE, against_accuracy, against_run, compare
 from bench.speed.conditions import Watch, uneven
 from bench.speed.meters import device_memory_mb, device_reserved_mb, peak_memory_mb, restart_peaks
 from bench.speed.nvml import Gpu, open_gpu
@@ -34,18 +29,6 @@ from bench.speed.record import Compared, Energy, Memory, PairRecord, Rate, Rules
 from bench.speed.resident import CAP_MB, Resident, make_resident
 from bench.speed.scenarios import offline, search, single, stages, warm_up
 from bench.speed.subject import REAL, Subject
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A pipeline ready to be measured, what it is, and how long it took to get there."""
-
-    subject: Subject
-    identity: Identity
-    card: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    load_seconds: float
-    first_call_seconds: float
 
 
 def measure(
@@ -63,9 +46,11 @@ def measure(
     DataError for a split without pictures, BenchError when the pipeline fails, RunError when nothing can be written.
     """
     rules, started = rules or Rules(), now()
-    opened = open_subject(name, split, resolved, flags, lambda: make_resident(split, cap_mb))
-    subject, settings, resident = opened.subject, resolved.settings, opened.subject.resident
-    gpu, no_gpu = open_gpu(subject.device)
+    subject = open_subject(name, split, resolved, flags, lambda: make_resident(split, cap_mb))
+    opened, settings, resident = subject.opened, resolved.settings, subject.resident
+    identity = identity_of(opened.context, split, settings.run.deterministic, opened.card)
+    environment = environment_of(subject)
+    gpu, no_gpu = open_gpu(subject.opened.context.device)
     watch = Watch(gpu)
     say(
         f"{name}: loaded in {opened.load_seconds:.1f} s, {len(resident.loaded)} pictures of {split.name} decoded; "
@@ -75,7 +60,7 @@ def measure(
     size, tried = search(subject, rules)
     say(f"{name}: offline, {size} pictures a batch, cold")
     free()
-    meter = _Meter(subject.device, gpu, no_gpu)
+    meter = _Meter(subject.opened.context.device, gpu, no_gpu)
     rates = [offline(subject, size, rules, around=meter.around)]
     subject.answer_at_least(SAMPLE, size)  # short rules may end before there is enough to compare
     answered, proposals = subject.answered, subject.proposals_per_picture
@@ -91,20 +76,20 @@ def measure(
     noisy += [f"{meter.compiled} graphs were compiled while the time was taken"] if meter.compiled else []
     say(f"{name}: the boxes against those of the accuracy pass")
     subject.forget()
-    dtype, folder = opened.identity.dtype, runs_of(Path(settings.results), name, split.name)
-    checks = [against_asker(subject.pipeline, name, resident, answered, settings.run.batch_size, dtype)]
-    stored = against_run(resident, answered, opened.identity, Path(settings.results), folder)
+    dtype, folder = identity.dtype, runs_of(Path(settings.results), name, split.name)
+    checks = [against_accuracy(opened, resident, answered, settings.run, dtype)]
+    stored = against_run(resident, answered, identity, Path(settings.results), folder)
     checks += [stored] if stored else []
     remarks = _remarks(subject, compare("", resident, answered, answers, dtype))
     record = SpeedRecord(
         name=name,
-        identity=opened.identity,
-        settings_hash=hash_of(opened.identity),
+        identity=identity,
+        settings_hash=hash_of(identity),
         started=started,
         finished=now(),
         git=provenance.git_state(),
-        environment=opened.environment,
-        card=opened.card,
+        environment=environment,
+        card=plain_card(opened.card),
         argv=provenance.redacted(),
         rules=rules,
         full=rules.full and not split.partial,
@@ -114,7 +99,7 @@ def measure(
         batch_search=tried,
         stages=split_up,
         load_seconds=round(opened.load_seconds, 3),
-        first_call_seconds=round(opened.first_call_seconds, 4),
+        first_call_seconds=round(subject.first_call_seconds, 4),
         proposals_per_picture=proposals,
         memory=memory,
         energy=energy,
@@ -131,24 +116,22 @@ def measure(
 
 def open_subject(
     name: str, split: Split, resolved: Resolved, flags: Mapping[str, Any] | None, pictures: Callable[[], Resident]
-) -> Opened:
-    """Loads a pipeline and calls it for the first time; `pictures` are decoded once it is known to be there. Raises
+) -> Subject:
+    """Open a pipeline and call it for the first time; `pictures` are decoded once it is known to be there. Raises
     what `open_pipeline` raises.
     """
-    run = resolved.settings.run
-    begun = time.perf_counter()
-    device = resolve_device(run.device)
-    clock = Clock(device)
-    context = pipeline_context(name, split, resolved, flags, clock, device)
-    pipeline = build(context, run.deterministic)
-    load_seconds = time.perf_counter() - begun
-    clock.waits = False
-    subject = Subject(name, pipeline, clock, device, pictures())
-    first_call_seconds = subject.first_call()
+    opened = open_pipeline(name, split, resolved, flags)
+    opened.clock.waits = False
+    subject = Subject(opened, pictures())
+    subject.first_call()
     subject.choose_ids()
-    identity = identity_of(context, pipeline.card, split, run.deterministic)
-    facts = provenance.environment(device, run.seed, run.deterministic)
-    return Opened(subject, identity, plain_card(pipeline.card), facts, load_seconds, first_call_seconds)
+    return subject
+
+
+def environment_of(subject: Subject) -> dict[str, Any]:
+    """The machine and packages of a measurement, once torch is imported."""
+    run = subject.opened.resolved.settings.run
+    return provenance.environment(subject.opened.context.device, run.seed, run.deterministic)
 
 
 def write(record: SpeedRecord | PairRecord, folder: Path, kind: str, settings_hash: str) -> Path:

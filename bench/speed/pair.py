@@ -16,18 +16,19 @@ from typing import Any
 import numpy as np
 
 from bench.datasets.split import Split
-from bench.evaluation.beginning import hash_of, now
+from bench.evaluation.beginning import hash_of, identity_of, now
 from bench.evaluation.progress import say
 from bench.runs import provenance
 from bench.runs.folders import runs_of
 from bench.settings import Resolved
-from bench.speed.check import SAMPLE, against_asker
+from bench.speed.check import SAMPLE, against_accuracy
 from bench.speed.conditions import Watch
-from bench.speed.measure import Opened, open_subject, write
+from bench.speed.measure import environment_of, open_subject, write
 from bench.speed.nvml import open_gpu
 from bench.speed.record import PairRecord, Ratio, Rules, Side
 from bench.speed.resident import CAP_MB, make_resident
 from bench.speed.scenarios import search, spread, timed, warm_up
+from bench.speed.subject import Subject
 
 ROUNDS = 12  # even, so that each begins as often as the other
 
@@ -49,7 +50,7 @@ def measure_pair(
     rules, started = rules or Rules(), now()
     pictures = cache(lambda: make_resident(split, cap_mb))
     sides = tuple(open_subject(name, split, resolved, flags, pictures) for name in names)
-    gpu, _ = open_gpu(sides[0].subject.device)
+    gpu, _ = open_gpu(sides[0].opened.context.device)
     watch = Watch(gpu)
     sizes, rates = zip(*(_ready(side, rules) for side in sides), strict=True)
     scenes = _turn(max(rates), max(sizes), rules, rounds)
@@ -61,7 +62,7 @@ def measure_pair(
             seconds, asked = _go(sides[which], sizes[which], scenes)
             speeds[which].append(asked / seconds)
     conditions, noisy = watch.stop()
-    done = [_side(*each, resolved) for each in zip(sides, sizes, speeds, strict=True)]
+    done = [_side(*each, split) for each in zip(sides, sizes, speeds, strict=True)]
     record = PairRecord(
         first=done[0],
         second=done[1],
@@ -71,7 +72,7 @@ def measure_pair(
         started=started,
         finished=now(),
         git=provenance.git_state(),
-        environment=sides[0].environment,
+        environment=environment_of(sides[0]),
         argv=provenance.redacted(),
         rules=rules,
         full=rules.full and rounds >= ROUNDS and not split.partial,
@@ -92,10 +93,9 @@ def ratio_of(first: list[float], second: list[float]) -> Ratio:
     return Ratio(median=median, low=min(ratios), high=max(ratios), quartiles=(quarter, three), rounds=tuple(ratios))
 
 
-def _ready(side: Opened, rules: Rules) -> tuple[int, float]:
+def _ready(subject: Subject, rules: Rules) -> tuple[int, float]:
     """Warm, with its best batch and how many pictures a second that does."""
-    subject = side.subject
-    say(f"{subject.name}: looking for the best batch")
+    say(f"{subject.opened.name}: looking for the best batch")
     warm_up(lambda n: subject.ask(n, 1), rules)
     size, tried = search(subject, rules)
     warm_up(lambda n: subject.ask(n * size, size), rules)
@@ -109,9 +109,8 @@ def _turn(fastest: float, largest: int, rules: Rules, rounds: int) -> int:
     return largest * max(batches, math.ceil(seconds * fastest / largest))
 
 
-def _go(side: Opened, size: int, scenes: int) -> tuple[float, int]:
+def _go(subject: Subject, size: int, scenes: int) -> tuple[float, int]:
     """One turn over the scenes 0 to `scenes`, around the resident ones -> seconds and expressions."""
-    subject = side.subject
     last = scenes % size
 
     def step(number: int) -> tuple[int, int]:
@@ -121,16 +120,16 @@ def _go(side: Opened, size: int, scenes: int) -> tuple[float, int]:
     return seconds, expressions
 
 
-def _side(side: Opened, size: int, speeds: list[float], resolved: Resolved) -> Side:
-    subject = side.subject
+def _side(subject: Subject, size: int, speeds: list[float], split: Split) -> Side:
     subject.answer_at_least(SAMPLE, size)
     subject.forget()
-    batch, dtype = resolved.settings.run.batch_size, side.identity.dtype
+    opened, run = subject.opened, subject.opened.resolved.settings.run
+    identity = identity_of(opened.context, split, run.deterministic, opened.card)
     return Side(
-        name=subject.name,
-        identity=side.identity,
-        settings_hash=hash_of(side.identity),
+        name=subject.opened.name,
+        identity=identity,
+        settings_hash=hash_of(identity),
         batch_size=size,
         expressions_per_s=spread(speeds),
-        check=against_asker(subject.pipeline, subject.name, subject.resident, subject.answered, batch, dtype),
+        check=against_accuracy(opened, subject.resident, subject.answered, run, identity.dtype),
     )

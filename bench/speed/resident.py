@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from bench.datasets.split import Split
 from bench.errors import DataError
 from bench.evaluation.decode import decoded_ahead
-from bench.grounding import LoadedScene, Query, Scene
+from bench.grounding import LoadedScene, Picture, Query, Scene
 from bench.speed.meters import MB
 from bench.speed.record import Pictures
 
@@ -35,6 +35,13 @@ class Resident:
     cap_mb: float
     decode_ms: float
     unreadable: int
+
+    def load(self, scene: Scene) -> Picture:
+        """The scene's image, from memory."""
+        return next(loaded.picture for loaded in self.loaded if loaded.id == scene.id)
+
+    def missing(self, scenes: Sequence[Scene]) -> list[str]:
+        return []
 
     def batch(self, start: int, size: int, mark: str = "") -> list[LoadedScene]:
         """`size` scenes from number `start` on, around and around; `mark` makes their ids new ones."""

@@ -69,8 +69,8 @@ def search(subject: Subject, rules: Rules) -> tuple[int, tuple[Tried, ...]]:
         size = min(2 * size, len(subject.resident.loaded))
     if not best[1]:
         raise DeviceError(
-            f"pipeline {subject.name!r} runs out of memory on a single scene ({tried[-1].note}); use --dtype float16 "
-            "or bfloat16, a smaller model, or --device cpu"
+            f"pipeline {subject.opened.name!r} runs out of memory on a single scene ({tried[-1].note}); use --dtype "
+            "float16 or bfloat16, a smaller model, or --device cpu"
         )
     return best[1], tuple(tried)
 
@@ -168,17 +168,17 @@ def single(subject: Subject, rules: Rules) -> tuple[Single, dict[str, Prediction
 
 def stages(subject: Subject, size: int, rules: Rules) -> dict[str, float]:
     """Milliseconds a picture in each stage, cold, and in none ("outside stages")."""
-    subject.clock.waits = True
+    subject.opened.clock.waits = True
     try:
         subject.ask(0, size)
-        subject.clock.take()
+        subject.opened.clock.take()
         batches = max(1, round(SHARE * rules.min_batches))
         seconds, _, pictures, _ = timed(
             lambda n: subject.ask(n * size, size), subject.wait, SHARE * rules.min_seconds, batches
         )
-        taken = subject.clock.take()
+        taken = subject.opened.clock.take()
     finally:
-        subject.clock.waits = False
+        subject.opened.clock.waits = False
     taken["outside stages"] = max(0.0, seconds - sum(taken.values()))
     return {name: round(1000 * value / pictures, 6) for name, value in taken.items()}
 

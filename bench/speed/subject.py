@@ -7,10 +7,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench.errors import BenchError
-from bench.grounding import Caching, LoadedScene, Pipeline, Prediction
-from bench.memory import out_of_memory
+from bench.evaluation.answering import checked
+from bench.evaluation.opening import OpenPipeline
+from bench.grounding import Caching, LoadedScene, Prediction
 from bench.speed.check import close
-from bench.speed.clock import Clock, synchroniser
+from bench.speed.clock import synchroniser
 from bench.speed.resident import Resident
 
 NEW, REAL = "new", "the split's"
@@ -21,22 +22,21 @@ PROBE = 4  # scenes asked twice to see whether ids matter
 class Subject:
     """`ids` says whether every batch gets new scene ids; `answers` holds the last answers to each scene, by its id."""
 
-    name: str
-    pipeline: Pipeline
-    clock: Clock
-    device: str
+    opened: OpenPipeline
     resident: Resident
     ids: str = NEW
     answers: dict[str, list[Prediction]] = field(default_factory=dict)
     calls: int = 0
+    first_call_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self._wait = synchroniser(self.device)
+        self._wait = synchroniser(self.opened.context.device)
 
     @property
     def caches(self) -> Mapping[str, Callable[[], None]]:
         """What the pipeline keeps between calls -> what empties it."""
-        return dict(self.pipeline.caches) if isinstance(self.pipeline, Caching) else {}
+        pipeline = self.opened.pipeline
+        return dict(pipeline.caches) if isinstance(pipeline, Caching) else {}
 
     def wait(self) -> None:
         """Until the device has done all it was given."""
@@ -55,12 +55,12 @@ class Subject:
         counts = [len(boxes) for boxes in firsts if boxes is not None]
         return sum(counts) / len(counts) if counts else None
 
-    def first_call(self) -> float:
-        """Seconds of the first call of all, with one scene: whatever is made ready on first use is in it."""
+    def first_call(self) -> None:
+        """Time the first call of all, with one scene: whatever is made ready on first use is in it."""
         start = time.perf_counter()
         self._ground(self.resident.batch(0, 1))
         self.wait()
-        return time.perf_counter() - start
+        self.first_call_seconds = time.perf_counter() - start
 
     def choose_ids(self) -> None:
         """New ids unless most answers depend on them, as those of boxes looked up by a picture's id do."""
@@ -115,17 +115,4 @@ class Subject:
         return self.resident.loaded[number % len(self.resident.loaded)].id
 
     def _ground(self, scenes: Sequence[LoadedScene]) -> list[Prediction]:
-        try:
-            predictions = list(self.pipeline.ground(scenes))
-        except BenchError:
-            raise
-        except Exception as error:
-            if out_of_memory(error):
-                raise
-            raise BenchError(f"pipeline {self.name!r} failed: {type(error).__name__}: {error}") from error
-        asked = [query.id for scene in scenes for query in scene.queries]
-        if [prediction.id for prediction in predictions] != asked:
-            raise BenchError(
-                f"pipeline {self.name!r} gave {len(predictions)} answers to {len(asked)} queries, or not in their order"
-            )
-        return predictions
+        return checked(self.opened.pipeline, scenes, self.opened.name)

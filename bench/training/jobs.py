@@ -18,8 +18,9 @@ from bench.datasets.remembered import Remembered
 from bench.datasets.split import Split
 from bench.errors import DataError, UnknownName, UsageError
 from bench.evaluation.device import make_deterministic, resolve_device, seed_everything
-from bench.evaluation.pipelines import dataset_of, pipeline_context
+from bench.evaluation.opening import dataset_of, pipeline_context
 from bench.evaluation.validation import on_split
+from bench.hashing import find_file
 from bench.runs.files import make_folder, write_atomically
 from bench.runs.provenance import environment, git_state, redacted
 from bench.runs.shards import from_environment
@@ -207,12 +208,6 @@ def _start_record(weights: Any, resolved: Resolved) -> Any:
     """The record of the weights that a training started from, if this program made them; else their name."""
     if not weights:
         return None
-    for place in (
-        Path(str(weights)).expanduser(),
-        resolved.folder / str(weights),
-        resolved.home / "weights" / str(weights),
-    ):
-        record = place.with_suffix(".json")
-        if place.is_file():
-            return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else str(weights)
-    return str(weights)
+    path = find_file(str(weights), resolved)
+    record = path and path.with_suffix(".json")
+    return json.loads(record.read_text(encoding="utf-8")) if record and record.is_file() else str(weights)

@@ -16,7 +16,7 @@ from bench import registry
 from bench.datasets.load import datasets, load_split
 from bench.errors import BenchError, DeviceError
 from bench.evaluation.device import resolve_device
-from bench.evaluation.pipelines import open_pipeline
+from bench.evaluation.opening import open_pipeline
 from bench.grounding import LoadedScene
 from bench.runs.provenance import packages
 from bench.settings import Resolved

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import registry
 from bench.errors import UsageError
-from bench.evaluation.pipelines import pipeline_context
+from bench.evaluation.opening import pipeline_context
 from bench.hashing import sha256_file
 from bench.runs.files import make_folder
 from bench.settings import Resolved

@@ -14,7 +14,7 @@ from bench.datasets.labels import Labelled, load_labels, open_album
 from bench.datasets.pseudo_lists import list_format
 from bench.datasets.reliability_files import IOU_RESULT, list_rows, read_iou_result, write_reliability_lists
 from bench.evaluation.device import resolve_device
-from bench.evaluation.pipelines import dataset_of, open_pipeline
+from bench.evaluation.opening import dataset_of, open_pipeline
 from bench.evaluation.progress import progress
 from bench.evaluation.protocols import protocol
 from bench.evaluation.reliability import Measured, Reliability, measure

@@ -18,7 +18,7 @@ from bench.datasets.pseudo_files import Written, check_jsonl_name, write_labels
 from bench.datasets.pseudo_lists import export_lists, list_format
 from bench.errors import DataError, UsageError
 from bench.evaluation.device import seed_everything, use_device
-from bench.evaluation.pipelines import OWN_DATA, pipeline_context
+from bench.evaluation.opening import OWN_DATA, pipeline_context
 from bench.evaluation.progress import progress
 from bench.grounding import PictureSource, Scene
 from bench.hashing import sha256_file

@@ -12,16 +12,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UsageError
-from bench.evaluation.asking import Asker
-from bench.evaluation.decode import Decoded, decoded_ahead
-from bench.evaluation.pipelines import build, pipeline_context
+from bench.evaluation.answering import answers
+from bench.evaluation.decode import Decoded
+from bench.evaluation.opening import OpenPipeline, open_pipeline
 from bench.evaluation.progress import progress, say
-from bench.grounding import Pipeline, Scene
+from bench.grounding import Scene
 from bench.reporting.drawing import draw_answer, save_picture
 from bench.runs.files import Appender, make_folder
 from bench.runs.lock import locked
@@ -50,20 +49,19 @@ def answer_many(
     RunError for an `out` that holds other answers or is in use, and whatever building and asking the pipeline raise.
     """
     _check(questions, out)
-    context = pipeline_context(pipeline, dataset, resolved, options)
     make_folder(out.parent)
     if draw is not None:
         make_folder(draw)
     with locked(out.with_name(f".{out.name}.lock"), "this file of answers"):
-        opened = build(context, resolved.settings.run.deterministic)
-        by = {"pipeline": pipeline, "settings": settings_of(context, opened.card)}
+        opened = open_pipeline(pipeline, dataset, resolved, options)
+        by = {"pipeline": pipeline, "settings": settings_of(opened.context, opened.card)}
         rows = {} if fresh else read_answers(out, questions.scenes, by)
         rows = {name: row for name, row in rows.items() if row["error"] is None}
         write_answers(out, rows.values())
         kept, begun = len(rows), time.perf_counter()
         run = _Answering(opened, questions, rows, by, draw)
         with Appender(out) as file, _said_on_interrupt(out):
-            for new in run.go(pipeline, resolved.settings.run):
+            for new in run.batches(resolved.settings.run):
                 file.write(dump(new))
         order = [e.id for scene in questions.scenes for e in scene.expressions]
         write_answers(out, [rows[name] for name in order])
@@ -88,30 +86,32 @@ class _Answering:
     """One call: what is left to ask and to draw, picture by picture. `rows` grows as answers come."""
 
     def __init__(
-        self, pipeline: Pipeline, questions: Questions, rows: dict[str, Row], by: Mapping[str, str], draw: Path | None
+        self,
+        pipeline: OpenPipeline,
+        questions: Questions,
+        rows: dict[str, Row],
+        by: Mapping[str, str],
+        draw: Path | None,
     ) -> None:
         self.pipeline, self.questions, self.rows, self.by, self.draw = pipeline, questions, rows, by, draw
         self.drawn = 0
         self._whole = {scene.id: scene for scene in questions.scenes}
 
-    def go(self, name: str, settings: RunSettings) -> Iterator[list[Row]]:
-        """The new rows, batch by batch. Raises what `Asker.rows` raises."""
-        asker = Asker(self.pipeline, name, settings.batch_size)
+    def batches(self, settings: RunSettings) -> Iterator[list[Row]]:
+        """The new rows, batch by batch. Raises what `answers` raises."""
         scenes = list(self._left())
-        ahead = settings.decode_threads + 2 * settings.batch_size
-        decoded = decoded_ahead(scenes, self.questions.pictures, settings.decode_threads, ahead)
         total = len(self.questions.scenes)
-        with progress(name, total, total - len(scenes)) as advance:
-            while batch := list(islice(decoded, asker.size)):
-                new = [row for pair in zip(batch, asker.rows(batch), strict=True) for row in self._rows(*pair)]
+        with progress(self.pipeline.name, total, total - len(scenes)) as advance:
+            for batch in answers(self.pipeline, scenes, self.questions.pictures, settings):
+                new = [row for pair in zip(batch.decoded, batch.rows, strict=True) for row in self._rows(*pair)]
                 self.rows.update((row["id"], row) for row in new)
                 yield new
                 if self.draw is not None:
-                    for one in batch:
+                    for one in batch.decoded:
                         self._draw(one, self.draw)
-                if note := asker.take_note():
-                    say(note)
-                advance(len(batch))
+                if batch.note:
+                    say(batch.note)
+                advance(len(batch.rows))
 
     def _left(self) -> Iterator[Scene]:
         """Scenes with something to ask or to draw, and of their expressions those that are to be asked."""

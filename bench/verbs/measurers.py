@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.datasets.label_names import told_apart
 from bench.errors import WeightsError
-from bench.hashing import sha256_file
+from bench.hashing import places_of, sha256_file
 from bench.reporting.histograms import Kind
 from bench.settings import Resolved
 
@@ -70,7 +70,7 @@ def find_measurers(weights: Sequence[str], pipeline: str, resolved: Resolved) ->
 
 
 def _place(name: str, pipeline: str, resolved: Resolved) -> Path | None:
-    places = (Path(name).expanduser(), resolved.folder / name, resolved.home / "weights" / name)
+    places = places_of(name, resolved)
     found = next((place for place in places if place.is_file()), None)
     if found is None and (Path(name).suffix or name.count("/") != 1):
         raise WeightsError(

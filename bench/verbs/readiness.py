@@ -1,7 +1,6 @@
 """What stands between a pipeline and a run: packages and weights that are not there, and how each is brought there.
 
-Nothing of a pipeline is built. A table of bench.toml names weights under the keys below; where published ones come from
-is in costs.toml, beside what they cost.
+Nothing of a pipeline is built. Where published weights come from is in costs.toml, beside what they cost.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from typing import Any
 
 from bench import registry
 from bench.errors import BenchError
-from bench.settings import Resolved
+from bench.hashing import find_file, places_of
+from bench.settings import Resolved, weights_named
 
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-KEYS = ("weights", "pretrained", "checkpoint")
 BOXES = "{dataset}_dets_dict.json"
 
 
@@ -54,8 +53,7 @@ def ready(dataset: str, resolved: Resolved) -> list[str]:
 
 def at_hand(weights: str, model: str, resolved: Resolved) -> bool:
     """Whether weights lie on this disk: a file or a folder, or in one of the caches under BENCH_HOME."""
-    places = [Path(weights).expanduser(), resolved.folder / weights, resolved.home / "weights" / weights]
-    if any(place.is_file() or (place / "config.json").is_file() for place in places):
+    if any(place.is_file() or (place / "config.json").is_file() for place in places_of(weights, resolved)):
         return True
     source = _entry(f"{model} {weights}".strip())
     if file := source.get("file"):
@@ -82,12 +80,7 @@ def _source(weights: str, model: str, resolved: Resolved) -> Lack:
 
 def _weights(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(weights, the model they are for) of a table, however deep; a tokenizer is one where weights bring none."""
-    for key, value in table.items():
-        for inner in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(inner, Mapping):
-                yield from _weights(inner)
-            elif key in KEYS and isinstance(inner, str) and inner:
-                yield inner, str(table.get("model", ""))
+    yield from weights_named(table)
     official = str(table.get("weights", "")).endswith(".pth")
     if official and isinstance(table.get("tokenizer"), str):
         yield table["tokenizer"], "tokenizer"
@@ -105,7 +98,7 @@ def _boxes(table: Mapping[str, Any], dataset: str, resolved: Resolved) -> Iterat
     proposer = table.get("proposer")
     if isinstance(proposer, Mapping) and proposer.get("kind") == "file":
         name = str(proposer.get("file", BOXES)).replace("{dataset}", dataset or "DATASET")
-        if not any(place.is_file() for place in (Path(name), resolved.folder / name, resolved.home / "weights" / name)):
+        if find_file(name, resolved) is None:
             how = f"put the file of boxes into {resolved.home / 'weights'}, or --set proposer.kind=yolo finds them here"
             yield Lack(name, how)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -14,8 +14,8 @@ from PIL import Image
 from bench.boxes import clip_xyxy
 from bench.datasets.load import load_split
 from bench.datasets.pictures import decode
-from bench.errors import BenchError, PictureError, UsageError
-from bench.evaluation.pipelines import open_pipeline
+from bench.errors import PictureError, UsageError
+from bench.evaluation.answering import checked
 from bench.grounding import Box, LoadedScene, Picture, Pipeline, Prediction, Query
 from bench.settings import Resolved
 
@@ -83,48 +83,29 @@ class Single:
         save_picture(self.drawn(), Path(out))
 
 
-def predict_one(
-    pipeline: str,
-    text: str,
-    resolved: Resolved,
-    image: Path | None = None,
-    scene: str | None = None,
-    dataset: str | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> Single:
-    """Ask `pipeline` about `image` or about SPLIT/ID. `dataset` names the lines of bench.toml to use.
-
-    Raises UsageError, PictureError, and whatever building the pipeline raises.
-    """
-    if not text.strip():
-        raise UsageError("--text is empty: say what to look for")
-    if (image is None) == (scene is None):
-        raise UsageError("give either --image FILE or --scene SPLIT/ID")
-    source, picture, own = _picture(image, scene, resolved)
-    opened = open_pipeline(pipeline, dataset or own, resolved, options)
-    return ask_about(opened, source, picture, [text], pipeline)[0]
+def predict(
+    pipeline: Pipeline, picture: object, text: str | Sequence[str], name: str | None = None
+) -> Single | list[Single]:
+    """Ground one expression in an image, or several; `ask_about` and `as_picture` say what is raised."""
+    source, pixels = as_picture(picture)
+    found = ask_about(pipeline, source, pixels, [text] if isinstance(text, str) else list(text), name)
+    return found[0] if isinstance(text, str) else found
 
 
 def ask_about(
     pipeline: Pipeline, source: str, picture: Picture, texts: Sequence[str], name: str | None = None
 ) -> list[Single]:
-    """The answers of a built pipeline to `texts` about one picture, in their order; it is looked at once for all.
+    """Ground `texts` in one image, which is encoded once; answers in their order.
 
-    `source` is what the picture is called; `name` what the pipeline is, by default as its card says. Raises UsageError
-    for a text that says nothing, BenchError for answers that do not fit the queries.
+    `source` is what the image is called; `name` what the pipeline is, by default as its card says. Raises UsageError
+    for an empty text, BenchError for answers that do not fit the queries.
     """
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise UsageError("an expression is empty: say what to look for")
     name = pipeline.card.name if name is None else name
     queries = tuple(Query(str(number), text) for number, text in enumerate(texts))
-    answers = list(pipeline.ground([LoadedScene(source, picture, queries)])) if queries else []
-    if len(answers) != len(queries):
-        asked = "one query" if len(queries) == 1 else f"{len(queries)} queries"
-        raise BenchError(f"pipeline {name!r} gave {len(answers)} answers to {asked}")
-    if [answer.id for answer in answers] != [query.id for query in queries]:
-        raise BenchError(f"pipeline {name!r} did not answer in the order of the queries")
-    pairs = zip(texts, answers, strict=True)
-    return [Single(name, source, text, picture, answer) for text, answer in pairs]
+    answers = checked(pipeline, [LoadedScene(source, picture, queries)], name) if queries else []
+    return [Single(name, source, text, picture, answer) for text, answer in zip(texts, answers, strict=True)]
 
 
 def as_picture(given: object) -> tuple[str, Picture]:
@@ -150,13 +131,11 @@ def read_picture(path: Path) -> Picture:
         raise PictureError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _picture(image: Path | None, scene: str | None, resolved: Resolved) -> tuple[str, Picture, str]:
-    """Its name, its pixels, and the data set it belongs to."""
-    if image is not None:
-        return str(image), read_picture(image), "file"
-    split_name, _, identifier = str(scene).rpartition("/")
+def picture_of(scene: str, resolved: Resolved) -> tuple[Picture, str]:
+    """The pixels of a split's scene, SPLIT/ID, and the name of its data set. Raises UsageError, PictureError."""
+    split_name, _, identifier = scene.rpartition("/")
     split = load_split(split_name, resolved)
     found = next((s for s in split.scenes if s.id == identifier), None)
     if found is None:
         raise UsageError(f"{split_name} has no scene {identifier!r}; its first one is {split.scenes[0].id!r}")
-    return str(scene), split.pictures.load(found), split.dataset
+    return split.pictures.load(found), split.dataset

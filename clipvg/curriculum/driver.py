@@ -19,8 +19,8 @@ from typing import Any
 from bench.datasets.fingerprint import fingerprint
 from bench.datasets.label_sources import SourceRows
 from bench.errors import DataError, SettingsError, UsageError
+from bench.evaluation.answering import Gather
 from bench.evaluation.reliability import reliability
-from bench.evaluation.sharing import Gather
 from bench.grounding import Box, Scene
 from bench.hashing import sha256_file
 from bench.runs.files import write_atomically

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Collection
 from pathlib import Path
 
+from bench import hashing
 from bench.boxes import clip_xyxy
 from bench.datasets.fingerprint import picture_key
 from bench.errors import DataError, PictureError
 from bench.grounding import Box, PipelineContext, Scene
 from bench.labelling import LabelJob
-from pipelines import weights
 
 log = logging.getLogger("bench.label")
 SHOWN = 3  # pictures named in a message
@@ -20,9 +20,9 @@ SHOWN = 3  # pictures named in a message
 def find_file(name: str, context: PipelineContext, where: str) -> Path:
     """The file an option names, {dataset} in it standing for the data set. Raises DataError with the places."""
     name = name.replace("{dataset}", context.dataset)
-    path = weights.find_file(name, context)
+    path = hashing.find_file(name, context)
     if path is None:
-        places = f"{Path(name).expanduser()}, {context.folder / name}, {context.home / 'weights' / name}"
+        places = ", ".join(map(str, hashing.places_of(name, context)))
         raise DataError(f"{where}: there is no file {name!r} (looked at {places})")
     return path
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from bench.datasets.fingerprint import picture_key
 from bench.errors import DataError
 from bench.grounding import Box, PipelineContext
+from bench.hashing import find_file
 from pipelines import weights
 
 ROW = '["bowl", [x1, y1, x2, y2, confidence]]'
@@ -59,7 +60,7 @@ def names_of_files(files: Sequence[str], context: PipelineContext) -> list[Path]
     paths = []
     for file in files:
         name = file.replace("{dataset}", context.dataset)
-        path = weights.find_file(name, context)
+        path = find_file(name, context)
         if path is None:
             raise weights.missing(name, context, "put the file there, or name another")
         paths.append(path)

@@ -113,8 +113,7 @@ def look(scene: Scene, pictures: PictureSource, size: int, style: Style) -> Show
     canvas = letterboxed(pictures.load(scene), size, style)
     objects = scene_objects(scene, pictures)
     places = [box for _, box in objects]
-    describe = getattr(pictures, "descriptions", None)
-    said = describe(scene) if describe is not None else [name for name, _ in objects]
+    said = [each.description for each in scene.objects] or [name for name, _ in objects]
     pixels, edges = together([canvas])
     boxes = torch.tensor(np.array([canvas.to_canvas(box) for box in places]), dtype=torch.float32).reshape(-1, 4)
     texts = [expression.text for expression in scene.expressions]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.errors import UnknownName, WeightsError
 from bench.grounding import PipelineContext
-from bench.hashing import sha256_file
+from bench.hashing import find_file, sha256_file
 from pipelines import weights
 from pipelines.engine import Engine, Rows
 
@@ -44,10 +44,9 @@ class ClipEncoder:
         self.engine = Engine(context, self._encode_texts, bucket, bucket)
         self.model, self.sha256 = open_model(options, context)
         self.model = self.model.eval().to(self.device)
-        context.acceleration.uses_dtype()
         # The text tower is a module of its own in open_clip's newer classes, else the model's own transformer.
         text = getattr(self.model, "text", None) or self.model.transformer
-        context.acceleration.apply(self.model, [self.model.visual, text])
+        self.accelerated = context.acceleration.apply(self.model, [self.model.visual, text])
         self.tokenizer = open_clip.get_tokenizer(options.model)
         self.context_length = int(getattr(self.model, "context_length", 77))
         preprocessing = open_clip.get_model_preprocess_cfg(self.model)
@@ -111,7 +110,7 @@ def open_model(options: ClipOptions, context: PipelineContext) -> tuple[Any, Map
     if options.model not in open_clip.list_models():
         raise UnknownName("open_clip model", options.model, open_clip.list_models())
     precision = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[context.dtype]
-    path = weights.find_file(options.pretrained, context)
+    path = find_file(options.pretrained, context)
     if path is not None:
         model = empty_model(options.model, precision)
         weights.load_strictly(model, _read(path), str(path))

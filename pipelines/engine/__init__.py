@@ -25,7 +25,6 @@ from bench.grounding import PipelineContext
 from bench.memory import in_chunks
 
 Image = TypeVar("Image")
-Network = TypeVar("Network", bound=nn.Module)
 Rows = tuple[Tensor, ...]  # of one image or text: its tokens (L, d), and what else each token has (L, ...)
 TEXTS = 100_000  # texts in the cache
 WASTE = 1.1  # a batch is cut where padding would make it larger by this factor
@@ -174,8 +173,10 @@ def _runs(lengths: NDArray[np.int64]) -> Iterator[slice]:
     yield slice(start, len(lengths))
 
 
-def prepare(network: Network, context: PipelineContext, heads: Collection[str], parts: Sequence[Any]) -> Network:
-    """Make a network ready for inference: on the context's device, in its precision, accelerated; in place.
+def prepare(
+    network: nn.Module, context: PipelineContext, heads: Collection[str], parts: Sequence[Any]
+) -> frozenset[str]:
+    """Make a network ready for inference, in place: device, precision, acceleration; return what it took.
 
     The children named in `heads` stay in float32: a box in bfloat16 would be rounded to a 256th of the image. `parts`
     are the modules that are called, for torch.compile.
@@ -186,6 +187,4 @@ def prepare(network: Network, context: PipelineContext, heads: Collection[str], 
         child.to(torch.float32 if name in heads else dtype)
     for parameter in network.parameters(recurse=False):
         parameter.data = parameter.data.to(dtype)
-    context.acceleration.apply(network, parts)
-    context.acceleration.uses_dtype()
-    return network
+    return context.acceleration.apply(network, parts)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bench.errors import WeightsError
 from bench.grounding import PipelineContext
+from bench.hashing import find_file
 from pipelines import weights
 from pipelines.mdetr.config import MdetrConfig
 from pipelines.mdetr.model import Mdetr
@@ -69,7 +70,7 @@ def read(name: str | Path, context: PipelineContext) -> tuple[Mdetr, str | None,
 
 def find(name: str | Path, context: PipelineContext) -> Path:
     """The file `name` points to. Raises WeightsError: where it was looked for, and where to get it."""
-    path = weights.find_file(str(name), context)
+    path = find_file(str(name), context)
     if path is None:
         raise weights.missing(str(name), context, HOW)
     return path

@@ -67,7 +67,9 @@ class MdetrPipeline:
             )
         self.model = checkpoint.build(held)
         transformer = self.model.transformer
-        prepare(self.model, context, HEADS, [self.model.backbone[0], transformer.text_encoder, transformer])
+        accelerated = prepare(
+            self.model, context, HEADS, [self.model.backbone[0], transformer.text_encoder, transformer]
+        )
         gpu = torch.device(context.device).type == "cuda"
         self.engine: PairEngine[Tensor] = PairEngine(
             context,
@@ -87,6 +89,7 @@ class MdetrPipeline:
             weights={"mdetr": options.weights},
             sha256={"mdetr": sha256_file(held.path)},
             parameters=sum(p.numel() for p in self.model.parameters()),
+            accelerated=accelerated,
         )
 
     @torch.inference_mode()

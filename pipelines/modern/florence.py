@@ -52,8 +52,7 @@ class Florence:
             raise WeightsError(f"{options.weights} is a {self.model.config.model_type}; expected a florence2")
         # What looks and what reads; the writing, a token at a time over a growing memory, is left as it is.
         inner = self.model.model
-        context.acceleration.apply(self.model, [inner.vision_tower, inner.language_model.encoder])
-        context.acceleration.uses_dtype()
+        accelerated = context.acceleration.apply(self.model, [inner.vision_tower, inner.language_model.encoder])
         self.card = make_card(
             context,
             options.card,
@@ -62,6 +61,7 @@ class Florence:
             weights={"model": options.weights},
             sha256=hub.hashes(options.weights, context),
             parameters=sum(p.numel() for p in self.model.parameters()),
+            accelerated=accelerated,
         )
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:

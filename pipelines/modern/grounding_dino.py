@@ -59,8 +59,7 @@ class GroundingDino:
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.backbone = _OnePicture(self.model.model.backbone)
         self.model.model.backbone = self.backbone
-        context.acceleration.apply(self.model, [self.backbone.backbone, self.model])
-        context.acceleration.uses_dtype()
+        self.accelerated = context.acceleration.apply(self.model, [self.backbone.backbone, self.model])
 
     @torch.inference_mode()
     def find(self, picture: Picture, texts: Sequence[str]) -> dict[str, Found]:
@@ -156,6 +155,7 @@ class GroundingDinoPipeline:
             paper="Liu et al., Grounding DINO, ECCV 2024; Zhao et al., MM-Grounding-DINO, 2024",
             weights={"model": options.weights},
             sha256=self.detector.sha256,
+            accelerated=self.detector.accelerated,
             parameters=self.detector.parameters,
         )
 

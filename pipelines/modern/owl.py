@@ -47,8 +47,7 @@ class Owl:
         self.image_processor, self.tokenizer = processor.image_processor, processor.tokenizer
         self.model = hub.load_model(AutoModelForZeroShotObjectDetection, options.weights, context, "OWL")
         tower = getattr(self.model, self.model.base_model_prefix)
-        context.acceleration.apply(self.model, [tower.vision_model, tower.text_model])
-        context.acceleration.uses_dtype()
+        accelerated = context.acceleration.apply(self.model, [tower.vision_model, tower.text_model])
         config = self.model.config
         if config.model_type not in FAMILY:
             raise WeightsError(f"{options.weights} is a {config.model_type}; expected one of {', '.join(FAMILY)}")
@@ -64,6 +63,7 @@ class Owl:
             weights={"model": options.weights},
             sha256=hub.hashes(options.weights, context),
             parameters=sum(p.numel() for p in self.model.parameters()),
+            accelerated=accelerated,
         )
 
     @property

@@ -76,8 +76,7 @@ class VisionLanguage:
             )
         self.coordinates = COORDINATES[family]
         # What looks; the writing, a token at a time over a growing memory, is left as it is.
-        context.acceleration.apply(self.model, [self.model.model.visual])
-        context.acceleration.uses_dtype()
+        accelerated = context.acceleration.apply(self.model, [self.model.model.visual])
         self.card = make_card(
             context,
             options.card,
@@ -86,6 +85,7 @@ class VisionLanguage:
             weights={"model": options.weights},
             sha256=hub.hashes(options.weights, context),
             parameters=sum(p.numel() for p in self.model.parameters()),
+            accelerated=accelerated,
         )
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:

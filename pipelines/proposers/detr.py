@@ -20,10 +20,10 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetec
 
 from bench.errors import WeightsError
 from bench.grounding import LoadedScene, Picture, PipelineContext
-from bench.hashing import sha256_file
+from bench.hashing import find_file, sha256_file
 from bench.settings import parse_table
 from pipelines import hub, weights
-from pipelines.proposers.proposals import Proposals, tidy
+from pipelines.proposers.proposals import Proposals, Proposer, tidy
 
 FORMAT = "bench-detr"
 ASPECT = 30  # of one side to the other, beyond which a picture is widened
@@ -46,7 +46,7 @@ def open_detr(table: Mapping[str, Any], where: str, context: PipelineContext) ->
     return DetrProposer(parse_table(DetrOptions, table, where), context)
 
 
-class DetrProposer:
+class DetrProposer(Proposer):
     """Boxes of a detection transformer for many pictures at once."""
 
     def __init__(self, options: DetrOptions, context: PipelineContext) -> None:
@@ -54,10 +54,10 @@ class DetrProposer:
         self.device = torch.device(context.device)
         # Half precision on a GPU only, and never bfloat16: its eight bits put a box's edge up to a pixel aside.
         self.half = self.device.type == "cuda" and context.dtype != "float32"
-        path = weights.find_file(options.weights, context)
+        path = find_file(options.weights, context)
         if path is not None:
             self.model, self.processor = read_model(path)
-            self.sha256: Mapping[str, str] = {path.name: sha256_file(path)}
+            self.sha256 = {path.name: sha256_file(path)}
         elif options.weights.endswith(".safetensors"):
             raise weights.missing(
                 options.weights, context, "name a file of `bench train`, a folder, or an id of the hub"
@@ -66,9 +66,8 @@ class DetrProposer:
             self.processor = hub.load_pretrained(AutoImageProcessor, options.weights, context, "DETR proposals")
             self.model = hub.load_model(AutoModelForObjectDetection, options.weights, context, "DETR proposals")
             self.sha256 = hub.hashes(options.weights, context)
-        if self.half:
-            context.acceleration.uses_dtype()
-        self.model = context.acceleration.apply(self.model.eval().to(self.device))
+        self.model = self.model.eval().to(self.device)
+        self.accelerated = context.acceleration.apply(self.model, dtype=self.half)
         self.names: Mapping[int, str] = self.model.config.id2label
         self.parameters = sum(p.numel() for p in self.model.parameters())
 

@@ -23,10 +23,10 @@ from bench.boxes import box_xywh_to_xyxy
 from bench.datasets.fingerprint import picture_key
 from bench.errors import DataError
 from bench.grounding import LoadedScene, PipelineContext
-from bench.hashing import sha256_file
+from bench.hashing import find_file, sha256_file
 from bench.settings import parse_table
 from pipelines import weights
-from pipelines.proposers.proposals import Proposals, tidy
+from pipelines.proposers.proposals import Proposals, Proposer, tidy
 
 EXPECTED = '{"image_id": 5, "bbox": [x, y, width, height], "score": 0.9}'
 
@@ -56,20 +56,21 @@ def open_file(table: Mapping[str, Any], where: str, context: PipelineContext) ->
     return FileProposer(parse_table(FileOptions, table, where), context)
 
 
-class FileProposer:
+class FileProposer(Proposer):
     """Boxes of a file. A picture that the file does not name gets none at all, and a note: nothing is guessed."""
 
     parameters = 0
+    accelerated: frozenset[str] = frozenset()
 
     def __init__(self, options: FileOptions, context: PipelineContext) -> None:
         self.options = options
         name = options.file.replace("{dataset}", context.dataset)
-        path = weights.find_file(name, context)
+        path = find_file(name, context)
         if path is None:
             how = "put the file of boxes there, name another with --set proposer.file=FILE, or --set proposer.kind=yolo"
             raise weights.missing(name, context, how)
         self.path = path
-        self.sha256: Mapping[str, str] = {path.name: sha256_file(path)}
+        self.sha256 = {path.name: sha256_file(path)}
         self._found: dict[str, Proposals] = {}
         for picture, rows in read_rows(path).items():
             kept = [row for row in rows if row.score >= options.confidence]

@@ -1,7 +1,7 @@
 """`kind = "ground-truth"`: the annotated boxes of a picture as its proposals, the "gt proposals" protocol.
 
-It measures the ranker alone. The harness hands the boxes out through `context.candidates` and marks the run's signature
-(bench/evaluation/candidates.py), so no leaderboard sets it beside boxes that a detector found.
+It measures the ranker alone. The harness hands the boxes out through `context.candidates`, and the card marks the run's
+signature (bench/evaluation/opening.py), so no leaderboard sets it beside boxes that a detector found.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bench.errors import UsageError
 from bench.grounding import LoadedScene, PipelineContext
 from bench.settings import parse_table
-from pipelines.proposers.proposals import Proposals
+from pipelines.proposers.proposals import Proposals, Proposer
 
 
 class GroundTruthOptions(BaseModel):
@@ -31,17 +31,15 @@ def open_ground_truth(table: Mapping[str, Any], where: str, context: PipelineCon
     return GroundTruthProposer(parse_table(GroundTruthOptions, table, where), context)
 
 
-class GroundTruthProposer:
+class GroundTruthProposer(Proposer):
     """The annotated boxes, without class names, all equally likely, in an order that says nothing."""
-
-    parameters = 0
 
     def __init__(self, options: GroundTruthOptions, context: PipelineContext) -> None:
         if context.candidates is None:
             raise UsageError('proposer.kind = "ground-truth" works inside `bench run` only')
-        self.sha256: Mapping[str, str] = {}
+        self.sha256 = {}
         self._whole_picture = options.whole_picture
-        self._boxes = context.candidates.take()
+        self.annotated, self._boxes = context.candidates.take()
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """One `Proposals` for each scene, by its id."""

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bench.grounding import LoadedScene, PipelineContext
 from bench.settings import parse_table
 from pipelines.modern.grounding_dino import GroundingDino
-from pipelines.proposers.proposals import Proposals, tidy
+from pipelines.proposers.proposals import Proposals, Proposer, tidy
 
 
 class GroundingDinoProposerOptions(BaseModel):
@@ -37,14 +37,14 @@ def open_grounding_dino(table: Mapping[str, Any], where: str, context: PipelineC
     return GroundingDinoProposer(parse_table(GroundingDinoProposerOptions, table, where), context)
 
 
-class GroundingDinoProposer:
+class GroundingDinoProposer(Proposer):
     """The best boxes of every expression of a scene, without copies; a box's label is the expression that found it."""
 
     def __init__(self, options: GroundingDinoProposerOptions, context: PipelineContext) -> None:
         self.options = options
         self.detector = GroundingDino(options.weights, options.texts_in_batch, context)
-        self.sha256: Mapping[str, str] = self.detector.sha256
-        self.parameters = self.detector.parameters
+        self.sha256 = self.detector.sha256
+        self.parameters, self.accelerated = self.detector.parameters, self.detector.accelerated
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """One `Proposals` for each scene, from its picture and its texts."""

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from bench.grounding import LoadedScene, PipelineContext
 from bench.settings import parse_table
-from pipelines.proposers.proposals import Proposals, tidy
+from pipelines.proposers.proposals import Proposals, Proposer, tidy
 from pipelines.segments.masks import MaskModel, MaskOptions
 
 
@@ -29,13 +29,14 @@ def open_masks(table: Mapping[str, Any], where: str, context: PipelineContext) -
     return MaskProposer(parse_table(MaskProposerOptions, table, where), context)
 
 
-class MaskProposer:
+class MaskProposer(Proposer):
     """Boxes and masks of SAM, Mask2Former, EoMT and their like."""
 
     def __init__(self, options: MaskProposerOptions, context: PipelineContext) -> None:
         self.options = options
         self.model = MaskModel(options, context)
         self.sha256, self.parameters = self.model.sha256, self.model.parameters
+        self.accelerated = self.model.accelerated
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """One `Proposals`, with masks (N, H, W), for each scene's picture."""

@@ -35,15 +35,16 @@ CONSIDERED = 40  # times `top_k`: a detector that says thousands of boxes is com
 
 
 class Proposer(Protocol):
-    """Finds the boxes of many pictures in one call; what it finds in one picture does not depend on the others."""
+    """Finds the boxes of many pictures in one call; what it finds in one picture does not depend on the others.
 
-    @property
-    def sha256(self) -> Mapping[str, str]:
-        """Weights file -> hash."""
-        ...
+    `sha256` maps weights files to hashes, `accelerated` is what `Acceleration.apply` returned for its network, and
+    `annotated` the mark of `Candidates.take`, where it proposes annotated boxes.
+    """
 
-    @property
-    def parameters(self) -> int: ...
+    sha256: Mapping[str, str]
+    parameters: int = 0
+    accelerated: frozenset[str] = frozenset()
+    annotated: str = ""
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """One `Proposals` for each scene. A detector looks at its picture only; a file is asked by its id."""

@@ -21,10 +21,10 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from bench.errors import WeightsError
 from bench.grounding import LoadedScene, PipelineContext
-from bench.hashing import sha256_file
+from bench.hashing import find_file, sha256_file
 from bench.settings import parse_table
 from pipelines import weights
-from pipelines.proposers.proposals import Proposals, tidy
+from pipelines.proposers.proposals import Proposals, Proposer, tidy
 from pipelines.proposers.small_ssd import SsdPlan, small_ssd
 
 FORMAT = "bench-ssd"
@@ -50,7 +50,7 @@ def open_ssd(table: Mapping[str, Any], where: str, context: PipelineContext) -> 
     return SsdProposer(parse_table(SsdOptions, table, where), context)
 
 
-class SsdProposer:
+class SsdProposer(Proposer):
     """Boxes of an SSD for many pictures at once."""
 
     def __init__(self, options: SsdOptions, context: PipelineContext) -> None:
@@ -59,12 +59,11 @@ class SsdProposer:
         self.dtype = getattr(torch, context.dtype)
         path = _find(options.weights, context)
         said = f"{options.weights}/{path.name}" if options.weights in PUBLISHED else path.name
-        self.sha256: Mapping[str, str] = {said: sha256_file(path)}
+        self.sha256 = {said: sha256_file(path)}
         self.model, self.names = read_model(path)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.model = self.model.eval().to(self.device)
-        context.acceleration.apply(self.model, [self.model.backbone, self.model.head])
-        context.acceleration.uses_dtype()
+        self.accelerated = context.acceleration.apply(self.model, [self.model.backbone, self.model.head])
 
     @torch.inference_mode()
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
@@ -140,14 +139,14 @@ def read_model(path: Path) -> tuple[SSD, tuple[str, ...]]:
 def _find(name: str, context: PipelineContext) -> Path:
     """The file of a published name, fetched into BENCH_HOME/weights/torchvision if need be, or a local file."""
     if name not in PUBLISHED:
-        path = weights.find_file(name, context)
+        path = find_file(name, context)
         if path is None:
             raise weights.missing(name, context, f"name a file, or one of torchvision's {list(PUBLISHED)}")
         return path
     url: str = get_model_weights(name)["COCO_V1"].url
     folder = context.home / "weights" / "torchvision"
     file = url.rpartition("/")[2]
-    path = weights.find_file(f"torchvision/{file}", context)
+    path = find_file(f"torchvision/{file}", context)
     if path is not None:
         return path
     why = "the run is offline"

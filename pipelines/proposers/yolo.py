@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from bench.errors import MissingPackage, WeightsError
 from bench.grounding import LoadedScene, Picture, PipelineContext
-from bench.hashing import sha256_file
+from bench.hashing import find_file, sha256_file
 from bench.settings import parse_table
 from pipelines import weights
-from pipelines.proposers.proposals import Proposals, tidy
+from pipelines.proposers.proposals import Proposals, Proposer, tidy
 
 GREY = 114 / 255  # what ultralytics pads with
 
@@ -47,14 +47,14 @@ def open_yolo(table: Mapping[str, Any], where: str, context: PipelineContext) ->
     return YoloProposer(parse_table(YoloOptions, table, where), context)
 
 
-class YoloProposer:
+class YoloProposer(Proposer):
     """Boxes of a YOLO for many pictures at once."""
 
     def __init__(self, options: YoloOptions, context: PipelineContext) -> None:
         self.options = options
         self.device = torch.device(context.device)
         path = _find(options.weights, context)
-        self.sha256: Mapping[str, str] = {path.name: sha256_file(path)}
+        self.sha256 = {path.name: sha256_file(path)}
         model = read_model(path)
         self.names: dict[int, str] = {int(k): v for k, v in dict(model.names).items()}
         self.end2end = bool(getattr(model, "end2end", False))
@@ -62,10 +62,8 @@ class YoloProposer:
         self.parameters = sum(p.numel() for p in model.parameters())
         # Half precision on a GPU only: ultralytics' own default for speed; boxes are decoded in float32 either way.
         self.dtype = torch.float16 if self.device.type == "cuda" and context.dtype != "float32" else torch.float32
-        if self.dtype != torch.float32:
-            context.acceleration.uses_dtype()
         self.model = model.fuse(verbose=False).eval().to(self.device, self.dtype)
-        context.acceleration.apply(self.model)
+        self.accelerated = context.acceleration.apply(self.model, dtype=self.dtype != torch.float32)
         if context.acceleration.compile:
             head = self.model.model[-1]
             # As a tensor its numbers are known only when the head runs, and the compiler would stop at every layer;
@@ -141,7 +139,7 @@ def _scaled(shape: Sequence[int], long_side: int) -> tuple[int, int]:
 
 
 def _find(name: str, context: PipelineContext) -> Path:
-    path = weights.find_file(name, context)
+    path = find_file(name, context)
     if path is not None:
         return path
     how = f"put the file there, or fetch it once with `yolo predict model={name}` where there is a network"

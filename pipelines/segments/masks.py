@@ -75,8 +75,7 @@ class MaskModel:
         self.parameters = sum(p.numel() for p in self.model.parameters())
         # A promptable model is asked about many points once its encoder has looked.
         looks = [self.model.vision_encoder] if self.promptable else None
-        context.acceleration.apply(self.model, looks)
-        context.acceleration.uses_dtype()
+        self.accelerated = context.acceleration.apply(self.model, looks)
         if not self.promptable:
             self._cut = self.processor.post_process_panoptic_segmentation
         else:

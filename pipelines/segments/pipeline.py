@@ -125,8 +125,7 @@ def clip_pooling(context: PipelineContext) -> ScoreMap:
     options = _options(ClipPoolingOptions, context)
     segmenter, ranker = _parts(options, context)
     poolings = [RegionPooling(encoder, options.pooling) for encoder in ranker.encoders]
-    for pooling in poolings:
-        context.acceleration.apply(pooling.visual, pooling.called)
+    pooled = [context.acceleration.apply(pooling.visual, pooling.called) for pooling in poolings]
 
     def score(batch: Sequence[LoadedScene], cuts: Sequence[Segmentation]) -> list[Float]:
         with context.clock.stage("image encode"):
@@ -140,6 +139,7 @@ def clip_pooling(context: PipelineContext) -> ScoreMap:
         ranker,
         "best box on a score map of attention-pooled regions",
         "Li et al., Adapting CLIP for Phrase Localization Without Further Training, 2022",
+        frozenset[str]().union(*pooled),
     )
     return ScoreMap(segmenter, score, ranker, options, card, context.clock)
 
@@ -174,6 +174,7 @@ def _card(
     ranker: Ranker,
     summary: str,
     paper: str,
+    pooled: frozenset[str] = frozenset(),
 ) -> PipelineCard:
     clips = [encoder.options for encoder in ranker.encoders]
     method = options.segments.method
@@ -190,5 +191,6 @@ def _card(
         weights=weights,
         sha256=sha256,
         parameters=segmenter.parameters + sum(encoder.parameters for encoder in ranker.encoders),
+        accelerated=segmenter.accelerated.union(pooled, *(encoder.accelerated for encoder in ranker.encoders)),
         **card_in_force(options.card, named, context),
     )

@@ -32,15 +32,14 @@ class SegmentOptions(BaseModel):
 
 
 class Segmenter(Protocol):
-    """Cuts each picture by itself: what comes out does not depend on the others of the batch."""
+    """Cuts each picture by itself: what comes out does not depend on the others of the batch.
 
-    @property
-    def sha256(self) -> Mapping[str, str]:
-        """Weights file -> hash; empty where nothing is trained."""
-        ...
+    `sha256` maps weights files to hashes, `accelerated` is what `Acceleration.apply` returned for its network.
+    """
 
-    @property
-    def parameters(self) -> int: ...
+    sha256: Mapping[str, str] = {}
+    parameters: int = 0
+    accelerated: frozenset[str] = frozenset()
 
     def segment(self, scenes: Sequence[LoadedScene]) -> list[Segmentation]:
         """One segmentation for each scene."""
@@ -56,11 +55,8 @@ def open_segmenter(options: SegmentOptions, where: str, context: PipelineContext
     return Masks(MaskModel(parse_table(MaskOptions, options.masks, f"{where}.masks"), context))
 
 
-class Superpixels:
+class Superpixels(Segmenter):
     """Superpixels at every level, a picture a thread: scikit-image lets go of the interpreter while it works."""
-
-    sha256: Mapping[str, str] = {}
-    parameters = 0
 
     def __init__(self, options: SegmentOptions) -> None:
         self.options = options
@@ -78,13 +74,12 @@ class Superpixels:
         return segmentation_of((picture.shape[1], picture.shape[0]), levels)
 
 
-class Masks:
+class Masks(Segmenter):
     """One level: the masks of SAM, Mask2Former, EoMT and their like."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.sha256: Mapping[str, str] = model.sha256
-        self.parameters: int = model.parameters
+        self.sha256, self.parameters, self.accelerated = model.sha256, model.parameters, model.accelerated
 
     def segment(self, scenes: Sequence[LoadedScene]) -> list[Segmentation]:
         """One segmentation for each scene."""

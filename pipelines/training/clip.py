@@ -123,9 +123,8 @@ def _loss(
         each = F.cross_entropy(logits.flatten(0, 1), target.repeat(len(VIEWS)), reduction="sum")
         losses.append(each / len(VIEWS))
     loss = torch.stack(losses).sum() / len(texts)
-    describe = getattr(pictures, "descriptions", None)
-    if describe is not None:
-        said = [describe(scene) for scene in scenes]
+    if all(scene.objects for scene in scenes):
+        said = [[each.description for each in scene.objects] for scene in scenes]
         names = sorted({name for names in said for name in names})
         described, more = _texts(model, recipe.model, names)
         things = torch.cat([v[:, :-1] for v in regions], dim=1)  # without the whole pictures

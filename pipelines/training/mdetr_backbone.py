@@ -67,6 +67,5 @@ class FirstLesson(nn.Module):
 def described(scene: Scene, pictures: PictureSource) -> list[tuple[list[str], Box]]:
     """(words, xyxy box) of every known object: its description's where the source has one, else its class name's."""
     objects = scene_objects(scene, pictures)
-    describe = getattr(pictures, "descriptions", None)
-    texts = describe(scene) if describe is not None else [name for name, _ in objects]
+    texts = [each.description for each in scene.objects] or [name for name, _ in objects]
     return [(text.split(), box) for text, (_, box) in zip(texts, objects, strict=True)]

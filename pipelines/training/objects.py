@@ -18,10 +18,8 @@ from bench.grounding import Box, Picture, PictureSource, Scene
 
 def scene_objects(scene: Scene, pictures: PictureSource) -> list[tuple[str, Box]]:
     """(class name, xyxy box) of every known object of a scene: all where the source knows, else the referred."""
-    known = getattr(pictures, "objects", None)
-    if known is not None:
-        objects: list[tuple[str, Box]] = known(scene)
-        return objects
+    if scene.objects:
+        return [(each.category, each.box) for each in scene.objects]
     return sorted({(e.category or "object", e.box) for e in scene.expressions})
 
 

@@ -24,10 +24,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.evaluation.pipelines import open_pipeline
+from bench.evaluation.opening import open_pipeline
 from bench.grounding import LoadedScene, Query
 from bench.settings import load_settings
-from bench.speed.clock import Clock
 from bench.speed.meters import device_memory_mb, peak_memory_mb
 
 WORDS = ("man", "woman", "dog", "left", "right", "red", "standing", "behind", "the", "car", "on", "table", "of")
@@ -48,9 +47,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in asked.pipelines.split(","):
             options = PARTS[name](Path(folder))
-            clock = Clock("cuda" if torch.cuda.is_available() and asked.device != "cpu" else "cpu")
-            pipeline = open_pipeline(name, "refcoco", resolved, options, clock)
-            print(json.dumps({"pipeline": name} | measure(pipeline, clock, scenes, asked)), flush=True)
+            opened = open_pipeline(name, "refcoco", resolved, options)
+            print(json.dumps({"pipeline": name} | measure(opened.pipeline, opened.clock, scenes, asked)), flush=True)
 
 
 def load(pictures: int) -> list[LoadedScene]:

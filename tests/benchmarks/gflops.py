@@ -20,7 +20,7 @@ import torch
 from full_size import PARTS, PROPOSALS, clip_file, load, yolo_clip
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.evaluation.pipelines import open_pipeline
+from bench.evaluation.opening import open_pipeline
 from bench.grounding import LoadedScene
 from bench.settings import load_settings
 
@@ -36,7 +36,7 @@ def main() -> None:
                 HUB[name]()
                 continue
             options = (PARTS | MORE)[name](Path(folder))
-            pipeline = open_pipeline(name, "refcoco", resolved, options)
+            pipeline = open_pipeline(name, "refcoco", resolved, options).pipeline
             for part in vars(pipeline).values():
                 if isinstance(part, torch.nn.Module):
                     part.requires_grad_(False)  # the counter's hooks want a graph otherwise

@@ -15,7 +15,7 @@ import statistics
 import time
 
 from bench.datasets.load import load_split
-from bench.evaluation.pipelines import open_pipeline
+from bench.evaluation.opening import open_pipeline
 from bench.grounding import LoadedScene
 from bench.settings import load_settings
 from pipelines.clip.encoder import ClipEncoder

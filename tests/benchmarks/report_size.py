@@ -98,7 +98,7 @@ class Answering:
     def __init__(self, name: str, truth: dict[str, tuple[float, ...]]) -> None:
         self.dice = np.random.default_rng(sum(map(ord, name)))
         self.right, self.truth = int(name[-1]) / 9, truth
-        self.card = PipelineCard(name, "made up", sha256={"w": "ab" * 32})
+        self.card = PipelineCard(name, "made up", sha256={"w": "ab" * 32}, supervision="unknown")
 
     def ground(self, batch: object) -> list[Prediction]:
         out = []

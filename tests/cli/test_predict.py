@@ -61,13 +61,14 @@ def test_a_scene_of_a_split_gives_the_same(tmp_path, attribute):
 
 def test_the_unclipped_box_stands_beside_the_clipped_one(monkeypatch, tmp_path):
     from bench.grounding import Prediction
-    from bench.verbs import single
 
     class Beyond:
+        card = None
+
         def ground(self, batch):
             return [Prediction("0", (-5.1234567, 2, 500, 3000.5), 0.25, query_index=7)]
 
-    monkeypatch.setattr(single, "open_pipeline", lambda *a, **k: Beyond())
+    monkeypatch.setattr("bench.evaluation.opening.open_pipeline", lambda *a, **k: Beyond())
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     answer = predict("--pipeline", "x", "--text", "t", "--image", str(tmp_path / "a.png"))
     assert answer["box_xyxy"] == [0, 2, 40, 30]
@@ -78,13 +79,14 @@ def test_the_unclipped_box_stands_beside_the_clipped_one(monkeypatch, tmp_path):
 @pytest.mark.parametrize("box", [None, (float("nan"), 0, 1, 1), (0, 0, float("inf"), 1)])
 def test_no_box_is_null(monkeypatch, tmp_path, box):
     from bench.grounding import Prediction
-    from bench.verbs import single
 
     class Silent:
+        card = None
+
         def ground(self, batch):
             return [Prediction("0", box)]
 
-    monkeypatch.setattr(single, "open_pipeline", lambda *a, **k: Silent())
+    monkeypatch.setattr("bench.evaluation.opening.open_pipeline", lambda *a, **k: Silent())
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     asked = ("--pipeline", "x", "--text", "t", "--image", str(tmp_path / "a.png"))
     answer = predict(*asked, "--out", str(tmp_path / "o.png"))
@@ -112,10 +114,10 @@ def test_mistakes(monkeypatch, tmp_path, arguments, error, said):
 
 
 def test_deterministic_reaches_the_building_of_the_pipeline(monkeypatch, tmp_path):
-    from bench.evaluation import pipelines
+    from bench.evaluation import opening
 
     asked = []
-    monkeypatch.setattr(pipelines, "make_deterministic", lambda: asked.append(True))
+    monkeypatch.setattr(opening, "make_deterministic", lambda: asked.append(True))
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     words = ("--pipeline", "centre-box", "--text", "t", "--image", str(tmp_path / "a.png"))
     predict(*words)

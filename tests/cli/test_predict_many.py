@@ -8,13 +8,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from bench import evaluate, load_split
+from bench import evaluate, load_split, registry
 from bench.cli.main import app
 from bench.datasets.shapes import ShapesPictures, make_scene
 from bench.errors import DataError, RunError, UsageError
 from bench.grounding import PipelineCard, Prediction
 from bench.settings import PROJECT
-from bench.verbs import many
 from bench.verbs.many import drawn_name
 
 PAGE = (PROJECT / "docs" / "machine-output.md").read_text(encoding="utf-8").split("## `bench predict` of many")[1]
@@ -23,7 +22,7 @@ PAGE = (PROJECT / "docs" / "machine-output.md").read_text(encoding="utf-8").spli
 class Corner:
     """Answers with the upper left of every picture, and keeps what it was asked; `fail` on the n-th look."""
 
-    card = PipelineCard(name="corner", summary="", sha256={"all": "0"})
+    card = PipelineCard(name="corner", summary="", sha256={"all": "0"}, supervision="none")
 
     def __init__(self):
         self.looks = []
@@ -44,7 +43,7 @@ class Corner:
 @pytest.fixture
 def corner(monkeypatch):
     pipeline = Corner()
-    monkeypatch.setattr(many, "build", lambda context, deterministic: pipeline)
+    monkeypatch.setattr(registry, "pipeline_factory", lambda name: lambda context: pipeline)
     return pipeline
 
 

@@ -10,7 +10,7 @@ from bench import registry
 from bench.datasets.blind import blind, pictures_below, shut
 from bench.datasets.load import load_split
 from bench.errors import DataError, PictureError, UsageError
-from bench.evaluation.pipelines import pipeline_context
+from bench.evaluation.opening import pipeline_context
 from bench.labelling import LabelJob
 from bench.settings import load_settings
 
@@ -37,22 +37,21 @@ def test_scenes_keep_their_names_and_sizes_alone(shapes):
     assert [(s.id, s.file, s.width, s.height) for s in scenes] == [
         (s.id, s.file, s.width, s.height) for s in shapes.scenes
     ]
-    assert all(s.expressions == () for s in scenes)
+    assert all(s.expressions == () == s.objects for s in scenes)
 
 
 def test_pictures_can_be_loaded_and_nothing_else(shapes):
     _, pictures = blind(shapes)
     assert (pictures.load(shapes.scenes[1]) == shapes.pictures.load(shapes.scenes[1])).all()
     assert pictures.missing(shapes.scenes) == []
-    assert hasattr(shapes.pictures, "objects") and hasattr(shapes.pictures, "descriptions")
     assert [name for name in dir(pictures) if not name.startswith("_")] == ["load", "missing"]
-    assert not any(hasattr(pictures, name) for name in ("objects", "descriptions", "seed", "__dict__"))
+    assert not any(hasattr(pictures, name) for name in ("seed", "__dict__"))
 
 
 def test_a_source_of_pictures_is_handed_no_annotation_either():
     class Nosy(MemoryPictures):
         def load(self, scene):
-            assert scene.expressions == ()
+            assert scene.expressions == () == scene.objects
             return super().load(scene)
 
     split = make_split(4, Nosy(bad={"2.png"}))

@@ -15,7 +15,7 @@ from bench.errors import BenchError, DataError, DeviceError, MissingPackage, Wei
 from bench.evaluation.decode import decoded_ahead
 from bench.evaluation.device import resolve_device, resolve_dtype
 from bench.evaluation.loop import Evaluated, evaluate
-from bench.evaluation.pipelines import dataset_of, open_pipeline, pipeline_context
+from bench.evaluation.opening import dataset_of, open_pipeline, pipeline_context
 from bench.grounding import LoadedScene, Pipeline, PipelineContext, Prediction
 from bench.runs.predictions import read_lines
 from bench.settings import Resolved, Settings
@@ -130,10 +130,9 @@ def test_small_memory_halves_the_batch_for_good(tmp_path: Path, use: Use, error:
     done = run(tmp_path / "b", batch_size=10)
     assert done.record is not None and whole.record is not None
     assert done.record.metrics == whole.record.metrics
-    assert factory.made[0].batches == [-10, -5, 3, 2, -5, 3, 2, 3, 3, 3, 3, 2]
+    assert factory.made[0].batches == [-10, -5, 3, 3, 3, 1, 3, 3, 3, 3, 2]
     assert done.record.notes == (
         "out of memory with 10 scenes in a batch: went on with 5; "
-        "out of memory with 5 scenes in a batch: went on with 3; "
         "out of memory with 5 scenes in a batch: went on with 3",
     )
 
@@ -141,7 +140,8 @@ def test_small_memory_halves_the_batch_for_good(tmp_path: Path, use: Use, error:
 def test_memory_too_small_for_one_scene(tmp_path: Path, use: Use) -> None:
     use(greedy(0, lambda: OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nlong story")))
     with pytest.raises(
-        DeviceError, match=r"single scene s0 \(CUDA out of memory. Tried to allocate 2 GiB\); use --dtype"
+        DeviceError,
+        match=r"scene s0: out of memory with a single item \(CUDA out of memory. Tried to allocate 2 GiB\); use",
     ):
         run(tmp_path)
 
@@ -166,7 +166,7 @@ def raising(error: Exception) -> Callable[..., Any]:
     [
         (lambda batch, right: right[:-1], r"gave \d+ answers to \d+ queries"),
         (lambda batch, right: None, "failed on the scenes s0, s1, s2, ...: TypeError"),
-        (lambda batch, right: right[::-1], r"answered '\d+-\d+' where '0-0' was asked"),
+        (lambda batch, right: right[::-1], r"answered '\d+-\d+' where '0-0' was due"),
         (lambda batch, right: [p.box for p in right], "answered query '0-0' with .*, not with a Prediction"),
         (lambda batch, right: [Prediction(p.id, (1.0, 2.0, 3.0)) for p in right], "scene s0: .*not a box of 4 numbers"),  # type: ignore[arg-type]
         (lambda batch, right: [Prediction(p.id, None, proposals=np.ones(3)) for p in right], "scene s0: .*not a box"),

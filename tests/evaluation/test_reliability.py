@@ -11,7 +11,7 @@ from bench import registry
 from bench.boxes import clip_xyxy, iou_elementwise
 from bench.errors import BenchError, DataError, UnknownName
 from bench.evaluation.loop import evaluate
-from bench.evaluation.pipelines import pipeline_context
+from bench.evaluation.opening import pipeline_context
 from bench.evaluation.reliability import Reliability, measure, reliability
 from bench.grounding import Expression, Prediction, Scene
 from bench.settings import RunSettings

@@ -9,7 +9,7 @@ from bench import registry
 from bench.datasets.split import Split
 from bench.errors import BenchError, DataError
 from bench.evaluation.loop import evaluate
-from bench.evaluation.pipelines import pipeline_context
+from bench.evaluation.opening import pipeline_context
 from bench.evaluation.validation import on_split, validate
 from bench.grounding import Expression, Prediction, Scene
 from bench.settings import RunSettings

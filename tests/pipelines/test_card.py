@@ -6,7 +6,9 @@ from fnmatch import fnmatch
 
 import pytest
 
-from bench.settings import PROJECT
+from bench.errors import UsageError
+from bench.grounding import PipelineCard
+from bench.settings import PROJECT, shipped_options
 from pipelines.card import CardOptions, card_in_force
 
 OURS = {"proposer": ["yolo11x.pt"], "clip": ["openai"]}
@@ -19,9 +21,9 @@ def written(name="yolo-clip", dataset="refcoco"):
 
 def test_the_weights_it_was_written_for(context):
     facts = card_in_force(written(), OURS, context(dataset="refcoco"))
-    assert facts == written().facts and facts["saw_test_images"] == "yes"
+    assert facts == written().model_dump() and facts["saw_test_images"] == "yes"
     tiny = {"proposer": ["tiny-yolo.safetensors"], "clip": ["/somewhere/tiny-clip.safetensors"]}
-    assert card_in_force(written(dataset="shapes"), tiny, context()) == written(dataset="shapes").facts
+    assert card_in_force(written(dataset="shapes"), tiny, context()) == written(dataset="shapes").model_dump()
 
 
 @pytest.mark.parametrize(
@@ -41,14 +43,19 @@ def test_other_weights(context, proposer, saw, trained_on):
 
 def test_a_part_that_is_gone_is_not_answered_for(context):
     facts = card_in_force(written(), {"proposer": [], "clip": ["openai"]}, context(dataset="refcoco"))
-    assert facts == {"trained_on": "WebImageText", "licence": "MIT", "saw_test_images": "no"}
+    assert facts == {
+        "trained_on": "WebImageText",
+        "licence": "MIT",
+        "saw_test_images": "no",
+        "supervision": "zero-shot",
+    }
 
 
 def test_nothing_is_known_of_one_unknown_part(context):
     facts = card_in_force(written(), {"proposer": ["my-own.pt"]}, context(dataset="refcoco"))
-    assert facts == {"trained_on": "", "licence": "", "saw_test_images": "unknown"}
+    assert facts == {"trained_on": "", "licence": "", "saw_test_images": "unknown", "supervision": "unknown"}
     none = card_in_force(written(), {"proposer": []}, context(dataset="refcoco"))
-    assert none == {"trained_on": "nothing", "licence": "", "saw_test_images": "no"}
+    assert none == {"trained_on": "nothing", "licence": "", "saw_test_images": "no", "supervision": "none"}
 
 
 def test_what_the_user_says_of_their_own_weights_stands(context):
@@ -57,6 +64,7 @@ def test_what_the_user_says_of_their_own_weights_stands(context):
     assert facts == {
         "trained_on": "my pictures",
         "licence": "proposer: not known; clip: MIT",
+        "supervision": "unknown",
         "saw_test_images": "no",
     }
 
@@ -81,16 +89,43 @@ def test_every_card_of_bench_toml_agrees_with_what_is_known():
     assert checked >= 4
 
 
-def test_what_grounding_was_learned_from(context):
-    """The card of bench.toml does not say it; the weights in force do, where it is known of them."""
-    own = {"mdetr": ["refcoco_resnet101_checkpoint.pth"]}
-    table = CardOptions(**tomllib.loads((PROJECT / "bench.toml").read_text())["pipelines"]["mdetr"]["card"])
-    here = context(name="mdetr", dataset="refcoco")
-    assert card_in_force(table, own, here)["supervision"] == "full"
-    other = {"mdetr": ["pretrained_EB5_checkpoint.pth"]}
-    assert card_in_force(table, other, here)["supervision"] == "mixed"
-    assert card_in_force(table.model_copy(update={"supervision": "pseudo"}), other, here)["supervision"] == "pseudo"
-    assert "supervision" not in card_in_force(table, {"mdetr": ["mine.pth"]}, here)
+@pytest.mark.parametrize(
+    ("pipeline", "dataset", "weights", "word"),
+    [
+        ("mdetr", "refcoco", ["refcoco_resnet101_checkpoint.pth"], "full"),  # those of bench.toml
+        ("mdetr", "referit", ["pretrained_resnet101_checkpoint.pth"], "mixed"),
+        ("mdetr", "refcoco", ["pretrained_EB5_checkpoint.pth"], "mixed"),  # others, which are known
+        ("mdetr", "refcoco", ["mine.pth"], "unknown"),
+        ("grounding-dino", "refcoco", ["IDEA-Research/grounding-dino-tiny"], "zero-shot"),
+        ("grounding-dino", "flickr30k", ["IDEA-Research/grounding-dino-tiny"], "mixed"),
+        ("mm-grounding-dino", "flickr30k", ["IDEA-Research/grounding-dino-tiny"], "mixed"),
+        ("mm-grounding-dino", "refcoco", ["IDEA-Research/grounding-dino-base"], "mixed"),
+        ("clipvg", "refcoco", ["clipvg-refcoco+.pth"], "full"),
+        ("clipvg", "shapes", ["tiny-clipvg.safetensors", "tiny-other.safetensors"], "full"),
+        ("clipvg", "refcoco", ["tiny-clipvg.safetensors"], "unknown"),
+        ("yolo-clip", "refcoco", ["yolov8n.pt", "openai"], "zero-shot"),
+        ("yolo-clip", "refcoco", ["yolov8n.pt", "mine.pt"], "unknown"),  # one part that nobody knows may hold anything
+        ("yolo-clip", "refcoco", [], "none"),
+    ],
+)
+def test_supervision_of_the_weights_in_force(context, pipeline, dataset, weights, word):
+    card = CardOptions(**shipped_options(pipeline, dataset)["card"])
+    here = context(name=pipeline, dataset=dataset)
+    assert card_in_force(card, {"model": weights}, here)["supervision"] == word
+    said = card.model_copy(update={"supervision": "pseudo"})
+    assert card_in_force(said, {"model": weights}, here)["supervision"] == "pseudo"
+
+
+def test_every_card_of_bench_toml_names_its_supervision():
+    tables = tomllib.loads((PROJECT / "bench.toml").read_text())["pipelines"]
+    cards = [
+        t["card"] for table in tables.values() for t in (table, table.get("on", {}).get("shapes", {})) if "card" in t
+    ]
+    assert len(cards) > 20 and all("supervision" in card for card in cards)
+    with pytest.raises(UsageError, match="supervision = 'cheated'; expected one of none, zero-shot, pseudo"):
+        PipelineCard("x", "", supervision="cheated")
+    with pytest.raises(TypeError, match="supervision"):
+        PipelineCard("x", "")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +133,7 @@ def test_what_grounding_was_learned_from(context):
     [
         ({"trained_on": {"split": "refcoco-train"}}, "refcoco-train", "full"),
         ({"trained_on": {"split": "refcoco-train", "labels": [{}]}}, "pseudo-labels of refcoco-train", "pseudo"),
-        ({"trained_on": {"split": "refcoco+-train"}}, "refcoco+-train", None),
+        ({"trained_on": {"split": "refcoco+-train"}}, "refcoco+-train", "unknown"),
         (
             {
                 "trained_on": {"split": "refcoco-train", "labels": [{}]},
@@ -107,8 +142,18 @@ def test_what_grounding_was_learned_from(context):
             "refcoco-train; pseudo-labels of refcoco-train",
             "full",
         ),
-        ({"trained_on": "refcoco-train"}, "", None),
-        ([1], "", None),
+        (  # weights of others at the end of the chain: what is known of them
+            {"trained_on": {"split": "refcoco-train", "labels": [{}]}, "started_from": "clipvg-refcoco.pth"},
+            None,
+            "full",
+        ),
+        (
+            {"trained_on": {"split": "refcoco-train", "labels": [{}]}, "started_from": "somebodys.pth"},
+            "weights not known; pseudo-labels of refcoco-train",
+            "unknown",
+        ),
+        ({"trained_on": "refcoco-train"}, "", "unknown"),
+        ([1], "", "unknown"),
     ],
 )
 def test_weights_that_bench_trained(context, tmp_path, record, trained_on, supervision):
@@ -117,5 +162,5 @@ def test_weights_that_bench_trained(context, tmp_path, record, trained_on, super
     weights.write_bytes(b"")
     weights.with_suffix(".json").write_text(json.dumps(record))
     facts = card_in_force(written(), {"clipvg": [str(weights)]}, context(dataset="refcoco"))
-    assert facts["trained_on"] == trained_on and facts.get("supervision") == supervision
+    assert facts["supervision"] == supervision and facts["trained_on"] == (trained_on or facts["trained_on"])
     assert facts["saw_test_images"] == "unknown"

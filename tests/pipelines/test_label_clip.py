@@ -12,7 +12,7 @@ BOXES = np.array([[0, 0, 10, 10], [20, 20, 40, 40], [50, 50, 90, 90], [0, 50, 20
 
 
 class Found:
-    sha256, parameters = {"w": "0"}, 1
+    sha256, parameters, accelerated, annotated = {"w": "0"}, 1, frozenset(), ""
 
     def __init__(self, labels):
         self.proposals = Proposals(BOXES[: len(labels)], np.linspace(0.9, 0.6, len(labels)), labels)

@@ -168,9 +168,9 @@ def test_every_option_is_part_of_the_run(context):
         {"ranker": {"temperature": 2.0}},
         {"ensemble": [{"model": "RN50x16"}]},
     )
-    hashes = set()
+    hashes, card = set(), PipelineCard("x", "", supervision="none")
     for change in changes:
         made = context(options=merged(load_settings().options("yolo-clip", "shapes"), change))
         options_of(made)
-        hashes.add(blank_record(made, PipelineCard("x", ""), split, load_settings().settings, "iou").settings_hash)
+        hashes.add(blank_record(made, card, split, load_settings().settings, "iou").settings_hash)
     assert len(hashes) == len(changes)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench.errors import MissingPackage, SettingsError, UnknownName, WeightsError
+from bench.hashing import find_file
 from pipelines import weights
 from pipelines.clip.encoder import ClipEncoder, ClipOptions, empty_model
 from pipelines.proposers import yolo
@@ -28,11 +29,11 @@ class Bomb:
 
 def test_a_file_is_looked_for_in_three_places(context, tmp_path):
     ctx = context(folder=tmp_path / "a", home=tmp_path / "b")
-    assert weights.find_file("w.pt", ctx) is None
+    assert find_file("w.pt", ctx) is None
     for place in (tmp_path / "b" / "weights", tmp_path / "a"):
         place.mkdir(parents=True)
         (place / "w.pt").write_bytes(b"x")
-        assert weights.find_file("w.pt", ctx) == (place / "w.pt").resolve()
+        assert find_file("w.pt", ctx) == (place / "w.pt").resolve()
 
 
 def test_round_trip_in_half_precision(tmp_path):

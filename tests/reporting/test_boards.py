@@ -214,8 +214,24 @@ def test_nothing_is_published_on_a_split_of_ones_own(tmp_path, store):
     assert rows(tmp_path)["clipvg"]["published"] == [] and "published" not in text.lower().replace("unpublished", "")
 
 
+@pytest.mark.parametrize(
+    ("card", "word"),
+    [
+        ({"trained_on": "what nobody knows", "supervision": "pseudo"}, "pseudo"),
+        ({"trained_on": "CLIP: WebImageText; CLIP-VG: the train split of the data set", "supervision": ""}, "full"),
+        ({"trained_on": "CLIP: WebImageText"}, "unknown"),  # other weights than those of bench.toml: nobody said
+        ({"trained_on": "pseudo-labels of refcoco-train", "supervision": "cheated"}, "unknown"),
+        ({"trained_on": "nothing"}, "none"),
+        ({"trained_on": None, "supervision": ["full"]}, "unknown"),
+    ],
+)
+def test_supervision_is_stated_or_unknown(tmp_path, store, split, card, word):
+    store("clipvg", 3, on=split("refcoco-val"), card=card)
+    assert rows(tmp_path)["clipvg"]["training_data"] == word
+
+
 def test_training_data_and_parameters(tmp_path, store):
-    store("a", 3, card={"trained_on": "mine-train", "parameters": 170_900_000})
+    store("a", 3, card={"trained_on": "mine-train", "parameters": 170_900_000, "supervision": "full"})
     store("b", 2, card={"trained_on": ["a list"], "parameters": "many", "licence": 3, "saw_test_images": None})
     found = rows(tmp_path)
     assert (found["a"]["training_data"], found["a"]["parameters"]) == ("full", 170_900_000)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from bench.datasets.load import load_split
 from bench.errors import UsageError
 from bench.evaluation.beginning import hash_of
 from bench.evaluation.loop import evaluate
-from bench.evaluation.pipelines import open_pipeline
+from bench.evaluation.opening import open_pipeline
 from bench.grounding import Caching, LoadedScene, PipelineContext
 from bench.runs.record import RunRecord, read_record
 from bench.settings import PROJECT, load_settings
@@ -58,7 +59,7 @@ def test_a_pipeline_compiles_what_it_calls_and_lays_it_out(
 
     plain = boxes(name, scenes)
     monkeypatch.setattr(nn.Module, "compile", remembered)
-    monkeypatch.setattr(Acceleration, "apply", lambda self, n, *parts: networks.append(n) or applied(self, n, *parts))
+    monkeypatch.setattr(Acceleration, "apply", lambda self, n, *a, **k: networks.append(n) or applied(self, n, *a, **k))
     fast = boxes(name, scenes, compile=True, channels_last=True)
     assert set(called) == CALLED[name]
     kernels = [p for m in networks for p in m.parameters() if p.dim() == 4 and min(p.shape[1:3]) > 1]
@@ -111,8 +112,7 @@ def test_taken_flags_are_part_of_what_a_run_is(monkeypatch: pytest.MonkeyPatch, 
     class Taking(HashPipeline):
         def __init__(self, context: PipelineContext) -> None:
             super().__init__(context)
-            context.acceleration.apply(nn.Conv2d(3, 3, 3))
-            context.acceleration.uses_dtype()
+            self.card = replace(self.card, accelerated=context.acceleration.apply(nn.Conv2d(3, 3, 3)))
 
     monkeypatch.setattr(registry, "pipeline_factory", lambda name: Taking)
     monkeypatch.setattr(nn.Module, "compile", lambda module, **kwargs: None)
@@ -138,7 +138,7 @@ def test_stored_runs_keep_their_hash() -> None:
 def test_pipelines_with_caches_say_how_to_empty_them(scenes: list[LoadedScene]) -> None:
     for name in ("reclip", "clipvg", "mdetr", "label-clip"):
         caches = {"texts", "phrases"} if name == "reclip" else {"texts"}
-        pipeline = open_pipeline(name, "shapes", load_settings())
+        pipeline = open_pipeline(name, "shapes", load_settings()).pipeline
         assert isinstance(pipeline, Caching) and set(pipeline.caches) == caches
         first = [p.box for p in pipeline.ground(scenes)]
         cache = pipeline.engine._texts if name in ("clipvg", "mdetr") else None  # type: ignore[attr-defined]
@@ -147,4 +147,4 @@ def test_pipelines_with_caches_say_how_to_empty_them(scenes: list[LoadedScene]) 
             empty()
         assert not cache
         assert [p.box for p in pipeline.ground(scenes)] == first
-    assert not isinstance(open_pipeline("centre-box", "shapes", load_settings()), Caching)
+    assert not isinstance(open_pipeline("centre-box", "shapes", load_settings()).pipeline, Caching)

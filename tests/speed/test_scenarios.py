@@ -23,7 +23,7 @@ Use = Callable[[Any], None]
 def subject(tmp_path: Path, **options: Any) -> Subject:
     split = make_split(12)
     resolved = make_settings(tmp_path, options)
-    return open_subject("hash", split, resolved, None, lambda: make_resident(split)).subject
+    return open_subject("hash", split, resolved, None, lambda: make_resident(split))
 
 
 class Turned:
@@ -96,7 +96,7 @@ def test_the_search_ends_where_memory_does(tmp_path: Path, use: Use, clock: Turn
 def test_not_even_one_scene(tmp_path: Path, use: Use) -> None:
     use(Watched)
     measured = subject(tmp_path)
-    measured.pipeline.fits = 0  # type: ignore[attr-defined]
+    measured.opened.pipeline.fits = 0  # type: ignore[attr-defined]
     with pytest.raises(DeviceError, match="single scene"):
         search(measured, SHORT)
 
@@ -104,7 +104,7 @@ def test_not_even_one_scene(tmp_path: Path, use: Use) -> None:
 def test_cold_is_cold_and_warm_is_warm(tmp_path: Path, use: Use) -> None:
     use(Watched)
     measured = subject(tmp_path)
-    log = measured.pipeline.log  # type: ignore[attr-defined]
+    log = measured.opened.pipeline.log  # type: ignore[attr-defined]
     log.clear()
     cold = offline(measured, 4, SHORT)
     assert cold.cache == "cold" and cold.batches == 6 and cold.pictures == 24
@@ -127,7 +127,7 @@ def test_single_asks_one_expression_of_one_picture(tmp_path: Path, use: Use, clo
 
     use(One)
     measured = subject(tmp_path)
-    log = measured.pipeline.log  # type: ignore[attr-defined]
+    log = measured.opened.pipeline.log  # type: ignore[attr-defined]
     before = len(log)
     one, answers = single(measured, Rules(warmup_seconds=0, warmup_batches=0, min_seconds=0, min_batches=50, repeats=2))
     asked = log[before:]
@@ -141,11 +141,11 @@ def test_stages_come_from_a_pass_of_their_own(tmp_path: Path, use: Use) -> None:
     use(Watched)
     measured = subject(tmp_path, delay=0.001)
     seen: list[bool] = []
-    measured.clock._wait = lambda: seen.append(measured.clock.waits)
+    measured.opened.clock._wait = lambda: seen.append(measured.opened.clock.waits)
     measured.ask(0, 2)
     assert seen == []  # a timed pass does not wait
     found = stages(measured, 2, SHORT)
-    assert seen and all(seen) and not measured.clock.waits
+    assert seen and all(seen) and not measured.opened.clock.waits
     assert set(found) == {"rank", "outside stages"} and found["rank"] >= 0.5
 
 
@@ -165,7 +165,7 @@ def test_ids_stay_where_answers_depend_on_them(tmp_path: Path, use: Use) -> None
         measured = subject(tmp_path)
         assert measured.ids == ids
         measured.ask(0, 3)
-        scenes, _ = measured.pipeline.log[-1]  # type: ignore[attr-defined]
+        scenes, _ = measured.opened.pipeline.log[-1]  # type: ignore[attr-defined]
         assert (scenes == ("s0", "s1", "s2")) == (ids == REAL)
 
 
@@ -186,5 +186,5 @@ def test_a_pipeline_that_fails_is_named(tmp_path: Path, use: Use) -> None:
             raise ZeroDivisionError("nothing there")
 
     use(Broken)
-    with pytest.raises(BenchError, match="pipeline 'hash' failed: ZeroDivisionError: nothing there"):
+    with pytest.raises(BenchError, match="pipeline 'hash' failed on the scenes s0: ZeroDivisionError: nothing there"):
         subject(tmp_path)

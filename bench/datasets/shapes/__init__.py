@@ -13,10 +13,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from bench.datasets.shapes.language import say
-from bench.datasets.shapes.layout import Layout, Thing, make_layout
+from bench.datasets.shapes.layout import Thing, make_layout
 from bench.datasets.shapes.outlines import UNIT
 from bench.datasets.split import Part, Split
-from bench.grounding import Box, Expression, Picture, Scene
+from bench.grounding import Box, Expression, Picture, Scene, SceneObject
 
 if TYPE_CHECKING:
     from bench.settings import Resolved
@@ -43,7 +43,8 @@ def make_scene(seed: int, part: str, index: int) -> Scene:
                 same_category=same[thing.shape],
             )
         )
-    return Scene(name, f"{name}.png", layout.width, layout.height, tuple(expressions))
+    objects = [SceneObject(t.shape, _box(t), f"{t.texture} {t.colour} {t.shape}") for t in layout.things]
+    return Scene(name, f"{name}.png", layout.width, layout.height, tuple(expressions), tuple(objects))
 
 
 def _box(thing: Thing) -> Box:
@@ -65,18 +66,6 @@ class ShapesPictures:
 
     def missing(self, scenes: Sequence[Scene]) -> list[str]:
         return []
-
-    def objects(self, scene: Scene) -> list[tuple[str, Box]]:
-        """(shape, xyxy box) of every thing of a scene, referred to or not: for training detectors."""
-        return [(thing.shape, _box(thing)) for thing in self._layout(scene).things]
-
-    def descriptions(self, scene: Scene) -> list[str]:
-        """Of every thing in the order of `objects`, all its attributes in words: "striped red star"."""
-        return [f"{thing.texture} {thing.colour} {thing.shape}" for thing in self._layout(scene).things]
-
-    def _layout(self, scene: Scene) -> Layout:
-        part, _, index = scene.id.rpartition("-")
-        return make_layout(self.seed, part, int(index))
 
 
 @dataclass(frozen=True)

@@ -154,16 +154,15 @@ def asked(job, count=6):
     """The true things of the first scenes."""
     out = []
     for scene in job.scenes[:count]:
-        things = job.pictures.objects(scene)
-        boxes = np.array([box for _, box in things], float)
-        out.append(Described(scene.id, job.pictures.load(scene), [name for name, _ in things], boxes))
+        boxes = np.array([each.box for each in scene.objects], float)
+        out.append(Described(scene.id, job.pictures.load(scene), [each.category for each in scene.objects], boxes))
     return out
 
 
 def test_clip_sees_colours_and_textures(describer):
     look, job = describer
     said = [attribute.words.split() for of in look.describe(asked(job)) for attribute in of]
-    true = [words.split() for scene in job.scenes for words in job.pictures.descriptions(scene)]
+    true = [each.description.split() for scene in job.scenes for each in scene.objects]
     assert len(said) == len(true) > 25
     colours = [set(words) & set(COLOURS) == {of[1]} for words, of in zip(said, true, strict=True)]
     textures = [set(words) - set(COLOURS) <= {of[0]} for words, of in zip(said, true, strict=True)]
@@ -208,8 +207,8 @@ def test_the_shipped_table_finds_and_describes_what_is_there(shapes_job):
     job = shapes_job("template", 8)
     right = []
     for one in looked_at(job, DetectionOptions(**job.options["objects"]), "here"):
-        things, words = job.pictures.objects(one.scene), job.pictures.descriptions(one.scene)
-        overlap = iou_pairwise([d.box for d in one.detections], [box for _, box in things])
+        things = one.scene.objects
+        overlap = iou_pairwise([d.box for d in one.detections], [each.box for each in things])
         for d, k in zip(one.detections, overlap.argmax(axis=1), strict=True):
-            right.append({d.name, *d.attribute.split()} <= set(words[k].split()))
+            right.append({d.name, *d.attribute.split()} <= set(things[k].description.split()))
     assert len(right) > 30 and np.mean(right) > 0.85

@@ -242,8 +242,7 @@ def test_the_shipped_table_speaks_of_shapes(shapes_job):
     assert 45 < len(made) <= 60 and all(label.provenance["detector"] == "tiny-yolo.safetensors" for label in made)
     right = []
     for label in made:
-        things, words = job.pictures.objects(label.scene), job.pictures.descriptions(label.scene)
-        true = {box: set(said.split()) for (_, box), said in zip(things, words, strict=True)}
+        true = {each.box: set(each.description.split()) for each in label.scene.objects}
         nearest = min(true, key=lambda box: sum(abs(a - b) for a, b in zip(box, label.box, strict=True)))
         right.append(set(label.provenance["noun"].split()) <= true[nearest])
     assert sum(right) > 0.85 * len(right)

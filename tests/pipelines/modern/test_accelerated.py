@@ -54,9 +54,10 @@ def test_what_is_compiled_is_called_and_answers_stay(build, scenes, monkeypatch)
 
     monkeypatch.setattr(nn.Module, "compile", remembered)
     acceleration = Acceleration(compile=True, channels_last=True, dtype="bfloat16")
-    fast = answers(make(acceleration), scenes)
+    pipeline = make(acceleration)
+    fast = answers(pipeline, scenes)
     assert set(called) == expected
-    assert acceleration.taken == {"compile", "channels-last", "dtype"}
-    acceleration.refuse_untaken("it")
+    assert pipeline.card.accelerated == {"compile", "channels-last", "dtype"}
+    acceleration.refuse_untaken("it", pipeline.card.accelerated)
     for one, other, side in zip(plain, fast, [max(s.picture.shape) for s in scenes for _ in s.queries], strict=True):
         assert np.abs(one - other).max() <= 1e-4 * side

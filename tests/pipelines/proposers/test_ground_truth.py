@@ -6,13 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from bench import registry
 from bench.datasets.shapes import dataset
 from bench.datasets.split import Split
-from bench.errors import UsageError
-from bench.evaluation.candidates import AnnotatedBoxes
+from bench.errors import BenchError, UsageError
 from bench.evaluation.loop import evaluate
+from bench.evaluation.opening import AnnotatedBoxes, open_pipeline
 from bench.evaluation.rescored import rescore
-from bench.grounding import Expression, LoadedScene, Scene
+from bench.grounding import Expression, LoadedScene, PipelineCard, Scene
 from bench.reporting.boards import collect
 from bench.reporting.markdown import leaderboard_markdown
 from bench.settings import load_settings, merged
@@ -25,13 +26,11 @@ def small(count=3):
 
 def test_all_objects_where_they_are_known(context):
     split = small()
-    candidates = AnnotatedBoxes(split)
-    assert candidates.mark == ""
-    proposer = open_ground_truth({}, "table", context(candidates=candidates))
-    assert candidates.mark == "gt"
+    proposer = open_ground_truth({}, "table", context(candidates=AnnotatedBoxes(split)))
+    assert proposer.annotated == "gt"
     scenes = [LoadedScene(s.id, split.pictures.load(s), ()) for s in split.scenes]
     for scene, found in zip(split.scenes, proposer.propose(scenes), strict=True):
-        objects = [box for _, box in split.pictures.objects(scene)]
+        objects = [each.box for each in scene.objects]
         assert sorted(map(tuple, found.boxes.tolist())) == sorted(objects)
         assert {e.box for e in scene.expressions} <= set(map(tuple, found.boxes.tolist()))
         assert set(found.labels) == {""}  # a class name would be part of the answer
@@ -42,10 +41,27 @@ def test_only_referred_objects_where_no_others_are_known():
     expressions = tuple(Expression(str(n), "man", box, also=((7.0, 7.0, 9.0, 9.0),)) for n, box in enumerate(boxes))
     split = Split("refcoco-val", "", (Scene("5", "5.jpg", 100, 50, expressions),), SimpleNamespace())
     candidates = AnnotatedBoxes(split)
-    found = candidates.take()("5")
-    assert candidates.mark == "gt-referred"
+    mark, boxes_of = candidates.take()
+    found = boxes_of("5")
+    assert mark == "gt-referred"
     # Each once, sorted by their numbers: not in the order in which they are asked about.
     assert found.tolist() == [[0, 0, 10, 10], [7, 7, 9, 9], [50, 0, 60, 10]]
+
+
+def test_a_card_must_name_the_annotated_boxes_it_takes(monkeypatch):
+    class Silent:
+        card = PipelineCard("silent", "", supervision="none")
+
+        def ground(self, batch):
+            return []
+
+    def build(context):
+        context.candidates.take()
+        return Silent()
+
+    monkeypatch.setattr(registry, "pipeline_factory", lambda name: build)
+    with pytest.raises(BenchError, match="'silent' takes annotated boxes; its card must name them in `proposals`"):
+        open_pipeline("silent", small(), load_settings())
 
 
 def test_there_are_none_outside_a_run(context):

@@ -67,7 +67,7 @@ def stored(file, scene, folder):
 @pytest.mark.parametrize("file", ["plain.png", "palette.png", "cmyk.jpg", "turned.jpg", "alpha.png"])
 def test_boxes_are_right_however_the_picture_is_stored(opened, scene, tmp_path, file):
     (found,) = opened(whole_picture=False).propose([shown(stored(file, scene, tmp_path))])
-    overlap = iou_pairwise([box for _, box in ShapesPictures(2026).objects(scene)], found.boxes).max(axis=1)
+    overlap = iou_pairwise([each.box for each in scene.objects], found.boxes).max(axis=1)
     assert (overlap >= 0.5).all() and np.median(overlap) > 0.8
 
 

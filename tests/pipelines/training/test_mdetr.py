@@ -91,11 +91,11 @@ def test_the_first_lesson_tells_places_the_words_of_what_is_in_front():
     lesson = FirstLesson(model, SCENES, PICTURES)
     words, boxes = lesson.targets(SCENES[:1], (6, 8))
     scene = SCENES[0]
-    last = PICTURES.objects(scene)[-1][1]  # things behind come first
+    last = scene.objects[-1].box  # things behind come first
     place = normalised_boxes([last], (scene.width, scene.height))[0]
     row, column = int(place[1] * 6), int(place[0] * 8)
     said = {w for w, on in zip(lesson.words, words[0, row, column], strict=False) if on}
-    assert said == set(PICTURES.descriptions(scene)[-1].split())
+    assert said == set(scene.objects[-1].description.split())
     assert torch.allclose(boxes[0, row, column], place)
     assert not boxes[0][words[0, ..., -1] == 0].any()
 

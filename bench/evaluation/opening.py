@@ -1,0 +1,216 @@
+"""Opening a pipeline: options in force, device, clock, seeds, and readable errors from its factory.
+
+name, split, settings ─► pipeline_context ─► open_pipeline ─► OpenPipeline      in one place, for every command
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from bench import registry
+from bench.acceleration import Acceleration
+from bench.datasets.split import Split
+from bench.errors import BenchError, MissingPackage, UsageError
+from bench.evaluation.device import make_deterministic, resolve_device, resolve_dtype, seed_everything, use_device
+from bench.grounding import Boxes, LoadedScene, Pipeline, PipelineCard, PipelineContext, Prediction, Scene
+from bench.settings import Resolved, merged
+from bench.speed.clock import Clock
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bench.grounding import Picture
+    from bench.verbs.single import Single
+
+    PictureLike = str | Path | Picture | Image.Image
+
+OWN_DATA = "file"
+
+
+@dataclass(frozen=True, repr=False)
+class OpenPipeline:
+    """A pipeline that is built and ready. It keeps the protocol of `bench.Pipeline`, and answers when it is called.
+
+    `pipeline` is what the factory returned, `context` what the factory was given, `clock` what it marks its stages on.
+    """
+
+    pipeline: Pipeline
+    context: PipelineContext
+    resolved: Resolved
+    load_seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.context.name
+
+    @property
+    def clock(self) -> Clock:
+        assert isinstance(self.context.clock, Clock)
+        return self.context.clock
+
+    @property
+    def card(self) -> PipelineCard:
+        return self.pipeline.card
+
+    def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
+        """One prediction for every query of every scene, in order."""
+        return self.pipeline.ground(batch)
+
+    # A text is a sequence of texts, too, to the type checker; the first signature that fits counts.
+    @overload
+    def __call__(self, picture: PictureLike, text: str) -> Single: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, picture: PictureLike, text: Sequence[str]) -> list[Single]: ...
+    def __call__(self, picture: PictureLike, text: str | Sequence[str]) -> Single | list[Single]:
+        """Ground one expression in an image, or several, for which the image is encoded once."""
+        from bench.verbs.single import predict
+
+        return predict(self, picture, text)
+
+    def __repr__(self) -> str:
+        return f"<{self.name} for {self.context.dataset} on {self.context.device} in {self.context.dtype}>"
+
+
+def open_pipeline(
+    name: str,
+    split: Split | str,
+    resolved: Resolved,
+    flags: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    on: str | None = None,
+) -> OpenPipeline:
+    """Build the pipeline called `name` for a split or a data set's name; `pipeline_context` says what is what.
+
+    Raises UnknownName, SettingsError, WeightsError, DeviceError, MissingPackage, UsageError for an acceleration or a
+    number type that it does not take, or BenchError for whatever else its factory raises.
+    """
+    begun = time.perf_counter()
+    return build(pipeline_context(name, split, resolved, flags, device, on), resolved, begun)
+
+
+def pipeline_context(
+    name: str,
+    split: Split | str,
+    resolved: Resolved,
+    flags: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    on: str | None = None,
+) -> PipelineContext:
+    """Make what the pipeline's factory is given: device and dtype resolved, options in force.
+
+    `flags` are options that win over bench.toml, `device` is a resolved one, where it is known already. `on` names the
+    data set whose lines of bench.toml hold, where they are not the split's own. Raises DeviceError.
+    """
+    run = resolved.settings.run
+    device = device or resolve_device(run.device)
+    dataset = on or dataset_of(split)
+    return PipelineContext(
+        name=name,
+        dataset=dataset,
+        options=merged(resolved.options(name, dataset), _absolute_weights(flags or {})),
+        folder=resolved.folder,
+        home=resolved.home,
+        device=device,
+        dtype=resolve_dtype(run.dtype, device),
+        seed=run.seed,
+        offline=run.offline,
+        clock=Clock(device),
+        train_scenes=lambda: _train_scenes(dataset, resolved),
+        candidates=AnnotatedBoxes(None if isinstance(split, str) else split),
+        acceleration=Acceleration(run.compile, run.channels_last, run.dtype),
+    )
+
+
+def build(context: PipelineContext, resolved: Resolved, begun: float | None = None) -> OpenPipeline:
+    """Call the factory of a context. Raises what `open_pipeline` says; `begun` is when the opening began."""
+    begun = time.perf_counter() if begun is None else begun
+    factory = registry.pipeline_factory(context.name)
+    use_device(context.device)
+    if resolved.settings.run.deterministic:
+        make_deterministic()
+    seed_everything(context.seed)
+    try:
+        pipeline = factory(context)
+    except BenchError:
+        raise
+    except ModuleNotFoundError as error:
+        raise MissingPackage(
+            f"pipeline {context.name!r} needs the package {error.name!r}, which is not installed: "
+            f"pip install {error.name}"
+        ) from error
+    except Exception as error:
+        raise BenchError(f"pipeline {context.name!r} could not be built: {type(error).__name__}: {error}") from error
+    if not isinstance(pipeline, Pipeline):
+        raise BenchError(
+            f"pipeline {context.name!r}: its factory returned {type(pipeline).__name__}, which lacks `card` or `ground`"
+        )
+    context.acceleration.refuse_untaken(context.name, pipeline.card.accelerated)
+    if isinstance(context.candidates, AnnotatedBoxes) and context.candidates.taken and not pipeline.card.proposals:
+        raise BenchError(f"pipeline {context.name!r} takes annotated boxes; its card must name them in `proposals`")
+    seed_everything(context.seed)  # once more: the factory may have been the first to import torch
+    return OpenPipeline(pipeline, context, resolved, time.perf_counter() - begun)
+
+
+def dataset_of(split: Split | str) -> str:
+    """The data set whose lines of bench.toml hold: of a split its own, "file" for people's own data."""
+    name = split if isinstance(split, str) else split.name
+    if name.startswith(f"{OWN_DATA}:"):
+        return OWN_DATA
+    return split if isinstance(split, str) else split.dataset
+
+
+def _train_scenes(dataset: str, resolved: Resolved) -> Sequence[Scene]:
+    from bench.datasets.load import load_split
+
+    return load_split(f"{dataset}-train", resolved).scenes
+
+
+def _absolute_weights(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """`--weights` as typed names files from the working folder on; what is no file there is left as it is."""
+    out = dict(flags)
+    if isinstance(out.get("weights"), str):
+        out["weights"] = ",".join(_absolute(part) for part in out["weights"].split(","))
+    return out
+
+
+def _absolute(part: str) -> str:
+    key, equals, value = part.rpartition("=")
+    path = Path(value).expanduser()
+    return f"{key}{equals}{path.resolve()}" if path.exists() else part
+
+
+class AnnotatedBoxes:
+    """The candidates of a split; satisfies `bench.grounding.Candidates`. None: there is no split, only a picture."""
+
+    def __init__(self, split: Split | None) -> None:
+        self._split = split
+        self.taken = False
+
+    def take(self) -> tuple[str, Callable[[str], Boxes]]:
+        """The mark, and scene id -> (N, 4) xyxy pixels, each box once, sorted by its numbers.
+
+        Raises UsageError outside a split.
+        """
+        if self._split is None:
+            raise UsageError("annotated boxes as proposals need a split whose annotations are known: use `bench run`")
+        scenes = {scene.id: scene for scene in self._split.scenes}
+        known = all(scene.objects for scene in scenes.values())
+        self.taken = True
+
+        def of(scene_id: str) -> Boxes:
+            scene = scenes[scene_id]
+            boxes = [each.box for each in scene.objects] if known else _referred(scene)
+            # The order of the annotations would tell which box is asked about first.
+            return np.unique(np.array(boxes, np.float64).reshape(-1, 4), axis=0)
+
+        return "gt" if known else "gt-referred", of
+
+
+def _referred(scene: Scene) -> list[tuple[float, ...]]:
+    return [box for expression in scene.expressions for box in (expression.box, *expression.also)]
