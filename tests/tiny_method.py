@@ -94,10 +94,9 @@ class Config(TrainConfig):
 
 
 class TinyTask(TrainTask):
-    loss_weights = {"l1": 1.0}
-
     def __init__(self, job):
         super().__init__(job)
+        self.loss_weights = {"l1": 1.0}
         self.config = parse_table(Config, dict(job.recipe), f"bench.toml [train.{job.context.name}]")
         torch.manual_seed(job.context.seed)
         self.model = Network()
