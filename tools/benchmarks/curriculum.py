@@ -26,17 +26,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from tools.tiny_weights.clipvg import tasks
+
 from bench.settings import load_settings
 from bench.training.jobs import train_pipeline
 from bench.training.task import TaskFactory, TrainingJob
-from tools.tiny_weights.clipvg import tasks
 
 SOURCES = ("template", "relation", "caption")
 SIDES = {"single": (1, None), "ssa": (1, "single"), "multi": (3, None), "msa": (3, "multi")}  # sources, curriculum
 SCENES = "2500"
 LOST, STARTS = 0.15, 5  # a run under this accuracy did not take off; so many starts are tried
-# A network so small, on a CLIP with 6 x 6 patches, that a training takes a minute on one core. Every training is so many
-# steps long, however many rows it is given.
+# A network so small, on a CLIP with 6 x 6 patches, that a training takes a minute on one core. Every training has so
+# many steps, however many rows it is given.
 RECIPE: dict[str, Any] = {
     "clip": {"model": "tiny-clip-120-20"},
     "network": {
