@@ -129,7 +129,7 @@ class Curriculum:
         # 2. The search.
         if self.options.criterion == "agreement":
             self.metric = metrics.agreement(self.job, self.pools.values(), self.boxes)
-        self.record.metric = self.metric.name
+        self.record.metric = self.metric.chosen_on
         if self.kind == "single":
             self.record.rounds = [single_source(next(iter(self.pools)), self.performance, self.options)]
         else:
@@ -234,7 +234,7 @@ class Curriculum:
         score = self.job.validate(self._open(self.full.task.options(out)))
         self.record.finish(node, result, score, self.memo.done)
         self.record.write(self.job.out / f"{name}.curriculum")
-        notes = {**result["notes"], "chosen_on": self.metric.name, "curriculum": self.record.summary()}
+        notes = {**result["notes"], "chosen_on": self.metric.chosen_on, "curriculum": self.record.summary()}
         table = self.full.config.model_dump(mode="json") | {"curriculum": self.options.model_dump(mode="json")}
         (part,) = self.tasks(self.job)
         return {part: Trained(out, table, {key: round(value, 4) for key, value in score.items()}, notes)}

@@ -117,7 +117,7 @@ def scenes_of(rows: Iterable[tuple[Scene, Expression]]) -> tuple[Scene, ...]:
 
 @dataclass(frozen=True, slots=True)
 class SelectionMetric:
-    """Acc@0.5 by the harness's own evaluation, on boxes that count as true. `name` is its name in records.
+    """Acc@0.5 by the harness's own evaluation, on boxes that count as true; `name` says whose.
 
     labelled    those of the validation split: the paper's, which uses labels that an unsupervised method has not
     held-out    the pseudo-boxes of images that no training used
@@ -130,6 +130,11 @@ class SelectionMetric:
     validate: Validate
 
     @property
+    def chosen_on(self) -> str:
+        """Its name in records."""
+        return f"selected on {self.name}"
+
+    @property
     def identity(self) -> dict[str, str]:
         """What of it a training's result depends on."""
         return {"criterion": self.name, "data": self.data}
@@ -137,12 +142,12 @@ class SelectionMetric:
 
 def labelled(job: TrainingJob) -> SelectionMetric:
     """Return Acc@0.5 on the validation split."""
-    return SelectionMetric(f"selected on labelled {job.validation_name}", fingerprint(job.validation), job.validate)
+    return SelectionMetric(f"labelled {job.validation_name}", fingerprint(job.validation), job.validate)
 
 
 def held_out(job: TrainingJob, pools: Collection[Pool]) -> SelectionMetric:
     """Return Acc@0.5 on the pseudo-boxes of the images held out. Raises DataError when there are none."""
-    return _label_free(job, "selected on held-out pseudo-labels", _held_out(pools))
+    return _label_free(job, "held-out pseudo-labels", _held_out(pools))
 
 
 def agreement(
@@ -160,7 +165,7 @@ def agreement(
                 box = predicted.get(expression.id)
                 if box is not None and box_area_xyxy(box) > 0:
                     rows.append((bare, replace(expression, id=f"{measurer}:{expression.id}", box=box)))
-    return _label_free(job, "selected on agreement between measurers", scenes_of(rows))
+    return _label_free(job, "agreement between measurers", scenes_of(rows))
 
 
 def _held_out(pools: Collection[Pool]) -> Sequence[Scene]:
