@@ -131,4 +131,4 @@ def _thresholds(
 
     trials = tuple(Trial(at(h), p) for h, p in climb(lambda h: performance((*before, at(h))), grid))
     best = best_of(trials)
-    return Round(first.source, measurers, trials, best and best.choice)
+    return Round(first.source, measurers, trials, None if best is None else best.choice)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -76,6 +77,12 @@ def test_multi_writes_weights_rows_and_its_record(job, sources):
         assert all(row["reliability"] >= choice["threshold"] - 1e-4 for row in rows)
         assert {(row["measurer"], row["source"]) for row in rows} == {(choice["measurer"], choice["source"])}
     assert table["last"]["rows"] == sum(table["last"]["kept"].values())
+
+
+def test_it_imports_nothing_of_clipvg_itself():
+    lines = [line for file in Path(driver.__file__).parent.glob("*.py") for line in file.read_text().splitlines()]
+    imports = [line for line in lines if line.startswith(("from clipvg", "import clipvg"))]
+    assert imports and all(line.startswith("from clipvg.curriculum") for line in imports)
 
 
 def test_single_searches_one_sources_own_reliability(job, source):
