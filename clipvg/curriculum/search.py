@@ -1,14 +1,17 @@
-"""SSA and MSA as pure searches: which rows to keep, given what training on them is worth (spec clipvg.md 4.2 to 4.4).
+"""SSA and MSA as pure searches: which rows to keep, given the score of a training on them.
 
-Nothing here trains. A `Choice` says "of this source the rows that this measurer finds this reliable", a selection is a
-tuple of choices, and the caller's `Performance` says what a network trained on a selection reaches; None stands for a
-selection whose last choice keeps no row. Thresholds are counted in whole steps, so that 0.1 + 0.2 is 0.3.
+After Xiao et al., CLIP-VG, IEEE TMM 2023; the authors published no code of it.
+Nothing is trained here. A `Choice` is the rows of one source that one measurer finds this reliable, a selection is a
+tuple of choices, and the caller's `Performance` is the score of a network trained on a selection; None for a selection
+whose last choice keeps no row. Thresholds are counted in whole steps, so that 0.1 + 0.2 is 0.3.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,27 +27,26 @@ Selection = tuple[Choice, ...]
 Performance = Callable[[Selection], float | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """The thresholds there are: from `low` to `high` in steps of `step`, the search beginning at `start`."""
+class Grid(BaseModel):
+    """The thresholds that a search may try."""
 
-    start: float = 0.5
-    step: float = 0.1
-    low: float = 0.0
-    high: float = 0.9
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    start: float = Field(0.5, ge=0, le=1, description="the threshold at which a search starts")
+    step: float = Field(0.1, gt=0, le=0.5)
+    low: float = Field(0.0, ge=0, le=1)
+    high: float = Field(0.9, ge=0, le=1)
 
     def near(self, threshold: float) -> list[float]:
-        """The neighbours of a threshold within the grid, the lower one, which keeps more rows, first."""
-        both = (self._moved(threshold, -1), self._moved(threshold, 1))
+        """Return the neighbours of a threshold; the lower one, which keeps more rows, first."""
+        place = round((threshold - self.start) / self.step)
+        both = [round(self.start + (place + move) * self.step, 9) for move in (-1, 1)]
         return [h for h in both if self.low - 1e-9 <= h <= self.high + 1e-9]
-
-    def _moved(self, threshold: float, steps: int) -> float:
-        return round(self.start + (round((threshold - self.start) / self.step) + steps) * self.step, 9)
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A selection and what it was worth; None: it kept no row of the source in question."""
+    """A choice and the score of a training with it; None where it keeps no row."""
 
     choice: Choice
     performance: float | None
@@ -52,9 +54,9 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What was decided about one source, with the evidence in the order in which it was asked for.
+    """The decision about one source, with its trials in the order in which they were made.
 
-    `chosen` is None where every measurer's rows are none at the starting threshold: the source is skipped.
+    `chosen` is None where no measurer keeps a row at the starting threshold: the source is skipped.
     """
 
     source: str
@@ -64,80 +66,69 @@ class Round:
 
 
 def climb(performance: Callable[[float], float | None], grid: Grid) -> list[tuple[float, float | None]]:
-    """Greedy hill climb over thresholds, from `grid.start` (spec 4.3): every threshold tried, in order.
+    """Climb greedily over thresholds from `grid.start`; return every threshold tried, in order.
 
-    It stops where neither neighbour is better. On a plateau it stays; between two neighbours that are equally better it
+    It stops where neither neighbour is better. On a plateau it stays; of two neighbours that are equally better it
     takes the lower one. A threshold without rows is never better.
     """
-    known: dict[float, float | None] = {}
+    tried: dict[float, float | None] = {}
 
     def value(h: float) -> float:
-        if h not in known:
-            known[h] = performance(h)
-        found = known[h]
-        return float("-inf") if found is None else found
+        if h not in tried:
+            tried[h] = performance(h)
+        known = tried[h]
+        return float("-inf") if known is None else known
 
     here = grid.start
     if value(here) == float("-inf"):
-        return list(known.items())
-    while True:
-        better = [h for h in grid.near(here) if value(h) > value(here)]
-        if not better:
-            return list(known.items())
+        return list(tried.items())
+    while better := [h for h in grid.near(here) if value(h) > value(here)]:
         here = max(better, key=value)  # the first of equals: the lower one
+    return list(tried.items())
 
 
-def best_of(tried: Sequence[Trial]) -> Trial | None:
-    """The trial worth most, of equals the first; None where nothing kept a row."""
-    held = [trial for trial in tried if trial.performance is not None]
-    return max(held, key=lambda trial: trial.performance or 0.0) if held else None
-
-
-def summit(tried: Sequence[tuple[float, float | None]]) -> float | None:
-    """Where a climb ended: its best threshold, of equals the one it came to first; None where it could not begin."""
-    held = [(h, p) for h, p in tried if p is not None]
-    return max(held, key=lambda pair: pair[1])[0] if held else None
+def best_of(trials: Sequence[Trial]) -> Trial | None:
+    """Return the best trial, of equals the first; None where none keeps a row."""
+    scored = [trial for trial in trials if trial.performance is not None]
+    return max(scored, key=lambda trial: trial.performance or 0.0) if scored else None
 
 
 def single_source(source: str, performance: Performance, grid: Grid) -> Round:
-    """SSA (spec 4.3): the source's own measurer, and the threshold of the performance-reliability maximum."""
+    """SSA: choose the threshold of the source's own measurer."""
     return _thresholds(Choice(source, source, grid.start), (), (), performance, grid)
 
 
 def multi_source(order: Sequence[str], performance: Performance, grid: Grid) -> list[Round]:
-    """MSA (spec 4.4): for each source in `order`, of rising complexity, the measurer at the starting threshold, then
-    the threshold; what is chosen is accumulated. Of measurers worth the same the source's own comes first.
+    """MSA: choose for each source a measurer at the starting threshold, then the threshold.
+
+    Sources come in `order`, of rising complexity; choices accumulate. Of equally good measurers the source's own wins.
     """
     rounds: list[Round] = []
-    held: Selection = ()
     for source in order:
-        measurers = [source, *(other for other in order if other != source)]
-        trials = []
-        for measurer in measurers:
-            choice = Choice(source, measurer, grid.start)
-            trials.append(Trial(choice, performance((*held, choice))))
+        before = chosen_of(rounds)
+        choices = [Choice(source, m, grid.start) for m in (source, *(other for other in order if other != source))]
+        trials = tuple(Trial(choice, performance((*before, choice))) for choice in choices)
         best = best_of(trials)
         if best is None:
-            rounds.append(Round(source, tuple(trials), (), None))
-            continue
-        rounds.append(_thresholds(best.choice, held, tuple(trials), performance, grid))
-        chosen = rounds[-1].chosen
-        held = (*held, chosen) if chosen is not None else held
+            rounds.append(Round(source, trials, (), None))
+        else:
+            rounds.append(_thresholds(best.choice, before, trials, performance, grid))
     return rounds
 
 
 def chosen_of(rounds: Sequence[Round]) -> Selection:
-    """What all rounds chose."""
+    """Return the choices of all rounds."""
     return tuple(one.chosen for one in rounds if one.chosen is not None)
 
 
 def _thresholds(
-    first: Choice, held: Selection, measurers: tuple[Trial, ...], performance: Performance, grid: Grid
+    first: Choice, before: Selection, measurers: tuple[Trial, ...], performance: Performance, grid: Grid
 ) -> Round:
+    """Climb over the thresholds of one measurer; the best one is chosen."""
+
     def at(threshold: float) -> Choice:
         return Choice(first.source, first.measurer, threshold)
 
-    tried = climb(lambda h: performance((*held, at(h))), grid)
-    best = summit(tried)
-    trials = tuple(Trial(at(h), p) for h, p in tried)
-    return Round(first.source, measurers, trials, None if best is None else at(best))
+    trials = tuple(Trial(at(h), p) for h, p in climb(lambda h: performance((*before, at(h))), grid))
+    best = best_of(trials)
+    return Round(first.source, measurers, trials, None if best is None else best.choice)

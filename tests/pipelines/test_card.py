@@ -139,7 +139,7 @@ def test_every_card_of_bench_toml_names_its_supervision():
                 "trained_on": {"split": "refcoco-train", "labels": [{}]},
                 "started_from": {"trained_on": {"split": "refcoco-train"}, "started_from": "clip.safetensors"},
             },
-            "refcoco-train; pseudo-labels of refcoco-train",
+            "weights not known; refcoco-train; pseudo-labels of refcoco-train",
             "full",
         ),
         (  # weights of others at the end of the chain: what is known of them

@@ -1,27 +1,47 @@
-"""Sources of a few rows each, in the world of tests/small_training.py."""
+"""Sources of a few rows each, and a training of a second: that of tests/tiny_method.py."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
-from bench.trainable import Source
-from small_training import SCENES, clip_weights, job, one_tokenizer, recipe, same, table  # noqa: F401 - fixtures
+import tiny_method
 
+from bench.datasets.label_sources import SourceRows
+from bench.datasets.shapes import ShapesPictures, make_scene
+from bench.evaluation.validation import on_split
+from bench.grounding import PipelineContext
+from bench.speed.clock import Clock
+from bench.training.task import TrainingJob
 from clipvg.curriculum import driver
-from clipvg.curriculum.rows import share_of
+from clipvg.curriculum.pools import share_of
+
+SCENES = tuple(make_scene(2026, "train", i) for i in range(4))  # 25 expressions
+VALIDATION = tuple(make_scene(2026, "val", i) for i in range(2))
+EVERY = ("attribute", "location", "relation", "ordinal", "comparison")
+
+
+class Drawn(ShapesPictures):
+    """Every image is drawn once."""
+
+    @cache  # noqa: B019 - there is one source, for as long as the tests run
+    def load(self, scene):
+        return super().load(scene)
+
+
+PICTURES = Drawn(2026)
 
 
 @pytest.fixture
 def source():
-    """source(name, kinds, entities): a source with those rows of the small world's scenes that are of such kinds."""
+    """source(name, kinds, entities): a source with the rows of SCENES that are of such kinds."""
 
     def make(name, kinds=("attribute", "location"), entities=1, scenes=SCENES):
-        mine = tuple(
-            replace(scene, expressions=tuple(e for e in scene.expressions if e.kind in kinds)) for scene in scenes
-        )
+        mine = tuple(replace(s, expressions=tuple(e for e in s.expressions if e.kind in kinds)) for s in scenes)
         mine = tuple(scene for scene in mine if scene.expressions)
-        said = {e.id: {"source": name, "entities": entities} for scene in mine for e in scene.expressions}
-        return Source(name, mine, said, ({"file": f"{name}.jsonl", "sha256": "0" * 64, "rows": len(said)},))
+        provenance = {e.id: {"source": name, "entities": entities} for scene in mine for e in scene.expressions}
+        files = ({"file": f"{name}.jsonl", "sha256": "0" * 64, "rows": len(provenance)},)
+        return SourceRows(name, mine, provenance, files)
 
     return make
 
@@ -33,13 +53,38 @@ def sources(source):
 
 
 @pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """The method `tiny` among the pipelines."""
+    with tiny_method.installed(tmp_path / "site", monkeypatch):
+        yield
+
+
+@pytest.fixture
+def job(tiny, tmp_path):
+    """job(out="out", seed=0, **table): what `bench train --pipeline tiny` hands to a curriculum."""
+
+    def make(out="out", *, seed=0, **table):
+        context = PipelineContext(
+            name="tiny", dataset="shapes", options={}, folder=tmp_path, home=tmp_path / "home", device="cpu",
+            dtype="float32", seed=seed, offline=True, clock=Clock("cpu"), train_scenes=list,
+        )  # fmt: skip
+        return TrainingJob(
+            scenes=SCENES, pictures=PICTURES, validation=VALIDATION, validation_pictures=PICTURES, recipe=table,
+            out=tmp_path / out, context=context, validate=on_split(VALIDATION, PICTURES), split_name="shapes-train",
+            validation_name="shapes-val", fingerprint="f" * 64,
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
 def spread(monkeypatch):
-    """Networks of a second's training find nothing: what they measure is spread over 0 to 1, by row and measurer."""
+    """Networks of a second's training learn nothing: reliabilities are spread over 0 to 1, by row and measurer."""
     real = driver.reliability
 
     def measured(pipeline, *arguments):
-        measurer = Path(pipeline.card.weights["clipvg"]).parent.name
-        found = real(pipeline, *arguments)
-        return {name: r._replace(iou=share_of(f"{measurer} {name}")) for name, r in found.items()}
+        measurer = Path(next(iter(pipeline.card.weights.values()))).parent.name
+        rows = real(pipeline, *arguments)
+        return {name: row._replace(iou=share_of(f"{measurer} {name}")) for name, row in rows.items()}
 
     monkeypatch.setattr(driver, "reliability", measured)

@@ -3,21 +3,21 @@
 import json
 
 import pytest
-from small_training import settings_file  # noqa: F401 - a fixture
 from typer.testing import CliRunner
 
 from bench.cli.main import app
 from bench.datasets.shapes import SCENES
-from bench.errors import DataError, UnknownName, UsageError
+from bench.errors import DataError, UsageError
 
 
 @pytest.fixture
-def bench(settings_file, monkeypatch, tmp_path):  # noqa: F811
-    """bench(*arguments): `bench train` on three scenes of shapes with the small network; what it printed."""
+def bench(tiny, monkeypatch, tmp_path):
+    """bench(*arguments): `bench train` of the tiny method on three scenes of shapes; what it printed."""
     monkeypatch.setitem(SCENES, "val", 2)
-    config = settings_file(3, epochs=1, name="small", curriculum={"start": 0.1})
+    config = tmp_path / "small.toml"
+    config.write_text("[data.shapes]\ntrain = 3\n[train.tiny]\ncurriculum = { start = 0.1 }")
 
-    def run(*arguments, pipeline="clipvg"):
+    def run(*arguments, pipeline="tiny"):
         common = ["--split", "shapes-train", "--config", str(config), "--device", "cpu", "--out", str(tmp_path / "w")]
         command = ["train", "--pipeline", pipeline, *common, *map(str, arguments)]
         return CliRunner().invoke(app, command, catch_exceptions=False).stdout
@@ -42,8 +42,8 @@ def labels(tmp_path):
 @pytest.mark.usefixtures("spread")
 def test_single_then_multi_of_one_folder_and_their_records(bench, labels, tmp_path):
     template, relation = labels("template"), labels("relation")
-    said = json.loads(bench("--curriculum", "single", "--labels", template, "--json").splitlines()[-1])
-    assert said["weights"] == {"network": str(tmp_path / "w" / "small.safetensors")}
+    printed = json.loads(bench("--curriculum", "single", "--labels", template, "--json").splitlines()[-1])
+    assert printed["weights"] == {"network": str(tmp_path / "w" / "small.safetensors")}
     nodes = {path.name for path in (tmp_path / "w" / "nodes").iterdir()}
     bench("--curriculum", "multi", "--labels", template, "--labels", relation)
     record = json.loads((tmp_path / "w" / "small.json").read_text())
@@ -53,14 +53,9 @@ def test_single_then_multi_of_one_folder_and_their_records(bench, labels, tmp_pa
     manifest = json.loads((tmp_path / "w" / "small.curriculum" / "manifest.json").read_text())
     assert list(manifest["sources"]) == ["template", "relation"]
     assert {trial["node"] for trial in manifest["rounds"][0]["thresholds"]} & nodes, "what single did is not done again"
-
-
-@pytest.mark.usefixtures("spread")
-def test_what_was_chosen_can_be_trained_on(bench, labels, tmp_path):
-    bench("--curriculum", "single", "--labels", labels("template"))
     chosen = tmp_path / "w" / "small.curriculum" / "selected" / "template.jsonl"
     bench("--labels", chosen, "--set", "name=again")
-    assert (tmp_path / "w" / "again.safetensors").is_file()
+    assert (tmp_path / "w" / "again.safetensors").is_file(), "what was chosen can be trained on"
 
 
 def test_a_dry_run_writes_no_node(bench, labels, tmp_path):
@@ -69,7 +64,7 @@ def test_a_dry_run_writes_no_node(bench, labels, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "said"),
+    ("arguments", "error", "message"),
     [
         (["--curriculum", "single"], UsageError, "name their files with --labels"),
         (
@@ -78,15 +73,10 @@ def test_a_dry_run_writes_no_node(bench, labels, tmp_path):
             "delete that, or name another --out",
         ),
         (["--curriculum", "single", "--labels", "x.jsonl", "--part", "clip"], UsageError, "--part clip"),
-        (["--dry-run"], UsageError, "say --curriculum single or multi"),
+        (["--dry-run"], UsageError, "add --curriculum single or multi"),
         (["--curriculum", "single", "--labels", "gone.jsonl"], DataError, "gone.jsonl"),
     ],
 )
-def test_what_makes_no_sense_is_said(bench, arguments, error, said):
-    with pytest.raises(error, match=said):
+def test_flags_that_make_no_sense(bench, arguments, error, message):
+    with pytest.raises(error, match=message):
         bench(*arguments)
-
-
-def test_pipelines_without_one(bench, labels):
-    with pytest.raises(UnknownName, match="curriculum"):
-        bench("--curriculum", "single", "--labels", labels("template"), pipeline="mdetr")

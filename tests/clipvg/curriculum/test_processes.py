@@ -1,66 +1,77 @@
-"""Two processes on a CPU, as torchrun starts them, come to the decisions of one that accumulates twice as much."""
+"""Processes on a CPU: two come to the decisions of one, and a killed one resumes with the same decisions and bits."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from PIL import Image
-from small_training import PICTURES, VALIDATION, settings_file  # noqa: F401 - settings_file is a fixture
 from typer.testing import CliRunner
 
 from bench.cli.main import app
+from bench.datasets.shapes import ShapesPictures, make_scene
 
 LIMIT_S = 600  # on a machine full of other work; a few seconds are enough
 
 
 @pytest.fixture
-def validation(tmp_path):
-    """Two scenes as a split of one's own."""
+def command(tiny, tmp_path):
+    """command(out): `bench train --curriculum single` on the rows of four scenes, validated on two others."""
     lines = []
-    for scene in VALIDATION:
-        Image.fromarray(PICTURES.load(scene)).save(tmp_path / scene.file)
+    for scene in (make_scene(2026, "val", i) for i in range(2)):
+        Image.fromarray(ShapesPictures(2026).load(scene)).save(tmp_path / scene.file)
         lines += [{"image": scene.file, "text": e.text, "box_xyxy": e.box} for e in scene.expressions]
     (tmp_path / "val.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return f"file:{tmp_path / 'val.jsonl'}"
+    labels, config = tmp_path / "template.jsonl", tmp_path / "small.toml"
+    make = ["data", "noisy-labels", "--kind", "template", "--limit", "4", "--out", str(labels)]
+    assert CliRunner().invoke(app, make, catch_exceptions=False).exit_code == 0
+    curriculum = "curriculum = { start = 0.0, step = 0.1, low = 0.0, high = 0.1 }"
+    config.write_text(f"[data.shapes]\ntrain = 4\n[train.tiny]\nbatch = 2\nsave_every = 1\nepochs = 2\n{curriculum}")
+    words = ["train", "--pipeline", "tiny", "--split", "shapes-train", "--device", "cpu", "--config", str(config)]
+    words += ["--validate", f"file:{tmp_path / 'val.jsonl'}", "--curriculum", "single", "--labels", str(labels)]
+    return lambda out: [*words, "--json", "--out", str(tmp_path / out)]
 
 
-@pytest.fixture
-def asked(settings_file, validation, tmp_path):  # noqa: F811
-    """asked(out): the words of `bench train --curriculum single` on the 25 rows of four scenes."""
-    labels = tmp_path / "template.jsonl"
-    command = ["data", "noisy-labels", "--kind", "template", "--limit", "4", "--out", str(labels)]
-    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
-    curriculum = {"start": 0.0, "step": 0.02, "low": 0.0, "high": 0.02}
-    config = settings_file(4, batch=2, epochs=1, validate_every=9, curriculum=curriculum)
-    words = ["train", "--pipeline", "clipvg", "--split", "shapes-train", "--device", "cpu", "--config", str(config)]
-    words += ["--validate", validation, "--curriculum", "single", "--labels", str(labels), "--json"]
-    return lambda out: [*words, "--out", str(out)]
+def start(*words):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
 def decided(out):
-    held = json.loads((out / "small.curriculum" / "manifest.json").read_text())
-    (one,) = held["rounds"]
-    tried = [(t["threshold"], t["rows"], round(t["performance"], 2)) for t in one["thresholds"]]
-    return tried, one["chosen"], held["last"]["rows"]
+    manifest = json.loads((out / "small.curriculum" / "manifest.json").read_text())
+    (one,) = manifest["rounds"]
+    trials = [(t["threshold"], t["rows"], round(t["performance"], 2)) for t in one["thresholds"]]
+    return trials, one["chosen"], manifest["last"]["rows"], sorted(p.name for p in (out / "nodes").iterdir())
 
 
-def test_two_processes_decide_as_one(asked, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    done = subprocess.run(
-        [*launcher, "bench.cli.main", *asked(tmp_path / "two")],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=False,
+def test_two_processes_decide_as_one(command, tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "bench.cli.main"]
+    both = start(*launcher, *command("two"))
+    output, errors = both.communicate(timeout=LIMIT_S)
+    assert both.returncode == 0, output + errors
+    printed = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    assert printed == [{"weights": {"network": str(tmp_path / "two/small.safetensors")}}]
+    assert CliRunner().invoke(app, command("one"), catch_exceptions=False).exit_code == 0
+    assert decided(tmp_path / "two") == decided(tmp_path / "one"), (
+        "nodes too: named by rows in a step, not by processes"
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    spoken = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    assert [json.loads(line) for line in spoken] == [{"weights": {"network": str(tmp_path / "two/small.safetensors")}}]
-    alone = CliRunner().invoke(app, asked(tmp_path / "one"), catch_exceptions=False)
-    assert alone.exit_code == 0, alone.output
-    assert decided(tmp_path / "two") == decided(tmp_path / "one")
-    records = [sorted(p.name for p in (tmp_path / name / "nodes").iterdir()) for name in ("two", "one")]
-    assert records[0] == records[1], "nodes are named by rows in a step, not by processes"
+
+
+def test_killed_between_two_steps_it_resumes_with_the_same_bits(command, tmp_path):
+    assert CliRunner().invoke(app, command("whole"), catch_exceptions=False).exit_code == 0
+    process = start("-m", "bench.cli.main", *command("killed"))
+    until = time.monotonic() + LIMIT_S
+    while not list((tmp_path / "killed").rglob("last.pt")) and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "killed" / "small.safetensors").exists()
+    assert CliRunner().invoke(app, command("killed"), catch_exceptions=False).exit_code == 0
+    assert decided(tmp_path / "killed") == decided(tmp_path / "whole")
+    weights = [(tmp_path / out / "small.safetensors").read_bytes() for out in ("whole", "killed")]
+    assert weights[0] == weights[1]

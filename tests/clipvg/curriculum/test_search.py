@@ -6,9 +6,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipvg.curriculum.search import Choice, Grid, Selection, chosen_of, climb, multi_source, single_source, summit
+from clipvg.curriculum.search import (
+    Choice,
+    Grid,
+    Selection,
+    Trial,
+    best_of,
+    chosen_of,
+    climb,
+    multi_source,
+    single_source,
+)
 
 GRID = Grid()
+
+
+def summit(tried: list[tuple[float, float | None]]) -> float | None:
+    """The best threshold of a climb."""
+    best = best_of([Trial(Choice("", "", h), p) for h, p in tried])
+    return best and best.choice.threshold
 
 
 def path(values: dict[float, float | None], grid: Grid = GRID) -> tuple[list[float], float | None]:

@@ -1,0 +1,176 @@
+"""The rows of several sources: which of them a selection keeps, and what a trial is scored on.
+
+A row is known by "SOURCE:ID". The rows of a selection always come in one order, so that a set of rows is one training.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
+
+from bench.boxes import box_area_xyxy
+from bench.datasets.fingerprint import fingerprint, picture_key
+from bench.datasets.label_sources import SourceRows
+from bench.datasets.rows import Row, gather
+from bench.errors import DataError
+from bench.evaluation.validation import Validate, on_split
+from bench.grounding import Box, Expression, Scene
+from bench.training.task import TrainingJob
+from clipvg.curriculum.search import Selection
+from pipelines.language.parse import parse
+
+log = logging.getLogger("bench.train")
+Reliabilities = Mapping[tuple[str, str], Mapping[str, float]]  # (measurer, source) -> row -> IoU
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One source's rows, each once: `rows` (row name -> image and expression) in the order of the file.
+
+    `held_out` names the rows whose images no training uses; `duplicates` counts the copies that were dropped.
+    """
+
+    name: str
+    rows: Mapping[str, tuple[Scene, Expression]]
+    held_out: frozenset[str]
+    duplicates: int
+    entities: float
+
+    @cached_property
+    def to_train(self) -> tuple[Scene, ...]:
+        """The rows that may be trained on, as scenes."""
+        return selected(self.rows.keys() - self.held_out, [self])
+
+
+def pool_of(source: SourceRows, held_out: float = 0.0) -> Pool:
+    """Return a source's rows. The share `held_out` of all images is set aside, the same ones for every source.
+
+    Raises DataError for a source without a row, or whose rows are all held out.
+    """
+    rows: dict[str, tuple[Scene, Expression]] = {}
+    unique: set[tuple[str, str, tuple[float, ...]]] = set()
+    for scene in source.scenes:
+        bare = replace(scene, expressions=())
+        for expression in scene.expressions:
+            content = (scene.file, expression.text, expression.box)
+            if content not in unique:
+                unique.add(content)
+                name = f"{source.name}:{expression.id}"
+                rows[name] = (bare, replace(expression, id=name))
+    if not rows:
+        raise DataError(f"the source {source.name!r} has no rows; give it some, or leave it out")
+    copies = sum(len(scene.expressions) for scene in source.scenes) - len(unique)
+    if copies:
+        log.warning("curriculum: %s: %s rows are copies of others and count once", source.name, f"{copies:,}")
+    aside = frozenset(name for name, (scene, _) in rows.items() if share_of(picture_key(scene.file)) < held_out)
+    if len(aside) == len(rows):
+        raise DataError(f"the source {source.name!r}: all of its {len(rows):,} rows are held out; lower held_out")
+    return Pool(source.name, rows, aside, copies, entities_per_phrase(source))
+
+
+def entities_per_phrase(source: SourceRows) -> float:
+    """Return the mean number of entities in a phrase, by which MSA orders its sources.
+
+    A row's own number counts ("entities" of its provenance), else the names in the phrase's parse, one at least.
+    """
+    counts: list[int] = []
+    for scene in source.scenes:
+        for expression in scene.expressions:
+            count = source.provenance.get(expression.id, {}).get("entities")
+            counts.append(count if isinstance(count, int) else max(1, len(list(parse(expression.text).texts()))))
+    return sum(counts) / len(counts) if counts else 0.0
+
+
+def kept_rows(selection: Selection, pools: Mapping[str, Pool], reliabilities: Reliabilities) -> list[str]:
+    """Return the rows of every choice: reliability of at least the threshold, none held out."""
+    return [
+        row
+        for choice in selection
+        for row, reliability in reliabilities[choice.measurer, choice.source].items()
+        if reliability >= choice.threshold and row not in pools[choice.source].held_out
+    ]
+
+
+def sampled(rows: Iterable[str], share: float) -> list[str]:
+    """Return a share of the rows. A row is in or out by its name, so a larger set's share holds a smaller one's."""
+    return list(rows) if share >= 1 else [row for row in rows if share_of(row) < share]
+
+
+def share_of(name: str) -> float:
+    """Return a number in 0..1 that belongs to a name."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def selected(rows: Collection[str], pools: Iterable[Pool]) -> tuple[Scene, ...]:
+    """Return the rows with these names as scenes, in the order of the pools and their files."""
+    wanted = frozenset(rows)
+    return scenes_of(value for pool in pools for name, value in pool.rows.items() if name in wanted)
+
+
+def scenes_of(rows: Iterable[tuple[Scene, Expression]]) -> tuple[Scene, ...]:
+    """Gather rows by image."""
+    return tuple(gather((Row(s.file, e, s.width, s.height) for s, e in rows), "the labels"))
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionMetric:
+    """Acc@0.5 by the harness's own evaluation, on boxes that count as true; `name` says whose.
+
+    labelled    those of the validation split: the paper's, which uses labels that an unsupervised method has not
+    held-out    the pseudo-boxes of images that no training used
+    agreement   on the same images and phrases, the boxes that each measurer predicts: noise of a source's own boxes
+                is not rewarded, and neither is one measurer's own mistake
+    """
+
+    name: str
+    data: str  # the fingerprint of what it scores
+    validate: Validate
+
+    @property
+    def chosen_on(self) -> str:
+        """Its name in records."""
+        return f"selected on {self.name}"
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What of it a training's result depends on."""
+        return {"criterion": self.name, "data": self.data}
+
+
+def labelled(job: TrainingJob) -> SelectionMetric:
+    """Return Acc@0.5 on the validation split."""
+    return SelectionMetric(f"labelled {job.validation_name}", fingerprint(job.validation), job.validate)
+
+
+def held_out(job: TrainingJob, pools: Collection[Pool]) -> SelectionMetric:
+    """Return Acc@0.5 on the pseudo-boxes of the images held out. Raises DataError when there are none."""
+    return _label_free(job, "held-out pseudo-labels", _held_out(pools))
+
+
+def agreement(
+    job: TrainingJob, pools: Collection[Pool], boxes: Mapping[str, Mapping[str, Box | None]]
+) -> SelectionMetric:
+    """Return the share of held-out phrases, over all measurers, where a network's box has IoU >= 0.5 with a measurer's.
+
+    `boxes` is measurer -> row -> its box, xyxy pixels; a row without one, or with an empty one, does not count.
+    """
+    rows = []
+    for scene in _held_out(pools):
+        bare = replace(scene, expressions=())
+        for expression in scene.expressions:
+            for measurer, predicted in boxes.items():
+                box = predicted.get(expression.id)
+                if box is not None and box_area_xyxy(box) > 0:
+                    rows.append((bare, replace(expression, id=f"{measurer}:{expression.id}", box=box)))
+    return _label_free(job, "agreement between measurers", scenes_of(rows))
+
+
+def _held_out(pools: Collection[Pool]) -> Sequence[Scene]:
+    return selected([row for pool in pools for row in pool.held_out], pools)
+
+
+def _label_free(job: TrainingJob, name: str, scenes: Sequence[Scene]) -> SelectionMetric:
+    return SelectionMetric(name, fingerprint(scenes), on_split(scenes, job.pictures, job.settings))

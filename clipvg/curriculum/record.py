@@ -1,0 +1,213 @@
+"""The record of a curriculum: every decision with its evidence, as JSON, as tables, and as drawings.
+
+manifest.json       everything
+decisions.md        the same for people
+thresholds.svg      thresholds against the score of a training on their rows, for each source
+reliability.svg     the reliability of every source under every measurer (the paper's histograms)
+selected/*.jsonl    the chosen rows of each source, with their reliability
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.datasets.label_sources import SourceRows
+from bench.reporting.charts import Panel, Series, line_chart
+from bench.reporting.histograms import Histogram, histograms
+from bench.runs.files import make_folder, write_atomically
+from clipvg.curriculum.plan import CurriculumOptions
+from clipvg.curriculum.pools import Pool, kept_rows
+from clipvg.curriculum.search import Choice, Round, Selection, Trial, chosen_of
+
+BARS = 25
+FORMAT = 1
+
+
+@dataclass
+class CurriculumLog:
+    """What was done so far. Performances and scores are fractions.
+
+    `reliabilities` is (measurer, source) -> row -> IoU, `trials` selection -> rows, score and node.
+    """
+
+    kind: str
+    options: CurriculumOptions
+    sources: Mapping[str, SourceRows]
+    pools: Mapping[str, Pool]
+    metric: str = ""
+    plan: list[dict[str, Any]] = field(default_factory=list)
+    measurers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reliabilities: dict[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
+    trials: dict[Selection, dict[str, Any]] = field(default_factory=dict)
+    rounds: Sequence[Round] = ()
+    warnings: list[str] = field(default_factory=list)
+    last: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def chosen(self) -> Selection:
+        """The choices of all rounds."""
+        return chosen_of(self.rounds)
+
+    def kept(self, *selection: Choice) -> list[str]:
+        """Return the rows that a selection keeps."""
+        return kept_rows(selection, self.pools, self.reliabilities)
+
+    def finish(self, node: str, result: Mapping[str, Any], score: Mapping[str, float], done: int) -> None:
+        """Add the last training: its node, the result there, and its score on the validation split."""
+        self.last = {
+            "chosen": [asdict(choice) for choice in self.chosen],
+            "rows": len(self.kept(*self.chosen)),
+            "kept": {choice.source: len(self.kept(choice)) for choice in self.chosen},
+            "node": node,
+            "judged": result["score"]["accuracy"],
+            "score": dict(score),
+            "nodes_done_in_this_run": done,
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the record of the weights holds of it."""
+        kept = {name: [self.last["kept"].get(name, 0), len(pool.rows)] for name, pool in self.pools.items()}
+        return {"kind": self.kind, "judged": self.metric, "chosen": self.last["chosen"], "kept": kept}
+
+    def manifest(self) -> dict[str, Any]:
+        """Return all of it as plain JSON."""
+        sources = {
+            name: {
+                "rows": len(pool.rows),
+                "pictures": len({scene.file for scene, _ in pool.rows.values()}),
+                "held_out": len(pool.held_out),
+                "duplicates_dropped": pool.duplicates,
+                "entities_per_phrase": round(pool.entities, 3),
+                "files": [dict(file) for file in self.sources[name].files],
+            }
+            for name, pool in self.pools.items()
+        }
+        return {
+            "format": FORMAT,
+            "kind": self.kind,
+            "judged": self.metric,
+            "options": self.options.model_dump(mode="json"),
+            "sources": sources,
+            "plan": self.plan,
+            "measurers": self.measurers,
+            "reliability": {f"{m} on {s}": _distribution(m, s, rows) for (m, s), rows in self.reliabilities.items()},
+            "rounds": [self._round(number, one) for number, one in enumerate(self.rounds)],
+            "last": self.last,
+            "warnings": self.warnings,
+        }
+
+    def _round(self, number: int, one: Round) -> dict[str, Any]:
+        before = chosen_of(self.rounds[:number])
+
+        def evidence(trial: Trial) -> dict[str, Any]:
+            return {**asdict(trial.choice), **self.trials[(*before, trial.choice)]}
+
+        return {
+            "source": one.source,
+            "measurers": [evidence(trial) for trial in one.measurers],
+            "thresholds": [evidence(trial) for trial in one.thresholds],
+            "chosen": None if one.chosen is None else asdict(one.chosen),
+            "note": "" if one.chosen else "skipped: no row is reliable enough to begin with",
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write all files under `folder`, each whole or not at all. Raises RunError."""
+        make_folder(folder / "selected")
+        manifest = self.manifest()
+        panels = [
+            Histogram(h["measurer"], h["source"], h["histogram"], h["rows"], h["mean"], h["kind"])
+            for h in manifest["reliability"].values()
+        ]
+        files = {
+            "manifest.json": json.dumps(manifest, indent=2) + "\n",
+            "decisions.md": decisions(manifest),
+            "thresholds.svg": thresholds_chart(manifest),
+            "reliability.svg": histograms("Reliability of the labels", panels),
+            **{f"selected/{choice.source}.jsonl": "".join(self._lines(choice)) for choice in self.chosen},
+        }
+        for name, text in files.items():
+            write_atomically(folder / name, text.encode())
+
+    def _lines(self, choice: Choice) -> list[str]:
+        """The rows of one choice in our own format: provenance kept, reliability and measurer added."""
+        pool, source = self.pools[choice.source], self.sources[choice.source]
+        reliability, lines = self.reliabilities[choice.measurer, choice.source], []
+        for name in self.kept(choice):
+            scene, expression = pool.rows[name]
+            own = name.partition(":")[2]
+            added = {"reliability": round(reliability[name], 4), "measurer": choice.measurer}
+            row: dict[str, Any] = {"image": scene.file, "text": expression.text, "box_xyxy": list(expression.box)}
+            row["id"] = own
+            if scene.width and scene.height:
+                row |= {"width": scene.width, "height": scene.height}
+            row["provenance"] = {**source.provenance.get(own, {}), **added}
+            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+        return lines
+
+
+def _distribution(measurer: str, source: str, rows: Mapping[str, float]) -> dict[str, Any]:
+    """H_ij: how reliable a source's rows are under a measurer."""
+    values = np.array(list(rows.values()))
+    counts, _ = np.histogram(values[values > 0], bins=BARS, range=(0, 1))
+    return {
+        "measurer": measurer,
+        "source": source,
+        "kind": "SR" if measurer == source else "CR",
+        "rows": len(values),
+        "mean": round(float(values.mean()), 4),
+        "at_least": {f"{h / 10:g}": round(float((values >= h / 10).mean()), 4) for h in range(11)},
+        "histogram": counts.tolist(),
+    }
+
+
+def decisions(manifest: Mapping[str, Any]) -> str:
+    """Return the decisions as Markdown."""
+    name = {"single": "Single-source", "multi": "Multi-source"}[manifest["kind"]]
+    out = [f"# {name} self-paced adapting", "", f"Trials were {manifest['judged']}; numbers are Acc@0.5 in %.", ""]
+    out += ["| source | rows | entities a phrase | its measurer | kept |", "| --- | ---: | ---: | ---: | ---: |"]
+    for source, counts in manifest["sources"].items():
+        kept = manifest["last"]["kept"].get(source, 0)
+        accuracy = manifest["measurers"][source].get("accuracy")
+        shown = "given" if accuracy is None else f"{100 * accuracy:.1f}"
+        share = f"{kept:,} ({100 * kept / counts['rows']:.0f} %)"
+        out.append(f"| {source} | {counts['rows']:,} | {counts['entities_per_phrase']:.2f} | {shown} | {share} |")
+    for number, one in enumerate(manifest["rounds"], 1):
+        out += ["", f"## {number}. {one['source']}", ""]
+        if one["chosen"] is None:
+            out.append(f"{one['note'].capitalize()}.")
+            continue
+        out += ["| measurer | threshold | rows | trial | |", "| --- | ---: | ---: | ---: | --- |"]
+        trials = {(t["measurer"], t["threshold"]): t for t in one["measurers"] + one["thresholds"]}
+        chosen = (one["chosen"]["measurer"], one["chosen"]["threshold"])
+        for (measurer, threshold), trial in trials.items():
+            score = "no row" if trial["performance"] is None else f"{100 * trial['performance']:.2f}"
+            mark = "chosen" if (measurer, threshold) == chosen else ""
+            out.append(f"| {measurer} | {threshold:g} | {trial['rows']:,} | {score} | {mark} |")
+    last = manifest["last"]
+    out += ["", f"Trained on {last['rows']:,} rows: **{100 * last['score']['accuracy']:.2f}**.", ""]
+    return "\n".join(out + [f"Warning: {warning}" for warning in manifest["warnings"]])
+
+
+def thresholds_chart(manifest: Mapping[str, Any]) -> str:
+    """Draw a panel a round: thresholds across, scores upwards; measurers not taken are dots."""
+    panels = []
+    for number, one in enumerate(manifest["rounds"], 1):
+        lines: dict[str, dict[float, float]] = {}
+        for trial in one["thresholds"] + one["measurers"]:
+            if trial["performance"] is not None:
+                lines.setdefault(trial["measurer"], {})[trial["threshold"]] = 100 * trial["performance"]
+        series = [Series(f"by {m}", sorted(points), [points[h] for h in sorted(points)]) for m, points in lines.items()]
+        end = "skipped"
+        if one["chosen"] is not None:
+            measurer, h = one["chosen"]["measurer"], one["chosen"]["threshold"]
+            series.append(Series("chosen", [h], [lines[measurer][h]]))
+            end = f"{measurer} from {h:g}"
+        title = f"{number}. {one['source']}: {end}"
+        panels.append(Panel(title, "threshold of reliability", "Acc@0.5 of a training on the rows kept, %", series))
+    return line_chart(f"Thresholds tried, {manifest['judged']}", panels)
