@@ -103,14 +103,15 @@ class Curriculum:
         rank = from_environment()
         self.index, self.processes, self.accelerator = rank.index, rank.size, None
         if self.processes > 1:
-            self.accelerator = launch(job, self.full.config.model_copy(update={"track": ""}), job.out)
+            self.accelerator = launch(job, self.full.task.config.model_copy(update={"track": ""}), job.out)
         self.memo = Memo(job.out / "nodes", self._agree, self.index == 0, dry_run)
         self.record = CurriculumLog(kind, self.options, {source.name: source for source in sources}, self.pools)
         self.boxes: dict[str, dict[str, Box | None]] = {}
 
     def run(self) -> Mapping[str, Trained]:
         """Announce the plan, and carry it out; a dry run stops at the first node that is not done."""
-        configs = {"measurer": self.measuring.config, "trial": self.trial.config, "last": self.full.config}
+        kinds = {"measurer": self.measuring, "trial": self.trial, "last": self.full}
+        configs = {name: recipe.task.config for name, recipe in kinds.items()}
         plan = make_plan(tuple(self.pools.values()), configs, self.options, self.memo.records())
         self.record.plan = plan.table()
         for line in plan.lines():
@@ -203,7 +204,7 @@ class Curriculum:
     def _train(self, scenes: tuple[Scene, ...], recipe: Recipe, what: str) -> tuple[str, Result]:
         """Train from scratch on these rows, as a node."""
         rows = fingerprint(scenes)
-        key = {**recipe.identity, "rows": rows, "metric": self.metric.identity}
+        key = {**recipe.identity, "rows": rows, "metric": [self.metric.name, self.metric.data]}
 
         def work(folder: Path) -> Result:
             job = replace(
@@ -228,14 +229,14 @@ class Curriculum:
 
     def _finish(self, node: str, result: Result) -> Mapping[str, Trained]:
         """Give the chosen weights the config's name, score them, and write the record."""
-        name = self.full.config.name
+        name = self.full.task.config.name
         out = self.job.out / f"{name}.safetensors"
         write_atomically(out, (self.memo.folder / node / f"{NAME}.safetensors").read_bytes())
         score = self.job.validate(self._open(self.full.task.options(out)))
         self.record.finish(node, result, score, self.memo.done)
         self.record.write(self.job.out / f"{name}.curriculum")
         notes = {**result["notes"], "chosen_on": self.metric.chosen_on, "curriculum": self.record.summary()}
-        table = self.full.config.model_dump(mode="json") | {"curriculum": self.options.model_dump(mode="json")}
+        table = self.full.task.config.model_dump(mode="json") | {"curriculum": self.options.model_dump(mode="json")}
         (part,) = self.tasks(self.job)
         return {part: Trained(out, table, {key: round(value, 4) for key, value in score.items()}, notes)}
 

@@ -134,11 +134,6 @@ class SelectionMetric:
         """Its name in records."""
         return f"selected on {self.name}"
 
-    @property
-    def identity(self) -> dict[str, str]:
-        """What of it a training's result depends on."""
-        return {"criterion": self.name, "data": self.data}
-
 
 def labelled(job: TrainingJob) -> SelectionMetric:
     """Return Acc@0.5 on the validation split."""

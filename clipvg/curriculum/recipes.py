@@ -10,7 +10,7 @@ from bench.errors import SettingsError, UsageError
 from bench.hashing import find_file, sha256_file
 from bench.runs.shards import from_environment
 from bench.settings import flattened, merged
-from bench.training.config import TrainConfig, batch_plan
+from bench.training.config import batch_plan
 from bench.training.task import TaskFactory, TrainingJob, TrainTask
 
 Tasks = Callable[[TrainingJob], Mapping[str, TaskFactory]]
@@ -26,10 +26,6 @@ class Recipe:
     table: Mapping[str, Any]
     task: TrainTask
     identity: Mapping[str, Any]
-
-    @property
-    def config(self) -> TrainConfig:
-        return self.task.config
 
 
 def make_recipe(job: TrainingJob, tasks: Tasks, key: str = "", changes: Mapping[str, Any] | None = None) -> Recipe:
