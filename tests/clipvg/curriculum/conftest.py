@@ -1,11 +1,10 @@
-"""Sources of a few rows each, and a training of a second: that of tests/tiny_method.py."""
+"""Sources of a few rows each, and a training of a second: that of tests/fixture/small_grounder.py."""
 
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
-import tiny_method
 
 from bench.datasets.label_sources import SourceRows
 from bench.datasets.shapes import ShapesPictures, make_scene
@@ -18,6 +17,7 @@ from clipvg.curriculum.pools import share_of
 
 SCENES = tuple(make_scene(2026, "train", i) for i in range(4))  # 25 expressions
 VALIDATION = tuple(make_scene(2026, "val", i) for i in range(2))
+TABLE = {"epochs": 1, "batch": 4, "reference_batch": 8, "learning_rate": 1e-2, "validate_every": 100}
 EVERY = ("attribute", "location", "relation", "ordinal", "comparison")
 
 
@@ -53,23 +53,16 @@ def sources(source):
 
 
 @pytest.fixture
-def tiny(tmp_path, monkeypatch):
-    """The method `tiny` among the pipelines."""
-    with tiny_method.installed(tmp_path / "site", monkeypatch):
-        yield
-
-
-@pytest.fixture
-def job(tiny, tmp_path):
-    """job(out="out", seed=0, **table): what `bench train --pipeline tiny` hands to a curriculum."""
+def job(tmp_path):
+    """job(out="out", seed=0, **table): what `bench train --pipeline small` hands to a curriculum."""
 
     def make(out="out", *, seed=0, **table):
         context = PipelineContext(
-            name="tiny", dataset="shapes", options={}, folder=tmp_path, home=tmp_path / "home", device="cpu",
+            name="small", dataset="shapes", options={}, folder=tmp_path, home=tmp_path / "home", device="cpu",
             dtype="float32", seed=seed, offline=True, clock=Clock("cpu"), train_scenes=list,
         )  # fmt: skip
         return TrainingJob(
-            scenes=SCENES, pictures=PICTURES, validation=VALIDATION, validation_pictures=PICTURES, recipe=table,
+            scenes=SCENES, pictures=PICTURES, validation=VALIDATION, validation_pictures=PICTURES, recipe=TABLE | table,
             out=tmp_path / out, context=context, validate=on_split(VALIDATION, PICTURES), split_name="shapes-train",
             validation_name="shapes-val", fingerprint="f" * 64,
         )  # fmt: skip

@@ -11,13 +11,15 @@ from bench.errors import DataError, UsageError
 
 
 @pytest.fixture
-def bench(tiny, monkeypatch, tmp_path):
-    """bench(*arguments): `bench train` of the tiny method on three scenes of shapes; what it printed."""
+def bench(monkeypatch, tmp_path):
+    """bench(*arguments): `bench train` of the smallest grounder on three scenes of shapes; what it printed."""
     monkeypatch.setitem(SCENES, "val", 2)
     config = tmp_path / "small.toml"
-    config.write_text("[data.shapes]\ntrain = 3\n[train.tiny]\ncurriculum = { start = 0.1 }")
+    config.write_text(
+        "[data.shapes]\ntrain = 3\n[train.small]\nepochs = 2\nreference_batch = 8\ncurriculum = { start = 0.1 }"
+    )
 
-    def run(*arguments, pipeline="tiny"):
+    def run(*arguments, pipeline="small"):
         common = ["--split", "shapes-train", "--config", str(config), "--device", "cpu", "--out", str(tmp_path / "w")]
         command = ["train", "--pipeline", pipeline, *common, *map(str, arguments)]
         return CliRunner().invoke(app, command, catch_exceptions=False).stdout

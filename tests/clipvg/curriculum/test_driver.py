@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_method import Config, TinyTask, tasks
+from small_grounder import SmallTask, tasks
 
 from bench.errors import DataError, RunError, SettingsError, UsageError
 from bench.training.task import ExternalTraining
@@ -175,7 +175,7 @@ def test_proxies_for_trials_and_the_whole_recipe_for_the_last(job, source, train
     this = job(epochs=3)
     options = {"proxy": {"epochs": 1}, "measurer": {"epochs": 2}, "proxy_rows": 0.5}
     run(this, [source("easy")], "single", **options)
-    epochs = [Config(**job.recipe).epochs for job in trained]
+    epochs = [job.recipe["epochs"] for job in trained]
     assert epochs[0] == 2 and epochs[-1] == 3 and set(epochs[1:-1]) == {1}
     table = manifest(this)
     trials = {trial["threshold"]: trial["rows"] for trial in table["rounds"][0]["thresholds"]}
@@ -259,16 +259,16 @@ class Foreign(ExternalTraining):
         raise AssertionError
 
 
-class Detector(TinyTask):
+class Detector(SmallTask):
     metric = "recall"
 
 
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        (lambda job: {"detector": None, "clip": None}, "one part, and tiny has 2: detector, clip"),
-        (lambda job: {"network": lambda: Foreign(job)}, "cannot use someone's own trainer, which trains tiny"),
-        (lambda job: {"network": lambda: Detector(job)}, "tiny is scored by recall"),
+        (lambda job: {"detector": None, "clip": None}, "one part, and small has 2: detector, clip"),
+        (lambda job: {"network": lambda: Foreign(job)}, "cannot use someone's own trainer, which trains small"),
+        (lambda job: {"network": lambda: Detector(job)}, "small is scored by recall"),
     ],
 )
 def test_methods_it_cannot_train_are_refused_by_name(job, source, tasks, message):
@@ -280,7 +280,7 @@ def test_methods_it_cannot_train_are_refused_by_name(job, source, tasks, message
     ("options", "message"),
     [
         ({"criterion": "agreement"}, "multi"),
-        ({"start": 0.95}, r"\[train.tiny.curriculum\]: .*should lie between"),
+        ({"start": 0.95}, r"\[train.small.curriculum\]: .*should lie between"),
         ({"prxy": {}}, "did you mean 'proxy'"),
         ({"proxy": {"epoch": 1}}, "curriculum.proxy: .*did you mean 'epochs'"),
         ({"measurers": {"esy": "x"}}, "names esy"),

@@ -18,7 +18,7 @@ LIMIT_S = 600  # on a machine full of other work; a few seconds are enough
 
 
 @pytest.fixture
-def command(tiny, tmp_path):
+def command(tmp_path):
     """command(out): `bench train --curriculum single` on the rows of four scenes, validated on two others."""
     lines = []
     for scene in (make_scene(2026, "val", i) for i in range(2)):
@@ -29,14 +29,15 @@ def command(tiny, tmp_path):
     make = ["data", "noisy-labels", "--kind", "template", "--limit", "4", "--out", str(labels)]
     assert CliRunner().invoke(app, make, catch_exceptions=False).exit_code == 0
     curriculum = "curriculum = { start = 0.0, step = 0.1, low = 0.0, high = 0.1 }"
-    config.write_text(f"[data.shapes]\ntrain = 4\n[train.tiny]\nbatch = 2\nsave_every = 1\nepochs = 2\n{curriculum}")
-    words = ["train", "--pipeline", "tiny", "--split", "shapes-train", "--device", "cpu", "--config", str(config)]
+    table = "batch = 2\nreference_batch = 8\nsave_every = 1\nepochs = 2"
+    config.write_text(f"[data.shapes]\ntrain = 4\n[train.small]\n{table}\n{curriculum}")
+    words = ["train", "--pipeline", "small", "--split", "shapes-train", "--device", "cpu", "--config", str(config)]
     words += ["--validate", f"file:{tmp_path / 'val.jsonl'}", "--curriculum", "single", "--labels", str(labels)]
     return lambda out: [*words, "--json", "--out", str(tmp_path / out)]
 
 
 def start(*words):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
         [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
