@@ -2,8 +2,8 @@
 
 Two contrastive losses over the region views that the pipeline itself makes:
 
-    region         text -> region, among the regions of the text's own scene and the whole image. Regions of other scenes
-                   are no candidates: "the red star" is true of many images.
+    region         text -> region, among the regions of the text's own scene and the whole image. Regions of other
+                   scenes are no candidates: "the red star" is true of many images.
     description    region -> description, among all descriptions in the batch, where the split describes its objects
                    ("striped red star"): the same description is the same class.
 """
@@ -45,7 +45,7 @@ class ClipTraining(TrainConfig):
     start_from: str = Field("", description="a tag that open_clip publishes for it, or a file; empty = the pipeline's")
     epochs: int = Field(4, ge=1)
     batch: int = Field(24, ge=1, description="scenes in a step")
-    reference_batch: int = Field(24, ge=1, description="the same number: a step is one forward pass")
+    adapt: Literal["accumulate", "scale", "off"] = "off"
     learning_rate: float = Field(1e-5, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     betas: tuple[float, float] = (0.9, 0.98)
@@ -149,12 +149,13 @@ class ClipTask(TrainTask):
         """Return the two losses, scalars; without descriptions the second is left out."""
         self._limit_scale()
         scale = self.model.logit_scale.exp()
-        regions = self._regions(batch.scenes)
+        regions = encode_regions(self.model, batch.scenes)
         texts = self.model.encode_text(batch.texts, normalize=True)
+        queries = texts.split([len(scene.texts) for scene in batch.scenes])
         # 1. Each text against the regions of its scene: all views together, and each view alone.
         losses = []
-        for scene, vectors, queries in zip(batch.scenes, regions, self._by_scene(texts, batch.scenes), strict=True):
-            logits = scale * (queries @ vectors.transpose(1, 2)).float()  # (V, Q, R + 1)
+        for scene, vectors, mine in zip(batch.scenes, regions, queries, strict=True):
+            logits = scale * (mine @ vectors.transpose(1, 2)).float()  # (V, Q, R + 1)
             target = torch.tensor(scene.referents, device=logits.device)
             losses.append(F.cross_entropy(logits.sum(0), target, reduction="sum"))
             each = F.cross_entropy(logits.flatten(0, 1), target.repeat(len(VIEWS)), reduction="sum")
@@ -178,18 +179,16 @@ class ClipTask(TrainTask):
     @torch.inference_mode()
     def evaluate(self, path: Path | None = None, **share: Any) -> dict[str, float]:
         """Return the share of expressions whose own region ranks first among its scene's, in all and by kind."""
-        model, hits = self.model, defaultdict[str, list[bool]](list)
-        if path is not None:
-            self.model = self._open(str(path.resolve()))[0]
-        self.model.eval()
+        model = self.model if path is None else self._open(str(path.resolve()))[0]
+        hits = defaultdict[str, list[bool]](list)
+        model.eval()
         for scene in (scene for scene in self.job.validation if scene.expressions):
             one = region_sample(scene, self.job.validation_pictures)
-            texts = self.model.encode_text(self._tokens(one.texts).to(self._device), normalize=True)
-            chosen = (texts @ self._regions([one])[0].transpose(1, 2)).sum(0).argmax(-1).tolist()
+            texts = model.encode_text(self._tokens(one.texts).to(self.job.context.device), normalize=True)
+            chosen = (texts @ encode_regions(model, [one])[0].transpose(1, 2)).sum(0).argmax(-1).tolist()
             for expression, choice, own in zip(scene.expressions, chosen, one.referents, strict=True):
                 for kind in (self.metric, expression.kind or "other"):
                     hits[kind].append(choice == own)
-        self.model = model
         return {kind: sum(found) / len(found) for kind, found in sorted(hits.items())}
 
     def save(self, path: Path) -> None:
@@ -201,11 +200,6 @@ class ClipTask(TrainTask):
     def identity(self) -> Mapping[str, str]:
         return {"started from": ", ".join(digest[:12] for digest in self.sha256.values())}
 
-    @property
-    def _device(self) -> torch.device:
-        device: torch.device = self.model.logit_scale.device
-        return device
-
     @torch.no_grad()
     def _limit_scale(self) -> None:
         self.model.logit_scale.clamp_(0, math.log(self.config.largest_scale))
@@ -215,19 +209,18 @@ class ClipTask(TrainTask):
         ids: Tensor = self.tokenizer([text.lower() for text in texts] or [""])[: len(texts)]
         return ids
 
-    def _by_scene(self, texts: Tensor, scenes: Sequence[RegionSample]) -> tuple[Tensor, ...]:
-        return texts.split([len(scene.texts) for scene in scenes])
 
-    def _regions(self, scenes: Sequence[RegionSample]) -> list[Tensor]:
-        """Per scene (V, R + 1, D) unit vectors of its objects' boxes and, last, of the whole image."""
-        preprocessing = open_clip.get_model_preprocess_cfg(self.model)
-        size, device = self.model.visual.image_size, self._device
-        views = []
-        for scene in scenes:
-            whole = (0.0, 0.0, float(scene.picture.shape[1]), float(scene.picture.shape[0]))
-            boxes = np.concatenate([scene.boxes, [whole]])
-            views.append(make_views(scene.picture, boxes, VIEWS, size if isinstance(size, int) else size[0], 0.0, device))
-        pixels = torch.cat(views, dim=1)  # (V, sum of R + 1, 3, S, S)
-        mean, std = (torch.tensor(preprocessing[k], device=device).view(3, 1, 1) for k in ("mean", "std"))
-        vectors = self.model.encode_image(((pixels - mean) / std).flatten(0, 1), normalize=True)
-        return list(vectors.unflatten(0, pixels.shape[:2]).split([len(s.boxes) + 1 for s in scenes], dim=1))
+def encode_regions(model: Any, scenes: Sequence[RegionSample]) -> list[Tensor]:
+    """Return for each scene unit vectors (V, R + 1, D) of its objects' boxes and, last, of the whole image."""
+    preprocessing, device = open_clip.get_model_preprocess_cfg(model), model.logit_scale.device
+    size = preprocessing["size"]
+    side = int(size if isinstance(size, int) else size[0])
+    views = []
+    for scene in scenes:
+        height, width = scene.picture.shape[:2]
+        boxes = np.concatenate([scene.boxes, [(0.0, 0.0, float(width), float(height))]])
+        views.append(make_views(scene.picture, boxes, VIEWS, side, 0.0, device))
+    pixels = torch.cat(views, dim=1)  # (V, sum of R + 1, 3, S, S)
+    mean, std = (torch.tensor(preprocessing[key], device=device).view(3, 1, 1) for key in ("mean", "std"))
+    vectors = model.encode_image(((pixels - mean) / std).flatten(0, 1), normalize=True)
+    return list(vectors.unflatten(0, pixels.shape[:2]).split([len(scene.boxes) + 1 for scene in scenes], dim=1))

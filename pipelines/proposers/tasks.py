@@ -6,7 +6,6 @@ Both fine-tune: they go on from any weights that their proposer opens, by defaul
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -32,8 +31,6 @@ from pipelines import weights
 from pipelines.proposers import detr, ssd
 from pipelines.proposers.objects import ObjectDataset, Objects, Sample, class_names, collate, recall
 from pipelines.proposers.opening import open_proposer
-from pipelines.proposers.proposals import Proposer
-
 
 log = logging.getLogger("bench.train")
 
@@ -44,7 +41,7 @@ class DetectorTraining(TrainConfig):
     start_from: str = Field("", description="weights that the proposer opens; empty = those of the pipeline")
     scenes: int = Field(0, ge=0, description="images of the split to train on; 0 = all")
     batch: int = Field(16, ge=1, description="images in a step")
-    reference_batch: int = Field(16, ge=1, description="the same number: a step is one forward pass")
+    adapt: Literal["accumulate", "scale", "off"] = "off"
     weight_decay: float = Field(1e-4, ge=0)
     schedule_by: Literal["epoch", "step"] = "step"
     clip_norm: float = Field(0.1, ge=0)
