@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from clipvg.training.recipe import ClipVGRecipe
 from documented import PAGES, blocks, commands, refusal
 
 from bench import registry
@@ -22,7 +23,6 @@ from bench.reporting.table import row
 from bench.runs.record import read_record
 from bench.settings import PROJECT, RunSettings, load_settings
 from bench.verbs.single import Single
-from clipvg.training.recipe import ClipVGRecipe
 
 PAGE = (PROJECT / "docs" / "machine-output.md").read_text(encoding="utf-8")
 

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from clipvg.training.order import Order, micros
 from clipvg.training.recipe import ClipVGRecipe, pace_of
+from hypothesis import given
+from hypothesis import strategies as st
 
 ROWS, EFFECTIVE = 22, 8
 
