@@ -9,12 +9,12 @@ from functools import cache
 import open_clip
 import pytest
 import torch
-from bench.trainable import TrainingJob
-from clipvg.training.recipe import ClipVGRecipe
-from clipvg.training.rows import Rows
 
 from bench.datasets.shapes import ShapesPictures, make_scene
 from bench.evaluation.validation import on_split
+from bench.trainable import TrainingJob
+from clipvg.training.recipe import ClipVGRecipe
+from clipvg.training.rows import Rows
 from pipelines import weights
 from pipelines.clip.encoder import empty_model
 

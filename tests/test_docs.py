@@ -10,7 +10,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from clipvg.training.recipe import ClipVGRecipe
 from documented import PAGES, blocks, commands, refusal
 
 from bench import registry
@@ -23,6 +22,7 @@ from bench.reporting.table import row
 from bench.runs.record import read_record
 from bench.settings import PROJECT, RunSettings, load_settings
 from bench.verbs.single import Single
+from clipvg.training.recipe import ClipVGRecipe
 
 PAGE = (PROJECT / "docs" / "machine-output.md").read_text(encoding="utf-8")
 

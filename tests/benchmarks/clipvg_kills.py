@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from clipvg.training.recipe import ClipVGRecipe
 
 from bench.datasets.shapes import ShapesPictures, make_scene
+from clipvg.training.recipe import ClipVGRecipe
 from pipelines import weights
 from pipelines.clip.encoder import empty_model
 

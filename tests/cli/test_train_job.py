@@ -4,7 +4,6 @@ import json
 import logging
 
 import pytest
-from bench.trainable import Trained
 from fake_world import HashPipeline
 from typer.testing import CliRunner
 
@@ -15,6 +14,7 @@ from bench.datasets.shapes import SCENES
 from bench.errors import DataError, UsageError
 from bench.runs.shards import from_environment
 from bench.settings import load_settings
+from bench.trainable import Trained
 
 NOTES = {"best": {"epoch": 7, "chosen_on": "shapes-val", "accuracy": 0.5}}
 

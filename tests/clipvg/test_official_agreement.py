@@ -6,9 +6,6 @@ import numpy as np
 import plain_clipvg
 import pytest
 import torch
-from clipvg.training.first_step import first_step
-from clipvg.training.objective import Batch, Objective
-from clipvg.training.recipe import ClipVGRecipe
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +13,9 @@ from bench.grounding import Expression, LoadedScene, Query, Scene
 from clipvg.model.text import PAD, text_features
 from clipvg.pipeline import clipvg
 from clipvg.preprocessing import Canvas, integer_box, letterboxed, masked_patches, stacked
+from clipvg.training.first_step import first_step
+from clipvg.training.objective import Batch, Objective
+from clipvg.training.recipe import ClipVGRecipe
 
 CPU = torch.device("cpu")
 NOISE = 5e-5  # of float32, of a picture's side; the small network is a loud one

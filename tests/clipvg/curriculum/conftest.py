@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench.trainable import Source
 from small_training import SCENES, clip_weights, job, one_tokenizer, recipe, same, table  # noqa: F401 - fixtures
 
+from bench.trainable import Source
 from clipvg.curriculum import driver
 from clipvg.curriculum.rows import share_of
 

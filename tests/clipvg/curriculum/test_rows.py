@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from bench.trainable import Source
 from small_training import SCENES
 
 from bench.errors import DataError
+from bench.trainable import Source
 from clipvg.curriculum.rows import (
     entities_per_phrase,
     in_order,

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from clipvg.training.feeding import AT_ONCE, Kept, Words, on_device
-from clipvg.training.order import Micro, Order, micros
 
 from clipvg.model.network import ClipVG
 from clipvg.model.text import text_features
+from clipvg.training.feeding import AT_ONCE, Kept, Words, on_device
+from clipvg.training.order import Micro, Order, micros
 from pipelines.clip.encoder import empty_model
 
 CPU = torch.device("cpu")

@@ -5,9 +5,9 @@ from xml.etree import ElementTree
 
 import accelerate.utils
 import pytest
-from clipvg.training.history import History, usable_tracker
 
 from bench.errors import MissingPackage
+from clipvg.training.history import History, usable_tracker
 
 LOSS = {"loss": 2.0, "l1": 0.9, "giou": 1.1, "auxiliary": 0.0}
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
+
 from clipvg.training import history, stepping, trainer
 from clipvg.training.trainer import Training, train
-
 from pipelines.weights import read_safetensors
 
 TIMES = {"seconds", "rows_per_second", "waiting"}

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from clipvg.training.order import Order, micros
-from clipvg.training.recipe import ClipVGRecipe, pace_of
 from hypothesis import given
 from hypothesis import strategies as st
+
+from clipvg.training.order import Order, micros
+from clipvg.training.recipe import ClipVGRecipe, pace_of
 
 ROWS, EFFECTIVE = 22, 8
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from clipvg.training.order import Micro, Order
-from clipvg.training.rows import drawn_ahead
 
 from bench.datasets.jsonl import read_jsonl
 from bench.errors import DataError, PictureError
 from bench.grounding import Expression, Scene
 from clipvg.augmentation import Augment
+from clipvg.training.order import Micro, Order
+from clipvg.training.rows import drawn_ahead
 
 SAFE = Augment(crop="safe", blur_share=0.5, flip_share=0.5)
 

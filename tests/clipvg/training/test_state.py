@@ -5,9 +5,9 @@ import os
 
 import pytest
 import torch
-from clipvg.training.state import State, averaged, follow, load, save
 
 from bench.errors import RunError
+from clipvg.training.state import State, averaged, follow, load, save
 
 IDENTITY = {"rows": "abc", "seed": "0", "learning_rate": "0.001"}
 

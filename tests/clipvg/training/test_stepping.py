@@ -7,14 +7,14 @@ import re
 import pytest
 import torch
 from accelerate import Accelerator
+
+from bench.errors import DeviceError
+from clipvg.model.network import POSITIONS, ClipVG
 from clipvg.training.feeding import Words, on_device
 from clipvg.training.objective import Objective
 from clipvg.training.order import Order, micros
 from clipvg.training.recipe import ClipVGRecipe, pace_of
 from clipvg.training.stepping import NotFiniteError, Stepper, precision, spread
-
-from bench.errors import DeviceError
-from clipvg.model.network import POSITIONS, ClipVG
 from pipelines.clip.encoder import empty_model
 
 CPU = torch.device("cpu")

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from clipvg.training import stepping, trainer
-from clipvg.training.trainer import train
 
 from bench.errors import RunError, SettingsError, UnknownName, WeightsError
 from bench.grounding import LoadedScene
 from clipvg.pipeline import clipvg
+from clipvg.training import stepping, trainer
+from clipvg.training.trainer import train
 from pipelines.weights import read_safetensors
 
 

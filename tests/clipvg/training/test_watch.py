@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from clipvg.training.recipe import ClipVGRecipe, pace_of
 from clipvg.training.watch import Watch
 

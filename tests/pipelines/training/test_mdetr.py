@@ -5,13 +5,13 @@ import logging
 
 import pytest
 import torch
-from bench.trainable import TrainingJob
 
 from bench.datasets.shapes import ShapesPictures, make_scene
 from bench.errors import DataError, SettingsError, UnknownName
 from bench.evaluation.validation import on_split
 from bench.grounding import LoadedScene, Query
 from bench.settings import load_settings
+from bench.trainable import TrainingJob
 from pipelines.mdetr.config import MdetrConfig
 from pipelines.mdetr.model import Mdetr
 from pipelines.mdetr.pipeline import mdetr
