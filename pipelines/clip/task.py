@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import open_clip
@@ -116,13 +116,14 @@ class ClipTask(TrainTask):
 
     loss_scope = "batch"
     metric = "region_accuracy"
-    loss_weights: ClassVar[Mapping[str, float]] = {"region": 1.0, "description": 1.0}
     config: ClipTraining
+    model: Any  # a CLIP of open_clip
 
     def __init__(self, job: TrainingJob) -> None:
         super().__init__(job)
+        self.loss_weights = {"region": 1.0, "description": 1.0}
         config = parse_table(ClipTraining, dict(job.recipe), f"bench.toml [train.{job.context.name}.clip]")
-        own = ClipOptions(**job.context.options.get("clip", {}))
+        own = parse_table(ClipOptions, job.context.options.get("clip", {}), f"[pipelines.{job.context.name}.clip]")
         names = {"model": config.model or own.model, "start_from": config.start_from or own.pretrained}
         self.config = config.model_copy(update=names)
         torch.manual_seed(job.context.seed)

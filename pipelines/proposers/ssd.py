@@ -125,7 +125,7 @@ def read_model(path: Path) -> tuple[SSD, tuple[str, ...], Architecture]:
         state, metadata = weights.read_safetensors(path)
         if metadata.get("format") != FORMAT:
             raise WeightsError(f"{path}: not a detector of `bench train` (its metadata has no format {FORMAT!r})")
-        architecture = {key: metadata[key] for key in ("plan", "torchvision") if key in metadata}
+        architecture = {key: value for key, value in metadata.items() if key in ("plan", "torchvision")}
         model = build(architecture, len(metadata["names"]), str(path))
         weights.load_strictly(model, state, str(path))
         return model, ("", *metadata["names"]), architecture

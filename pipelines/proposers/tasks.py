@@ -62,6 +62,7 @@ class DetectorTask(TrainTask):
     loss_scope = "batch"
     metric = "recall@0.5"
     config: DetectorTraining
+    model: Any  # the proposer's
 
     def __init__(self, job: TrainingJob) -> None:
         where = f"bench.toml [train.{job.context.name}.detector]"
@@ -138,7 +139,10 @@ class DetrTask(DetectorTask):
 
     Config = DetrTraining
     kind, backbone = "detr", "model.backbone"
-    loss_weights: ClassVar[Mapping[str, float]] = {"detection": 1.0}
+
+    def __init__(self, job: TrainingJob) -> None:
+        super().__init__(job)
+        self.loss_weights = {"detection": 1.0}
 
     def _known(self, opened: Any) -> list[str]:
         return [opened.names[index] for index in sorted(opened.names)]

@@ -42,7 +42,8 @@ class YoloTraining(ExternalTraining):
 
     def __init__(self, job: TrainingJob) -> None:
         recipe = parse_table(YoloRecipe, dict(job.recipe), f"bench.toml [train.{job.context.name}.detector]")
-        proposer = YoloOptions(**{k: v for k, v in job.context.options.get("proposer", {}).items() if k != "kind"})
+        table = {key: value for key, value in job.context.options.get("proposer", {}).items() if key != "kind"}
+        proposer = parse_table(YoloOptions, table, f"[pipelines.{job.context.name}.proposer]")
         start, side = recipe.start_from or proposer.weights, recipe.image_size or proposer.image_size
         self.recipe = recipe.model_copy(update={"start_from": start, "image_size": side})
         super().__init__(replace(job, scenes=job.scenes[: recipe.scenes or None]))

@@ -7,6 +7,7 @@ from trained import check_one_process, check_resumes, weights_of
 from bench.errors import SettingsError, UsageError, WeightsError
 from bench.grounding import LoadedScene
 from bench.settings import load_settings
+from bench.training.gradient_check import gradient_check
 from bench.training.jobs import train_pipeline
 from bench.training.trainer import train
 from pipelines import weights
@@ -106,6 +107,20 @@ def test_a_trained_clip_opens(make, context):
     assert {"region_accuracy", "attribute"} <= made.score.keys() and made.recipe["model"] == "tiny-clip"
     encoder = ClipEncoder(ClipOptions(model="tiny-clip", pretrained=str(made.path)), context())
     assert encoder.encode_texts(["the red star"]).shape == (1, 96)
+
+
+def test_the_first_step_of_a_batch_is_taken_whole(make):
+    """The check's loss is that of all scenes together, and so are its gradients."""
+    found = gradient_check(make("ssd-clip", "clip"))
+    task = make("ssd-clip", "clip")
+    data = task.dataset(augment=False)
+    terms = task.losses(task.collate([data.sample(0, row) for row in range(len(data))]), torch.Generator())
+    assert found["rows"] == len(data) and found["loss"] == pytest.approx(
+        sum(t.item() for t in terms.values()), rel=1e-5
+    )
+    sum(terms.values()).backward()
+    expected = task.model.visual.conv1.weight.grad.norm().item()
+    assert found["gradient_norms"]["visual.conv1.weight"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(("pipeline", "part"), PARTS)

@@ -107,11 +107,12 @@ def test_nothing_is_fetched_for_the_backbone(context, saved, monkeypatch):
 
 
 def test_every_family_fine_tunes(context, job, saved, tmp_path):
-    """A step by its own losses, images of several sizes in a batch; the file opens with the model's own processor."""
+    """A bfloat16 step on images of several sizes; the file opens with the model's own processor."""
     task = DetrTask(job("detr-clip", start_from=str(saved[0])))
     data = task.dataset()
     batch = task.collate([data.sample(0, index) for index in range(3)])
-    terms = task.losses(batch, torch.Generator())
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = task.losses(batch, torch.Generator())
     terms["detection"].backward()
     assert all(torch.isfinite(term) for term in terms.values()) and "loss_bbox" in terms
     with torch.no_grad():
