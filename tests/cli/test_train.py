@@ -11,8 +11,8 @@ from bench.errors import SettingsError, UsageError
 from pipelines.weights import read_safetensors
 
 
-def train(*arguments):
-    result = CliRunner().invoke(app, ["train", "--pipeline", "yolo-clip", *arguments, "--json"], catch_exceptions=False)
+def train(*arguments, pipeline="yolo-clip"):
+    result = CliRunner().invoke(app, ["train", "--pipeline", pipeline, *arguments, "--json"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout.strip().splitlines()[-1])["weights"]
 
@@ -47,6 +47,14 @@ def test_the_detector(tmp_path, few):
     record = json.loads((tmp_path / "yolo.json").read_text())
     assert made == {"detector": str(tmp_path / "yolo.safetensors")}
     assert record["recipe"]["image_size"] == 96 and 0 <= record["score"]["recall@0.5"] <= 1
+
+
+def test_the_shipped_clipvg_goes_on(tmp_path, few):
+    """What bench.toml says of `shapes` is all it takes; the record names the weights it started from."""
+    train("--split", "shapes-train", "--config", str(few), "--out", str(tmp_path), pipeline="clipvg")
+    record = json.loads((tmp_path / "clipvg.json").read_text())
+    assert record["started_from"]["pipeline"] == "clipvg" and record["recipe"]["epochs"] == 2
+    assert read_safetensors(tmp_path / "clipvg.safetensors")[1]["config"]["layers"] == 4
 
 
 def test_mistakes(few, tmp_path):
