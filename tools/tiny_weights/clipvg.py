@@ -43,6 +43,7 @@ class TinyClipVGTask(ClipVGTask):
 
     Config = TinyClipVGTraining
     config: TinyClipVGTraining
+    model: ClipVG
 
     def __init__(self, job: TrainingJob) -> None:
         super().__init__(job)

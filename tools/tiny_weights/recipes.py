@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,7 @@ def run(part: str, out: Path, seed: int = 0, device: str = "auto", changes: Mapp
     Raises SettingsError, and what training raises.
     """
     if part == "mdetr":
-        from tools.tiny_weights import mdetr
-
-        made: Path = mdetr.run(out, seed, device, changes or {})
+        made: Path = import_module("tools.tiny_weights.mdetr").run(out, seed, device, changes or {})
         return made
     table = recipe(part, changes or {})
     scenes = table.pop("shapes", None)  # of the train split; None = as bench.toml says
