@@ -10,7 +10,9 @@ A pipeline of this kind is an entry point that names `two_stage`, and a table of
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,6 +24,9 @@ from pipelines.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.clip.ranking import Float, Ranker, RankerOptions
 from pipelines.proposers.opening import open_proposer
 from pipelines.proposers.proposals import Proposals, Proposer
+
+if TYPE_CHECKING:
+    from bench.training.task import TaskFactory, TrainingJob
 
 
 class TwoStageOptions(BaseModel):
@@ -117,3 +122,30 @@ def two_stage(context: PipelineContext) -> TwoStage:
     proposer = open_proposer(options.proposer, f"bench.toml [pipelines.{context.name}.proposer]", context)
     encoders = [ClipEncoder(clip, context) for clip in (options.clip, *options.ensemble)]
     return TwoStage(proposer, Ranker(options.ranker, encoders, context.clock), options, context)
+
+
+DETECTORS = {  # kind of proposer -> its training
+    "yolo": "pipelines.proposers.yolo_training:YoloTraining",
+    "ssd": "pipelines.proposers.tasks:SsdTask",
+    "detr": "pipelines.proposers.tasks:DetrTask",
+}
+
+
+def tasks(job: TrainingJob) -> dict[str, TaskFactory]:
+    """Return the trainings of a pipeline's detector, by the kind of its proposer, and of its CLIP.
+
+    [train.NAME.PART] of bench.toml is a part's config. Raises SettingsError for a table of another part.
+    """
+    kind = job.context.options.get("proposer", {}).get("kind")
+    parts = {"detector": DETECTORS[kind]} if kind in DETECTORS else {}
+    parts["clip"] = "pipelines.clip.task:ClipTask"
+    if unknown := job.recipe.keys() - parts.keys():
+        raise SettingsError(
+            f"bench.toml [train.{job.context.name}]: unknown key {min(unknown)!r}; parts: {list(parts)}"
+        )
+
+    def factory(part: str) -> TaskFactory:
+        module, _, name = parts[part].partition(":")
+        return lambda: getattr(import_module(module), name)(replace(job, recipe=job.recipe.get(part, {})))
+
+    return {part: factory(part) for part in parts}

@@ -7,7 +7,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.errors import WeightsError
 from bench.grounding import PipelineContext
@@ -17,6 +17,7 @@ from bench.runs.files import make_folder, write_atomically
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+Module = TypeVar("Module", bound="nn.Module")
 SHOWN = 6  # keys of each kind in a diff
 MANY_ROWS = 4096  # of a table that may be kept sparse
 
@@ -160,6 +161,13 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str, as
         detail = "; ".join(p for p in problems if p)
         raise WeightsError(f"{where}: weights of another architecture than {type(module).__name__}: {detail}")
     module.load_state_dict(dict(state), strict=True, assign=assign)
+
+
+def load_matching(module: Module, state: Mapping[str, Tensor]) -> Module:
+    """Load the tensors of `state` that have the name and shape of the module's, for fine-tuning with another head."""
+    own = module.state_dict()
+    module.load_state_dict({k: t for k, t in state.items() if k in own and own[k].shape == t.shape}, strict=False)
+    return module
 
 
 def _listed(what: str, keys: list[str]) -> str:

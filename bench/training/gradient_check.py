@@ -31,14 +31,17 @@ def gradient_check(task: TrainTask) -> dict[str, Any]:
     data, rng = task.dataset(augment=False), torch.Generator(device).manual_seed(0)
     sums: dict[str, float] = defaultdict(float)
     boxes: list[list[float]] = []
-    for start in range(0, len(data), AT_ONCE):
-        batch = task.collate([data.sample(0, row) for row in range(start, min(start + AT_ONCE, len(data)))])
+    # A loss that compares the samples of a batch is taken over all of them at once, and is no sum over samples.
+    apart = task.loss_scope == "sample"
+    size, total = (AT_ONCE, len(data)) if apart else (len(data), 1)
+    for start in range(0, len(data), size):
+        batch = task.collate([data.sample(0, row) for row in range(start, min(start + size, len(data)))])
         terms = task.losses(batch.to(device), rng)
         losses = weighted(terms, task.loss_weights)
-        (losses.sum() / len(data)).backward()
+        (losses.sum() / total).backward()
         for name, term in {"loss": losses, **terms}.items():
             if name not in BOXES:
-                sums[name] += term.detach().double().sum().item() / len(data)
+                sums[name] += term.detach().double().sum().item() / total
         if "boxes" in terms:
             boxes += terms["boxes"].detach().double().tolist()
     norms = {name: float(p.grad.double().norm()) if p.grad is not None else 0.0 for name, p in named.items()}

@@ -17,7 +17,7 @@ from bench.runs.files import Appender, write_atomically
 
 T = TypeVar("T")
 log = logging.getLogger("bench.train")
-SCORES = ("accuracy", "mean_iou")
+SCORES = {"accuracy": "Acc@0.5", "mean_iou": "mean IoU", "region_accuracy": "accuracy among true regions"}
 
 
 class TrainingLog:
@@ -53,8 +53,7 @@ class TrainingLog:
         if scores := [line for line in self.lines if "loss" not in line]:
             epochs = [line["epoch"] for line in scores]
             shown = [key for key in scores[0] if key in SCORES or key.startswith("recall")]
-            titles = {"accuracy": "Acc@0.5", "mean_iou": "mean IoU"}
-            series = tuple(Series(titles.get(k, k), epochs, [100 * line[k] for line in scores]) for k in shown)
+            series = tuple(Series(SCORES.get(k, k), epochs, [100 * line[k] for line in scores]) for k in shown)
             panels.append(Panel("Validation", "epoch", "%", series))
         write_atomically(self.curves, line_chart(self.title, panels).encode())
 

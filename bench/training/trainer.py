@@ -80,9 +80,10 @@ class Trainer:
         self.name = self.job.context.name
         self.plan = batch_plan(self.config, accelerator.num_processes)
         if task.loss_scope == "batch" and (self.plan.accumulate > 1 or accelerator.num_processes > 1):
+            whole = self.plan.batch * self.plan.accumulate
             raise UsageError(
                 f"{self.name}: its loss compares the samples of a whole batch, so gradients of parts do not add up: "
-                f"start one process, and set batch={self.config.reference_batch} or a smaller reference_batch"
+                f"start one process, and set batch={whole} or a smaller reference_batch"
             )
         self.data = MicroBatches(task, task.dataset())
         self.sampler = StepSampler(len(self.data.dataset), self.plan.effective, self.job.context.seed)

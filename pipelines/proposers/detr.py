@@ -8,12 +8,14 @@ forward pass, so a picture's boxes do not depend on its neighbours.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, RTDetrImageProcessor
@@ -114,8 +116,8 @@ class DetrProposer(Proposer):
 
 
 def read_model(path: Path) -> tuple[Any, Any]:
-    """A model of `bench train` and its processor, from a .safetensors whose metadata holds the configuration and the
-    side of the square that pictures are squashed to. Raises WeightsError.
+    """A model of `bench train` and its processor, from a .safetensors whose metadata holds the configuration, and its
+    processor's or the side of the square that pictures are squashed to. Raises WeightsError.
     """
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: expected a .safetensors of `bench train`; for other weights name their folder")
@@ -124,12 +126,30 @@ def read_model(path: Path) -> tuple[Any, Any]:
         raise WeightsError(f"{path}: not a detector of `bench train` (its metadata has no format {FORMAT!r})")
     model = build(metadata["config"])
     weights.load_strictly(model, state, str(path))
-    return model, square(metadata["image_size"])
+    if "processor" not in metadata:
+        return model, square(metadata["image_size"])
+    name = metadata["processor"].get("image_processor_type")
+    kind = getattr(transformers, str(name), None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.BaseImageProcessor)):
+        raise WeightsError(f"{path}: its metadata names {name!r}, which is no image processor of transformers")
+    return model, kind.from_dict(metadata["processor"])
+
+
+def write_model(path: Path, model: Any, processor: Any, metadata: Mapping[str, Any]) -> None:
+    """Write a file that `read_model` opens: float16 weights, configuration and processor in the metadata."""
+    held = {"format": FORMAT, "config": table_of(model), "processor": json.loads(processor.to_json_string())}
+    weights.write_safetensors(path, model.state_dict(), held | dict(metadata))
 
 
 def build(config: Mapping[str, Any]) -> Any:
     """The architecture a configuration describes (`model_type` and its fields), with random weights."""
     return AutoModelForObjectDetection.from_config(AutoConfig.for_model(**config))
+
+
+def table_of(model: Any) -> dict[str, Any]:
+    """Return a model's configuration as `build` takes it; the backbone's weights come with the model's."""
+    table: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
+    return table | {"use_pretrained_backbone": False} if "use_pretrained_backbone" in table else table
 
 
 def square(side: int) -> RTDetrImageProcessor:

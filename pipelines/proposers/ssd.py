@@ -29,6 +29,7 @@ from pipelines.proposers.small_ssd import SsdPlan, small_ssd
 
 FORMAT = "bench-ssd"
 PUBLISHED = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")  # torchvision's; each has weights COCO_V1
+Architecture = Mapping[str, Any]  # {"plan": of a small SSD} or {"torchvision": one of its names}
 CANDIDATES = 400  # boxes of a picture that go into the suppression, as in torchvision's ssd300_vgg16
 
 
@@ -60,7 +61,7 @@ class SsdProposer(Proposer):
         path = _find(options.weights, context)
         said = f"{options.weights}/{path.name}" if options.weights in PUBLISHED else path.name
         self.sha256 = {said: sha256_file(path)}
-        self.model, self.names = read_model(path)
+        self.model, self.names, self.architecture = read_model(path)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.model = self.model.eval().to(self.device)
         self.accelerated = context.acceleration.apply(self.model, [self.model.backbone, self.model.head])
@@ -115,25 +116,43 @@ def raw_outputs(model: SSD, images: ImageList, dtype: torch.dtype) -> tuple[dict
     return {name: out.float() for name, out in head.items()}, anchors
 
 
-def read_model(path: Path) -> tuple[SSD, tuple[str, ...]]:
-    """An SSD and its class names, the background first: our .safetensors (its plan is in the metadata), or a state
-    dict of one of torchvision's architectures, told by its keys. Raises WeightsError.
+def read_model(path: Path) -> tuple[SSD, tuple[str, ...], Architecture]:
+    """An SSD, its class names with the background first, and what it is built from: our .safetensors (all of it in the
+    metadata), or a state dict of one of torchvision's architectures, told by its keys. Raises WeightsError.
     """
     if path.suffix == ".safetensors":
         state, metadata = weights.read_safetensors(path)
         if metadata.get("format") != FORMAT:
             raise WeightsError(f"{path}: not a detector of `bench train` (its metadata has no format {FORMAT!r})")
-        plan = parse_table(SsdPlan, metadata["plan"], f"{path}: plan")
-        model = small_ssd(plan, len(metadata["names"]))
+        architecture = {key: value for key, value in metadata.items() if key in ("plan", "torchvision")}
+        model = build(architecture, len(metadata["names"]), str(path))
         weights.load_strictly(model, state, str(path))
-        return model, ("", *metadata["names"])
+        return model, ("", *metadata["names"]), architecture
     state = weights.read_state_dict(path)
     with torch.device("meta"):  # no time is spent on random weights
         models = {name: get_model(name, weights=None, weights_backbone=None) for name in PUBLISHED}
     name = max(PUBLISHED, key=lambda n: len(models[n].state_dict().keys() & state.keys()))
     model = models[name].to_empty(device="cpu")
     weights.load_strictly(model, state, f"{path} (read as {name})")
-    return model, tuple(get_model_weights(name)["COCO_V1"].meta["categories"])
+    return model, tuple(get_model_weights(name)["COCO_V1"].meta["categories"]), {"torchvision": name}
+
+
+def write_model(
+    path: Path, model: SSD, architecture: Architecture, names: Sequence[str], metadata: Mapping[str, Any]
+) -> None:
+    """Write a file that `read_model` opens; `names` are without the background."""
+    held = {"format": FORMAT, **architecture, "names": list(names)}
+    weights.write_safetensors(path, model.state_dict(), held | dict(metadata))
+
+
+def build(architecture: Architecture, classes: int, where: str) -> SSD:
+    """Return the network with random weights; `classes` does not count the background. Raises WeightsError."""
+    if "plan" in architecture:
+        return small_ssd(parse_table(SsdPlan, architecture["plan"], f"{where}: plan"), classes)
+    if architecture.get("torchvision") not in PUBLISHED:
+        raise WeightsError(f"{where}: its metadata names no SSD; expected a plan, or one of torchvision's {PUBLISHED}")
+    model: SSD = get_model(architecture["torchvision"], weights=None, weights_backbone=None, num_classes=classes + 1)
+    return model
 
 
 def _find(name: str, context: PipelineContext) -> Path:

@@ -25,6 +25,7 @@ from bench.settings import parse_table
 from pipelines import weights
 from pipelines.proposers.proposals import Proposals, Proposer, tidy
 
+FORMAT = "bench-yolo"
 GREY = 114 / 255  # what ultralytics pads with
 
 
@@ -53,7 +54,7 @@ class YoloProposer(Proposer):
     def __init__(self, options: YoloOptions, context: PipelineContext) -> None:
         self.options = options
         self.device = torch.device(context.device)
-        path = _find(options.weights, context)
+        path = find(options.weights, context)
         self.sha256 = {path.name: sha256_file(path)}
         model = read_model(path)
         self.names: dict[int, str] = {int(k): v for k, v in dict(model.names).items()}
@@ -138,7 +139,8 @@ def _scaled(shape: Sequence[int], long_side: int) -> tuple[int, int]:
     return max(1, round(shape[0] * ratio)), max(1, round(shape[1] * ratio))
 
 
-def _find(name: str, context: PipelineContext) -> Path:
+def find(name: str, context: PipelineContext) -> Path:
+    """Return the file of detection weights, fetched by name if need be. Raises WeightsError."""
     path = find_file(name, context)
     if path is not None:
         return path
@@ -188,8 +190,8 @@ def read_model(path: Path) -> Any:
 
     if path.suffix == ".safetensors":
         state, metadata = weights.read_safetensors(path)
-        if metadata.get("format") != "bench-yolo":
-            raise WeightsError(f"{path}: not a detector of `bench train` (its metadata has no format 'bench-yolo')")
+        if metadata.get("format") != FORMAT:
+            raise WeightsError(f"{path}: not a detector of `bench train` (its metadata has no format {FORMAT!r})")
         model = DetectionModel(metadata["plan"], ch=3, nc=len(metadata["names"]), verbose=False)
         weights.load_strictly(model, state, str(path))
         model.names = dict(enumerate(metadata["names"]))

@@ -12,7 +12,7 @@ from bench.datasets.split import Split
 from bench.evaluation.answering import answers
 from bench.grounding import PipelineCard, Prediction
 from bench.settings import RunSettings, load_settings
-from pipelines.training.objects import scene_objects
+from pipelines.proposers.objects import scene_objects
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,8 @@ def test_no_wrapper_loses_an_object(split, tmp_path):
     (tmp_path / "l.jsonl").write_text(json.dumps(row) + "\n")
     labelled = load_labels("shapes-val", [tmp_path / "l.jsonl"], load_settings()).split
     wrapped = LabelPictures(Remembered(split.pictures), {}, (tmp_path / "l.jsonl",))
-    for one, pictures in ((scene, Remembered(split.pictures)), (scene, wrapped), (labelled.scenes[0], wrapped)):
-        assert scene_objects(one, pictures) == expected
+    for one in (scene, labelled.scenes[0]):
+        assert scene_objects(one) == expected
 
 
 def test_whoever_works_from_images_alone_has_none(split, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from bench.datasets.shapes import ShapesPictures, make_scene
 from bench.grounding import LoadedScene, PipelineContext
 from bench.settings import PROJECT, load_settings
+from bench.training.task import TrainingJob
 
 
 class NoClock:
@@ -45,3 +46,27 @@ def loaded():
     scenes = [make_scene(2026, "val", i) for i in range(16)]
     seen = [LoadedScene(s.id, pictures.load(s), tuple(e.query for e in s.expressions)) for s in scenes]
     return scenes, seen
+
+
+@pytest.fixture
+def job(context, tmp_path):
+    """job(pipeline, out="out", seed=0, **recipe): a training of 12 scenes of shapes, validated on 4."""
+    pictures = ShapesPictures(2026)
+    scenes, validation = ([make_scene(2026, part, i) for i in range(n)] for part, n in (("train", 12), ("val", 4)))
+
+    def make(pipeline, out="out", seed=0, pictures=pictures, **recipe):
+        return TrainingJob(
+            scenes=scenes,
+            pictures=pictures,
+            validation=validation,
+            validation_pictures=pictures,
+            recipe=recipe,
+            out=tmp_path / out,
+            context=context(pipeline, seed=seed),
+            validate=lambda pipeline, **share: {},
+            split_name="shapes-train",
+            validation_name="shapes-val",
+            fingerprint="f" * 64,
+        )
+
+    return make

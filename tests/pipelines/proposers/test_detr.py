@@ -11,8 +11,9 @@ from bench.boxes import iou_pairwise
 from bench.errors import SettingsError, WeightsError
 from bench.grounding import LoadedScene
 from pipelines import weights
-from pipelines.proposers.detr import DetrOptions, DetrProposer, read_model
+from pipelines.proposers.detr import DetrOptions, DetrProposer, read_model, write_model
 from pipelines.proposers.opening import open_proposer
+from pipelines.proposers.tasks import DetrTask
 
 TINY = "pipelines/weights/tiny-detr.safetensors"
 RESNET = {"model_type": "rt_detr_resnet", "embedding_size": 8, "hidden_sizes": [8, 12, 16, 24], "depths": [1] * 4}
@@ -103,6 +104,30 @@ def test_nothing_is_fetched_for_the_backbone(context, saved, monkeypatch):
     proposer = DetrProposer(DetrOptions(weights=str(saved[0])), context(offline=False))
     assert proposer.parameters == sum(p.numel() for p in saved[1].parameters())
     assert proposer.sha256[f"{saved[0].name}/model.safetensors"]
+
+
+def test_every_family_fine_tunes(context, job, saved, tmp_path):
+    """A bfloat16 step on images of several sizes; the file opens with the model's own processor."""
+    task = DetrTask(job("detr-clip", start_from=str(saved[0])))
+    data = task.dataset()
+    batch = task.collate([data.sample(0, index) for index in range(3)])
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = task.losses(batch, torch.Generator())
+    terms["detection"].backward()
+    assert all(torch.isfinite(term) for term in terms.values()) and "loss_bbox" in terms
+    with torch.no_grad():
+        next(p for p in reversed(list(task.model.parameters())) if p.grad is not None and p.grad.any()).mul_(1.1)
+    task.save(path := tmp_path / "detr.safetensors")
+    assert read_model(path)[1].to_dict() == task.processor.to_dict()
+    before = task.model.eval()(pixel_values=batch.pixels[:1].float()).pred_boxes
+    after = read_model(path)[0].eval()(pixel_values=batch.pixels[:1].float()).pred_boxes
+    assert torch.allclose(before, after, atol=0.05)
+
+
+def test_a_processor_that_is_none_is_refused(saved, tmp_path):
+    write_model(tmp_path / "x.safetensors", *saved[1:], {"processor": {"image_processor_type": "GenerationMixin"}})
+    with pytest.raises(WeightsError, match="'GenerationMixin', which is no image processor"):
+        read_model(tmp_path / "x.safetensors")
 
 
 def test_the_same_box_under_several_classes_is_one_proposal(context, tmp_path):

@@ -113,7 +113,7 @@ def test_the_large_architecture_reads_its_state_dict(context, tmp_path):
     with torch.device("meta"):
         shapes = get_model("ssd300_vgg16", weights=None, weights_backbone=None).state_dict()
     torch.save({k: torch.zeros(1).expand(v.shape) for k, v in shapes.items()}, tmp_path / "vgg.pth")  # a small file
-    read, names = read_model(tmp_path / "vgg.pth")
+    read, names, _ = read_model(tmp_path / "vgg.pth")
     assert read.transform.fixed_size == (300, 300) and names[0] == "__background__" and names[1] == "person"
 
 
@@ -177,7 +177,7 @@ def test_the_small_one_goes_through_its_file(tmp_path):
     path = tmp_path / "small.safetensors"
     metadata = {"format": FORMAT, "plan": plan.model_dump(), "names": ["cat", "dog"]}
     weights.write_safetensors(path, model.state_dict(), metadata)
-    read, names = read_model(path)
+    read, names, _ = read_model(path)
     assert names == ("", "cat", "dog") and read.transform.fixed_size == (128, 128)
     weights.write_safetensors(path, model.state_dict(), metadata | {"plan": SsdPlan().model_dump()})
     with pytest.raises(WeightsError, match="of another shape"):

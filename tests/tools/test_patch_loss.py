@@ -1,11 +1,14 @@
-"""CLIP-VG's auxiliary loss: what a box covers, and which patches [REG] is pulled to."""
+"""The patch loss of the small CLIP-VG against hand values, and its start in CLIP's space."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipvg.loss import coverage, patch_loss
+from clipvg.model.network import ClipVG
+from clipvg.task import NetworkOptions
+from pipelines.clip.encoder import empty_model
+from tools.tiny_weights.clipvg import coverage, on_target, patch_loss, start_in_clip_space
 
 
 @given(
@@ -58,3 +61,31 @@ def test_a_target_that_covers_no_open_patch_asks_for_nothing():
     loss = patch_loss(register, torch.eye(4).expand(2, 4, 4), masked, targets)
     loss.sum().backward()
     assert loss.tolist() == [0, 0] and not register.grad.any()
+
+
+def test_a_small_target_owns_the_patch_it_covers_most():
+    shares = torch.tensor([[0.1, 0.3, 0.0, 0.0], [0.9, 0.6, 0.4, 0.0], [0.0] * 4])
+    assert on_target(shares).tolist() == [[False, True, False, False], [True, True, False, False], [False] * 4]
+
+
+def test_a_start_in_clips_space_compares_words_with_patches():
+    """Projected as at the start, a patch whose vector is a word's lies nearer to that word than to others."""
+    torch.manual_seed(0)
+    clip = empty_model("tiny-clip").requires_grad_(False)
+    sizes = NetworkOptions(taps=(0, 3), image_size=64, hidden=96, heads=2, feedforward=32, layers=1)
+    network = ClipVG(sizes.config("tiny-clip"), clip)
+    words = torch.randn(1, 6, clip.text_projection.shape[1])
+    to_words = clip.visual.ln_post.weight[:, None] * clip.visual.proj
+    stream = words[0] @ torch.linalg.pinv(to_words)  # patches that CLIP projects onto the words
+    features = torch.cat([torch.zeros(1, 7, len(to_words)), torch.cat([stream[:1] * 0, stream])[None]], dim=2)
+
+    def nearest():
+        image, text = network.project(features)[0, -6:], network.text_proj(words)[0]
+        cosines = torch.nn.functional.cosine_similarity(image[:, None], text[None], dim=2)
+        return (cosines.argmax(dim=1) == torch.arange(6)).float().mean()
+
+    start_in_clip_space(network, features, words)
+    assert nearest() == 1
+    attention = network.vl_transformer.encoder.layers[0].self_attn.in_proj_weight
+    query, key = attention[:96], attention[96:192]
+    assert torch.equal(query, key) and torch.allclose(query @ query.T, torch.eye(96), atol=1e-5)

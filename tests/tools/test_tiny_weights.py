@@ -1,0 +1,145 @@
+"""Making the small weights: every part runs on a few scenes and opens, and its own trainings hold what all do."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from trained import check_one_process, check_resumes, weights_of
+
+from bench.datasets.shapes import SCENES, ShapesPictures, make_scene
+from bench.errors import DataError, SettingsError
+from bench.evaluation.validation import on_split
+from bench.grounding import PipelineContext
+from bench.settings import PROJECT
+from bench.training.task import TrainingJob
+from pipelines.clip.encoder import ClipEncoder, ClipOptions
+from pipelines.proposers.opening import open_proposer
+from tools.tiny_weights import clip_pretraining, clipvg, recipes
+from tools.tiny_weights.recipes import recipe, run
+
+TINY = {"shapes": 6, "epochs": 1, "workers": 0}
+ARCHITECTURE = {
+    "detr": {"image_size": 64, "width": 16, "decoder_layers": 2, "queries": 8},
+    "ssd": {"image_size": 64, "stem": 8, "channels": [16, 16, 16, 16], "pyramid": 16},
+    "yolo": {"width": 0.25},
+}
+NETWORK = {"taps": [0], "image_size": 120, "hidden": 32, "heads": 2, "feedforward": 32, "layers": 1, "dropout": 0.0}
+
+
+@pytest.fixture
+def context(tmp_path):
+    clock = SimpleNamespace(stage=lambda name: nullcontext())
+    return PipelineContext("clipvg", "shapes", {}, PROJECT, tmp_path, "cpu", "float32", 0, True, clock, list)
+
+
+@pytest.fixture(autouse=True)
+def two_validated(monkeypatch):
+    monkeypatch.setitem(SCENES, "val", 2)
+
+
+@pytest.fixture
+def job(context, tmp_path):
+    """job(out, **recipe): a training on 6 scenes of shapes, validated on 2."""
+    pictures = ShapesPictures(2026)
+    scenes, validation = ([make_scene(2026, part, i) for i in range(n)] for part, n in (("train", 6), ("val", 2)))
+
+    def make(out="out", seed=0, **table):
+        score = on_split(validation, pictures)
+        fields = {"split_name": "shapes-train", "validation_name": "shapes-val", "fingerprint": "f" * 64}
+        given = replace(context, seed=seed)
+        return TrainingJob(scenes, pictures, validation, pictures, table, tmp_path / out, given, score, **fields)
+
+    return make
+
+
+@pytest.mark.parametrize("part", ["detr", "ssd", "yolo"])
+def test_detectors(part, tmp_path, context):
+    if part == "yolo":
+        pytest.importorskip("ultralytics")
+    changes = {"shapes": 6, "epochs": 1, "architecture": ARCHITECTURE[part]}
+    path = run(part, tmp_path, 0, "cpu", changes if part != "yolo" else changes | {"image_size": 96})
+    assert path == tmp_path / f"tiny-{part}.safetensors" and path.with_suffix(".json").is_file()
+    proposer = open_proposer({"kind": part, "weights": str(path)}, "test", context)
+    assert "circle" in (proposer.names if part == "ssd" else proposer.names.values())
+
+
+def test_clip_for_crops(tmp_path, context):
+    path = run("clip", tmp_path, 0, "cpu", TINY | {"warm_up": 1})
+    encoder = ClipEncoder(ClipOptions(model="tiny-clip", pretrained=str(path)), context)
+    table = encoder.model.token_embedding.weight
+    assert 10 < int(table.ne(0).any(dim=1).sum()) < 200  # words that shapes lacks stay zero
+    assert path.stat().st_size < 3e6
+
+
+def test_clipvg_with_its_clip_in_two_halves(tmp_path):
+    """The shipped recipes, cut short: on the CLIP that lies there, and the second half from the first."""
+    run("clipvg-clip", tmp_path, 0, "cpu", TINY)
+    second = {"shapes": 8, "epochs": 1}
+    path = run("clipvg", tmp_path, 0, "cpu", TINY | {"network": NETWORK, "steps": 2, "warm_up": 1, "second": second})
+    assert path == tmp_path / "tiny-clipvg.safetensors"
+    assert (tmp_path / "first" / "tiny-clipvg.safetensors").is_file()
+
+
+SHIPPED = {"model": "tiny-clip-120", "pretrained": "clipvg/weights/tiny-clipvg-clip.safetensors"}
+CLIPVG = {"network": NETWORK, "auxiliary": 1.0, "start": "clip", "clip": SHIPPED, "preprocessing": "clean"}
+TASKS = {
+    "clip": (clip_pretraining.PretrainingTask, {"batch": 3, "save_every": 1}),
+    "network": (clipvg.TinyClipVGTask, CLIPVG | {"batch": 8, "reference_batch": 16, "save_every": 2}),
+}
+
+
+@pytest.mark.parametrize("part", list(TASKS))
+def test_it_resumes_to_the_bit(job, part):
+    task, table = TASKS[part]
+    short = {"epochs": 2, "workers": 0, "learning_rate": 1e-3}
+    check_resumes(lambda out: task(job(out, **table, **short)), stop_at=2 if part == "clip" else 3)
+
+
+def test_pre_training_learns_and_refuses_several_processes(job, tmp_path, caplog):
+    table = {
+        "batch": 6,
+        "epochs": 12,
+        "learning_rate": 3e-4,
+        "clip_norm": 1.0,
+        "log_every": 1,
+        "save_every": 99,
+        "validate_every": 12,
+    }
+    with caplog.at_level("INFO", "bench.train"):
+        weights_of(clip_pretraining.PretrainingTask(job(**table)))
+    losses = [float(r.message.partition("loss ")[2].split()[0]) for r in caplog.records if ", loss " in r.message]
+    assert losses[-1] < 0.9 * losses[0]
+    check_one_process(clip_pretraining.PretrainingTask(job()), tmp_path)
+
+
+def test_an_expression_about_no_object_is_named(job):
+    broken = job()
+    scene = broken.scenes[0]
+    moved = replace(scene.expressions[0], box=(0.0, 0.0, 9.0, 9.0))
+    broken = replace(broken, scenes=[replace(scene, expressions=(moved,))])
+    with pytest.raises(DataError, match=r"train-000000\.png, expression .* no annotated object"):
+        clip_pretraining.PretrainingTask(broken).dataset().sample(0, 0)
+
+
+def test_without_the_auxiliary_the_losses_are_the_products(job):
+    """And with it the boxes and the first two losses stay what they are."""
+    found = []
+    for auxiliary in (0.0, 1.0):
+        task = clipvg.TinyClipVGTask(job(**CLIPVG | {"auxiliary": auxiliary}))
+        data = task.dataset(augment=False)
+        terms = task.losses(task.collate([data.sample(0, row) for row in range(4)]), torch.Generator())
+        assert ("auxiliary" in terms) == ("auxiliary" in task.loss_weights) == bool(auxiliary)
+        found.append(terms)
+    for name in ("l1", "giou", "boxes"):
+        torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-4, atol=1e-5)
+    assert (found[1]["auxiliary"] > 0).all()
+
+
+def test_mistakes_are_named(tmp_path):
+    with pytest.raises(SettingsError, match=r"there are clip, detr"):
+        recipe("clop", {})
+    with pytest.raises(SettingsError, match="'epok'"):
+        run("ssd", tmp_path, 0, "cpu", {"shapes": 2, "epok": 1})
+    assert set(recipes.PARTS) == {"clip", "detr", "ssd", "yolo", "clipvg-clip", "clipvg"}

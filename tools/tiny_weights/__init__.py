@@ -1,0 +1,16 @@
+"""Makes the small weights of the embedded data set `shapes`, which the packages ship.
+
+    python -m tools.tiny_weights clip|clipvg-clip|clipvg|detr|ssd|yolo|mdetr|all --out FOLDER
+
+clip           tiny-clip          the CLIP of the two-stage pipelines, on crops                  25 min
+detr ssd yolo  tiny-KIND          their detectors                                                35 to 45 min each
+clipvg-clip    tiny-clipvg-clip   the CLIP under CLIP-VG, pre-trained on whole scenes            15 min
+clipvg         tiny-clipvg        CLIP-VG, in two halves                                         60 min
+mdetr          tiny-mdetr         MDETR (mdetr.py, mdetr.toml)                                   80 min
+
+Times are of two CPU cores. A small network starts from a file with random weights (architectures.py) under
+FOLDER/start; then the product's own trainer goes on from it, with shapes.toml for a config. `--set KEY=VALUE` changes
+it. A stopped training is resumed by the same command. docs/experiments.md says what was tried on the way.
+
+Nothing here is for photographs: it uses that a scene of `shapes` knows every object, its description and its box.
+"""

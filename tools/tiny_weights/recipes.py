@@ -1,0 +1,92 @@
+"""What each part is made of, and with which recipe of shapes.toml."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from bench.datasets.load import load_split
+from bench.errors import SettingsError
+from bench.settings import Resolved, load_settings, merged
+from bench.training.jobs import train_pipeline
+from bench.training.task import TaskFactory, TrainingJob
+from pipelines import two_stage
+from pipelines.proposers.objects import class_names, scene_descriptions
+from tools.tiny_weights import architectures, clip_pretraining, clipvg
+
+RECIPES = Path(__file__).with_name("shapes.toml")
+SPLIT = "shapes-train"
+PARTS = ("clip", "detr", "ssd", "yolo", "clipvg-clip", "clipvg")
+Tasks = Callable[[TrainingJob], Mapping[str, TaskFactory]]
+
+
+def run(part: str, out: Path, seed: int = 0, device: str = "auto", changes: Mapping[str, Any] | None = None) -> Path:
+    """Make one part; return its weights file under `out`. `changes` are laid over its recipe.
+
+    Raises SettingsError, and what training raises.
+    """
+    if part == "mdetr":
+        made: Path = import_module("tools.tiny_weights.mdetr").run(out, seed, device, changes or {})
+        return made
+    table = recipe(part, changes or {})
+    scenes = table.pop("shapes", None)  # of the train split; None = as bench.toml says
+    resolved = load_settings(flags={"run.seed": seed, "run.device": device, "data.shapes.train": scenes})
+    if part == "clipvg-clip":
+        return _train("clipvg", "clip", clip_pretraining.tasks, table, resolved, out)
+    if part == "clipvg":
+        return _clipvg(table, resolved, out, seed, device)
+    start = out / "start" / f"{table['name']}.safetensors"
+    _write_start(part, start, table, resolved, seed)
+    name = "clip" if part == "clip" else "detector"
+    pipeline = "yolo-clip" if part == "clip" else f"{part}-clip"
+    table["start_from"] = str(start.resolve())
+    return _train(pipeline, name, two_stage.tasks, {name: table}, resolved, out)
+
+
+def recipe(part: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a part's table of shapes.toml with the changes laid over it. Raises SettingsError."""
+    tables = tomllib.loads(RECIPES.read_text(encoding="utf-8"))
+    if part not in tables:
+        raise SettingsError(f"{part}: no part of {RECIPES.name}; there are {', '.join(tables)}")
+    return merged(tables[part], changes)
+
+
+def _clipvg(table: dict[str, Any], resolved: Resolved, out: Path, seed: int, device: str) -> Path:
+    """Two halves: the second with tighter boxes, on scenes that the first did not have."""
+    clip = out / f"{recipe('clipvg-clip', {})['name']}.safetensors"
+    if not table["clip"].get("pretrained"):
+        if not clip.is_file():
+            run("clipvg-clip", out, seed, device)
+        table = merged(table, {"clip": {"pretrained": str(clip.resolve())}})
+    second = table.pop("second", None)
+    if not second:
+        return _train("clipvg", "network", clipvg.tasks, table, resolved, out)
+    first = _train("clipvg", "network", clipvg.tasks, table, resolved, out / "first")
+    table = merged(table, second | {"start_from": str(first.resolve())})
+    scenes = table.pop("shapes", None)
+    resolved = load_settings(flags={"run.seed": seed, "run.device": device, "data.shapes.train": scenes})
+    return _train("clipvg", "network", clipvg.tasks, table, resolved, out)
+
+
+def _train(pipeline: str, part: str, tasks: Tasks, table: Mapping[str, Any], resolved: Resolved, out: Path) -> Path:
+    """Train by the product's trainer; nothing of bench.toml's own recipe counts."""
+    made = train_pipeline(
+        pipeline, SPLIT, resolved, part, None, out, None, {}, tasks=lambda job: tasks(replace(job, recipe=table))
+    )
+    return made[part]
+
+
+def _write_start(part: str, start: Path, table: dict[str, Any], resolved: Resolved, seed: int) -> None:
+    """Write the small network that a training starts from, and take its architecture out of the table."""
+    split = load_split(SPLIT, resolved)
+    if part == "clip":
+        texts = [e.text for scene in split.scenes for e in scene.expressions]
+        texts += [text for scene in split.scenes for text in scene_descriptions(scene)]
+        architectures.write_clip(start, table["model"], texts, seed)
+        return
+    write: Any = {"detr": architectures.write_detr, "ssd": architectures.write_ssd, "yolo": architectures.write_yolo}
+    write[part](start, class_names(split.scenes), seed, **table.pop("architecture", {}))
