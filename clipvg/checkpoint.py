@@ -24,7 +24,7 @@ from clipvg.frozen import FrozenClip, causal_mask, empty_clip, open_frozen
 from clipvg.model.config import OFFICIAL, ClipVGConfig
 from clipvg.model.network import POSITIONS, ClipVG
 from clipvg.model.visual import resized_positions
-from clipvg.preprocessing import STATISTICS, Style
+from pipelines.canvas import STATISTICS, Style
 from pipelines import hub, weights
 from pipelines.clip.encoder import ClipOptions
 

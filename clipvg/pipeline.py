@@ -1,34 +1,33 @@
-"""CLIP-VG as a pipeline: a picture is seen once for everything that is asked about it.
+"""CLIP-VG as a pipeline: an image is encoded once for all its expressions.
 
-The fast way, on by default, leaves out what the plain way computes in vain: padding of texts and of pictures never
-enters the V-L transformer, whose last layer works for [REG] alone, and a text is read once in the pipeline's life. The
-numbers are the same (spec clipvg.md 1.5); `fast = false` goes the plain way, everything for each expression.
+The fast way, on by default, leaves out what does not change the boxes: padding of texts and of images never enters the
+V-L transformer, whose last layer computes [REG] alone, and a text is encoded once in the pipeline's life.
+`fast = false` computes everything for each expression.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import open_clip
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from bench.grounding import LoadedScene, PipelineContext, Prediction
 from bench.hashing import sha256_file
 from bench.settings import parse_table
 from clipvg.checkpoint import Opened, open_network
-from clipvg.model.network import ClipVG
+from clipvg.model.network import HEADS
 from clipvg.model.text import PAD, up_to_longest
-from clipvg.preprocessing import Canvas, letterboxed, stacked
+from pipelines.canvas import Canvas, covered, letterboxed, masked_patches, normalised, stacked, together
 from pipelines.card import CardOptions, make_card
 from pipelines.clip.encoder import ClipOptions, cut_note
-
-T = TypeVar("T")
+from pipelines.engine import Engine, Rows, Sequences, prepare
 
 
 class ClipVGOptions(BaseModel):
@@ -50,29 +49,32 @@ class ClipVGOptions(BaseModel):
 
 
 class ClipVGPipeline:
-    """A grounder that is one network."""
+    """Ground expressions with one network."""
 
     def __init__(self, options: ClipVGOptions, context: PipelineContext, opened: Opened | None = None) -> None:
-        """`opened` is a network that is at hand already, in training."""
+        """`opened` is a network in training, taken as it is."""
         self.clock, self.fast = context.clock, options.fast
-        self.device = torch.device(context.device)
-        gpu = self.device.type == "cuda"
-        self.pictures, self.texts = options.pictures or (64 if gpu else 4), options.texts or (512 if gpu else 16)
         self.pool = ThreadPoolExecutor(options.letterbox_threads, thread_name_prefix="letterbox")
         training = opened is not None
         opened = opened or open_network(options.weights, context, options.clip, options.image_size)
         self.style = opened.style if options.preprocessing == "auto" else options.preprocessing
         self.network = opened.network
         if not training:
-            in_precision(self.network.requires_grad_(False), getattr(torch, context.dtype)).to(self.device)
-            clip = self.network.clip  # of whose picture tower the blocks are called one by one
+            clip = self.network.clip  # the blocks of its image tower are called one by one
             parts = [*clip.visual.transformer.resblocks, clip.transformer, self.network.vl_transformer]
-            context.acceleration.apply(self.network, parts)
-            context.acceleration.uses_dtype()
+            prepare(self.network, context, HEADS, parts)
+        gpu = torch.device(context.device).type == "cuda"
+        self.engine: Engine[Canvas] = Engine(
+            context,
+            self._encode_images,
+            self._encode_texts,
+            self._fuse,
+            images=options.pictures or (64 if gpu else 4),
+            texts=options.texts or (512 if gpu else 16),
+        )
         self.tokenizer = open_clip.get_tokenizer(self.network.config.clip)
         self.size = self.network.config.image_size
         self.patch = self.size // self.network.side
-        self._words: dict[str, tuple[Tensor, Tensor]] = {}
         clip = opened.clip
         self.card = make_card(
             context,
@@ -86,15 +88,15 @@ class ClipVGPipeline:
 
     @torch.inference_mode()
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
-        """One prediction for every query of every scene, in order."""
-        asked = [(index, query.text) for index, scene in enumerate(batch) for query in scene.queries]
-        if not asked:
+        """Ground every query of every scene -> predictions in order."""
+        pairs = [(index, query.text) for index, scene in enumerate(batch) for query in scene.queries]
+        if not pairs:
             return []
         with self.clock.stage("letterbox"):
             canvases = list(self.pool.map(lambda s: letterboxed(s.picture, self.size, self.style), batch))
-        found = self._fast(canvases, asked) if self.fast else self._plain(canvases, asked)
-        boxes = found.double().cpu().numpy()  # the one point where a GPU is waited for
-        owners = np.array([index for index, _ in asked])
+        found = self.engine.ground(canvases, pairs) if self.fast else self._plain(canvases, pairs)
+        boxes = found.double().cpu().numpy()  # the one wait for a GPU
+        owners = np.array([index for index, _ in pairs])
         corners = np.empty_like(boxes)
         for index, canvas in enumerate(canvases):
             corners[owners == index] = canvas.to_picture(boxes[owners == index])
@@ -106,72 +108,48 @@ class ClipVGPipeline:
 
     @property
     def caches(self) -> Mapping[str, Callable[[], None]]:
-        """The tokens of texts; the plain way keeps nothing."""
-        return {"texts": self.forget_texts} if self.fast else {}
+        """List what empties the text cache; the plain way has none."""
+        return {"texts": self.engine.forget_texts} if self.fast else {}
 
-    def forget_texts(self) -> None:
-        """Empties the cache, so that the next texts are read as if for the first time."""
-        self._words.clear()
+    def _plain(self, canvases: Sequence[Canvas], pairs: Sequence[tuple[int, str]]) -> Tensor:
+        """Compute everything for every pair, all 77 tokens and every patch -> (N, 4) cxcywh in 0..1 of the canvas."""
 
-    def _plain(self, canvases: Sequence[Canvas], asked: Sequence[tuple[int, str]]) -> Tensor:
-        """Everything for every expression, all 77 tokens and every patch -> (N, 4) cxcywh in 0..1 of the canvas."""
-        found = []
-        for some in chunks(asked, self.pictures):
-            pixels, masked = stacked([canvases[i] for i, _ in some], self.patch, self.style, self.device)
-            ids = self.tokenizer([text for _, text in some]).to(self.device)
+        def boxes(some: Sequence[tuple[int, str]]) -> Tensor:
+            pixels, masked = stacked([canvases[i] for i, _ in some], self.patch, self.style, self.engine.device)
+            ids = self.tokenizer([text for _, text in some]).to(self.engine.device)
             with self.clock.stage("forward"):
-                found.append(self.network(pixels, masked, ids))
-        return torch.cat(found)
+                out: Tensor = self.network(pixels, masked, ids)
+            return out
 
-    def _fast(self, canvases: Sequence[Canvas], asked: Sequence[tuple[int, str]]) -> Tensor:
-        """Pictures and texts once, and the transformer over what is not padding -> (N, 4), as `_plain`."""
-        with self.clock.stage("vision"):
-            pictures = self._see(canvases)
-        with self.clock.stage("text"):
-            self._read(list(dict.fromkeys(text for _, text in asked)))
-        with self.clock.stage("fusion"):
-            # Neighbours of like length share a pass: little of it is padding.
-            order = sorted(range(len(asked)), key=lambda n: self._lengths(pictures, *asked[n]))
-            found = torch.cat([self._fuse(pictures, [asked[n] for n in some]) for some in chunks(order, self.texts)])
-            return found[torch.tensor(order, device=self.device).argsort()]
+        return torch.cat(list(self.engine.chunked("images", pairs, boxes)))
 
-    def _see(self, canvases: Sequence[Canvas]) -> list[tuple[Tensor, Tensor]]:
-        """For each picture its tokens that count (1 + K, d), the class token first, and their slots (1 + K,)."""
-        seen: list[tuple[Tensor, Tensor]] = []
-        slots = self.network.picture_slots()
-        for some in chunks(canvases, self.pictures):
-            pixels, masked = stacked(some, self.patch, self.style, self.device)
-            keep = torch.cat([torch.ones_like(masked[:, :1]), ~masked], dim=1)
-            counts = keep.sum(dim=1).tolist()
-            tokens = self.network.see(pixels)
-            seen += zip(tokens[keep].split(counts), slots.expand(len(some), -1)[keep].split(counts), strict=True)
-        return seen
+    def _encode_images(self, canvases: Sequence[Canvas]) -> list[Rows]:
+        raw, edges = together(canvases)
+        inside, copied = covered(edges, self.size), self.engine.to_device
+        tokens = self.network.encode_image(normalised(copied(raw), copied(inside), self.style))
+        keep = F.pad(~masked_patches(~inside, self.patch, self.style), (1, 0), value=True)  # the class token counts
+        return self._kept(tokens, keep, 1 + self.network.context)
 
-    def _read(self, texts: Sequence[str]) -> None:
-        """Fills the cache: for each new text its tokens (L, d) and their slots (L,)."""
-        slots = self.network.word_slots(self.network.context)[1:]
-        for some in chunks([text for text in texts if text not in self._words], self.texts):
-            ids = up_to_longest(self.tokenizer(list(some)))
-            tokens, keep = self.network.read(ids.to(self.device)), (ids != PAD).to(self.device)
-            for text, words, used in zip(some, tokens, keep, strict=True):
-                self._words[text] = (words[used], slots[: len(used)][used])
+    def _encode_texts(self, texts: Sequence[str]) -> list[Rows]:
+        ids = up_to_longest(self.tokenizer(list(texts)))
+        return self._kept(self.network.encode_text(self.engine.to_device(ids)), ids != PAD, 1)
 
-    def _fuse(self, pictures: Sequence[tuple[Tensor, Tensor]], some: Sequence[tuple[int, str]]) -> Tensor:
-        """(N, 4), cxcywh in 0..1 of the canvas, for pictures by number and texts."""
-        parts = [(*self._words[text], *pictures[index]) for index, text in some]
-        tokens = pad_sequence([torch.cat([words, seen]) for words, _, seen, _ in parts], batch_first=True)
-        slots = pad_sequence([torch.cat([mine, theirs]) for _, mine, _, theirs in parts], batch_first=True)
-        lengths = [len(words) + len(seen) for words, _, seen, _ in parts]
-        register = torch.zeros(len(parts), 1, dtype=torch.long, device=self.device)
-        ignored = None
-        if min(lengths) < max(lengths):
-            used = torch.tensor(lengths, device=self.device)[:, None]
-            ignored = torch.arange(1 + max(lengths), device=self.device) > used
-        slots = torch.cat([register, slots], dim=1)
-        return self.network.box(self.network.fuse_tokens(tokens, slots, ignored, only_first=True)[:, 0])
+    def _kept(self, tokens: Tensor, keep: Tensor, slot: int) -> list[Rows]:
+        """Drop tokens (B, L, d) where `keep` (B, L) is not; give each other one its slot, the first's being `slot`.
 
-    def _lengths(self, pictures: Sequence[tuple[Tensor, Tensor]], index: int, text: str) -> tuple[int, int]:
-        return len(pictures[index][0]), len(self._words[text][0])
+        `keep` is on the host: counting it there needs no wait for the device.
+        """
+        places, counts = keep.flatten().nonzero()[:, 0], keep.sum(dim=1).tolist()
+        slots = self.engine.to_device(places % keep.shape[1] + slot)
+        kept = tokens.flatten(0, 1).index_select(0, self.engine.to_device(places))
+        return list(zip(kept.split(counts), slots.split(counts), strict=True))
+
+    def _fuse(self, sequences: Sequences) -> Tensor:
+        """(N, 4), cxcywh in 0..1 of the canvas."""
+        tokens, slots = sequences.rows
+        ignored = None if sequences.padding is None else F.pad(sequences.padding, (1, 0))  # [REG] comes first
+        fused = self.network.fuse_tokens(tokens, F.pad(slots, (1, 0)), ignored, only_first=True)
+        return self.network.box(fused[:, 0])
 
 
 def clipvg(context: PipelineContext) -> ClipVGPipeline:
@@ -180,18 +158,6 @@ def clipvg(context: PipelineContext) -> ClipVGPipeline:
 
 
 def options_of(context: PipelineContext) -> ClipVGOptions:
-    """The pipeline's table, read. Raises SettingsError."""
+    """Parse the pipeline's table. Raises SettingsError."""
     return parse_table(ClipVGOptions, context.options, f"bench.toml [pipelines.{context.name}]")
 
-
-def in_precision(network: ClipVG, dtype: torch.dtype) -> ClipVG:
-    """The network in `dtype`, its box head in float32."""
-    head = network.bbox_embed
-    network.to(dtype)
-    head.float()
-    return network
-
-
-def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    """`items` in runs of at most `size`."""
-    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -18,8 +18,8 @@ from bench.errors import DataError
 from bench.grounding import Box, Expression, Picture, Scene, check_box_touches
 from bench.training.feature_cache import ImageFeatureCache
 from bench.training.task import Batch, TrainingJob
-from clipvg.augmentation import Augment, augmented
-from clipvg.preprocessing import HELD_AS_XYWH, Canvas, Style, integer_box, letterboxed, together
+from pipelines.augmentation import Augment, augmented
+from pipelines.canvas import HELD_AS_XYWH, Canvas, Style, integer_box, letterboxed, together
 
 
 @dataclass(frozen=True, slots=True)

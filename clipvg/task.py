@@ -19,8 +19,6 @@ from bench.settings import parse_table
 from bench.training.config import TrainConfig
 from bench.training.feature_cache import ImageFeatureCache, TextFeatureCache
 from bench.training.task import ParameterGroup, TaskFactory, TrainingJob, TrainTask
-from clipvg import loss
-from clipvg.augmentation import Augment
 from clipvg.checkpoint import Opened, at_size, open_network, save_own
 from clipvg.frozen import FrozenClip, open_frozen, values_hash
 from clipvg.model.config import ClipVGConfig
@@ -28,8 +26,10 @@ from clipvg.model.network import POSITIONS, ClipVG
 from clipvg.model.text import PAD, text_features, up_to_longest
 from clipvg.model.visual import multi_level_features
 from clipvg.pipeline import ClipVGOptions, ClipVGPipeline
-from clipvg.preprocessing import Canvas, Style, letterboxed, shown, stacked
 from clipvg.rows import CachedFeatures, CachedRows, DrawnRows, Rows, collate, without_pixels
+from pipelines import box_losses
+from pipelines.augmentation import Augment
+from pipelines.canvas import Canvas, Style, letterboxed, shown, stacked
 from pipelines.clip.encoder import ClipOptions, cut_note
 
 log = logging.getLogger("bench.train")
@@ -141,8 +141,8 @@ class ClipVGTask(TrainTask):
         """Return L1 and 1 - GIoU of each row, (B,); and the boxes, cxcywh in 0..1 of the canvas."""
         fused, _ = self.fused(batch, only_first=True)
         boxes = self.model.box(fused[:, 0])
-        giou, _ = loss.giou(boxes, batch.targets)
-        return {"l1": loss.l1(boxes, batch.targets), "giou": 1 - giou, "boxes": boxes, "targets": batch.targets}
+        giou, _ = box_losses.giou(boxes, batch.targets)
+        return {"l1": box_losses.l1(boxes, batch.targets), "giou": 1 - giou, "boxes": boxes, "targets": batch.targets}
 
     def fused(self, batch: DrawnRows | CachedRows, only_first: bool) -> tuple[Tensor, Tensor]:
         """Return the V-L transformer's tokens (B, L, d), and which patches are padding (B, P)."""
@@ -157,7 +157,7 @@ class ClipVGTask(TrainTask):
             text = pad_sequence(list(words), batch_first=True)  # (B, L, E)
             ignored = pad_sequence(list(padding), batch_first=True, padding_value=True)
         # 2. Both into the V-L transformer's space, and fused.
-        image = network.project(features.float()) if isinstance(batch, CachedRows) else network.see(pixels)
+        image = network.project(features.float()) if isinstance(batch, CachedRows) else network.encode_image(pixels)
         text = network.text_proj(text.to(network.text_proj.weight.dtype))
         return network.fuse(image, masked, text, ignored, only_first=only_first), masked
 

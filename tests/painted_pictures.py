@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from bench.boxes import box_cxcywh_to_xyxy
-from clipvg.augmentation import Augment
+from pipelines.augmentation import Augment
 
 SIZE = 224
 STILL = {"jitter_share": 0.0}

@@ -1,4 +1,4 @@
-"""How large a CLIP-VG is: its CLIP, the blocks that are tapped, and the sizes of the V-L transformer."""
+"""Sizes of a CLIP-VG: its CLIP, the tapped blocks and the V-L transformer."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class ClipVGConfig(BaseModel):
-    """The network's sizes; the defaults are the paper's ViT-B/16 (spec clipvg.md 1.1)."""
+    """Hold the network's sizes; the defaults are the paper's ViT-B/16."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     clip: str = Field("ViT-B-16-quickgelu", description="a name of open_clip.list_models()")
-    taps: tuple[int, ...] = Field((0, 3, 7, 11), min_length=1, description="visual blocks whose output is read, from 0")
+    taps: tuple[int, ...] = Field((0, 3, 7, 11), min_length=1, description="visual blocks whose output is taken, from 0")
     image_size: int = Field(224, ge=16, description="side of the square canvas in pixels")
     hidden: int = Field(512, ge=8)
     heads: int = Field(8, ge=1)

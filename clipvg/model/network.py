@@ -1,14 +1,15 @@
-"""CLIP-VG (Xiao et al., IEEE TMM 2023): a frozen CLIP, read at several depths, and a transformer that fuses it.
+"""CLIP-VG (Xiao et al., IEEE TMM 2023): a frozen CLIP, tapped at several depths, and a V-L transformer.
 
-    picture (B, 3, 224, 224)                                 text ids (B, 77)
+    image (B, 3, 224, 224)                                   text ids (B, 77)
     CLIP image tower, blocks 0 3 7 11  (B, 197, 4 * 768)     CLIP text tower  (B, 77, 512)
     ml_visu_proj                       (B, 197, 512)         text_proj        (B, 77, 512)
 
-                     [REG] | words | class token | patches   (B, 1 + 77 + 197, 512)
+                     [REG] | text | class token | patches    (B, 1 + 77 + 197, 512)
                      V-L transformer, vl_pos_embed           (B, 275, 512)
                      [REG] -> box head -> sigmoid            (B, 4)  cxcywh in 0..1 of the canvas
 
-Sizes are those of ViT-B/16. Parameter names are the official checkpoints' (spec clipvg.md 1.1 and 6).
+Sizes are those of ViT-B/16. The V-L transformer is DETR's encoder: positions are added to queries and keys in every
+layer. Parameter names are the official checkpoints' (section III-B of the paper).
 """
 
 from __future__ import annotations
@@ -19,17 +20,32 @@ import torch
 from torch import Tensor, nn
 
 from clipvg.model.config import ClipVGConfig
-from clipvg.model.fusion import BoxHead, VLTransformer
 from clipvg.model.text import PAD, text_features
 from clipvg.model.visual import multi_level_features, resized_positions
+from pipelines.layers import MLP, Encoder, xavier
 
-POSITIONS = "clip.visual.positional_embedding"  # the one part of CLIP that is trained (spec 1.2)
+POSITIONS = "clip.visual.positional_embedding"  # the one part of CLIP that is trained
+HEADS = ("bbox_embed",)  # kept in float32
+
+
+class VLTransformer(nn.Module):
+    """Fuse [REG], text and image tokens in one sequence."""
+
+    def __init__(self, config: ClipVGConfig) -> None:
+        super().__init__()
+        self.encoder = Encoder(config.layers, config.hidden, config.heads, config.feedforward, config.dropout)
+        xavier(self)
+
+    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None, only_first: bool = False) -> Tensor:
+        """(B, L, d) -> (B, L, d); with `only_first` (B, 1, d), what the box head needs, the same numbers."""
+        out: Tensor = self.encoder(x, position, padding, only_first)
+        return out
 
 
 class ClipVG(nn.Module):
-    """The network, on an open_clip model with OpenAI's kind of towers."""
+    """Compute boxes from images and texts, on an open_clip model with OpenAI's kind of towers."""
 
-    recompute = False  # activations of the image tower are computed again in the backward pass
+    recompute = False  # whether the backward pass computes the activations of the image tower again
 
     def __init__(self, config: ClipVGConfig, clip: Any) -> None:
         super().__init__()
@@ -46,37 +62,48 @@ class ClipVG(nn.Module):
         self.reg_token = nn.Embedding(1, d)
         self.vl_pos_embed = nn.Embedding(1 + self.context + 1 + self.side**2, d)
         self.vl_transformer = VLTransformer(config)
-        self.bbox_embed = BoxHead(d)
+        self.bbox_embed = MLP(d, d, 4, 3)
 
     def forward(self, pixels: Tensor, masked: Tensor, ids: Tensor) -> Tensor:
-        """The plain way: pixels (B, 3, S, S), masked patches (B, P), ids (B, L) -> boxes (B, 4), cxcywh in 0..1."""
-        return self.box(self.fuse(self.see(pixels), masked, self.read(ids), ids == PAD, only_first=True)[:, 0])
+        """Ground one text in one image a row, nothing shared.
 
-    def see(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, 1 + P, d)."""
+        pixels (B, 3, S, S), masked patches (B, P), ids (B, L) -> boxes (B, 4), cxcywh in 0..1 of the canvas.
+        """
+        image_tokens, text_tokens = self.encode_image(pixels), self.encode_text(ids)
+        return self.box(self.fuse(image_tokens, masked, text_tokens, ids == PAD, only_first=True)[:, 0])
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Encode images, (B, 3, S, S) -> (B, 1 + P, d)."""
         return self.project(multi_level_features(self.clip.visual, pixels, self.config.taps, self.recompute))
 
     def project(self, features: Tensor) -> Tensor:
-        """The features of the tapped blocks, (B, 1 + P, W * taps) -> (B, 1 + P, d)."""
+        """Project features of the tapped blocks, (B, 1 + P, W * taps) -> (B, 1 + P, d)."""
         out: Tensor = self.ml_visu_proj(features.to(self.ml_visu_proj.weight.dtype))
         return out
 
-    def read(self, ids: Tensor) -> Tensor:
-        """(B, L) -> (B, L, d)."""
+    def encode_text(self, ids: Tensor) -> Tensor:
+        """Encode token ids, (B, L) -> (B, L, d)."""
         out: Tensor = self.text_proj(text_features(self.clip, ids).to(self.text_proj.weight.dtype))
         return out
 
-    def fuse(self, seen: Tensor, masked: Tensor, said: Tensor, padding: Tensor, only_first: bool = False) -> Tensor:
-        """Tokens of pictures (B, 1 + P, d) and of texts (B, L, d) -> [REG] | words | class | patches, fused."""
-        slots = torch.cat([self.word_slots(said.shape[1]), self.picture_slots()])
-        keep = torch.zeros(len(seen), 1, dtype=torch.bool, device=seen.device)
+    def fuse(
+        self, image_tokens: Tensor, masked: Tensor, text_tokens: Tensor, padding: Tensor, only_first: bool = False
+    ) -> Tensor:
+        """Fuse image tokens (B, 1 + P, d) and text tokens (B, L, d) -> [REG] | text | class token | patches.
+
+        `masked` (B, P) and `padding` (B, L) are True where a patch or a text token is ignored.
+        """
+        slots = torch.cat([self.word_slots(text_tokens.shape[1]), self.picture_slots()])
+        keep = torch.zeros(len(image_tokens), 1, dtype=torch.bool, device=image_tokens.device)
         ignored = torch.cat([keep, padding, keep, masked], dim=1)
-        return self.fuse_tokens(torch.cat([said, seen], dim=1), slots.expand(len(seen), -1), ignored, only_first)
+        tokens = torch.cat([text_tokens, image_tokens], dim=1)
+        return self.fuse_tokens(tokens, slots.expand(len(tokens), -1), ignored, only_first)
 
     def fuse_tokens(self, tokens: Tensor, slots: Tensor, ignored: Tensor | None, only_first: bool = False) -> Tensor:
-        """Any words and patches (B, L, d), each with its slot in vl_pos_embed (B, 1 + L), [REG]'s first; fused.
+        """Fuse any text and image tokens (B, L, d), with [REG] first: (B, 1 + L, d).
 
-        Attention knows no order but that of the slots: tokens that are to be ignored may as well be left out.
+        Each token brings its slot in vl_pos_embed, (B, 1 + L) with [REG]'s first; `ignored` (B, 1 + L). Attention
+        knows no order but that of the slots, so tokens to be ignored may as well be left out.
         """
         register = self.reg_token.weight.expand(len(tokens), 1, -1)
         sequence = torch.cat([register, tokens], dim=1)
@@ -84,16 +111,16 @@ class ClipVG(nn.Module):
         return out
 
     def box(self, register: Tensor) -> Tensor:
-        """[REG] (B, d) -> (B, 4), cxcywh in 0..1; in float32, for bfloat16 rounds to a 256th of the canvas."""
+        """Compute boxes of [REG] tokens, (B, d) -> (B, 4) cxcywh in 0..1, in float32."""
         with torch.autocast(register.device.type, enabled=False):
             out: Tensor = self.bbox_embed(register.to(next(self.bbox_embed.parameters()).dtype)).sigmoid()
         return out
 
     def word_slots(self, length: int) -> Tensor:
-        """Slots of [REG] and of the first `length` words, (1 + length,)."""
+        """List the slots of [REG] and of the first `length` text tokens, (1 + length,)."""
         return torch.arange(1 + length, device=self.reg_token.weight.device)
 
     def picture_slots(self) -> Tensor:
-        """Slots of the class token and the patches, (1 + P,)."""
+        """List the slots of the class token and the patches, (1 + P,)."""
         first = 1 + self.context
         return torch.arange(first, first + 1 + self.side**2, device=self.reg_token.weight.device)

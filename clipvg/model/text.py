@@ -1,7 +1,7 @@
-"""What CLIP-VG reads: every token of CLIP's text tower, in the space that CLIP shares with pictures.
+"""Text features of CLIP-VG: every token of CLIP's text tower, in the space that CLIP shares with images.
 
-The tower is causal: a token never looks at what stands behind it, so a run that stops at the longest text of a batch
-gives the same tokens as one over the full context (spec clipvg.md 1.5).
+The tower is causal: a token attends to no later one, so a pass that stops at the longest text of a batch gives the
+same tokens as one over the full context.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ PAD = 0  # also the id of "!" inside a word, which the official code masks along
 
 
 def text_features(clip: Any, ids: Tensor) -> Tensor:
-    """(B, L) token ids, L up to the context length -> (B, L, E); padding has tokens too, for others to mask."""
+    """Encode token ids (B, L), L up to the context length -> (B, L, E); padding is encoded too, and not masked."""
     length = ids.shape[1]
     x = clip.token_embedding(ids).to(clip.transformer.get_cast_dtype())
     x = x + clip.positional_embedding[:length].to(x.dtype)
@@ -24,6 +24,6 @@ def text_features(clip: Any, ids: Tensor) -> Tensor:
 
 
 def up_to_longest(ids: Tensor) -> Tensor:
-    """(B, 77) -> (B, L): without the columns in which every text is padding."""
+    """Drop the columns in which every text is padding, (B, 77) -> (B, L)."""
     used = (ids != PAD).any(dim=0).nonzero()
     return ids[:, : int(used.max()) + 1 if len(used) else 1]

@@ -1,6 +1,6 @@
-"""What CLIP-VG sees: the residual stream of CLIP's image tower at several depths, for each patch and the class token.
+"""Image features of CLIP-VG: the residual stream of CLIP's image tower at several depths.
 
-(Paper section III-B, "multi-level features"; spec clipvg.md 1.1.) The stream is taken raw: no ln_post, no projection.
+(Paper section III-B, "multi-level features".) The stream is taken raw: no ln_post, no projection.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 
 def multi_level_features(visual: Any, pixels: Tensor, taps: Sequence[int], recompute: bool = False) -> Tensor:
-    """(B, 3, S, S) -> (B, 1 + P, W * len(taps)): after each tapped block, side by side; the class token comes first.
+    """Concatenate the outputs of the tapped blocks, (B, 3, S, S) -> (B, 1 + P, W * len(taps)).
 
-    `recompute` keeps no activations of the blocks and computes them again in the backward pass.
+    The class token comes first. `recompute` keeps no activations and computes them again in the backward pass.
     """
     x = visual.conv1(pixels.to(visual.conv1.weight.dtype))
     x = x.flatten(2).transpose(1, 2)  # (B, P, W)
@@ -32,7 +32,7 @@ def multi_level_features(visual: Any, pixels: Tensor, taps: Sequence[int], recom
 
 
 def resized_positions(positions: Tensor, side: int) -> Tensor:
-    """(1 + P, W) learned for a square of patches -> (1 + side * side, W); the class token's own row stays as it is."""
+    """Resize position embeddings, (1 + P, W) -> (1 + side * side, W); the class token's row stays as it is."""
     first, grid = positions[:1], positions[1:]
     before = round(len(grid) ** 0.5)
     if before == side:

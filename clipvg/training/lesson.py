@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from clipvg.loss import coverage
 from clipvg.model.text import PAD, text_features, up_to_longest
 from clipvg.model.visual import multi_level_features, resized_positions
-from clipvg.preprocessing import Style, shown
+from pipelines.canvas import Style, shown
 
 NOTHING = "nothing"
 COVERED, BARE = 0.5, 0.05  # a patch is an object's from this share on, and nobody's below that one

@@ -19,7 +19,7 @@ from bench.grounding import Box, Expression, PictureSource, Scene
 from bench.training.task import Trained, TrainingJob
 from clipvg.frozen import checked
 from clipvg.loss import coverage
-from clipvg.preprocessing import Style, letterboxed, together
+from pipelines.canvas import Style, letterboxed, together
 from clipvg.training.lesson import PatchReader, Shown, mean_over
 from clipvg.training.recipe import ClipVGRecipe
 from pipelines import weights

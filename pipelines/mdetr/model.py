@@ -1,14 +1,13 @@
 """MDETR: modulated detection for end-to-end multi-modal understanding (Kamath et al., ICCV 2021).
 
-    picture ─► backbone ─► 1x1 conv ─► P tokens ─┐
-    text ─► RoBERTa ─► resizer ─► T tokens ──────┴─► joint encoder ─► memory ─► decoder, N queries ─► boxes, token slots
+    image ─► backbone ─► 1x1 conv ─► P tokens ─┐
+    text  ─► RoBERTa ─► resizer ─► T tokens ──────┴─► joint encoder ─► memory ─► decoder, N queries ─► boxes, token slots
 
-The parameter names are the official checkpoints'. A picture's features are computed once for all its expressions.
+The parameter names are the official checkpoints'.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 
@@ -16,31 +15,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipelines.layers import MLP
 from pipelines.mdetr.backbone import Backbone
 from pipelines.mdetr.config import MdetrConfig
 from pipelines.mdetr.transformer import Transformer
 
 
+HEADS = (  # kept in float32
+    "class_embed",
+    "bbox_embed",
+    "contrastive_align_projection_image",
+    "contrastive_align_projection_text",
+)
+
+
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What does not depend on the text: (B, P, d) picture tokens, their positions, and (B, P) padding."""
+class ImageTokens:
+    """Hold image tokens (B, P, d), their positions (B, P, d), and True on padding (B, P)."""
 
     tokens: Tensor
     position: Tensor
     padding: Tensor
 
-    def repeated(self, times: Tensor) -> Seen:
-        """(B,) counts -> each picture as often as it has expressions."""
+    def repeated(self, times: Tensor) -> ImageTokens:
+        """Repeat each image as often as it has expressions, counts (B,)."""
         parts = (self.tokens, self.position, self.padding)
-        return Seen(*(part.repeat_interleave(times, dim=0) for part in parts))
+        return ImageTokens(*(part.repeat_interleave(times, dim=0) for part in parts))
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """Logits (L, B, N, tokens + 1) over token slots, the last one no object; boxes (L, B, N, 4) cxcywh in 0..1.
+class Output:
+    """Hold logits (L, B, N, tokens + 1) and boxes (L, B, N, 4), cxcywh in 0..1.
 
-    L is the number of decoder layers in training, else 1. `queries` (L, B, N, c) and `text` (B, T, c) are the unit
-    vectors of the contrastive alignment, `memory` (B, P + T, d) the encoder's output.
+    Logits are over token slots, the last one no object. L is the number of decoder layers in training, else 1.
+    `queries` (L, B, N, c) and `text` (B, T, c) are the unit vectors of the contrastive alignment, `memory`
+    (B, P + T, d) the encoder's output.
     """
 
     logits: Tensor
@@ -51,7 +60,7 @@ class Found:
 
 
 class Mdetr(nn.Module):
-    """The network; `see` a picture once, then `find` in it what any number of texts say."""
+    """Compute boxes and token scores of object queries from images and texts."""
 
     def __init__(self, config: MdetrConfig) -> None:
         super().__init__()
@@ -66,54 +75,54 @@ class Mdetr(nn.Module):
         self.contrastive_align_projection_image = nn.Linear(d, config.contrastive)
         self.contrastive_align_projection_text = nn.Linear(d, config.contrastive)
 
-    def see(self, pixels: Tensor, padding: Tensor | None = None) -> Seen:
-        """(B, 3, H, W) normalised pictures, (B, H, W) True on padding (None: there is none) -> their tokens."""
+    def forward(self, pixels: Tensor, tokens: Tensor, text_padding: Tensor, padding: Tensor | None = None) -> Output:
+        """Ground one text in one image a row, nothing shared."""
+        return self.fuse(self.encode_image(pixels, padding), self.encode_text(tokens, text_padding), text_padding)
+
+    def encode_image(self, pixels: Tensor, padding: Tensor | None = None) -> ImageTokens:
+        """Encode normalised images (B, 3, H, W), True on padding (B, H, W) or None."""
         features = self.input_proj(self.backbone[0](pixels))  # (B, d, h, w)
         if padding is None:
             small = torch.zeros(len(features), *features.shape[-2:], dtype=torch.bool, device=features.device)
         else:
             small = F.interpolate(padding[None].float(), size=features.shape[-2:])[0].bool()
         position = sine_position(small, self.config.hidden).to(features.dtype)
-        return Seen(features.flatten(2).transpose(1, 2), position.flatten(1, 2), small.flatten(1))
+        return ImageTokens(features.flatten(2).transpose(1, 2), position.flatten(1, 2), small.flatten(1))
 
-    def find(self, seen: Seen, tokens: Tensor, padding: Tensor) -> Found:
-        """As many pictures as texts: (B, T) token ids, (B, T) True on padding."""
-        text = self.transformer.read(tokens, padding)  # (B, T, d)
-        queries = self.query_embed.weight
-        hs, memory = self.transformer(seen.tokens, seen.position, seen.padding, text, padding, queries)  # (L, B, N, d)
-        hs, text = (x.to(self.class_embed.weight.dtype) for x in (hs, text))  # heads may be kept finer than the rest
-        return Found(
-            self.class_embed(hs),
-            self.bbox_embed(hs).sigmoid(),
-            F.normalize(self.contrastive_align_projection_image(hs), dim=-1),
-            F.normalize(self.contrastive_align_projection_text(text), dim=-1),
-            memory,
+    def encode_text(self, tokens: Tensor, padding: Tensor) -> Tensor:
+        """Encode token ids (B, T), True on padding (B, T) -> (B, T, d)."""
+        return self.transformer.encode_text(tokens, padding)
+
+    def fuse(self, image_tokens: ImageTokens, text_tokens: Tensor, text_padding: Tensor) -> Output:
+        """Fuse as many images as texts, (B, T, d) and True on padding (B, T)."""
+        hidden, memory = self.fuse_tokens(
+            torch.cat([image_tokens.tokens, text_tokens], dim=1),
+            torch.cat([image_tokens.position, torch.zeros_like(text_tokens)], dim=1),
+            torch.cat([image_tokens.padding, text_padding], dim=1),
         )
+        text = text_tokens.to(self.class_embed.weight.dtype)
+        queries = F.normalize(self.contrastive_align_projection_image(hidden), dim=-1)
+        text = F.normalize(self.contrastive_align_projection_text(text), dim=-1)
+        return Output(*self.predict(hidden), queries, text, memory)
 
-    def forward(self, pixels: Tensor, tokens: Tensor, text_padding: Tensor, padding: Tensor | None = None) -> Found:
-        """The plain way: a picture for every text."""
-        return self.find(self.see(pixels, padding), tokens, text_padding)
+    def fuse_tokens(self, tokens: Tensor, position: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Fuse joint sequences of image and text tokens (B, L, d), True on padding (B, L).
 
+        `position` (B, L, d) is 0 for text. Returns object queries (layers, B, N, d), in the heads' precision, and the
+        encoder's output (B, L, d).
+        """
+        hidden, memory = self.transformer(tokens, position, padding, self.query_embed.weight)
+        return hidden.to(self.class_embed.weight.dtype), memory
 
-class MLP(nn.Module):
-    """Linear layers with ReLU between."""
-
-    def __init__(self, width: int, hidden: int, out: int, depth: int) -> None:
-        super().__init__()
-        widths = [width] + [hidden] * (depth - 1) + [out]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
-        out: Tensor = self.layers[-1](x)
-        return out
+    def predict(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict logits (..., tokens + 1) and boxes (..., 4) of object queries (..., d)."""
+        return self.class_embed(hidden), self.bbox_embed(hidden).sigmoid()
 
 
 def sine_position(padding: Tensor, width: int) -> Tensor:
-    """(B, h, w) True on padding -> (B, h, w, width): rows in the first half, columns in the second (DETR, appendix).
+    """Compute sine positions, (B, h, w) True on padding -> (B, h, w, width) (DETR, appendix).
 
-    Places count from 1 to 2 pi over the part that is picture; even channels are sines, odd ones cosines.
+    Rows are in the first half, columns in the second. Places count up to 2 pi over the part that is image; even channels are sines, odd ones cosines.
     """
     half = width // 2
     channel = torch.arange(half, dtype=torch.float32, device=padding.device)

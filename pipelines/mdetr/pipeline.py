@@ -1,14 +1,14 @@
 """MDETR as a pipeline: referring expressions, and the phrases of captions where a data set has captions.
 
-A picture goes through the backbone once, whatever is asked about it, and pictures of equal size share that pass:
-nothing is padded, so an answer never depends on its neighbours. Each different text about a picture goes through the
-transformer once; the phrases of one caption share it.
+An image goes through the backbone once for all its expressions, and images of equal size share that pass: no image is
+padded. A text goes through RoBERTa once in the pipeline's life, and through the transformer once an image; the phrases
+of one caption share it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -21,15 +21,15 @@ from bench.grounding import LoadedScene, PipelineContext, Prediction, Query
 from bench.hashing import sha256_file
 from bench.settings import parse_table
 from pipelines.card import CardOptions, make_card
+from pipelines.engine import Engine, Rows, Sequences, prepare
 from pipelines.mdetr import checkpoint
-from pipelines.mdetr.model import Mdetr, Seen
+from pipelines.mdetr.model import HEADS
 from pipelines.mdetr.phrases import phrase_mask, query_scores
 from pipelines.mdetr.preprocessing import normalised, resized
 from pipelines.mdetr.text import PAD, Tokenizer
 
 SIZES = (800, 1333)  # of the published models
-Place = tuple[int, int]  # of a scene in its batch, of a query in its scene
-T = TypeVar("T")
+RESIZE_THREADS = 4
 
 
 class MdetrOptions(BaseModel):
@@ -47,13 +47,10 @@ class MdetrOptions(BaseModel):
 
 
 class MdetrPipeline:
-    """A grounder that is one network."""
+    """Ground expressions with one network."""
 
     def __init__(self, options: MdetrOptions, context: PipelineContext) -> None:
         self.clock, self.dataset = context.clock, context.dataset
-        self.device, self.dtype = torch.device(context.device), getattr(torch, context.dtype)
-        gpu = self.device.type == "cuda"
-        self.pictures, self.texts = options.pictures or (8 if gpu else 1), options.texts or (64 if gpu else 8)
         held = checkpoint.unpack(checkpoint.find(options.weights, context))
         sizes = held.sizes or SIZES
         self.short, self.long = options.short or sizes[0], options.long or sizes[1]
@@ -68,10 +65,20 @@ class MdetrPipeline:
                 f"{options.tokenizer}: a tokenizer of {len(self.tokenizer)} tokens, but {held.path.name} knows {known} "
                 "of them; give the one that the weights were trained with"
             )
-        self.model = in_precision(checkpoint.build(held), self.dtype).to(self.device)
+        self.model = checkpoint.build(held)
         transformer = self.model.transformer
-        context.acceleration.apply(self.model, [self.model.backbone[0], transformer.text_encoder, transformer])
-        context.acceleration.uses_dtype()
+        prepare(self.model, context, HEADS, [self.model.backbone[0], transformer.text_encoder, transformer])
+        gpu = torch.device(context.device).type == "cuda"
+        self.engine: Engine[Tensor] = Engine(
+            context,
+            self._encode_images,
+            self._encode_texts,
+            self._fuse,
+            images=options.pictures or (8 if gpu else 1),
+            texts=options.texts or (64 if gpu else 8),
+            kind=lambda image: image.shape,
+        )
+        self.pool = ThreadPoolExecutor(RESIZE_THREADS, thread_name_prefix="resize")
         self.card = make_card(
             context,
             options.card,
@@ -84,62 +91,49 @@ class MdetrPipeline:
 
     @torch.inference_mode()
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
-        """One prediction for every query of every scene, in order."""
-        with self.clock.stage("resize"):
-            pictures = [resized(scene.picture, self.short, self.long) for scene in batch]
-        groups: dict[torch.Size, list[int]] = {}
-        for index, picture in enumerate(pictures):
-            groups.setdefault(picture.shape, []).append(index)
-        answers: dict[Place, Prediction] = {}
-        for indices in groups.values():
-            with self.clock.stage("backbone"):
-                seen = self._see([pictures[i] for i in indices])
-            with self.clock.stage("transformer"):
-                answers |= self._answers(batch, indices, seen)
-        return [answers[s, q] for s, scene in enumerate(batch) for q in range(len(scene.queries))]
-
-    def _see(self, pictures: Sequence[Tensor]) -> Seen:
-        """Pictures of one size, (3, h, w) in 0..1 -> their tokens."""
-        parts = []
-        for some in chunks(pictures, self.pictures):
-            pixels = normalised(torch.stack(list(some)).to(self.device))
-            parts.append(self.model.see(pixels.to(self.dtype)))
-        tokens, position, padding = zip(*((s.tokens, s.position, s.padding) for s in parts), strict=True)
-        return Seen(torch.cat(tokens), torch.cat(position), torch.cat(padding))
-
-    def _answers(self, batch: Sequence[LoadedScene], indices: Sequence[int], seen: Seen) -> dict[Place, Prediction]:
-        """The answers about the scenes `indices`, whose pictures are the rows of `seen`."""
-        asked: dict[tuple[int, str], list[Place]] = {}
-        for row, scene in enumerate(indices):
-            for number, query in enumerate(batch[scene].queries):
-                asked.setdefault((row, text_of(query)), []).append((scene, number))
+        """Ground every query of every scene -> predictions in order."""
+        asked = [(index, query) for index, scene in enumerate(batch) for query in scene.queries]
         if not asked:
-            return {}
-        found = [self._ask(batch, seen, some) for some in chunks(list(asked.items()), self.texts)]
-        rows = torch.cat(found).cpu().numpy()  # the one point where a GPU is waited for
-        places = [place for mine in asked.values() for place in mine]
-        sizes = np.array([batch[s].picture.shape[1::-1] * 2 for s, _ in places])
-        boxes = (box_cxcywh_to_xyxy(rows[:, :4]) * sizes).tolist()
-        answers = {}
-        for (s, q), box, (score, index) in zip(places, boxes, rows[:, 4:].tolist(), strict=True):
-            query = batch[s].queries[q]
-            answers[s, q] = Prediction(query.id, tuple(box), score, note=self._note(query), query_index=int(index))
-        return answers
+            return []
+        with self.clock.stage("resize"):
+            images = list(self.pool.map(lambda s: resized(s.picture, self.short, self.long), batch))
+        output = self.engine.ground(images, [(index, text_of(query)) for index, query in asked])  # (M, N, S + 5)
+        with self.clock.stage("rank"):
+            masks = [phrase_mask(query.caption, self.tokenizer) for _, query in asked]
+            scores, best = query_scores(output[..., :-4], masks).max(dim=-1)
+            boxes = output[torch.arange(len(output), device=output.device), best, -4:]
+            # float64 holds the indices too: one copy, and the one wait for a GPU.
+            rows = torch.cat([boxes.double(), torch.stack([scores, best], dim=1)], dim=1).cpu().numpy()
+        sizes = np.array([batch[index].picture.shape[1::-1] * 2 for index, _ in asked])
+        corners = (box_cxcywh_to_xyxy(rows[:, :4]) * sizes).tolist()
+        return [
+            Prediction(query.id, tuple(box), score, note=self._note(query), query_index=int(number))
+            for (_, query), box, (score, number) in zip(asked, corners, rows[:, 4:].tolist(), strict=True)
+        ]
 
-    def _ask(
-        self, batch: Sequence[LoadedScene], seen: Seen, some: Sequence[tuple[tuple[int, str], list[Place]]]
-    ) -> Tensor:
-        """Texts, each with the row of its picture and the places it answers -> (K, 6), a row for every place in order:
-        a cxcywh box in 0..1, its score, the index of its query.
-        """
-        tokens, padding = self.tokenizer([text for (_, text), _ in some])
-        rows = torch.tensor([row for (row, _), _ in some], device=self.device)
-        view = Seen(seen.tokens[rows], seen.position[rows], seen.padding[rows])
-        out = self.model.find(view, tokens.to(self.device), padding.to(self.device))
-        owners = [index for index, (_, mine) in enumerate(some) for _ in mine]
-        masks = [phrase_mask(batch[s].queries[q].caption, self.tokenizer) for _, mine in some for s, q in mine]
-        score, index = query_scores(out.logits[0][owners], masks).max(dim=-1)
-        return torch.cat([out.boxes[0][owners, index].double(), torch.stack([score, index], dim=1).double()], dim=1)
+    @property
+    def caches(self) -> Mapping[str, Callable[[], None]]:
+        """List what empties the text cache."""
+        return {"texts": self.engine.forget_texts}
+
+    def _encode_images(self, images: Sequence[Tensor]) -> list[Rows]:
+        """Encode images of one size, (3, h, w) uint8."""
+        pixels = normalised(self.engine.to_device(torch.stack(list(images))))
+        encoded = self.model.encode_image(pixels.to(self.model.input_proj.weight.dtype))
+        return list(zip(encoded.tokens, encoded.position, strict=True))
+
+    def _encode_texts(self, texts: Sequence[str]) -> list[Rows]:
+        ids, padding = self.tokenizer(texts)
+        tokens = self.model.encode_text(self.engine.to_device(ids), self.engine.to_device(padding))
+        nowhere = tokens.new_zeros(1, 1)  # the position of every text token
+        rows = zip(tokens, (~padding).sum(dim=1).tolist(), strict=True)
+        return [(row[:length], nowhere.expand(length, row.shape[1])) for row, length in rows]
+
+    def _fuse(self, sequences: Sequences) -> Tensor:
+        """(B, N, S + 5): logits of each object query over token slots and no object, and its cxcywh box in 0..1."""
+        tokens, position = sequences.rows
+        hidden, _ = self.model.fuse_tokens(tokens, position, sequences.padding)
+        return torch.cat(self.model.predict(hidden[-1]), dim=-1)
 
     def _note(self, query: Query) -> str:
         alone = self.dataset == "flickr30k" and query.caption is None
@@ -153,25 +147,13 @@ def mdetr(context: PipelineContext) -> MdetrPipeline:
     return MdetrPipeline(options, context)
 
 
-def in_precision(model: Mdetr, dtype: torch.dtype) -> Mdetr:
-    """The network in `dtype`, its heads in float32: a box in bfloat16 would be rounded to a 256th of the picture."""
-    for part in (model.backbone, model.input_proj, model.transformer, model.query_embed):
-        part.to(dtype)
-    return model
-
-
 def text_of(query: Query) -> str:
-    """What the text encoder reads: the whole caption of a phrase, else the expression, as it is given."""
+    """Choose the text to encode: the whole caption of a phrase, else the expression."""
     return query.caption.text if query.caption else query.text
 
 
-def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    """`items` in runs of at most `size`."""
-    return [items[start : start + size] for start in range(0, len(items), size)]
-
-
 def _read_as(held: checkpoint.Unpacked) -> str:
-    """What a reader should know of how the file was read."""
+    """Describe the entry that was loaded and the keys that were left out."""
     left_out = f"without {', '.join(held.dropped[:3])}" if held.dropped else ""
     said = ", ".join(part for part in (held.part, left_out) if part)
     return f" ({said})" if said else ""

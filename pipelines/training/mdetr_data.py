@@ -56,13 +56,13 @@ class Scenes:
 
     def stack(self, scenes: Sequence[Scene]) -> Tensor:
         """(B, 3, h, w), normalised."""
-        return normalised(torch.stack([self._picture(scene) for scene in scenes]).float() / 255)
+        return normalised(torch.stack([self._picture(scene) for scene in scenes]))
 
     def _picture(self, scene: Scene) -> Tensor:
         kept: dict[str, Tensor] = self._kept  # type: ignore[attr-defined]
         if scene.id in kept:
             return kept[scene.id]
-        pixels = (resized(self.pictures.load(scene), *self.sizes) * 255).round().to(torch.uint8)
+        pixels = resized(self.pictures.load(scene), *self.sizes)
         if self.keep:
             kept[scene.id] = pixels
         return pixels

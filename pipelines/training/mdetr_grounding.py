@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bench.grounding import PictureSource, Scene
 from pipelines.mdetr.loss import Targets, Weights, set_loss, weighted
-from pipelines.mdetr.model import Mdetr, Seen
+from pipelines.mdetr.model import ImageTokens, Mdetr
 from pipelines.mdetr.text import Tokenizer
 from pipelines.training.mdetr_backbone import FirstLesson
 from pipelines.training.mdetr_data import annotated_size, normalised_boxes
@@ -52,9 +52,9 @@ class Grounding(nn.Module):
         boxes = [normalised_boxes([e.box for e in s.expressions], annotated_size(s, self.pictures)) for s in scenes]
         wanted = torch.cat(boxes).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            seen = self.model.see(pixels)
-        seen = Seen(seen.tokens.float(), seen.position.float(), seen.padding)
-        found = self.model.find(seen.repeated(asked), tokens, padding)
+            seen = self.model.encode_image(pixels)
+        seen = ImageTokens(seen.tokens.float(), seen.position.float(), seen.padding)
+        found = self.model.fuse(seen.repeated(asked), self.model.encode_text(tokens, padding), padding)
         positive = shares_of(~padding, self.model.config.tokens)
         targets = Targets(wanted, positive, torch.arange(len(wanted), device=device))
         loss = weighted(set_loss(found, targets, self.weights), self.weights)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bench.grounding import Expression, LoadedScene, Query, Scene
 from clipvg.model.text import PAD, text_features
 from clipvg.pipeline import clipvg
-from clipvg.preprocessing import Canvas, integer_box, letterboxed, masked_patches, stacked
+from pipelines.canvas import Canvas, integer_box, letterboxed, masked_patches, stacked
 from clipvg.training.first_step import first_step
 from clipvg.training.objective import Batch, Objective
 from clipvg.training.recipe import ClipVGRecipe

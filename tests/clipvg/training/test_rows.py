@@ -10,7 +10,7 @@ import torch
 from bench.datasets.jsonl import read_jsonl
 from bench.errors import DataError, PictureError
 from bench.grounding import Expression, Scene
-from clipvg.augmentation import Augment
+from pipelines.augmentation import Augment
 from clipvg.training.order import Micro, Order
 from clipvg.training.rows import drawn_ahead
 

@@ -10,8 +10,8 @@ from PIL import Image
 from bench.boxes import box_area_xyxy, clip_xyxy
 from bench.errors import DataError
 from clipvg import augmentation
-from clipvg.augmentation import Augment, augmented
-from clipvg.preprocessing import letterboxed
+from pipelines.augmentation import Augment, augmented
+from pipelines.canvas import letterboxed
 
 
 @given(SIDES, SIDES, CORNERS, SEEDS, st.booleans())

@@ -1,8 +1,8 @@
-"""From a picture to the square canvas that CLIP-VG is shown, and from a box on the canvas back to the picture.
+"""Letterbox of the TransVG family: an image on a square canvas, and a box on the canvas back in the image.
 
-Two styles. `official` does to the last rounding what the official code does: ImageNet statistics, one ratio for both
-sides, boxes cut to integers, a patch masked by the pixels at its centre (spec clipvg.md 1.4). `clean` does what should
-have been done: CLIP's own statistics, each side's own ratio, boxes as they are, a patch masked when it is all padding.
+Two styles. `official` does to the last rounding what the official code of CLIP-VG does: ImageNet statistics, one ratio
+for both sides, boxes cut to integers, a patch masked by the pixels at its centre. `clean` does what should have been
+done: CLIP's own statistics, each side's own ratio, boxes as they are, a patch masked when it is all padding.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from bench.boxes import box_cxcywh_to_xyxy
 from bench.grounding import Box, Picture
 
 Style = Literal["official", "clean"]
-STATISTICS: dict[Style, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
-    "official": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "clean": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-}
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and deviation of R, G, B in 0..1
+IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP: Statistics = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+STATISTICS: dict[Style, Statistics] = {"official": IMAGENET, "clean": CLIP}
 # Data sets whose lists hold x, y, width, height: those four are what the official loader cuts to integers.
 HELD_AS_XYWH = {"refcoco", "refcoco+", "refcocog", "refcocog-google"}
 Boxes = NDArray[np.float64]
@@ -33,10 +33,10 @@ Boxes = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """A picture on its canvas: `pixels` uint8 (S, S, 3), black where there is no picture.
+    """Hold an image on its canvas: `pixels` uint8 (S, S, 3), black where there is no image.
 
-    The picture's rows are `top` to `bottom`, its columns `left` to `right`, of which the last is not one. `ratio` is
-    canvas pixels for a picture pixel, across and down.
+    The image's rows are `top` to `bottom`, its columns `left` to `right`, both exclusive at their ends. `ratio` is
+    canvas pixels for an image pixel, across and down.
     """
 
     pixels: NDArray[np.uint8]
@@ -47,7 +47,7 @@ class Canvas:
     ratio: tuple[float, float]
 
     def to_canvas(self, box: Box) -> Boxes:
-        """xyxy pixels of the picture -> (4,) cxcywh in 0..1 of the canvas; outside it where the box is."""
+        """Convert xyxy pixels of the image -> (4,) cxcywh in 0..1 of the canvas, unclipped."""
         x1, y1, x2, y2 = box
         across, down = self.ratio
         size = len(self.pixels)
@@ -56,13 +56,13 @@ class Canvas:
         return np.array([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]) / size
 
     def to_picture(self, boxes: Boxes) -> Boxes:
-        """(N, 4) cxcywh in 0..1 of the canvas -> xyxy pixels of the picture, unclipped."""
+        """Convert (N, 4) cxcywh in 0..1 of the canvas -> xyxy pixels of the image, unclipped."""
         corners = box_cxcywh_to_xyxy(boxes) * len(self.pixels)
         return np.asarray((corners - np.tile([self.left, self.top], 2)) / np.tile(self.ratio, 2))
 
 
 def letterboxed(picture: Picture, size: int, style: Style) -> Canvas:
-    """(H, W, 3) -> the picture with its long side at `size`, in the middle of a canvas."""
+    """Put an image (H, W, 3) with its long side at `size` in the middle of a canvas."""
     image = Image.fromarray(picture)
     resized, ratio = long_side_to(image, size, style)
     # The official offset rounds halves down: -0.1 tips them.
@@ -71,7 +71,7 @@ def letterboxed(picture: Picture, size: int, style: Style) -> Canvas:
 
 
 def long_side_to(image: Image.Image, size: int, style: Style) -> tuple[Image.Image, tuple[float, float]]:
-    """The image with its long side at `size` pixels, and the ratio across and down by which boxes follow it."""
+    """Resize an image to a long side of `size` pixels -> it, and the ratio of boxes across and down."""
     ratio = size / max(image.size)
     width, height = (max(1, round(side * ratio)) for side in image.size)
     both = (ratio, ratio) if style == "official" else (width / image.width, height / image.height)
@@ -79,7 +79,7 @@ def long_side_to(image: Image.Image, size: int, style: Style) -> tuple[Image.Ima
 
 
 def pasted(image: Image.Image, left: int, top: int, size: int, ratio: tuple[float, float]) -> Canvas:
-    """An image that fits, put onto a black canvas with its corner at (left, top)."""
+    """Paste an image that fits onto a black canvas with its corner at (left, top)."""
     pixels = np.zeros((size, size, 3), np.uint8)
     right, bottom = left + image.width, top + image.height
     pixels[top:bottom, left:right] = np.asarray(image)
@@ -87,9 +87,9 @@ def pasted(image: Image.Image, left: int, top: int, size: int, ratio: tuple[floa
 
 
 def integer_box(box: Box, held_as: Literal["xyxy", "xywh"]) -> Box:
-    """xyxy pixels as the official loader has them: cut to integers in the form in which the list holds them.
+    """Cut xyxy pixels to integers as the official loader does, in the form that the list has them in.
 
-    Of RefCOCO's kind x, y, width and height are cut, so that the right edge can move by almost two pixels.
+    In RefCOCO's lists x, y, width and height are cut, so that the right edge can move by almost two pixels.
     """
     if held_as == "xyxy":
         return tuple(float(int(v)) for v in box)  # type: ignore[return-value]
@@ -100,34 +100,43 @@ def integer_box(box: Box, held_as: Literal["xyxy", "xywh"]) -> Box:
 
 
 def stacked(canvases: Sequence[Canvas], patch: int, style: Style, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Canvases of one size -> pixels (B, 3, S, S), normalised, 0 where there is no picture; masked patches (B, P)."""
+    """Stack canvases of one size -> pixels (B, 3, S, S), normalised, 0 outside the image; masked patches (B, P)."""
     raw, edges = together(canvases)
     return shown(raw.to(device), edges.to(device), patch, style)
 
 
 def together(canvases: Sequence[Canvas]) -> tuple[Tensor, Tensor]:
-    """Canvases of one size -> pixels (B, S, S, 3) uint8, and left, top, right, bottom of each picture (B, 4)."""
+    """Stack canvases of one size -> pixels (B, S, S, 3) uint8, and left, top, right, bottom of each image (B, 4)."""
     pixels = torch.from_numpy(np.stack([canvas.pixels for canvas in canvases]))
     return pixels, torch.tensor([[c.left, c.top, c.right, c.bottom] for c in canvases])
 
 
 def shown(raw: Tensor, edges: Tensor, patch: int, style: Style) -> tuple[Tensor, Tensor]:
-    """What `together` gives, on any device -> what the network is shown, as `stacked` says."""
-    device, line = raw.device, torch.arange(raw.shape[1], device=raw.device)
+    """Normalise what `together` gives, on any device -> as `stacked`."""
+    inside = covered(edges, raw.shape[1])
+    return normalised(raw, inside, style), masked_patches(~inside, patch, style)
+
+
+def covered(edges: Tensor, size: int) -> Tensor:
+    """Mark the pixels of a canvas that are image, (B, 4) left, top, right, bottom -> (B, S, S)."""
+    line = torch.arange(size, device=edges.device)
     left, top, right, bottom = (edges[:, i, None] for i in range(4))
     rows, columns = (line >= top) & (line < bottom), (line >= left) & (line < right)
-    inside = rows[:, :, None] & columns[:, None, :]  # (B, S, S)
-    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in STATISTICS[style])
-    pixels = ((raw.permute(0, 3, 1, 2).float() / 255 - mean) / std) * inside[:, None]
-    return pixels, masked_patches(~inside, patch, style)
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def normalised(raw: Tensor, inside: Tensor, style: Style) -> Tensor:
+    """Normalise pixels (B, S, S, 3) uint8 -> (B, 3, S, S), 0 where `inside` (B, S, S) is not."""
+    mean, std = (torch.tensor(values, device=raw.device).view(3, 1, 1) for values in STATISTICS[style])
+    return ((raw.permute(0, 3, 1, 2).float() / 255 - mean) / std) * inside[:, None]
 
 
 def masked_patches(padding: Tensor, patch: int, style: Style) -> Tensor:
-    """(B, S, S) True where there is no picture -> (B, P) True where the transformer is not to look."""
+    """Mark the patches to ignore, (B, S, S) True outside the image -> (B, P)."""
     if style == "clean":
         whole = -F.max_pool2d(-padding[:, None].float(), patch)
         return whole.flatten(1) > 0.5
-    # Bilinear without antialiasing reads the four pixels at a patch's centre; a tie rounds to "look".
+    # Bilinear without antialiasing takes the four pixels at a patch's centre; a tie rounds to "not masked".
     side = padding.shape[-1] // patch
     shares = F.interpolate(padding[:, None].float(), size=(side, side), mode="bilinear", align_corners=False)
     return shares.flatten(1).round().bool()

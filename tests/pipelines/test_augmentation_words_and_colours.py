@@ -9,7 +9,7 @@ from PIL import ImageEnhance
 
 from bench.errors import SettingsError
 from bench.settings import parse_table
-from clipvg.augmentation import Augment, augmented, has_position, mirrored
+from pipelines.augmentation import Augment, augmented, has_position, mirrored
 
 
 @pytest.mark.parametrize(

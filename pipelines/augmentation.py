@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from bench.boxes import box_area_xyxy, box_xyxy_to_cxcywh, clip_xyxy
 from bench.errors import DataError, SettingsError
 from bench.grounding import Box, Picture
-from clipvg.preprocessing import Canvas, Style, long_side_to, pasted
+from pipelines.canvas import Canvas, Style, long_side_to, pasted
 
 Float = NDArray[np.float64]
 

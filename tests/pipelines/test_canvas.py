@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clipvg.preprocessing import STATISTICS, integer_box, letterboxed, masked_patches, pasted, stacked
+from pipelines.canvas import STATISTICS, integer_box, letterboxed, masked_patches, pasted, stacked
 
 CPU = torch.device("cpu")
 SIDES = st.integers(1, 900)

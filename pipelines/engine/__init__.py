@@ -1,0 +1,177 @@
+"""Inference engine: encode each image once, each text once, and fuse pairs in batches of like length.
+
+    images ─► encode_images (once a batch)         ─┐
+    texts  ─► encode_texts  (once, cached by string) ┴─► fuse (image, text) pairs, sorted by length ─► (N, ...)
+
+A network gives three functions and is otherwise only a network. Chunk sizes, padding, the text cache, copies to the
+device and the halving of chunks where memory runs out are the engine's. Nothing here waits for the device: the one
+wait of a batch is the caller's copy of the result to the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bench.errors import DeviceError
+from bench.grounding import PipelineContext
+from bench.memory import in_chunks
+
+Image = TypeVar("Image")
+Network = TypeVar("Network", bound=nn.Module)
+Rows = tuple[Tensor, ...]  # of one image or text: its tokens (L, d), and what else each token has (L, ...)
+TEXTS = 100_000  # texts in the cache
+WASTE = 1.1  # a batch is cut where padding would make it larger by this factor
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """Hold the joint sequences of N pairs, text tokens before image tokens, padded at the end.
+
+    `rows` are as the encoders gave them, (N, L, ...) each; `padding` (N, L) is True on padding, None without any.
+    """
+
+    rows: Rows
+    padding: Tensor | None
+
+
+class Engine(Generic[Image]):
+    """Run a network over batches of images and (image, text) pairs."""
+
+    def __init__(
+        self,
+        context: PipelineContext,
+        encode_images: Callable[[Sequence[Image]], Sequence[Rows]],
+        encode_texts: Callable[[Sequence[str]], Sequence[Rows]],
+        fuse: Callable[[Sequences], Tensor],
+        *,
+        images: int,
+        texts: int,
+        kind: Callable[[Image], Hashable] = lambda image: None,
+    ) -> None:
+        """`images` and `texts` are the largest chunks; only images of one `kind` share a chunk."""
+        self.clock, self.device = context.clock, torch.device(context.device)
+        self.sizes = {"images": images, "texts": texts, "pairs": texts}
+        self._encode_images, self._encode_texts, self._fuse, self._kind = encode_images, encode_texts, fuse, kind
+        self._texts: dict[str, Rows] = {}  # least recently used first
+
+    def ground(self, images: Sequence[Image], pairs: Sequence[tuple[int, str]]) -> Tensor:
+        """Fuse pairs of an image's index and a text -> (N, ...), a row a pair, on the device."""
+        with self.clock.stage("image encode"):
+            image_rows = self.encode_images(images)
+        with self.clock.stage("text encode"):
+            text_rows = self.encode_texts([text for _, text in pairs])
+        with self.clock.stage("fusion"):
+            return self._fused(image_rows, text_rows, pairs)
+
+    def encode_images(self, images: Sequence[Image]) -> list[Rows]:
+        """Encode images, those of one kind together, in the order given."""
+        groups: dict[Hashable, list[int]] = {}
+        for index, image in enumerate(images):
+            groups.setdefault(self._kind(image), []).append(index)
+        encoded: dict[int, Rows] = {}
+        for group in groups.values():
+            some = self.chunked("images", group, lambda chunk: self._encode_images([images[i] for i in chunk]))
+            encoded |= zip(group, chain.from_iterable(some), strict=True)
+        return [encoded[index] for index in range(len(images))]
+
+    def encode_texts(self, texts: Sequence[str]) -> dict[str, Rows]:
+        """Encode each different text, or take it from the cache."""
+        wanted = dict.fromkeys(texts)
+        # Texts of like length share a chunk: little of it is padding.
+        new = sorted((text for text in wanted if text not in self._texts), key=lambda text: (len(text), text))
+        encoded = dict(zip(new, chain.from_iterable(self.chunked("texts", new, self._encode_texts)), strict=True))
+        rows = {text: encoded[text] if text in encoded else self._texts.pop(text) for text in wanted}
+        self._texts |= rows
+        while len(self._texts) > TEXTS:
+            del self._texts[next(iter(self._texts))]
+        return rows
+
+    def forget_texts(self) -> None:
+        """Empty the text cache."""
+        self._texts.clear()
+
+    def chunked(self, what: str, items: Any, work: Callable[[Any], Any]) -> Iterator[Any]:
+        """Apply `work` to chunks of "images", "texts" or "pairs"; anything with a length and slices will do.
+
+        A size that was too large for the memory is halved for good. Raises MemoryError when a single item does not
+        fit: the harness then tries fewer scenes.
+        """
+
+        def on_halved(tried: int, size: int) -> None:
+            self.sizes[what] = size
+
+        try:
+            yield from in_chunks(items, self.sizes[what], work, on_halved)
+        except DeviceError as error:
+            raise MemoryError(str(error)) from None
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """Copy a tensor to the device; to a GPU without waiting for it."""
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+
+    def _fused(
+        self, image_rows: Sequence[Rows], text_rows: dict[str, Rows], pairs: Sequence[tuple[int, str]]
+    ) -> Tensor:
+        # Every row of the batch once, in one table: a pair's sequence is then two runs of the table's indices.
+        items = [*text_rows.values(), *image_rows]
+        table = tuple(torch.cat(parts) for parts in zip(*items, strict=True))
+        lengths = np.array([len(item[0]) for item in items])
+        number = {text: n for n, text in enumerate(text_rows)}
+        distinct = {pair: n for n, pair in enumerate(dict.fromkeys(pairs))}
+        both = np.array([(number[text], len(number) + index) for index, text in distinct])  # (D, 2)
+        order = lengths[both].sum(axis=1).argsort(kind="stable")
+        fused: list[Tensor] = []
+        for run in _runs(lengths[both[order]].sum(axis=1)):
+            work = lambda chunk: self._fuse(self._sequences(table, lengths, both[chunk]))  # noqa: E731
+            fused += self.chunked("pairs", order[run], work)
+        # Back to the order of the pairs, the same pair twice where it was given twice.
+        place = order.argsort()[[distinct[pair] for pair in pairs]]
+        return torch.cat(fused).index_select(0, self.to_device(torch.from_numpy(place)))
+
+    def _sequences(self, table: Rows, lengths: NDArray[np.int64], both: NDArray[np.int64]) -> Sequences:
+        """Gather the sequences of pairs, (N, 2) numbers of a text and an image in the table."""
+        starts = (lengths.cumsum() - lengths)[both]
+        text, image = lengths[both].T[..., None]  # (N, 1) each
+        place = np.arange((text + image).max())
+        index = np.where(place < text, starts[:, :1] + place, starts[:, 1:] + place - text)  # (N, L)
+        beyond = place >= text + image
+        index[beyond] = 0  # any row will do
+        flat = self.to_device(torch.from_numpy(index.ravel()))
+        rows = tuple(part.index_select(0, flat).unflatten(0, index.shape) for part in table)
+        return Sequences(rows, self.to_device(torch.from_numpy(beyond)) if beyond.any() else None)
+
+
+def _runs(lengths: NDArray[np.int64]) -> Iterator[slice]:
+    """Cut ascending lengths into runs that padding makes larger by less than the factor WASTE."""
+    start, total = 0, 0
+    for end, length in enumerate(lengths.tolist()):
+        total += length
+        if length * (end + 1 - start) > WASTE * total:
+            yield slice(start, end)
+            start, total = end, length
+    yield slice(start, len(lengths))
+
+
+def prepare(network: Network, context: PipelineContext, heads: Collection[str], parts: Sequence[Any]) -> Network:
+    """Make a network ready for inference: on the context's device, in its precision, accelerated; in place.
+
+    The children named in `heads` stay in float32: a box in bfloat16 would be rounded to a 256th of the image. `parts`
+    are the modules that are called, for torch.compile.
+    """
+    dtype = getattr(torch, context.dtype)
+    network.requires_grad_(False).to(context.device)
+    for name, child in network.named_children():
+        child.to(torch.float32 if name in heads else dtype)
+    for parameter in network.parameters(recurse=False):
+        parameter.data = parameter.data.to(dtype)
+    context.acceleration.apply(network, parts)
+    context.acceleration.uses_dtype()
+    return network

@@ -1,0 +1,79 @@
+"""Network parts that several grounders share: the post-norm encoder and the box head.
+
+Batch first, (B, L, d); a `padding` mask is True where a token is ignored. Parameter names are those of DETR's family,
+so that official checkpoints load as they are (Carion et al. 2020, appendix A).
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class EncoderLayer(nn.Module):
+    """Apply self-attention, then a feed-forward network with ReLU.
+
+    Positions are added to queries and keys, never to values; each half ends in a norm.
+    """
+
+    def __init__(self, hidden: int, heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(hidden, heads, dropout, batch_first=True)
+        self.linear1, self.linear2 = nn.Linear(hidden, feedforward), nn.Linear(feedforward, hidden)
+        self.norm1, self.norm2 = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None, only_first: bool = False) -> Tensor:
+        """(B, L, d) twice and (B, L) -> (B, L, d); with `only_first` (B, 1, d), the output of the first token."""
+        key = x + position
+        query, residual = (key[:, :1], x[:, :1]) if only_first else (key, x)
+        y = self.norm1(residual + self.dropout(attend(self.self_attn, query, key, x, padding)))
+        inner = self.linear2(self.dropout(F.relu(self.linear1(y))))
+        out: Tensor = self.norm2(y + self.dropout(inner))
+        return out
+
+
+class Encoder(nn.Module):
+    """Apply `depth` encoder layers; post-norm, so there is no final norm."""
+
+    def __init__(self, depth: int, hidden: int, heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(hidden, heads, feedforward, dropout) for _ in range(depth))
+
+    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None, only_first: bool = False) -> Tensor:
+        """As a layer; with `only_first` the last layer computes the first token alone, the same numbers."""
+        for layer in self.layers[:-1]:
+            x = layer(x, position, padding)
+        out: Tensor = self.layers[-1](x, position, padding, only_first)
+        return out
+
+
+class MLP(nn.Module):
+    """Apply linear layers with ReLU between; the box head of DETR's family is `MLP(d, d, 4, 3)`."""
+
+    def __init__(self, width: int, hidden: int, out: int, depth: int) -> None:
+        super().__init__()
+        widths = [width] + [hidden] * (depth - 1) + [out]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., out)."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        out: Tensor = self.layers[-1](x)
+        return out
+
+
+def attend(attention: nn.MultiheadAttention, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None) -> Tensor:
+    """Apply an attention without returning its weights, which lets torch take the fused kernel."""
+    out: Tensor = attention(q, k, v, key_padding_mask=padding, need_weights=False)[0]
+    return out
+
+
+def xavier(module: nn.Module) -> None:
+    """Draw every matrix of a module anew, xavier-uniform."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
