@@ -15,13 +15,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.settings import merged, parse_table
+from bench.settings import parse_table
 from bench.training.config import Schedule, TrainConfig
 from bench.training.task import ParameterGroup, TaskFactory, TrainingJob, TrainTask
 from pipelines.mdetr import checkpoint
 from pipelines.mdetr.backbone import RESNETS
 from pipelines.mdetr.checkpoint import SIZES, Opened, open_network
-from pipelines.mdetr.config import MdetrConfig
+from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig
 from pipelines.mdetr.data import Expressions, MdetrBatch, Sample, collate
 from pipelines.mdetr.losses import LossWeights, set_losses
 from pipelines.mdetr.model import ImageTokens, Mdetr, Output
@@ -90,6 +90,10 @@ class MdetrTask(TrainTask):
     def losses(self, batch: MdetrBatch, rng: torch.Generator) -> dict[str, Tensor]:
         """Return the set losses of each sample, (B,), and the box that evaluation would choose."""
         output, _ = self.forward(batch)
+        return self.losses_of(output, batch)
+
+    def losses_of(self, output: Output, batch: MdetrBatch) -> dict[str, Tensor]:
+        """As `losses`, of an output that was computed."""
         losses = set_losses(output, batch.targets, batch.positive, batch.text_padding, self.config.loss)
         rows = torch.arange(len(batch.targets), device=batch.targets.device)
         best = query_scores(output.logits[-1].detach(), [None] * len(rows)).argmax(dim=1)
@@ -97,14 +101,18 @@ class MdetrTask(TrainTask):
 
     def forward(self, batch: MdetrBatch) -> tuple[Output, ImageTokens]:
         """Compute every decoder layer's output, and the image tokens. Autocast is for the backbone alone."""
-        # 1. As in evaluation, and 0 where there is no image.
-        pixels = normalised(batch.pixels).masked_fill(batch.image_padding[:, None], 0)
-        image = self.network.encode_image(pixels.contiguous(memory_format=torch.channels_last), batch.image_padding)
-        # 2. The rest in float32: a box in bfloat16 would be rounded to a 256th of the image.
-        with torch.autocast(pixels.device.type, enabled=False):
-            image = ImageTokens(image.tokens.float(), image.position.float(), image.padding)
+        image = self.encode_image(batch)
+        # A box in bfloat16 would be rounded to a 256th of the image.
+        with torch.autocast(batch.pixels.device.type, enabled=False):
             text = self.network.encode_text(batch.tokens, batch.text_padding)
             return self.network.fuse(image, text, batch.text_padding), image
+
+    def encode_image(self, batch: MdetrBatch) -> ImageTokens:
+        """Encode the images, normalised as in evaluation and 0 on padding -> float32."""
+        pixels = normalised(batch.pixels).masked_fill(batch.image_padding[:, None], 0)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        image = self.network.encode_image(pixels, batch.image_padding)
+        return ImageTokens(image.tokens.float(), image.position.float(), image.padding)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return transformer and heads, backbone, text encoder; a ResNet's first layers and the pooler are frozen."""
@@ -148,10 +156,10 @@ def start(config: MdetrTraining, job: TrainingJob) -> Opened:
     else:
         torch.manual_seed(job.context.seed)
         table = small_tokenizer([e.text for scene in job.scenes for e in scene.expressions], config.vocabulary)
-        limit = int(config.network.text_encoder["max_position_embeddings"]) - PAD - 1
-        tokenizer = Tokenizer.from_json(table, limit)
-        sizes = merged(config.network.model_dump(), {"text_encoder": {"vocab_size": len(tokenizer)}})
-        opened = Opened(Mdetr(MdetrConfig(**sizes)), tokenizer, SIZES, table)
+        text = ROBERTA_BASE | config.network.text_encoder
+        tokenizer = Tokenizer.from_json(table, int(text["max_position_embeddings"]) - PAD - 1)
+        text["vocab_size"] = len(tokenizer)
+        opened = Opened(Mdetr(config.network.model_copy(update={"text_encoder": text})), tokenizer, SIZES, table)
     short, long = opened.sizes
     opened.network.float()  # files of ours are in float16
     return replace(opened, sizes=(config.short or short, config.long or long))
