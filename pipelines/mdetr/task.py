@@ -68,6 +68,7 @@ class MdetrTask(TrainTask):
     """An MDETR in training. `network` is the Mdetr, `model` what is trained: the same, unless a subclass adds heads."""
 
     Config: type[MdetrTraining] = MdetrTraining
+    config: MdetrTraining
 
     def __init__(self, job: TrainingJob) -> None:
         super().__init__(job)
