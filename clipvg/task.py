@@ -76,6 +76,9 @@ class ClipVGTask(TrainTask):
     """A CLIP-VG in training. The text tower is frozen, so each text is encoded once."""
 
     Config: type[ClipVGTraining] = ClipVGTraining
+    config: ClipVGTraining
+    model: ClipVG
+    clip: FrozenClip
 
     def __init__(self, job: TrainingJob) -> None:
         super().__init__(job)

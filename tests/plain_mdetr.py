@@ -1,4 +1,4 @@
-"""MDETR's forward pass for one picture and one text, written down plainly over a table of official key names.
+"""MDETR's forward pass and losses for one image and one text, plainly, over a table of official key names.
 
 It shares nothing with pipelines/mdetr: spec/pipelines.md 2.1, 2.4 and 2.5 in a few functions, sequence first, no
 batches, no modules. Slow and obvious, it is what the fast one is held against.
@@ -15,6 +15,12 @@ STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of an EfficientNet's seven stages
 
 def forward(w, pixels, tokens, heads=8):
     """State dict, (3, H, W) normalised picture, (T,) token ids -> (N, S + 1) logits, (N, 4) cxcywh boxes in 0..1."""
+    logits, boxes, _ = every_layer(w, pixels, tokens, heads)[0][-1]
+    return logits, boxes
+
+
+def every_layer(w, pixels, tokens, heads=8):
+    """As `forward`: logits, boxes and unit vectors (N, c) of each decoder layer, and those of the tokens (T, c)."""
     body = under(w, "backbone.0.body.")
     network = efficientnet if "conv_stem.weight" in body else resnet if "conv1.weight" in body else small
     features = network(body, pixels[None])
@@ -31,7 +37,7 @@ def forward(w, pixels, tokens, heads=8):
         inner = linear(under(layer, "linear2."), linear(under(layer, "linear1."), memory).relu())
         memory = norm(under(layer, "norm2."), memory + inner)
     query = w["query_embed.weight"]
-    x = torch.zeros_like(query)
+    x, outputs = torch.zeros_like(query), []
     for layer in layers(w, "transformer.decoder.layers."):
         q = x + query
         x = norm(under(layer, "norm1."), x + attention(under(layer, "self_attn."), q, q, x, heads))
@@ -39,12 +45,51 @@ def forward(w, pixels, tokens, heads=8):
         x = norm(under(layer, "norm3."), x + seen)
         inner = linear(under(layer, "linear2."), linear(under(layer, "linear1."), x).relu())
         x = norm(under(layer, "norm4."), x + inner)
-    x = norm(under(w, "transformer.decoder.norm."), x)
-    logits = linear(under(w, "class_embed."), x)
-    for i in range(3):
-        x = linear(under(w, f"bbox_embed.layers.{i}."), x)
-        x = x.relu() if i < 2 else x.sigmoid()
-    return logits, x
+        last = norm(under(w, "transformer.decoder.norm."), x)
+        box = last
+        for i in range(3):
+            box = linear(under(w, f"bbox_embed.layers.{i}."), box)
+            box = box.relu() if i < 2 else box.sigmoid()
+        unit = F.normalize(linear(under(w, "contrastive_align_projection_image."), last), dim=-1)
+        outputs.append((linear(under(w, "class_embed."), last), box, unit))
+    return outputs, F.normalize(linear(under(w, "contrastive_align_projection_text."), text), dim=-1)
+
+
+def losses(w, pixels, tokens, target, positive, heads=8):
+    """The paper's losses of one expression, each summed over decoder layers: a cxcywh target, indices of its tokens."""
+    outputs, text = every_layer(w, pixels, tokens, heads)
+    sums = {"token": 0.0, "l1": 0.0, "giou": 0.0, "contrastive": 0.0}
+    for logits, boxes, unit in outputs:
+        wanted = torch.zeros(logits.shape[1])
+        wanted[positive] = 1 / len(positive)
+        costs = []  # no gradient goes through the match
+        for query in range(len(logits)):
+            probability = (logits[query].softmax(-1) * wanted).sum()
+            box = boxes[query]
+            costs.append((5 * (box - target).abs().sum() - 2 * giou(box, target) - probability).item())
+        best = costs.index(min(costs))
+        for query in range(len(logits)):
+            said = logits[query].log_softmax(-1)
+            sums["token"] = sums["token"] - (said @ wanted.to(said) if query == best else 0.1 * said[-1])
+        sums["l1"] = sums["l1"] + (boxes[best] - target).abs().sum()
+        sums["giou"] = sums["giou"] + 1 - giou(boxes[best], target)
+        alike = unit @ text.T / 0.07
+        both = -alike[best].log_softmax(0)[positive].mean()
+        for token in positive:
+            both = both - alike[:, token].log_softmax(0)[best]
+        sums["contrastive"] = sums["contrastive"] + both / 2
+    return sums
+
+
+def giou(a, b):
+    """Two cxcywh boxes."""
+    edges = [((box[i] - box[i + 2] / 2), (box[i] + box[i + 2] / 2)) for i in (0, 1) for box in (a, b)]
+    inner = outer = 1.0
+    for (low, high), (other_low, other_high) in (edges[:2], edges[2:]):
+        inner = inner * (torch.minimum(high, other_high) - torch.maximum(low, other_low)).clamp(min=0)
+        outer = outer * (torch.maximum(high, other_high) - torch.minimum(low, other_low))
+    union = a[2] * a[3] + b[2] * b[3] - inner
+    return inner / union - (outer - union) / outer
 
 
 def best(logits, boxes, width, height):

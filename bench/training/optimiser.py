@@ -13,13 +13,14 @@ from bench.training.task import ParameterGroup
 
 
 def make_optimiser(groups: Sequence[ParameterGroup], config: TrainConfig, plan: BatchPlan) -> torch.optim.AdamW:
-    """Return AdamW; each group keeps its share of the learning rate and its schedule."""
+    """Return AdamW; each group keeps its share of the learning rate, its schedule and its warm-up."""
     tables = [
         {
             "params": list(group.parameters.values()),
             "lr": plan.learning_rate * group.lr_scale,
             "lr_scale": group.lr_scale,
             "schedule": group.schedule or config.schedule,
+            "warm_up": group.warm_up,
             "weight_decay": config.weight_decay if group.weight_decay is None else group.weight_decay,
         }
         for group in groups

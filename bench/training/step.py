@@ -102,7 +102,8 @@ class OptimisationStep:
         # 5. Each group has its share of the learning rate, and its own schedule.
         full = self.plan.learning_rate
         for group in self.optimiser.param_groups:
-            where = (number, self.total, epoch, self.epochs, self.warm_up)
+            warm_up = self.warm_up if group["warm_up"] is None else round(group["warm_up"] * self.total)
+            where = (number, self.total, epoch, self.epochs, warm_up)
             group["lr"] = learning_rate(full * group["lr_scale"], self.config, group["schedule"], *where)
         self.optimiser.step()
         values = means | {"learning_rate": max(group["lr"] for group in self.optimiser.param_groups)}

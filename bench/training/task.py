@@ -92,13 +92,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class ParameterGroup:
-    """Parameters trained alike, by checkpoint name. `lr_scale` is their share of the learning rate; None takes the
-    config's weight decay or schedule."""
+    """Parameters trained alike, by checkpoint name. `lr_scale` is their share of the learning rate, `warm_up` a share
+    of all steps; None takes the config's weight decay, schedule or warm-up."""
 
     parameters: Mapping[str, nn.Parameter]
     lr_scale: float = 1.0
     weight_decay: float | None = None
     schedule: Literal["constant", "cosine", "linear", "drop"] | None = None
+    warm_up: float | None = None
 
 
 class TrainTask(ABC):

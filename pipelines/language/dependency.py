@@ -22,17 +22,22 @@ MODEL = "en_core_web_sm"
 
 def open_spacy() -> Callable[[str], Phrase]:
     """A parser by spaCy, its answers cached. Raises MissingPackage where spaCy or its model is not installed."""
+    model = load_spacy('ranker.relations = "spacy"', '"rules"')
+    return lru_cache(maxsize=100_000)(lambda expression: read(model(normalised(expression))))
+
+
+def load_spacy(setting: str, instead: str) -> Any:
+    """Load spaCy's small English model for a setting; `instead` is the value that needs none. Raises MissingPackage."""
     try:
         import spacy
     except ImportError:
-        raise MissingPackage('ranker.relations = "spacy" needs spaCy: pip install spacy; or use "rules"') from None
+        raise MissingPackage(f"{setting} needs spaCy: pip install spacy; or use {instead}") from None
     try:
-        model = spacy.load(MODEL)
+        return spacy.load(MODEL)
     except OSError:
         raise MissingPackage(
-            f'ranker.relations = "spacy" needs spaCy\'s model: python -m spacy download {MODEL}; or use "rules"'
+            f"{setting} needs spaCy's model: python -m spacy download {MODEL}; or use {instead}"
         ) from None
-    return lru_cache(maxsize=100_000)(lambda expression: read(model(normalised(expression))))
 
 
 def read(doc: Any) -> Phrase:

@@ -24,12 +24,14 @@ from pipelines import weights
 from pipelines.mdetr.config import MdetrConfig
 from pipelines.mdetr.model import Mdetr
 from pipelines.mdetr.sizes import BODY, config_of
+from pipelines.mdetr.text import PAD, Tokenizer
 
 FORMAT = "bench-mdetr"
 HOW = (
     "the published ones are {pretrained,refcoco,refcoco+,refcocog}_{resnet101,EB3,EB5}_checkpoint.pth of "
     "https://zenodo.org/records/4721981 (2.4 to 3 GB each)"
 )
+SIZES = (800, 1333)  # of the published models
 PREFERRED = ("model_ema", "model")
 # Kept by older libraries, computed by newer ones: they carry no training.
 DEAD = ("transformer.text_encoder.embeddings.position_ids", "num_batches_tracked")
@@ -59,13 +61,46 @@ class Unpacked:
     sizes: tuple[int, int] | None = None
 
 
-def read(name: str | Path, context: PipelineContext) -> tuple[Mdetr, str | None, tuple[int, int] | None]:
-    """The model in eval mode, and the tokenizer's JSON and the pictures' (short, long) sides if the file holds them.
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Hold a network in eval mode with its tokenizer and the (short, long) sides of its images.
 
-    Raises WeightsError.
+    `tokenizer_json` goes into a weights file; "" where the tokenizer has a name. `path` and `note` describe the file.
     """
+
+    network: Mdetr
+    tokenizer: Tokenizer
+    sizes: tuple[int, int]
+    tokenizer_json: str = ""
+    path: Path = Path()
+    note: str = ""
+
+
+def open_network(name: str | Path, tokenizer: str, context: PipelineContext) -> Opened:
+    """Open a weights file; `tokenizer` names a folder or a hub id for a file that brings none. Raises WeightsError."""
     unpacked = unpack(find(name, context))
-    return build(unpacked), unpacked.tokenizer, unpacked.sizes
+    sizes = unpacked.config.text_encoder
+    limit = int(sizes["max_position_embeddings"]) - PAD - 1
+    if unpacked.tokenizer:
+        opened = Tokenizer.from_json(unpacked.tokenizer, limit)
+    else:
+        opened = Tokenizer.open(tokenizer, context, limit)
+    if len(opened) > int(sizes["vocab_size"]):
+        raise WeightsError(
+            f"{tokenizer}: a tokenizer of {len(opened)} tokens, but {unpacked.path.name} knows {sizes['vocab_size']} "
+            "of them; give the one that the weights were trained with"
+        )
+    left_out = f"without {', '.join(unpacked.dropped[:3])}" if unpacked.dropped else ""
+    note = ", ".join(part for part in (unpacked.part, left_out) if part)
+    return Opened(build(unpacked), opened, unpacked.sizes or SIZES, unpacked.tokenizer or "", unpacked.path, note)
+
+
+def save(path: Path, opened: Opened, recipe: Mapping[str, Any]) -> None:
+    """Write a .safetensors of ours (float16); it appears whole or not at all. Raises RunError."""
+    short, long = opened.sizes
+    metadata = {"format": FORMAT, "config": opened.network.config.model_dump(), "short": short, "long": long}
+    metadata |= {"tokenizer": opened.tokenizer_json or None, "recipe": dict(recipe)}
+    weights.write_safetensors(path, opened.network.state_dict(), metadata)
 
 
 def find(name: str | Path, context: PipelineContext) -> Path:

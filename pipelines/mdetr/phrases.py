@@ -7,13 +7,18 @@ of a caption asks for the object of some of its tokens: the query that is likeli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.grounding import Caption
+from pipelines.language.dependency import load_spacy
 from pipelines.mdetr.text import Tokenizer
+
+NOUNS = ("NN", "NNS", "NNP", "NNPS")
 
 
 def query_scores(logits: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
@@ -43,3 +48,36 @@ def _padded(mask: Tensor | None, width: int) -> Tensor:
     kept = mask[: width - 1]
     slots[: len(kept)] = kept
     return slots
+
+
+def root_finder() -> Callable[[str], Sequence[tuple[int, int]]]:
+    """Return a function: text -> character spans of its root noun phrase. Raises MissingPackage without spaCy."""
+    model = load_spacy('positive_tokens = "root"', '"expression"')
+    return lru_cache(maxsize=100_000)(lambda text: root_spans(model(text)))
+
+
+def root_spans(doc: Any) -> list[tuple[int, int]]:
+    """Find the character spans of a parsed text that name its target: the root noun with what stands left of it.
+
+    The whole text where there is one noun at most, or no root noun; as the official annotations were made.
+    """
+    whole = [(0, len(doc.text))]
+    named = [token for token in doc if token.tag_ in (*NOUNS, "PRP")]
+    root = next((token for token in doc if token.dep_ == "ROOT" and token.tag_ != "UH"), None)
+    if len(named) <= 1 or root is None:
+        return whole
+    if any(child.dep_ == "compound" and child.tag_.startswith("VB") for child in root.children):
+        return whole
+    if root.tag_ in NOUNS:
+        tokens = _left_of(root)
+    else:  # a verb: its first noun
+        nouns = [child for child in root.children if child.tag_ in (*NOUNS, "PRP")]
+        if not nouns:
+            return whole
+        tokens = [*nouns[0].lefts, nouns[0]]
+    return [(token.idx, token.idx + len(token.text)) for token in tokens]
+
+
+def _left_of(noun: Any) -> list[Any]:
+    """The noun, what depends on it on its left, and what depends so on nouns among that."""
+    return [noun, *(t for left in noun.lefts for t in (_left_of(left) if left.tag_ in NOUNS else [left]))]

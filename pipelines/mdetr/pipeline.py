@@ -16,19 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from bench.boxes import box_cxcywh_to_xyxy
-from bench.errors import WeightsError
 from bench.grounding import LoadedScene, PipelineContext, Prediction, Query
 from bench.hashing import sha256_file
 from bench.settings import parse_table
 from pipelines.card import CardOptions, make_card
 from pipelines.engine import PairEngine, Rows, Sequences, prepare
-from pipelines.mdetr import checkpoint
+from pipelines.mdetr.checkpoint import Opened, open_network
 from pipelines.mdetr.model import HEADS
 from pipelines.mdetr.phrases import phrase_mask, query_scores
 from pipelines.mdetr.preprocessing import normalised, resized
-from pipelines.mdetr.text import PAD, Tokenizer
 
-SIZES = (800, 1333)  # of the published models
 RESIZE_THREADS = 4
 
 
@@ -49,27 +46,17 @@ class MdetrOptions(BaseModel):
 class MdetrPipeline:
     """Ground expressions with one network."""
 
-    def __init__(self, options: MdetrOptions, context: PipelineContext) -> None:
+    def __init__(self, options: MdetrOptions, context: PipelineContext, opened: Opened | None = None) -> None:
+        """`opened` is a network in training, taken as it is."""
         self.clock, self.dataset = context.clock, context.dataset
-        held = checkpoint.unpack(checkpoint.find(options.weights, context))
-        sizes = held.sizes or SIZES
-        self.short, self.long = options.short or sizes[0], options.long or sizes[1]
-        limit = int(held.config.text_encoder["max_position_embeddings"]) - PAD - 1
-        if held.tokenizer is None:
-            self.tokenizer = Tokenizer.open(options.tokenizer, context, limit)
-        else:
-            self.tokenizer = Tokenizer.from_json(held.tokenizer, limit)
-        known = int(held.config.text_encoder["vocab_size"])
-        if len(self.tokenizer) > known:
-            raise WeightsError(
-                f"{options.tokenizer}: a tokenizer of {len(self.tokenizer)} tokens, but {held.path.name} knows {known} "
-                "of them; give the one that the weights were trained with"
-            )
-        self.model = checkpoint.build(held)
-        transformer = self.model.transformer
-        accelerated = prepare(
-            self.model, context, HEADS, [self.model.backbone[0], transformer.text_encoder, transformer]
-        )
+        training = opened is not None
+        opened = opened or open_network(options.weights, options.tokenizer, context)
+        self.model, self.tokenizer = opened.network, opened.tokenizer
+        self.short, self.long = options.short or opened.sizes[0], options.long or opened.sizes[1]
+        accelerated = frozenset[str]()
+        if not training:
+            called = [self.model.backbone[0], self.model.transformer.text_encoder, self.model.transformer]
+            accelerated = prepare(self.model, context, HEADS, called)
         gpu = torch.device(context.device).type == "cuda"
         self.engine: PairEngine[Tensor] = PairEngine(
             context,
@@ -84,10 +71,10 @@ class MdetrPipeline:
         self.card = make_card(
             context,
             options.card,
-            summary=f"MDETR, backbone {held.config.backbone}{_read_as(held)}",
+            summary=f"MDETR, backbone {self.model.config.backbone}{f' ({opened.note})' if opened.note else ''}",
             paper="Kamath et al., MDETR, ICCV 2021",
             weights={"mdetr": options.weights},
-            sha256={"mdetr": sha256_file(held.path)},
+            sha256={} if training else {"mdetr": sha256_file(opened.path)},
             parameters=sum(p.numel() for p in self.model.parameters()),
             accelerated=accelerated,
         )
@@ -153,10 +140,3 @@ def mdetr(context: PipelineContext) -> MdetrPipeline:
 def text_of(query: Query) -> str:
     """Choose the text to encode: the whole caption of a phrase, else the expression."""
     return query.caption.text if query.caption else query.text
-
-
-def _read_as(held: checkpoint.Unpacked) -> str:
-    """Describe the entry that was loaded and the keys that were left out."""
-    left_out = f"without {', '.join(held.dropped[:3])}" if held.dropped else ""
-    said = ", ".join(part for part in (held.part, left_out) if part)
-    return f" ({said})" if said else ""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.boxes import iou_pairwise
 from bench.errors import DataError
-from bench.grounding import Box, LoadedScene, Picture, PictureSource, Scene
+from bench.grounding import Box, LoadedScene, Picture, Scene
 from bench.training.task import Batch, TrainingJob
 from pipelines.proposers.proposals import Proposer
 

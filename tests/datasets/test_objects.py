@@ -5,9 +5,8 @@ import json
 import pytest
 
 from bench.datasets.blind import blind, pictures_below, without_expressions
-from bench.datasets.labels import LabelPictures, load_labels
+from bench.datasets.labels import load_labels
 from bench.datasets.load import load_split
-from bench.datasets.remembered import Remembered
 from bench.datasets.split import Split
 from bench.evaluation.answering import answers
 from bench.grounding import PipelineCard, Prediction
@@ -33,7 +32,6 @@ def test_no_wrapper_loses_an_object(split, tmp_path):
     row = {"image": scene.file, "text": "a thing", "box_xyxy": scene.expressions[0].box}
     (tmp_path / "l.jsonl").write_text(json.dumps(row) + "\n")
     labelled = load_labels("shapes-val", [tmp_path / "l.jsonl"], load_settings()).split
-    wrapped = LabelPictures(Remembered(split.pictures), {}, (tmp_path / "l.jsonl",))
     for one in (scene, labelled.scenes[0]):
         assert scene_objects(one) == expected
 

@@ -46,7 +46,7 @@ RECIPE: dict[str, Any] = {
     },
     "preprocessing": "clean",
     "start": "clip",
-    "auxiliary": "patches",
+    "auxiliary": 1.0,
     "cache_features": True,
     "train_positions": False,
     "dtype": "float32",

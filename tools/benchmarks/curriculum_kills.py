@@ -66,7 +66,8 @@ def main() -> int:
         start = time.monotonic()
         started(command, Path(folder) / "whole").wait()
         length = time.monotonic() - start
-        whole, out, kills, done = outcome(Path(folder) / "whole"), Path(folder) / "killed", 0, {}
+        whole, out, kills = outcome(Path(folder) / "whole"), Path(folder) / "killed", 0
+        done: dict[str, int] = {}
         again = 0
         while kills < options.kills:
             process = started(command, out)

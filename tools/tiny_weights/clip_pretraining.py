@@ -34,8 +34,8 @@ from bench.training.task import Batch, ParameterGroup, TaskFactory, TrainingJob,
 from clipvg.frozen import checked
 from clipvg.model.text import PAD, text_features, up_to_longest
 from clipvg.model.visual import multi_level_features
-from clipvg.preprocessing import letterboxed, shown, together
 from pipelines import weights
+from pipelines.canvas import letterboxed, shown, together
 from pipelines.clip.encoder import ClipOptions, open_model
 from pipelines.proposers.objects import referent, scene_descriptions, scene_objects
 from tools.tiny_weights.architectures import small_clip

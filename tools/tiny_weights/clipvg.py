@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from bench.training.task import TaskFactory, TrainingJob
-from clipvg import loss
 from clipvg.model.network import ClipVG
 from clipvg.model.visual import multi_level_features
-from clipvg.preprocessing import shown
 from clipvg.rows import CachedRows, DrawnRows, Rows, collate
 from clipvg.task import ClipVGTask, ClipVGTraining
+from pipelines import box_losses as loss
+from pipelines.canvas import shown
 
 CALIBRATION = 64  # rows that set the scale of the start
 KEPT = 0.3  # share of the random weights that stays where CLIP's are added

@@ -1,12 +1,16 @@
 """Small networks in the official layout, and a tokenizer in roberta-base's."""
 
 import argparse
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import tokenizers
 import torch
 
+from bench.datasets.shapes import ShapesPictures, make_scene
+from bench.evaluation.validation import on_split
+from bench.training.task import TrainingJob
 from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig
 from pipelines.mdetr.model import Mdetr
 
@@ -94,3 +98,44 @@ def roberta_folder(tmp_path_factory):
     tokenizer.train_from_iterator(WORDS, trainer)
     tokenizer.model.save(str(folder))
     return folder
+
+
+class Drawn(ShapesPictures):
+    """Every image is drawn once: that takes longer than a step here."""
+
+    @cache  # noqa: B019 - there is one source, for as long as the tests run
+    def load(self, scene):
+        return super().load(scene)
+
+
+PICTURES = Drawn(2026)
+SCENES = tuple(
+    replace(scene, expressions=scene.expressions[:4]) for scene in (make_scene(2026, "train", i) for i in range(4))
+)
+VALIDATION = tuple(make_scene(2026, "val", i) for i in range(2))
+SMALL = {
+    "backbone": "small", "widths": [8, 16, 16], "hidden": 16, "heads": 2, "feedforward": 32, "encoder_layers": 1,
+    "decoder_layers": 2, "queries": 4, "tokens": 31, "contrastive": 8,
+    "text_encoder": ROBERTA_BASE | {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+        "max_position_embeddings": 40,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def job(context, tmp_path):
+    """job(out, scenes, **changes of the recipe): 2 epochs of 4 steps of a network from nothing."""
+
+    def make(out="out", scenes=SCENES, **changes):
+        recipe = {
+            "start_from": "", "network": SMALL, "short": 64, "long": 120, "epochs": 2, "batch": 4, "reference_batch": 4,
+            "learning_rate": 1e-3, "text_share": 1.0, "backbone_share": 1.0, "ema": 0.8, "workers": 0, "save_every": 3,
+            "log_every": 1,
+        }  # fmt: skip
+        score = on_split(VALIDATION, PICTURES)
+        return TrainingJob(
+            scenes, PICTURES, VALIDATION, PICTURES, recipe | changes, tmp_path / out, context("mdetr"), score
+        )
+
+    return make

@@ -12,8 +12,10 @@ from pipelines.mdetr.backbone import RESNETS
 from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig
 from pipelines.mdetr.model import Mdetr
 from pipelines.mdetr.sizes import config_of
+from pipelines.mdetr.text import small_tokenizer
 from pipelines.weights import write_safetensors
 
+WORDS = small_tokenizer(["the red star"], 40)
 BERT = ROBERTA_BASE | {"num_hidden_layers": 2, "vocab_size": 30}
 POSITIONS = "transformer.text_encoder.embeddings.position_ids"
 
@@ -25,10 +27,12 @@ def same(model, other):
     )
 
 
-def test_the_official_layout(context, network, official):
-    model, tokenizer, sizes = checkpoint.read(official(), context())
+def test_the_official_layout(context, network, official, roberta_folder):
+    opened = checkpoint.open_network(official(), str(roberta_folder), context())
+    model = opened.network
     assert same(model, network()) and not model.training
-    assert tokenizer is None and sizes is None
+    assert opened.tokenizer_json == "" and opened.sizes == (800, 1333)
+    assert opened.note == f"model_ema, without {POSITIONS}"
     unpacked = checkpoint.unpack(official())
     assert (unpacked.part, unpacked.dropped) == ("model_ema", (POSITIONS,))
     assert unpacked.config == network().config
@@ -62,11 +66,12 @@ def test_plain_tables(network, tmp_path):
 
 def test_a_file_of_ours_says_all_itself(context, network, tmp_path):
     network = network()
-    metadata = {"format": "bench-mdetr", "config": network.config.model_dump(), "tokenizer": '{"a": 1}'}
+    metadata = {"format": "bench-mdetr", "config": network.config.model_dump(), "tokenizer": WORDS}
     path = tmp_path / "tiny.safetensors"
     write_safetensors(path, network.state_dict(), metadata | {"short": 192, "long": 256})
-    model, tokenizer, sizes = checkpoint.read("tiny.safetensors", context(folder=tmp_path))
-    assert model.config == network.config and (tokenizer, sizes) == ('{"a": 1}', (192, 256))
+    opened = checkpoint.open_network("tiny.safetensors", "nobody/asks-for-it", context(folder=tmp_path))
+    assert opened.network.config == network.config
+    assert (opened.tokenizer_json, opened.sizes, len(opened.tokenizer)) == (WORDS, (192, 256), 7)
     write_safetensors(path, network.state_dict(), metadata)
     with pytest.raises(WeightsError, match=r"tiny\.safetensors: its metadata is not that of a small MDETR.*short"):
         checkpoint.unpack(path)

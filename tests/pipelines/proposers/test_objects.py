@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.datasets.shapes import ShapesPictures, make_scene
+from bench.datasets.shapes import make_scene
 from bench.errors import DataError
 from pipelines.proposers.objects import (
     ObjectDataset,

@@ -1,0 +1,98 @@
+"""Samples and batches of MDETR's training: augmentation that keeps the target, padding, tokens of the target."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from bench.errors import DataError
+from pipelines.mdetr.data import Expressions, augmented, collate
+from pipelines.mdetr.preprocessing import resized
+from pipelines.mdetr.text import Tokenizer, small_tokenizer
+
+BOX = (40, 30, 100, 80)
+TOKENIZER = Tokenizer.from_json(small_tokenizer(["the red star", "a big blue circle"], 40))
+
+
+def picture():
+    """Black, 200 x 150 pixels, with a white box."""
+    image = Image.new("RGB", (200, 150))
+    image.paste((255, 255, 255), BOX)
+    return np.asarray(image)
+
+
+@given(st.integers(0, 10_000))
+def test_the_target_stays_where_the_object_is(seed):
+    sample = augmented(picture(), BOX, "text", (160, 270), np.random.default_rng(seed))
+    _, height, width = sample.pixels.shape
+    assert 96 <= min(height, width) <= 160 and max(height, width) <= 271
+    white = (sample.pixels[0] > 127).nonzero()
+    top, left = white.amin(0).tolist()
+    bottom, right = (white.amax(0) + 1).tolist()
+    found = torch.tensor([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top])
+    found = found / torch.tensor([width, height, width, height])
+    torch.testing.assert_close(sample.target, found, atol=0.025, rtol=0)
+
+
+def test_half_of_the_samples_are_cropped():
+    targets = [augmented(picture(), BOX, "", (160, 270), np.random.default_rng(n)).target for n in range(200)]
+    whole = sum(torch.allclose(t, torch.tensor([0.35, 55 / 150, 0.3, 1 / 3]), atol=0.01) for t in targets)
+    assert 70 <= whole <= 130
+
+
+def test_sizes_are_the_official_ones():
+    flat = np.zeros((600, 900, 3), np.uint8)
+    sizes = set()
+    for n in range(150):
+        rng = np.random.default_rng(n)
+        sizes.add(min(augmented(flat, (0, 0, 900, 600), "", (800, 1333), rng).pixels.shape[1:]))
+    assert {480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800} <= sizes
+    assert all(size in range(480, 801, 32) or size < 800 for size in sizes)  # less where the long side is 1333
+
+
+def test_samples_depend_on_epoch_and_index_alone(job):
+    data, again = (Expressions(job(), (64, 120), augment=True) for _ in range(2))
+    data.sample(0, 3)
+    one, other = data.sample(1, 2), again.sample(1, 2)
+    assert torch.equal(one.pixels, other.pixels) and torch.equal(one.target, other.target)
+    looks = [data.sample(epoch, 2) for epoch in range(6)]
+    assert len({tuple(look.target.tolist()) for look in looks}) > 1
+
+
+def test_without_augmentation_a_sample_is_as_in_evaluation(job):
+    data = Expressions(job(), (64, 120), augment=False)
+    scene, expression = data.expression(5)
+    sample = data.sample(0, 5)
+    assert torch.equal(sample.pixels, resized(data.job.pictures.load(scene), 64, 120))
+    x1, y1, x2, y2 = expression.box
+    wanted = [(x1 + x2) / 2 / scene.width, (y1 + y2) / 2 / scene.height, (x2 - x1) / scene.width]
+    assert sample.target[:3].tolist() == pytest.approx(wanted) and data.name(5) == expression.id
+
+
+def test_a_split_without_expressions_is_refused(job):
+    with pytest.raises(DataError, match="no expression"):
+        Expressions(job(scenes=()), (64, 120), augment=True)
+
+
+def test_a_batch_is_padded_and_says_where(job):
+    data = Expressions(job(), (64, 120), augment=True)
+    samples = [data.sample(0, index) for index in range(6)]
+    batch = collate(samples, TOKENIZER, lambda text: [(0, len(text))])
+    assert batch.pixels.dtype == torch.uint8
+    for row, sample in enumerate(samples):
+        _, height, width = sample.pixels.shape
+        assert (~batch.image_padding[row]).sum() == height * width
+        assert torch.equal(batch.pixels[row, :, :height, :width], sample.pixels)
+    assert not batch.pixels.permute(0, 2, 3, 1)[batch.image_padding].any()
+
+
+def test_positive_are_the_expressions_own_tokens():
+    rng = np.random.default_rng(0)
+    samples = [augmented(picture(), BOX, text, (160, 270), rng) for text in ("the red star", "a star")]
+    batch = collate(samples, TOKENIZER, lambda text: [(0, len(text))])
+    assert batch.positive.tolist() == [[False, True, True, True, False], [False, True, True, False, False]]
+    assert batch.text_padding.tolist() == [[False] * 5, [False] * 4 + [True]]
+    last = collate(samples, TOKENIZER, lambda text: [(text.index("star"), len(text))])
+    assert last.positive.long().argmax(1).tolist() == [3, 2] and last.positive.sum() == 2

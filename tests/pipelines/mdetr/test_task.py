@@ -1,0 +1,207 @@
+"""MDETR's fine-tuning as a task: the first step against plain losses, what is trained how, padding, learning."""
+
+import json
+from dataclasses import replace
+
+import plain_mdetr
+import pytest
+import torch
+from torch import nn
+
+from bench.errors import SettingsError, WeightsError
+from bench.grounding import LoadedScene, Query
+from bench.settings import load_settings
+from bench.training.config import batch_plan
+from bench.training.gradient_check import gradient_check, without_dropout
+from bench.training.optimiser import learning_rate, make_optimiser
+from bench.training.step import weighted
+from bench.training.trainer import train
+from pipelines.mdetr import checkpoint
+from pipelines.mdetr.pipeline import mdetr
+from pipelines.mdetr.task import MdetrTask, MdetrTraining, tasks
+from pipelines.weights import read_safetensors
+
+OFFICIAL = {"short": 64, "long": 120, "epochs": 1, "workers": 0}
+
+
+@pytest.fixture
+def published(job, network, official, roberta_folder):
+    """published(backbone, **changes): a task on a file laid out as the published ones, four expressions."""
+
+    def make(backbone="resnet18", **changes):
+        path = official(model_ema=dict(network(backbone).state_dict()))
+        one = job()
+        scenes = [replace(scene, expressions=scene.expressions[:1]) for scene in one.scenes]
+        recipe = OFFICIAL | {"start_from": str(path), "tokenizer": str(roberta_folder)} | changes
+        return MdetrTask(replace(one, scenes=scenes, recipe=recipe))
+
+    return make
+
+
+def test_the_first_step_is_the_plain_one(published, monkeypatch):
+    monkeypatch.setattr("bench.training.gradient_check.AT_ONCE", 1)  # a ResNet is not blind to padding at its border
+    task = published()
+    found = gradient_check(task)
+    table = {k: t.detach().double() for k, t in task.network.state_dict().items() if t.is_floating_point()}
+    trained = {k: table[k].requires_grad_() for group in task.parameter_groups() for k in group.parameters}
+    sums, data = {}, task.dataset(augment=False)
+    for index in range(len(data)):
+        sample = data.sample(0, index)
+        tokens, _ = task.opened.tokenizer([sample.text])
+        pixels = plain_mdetr.preprocessed(data.job.pictures.load(data.expression(index)[0]), 64, 120).double()
+        positive = list(range(1, tokens.shape[1] - 1))
+        for name, loss in plain_mdetr.losses(table, pixels, tokens[0], sample.target.double(), positive).items():
+            sums[name] = sums.get(name, 0) + loss / len(data)
+    total = sums["token"] + 5 * sums["l1"] + 2 * sums["giou"] + sums["contrastive"]
+    assert found["rows"] == 4 and found["loss"] == pytest.approx(total.item(), rel=1e-3)
+    assert {name: found[name] for name in sums} == {k: pytest.approx(v.item(), rel=1e-3) for k, v in sums.items()}
+    total.backward()
+    norms = {name: float(t.grad.norm()) for name, t in trained.items()}
+    assert found["gradient_norms"].keys() == norms.keys()
+    largest = max(norms.values())
+    for name, norm in norms.items():
+        assert found["gradient_norms"][name] == pytest.approx(norm, rel=0.01, abs=1e-5 * largest), name
+
+
+def test_everything_that_is_trained_gets_a_gradient(job):
+    task = MdetrTask(job())
+    norms = gradient_check(task)["gradient_norms"]
+    still = {name for name, norm in norms.items() if norm == 0}
+    first = "transformer.decoder.layers.0."  # whose input is 0
+    assert still <= {f"{first}{part}.weight" for part in ("self_attn.out_proj", "norm1")} | {
+        f"{first}self_attn.in_proj_weight"
+    }
+    heads = [name for name in norms if name.startswith("contrastive_align_projection")]
+    assert len(heads) == 4 and min(norms[name] for name in heads) > 1e-6
+
+
+def test_parts_are_trained_as_in_the_official_code(published):
+    task = published()
+    parts = {name: group for group in task.parameter_groups() for name, p in group.parameters.items()}
+    frozen = {name for name, _ in task.network.named_parameters()} - parts.keys()
+    still = ("backbone.0.body.conv1.", "backbone.0.body.layer1.", "transformer.text_encoder.pooler.")
+    assert frozen == {name for name, _ in task.network.named_parameters() if name.startswith(still)} and frozen
+    config = task.config
+    optimiser = make_optimiser(task.parameter_groups(), config, batch_plan(config, 2))
+    rates = {}
+    for group, part in zip(optimiser.param_groups, ("rest", "backbone", "text"), strict=True):
+        assert group["weight_decay"] == 1e-4
+        full = config.learning_rate * group["lr_scale"]
+        warm_up = 0 if group["warm_up"] is None else round(group["warm_up"] * 5000)
+        rates[part] = [
+            learning_rate(full, config, group["schedule"], step, 5000, step // 1000, 5, warm_up)
+            for step in (0, 24, 49, 2999, 3000, 4999)
+        ]
+    assert rates["rest"] == pytest.approx([5e-5] * 4 + [5e-6] * 2)
+    assert rates["backbone"] == pytest.approx([1e-5] * 4 + [1e-6] * 2)
+    assert rates["text"] == pytest.approx(
+        [2e-7, 5e-6, 1e-5, 1e-5 * 2001 / 4950, 1e-5 * 2000 / 4950, 1e-5 / 4950], rel=1e-6
+    )
+
+
+def test_the_defaults_are_the_official_ones():
+    config = MdetrTraining()
+    assert (config.epochs, config.reference_batch, config.clip_norm, config.ema) == (5, 8, 0.1, 0.9998)
+    assert (config.schedule, config.betas, config.weight_decay) == ("drop", (0.9, 0.999), 1e-4)
+    assert vars(config)["loss"].contrastive == 1.0
+    assert MdetrTraining(**load_settings().recipe("mdetr", "refcocog")).epochs == 3
+    assert MdetrTraining(**load_settings().recipe("mdetr", "refcoco")) == config
+
+
+class Patches(nn.Module):
+    """A backbone whose features do not reach into the padding."""
+
+    def __init__(self, channels):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Conv2d(3, channels, 8, stride=8)
+
+    def forward(self, pixels):
+        return self.body(pixels)
+
+
+def test_padding_changes_nothing(job):
+    """Two sizes and two lengths in one batch: each sample's losses are those it has alone."""
+    task = MdetrTask(job())
+    task.network.backbone[0] = Patches(16)
+    data = task.dataset(augment=False)
+    samples = [data.sample(0, index) for index in range(len(data))]
+    cut = [replace(s, pixels=s.pixels[:, : s.pixels.shape[1] // 8 * 8, : s.pixels.shape[2] // 8 * 8]) for s in samples]
+    assert len({s.pixels.shape for s in cut}) > 1 and len({len(s.text.split()) for s in cut}) > 1
+    without_dropout(task.model.train())
+    rng = torch.Generator()
+    together = task.losses(task.collate(cut), rng)
+    for row, sample in enumerate(cut):
+        alone = task.losses(task.collate([sample]), rng)
+        for name, loss in alone.items():
+            torch.testing.assert_close(together[name][row], loss[0], rtol=1e-4, atol=1e-5)
+
+
+def test_it_learns_and_its_file_runs(job, context):
+    network = job().recipe["network"] | {"dropout": 0.0}
+    few = {"steps": 24, "learning_rate": 3e-3, "augment": False, "ema": 0.5, "schedule": "constant", "clip_norm": 1.0}
+    mine = job(network=network, validate_every=99, save_every=999, log_every=1, text_schedule="constant", **few)
+    one = replace(mine, scenes=mine.scenes[:1])
+    made = train(MdetrTask(one))
+    lines = [json.loads(line) for line in (mine.out / "mdetr.run/training.jsonl").read_text().splitlines()]
+    for name in ("loss", "token", "l1", "contrastive"):
+        losses = [line[name] for line in lines if "loss" in line]
+        assert losses[-1] < 0.8 * losses[0], name
+    assert made.path.name == "mdetr.safetensors" and 0 <= made.score["accuracy"] <= 1
+    pipeline = mdetr(context("mdetr", options={"weights": str(made.path)}))
+    assert (pipeline.short, pipeline.long) == (64, 120)
+    scene = one.scenes[0]
+    queries = tuple(Query(e.id, e.text) for e in scene.expressions)
+    answers = pipeline.ground([LoadedScene(scene.id, one.pictures.load(scene), queries)])
+    assert len(answers) == len(queries) and all(a.box is not None for a in answers)
+
+
+def test_validated_and_saved_is_the_average_of_the_weights(job):
+    mine = job(epochs=1, ema=0.9)
+    made = train(MdetrTask(mine))
+    state = torch.load(mine.out / "mdetr.run/last.pt", weights_only=True)
+    saved = read_safetensors(made.path)[0]["class_embed.weight"].float()
+    torch.testing.assert_close(saved, state["average"]["class_embed.weight"], atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(saved, state["trained"]["class_embed.weight"], atol=1e-4)
+
+
+def test_it_goes_on_from_a_file_of_ours_with_its_sizes_and_words(job, tmp_path):
+    path = train(MdetrTask(job(epochs=1))).path.rename(tmp_path / "first.safetensors")
+    again = MdetrTask(job("again", start_from=str(path), short=None, long=None))
+    assert again.opened.sizes == (64, 120) and again.opened.tokenizer_json
+    assert all(p.dtype == torch.float32 for p in again.network.parameters())
+    larger = MdetrTask(job("larger", start_from=str(path), short=96, long=None))
+    assert larger.opened.sizes == (96, 120)
+
+
+def test_published_weights_are_saved_without_a_tokenizer(published, tmp_path, context, roberta_folder):
+    task = published()
+    task.save(tmp_path / "tuned.safetensors")
+    options = task.options(tmp_path / "tuned.safetensors")
+    assert options["tokenizer"] == str(roberta_folder)
+    assert len(checkpoint.open_network(options["weights"], options["tokenizer"], context()).tokenizer) > 4
+    with pytest.raises(WeightsError, match=r"tokens, but tuned\.safetensors knows"):
+        checkpoint.open_network(options["weights"], str(_larger(tmp_path)), context())
+
+
+def _larger(folder):
+    """A tokenizer of more words than the small network knows."""
+    vocabulary = {f"w{n}": n for n in range(400)} | {"<s>": 400, "<pad>": 401, "</s>": 402, "<unk>": 403, "<mask>": 404}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return folder
+
+
+def test_mistakes_are_named(job):
+    with pytest.raises(SettingsError, match=r"train\.mdetr.*epochs"):
+        MdetrTask(job(epoks=3))
+    with pytest.raises(WeightsError, match=r"nowhere\.pth"):
+        MdetrTask(job(start_from="nowhere.pth"))
+    assert list(tasks(job())) == ["mdetr"]
+
+
+def test_the_weights_of_losses_are_the_configs(job):
+    task = MdetrTask(job(loss={"contrastive": 0.0, "l1": 3.0}))
+    assert task.loss_weights == {"token": 1.0, "l1": 3.0, "giou": 2.0, "contrastive": 0.0}
+    ones = {name: torch.ones(2) for name in (*task.loss_weights, "boxes")}
+    assert weighted(ones, task.loss_weights).tolist() == [6.0, 6.0]
