@@ -88,8 +88,8 @@ class ClipVGTask(TrainTask):
             raise SettingsError("cache_features keeps CLIP's features, which train_positions changes: switch one off")
         self.loss_weights = {"l1": config.l1, "giou": config.giou}
         self.device = torch.device(job.context.device)
-        opened = start(config, job)
-        self.model, self.clip, self.style = opened.network.to(self.device), opened.clip, opened.style
+        network, self.clip, self.style = start(config, job)
+        self.model = network.to(self.device)
         self.model.recompute = config.recompute
         self.patch = self.model.config.image_size // self.model.side
         if config.precision(self.device.type) == "bfloat16" and self.device.type == "cuda":
@@ -207,18 +207,17 @@ class ClipVGTask(TrainTask):
         return multi_level_features(self.model.clip.visual, pixels, self.model.config.taps).half(), masked
 
 
-def start(config: ClipVGTraining, job: TrainingJob) -> Opened:
+def start(config: ClipVGTraining, job: TrainingJob) -> tuple[ClipVG, FrozenClip, Style]:
     """Return the network to train, float32, with its CLIP and style. Raises WeightsError, UnknownName."""
     style: Style | None = None if config.preprocessing == "auto" else config.preprocessing
     if config.start_from:
         opened = open_network(config.start_from, job.context, config.clip if config.clip.pretrained else None)
         clip = opened.clip or (_named if job.saves else _unnamed)(opened.network, config, job)
-        network = at_size(opened.network, config.network.image_size)
-        return Opened(network, opened.path, style or opened.style, clip)
+        return at_size(opened.network, config.network.image_size), clip, style or opened.style
     clip = open_frozen(config.clip, job.context)
     torch.manual_seed(job.context.seed)
     network = ClipVG(config.network.config(config.clip.model), clip.model)
-    return Opened(network, Path(), style or "official", clip)
+    return network, clip, style or "official"
 
 
 def _named(network: ClipVG, config: ClipVGTraining, job: TrainingJob) -> FrozenClip:

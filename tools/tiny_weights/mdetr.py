@@ -207,7 +207,9 @@ class BackboneTask(TinyTask):
 
     def _features(self, batch: TinyBatch) -> Tensor:
         """The image tokens of places, (B, h, w, d)."""
-        return self.encode_image(batch).tokens.unflatten(1, batch.here.shape[1:])
+        tokens: Tensor = self.encode_image(batch).tokens
+        features: Tensor = tokens.unflatten(1, batch.here.shape[1:])
+        return features
 
 
 def mean_over(values: Tensor, mask: Tensor) -> Tensor:
