@@ -10,7 +10,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from clipvg.training.recipe import ClipVGRecipe
 from documented import PAGES, blocks, commands, refusal
 
 from bench import registry
@@ -22,6 +21,7 @@ from bench.reporting.published import published
 from bench.reporting.table import row
 from bench.runs.record import read_record
 from bench.settings import PROJECT, RunSettings, load_settings
+from bench.training.config import TrainConfig
 from bench.verbs.single import Single
 
 PAGE = (PROJECT / "docs" / "machine-output.md").read_text(encoding="utf-8")
@@ -125,7 +125,7 @@ def test_settings_that_are_shown_are_settings(body, tmp_path):
     for name in tomllib.loads(body).get("pipelines", {}):
         assert name in table.pipelines and (name.startswith("my-") or name in registry.names(registry.PIPELINES))
     for name in tomllib.loads(body).get("train", {}):
-        assert name in registry.names(registry.TRAINERS)
+        assert registry.has(name, "tasks")
 
 
 @pytest.mark.parametrize("body", fenced("json"))
@@ -136,7 +136,7 @@ def test_json_that_is_shown_is_json(body):
 def test_the_clusters_page_has_the_defaults_in_force():
     page = " ".join((PROJECT / "docs" / "clusters.md").read_text("utf-8").split())
     assert f"was heard from the others for {RunSettings().rank_timeout_s:g} seconds" in page
-    assert f"every `save_every` steps ({ClipVGRecipe.model_fields['save_every'].default})" in page
+    assert f"every `save_every` steps ({TrainConfig.model_fields['save_every'].default})" in page
 
 
 def test_published_numbers_of_the_reproduction_page_are_those_beside_the_leaderboard():
