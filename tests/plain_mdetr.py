@@ -52,7 +52,7 @@ def every_layer(w, pixels, tokens, heads=8):
             box = box.relu() if i < 2 else box.sigmoid()
         unit = F.normalize(linear(under(w, "contrastive_align_projection_image."), last), dim=-1)
         outputs.append((linear(under(w, "class_embed."), last), box, unit))
-    return outputs, F.normalize(linear(under(w, "contrastive_align_projection_text."), text), dim=-1)
+    return outputs, F.normalize(linear(under(w, "contrastive_align_projection_text."), memory[-len(text) :]), dim=-1)
 
 
 def losses(w, pixels, tokens, target, positive, heads=8):

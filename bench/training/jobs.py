@@ -113,7 +113,7 @@ def first_step(
     task = factory()
     if not isinstance(task, TrainTask):
         raise UsageError(f"--train-step {pipeline}: {task.trainer}'s own trainer takes its steps; none can be shown")
-    return gradient_check(task)
+    return {"split": split.name, **gradient_check(task)}
 
 
 def _job(

@@ -19,6 +19,7 @@ import torch
 
 from bench.errors import RunError, UsageError
 from bench.runs.files import make_folder, write_atomically
+from bench.runs.provenance import redacted
 from bench.runs.shards import from_environment
 from bench.settings import flattened
 from bench.training.checkpoint import State, buffers_of, ema_weights, load, save, update_ema
@@ -119,7 +120,8 @@ class Trainer:
                     if self._enough():
                         break
         except KeyboardInterrupt:
-            log.warning("%s: stopped after step %s; the same command resumes it", self.name, f"{self.state.step:,}")
+            step, command = f"{self.state.step:,}", " ".join(redacted())
+            log.warning("%s: stopped after step %s; the same command resumes it: %s", self.name, step, command)
             raise
         if not self.state.best:  # the training is over, and its best weights were taken away: the last ones stand in
             self._validate(self.state.step // self.sampler.steps_in_epoch)

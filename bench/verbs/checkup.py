@@ -124,7 +124,7 @@ def train_step(
     from bench.training.jobs import first_step
 
     step = first_step(name, split_name, resolved, recipe or {}, part, limit)
-    return {"pipeline": name, "split": split_name, **_finite(step)}
+    return {"pipeline": name, **_finite(step)}
 
 
 def _finite(value: Any) -> Any:

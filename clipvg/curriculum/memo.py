@@ -67,7 +67,7 @@ class Memo:
         self.done += 1
         if self.lead:
             record = {"what": what, "kind": kind, "key": dict(key), "found": result}
-            record["seconds"] = round(time.monotonic() - start, 1)
+            record["seconds"] = round(time.monotonic() - start, 3)
             write_atomically(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
         self.known.add(name)
         return name, result

@@ -25,9 +25,9 @@ def asked(monkeypatch):
     def exporter(context, out):
         contexts.append(context)
         if "paint" in context.options:
-            raise SettingsError("bench.toml [pipelines.any]: unknown key 'paint'")
+            raise SettingsError("bench.toml [pipelines.any]: unknown key 'paint'", ["paint"])
         if context.options.get("weights") == "none":
-            raise SettingsError("bench.toml [pipelines.any]: unknown key 'weights'")
+            raise SettingsError("bench.toml [pipelines.any]: unknown key 'weights'", ["weights"])
         write_atomically(out, str(context.options.get("weights")).encode())
         return out
 
@@ -78,5 +78,6 @@ def test_options_that_it_cannot_take(tmp_path, asked):
 
 
 def test_a_pipeline_without_an_official_format(tmp_path):
-    with pytest.raises(UnknownName, match=r"no exporter is called 'any'; known: .*clipvg"):
-        export("--official", str(tmp_path / "o.pth"))
+    words = ["export", "--pipeline", "centre-box", "--official", str(tmp_path / "o.pth")]
+    with pytest.raises(UnknownName, match=r"official format is called 'centre-box'; known: clipvg$"):
+        CliRunner().invoke(app, words, catch_exceptions=False)

@@ -6,34 +6,26 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from bench import registry
 from bench.cli.main import app
-from bench.errors import DataError, SettingsError, UnknownName, UsageError
+from bench.errors import DataError, UnknownName, UsageError
 from bench.settings import PROJECT
+from bench.training import jobs
 
 LOSS, NORM = 1.2345678901234567, float("inf")
 
 
 @pytest.fixture
 def asked(monkeypatch):
-    """A first step under every name; what it was asked with."""
+    """A first step that computes nothing; the tasks it was given."""
     calls = []
 
-    def step(context, scenes, pictures):
-        if "preprocessing" in context.options:
-            raise SettingsError("bench.toml [pipelines.any]: unknown key 'preprocessing'")
-        calls.append((context, scenes, [pictures.load(scene).shape for scene in scenes]))
+    def check(task):
+        calls.append((task, [task.dataset(augment=False).sample(0, row) for row in range(2)]))
         norms = {"head.weight": 0.25, "head.bias": NORM}
-        return {
-            "loss": LOSS,
-            "l1": 1.0,
-            "giou": 0.2,
-            "rows": 3,
-            "gradient_norms": norms,
-            "boxes_cxcywh": [(0, 1, 2, 3)],
-        }
+        numbers = {"loss": LOSS, "l1": 1.0, "giou": 0.2, "rows": 3}
+        return {**numbers, "gradient_norms": norms, "boxes_cxcywh": [(0, 1, 2, 3)]}
 
-    monkeypatch.setattr(registry, "train_step", lambda name: step)
+    monkeypatch.setattr(jobs, "gradient_check", check)
     return calls
 
 
@@ -48,7 +40,7 @@ def rows(tmp_path):
 
 
 def doctor(*arguments):
-    return CliRunner().invoke(app, ["doctor", "--train-step", "any", *arguments], catch_exceptions=False)
+    return CliRunner().invoke(app, ["doctor", "--train-step", "small", *arguments], catch_exceptions=False)
 
 
 def test_the_numbers_are_whole_in_json(asked, rows, tmp_path):
@@ -57,19 +49,19 @@ def test_the_numbers_are_whole_in_json(asked, rows, tmp_path):
         doctor("--split", rows, "--weights", str(tmp_path / "w.pth"), "--json").stdout,
         parse_constant=lambda name: pytest.fail(f"{name} is no JSON"),
     )
-    assert (found["pipeline"], found["split"], found["loss"], found["rows"]) == ("any", "file:rows", LOSS, 3)
+    assert (found["pipeline"], found["split"], found["loss"], found["rows"]) == ("small", "file:rows", LOSS, 3)
     assert found["gradient_norms"] == {"head.weight": 0.25, "head.bias": None}
     assert found["boxes_cxcywh"] == [[0, 1, 2, 3]]
-    ((context, scenes, shapes),) = asked
-    assert (context.device, context.dtype) == ("cpu", "float32")
-    assert context.options["weights"] == str(tmp_path / "w.pth")
-    assert [len(scene.expressions) for scene in scenes] == [2, 1] and shapes == [(30, 40, 3)] * 2
+    ((task, samples),) = asked
+    assert (task.job.context.device, task.job.context.dtype, task.job.saves) == ("cpu", "float32", False)
+    assert task.config.start_from == str(tmp_path / "w.pth") and len(samples) == 2
+    assert [len(scene.expressions) for scene in task.job.scenes] == [2, 1]
 
 
 def test_a_table_for_people(asked, rows):
-    said = doctor("--split", rows, "--limit", "1", "--set", "fast=false").stdout
+    said = doctor("--split", rows, "--limit", "1", "--set", "clip_norm=0.5").stdout
     assert "1.2345679" in said and "gradient norms" in said and "head.weight" in said
-    assert len(asked[0][1]) == 1 and asked[0][0].options["fast"] is False
+    assert len(asked[0][0].job.scenes) == 1 and asked[0][0].config.clip_norm == 0.5
 
 
 def test_mistakes(asked, rows, tmp_path):
@@ -77,7 +69,7 @@ def test_mistakes(asked, rows, tmp_path):
         doctor()
     with pytest.raises(UsageError, match="no --pipeline"):
         doctor("--split", rows, "--pipeline", "centre-box")
-    with pytest.raises(UsageError, match="--preprocessing: any takes none"):
+    with pytest.raises(UsageError, match="--preprocessing: small takes none"):
         doctor("--split", rows, "--preprocessing", "official")
     (tmp_path / "none.jsonl").write_text("\n")
     with pytest.raises(DataError, match="holds no expressions"):
@@ -87,8 +79,9 @@ def test_mistakes(asked, rows, tmp_path):
 
 
 def test_a_pipeline_without_one(rows):
-    with pytest.raises(UnknownName, match=r"no train step is called 'any'; known: .*clipvg"):
-        doctor("--split", rows)
+    words = ["doctor", "--train-step", "centre-box", "--split", rows]
+    with pytest.raises(UnknownName, match=r"no trainable pipeline is called 'centre-box'; known: .*clipvg"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
 
 
 def test_the_page_names_what_is_printed(asked, rows):

@@ -112,7 +112,8 @@ def test_a_network_is_prepared_in_its_precision_but_for_its_heads(context):
 
     before = Network()
     weight = before.head.weight.clone()
-    network = prepare(before, context(dtype="bfloat16"), ["head"], [])
+    network = before
+    assert prepare(network, context(dtype="bfloat16"), ["head"], []) == {"dtype"}
     assert {name: p.dtype for name, p in network.named_parameters()} == {
         "body.weight": torch.bfloat16,
         "body.bias": torch.bfloat16,

@@ -63,11 +63,11 @@ def test_places_predict_the_object_in_front(tmp_path):
     recipe = {"start_from": "", "network": FEW | {"backbone": "small", "text_encoder": TEXT}, "naming": 1.0}
     task = mdetr.TinyTask(job, recipe | {"short": 64, "long": 120})
     batch = task.collate([task.dataset().sample(0, 0)])
-    (x1, y1, x2, y2), scene = pictures.objects(scenes[0])[-1][1], scenes[0]  # things behind come first
+    (x1, y1, x2, y2), scene = scenes[0].objects[-1].box, scenes[0]  # things behind come first
     centre = ((x1 + x2) / 2 / scene.width, (y1 + y2) / 2 / scene.height)
     height, width = batch.here.shape[1:]
     cell = (0, int(centre[1] * height), int(centre[0] * width))
     words = {word for word, on in zip(task.words, batch.words[cell], strict=False) if on}
-    assert words == set(pictures.descriptions(scene)[-1].split())
+    assert words == set(scene.objects[-1].description.split())
     assert batch.boxes[cell][:2].tolist() == pytest.approx(centre)
     assert not batch.boxes[0][batch.words[0, ..., -1] == 0].any()

@@ -3,10 +3,12 @@
 import json
 import logging
 import os
+import random
 import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from training_world import KilledError, killed
 from typer.testing import CliRunner
@@ -99,6 +101,16 @@ def test_it_is_trained_evaluated_and_measured(train, bench, tmp_path, config):
     ]
     speed = bench("speed", "-p", "small", *results, *quick)
     assert "small" in json.dumps(speed) and list((tmp_path / "r").rglob("speed-*.json"))
+
+
+def test_a_record_claims_the_seeds_that_were_set(train, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(OptimisationStep, "__init__", lambda *_: drawn.extend([random.random(), np.random.rand()]))
+    for _ in range(2):
+        with pytest.raises(AttributeError):
+            train("--seed", "7", "--fresh")
+    random.seed(7), np.random.seed(7)
+    assert drawn == [random.random(), np.random.rand()] * 2
 
 
 def test_the_first_training_step_is_shown(bench):

@@ -178,6 +178,14 @@ def test_not_even_one_row_fits_and_other_errors(stepping, monkeypatch):
         mine.step()
 
 
+def test_all_tensors_of_a_batch_move_together(job):
+    task = SmallTask(job())
+    batch = task.collate([task.dataset().sample(0, row) for row in range(3)])
+    moved = batch._each(lambda tensor: tensor.double())  # as `to` and `pin_memory` do
+    assert {moved.pixels.dtype, moved.ids.dtype, moved.targets.dtype} == {torch.float64}
+    assert batch.to(torch.device("cpu")).ids.dtype == torch.int64
+
+
 def test_spread():
     boxes = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.3, 0.4, 0.5, 0.6]])
     assert spread(boxes, boxes) == pytest.approx(1)

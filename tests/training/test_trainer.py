@@ -188,4 +188,4 @@ def test_ctrl_c_says_how_to_resume(job, monkeypatch, caplog):
     monkeypatch.setattr(OptimisationStep, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(SmallTask(job()))
-    assert "stopped after step 3; the same command resumes it" in caplog.text
+    assert "stopped after step 3; the same command resumes it: " in caplog.text

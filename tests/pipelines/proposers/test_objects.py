@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bench.datasets.shapes import make_scene
 from bench.errors import DataError
+from bench.grounding import SceneObject
 from pipelines.proposers.objects import (
     ObjectDataset,
     class_names,
@@ -31,14 +32,11 @@ def whole(picture):
 class OnePicture:
     """A source of one image, with one object."""
 
-    def __init__(self, picture, box):
-        self.picture, self.box = picture, box
+    def __init__(self, picture):
+        self.picture = picture
 
     def load(self, scene):
         return self.picture
-
-    def objects(self, scene):
-        return [("thing", self.box)]
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -49,7 +47,10 @@ def test_a_mirrored_image_takes_its_boxes_along(job, corners):
     left, top, right, bottom = (round(40 * v) for v in (x, y, x + w + 0.1, y + h + 0.1))
     painted = np.zeros((40, 40, 3), np.uint8)
     painted[top:bottom, left:right] = 200
-    data = ObjectDataset(job("ssd-clip", pictures=OnePicture(painted, (left, top, right, bottom))), ["thing"], whole)
+    mine = job("ssd-clip", pictures=OnePicture(painted))
+    box = (left, top, right, bottom)
+    scenes = [replace(scene, objects=(SceneObject("thing", box),)) for scene in mine.scenes]
+    data = ObjectDataset(replace(mine, scenes=scenes), ["thing"], whole)
     mirrored = 0
     for epoch in range(8):
         pixels, boxes, labels = data.sample(epoch, 0)
