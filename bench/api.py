@@ -22,9 +22,9 @@ from bench.errors import UsageError
 from bench.evaluation.opening import OpenPipeline, open_pipeline, pipeline_context
 from bench.evaluation.scored import Evaluation, scored
 from bench.grounding import Pipeline, PipelineCard
+from bench.predicting import one as single
+from bench.predicting.one import Single
 from bench.settings import Resolved, load_settings
-from bench.verbs import single
-from bench.verbs.single import Single
 
 if TYPE_CHECKING:
     from bench.evaluation.opening import PictureLike

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.doctor.readiness import ready
 from bench.settings import PROJECT, load_settings
-from bench.verbs.readiness import ready
 
 PATH = PROJECT / "notebooks" / "pipelines_zoo.ipynb"
 

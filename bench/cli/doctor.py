@@ -52,7 +52,7 @@ def doctor(
             )
         _look_around(pipeline, config, json)
         return
-    from bench.verbs.checkup import train_step as take
+    from bench.doctor.machine import train_step as take
 
     if split is None or pipeline is not None:
         raise UsageError("--train-step PIPELINE needs --split, for example file:rows.jsonl, and no --pipeline")
@@ -68,10 +68,10 @@ def _look_around(pipeline: str | None, config: Path | None, json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from bench.doctor.estimate import estimates, measured
+    from bench.doctor.machine import faster, machine, pipeline_states, split_states, try_out
     from bench.evaluation.device import resolve_device
     from bench.settings import load_settings
-    from bench.verbs.checkup import faster, machine, pipeline_states, split_states, try_out
-    from bench.verbs.estimate import estimates, measured
 
     resolved = load_settings(config)
     found: dict[str, Any] = {"machine": machine(resolved)}

@@ -29,14 +29,26 @@ def export(
 
     from rich.console import Console
 
+    from bench import registry
+    from bench.errors import UsageError
+    from bench.evaluation.opening import OWN_DATA, pipeline_context
+    from bench.hashing import sha256_file
+    from bench.runs.files import make_folder
     from bench.settings import assignments, load_settings
-    from bench.verbs.exporting import export_official
 
     resolved = load_settings(config, {"run.offline": offline or None})
     with as_options(pipeline, {"weights": weights}) as flagged:
         options = assignments(set_ or []) | flagged
-        made = export_official(pipeline, official, resolved, on or "file", options, force)
+        write = registry.exporter(pipeline)
+        if official.is_dir():
+            raise UsageError(f"--official {official} is a folder; name the file to write")
+        if official.exists() and not force:
+            raise UsageError(f"--official {official} is there already; --force replaces it")
+        make_folder(official.parent)
+        # On the CPU: numbers are copied here, not computed.
+        path = write(pipeline_context(pipeline, on or OWN_DATA, resolved, options, device="cpu"), official)
+    size = path.stat().st_size
     if json:
-        print(encoder.dumps(made))
+        print(encoder.dumps({"pipeline": pipeline, "path": str(path), "bytes": size, "sha256": sha256_file(path)}))
         return
-    Console().print(f"{made['path']}: {made['bytes'] / 1e6:.1f} MB", highlight=False, soft_wrap=True)
+    Console().print(f"{path}: {size / 1e6:.1f} MB", highlight=False, soft_wrap=True)

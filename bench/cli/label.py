@@ -62,8 +62,8 @@ def label(
     import json as encoder
 
     from bench.cli.logs import log_to_stderr
+    from bench.labelling.making import Asked, make_labels
     from bench.settings import assignments, load_settings
-    from bench.verbs.labelling import Asked, make_labels
 
     log_to_stderr("bench.label")
     resolved = load_settings(config, {"run.device": device, "run.seed": seed, "run.offline": offline or None})
@@ -91,9 +91,9 @@ def stats(
     """Count rows, pictures, words, duplicates and box sizes, by source; draw a contact sheet."""
     import json as encoder
 
+    from bench.labelling.files import draw_sheet, statistics
     from bench.reporting.label_stats import print_stats
     from bench.settings import load_settings
-    from bench.verbs.label_files import draw_sheet, statistics
 
     resolved = load_settings(config)
     found = statistics(files, split, resolved)
@@ -119,7 +119,7 @@ def export(
     import json as encoder
 
     from bench.datasets.pseudo_lists import export_lists
-    from bench.verbs.label_files import dataset_of_labels
+    from bench.labelling.files import dataset_of_labels
 
     written = export_lists(files, out, dataset_of_labels(files, split), threshold)
     if json:

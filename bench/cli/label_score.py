@@ -47,10 +47,10 @@ def score(
 
     from bench.cli.logs import log_to_stderr
     from bench.errors import UsageError
+    from bench.labelling.scoring import score_labels, show_official
     from bench.reporting.reliability import print_pairs
     from bench.runs.reliability import PICTURE
     from bench.settings import assignments, load_settings
-    from bench.verbs.label_scoring import score_labels, show_official
 
     log_to_stderr("bench.label")
     if result is not None:

@@ -86,7 +86,7 @@ def leaderboard(
 def _submitted(submit: Path | None, folder: Path, resolved: Any, split: str | None, as_json: bool) -> Path | None:
     if submit is None:
         return None
-    from bench.verbs.submission import submit as take
+    from bench.leaderboard.submission import submit as take
 
     taken = take(submit, folder, resolved, split)
     typer.echo(f"{taken}: taken; its predictions give what its record says", err=as_json)

@@ -100,7 +100,7 @@ def _ask_one(
 
     from bench.errors import UsageError
     from bench.evaluation.opening import OWN_DATA, open_pipeline
-    from bench.verbs.single import ask_about, picture_of, read_picture
+    from bench.predicting.one import ask_about, picture_of, read_picture
 
     if not text.strip():
         raise UsageError("--text is empty: say what to look for")
@@ -138,8 +138,8 @@ def _ask_many(
     import json as encoder
 
     from bench.errors import UsageError
-    from bench.verbs.many import answer_many
-    from bench.verbs.questions import questions_of_file, questions_of_folder
+    from bench.predicting.many import answer_many
+    from bench.predicting.questions import questions_of_file, questions_of_folder
 
     if file is not None and (folder is not None or text is not None):
         raise UsageError("--input says itself which pictures and texts are meant; leave --image and --text away")

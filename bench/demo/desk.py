@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from bench import registry
 from bench.datasets.load import load_split
+from bench.doctor.readiness import ready
 from bench.errors import BenchError, UsageError
 from bench.evaluation.opening import OpenPipeline, open_pipeline
 from bench.grounding import Expression, Picture, Scene
+from bench.predicting.one import Single, as_picture, ask_about
 from bench.settings import Resolved
-from bench.verbs.readiness import ready
-from bench.verbs.single import Single, as_picture, ask_about
 
 EMBEDDED, OWN = "shapes", "file"
 WARM_UP = "warm up"  # nobody asks this, so no cache of texts has the real question

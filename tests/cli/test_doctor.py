@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 from bench import registry
 from bench.cli.main import app
 from bench.datasets.load import datasets
+from bench.doctor import estimate, readiness
+from bench.doctor import machine as checkup
+from bench.doctor.readiness import Lack, at_hand, costs, lacks
 from bench.settings import PROJECT, load_settings
-from bench.verbs import checkup, estimate, readiness
-from bench.verbs.readiness import Lack, at_hand, costs, lacks
 
 SPEED = {
     "device": "cpu",
@@ -142,6 +143,6 @@ def test_the_page_names_every_key():
 
 def test_every_entry_is_documented_where_it_was_counted():
     page = (PROJECT / "tests" / "benchmarks" / "gflops.py").read_text(encoding="utf-8")
-    assert "bench/verbs/costs.toml" in page
+    assert "bench/doctor/costs.toml" in page
     for cost in costs()["cost"].values():
         assert set(cost) == {"models", "picture", "expression", "parameters"} and cost["parameters"] > 1e7

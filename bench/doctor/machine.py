@@ -14,14 +14,14 @@ from typing import Any
 
 from bench import registry
 from bench.datasets.load import datasets, load_split
+from bench.doctor.estimate import threads
+from bench.doctor.readiness import Lack, lacks
 from bench.errors import BenchError, DeviceError
 from bench.evaluation.device import resolve_device
 from bench.evaluation.opening import open_pipeline
 from bench.grounding import LoadedScene
 from bench.runs.provenance import packages
 from bench.settings import Resolved
-from bench.verbs.estimate import threads
-from bench.verbs.readiness import Lack, lacks
 
 EXTRAS = {"ultralytics": ("yolo", "YOLO's boxes"), "polars": ("hub", "hub mirrors"), "gradio": ("demo", "bench demo")}
 WORTH = 1.3  # times as fast is worth a word

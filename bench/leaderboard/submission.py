@@ -33,6 +33,7 @@ from bench.evaluation.metrics import summary
 from bench.evaluation.outcomes import Outcomes, by_scene, outcomes
 from bench.evaluation.protocols import PROTOCOLS
 from bench.grounding import Scene
+from bench.leaderboard.submitted_files import all_finite, copy_in, read_answers
 from bench.reporting.boards import SUBMISSION, why_left_out
 from bench.runs.files import explained, make_folder, write_atomically
 from bench.runs.folders import RECORD, runs_of
@@ -42,7 +43,6 @@ from bench.runs.provenance import git_state
 from bench.runs.record import Metrics, RunRecord, read_record, signature
 from bench.runs.store import ANSWERS, store_rows, write_record
 from bench.settings import Resolved
-from bench.verbs.submitted_files import all_finite, copy_in, read_answers
 
 MOST_DRAWS = 100_000
 SHOWN = 5  # examples of each kind of fault

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.doctor.readiness import costs
 from bench.evaluation.device import resolve_dtype
-from bench.verbs.readiness import costs
 
 PER_PICTURE = 7  # expressions; RefCOCO's val split has 10,834 about 1,500 pictures
 WITHIN = 3.0  # a factor up or down

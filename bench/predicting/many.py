@@ -21,13 +21,13 @@ from bench.evaluation.decode import Decoded
 from bench.evaluation.opening import OpenPipeline, open_pipeline
 from bench.evaluation.progress import progress, say
 from bench.grounding import Scene
+from bench.predicting.answers import Row, answered, dump, read_answers, settings_of, unreadable, write_answers
+from bench.predicting.questions import Questions
 from bench.reporting.drawing import draw_answer, save_picture
 from bench.runs.files import Appender, make_folder
 from bench.runs.lock import locked
 from bench.runs.predictions import SceneAnswers
 from bench.settings import Resolved, RunSettings
-from bench.verbs.answers import Row, answered, dump, read_answers, settings_of, unreadable, write_answers
-from bench.verbs.questions import Questions
 
 LINES = (".jsonl", ".ndjson")
 SHOWN = 5  # unreadable pictures that are named; all of them stand in the file

@@ -20,12 +20,12 @@ from bench.evaluation.protocols import protocol
 from bench.evaluation.reliability import Measured, Reliability, measure
 from bench.grounding import Pipeline
 from bench.hashing import sha256_file
+from bench.labelling.measurers import NO_NAME, Measurer, find_measurers
 from bench.reporting.reliability import drawing, summary
 from bench.runs.files import make_folder
 from bench.runs.provenance import environment, git_state, redacted, settings_hash
 from bench.runs.reliability import Key, Pair, is_done, read_pairs, read_rows, rows_path, write_record, write_rows
 from bench.settings import Resolved, merged
-from bench.verbs.measurers import NO_NAME, Measurer, find_measurers
 
 log = logging.getLogger("bench.label")
 
