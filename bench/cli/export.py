@@ -7,17 +7,15 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.flags import as_options
-from bench.cli.options import Config, Json, Offline, Set, Weights
+from bench.cli.options import Config, Json, Offline, On, Set, Weights, as_options, settings_of
+from bench.cli.output import emit
 
 
 def export(
     pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="A pipeline that has an official format: clipvg.")],
     official: Annotated[Path, typer.Option("--official", help="The file to write, as the official code loads it.")],
     weights: Weights = None,
-    on: Annotated[
-        str | None, typer.Option("--on", help="Take bench.toml's weights and options for this data set.")
-    ] = None,
+    on: On = None,
     set_: Set = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     offline: Offline = False,
@@ -25,20 +23,15 @@ def export(
     json: Json = False,
 ) -> None:
     """Write a pipeline's weights as a file that its authors' own code loads."""
-    import json as encoder
-
-    from rich.console import Console
-
     from bench import registry
     from bench.errors import UsageError
     from bench.evaluation.opening import OWN_DATA, pipeline_context
     from bench.hashing import sha256_file
     from bench.runs.files import make_folder
-    from bench.settings import assignments, load_settings
+    from bench.settings import assignments
 
-    resolved = load_settings(config, {"run.offline": offline or None})
-    with as_options(pipeline, {"weights": weights}) as flagged:
-        options = assignments(set_ or []) | flagged
+    resolved = settings_of(config, offline=offline)
+    with as_options(pipeline, assignments(set_ or []), {"weights": weights}) as options:
         write = registry.exporter(pipeline)
         if official.is_dir():
             raise UsageError(f"--official {official} is a folder; name the file to write")
@@ -49,6 +42,6 @@ def export(
         path = write(pipeline_context(pipeline, on or OWN_DATA, resolved, options, device="cpu"), official)
     size = path.stat().st_size
     if json:
-        print(encoder.dumps({"pipeline": pipeline, "path": str(path), "bytes": size, "sha256": sha256_file(path)}))
-        return
-    Console().print(f"{path}: {size / 1e6:.1f} MB", highlight=False, soft_wrap=True)
+        emit({"pipeline": pipeline, "path": str(path), "bytes": size, "sha256": sha256_file(path)})
+    else:
+        typer.echo(f"{path}: {size / 1e6:.1f} MB")

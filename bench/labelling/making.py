@@ -6,15 +6,15 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench import registry
 from bench.datasets.blind import blind, pictures_below, shut
 from bench.datasets.load import load_split
-from bench.datasets.pseudo_files import Written, check_jsonl_name, write_labels
+from bench.datasets.pseudo_files import check_jsonl_name, write_labels
 from bench.datasets.pseudo_lists import export_lists, list_format
 from bench.errors import DataError, UsageError
 from bench.evaluation.device import seed_everything, use_device
@@ -31,139 +31,113 @@ MAKERS = ("detector", "caption_model")  # what provenance may name as having had
 MOST_MAKERS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What `bench label` is asked for: a source, a split or a folder of `pictures`, and the file to write.
+def make_labels(
+    source: str,
+    out: Path,
+    resolved: Resolved,
+    split: str | None = None,
+    images: Path | None = None,
+    limit: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    lists: Path | None = None,
+    threshold: float = 0.5,
+) -> dict[str, Any]:
+    """Write the labels of a split or of a folder of `images`, their record (same name, .json) and the lists.
 
-    `options` win over bench.toml; `lists` is a folder for the official lists besides, which carry `threshold` in their
-    names.
+    Returns the record. `options` win over bench.toml; `lists` is a folder for the official lists besides, which carry
+    `threshold` in their names. Raises UnknownName, UsageError, SettingsError, DataError (no label at all, too), and
+    what the source raises; then nothing is written.
     """
-
-    source: str
-    out: Path
-    split: str | None = None
-    pictures: Path | None = None
-    limit: int | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    lists: Path | None = None
-    threshold: float = 0.5
-
-
-def make_labels(asked: Asked, resolved: Resolved, quiet: bool = False) -> dict[str, Any]:
-    """Writes the file, its record (same name, .json) and the lists; returns the record.
-
-    Raises UnknownName, UsageError, SettingsError, DataError (no label at all, too), and what the source raises; then
-    nothing is written.
-    """
-    check_jsonl_name(asked.out)
-    source = registry.label_source(asked.source)
-    name, dataset, scenes, pictures = _pictures(asked, resolved)
-    if asked.lists is not None:
-        list_format(dataset)  # said before an hour's work, not after
-    options = merged(resolved.labelling(asked.source, dataset), asked.options)
-    context = shut(replace(pipeline_context(asked.source, dataset, resolved), options=options))
+    check_jsonl_name(out)
+    labels_of = registry.label_source(source)
+    name, dataset, scenes, pictures = _images(split, images, out, resolved)
+    scenes = scenes[:limit]
+    if lists is not None:
+        list_format(dataset)  # refused before an hour's work, not after
+    options = merged(resolved.labelling(source, dataset), options or {})
+    context = shut(replace(pipeline_context(source, dataset, resolved), options=options))
     use_device(context.device)
     seed_everything(context.seed)
     began, code = time.monotonic(), git_state()
+    places = {scene.id: place for place, scene in enumerate(scenes, 1)}
     makers: Counter[tuple[str, str]] = Counter()
-    with progress(f"{asked.source} {name}", len(scenes), quiet=quiet) as advance:
-        heed = _Heed(scenes, makers, advance)
-        labels = source(LabelJob(scenes, pictures, options, f"[label.{asked.source}]", context))
-        written = write_labels(asked.out, labels, name, heed)
-        heed.finish()
-    seconds = time.monotonic() - began
-    if not written.rows:
-        raise DataError(
-            f"{asked.source}: not one label for {len(scenes):,} pictures of {name}; {asked.out} is not written; look "
-            f"at what its detector finds, and loosen its thresholds ([label.{asked.source}] of bench.toml, or --set)"
-        )
-    record: dict[str, Any] = {"command": " ".join(redacted()), "source": asked.source, "split": name}
-    record |= _counts(len(scenes), written, seconds) | {"sha256": sha256_file(asked.out)}
-    record |= {"pictures_sha256": _names_hash(scenes), "seed": context.seed, "device": context.device}
-    record |= {"options": options, "files": _hashes(options, resolved.folder), "made_by": _made_by(makers)}
-    if asked.lists is not None:
-        lists = export_lists([asked.out], asked.lists, dataset, asked.threshold)
-        record["lists"] = [path.relative_to(asked.lists).as_posix() for path in lists]
-    record |= {
-        "git": code,
-        "environment": environment(context.device, context.seed, resolved.settings.run.deterministic),
-    }
-    write_atomically(asked.out.with_suffix(".json"), (json.dumps(record, indent=2, default=str) + "\n").encode())
-    return record
+    done = 0
 
-
-def _pictures(asked: Asked, resolved: Resolved) -> tuple[str, str, Sequence[Scene], PictureSource]:
-    """The split's name, its data set, and what there is to see."""
-    if (asked.split is None) == (asked.pictures is None):
-        raise UsageError("which pictures? one of --split NAME and --pictures FOLDER is needed")
-    if asked.pictures is not None:
-        scenes, pictures = pictures_below(asked.pictures, asked.out)
-        name, dataset = f"{OWN_DATA}:{asked.pictures.resolve().name}", OWN_DATA
-    else:
-        split = load_split(str(asked.split), resolved)
-        scenes, pictures = blind(split)
-        name, dataset = split.name, split.dataset
-    if not scenes:
-        raise DataError(f"{name}: the split has no pictures")
-    return name, dataset, scenes[: asked.limit], pictures
-
-
-class _Heed:
-    """Told of every label: moves the progress on, picture by picture, and counts what the rows were made by."""
-
-    def __init__(
-        self, scenes: Sequence[Scene], makers: Counter[tuple[str, str]], advance: Callable[[int], None]
-    ) -> None:
-        self._place = {scene.id: place for place, scene in enumerate(scenes, 1)}
-        self._makers, self._advance, self._done = makers, advance, 0
-
-    def __call__(self, label: PseudoLabel) -> None:
-        place = self._place.get(label.scene.id)
+    def count(label: PseudoLabel) -> None:
+        """Move the progress on, image by image, and count what the rows were made by."""
+        nonlocal done
+        place = places.get(label.scene.id)
         if place is None:
             raise DataError(
                 f"{label.provenance.get('source')}: a label about {label.scene.file}, which is none of the pictures"
             )
-        for key in MAKERS:
-            if said := label.provenance.get(key):
-                self._makers[key, str(said)] += 1
-        self._to(place)
+        makers.update((key, str(label.provenance[key])) for key in MAKERS if label.provenance.get(key))
+        if place > done:
+            advance(place - done)
+            done = place
 
-    def finish(self) -> None:
-        """The last pictures may have had no label."""
-        self._to(len(self._place))
-
-    def _to(self, place: int) -> None:
-        if place > self._done:
-            self._advance(place - self._done)
-            self._done = place
-
-
-def _counts(pictures: int, written: Written, seconds: float) -> dict[str, Any]:
-    return {
-        "pictures": pictures,
+    with progress(f"{source} {name}", len(scenes)) as advance:
+        labels = labels_of(LabelJob(scenes, pictures, options, f"[label.{source}]", context))
+        written = write_labels(out, labels, name, count)
+        advance(len(scenes) - done)  # the last images may have no label
+    seconds = time.monotonic() - began
+    if not written.rows:
+        raise DataError(
+            f"{source}: not one label for {len(scenes):,} pictures of {name}; {out} is not written; look at what its "
+            f"detector finds, and loosen its thresholds ([label.{source}] of bench.toml, or --set)"
+        )
+    made_by: dict[str, dict[str, int]] = {}
+    for (key, maker), rows in makers.most_common(MOST_MAKERS):
+        made_by.setdefault(key, {})[maker] = rows
+    record: dict[str, Any] = {
+        "command": " ".join(redacted()),
+        "source": source,
+        "split": name,
+        "pictures": len(scenes),
         "pictures_with_rows": written.pictures,
-        "pictures_without_rows": pictures - written.pictures,
+        "pictures_without_rows": len(scenes) - written.pictures,
         "rows": written.rows,
         "duplicates_dropped": written.duplicates,
         "seconds": round(seconds, 2),
         "rows_per_s": round(written.rows / seconds, 1) if seconds > 0 else None,
+        "sha256": sha256_file(out),
+        # Which images were used, without their annotations (a split's fingerprint is made of those).
+        "pictures_sha256": hashlib.sha256("\n".join(scene.file for scene in scenes).encode()).hexdigest(),
+        "seed": context.seed,
+        "device": context.device,
+        "options": options,
+        "files": _hashes(options, resolved.folder),
+        "made_by": made_by,
     }
+    if lists is not None:
+        written_lists = export_lists([out], lists, dataset, threshold)
+        record["lists"] = [path.relative_to(lists).as_posix() for path in written_lists]
+    where = environment(context.device, context.seed, resolved.settings.run.deterministic)
+    record |= {"git": code, "environment": where}
+    write_atomically(out.with_suffix(".json"), (json.dumps(record, indent=2, default=str) + "\n").encode())
+    return record
 
 
-def _made_by(makers: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
-    out: dict[str, dict[str, int]] = {}
-    for (key, said), rows in makers.most_common(MOST_MAKERS):
-        out.setdefault(key, {})[said] = rows
-    return out
-
-
-def _names_hash(scenes: Sequence[Scene]) -> str:
-    """Which pictures were seen, told without their annotations (a split's fingerprint is made of those)."""
-    return hashlib.sha256("\n".join(scene.file for scene in scenes).encode()).hexdigest()
+def _images(
+    split: str | None, folder: Path | None, out: Path, resolved: Resolved
+) -> tuple[str, str, Sequence[Scene], PictureSource]:
+    """Find the split's name, its data set, and its images without annotations."""
+    if (split is None) == (folder is None):
+        raise UsageError("which pictures? one of --split NAME and --pictures FOLDER is needed")
+    if folder is not None:
+        scenes, pictures = pictures_below(folder, out)
+        name, dataset = f"{OWN_DATA}:{folder.resolve().name}", OWN_DATA
+    else:
+        loaded = load_split(str(split), resolved)
+        scenes, pictures = blind(loaded)
+        name, dataset = loaded.name, loaded.dataset
+    if not scenes:
+        raise DataError(f"{name}: the split has no pictures")
+    return name, dataset, scenes, pictures
 
 
 def _hashes(options: Any, folder: Path) -> dict[str, str]:
-    """Every file that the options name -> its sha256: weights, detections, scene graphs, captions."""
+    """Hash every file that the options name: weights, detections, scene graphs, captions."""
     if isinstance(options, Mapping):
         options = list(options.values())
     if isinstance(options, (list, tuple)):

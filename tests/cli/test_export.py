@@ -27,7 +27,7 @@ def asked(monkeypatch):
         if "paint" in context.options:
             raise SettingsError("bench.toml [pipelines.any]: unknown key 'paint'")
         if context.options.get("weights") == "none":
-            raise SettingsError("bench.toml [pipelines.any]: unknown key 'weights'")
+            raise SettingsError("bench.toml [pipelines.any]: unknown key 'weights'", ["weights"])
         write_atomically(out, str(context.options.get("weights")).encode())
         return out
 
@@ -78,5 +78,7 @@ def test_options_that_it_cannot_take(tmp_path, asked):
 
 
 def test_a_pipeline_without_an_official_format(tmp_path):
-    with pytest.raises(UnknownName, match=r"no exporter is called 'any'; known: .*clipvg"):
-        export("--official", str(tmp_path / "o.pth"))
+    with pytest.raises(
+        UnknownName, match=r"no pipeline with an official format is called 'centre-box'; known: .*clipvg"
+    ):
+        export("--pipeline", "centre-box", "--official", str(tmp_path / "o.pth"))

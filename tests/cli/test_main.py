@@ -59,7 +59,10 @@ def run_main(monkeypatch, capsys, *arguments):
         (("predict", "--pipeline", "centre-box", "--text", "x"), "either --image FILE or --scene"),
         (("predict", "--pipeline", "centre-box", "--text", " ", "--image", "a.png"), "--text is empty"),
         (("predict", "--pipeline", "centre-box", "--text", "x", "--image", "no.png"), "no.png: cannot be read"),
-        (("train", "--pipeline", "centre-box", "--split", "shapes-train"), "no trainer is called 'centre-box'"),
+        (
+            ("train", "--pipeline", "centre-box", "--split", "shapes-train"),
+            "no trainable pipeline is called 'centre-box'",
+        ),
         (("train", "--pipeline", "yolo-clip", "--split", "shapes-train", "--part", "clop"), "did you mean 'clip'"),
         (("config", "show", "--config", "missing.toml"), "no such settings file"),
     ],

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from bench import registry
 from bench.cli.main import app
+from bench.datasets.load import load_split
 from bench.errors import DataError, SettingsError, UnknownName, UsageError
 from bench.settings import PROJECT
 
@@ -19,10 +19,10 @@ def asked(monkeypatch):
     """A first step under every name; what it was asked with."""
     calls = []
 
-    def step(context, scenes, pictures):
-        if "preprocessing" in context.options:
-            raise SettingsError("bench.toml [pipelines.any]: unknown key 'preprocessing'")
-        calls.append((context, scenes, [pictures.load(scene).shape for scene in scenes]))
+    def step(name, split, resolved, recipe, part, limit):
+        if "preprocessing" in recipe:
+            raise SettingsError("bench.toml [train.any]: unknown key 'preprocessing'", ["preprocessing"])
+        calls.append((load_split(split, resolved), resolved.settings.run, recipe, part, limit))
         norms = {"head.weight": 0.25, "head.bias": NORM}
         return {
             "loss": LOSS,
@@ -33,7 +33,7 @@ def asked(monkeypatch):
             "boxes_cxcywh": [(0, 1, 2, 3)],
         }
 
-    monkeypatch.setattr(registry, "train_step", lambda name: step)
+    monkeypatch.setattr("bench.training.jobs.first_step", step)
     return calls
 
 
@@ -57,19 +57,19 @@ def test_the_numbers_are_whole_in_json(asked, rows, tmp_path):
         doctor("--split", rows, "--weights", str(tmp_path / "w.pth"), "--json").stdout,
         parse_constant=lambda name: pytest.fail(f"{name} is no JSON"),
     )
-    assert (found["pipeline"], found["split"], found["loss"], found["rows"]) == ("any", "file:rows", LOSS, 3)
+    assert (found["pipeline"], found["split"], found["loss"], found["rows"]) == ("any", rows, LOSS, 3)
     assert found["gradient_norms"] == {"head.weight": 0.25, "head.bias": None}
     assert found["boxes_cxcywh"] == [[0, 1, 2, 3]]
-    ((context, scenes, shapes),) = asked
-    assert (context.device, context.dtype) == ("cpu", "float32")
-    assert context.options["weights"] == str(tmp_path / "w.pth")
-    assert [len(scene.expressions) for scene in scenes] == [2, 1] and shapes == [(30, 40, 3)] * 2
+    ((split, run, recipe, part, limit),) = asked
+    assert (run.device, run.dtype, part, limit) == ("cpu", "float32", None, None)
+    assert recipe == {"start_from": str(tmp_path / "w.pth")}
+    assert [len(scene.expressions) for scene in split.scenes] == [2, 1]
 
 
 def test_a_table_for_people(asked, rows):
     said = doctor("--split", rows, "--limit", "1", "--set", "fast=false").stdout
     assert "1.2345679" in said and "gradient norms" in said and "head.weight" in said
-    assert len(asked[0][1]) == 1 and asked[0][0].options["fast"] is False
+    assert asked[0][2:] == ({"fast": False}, None, 1)
 
 
 def test_mistakes(asked, rows, tmp_path):
@@ -87,7 +87,7 @@ def test_mistakes(asked, rows, tmp_path):
 
 
 def test_a_pipeline_without_one(rows):
-    with pytest.raises(UnknownName, match=r"no train step is called 'any'; known: .*clipvg"):
+    with pytest.raises(UnknownName, match=r"no pipeline is called 'any'"):
         doctor("--split", rows)
 
 
