@@ -1,11 +1,10 @@
-"""Files of pseudo-labels read for what `bench label stats` and `export` do with them."""
+"""Statistics, contact sheets and data sets of pseudo-label files, for `bench label stats` and `export`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bench.datasets.fingerprint import picture_key
 from bench.datasets.jsonl import read_jsonl, read_provenance
@@ -20,23 +19,39 @@ from bench.settings import Resolved
 
 
 def statistics(files: Sequence[Path], split: str | None, resolved: Resolved) -> list[LabelStats]:
-    """The statistics of every source in `files`.
+    """Count the rows of every source in `files`.
 
-    With a split the pictures must be its data set's and lend their sizes; without one only .jsonl is read, and pictures
+    With a split the images must be its data set's and lend their sizes; without one only .jsonl is read, and images
     need not be at hand. Raises UsageError, UnknownName, DataError.
     """
     rows = []
     for path in files:
-        scenes, provenance = _read(path, split, resolved)
-        rows += list(_rows(path, scenes, provenance))
+        if split is not None:
+            labelled = load_labels(split, [path], resolved)
+            scenes: Sequence[Scene] = labelled.split.scenes
+            provenance = labelled.provenance
+        elif path.suffix == ".jsonl":
+            scenes, provenance = read_jsonl(path), read_provenance(path)
+        else:
+            raise UsageError(
+                f"{path}: of a list say with --split whose pictures it is about; its boxes go by the data set"
+            )
+        # A row's source is the one it names itself, else its file's.
+        file_source = source_name(path, sum(len(scene.expressions) for scene in scenes), provenance)
+        for scene in scenes:
+            area = float(scene.width * scene.height) if scene.width and scene.height else None
+            for expression in scene.expressions:
+                record = provenance.get(expression.id, {})
+                source = str(record.get("source") or file_source)
+                rows.append(LabelRow(source, picture_key(scene.file), expression.text, expression.box, area, record))
     return label_stats(rows)
 
 
 def draw_sheet(files: Sequence[Path], split: str | None, resolved: Resolved, out: Path, most: int) -> None:
-    """Draws up to `most` pictures, spread over all, with every row about them.
+    """Draw up to `most` images, spread over all, with every row about them.
 
-    Without a split it is the one that the files' records name, else pictures are looked for beside the one file. Raises
-    UsageError where nobody says whose pictures they are, DataError, PictureError.
+    Without a split it is the one that the files' records name, else images are looked for beside the one file. Raises
+    UsageError where the images are unknown, DataError, PictureError.
     """
     from bench.reporting.drawing import save_picture
     from bench.reporting.sheet import contact_sheet
@@ -46,7 +61,7 @@ def draw_sheet(files: Sequence[Path], split: str | None, resolved: Resolved, out
         labelled = load_labels(split, files, resolved).split
         scenes: Sequence[Scene] = labelled.scenes
         pictures: PictureSource = labelled.pictures
-    elif len({path.resolve().parent for path in files}) == 1 and len(files) == 1:
+    elif len(files) == 1:
         scenes, pictures = read_jsonl(files[0]), Pictures([files[0].resolve().parent], nested=False)
     else:
         raise UsageError("--sheet: say with --split whose pictures the files are about")
@@ -55,7 +70,7 @@ def draw_sheet(files: Sequence[Path], split: str | None, resolved: Resolved, out
 
 
 def dataset_of_labels(files: Sequence[Path], split: str | None) -> str:
-    """The data set that files are about: that of the split, else of the one their records name. Raises UsageError."""
+    """Find the data set of files: that of the split, else of the one their records name. Raises UsageError."""
     name = split or split_of_records(files)
     if name is None:
         raise UsageError("say with --split whose pictures the files are about; the boxes of a list go by its data set")
@@ -65,33 +80,13 @@ def dataset_of_labels(files: Sequence[Path], split: str | None) -> str:
 
 
 def split_of_records(files: Sequence[Path]) -> str | None:
-    """The split named by the records beside the files (`bench label` writes them), where all name one; else None."""
-    named = set()
+    """Find the split that the records beside the files name (`bench label` writes them), where all name one."""
+    names = set()
     for path in files:
         try:
-            held = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        named.add(held.get("split") if isinstance(held, dict) else None)
-    found = named.pop() if len(named) == 1 else None
-    return found if isinstance(found, str) else None
-
-
-def _read(path: Path, split: str | None, resolved: Resolved) -> tuple[Sequence[Scene], Mapping[str, Any]]:
-    if split is not None:
-        labelled = load_labels(split, [path], resolved)
-        return labelled.split.scenes, labelled.provenance
-    if path.suffix != ".jsonl":
-        raise UsageError(f"{path}: of a list say with --split whose pictures it is about; its boxes go by the data set")
-    return read_jsonl(path), read_provenance(path)
-
-
-def _rows(path: Path, scenes: Sequence[Scene], provenance: Mapping[str, Mapping[str, Any]]) -> Iterator[LabelRow]:
-    """The rows, each of the source that it names itself, else of its file's."""
-    otherwise = source_name(path, sum(len(scene.expressions) for scene in scenes), provenance)
-    for scene in scenes:
-        area = float(scene.width * scene.height) if scene.width and scene.height else None
-        for expression in scene.expressions:
-            said = provenance.get(expression.id, {})
-            source = str(said.get("source") or otherwise)
-            yield LabelRow(source, picture_key(scene.file), expression.text, expression.box, area, said)
+        names.add(record.get("split") if isinstance(record, dict) else None)
+    name = names.pop() if len(names) == 1 else None
+    return name if isinstance(name, str) else None
