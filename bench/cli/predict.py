@@ -63,7 +63,7 @@ def predict(
     from bench.settings import assignments
 
     how = {"device": device, "dtype": dtype, "seed": seed, "deterministic": deterministic, "offline": offline}
-    resolved = opt.settings_of(config, **how, batch_size=batch_size)
+    resolved = opt.settings_of(config, None, **how, batch_size=batch_size)
     own = {"weights": weights or None, "tokenizer": tokenizer or None, "preprocessing": preprocessing}
     many = input_ is not None or (image is not None and image.is_dir())
     if many and scene is not None:

@@ -131,7 +131,7 @@ def score_labels(
     }
     # What a pair's numbers depend on besides its label file and the weights; the size of batches changes none.
     table = merged(resolved.options(pipeline, dataset), options or {})
-    fixed = {"options": {key: value for key, value in table.items() if key not in ("weights", "card")}}
+    fixed: dict[str, Any] = {"options": {key: value for key, value in table.items() if key not in ("weights", "card")}}
     fixed |= {"pipeline": pipeline, "split": data.name, "protocol": under, "dtype": run.dtype, "seed": run.seed}
     fixed |= {"device": resolve_device(run.device).partition(":")[0], "deterministic": run.deterministic}
     settings = {m.name: settings_hash({"weights": m.sha256 or m.weights, **fixed}) for m in measurers}
@@ -143,7 +143,11 @@ def score_labels(
 
     def store() -> dict[str, Any]:
         where = environment(resolve_device(run.device), run.seed, run.deterministic)  # now, for torch is imported late
-        record = {**head, "environment": where, "pairs": [pairs[key] for *_, key in order if key in pairs]}
+        record: dict[str, Any] = {
+            **head,
+            "environment": where,
+            "pairs": [pairs[key] for *_, key in order if key in pairs],
+        }
         write_record(out, record, drawing(f"Reliability of pseudo-labels of {data.name}", record["pairs"]))
         return record
 
