@@ -4,14 +4,15 @@
     load_pipeline ──► OpenPipeline ──┴──► evaluate ──► Evaluation      in memory, or a run under results/
                            └──► (picture, text) ──► Single: a box
 
-What they do is what the verbs do, by the same code, so a number is the same number. Any object that keeps the protocol
-of bench.grounding can stand where a OpenPipeline stands, registered or not.
+They do what the commands do, by the same code, so a number is the same number. Any object that keeps the protocol of
+bench.grounding can stand where an OpenPipeline stands, registered or not.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -19,12 +20,18 @@ from bench.datasets.load import FILE
 from bench.datasets.load import load_split as split_called
 from bench.datasets.split import Split
 from bench.errors import UsageError
+from bench.evaluation import loop
+from bench.evaluation.answering import gathered
 from bench.evaluation.opening import OpenPipeline, open_pipeline, pipeline_context
+from bench.evaluation.progress import progress
+from bench.evaluation.protocols import protocol as find_protocol
 from bench.evaluation.scored import Evaluation, scored
 from bench.grounding import Pipeline, PipelineCard
-from bench.settings import Resolved, load_settings
-from bench.verbs import single
-from bench.verbs.single import Single
+from bench.predicting import one
+from bench.predicting.one import Single
+from bench.runs.shards import Rank
+from bench.runs.store import stored_rows
+from bench.settings import load_settings
 
 if TYPE_CHECKING:
     from bench.evaluation.opening import PictureLike
@@ -35,10 +42,10 @@ log = logging.getLogger("bench.evaluate")
 
 
 def load_split(name: str | Path, limit: int | None = None, config: str | Path | None = None) -> Split:
-    """The split called `name` ("shapes-val", "refcoco-testA"), or of a JSONL of your own; `limit` keeps the first
-    pictures and marks the split partial.
+    """Load the split called `name` ("shapes-val", "refcoco-testA"), or a JSONL of your own.
 
-    Raises UnknownName with the nearest names, DataError with the command that prepares it.
+    `limit` keeps the first pictures and marks the split partial. Raises UnknownName with the nearest names, DataError
+    with the command that prepares it.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"limit={limit}: at least one picture is needed")
@@ -60,7 +67,7 @@ def load_pipeline(
     config: str | Path | None = None,
     **options: Any,
 ) -> OpenPipeline:
-    """The pipeline called `name`, built with bench.toml's weights and options for the split or data set `on`.
+    """Build the pipeline called `name` with bench.toml's weights and options for the split or data set `on`.
 
     Without `on` these are the ones for pictures of your own. `weights` and `options` win over bench.toml; a nested
     table is a dict: `ranker={"relations": "rules"}`. Raises UnknownName, SettingsError, WeightsError, DeviceError,
@@ -78,12 +85,12 @@ def predict(  # type: ignore[overload-overlap]
 @overload
 def predict(pipeline: str | Pipeline, picture: PictureLike, text: Sequence[str]) -> list[Single]: ...
 def predict(pipeline: str | Pipeline, picture: PictureLike, text: str | Sequence[str]) -> Single | list[Single]:
-    """What `pipeline` (a name, a OpenPipeline or an object of your own) answers about one picture.
+    """Ground one expression in one picture; `pipeline` is a name, an OpenPipeline or an object of your own.
 
     The picture is a file, a PIL image or RGB uint8 (H, W, 3). One text gives one answer, several a list in their order.
     Raises PictureError, UsageError, and BenchError for answers that do not fit the queries.
     """
-    return single.predict(load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline, picture, text)
+    return one.predict(load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline, picture, text)
 
 
 def evaluate(
@@ -97,51 +104,40 @@ def evaluate(
     config: str | Path | None = None,
     **how: Any,
 ) -> Evaluation:
-    """Every expression of `split` asked of `pipeline`, and what became of each.
+    """Ground every expression of `split` and score the answers.
 
     Without `results` nothing is stored. With a folder it is the run that `bench run` would make there: it is continued
-    when it was killed, and joins the leaderboard; a run that is done is not asked again unless `fresh`. An object of
-    your own is always asked anew, for nothing tells whether its code has changed. `how` is what `load_pipeline` takes,
-    for a pipeline given by name. Raises what `load_split`, `load_pipeline` and `bench run` raise.
+    when it was killed, and joins the leaderboard; a finished run is not made again unless `fresh`. An object of your
+    own is always run anew, for nothing tells whether its code has changed. `how` is what `load_pipeline` takes, for a
+    pipeline given by name. Raises what `load_split`, `load_pipeline` and `bench run` raise.
     """
-    name_given = isinstance(pipeline, str)
-    if how and not name_given:
+    if how and not isinstance(pipeline, str):
         raise UsageError(f"{', '.join(how)}: such options are for load_pipeline; this pipeline is built already")
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"batch_size={batch_size}: at least one picture is needed")
     data = split if isinstance(split, Split) else load_split(split, config=config)
     opened = load_pipeline(pipeline, data, config=config, **how) if isinstance(pipeline, str) else pipeline
     if not isinstance(opened, OpenPipeline):
-        opened, fresh = _opened(opened, data, config), True if fresh is None else fresh
-    resolved = _with(opened.resolved, results, batch_size)
+        opened, fresh = _opened(opened, data, config), fresh is None or fresh
+    # The pipeline's settings, with what this evaluation names itself.
+    settings = opened.resolved.settings
+    run = settings.run if batch_size is None else settings.run.model_copy(update={"batch_size": batch_size})
+    folder = None
     if results is None:
-        return _in_memory(opened, data, protocol, resolved)
-    return _stored(opened, data, protocol, resolved, bool(fresh))
-
-
-def _in_memory(opened: OpenPipeline, split: Split, protocol: str, resolved: Resolved) -> Evaluation:
-    from bench.evaluation.answering import gathered
-    from bench.evaluation.progress import progress
-    from bench.evaluation.protocols import protocol as protocol_called
-
-    protocol_called(protocol)  # an unknown name is refused before the work
-    with progress(f"{opened.name} on {split.name}", len(split.scenes)) as advance:
-        run = resolved.settings.run
-        _, rows = gathered(opened, split.scenes, split.pictures, run, split.name, log, advance=advance)
-    return scored(opened.name, split, rows, protocol, resolved.settings.evaluation, opened.card.proposals)
-
-
-def _stored(opened: OpenPipeline, split: Split, protocol: str, resolved: Resolved, fresh: bool) -> Evaluation:
-    from bench.evaluation import loop
-    from bench.runs.shards import Rank
-    from bench.runs.store import stored_rows
-
-    done = loop.evaluate(opened.name, split, resolved, protocol=protocol, fresh=fresh, rank=Rank(), opened=opened)
-    rows = list(stored_rows(done.folder).values())
-    settings = resolved.settings.evaluation
-    return scored(opened.name, split, rows, protocol, settings, opened.card.proposals, done.folder)
+        find_protocol(protocol)  # an unknown name is refused before the work
+        with progress(f"{opened.name} on {data.name}", len(data.scenes)) as advance:
+            _, rows = gathered(opened, data.scenes, data.pictures, run, data.name, log, advance=advance)
+    else:
+        changed = settings.model_copy(update={"run": run, "results": str(results)})
+        resolved = replace(opened.resolved, settings=changed)
+        done = loop.evaluate(opened.name, data, resolved, None, protocol, bool(fresh), Rank(), opened)
+        folder = done.folder
+        rows = list(stored_rows(folder).values())
+    return scored(opened.name, data, rows, protocol, settings.evaluation, opened.card.proposals, folder)
 
 
 def _opened(pipeline: Pipeline, split: Split, config: str | Path | None) -> OpenPipeline:
-    """An object of the caller's with a context to run it in. Raises UsageError when it is no pipeline."""
+    """Give an object of the caller's a context to run in. Raises UsageError when it is no pipeline."""
     if not isinstance(pipeline, Pipeline) or not isinstance(pipeline.card, PipelineCard):
         raise UsageError(
             f"{type(pipeline).__name__} is no pipeline: it needs `card`, a bench.PipelineCard, and `ground(batch)`; "
@@ -149,15 +145,3 @@ def _opened(pipeline: Pipeline, split: Split, config: str | Path | None) -> Open
         )
     resolved = load_settings(config)
     return OpenPipeline(pipeline, pipeline_context(pipeline.card.name, split, resolved), resolved)
-
-
-def _with(resolved: Resolved, results: str | Path | None, batch_size: int | None) -> Resolved:
-    """The pipeline's settings with what this evaluation says itself. Raises UsageError."""
-    from dataclasses import replace
-
-    if batch_size is not None and batch_size < 1:
-        raise UsageError(f"batch_size={batch_size}: at least one picture is needed")
-    settings = resolved.settings
-    run = settings.run if batch_size is None else settings.run.model_copy(update={"batch_size": batch_size})
-    where = settings.results if results is None else str(results)
-    return replace(resolved, settings=settings.model_copy(update={"run": run, "results": where}))

@@ -46,12 +46,12 @@ def _entries(group: str) -> dict[str, EntryPoint]:
 
 
 def names(group: str) -> list[str]:
-    """Every registered name of a group, sorted; nothing is imported."""
+    """List every registered name of a group, sorted; nothing is imported."""
     return list(_entries(group))
 
 
 def origin(kind: str, name: str) -> str:
-    """The distribution and object behind a name, for `bench list`: "grounding-bench pipelines.two_stage:two_stage"."""
+    """Name the distribution and object behind a name: "grounding-bench pipelines.two_stage:two_stage"."""
     entry = _entry(f"bench.{kind}s", name, kind)
     return f"{entry.dist.name if entry.dist else '?'} {entry.value}"
 
@@ -63,47 +63,40 @@ def _entry(group: str, name: str, kind: str) -> EntryPoint:
     return known[name]
 
 
-def _load(group: str, name: str, kind: str) -> Any:
-    return _loaded(_entry(group, name, kind), kind)
-
-
-def _loaded(entry: EntryPoint, kind: str) -> Any:
-    name = entry.name
+def _load(entry: EntryPoint, kind: str) -> Any:
+    """Import what an entry point names. Raises MissingPackage, BenchError."""
     try:
         return entry.load()
     except ModuleNotFoundError as error:
         raise MissingPackage(
-            f"{kind} {name!r} ({entry.value}) needs the package {error.name!r}, which is not installed: "
+            f"{kind} {entry.name!r} ({entry.value}) needs the package {error.name!r}, which is not installed: "
             f"pip install {error.name}"
         ) from error
     except (ImportError, AttributeError) as error:
-        raise BenchError(f"{kind} {name!r} cannot be loaded from {entry.value}: {error}") from error
-
-
-def _method(name: str) -> tuple[Any, Method | None]:
-    """What an entry point names: a pipeline's factory, or a method with it."""
-    value = _load(PIPELINES, name, "pipeline")
-    return (_attribute(value.pipeline, name), value) if isinstance(value, Method) else (value, None)
-
-
-def _attribute(path: str, name: str) -> Any:
-    """The object at "module:attribute". Raises MissingPackage, BenchError."""
-    return _loaded(EntryPoint(name, path, PIPELINES), "pipeline")
+        raise BenchError(f"{kind} {entry.name!r} cannot be loaded from {entry.value}: {error}") from error
 
 
 def pipeline_factory(name: str) -> PipelineFactory:
     """Return the factory registered under `name`. Raises UnknownName with the nearest names, MissingPackage."""
-    factory: PipelineFactory = _method(name)[0]
+    value = _load(_entry(PIPELINES, name, "pipeline"), "pipeline")
+    factory: PipelineFactory = _attribute(name, value.pipeline) if isinstance(value, Method) else value
     return factory
 
 
+def _attribute(name: str, path: str) -> Any:
+    """Import the object at "module:attribute" that a method declares."""
+    return _load(EntryPoint(name, path, PIPELINES), "pipeline")
+
+
 def has(name: str, what: Literal["tasks", "export"]) -> bool:
-    """Whether the method called `name` brings that; nothing but its declaration is imported."""
+    """Tell whether the method called `name` brings that; only its declaration is imported. Raises UnknownName."""
     entry = _entry(PIPELINES, name, "pipeline")
     if not entry.attr.isupper():  # a Method is a constant; a factory is not imported to find out
         return False
-    value = _loaded(entry, "pipeline")
-    return isinstance(value, Method) and bool(getattr(value, what))
+    try:
+        return bool(getattr(_load(entry, "pipeline"), what, ""))
+    except BenchError:  # another package that cannot be imported
+        return False
 
 
 def tasks(name: str) -> Any:
@@ -117,36 +110,29 @@ def exporter(name: str) -> Any:
 
 
 def _brought(name: str, what: Literal["tasks", "export"], kind: str) -> Any:
-    value = _load(PIPELINES, name, "pipeline")
+    value = _load(_entry(PIPELINES, name, "pipeline"), "pipeline")
     if not (isinstance(value, Method) and getattr(value, what)):
-        raise UnknownName(kind, name, [other for other in names(PIPELINES) if _declares(other, what)])
-    return _attribute(getattr(value, what), name)
-
-
-def _declares(name: str, what: Literal["tasks", "export"]) -> bool:
-    try:
-        return has(name, what)
-    except BenchError:  # another package that cannot be imported
-        return False
+        raise UnknownName(kind, name, [other for other in names(PIPELINES) if has(other, what)])
+    return _attribute(name, getattr(value, what))
 
 
 def proposer_factory(kind: str) -> Any:
     """Return what opens proposers of a kind (pipelines/proposers/opening.py). Raises UnknownName, MissingPackage."""
-    return _load(PROPOSERS, kind, "proposer")
+    return _load(_entry(PROPOSERS, kind, "proposer"), "proposer")
 
 
 def label_source(name: str) -> LabelSource:
     """Return what makes pseudo-labels of that kind. Raises UnknownName with the nearest names, MissingPackage."""
-    source: LabelSource = _load(LABEL_SOURCES, name, "label source")
+    source: LabelSource = _load(_entry(LABEL_SOURCES, name, "label source"), "label source")
     return source
 
 
 def curriculum(name: str) -> Any:
     """Return the curriculum of that name: (job, sources, tasks, options, dry_run) -> weights. Raises UnknownName."""
-    return _load(CURRICULA, name, "curriculum")
+    return _load(_entry(CURRICULA, name, "curriculum"), "curriculum")
 
 
 def dataset(name: str) -> Dataset:
     """Return the data set registered under `name`. Raises UnknownName with the nearest names."""
-    dataset: Dataset = _load(DATASETS, name, "dataset")
+    dataset: Dataset = _load(_entry(DATASETS, name, "dataset"), "dataset")
     return dataset

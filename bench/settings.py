@@ -119,16 +119,16 @@ def _for_dataset(table: Mapping[str, Any], dataset: str) -> dict[str, Any]:
 
 
 def platform_home() -> Path:
-    """The platform's folder for this program's data."""
+    """Find the platform's folder for this program's data."""
     if os.name == "nt":
         return Path(os.environ.get("LOCALAPPDATA", "~")).expanduser() / "grounding-bench"
     return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "grounding-bench"
 
 
 def load_settings(config: str | Path | None = None, flags: Mapping[str, Any] | None = None) -> Resolved:
-    """The settings in force. `flags` maps dotted keys ("run.batch_size") to values; None means "not given".
+    """Load the settings in force. `flags` maps dotted keys ("run.batch_size") to values; None means "not given".
 
-    With `run.offline` the process asks the network no more. Raises SettingsError naming the file and the key, with the
+    With `run.offline` libraries fetch nothing from now on. Raises SettingsError naming the file and the key, with the
     nearest known key.
     """
     layers: list[tuple[str, dict[str, Any]]] = []
@@ -164,12 +164,12 @@ def _go_offline() -> None:
 
 
 def default_file() -> Path | None:
-    """The project's own bench.toml: beside the packages in a checkout, inside `bench/` in a wheel."""
+    """Find the project's own bench.toml: beside the packages in a checkout, inside `bench/` in a wheel."""
     return next((p for p in (PROJECT / "bench.toml", PROJECT / "bench" / "default.toml") if p.is_file()), None)
 
 
 def shipped_options(pipeline: str, dataset: str) -> dict[str, Any]:
-    """What the project's own bench.toml says of a pipeline on a data set, before anybody's file and flags."""
+    """Read a pipeline's options for a data set from the project's own bench.toml alone."""
     return _for_dataset(_shipped().get(pipeline, {}), dataset)
 
 
@@ -181,7 +181,7 @@ def _shipped() -> dict[str, Any]:
 
 
 def parse_table(model: type[Model], table: Mapping[str, Any], where: str) -> Model:
-    """`table` as `model`. Raises SettingsError naming `where`, the key, what was expected and the nearest known key."""
+    """Parse a table. Raises SettingsError naming `where`, the key, what was expected and the nearest known key."""
     try:
         return model.model_validate(dict(table))
     except ValidationError as error:
@@ -198,7 +198,7 @@ def parse_table(model: type[Model], table: Mapping[str, Any], where: str) -> Mod
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, table by table; neither is changed.
+    """Lay `over` on `base`, table by table; neither is changed.
 
     A table whose `kind` is another one than before begins anew: the keys of one proposer mean nothing to the next.
     """
@@ -212,7 +212,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def weights_named(table: Any) -> Iterator[tuple[str, str]]:
-    """(weights, the model they are for) of a table of options, however deep."""
+    """List (weights, the model they are for) of a table of options, however deep."""
     if not isinstance(table, Mapping):
         return
     for key, value in table.items():
@@ -249,18 +249,13 @@ def _read(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: {error}") from None
 
 
-def _anchored(table: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A user's file may name paths relative to itself: any `./` or `../` string is made absolute."""
-
-    def anchor(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: anchor(v) for k, v in value.items()}
-        if isinstance(value, str) and value.startswith(("./", "../")):
-            return str((folder / value).resolve())
-        return value
-
-    anchored: dict[str, Any] = anchor(table)
-    return anchored
+def _anchored(value: Any, folder: Path) -> Any:
+    """Make every `./` or `../` string of a user's file absolute: it names paths relative to the file."""
+    if isinstance(value, dict):
+        return {key: _anchored(inner, folder) for key, inner in value.items()}
+    if isinstance(value, str) and value.startswith(("./", "../")):
+        return str((folder / value).resolve())
+    return value
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,7 +270,7 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def assignments(pairs: Sequence[str]) -> dict[str, Any]:
-    """`--set` arguments, KEY=VALUE with dotted keys and TOML values, as nested tables. Raises SettingsError.
+    """Parse `--set` arguments, dotted KEY=VALUE with TOML values, into nested tables. Raises SettingsError.
 
     A value that is not TOML is taken as a string: `--set ranker.views=["blur"]`, `--set proposer.weights=yolov8n.pt`.
     """
@@ -293,7 +288,7 @@ def assignments(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def flattened(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as dotted keys: {"run": {"seed": 0}} -> {"run.seed": 0}."""
+    """Flatten nested tables into dotted keys: {"run": {"seed": 0}} -> {"run.seed": 0}."""
     out: dict[str, Any] = {}
     for key, value in table.items():
         out |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from bench.errors import CheckFailed
+from bench.leaderboard.submission import submit
 from bench.settings import load_settings
-from bench.verbs.submission import submit
 
 SIZE = {"width": 100, "height": 80}
 SPLIT = "file:mine"

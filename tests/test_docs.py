@@ -17,12 +17,12 @@ from bench.datasets.catalog import CATALOGUE
 from bench.datasets.jsonl import KEYS
 from bench.datasets.load import find_split
 from bench.grounding import Prediction
+from bench.predicting.one import Single
 from bench.reporting.published import published
 from bench.reporting.table import row
 from bench.runs.record import read_record
 from bench.settings import PROJECT, RunSettings, load_settings
 from bench.training.config import TrainConfig
-from bench.verbs.single import Single
 
 PAGE = (PROJECT / "docs" / "machine-output.md").read_text(encoding="utf-8")
 

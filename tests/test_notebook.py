@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.doctor.readiness import ready
 from bench.settings import PROJECT, load_settings
-from bench.verbs.readiness import ready
 
 PATH = PROJECT / "notebooks" / "pipelines_zoo.ipynb"
 
@@ -61,7 +61,10 @@ def test_it_runs(stored, tmp_path, monkeypatch):
     client.execute()  # raises CellExecutionError with the cell and its traceback
     said = printed(fresh)
     scores = {name: float(iou) for name, iou in re.findall(r"^(\S+) +(?:hit|miss) +IoU (\d\.\d\d)", said, re.MULTILINE)}
-    assert set(scores) == set(ready("shapes", load_settings())) - {"small"} and scores["mdetr"] > 0.5 > scores["whole-picture"]
+    assert (
+        set(scores) == set(ready("shapes", load_settings())) - {"small"}
+        and scores["mdetr"] > 0.5 > scores["whole-picture"]
+    )
     assert "seg-clip map of 27 x 40 cells" in said and "clip-pooling map of 27 x 40 cells" in said
     assert len(pictures(fresh)) == 5 and all(red(picture) > 50 for picture in pictures(fresh)[1:])
     assert "Warning" not in said

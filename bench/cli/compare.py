@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.options import Config, Json, Results
+from bench.cli.output import emit
 
 if TYPE_CHECKING:
     from bench.settings import Resolved
@@ -20,15 +21,12 @@ def compare(
             metavar="RUN", help="Two or more: a run's folder, PIPELINE/SPLIT, or a pipeline's name with --split."
         ),
     ],
-    split: Annotated[
-        str | None, typer.Option("--split", "-s", help="The split of runs given by name.", show_default=False)
-    ] = None,
+    split: Annotated[str | None, typer.Option("--split", "-s", help="The split of runs given by name.")] = None,
     baseline_only: Annotated[
         bool, typer.Option("--baseline-only", help="Only the first against each other, not every pair.")
     ] = False,
     flips: Annotated[
-        Path | None,
-        typer.Option(help="Write the expressions that one run hits and the other misses, JSONL.", show_default=False),
+        Path | None, typer.Option(help="Write the expressions that one run hits and the other misses, JSONL.")
     ] = None,
     draws: Annotated[
         int | None, typer.Option(min=100, help="Bootstrap draws over pictures.", show_default="10000")
@@ -52,30 +50,25 @@ def compare(
     from bench.reporting.comparison import print_comparison
     from bench.settings import load_settings
 
-    flags = {
-        "results": str(results) if results else None,
-        "evaluation.draws": draws,
-        "evaluation.seed": seed,
-        "evaluation.confidence": confidence,
-    }
-    resolved = load_settings(config, flags)
+    flags = {"draws": draws, "seed": seed, "confidence": confidence}
+    flat = {f"evaluation.{key}": value for key, value in flags.items()}
+    resolved = load_settings(config, flat | {"results": str(results) if results else None})
     rule = resolved.settings.evaluation
-    folders = [find_run(said, Path(resolved.settings.results), split) for said in runs]
-    found = compare_runs(folders, rule.draws, rule.seed, rule.confidence, baseline_only)
-    console = Console(stderr=as_json)
+    folders = [find_run(name, Path(resolved.settings.results), split) for name in runs]
+    compared = compare_runs(folders, rule.draws, rule.seed, rule.confidence, baseline_only)
     texts = _texts(folders[0], resolved) if flips or as_json else None
     if flips is not None:
         from bench.runs.files import write_atomically
 
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in found.flips(texts))
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in compared.flips(texts))
         write_atomically(flips, "".join(lines).encode())
-    print_comparison(found, console)
+    print_comparison(compared, Console(stderr=as_json))
     if as_json:
-        print(json.dumps(found.as_object(texts), ensure_ascii=False, allow_nan=False))
+        emit(compared.as_object(texts))
 
 
 def _texts(folder: Path, resolved: Resolved) -> dict[str, str] | None:
-    """Expression id -> text where the split is at hand; else says why the flips go without."""
+    """Map expression ids to texts where the split is at hand; else say why the flips go without."""
     from bench.errors import BenchError
     from bench.evaluation.progress import say
     from bench.evaluation.rescored import split_of

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.cli.noisy_labels import noisy_labels
-from bench.cli.options import Config, Json, Offline
+from bench.cli.options import Config, Json, Offline, settings_of
+from bench.cli.output import console_of, emit, table_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,10 +48,11 @@ def prepare(
 
     Without pictures a split can be scored, not run; they can be named later with --images alone.
     """
+    from dataclasses import asdict
+
     from bench.datasets.prepare import prepare as prepare_splits
     from bench.datasets.sources import Asked
     from bench.errors import DataError, UsageError
-    from bench.settings import load_settings
 
     if protocol not in ("merged", "any-box"):
         raise UsageError(f"--protocol {protocol}: it is merged or any-box")
@@ -58,16 +60,31 @@ def prepare(
         kept = None if keep is None else frozenset(keep.read_text("utf-8").split())
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{keep}: cannot be read ({error})") from None
-    resolved = load_settings(config, {"run.offline": offline or None})
-    console = _console(json)
+    resolved = settings_of(config, offline=offline)
+    console = console_of(json)
     asked = Asked(None, "any-box" if protocol == "any-box" else "merged", revision, kept, subset)
     done = prepare_splits(name, annotations, images or [], resolved, asked, say=console.print)
+    rows = []
     for split in done:
         _print_prepared(console, split)
+        header = split.header
+        rows.append(
+            {
+                "split": split.split,
+                "path": split.path,
+                **asdict(header.counts),
+                "fingerprint": header.fingerprint,
+                "partial": header.partial,
+                "format": header.format,
+                "protocol": header.protocol,
+                "differs_from_before": split.changed,
+                "missing_pictures": split.missing_pictures,
+            }
+        )
     if not done:
         console.print(f"{name}: pictures remembered; nothing of it is prepared yet (give --annotations)")
     if json:
-        _emit({"splits": [_prepared_row(split) for split in done]})
+        emit({"splits": rows})
 
 
 @app.command()
@@ -79,22 +96,23 @@ def verify(
     json: Json = False,
 ) -> None:
     """Recount a prepared data set and open every picture: leaves with 1 when something is missing or wrong."""
+    from dataclasses import asdict
+
     from rich.progress import Progress
 
     from bench.datasets.verify import verify as verify_splits
     from bench.errors import CheckFailed
-    from bench.settings import load_settings
 
-    resolved = load_settings(config)
-    console = _console(json)
+    resolved = settings_of(config)
+    console = console_of(json)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"opening pictures of {name}", total=None)
-        found = verify_splits(name, resolved, threads, pictures, lambda n: bar.advance(task, n))
-    for split in found:
+        verified = verify_splits(name, resolved, threads, pictures, lambda n: bar.advance(task, n))
+    for split in verified:
         _print_verified(console, split)
-    wrong = [split.split for split in found if not split.ok]
+    wrong = [split.split for split in verified if not split.ok]
     if json:
-        _emit({"ok": not wrong, "splits": [_verified_row(split) for split in found]})
+        emit({"ok": not wrong, "splits": [{**asdict(split), "ok": split.ok} for split in verified]})
     if wrong:
         raise CheckFailed(f"{', '.join(wrong)}: not as it should be, see above")
 
@@ -104,33 +122,24 @@ def listing(config: Config = None, json: Json = False) -> None:
     """What is at hand, what is not and where to get it, with terms of use."""
     from dataclasses import asdict
 
-    from rich.table import Table
-
     from bench.datasets.survey import survey
-    from bench.settings import load_settings
 
-    resolved = load_settings(config)
-    found = survey(resolved)
+    resolved = settings_of(config)
+    datasets = survey(resolved)
     if json:
         rows = [
             {**asdict(standing), "terms": dataset.terms, "where": dataset.where}
-            for dataset, standings in found
+            for dataset, standings in datasets
             for standing in standings
         ]
-        _emit({"home": str(resolved.home), "splits": rows})
+        emit({"home": resolved.home, "splits": rows})
         return
-    console = _console(json)
-    table = Table(box=None, pad_edge=False)
-    for column, side in (("split", "left"), ("expressions", "right"), ("pictures", "right")):
-        table.add_column(column, justify=side, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("annotations")
-    table.add_column("pictures at", overflow="fold")
-    for _, standings in found:
-        for standing in standings:
-            table.add_row(*_cells(standing))
-    console.print(table)
+    console = console_of()
+    columns = ("split", "expressions", "pictures", "annotations", "pictures at")
+    cells = (_cells(standing) for _, standings in datasets for standing in standings)
+    console.print(table_of(columns, cells, right=columns[1:3]))
     console.print(f"\nprepared data lies in {resolved.home}; people's own data needs no preparing: file:PATH.jsonl\n")
-    for dataset, standings in found:
+    for dataset, standings in datasets:
         console.print(f"[bold]{dataset.name}[/bold]  {_plain(dataset.title)}\n  terms: {_plain(dataset.terms)}")
         if not all(standing.runnable for standing in standings):
             console.print("  " + _plain(dataset.where).replace("\n", "\n  "))
@@ -152,41 +161,23 @@ def sheet(
     from bench.errors import UsageError
     from bench.reporting.drawing import save_picture
     from bench.reporting.sheet import contact_sheet
-    from bench.settings import load_settings
 
-    found = load_split(split, load_settings(config))
-    scenes = found.scenes[start : start + pictures]
+    data = load_split(split, settings_of(config))
+    scenes = data.scenes[start : start + pictures]
     if not scenes:
-        raise UsageError(f"--start {start}: {split} has {len(found.scenes):,} scenes")
-    save_picture(contact_sheet(scenes, found.pictures), out)
-    _console(json=False).print(f"{len(scenes)} scenes of {found.name} drawn in {out}", soft_wrap=True)
+        raise UsageError(f"--start {start}: {split} has {len(data.scenes):,} scenes")
+    save_picture(contact_sheet(scenes, data.pictures), out)
+    typer.echo(f"{len(scenes)} scenes of {data.name} drawn in {out}")
 
 
 app.command("noisy-labels")(noisy_labels)
 
 
-def _console(json: bool) -> Console:
-    """Where people read: stdout, or stderr when stdout is for a program."""
-    from rich.console import Console
-
-    return Console(stderr=json, soft_wrap=True, highlight=False)
-
-
-def _emit(value: dict[str, Any]) -> None:
-    import json
-
-    print(json.dumps(value))
-
-
 def _plain(text: str) -> str:
-    """Text in which rich sees no mark-up."""
+    """Escape what rich would take for mark-up."""
     from rich.markup import escape
 
     return escape(text)
-
-
-def _number(value: int | None) -> str:
-    return "" if value is None else f"{value:,}"
 
 
 def _cells(standing: Standing) -> tuple[str, ...]:
@@ -200,7 +191,8 @@ def _cells(standing: Standing) -> tuple[str, ...]:
         at = "its own"
     else:
         at = "\n".join(map(_plain, standing.pictures_at)) or "[dim]none[/dim]"
-    return standing.split, _number(standing.expressions), _number(standing.pictures), annotations, at
+    counts = ("" if value is None else f"{value:,}" for value in (standing.expressions, standing.pictures))
+    return standing.split, *counts, annotations, at
 
 
 def _print_prepared(console: Console, split: Prepared) -> None:
@@ -219,22 +211,6 @@ def _print_prepared(console: Console, split: Prepared) -> None:
         console.print(f"  [yellow]differs from before:[/yellow] {_plain(difference)}")
 
 
-def _prepared_row(split: Prepared) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {
-        "split": split.split,
-        "path": str(split.path),
-        **asdict(split.header.counts),
-        "fingerprint": split.header.fingerprint,
-        "partial": split.header.partial,
-        "format": split.header.format,
-        "protocol": split.header.protocol,
-        "differs_from_before": list(split.changed),
-        "missing_pictures": split.missing_pictures,
-    }
-
-
 def _print_verified(console: Console, split: Verified) -> None:
     state = "[green]ok[/green]" if split.ok else "[red]not ok[/red]"
     counts = split.counts
@@ -250,9 +226,3 @@ def _print_verified(console: Console, split: Verified) -> None:
             console.print(f"  {kind}{_plain(fault)}")
         if len(faults) > SHOWN:
             console.print(f"  {kind}{len(faults) - SHOWN:,} more (--json names all)")
-
-
-def _verified_row(split: Verified) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {**asdict(split), "ok": split.ok}

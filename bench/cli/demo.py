@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Config, Device, Dtype, Offline
+from bench.cli.options import Config, Device, Dtype, Offline, listed, settings_of
 
 
 def demo(
@@ -31,11 +31,9 @@ def demo(
     Pipelines are built when they are first asked, and kept. Needs the extra "demo" of grounding-bench (Gradio).
     """
     from bench.demo.page import load_gradio, open_page
-    from bench.settings import load_settings
 
     load_gradio()
     from bench.demo.desk import Desk
 
-    resolved = load_settings(config, {"run.device": device, "run.dtype": dtype, "run.offline": offline or None})
-    names = [name.strip() for value in pipeline or [] for name in value.split(",") if name.strip()]
-    open_page(Desk(resolved, names), host, port, show=not no_open)
+    resolved = settings_of(config, device=device, dtype=dtype, offline=offline)
+    open_page(Desk(resolved, listed(pipeline or [])), host, port, show=not no_open)

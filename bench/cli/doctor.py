@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.flags import Ways, as_options
-from bench.cli.options import Config, Json
+from bench.cli.options import Config, Json, Set, Ways, as_options, settings_of
+from bench.cli.output import console_of, emit, table_of
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-WIDE = 160
 
 
 def doctor(
@@ -29,9 +28,7 @@ def doctor(
     preprocessing: Annotated[Ways | None, typer.Option(help="Of --train-step: how pictures are made ready.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Of --train-step: only the first N pictures.")] = None,
     part: Annotated[str | None, typer.Option("--part", help="Of --train-step: one of what is trained.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Of --train-step: KEY=VALUE of its training's table.")
-    ] = None,
+    set_: Set = None,
     device: Annotated[str, typer.Option(help="Of --train-step: auto, cpu, cuda or cuda:1.")] = "cpu",
     config: Config = None,
     json: Json = False,
@@ -43,7 +40,7 @@ def doctor(
     With --train-step: loss terms, gradient norms and boxes of one step in float32, to hold against other code.
     """
     from bench.errors import UsageError
-    from bench.settings import assignments, load_settings, merged
+    from bench.settings import assignments
 
     if train_step is None:
         if split or weights or preprocessing or limit or part or set_:
@@ -52,125 +49,86 @@ def doctor(
             )
         _look_around(pipeline, config, json)
         return
-    from bench.verbs.checkup import train_step as take
+    from bench.training.jobs import first_step
 
     if split is None or pipeline is not None:
         raise UsageError("--train-step PIPELINE needs --split, for example file:rows.jsonl, and no --pipeline")
-    resolved = load_settings(config, {"run.device": device, "run.dtype": "float32"})
-    with as_options(train_step, {"start_from": weights, "preprocessing": preprocessing}) as flagged:
-        found = take(train_step, split, resolved, merged(assignments(set_ or []), flagged), part, limit)
-    _show_step(found, json)
+    resolved = settings_of(config, device=device, dtype="float32")
+    own = {"start_from": weights, "preprocessing": preprocessing}
+    with as_options(train_step, assignments(set_ or []), own) as recipe:
+        step = first_step(train_step, split, resolved, recipe, part, limit)
+    step = {"pipeline": train_step, "split": split, **step}
+    if json:
+        emit(step)
+    else:
+        console_of().print(table_of((), _lines(step)))
 
 
 def _look_around(pipeline: str | None, config: Path | None, json: bool) -> None:
-    import json as encoder
+    from bench.doctor.machine import examine
 
-    from rich.console import Console
-    from rich.table import Table
-
-    from bench.evaluation.device import resolve_device
-    from bench.settings import load_settings
-    from bench.verbs.checkup import faster, machine, pipeline_states, split_states, try_out
-    from bench.verbs.estimate import estimates, measured
-
-    resolved = load_settings(config)
-    found: dict[str, Any] = {"machine": machine(resolved)}
-    if pipeline:
-        found["pipelines"] = [try_out(pipeline, resolved)]
-    else:
-        run = resolved.settings.run
-        speed = measured(resolve_device(run.device), run.dtype)
-        found |= {"pipelines": pipeline_states(resolved), "speed": speed, "estimates": estimates(speed)}
-        found |= {"splits": split_states(resolved), "faster": faster(speed)}
+    report = examine(settings_of(config), pipeline)
     if json:
-        print(encoder.dumps(found))
+        emit(report)
     else:
-        console = Console()
-        if not console.is_terminal:
-            console.width = max(console.width, WIDE)  # a file or a pipe has no edge to fold at
-        grid = Table(box=None, show_header=False, pad_edge=False)
-        for key, value in found["machine"].items():
-            grid.add_row(key, str(value))
-        console.print(grid)
-        _show_pipelines(found, console)
+        console = console_of()
+        console.print(table_of((), ((key, str(value)) for key, value in report["machine"].items())))
+        _show_pipelines(report, console)
         if not pipeline:
-            _show_splits(found, console)
-    if pipeline and found["pipelines"][0]["shapes"] != "works":
+            _show_splits(report, console)
+    if pipeline and report["pipelines"][0]["shapes"] != "works":
         raise typer.Exit(1)
 
 
-def _show_pipelines(found: dict[str, Any], console: Console) -> None:
+def _show_pipelines(report: Mapping[str, Any], console: Console) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
-    rates = {row["pipeline"]: row for row in found.get("estimates", ())}
-    table = Table(box=None, pad_edge=False, title="\npipelines", title_justify="left")
-    for column in ("pipeline", "on shapes", "elsewhere", *(("roughly ex/s", "weights") if rates else ())):
-        table.add_column(column, overflow="fold", justify="right" if column in ("roughly ex/s", "weights") else "left")
-    for state in found["pipelines"]:
+    rates = {row["pipeline"]: row for row in report.get("estimates", ())}
+    right = ("roughly ex/s", "weights") if rates else ()
+    rows = []
+    for state in report["pipelines"]:
         cells = [state["pipeline"], state["shapes"], state["elsewhere"]]
-        if rates:
-            row = rates.get(state["pipeline"])
-            big = "" if row is None or row["fits"] is not False else " (too big)"
-            cells += ["", ""] if row is None else [f"{row['expressions_per_s']:g}", f"{row['weights_gb']:.1f} GiB{big}"]
-        table.add_row(*map(escape, cells))
-    console.print(table)
+        if row := rates.get(state["pipeline"]):
+            big = " (too big)" if row["fits"] is False else ""
+            cells += [f"{row['expressions_per_s']:g}", f"{row['weights_gb']:.1f} GiB{big}"]
+        rows.append(map(escape, cells))
+    console.print(table_of(("pipeline", "on shapes", "elsewhere", *right), rows, "\npipelines", right))
     if not rates:
         return
-    speed = found["speed"]
+    speed = report["speed"]
     within = next(iter(rates.values()))["within"]
     bound = "at most" if within is None else f"roughly, within a factor of {within:g}"
-    told = ", ".join(f"{rate:g} in {kind}" for kind, rate in speed["matmul_gflops"].items())
+    gflops = ", ".join(f"{rate:g} in {kind}" for kind, rate in speed["matmul_gflops"].items())
     free = "" if speed["memory_free_gb"] is None else f"; {speed['memory_free_gb']} GiB of memory free"
-    console.print(
+    typer.echo(
         f"\n{bound}: full-size models in {speed['dtype']}, 7 expressions a picture, from this "
-        f"machine's matrix products (GFLOP/s: {told}){free}; bench speed measures",
-        highlight=False,
-        markup=False,
+        f"machine's matrix products (GFLOP/s: {gflops}){free}; bench speed measures"
     )
-    if missing := {what: how for state in found["pipelines"] for what, how in state["how"].items()}:
+    if missing := {what: how for state in report["pipelines"] for what, how in state["how"].items()}:
         console.print("\nwhat is missing, and what brings it", style="italic")
         for what, how in missing.items():
-            console.print(f"{what}\n    {how}", highlight=False, markup=False, soft_wrap=True)
+            typer.echo(f"{what}\n    {how}")
 
 
-def _show_splits(found: dict[str, Any], console: Console) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, title="\ndata sets", title_justify="left")
-    for column in ("data set", "ready", "for the rest"):
-        table.add_column(column, overflow="fold")
-    for row in found["splits"]:
-        all_there = row["ready"] == row["parts"]
-        table.add_row(row["dataset"], ", ".join(row["ready"]) or "none", "" if all_there else row["how"])
-    console.print(table)
-    if found["faster"]:
+def _show_splits(report: Mapping[str, Any], console: Console) -> None:
+    rows = (
+        (row["dataset"], ", ".join(row["ready"]) or "none", "" if row["ready"] == row["parts"] else row["how"])
+        for row in report["splits"]
+    )
+    console.print(table_of(("data set", "ready", "for the rest"), rows, "\ndata sets"))
+    if report["faster"]:
         console.print("\nwhat would be faster, or do more", style="italic")
-        for line in found["faster"]:
-            console.print(f"- {line}", highlight=False, markup=False, soft_wrap=True)
+        for line in report["faster"]:
+            typer.echo(f"- {line}")
 
 
-def _show_step(found: dict[str, Any], json: bool) -> None:
-    """Every number at full precision in JSON; for people, one line each with boxes and the like left to JSON."""
-    import json as encoder
-
-    from rich.console import Console
-    from rich.table import Table
-
-    if json:
-        print(encoder.dumps(found))
-        return
-    grid = Table(box=None, show_header=False, pad_edge=False)
-    for key, value in found.items():
-        if isinstance(value, dict):
-            grid.add_row("", "")
-            grid.add_row(key.replace("_", " "), "")
-            for name, number in value.items():
-                grid.add_row(f"  {name}", _number(number))
+def _lines(step: Mapping[str, Any], indent: str = "") -> list[tuple[str, str]]:
+    """Write a step's numbers, one a line and a table below its name; lists (boxes) are left to JSON."""
+    lines = []
+    for key, value in step.items():
+        if isinstance(value, Mapping):
+            lines += [("", ""), (key.replace("_", " "), ""), *_lines(value, "  ")]
         elif not isinstance(value, list):
-            grid.add_row(key.replace("_", " "), _number(value))
-    Console().print(grid)
-
-
-def _number(value: Any) -> str:
-    return f"{value:.8g}" if isinstance(value, float) else str(value)
+            name = key if indent else key.replace("_", " ")
+            lines.append((f"{indent}{name}", f"{value:.8g}" if isinstance(value, float) else str(value)))
+    return lines

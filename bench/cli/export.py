@@ -7,17 +7,15 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.flags import as_options
-from bench.cli.options import Config, Json, Offline, Set, Weights
+from bench.cli.options import Config, Json, Offline, On, Set, Weights, as_options, settings_of
+from bench.cli.output import emit
 
 
 def export(
     pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="A pipeline that has an official format: clipvg.")],
     official: Annotated[Path, typer.Option("--official", help="The file to write, as the official code loads it.")],
     weights: Weights = None,
-    on: Annotated[
-        str | None, typer.Option("--on", help="Take bench.toml's weights and options for this data set.")
-    ] = None,
+    on: On = None,
     set_: Set = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     offline: Offline = False,
@@ -25,18 +23,25 @@ def export(
     json: Json = False,
 ) -> None:
     """Write a pipeline's weights as a file that its authors' own code loads."""
-    import json as encoder
+    from bench import registry
+    from bench.errors import UsageError
+    from bench.evaluation.opening import OWN_DATA, pipeline_context
+    from bench.hashing import sha256_file
+    from bench.runs.files import make_folder
+    from bench.settings import assignments
 
-    from rich.console import Console
-
-    from bench.settings import assignments, load_settings
-    from bench.verbs.exporting import export_official
-
-    resolved = load_settings(config, {"run.offline": offline or None})
-    with as_options(pipeline, {"weights": weights}) as flagged:
-        options = assignments(set_ or []) | flagged
-        made = export_official(pipeline, official, resolved, on or "file", options, force)
+    resolved = settings_of(config, offline=offline)
+    with as_options(pipeline, assignments(set_ or []), {"weights": weights}) as options:
+        write = registry.exporter(pipeline)
+        if official.is_dir():
+            raise UsageError(f"--official {official} is a folder; name the file to write")
+        if official.exists() and not force:
+            raise UsageError(f"--official {official} is there already; --force replaces it")
+        make_folder(official.parent)
+        # On the CPU: numbers are copied here, not computed.
+        path = write(pipeline_context(pipeline, on or OWN_DATA, resolved, options, device="cpu"), official)
+    size = path.stat().st_size
     if json:
-        print(encoder.dumps(made))
-        return
-    Console().print(f"{made['path']}: {made['bytes'] / 1e6:.1f} MB", highlight=False, soft_wrap=True)
+        emit({"pipeline": pipeline, "path": str(path), "bytes": size, "sha256": sha256_file(path)})
+    else:
+        typer.echo(f"{path}: {size / 1e6:.1f} MB")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from bench.cli import label_score
-from bench.cli.options import Config, Device, Json, Offline, Seed
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from bench.cli.options import BatchSize, Config, Device, Dtype, Json, Limit, Offline, Seed, Set, settings_of
+from bench.cli.output import emit, log_to_stderr
 
 app = typer.Typer(
     help="Make pseudo-labels for pictures; no annotation is read. Then look at them, export and score them.",
@@ -19,6 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 Files = Annotated[list[Path], typer.Argument(help="Pseudo-labels: .jsonl, or with --split official lists (.pth).")]
+Split = Annotated[str | None, typer.Option("--split", "-s", help="Whose pictures, e.g. shapes-train.")]
 Threshold = Annotated[
     float, typer.Option("--threshold", help="Reliability that the lists' names say their rows were kept at.")
 ]
@@ -30,17 +28,15 @@ def label(
     source: Annotated[
         str | None, typer.Option("--source", help="What says the words: template, relation or caption.")
     ] = None,
-    split: Annotated[str | None, typer.Option("--split", "-s", help="Whose pictures, e.g. shapes-train.")] = None,
+    split: Split = None,
     pictures: Annotated[Path | None, typer.Option(help="Instead of a split: every picture in this folder.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="The .jsonl to write (and its record, a .json beside it).")
     ] = None,
     lists: Annotated[Path | None, typer.Option(help="Folder for the official lists (.pth) besides.")] = None,
     threshold: Threshold = 0.5,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N pictures.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE of the source's options, e.g. per_picture=3.")
-    ] = None,
+    limit: Limit = None,
+    set_: Set = None,
     device: Device = None,
     seed: Seed = None,
     offline: Offline = False,
@@ -54,94 +50,130 @@ def label(
         if source is not None or out is not None:
             raise UsageError(f"bench label {context.invoked_subcommand}: its options come after its name")
         return
-    for flag, given in (("--source", source), ("--out", out)):
-        if given is None:
-            raise UsageError(
-                f"bench label: {flag} is needed, as in --source template --split shapes-train --out t.jsonl"
-            )
-    import json as encoder
-
-    from bench.cli.logs import log_to_stderr
-    from bench.settings import assignments, load_settings
-    from bench.verbs.labelling import Asked, make_labels
+    if source is None or out is None:
+        flag = "--source" if source is None else "--out"
+        raise UsageError(f"bench label: {flag} is needed, as in --source template --split shapes-train --out t.jsonl")
+    from bench.labelling.making import make_labels
+    from bench.settings import assignments
 
     log_to_stderr("bench.label")
-    resolved = load_settings(config, {"run.device": device, "run.seed": seed, "run.offline": offline or None})
-    options = assignments(set_ or [])
-    asked = Asked(str(source), Path(str(out)), split, pictures, limit, options, lists, threshold)
-    record = make_labels(asked, resolved)
+    resolved = settings_of(config, device=device, seed=seed, offline=offline)
+    record = make_labels(source, out, resolved, split, pictures, limit, assignments(set_ or []), lists, threshold)
     if json:
-        print(encoder.dumps({"file": str(out), **record}, default=str))
+        emit({"file": out, **record})
         return
-    console = _console()
-    console.print(_summary(record, str(out)), markup=False)
+    without, twice = record["pictures_without_rows"], record["duplicates_dropped"]
+    typer.echo(
+        f"{record['rows']:,} rows about {record['pictures_with_rows']:,} pictures in {out} "
+        f"({without:,} pictures without a row, {twice:,} duplicates dropped); "
+        f"{record['seconds']:,.1f} s, {record['rows_per_s'] or 0:,.0f} rows/s"
+    )
     for name in record.get("lists", ()):
-        console.print(f"  {lists}/{name}", markup=False)
+        typer.echo(f"  {lists}/{name}")
 
 
 @app.command()
 def stats(
     files: Files,
-    split: Annotated[str | None, typer.Option("--split", "-s", help="Whose pictures they are about.")] = None,
+    split: Split = None,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Draw a contact sheet of them in this file.")] = None,
     pictures: Annotated[int, typer.Option(min=1, max=200, help="Pictures on the sheet, spread over all.")] = 12,
     config: Config = None,
     json: Json = False,
 ) -> None:
     """Count rows, pictures, words, duplicates and box sizes, by source; draw a contact sheet."""
-    import json as encoder
-
+    from bench.labelling.files import draw_sheet, statistics
     from bench.reporting.label_stats import print_stats
-    from bench.settings import load_settings
-    from bench.verbs.label_files import draw_sheet, statistics
 
-    resolved = load_settings(config)
-    found = statistics(files, split, resolved)
+    resolved = settings_of(config)
+    counted = statistics(files, split, resolved)
     if sheet is not None:
         draw_sheet(files, split, resolved, sheet, pictures)
     if json:
-        print(encoder.dumps({"files": [str(path) for path in files], "sources": [s.as_json() for s in found]}))
+        emit({"files": files, "sources": [source.as_json() for source in counted]})
         return
-    print_stats(found)
+    print_stats(counted)
     if sheet is not None:
-        _console().print(f"drawn in {sheet}", markup=False)
+        typer.echo(f"drawn in {sheet}")
 
 
 @app.command()
 def export(
     files: Files,
     out: Annotated[Path, typer.Option("--out", help="Folder; the lists go into its folder of the data set.")],
-    split: Annotated[str | None, typer.Option("--split", "-s", help="Whose pictures they are about.")] = None,
+    split: Split = None,
     threshold: Threshold = 0.5,
     json: Json = False,
 ) -> None:
     """Write pseudo-labels as the official lists: one a source, and one of all that lie there, merged in order."""
-    import json as encoder
-
     from bench.datasets.pseudo_lists import export_lists
-    from bench.verbs.label_files import dataset_of_labels
+    from bench.labelling.files import dataset_of_labels
 
     written = export_lists(files, out, dataset_of_labels(files, split), threshold)
     if json:
-        print(encoder.dumps({"lists": [str(path) for path in written]}))
+        emit({"lists": written})
         return
     for path in written:
-        _console().print(str(path), markup=False)
+        typer.echo(path)
 
 
-app.command("score")(label_score.score)
+@app.command()
+def score(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Pseudo-labels, a source each: .jsonl or official lists (.pth).")
+    ] = None,
+    measurer: Annotated[
+        list[str] | None, typer.Option("--measurer", "-m", help="Weights that score them; may be repeated.")
+    ] = None,
+    split: Split = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the rows, the record and the histograms.")] = Path(
+        "reliability"
+    ),
+    result: Annotated[
+        Path | None, typer.Option("--from", help="Instead: an official ..._iou_result.pth to draw and tabulate.")
+    ] = None,
+    lists: Annotated[bool, typer.Option("--lists", help="Write the official refine and iou_result files too.")] = False,
+    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="Whose weights the measurers are.")] = "clipvg",
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="Of the IoU: iou, or letterbox-clamped as the official scorer.")
+    ] = "iou",
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    set_: Set = None,
+    offline: Offline = False,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Score pseudo-labels: the IoU of each measurer's box with each row's own, and its histograms.
 
-
-def _summary(record: dict[str, Any], out: str) -> str:
-    without, twice = record["pictures_without_rows"], record["duplicates_dropped"]
-    return (
-        f"{record['rows']:,} rows about {record['pictures_with_rows']:,} pictures in {out} "
-        f"({without:,} pictures without a row, {twice:,} duplicates dropped); "
-        f"{record['seconds']:,.1f} s, {record['rows_per_s'] or 0:,.0f} rows/s"
-    )
-
-
-def _console() -> Console:
+    Every measurer scores every file; pairs that are done in the folder are not scored again.
+    """
     from rich.console import Console
 
-    return Console(soft_wrap=True, highlight=False)
+    from bench.errors import UsageError
+    from bench.labelling.scoring import score_labels, show_official
+    from bench.reporting.reliability import print_pairs
+    from bench.runs.reliability import PICTURE
+    from bench.settings import assignments
+
+    log_to_stderr("bench.label")
+    if result is not None:
+        if files or measurer or lists:
+            raise UsageError("--from draws a result that is there: it takes no label files, --measurer or --lists")
+        record = show_official(result, out)
+    else:
+        if not files or not measurer or split is None:
+            missing = [n for n, g in (("a label file", files), ("--measurer", measurer), ("--split", split)) if not g]
+            raise UsageError(
+                f"{' and '.join(missing)} missing: bench label score template.jsonl --measurer WEIGHTS "
+                "--split shapes-train --out FOLDER (or --from FILE_iou_result.pth)"
+            )
+        resolved = settings_of(config, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
+        options = assignments(set_ or [])
+        record = score_labels(measurer, files, split, out, resolved, pipeline, options, protocol, lists)
+    print_pairs(record["pairs"], Console(stderr=json))
+    typer.echo(out / PICTURE, err=json)
+    if json:
+        pairs = [{k: v for k, v in pair.items() if k != "counts"} for pair in record["pairs"]]
+        emit({"folder": out, **record, "pairs": pairs})

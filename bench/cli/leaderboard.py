@@ -1,5 +1,5 @@
-"""`bench leaderboard`: the tables of results/, made from the runs that are there; and what was published, others' runs
-taken in, other formats.
+"""`bench leaderboard`: the tables of results/, made from the runs that are there; published values, submissions and
+other formats.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bench.cli.options import Config, Json, Results
+from bench.cli.options import Config, Json, Results, settings_of
+from bench.cli.output import emit
 
 if TYPE_CHECKING:
-    from bench.reporting.boards import Leaderboard
+    from bench.settings import Resolved
 
 
 def leaderboard(
@@ -26,7 +27,7 @@ def leaderboard(
     ] = None,
     export: Annotated[
         Literal["md", "csv", "latex", "hub", "fiftyone"] | None,
-        typer.Option(help="Write the tables in another format to --out.", show_default=False),
+        typer.Option(help="Write the tables in another format to --out."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="File (md, csv, latex) or folder (hub, fiftyone) of --export.")
@@ -47,24 +48,23 @@ def leaderboard(
 ) -> None:
     """Write LEADERBOARD.md, .csv and .json from the stored runs: one table for each split, protocol and data."""
     from bench.errors import UsageError
-    from bench.settings import load_settings
 
-    given = {"--check": check, "--submit": submit, "--export": export, "--published": published}
-    asked = [name for name, value in given.items() if value]
-    if len(asked) > 1:
-        raise UsageError(f"{' and '.join(asked)} are asked for at once; give one of them")
-    wrong = {
+    modes = {"--check": check, "--submit": submit, "--export": export, "--published": published}
+    given = [name for name, value in modes.items() if value]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} are asked for at once; give one of them")
+    unused = {
         "--out": out and not export,
         "--force": force and not export,
         "--hub-dataset": hub_dataset and export != "hub",
         "--split": split and not (export or submit),
     }
-    if first := next((name for name, unused in wrong.items() if unused), None):
+    if first := next((name for name, wrong in unused.items() if wrong), None):
         raise UsageError(f"{first} means nothing here; `bench leaderboard --help` says what it goes with")
-    resolved = load_settings(config, {"results": str(results) if results else None})
+    resolved = settings_of(config, results)
     folder = Path(resolved.settings.results)
     if published:
-        said = _published(published, as_json)
+        summary = _published(published, as_json)
     elif export:
         from bench.reporting.exports.writing import Format
         from bench.reporting.exports.writing import export as write_export
@@ -74,35 +74,31 @@ def leaderboard(
         written = write_export(Format(export), out, folder, resolved, split, hub_dataset, force)
         for path in written:
             typer.echo(f"{path} written", err=as_json)
-        said = {"written": [str(path) for path in written]}
+        summary = {"written": [str(path) for path in written]}
     else:
-        said = _tables(folder, check, _submitted(submit, folder, resolved, split, as_json), as_json)
+        summary = _tables(folder, check, submit, resolved, split, as_json)
     if as_json:
-        import json
-
-        print(json.dumps(said, ensure_ascii=False, allow_nan=False))
+        emit(summary)
 
 
-def _submitted(submit: Path | None, folder: Path, resolved: Any, split: str | None, as_json: bool) -> Path | None:
-    if submit is None:
-        return None
-    from bench.verbs.submission import submit as take
-
-    taken = take(submit, folder, resolved, split)
-    typer.echo(f"{taken}: taken; its predictions give what its record says", err=as_json)
-    return taken
-
-
-def _tables(folder: Path, check: bool, taken: Path | None, as_json: bool) -> dict[str, Any]:
+def _tables(
+    folder: Path, check: bool, submit: Path | None, resolved: Resolved, split: str | None, as_json: bool
+) -> dict[str, Any]:
     from bench.reporting import leaderboard as board
 
-    found: Leaderboard = board.check(folder) if check else board.write(folder)
-    shown = sum(len(table.rows) for table in found.boards)
+    submitted = {}
+    if submit is not None:
+        from bench.leaderboard.submission import submit as take_in
+
+        submitted = {"submitted": str(take_in(submit, folder, resolved, split))}
+        typer.echo(f"{submitted['submitted']}: taken; its predictions give what its record says", err=as_json)
+    tables = board.check(folder) if check else board.write(folder)
+    shown = sum(len(table.rows) for table in tables.boards)
     done = "is up to date" if check else "written"
-    typer.echo(f"{folder / board.NAMES[0]} {done}; runs shown: {shown}, tables: {len(found.boards)}", err=as_json)
-    for entry in found.left_out:
+    typer.echo(f"{folder / board.NAMES[0]} {done}; runs shown: {shown}, tables: {len(tables.boards)}", err=as_json)
+    for entry in tables.left_out:
         typer.echo(f"left out: {entry.run}: {entry.reason}", err=as_json)
-    return board.as_object(found) | ({} if taken is None else {"submitted": str(taken)})
+    return board.as_object(tables) | submitted
 
 
 def _published(split: str, as_json: bool) -> dict[str, Any]:
@@ -113,7 +109,7 @@ def _published(split: str, as_json: bool) -> dict[str, Any]:
 
     dataset, part = find_split(split)
     name = f"{dataset.name}-{part.name}"
-    found = on_split(name)
-    print_published(name, found, Console(stderr=as_json))
-    kept = [{"value": e.values[name], **e.model_dump(mode="json", exclude={"values"})} for e in found]
-    return {"split": name, "published": kept}
+    entries = on_split(name)
+    print_published(name, entries, Console(stderr=as_json))
+    rows = [{"value": e.values[name], **e.model_dump(mode="json", exclude={"values"})} for e in entries]
+    return {"split": name, "published": rows}

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.options import Config, Json, Results
+from bench.cli.options import Config, Json, Results, settings_of
+from bench.cli.output import console_of, emit, table_of
 
 if TYPE_CHECKING:
     from bench.settings import Resolved
-
-WIDE = 240
 
 
 class What(StrEnum):
@@ -30,40 +29,23 @@ def listing(
     json: Json = False,
 ) -> None:
     """List pipelines, splits or runs."""
-    import json as encoder
-
-    from rich.console import Console
-    from rich.table import Table
-
-    from bench.settings import load_settings
-
-    resolved = load_settings(config, {"results": str(results) if results else None})
-    rows = LISTS[what](resolved)
+    rows = {What.pipelines: _pipelines, What.splits: _splits, What.runs: _runs}[what](settings_of(config, results))
     if json:
-        print(encoder.dumps({what.value: rows}))
-        return
-    console = Console()
-    if not rows:
-        console.print(f"no {what.value} yet")
-        return
-    if not console.is_terminal:
-        console.width = max(console.width, WIDE)  # a file or a pipe has no edge to fold at
-    table = Table(box=None, pad_edge=False)
-    for column in rows[0]:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*("" if v is None else str(v) for v in row.values()))
-    console.print(table)
+        emit({what.value: rows})
+    elif rows:
+        cells = (["" if v is None else str(v) for v in row.values()] for row in rows)
+        console_of().print(table_of(rows[0], cells))
+    else:
+        typer.echo(f"no {what.value} yet")
 
 
 def _pipelines(resolved: Resolved) -> list[dict[str, object]]:
-    """Every pipeline with what bench.toml says of its weights; nothing of a pipeline is imported."""
+    """List every pipeline with what bench.toml says of its weights; nothing of a pipeline is imported."""
     from bench import registry
 
-    tables = resolved.settings.pipelines
     rows: list[dict[str, object]] = []
     for name in registry.names(registry.PIPELINES):
-        table = tables.get(name, {})
+        table = resolved.settings.pipelines.get(name, {})
         card = table.get("card", {})
         rows.append(
             {
@@ -79,13 +61,13 @@ def _pipelines(resolved: Resolved) -> list[dict[str, object]]:
 
 
 def _weights(table: Mapping[str, Any]) -> str:
-    """The weights a pipeline's table names, in its order: "yolo11x.pt, ViT-B-16 openai"."""
-    found = [f"{table.get('model', '')} {table['pretrained']}".strip()] if "pretrained" in table else []
-    found += [table["weights"]] if isinstance(table.get("weights"), str) else []
+    """Name the weights of a pipeline's table, in its order: "yolo11x.pt, ViT-B-16 openai"."""
+    names = [f"{table.get('model', '')} {table['pretrained']}".strip()] if "pretrained" in table else []
+    names += [table["weights"]] if isinstance(table.get("weights"), str) else []
     for value in table.values():
         inner = value if isinstance(value, list) else [value]
-        found += [named for part in inner if isinstance(part, Mapping) and (named := _weights(part))]
-    return ", ".join(found)
+        names += [named for part in inner if isinstance(part, Mapping) and (named := _weights(part))]
+    return ", ".join(names)
 
 
 def _splits(_: Resolved) -> list[dict[str, object]]:
@@ -109,20 +91,12 @@ def _runs(resolved: Resolved) -> list[dict[str, object]]:
 
     rows: list[dict[str, object]] = []
     for path in sorted(Path(resolved.settings.results).glob("runs/*/*/*/run.json")):
+        row: dict[str, object] = {"run": str(path.parent), "status": "unreadable", "acc@0.5": None, "finished": None}
         try:
             record = read_record(path.parent)
+            accuracy = f"{100 * record.metrics.accuracy:.2f}" if record.metrics else None
+            row |= {"status": record.status, "acc@0.5": accuracy, "finished": record.finished}
         except RunError:
-            rows.append({"run": str(path.parent), "status": "unreadable", "acc@0.5": None, "finished": None})
-            continue
-        accuracy = f"{100 * record.metrics.accuracy:.2f}" if record.metrics else None
-        rows.append(
-            {"run": str(path.parent), "status": record.status, "acc@0.5": accuracy, "finished": record.finished}
-        )
+            pass
+        rows.append(row)
     return rows
-
-
-LISTS: dict[What, Callable[[Resolved], list[dict[str, object]]]] = {
-    What.pipelines: _pipelines,
-    What.splits: _splits,
-    What.runs: _runs,
-}

@@ -1,19 +1,44 @@
-"""Options that many verbs have: one name, one type, one sentence each."""
+"""Options that many commands have: one name, one type, one sentence each; and the settings they make."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bench.cli.flags import Ways
+from bench.errors import SettingsError, UsageError
 
-Config = Annotated[
-    Path | None, typer.Option("--config", help="A bench.toml to use instead of the nearest one.", show_default=False)
-]
+if TYPE_CHECKING:
+    from bench.settings import Resolved
+
+WHY = {
+    "tokenizer": "its text encoder knows its own",
+    "preprocessing": "it shows its network a picture in one way only",
+}
+Ways = Literal["official", "clean", "auto"]  # of preparing an image
+
+Config = Annotated[Path | None, typer.Option("--config", help="A bench.toml to use instead of the nearest one.")]
 Results = Annotated[Path | None, typer.Option("--results", "-o", help="Where runs are kept.", show_default="results")]
 Json = Annotated[bool, typer.Option("--json", help="The last line of stdout is one JSON object.")]
+
+Pipelines = Annotated[list[str], typer.Option("--pipeline", "-p", help="Pipelines: a,b or the flag repeated.")]
+On = Annotated[str | None, typer.Option("--on", help="Take bench.toml's weights and options for this data set.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N pictures.")]
+Partial = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Only the first N pictures; such a result is in no table.")
+]
+Weights = Annotated[str | None, typer.Option("--weights", help="Weights to use instead of bench.toml's.")]
+Preprocessing = Annotated[
+    Ways | None,
+    typer.Option("--preprocessing", help="How pictures are made ready, for pipelines that know several ways."),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option of its table in bench.toml; may be repeated."),
+]
 
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:1.", show_default="auto")]
 Dtype = Annotated[
@@ -27,18 +52,34 @@ Compile = Annotated[bool, typer.Option("--compile", help="Networks go through to
 ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Convolutions work on pictures channels last.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing from the network.")]
 
-Weights = Annotated[
-    str | None, typer.Option("--weights", help="Weights to use instead of bench.toml's.", show_default=False)
-]
-Preprocessing = Annotated[
-    Ways | None,
-    typer.Option(
-        "--preprocessing",
-        help="How pictures are made ready, for pipelines that know several ways.",
-        show_default=False,
-    ),
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="An option of the pipeline; may be repeated.", show_default=False),
-]
+
+def settings_of(config: Path | None, results: Path | None = None, **run: object) -> Resolved:
+    """Load the settings; `run` are flags over its table, where None and False leave the files' value."""
+    from bench.settings import load_settings
+
+    flags = {f"run.{key}": None if value is False else value for key, value in run.items()}
+    return load_settings(config, flags | {"results": str(results) if results else None})
+
+
+@contextmanager
+def as_options(pipeline: str, options: Mapping[str, Any], flags: Mapping[str, object]) -> Iterator[dict[str, Any]]:
+    """Yield the pipeline's options: those of --set, and over them the `flags` that are not None.
+
+    Raises UsageError, naming the flag instead of a key of bench.toml, where the block finds that there is no such
+    option.
+    """
+    given = {key: value for key, value in flags.items() if value is not None}
+    try:
+        yield {**options, **given}
+    except SettingsError as error:
+        for key in given:
+            if key in error.keys:
+                why = f"; {WHY[key]}" if key in WHY else ""
+                raise UsageError(f"--{key}: {pipeline} takes none{why}") from None
+        raise
+
+
+def listed(values: list[str]) -> list[str]:
+    """Split repeated flags and comma lists into names, in order, each once. A `file:` value is one path, commas too."""
+    parts = [p.strip() for v in values for p in ([v] if v.startswith("file:") else v.split(","))]
+    return [part for part in dict.fromkeys(parts) if part]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.flags import as_options
-from bench.cli.options import Config, Deterministic, Device, Dtype, Json, Offline, Preprocessing, Seed, Set, Weights
+from bench.cli import options as opt
+from bench.cli.output import emit
 
 if TYPE_CHECKING:
     from bench.settings import Resolved
@@ -32,18 +32,18 @@ def predict(
         Path | None,
         typer.Option("--input", "-I", help='Instead of --image: a JSONL, {"image": ..., "text": ...} a line.'),
     ] = None,
-    on: Annotated[str | None, typer.Option("--on", help="Take the weights and options for this data set.")] = None,
-    weights: Weights = None,
+    on: opt.On = None,
+    weights: opt.Weights = None,
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", help="Tokenizer for pipelines that read one: a folder or a hub id.")
     ] = None,
-    preprocessing: Preprocessing = None,
-    set_: Set = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    seed: Seed = None,
-    deterministic: Deterministic = False,
-    offline: Offline = False,
+    preprocessing: opt.Preprocessing = None,
+    set_: opt.Set = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    seed: opt.Seed = None,
+    deterministic: opt.Deterministic = False,
+    offline: opt.Offline = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Of many: pictures in a batch.")] = None,
     out: Annotated[
         Path | None,
@@ -51,8 +51,8 @@ def predict(
     ] = None,
     draw: Annotated[Path | None, typer.Option("--draw", help="Of many: draw every answer into this folder.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Of many: forget the answers that --out holds.")] = False,
-    config: Config = None,
-    json: Json = False,
+    config: opt.Config = None,
+    json: opt.Json = False,
 ) -> None:
     """Ground one expression in one picture, or many: a folder with --image, a JSONL with --input.
 
@@ -60,32 +60,45 @@ def predict(
     3 when pictures could not be read: their lines say why, and the same command tries just those again.
     """
     from bench.errors import UsageError
-    from bench.settings import assignments, load_settings
+    from bench.settings import assignments
 
-    flags = {
-        "device": device,
-        "dtype": dtype,
-        "seed": seed,
-        "deterministic": deterministic or None,
-        "offline": offline or None,
-    }
-    flags["batch_size"] = batch_size
-    resolved = load_settings(config, {f"run.{key}": value for key, value in flags.items()})
+    how = {"device": device, "dtype": dtype, "seed": seed, "deterministic": deterministic, "offline": offline}
+    resolved = opt.settings_of(config, None, **how, batch_size=batch_size)
     own = {"weights": weights or None, "tokenizer": tokenizer or None, "preprocessing": preprocessing}
     many = input_ is not None or (image is not None and image.is_dir())
     if many and scene is not None:
         raise UsageError("--scene names one picture; it does not go with a folder or --input")
     if not many and (draw is not None or fresh or batch_size is not None):
         raise UsageError("--draw, --fresh and --batch-size are for many pictures: --image FOLDER or --input FILE.jsonl")
-    with as_options(pipeline, own) as flagged:
-        options = assignments(set_ or []) | flagged
-        if many:
-            _ask_many(pipeline, image, input_, text, resolved, on, options, out, draw, fresh, json)
+    with opt.as_options(pipeline, assignments(set_ or []), own) as options:
+        if not many:
+            _predict_one(pipeline, image, scene, text or "", resolved, on, options, out, json)
+            return
+        from bench.predicting.many import answer_many
+        from bench.predicting.questions import questions_of_file, questions_of_folder
+
+        if input_ is not None and (image is not None or text is not None):
+            raise UsageError("--input says itself which pictures and texts are meant; leave --image and --text away")
+        if out is None:
+            raise UsageError("say with --out answers.jsonl where the answers go")
+        if input_ is not None:
+            questions = questions_of_file(input_, resolved)
         else:
-            _ask_one(pipeline, image, scene, text or "", resolved, on, options, out, json)
+            assert image is not None
+            questions = questions_of_folder(image, text, but=[draw] if draw else [])
+        summary = answer_many(pipeline, questions, out, resolved, on or "file", options, draw, fresh)
+    if json:
+        emit(summary)
+    else:
+        kept = f" ({summary['kept']:,} were there)" if summary["kept"] else ""
+        unread = f", {summary['errors']:,} pictures unreadable" if summary["errors"] else ""
+        done = f"{summary['expressions']:,} answers about {summary['pictures']:,} pictures in {out}{kept}"
+        typer.echo(f"{done}: {summary['no_box']:,} without a box{unread}")
+    if summary["errors"]:
+        raise typer.Exit(3)
 
 
-def _ask_one(
+def _predict_one(
     pipeline: str,
     image: Path | None,
     scene: str | None,
@@ -96,11 +109,9 @@ def _ask_one(
     out: Path | None,
     json: bool,
 ) -> None:
-    import json as encoder
-
     from bench.errors import UsageError
     from bench.evaluation.opening import OWN_DATA, open_pipeline
-    from bench.verbs.single import ask_about, picture_of, read_picture
+    from bench.predicting.one import ask_about, picture_of, read_picture
 
     if not text.strip():
         raise UsageError("--text is empty: say what to look for")
@@ -113,57 +124,11 @@ def _ask_one(
         answer.draw(out)
     record = answer.as_json()
     if json:
-        print(encoder.dumps(record))
+        emit(record)
         return
-    from rich.console import Console
-
-    Console().print(_readable(record), highlight=False, soft_wrap=True)
+    typer.echo(_readable(record))
     if out is not None:
-        Console().print(f"drawn in {out}", soft_wrap=True)
-
-
-def _ask_many(
-    pipeline: str,
-    folder: Path | None,
-    file: Path | None,
-    text: str | None,
-    resolved: Resolved,
-    on: str | None,
-    options: dict[str, Any],
-    out: Path | None,
-    draw: Path | None,
-    fresh: bool,
-    json: bool,
-) -> None:
-    import json as encoder
-
-    from bench.errors import UsageError
-    from bench.verbs.many import answer_many
-    from bench.verbs.questions import questions_of_file, questions_of_folder
-
-    if file is not None and (folder is not None or text is not None):
-        raise UsageError("--input says itself which pictures and texts are meant; leave --image and --text away")
-    if out is None:
-        raise UsageError("say with --out answers.jsonl where the answers go")
-    if file is not None:
-        questions = questions_of_file(file, resolved)
-    else:
-        assert folder is not None
-        questions = questions_of_folder(folder, text, but=[draw] if draw else [])
-    found = answer_many(pipeline, questions, out, resolved, on or "file", options, draw, fresh)
-    if json:
-        print(encoder.dumps(found))
-    else:
-        from rich.console import Console
-
-        kept = f" ({found['kept']:,} were there)" if found["kept"] else ""
-        unread = f", {found['errors']:,} pictures unreadable" if found["errors"] else ""
-        told = f"{found['expressions']:,} answers about {found['pictures']:,} pictures in {out}{kept}"
-        Console().print(
-            f"{told}: {found['no_box']:,} without a box{unread}", highlight=False, soft_wrap=True, markup=False
-        )
-    if found["errors"]:
-        raise typer.Exit(3)
+        typer.echo(f"drawn in {out}")
 
 
 def _readable(record: dict[str, Any]) -> str:

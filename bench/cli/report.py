@@ -7,25 +7,22 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Config, Json, Results
+from bench.cli.options import Config, Json, Results, settings_of
+from bench.cli.output import emit
 
 
 def report(
     runs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN",
-            help="Folders of runs or names of pipelines; the rows of the leaderboard unless given.",
-            show_default=False,
+            metavar="RUN", help="Folders of runs or names of pipelines; the rows of the leaderboard unless given."
         ),
     ] = None,
     split: Annotated[
         str, typer.Option("--split", "-s", help="Split the runs are about: shapes-val, refcoco-val, file:PATH.jsonl.")
     ] = "shapes-val",
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Show the first N pictures in the gallery.", show_default=False)
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Show the first N pictures in the gallery.")] = None,
     thumbnail: Annotated[
         int | None,
         typer.Option(
@@ -33,12 +30,10 @@ def report(
         ),
     ] = None,
     training: Annotated[
-        list[Path] | None,
-        typer.Option(help="Folder of a training, to show its curves; may be repeated.", show_default=False),
+        list[Path] | None, typer.Option(help="Folder of a training, to show its curves; may be repeated.")
     ] = None,
     reliability: Annotated[
-        list[Path] | None,
-        typer.Option(help="Folder of `bench label score`, to show its histograms.", show_default=False),
+        list[Path] | None, typer.Option(help="Folder of `bench label score`, to show its histograms.")
     ] = None,
     results: Results = None,
     config: Config = None,
@@ -48,15 +43,13 @@ def report(
 
     It opens by double click, needs no server and fetches nothing.
     """
-    import json
     from dataclasses import asdict
 
     from bench.datasets.load import load_split
     from bench.reporting.report.page import write_report
     from bench.reporting.report.selection import choose
-    from bench.settings import load_settings
 
-    resolved = load_settings(config, {"results": str(results) if results else None})
+    resolved = settings_of(config, results)
     folder = Path(resolved.settings.results)
     answered, chosen = choose(runs or [], load_split(split, resolved), folder)
     made = write_report(answered, chosen, folder, out, limit, thumbnail, training or (), reliability or ())
@@ -68,4 +61,4 @@ def report(
     if made.missing:
         typer.echo(f"pictures that cannot be shown: {made.missing:,} (the report says why)", err=as_json)
     if as_json:
-        print(json.dumps(asdict(made) | {"path": str(made.path)}, ensure_ascii=False))
+        emit(asdict(made))

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.flags import as_options
-from bench.cli.options import (
-    BatchSize,
-    ChannelsLast,
-    Compile,
-    Config,
-    Deterministic,
-    Device,
-    Dtype,
-    Json,
-    Offline,
-    Preprocessing,
-    Results,
-    Seed,
-    Set,
-    Weights,
-)
+from bench.cli import options as opt
+from bench.cli.output import emit
 
 if TYPE_CHECKING:
     from bench.datasets.split import Split
@@ -31,38 +17,28 @@ if TYPE_CHECKING:
 
 
 def run(
-    pipeline: Annotated[
-        list[str], typer.Option("--pipeline", "-p", help="Pipelines: a,b or the flag repeated.", show_default=False)
-    ],
+    pipeline: opt.Pipelines,
     split: Annotated[
         list[str],
-        typer.Option(
-            "--split", "-s", help="Splits: a,b or the flag repeated; own data: file:PATH.jsonl.", show_default=False
-        ),
+        typer.Option("--split", "-s", help="Splits: a,b or the flag repeated; own data: file:PATH.jsonl."),
     ],
-    results: Results = None,
-    on: Annotated[
-        str | None,
-        typer.Option(help="Take the weights and options for this data set, not the split's own.", show_default=False),
-    ] = None,
-    weights: Weights = None,
-    preprocessing: Preprocessing = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Only the first N pictures; such a run is in no table.", show_default=False),
-    ] = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
-    seed: Seed = None,
-    deterministic: Deterministic = False,
-    compiled: Compile = False,
-    channels_last: ChannelsLast = False,
-    offline: Offline = False,
+    results: opt.Results = None,
+    on: opt.On = None,
+    weights: opt.Weights = None,
+    preprocessing: opt.Preprocessing = None,
+    limit: opt.Partial = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    batch_size: opt.BatchSize = None,
+    seed: opt.Seed = None,
+    deterministic: opt.Deterministic = False,
+    compiled: opt.Compile = False,
+    channels_last: opt.ChannelsLast = False,
+    offline: opt.Offline = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew beside what is stored.")] = False,
-    config: Config = None,
-    settings: Set = None,
-    as_json: Json = False,
+    config: opt.Config = None,
+    settings: opt.Set = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Run pipelines on splits: every pair is scored and kept under results/runs.
 
@@ -70,58 +46,51 @@ def run(
 
     Leaves with 3 when pictures could not be read (the same command tries just those again), with 2 when a pair failed.
     """
-    from bench import registry
-    from bench.settings import assignments, load_settings
+    from rich.console import Console
 
-    flags = {
-        "results": str(results) if results else None,
-        "run.device": device,
-        "run.dtype": dtype,
-        "run.batch_size": batch_size,
-        "run.seed": seed,
-        "run.deterministic": deterministic or None,
-        "run.compile": compiled or None,
-        "run.channels_last": channels_last or None,
-        "run.offline": offline or None,
-    }
-    resolved = load_settings(config, flags)
+    from bench import registry
+    from bench.datasets.load import FILE, find_split, load_split
+    from bench.reporting.table import print_rows, row
+    from bench.settings import assignments
+
+    how = {"device": device, "dtype": dtype, "batch_size": batch_size, "seed": seed, "deterministic": deterministic}
+    how |= {"compile": compiled, "channels_last": channels_last, "offline": offline}
+    resolved = opt.settings_of(config, results, **how)
     options = assignments(settings or [])
-    own = {"weights": weights, "preprocessing": preprocessing}
-    names = listed(pipeline)
+    names, split_names = opt.listed(pipeline), opt.listed(split)
+    # Every name is looked up before the first split is read, and every split read before a pipeline is loaded.
     for name in names:
         registry.origin("pipeline", name)
     if on is not None:
         registry.origin("dataset", on)
-    splits = _load(listed(split), resolved, limit)
-    done, failed = _product(names, splits, resolved, options, own, fresh, on)
-    _show(done, as_json)
-    if failed:
-        raise typer.Exit(2)
-    if any(e.record and e.record.errors for e in done):
-        raise typer.Exit(3)
-
-
-def _load(names: list[str], resolved: Resolved, limit: int | None) -> list[Split]:
-    """Every split, before the first pipeline is loaded; their names are looked at before the first is read."""
-    from bench.datasets.load import FILE, find_split, load_split
-
-    for name in names:
+    for name in split_names:
         if not name.startswith(FILE):
             find_split(name)
-    splits = [load_split(name, resolved) for name in names]
-    return splits if limit is None else [split.limited(limit) for split in splits]
+    splits = [load_split(name, resolved) for name in split_names]
+    splits = splits if limit is None else [each.limited(limit) for each in splits]
+    own = {"weights": weights, "preprocessing": preprocessing}
+    done, failed = _product(names, splits, resolved, options, own, fresh, on)
+    rows = [(e.record, e.folder) for e in done if e.record]
+    if rows or not done:  # a rank other than 0 has no records
+        print_rows([record for record, _ in rows], Console(stderr=as_json))
+        if as_json:
+            emit({"rows": [row(*each) for each in rows]})
+    if failed:
+        raise typer.Exit(2)
+    if any(record.errors for record, _ in rows):
+        raise typer.Exit(3)
 
 
 def _product(
     names: list[str],
     splits: list[Split],
     resolved: Resolved,
-    options: dict[str, Any],
-    own: dict[str, Any],
+    options: Mapping[str, Any],
+    own: Mapping[str, object],
     fresh: bool,
     on: str | None,
 ) -> tuple[list[Evaluated], bool]:
-    """Every pair; one that fails is reported at once and does not keep the others from being run.
+    """Run every pair; one that fails is reported at once and does not keep the others from being run.
 
     `options` are --set KEY=VALUE, `own` the flags that set an option of the pipeline's, `on` the data set whose lines
     of bench.toml hold instead of the split's own.
@@ -134,36 +103,15 @@ def _product(
     done, failed = [], False
     for name, split in pairs:
         try:
-            with as_options(name, own) as flagged:
-                found = evaluate(name, split, resolved, options | flagged, fresh=fresh, on=on)
+            with opt.as_options(name, options, own) as given:
+                one = evaluate(name, split, resolved, given, fresh=fresh, on=on)
         except BenchError as error:
             if len(pairs) == 1:
                 raise
             say(f"{name} on {split.name}: {error}")
             failed = True
             continue
-        if found.already_done and found.record:
-            say(f"{name} on {split.name}: done before, nothing computed ({found.folder}); --fresh runs it again")
-        done.append(found)
+        if one.already_done and one.record:
+            say(f"{name} on {split.name}: done before, nothing computed ({one.folder}); --fresh runs it again")
+        done.append(one)
     return done, failed
-
-
-def _show(done: list[Evaluated], as_json: bool) -> None:
-    import json
-
-    from rich.console import Console
-
-    from bench.reporting.table import print_rows, row
-
-    rows = [(e.record, e.folder) for e in done if e.record]
-    if done and not rows:  # a rank other than 0
-        return
-    print_rows([record for record, _ in rows], Console(stderr=as_json))
-    if as_json:
-        print(json.dumps({"rows": [row(*each) for each in rows]}, ensure_ascii=False, allow_nan=False))
-
-
-def listed(values: list[str]) -> list[str]:
-    """Names from repeated flags and comma lists, in order, each once. A `file:` value is one path, commas and all."""
-    parts = [p.strip() for v in values for p in ([v] if v.startswith("file:") else v.split(","))]
-    return [part for part in dict.fromkeys(parts) if part]

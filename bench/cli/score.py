@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from bench.cli.options import Config, Json, Results
-
-if TYPE_CHECKING:
-    from bench.runs.record import RunRecord
+from bench.cli.options import Config, Json, Results, settings_of
+from bench.cli.output import emit
 
 
 def score(
-    run: Annotated[
-        Path | None, typer.Argument(help="Folder of a stored run to score again.", show_default=False)
-    ] = None,
-    predictions: Annotated[
-        Path | None, typer.Option(help="JSON or JSONL with boxes made elsewhere.", show_default=False)
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Split the boxes are about: refcoco-val, file:PATH.jsonl.", show_default=False)
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the row; the file's name unless given.", show_default=False)
-    ] = None,
+    run: Annotated[Path | None, typer.Argument(help="Folder of a stored run to score again.")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="JSON or JSONL with boxes made elsewhere.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split the boxes are about: refcoco-val, file:PATH.jsonl.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the row; the file's name unless given.")] = None,
     xywh: Annotated[
         bool, typer.Option("--xywh", help="Boxes are left, top, width, height, not x1, y1, x2, y2.")
     ] = False,
@@ -34,8 +24,7 @@ def score(
         typer.Option(help="What the file's keys are: expression ids, row numbers, or what the file itself says."),
     ] = "auto",
     protocol: Annotated[
-        str | None,
-        typer.Option(help="iou, strict, giou or letterbox-clamped; the run's own, else iou.", show_default=False),
+        str | None, typer.Option(help="iou, strict, giou or letterbox-clamped; the run's own, else iou.")
     ] = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Store what became of every expression of a run (outcomes.jsonl).")
@@ -50,12 +39,14 @@ def score(
     needs; boxes made elsewhere become a run of their own (provenance: imported) that the
     leaderboard shows.
     """
+    from rich.console import Console
+
     from bench.errors import UsageError
-    from bench.settings import load_settings
+    from bench.reporting.table import print_rows, row
 
     if (run is None) == (predictions is None):
         raise UsageError("give either the folder of a run or --predictions FILE with --split NAME")
-    resolved = load_settings(config, {"results": str(results) if results else None})
+    resolved = settings_of(config, results)
     if run is not None:
         if name or xywh or key != "auto":
             raise UsageError("--name, --xywh and --key are about --predictions, not about a stored run")
@@ -81,16 +72,6 @@ def score(
             protocol=protocol or "iou",
             settings=resolved.settings.evaluation,
         )
-    _show(record, folder, as_json)
-
-
-def _show(record: RunRecord, folder: Path, as_json: bool) -> None:
-    import json
-
-    from rich.console import Console
-
-    from bench.reporting.table import print_rows, row
-
     print_rows([record], Console(stderr=as_json))
     if as_json:
-        print(json.dumps({"rows": [row(record, folder)]}, ensure_ascii=False, allow_nan=False))
+        emit({"rows": [row(record, folder)]})

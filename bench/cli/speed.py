@@ -8,37 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.flags import as_options
-from bench.cli.options import (
-    ChannelsLast,
-    Compile,
-    Config,
-    Device,
-    Dtype,
-    Json,
-    Offline,
-    Preprocessing,
-    Seed,
-    Set,
-    Weights,
-)
+from bench.cli import options as opt
+from bench.cli.output import emit
 
 if TYPE_CHECKING:
-    from bench.datasets.split import Split
-    from bench.settings import Resolved
-    from bench.speed.record import PairRecord, Rules, SpeedRecord
+    from bench.speed.record import PairRecord, SpeedRecord
 
     Done = tuple[SpeedRecord | PairRecord, Path]
     Job = Callable[[Mapping[str, Any]], Done]  # options of the pipeline -> its record and file
 
 
 def speed(
-    pipeline: Annotated[
-        list[str], typer.Option("--pipeline", "-p", help="Pipelines: a,b or the flag repeated.", show_default=False)
-    ],
-    split: Annotated[
-        str, typer.Option("--split", "-s", help="Whose pictures; own data: file:PATH.jsonl.", show_default=False)
-    ],
+    pipeline: opt.Pipelines,
+    split: Annotated[str, typer.Option("--split", "-s", help="Whose pictures; own data: file:PATH.jsonl.")],
     interleave: Annotated[
         bool, typer.Option("--interleave", help="The first and each other one in turn: ratios of speed.")
     ] = False,
@@ -49,27 +31,22 @@ def speed(
     warmup_batches: Annotated[int, typer.Option(min=0, help="And has at least so many batches.")] = 10,
     repeats: Annotated[int, typer.Option(min=1, help="Of which the median and the spread are given.")] = 3,
     resident_mb: Annotated[float, typer.Option(min=1, help="Decoded pictures are kept up to this size.")] = 2048.0,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first N pictures; such a record is in no table.")
-    ] = None,
-    results: Annotated[
-        Path | None, typer.Option("--results", "-o", help="Where records are kept.", show_default="results")
-    ] = None,
-    weights: Weights = None,
-    preprocessing: Preprocessing = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    compiled: Compile = False,
-    channels_last: ChannelsLast = False,
-    seed: Seed = None,
-    offline: Offline = False,
-    config: Config = None,
-    settings: Set = None,
+    limit: opt.Partial = None,
+    results: opt.Results = None,
+    weights: opt.Weights = None,
+    preprocessing: opt.Preprocessing = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    compiled: opt.Compile = False,
+    channels_last: opt.ChannelsLast = False,
+    seed: opt.Seed = None,
+    offline: opt.Offline = False,
+    config: opt.Config = None,
+    settings: opt.Set = None,
     chart: Annotated[
-        Path | None,
-        typer.Option(help="Draw accuracy against speed for all that is stored of the split.", show_default=False),
+        Path | None, typer.Option(help="Draw accuracy against speed for all that is stored of the split.")
     ] = None,
-    as_json: Json = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Measure how fast pipelines are, with the conditions beside the number; the records lie beside the runs.
 
@@ -77,25 +54,20 @@ def speed(
 
     Leaves with 1 when a pipeline's boxes were not those of the accuracy pass, with 2 when one could not be measured.
     """
+    from functools import partial
+
     from bench import registry
-    from bench.cli.run import listed
     from bench.datasets.load import load_split
     from bench.errors import UsageError
-    from bench.settings import assignments, load_settings
+    from bench.settings import assignments
+    from bench.speed.measure import measure
+    from bench.speed.pair import measure_pair
     from bench.speed.record import Rules
 
-    flags = {
-        "results": str(results) if results else None,
-        "run.device": device,
-        "run.dtype": dtype,
-        "run.compile": compiled or None,
-        "run.channels_last": channels_last or None,
-        "run.seed": seed,
-        "run.offline": offline or None,
-    }
-    resolved = load_settings(config, flags)
+    how = {"device": device, "dtype": dtype, "compile": compiled, "channels_last": channels_last}
+    resolved = opt.settings_of(config, results, **how, seed=seed, offline=offline)
     options = assignments(settings or [])
-    names = listed(pipeline)
+    names = opt.listed(pipeline)
     for name in names:
         registry.origin("pipeline", name)
     if interleave and len(names) < 2:
@@ -107,41 +79,29 @@ def speed(
         min_batches=min_batches,
         repeats=repeats,
     )
-    whole = load_split(split, resolved)
-    some = whole if limit is None else whole.limited(limit)
-    own = {"weights": weights, "preprocessing": preprocessing}
-    jobs = _jobs(names, some, resolved, rules, resident_mb, rounds if interleave else None)
-    done, failed = _measured(jobs, options, own)
+    data = load_split(split, resolved)
+    name = data.name
+    data = data if limit is None else data.limited(limit)
+    # What is measured, by the name that a message gives it.
+    rule: dict[str, Any] = {"rules": rules, "cap_mb": resident_mb}
+    jobs: dict[str, Job] = {each: partial(measure, each, data, resolved, **rule) for each in names}
+    if interleave:
+        rule["rounds"] = rounds
+        jobs = {f"{names[0]} or {b}": partial(measure_pair, (names[0], b), data, resolved, **rule) for b in names[1:]}
+    done, failed = _measured(jobs, options, {"weights": weights, "preprocessing": preprocessing})
     _show(done, as_json)
     if chart is not None:
-        _draw(chart, Path(resolved.settings.results), whole.name)
+        _draw(chart, Path(resolved.settings.results), name)
     if failed:
         raise typer.Exit(2)
     if not all(record.valid for record, _ in done):
         raise typer.Exit(1)
 
 
-def _jobs(
-    names: list[str], split: Split, resolved: Resolved, rules: Rules, resident_mb: float, rounds: int | None
-) -> dict[str, Job]:
-    """What is measured, by the name that a message gives it: each pipeline, or with `rounds` each after the first with
-    the first in turn.
-    """
-    from functools import partial
-
-    from bench.speed.measure import measure
-    from bench.speed.pair import measure_pair
-
-    how: dict[str, Any] = {"rules": rules, "cap_mb": resident_mb}
-    if rounds is None:
-        return {name: partial(measure, name, split, resolved, **how) for name in names}
-    first, *others = names
-    how |= {"rounds": rounds}
-    return {f"{first} or {b}": partial(measure_pair, (first, b), split, resolved, **how) for b in others}
-
-
-def _measured(jobs: Mapping[str, Job], options: dict[str, Any], own: dict[str, Any]) -> tuple[list[Done], bool]:
-    """The records, and whether a job failed: that is said at once and does not keep the others from being measured."""
+def _measured(
+    jobs: Mapping[str, Job], options: Mapping[str, Any], own: Mapping[str, object]
+) -> tuple[list[Done], bool]:
+    """Run the jobs; returns the records, and whether one failed: it does not keep the others from being measured."""
     from bench.errors import BenchError
     from bench.evaluation.progress import say
 
@@ -149,8 +109,8 @@ def _measured(jobs: Mapping[str, Job], options: dict[str, Any], own: dict[str, A
     failed = False
     for name, job in jobs.items():
         try:
-            with as_options(name, own) as flagged:
-                done.append(job(options | flagged))
+            with opt.as_options(name, options, own) as given:
+                done.append(job(given))
         except BenchError as error:
             if len(jobs) == 1:
                 raise
@@ -160,8 +120,6 @@ def _measured(jobs: Mapping[str, Job], options: dict[str, Any], own: dict[str, A
 
 
 def _show(done: list[Done], as_json: bool) -> None:
-    import json
-
     from rich.console import Console
 
     from bench.reporting.speed_table import print_pair, print_speeds, row
@@ -173,10 +131,9 @@ def _show(done: list[Done], as_json: bool) -> None:
         if isinstance(record, PairRecord):
             print_pair(record, console)
     for _, path in done:
-        console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+        typer.echo(f"  {path}", err=as_json)
     if as_json:
-        rows = [row(record, str(path)) for record, path in done]
-        print(json.dumps({"rows": rows}, ensure_ascii=False, allow_nan=False))
+        emit({"rows": [row(record, str(path)) for record, path in done]})
 
 
 def _draw(chart: Path, results: Path, split: str) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from bench.cli.options import Config, Device, Json, Offline, Seed
+from bench.cli.options import Config, Device, Json, Limit, Offline, Seed, Set, settings_of
+from bench.cli.output import emit, log_to_stderr
 
 
 def train(
@@ -37,10 +38,8 @@ def train(
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the weights.")] = Path("weights"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew, whatever a stopped training left there.")] = False,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N pictures.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, e.g. clip.epochs=1.")
-    ] = None,
+    limit: Limit = None,
+    set_: Set = None,
     device: Device = None,
     seed: Seed = None,
     offline: Offline = False,
@@ -52,29 +51,23 @@ def train(
     The same command resumes a training that was stopped. On several GPUs: torchrun --nproc-per-node 8 --no-python
     bench train ...; the steps stay the same, and rank 0 writes.
     """
-    import json as encoder
     import logging
 
-    from rich.console import Console
-
-    from bench.cli.logs import log_to_stderr
     from bench.runs.shards import from_environment
-    from bench.settings import assignments, load_settings
+    from bench.settings import assignments
 
     leads = from_environment().index == 0
     log_to_stderr("bench.train", leads)
     logging.getLogger("bench.train").info("%s on %s: loading", pipeline, split)  # the imports below take seconds
-    resolved = load_settings(config, {"run.device": device, "run.seed": seed, "run.offline": offline or None})
+    resolved = settings_of(config, device=device, seed=seed, offline=offline)
     recipe = assignments(set_ or [])
     from bench.training.jobs import train_pipeline
 
     made = train_pipeline(
         pipeline, split, resolved, part, validate, out, limit, recipe, labels or [], fresh, curriculum, dry_run
     )
-    if not leads:
-        return
-    if json:
-        print(encoder.dumps({"weights": {part: str(path) for part, path in made.items()}}))
-        return
-    for name, path in made.items():
-        Console().print(f"{name}: {path}", soft_wrap=True)
+    if json and leads:
+        emit({"weights": made})
+    elif leads:
+        for name, path in made.items():
+            typer.echo(f"{name}: {path}")

@@ -1,4 +1,4 @@
-"""The desk behind the page: pipelines built once and kept, asked in turn, and what each said. No Gradio in here."""
+"""The desk behind the page: pipelines built once and kept, run in turn. No Gradio in here."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from bench import registry
 from bench.datasets.load import load_split
+from bench.doctor.readiness import ready
 from bench.errors import BenchError, UsageError
 from bench.evaluation.opening import OpenPipeline, open_pipeline
 from bench.grounding import Expression, Picture, Scene
+from bench.predicting.one import Single, as_picture, ask_about
 from bench.settings import Resolved
-from bench.verbs.readiness import ready
-from bench.verbs.single import Single, as_picture, ask_about
 
 EMBEDDED, OWN = "shapes", "file"
 WARM_UP = "warm up"  # nobody asks this, so no cache of texts has the real question
@@ -22,7 +22,7 @@ WARM_UP = "warm up"  # nobody asks this, so no cache of texts has the real quest
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What one pipeline answered, and in how long; `error` in its place where it could not."""
+    """One pipeline's answer and its time; `error` in their place where it failed."""
 
     pipeline: str
     answer: Single | None
@@ -57,35 +57,34 @@ class Desk:
         self._split = load_split("shapes-val", resolved)
 
     def offered(self, dataset: str) -> list[str]:
-        """The pipelines that are ready with the weights for a data set; `only`, where they were named, as they are."""
+        """List the pipelines that are ready with the weights for a data set, or `only` those that were named."""
         with self._lock:
             if dataset not in self._ready:
                 self._ready[dataset] = list(self._only) or ready(dataset, self.resolved)
             return self._ready[dataset]
 
     def chosen(self, dataset: str) -> list[str]:
-        """Of these the ones that a page begins with: those that learn; baselines only where there is nothing else."""
+        """Choose the pipelines that a page begins with: trainable ones, baselines only where there is nothing else."""
         learning = [name for name in self.offered(dataset) if registry.has(name, "tasks")]
         return list(self._only) or learning or self.offered(dataset)[:3]
 
     def samples(self, scenes: int = 12) -> list[Sample]:
-        """The first expression of each kind that the first embedded scenes have, a scene each."""
-        found, kinds = [], set[str | None]()
+        """Choose an expression of each of the first embedded scenes, of a new kind where there is one."""
+        samples, kinds = [], set[str | None]()
         for scene in self._split.scenes[:scenes]:
             fresh = next((e for e in scene.expressions if e.kind not in kinds), scene.expressions[0])
             kinds.add(fresh.kind)
-            found.append(Sample(scene, fresh))
-        return found
+            samples.append(Sample(scene, fresh))
+        return samples
 
     def picture(self, sample: Sample) -> Picture:
         """RGB uint8 (H, W, 3)."""
         return self._split.pictures.load(sample.scene)
 
     def ask(self, picture: Picture | None, text: str, names: Sequence[str], dataset: str) -> Iterator[Said]:
-        """Each pipeline's answer in turn; whatever goes wrong with one is its own error and not the others'.
+        """Ground one expression by each pipeline in turn; a failure of one is its own error and not the others'.
 
-        The milliseconds are of one look at the picture for this expression: loading and a first look to warm up are
-        left out. Raises UsageError when nothing can be asked.
+        The milliseconds leave loading and a warm-up call out. Raises UsageError when an input is missing.
         """
         if picture is None:
             raise UsageError("upload a picture, or take one of the embedded scenes")
@@ -93,28 +92,21 @@ class Desk:
             raise UsageError("type what to look for")
         if not names:
             raise UsageError("choose a pipeline")
-        # Never held at a yield: who takes the next answer may be another thread.
+        # Never locked at a yield: the next answer may be taken by another thread.
         yield from (self._ask(name, picture, text.strip(), dataset) for name in names)
 
     def _ask(self, name: str, picture: Picture, text: str, dataset: str) -> Said:
         with self._lock:
-            return self._answer(name, picture, text, dataset)
-
-    def _answer(self, name: str, picture: Picture, text: str, dataset: str) -> Said:
-        try:
-            opened = self._open(name, dataset)
-            source, pixels = as_picture(picture)
-            ask_about(opened, f"{source} {WARM_UP}", pixels, [WARM_UP], name)
-            begun = time.perf_counter()
-            answer = ask_about(opened, source, pixels, [text], name)[0]
-            return Said(name, answer, 1000 * (time.perf_counter() - begun))
-        except BenchError as error:
-            return Said(name, None, None, str(error))
-        except Exception as error:  # a pipeline of somebody's may fail in any way: the page goes on
-            return Said(name, None, None, f"{type(error).__name__}: {error}")
-
-    def _open(self, name: str, dataset: str) -> OpenPipeline:
-        key = (dataset, name)
-        if key not in self._built:
-            self._built[key] = open_pipeline(name, dataset, self.resolved)
-        return self._built[key]
+            try:
+                if (dataset, name) not in self._built:
+                    self._built[dataset, name] = open_pipeline(name, dataset, self.resolved)
+                opened = self._built[dataset, name]
+                source, pixels = as_picture(picture)
+                ask_about(opened, f"{source} {WARM_UP}", pixels, [WARM_UP], name)
+                begun = time.perf_counter()
+                answer = ask_about(opened, source, pixels, [text], name)[0]
+                return Said(name, answer, 1000 * (time.perf_counter() - begun))
+            except BenchError as error:
+                return Said(name, None, None, str(error))
+            except Exception as error:  # a pipeline of somebody's may fail in any way: the page goes on
+                return Said(name, None, None, f"{type(error).__name__}: {error}")

@@ -26,7 +26,7 @@ CSS = """
 
 
 def open_page(desk: Desk, host: str, port: int | None, show: bool, wait: bool = True) -> tuple[Any, str]:
-    """Serves the page and, with `wait`, does not return before it is stopped; (the page, its address) otherwise.
+    """Serve the page, with `wait` until it is stopped; returns the page and its address.
 
     Raises MissingPackage without gradio, UsageError for an address that cannot be taken.
     """
@@ -56,7 +56,7 @@ def open_page(desk: Desk, host: str, port: int | None, show: bool, wait: bool = 
 
 
 def build_page(desk: Desk) -> Any:
-    """gr.Blocks; its one call for programs is /ask (picture, text, pipelines, weights) -> drawings, table, told."""
+    """Build gr.Blocks; programs call /ask (picture, text, pipelines, weights) -> drawings, table, told."""
     gr = load_gradio()
     samples = desk.samples()
     first = EMBEDDED if desk.offered(EMBEDDED) else OWN
@@ -120,18 +120,23 @@ def build_page(desk: Desk) -> Any:
 
 
 def drawings(said: Sequence[Said]) -> list[tuple[Image.Image, str]]:
-    """The answers drawn, each with a caption; pipelines that failed have none."""
-    pairs = [(one.answer, _caption(one)) for one in said if one.answer is not None]
-    # Without the strip that holds the expression: it stands beside, in its field.
-    return [(answer.drawn().crop((0, 0, *answer.picture.shape[1::-1])), caption) for answer, caption in pairs]
+    """Draw the answers, each with a caption; pipelines that failed have none."""
+    out = []
+    for one in said:
+        if (answer := one.answer) is None:
+            continue
+        score = "" if answer.score is None else f" · {answer.score:.2f}"
+        caption = f"{one.pipeline}{score} · {one.milliseconds:.0f} ms" + (" · no box" if answer.box is None else "")
+        # Without the strip that holds the expression: it stands beside, in its field.
+        out.append((answer.drawn().crop((0, 0, *answer.picture.shape[1::-1])), caption))
+    return out
 
 
 def table(said: Sequence[Said]) -> list[list[Any]]:
-    """A row for each pipeline, in the order of COLUMNS: pixels at 1 decimal, milliseconds at 1."""
+    """Make a row for each pipeline, in the order of COLUMNS: pixels at 1 decimal, milliseconds at 1."""
     rows = []
     for one in said:
-        box = one.answer.box if one.answer else None
-        score = one.answer.score if one.answer else None
+        box, score = (one.answer.box, one.answer.score) if one.answer else (None, None)
         note = one.error or (one.answer.prediction.note if one.answer else "")
         rows.append(
             [
@@ -146,7 +151,7 @@ def table(said: Sequence[Said]) -> list[list[Any]]:
 
 
 def told(said: Sequence[Said], waiting: str) -> str:
-    """What is to be said above the answers, as HTML: what failed, and what is still going on."""
+    """Write the message above the answers, as HTML: what failed, and what is still going on."""
     return "".join(_error(f"{one.pipeline}: {one.error}") for one in said if one.error) + html.escape(waiting)
 
 
@@ -154,14 +159,8 @@ def _error(text: str) -> str:
     return f'<p class="told-error">{html.escape(text)}</p>'
 
 
-def _caption(one: Said) -> str:
-    assert one.answer is not None and one.milliseconds is not None
-    score = "" if one.answer.score is None else f" · {one.answer.score:.2f}"
-    return f"{one.pipeline}{score} · {one.milliseconds:.0f} ms" + (" · no box" if one.answer.box is None else "")
-
-
 def load_gradio() -> Any:
-    """The module gradio, told not to call home. Raises MissingPackage."""
+    """Import gradio with its analytics off. Raises MissingPackage."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is first imported: no usage, no version check
     try:
         import gradio

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bench.grounding import Picture
-    from bench.verbs.single import Single
+    from bench.predicting.one import Single
 
     PictureLike = str | Path | Picture | Image.Image
 
@@ -69,7 +69,7 @@ class OpenPipeline:
     def __call__(self, picture: PictureLike, text: Sequence[str]) -> list[Single]: ...
     def __call__(self, picture: PictureLike, text: str | Sequence[str]) -> Single | list[Single]:
         """Ground one expression in an image, or several, for which the image is encoded once."""
-        from bench.verbs.single import predict
+        from bench.predicting.one import predict
 
         return predict(self, picture, text)
 

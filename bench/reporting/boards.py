@@ -42,7 +42,7 @@ from bench.settings import shipped_options
 from bench.speed.stored import read_speeds
 
 UNKNOWN = ("unknown", "elsewhere", "")
-SUBMISSION = "submission.json"  # beside run.json of somebody else's run (bench/verbs/submission.py)
+SUBMISSION = "submission.json"  # beside run.json of somebody else's run (bench/leaderboard/submission.py)
 
 Run = tuple[RunRecord, str]  # a record with its folder, relative to the results
 

@@ -1,4 +1,4 @@
-"""What the full-size models cost: products counted while our own code runs them, for bench/verbs/costs.toml.
+"""What the full-size models cost: products counted while our own code runs them, for bench/doctor/costs.toml.
 
     python tests/benchmarks/gflops.py >> counts.jsonl      # minutes on a CPU; nothing is downloaded
 

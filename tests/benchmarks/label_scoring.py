@@ -26,8 +26,8 @@ from bench.datasets.load import load_split
 from bench.datasets.split import Split
 from bench.evaluation.loop import evaluate
 from bench.grounding import Scene
+from bench.labelling.scoring import score_labels
 from bench.settings import PROJECT, Resolved, load_settings
-from bench.verbs.label_scoring import score_labels
 
 MEASURER = PROJECT / "clipvg" / "weights" / "tiny-clipvg.safetensors"
 TARGET = 1.5

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 from bench import registry
 from bench.cli.main import app
 from bench.datasets.load import datasets
+from bench.doctor import machine, readiness
+from bench.doctor.readiness import Lack, at_hand, costs, lacks
 from bench.settings import PROJECT, load_settings
-from bench.verbs import checkup, estimate, readiness
-from bench.verbs.readiness import Lack, at_hand, costs, lacks
 
 SPEED = {
     "device": "cpu",
@@ -76,44 +76,44 @@ def test_hub_ids_and_torchvision(home):
 
 def test_a_package_that_is_not_there(home, monkeypatch):
     monkeypatch.setattr(readiness, "find_spec", lambda name: None)
-    monkeypatch.setattr(checkup, "find_spec", lambda name: None)
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
     found = whats("yolo-clip", "shapes")
     assert found == {"the package ultralytics": Lack("the package ultralytics", 'pip install "grounding-bench[yolo]"')}
-    assert any('"grounding-bench[demo]"' in line for line in checkup.faster(SPEED))
+    assert any('"grounding-bench[demo]"' in line for line in machine.faster(SPEED))
 
 
 def test_estimates_follow_from_their_parts():
-    rows = {row["pipeline"]: row for row in estimate.estimates(SPEED)}
+    rows = {row["pipeline"]: row for row in machine.estimates(SPEED)}
     assert set(rows) == set(costs()["cost"]) <= set(registry.names(registry.PIPELINES))
     cost, row = costs()["cost"]["mdetr"], rows["mdetr"]
     per_expression = cost["picture"] / 7 + cost["expression"]
     assert row["expressions_per_s"] == pytest.approx(100 * costs()["share"]["cpu"] / per_expression, rel=0.06)
     assert row["weights_gb"] == pytest.approx(4 * cost["parameters"] / 2**30, abs=0.01) and row["within"] == 3
     assert row["fits"] is False and rows["largest-proposal"]["fits"] is True
-    half = {row["pipeline"]: row for row in estimate.estimates(SPEED | {"dtype": "bfloat16"})}
+    half = {row["pipeline"]: row for row in machine.estimates(SPEED | {"dtype": "bfloat16"})}
     assert half["mdetr"]["weights_gb"] == pytest.approx(row["weights_gb"] / 2, abs=0.01)
 
 
 def test_where_no_share_was_measured_the_rate_is_a_bound():
-    gpu = {row["pipeline"]: row for row in estimate.estimates(SPEED | {"device": "cuda:0"})}
+    gpu = {row["pipeline"]: row for row in machine.estimates(SPEED | {"device": "cuda:0"})}
     cost = costs()["cost"]["clipvg"]
     bound = 100 / (cost["picture"] / 7 + cost["expression"])
     assert gpu["clipvg"]["within"] is None and gpu["clipvg"]["expressions_per_s"] == pytest.approx(bound, rel=0.06)
 
 
 def test_the_rate_of_this_machine_is_plausible():
-    found = estimate.measured("cpu")
+    found = machine.measured("cpu")
     assert found["dtype"] == "float32" and set(found["matmul_gflops"]) == {"float32", "bfloat16"}
     assert 0.1 < found["matmul_gflops"]["float32"] < 100_000
     assert 0 < found["memory_free_gb"] <= found["memory_gb"]
-    used, cores = estimate.threads()
+    used, cores = machine.threads()
     assert used >= 1 and cores >= 1
 
 
 def test_a_faster_number_type_is_worth_a_word():
     quick = SPEED | {"matmul_gflops": {"float32": 100.0, "bfloat16": 250.0}}
-    assert any(line.startswith("--dtype bfloat16: matrix products are 2.5 times") for line in checkup.faster(quick))
-    assert not any("--dtype" in line for line in checkup.faster(SPEED))
+    assert any(line.startswith("--dtype bfloat16: matrix products are 2.5 times") for line in machine.faster(quick))
+    assert not any("--dtype" in line for line in machine.faster(SPEED))
 
 
 def test_the_whole_of_it(home):
@@ -136,12 +136,12 @@ def test_the_page_names_every_key():
     table = section.split("\n## ")[0]
     keys = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
     assert keys == ["machine", "pipelines", "speed", "estimates", "splits", "faster"]
-    inner = {*SPEED, *estimate.estimates(SPEED)[0], *checkup.split_states(load_settings())[0]}
+    inner = {*SPEED, *machine.estimates(SPEED)[0], *machine.split_states(load_settings())[0]}
     assert {name for name in inner if f"`{name}`" not in table} == set()
 
 
 def test_every_entry_is_documented_where_it_was_counted():
     page = (PROJECT / "tests" / "benchmarks" / "gflops.py").read_text(encoding="utf-8")
-    assert "bench/verbs/costs.toml" in page
+    assert "bench/doctor/costs.toml" in page
     for cost in costs()["cost"].values():
         assert set(cost) == {"models", "picture", "expression", "parameters"} and cost["parameters"] > 1e7

@@ -7,8 +7,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from bench import registry
-from bench.cli.flags import as_options
 from bench.cli.main import app
+from bench.cli.options import as_options
 from bench.errors import SettingsError, UsageError
 from bench.grounding import PipelineCard, Prediction
 
@@ -72,8 +72,8 @@ def test_a_pipeline_that_has_none_says_so(picture, tmp_path, verb):
 
 @pytest.mark.parametrize("error", [SettingsError("unknown key 'weights'"), SettingsError("both", ["margin"])])
 def test_other_mistakes_are_left_as_they_are(error):
-    with pytest.raises(SettingsError) as caught, as_options("x", {"weights": "w"}):
+    with pytest.raises(SettingsError) as caught, as_options("x", {}, {"weights": "w"}):
         raise error
     assert caught.value is error
-    with pytest.raises(SettingsError), as_options("x", {"weights": None}):  # it came from --set or from a file
+    with pytest.raises(SettingsError), as_options("x", {}, {"weights": None}):  # it came from --set or from a file
         raise SettingsError("no weights", ["weights"])

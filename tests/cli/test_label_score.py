@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from bench import registry
 from bench.boxes import clip_xyxy, iou_elementwise
-from bench.cli.label_score import score
+from bench.cli.label import score
 from bench.datasets.index_lists import read_index_list
 from bench.datasets.label_names import source_name, told_apart
 from bench.datasets.load import load_split

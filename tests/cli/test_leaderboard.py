@@ -103,7 +103,7 @@ def test_no_torch(tmp_path):
     """Neither the tables nor a format nor a submission needs it."""
     script = (
         "import sys\n"
-        "import bench.reporting.leaderboard, bench.reporting.exports.writing, bench.verbs.submission\n"
+        "import bench.reporting.leaderboard, bench.reporting.exports.writing, bench.leaderboard.submission\n"
         "heavy = {'torch', 'transformers', 'open_clip', 'clipvg', 'pipelines', 'huggingface_hub'} & set(sys.modules)\n"
         "sys.exit(', '.join(sorted(heavy)) or 0)\n"
     )

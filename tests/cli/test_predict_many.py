@@ -13,8 +13,8 @@ from bench.cli.main import app
 from bench.datasets.shapes import ShapesPictures, make_scene
 from bench.errors import DataError, RunError, UsageError
 from bench.grounding import PipelineCard, Prediction
+from bench.predicting.many import drawn_name
 from bench.settings import PROJECT
-from bench.verbs.many import drawn_name
 
 PAGE = (PROJECT / "docs" / "machine-output.md").read_text(encoding="utf-8").split("## `bench predict` of many")[1]
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench.cli.logs import log_to_stderr
+from bench.cli.output import log_to_stderr
 from bench.errors import BenchError
 from bench.settings import assignments
 from tools.tiny_weights.recipes import PARTS, run

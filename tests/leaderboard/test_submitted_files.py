@@ -6,7 +6,7 @@ import shutil
 import pytest
 from submissions import refused, rewritten
 
-from bench.verbs import submitted_files
+from bench.leaderboard import submitted_files
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,9 +30,10 @@ from bench.datasets.split import Split
 from bench.errors import BenchError, CheckFailed, RunError, UnknownName, UsageError
 from bench.evaluation.beginning import now
 from bench.evaluation.metrics import summary
-from bench.evaluation.outcomes import Outcomes, by_scene, outcomes
+from bench.evaluation.outcomes import by_scene, outcomes
 from bench.evaluation.protocols import PROTOCOLS
 from bench.grounding import Scene
+from bench.leaderboard.submitted_files import copy_in, read_answers
 from bench.reporting.boards import SUBMISSION, why_left_out
 from bench.runs.files import explained, make_folder, write_atomically
 from bench.runs.folders import RECORD, runs_of
@@ -42,14 +43,13 @@ from bench.runs.provenance import git_state
 from bench.runs.record import Metrics, RunRecord, read_record, signature
 from bench.runs.store import ANSWERS, store_rows, write_record
 from bench.settings import Resolved
-from bench.verbs.submitted_files import all_finite, copy_in, read_answers
 
 MOST_DRAWS = 100_000
 SHOWN = 5  # examples of each kind of fault
 
 
 def submit(folder: Path, results: Path, resolved: Resolved, split: str | None = None) -> Path:
-    """Takes the run in `folder` in and returns its folder under `results`; the leaderboard is not written here.
+    """Take in the run in `folder`; returns its folder under `results`. The leaderboard is not written here.
 
     `split` names the data where the record's name does not lead to it (file:PATH.jsonl). Raises CheckFailed with every
     reason why it is not taken, UsageError where `folder` is one of our own, and DataError, with the command that
@@ -65,18 +65,29 @@ def submit(folder: Path, results: Path, resolved: Resolved, split: str | None = 
             rows = read_answers(room / f"{ANSWERS}.jsonl")
         except RunError as error:
             raise _refused(folder, [str(error).replace(f"{room}{os.sep}", "")]) from None
-        if reasons := list(_record_faults(record, resolved)):
-            raise _refused(folder, reasons)
+        _refuse(folder, _record_faults(record, resolved))
         ours = _split(record, split, resolved)
-        if reasons := list(_data_faults(record, ours)) or list(_answer_faults(rows, ours.scenes)):
-            raise _refused(folder, reasons)
+        scenes, rule = ours.scenes, PROTOCOLS[record.protocol]
+        _refuse(folder, _data_faults(record, ours))
+        _refuse(folder, _answer_faults(rows, scenes))
         assert record.metrics is not None  # `why_left_out`
-        found = outcomes(ours.scenes, rows, PROTOCOLS[record.protocol])
-        again = summary(found, ours.scenes, PROTOCOLS[record.protocol], record.metrics.bootstrap)
-        if reasons := list(_other_numbers(record.metrics, again)):
-            raise _refused(folder, reasons)
-        _keep(room, record, rows, found, ours.scenes)
-        _say_where_from(room, folder, digests, again)
+        rescored = outcomes(scenes, rows, rule)
+        again = summary(rescored, scenes, rule, record.metrics.bootstrap)
+        _refuse(folder, _other_numbers(record.metrics, again))
+        # The run as we write runs: what the files hold besides is gone, and the outcomes are our own.
+        lines = {row.scene: row for row in rows}
+        store_rows(room, [lines[scene.id] for scene in scenes])
+        write_outcomes(room, by_scene(rescored, scenes))
+        write_record(room, record)
+        source = {
+            "schema_version": 1,
+            "accepted": now(),
+            "from": place.name,
+            "sha256": digests,
+            "rescored": {"n": again.n, "hits": again.hits, "acc@0.5": again.accuracy, "mean_iou": again.mean_iou},
+            "checked_by": git_state(),
+        }
+        write_atomically(room / SUBMISSION, json.dumps(source, indent=2, ensure_ascii=False).encode() + b"\n")
         digest = digests[f"{ANSWERS}.jsonl"][:12]
         target = runs_of(results, record.name, record.identity.data.split) / f"submitted-{digest}"
         if target.exists():
@@ -89,7 +100,7 @@ def submit(folder: Path, results: Path, resolved: Resolved, split: str | None = 
 
 @contextmanager
 def _room(results: Path) -> Iterator[Path]:
-    """A hidden folder that is gone after, unless it was moved to its place."""
+    """Make a hidden folder that is removed after, unless it was moved to its place."""
     make_folder(results / "runs")
     with explained(results / "runs"):
         room = Path(tempfile.mkdtemp(prefix=".submission.", suffix=".tmp", dir=results / "runs"))
@@ -100,17 +111,23 @@ def _room(results: Path) -> Iterator[Path]:
         shutil.rmtree(room, ignore_errors=True)
 
 
-def _refused(folder: Path, reasons: Sequence[str]) -> CheckFailed:
+def _refuse(folder: Path, reasons: Iterable[str]) -> None:
+    """Raise CheckFailed where there is a reason not to take the run."""
+    if reasons := list(reasons):
+        raise _refused(folder, reasons)
+
+
+def _refused(folder: Path, reasons: Iterable[str]) -> CheckFailed:
     # A stranger's words may hold what moves a terminal's cursor or colours it.
-    said = ("".join(c if c.isprintable() else "�" for c in reason) for reason in reasons)
-    return CheckFailed(f"{folder}: not taken:\n" + "\n".join(f"  {reason}" for reason in said))
+    clean = ("".join(c if c.isprintable() else "�" for c in reason) for reason in reasons)
+    return CheckFailed(f"{folder}: not taken:\n" + "\n".join(f"  {reason}" for reason in clean))
 
 
 def _record_faults(record: RunRecord, resolved: Resolved) -> Iterator[str]:
-    """Everything that run.json alone shows."""
+    """List the faults that run.json alone shows."""
     if reason := why_left_out(record):
         yield f"{RECORD}: {reason}"
-    if not all_finite(record.model_dump(mode="python")):
+    if any(isinstance(v, float) and not math.isfinite(v) for _, v in _flat(record.model_dump(mode="python"))):
         yield f"{RECORD}: holds a number that is infinite or none"
     if not (record.name.strip() and record.name.isprintable() and len(record.name) <= 100):
         yield f"{RECORD}: name: expected a pipeline's name of up to 100 printable letters, not {record.name[:100]!r}"
@@ -153,7 +170,7 @@ def _past(finished: str | None) -> bool:
 
 
 def _split(record: RunRecord, named: str | None, resolved: Resolved) -> Split:
-    """The data the run is about, from here. Raises UsageError or DataError with what to do where it is not at hand."""
+    """Load the run's split from here. Raises UsageError, or DataError with what to do where it is not at hand."""
     name = named or record.identity.data.split
     if named is None and name.startswith(FILE):
         raise UsageError(f"the run is about {name[:200]!r}, somebody's own data: name it with --split file:PATH.jsonl")
@@ -167,21 +184,17 @@ def _split(record: RunRecord, named: str | None, resolved: Resolved) -> Split:
 
 def _data_faults(record: RunRecord, ours: Split) -> Iterator[str]:
     data, counts = record.identity.data, ours.counts
-    pairs: tuple[tuple[str, Any, Any], ...] = (
-        ("split", data.split, ours.name),
-        ("fingerprint", data.fingerprint, ours.fingerprint),
-        ("expressions", data.expressions, counts.expressions),
-        ("pictures", data.pictures, counts.pictures),
-    )
-    if data.refs is not None and counts.refs is not None:  # index lists do not tell referents apart
-        pairs += (("refs", data.refs, counts.refs),)
-    for key, theirs, here in pairs:
-        if theirs != here:
+    known: dict[str, Any] = {"split": ours.name, "fingerprint": ours.fingerprint}
+    known |= {"expressions": counts.expressions, "pictures": counts.pictures, "refs": counts.refs}
+    for key, here in known.items():
+        theirs = getattr(data, key)
+        # Index lists do not tell referents apart.
+        if theirs != here and not (key == "refs" and None in (theirs, here)):
             yield f"{RECORD}: identity.data.{key}: {str(theirs)[:100]!r}, but {ours.name} here has {here!r}"
 
 
 def _answer_faults(rows: Sequence[SceneAnswers], scenes: Sequence[Scene]) -> Iterator[str]:
-    """Every scene has one line, and every expression one answer, in the line of its scene."""
+    """List scenes without one line, and expressions without one answer in the line of their scene."""
     asked = {scene.id: {expression.id for expression in scene.expressions} for scene in scenes}
     lines = Counter(row.scene for row in rows)
     wrong: dict[str, list[str]] = {
@@ -208,9 +221,9 @@ def _answer_faults(rows: Sequence[SceneAnswers], scenes: Sequence[Scene]) -> Ite
             yield f"{ANSWERS}.jsonl: {what}: {len(names):,} ({', '.join(n[:60] for n in names[:SHOWN])}{more})"
 
 
-def _other_numbers(said: Metrics, again: Metrics) -> Iterator[str]:
-    """How the metrics of run.json differ from a re-score; float noise of another machine is no difference."""
-    was, here = (dict(_flat(each.model_dump(mode="json", by_alias=True))) for each in (said, again))
+def _other_numbers(theirs: Metrics, again: Metrics) -> Iterator[str]:
+    """List how the metrics of run.json differ from a re-score; float noise of another machine is no difference."""
+    was, here = (dict(_flat(each.model_dump(mode="json", by_alias=True))) for each in (theirs, again))
     keys = [key for key in dict.fromkeys([*was, *here]) if not _equal(was.get(key), here.get(key))]
     for key in keys[:SHOWN]:
         yield f"{RECORD}: metrics.{key[:100]}: {was.get(key)!r}, but its predictions give {here.get(key)!r}"
@@ -225,31 +238,11 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _flat(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    items: Any = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
+    items: Any = (
+        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else None
+    )
     if items is None:
         yield at, value
         return
     for key, inner in items:
         yield from _flat(inner, f"{at}.{key}" if at else str(key))
-
-
-def _keep(
-    room: Path, record: RunRecord, rows: Sequence[SceneAnswers], found: Outcomes, scenes: Sequence[Scene]
-) -> None:
-    """The run as we write runs: what a stranger's files hold besides is gone, and the outcomes are our own."""
-    lines = {row.scene: row for row in rows}
-    store_rows(room, [lines[scene.id] for scene in scenes])
-    write_outcomes(room, by_scene(found, scenes))
-    write_record(room, record)
-
-
-def _say_where_from(room: Path, folder: Path, digests: Mapping[str, str], again: Metrics) -> None:
-    said = {
-        "schema_version": 1,
-        "accepted": now(),
-        "from": folder.resolve().name,
-        "sha256": dict(digests),
-        "rescored": {"n": again.n, "hits": again.hits, "acc@0.5": again.accuracy, "mean_iou": again.mean_iou},
-        "checked_by": git_state(),
-    }
-    write_atomically(room / SUBMISSION, json.dumps(said, indent=2, ensure_ascii=False).encode() + b"\n")

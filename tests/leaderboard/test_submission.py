@@ -9,11 +9,11 @@ from submissions import refused, rewritten, take
 
 from bench.errors import CheckFailed, UnknownName, UsageError
 from bench.evaluation.rescored import rescore
+from bench.leaderboard.submission import submit
 from bench.reporting import leaderboard
 from bench.reporting.boards import SUBMISSION, collect
 from bench.runs.record import read_record
 from bench.settings import load_settings
-from bench.verbs.submission import submit
 
 
 def test_a_sound_run_is_taken(theirs):

@@ -10,7 +10,7 @@ import hashlib
 import math
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ LONGEST = 1000  # characters of an id or a note
 
 
 def copy_in(folder: Path, here: Path) -> dict[str, str]:
-    """Copies the files of MOST from `folder` into `here`; file -> sha256. Raises RunError for the first that is not
-    a regular file of a size that a run has.
+    """Copy the files of MOST from `folder` into `here`; returns file -> sha256.
+
+    Raises RunError for the first that is not a regular file of a size that a run has.
     """
     digests = {}
     try:
@@ -64,8 +65,10 @@ def _copy(directory: int, folder: Path, name: str, to: Path, most: int) -> str:
 
 
 def read_answers(path: Path) -> list[SceneAnswers]:
-    """Every line of a stranger's predictions.jsonl. Raises RunError for the first one that is not as we write them:
-    torn, of other types, with numbers that are not finite, or with words longer than any.
+    """Read every line of a submitted predictions.jsonl.
+
+    Raises RunError for the first one that is not as we write them: torn, of other types, with numbers that are not
+    finite, or with words longer than any.
     """
     with path.open("rb") as file:
         file.seek(0, os.SEEK_END)
@@ -87,7 +90,7 @@ def read_answers(path: Path) -> list[SceneAnswers]:
 
 
 def _faults(row: Any) -> Iterator[str]:
-    """What is wrong with the types in a row of `SceneAnswers`, whose reader only looks at its shape."""
+    """List wrong types in a row of `SceneAnswers`, whose reader only checks its shape."""
     names = [row.scene, *(answer.id for answer in row.answers)]
     if not all(isinstance(name, str) and 0 < len(name) <= LONGEST for name in names):
         yield "a scene or an expression has an id that is no text"
@@ -108,12 +111,3 @@ def _faults(row: Any) -> Iterator[str]:
 
 def _finite(values: Sequence[Any]) -> bool:
     return all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
-
-
-def all_finite(value: Any) -> bool:
-    """Whether no number in a record, however deep, is infinite or not a number: no table could hold it."""
-    if isinstance(value, Mapping):
-        return all(all_finite(inner) for inner in value.values())
-    if isinstance(value, (list, tuple)):
-        return all(all_finite(inner) for inner in value)
-    return not isinstance(value, float) or math.isfinite(value)

@@ -1,4 +1,4 @@
-"""Expressions to ask about pictures that nobody annotated: a JSONL, or a folder of pictures."""
+"""Expressions about images without annotations: a JSONL, or a folder of images."""
 
 from __future__ import annotations
 
@@ -15,15 +15,12 @@ from bench.grounding import Box, Expression, PictureSource, Scene
 from bench.settings import Resolved
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
-NOBODY_KNOWS: Box = (float("nan"), float("nan"), float("nan"), float("nan"))
+UNKNOWN_BOX: Box = (float("nan"), float("nan"), float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
 class Questions:
-    """One scene a picture, in order of first appearance; the boxes of its expressions are NaN, for nobody knows them.
-
-    `file` is where the questions were read, None for a folder.
-    """
+    """One scene an image, in order of first appearance, with NaN boxes; `file` is None for a folder."""
 
     scenes: tuple[Scene, ...]
     pictures: PictureSource
@@ -34,12 +31,11 @@ class Questions:
 
 
 def questions_of_file(path: Path, resolved: Resolved) -> Questions:
-    """`{"image": ..., "text": ...}` a line (bench/datasets/jsonl.py has the other keys), pictures beside the file.
+    """Read `{"image": ..., "text": ...}` lines (bench/datasets/jsonl.py has the other keys), images beside the file.
 
     Raises DataError naming the line.
     """
-    asked = read_questions(path)
-    rows = (Row(file, Expression(query.id, query.text, NOBODY_KNOWS)) for file, query in asked)
+    rows = (Row(file, Expression(query.id, query.text, UNKNOWN_BOX)) for file, query in read_questions(path))
     roots = [path.resolve().parent]
     if named := resolved.settings.data.pictures.get("file"):
         roots.insert(0, (resolved.folder / Path(named).expanduser()).resolve())
@@ -48,11 +44,11 @@ def questions_of_file(path: Path, resolved: Resolved) -> Questions:
 
 
 def questions_of_folder(folder: Path, text: str | None, but: Sequence[Path] = ()) -> Questions:
-    """Every picture of a folder and its sub-folders, asked about `text`; an expression's id is the picture's path.
+    """Pair every image of a folder and its sub-folders with `text`; an expression's id is the image's path.
 
-    Without a text, `street.txt` holds what is asked about `street.jpg`, an expression a line, with ids
-    `street.jpg:LINE`; pictures without such a file are passed over. What lies under one of the folders `but` is left
-    out. Raises UsageError where nothing is asked, DataError.
+    Without a text, `street.txt` holds the expressions of `street.jpg`, one a line, with ids `street.jpg:LINE`; images
+    without such a file are left out, as is what lies under one of the folders `but`. Raises UsageError where there is
+    no expression, DataError.
     """
     files = list(_pictures(folder, [path.resolve() for path in but]))
     if not files:
@@ -60,7 +56,7 @@ def questions_of_folder(folder: Path, text: str | None, but: Sequence[Path] = ()
     if text is not None:
         if not text.strip():
             raise UsageError("--text is empty: say what to look for")
-        rows = [Row(file, Expression(file, text, NOBODY_KNOWS)) for file in files]
+        rows = [Row(file, Expression(file, text, UNKNOWN_BOX)) for file in files]
     else:
         rows = [row for file in files for row in _beside(folder, file)]
         if not rows:
@@ -72,7 +68,7 @@ def questions_of_folder(folder: Path, text: str | None, but: Sequence[Path] = ()
 
 
 def _pictures(folder: Path, but: Sequence[Path]) -> Iterator[str]:
-    """Paths within the folder, with /, in order of name; hidden files and folders are none of anybody's business."""
+    """List image paths within the folder, with /, in order of name, without hidden files and folders."""
     for top, below, files in os.walk(folder):
         here = Path(top)
         below[:] = sorted(d for d in below if not d.startswith(".") and (here / d).resolve() not in but)
@@ -92,4 +88,4 @@ def _beside(folder: Path, file: str) -> Iterator[Row]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             text = checked_text(line, f"{path}: line {number}")
-            yield Row(file, Expression(f"{file}:{number}", text, NOBODY_KNOWS))
+            yield Row(file, Expression(f"{file}:{number}", text, UNKNOWN_BOX))

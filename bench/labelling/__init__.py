@@ -1,7 +1,7 @@
-"""Pseudo-labels: what a source of them is handed, and the rows it gives back.
+"""Pseudo-labels: the job that a source of them gets, and the rows it yields.
 
-A source (Pseudo-Q's templates, scene-graph relations, captions; spec clipvg.md 3) looks at pictures only. What it is
-handed has no annotation in it: scenes without expressions, and pictures that can be decoded and nothing else.
+A source (Pseudo-Q's templates, scene-graph relations, captions) uses images only. Its job has no annotation in it:
+scenes without expressions, and images that can be decoded and nothing else.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class PseudoLabel:
 
 @dataclass(frozen=True, slots=True)
 class LabelJob:
-    """What `bench label` hands over. `scenes` have no expressions, and `width` and `height` None where not annotated.
+    """What a source gets. `scenes` have no expressions, and `width` and `height` None where not annotated.
 
     `options` is [label.SOURCE] of bench.toml with the data set's lines ([label.SOURCE.on.DATASET]) and --set laid over;
     `where` is how messages name that table. `context` is that of any pipeline (device, dtype, seed, home, offline); its

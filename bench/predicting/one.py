@@ -1,4 +1,4 @@
-"""Expressions about one picture, outside any split: what `bench predict`, the demo page and the library ask."""
+"""Expressions about one image, outside any split: for `bench predict`, the demo page and the library."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Single:
         return f"<{self.pipeline} on {self.text!r}: {box}{score}>"
 
     def as_json(self) -> dict[str, Any]:
-        """The contract of `bench predict --json`: boxes in pixels of the original picture, 6 decimals; the score, 9."""
+        """Make the object of `bench predict --json`: boxes in pixels of the image, 6 decimals; the score, 9."""
         height, width = self.picture.shape[:2]
         clipped, proposals = self.box, self.prediction.proposals
         box = None if clipped is None else self.prediction.box
@@ -70,7 +70,7 @@ class Single:
         }
 
     def drawn(self) -> Image.Image:
-        """The answer and its proposals on the picture, the expression beneath."""
+        """Draw the answer and its proposals on the image, the expression beneath."""
         from bench.reporting.drawing import draw_answer
 
         record = self.as_json()
@@ -88,8 +88,8 @@ def predict(
 ) -> Single | list[Single]:
     """Ground one expression in an image, or several; `ask_about` and `as_picture` say what is raised."""
     source, pixels = as_picture(picture)
-    found = ask_about(pipeline, source, pixels, [text] if isinstance(text, str) else list(text), name)
-    return found[0] if isinstance(text, str) else found
+    answers = ask_about(pipeline, source, pixels, [text] if isinstance(text, str) else text, name)
+    return answers[0] if isinstance(text, str) else answers
 
 
 def ask_about(
@@ -109,9 +109,9 @@ def ask_about(
 
 
 def as_picture(given: object) -> tuple[str, Picture]:
-    """A file, a PIL image or RGB uint8 (H, W, 3) -> what it is called, and its pixels. PictureError, UsageError.
+    """Name and decode a file, a PIL image or RGB uint8 (H, W, 3). Raises PictureError, UsageError.
 
-    Pixels without a file are called by their content, for a pipeline may keep what it saw under the picture's name.
+    Pixels without a file are named by their content, for a pipeline may cache features under the image's name.
     """
     if isinstance(given, (str, Path)):
         return str(given), read_picture(Path(given).expanduser())
@@ -124,7 +124,7 @@ def as_picture(given: object) -> tuple[str, Picture]:
 
 
 def read_picture(path: Path) -> Picture:
-    """The pixels of a picture file. Raises PictureError."""
+    """Decode an image file. Raises PictureError."""
     try:
         return decode(path.read_bytes(), str(path))
     except OSError as error:
@@ -132,10 +132,10 @@ def read_picture(path: Path) -> Picture:
 
 
 def picture_of(scene: str, resolved: Resolved) -> tuple[Picture, str]:
-    """The pixels of a split's scene, SPLIT/ID, and the name of its data set. Raises UsageError, PictureError."""
+    """Decode the image of a split's scene, SPLIT/ID; returns it and its data set. Raises UsageError, PictureError."""
     split_name, _, identifier = scene.rpartition("/")
     split = load_split(split_name, resolved)
-    found = next((s for s in split.scenes if s.id == identifier), None)
-    if found is None:
-        raise UsageError(f"{split_name} has no scene {identifier!r}; its first one is {split.scenes[0].id!r}")
-    return split.pictures.load(found), split.dataset
+    for candidate in split.scenes:
+        if candidate.id == identifier:
+            return split.pictures.load(candidate), split.dataset
+    raise UsageError(f"{split_name} has no scene {identifier!r}; its first one is {split.scenes[0].id!r}")

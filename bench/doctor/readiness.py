@@ -25,7 +25,7 @@ BOXES = "{dataset}_dets_dict.json"
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """One thing that is not there. `how` brings it; `by_itself` says that the first use does, given a network."""
+    """Name one missing thing. `how` brings it; `by_itself`: the first use fetches it, given a network."""
 
     what: str
     how: str
@@ -33,26 +33,27 @@ class Lack:
 
 
 def lacks(name: str, dataset: str, resolved: Resolved) -> list[Lack]:
-    """What the pipeline lacks for a data set with the options of bench.toml; empty when it is ready."""
+    """List what the pipeline lacks for a data set with the options of bench.toml; empty when it is ready."""
     try:
         registry.pipeline_factory(name)
     except BenchError as error:
         return [Lack(str(error), "")]
     table = resolved.options(name, dataset)
-    found = [*_packages(table), *_boxes(table, dataset, resolved)]
-    for weights, model in _weights(table):
-        if not at_hand(weights, model, resolved):
-            found.append(_source(weights, model, resolved))
-    return list(dict.fromkeys(found))
+    named = list(weights_named(table))
+    # Official weights bring no tokenizer.
+    if str(table.get("weights", "")).endswith(".pth") and isinstance(table.get("tokenizer"), str):
+        named.append((table["tokenizer"], "tokenizer"))
+    weights = [_source(*each, resolved) for each in named if not at_hand(*each, resolved)]
+    return list(dict.fromkeys([*_proposer(table, dataset, resolved), *weights]))
 
 
 def ready(dataset: str, resolved: Resolved) -> list[str]:
-    """The pipelines that lack nothing for a data set."""
+    """List the pipelines that lack nothing for a data set."""
     return [name for name in registry.names(registry.PIPELINES) if not lacks(name, dataset, resolved)]
 
 
 def at_hand(weights: str, model: str, resolved: Resolved) -> bool:
-    """Whether weights lie on this disk: a file or a folder, or in one of the caches under BENCH_HOME."""
+    """Tell whether weights lie on this disk: a file, a folder, or in a cache under BENCH_HOME."""
     if any(place.is_file() or (place / "config.json").is_file() for place in places_of(weights, resolved)):
         return True
     source = _entry(f"{model} {weights}".strip())
@@ -78,37 +79,27 @@ def _source(weights: str, model: str, resolved: Resolved) -> Lack:
     return Lack(what, f"put the file into {home} or name it with --weights")
 
 
-def _weights(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(weights, the model they are for) of a table, however deep; a tokenizer is one where weights bring none."""
-    yield from weights_named(table)
-    official = str(table.get("weights", "")).endswith(".pth")
-    if official and isinstance(table.get("tokenizer"), str):
-        yield table["tokenizer"], "tokenizer"
-
-
-def _packages(table: Mapping[str, Any]) -> Iterator[Lack]:
-    kind = table.get("proposer", {}).get("kind") if isinstance(table.get("proposer"), Mapping) else None
-    for package, extra in costs()["packages"].get(kind, {}).items() if kind else ():
+def _proposer(table: Mapping[str, Any], dataset: str, resolved: Resolved) -> Iterator[Lack]:
+    """List what the proposer lacks: packages, and of kind "file" its file of boxes."""
+    proposer = table.get("proposer")
+    if not isinstance(proposer, Mapping):
+        return
+    kind = proposer.get("kind")
+    for package, extra in costs()["packages"].get(kind, {}).items():
         if find_spec(package) is None:
             yield Lack(f"the package {package}", f'pip install "grounding-bench[{extra}]"')
-
-
-def _boxes(table: Mapping[str, Any], dataset: str, resolved: Resolved) -> Iterator[Lack]:
-    """A proposer of kind "file" needs one."""
-    proposer = table.get("proposer")
-    if isinstance(proposer, Mapping) and proposer.get("kind") == "file":
-        name = str(proposer.get("file", BOXES)).replace("{dataset}", dataset or "DATASET")
-        if find_file(name, resolved) is None:
-            how = f"put the file of boxes into {resolved.home / 'weights'}, or --set proposer.kind=yolo finds them here"
-            yield Lack(name, how)
+    name = str(proposer.get("file", BOXES)).replace("{dataset}", dataset or "DATASET")
+    if kind == "file" and find_file(name, resolved) is None:
+        how = f"put the file of boxes into {resolved.home / 'weights'}, or --set proposer.kind=yolo finds them here"
+        yield Lack(name, how)
 
 
 def _entry(name: str) -> Mapping[str, Any]:
-    """What costs.toml says of where weights come from; empty where it says nothing."""
+    """Find where costs.toml says weights come from; empty where it says nothing."""
     return next((e for e in costs()["source"] if any(fnmatch(name, pattern) for pattern in e["names"])), {})
 
 
 @cache
 def costs() -> dict[str, Any]:
-    """costs.toml, as it stands."""
+    """Read costs.toml."""
     return tomllib.loads((Path(__file__).parent / "costs.toml").read_text(encoding="utf-8"))

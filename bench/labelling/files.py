@@ -1,0 +1,92 @@
+"""Statistics, contact sheets and data sets of pseudo-label files, for `bench label stats` and `export`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.datasets.fingerprint import picture_key
+from bench.datasets.jsonl import read_jsonl, read_provenance
+from bench.datasets.label_names import source_name
+from bench.datasets.labels import load_labels
+from bench.datasets.load import FILE, find_split
+from bench.datasets.pictures import Pictures
+from bench.errors import UsageError
+from bench.grounding import PictureSource, Scene
+from bench.reporting.label_stats import LabelRow, LabelStats, label_stats
+from bench.settings import Resolved
+
+
+def statistics(files: Sequence[Path], split: str | None, resolved: Resolved) -> list[LabelStats]:
+    """Count the rows of every source in `files`.
+
+    With a split the images must be its data set's and lend their sizes; without one only .jsonl is read, and images
+    need not be at hand. Raises UsageError, UnknownName, DataError.
+    """
+    rows = []
+    for path in files:
+        if split is not None:
+            labelled = load_labels(split, [path], resolved)
+            scenes: Sequence[Scene] = labelled.split.scenes
+            provenance = labelled.provenance
+        elif path.suffix == ".jsonl":
+            scenes, provenance = read_jsonl(path), read_provenance(path)
+        else:
+            raise UsageError(
+                f"{path}: of a list say with --split whose pictures it is about; its boxes go by the data set"
+            )
+        # A row's source is the one it names itself, else its file's.
+        file_source = source_name(path, sum(len(scene.expressions) for scene in scenes), provenance)
+        for scene in scenes:
+            area = float(scene.width * scene.height) if scene.width and scene.height else None
+            for expression in scene.expressions:
+                record = provenance.get(expression.id, {})
+                source = str(record.get("source") or file_source)
+                rows.append(LabelRow(source, picture_key(scene.file), expression.text, expression.box, area, record))
+    return label_stats(rows)
+
+
+def draw_sheet(files: Sequence[Path], split: str | None, resolved: Resolved, out: Path, most: int) -> None:
+    """Draw up to `most` images, spread over all, with every row about them.
+
+    Without a split it is the one that the files' records name, else images are looked for beside the one file. Raises
+    UsageError where the images are unknown, DataError, PictureError.
+    """
+    from bench.reporting.drawing import save_picture
+    from bench.reporting.sheet import contact_sheet
+
+    split = split or split_of_records(files)
+    if split is not None and not split.startswith(FILE):
+        labelled = load_labels(split, files, resolved).split
+        scenes: Sequence[Scene] = labelled.scenes
+        pictures: PictureSource = labelled.pictures
+    elif len(files) == 1:
+        scenes, pictures = read_jsonl(files[0]), Pictures([files[0].resolve().parent], nested=False)
+    else:
+        raise UsageError("--sheet: say with --split whose pictures the files are about")
+    chosen = [scenes[place * len(scenes) // most] for place in range(most)] if len(scenes) > most else scenes
+    save_picture(contact_sheet(chosen, pictures), out)
+
+
+def dataset_of_labels(files: Sequence[Path], split: str | None) -> str:
+    """Find the data set of files: that of the split, else of the one their records name. Raises UsageError."""
+    name = split or split_of_records(files)
+    if name is None:
+        raise UsageError("say with --split whose pictures the files are about; the boxes of a list go by its data set")
+    if name.startswith(FILE):
+        return "file"
+    return find_split(name)[0].name
+
+
+def split_of_records(files: Sequence[Path]) -> str | None:
+    """Find the split that the records beside the files name (`bench label` writes them), where all name one."""
+    names = set()
+    for path in files:
+        try:
+            record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        names.add(record.get("split") if isinstance(record, dict) else None)
+    name = names.pop() if len(names) == 1 else None
+    return name if isinstance(name, str) else None

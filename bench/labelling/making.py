@@ -1,0 +1,148 @@
+"""Pseudo-labels for the pictures of a split: what `bench label` does, and the record it leaves beside the file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench import registry
+from bench.datasets.blind import blind, pictures_below, shut
+from bench.datasets.load import load_split
+from bench.datasets.pseudo_files import check_jsonl_name, write_labels
+from bench.datasets.pseudo_lists import export_lists, list_format
+from bench.errors import DataError, UsageError
+from bench.evaluation.device import seed_everything, use_device
+from bench.evaluation.opening import OWN_DATA, pipeline_context
+from bench.evaluation.progress import progress
+from bench.grounding import PictureSource, Scene
+from bench.hashing import sha256_file
+from bench.labelling import LabelJob, PseudoLabel
+from bench.runs.files import write_atomically
+from bench.runs.provenance import environment, git_state, redacted
+from bench.settings import Resolved, merged
+
+MAKERS = ("detector", "caption_model")  # what provenance may name as having had a hand in a row
+MOST_MAKERS = 20
+
+
+def make_labels(
+    source: str,
+    out: Path,
+    resolved: Resolved,
+    split: str | None = None,
+    images: Path | None = None,
+    limit: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    lists: Path | None = None,
+    threshold: float = 0.5,
+) -> dict[str, Any]:
+    """Write the labels of a split or of a folder of `images`, their record (same name, .json) and the lists.
+
+    Returns the record. `options` win over bench.toml; `lists` is a folder for the official lists besides, which carry
+    `threshold` in their names. Raises UnknownName, UsageError, SettingsError, DataError (no label at all, too), and
+    what the source raises; then nothing is written.
+    """
+    check_jsonl_name(out)
+    labels_of = registry.label_source(source)
+    name, dataset, scenes, pictures = _images(split, images, out, resolved)
+    scenes = scenes[:limit]
+    if lists is not None:
+        list_format(dataset)  # refused before an hour's work, not after
+    options = merged(resolved.labelling(source, dataset), options or {})
+    context = shut(replace(pipeline_context(source, dataset, resolved), options=options))
+    use_device(context.device)
+    seed_everything(context.seed)
+    began, code = time.monotonic(), git_state()
+    places = {scene.id: place for place, scene in enumerate(scenes, 1)}
+    makers: Counter[tuple[str, str]] = Counter()
+    done = 0
+
+    def count(label: PseudoLabel) -> None:
+        """Move the progress on, image by image, and count what the rows were made by."""
+        nonlocal done
+        place = places.get(label.scene.id)
+        if place is None:
+            raise DataError(
+                f"{label.provenance.get('source')}: a label about {label.scene.file}, which is none of the pictures"
+            )
+        makers.update((key, str(label.provenance[key])) for key in MAKERS if label.provenance.get(key))
+        if place > done:
+            advance(place - done)
+            done = place
+
+    with progress(f"{source} {name}", len(scenes)) as advance:
+        labels = labels_of(LabelJob(scenes, pictures, options, f"[label.{source}]", context))
+        written = write_labels(out, labels, name, count)
+        advance(len(scenes) - done)  # the last images may have no label
+    seconds = time.monotonic() - began
+    if not written.rows:
+        raise DataError(
+            f"{source}: not one label for {len(scenes):,} pictures of {name}; {out} is not written; look at what its "
+            f"detector finds, and loosen its thresholds ([label.{source}] of bench.toml, or --set)"
+        )
+    made_by: dict[str, dict[str, int]] = {}
+    for (key, maker), rows in makers.most_common(MOST_MAKERS):
+        made_by.setdefault(key, {})[maker] = rows
+    record: dict[str, Any] = {
+        "command": " ".join(redacted()),
+        "source": source,
+        "split": name,
+        "pictures": len(scenes),
+        "pictures_with_rows": written.pictures,
+        "pictures_without_rows": len(scenes) - written.pictures,
+        "rows": written.rows,
+        "duplicates_dropped": written.duplicates,
+        "seconds": round(seconds, 2),
+        "rows_per_s": round(written.rows / seconds, 1) if seconds > 0 else None,
+        "sha256": sha256_file(out),
+        # Which images were used, without their annotations (a split's fingerprint is made of those).
+        "pictures_sha256": hashlib.sha256("\n".join(scene.file for scene in scenes).encode()).hexdigest(),
+        "seed": context.seed,
+        "device": context.device,
+        "options": options,
+        "files": _hashes(options, resolved.folder),
+        "made_by": made_by,
+    }
+    if lists is not None:
+        written_lists = export_lists([out], lists, dataset, threshold)
+        record["lists"] = [path.relative_to(lists).as_posix() for path in written_lists]
+    where = environment(context.device, context.seed, resolved.settings.run.deterministic)
+    record |= {"git": code, "environment": where}
+    write_atomically(out.with_suffix(".json"), (json.dumps(record, indent=2, default=str) + "\n").encode())
+    return record
+
+
+def _images(
+    split: str | None, folder: Path | None, out: Path, resolved: Resolved
+) -> tuple[str, str, Sequence[Scene], PictureSource]:
+    """Find the split's name, its data set, and its images without annotations."""
+    if (split is None) == (folder is None):
+        raise UsageError("which pictures? one of --split NAME and --pictures FOLDER is needed")
+    if folder is not None:
+        scenes, pictures = pictures_below(folder, out)
+        name, dataset = f"{OWN_DATA}:{folder.resolve().name}", OWN_DATA
+    else:
+        loaded = load_split(str(split), resolved)
+        scenes, pictures = blind(loaded)
+        name, dataset = loaded.name, loaded.dataset
+    if not scenes:
+        raise DataError(f"{name}: the split has no pictures")
+    return name, dataset, scenes, pictures
+
+
+def _hashes(options: Any, folder: Path) -> dict[str, str]:
+    """Hash every file that the options name: weights, detections, scene graphs, captions."""
+    if isinstance(options, Mapping):
+        options = list(options.values())
+    if isinstance(options, (list, tuple)):
+        return {name: sha for value in options for name, sha in _hashes(value, folder).items()}
+    if not isinstance(options, str) or not options or len(options) > 500:
+        return {}
+    path = folder / Path(options).expanduser()
+    return {options: sha256_file(path)} if path.is_file() else {}

@@ -1,1 +1,0 @@
-"""The library side of the verbs that evaluate nothing: predict (single), train (training), doctor (checkup)."""
