@@ -15,7 +15,7 @@ from bench.errors import RunError
 from bench.grounding import Scene
 from bench.runs.files import make_folder
 from bench.runs.folders import choose, differences, new_folder, refuse, runs_of, same_command
-from bench.runs.lock import Lock, holder, locked
+from bench.runs.lock import holder, locked
 from bench.runs.record import Identity, RunRecord, read_record
 from bench.runs.shards import POLL_S, Rank, owned
 from bench.runs.store import Run, store_rows, stored_rows, write_record
@@ -49,7 +49,7 @@ def _lead(parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, f
     with locked(parent / ".choosing", "the choice of a run", patience_s=10):
         found = None if fresh else choose(parent, blank)
         folder = found[0] if found else new_folder(parent, blank)
-        lock = _hold(folder, LOCK, "this run", stack)
+        tell = stack.enter_context(locked(folder / LOCK, "this run"))
         _refuse_left_over_ranks(folder)
         if found and (done := _finished(parent, blank, scenes, rank)):
             return done  # by the process whose lock this one has just waited for
@@ -60,7 +60,7 @@ def _lead(parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, f
             left.unlink()
     rows = {scene: row for scene, row in stored_rows(folder).items() if row.error is None}
     store_rows(folder, [rows[scene.id] for scene in scenes if scene.id in rows])
-    lock.tell({"launch": rank.launch})
+    tell({"launch": rank.launch})
     return Run(folder, record, rank, scenes, [s for s in owned(scenes, rank) if s.id not in rows], stack)
 
 
@@ -75,7 +75,7 @@ def _follow(
             note = holder(folder / LOCK)
             if note is not None and note.get("launch") == rank.launch:
                 refuse(folder, record.identity, blank.identity)
-                _hold(folder, f"{LOCK}.rank{rank.index}", f"rank {rank.index} of this run", stack)
+                stack.enter_context(locked(folder / f"{LOCK}.rank{rank.index}", f"rank {rank.index} of this run"))
                 rows = stored_rows(folder)
                 return Run(folder, record, rank, scenes, [s for s in share if s.id not in rows], stack)
             same = not differences(record.identity, blank.identity)
@@ -120,13 +120,6 @@ def _left(folder: Path, scenes: Sequence[Scene]) -> bool:
     """Whether a scene of `scenes` has no answer, or only an error."""
     rows = stored_rows(folder)
     return any(scene.id not in rows or rows[scene.id].error is not None for scene in scenes)
-
-
-def _hold(folder: Path, name: str, what: str, stack: ExitStack) -> Lock:
-    lock = Lock(folder / name, what)
-    stack.callback(lock.release)
-    lock.tell({})
-    return lock
 
 
 def _refuse_left_over_ranks(folder: Path) -> None:
