@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.datasets.prepare import Prepared
-    from bench.datasets.survey import Standing
-    from bench.datasets.verify import Verified
+    from bench.datasets.verify import Standing, Verified
 
 app = typer.Typer(help="Prepare, verify, list and look at data sets.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A data set (refcoco) or one of its splits (refcoco-val).")]
@@ -106,7 +105,7 @@ def listing(config: Config = None, json: Json = False) -> None:
 
     from rich.table import Table
 
-    from bench.datasets.survey import survey
+    from bench.datasets.verify import survey
     from bench.settings import load_settings
 
     resolved = load_settings(config)

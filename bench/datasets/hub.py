@@ -12,10 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.datasets.hub_rows import read_hub
 from bench.errors import DataError, MissingPackage, UnknownName, UsageError
-
-__all__ = ["MIRRORS", "Mirror", "download", "read_hub", "refuse_mixed"]
 
 
 class Mirror(NamedTuple):

@@ -14,13 +14,12 @@ import threading
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from bench.errors import PictureError
-from bench.grounding import Picture, Scene
+from bench.grounding import Picture, PictureSource, Scene
 
 # Formats that a decoder of pixels reads; never PostScript, which would start another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -96,25 +95,12 @@ def names_of(file: str) -> list[str]:
     return names
 
 
-class Root(Protocol):
-    """One folder or zip file with pictures; a path in it is relative to its top, with forward slashes."""
-
-    path: Path
-
-    def direct(self, name: str) -> bool:
-        """Whether the root holds just that path."""
-        ...
-
-    def listing(self) -> dict[str, list[str]]:
-        """Last part of a name -> every path in the root that ends so."""
-        ...
-
-    def size(self, path: str) -> int: ...
-    def read(self, path: str) -> bytes: ...
-
-
 class FolderRoot:
-    """A folder, its sub-folders included (links followed once)."""
+    """A folder of images, its sub-folders included (links followed once).
+
+    Paths in a root are relative to its top, with forward slashes. `direct` says whether it holds just that path,
+    `listing` gives the last part of a name -> every path that ends so.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -185,6 +171,9 @@ class ZipRoot:
         finally:
             with self._lock:
                 member.close()
+
+
+Root = FolderRoot | ZipRoot
 
 
 class Pictures:
@@ -281,3 +270,29 @@ def _the_one(file: str, name: str, root: Root, paths: Sequence[str]) -> str:
             "name the folder that is meant"
         )
     return sorted(ends)[0]
+
+
+class CachedPictures:
+    """A PictureSource that keeps what it has decoded, up to `most` bytes; what comes after is decoded again."""
+
+    def __init__(self, source: PictureSource, most: int = 512 << 20) -> None:
+        self.source, self.most = source, most
+        self._cache: dict[str, Picture] = {}
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def load(self, scene: Scene) -> Picture:
+        """Return the scene's image, RGB uint8 (H, W, 3), read-only. Raises PictureError."""
+        if (cached := self._cache.get(scene.file)) is not None:
+            return cached
+        picture = self.source.load(scene)
+        picture.setflags(write=False)
+        with self._lock:
+            if scene.file not in self._cache and self._bytes + picture.nbytes <= self.most:
+                self._cache[scene.file] = picture
+                self._bytes += picture.nbytes
+        return picture
+
+    def missing(self, scenes: Sequence[Scene]) -> list[str]:
+        """Files of `scenes` that are not there."""
+        return self.source.missing(scenes)

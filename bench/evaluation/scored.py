@@ -10,7 +10,8 @@ import numpy as np
 
 from bench.boxes import clip_xyxy
 from bench.datasets.split import Split
-from bench.evaluation.metrics import outcomes, summary
+from bench.evaluation.metrics import summary
+from bench.evaluation.outcomes import outcomes
 from bench.evaluation.protocols import protocol
 from bench.grounding import Box
 from bench.runs.predictions import Answer, SceneAnswers

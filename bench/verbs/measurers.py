@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.datasets.label_names import told_apart
+from bench.datasets.label_sources import told_apart
 from bench.errors import WeightsError
 from bench.hashing import places_of, sha256_file
 from bench.reporting.histograms import Kind
