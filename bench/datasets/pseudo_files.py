@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.datasets.rows import checked_box, checked_text
-from bench.errors import DataError, RunError, UsageError
+from bench.errors import DataError, UsageError
 from bench.labelling import PseudoLabel
+from bench.runs.files import explained
 
+ADVICE = "free some space or choose another --out"
 PLACES = 2  # a box is written to a hundredth of a pixel
 
 
@@ -47,7 +49,7 @@ def write_labels(
     rows = duplicates = 0
     known: set[tuple[str, str, tuple[float, ...]]] = set()
     try:
-        with _writing(path):
+        with explained(path, ADVICE):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = part.open("w", encoding="utf-8", newline="\n")
         with file:
@@ -61,14 +63,14 @@ def write_labels(
                     continue
                 known.add(key)
                 line = _line(row)
-                with _writing(path):
+                with explained(path, ADVICE):
                     file.write(line)
                 rows += 1
-            with _writing(path):
+            with explained(path, ADVICE):
                 file.flush()
                 os.fsync(file.fileno())
         if rows:
-            with _writing(path):
+            with explained(path, ADVICE):
                 part.replace(path)
     finally:
         with suppress(OSError):
@@ -96,14 +98,3 @@ def _line(row: dict[str, Any]) -> str:
         raise DataError(
             f"a label of {row['kind']} about {row['image']}: its provenance should be plain JSON ({error})"
         ) from None
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turns an OSError into a RunError; around writing alone, for a source may have OSErrors of its own."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"{path}: cannot be written ({error.strerror}); free some space or choose another --out"
-        ) from error

@@ -23,7 +23,6 @@ from bench.datasets.load import find_dataset
 from bench.datasets.pickles import load_index_list
 from bench.datasets.rows import BoxFormat, checked_file
 from bench.errors import DataError, UsageError
-from bench.grounding import Box
 from bench.runs.files import make_folder, write_atomically
 
 ORDER = ("template", "relation", "caption")  # merged in this order; sources of another name come after, by name
@@ -105,7 +104,7 @@ def save_list(path: Path, rows: Sequence[Sequence[Any]]) -> None:
     write_atomically(path, held.getvalue())
 
 
-def pseudo_row(file: str, box: Box, text: str, form: BoxFormat, three: bool = False) -> list[Any]:
+def pseudo_row(file: str, box: Sequence[float], text: str, form: BoxFormat, three: bool = False) -> list[Any]:
     """One row of a list, `box` being xyxy; of three columns as in Flickr30k's, or of five."""
     values = list(box) if form == "xyxy" else [box[0], box[1], _side(box[0], box[2]), _side(box[1], box[3])]
     return [file, values, text] if three else [file, PLACEHOLDER, values, text, PLACEHOLDER]

@@ -99,15 +99,13 @@ def write_reliability_lists(
     """
     stem, _ = list_format(dataset)
     make_folder(folder)
-    ious = [found[row.id][0] for row in rows]
-    kept = {
-        f"refine_{_said(h)}": [_list_row(row, stem) for row, r in zip(rows, ious, strict=True) if r > h]
-        for h in THRESHOLDS
-    }
-    kept["refine_1_0"] = [_list_row(row, stem) for row, r in zip(rows, ious, strict=True) if r == 1]
+    rated = [(row, found[row.id][0]) for row in rows]
+    three = stem in THREE_COLUMNS
+    kept = {f"refine_{_said(h)}": [_list_row(row, three) for row, r in rated if r > h] for h in THRESHOLDS}
+    kept["refine_1_0"] = [_list_row(row, three) for row, r in rated if r == 1]
     bad = {
-        "bad_label_0_0": [[*_five(row), r] for row, r in zip(rows, ious, strict=True) if r == 0],
-        "bad_label_0_4": [[*_five(row), r] for row, r in zip(rows, ious, strict=True) if r < BAD],
+        "bad_label_0_0": [[*_list_row(row), r] for row, r in rated if r == 0],
+        "bad_label_0_4": [[*_list_row(row), r] for row, r in rated if r < BAD],
     }
     files = {**kept, **bad, "iou_result": _iou_result(rows, found, sizes)}
     written = {folder / f"{stem}_train_pseudo_{name}.pth": held for name, held in files.items()}
@@ -130,12 +128,8 @@ def read_iou_result(path: Path) -> list[IouRow]:
     return [_iou_row(row, f"{path}: row {number}") for number, row in enumerate(rows)]
 
 
-def _list_row(row: ListRow, stem: str) -> list[object]:
-    return [row.scene.file, list(row.held), row.phrase] if stem in THREE_COLUMNS else _five(row)
-
-
-def _five(row: ListRow) -> list[object]:
-    return [row.scene.file, PLACEHOLDER, list(row.held), row.phrase, PLACEHOLDER]
+def _list_row(row: ListRow, three: bool = False) -> list[object]:
+    return pseudo_row(row.scene.file, row.held, row.phrase, "xyxy", three)  # `held` is in the list's own format
 
 
 def _iou_result(rows: Sequence[ListRow], found: Found, sizes: Sizes) -> list[list[object]]:

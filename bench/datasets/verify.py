@@ -140,22 +140,21 @@ def _open_all(
 ) -> tuple[list[str], list[str]]:
     """Messages about pictures that cannot be read, and about those of another size than annotated."""
 
-    def check(scene: Scene) -> tuple[str | None, str | None]:
+    problems: tuple[list[str], list[str]] = ([], [])
+
+    def check(scene: Scene) -> tuple[int, str]:
+        which = 0
         try:
             picture = source.load(replace(scene, width=None, height=None))
-        except PictureError as error:
-            return str(error), None
-        try:
+            which = 1
             check_size(scene, picture)
         except PictureError as error:
-            return None, str(error)
-        return None, None
+            return which, str(error)
+        return which, ""
 
-    broken, other_size = [], []
     with ThreadPoolExecutor(threads) as pool:
-        for unreadable, resized in pool.map(check, scenes):
-            broken += [unreadable] if unreadable else []
-            other_size += [resized] if resized else []
+        for which, why in pool.map(check, scenes):
+            problems[which].extend([why] if why else [])
             if progress:
                 progress(1)
-    return broken, other_size
+    return problems

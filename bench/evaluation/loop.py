@@ -26,8 +26,7 @@ from bench.runs.outcomes import write_outcomes
 from bench.runs.predictions import noted
 from bench.runs.record import RunRecord
 from bench.runs.shards import Rank, from_environment, owned
-from bench.runs.store import Run
-from bench.runs.timings import BatchTime
+from bench.runs.store import BatchTime, Run
 from bench.settings import Resolved, RunSettings
 from bench.speed.meters import device_memory_mb, peak_memory_mb
 

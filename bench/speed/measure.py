@@ -23,7 +23,7 @@ from bench.runs.folders import runs_of
 from bench.settings import Resolved
 from bench.speed.check import SAMPLE, against_accuracy, against_run, compare
 from bench.speed.conditions import Watch, uneven
-from bench.speed.meters import device_memory_mb, device_reserved_mb, peak_memory_mb, restart_peaks
+from bench.speed.meters import device_memory_mb, peak_memory_mb, restart_peaks
 from bench.speed.nvml import Gpu, open_gpu
 from bench.speed.record import Compared, Energy, Memory, PairRecord, Rate, Rules, SpeedRecord
 from bench.speed.resident import CAP_MB, Resident, make_resident
@@ -172,7 +172,7 @@ class _Meter:
             unknown["host_mb"] = "the system does not let the peak begin anew, so it would be that of loading"
         memory = Memory(
             allocated_mb=device_memory_mb(self._device),
-            reserved_mb=device_reserved_mb(self._device),
+            reserved_mb=device_memory_mb(self._device, reserved=True),
             process_mb=process,
             host_mb=host,
             unknown=unknown,

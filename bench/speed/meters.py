@@ -25,13 +25,13 @@ def peak_memory_mb() -> float | None:
     return peak / MB if sys.platform == "darwin" else peak * 1024 / MB
 
 
-def device_memory_mb(device: str) -> float | None:
-    """The largest memory torch has allocated on a CUDA device so far; None elsewhere."""
+def device_memory_mb(device: str, reserved: bool = False) -> float | None:
+    """The largest memory torch has allocated (or reserved) on a CUDA device so far; None elsewhere."""
     if not device.startswith("cuda") or "torch" not in sys.modules:
         return None
     import torch
 
-    return torch.cuda.max_memory_allocated(device) / MB
+    return (torch.cuda.max_memory_reserved if reserved else torch.cuda.max_memory_allocated)(device) / MB
 
 
 def restart_peaks(device: str) -> bool:
@@ -45,12 +45,3 @@ def restart_peaks(device: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def device_reserved_mb(device: str) -> float | None:
-    """The largest memory that torch has reserved on a CUDA device so far; None elsewhere."""
-    if not device.startswith("cuda") or "torch" not in sys.modules:
-        return None
-    import torch
-
-    return torch.cuda.max_memory_reserved(device) / MB

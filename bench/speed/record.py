@@ -140,21 +140,29 @@ class Compared(Model):
         return self.n > 0 and self.n - self.equal <= self.allowed
 
 
-class SpeedRecord(Model):
-    """One measurement of one pipeline on one split. `conditions` is what the machine said while it was made."""
+class Measurement(Model):
+    """What is common to both files. `conditions` is what the machine said while it was made."""
 
     schema_version: int = SCHEMA
-    name: str
-    identity: Identity
-    settings_hash: str
     started: str
     finished: str
     git: Mapping[str, Any]
     environment: Mapping[str, Any]
-    card: Mapping[str, Any]
     argv: tuple[str, ...]
     rules: Rules
     full: bool
+    conditions: Mapping[str, Any]
+    noisy: tuple[str, ...]
+    valid: bool
+
+
+class SpeedRecord(Measurement):
+    """One measurement of one pipeline on one split."""
+
+    name: str
+    identity: Identity
+    settings_hash: str
+    card: Mapping[str, Any]
     pictures: Pictures
     single: Single | None
     offline: tuple[Rate, ...]
@@ -165,10 +173,7 @@ class SpeedRecord(Model):
     proposals_per_picture: float | None
     memory: Memory
     energy: Energy
-    conditions: Mapping[str, Any]
-    noisy: tuple[str, ...]
     check: tuple[Compared, ...]
-    valid: bool
     remarks: tuple[str, ...] = ()
 
 
@@ -193,25 +198,14 @@ class Ratio(Model):
     rounds: tuple[float, ...]
 
 
-class PairRecord(Model):
+class PairRecord(Measurement):
     """Two pipelines measured in turn over the same pictures: `ratio` is speed of `second` / speed of `first`."""
 
-    schema_version: int = SCHEMA
     first: Side
     second: Side
     ratio: Ratio
     pictures_per_turn: int
     expressions_per_turn: int
-    started: str
-    finished: str
-    git: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    argv: tuple[str, ...]
-    rules: Rules
-    full: bool
-    conditions: Mapping[str, Any]
-    noisy: tuple[str, ...]
-    valid: bool
 
 
 def headline(speed: SpeedRecord) -> Rate:

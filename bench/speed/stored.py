@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.runs.record import Identity, RunRecord
+from bench.runs.record import RunRecord
 from bench.speed.record import SCHEMA, SPEEDS, SpeedRecord
 
 
@@ -18,22 +18,18 @@ def read_speeds(results: Path, skipped: list[str] | None = None) -> list[tuple[S
     What cannot be read is left out; `skipped`, where it is given, gets a line for each: "PATH: reason".
     """
     found = []
+    skipped = [] if skipped is None else skipped
     for path in sorted((results / "runs").glob(f"*/*/{SPEEDS}")):
         said = path.relative_to(results).as_posix()
         try:
             found.append((SpeedRecord.model_validate_json(path.read_bytes()), said))
         except OSError as error:
-            _note(skipped, f"{said}: cannot be read ({error.strerror})")
+            skipped.append(f"{said}: cannot be read ({error.strerror})")
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            _note(skipped, f"{said}: not a speed record of schema {SCHEMA}: {where}: {first['msg']}")
+            skipped.append(f"{said}: not a speed record of schema {SCHEMA}: {where}: {first['msg']}")
     return sorted(found, key=lambda entry: (entry[0].finished, entry[1]))
-
-
-def _note(skipped: list[str] | None, line: str) -> None:
-    if skipped is not None:
-        skipped.append(line)
 
 
 def speed_of(record: RunRecord, speeds: Sequence[tuple[SpeedRecord, str]]) -> SpeedRecord | None:
@@ -42,29 +38,15 @@ def speed_of(record: RunRecord, speeds: Sequence[tuple[SpeedRecord, str]]) -> Sp
     """
     if record.provenance != "run":
         return None
-    wanted = _key(record.name, record.identity, record.environment)
-    fitting = [
-        speed
-        for speed, _ in speeds
-        if speed.valid and speed.full and _key(speed.name, speed.identity, speed.environment) == wanted
-    ]
+    fitting = [speed for speed, _ in speeds if speed.valid and speed.full and _key(speed) == _key(record)]
     return max(fitting, key=lambda speed: speed.finished, default=None)
 
 
-def _key(name: str, identity: Identity, environment: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (
-        name,
-        identity.pipeline,
-        dict(identity.options),
-        dict(identity.weights),
-        identity.data.split,
-        identity.data.fingerprint,
-        identity.dtype,
-        identity.device,
-        machine(identity.device, environment),
-        identity.compile,
-        identity.channels_last,
-    )
+def _key(record: RunRecord | SpeedRecord) -> tuple[Any, ...]:
+    what = record.identity
+    names = ("pipeline", "options", "weights", "dtype", "device", "compile", "channels_last")
+    same = {name: getattr(what, name) for name in names}
+    return record.name, same, what.data.split, what.data.fingerprint, machine(what.device, record.environment)
 
 
 def machine(device: str, environment: Mapping[str, Any]) -> str:
