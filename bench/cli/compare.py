@@ -78,7 +78,7 @@ def _texts(folder: Path, resolved: Resolved) -> dict[str, str] | None:
     """Expression id -> text where the split is at hand; else says why the flips go without."""
     from bench.errors import BenchError
     from bench.evaluation.progress import say
-    from bench.evaluation.rescored import split_of
+    from bench.evaluation.scored import split_of
     from bench.runs.record import read_record
 
     try:

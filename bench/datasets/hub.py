@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.errors import DataError, MissingPackage, UnknownName, UsageError
+from bench.errors import DataError, MissingPackage, UnknownName, UsageError, first_line
 
 
 class Mirror(NamedTuple):
@@ -100,7 +100,7 @@ def download(
         )
     except Exception as error:  # the hub's errors come from three libraries and have no common root
         how = "it is not in the cache; run once without --offline" if offline else "is the hub within reach?"
-        raise DataError(f"{repo}, part {part}: cannot be fetched ({_first_line(error)}); {how}") from error
+        raise DataError(f"{repo}, part {part}: cannot be fetched ({first_line(error)[:200]}); {how}") from error
     files = sorted(Path(folder, "data").glob(f"{part}-*.parquet"))
     pieces = {int(m[1]) for file in files if (m := re.search(r"-of-(\d{5})", file.name))}
     if not files or (pieces and pieces != {len(files)}):
@@ -108,7 +108,3 @@ def download(
             f"{repo}, part {part}: {len(files)} of {max(pieces, default=0) or 'its'} parquet files are in {folder}"
         )
     return files
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"

@@ -20,20 +20,17 @@ from bench.datasets.rows import BoxFormat, Row, checked_box, checked_file, check
 from bench.errors import DataError, UnknownName
 from bench.grounding import Expression, Scene
 
+COCO: BoxFormat = "xywh"  # of the sets about COCO's images; the embedded `shapes` has no published lists and does alike
 FORMATS: dict[str, BoxFormat] = {
-    "refcoco": "xywh",
-    "refcoco+": "xywh",
-    "refcocog": "xywh",
-    "refcocog-umd": "xywh",
-    "refcocog-google": "xywh",
+    **dict.fromkeys(("refcoco", "refcoco+", "refcocog", "refcocog-umd", "refcocog-google"), COCO),
     "referit": "xyxy",
     "flickr30k": "xyxy",
-    "shapes": "xywh",  # published nowhere; as the COCO sets
-    # the names that the lists' own folders use
-    "unc": "xywh",
-    "unc+": "xywh",
-    "gref": "xywh",
-    "gref_umd": "xywh",
+    "shapes": COCO,
+    # The names that the lists' own folders use.
+    "unc": COCO,
+    "unc+": COCO,
+    "gref": COCO,
+    "gref_umd": COCO,
     "flickr": "xyxy",
 }
 PLACEHOLDER = "useless placeholder"

@@ -11,9 +11,8 @@ from typing import Any
 
 from bench.datasets.split import Split
 from bench.errors import DataError
-from bench.evaluation.answering import answers
+from bench.evaluation.answering import Decoded, answers
 from bench.evaluation.beginning import blank_record, identity_of, now, same_weights
-from bench.evaluation.decode import Decoded
 from bench.evaluation.device import resolve_device
 from bench.evaluation.metrics import summary
 from bench.evaluation.opening import OpenPipeline, build, pipeline_context

@@ -18,21 +18,9 @@ from bench.settings import PROJECT
 
 OUR_CODE = ("bench/", "pipelines/", "clipvg/")
 PACKAGES = (
-    "accelerate",
-    "grounding-bench",
-    "huggingface_hub",
-    "numpy",
-    "open_clip_torch",
-    "pillow",
-    "pycocotools",
-    "pydantic",
-    "safetensors",
-    "timm",
-    "torch",
-    "torchvision",
-    "transformers",
-    "ultralytics",
-)
+    "accelerate", "grounding-bench", "huggingface_hub", "numpy", "open_clip_torch", "pillow", "pycocotools", "pydantic",
+    "safetensors", "timm", "torch", "torchvision", "transformers", "ultralytics",
+)  # fmt: skip
 
 _TOKEN = re.compile(r"\b(hf_|ghp_|gho_|github_pat_|glpat-|sk-|xox[abp]-|AKIA)[A-Za-z0-9_\-]{8,}")
 _ASSIGNED = re.compile(r"((?:^|[-_.?&:])(?:api[-_]?key|key|token|secret|password|passwd|pwd)=)[^&\s]+", re.IGNORECASE)

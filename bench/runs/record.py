@@ -167,6 +167,10 @@ def read_record(folder: Path) -> RunRecord:
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); give the folder of a run") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RunError(f"{path}: not a run record of schema {SCHEMA}: {where}: {first['msg']}") from None
+        raise RunError(f"{path}: not a run record of schema {SCHEMA}: {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """Say which key is wrong, and how: the first of an error's problems."""
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

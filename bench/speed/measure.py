@@ -22,9 +22,8 @@ from bench.runs.files import make_folder, write_atomically
 from bench.runs.folders import runs_of
 from bench.settings import Resolved
 from bench.speed.check import SAMPLE, against_accuracy, against_run, compare
-from bench.speed.conditions import Watch, uneven
+from bench.speed.conditions import Gpu, Watch, open_gpu, uneven
 from bench.speed.meters import device_memory_mb, peak_memory_mb, restart_peaks
-from bench.speed.nvml import Gpu, open_gpu
 from bench.speed.record import Compared, Energy, Memory, PairRecord, Rate, Rules, SpeedRecord
 from bench.speed.resident import CAP_MB, Resident, make_resident
 from bench.speed.scenarios import offline, search, single, stages, warm_up

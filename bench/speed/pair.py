@@ -22,9 +22,8 @@ from bench.runs import provenance
 from bench.runs.folders import runs_of
 from bench.settings import Resolved
 from bench.speed.check import SAMPLE, against_accuracy
-from bench.speed.conditions import Watch
+from bench.speed.conditions import Watch, open_gpu
 from bench.speed.measure import environment_of, open_subject, write
-from bench.speed.nvml import open_gpu
 from bench.speed.record import PairRecord, Ratio, Rules, Side
 from bench.speed.resident import CAP_MB, make_resident
 from bench.speed.scenarios import search, spread, timed, warm_up

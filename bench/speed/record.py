@@ -13,17 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-from bench.runs.record import Identity
+from bench.runs.record import Identity, Model
 
 SCHEMA = 1
 COLD = "cold"
 SPEEDS, PAIRS = "speed-*.json", "pair-*.json"
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Rules(Model):

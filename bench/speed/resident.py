@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from bench.datasets.split import Split
 from bench.errors import DataError
-from bench.evaluation.decode import decoded_ahead
+from bench.evaluation.answering import decoded_ahead
 from bench.grounding import LoadedScene, Picture, Query, Scene
 from bench.speed.meters import MB
 from bench.speed.record import Pictures

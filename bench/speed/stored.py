@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.runs.record import RunRecord
+from bench.runs.record import RunRecord, first_problem
 from bench.speed.record import SCHEMA, SPEEDS, SpeedRecord
 
 
@@ -26,9 +26,7 @@ def read_speeds(results: Path, skipped: list[str] | None = None) -> list[tuple[S
         except OSError as error:
             skipped.append(f"{said}: cannot be read ({error.strerror})")
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            skipped.append(f"{said}: not a speed record of schema {SCHEMA}: {where}: {first['msg']}")
+            skipped.append(f"{said}: not a speed record of schema {SCHEMA}: {first_problem(error)}")
     return sorted(found, key=lambda entry: (entry[0].finished, entry[1]))
 
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UsageError
-from bench.evaluation.answering import answers
-from bench.evaluation.decode import Decoded
+from bench.evaluation.answering import Decoded, answers
 from bench.evaluation.opening import OpenPipeline, open_pipeline
 from bench.evaluation.progress import progress, say
 from bench.grounding import Scene
