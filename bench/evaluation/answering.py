@@ -84,11 +84,9 @@ def answers(
 ) -> Iterator[Batch]:
     """Ground every scene, images decoded ahead; yields batches in order.
 
-    A batch holds at most `settings.batch_size` scenes; where memory runs out it is halved for good, and a note says so.
-    An image that cannot be decoded is a row with an error. `clock` gets the stage "decode": what the loop waited.
-
-    Raises BenchError, naming the pipeline, for answers that do not fit the queries, and DeviceError where the memory is
-    too small for a single scene.
+    A batch holds at most `settings.batch_size` scenes; where memory runs out it is halved for good, with a note. An
+    image that cannot be decoded is a row with an error. `clock` gets the stage "decode": what the loop waited. Raises
+    BenchError for answers that do not fit the queries, DeviceError where the memory is too small for a single scene.
     """
     size = settings.batch_size
     decoded = decoded_ahead(scenes, pictures, settings.decode_threads, settings.decode_threads + 2 * size)
@@ -147,10 +145,9 @@ def gathered(
 ) -> tuple[Sequence[Scene], list[SceneAnswers]]:
     """Ground scenes in memory, by one process or several -> the scenes, and one row for each.
 
-    Process `index` of `count` grounds scenes index, index + count, ... `gather` takes this process's list and gives
-    every process the lists of all in one, as accelerate's gather_object does. Without it a share stands for itself.
-    `what` names the work in messages ("validation"); an image that cannot be decoded is a row with an error, and the
-    first process logs how many there are. `advance` is called with the number of scenes of each batch.
+    Process `index` of `count` grounds scenes index, index + count, ... `gather` (accelerate's gather_object) joins the
+    lists of all processes; without it a share stands for itself. `what` names the work in messages; `advance` is called
+    with the number of scenes of each batch. An image that cannot be decoded is a row with an error.
 
     Raises DataError without an expression or a readable image, BenchError when the gathered shares are not all scenes,
     and what `answers` raises.

@@ -50,13 +50,12 @@ def evaluate(
     opened: OpenPipeline | None = None,
     on: str | None = None,
 ) -> Evaluated:
-    """Runs the pipeline called `name` on a split, or continues its unfinished run, or reports the finished one.
+    """Run the pipeline called `name` on a split, continue its unfinished run, or report the finished one.
 
-    `flags` are options of the pipeline that win over bench.toml; `fresh` begins anew whatever is stored. `rank` is this
-    process's share (by default what torchrun or Slurm say). `opened` is the pipeline where the caller has built it:
-    then its own device, dtype and options hold. `on` names another data set whose lines of bench.toml hold. Metrics
-    come from the stored lines alone. Raises what `open_pipeline` and `open_run` raise, and DataError for a split
-    without scenes or without any of its pictures.
+    `flags` are options that win over bench.toml; `fresh` starts anew whatever is stored. `rank` is this process's share
+    (by default as torchrun or Slurm say). `opened` is a pipeline that is built already: then its own device, dtype and
+    options hold. `on` names another data set whose lines of bench.toml hold. Raises what `open_pipeline` and `open_run`
+    raise, and DataError for a split without scenes or without any of its images.
     """
     settings, rank = resolved.settings, rank or from_environment()
     if not split.scenes:

@@ -35,10 +35,7 @@ OWN_DATA = "file"
 
 @dataclass(frozen=True, repr=False)
 class OpenPipeline:
-    """A pipeline that is built and ready. It keeps the protocol of `bench.Pipeline`, and answers when it is called.
-
-    `pipeline` is what the factory returned, `context` what the factory was given, `clock` what it marks its stages on.
-    """
+    """A pipeline that is built and ready; it keeps the protocol of `bench.Pipeline`, and can be called."""
 
     pipeline: Pipeline
     context: PipelineContext
@@ -85,7 +82,7 @@ def open_pipeline(
     device: str | None = None,
     on: str | None = None,
 ) -> OpenPipeline:
-    """Build the pipeline called `name` for a split or a data set's name; `pipeline_context` says what is what.
+    """Build the pipeline called `name` for a split or a data set's name; arguments as of `pipeline_context`.
 
     Raises UnknownName, SettingsError, WeightsError, DeviceError, MissingPackage, UsageError for an acceleration or a
     number type that it does not take, or BenchError for whatever else its factory raises.

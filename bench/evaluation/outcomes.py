@@ -1,8 +1,7 @@
-"""Answers against annotations: what became of every expression.
+"""Answers against annotations: what became of every expression (docs/measurement.md).
 
-The rules (ARCHITECTURE, "Rules of measurement"): an expression is a sample; the prediction is placed as the protocol
-says (by default clipped to the annotated picture), the ground truth never touched; IoU in float64; no box, a NaN, an
-inverted or empty box and a missing answer are misses and counted; of two answers to one expression the first counts.
+An expression is a sample; the prediction is placed as the protocol says, the ground truth never touched; IoU in
+float64; no box, a NaN, an inverted or empty box and a missing answer are misses; of two answers the first counts.
 """
 
 from __future__ import annotations
@@ -77,10 +76,10 @@ class _Said:
 
 
 def outcomes(scenes: Sequence[Scene], answers: Iterable[SceneAnswers], protocol: Protocol) -> Outcomes:
-    """What became of every expression of `scenes`; answers may come in any order, scenes without any are misses.
+    """Compare answers, in any order, with every expression of `scenes`; scenes without any are misses.
 
-    Raises DataError for an answer about an unknown scene or expression or about another picture's expression, and where
-    the protocol needs a picture's size that is not annotated.
+    Raises DataError for an answer about an unknown scene or expression or about another image's expression, and where
+    the protocol needs an image's size that is not annotated.
     """
     answers = list(answers)
     scenes = _sized(scenes, answers)

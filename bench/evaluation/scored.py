@@ -25,10 +25,10 @@ from bench.settings import EvaluationSettings, Resolved
 
 @dataclass(frozen=True, slots=True)
 class ExpressionRow:
-    """One expression: what was asked, the annotated box, the answer, and what became of it.
+    """One expression: its annotated box, the prediction, and what became of it.
 
-    Boxes are xyxy in pixels of the picture; `box` is clipped to it, and None where there was no usable answer. `iou` is
-    in the protocol's frame, `error` says why a picture could not be read.
+    Boxes are xyxy pixels; `box` is clipped to the image, None without a usable one. `iou` is in the protocol's frame,
+    `error` says why an image could not be decoded.
     """
 
     scene: str
@@ -47,10 +47,7 @@ class ExpressionRow:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Evaluation:
-    """What a pipeline reached on a split. `metrics` has every number and stratum, `rows` every expression in order.
-
-    `folder` is the run's, where it was stored; `proposals` says what was given to choose from ("gt").
-    """
+    """What a pipeline reached on a split; `folder` is the run's, `proposals` what was given to choose from ("gt")."""
 
     pipeline: str
     split: str
@@ -143,12 +140,11 @@ def _clipped(box: Box | None, size: tuple[int | None, int | None] | None) -> Box
 def rescore(
     folder: Path, resolved: Resolved, protocol: str | None = None, split: str | None = None, keep: bool = False
 ) -> RunRecord:
-    """The run's record with metrics computed anew. Its own protocol gives exactly its own metrics.
+    """Compute a finished run's metrics again; its own protocol gives exactly its own metrics.
 
-    `split` names the split where the record's name does not lead to it (people's own data that moved). `keep` writes
-    outcomes.jsonl beside the predictions, and nothing else is ever written. Raises RunError when the run is unfinished,
-    when the split at hand is not the one it answered, or when what is to be kept is not what the record says;
-    UnknownName, DataError.
+    `split` names the split where the record's name does not lead to it (people's own data that moved); `keep` writes
+    outcomes.jsonl. Raises RunError when the run is unfinished, when the split is not the one it answered, or when what
+    is to be kept is not what the record says; UnknownName, DataError.
     """
     record = read_record(folder)
     if record.status != "complete":

@@ -1,7 +1,7 @@
 """Which folder a command's run lies in: an unfinished one to continue, a finished one to report, or a new one.
 
-Two runs are of the same command when pipeline, split, protocol and limit are the same. Whether one may be continued
-is decided by its identity: settings, weights and data (bench/runs/record.py).
+Runs are of the same command when pipeline, split, protocol and limit are the same; the identity (bench/runs/record.py)
+decides whether one may be continued.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def _command(identity: Identity, protocol: str) -> tuple[Any, ...]:
 
 
 def choose(parent: Path, blank: RunRecord) -> tuple[Path, RunRecord] | None:
-    """The run that the command of `blank` continues or reports; None for a new one.
+    """Choose the run that the command of `blank` continues or reports; None for a new one.
 
-    Raises RunError when the latest run is unfinished and was begun with another identity; it names every difference.
+    Raises RunError, naming every difference, when the latest run is unfinished and of another identity.
     """
     runs = same_command(parent, blank.identity, blank.protocol)
     for folder, record in reversed(runs):

@@ -1,7 +1,7 @@
-"""Opening a run: continued, found finished, or new; by one process, or by the ranks of one launch.
+"""Opening a run: continued, complete already, or new; by one process, or by the ranks of one launch.
 
-Rank 0 chooses the folder, puts what earlier sessions stored in order (scenes that had an error are left out, so that
-they are asked again), and then tells its launch through the lock file; the other ranks wait for that.
+Rank 0 chooses the folder, puts stored answers in order (scenes with an error are left out, so that they are answered
+again), and names its launch in the lock file, for which the other ranks wait.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ LOCK = "lock"
 def open_run(
     results: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, fresh: bool, timeout_s: float
 ) -> Iterator[Run]:
-    """The run of this command, held for this process until the block ends; `fresh` always begins a new one.
+    """Open the run of this command for this process until the block ends; `fresh` always makes a new one.
 
-    `blank` is the record it begins with and `scenes` the whole split. Raises RunError when another process works on
-    it, when it was begun with another identity, when its folder cannot be written, or when rank 0 stays away for
-    `timeout_s`.
+    `blank` is the record it starts with and `scenes` the whole split. Raises RunError when another process works on it,
+    when its identity is another, when its folder cannot be written, or when rank 0 stays away for `timeout_s`.
     """
     parent = runs_of(results, blank.identity.pipeline, blank.identity.data.split)
     with ExitStack() as stack:
@@ -100,8 +99,8 @@ def finished_run(
 ) -> Run | None:
     """The command's latest run under `parent`, if it is complete and no scene is left to ask again.
 
-    `same_weights` says whether stored weights are those of the command: they need not be known before a pipeline is
-    opened. What differs in them only is not passed over for an older run: then nothing is known to be finished.
+    `same_weights` says whether stored weights are those of the command, which need not be known before a pipeline is
+    opened. A run that differs in them only is not passed over for an older one: then nothing is complete.
     """
     for folder, record in reversed(same_command(parent, identity, protocol)):
         weights = record.identity.weights

@@ -1,11 +1,10 @@
-"""predictions.jsonl: one line a scene, the unit of resuming.
+"""predictions.jsonl: one line a scene, the unit of resuming; metrics are always computed from these lines.
 
     {"scene": "581857", "size": [w, h], "proposals": [[x1, y1, x2, y2], ...] | null, "error": null | "why",
      "predictions": [{"id": "0", "box": [x1, y1, x2, y2] | null, "score": 0.31, "note": ""}, ...]}
 
-Boxes are xyxy pixels of the original picture as the model said them, unclipped, at 6 decimals; metrics are always
-computed from these lines, so that a re-score equals the run. "size" is the decoded picture's, where the annotations
-(index lists) do not know it: predictions are clipped to it.
+Boxes are xyxy pixels of the original image, unclipped, at 6 decimals. "size" is the decoded image's, where the
+annotations (index lists) do not know it: predictions are clipped to it.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class SceneAnswers:
-    """One stored line. `proposals` is a list of xyxy boxes, or None for a pipeline that makes none."""
+    """One stored line; `proposals` (N xyxy boxes) is None for a pipeline that makes none."""
 
     scene: str
     answers: tuple[Answer, ...]
@@ -78,7 +77,7 @@ def dump_line(row: SceneAnswers) -> str:
 
 
 def read_lines(path: Path) -> Iterator[SceneAnswers]:
-    """The complete lines of a file. A last line without a newline is one that a kill cut short: it is left out.
+    """Load the complete lines of a file; a last line that a kill cut short is left out.
 
     Raises RunError naming file and line for anything else that is not a row.
     """

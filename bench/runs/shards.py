@@ -1,7 +1,6 @@
 """Ranks: which scenes are whose, without torch. Scene i of the whole split belongs to rank i % N.
 
-Ownership goes by position in the split and never by what is left to do, so no scene is asked twice and none is padded,
-and a run begun with N ranks can be ended with any other number.
+Ownership goes by position in the split and never by what is left to do, so any number of ranks can end a run.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Rank:
 
 
 def from_environment(environ: Mapping[str, str] | None = None) -> Rank:
-    """The rank that torchrun (RANK, WORLD_SIZE) or srun (SLURM_PROCID, SLURM_NTASKS) gave this process, else 0 of 1.
+    """Take the rank that torchrun (RANK, WORLD_SIZE) or srun (SLURM_PROCID, SLURM_NTASKS) gave; else 0 of 1.
 
     Raises UsageError when the variables are not numbers that fit together.
     """
@@ -74,9 +73,9 @@ def owned(scenes: Sequence[Scene], rank: Rank) -> list[Scene]:
 
 
 def wait_for(scenes: Sequence[Scene], files: Mapping[int, Path], missing: set[str], timeout_s: float) -> None:
-    """Waits until every scene of `missing` is a line of one of the ranks' `files` (rank -> path, not there at first).
+    """Wait until every scene of `missing` is a line of a rank's file (rank -> path, not there at first).
 
-    Raises RunError, naming the ranks that owe scenes, when none of the files has grown for `timeout_s`.
+    Raises RunError, naming the ranks that owe scenes, when no file has grown for `timeout_s`.
     """
     size = max(files) + 1
     owner = {scene.id: position % size for position, scene in enumerate(scenes)}

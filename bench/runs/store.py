@@ -29,9 +29,9 @@ ANSWERS, TIMES = "predictions", "batches"
 
 @dataclass(frozen=True, slots=True)
 class BatchTime:
-    """One batch. `seconds` is wall time from the end of the batch before it, and stages are seconds within that.
+    """One batch: wall seconds since the end of the batch before, and the stages within them.
 
-    The stage "decode" is what the loop waited for pictures; `decode_seconds` what decoding them took in its threads.
+    The stage "decode" is what the loop waited for images; `decode_seconds` what decoding them took in its threads.
     """
 
     session: int
@@ -49,10 +49,7 @@ class BatchTime:
 
 @dataclass
 class Run:
-    """An open run, as one rank sees it (bench/runs/opening.py opens it).
-
-    `scenes` is the whole split, `pending` what this rank has still to ask. `stack` closes what the run holds open.
-    """
+    """An open run, as one rank sees it; `scenes` is the whole split, `pending` what this rank has still to ground."""
 
     folder: Path
     record: RunRecord
