@@ -118,7 +118,7 @@ def export(
     """Write pseudo-labels as the official lists: one a source, and one of all that lie there, merged in order."""
     import json as encoder
 
-    from bench.datasets.pseudo_lists import export_lists
+    from bench.datasets.pseudo_files import export_lists
     from bench.verbs.label_files import dataset_of_labels
 
     written = export_lists(files, out, dataset_of_labels(files, split), threshold)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.datasets.labels import Album, load_labels, open_album
-from bench.datasets.pseudo_lists import source_of_list
+from bench.datasets.pseudo_files import source_of_list
 from bench.errors import DataError
 from bench.grounding import Expression, Scene
 from bench.settings import Resolved

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from bench.boxes import box_xyxy_to_cxcywh
 from bench.datasets.index_lists import PLACEHOLDER
 from bench.datasets.pickles import as_text, load_index_list
-from bench.datasets.pseudo_lists import list_format, pseudo_row, save_list
+from bench.datasets.pseudo_files import list_format, pseudo_row, save_list, threshold_name
 from bench.datasets.rows import checked_file, checked_text
 from bench.errors import DataError, UnsafePickle
 from bench.grounding import Box, Scene
@@ -101,7 +101,7 @@ def write_reliability_lists(
     make_folder(folder)
     rated = [(row, found[row.id][0]) for row in rows]
     three = stem in THREE_COLUMNS
-    kept = {f"refine_{_said(h)}": [_list_row(row, three) for row, r in rated if r > h] for h in THRESHOLDS}
+    kept = {f"refine_{threshold_name(h)}": [_list_row(row, three) for row, r in rated if r > h] for h in THRESHOLDS}
     kept["refine_1_0"] = [_list_row(row, three) for row, r in rated if r == 1]
     bad = {
         "bad_label_0_0": [[*_list_row(row), r] for row, r in rated if r == 0],
@@ -165,10 +165,6 @@ def _on_square(boxes: Sequence[Box], sizes: Sequence[tuple[float, float]]) -> Fl
 
 def _numbers(cell: object) -> tuple[float, ...]:
     return tuple(float(v) for v in np.asarray(cell, np.float64).tolist())
-
-
-def _said(threshold: float) -> str:
-    return f"{threshold:.1f}".replace(".", "_")
 
 
 def _loaded(path: Path) -> object:

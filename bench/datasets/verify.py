@@ -97,14 +97,10 @@ def verify(
     Raises UnknownName, and DataError when nothing of the data set is at hand.
     """
     names = [name] if name.startswith(FILE) else splits_of(name)
-    ready = [n for n in names if n.startswith(FILE) or _ready(n, resolved)]
+    parts = {n: find_split(n) for n in names if not n.startswith(FILE)}
+    ready = [n for n in names if n not in parts or parts[n][0].ready(parts[n][1].name, resolved)]
     # With nothing at hand, loading says how to get it.
     return [_verify(load_split(n, resolved), threads, pictures, progress) for n in ready or names[:1]]
-
-
-def _ready(name: str, resolved: Resolved) -> bool:
-    dataset, part = find_split(name)
-    return dataset.ready(part.name, resolved)
 
 
 def _verify(split: Split, threads: int, pictures: bool, progress: Progress | None) -> Verified:

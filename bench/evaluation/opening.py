@@ -202,12 +202,12 @@ class AnnotatedBoxes:
 
         def of(scene_id: str) -> Boxes:
             scene = scenes[scene_id]
-            boxes = [each.box for each in scene.objects] if known else _referred(scene)
+            boxes = (
+                [each.box for each in scene.objects]
+                if known
+                else [b for e in scene.expressions for b in (e.box, *e.also)]
+            )
             # The order of the annotations would tell which box is asked about first.
             return np.unique(np.array(boxes, np.float64).reshape(-1, 4), axis=0)
 
         return "gt" if known else "gt-referred", of
-
-
-def _referred(scene: Scene) -> list[tuple[float, ...]]:
-    return [box for expression in scene.expressions for box in (expression.box, *expression.also)]

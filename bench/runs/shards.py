@@ -27,9 +27,6 @@ class Rank:
     local: int | None = None
     launch: str = ""
 
-    def owns(self, position: int) -> bool:
-        return position % self.size == self.index
-
     def file(self, stem: str) -> str:
         """The name of this rank's own file: predictions.jsonl for rank 0, predictions.rank2.jsonl for rank 2."""
         return f"{stem}.jsonl" if self.index == 0 else f"{stem}.rank{self.index}.jsonl"

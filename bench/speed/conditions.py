@@ -138,8 +138,8 @@ class Watch:
         if self._gpu:
             after = self._gpu.state()
             conditions |= {"gpu_before": self._before, "gpu_after": after}
-            others_now = self._gpu.others()[0]
-            conditions["gpu_other_processes"] = _most(self._others, others_now)
+            known = [count for count in (self._others, self._gpu.others()[0]) if count is not None]
+            conditions["gpu_other_processes"] = max(known, default=None)
             noisy += _gpu_noise(self._before, after, conditions["gpu_other_processes"])
         return conditions, noisy
 
@@ -162,11 +162,6 @@ def uneven(rate: Rate) -> list[str]:
     speed = rate.expressions_per_s
     apart = (speed.high - speed.low) / speed.median if speed.median else 0.0
     return [f"repeats ({rate.cache}) are {apart:.0%} apart"] if apart > SPREAD else []
-
-
-def _most(one: int | None, other: int | None) -> int | None:
-    known = [value for value in (one, other) if value is not None]
-    return max(known) if known else None
 
 
 def _processor() -> tuple[float | None, float | None]:

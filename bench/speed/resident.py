@@ -93,9 +93,5 @@ def make_resident(split: Split, cap_mb: float = CAP_MB) -> Resident:
         kept[decoded.scene.id] = (LoadedScene(decoded.scene.id, decoded.picture, queries), decoded.scene)
     if not kept:
         raise DataError(f"{split.name}: none of its pictures can be read; the last one: {why}")
-    loaded, scenes = zip(*_in_order(asking, kept), strict=True)
+    loaded, scenes = zip(*(kept[scene.id] for scene in asking if scene.id in kept), strict=True)
     return Resident(loaded, scenes, len(asking), held / MB, cap_mb, 1000 * statistics.median(seconds), bad)
-
-
-def _in_order(scenes: Sequence[Scene], kept: dict[str, tuple[LoadedScene, Scene]]) -> list[tuple[LoadedScene, Scene]]:
-    return [kept[scene.id] for scene in scenes if scene.id in kept]

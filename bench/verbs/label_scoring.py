@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.datasets.label_sources import source_name, told_apart
 from bench.datasets.labels import Labelled, load_labels, open_album
-from bench.datasets.pseudo_lists import list_format
+from bench.datasets.pseudo_files import list_format
 from bench.datasets.reliability_files import IOU_RESULT, list_rows, read_iou_result, write_reliability_lists
 from bench.evaluation.device import resolve_device
 from bench.evaluation.opening import dataset_of, open_pipeline

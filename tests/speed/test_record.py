@@ -7,8 +7,7 @@ import pytest
 from speed_parts import identity, make_speed
 
 from bench.runs.record import RunRecord
-from bench.speed.record import Rules, headline
-from bench.speed.stored import machine, read_speeds, speed_of
+from bench.speed.record import Rules, headline, machine, read_speeds, speed_of
 
 
 def run_record(**changes: Any) -> RunRecord:
