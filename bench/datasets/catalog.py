@@ -1,8 +1,8 @@
 """The data sets people hold files of: their parts, the counts their authors published, and where to get them.
 
-Counts are from spec/pipelines.md 5.2 (references and pictures from the TFDS table, sentences from MAttNet's and
-OneRef's lists) and spec/clipvg.md 5.1; None where nobody published one, or where two sources disagree. `refcocog` is
-the UMD split, which parts by picture; `refcocog-google` parts by object: a picture can be in train and in val.
+Counts are from the TFDS table (references, images) and MAttNet's and OneRef's lists (sentences); None where nobody
+published one, or two sources disagree. `refcocog` is the UMD split, which parts by image; `refcocog-google` parts by
+object: an image can be in train and in val.
 """
 
 from __future__ import annotations

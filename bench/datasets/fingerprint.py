@@ -63,10 +63,10 @@ def fingerprint(scenes: Sequence[Scene]) -> str:
 def difference(
     a: Sequence[Scene], b: Sequence[Scene], names: tuple[str, str] = ("the first", "the second")
 ) -> list[str]:
-    """How two splits truly differ, in sentences with numbers; empty exactly when their fingerprints are equal.
+    """Describe how two splits differ, in sentences with numbers; empty exactly when their fingerprints are equal.
 
-    Pictures that only one has come first, then boxes that differ for the same picture and text (how many, by how much,
-    and what explains it), texts that differ on the same box, and expressions that only one has.
+    Images that only one has come first, then boxes that differ for the same image and text (how many, by how much, and
+    why), texts that differ on the same box, and expressions that only one has.
     """
     left, right = Counter(_samples(a)), Counter(_samples(b))
     only_a, only_b = list((left - right).elements()), list((right - left).elements())

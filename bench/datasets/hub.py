@@ -1,8 +1,6 @@
-"""Mirrors on the Hugging Face hub that carry the pictures too: which there are, and how a part is downloaded, pinned.
+"""Mirrors on the Hugging Face hub that carry the images too: which there are, and how a part is downloaded, pinned.
 
-`jxu124/refcoco-benchmark` and `jxu124/refclef-benchmark` are parquet files, one row a picture (spec pipelines.md 5.4);
-`bench.datasets.hub_rows` reads them. lmms-lab's RefCOCO and RefCOCOg mix two protocols in one part, and are refused
-unless they are filtered by ids that belong to one of them (spec harness.md 2).
+lmms-lab's RefCOCO and RefCOCOg mix two protocols in one part, and are refused unless they are filtered by ids of one.
 """
 
 from __future__ import annotations
@@ -64,11 +62,10 @@ def refuse_mixed(repo: str, part: str, keep: Collection[str] | None = None) -> N
 def download(
     repo: str, revision: str | None, part: str, home: Path, offline: bool, keep: Collection[str] | None = None
 ) -> list[Path]:
-    """The parquet files of one part (`refcoco_unc_val`, ...) at a pinned commit, fetched once into `home`/hub.
+    """Download the parquet files of one part (`refcoco_unc_val`, ...) at a pinned commit, once into `home`/hub.
 
-    `revision` is a whole commit id (40 hex digits); None takes the one this file knows for a repository. Raises
-    UsageError where there is none or it is a branch, DataError where the part is not there or cannot be fetched,
-    and what `refuse_mixed` raises.
+    `revision` is a whole commit id (40 hex digits); None takes the known one. Raises UsageError where there is none or
+    it is a branch, DataError where the part cannot be fetched, and what `refuse_mixed` raises.
     """
     refuse_mixed(repo, part, keep)
     revision = revision or next((m.revision for m in MIRRORS.values() if m.repo == repo), None)

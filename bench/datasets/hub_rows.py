@@ -31,11 +31,11 @@ ROWS_AT_ONCE = 64  # a picture is about 0.1 MB
 def read_hub(
     files: Sequence[Path], part: str, text: Text = "sent", keep: Collection[str] | None = None
 ) -> Iterator[tuple[Scene, bytes]]:
-    """Each scene of the part with its picture's bytes as stored (JPEG), so that they can be written out one by one.
+    """Yield each scene of the part with its image's bytes as stored (JPEG).
 
-    `part` is the last piece of the hub's part name or all of it (val, refcoco_unc_val); refs of another part are an
-    error. `text` chooses between the cleaned sentence and the one as typed; `keep` leaves only expressions whose ref or
-    annotation id is in it. Boxes are xyxy pixels. Raises MissingPackage without polars, DataError naming file and row.
+    `part` is the last piece of the hub's part name or all of it (val, refcoco_unc_val). `text` chooses between the
+    cleaned sentence and the one as typed; `keep` leaves only expressions whose ref or annotation id is in it. Boxes are
+    xyxy pixels. Raises MissingPackage without polars, DataError naming file and row, also for refs of another part.
     """
     first = _frame(files[0]) if files else None
     if first is None:

@@ -1,8 +1,7 @@
-"""Pictures: bytes -> RGB, and where the bytes lie: folders and zip files, read without unpacking.
+"""Images: bytes -> RGB, and where the bytes lie: folders and zip files, without unpacking.
 
-COCO's boxes are pixels of the stored, un-rotated picture, so EXIF orientation is not applied: a picture that a viewer
-would turn keeps the size its annotation names. A picture that carries the camera's flag and was annotated upright
-fails the size check and is reported, never turned silently.
+EXIF orientation is not applied: COCO's boxes are pixels of the stored image. One that carries the camera's flag and was
+annotated upright fails the size check and is reported, never turned silently.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ _COCO = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12})\.jpg")
 
 
 def decode(data: bytes, name: str) -> Picture:
-    """The picture in `data` as RGB uint8 (H, W, 3), rows and columns as they are stored.
+    """Decode an image to RGB uint8 (H, W, 3), rows and columns as they are stored.
 
-    Grey, palette and CMYK become RGB, 16 bits a channel become 8, transparency is laid over white, and of an animation
-    the first frame counts. Raises PictureError naming `name` when `data` is empty, cut short, no picture, or of more
-    than MAX_PIXELS.
+    Grey, palette and CMYK become RGB, 16 bits a channel become 8, transparency is laid over white, of an animation the
+    first frame counts. Raises PictureError naming `name` when `data` is empty, cut, no image, or of more than
+    MAX_PIXELS.
     """
     if not data:
         raise PictureError(f"{name}: the file is empty (0 bytes); fetch it again")
@@ -131,9 +130,9 @@ class FolderRoot:
 
 
 class ZipRoot:
-    """A zip file. One handle for all threads: only opening a member is locked, so that they inflate side by side.
+    """A zip file. One handle for all threads, of which only opening a member is locked.
 
-    A process that was forked opens it anew: with its parent it shares one place in the file, and possibly a held lock.
+    A forked process opens it anew: with its parent it shares one place in the file, and possibly a locked lock.
     """
 
     def __init__(self, path: Path) -> None:
@@ -177,11 +176,11 @@ Root = FolderRoot | ZipRoot
 
 
 class Pictures:
-    """A PictureSource over several folders and zip files, the first that holds a picture wins.
+    """A PictureSource over several folders and zip files, the first that holds an image wins.
 
-    A picture is looked for by its own name and by COCO's other names for it, at that very path and then anywhere below
-    (`nested`). Nothing is opened or listed before the first picture is asked for. `hint` ends the message about a
-    picture that is not there.
+    An image goes by its own name and by COCO's other names for it, at that very path and then anywhere below
+    (`nested`). Nothing is opened before the first image is asked for. `hint` ends the message about an image that is
+    not there.
     """
 
     def __init__(self, roots: Sequence[Path], nested: bool = True, hint: str = "") -> None:

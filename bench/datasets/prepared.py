@@ -1,11 +1,10 @@
-"""The prepared index: one small file a split, from which scenes load in a moment, without network or original files.
+"""The prepared index: one small file a split, from which scenes load without network or original files.
 
     BENCH_HOME/datasets/<data set>/<part>.jsonl     a header line, then one line a scene
-    BENCH_HOME/datasets/<data set>/pictures.json    folders and zips with its pictures
-    BENCH_HOME/datasets/<data set>/*.zip            pictures that came with a hub mirror
+    BENCH_HOME/datasets/<data set>/pictures.json    folders and zips with its images
+    BENCH_HOME/datasets/<data set>/*.zip            images that came with a hub mirror
 
-The header says where the scenes came from, how many there are, and their fingerprint; it holds a sha256 of the lines
-below it, so a fingerprint that is read is one that was computed over just these scenes.
+The header says where the scenes came from, their counts and fingerprint, with a sha256 of the lines below it.
 """
 
 from __future__ import annotations
@@ -41,8 +40,7 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first line of an index. `protocol` is set where a data set knows several (Flickr30k: merged or any-box);
-    `revision` where the files came from a hub mirror."""
+    """The first line of an index; `protocol` of Flickr30k is merged or any-box, `revision` is that of a hub mirror."""
 
     dataset: str
     part: str

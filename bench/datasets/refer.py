@@ -1,9 +1,8 @@
 """The refer files of RefCOCO, RefCOCO+, RefCOCOg and RefClef/ReferIt: `refs(<split_by>).p` beside `instances.json`.
 
-A ref is one referred object with its sentences, an annotation the object's box, xywh pixels (spec pipelines.md 5.1;
-github.com/lichengunc/refer). One sentence is one expression, known by its sent_id. The pickles come from Python 2 and
-are read by `bench.datasets.pickles`. Two texts are at hand: `sent`, cleaned and lower-cased (the default; what MDETR
-and the index lists of TransVG use), and `raw`, as typed (what ReCLIP uses).
+A ref is one referred object with its sentences, an annotation the object's box, xywh pixels
+(github.com/lichengunc/refer). One sentence is one expression, known by its sent_id. Two texts are at hand: `sent`,
+cleaned and lower-cased (the default; as MDETR and the index lists), and `raw`, as typed (as ReCLIP).
 """
 
 from __future__ import annotations
@@ -27,13 +26,12 @@ Record = Mapping[str, Any]
 
 
 def read_refer(folder: Path, split_by: str, part: str, text: Text = "sent") -> list[Scene]:
-    """The scenes of one part, pictures and expressions in order of first appearance in the refs.
+    """Load the scenes of one part, images and expressions in order of first appearance in the refs.
 
-    `split_by` is unc, umd, google or berkeley; `part` is train, val, test, testA or testB, matched exactly, except in
-    RefClef (string annotation ids), where testA, testB and testC also take the combined parts (testAB, ...) and test
-    takes every part with "test" in its name. Boxes are xyxy pixels, unrounded; an annotation without a box gets that
-    of its segmentation. `same_category` leaves crowds out. Raises DataError when a file, key, ref or annotation is
-    missing or wrong, UnsafePickle when the refs ask for more than plain containers.
+    `split_by` is unc, umd, google or berkeley; `part` is matched exactly, except in RefClef (string annotation ids),
+    where testA, testB and testC also take the combined parts (testAB, ...) and test takes every part with "test" in its
+    name. Boxes are xyxy pixels, unrounded; an annotation without a box gets that of its segmentation. `same_category`
+    leaves crowds out. Raises DataError when a file, key, ref or annotation is missing or wrong, UnsafePickle.
     """
     refs_file, instances_file = _refs_file(folder, split_by), folder / "instances.json"
     refs = load_plain_pickle(refs_file)

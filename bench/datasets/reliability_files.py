@@ -1,16 +1,14 @@
-"""What the official scorer leaves behind: the rows that are kept, and every row with its IoU (spec clipvg.md 4.1).
+"""The files of the official scorer: the rows that are kept, and every row with its IoU (CLIP-VG's own code).
 
     DS_train_pseudo_refine_0_0.pth ... _0_9.pth   rows whose IoU is above 0.0 ... 0.9, in the layout of index lists
     DS_train_pseudo_refine_1_0.pth                rows whose IoU is exactly 1
     DS_train_pseudo_bad_label_0_0.pth, _0_4.pth   rows whose IoU is 0, or under 0.4, with the IoU as a last column
-    DS_train_pseudo_iou_result.pth                seven columns: picture file, placeholder, box, phrase, the row's box
-                                                  and the measurer's as tensors, IoU
+    DS_train_pseudo_iou_result.pth                seven columns: image file, placeholder, box, phrase, the row's box
+                                                  and the scorer's as tensors, IoU
 
-DS is the data set as the official folders call it. Phrases are lower-cased. A box stands as the list held it (x, y,
-width, height, or corners for ReferIt and Flickr30k); the two tensors are centre, width and height in 0..1 of the square
-that the picture is padded to. In what is written here that square is exactly centred (the network's is rounded to its
-pixels), the row's box is not cut to whole pixels, and a tensor is NaN where there is no box. `read_index_list` reads
-the lists that are kept.
+DS is the official folder's name; phrases are lower-cased; a box stands as the list held it. The two tensors are centre,
+width and height in 0..1 of the square that the image is padded to: written here, that square is exactly centred, the
+row's box is not cut to whole pixels, and a tensor is NaN where there is no box.
 """
 
 from __future__ import annotations
@@ -58,8 +56,7 @@ class ListRow:
 
 @dataclass(frozen=True, slots=True)
 class IouRow:
-    """A row of an iou_result file. `truth` and `prediction` are cxcywh in 0..1 of the padded square; None where the
-    file holds NaN."""
+    """A row of an iou_result file; `truth` and `prediction` are cxcywh in 0..1 of the padded square, None for NaN."""
 
     file: str
     held: tuple[float, ...]
@@ -70,10 +67,10 @@ class IouRow:
 
 
 def list_rows(path: Path, scenes: Sequence[Scene], dataset: str) -> list[ListRow]:
-    """The rows of a label file whose scenes are `scenes`, phrases lower-cased.
+    """Return the rows of a label file whose scenes are `scenes`, phrases lower-cased.
 
-    Of an index list the boxes are its very numbers and the order is its own; rows of a JSONL go picture by picture,
-    their boxes turned into the data set's format. Raises UsageError for a data set without official lists.
+    Of an index list the boxes are its very numbers, in its order; rows of a JSONL go image by image, boxes in the data
+    set's format. Raises UsageError for a data set without official lists.
     """
     _, form = list_format(dataset)
     rows = []
@@ -92,10 +89,10 @@ def list_rows(path: Path, scenes: Sequence[Scene], dataset: str) -> list[ListRow
 def write_reliability_lists(
     folder: Path, dataset: str, rows: Sequence[ListRow], found: Found, sizes: Sizes
 ) -> list[Path]:
-    """Every file of the official scorer, under `folder`, each whole or not at all; in the order of the table above.
+    """Write every file of the official scorer under `folder`; returns them in the order of the table above.
 
-    `found` is row id -> IoU and the measurer's box (xyxy pixels, None without one); `sizes`, by scene id, are those of
-    pictures whose scene has none. Raises RunError where a file cannot be written.
+    `found` is row id -> IoU and the scorer's box (xyxy pixels, or None); `sizes`, by scene id, are those of images
+    whose scene has none. Raises RunError where a file cannot be written.
     """
     stem, _ = list_format(dataset)
     make_folder(folder)

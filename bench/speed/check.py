@@ -1,6 +1,4 @@
-"""Whether the boxes of the timed pass are those of the accuracy pass (MLPerf's TEST01): speed bought with other answers
-is no speed.
-"""
+"""Whether the boxes of the timed pass are those of the accuracy pass (MLPerf's TEST01)."""
 
 from __future__ import annotations
 
@@ -45,9 +43,7 @@ def against_accuracy(
 
 
 def against_run(resident: Resident, found: Boxed, identity: Identity, results: Path, folder: Path) -> Compared | None:
-    """The timed pass against the latest finished run of the same identity among those in `folder`, in all expressions
-    that both answered; None where there is no such run.
-    """
+    """Compare the timed pass with the latest finished run of the same identity in `folder`; None without such a run."""
     fitting = []
     for path in sorted(folder.glob("*/run.json")):
         try:

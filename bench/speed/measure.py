@@ -38,11 +38,11 @@ def measure(
     rules: Rules | None = None,
     cap_mb: float = CAP_MB,
 ) -> tuple[SpeedRecord, Path]:
-    """The speed of the pipeline called `name` on the split's pictures, and the file it was written to.
+    """Measure the speed of a pipeline on the split's images; returns the record and its file.
 
-    `flags` are options of the pipeline that win over bench.toml, `cap_mb` how much of the split's pictures is kept in
-    memory. A limited split or smaller rules make a record that is not `full`. Raises what `open_pipeline` raises,
-    DataError for a split without pictures, BenchError when the pipeline fails, RunError when nothing can be written.
+    `flags` are options that win over bench.toml, `cap_mb` how much of the split's images is kept in memory. A limited
+    split or smaller rules make a record that is not `full`. Raises what `open_pipeline` raises, DataError for a split
+    without images, BenchError when the pipeline fails, RunError when nothing can be written.
     """
     rules, started = rules or Rules(), now()
     subject = open_subject(name, split, resolved, flags, lambda: make_resident(split, cap_mb))
@@ -116,9 +116,7 @@ def measure(
 def open_subject(
     name: str, split: Split, resolved: Resolved, flags: Mapping[str, Any] | None, pictures: Callable[[], Resident]
 ) -> Subject:
-    """Open a pipeline and call it for the first time; `pictures` are decoded once it is known to be there. Raises
-    what `open_pipeline` raises.
-    """
+    """Open a pipeline and call it once; images are decoded only once it is open. Raises what `open_pipeline` raises."""
     opened = open_pipeline(name, split, resolved, flags)
     opened.clock.waits = False
     subject = Subject(opened, pictures())

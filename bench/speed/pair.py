@@ -41,10 +41,10 @@ def measure_pair(
     cap_mb: float = CAP_MB,
     rounds: int = ROUNDS,
 ) -> tuple[PairRecord, Path]:
-    """Two pipelines in turn, and the file the pair was written to (among the runs of the second).
+    """Measure two pipelines in turn; returns the record and its file (among the runs of the second).
 
-    `flags` are options of both pipelines that win over bench.toml. All rounds together last for each pipeline at
-    least as long as the repeats of the rules. Raises what `measure` raises.
+    `flags` are options of both that win over bench.toml. All rounds together last for each at least as long as the
+    repeats of the rules. Raises what `measure` raises.
     """
     rules, started = rules or Rules(), now()
     pictures = cache(lambda: make_resident(split, cap_mb))

@@ -24,10 +24,7 @@ SPEEDS, PAIRS = "speed-*.json", "pair-*.json"
 
 
 class Rules(Model):
-    """How long things are asked at least; both a number of seconds and a number of batches must be met.
-
-    The defaults are the protocol (spec section 6, after MLPerf's minimum duration and minimum query count).
-    """
+    """How long a pass lasts at least, in seconds and batches both; the defaults are the protocol (after MLPerf)."""
 
     warmup_seconds: float = 3.0
     warmup_batches: int = 10
@@ -98,8 +95,7 @@ class Pictures(Model):
 class Memory(Model):
     """Peaks in MB (2**20 bytes); None with the reason in `unknown` where nobody says.
 
-    `allocated` and `reserved` are torch's on the device, `process` is NVML's for this process, `host` the resident
-    size of the process, with the interpreter and `Pictures.resident_mb` of pictures in it.
+    `allocated` and `reserved` are torch's on the device, `process` is NVML's, `host` the resident size of the process.
     """
 
     allocated_mb: float | None
@@ -119,10 +115,10 @@ class Energy(Model):
 
 
 class Compared(Model):
-    """Boxes of the timed pass against others: how many of `n` are the same, and the ids of some that are not.
+    """Boxes of the timed pass against others: how many of `n` are equal, and the ids of some that are not.
 
-    The same is: the same hit decision at IoU 0.5, and no edge further apart than `tolerance` times the picture's long
-    side. `allowed` may differ: none in float32; in 16 bits a few, where two proposals are all but equally likely.
+    Equal is: the same hit at IoU 0.5, and no edge further apart than `tolerance` times the image's long side. `allowed`
+    may differ: none in float32; in 16 bits a few, where two proposals are all but equally likely.
     """
 
     against: str
@@ -232,9 +228,7 @@ def read_speeds(results: Path, skipped: list[str] | None = None) -> list[tuple[S
 
 
 def speed_of(record: RunRecord, speeds: Sequence[tuple[SpeedRecord, str]]) -> SpeedRecord | None:
-    """The latest valid and full speed of what the run ran: the same name, options, weights, data, number type, kind of
-    device, and acceleration. None where there is none, and for boxes that were made elsewhere.
-    """
+    """The latest valid and full speed record of what a run ran, on the same kind of device; None without one."""
     if record.provenance != "run":
         return None
     fitting = [speed for speed, _ in speeds if speed.valid and speed.full and _key(speed) == _key(record)]

@@ -1,7 +1,6 @@
-"""The pictures of a split, decoded once and kept: a measurement of speed reads no disk.
+"""The images of a split, decoded once and kept: a measurement of speed waits for no disk.
 
-As many as fit under a stated cap, drawn evenly from the split in a fixed order; real pictures, because what a pipeline
-costs depends on what is in them (the number of proposals above all).
+As many as fit under a cap, drawn evenly in a fixed order; real images, for the cost depends on what is in them.
 """
 
 from __future__ import annotations

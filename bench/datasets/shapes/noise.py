@@ -88,11 +88,10 @@ def noisy_labels_of(
 def noisy_labels(
     kind: str, part: str, index: int, data_seed: int, seed: int, rates: Rates, per_picture: int = 6
 ) -> list[PseudoLabel]:
-    """Up to `per_picture` rows of a kind about one scene; fewer, or none, where the scene allows no more.
+    """Make up to `per_picture` rows of a kind about one scene; fewer, or none, where it allows no more.
 
-    `data_seed` is the generator's and `seed` that of the rows. Boxes are xyxy pixels, exact to a quarter. Provenance
-    says which `noise` a row has ("none" or a fault of the list above) and the `true_box` of what its words were about.
-    Raises UsageError for an unknown kind.
+    `data_seed` is the generator's, `seed` that of the rows. Boxes are xyxy pixels, exact to a quarter. Provenance has
+    the `noise` ("none" or a fault of the list above) and the `true_box` of what the words are about. Raises UsageError.
     """
     if kind not in KINDS:
         raise UsageError(f"--kind {kind}: it is {', '.join(KINDS[:-1])} or {KINDS[-1]}")
