@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.boxes import box_xyxy_to_xywh
-from bench.grounding import Box, Expression, Scene
+from bench.grounding import Box, Scene
 
 Hundredths = tuple[int, int, int, int]
 
@@ -104,17 +104,16 @@ def _samples(scenes: Sequence[Scene]) -> list[Sample]:
     keys = {scene.file: picture_key(scene.file) for scene in scenes}
     boxes = _hundredths([e.box for _, e in pairs])
     return [
-        Sample(keys[scene.file], _normal(e.text), box, _also(e)) for (scene, e), box in zip(pairs, boxes, strict=True)
+        Sample(keys[scene.file], _normal(e.text), box, tuple(sorted(_hundredths(e.also))))
+        for (scene, e), box in zip(pairs, boxes, strict=True)
     ]
 
 
 def _hundredths(boxes: Sequence[Box]) -> list[Hundredths]:
+    if not boxes:  # numpy would take far longer, and most expressions have no other boxes
+        return []
     rounded = np.rint(np.asarray(boxes, np.float64).reshape(-1, 4) * 100).astype(np.int64)
     return [(x1, y1, x2, y2) for x1, y1, x2, y2 in rounded.tolist()]
-
-
-def _also(expression: Expression) -> tuple[Hundredths, ...]:
-    return tuple(sorted(_hundredths(expression.also))) if expression.also else ()
 
 
 def _normal(text: str) -> str:

@@ -25,9 +25,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.datasets.rows import Row, checked_box, checked_file, checked_side, checked_text, gather
+from bench.datasets.rows import BoxFormat, Row, checked_box, checked_file, checked_side, checked_text, gather
 from bench.errors import DataError, nearest
-from bench.grounding import Box, Expression, Query, Scene
+from bench.grounding import Expression, Query, Scene
 
 KEYS = (
     "image", "text", "expression", "box_xyxy", "box_xywh", "id", "width", "height",
@@ -71,11 +71,13 @@ def read_provenance(path: Path) -> dict[str, Mapping[str, Any]]:
 def _rows(path: Path) -> Iterator[Row]:
     seen: dict[str, int] = {}
     for number, where, held in _records(path):
+        key, box = _one_of(held, ("box_xyxy", "box_xywh"), where)
+        form: BoxFormat = "xyxy" if key == "box_xyxy" else "xywh"
         expression = Expression(
             id=_new_id(held, number, where, seen),
             text=checked_text(_one_of(held, ("text", "expression"), where)[1], where),
-            box=_box(held, where),
-            held_as="xywh" if "box_xywh" in held else "xyxy",
+            box=checked_box(box, where, form),
+            held_as=form,
             ref_id=_label(held, "ref_id", where),
             kind=_label(held, "kind", where),
             category=_label(held, "category", where),
@@ -141,11 +143,6 @@ def _id(held: dict[str, Any], number: int, where: str) -> str:
         return name
     split, row = _label(held, "split", where), _label(held, "row", where)
     return f"{split}:{row}" if split is not None and row is not None else str(number)
-
-
-def _box(held: dict[str, Any], where: str) -> Box:
-    key, values = _one_of(held, ("box_xyxy", "box_xywh"), where)
-    return checked_box(values, where, "xyxy" if key == "box_xyxy" else "xywh")
 
 
 def _one_of(held: dict[str, Any], keys: tuple[str, str], where: str) -> tuple[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -125,15 +125,8 @@ def plain_card(card: PipelineCard) -> dict[str, Any]:
 
 def data_identity(split: Split) -> DataIdentity:
     """Which data it is: counts and fingerprint."""
-    counts = split.counts
-    return DataIdentity(
-        split=split.name,
-        fingerprint=split.fingerprint,
-        expressions=counts.expressions,
-        refs=counts.refs,
-        pictures=counts.pictures,
-        partial=split.partial,
-    )
+    counts = asdict(split.counts)
+    return DataIdentity(split=split.name, fingerprint=split.fingerprint, partial=split.partial, **counts)
 
 
 def _weights(card: PipelineCard) -> dict[str, str]:

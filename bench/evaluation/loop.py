@@ -27,7 +27,7 @@ from bench.runs.record import RunRecord
 from bench.runs.shards import Rank, from_environment, owned
 from bench.runs.store import BatchTime, Run
 from bench.settings import Resolved, RunSettings
-from bench.speed.meters import device_memory_mb, peak_memory_mb
+from bench.speed.conditions import device_memory_mb, peak_memory_mb
 
 
 @dataclass(frozen=True, slots=True)

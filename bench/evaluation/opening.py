@@ -202,11 +202,8 @@ class AnnotatedBoxes:
 
         def of(scene_id: str) -> Boxes:
             scene = scenes[scene_id]
-            boxes = (
-                [each.box for each in scene.objects]
-                if known
-                else [b for e in scene.expressions for b in (e.box, *e.also)]
-            )
+            referred = [box for e in scene.expressions for box in (e.box, *e.also)]
+            boxes = [each.box for each in scene.objects] if known else referred
             # The order of the annotations would tell which box is asked about first.
             return np.unique(np.array(boxes, np.float64).reshape(-1, 4), axis=0)
 

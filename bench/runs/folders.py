@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +37,18 @@ def runs_of(results: Path, pipeline: str, split: str) -> Path:
 def new_folder(parent: Path, record: RunRecord) -> Path:
     """A new empty folder for a run, named by when it started and its settings. Raises RunError."""
     make_folder(parent)
-    started = re.sub(r"[^0-9T]", "", record.started[:19]).replace("T", "-")
-    base = f"{started}-{record.settings_hash[:8]}"
-    number = 1
+    folders = (parent / name for name in names_at(record.started, record.settings_hash))
     while True:
-        folder = parent / (base if number == 1 else f"{base}-{number}")
-        with explained(folder):
-            try:
-                folder.mkdir()
-                return folder
-            except FileExistsError:
-                number += 1
+        folder = next(folders)
+        with explained(folder), suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+
+
+def names_at(time: str, settings_hash: str) -> Iterator[str]:
+    """Names of files by time and settings: 20260102-030405-1a2b3c4d, then the same with -2, -3, ..."""
+    base = f"{re.sub(r'[^0-9T]', '', time[:19]).replace('T', '-')}-{settings_hash[:8]}"
+    return (base if number == 1 else f"{base}-{number}" for number in count(1))
 
 
 def same_command(parent: Path, identity: Identity, protocol: str) -> list[tuple[Path, RunRecord]]:

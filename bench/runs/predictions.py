@@ -65,12 +65,9 @@ def _rounded(box: Sequence[float] | None) -> Box | None:
 
 def dump_line(row: SceneAnswers) -> str:
     """One line of predictions.jsonl, newline included."""
-    predictions: list[dict[str, Any]] = []
-    for answer in row.answers:
-        entry: dict[str, Any] = {"id": answer.id, "box": answer.box, "score": answer.score}
-        if answer.note:
-            entry["note"] = answer.note
-        predictions.append(entry)
+    predictions = [
+        {"id": a.id, "box": a.box, "score": a.score} | ({"note": a.note} if a.note else {}) for a in row.answers
+    ]
     size = {} if row.size is None else {"size": row.size}
     line = {"scene": row.scene, **size, "proposals": row.proposals, "error": row.error, "predictions": predictions}
     return json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"

@@ -5,9 +5,7 @@ Nothing is stored before everything is measured, so a measurement that is stoppe
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,10 @@ from bench.evaluation.progress import say
 from bench.memory import free
 from bench.runs import provenance
 from bench.runs.files import make_folder, write_atomically
-from bench.runs.folders import runs_of
+from bench.runs.folders import names_at, runs_of
 from bench.settings import Resolved
 from bench.speed.check import SAMPLE, against_accuracy, against_run, compare
-from bench.speed.conditions import Gpu, Watch, open_gpu, uneven
-from bench.speed.meters import device_memory_mb, peak_memory_mb, restart_peaks
+from bench.speed.conditions import Gpu, Watch, device_memory_mb, open_gpu, peak_memory_mb, restart_peaks, uneven
 from bench.speed.record import Compared, Energy, Memory, PairRecord, Rate, Rules, SpeedRecord
 from bench.speed.resident import CAP_MB, Resident, make_resident
 from bench.speed.scenarios import offline, search, single, stages, warm_up
@@ -134,9 +131,8 @@ def environment_of(subject: Subject) -> dict[str, Any]:
 def write(record: SpeedRecord | PairRecord, folder: Path, kind: str, settings_hash: str) -> Path:
     """The record as a file of its own in `folder`, named by when it was finished. Raises RunError."""
     make_folder(folder)
-    stamp = re.sub(r"[^0-9T]", "", record.finished[:19]).replace("T", "-")
-    names = (f"{kind}-{stamp}-{settings_hash[:8]}{'' if n == 1 else f'-{n}'}.json" for n in count(1))
-    path = next(folder / each for each in names if not (folder / each).exists())
+    paths = (folder / f"{kind}-{name}.json" for name in names_at(record.finished, settings_hash))
+    path = next(path for path in paths if not path.exists())
     write_atomically(path, (record.model_dump_json(indent=1) + "\n").encode())
     return path
 
