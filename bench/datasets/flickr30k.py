@@ -76,10 +76,12 @@ def _rows(sentences: Path, image: str, entities: Entities, protocol: Protocol) -
             boxes = entities.boxes.get(phrase.chain)
             if not boxes or phrase.chain == "0":
                 continue
+            x1, y1, x2, y2 = zip(*boxes, strict=True)
+            around = (min(x1), min(y1), max(x2), max(y2))
             expression = Expression(
                 id=f"{image}#{c}#{p}",
                 text=checked_text(phrase.text, f"{sentences}: caption {c}, phrase {p}"),
-                box=_around(boxes) if protocol == "merged" else boxes[0],
+                box=around if protocol == "merged" else boxes[0],
                 ref_id=f"{image}#{phrase.chain}",
                 kind=phrase.types[0] if phrase.types else None,
                 also=() if protocol == "merged" else tuple(boxes[1:]),
@@ -129,11 +131,6 @@ def read_annotation(file: Path) -> Entities:
         for side in ("width", "height")
     )
     return Entities(width, height, boxes)
-
-
-def _around(boxes: list[Box]) -> Box:
-    x1, y1, x2, y2 = zip(*boxes, strict=True)
-    return (min(x1), min(y1), max(x2), max(y2))
 
 
 def _number(text: str | None, where: str) -> float:

@@ -121,23 +121,18 @@ def _read(dataset: Catalogued, source: Source, asked: Asked, say: Say) -> list[t
         published = dataset.part(part).expressions
         if wrong and not (asked.subset and counts.expressions <= (published or counts.expressions)):
             raise DataError(_other_counts(dataset, part, source, counts, wrong))
-        made.append(
-            (
-                part,
-                Header(
-                    dataset=dataset.name,
-                    part=part,
-                    format=source.format,
-                    counts=counts,
-                    fingerprint=fingerprint(scenes),
-                    sources=tuple(_described(path) for path in source.files(part)),
-                    protocol=source.protocol,
-                    revision=source.revision,
-                    partial=bool(wrong),
-                ),
-                scenes,
-            )
+        header = Header(
+            dataset=dataset.name,
+            part=part,
+            format=source.format,
+            counts=counts,
+            fingerprint=fingerprint(scenes),
+            sources=tuple(_described(path) for path in source.files(part)),
+            protocol=source.protocol,
+            revision=source.revision,
+            partial=bool(wrong),
         )
+        made.append((part, header, scenes))
     return made
 
 

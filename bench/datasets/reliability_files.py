@@ -27,7 +27,7 @@ from bench.datasets.index_lists import PLACEHOLDER
 from bench.datasets.pickles import as_text, load_index_list
 from bench.datasets.pseudo_files import list_format, pseudo_row, save_list, threshold_name
 from bench.datasets.rows import checked_file, checked_text
-from bench.errors import DataError, UnsafePickle
+from bench.errors import DataError, UnsafePickle, first_line
 from bench.grounding import Box, Scene
 from bench.runs.files import make_folder
 
@@ -173,13 +173,11 @@ def _loaded(path: Path) -> object:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except pickle.UnpicklingError as error:
-        first = str(error).strip().partition("\n")[0]
         raise UnsafePickle(
-            f"{path}: no torch-saved list of plain rows and tensors; nothing in it was executed ({first})"
+            f"{path}: no torch-saved list of plain rows and tensors; nothing in it was executed ({first_line(error)})"
         ) from None
     except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise DataError(f"{path}: a broken or cut file ({type(error).__name__}: {first}); fetch it again") from None
+        raise DataError(f"{path}: a broken or cut file ({first_line(error)}); fetch it again") from None
 
 
 def _iou_row(row: object, where: str) -> IouRow:

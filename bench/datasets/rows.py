@@ -99,10 +99,10 @@ def checked_side(value: object, where: str, name: str) -> int | None:
 
 
 def gather(rows: Iterable[Row], source: str) -> list[Scene]:
-    """Rows -> scenes, one a picture file, in order of first appearance; `source` names the file in messages.
+    """Gather rows into scenes, one an image file, in order of first appearance; `source` names the file in messages.
 
-    A scene's id is its picture key, or the file itself where two files share a key. Raises DataError when there are no
-    rows, two expressions share an id, or one picture has two sizes.
+    A scene's id is its picture key, or the file itself where two share a key. Raises DataError when there are no rows,
+    two expressions share an id, or one image has two sizes.
     """
     expressions: dict[str, list[Expression]] = {}
     sizes: dict[str, tuple[int | None, int | None]] = {}

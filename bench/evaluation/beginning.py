@@ -63,10 +63,7 @@ def blank_record(
 def identity_of(
     context: PipelineContext, split: Split, deterministic: bool, card: PipelineCard | None = None
 ) -> Identity:
-    """What must stay the same while a run is continued; without a card its weights are left open.
-
-    Raises WeightsError when a weights file cannot be read.
-    """
+    """What must stay the same in a continued run; without a card, weights are left open. Raises WeightsError."""
     options = _plain(context.options)
     options.get("card", {}).pop("supervision", None)  # a word for readers, which the record's card holds
     return Identity(

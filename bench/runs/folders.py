@@ -52,10 +52,7 @@ def names_at(time: str, settings_hash: str) -> Iterator[str]:
 
 
 def same_command(parent: Path, identity: Identity, protocol: str) -> list[tuple[Path, RunRecord]]:
-    """The runs under `parent` that a command of this identity and protocol made, oldest first.
-
-    A folder whose run.json is missing or of another schema is none of them: it is left alone.
-    """
+    """The runs under `parent` of this identity and protocol, oldest first; unreadable ones are skipped."""
     found = []
     for path in parent.glob(f"*/{RECORD}"):
         try:

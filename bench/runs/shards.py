@@ -41,7 +41,8 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Rank:
     if "RANK" in env and "WORLD_SIZE" in env:
         names, local = ("RANK", "WORLD_SIZE"), env.get("LOCAL_RANK")
         launch = "|".join(env.get(k, "") for k in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
-    elif "SLURM_PROCID" in env and "SLURM_NTASKS" in env and not _batch_script(env):
+    # In a batch script itself Slurm sets the variables of rank 0 but starts no other: there is no step.
+    elif {"SLURM_PROCID", "SLURM_NTASKS"} <= env.keys() and ("SLURM_STEP_ID" in env or "SLURM_JOB_ID" not in env):
         names, local = ("SLURM_PROCID", "SLURM_NTASKS"), env.get("SLURM_LOCALID")
         launch = "|".join(env.get(k, "") for k in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
     else:
@@ -57,11 +58,6 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Rank:
             f"the environment gives this process no rank ({said}); a rank is a number from 0 to below the size"
         )
     return rank
-
-
-def _batch_script(env: Mapping[str, str]) -> bool:
-    """Whether this is a batch script itself, where Slurm sets the variables of rank 0 but starts no other."""
-    return "SLURM_JOB_ID" in env and "SLURM_STEP_ID" not in env
 
 
 def owned(scenes: Sequence[Scene], rank: Rank) -> list[Scene]:

@@ -14,7 +14,7 @@ from bench.evaluation.answering import answers
 from bench.evaluation.opening import OpenPipeline
 from bench.grounding import Box, Expression, Prediction
 from bench.runs.predictions import Answer
-from bench.runs.record import Identity, RunRecord, read_record
+from bench.runs.record import Identity, read_record
 from bench.runs.store import stored_rows
 from bench.settings import RunSettings
 from bench.speed.record import Compared
@@ -50,7 +50,7 @@ def against_run(resident: Resident, found: Boxed, identity: Identity, results: P
             record = read_record(path.parent)
         except RunError:  # of another schema
             continue
-        if _finished(record) and record.identity == identity:
+        if (record.status, record.provenance, record.identity) == ("complete", "run", identity):
             fitting.append((record.finished or "", path.parent))
     if not fitting:
         return None
@@ -107,7 +107,3 @@ def spread_over(items: Sequence[T], counts: Sequence[int], least: int) -> list[T
         if sum(counts[::step]) >= least:
             return list(items[::step])
     return list(items)
-
-
-def _finished(record: RunRecord) -> bool:
-    return record.status == "complete" and record.provenance == "run"

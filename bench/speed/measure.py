@@ -61,7 +61,8 @@ def measure(
     subject.answer_at_least(SAMPLE, size)  # short rules may end before there is enough to compare
     answered, proposals = subject.answered, subject.proposals_per_picture
     memory, energy = meter.read(rates[0])
-    for warm in _warm(list(subject.caches)):
+    caches = tuple(subject.caches)  # each alone, and all of them together where there are several
+    for warm in [*((name,) for name in caches), *([caches] if len(caches) > 1 else [])]:
         say(f"{name}: offline, {' and '.join(warm)} warm")
         rates.append(offline(subject, size, rules, warm))
     say(f"{name}: single")
@@ -180,11 +181,6 @@ class _Meter:
 
     def _mj(self) -> tuple[int | None, str]:
         return self._gpu.energy_mj() if self._gpu else (None, self._no_gpu)
-
-
-def _warm(caches: list[str]) -> list[tuple[str, ...]]:
-    """Each cache alone, and all of them together where there are several."""
-    return [(name,) for name in caches] + ([tuple(caches)] if len(caches) > 1 else [])
 
 
 def _remarks(subject: Subject, alone: Compared) -> tuple[str, ...]:

@@ -1,8 +1,7 @@
-"""Two pipelines measured in turn: the ratio of their speeds is the claim that a noisy machine allows.
+"""The ratio of two pipelines' speeds, measured in turn, on a machine that may slow down.
 
-Both are loaded, each at its own best batch. In every round each goes over the same pictures once, cold; who begins
-changes from round to round (a b, b a, a b, ...), so that a machine that slows down slows down both. A round gives one
-ratio; what is reported is their median, their quartiles, the lowest and the highest.
+Both are loaded, each at its own best batch. In every round each goes over the same images once, cold; who begins
+alternates (a b, b a, ...). A round gives one ratio: reported are median, quartiles, lowest and highest.
 """
 
 from __future__ import annotations

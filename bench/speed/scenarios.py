@@ -102,9 +102,9 @@ def offline(
     warm: Collection[str] = (),
     around: Callable[[Callable[[], None]], None] = lambda measure: measure(),
 ) -> Rate:
-    """`repeats` times the best batch over and over. Caches in `warm` are filled before and kept.
+    """Measure the best batch over and over, `repeats` times; caches in `warm` are filled before and kept.
 
-    `around` is given what measures all repeats, so that memory and energy are counted over just that.
+    `around` gets what measures all repeats, so that memory and energy are counted over just that.
     """
 
     def step(number: int) -> tuple[int, int]:

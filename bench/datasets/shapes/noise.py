@@ -21,10 +21,10 @@ from itertools import islice
 
 from bench.datasets.shapes.dice import Dice
 from bench.datasets.shapes.language import Candidate, by_attribute, by_location, by_relation, phrases_of
-from bench.datasets.shapes.layout import COLOURS, TEXTURES, Layout, Thing, make_layout
+from bench.datasets.shapes.layout import COLOURS, TEXTURES, Layout, Thing, make_layout, pixels
 from bench.datasets.shapes.outlines import UNIT
 from bench.errors import UsageError
-from bench.grounding import Box, Scene
+from bench.grounding import Scene
 from bench.labelling import PseudoLabel
 
 KINDS = ("template", "relation", "caption")
@@ -113,8 +113,8 @@ def noisy_labels(
         elif fault == "shifted box":
             extent = _shifted(extent, (layout.width * UNIT, layout.height * UNIT), dice)
         said = {"source": kind, "detector": "shapes", "score": 1.0, "template": claim.form, "entities": claim.entities}
-        said |= {"noise": fault, "true_box": list(_pixels(target.extent))}
-        made.append(PseudoLabel(scene, text, _pixels(extent), said))
+        said |= {"noise": fault, "true_box": list(pixels(target.extent))}
+        made.append(PseudoLabel(scene, text, pixels(extent), said))
     return made
 
 
@@ -201,11 +201,6 @@ def _iou(a: Extent, b: Extent) -> float:
         return 0.0
     shared = across * down
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
-
-
-def _pixels(extent: Extent) -> Box:
-    left, top, right, bottom = extent
-    return (left / UNIT, top / UNIT, right / UNIT, bottom / UNIT)
 
 
 def _article(phrase: str) -> str:
