@@ -1,8 +1,8 @@
-"""The vocabulary everyone shares: what is asked, what is answered, and the contract between them.
+"""The vocabulary everyone shares: scenes, expressions, predictions, and the contract between them.
 
-A *scene* is one picture with every expression about it; scenes travel, not expressions, so a picture is decoded,
-detected and encoded once. Outside a model every box is xyxy: left, top, right, bottom in pixels of the original
-picture, as floats, with no "+1".
+A *scene* is one image with every expression about it; scenes travel, not expressions, so an image is decoded, detected
+and encoded once. Outside a model every box is xyxy: left, top, right, bottom in float pixels of the original image,
+with no "+1".
 """
 
 from __future__ import annotations
@@ -36,14 +36,13 @@ class Caption(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """One referring expression with its answer: one sample of a split.
+    """One referring expression with its annotated box: one sample of a split.
 
-    `box` is the annotated box, xyxy pixels of the original picture, never clipped. `kind` is the generator's or the
-    data set's own class of the expression (None where it has none), `category` the referent's class name, and
-    `same_category` how many objects of that class the picture holds, the referent included. `also` are other boxes that
-    count as right (Flickr30k Entities' any-box protocol); empty everywhere else. `caption` is the sentence the text is
-    a phrase of, where the data set has sentences. `held_as` is the form in which a row of people's own data gave the
-    box, which matters to who cuts it to integers; None where the data set settles it.
+    `box` is xyxy pixels of the original image, never clipped; `also` are other boxes that count as right (any-box
+    protocol of Flickr30k Entities). `kind` is the generator's or the data set's own class of the expression, `category`
+    the referent's class name, `same_category` how many objects of that class the image holds, the referent included.
+    `caption` is the sentence the text is a phrase of. `held_as` is the form in which a row of people's own data gave
+    the box, which matters to who cuts it to integers; None where the data set settles it.
     """
 
     id: str
@@ -95,12 +94,11 @@ class Scene:
 
 
 def check_box_touches(scene: Scene, expression: Expression, width: int, height: int, where: str = "") -> None:
-    """Raises DataError when the annotated box lies wholly outside its picture of `width` x `height` pixels: no model
-    can learn from it, and it is a sign of boxes read in the wrong format.
+    """Raise DataError when an annotated box lies wholly outside its image of `width` x `height` pixels.
 
-    `where` names the file and the row; by default the message names the picture and the expression. Label files are
-    checked when they are loaded and decoded (bench/datasets/labels.py); who trains on other scenes without annotated
-    sizes calls this once the picture is there.
+    No model can learn from it, and it is a sign of boxes in the wrong format. `where` names file and row; by default
+    the message names image and expression. Label files are checked when they are loaded and decoded
+    (bench/datasets/labels.py); who trains on other scenes without annotated sizes calls this once the image is there.
     """
     if not expression.touches(width, height):
         x1, y1, x2, y2 = expression.box
@@ -131,13 +129,12 @@ class LoadedScene:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One answer to one query.
+    """One prediction for one query.
 
-    `box` is xyxy pixels of the original picture as the model says it, unclipped (the harness clips); None is a
-    counted miss. `proposals` (N, 4) are the boxes a two-stage pipeline chose from, the same array object for every
-    query of a scene, so that the ceiling can be told from the ranking. `note` says what a reader should know about
-    this one answer, for example that the tokenizer cut the text. `query_index` is which of its own decoder queries a
-    pipeline of the DETR family answered with.
+    `box` is xyxy pixels of the original image, unclipped (the harness clips); None is a counted miss. `proposals` (N,
+    4) are the boxes a two-stage pipeline chose from, the same array object for every query of a scene. `note` says what
+    a reader should know about this one, for example that the tokenizer cut the text. `query_index` is the decoder query
+    of a pipeline of the DETR family.
     """
 
     id: str
@@ -193,7 +190,7 @@ class StageClock(Protocol):
 
 
 class Candidates(Protocol):
-    """The annotated boxes of a split's pictures, for the protocol in which a pipeline chooses among them.
+    """The annotated boxes of a split's images, for the protocol in which a pipeline chooses among them.
 
     Who takes them names them on its card (`proposals`): the run's signature says so, and no table mixes it with others.
     """
@@ -210,11 +207,10 @@ class Candidates(Protocol):
 class PipelineContext:
     """Everything a pipeline's factory is given.
 
-    `options` is the pipeline's table of bench.toml with the data set's own lines and the flags already laid over it;
-    `folder` is where relative paths in it start, `home` the cache (BENCH_HOME); `dataset` is the data set it will run
-    on, and `train_scenes` loads that data set's train part (for baselines that fit something; raises DataError where it
-    is not at hand). `candidates` are for the proposer `ground-truth` alone. `device` is resolved ("cpu", "cuda:0"),
-    `dtype` one of float32, bfloat16, float16. `acceleration` is applied to every network (bench/acceleration.py).
+    `options` is the pipeline's table of bench.toml with the data set's lines and the flags laid over it; `folder` is
+    where relative paths in it start, `home` the cache (BENCH_HOME). `train_scenes` loads the train part of `dataset`
+    (raises DataError where it is not at hand). `candidates` are for the proposer `ground-truth` alone. `device` is
+    resolved ("cpu", "cuda:0"), `dtype` one of float32, bfloat16, float16. `acceleration` is applied to every network.
     """
 
     name: str
@@ -234,10 +230,7 @@ class PipelineContext:
 
 @runtime_checkable
 class Pipeline(Protocol):
-    """A grounder: scenes in, one prediction per query out.
-
-    The boxes must not depend on the batch size (to float noise). It may keep caches keyed by scene id.
-    """
+    """A grounder: scenes in, one prediction per query out, whatever the batch size (to float noise)."""
 
     @property
     def card(self) -> PipelineCard: ...
@@ -249,9 +242,7 @@ class Pipeline(Protocol):
 
 @runtime_checkable
 class Caching(Protocol):
-    """What a pipeline has that keeps something between calls beyond its weights, so that its speed can be measured
-    with and without.
-    """
+    """A pipeline that keeps something between calls beyond its weights; its speed is measured with and without."""
 
     @property
     def caches(self) -> Mapping[str, Callable[[], None]]:
@@ -259,10 +250,7 @@ class Caching(Protocol):
         ...
 
 
-class PipelineFactory(Protocol):
-    """What an entry point of the group `bench.pipelines` names."""
-
-    def __call__(self, context: PipelineContext) -> Pipeline: ...
+PipelineFactory = Callable[[PipelineContext], Pipeline]  # the first thing that an entry point names
 
 
 class PictureSource(Protocol):

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.datasets.prepare import Prepared
-    from bench.datasets.survey import Standing
-    from bench.datasets.verify import Verified
+    from bench.datasets.verify import Standing, Verified
 
 app = typer.Typer(help="Prepare, verify, list and look at data sets.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A data set (refcoco) or one of its splits (refcoco-val).")]
@@ -122,7 +121,7 @@ def listing(config: Config = None, json: Json = False) -> None:
     """What is at hand, what is not and where to get it, with terms of use."""
     from dataclasses import asdict
 
-    from bench.datasets.survey import survey
+    from bench.datasets.verify import survey
 
     resolved = settings_of(config)
     datasets = survey(resolved)

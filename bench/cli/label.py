@@ -106,7 +106,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write pseudo-labels as the official lists: one a source, and one of all that lie there, merged in order."""
-    from bench.datasets.pseudo_lists import export_lists
+    from bench.datasets.pseudo_files import export_lists
     from bench.labelling.files import dataset_of_labels
 
     written = export_lists(files, out, dataset_of_labels(files, split), threshold)

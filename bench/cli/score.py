@@ -50,7 +50,7 @@ def score(
     if run is not None:
         if name or xywh or key != "auto":
             raise UsageError("--name, --xywh and --key are about --predictions, not about a stored run")
-        from bench.evaluation.rescored import rescore
+        from bench.evaluation.scored import rescore
 
         record, folder = rescore(run, resolved, protocol, split, keep), run
     else:

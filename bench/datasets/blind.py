@@ -5,7 +5,7 @@ Scenes keep their names and the sizes of their pictures, which a decoded picture
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -43,14 +43,8 @@ class BlindPictures:
     __slots__ = ("load", "missing")
 
     def __init__(self, pictures: PictureSource) -> None:
-        def load(scene: Scene) -> Picture:
-            return pictures.load(replace(scene, expressions=(), objects=()))
-
-        def missing(scenes: Sequence[Scene]) -> list[str]:
-            return pictures.missing(scenes)
-
-        self.load = load
-        self.missing = missing
+        self.load: Callable[[Scene], Picture] = lambda scene: pictures.load(*without_expressions([scene]))
+        self.missing: Callable[[Sequence[Scene]], list[str]] = lambda scenes: pictures.missing(scenes)
 
 
 def pictures_below(folder: Path, out: Path) -> tuple[list[Scene], PictureSource]:

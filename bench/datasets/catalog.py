@@ -1,8 +1,8 @@
 """The data sets people hold files of: their parts, the counts their authors published, and where to get them.
 
-Counts are from spec/pipelines.md 5.2 (references and pictures from the TFDS table, sentences from MAttNet's and
-OneRef's lists) and spec/clipvg.md 5.1; None where nobody published one, or where two sources disagree. `refcocog` is
-the UMD split, which parts by picture; `refcocog-google` parts by object: a picture can be in train and in val.
+Counts are from the TFDS table (references, images) and MAttNet's and OneRef's lists (sentences); None where nobody
+published one, or two sources disagree. `refcocog` is the UMD split, which parts by image; `refcocog-google` parts by
+object: an image can be in train and in val.
 """
 
 from __future__ import annotations
@@ -112,73 +112,44 @@ def mismatches(part: Part, found: Counts) -> list[str]:
     ]
 
 
-refcoco = Catalogued(
-    name="refcoco",
-    title="RefCOCO (UNC)",
-    parts=(
-        Part("train", 120_624, 42_404, 16_994),
-        Part("val", 10_834, 3_811, 1_500),
-        Part("testA", 5_657, 1_975, 750),
-        Part("testB", 5_095, 1_810, 750),
-    ),
-    terms=COCO_TERMS,
-    annotations=REFER_FILES.format(name="refcoco", stem="unc"),
-    pictures=COCO_PICTURES,
-    album="coco",
+def _coco(name: str, title: str, split_by: str, stem: str, *parts: Part, aliases: tuple[str, ...] = ()) -> Catalogued:
+    """A data set of the refer API about COCO's images; `stem` is what its index lists are called by."""
+    refer, texts = name.removesuffix("-google"), (COCO_TERMS, REFER_FILES, COCO_PICTURES)
+    terms, annotations, pictures = (text.format(name=refer, stem=stem) for text in texts)
+    files = ("coco", aliases, (refer, split_by), stem, MIRRORS[name])
+    return Catalogued(name, title, parts, terms, annotations, pictures, *files)
+
+
+refcoco = _coco(
+    *("refcoco", "RefCOCO (UNC)", "unc", "unc"),
+    Part("train", 120_624, 42_404, 16_994),
+    Part("val", 10_834, 3_811, 1_500),
+    Part("testA", 5_657, 1_975, 750),
+    Part("testB", 5_095, 1_810, 750),
     aliases=("refcoco-unc",),
-    refer=("refcoco", "unc"),
-    stem="unc",
-    hub=MIRRORS["refcoco"],
 )
 
-refcoco_plus = Catalogued(
-    name="refcoco+",
-    title="RefCOCO+ (UNC)",
-    parts=(
-        Part("train", 120_191, 42_278, 16_992),
-        Part("val", 10_758, 3_805, 1_500),
-        Part("testA", 5_726, 1_975, 750),
-        Part("testB", 4_889, 1_798, 750),
-    ),
-    terms=COCO_TERMS,
-    annotations=REFER_FILES.format(name="refcoco+", stem="unc+"),
-    pictures=COCO_PICTURES,
-    album="coco",
+refcoco_plus = _coco(
+    *("refcoco+", "RefCOCO+ (UNC)", "unc", "unc+"),
+    Part("train", 120_191, 42_278, 16_992),
+    Part("val", 10_758, 3_805, 1_500),
+    Part("testA", 5_726, 1_975, 750),
+    Part("testB", 4_889, 1_798, 750),
     aliases=("refcoco+-unc", "refcocoplus"),
-    refer=("refcoco+", "unc"),
-    stem="unc+",
-    hub=MIRRORS["refcoco+"],
 )
 
-refcocog = Catalogued(
-    name="refcocog",
-    title="RefCOCOg (UMD)",
-    parts=(
-        Part("train", 80_512, 42_226, 21_899),
-        Part("val", 4_896, 2_573, 1_300),
-        Part("test", 9_602, 5_023, 2_600),
-    ),
-    terms=COCO_TERMS,
-    annotations=REFER_FILES.format(name="refcocog", stem="gref_umd"),
-    pictures=COCO_PICTURES,
-    album="coco",
+refcocog = _coco(
+    *("refcocog", "RefCOCOg (UMD)", "umd", "gref_umd"),
+    Part("train", 80_512, 42_226, 21_899),
+    Part("val", 4_896, 2_573, 1_300),
+    Part("test", 9_602, 5_023, 2_600),
     aliases=("refcocog-umd",),
-    refer=("refcocog", "umd"),
-    stem="gref_umd",
-    hub=MIRRORS["refcocog"],
 )
 
-refcocog_google = Catalogued(
-    name="refcocog-google",
-    title="RefCOCOg (Google; split by object, so train and val share pictures)",
-    parts=(Part("train", 85_474, 44_822, 24_698), Part("val", 9_536, 5_000, 4_650)),
-    terms=COCO_TERMS,
-    annotations=REFER_FILES.format(name="refcocog", stem="gref"),
-    pictures=COCO_PICTURES,
-    album="coco",
-    refer=("refcocog", "google"),
-    stem="gref",
-    hub=MIRRORS["refcocog-google"],
+refcocog_google = _coco(
+    *("refcocog-google", "RefCOCOg (Google; split by object, so train and val share pictures)", "google", "gref"),
+    Part("train", 85_474, 44_822, 24_698),
+    Part("val", 9_536, 5_000, 4_650),
 )
 
 referit = Catalogued(

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.boxes import box_xyxy_to_xywh
-from bench.grounding import Box, Expression, Scene
+from bench.grounding import Box, Scene
 
 Hundredths = tuple[int, int, int, int]
 
@@ -63,10 +63,10 @@ def fingerprint(scenes: Sequence[Scene]) -> str:
 def difference(
     a: Sequence[Scene], b: Sequence[Scene], names: tuple[str, str] = ("the first", "the second")
 ) -> list[str]:
-    """How two splits truly differ, in sentences with numbers; empty exactly when their fingerprints are equal.
+    """Describe how two splits differ, in sentences with numbers; empty exactly when their fingerprints are equal.
 
-    Pictures that only one has come first, then boxes that differ for the same picture and text (how many, by how much,
-    and what explains it), texts that differ on the same box, and expressions that only one has.
+    Images that only one has come first, then boxes that differ for the same image and text (how many, by how much, and
+    why), texts that differ on the same box, and expressions that only one has.
     """
     left, right = Counter(_samples(a)), Counter(_samples(b))
     only_a, only_b = list((left - right).elements()), list((right - left).elements())
@@ -104,17 +104,16 @@ def _samples(scenes: Sequence[Scene]) -> list[Sample]:
     keys = {scene.file: picture_key(scene.file) for scene in scenes}
     boxes = _hundredths([e.box for _, e in pairs])
     return [
-        Sample(keys[scene.file], _normal(e.text), box, _also(e)) for (scene, e), box in zip(pairs, boxes, strict=True)
+        Sample(keys[scene.file], _normal(e.text), box, tuple(sorted(_hundredths(e.also))))
+        for (scene, e), box in zip(pairs, boxes, strict=True)
     ]
 
 
 def _hundredths(boxes: Sequence[Box]) -> list[Hundredths]:
+    if not boxes:  # numpy would take far longer, and most expressions have no other boxes
+        return []
     rounded = np.rint(np.asarray(boxes, np.float64).reshape(-1, 4) * 100).astype(np.int64)
     return [(x1, y1, x2, y2) for x1, y1, x2, y2 in rounded.tolist()]
-
-
-def _also(expression: Expression) -> tuple[Hundredths, ...]:
-    return tuple(sorted(_hundredths(expression.also))) if expression.also else ()
 
 
 def _normal(text: str) -> str:

@@ -1,14 +1,12 @@
 """Flickr30k Entities as its authors publish it: `Annotations/<id>.xml`, `Sentences/<id>.txt` and `<part>.txt`.
 
 A caption marks its phrases as `[/EN#<chain>/<type>/... words]`; a chain is one entity, and the XML file gives the boxes
-of each (Plummer et al. 2015; github.com/BryanPlummer/flickr30k_entities). One phrase in one caption is one expression,
-so a phrase that three captions use counts three times. Phrases of chain 0 (not visual), and of chains without a box
-(whole scene, not in the picture), are left out. That is how the published 14,433 phrases of val and 14,481 of test are
-counted (the index lists of the TransVG family hold as many).
+of each (Plummer et al. 2015; github.com/BryanPlummer/flickr30k_entities). One phrase in one caption is one expression.
+Phrases of chain 0 (not visual), and of chains without a box, are left out, as in the published 14,433 phrases of val
+and 14,481 of test.
 
-A chain may have several boxes, and two protocols make one answer of them: `merged` takes the box around all of them, as
-the index lists do; `any-box` takes a hit with any one of them (MDETR's ANY-BOX). Corners are taken as the XML has them,
-counted from 1, as the index lists have them too; the authors' own reader takes 1 off each.
+A chain may have several boxes: `merged` takes the box around all of them, as the index lists do; `any-box` takes a hit
+with any one of them (MDETR's ANY-BOX). Corners are as in the XML, counted from 1, as the index lists have them too.
 """
 
 from __future__ import annotations
@@ -47,12 +45,11 @@ class Entities(NamedTuple):
 
 
 def read_entities(folder: Path, part: str, protocol: Protocol = "merged") -> list[Scene]:
-    """The scenes of one part (train, val, test), pictures in the order of `<part>.txt`; boxes are xyxy pixels.
+    """Load the scenes of one part (train, val, test), images in the order of `<part>.txt`; boxes are xyxy pixels.
 
     An expression's id is "<image>#<caption>#<phrase>", both counted from 0; its kind is the phrase's type, its ref_id
-    "<image>#<chain>", and it carries its caption without marks. With `any-box`, `box` is the chain's first box and
-    `also` the others. A picture without a phrase that has a box gives no scene. Raises DataError naming the file and
-    the caption or chain.
+    "<image>#<chain>". With `any-box`, `box` is the chain's first box and `also` the others. An image without a boxed
+    phrase gives no scene. Raises DataError naming the file and the caption or chain.
     """
     list_file = folder / f"{part}.txt"
     if not list_file.is_file():
@@ -79,10 +76,12 @@ def _rows(sentences: Path, image: str, entities: Entities, protocol: Protocol) -
             boxes = entities.boxes.get(phrase.chain)
             if not boxes or phrase.chain == "0":
                 continue
+            x1, y1, x2, y2 = zip(*boxes, strict=True)
+            around = (min(x1), min(y1), max(x2), max(y2))
             expression = Expression(
                 id=f"{image}#{c}#{p}",
                 text=checked_text(phrase.text, f"{sentences}: caption {c}, phrase {p}"),
-                box=_around(boxes) if protocol == "merged" else boxes[0],
+                box=around if protocol == "merged" else boxes[0],
                 ref_id=f"{image}#{phrase.chain}",
                 kind=phrase.types[0] if phrase.types else None,
                 also=() if protocol == "merged" else tuple(boxes[1:]),
@@ -132,11 +131,6 @@ def read_annotation(file: Path) -> Entities:
         for side in ("width", "height")
     )
     return Entities(width, height, boxes)
-
-
-def _around(boxes: list[Box]) -> Box:
-    x1, y1, x2, y2 = zip(*boxes, strict=True)
-    return (min(x1), min(y1), max(x2), max(y2))
 
 
 def _number(text: str | None, where: str) -> float:

@@ -1,8 +1,6 @@
-"""Mirrors on the Hugging Face hub that carry the pictures too: which there are, and how a part is downloaded, pinned.
+"""Mirrors on the Hugging Face hub that carry the images too: which there are, and how a part is downloaded, pinned.
 
-`jxu124/refcoco-benchmark` and `jxu124/refclef-benchmark` are parquet files, one row a picture (spec pipelines.md 5.4);
-`bench.datasets.hub_rows` reads them. lmms-lab's RefCOCO and RefCOCOg mix two protocols in one part, and are refused
-unless they are filtered by ids that belong to one of them (spec harness.md 2).
+lmms-lab's RefCOCO and RefCOCOg mix two protocols in one part, and are refused unless they are filtered by ids of one.
 """
 
 from __future__ import annotations
@@ -12,10 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.datasets.hub_rows import read_hub
-from bench.errors import DataError, MissingPackage, UnknownName, UsageError
-
-__all__ = ["MIRRORS", "Mirror", "download", "read_hub", "refuse_mixed"]
+from bench.errors import DataError, MissingPackage, UnknownName, UsageError, first_line
 
 
 class Mirror(NamedTuple):
@@ -67,11 +62,10 @@ def refuse_mixed(repo: str, part: str, keep: Collection[str] | None = None) -> N
 def download(
     repo: str, revision: str | None, part: str, home: Path, offline: bool, keep: Collection[str] | None = None
 ) -> list[Path]:
-    """The parquet files of one part (`refcoco_unc_val`, ...) at a pinned commit, fetched once into `home`/hub.
+    """Download the parquet files of one part (`refcoco_unc_val`, ...) at a pinned commit, once into `home`/hub.
 
-    `revision` is a whole commit id (40 hex digits); None takes the one this file knows for a repository. Raises
-    UsageError where there is none or it is a branch, DataError where the part is not there or cannot be fetched,
-    and what `refuse_mixed` raises.
+    `revision` is a whole commit id (40 hex digits); None takes the known one. Raises UsageError where there is none or
+    it is a branch, DataError where the part cannot be fetched, and what `refuse_mixed` raises.
     """
     refuse_mixed(repo, part, keep)
     revision = revision or next((m.revision for m in MIRRORS.values() if m.repo == repo), None)
@@ -103,7 +97,7 @@ def download(
         )
     except Exception as error:  # the hub's errors come from three libraries and have no common root
         how = "it is not in the cache; run once without --offline" if offline else "is the hub within reach?"
-        raise DataError(f"{repo}, part {part}: cannot be fetched ({_first_line(error)}); {how}") from error
+        raise DataError(f"{repo}, part {part}: cannot be fetched ({first_line(error)[:200]}); {how}") from error
     files = sorted(Path(folder, "data").glob(f"{part}-*.parquet"))
     pieces = {int(m[1]) for file in files if (m := re.search(r"-of-(\d{5})", file.name))}
     if not files or (pieces and pieces != {len(files)}):
@@ -111,7 +105,3 @@ def download(
             f"{repo}, part {part}: {len(files)} of {max(pieces, default=0) or 'its'} parquet files are in {folder}"
         )
     return files
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"

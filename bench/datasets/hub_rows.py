@@ -31,11 +31,11 @@ ROWS_AT_ONCE = 64  # a picture is about 0.1 MB
 def read_hub(
     files: Sequence[Path], part: str, text: Text = "sent", keep: Collection[str] | None = None
 ) -> Iterator[tuple[Scene, bytes]]:
-    """Each scene of the part with its picture's bytes as stored (JPEG), so that they can be written out one by one.
+    """Yield each scene of the part with its image's bytes as stored (JPEG).
 
-    `part` is the last piece of the hub's part name or all of it (val, refcoco_unc_val); refs of another part are an
-    error. `text` chooses between the cleaned sentence and the one as typed; `keep` leaves only expressions whose ref or
-    annotation id is in it. Boxes are xyxy pixels. Raises MissingPackage without polars, DataError naming file and row.
+    `part` is the last piece of the hub's part name or all of it (val, refcoco_unc_val). `text` chooses between the
+    cleaned sentence and the one as typed; `keep` leaves only expressions whose ref or annotation id is in it. Boxes are
+    xyxy pixels. Raises MissingPackage without polars, DataError naming file and row, also for refs of another part.
     """
     first = _frame(files[0]) if files else None
     if first is None:
@@ -140,24 +140,21 @@ def _frame(file: Path) -> polars.LazyFrame:
 
 def _struct(value: object, where: str) -> Mapping[str, Any]:
     """A struct, or JSON text of one; fields that parquet fills up with null are left out."""
-    value = _json(value, where) if isinstance(value, str) else value
-    if not isinstance(value, Mapping):
-        raise DataError(f"{where}: expected a struct, not {value!r:.60}")
-    return {key: held for key, held in value.items() if held is not None}
+    return {key: cell for key, cell in _parsed(value, Mapping, "struct", where).items() if cell is not None}
 
 
 def _list(value: object, where: str) -> list[Any]:
-    value = _json(value, where) if isinstance(value, str) else value
-    if not isinstance(value, list):
-        raise DataError(f"{where}: expected a list, not {value!r:.60}")
-    return value
+    return list(_parsed(value, list, "list", where))
 
 
-def _json(text: str, where: str) -> object:
+def _parsed(value: object, kind: type, name: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not readable JSON ({error})") from None
+    if not isinstance(value, kind):
+        raise DataError(f"{where}: expected a {name}, not {value!r:.60}")
+    return value
 
 
 def _bytes(image: object, where: str) -> bytes:

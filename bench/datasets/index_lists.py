@@ -1,12 +1,11 @@
-"""The `.pth` index lists of the TransVG and CLIP-VG family: one row an expression (spec clipvg.md 3.1, 5).
+"""The `.pth` index lists of the TransVG and CLIP-VG family: one row an expression.
 
-    five columns   picture file, X, box, phrase, Y      RefCOCO, RefCOCO+, RefCOCOg, ReferIt
-    three columns  picture file, box, phrase            Flickr30k Entities
+    five columns   image file, X, box, phrase, Y      RefCOCO, RefCOCO+, RefCOCOg, ReferIt
+    three columns  image file, box, phrase            Flickr30k Entities
 
-X is the mask file of a labelled row ("225429.pth": annotation 225429), the words 'useless placeholder' of a
-pseudo-label, or in HiVG's and OneRef's lists a dict {height, width} or, in mixed lists, the word 'flickr' or 'referit'.
-Boxes are x, y, width, height for the COCO sets and corners for ReferIt and Flickr30k, except that mixed lists hold x,
-y, width, height throughout. The authors cut boxes to integers when they score; here they stay as they are.
+X is the mask file of a labelled row ("225429.pth": annotation 225429), 'useless placeholder' of a pseudo-label, or in
+HiVG's and OneRef's lists a dict {height, width} or, in mixed lists, 'flickr' or 'referit'. Boxes are x, y, width,
+height for the COCO sets and throughout mixed lists, corners for ReferIt and Flickr30k; they stay uncut.
 """
 
 from __future__ import annotations
@@ -20,20 +19,17 @@ from bench.datasets.rows import BoxFormat, Row, checked_box, checked_file, check
 from bench.errors import DataError, UnknownName
 from bench.grounding import Expression, Scene
 
+COCO: BoxFormat = "xywh"  # of the sets about COCO's images; the embedded `shapes` has no published lists and does alike
 FORMATS: dict[str, BoxFormat] = {
-    "refcoco": "xywh",
-    "refcoco+": "xywh",
-    "refcocog": "xywh",
-    "refcocog-umd": "xywh",
-    "refcocog-google": "xywh",
+    **dict.fromkeys(("refcoco", "refcoco+", "refcocog", "refcocog-umd", "refcocog-google"), COCO),
     "referit": "xyxy",
     "flickr30k": "xyxy",
-    "shapes": "xywh",  # published nowhere; as the COCO sets
-    # the names that the lists' own folders use
-    "unc": "xywh",
-    "unc+": "xywh",
-    "gref": "xywh",
-    "gref_umd": "xywh",
+    "shapes": COCO,
+    # The names that the lists' own folders use.
+    "unc": COCO,
+    "unc+": COCO,
+    "gref": COCO,
+    "gref_umd": COCO,
     "flickr": "xyxy",
 }
 PLACEHOLDER = "useless placeholder"
@@ -41,11 +37,11 @@ MIXED = {"flickr", "referit"}
 
 
 def read_index_list(path: Path, dataset: str, box_format: Literal["auto", "xyxy", "xywh"] = "auto") -> list[Scene]:
-    """The scenes of a list, boxes as xyxy pixels, pictures and expressions in order of first appearance.
+    """Load the scenes of a list, boxes as xyxy pixels, in order of first appearance.
 
     An expression's id is its row number from 0; its ref_id is the mask file's number ("225429", in ReferIt "9739_7"),
-    None for pseudo-labels and Flickr30k. `box_format` "auto" goes by `dataset`. Raises UnknownName for a data set whose
-    format is not known, UnsafePickle, and DataError naming the file and the row.
+    None for pseudo-labels and Flickr30k. `box_format` "auto" goes by `dataset`. Raises UnknownName for a data set of
+    unknown format, UnsafePickle, and DataError naming the file and the row.
     """
     if box_format == "auto" and dataset not in FORMATS:
         raise UnknownName("data set", dataset, FORMATS, hint="or say which boxes it holds: xyxy or xywh")

@@ -25,9 +25,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.datasets.rows import Row, checked_box, checked_file, checked_side, checked_text, gather
+from bench.datasets.rows import BoxFormat, Row, checked_box, checked_file, checked_side, checked_text, gather
 from bench.errors import DataError, nearest
-from bench.grounding import Box, Expression, Query, Scene
+from bench.grounding import Expression, Query, Scene
 
 KEYS = (
     "image", "text", "expression", "box_xyxy", "box_xywh", "id", "width", "height",
@@ -49,9 +49,7 @@ def read_questions(path: Path) -> Iterator[tuple[str, Query]]:
     Raises DataError naming the file and the line (from 1).
     """
     seen: dict[str, int] = {}
-    for number, line in _lines(path):
-        where = f"{path}: line {number}"
-        held = _parsed(line, where)
+    for number, where, held in _records(path):
         name = _new_id(held, number, where, seen)
         text = checked_text(_one_of(held, ("text", "expression"), where)[1], where)
         yield checked_file(_need(held, "image", where), where, folders=True), Query(name, text)
@@ -60,9 +58,7 @@ def read_questions(path: Path) -> Iterator[tuple[str, Query]]:
 def read_provenance(path: Path) -> dict[str, Mapping[str, Any]]:
     """Expression id -> what its row says of its making; rows that say nothing are left out. Raises DataError."""
     found: dict[str, Mapping[str, Any]] = {}
-    for number, line in _lines(path):
-        where = f"{path}: line {number}"
-        held = _parsed(line, where)
+    for number, where, held in _records(path):
         said = held.get("provenance")
         if said is None:
             continue
@@ -74,15 +70,14 @@ def read_provenance(path: Path) -> dict[str, Mapping[str, Any]]:
 
 def _rows(path: Path) -> Iterator[Row]:
     seen: dict[str, int] = {}
-    for number, line in _lines(path):
-        where = f"{path}: line {number}"
-        held = _parsed(line, where)
-        name = _new_id(held, number, where, seen)
+    for number, where, held in _records(path):
+        key, box = _one_of(held, ("box_xyxy", "box_xywh"), where)
+        form: BoxFormat = "xyxy" if key == "box_xyxy" else "xywh"
         expression = Expression(
-            id=name,
+            id=_new_id(held, number, where, seen),
             text=checked_text(_one_of(held, ("text", "expression"), where)[1], where),
-            box=_box(held, where),
-            held_as="xywh" if "box_xywh" in held else "xyxy",
+            box=checked_box(box, where, form),
+            held_as=form,
             ref_id=_label(held, "ref_id", where),
             kind=_label(held, "kind", where),
             category=_label(held, "category", where),
@@ -95,14 +90,16 @@ def _rows(path: Path) -> Iterator[Row]:
         )
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """The number of each line that is not empty, where it is for a message, and its object."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 if line.strip():
-                    yield number, line
+                    where = f"{path}: line {number}"
+                    yield number, where, _parsed(line, where)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -146,11 +143,6 @@ def _id(held: dict[str, Any], number: int, where: str) -> str:
         return name
     split, row = _label(held, "split", where), _label(held, "row", where)
     return f"{split}:{row}" if split is not None and row is not None else str(number)
-
-
-def _box(held: dict[str, Any], where: str) -> Box:
-    key, values = _one_of(held, ("box_xyxy", "box_xywh"), where)
-    return checked_box(values, where, "xyxy" if key == "box_xyxy" else "xywh")
 
 
 def _one_of(held: dict[str, Any], keys: tuple[str, str], where: str) -> tuple[str, Any]:

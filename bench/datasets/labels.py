@@ -1,13 +1,11 @@
-"""Labels that are no part of a data set: the expressions of any file, pseudo-labels too, about a data set's pictures.
+"""Labels that are no part of a data set: expressions of any file, pseudo-labels too, about a data set's images.
 
     bench train --split refcoco-train --labels unc_train_pseudo.pth [--labels more.jsonl]
 
-A file is an index list (.pth, boxes as its data set has them) or our JSONL. The split says whose pictures are meant,
-and its own annotations need not be at hand: where it is prepared, it lends the sizes of its pictures. Pictures of a
-JSONL that the data set does not hold are looked for beside the JSONL. Files are taken one after the other; rows about
-the same picture become one scene. With several files, ids begin with the number of the file: "2:118".
-
-A box that misses its picture is refused here where the picture's size is known, else when the picture is decoded.
+A file is an index list (.pth, boxes as its data set has them) or our JSONL. The split says whose images are meant;
+where it is prepared, it lends their sizes. Images of a JSONL that the data set does not hold are looked for beside it.
+Rows about the same image become one scene. With several files, ids begin with the number of the file: "2:118". A box
+that misses its image is refused here where the size is known, else when the image is decoded.
 """
 
 from __future__ import annotations
@@ -63,11 +61,11 @@ class Album:
 
 
 def load_labels(split_name: str, paths: Sequence[Path], resolved: Resolved, album: Album | None = None) -> Labelled:
-    """The expressions of `paths` about the pictures of the data set that `split_name` is a part of; `album` is what
-    `open_album` said of these pictures before, for who loads several times.
+    """Load the expressions of `paths` about the images of the data set that `split_name` is a part of.
 
-    Raises UnknownName for the split, UsageError for a file of no known kind, and DataError, naming file and row, for
-    a row that cannot be used, a picture that is nowhere, and a box outside a picture of known size.
+    `album` is what `open_album` returned before, for who loads several times. Raises UnknownName for the split,
+    UsageError for a file of no known kind, and DataError, naming file and row, for a row that cannot be used, an image
+    that is nowhere, and a box outside an image of known size.
     """
     album = album or open_album(split_name, resolved)
     rows: list[Row] = []

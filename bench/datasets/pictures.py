@@ -1,8 +1,7 @@
-"""Pictures: bytes -> RGB, and where the bytes lie: folders and zip files, read without unpacking.
+"""Images: bytes -> RGB, and where the bytes lie: folders and zip files, without unpacking.
 
-COCO's boxes are pixels of the stored, un-rotated picture, so EXIF orientation is not applied: a picture that a viewer
-would turn keeps the size its annotation names. A picture that carries the camera's flag and was annotated upright
-fails the size check and is reported, never turned silently.
+EXIF orientation is not applied: COCO's boxes are pixels of the stored image. One that carries the camera's flag and was
+annotated upright fails the size check and is reported, never turned silently.
 """
 
 from __future__ import annotations
@@ -14,13 +13,12 @@ import threading
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from bench.errors import PictureError
-from bench.grounding import Picture, Scene
+from bench.grounding import Picture, PictureSource, Scene
 
 # Formats that a decoder of pixels reads; never PostScript, which would start another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -30,11 +28,11 @@ _COCO = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12})\.jpg")
 
 
 def decode(data: bytes, name: str) -> Picture:
-    """The picture in `data` as RGB uint8 (H, W, 3), rows and columns as they are stored.
+    """Decode an image to RGB uint8 (H, W, 3), rows and columns as they are stored.
 
-    Grey, palette and CMYK become RGB, 16 bits a channel become 8, transparency is laid over white, and of an animation
-    the first frame counts. Raises PictureError naming `name` when `data` is empty, cut short, no picture, or of more
-    than MAX_PIXELS.
+    Grey, palette and CMYK become RGB, 16 bits a channel become 8, transparency is laid over white, of an animation the
+    first frame counts. Raises PictureError naming `name` when `data` is empty, cut, no image, or of more than
+    MAX_PIXELS.
     """
     if not data:
         raise PictureError(f"{name}: the file is empty (0 bytes); fetch it again")
@@ -96,25 +94,12 @@ def names_of(file: str) -> list[str]:
     return names
 
 
-class Root(Protocol):
-    """One folder or zip file with pictures; a path in it is relative to its top, with forward slashes."""
-
-    path: Path
-
-    def direct(self, name: str) -> bool:
-        """Whether the root holds just that path."""
-        ...
-
-    def listing(self) -> dict[str, list[str]]:
-        """Last part of a name -> every path in the root that ends so."""
-        ...
-
-    def size(self, path: str) -> int: ...
-    def read(self, path: str) -> bytes: ...
-
-
 class FolderRoot:
-    """A folder, its sub-folders included (links followed once)."""
+    """A folder of images, its sub-folders included (links followed once).
+
+    Paths in a root are relative to its top, with forward slashes. `direct` says whether it holds just that path,
+    `listing` gives the last part of a name -> every path that ends so.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -145,9 +130,9 @@ class FolderRoot:
 
 
 class ZipRoot:
-    """A zip file. One handle for all threads: only opening a member is locked, so that they inflate side by side.
+    """A zip file. One handle for all threads, of which only opening a member is locked.
 
-    A process that was forked opens it anew: with its parent it shares one place in the file, and possibly a held lock.
+    A forked process opens it anew: with its parent it shares one place in the file, and possibly a locked lock.
     """
 
     def __init__(self, path: Path) -> None:
@@ -187,12 +172,15 @@ class ZipRoot:
                 member.close()
 
 
-class Pictures:
-    """A PictureSource over several folders and zip files, the first that holds a picture wins.
+Root = FolderRoot | ZipRoot
 
-    A picture is looked for by its own name and by COCO's other names for it, at that very path and then anywhere below
-    (`nested`). Nothing is opened or listed before the first picture is asked for. `hint` ends the message about a
-    picture that is not there.
+
+class Pictures:
+    """A PictureSource over several folders and zip files, the first that holds an image wins.
+
+    An image goes by its own name and by COCO's other names for it, at that very path and then anywhere below
+    (`nested`). Nothing is opened before the first image is asked for. `hint` ends the message about an image that is
+    not there.
     """
 
     def __init__(self, roots: Sequence[Path], nested: bool = True, hint: str = "") -> None:
@@ -281,3 +269,29 @@ def _the_one(file: str, name: str, root: Root, paths: Sequence[str]) -> str:
             "name the folder that is meant"
         )
     return sorted(ends)[0]
+
+
+class CachedPictures:
+    """A PictureSource that keeps what it has decoded, up to `most` bytes; what comes after is decoded again."""
+
+    def __init__(self, source: PictureSource, most: int = 512 << 20) -> None:
+        self.source, self.most = source, most
+        self._cache: dict[str, Picture] = {}
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def load(self, scene: Scene) -> Picture:
+        """Return the scene's image, RGB uint8 (H, W, 3), read-only. Raises PictureError."""
+        if (cached := self._cache.get(scene.file)) is not None:
+            return cached
+        picture = self.source.load(scene)
+        picture.setflags(write=False)
+        with self._lock:
+            if scene.file not in self._cache and self._bytes + picture.nbytes <= self.most:
+                self._cache[scene.file] = picture
+                self._bytes += picture.nbytes
+        return picture
+
+    def missing(self, scenes: Sequence[Scene]) -> list[str]:
+        """Files of `scenes` that are not there."""
+        return self.source.missing(scenes)

@@ -45,31 +45,24 @@ class Prepared:
 
 
 def prepare(
-    name: str,
+    name: str | Catalogued,
     annotations: str | None,
     images: Sequence[Path],
     resolved: Resolved,
     asked: Asked,
     say: Say = lambda line: None,
 ) -> list[Prepared]:
-    """Prepares a data set or one split from `annotations` (a path or a hub mirror) and stores where `images` are.
+    """Prepare a data set or one split from a path or a hub mirror.
 
-    Without annotations only the places of the pictures are stored. Raises UnknownName, UsageError for a data set that
-    is not prepared this way, DataError for files that do not hold it or hold other counts than its authors published.
+    `images` are where its images are looked for; without `annotations` only these places are stored. Everything is
+    loaded and counted before anything is written. Raises UnknownName, UsageError for a data set that is not prepared
+    this way, DataError for files that do not hold it or hold other counts than its authors published.
     """
-    dataset, part = _target(name)
-    return prepare_dataset(dataset, annotations, images, resolved, replace(asked, part=part), say)
-
-
-def prepare_dataset(
-    dataset: Catalogued,
-    annotations: str | None,
-    images: Sequence[Path],
-    resolved: Resolved,
-    asked: Asked,
-    say: Say = lambda line: None,
-) -> list[Prepared]:
-    """`prepare`, given the data set itself. Everything is read and counted before anything is written."""
+    if isinstance(name, Catalogued):
+        dataset = name
+    else:
+        dataset, part = _target(name)
+        asked = replace(asked, part=part)
     if annotations is None and not images:
         raise UsageError(
             f"nothing to prepare {dataset.name} from: give --annotations, --images or both\n{dataset.where}"
@@ -128,23 +121,18 @@ def _read(dataset: Catalogued, source: Source, asked: Asked, say: Say) -> list[t
         published = dataset.part(part).expressions
         if wrong and not (asked.subset and counts.expressions <= (published or counts.expressions)):
             raise DataError(_other_counts(dataset, part, source, counts, wrong))
-        made.append(
-            (
-                part,
-                Header(
-                    dataset=dataset.name,
-                    part=part,
-                    format=source.format,
-                    counts=counts,
-                    fingerprint=fingerprint(scenes),
-                    sources=tuple(_described(path) for path in source.files(part)),
-                    protocol=source.protocol,
-                    revision=source.revision,
-                    partial=bool(wrong),
-                ),
-                scenes,
-            )
+        header = Header(
+            dataset=dataset.name,
+            part=part,
+            format=source.format,
+            counts=counts,
+            fingerprint=fingerprint(scenes),
+            sources=tuple(_described(path) for path in source.files(part)),
+            protocol=source.protocol,
+            revision=source.revision,
+            partial=bool(wrong),
         )
+        made.append((part, header, scenes))
     return made
 
 

@@ -1,11 +1,10 @@
-"""The prepared index: one small file a split, from which scenes load in a moment, without network or original files.
+"""The prepared index: one small file a split, from which scenes load without network or original files.
 
     BENCH_HOME/datasets/<data set>/<part>.jsonl     a header line, then one line a scene
-    BENCH_HOME/datasets/<data set>/pictures.json    folders and zips with its pictures
-    BENCH_HOME/datasets/<data set>/*.zip            pictures that came with a hub mirror
+    BENCH_HOME/datasets/<data set>/pictures.json    folders and zips with its images
+    BENCH_HOME/datasets/<data set>/*.zip            images that came with a hub mirror
 
-The header says where the scenes came from, how many there are, and their fingerprint; it holds a sha256 of the lines
-below it, so a fingerprint that is read is one that was computed over just these scenes.
+The header says where the scenes came from, their counts and fingerprint, with a sha256 of the lines below it.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +40,7 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first line of an index. `protocol` is set where a data set knows several (Flickr30k: merged or any-box);
-    `revision` where the files came from a hub mirror."""
+    """The first line of an index; `protocol` of Flickr30k is merged or any-box, `revision` is that of a hub mirror."""
 
     dataset: str
     part: str
@@ -72,7 +70,8 @@ def write_index(path: Path, header: Header, scenes: Iterable[Scene]) -> None:
     except ValueError:
         raise DataError(f"{header.dataset}-{header.part}: an annotated box is not finite; check the source") from None
     first = {"schema": SCHEMA, **asdict(header), "body_sha256": hashlib.sha256(body).hexdigest()}
-    write_whole(path, _dump(first).encode() + body)
+    with _replacing(path) as part:
+        part.write_bytes(_dump(first).encode() + body)
 
 
 def read_header(path: Path) -> Header:
@@ -100,7 +99,8 @@ def read_index(path: Path) -> tuple[Header, tuple[Scene, ...]]:
 def remember_pictures(home: Path, dataset: str, roots: Sequence[Path]) -> None:
     """Stores where the pictures of a data set lie, in place of what was stored before."""
     listed = {"schema": SCHEMA, "roots": [str(root.resolve()) for root in roots]}
-    write_whole(dataset_folder(home, dataset) / "pictures.json", _dump(listed).encode())
+    with _replacing(dataset_folder(home, dataset) / "pictures.json") as part:
+        part.write_text(_dump(listed), encoding="utf-8")
 
 
 def picture_roots(resolved: Resolved, dataset: str, album: str = "") -> list[Path]:
@@ -127,35 +127,27 @@ def pictures_of(resolved: Resolved, dataset: str, album: str = "") -> Pictures:
 
 
 def store_pictures(pictures: Iterable[tuple[str, bytes]], target: Path) -> None:
-    """Writes (name, bytes) of encoded pictures to a zip file, uncompressed, whole or not at all. Raises DataError."""
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
-            for name, data in pictures:
-                archive.writestr(name, data)
-        part.replace(target)
-    except OSError as error:
-        raise DataError(f"{target}: cannot be written ({error.strerror}); free space or set BENCH_HOME") from None
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+    """Write (name, bytes) of encoded images to a zip file, uncompressed. Raises DataError."""
+    with _replacing(target) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in pictures:
+            archive.writestr(name, data)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Replaces a file, so that a reader sees the old one or the new one whole. Raises DataError naming the file."""
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file to write that takes the place of `path`, whole or not at all. Raises DataError naming `path`."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
+        yield part
+        with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}); free space or set BENCH_HOME") from None
+    finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot be written ({error.strerror}); free space or set BENCH_HOME") from None
 
 
 def _dump(value: Any) -> str:

@@ -1,19 +1,36 @@
-"""Writing pseudo-labels down as JSONL, a row at a time, whole or not at all."""
+"""Pseudo-labels written down: as JSONL, a row at a time, and as the official lists of CLIP-VG, one file a source.
+
+    STEM/STEM_train_pseudo.pth                                   what is trained on
+    STEM/train_separate/1_STEM_train_pseudo_template_0_5.pth     one source; the leading number is the order of merging,
+    STEM/train_separate/2_STEM_train_pseudo_relation_0_5.pth     the last one the reliability threshold it was kept at
+
+Rows of a list are Python lists of five columns, of which two say 'useless placeholder', or three for Flickr30k. Boxes
+are in the data set's own format: x, y, width, height of the COCO sets and corners of ReferIt and Flickr30k.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.datasets.rows import checked_box, checked_text
-from bench.errors import DataError, RunError, UsageError
+from bench.datasets.index_lists import FORMATS, PLACEHOLDER
+from bench.datasets.jsonl import read_jsonl, read_provenance
+from bench.datasets.load import find_dataset
+from bench.datasets.pickles import load_index_list
+from bench.datasets.rows import BoxFormat, checked_box, checked_file, checked_text
+from bench.errors import DataError, UsageError
 from bench.labelling import PseudoLabel
+from bench.runs.files import explained, make_folder, write_atomically
 
+ADVICE = "free some space or choose another --out"
 PLACES = 2  # a box is written to a hundredth of a pixel
 
 
@@ -47,7 +64,7 @@ def write_labels(
     rows = duplicates = 0
     known: set[tuple[str, str, tuple[float, ...]]] = set()
     try:
-        with _writing(path):
+        with explained(path, ADVICE):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = part.open("w", encoding="utf-8", newline="\n")
         with file:
@@ -61,14 +78,14 @@ def write_labels(
                     continue
                 known.add(key)
                 line = _line(row)
-                with _writing(path):
+                with explained(path, ADVICE):
                     file.write(line)
                 rows += 1
-            with _writing(path):
+            with explained(path, ADVICE):
                 file.flush()
                 os.fsync(file.fileno())
         if rows:
-            with _writing(path):
+            with explained(path, ADVICE):
                 part.replace(path)
     finally:
         with suppress(OSError):
@@ -98,12 +115,123 @@ def _line(row: dict[str, Any]) -> str:
         ) from None
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turns an OSError into a RunError; around writing alone, for a source may have OSErrors of its own."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"{path}: cannot be written ({error.strerror}); free some space or choose another --out"
-        ) from error
+ORDER = ("template", "relation", "caption")  # merged in this order; sources of another name come after, by name
+SEPARATED = re.compile(r"(\d+)_(.+)_train_pseudo_(.+?)_(\d+_\d+)\.pth")
+
+
+def list_format(dataset: str) -> tuple[str, BoxFormat]:
+    """(the stem of the data set's list names, how its boxes are held). Raises UsageError where no lists are known."""
+    if dataset not in FORMATS:
+        whose = "your own data" if dataset == "file" else dataset
+        raise UsageError(
+            f"{whose}: official lists hold boxes as their data set does, and of this one nothing is known (known: "
+            f"{', '.join(FORMATS)}); --split says whose pictures they are"
+        )
+    found = find_dataset(dataset)
+    return getattr(found, "stem", None) or dataset, FORMATS[dataset]
+
+
+def source_of_list(name: str) -> str | None:
+    """The source in the name of a separated list, None for other names."""
+    found = SEPARATED.fullmatch(name)
+    return found[3] if found else None
+
+
+def export_lists(files: Sequence[Path], out: Path, dataset: str, threshold: float = 0.5) -> list[Path]:
+    """Writes the rows of JSONL files as lists under `out`, one a source and one of all that lie there; returns them.
+
+    `threshold` goes into the names and nowhere else: rows are as they are in the files. Raises UsageError for a data
+    set without lists, DataError for a row that says no source and a picture in a folder, which no list can name.
+    """
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"--threshold {threshold:g}: a reliability is 0 to 1")
+    stem, form = list_format(dataset)
+    held: dict[str, list[list[Any]]] = {}
+    for path in files:
+        for source, row in _rows(path, form, three=stem == "flickr"):
+            held.setdefault(source, []).append(row)
+    folder = out / stem / "train_separate"
+    make_folder(folder)
+    others = sorted(set(held) - set(ORDER))
+    written = []
+    for number, source in enumerate((*ORDER, *others), 1):
+        if source in held:
+            path = folder / f"{number}_{stem}_train_pseudo_{source}_{threshold_name(threshold)}.pth"
+            save_list(path, held[source])
+            written.append(path)
+    single = out / stem / f"{stem}_train_pseudo.pth"
+    save_list(single, merge_separated(folder))
+    return [*written, single]
+
+
+def merge_separated(folder: Path) -> list[list[Any]]:
+    """The rows of a folder's separated lists, one list after the other by their leading numbers.
+
+    Raises DataError when two lists have the same number (one source at two thresholds, it may be), or none is there.
+    """
+    numbered: dict[int, Path] = {}
+    for path in sorted(folder.glob("*.pth")):
+        found = SEPARATED.fullmatch(path.name)
+        if found is None:
+            continue
+        other = numbered.setdefault(int(found[1]), path)
+        if other != path:
+            raise DataError(
+                f"{folder}: {other.name} and {path.name} both come at place {found[1]}; move away the one "
+                "that is not meant"
+            )
+    if not numbered:
+        raise DataError(f"{folder}: no list in it is called as 1_unc_train_pseudo_template_0_5.pth is")
+    return [list(row) for _, path in sorted(numbered.items()) for row in load_index_list(path)]
+
+
+def save_list(path: Path, rows: Sequence[Sequence[Any]]) -> None:
+    """Writes a list as the official code loads it, whole or not at all. Raises RunError."""
+    import torch
+
+    held = io.BytesIO()
+    torch.save([list(row) for row in rows], held)
+    write_atomically(path, held.getvalue())
+
+
+def pseudo_row(file: str, box: Sequence[float], text: str, form: BoxFormat, three: bool = False) -> list[Any]:
+    """One row of a list, `box` being xyxy; of three columns as in Flickr30k's, or of five."""
+    values = list(box) if form == "xyxy" else [box[0], box[1], _side(box[0], box[2]), _side(box[1], box[3])]
+    return [file, values, text] if three else [file, PLACEHOLDER, values, text, PLACEHOLDER]
+
+
+def _rows(path: Path, form: BoxFormat, three: bool) -> list[tuple[str, list[Any]]]:
+    if path.suffix != ".jsonl":
+        raise UsageError(f"{path}: lists are made from pseudo-labels in .jsonl, as `bench label` writes them")
+    provenance = read_provenance(path)
+    return [
+        (
+            _source(expression.id, provenance, path),
+            pseudo_row(checked_file(scene.file, str(path)), expression.box, expression.text, form, three),
+        )
+        for scene in read_jsonl(path)
+        for expression in scene.expressions
+    ]
+
+
+def _source(row: str, provenance: Mapping[str, Mapping[str, Any]], path: Path) -> str:
+    said = provenance.get(row, {}).get("source")
+    if not isinstance(said, str) or not re.fullmatch(r"[\w.+-]+", said):
+        raise DataError(
+            f"{path}: row {row} does not say which source it comes from, after which a list is called; its "
+            'provenance should, {"source": "template"}'
+        )
+    return said
+
+
+def _side(low: float, high: float) -> float:
+    """The width w for which low + w is `high` to the last bit, where there is a float that is; else one bit off."""
+    side = high - low
+    near = (side, math.nextafter(side, 0.0), math.nextafter(side, math.inf))
+    return next((w for w in near if low + w == high), side)
+
+
+def threshold_name(threshold: float) -> str:
+    """0.5 -> "0_5", 1 -> "1_0"."""
+    text = f"{threshold:.6f}".rstrip("0")
+    return (text + "0" if text.endswith(".") else text).replace(".", "_")

@@ -1,16 +1,14 @@
-"""What the official scorer leaves behind: the rows that are kept, and every row with its IoU (spec clipvg.md 4.1).
+"""The files of the official scorer: the rows that are kept, and every row with its IoU (CLIP-VG's own code).
 
     DS_train_pseudo_refine_0_0.pth ... _0_9.pth   rows whose IoU is above 0.0 ... 0.9, in the layout of index lists
     DS_train_pseudo_refine_1_0.pth                rows whose IoU is exactly 1
     DS_train_pseudo_bad_label_0_0.pth, _0_4.pth   rows whose IoU is 0, or under 0.4, with the IoU as a last column
-    DS_train_pseudo_iou_result.pth                seven columns: picture file, placeholder, box, phrase, the row's box
-                                                  and the measurer's as tensors, IoU
+    DS_train_pseudo_iou_result.pth                seven columns: image file, placeholder, box, phrase, the row's box
+                                                  and the scorer's as tensors, IoU
 
-DS is the data set as the official folders call it. Phrases are lower-cased. A box stands as the list held it (x, y,
-width, height, or corners for ReferIt and Flickr30k); the two tensors are centre, width and height in 0..1 of the square
-that the picture is padded to. In what is written here that square is exactly centred (the network's is rounded to its
-pixels), the row's box is not cut to whole pixels, and a tensor is NaN where there is no box. `read_index_list` reads
-the lists that are kept.
+DS is the official folder's name; phrases are lower-cased; a box stands as the list held it. The two tensors are centre,
+width and height in 0..1 of the square that the image is padded to: written here, that square is exactly centred, the
+row's box is not cut to whole pixels, and a tensor is NaN where there is no box.
 """
 
 from __future__ import annotations
@@ -27,9 +25,9 @@ from numpy.typing import NDArray
 from bench.boxes import box_xyxy_to_cxcywh
 from bench.datasets.index_lists import PLACEHOLDER
 from bench.datasets.pickles import as_text, load_index_list
-from bench.datasets.pseudo_lists import list_format, pseudo_row, save_list
+from bench.datasets.pseudo_files import list_format, pseudo_row, save_list, threshold_name
 from bench.datasets.rows import checked_file, checked_text
-from bench.errors import DataError, UnsafePickle
+from bench.errors import DataError, UnsafePickle, first_line
 from bench.grounding import Box, Scene
 from bench.runs.files import make_folder
 
@@ -58,8 +56,7 @@ class ListRow:
 
 @dataclass(frozen=True, slots=True)
 class IouRow:
-    """A row of an iou_result file. `truth` and `prediction` are cxcywh in 0..1 of the padded square; None where the
-    file holds NaN."""
+    """A row of an iou_result file; `truth` and `prediction` are cxcywh in 0..1 of the padded square, None for NaN."""
 
     file: str
     held: tuple[float, ...]
@@ -70,10 +67,10 @@ class IouRow:
 
 
 def list_rows(path: Path, scenes: Sequence[Scene], dataset: str) -> list[ListRow]:
-    """The rows of a label file whose scenes are `scenes`, phrases lower-cased.
+    """Return the rows of a label file whose scenes are `scenes`, phrases lower-cased.
 
-    Of an index list the boxes are its very numbers and the order is its own; rows of a JSONL go picture by picture,
-    their boxes turned into the data set's format. Raises UsageError for a data set without official lists.
+    Of an index list the boxes are its very numbers, in its order; rows of a JSONL go image by image, boxes in the data
+    set's format. Raises UsageError for a data set without official lists.
     """
     _, form = list_format(dataset)
     rows = []
@@ -92,22 +89,20 @@ def list_rows(path: Path, scenes: Sequence[Scene], dataset: str) -> list[ListRow
 def write_reliability_lists(
     folder: Path, dataset: str, rows: Sequence[ListRow], found: Found, sizes: Sizes
 ) -> list[Path]:
-    """Every file of the official scorer, under `folder`, each whole or not at all; in the order of the table above.
+    """Write every file of the official scorer under `folder`; returns them in the order of the table above.
 
-    `found` is row id -> IoU and the measurer's box (xyxy pixels, None without one); `sizes`, by scene id, are those of
-    pictures whose scene has none. Raises RunError where a file cannot be written.
+    `found` is row id -> IoU and the scorer's box (xyxy pixels, or None); `sizes`, by scene id, are those of images
+    whose scene has none. Raises RunError where a file cannot be written.
     """
     stem, _ = list_format(dataset)
     make_folder(folder)
-    ious = [found[row.id][0] for row in rows]
-    kept = {
-        f"refine_{_said(h)}": [_list_row(row, stem) for row, r in zip(rows, ious, strict=True) if r > h]
-        for h in THRESHOLDS
-    }
-    kept["refine_1_0"] = [_list_row(row, stem) for row, r in zip(rows, ious, strict=True) if r == 1]
+    rated = [(row, found[row.id][0]) for row in rows]
+    three = stem in THREE_COLUMNS
+    kept = {f"refine_{threshold_name(h)}": [_list_row(row, three) for row, r in rated if r > h] for h in THRESHOLDS}
+    kept["refine_1_0"] = [_list_row(row, three) for row, r in rated if r == 1]
     bad = {
-        "bad_label_0_0": [[*_five(row), r] for row, r in zip(rows, ious, strict=True) if r == 0],
-        "bad_label_0_4": [[*_five(row), r] for row, r in zip(rows, ious, strict=True) if r < BAD],
+        "bad_label_0_0": [[*_list_row(row), r] for row, r in rated if r == 0],
+        "bad_label_0_4": [[*_list_row(row), r] for row, r in rated if r < BAD],
     }
     files = {**kept, **bad, "iou_result": _iou_result(rows, found, sizes)}
     written = {folder / f"{stem}_train_pseudo_{name}.pth": held for name, held in files.items()}
@@ -130,12 +125,8 @@ def read_iou_result(path: Path) -> list[IouRow]:
     return [_iou_row(row, f"{path}: row {number}") for number, row in enumerate(rows)]
 
 
-def _list_row(row: ListRow, stem: str) -> list[object]:
-    return [row.scene.file, list(row.held), row.phrase] if stem in THREE_COLUMNS else _five(row)
-
-
-def _five(row: ListRow) -> list[object]:
-    return [row.scene.file, PLACEHOLDER, list(row.held), row.phrase, PLACEHOLDER]
+def _list_row(row: ListRow, three: bool = False) -> list[object]:
+    return pseudo_row(row.scene.file, row.held, row.phrase, "xyxy", three)  # `held` is in the list's own format
 
 
 def _iou_result(rows: Sequence[ListRow], found: Found, sizes: Sizes) -> list[list[object]]:
@@ -173,10 +164,6 @@ def _numbers(cell: object) -> tuple[float, ...]:
     return tuple(float(v) for v in np.asarray(cell, np.float64).tolist())
 
 
-def _said(threshold: float) -> str:
-    return f"{threshold:.1f}".replace(".", "_")
-
-
 def _loaded(path: Path) -> object:
     import torch
 
@@ -186,13 +173,11 @@ def _loaded(path: Path) -> object:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except pickle.UnpicklingError as error:
-        first = str(error).strip().partition("\n")[0]
         raise UnsafePickle(
-            f"{path}: no torch-saved list of plain rows and tensors; nothing in it was executed ({first})"
+            f"{path}: no torch-saved list of plain rows and tensors; nothing in it was executed ({first_line(error)})"
         ) from None
     except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise DataError(f"{path}: a broken or cut file ({type(error).__name__}: {first}); fetch it again") from None
+        raise DataError(f"{path}: a broken or cut file ({first_line(error)}); fetch it again") from None
 
 
 def _iou_row(row: object, where: str) -> IouRow:

@@ -10,7 +10,7 @@ import reprlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -98,46 +98,34 @@ def checked_side(value: object, where: str, name: str) -> int | None:
     return int(value)
 
 
-@dataclass
-class _Gathered:
-    width: int | None
-    height: int | None
-    expressions: list[Expression] = field(default_factory=list)
-
-
 def gather(rows: Iterable[Row], source: str) -> list[Scene]:
-    """Rows -> scenes, one a picture file, in order of first appearance; `source` names the file in messages.
+    """Gather rows into scenes, one an image file, in order of first appearance; `source` names the file in messages.
 
-    A scene's id is its picture key, or the file itself where two files share a key. Raises DataError when there are no
-    rows, two expressions share an id, or one picture has two sizes.
+    A scene's id is its picture key, or the file itself where two share a key. Raises DataError when there are no rows,
+    two expressions share an id, or one image has two sizes.
     """
-    pictures: dict[str, _Gathered] = {}
+    expressions: dict[str, list[Expression]] = {}
+    sizes: dict[str, tuple[int | None, int | None]] = {}
     ids: set[str] = set()
     for row in rows:
         if row.expression.id in ids:
             raise DataError(f"{source}: two expressions have the id {row.expression.id!r}; ids should be unique")
         ids.add(row.expression.id)
-        picture = pictures.setdefault(row.file, _Gathered(row.width, row.height))
-        width, height = picture.width or row.width, picture.height or row.height
+        before = sizes.get(row.file, (None, None))
+        width, height = before[0] or row.width, before[1] or row.height
         if (row.width or width, row.height or height) != (width, height):
             raise DataError(
                 f"{source}: expression {row.expression.id} says that {row.file} is {row.width} x {row.height} pixels, "
                 f"an earlier one {width} x {height}; which is right?"
             )
-        picture.width, picture.height = width, height
-        picture.expressions.append(row.expression)
-    if not pictures:
+        sizes[row.file] = width, height
+        expressions.setdefault(row.file, []).append(row.expression)
+    if not expressions:
         raise DataError(f"{source}: it holds no expressions")
-    shared = Counter(picture_key(file) for file in pictures)
+    shared = Counter(picture_key(file) for file in expressions)
     return [
-        Scene(
-            id=key if shared[key := picture_key(file)] == 1 else file,
-            file=file,
-            width=p.width,
-            height=p.height,
-            expressions=tuple(p.expressions),
-        )
-        for file, p in pictures.items()
+        Scene(key if shared[key := picture_key(file)] == 1 else file, file, *sizes[file], tuple(some))
+        for file, some in expressions.items()
     ]
 
 

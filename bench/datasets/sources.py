@@ -10,7 +10,8 @@ from typing import Literal
 
 from bench.datasets.catalog import CATALOGUE, Catalogued
 from bench.datasets.flickr30k import read_entities
-from bench.datasets.hub import MIRRORS, MIXING_OWNERS, download, read_hub
+from bench.datasets.hub import MIRRORS, MIXING_OWNERS, download
+from bench.datasets.hub_rows import read_hub
 from bench.datasets.index_lists import read_index_list
 from bench.datasets.jsonl import read_jsonl
 from bench.datasets.prepared import store_pictures

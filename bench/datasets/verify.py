@@ -1,4 +1,4 @@
-"""Whether a split is what it says: counts, fingerprint, and every picture there, whole and of the annotated size."""
+"""What is at hand, and whether a split is what it says: counts, fingerprint, every picture whole and of its size."""
 
 from __future__ import annotations
 
@@ -6,16 +6,63 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from bench.datasets.catalog import mismatches
+from bench.datasets.catalog import Catalogued, mismatches
 from bench.datasets.fingerprint import fingerprint
-from bench.datasets.load import FILE, find_split, load_split, splits_of
+from bench.datasets.load import FILE, datasets, find_split, load_split, splits_of
 from bench.datasets.pictures import check_size
-from bench.datasets.split import Counts, Split
-from bench.errors import PictureError
+from bench.datasets.prepared import picture_roots
+from bench.datasets.split import Counts, Dataset, Part, Split
+from bench.errors import DataError, PictureError
 from bench.grounding import PictureSource, Scene
 from bench.settings import Resolved
 
 Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where one split stands. Counts are those found when it is prepared, else the published ones (None: neither).
+
+    `pictures_at` are the folders and zips where its pictures are looked for, those that are there; None where the data
+    set makes or finds its pictures itself. `problem` is why a prepared index cannot be used.
+    """
+
+    split: str
+    dataset: str
+    expressions: int | None
+    refs: int | None
+    pictures: int | None
+    ready: bool
+    partial: bool = False
+    fingerprint: str | None = None
+    pictures_at: tuple[str, ...] | None = None
+    problem: str = ""
+
+    @property
+    def runnable(self) -> bool:
+        """Whether it can be run, and not only scored."""
+        return self.ready and self.pictures_at != ()
+
+
+def survey(resolved: Resolved) -> list[tuple[Dataset, list[Standing]]]:
+    """Every registered data set with the standing of its splits. No split is loaded and no picture looked for."""
+    return [(dataset, [_standing(dataset, part, resolved) for part in dataset.parts]) for dataset in datasets()]
+
+
+def _standing(dataset: Dataset, part: Part, resolved: Resolved) -> Standing:
+    name, ready = f"{dataset.name}-{part.name}", dataset.ready(part.name, resolved)
+    published = (part.expressions, part.refs, part.pictures)
+    if not isinstance(dataset, Catalogued):
+        return Standing(name, dataset.name, *published, ready)
+    try:
+        at = tuple(str(root) for root in picture_roots(resolved, dataset.name, dataset.album) if root.exists())
+        if not ready:
+            return Standing(name, dataset.name, *published, ready=False, pictures_at=at)
+        header = dataset.header(part.name, resolved)
+    except DataError as error:
+        return Standing(name, dataset.name, *published, ready=False, pictures_at=(), problem=str(error))
+    found = (header.counts.expressions, header.counts.refs, header.counts.pictures)
+    return Standing(name, dataset.name, *found, True, header.partial, header.fingerprint, at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +97,10 @@ def verify(
     Raises UnknownName, and DataError when nothing of the data set is at hand.
     """
     names = [name] if name.startswith(FILE) else splits_of(name)
-    ready = [n for n in names if n.startswith(FILE) or _ready(n, resolved)]
+    parts = {n: find_split(n) for n in names if not n.startswith(FILE)}
+    ready = [n for n in names if n not in parts or parts[n][0].ready(parts[n][1].name, resolved)]
     # With nothing at hand, loading says how to get it.
     return [_verify(load_split(n, resolved), threads, pictures, progress) for n in ready or names[:1]]
-
-
-def _ready(name: str, resolved: Resolved) -> bool:
-    dataset, part = find_split(name)
-    return dataset.ready(part.name, resolved)
 
 
 def _verify(split: Split, threads: int, pictures: bool, progress: Progress | None) -> Verified:
@@ -93,22 +136,21 @@ def _open_all(
 ) -> tuple[list[str], list[str]]:
     """Messages about pictures that cannot be read, and about those of another size than annotated."""
 
-    def check(scene: Scene) -> tuple[str | None, str | None]:
+    problems: tuple[list[str], list[str]] = ([], [])
+
+    def check(scene: Scene) -> tuple[int, str]:
+        which = 0
         try:
             picture = source.load(replace(scene, width=None, height=None))
-        except PictureError as error:
-            return str(error), None
-        try:
+            which = 1
             check_size(scene, picture)
         except PictureError as error:
-            return None, str(error)
-        return None, None
+            return which, str(error)
+        return which, ""
 
-    broken, other_size = [], []
     with ThreadPoolExecutor(threads) as pool:
-        for unreadable, resized in pool.map(check, scenes):
-            broken += [unreadable] if unreadable else []
-            other_size += [resized] if resized else []
+        for which, why in pool.map(check, scenes):
+            problems[which].extend([why] if why else [])
             if progress:
                 progress(1)
-    return broken, other_size
+    return problems

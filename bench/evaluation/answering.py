@@ -8,18 +8,60 @@ A run (loop.py) stores the batches of `answers` as they come; `gathered` joins t
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, NamedTuple
 
-from bench.errors import BenchError, DataError, DeviceError
-from bench.evaluation.decode import Decoded, decoded_ahead
-from bench.grounding import LoadedScene, PictureSource, Pipeline, Prediction, Scene, StageClock
+from bench.datasets.pictures import check_size
+from bench.errors import BenchError, DataError, DeviceError, PictureError
+from bench.grounding import LoadedScene, Picture, PictureSource, Pipeline, Prediction, Scene, StageClock
 from bench.memory import in_chunks, out_of_memory
 from bench.runs.predictions import SceneAnswers, from_predictions
 from bench.settings import RunSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One scene with its picture, or with why there is none. `seconds` is what its decoding took in its thread."""
+
+    scene: Scene
+    picture: Picture | None
+    error: str
+    seconds: float
+
+
+def decoded_ahead(scenes: Sequence[Scene], source: PictureSource, threads: int, ahead: int) -> Iterator[Decoded]:
+    """Every scene in order, at most `ahead` of them decoded and not yet taken. A bad picture raises nothing."""
+    waiting: deque[Future[Decoded]] = deque()
+    left = iter(scenes)
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        try:
+            waiting.extend(pool.submit(_decode, scene, source) for scene in islice(left, ahead))
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(_decode, scene, source) for scene in islice(left, 1))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _decode(scene: Scene, source: PictureSource) -> Decoded:
+    start = time.perf_counter()
+    picture: Picture | None = None
+    error = ""
+    try:
+        picture = source.load(scene)
+        check_size(scene, picture)
+    except PictureError as bad:
+        picture, error = None, str(bad)
+    except Exception as bad:  # another data set's source may raise anything: still only one picture's error
+        picture, error = None, f"{scene.file}: {type(bad).__name__}: {bad}"
+    return Decoded(scene, picture, error, time.perf_counter() - start)
+
 
 Gather = Callable[[list[Any]], list[Any]]
 Advance = Callable[[int], None]
@@ -42,11 +84,9 @@ def answers(
 ) -> Iterator[Batch]:
     """Ground every scene, images decoded ahead; yields batches in order.
 
-    A batch holds at most `settings.batch_size` scenes; where memory runs out it is halved for good, and a note says so.
-    An image that cannot be decoded is a row with an error. `clock` gets the stage "decode": what the loop waited.
-
-    Raises BenchError, naming the pipeline, for answers that do not fit the queries, and DeviceError where the memory is
-    too small for a single scene.
+    A batch holds at most `settings.batch_size` scenes; where memory runs out it is halved for good, with a note. An
+    image that cannot be decoded is a row with an error. `clock` gets the stage "decode": what the loop waited. Raises
+    BenchError for answers that do not fit the queries, DeviceError where the memory is too small for a single scene.
     """
     size = settings.batch_size
     decoded = decoded_ahead(scenes, pictures, settings.decode_threads, settings.decode_threads + 2 * size)
@@ -105,10 +145,9 @@ def gathered(
 ) -> tuple[Sequence[Scene], list[SceneAnswers]]:
     """Ground scenes in memory, by one process or several -> the scenes, and one row for each.
 
-    Process `index` of `count` grounds scenes index, index + count, ... `gather` takes this process's list and gives
-    every process the lists of all in one, as accelerate's gather_object does. Without it a share stands for itself.
-    `what` names the work in messages ("validation"); an image that cannot be decoded is a row with an error, and the
-    first process logs how many there are. `advance` is called with the number of scenes of each batch.
+    Process `index` of `count` grounds scenes index, index + count, ... `gather` (accelerate's gather_object) joins the
+    lists of all processes; without it a share stands for itself. `what` names the work in messages; `advance` is called
+    with the number of scenes of each batch. An image that cannot be decoded is a row with an error.
 
     Raises DataError without an expression or a readable image, BenchError when the gathered shares are not all scenes,
     and what `answers` raises.

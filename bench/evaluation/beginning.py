@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,7 @@ def blank_record(
 def identity_of(
     context: PipelineContext, split: Split, deterministic: bool, card: PipelineCard | None = None
 ) -> Identity:
-    """What must stay the same while a run is continued; without a card its weights are left open.
-
-    Raises WeightsError when a weights file cannot be read.
-    """
+    """What must stay the same in a continued run; without a card, weights are left open. Raises WeightsError."""
     options = _plain(context.options)
     options.get("card", {}).pop("supervision", None)  # a word for readers, which the record's card holds
     return Identity(
@@ -125,15 +122,8 @@ def plain_card(card: PipelineCard) -> dict[str, Any]:
 
 def data_identity(split: Split) -> DataIdentity:
     """Which data it is: counts and fingerprint."""
-    counts = split.counts
-    return DataIdentity(
-        split=split.name,
-        fingerprint=split.fingerprint,
-        expressions=counts.expressions,
-        refs=counts.refs,
-        pictures=counts.pictures,
-        partial=split.partial,
-    )
+    counts = asdict(split.counts)
+    return DataIdentity(split=split.name, fingerprint=split.fingerprint, partial=split.partial, **counts)
 
 
 def _weights(card: PipelineCard) -> dict[str, str]:

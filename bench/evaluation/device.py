@@ -7,6 +7,7 @@ import random
 import sys
 
 from bench.errors import DeviceError, MissingPackage
+from bench.runs.provenance import ask_driver, driver_version
 
 DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 
@@ -74,18 +75,7 @@ def use_device(device: str) -> None:
 
 def _has_driver() -> bool:
     """Whether an NVIDIA driver with a GPU is there at all: asked without torch, whose import takes seconds."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return False
-    try:
-        return int(pynvml.nvmlDeviceGetCount()) > 0
-    except pynvml.NVMLError:
-        return False
-    finally:
-        pynvml.nvmlShutdown()
+    return bool(ask_driver(lambda nvml: nvml.nvmlDeviceGetCount()))
 
 
 def _gpus(required: bool) -> int:
@@ -100,8 +90,6 @@ def _gpus(required: bool) -> int:
 
 def _why_no_gpu() -> str:
     import torch
-
-    from bench.runs.provenance import driver_version
 
     built, driver = torch.version.cuda, driver_version()
     if built is None:

@@ -11,9 +11,8 @@ from typing import Any
 
 from bench.datasets.split import Split
 from bench.errors import DataError
-from bench.evaluation.answering import answers
+from bench.evaluation.answering import Decoded, answers
 from bench.evaluation.beginning import blank_record, identity_of, now, same_weights
-from bench.evaluation.decode import Decoded
 from bench.evaluation.device import resolve_device
 from bench.evaluation.metrics import summary
 from bench.evaluation.opening import OpenPipeline, build, pipeline_context
@@ -26,10 +25,9 @@ from bench.runs.outcomes import write_outcomes
 from bench.runs.predictions import noted
 from bench.runs.record import RunRecord
 from bench.runs.shards import Rank, from_environment, owned
-from bench.runs.store import Run
-from bench.runs.timings import BatchTime
+from bench.runs.store import BatchTime, Run
 from bench.settings import Resolved, RunSettings
-from bench.speed.meters import device_memory_mb, peak_memory_mb
+from bench.speed.conditions import device_memory_mb, peak_memory_mb
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +50,12 @@ def evaluate(
     opened: OpenPipeline | None = None,
     on: str | None = None,
 ) -> Evaluated:
-    """Runs the pipeline called `name` on a split, or continues its unfinished run, or reports the finished one.
+    """Run the pipeline called `name` on a split, continue its unfinished run, or report the finished one.
 
-    `flags` are options of the pipeline that win over bench.toml; `fresh` begins anew whatever is stored. `rank` is this
-    process's share (by default what torchrun or Slurm say). `opened` is the pipeline where the caller has built it:
-    then its own device, dtype and options hold. `on` names another data set whose lines of bench.toml hold. Metrics
-    come from the stored lines alone. Raises what `open_pipeline` and `open_run` raise, and DataError for a split
-    without scenes or without any of its pictures.
+    `flags` are options that win over bench.toml; `fresh` starts anew whatever is stored. `rank` is this process's share
+    (by default as torchrun or Slurm say). `opened` is a pipeline that is built already: then its own device, dtype and
+    options hold. `on` names another data set whose lines of bench.toml hold. Raises what `open_pipeline` and `open_run`
+    raise, and DataError for a split without scenes or without any of its images.
     """
     settings, rank = resolved.settings, rank or from_environment()
     if not split.scenes:

@@ -21,8 +21,6 @@ from bench.settings import EvaluationSettings
 
 Int = NDArray[np.int64]
 
-__all__ = ["Outcomes", "compute", "outcomes", "summary"]
-
 
 def compute(
     split: Split | Sequence[Scene],

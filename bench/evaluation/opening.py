@@ -35,10 +35,7 @@ OWN_DATA = "file"
 
 @dataclass(frozen=True, repr=False)
 class OpenPipeline:
-    """A pipeline that is built and ready. It keeps the protocol of `bench.Pipeline`, and answers when it is called.
-
-    `pipeline` is what the factory returned, `context` what the factory was given, `clock` what it marks its stages on.
-    """
+    """A pipeline that is built and ready; it keeps the protocol of `bench.Pipeline`, and can be called."""
 
     pipeline: Pipeline
     context: PipelineContext
@@ -85,7 +82,7 @@ def open_pipeline(
     device: str | None = None,
     on: str | None = None,
 ) -> OpenPipeline:
-    """Build the pipeline called `name` for a split or a data set's name; `pipeline_context` says what is what.
+    """Build the pipeline called `name` for a split or a data set's name; arguments as of `pipeline_context`.
 
     Raises UnknownName, SettingsError, WeightsError, DeviceError, MissingPackage, UsageError for an acceleration or a
     number type that it does not take, or BenchError for whatever else its factory raises.
@@ -205,12 +202,9 @@ class AnnotatedBoxes:
 
         def of(scene_id: str) -> Boxes:
             scene = scenes[scene_id]
-            boxes = [each.box for each in scene.objects] if known else _referred(scene)
+            referred = [box for e in scene.expressions for box in (e.box, *e.also)]
+            boxes = [each.box for each in scene.objects] if known else referred
             # The order of the annotations would tell which box is asked about first.
             return np.unique(np.array(boxes, np.float64).reshape(-1, 4), axis=0)
 
         return "gt" if known else "gt-referred", of
-
-
-def _referred(scene: Scene) -> list[tuple[float, ...]]:
-    return [box for expression in scene.expressions for box in (expression.box, *expression.also)]

@@ -1,8 +1,7 @@
-"""Answers against annotations: what became of every expression.
+"""Answers against annotations: what became of every expression (docs/measurement.md).
 
-The rules (ARCHITECTURE, "Rules of measurement"): an expression is a sample; the prediction is placed as the protocol
-says (by default clipped to the annotated picture), the ground truth never touched; IoU in float64; no box, a NaN, an
-inverted or empty box and a missing answer are misses and counted; of two answers to one expression the first counts.
+An expression is a sample; the prediction is placed as the protocol says, the ground truth never touched; IoU in
+float64; no box, a NaN, an inverted or empty box and a missing answer are misses; of two answers the first counts.
 """
 
 from __future__ import annotations
@@ -66,34 +65,22 @@ class _Truth:
     first: Int  # (N,) first target of each expression
 
 
-@dataclass(slots=True, eq=False)
-class _Said:
-    """The answered side, collected line by line."""
-
-    boxes: Float  # (N, 4), NaN without a usable box
-    proposals: list[tuple[Box, ...] | None]  # per scene
-    unreadable: Bool  # (scenes,)
-    duplicates: int = 0
-
-
 def outcomes(scenes: Sequence[Scene], answers: Iterable[SceneAnswers], protocol: Protocol) -> Outcomes:
-    """What became of every expression of `scenes`; answers may come in any order, scenes without any are misses.
+    """Compare answers, in any order, with every expression of `scenes`; scenes without any are misses.
 
-    Raises DataError for an answer about an unknown scene or expression or about another picture's expression, and where
-    the protocol needs a picture's size that is not annotated.
+    Raises DataError for an answer about an unknown scene or expression or about another image's expression, and where
+    the protocol needs an image's size that is not annotated.
     """
     answers = list(answers)
     scenes = _sized(scenes, answers)
     truth = _truth(scenes, protocol)
-    said = _collect(scenes, truth, answers)
+    boxes, proposals, unreadable, duplicates = _collect(scenes, truth, answers)
     picture = truth.picture
-    answered: Bool = np.isfinite(said.boxes[:, 0])
+    answered: Bool = np.isfinite(boxes[:, 0])
     shown = picture[truth.owner]
     with np.errstate(over="ignore", invalid="ignore"):  # a model may say 1e300
-        overlap, iou = _compare(
-            protocol, said.boxes[truth.owner], truth.boxes, truth.widths[shown], truth.heights[shown]
-        )
-        best = _best_proposals(protocol, truth, said.proposals)
+        overlap, iou = _compare(protocol, boxes[truth.owner], truth.boxes, truth.widths[shown], truth.heights[shown])
+        best = _best_proposals(protocol, truth, proposals)
     some = len(truth.first) > 0
     overlap = np.maximum.reduceat(overlap, truth.first) if some else overlap
     iou = np.maximum.reduceat(iou, truth.first) if some else iou
@@ -105,9 +92,9 @@ def outcomes(scenes: Sequence[Scene], answers: Iterable[SceneAnswers], protocol:
         answered=answered,
         picture=picture,
         oracle=np.fmax.reduceat(best, truth.first) if some else best,
-        proposals=np.array([-1 if boxes is None else len(boxes) for boxes in said.proposals], np.int64),
-        unreadable=said.unreadable,
-        duplicates=said.duplicates,
+        proposals=np.array([-1 if some is None else len(some) for some in proposals], np.int64),
+        unreadable=unreadable,
+        duplicates=duplicates,
     )
 
 
@@ -178,9 +165,13 @@ def _truth(scenes: Sequence[Scene], protocol: Protocol) -> _Truth:
     )
 
 
-def _collect(scenes: Sequence[Scene], truth: _Truth, answers: Iterable[SceneAnswers]) -> _Said:
-    unreadable = np.zeros(len(scenes), np.bool_)
-    said = _Said(np.full((len(truth.expressions), 4), np.nan), [None] * len(scenes), unreadable)
+def _collect(
+    scenes: Sequence[Scene], truth: _Truth, answers: Iterable[SceneAnswers]
+) -> tuple[Float, list[tuple[Box, ...] | None], Bool, int]:
+    """Boxes (N, 4), NaN without a usable one; proposals and unreadable images by scene; the number of duplicates."""
+    usable = np.full((len(truth.expressions), 4), np.nan)
+    proposals: list[tuple[Box, ...] | None] = [None] * len(scenes)
+    unreadable, duplicates = np.zeros(len(scenes), np.bool_), 0
     pictures = truth.picture.tolist()
     seen: set[int] = set()
     numbers: list[int] = []
@@ -190,9 +181,9 @@ def _collect(scenes: Sequence[Scene], truth: _Truth, answers: Iterable[SceneAnsw
         if position is None:
             raise DataError(f"an answer is about picture {line.scene!r}, which the split does not hold")
         if line.error is not None:
-            said.unreadable[position] = True
-        if said.proposals[position] is None:
-            said.proposals[position] = line.proposals
+            unreadable[position] = True
+        if proposals[position] is None:
+            proposals[position] = line.proposals
         for answer in line.answers:
             number = truth.number.get(answer.id)
             if number is None:
@@ -203,7 +194,7 @@ def _collect(scenes: Sequence[Scene], truth: _Truth, answers: Iterable[SceneAnsw
                 home = scenes[pictures[number]].id
                 raise DataError(f"expression {answer.id!r} is about picture {home!r}, answered on {line.scene!r}")
             if number in seen:
-                said.duplicates += 1
+                duplicates += 1
                 continue
             seen.add(number)
             if answer.box is not None:
@@ -212,9 +203,9 @@ def _collect(scenes: Sequence[Scene], truth: _Truth, answers: Iterable[SceneAnsw
     if boxes:
         table = np.array(boxes, np.float64)
         real = np.isfinite(table).all(axis=1) & (table[:, 2:] > table[:, :2]).all(axis=1)
-        said.boxes[np.array(numbers)[real]] = table[real]
-    said.boxes[said.unreadable[truth.picture]] = np.nan
-    return said
+        usable[np.array(numbers)[real]] = table[real]
+    usable[unreadable[truth.picture]] = np.nan
+    return usable, proposals, unreadable, duplicates
 
 
 def _compare(protocol: Protocol, boxes: Float, truths: Float, widths: Float, heights: Float) -> tuple[Float, Float]:

@@ -18,7 +18,13 @@ def progress(title: str, total: int, before: int = 0, quiet: bool = False) -> It
     """Yields `advance(pictures)`. `before` pictures were answered in earlier sessions; the rate leaves them out."""
     console = Console(stderr=True, quiet=quiet)
     if console.is_terminal:
-        with _bar(console) as bar:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+        )
+        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
             task = bar.add_task(title, total=total, completed=before, rate="")
             start, done = time.monotonic(), 0
 
@@ -36,18 +42,6 @@ def progress(title: str, total: int, before: int = 0, quiet: bool = False) -> It
 def say(line: str) -> None:
     """One line on stderr."""
     Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
 
 
 def _lines(console: Console, title: str, total: int, before: int) -> Advance:

@@ -1,4 +1,4 @@
-"""An evaluation as a caller of the library holds it: the numbers, and a row for every expression."""
+"""Answers scored without a model or images: a finished run again, or an evaluation with a row for every expression."""
 
 from __future__ import annotations
 
@@ -9,21 +9,26 @@ from pathlib import Path
 import numpy as np
 
 from bench.boxes import clip_xyxy
+from bench.datasets.load import FILE, load_split
 from bench.datasets.split import Split
-from bench.evaluation.metrics import outcomes, summary
-from bench.evaluation.protocols import protocol
+from bench.errors import RunError
+from bench.evaluation.metrics import summary
+from bench.evaluation.outcomes import by_scene, outcomes
+from bench.evaluation.protocols import protocol as protocol_named
 from bench.grounding import Box
+from bench.runs.outcomes import write_outcomes
 from bench.runs.predictions import Answer, SceneAnswers
-from bench.runs.record import Metrics
-from bench.settings import EvaluationSettings
+from bench.runs.record import Metrics, RunRecord, read_record, signature
+from bench.runs.store import stored_rows
+from bench.settings import EvaluationSettings, Resolved
 
 
 @dataclass(frozen=True, slots=True)
 class ExpressionRow:
-    """One expression: what was asked, the annotated box, the answer, and what became of it.
+    """One expression: its annotated box, the prediction, and what became of it.
 
-    Boxes are xyxy in pixels of the picture; `box` is clipped to it, and None where there was no usable answer. `iou` is
-    in the protocol's frame, `error` says why a picture could not be read.
+    Boxes are xyxy pixels; `box` is clipped to the image, None without a usable one. `iou` is in the protocol's frame,
+    `error` says why an image could not be decoded.
     """
 
     scene: str
@@ -42,10 +47,7 @@ class ExpressionRow:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Evaluation:
-    """What a pipeline reached on a split. `metrics` has every number and stratum, `rows` every expression in order.
-
-    `folder` is the run's, where it was stored; `proposals` says what was given to choose from ("gt").
-    """
+    """What a pipeline reached on a split; `folder` is the run's, `proposals` what was given to choose from ("gt")."""
 
     pipeline: str
     split: str
@@ -96,7 +98,7 @@ def scored(
     folder: Path | None = None,
 ) -> Evaluation:
     """Answers about a split -> the evaluation under the protocol called `under`. Raises UnknownName, DataError."""
-    rule = protocol(under)
+    rule = protocol_named(under)
     found = outcomes(split.scenes, answers, rule)
     said = {row.scene: row for row in answers}
     by_id: dict[str, Answer] = {}
@@ -133,3 +135,74 @@ def _clipped(box: Box | None, size: tuple[int | None, int | None] | None) -> Box
         return box
     x1, y1, x2, y2 = np.asarray(clip_xyxy(box, size[0], size[1]), np.float64).tolist()
     return (x1, y1, x2, y2)
+
+
+def rescore(
+    folder: Path, resolved: Resolved, protocol: str | None = None, split: str | None = None, keep: bool = False
+) -> RunRecord:
+    """Compute a finished run's metrics again; its own protocol gives exactly its own metrics.
+
+    `split` names the split where the record's name does not lead to it (people's own data that moved); `keep` writes
+    outcomes.jsonl. Raises RunError when the run is unfinished, when the split is not the one it answered, or when what
+    is to be kept is not what the record says; UnknownName, DataError.
+    """
+    record = read_record(folder)
+    if record.status != "complete":
+        raise RunError(f"{folder}: the run is not finished; start its command again to continue it, then score it")
+    rule = protocol_named(protocol or record.protocol)
+    data = split_of(folder, record, split, resolved)
+    settings = record.metrics.bootstrap if record.metrics else resolved.settings.evaluation
+    found = outcomes(data.scenes, stored_rows(folder).values(), rule)
+    metrics = summary(found, data.scenes, rule, settings)
+    if keep:
+        _refuse_other_numbers(folder, record, metrics, rule.name)
+        write_outcomes(folder, by_scene(found, data.scenes))
+    return record.model_copy(
+        update={
+            "protocol": rule.name,
+            "signature": signature(rule.name, record.identity.data, rule.hits_at, record.proposals),
+            "metrics": metrics,
+        }
+    )
+
+
+def _refuse_other_numbers(folder: Path, record: RunRecord, now: Metrics, protocol: str) -> None:
+    """Raises RunError when outcomes would not be those that run.json counts: kept, they would contradict it."""
+    if protocol != record.protocol:
+        raise RunError(
+            f"{folder}: was run under {record.protocol!r}, and its outcomes are kept under that protocol, not under "
+            f"{protocol!r}; leave --protocol out"
+        )
+    if record.metrics is not None and (now.n, now.hits) != (record.metrics.n, record.metrics.hits):
+        raise RunError(
+            f"{folder}: its predictions give {now.hits:,} hits of {now.n:,} here, but run.json says "
+            f"{record.metrics.hits:,} of {record.metrics.n:,}; the folder was changed, or made by another version: run "
+            "it again"
+        )
+
+
+def split_of(folder: Path, record: RunRecord, named: str | None, resolved: Resolved) -> Split:
+    """The split that a run answered, with just its scenes. Raises RunError or DataError where it is not at hand."""
+    data = record.identity.data
+    name = named or _own_file(record) or data.split
+    if name.startswith(FILE) and not Path(name.removeprefix(FILE)).expanduser().is_file():
+        raise RunError(f"{folder}: was run on {name}, which is not here; pass --split file:PATH.jsonl")
+    split = load_split(name, resolved)
+    if data.partial:
+        split = split.limited(data.pictures)
+    if split.fingerprint != data.fingerprint:
+        raise RunError(
+            f"{folder}: was run on {data.split} with fingerprint {data.fingerprint[:8]} ({data.expressions:,} "
+            f"expressions), but {name} here has {split.fingerprint[:8]} ({split.counts.expressions:,}); "
+            "prepare the data it was run on, or pass it with --split"
+        )
+    return split
+
+
+def _own_file(record: RunRecord) -> str | None:
+    """A `file:` split is known by its stem; the command that made the run still says where the file lay."""
+    said = [part for word in record.argv for part in word.removeprefix("--split=").split(",")]
+    same = (
+        p for p in said if p.startswith(FILE) and FILE + Path(p.removeprefix(FILE)).stem == record.identity.data.split
+    )
+    return next(same, None)

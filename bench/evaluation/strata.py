@@ -48,14 +48,14 @@ MOST_KINDS = 40  # a file that gives every expression a kind of its own gets no 
 def strata(expression: Expression, scene: Scene) -> dict[str, str]:
     """The expression's label in each cut that applies to it, cut -> label."""
     words = set(WORD.findall(expression.text.casefold()))
-    labels = {"length": length_label(expression.text), "spatial words": _yes_no(bool(words & SPATIAL))}
+    labels = {"length": length_label(expression.text), "spatial words": "yes" if words & SPATIAL else "no"}
     if expression.kind:
         labels["kind"] = expression.kind
     area = area_label(expression, scene)
     if area:
         labels["box area"] = area
     named = words if expression.category is None else set(WORD.findall(expression.category.casefold()))
-    labels["people"] = _yes_no(bool(named & PEOPLE))
+    labels["people"] = "yes" if named & PEOPLE else "no"
     if expression.same_category:
         labels["same category"] = "4+" if expression.same_category >= 4 else str(expression.same_category)
     return labels
@@ -88,7 +88,3 @@ def in_order(counts: Mapping[str, Mapping[str, int]]) -> dict[str, list[str]]:
         if cut in counts:
             ordered[cut] = [label for label in order if label in counts[cut]]
     return ordered
-
-
-def _yes_no(answer: bool) -> str:
-    return "yes" if answer else "no"

@@ -1,8 +1,4 @@
-"""The score of weights in training: the evaluation of `bench run`, in memory and on this process's share of the scenes.
-
-Answers, decoding, hits and IoU are the code that runs use (answering.py, decode.py, metrics.py), so a validation score
-and the row of a later run on the same split are the same number.
-"""
+"""Validation scores of weights in training, by the very code of `bench run`, in memory and for one process's share."""
 
 from __future__ import annotations
 
@@ -45,16 +41,10 @@ def validate(
     count: int = 1,
     gather: Gather | None = None,
 ) -> dict[str, float]:
-    """What `pipeline` reaches on `scenes`: "accuracy" (hits at IoU >= 0.5 over expressions), "mean_iou", "n" and, for
-    each kind of expression, "accuracy/KIND"; fractions, unrounded.
+    """Score a pipeline on `scenes`: "accuracy" (IoU >= 0.5), "mean_iou", "n", "accuracy/KIND"; unrounded fractions.
 
-    Process `index` of `count` asks about scenes index, index + count, ... `gather` takes this process's list and gives
-    every process the lists of all in one, as accelerate's gather_object does; each expression then counts once, and
-    every process returns the same numbers. Without it a share is scored for itself. A picture that cannot be read is
-    a miss for each of its expressions, as in a run; it is named in the log.
-
-    Raises DataError when there is nothing to ask or no picture can be read, BenchError when the gathered shares are not
-    the whole split, and what `answers` raises.
+    `index`, `count` and `gather` are those of `gathered`; every process returns the same numbers. An image that cannot
+    be decoded is a miss for each of its expressions. Raises DataError without expressions, and what `gathered` raises.
     """
     if not any(scene.expressions for scene in scenes):
         raise DataError("the validation split has no expressions; name another one with --validate")

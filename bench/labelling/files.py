@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.datasets.fingerprint import picture_key
 from bench.datasets.jsonl import read_jsonl, read_provenance
-from bench.datasets.label_names import source_name
+from bench.datasets.label_sources import source_name
 from bench.datasets.labels import load_labels
 from bench.datasets.load import FILE, find_split
 from bench.datasets.pictures import Pictures

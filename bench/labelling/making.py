@@ -14,8 +14,7 @@ from typing import Any
 from bench import registry
 from bench.datasets.blind import blind, pictures_below, shut
 from bench.datasets.load import load_split
-from bench.datasets.pseudo_files import check_jsonl_name, write_labels
-from bench.datasets.pseudo_lists import export_lists, list_format
+from bench.datasets.pseudo_files import check_jsonl_name, export_lists, list_format, write_labels
 from bench.errors import DataError, UsageError
 from bench.evaluation.device import seed_everything, use_device
 from bench.evaluation.opening import OWN_DATA, pipeline_context

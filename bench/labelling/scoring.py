@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.datasets.label_names import source_name, told_apart
+from bench.datasets.label_sources import source_name, told_apart
 from bench.datasets.labels import Labelled, load_labels, open_album
-from bench.datasets.pseudo_lists import list_format
+from bench.datasets.pseudo_files import list_format
 from bench.datasets.reliability_files import IOU_RESULT, list_rows, read_iou_result, write_reliability_lists
 from bench.errors import WeightsError
 from bench.evaluation.device import resolve_device

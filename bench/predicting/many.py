@@ -26,8 +26,7 @@ from typing import Any
 
 from bench.boxes import clip_xyxy
 from bench.errors import RunError, UsageError
-from bench.evaluation.answering import answers
-from bench.evaluation.decode import Decoded
+from bench.evaluation.answering import Decoded, answers
 from bench.evaluation.opening import OpenPipeline, open_pipeline
 from bench.evaluation.progress import progress, say
 from bench.grounding import Scene

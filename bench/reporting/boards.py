@@ -39,7 +39,7 @@ from bench.reporting.table import row
 from bench.runs.folders import RECORD
 from bench.runs.record import RunRecord, read_record
 from bench.settings import shipped_options
-from bench.speed.stored import read_speeds
+from bench.speed.record import read_speeds
 
 UNKNOWN = ("unknown", "elsewhere", "")
 SUBMISSION = "submission.json"  # beside run.json of somebody else's run (bench/leaderboard/submission.py)

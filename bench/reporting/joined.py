@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.runs.record import RunRecord
-from bench.speed.record import SpeedRecord, headline
-from bench.speed.stored import speed_of
+from bench.speed.record import SpeedRecord, headline, speed_of
 
 GIGA = 2**20 / 1e9  # the MB of records are 2**20 bytes
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.reporting.table import BLANK, WIDE, rate
-from bench.speed.record import COLD, PairRecord, Rate, SpeedRecord, Spread, headline
-from bench.speed.stored import machine
+from bench.speed.record import COLD, PairRecord, Rate, SpeedRecord, Spread, headline, machine
 
 if TYPE_CHECKING:
     from rich.console import Console

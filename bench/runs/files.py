@@ -21,18 +21,17 @@ BLOCKED_BY_FILE = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns an OSError about `path` into a RunError with the way out."""
+def explained(path: Path, advice: str = "") -> Iterator[None]:
+    """Turn an OSError about `path` into a RunError that ends with `advice`, by default what fits the error."""
     try:
         yield
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else str(error)
-        if error.errno in FULL:
+        if not advice and error.errno in FULL:
             advice = "free some space and start the same command again: it continues from what is stored"
-        elif error.errno in BLOCKED_BY_FILE:
+        elif not advice and error.errno in BLOCKED_BY_FILE:
             advice = "a folder is needed there; move the file away or choose another folder with --results"
-        else:
-            advice = "make the folder writable or choose another one with --results"
+        advice = advice or "make the folder writable or choose another one with --results"
         raise RunError(f"{path}: cannot be written ({why}); {advice}") from error
 
 

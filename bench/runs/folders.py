@@ -1,14 +1,16 @@
 """Which folder a command's run lies in: an unfinished one to continue, a finished one to report, or a new one.
 
-Two runs are of the same command when pipeline, split, protocol and limit are the same. Whether one may be continued
-is decided by its identity: settings, weights and data (bench/runs/record.py).
+Runs are of the same command when pipeline, split, protocol and limit are the same; the identity (bench/runs/record.py)
+decides whether one may be continued.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -35,24 +37,22 @@ def runs_of(results: Path, pipeline: str, split: str) -> Path:
 def new_folder(parent: Path, record: RunRecord) -> Path:
     """A new empty folder for a run, named by when it started and its settings. Raises RunError."""
     make_folder(parent)
-    started = re.sub(r"[^0-9T]", "", record.started[:19]).replace("T", "-")
-    base = f"{started}-{record.settings_hash[:8]}"
-    number = 1
+    folders = (parent / name for name in names_at(record.started, record.settings_hash))
     while True:
-        folder = parent / (base if number == 1 else f"{base}-{number}")
-        with explained(folder):
-            try:
-                folder.mkdir()
-                return folder
-            except FileExistsError:
-                number += 1
+        folder = next(folders)
+        with explained(folder), suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+
+
+def names_at(time: str, settings_hash: str) -> Iterator[str]:
+    """Names of files by time and settings: 20260102-030405-1a2b3c4d, then the same with -2, -3, ..."""
+    base = f"{re.sub(r'[^0-9T]', '', time[:19]).replace('T', '-')}-{settings_hash[:8]}"
+    return (base if number == 1 else f"{base}-{number}" for number in count(1))
 
 
 def same_command(parent: Path, identity: Identity, protocol: str) -> list[tuple[Path, RunRecord]]:
-    """The runs under `parent` that a command of this identity and protocol made, oldest first.
-
-    A folder whose run.json is missing or of another schema is none of them: it is left alone.
-    """
+    """The runs under `parent` of this identity and protocol, oldest first; unreadable ones are skipped."""
     found = []
     for path in parent.glob(f"*/{RECORD}"):
         try:
@@ -71,9 +71,9 @@ def _command(identity: Identity, protocol: str) -> tuple[Any, ...]:
 
 
 def choose(parent: Path, blank: RunRecord) -> tuple[Path, RunRecord] | None:
-    """The run that the command of `blank` continues or reports; None for a new one.
+    """Choose the run that the command of `blank` continues or reports; None for a new one.
 
-    Raises RunError when the latest run is unfinished and was begun with another identity; it names every difference.
+    Raises RunError, naming every difference, when the latest run is unfinished and of another identity.
     """
     runs = same_command(parent, blank.identity, blank.protocol)
     for folder, record in reversed(runs):

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,51 +17,40 @@ from bench.runs.files import explained, write_all
 
 
 @contextmanager
-def locked(path: Path, what: str, note: Mapping[str, Any] | None = None, patience_s: float = 1.0) -> Iterator[Lock]:
-    """Holds `path` as a lock for the length of the block and removes it after.
+def locked(
+    path: Path, what: str, note: Mapping[str, Any] | None = None, patience_s: float = 1.0
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Lock `path` for the length of the block and remove it after; yields what writes another note.
 
-    `note` is what `holder` tells other processes. Raises RunError, naming the holder, when it is not free within
+    The file holds this process and `note`, for `holder`. Raises RunError, naming the holder, when it is not free within
     `patience_s` (`holder` itself takes the lock for an instant, so no patience at all would be too little).
     """
-    lock = Lock(path, what, patience_s)
+    until = time.monotonic() + patience_s
+    while (handle := _try(path)) is None:
+        if time.monotonic() > until:
+            entry = holder(path) or {}
+            who = f"process {entry.get('pid', '?')} on {entry.get('host', '?')}"
+            raise RunError(f"{path}: {what} is in use by {who}; wait for it to end, or start anew with --fresh")
+        time.sleep(0.05)
+
+    def write(note: Mapping[str, Any]) -> None:
+        with explained(path):
+            os.ftruncate(handle, 0)
+            os.lseek(handle, 0, os.SEEK_SET)
+            write_all(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), **note}).encode())
+
     try:
-        lock.tell(note or {})
-        yield lock
+        write(note or {})
+        yield write
     finally:
-        lock.release()
-
-
-class Lock:
-    """A held lock; see `locked`."""
-
-    def __init__(self, path: Path, what: str, patience_s: float = 1.0) -> None:
-        self.path = path
-        until = time.monotonic() + patience_s
-        while (handle := _try(path)) is None:
-            if time.monotonic() > until:
-                raise RunError(
-                    f"{path}: {what} is in use by {_who(path)}; wait for it to end, or start anew with --fresh"
-                )
-            time.sleep(0.05)
-        self._handle = handle
-
-    def tell(self, note: Mapping[str, Any]) -> None:
-        """Writes who holds the lock, and `note`, into the file."""
-        entry = {"pid": os.getpid(), "host": socket.gethostname(), **note}
-        with explained(self.path):
-            os.ftruncate(self._handle, 0)
-            os.lseek(self._handle, 0, os.SEEK_SET)
-            write_all(self._handle, json.dumps(entry).encode())
-
-    def release(self) -> None:
-        # Unlinked while still held, so that nobody locks a file that is about to go; `_try` looks for that.
+        # Unlinked while still locked, so that nobody locks a file that is about to go; `_try` looks for that.
         with suppress(OSError):
-            self.path.unlink()
-        os.close(self._handle)
+            path.unlink()
+        os.close(handle)
 
 
 def holder(path: Path) -> dict[str, Any] | None:
-    """What the living process that holds the lock wrote into it; None when nobody holds it."""
+    """Load what the living process that has the lock wrote into it; None when nobody has it."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:
@@ -69,7 +58,10 @@ def holder(path: Path) -> dict[str, Any] | None:
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _read(handle)
+        entry = None
+        with suppress(ValueError):
+            entry = json.loads(os.read(handle, 65536))
+        return entry if isinstance(entry, dict) else {}
     finally:
         os.close(handle)
     return None
@@ -90,16 +82,3 @@ def _try(path: Path) -> int | None:
             raise
         os.close(handle)
         return None
-
-
-def _who(path: Path) -> str:
-    entry = holder(path) or {}
-    return f"process {entry.get('pid', '?')} on {entry.get('host', '?')}"
-
-
-def _read(handle: int) -> dict[str, Any]:
-    try:
-        entry = json.loads(os.read(handle, 65536))
-    except ValueError:
-        return {}
-    return entry if isinstance(entry, dict) else {}

@@ -1,7 +1,7 @@
-"""Opening a run: continued, found finished, or new; by one process, or by the ranks of one launch.
+"""Opening a run: continued, complete already, or new; by one process, or by the ranks of one launch.
 
-Rank 0 chooses the folder, puts what earlier sessions stored in order (scenes that had an error are left out, so that
-they are asked again), and then tells its launch through the lock file; the other ranks wait for that.
+Rank 0 chooses the folder, puts stored answers in order (scenes with an error are left out, so that they are answered
+again), and names its launch in the lock file, for which the other ranks wait.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bench.errors import RunError
 from bench.grounding import Scene
 from bench.runs.files import make_folder
 from bench.runs.folders import choose, differences, new_folder, refuse, runs_of, same_command
-from bench.runs.lock import Lock, holder, locked
+from bench.runs.lock import holder, locked
 from bench.runs.record import Identity, RunRecord, read_record
 from bench.runs.shards import POLL_S, Rank, owned
 from bench.runs.store import Run, store_rows, stored_rows, write_record
@@ -27,11 +27,10 @@ LOCK = "lock"
 def open_run(
     results: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, fresh: bool, timeout_s: float
 ) -> Iterator[Run]:
-    """The run of this command, held for this process until the block ends; `fresh` always begins a new one.
+    """Open the run of this command for this process until the block ends; `fresh` always makes a new one.
 
-    `blank` is the record it begins with and `scenes` the whole split. Raises RunError when another process works on
-    it, when it was begun with another identity, when its folder cannot be written, or when rank 0 stays away for
-    `timeout_s`.
+    `blank` is the record it starts with and `scenes` the whole split. Raises RunError when another process works on it,
+    when its identity is another, when its folder cannot be written, or when rank 0 stays away for `timeout_s`.
     """
     parent = runs_of(results, blank.identity.pipeline, blank.identity.data.split)
     with ExitStack() as stack:
@@ -49,7 +48,7 @@ def _lead(parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, f
     with locked(parent / ".choosing", "the choice of a run", patience_s=10):
         found = None if fresh else choose(parent, blank)
         folder = found[0] if found else new_folder(parent, blank)
-        lock = _hold(folder, LOCK, "this run", stack)
+        tell = stack.enter_context(locked(folder / LOCK, "this run"))
         _refuse_left_over_ranks(folder)
         if found and (done := _finished(parent, blank, scenes, rank)):
             return done  # by the process whose lock this one has just waited for
@@ -60,7 +59,7 @@ def _lead(parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, f
             left.unlink()
     rows = {scene: row for scene, row in stored_rows(folder).items() if row.error is None}
     store_rows(folder, [rows[scene.id] for scene in scenes if scene.id in rows])
-    lock.tell({"launch": rank.launch})
+    tell({"launch": rank.launch})
     return Run(folder, record, rank, scenes, [s for s in owned(scenes, rank) if s.id not in rows], stack)
 
 
@@ -75,7 +74,7 @@ def _follow(
             note = holder(folder / LOCK)
             if note is not None and note.get("launch") == rank.launch:
                 refuse(folder, record.identity, blank.identity)
-                _hold(folder, f"{LOCK}.rank{rank.index}", f"rank {rank.index} of this run", stack)
+                stack.enter_context(locked(folder / f"{LOCK}.rank{rank.index}", f"rank {rank.index} of this run"))
                 rows = stored_rows(folder)
                 return Run(folder, record, rank, scenes, [s for s in share if s.id not in rows], stack)
             same = not differences(record.identity, blank.identity)
@@ -100,8 +99,8 @@ def finished_run(
 ) -> Run | None:
     """The command's latest run under `parent`, if it is complete and no scene is left to ask again.
 
-    `same_weights` says whether stored weights are those of the command: they need not be known before a pipeline is
-    opened. What differs in them only is not passed over for an older run: then nothing is known to be finished.
+    `same_weights` says whether stored weights are those of the command, which need not be known before a pipeline is
+    opened. A run that differs in them only is not passed over for an older one: then nothing is complete.
     """
     for folder, record in reversed(same_command(parent, identity, protocol)):
         weights = record.identity.weights
@@ -120,13 +119,6 @@ def _left(folder: Path, scenes: Sequence[Scene]) -> bool:
     """Whether a scene of `scenes` has no answer, or only an error."""
     rows = stored_rows(folder)
     return any(scene.id not in rows or rows[scene.id].error is not None for scene in scenes)
-
-
-def _hold(folder: Path, name: str, what: str, stack: ExitStack) -> Lock:
-    lock = Lock(folder / name, what)
-    stack.callback(lock.release)
-    lock.tell({})
-    return lock
 
 
 def _refuse_left_over_ranks(folder: Path) -> None:

@@ -3,9 +3,9 @@
     {"scene": "581857", "ids": ["0", "1"], "iou": [0.912043, 0.0], "hit": [1, 0],
      "strata": {"length": ["1-5", "11+"], "kind": [null, "relation"]}}
 
-One line a scene in the order of the split, scenes without expressions too; written whole when the run is finished.
-`iou` is the IoU in the protocol's frame, 0 for a miss without a box; `hit` what the protocol counts, which need not be
-`iou` >= 0.5. `strata` names the label of each expression in each cut (null where the cut does not apply).
+One line a scene in the order of the split; written whole when the run is complete. `iou` is in the protocol's frame, 0
+for a miss without a box; `hit` what the protocol counts, which need not be `iou` >= 0.5. `strata` has null where a cut
+does not apply.
 """
 
 from __future__ import annotations
@@ -60,15 +60,14 @@ def write_outcomes(folder: Path, scenes: Iterable[SceneOutcome]) -> None:
 
 
 def read_outcomes(folder: Path) -> StoredOutcomes:
-    """The outcomes of a run's folder.
-
-    Raises RunError where there are none, with the command that makes them, and for a line that is not such a row.
-    """
+    """Load the outcomes of a run. Raises RunError for a bad line, and for none with the command that makes them."""
     path = folder / OUTCOMES
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
-        raise RunError(_missing(folder)) from None
+        if not (folder / RECORD).is_file():
+            raise RunError(f"{folder}: is not the folder of a run (it has no {RECORD})") from None
+        raise RunError(f"{folder}: has no {OUTCOMES}; make it with: bench score {folder} --keep") from None
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror})") from None
     rows = [_parse(line, path, number) for number, line in enumerate(lines, 1)]
@@ -89,12 +88,6 @@ def read_outcomes(folder: Path) -> StoredOutcomes:
             for cut in cuts
         },
     )
-
-
-def _missing(folder: Path) -> str:
-    if not (folder / RECORD).is_file():
-        return f"{folder}: is not the folder of a run (it has no {RECORD})"
-    return f"{folder}: has no {OUTCOMES}; make it with: bench score {folder} --keep"
 
 
 def _dump(row: SceneOutcome) -> str:

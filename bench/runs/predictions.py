@@ -1,11 +1,10 @@
-"""predictions.jsonl: one line a scene, the unit of resuming.
+"""predictions.jsonl: one line a scene, the unit of resuming; metrics are always computed from these lines.
 
     {"scene": "581857", "size": [w, h], "proposals": [[x1, y1, x2, y2], ...] | null, "error": null | "why",
      "predictions": [{"id": "0", "box": [x1, y1, x2, y2] | null, "score": 0.31, "note": ""}, ...]}
 
-Boxes are xyxy pixels of the original picture as the model said them, unclipped, at 6 decimals; metrics are always
-computed from these lines, so that a re-score equals the run. "size" is the decoded picture's, where the annotations
-(index lists) do not know it: predictions are clipped to it.
+Boxes are xyxy pixels of the original image, unclipped, at 6 decimals. "size" is the decoded image's, where the
+annotations (index lists) do not know it: predictions are clipped to it.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class SceneAnswers:
-    """One stored line. `proposals` is a list of xyxy boxes, or None for a pipeline that makes none."""
+    """One stored line; `proposals` (N xyxy boxes) is None for a pipeline that makes none."""
 
     scene: str
     answers: tuple[Answer, ...]
@@ -66,19 +65,16 @@ def _rounded(box: Sequence[float] | None) -> Box | None:
 
 def dump_line(row: SceneAnswers) -> str:
     """One line of predictions.jsonl, newline included."""
-    predictions: list[dict[str, Any]] = []
-    for answer in row.answers:
-        entry: dict[str, Any] = {"id": answer.id, "box": answer.box, "score": answer.score}
-        if answer.note:
-            entry["note"] = answer.note
-        predictions.append(entry)
+    predictions = [
+        {"id": a.id, "box": a.box, "score": a.score} | ({"note": a.note} if a.note else {}) for a in row.answers
+    ]
     size = {} if row.size is None else {"size": row.size}
     line = {"scene": row.scene, **size, "proposals": row.proposals, "error": row.error, "predictions": predictions}
     return json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def read_lines(path: Path) -> Iterator[SceneAnswers]:
-    """The complete lines of a file. A last line without a newline is one that a kill cut short: it is left out.
+    """Load the complete lines of a file; a last line that a kill cut short is left out.
 
     Raises RunError naming file and line for anything else that is not a row.
     """

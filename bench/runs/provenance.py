@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,9 @@ from bench.settings import PROJECT
 
 OUR_CODE = ("bench/", "pipelines/", "clipvg/")
 PACKAGES = (
-    "accelerate",
-    "grounding-bench",
-    "huggingface_hub",
-    "numpy",
-    "open_clip_torch",
-    "pillow",
-    "pycocotools",
-    "pydantic",
-    "safetensors",
-    "timm",
-    "torch",
-    "torchvision",
-    "transformers",
-    "ultralytics",
-)
+    "accelerate", "grounding-bench", "huggingface_hub", "numpy", "open_clip_torch", "pillow", "pycocotools", "pydantic",
+    "safetensors", "timm", "torch", "torchvision", "transformers", "ultralytics",
+)  # fmt: skip
 
 _TOKEN = re.compile(r"\b(hf_|ghp_|gho_|github_pat_|glpat-|sk-|xox[abp]-|AKIA)[A-Za-z0-9_\-]{8,}")
 _ASSIGNED = re.compile(r"((?:^|[-_.?&:])(?:api[-_]?key|key|token|secret|password|passwd|pwd)=)[^&\s]+", re.IGNORECASE)
@@ -154,7 +142,13 @@ def _gpu_facts(device: str) -> dict[str, Any]:
 
 
 def driver_version() -> str | None:
-    """The NVIDIA driver's version; None where there is no driver. Does not import torch."""
+    """Return the NVIDIA driver's version; None where there is no driver."""
+    version = ask_driver(lambda nvml: nvml.nvmlSystemGetDriverVersion())
+    return version.decode() if isinstance(version, bytes) else version
+
+
+def ask_driver(question: Callable[[Any], Any]) -> Any:
+    """Ask the NVIDIA driver through pynvml, without torch; None where there is none or it does not say."""
     import pynvml
 
     try:
@@ -162,8 +156,7 @@ def driver_version() -> str | None:
     except pynvml.NVMLError:
         return None
     try:
-        said = pynvml.nvmlSystemGetDriverVersion()
-        return said.decode() if isinstance(said, bytes) else str(said)
+        return question(pynvml)
     except pynvml.NVMLError:
         return None
     finally:

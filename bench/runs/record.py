@@ -45,8 +45,8 @@ class Bootstrap(Model):
 class Metrics(Model):
     """The numbers of a run under one protocol; accuracies are fractions. `oracle` is None without proposals.
 
-    `no_box` counts expressions about readable pictures that got no usable box, `errors` pictures that could not be
-    read, `duplicates` second answers to one expression, which are dropped.
+    `no_box` counts expressions about readable images without a usable box, `errors` images that could not be read,
+    `duplicates` dropped second answers to one expression.
     """
 
     n: int
@@ -104,10 +104,9 @@ class Identity(Model):
 
 
 class Imported(Model):
-    """Where boxes made elsewhere came from, and how they lined up with the split.
+    """Where boxes made elsewhere came from, and how they lined up with the split; `examples` has keys of each kind.
 
-    `missing` expressions had no row, `extra` rows no expression, `other_picture` rows name a picture that is not their
-    expression's; `examples` holds some keys of each.
+    `missing` expressions had no row, `extra` rows no expression, `other_picture` rows name another image.
     """
 
     file: str
@@ -148,10 +147,10 @@ class RunRecord(Model):
 
 
 def signature(protocol: str, data: DataIdentity, hits_at: str = ">=0.5", proposals: str = "") -> str:
-    """One line that says what a score means; a table never mixes two of them.
+    """Say in one line what a score means; a table never mixes two of them.
 
     For example "acc@0.5|iou>=0.5|refcoco-val|n:10834|data:1a2b3c4d|top1|v1"; ",partial" marks a limited run,
-    "|proposals:gt" at the end one whose pipeline chose among the annotated boxes of a picture.
+    "|proposals:gt" at the end one whose pipeline chose among annotated boxes.
     """
     size = f"n:{data.expressions}" + (",partial" if data.partial else "")
     return f"acc@0.5|{protocol}{hits_at}|{data.split}|{size}|data:{data.fingerprint[:8]}|top1|v{SCHEMA}" + (
@@ -167,6 +166,10 @@ def read_record(folder: Path) -> RunRecord:
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); give the folder of a run") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RunError(f"{path}: not a run record of schema {SCHEMA}: {where}: {first['msg']}") from None
+        raise RunError(f"{path}: not a run record of schema {SCHEMA}: {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """Say which key is wrong, and how: the first of an error's problems."""
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

@@ -1,11 +1,10 @@
-"""The folder of `bench label score`: its record, a file of rows for each pair of measurer and source, and its picture.
+"""The folder of `bench label score`: its record, a file of rows for each pair of scorer and source, a drawing.
 
     reliability.json            every pair: rows, mean, shares, histogram, and the hashes of what it was made from
     reliability.svg             their histograms
     MEASURER--SOURCE.jsonl      {"id": "7", "reliability": 0.83, "box_xyxy": [x1, y1, x2, y2] | null}, a line a row
 
-A pair is done when its entry names the label file and the settings that are asked for and its rows are as they were
-written; rows are written before the entry that vouches for them.
+A pair is done when its entry names the label file and settings in force and its rows hash as they were written.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Ranks: which scenes are whose, without torch. Scene i of the whole split belongs to rank i % N.
 
-Ownership goes by position in the split and never by what is left to do, so no scene is asked twice and none is padded,
-and a run begun with N ranks can be ended with any other number.
+Ownership goes by position in the split and never by what is left to do, so any number of ranks can end a run.
 """
 
 from __future__ import annotations
@@ -28,16 +27,13 @@ class Rank:
     local: int | None = None
     launch: str = ""
 
-    def owns(self, position: int) -> bool:
-        return position % self.size == self.index
-
     def file(self, stem: str) -> str:
         """The name of this rank's own file: predictions.jsonl for rank 0, predictions.rank2.jsonl for rank 2."""
         return f"{stem}.jsonl" if self.index == 0 else f"{stem}.rank{self.index}.jsonl"
 
 
 def from_environment(environ: Mapping[str, str] | None = None) -> Rank:
-    """The rank that torchrun (RANK, WORLD_SIZE) or srun (SLURM_PROCID, SLURM_NTASKS) gave this process, else 0 of 1.
+    """Take the rank that torchrun (RANK, WORLD_SIZE) or srun (SLURM_PROCID, SLURM_NTASKS) gave; else 0 of 1.
 
     Raises UsageError when the variables are not numbers that fit together.
     """
@@ -45,7 +41,8 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Rank:
     if "RANK" in env and "WORLD_SIZE" in env:
         names, local = ("RANK", "WORLD_SIZE"), env.get("LOCAL_RANK")
         launch = "|".join(env.get(k, "") for k in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
-    elif "SLURM_PROCID" in env and "SLURM_NTASKS" in env and not _batch_script(env):
+    # In a batch script itself Slurm sets the variables of rank 0 but starts no other: there is no step.
+    elif {"SLURM_PROCID", "SLURM_NTASKS"} <= env.keys() and ("SLURM_STEP_ID" in env or "SLURM_JOB_ID" not in env):
         names, local = ("SLURM_PROCID", "SLURM_NTASKS"), env.get("SLURM_LOCALID")
         launch = "|".join(env.get(k, "") for k in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
     else:
@@ -63,20 +60,15 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Rank:
     return rank
 
 
-def _batch_script(env: Mapping[str, str]) -> bool:
-    """Whether this is a batch script itself, where Slurm sets the variables of rank 0 but starts no other."""
-    return "SLURM_JOB_ID" in env and "SLURM_STEP_ID" not in env
-
-
 def owned(scenes: Sequence[Scene], rank: Rank) -> list[Scene]:
     """The scenes of `scenes` (the whole split) that are `rank`'s."""
     return list(scenes[rank.index :: rank.size])
 
 
 def wait_for(scenes: Sequence[Scene], files: Mapping[int, Path], missing: set[str], timeout_s: float) -> None:
-    """Waits until every scene of `missing` is a line of one of the ranks' `files` (rank -> path, not there at first).
+    """Wait until every scene of `missing` is a line of a rank's file (rank -> path, not there at first).
 
-    Raises RunError, naming the ranks that owe scenes, when none of the files has grown for `timeout_s`.
+    Raises RunError, naming the ranks that owe scenes, when no file has grown for `timeout_s`.
     """
     size = max(files) + 1
     owner = {scene.id: position % size for position, scene in enumerate(scenes)}

@@ -1,10 +1,19 @@
-"""A run's folder while it is open: appended to batch by batch, and ended in the same bytes whatever happened before."""
+"""A run's folder while it is open: appended to batch by batch, and ended in the same bytes whatever happened before.
+
+batches.jsonl has one line a batch, so that a run that was killed and resumed still knows its throughput:
+
+{"session": 1, "rank": 0, "batch": 3, "pictures": 8, "expressions": 57, "seconds": 1.9,
+ "stages": {"decode": 0.01, "detect": 1.2}, "decode_seconds": 0.3,
+ "memory_mb": 812.0, "device_memory_mb": null, "note": ""}
+"""
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +21,35 @@ from bench.grounding import Scene
 from bench.runs.files import Appender, explained, write_atomically
 from bench.runs.folders import RECORD
 from bench.runs.predictions import SceneAnswers, dump_line, read_lines
-from bench.runs.record import Metrics, RunRecord
+from bench.runs.record import Metrics, RunRecord, Throughput
 from bench.runs.shards import Rank, wait_for
-from bench.runs.timings import BatchTime, dump_time, read_times, throughput
 
 ANSWERS, TIMES = "predictions", "batches"
 
 
+@dataclass(frozen=True, slots=True)
+class BatchTime:
+    """One batch: wall seconds since the end of the batch before, and the stages within them.
+
+    The stage "decode" is what the loop waited for images; `decode_seconds` what decoding them took in its threads.
+    """
+
+    session: int
+    rank: int
+    batch: int
+    pictures: int
+    expressions: int
+    seconds: float
+    stages: Mapping[str, float]
+    decode_seconds: float
+    memory_mb: float | None
+    device_memory_mb: float | None
+    note: str = ""
+
+
 @dataclass
 class Run:
-    """An open run, as one rank sees it (bench/runs/opening.py opens it).
-
-    `scenes` is the whole split, `pending` what this rank has still to ask. `stack` closes what the run holds open.
-    """
+    """An open run, as one rank sees it; `scenes` is the whole split, `pending` what this rank has still to ground."""
 
     folder: Path
     record: RunRecord
@@ -120,3 +145,41 @@ def _remove(folder: Path, pattern: str) -> None:
     for path in folder.glob(pattern):
         with explained(path):
             path.unlink(missing_ok=True)
+
+
+def dump_time(time: BatchTime) -> str:
+    """One line of batches.jsonl, newline included."""
+    return json.dumps(asdict(time), separators=(",", ":")) + "\n"
+
+
+def read_times(paths: Iterable[Path]) -> list[BatchTime]:
+    """Load every batch of the files once, by session, rank and batch; torn lines are left out."""
+    found: dict[tuple[int, int, int], BatchTime] = {}
+    for path in paths:
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else ():
+            # A line that cannot be parsed is dropped: timing is not worth refusing a run's answers for.
+            with suppress(ValueError, TypeError):
+                if line.endswith("\n"):
+                    time = BatchTime(**json.loads(line))
+                    found[time.session, time.rank, time.batch] = time
+    return [found[key] for key in sorted(found)]
+
+
+def throughput(times: Sequence[BatchTime], load_seconds: float | None) -> Throughput:
+    """Sum up a run's speed: sessions follow one another, the ranks of a session run side by side."""
+    seconds: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    stages: dict[str, float] = defaultdict(float)
+    for time in times:
+        seconds[time.session][time.rank] += time.seconds
+        for name, value in time.stages.items():
+            stages[name] += value
+    total = sum(max(ranks.values()) for ranks in seconds.values())
+    return Throughput(
+        seconds=round(total, 6),
+        pictures_per_s=sum(t.pictures for t in times) / total if total else None,
+        expressions_per_s=sum(t.expressions for t in times) / total if total else None,
+        stages={name: round(value, 6) for name, value in stages.items()},
+        peak_memory_mb=max((t.memory_mb for t in times if t.memory_mb is not None), default=None),
+        device_memory_mb=max((t.device_memory_mb for t in times if t.device_memory_mb is not None), default=None),
+        load_seconds=None if load_seconds is None else round(load_seconds, 3),
+    )

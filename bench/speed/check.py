@@ -1,6 +1,4 @@
-"""Whether the boxes of the timed pass are those of the accuracy pass (MLPerf's TEST01): speed bought with other answers
-is no speed.
-"""
+"""Whether the boxes of the timed pass are those of the accuracy pass (MLPerf's TEST01)."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from bench.evaluation.answering import answers
 from bench.evaluation.opening import OpenPipeline
 from bench.grounding import Box, Expression, Prediction
 from bench.runs.predictions import Answer
-from bench.runs.record import Identity, RunRecord, read_record
+from bench.runs.record import Identity, read_record
 from bench.runs.store import stored_rows
 from bench.settings import RunSettings
 from bench.speed.record import Compared
@@ -45,16 +43,14 @@ def against_accuracy(
 
 
 def against_run(resident: Resident, found: Boxed, identity: Identity, results: Path, folder: Path) -> Compared | None:
-    """The timed pass against the latest finished run of the same identity among those in `folder`, in all expressions
-    that both answered; None where there is no such run.
-    """
+    """Compare the timed pass with the latest finished run of the same identity in `folder`; None without such a run."""
     fitting = []
     for path in sorted(folder.glob("*/run.json")):
         try:
             record = read_record(path.parent)
         except RunError:  # of another schema
             continue
-        if _finished(record) and record.identity == identity:
+        if (record.status, record.provenance, record.identity) == ("complete", "run", identity):
             fitting.append((record.finished or "", path.parent))
     if not fitting:
         return None
@@ -111,7 +107,3 @@ def spread_over(items: Sequence[T], counts: Sequence[int], least: int) -> list[T
         if sum(counts[::step]) >= least:
             return list(items[::step])
     return list(items)
-
-
-def _finished(record: RunRecord) -> bool:
-    return record.status == "complete" and record.provenance == "run"

@@ -40,7 +40,7 @@ class Clock:
 
     def _charge(self) -> None:
         """Charges the time since the last change to the innermost open stage."""
-        if self.waits and self._wait is not None:
+        if self.waits:
             self._wait()
         now = time.perf_counter()
         if self._open:
@@ -48,10 +48,10 @@ class Clock:
         self._since = now
 
 
-def synchroniser(device: str) -> Callable[[], None] | None:
-    """What waits until a CUDA device has done all that it was given; None elsewhere."""
+def synchroniser(device: str) -> Callable[[], None]:
+    """Make what waits until a CUDA device has done all that it was given; it does nothing elsewhere."""
     if not device.startswith("cuda"):
-        return None
+        return lambda: None
     import torch
 
     return lambda: torch.cuda.synchronize(device)

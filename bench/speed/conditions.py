@@ -1,14 +1,151 @@
-"""What the machine was like while something was measured, and whether that makes the measurement noisy."""
+"""What the machine is like while something is measured, and whether that makes it noisy; peaks of memory.
+
+A GPU is asked through its driver (NVML), without torch: energy, clocks, what slows it, and who else is on it. What a
+driver does not support is None with the reason, never 0.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from bench.speed.nvml import Gpu
 from bench.speed.record import Rate
+
+MB = 2**20
+
+
+def peak_memory_mb() -> float | None:
+    """The largest resident size of this process so far; None where the system does not say."""
+    # getrusage carries a parent's peak over into a started program, so Linux is asked directly.
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / MB
+    except (OSError, ValueError):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / MB if sys.platform == "darwin" else peak * 1024 / MB
+
+
+def device_memory_mb(device: str, reserved: bool = False) -> float | None:
+    """The largest memory torch has allocated (or reserved) on a CUDA device so far; None elsewhere."""
+    if not device.startswith("cuda") or "torch" not in sys.modules:
+        return None
+    import torch
+
+    return (torch.cuda.max_memory_reserved if reserved else torch.cuda.max_memory_allocated)(device) / MB
+
+
+def restart_peaks(device: str) -> bool:
+    """Forgets the peaks so far, of the process and of its CUDA device; False where the system keeps the process's."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew at what is resident now
+    except OSError:
+        return False
+    return True
+
+
+T = TypeVar("T")
+# Bits of nvmlDeviceGetCurrentClocksEventReasons. An idle GPU and clocks that somebody set are no throttling.
+THROTTLES = {
+    0x4: "software power cap",
+    0x8: "hardware slowdown",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "hardware power brake",
+}
+
+
+class Gpu:
+    """One GPU. Every question is answered with a value and "", or with None and why there is none."""
+
+    def __init__(self, handle: Any, nvml: Any) -> None:
+        self._handle, self._nvml = handle, nvml
+
+    def energy_mj(self) -> tuple[int | None, str]:
+        """Millijoules since the driver was loaded."""
+        return self._ask(lambda: int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)))
+
+    def process_memory_mb(self) -> tuple[float | None, str]:
+        """What this process holds on the GPU, with the CUDA context and all libraries."""
+
+        def mine() -> float | None:
+            used = [p.usedGpuMemory for p in self._processes() if p.pid == os.getpid()]
+            return used[0] / MB if used and used[0] is not None else None
+
+        value, why = self._ask(mine)
+        return value, why or ("" if value is not None else "the driver does not list this process (a container?)")
+
+    def others(self) -> tuple[int | None, str]:
+        """How many other processes compute on the GPU."""
+
+        def count() -> int:
+            pids = [p.pid for p in self._processes()]
+            # In a container the driver may list the numbers of the host: then one of them is ours.
+            return len(pids) - 1 if pids else 0
+
+        return self._ask(count)
+
+    def state(self) -> dict[str, Any]:
+        """Clocks in MHz, temperature, and what holds the clocks back, as far as the driver says."""
+        nvml, handle = self._nvml, self._handle
+        asked: dict[str, Callable[[], Any]] = {
+            "sm_mhz": lambda: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            "sm_mhz_max": lambda: int(nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            "memory_mhz": lambda: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
+            "temperature_c": lambda: int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+            "throttled_by": self._throttles,
+        }
+        return {name: self._ask(question)[0] for name, question in asked.items()}
+
+    def close(self) -> None:
+        """Lets go of the driver."""
+        self._ask(self._nvml.nvmlShutdown)
+
+    def _processes(self) -> list[Any]:
+        return list(self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle))
+
+    def _throttles(self) -> list[str]:
+        nvml = self._nvml
+        # Drivers before 535 know it by its old name.
+        ask = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
+        bits = int((ask or nvml.nvmlDeviceGetCurrentClocksThrottleReasons)(self._handle))
+        return [name for bit, name in THROTTLES.items() if bits & bit]
+
+    def _ask(self, question: Callable[[], T]) -> tuple[T | None, str]:
+        try:
+            return question(), ""
+        except self._nvml.NVMLError as error:
+            return None, str(error)
+
+
+def open_gpu(device: str) -> tuple[Gpu | None, str]:
+    """The GPU that torch calls `device` ("cuda:0"); None and the reason elsewhere."""
+    if not device.startswith("cuda"):
+        return None, "measured on a CPU, for which there is no counter that every machine has"
+    import pynvml
+    import torch
+
+    try:
+        pynvml.nvmlInit()
+        # By its own identity: CUDA_VISIBLE_DEVICES makes torch count otherwise than the driver.
+        uuid = str(torch.cuda.get_device_properties(device).uuid)
+        return Gpu(pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}"), pynvml), ""
+    except pynvml.NVMLError as error:
+        return None, f"NVML: {error}"
+
 
 OTHERS = 0.05  # of all cores: more of them taken by others is noise
 SPREAD = 0.05  # of the median: repeats further apart are noise
@@ -43,8 +180,8 @@ class Watch:
         if self._gpu:
             after = self._gpu.state()
             conditions |= {"gpu_before": self._before, "gpu_after": after}
-            others_now = self._gpu.others()[0]
-            conditions["gpu_other_processes"] = _most(self._others, others_now)
+            known = [count for count in (self._others, self._gpu.others()[0]) if count is not None]
+            conditions["gpu_other_processes"] = max(known, default=None)
             noisy += _gpu_noise(self._before, after, conditions["gpu_other_processes"])
         return conditions, noisy
 
@@ -67,11 +204,6 @@ def uneven(rate: Rate) -> list[str]:
     speed = rate.expressions_per_s
     apart = (speed.high - speed.low) / speed.median if speed.median else 0.0
     return [f"repeats ({rate.cache}) are {apart:.0%} apart"] if apart > SPREAD else []
-
-
-def _most(one: int | None, other: int | None) -> int | None:
-    known = [value for value in (one, other) if value is not None]
-    return max(known) if known else None
 
 
 def _processor() -> tuple[float | None, float | None]:

@@ -5,9 +5,7 @@ Nothing is stored before everything is measured, so a measurement that is stoppe
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +17,10 @@ from bench.evaluation.progress import say
 from bench.memory import free
 from bench.runs import provenance
 from bench.runs.files import make_folder, write_atomically
-from bench.runs.folders import runs_of
+from bench.runs.folders import names_at, runs_of
 from bench.settings import Resolved
 from bench.speed.check import SAMPLE, against_accuracy, against_run, compare
-from bench.speed.conditions import Watch, uneven
-from bench.speed.meters import device_memory_mb, device_reserved_mb, peak_memory_mb, restart_peaks
-from bench.speed.nvml import Gpu, open_gpu
+from bench.speed.conditions import Gpu, Watch, device_memory_mb, open_gpu, peak_memory_mb, restart_peaks, uneven
 from bench.speed.record import Compared, Energy, Memory, PairRecord, Rate, Rules, SpeedRecord
 from bench.speed.resident import CAP_MB, Resident, make_resident
 from bench.speed.scenarios import offline, search, single, stages, warm_up
@@ -39,11 +35,11 @@ def measure(
     rules: Rules | None = None,
     cap_mb: float = CAP_MB,
 ) -> tuple[SpeedRecord, Path]:
-    """The speed of the pipeline called `name` on the split's pictures, and the file it was written to.
+    """Measure the speed of a pipeline on the split's images; returns the record and its file.
 
-    `flags` are options of the pipeline that win over bench.toml, `cap_mb` how much of the split's pictures is kept in
-    memory. A limited split or smaller rules make a record that is not `full`. Raises what `open_pipeline` raises,
-    DataError for a split without pictures, BenchError when the pipeline fails, RunError when nothing can be written.
+    `flags` are options that win over bench.toml, `cap_mb` how much of the split's images is kept in memory. A limited
+    split or smaller rules make a record that is not `full`. Raises what `open_pipeline` raises, DataError for a split
+    without images, BenchError when the pipeline fails, RunError when nothing can be written.
     """
     rules, started = rules or Rules(), now()
     subject = open_subject(name, split, resolved, flags, lambda: make_resident(split, cap_mb))
@@ -65,7 +61,8 @@ def measure(
     subject.answer_at_least(SAMPLE, size)  # short rules may end before there is enough to compare
     answered, proposals = subject.answered, subject.proposals_per_picture
     memory, energy = meter.read(rates[0])
-    for warm in _warm(list(subject.caches)):
+    caches = tuple(subject.caches)  # each alone, and all of them together where there are several
+    for warm in [*((name,) for name in caches), *([caches] if len(caches) > 1 else [])]:
         say(f"{name}: offline, {' and '.join(warm)} warm")
         rates.append(offline(subject, size, rules, warm))
     say(f"{name}: single")
@@ -117,9 +114,7 @@ def measure(
 def open_subject(
     name: str, split: Split, resolved: Resolved, flags: Mapping[str, Any] | None, pictures: Callable[[], Resident]
 ) -> Subject:
-    """Open a pipeline and call it for the first time; `pictures` are decoded once it is known to be there. Raises
-    what `open_pipeline` raises.
-    """
+    """Open a pipeline and call it once; images are decoded only once it is open. Raises what `open_pipeline` raises."""
     opened = open_pipeline(name, split, resolved, flags)
     opened.clock.waits = False
     subject = Subject(opened, pictures())
@@ -137,9 +132,8 @@ def environment_of(subject: Subject) -> dict[str, Any]:
 def write(record: SpeedRecord | PairRecord, folder: Path, kind: str, settings_hash: str) -> Path:
     """The record as a file of its own in `folder`, named by when it was finished. Raises RunError."""
     make_folder(folder)
-    stamp = re.sub(r"[^0-9T]", "", record.finished[:19]).replace("T", "-")
-    names = (f"{kind}-{stamp}-{settings_hash[:8]}{'' if n == 1 else f'-{n}'}.json" for n in count(1))
-    path = next(folder / each for each in names if not (folder / each).exists())
+    paths = (folder / f"{kind}-{name}.json" for name in names_at(record.finished, settings_hash))
+    path = next(path for path in paths if not path.exists())
     write_atomically(path, (record.model_dump_json(indent=1) + "\n").encode())
     return path
 
@@ -172,7 +166,7 @@ class _Meter:
             unknown["host_mb"] = "the system does not let the peak begin anew, so it would be that of loading"
         memory = Memory(
             allocated_mb=device_memory_mb(self._device),
-            reserved_mb=device_reserved_mb(self._device),
+            reserved_mb=device_memory_mb(self._device, reserved=True),
             process_mb=process,
             host_mb=host,
             unknown=unknown,
@@ -187,11 +181,6 @@ class _Meter:
 
     def _mj(self) -> tuple[int | None, str]:
         return self._gpu.energy_mj() if self._gpu else (None, self._no_gpu)
-
-
-def _warm(caches: list[str]) -> list[tuple[str, ...]]:
-    """Each cache alone, and all of them together where there are several."""
-    return [(name,) for name in caches] + ([tuple(caches)] if len(caches) > 1 else [])
 
 
 def _remarks(subject: Subject, alone: Compared) -> tuple[str, ...]:

@@ -1,8 +1,7 @@
-"""Two pipelines measured in turn: the ratio of their speeds is the claim that a noisy machine allows.
+"""The ratio of two pipelines' speeds, measured in turn, on a machine that may slow down.
 
-Both are loaded, each at its own best batch. In every round each goes over the same pictures once, cold; who begins
-changes from round to round (a b, b a, a b, ...), so that a machine that slows down slows down both. A round gives one
-ratio; what is reported is their median, their quartiles, the lowest and the highest.
+Both are loaded, each at its own best batch. In every round each goes over the same images once, cold; who begins
+alternates (a b, b a, ...). A round gives one ratio: reported are median, quartiles, lowest and highest.
 """
 
 from __future__ import annotations
@@ -22,9 +21,8 @@ from bench.runs import provenance
 from bench.runs.folders import runs_of
 from bench.settings import Resolved
 from bench.speed.check import SAMPLE, against_accuracy
-from bench.speed.conditions import Watch
+from bench.speed.conditions import Watch, open_gpu
 from bench.speed.measure import environment_of, open_subject, write
-from bench.speed.nvml import open_gpu
 from bench.speed.record import PairRecord, Ratio, Rules, Side
 from bench.speed.resident import CAP_MB, make_resident
 from bench.speed.scenarios import search, spread, timed, warm_up
@@ -42,10 +40,10 @@ def measure_pair(
     cap_mb: float = CAP_MB,
     rounds: int = ROUNDS,
 ) -> tuple[PairRecord, Path]:
-    """Two pipelines in turn, and the file the pair was written to (among the runs of the second).
+    """Measure two pipelines in turn; returns the record and its file (among the runs of the second).
 
-    `flags` are options of both pipelines that win over bench.toml. All rounds together last for each pipeline at
-    least as long as the repeats of the rules. Raises what `measure` raises.
+    `flags` are options of both that win over bench.toml. All rounds together last for each at least as long as the
+    repeats of the rules. Raises what `measure` raises.
     """
     rules, started = rules or Rules(), now()
     pictures = cache(lambda: make_resident(split, cap_mb))

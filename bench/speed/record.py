@@ -4,33 +4,27 @@
     results/runs/<pipeline>/<split>/pair-<YYYYMMDD-HHMMSS>-<settings hash>.json     its ratio to another (`PairRecord`)
 
 A record holds the conditions beside the number, and joins the row of the run whose weights, options and settings it
-shares (bench/speed/stored.py). One that was made with smaller rules than the protocol's, or whose boxes were not those
+shares (`speed_of`). One that was made with smaller rules than the protocol's, or whose boxes were not those
 of the accuracy pass, is kept and joins nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ValidationError
 
-from bench.runs.record import Identity
+from bench.runs.record import Identity, Model, RunRecord, first_problem
 
 SCHEMA = 1
 COLD = "cold"
 SPEEDS, PAIRS = "speed-*.json", "pair-*.json"
 
 
-class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class Rules(Model):
-    """How long things are asked at least; both a number of seconds and a number of batches must be met.
-
-    The defaults are the protocol (spec section 6, after MLPerf's minimum duration and minimum query count).
-    """
+    """How long a pass lasts at least, in seconds and batches both; the defaults are the protocol (after MLPerf)."""
 
     warmup_seconds: float = 3.0
     warmup_batches: int = 10
@@ -101,8 +95,7 @@ class Pictures(Model):
 class Memory(Model):
     """Peaks in MB (2**20 bytes); None with the reason in `unknown` where nobody says.
 
-    `allocated` and `reserved` are torch's on the device, `process` is NVML's for this process, `host` the resident
-    size of the process, with the interpreter and `Pictures.resident_mb` of pictures in it.
+    `allocated` and `reserved` are torch's on the device, `process` is NVML's, `host` the resident size of the process.
     """
 
     allocated_mb: float | None
@@ -122,10 +115,10 @@ class Energy(Model):
 
 
 class Compared(Model):
-    """Boxes of the timed pass against others: how many of `n` are the same, and the ids of some that are not.
+    """Boxes of the timed pass against others: how many of `n` are equal, and the ids of some that are not.
 
-    The same is: the same hit decision at IoU 0.5, and no edge further apart than `tolerance` times the picture's long
-    side. `allowed` may differ: none in float32; in 16 bits a few, where two proposals are all but equally likely.
+    Equal is: the same hit at IoU 0.5, and no edge further apart than `tolerance` times the image's long side. `allowed`
+    may differ: none in float32; in 16 bits a few, where two proposals are all but equally likely.
     """
 
     against: str
@@ -140,21 +133,29 @@ class Compared(Model):
         return self.n > 0 and self.n - self.equal <= self.allowed
 
 
-class SpeedRecord(Model):
-    """One measurement of one pipeline on one split. `conditions` is what the machine said while it was made."""
+class Measurement(Model):
+    """What is common to both files. `conditions` is what the machine said while it was made."""
 
     schema_version: int = SCHEMA
-    name: str
-    identity: Identity
-    settings_hash: str
     started: str
     finished: str
     git: Mapping[str, Any]
     environment: Mapping[str, Any]
-    card: Mapping[str, Any]
     argv: tuple[str, ...]
     rules: Rules
     full: bool
+    conditions: Mapping[str, Any]
+    noisy: tuple[str, ...]
+    valid: bool
+
+
+class SpeedRecord(Measurement):
+    """One measurement of one pipeline on one split."""
+
+    name: str
+    identity: Identity
+    settings_hash: str
+    card: Mapping[str, Any]
     pictures: Pictures
     single: Single | None
     offline: tuple[Rate, ...]
@@ -165,10 +166,7 @@ class SpeedRecord(Model):
     proposals_per_picture: float | None
     memory: Memory
     energy: Energy
-    conditions: Mapping[str, Any]
-    noisy: tuple[str, ...]
     check: tuple[Compared, ...]
-    valid: bool
     remarks: tuple[str, ...] = ()
 
 
@@ -193,25 +191,14 @@ class Ratio(Model):
     rounds: tuple[float, ...]
 
 
-class PairRecord(Model):
+class PairRecord(Measurement):
     """Two pipelines measured in turn over the same pictures: `ratio` is speed of `second` / speed of `first`."""
 
-    schema_version: int = SCHEMA
     first: Side
     second: Side
     ratio: Ratio
     pictures_per_turn: int
     expressions_per_turn: int
-    started: str
-    finished: str
-    git: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    argv: tuple[str, ...]
-    rules: Rules
-    full: bool
-    conditions: Mapping[str, Any]
-    noisy: tuple[str, ...]
-    valid: bool
 
 
 def headline(speed: SpeedRecord) -> Rate:
@@ -220,3 +207,44 @@ def headline(speed: SpeedRecord) -> Rate:
         if rate.cache == COLD:
             return rate
     raise ValueError(f"{speed.name}: a speed record without a cold offline rate")
+
+
+def read_speeds(results: Path, skipped: list[str] | None = None) -> list[tuple[SpeedRecord, str]]:
+    """Every speed record under `results` with its path relative to it, oldest first.
+
+    What cannot be read is left out; `skipped`, where it is given, gets a line for each: "PATH: reason".
+    """
+    found = []
+    skipped = [] if skipped is None else skipped
+    for path in sorted((results / "runs").glob(f"*/*/{SPEEDS}")):
+        said = path.relative_to(results).as_posix()
+        try:
+            found.append((SpeedRecord.model_validate_json(path.read_bytes()), said))
+        except OSError as error:
+            skipped.append(f"{said}: cannot be read ({error.strerror})")
+        except ValidationError as error:
+            skipped.append(f"{said}: not a speed record of schema {SCHEMA}: {first_problem(error)}")
+    return sorted(found, key=lambda entry: (entry[0].finished, entry[1]))
+
+
+def speed_of(record: RunRecord, speeds: Sequence[tuple[SpeedRecord, str]]) -> SpeedRecord | None:
+    """The latest valid and full speed record of what a run ran, on the same kind of device; None without one."""
+    if record.provenance != "run":
+        return None
+    fitting = [speed for speed, _ in speeds if speed.valid and speed.full and _key(speed) == _key(record)]
+    return max(fitting, key=lambda speed: speed.finished, default=None)
+
+
+def _key(record: RunRecord | SpeedRecord) -> tuple[Any, ...]:
+    what = record.identity
+    names = ("pipeline", "options", "weights", "dtype", "device", "compile", "channels_last")
+    same = {name: getattr(what, name) for name in names}
+    return record.name, same, what.data.split, what.data.fingerprint, machine(what.device, record.environment)
+
+
+def machine(device: str, environment: Mapping[str, Any]) -> str:
+    """Which kind of device it was: the GPU's name, else the processor's; "" where the record does not know."""
+    gpu = environment.get("gpu")
+    if device.startswith("cuda"):
+        return str(gpu.get("name") or "") if isinstance(gpu, Mapping) else ""
+    return str(environment.get("cpu") or "")

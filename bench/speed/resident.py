@@ -1,7 +1,6 @@
-"""The pictures of a split, decoded once and kept: a measurement of speed reads no disk.
+"""The images of a split, decoded once and kept: a measurement of speed waits for no disk.
 
-As many as fit under a stated cap, drawn evenly from the split in a fixed order; real pictures, because what a pipeline
-costs depends on what is in them (the number of proposals above all).
+As many as fit under a cap, drawn evenly in a fixed order; real images, for the cost depends on what is in them.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from dataclasses import dataclass
 
 from bench.datasets.split import Split
 from bench.errors import DataError
-from bench.evaluation.decode import decoded_ahead
+from bench.evaluation.answering import decoded_ahead
 from bench.grounding import LoadedScene, Picture, Query, Scene
-from bench.speed.meters import MB
+from bench.speed.conditions import MB
 from bench.speed.record import Pictures
 
 CAP_MB = 2048.0
@@ -93,9 +92,5 @@ def make_resident(split: Split, cap_mb: float = CAP_MB) -> Resident:
         kept[decoded.scene.id] = (LoadedScene(decoded.scene.id, decoded.picture, queries), decoded.scene)
     if not kept:
         raise DataError(f"{split.name}: none of its pictures can be read; the last one: {why}")
-    loaded, scenes = zip(*_in_order(asking, kept), strict=True)
+    loaded, scenes = zip(*(kept[scene.id] for scene in asking if scene.id in kept), strict=True)
     return Resident(loaded, scenes, len(asking), held / MB, cap_mb, 1000 * statistics.median(seconds), bad)
-
-
-def _in_order(scenes: Sequence[Scene], kept: dict[str, tuple[LoadedScene, Scene]]) -> list[tuple[LoadedScene, Scene]]:
-    return [kept[scene.id] for scene in scenes if scene.id in kept]

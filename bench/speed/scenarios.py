@@ -100,11 +100,11 @@ def offline(
     size: int,
     rules: Rules,
     warm: Collection[str] = (),
-    around: Callable[[Callable[[], None]], None] | None = None,
+    around: Callable[[Callable[[], None]], None] = lambda measure: measure(),
 ) -> Rate:
-    """`repeats` times the best batch over and over. Caches in `warm` are filled before and kept.
+    """Measure the best batch over and over, `repeats` times; caches in `warm` are filled before and kept.
 
-    `around` is given what measures all repeats, so that memory and energy are counted over just that.
+    `around` gets what measures all repeats, so that memory and energy are counted over just that.
     """
 
     def step(number: int) -> tuple[int, int]:
@@ -119,7 +119,7 @@ def offline(
     def measure() -> None:
         laps.extend(timed(step, subject.wait, rules.min_seconds, rules.min_batches) for _ in range(rules.repeats))
 
-    (around or _plainly)(measure)
+    around(measure)
     return Rate(
         cache=" and ".join(f"{name} warm" for name in sorted(warm)) or COLD,
         batch_size=size,
@@ -130,10 +130,6 @@ def offline(
         expressions=sum(expressions for *_, expressions in laps),
         seconds=round(sum(seconds for seconds, *_ in laps), 3),
     )
-
-
-def _plainly(measure: Callable[[], None]) -> None:
-    measure()
 
 
 def single(subject: Subject, rules: Rules) -> tuple[Single, dict[str, Prediction]]:

@@ -30,18 +30,13 @@ class Subject:
     first_call_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self._wait = synchroniser(self.opened.context.device)
+        self.wait = synchroniser(self.opened.context.device)
 
     @property
     def caches(self) -> Mapping[str, Callable[[], None]]:
         """What the pipeline keeps between calls -> what empties it."""
         pipeline = self.opened.pipeline
         return dict(pipeline.caches) if isinstance(pipeline, Caching) else {}
-
-    def wait(self) -> None:
-        """Until the device has done all it was given."""
-        if self._wait is not None:
-            self._wait()
 
     @property
     def answered(self) -> dict[str, Prediction]:
@@ -94,7 +89,8 @@ class Subject:
         first = 0
         for number, scene in enumerate(scenes):
             count = len(scene.queries)
-            self.answers[self._id(start + number)] = predictions[first : first + count]
+            known = self.resident.loaded[(start + number) % len(self.resident.loaded)]
+            self.answers[known.id] = predictions[first : first + count]
             first += count
         return len(scenes), first
 
@@ -110,9 +106,6 @@ class Subject:
         self.forget()
         new = LoadedScene(f"{scene.id}#one{number}", scene.picture, scene.queries) if self.ids == NEW else scene
         return self._ground([new])[0]
-
-    def _id(self, number: int) -> str:
-        return self.resident.loaded[number % len(self.resident.loaded)].id
 
     def _ground(self, scenes: Sequence[LoadedScene]) -> list[Prediction]:
         return checked(self.opened.pipeline, scenes, self.opened.name)

@@ -14,7 +14,7 @@ from bench import registry
 from bench.datasets.label_sources import sources_of
 from bench.datasets.labels import Labelled, load_labels, open_album
 from bench.datasets.load import load_split
-from bench.datasets.remembered import Remembered
+from bench.datasets.pictures import CachedPictures
 from bench.datasets.split import Split
 from bench.errors import DataError, UnknownName, UsageError
 from bench.evaluation.device import make_deterministic, resolve_device, seed_everything
@@ -68,8 +68,8 @@ def train_pipeline(
         raise DataError(f"{split.name}: there is nothing to train on; the split has no scenes")
     validation = load_split(validate or split_name.removesuffix("-train") + "-val", resolved)
     if curriculum:  # many trainings use the same images
-        split = replace(split, pictures=Remembered(split.pictures))
-        validation = replace(validation, pictures=Remembered(validation.pictures))
+        split = replace(split, pictures=CachedPictures(split.pictures))
+        validation = replace(validation, pictures=CachedPictures(validation.pictures))
     rank = from_environment()
     make_folder(out)
     table = merged(resolved.recipe(pipeline, dataset_of(split)), recipe)

@@ -23,7 +23,7 @@ from bench import registry
 from bench.datasets.fingerprint import fingerprint
 from bench.datasets.label_sources import SourceRows
 from bench.errors import DataError, SettingsError, UsageError
-from bench.evaluation.reliability import reliability
+from bench.evaluation.reliability import measure
 from bench.grounding import Box, Pipeline, Scene
 from bench.hashing import sha256_file
 from bench.runs.files import write_atomically
@@ -192,8 +192,8 @@ class Curriculum:
             from accelerate.utils import gather_object
 
             share = (self.index, self.processes, gather_object if self.processes > 1 else None)
-            scored = reliability(self._open(options), scenes, self.job.pictures, self.job.settings, *share)
-            return {"rows": {name: [round(row.iou, 6), row.box] for name, row in scored.items()}}
+            scored = measure(self._open(options), scenes, self.job.pictures, self.job.settings, *share)
+            return {"rows": {name: [round(row.iou, 6), row.box] for name, row in scored.rows.items()}}
 
         rows = self.memo.run("score", key, what, work)[1]["rows"]
         held_out = frozenset[str]().union(*(pool.held_out for pool in pools))

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bench.boxes import box_area_xyxy, clip_xyxy
 from bench.datasets.fingerprint import picture_key
 from bench.errors import DataError, SettingsError
-from bench.evaluation.decode import Decoded, decoded_ahead
+from bench.evaluation.answering import Decoded, decoded_ahead
 from bench.grounding import Box, LoadedScene, Picture, PipelineContext, Scene
 from bench.labelling import LabelJob
 from clipvg.pseudo_labels.attributes import AttributeOptions, Described, Describer, open_describer

@@ -16,7 +16,7 @@ from bench import registry
 from bench.boxes import clip_xyxy, iou_elementwise
 from bench.cli.label import score
 from bench.datasets.index_lists import read_index_list
-from bench.datasets.label_names import source_name, told_apart
+from bench.datasets.label_sources import source_name, told_apart
 from bench.datasets.load import load_split
 from bench.datasets.reliability_files import read_iou_result
 from bench.errors import BenchError, DataError, RunError, UnknownName, UsageError, WeightsError

@@ -16,8 +16,7 @@ from bench.datasets import catalog
 from bench.datasets.load import find_split, load_split, split_names, splits_of
 from bench.datasets.pictures import Pictures
 from bench.datasets.split import Part, Split
-from bench.datasets.survey import survey
-from bench.datasets.verify import verify
+from bench.datasets.verify import survey, verify
 from bench.errors import DataError, PictureError, UnknownName, UsageError
 from bench.grounding import Expression, Scene
 from bench.settings import DataSettings, Resolved, Settings

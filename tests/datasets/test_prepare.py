@@ -11,7 +11,7 @@ import pytest
 from tiny_refcoco import FILES, PARTS, REFS, TINY, lists, refer_files, train2017
 
 from bench.datasets.load import load_split
-from bench.datasets.prepare import Asked, prepare, prepare_dataset
+from bench.datasets.prepare import Asked, prepare
 from bench.datasets.split import Counts, Part
 from bench.errors import DataError, PictureError, UnknownName, UnsafePickle, UsageError
 from bench.settings import Resolved, Settings
@@ -26,7 +26,7 @@ def resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Resolved:
 
 
 def test_refer_files_every_part(resolved: Resolved, tmp_path: Path) -> None:
-    done = prepare_dataset(TINY, str(refer_files(tmp_path)), [train2017(tmp_path / "p.zip")], resolved, Asked())
+    done = prepare(TINY, str(refer_files(tmp_path)), [train2017(tmp_path / "p.zip")], resolved, Asked())
     assert [p.split for p in done] == ["refcoco-train", "refcoco-val", "refcoco-testA"]
     val = done[1]
     assert (val.header.counts, val.header.format, val.header.partial) == (Counts(4, 2, 2), "refer", False)
@@ -45,28 +45,28 @@ def test_refer_files_every_part(resolved: Resolved, tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["", "refcoco", "refcoco/refs(unc).p"])
 def test_refer_files_wherever_the_user_points(place: str, resolved: Resolved, tmp_path: Path) -> None:
     refer_files(tmp_path)
-    assert len(prepare_dataset(TINY, str(tmp_path / place), [], resolved, Asked())) == 3
+    assert len(prepare(TINY, str(tmp_path / place), [], resolved, Asked())) == 3
 
 
 @pytest.mark.parametrize("place", ["", "unc"])
 def test_index_lists_every_part(place: str, resolved: Resolved, tmp_path: Path) -> None:
-    done = prepare_dataset(TINY, str(lists(tmp_path) / place), [], resolved, Asked())
+    done = prepare(TINY, str(lists(tmp_path) / place), [], resolved, Asked())
     assert [p.split for p in done] == ["refcoco-train", "refcoco-val", "refcoco-testA"]
     assert done[1].header.format == "index"
     assert done[1].missing_pictures is None
 
 
 def test_both_formats_give_one_fingerprint_and_nothing_changes(resolved: Resolved, tmp_path: Path) -> None:
-    (first,) = prepare_dataset(TINY, str(refer_files(tmp_path / "a")), [], resolved, VAL)
-    (second,) = prepare_dataset(TINY, str(lists(tmp_path / "b") / "unc/unc_val.pth"), [], resolved, VAL)
+    (first,) = prepare(TINY, str(refer_files(tmp_path / "a")), [], resolved, VAL)
+    (second,) = prepare(TINY, str(lists(tmp_path / "b") / "unc/unc_val.pth"), [], resolved, VAL)
     assert first.header.fingerprint == second.header.fingerprint
     assert second.changed == ()
 
 
 def test_what_changed_is_said(resolved: Resolved, tmp_path: Path) -> None:
-    prepare_dataset(TINY, str(refer_files(tmp_path / "a")), [], resolved, VAL)
+    prepare(TINY, str(refer_files(tmp_path / "a")), [], resolved, VAL)
     other = [(1, 11, 1, "val", ["left dog", "the cat"]), *REFS[1:]]
-    (again,) = prepare_dataset(TINY, str(lists(tmp_path / "b", other)), [], resolved, VAL)
+    (again,) = prepare(TINY, str(lists(tmp_path / "b", other)), [], resolved, VAL)
     said = " ".join(again.changed)
     assert "the dog on the left" in said
     assert "the cat" in said
@@ -74,25 +74,25 @@ def test_what_changed_is_said(resolved: Resolved, tmp_path: Path) -> None:
 
 def test_a_single_file_says_its_part_or_is_told(resolved: Resolved, tmp_path: Path) -> None:
     lists(tmp_path)
-    (done,) = prepare_dataset(TINY, str(tmp_path / "unc/unc_testA.pth"), [], resolved, Asked())
+    (done,) = prepare(TINY, str(tmp_path / "unc/unc_testA.pth"), [], resolved, Asked())
     assert done.split == "refcoco-testA"
     odd = (tmp_path / "unc/unc_val.pth").rename(tmp_path / "mine.pth")
     with pytest.raises(DataError, match=r"mine\.pth.*refcoco-train or refcoco-val"):
-        prepare_dataset(TINY, str(odd), [], resolved, Asked())
-    assert prepare_dataset(TINY, str(odd), [], resolved, VAL)[0].split == "refcoco-val"
+        prepare(TINY, str(odd), [], resolved, Asked())
+    assert prepare(TINY, str(odd), [], resolved, VAL)[0].split == "refcoco-val"
 
 
 def test_jsonl_of_our_own(resolved: Resolved, tmp_path: Path) -> None:
     path = tmp_path / "refcoco-testA.jsonl"
     path.write_text(json.dumps({"image": FILES[1], "text": "x", "box_xywh": [1, 2, 3, 4], "ref_id": "7"}) + "\n")
-    (done,) = prepare_dataset(TINY, str(path), [], resolved, Asked())
+    (done,) = prepare(TINY, str(path), [], resolved, Asked())
     assert (done.split, done.header.format) == ("refcoco-testA", "jsonl")
 
 
 def test_wrong_counts_write_nothing_and_say_what_the_files_look_like(resolved: Resolved, tmp_path: Path) -> None:
     lists(tmp_path, [*REFS, (5, 11, 1, "val", ["one more"])])
     with pytest.raises(DataError) as caught:
-        prepare_dataset(TINY, str(tmp_path), [], resolved, Asked())
+        prepare(TINY, str(tmp_path), [], resolved, Asked())
     for said in ("refcoco-val", "expressions: 4 expected, 5 found", "unc_val.pth", "--subset"):
         assert said in str(caught.value)
     assert not (tmp_path / "home").exists()
@@ -102,18 +102,18 @@ def test_a_mix_up_of_parts_is_recognised(resolved: Resolved, tmp_path: Path, mon
     monkeypatch.setattr("bench.datasets.prepare.LOOKALIKES", (("refcoco-testA", PARTS[2]), ("other", Part("x", 7))))
     file = str(lists(tmp_path) / "unc/unc_testA.pth")
     with pytest.raises(DataError, match="these are the counts of refcoco-testA\n"):
-        prepare_dataset(TINY, file, [], resolved, VAL)
+        prepare(TINY, file, [], resolved, VAL)
 
 
 def test_a_deliberate_subset_is_stored_as_partial(resolved: Resolved, tmp_path: Path) -> None:
     lists(tmp_path, REFS[1:])
-    (done,) = prepare_dataset(TINY, str(tmp_path), [], resolved, Asked("val", subset=True))
+    (done,) = prepare(TINY, str(tmp_path), [], resolved, Asked("val", subset=True))
     assert done.header.partial
     assert TINY.load("val", resolved).partial
     more = str(lists(tmp_path / "m", [*REFS, (5, 11, 1, "val", ["one more"])]))
     with pytest.raises(DataError, match="4 expected, 5 found"):  # more than all is no subset
-        prepare_dataset(TINY, more, [], resolved, Asked("val", subset=True))
-    (whole,) = prepare_dataset(TINY, str(lists(tmp_path / "w")), [], resolved, Asked("val", subset=True))
+        prepare(TINY, more, [], resolved, Asked("val", subset=True))
+    (whole,) = prepare(TINY, str(lists(tmp_path / "w")), [], resolved, Asked("val", subset=True))
     assert not whole.header.partial
     assert not TINY.load("val", resolved).partial
 
@@ -126,36 +126,36 @@ def test_a_malicious_index_list_is_not_executed(resolved: Resolved, tmp_path: Pa
     lists(tmp_path)
     (tmp_path / "unc/unc_val.pth").write_bytes(pickle.dumps([("a.jpg", Bomb())]))
     with pytest.raises(UnsafePickle):
-        prepare_dataset(TINY, str(tmp_path), [], resolved, Asked())
+        prepare(TINY, str(tmp_path), [], resolved, Asked())
     assert not (tmp_path / "executed").exists()
     assert not (tmp_path / "home").exists()
 
 
 def test_paths_that_hold_nothing(resolved: Resolved, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone: not there; refcoco is read from .*refs\(unc\)\.p"):
-        prepare_dataset(TINY, str(tmp_path / "gone"), [], resolved, Asked())
+        prepare(TINY, str(tmp_path / "gone"), [], resolved, Asked())
     (tmp_path / "referit_val.pth").touch()
     with pytest.raises(DataError, match=r"nothing of refcoco in it.*it holds lists of referit"):
-        prepare_dataset(TINY, str(tmp_path), [], resolved, Asked())
+        prepare(TINY, str(tmp_path), [], resolved, Asked())
     (tmp_path / "refcoco.zip").touch()
     with pytest.raises(DataError, match="unpack it first"):
-        prepare_dataset(TINY, str(tmp_path / "refcoco.zip"), [], resolved, Asked())
+        prepare(TINY, str(tmp_path / "refcoco.zip"), [], resolved, Asked())
     with pytest.raises(UsageError, match="give --annotations, --images or both"):
-        prepare_dataset(TINY, None, [], resolved, Asked())
+        prepare(TINY, None, [], resolved, Asked())
 
 
 def test_the_other_split_by_is_refused(resolved: Resolved, tmp_path: Path) -> None:
     refer_files(tmp_path, name="refs(google).p")
     with pytest.raises(DataError, match=r"refs\(unc\)\.p is not there.*refs\(google\)\.p"):
-        prepare_dataset(TINY, str(tmp_path), [], resolved, Asked())
+        prepare(TINY, str(tmp_path), [], resolved, Asked())
 
 
 def test_pictures_can_come_later(resolved: Resolved, tmp_path: Path) -> None:
-    prepare_dataset(TINY, str(lists(tmp_path)), [], resolved, Asked())
+    prepare(TINY, str(lists(tmp_path)), [], resolved, Asked())
     split = TINY.load("val", resolved)
     with pytest.raises(PictureError, match="bench data prepare refcoco --images PATH"):
         split.pictures.load(split.scenes[0])
-    done = prepare_dataset(TINY, None, [train2017(tmp_path / "train2017.zip")], resolved, Asked())
+    done = prepare(TINY, None, [train2017(tmp_path / "train2017.zip")], resolved, Asked())
     assert [(p.split, p.missing_pictures) for p in done] == [(f"refcoco-{n.name}", 0) for n in PARTS]
     assert TINY.load("val", resolved).pictures.load(split.scenes[0]).shape == (48, 64, 3)
 
@@ -163,10 +163,10 @@ def test_pictures_can_come_later(resolved: Resolved, tmp_path: Path) -> None:
 def test_images_that_are_not_there_or_no_zip(resolved: Resolved, tmp_path: Path) -> None:
     lists(tmp_path)
     with pytest.raises(DataError, match="--images is a folder or a zip"):
-        prepare_dataset(TINY, str(tmp_path), [tmp_path / "gone"], resolved, Asked())
+        prepare(TINY, str(tmp_path), [tmp_path / "gone"], resolved, Asked())
     (tmp_path / "broken.zip").write_bytes(b"PK")
     with pytest.raises(PictureError, match=r"broken\.zip: not a zip"):
-        prepare_dataset(TINY, str(tmp_path), [tmp_path / "broken.zip"], resolved, Asked())
+        prepare(TINY, str(tmp_path), [tmp_path / "broken.zip"], resolved, Asked())
     assert not (tmp_path / "home").exists()
 
 

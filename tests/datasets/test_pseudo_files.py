@@ -10,14 +10,16 @@ import torch
 
 from bench.datasets.index_lists import read_index_list
 from bench.datasets.jsonl import read_jsonl, read_provenance
-from bench.datasets.pseudo_files import check_jsonl_name, label_row, write_labels
-from bench.datasets.pseudo_lists import (
+from bench.datasets.pseudo_files import (
+    check_jsonl_name,
     export_lists,
+    label_row,
     list_format,
     merge_separated,
     pseudo_row,
     save_list,
     source_of_list,
+    write_labels,
 )
 from bench.errors import DataError, RunError, UsageError
 from bench.grounding import Scene

@@ -10,7 +10,7 @@ from tiny_refcoco import TINY, parquet, refer_files
 
 from bench.datasets import catalog
 from bench.datasets.catalog import Catalogued
-from bench.datasets.prepare import Asked, prepare_dataset
+from bench.datasets.prepare import Asked, prepare
 from bench.datasets.split import Part
 from bench.errors import DataError, UsageError
 from bench.settings import Resolved, RunSettings, Settings
@@ -26,29 +26,29 @@ def resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Resolved:
 def test_hub_parquet_brings_its_pictures(whole: bool, resolved: Resolved, tmp_path: Path) -> None:
     folder = parquet(tmp_path / "hub")
     path = folder if whole else next(folder.iterdir())
-    (done,) = prepare_dataset(TINY, str(path), [], resolved, Asked(None if whole else "val", revision="ab" * 20))
+    (done,) = prepare(TINY, str(path), [], resolved, Asked(None if whole else "val", revision="ab" * 20))
     assert (done.header.format, done.header.revision, done.missing_pictures) == ("hub", "ab" * 20, 0)
     archive = tmp_path / "home/datasets/refcoco/val-pictures.zip"
     assert {i.compress_type for i in zipfile.ZipFile(archive).infolist()} == {zipfile.ZIP_STORED}
     split = TINY.load("val", resolved)
     assert split.pictures.load(split.scenes[1]).shape == (48, 64, 3)
-    (refer,) = prepare_dataset(TINY, str(refer_files(tmp_path / "r")), [], resolved, Asked("val"))
+    (refer,) = prepare(TINY, str(refer_files(tmp_path / "r")), [], resolved, Asked("val"))
     assert refer.header.fingerprint == done.header.fingerprint
 
 
 def test_hub_repositories(resolved: Resolved) -> None:
     with pytest.raises(DataError, match="8,811 objects"):
-        prepare_dataset(catalog.refcoco, "lmms-lab/RefCOCO", [], resolved, Asked("val"))
+        prepare(catalog.refcoco, "lmms-lab/RefCOCO", [], resolved, Asked("val"))
     with pytest.raises(DataError, match="refclef-benchmark does not hold refcoco"):
-        prepare_dataset(catalog.refcoco, "jxu124/refclef-benchmark", [], resolved, Asked("val"))
+        prepare(catalog.refcoco, "jxu124/refclef-benchmark", [], resolved, Asked("val"))
     with pytest.raises(UsageError, match="--revision"):
-        prepare_dataset(catalog.referit, "jxu124/refclef-benchmark", [], resolved, Asked("val"))
+        prepare(catalog.referit, "jxu124/refclef-benchmark", [], resolved, Asked("val"))
     with pytest.raises(DataError, match="data/refcoc: not there"):
-        prepare_dataset(catalog.refcoco, "data/refcoc", [], resolved, Asked("val"))
+        prepare(catalog.refcoco, "data/refcoc", [], resolved, Asked("val"))
     with pytest.raises(DataError, match="without --offline"):
-        prepare_dataset(catalog.refcoco, "jxu124/refcoco-benchmark", [], resolved, Asked("val"))
+        prepare(catalog.refcoco, "jxu124/refcoco-benchmark", [], resolved, Asked("val"))
     with pytest.raises(DataError, match="refcoco-train: not among the files; there: val, testA, testB"):
-        prepare_dataset(catalog.refcoco, "jxu124/refcoco-benchmark", [], resolved, Asked("train"))
+        prepare(catalog.refcoco, "jxu124/refcoco-benchmark", [], resolved, Asked("train"))
 
 
 def test_flickr30k_entities(resolved: Resolved, tmp_path: Path) -> None:
@@ -68,10 +68,10 @@ def test_flickr30k_entities(resolved: Resolved, tmp_path: Path) -> None:
     ):
         (tmp_path / "flickr" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "flickr" / name).write_text(text)
-    (merged,) = prepare_dataset(flickr, str(tmp_path / "flickr"), [], resolved, Asked())
+    (merged,) = prepare(flickr, str(tmp_path / "flickr"), [], resolved, Asked())
     assert (merged.split, merged.header.protocol) == ("flickr30k-val", "merged")
     assert flickr.load("val", resolved).scenes[0].expressions[0].box == (1, 2, 31, 12)
-    (any_box,) = prepare_dataset(flickr, str(tmp_path / "flickr"), [], resolved, Asked(protocol="any-box"))
+    (any_box,) = prepare(flickr, str(tmp_path / "flickr"), [], resolved, Asked(protocol="any-box"))
     assert any_box.header.protocol == "any-box"
     assert any_box.changed
     assert flickr.load("val", resolved).scenes[0].expressions[0].also == ((21, 2, 31, 12),)

@@ -12,7 +12,7 @@ from fake_world import HashPipeline, MemoryPictures, make_settings, make_split
 
 from bench import registry
 from bench.errors import BenchError, DataError, DeviceError, MissingPackage, WeightsError
-from bench.evaluation.decode import decoded_ahead
+from bench.evaluation.answering import decoded_ahead
 from bench.evaluation.device import resolve_device, resolve_dtype
 from bench.evaluation.loop import Evaluated, evaluate
 from bench.evaluation.opening import dataset_of, open_pipeline, pipeline_context

@@ -12,7 +12,7 @@ from bench.boxes import clip_xyxy, iou_elementwise
 from bench.errors import BenchError, DataError, UnknownName
 from bench.evaluation.loop import evaluate
 from bench.evaluation.opening import pipeline_context
-from bench.evaluation.reliability import Reliability, measure, reliability
+from bench.evaluation.reliability import Reliability, measure
 from bench.grounding import Expression, Prediction, Scene
 from bench.settings import RunSettings
 
@@ -25,7 +25,7 @@ def pipeline(tmp_path):
 
 
 def scored(pipeline, split, **share):
-    return reliability(pipeline, split.scenes, split.pictures, SETTINGS, **share)
+    return dict(measure(pipeline, split.scenes, split.pictures, SETTINGS, **share).rows)
 
 
 def says(pipeline, box):
@@ -65,19 +65,19 @@ def test_each_row_is_the_iou_that_a_run_counts(tmp_path, monkeypatch, pipeline):
 def test_the_box_is_clipped_to_the_picture_before_it_is_compared(pipeline):
     beyond = says(pipeline, (0, 0, 64, 24))
     for scenes in (one((0, 0, 32, 24)), one((0, 0, 32, 24), None, None)):
-        assert reliability(beyond, scenes, MemoryPictures(), SETTINGS) == {"e": Reliability(1.0, (0, 0, 64, 24))}
+        assert measure(beyond, scenes, MemoryPictures(), SETTINGS).rows == {"e": Reliability(1.0, (0, 0, 64, 24))}
 
 
 def test_the_official_way_clamps_to_the_square_that_the_network_saw(pipeline):
     """32 x 24 in a square of 32: four pixels of padding above and below, which the answer may cover."""
     scenes = one((0.0, 0.0, 31.9, 23.9))
     over = says(pipeline, (0, -10, 32, 40))
-    assert reliability(over, scenes, MemoryPictures(), SETTINGS, under="letterbox-clamped")["e"].iou == pytest.approx(
+    assert measure(over, scenes, MemoryPictures(), SETTINGS, under="letterbox-clamped").rows["e"].iou == pytest.approx(
         31 * 23 / (32 * 32)
     )
-    assert reliability(over, scenes, MemoryPictures(), SETTINGS)["e"].iou > 0.9
+    assert measure(over, scenes, MemoryPictures(), SETTINGS).rows["e"].iou > 0.9
     with pytest.raises(UnknownName, match="letterbox-clamped"):
-        reliability(over, scenes, MemoryPictures(), SETTINGS, under="letterbox-clampd")
+        measure(over, scenes, MemoryPictures(), SETTINGS, under="letterbox-clampd")
 
 
 @pytest.mark.parametrize("box", [None, (math.nan, 0, 5, 5), (9, 9, 5, 5), (40, 40, 50, 50), (1e300, 0, math.inf, 5)])
@@ -125,7 +125,7 @@ def test_nothing_to_score_is_an_error(pipeline):
     with pytest.raises(DataError, match=r"none of the 12 label pictures can be read; the first one: 0\.png"):
         scored(pipeline, make_split(12, MemoryPictures(gone=True)))
     with pytest.raises(DataError, match="no expressions"):
-        reliability(pipeline, [], MemoryPictures(), SETTINGS)
+        measure(pipeline, [], MemoryPictures(), SETTINGS)
 
 
 def test_sizes_of_pictures_that_nobody_annotated(pipeline):

@@ -6,9 +6,9 @@ import pytest
 
 from bench.datasets.split import Split
 from bench.errors import RunError
-from bench.evaluation import rescored as module
+from bench.evaluation import scored as module
 from bench.evaluation.metrics import compute
-from bench.evaluation.rescored import rescore
+from bench.evaluation.scored import rescore
 from bench.grounding import Expression, Scene
 from bench.imported.scoring import import_boxes
 from bench.runs.predictions import Answer, SceneAnswers, dump_line

@@ -10,7 +10,8 @@ import pytest
 
 from bench.datasets.split import Split
 from bench.errors import BenchError, DataError, RunError, UnknownName
-from bench.evaluation.metrics import compute, outcomes
+from bench.evaluation.metrics import compute
+from bench.evaluation.outcomes import outcomes
 from bench.evaluation.protocols import protocol
 from bench.grounding import Expression, Scene
 from bench.imported import scoring as module

@@ -8,7 +8,7 @@ import pytest
 from submissions import refused, rewritten, take
 
 from bench.errors import CheckFailed, UnknownName, UsageError
-from bench.evaluation.rescored import rescore
+from bench.evaluation.scored import rescore
 from bench.leaderboard.submission import submit
 from bench.reporting import leaderboard
 from bench.reporting.boards import SUBMISSION, collect

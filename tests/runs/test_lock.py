@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import RunError
-from bench.runs.lock import Lock, holder, locked
+from bench.runs.lock import holder, locked
 
 HOLD = (
     "import sys, time; from pathlib import Path; from bench.runs.lock import locked\n"
@@ -22,8 +22,9 @@ def test_the_second_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
         note = holder(path)
         assert note is not None and note["launch"] == "a" and note["pid"] == other.pid
-        with pytest.raises(RunError, match=f"this run is in use by process {other.pid} on .*; wait for it to end"):
-            Lock(path, "this run", patience_s=0.1)
+        in_use = f"this run is in use by process {other.pid} on .*; wait for it to end"
+        with pytest.raises(RunError, match=in_use), locked(path, "this run", patience_s=0.1):
+            pass
     finally:
         other.kill()
         other.wait()
@@ -35,7 +36,11 @@ def test_the_second_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
 
 
 def test_held_twice_in_one_process(tmp_path: Path) -> None:
-    with locked(tmp_path / "lock", "this run"), pytest.raises(RunError, match="in use"):
-        Lock(tmp_path / "lock", "this run", patience_s=0.1)
+    with (
+        locked(tmp_path / "lock", "this run"),
+        pytest.raises(RunError, match="in use"),
+        locked(tmp_path / "lock", "this run", patience_s=0.1),
+    ):
+        pass
     with locked(tmp_path / "lock", "this run"):
         pass

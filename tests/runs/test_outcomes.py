@@ -9,7 +9,7 @@ from fake_world import MemoryPictures, make_settings, make_split
 from bench import registry
 from bench.errors import RunError
 from bench.evaluation.loop import evaluate
-from bench.evaluation.metrics import outcomes
+from bench.evaluation.outcomes import outcomes
 from bench.evaluation.protocols import protocol
 from bench.evaluation.strata import strata
 from bench.imported.scoring import import_boxes

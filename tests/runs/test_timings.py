@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.runs.timings import BatchTime, dump_time, read_times, throughput
+from bench.runs.store import BatchTime, dump_time, read_times, throughput
 
 ONE = BatchTime(1, 0, 0, 8, 56, 2.0, {"decode": 0.5, "detect": 1.5}, 0.9, 100.0, None)
 

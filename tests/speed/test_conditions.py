@@ -14,9 +14,8 @@ from speed_parts import SHORT, Watched, rate
 from bench.grounding import Expression, Prediction
 from bench.speed import conditions
 from bench.speed.check import close, compare, hit, spread_over
-from bench.speed.conditions import Watch, uneven
+from bench.speed.conditions import Gpu, Watch, open_gpu, uneven
 from bench.speed.measure import measure
-from bench.speed.nvml import Gpu, open_gpu
 from bench.speed.record import Spread
 from bench.speed.resident import make_resident
 

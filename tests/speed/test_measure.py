@@ -16,9 +16,8 @@ from bench.grounding import LoadedScene, PipelineContext, Prediction
 from bench.runs.record import RunRecord
 from bench.speed.measure import measure
 from bench.speed.pair import measure_pair, ratio_of
-from bench.speed.record import PairRecord, Rules, headline
+from bench.speed.record import PairRecord, Rules, headline, read_speeds, speed_of
 from bench.speed.resident import make_resident
-from bench.speed.stored import read_speeds, speed_of
 
 Use = Callable[[Any], None]
 

@@ -7,8 +7,7 @@ import pytest
 from speed_parts import identity, make_speed
 
 from bench.runs.record import RunRecord
-from bench.speed.record import Rules, headline
-from bench.speed.stored import machine, read_speeds, speed_of
+from bench.speed.record import Rules, headline, machine, read_speeds, speed_of
 
 
 def run_record(**changes: Any) -> RunRecord:
@@ -95,7 +94,7 @@ def test_records_are_read_back_and_bad_ones_named(tmp_path: Path) -> None:
     found = read_speeds(tmp_path, skipped)
     assert [path for _, path in found] == ["runs/hash/tiny-val/speed-2.json", "runs/hash/tiny-val/speed-1.json"]
     assert found[1][0] == later
-    assert len(skipped) == 2 and "speed-3.json: not a speed record of schema 1: identity" in skipped[0]
+    assert len(skipped) == 2 and "speed-3.json: not a speed record of schema 1: started" in skipped[0]
     assert read_speeds(tmp_path / "nothing") == []
 
 

@@ -13,10 +13,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from bench.datasets.shapes.language import say
-from bench.datasets.shapes.layout import Thing, make_layout
-from bench.datasets.shapes.outlines import UNIT
+from bench.datasets.shapes.layout import make_layout, pixels
 from bench.datasets.split import Part, Split
-from bench.grounding import Box, Expression, Picture, Scene, SceneObject
+from bench.grounding import Expression, Picture, Scene, SceneObject
 
 if TYPE_CHECKING:
     from bench.settings import Resolved
@@ -36,20 +35,15 @@ def make_scene(seed: int, part: str, index: int) -> Scene:
             Expression(
                 id=f"{name}-{number}",
                 text=saying.text,
-                box=_box(thing),
+                box=pixels(thing.extent),
                 ref_id=f"{name}-{saying.target}",
                 kind=saying.kind,
                 category=thing.shape,
                 same_category=same[thing.shape],
             )
         )
-    objects = [SceneObject(t.shape, _box(t), f"{t.texture} {t.colour} {t.shape}") for t in layout.things]
+    objects = [SceneObject(t.shape, pixels(t.extent), f"{t.texture} {t.colour} {t.shape}") for t in layout.things]
     return Scene(name, f"{name}.png", layout.width, layout.height, tuple(expressions), tuple(objects))
-
-
-def _box(thing: Thing) -> Box:
-    left, top, right, bottom = thing.extent
-    return (left / UNIT, top / UNIT, right / UNIT, bottom / UNIT)
 
 
 @dataclass(frozen=True)

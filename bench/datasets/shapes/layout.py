@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from bench.datasets.shapes.dice import Dice
 from bench.datasets.shapes.outlines import SHAPES, UNIT, Ring, extent, outline
+from bench.grounding import Box
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")
 TEXTURES = ("plain", "striped", "dotted", "checkered")
@@ -46,6 +47,12 @@ class Layout:
     width: int
     height: int
     things: tuple[Thing, ...]
+
+
+def pixels(extent: tuple[int, int, int, int]) -> Box:
+    """Turn an extent into an xyxy box, exact to a quarter of a pixel."""
+    left, top, right, bottom = extent
+    return (left / UNIT, top / UNIT, right / UNIT, bottom / UNIT)
 
 
 def make_layout(seed: int, part: str, index: int) -> Layout:

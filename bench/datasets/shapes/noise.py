@@ -21,10 +21,10 @@ from itertools import islice
 
 from bench.datasets.shapes.dice import Dice
 from bench.datasets.shapes.language import Candidate, by_attribute, by_location, by_relation, phrases_of
-from bench.datasets.shapes.layout import COLOURS, TEXTURES, Layout, Thing, make_layout
+from bench.datasets.shapes.layout import COLOURS, TEXTURES, Layout, Thing, make_layout, pixels
 from bench.datasets.shapes.outlines import UNIT
 from bench.errors import UsageError
-from bench.grounding import Box, Scene
+from bench.grounding import Scene
 from bench.labelling import PseudoLabel
 
 KINDS = ("template", "relation", "caption")
@@ -88,11 +88,10 @@ def noisy_labels_of(
 def noisy_labels(
     kind: str, part: str, index: int, data_seed: int, seed: int, rates: Rates, per_picture: int = 6
 ) -> list[PseudoLabel]:
-    """Up to `per_picture` rows of a kind about one scene; fewer, or none, where the scene allows no more.
+    """Make up to `per_picture` rows of a kind about one scene; fewer, or none, where it allows no more.
 
-    `data_seed` is the generator's and `seed` that of the rows. Boxes are xyxy pixels, exact to a quarter. Provenance
-    says which `noise` a row has ("none" or a fault of the list above) and the `true_box` of what its words were about.
-    Raises UsageError for an unknown kind.
+    `data_seed` is the generator's, `seed` that of the rows. Boxes are xyxy pixels, exact to a quarter. Provenance has
+    the `noise` ("none" or a fault of the list above) and the `true_box` of what the words are about. Raises UsageError.
     """
     if kind not in KINDS:
         raise UsageError(f"--kind {kind}: it is {', '.join(KINDS[:-1])} or {KINDS[-1]}")
@@ -114,8 +113,8 @@ def noisy_labels(
         elif fault == "shifted box":
             extent = _shifted(extent, (layout.width * UNIT, layout.height * UNIT), dice)
         said = {"source": kind, "detector": "shapes", "score": 1.0, "template": claim.form, "entities": claim.entities}
-        said |= {"noise": fault, "true_box": list(_pixels(target.extent))}
-        made.append(PseudoLabel(scene, text, _pixels(extent), said))
+        said |= {"noise": fault, "true_box": list(pixels(target.extent))}
+        made.append(PseudoLabel(scene, text, pixels(extent), said))
     return made
 
 
@@ -202,11 +201,6 @@ def _iou(a: Extent, b: Extent) -> float:
         return 0.0
     shared = across * down
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
-
-
-def _pixels(extent: Extent) -> Box:
-    left, top, right, bottom = extent
-    return (left / UNIT, top / UNIT, right / UNIT, bottom / UNIT)
 
 
 def _article(phrase: str) -> str:

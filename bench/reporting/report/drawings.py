@@ -17,8 +17,7 @@ from bench.errors import UsageError
 from bench.reporting.report.selection import Shown
 from bench.reporting.speed_chart import point, speed_chart
 from bench.runs.reliability import PICTURE
-from bench.speed.record import SpeedRecord
-from bench.speed.stored import machine, read_speeds, speed_of
+from bench.speed.record import SpeedRecord, machine, read_speeds, speed_of
 
 CURVES = ("curves.svg", "thresholds.svg", "reliability.svg")  # of a training and of a curriculum
 MOST = 4_000_000  # bytes; a drawing of ours has a few thousand

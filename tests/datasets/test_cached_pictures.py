@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.datasets.remembered import Remembered
+from bench.datasets.pictures import CachedPictures
 from bench.grounding import Scene
 
 
@@ -24,7 +24,7 @@ SCENES = [Scene(name, f"{name}.png", 4, 4, ()) for name in "abc"]
 
 def test_a_picture_is_decoded_once_and_nobody_writes_into_it():
     source = Counted()
-    pictures = Remembered(source)
+    pictures = CachedPictures(source)
     first = pictures.load(SCENES[0])
     assert pictures.load(SCENES[0]) is first and source.loaded == ["a.png"]
     with pytest.raises(ValueError, match="read-only"):
@@ -34,7 +34,7 @@ def test_a_picture_is_decoded_once_and_nobody_writes_into_it():
 
 def test_what_has_no_room_is_decoded_again():
     source = Counted()
-    pictures = Remembered(source, most=2 * 48)
+    pictures = CachedPictures(source, most=2 * 48)
     for _ in range(2):
         for scene in SCENES:
             pictures.load(scene)
