@@ -153,7 +153,8 @@ def _show(done: list[Evaluated], as_json: bool) -> None:
 
     from rich.console import Console
 
-    from bench.reporting.table import print_rows, row
+    from bench.reporting.table import row
+    from bench.reporting.terminal import print_rows
 
     rows = [(e.record, e.folder) for e in done if e.record]
     if done and not rows:  # a rank other than 0

@@ -89,7 +89,8 @@ def _show(record: RunRecord, folder: Path, as_json: bool) -> None:
 
     from rich.console import Console
 
-    from bench.reporting.table import print_rows, row
+    from bench.reporting.table import row
+    from bench.reporting.terminal import print_rows
 
     print_rows([record], Console(stderr=as_json))
     if as_json:

@@ -32,18 +32,21 @@ from typing import Any, get_args
 
 from bench.errors import RunError
 from bench.grounding import Supervision
-from bench.reporting.joined import Speeds, speed_keys
 from bench.reporting.published import beside, compared
 from bench.reporting.ranking import ranks
 from bench.reporting.table import row
 from bench.runs.folders import RECORD
 from bench.runs.record import RunRecord, read_record
 from bench.settings import shipped_options
-from bench.speed.stored import read_speeds
+from bench.speed.record import SpeedRecord, headline
+from bench.speed.stored import read_speeds, speed_of
 
 UNKNOWN = ("unknown", "elsewhere", "")
 SUBMISSION = "submission.json"  # beside run.json of somebody else's run (bench/verbs/submission.py)
 
+GIGA = 2**20 / 1e9  # the MB of records are 2**20 bytes
+
+Speeds = Sequence[tuple[SpeedRecord, str]]
 Run = tuple[RunRecord, str]  # a record with its folder, relative to the results
 
 
@@ -152,7 +155,7 @@ def _board(results: Path, histories: Sequence[Sequence[Run]], speeds: Speeds) ->
     """The table of runs that share a signature; the last of each history is the row."""
     shown = [runs[-1] for runs in histories]
     rows = [
-        _entry(results, runs, speeds) | {"rank": rank.range and list(rank.range), "rank_note": rank.reason}
+        whole_row(results, runs, speeds) | {"rank": rank.range and list(rank.range), "rank_note": rank.reason}
         for runs, rank in zip(histories, ranks(results, shown), strict=True)
     ]
     record = shown[0][0]
@@ -168,8 +171,8 @@ def _board(results: Path, histories: Sequence[Sequence[Run]], speeds: Speeds) ->
     )
 
 
-def _entry(results: Path, runs: Sequence[Run], speeds: Speeds) -> dict[str, Any]:
-    """The row of the latest of `runs`, which differ in nothing but when they were made, and by what code."""
+def whole_row(results: Path, runs: Sequence[Run], speeds: Speeds) -> dict[str, Any]:
+    """The row, without a rank, of the latest of `runs`, which differ in time and code alone."""
     record, run = runs[-1]
     card, split = record.card, record.identity.data.split
     entry = row(record, run) | {
@@ -186,12 +189,40 @@ def _entry(results: Path, runs: Sequence[Run], speeds: Speeds) -> dict[str, Any]
         "commit": _commit(record),
         "settings_hash": record.settings_hash,
         "submitted": _submitted(results / run),
-        **speed_keys(record, speeds),
+        **_speed_keys(record, speeds),
     }
     about = beside(record.name, split, entry["training_data"], list(entry["weights_names"].values()))
     entry["published"] = [compared(said, entry) for said in about]
     entry["history"] = [_older(entry, *older) for older in reversed(runs[:-1])]
     return entry
+
+
+def _speed_keys(record: RunRecord, speeds: Speeds) -> dict[str, Any]:
+    """Joins the speed record of a run; null without one, for a run knows its process's peak alone."""
+    keys: dict[str, Any] = dict.fromkeys(("speed", "latency_ms", "peak_gb", "peak_gb_of"))
+    speed = speed_of(record, speeds)
+    if speed is None:
+        return keys
+    try:
+        rate = headline(speed)
+    except ValueError:
+        return keys
+    keys["speed"] = {
+        "expressions_per_s": rate.expressions_per_s.model_dump(),
+        "pictures_per_s": rate.pictures_per_s.model_dump(),
+        "batch_size": rate.batch_size,
+        **{key: getattr(speed.single, key, None) for key in ("p50_ms", "p90_ms", "p99_ms")},
+        "joules_per_expression": speed.energy.joules_per_expression,
+        "noisy": list(speed.noisy),
+        "date": speed.finished[:10],
+        "commit": speed.git.get("commit"),
+        "record": next(path for other, path in speeds if other is speed),
+    }
+    keys["latency_ms"] = keys["speed"]["p50_ms"]
+    for of, used in (("device", speed.memory.allocated_mb), ("process", speed.memory.host_mb)):
+        if used is not None and keys["peak_gb"] is None:
+            keys |= {"peak_gb": round(used * GIGA, 6), "peak_gb_of": of}
+    return keys
 
 
 def _supervision(record: RunRecord) -> str:

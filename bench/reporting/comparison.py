@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bench.comparison.results import Comparison, Pair, StratumDifference
-from bench.reporting.table import WIDE, empty_table, interval, percent
+from bench.reporting.table import interval, percent
+from bench.reporting.terminal import empty_table, wide
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,11 +20,7 @@ FEWEST = 20  # expressions of a stratum that is shown; all of them are in --json
 
 def print_comparison(found: Comparison, console: Console | None = None) -> None:
     """The runs, a paragraph a pair, and the strata that flip most of the first few pairs; default stdout."""
-    from rich.console import Console as Terminal
-
-    console = console or Terminal()
-    if not console.is_terminal:
-        console.width = max(console.width, WIDE)  # a file or a pipe has no edge to fold at
+    console = wide(console)
 
     def say(line: str = "", style: str = "") -> None:
         console.print(line, style=style, markup=False, highlight=False)

@@ -14,6 +14,7 @@ import numpy as np
 
 from bench.boxes import box_area_xyxy
 from bench.grounding import Box
+from bench.reporting.terminal import wide
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +23,6 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SMALL = 1 / 64  # of the picture's area: what Pseudo-Q drops
 FREQUENT = 10
 BARS = "▁▂▃▄▅▆▇█"
-WIDE = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +135,7 @@ def print_stats(found: Sequence[LabelStats], console: Console | None = None) -> 
     from rich.console import Console as Terminal
     from rich.table import Table
 
-    console = console or Terminal(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, WIDE)  # a file or a pipe has no edge to fold at
+    console = wide(console or Terminal(highlight=False))
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     for stats in found:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import DataError
+from bench.reporting.terminal import wide
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -163,8 +164,7 @@ def print_published(split: str, found: Sequence[Published], console: Console) ->
     if not found:
         console.print(Text(f"nothing published is known for {split}"))
         return
-    if not console.is_terminal:
-        console.width = max(console.width, WIDE)  # a file or a pipe has no edge to fold at
+    wide(console, WIDE)
     table = Table(title=f"{split}: published", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("Acc@0.5 %", justify="right", no_wrap=True)
     for column in ("method", "training", "protocol", "source"):

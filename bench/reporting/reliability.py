@@ -9,6 +9,7 @@ import numpy as np
 
 from bench.reporting.histograms import Histogram, histograms
 from bench.reporting.table import BLANK, percent
+from bench.reporting.terminal import empty_table, wide
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,13 +51,10 @@ def _panel(pair: Mapping[str, Any]) -> Histogram:
 
 def print_pairs(pairs: Sequence[Mapping[str, Any]], console: Console) -> None:
     """A row a pair: rows, mean reliability, the share (percent) of at least some thresholds, and of exactly 0."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    if not console.is_terminal:
-        console.width = max(console.width, WIDE)  # a file or a pipe has no edge to fold at
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    wide(console, WIDE)
+    table = empty_table("")
     for name in ("measurer", "source"):
         table.add_column(name, overflow="fold")
     table.add_column("")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.reporting.table import BLANK, WIDE, rate
+from bench.reporting.table import BLANK, rate
+from bench.reporting.terminal import empty_table, wide
 from bench.speed.record import COLD, PairRecord, Rate, SpeedRecord, Spread, headline
 from bench.speed.stored import machine
 
@@ -21,13 +22,9 @@ def row(speed: SpeedRecord | PairRecord, file: str) -> dict[str, Any]:
 
 def print_speeds(speeds: Sequence[SpeedRecord], console: Console | None = None) -> None:
     """A row for each record and state of the caches, then what must be known beside the numbers."""
-    from rich.console import Console as Terminal
-
-    console = console or Terminal()
-    if not console.is_terminal:
-        console.width = max(console.width, WIDE)  # a file or a pipe has no edge to fold at
     if not speeds:
         return
+    console = wide(console)
     console.print(_table(speeds))
     for speed in speeds:
         for line in details(speed):
@@ -38,9 +35,7 @@ def print_speeds(speeds: Sequence[SpeedRecord], console: Console | None = None) 
 
 def print_pair(pair: PairRecord, console: Console | None = None) -> None:
     """The ratio of a pair with its spread, and every reason for doubt."""
-    from rich.console import Console as Terminal
-
-    console = console or Terminal()
+    console = wide(console)
     for line in said_of_pair(pair):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -100,23 +95,13 @@ def _differing(check: Any) -> str:
 
 
 def _table(speeds: Sequence[SpeedRecord]) -> Table:
-    from rich import box
-    from rich.table import Table as Grid
     from rich.text import Text
 
     first = speeds[0]
     on = machine(first.identity.device, first.environment)
     threads = (first.environment.get("torch") or {}).get("threads")
     where = f"{on}{f', {threads} threads' if first.identity.device == 'cpu' and threads else ''}"
-    grid = Grid(
-        title=Text(f"{first.identity.data.split}  {where}", style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        collapse_padding=True,
-        header_style="bold",
-    )
+    grid = empty_table(f"{first.identity.data.split}  {where}")
     grid.add_column("pipeline", style="bold", overflow="fold", min_width=12)
     grid.add_column("caches", no_wrap=True)
     for name in ("batch", "pictures/s", "ex/s", "p50 ms", "p90", "p99", "proposals", "peak MB", "J/ex"):

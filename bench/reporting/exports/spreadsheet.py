@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bench.reporting import table
 from bench.reporting.boards import Board
 
 FIELDS = (
@@ -30,11 +31,15 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def leaderboard_csv(boards: Iterable[Board]) -> str:
     """The whole of LEADERBOARD.csv."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
+    added = [
+        column.name for column in table.COLUMNS if column.name not in (*FIELDS, "rank", "ci95", "speed", "latency_ms")
+    ]
+    writer = csv.DictWriter(out, (*FIELDS, *added), lineterminator="\n")
     writer.writeheader()
     for board in boards:
         for entry in board.rows:
-            writer.writerow({field: harmless(value) for field, value in _flat(entry).items()})
+            values = {column.name: column.raw(entry) for column in table.COLUMNS if column.name in added} | _flat(entry)
+            writer.writerow({field: harmless(value) for field, value in values.items()})
     return out.getvalue()
 
 

@@ -11,10 +11,10 @@ from typing import Any
 from bench.comparison.finding import find_run
 from bench.datasets.split import Split
 from bench.errors import RunError
-from bench.reporting.boards import Board, collect, device
-from bench.reporting.table import row
+from bench.reporting.boards import Board, collect, whole_row
 from bench.runs.folders import RECORD
 from bench.runs.record import RunRecord, read_record
+from bench.speed.stored import read_speeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,15 @@ def choose(named: Sequence[str], split: Split, results: Path) -> tuple[Split, li
     for folder, record in runs:
         _check(folder, record, *runs[0])
     split = _answered(split, *runs[0])
+    speeds = read_speeds(results)
     labels = _labels([record for _, record in runs])
     shown = [
-        Shown(label, folder, record, rows.get(_name(folder, results)) or _row(folder, record, results))
+        Shown(
+            label,
+            folder,
+            record,
+            rows.get(_name(folder, results)) or whole_row(results, [(record, _name(folder, results))], speeds),
+        )
         for label, (folder, record) in zip(labels, runs, strict=True)
     ]
     return split, sorted(shown, key=lambda run: (-run.row["acc@0.5"], -run.row["mean_iou"], run.label))
@@ -122,15 +128,3 @@ def _name(folder: Path, results: Path) -> str:
         return folder.resolve().relative_to(results.resolve()).as_posix()
     except ValueError:
         return folder.name
-
-
-def _row(folder: Path, record: RunRecord, results: Path) -> dict[str, Any]:
-    """The row of a run that no table shows."""
-    return row(record, _name(folder, results)) | {
-        "device": device(record),
-        "dtype": record.identity.dtype,
-        "trained_on": str(record.card.get("trained_on") or ""),
-        "saw_test_images": record.card.get("saw_test_images", "unknown"),
-        "parameters": record.card.get("parameters"),
-        "commit": record.git.get("commit"),
-    }
