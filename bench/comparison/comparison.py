@@ -21,11 +21,12 @@ from bench.comparison.paired import (
     difference_interval,
     difference_p,
     excluded,
+    holm,
+    mcnemar,
     standard_error,
 )
 from bench.comparison.results import Cells, Compared, Comparison, Flip, Pair, StratumDifference
 from bench.comparison.sample import MILLION, Drawn, Sample, Stratum
-from bench.comparison.significance import holm, mcnemar
 
 __all__ = ["Cells", "Compared", "Comparison", "Flip", "Pair", "StratumDifference", "compare"]
 

@@ -5,7 +5,7 @@ The latest complete run is meant; where complete runs of other settings lie besi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench.datasets.load import FILE
@@ -69,7 +69,7 @@ def _as_kept(split: str) -> str:
 
 def _latest(parent: Path, said: str) -> Path:
     """The latest complete run in a folder, whole ones before partial ones."""
-    runs = list(_complete(parent))
+    runs = [run for run in stored_records(parent) if run[1].status == "complete"]
     if not runs:
         raise RunError(f"{said!r}: no finished run lies in {parent}; run it first, or give the folder of a run")
     runs = [run for run in runs if not run[1].identity.data.partial] or runs
@@ -86,16 +86,20 @@ def _latest(parent: Path, said: str) -> Path:
     return folder
 
 
-def _complete(parent: Path) -> Iterable[tuple[Path, RunRecord]]:
-    for path in sorted(parent.glob(f"*/{RECORD}")):
-        if path.parent.name.startswith("."):
-            continue  # a run that is just being imported
+def stored_records(root: Path, broken: list[tuple[Path, RunError]] | None = None) -> Iterator[tuple[Path, RunRecord]]:
+    """Yields every run folder under `root` with its record, in the order of their names.
+
+    Runs that are just being imported, in hidden folders, are left out; so are those that cannot be read, which
+    `broken` collects with the reason.
+    """
+    for path in sorted(root.glob(f"**/{RECORD}")):
+        if any(part.startswith(".") for part in path.relative_to(root).parts):
+            continue
         try:
-            record = read_record(path.parent)
-        except RunError:
-            continue  # of another schema: the leaderboard says so
-        if record.status == "complete":
-            yield path.parent, record
+            yield path.parent, read_record(path.parent)
+        except RunError as error:
+            if broken is not None:
+                broken.append((path.parent, error))
 
 
 def _what(record: RunRecord) -> tuple[object, ...]:

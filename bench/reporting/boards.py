@@ -25,18 +25,18 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from bench.comparison.finding import stored_records
+from bench.comparison.ranks import ranks
 from bench.errors import RunError
 from bench.grounding import Supervision
 from bench.reporting.published import beside, compared
-from bench.reporting.ranking import ranks
 from bench.reporting.table import row
-from bench.runs.folders import RECORD
-from bench.runs.record import RunRecord, read_record
+from bench.runs.record import RunRecord
 from bench.settings import shipped_options
 from bench.speed.record import SpeedRecord, headline
 from bench.speed.stored import read_speeds, speed_of
@@ -83,7 +83,13 @@ def collect(results: Path) -> Leaderboard:
     reason."""
     kept: dict[tuple[Any, ...], list[Run]] = {}
     left_out: list[LeftOut] = []
-    for record, run in sorted(_records(results, left_out), key=lambda found: (_when(found[0]), found[1])):
+    broken: list[tuple[Path, RunError]] = []
+    records = [(record, folder.relative_to(results).as_posix())
+               for folder, record in stored_records(results / "runs", broken)]  # fmt: skip
+    for folder, error in broken:
+        run = folder.relative_to(results).as_posix()
+        left_out.append(LeftOut(run, str(error).replace(str(folder), run)))
+    for record, run in sorted(records, key=lambda each: (each[0].finished or "", each[0].started, each[1])):
         if reason := why_left_out(record):
             left_out.append(LeftOut(run, reason))
             continue
@@ -125,17 +131,6 @@ def why_left_out(record: RunRecord) -> str | None:
     return None
 
 
-def _records(results: Path, left_out: list[LeftOut]) -> Iterable[Run]:
-    for path in sorted((results / "runs").glob(f"**/{RECORD}")):
-        run = path.parent.relative_to(results).as_posix()
-        if any(part.startswith(".") for part in path.parent.relative_to(results).parts):
-            continue  # a run that is just being imported
-        try:
-            yield read_record(path.parent), run
-        except RunError as error:
-            left_out.append(LeftOut(run, str(error).replace(str(path.parent), run)))
-
-
 def _submitted(folder: Path) -> str | None:
     """The date on which a run of somebody else's was taken in; None for our own."""
     try:
@@ -145,10 +140,6 @@ def _submitted(folder: Path) -> str | None:
     except (OSError, ValueError):
         return "unknown"
     return str(said.get("accepted") or "unknown")[:10] if isinstance(said, Mapping) else "unknown"
-
-
-def _when(record: RunRecord) -> tuple[str, str]:
-    return (record.finished or "", record.started)
 
 
 def _board(results: Path, histories: Sequence[Sequence[Run]], speeds: Speeds) -> Board:

@@ -52,9 +52,10 @@ class Published(BaseModel):
         return self.how in UNCHECKED
 
 
+@cache
 def published() -> tuple[Published, ...]:
     """Every entry of the file that comes with the package, in its order."""
-    return _shipped()
+    return read_published(FILE)
 
 
 def read_published(path: Path) -> tuple[Published, ...]:
@@ -98,24 +99,13 @@ def _entry(path: Path, number: int, entry: Any) -> Published:
     return found
 
 
-@cache
-def _shipped() -> tuple[Published, ...]:
-    return read_published(FILE)
-
-
-def on_split(split: str, entries: Sequence[Published] | None = None) -> list[Published]:
+def on_split(split: str) -> list[Published]:
     """The entries that have a value for a split, highest first; means of IoU after accuracies."""
-    found = [entry for entry in (published() if entries is None else entries) if split in entry.values]
+    found = [entry for entry in published() if split in entry.values]
     return sorted(found, key=lambda entry: (entry.metric != "acc@0.5", -entry.values[split]))
 
 
-def beside(
-    pipeline: str,
-    split: str,
-    training: str,
-    weights: Sequence[str],
-    entries: Sequence[Published] | None = None,
-) -> list[Published]:
+def beside(pipeline: str, split: str, training: str, weights: Sequence[str]) -> list[Published]:
     """The entries for a row, in the order of the file.
 
     `training` is the row's word (an unknown one contradicts nothing), `weights` the names of its weights: files, tags
@@ -124,7 +114,7 @@ def beside(
     known = training in ("full", "pseudo", "zero-shot", "mixed")
     return [
         entry
-        for entry in (published() if entries is None else entries)
+        for entry in published()
         if entry.pipeline == pipeline
         and split in entry.values
         and not (known and entry.training != training)

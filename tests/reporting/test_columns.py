@@ -8,7 +8,7 @@ from rich.console import Console
 from bench.reporting import table
 from bench.reporting.boards import collect
 from bench.reporting.exports.latex import leaderboard_latex
-from bench.reporting.exports.spreadsheet import FIELDS, leaderboard_csv
+from bench.reporting.leaderboard import FIELDS, leaderboard_csv
 from bench.reporting.markdown import leaderboard_markdown
 from bench.reporting.report.sections import board
 from bench.reporting.terminal import print_rows

@@ -22,6 +22,7 @@ from bench.evaluation.outcomes import Outcomes, outcomes
 from bench.evaluation.protocols import protocol
 from bench.grounding import Box, Scene
 from bench.reporting.boards import Board
+from bench.reporting.exports.hub import free_name
 from bench.runs.folders import slug
 from bench.runs.predictions import SceneAnswers
 from bench.runs.store import stored_rows
@@ -40,39 +41,23 @@ def fiftyone_files(results: Path, board: Board, split: Split) -> dict[str, str]:
             f"{board.split} here has fingerprint {split.fingerprint[:8]}, but the runs are about "
             f"{board.fingerprint[:8]}; prepare the data they were run on"
         )
-    names: dict[str, str] = {}
     sizes: dict[str, tuple[int, int]] = {s.id: (s.width, s.height) for s in split.scenes if s.width and s.height}
-    runs = []
+    runs: list[tuple[str, Mapping[str, SceneAnswers]]] = []
     for entry in board.rows:
         answers = stored_rows(results / entry["run_dir"])
         sizes = {**{row.scene: row.size for row in answers.values() if row.size}, **sizes}
-        runs.append((_name(entry, names), answers))
-    _known(split.scenes, sizes)
+        taken = {TRUTH, *(name for name, _ in runs)}
+        runs.append((free_name(slug(entry["pipeline"]) or "run", entry, taken), answers))
+    if missing := next((scene for scene in split.scenes if scene.id not in sizes), None):
+        raise UsageError(
+            f"the size of {missing.file} is not annotated and no run has seen it, so its boxes cannot be given in "
+            "shares of the picture; prepare the data set from refer files, or run a pipeline on its pictures"
+        )
     files = {f"{TRUTH}.json": _dump({_key(s): _annotated(s, sizes[s.id]) for s in split.scenes})}
     for name, answers in runs:
         found = outcomes(split.scenes, answers.values(), protocol(board.protocol))
         files[f"{name}.json"] = _dump(_answered(split.scenes, answers, found, sizes))
     return files
-
-
-def _name(entry: Mapping[str, Any], taken: dict[str, str]) -> str:
-    """A name of its own for the field of a run: its pipeline's, with the settings where that is taken."""
-    base = slug(entry["pipeline"]) or "run"
-    name = base if base not in taken and base != TRUTH else f"{base}-{entry['settings_hash'][:8]}"
-    number = 2
-    while name in taken:
-        name = f"{base}-{entry['settings_hash'][:8]}-{number}"
-        number += 1
-    taken[name] = entry["run_dir"]
-    return name
-
-
-def _known(scenes: Sequence[Scene], sizes: Mapping[str, tuple[int, int]]) -> None:
-    if missing := next((scene for scene in scenes if scene.id not in sizes), None):
-        raise UsageError(
-            f"the size of {missing.file} is not annotated and no run has seen it, so its boxes cannot be given in "
-            "shares of the picture; prepare the data set from refer files, or run a pipeline on its pictures"
-        )
 
 
 def _key(scene: Scene) -> str:

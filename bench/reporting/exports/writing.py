@@ -12,7 +12,7 @@ from bench.reporting.boards import Board, Leaderboard, collect
 from bench.reporting.exports.fiftyone import fiftyone_files
 from bench.reporting.exports.hub import hub_files
 from bench.reporting.exports.latex import leaderboard_latex
-from bench.reporting.exports.spreadsheet import leaderboard_csv
+from bench.reporting.leaderboard import leaderboard_csv
 from bench.reporting.markdown import leaderboard_markdown
 from bench.runs.files import make_folder, write_atomically
 from bench.settings import Resolved

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.comparison.finding import find_run
+from bench.comparison.finding import find_run, stored_records
 from bench.datasets.split import Split
 from bench.errors import RunError
 from bench.reporting.boards import Board, collect, whole_row
-from bench.runs.folders import RECORD
 from bench.runs.record import RunRecord, read_record
 from bench.speed.stored import read_speeds
 
@@ -71,20 +70,13 @@ def _by_default(boards: Sequence[Board], split: Split, results: Path) -> list[Pa
 
 def _latest(split: str, results: Path) -> dict[str, Path]:
     """Name -> the folder of its latest finished and whole run on the split; what cannot be read is none."""
-    found: dict[str, tuple[str, Path]] = {}
-    for path in sorted((results / "runs").glob(f"**/{RECORD}")):
-        if any(part.startswith(".") for part in path.relative_to(results).parts):
-            continue  # a run that is just being imported
-        try:
-            record = read_record(path.parent)
-        except RunError:
-            continue
+    latest: dict[str, tuple[str, Path]] = {}
+    for folder, record in stored_records(results / "runs"):
         whole = record.status == "complete" and record.metrics and not record.identity.data.partial
         if whole and record.identity.data.split == split:
-            found[record.name] = max(
-                found.get(record.name, ("", path.parent)), (record.finished or record.started, path.parent)
-            )
-    return {name: folder for name, (_, folder) in sorted(found.items())}
+            this = (record.finished or record.started, folder)
+            latest[record.name] = max(latest.get(record.name, this), this)
+    return {name: folder for name, (_, folder) in sorted(latest.items())}
 
 
 def _check(folder: Path, record: RunRecord, first_folder: Path, first: RunRecord) -> None:
