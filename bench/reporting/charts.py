@@ -10,10 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from bench.reporting.scales import Scale, make_scale, words
-from bench.reporting.svg import DARK, LIGHT, SMALL, document, fitted, safe, style, text, width_of
-
-__all__ = ["DARK", "LIGHT", "Panel", "Series", "line_chart"]
+from bench.reporting.scales import Scale, axes, make_scale, words
+from bench.reporting.svg import LIGHT, SMALL, document, fitted, safe, style, text, width_of
 
 DASHES = ("", "7 4", "2 3", "10 3 2 3", "14 5", "5 2 1 2")
 
@@ -67,7 +65,7 @@ def _panel(panel: Panel, top: float, height: float) -> Iterator[str]:
     x = make_scale(xs, left, right, most=7, tight=True)
     yield text("name", 20, top + 12, fitted(panel.title, WIDTH - 40, SMALL + 2))
     yield text("label", 20, top + 27, fitted(panel.y_label, WIDTH - 40, SMALL))
-    yield from _grid(x, y)
+    yield from axes(x, y)
     yield text("label", (left + right) / 2, lower + 34, fitted(panel.x_label, right - left, SMALL), "middle")
     ends: list[float | None] = []
     for number, series in enumerate(panel.series):
@@ -86,25 +84,6 @@ def _said(series: Series, y: Scale) -> str:
     name = fitted(series.name, 150, SMALL)
     last = next((v for v in reversed(series.ys) if y.drawable(v)), None)
     return name if last is None else f"{name} {words(last)}"
-
-
-def _grid(x: Scale, y: Scale) -> Iterator[str]:
-    """Lines at the ticks, and the words of those that have room."""
-    for tick in y.ticks:
-        yield f'<path class="grid" d="M{x.start:.2f} {y.at(tick):.2f}H{x.end:.2f}"/>'
-    free = y.start + ROW
-    for tick, label in zip(y.ticks, y.labels, strict=True):  # upwards
-        if y.at(tick) <= free - SMALL - 2:
-            free = y.at(tick)
-            yield text("tick", x.start - 8, free + 4, label, "end")
-    yield f'<path class="axis" d="M{x.start:.2f} {y.start:.2f}H{x.end:.2f}"/>'
-    free = 0.0
-    for tick, label in zip(x.ticks, x.labels, strict=True):
-        place, half = x.at(tick), width_of(label, SMALL) / 2
-        yield f'<path class="axis" d="M{place:.2f} {y.start:.2f}v4"/>'
-        if place - half >= free:
-            free = place + half + 8
-            yield text("tick", place, y.start + 17, label, "middle")
 
 
 def _runs(series: Series, x: Scale, y: Scale) -> list[list[Point]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.reporting.scales import Scale, make_scale, words
+from bench.reporting.scales import Scale, axes, make_scale, words
 from bench.reporting.svg import SMALL, document, fitted, safe, style, text, width_of
 
 Kind = Literal["SR", "CR", ""]
@@ -74,16 +74,10 @@ def _panel(panel: Histogram, left: float, top: float, ticks: Scale) -> Iterator[
     name = f"{panel.measurer} on {panel.source}"
     yield text("name", left, top + 14, fitted(name, PLOT_WIDTH, SMALL + 2))
     yield text("label", left, top + 30, fitted(_said(panel), PLOT_WIDTH, SMALL))
-    for tick in y.ticks:
-        yield f'<path class="grid" d="M{x.start:.2f} {y.at(tick):.2f}H{x.end:.2f}"/>'
-        yield text("tick", x.start - 6, y.at(tick) + 4, _percent(tick), "end")
     if not panel.rows:
         yield text("label", left + PLOT_WIDTH / 2, (y.start + y.end) / 2, "no rows", "middle")
     yield from _bars(panel, x, y)
-    yield f'<path class="axis" d="M{x.start:.2f} {y.start:.2f}H{x.end:.2f}"/>'
-    for tick in x.ticks:
-        yield f'<path class="axis" d="M{x.at(tick):.2f} {y.start:.2f}v4"/>'
-        yield text("tick", x.at(tick), y.start + 17, words(tick), "middle")
+    yield from axes(x, y, map(words, x.ticks), map(_percent, y.ticks))
     yield f'<path class="axis half" d="M{x.at(0.5):.2f} {y.start:.2f}V{y.end:.2f}"/>'
     if panel.rows:
         yield f'<path class="axis mean" d="M{x.at(panel.mean):.2f} {y.start:.2f}V{y.end:.2f}"/>'

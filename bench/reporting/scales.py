@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+from bench.reporting.svg import SMALL, text, width_of
 
 ROUND = (1, 2, 5)
 LARGEST, SMALLEST = 1e100, 1e-100  # beyond them floats overflow when compared; no curve worth drawing goes there
@@ -69,6 +71,30 @@ def make_scale(
     below, above = (low * 1e-9, high * 1e-9) if log else ((high - low) * 1e-9,) * 2
     kept = tuple(tick for tick in ticks if low - below <= tick <= high + above)
     return Scale(low, high, start, end, kept, log)
+
+
+def axes(
+    x: Scale, y: Scale, across: Iterable[str] | None = None, upwards: Iterable[str] | None = None, upright: bool = False
+) -> Iterator[str]:
+    """Draws lines at the ticks, and the labels that have room; `across` and `upwards` stand for the scales' own.
+
+    `upright` draws the grid of the x axis too, where there are ticks otherwise.
+    """
+    free = y.start + 2 * SMALL
+    for tick, label in zip(y.ticks, upwards or y.labels, strict=True):
+        yield f'<path class="grid" d="M{x.start:.2f} {y.at(tick):.2f}H{x.end:.2f}"/>'
+        if y.at(tick) <= free - SMALL - 2:
+            free = y.at(tick)
+            yield text("tick", x.start - 8, free + 4, label, "end")
+    free = 0.0
+    for tick, label in zip(x.ticks, across or x.labels, strict=True):
+        place, half = x.at(tick), width_of(label, SMALL) / 2
+        kind, down = ("grid", f"V{y.end:.2f}") if upright else ("axis", "v4")
+        yield f'<path class="{kind}" d="M{place:.2f} {y.start:.2f}{down}"/>'
+        if place - half >= free:
+            free = place + half + 8
+            yield text("tick", place, y.start + 17, label, "middle")
+    yield f'<path class="axis" d="M{x.start:.2f} {y.start:.2f}H{x.end:.2f}"/>'
 
 
 def words(value: float, step: float = 0.0) -> str:

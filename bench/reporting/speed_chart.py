@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.reporting.boards import collect
-from bench.reporting.scales import Scale, make_scale, words
+from bench.reporting.scales import Scale, axes, make_scale, words
 from bench.reporting.svg import LIGHT, SMALL, document, fitted, safe, style, text, width_of
-from bench.speed.record import SpeedRecord, headline
+from bench.reporting.table import Row
 
 WIDTH, TOP, PLOT, BELOW = 760, 78, 380, 56  # pixels
 LONGEST = 190  # of a name
@@ -46,11 +45,10 @@ class Point:
     spread: tuple[float, float]
 
 
-def point(row: Mapping[str, Any], speed: SpeedRecord) -> Point:
-    """The point of a leaderboard's row (`pipeline`, `acc@0.5`, `ci95`) and of the speed record that belongs to it."""
-    rate = headline(speed).expressions_per_s
-    low, high = row["ci95"]
-    return Point(str(row["pipeline"]), row["acc@0.5"], (low, high), rate.median, (rate.low, rate.high))
+def point(row: Row) -> Point:
+    """The point of a leaderboard's row that has a measured speed."""
+    rate, (low, high) = row["speed"]["expressions_per_s"], row["ci95"]
+    return Point(row["pipeline"], row["acc@0.5"], (low, high), rate["median"], (rate["low"], rate["high"]))
 
 
 def chart_of(results: Path, split: str) -> str | None:
@@ -63,13 +61,8 @@ def chart_of(results: Path, split: str) -> str | None:
         return None
     devices = Counter(row["device"] for row in rows)
     most = max(devices, key=lambda device: (devices[device], device))
-    points = [_of_row(row) for row in rows if row["device"] == most]
+    points = [point(row) for row in rows if row["device"] == most]
     return speed_chart(f"{split}: accuracy against speed", points, most)
-
-
-def _of_row(row: Mapping[str, Any]) -> Point:
-    rate, (low, high) = row["speed"]["expressions_per_s"], row["ci95"]
-    return Point(row["pipeline"], row["acc@0.5"], (low, high), rate["median"], (rate["low"], rate["high"]))
 
 
 def speed_chart(title: str, points: Sequence[Point], device: str = "") -> str:
@@ -85,26 +78,12 @@ def speed_chart(title: str, points: Sequence[Point], device: str = "") -> str:
         text(
             "label", 20, 52, fitted(f"Acc@0.5 in % with its interval; speed offline, cold, best batch{on}", 720, SMALL)
         ),
-        *_grid(x, y),
+        *axes(x, y, upright=True),
         text("label", (x.start + x.end) / 2, TOP + PLOT + 36, "expressions per second (logarithmic)", "middle"),
         *_marks(shown, x, y),
     ]
     said = "; ".join(f"{p.name}: {100 * p.accuracy:.2f} % at {words(p.speed)} expressions/s" for p in shown)
     return document(title, said or "no values yet", WIDTH, TOP + PLOT + BELOW, style(_rules()), parts)
-
-
-def _grid(x: Scale, y: Scale) -> Iterator[str]:
-    for tick, label in zip(y.ticks, y.labels, strict=True):
-        yield f'<path class="grid" d="M{x.start:.2f} {y.at(tick):.2f}H{x.end:.2f}"/>'
-        yield text("tick", x.start - 8, y.at(tick) + 4, label, "end")
-    free = 0.0
-    for tick, label in zip(x.ticks, x.labels, strict=True):
-        place, half = x.at(tick), width_of(label, SMALL) / 2
-        yield f'<path class="grid" d="M{place:.2f} {y.start:.2f}V{y.end:.2f}"/>'
-        if place - half >= free:
-            free = place + half + 8
-            yield text("tick", place, y.start + 17, label, "middle")
-    yield f'<path class="axis" d="M{x.start:.2f} {y.start:.2f}H{x.end:.2f}"/>'
 
 
 def _marks(points: Sequence[Point], x: Scale, y: Scale) -> Iterator[str]:

@@ -15,31 +15,22 @@ from typing import Any
 
 from bench.errors import UsageError
 from bench.reporting.report.selection import Shown
-from bench.reporting.speed_chart import point, speed_chart
+from bench.reporting.speed_chart import Point, point, speed_chart
 from bench.runs.reliability import PICTURE
-from bench.speed.record import SpeedRecord
-from bench.speed.stored import machine, read_speeds, speed_of
 
 CURVES = ("curves.svg", "thresholds.svg", "reliability.svg")  # of a training and of a curriculum
 MOST = 4_000_000  # bytes; a drawing of ours has a few thousand
 
 
-def speeds(runs: Sequence[Shown], results: Path) -> dict[str, Any]:
-    """A chart for every machine on which at least one of the runs was timed, and how to time those that were not."""
-    records = read_speeds(results)
-    timed: dict[str, list[tuple[Shown, SpeedRecord]]] = {}
-    missing = []
+def speeds(runs: Sequence[Shown]) -> dict[str, Any]:
+    """A chart for every device on which at least one of the runs was timed, and how to time those that were not."""
+    timed: dict[str, list[Point]] = {}
     for run in runs:
-        speed = speed_of(run.record, records)
-        if speed is None:
-            missing.append(run)
-        else:
-            timed.setdefault(machine(speed.identity.device, speed.environment), []).append((run, speed))
-    charts = []
-    for where, pairs in timed.items():
-        points = [point({**run.row, "pipeline": run.label}, speed) for run, speed in pairs]
-        drawn = speed_chart("Accuracy against speed", points, where)
-        charts.append({"source": as_image(drawn), "said": described(drawn)})
+        if run.row["speed"]:
+            timed.setdefault(run.row["device"], []).append(point({**run.row, "pipeline": run.label}))
+    drawn = [speed_chart("Accuracy against speed", points, device) for device, points in timed.items()]
+    charts = [{"source": as_image(svg), "said": described(svg)} for svg in drawn]
+    missing = [run for run in runs if not run.row["speed"]]
     notes = []
     own = [run for run in missing if run.record.provenance == "run"]
     if own:
@@ -55,16 +46,12 @@ def speeds(runs: Sequence[Shown], results: Path) -> dict[str, Any]:
 
 def trainings(folders: Sequence[Path]) -> list[dict[str, str]]:
     """The curves in the folders that `bench train` leaves. Raises UsageError for a folder without any."""
-    return [
-        drawing for folder in folders for drawing in _held(folder, CURVES, "bench train writes NAME.run/curves.svg")
-    ]
+    return [each for folder in folders for each in _held(folder, CURVES, "bench train writes NAME.run/curves.svg")]
 
 
 def reliabilities(folders: Sequence[Path]) -> list[dict[str, str]]:
     """The histograms in the folders that `bench label score` leaves. Raises UsageError for one without."""
-    return [
-        drawing for folder in folders for drawing in _held(folder, (PICTURE,), f"bench label score writes {PICTURE}")
-    ]
+    return [each for folder in folders for each in _held(folder, (PICTURE,), f"bench label score writes {PICTURE}")]
 
 
 def _held(folder: Path, names: Sequence[str], who: str) -> list[dict[str, str]]:

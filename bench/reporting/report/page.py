@@ -60,7 +60,6 @@ class Made:
 def write_report(
     split: Split,
     runs: Sequence[Shown],
-    results: Path,
     out: Path,
     limit: int | None = None,
     thumbnail: int | None = None,
@@ -82,7 +81,7 @@ def write_report(
         "board": sections.board(runs),
         "comparison": comparing(runs, sections.metrics_of(runs[0].record).bootstrap),
         "strata": sections.strata(runs),
-        "speed": drawings.speeds(runs, results),
+        "speed": drawings.speeds(runs),
         "drawings": drawn,
         "gallery": _gallery(split, len(scenes), small, len(data["id"])),
         "runs": sections.made(runs),
