@@ -10,8 +10,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from bench.reporting.scales import Scale, axes, make_scale, words
-from bench.reporting.svg import LIGHT, SMALL, document, fitted, safe, style, text, width_of
+from bench.reporting.svg import (
+    LIGHT,
+    SMALL,
+    Scale,
+    axes,
+    document,
+    fitted,
+    make_scale,
+    safe,
+    style,
+    text,
+    width_of,
+    words,
+)
 
 DASHES = ("", "7 4", "2 3", "10 3 2 3", "14 5", "5 2 1 2")
 

@@ -13,8 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.reporting.boards import collect
-from bench.reporting.scales import Scale, axes, make_scale, words
-from bench.reporting.svg import LIGHT, SMALL, document, fitted, safe, style, text, width_of
+from bench.reporting.svg import (
+    LIGHT,
+    SMALL,
+    Scale,
+    axes,
+    document,
+    fitted,
+    make_scale,
+    safe,
+    style,
+    text,
+    width_of,
+    words,
+)
 from bench.reporting.table import Row
 
 WIDTH, TOP, PLOT, BELOW = 760, 78, 380, 56  # pixels

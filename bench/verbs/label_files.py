@@ -38,8 +38,7 @@ def draw_sheet(files: Sequence[Path], split: str | None, resolved: Resolved, out
     Without a split it is the one that the files' records name, else pictures are looked for beside the one file. Raises
     UsageError where nobody says whose pictures they are, DataError, PictureError.
     """
-    from bench.reporting.drawing import save_picture
-    from bench.reporting.sheet import contact_sheet
+    from bench.reporting.drawing import contact_sheet, save_picture
 
     split = split or split_of_records(files)
     if split is not None and not split.startswith(FILE):

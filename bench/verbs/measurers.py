@@ -12,7 +12,7 @@ from typing import Any
 from bench.datasets.label_names import told_apart
 from bench.errors import WeightsError
 from bench.hashing import places_of, sha256_file
-from bench.reporting.histograms import Kind
+from bench.reporting.reliability import Kind
 from bench.settings import Resolved
 
 NO_NAME = re.compile(r"[^\w.+-]+")  # what a file's name is spared

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.reporting.charts import PLOT, WIDTH, Panel, Series, line_chart
-from bench.reporting.scales import make_scale, words
-from bench.reporting.svg import DARK, LIGHT
+from bench.reporting.svg import DARK, LIGHT, make_scale, words
 
 NAN, INF = math.nan, math.inf
 SVG = "{http://www.w3.org/2000/svg}"

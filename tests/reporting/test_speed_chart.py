@@ -7,7 +7,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.reporting.scales import make_scale
 from bench.reporting.speed_chart import (
     SHAPES,
     TOP,
@@ -20,6 +19,7 @@ from bench.reporting.speed_chart import (
     point,
     speed_chart,
 )
+from bench.reporting.svg import make_scale
 
 SVG = "{http://www.w3.org/2000/svg}"
 
