@@ -100,7 +100,7 @@ def stats(
     if sheet is not None:
         draw_sheet(files, split, resolved, sheet, pictures)
     if json:
-        print(encoder.dumps({"files": [str(path) for path in files], "sources": [s.as_json() for s in found]}))
+        print(encoder.dumps({"files": [str(path) for path in files], "sources": found}))
         return
     print_stats(found)
     if sheet is not None:

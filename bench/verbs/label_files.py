@@ -15,11 +15,11 @@ from bench.datasets.load import FILE, find_split
 from bench.datasets.pictures import Pictures
 from bench.errors import UsageError
 from bench.grounding import PictureSource, Scene
-from bench.reporting.label_stats import LabelRow, LabelStats, label_stats
+from bench.reporting.label_stats import LabelRow, label_stats
 from bench.settings import Resolved
 
 
-def statistics(files: Sequence[Path], split: str | None, resolved: Resolved) -> list[LabelStats]:
+def statistics(files: Sequence[Path], split: str | None, resolved: Resolved) -> list[dict[str, Any]]:
     """The statistics of every source in `files`.
 
     With a split the pictures must be its data set's and lend their sizes; without one only .jsonl is read, and pictures
