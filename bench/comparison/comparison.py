@@ -28,8 +28,6 @@ from bench.comparison.paired import (
 from bench.comparison.results import Cells, Compared, Comparison, Flip, Pair, StratumDifference
 from bench.comparison.sample import MILLION, Drawn, Sample, Stratum
 
-__all__ = ["Cells", "Compared", "Comparison", "Flip", "Pair", "StratumDifference", "compare"]
-
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 

@@ -84,12 +84,11 @@ def collect(results: Path) -> Leaderboard:
     kept: dict[tuple[Any, ...], list[Run]] = {}
     left_out: list[LeftOut] = []
     broken: list[tuple[Path, RunError]] = []
-    records = [(record, folder.relative_to(results).as_posix())
-               for folder, record in stored_records(results / "runs", broken)]  # fmt: skip
+    stored = [(record, _within(folder, results)) for folder, record in stored_records(results / "runs", broken)]
     for folder, error in broken:
-        run = folder.relative_to(results).as_posix()
+        run = _within(folder, results)
         left_out.append(LeftOut(run, str(error).replace(str(folder), run)))
-    for record, run in sorted(records, key=lambda each: (each[0].finished or "", each[0].started, each[1])):
+    for record, run in sorted(stored, key=lambda each: (each[0].finished or "", each[0].started, each[1])):
         if reason := why_left_out(record):
             left_out.append(LeftOut(run, reason))
             continue
@@ -131,33 +130,35 @@ def why_left_out(record: RunRecord) -> str | None:
     return None
 
 
+def _within(folder: Path, results: Path) -> str:
+    return folder.relative_to(results).as_posix()
+
+
 def _submitted(folder: Path) -> str | None:
     """The date on which a run of somebody else's was taken in; None for our own."""
     try:
-        said = json.loads((folder / SUBMISSION).read_bytes())
+        notice = json.loads((folder / SUBMISSION).read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
         return "unknown"
-    return str(said.get("accepted") or "unknown")[:10] if isinstance(said, Mapping) else "unknown"
+    return str(notice.get("accepted") or "unknown")[:10] if isinstance(notice, Mapping) else "unknown"
 
 
 def _board(results: Path, histories: Sequence[Sequence[Run]], speeds: Speeds) -> Board:
     """The table of runs that share a signature; the last of each history is the row."""
-    shown = [runs[-1] for runs in histories]
+    latest = [runs[-1] for runs in histories]
     rows = [
-        whole_row(results, runs, speeds) | {"rank": rank.range and list(rank.range), "rank_note": rank.reason}
-        for runs, rank in zip(histories, ranks(results, shown), strict=True)
+        whole_row(results, runs, speeds) | {"rank": rank and list(rank), "rank_note": reason}
+        for runs, (rank, reason) in zip(histories, ranks(results, latest), strict=True)
     ]
-    record = shown[0][0]
+    record = latest[0][0]
+    data = record.identity.data
     return Board(
         signature=record.signature,
-        split=record.identity.data.split,
         protocol=record.protocol,
         proposals=record.proposals,
-        fingerprint=record.identity.data.fingerprint,
-        expressions=record.identity.data.expressions,
-        pictures=record.identity.data.pictures,
+        **{key: getattr(data, key) for key in ("split", "fingerprint", "expressions", "pictures")},
         rows=tuple(sorted(rows, key=lambda r: (-r["acc@0.5"], -r["mean_iou"], r["pipeline"], r["run_dir"]))),
     )
 
@@ -165,27 +166,36 @@ def _board(results: Path, histories: Sequence[Sequence[Run]], speeds: Speeds) ->
 def whole_row(results: Path, runs: Sequence[Run], speeds: Speeds) -> dict[str, Any]:
     """The row, without a rank, of the latest of `runs`, which differ in time and code alone."""
     record, run = runs[-1]
-    card, split = record.card, record.identity.data.split
+    card, weights, parameters = record.card, record.card.get("weights"), record.card.get("parameters")
     entry = row(record, run) | {
         "device": device(record),
         "dtype": record.identity.dtype,
         "weights": dict(record.identity.weights),
-        "weights_names": _names(card.get("weights")),
+        "weights_names": {str(k): str(v) for k, v in weights.items()} if isinstance(weights, Mapping) else {},
         "trained_on": str(card.get("trained_on") or ""),
         "training_data": _supervision(record),
         "licence": str(card.get("licence") or ""),
         "saw_test_images": str(card.get("saw_test_images") or "unknown"),
-        "parameters": _count(card.get("parameters")),
-        "date": _date(record),
-        "commit": _commit(record),
+        "parameters": int(parameters) if type(parameters) in (int, float) and math.isfinite(parameters) else None,
+        **_made(record),
         "settings_hash": record.settings_hash,
         "submitted": _submitted(results / run),
         **_speed_keys(record, speeds),
     }
-    about = beside(record.name, split, entry["training_data"], list(entry["weights_names"].values()))
-    entry["published"] = [compared(said, entry) for said in about]
-    entry["history"] = [_older(entry, *older) for older in reversed(runs[:-1])]
-    return entry
+    about = beside(record.name, entry["split"], entry["training_data"], list(entry["weights_names"].values()))
+    entry["published"] = [compared(published, entry) for published in about]
+    entry["history"] = []
+    for older, folder in reversed(runs[:-1]):
+        accuracy = older.metrics.accuracy if older.metrics else math.nan  # `why_left_out`: there are metrics
+        change = {"acc@0.5": accuracy, "difference": entry["acc@0.5"] - accuracy, "run_dir": folder}
+        entry["history"].append(_made(older) | change)
+    return entry | {"rank": None, "rank_note": ""}
+
+
+def _made(record: RunRecord) -> dict[str, str | None]:
+    """When a run was made, and by which code."""
+    commit = record.git.get("commit")
+    return {"date": (record.finished or record.started)[:10], "commit": None if commit is None else str(commit)}
 
 
 def _speed_keys(record: RunRecord, speeds: Speeds) -> dict[str, Any]:
@@ -228,35 +238,6 @@ def _supervision(record: RunRecord) -> str:
     dataset = record.identity.data.split.rpartition("-")[0]
     shipped = shipped_options(record.identity.pipeline, dataset).get("card", {})
     return str(shipped["supervision"]) if trained_on and trained_on == shipped.get("trained_on") else "unknown"
-
-
-def _older(entry: Mapping[str, Any], record: RunRecord, run: str) -> dict[str, Any]:
-    assert record.metrics is not None  # `why_left_out`
-    return {
-        "date": _date(record),
-        "commit": _commit(record),
-        "acc@0.5": record.metrics.accuracy,
-        "difference": entry["acc@0.5"] - record.metrics.accuracy,
-        "run_dir": run,
-    }
-
-
-def _date(record: RunRecord) -> str:
-    return (record.finished or record.started)[:10]
-
-
-def _commit(record: RunRecord) -> str | None:
-    commit = record.git.get("commit")
-    return None if commit is None else str(commit)
-
-
-def _names(weights: Any) -> dict[str, str]:
-    return {str(part): str(name) for part, name in weights.items()} if isinstance(weights, Mapping) else {}
-
-
-def _count(value: Any) -> int | None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return int(value) if whole or (isinstance(value, float) and math.isfinite(value)) else None
 
 
 def _board_order(board: Board) -> tuple[str, bool, str, str, str]:

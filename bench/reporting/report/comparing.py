@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from bench.comparison.comparison import Pair, compare
+from bench.comparison.comparison import compare
+from bench.comparison.results import Pair
 from bench.errors import BenchError
 from bench.reporting.report.selection import Shown
 from bench.runs.record import Bootstrap
