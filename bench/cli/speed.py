@@ -164,7 +164,7 @@ def _show(done: list[Done], as_json: bool) -> None:
 
     from rich.console import Console
 
-    from bench.reporting.speed_table import print_pair, print_speeds, row
+    from bench.reporting.speed_table import print_pair, print_speeds
     from bench.speed.record import PairRecord, SpeedRecord
 
     console = Console(stderr=as_json)
@@ -175,7 +175,7 @@ def _show(done: list[Done], as_json: bool) -> None:
     for _, path in done:
         console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
     if as_json:
-        rows = [row(record, str(path)) for record, path in done]
+        rows = [record.model_dump(mode="json") | {"file": str(path)} for record, path in done]
         print(json.dumps({"rows": rows}, ensure_ascii=False, allow_nan=False))
 
 

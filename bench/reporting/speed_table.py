@@ -15,11 +15,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def row(speed: SpeedRecord | PairRecord, file: str) -> dict[str, Any]:
-    """A record as `bench speed --json` prints it: everything that is in the file, and where that is."""
-    return speed.model_dump(mode="json") | {"file": file}
-
-
 def print_speeds(speeds: Sequence[SpeedRecord], console: Console | None = None) -> None:
     """A row for each record and state of the caches, then what must be known beside the numbers."""
     if not speeds:
@@ -34,14 +29,7 @@ def print_speeds(speeds: Sequence[SpeedRecord], console: Console | None = None) 
 
 
 def print_pair(pair: PairRecord, console: Console | None = None) -> None:
-    """The ratio of a pair with its spread, and every reason for doubt."""
-    console = wide(console)
-    for line in said_of_pair(pair):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def said_of_pair(pair: PairRecord) -> list[str]:
-    """The lines of `print_pair`."""
+    """Prints the ratio of a pair with its spread, and every reason for doubt."""
     ratio, (first, second) = pair.ratio, (pair.first, pair.second)
     lines = [
         f"{second.name} / {first.name} = {ratio.median:.3f} times the expressions per second "
@@ -56,9 +44,9 @@ def said_of_pair(pair: PairRecord) -> list[str]:
     lines += [] if pair.full else ["  smaller rules than the protocol's: in no table"]
     lines += [f"  noisy: {reason}" for reason in pair.noisy]
     for side in (first, second):
-        if not side.check.passed:
-            lines.append(f"  INVALID: {side.name}: {_differing(side.check)}")
-    return lines
+        lines += [] if side.check.passed else [f"  INVALID: {side.name}: {_differing(side.check)}"]
+    for line in lines:
+        wide(console).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def details(speed: SpeedRecord) -> list[str]:

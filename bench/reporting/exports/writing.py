@@ -47,8 +47,30 @@ def export(
     given, where there is nothing to export or more tables than the format takes; UnknownName for a split without runs;
     DataError for FiftyOne where the split is not at hand.
     """
-    boards = _boards(collect(results), results, split)
-    files = _files(form, out, boards, results, resolved, hub_dataset)
+    boards = collect(results).boards
+    if not boards:
+        raise UsageError(f"{results}: no complete run yet, so there is nothing to export")
+    splits = {board.split for board in boards}
+    if split is not None and split not in splits:
+        raise UnknownName("split with runs", split, splits)
+    boards = tuple(board for board in boards if split in (None, board.split))
+    if form in FILES and out.is_dir():
+        raise UsageError(f"--out {out} is a folder; name the file to write")
+    if form not in FILES and out.is_file():
+        raise UsageError(f"--out {out} is a file; {form} writes several into a folder")
+    match form:
+        case Format.md:
+            files = {out: leaderboard_markdown(Leaderboard(boards, ()), INTRO)}
+        case Format.csv:
+            files = {out: leaderboard_csv(boards)}
+        case Format.latex:
+            files = {out: leaderboard_latex(boards)}
+        case Format.hub:
+            files = {out / name: text for name, text in hub_files(boards, hub_dataset).items()}
+        case Format.fiftyone:
+            board = _only(boards)
+            texts = fiftyone_files(results, board, load_split(board.split, resolved))
+            files = {out / name: text for name, text in texts.items()}
     if there := next((path for path in files if path.exists() and not force), None):
         raise UsageError(f"{there} is there already; --force replaces it")
     for path, text in files.items():
@@ -57,41 +79,9 @@ def export(
     return list(files)
 
 
-def _boards(found: Leaderboard, results: Path, split: str | None) -> Sequence[Board]:
-    if not found.boards:
-        raise UsageError(f"{results}: no complete run yet, so there is nothing to export")
-    if split is None:
-        return found.boards
-    boards = [board for board in found.boards if board.split == split]
-    if not boards:
-        raise UnknownName("split with runs", split, {board.split for board in found.boards})
-    return boards
-
-
-def _files(
-    form: Format,
-    out: Path,
-    boards: Sequence[Board],
-    results: Path,
-    resolved: Resolved,
-    hub_dataset: str | None,
-) -> dict[Path, str]:
-    if form in FILES:
-        if out.is_dir():
-            raise UsageError(f"--out {out} is a folder; name the file to write")
-        tables = Leaderboard(tuple(boards), ())
-        if form is Format.md:
-            return {out: leaderboard_markdown(tables, INTRO)}
-        return {out: leaderboard_csv(boards) if form is Format.csv else leaderboard_latex(boards)}
-    if out.is_file():
-        raise UsageError(f"--out {out} is a file; {form} writes several into a folder")
-    if form is Format.hub:
-        return {out / name: text for name, text in hub_files(boards, hub_dataset).items()}
-    first = boards[0]
-    if len(boards) > 1:
+def _only(boards: Sequence[Board]) -> Board:
+    """The one table that FiftyOne takes: of one split, under the usual protocol where there are several."""
+    if len({board.split for board in boards}) > 1:
         several = ", ".join(f"{board.split} ({board.protocol})" for board in boards)
-        if len({board.split for board in boards}) > 1:
-            raise UsageError(f"fiftyone takes one split, and there are runs on {several}; choose one with --split")
-        first = next((board for board in boards if board.protocol == "iou" and not board.proposals), first)
-    data = load_split(first.split, resolved)
-    return {out / name: text for name, text in fiftyone_files(results, first, data).items()}
+        raise UsageError(f"fiftyone takes one split, and there are runs on {several}; choose one with --split")
+    return next((board for board in boards if board.protocol == "iou" and not board.proposals), boards[0])

@@ -84,7 +84,7 @@ def write_report(
         "speed": drawings.speeds(runs),
         "drawings": drawn,
         "gallery": _gallery(split, len(scenes), small, len(data["id"])),
-        "runs": sections.made(runs),
+        "runs": [sections.made(run) for run in runs],
     }
     page = render(context, data, small)
     make_folder(out.absolute().parent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ def head(split: Split, runs: Sequence[Shown], answers: Sequence[Answered]) -> di
     draws = metrics.bootstrap
     said = (
         f"{data.expressions:,} expressions about {data.pictures:,} pictures, answered by "
-        f"{_count(len(runs), 'pipeline')}. A hit is {hit} (protocol {rule.name}); "
+        f"{len(runs):,} pipeline{'s' if len(runs) != 1 else ''}. A hit is {hit} (protocol {rule.name}); "
         f"intervals are {100 * draws.confidence:g} %, from {draws.draws:,} bootstrap draws over pictures."
     )
     notes = [line for run in runs for line in remarks(run.record)]
@@ -95,8 +95,10 @@ def strata(runs: Sequence[Shown]) -> dict[str, Any]:
         if len(labels) > 1  # a cut with one label cuts nothing
     ]
     for entry in shown:
-        said = (f"{row['label']}: " + ", ".join(_words(c) for c in row["cells"] if c) for row in entry["rows"])
-        entry["said"] = "; ".join(said)
+        entry["said"] = "; ".join(
+            f"{row['label']}: " + ", ".join(f"{c['label']} {percent(c['accuracy'])}" for c in row["cells"] if c)
+            for row in entry["rows"]
+        )
     return {
         "labels": [run.label for run in runs[:CHARTED]],
         "names": [run.label for run in runs],
@@ -128,19 +130,9 @@ def _dot(number: int, label: str, accuracy: float, ci95: tuple[float, float], li
     }
 
 
-def _words(dot: Mapping[str, Any]) -> str:
-    return f"{dot['label']} {percent(dot['accuracy'])}"
-
-
-def made(runs: Sequence[Shown]) -> list[dict[str, Any]]:
-    """How each run came to be: what is needed to make it again."""
-    return [
-        {"label": run.label, "short": str(run.record.card.get("summary") or ""), "facts": _made(run.record, run.row)}
-        for run in runs
-    ]
-
-
-def _made(record: RunRecord, row: Mapping[str, Any]) -> list[tuple[str, str]]:
+def made(run: Shown) -> dict[str, Any]:
+    """How a run came to be: what is needed to make it again."""
+    record, row = run.record, run.row
     card, identity = record.card, record.identity
     dirty = " (with changes that are in no commit)" if record.git.get("dirty") else ""
     speed = record.throughput
@@ -160,14 +152,11 @@ def _made(record: RunRecord, row: Mapping[str, Any]) -> list[tuple[str, str]]:
         "boxes from": f"{record.imported.file}, sha256 {record.imported.sha256}" if record.imported else "",
         "folder": str(row.get("run_dir") or ""),
     }
-    return [(name, value) for name, value in facts.items() if value]
+    shown = [(name, value) for name, value in facts.items() if value]
+    return {"label": run.label, "short": str(card.get("summary") or ""), "facts": shown}
 
 
 def metrics_of(record: RunRecord) -> Metrics:
     """A finished run's metrics; selection.py lets no other in."""
     assert record.metrics is not None
     return record.metrics
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" + ("s" if n != 1 else "")

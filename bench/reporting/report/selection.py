@@ -36,47 +36,35 @@ def choose(named: Sequence[str], split: Split, results: Path) -> tuple[Split, li
     boards = collect(results).boards
     rows = {entry["run_dir"]: entry for board in boards for entry in board.rows}
     folders = [find_run(word, results, split.name) for word in named] or _by_default(boards, split, results)
-    found = {folder.resolve(): (folder, read_record(folder)) for folder in folders}
-    runs = list(found.values())
+    runs = list({folder.resolve(): (folder, read_record(folder)) for folder in folders}.values())
     for folder, record in runs:
         _check(folder, record, *runs[0])
     split = _answered(split, *runs[0])
     speeds = read_speeds(results)
-    labels = _labels([record for _, record in runs])
-    shown = [
-        Shown(
-            label,
-            folder,
-            record,
-            rows.get(_name(folder, results)) or whole_row(results, [(record, _name(folder, results))], speeds),
-        )
-        for label, (folder, record) in zip(labels, runs, strict=True)
-    ]
+    shown = []
+    for label, (folder, record) in zip(_labels([record for _, record in runs]), runs, strict=True):
+        run = _name(folder, results)
+        shown.append(Shown(label, folder, record, rows.get(run) or whole_row(results, [(record, run)], speeds)))
     return split, sorted(shown, key=lambda run: (-run.row["acc@0.5"], -run.row["mean_iou"], run.label))
 
 
 def _by_default(boards: Sequence[Board], split: Split, results: Path) -> list[Path]:
-    tables = [board for board in boards if board.split == split.name and board.fingerprint == split.fingerprint]
-    if tables:  # they are in order: the usual protocol first
-        return [results / entry["run_dir"] for entry in tables[0].rows]
-    latest = _latest(split.name, results)
+    """The rows of the split's first table, else the latest finished and whole run of every pipeline."""
+    for board in boards:  # they are in order: the usual protocol first
+        if board.split == split.name and board.fingerprint == split.fingerprint:
+            return [results / entry["run_dir"] for entry in board.rows]
+    latest: dict[str, tuple[str, Path]] = {}
+    for folder, record in stored_records(results / "runs"):
+        whole = record.status == "complete" and record.metrics and not record.identity.data.partial
+        if whole and record.identity.data.split == split.name:
+            this = (record.finished or record.started, folder)
+            latest[record.name] = max(latest.get(record.name, this), this)
     if not latest:
         raise RunError(
             f"{results}: no finished run on {split.name}; make one with "
             f"`bench run --pipeline yolo-clip --split {split.name}`, or name another folder with --results"
         )
-    return list(latest.values())
-
-
-def _latest(split: str, results: Path) -> dict[str, Path]:
-    """Name -> the folder of its latest finished and whole run on the split; what cannot be read is none."""
-    latest: dict[str, tuple[str, Path]] = {}
-    for folder, record in stored_records(results / "runs"):
-        whole = record.status == "complete" and record.metrics and not record.identity.data.partial
-        if whole and record.identity.data.split == split:
-            this = (record.finished or record.started, folder)
-            latest[record.name] = max(latest.get(record.name, this), this)
-    return {name: folder for name, (_, folder) in sorted(latest.items())}
+    return [folder for _, (_, folder) in sorted(latest.items())]
 
 
 def _check(folder: Path, record: RunRecord, first_folder: Path, first: RunRecord) -> None:
@@ -107,12 +95,8 @@ def _labels(records: Sequence[RunRecord]) -> list[str]:
     """The runs' names; where one comes twice, with the beginning of the settings' hash, and then a number."""
     names = Counter(record.name for record in records)
     labels = [r.name if names[r.name] == 1 else f"{r.name} ({r.settings_hash[:6]})" for r in records]
-    seen: Counter[str] = Counter()
-    out = []
-    for label in labels:
-        seen[label] += 1
-        out.append(label if seen[label] == 1 else f"{label} {seen[label]}")
-    return out
+    numbers = [labels[: place + 1].count(label) for place, label in enumerate(labels)]
+    return [label if n == 1 else f"{label} {n}" for label, n in zip(labels, numbers, strict=True)]
 
 
 def _name(folder: Path, results: Path) -> str:
