@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FILE = Path(__file__).with_name("published.toml")
-HOW = ("read", "figure", "computed", "recalled", "third-party", "inferred")
+How = Literal["read", "figure", "computed", "recalled", "third-party", "inferred"]
+HOW = get_args(How)
 UNCHECKED = frozenset({"recalled", "third-party", "inferred"})
-Percent = float
 WIDE = 200
 
 
@@ -38,8 +38,8 @@ class Published(BaseModel):
     training: Literal["full", "pseudo", "zero-shot", "mixed"]
     protocol: Literal["iou", "strict", "giou", "letterbox-clamped", "unknown"]
     source: str = Field(min_length=1)
-    how: Literal["read", "figure", "computed", "recalled", "third-party", "inferred"]
-    values: Mapping[str, Percent] = Field(min_length=1)
+    how: How
+    values: Mapping[str, float] = Field(min_length=1)
     pipeline: str = ""
     backbone: str = ""
     metric: Literal["acc@0.5", "mean_iou"] = "acc@0.5"

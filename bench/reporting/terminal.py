@@ -114,7 +114,7 @@ def _strata(records: Sequence[RunRecord]) -> Table:
     grid.add_column("n", justify="right")
     for name, _ in found:
         grid.add_column(Text(name), justify="right")
-    for cut, labels in _cuts([metrics for _, metrics in found]).items():
+    for cut, labels in cuts_of([metrics for _, metrics in found]).items():
         for place, label in enumerate(labels):
             cells = [metrics.strata.get(cut, {}).get(label) for _, metrics in found]
             n = next(cell.n for cell in cells if cell)
@@ -132,7 +132,7 @@ def _cell(stratum: Stratum | None, with_interval: bool) -> Text:
     return Text.assemble(percent(stratum.accuracy), (f" {interval(stratum.ci95)}" if with_interval else "", "dim"))
 
 
-def _cuts(found: Sequence[Metrics]) -> Mapping[str, list[str]]:
+def cuts_of(found: Sequence[Metrics]) -> Mapping[str, list[str]]:
     """Every cut with its labels, in the order in which the runs have them."""
     cuts: dict[str, dict[str, None]] = {}
     for metrics in found:

@@ -33,15 +33,10 @@ SCRIPTS = (
     "data.js", "state.js", "filters.js", "overlay.js", "cards.js", "detail.js", "controls.js", "keyboard.js", "main.js",
 )  # fmt: skip
 ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
-PARTS = (
-    ("leaderboard", "Leaderboard"),
-    ("comparison", "Comparison"),
-    ("strata", "Strata"),
-    ("speed", "Speed"),
-    ("training", "Training"),
-    ("gallery", "Gallery"),
-    ("runs", "Runs"),
-)
+PARTS = (  # id, title, and what the part needs to be shown
+    ("leaderboard", "Leaderboard", ""), ("comparison", "Comparison", "comparison"), ("strata", "Strata", ""),
+    ("speed", "Speed", ""), ("training", "Training", "drawings"), ("gallery", "Gallery", ""), ("runs", "Runs", ""),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +93,7 @@ def render(context: Mapping[str, Any], data: Mapping[str, Any], small: Sequence[
     style = "".join(_read(name) for name in STYLES)
     script = '"use strict";\n(() => {\n' + "".join(_read(name) for name in SCRIPTS) + "})();\n"
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    shown = [part for part in PARTS if part[0] not in ("comparison", "training") or context[_held_in(part[0])]]
+    shown = [(part, title) for part, title, needs in PARTS if not needs or context[needs]]
     page = environment.get_template("page.html.j2").render(
         **context,
         parts=shown,
@@ -125,18 +120,12 @@ def as_json(value: Any) -> Markup:
 
 
 def _gallery(split: Split, pictures: int, small: Sequence[Thumbnail], expressions: int) -> dict[str, Any]:
-    said = f"Every one of the {expressions:,} expressions" if pictures == len(split.scenes) else (
-        f"The {expressions:,} expressions about the first {pictures:,} of {len(split.scenes):,} pictures"
-    )  # fmt: skip
+    some = f"The {expressions:,} expressions about the first {pictures:,} of {len(split.scenes):,} pictures"
+    which = f"Every one of the {expressions:,} expressions" if pictures == len(split.scenes) else some
     why = [each.why for each in small if each.why]
-    notes = []
-    if why:
-        notes.append(f"{len(why):,} of {pictures:,} pictures cannot be shown; boxes stand on a blank frame. {why[0]}")
-    return {"said": f"{said}, on its picture, with the answers drawn over it.", "notes": notes}
-
-
-def _held_in(part: str) -> str:
-    return "drawings" if part == "training" else part
+    blank = f"{len(why):,} of {pictures:,} pictures cannot be shown; boxes stand on a blank frame."
+    notes = [f"{blank} {why[0]}"] if why else []
+    return {"said": f"{which}, on its picture, with the answers drawn over it.", "notes": notes}
 
 
 def _hash(text: str) -> str:

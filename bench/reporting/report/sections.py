@@ -13,7 +13,7 @@ from bench.evaluation.protocols import protocol
 from bench.reporting.report.gallery import Answered
 from bench.reporting.report.selection import Shown
 from bench.reporting.table import MARKS, REMARKS, interval, percent, shown
-from bench.reporting.terminal import remarks
+from bench.reporting.terminal import cuts_of, remarks
 from bench.runs.record import Metrics, RunRecord, Stratum
 
 SHAPES = 6  # marks and colours; the seventh run has the first one's colour and another shape
@@ -85,13 +85,9 @@ def board(runs: Sequence[Shown]) -> dict[str, Any]:
 def strata(runs: Sequence[Shown]) -> dict[str, Any]:
     """A chart for every cut: a band a label, and in it a line for each of the first CHARTED runs."""
     found = [metrics_of(run.record) for run in runs]
-    cuts: dict[str, dict[str, None]] = {}
-    for metrics in found:
-        for cut, labels in metrics.strata.items():
-            cuts.setdefault(cut, {}).update(dict.fromkeys(labels))
     shown: list[dict[str, Any]] = [
         {"name": cut, "rows": [_band(cut, label, runs, found) for label in labels]}
-        for cut, labels in cuts.items()
+        for cut, labels in cuts_of(found).items()
         if len(labels) > 1  # a cut with one label cuts nothing
     ]
     for entry in shown:

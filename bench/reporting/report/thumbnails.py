@@ -44,8 +44,8 @@ def thumbnails(
     with ThreadPoolExecutor((os.cpu_count() or 1) + 2) as pool:
         if pixels is None:
             step = max(1, len(scenes) // SAMPLE)
-            sample = list(pool.map(lambda scene: _read(scene, pictures), scenes[::step][:SAMPLE]))
-            pixels = _fitting([image for image, _ in sample if image is not None], len(scenes))
+            sample = pool.map(lambda scene: _read(scene, pictures)[0], scenes[::step][:SAMPLE])
+            pixels = _fitting([image for image in sample if image is not None], len(scenes))
         made = list(pool.map(lambda scene: _thumbnail(scene, pictures, pixels), scenes))
     return made, pixels
 
