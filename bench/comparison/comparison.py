@@ -44,7 +44,7 @@ def compare(
     runs = contestants(folders)
     sample = Sample.of(runs)
     drawn = sample.drawn(draws, seed)
-    wanted = [(a, b) for a, b in combinations(range(len(runs)), 2) if a == 0 or not baseline_only]
+    wanted = (pair for pair in combinations(range(len(runs)), 2) if pair[0] == 0 or not baseline_only)
     pairs = [_pair(runs, a, b, sample, drawn, confidence) for a, b in wanted]
     corrected = holm([pair.p for pair in pairs])
     settled = tuple(
@@ -60,7 +60,17 @@ def compare(
         draws=draws,
         seed=seed,
         confidence=confidence,
-        runs=tuple(_compared(run) for run in runs),
+        runs=tuple(
+            Compared(
+                label=run.label,
+                pipeline=run.record.name,
+                name=run.name,
+                run_dir=run.folder.as_posix(),
+                confidence=run.metrics.bootstrap.confidence,
+                **{key: getattr(run.metrics, key) for key in ("hits", "accuracy", "ci95", "mean_iou")},
+            )
+            for run in runs
+        ),
         pairs=settled,
         notes=tuple(_notes(runs, settled, sample.pictures, draws, confidence)),
     )
@@ -127,20 +137,6 @@ def _flips(a: Contestant, b: Contestant, a_only: Bool, b_only: Bool) -> Iterator
     for at in np.flatnonzero(a_only | b_only).tolist():
         iou = (float(a.outcomes.iou[at]), float(b.outcomes.iou[at]))
         yield Flip(ids[at], scenes[picture[at]], (a if a_only[at] else b).label, iou)
-
-
-def _compared(run: Contestant) -> Compared:
-    return Compared(
-        label=run.label,
-        pipeline=run.record.name,
-        name=run.name,
-        run_dir=run.folder.as_posix(),
-        hits=run.metrics.hits,
-        accuracy=run.metrics.accuracy,
-        ci95=run.metrics.ci95,
-        confidence=run.metrics.bootstrap.confidence,
-        mean_iou=run.metrics.mean_iou,
-    )
 
 
 def _notes(

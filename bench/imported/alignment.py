@@ -1,9 +1,8 @@
-"""Rows of boxes made elsewhere lined up with a split's expressions, by what the file says, never by guesswork.
+"""Rows of boxes made elsewhere aligned with a split's expressions, by ids or by row numbers.
 
 A row number is the expression's position in the split's original order, from 0. Splits prepared from index lists keep
-it as the expression's id, and people's own JSONL without ids the line's number, from 1; for others it counts
-expressions in the order of their scenes. Keys are taken for rows only where the file (a "row" field) or the user
-(`--key row`) says so, or where they are the ids.
+it as the id, and a JSONL without ids the line's number, from 1; for others it counts expressions in the order of their
+scenes. Keys are row numbers only where the file (a "row" field) or the user (`--key row`) says so.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def _row(where: str, key: str, by: Literal["id", "row"] | None, entry: dict[str,
     picture = next((entry[name] for name in PICTURE if entry.get(name) is not None), None)
     if picture is not None and not isinstance(picture, str):
         raise DataError(f"{where}: the picture's name is {_short(picture)}; expected a text")
-    score = entry.get("score")
+    score: Any = entry.get("score")
     known = type(score) in (int, float) and math.isfinite(score)
     return Row(key, by, _box(where, entry[names[0]], xywh), picture, float(score) if known else None)
 

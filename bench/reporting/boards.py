@@ -1,22 +1,20 @@
 """Runs sorted into tables, one for each signature: what the leaderboard shows, and what it leaves out and why.
 
 A signature names split, protocol, number of expressions and data fingerprint, so a table never mixes two of them.
-Partial, unfinished and dirty runs are left out. Older runs of the same pipeline, settings and device are a row's
-history. A row is a plain mapping: the keys of `table.row`, and
+Older runs of the same pipeline, settings and device are a row's history. A row has the keys of `table.row`, and
 
-rank                  [best, worst] rank, from 1: runs that the paired test cannot tell apart share theirs; or null
-rank_note             why there is no rank; empty where there is one
+rank                  [best, worst] rank, from 1; null with the reason in rank_note
 speed                 of the joined speed record: expressions_per_s and pictures_per_s ({median, low, high}),
                       batch_size, p50_ms, p90_ms, p99_ms, joules_per_expression, noisy (reasons), date, commit, record;
-                      or null, and then expressions_per_s of the row, of the whole evaluation, is all that is known
+                      or null
 latency_ms            the speed record's p50; or null
 peak_gb, peak_gb_of   of the speed record: peak memory in GB (10**9 bytes), and of what: "device" or "process"; or null
 parameters            of the whole pipeline; or null
 training_data         one word (bench/grounding.py, PipelineCard)
-published             what its paper published for the split, a list (bench/reporting/published.py, `compared`)
+published             what papers report for the split, a list (bench/reporting/published.py, `compared`)
 history               older runs, newest first: {date, commit, acc@0.5, difference, run_dir}; difference is this row's
                       accuracy minus theirs
-submitted             the date on which somebody else's run was taken in; or null
+submitted             the date on which another person's run was taken in; or null
 device, dtype, weights, weights_names, trained_on, licence, saw_test_images, date, commit, settings_hash
 """
 
@@ -79,8 +77,7 @@ class Leaderboard:
 
 
 def collect(results: Path) -> Leaderboard:
-    """Reads every run and every measurement of speed under `results`; what cannot be read is left out, with the
-    reason."""
+    """Reads every run and speed record under `results`; what cannot be read is left out with the reason."""
     kept: dict[tuple[Any, ...], list[Run]] = {}
     left_out: list[LeftOut] = []
     broken: list[tuple[Path, RunError]] = []
@@ -166,7 +163,8 @@ def _board(results: Path, histories: Sequence[Sequence[Run]], speeds: Speeds) ->
 def whole_row(results: Path, runs: Sequence[Run], speeds: Speeds) -> dict[str, Any]:
     """The row, without a rank, of the latest of `runs`, which differ in time and code alone."""
     record, run = runs[-1]
-    card, weights, parameters = record.card, record.card.get("weights"), record.card.get("parameters")
+    card, weights = record.card, record.card.get("weights")
+    parameters: Any = card.get("parameters")
     entry = row(record, run) | {
         "device": device(record),
         "dtype": record.identity.dtype,

@@ -1,7 +1,6 @@
 """Line charts as SVG text: training curves, and whatever else is a few lines over one quantity.
 
-A line is told by its dashes and by its name at its end, not by its colour alone; colours follow the reader's light or
-dark mode. Nothing is needed to draw one, and a browser shows it.
+Lines differ by their dashes and by the name at their end, not by colour alone; colours follow light and dark mode.
 """
 
 from __future__ import annotations
@@ -26,6 +25,9 @@ from bench.reporting.svg import (
 )
 
 DASHES = ("", "7 4", "2 3", "10 3 2 3", "14 5", "5 2 1 2")
+RULES = ".line{fill:none;stroke-width:1.8;stroke-linejoin:round}" + "".join(
+    f".d{n}{{stroke-dasharray:{dash}}}" for n, dash in enumerate(DASHES) if dash
+)
 
 WIDTH, PLOT = 760, 190  # pixels: of the chart, and the height of one panel's plot
 ABOVE, BELOW = 42, 56  # room of its titles over a plot, of its ticks and label under it
@@ -63,7 +65,7 @@ def line_chart(title: str, panels: Sequence[Panel]) -> str:
         parts += _panel(panel, top, plot)
         top += ABOVE + plot + BELOW
     names = "; ".join(f"{panel.title}: {', '.join(series.name for series in panel.series)}" for panel in panels)
-    return document(title, names, WIDTH, top, style(_shapes()), parts)
+    return document(title, names, WIDTH, top, style(RULES), parts)
 
 
 def _panel(panel: Panel, top: float, height: float) -> Iterator[str]:
@@ -154,8 +156,3 @@ def _apart(places: Sequence[float], upper: float, lower: float) -> list[float]:
         out[n] = min(out[n], free)
         free = out[n] - ROW
     return out
-
-
-def _shapes() -> str:
-    lines = ".line{fill:none;stroke-width:1.8;stroke-linejoin:round}"
-    return lines + "".join(f".d{n}{{stroke-dasharray:{dash}}}" for n, dash in enumerate(DASHES) if dash)

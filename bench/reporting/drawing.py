@@ -47,17 +47,13 @@ def draw_answer(
 
 
 def save_picture(drawn: Image.Image, out: Path) -> None:
-    """Write a picture whole or not at all; its suffix says the format. Raises UsageError, RunError."""
-    check_suffix(out)
-    data = BytesIO()
-    drawn.save(data, format=Image.registered_extensions()[out.suffix.lower()])
-    write_atomically(out, data.getvalue())
-
-
-def check_suffix(out: Path) -> None:
-    """Raises UsageError when no picture format has the suffix of `out`."""
-    if out.suffix.lower() not in Image.registered_extensions():
+    """Writes an image whole or not at all; its suffix says the format. Raises UsageError, RunError."""
+    form = Image.registered_extensions().get(out.suffix.lower())
+    if form is None:
         raise UsageError(f"{out}: no picture format has the suffix {out.suffix!r}; use .png or .jpg")
+    data = BytesIO()
+    drawn.save(data, format=form)
+    write_atomically(out, data.getvalue())
 
 
 def _outline(

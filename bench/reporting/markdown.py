@@ -71,11 +71,14 @@ def _board(board: Board, namesake: bool) -> list[str]:
 
 
 def _table(table: str, board: Board) -> str:
-    columns = [(column, [_cell(column, r, text, table == "m") for r, text in zip(board.rows, texts, strict=True)])
-               for column, texts in shown(table, board.rows)]  # fmt: skip
+    columns = shown(table, board.rows)
     header = [HEADERS.get(column.header, column.header) for column, _ in columns]
     right = [number for number, (column, _) in enumerate(columns) if column.right]
-    return grid(header, list(zip(*(cells for _, cells in columns), strict=True)), right)
+    rows = [
+        [_cell(column, r, cells[number], table == "m") for column, cells in columns]
+        for number, r in enumerate(board.rows)
+    ]
+    return grid(header, rows, right)
 
 
 def _cell(column: Column, r: Row, text: str, marked: bool) -> str:

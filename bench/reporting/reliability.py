@@ -78,12 +78,12 @@ def print_pairs(pairs: Sequence[Mapping[str, Any]], console: Console) -> None:
 
 def drawing(title: str, pairs: Sequence[Mapping[str, Any]]) -> str:
     """Draws the histograms of pairs as a record has them, as SVG."""
-    counts = [np.array(pair["counts"], np.int64).reshape(BARS, -1).sum(axis=1).tolist() for pair in pairs]
-    return histograms(
-        title,
-        [Histogram(p["measurer"], p["source"], c, p["rows"], p["mean"] or 0.0, p["kind"])
-         for p, c in zip(pairs, counts, strict=True)],
-    )  # fmt: skip
+    panels = []
+    for pair in pairs:
+        counts = np.array(pair["counts"], np.int64).reshape(BARS, -1).sum(axis=1).tolist()
+        names = (pair["measurer"], pair["source"])
+        panels.append(Histogram(*names, counts, pair["rows"], pair["mean"] or 0.0, pair["kind"]))
+    return histograms(title, panels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,8 @@ class Histogram:
 def histograms(title: str, panels: Sequence[Histogram]) -> str:
     """The panels as a whole SVG document: measurers by sources where they fill that grid, else in rows of four."""
     columns = _columns(panels)
-    ticks = make_scale([0.0, max((_highest(panel) for panel in panels), default=0.0) or 1.0], PLOT, 0.0, most=4)
+    shares = [100 * max(panel.counts, default=0) / panel.rows for panel in panels if panel.rows]
+    ticks = make_scale([0.0, max(shares, default=0.0) or 1.0], PLOT, 0.0, most=4)
     left = max(width_of(_percent(tick), SMALL) for tick in ticks.ticks) + 8
     across, down = left + PLOT_WIDTH + GAP, ABOVE + PLOT + BELOW
     width = max(LEAST, math.ceil(2 * MARGIN + columns * across - GAP))
@@ -135,8 +136,8 @@ def _panel(panel: Histogram, left: float, top: float, ticks: Scale) -> Iterator[
     yield text("label", left, top + 30, fitted(_said(panel), PLOT_WIDTH, SMALL))
     if not panel.rows:
         yield text("label", left + PLOT_WIDTH / 2, (y.start + y.end) / 2, "no rows", "middle")
-    yield from _bars(panel, x, y)
     yield from axes(x, y, map(words, x.ticks), map(_percent, y.ticks))
+    yield from _bars(panel, x, y)
     yield f'<path class="axis half" d="M{x.at(0.5):.2f} {y.start:.2f}V{y.end:.2f}"/>'
     if panel.rows:
         yield f'<path class="axis mean" d="M{x.at(panel.mean):.2f} {y.start:.2f}V{y.end:.2f}"/>'
@@ -144,9 +145,7 @@ def _panel(panel: Histogram, left: float, top: float, ticks: Scale) -> Iterator[
 
 def _bars(panel: Histogram, x: Scale, y: Scale) -> Iterator[str]:
     bars = len(panel.counts)
-    for number, count in enumerate(panel.counts):
-        if not count:
-            continue
+    for number, count in ((n, count) for n, count in enumerate(panel.counts) if count):
         low, high = number / bars, (number + 1) / bars
         share = 100 * count / panel.rows
         rows = "1 row" if count == 1 else f"{count:,} rows"
@@ -178,10 +177,6 @@ def _key(kinds: set[Kind], y: float) -> Iterator[str]:
         yield f'<path class="axis {line}" d="M{x + 6:.2f} {y + 2:.2f}v-12"/>'
         yield text("label", x + 14, y, said)
         x += 14 + width_of(said, SMALL) + 14
-
-
-def _highest(panel: Histogram) -> float:
-    return 100 * max(panel.counts, default=0) / panel.rows if panel.rows else 0.0
 
 
 def _percent(value: float) -> str:

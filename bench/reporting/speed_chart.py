@@ -1,7 +1,7 @@
 """Accuracy against speed as SVG text: a point a pipeline, with its accuracy's interval and its speed's spread.
 
-A point is told by its shape and by the name beside it, not by its colour alone; the dashed line is the front, beyond
-which nobody is both faster and more accurate. Colours follow the reader's light or dark mode.
+Points differ by shape and by the name beside them, not by colour alone, and colours follow light and dark mode. The
+dashed line is the front: no pipeline beyond it is both faster and more accurate.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ SHAPES = (
     "M{x} {y}m0 6l5.6 -9.8h-11.2z",  # triangle on its point
     "M{x} {y}m-2 -6h4v4h4v4h-4v4h-4v-4h-4v-4h4z",  # cross
 )
+RULES = (
+    ".bar{fill:none;stroke-width:1.4;opacity:.75}.lead{fill:none;stroke-width:.8;opacity:.6}"
+    ".front{fill:none;stroke:#8a919c;stroke-width:1.2;stroke-dasharray:5 4}"
+)
 Place = tuple[float, float]  # across, down
 Rectangle = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -64,9 +68,7 @@ def point(row: Row) -> Point:
 
 
 def chart_of(results: Path, split: str) -> str | None:
-    """The chart of what the leaderboard of a split knows under the usual protocol, on the device that most of its rows
-    were measured on; None where no row has a measured speed.
-    """
+    """Draws the rows of a split under the usual protocol, on the device of most of them; None without a speed."""
     boards = [b for b in collect(results).boards if b.split == split and b.protocol == "iou" and not b.proposals]
     rows = [row for board in boards for row in board.rows if row["speed"]]
     if not rows:
@@ -78,24 +80,20 @@ def chart_of(results: Path, split: str) -> str | None:
 
 
 def speed_chart(title: str, points: Sequence[Point], device: str = "") -> str:
-    """A whole SVG document; points without a place on the scale (a speed of 0) are left out. `device` is what all of
-    them ran on: speeds of different machines do not belong in one chart.
-    """
+    """Draws a whole SVG document; points with a speed of 0 are left out. `device` is what all of them ran on."""
     shown = sorted((p for p in points if p.speed > 0), key=lambda p: (-p.accuracy, p.name))
     y = make_scale([100 * v for p in shown for v in p.interval], TOP + PLOT, TOP)
     left = 40 + max(width_of(label, SMALL) for label in y.labels)
     x = make_scale([v for p in shown for v in p.spread if v > 0], left, WIDTH - 30, most=9, log=True)
-    on = f", {device}" if device else ""
+    what = f"Acc@0.5 in % with its interval; speed offline, cold, best batch{f', {device}' if device else ''}"
     parts = [
-        text(
-            "label", 20, 52, fitted(f"Acc@0.5 in % with its interval; speed offline, cold, best batch{on}", 720, SMALL)
-        ),
+        text("label", 20, 52, fitted(what, 720, SMALL)),
         *axes(x, y, upright=True),
         text("label", (x.start + x.end) / 2, TOP + PLOT + 36, "expressions per second (logarithmic)", "middle"),
         *_marks(shown, x, y),
     ]
     said = "; ".join(f"{p.name}: {100 * p.accuracy:.2f} % at {words(p.speed)} expressions/s" for p in shown)
-    return document(title, said or "no values yet", WIDTH, TOP + PLOT + BELOW, style(_rules()), parts)
+    return document(title, said or "no values yet", WIDTH, TOP + PLOT + BELOW, style(RULES), parts)
 
 
 def _marks(points: Sequence[Point], x: Scale, y: Scale) -> Iterator[str]:
@@ -133,18 +131,19 @@ def _front(places: Sequence[Place]) -> list[Place]:
 def _labels(
     points: Sequence[Point], places: Sequence[Place], bars: Sequence[Rectangle], x: Scale, y: Scale
 ) -> list[Rectangle]:
-    """Where each name stands: beside its mark if there is room, else as near as there is, never over another name or
-    another mark, inside the plot, and on no line unless there is no other way.
+    """Places each name beside its mark, or as near as there is room inside the plot.
+
+    A name is never over another name or another mark, and on no line unless there is no other way.
     """
     taken: list[Rectangle] = [(a - SIZE - 1, b - SIZE - 1, a + SIZE + 1, b + SIZE + 1) for a, b in places]
-    corners = _front(places)
-    lines = [*bars, *(_around(a, b) for a, b in itertools.pairwise(corners))]
+    lines = [*bars, *(_around(a, b) for a, b in itertools.pairwise(_front(places)))]
     boxes = []
     for number, (p, (a, b)) in enumerate(zip(points, places, strict=True)):
         width = width_of(fitted(p.name, LONGEST, SMALL), SMALL)
         across = bars[2 * number + 1]  # the name begins where the bar of its own speed ends
         ends = (min(a - GAP, across[0] - 4), max(a + GAP, across[2] + 4))
-        options = [_at(ends, b, width, side, shift) for shift in _shifts(y) for side in (1, -1)]
+        lefts = (ends[1], ends[0] - width)  # to the right of the mark, to the left
+        options = [(left, b + s - ROW / 2, left + width, b + s + ROW / 2) for s in _shifts(y) for left in lefts]
         inside = [o for o in options if o[0] >= x.start and o[2] <= x.end and o[1] >= y.end and o[3] <= y.start]
         free = [o for o in inside if not any(_overlap(o, other) for other in taken)]
         clear = (o for o in free if not any(_overlap(o, line) for line in lines))
@@ -166,11 +165,6 @@ def _shifts(y: Scale) -> list[float]:
     return [0.0, *(sign * n * ROW / 2 for n in range(1, rows) for sign in (1, -1))]
 
 
-def _at(ends: Place, b: float, width: float, side: int, shift: float) -> Rectangle:
-    left = ends[1] if side > 0 else ends[0] - width
-    return (left, b + shift - ROW / 2, left + width, b + shift + ROW / 2)
-
-
 def _overlap(one: Rectangle, other: Rectangle) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
@@ -183,10 +177,3 @@ def _label(name: str, place: Place, box: Rectangle, colour: int) -> Iterator[str
         yield f'<path class="lead s{colour}" d="M{place[0]:.2f} {place[1]:.2f}L{near:.2f} {middle:.2f}"/>'
     after = box[0] > place[0]
     yield text(f"end t{colour}", box[0] if after else box[2], middle + 4, name, "start" if after else "end")
-
-
-def _rules() -> str:
-    return (
-        ".bar{fill:none;stroke-width:1.4;opacity:.75}.lead{fill:none;stroke-width:.8;opacity:.6}"
-        ".front{fill:none;stroke:#8a919c;stroke-width:1.2;stroke-dasharray:5 4}"
-    )

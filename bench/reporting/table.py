@@ -142,10 +142,6 @@ def _milliseconds(row: Row) -> str:
     return BLANK if row["latency_ms"] is None else busy(row) + rate(row["latency_ms"])
 
 
-def _gigabytes(value: float | None) -> str:
-    return BLANK if value is None else f"{value:.2f}"
-
-
 def _millions(value: int | None) -> str:
     """Millions, with three digits."""
     return BLANK if value is None else "0" if value == 0 else f"{value / 1e6:.3g} M"
@@ -155,8 +151,8 @@ def _word(value: str | None) -> str:
     return value or BLANK
 
 
-def _hashes(weights: Mapping[str, str]) -> list[str]:
-    return [str(sha256) for _, sha256 in sorted(weights.items()) if sha256]
+def _hashes(weights: Mapping[str, str]) -> str:
+    return " ".join(str(sha256) for _, sha256 in sorted(weights.items()) if sha256) or BLANK
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -174,17 +170,16 @@ COLUMNS: tuple[Column, ...] = (
     Column("expressions_per_s", "ex/s", "", rate, tables="t"),
     Column("speed", "ex/s", "expressions per second, cold", _speed, _whole, tables="mhl", optional="hl"),
     Column("latency_ms", "ms", "milliseconds for one expression, median", _milliseconds, _whole, tables="mhl"),
-    Column("peak_gb", "GB", "peak memory, 10⁹ bytes", _gigabytes, tables="mh"),
+    Column("peak_gb", "GB", "peak memory, 10⁹ bytes", lambda gb: BLANK if gb is None else f"{gb:.2f}", tables="mh"),
     Column("parameters", "params", "parameters of the whole pipeline", _millions, tables="mhl"),
     Column("training_data", "training", "what it was trained on", str, tables="mhl", optional="hl", right=False),
     Column("date", "date", "", str, tables="m", optional="", right=False, data=True),
     Column("commit", "commit", "", _word, tables="m", optional="", right=False, digits=7),
     Column("device", "device", "what it ran on", _word, tables="bh", optional="h", right=False, data=True),
     Column("dtype", "dtype", "", str, tables="b", optional="", right=False, data=True),
-    Column("weights", "weights", "", lambda weights: " ".join(_hashes(weights)) or BLANK, tables="b", optional="",
-           right=False, digits=8),
+    Column("weights", "weights", "", _hashes, tables="b", optional="", right=False, digits=8),
     Column("settings_hash", "settings", "", str, tables="b", optional="", right=False, digits=8),
-)  # fmt: skip
+)
 
 MARKS: tuple[tuple[str, Callable[[Row], bool], str], ...] = (
     ("†", lambda r: r["provenance"] == "imported", "boxes made elsewhere and scored here"),

@@ -3,9 +3,8 @@
     {"classes": null, "labels": {PICTURE: [{"label": TEXT, "bounding_box": [x, y, w, h], "confidence": 0.3,
                                             "attributes": {"expression": ID, ...}}, ...]}}
 
-A file holds one field of labels, so there is one for the annotations (ground_truth.json) and one for each run. PICTURE
-is a picture's path under the folder of pictures without its suffix, which is how FiftyOne finds it; boxes are left,
-top, width and height in shares of the picture. The label is the expression, so one filter finds it in every field.
+One file for the annotations (ground_truth.json) and one for each run. PICTURE is a path under the folder of pictures
+without its suffix; boxes are left, top, width and height in shares of the picture. The label is the expression.
 """
 
 from __future__ import annotations

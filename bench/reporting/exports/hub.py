@@ -1,10 +1,8 @@
 """Evaluation results for model repositories of the Hugging Face hub: one `.eval_results/<split>.yaml` a pipeline.
 
-The hub shows such a file on the model's page and collects it for the leaderboard of the data set it names
-(huggingface.co/docs/hub/eval-results): a list of results, each with `dataset` (id, task_id, revision), `value`, `date`
-and `notes`. The data set must be one of the hub's. Ours are known by the mirror that `bench data prepare` takes; for
-others the caller names one. The value is Acc@0.5 in percent; the notes say what it means, for the hub has no field
-for it.
+The format is a list of results (huggingface.co/docs/hub/eval-results), each with `dataset` (id, task_id, revision),
+`value`, `date` and `notes`. The data set is the mirror that `bench data prepare` takes, or one that the caller names.
+The value is Acc@0.5 in percent; the notes say so, for the hub has no field for it.
 """
 
 from __future__ import annotations

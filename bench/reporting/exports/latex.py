@@ -1,7 +1,6 @@
 """The leaderboard as LaTeX tables (booktabs): one for each signature, which the caption says.
 
-Needs \\usepackage{booktabs}. Names are escaped; letters beyond Latin ones need XeLaTeX or LuaLaTeX and a font that has
-them.
+Needs \\usepackage{booktabs}. Names are escaped; letters beyond Latin need XeLaTeX or LuaLaTeX and a font with them.
 """
 
 from __future__ import annotations
@@ -46,21 +45,19 @@ def escape(text: str) -> str:
     return re.sub(r"(?<=[-`'])(?=[-`'])", "{}", plain) if "-" in flat or "`" in flat or "'" in flat else plain
 
 
-def _breakable(signature: str) -> str:
-    """Escaped, and a line may end after each of its parts."""
-    return escape(signature).replace(SPECIAL["|"], SPECIAL["|"] + r"\allowbreak{}")
-
-
 def _table(board: Board) -> str:
-    tables = [(column, [_cell(column, r, text) for r, text in zip(board.rows, texts, strict=True)])
-              for column, texts in shown("l", board.rows)]  # fmt: skip
-    columns = [(column, cells) for column, cells in tables if "l" not in column.optional or set(cells) - {"--"}]
+    columns = []
+    for column, texts in shown("l", board.rows):
+        cells = [_cell(column, r, text) for r, text in zip(board.rows, texts, strict=True)]
+        if "l" not in column.optional or set(cells) - {"--"}:
+            columns.append((column, cells))
     headers = [HEADERS.get(column.header) or column.header.capitalize() for column, _ in columns]
     lines = [" & ".join(cells) + r" \\" for cells in zip(*(cells for _, cells in columns), strict=True)]
+    signature = escape(board.signature).replace(SPECIAL["|"], SPECIAL["|"] + r"\allowbreak{}")
     caption = (
         f"{escape(board.split)}: {board.expressions:,} expressions about {board.pictures:,} pictures, protocol "
         f"{escape(board.protocol)}. Acc@0.5 in percent with its 95\\,\\% interval (bootstrap over pictures). "
-        f"{_remarks(board)}Signature: \\texttt{{{_breakable(board.signature)}}}."
+        f"{_remarks(board)}Signature: \\texttt{{{signature}}}."
     )
     label = re.sub(r"[^a-z0-9]+", "-", f"{board.split}-{board.protocol}-{board.fingerprint[:8]}".lower()).strip("-")
     return (

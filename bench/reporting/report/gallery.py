@@ -1,8 +1,7 @@
-"""What the gallery knows of every expression, as columns: the page's filters go over them, cards are made of them.
+"""Every expression of the gallery as columns of numbers, a third of the size of objects.
 
 Boxes are flat lists of whole tenths of a pixel (x1, y1, x2, y2 of the original picture), IoUs whole thousandths rounded
-down, so that nothing below 0.5 reads 0.500; labels are positions in a list of names. Columns of numbers cost a third of
-objects, and a browser reads ten thousand expressions of six pipelines in a few hundredths of a second.
+down, so that nothing below 0.5 is shown as 0.500; labels are positions in a list of names.
 """
 
 from __future__ import annotations

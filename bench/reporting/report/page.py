@@ -1,9 +1,8 @@
 """The report as one file: templates filled, scripts, styles and pictures put inside, and the file's own policy.
 
-Three walls keep data from becoming markup: the template escapes whatever it is given, the gallery's JSON has no
-character that could end its element, and the scripts build the page from text alone. The fourth says what the file may
-do at all: run the one script and the one style sheet that were put into it (known by their hashes), show pictures that
-it holds, and connect to nothing.
+Data cannot become markup: the template escapes it, the gallery's JSON has no character that could end its element, and
+the scripts build the page from text alone. The file's policy allows its own script and styles (by their hashes) and the
+images it holds, and no connection.
 """
 
 from __future__ import annotations
@@ -33,10 +32,8 @@ SCRIPTS = (
     "data.js", "state.js", "filters.js", "overlay.js", "cards.js", "detail.js", "controls.js", "keyboard.js", "main.js",
 )  # fmt: skip
 ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
-PARTS = (  # id, title, and what the part needs to be shown
-    ("leaderboard", "Leaderboard", ""), ("comparison", "Comparison", "comparison"), ("strata", "Strata", ""),
-    ("speed", "Speed", ""), ("training", "Training", "drawings"), ("gallery", "Gallery", ""), ("runs", "Runs", ""),
-)  # fmt: skip
+NEEDS = {"comparison": "comparison", "training": "drawings"}  # parts that are shown where there is any
+PARTS = ("leaderboard", "comparison", "strata", "speed", "training", "gallery", "runs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +90,7 @@ def render(context: Mapping[str, Any], data: Mapping[str, Any], small: Sequence[
     style = "".join(_read(name) for name in STYLES)
     script = '"use strict";\n(() => {\n' + "".join(_read(name) for name in SCRIPTS) + "})();\n"
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    shown = [(part, title) for part, title, needs in PARTS if not needs or context[needs]]
+    shown = [(part, part.title()) for part in PARTS if part not in NEEDS or context[NEEDS[part]]]
     page = environment.get_template("page.html.j2").render(
         **context,
         parts=shown,
