@@ -1,4 +1,4 @@
-"""Two or more runs compared, every pair of them: how far apart, how sure, and where the difference comes from.
+"""Every pair of two or more runs compared: the difference, its interval, and the strata it comes from.
 
 A pair (A, B) is about B - A: a positive difference says that B is better. Every interval is from one set of draws of
 pictures (bench/comparison/paired.py), so results of one call go together.

@@ -106,11 +106,10 @@ def _refuse_other_expressions(a: Contestant, b: Contestant) -> None:
         ("picture", a.outcomes.scenes, b.outcomes.scenes),
     ):
         if one != other:
-            at, pair = next(
-                ((n, pair) for n, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]),
-                (min(len(one), len(other)), None),
-            )
-            said = f"{pair[0]!r} and {pair[1]!r}" if pair else f"one has {len(one):,}, the other {len(other):,}"
+            shorter = min(len(one), len(other))
+            at = next((n for n in range(shorter) if one[n] != other[n]), shorter)
+            lengths = f"one has {len(one):,}, the other {len(other):,}"
+            said = f"{one[at]!r} and {other[at]!r}" if at < shorter else lengths
             raise RunError(
                 f"{a.folder} and {b.folder} cannot be compared: from {what} {at + 1:,} on their outcomes are not of "
                 f"the same {what}s ({said}); make both anew with: bench score RUN --keep"

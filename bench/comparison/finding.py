@@ -1,7 +1,4 @@
-"""Which run somebody means: a folder, PIPELINE/SPLIT, or a pipeline's name with the split said apart.
-
-The latest complete run is meant; where complete runs of other settings lie beside one another, none is guessed.
-"""
+"""The runs of a folder, and the one that a name means: the latest complete run, where all have the same settings."""
 
 from __future__ import annotations
 

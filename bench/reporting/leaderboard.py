@@ -63,19 +63,19 @@ def check(results: Path) -> Leaderboard:
     return found
 
 
+def _stored(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
 def as_object(found: Leaderboard) -> dict[str, Any]:
     """What LEADERBOARD.json holds: every number with full precision, strata included."""
     keys = ("signature", "split", "protocol", "fingerprint", "expressions", "pictures", "rows")
     tables = [{key: getattr(board, key) for key in keys} for board in found.boards]
     left_out = [asdict(entry) for entry in found.left_out]
     return {"schema_version": SCHEMA, "tables": tables, "left_out": left_out}
-
-
-def _stored(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
 
 
 def leaderboard_csv(boards: Iterable[Board]) -> str:

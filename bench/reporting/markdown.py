@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from bench.evaluation.protocols import PROTOCOLS
-from bench.reporting.boards import Board, Leaderboard, LeftOut
+from bench.reporting.boards import Board, Leaderboard
 from bench.reporting.table import BLANK, MARKS, REMARKS, Column, Row, interval, percent, shown, signed
 
 INTRO = """\
@@ -48,7 +48,8 @@ def leaderboard_markdown(found: Leaderboard, intro: str = INTRO) -> str:
         parts += _board(board, names.count(name) > 1)
     parts += _weights_behind(found.boards)
     if found.left_out:
-        parts.append(_left_out(found.left_out))
+        rows = [(escape(entry.run), escape(entry.reason)) for entry in found.left_out]
+        parts.append("## Left out, and why\n\n" + grid(("run", "reason"), rows))
     return "\n".join(parts)
 
 
@@ -159,11 +160,6 @@ def _weights_behind(boards: Sequence[Board]) -> list[str]:
     ]
     header = ("pipeline", "split", "weights trained on", "licence of the weights", "test pictures seen")
     return ["## The weights behind the rows\n\n" + grid(header, rows)]
-
-
-def _left_out(entries: Sequence[LeftOut]) -> str:
-    rows = [(escape(entry.run), escape(entry.reason)) for entry in entries]
-    return "## Left out, and why\n\n" + grid(("run", "reason"), rows)
 
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:

@@ -22,9 +22,9 @@ def print_speeds(speeds: Sequence[SpeedRecord], console: Console | None = None) 
     console = wide(console)
     console.print(_table(speeds))
     for speed in speeds:
-        for line in details(speed):
+        for line in _details(speed):
             console.print(f"  {speed.name}: {line}", markup=False, highlight=False, soft_wrap=True)
-        for line in doubts(speed):
+        for line in _doubts(speed):
             console.print(f"  {speed.name}: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -49,7 +49,7 @@ def print_pair(pair: PairRecord, console: Console | None = None) -> None:
         wide(console).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def details(speed: SpeedRecord) -> list[str]:
+def _details(speed: SpeedRecord) -> list[str]:
     """Search, stages and pictures, a line each."""
     tried = ", ".join(
         f"{t.batch_size}: {rate(t.pictures_per_s) if t.pictures_per_s else t.note}" for t in speed.batch_search
@@ -69,8 +69,8 @@ def details(speed: SpeedRecord) -> list[str]:
     return lines + ([f"boxes: {'; '.join(passed)}"] if passed else []) + list(speed.remarks)
 
 
-def doubts(speed: SpeedRecord) -> list[str]:
-    """Why the record is in no table, or to be read with care."""
+def _doubts(speed: SpeedRecord) -> list[str]:
+    """Why the record is in no table, or is to be used with care."""
     lines = [f"INVALID: {_differing(check)}" for check in speed.check if not check.passed]
     lines += [] if speed.full else ["smaller rules than the protocol's, or a limited split: in no table"]
     return lines + [f"noisy: {reason}" for reason in speed.noisy]

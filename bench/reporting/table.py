@@ -14,6 +14,10 @@ from typing import Any
 from bench.runs.record import RunRecord
 
 BLANK = "–"
+METRICS = (
+    "n", "hits", "acc@0.5", "ci95", "acc@0.7", "acc@0.9", "mean_iou", "oracle@0.5", "no_box", "errors", "duplicates",
+    "proposals_per_picture",
+)  # fmt: skip
 
 Row = Mapping[str, Any]  # of `row`; in a leaderboard with the keys of bench/reporting/boards.py too
 
@@ -26,15 +30,10 @@ def row(record: RunRecord, run_dir: Path | str) -> dict[str, Any]:
     metrics: dict[str, Any] = {} if record.metrics is None else record.metrics.model_dump(mode="json", by_alias=True)
     speed = record.throughput
     out: dict[str, Any] = {"pipeline": record.name, "split": record.identity.data.split}
-    for key in ("n", "hits", "acc@0.5", "ci95", "acc@0.7", "acc@0.9", "mean_iou", "oracle@0.5", "no_box", "errors"):
-        out[key] = metrics.get(key)
+    out |= {key: metrics.get(key) for key in METRICS} | {"strata": metrics.get("strata", {})}
+    for key in ("expressions_per_s", "pictures_per_s", "peak_memory_mb"):
+        out[key] = getattr(speed, key) if speed else None
     out |= {
-        "duplicates": metrics.get("duplicates"),
-        "proposals_per_picture": metrics.get("proposals_per_picture"),
-        "strata": metrics.get("strata", {}),
-        "expressions_per_s": speed.expressions_per_s if speed else None,
-        "pictures_per_s": speed.pictures_per_s if speed else None,
-        "peak_memory_mb": speed.peak_memory_mb if speed else None,
         "run_dir": str(run_dir),
         "protocol": record.protocol,
         "signature": record.signature,

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bench.reporting.table import BLANK, interval, percent, row, shown
-from bench.runs.record import Metrics, RunRecord, Stratum
+from bench.runs.record import Metrics, RunRecord
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
 WIDE = 160
 
@@ -118,18 +117,13 @@ def _strata(records: Sequence[RunRecord]) -> Table:
         for place, label in enumerate(labels):
             cells = [metrics.strata.get(cut, {}).get(label) for _, metrics in found]
             n = next(cell.n for cell in cells if cell)
-            shown = [_cell(cell, with_interval=len(found) <= 2) for cell in cells]
-            grid.add_row(Text("" if place else cut), Text(label), f"{n:,}", *shown)
+            texts = [Text(percent(cell.accuracy) if cell else BLANK) for cell in cells]
+            for text, cell in zip(texts, cells, strict=True):
+                if cell and len(found) <= 2:
+                    text.append(f" {interval(cell.ci95)}", "dim")
+            grid.add_row(Text("" if place else cut), Text(label), f"{n:,}", *texts)
         grid.add_section()
     return grid
-
-
-def _cell(stratum: Stratum | None, with_interval: bool) -> Text:
-    from rich.text import Text
-
-    if stratum is None:
-        return Text(BLANK)
-    return Text.assemble(percent(stratum.accuracy), (f" {interval(stratum.ci95)}" if with_interval else "", "dim"))
 
 
 def cuts_of(found: Sequence[Metrics]) -> Mapping[str, list[str]]:

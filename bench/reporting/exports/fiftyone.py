@@ -41,7 +41,7 @@ def fiftyone_files(results: Path, board: Board, split: Split) -> dict[str, str]:
             f"{board.fingerprint[:8]}; prepare the data they were run on"
         )
     sizes: dict[str, tuple[int, int]] = {s.id: (s.width, s.height) for s in split.scenes if s.width and s.height}
-    runs: list[tuple[str, Mapping[str, SceneAnswers]]] = []
+    runs: list[tuple[str, dict[str, SceneAnswers]]] = []
     for entry in board.rows:
         answers = stored_rows(results / entry["run_dir"])
         sizes = {**{row.scene: row.size for row in answers.values() if row.size}, **sizes}

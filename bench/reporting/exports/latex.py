@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from bench.reporting.boards import Board
-from bench.reporting.table import BLANK, Column, Row, interval, shown
+from bench.reporting.table import BLANK, Column, Row, busy, interval, shown
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -53,11 +53,14 @@ def _table(board: Board) -> str:
             columns.append((column, cells))
     headers = [HEADERS.get(column.header) or column.header.capitalize() for column, _ in columns]
     lines = [" & ".join(cells) + r" \\" for cells in zip(*(cells for _, cells in columns), strict=True)]
+    saw = any(r["saw_test_images"] == "yes" for r in board.rows)
+    noisy = any(busy(r) for r in board.rows)
+    notes = r"$\dagger$ has seen test pictures in training. " * saw + r"$\sim$ measured on a busy machine. " * noisy
     signature = escape(board.signature).replace(SPECIAL["|"], SPECIAL["|"] + r"\allowbreak{}")
     caption = (
         f"{escape(board.split)}: {board.expressions:,} expressions about {board.pictures:,} pictures, protocol "
         f"{escape(board.protocol)}. Acc@0.5 in percent with its 95\\,\\% interval (bootstrap over pictures). "
-        f"{_remarks(board)}Signature: \\texttt{{{signature}}}."
+        f"{notes}Signature: \\texttt{{{signature}}}."
     )
     label = re.sub(r"[^a-z0-9]+", "-", f"{board.split}-{board.protocol}-{board.fingerprint[:8]}".lower()).strip("-")
     return (
@@ -69,15 +72,6 @@ def _table(board: Board) -> str:
         + "".join(f"{line}\n" for line in lines)
         + "\\bottomrule\n\\end{tabular}\n\\end{table}\n"
     )
-
-
-def _remarks(board: Board) -> str:
-    notes = ""
-    if any(r["saw_test_images"] == "yes" for r in board.rows):
-        notes += r"$\dagger$ has seen test pictures in training. "
-    if any(r["speed"] and r["speed"]["noisy"] for r in board.rows):
-        notes += r"$\sim$ measured on a busy machine. "
-    return notes
 
 
 def _cell(column: Column, r: Row, text: str) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 from bench.datasets.load import load_split
 from bench.errors import UnknownName, UsageError
@@ -17,19 +17,9 @@ from bench.reporting.markdown import leaderboard_markdown
 from bench.runs.files import make_folder, write_atomically
 from bench.settings import Resolved
 
-
-class Format(StrEnum):
-    """A file: md, csv, latex. A folder of files: hub, fiftyone."""
-
-    md = "md"
-    csv = "csv"
-    latex = "latex"
-    hub = "hub"
-    fiftyone = "fiftyone"
-
-
+Format = Literal["md", "csv", "latex", "hub", "fiftyone"]
+FILES = ("md", "csv", "latex")  # the others are folders of files
 INTRO = "# Leaderboard\n"  # LEADERBOARD.md leads to files that an export has not beside it
-FILES = (Format.md, Format.csv, Format.latex)
 
 
 def export(
@@ -59,15 +49,15 @@ def export(
     if form not in FILES and out.is_file():
         raise UsageError(f"--out {out} is a file; {form} writes several into a folder")
     match form:
-        case Format.md:
+        case "md":
             files = {out: leaderboard_markdown(Leaderboard(boards, ()), INTRO)}
-        case Format.csv:
+        case "csv":
             files = {out: leaderboard_csv(boards)}
-        case Format.latex:
+        case "latex":
             files = {out: leaderboard_latex(boards)}
-        case Format.hub:
+        case "hub":
             files = {out / name: text for name, text in hub_files(boards, hub_dataset).items()}
-        case Format.fiftyone:
+        case "fiftyone":
             board = _only(boards)
             texts = fiftyone_files(results, board, load_split(board.split, resolved))
             files = {out / name: text for name, text in texts.items()}

@@ -18,7 +18,7 @@ from bench.reporting.report.selection import Shown
 from bench.reporting.speed_chart import Point, point, speed_chart
 from bench.runs.reliability import PICTURE
 
-CURVES = ("curves.svg", "thresholds.svg", "reliability.svg")  # of a training and of a curriculum
+CURVES: tuple[str, ...] = ("curves.svg", "thresholds.svg", "reliability.svg")  # of a training and of a curriculum
 MOST = 4_000_000  # bytes; a drawing of ours has a few thousand
 
 
@@ -44,17 +44,17 @@ def speeds(runs: Sequence[Shown]) -> dict[str, Any]:
     return {"charts": charts, "notes": notes}
 
 
-def trainings(folders: Sequence[Path]) -> list[dict[str, str]]:
-    """The curves in the folders that `bench train` leaves. Raises UsageError for a folder without any."""
-    return [each for folder in folders for each in _held(folder, CURVES, "bench train writes NAME.run/curves.svg")]
+def stored_drawings(trainings: Sequence[Path], reliabilities: Sequence[Path]) -> list[dict[str, str]]:
+    """The curves that `bench train` and the histograms that `bench label score` leave in these folders.
+
+    Raises UsageError for a folder without any, and for what is no drawing.
+    """
+    wanted = [(folder, CURVES, "bench train writes NAME.run/curves.svg") for folder in trainings]
+    wanted += [(folder, (PICTURE,), f"bench label score writes {PICTURE}") for folder in reliabilities]
+    return [drawing for each in wanted for drawing in _in_folder(*each)]
 
 
-def reliabilities(folders: Sequence[Path]) -> list[dict[str, str]]:
-    """The histograms in the folders that `bench label score` leaves. Raises UsageError for one without."""
-    return [each for folder in folders for each in _held(folder, (PICTURE,), f"bench label score writes {PICTURE}")]
-
-
-def _held(folder: Path, names: Sequence[str], who: str) -> list[dict[str, str]]:
+def _in_folder(folder: Path, names: Sequence[str], who: str) -> list[dict[str, str]]:
     there = [folder / name for name in names if (folder / name).is_file()]
     if not there:
         raise UsageError(f"{folder}: holds no {' or '.join(names)}; {who} into the folder that is wanted here")

@@ -63,7 +63,7 @@ def write_report(
     The gallery holds the split's first `limit` pictures, the longer side of at most `thumbnail` pixels. Raises RunError
     for a run whose files do not fit together or an `out` that cannot be written, UsageError for folders without curves.
     """
-    drawn = [*drawings.trainings(trainings), *drawings.reliabilities(reliabilities)]
+    drawn = drawings.stored_drawings(trainings, reliabilities)
     answers = [answered(run, split.scenes) for run in runs]
     scenes = split.scenes[: limit if limit is not None else len(split.scenes)]
     small, pixels = thumbnails(scenes, split.pictures, thumbnail)
