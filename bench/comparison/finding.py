@@ -50,18 +50,15 @@ def _split_of(pipeline: Path, said: str, split: str | None) -> Path:
     """The folder of the pipeline's runs on one split: the one named, else the only one."""
     splits = _folders(pipeline)
     if split is not None:
-        if (name := _known(pipeline, _as_kept(split))) is None:
+        if split.startswith(FILE):  # runs of file:pictures/birds.jsonl are kept under file:birds
+            split = f"{FILE}{Path(split.removeprefix(FILE)).stem}"
+        if (name := _known(pipeline, split)) is None:
             raise UnknownName(f"split with runs of {pipeline.name}", split, splits)
         return pipeline / name
     if len(splits) != 1:
         choices = ", ".join(f"{pipeline.name}/{name}" for name in splits[:MOST_NAMED]) or "none"
         raise UsageError(f"{said!r} has runs on {len(splits)} splits ({choices}); say which, or pass --split NAME")
     return pipeline / splits[0]
-
-
-def _as_kept(split: str) -> str:
-    """The name that runs keep of a split: of people's own data "file:birds" for file:pictures/birds.jsonl."""
-    return f"{FILE}{Path(split.removeprefix(FILE)).stem}" if split.startswith(FILE) else split
 
 
 def _latest(parent: Path, said: str) -> Path:

@@ -98,7 +98,8 @@ def collect(results: Path) -> Leaderboard:
     tables: dict[str, list[list[Run]]] = {}
     for runs in kept.values():
         tables.setdefault(runs[-1][0].signature, []).append(runs)
-    boards = sorted((_board(results, histories, speeds) for histories in tables.values()), key=_board_order)
+    boards = [_board(results, histories, speeds) for histories in tables.values()]
+    boards.sort(key=lambda b: (b.split, b.protocol != "iou", b.protocol, b.proposals, b.signature))
     return Leaderboard(tuple(boards), tuple(sorted(left_out, key=lambda entry: (entry.run, entry.reason))))
 
 
@@ -236,7 +237,3 @@ def _supervision(record: RunRecord) -> str:
     dataset = record.identity.data.split.rpartition("-")[0]
     shipped = shipped_options(record.identity.pipeline, dataset).get("card", {})
     return str(shipped["supervision"]) if trained_on and trained_on == shipped.get("trained_on") else "unknown"
-
-
-def _board_order(board: Board) -> tuple[str, bool, str, str, str]:
-    return (board.split, board.protocol != "iou", board.protocol, board.proposals, board.signature)

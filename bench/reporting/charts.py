@@ -73,8 +73,11 @@ def _panel(panel: Panel, top: float, height: float) -> Iterator[str]:
     upper, lower = top + ABOVE, top + ABOVE + height
     y = make_scale((v for s in panel.series for v in s.ys), lower, upper, log=panel.log)
     left = 28 + max(width_of(label, SMALL) for label in y.labels)
-    said = [_said(series, y) for series in panel.series]
-    right = WIDTH - 20 - max([SAMPLE + 8 + width_of(each, SMALL) for each in said], default=0)
+    names = []  # each with the last value of its line
+    for series in panel.series:
+        last = next((words(v) for v in reversed(series.ys) if y.drawable(v)), "")
+        names.append(f"{fitted(series.name, 150, SMALL)} {last}".rstrip())
+    right = WIDTH - 20 - max([SAMPLE + 8 + width_of(name, SMALL) for name in names], default=0)
     xs = (x for s in panel.series for x, v in zip(s.xs, s.ys, strict=True) if y.drawable(v))
     x = make_scale(xs, left, right, most=7, tight=True)
     yield text("name", 20, top + 12, fitted(panel.title, WIDTH - 40, SMALL + 2))
@@ -90,14 +93,7 @@ def _panel(panel: Panel, top: float, height: float) -> Iterator[str]:
         yield text("label", (left + right) / 2, (upper + lower) / 2, "no values yet", "middle")
     for number, place in enumerate(_apart([lower if end is None else end for end in ends], upper, lower)):
         yield f'<path class="{_style_of(number)}" d="M{right + 8:.2f} {place:.2f}h{SAMPLE - 6}"/>'
-        yield text(f"end {_colour_of(number)}", right + 8 + SAMPLE, place + 4, said[number])
-
-
-def _said(series: Series, y: Scale) -> str:
-    """What stands at the end of a line: its name and its last value."""
-    name = fitted(series.name, 150, SMALL)
-    last = next((v for v in reversed(series.ys) if y.drawable(v)), None)
-    return name if last is None else f"{name} {words(last)}"
+        yield text(f"end {_colour_of(number)}", right + 8 + SAMPLE, place + 4, names[number])
 
 
 def _runs(series: Series, x: Scale, y: Scale) -> list[list[Point]]:

@@ -111,6 +111,10 @@ def _whole(row: Row) -> Row:
     return row
 
 
+def _latency(row: Row) -> str:
+    return BLANK if row["latency_ms"] is None else busy(row) + rate(row["latency_ms"])
+
+
 def _rank(bounds: Sequence[int] | None) -> str:
     """ "1", or "2-4" where the paired test cannot tell it from others."""
     return "-".join(map(str, dict.fromkeys(bounds))) if bounds else BLANK
@@ -135,10 +139,6 @@ def _speed(row: Row) -> str:
 def busy(row: Row) -> str:
     """The mark of a speed that was measured on a busy machine."""
     return "~" if row["speed"] and row["speed"]["noisy"] else ""
-
-
-def _milliseconds(row: Row) -> str:
-    return BLANK if row["latency_ms"] is None else busy(row) + rate(row["latency_ms"])
 
 
 def _millions(value: int | None) -> str:
@@ -168,7 +168,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("errors", "errors", "images that could not be read", count, tables="th"),
     Column("expressions_per_s", "ex/s", "", rate, tables="t"),
     Column("speed", "ex/s", "expressions per second, cold", _speed, _whole, tables="mhl", optional="hl"),
-    Column("latency_ms", "ms", "milliseconds for one expression, median", _milliseconds, _whole, tables="mhl"),
+    Column("latency_ms", "ms", "milliseconds for one expression, median", _latency, _whole, tables="mhl"),
     Column("peak_gb", "GB", "peak memory, 10⁹ bytes", lambda gb: BLANK if gb is None else f"{gb:.2f}", tables="mh"),
     Column("parameters", "params", "parameters of the whole pipeline", _millions, tables="mhl"),
     Column("training_data", "training", "what it was trained on", str, tables="mhl", optional="hl", right=False),

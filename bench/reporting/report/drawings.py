@@ -51,14 +51,13 @@ def stored_drawings(trainings: Sequence[Path], reliabilities: Sequence[Path]) ->
     """
     wanted = [(folder, CURVES, "bench train writes NAME.run/curves.svg") for folder in trainings]
     wanted += [(folder, (PICTURE,), f"bench label score writes {PICTURE}") for folder in reliabilities]
-    return [drawing for each in wanted for drawing in _in_folder(*each)]
-
-
-def _in_folder(folder: Path, names: Sequence[str], who: str) -> list[dict[str, str]]:
-    there = [folder / name for name in names if (folder / name).is_file()]
-    if not there:
-        raise UsageError(f"{folder}: holds no {' or '.join(names)}; {who} into the folder that is wanted here")
-    return [_drawing(path) for path in there]
+    drawings = []
+    for folder, names, who in wanted:
+        there = [folder / name for name in names if (folder / name).is_file()]
+        if not there:
+            raise UsageError(f"{folder}: holds no {' or '.join(names)}; {who} into the folder that is wanted here")
+        drawings += [_drawing(path) for path in there]
+    return drawings
 
 
 def _drawing(path: Path) -> dict[str, str]:

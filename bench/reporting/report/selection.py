@@ -38,7 +38,13 @@ def choose(named: Sequence[str], split: Split, results: Path) -> tuple[Split, li
     folders = [find_run(word, results, split.name) for word in named] or _by_default(boards, split, results)
     runs = list({folder.resolve(): (folder, read_record(folder)) for folder in folders}.values())
     for folder, record in runs:
-        _check(folder, record, *runs[0])
+        if record.status != "complete" or record.metrics is None:
+            raise RunError(f"{folder}: the run is not finished; start its command again to continue it")
+        if record.signature != runs[0][1].signature:
+            raise RunError(
+                f"{folder}: means something else than {runs[0][0]}: {record.signature} and {runs[0][1].signature}; a "
+                "report shows runs of one split, protocol and data"
+            )
     split = _answered(split, *runs[0])
     speeds = read_speeds(results)
     shown = []
@@ -65,17 +71,6 @@ def _by_default(boards: Sequence[Board], split: Split, results: Path) -> list[Pa
             f"`bench run --pipeline yolo-clip --split {split.name}`, or name another folder with --results"
         )
     return [folder for _, (_, folder) in sorted(latest.items())]
-
-
-def _check(folder: Path, record: RunRecord, first_folder: Path, first: RunRecord) -> None:
-    """Raises RunError for a run that cannot stand in one report with the first one."""
-    if record.status != "complete" or record.metrics is None:
-        raise RunError(f"{folder}: the run is not finished; start its command again to continue it")
-    if record.signature != first.signature:
-        raise RunError(
-            f"{folder}: means something else than {first_folder}: {record.signature} and {first.signature}; a report "
-            "shows runs of one split, protocol and data"
-        )
 
 
 def _answered(split: Split, folder: Path, record: RunRecord) -> Split:
