@@ -107,7 +107,7 @@ def _pair(runs: Sequence[Contestant], a: int, b: int, sample: Sample, drawn: Dra
         mean_iou_difference=_part(gained, n * MILLION),
         mean_iou_ci95=difference_interval(drawn.iou_difference(a, b), pictures, confidence),
         strata=tuple(
-            _stratum(stratum, a_only, b_only, drawn.stratum_difference(number, a, b), confidence)
+            _stratum(stratum, a_only, b_only, drawn.difference(a, b, number), confidence)
             for number, stratum in enumerate(sample.strata)
         ),
         flips=tuple(_flips(runs[a], runs[b], a_only, b_only)),

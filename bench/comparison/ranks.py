@@ -1,7 +1,4 @@
-"""Ranks as ranges: where the paired comparison cannot tell two runs apart, neither is ranked before the other.
-
-They come from what became of every expression (outcomes.jsonl) and nothing else.
-"""
+"""Ranks as ranges: runs that the paired comparison of their outcomes cannot tell apart share theirs."""
 
 from __future__ import annotations
 

@@ -84,19 +84,15 @@ class Drawn:
     totals: Float
     runs: int
 
-    def difference(self, a: int, b: int) -> Float:
-        """(draws,) differences of accuracy, run b - run a."""
-        return _ratios(self.totals[:, 1 + b] - self.totals[:, 1 + a], self.totals[:, 0])
+    def difference(self, a: int, b: int, stratum: int | None = None) -> Float:
+        """(draws,) differences of accuracy, run b - run a; in a stratum, of the draws that hold any of it."""
+        start = 0 if stratum is None else 1 + 2 * self.runs + stratum * (1 + self.runs)
+        return _ratios(self.totals[:, start + 1 + b] - self.totals[:, start + 1 + a], self.totals[:, start])
 
     def iou_difference(self, a: int, b: int) -> Float:
         """(draws,) differences of the mean IoU, run b - run a."""
         start = 1 + self.runs
         return _ratios(self.totals[:, start + b] - self.totals[:, start + a], MILLION * self.totals[:, 0])
-
-    def stratum_difference(self, stratum: int, a: int, b: int) -> Float:
-        """Differences of accuracy in a stratum, of the draws that hold any of it."""
-        start = 1 + 2 * self.runs + stratum * (1 + self.runs)
-        return _ratios(self.totals[:, start + 1 + b] - self.totals[:, start + 1 + a], self.totals[:, start])
 
 
 def _ratios(above: Float, below: Float) -> Float:

@@ -5,8 +5,8 @@
     [{"id": "0", "box": [...]}, {"row": 1, "box": null}, ...]         a list of objects
     {"id": "0", "box": [...], "score": 0.9}                           JSONL: one such object a line
 
-The box may be called box, bbox, box_xyxy, pred_box or pred_bbox, the picture image_name or file_name. Every value is
-checked; a malformed one is refused with its key, so that nothing is read as what it is not.
+The box may be called box, bbox, box_xyxy, pred_box or pred_bbox, the picture image_name or file_name. A malformed
+value is refused with its key.
 """
 
 from __future__ import annotations

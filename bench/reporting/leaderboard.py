@@ -87,13 +87,11 @@ def leaderboard_csv(boards: Iterable[Board]) -> str:
     for board in boards:
         for entry in board.rows:
             values = {column.name: column.raw(entry) for column in added} | _flat(entry)
-            writer.writerow({field: harmless(value) for field, value in values.items()})
+            for field, value in values.items():
+                if isinstance(value, str) and value.startswith(FORMULA):
+                    values[field] = f"'{value}"
+            writer.writerow(values)
     return out.getvalue()
-
-
-def harmless(value: Any) -> Any:
-    """A cell that no spreadsheet runs."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""Published numbers, each with its source: published.toml, and which of them belong beside a row.
+"""Published numbers, each with its source (published.toml), and which of them belong beside a row.
 
-An entry belongs beside a row when it is about the row's pipeline and split and nothing that is known of the two
-contradicts: the training data (full, pseudo, zero-shot, mixed), and the weights where the entry names some. Several
-values circulate for many methods; all of them are shown, in the order of the file.
+An entry belongs beside a row of its pipeline and split unless training data or weights contradict. All values that
+circulate for a method are shown, in the order of the file.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 FILE = Path(__file__).with_name("published.toml")
 How = Literal["read", "figure", "computed", "recalled", "third-party", "inferred"]
 HOW = get_args(How)
-UNCHECKED = frozenset({"recalled", "third-party", "inferred"})
+UNCHECKED = ("recalled", "third-party", "inferred")  # nobody looked these values up at their source
 WIDE = 200
 
 
@@ -45,11 +44,6 @@ class Published(BaseModel):
     metric: Literal["acc@0.5", "mean_iou"] = "acc@0.5"
     weights: tuple[str, ...] = ()
     note: str = ""
-
-    @property
-    def unchecked(self) -> bool:
-        """Whether nobody looked the value up at its source."""
-        return self.how in UNCHECKED
 
 
 @cache
@@ -163,8 +157,8 @@ def print_published(split: str, found: Sequence[Published], console: Console) ->
         value = f"{entry.values[split]:.2f}" + ("" if entry.metric == "acc@0.5" else " mIoU")
         name = ", ".join(filter(None, (entry.method, entry.backbone)))
         source = f"{entry.source} ({entry.how})" + (f"; {entry.note}" if entry.note else "")
-        cells = (value + (" ?" if entry.unchecked else "  "), name, entry.training, entry.protocol, source)
+        cells = (value + (" ?" if entry.how in UNCHECKED else "  "), name, entry.training, entry.protocol, source)
         table.add_row(*map(Text, cells))
     console.print(table)
-    if any(entry.unchecked for entry in found):
+    if any(entry.how in UNCHECKED for entry in found):
         console.print(Text("? recalled, inferred or from a third party: nobody has looked it up at its source"))

@@ -1,8 +1,8 @@
 """Reliability, the IoUs of one measurer on one source: numbers, a table, and histograms as CLIP-VG's figure has them.
 
-Rows of panels are measurers, columns are sources. A measurer that was trained on the rows it scores (SR,
-source-specific) has full bars, one of another source (CR, cross-source) hatched ones in another colour; each panel says
-which it is. All panels share one scale, the share of a source's rows, so that they can be compared by eye.
+Rows of panels are measurers, columns are sources. A measurer trained on the rows it scores (SR, source-specific) has
+full bars, one of another source (CR, cross-source) hatched ones. All panels share one scale, the share of a source's
+rows.
 """
 
 from __future__ import annotations

@@ -24,7 +24,9 @@ def print_speeds(speeds: Sequence[SpeedRecord], console: Console | None = None) 
     for speed in speeds:
         for line in _details(speed):
             console.print(f"  {speed.name}: {line}", markup=False, highlight=False, soft_wrap=True)
-        for line in _doubts(speed):
+        doubts = [f"INVALID: {_differing(check)}" for check in speed.check if not check.passed]
+        doubts += [] if speed.full else ["smaller rules than the protocol's, or a limited split: in no table"]
+        for line in (*doubts, *(f"noisy: {reason}" for reason in speed.noisy)):
             console.print(f"  {speed.name}: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -67,13 +69,6 @@ def _details(speed: SpeedRecord) -> list[str]:
     ]
     passed = [f"{c.equal} of {c.n} equal to {c.against}" for c in speed.check if c.passed]
     return lines + ([f"boxes: {'; '.join(passed)}"] if passed else []) + list(speed.remarks)
-
-
-def _doubts(speed: SpeedRecord) -> list[str]:
-    """Why the record is in no table, or is to be used with care."""
-    lines = [f"INVALID: {_differing(check)}" for check in speed.check if not check.passed]
-    lines += [] if speed.full else ["smaller rules than the protocol's, or a limited split: in no table"]
-    return lines + [f"noisy: {reason}" for reason in speed.noisy]
 
 
 def _differing(check: Any) -> str:

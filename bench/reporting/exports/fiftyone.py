@@ -76,32 +76,24 @@ def _annotated(scene: Scene, size: tuple[int, int]) -> list[dict[str, Any]]:
 
 
 def _answered(
-    scenes: Sequence[Scene],
-    answers: Mapping[str, SceneAnswers],
-    found: Outcomes,
-    sizes: Mapping[str, tuple[int, int]],
+    scenes: Sequence[Scene], answers: Mapping[str, SceneAnswers], found: Outcomes, sizes: Mapping[str, tuple[int, int]]
 ) -> dict[str, list[dict[str, Any]]]:
     """The boxes of one run, clipped to their pictures as they were scored; an expression without a box has none."""
-    became = {e.id: n for n, e in enumerate(found.expressions)}
+    place = {e.id: n for n, e in enumerate(found.expressions)}
     labels: dict[str, list[dict[str, Any]]] = {}
     for scene in scenes:
-        texts = {expression.id: expression.text for expression in scene.expressions}
-        row = answers.get(scene.id)
-        boxes: list[dict[str, Any]] = []
-        for answer in row.answers if row else ():
-            number = became[answer.id]
+        boxes = labels[_key(scene)] = []
+        for answer in answers[scene.id].answers if scene.id in answers else ():
+            number = place[answer.id]
             if answer.box is None or not found.answered[number]:
                 continue
             width, height = sizes[scene.id]
             x1, y1, x2, y2 = clip_xyxy([answer.box], [width], [height])[0].tolist()
-            entry: dict[str, Any] = {
-                "label": texts[answer.id],
-                "bounding_box": _shares((x1, y1, x2, y2), (width, height)),
-            }
+            shares = _shares((x1, y1, x2, y2), (width, height))
+            entry: dict[str, Any] = {"label": found.expressions[number].text, "bounding_box": shares}
             entry |= {} if answer.score is None else {"confidence": answer.score}
-            said = {"expression": answer.id, "iou": round(float(found.iou[number]), 6), "hit": bool(found.hit[number])}
-            boxes.append(entry | {"attributes": said})
-        labels[_key(scene)] = boxes
+            score = {"expression": answer.id, "iou": round(float(found.iou[number]), 6), "hit": bool(found.hit[number])}
+            boxes.append(entry | {"attributes": score})
     return labels
 
 

@@ -1,7 +1,4 @@
-"""Drawings from elsewhere in the page: accuracy against speed, curves of trainings, histograms of reliability.
-
-They come in as pictures (data: addresses in <img>), which a browser shows without running anything that is in them.
-"""
+"""Drawings of the page (speed, training, reliability) as <img> data addresses, which run nothing."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def columns(scenes: Sequence[Scene], small: Sequence[Thumbnail], runs: Sequence[
                 "outcome": "".join(np.where(run.outcomes.answered, np.where(run.outcomes.hit, "1", "0"), "-")[:n]),
                 # 0.29 * 1000 is a little less than 290
                 "iou": np.floor(np.maximum(run.outcomes.iou[:n], 0.0) * 1000 + 1e-9).astype(int).tolist(),
-                "box": _flat(_boxes(run, scenes, [e.id for e in expressions], shown), limits),
+                "box": _flat(_boxes(run, scenes, [e.id for e in expressions]), limits),
                 "proposals": pool,
             }
             for run, pool in zip(runs, belongs, strict=True)
@@ -100,14 +100,13 @@ def _size(scene: Scene, thumbnail: Thumbnail, runs: Sequence[Answered]) -> tuple
     return max(1, math.ceil(max(x for x, _ in corners))), max(1, math.ceil(max(y for _, y in corners)))
 
 
-def _boxes(run: Answered, scenes: Sequence[Scene], ids: Sequence[str], shown: Sequence[int]) -> list[Box | None]:
+def _boxes(run: Answered, scenes: Sequence[Scene], ids: Sequence[str]) -> list[Box | None]:
     """The box of every expression that has a usable one."""
-    said: dict[str, Box | None] = {}
+    boxes: dict[str, Box | None] = {}
     for scene in scenes:
         for answer in run.rows[scene.id].answers if scene.id in run.rows else ():
-            said.setdefault(answer.id, answer.box)
-    there = run.outcomes.answered.tolist()
-    return [said.get(name) if there[place] else None for place, name in enumerate(ids)]
+            boxes.setdefault(answer.id, answer.box)
+    return [boxes.get(name) if usable else None for name, usable in zip(ids, run.outcomes.answered, strict=False)]
 
 
 def _flat(boxes: Sequence[Box | None], sizes: Sequence[tuple[int, int]]) -> list[int]:
