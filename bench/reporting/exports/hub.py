@@ -79,9 +79,5 @@ def _yaml(place: Mapping[str, str], entry: Row) -> str:
 
 def scalar(value: str) -> str:
     """Text as a quoted YAML scalar on one line: JSON's quoting, with what YAML does not take as it is escaped too."""
-    return re.sub(NOT_YAML, _escaped, json.dumps(value, ensure_ascii=False))
-
-
-def _escaped(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return "\\ufffd" if 0xD800 <= code <= 0xDFFF else f"\\u{code:04x}"
+    text = re.sub("[\ud800-\udfff]", "\ufffd", value)  # half of a surrogate pair is no letter
+    return re.sub(NOT_YAML, lambda match: f"\\u{ord(match[0]):04x}", json.dumps(text, ensure_ascii=False))
