@@ -109,7 +109,7 @@ class World:
     answers: list[Answered]
 
     def report(self, out: Path, **more) -> Made:
-        return write_report(self.split, self.shown, self.results, out, **more)
+        return write_report(self.split, self.shown, out, **more)
 
 
 def resolved(results):

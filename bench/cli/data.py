@@ -158,8 +158,7 @@ def sheet(
     """Draw a contact sheet of a split: its pictures, boxes and expressions."""
     from bench.datasets.load import load_split
     from bench.errors import UsageError
-    from bench.reporting.drawing import save_picture
-    from bench.reporting.sheet import contact_sheet
+    from bench.reporting.drawing import contact_sheet, save_picture
 
     data = load_split(split, settings_of(config))
     scenes = data.scenes[start : start + pictures]

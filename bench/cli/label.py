@@ -90,7 +90,7 @@ def stats(
     if sheet is not None:
         draw_sheet(files, split, resolved, sheet, pictures)
     if json:
-        emit({"files": files, "sources": [source.as_json() for source in counted]})
+        emit({"files": [str(path) for path in files], "sources": counted})
         return
     print_stats(counted)
     if sheet is not None:

@@ -66,12 +66,11 @@ def leaderboard(
     if published:
         summary = _published(published, as_json)
     elif export:
-        from bench.reporting.exports.writing import Format
         from bench.reporting.exports.writing import export as write_export
 
         if out is None:
             raise UsageError(f"--export {export} needs --out PATH")
-        written = write_export(Format(export), out, folder, resolved, split, hub_dataset, force)
+        written = write_export(export, out, folder, resolved, split, hub_dataset, force)
         for path in written:
             typer.echo(f"{path} written", err=as_json)
         summary = {"written": [str(path) for path in written]}

@@ -52,7 +52,7 @@ def report(
     resolved = settings_of(config, results)
     folder = Path(resolved.settings.results)
     answered, chosen = choose(runs or [], load_split(split, resolved), folder)
-    made = write_report(answered, chosen, folder, out, limit, thumbnail, training or (), reliability or ())
+    made = write_report(answered, chosen, out, limit, thumbnail, training or (), reliability or ())
     typer.echo(
         f"{made.path}: {made.bytes / 1e6:.1f} MB; pipelines: {made.runs}, expressions: {made.expressions:,}, "
         f"pictures: {made.pictures:,} of at most {made.thumbnail} pixels",

@@ -50,7 +50,8 @@ def run(
 
     from bench import registry
     from bench.datasets.load import FILE, find_split, load_split
-    from bench.reporting.table import print_rows, row
+    from bench.reporting.table import row
+    from bench.reporting.terminal import print_rows
     from bench.settings import assignments
 
     how = {"device": device, "dtype": dtype, "batch_size": batch_size, "seed": seed, "deterministic": deterministic}

@@ -42,7 +42,8 @@ def score(
     from rich.console import Console
 
     from bench.errors import UsageError
-    from bench.reporting.table import print_rows, row
+    from bench.reporting.table import row
+    from bench.reporting.terminal import print_rows
 
     if (run is None) == (predictions is None):
         raise UsageError("give either the folder of a run or --predictions FILE with --split NAME")

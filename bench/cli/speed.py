@@ -122,7 +122,7 @@ def _measured(
 def _show(done: list[Done], as_json: bool) -> None:
     from rich.console import Console
 
-    from bench.reporting.speed_table import print_pair, print_speeds, row
+    from bench.reporting.speed_table import print_pair, print_speeds
     from bench.speed.record import PairRecord, SpeedRecord
 
     console = Console(stderr=as_json)
@@ -133,7 +133,7 @@ def _show(done: list[Done], as_json: bool) -> None:
     for _, path in done:
         typer.echo(f"  {path}", err=as_json)
     if as_json:
-        emit({"rows": [row(record, str(path)) for record, path in done]})
+        emit({"rows": [record.model_dump(mode="json") | {"file": str(path)} for record, path in done]})
 
 
 def _draw(chart: Path, results: Path, split: str) -> None:

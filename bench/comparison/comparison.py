@@ -1,4 +1,4 @@
-"""Two or more runs compared, every pair of them: how far apart, how sure, and where the difference comes from.
+"""Every pair of two or more runs compared: the difference, its interval, and the strata it comes from.
 
 A pair (A, B) is about B - A: a positive difference says that B is better. Every interval is from one set of draws of
 pictures (bench/comparison/paired.py), so results of one call go together.
@@ -21,13 +21,12 @@ from bench.comparison.paired import (
     difference_interval,
     difference_p,
     excluded,
+    holm,
+    mcnemar,
     standard_error,
 )
 from bench.comparison.results import Cells, Compared, Comparison, Flip, Pair, StratumDifference
 from bench.comparison.sample import MILLION, Drawn, Sample, Stratum
-from bench.comparison.significance import holm, mcnemar
-
-__all__ = ["Cells", "Compared", "Comparison", "Flip", "Pair", "StratumDifference", "compare"]
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
@@ -45,7 +44,7 @@ def compare(
     runs = contestants(folders)
     sample = Sample.of(runs)
     drawn = sample.drawn(draws, seed)
-    wanted = [(a, b) for a, b in combinations(range(len(runs)), 2) if a == 0 or not baseline_only]
+    wanted = (pair for pair in combinations(range(len(runs)), 2) if pair[0] == 0 or not baseline_only)
     pairs = [_pair(runs, a, b, sample, drawn, confidence) for a, b in wanted]
     corrected = holm([pair.p for pair in pairs])
     settled = tuple(
@@ -61,7 +60,17 @@ def compare(
         draws=draws,
         seed=seed,
         confidence=confidence,
-        runs=tuple(_compared(run) for run in runs),
+        runs=tuple(
+            Compared(
+                label=run.label,
+                pipeline=run.record.name,
+                name=run.name,
+                run_dir=run.folder.as_posix(),
+                confidence=run.metrics.bootstrap.confidence,
+                **{key: getattr(run.metrics, key) for key in ("hits", "accuracy", "ci95", "mean_iou")},
+            )
+            for run in runs
+        ),
         pairs=settled,
         notes=tuple(_notes(runs, settled, sample.pictures, draws, confidence)),
     )
@@ -98,7 +107,7 @@ def _pair(runs: Sequence[Contestant], a: int, b: int, sample: Sample, drawn: Dra
         mean_iou_difference=_part(gained, n * MILLION),
         mean_iou_ci95=difference_interval(drawn.iou_difference(a, b), pictures, confidence),
         strata=tuple(
-            _stratum(stratum, a_only, b_only, drawn.stratum_difference(number, a, b), confidence)
+            _stratum(stratum, a_only, b_only, drawn.difference(a, b, number), confidence)
             for number, stratum in enumerate(sample.strata)
         ),
         flips=tuple(_flips(runs[a], runs[b], a_only, b_only)),
@@ -128,20 +137,6 @@ def _flips(a: Contestant, b: Contestant, a_only: Bool, b_only: Bool) -> Iterator
     for at in np.flatnonzero(a_only | b_only).tolist():
         iou = (float(a.outcomes.iou[at]), float(b.outcomes.iou[at]))
         yield Flip(ids[at], scenes[picture[at]], (a if a_only[at] else b).label, iou)
-
-
-def _compared(run: Contestant) -> Compared:
-    return Compared(
-        label=run.label,
-        pipeline=run.record.name,
-        name=run.name,
-        run_dir=run.folder.as_posix(),
-        hits=run.metrics.hits,
-        accuracy=run.metrics.accuracy,
-        ci95=run.metrics.ci95,
-        confidence=run.metrics.bootstrap.confidence,
-        mean_iou=run.metrics.mean_iou,
-    )
 
 
 def _notes(

@@ -41,14 +41,16 @@ def contestants(folders: Sequence[Path]) -> list[Contestant]:
         if record.status != "complete":
             raise RunError(f"{folder}: the run is not finished; start its command again to continue it")
         _refuse_other_question(folders[0], records[0], folder, record)
-    names = _names(folders, records)
-    found = [
-        _read(_label(number), name, folder, record)
-        for number, (name, folder, record) in enumerate(zip(names, folders, records, strict=True))
-    ]
-    for other in found[1:]:
-        _refuse_other_expressions(found[0], other)
-    return found
+    names = Counter(record.name for record in records)
+    runs = []
+    for number, (folder, record) in enumerate(zip(folders, records, strict=True)):
+        turn, letter = divmod(number, len(ascii_uppercase))  # A to Z, then A2 ...
+        label = ascii_uppercase[letter] + (str(turn + 1) if turn else "")
+        name = record.name if names[record.name] == 1 else f"{record.name} ({folder.resolve().name})"
+        runs.append(_read(label, name, folder, record))
+    for other in runs[1:]:
+        _refuse_other_expressions(runs[0], other)
+    return runs
 
 
 def _refuse_other_question(first: Path, a: RunRecord, second: Path, b: RunRecord) -> None:
@@ -104,11 +106,10 @@ def _refuse_other_expressions(a: Contestant, b: Contestant) -> None:
         ("picture", a.outcomes.scenes, b.outcomes.scenes),
     ):
         if one != other:
-            at, pair = next(
-                ((n, pair) for n, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]),
-                (min(len(one), len(other)), None),
-            )
-            said = f"{pair[0]!r} and {pair[1]!r}" if pair else f"one has {len(one):,}, the other {len(other):,}"
+            shorter = min(len(one), len(other))
+            at = next((n for n in range(shorter) if one[n] != other[n]), shorter)
+            lengths = f"one has {len(one):,}, the other {len(other):,}"
+            said = f"{one[at]!r} and {other[at]!r}" if at < shorter else lengths
             raise RunError(
                 f"{a.folder} and {b.folder} cannot be compared: from {what} {at + 1:,} on their outcomes are not of "
                 f"the same {what}s ({said}); make both anew with: bench score RUN --keep"
@@ -118,18 +119,3 @@ def _refuse_other_expressions(a: Contestant, b: Contestant) -> None:
             f"{a.folder} and {b.folder} cannot be compared: their outcomes put expressions with other pictures; make "
             "both anew with: bench score RUN --keep"
         )
-
-
-def _names(folders: Sequence[Path], records: Sequence[RunRecord]) -> list[str]:
-    """The pipelines' names, with the folder's name where two runs have the same."""
-    count = Counter(record.name for record in records)
-    return [
-        record.name if count[record.name] == 1 else f"{record.name} ({folder.resolve().name})"
-        for folder, record in zip(folders, records, strict=True)
-    ]
-
-
-def _label(number: int) -> str:
-    """0 -> A, 25 -> Z, 26 -> A2: a letter is enough for nearly everybody."""
-    turn, letter = divmod(number, len(ascii_uppercase))
-    return ascii_uppercase[letter] + (str(turn + 1) if turn else "")

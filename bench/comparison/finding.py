@@ -1,11 +1,8 @@
-"""Which run somebody means: a folder, PIPELINE/SPLIT, or a pipeline's name with the split said apart.
-
-The latest complete run is meant; where complete runs of other settings lie beside one another, none is guessed.
-"""
+"""The runs of a folder, and the one that a name means: the latest complete run, where all have the same settings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench.datasets.load import FILE
@@ -53,7 +50,9 @@ def _split_of(pipeline: Path, said: str, split: str | None) -> Path:
     """The folder of the pipeline's runs on one split: the one named, else the only one."""
     splits = _folders(pipeline)
     if split is not None:
-        if (name := _known(pipeline, _as_kept(split))) is None:
+        if split.startswith(FILE):  # runs of file:pictures/birds.jsonl are kept under file:birds
+            split = f"{FILE}{Path(split.removeprefix(FILE)).stem}"
+        if (name := _known(pipeline, split)) is None:
             raise UnknownName(f"split with runs of {pipeline.name}", split, splits)
         return pipeline / name
     if len(splits) != 1:
@@ -62,14 +61,9 @@ def _split_of(pipeline: Path, said: str, split: str | None) -> Path:
     return pipeline / splits[0]
 
 
-def _as_kept(split: str) -> str:
-    """The name that runs keep of a split: of people's own data "file:birds" for file:pictures/birds.jsonl."""
-    return f"{FILE}{Path(split.removeprefix(FILE)).stem}" if split.startswith(FILE) else split
-
-
 def _latest(parent: Path, said: str) -> Path:
     """The latest complete run in a folder, whole ones before partial ones."""
-    runs = list(_complete(parent))
+    runs = [run for run in stored_records(parent) if run[1].status == "complete"]
     if not runs:
         raise RunError(f"{said!r}: no finished run lies in {parent}; run it first, or give the folder of a run")
     runs = [run for run in runs if not run[1].identity.data.partial] or runs
@@ -86,16 +80,20 @@ def _latest(parent: Path, said: str) -> Path:
     return folder
 
 
-def _complete(parent: Path) -> Iterable[tuple[Path, RunRecord]]:
-    for path in sorted(parent.glob(f"*/{RECORD}")):
-        if path.parent.name.startswith("."):
-            continue  # a run that is just being imported
+def stored_records(root: Path, broken: list[tuple[Path, RunError]] | None = None) -> Iterator[tuple[Path, RunRecord]]:
+    """Yields every run folder under `root` with its record, in the order of their names.
+
+    Runs that are just being imported, in hidden folders, are left out; so are those that cannot be read, which
+    `broken` collects with the reason.
+    """
+    for path in sorted(root.glob(f"**/{RECORD}")):
+        if any(part.startswith(".") for part in path.relative_to(root).parts):
+            continue
         try:
-            record = read_record(path.parent)
-        except RunError:
-            continue  # of another schema: the leaderboard says so
-        if record.status == "complete":
-            yield path.parent, record
+            yield path.parent, read_record(path.parent)
+        except RunError as error:
+            if broken is not None:
+                broken.append((path.parent, error))
 
 
 def _what(record: RunRecord) -> tuple[object, ...]:

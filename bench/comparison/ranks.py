@@ -1,16 +1,21 @@
-"""Ranks as ranges: where the paired comparison cannot tell two runs apart, neither is ranked before the other."""
+"""Ranks as ranges: runs that the paired comparison of their outcomes cannot tell apart share theirs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bench.comparison.paired import difference_p, statistic
-from bench.comparison.significance import holm
+from bench.comparison.paired import difference_p, holm, statistic
+from bench.errors import RunError
 from bench.evaluation.statistics import resampled_sums
+from bench.runs.outcomes import OUTCOMES, StoredOutcomes, read_outcomes
+from bench.runs.record import RunRecord
 
+KEEP = "`bench score RUN --keep` makes it"
 RankRange = tuple[int, int]
 
 
@@ -41,3 +46,45 @@ def rank_ranges(
             better[behind] += 1
             worse[ahead] += 1
     return [(1 + better[run], runs - worse[run]) for run in range(runs)]
+
+
+def ranks(results: Path, runs: Sequence[tuple[RunRecord, str]]) -> list[tuple[RankRange | None, str]]:
+    """The rank of each run among those of its table; None with the reason where it cannot be ranked.
+
+    `runs` are records with their folders under `results`. A run whose outcomes are missing, not those of its record,
+    or about other expressions than most is left out of the ranking: the others are ranked among themselves.
+    """
+    read = [_read(results / run, record) for record, run in runs]
+    rows = [outcomes for outcomes in read if isinstance(outcomes, StoredOutcomes)]
+    if not rows:
+        return [(None, str(reason)) for reason in read]
+    common = max(rows, key=lambda row: sum(_same(row, other) for other in rows))
+    ranked = [row for row in rows if _same(row, common)]
+    pictures = len(common.scenes)
+    counts = np.bincount(common.picture, minlength=pictures)
+    hits = [np.bincount(row.picture, weights=row.hit.astype(np.float64), minlength=pictures) for row in ranked]
+    ranges = iter(rank_ranges(np.stack(hits, axis=1), counts))
+    others = f"{OUTCOMES} is about other expressions than the other runs'; {KEEP} anew"
+    return [
+        (None, row) if isinstance(row, str) else (next(ranges), "") if _same(row, common) else (None, others)
+        for row in read
+    ]
+
+
+def _read(folder: Path, record: RunRecord) -> StoredOutcomes | str:
+    """The outcomes of a run, or why they cannot be used."""
+    try:
+        outcomes = read_outcomes(folder)
+    except RunError:
+        there = (folder / OUTCOMES).is_file()
+        return f"{OUTCOMES} cannot be read; {KEEP} anew" if there else f"no {OUTCOMES}; {KEEP}"
+    metrics = record.metrics
+    if metrics is None or (len(outcomes.ids), int(outcomes.hit.sum())) != (metrics.n, metrics.hits):
+        return f"{OUTCOMES} does not count what run.json says; {KEEP} anew"
+    return outcomes
+
+
+def _same(one: StoredOutcomes, other: StoredOutcomes) -> bool:
+    return one is other or (
+        one.ids == other.ids and one.scenes == other.scenes and np.array_equal(one.picture, other.picture)
+    )

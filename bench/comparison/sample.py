@@ -58,9 +58,13 @@ class Sample:
             strata=tuple(_strata(first, picture)),
         )
 
-    def per_picture(self, values: NDArray[np.generic]) -> Float:
-        """(N,) or (N, K) values of expressions -> (m,) or (m, K) their sums per picture."""
-        return self._sums(values, np.arange(len(self.picture)))
+    def per_picture(self, values: NDArray[np.generic], rows: Int | slice = slice(None)) -> Float:
+        """(n,) or (n, K) values of expressions, all or those at `rows` -> (m,) or (m, K) their sums per picture."""
+        picture = self.picture[rows]
+        table = np.asarray(values, np.float64).reshape(len(picture), -1)
+        columns = [np.bincount(picture, weights=column, minlength=self.pictures) for column in table.T]
+        sums: Float = np.stack(columns, axis=1).astype(np.float64).reshape(self.pictures, *values.shape[1:])
+        return sums
 
     def drawn(self, draws: int, seed: int) -> Drawn:
         """The sums over draws of pictures, all from one set of draws."""
@@ -68,16 +72,9 @@ class Sample:
         tables = [self.per_picture(np.hstack(blocks))]
         for stratum in self.strata:
             inside = np.hstack([np.ones((len(stratum.rows), 1)), self.hit[stratum.rows]])
-            tables.append(self._sums(inside, stratum.rows))
+            tables.append(self.per_picture(inside, stratum.rows))
         totals = resampled_sums(np.hstack(tables), draws, seed) if self.pictures else np.zeros((draws, 0))
         return Drawn(totals, self.hit.shape[1])
-
-    def _sums(self, values: NDArray[np.generic], rows: Int) -> Float:
-        table = np.asarray(values, np.float64).reshape(len(rows), -1)
-        picture = self.picture[rows]
-        columns = [np.bincount(picture, weights=column, minlength=self.pictures) for column in table.T]
-        sums: Float = np.stack(columns, axis=1).astype(np.float64).reshape(self.pictures, *values.shape[1:])
-        return sums
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,19 +84,15 @@ class Drawn:
     totals: Float
     runs: int
 
-    def difference(self, a: int, b: int) -> Float:
-        """(draws,) differences of accuracy, run b - run a."""
-        return _ratios(self.totals[:, 1 + b] - self.totals[:, 1 + a], self.totals[:, 0])
+    def difference(self, a: int, b: int, stratum: int | None = None) -> Float:
+        """(draws,) differences of accuracy, run b - run a; in a stratum, of the draws that hold any of it."""
+        start = 0 if stratum is None else 1 + 2 * self.runs + stratum * (1 + self.runs)
+        return _ratios(self.totals[:, start + 1 + b] - self.totals[:, start + 1 + a], self.totals[:, start])
 
     def iou_difference(self, a: int, b: int) -> Float:
         """(draws,) differences of the mean IoU, run b - run a."""
         start = 1 + self.runs
         return _ratios(self.totals[:, start + b] - self.totals[:, start + a], MILLION * self.totals[:, 0])
-
-    def stratum_difference(self, stratum: int, a: int, b: int) -> Float:
-        """Differences of accuracy in a stratum, of the draws that hold any of it."""
-        start = 1 + 2 * self.runs + stratum * (1 + self.runs)
-        return _ratios(self.totals[:, start + 1 + b] - self.totals[:, start + 1 + a], self.totals[:, start])
 
 
 def _ratios(above: Float, below: Float) -> Float:
@@ -113,10 +106,8 @@ def _strata(outcomes: StoredOutcomes, picture: NDArray[np.integer]) -> list[Stra
     counts = {cut: Counter(label for label in labels if label is not None) for cut, labels in outcomes.strata.items()}
     found = []
     for cut, labels in in_order(counts).items():
-        at: dict[str | None, list[int]] = {}
-        for position, label in enumerate(outcomes.strata[cut]):
-            at.setdefault(label, []).append(position)
+        own = np.array(outcomes.strata[cut], object)
         for label in labels:
-            rows = np.array(at[label], np.int64)
+            rows = np.flatnonzero(own == label)
             found.append(Stratum(cut, label, rows, len(np.unique(picture[rows]))))
     return found

@@ -1,9 +1,8 @@
-"""Rows of boxes made elsewhere lined up with a split's expressions, by what the file says, never by guesswork.
+"""Rows of boxes made elsewhere aligned with a split's expressions, by ids or by row numbers.
 
 A row number is the expression's position in the split's original order, from 0. Splits prepared from index lists keep
-it as the expression's id, and people's own JSONL without ids the line's number, from 1; for others it counts
-expressions in the order of their scenes. Keys are taken for rows only where the file (a "row" field) or the user
-(`--key row`) says so, or where they are the ids.
+it as the id, and a JSONL without ids the line's number, from 1; for others it counts expressions in the order of their
+scenes. Keys are row numbers only where the file (a "row" field) or the user (`--key row`) says so.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Literal
 from bench.datasets.fingerprint import picture_key
 from bench.datasets.split import Split
 from bench.errors import DataError
-from bench.grounding import Prediction, Scene
+from bench.grounding import Prediction
 from bench.imported.box_files import BoxFile, Row
 from bench.runs.predictions import SceneAnswers, from_predictions
 
@@ -57,49 +56,46 @@ def align(file: BoxFile, split: Split, key: Key = "auto", where: str = "the file
     aligned = Alignment(
         keyed_by, in_scene_order=keyed_by == "row" and not (numbered or lines), duplicates=file.duplicates
     )
-    found: dict[str, Prediction] = {}
+    placed: dict[str, Prediction] = {}
     for row in file.rows:
         at = row.key if keyed_by == "id" else _id_of_row(row, order, numbered, where)
         if at not in homes:
             aligned.extra.append(row.key)
-        elif at in found:
+        elif at in placed:
             aligned.duplicates += 1
+        elif row.picture is None or picture_key(row.picture) == picture_key(homes[at].file):
+            placed[at] = Prediction(at, row.box, row.score)
         else:
-            found[at] = _prediction(at, row, homes[at], aligned)
-    _refuse_strangers(file.rows, found, aligned, order, key, where, split.name)
-    aligned.missing = [at for at in order if at not in found]
+            aligned.other_picture.append(row.key)
+            placed[at] = Prediction(at, None, row.score, note=f"the row is about another picture: {row.picture}")
+    _refuse_strangers(file.rows, len(placed), aligned, order, key, where, split.name)
+    aligned.missing = [at for at in order if at not in placed]
     aligned.answers = [
-        from_predictions(scene.id, [found[e.id] for e in scene.expressions if e.id in found]) for scene in split.scenes
+        from_predictions(scene.id, [placed[e.id] for e in scene.expressions if e.id in placed])
+        for scene in split.scenes
     ]
     return aligned
 
 
 def _keyed_by(rows: Sequence[Row], key: Key, where: str) -> KeyedBy:
     """What the rows' keys are: what the user says, else what the file says; the keys of a JSON object are ids."""
-    said = {row.by for row in rows}
-    if said == {"id", "row"}:
+    kinds = {row.by for row in rows}
+    if kinds == {"id", "row"}:
         raise DataError(f"{where}: some entries have an 'id' and others only a 'row'; give all of them the same")
-    if key != "auto":
-        if said == {"id" if key == "row" else "row"}:
-            raise DataError(f"{where}: its entries have no {key!r}; leave out --key {key}")
-        return key
-    return "row" if said == {"row"} else "id"
+    if key == "auto":
+        return "row" if kinds == {"row"} else "id"
+    if kinds == {"id" if key == "row" else "row"}:
+        raise DataError(f"{where}: its entries have no {key!r}; leave out --key {key}")
+    return key
 
 
 def _id_of_row(row: Row, order: Sequence[str], numbered: bool, where: str) -> str:
     if not (row.key.isascii() and row.key.isdigit()):
         raise DataError(f"{where}: row {row.key!r} is not a row number; expected 0 to {len(order) - 1}")
     number = int(row.key)
-    if numbered or number >= len(order):
-        return str(number) if numbered else ""  # no expression is called ""
-    return order[number]
-
-
-def _prediction(at: str, row: Row, scene: Scene, aligned: Alignment) -> Prediction:
-    if row.picture is None or picture_key(row.picture) == picture_key(scene.file):
-        return Prediction(at, row.box, row.score)
-    aligned.other_picture.append(row.key)
-    return Prediction(at, None, row.score, note=f"the row is about another picture: {row.picture}")
+    if numbered:
+        return str(number)
+    return order[number] if number < len(order) else ""  # no expression is called ""
 
 
 def _refuse_shifted(
@@ -120,16 +116,10 @@ def _refuse_shifted(
 
 
 def _refuse_strangers(
-    rows: Sequence[Row],
-    found: Collection[str],
-    aligned: Alignment,
-    order: Sequence[str],
-    key: Key,
-    where: str,
-    split: str,
+    rows: Sequence[Row], placed: int, aligned: Alignment, order: Sequence[str], key: Key, where: str, split: str
 ) -> None:
     """Boxes that have nothing to do with the split are not a score of 0."""
-    if found and len(aligned.other_picture) == len(found):
+    if placed and len(aligned.other_picture) == placed:
         first = next(row for row in rows if row.key == aligned.other_picture[0])
         raise DataError(
             f"{where}: every row names another picture than its expression's in {split} (first: {first.key!r} names "
@@ -137,12 +127,12 @@ def _refuse_strangers(
         )
     numeric = aligned.keyed_by == "id" and all(row.key.isascii() and row.key.isdigit() for row in rows)
     numbered = all(at.isascii() and at.isdigit() and int(at) < len(order) for at in order)
-    by_accident = numeric and not numbered and key == "auto" and len(found) * 2 < len(rows)
-    if found and not by_accident:
+    by_accident = numeric and not numbered and key == "auto" and placed * 2 < len(rows)
+    if placed and not by_accident:
         return
     theirs, ours = (", ".join(repr(k) for k in keys[:3]) for keys in ([row.key for row in rows], order))
     hint = "pass --key row if they are row numbers, --key id if they are ids" if numeric else "is it another split's?"
     raise DataError(
-        f"{where}: {len(found)} of {len(rows)} keys are {aligned.keyed_by}s of {split} (its keys: {theirs}, ...; "
+        f"{where}: {placed} of {len(rows)} keys are {aligned.keyed_by}s of {split} (its keys: {theirs}, ...; "
         f"the {aligned.keyed_by}s of {split}: {ours if aligned.keyed_by == 'id' else f'0 to {len(order) - 1}'}); {hint}"
     )

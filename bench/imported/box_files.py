@@ -5,8 +5,8 @@
     [{"id": "0", "box": [...]}, {"row": 1, "box": null}, ...]         a list of objects
     {"id": "0", "box": [...], "score": 0.9}                           JSONL: one such object a line
 
-The box may be called box, bbox, box_xyxy, pred_box or pred_bbox, the picture image_name or file_name. Every value is
-checked; a malformed one is refused with its key, so that nothing is read as what it is not.
+The box may be called box, bbox, box_xyxy, pred_box or pred_bbox, the picture image_name or file_name. A malformed
+value is refused with its key.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -59,9 +60,8 @@ def read_boxes(path: Path, xywh: bool = False, prefer: Literal["id", "row"] = "i
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); expected JSON or JSONL"
-        ) from None
+        what = f"{error.reason} at byte {error.start}"
+        raise DataError(f"{path}: not UTF-8 text ({what}); expected JSON or JSONL") from None
     doubled: list[str] = []
     rows = tuple(_rows(path, _parse(path, text, doubled), xywh, prefer))
     if not rows:
@@ -101,13 +101,9 @@ def _parse(path: Path, text: str, doubled: list[str]) -> dict[str, Any] | list[A
 def _is_lines(text: str) -> bool:
     """Whether a file that is not called .jsonl is one all the same: its first line is an object, and more follows."""
     first, _, rest = text.lstrip().partition("\n")
-    if not (first.startswith("{") and rest.strip()):
-        return False
-    try:
-        json.loads(first)
-    except (ValueError, RecursionError):
-        return False
-    return True
+    with suppress(ValueError, RecursionError):
+        return first.startswith("{") and bool(rest.strip()) and isinstance(json.loads(first), dict)
+    return False
 
 
 def _rows(path: Path, content: dict[str, Any] | list[Any], xywh: bool, prefer: Literal["id", "row"]) -> Iterator[Row]:
@@ -140,11 +136,9 @@ def _row(where: str, key: str, by: Literal["id", "row"] | None, entry: dict[str,
     picture = next((entry[name] for name in PICTURE if entry.get(name) is not None), None)
     if picture is not None and not isinstance(picture, str):
         raise DataError(f"{where}: the picture's name is {_short(picture)}; expected a text")
-    score = entry.get("score")
-    known = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
-    return Row(
-        key, by, _box(where, entry[names[0]], xywh), picture, float(score) if known and score is not None else None
-    )
+    score: Any = entry.get("score")
+    known = type(score) in (int, float) and math.isfinite(score)
+    return Row(key, by, _box(where, entry[names[0]], xywh), picture, float(score) if known else None)
 
 
 def _box(where: str, value: Any, xywh: bool) -> Box | None:

@@ -13,16 +13,15 @@ from bench.datasets.split import Split
 from bench.evaluation.beginning import data_identity, now
 from bench.evaluation.metrics import summary
 from bench.evaluation.outcomes import by_scene, outcomes
-from bench.evaluation.protocols import Protocol
 from bench.evaluation.protocols import protocol as protocol_named
-from bench.imported.alignment import Alignment, Key, align
+from bench.imported.alignment import Key, align
 from bench.imported.box_files import read_boxes
 from bench.runs import provenance
 from bench.runs.files import explained, make_folder
 from bench.runs.folders import runs_of
 from bench.runs.outcomes import SceneOutcome, write_outcomes
 from bench.runs.predictions import SceneAnswers
-from bench.runs.record import Identity, Imported, Metrics, RunRecord, signature
+from bench.runs.record import Identity, Imported, RunRecord, signature
 from bench.runs.store import store_rows, write_record
 from bench.settings import EvaluationSettings
 
@@ -40,7 +39,7 @@ def import_boxes(
     settings: EvaluationSettings | None = None,
     argv: Sequence[str] | None = None,
 ) -> tuple[RunRecord, Path]:
-    """Scores the boxes of `path` on `split` and writes a run folder under `results`; returns the record and the folder.
+    """Scores the boxes of a file on `split`; returns the record and the run's folder under `results`.
 
     The same boxes under the same name land in the same folder again. Raises DataError when the rows cannot be aligned
     with the split, UnknownName for the protocol, RunError when `results` cannot be written.
@@ -61,53 +60,39 @@ def import_boxes(
         seed=0,
         deterministic=False,
     )
-    record = _record(identity, rule, metrics, aligned, path.name, started, argv)
-    return record, _write(record, aligned.answers, by_scene(found, split.scenes), results)
-
-
-def _record(
-    identity: Identity,
-    rule: Protocol,
-    metrics: Metrics,
-    aligned: Alignment,
-    file: str,
-    started: str,
-    argv: Sequence[str] | None,
-) -> RunRecord:
-    name = identity.pipeline
-    lists = {"missing": aligned.missing, "extra": aligned.extra, "other_picture": aligned.other_picture}
+    places = {"missing": aligned.missing, "extra": aligned.extra, "other_picture": aligned.other_picture}
     order = "rows were counted in the order of the scenes, since the split's ids are not row numbers"
-    return RunRecord(
+    card = {"summary": f"boxes made elsewhere, from {path.name}", "saw_test_images": "unknown"}
+    record = RunRecord(
         status="complete",
         provenance="imported",
-        name=name,
+        name=identity.pipeline,
         protocol=rule.name,
         signature=signature(rule.name, identity.data, rule.hits_at),
         identity=identity,
         # Without the file's own hash: boxes imported again under a name replace the older ones in the leaderboard.
-        settings_hash=provenance.settings_hash({"pipeline": name, "options": identity.options}),
+        settings_hash=provenance.settings_hash({"pipeline": identity.pipeline, "options": identity.options}),
         argv=provenance.redacted(argv),
         started=started,
         finished=now(),
         git=provenance.git_state(),
         environment={"packages": provenance.packages()},
-        card={"name": name, "summary": f"boxes made elsewhere, from {file}", "saw_test_images": "unknown"},
+        card={"name": identity.pipeline, **card},
         sessions=1,
         notes=(order,) if aligned.in_scene_order else (),
         errors={},
         metrics=metrics,
         throughput=None,
         imported=Imported(
-            file=file,
-            sha256=identity.weights["predictions"],
+            file=path.name,
+            sha256=digest,
             keyed_by=aligned.keyed_by,
-            missing=len(aligned.missing),
-            extra=len(aligned.extra),
-            other_picture=len(aligned.other_picture),
+            **{kind: len(keys) for kind, keys in places.items()},
             duplicates=aligned.duplicates,
-            examples={kind: tuple(keys[:EXAMPLES]) for kind, keys in lists.items()},
+            examples={kind: tuple(keys[:EXAMPLES]) for kind, keys in places.items()},
         ),
     )
+    return record, _write(record, aligned.answers, by_scene(found, split.scenes), results)
 
 
 def _write(record: RunRecord, answers: Sequence[SceneAnswers], became: Iterable[SceneOutcome], results: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.datasets.fingerprint import picture_key
 from bench.datasets.jsonl import read_jsonl, read_provenance
@@ -14,11 +15,11 @@ from bench.datasets.load import FILE, find_split
 from bench.datasets.pictures import Pictures
 from bench.errors import UsageError
 from bench.grounding import PictureSource, Scene
-from bench.reporting.label_stats import LabelRow, LabelStats, label_stats
+from bench.reporting.label_stats import LabelRow, label_stats
 from bench.settings import Resolved
 
 
-def statistics(files: Sequence[Path], split: str | None, resolved: Resolved) -> list[LabelStats]:
+def statistics(files: Sequence[Path], split: str | None, resolved: Resolved) -> list[dict[str, Any]]:
     """Count the rows of every source in `files`.
 
     With a split the images must be its data set's and lend their sizes; without one only .jsonl is read, and images
@@ -53,8 +54,7 @@ def draw_sheet(files: Sequence[Path], split: str | None, resolved: Resolved, out
     Without a split it is the one that the files' records name, else images are looked for beside the one file. Raises
     UsageError where the images are unknown, DataError, PictureError.
     """
-    from bench.reporting.drawing import save_picture
-    from bench.reporting.sheet import contact_sheet
+    from bench.reporting.drawing import contact_sheet, save_picture
 
     split = split or split_of_records(files)
     if split is not None and not split.startswith(FILE):

@@ -26,8 +26,7 @@ from bench.evaluation.protocols import protocol
 from bench.evaluation.reliability import Measured, Reliability, measure
 from bench.grounding import Pipeline
 from bench.hashing import places_of, sha256_file
-from bench.reporting.histograms import Kind
-from bench.reporting.reliability import drawing, summary
+from bench.reporting.reliability import Kind, drawing, summary
 from bench.runs.files import make_folder
 from bench.runs.provenance import environment, git_state, redacted, settings_hash
 from bench.runs.reliability import Key, Pair, is_done, read_pairs, read_rows, rows_path, write_record, write_rows

@@ -1,22 +1,20 @@
 """Runs sorted into tables, one for each signature: what the leaderboard shows, and what it leaves out and why.
 
 A signature names split, protocol, number of expressions and data fingerprint, so a table never mixes two of them.
-Partial, unfinished and dirty runs are left out. Older runs of the same pipeline, settings and device are a row's
-history. A row is a plain mapping: the keys of `table.row`, and
+Older runs of the same pipeline, settings and device are a row's history. A row has the keys of `table.row`, and
 
-rank                  [best, worst] rank, from 1: runs that the paired test cannot tell apart share theirs; or null
-rank_note             why there is no rank; empty where there is one
+rank                  [best, worst] rank, from 1; null with the reason in rank_note
 speed                 of the joined speed record: expressions_per_s and pictures_per_s ({median, low, high}),
                       batch_size, p50_ms, p90_ms, p99_ms, joules_per_expression, noisy (reasons), date, commit, record;
-                      or null, and then expressions_per_s of the row, of the whole evaluation, is all that is known
+                      or null
 latency_ms            the speed record's p50; or null
 peak_gb, peak_gb_of   of the speed record: peak memory in GB (10**9 bytes), and of what: "device" or "process"; or null
 parameters            of the whole pipeline; or null
 training_data         one word (bench/grounding.py, PipelineCard)
-published             what its paper published for the split, a list (bench/reporting/published.py, `compared`)
+published             what papers report for the split, a list (bench/reporting/published.py, `compared`)
 history               older runs, newest first: {date, commit, acc@0.5, difference, run_dir}; difference is this row's
                       accuracy minus theirs
-submitted             the date on which somebody else's run was taken in; or null
+submitted             the date on which another person's run was taken in; or null
 device, dtype, weights, weights_names, trained_on, licence, saw_test_images, date, commit, settings_hash
 """
 
@@ -25,25 +23,27 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from bench.comparison.finding import stored_records
+from bench.comparison.ranks import ranks
 from bench.errors import RunError
 from bench.grounding import Supervision
-from bench.reporting.joined import Speeds, speed_keys
 from bench.reporting.published import beside, compared
-from bench.reporting.ranking import ranks
 from bench.reporting.table import row
-from bench.runs.folders import RECORD
-from bench.runs.record import RunRecord, read_record
+from bench.runs.record import RunRecord
 from bench.settings import shipped_options
-from bench.speed.record import read_speeds
+from bench.speed.record import SpeedRecord, headline, read_speeds, speed_of
 
 UNKNOWN = ("unknown", "elsewhere", "")
 SUBMISSION = "submission.json"  # beside run.json of somebody else's run (bench/leaderboard/submission.py)
 
+GIGA = 2**20 / 1e9  # the MB of records are 2**20 bytes
+
+Speeds = Sequence[tuple[SpeedRecord, str]]
 Run = tuple[RunRecord, str]  # a record with its folder, relative to the results
 
 
@@ -76,11 +76,15 @@ class Leaderboard:
 
 
 def collect(results: Path) -> Leaderboard:
-    """Reads every run and every measurement of speed under `results`; what cannot be read is left out, with the
-    reason."""
+    """Reads every run and speed record under `results`; what cannot be read is left out with the reason."""
     kept: dict[tuple[Any, ...], list[Run]] = {}
     left_out: list[LeftOut] = []
-    for record, run in sorted(_records(results, left_out), key=lambda found: (_when(found[0]), found[1])):
+    broken: list[tuple[Path, RunError]] = []
+    stored = [(record, _within(folder, results)) for folder, record in stored_records(results / "runs", broken)]
+    for folder, error in broken:
+        run = _within(folder, results)
+        left_out.append(LeftOut(run, str(error).replace(str(folder), run)))
+    for record, run in sorted(stored, key=lambda each: (each[0].finished or "", each[0].started, each[1])):
         if reason := why_left_out(record):
             left_out.append(LeftOut(run, reason))
             continue
@@ -93,7 +97,8 @@ def collect(results: Path) -> Leaderboard:
     tables: dict[str, list[list[Run]]] = {}
     for runs in kept.values():
         tables.setdefault(runs[-1][0].signature, []).append(runs)
-    boards = sorted((_board(results, histories, speeds) for histories in tables.values()), key=_board_order)
+    boards = [_board(results, histories, speeds) for histories in tables.values()]
+    boards.sort(key=lambda b: (b.split, b.protocol != "iou", b.protocol, b.proposals, b.signature))
     return Leaderboard(tuple(boards), tuple(sorted(left_out, key=lambda entry: (entry.run, entry.reason))))
 
 
@@ -122,76 +127,101 @@ def why_left_out(record: RunRecord) -> str | None:
     return None
 
 
-def _records(results: Path, left_out: list[LeftOut]) -> Iterable[Run]:
-    for path in sorted((results / "runs").glob(f"**/{RECORD}")):
-        run = path.parent.relative_to(results).as_posix()
-        if any(part.startswith(".") for part in path.parent.relative_to(results).parts):
-            continue  # a run that is just being imported
-        try:
-            yield read_record(path.parent), run
-        except RunError as error:
-            left_out.append(LeftOut(run, str(error).replace(str(path.parent), run)))
+def _within(folder: Path, results: Path) -> str:
+    return folder.relative_to(results).as_posix()
 
 
 def _submitted(folder: Path) -> str | None:
     """The date on which a run of somebody else's was taken in; None for our own."""
     try:
-        said = json.loads((folder / SUBMISSION).read_bytes())
+        notice = json.loads((folder / SUBMISSION).read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
         return "unknown"
-    return str(said.get("accepted") or "unknown")[:10] if isinstance(said, Mapping) else "unknown"
-
-
-def _when(record: RunRecord) -> tuple[str, str]:
-    return (record.finished or "", record.started)
+    return str(notice.get("accepted") or "unknown")[:10] if isinstance(notice, Mapping) else "unknown"
 
 
 def _board(results: Path, histories: Sequence[Sequence[Run]], speeds: Speeds) -> Board:
     """The table of runs that share a signature; the last of each history is the row."""
-    shown = [runs[-1] for runs in histories]
+    latest = [runs[-1] for runs in histories]
     rows = [
-        _entry(results, runs, speeds) | {"rank": rank.range and list(rank.range), "rank_note": rank.reason}
-        for runs, rank in zip(histories, ranks(results, shown), strict=True)
+        whole_row(results, runs, speeds) | {"rank": rank and list(rank), "rank_note": reason}
+        for runs, (rank, reason) in zip(histories, ranks(results, latest), strict=True)
     ]
-    record = shown[0][0]
+    record = latest[0][0]
+    data = record.identity.data
     return Board(
         signature=record.signature,
-        split=record.identity.data.split,
         protocol=record.protocol,
         proposals=record.proposals,
-        fingerprint=record.identity.data.fingerprint,
-        expressions=record.identity.data.expressions,
-        pictures=record.identity.data.pictures,
+        **{key: getattr(data, key) for key in ("split", "fingerprint", "expressions", "pictures")},
         rows=tuple(sorted(rows, key=lambda r: (-r["acc@0.5"], -r["mean_iou"], r["pipeline"], r["run_dir"]))),
     )
 
 
-def _entry(results: Path, runs: Sequence[Run], speeds: Speeds) -> dict[str, Any]:
-    """The row of the latest of `runs`, which differ in nothing but when they were made, and by what code."""
+def whole_row(results: Path, runs: Sequence[Run], speeds: Speeds) -> dict[str, Any]:
+    """The row, without a rank, of the latest of `runs`, which differ in time and code alone."""
     record, run = runs[-1]
-    card, split = record.card, record.identity.data.split
+    card, weights = record.card, record.card.get("weights")
+    parameters: Any = card.get("parameters")
     entry = row(record, run) | {
         "device": device(record),
         "dtype": record.identity.dtype,
         "weights": dict(record.identity.weights),
-        "weights_names": _names(card.get("weights")),
+        "weights_names": {str(k): str(v) for k, v in weights.items()} if isinstance(weights, Mapping) else {},
         "trained_on": str(card.get("trained_on") or ""),
         "training_data": _supervision(record),
         "licence": str(card.get("licence") or ""),
         "saw_test_images": str(card.get("saw_test_images") or "unknown"),
-        "parameters": _count(card.get("parameters")),
-        "date": _date(record),
-        "commit": _commit(record),
+        "parameters": int(parameters) if type(parameters) in (int, float) and math.isfinite(parameters) else None,
+        **_made(record),
         "settings_hash": record.settings_hash,
         "submitted": _submitted(results / run),
-        **speed_keys(record, speeds),
+        **_speed_keys(record, speeds),
     }
-    about = beside(record.name, split, entry["training_data"], list(entry["weights_names"].values()))
-    entry["published"] = [compared(said, entry) for said in about]
-    entry["history"] = [_older(entry, *older) for older in reversed(runs[:-1])]
-    return entry
+    about = beside(record.name, entry["split"], entry["training_data"], list(entry["weights_names"].values()))
+    entry["published"] = [compared(published, entry) for published in about]
+    entry["history"] = []
+    for older, folder in reversed(runs[:-1]):
+        accuracy = older.metrics.accuracy if older.metrics else math.nan  # `why_left_out`: there are metrics
+        change = {"acc@0.5": accuracy, "difference": entry["acc@0.5"] - accuracy, "run_dir": folder}
+        entry["history"].append(_made(older) | change)
+    return entry | {"rank": None, "rank_note": ""}
+
+
+def _made(record: RunRecord) -> dict[str, str | None]:
+    """When a run was made, and by which code."""
+    commit = record.git.get("commit")
+    return {"date": (record.finished or record.started)[:10], "commit": None if commit is None else str(commit)}
+
+
+def _speed_keys(record: RunRecord, speeds: Speeds) -> dict[str, Any]:
+    """Joins the speed record of a run; null without one, for a run knows its process's peak alone."""
+    keys: dict[str, Any] = dict.fromkeys(("speed", "latency_ms", "peak_gb", "peak_gb_of"))
+    speed = speed_of(record, speeds)
+    if speed is None:
+        return keys
+    try:
+        rate = headline(speed)
+    except ValueError:
+        return keys
+    keys["speed"] = {
+        "expressions_per_s": rate.expressions_per_s.model_dump(),
+        "pictures_per_s": rate.pictures_per_s.model_dump(),
+        "batch_size": rate.batch_size,
+        **{key: getattr(speed.single, key, None) for key in ("p50_ms", "p90_ms", "p99_ms")},
+        "joules_per_expression": speed.energy.joules_per_expression,
+        "noisy": list(speed.noisy),
+        "date": speed.finished[:10],
+        "commit": speed.git.get("commit"),
+        "record": next(path for other, path in speeds if other is speed),
+    }
+    keys["latency_ms"] = keys["speed"]["p50_ms"]
+    for of, used in (("device", speed.memory.allocated_mb), ("process", speed.memory.host_mb)):
+        if used is not None and keys["peak_gb"] is None:
+            keys |= {"peak_gb": round(used * GIGA, 6), "peak_gb_of": of}
+    return keys
 
 
 def _supervision(record: RunRecord) -> str:
@@ -206,36 +236,3 @@ def _supervision(record: RunRecord) -> str:
     dataset = record.identity.data.split.rpartition("-")[0]
     shipped = shipped_options(record.identity.pipeline, dataset).get("card", {})
     return str(shipped["supervision"]) if trained_on and trained_on == shipped.get("trained_on") else "unknown"
-
-
-def _older(entry: Mapping[str, Any], record: RunRecord, run: str) -> dict[str, Any]:
-    assert record.metrics is not None  # `why_left_out`
-    return {
-        "date": _date(record),
-        "commit": _commit(record),
-        "acc@0.5": record.metrics.accuracy,
-        "difference": entry["acc@0.5"] - record.metrics.accuracy,
-        "run_dir": run,
-    }
-
-
-def _date(record: RunRecord) -> str:
-    return (record.finished or record.started)[:10]
-
-
-def _commit(record: RunRecord) -> str | None:
-    commit = record.git.get("commit")
-    return None if commit is None else str(commit)
-
-
-def _names(weights: Any) -> dict[str, str]:
-    return {str(part): str(name) for part, name in weights.items()} if isinstance(weights, Mapping) else {}
-
-
-def _count(value: Any) -> int | None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return int(value) if whole or (isinstance(value, float) and math.isfinite(value)) else None
-
-
-def _board_order(board: Board) -> tuple[str, bool, str, str, str]:
-    return (board.split, board.protocol != "iou", board.protocol, board.proposals, board.signature)

@@ -1,7 +1,6 @@
 """Line charts as SVG text: training curves, and whatever else is a few lines over one quantity.
 
-A line is told by its dashes and by its name at its end, not by its colour alone; colours follow the reader's light or
-dark mode. Nothing is needed to draw one, and a browser shows it.
+Lines differ by their dashes and by the name at their end, not by colour alone; colours follow light and dark mode.
 """
 
 from __future__ import annotations
@@ -10,12 +9,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from bench.reporting.scales import Scale, make_scale, words
-from bench.reporting.svg import DARK, LIGHT, SMALL, document, fitted, safe, style, text, width_of
-
-__all__ = ["DARK", "LIGHT", "Panel", "Series", "line_chart"]
+from bench.reporting.svg import (
+    LIGHT,
+    SMALL,
+    Scale,
+    axes,
+    document,
+    fitted,
+    make_scale,
+    safe,
+    style,
+    text,
+    width_of,
+    words,
+)
 
 DASHES = ("", "7 4", "2 3", "10 3 2 3", "14 5", "5 2 1 2")
+RULES = ".line{fill:none;stroke-width:1.8;stroke-linejoin:round}" + "".join(
+    f".d{n}{{stroke-dasharray:{dash}}}" for n, dash in enumerate(DASHES) if dash
+)
 
 WIDTH, PLOT = 760, 190  # pixels: of the chart, and the height of one panel's plot
 ABOVE, BELOW = 42, 56  # room of its titles over a plot, of its ticks and label under it
@@ -53,7 +65,7 @@ def line_chart(title: str, panels: Sequence[Panel]) -> str:
         parts += _panel(panel, top, plot)
         top += ABOVE + plot + BELOW
     names = "; ".join(f"{panel.title}: {', '.join(series.name for series in panel.series)}" for panel in panels)
-    return document(title, names, WIDTH, top, style(_shapes()), parts)
+    return document(title, names, WIDTH, top, style(RULES), parts)
 
 
 def _panel(panel: Panel, top: float, height: float) -> Iterator[str]:
@@ -61,13 +73,16 @@ def _panel(panel: Panel, top: float, height: float) -> Iterator[str]:
     upper, lower = top + ABOVE, top + ABOVE + height
     y = make_scale((v for s in panel.series for v in s.ys), lower, upper, log=panel.log)
     left = 28 + max(width_of(label, SMALL) for label in y.labels)
-    said = [_said(series, y) for series in panel.series]
-    right = WIDTH - 20 - max([SAMPLE + 8 + width_of(each, SMALL) for each in said], default=0)
+    names = []  # each with the last value of its line
+    for series in panel.series:
+        last = next((words(v) for v in reversed(series.ys) if y.drawable(v)), "")
+        names.append(f"{fitted(series.name, 150, SMALL)} {last}".rstrip())
+    right = WIDTH - 20 - max([SAMPLE + 8 + width_of(name, SMALL) for name in names], default=0)
     xs = (x for s in panel.series for x, v in zip(s.xs, s.ys, strict=True) if y.drawable(v))
     x = make_scale(xs, left, right, most=7, tight=True)
     yield text("name", 20, top + 12, fitted(panel.title, WIDTH - 40, SMALL + 2))
     yield text("label", 20, top + 27, fitted(panel.y_label, WIDTH - 40, SMALL))
-    yield from _grid(x, y)
+    yield from axes(x, y)
     yield text("label", (left + right) / 2, lower + 34, fitted(panel.x_label, right - left, SMALL), "middle")
     ends: list[float | None] = []
     for number, series in enumerate(panel.series):
@@ -78,33 +93,7 @@ def _panel(panel: Panel, top: float, height: float) -> Iterator[str]:
         yield text("label", (left + right) / 2, (upper + lower) / 2, "no values yet", "middle")
     for number, place in enumerate(_apart([lower if end is None else end for end in ends], upper, lower)):
         yield f'<path class="{_style_of(number)}" d="M{right + 8:.2f} {place:.2f}h{SAMPLE - 6}"/>'
-        yield text(f"end {_colour_of(number)}", right + 8 + SAMPLE, place + 4, said[number])
-
-
-def _said(series: Series, y: Scale) -> str:
-    """What stands at the end of a line: its name and its last value."""
-    name = fitted(series.name, 150, SMALL)
-    last = next((v for v in reversed(series.ys) if y.drawable(v)), None)
-    return name if last is None else f"{name} {words(last)}"
-
-
-def _grid(x: Scale, y: Scale) -> Iterator[str]:
-    """Lines at the ticks, and the words of those that have room."""
-    for tick in y.ticks:
-        yield f'<path class="grid" d="M{x.start:.2f} {y.at(tick):.2f}H{x.end:.2f}"/>'
-    free = y.start + ROW
-    for tick, label in zip(y.ticks, y.labels, strict=True):  # upwards
-        if y.at(tick) <= free - SMALL - 2:
-            free = y.at(tick)
-            yield text("tick", x.start - 8, free + 4, label, "end")
-    yield f'<path class="axis" d="M{x.start:.2f} {y.start:.2f}H{x.end:.2f}"/>'
-    free = 0.0
-    for tick, label in zip(x.ticks, x.labels, strict=True):
-        place, half = x.at(tick), width_of(label, SMALL) / 2
-        yield f'<path class="axis" d="M{place:.2f} {y.start:.2f}v4"/>'
-        if place - half >= free:
-            free = place + half + 8
-            yield text("tick", place, y.start + 17, label, "middle")
+        yield text(f"end {_colour_of(number)}", right + 8 + SAMPLE, place + 4, names[number])
 
 
 def _runs(series: Series, x: Scale, y: Scale) -> list[list[Point]]:
@@ -163,8 +152,3 @@ def _apart(places: Sequence[float], upper: float, lower: float) -> list[float]:
         out[n] = min(out[n], free)
         free = out[n] - ROW
     return out
-
-
-def _shapes() -> str:
-    lines = ".line{fill:none;stroke-width:1.8;stroke-linejoin:round}"
-    return lines + "".join(f".d{n}{{stroke-dasharray:{dash}}}" for n, dash in enumerate(DASHES) if dash)

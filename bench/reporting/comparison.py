@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bench.comparison.results import Comparison, Pair, StratumDifference
-from bench.reporting.table import WIDE, empty_table, interval, percent
+from bench.reporting.table import interval, percent
+from bench.reporting.terminal import empty_table, wide
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,11 +20,7 @@ FEWEST = 20  # expressions of a stratum that is shown; all of them are in --json
 
 def print_comparison(found: Comparison, console: Console | None = None) -> None:
     """The runs, a paragraph a pair, and the strata that flip most of the first few pairs; default stdout."""
-    from rich.console import Console as Terminal
-
-    console = console or Terminal()
-    if not console.is_terminal:
-        console.width = max(console.width, WIDE)  # a file or a pipe has no edge to fold at
+    console = wide(console)
 
     def say(line: str = "", style: str = "") -> None:
         console.print(line, style=style, markup=False, highlight=False)
@@ -52,16 +49,16 @@ def paragraph(found: Comparison, pair: Pair) -> Iterator[str]:
     runs = {run.label: run for run in found.runs}
     a, b = runs[pair.a], runs[pair.b]
     scores = f"{a.label} {percent(a.accuracy)}, {b.label} {percent(b.accuracy)}: "
-    several = len(found.pairs) > 1
+    p = p_text(pair.p) + (f", after Holm {p_text(pair.p_holm)}" if len(found.pairs) > 1 else "")
     if pair.significant:
         better, worse = (b, a) if pair.difference > 0 else (a, b)
         size = abs(pair.difference)
         bounds = pair.ci95 if pair.difference > 0 else (-pair.ci95[1], -pair.ci95[0])
-        yield f"{scores}{better.label} is better by {percent(size)} points {interval(bounds)} ({_ps(pair, several)})"
+        yield f"{scores}{better.label} is better by {percent(size)} points {interval(bounds)} ({p})"
         yield f"{better.label} = {better.name}, {worse.label} = {worse.name}"
     else:
         gap = f"{b.label} - {a.label} = {signed(pair.difference)} points {interval(pair.ci95)}"
-        yield f"{scores}cannot be told apart, {gap} ({_ps(pair, several)})"
+        yield f"{scores}cannot be told apart, {gap} ({p})"
         yield f"{a.label} = {a.name}, {b.label} = {b.name}"
         if pair.detectable is not None and pair.detectable > 1:
             yield "so few pictures could show no difference at all, not even 0 against 100"
@@ -96,10 +93,6 @@ def p_text(p: float) -> str:
 def signed(value: float) -> str:
     """A fraction in points with its sign."""
     return f"{100 * value:+.2f}"
-
-
-def _ps(pair: Pair, several: bool) -> str:
-    return p_text(pair.p) + (f", after Holm {p_text(pair.p_holm)}" if several else "")
 
 
 def _runs(found: Comparison) -> Table:

@@ -1,4 +1,4 @@
-"""An answer drawn on its picture: the proposals faint, the answer bold, the expression beneath."""
+"""Boxes drawn on images: one answer with its proposals, and a contact sheet of the scenes of a split."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.errors import UsageError
-from bench.grounding import Box, Picture
+from bench.grounding import Box, Picture, PictureSource, Scene
 from bench.runs.files import write_atomically
 
 ANSWER, PROPOSAL, SHADOW, TRUTH = (230, 57, 70), (255, 255, 255), (0, 0, 0), (42, 157, 143)
+WIDTH, PICTURE, GAP = 300, 260, 18  # a cell's width, the height its picture may take, the space between cells
+PAPER, FAINT = (252, 252, 250), (134, 142, 150)
+COLOURS = ((230, 57, 70), (29, 53, 187), (42, 157, 143), (155, 93, 229), (244, 140, 6), (0, 119, 182), (214, 40, 140))
+LINES = 12
 
 
 def draw_answer(
@@ -43,17 +47,13 @@ def draw_answer(
 
 
 def save_picture(drawn: Image.Image, out: Path) -> None:
-    """Write a picture whole or not at all; its suffix says the format. Raises UsageError, RunError."""
-    check_suffix(out)
-    data = BytesIO()
-    drawn.save(data, format=Image.registered_extensions()[out.suffix.lower()])
-    write_atomically(out, data.getvalue())
-
-
-def check_suffix(out: Path) -> None:
-    """Raises UsageError when no picture format has the suffix of `out`."""
-    if out.suffix.lower() not in Image.registered_extensions():
+    """Writes an image whole or not at all; its suffix says the format. Raises UsageError, RunError."""
+    form = Image.registered_extensions().get(out.suffix.lower())
+    if form is None:
         raise UsageError(f"{out}: no picture format has the suffix {out.suffix!r}; use .png or .jpg")
+    data = BytesIO()
+    drawn.save(data, format=form)
+    write_atomically(out, data.getvalue())
 
 
 def _outline(
@@ -62,3 +62,50 @@ def _outline(
     x1, x2 = sorted(min(max(v, 0), size[0] - 1) for v in (box[0], box[2]))
     y1, y2 = sorted(min(max(v, 0), size[1] - 1) for v in (box[1], box[3]))
     pen.rectangle((x1, y1, x2, y2), outline=colour, width=line)
+
+
+def contact_sheet(scenes: Sequence[Scene], pictures: PictureSource, columns: int = 4) -> Image.Image:
+    """A picture of `scenes` in a grid; a box and the expressions about it share a colour and a number."""
+    cells = [_cell(scene, pictures) for scene in scenes]
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    heights = [max(cell.height for cell in row) for row in rows]
+    across = min(columns, len(cells))
+    sheet = Image.new("RGB", (GAP + across * (WIDTH + GAP), GAP + sum(h + GAP for h in heights)), PAPER)
+    top = GAP
+    for row, height in zip(rows, heights, strict=True):
+        for column, cell in enumerate(row):
+            sheet.paste(cell, (GAP + column * (WIDTH + GAP), top))
+        top += height + GAP
+    return sheet
+
+
+def _cell(scene: Scene, pictures: PictureSource) -> Image.Image:
+    photo = Image.fromarray(pictures.load(scene))
+    ratio = min(WIDTH / photo.width, PICTURE / photo.height)
+    shown = photo.resize((round(photo.width * ratio), round(photo.height * ratio)), Image.Resampling.LANCZOS)
+    font, small = ImageFont.load_default(size=13), ImageFont.load_default(size=11)
+    boxes = list(dict.fromkeys(expression.box for expression in scene.expressions))
+    texts = _lines(scene, boxes)
+    cell = Image.new("RGB", (WIDTH, shown.height + 8 + 17 * len(texts)), PAPER)
+    cell.paste(shown)
+    pen = ImageDraw.Draw(cell)
+    for number, box in enumerate(boxes):
+        x1, y1, x2, y2 = (min(max(v * ratio, 0), limit - 1) for v, limit in zip(box, shown.size * 2, strict=True))
+        colour = COLOURS[number % len(COLOURS)]
+        pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=2)
+        pen.rectangle((x1, y1, x1 + 13, y1 + 14), fill=colour)
+        pen.text((x1 + 4, y1 + 1), str(number + 1), fill="white", font=small)
+    for line, (text, colour) in enumerate(texts):
+        pen.text((0, shown.height + 6 + 17 * line), text, fill=colour, font=font)
+    return cell
+
+
+def _lines(scene: Scene, boxes: Sequence[object]) -> list[tuple[str, tuple[int, int, int]]]:
+    """The expressions as lines of text with their colours, in the order of their boxes."""
+    lines: list[tuple[str, tuple[int, int, int]]] = []
+    for expression in sorted(scene.expressions, key=lambda e: boxes.index(e.box)):
+        number = boxes.index(expression.box)
+        kind = f"  ({expression.kind})" if expression.kind else ""
+        wrapped = textwrap.wrap(f"{number + 1}  {expression.text}{kind}", 42) or [""]
+        lines += [(text, COLOURS[number % len(COLOURS)]) for text in wrapped]
+    return lines if len(lines) <= LINES else [*lines[: LINES - 1], (f"... and {len(lines) - LINES + 1} lines", FAINT)]

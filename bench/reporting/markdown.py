@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import html
+import re
+import unicodedata
 from collections.abc import Sequence
-from itertools import chain
 
 from bench.evaluation.protocols import PROTOCOLS
-from bench.reporting.boards import Board, Leaderboard, LeftOut
-from bench.reporting.columns import MAIN, MARKS, MORE, OPTIONAL, REMARKS, Column, signed, verdict
-from bench.reporting.markdown_text import code, escape, grid
-from bench.reporting.table import BLANK, percent
-
-__all__ = ["escape", "grid", "leaderboard_markdown"]
+from bench.reporting.boards import Board, Leaderboard
+from bench.reporting.table import BLANK, MARKS, REMARKS, Column, Row, interval, percent, shown, signed
 
 INTRO = """\
 # Leaderboard
@@ -32,6 +30,7 @@ PROPOSALS = {
     "gt-referred": "Every pipeline here chose among the annotated boxes of the things that a picture's expressions are "
     "about, fewer than there are in it, not among its own",
 }
+HEADERS = {"0.7": "Acc@0.7", "0.9": "Acc@0.9"}
 DETAILS = ("method", "training", "protocol", "source")
 PUBLISHED = (
     "Points by which the run differs from the value, and whether the value lies in the run's own interval. A value "
@@ -49,7 +48,8 @@ def leaderboard_markdown(found: Leaderboard, intro: str = INTRO) -> str:
         parts += _board(board, names.count(name) > 1)
     parts += _weights_behind(found.boards)
     if found.left_out:
-        parts.append(_left_out(found.left_out))
+        rows = [(escape(entry.run), escape(entry.reason)) for entry in found.left_out]
+        parts.append("## Left out, and why\n\n" + grid(("run", "reason"), rows))
     return "\n".join(parts)
 
 
@@ -67,26 +67,40 @@ def _board(board: Board, namesake: bool) -> list[str]:
     if namesake:
         facts += " (another table holds runs on other data of the same name)"
     notes = _notes(board)
-    first = f"## {title}\n\n{facts}\n\n{_table(MAIN, board)}" + (f"\n{notes}" if notes else "")
-    return [first, *_published(board), f"### Behind these runs\n\n{_table(MORE, board)}", *_history(board)]
+    first = f"## {title}\n\n{facts}\n\n{_table('m', board)}" + (f"\n{notes}" if notes else "")
+    return [first, *_published(board), f"### Behind these runs\n\n{_table('b', board)}", *_history(board)]
 
 
-def _table(columns: Sequence[Column], board: Board) -> str:
-    cells = {name: [cell(r) for r in board.rows] for name, _, cell in columns}
-    shown = [column for column in columns if not (column[0] in OPTIONAL and set(cells[column[0]]) == {BLANK})]
-    header = tuple(name for name, _, _ in shown)
-    right = [number for number, (_, aligned, _) in enumerate(shown) if aligned]
-    return grid(header, list(zip(*(cells[name] for name in header), strict=True)), right)
+def _table(table: str, board: Board) -> str:
+    columns = shown(table, board.rows)
+    header = [HEADERS.get(column.header, column.header) for column, _ in columns]
+    right = [number for number, (column, _) in enumerate(columns) if column.right]
+    rows = [
+        [_cell(column, r, cells[number], table == "m") for column, cells in columns]
+        for number, r in enumerate(board.rows)
+    ]
+    return grid(header, rows, right)
+
+
+def _cell(column: Column, r: Row, text: str, marked: bool) -> str:
+    """The text as Markdown, with what only Markdown adds: intervals, marks, hashes as code."""
+    if column.name == "acc@0.5":
+        text = f"{text} {interval(r['ci95'])}"
+    if column.digits:
+        return ", ".join(code(digest, column.digits) for digest in text.split())
+    if column.name == "pipeline" and marked:
+        return escape(text) + "".join(f" {mark}" for mark, applies, _ in MARKS if applies(r))
+    return escape(text) if column.data else text.replace("[", r"\[").replace("~", r"\~")
 
 
 def _notes(board: Board) -> str:
     """What the marks in the table mean, and why runs have no rank; one line each."""
-    said = [f"{mark} {reason}" for mark, applies, reason in MARKS if any(applies(r) for r in board.rows)]
-    said += [reason for applies, reason in REMARKS if any(applies(r) for r in board.rows)]
+    lines = [f"{mark} {reason}" for mark, applies, reason in MARKS if any(applies(r) for r in board.rows)]
+    lines += [reason for applies, reason in REMARKS if any(applies(r) for r in board.rows)]
     for reason in dict.fromkeys(r["rank_note"] for r in board.rows if r["rank"] is None):
         without = [escape(r["pipeline"]) for r in board.rows if r["rank"] is None and r["rank_note"] == reason]
-        said.append(f"no rank for {', '.join(without)}: {reason}")
-    return "".join(f"{line}  \n" for line in said)
+        lines.append(f"no rank for {', '.join(without)}: {reason}")
+    return "".join(f"{line}  \n" for line in lines)
 
 
 def _published(board: Board) -> list[str]:
@@ -97,7 +111,7 @@ def _published(board: Board) -> list[str]:
             percent(r[entry["metric"]]),
             f"{entry['value']:.2f}{' mIoU' if entry['metric'] == 'mean_iou' else ''}",
             signed(entry["difference"]),
-            verdict(entry),
+            {None: BLANK, True: "yes", False: "no"}[entry["within_interval"]],
             escape(", ".join(filter(None, (entry["method"], entry["backbone"])))),
             entry["training"],
             entry["protocol"],
@@ -134,10 +148,10 @@ def _history(board: Board) -> list[str]:
 def _weights_behind(boards: Sequence[Board]) -> list[str]:
     """What the weights of each row were trained on and their licences: a row for each different answer."""
     splits: dict[tuple[str, ...], list[str]] = {}
-    for board, r in chain.from_iterable(((board, r) for r in board.rows) for board in boards):
+    for r in (r for board in boards for r in board.rows):
         if r["weights"] or r["licence"] or r["trained_on"] not in ("", "nothing"):
             facts = (r["pipeline"], r["trained_on"], r["licence"], r["saw_test_images"])
-            splits.setdefault(facts, []).append(board.split)
+            splits.setdefault(facts, []).append(r["split"])
     if not splits:
         return []
     rows = [
@@ -148,6 +162,34 @@ def _weights_behind(boards: Sequence[Board]) -> list[str]:
     return ["## The weights behind the rows\n\n" + grid(header, rows)]
 
 
-def _left_out(entries: Sequence[LeftOut]) -> str:
-    rows = [(escape(entry.run), escape(entry.reason)) for entry in entries]
-    return "## Left out, and why\n\n" + grid(("run", "reason"), rows)
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """A Markdown table whose columns line up in plain text; `right` numbers the columns that are aligned right."""
+    widths = [max(3, *(_width(cells[n]) for cells in (header, *rows))) for n in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (
+            " " * (widths[n] - _width(text)) + text if n in right else text + " " * (widths[n] - _width(text))
+            for n, text in enumerate(cells)
+        )
+        return "| " + " | ".join(padded) + " |\n"
+
+    rule = "|".join("-" * (w + 1) + ":" if n in right else ":" + "-" * (w + 1) for n, w in enumerate(widths))
+    return line(header) + f"|{rule}|\n" + "".join(line(cells) for cells in rows)
+
+
+def escape(text: str) -> str:
+    """Data as one line of plain Markdown text: no markup, no HTML, no new cell or row."""
+    flat = " ".join(text.split())
+    flat = "".join(c for c in flat if unicodedata.category(c) not in ("Cc", "Cf", "Cs") or c == "\u200d")
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(flat, quote=False))
+
+
+def code(digest: str, digits: int) -> str:
+    """The first digits of a hash, as code; backslashes do not escape there, so only letters and digits are kept."""
+    kept = re.sub(r"[^0-9A-Za-z]", "", digest)[:digits]
+    return f"`{kept}`" if kept else BLANK
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal: wide letters take two, combining ones none."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

@@ -1,8 +1,7 @@
-"""Published numbers, each with its source: published.toml, and which of them belong beside a row.
+"""Published numbers, each with its source (published.toml), and which of them belong beside a row.
 
-An entry belongs beside a row when it is about the row's pipeline and split and nothing that is known of the two
-contradicts: the training data (full, pseudo, zero-shot, mixed), and the weights where the entry names some. Several
-values circulate for many methods; all of them are shown, in the order of the file.
+An entry belongs beside a row of its pipeline and split unless training data or weights contradict. All values that
+circulate for a method are shown, in the order of the file.
 """
 
 from __future__ import annotations
@@ -12,19 +11,20 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import DataError
+from bench.reporting.terminal import wide
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 FILE = Path(__file__).with_name("published.toml")
-HOW = ("read", "figure", "computed", "recalled", "third-party", "inferred")
-UNCHECKED = frozenset({"recalled", "third-party", "inferred"})
-Percent = float
+How = Literal["read", "figure", "computed", "recalled", "third-party", "inferred"]
+HOW = get_args(How)
+UNCHECKED = ("recalled", "third-party", "inferred")  # nobody looked these values up at their source
 WIDE = 200
 
 
@@ -37,23 +37,19 @@ class Published(BaseModel):
     training: Literal["full", "pseudo", "zero-shot", "mixed"]
     protocol: Literal["iou", "strict", "giou", "letterbox-clamped", "unknown"]
     source: str = Field(min_length=1)
-    how: Literal["read", "figure", "computed", "recalled", "third-party", "inferred"]
-    values: Mapping[str, Percent] = Field(min_length=1)
+    how: How
+    values: Mapping[str, float] = Field(min_length=1)
     pipeline: str = ""
     backbone: str = ""
     metric: Literal["acc@0.5", "mean_iou"] = "acc@0.5"
     weights: tuple[str, ...] = ()
     note: str = ""
 
-    @property
-    def unchecked(self) -> bool:
-        """Whether nobody looked the value up at its source."""
-        return self.how in UNCHECKED
 
-
+@cache
 def published() -> tuple[Published, ...]:
     """Every entry of the file that comes with the package, in its order."""
-    return _shipped()
+    return read_published(FILE)
 
 
 def read_published(path: Path) -> tuple[Published, ...]:
@@ -97,24 +93,13 @@ def _entry(path: Path, number: int, entry: Any) -> Published:
     return found
 
 
-@cache
-def _shipped() -> tuple[Published, ...]:
-    return read_published(FILE)
-
-
-def on_split(split: str, entries: Sequence[Published] | None = None) -> list[Published]:
+def on_split(split: str) -> list[Published]:
     """The entries that have a value for a split, highest first; means of IoU after accuracies."""
-    found = [entry for entry in (published() if entries is None else entries) if split in entry.values]
+    found = [entry for entry in published() if split in entry.values]
     return sorted(found, key=lambda entry: (entry.metric != "acc@0.5", -entry.values[split]))
 
 
-def beside(
-    pipeline: str,
-    split: str,
-    training: str,
-    weights: Sequence[str],
-    entries: Sequence[Published] | None = None,
-) -> list[Published]:
+def beside(pipeline: str, split: str, training: str, weights: Sequence[str]) -> list[Published]:
     """The entries for a row, in the order of the file.
 
     `training` is the row's word (an unknown one contradicts nothing), `weights` the names of its weights: files, tags
@@ -123,7 +108,7 @@ def beside(
     known = training in ("full", "pseudo", "zero-shot", "mixed")
     return [
         entry
-        for entry in (published() if entries is None else entries)
+        for entry in published()
         if entry.pipeline == pipeline
         and split in entry.values
         and not (known and entry.training != training)
@@ -163,8 +148,7 @@ def print_published(split: str, found: Sequence[Published], console: Console) ->
     if not found:
         console.print(Text(f"nothing published is known for {split}"))
         return
-    if not console.is_terminal:
-        console.width = max(console.width, WIDE)  # a file or a pipe has no edge to fold at
+    wide(console, WIDE)
     table = Table(title=f"{split}: published", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("Acc@0.5 %", justify="right", no_wrap=True)
     for column in ("method", "training", "protocol", "source"):
@@ -173,8 +157,8 @@ def print_published(split: str, found: Sequence[Published], console: Console) ->
         value = f"{entry.values[split]:.2f}" + ("" if entry.metric == "acc@0.5" else " mIoU")
         name = ", ".join(filter(None, (entry.method, entry.backbone)))
         source = f"{entry.source} ({entry.how})" + (f"; {entry.note}" if entry.note else "")
-        cells = (value + (" ?" if entry.unchecked else "  "), name, entry.training, entry.protocol, source)
+        cells = (value + (" ?" if entry.how in UNCHECKED else "  "), name, entry.training, entry.protocol, source)
         table.add_row(*map(Text, cells))
     console.print(table)
-    if any(entry.unchecked for entry in found):
+    if any(entry.how in UNCHECKED for entry in found):
         console.print(Text("? recalled, inferred or from a third party: nobody has looked it up at its source"))

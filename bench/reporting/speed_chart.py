@@ -1,22 +1,33 @@
 """Accuracy against speed as SVG text: a point a pipeline, with its accuracy's interval and its speed's spread.
 
-A point is told by its shape and by the name beside it, not by its colour alone; the dashed line is the front, beyond
-which nobody is both faster and more accurate. Colours follow the reader's light or dark mode.
+Points differ by shape and by the name beside them, not by colour alone, and colours follow light and dark mode. The
+dashed line is the front: no pipeline beyond it is both faster and more accurate.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.reporting.boards import collect
-from bench.reporting.scales import Scale, make_scale, words
-from bench.reporting.svg import LIGHT, SMALL, document, fitted, safe, style, text, width_of
-from bench.speed.record import SpeedRecord, headline
+from bench.reporting.svg import (
+    LIGHT,
+    SMALL,
+    Scale,
+    axes,
+    document,
+    fitted,
+    make_scale,
+    safe,
+    style,
+    text,
+    width_of,
+    words,
+)
+from bench.reporting.table import Row
 
 WIDTH, TOP, PLOT, BELOW = 760, 78, 380, 56  # pixels
 LONGEST = 190  # of a name
@@ -30,6 +41,10 @@ SHAPES = (
     "M{x} {y}m0 -6.4l6.4 6.4l-6.4 6.4l-6.4 -6.4z",  # diamond
     "M{x} {y}m0 6l5.6 -9.8h-11.2z",  # triangle on its point
     "M{x} {y}m-2 -6h4v4h4v4h-4v4h-4v-4h-4v-4h4z",  # cross
+)
+RULES = (
+    ".bar{fill:none;stroke-width:1.4;opacity:.75}.lead{fill:none;stroke-width:.8;opacity:.6}"
+    ".front{fill:none;stroke:#8a919c;stroke-width:1.2;stroke-dasharray:5 4}"
 )
 Place = tuple[float, float]  # across, down
 Rectangle = tuple[float, float, float, float]  # left, top, right, bottom
@@ -46,65 +61,39 @@ class Point:
     spread: tuple[float, float]
 
 
-def point(row: Mapping[str, Any], speed: SpeedRecord) -> Point:
-    """The point of a leaderboard's row (`pipeline`, `acc@0.5`, `ci95`) and of the speed record that belongs to it."""
-    rate = headline(speed).expressions_per_s
-    low, high = row["ci95"]
-    return Point(str(row["pipeline"]), row["acc@0.5"], (low, high), rate.median, (rate.low, rate.high))
+def point(row: Row) -> Point:
+    """The point of a leaderboard's row that has a measured speed."""
+    rate, (low, high) = row["speed"]["expressions_per_s"], row["ci95"]
+    return Point(row["pipeline"], row["acc@0.5"], (low, high), rate["median"], (rate["low"], rate["high"]))
 
 
 def chart_of(results: Path, split: str) -> str | None:
-    """The chart of what the leaderboard of a split knows under the usual protocol, on the device that most of its rows
-    were measured on; None where no row has a measured speed.
-    """
+    """Draws the rows of a split under the usual protocol, on the device of most of them; None without a speed."""
     boards = [b for b in collect(results).boards if b.split == split and b.protocol == "iou" and not b.proposals]
     rows = [row for board in boards for row in board.rows if row["speed"]]
     if not rows:
         return None
     devices = Counter(row["device"] for row in rows)
     most = max(devices, key=lambda device: (devices[device], device))
-    points = [_of_row(row) for row in rows if row["device"] == most]
+    points = [point(row) for row in rows if row["device"] == most]
     return speed_chart(f"{split}: accuracy against speed", points, most)
 
 
-def _of_row(row: Mapping[str, Any]) -> Point:
-    rate, (low, high) = row["speed"]["expressions_per_s"], row["ci95"]
-    return Point(row["pipeline"], row["acc@0.5"], (low, high), rate["median"], (rate["low"], rate["high"]))
-
-
 def speed_chart(title: str, points: Sequence[Point], device: str = "") -> str:
-    """A whole SVG document; points without a place on the scale (a speed of 0) are left out. `device` is what all of
-    them ran on: speeds of different machines do not belong in one chart.
-    """
+    """Draws a whole SVG document; points with a speed of 0 are left out. `device` is what all of them ran on."""
     shown = sorted((p for p in points if p.speed > 0), key=lambda p: (-p.accuracy, p.name))
     y = make_scale([100 * v for p in shown for v in p.interval], TOP + PLOT, TOP)
     left = 40 + max(width_of(label, SMALL) for label in y.labels)
     x = make_scale([v for p in shown for v in p.spread if v > 0], left, WIDTH - 30, most=9, log=True)
-    on = f", {device}" if device else ""
+    what = f"Acc@0.5 in % with its interval; speed offline, cold, best batch{f', {device}' if device else ''}"
     parts = [
-        text(
-            "label", 20, 52, fitted(f"Acc@0.5 in % with its interval; speed offline, cold, best batch{on}", 720, SMALL)
-        ),
-        *_grid(x, y),
+        text("label", 20, 52, fitted(what, 720, SMALL)),
+        *axes(x, y, upright=True),
         text("label", (x.start + x.end) / 2, TOP + PLOT + 36, "expressions per second (logarithmic)", "middle"),
         *_marks(shown, x, y),
     ]
     said = "; ".join(f"{p.name}: {100 * p.accuracy:.2f} % at {words(p.speed)} expressions/s" for p in shown)
-    return document(title, said or "no values yet", WIDTH, TOP + PLOT + BELOW, style(_rules()), parts)
-
-
-def _grid(x: Scale, y: Scale) -> Iterator[str]:
-    for tick, label in zip(y.ticks, y.labels, strict=True):
-        yield f'<path class="grid" d="M{x.start:.2f} {y.at(tick):.2f}H{x.end:.2f}"/>'
-        yield text("tick", x.start - 8, y.at(tick) + 4, label, "end")
-    free = 0.0
-    for tick, label in zip(x.ticks, x.labels, strict=True):
-        place, half = x.at(tick), width_of(label, SMALL) / 2
-        yield f'<path class="grid" d="M{place:.2f} {y.start:.2f}V{y.end:.2f}"/>'
-        if place - half >= free:
-            free = place + half + 8
-            yield text("tick", place, y.start + 17, label, "middle")
-    yield f'<path class="axis" d="M{x.start:.2f} {y.start:.2f}H{x.end:.2f}"/>'
+    return document(title, said or "no values yet", WIDTH, TOP + PLOT + BELOW, style(RULES), parts)
 
 
 def _marks(points: Sequence[Point], x: Scale, y: Scale) -> Iterator[str]:
@@ -142,18 +131,19 @@ def _front(places: Sequence[Place]) -> list[Place]:
 def _labels(
     points: Sequence[Point], places: Sequence[Place], bars: Sequence[Rectangle], x: Scale, y: Scale
 ) -> list[Rectangle]:
-    """Where each name stands: beside its mark if there is room, else as near as there is, never over another name or
-    another mark, inside the plot, and on no line unless there is no other way.
+    """Places each name beside its mark, or as near as there is room inside the plot.
+
+    A name is never over another name or another mark, and on no line unless there is no other way.
     """
     taken: list[Rectangle] = [(a - SIZE - 1, b - SIZE - 1, a + SIZE + 1, b + SIZE + 1) for a, b in places]
-    corners = _front(places)
-    lines = [*bars, *(_around(a, b) for a, b in itertools.pairwise(corners))]
+    lines = [*bars, *(_around(a, b) for a, b in itertools.pairwise(_front(places)))]
     boxes = []
     for number, (p, (a, b)) in enumerate(zip(points, places, strict=True)):
         width = width_of(fitted(p.name, LONGEST, SMALL), SMALL)
         across = bars[2 * number + 1]  # the name begins where the bar of its own speed ends
         ends = (min(a - GAP, across[0] - 4), max(a + GAP, across[2] + 4))
-        options = [_at(ends, b, width, side, shift) for shift in _shifts(y) for side in (1, -1)]
+        lefts = (ends[1], ends[0] - width)  # to the right of the mark, to the left
+        options = [(left, b + s - ROW / 2, left + width, b + s + ROW / 2) for s in _shifts(y) for left in lefts]
         inside = [o for o in options if o[0] >= x.start and o[2] <= x.end and o[1] >= y.end and o[3] <= y.start]
         free = [o for o in inside if not any(_overlap(o, other) for other in taken)]
         clear = (o for o in free if not any(_overlap(o, line) for line in lines))
@@ -175,11 +165,6 @@ def _shifts(y: Scale) -> list[float]:
     return [0.0, *(sign * n * ROW / 2 for n in range(1, rows) for sign in (1, -1))]
 
 
-def _at(ends: Place, b: float, width: float, side: int, shift: float) -> Rectangle:
-    left = ends[1] if side > 0 else ends[0] - width
-    return (left, b + shift - ROW / 2, left + width, b + shift + ROW / 2)
-
-
 def _overlap(one: Rectangle, other: Rectangle) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
@@ -192,10 +177,3 @@ def _label(name: str, place: Place, box: Rectangle, colour: int) -> Iterator[str
         yield f'<path class="lead s{colour}" d="M{place[0]:.2f} {place[1]:.2f}L{near:.2f} {middle:.2f}"/>'
     after = box[0] > place[0]
     yield text(f"end t{colour}", box[0] if after else box[2], middle + 4, name, "start" if after else "end")
-
-
-def _rules() -> str:
-    return (
-        ".bar{fill:none;stroke-width:1.4;opacity:.75}.lead{fill:none;stroke-width:.8;opacity:.6}"
-        ".front{fill:none;stroke:#8a919c;stroke-width:1.2;stroke-dasharray:5 4}"
-    )

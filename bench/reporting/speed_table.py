@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.reporting.table import BLANK, WIDE, rate
+from bench.reporting.table import BLANK, rate
+from bench.reporting.terminal import empty_table, wide
 from bench.speed.record import COLD, PairRecord, Rate, SpeedRecord, Spread, headline, machine
 
 if TYPE_CHECKING:
@@ -13,39 +14,23 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def row(speed: SpeedRecord | PairRecord, file: str) -> dict[str, Any]:
-    """A record as `bench speed --json` prints it: everything that is in the file, and where that is."""
-    return speed.model_dump(mode="json") | {"file": file}
-
-
 def print_speeds(speeds: Sequence[SpeedRecord], console: Console | None = None) -> None:
     """A row for each record and state of the caches, then what must be known beside the numbers."""
-    from rich.console import Console as Terminal
-
-    console = console or Terminal()
-    if not console.is_terminal:
-        console.width = max(console.width, WIDE)  # a file or a pipe has no edge to fold at
     if not speeds:
         return
+    console = wide(console)
     console.print(_table(speeds))
     for speed in speeds:
-        for line in details(speed):
+        for line in _details(speed):
             console.print(f"  {speed.name}: {line}", markup=False, highlight=False, soft_wrap=True)
-        for line in doubts(speed):
+        doubts = [f"INVALID: {_differing(check)}" for check in speed.check if not check.passed]
+        doubts += [] if speed.full else ["smaller rules than the protocol's, or a limited split: in no table"]
+        for line in (*doubts, *(f"noisy: {reason}" for reason in speed.noisy)):
             console.print(f"  {speed.name}: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_pair(pair: PairRecord, console: Console | None = None) -> None:
-    """The ratio of a pair with its spread, and every reason for doubt."""
-    from rich.console import Console as Terminal
-
-    console = console or Terminal()
-    for line in said_of_pair(pair):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def said_of_pair(pair: PairRecord) -> list[str]:
-    """The lines of `print_pair`."""
+    """Prints the ratio of a pair with its spread, and every reason for doubt."""
     ratio, (first, second) = pair.ratio, (pair.first, pair.second)
     lines = [
         f"{second.name} / {first.name} = {ratio.median:.3f} times the expressions per second "
@@ -60,12 +45,12 @@ def said_of_pair(pair: PairRecord) -> list[str]:
     lines += [] if pair.full else ["  smaller rules than the protocol's: in no table"]
     lines += [f"  noisy: {reason}" for reason in pair.noisy]
     for side in (first, second):
-        if not side.check.passed:
-            lines.append(f"  INVALID: {side.name}: {_differing(side.check)}")
-    return lines
+        lines += [] if side.check.passed else [f"  INVALID: {side.name}: {_differing(side.check)}"]
+    for line in lines:
+        wide(console).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def details(speed: SpeedRecord) -> list[str]:
+def _details(speed: SpeedRecord) -> list[str]:
     """Search, stages and pictures, a line each."""
     tried = ", ".join(
         f"{t.batch_size}: {rate(t.pictures_per_s) if t.pictures_per_s else t.note}" for t in speed.batch_search
@@ -85,13 +70,6 @@ def details(speed: SpeedRecord) -> list[str]:
     return lines + ([f"boxes: {'; '.join(passed)}"] if passed else []) + list(speed.remarks)
 
 
-def doubts(speed: SpeedRecord) -> list[str]:
-    """Why the record is in no table, or to be read with care."""
-    lines = [f"INVALID: {_differing(check)}" for check in speed.check if not check.passed]
-    lines += [] if speed.full else ["smaller rules than the protocol's, or a limited split: in no table"]
-    return lines + [f"noisy: {reason}" for reason in speed.noisy]
-
-
 def _differing(check: Any) -> str:
     more = check.n - check.equal - len(check.differing)
     ids = ", ".join(check.differing) + (f" and {more} more" if more > 0 else "")
@@ -99,23 +77,13 @@ def _differing(check: Any) -> str:
 
 
 def _table(speeds: Sequence[SpeedRecord]) -> Table:
-    from rich import box
-    from rich.table import Table as Grid
     from rich.text import Text
 
     first = speeds[0]
     on = machine(first.identity.device, first.environment)
     threads = (first.environment.get("torch") or {}).get("threads")
     where = f"{on}{f', {threads} threads' if first.identity.device == 'cpu' and threads else ''}"
-    grid = Grid(
-        title=Text(f"{first.identity.data.split}  {where}", style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        collapse_padding=True,
-        header_style="bold",
-    )
+    grid = empty_table(f"{first.identity.data.split}  {where}")
     grid.add_column("pipeline", style="bold", overflow="fold", min_width=12)
     grid.add_column("caches", no_wrap=True)
     for name in ("batch", "pictures/s", "ex/s", "p50 ms", "p90", "p99", "proposals", "peak MB", "J/ex"):

@@ -1,20 +1,25 @@
-"""One run as a row: the object that `--json` prints and the tables of a terminal, for `bench run` and `bench score`."""
+"""One run as a row, and the columns of every table, each listed once.
+
+A format (terminal, Markdown, LaTeX, HTML; exports/spreadsheet.py for CSV) takes its columns from COLUMNS and adds only
+its own markup. A new column is one entry here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bench.runs.record import Metrics, RunRecord, Stratum
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+from bench.runs.record import RunRecord
 
 BLANK = "–"
-WIDE = 160
+METRICS = (
+    "n", "hits", "acc@0.5", "ci95", "acc@0.7", "acc@0.9", "mean_iou", "oracle@0.5", "no_box", "errors", "duplicates",
+    "proposals_per_picture",
+)  # fmt: skip
+
+Row = Mapping[str, Any]  # of `row`; in a leaderboard with the keys of bench/reporting/boards.py too
 
 
 def row(record: RunRecord, run_dir: Path | str) -> dict[str, Any]:
@@ -25,15 +30,10 @@ def row(record: RunRecord, run_dir: Path | str) -> dict[str, Any]:
     metrics: dict[str, Any] = {} if record.metrics is None else record.metrics.model_dump(mode="json", by_alias=True)
     speed = record.throughput
     out: dict[str, Any] = {"pipeline": record.name, "split": record.identity.data.split}
-    for key in ("n", "hits", "acc@0.5", "ci95", "acc@0.7", "acc@0.9", "mean_iou", "oracle@0.5", "no_box", "errors"):
-        out[key] = metrics.get(key)
+    out |= {key: metrics.get(key) for key in METRICS} | {"strata": metrics.get("strata", {})}
+    for key in ("expressions_per_s", "pictures_per_s", "peak_memory_mb"):
+        out[key] = getattr(speed, key) if speed else None
     out |= {
-        "duplicates": metrics.get("duplicates"),
-        "proposals_per_picture": metrics.get("proposals_per_picture"),
-        "strata": metrics.get("strata", {}),
-        "expressions_per_s": speed.expressions_per_s if speed else None,
-        "pictures_per_s": speed.pictures_per_s if speed else None,
-        "peak_memory_mb": speed.peak_memory_mb if speed else None,
         "run_dir": str(run_dir),
         "protocol": record.protocol,
         "signature": record.signature,
@@ -43,126 +43,6 @@ def row(record: RunRecord, run_dir: Path | str) -> dict[str, Any]:
     for key in ("missing", "extra", "other_picture"):
         out[key] = None if record.imported is None else getattr(record.imported, key)
     return out
-
-
-def print_rows(records: Sequence[RunRecord], console: Console | None = None) -> None:
-    """The runs in a table a split, what must be known beside the numbers, the strata; on `console`, default stdout."""
-    from rich.console import Console as Terminal
-
-    console = console or Terminal()
-    if not console.is_terminal:
-        console.width = max(console.width, WIDE)  # a file or a pipe has no edge to fold at
-    groups: dict[str, list[RunRecord]] = {}
-    for record in records:
-        groups.setdefault(record.signature, []).append(record)
-    for group in groups.values():
-        console.print(_scores(group))
-        for record in group:
-            for line in remarks(record):
-                console.print(f"  {line}", style="yellow", markup=False, highlight=False)
-        if any(record.metrics and record.metrics.strata for record in group):
-            console.print()
-            console.print(_strata(group))
-
-
-def remarks(record: RunRecord) -> list[str]:
-    """What a reader must know beside the numbers, one line each; plain text that may hold anything."""
-    said = []
-    metrics, data, imported = record.metrics, record.identity.data, record.imported
-    if data.partial:
-        said.append(f"partial: the first {data.pictures:,} pictures of {data.split} only, so in no leaderboard")
-    if metrics and metrics.errors:
-        said.append(f"unreadable pictures: {metrics.errors:,} (their expressions are misses)")
-        said += [f"    {picture}: {why}" for picture, why in list(record.errors.items())[:5]]
-    if metrics and metrics.duplicates:
-        said.append(f"second answers, dropped: {metrics.duplicates:,}")
-    if imported:
-        reasons = {
-            "missing": "expressions without a row, counted as misses",
-            "extra": "rows about no expression of the split",
-            "other_picture": "rows that name another picture than their expression's, counted as misses",
-        }
-        for kind, reason in reasons.items():
-            if count := getattr(imported, kind):
-                examples = ", ".join(imported.examples.get(kind, ())[:5])
-                said.append(f"{reason}: {count:,} ({examples}{', ...' if count > 5 else ''})")
-        if imported.duplicates:
-            said.append(f"second rows of one expression, dropped: {imported.duplicates:,}")
-    return [f"{record.name}: {line}" for line in (*said, *record.notes)]
-
-
-def _scores(records: Sequence[RunRecord]) -> Table:
-    """The table of runs that share a signature; columns in which no run has anything to say are left out."""
-    from rich.text import Text
-
-    data = records[0].identity.data
-    level = next((record.metrics.bootstrap.confidence for record in records if record.metrics), 0.95)
-    grid = empty_table(f"{data.split}  {data.expressions:,} expressions  {records[0].signature.split('|')[1]}")
-    # Names are data: as Text they are shown as they are, with no markup read into them.
-    grid.add_column("pipeline", style="bold", overflow="fold", min_width=12)
-    columns = {name: [cell(record) for record in records] for name, cell in COLUMNS.items()}
-    for name in [name for name in OPTIONAL if not set(columns[name]) - {BLANK, "0"}]:
-        del columns[name]
-    for name in columns:
-        header = f"{100 * level:g} % interval" if name == "interval" else name
-        grid.add_column(header, justify="right", no_wrap=True, style="bold green" if name == "Acc@0.5" else "")
-    for number, record in enumerate(records):
-        grid.add_row(Text(record.name), *(Text(cells[number]) for cells in columns.values()))
-    return grid
-
-
-def empty_table(title: str) -> Table:
-    """The look of every table in the terminal: no frame, a line under the header."""
-    from rich import box
-    from rich.table import Table as Grid
-    from rich.text import Text
-
-    return Grid(
-        title=Text(title, style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        collapse_padding=True,
-        header_style="bold",
-    )
-
-
-def _strata(records: Sequence[RunRecord]) -> Table:
-    from rich.text import Text
-
-    found = [(record.name, record.metrics) for record in records if record.metrics]
-    grid = empty_table("Acc@0.5 % by stratum")
-    grid.add_column("cut", style="dim")
-    grid.add_column("label", overflow="fold")
-    grid.add_column("n", justify="right")
-    for name, _ in found:
-        grid.add_column(Text(name), justify="right")
-    for cut, labels in _cuts([metrics for _, metrics in found]).items():
-        for place, label in enumerate(labels):
-            cells = [metrics.strata.get(cut, {}).get(label) for _, metrics in found]
-            n = next(cell.n for cell in cells if cell)
-            shown = [_cell(cell, with_interval=len(found) <= 2) for cell in cells]
-            grid.add_row(Text("" if place else cut), Text(label), f"{n:,}", *shown)
-        grid.add_section()
-    return grid
-
-
-def _cell(stratum: Stratum | None, with_interval: bool) -> Text:
-    from rich.text import Text
-
-    if stratum is None:
-        return Text(BLANK)
-    return Text.assemble(percent(stratum.accuracy), (f" {interval(stratum.ci95)}" if with_interval else "", "dim"))
-
-
-def _cuts(found: Sequence[Metrics]) -> Mapping[str, list[str]]:
-    """Every cut with its labels, in the order in which the runs have them."""
-    cuts: dict[str, dict[str, None]] = {}
-    for metrics in found:
-        for cut, labels in metrics.strata.items():
-            cuts.setdefault(cut, {}).update(dict.fromkeys(labels))
-    return {cut: list(labels) for cut, labels in cuts.items()}
 
 
 def percent(value: float | None) -> str:
@@ -182,19 +62,150 @@ def rate(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"
 
 
-def _of(pick: Callable[[Metrics], str]) -> Callable[[RunRecord], str]:
-    return lambda record: pick(record.metrics) if record.metrics else BLANK
+def count(value: int | None) -> str:
+    """A whole number with its thousands apart; a dash for None."""
+    return BLANK if value is None else f"{value:,}"
 
 
-COLUMNS: dict[str, Callable[[RunRecord], str]] = {
-    "Acc@0.5": lambda record: percent(record.metrics.accuracy) if record.metrics else "unfinished",
-    "interval": _of(lambda m: interval(m.ci95)),
-    "0.7": _of(lambda m: percent(m.accuracy_70)),
-    "0.9": _of(lambda m: percent(m.accuracy_90)),
-    "mIoU": _of(lambda m: percent(m.mean_iou)),
-    "ceiling": _of(lambda m: percent(m.oracle)),
-    "no box": _of(lambda m: f"{m.no_box:,}"),
-    "errors": _of(lambda m: f"{m.errors:,}"),
-    "ex/s": lambda record: rate(record.throughput.expressions_per_s if record.throughput else None),
-}
-OPTIONAL = ("ceiling", "no box", "errors", "ex/s")
+def signed(points: float) -> str:
+    """A difference in points: "+0.62", "−0.29", "0.00"."""
+    text = f"{points:+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", "−")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of every table: `text` of a row is `format` of its `value`.
+
+    `name` is the row's key and the CSV's field, `value` stands for it where a cell is made of several keys. `tables`
+    has a letter for each table that shows the column: (t)erminal, (m)arkdown, (b)ehind the runs in Markdown, (h)tml,
+    (l)atex; `optional` those that leave it out where no row has anything to say. `data`: the words of strangers, to be
+    escaped. `digits`: how much of a hash is shown.
+    """
+
+    name: str
+    header: str
+    why: str
+    format: Callable[[Any], str]
+    value: Callable[[Row], Any] | None = None
+    tables: str = "tmhl"
+    optional: str = "tmhl"
+    right: bool = True
+    data: bool = False
+    digits: int = 0
+
+    def raw(self, row: Row) -> Any:
+        return self.value(row) if self.value else row.get(self.name)
+
+    def text(self, row: Row) -> str:
+        return self.format(self.raw(row))
+
+
+def shown(table: str, rows: Sequence[Row]) -> list[tuple[Column, list[str]]]:
+    """The columns of a table (a letter of `Column.tables`) with the texts of their cells."""
+    columns = [(column, [column.text(row) for row in rows]) for column in COLUMNS if table in column.tables]
+    return [(column, cells) for column, cells in columns if table not in column.optional or set(cells) - {BLANK, "0"}]
+
+
+def _whole(row: Row) -> Row:
+    return row
+
+
+def _latency(row: Row) -> str:
+    return BLANK if row["latency_ms"] is None else busy(row) + rate(row["latency_ms"])
+
+
+def _rank(bounds: Sequence[int] | None) -> str:
+    """ "1", or "2-4" where the paired test cannot tell it from others."""
+    return "-".join(map(str, dict.fromkeys(bounds))) if bounds else BLANK
+
+
+def _published(row: Row) -> str:
+    """The first published accuracy and the row's difference to it; "..." where more values circulate."""
+    entries = [entry for entry in row["published"] if entry["metric"] == "acc@0.5"]
+    if not entries:
+        return BLANK
+    more = " ..." if len(entries) > 1 else ""
+    return f"{entries[0]['value']:.2f} ({signed(entries[0]['difference'])}){more}"
+
+
+def _speed(row: Row) -> str:
+    """Expressions a second: measured; "~" before what a busy machine gave; in brackets the whole evaluation's."""
+    if row["speed"] is None:
+        return BLANK if row["expressions_per_s"] is None else f"({rate(row['expressions_per_s'])})"
+    return busy(row) + rate(row["speed"]["expressions_per_s"]["median"])
+
+
+def busy(row: Row) -> str:
+    """The mark of a speed that was measured on a busy machine."""
+    return "~" if row["speed"] and row["speed"]["noisy"] else ""
+
+
+def _millions(value: int | None) -> str:
+    """Millions, with three digits."""
+    return BLANK if value is None else "0" if value == 0 else f"{value / 1e6:.3g} M"
+
+
+def _word(value: str | None) -> str:
+    return value or BLANK
+
+
+def _hashes(weights: Mapping[str, str]) -> str:
+    return " ".join(str(sha256) for _, sha256 in sorted(weights.items()) if sha256) or BLANK
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("rank", "rank", "range of ranks that the paired test leaves open", _rank, tables="mhl", optional="h"),
+    Column("pipeline", "pipeline", "", str, tables="mbl", optional="", right=False, data=True),
+    Column("acc@0.5", "Acc@0.5", "", percent, tables="tml", optional=""),
+    Column("ci95", "interval", "", lambda bounds: interval(bounds) if bounds else BLANK, tables="t", optional=""),
+    Column("published", "published", "what papers report, and how this run differs", _published, _whole, tables="mhl"),
+    Column("acc@0.7", "0.7", "Acc@0.7", percent, tables="tbh", optional="h"),
+    Column("acc@0.9", "0.9", "Acc@0.9", percent, tables="tbh", optional="h"),
+    Column("mean_iou", "mIoU", "mean IoU", percent, optional="h"),
+    Column("oracle@0.5", "ceiling", "share of expressions for which some proposal would be a hit", percent),
+    Column("no_box", "no box", "expressions that got no box", count, tables="tbh", optional="th"),
+    Column("errors", "errors", "images that could not be read", count, tables="th"),
+    Column("expressions_per_s", "ex/s", "", rate, tables="t"),
+    Column("speed", "ex/s", "expressions per second, cold", _speed, _whole, tables="mhl", optional="hl"),
+    Column("latency_ms", "ms", "milliseconds for one expression, median", _latency, _whole, tables="mhl"),
+    Column("peak_gb", "GB", "peak memory, 10⁹ bytes", lambda gb: BLANK if gb is None else f"{gb:.2f}", tables="mh"),
+    Column("parameters", "params", "parameters of the whole pipeline", _millions, tables="mhl"),
+    Column("training_data", "training", "what it was trained on", str, tables="mhl", optional="hl", right=False),
+    Column("date", "date", "", str, tables="m", optional="", right=False, data=True),
+    Column("commit", "commit", "", _word, tables="m", optional="", right=False, digits=7),
+    Column("device", "device", "what it ran on", _word, tables="bh", optional="h", right=False, data=True),
+    Column("dtype", "dtype", "", str, tables="b", optional="", right=False, data=True),
+    Column("weights", "weights", "", _hashes, tables="b", optional="", right=False, digits=8),
+    Column("settings_hash", "settings", "", str, tables="b", optional="", right=False, digits=8),
+)
+
+MARKS: tuple[tuple[str, Callable[[Row], bool], str], ...] = (
+    ("†", lambda r: r["provenance"] == "imported", "boxes made elsewhere and scored here"),
+    (
+        "‡",
+        lambda r: r["saw_test_images"] == "yes",
+        "its training saw test pictures, so the score may flatter it: the RefCOCO family's val and test pictures lie "
+        "in COCO train2014 and train2017, and a detector trained there has seen the very boxes that are asked for",
+    ),
+    (
+        "§",
+        lambda r: r["saw_test_images"] == "unknown",
+        "whether its training saw test pictures is not known, so the score may flatter it too",
+    ),
+    ("¶", lambda r: bool(r["errors"]), "some pictures could not be read; their expressions are misses"),
+    ("◊", lambda r: r["submitted"] is not None, "somebody else's run, taken in after a re-score of its boxes here"),
+)
+
+REMARKS: tuple[tuple[Callable[[Row], bool], str], ...] = (
+    (
+        lambda r: r["speed"] is None and r["expressions_per_s"] is not None,
+        "(ex/s) in brackets: of the whole evaluation, decoding included, no measurement of speed; "
+        "`bench speed` makes one",
+    ),
+    (
+        lambda r: bool(r["speed"] and r["speed"]["noisy"]),
+        "~ measured while the machine was busy, or its clocks were held down, or with repeats far apart",
+    ),
+    (lambda r: r["peak_gb_of"] == "process", "GB: of the whole process, pictures in memory included"),
+)

@@ -19,7 +19,7 @@ import numpy as np
 
 from bench.datasets.label_sources import SourceRows
 from bench.reporting.charts import Panel, Series, line_chart
-from bench.reporting.histograms import Histogram, histograms
+from bench.reporting.reliability import Histogram, histograms
 from bench.runs.files import make_folder, write_atomically
 from clipvg.curriculum.plan import CurriculumOptions
 from clipvg.curriculum.pools import Pool, kept_rows

@@ -23,8 +23,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.comparison.paired import difference_interval, difference_p
-from bench.comparison.significance import mcnemar
+from bench.comparison.paired import difference_interval, difference_p, mcnemar
 from bench.evaluation.statistics import resampled_sums
 
 Float = NDArray[np.float64]

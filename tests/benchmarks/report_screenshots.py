@@ -45,7 +45,7 @@ def main() -> None:
     split, shown = choose([], load_split("shapes-val", load_settings()), said.results)
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
-        made = write_report(split, shown, said.results, Path(folder) / "report.html")
+        made = write_report(split, shown, Path(folder) / "report.html")
         opened = driver.chromium.launch(executable_path=said.browser, args=flags)
         for name, how in SHOTS.items():
             size = {"width": how["width"], "height": how["height"]}

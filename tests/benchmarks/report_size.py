@@ -127,7 +127,7 @@ def main() -> None:
         folders = [str(evaluate(name, split, resolved(results)).folder) for name in names]
         begun = time.perf_counter()
         answered, shown = choose(folders, split, results)
-        made = write_report(answered, shown, results, Path(folder) / "report.html")
+        made = write_report(answered, shown, Path(folder) / "report.html")
         seconds = time.perf_counter() - begun
         print(f"{made.expressions:,} expressions, {made.pictures:,} pictures, {made.runs} pipelines")
         print(f"made in {seconds:.1f} s; {made.bytes / 1e6:.1f} MB, pictures of {made.thumbnail} pixels")

@@ -5,9 +5,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from bench.comparison.paired import difference_p, standard_error
+from bench.comparison.paired import difference_p, holm, standard_error
 from bench.comparison.ranks import rank_ranges
-from bench.comparison.significance import holm
 from bench.evaluation.statistics import resampled_sums
 
 

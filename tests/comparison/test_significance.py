@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from bench.comparison.significance import holm, mcnemar
+from bench.comparison.paired import holm, mcnemar
 
 
 @given(st.integers(0, 400), st.integers(0, 400))

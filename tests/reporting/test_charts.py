@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.reporting.charts import DARK, LIGHT, PLOT, WIDTH, Panel, Series, line_chart
-from bench.reporting.scales import make_scale, words
+from bench.reporting.charts import PLOT, WIDTH, Panel, Series, line_chart
+from bench.reporting.svg import DARK, LIGHT, make_scale, words
 
 NAN, INF = math.nan, math.inf
 SVG = "{http://www.w3.org/2000/svg}"

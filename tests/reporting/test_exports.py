@@ -15,7 +15,7 @@ from bench.reporting.exports import latex
 from bench.reporting.exports.fiftyone import fiftyone_files
 from bench.reporting.exports.hub import hub_files, scalar
 from bench.reporting.exports.latex import leaderboard_latex
-from bench.reporting.exports.writing import Format, export
+from bench.reporting.exports.writing import export
 from bench.settings import load_settings
 
 HOSTILE = 'a & b_c 100% $x$ #1 {y} \\input{/etc/passwd} ~^ "q" <z> | `k` --- \u202e\x1b\nnew & row \\\\'
@@ -192,10 +192,10 @@ def test_fiftyone_needs_the_pictures_sizes(tmp_path):
 def test_writing(tmp_path, store, split):
     resolved = load_settings()
     with pytest.raises(UsageError, match="no complete run yet"):
-        export(Format.csv, tmp_path / "x.csv", tmp_path, resolved)
+        export("csv", tmp_path / "x.csv", tmp_path, resolved)
     store("a", 3)
     store("b", 3, on=split("refcoco-val"))
-    for form in (Format.md, Format.csv, Format.latex):
+    for form in ("md", "csv", "latex"):
         (path,) = export(form, tmp_path / f"out.{form}", tmp_path, resolved)
         both = path.read_text()
         with pytest.raises(UsageError, match="--force replaces it"):
@@ -207,13 +207,13 @@ def test_writing(tmp_path, store, split):
             export(form, tmp_path, tmp_path, resolved)
     assert "](LEADERBOARD.csv)" not in (tmp_path / "out.md").read_text()
     with pytest.raises(UnknownName, match="'refcoco-val'"):
-        export(Format.csv, tmp_path / "y.csv", tmp_path, resolved, split="refcoco-vall")
+        export("csv", tmp_path / "y.csv", tmp_path, resolved, split="refcoco-vall")
     with pytest.raises(UsageError, match="writes several into a folder"):
-        export(Format.hub, tmp_path / "out.md", tmp_path, resolved)
+        export("hub", tmp_path / "out.md", tmp_path, resolved)
     with pytest.raises(UsageError, match="choose one with --split"):
-        export(Format.fiftyone, tmp_path / "51", tmp_path, resolved)
+        export("fiftyone", tmp_path / "51", tmp_path, resolved)
     with pytest.raises(UsageError, match="no data set of the hub"):
-        export(Format.hub, tmp_path / "hub", tmp_path, resolved)
+        export("hub", tmp_path / "hub", tmp_path, resolved)
     assert not (tmp_path / "hub").exists()  # everything is made before anything is written
-    (path,) = export(Format.hub, tmp_path / "hub", tmp_path, resolved, split="refcoco-val")
+    (path,) = export("hub", tmp_path / "hub", tmp_path, resolved, split="refcoco-val")
     assert path == tmp_path / "hub" / "b" / ".eval_results" / "refcoco-val.yaml"

@@ -10,7 +10,8 @@ from rich.console import Console
 from bench.datasets.split import Split
 from bench.grounding import Expression, Scene
 from bench.imported.scoring import import_boxes
-from bench.reporting.table import interval, percent, print_rows, rate, row
+from bench.reporting.table import interval, percent, rate, row
+from bench.reporting.terminal import print_rows
 from bench.runs.record import Throughput
 
 BOX = (0.0, 0.0, 40.0, 40.0)

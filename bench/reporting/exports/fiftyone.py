@@ -3,9 +3,8 @@
     {"classes": null, "labels": {PICTURE: [{"label": TEXT, "bounding_box": [x, y, w, h], "confidence": 0.3,
                                             "attributes": {"expression": ID, ...}}, ...]}}
 
-A file holds one field of labels, so there is one for the annotations (ground_truth.json) and one for each run. PICTURE
-is a picture's path under the folder of pictures without its suffix, which is how FiftyOne finds it; boxes are left,
-top, width and height in shares of the picture. The label is the expression, so one filter finds it in every field.
+One file for the annotations (ground_truth.json) and one for each run. PICTURE is a path under the folder of pictures
+without its suffix; boxes are left, top, width and height in shares of the picture. The label is the expression.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from bench.evaluation.outcomes import Outcomes, outcomes
 from bench.evaluation.protocols import protocol
 from bench.grounding import Box, Scene
 from bench.reporting.boards import Board
+from bench.reporting.exports.hub import free_name
 from bench.runs.folders import slug
 from bench.runs.predictions import SceneAnswers
 from bench.runs.store import stored_rows
@@ -40,39 +40,23 @@ def fiftyone_files(results: Path, board: Board, split: Split) -> dict[str, str]:
             f"{board.split} here has fingerprint {split.fingerprint[:8]}, but the runs are about "
             f"{board.fingerprint[:8]}; prepare the data they were run on"
         )
-    names: dict[str, str] = {}
     sizes: dict[str, tuple[int, int]] = {s.id: (s.width, s.height) for s in split.scenes if s.width and s.height}
-    runs = []
+    runs: list[tuple[str, dict[str, SceneAnswers]]] = []
     for entry in board.rows:
         answers = stored_rows(results / entry["run_dir"])
         sizes = {**{row.scene: row.size for row in answers.values() if row.size}, **sizes}
-        runs.append((_name(entry, names), answers))
-    _known(split.scenes, sizes)
+        taken = {TRUTH, *(name for name, _ in runs)}
+        runs.append((free_name(slug(entry["pipeline"]) or "run", entry, taken), answers))
+    if missing := next((scene for scene in split.scenes if scene.id not in sizes), None):
+        raise UsageError(
+            f"the size of {missing.file} is not annotated and no run has seen it, so its boxes cannot be given in "
+            "shares of the picture; prepare the data set from refer files, or run a pipeline on its pictures"
+        )
     files = {f"{TRUTH}.json": _dump({_key(s): _annotated(s, sizes[s.id]) for s in split.scenes})}
     for name, answers in runs:
         found = outcomes(split.scenes, answers.values(), protocol(board.protocol))
         files[f"{name}.json"] = _dump(_answered(split.scenes, answers, found, sizes))
     return files
-
-
-def _name(entry: Mapping[str, Any], taken: dict[str, str]) -> str:
-    """A name of its own for the field of a run: its pipeline's, with the settings where that is taken."""
-    base = slug(entry["pipeline"]) or "run"
-    name = base if base not in taken and base != TRUTH else f"{base}-{entry['settings_hash'][:8]}"
-    number = 2
-    while name in taken:
-        name = f"{base}-{entry['settings_hash'][:8]}-{number}"
-        number += 1
-    taken[name] = entry["run_dir"]
-    return name
-
-
-def _known(scenes: Sequence[Scene], sizes: Mapping[str, tuple[int, int]]) -> None:
-    if missing := next((scene for scene in scenes if scene.id not in sizes), None):
-        raise UsageError(
-            f"the size of {missing.file} is not annotated and no run has seen it, so its boxes cannot be given in "
-            "shares of the picture; prepare the data set from refer files, or run a pipeline on its pictures"
-        )
 
 
 def _key(scene: Scene) -> str:
@@ -92,32 +76,24 @@ def _annotated(scene: Scene, size: tuple[int, int]) -> list[dict[str, Any]]:
 
 
 def _answered(
-    scenes: Sequence[Scene],
-    answers: Mapping[str, SceneAnswers],
-    found: Outcomes,
-    sizes: Mapping[str, tuple[int, int]],
+    scenes: Sequence[Scene], answers: Mapping[str, SceneAnswers], found: Outcomes, sizes: Mapping[str, tuple[int, int]]
 ) -> dict[str, list[dict[str, Any]]]:
     """The boxes of one run, clipped to their pictures as they were scored; an expression without a box has none."""
-    became = {e.id: n for n, e in enumerate(found.expressions)}
+    place = {e.id: n for n, e in enumerate(found.expressions)}
     labels: dict[str, list[dict[str, Any]]] = {}
     for scene in scenes:
-        texts = {expression.id: expression.text for expression in scene.expressions}
-        row = answers.get(scene.id)
-        boxes: list[dict[str, Any]] = []
-        for answer in row.answers if row else ():
-            number = became[answer.id]
+        boxes = labels[_key(scene)] = []
+        for answer in answers[scene.id].answers if scene.id in answers else ():
+            number = place[answer.id]
             if answer.box is None or not found.answered[number]:
                 continue
             width, height = sizes[scene.id]
             x1, y1, x2, y2 = clip_xyxy([answer.box], [width], [height])[0].tolist()
-            entry: dict[str, Any] = {
-                "label": texts[answer.id],
-                "bounding_box": _shares((x1, y1, x2, y2), (width, height)),
-            }
+            shares = _shares((x1, y1, x2, y2), (width, height))
+            entry: dict[str, Any] = {"label": found.expressions[number].text, "bounding_box": shares}
             entry |= {} if answer.score is None else {"confidence": answer.score}
-            said = {"expression": answer.id, "iou": round(float(found.iou[number]), 6), "hit": bool(found.hit[number])}
-            boxes.append(entry | {"attributes": said})
-        labels[_key(scene)] = boxes
+            score = {"expression": answer.id, "iou": round(float(found.iou[number]), 6), "hit": bool(found.hit[number])}
+            boxes.append(entry | {"attributes": score})
     return labels
 
 

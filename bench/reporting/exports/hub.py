@@ -1,27 +1,25 @@
 """Evaluation results for model repositories of the Hugging Face hub: one `.eval_results/<split>.yaml` a pipeline.
 
-The hub shows such a file on the model's page and collects it for the leaderboard of the data set it names
-(huggingface.co/docs/hub/eval-results): a list of results, each with `dataset` (id, task_id, revision), `value`, `date`
-and `notes`. The data set must be one of the hub's. Ours are known by the mirror that `bench data prepare` takes; for
-others the caller names one. The value is Acc@0.5 in percent; the notes say what it means, for the hub has no field
-for it.
+The format is a list of results (huggingface.co/docs/hub/eval-results), each with `dataset` (id, task_id, revision),
+`value`, `date` and `notes`. The data set is the mirror that `bench data prepare` takes, or one that the caller names.
+The value is Acc@0.5 in percent; the notes say so, for the hub has no field for it.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Container, Iterable, Mapping
+from itertools import chain, count
 
 from bench.datasets.hub import MIRRORS
 from bench.errors import UsageError
 from bench.reporting.boards import Board
-from bench.reporting.table import interval, percent
+from bench.reporting.table import Row, interval, percent
 from bench.runs.folders import slug
 
 FOLDER = ".eval_results"
-Scalar = str | float | int
+NOT_YAML = "[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 
 
 def hub_files(boards: Iterable[Board], dataset: str | None = None) -> dict[str, str]:
@@ -38,15 +36,15 @@ def hub_files(boards: Iterable[Board], dataset: str | None = None) -> dict[str, 
         for entry in board.rows:
             folder = f"{slug(entry['pipeline'])}/{FOLDER}"
             stem = slug(board.split) + ("" if board.protocol == "iou" else f"-{board.protocol}")
-            path = f"{folder}/{stem}.yaml"
-            if path in files:
-                path = f"{folder}/{stem}-{entry['settings_hash'][:8]}.yaml"
-            number = 2
-            while path in files:
-                path = f"{folder}/{stem}-{entry['settings_hash'][:8]}-{number}.yaml"
-                number += 1
-            files[path] = _yaml(place, entry)
+            taken = {path.removesuffix(".yaml") for path in files}
+            files[f"{free_name(f'{folder}/{stem}', entry, taken)}.yaml"] = _yaml(place, entry)
     return files
+
+
+def free_name(stem: str, entry: Row, taken: Container[str]) -> str:
+    """The stem, or where it is taken the stem with the settings' hash, and then with a number."""
+    longer = f"{stem}-{entry['settings_hash'][:8]}"
+    return next(name for name in chain((stem, longer), (f"{longer}-{n}" for n in count(2))) if name not in taken)
 
 
 def _place(split: str, dataset: str | None) -> dict[str, str]:
@@ -64,7 +62,7 @@ def _place(split: str, dataset: str | None) -> dict[str, str]:
     return place | ({"revision": mirror.revision} if mirror.revision else {})
 
 
-def _yaml(place: Mapping[str, str], entry: Mapping[str, Any]) -> str:
+def _yaml(place: Mapping[str, str], entry: Row) -> str:
     notes = (
         f"Acc@0.5 in percent, 95 % interval {interval(entry['ci95'])}, {entry['n']:,} expressions; training data: "
         f"{entry['training_data']}; test pictures seen in training: {entry['saw_test_images']}; "
@@ -81,12 +79,5 @@ def _yaml(place: Mapping[str, str], entry: Mapping[str, Any]) -> str:
 
 def scalar(value: str) -> str:
     """Text as a quoted YAML scalar on one line: JSON's quoting, with what YAML does not take as it is escaped too."""
-    quoted = json.dumps(value, ensure_ascii=False)
-    return re.sub(
-        "[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]", _escaped, quoted
-    )
-
-
-def _escaped(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return "\\ufffd" if 0xD800 <= code <= 0xDFFF else f"\\u{code:04x}"
+    text = re.sub("[\ud800-\udfff]", "\ufffd", value)  # half of a surrogate pair is no letter
+    return re.sub(NOT_YAML, lambda match: f"\\u{ord(match[0]):04x}", json.dumps(text, ensure_ascii=False))

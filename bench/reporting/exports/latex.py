@@ -1,19 +1,16 @@
 """The leaderboard as LaTeX tables (booktabs): one for each signature, which the caption says.
 
-Needs \\usepackage{booktabs}. Names are escaped; letters beyond Latin ones need XeLaTeX or LuaLaTeX and a font that has
-them.
+Needs \\usepackage{booktabs}. Names are escaped; letters beyond Latin need XeLaTeX or LuaLaTeX and a font with them.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from bench.reporting.boards import Board
-from bench.reporting.columns import parameters, rank
-from bench.reporting.table import BLANK, percent, rate
+from bench.reporting.table import BLANK, Column, Row, busy, interval, shown
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -30,6 +27,7 @@ SPECIAL = {
     "…": r"\ldots{}",
     **{c: f"\\{c}" for c in "&%$#_{}"},
 }
+HEADERS = {"Acc@0.5": "Acc@0.5", "mIoU": "mIoU", "ex/s": "Expr./s", "ms": "ms"}
 HEAD = "% Made by `bench leaderboard --export latex`; needs \\usepackage{booktabs}.\n"
 
 
@@ -47,79 +45,43 @@ def escape(text: str) -> str:
     return re.sub(r"(?<=[-`'])(?=[-`'])", "{}", plain) if "-" in flat or "`" in flat or "'" in flat else plain
 
 
-def _breakable(signature: str) -> str:
-    """Escaped, and a line may end after each of its parts."""
-    return escape(signature).replace(SPECIAL["|"], SPECIAL["|"] + r"\allowbreak{}")
-
-
 def _table(board: Board) -> str:
-    columns = [(name, aligned, [cell(r) for r in board.rows]) for name, aligned, cell in COLUMNS]
-    shown = [column for column in columns if column[0] in ALWAYS or set(column[2]) - {"--"}]
-    lines = [" & ".join(cells) + r" \\" for cells in zip(*(cells for _, _, cells in shown), strict=True)]
+    columns = []
+    for column, texts in shown("l", board.rows):
+        cells = [_cell(column, r, text) for r, text in zip(board.rows, texts, strict=True)]
+        if "l" not in column.optional or set(cells) - {"--"}:
+            columns.append((column, cells))
+    headers = [HEADERS.get(column.header) or column.header.capitalize() for column, _ in columns]
+    lines = [" & ".join(cells) + r" \\" for cells in zip(*(cells for _, cells in columns), strict=True)]
+    saw = any(r["saw_test_images"] == "yes" for r in board.rows)
+    noisy = any(busy(r) for r in board.rows)
+    notes = r"$\dagger$ has seen test pictures in training. " * saw + r"$\sim$ measured on a busy machine. " * noisy
+    signature = escape(board.signature).replace(SPECIAL["|"], SPECIAL["|"] + r"\allowbreak{}")
     caption = (
         f"{escape(board.split)}: {board.expressions:,} expressions about {board.pictures:,} pictures, protocol "
         f"{escape(board.protocol)}. Acc@0.5 in percent with its 95\\,\\% interval (bootstrap over pictures). "
-        f"{_remarks(board)}Signature: \\texttt{{{_breakable(board.signature)}}}."
+        f"{notes}Signature: \\texttt{{{signature}}}."
     )
     label = re.sub(r"[^a-z0-9]+", "-", f"{board.split}-{board.protocol}-{board.fingerprint[:8]}".lower()).strip("-")
     return (
         "\\begin{table}\n\\centering\n"
         f"\\caption{{{caption}}}\n\\label{{tab:{label}}}\n"
-        f"\\begin{{tabular}}{{{''.join(aligned for _, aligned, _ in shown)}}}\n\\toprule\n"
-        + " & ".join(name for name, _, _ in shown)
+        f"\\begin{{tabular}}{{{''.join('r' if column.right else 'l' for column, _ in columns)}}}\n\\toprule\n"
+        + " & ".join(headers)
         + " \\\\\n\\midrule\n"
         + "".join(f"{line}\n" for line in lines)
         + "\\bottomrule\n\\end{tabular}\n\\end{table}\n"
     )
 
 
-def _remarks(board: Board) -> str:
-    said = ""
-    if any(r["saw_test_images"] == "yes" for r in board.rows):
-        said += r"$\dagger$ has seen test pictures in training. "
-    if any(r["speed"] and r["speed"]["noisy"] for r in board.rows):
-        said += r"$\sim$ measured on a busy machine. "
-    return said
-
-
-def _name(r: Mapping[str, Any]) -> str:
-    return escape(r["pipeline"]) + (r"$^\dagger$" if r["saw_test_images"] == "yes" else "")
-
-
-def _accuracy(r: Mapping[str, Any]) -> str:
-    low, high = r["ci95"]
-    return f"{percent(r['acc@0.5'])} {{\\footnotesize [{percent(low)}, {percent(high)}]}}"
-
-
-def _measured(pick: Callable[[Mapping[str, Any]], float | None]) -> Callable[[Mapping[str, Any]], str]:
-    """A cell of the joined speed; the whole evaluation's own rate is no speed and has no place in a paper's table."""
-
-    def cell(r: Mapping[str, Any]) -> str:
-        value = pick(r["speed"]) if r["speed"] else None
-        return "--" if value is None else (r"$\sim$" if r["speed"]["noisy"] else "") + rate(value)
-
-    return cell
-
-
-def _published(r: Mapping[str, Any]) -> str:
-    found = [f"{entry['value']:.2f}" for entry in r["published"] if entry["metric"] == "acc@0.5"]
-    return ", ".join(found) or "--"
-
-
-def _dashed(said: str) -> str:
-    return "--" if said == BLANK else said
-
-
-ALWAYS = ("Rank", "Pipeline", "Acc@0.5", "mIoU")
-COLUMNS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], str]], ...] = (
-    ("Rank", "r", lambda r: _dashed(rank(r)).replace("-", "--", 1) if r["rank"] else "--"),
-    ("Pipeline", "l", _name),
-    ("Acc@0.5", "r", _accuracy),
-    ("Published", "r", _published),
-    ("mIoU", "r", lambda r: percent(r["mean_iou"])),
-    ("Ceiling", "r", lambda r: _dashed(percent(r["oracle@0.5"]))),
-    ("Expr./s", "r", _measured(lambda s: float(s["expressions_per_s"]["median"]))),
-    ("ms", "r", _measured(lambda s: s["p50_ms"])),
-    ("Params", "r", lambda r: _dashed(parameters(r)).replace(" ", r"\,")),
-    ("Training", "l", lambda r: escape(r["training_data"])),
-)
+def _cell(column: Column, r: Row, text: str) -> str:
+    """The text as LaTeX, with what only LaTeX adds. The whole evaluation's rate, in brackets, is no measured speed."""
+    if column.name == "pipeline":
+        return escape(text) + (r"$^\dagger$" if r["saw_test_images"] == "yes" else "")
+    if column.name == "acc@0.5":
+        return f"{text} {{\\footnotesize {interval(r['ci95'])}}}"
+    if column.name == "published":
+        return ", ".join(f"{entry['value']:.2f}" for entry in r["published"] if entry["metric"] == "acc@0.5") or "--"
+    if text == BLANK or text.startswith("("):
+        return "--"
+    return escape(text).replace(SPECIAL["~"], r"$\sim$").replace(" ", r"\,").replace("-", "--")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 from bench.datasets.load import load_split
 from bench.errors import UnknownName, UsageError
@@ -12,24 +12,14 @@ from bench.reporting.boards import Board, Leaderboard, collect
 from bench.reporting.exports.fiftyone import fiftyone_files
 from bench.reporting.exports.hub import hub_files
 from bench.reporting.exports.latex import leaderboard_latex
-from bench.reporting.exports.spreadsheet import leaderboard_csv
+from bench.reporting.leaderboard import leaderboard_csv
 from bench.reporting.markdown import leaderboard_markdown
 from bench.runs.files import make_folder, write_atomically
 from bench.settings import Resolved
 
-
-class Format(StrEnum):
-    """A file: md, csv, latex. A folder of files: hub, fiftyone."""
-
-    md = "md"
-    csv = "csv"
-    latex = "latex"
-    hub = "hub"
-    fiftyone = "fiftyone"
-
-
+Format = Literal["md", "csv", "latex", "hub", "fiftyone"]
+FILES = ("md", "csv", "latex")  # the others are folders of files
 INTRO = "# Leaderboard\n"  # LEADERBOARD.md leads to files that an export has not beside it
-FILES = (Format.md, Format.csv, Format.latex)
 
 
 def export(
@@ -47,8 +37,30 @@ def export(
     given, where there is nothing to export or more tables than the format takes; UnknownName for a split without runs;
     DataError for FiftyOne where the split is not at hand.
     """
-    boards = _boards(collect(results), results, split)
-    files = _files(form, out, boards, results, resolved, hub_dataset)
+    boards = collect(results).boards
+    if not boards:
+        raise UsageError(f"{results}: no complete run yet, so there is nothing to export")
+    splits = {board.split for board in boards}
+    if split is not None and split not in splits:
+        raise UnknownName("split with runs", split, splits)
+    boards = tuple(board for board in boards if split in (None, board.split))
+    if form in FILES and out.is_dir():
+        raise UsageError(f"--out {out} is a folder; name the file to write")
+    if form not in FILES and out.is_file():
+        raise UsageError(f"--out {out} is a file; {form} writes several into a folder")
+    match form:
+        case "md":
+            files = {out: leaderboard_markdown(Leaderboard(boards, ()), INTRO)}
+        case "csv":
+            files = {out: leaderboard_csv(boards)}
+        case "latex":
+            files = {out: leaderboard_latex(boards)}
+        case "hub":
+            files = {out / name: text for name, text in hub_files(boards, hub_dataset).items()}
+        case "fiftyone":
+            board = _only(boards)
+            texts = fiftyone_files(results, board, load_split(board.split, resolved))
+            files = {out / name: text for name, text in texts.items()}
     if there := next((path for path in files if path.exists() and not force), None):
         raise UsageError(f"{there} is there already; --force replaces it")
     for path, text in files.items():
@@ -57,41 +69,9 @@ def export(
     return list(files)
 
 
-def _boards(found: Leaderboard, results: Path, split: str | None) -> Sequence[Board]:
-    if not found.boards:
-        raise UsageError(f"{results}: no complete run yet, so there is nothing to export")
-    if split is None:
-        return found.boards
-    boards = [board for board in found.boards if board.split == split]
-    if not boards:
-        raise UnknownName("split with runs", split, {board.split for board in found.boards})
-    return boards
-
-
-def _files(
-    form: Format,
-    out: Path,
-    boards: Sequence[Board],
-    results: Path,
-    resolved: Resolved,
-    hub_dataset: str | None,
-) -> dict[Path, str]:
-    if form in FILES:
-        if out.is_dir():
-            raise UsageError(f"--out {out} is a folder; name the file to write")
-        tables = Leaderboard(tuple(boards), ())
-        if form is Format.md:
-            return {out: leaderboard_markdown(tables, INTRO)}
-        return {out: leaderboard_csv(boards) if form is Format.csv else leaderboard_latex(boards)}
-    if out.is_file():
-        raise UsageError(f"--out {out} is a file; {form} writes several into a folder")
-    if form is Format.hub:
-        return {out / name: text for name, text in hub_files(boards, hub_dataset).items()}
-    first = boards[0]
-    if len(boards) > 1:
+def _only(boards: Sequence[Board]) -> Board:
+    """The one table that FiftyOne takes: of one split, under the usual protocol where there are several."""
+    if len({board.split for board in boards}) > 1:
         several = ", ".join(f"{board.split} ({board.protocol})" for board in boards)
-        if len({board.split for board in boards}) > 1:
-            raise UsageError(f"fiftyone takes one split, and there are runs on {several}; choose one with --split")
-        first = next((board for board in boards if board.protocol == "iou" and not board.proposals), first)
-    data = load_split(first.split, resolved)
-    return {out / name: text for name, text in fiftyone_files(results, first, data).items()}
+        raise UsageError(f"fiftyone takes one split, and there are runs on {several}; choose one with --split")
+    return next((board for board in boards if board.protocol == "iou" and not board.proposals), boards[0])

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from bench.comparison.comparison import Pair, compare
+from bench.comparison.comparison import compare
+from bench.comparison.results import Pair
 from bench.errors import BenchError
 from bench.reporting.report.selection import Shown
 from bench.runs.record import Bootstrap
@@ -79,7 +80,7 @@ def _pair(a: int, b: int, pair: Pair, labels: Sequence[str]) -> dict[str, Any]:
         "difference": -pair.difference,
         "interval": f"[{low:+.2f}, {high:+.2f}]".replace("-", "−"),
         "p": _p(pair.p_holm).removeprefix("= "),
-        "verdict": _verdict(pair),
+        "verdict": "cannot be told apart" if not pair.significant else f"{'BA'[pair.difference < 0]} is better",
         "both": f"{cells[0]:,}",
         "only_a": f"{cells[1]:,}",
         "only_b": f"{cells[2]:,}",
@@ -88,12 +89,6 @@ def _pair(a: int, b: int, pair: Pair, labels: Sequence[str]) -> dict[str, Any]:
         "only_b_link": only(labels[a], labels[b], "b-right"),
         "bars": [(f"{start:.2f}", f"{width:.2f}") for start, width in parts],
     }
-
-
-def _verdict(pair: Pair) -> str:
-    if not pair.significant:
-        return "cannot be told apart"
-    return "A is better" if pair.difference < 0 else "B is better"
 
 
 def _p(p: float) -> str:

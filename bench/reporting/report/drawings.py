@@ -1,7 +1,4 @@
-"""Drawings from elsewhere in the page: accuracy against speed, curves of trainings, histograms of reliability.
-
-They come in as pictures (data: addresses in <img>), which a browser shows without running anything that is in them.
-"""
+"""Drawings of the page (speed, training, reliability) as <img> data addresses, which run nothing."""
 
 from __future__ import annotations
 
@@ -15,30 +12,22 @@ from typing import Any
 
 from bench.errors import UsageError
 from bench.reporting.report.selection import Shown
-from bench.reporting.speed_chart import point, speed_chart
+from bench.reporting.speed_chart import Point, point, speed_chart
 from bench.runs.reliability import PICTURE
-from bench.speed.record import SpeedRecord, machine, read_speeds, speed_of
 
-CURVES = ("curves.svg", "thresholds.svg", "reliability.svg")  # of a training and of a curriculum
+CURVES: tuple[str, ...] = ("curves.svg", "thresholds.svg", "reliability.svg")  # of a training and of a curriculum
 MOST = 4_000_000  # bytes; a drawing of ours has a few thousand
 
 
-def speeds(runs: Sequence[Shown], results: Path) -> dict[str, Any]:
-    """A chart for every machine on which at least one of the runs was timed, and how to time those that were not."""
-    records = read_speeds(results)
-    timed: dict[str, list[tuple[Shown, SpeedRecord]]] = {}
-    missing = []
+def speeds(runs: Sequence[Shown]) -> dict[str, Any]:
+    """A chart for every device on which at least one of the runs was timed, and how to time those that were not."""
+    timed: dict[str, list[Point]] = {}
     for run in runs:
-        speed = speed_of(run.record, records)
-        if speed is None:
-            missing.append(run)
-        else:
-            timed.setdefault(machine(speed.identity.device, speed.environment), []).append((run, speed))
-    charts = []
-    for where, pairs in timed.items():
-        points = [point({**run.row, "pipeline": run.label}, speed) for run, speed in pairs]
-        drawn = speed_chart("Accuracy against speed", points, where)
-        charts.append({"source": as_image(drawn), "said": described(drawn)})
+        if run.row["speed"]:
+            timed.setdefault(run.row["device"], []).append(point({**run.row, "pipeline": run.label}))
+    drawn = [speed_chart("Accuracy against speed", points, device) for device, points in timed.items()]
+    charts = [{"source": as_image(svg), "said": described(svg)} for svg in drawn]
+    missing = [run for run in runs if not run.row["speed"]]
     notes = []
     own = [run for run in missing if run.record.provenance == "run"]
     if own:
@@ -52,25 +41,20 @@ def speeds(runs: Sequence[Shown], results: Path) -> dict[str, Any]:
     return {"charts": charts, "notes": notes}
 
 
-def trainings(folders: Sequence[Path]) -> list[dict[str, str]]:
-    """The curves in the folders that `bench train` leaves. Raises UsageError for a folder without any."""
-    return [
-        drawing for folder in folders for drawing in _held(folder, CURVES, "bench train writes NAME.run/curves.svg")
-    ]
+def stored_drawings(trainings: Sequence[Path], reliabilities: Sequence[Path]) -> list[dict[str, str]]:
+    """The curves that `bench train` and the histograms that `bench label score` leave in these folders.
 
-
-def reliabilities(folders: Sequence[Path]) -> list[dict[str, str]]:
-    """The histograms in the folders that `bench label score` leaves. Raises UsageError for one without."""
-    return [
-        drawing for folder in folders for drawing in _held(folder, (PICTURE,), f"bench label score writes {PICTURE}")
-    ]
-
-
-def _held(folder: Path, names: Sequence[str], who: str) -> list[dict[str, str]]:
-    there = [folder / name for name in names if (folder / name).is_file()]
-    if not there:
-        raise UsageError(f"{folder}: holds no {' or '.join(names)}; {who} into the folder that is wanted here")
-    return [_drawing(path) for path in there]
+    Raises UsageError for a folder without any, and for what is no drawing.
+    """
+    wanted = [(folder, CURVES, "bench train writes NAME.run/curves.svg") for folder in trainings]
+    wanted += [(folder, (PICTURE,), f"bench label score writes {PICTURE}") for folder in reliabilities]
+    drawings = []
+    for folder, names, who in wanted:
+        there = [folder / name for name in names if (folder / name).is_file()]
+        if not there:
+            raise UsageError(f"{folder}: holds no {' or '.join(names)}; {who} into the folder that is wanted here")
+        drawings += [_drawing(path) for path in there]
+    return drawings
 
 
 def _drawing(path: Path) -> dict[str, str]:

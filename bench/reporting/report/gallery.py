@@ -1,19 +1,18 @@
-"""What the gallery knows of every expression, as columns: the page's filters go over them, cards are made of them.
+"""Every expression of the gallery as columns of numbers, a third of the size of objects.
 
 Boxes are flat lists of whole tenths of a pixel (x1, y1, x2, y2 of the original picture), IoUs whole thousandths rounded
-down, so that nothing below 0.5 reads 0.500; labels are positions in a list of names. Columns of numbers cost a third of
-objects, and a browser reads ten thousand expressions of six pipelines in a few hundredths of a second.
+down, so that nothing below 0.5 is shown as 0.500; labels are positions in a list of names.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.errors import RunError
 from bench.evaluation.outcomes import Outcomes, outcomes
@@ -57,7 +56,10 @@ def columns(scenes: Sequence[Scene], small: Sequence[Thumbnail], runs: Sequence[
     n = int(np.searchsorted(found.picture, len(scenes)))
     expressions = found.expressions[:n]
     shown = found.picture[:n].tolist()
-    labels = [strata(e, scenes[p]) | _category(e.category) for e, p in zip(expressions, shown, strict=True)]
+    labels = [
+        strata(e, scenes[p]) | ({"category": e.category} if e.category else {})
+        for e, p in zip(expressions, shown, strict=True)
+    ]
     sizes = [_size(scene, thumbnail, runs) for scene, thumbnail in zip(scenes, small, strict=True)]
     limits = [sizes[place] for place in shown]
     pools, belongs = _proposals(scenes, sizes, runs)
@@ -75,18 +77,16 @@ def columns(scenes: Sequence[Scene], small: Sequence[Thumbnail], runs: Sequence[
         "runs": [
             {
                 "label": run.run.label,
-                "outcome": _outcome(run.outcomes, n),
-                "iou": _thousandths(run.outcomes.iou[:n]),
-                "box": _flat(_boxes(run, scenes, [e.id for e in expressions], shown), limits),
+                # A letter an expression: 1 a hit, 0 a miss, - no box at all.
+                "outcome": "".join(np.where(run.outcomes.answered, np.where(run.outcomes.hit, "1", "0"), "-")[:n]),
+                # 0.29 * 1000 is a little less than 290
+                "iou": np.floor(np.maximum(run.outcomes.iou[:n], 0.0) * 1000 + 1e-9).astype(int).tolist(),
+                "box": _flat(_boxes(run, scenes, [e.id for e in expressions]), limits),
                 "proposals": pool,
             }
             for run, pool in zip(runs, belongs, strict=True)
         ],
     }
-
-
-def _category(name: str | None) -> dict[str, str]:
-    return {"category": name} if name else {}
 
 
 def _size(scene: Scene, thumbnail: Thumbnail, runs: Sequence[Answered]) -> tuple[int, int]:
@@ -100,37 +100,19 @@ def _size(scene: Scene, thumbnail: Thumbnail, runs: Sequence[Answered]) -> tuple
     return max(1, math.ceil(max(x for x, _ in corners))), max(1, math.ceil(max(y for _, y in corners)))
 
 
-def _outcome(found: Outcomes, n: int) -> str:
-    """A letter an expression: 1 a hit, 0 a miss, - no box at all."""
-    letters = np.where(found.answered[:n], np.where(found.hit[:n], "1", "0"), "-")
-    return "".join(letters.tolist())
-
-
-def _thousandths(iou: NDArray[np.float64]) -> list[int]:
-    # 0.29 * 1000 is a little less than 290
-    whole: list[int] = np.floor(np.maximum(iou, 0.0) * 1000 + 1e-9).astype(int).tolist()
-    return whole
-
-
-def _boxes(run: Answered, scenes: Sequence[Scene], ids: Sequence[str], shown: Sequence[int]) -> list[Box | None]:
+def _boxes(run: Answered, scenes: Sequence[Scene], ids: Sequence[str]) -> list[Box | None]:
     """The box of every expression that has a usable one."""
-    said: dict[str, Box | None] = {}
+    boxes: dict[str, Box | None] = {}
     for scene in scenes:
         for answer in run.rows[scene.id].answers if scene.id in run.rows else ():
-            said.setdefault(answer.id, answer.box)
-    there = run.outcomes.answered.tolist()
-    return [said.get(name) if there[place] else None for place, name in enumerate(ids)]
+            boxes.setdefault(answer.id, answer.box)
+    return [boxes.get(name) if usable else None for name, usable in zip(ids, run.outcomes.answered, strict=False)]
 
 
 def _flat(boxes: Sequence[Box | None], sizes: Sequence[tuple[int, int]]) -> list[int]:
     """Boxes in tenths of pixels, four zeros for none."""
-    out = np.zeros((len(boxes), 4))
-    for place, box in enumerate(boxes):
-        if box is not None:
-            out[place] = box
-    if not len(out):
-        return []
-    far = np.array([[w, h, w, h] for w, h in sizes], np.float64) * FAR
+    out = np.array([box or (0, 0, 0, 0) for box in boxes], np.float64).reshape(-1, 4)
+    far = np.array([[w, h, w, h] for w, h in sizes], np.float64).reshape(-1, 4) * FAR
     tenths: list[int] = np.rint(np.clip(np.nan_to_num(out), -far, far) * 10).astype(int).ravel().tolist()
     return tenths
 
@@ -161,18 +143,15 @@ def _proposals(
 
 def _cuts(labels: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
     """Every way to cut the expressions: its name, its labels in order, and each expression's place among them or -1."""
-    counts: dict[str, dict[str, int]] = {}
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
     for entry in labels:
         for cut, label in entry.items():
-            held = counts.setdefault(cut, {})
-            held[label] = held.get(label, 0) + 1
-    order: dict[str, list[str]] = in_order(counts)
-    if "kind" in counts:
-        order["kind"] = sorted(counts["kind"])  # filters show all of them, not the commonest alone
-    if "category" in counts:
-        order["category"] = sorted(counts["category"])
-    out = []
-    for cut, names in order.items():
-        place = {name: number for number, name in enumerate(names)}
-        out.append({"name": cut, "labels": names, "of": [place.get(entry.get(cut, ""), -1) for entry in labels]})
-    return out
+            counts[cut][label] += 1
+    order = in_order(counts)
+    # Filters show all kinds and categories, not the commonest alone.
+    order |= {cut: sorted(counts[cut]) for cut in ("kind", "category") if cut in counts}
+    places = {cut: {name: number for number, name in enumerate(names)} for cut, names in order.items()}
+    return [
+        {"name": cut, "labels": names, "of": [places[cut].get(entry.get(cut, ""), -1) for entry in labels]}
+        for cut, names in order.items()
+    ]

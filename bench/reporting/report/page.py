@@ -1,9 +1,8 @@
 """The report as one file: templates filled, scripts, styles and pictures put inside, and the file's own policy.
 
-Three walls keep data from becoming markup: the template escapes whatever it is given, the gallery's JSON has no
-character that could end its element, and the scripts build the page from text alone. The fourth says what the file may
-do at all: run the one script and the one style sheet that were put into it (known by their hashes), show pictures that
-it holds, and connect to nothing.
+Data cannot become markup: the template escapes it, the gallery's JSON has no character that could end its element, and
+the scripts build the page from text alone. The file's policy allows its own script and styles (by their hashes) and the
+images it holds, and no connection.
 """
 
 from __future__ import annotations
@@ -33,15 +32,8 @@ SCRIPTS = (
     "data.js", "state.js", "filters.js", "overlay.js", "cards.js", "detail.js", "controls.js", "keyboard.js", "main.js",
 )  # fmt: skip
 ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
-PARTS = (
-    ("leaderboard", "Leaderboard"),
-    ("comparison", "Comparison"),
-    ("strata", "Strata"),
-    ("speed", "Speed"),
-    ("training", "Training"),
-    ("gallery", "Gallery"),
-    ("runs", "Runs"),
-)
+NEEDS = {"comparison": "comparison", "training": "drawings"}  # parts that are shown where there is any
+PARTS = ("leaderboard", "comparison", "strata", "speed", "training", "gallery", "runs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +52,6 @@ class Made:
 def write_report(
     split: Split,
     runs: Sequence[Shown],
-    results: Path,
     out: Path,
     limit: int | None = None,
     thumbnail: int | None = None,
@@ -72,7 +63,7 @@ def write_report(
     The gallery holds the split's first `limit` pictures, the longer side of at most `thumbnail` pixels. Raises RunError
     for a run whose files do not fit together or an `out` that cannot be written, UsageError for folders without curves.
     """
-    drawn = [*drawings.trainings(trainings), *drawings.reliabilities(reliabilities)]
+    drawn = drawings.stored_drawings(trainings, reliabilities)
     answers = [answered(run, split.scenes) for run in runs]
     scenes = split.scenes[: limit if limit is not None else len(split.scenes)]
     small, pixels = thumbnails(scenes, split.pictures, thumbnail)
@@ -82,10 +73,10 @@ def write_report(
         "board": sections.board(runs),
         "comparison": comparing(runs, sections.metrics_of(runs[0].record).bootstrap),
         "strata": sections.strata(runs),
-        "speed": drawings.speeds(runs, results),
+        "speed": drawings.speeds(runs),
         "drawings": drawn,
         "gallery": _gallery(split, len(scenes), small, len(data["id"])),
-        "runs": sections.made(runs),
+        "runs": [sections.made(run) for run in runs],
     }
     page = render(context, data, small)
     make_folder(out.absolute().parent)
@@ -99,7 +90,7 @@ def render(context: Mapping[str, Any], data: Mapping[str, Any], small: Sequence[
     style = "".join(_read(name) for name in STYLES)
     script = '"use strict";\n(() => {\n' + "".join(_read(name) for name in SCRIPTS) + "})();\n"
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    shown = [part for part in PARTS if part[0] not in ("comparison", "training") or context[_held_in(part[0])]]
+    shown = [(part, part.title()) for part in PARTS if part not in NEEDS or context[NEEDS[part]]]
     page = environment.get_template("page.html.j2").render(
         **context,
         parts=shown,
@@ -126,18 +117,12 @@ def as_json(value: Any) -> Markup:
 
 
 def _gallery(split: Split, pictures: int, small: Sequence[Thumbnail], expressions: int) -> dict[str, Any]:
-    said = f"Every one of the {expressions:,} expressions" if pictures == len(split.scenes) else (
-        f"The {expressions:,} expressions about the first {pictures:,} of {len(split.scenes):,} pictures"
-    )  # fmt: skip
+    some = f"The {expressions:,} expressions about the first {pictures:,} of {len(split.scenes):,} pictures"
+    which = f"Every one of the {expressions:,} expressions" if pictures == len(split.scenes) else some
     why = [each.why for each in small if each.why]
-    notes = []
-    if why:
-        notes.append(f"{len(why):,} of {pictures:,} pictures cannot be shown; boxes stand on a blank frame. {why[0]}")
-    return {"said": f"{said}, on its picture, with the answers drawn over it.", "notes": notes}
-
-
-def _held_in(part: str) -> str:
-    return "drawings" if part == "training" else part
+    blank = f"{len(why):,} of {pictures:,} pictures cannot be shown; boxes stand on a blank frame."
+    notes = [f"{blank} {why[0]}"] if why else []
+    return {"said": f"{which}, on its picture, with the answers drawn over it.", "notes": notes}
 
 
 def _hash(text: str) -> str:

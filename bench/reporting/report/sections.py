@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,12 @@ from bench.datasets.split import Split
 from bench.evaluation.protocols import protocol
 from bench.reporting.report.gallery import Answered
 from bench.reporting.report.selection import Shown
-from bench.reporting.table import BLANK, interval, percent, rate, remarks
+from bench.reporting.table import MARKS, REMARKS, interval, percent, shown
+from bench.reporting.terminal import cuts_of, remarks
 from bench.runs.record import Metrics, RunRecord, Stratum
 
 SHAPES = 6  # marks and colours; the seventh run has the first one's colour and another shape
 CHARTED = 8  # runs in a chart of strata; more cannot be told apart
-WHOLE = "(ex/s) in brackets: of the whole evaluation, decoding included, no measurement of speed"
-NOISY = "~ measured while the machine was busy, or its clocks were held down, or with repeats far apart"
-SAW = {
-    "yes": ("‡", "its training held pictures of this benchmark's validation or test parts"),
-    "unknown": ("?", "not known whether its training held pictures of this benchmark's validation or test parts"),
-}
 
 
 def head(split: Split, runs: Sequence[Shown], answers: Sequence[Answered]) -> dict[str, Any]:
@@ -34,7 +29,7 @@ def head(split: Split, runs: Sequence[Shown], answers: Sequence[Answered]) -> di
     draws = metrics.bootstrap
     said = (
         f"{data.expressions:,} expressions about {data.pictures:,} pictures, answered by "
-        f"{_count(len(runs), 'pipeline')}. A hit is {hit} (protocol {rule.name}); "
+        f"{len(runs):,} pipeline{'s' if len(runs) != 1 else ''}. A hit is {hit} (protocol {rule.name}); "
         f"intervals are {100 * draws.confidence:g} %, from {draws.draws:,} bootstrap draws over pictures."
     )
     notes = [line for run in runs for line in remarks(run.record)]
@@ -69,110 +64,37 @@ def _facts(runs: Sequence[Shown], answers: Sequence[Answered]) -> list[dict[str,
 
 def board(runs: Sequence[Shown]) -> dict[str, Any]:
     """The leaderboard's table: columns in which no run has anything to say are left out."""
-    rows = []
-    columns: dict[str, tuple[str, list[str]]] = {}
-    marks_used: dict[str, str] = {}
+    rows: list[dict[str, Any]] = []
     for number, run in enumerate(runs):
         metrics = metrics_of(run.record)
-        marks = []
-        if (saw := str(run.row.get("saw_test_images", "unknown"))) in SAW:
-            marks.append({"sign": SAW[saw][0], "why": SAW[saw][1]})
-        if run.record.provenance == "imported":
-            marks.append({"sign": "†", "why": "boxes made elsewhere, scored here"})
-        marks_used |= {mark["sign"]: mark["why"] for mark in marks}
-        for name, (why, text) in _cells(run).items():
-            columns.setdefault(name, (why, []))[1].append(text)
-        rows.append(
-            {
-                **_dot(number, run.label, metrics.accuracy, metrics.ci95, line=0),
-                "marks": marks,
-                "cells": [],
-            }
-        )
-    kept = {name: cells for name, (_, cells) in columns.items() if set(cells) - {BLANK, "0"}}
-    notes = [f"{sign} {why}." for sign, why in marks_used.items()]
-    notes += [
-        f"{why}." for begin, why in (("(", WHOLE), ("~", NOISY)) if any(c[0] == begin for c in columns["ex/s"][1])
-    ]
-    if len(runs) > 1 and len(where := set(kept.get("device", ()))) == 1:
-        del kept["device"]  # a column that says one thing is a sentence
+        marks = [{"sign": sign, "why": why} for sign, applies, why in MARKS if applies(run.row)]
+        rows.append(_dot(number, run.label, metrics.accuracy, metrics.ci95, line=0) | {"marks": marks})
+    notes = [f"{sign} {why}." for sign, applies, why in MARKS if any(applies(run.row) for run in runs)]
+    notes += [f"{why}." for applies, why in REMARKS if any(applies(run.row) for run in runs)]
+    columns = shown("h", [run.row for run in runs])
+    where = next((set(cells) for column, cells in columns if column.name == "device"), set())
+    if len(runs) > 1 and len(where) == 1:  # a column that says one thing is a sentence
+        columns = [(column, cells) for column, cells in columns if column.name != "device"]
         notes.append(f"All of them ran on: {where.pop()}.")
     for number, row in enumerate(rows):
-        row["cells"] = [cells[number] for cells in kept.values()]
-    return {
-        "columns": [{"name": name, "why": columns[name][0]} for name in kept],
-        "rows": rows,
-        "notes": notes,
-    }
-
-
-def _cells(run: Shown) -> dict[str, tuple[str, str]]:
-    """Column -> (what it means, the run's cell)."""
-    metrics, row = metrics_of(run.record), run.row
-    parameters = row.get("parameters", run.record.card.get("parameters"))
-    training = str(row.get("training_data") or "unknown")
-    return {
-        "rank": ("range of ranks that the paired test leaves open", _rank(row.get("rank"))),
-        "paper": ("what its paper published for this split, and how this run differs", _published(row)),
-        "0.7": ("Acc@0.7", percent(metrics.accuracy_70)),
-        "0.9": ("Acc@0.9", percent(metrics.accuracy_90)),
-        "mIoU": ("mean IoU", percent(metrics.mean_iou)),
-        "ceiling": ("share of expressions for which some proposal would be a hit", percent(metrics.oracle)),
-        "no box": ("expressions that got no box", f"{metrics.no_box:,}"),
-        "unreadable": ("pictures that could not be read", f"{metrics.errors:,}"),
-        "ex/s": ("expressions per second, cold", _speed(row)),
-        "ms": ("milliseconds for one expression on one picture, median", _noisy(row) + rate(row.get("latency_ms"))),
-        "GB": ("peak memory, 10⁹ bytes", rate(row.get("peak_gb"))),
-        "parameters": ("parameters of the whole pipeline", _millions(parameters)),
-        "training": ("what it was trained on", BLANK if training == "unknown" else training),
-        "device": ("what it ran on", str(row.get("device") or BLANK)),
-    }
-
-
-def _speed(row: Mapping[str, Any]) -> str:
-    """The measured speed, or in brackets that of the whole evaluation: as in LEADERBOARD.md."""
-    if speed := row.get("speed"):
-        return _noisy(row) + rate(speed["expressions_per_s"]["median"])
-    known = row.get("expressions_per_s")
-    return BLANK if known is None else f"({rate(known)})"
-
-
-def _noisy(row: Mapping[str, Any]) -> str:
-    speed = row.get("speed")
-    return "~" if speed and speed.get("noisy") else ""
-
-
-def _published(row: Mapping[str, Any]) -> str:
-    """The first published accuracy, and this row minus it in points."""
-    said = next((p for p in row.get("published") or () if p["metric"] == "acc@0.5"), None)
-    return f"{said['value']:g} ({said['difference']:+.2f})".replace("-", "−") if said else BLANK
-
-
-def _rank(rank: Any) -> str:
-    if isinstance(rank, Sequence) and len(rank) == 2:
-        return f"{rank[0]}" if rank[0] == rank[1] else f"{rank[0]}–{rank[1]}"
-    return BLANK
-
-
-def _millions(parameters: Any) -> str:
-    return f"{parameters / 1e6:,.3g} M" if isinstance(parameters, int | float) and parameters else BLANK
+        row["cells"] = [cells[number] for _, cells in columns]
+    names = [{"name": column.header, "why": column.why} for column, _ in columns]
+    return {"columns": names, "rows": rows, "notes": notes}
 
 
 def strata(runs: Sequence[Shown]) -> dict[str, Any]:
     """A chart for every cut: a band a label, and in it a line for each of the first CHARTED runs."""
     found = [metrics_of(run.record) for run in runs]
-    cuts: dict[str, dict[str, None]] = {}
-    for metrics in found:
-        for cut, labels in metrics.strata.items():
-            cuts.setdefault(cut, {}).update(dict.fromkeys(labels))
     shown: list[dict[str, Any]] = [
         {"name": cut, "rows": [_band(cut, label, runs, found) for label in labels]}
-        for cut, labels in cuts.items()
+        for cut, labels in cuts_of(found).items()
         if len(labels) > 1  # a cut with one label cuts nothing
     ]
     for entry in shown:
-        said = (f"{row['label']}: " + ", ".join(_words(c) for c in row["cells"] if c) for row in entry["rows"])
-        entry["said"] = "; ".join(said)
+        entry["said"] = "; ".join(
+            f"{row['label']}: " + ", ".join(f"{c['label']} {percent(c['accuracy'])}" for c in row["cells"] if c)
+            for row in entry["rows"]
+        )
     return {
         "labels": [run.label for run in runs[:CHARTED]],
         "names": [run.label for run in runs],
@@ -204,19 +126,9 @@ def _dot(number: int, label: str, accuracy: float, ci95: tuple[float, float], li
     }
 
 
-def _words(dot: Mapping[str, Any]) -> str:
-    return f"{dot['label']} {percent(dot['accuracy'])}"
-
-
-def made(runs: Sequence[Shown]) -> list[dict[str, Any]]:
-    """How each run came to be: what is needed to make it again."""
-    return [
-        {"label": run.label, "short": str(run.record.card.get("summary") or ""), "facts": _made(run.record, run.row)}
-        for run in runs
-    ]
-
-
-def _made(record: RunRecord, row: Mapping[str, Any]) -> list[tuple[str, str]]:
+def made(run: Shown) -> dict[str, Any]:
+    """How a run came to be: what is needed to make it again."""
+    record, row = run.record, run.row
     card, identity = record.card, record.identity
     dirty = " (with changes that are in no commit)" if record.git.get("dirty") else ""
     speed = record.throughput
@@ -236,14 +148,11 @@ def _made(record: RunRecord, row: Mapping[str, Any]) -> list[tuple[str, str]]:
         "boxes from": f"{record.imported.file}, sha256 {record.imported.sha256}" if record.imported else "",
         "folder": str(row.get("run_dir") or ""),
     }
-    return [(name, value) for name, value in facts.items() if value]
+    shown = [(name, value) for name, value in facts.items() if value]
+    return {"label": run.label, "short": str(card.get("summary") or ""), "facts": shown}
 
 
 def metrics_of(record: RunRecord) -> Metrics:
     """A finished run's metrics; selection.py lets no other in."""
     assert record.metrics is not None
     return record.metrics
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" + ("s" if n != 1 else "")

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.comparison.finding import find_run
+from bench.comparison.finding import find_run, stored_records
 from bench.datasets.split import Split
 from bench.errors import RunError
-from bench.reporting.boards import Board, collect, device
-from bench.reporting.table import row
-from bench.runs.folders import RECORD
+from bench.reporting.boards import Board, collect, whole_row
 from bench.runs.record import RunRecord, read_record
+from bench.speed.record import read_speeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,59 +36,41 @@ def choose(named: Sequence[str], split: Split, results: Path) -> tuple[Split, li
     boards = collect(results).boards
     rows = {entry["run_dir"]: entry for board in boards for entry in board.rows}
     folders = [find_run(word, results, split.name) for word in named] or _by_default(boards, split, results)
-    found = {folder.resolve(): (folder, read_record(folder)) for folder in folders}
-    runs = list(found.values())
+    runs = list({folder.resolve(): (folder, read_record(folder)) for folder in folders}.values())
     for folder, record in runs:
-        _check(folder, record, *runs[0])
+        if record.status != "complete" or record.metrics is None:
+            raise RunError(f"{folder}: the run is not finished; start its command again to continue it")
+        if record.signature != runs[0][1].signature:
+            raise RunError(
+                f"{folder}: means something else than {runs[0][0]}: {record.signature} and {runs[0][1].signature}; a "
+                "report shows runs of one split, protocol and data"
+            )
     split = _answered(split, *runs[0])
-    labels = _labels([record for _, record in runs])
-    shown = [
-        Shown(label, folder, record, rows.get(_name(folder, results)) or _row(folder, record, results))
-        for label, (folder, record) in zip(labels, runs, strict=True)
-    ]
+    speeds = read_speeds(results)
+    shown = []
+    for label, (folder, record) in zip(_labels([record for _, record in runs]), runs, strict=True):
+        run = _name(folder, results)
+        shown.append(Shown(label, folder, record, rows.get(run) or whole_row(results, [(record, run)], speeds)))
     return split, sorted(shown, key=lambda run: (-run.row["acc@0.5"], -run.row["mean_iou"], run.label))
 
 
 def _by_default(boards: Sequence[Board], split: Split, results: Path) -> list[Path]:
-    tables = [board for board in boards if board.split == split.name and board.fingerprint == split.fingerprint]
-    if tables:  # they are in order: the usual protocol first
-        return [results / entry["run_dir"] for entry in tables[0].rows]
-    latest = _latest(split.name, results)
+    """The rows of the split's first table, else the latest finished and whole run of every pipeline."""
+    for board in boards:  # they are in order: the usual protocol first
+        if board.split == split.name and board.fingerprint == split.fingerprint:
+            return [results / entry["run_dir"] for entry in board.rows]
+    latest: dict[str, tuple[str, Path]] = {}
+    for folder, record in stored_records(results / "runs"):
+        whole = record.status == "complete" and record.metrics and not record.identity.data.partial
+        if whole and record.identity.data.split == split.name:
+            this = (record.finished or record.started, folder)
+            latest[record.name] = max(latest.get(record.name, this), this)
     if not latest:
         raise RunError(
             f"{results}: no finished run on {split.name}; make one with "
             f"`bench run --pipeline yolo-clip --split {split.name}`, or name another folder with --results"
         )
-    return list(latest.values())
-
-
-def _latest(split: str, results: Path) -> dict[str, Path]:
-    """Name -> the folder of its latest finished and whole run on the split; what cannot be read is none."""
-    found: dict[str, tuple[str, Path]] = {}
-    for path in sorted((results / "runs").glob(f"**/{RECORD}")):
-        if any(part.startswith(".") for part in path.relative_to(results).parts):
-            continue  # a run that is just being imported
-        try:
-            record = read_record(path.parent)
-        except RunError:
-            continue
-        whole = record.status == "complete" and record.metrics and not record.identity.data.partial
-        if whole and record.identity.data.split == split:
-            found[record.name] = max(
-                found.get(record.name, ("", path.parent)), (record.finished or record.started, path.parent)
-            )
-    return {name: folder for name, (_, folder) in sorted(found.items())}
-
-
-def _check(folder: Path, record: RunRecord, first_folder: Path, first: RunRecord) -> None:
-    """Raises RunError for a run that cannot stand in one report with the first one."""
-    if record.status != "complete" or record.metrics is None:
-        raise RunError(f"{folder}: the run is not finished; start its command again to continue it")
-    if record.signature != first.signature:
-        raise RunError(
-            f"{folder}: means something else than {first_folder}: {record.signature} and {first.signature}; a report "
-            "shows runs of one split, protocol and data"
-        )
+    return [folder for _, (_, folder) in sorted(latest.items())]
 
 
 def _answered(split: Split, folder: Path, record: RunRecord) -> Split:
@@ -109,12 +90,8 @@ def _labels(records: Sequence[RunRecord]) -> list[str]:
     """The runs' names; where one comes twice, with the beginning of the settings' hash, and then a number."""
     names = Counter(record.name for record in records)
     labels = [r.name if names[r.name] == 1 else f"{r.name} ({r.settings_hash[:6]})" for r in records]
-    seen: Counter[str] = Counter()
-    out = []
-    for label in labels:
-        seen[label] += 1
-        out.append(label if seen[label] == 1 else f"{label} {seen[label]}")
-    return out
+    numbers = [labels[: place + 1].count(label) for place, label in enumerate(labels)]
+    return [label if n == 1 else f"{label} {n}" for label, n in zip(labels, numbers, strict=True)]
 
 
 def _name(folder: Path, results: Path) -> str:
@@ -122,15 +99,3 @@ def _name(folder: Path, results: Path) -> str:
         return folder.resolve().relative_to(results.resolve()).as_posix()
     except ValueError:
         return folder.name
-
-
-def _row(folder: Path, record: RunRecord, results: Path) -> dict[str, Any]:
-    """The row of a run that no table shows."""
-    return row(record, _name(folder, results)) | {
-        "device": device(record),
-        "dtype": record.identity.dtype,
-        "trained_on": str(record.card.get("trained_on") or ""),
-        "saw_test_images": record.card.get("saw_test_images", "unknown"),
-        "parameters": record.card.get("parameters"),
-        "commit": record.git.get("commit"),
-    }

@@ -44,18 +44,12 @@ def thumbnails(
     with ThreadPoolExecutor((os.cpu_count() or 1) + 2) as pool:
         if pixels is None:
             step = max(1, len(scenes) // SAMPLE)
-            sample = list(pool.map(lambda scene: _read(scene, pictures), scenes[::step][:SAMPLE]))
-            pixels = _fitting([image for image, _ in sample if image is not None], len(scenes))
+            sample = pool.map(lambda scene: _read(scene, pictures)[0], scenes[::step][:SAMPLE])
+            images = [image for image in sample if image is not None]
+            room = ROOM / max(1, len(scenes)) * len(images)
+            pixels = next((size for size in SIZES if sum(len(_jpeg(i, size)) for i in images) <= room), SIZES[-1])
         made = list(pool.map(lambda scene: _thumbnail(scene, pictures, pixels), scenes))
     return made, pixels
-
-
-def _fitting(sample: Sequence[Image.Image], pictures: int) -> int:
-    for pixels in SIZES:
-        mean = sum(len(_jpeg(image, pixels)) for image in sample) / max(1, len(sample))
-        if mean * pictures <= ROOM:
-            return pixels
-    return SIZES[-1]
 
 
 def _thumbnail(scene: Scene, pictures: PictureSource, pixels: int) -> Thumbnail:

@@ -5,6 +5,7 @@ import hashlib
 import html
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -156,8 +157,6 @@ def replace_runs(world, count):
 
 
 def test_runs_that_cannot_be_compared_say_so(world, tmp_path):
-    import shutil
-
     shutil.copytree(world.results, tmp_path / "results")
     folders = [tmp_path / "results" / run.folder.relative_to(world.results) for run in world.shown]
     (folders[0] / "outcomes.jsonl").unlink()
@@ -227,13 +226,13 @@ def test_without_speed_records_it_says_how_to_make_them(text):
 
 
 def test_a_chart_of_the_runs_that_were_timed(world, tmp_path):
-    run = world.shown[0]
-    folder = tmp_path / "results" / "runs" / "sure" / "tiny-val"
-    folder.mkdir(parents=True)
-    record = run.record
+    results = tmp_path / "results"
+    shutil.copytree(world.results, results)
+    folders = [results / run.folder.relative_to(world.results) for run in world.shown]
+    record = world.shown[0].record
     speed = make_speed(123.0, name=record.name, identity=record.identity, environment=record.environment)
-    (folder / "speed-20261122-100000-00000000.json").write_text(speed.model_dump_json())
-    found = speeds(world.shown, tmp_path / "results")
+    (folders[0].parent / "speed-20261122-100000-00000000.json").write_text(speed.model_dump_json())
+    found = speeds(choose([str(folder) for folder in folders], world.split, results)[1])
     (chart,) = found["charts"]
     assert "sure" in chart["said"] and "123" in chart["said"] and "poor" not in chart["said"]
     (note,) = found["notes"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.reporting.histograms import PLOT, PLOT_WIDTH, Histogram, histograms
+from bench.reporting.reliability import PLOT, PLOT_WIDTH, Histogram, histograms
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -1,0 +1,135 @@
+"""Runs as the tables of a terminal, for `bench run` and `bench score`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from bench.reporting.table import BLANK, interval, percent, row, shown
+from bench.runs.record import Metrics, RunRecord
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+WIDE = 160
+
+
+def wide(console: Console | None, width: int = WIDE) -> Console:
+    """The console, default stdout; a file or a pipe has no edge to fold at, so it gets `width`."""
+    from rich.console import Console as Terminal
+
+    console = console or Terminal()
+    if not console.is_terminal:
+        console.width = max(console.width, width)
+    return console
+
+
+def print_rows(records: Sequence[RunRecord], console: Console | None = None) -> None:
+    """Prints a table a split, what must be known beside the numbers, and the strata; default stdout."""
+    console = wide(console)
+    groups: dict[str, list[RunRecord]] = {}
+    for record in records:
+        groups.setdefault(record.signature, []).append(record)
+    for group in groups.values():
+        console.print(_scores(group))
+        for record in group:
+            for line in remarks(record):
+                console.print(f"  {line}", style="yellow", markup=False, highlight=False)
+        if any(record.metrics and record.metrics.strata for record in group):
+            console.print()
+            console.print(_strata(group))
+
+
+def remarks(record: RunRecord) -> list[str]:
+    """What a reader must know beside the numbers, one line each; plain text that may hold anything."""
+    lines = []
+    metrics, data, imported = record.metrics, record.identity.data, record.imported
+    if data.partial:
+        lines.append(f"partial: the first {data.pictures:,} pictures of {data.split} only, so in no leaderboard")
+    if metrics and metrics.errors:
+        lines.append(f"unreadable pictures: {metrics.errors:,} (their expressions are misses)")
+        lines += [f"    {picture}: {why}" for picture, why in list(record.errors.items())[:5]]
+    if metrics and metrics.duplicates:
+        lines.append(f"second answers, dropped: {metrics.duplicates:,}")
+    if imported:
+        reasons = {
+            "missing": "expressions without a row, counted as misses",
+            "extra": "rows about no expression of the split",
+            "other_picture": "rows that name another picture than their expression's, counted as misses",
+        }
+        for kind, reason in reasons.items():
+            if count := getattr(imported, kind):
+                examples = ", ".join(imported.examples.get(kind, ())[:5])
+                lines.append(f"{reason}: {count:,} ({examples}{', ...' if count > 5 else ''})")
+        if imported.duplicates:
+            lines.append(f"second rows of one expression, dropped: {imported.duplicates:,}")
+    return [f"{record.name}: {line}" for line in (*lines, *record.notes)]
+
+
+def _scores(records: Sequence[RunRecord]) -> Table:
+    """The table of runs that share a signature."""
+    from rich.text import Text
+
+    data = records[0].identity.data
+    level = next((record.metrics.bootstrap.confidence for record in records if record.metrics), 0.95)
+    grid = empty_table(f"{data.split}  {data.expressions:,} expressions  {records[0].signature.split('|')[1]}")
+    # Names are data: as Text they are shown as they are, with no markup read into them.
+    grid.add_column("pipeline", style="bold", overflow="fold", min_width=12)
+    columns = shown("t", [row(record, "") for record in records])
+    for column, _ in columns:
+        header = f"{100 * level:g} % interval" if column.name == "ci95" else column.header
+        grid.add_column(header, justify="right", no_wrap=True, style="bold green" if column.name == "acc@0.5" else "")
+    for number, record in enumerate(records):
+        cells = [Text(cells[number]) for _, cells in columns]
+        grid.add_row(Text(record.name), *(cells if record.metrics else [Text("unfinished"), *cells[1:]]))
+    return grid
+
+
+def empty_table(title: str) -> Table:
+    """The look of every table in the terminal: no frame, a line under the header."""
+    from rich import box
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    return Grid(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+        header_style="bold",
+    )
+
+
+def _strata(records: Sequence[RunRecord]) -> Table:
+    from rich.text import Text
+
+    found = [(record.name, record.metrics) for record in records if record.metrics]
+    grid = empty_table("Acc@0.5 % by stratum")
+    grid.add_column("cut", style="dim")
+    grid.add_column("label", overflow="fold")
+    grid.add_column("n", justify="right")
+    for name, _ in found:
+        grid.add_column(Text(name), justify="right")
+    for cut, labels in cuts_of([metrics for _, metrics in found]).items():
+        for place, label in enumerate(labels):
+            cells = [metrics.strata.get(cut, {}).get(label) for _, metrics in found]
+            n = next(cell.n for cell in cells if cell)
+            texts = [Text(percent(cell.accuracy) if cell else BLANK) for cell in cells]
+            for text, cell in zip(texts, cells, strict=True):
+                if cell and len(found) <= 2:
+                    text.append(f" {interval(cell.ci95)}", "dim")
+            grid.add_row(Text("" if place else cut), Text(label), f"{n:,}", *texts)
+        grid.add_section()
+    return grid
+
+
+def cuts_of(found: Sequence[Metrics]) -> Mapping[str, list[str]]:
+    """Every cut with its labels, in the order in which the runs have them."""
+    cuts: dict[str, dict[str, None]] = {}
+    for metrics in found:
+        for cut, labels in metrics.strata.items():
+            cuts.setdefault(cut, {}).update(dict.fromkeys(labels))
+    return {cut: list(labels) for cut, labels in cuts.items()}
