@@ -22,9 +22,7 @@ from bench.errors import BenchError, UnknownName, WeightsError
 from bench.grounding import PipelineContext
 from bench.hashing import find_file
 from clipvg.frozen import FrozenClip, causal_mask, empty_clip, open_frozen
-from clipvg.model.config import OFFICIAL, ClipVGConfig
-from clipvg.model.network import POSITIONS, ClipVG
-from clipvg.model.visual import resized_positions
+from clipvg.network import OFFICIAL, POSITIONS, ClipVG, ClipVGConfig, resized_positions
 from pipelines import hub, weights
 from pipelines.canvas import STATISTICS, Style
 from pipelines.clip.encoder import ClipOptions

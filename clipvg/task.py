@@ -21,10 +21,7 @@ from bench.training.feature_cache import ImageFeatureCache, TextFeatureCache
 from bench.training.task import ParameterGroup, TaskFactory, TrainingJob, TrainTask
 from clipvg.checkpoint import Opened, at_size, open_network, save_own
 from clipvg.frozen import FrozenClip, open_frozen, values_hash
-from clipvg.model.config import ClipVGConfig
-from clipvg.model.network import POSITIONS, ClipVG
-from clipvg.model.text import PAD, text_features, up_to_longest
-from clipvg.model.visual import multi_level_features
+from clipvg.network import PAD, POSITIONS, ClipVG, ClipVGConfig, multi_level_features, text_features, up_to_longest
 from clipvg.pipeline import ClipVGOptions, ClipVGPipeline
 from clipvg.rows import CachedFeatures, CachedRows, DrawnRows, Rows, collate, without_pixels
 from pipelines import box_losses

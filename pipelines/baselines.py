@@ -13,11 +13,11 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.boxes import box_area_xyxy
 from bench.grounding import Box, LoadedScene, PipelineCard, PipelineContext, Prediction, Query
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from pipelines.card import CardOptions, card_in_force
 
 if TYPE_CHECKING:
@@ -62,27 +62,21 @@ class Chosen:
         return (x1, y1, x2, y2)
 
 
-class CentreOptions(BaseModel):
+class CentreOptions(Table):
     """[pipelines.centre-box]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     share: float = Field(0.5, gt=0, le=1, description="the box's share of each side")
 
 
-class FixedOptions(BaseModel):
+class FixedOptions(Table):
     """[pipelines.fixed-box]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     grid: int = Field(24, ge=2, description="candidate edges along each side")
     sample: int = Field(4000, ge=1, description="train expressions the box is fitted to")
 
 
-class ProposalOptions(BaseModel):
+class ProposalOptions(Table):
     """[pipelines.largest-proposal], random-proposal and label-only."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str | None = None
     proposer: dict[str, Any] = Field(default_factory=dict)
@@ -198,7 +192,5 @@ def _card(context: PipelineContext, summary: str) -> PipelineCard:
     )
 
 
-class Empty(BaseModel):
+class Empty(Table):
     """A pipeline without options."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")

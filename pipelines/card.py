@@ -15,11 +15,11 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.grounding import PipelineCard, PipelineContext, SawTestImages, Supervision
 from bench.hashing import find_file
-from bench.settings import shipped_options, weights_named
+from bench.settings import Table, shipped_options, weights_named
 
 # Of several weights the one that says most against a row counts; what nobody stated may hide annotations.
 WORST_FIRST = {
@@ -28,12 +28,10 @@ WORST_FIRST = {
 }
 
 
-class CardOptions(BaseModel):
+class CardOptions(Table):
     """[pipelines.*.card]. `saw_test_images`: whether the training pictures hold a data set's val or test pictures;
     `supervision`: what grounding was learned from (`PipelineCard` lists the words).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     trained_on: str = ""
     licence: str = ""

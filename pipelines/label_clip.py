@@ -9,20 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.grounding import LoadedScene, PipelineCard, PipelineContext, Prediction, Query
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from pipelines.card import CardOptions, card_in_force
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.proposers.opening import open_proposer
 from pipelines.proposers.proposals import Proposals, Proposer
 
 
-class LabelClipOptions(BaseModel):
+class LabelClipOptions(Table):
     """[pipelines.label-clip]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     proposer: dict[str, Any] = Field(default_factory=dict)
     clip: ClipOptions = ClipOptions()

@@ -14,11 +14,11 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.errors import SettingsError
 from bench.grounding import LoadedScene, PipelineCard, PipelineContext, Prediction
-from bench.settings import merged, parse_table
+from bench.settings import Table, merged, parse_table
 from pipelines.card import CardOptions, card_in_force
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.clip.ranking import Float, Ranker, RankerOptions
@@ -29,10 +29,8 @@ if TYPE_CHECKING:
     from bench.training.task import TaskFactory, TrainingJob
 
 
-class TwoStageOptions(BaseModel):
+class TwoStageOptions(Table):
     """The whole table of a two-stage pipeline; `proposer` is the proposer's own business."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str | None = Field(None, description="shorthand of the flag: FILE, or proposer=FILE,clip=FILE")
     proposer: dict[str, Any] = Field(default_factory=dict)

@@ -16,21 +16,20 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from bench.boxes import iou_pairwise
 from bench.errors import DataError, SettingsError
 from bench.grounding import Boxes, Picture, PipelineContext
+from bench.settings import Table
 from clipvg.pseudo_labels.pseudo_q_files import Scored, names_of_files, read_attributes
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.clip.views import Resize, View, make_views
 
 
-class Group(BaseModel):
+class Group(Table):
     """Words that exclude each other: a thing is said to be at most one of them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     words: tuple[str, ...] = Field(min_length=2)
     silent: tuple[str, ...] = Field(("",), description="of `words`: recognised and never said; '' is the name alone")
@@ -44,10 +43,8 @@ STATES = ("", "open", "closed", "empty", "full", "wet", "broken", "young", "old"
 GROUPS = tuple(Group(words=words) for words in (STATES, PATTERNS, COLOURS, MATERIALS))
 
 
-class AttributeOptions(BaseModel):
+class AttributeOptions(Table):
     """[label.SOURCE.objects.attributes]: from files, by CLIP, or none at all."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["none", "file", "clip"] = "none"
     files: str | tuple[str, ...] = Field((), description="attribute files in Pseudo-Q's format")

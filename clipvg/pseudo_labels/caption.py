@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.datasets.fingerprint import picture_key
 from bench.errors import SettingsError
 from bench.labelling import LabelJob, PseudoLabel
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from clipvg.pseudo_labels.caption_files import read_captions
 from clipvg.pseudo_labels.chunks import Read, Reader, open_reader
 from clipvg.pseudo_labels.composed import composed
@@ -31,10 +31,8 @@ from clipvg.pseudo_labels.predicates import meanings
 Captions = Callable[[Sequence[Looked]], list[str]]
 
 
-class CaptionOptions(BaseModel):
+class CaptionOptions(Table):
     """[label.caption]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["model", "file", "detections"] = Field("model", description="whose captions they are")
     objects: DetectionOptions = DetectionOptions()

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.boxes import box_area_xyxy, clip_xyxy
 from bench.datasets.fingerprint import picture_key
@@ -21,6 +21,7 @@ from bench.errors import DataError, SettingsError
 from bench.evaluation.decode import Decoded, decoded_ahead
 from bench.grounding import Box, LoadedScene, Picture, PipelineContext, Scene
 from bench.labelling import LabelJob
+from bench.settings import Table
 from clipvg.pseudo_labels.attributes import AttributeOptions, Described, Describer, open_describer
 from clipvg.pseudo_labels.pseudo_q_files import Found, names_of_files, read_detections
 from pipelines.proposers.opening import open_proposer
@@ -29,10 +30,8 @@ log = logging.getLogger("bench.label")
 SHOWN = 3  # pictures named in a message
 
 
-class DetectionOptions(BaseModel):
+class DetectionOptions(Table):
     """[label.SOURCE.objects]: what finds the objects, and what says how they look."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     proposer: dict[str, Any] = Field(default_factory=dict, description="as a pipeline's: kind = yolo, detr, ssd, ...")
     detections: str | tuple[str, ...] = Field((), description="files in Pseudo-Q's format, in the proposer's stead")

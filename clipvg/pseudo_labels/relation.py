@@ -15,12 +15,12 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.datasets.fingerprint import picture_key
 from bench.grounding import Box, Boxes, Scene
 from bench.labelling import LabelJob, PseudoLabel
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from clipvg.pseudo_labels.detections import Detection, DetectionOptions, Looked, looked_at
 from clipvg.pseudo_labels.given_files import find_file, inside_picture, spoken_of
 from clipvg.pseudo_labels.predicates import Predicate, among, meanings
@@ -38,10 +38,8 @@ SEEN = (
 )  # fmt: skip
 
 
-class RelationOptions(BaseModel):
+class RelationOptions(Table):
     """[label.relation]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     graph: str = Field("", description="a scene graph's file; {dataset} stands for the data set; empty = detections")
     objects: DetectionOptions = DetectionOptions()

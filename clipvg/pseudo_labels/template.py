@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.datasets.fingerprint import picture_key
 from bench.datasets.shapes.dice import Dice
 from bench.grounding import Boxes
 from bench.labelling import LabelJob, PseudoLabel
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from clipvg.pseudo_labels.arrangement import large_enough, spatial_words, without_overlaps, worn
 from clipvg.pseudo_labels.detections import Detection, DetectionOptions, Looked, looked_at
 from clipvg.pseudo_labels.pseudo_q_files import names_of_files
@@ -25,10 +25,8 @@ from clipvg.pseudo_labels.templates import Candidate, candidates
 from clipvg.pseudo_labels.words import OURS, Words, read_words
 
 
-class TemplateOptions(BaseModel):
+class TemplateOptions(Table):
     """[label.template]. The thresholds are the published ones."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     objects: DetectionOptions = DetectionOptions()
     top_n: int = Field(

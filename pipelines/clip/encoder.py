@@ -10,22 +10,21 @@ from typing import Any
 
 import open_clip
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from bench.errors import UnknownName, WeightsError
 from bench.grounding import PipelineContext
 from bench.hashing import find_file, sha256_file
+from bench.settings import Table
 from pipelines import weights
 from pipelines.engine import Engine, Rows
 
 open_clip.add_model_config(Path(__file__).parent / "models")
 
 
-class ClipOptions(BaseModel):
+class ClipOptions(Table):
     """[pipelines.*.clip]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field("ViT-B-16", description="a name of open_clip.list_models()")
     pretrained: str = Field("openai", description="a tag open_clip publishes for the model, or a file")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from bench.settings import Table
 
 
-class MdetrConfig(BaseModel):
+class MdetrConfig(Table):
     """Sizes of the network (Kamath et al. 2021, section 3.1). The defaults are the published models'.
 
     `backbone` is "resnet101" (torchvision), a name of timm ("tf_efficientnet_b3"), or "small" with its `widths`.
     `text_encoder` holds keyword arguments of transformers' RobertaConfig; the defaults are roberta-base's.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str = "resnet101"
     widths: tuple[int, ...] = Field((), description='channels at strides 2, 4, 8, ... of the backbone "small"')

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from bench.errors import WeightsError
 from bench.grounding import Box, LoadedScene, PipelineContext, Prediction
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from pipelines import hub
 from pipelines.card import CardOptions, make_card
 from pipelines.modern.pictures import for_processor
@@ -27,10 +27,8 @@ TASK = "<CAPTION_TO_PHRASE_GROUNDING>"
 UNITS = 2000
 
 
-class FlorenceOptions(BaseModel):
+class FlorenceOptions(Table):
     """[pipelines.florence-2]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str = Field("florence-community/Florence-2-large", description="an id of the hub, or a local folder")
     beams: int = Field(3, ge=1, description="width of the beam search; 1 = greedy")

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
 from bench.boxes import box_cxcywh_to_xyxy
 from bench.errors import WeightsError
 from bench.grounding import Boxes, LoadedScene, Picture, PipelineContext, Prediction
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from pipelines import hub
 from pipelines.card import CardOptions, make_card
 from pipelines.modern.pictures import for_processor
@@ -26,10 +26,8 @@ from pipelines.modern.pictures import for_processor
 FAMILY = ("grounding-dino", "mm-grounding-dino")
 
 
-class GroundingDinoOptions(BaseModel):
+class GroundingDinoOptions(Table):
     """[pipelines.grounding-dino] and [pipelines.mm-grounding-dino]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str = Field("IDEA-Research/grounding-dino-tiny", description="an id of the hub, or a local folder")
     texts_in_batch: int = Field(8, ge=1, description="expressions of one picture in a forward pass")

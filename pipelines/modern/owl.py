@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
 from bench.boxes import box_cxcywh_to_xyxy
 from bench.errors import WeightsError
 from bench.grounding import LoadedScene, PipelineContext, Prediction
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from pipelines import hub
 from pipelines.card import CardOptions, make_card
 from pipelines.modern.pictures import for_processor, reduced
@@ -26,10 +26,8 @@ FAMILY = ("owlv2", "owlvit")
 LARGEST = 4  # times the side the model sees: larger pictures are reduced before the processor blurs them
 
 
-class OwlOptions(BaseModel):
+class OwlOptions(Table):
     """[pipelines.owlv2]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str = Field("google/owlv2-base-patch16-ensemble", description="an id of the hub, or a local folder")
     prompt: str = Field(

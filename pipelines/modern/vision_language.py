@@ -15,12 +15,12 @@ from enum import Enum
 from typing import Any, TypeGuard
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from bench.errors import WeightsError
 from bench.grounding import Box, LoadedScene, PipelineContext, Prediction
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from pipelines import hub
 from pipelines.card import CardOptions, make_card
 from pipelines.modern.pictures import for_processor
@@ -43,10 +43,8 @@ COORDINATES = {
 FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 
 
-class VisionLanguageOptions(BaseModel):
+class VisionLanguageOptions(Table):
     """[pipelines.qwen-vl]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str = Field("Qwen/Qwen2.5-VL-7B-Instruct", description="an id of the hub, or a local folder")
     prompt: str = Field('Locate "{}" in the image, output its bbox coordinates using JSON format.', pattern=r"\{\}")

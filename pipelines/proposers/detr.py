@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, RTDetrImageProcessor
 
 from bench.errors import WeightsError
 from bench.grounding import LoadedScene, Picture, PipelineContext
 from bench.hashing import find_file, sha256_file
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from pipelines import hub, weights
 from pipelines.proposers.proposals import Proposals, Proposer, tidy
 
@@ -31,10 +31,8 @@ FORMAT = "bench-detr"
 ASPECT = 30  # of one side to the other, beyond which a picture is widened
 
 
-class DetrOptions(BaseModel):
+class DetrOptions(Table):
     """[pipelines.*.proposer]. The threshold is low: a ranker wants recall, not precision (spec/pipelines.md 6)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str = Field("facebook/detr-resnet-50", description="an id of the hub, a folder, or a file of bench train")
     confidence: float = Field(0.1, ge=0, le=1)

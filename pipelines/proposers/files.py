@@ -17,24 +17,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.boxes import box_xywh_to_xyxy
 from bench.datasets.fingerprint import picture_key
 from bench.errors import DataError
 from bench.grounding import LoadedScene, PipelineContext
 from bench.hashing import find_file, sha256_file
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from pipelines import weights
 from pipelines.proposers.proposals import Proposals, Proposer, tidy
 
 EXPECTED = '{"image_id": 5, "bbox": [x, y, width, height], "score": 0.9}'
 
 
-class FileOptions(BaseModel):
+class FileOptions(Table):
     """[pipelines.*.proposer] of kind "file"."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: str = Field("{dataset}_dets_dict.json", description="{dataset} stands for the data set: refcoco, ...")
     confidence: float = Field(0.0, ge=0, description="rows with a smaller score are left out")

@@ -10,18 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.errors import UsageError
 from bench.grounding import LoadedScene, PipelineContext
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from pipelines.proposers.proposals import Proposals, Proposer
 
 
-class GroundTruthOptions(BaseModel):
+class GroundTruthOptions(Table):
     """[pipelines.*.proposer] of kind "ground-truth"."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     whole_picture: bool = Field(False, description="append the whole picture as the last proposal")
 

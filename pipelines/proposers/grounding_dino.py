@@ -11,18 +11,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.grounding import LoadedScene, PipelineContext
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from pipelines.modern.grounding_dino import GroundingDino
 from pipelines.proposers.proposals import Proposals, Proposer, tidy
 
 
-class GroundingDinoProposerOptions(BaseModel):
+class GroundingDinoProposerOptions(Table):
     """[pipelines.*.proposer] with `kind = "grounding-dino"`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str = Field("IDEA-Research/grounding-dino-tiny", description="an id of the hub, or a local folder")
     texts_in_batch: int = Field(8, ge=1, description="expressions of one picture in a forward pass")

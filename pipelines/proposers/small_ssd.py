@@ -11,16 +11,16 @@ from collections import OrderedDict
 from itertools import pairwise
 
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD
 
+from bench.settings import Table
 
-class SsdPlan(BaseModel):
+
+class SsdPlan(Table):
     """What a small SSD is built from; it travels in the metadata of the weights."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     image_size: int = Field(192, ge=64, multiple_of=64, description="pictures are squashed to this square")
     stem: int = Field(16, ge=8, description="channels at stride 2; twice as many at stride 4")

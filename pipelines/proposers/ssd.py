@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 from torchvision.models import get_model, get_model_weights
 from torchvision.models.detection.image_list import ImageList
@@ -22,7 +22,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from bench.errors import WeightsError
 from bench.grounding import LoadedScene, PipelineContext
 from bench.hashing import find_file, sha256_file
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from pipelines import weights
 from pipelines.proposers.proposals import Proposals, Proposer, tidy
 from pipelines.proposers.small_ssd import SsdPlan, small_ssd
@@ -33,10 +33,8 @@ Architecture = Mapping[str, Any]  # {"plan": of a small SSD} or {"torchvision": 
 CANDIDATES = 400  # boxes of a picture that go into the suppression, as in torchvision's ssd300_vgg16
 
 
-class SsdOptions(BaseModel):
+class SsdOptions(Table):
     """[pipelines.*.proposer]. The threshold is low: a ranker wants recall, not precision (spec/pipelines.md 6)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str = Field("ssd300_vgg16", description="ssd300_vgg16, ssdlite320_mobilenet_v3_large, or a file")
     confidence: float = Field(0.05, ge=0, le=1)

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from bench.errors import MissingPackage, WeightsError
 from bench.grounding import LoadedScene, Picture, PipelineContext
 from bench.hashing import find_file, sha256_file
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from pipelines import weights
 from pipelines.proposers.proposals import Proposals, Proposer, tidy
 
@@ -29,10 +29,8 @@ FORMAT = "bench-yolo"
 GREY = 114 / 255  # what ultralytics pads with
 
 
-class YoloOptions(BaseModel):
+class YoloOptions(Table):
     """[pipelines.*.proposer]. The threshold is low: a ranker wants recall, not precision (spec/pipelines.md 6)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str = Field("yolo11x.pt", description="a file, or a name that ultralytics publishes")
     image_size: int = Field(640, ge=32, description="the long side the detector sees")

@@ -17,11 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.errors import SettingsError
 from bench.grounding import LoadedScene, PipelineCard, PipelineContext, Prediction, StageClock
-from bench.settings import merged, parse_table
+from bench.settings import Table, merged, parse_table
 from pipelines.card import CardOptions, card_in_force
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.clip.ranking import Ranker, RankerOptions
@@ -35,10 +35,8 @@ Scorer = Callable[[Sequence[LoadedScene], Sequence[Segmentation]], list[Float]] 
 VIEW_OPTIONS = frozenset({"views", "margin", "resize"})
 
 
-class SegmentClipOptions(BaseModel):
+class SegmentClipOptions(Table):
     """The whole table of seg-clip."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str | None = Field(None, description="shorthand of the flag: the CLIP's FILE or tag")
     segments: SegmentOptions = SegmentOptions()

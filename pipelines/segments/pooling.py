@@ -21,20 +21,19 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from bench.errors import SettingsError
 from bench.grounding import Picture
+from bench.settings import Table
 from pipelines.clip.encoder import ClipEncoder
 from pipelines.clip.views import make_views
 from pipelines.segments.segmentation import Float, Segmentation
 
 
-class PoolingOptions(BaseModel):
+class PoolingOptions(Table):
     """[pipelines.*.pooling]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     fine: int = Field(2, ge=1, description="patches along each side, times CLIP's own")
     from_block: int = Field(0, ge=0, description="ViT: the first block whose attention is masked")

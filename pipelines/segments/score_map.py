@@ -12,9 +12,10 @@ Two published recipes are lines of the same table:
 from __future__ import annotations
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.grounding import Boxes
+from bench.settings import Table
 from pipelines.segments.box_search import best_boxes
 from pipelines.segments.segmentation import Float, Segmentation, edges
 
@@ -23,10 +24,8 @@ MILLION = 1_000_000
 TINY = 1e-100  # a probability of zero, which a rule may say, has no logarithm
 
 
-class MapOptions(BaseModel):
+class MapOptions(Table):
     """[pipelines.*.map]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     grid: int = Field(40, ge=2, description="cells along the picture's long side")
     temperature: float = Field(

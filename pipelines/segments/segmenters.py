@@ -8,20 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.grounding import LoadedScene, Picture, PipelineContext
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from pipelines.segments.segmentation import Segmentation, segmentation_of
 from pipelines.segments.superpixels import reduced, superpixels
 
 THREADS = min(8, os.cpu_count() or 1)
 
 
-class SegmentOptions(BaseModel):
+class SegmentOptions(Table):
     """[pipelines.*.segments]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Literal["slic", "watershed", "masks"] = "slic"
     levels: tuple[Annotated[int, Field(ge=2)], ...] = Field((4, 8, 16, 32), min_length=1, description="superpixels")

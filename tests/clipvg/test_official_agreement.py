@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bench.grounding import Expression, LoadedScene, Query, Scene
 from bench.training.gradient_check import gradient_check
-from clipvg.model.network import POSITIONS
+from clipvg.network import POSITIONS
 from clipvg.pipeline import clipvg
 from clipvg.task import ClipVGTask
 from pipelines.box_losses import giou, l1

@@ -9,7 +9,7 @@ from bench.grounding import LoadedScene
 from bench.training.gradient_check import gradient_check
 from bench.training.step import OptimisationStep
 from bench.training.trainer import train
-from clipvg.model.network import POSITIONS
+from clipvg.network import POSITIONS
 from clipvg.pipeline import clipvg
 from clipvg.task import ClipVGTask, ClipVGTraining
 from pipelines.weights import read_safetensors

@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from bench.training.task import TaskFactory, TrainingJob
-from clipvg.model.network import ClipVG
-from clipvg.model.visual import multi_level_features
+from clipvg.network import ClipVG, multi_level_features
 from clipvg.rows import CachedRows, DrawnRows, Rows, collate
 from clipvg.task import ClipVGTask, ClipVGTraining
 from pipelines import box_losses as loss
