@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bench.datasets.fingerprint import picture_key
 from bench.errors import DataError
 from bench.grounding import Box, PipelineContext
-from bench.hashing import find_file
+from clipvg.pseudo_labels.given_files import load_plain
 from pipelines import weights
 
 ROW = '["bowl", [x1, y1, x2, y2, confidence]]'
@@ -57,14 +56,8 @@ class Scored(NamedTuple):
 
 def names_of_files(files: Sequence[str], context: PipelineContext) -> list[Path]:
     """Where the named files lie; {dataset} in a name stands for the data set. Raises WeightsError with the places."""
-    paths = []
-    for file in files:
-        name = file.replace("{dataset}", context.dataset)
-        path = find_file(name, context)
-        if path is None:
-            raise weights.missing(name, context, "put the file there, or name another")
-        paths.append(path)
-    return paths
+    names = [file.replace("{dataset}", context.dataset) for file in files]
+    return [weights.find(name, context, "put the file there, or name another") for name in names]
 
 
 def read_detections(paths: Sequence[Path]) -> dict[str, list[Found]]:
@@ -99,13 +92,7 @@ def read_attributes(paths: Sequence[Path], count: int) -> dict[str, Scored]:
 
 def _pictures(path: Path) -> list[tuple[str, Sequence[Any]]]:
     """Every picture's name as the file has it, and its rows."""
-    try:
-        with torch.serialization.safe_globals(_ARRAYS):
-            held = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # weights_only raises several kinds for broken and for hostile files
-        raise DataError(
-            f"{path}: not a torch-saved file of plain values ({weights.first_line(error)}); nothing in it was executed"
-        ) from None
+    held = load_plain(path, "file of plain values", _ARRAYS)
     if not isinstance(held, Mapping):
         raise DataError(f"{path}: holds a {type(held).__name__}; expected a dict, picture -> list of {ROW}")
     for picture, rows in held.items():

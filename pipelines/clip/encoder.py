@@ -140,13 +140,7 @@ def _from_others(record: logging.LogRecord) -> bool:
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return weights.read_safetensors(path)[0]
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # weights_only raises several kinds for broken and for hostile files
-        raise WeightsError(f"{path}: cannot be read as plain weights ({weights.first_line(error)})") from None
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise WeightsError(f"{path}: holds no table of tensors; expected an open_clip state dict")
+    state = weights.read_state_dict(path)
     return {key.removeprefix("module."): tensor for key, tensor in state.items()}
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench.trainable import TrainingJob
+from clipvg.training import beginning
 from clipvg.training.beginning import accelerator_for
 from clipvg.training.recipe import ClipVGRecipe
 from clipvg.training.stepping import precision
@@ -35,7 +36,6 @@ from bench.evaluation.device import resolve_device
 from bench.evaluation.validation import on_split
 from bench.grounding import Expression, Picture, PipelineContext, Scene
 from clipvg.frozen import FrozenClip
-from clipvg.training import beginning
 from pipelines.clip.encoder import ClipOptions, empty_model
 
 SIZES = ((640, 480), (480, 640), (640, 427), (500, 375))  # RefCOCO's commonest

@@ -26,11 +26,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tools.tiny_weights.clipvg import tasks
-
 from bench.settings import load_settings
 from bench.training.jobs import train_pipeline
 from bench.training.task import TaskFactory, TrainingJob
+from tools.tiny_weights.clipvg import tasks
 
 SOURCES = ("template", "relation", "caption")
 SIDES = {"single": (1, None), "ssa": (1, "single"), "multi": (3, None), "msa": (3, "multi")}  # sources, curriculum

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from bench.errors import DataError, SettingsError, UnknownName, WeightsError
-from clipvg.pseudo_labels.caption import caption
+from clipvg.pseudo_labels.caption import caption, composed
 from clipvg.pseudo_labels.caption_files import read_captions
 from clipvg.pseudo_labels.chunks import read
-from clipvg.pseudo_labels.composed import composed
 from clipvg.pseudo_labels.detections import Detection
 from clipvg.pseudo_labels.predicates import meanings
 

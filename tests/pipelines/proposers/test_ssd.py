@@ -10,9 +10,8 @@ from bench.errors import SettingsError, WeightsError
 from bench.grounding import LoadedScene
 from pipelines import weights
 from pipelines.card import CardOptions, card_in_force
-from pipelines.proposers.opening import open_proposer
-from pipelines.proposers.small_ssd import SsdPlan, small_ssd
-from pipelines.proposers.ssd import FORMAT, SsdOptions, SsdProposer, read_model
+from pipelines.proposers.proposals import open_proposer
+from pipelines.proposers.ssd import FORMAT, SsdOptions, SsdPlan, SsdProposer, read_model, small_ssd
 
 TINY = "pipelines/weights/tiny-ssd.safetensors"
 
@@ -159,7 +158,8 @@ def test_published_weights_are_found_in_the_cache(context, published):
     place.write_bytes(published[1].read_bytes())
     proposer = SsdProposer(SsdOptions(weights="ssdlite320_mobilenet_v3_large"), given)
     card = card_in_force(CardOptions(**given.options["card"]), {"proposer": proposer.sha256}, given)
-    assert card == {"trained_on": "COCO train2017", "licence": "BSD-3-Clause", "saw_test_images": "yes"}
+    facts = {"trained_on": "COCO train2017", "licence": "BSD-3-Clause", "saw_test_images": "yes"}
+    assert card == facts | {"supervision": "zero-shot"}
     assert set(proposer.sha256) == {f"ssdlite320_mobilenet_v3_large/{file}"} and proposer.parameters == sum(
         p.numel() for p in published[0].parameters()
     )
