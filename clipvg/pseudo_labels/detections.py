@@ -18,13 +18,13 @@ from pydantic import Field
 from bench.boxes import box_area_xyxy, clip_xyxy
 from bench.datasets.fingerprint import picture_key
 from bench.errors import DataError, SettingsError
-from bench.evaluation.decode import Decoded, decoded_ahead
-from bench.grounding import Box, Boxes, LoadedScene, Picture, PipelineContext, Scene
+from bench.evaluation.decode import decoded_ahead
+from bench.grounding import Boxes, LoadedScene, Picture, PipelineContext, Scene
 from bench.labelling import LabelJob
 from bench.settings import Table
 from clipvg.pseudo_labels.attributes import AttributeOptions, Described, Describer, open_describer
 from clipvg.pseudo_labels.given_files import SHOWN, known_scenes
-from clipvg.pseudo_labels.pseudo_q_files import Found, names_of_files, read_detections
+from clipvg.pseudo_labels.pseudo_q_files import Detection, names_of_files, read_detections
 from pipelines.proposers.proposals import open_proposer
 
 log = logging.getLogger("bench.label")
@@ -41,17 +41,6 @@ class DetectionOptions(Table):
 
 
 @dataclass(frozen=True, slots=True)
-class Detection:
-    """One named box, xyxy pixels inside its picture. `attribute` is how it looks ("striped red"), empty if unknown."""
-
-    name: str
-    box: Box
-    confidence: float
-    attribute: str = ""
-    attribute_score: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Looked:
     """A scene, its picture, what was found in it, most confident first, and the name of what found it."""
 
@@ -61,7 +50,7 @@ class Looked:
     detector: str
 
 
-Finder = Callable[[Sequence[tuple[Scene, Picture]]], list[list[Found]]]  # named boxes of each image of a batch
+Finder = Callable[[Sequence[tuple[Scene, Picture]]], list[list[Detection]]]  # named boxes of each image of a batch
 
 
 def looked_at(job: LabelJob, options: DetectionOptions, where: str) -> Iterator[Looked]:
@@ -84,8 +73,11 @@ def _looked_at(
     decoded = decoded_ahead(job.scenes, job.pictures, options.threads, ahead)
     nameless = 0
     while batch := list(islice(decoded, options.batch_size)):
-        _refuse_without_pictures(job, batch, first=not unreadable)
-        unreadable += [d.error for d in batch if d.picture is None]
+        errors = [d.error for d in batch if d.picture is None]
+        # At the first bad image: that not one is there is a set-up mistake, not so many bad images.
+        if errors and not unreadable and len(job.pictures.missing(job.scenes)) == len(job.scenes):
+            raise DataError(f"none of the {len(job.scenes):,} pictures is there; the first one: {errors[0]}")
+        unreadable += errors
         pictures = [(d.scene, d.picture) for d in batch if d.picture is not None]
         found = find(pictures) if pictures else []
         nameless += sum(not row.name for rows in found for row in rows)
@@ -103,14 +95,7 @@ def _looked_at(
         log.warning("%d of %d pictures cannot be read and get no label: %s", len(unreadable), len(job.scenes), shown)
 
 
-def _refuse_without_pictures(job: LabelJob, batch: Sequence[Decoded], first: bool) -> None:
-    """Raises DataError at the first bad picture when not one is there: a set-up mistake, not so many bad pictures."""
-    bad = next((decoded for decoded in batch if decoded.picture is None), None)
-    if first and bad is not None and len(job.pictures.missing(job.scenes)) == len(job.scenes):
-        raise DataError(f"none of the {len(job.scenes):,} pictures is there; the first one: {bad.error}")
-
-
-def _inside(found: Sequence[Found], picture: Picture) -> list[Detection]:
+def _inside(found: Sequence[Detection], picture: Picture) -> list[Detection]:
     """Named boxes clipped to the picture, those with anything left of them, most confident first."""
     named = [row for row in found if row.name]
     height, width = picture.shape[:2]
@@ -120,7 +105,7 @@ def _inside(found: Sequence[Found], picture: Picture) -> list[Detection]:
     out = []
     for i in order[real[order]] if len(named) else ():
         x1, y1, x2, y2 = boxes[i].tolist()
-        out.append(Detection(named[i].name, (x1, y1, x2, y2), named[i].confidence))
+        out.append(replace(named[i], box=(x1, y1, x2, y2)))
     return out
 
 
@@ -128,12 +113,7 @@ def _described(
     describe: Describer, pictures: Sequence[tuple[Scene, Picture]], seen: Sequence[list[Detection]]
 ) -> list[list[Detection]]:
     asked = [
-        Described(
-            picture_key(scene.file),
-            picture,
-            [detection.name for detection in detections],
-            boxes_of(detections),
-        )
+        Described(picture_key(scene.file), picture, [detection.name for detection in detections], boxes_of(detections))
         for (scene, picture), detections in zip(pictures, seen, strict=True)
     ]
     return [
@@ -164,10 +144,10 @@ def _of_proposer(table: Mapping[str, Any], where: str, context: PipelineContext)
             raise
         proposer = open_proposer(table, where, context)  # another's proposer, which has no such option
 
-    def find(batch: Sequence[tuple[Scene, Picture]]) -> list[list[Found]]:
+    def find(batch: Sequence[tuple[Scene, Picture]]) -> list[list[Detection]]:
         return [
             [
-                Found(label, (x1, y1, x2, y2), float(score))
+                Detection(label, (x1, y1, x2, y2), float(score))
                 for (x1, y1, x2, y2), score, label in zip(p.boxes.tolist(), p.scores, p.labels, strict=True)
             ]
             for p in proposer.propose([LoadedScene(scene.id, picture, ()) for scene, picture in batch])

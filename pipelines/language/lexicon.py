@@ -10,19 +10,13 @@ from __future__ import annotations
 import re
 
 # Words of a direction, as an adjective or after a preposition; `key` of relations.py -> words.
-HORIZONTAL = {
-    "left": "leftmost|left ?most|left ?hand|left|lft",
-    "right": "rightmost|right ?most|right ?hand|right|rt",
-}
+HORIZONTAL = {"left": "leftmost|left ?most|left ?hand|left|lft", "right": "rightmost|right ?most|right ?hand|right|rt"}
 VERTICAL = {
     "top": "topmost|uppermost|top ?most|upper ?most|highest|upper|top",
     "bottom": "bottommost|lowermost|bottom ?most|lowest|lower|bottom",
 }
 # Depth: front and back stand where a picture shows them.
-DEPTH = {
-    "bottom": "front ?most|foreground|front",
-    "top": "rear ?most|background|rear|back",
-}
+DEPTH = {"bottom": "front ?most|foreground|front", "top": "rear ?most|background|rear|back"}
 MIDDLE = {"middle": "middle ?most|middle|center|centre|central|mid"}
 SIZES = {
     "big": "biggest|largest|bigger|larger|big|large|closest|nearest|closer",

@@ -77,9 +77,7 @@ class SsdProposer(Proposer):
         for number, scene in enumerate(scenes):
             mine, (height, width) = table[owner == number], scene.picture.shape[:2]
             found = Proposals(
-                mine[:, :4] * [width, height, width, height],
-                mine[:, 4],
-                tuple(self.names[int(c)] for c in mine[:, 5]),
+                mine[:, :4] * [width, height, width, height], mine[:, 4], tuple(self.names[int(c)] for c in mine[:, 5])
             )
             answers.append(self.options.tidied(found, scene.picture))
         return answers

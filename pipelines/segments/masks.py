@@ -20,12 +20,8 @@ from PIL import Image
 from pydantic import Field
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForMaskGeneration, AutoModelForUniversalSegmentation
 from transformers import MaskGenerationPipeline as MaskGeneration
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_MASK_GENERATION_MAPPING_NAMES as PROMPTABLE,
-)
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES as UNIVERSAL,
-)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASK_GENERATION_MAPPING_NAMES as PROMPTABLE
+from transformers.models.auto.modeling_auto import MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES as UNIVERSAL
 
 from bench.errors import WeightsError
 from bench.grounding import Picture, PipelineContext
