@@ -25,9 +25,10 @@ from bench.labelling import LabelJob, PseudoLabel
 from bench.settings import Table, parse_table
 from clipvg.pseudo_labels.caption_files import read_captions
 from clipvg.pseudo_labels.chunks import Read, Reader, Where, named, open_reader, plural
-from clipvg.pseudo_labels.detections import Detection, DetectionOptions, Looked, looked_at
+from clipvg.pseudo_labels.detections import DetectionOptions, Looked, looked_at
 from clipvg.pseudo_labels.given_files import find_file, known_scenes
 from clipvg.pseudo_labels.predicates import Predicate, meanings
+from clipvg.pseudo_labels.pseudo_q_files import Detection
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 CLEAR = 0.3  # a predicate's score under which it is left out

@@ -21,9 +21,10 @@ from bench.datasets.fingerprint import picture_key
 from bench.grounding import Box, Scene
 from bench.labelling import LabelJob, PseudoLabel
 from bench.settings import Table, parse_table
-from clipvg.pseudo_labels.detections import Detection, DetectionOptions, Looked, boxes_of, looked_at
+from clipvg.pseudo_labels.detections import DetectionOptions, Looked, boxes_of, looked_at
 from clipvg.pseudo_labels.given_files import find_file, inside_picture, known_scenes
 from clipvg.pseudo_labels.predicates import Predicate, SeenPredicates, Shown, among, close_pairs, meanings
+from clipvg.pseudo_labels.pseudo_q_files import Detection
 from clipvg.pseudo_labels.scene_graph_files import Triplet, chosen, read_phrases, read_triplets
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
 

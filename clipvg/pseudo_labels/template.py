@@ -25,8 +25,8 @@ from bench.errors import DataError
 from bench.labelling import LabelJob, PseudoLabel
 from bench.settings import Table, parse_table
 from clipvg.pseudo_labels.arrangement import large_enough, spatial_words, without_overlaps, worn
-from clipvg.pseudo_labels.detections import Detection, DetectionOptions, Looked, boxes_of, looked_at
-from clipvg.pseudo_labels.pseudo_q_files import names_of_files
+from clipvg.pseudo_labels.detections import DetectionOptions, Looked, boxes_of, looked_at
+from clipvg.pseudo_labels.pseudo_q_files import Detection, names_of_files
 
 LISTS = ("people", "hat", "shirt", "pants", "shoes")  # what is in none of them is of the kind "things"
 OURS = Path(__file__).with_name("words.toml")

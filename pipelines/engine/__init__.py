@@ -24,7 +24,9 @@ from bench.errors import DeviceError
 from bench.grounding import PipelineContext
 from bench.memory import in_chunks
 
-Image, Item, Result = TypeVar("Image"), TypeVar("Item"), TypeVar("Result")
+Image = TypeVar("Image")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Rows = tuple[Tensor, ...]  # of one image or text: its tokens (L, d), and what else each token has (L, ...)
 TEXTS = 100_000  # texts in the cache
 WASTE = 1.1  # a batch is cut where padding would make it larger by this factor

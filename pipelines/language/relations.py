@@ -56,7 +56,7 @@ class Geometry:
     def nearest_first(self) -> NDArray[np.intp]:
         """(R, R): in column j, the boxes by the distance of their centres to that of box j."""
         centres = (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
-        return np.linalg.norm(centres[:, None] - centres[None], axis=-1).argsort(axis=0, kind="stable")
+        return np.argsort(np.linalg.norm(centres[:, None] - centres[None], axis=-1), axis=0, kind="stable")
 
     @cached_property
     def same(self) -> NDArray[np.bool_]:

@@ -23,10 +23,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetec
 from bench.errors import WeightsError
 from bench.grounding import LoadedScene, Picture, PipelineContext
 from bench.hashing import find_file, sha256_file
-from bench.settings import parse_table
 from pipelines import hub, weights
 from pipelines.engine import in_groups
-from pipelines.proposers.proposals import Proposals, Proposer, ProposerOptions
+from pipelines.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
 
 FORMAT = "bench-detr"
 ASPECT = 30  # of one side to the other, beyond which a picture is widened
@@ -37,11 +36,6 @@ class DetrOptions(ProposerOptions):
 
     weights: str = Field("facebook/detr-resnet-50", description="an id of the hub, a folder, or a file of bench train")
     confidence: float = Field(0.1, ge=0, le=1)
-
-
-def open_detr(table: Mapping[str, Any], where: str, context: PipelineContext) -> DetrProposer:
-    """`kind = "detr"`: [pipelines.*.proposer] -> the proposer. Raises SettingsError, WeightsError."""
-    return DetrProposer(parse_table(DetrOptions, table, where), context)
 
 
 class DetrProposer(Proposer):
@@ -100,6 +94,9 @@ class DetrProposer(Proposer):
         scores = answer["scores"].double().cpu().numpy()
         labels = tuple(self.names.get(int(c), "") for c in np.asarray(answer["labels"].cpu()))
         return self.options.tidied(Proposals(boxes, scores, labels), picture)
+
+
+open_detr = opener(DetrOptions, DetrProposer)
 
 
 def read_model(path: Path) -> tuple[Any, Any]:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -24,9 +24,8 @@ from bench.datasets.fingerprint import picture_key
 from bench.errors import DataError
 from bench.grounding import LoadedScene, PipelineContext
 from bench.hashing import sha256_file
-from bench.settings import parse_table
 from pipelines import weights
-from pipelines.proposers.proposals import Proposals, Proposer, ProposerOptions
+from pipelines.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
 
 EXPECTED = '{"image_id": 5, "bbox": [x, y, width, height], "score": 0.9}'
 
@@ -45,11 +44,6 @@ class Row(NamedTuple):
     box: tuple[float, float, float, float]
     score: float = 1.0
     label: str = ""
-
-
-def open_file(table: Mapping[str, Any], where: str, context: PipelineContext) -> FileProposer:
-    """`kind = "file"`: [pipelines.*.proposer] -> the proposer. Raises SettingsError, WeightsError, DataError."""
-    return FileProposer(parse_table(FileOptions, table, where), context)
 
 
 class FileProposer(Proposer):
@@ -82,6 +76,9 @@ class FileProposer(Proposer):
         if found is None:
             return Proposals(np.zeros((0, 4)), np.zeros(0), (), note=f"{self.path.name} has no row for this picture")
         return self.options.tidied(found, scene.picture)
+
+
+open_file = opener(FileOptions, FileProposer)
 
 
 def read_rows(path: Path) -> dict[str, list[Row]]:

@@ -7,16 +7,14 @@ expressions, so what one expression may choose from depends on which others are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from pydantic import Field
 
 from bench.grounding import LoadedScene, PipelineContext
-from bench.settings import parse_table
 from pipelines.modern.grounding_dino import GroundingDino
-from pipelines.proposers.proposals import Proposals, Proposer, ProposerOptions
+from pipelines.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
 
 
 class GroundingDinoProposerOptions(ProposerOptions):
@@ -26,11 +24,6 @@ class GroundingDinoProposerOptions(ProposerOptions):
     texts_in_batch: int = Field(8, ge=1, description="expressions of one picture in a forward pass")
     boxes_per_text: int = Field(10, ge=1, description="the best of the 900 queries for each expression")
     top_k: int = Field(50, ge=1, description="of a scene")
-
-
-def open_grounding_dino(table: Mapping[str, Any], where: str, context: PipelineContext) -> GroundingDinoProposer:
-    """`kind = "grounding-dino"`: its table -> the proposer. Raises SettingsError, WeightsError."""
-    return GroundingDinoProposer(parse_table(GroundingDinoProposerOptions, table, where), context)
 
 
 class GroundingDinoProposer(Proposer):
@@ -56,3 +49,6 @@ class GroundingDinoProposer(Proposer):
             labels += [text] * len(boxes[-1])
         together = Proposals(np.concatenate(boxes), np.concatenate(scores), tuple(labels))
         return options.tidied(together, scene.picture)
+
+
+open_grounding_dino = opener(GroundingDinoProposerOptions, GroundingDinoProposer)

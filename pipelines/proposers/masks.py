@@ -5,22 +5,15 @@ SAM's are without names and have seen no COCO; Mask2Former's and EoMT's are COCO
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from bench.grounding import LoadedScene, PipelineContext
-from bench.settings import parse_table
-from pipelines.proposers.proposals import Proposals, Proposer, ProposerOptions
+from pipelines.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
 from pipelines.segments.masks import MaskModel, MaskOptions
 
 
 class MaskProposerOptions(MaskOptions, ProposerOptions):
     """[pipelines.*.proposer] with kind = "masks"."""
-
-
-def open_masks(table: Mapping[str, Any], where: str, context: PipelineContext) -> MaskProposer:
-    """`kind = "masks"`: [pipelines.*.proposer] -> the proposer. Raises SettingsError, WeightsError."""
-    return MaskProposer(parse_table(MaskProposerOptions, table, where), context)
 
 
 class MaskProposer(Proposer):
@@ -35,3 +28,6 @@ class MaskProposer(Proposer):
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """One `Proposals`, with masks (N, H, W), for each scene's picture."""
         return [self.options.tidied(self.model.find(scene.picture), scene.picture) for scene in scenes]
+
+
+open_masks = opener(MaskProposerOptions, MaskProposer)

@@ -10,9 +10,9 @@ and one entry point, mine = "my_package.mine:open_mine"; any two-stage pipeline 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from bench import registry
 from bench.boxes import box_area_xyxy, clip_xyxy, iou_pairwise
 from bench.errors import SettingsError
 from bench.grounding import Boxes, LoadedScene, Picture, PipelineContext
-from bench.settings import Table
+from bench.settings import Table, parse_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Proposals:
         return len(self.boxes)
 
 
+Options = TypeVar("Options", bound=Table)
 CONSIDERED = 40  # times `top_k`: a detector that says thousands of boxes is compared on its best ones only
 
 
@@ -107,6 +108,16 @@ def _without_copies(boxes: Boxes, same: float) -> NDArray[np.intp]:
         if kept[i]:
             kept &= ~copies[i]
     return np.flatnonzero(kept)
+
+
+def opener(
+    options: type[Options], proposer: Callable[[Options, PipelineContext], Proposer]
+) -> Callable[[Mapping[str, Any], str, PipelineContext], Proposer]:
+    """Make the entry point of a proposer: (its table, how messages name it, context) -> the proposer.
+
+    What it makes raises SettingsError, and what the proposer raises.
+    """
+    return lambda table, where, context: proposer(parse_table(options, table, where), context)
 
 
 def open_proposer(table: Mapping[str, Any], where: str, context: PipelineContext) -> Proposer:

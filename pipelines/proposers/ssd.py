@@ -28,7 +28,7 @@ from bench.grounding import LoadedScene, PipelineContext
 from bench.hashing import find_file, sha256_file
 from bench.settings import Table, parse_table
 from pipelines import weights
-from pipelines.proposers.proposals import Proposals, Proposer, ProposerOptions
+from pipelines.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
 
 FORMAT = "bench-ssd"
 PUBLISHED = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")  # torchvision's; each has weights COCO_V1
@@ -42,11 +42,6 @@ class SsdOptions(ProposerOptions):
     weights: str = Field("ssd300_vgg16", description="ssd300_vgg16, ssdlite320_mobilenet_v3_large, or a file")
     confidence: float = Field(0.05, ge=0, le=1)
     nms_iou: float = Field(0.55, gt=0, le=1, description="class-agnostic")
-
-
-def open_ssd(table: Mapping[str, Any], where: str, context: PipelineContext) -> SsdProposer:
-    """`kind = "ssd"`: [pipelines.*.proposer] -> the proposer. Raises SettingsError, WeightsError."""
-    return SsdProposer(parse_table(SsdOptions, table, where), context)
 
 
 class SsdProposer(Proposer):
@@ -98,6 +93,9 @@ class SsdProposer(Proposer):
         boxes = clip_boxes_to_image(boxes, (height, width)) / boxes.new_tensor([width, height, width, height])
         sound = boxes.isfinite().all(dim=1)  # the suppression would spread a NaN to the other pictures
         return boxes[sound], scores[sure][sound], labels[which, best][sound] + 1, which[sound]
+
+
+open_ssd = opener(SsdOptions, SsdProposer)
 
 
 def raw_outputs(model: SSD, images: ImageList, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:

@@ -8,7 +8,7 @@ its neighbours, which the package's own batches do not promise.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from bench.errors import MissingPackage, WeightsError
 from bench.grounding import LoadedScene, Picture, PipelineContext
 from bench.hashing import find_file, sha256_file
-from bench.settings import parse_table
 from pipelines import weights
 from pipelines.engine import in_groups
-from pipelines.proposers.proposals import Proposals, Proposer, ProposerOptions
+from pipelines.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
 
 FORMAT = "bench-yolo"
 GREY = 114 / 255  # what ultralytics pads with
@@ -37,11 +36,6 @@ class YoloOptions(ProposerOptions):
     image_size: int = Field(640, ge=32, description="the long side the detector sees")
     confidence: float = Field(0.1, ge=0, le=1)
     nms_iou: float = Field(0.6, gt=0, le=1, description="class-agnostic")
-
-
-def open_yolo(table: Mapping[str, Any], where: str, context: PipelineContext) -> YoloProposer:
-    """`kind = "yolo"`: [pipelines.*.proposer] -> the proposer. Raises SettingsError, WeightsError, MissingPackage."""
-    return YoloProposer(parse_table(YoloOptions, table, where), context)
 
 
 class YoloProposer(Proposer):
@@ -114,6 +108,9 @@ class YoloProposer(Proposer):
         boxes = (table[:, :4] - shift) * scale
         labels = tuple(self.names.get(int(c), "") for c in table[:, 5])
         return self.options.tidied(Proposals(boxes, table[:, 4], labels), picture)
+
+
+open_yolo = opener(YoloOptions, YoloProposer)
 
 
 def _scaled(shape: Sequence[int], long_side: int) -> tuple[int, int]:

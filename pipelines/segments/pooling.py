@@ -127,7 +127,7 @@ class RegionPooling:
         allowed = torch.cat([torch.eye(len(inside), dtype=torch.bool, device=inside.device), inside], dim=1)
 
         def heads(tokens: Tensor) -> Tensor:
-            return tokens.unflatten(1, (pool.num_heads, -1)).transpose(0, 1)  # (heads, N, C / heads)
+            return torch.stack(tokens.chunk(pool.num_heads, dim=1))  # (heads, N, C / heads)
 
         pooled = F.scaled_dot_product_attention(
             heads(pool.q_proj(queries)), heads(pool.k_proj(keys)), heads(pool.v_proj(keys)), attn_mask=allowed

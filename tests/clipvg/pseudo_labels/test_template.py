@@ -12,7 +12,7 @@ from bench.datasets.shapes.dice import Dice
 from bench.errors import DataError, SettingsError
 from bench.registry import label_source
 from bench.settings import merged
-from clipvg.pseudo_labels.detections import Detection
+from clipvg.pseudo_labels.pseudo_q_files import Detection
 from clipvg.pseudo_labels.template import (
     TemplateOptions,
     candidates,

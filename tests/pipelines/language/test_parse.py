@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from phrase_lines import line
 
 from bench.datasets.index_lists import read_index_list
 from bench.datasets.shapes import make_scene
@@ -127,13 +128,6 @@ EXPRESSIONS = {
     "a person bent over": "a person bent over",
     "a sofa with a towel draped over it": "a sofa with a towel draped",
 }
-
-
-def line(phrase):
-    """A phrase in one line: "man | 2 left | above(a red car)"."""
-    places = [(f"{s.rank + 1} " if s.rank else "") + "+".join(s.towards) for s in phrase.superlatives]
-    others = [f"{relation.name}({line(relation.other)})" for relation in phrase.relations]
-    return " | ".join(filter(None, (phrase.text or "_", ", ".join(places), ", ".join(others))))
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
