@@ -112,7 +112,7 @@ def test_a_network_is_prepared_in_its_precision_but_for_its_heads(context):
 
     network = Network()
     weight = network.head.weight.clone()
-    assert prepare(network, context(dtype="bfloat16"), ["head"], []) == frozenset()
+    assert prepare(network, context(dtype="bfloat16"), ["head"], []) == {"dtype"}
     assert {name: p.dtype for name, p in network.named_parameters()} == {
         "body.weight": torch.bfloat16,
         "body.bias": torch.bfloat16,
