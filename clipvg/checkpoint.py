@@ -22,9 +22,7 @@ from bench.errors import BenchError, UnknownName, WeightsError
 from bench.grounding import PipelineContext
 from bench.hashing import find_file
 from clipvg.frozen import FrozenClip, causal_mask, empty_clip, open_frozen
-from clipvg.model.config import OFFICIAL, ClipVGConfig
-from clipvg.model.network import POSITIONS, ClipVG
-from clipvg.model.visual import resized_positions
+from clipvg.network import OFFICIAL, POSITIONS, ClipVG, ClipVGConfig, resized_positions
 from pipelines import hub, weights
 from pipelines.canvas import STATISTICS, Style
 from pipelines.clip.encoder import ClipOptions
@@ -69,12 +67,9 @@ def open_network(name: str, context: PipelineContext, clip: ClipOptions | None =
 
 def find(name: str, context: PipelineContext) -> Path:
     """The file `name` points to: a path, a file in BENCH_HOME/weights, or OWNER/MODEL of the hub. WeightsError."""
-    path = find_file(name, context)
-    if path is not None:
-        return path
-    if hub.is_id(name):
+    if find_file(name, context) is None and hub.is_id(name):
         return hub.find_weights(name, HUB_FILES, context, "CLIP-VG")
-    raise weights.missing(name, context, HOW)
+    return weights.find(name, context, HOW)
 
 
 def official_network(state: Mapping[str, Tensor], path: Path, image_size: int = 0) -> ClipVG:

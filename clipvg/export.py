@@ -13,8 +13,7 @@ from bench.errors import UsageError
 from bench.grounding import PipelineContext
 from bench.runs.files import write_atomically
 from clipvg.checkpoint import ALIASES, open_network
-from clipvg.model.config import OFFICIAL
-from clipvg.model.network import ClipVG
+from clipvg.network import OFFICIAL, ClipVG
 from clipvg.pipeline import options_of
 
 NAMES = {"ViT-B-16-quickgelu": "ViT-B/16", "ViT-B-32-quickgelu": "ViT-B/32", "ViT-L-14-quickgelu": "ViT-L/14"}

@@ -15,25 +15,22 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from bench.grounding import LoadedScene, PipelineContext, Prediction
 from bench.hashing import sha256_file
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from clipvg.checkpoint import Opened, open_network
-from clipvg.model.network import HEADS
-from clipvg.model.text import PAD, up_to_longest
+from clipvg.network import HEADS, PAD, up_to_longest
 from pipelines.canvas import Canvas, covered, letterboxed, masked_patches, normalised, stacked, together
 from pipelines.card import CardOptions, make_card
 from pipelines.clip.encoder import ClipOptions, cut_note
 from pipelines.engine import PairEngine, Rows, Sequences, prepare
 
 
-class ClipVGOptions(BaseModel):
+class ClipVGOptions(Table):
     """[pipelines.clipvg]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str = Field("clipvg.pth", description="a file, here or in BENCH_HOME/weights, or an id of the hub")
     preprocessing: Literal["auto", "official", "clean"] = Field(

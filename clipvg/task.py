@@ -21,13 +21,10 @@ from bench.training.feature_cache import ImageFeatureCache, TextFeatureCache
 from bench.training.task import ParameterGroup, TaskFactory, TrainingJob, TrainTask
 from clipvg.checkpoint import Opened, at_size, open_network, save_own
 from clipvg.frozen import FrozenClip, open_frozen, values_hash
-from clipvg.model.config import ClipVGConfig
-from clipvg.model.network import POSITIONS, ClipVG
-from clipvg.model.text import PAD, text_features, up_to_longest
-from clipvg.model.visual import multi_level_features
+from clipvg.network import PAD, POSITIONS, ClipVG, ClipVGConfig, multi_level_features, text_features, up_to_longest
 from clipvg.pipeline import ClipVGOptions, ClipVGPipeline
 from clipvg.rows import CachedFeatures, CachedRows, DrawnRows, Rows, collate, without_pixels
-from pipelines import box_losses
+from pipelines import layers
 from pipelines.augmentation import Augment
 from pipelines.canvas import Canvas, Style, letterboxed, shown, stacked
 from pipelines.clip.encoder import ClipOptions, cut_note
@@ -144,8 +141,8 @@ class ClipVGTask(TrainTask):
         """Return L1 and 1 - GIoU of each row, (B,); and the boxes, cxcywh in 0..1 of the canvas."""
         fused, _ = self.fused(batch, only_first=True)
         boxes = self.model.box(fused[:, 0])
-        giou, _ = box_losses.giou(boxes, batch.targets)
-        return {"l1": box_losses.l1(boxes, batch.targets), "giou": 1 - giou, "boxes": boxes, "targets": batch.targets}
+        giou, _ = layers.giou(boxes, batch.targets)
+        return {"l1": layers.l1(boxes, batch.targets), "giou": 1 - giou, "boxes": boxes, "targets": batch.targets}
 
     def fused(self, batch: DrawnRows | CachedRows, only_first: bool) -> tuple[Tensor, Tensor]:
         """Return the V-L transformer's tokens (B, L, d), and which patches are padding (B, P)."""

@@ -17,11 +17,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from bench.boxes import box_area_xyxy, box_xyxy_to_cxcywh, clip_xyxy
 from bench.errors import DataError, SettingsError
 from bench.grounding import Box, Picture
+from bench.settings import Table
 from pipelines.canvas import Canvas, Style, long_side_to, pasted
 
 Float = NDArray[np.float64]
@@ -44,10 +45,8 @@ BLUR_RADII = (0.1, 2.0)
 MOST_PIXELS = 1 << 24
 
 
-class Augment(BaseModel):
+class Augment(Table):
     """Configure the augmentation; the defaults are those of CLIP-VG's paper."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     crop: Literal["official", "safe", "off"] = Field("official", description="the windows; safe ones hold the referent")
     crop_share: float = Field(0.5, ge=0, le=1, description="of the expressions without a word of position")

@@ -10,21 +10,19 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.boxes import box_area_xyxy
 from bench.grounding import Box, LoadedScene, PipelineCard, PipelineContext, Prediction, Query
-from bench.settings import parse_table
-from pipelines.card import CardOptions, card_in_force
-
-if TYPE_CHECKING:
-    from pipelines.proposers.proposals import Proposals, Proposer
+from bench.settings import Table, parse_table
+from pipelines.card import CardOptions, make_parts_card
+from pipelines.proposers.proposals import Proposals, Proposer, open_proposer
 
 Rule = Callable[[LoadedScene], Box]
-Choice = Callable[[LoadedScene, Query, "Proposals"], int]  # -> index of a proposal; there is at least one
+Choice = Callable[[LoadedScene, Query, Proposals], int]  # -> index of a proposal; there is at least one
 
 
 class Placed:
@@ -62,27 +60,21 @@ class Chosen:
         return (x1, y1, x2, y2)
 
 
-class CentreOptions(BaseModel):
+class CentreOptions(Table):
     """[pipelines.centre-box]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     share: float = Field(0.5, gt=0, le=1, description="the box's share of each side")
 
 
-class FixedOptions(BaseModel):
+class FixedOptions(Table):
     """[pipelines.fixed-box]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     grid: int = Field(24, ge=2, description="candidate edges along each side")
     sample: int = Field(4000, ge=1, description="train expressions the box is fitted to")
 
 
-class ProposalOptions(BaseModel):
+class ProposalOptions(Table):
     """[pipelines.largest-proposal], random-proposal and label-only."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str | None = None
     proposer: dict[str, Any] = Field(default_factory=dict)
@@ -91,7 +83,7 @@ class ProposalOptions(BaseModel):
 
 def whole_picture(context: PipelineContext) -> Placed:
     """whole-picture: the picture's own edges."""
-    parse_table(Empty, context.options, f"bench.toml [pipelines.{context.name}]")
+    parse_table(Table, context.options, f"bench.toml [pipelines.{context.name}]")
     return Placed(_card(context, "the whole picture, whatever is asked"), lambda s: _relative(s, (0, 0, 1, 1)))
 
 
@@ -165,23 +157,12 @@ def label_only(context: PipelineContext) -> Chosen:
 
 
 def _chosen(context: PipelineContext, summary: str, choice: Choice) -> Chosen:
-    from pipelines.proposers.opening import open_proposer
-
     where = f"bench.toml [pipelines.{context.name}]"
     options = parse_table(ProposalOptions, context.options, where)
     table = options.proposer | ({"weights": options.weights} if options.weights else {})
     table = {"whole_picture": False} | table  # a candidate of rankers; the largest proposal would always be it
     proposer = open_proposer(table, f"{where}.proposer", context)
-    card = PipelineCard(
-        name=context.name,
-        summary=summary,
-        weights={"proposer": ", ".join(proposer.sha256)},
-        sha256={"proposer": ", ".join(proposer.sha256.values())},
-        parameters=proposer.parameters,
-        proposals=proposer.annotated,
-        accelerated=proposer.accelerated,
-        **card_in_force(options.card, {"proposer": proposer.sha256}, context),
-    )
+    card = make_parts_card(context, options.card, summary, "", {"proposer": proposer}, proposals=proposer.annotated)
     return Chosen(card, proposer, choice, context)
 
 
@@ -196,9 +177,3 @@ def _card(context: PipelineContext, summary: str) -> PipelineCard:
     return PipelineCard(
         context.name, summary, trained_on="nothing", saw_test_images="no", parameters=0, supervision="none"
     )
-
-
-class Empty(BaseModel):
-    """A pipeline without options."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.grounding import PipelineCard, PipelineContext, SawTestImages, Supervision
 from bench.hashing import find_file
-from bench.settings import shipped_options, weights_named
+from bench.settings import Table, shipped_options, weights_named
 
 # Of several weights the one that says most against a row counts; what nobody stated may hide annotations.
 WORST_FIRST = {
@@ -28,12 +28,10 @@ WORST_FIRST = {
 }
 
 
-class CardOptions(BaseModel):
+class CardOptions(Table):
     """[pipelines.*.card]. `saw_test_images`: whether the training pictures hold a data set's val or test pictures;
     `supervision`: what grounding was learned from (`PipelineCard` lists the words).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     trained_on: str = ""
     licence: str = ""
@@ -88,6 +86,38 @@ def make_card(
         parameters=parameters,
         accelerated=accelerated,
         **facts,
+    )
+
+
+def make_parts_card(
+    context: PipelineContext,
+    card: CardOptions,
+    summary: str,
+    paper: str,
+    regions: Mapping[str, Any],
+    encoders: Sequence[Any] = (),
+    proposals: str = "",
+    accelerated: frozenset[str] = frozenset(),
+) -> PipelineCard:
+    """Make the card of a pipeline of region finders, part -> proposer or segmenter, and the CLIPs that rank regions."""
+    weights = {part: ", ".join(one.sha256) for part, one in regions.items()}
+    sha256 = {part: ", ".join(one.sha256.values()) for part, one in regions.items()}
+    named = {part: tuple(one.sha256) for part, one in regions.items()}
+    if encoders:
+        weights["clip"] = ", ".join(f"{one.options.model} {one.options.pretrained}" for one in encoders)
+        sha256["clip"] = ", ".join(digest for one in encoders for digest in one.sha256.values())
+        named["clip"] = tuple(one.options.pretrained for one in encoders)
+    networks = [*regions.values(), *encoders]
+    return PipelineCard(
+        name=context.name,
+        summary=summary,
+        paper=paper,
+        weights=weights,
+        sha256=sha256,
+        parameters=sum(one.parameters for one in networks),
+        proposals=proposals,
+        accelerated=accelerated.union(*(one.accelerated for one in networks)),
+        **card_in_force(card, named, context),
     )
 
 

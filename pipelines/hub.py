@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.errors import WeightsError
 from bench.grounding import PipelineContext
-from bench.hashing import sha256_file
+from bench.hashing import places_of, sha256_file
 from pipelines.weights import first_line
 
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -32,10 +32,7 @@ def cache_folder(context: PipelineContext) -> Path:
 
 def find_folder(name: str, context: PipelineContext) -> Path | None:
     """The local folder `name` means: as it is, from bench.toml's folder, or from BENCH_HOME/weights; None for an id."""
-    for place in (Path(name).expanduser(), context.folder / name, context.home / "weights" / name):
-        if (place / "config.json").is_file():
-            return place.resolve()
-    return None
+    return next((place.resolve() for place in places_of(name, context) if (place / "config.json").is_file()), None)
 
 
 def load_pretrained(auto_class: Any, name: str, context: PipelineContext, what: str, **kwargs: Any) -> Any:

@@ -9,20 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from bench.grounding import LoadedScene, PipelineCard, PipelineContext, Prediction, Query
-from bench.settings import parse_table
-from pipelines.card import CardOptions, card_in_force
+from bench.grounding import LoadedScene, PipelineContext, Prediction
+from bench.settings import Table, parse_table
+from pipelines.card import CardOptions, make_parts_card
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
-from pipelines.proposers.opening import open_proposer
-from pipelines.proposers.proposals import Proposals, Proposer
+from pipelines.proposers.proposals import Proposer, open_proposer
 
 
-class LabelClipOptions(BaseModel):
+class LabelClipOptions(Table):
     """[pipelines.label-clip]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     proposer: dict[str, Any] = Field(default_factory=dict)
     clip: ClipOptions = ClipOptions()
@@ -37,23 +34,9 @@ class LabelClip:
         self, proposer: Proposer, encoder: ClipEncoder, options: LabelClipOptions, context: PipelineContext
     ) -> None:
         self._proposer, self._encoder, self._prompt, self._clock = proposer, encoder, options.prompt, context.clock
-        self.card = PipelineCard(
-            name=context.name,
-            summary=f"the proposal whose class name is nearest to the expression by {options.clip.model}'s text tower",
-            paper="Radford et al., CLIP, ICML 2021",
-            weights={
-                "proposer": ", ".join(proposer.sha256),
-                "clip": f"{options.clip.model} {options.clip.pretrained}",
-            },
-            sha256={
-                "proposer": ", ".join(proposer.sha256.values()),
-                "clip": ", ".join(encoder.sha256.values()),
-            },
-            parameters=proposer.parameters + encoder.parameters,
-            proposals=proposer.annotated,
-            accelerated=proposer.accelerated | encoder.accelerated,
-            **card_in_force(options.card, {"proposer": proposer.sha256, "clip": [options.clip.pretrained]}, context),
-        )
+        summary = f"the proposal whose class name is nearest to the expression by {options.clip.model}'s text tower"
+        paper, parts = "Radford et al., CLIP, ICML 2021", {"proposer": proposer}
+        self.card = make_parts_card(context, options.card, summary, paper, parts, [encoder], proposer.annotated)
 
     @property
     def caches(self) -> Mapping[str, Callable[[], None]]:
@@ -76,18 +59,14 @@ class LabelClip:
                 # Rounded: boxes of one class are equally near, and the first of them is the most confident.
                 near = (text @ label.T).double().cpu().numpy().round(6)  # (Q, R)
                 for query, row in zip(scene.queries, near, strict=True):
-                    answers.append(_answer(query, found, int(row.argmax()) if len(found) else None))
+                    best = int(row.argmax()) if len(found) else None
+                    box = None if best is None else tuple(found.boxes[best].tolist())
+                    score = None if best is None else float(found.scores[best])
+                    answers.append(Prediction(query.id, box, score, found.boxes, found.note))
         return answers
 
     def _prompted(self, text: str) -> str:
         return self._prompt.replace("{}", text.lower())
-
-
-def _answer(query: Query, found: Proposals, best: int | None) -> Prediction:
-    if best is None:
-        return Prediction(query.id, None, proposals=found.boxes, note=found.note)
-    x1, y1, x2, y2 = found.boxes[best].tolist()
-    return Prediction(query.id, (x1, y1, x2, y2), float(found.scores[best]), found.boxes, found.note)
 
 
 def label_clip(context: PipelineContext) -> LabelClip:

@@ -1,4 +1,4 @@
-"""Network parts that several grounders share: the post-norm encoder and the box head.
+"""Network parts that several grounders share: the post-norm encoder, the box head and the box losses.
 
 Batch first, (B, L, d); a `padding` mask is True where a token is ignored. Parameter names are those of DETR's family,
 so that official checkpoints load as they are (Carion et al. 2020, appendix A).
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
 
 class EncoderLayer(nn.Module):
@@ -77,3 +79,23 @@ def xavier(module: nn.Module) -> None:
     for parameter in module.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)
+
+
+def l1(boxes: Tensor, targets: Tensor) -> Tensor:
+    """Sum the four absolute differences of boxes, (..., 4) twice, which broadcast -> (...)."""
+    return (boxes - targets).abs().sum(dim=-1)
+
+
+def giou(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute generalised IoU and IoU of cxcywh boxes, (..., 4) twice -> (...) twice.
+
+    A box without area has IoU 0; values and gradients stay finite. (Rezatofighi et al., CVPR 2019.)
+    """
+    a, b = (box_convert(x, "cxcywh", "xyxy") for x in (boxes, targets))
+    inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(dim=-1)
+    union = boxes[..., 2:].prod(dim=-1) + targets[..., 2:].prod(dim=-1) - inner
+    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(dim=-1)
+    # The smallest normal number keeps the divisions of boxes without area finite.
+    tiny = torch.finfo(boxes.dtype).tiny
+    iou = inner / union.clamp(min=tiny)
+    return iou - (hull - union) / hull.clamp(min=tiny), iou

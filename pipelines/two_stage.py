@@ -14,25 +14,22 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.errors import SettingsError
-from bench.grounding import LoadedScene, PipelineCard, PipelineContext, Prediction
-from bench.settings import merged, parse_table
-from pipelines.card import CardOptions, card_in_force
+from bench.grounding import LoadedScene, PipelineContext, Prediction
+from bench.settings import Table, merged, parse_table
+from pipelines.card import CardOptions, make_parts_card
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.clip.ranking import Float, Ranker, RankerOptions
-from pipelines.proposers.opening import open_proposer
-from pipelines.proposers.proposals import Proposals, Proposer
+from pipelines.proposers.proposals import Proposals, Proposer, open_proposer
 
 if TYPE_CHECKING:
     from bench.training.task import TaskFactory, TrainingJob
 
 
-class TwoStageOptions(BaseModel):
+class TwoStageOptions(Table):
     """The whole table of a two-stage pipeline; `proposer` is the proposer's own business."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str | None = Field(None, description="shorthand of the flag: FILE, or proposer=FILE,clip=FILE")
     proposer: dict[str, Any] = Field(default_factory=dict)
@@ -48,27 +45,16 @@ class TwoStage:
     def __init__(self, proposer: Proposer, ranker: Ranker, options: TwoStageOptions, context: PipelineContext) -> None:
         self.proposer, self.ranker = proposer, ranker
         self.clock = context.clock
-        clips = [encoder.options for encoder in ranker.encoders]
-        names = " + ".join(clip.model for clip in clips)
-        reading = {"off": "", "rules": ", comparisons by rules", "spacy": ", comparisons by rules on spaCy's parse"}
-        self.card = PipelineCard(
-            name=context.name,
-            summary=f"{type(proposer).__name__} proposals ranked by {names}{reading[options.ranker.relations]}",
-            paper="Subramanian et al., ReCLIP, ACL 2022 (region views); Radford et al., CLIP, ICML 2021",
-            weights={
-                "proposer": ", ".join(proposer.sha256),
-                "clip": ", ".join(f"{clip.model} {clip.pretrained}" for clip in clips),
-            },
-            sha256={
-                "proposer": ", ".join(proposer.sha256.values()),
-                "clip": ", ".join(digest for encoder in ranker.encoders for digest in encoder.sha256.values()),
-            },
-            parameters=proposer.parameters + sum(encoder.parameters for encoder in ranker.encoders),
-            proposals=proposer.annotated,
-            accelerated=proposer.accelerated.union(*(encoder.accelerated for encoder in ranker.encoders)),
-            **card_in_force(
-                options.card, {"proposer": proposer.sha256, "clip": [c.pretrained for c in clips]}, context
-            ),
+        names = " + ".join(encoder.options.model for encoder in ranker.encoders)
+        parser = {"off": "", "rules": ", comparisons by rules", "spacy": ", comparisons by rules on spaCy's parse"}
+        self.card = make_parts_card(
+            context,
+            options.card,
+            f"{type(proposer).__name__} proposals ranked by {names}{parser[options.ranker.relations]}",
+            "Subramanian et al., ReCLIP, ACL 2022 (region views); Radford et al., CLIP, ICML 2021",
+            {"proposer": proposer},
+            ranker.encoders,
+            proposer.annotated,
         )
 
     @property

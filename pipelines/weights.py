@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.errors import WeightsError
 from bench.grounding import PipelineContext
-from bench.hashing import places_of
+from bench.hashing import find_file, places_of
 from bench.runs.files import make_folder, write_atomically
 
 if TYPE_CHECKING:
@@ -31,6 +31,14 @@ def missing(name: str, context: PipelineContext, how: str) -> WeightsError:
     """The error for weights that are nowhere: every place looked in, and how to get them."""
     places = ", ".join(map(str, places_of(name, context)[1:]))
     return WeightsError(f"weights {name!r} are not there (looked at {places}); {how}")
+
+
+def find(name: str, context: PipelineContext, how: str) -> Path:
+    """Return the file `name` points to. Raises the error that `missing` makes."""
+    path = find_file(name, context)
+    if path is None:
+        raise missing(name, context, how)
+    return path
 
 
 def first_line(error: Exception) -> str:
@@ -53,13 +61,10 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """A pickled table of tensors, alone or under "model" or "state_dict"; nothing in it is executed. WeightsError."""
+    """Read a pickled table of tensors, alone or under "model" or "state_dict". Raises as `read_checkpoint` does."""
     import torch
 
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # weights_only raises several kinds for broken and for hostile files
-        raise WeightsError(f"{path}: cannot be read as plain weights ({first_line(error)})") from None
+    state = read_checkpoint(path)
     for key in ("model", "state_dict"):
         state = state.get(key, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):

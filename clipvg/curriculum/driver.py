@@ -33,9 +33,8 @@ from bench.training.task import Trained, TrainingJob
 from bench.training.trainer import BEST, LAST, launch, train
 from clipvg.curriculum import pools as metrics
 from clipvg.curriculum.memo import DryRunStop, Memo, Result, digest
-from clipvg.curriculum.plan import CurriculumOptions, make_plan
+from clipvg.curriculum.plan import CurriculumOptions, Recipe, Tasks, make_plan, make_recipe, only_task
 from clipvg.curriculum.pools import Pool, pool_of, sampled, selected
-from clipvg.curriculum.recipes import Recipe, Tasks, make_recipe, only_task
 from clipvg.curriculum.record import CurriculumLog
 from clipvg.curriculum.search import Selection, multi_source, single_source
 

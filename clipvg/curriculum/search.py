@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from bench.settings import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +29,8 @@ Selection = tuple[Choice, ...]
 Performance = Callable[[Selection], float | None]
 
 
-class Grid(BaseModel):
+class Grid(Table):
     """The thresholds that a search may try."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     start: float = Field(0.5, ge=0, le=1, description="the threshold at which a search starts")
     step: float = Field(0.1, gt=0, le=0.5)

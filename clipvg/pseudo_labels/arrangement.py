@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bench.boxes import box_area_xyxy, iou_pairwise
 from bench.grounding import Boxes
+from pipelines.language.relations import share_inside
 
 Flags = NDArray[np.bool_]
 Float = NDArray[np.float64]
@@ -36,15 +37,6 @@ def without_overlaps(boxes: Boxes, confidences: Float, most: float) -> Flags:
     kept = np.empty(len(boxes), bool)
     kept[order] = ~over
     return kept
-
-
-def share_inside(inner: Boxes, outer: Boxes) -> Float:
-    """(N, 4) and (M, 4) -> (N, M), the share of each inner box's area that lies in each outer box."""
-    low = np.maximum(inner[:, None, :2], outer[None, :, :2])
-    high = np.minimum(inner[:, None, 2:], outer[None, :, 2:])
-    common = np.clip(high - low, 0, None).prod(axis=2)
-    area = box_area_xyxy(inner)[:, None]
-    return np.asarray(np.divide(common, area, out=np.zeros_like(common), where=area > 0))
 
 
 def worn(garments: Boxes, kinds: Sequence[str], people: Boxes, inside: float) -> Flags:

@@ -9,28 +9,27 @@ empty word, which stands for the name alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from bench.boxes import iou_pairwise
 from bench.errors import DataError, SettingsError
 from bench.grounding import Boxes, Picture, PipelineContext
+from bench.settings import Table
 from clipvg.pseudo_labels.pseudo_q_files import Scored, names_of_files, read_attributes
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.clip.views import Resize, View, make_views
 
 
-class Group(BaseModel):
+class Group(Table):
     """Words that exclude each other: a thing is said to be at most one of them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     words: tuple[str, ...] = Field(min_length=2)
     silent: tuple[str, ...] = Field(("",), description="of `words`: recognised and never said; '' is the name alone")
@@ -44,10 +43,8 @@ STATES = ("", "open", "closed", "empty", "full", "wet", "broken", "young", "old"
 GROUPS = tuple(Group(words=words) for words in (STATES, PATTERNS, COLOURS, MATERIALS))
 
 
-class AttributeOptions(BaseModel):
+class AttributeOptions(Table):
     """[label.SOURCE.objects.attributes]: from files, by CLIP, or none at all."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["none", "file", "clip"] = "none"
     files: str | tuple[str, ...] = Field((), description="attribute files in Pseudo-Q's format")
@@ -79,49 +76,38 @@ class Described(NamedTuple):
     boxes: Boxes
 
 
-class Describer(Protocol):
-    """Says how things look, of many pictures in one call; of one thing always the same, whatever is beside it."""
-
-    def describe(self, batch: Sequence[Described]) -> list[list[Attribute]]:
-        """For every picture an attribute for each of its boxes."""
-        ...
+# Of many images an attribute for each box; of one thing always the same, whatever is beside it.
+Describer = Callable[[Sequence[Described]], list[list[Attribute]]]
 
 
 def open_describer(options: AttributeOptions, where: str, context: PipelineContext) -> Describer | None:
     """The describer the options declare, None for none. Raises SettingsError, WeightsError, DataError."""
     match options.kind:
         case "file":
-            return FileAttributes(options, where, context)
+            return file_attributes(options, where, context)
         case "clip":
-            return ClipAttributes(options, where, context)
+            return ClipAttributes(options, where, context).describe
         case _:
             return None
 
 
-class FileAttributes:
-    """The attributes of files, each given to the detection of its class that it overlaps most."""
+def file_attributes(options: AttributeOptions, where: str, context: PipelineContext) -> Describer:
+    """Read attributes of files, each given to the detection of its class that it overlaps most."""
+    files = (options.files,) if isinstance(options.files, str) else options.files
+    if not files or not options.vocabulary:
+        raise SettingsError(f"{where}: name the attribute `files`, and as `vocabulary` the file of their words")
+    (path,) = names_of_files([options.vocabulary], context)
+    words = read_vocabulary(path)
+    table = read_attributes(names_of_files(files, context), len(words))
 
-    def __init__(self, options: AttributeOptions, where: str, context: PipelineContext) -> None:
-        files = (options.files,) if isinstance(options.files, str) else options.files
-        if not files or not options.vocabulary:
-            raise SettingsError(f"{where}: name the attribute `files`, and as `vocabulary` the file of their words")
-        (path,) = names_of_files([options.vocabulary], context)
-        self.words = read_vocabulary(path)
-        self.options = options
-        self._scored = read_attributes(names_of_files(files, context), len(self.words))
+    def describe(one: Described) -> list[Attribute]:
+        scored = table.get(one.key)
+        if scored is None or not len(scored.boxes) or not len(one.names):
+            return [Attribute()] * len(one.names)
+        index, score = chosen(scored, one.names, one.boxes, words, options)
+        return [Attribute(words[i], s) if i >= 0 else Attribute() for i, s in zip(index.tolist(), score, strict=True)]
 
-    def describe(self, batch: Sequence[Described]) -> list[list[Attribute]]:
-        """For every picture an attribute for each of its boxes."""
-        return [self._of(asked) for asked in batch]
-
-    def _of(self, asked: Described) -> list[Attribute]:
-        scored = self._scored.get(asked.key)
-        if scored is None or not len(scored.boxes) or not len(asked.names):
-            return [Attribute()] * len(asked.names)
-        index, score = chosen(scored, asked.names, asked.boxes, self.words, self.options)
-        return [
-            Attribute(self.words[i], s) if i >= 0 else Attribute() for i, s in zip(index.tolist(), score, strict=True)
-        ]
+    return lambda batch: [describe(one) for one in batch]
 
 
 def read_vocabulary(path: Path) -> list[str]:

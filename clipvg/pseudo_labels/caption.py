@@ -12,29 +12,31 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+import numpy as np
+from pydantic import Field
 
+from bench.boxes import box_area_xyxy
 from bench.datasets.fingerprint import picture_key
 from bench.errors import SettingsError
+from bench.grounding import Box, Boxes
 from bench.labelling import LabelJob, PseudoLabel
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from clipvg.pseudo_labels.caption_files import read_captions
-from clipvg.pseudo_labels.chunks import Read, Reader, open_reader
-from clipvg.pseudo_labels.composed import composed
+from clipvg.pseudo_labels.chunks import Read, Reader, Where, named, open_reader, plural
 from clipvg.pseudo_labels.detections import DetectionOptions, Looked, looked_at
-from clipvg.pseudo_labels.given_files import find_file, spoken_of
-from clipvg.pseudo_labels.nouns import Where, named
-from clipvg.pseudo_labels.predicates import meanings
+from clipvg.pseudo_labels.given_files import find_file, known_scenes
+from clipvg.pseudo_labels.predicates import Predicate, meanings
+from clipvg.pseudo_labels.pseudo_q_files import Detection
 
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+CLEAR = 0.3  # a predicate's score under which it is left out
 Captions = Callable[[Sequence[Looked]], list[str]]
 
 
-class CaptionOptions(BaseModel):
+class CaptionOptions(Table):
     """[label.caption]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["model", "file", "detections"] = Field("model", description="whose captions they are")
     objects: DetectionOptions = DetectionOptions()
@@ -113,7 +115,7 @@ def _opened(options: CaptionOptions, job: LabelJob) -> tuple[Captions, str]:
             raise SettingsError(f'{job.where}: kind = "file" needs `file`, a file of captions')
         path = find_file(options.file, job.context, f"{job.where}: file")
         held = read_captions(path)
-        spoken_of(job, path, held)
+        known_scenes(job, str(path), held)
         return lambda batch: [held.get(picture_key(looked.scene.file), "") for looked in batch], path.name
     predicates = meanings(options.predicates)
 
@@ -128,3 +130,74 @@ def _opened(options: CaptionOptions, job: LabelJob) -> tuple[Captions, str]:
 def _dice(what: str, seed: int, picture: Looked) -> random.Random:
     """A picture's own chance: the same whatever else is looked at."""
     return random.Random(f"{what}/{seed}/{picture_key(picture.scene.file)}")
+
+
+class Named(NamedTuple):
+    """All the things of a picture that go by one name, the box around them, and the area of the largest."""
+
+    name: str
+    number: int
+    box: Box
+    area: float
+
+    @property
+    def said(self) -> str:
+        """ "a red star", "two red stars", "many red stars"."""
+        if self.number == 1:
+            return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
+        first, _, last = self.name.rpartition(" ")
+        many = NUMBERS[self.number] if self.number < len(NUMBERS) else "many"
+        return " ".join(f"{many} {first} {plural(last)}".split())
+
+
+def composed(
+    detections: Sequence[Detection],
+    predicates: Mapping[Predicate, Sequence[str]],
+    dice: random.Random,
+    others: int = 2,
+    surest: int = 6,
+) -> str:
+    """Compose the caption of an image from its detections (most confident first); empty where there are none.
+
+    "two striped red stars next to a blue circle and above a green heart": a caption is about one thing, or all of one
+    name, and says how up to `others` more lie to it. Chance chooses among the surest things, large ones more often;
+    geometry finds the words between them. `predicates` are those that may be used, each with its wordings.
+    """
+    groups = _named(detections[:surest])
+    if not groups:
+        return ""
+    head = dice.choices(range(len(groups)), weights=[group.area for group in groups])[0]
+    rest = [group for number, group in enumerate(groups) if number != head]
+    chosen = dice.sample(rest, min(others, len(rest)))
+    wordings = {predicate: dice.choice(said) for predicate, said in predicates.items()}
+    clauses = [(_between(groups[head], other, wordings), other.said) for other in chosen]
+    said, before = groups[head].said, ""
+    for number, (words, other) in enumerate(sorted(clauses, key=lambda clause: not clause[0])):
+        # "next to a circle and a heart", "next to a circle and above a heart", "a star and a circle"
+        joined = ("and" if number or not words else "", "" if words == before else words)
+        said, before = " ".join(part for part in (said, *joined, other) if part), words
+    return said
+
+
+def _named(detections: Sequence[Detection]) -> list[Named]:
+    boxes: dict[str, list[Box]] = {}
+    for detection in detections:
+        boxes.setdefault(f"{detection.attribute} {detection.name}".strip(), []).append(detection.box)
+    return [
+        Named(name, len(held), _around(np.array(held)), float(box_area_xyxy(held).max()))
+        for name, held in boxes.items()
+    ]
+
+
+def _around(boxes: Boxes) -> Box:
+    x1, y1 = boxes[:, :2].min(axis=0).tolist()
+    x2, y2 = boxes[:, 2:].max(axis=0).tolist()
+    return x1, y1, x2, y2
+
+
+def _between(head: Named, other: Named, wordings: Mapping[Predicate, str]) -> str:
+    """How the head lies to another thing, in the words of what holds most clearly; empty where nothing does."""
+    a, b = np.array(head.box), np.array(other.box)
+    scores = {predicate: float(predicate(a, b)) for predicate in wordings}
+    best = max(scores, key=lambda predicate: scores[predicate], default=None)
+    return wordings[best] if best is not None and scores[best] > CLEAR else ""

@@ -10,17 +10,14 @@ number: 581857 and COCO_train2014_000000581857.jpg are one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench.datasets.fingerprint import picture_key
 from bench.datasets.rows import checked_text
 from bench.errors import DataError
-from pipelines.weights import first_line
+from clipvg.pseudo_labels.given_files import json_rows, listed, load_plain, short
 
 EXPECTED = '{"image": "a.jpg", "caption": "a man on a horse"}'
 FILE_KEYS, TEXT_KEYS = ("image", "image_file", "image_id"), ("caption", "captions")
@@ -34,7 +31,7 @@ def read_captions(path: Path) -> dict[str, str]:
     first: dict[str, str] = {}
     for where, row in _rows(path):
         if not isinstance(row, dict):
-            raise DataError(f"{where}: {_short(row)}; expected an object such as {EXPECTED}")
+            raise DataError(f"{where}: {short(row)}; expected an object such as {EXPECTED}")
         key = _picture(row, where)
         if key in out:
             raise DataError(f"{where}: picture {key} has a caption already, in {first[key]}; one caption a picture")
@@ -45,40 +42,9 @@ def read_captions(path: Path) -> dict[str, str]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    if path.suffix == ".jsonl":
-        for number, line in enumerate(_bytes(path).splitlines(), 1):
-            if line.strip():
-                where = f"{path}: line {number}"
-                yield where, _parsed(line, where)
-        return
-    held = _parsed(_bytes(path), str(path)) if path.suffix == ".json" else _saved(path)
-    if not isinstance(held, list):
-        raise DataError(f"{path}: holds a {type(held).__name__}; expected a list of rows such as {EXPECTED}")
-    for number, row in enumerate(held):
-        yield f"{path}: row {number}", row
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def _parsed(data: bytes, where: str) -> Any:
-    try:
-        return json.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON in UTF-8 ({error}); is it cut?") from None
-
-
-def _saved(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # weights_only raises several kinds for broken and for hostile files
-        raise DataError(
-            f"{path}: not a torch-saved list of plain values ({first_line(error)}); nothing in it was executed"
-        ) from None
+    if path.suffix in (".json", ".jsonl"):
+        return json_rows(path, "row", EXPECTED)
+    return listed(path, load_plain(path, "list of plain values", []), "row", EXPECTED)
 
 
 def _picture(row: dict[str, Any], where: str) -> str:
@@ -95,8 +61,3 @@ def _caption(row: dict[str, Any], where: str) -> str:
     if said is None or isinstance(said, (list, tuple)):
         raise DataError(f"{where}: it has no caption; expected one of the keys {', '.join(TEXT_KEYS)}")
     return " ".join(checked_text(said, where).split())
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -13,14 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, LogitsProcessorList
+from transformers import AutoModelForImageTextToText, LogitsProcessor, LogitsProcessorList
 
 from bench.datasets.fingerprint import picture_key
 from bench.grounding import Picture, PipelineContext, Scene
-from pipelines import hub
-from pipelines.modern.pictures import for_processor
-
-WHAT = "caption model"
+from pipelines.modern.shared import GREEDY, for_processor, open_pretrained
 
 
 class CaptionModel:
@@ -33,9 +30,9 @@ class CaptionModel:
         """
         self.name, self.prompt, self.top_p = name, prompt, top_p
         self.max_new_tokens, self.context = max_new_tokens, context
-        self.processor = hub.load_pretrained(AutoProcessor, name, context, WHAT)
-        self.model = hub.load_model(
-            AutoModelForImageTextToText, name, context, WHAT, dtype=getattr(torch, context.dtype)
+        dtype = getattr(torch, context.dtype)
+        self.processor, self.model = open_pretrained(
+            AutoModelForImageTextToText, name, context, "caption model", dtype=dtype
         )
         self.chats = bool(getattr(self.processor, "chat_template", None))
 
@@ -46,16 +43,8 @@ class CaptionModel:
         sampling = LogitsProcessorList()
         if self.top_p:
             sampling.append(NucleusNoise(self.top_p, [_seed(self.context.seed, scene) for scene, _ in batch]))
-        tokens = self.model.generate(
-            **inputs,
-            max_new_tokens=self.max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            logits_processor=sampling,
-        )
+        limit = self.max_new_tokens
+        tokens = self.model.generate(**inputs, max_new_tokens=limit, logits_processor=sampling, **GREEDY)
         if self.chats:
             tokens = tokens[:, inputs["input_ids"].shape[1] :]
         return [" ".join(text.split()) for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]

@@ -7,49 +7,37 @@ but pictures is seen: the scenes have no expressions, and a proposer is asked wi
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.boxes import box_area_xyxy, clip_xyxy
 from bench.datasets.fingerprint import picture_key
 from bench.errors import DataError, SettingsError
-from bench.evaluation.answering import Decoded, decoded_ahead
-from bench.grounding import Box, LoadedScene, Picture, PipelineContext, Scene
+from bench.evaluation.answering import decoded_ahead
+from bench.grounding import Boxes, LoadedScene, Picture, PipelineContext, Scene
 from bench.labelling import LabelJob
+from bench.settings import Table
 from clipvg.pseudo_labels.attributes import AttributeOptions, Described, Describer, open_describer
-from clipvg.pseudo_labels.pseudo_q_files import Found, names_of_files, read_detections
-from pipelines.proposers.opening import open_proposer
+from clipvg.pseudo_labels.given_files import SHOWN, known_scenes
+from clipvg.pseudo_labels.pseudo_q_files import Detection, names_of_files, read_detections
+from pipelines.proposers.proposals import open_proposer
 
 log = logging.getLogger("bench.label")
-SHOWN = 3  # pictures named in a message
 
 
-class DetectionOptions(BaseModel):
+class DetectionOptions(Table):
     """[label.SOURCE.objects]: what finds the objects, and what says how they look."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     proposer: dict[str, Any] = Field(default_factory=dict, description="as a pipeline's: kind = yolo, detr, ssd, ...")
     detections: str | tuple[str, ...] = Field((), description="files in Pseudo-Q's format, in the proposer's stead")
     attributes: AttributeOptions = AttributeOptions()
     batch_size: int = Field(16, ge=1, description="pictures in one call of the detector")
     threads: int = Field(4, ge=1, description="that decode pictures ahead")
-
-
-@dataclass(frozen=True, slots=True)
-class Detection:
-    """One named box, xyxy pixels inside its picture. `attribute` is how it looks ("striped red"), empty if unknown."""
-
-    name: str
-    box: Box
-    confidence: float
-    attribute: str = ""
-    attribute_score: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +50,7 @@ class Looked:
     detector: str
 
 
-class Finder(Protocol):
-    """Named boxes of many pictures; `name` is what provenance calls it."""
-
-    name: str
-
-    def find(self, batch: Sequence[tuple[Scene, Picture]]) -> list[list[Found]]: ...
+Finder = Callable[[Sequence[tuple[Scene, Picture]]], list[list[Detection]]]  # named boxes of each image of a batch
 
 
 def looked_at(job: LabelJob, options: DetectionOptions, where: str) -> Iterator[Looked]:
@@ -77,31 +60,34 @@ def looked_at(job: LabelJob, options: DetectionOptions, where: str) -> Iterator[
     Pictures that cannot be read are left out, counted and named on the log, as are boxes without a class name. Raises
     SettingsError, WeightsError, MissingPackage, DataError for a detection file, and DataError when no picture is there.
     """
-    finder = _open(job, options, where)
-    describer = open_describer(options.attributes, f"{where}.attributes", job.context)
-    return _looked_at(job, options, finder, describer)
+    find, name = _open(job, options, where)
+    describe = open_describer(options.attributes, f"{where}.attributes", job.context)
+    return _looked_at(job, options, find, name, describe)
 
 
 def _looked_at(
-    job: LabelJob, options: DetectionOptions, finder: Finder, describer: Describer | None
+    job: LabelJob, options: DetectionOptions, find: Finder, name: str, describe: Describer | None
 ) -> Iterator[Looked]:
     unreadable: list[str] = []
     ahead = options.threads + 2 * options.batch_size
     decoded = decoded_ahead(job.scenes, job.pictures, options.threads, ahead)
     nameless = 0
     while batch := list(islice(decoded, options.batch_size)):
-        _refuse_without_pictures(job, batch, first=not unreadable)
-        unreadable += [d.error for d in batch if d.picture is None]
+        errors = [d.error for d in batch if d.picture is None]
+        # At the first bad image: that not one is there is a set-up mistake, not so many bad images.
+        if errors and not unreadable and len(job.pictures.missing(job.scenes)) == len(job.scenes):
+            raise DataError(f"none of the {len(job.scenes):,} pictures is there; the first one: {errors[0]}")
+        unreadable += errors
         pictures = [(d.scene, d.picture) for d in batch if d.picture is not None]
-        found = finder.find(pictures) if pictures else []
+        found = find(pictures) if pictures else []
         nameless += sum(not row.name for rows in found for row in rows)
         seen = [_inside(rows, picture) for rows, (_, picture) in zip(found, pictures, strict=True)]
-        if describer is not None:
-            seen = _described(describer, pictures, seen)
+        if describe is not None:
+            seen = _described(describe, pictures, seen)
         for (scene, picture), detections in zip(pictures, seen, strict=True):
-            yield Looked(scene, picture, detections, finder.name)
+            yield Looked(scene, picture, detections, name)
     if nameless:
-        log.warning("%s: %s boxes without a class name are left out", finder.name, f"{nameless:,}")
+        log.warning("%s: %s boxes without a class name are left out", name, f"{nameless:,}")
     if unreadable and len(unreadable) == len(job.scenes):
         raise DataError(f"none of the {len(job.scenes):,} pictures can be read; the first one: {unreadable[0]}")
     if unreadable:
@@ -109,14 +95,7 @@ def _looked_at(
         log.warning("%d of %d pictures cannot be read and get no label: %s", len(unreadable), len(job.scenes), shown)
 
 
-def _refuse_without_pictures(job: LabelJob, batch: Sequence[Decoded], first: bool) -> None:
-    """Raises DataError at the first bad picture when not one is there: a set-up mistake, not so many bad pictures."""
-    bad = next((decoded for decoded in batch if decoded.picture is None), None)
-    if first and bad is not None and len(job.pictures.missing(job.scenes)) == len(job.scenes):
-        raise DataError(f"none of the {len(job.scenes):,} pictures is there; the first one: {bad.error}")
-
-
-def _inside(found: Sequence[Found], picture: Picture) -> list[Detection]:
+def _inside(found: Sequence[Detection], picture: Picture) -> list[Detection]:
     """Named boxes clipped to the picture, those with anything left of them, most confident first."""
     named = [row for row in found if row.name]
     height, width = picture.shape[:2]
@@ -126,81 +105,66 @@ def _inside(found: Sequence[Found], picture: Picture) -> list[Detection]:
     out = []
     for i in order[real[order]] if len(named) else ():
         x1, y1, x2, y2 = boxes[i].tolist()
-        out.append(Detection(named[i].name, (x1, y1, x2, y2), named[i].confidence))
+        out.append(replace(named[i], box=(x1, y1, x2, y2)))
     return out
 
 
 def _described(
-    describer: Describer, pictures: Sequence[tuple[Scene, Picture]], seen: Sequence[list[Detection]]
+    describe: Describer, pictures: Sequence[tuple[Scene, Picture]], seen: Sequence[list[Detection]]
 ) -> list[list[Detection]]:
     asked = [
-        Described(
-            picture_key(scene.file),
-            picture,
-            [detection.name for detection in detections],
-            np.array([detection.box for detection in detections], np.float64).reshape(-1, 4),
-        )
+        Described(picture_key(scene.file), picture, [detection.name for detection in detections], boxes_of(detections))
         for (scene, picture), detections in zip(pictures, seen, strict=True)
     ]
     return [
         [replace(d, attribute=a.words, attribute_score=a.score) for d, a in zip(detections, said, strict=True)]
-        for detections, said in zip(seen, describer.describe(asked), strict=True)
+        for detections, said in zip(seen, describe(asked), strict=True)
     ]
 
 
-def _open(job: LabelJob, options: DetectionOptions, where: str) -> Finder:
+def _open(job: LabelJob, options: DetectionOptions, where: str) -> tuple[Finder, str]:
+    """Open what finds the objects -> it, and its name for provenance."""
     files = (options.detections,) if isinstance(options.detections, str) else options.detections
     if files:
-        return FileFinder(files, job)
+        return _of_files(files, job)
     if not options.proposer:
         raise SettingsError(
             f'{where}: nothing finds the objects; name a proposer, such as proposer = {{ kind = "yolo" }}, or files '
             "of detections in Pseudo-Q's format, detections = [...]"
         )
-    return ProposerFinder(options.proposer, f"{where}.proposer", job.context)
+    return _of_proposer(options.proposer, f"{where}.proposer", job.context)
 
 
-class ProposerFinder:
-    """A proposer of ours, asked for boxes without the whole picture, which has no name."""
+def _of_proposer(table: Mapping[str, Any], where: str, context: PipelineContext) -> tuple[Finder, str]:
+    """Open a proposer, without the whole image as a proposal: that has no class name."""
+    try:
+        proposer = open_proposer({**table, "whole_picture": False}, where, context)
+    except SettingsError as error:
+        if "whole_picture" not in str(error):
+            raise
+        proposer = open_proposer(table, where, context)  # another's proposer, which has no such option
 
-    def __init__(self, table: Mapping[str, Any], where: str, context: PipelineContext) -> None:
-        try:
-            self._proposer = open_proposer({**table, "whole_picture": False}, where, context)
-        except SettingsError as error:
-            if "whole_picture" not in str(error):
-                raise
-            self._proposer = open_proposer(table, where, context)  # another's proposer, which has no such option
-        self.name = ", ".join(self._proposer.sha256) or str(table["kind"])
-
-    def find(self, batch: Sequence[tuple[Scene, Picture]]) -> list[list[Found]]:
-        """What the proposer says of each picture."""
-        proposed = self._proposer.propose([LoadedScene(scene.id, picture, ()) for scene, picture in batch])
+    def find(batch: Sequence[tuple[Scene, Picture]]) -> list[list[Detection]]:
         return [
             [
-                Found(label, (x1, y1, x2, y2), float(score))
+                Detection(label, (x1, y1, x2, y2), float(score))
                 for (x1, y1, x2, y2), score, label in zip(p.boxes.tolist(), p.scores, p.labels, strict=True)
             ]
-            for p in proposed
+            for p in proposer.propose([LoadedScene(scene.id, picture, ()) for scene, picture in batch])
         ]
 
+    return find, ", ".join(proposer.sha256) or str(table["kind"])
 
-class FileFinder:
-    """Detections of files, by the picture's key. Raises DataError when they name none of the pictures."""
 
-    def __init__(self, files: Sequence[str], job: LabelJob) -> None:
-        paths = names_of_files(files, job.context)
-        self.name = ", ".join(path.name for path in paths)
-        self._found = read_detections(paths)
-        absent = [scene.file for scene in job.scenes if picture_key(scene.file) not in self._found]
-        if absent and len(absent) == len(job.scenes):
-            raise DataError(
-                f"{self.name}: has no row for any of the {len(job.scenes):,} pictures, such as {absent[0]}; it names "
-                f"{', '.join(list(self._found)[:SHOWN])}, ... Is it of another data set?"
-            )
-        if absent:
-            shown = ", ".join(absent[:SHOWN]) + (", ..." if len(absent) > SHOWN else "")
-            log.warning("%s: has no row for %d of %d pictures: %s", self.name, len(absent), len(job.scenes), shown)
+def _of_files(files: Sequence[str], job: LabelJob) -> tuple[Finder, str]:
+    """Read files of detections; an image that they do not name has none. Raises DataError when they name no image."""
+    paths = names_of_files(files, job.context)
+    name = ", ".join(path.name for path in paths)
+    found = read_detections(paths)
+    known_scenes(job, name, found, "has no row for")
+    return lambda batch: [found.get(picture_key(scene.file), []) for scene, _ in batch], name
 
-    def find(self, batch: Sequence[tuple[Scene, Picture]]) -> list[list[Found]]:
-        """The file's rows of each picture; none where it does not name it."""
-        return [self._found.get(picture_key(scene.file), []) for scene, _ in batch]
+
+def boxes_of(detections: Sequence[Detection]) -> Boxes:
+    """Stack the boxes of detections -> (N, 4) xyxy pixels."""
+    return np.array([detection.box for detection in detections], np.float64).reshape(-1, 4)

@@ -1,10 +1,14 @@
-"""Files that were made elsewhere, of scene graphs or of captions: found, and held against the pictures of a job."""
+"""Files of detections, scene graphs and captions that were made elsewhere: find, parse, compare with a job's images."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from bench import hashing
 from bench.boxes import clip_xyxy
@@ -12,6 +16,7 @@ from bench.datasets.fingerprint import picture_key
 from bench.errors import DataError, PictureError
 from bench.grounding import Box, PipelineContext, Scene
 from bench.labelling import LabelJob
+from pipelines.weights import first_line
 
 log = logging.getLogger("bench.label")
 SHOWN = 3  # pictures named in a message
@@ -27,20 +32,69 @@ def find_file(name: str, context: PipelineContext, where: str) -> Path:
     return path
 
 
-def spoken_of(job: LabelJob, path: Path, held: Collection[str]) -> list[Scene]:
-    """The scenes of the job whose picture key is in `held`; the rest are counted on the log.
+def json_rows(path: Path, row: str, expected: str) -> Iterator[tuple[str, Any]]:
+    """Parse the lines of a .jsonl, else the list in a .json -> (where it stands, value) of each `row`.
 
-    Raises DataError when it is none of them.
+    Raises DataError: not readable, not JSON, no list of `expected`.
     """
-    there = [scene for scene in job.scenes if picture_key(scene.file) in held]
-    if job.scenes and not there:
+    try:
+        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if path.suffix == ".jsonl":
+        for number, line in enumerate(data.splitlines(), 1):
+            if line.strip():
+                where = f"{path}: line {number}"
+                yield where, _parsed(line, where)
+    else:
+        yield from listed(path, _parsed(data, str(path)), row, expected)
+
+
+def listed(path: Path, value: Any, row: str, expected: str) -> Iterator[tuple[str, Any]]:
+    """Number the rows of a list, as `json_rows` does. Raises DataError for anything else."""
+    if not isinstance(value, list):
+        raise DataError(f"{path}: holds a {type(value).__name__}; expected a list of rows such as {expected}")
+    yield from ((f"{path}: {row} {number}", each) for number, each in enumerate(value))
+
+
+def load_plain(path: Path, what: str, classes: list[Any]) -> Any:
+    """Load a torch-saved file of plain values and `classes`; nothing in it is executed. Raises DataError."""
+    try:
+        with torch.serialization.safe_globals(classes):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # weights_only raises several kinds for broken and for hostile files
+        raise DataError(f"{path}: not a torch-saved {what} ({first_line(error)}); nothing in it was executed") from None
+
+
+def short(value: Any) -> str:
+    """Shorten a value of a file for a message."""
+    text = json.dumps(value, ensure_ascii=False, default=repr)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _parsed(data: bytes, where: str) -> Any:
+    try:
+        return json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON in UTF-8 ({error}); is it cut?") from None
+
+
+def known_scenes(job: LabelJob, name: str, keys: Collection[str], lacks: str = "has nothing about") -> list[Scene]:
+    """Return the scenes of the job whose picture key is in `keys`; the log counts the others.
+
+    `name` and `lacks` begin the messages. Raises DataError where it is none of them.
+    """
+    known = [scene for scene in job.scenes if picture_key(scene.file) in keys]
+    absent = [scene.file for scene in job.scenes if picture_key(scene.file) not in keys]
+    if absent and not known:
         raise DataError(
-            f"{path}: has nothing about any of the {len(job.scenes):,} pictures, such as {job.scenes[0].file}; it "
-            f"names {', '.join(list(held)[:SHOWN])}, ... Is it of another data set?"
+            f"{name}: {lacks} any of the {len(absent):,} pictures, such as {absent[0]}; it names "
+            f"{', '.join(list(keys)[:SHOWN])}, ... Is it of another data set?"
         )
-    if len(there) < len(job.scenes):
-        log.warning("%s: has nothing about %d of %d pictures", path.name, len(job.scenes) - len(there), len(job.scenes))
-    return there
+    if absent:
+        some = ", ".join(absent[:SHOWN]) + (", ..." if len(absent) > SHOWN else "")
+        log.warning("%s: %s %d of %d pictures: %s", name, lacks, len(absent), len(job.scenes), some)
+    return known
 
 
 def inside_picture(job: LabelJob, scene: Scene, box: Box, where: str) -> Box | None:

@@ -1,45 +1,56 @@
-"""How two boxes lie to each other: predicates that can be read off geometry alone, each a score from 0 to 1.
+"""Predicates between two boxes, each a score from 0 to 1: by geometry alone, or by CLIP on the pixels.
 
 Every function takes boxes (..., 4), xyxy pixels, of subjects and of objects, which broadcast against each other, and
-scores how well "subject predicate object" says what they do. Nothing here knows what the boxes show: that a man on a
-horse rides it is for who looks (seen_predicates.py).
+scores how well "subject predicate object" says what they do.
 
     beyond an edge   left of, right of, above, below     the share of the subject that is past the object's edge, less
                                                          the further the two lie off the axis
     apart            near, next to                       the gap, measured in sides of the two
     together         on, in, in front of, behind         which part of them is shared; what ends lower stands in front
+
+That a man on a horse rides it no geometry can tell. CLIP chooses among "man riding horse", "horse riding man", ... on
+the crop of the box around both: all predicates in both directions compete in one softmax, so a score says both what is
+going on and who does it to whom. All crops of a batch are one call of the encoder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bench.boxes import box_area_xyxy
 from bench.errors import UnknownName
-from bench.grounding import Boxes
+from bench.grounding import Boxes, Picture
+from pipelines.clip.encoder import ClipEncoder
+from pipelines.clip.views import make_views
 
 Float = NDArray[np.float64]
 TOUCHING = 0.25  # of the subject's height: how far above the object's top edge it may end and still stand on it
 TINY = 1e-9
 
 
-def left(subjects: Boxes, objects: Boxes) -> Float:
-    return _beyond(subjects, objects, 0)
+def _beyond(subjects: Boxes, objects: Boxes, axis: int, back: bool = False) -> Float:
+    """The share of the subject before the object's first edge along an axis, times the cosine of the angle off it.
+
+    `back` looks the other way along the axis: past the last edge.
+    """
+    if back:  # everything mirrored: the edges of the axis change places and signs
+        subjects, objects = subjects.copy(), objects.copy()
+        for boxes in (subjects, objects):
+            boxes[..., [axis, axis + 2]] = -boxes[..., [axis + 2, axis]]
+    past = ((objects[..., axis] - subjects[..., axis]) / _sides(subjects)[axis]).clip(0, 1)
+    way = (objects[..., :2] + objects[..., 2:] - subjects[..., :2] - subjects[..., 2:]) / 2
+    straight = (way[..., axis] / np.linalg.norm(way, axis=-1).clip(TINY)).clip(0, 1)
+    return np.asarray(past * straight)
 
 
-def right(subjects: Boxes, objects: Boxes) -> Float:
-    return _beyond(_mirrored(subjects, 0), _mirrored(objects, 0), 0)
-
-
-def above(subjects: Boxes, objects: Boxes) -> Float:
-    return _beyond(subjects, objects, 1)
-
-
-def below(subjects: Boxes, objects: Boxes) -> Float:
-    return _beyond(_mirrored(subjects, 1), _mirrored(objects, 1), 1)
+left, above = partial(_beyond, axis=0), partial(_beyond, axis=1)
+right, below = partial(_beyond, axis=0, back=True), partial(_beyond, axis=1, back=True)
 
 
 def near(subjects: Boxes, objects: Boxes) -> Float:
@@ -130,21 +141,6 @@ def among(predicate: Predicate, boxes: Boxes) -> Float:
     return scores
 
 
-def _beyond(subjects: Boxes, objects: Boxes, axis: int) -> Float:
-    """The share of the subject before the object's first edge along an axis, times the cosine of the angle off it."""
-    past = ((objects[..., axis] - subjects[..., axis]) / _sides(subjects)[axis]).clip(0, 1)
-    way = (objects[..., :2] + objects[..., 2:] - subjects[..., :2] - subjects[..., 2:]) / 2
-    straight = (way[..., axis] / np.linalg.norm(way, axis=-1).clip(TINY)).clip(0, 1)
-    return np.asarray(past * straight)
-
-
-def _mirrored(boxes: Boxes, axis: int) -> Boxes:
-    """Left and right, or top and bottom, change places."""
-    out = boxes.copy()
-    out[..., axis], out[..., axis + 2] = -boxes[..., axis + 2], -boxes[..., axis]
-    return out
-
-
 def _sides(boxes: Boxes) -> tuple[Float, Float]:
     return (boxes[..., 2] - boxes[..., 0]).clip(TINY), (boxes[..., 3] - boxes[..., 1]).clip(TINY)
 
@@ -157,3 +153,59 @@ def _overlap(subjects: Boxes, objects: Boxes) -> Float:
 def _shared(subjects: Boxes, objects: Boxes) -> Float:
     """(...) the area both have."""
     return np.asarray(_overlap(subjects, objects).clip(0).prod(axis=-1))
+
+
+class Shown(NamedTuple):
+    """A picture, the names of its N things, their boxes (N, 4) xyxy pixels, and the pairs (P, 2) to look at."""
+
+    picture: Picture
+    names: Sequence[str]
+    boxes: Boxes
+    pairs: NDArray[np.intp]
+
+
+class SeenPredicates:
+    """Scores of predicates over pairs of things, for many pictures at once."""
+
+    def __init__(self, predicates: Sequence[str], prompt: str, encoder: ClipEncoder) -> None:
+        """`prompt` has the place {}: "a photo of a {}"."""
+        self.predicates, self.prompt, self.encoder = tuple(predicates), prompt, encoder
+
+    def score(self, batch: Sequence[Shown]) -> list[NDArray[np.float64]]:
+        """For each picture (P, 2, K): of each pair and predicate, said of the first thing and of the second."""
+        crops = [self._crops(shown) for shown in batch if len(shown.pairs)]
+        if not crops:
+            return [np.zeros((0, 2, len(self.predicates))) for _ in batch]
+        seen = self.encoder.encode_images(torch.cat(crops))  # (P, D), of the whole batch
+        said = [text for shown in batch for i, j in shown.pairs.tolist() for text in self._texts(shown.names, i, j)]
+        rows = {text: row for row, text in enumerate(dict.fromkeys(said))}
+        table = self.encoder.encode_texts(list(rows))  # (T, D)
+        index = torch.tensor([rows[text] for text in said], device=seen.device).view(len(seen), -1)  # (P, 2 K)
+        cosines = (seen @ table.T).gather(1, index)
+        chances = (self.encoder.scale * cosines).double().softmax(dim=1).cpu().numpy()
+        scores = chances.reshape(len(seen), 2, len(self.predicates))
+        return np.split(scores, np.cumsum([len(shown.pairs) for shown in batch])[:-1])
+
+    def _texts(self, names: Sequence[str], i: int, j: int) -> list[str]:
+        a, b = names[i], names[j]
+        phrases = [f"{a} {p} {b}" for p in self.predicates] + [f"{b} {p} {a}" for p in self.predicates]
+        return [self.prompt.replace("{}", phrase) for phrase in phrases]
+
+    def _crops(self, shown: Shown) -> torch.Tensor:
+        """(P, 3, S, S) in 0..1: the boxes around each pair."""
+        a, b = shown.boxes[shown.pairs[:, 0]], shown.boxes[shown.pairs[:, 1]]
+        around = np.concatenate([np.minimum(a[:, :2], b[:, :2]), np.maximum(a[:, 2:], b[:, 2:])], axis=1)
+        return make_views(shown.picture, around, ("crop",), self.encoder.image_size, 0.0, self.encoder.device)[0]
+
+
+def close_pairs(boxes: Boxes, confidences: Sequence[float], most: int) -> NDArray[np.intp]:
+    """(N, 4) -> at most `most` pairs (P, 2), i < j, of things that touch or nearly so, the surest and nearest first."""
+    i, j = np.triu_indices(len(boxes), k=1)
+    sure = np.asarray(confidences, np.float64)
+    # One inside the other is no neighbour to `near`, and yet the first thing to look at.
+    overlap = np.minimum(boxes[i, 2:], boxes[j, 2:]) - np.maximum(boxes[i, :2], boxes[j, :2])
+    closeness = np.where((overlap > 0).all(axis=1), 1.0, near(boxes[i], boxes[j]))
+    worth = sure[i] * sure[j] * closeness
+    order = np.argsort(-worth, kind="stable")[:most]
+    order = order[worth[order] > 0]
+    return np.stack([i[order], j[order]], axis=1)

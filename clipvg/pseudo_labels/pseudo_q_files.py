@@ -10,17 +10,17 @@ are read as plain containers, numbers and arrays of numbers; nothing in them is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bench.datasets.fingerprint import picture_key
 from bench.errors import DataError
 from bench.grounding import Box, PipelineContext
-from bench.hashing import find_file
+from clipvg.pseudo_labels.given_files import load_plain
 from pipelines import weights
 
 ROW = '["bowl", [x1, y1, x2, y2, confidence]]'
@@ -39,12 +39,15 @@ _ARRAYS: list[Any] = [
 ]
 
 
-class Found(NamedTuple):
-    """One row: a class name, a box (xyxy pixels, as the file has it), its confidence."""
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One named box, xyxy pixels of its image. `attribute` is how it looks ("striped red"), empty where not known."""
 
     name: str
     box: Box
     confidence: float
+    attribute: str = ""
+    attribute_score: float = 0.0
 
 
 class Scored(NamedTuple):
@@ -57,19 +60,13 @@ class Scored(NamedTuple):
 
 def names_of_files(files: Sequence[str], context: PipelineContext) -> list[Path]:
     """Where the named files lie; {dataset} in a name stands for the data set. Raises WeightsError with the places."""
-    paths = []
-    for file in files:
-        name = file.replace("{dataset}", context.dataset)
-        path = find_file(name, context)
-        if path is None:
-            raise weights.missing(name, context, "put the file there, or name another")
-        paths.append(path)
-    return paths
+    names = [file.replace("{dataset}", context.dataset) for file in files]
+    return [weights.find(name, context, "put the file there, or name another") for name in names]
 
 
-def read_detections(paths: Sequence[Path]) -> dict[str, list[Found]]:
+def read_detections(paths: Sequence[Path]) -> dict[str, list[Detection]]:
     """Picture key -> its rows, of all files together. Raises DataError naming file, picture and row."""
-    found: dict[str, list[Found]] = {}
+    found: dict[str, list[Detection]] = {}
     for path in paths:
         for picture, rows in _pictures(path):
             found[_new_key(path, picture, found)] = [
@@ -99,13 +96,7 @@ def read_attributes(paths: Sequence[Path], count: int) -> dict[str, Scored]:
 
 def _pictures(path: Path) -> list[tuple[str, Sequence[Any]]]:
     """Every picture's name as the file has it, and its rows."""
-    try:
-        with torch.serialization.safe_globals(_ARRAYS):
-            held = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # weights_only raises several kinds for broken and for hostile files
-        raise DataError(
-            f"{path}: not a torch-saved file of plain values ({weights.first_line(error)}); nothing in it was executed"
-        ) from None
+    held = load_plain(path, "file of plain values", _ARRAYS)
     if not isinstance(held, Mapping):
         raise DataError(f"{path}: holds a {type(held).__name__}; expected a dict, picture -> list of {ROW}")
     for picture, rows in held.items():
@@ -127,7 +118,7 @@ def _where(path: Path, picture: str, row: int) -> str:
     return f"{path}: picture {picture!r}, row {row}"
 
 
-def _row(row: object, where: str, expected: str, lengths: tuple[int, ...]) -> Found:
+def _row(row: object, where: str, expected: str, lengths: tuple[int, ...]) -> Detection:
     if not isinstance(row, (list, tuple)) or len(row) not in lengths or not isinstance(row[0], str):
         raise DataError(f"{where}: {row!r:.80}; expected {expected}")
     values = _numbers(row[1], where, expected)
@@ -136,7 +127,7 @@ def _row(row: object, where: str, expected: str, lengths: tuple[int, ...]) -> Fo
     x1, y1, x2, y2, confidence = values.tolist()
     if x2 < x1 or y2 < y1:
         raise DataError(f"{where}: the box {x1:g}, {y1:g}, {x2:g}, {y2:g} is not left, top, right, bottom")
-    return Found(row[0].strip(), (x1, y1, x2, y2), confidence)
+    return Detection(row[0].strip(), (x1, y1, x2, y2), confidence)
 
 
 def _numbers(values: object, where: str, expected: str) -> NDArray[np.float64]:

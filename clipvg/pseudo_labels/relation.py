@@ -15,18 +15,17 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.datasets.fingerprint import picture_key
-from bench.grounding import Box, Boxes, Scene
+from bench.grounding import Box, Scene
 from bench.labelling import LabelJob, PseudoLabel
-from bench.settings import parse_table
-from clipvg.pseudo_labels.detections import Detection, DetectionOptions, Looked, looked_at
-from clipvg.pseudo_labels.given_files import find_file, inside_picture, spoken_of
-from clipvg.pseudo_labels.predicates import Predicate, among, meanings
-from clipvg.pseudo_labels.scene_graph_files import read_phrases, read_triplets
-from clipvg.pseudo_labels.seen_predicates import SeenPredicates, Shown, close_pairs
-from clipvg.pseudo_labels.triplets import Triplet, chosen
+from bench.settings import Table, parse_table
+from clipvg.pseudo_labels.detections import DetectionOptions, Looked, boxes_of, looked_at
+from clipvg.pseudo_labels.given_files import find_file, inside_picture, known_scenes
+from clipvg.pseudo_labels.predicates import Predicate, SeenPredicates, Shown, among, close_pairs, meanings
+from clipvg.pseudo_labels.pseudo_q_files import Detection
+from clipvg.pseudo_labels.scene_graph_files import Triplet, chosen, read_phrases, read_triplets
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
 
 BATCH = 16  # pictures whose pairs are looked at in one call
@@ -38,10 +37,8 @@ SEEN = (
 )  # fmt: skip
 
 
-class RelationOptions(BaseModel):
+class RelationOptions(Table):
     """[label.relation]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     graph: str = Field("", description="a scene graph's file; {dataset} stands for the data set; empty = detections")
     objects: DetectionOptions = DetectionOptions()
@@ -65,17 +62,15 @@ def relation(job: LabelJob) -> Iterator[PseudoLabel]:
         return _from_phrases(job, path) if path.suffix == ".pth" else _from_graph(job, options, path)
     predicates = meanings(options.geometry)
     looked = looked_at(job, options.objects, f"{job.where}.objects")
-    seen = (
-        SeenPredicates(options.looked, options.prompt, ClipEncoder(options.clip, job.context))
-        if options.looked
-        else None
-    )
+    seen = None
+    if options.looked:
+        seen = SeenPredicates(options.looked, options.prompt, ClipEncoder(options.clip, job.context))
     return _from_detections(looked, options, predicates, seen, job.context.seed)
 
 
 def _from_graph(job: LabelJob, options: RelationOptions, path: Path) -> Iterator[PseudoLabel]:
     graphs = read_triplets(path)
-    for scene in spoken_of(job, path, graphs):
+    for scene in known_scenes(job, str(path), graphs):
         graph = graphs[picture_key(scene.file)]
         places = {id(triplet): where for where, triplet in graph}
         for triplet in chosen([t for _, t in graph], options.min_score, options.top, options.unique):
@@ -87,7 +82,7 @@ def _from_graph(job: LabelJob, options: RelationOptions, path: Path) -> Iterator
 def _from_phrases(job: LabelJob, path: Path) -> Iterator[PseudoLabel]:
     """Every row of a finished list; what it was made of, it does not say."""
     finished = read_phrases(path, job.context.dataset)
-    for scene in spoken_of(job, path, finished):
+    for scene in known_scenes(job, str(path), finished):
         for expression in finished[picture_key(scene.file)]:
             box = inside_picture(job, scene, expression.box, f"{path}: row {expression.id}")
             if box is not None:
@@ -117,7 +112,7 @@ def _by_geometry(
 ) -> list[Triplet]:
     """Every pair that a predicate holds of; where it has several wordings, chance says which."""
     dice = random.Random(f"relation/{seed}/{picture_key(looked.scene.file)}")
-    things, boxes = looked.detections, _boxes(looked.detections)
+    things, boxes = looked.detections, boxes_of(looked.detections)
     out = []
     for predicate, wordings in predicates.items():
         scores = among(predicate, boxes)
@@ -131,7 +126,7 @@ def _by_looking(batch: Sequence[Looked], options: RelationOptions, seen: SeenPre
     """Of each close pair the predicates that CLIP is sure of."""
     shown = []
     for looked in batch:
-        boxes = _boxes(looked.detections)
+        boxes = boxes_of(looked.detections)
         pairs = close_pairs(boxes, [d.confidence for d in looked.detections], options.pairs)
         names = [_said(detection, options) for detection in looked.detections]
         shown.append(Shown(looked.picture, names, boxes, pairs))
@@ -160,7 +155,3 @@ def _said(thing: Detection, options: RelationOptions) -> str:
 def _label(scene: Scene, triplet: Triplet, box: Box, options: RelationOptions, detector: str) -> PseudoLabel:
     said = {"source": "relation", "detector": detector} | triplet.provenance()
     return PseudoLabel(scene, triplet.phrase(options.phrase), box, said)
-
-
-def _boxes(things: Sequence[Detection]) -> Boxes:
-    return np.array([thing.box for thing in things], np.float64).reshape(-1, 4)

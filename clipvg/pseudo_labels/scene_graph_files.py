@@ -15,22 +15,68 @@ name without folders: 581857 and COCO_train2014_000000581857.jpg are one.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.boxes import iou_elementwise
 from bench.datasets.fingerprint import picture_key
 from bench.datasets.index_lists import read_index_list
 from bench.datasets.rows import checked_box, checked_text
 from bench.errors import DataError
-from bench.grounding import Expression
-from clipvg.pseudo_labels.triplets import Triplet
+from bench.grounding import Box, Expression
+from clipvg.pseudo_labels.given_files import json_rows, short
 
 EXPECTED = (
     '{"image": "a.jpg", "triplets": [{"subject": "man", "predicate": "on", "object": "horse", "subject_box": [...]}]}'
 )
 KEYS = {"subject", "predicate", "object", "subject_box", "object_box", "scores"}
+_PLACE = re.compile(r"\{(?:subject|predicate|object)\}")
+SAME = 0.5  # IoU above which two boxes are one subject
+
+
+@dataclass(frozen=True, slots=True)
+class Triplet:
+    """Two things and what the first does to the second. Boxes xyxy pixels of the picture; `scores` of subject,
+    predicate and object, 0..1. `found_by` says how the predicate was told: "geometry", "clip", "file"."""
+
+    subject: str
+    predicate: str
+    object: str
+    subject_box: Box
+    object_box: Box | None
+    scores: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    found_by: str = "file"
+
+    @property
+    def score(self) -> float:
+        return math.prod(self.scores)
+
+    @property
+    def words(self) -> tuple[str, str, str]:
+        return (self.subject, self.predicate, self.object)
+
+    def phrase(self, pattern: str) -> str:
+        """In words; the pattern has the places {subject}, {predicate} and {object}."""
+        places = {"{subject}": self.subject, "{predicate}": self.predicate, "{object}": self.object}
+        return " ".join(_PLACE.sub(lambda place: places[place[0]], pattern).split())
+
+    def provenance(self) -> dict[str, Any]:
+        """What a label's row says of it."""
+        said: dict[str, Any] = {
+            "score": round(self.score, 4),
+            "subject": self.subject,
+            "predicate": self.predicate,
+            "object": self.object,
+            "object_box": None if self.object_box is None else [round(v, 2) for v in self.object_box],
+            "scores": [round(v, 4) for v in self.scores],
+            "predicate_by": self.found_by,
+            "entities": 2,
+        }
+        return said if self.object_box is not None else {k: v for k, v in said.items() if k != "object_box"}
 
 
 def read_triplets(path: Path) -> dict[str, list[tuple[str, Triplet]]]:
@@ -39,18 +85,16 @@ def read_triplets(path: Path) -> dict[str, list[tuple[str, Triplet]]]:
     Raises DataError naming the file, the line or entry, the triplet, and what was expected.
     """
     out: dict[str, list[tuple[str, Triplet]]] = {}
-    for where, entry in _entries(path):
+    for where, entry in json_rows(path, "entry", EXPECTED):
         if (
             not isinstance(entry, dict)
             or not isinstance(entry.get("triplets"), list)
             or set(entry) - {"image", "triplets"}
         ):
-            raise DataError(
-                f"{where}: {_short(entry)}; expected an object with the keys image and triplets: {EXPECTED}"
-            )
+            raise DataError(f"{where}: {short(entry)}; expected an object with the keys image and triplets: {EXPECTED}")
         image = entry.get("image")
         if isinstance(image, bool) or not isinstance(image, (str, int)) or not str(image).strip():
-            raise DataError(f"{where}: the image is {_short(image)}; expected a file's name or a COCO number")
+            raise DataError(f"{where}: the image is {short(image)}; expected a file's name or a COCO number")
         found = out.setdefault(picture_key(str(image)), [])
         for number, triplet in enumerate(entry["triplets"]):
             place = f"{where}: triplet {number}"
@@ -71,34 +115,9 @@ def read_phrases(path: Path, dataset: str) -> dict[str, list[Expression]]:
     return out
 
 
-def _entries(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if path.suffix == ".jsonl":
-        for number, line in enumerate(data.splitlines(), 1):
-            if line.strip():
-                where = f"{path}: line {number}"
-                yield where, _parsed(line, where)
-        return
-    held = _parsed(data, str(path))
-    if not isinstance(held, list):
-        raise DataError(f"{path}: holds {_short(held)}; expected a list of {EXPECTED}")
-    for number, entry in enumerate(held):
-        yield f"{path}: entry {number}", entry
-
-
-def _parsed(data: bytes, where: str) -> Any:
-    try:
-        return json.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON in UTF-8 ({error}); is it cut?") from None
-
-
 def _triplet(held: Any, where: str) -> Triplet:
     if not isinstance(held, dict):
-        raise DataError(f"{where}: {_short(held)}; expected an object with the keys {', '.join(sorted(KEYS))}")
+        raise DataError(f"{where}: {short(held)}; expected an object with the keys {', '.join(sorted(KEYS))}")
     if unknown := sorted(set(held) - KEYS):
         raise DataError(f"{where}: the key {unknown[0]!r} is not known; known: {', '.join(sorted(KEYS))}")
     if lacking := sorted(KEYS - {"object_box", "scores"} - set(held)):
@@ -119,12 +138,33 @@ def _scores(held: Any, where: str) -> tuple[float, float, float]:
     good = isinstance(held, list) and len(held) == 3 and not any(isinstance(v, bool) for v in held)
     if not good or not all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in held):
         raise DataError(
-            f"{where}: scores is {_short(held)}; expected three numbers from 0 to 1: of subject, predicate, object"
+            f"{where}: scores is {short(held)}; expected three numbers from 0 to 1: of subject, predicate, object"
         )
     subject, predicate, other = (float(v) for v in held)
     return subject, predicate, other
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def chosen(triplets: Sequence[Triplet], min_score: float, top: int, unique: bool = False) -> list[Triplet]:
+    """Choose the `top` best triplets of an image whose three scores exceed `min_score`.
+
+    Best first by their product, as RelTR does. The same words about the same box count once. With `unique`, words that
+    also fit another box of the image are left out: nobody could tell which is meant. As published they stay.
+    """
+    sure = [t for t in triplets if min(t.scores) > min_score]
+    # "a left of b" and "b right of a" are equally sure, but for the last digit; equals stay in the order they came.
+    ranked = sorted(sure, key=lambda t: -round(t.score, 6))
+    if unique:
+        ranked = [t for t in ranked if not any(_another(t, other) for other in ranked)]
+    seen: set[tuple[object, ...]] = set()
+    best: list[Triplet] = []
+    for triplet in ranked:
+        said = (*triplet.words, triplet.subject_box)
+        if said not in seen:
+            seen.add(said)
+            best.append(triplet)
+    return best[:top]
+
+
+def _another(a: Triplet, b: Triplet) -> bool:
+    """Whether the same words are said of two different subjects."""
+    return a.words == b.words and float(iou_elementwise(a.subject_box, b.subject_box)) <= SAME

@@ -1,34 +1,44 @@
 """The template source: Pseudo-Q's pseudo-queries (Jiang et al., CVPR 2022), which CLIP-VG takes unchanged.
 
-Of each picture: people, garments and things are sorted (words.py), the small and the overlapping dropped, garments
+Of each image: people, garments and things are sorted (words.toml), the small and the overlapping dropped, garments
 given to people, and each thing placed among those of its class (arrangement.py); the most confident few, people first,
-are put into every template (templates.py), and of all these phrases some are drawn.
+are put into every template, and of all these phrases some are drawn.
+
+In a template n is the noun with its attribute, r a spatial word, a a garment with its attribute, and p what goes before
+the spatial word; top and bottom have none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.datasets.fingerprint import picture_key
 from bench.datasets.shapes.dice import Dice
-from bench.grounding import Boxes
+from bench.errors import DataError
 from bench.labelling import LabelJob, PseudoLabel
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from clipvg.pseudo_labels.arrangement import large_enough, spatial_words, without_overlaps, worn
-from clipvg.pseudo_labels.detections import Detection, DetectionOptions, Looked, looked_at
-from clipvg.pseudo_labels.pseudo_q_files import names_of_files
-from clipvg.pseudo_labels.templates import Candidate, candidates
-from clipvg.pseudo_labels.words import OURS, Words, read_words
+from clipvg.pseudo_labels.detections import DetectionOptions, Looked, boxes_of, looked_at
+from clipvg.pseudo_labels.pseudo_q_files import Detection, names_of_files
+
+LISTS = ("people", "hat", "shirt", "pants", "shoes")  # what is in none of them is of the kind "things"
+OURS = Path(__file__).with_name("words.toml")
+PREPOSITIONS = dict.fromkeys(("left", "right"), "on the")
+PREPOSITIONS |= dict.fromkeys(("front", "behind", "middle", "center"), "in the")
+PLACED = ("n r", "n p r", "r n")
+DRESSED = ("n a", "a n")
+PLACED_AND_DRESSED = ("n a r", "n r a", "a n r", "a r n", "r n a", "r a n", "n a p r", "n p r a", "a n p r")
 
 
-class TemplateOptions(BaseModel):
+class TemplateOptions(Table):
     """[label.template]. The thresholds are the published ones."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     objects: DetectionOptions = DetectionOptions()
     top_n: int = Field(
@@ -67,10 +77,12 @@ def template(job: LabelJob) -> Iterator[PseudoLabel]:
     return _labels(looked_at(job, options.objects, f"{job.where}.objects"), options, read_words(path), job.context.seed)
 
 
-def _labels(seen: Iterator[Looked], options: TemplateOptions, words: Words, seed: int) -> Iterator[PseudoLabel]:
+def _labels(
+    seen: Iterator[Looked], options: TemplateOptions, kinds: Mapping[str, str], seed: int
+) -> Iterator[PseudoLabel]:
     for looked in seen:
         height, width = looked.picture.shape[:2]
-        chosen = most_confident(referents(looked.detections, (width, height), options, words), options.top_n)
+        chosen = most_confident(referents(looked.detections, (width, height), options, kinds), options.top_n)
         for referent, said in drawn(chosen, options, Dice("template", seed, picture_key(looked.scene.file))):
             provenance = {
                 "source": "template",
@@ -88,15 +100,15 @@ def _labels(seen: Iterator[Looked], options: TemplateOptions, words: Words, seed
 
 
 def referents(
-    detections: Sequence[Detection], size: tuple[int, int], options: TemplateOptions, words: Words
+    detections: Sequence[Detection], size: tuple[int, int], options: TemplateOptions, kinds: Mapping[str, str]
 ) -> list[Referent]:
     """The people and things of a picture of `size` (width, height) that are worth a phrase, people first."""
-    kinds = [words.kind(d.name.lower()) for d in detections]
-    people = _kept([d for d, kind in zip(detections, kinds, strict=True) if kind == "people"], size, options)
-    things = _kept([d for d, kind in zip(detections, kinds, strict=True) if kind == "things"], size, options)
-    garments = [d for d, kind in zip(detections, kinds, strict=True) if kind not in ("people", "things")]
+    sorts = [kinds.get(d.name.lower(), "things") for d in detections]
+    people = _kept([d for d, sort in zip(detections, sorts, strict=True) if sort == "people"], size, options)
+    things = _kept([d for d, sort in zip(detections, sorts, strict=True) if sort == "things"], size, options)
+    garments = [d for d, sort in zip(detections, sorts, strict=True) if sort not in ("people", "things")]
     garments = _apart(garments, options.overlap)
-    wears = worn(boxes_of(garments), [words.kind(g.name.lower()) for g in garments], boxes_of(people), options.inside)
+    wears = worn(boxes_of(garments), [kinds[g.name.lower()] for g in garments], boxes_of(people), options.inside)
     dressed = [tuple(noun(garments[g]) for g in np.flatnonzero(of)) for of in wears.T]
     return [
         *_placed(people, dressed, size, options, is_person=True),
@@ -154,6 +166,52 @@ def noun(detection: Detection) -> str:
     return " ".join([*said, *(word for word in detection.name.lower().split() if word not in said)])
 
 
-def boxes_of(detections: Sequence[Detection]) -> Boxes:
-    """(N, 4) xyxy pixels."""
-    return np.array([detection.box for detection in detections], np.float64).reshape(-1, 4)
+def read_words(path: Path = OURS) -> dict[str, str]:
+    """Read a TOML file of LISTS -> class name in lower case -> its list. Raises DataError naming list and word."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"{path}: no word lists that can be read ({error})") from None
+    kinds: dict[str, str] = {}
+    if unknown := table.keys() - set(LISTS):
+        raise DataError(f"{path}: the list {min(unknown)!r} is not known; expected {', '.join(LISTS)}")
+    for kind in LISTS:
+        words = table.get(kind, [])
+        if not isinstance(words, list) or not all(isinstance(word, str) and word.strip() for word in words):
+            raise DataError(f'{path}: {kind} should be a list of class names, such as ["hat", "cap"]')
+        for word in words:
+            if kinds.setdefault(word.lower(), kind) != kind:
+                raise DataError(f"{path}: {word!r} is in {kinds[word.lower()]} and in {kind}; it can be in one only")
+    return kinds
+
+
+class Candidate(NamedTuple):
+    """One phrase; `template` is its pattern with the preposition written out, "n on the r"."""
+
+    text: str
+    template: str
+    spatial: str = ""
+    garment: str = ""
+
+
+def candidates(noun: str, spatial: Sequence[str], garments: Sequence[str] = ()) -> Iterator[Candidate]:
+    """Every phrase about one thing, the noun alone first. Garments are people's only."""
+    yield Candidate(noun, "n")
+    for word in spatial:
+        yield from _filled(PLACED, noun, word)
+    for garment in garments:
+        yield from _filled(DRESSED, noun, "", garment)
+    for word in spatial:
+        for garment in garments:
+            yield from _filled(PLACED_AND_DRESSED, noun, word, garment)
+
+
+def _filled(patterns: Sequence[str], noun: str, word: str, garment: str = "") -> Iterator[Candidate]:
+    preposition = PREPOSITIONS.get(word)
+    for pattern in patterns:
+        parts = pattern.split()
+        if "p" in parts and preposition is None:
+            continue
+        template = " ".join(str(preposition) if part == "p" else part for part in parts)
+        fill = {"n": noun, "r": word, "a": garment, "p": preposition}
+        yield Candidate(" ".join(str(fill[part]) for part in parts), template, word, garment)

@@ -10,22 +10,21 @@ from typing import Any
 
 import open_clip
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from bench.errors import UnknownName, WeightsError
 from bench.grounding import PipelineContext
 from bench.hashing import find_file, sha256_file
+from bench.settings import Table
 from pipelines import weights
 from pipelines.engine import Engine, Rows
 
 open_clip.add_model_config(Path(__file__).parent / "models")
 
 
-class ClipOptions(BaseModel):
+class ClipOptions(Table):
     """[pipelines.*.clip]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field("ViT-B-16", description="a name of open_clip.list_models()")
     pretrained: str = Field("openai", description="a tag open_clip publishes for the model, or a file")
@@ -141,13 +140,7 @@ def _from_others(record: logging.LogRecord) -> bool:
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return weights.read_safetensors(path)[0]
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # weights_only raises several kinds for broken and for hostile files
-        raise WeightsError(f"{path}: cannot be read as plain weights ({weights.first_line(error)})") from None
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise WeightsError(f"{path}: holds no table of tensors; expected an open_clip state dict")
+    state = weights.read_state_dict(path)
     return {key.removeprefix("module."): tensor for key, tensor in state.items()}
 
 

@@ -16,10 +16,11 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from bench.grounding import LoadedScene, StageClock
+from bench.settings import Table
 from pipelines.clip.encoder import ClipEncoder
 from pipelines.clip.views import Resize, View, make_views
 from pipelines.language.parse import Phrase, parse
@@ -39,10 +40,8 @@ _THINGS = (
 BANK = tuple(_THINGS.split())
 
 
-class RankerOptions(BaseModel):
+class RankerOptions(Table):
     """[pipelines.*.ranker]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     views: tuple[View, ...] = Field(("crop", "blur"), min_length=1)
     margin: float = Field(0.0, ge=0, description="widen each crop by this share of its sides")

@@ -25,6 +25,8 @@ from bench.grounding import PipelineContext
 from bench.memory import in_chunks
 
 Image = TypeVar("Image")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Rows = tuple[Tensor, ...]  # of one image or text: its tokens (L, d), and what else each token has (L, ...)
 TEXTS = 100_000  # texts in the cache
 WASTE = 1.1  # a batch is cut where padding would make it larger by this factor
@@ -118,14 +120,11 @@ class PairEngine(Engine, Generic[Image]):
 
     def encode_images(self, images: Sequence[Image]) -> list[Rows]:
         """Encode images, those of one kind together, in the order given."""
-        groups: dict[Hashable, list[int]] = {}
-        for index, image in enumerate(images):
-            groups.setdefault(self._kind(image), []).append(index)
-        encoded: dict[int, Rows] = {}
-        for group in groups.values():
-            some = self.chunked("images", group, lambda chunk: self._encode_images([images[i] for i in chunk]))
-            encoded |= zip(group, chain.from_iterable(some), strict=True)
-        return [encoded[index] for index in range(len(images))]
+
+        def work(some: Sequence[Image]) -> list[Rows]:
+            return list(chain.from_iterable(self.chunked("images", some, self._encode_images)))
+
+        return in_groups(images, self._kind, work)
 
     def fuse(
         self, image_rows: Sequence[Rows], text_rows: Mapping[str, Rows], pairs: Sequence[tuple[int, str]]
@@ -160,6 +159,19 @@ class PairEngine(Engine, Generic[Image]):
         flat = self.to_device(torch.from_numpy(index.ravel()))
         rows = tuple(part.index_select(0, flat).unflatten(0, index.shape) for part in table)
         return Sequences(rows, self.to_device(torch.from_numpy(beyond)) if beyond.any() else None)
+
+
+def in_groups(
+    items: Sequence[Item], kind: Callable[[Item], Hashable], work: Callable[[Sequence[Item]], Iterable[Result]]
+) -> list[Result]:
+    """Apply `work` to the items of each kind together -> a result for each item, in their order."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, item in enumerate(items):
+        groups.setdefault(kind(item), []).append(index)
+    results: dict[int, Result] = {}
+    for group in groups.values():
+        results |= zip(group, work([items[index] for index in group]), strict=True)
+    return [results[index] for index in range(len(items))]
 
 
 def _runs(lengths: NDArray[np.int64]) -> Iterator[slice]:

@@ -30,13 +30,12 @@ def load_spacy(setting: str, instead: str) -> Any:
     """Load spaCy's small English model for a setting; `instead` is the value that needs none. Raises MissingPackage."""
     try:
         import spacy
-    except ImportError:
-        raise MissingPackage(f"{setting} needs spaCy: pip install spacy; or use {instead}") from None
-    try:
+
         return spacy.load(MODEL)
-    except OSError:
+    except (ImportError, OSError):
         raise MissingPackage(
-            f"{setting} needs spaCy's model: python -m spacy download {MODEL}; or use {instead}"
+            f"{setting} needs spaCy and its model (pip install spacy; python -m spacy download {MODEL}); "
+            f"or use {instead}"
         ) from None
 
 

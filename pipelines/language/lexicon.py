@@ -10,19 +10,13 @@ from __future__ import annotations
 import re
 
 # Words of a direction, as an adjective or after a preposition; `key` of relations.py -> words.
-HORIZONTAL = {
-    "left": "leftmost|left ?most|left ?hand|left|lft",
-    "right": "rightmost|right ?most|right ?hand|right|rt",
-}
+HORIZONTAL = {"left": "leftmost|left ?most|left ?hand|left|lft", "right": "rightmost|right ?most|right ?hand|right|rt"}
 VERTICAL = {
     "top": "topmost|uppermost|top ?most|upper ?most|highest|upper|top",
     "bottom": "bottommost|lowermost|bottom ?most|lowest|lower|bottom",
 }
 # Depth: front and back stand where a picture shows them.
-DEPTH = {
-    "bottom": "front ?most|foreground|front",
-    "top": "rear ?most|background|rear|back",
-}
+DEPTH = {"bottom": "front ?most|foreground|front", "top": "rear ?most|background|rear|back"}
 MIDDLE = {"middle": "middle ?most|middle|center|centre|central|mid"}
 SIZES = {
     "big": "biggest|largest|bigger|larger|big|large|closest|nearest|closer",
@@ -62,29 +56,30 @@ VIEWER = "(?:camera(?: ?man| ?person)?|viewer|us|me|you|lens|photographer)"
 PLACE = "(?:sides?|corner|part|half|portion|end|edge|section|area|region)"
 
 
-def _words(said: str) -> frozenset[str]:
-    return frozenset(said.split())
+def words(text: str) -> frozenset[str]:
+    """Split a text into its words."""
+    return frozenset(text.split())
 
 
-PRONOUNS = _words("him her it them himself herself itself themselves each")
+PRONOUNS = words("him her it them himself herself itself themselves each")
 # Words that stand for any thing, so that CLIP is not asked about them (ReCLIP's null words and a few more).
-NULL = PRONOUNS | _words(
+NULL = PRONOUNS | words(
     "part image side picture half region section photo pic corner edge area portion end one ones thing object there "
     "here us me you other others two both"
 )
-ARTICLES = _words("a an the this that these those")
+ARTICLES = words("a an the this that these those")
 # Left over at the edge of a phrase when what follows them is taken away.
-LOOSE = ARTICLES | _words(
+LOOSE = ARTICLES | words(
     "of to on in at and or is are was were be being which who whom located positioned placed situated right just "
     "directly immediately slightly immediate bit from by with very most far way all its it's"
 )
 
-POSSESSIVES = _words("his her their your my its our")
+POSSESSIVES = words("his her their your my its our")
 # "facing left" says where something looks, "blue top" what it wears, "bent over" how it stands.
-TURNS = _words("facing faces looking looks turned turning pointing pointed leaning heading headed going moving")
-COLOURS = _words("red orange yellow green blue purple pink brown black white gray grey tan teal maroon")
-GARMENTS = COLOURS | _words("tank crop halter striped checkered plaid floral tube sleeveless table counter")
-NOT_ABOVE = _words("bent bending all leaning hunched flipped turned knocked looking hanging falling thrown")
+TURNS = words("facing faces looking looks turned turning pointing pointed leaning heading headed going moving")
+COLOURS = words("red orange yellow green blue purple pink brown black white gray grey tan teal maroon")
+GARMENTS = COLOURS | words("tank crop halter striped checkered plaid floral tube sleeveless table counter")
+NOT_ABOVE = words("bent bending all leaning hunched flipped turned knocked looking hanging falling thrown")
 # What may follow "on the left" when it says where the head is; any other word is a noun that "left" belongs to.
 AFTER = (
     r"with|in|on|at|of|by|and|or|who|whose|that|which|is|are|was|has|wearing|\w+ing|near|next|behind|above|below|under"

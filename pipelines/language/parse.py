@@ -25,9 +25,6 @@ class Superlative:
     towards: tuple[str, ...]
     rank: int = 0
 
-    def __str__(self) -> str:
-        return (f"{self.rank + 1} " if self.rank else "") + "+".join(self.towards)
-
 
 @dataclass(frozen=True, slots=True)
 class Relation:
@@ -35,9 +32,6 @@ class Relation:
 
     name: str
     other: Phrase
-
-    def __str__(self) -> str:
-        return f"{self.name}({self.other})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +41,6 @@ class Phrase:
     text: str
     superlatives: tuple[Superlative, ...] = ()
     relations: tuple[Relation, ...] = ()
-
-    def __str__(self) -> str:
-        """In one line: "man | 2 left | above(a red car)"."""
-        parts = (self.text or "_", ", ".join(map(str, self.superlatives)), ", ".join(map(str, self.relations)))
-        return " | ".join(filter(None, parts))
 
     @property
     def plain(self) -> bool:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from bench.boxes import box_area_xyxy, iou_pairwise
 from bench.grounding import Boxes
+from pipelines.language.lexicon import TOWARDS
 from pipelines.language.parse import Phrase, Superlative
 
 Float = NDArray[np.float64]
@@ -45,30 +46,17 @@ class Geometry:
     @cached_property
     def pairs(self) -> dict[str, Float]:
         """Relation -> (R, R): how much box i has it to box j, 0 to 1."""
-        key = self.keys
-        out = {
-            "left": _further(key["left"]),
-            "right": _further(key["right"]),
-            "above": _further(key["top"]),
-            "below": _further(key["bottom"]),
-            "bigger": _further(key["big"]),
-            "smaller": _further(key["small"]),
-            "inside": _inside(self.boxes),
-        }
+        out = {name: _further(self.keys[key]) for name, key in TOWARDS.items()}
+        out["inside"] = share_inside(self.boxes, self.boxes)
         for matrix in out.values():
             np.fill_diagonal(matrix, 0)
         return out
 
     @cached_property
-    def distances(self) -> Float:
-        """(R, R) pixels between centres."""
-        centres = (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
-        return np.asarray(np.linalg.norm(centres[:, None] - centres[None], axis=-1), np.float64)
-
-    @cached_property
     def nearest_first(self) -> NDArray[np.intp]:
-        """(R, R): in column j, the boxes by their distance to box j."""
-        return self.distances.argsort(axis=0, kind="stable")
+        """(R, R): in column j, the boxes by the distance of their centres to that of box j."""
+        centres = (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
+        return np.argsort(np.linalg.norm(centres[:, None] - centres[None], axis=-1), axis=0, kind="stable")
 
     @cached_property
     def same(self) -> NDArray[np.bool_]:
@@ -141,12 +129,12 @@ def _further(key: Float) -> Float:
     return (key[:, None] > key[None, :]).astype(np.float64)
 
 
-def _inside(boxes: Boxes) -> Float:
-    """(R, R): the share of box i that lies in box j."""
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+def share_inside(inner: Boxes, outer: Boxes) -> Float:
+    """Compute the share of each inner box's area that lies in each outer box, (N, 4) and (M, 4) -> (N, M)."""
+    low = np.maximum(inner[:, None, :2], outer[None, :, :2])
+    high = np.minimum(inner[:, None, 2:], outer[None, :, 2:])
     shared = (high - low).clip(0).prod(axis=-1)
-    return np.asarray(shared / box_area_xyxy(boxes).clip(1e-9)[:, None], np.float64)
+    return np.asarray(shared / box_area_xyxy(inner).clip(1e-9)[:, None], np.float64)
 
 
 def multiplied(p: Float, factor: Float) -> Float:

@@ -19,11 +19,9 @@ from torch import Tensor
 
 from bench.errors import WeightsError
 from bench.grounding import PipelineContext
-from bench.hashing import find_file
 from pipelines import weights
-from pipelines.mdetr.config import MdetrConfig
+from pipelines.mdetr.config import BODY, MdetrConfig, config_of
 from pipelines.mdetr.model import Mdetr
-from pipelines.mdetr.sizes import BODY, config_of
 from pipelines.mdetr.text import PAD, Tokenizer
 
 FORMAT = "bench-mdetr"
@@ -78,7 +76,7 @@ class Opened:
 
 def open_network(name: str | Path, tokenizer: str, context: PipelineContext) -> Opened:
     """Open a weights file; `tokenizer` names a folder or a hub id for a file that brings none. Raises WeightsError."""
-    unpacked = unpack(find(name, context))
+    unpacked = unpack(weights.find(str(name), context, HOW))
     sizes = unpacked.config.text_encoder
     limit = int(sizes["max_position_embeddings"]) - PAD - 1
     if unpacked.tokenizer:
@@ -101,14 +99,6 @@ def save(path: Path, opened: Opened, recipe: Mapping[str, Any]) -> None:
     metadata = {"format": FORMAT, "config": opened.network.config.model_dump(), "short": short, "long": long}
     metadata |= {"tokenizer": opened.tokenizer_json or None, "recipe": dict(recipe)}
     weights.write_safetensors(path, opened.network.state_dict(), metadata)
-
-
-def find(name: str | Path, context: PipelineContext) -> Path:
-    """The file `name` points to. Raises WeightsError: where it was looked for, and where to get it."""
-    path = find_file(str(name), context)
-    if path is None:
-        raise weights.missing(str(name), context, HOW)
-    return path
 
 
 def unpack(path: Path) -> Unpacked:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipelines.box_losses import giou, l1
+from pipelines.layers import giou, l1
 from pipelines.mdetr.model import Output
 
 TEMPERATURE = 0.07

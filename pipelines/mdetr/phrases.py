@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench.grounding import Caption
@@ -29,25 +30,18 @@ def query_scores(logits: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
     """
     chance = logits.float().softmax(dim=-1)
     scores = 1 - chance[..., -1]
-    asked = [index for index, mask in enumerate(masks) if mask is not None]
+    asked = {index: mask for index, mask in enumerate(masks) if mask is not None}
     if asked:
-        slots = torch.stack([_padded(masks[i], chance.shape[-1]) for i in asked]).to(chance.device)  # (P, S + 1)
-        scores[asked] = (chance[asked] * slots[:, None]).amax(dim=-1)
+        # Tokens beyond the slots have none, and the last place, no object, is no token's.
+        width, rows = chance.shape[-1], list(asked)
+        slots = torch.stack([F.pad(mask[: width - 1], (0, max(1, width - len(mask)))) for mask in asked.values()])
+        scores[rows] = (chance[rows] * slots.to(chance.device)[:, None]).amax(dim=-1)
     return scores
 
 
 def phrase_mask(caption: Caption | None, tokenizer: Tokenizer) -> Tensor | None:
     """The tokens of a phrase in its caption; None for a text that stands alone."""
     return None if caption is None else tokenizer.spans(caption.text, [(caption.start, caption.end)])
-
-
-def _padded(mask: Tensor | None, width: int) -> Tensor:
-    """(T,) -> (width,). Tokens beyond the slots have none, and the last place, no object, is no token's."""
-    assert mask is not None
-    slots = torch.zeros(width, dtype=torch.bool)
-    kept = mask[: width - 1]
-    slots[: len(kept)] = kept
-    return slots
 
 
 def root_finder() -> Callable[[str], Sequence[tuple[int, int]]]:

@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from bench.boxes import box_cxcywh_to_xyxy
 from bench.grounding import LoadedScene, PipelineContext, Prediction, Query
 from bench.hashing import sha256_file
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from pipelines.card import CardOptions, make_card
 from pipelines.engine import PairEngine, Rows, Sequences, prepare
 from pipelines.mdetr.checkpoint import Opened, open_network
@@ -29,10 +29,8 @@ from pipelines.mdetr.preprocessing import normalised, resized
 RESIZE_THREADS = 4
 
 
-class MdetrOptions(BaseModel):
+class MdetrOptions(Table):
     """[pipelines.mdetr]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str = Field("pretrained_resnet101_checkpoint.pth", description="a file; here or in BENCH_HOME/weights")
     tokenizer: str = Field("roberta-base", description="a folder or a hub id; a weights file that has its own wins")

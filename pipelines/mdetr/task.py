@@ -118,7 +118,7 @@ class MdetrTask(TrainTask):
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return transformer and heads, backbone, text encoder; a ResNet's first layers and the pooler are frozen."""
         config, network = self.config, self.network
-        frozen = (f"{BACKBONE}0.body.conv1.", f"{BACKBONE}0.body.layer1.") if _is_resnet(network) else ()
+        frozen = (f"{BACKBONE}0.body.conv1.", f"{BACKBONE}0.body.layer1.") if network.config.backbone in RESNETS else ()
         named = {n: p for n, p in network.named_parameters() if not n.startswith((POOLER, *frozen))}
         backbone, text = ({n: p for n, p in named.items() if n.startswith(prefix)} for prefix in (BACKBONE, TEXT))
         rest = {n: p for n, p in named.items() if not n.startswith((BACKBONE, TEXT))}
@@ -169,7 +169,3 @@ def start(config: MdetrTraining, job: TrainingJob) -> Opened:
 def tasks(job: TrainingJob) -> Mapping[str, TaskFactory]:
     """Return mdetr's one part."""
     return {"mdetr": partial(MdetrTask, job)}
-
-
-def _is_resnet(network: Mdetr) -> bool:
-    return network.config.backbone in RESNETS

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenize
 
 from bench.errors import WeightsError
 from bench.grounding import PipelineContext
+from bench.hashing import places_of
 from pipelines import hub
 from pipelines.weights import first_line
 
@@ -117,7 +118,7 @@ def small_tokenizer(texts: Sequence[str], vocabulary_size: int) -> str:
 
 def _folder(name: str, context: PipelineContext) -> Path | None:
     """The folder that `name` means, if it holds a tokenizer: config.json, as of a model, is not asked for."""
-    for place in (Path(name).expanduser(), context.folder / name, context.home / "weights" / name):
+    for place in places_of(name, context):
         if (place / "tokenizer.json").is_file() or all((place / file).is_file() for file in FILES[2:]):
             return place.resolve()
         if place.is_dir():

@@ -11,15 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from pydantic import Field
+from transformers import AutoModelForImageTextToText
 
-from bench.errors import WeightsError
 from bench.grounding import Box, LoadedScene, PipelineContext, Prediction
-from bench.settings import parse_table
-from pipelines import hub
-from pipelines.card import CardOptions, make_card
-from pipelines.modern.pictures import for_processor
+from bench.settings import Table, parse_table
+from pipelines.card import CardOptions
+from pipelines.modern.shared import by_text, for_processor, model_card, open_pretrained
 
 TASK = "<CAPTION_TO_PHRASE_GROUNDING>"
 # The processor rounds boxes down to whole units of the size it is told. Its thousand bins have their centres on the odd
@@ -27,10 +25,8 @@ TASK = "<CAPTION_TO_PHRASE_GROUNDING>"
 UNITS = 2000
 
 
-class FlorenceOptions(BaseModel):
+class FlorenceOptions(Table):
     """[pipelines.florence-2]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str = Field("florence-community/Florence-2-large", description="an id of the hub, or a local folder")
     beams: int = Field(3, ge=1, description="width of the beam search; 1 = greedy")
@@ -44,25 +40,18 @@ class Florence:
 
     def __init__(self, options: FlorenceOptions, context: PipelineContext) -> None:
         self.options, self.context, self.clock = options, context, context.clock
-        self.processor = hub.load_pretrained(AutoProcessor, options.weights, context, "Florence-2")
-        self.model = hub.load_model(
-            AutoModelForImageTextToText, options.weights, context, "Florence-2", dtype=getattr(torch, context.dtype)
+        dtype = getattr(torch, context.dtype)
+        self.processor, self.model = open_pretrained(
+            AutoModelForImageTextToText, options.weights, context, "Florence-2", ["florence2"], dtype=dtype
         )
-        if self.model.config.model_type != "florence2":
-            raise WeightsError(f"{options.weights} is a {self.model.config.model_type}; expected a florence2")
         # What looks and what reads; the writing, a token at a time over a growing memory, is left as it is.
         inner = self.model.model
         accelerated = context.acceleration.apply(self.model, [inner.vision_tower, inner.language_model.encoder])
-        self.card = make_card(
-            context,
-            options.card,
-            summary="a model that writes boxes as tokens; the first box it writes",
-            paper="Xiao et al., Florence-2, CVPR 2024",
-            weights={"model": options.weights},
-            sha256=hub.hashes(options.weights, context),
-            parameters=sum(p.numel() for p in self.model.parameters()),
-            accelerated=accelerated,
+        summary, paper = (
+            "a model that writes boxes as tokens; the first box it writes",
+            "Xiao et al., Florence-2, CVPR 2024",
         )
+        self.card = model_card(options, context, self.model, accelerated, summary, paper)
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         """One prediction for every query of every scene, in order."""
@@ -82,19 +71,19 @@ class Florence:
         with self.clock.stage("image encode"):
             pixels = self.processor.image_processor(images=canvas, return_tensors="pt", device=self.context.device)
             seen = self.model.get_image_features(pixels["pixel_values"].to(self.model.dtype), return_dict=True)
-        different = list(dict.fromkeys(texts))
-        said: dict[str, str] = {}
+
+        def write(some: list[str]) -> Sequence[str]:
+            tokens = self.model.generate(
+                **self.asked(seen, some),
+                max_new_tokens=self.options.max_new_tokens,
+                num_beams=self.options.beams,
+                do_sample=False,
+            )
+            written: list[str] = self.processor.batch_decode(tokens, skip_special_tokens=False)
+            return written
+
         with self.clock.stage("generate"):
-            for start in range(0, len(different), self.options.texts_in_batch):
-                some = different[start : start + self.options.texts_in_batch]
-                tokens = self.model.generate(
-                    **self.asked(seen, some),
-                    max_new_tokens=self.options.max_new_tokens,
-                    num_beams=self.options.beams,
-                    do_sample=False,
-                )
-                said |= zip(some, self.processor.batch_decode(tokens, skip_special_tokens=False), strict=True)
-        return said
+            return by_text(texts, self.options.texts_in_batch, write)
 
     def asked(self, seen: Any, texts: Sequence[str]) -> dict[str, Any]:
         """What `generate` is given: a row of tokens for each text, and the picture's features for every row."""

@@ -11,25 +11,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
-from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+from transformers import AutoModelForZeroShotObjectDetection
 
 from bench.boxes import box_cxcywh_to_xyxy
-from bench.errors import WeightsError
 from bench.grounding import Boxes, LoadedScene, Picture, PipelineContext, Prediction
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from pipelines import hub
-from pipelines.card import CardOptions, make_card
-from pipelines.modern.pictures import for_processor
+from pipelines.card import CardOptions
+from pipelines.modern.shared import by_text, for_processor, model_card, open_pretrained
 
 FAMILY = ("grounding-dino", "mm-grounding-dino")
 
 
-class GroundingDinoOptions(BaseModel):
+class GroundingDinoOptions(Table):
     """[pipelines.grounding-dino] and [pipelines.mm-grounding-dino]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str = Field("IDEA-Research/grounding-dino-tiny", description="an id of the hub, or a local folder")
     texts_in_batch: int = Field(8, ge=1, description="expressions of one picture in a forward pass")
@@ -50,11 +47,10 @@ class GroundingDino:
 
     def __init__(self, weights: str, texts_in_batch: int, context: PipelineContext) -> None:
         self.texts_in_batch, self.context = texts_in_batch, context
-        processor = hub.load_pretrained(AutoProcessor, weights, context, "GroundingDINO")
+        processor, self.model = open_pretrained(
+            AutoModelForZeroShotObjectDetection, weights, context, "GroundingDINO", FAMILY
+        )
         self.image_processor, self.tokenizer = processor.image_processor, processor.tokenizer
-        self.model = hub.load_model(AutoModelForZeroShotObjectDetection, weights, context, "GroundingDINO")
-        if self.model.config.model_type not in FAMILY:
-            raise WeightsError(f"{weights} is a {self.model.config.model_type}; expected one of {', '.join(FAMILY)}")
         self.sha256: Mapping[str, str] = hub.hashes(weights, context)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.backbone = _OnePicture(self.model.model.backbone)
@@ -67,17 +63,15 @@ class GroundingDino:
         image = for_processor(picture)
         pixels = self.image_processor(images=image, return_tensors="pt", device=self.context.device)["pixel_values"]
         scale = torch.tensor([image.width, image.height] * 2, dtype=torch.float64)
-        different = list(dict.fromkeys(texts))
-        found: dict[str, Found] = {}
+
+        def find(some: list[str]) -> list[Found]:
+            return [
+                Found(score, box_cxcywh_to_xyxy((box.double().cpu() * scale).numpy()), note)
+                for score, box, note in zip(*self._ask(pixels, some), strict=True)
+            ]
+
         with hub.autocast(self.context), self.backbone.keeping(pixels):
-            for start in range(0, len(different), self.texts_in_batch):
-                some = different[start : start + self.texts_in_batch]
-                scores, boxes, notes = self._ask(pixels, some)
-                found |= {
-                    text: Found(score, box_cxcywh_to_xyxy((box.double().cpu() * scale).numpy()), note)
-                    for text, score, box, note in zip(some, scores, boxes, notes, strict=True)
-                }
-        return found
+            return by_text(texts, self.texts_in_batch, find)
 
     def _ask(self, pixels: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor, list[str]]:
         """Pixels (1, 3, h, w) and T texts -> scores (T, N), boxes (T, N, 4) cxcywh in shares of the canvas, notes."""
@@ -148,16 +142,9 @@ class GroundingDinoPipeline:
     def __init__(self, options: GroundingDinoOptions, context: PipelineContext) -> None:
         self.detector = GroundingDino(options.weights, options.texts_in_batch, context)
         self.clock = context.clock
-        self.card = make_card(
-            context,
-            options.card,
-            summary="the best query of an open-vocabulary detector that reads the expression",
-            paper="Liu et al., Grounding DINO, ECCV 2024; Zhao et al., MM-Grounding-DINO, 2024",
-            weights={"model": options.weights},
-            sha256=self.detector.sha256,
-            accelerated=self.detector.accelerated,
-            parameters=self.detector.parameters,
-        )
+        summary = "the best query of an open-vocabulary detector that reads the expression"
+        paper = "Liu et al., Grounding DINO, ECCV 2024; Zhao et al., MM-Grounding-DINO, 2024"
+        self.card = model_card(options, context, self.detector.model, self.detector.accelerated, summary, paper)
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         """One prediction for every query of every scene, in order."""

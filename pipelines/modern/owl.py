@@ -10,26 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
-from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+from transformers import AutoModelForZeroShotObjectDetection
 
 from bench.boxes import box_cxcywh_to_xyxy
-from bench.errors import WeightsError
 from bench.grounding import LoadedScene, PipelineContext, Prediction
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from pipelines import hub
-from pipelines.card import CardOptions, make_card
-from pipelines.modern.pictures import for_processor, reduced
+from pipelines.card import CardOptions
+from pipelines.modern.shared import for_processor, model_card, open_pretrained, reduced
 
 FAMILY = ("owlv2", "owlvit")
 LARGEST = 4  # times the side the model sees: larger pictures are reduced before the processor blurs them
 
 
-class OwlOptions(BaseModel):
+class OwlOptions(Table):
     """[pipelines.owlv2]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str = Field("google/owlv2-base-patch16-ensemble", description="an id of the hub, or a local folder")
     prompt: str = Field(
@@ -43,28 +40,20 @@ class Owl:
 
     def __init__(self, options: OwlOptions, context: PipelineContext) -> None:
         self.options, self.context, self.clock = options, context, context.clock
-        processor = hub.load_pretrained(AutoProcessor, options.weights, context, "OWL")
+        processor, self.model = open_pretrained(
+            AutoModelForZeroShotObjectDetection, options.weights, context, "OWL", FAMILY
+        )
         self.image_processor, self.tokenizer = processor.image_processor, processor.tokenizer
-        self.model = hub.load_model(AutoModelForZeroShotObjectDetection, options.weights, context, "OWL")
         tower = getattr(self.model, self.model.base_model_prefix)
         accelerated = context.acceleration.apply(self.model, [tower.vision_model, tower.text_model])
         config = self.model.config
-        if config.model_type not in FAMILY:
-            raise WeightsError(f"{options.weights} is a {config.model_type}; expected one of {', '.join(FAMILY)}")
         self.padded = config.model_type == "owlv2"  # OWL-ViT squashes the picture, OWLv2 pads it to a square
         self.side = int(config.vision_config.image_size)
         self.longest = int(config.text_config.max_position_embeddings)
         self._texts: dict[str, tuple[Tensor, str]] = {}
-        self.card = make_card(
-            context,
-            options.card,
-            summary="the patch that the expression likes best says its box",
-            paper="Minderer et al., OWL-ViT, ECCV 2022; OWLv2, NeurIPS 2023",
-            weights={"model": options.weights},
-            sha256=hub.hashes(options.weights, context),
-            parameters=sum(p.numel() for p in self.model.parameters()),
-            accelerated=accelerated,
-        )
+        summary = "the patch that the expression likes best says its box"
+        paper = "Minderer et al., OWL-ViT, ECCV 2022; OWLv2, NeurIPS 2023"
+        self.card = model_card(options, context, self.model, accelerated, summary, paper)
 
     @property
     def caches(self) -> Mapping[str, Callable[[], None]]:

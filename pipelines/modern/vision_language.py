@@ -11,42 +11,28 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from enum import Enum
 from typing import Any, TypeGuard
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from pydantic import Field
+from transformers import AutoModelForImageTextToText
 
 from bench.errors import WeightsError
 from bench.grounding import Box, LoadedScene, PipelineContext, Prediction
-from bench.settings import parse_table
-from pipelines import hub
-from pipelines.card import CardOptions, make_card
-from pipelines.modern.pictures import for_processor
+from bench.settings import Table, parse_table
+from pipelines.card import CardOptions
+from pipelines.modern.shared import GREEDY, by_text, for_processor, model_card, open_pretrained
 
-
-class Coordinates(Enum):
-    """What a model's numbers count."""
-
-    RESIZED = "pixels of the picture as the processor resized it"
-    THOUSANDTHS = "thousandths of the picture's sides"
-
-
+# What a model's numbers count.
+RESIZED, THOUSANDTHS = "pixels of the picture as the processor resized it", "thousandths of the picture's sides"
 # QwenLM/Qwen3-VL, README and cookbooks/spatial_understanding.ipynb: Qwen2.5-VL counts the pixels of its resized input,
 # Qwen3-VL went back to a relative scale of 0 to 1000.
-COORDINATES = {
-    "qwen2_5_vl": Coordinates.RESIZED,
-    "qwen3_vl": Coordinates.THOUSANDTHS,
-    "qwen3_vl_moe": Coordinates.THOUSANDTHS,
-}
+COORDINATES = {"qwen2_5_vl": RESIZED, "qwen3_vl": THOUSANDTHS, "qwen3_vl_moe": THOUSANDTHS}
 FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 
 
-class VisionLanguageOptions(BaseModel):
+class VisionLanguageOptions(Table):
     """[pipelines.qwen-vl]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str = Field("Qwen/Qwen2.5-VL-7B-Instruct", description="an id of the hub, or a local folder")
     prompt: str = Field('Locate "{}" in the image, output its bbox coordinates using JSON format.', pattern=r"\{\}")
@@ -60,8 +46,7 @@ class VisionLanguage:
 
     def __init__(self, options: VisionLanguageOptions, context: PipelineContext) -> None:
         self.options, self.context, self.clock = options, context, context.clock
-        self.processor = hub.load_pretrained(AutoProcessor, options.weights, context, "vision-language model")
-        self.model = hub.load_model(
+        self.processor, self.model = open_pretrained(
             AutoModelForImageTextToText,
             options.weights,
             context,
@@ -77,16 +62,9 @@ class VisionLanguage:
         self.coordinates = COORDINATES[family]
         # What looks; the writing, a token at a time over a growing memory, is left as it is.
         accelerated = context.acceleration.apply(self.model, [self.model.model.visual])
-        self.card = make_card(
-            context,
-            options.card,
-            summary=f"a vision-language model asked for a box; it counts {self.coordinates.value}",
-            paper="Bai et al., Qwen2.5-VL Technical Report, 2025; Qwen3-VL Technical Report, 2025",
-            weights={"model": options.weights},
-            sha256=hub.hashes(options.weights, context),
-            parameters=sum(p.numel() for p in self.model.parameters()),
-            accelerated=accelerated,
-        )
+        summary = f"a vision-language model asked for a box; it counts {self.coordinates}"
+        paper = "Bai et al., Qwen2.5-VL Technical Report, 2025; Qwen3-VL Technical Report, 2025"
+        self.card = model_card(options, context, self.model, accelerated, summary, paper)
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         """One prediction for every query of every scene, in order."""
@@ -94,11 +72,12 @@ class VisionLanguage:
         for scene in batch:
             canvas = for_processor(scene.picture)
             said, resized = self.say(canvas, [query.text for query in scene.queries])
-            counted = resized if self.coordinates is Coordinates.RESIZED else (1000, 1000)
-            scale = (canvas.width / counted[0], canvas.height / counted[1])
+            counted = resized if self.coordinates == RESIZED else (1000, 1000)
+            x, y = canvas.width / counted[0], canvas.height / counted[1]
             for query in scene.queries:
                 box, note = read_box(said[query.text])
-                answers.append(Prediction(query.id, _scaled(box, scale), note=note))
+                scaled = None if box is None else (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
+                answers.append(Prediction(query.id, scaled, note=note))
         return answers
 
     @torch.inference_mode()
@@ -110,24 +89,16 @@ class VisionLanguage:
             grid = pixels["image_grid_thw"]  # (1, 3) patches: frames, down, across
             seen = self.model.get_image_features(pixels["pixel_values"].to(self.model.dtype), grid, return_dict=True)
         resized = (int(grid[0, 2]) * looks.patch_size, int(grid[0, 1]) * looks.patch_size)
-        different = list(dict.fromkeys(texts))
-        said: dict[str, str] = {}
+
+        def write(some: list[str]) -> Sequence[str]:
+            asked = self.asked(seen, grid, some)
+            tokens = self.model.generate(**asked, max_new_tokens=self.options.max_new_tokens, **GREEDY)
+            new = tokens[:, asked["input_ids"].shape[1] :]
+            written: list[str] = self.processor.batch_decode(new, skip_special_tokens=True)
+            return written
+
         with self.clock.stage("generate"):
-            for start in range(0, len(different), self.options.texts_in_batch):
-                some = different[start : start + self.options.texts_in_batch]
-                asked = self.asked(seen, grid, some)
-                tokens = self.model.generate(
-                    **asked,
-                    max_new_tokens=self.options.max_new_tokens,
-                    do_sample=False,
-                    num_beams=1,
-                    temperature=None,
-                    top_p=None,
-                    top_k=None,
-                )
-                new = tokens[:, asked["input_ids"].shape[1] :]
-                said |= zip(some, self.processor.batch_decode(new, skip_special_tokens=True), strict=True)
-        return said, resized
+            return by_text(texts, self.options.texts_in_batch, write), resized
 
     def asked(self, seen: Any, grid: torch.Tensor, texts: Sequence[str]) -> dict[str, Any]:
         """What `generate` is given: a row of tokens for each text, and the picture's features for every row."""
@@ -194,13 +165,6 @@ def _is_box(value: Any) -> TypeGuard[list[float]]:
         and len(value) == 4
         and all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e9 for v in value)  # nor NaN
     )
-
-
-def _scaled(box: Box | None, scale: tuple[float, float]) -> Box | None:
-    if box is None:
-        return None
-    x1, y1, x2, y2 = box
-    return (x1 * scale[0], y1 * scale[1], x2 * scale[0], y2 * scale[1])
 
 
 def vision_language(context: PipelineContext) -> VisionLanguage:

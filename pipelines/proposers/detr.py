@@ -16,36 +16,26 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, RTDetrImageProcessor
 
 from bench.errors import WeightsError
 from bench.grounding import LoadedScene, Picture, PipelineContext
 from bench.hashing import find_file, sha256_file
-from bench.settings import parse_table
 from pipelines import hub, weights
-from pipelines.proposers.proposals import Proposals, Proposer, tidy
+from pipelines.engine import in_groups
+from pipelines.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
 
 FORMAT = "bench-detr"
 ASPECT = 30  # of one side to the other, beyond which a picture is widened
 
 
-class DetrOptions(BaseModel):
+class DetrOptions(ProposerOptions):
     """[pipelines.*.proposer]. The threshold is low: a ranker wants recall, not precision (spec/pipelines.md 6)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str = Field("facebook/detr-resnet-50", description="an id of the hub, a folder, or a file of bench train")
     confidence: float = Field(0.1, ge=0, le=1)
-    same_iou: float = Field(0.9, gt=0, le=1, description="above it two boxes are one")
-    top_k: int = Field(20, ge=1)
-    whole_picture: bool = Field(True, description="append the whole picture as the last proposal")
-
-
-def open_detr(table: Mapping[str, Any], where: str, context: PipelineContext) -> DetrProposer:
-    """`kind = "detr"`: [pipelines.*.proposer] -> the proposer. Raises SettingsError, WeightsError."""
-    return DetrProposer(parse_table(DetrOptions, table, where), context)
 
 
 class DetrProposer(Proposer):
@@ -75,15 +65,8 @@ class DetrProposer(Proposer):
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """One `Proposals` for each scene's picture, RGB uint8 (H, W, 3)."""
-        sizes: dict[torch.Size, list[int]] = {}
-        pixels = [self._pixels(scene.picture) for scene in scenes]
-        for index, image in enumerate(pixels):
-            sizes.setdefault(image.shape, []).append(index)
-        found: dict[int, Proposals] = {}
-        for indices in sizes.values():
-            batch = torch.stack([pixels[i] for i in indices])
-            found |= zip(indices, self._detect(batch, [scenes[i].picture for i in indices]), strict=True)
-        return [found[i] for i in range(len(scenes))]
+        images = [(self._pixels(scene.picture), scene.picture) for scene in scenes]
+        return in_groups(images, lambda image: image[0].shape, self._detect)
 
     def _pixels(self, picture: Picture) -> Tensor:
         """RGB uint8 (H, W, 3) -> (3, h, w) as the model wants it, resized on the device."""
@@ -97,22 +80,23 @@ class DetrProposer(Proposer):
         return pixels
 
     @torch.inference_mode()
-    def _detect(self, pixels: Tensor, pictures: Sequence[Picture]) -> list[Proposals]:
+    def _detect(self, images: Sequence[tuple[Tensor, Picture]]) -> list[Proposals]:
         with torch.autocast(self.device.type, torch.float16, enabled=self.half):
-            out = self.model(pixel_values=pixels)
+            out = self.model(pixel_values=torch.stack([pixels for pixels, _ in images]))
         out.logits, out.pred_boxes = out.logits.float(), out.pred_boxes.float()
         # Without target sizes the boxes come as shares of the sides, and are scaled in float64.
         answers = self.processor.post_process_object_detection(out, threshold=self.options.confidence)
-        return [self._in_pixels(answer, picture) for answer, picture in zip(answers, pictures, strict=True)]
+        return [self._in_pixels(answer, picture) for answer, (_, picture) in zip(answers, images, strict=True)]
 
     def _in_pixels(self, answer: Mapping[str, Tensor], picture: Picture) -> Proposals:
         height, width = picture.shape[:2]
         boxes = answer["boxes"].double().cpu().numpy() * [width, height, width, height]
         scores = answer["scores"].double().cpu().numpy()
         labels = tuple(self.names.get(int(c), "") for c in np.asarray(answer["labels"].cpu()))
-        options = self.options
-        found = Proposals(boxes, scores, labels)
-        return tidy(found, (width, height), options.top_k, options.same_iou, options.whole_picture)
+        return self.options.tidied(Proposals(boxes, scores, labels), picture)
+
+
+open_detr = opener(DetrOptions, DetrProposer)
 
 
 def read_model(path: Path) -> tuple[Any, Any]:

@@ -12,35 +12,30 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.boxes import box_xywh_to_xyxy
 from bench.datasets.fingerprint import picture_key
 from bench.errors import DataError
 from bench.grounding import LoadedScene, PipelineContext
-from bench.hashing import find_file, sha256_file
-from bench.settings import parse_table
+from bench.hashing import sha256_file
 from pipelines import weights
-from pipelines.proposers.proposals import Proposals, Proposer, tidy
+from pipelines.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
 
 EXPECTED = '{"image_id": 5, "bbox": [x, y, width, height], "score": 0.9}'
 
 
-class FileOptions(BaseModel):
+class FileOptions(ProposerOptions):
     """[pipelines.*.proposer] of kind "file"."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: str = Field("{dataset}_dets_dict.json", description="{dataset} stands for the data set: refcoco, ...")
     confidence: float = Field(0.0, ge=0, description="rows with a smaller score are left out")
-    same_iou: float = Field(0.9, gt=0, le=1, description="above it two boxes are one")
     top_k: int = Field(100, ge=1)
-    whole_picture: bool = Field(True, description="append the whole picture as the last proposal")
 
 
 class Row(NamedTuple):
@@ -49,11 +44,6 @@ class Row(NamedTuple):
     box: tuple[float, float, float, float]
     score: float = 1.0
     label: str = ""
-
-
-def open_file(table: Mapping[str, Any], where: str, context: PipelineContext) -> FileProposer:
-    """`kind = "file"`: [pipelines.*.proposer] -> the proposer. Raises SettingsError, WeightsError, DataError."""
-    return FileProposer(parse_table(FileOptions, table, where), context)
 
 
 class FileProposer(Proposer):
@@ -65,10 +55,8 @@ class FileProposer(Proposer):
     def __init__(self, options: FileOptions, context: PipelineContext) -> None:
         self.options = options
         name = options.file.replace("{dataset}", context.dataset)
-        path = find_file(name, context)
-        if path is None:
-            how = "put the file of boxes there, name another with --set proposer.file=FILE, or --set proposer.kind=yolo"
-            raise weights.missing(name, context, how)
+        how = "put the file of boxes there, name another with --set proposer.file=FILE, or --set proposer.kind=yolo"
+        path = weights.find(name, context, how)
         self.path = path
         self.sha256 = {path.name: sha256_file(path)}
         self._found: dict[str, Proposals] = {}
@@ -87,9 +75,10 @@ class FileProposer(Proposer):
         found = self._found.get(scene.id, self._found.get(picture_key(scene.id)))
         if found is None:
             return Proposals(np.zeros((0, 4)), np.zeros(0), (), note=f"{self.path.name} has no row for this picture")
-        height, width = scene.picture.shape[:2]
-        options = self.options
-        return tidy(found, (width, height), options.top_k, options.same_iou, options.whole_picture)
+        return self.options.tidied(found, scene.picture)
+
+
+open_file = opener(FileOptions, FileProposer)
 
 
 def read_rows(path: Path) -> dict[str, list[Row]]:

@@ -6,29 +6,21 @@ signature (bench/evaluation/opening.py), so no leaderboard sets it beside boxes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.errors import UsageError
 from bench.grounding import LoadedScene, PipelineContext
-from bench.settings import parse_table
-from pipelines.proposers.proposals import Proposals, Proposer
+from bench.settings import Table
+from pipelines.proposers.proposals import Proposals, Proposer, opener
 
 
-class GroundTruthOptions(BaseModel):
+class GroundTruthOptions(Table):
     """[pipelines.*.proposer] of kind "ground-truth"."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     whole_picture: bool = Field(False, description="append the whole picture as the last proposal")
-
-
-def open_ground_truth(table: Mapping[str, Any], where: str, context: PipelineContext) -> GroundTruthProposer:
-    """`kind = "ground-truth"`: [pipelines.*.proposer] -> the proposer. Raises SettingsError, UsageError."""
-    return GroundTruthProposer(parse_table(GroundTruthOptions, table, where), context)
 
 
 class GroundTruthProposer(Proposer):
@@ -51,3 +43,6 @@ class GroundTruthProposer(Proposer):
             height, width = scene.picture.shape[:2]
             boxes = np.concatenate([boxes, [[0.0, 0.0, width, height]]])
         return Proposals(boxes, np.ones(len(boxes)), ("",) * len(boxes))
+
+
+open_ground_truth = opener(GroundTruthOptions, GroundTruthProposer)

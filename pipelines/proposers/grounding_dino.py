@@ -7,34 +7,23 @@ expressions, so what one expression may choose from depends on which others are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.grounding import LoadedScene, PipelineContext
-from bench.settings import parse_table
 from pipelines.modern.grounding_dino import GroundingDino
-from pipelines.proposers.proposals import Proposals, Proposer, tidy
+from pipelines.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
 
 
-class GroundingDinoProposerOptions(BaseModel):
+class GroundingDinoProposerOptions(ProposerOptions):
     """[pipelines.*.proposer] with `kind = "grounding-dino"`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str = Field("IDEA-Research/grounding-dino-tiny", description="an id of the hub, or a local folder")
     texts_in_batch: int = Field(8, ge=1, description="expressions of one picture in a forward pass")
     boxes_per_text: int = Field(10, ge=1, description="the best of the 900 queries for each expression")
-    same_iou: float = Field(0.9, gt=0, le=1, description="above it two boxes are one")
     top_k: int = Field(50, ge=1, description="of a scene")
-    whole_picture: bool = Field(True, description="append the whole picture as the last proposal")
-
-
-def open_grounding_dino(table: Mapping[str, Any], where: str, context: PipelineContext) -> GroundingDinoProposer:
-    """`kind = "grounding-dino"`: its table -> the proposer. Raises SettingsError, WeightsError."""
-    return GroundingDinoProposer(parse_table(GroundingDinoProposerOptions, table, where), context)
 
 
 class GroundingDinoProposer(Proposer):
@@ -58,6 +47,8 @@ class GroundingDinoProposer(Proposer):
             boxes.append(found.boxes[best.indices.cpu().numpy()])
             scores.append(best.values.double().cpu().numpy())
             labels += [text] * len(boxes[-1])
-        height, width = scene.picture.shape[:2]
         together = Proposals(np.concatenate(boxes), np.concatenate(scores), tuple(labels))
-        return tidy(together, (width, height), options.top_k, options.same_iou, options.whole_picture)
+        return options.tidied(together, scene.picture)
+
+
+open_grounding_dino = opener(GroundingDinoProposerOptions, GroundingDinoProposer)

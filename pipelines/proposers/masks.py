@@ -5,28 +5,15 @@ SAM's are without names and have seen no COCO; Mask2Former's and EoMT's are COCO
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from pydantic import Field
+from collections.abc import Sequence
 
 from bench.grounding import LoadedScene, PipelineContext
-from bench.settings import parse_table
-from pipelines.proposers.proposals import Proposals, Proposer, tidy
+from pipelines.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
 from pipelines.segments.masks import MaskModel, MaskOptions
 
 
-class MaskProposerOptions(MaskOptions):
+class MaskProposerOptions(MaskOptions, ProposerOptions):
     """[pipelines.*.proposer] with kind = "masks"."""
-
-    same_iou: float = Field(0.9, gt=0, le=1, description="boxes above it are one")
-    top_k: int = Field(20, ge=1)
-    whole_picture: bool = Field(True, description="append the whole picture as the last proposal")
-
-
-def open_masks(table: Mapping[str, Any], where: str, context: PipelineContext) -> MaskProposer:
-    """`kind = "masks"`: [pipelines.*.proposer] -> the proposer. Raises SettingsError, WeightsError."""
-    return MaskProposer(parse_table(MaskProposerOptions, table, where), context)
 
 
 class MaskProposer(Proposer):
@@ -40,10 +27,7 @@ class MaskProposer(Proposer):
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """One `Proposals`, with masks (N, H, W), for each scene's picture."""
-        return [self._tidied(scene) for scene in scenes]
+        return [self.options.tidied(self.model.find(scene.picture), scene.picture) for scene in scenes]
 
-    def _tidied(self, scene: LoadedScene) -> Proposals:
-        height, width = scene.picture.shape[:2]
-        options = self.options
-        found = self.model.find(scene.picture)
-        return tidy(found, (width, height), options.top_k, options.same_iou, options.whole_picture)
+
+open_masks = opener(MaskProposerOptions, MaskProposer)

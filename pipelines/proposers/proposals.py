@@ -1,16 +1,28 @@
-"""What a proposer answers: the boxes of a picture that a referring expression may be about."""
+"""Proposers: what finds the boxes of an image that a referring expression may be about.
+
+`kind` in a `proposer` table names an entry point of the group `bench.proposers`. A further proposer is one file with
+one function
+
+    open_mine(table: Mapping[str, Any], where: str, context: PipelineContext) -> Proposer
+
+and one entry point, mine = "my_package.mine:open_mine"; any two-stage pipeline then takes `proposer.kind=mine`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from bench import registry
 from bench.boxes import box_area_xyxy, clip_xyxy, iou_pairwise
-from bench.grounding import Boxes, LoadedScene
+from bench.errors import SettingsError
+from bench.grounding import Boxes, LoadedScene, Picture, PipelineContext
+from bench.settings import Table, parse_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +43,7 @@ class Proposals:
         return len(self.boxes)
 
 
+Options = TypeVar("Options", bound=Table)
 CONSIDERED = 40  # times `top_k`: a detector that says thousands of boxes is compared on its best ones only
 
 
@@ -49,6 +62,19 @@ class Proposer(Protocol):
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """One `Proposals` for each scene. A detector looks at its picture only; a file is asked by its id."""
         ...
+
+
+class ProposerOptions(Table):
+    """[pipelines.*.proposer]: what all proposers with a detector share."""
+
+    same_iou: float = Field(0.9, gt=0, le=1, description="above it two boxes are one")
+    top_k: int = Field(20, ge=1, description="boxes of an image")
+    whole_picture: bool = Field(True, description="append the whole picture as the last proposal")
+
+    def tidied(self, found: Proposals, picture: Picture) -> Proposals:
+        """Apply `tidy` to what was found in an image (H, W, 3)."""
+        height, width = picture.shape[:2]
+        return tidy(found, (width, height), self.top_k, self.same_iou, self.whole_picture)
 
 
 def tidy(proposals: Proposals, size: tuple[int, int], top_k: int, same: float, whole_picture: bool) -> Proposals:
@@ -82,3 +108,26 @@ def _without_copies(boxes: Boxes, same: float) -> NDArray[np.intp]:
         if kept[i]:
             kept &= ~copies[i]
     return np.flatnonzero(kept)
+
+
+def opener(
+    options: type[Options], proposer: Callable[[Options, PipelineContext], Proposer]
+) -> Callable[[Mapping[str, Any], str, PipelineContext], Proposer]:
+    """Make the entry point of a proposer: (its table, how messages name it, context) -> the proposer.
+
+    What it makes raises SettingsError, and what the proposer raises.
+    """
+    return lambda table, where, context: proposer(parse_table(options, table, where), context)
+
+
+def open_proposer(table: Mapping[str, Any], where: str, context: PipelineContext) -> Proposer:
+    """Open the proposer a table declares; messages name the table `where`, "bench.toml [pipelines.X.proposer]".
+
+    Raises SettingsError, UnknownName, WeightsError, MissingPackage.
+    """
+    rest = dict(table)
+    kind = rest.pop("kind", None)
+    if not isinstance(kind, str):
+        raise SettingsError(f"{where}: `kind` must name a proposer, one of {registry.names(registry.PROPOSERS)}")
+    opened: Proposer = registry.proposer_factory(kind)(rest, where, context)
+    return opened

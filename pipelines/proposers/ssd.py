@@ -7,14 +7,18 @@ not the label. It is done for the whole batch at once; torchvision loops over pi
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import batched_nms, clip_boxes_to_image
@@ -22,10 +26,9 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from bench.errors import WeightsError
 from bench.grounding import LoadedScene, PipelineContext
 from bench.hashing import find_file, sha256_file
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from pipelines import weights
-from pipelines.proposers.proposals import Proposals, Proposer, tidy
-from pipelines.proposers.small_ssd import SsdPlan, small_ssd
+from pipelines.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
 
 FORMAT = "bench-ssd"
 PUBLISHED = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")  # torchvision's; each has weights COCO_V1
@@ -33,22 +36,12 @@ Architecture = Mapping[str, Any]  # {"plan": of a small SSD} or {"torchvision": 
 CANDIDATES = 400  # boxes of a picture that go into the suppression, as in torchvision's ssd300_vgg16
 
 
-class SsdOptions(BaseModel):
+class SsdOptions(ProposerOptions):
     """[pipelines.*.proposer]. The threshold is low: a ranker wants recall, not precision (spec/pipelines.md 6)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str = Field("ssd300_vgg16", description="ssd300_vgg16, ssdlite320_mobilenet_v3_large, or a file")
     confidence: float = Field(0.05, ge=0, le=1)
     nms_iou: float = Field(0.55, gt=0, le=1, description="class-agnostic")
-    same_iou: float = Field(0.9, gt=0, le=1, description="above it two boxes are one")
-    top_k: int = Field(20, ge=1)
-    whole_picture: bool = Field(True, description="append the whole picture as the last proposal")
-
-
-def open_ssd(table: Mapping[str, Any], where: str, context: PipelineContext) -> SsdProposer:
-    """`kind = "ssd"`: [pipelines.*.proposer] -> the proposer. Raises SettingsError, WeightsError."""
-    return SsdProposer(parse_table(SsdOptions, table, where), context)
 
 
 class SsdProposer(Proposer):
@@ -74,16 +67,14 @@ class SsdProposer(Proposer):
         boxes, scores, labels, which = self._candidates(scenes)
         kept = batched_nms(boxes, scores, which, self.options.nms_iou)
         table = torch.cat([boxes, scores[:, None], labels[:, None]], dim=1)[kept].double().cpu().numpy()
-        owner, options = which[kept].cpu().numpy(), self.options
+        owner = which[kept].cpu().numpy()
         answers = []
         for number, scene in enumerate(scenes):
             mine, (height, width) = table[owner == number], scene.picture.shape[:2]
             found = Proposals(
-                mine[:, :4] * [width, height, width, height],
-                mine[:, 4],
-                tuple(self.names[int(c)] for c in mine[:, 5]),
+                mine[:, :4] * [width, height, width, height], mine[:, 4], tuple(self.names[int(c)] for c in mine[:, 5])
             )
-            answers.append(tidy(found, (width, height), options.top_k, options.same_iou, options.whole_picture))
+            answers.append(self.options.tidied(found, scene.picture))
         return answers
 
     def _candidates(self, scenes: Sequence[LoadedScene]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -102,6 +93,9 @@ class SsdProposer(Proposer):
         boxes = clip_boxes_to_image(boxes, (height, width)) / boxes.new_tensor([width, height, width, height])
         sound = boxes.isfinite().all(dim=1)  # the suppression would spread a NaN to the other pictures
         return boxes[sound], scores[sure][sound], labels[which, best][sound] + 1, which[sound]
+
+
+open_ssd = opener(SsdOptions, SsdProposer)
 
 
 def raw_outputs(model: SSD, images: ImageList, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:
@@ -158,10 +152,7 @@ def build(architecture: Architecture, classes: int, where: str) -> SSD:
 def _find(name: str, context: PipelineContext) -> Path:
     """The file of a published name, fetched into BENCH_HOME/weights/torchvision if need be, or a local file."""
     if name not in PUBLISHED:
-        path = find_file(name, context)
-        if path is None:
-            raise weights.missing(name, context, f"name a file, or one of torchvision's {list(PUBLISHED)}")
-        return path
+        return weights.find(name, context, f"name a file, or one of torchvision's {list(PUBLISHED)}")
     url: str = get_model_weights(name)["COCO_V1"].url
     folder = context.home / "weights" / "torchvision"
     file = url.rpartition("/")[2]
@@ -182,3 +173,67 @@ def _find(name: str, context: PipelineContext) -> Path:
             f"fetch {url} where there is a network and put it there as {file}"
         )
     return folder / file
+
+
+class SsdPlan(Table):
+    """What a small SSD is built from; it travels in the metadata of the weights."""
+
+    image_size: int = Field(192, ge=64, multiple_of=64, description="pictures are squashed to this square")
+    stem: int = Field(16, ge=8, description="channels at stride 2; twice as many at stride 4")
+    channels: tuple[int, int, int, int] = Field((64, 96, 128, 128), description="at strides 8, 16, 32 and 64")
+    pyramid: int = Field(64, ge=8, description="channels of every map the head sees")
+    scales: tuple[float, ...] = Field(
+        (0.10, 0.19, 0.33, 0.52, 0.80), min_length=5, max_length=5, description="sides of the default boxes"
+    )
+    aspect: float = Field(1.5, gt=1, description="default boxes are square, this wide, and this tall")
+
+
+class Pyramid(nn.Module):
+    """Compute maps of `plan.pyramid` channels at strides 8, 16, 32 and 64 of (B, 3, S, S), the finest first.
+
+    Unlike Liu et al. (ECCV 2016), the coarser maps are added back into the finer ones (Lin et al., Feature Pyramid
+    Networks, CVPR 2017): a network this shallow needs it to tell a part of a large thing from a small thing.
+    """
+
+    def __init__(self, plan: SsdPlan) -> None:
+        super().__init__()
+        widths = (2 * plan.stem, *plan.channels)
+        self.stem = nn.Sequential(_conv(3, plan.stem, 2), _conv(plan.stem, widths[0], 2), Residual(widths[0]))
+        self.stages = nn.ModuleList(
+            nn.Sequential(_conv(before, after, 2), Residual(after)) for before, after in pairwise(widths)
+        )
+        self.across = nn.ModuleList(nn.Conv2d(width, plan.pyramid, 1) for width in plan.channels)
+        self.smooth = nn.ModuleList(_conv(plan.pyramid, plan.pyramid) for _ in plan.channels)
+        self.out_channels = [plan.pyramid] * len(plan.channels)
+
+    def forward(self, pixels: Tensor) -> OrderedDict[str, Tensor]:
+        maps, here = [], self.stem(pixels)
+        for stage, across in zip(self.stages, self.across, strict=True):
+            here = stage(here)
+            maps.append(across(here))
+        for finer in range(len(maps) - 2, -1, -1):
+            maps[finer] = maps[finer] + F.interpolate(maps[finer + 1], size=maps[finer].shape[-2:])
+        return OrderedDict((str(i), smooth(m)) for i, (smooth, m) in enumerate(zip(self.smooth, maps, strict=True)))
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions beside an identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(_conv(channels, channels), _conv(channels, channels, active=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(x + self.body(x))
+
+
+def small_ssd(plan: SsdPlan, classes: int) -> SSD:
+    """The network with random weights; `classes` does not count the background, which is class 0 of its logits."""
+    boxes = DefaultBoxGenerator([[plan.aspect]] * len(plan.channels), scales=list(plan.scales))
+    size = (plan.image_size, plan.image_size)
+    return SSD(Pyramid(plan), boxes, size, classes + 1, image_mean=[0.5] * 3, image_std=[0.25] * 3)
+
+
+def _conv(before: int, after: int, stride: int = 1, active: bool = True) -> nn.Sequential:
+    layers = [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)]
+    return nn.Sequential(*layers, nn.SiLU()) if active else nn.Sequential(*layers)

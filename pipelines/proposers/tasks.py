@@ -30,7 +30,7 @@ from bench.training.task import ParameterGroup, TrainingJob, TrainTask
 from pipelines import weights
 from pipelines.proposers import detr, ssd
 from pipelines.proposers.objects import ObjectDataset, Objects, Sample, class_names, collate, recall
-from pipelines.proposers.opening import open_proposer
+from pipelines.proposers.proposals import open_proposer
 
 log = logging.getLogger("bench.train")
 

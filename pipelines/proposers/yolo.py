@@ -8,44 +8,34 @@ its neighbours, which the package's own batches do not promise.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from bench.errors import MissingPackage, WeightsError
 from bench.grounding import LoadedScene, Picture, PipelineContext
 from bench.hashing import find_file, sha256_file
-from bench.settings import parse_table
 from pipelines import weights
-from pipelines.proposers.proposals import Proposals, Proposer, tidy
+from pipelines.engine import in_groups
+from pipelines.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
 
 FORMAT = "bench-yolo"
 GREY = 114 / 255  # what ultralytics pads with
 
 
-class YoloOptions(BaseModel):
+class YoloOptions(ProposerOptions):
     """[pipelines.*.proposer]. The threshold is low: a ranker wants recall, not precision (spec/pipelines.md 6)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str = Field("yolo11x.pt", description="a file, or a name that ultralytics publishes")
     image_size: int = Field(640, ge=32, description="the long side the detector sees")
     confidence: float = Field(0.1, ge=0, le=1)
     nms_iou: float = Field(0.6, gt=0, le=1, description="class-agnostic")
-    same_iou: float = Field(0.9, gt=0, le=1, description="above it two boxes are one")
-    top_k: int = Field(20, ge=1)
-    whole_picture: bool = Field(True, description="append the whole picture as the last proposal")
-
-
-def open_yolo(table: Mapping[str, Any], where: str, context: PipelineContext) -> YoloProposer:
-    """`kind = "yolo"`: [pipelines.*.proposer] -> the proposer. Raises SettingsError, WeightsError, MissingPackage."""
-    return YoloProposer(parse_table(YoloOptions, table, where), context)
 
 
 class YoloProposer(Proposer):
@@ -73,23 +63,17 @@ class YoloProposer(Proposer):
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """One `Proposals` for each scene's picture, RGB uint8 (H, W, 3)."""
-        pictures = [scene.picture for scene in scenes]
-        canvases: dict[tuple[int, int], list[int]] = {}
-        for index, picture in enumerate(pictures):
-            canvases.setdefault(self._canvas(picture.shape), []).append(index)
-        found: dict[int, Proposals] = {}
-        for canvas, indices in canvases.items():
-            found |= zip(indices, self._detect([pictures[i] for i in indices], canvas), strict=True)
-        return [found[i] for i in range(len(pictures))]
+        return in_groups([scene.picture for scene in scenes], self._canvas, self._detect)
 
-    def _canvas(self, shape: Sequence[int]) -> tuple[int, int]:
-        height, width = _scaled(shape, self.options.image_size)
+    def _canvas(self, picture: Picture) -> tuple[int, int]:
+        height, width = _scaled(picture.shape, self.options.image_size)
         return tuple(-(-side // self.stride) * self.stride for side in (height, width))  # type: ignore[return-value]
 
     @torch.inference_mode()
-    def _detect(self, pictures: Sequence[Picture], canvas: tuple[int, int]) -> list[Proposals]:
+    def _detect(self, pictures: Sequence[Picture]) -> list[Proposals]:
         from ultralytics.utils.nms import non_max_suppression
 
+        canvas = self._canvas(pictures[0])
         batch = torch.stack([self._letterboxed(picture, canvas) for picture in pictures])  # (B, 3, h, w)
         out = self.model(batch.to(self.dtype))
         out = out[0] if isinstance(out, (tuple, list)) else out
@@ -103,7 +87,7 @@ class YoloProposer(Proposer):
             max_time_img=60.0,  # a time limit would make the boxes depend on how busy the machine is
             end2end=self.end2end,
         )
-        return [self._in_pixels(r, p.shape, canvas) for r, p in zip(rows, pictures, strict=True)]
+        return [self._in_pixels(r, p, canvas) for r, p in zip(rows, pictures, strict=True)]
 
     def _letterboxed(self, picture: Picture, canvas: tuple[int, int]) -> Tensor:
         """RGB uint8 (H, W, 3) -> (3, h, w) in 0..1, scaled and centred on grey."""
@@ -115,22 +99,18 @@ class YoloProposer(Proposer):
         pad = (left, canvas[1] - size[1] - left, top, canvas[0] - size[0] - top)
         return F.pad(image, pad, value=GREY)[0]
 
-    def _in_pixels(self, rows: Tensor, shape: Sequence[int], canvas: tuple[int, int]) -> Proposals:
+    def _in_pixels(self, rows: Tensor, picture: Picture, canvas: tuple[int, int]) -> Proposals:
         """Rows (N, 6) of x1, y1, x2, y2 on the canvas, score, class -> boxes in pixels of the picture."""
-        table = rows.double().cpu().numpy()
+        table, shape = rows.double().cpu().numpy(), picture.shape
         height, width = _scaled(shape, self.options.image_size)
         shift = np.array([(canvas[1] - width) // 2, (canvas[0] - height) // 2] * 2)
         scale = np.array([shape[1] / width, shape[0] / height] * 2)
         boxes = (table[:, :4] - shift) * scale
         labels = tuple(self.names.get(int(c), "") for c in table[:, 5])
-        options = self.options
-        return tidy(
-            Proposals(boxes, table[:, 4], labels),
-            (shape[1], shape[0]),
-            options.top_k,
-            options.same_iou,
-            options.whole_picture,
-        )
+        return self.options.tidied(Proposals(boxes, table[:, 4], labels), picture)
+
+
+open_yolo = opener(YoloOptions, YoloProposer)
 
 
 def _scaled(shape: Sequence[int], long_side: int) -> tuple[int, int]:

@@ -9,22 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.acceleration import Acceleration
 from bench.boxes import box_xyxy_to_cxcywh
 from bench.grounding import PictureSource, Scene
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from bench.training.task import ExternalTraining, Trained, TrainingJob
 from pipelines import weights
 from pipelines.proposers.objects import class_names, recall, scene_objects
 from pipelines.proposers.yolo import FORMAT, YoloOptions, YoloProposer, find, read_model, ultralytics
 
 
-class YoloRecipe(BaseModel):
+class YoloRecipe(Table):
     """[train.yolo-clip.detector]; ultralytics' trainer has its own schedule, and takes no other keys of ours."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field("yolo", pattern=r"^[\w.-]+$", description="of the files that are written")
     start_from: str = Field("", description="detection weights of ultralytics or ours; empty = those of the pipeline")

@@ -17,18 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForMaskGeneration, AutoModelForUniversalSegmentation
 from transformers import MaskGenerationPipeline as MaskGeneration
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_MASK_GENERATION_MAPPING_NAMES as PROMPTABLE,
-)
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES as UNIVERSAL,
-)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASK_GENERATION_MAPPING_NAMES as PROMPTABLE
+from transformers.models.auto.modeling_auto import MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES as UNIVERSAL
 
 from bench.errors import WeightsError
 from bench.grounding import Picture, PipelineContext
+from bench.settings import Table
 from pipelines import hub
 from pipelines.proposers.proposals import Proposals
 from pipelines.segments.segmentation import boxes_of_masks
@@ -36,10 +33,8 @@ from pipelines.segments.segmentation import boxes_of_masks
 NEEDS_A_TEXT = frozenset({"oneformer", "videomt"})  # a task prompt, or a video: not what is asked here
 
 
-class MaskOptions(BaseModel):
+class MaskOptions(Table):
     """[pipelines.*.segments.masks], and the part of [pipelines.*.proposer] with kind = "masks" that says which."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str = Field("facebook/sam2.1-hiera-tiny", description="an id of the hub, or a local folder")
     threshold: float = Field(0.5, ge=0, le=1, description="universal models: lowest score of a segment")

@@ -17,28 +17,25 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.errors import SettingsError
-from bench.grounding import LoadedScene, PipelineCard, PipelineContext, Prediction, StageClock
-from bench.settings import merged, parse_table
-from pipelines.card import CardOptions, card_in_force
+from bench.grounding import LoadedScene, PipelineContext, Prediction
+from bench.settings import Table, merged, parse_table
+from pipelines.card import CardOptions, make_parts_card
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.clip.ranking import Ranker, RankerOptions
 from pipelines.proposers.proposals import Proposals
 from pipelines.segments.pooling import PoolingOptions, RegionPooling, pool_batch
 from pipelines.segments.score_map import MapOptions, best_on_maps, cells, maps_of
 from pipelines.segments.segmentation import Float, Segmentation
-from pipelines.segments.segmenters import Segmenter, SegmentOptions, open_segmenter
+from pipelines.segments.segmenters import SegmentOptions, open_segmenter
 
-Scorer = Callable[[Sequence[LoadedScene], Sequence[Segmentation]], list[Float]]  # -> (Q, R) of each scene
 VIEW_OPTIONS = frozenset({"views", "margin", "resize"})
 
 
-class SegmentClipOptions(BaseModel):
+class SegmentClipOptions(Table):
     """The whole table of seg-clip."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str | None = Field(None, description="shorthand of the flag: the CLIP's FILE or tag")
     segments: SegmentOptions = SegmentOptions()
@@ -58,17 +55,30 @@ class ClipPoolingOptions(SegmentClipOptions):
 class ScoreMap:
     """A grounder that answers with the best box on a map of what the regions score."""
 
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        score: Scorer,
-        ranker: Ranker,
-        options: SegmentClipOptions,
-        card: PipelineCard,
-        clock: StageClock,
-    ) -> None:
-        self.segmenter, self.ranker, self.card = segmenter, ranker, card
-        self._score, self._map, self._clock = score, options.map, clock
+    def __init__(self, options: SegmentClipOptions, context: PipelineContext, summary: str, paper: str) -> None:
+        self.context, self._clock, self._map = context, context.clock, options.map
+        self.masked = "mask-blur" in options.ranker.views
+        self.segmenter = open_segmenter(options.segments, f"bench.toml [pipelines.{context.name}.segments]", context)
+        encoders = [ClipEncoder(clip, context) for clip in (options.clip, *options.ensemble)]
+        self.ranker = Ranker(options.ranker, encoders, context.clock)
+        models = " + ".join(encoder.options.model for encoder in encoders)
+        self.card = make_parts_card(
+            context,
+            options.card,
+            f"{options.segments.method} and {models}: {summary}",
+            f"{paper}; Radford et al., CLIP, ICML 2021",
+            {"segments": self.segmenter} if self.segmenter.sha256 else {},
+            encoders,
+            accelerated=self.accelerated(options),
+        )
+
+    def accelerated(self, options: Any) -> frozenset[str]:
+        """Prepare what a subclass has besides; return the accelerations it took."""
+        return frozenset()
+
+    def score(self, batch: Sequence[LoadedScene], cuts: Sequence[Segmentation]) -> list[Float]:
+        """Score the regions of each scene for its queries -> (Q, R) each."""
+        return self.ranker.rank(batch, [_proposals(cut, self.masked) for cut in cuts])
 
     @property
     def caches(self) -> Mapping[str, Callable[[], None]]:
@@ -79,7 +89,7 @@ class ScoreMap:
         """One prediction for every query of every scene, in order; the whole picture where it has no regions."""
         with self._clock.stage("detect"):
             cuts = self.segmenter.segment(batch)
-        chances = self._score(batch, cuts)
+        chances = self.score(batch, cuts)
         with self._clock.stage("rank"):
             answers = []
             for scene, cut, likely in zip(batch, cuts, chances, strict=True):
@@ -95,53 +105,46 @@ class ScoreMap:
         (cut,) = self.segmenter.segment([scene])
         if not len(cut):
             return np.zeros((len(scene.queries), *cells(cut.shape, self._map.grid)))
-        (likely,) = self._score([scene], [cut])
+        (likely,) = self.score([scene], [cut])
         return maps_of(likely, cut, self._map)
 
 
+class PooledScoreMap(ScoreMap):
+    """A score map whose regions are encoded by masked attention over the whole image."""
+
+    def accelerated(self, options: ClipPoolingOptions) -> frozenset[str]:
+        """Open the poolings of all CLIPs; return the accelerations they took."""
+        self.poolings = [RegionPooling(encoder, options.pooling) for encoder in self.ranker.encoders]
+        apply = self.context.acceleration.apply
+        return frozenset[str]().union(*(apply(pooling.visual, pooling.called) for pooling in self.poolings))
+
+    def score(self, batch: Sequence[LoadedScene], cuts: Sequence[Segmentation]) -> list[Float]:
+        """Score the regions of each scene for its queries -> (Q, R) each."""
+        with self._clock.stage("image encode"):
+            vectors = pool_batch(self.poolings, [scene.picture for scene in batch], cuts)
+        return self.ranker.chances(batch, [_proposals(cut, False) for cut in cuts], vectors)
+
+
 def seg_clip(context: PipelineContext) -> ScoreMap:
-    """seg-clip: regions shown to CLIP as views."""
+    """Open seg-clip: regions as views."""
     options = _options(SegmentClipOptions, context)
-    masked = "mask-blur" in options.ranker.views
-    segmenter, ranker = _parts(options, context)
-
-    def score(batch: Sequence[LoadedScene], cuts: Sequence[Segmentation]) -> list[Float]:
-        return ranker.rank(batch, [_proposals(cut, masked) for cut in cuts])
-
-    card = _card(
-        context, options, segmenter, ranker, "best box on a score map of regions", "Achanta et al., SLIC, TPAMI 2012"
-    )
-    return ScoreMap(segmenter, score, ranker, options, card, context.clock)
+    return ScoreMap(options, context, "best box on a score map of regions", "Achanta et al., SLIC, TPAMI 2012")
 
 
 def clip_pooling(context: PipelineContext) -> ScoreMap:
-    """clip-pooling: regions by attention pooling."""
-    said = VIEW_OPTIONS & dict(context.options.get("ranker", {})).keys()
-    if said:
+    """Open clip-pooling: regions by attention pooling. Raises SettingsError for options of views."""
+    useless = VIEW_OPTIONS & dict(context.options.get("ranker", {})).keys()
+    if useless:
         raise SettingsError(
-            f"bench.toml [pipelines.{context.name}.ranker]: {', '.join(sorted(said))}: CLIP is shown the whole picture "
-            "here, once, and no views of its regions; that is what seg-clip does"
+            f"bench.toml [pipelines.{context.name}.ranker]: {', '.join(sorted(useless))}: CLIP is shown the whole "
+            "picture here, once, and no views of its regions; that is what seg-clip does"
         )
-    options = _options(ClipPoolingOptions, context)
-    segmenter, ranker = _parts(options, context)
-    poolings = [RegionPooling(encoder, options.pooling) for encoder in ranker.encoders]
-    pooled = [context.acceleration.apply(pooling.visual, pooling.called) for pooling in poolings]
-
-    def score(batch: Sequence[LoadedScene], cuts: Sequence[Segmentation]) -> list[Float]:
-        with context.clock.stage("image encode"):
-            vectors = pool_batch(poolings, [scene.picture for scene in batch], cuts)
-        return ranker.chances(batch, [_proposals(cut, False) for cut in cuts], vectors)
-
-    card = _card(
+    return PooledScoreMap(
+        _options(ClipPoolingOptions, context),
         context,
-        options,
-        segmenter,
-        ranker,
         "best box on a score map of attention-pooled regions",
         "Li et al., Adapting CLIP for Phrase Localization Without Further Training, 2022",
-        frozenset[str]().union(*pooled),
     )
-    return ScoreMap(segmenter, score, ranker, options, card, context.clock)
 
 
 def _options(model: type[Any], context: PipelineContext) -> Any:
@@ -152,12 +155,6 @@ def _options(model: type[Any], context: PipelineContext) -> Any:
     return parse_table(model, table, f"bench.toml [pipelines.{context.name}]")
 
 
-def _parts(options: SegmentClipOptions, context: PipelineContext) -> tuple[Segmenter, Ranker]:
-    segmenter = open_segmenter(options.segments, f"bench.toml [pipelines.{context.name}.segments]", context)
-    encoders = [ClipEncoder(clip, context) for clip in (options.clip, *options.ensemble)]
-    return segmenter, Ranker(options.ranker, encoders, context.clock)
-
-
 def _proposals(cut: Segmentation, masked: bool) -> Proposals:
     """What a ranker is asked about: the regions, or the whole picture where there are none."""
     width, height = cut.size
@@ -165,32 +162,3 @@ def _proposals(cut: Segmentation, masked: bool) -> Proposals:
         whole = np.array([[0.0, 0.0, width, height]])
         return Proposals(whole, np.ones(1), ("",), np.ones((1, height, width), bool) if masked else None)
     return Proposals(cut.boxes(), np.ones(len(cut)), ("",) * len(cut), cut.masks() if masked else None)
-
-
-def _card(
-    context: PipelineContext,
-    options: SegmentClipOptions,
-    segmenter: Segmenter,
-    ranker: Ranker,
-    summary: str,
-    paper: str,
-    pooled: frozenset[str] = frozenset(),
-) -> PipelineCard:
-    clips = [encoder.options for encoder in ranker.encoders]
-    method = options.segments.method
-    weights = {"clip": ", ".join(f"{clip.model} {clip.pretrained}" for clip in clips)}
-    sha256 = {"clip": ", ".join(digest for encoder in ranker.encoders for digest in encoder.sha256.values())}
-    named = {"clip": [clip.pretrained for clip in clips]}
-    if segmenter.sha256:
-        weights["segments"], sha256["segments"] = ", ".join(segmenter.sha256), ", ".join(segmenter.sha256.values())
-        named["segments"] = list(segmenter.sha256)
-    return PipelineCard(
-        name=context.name,
-        summary=f"{method} and {' + '.join(clip.model for clip in clips)}: {summary}",
-        paper=f"{paper}; Radford et al., CLIP, ICML 2021",
-        weights=weights,
-        sha256=sha256,
-        parameters=segmenter.parameters + sum(encoder.parameters for encoder in ranker.encoders),
-        accelerated=segmenter.accelerated.union(pooled, *(encoder.accelerated for encoder in ranker.encoders)),
-        **card_in_force(options.card, named, context),
-    )

@@ -21,20 +21,19 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from bench.errors import SettingsError
 from bench.grounding import Picture
+from bench.settings import Table
 from pipelines.clip.encoder import ClipEncoder
 from pipelines.clip.views import make_views
 from pipelines.segments.segmentation import Float, Segmentation
 
 
-class PoolingOptions(BaseModel):
+class PoolingOptions(Table):
     """[pipelines.*.pooling]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     fine: int = Field(2, ge=1, description="patches along each side, times CLIP's own")
     from_block: int = Field(0, ge=0, description="ViT: the first block whose attention is masked")
@@ -125,30 +124,16 @@ class RegionPooling:
         places = _enlarged(pool.positional_embedding, self.options.fine).to(cells.dtype)
         queries = means + places[0]
         keys = torch.cat([queries, cells + places[1:]])  # (R + N, C)
-        itself = torch.eye(len(inside), dtype=torch.bool, device=inside.device)
-        pooled, _ = F.multi_head_attention_forward(
-            query=queries[:, None],
-            key=keys[:, None],
-            value=keys[:, None],
-            embed_dim_to_check=keys.shape[-1],
-            num_heads=pool.num_heads,
-            q_proj_weight=pool.q_proj.weight,
-            k_proj_weight=pool.k_proj.weight,
-            v_proj_weight=pool.v_proj.weight,
-            in_proj_weight=None,
-            in_proj_bias=torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]),
-            bias_k=None,
-            bias_v=None,
-            add_zero_attn=False,
-            dropout_p=0.0,
-            out_proj_weight=pool.c_proj.weight,
-            out_proj_bias=pool.c_proj.bias,
-            use_separate_proj_weight=True,
-            training=False,
-            need_weights=False,
-            attn_mask=~torch.cat([itself, inside], dim=1),
+        allowed = torch.cat([torch.eye(len(inside), dtype=torch.bool, device=inside.device), inside], dim=1)
+
+        def heads(tokens: Tensor) -> Tensor:
+            return torch.stack(tokens.chunk(pool.num_heads, dim=1))  # (heads, N, C / heads)
+
+        pooled = F.scaled_dot_product_attention(
+            heads(pool.q_proj(queries)), heads(pool.k_proj(keys)), heads(pool.v_proj(keys)), attn_mask=allowed
         )
-        return pooled[:, 0]
+        out: Tensor = pool.c_proj(pooled.transpose(0, 1).flatten(1))
+        return out
 
 
 def members(coverage: Float) -> NDArray[np.bool_]:

@@ -1,27 +1,39 @@
-"""What cuts a batch of pictures into regions: superpixels, or a model's masks."""
+"""Segmenters, which cut images into regions: superpixels at several scales, or a model's masks.
+
+    slic        k-means in colour and place (Achanta et al. 2012), in CIELAB
+    watershed   basins of the gradient, compact (Neubert and Protzel 2014), from markers on a regular grid
+
+Both from scikit-image, called as the classic segmentation + CLIP pipeline calls them (spec/pipelines.md 1.2), except
+that the gradient is the strongest of the three channels', so that an edge between two colours of one brightness counts.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, Literal, Protocol
+from functools import partial
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+from skimage.color import rgb2lab
+from skimage.filters import gaussian, sobel
+from skimage.segmentation import slic, watershed
 
 from bench.grounding import LoadedScene, Picture, PipelineContext
-from bench.settings import parse_table
+from bench.settings import Table, parse_table
 from pipelines.segments.segmentation import Segmentation, segmentation_of
-from pipelines.segments.superpixels import reduced, superpixels
 
+Labels = NDArray[np.intp]  # (h, w), regions 0..R-1
+COMPACTNESS = {"slic": 10.0, "watershed": 0.001}
 THREADS = min(8, os.cpu_count() or 1)
 
 
-class SegmentOptions(BaseModel):
+class SegmentOptions(Table):
     """[pipelines.*.segments]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Literal["slic", "watershed", "masks"] = "slic"
     levels: tuple[Annotated[int, Field(ge=2)], ...] = Field((4, 8, 16, 32), min_length=1, description="superpixels")
@@ -31,57 +43,76 @@ class SegmentOptions(BaseModel):
     masks: dict[str, Any] = Field(default_factory=dict, description="masks: which model, see segments/masks.py")
 
 
-class Segmenter(Protocol):
-    """Cuts each picture by itself: what comes out does not depend on the others of the batch.
+class Segmenter(NamedTuple):
+    """`segment` cuts each image by itself: what comes out does not depend on the others of the batch.
 
     `sha256` maps weights files to hashes, `accelerated` is what `Acceleration.apply` returned for its network.
     """
 
+    segment: Callable[[Sequence[LoadedScene]], list[Segmentation]]
     sha256: Mapping[str, str] = {}
     parameters: int = 0
     accelerated: frozenset[str] = frozenset()
 
-    def segment(self, scenes: Sequence[LoadedScene]) -> list[Segmentation]:
-        """One segmentation for each scene."""
-        ...
-
 
 def open_segmenter(options: SegmentOptions, where: str, context: PipelineContext) -> Segmenter:
-    """The segmenter that the table declares; `where` names it in messages. Raises SettingsError, WeightsError."""
+    """Open the segmenter that the table declares; `where` names it in messages. Raises SettingsError, WeightsError."""
     if options.method != "masks":
-        return Superpixels(options)
+        return Segmenter(partial(_superpixels, options))
     from pipelines.segments.masks import MaskModel, MaskOptions
 
-    return Masks(MaskModel(parse_table(MaskOptions, options.masks, f"{where}.masks"), context))
+    model = MaskModel(parse_table(MaskOptions, options.masks, f"{where}.masks"), context)
 
-
-class Superpixels(Segmenter):
-    """Superpixels at every level, a picture a thread: scikit-image lets go of the interpreter while it works."""
-
-    def __init__(self, options: SegmentOptions) -> None:
-        self.options = options
-
-    def segment(self, scenes: Sequence[LoadedScene]) -> list[Segmentation]:
-        """One segmentation for each scene."""
-        with ThreadPoolExecutor(min(THREADS, max(1, len(scenes)))) as pool:
-            return list(pool.map(self._cut, [scene.picture for scene in scenes]))
-
-    def _cut(self, picture: Picture) -> Segmentation:
-        options = self.options
-        assert options.method != "masks"
-        small = reduced(picture, options.long_side)
-        levels = superpixels(small, options.method, options.levels, options.compactness, options.sigma)
-        return segmentation_of((picture.shape[1], picture.shape[0]), levels)
-
-
-class Masks(Segmenter):
-    """One level: the masks of SAM, Mask2Former, EoMT and their like."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.sha256, self.parameters, self.accelerated = model.sha256, model.parameters, model.accelerated
-
-    def segment(self, scenes: Sequence[LoadedScene]) -> list[Segmentation]:
-        """One segmentation for each scene."""
-        found = [np.asarray(self.model.find(scene.picture).masks, bool) for scene in scenes]
+    def segment(scenes: Sequence[LoadedScene]) -> list[Segmentation]:
+        found = [np.asarray(model.find(scene.picture).masks, bool) for scene in scenes]
         return [segmentation_of((masks.shape[2], masks.shape[1]), [masks]) for masks in found]
+
+    return Segmenter(segment, model.sha256, model.parameters, model.accelerated)
+
+
+def _superpixels(options: SegmentOptions, scenes: Sequence[LoadedScene]) -> list[Segmentation]:
+    """Cut at every level, an image a thread: scikit-image lets go of the interpreter while it works."""
+
+    def cut(scene: LoadedScene) -> Segmentation:
+        assert options.method != "masks"
+        small = reduced(scene.picture, options.long_side)
+        levels = superpixels(small, options.method, options.levels, options.compactness, options.sigma)
+        return segmentation_of((scene.picture.shape[1], scene.picture.shape[0]), levels)
+
+    with ThreadPoolExecutor(min(THREADS, max(1, len(scenes)))) as pool:
+        return list(pool.map(cut, scenes))
+
+
+def reduced(picture: Picture, long_side: int) -> Picture:
+    """RGB uint8 (H, W, 3) with the long side at most `long_side` (0 = as it is): segmenting costs by the pixel."""
+    height, width = picture.shape[:2]
+    if not 0 < long_side < max(height, width):
+        return picture
+    scale = long_side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+
+
+def superpixels(
+    picture: Picture,
+    method: Literal["slic", "watershed"],
+    counts: Sequence[int],
+    compactness: float | None,
+    sigma: float,
+) -> list[Labels]:
+    """RGB uint8 (h, w, 3) -> for each of `counts` labels (h, w) of about so many regions, at times of only one.
+
+    `compactness` None is the method's usual one (COMPACTNESS); `sigma` smooths the picture first, in pixels.
+    """
+    weight = COMPACTNESS[method] if compactness is None else compactness
+    counts = [min(count, picture.shape[0] * picture.shape[1]) for count in counts]
+    found: list[Any]
+    if method == "slic":
+        lab = rgb2lab(picture)
+        found = [slic(lab, n, weight, sigma=sigma, convert2lab=False, start_label=0, channel_axis=2) for n in counts]
+    else:
+        smooth = gaussian(picture / 255, sigma, channel_axis=2)
+        gradient = np.max([sobel(smooth[..., channel]) for channel in range(3)], axis=0)
+        found = [watershed(gradient, markers=n, compactness=weight) for n in counts]
+    # Numbered from 0 without gaps.
+    return [np.unique(labels, return_inverse=True)[1].reshape(picture.shape[:2]) for labels in found]

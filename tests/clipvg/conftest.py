@@ -11,8 +11,7 @@ from training_world import PICTURES, SCENES, VALIDATION, make_job, pictures, sce
 
 from bench.grounding import PipelineContext
 from clipvg.export import NAMES
-from clipvg.model.config import OFFICIAL, ClipVGConfig
-from clipvg.model.network import ClipVG
+from clipvg.network import OFFICIAL, ClipVG, ClipVGConfig
 from clipvg.rows import Rows
 from pipelines import weights
 from pipelines.clip.encoder import empty_model

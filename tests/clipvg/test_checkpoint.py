@@ -8,7 +8,7 @@ import torch
 from checkpoints import named, opened, refused
 
 from bench.errors import WeightsError
-from clipvg.model.network import POSITIONS
+from clipvg.network import POSITIONS
 
 POSITION_ALIAS = "image_encoder_clip_vg.positional_embedding"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.training.feature_cache import AT_ONCE, TextFeatureCache
-from clipvg.model.text import text_features
+from clipvg.network import text_features
 from clipvg.task import ClipVGTask
 
 LONG = "the " + "very " * 60 + "big star"

@@ -7,10 +7,16 @@ import plain_clipvg
 import pytest
 import torch
 
-from clipvg.model.config import OFFICIAL, ClipVGConfig
-from clipvg.model.network import POSITIONS, ClipVG
-from clipvg.model.text import PAD, text_features, up_to_longest
-from clipvg.model.visual import resized_positions
+from clipvg.network import (
+    OFFICIAL,
+    PAD,
+    POSITIONS,
+    ClipVG,
+    ClipVGConfig,
+    resized_positions,
+    text_features,
+    up_to_longest,
+)
 
 
 @pytest.fixture(autouse=True)

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from bench.grounding import Expression, LoadedScene, Query, Scene
 from bench.training.gradient_check import gradient_check
-from clipvg.model.network import POSITIONS
+from clipvg.network import POSITIONS
 from clipvg.pipeline import clipvg
 from clipvg.task import ClipVGTask
-from pipelines.box_losses import giou, l1
 from pipelines.canvas import Canvas, integer_box, letterboxed, masked_patches, stacked
+from pipelines.layers import giou, l1
 
 CPU = torch.device("cpu")
 NOISE = 5e-5  # of float32, of a picture's side; the small network is a loud one

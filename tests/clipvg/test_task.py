@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from training_world import stopped_and_resumed
+from training_world import lines_of, stopped_and_resumed
 
 from bench.errors import SettingsError, UnknownName, WeightsError
 from bench.grounding import LoadedScene
 from bench.training.gradient_check import gradient_check
 from bench.training.step import OptimisationStep
 from bench.training.trainer import train
-from clipvg.model.network import POSITIONS
+from clipvg.network import POSITIONS
 from clipvg.pipeline import clipvg
 from clipvg.task import ClipVGTask, ClipVGTraining
 from pipelines.weights import read_safetensors
@@ -73,9 +73,7 @@ def test_it_learns_and_its_file_is_what_the_pipeline_opens(job, context):
     frozen = {"cache_features": True, "train_positions": False, "dtype": "float32"}
     mine = job(epochs=12, learning_rate=3e-3, log_every=4, validate_every=12, **frozen)
     made = train(ClipVGTask(mine))
-    from training_world import lines_of
-
-    losses = [line["loss"] for line in lines_of(mine) if "loss" in line]
+    losses = [line["loss"] for line in lines_of(mine.out) if "loss" in line]
     assert losses[-1] < 0.9 * losses[0]
     keys = read_safetensors(made.path)[0]
     assert not any(key.startswith("clip.") for key in keys if key != POSITIONS)
@@ -103,7 +101,7 @@ def test_stopped_and_resumed_it_ends_in_the_same_bits(job, table, changes):
     network = table()["network"] | {"dropout": 0.2}
     whole = {"ema": 0.8, "save_every": 3, "warm_up": 3, "clip_norm": 1.0, "network": network} | changes
     kills = [(OptimisationStep, "step", 6), (OptimisationStep, "step", 2)]
-    stopped_and_resumed(lambda out: job(out, **whole), lambda one: train(ClipVGTask(one)), kills)
+    stopped_and_resumed(lambda out: ClipVGTask(job(out, **whole)), kills)
 
 
 def test_trainings_of_one_process_share_the_frozen_towers_features(job, monkeypatch):

@@ -27,7 +27,7 @@ class Found:
 @pytest.fixture
 def found(monkeypatch):
     def use(boxes, labels):
-        monkeypatch.setattr("pipelines.proposers.opening.open_proposer", lambda *_: Found(boxes, labels))
+        monkeypatch.setattr("pipelines.baselines.open_proposer", lambda *_: Found(boxes, labels))
 
     return use
 

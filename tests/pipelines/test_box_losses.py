@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import box_convert, box_iou, generalized_box_iou, generalized_box_iou_loss
 
-from pipelines.box_losses import giou, l1
+from pipelines.layers import giou, l1
 
 
 def boxes(count, seed=0):

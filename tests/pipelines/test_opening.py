@@ -1,7 +1,7 @@
 import pytest
 
 from bench.errors import SettingsError, UnknownName
-from pipelines.proposers.opening import open_proposer
+from pipelines.proposers.proposals import open_proposer
 
 
 def test_a_table_without_a_kind_says_which_there_are(context):

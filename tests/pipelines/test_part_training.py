@@ -2,17 +2,18 @@
 
 import pytest
 import torch
-from trained import check_one_process, check_resumes, weights_of
+from training_world import check_one_process, stopped_and_resumed
 
 from bench.errors import SettingsError, UsageError, WeightsError
 from bench.grounding import LoadedScene
 from bench.settings import load_settings
 from bench.training.gradient_check import gradient_check
 from bench.training.jobs import train_pipeline
+from bench.training.step import OptimisationStep
 from bench.training.trainer import train
 from pipelines import weights
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
-from pipelines.proposers.opening import open_proposer
+from pipelines.proposers.proposals import open_proposer
 from pipelines.two_stage import tasks
 from tools.tiny_weights.architectures import write_clip, write_detr, write_ssd
 
@@ -50,7 +51,7 @@ def make(job, tmp_path):
 def test_it_resumes_to_the_bit(make, pipeline, part):
     """After a stop in the second epoch; which also shows that the seed decides everything."""
     changes, stop_at = ({"batch": 12, "ema": 0.0}, 1) if part == "clip" else ({}, 4)  # its step file is large
-    check_resumes(lambda out: make(pipeline, part, out, **changes), stop_at)
+    stopped_and_resumed(lambda out: make(pipeline, part, out, **changes), [(OptimisationStep, "step", stop_at)])
 
 
 @pytest.mark.parametrize(("pipeline", "part"), PARTS)
@@ -58,10 +59,10 @@ def test_it_learns_a_little_and_another_seed_makes_others(make, pipeline, part, 
     long = {"epochs": 24, "batch": 12, "ema": 0.0, "learning_rate": 3e-3, "save_every": 99, "validate_every": 24}
     long |= {} if part == "clip" else {"backbone_share": 1.0, "keep_images": True}
     with caplog.at_level("INFO", "bench.train"):
-        first = weights_of(make(pipeline, part, **long))
+        first = weights.read_safetensors(train(make(pipeline, part, **long)).path)[0]
     losses = [float(r.message.partition("loss ")[2].split()[0]) for r in caplog.records if ", loss " in r.message]
     assert losses[-1] < 0.9 * losses[0]
-    other = weights_of(make(pipeline, part, "other", seed=1, **long | {"epochs": 1}))
+    other = weights.read_safetensors(train(make(pipeline, part, "other", seed=1, **long | {"epochs": 1})).path)[0]
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 

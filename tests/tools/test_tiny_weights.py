@@ -6,16 +6,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from trained import check_one_process, check_resumes, weights_of
+from training_world import check_one_process, stopped_and_resumed
 
 from bench.datasets.shapes import SCENES, ShapesPictures, make_scene
 from bench.errors import DataError, SettingsError
 from bench.evaluation.validation import on_split
 from bench.grounding import PipelineContext
 from bench.settings import PROJECT
+from bench.training.step import OptimisationStep
 from bench.training.task import TrainingJob
+from bench.training.trainer import train
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
-from pipelines.proposers.opening import open_proposer
+from pipelines.proposers.proposals import open_proposer
 from tools.tiny_weights import clip_pretraining, clipvg, recipes
 from tools.tiny_weights.recipes import recipe, run
 
@@ -94,7 +96,8 @@ TASKS = {
 def test_it_resumes_to_the_bit(job, part):
     task, table = TASKS[part]
     short = {"epochs": 2, "workers": 0, "learning_rate": 1e-3}
-    check_resumes(lambda out: task(job(out, **table, **short)), stop_at=2 if part == "clip" else 3)
+    stop = (OptimisationStep, "step", 2 if part == "clip" else 3)
+    stopped_and_resumed(lambda out: task(job(out, **table, **short)), [stop])
 
 
 def test_pre_training_learns_and_refuses_several_processes(job, tmp_path, caplog):
@@ -108,7 +111,7 @@ def test_pre_training_learns_and_refuses_several_processes(job, tmp_path, caplog
         "validate_every": 12,
     }
     with caplog.at_level("INFO", "bench.train"):
-        weights_of(clip_pretraining.PretrainingTask(job(**table)))
+        train(clip_pretraining.PretrainingTask(job(**table)))
     losses = [float(r.message.partition("loss ")[2].split()[0]) for r in caplog.records if ", loss " in r.message]
     assert losses[-1] < 0.9 * losses[0]
     check_one_process(clip_pretraining.PretrainingTask(job()), tmp_path)

@@ -43,9 +43,7 @@ def compared(job):
     """compared(kills, **config): the steps from which a training with these kills resumed."""
 
     def make(kills, **changes):
-        return stopped_and_resumed(
-            lambda out: job(out, **(WHOLE | changes)), lambda one: train(StatefulTask(one)), kills
-        )
+        return stopped_and_resumed(lambda out: StatefulTask(job(out, **(WHOLE | changes))), kills)
 
     return make
 
@@ -88,10 +86,10 @@ def test_lines_of_steps_that_are_taken_again_are_not_there_twice(job):
         killed(patch, OptimisationStep, "step", 8)
         train(SmallTask(mine))
     path = mine.out / "small.run/training.jsonl"
-    assert [line["step"] for line in lines_of(mine)] == [1, 2, 3, 4, 4, 5, 6, 7]
+    assert [line["step"] for line in lines_of(mine.out)] == [1, 2, 3, 4, 4, 5, 6, 7]
     path.write_text(path.read_text() + '{"step": 8, "lo')  # a line that a kill cut short
     train(SmallTask(mine))
-    assert [line["step"] for line in lines_of(mine)] == [1, 2, 3, 4, 4, 5, 6, 7, 8, 8]
+    assert [line["step"] for line in lines_of(mine.out)] == [1, 2, 3, 4, 4, 5, 6, 7, 8, 8]
 
 
 def test_half_written_files_of_a_kill_are_cleared_away(job):

@@ -18,7 +18,7 @@ from pipelines.weights import read_safetensors
 def ran(job):
     """The training, its weights' tensors and its lines."""
     made = train(SmallTask(job))
-    return made, read_safetensors(made.path)[0], lines_of(job)
+    return made, read_safetensors(made.path)[0], lines_of(job.out)
 
 
 def step_file(job):

@@ -79,7 +79,7 @@ def write_detr(
 
 
 def write_ssd(path: Path, names: Sequence[str], seed: int, **plan: Any) -> None:
-    """Write a small SSD; `plan` is what differs from the default plan (pipelines/proposers/small_ssd.py)."""
+    """Write a small SSD; `plan` is what differs from the default plan (pipelines/proposers/ssd.py)."""
     torch.manual_seed(seed)
     architecture = {"plan": plan}
     ssd.write_model(path, ssd.build(architecture, len(names), "shapes.toml"), architecture, names, {})

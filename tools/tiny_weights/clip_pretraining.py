@@ -32,8 +32,7 @@ from bench.training.config import TrainConfig
 from bench.training.optimiser import decay_split
 from bench.training.task import Batch, ParameterGroup, TaskFactory, TrainingJob, TrainTask
 from clipvg.frozen import checked
-from clipvg.model.text import PAD, text_features, up_to_longest
-from clipvg.model.visual import multi_level_features
+from clipvg.network import PAD, multi_level_features, text_features, up_to_longest
 from pipelines import weights
 from pipelines.canvas import letterboxed, shown, together
 from pipelines.clip.encoder import ClipOptions, open_model

@@ -19,11 +19,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from bench.training.task import TaskFactory, TrainingJob
-from clipvg.model.network import ClipVG
-from clipvg.model.visual import multi_level_features
+from clipvg.network import ClipVG, multi_level_features
 from clipvg.rows import CachedRows, DrawnRows, Rows, collate
 from clipvg.task import ClipVGTask, ClipVGTraining
-from pipelines import box_losses as loss
+from pipelines import layers as loss
 from pipelines.canvas import shown
 
 CALIBRATION = 64  # rows that set the scale of the start

@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from bench.errors import DataError, SettingsError, UnknownName, WeightsError
-from clipvg.pseudo_labels.caption import caption
+from clipvg.pseudo_labels.caption import caption, composed
 from clipvg.pseudo_labels.caption_files import read_captions
 from clipvg.pseudo_labels.chunks import read
-from clipvg.pseudo_labels.composed import composed
-from clipvg.pseudo_labels.detections import Detection
 from clipvg.pseudo_labels.predicates import meanings
+from clipvg.pseudo_labels.pseudo_q_files import Detection
 
 OBJECTS = {"objects": {"proposer": {"kind": "spoken"}}}
 DOG, CAT, DOG2 = (10, 10, 60, 60), (100, 10, 150, 60), (10, 200, 60, 250)

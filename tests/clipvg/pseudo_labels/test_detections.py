@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from bench.errors import DataError, SettingsError, WeightsError
-from clipvg.pseudo_labels.detections import Detection, DetectionOptions, looked_at
+from clipvg.pseudo_labels.detections import DetectionOptions, looked_at
+from clipvg.pseudo_labels.pseudo_q_files import Detection
 
 DOG, CAT = ("dog", (10.0, 20.0, 110.0, 220.0), 0.5), ("cat", (300.0, 50.0, 400.0, 150.0), 0.9)
 PROPOSER = DetectionOptions(proposer={"kind": "spoken"})

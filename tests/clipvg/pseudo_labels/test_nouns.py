@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from bench.errors import MissingPackage
-from clipvg.pseudo_labels.chunks import Read, open_reader, read, read_doc
-from clipvg.pseudo_labels.nouns import lemma, named, plural
+from clipvg.pseudo_labels.chunks import Read, lemma, named, open_reader, plural, read, read_doc
 
 
 @pytest.mark.parametrize(

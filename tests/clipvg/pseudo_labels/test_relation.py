@@ -9,8 +9,8 @@ import torch
 
 from bench.datasets.shapes.layout import make_layout
 from bench.errors import DataError, SettingsError, UnknownName
+from clipvg.pseudo_labels.predicates import SeenPredicates, Shown, close_pairs
 from clipvg.pseudo_labels.relation import relation
-from clipvg.pseudo_labels.seen_predicates import SeenPredicates, Shown, close_pairs
 
 DOG, CAT, BALL = (10, 10, 60, 60), (100, 10, 150, 60), (10, 200, 60, 250)
 OBJECTS = {"objects": {"proposer": {"kind": "spoken"}}}
@@ -83,9 +83,6 @@ class Encoder:
         torch.manual_seed(0)
         table = torch.eye(64)
         return torch.stack([table[sum(map(ord, word)) % 64] for word in words])
-
-    def forget_texts(self):
-        pass
 
 
 def test_clip_says_what_and_who_does_it_to_whom():

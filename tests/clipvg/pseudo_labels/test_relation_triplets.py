@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from bench.errors import DataError, UnknownName
-from clipvg.pseudo_labels.scene_graph_files import read_phrases, read_triplets
-from clipvg.pseudo_labels.triplets import Triplet, chosen
+from clipvg.pseudo_labels.scene_graph_files import Triplet, chosen, read_phrases, read_triplets
 
 MAN, OTHER, HORSE = (0, 0, 50, 100), (200, 0, 250, 100), (0, 50, 100, 150)
 

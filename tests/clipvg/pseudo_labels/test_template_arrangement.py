@@ -9,12 +9,12 @@ from clipvg.pseudo_labels.arrangement import (
     across,
     depth,
     large_enough,
-    share_inside,
     spatial_words,
     upright,
     without_overlaps,
     worn,
 )
+from pipelines.language.relations import share_inside
 
 MIDDLE = ("middle", "center")
 

@@ -4,6 +4,7 @@ import builtins
 from dataclasses import dataclass, field
 
 import pytest
+from phrase_lines import line
 
 from bench.errors import MissingPackage
 from pipelines.language.dependency import open_spacy, read
@@ -88,7 +89,7 @@ TREES = [
 
 @pytest.mark.parametrize(("words", "heads", "chunks", "meant"), TREES)
 def test_the_tree_is_read(words, heads, chunks, meant):
-    assert str(read(doc(words, heads, chunks))) == meant
+    assert line(read(doc(words, heads, chunks))) == meant
 
 
 def test_without_spacy_the_message_says_what_to_do(monkeypatch):

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from phrase_lines import line
 
 from bench.datasets.index_lists import read_index_list
 from bench.datasets.shapes import make_scene
@@ -131,7 +132,7 @@ EXPRESSIONS = {
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_what_is_meant(expression):
-    assert str(parse(expression)) == EXPRESSIONS[expression]
+    assert line(parse(expression)) == EXPRESSIONS[expression]
     assert parse(expression).plain == ("|" not in EXPRESSIONS[expression])
 
 

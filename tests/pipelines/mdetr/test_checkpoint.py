@@ -9,9 +9,8 @@ import torch
 from bench.errors import WeightsError
 from pipelines.mdetr import checkpoint
 from pipelines.mdetr.backbone import RESNETS
-from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig
+from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig, config_of
 from pipelines.mdetr.model import Mdetr
-from pipelines.mdetr.sizes import config_of
 from pipelines.mdetr.text import small_tokenizer
 from pipelines.weights import write_safetensors
 
@@ -82,7 +81,7 @@ def test_a_file_of_ours_says_all_itself(context, network, tmp_path):
 
 def test_no_file_says_where_to_get_one(context):
     with pytest.raises(WeightsError, match=r"refcoco_EB3_checkpoint\.pth.*weights.*zenodo\.org/records/4721981"):
-        checkpoint.find("refcoco_EB3_checkpoint.pth", context())
+        checkpoint.open_network("refcoco_EB3_checkpoint.pth", "roberta-base", context())
 
 
 def test_a_part_of_the_weights_is_named(network, official):

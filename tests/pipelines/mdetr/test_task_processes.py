@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from PIL import Image
-from training_kills import outcome
+from training_world import outcome
 from typer.testing import CliRunner
 
 from bench.cli.main import app

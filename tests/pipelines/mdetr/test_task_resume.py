@@ -1,11 +1,29 @@
 """A training of MDETR that is killed anywhere and started again ends in the same bits as one left alone."""
 
 import pytest
-from training_kills import PLACES, differences, killed_at, outcome
+from training_world import differences, killed_at, outcome
 
+from bench.training import trainer
+from bench.training.log import TrainingLog
 from bench.training.step import OptimisationStep
-from bench.training.trainer import train
+from bench.training.trainer import Trainer, train
 from pipelines.mdetr.task import MdetrTask
+
+# (owner, name, call from 1, whether the kill comes after the call), and the step that is resumed after, for 2 epochs of
+# 4 steps with save_every = 3.
+PLACES = {
+    "before the first step": ((OptimisationStep, "step", 1), 0),
+    "before anything is saved": ((OptimisationStep, "step", 3), 0),
+    "within an epoch": ((OptimisationStep, "step", 6), 4),
+    "after a step that nobody saved": ((OptimisationStep, "step", 8, True), 6),
+    "before the second step file": ((trainer, "save", 2), 3),
+    "after the second step file": ((trainer, "save", 2, True), 4),
+    "before a validation": ((Trainer, "_validate", 2), 6),
+    "after a validation": ((Trainer, "_validate", 2, True), 6),
+    "while curves are drawn": ((TrainingLog, "draw", 2), 6),
+    "at the end": ((Trainer, "_finish", 1), 8),
+    "before the weights have a name": ((trainer, "write_atomically", 1), 8),
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +41,8 @@ def compared(job, undisturbed):
             whole = job("whole", **changes)
             train(MdetrTask(whole))
             undisturbed[str(changes)] = outcome(whole.out)
-        mine = job("killed", **changes)
-        resumed = killed_at(lambda: train(MdetrTask(mine)), mine.out, places)
-        assert not differences(outcome(mine.out), undisturbed[str(changes)])
+        trained, resumed = killed_at(lambda out: MdetrTask(job(out, **changes)), places)
+        assert not differences(outcome(trained.path.parent), undisturbed[str(changes)])
         return resumed
 
     return make

@@ -7,7 +7,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from bench.grounding import LoadedScene
 from pipelines.modern.florence import TASK, florence
-from pipelines.modern.pictures import for_processor
+from pipelines.modern.shared import for_processor
 
 
 @pytest.fixture(scope="module")

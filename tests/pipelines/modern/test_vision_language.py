@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from bench.errors import WeightsError
 from bench.grounding import LoadedScene, Query
-from pipelines.modern.pictures import for_processor
+from pipelines.modern.shared import for_processor
 from pipelines.modern.vision_language import read_box, vision_language
 
 

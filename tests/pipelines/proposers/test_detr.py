@@ -12,7 +12,7 @@ from bench.errors import SettingsError, WeightsError
 from bench.grounding import LoadedScene
 from pipelines import weights
 from pipelines.proposers.detr import DetrOptions, DetrProposer, read_model, write_model
-from pipelines.proposers.opening import open_proposer
+from pipelines.proposers.proposals import open_proposer
 from pipelines.proposers.tasks import DetrTask
 
 TINY = "pipelines/weights/tiny-detr.safetensors"

@@ -11,7 +11,7 @@ from bench.boxes import iou_pairwise
 from bench.datasets.pictures import Pictures
 from bench.datasets.shapes import ShapesPictures, make_scene
 from bench.grounding import LoadedScene, Scene
-from pipelines.proposers.opening import open_proposer
+from pipelines.proposers.proposals import open_proposer
 
 WEIGHTS = "pipelines/weights/tiny-{}.safetensors"
 KINDS = {"yolo": {"image_size": 192}, "ssd": {}, "detr": {}}

@@ -10,9 +10,8 @@ from bench.errors import SettingsError, WeightsError
 from bench.grounding import LoadedScene
 from pipelines import weights
 from pipelines.card import CardOptions, card_in_force
-from pipelines.proposers.opening import open_proposer
-from pipelines.proposers.small_ssd import SsdPlan, small_ssd
-from pipelines.proposers.ssd import FORMAT, SsdOptions, SsdProposer, read_model
+from pipelines.proposers.proposals import open_proposer
+from pipelines.proposers.ssd import FORMAT, SsdOptions, SsdPlan, SsdProposer, read_model, small_ssd
 
 TINY = "pipelines/weights/tiny-ssd.safetensors"
 

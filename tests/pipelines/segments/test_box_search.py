@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipelines.segments import box_search
-from pipelines.segments.box_search import best_boxes
+from pipelines.segments import score_map
+from pipelines.segments.score_map import best_boxes
 
 sides = st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 7))
 whole = sides.flatmap(lambda shape: arrays(np.int64, shape, elements=st.integers(-3, 3)))
@@ -50,7 +50,7 @@ def test_maps_together_are_maps_alone(monkeypatch):
     maps = np.random.default_rng(0).normal(size=(9, 12, 30))
     together = best_boxes(maps)
     alone = [best_boxes(maps[i : i + 1]) for i in range(9)]
-    monkeypatch.setattr(box_search, "NUMBERS", 9 * 5 * 12 * 31)  # five first rows of this size at a time
+    monkeypatch.setattr(score_map, "NUMBERS", 9 * 5 * 12 * 31)  # five first rows of this size at a time
     in_parts = best_boxes(maps)
     for i in (0, 1):
         assert np.array_equal(together[i], np.concatenate([one[i] for one in alone]))

@@ -12,7 +12,7 @@ from torchvision.ops import masks_to_boxes
 from bench.errors import SettingsError, WeightsError
 from bench.grounding import LoadedScene, Query
 from bench.settings import merged
-from pipelines.proposers.opening import open_proposer
+from pipelines.proposers.proposals import open_proposer
 from pipelines.segments.masks import MaskModel, MaskOptions
 from pipelines.segments.pipeline import seg_clip
 from pipelines.segments.segmentation import boxes_of_masks

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines.segments.superpixels import reduced, superpixels
+from pipelines.segments.segmenters import reduced, superpixels
 
 LEVELS = (4, 8, 16)
 

@@ -14,18 +14,43 @@ layer. Parameter names are the official checkpoints' (section III-B of the paper
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from clipvg.model.config import ClipVGConfig
-from clipvg.model.text import PAD, text_features
-from clipvg.model.visual import multi_level_features, resized_positions
+from bench.settings import Table
 from pipelines.layers import MLP, Encoder, xavier
 
 POSITIONS = "clip.visual.positional_embedding"  # the one part of CLIP that is trained
 HEADS = ("bbox_embed",)  # kept in float32
+PAD = 0  # also the id of "!" inside a word, which the official code masks along with the padding
+
+
+class ClipVGConfig(Table):
+    """Hold the network's sizes; the defaults are the paper's ViT-B/16."""
+
+    clip: str = Field("ViT-B-16-quickgelu", description="a name of open_clip.list_models()")
+    taps: tuple[int, ...] = Field(
+        (0, 3, 7, 11), min_length=1, description="visual blocks whose output is taken, from 0"
+    )
+    image_size: int = Field(224, ge=16, description="side of the square canvas in pixels")
+    hidden: int = Field(512, ge=8)
+    heads: int = Field(8, ge=1)
+    feedforward: int = Field(2048, ge=8)
+    layers: int = Field(6, ge=1, description="of the V-L transformer")
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+OFFICIAL = {  # (vision width, patch) of a checkpoint -> the variant that `--model` of the official code selects
+    (768, 16): ClipVGConfig(),
+    (768, 32): ClipVGConfig(clip="ViT-B-32-quickgelu"),
+    (1024, 14): ClipVGConfig(clip="ViT-L-14-quickgelu", taps=(0, 7, 15, 23), hidden=768),
+}
 
 
 class VLTransformer(nn.Module):
@@ -124,3 +149,51 @@ class ClipVG(nn.Module):
         """List the slots of the class token and the patches, (1 + P,)."""
         first = 1 + self.context
         return torch.arange(first, first + 1 + self.side**2, device=self.reg_token.weight.device)
+
+
+def text_features(clip: Any, ids: Tensor) -> Tensor:
+    """Encode token ids (B, L), L up to the context length -> (B, L, E); padding is encoded too, and not masked.
+
+    The tower is causal: a pass that stops at the longest text of a batch gives the tokens of one over the full context.
+    """
+    length = ids.shape[1]
+    x = clip.token_embedding(ids).to(clip.transformer.get_cast_dtype())
+    x = x + clip.positional_embedding[:length].to(x.dtype)
+    x = clip.transformer(x, attn_mask=clip.attn_mask[:length, :length])
+    out: Tensor = clip.ln_final(x) @ clip.text_projection.to(x.dtype)
+    return out
+
+
+def up_to_longest(ids: Tensor) -> Tensor:
+    """Drop the columns in which every text is padding, (B, 77) -> (B, L)."""
+    used = (ids != PAD).any(dim=0).nonzero()
+    return ids[:, : int(used.max()) + 1 if len(used) else 1]
+
+
+def multi_level_features(visual: Any, pixels: Tensor, taps: Sequence[int], recompute: bool = False) -> Tensor:
+    """Concatenate the outputs of the tapped blocks, (B, 3, S, S) -> (B, 1 + P, W * len(taps)).
+
+    The residual stream is taken raw (section III-B, "multi-level features"): no ln_post, no projection; the class token
+    comes first. `recompute` keeps no activations and computes them again in the backward pass.
+    """
+    x = visual.conv1(pixels.to(visual.conv1.weight.dtype))
+    x = x.flatten(2).transpose(1, 2)  # (B, P, W)
+    x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)  # (B, 1 + P, W)
+    x = visual.ln_pre(x + visual.positional_embedding.to(x.dtype))
+    levels = []
+    for number, block in enumerate(visual.transformer.resblocks[: max(taps) + 1]):
+        x = checkpoint(block, x, use_reentrant=False) if recompute and torch.is_grad_enabled() else block(x)
+        if number in taps:
+            levels.append(x)
+    return torch.cat(levels, dim=-1)
+
+
+def resized_positions(positions: Tensor, side: int) -> Tensor:
+    """Resize position embeddings, (1 + P, W) -> (1 + side * side, W); the class token's row stays as it is."""
+    first, grid = positions[:1], positions[1:]
+    before = round(len(grid) ** 0.5)
+    if before == side:
+        return positions
+    square = grid.float().reshape(1, before, before, -1).permute(0, 3, 1, 2)
+    square = F.interpolate(square, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([first, square.permute(0, 2, 3, 1).flatten(0, 2).to(grid.dtype)])
