@@ -73,11 +73,12 @@ def job(tmp_path):
 @pytest.fixture
 def spread(monkeypatch):
     """Networks of a second's training learn nothing: reliabilities are spread over 0 to 1, by row and measurer."""
-    real = driver.reliability
+    real = driver.measure
 
     def measured(pipeline, *arguments):
         measurer = Path(next(iter(pipeline.card.weights.values()))).parent.name
-        rows = real(pipeline, *arguments)
-        return {name: row._replace(iou=share_of(f"{measurer} {name}")) for name, row in rows.items()}
+        found = real(pipeline, *arguments)
+        rows = {name: row._replace(iou=share_of(f"{measurer} {name}")) for name, row in found.rows.items()}
+        return replace(found, rows=rows)
 
-    monkeypatch.setattr(driver, "reliability", measured)
+    monkeypatch.setattr(driver, "measure", measured)

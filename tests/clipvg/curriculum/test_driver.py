@@ -200,12 +200,13 @@ def test_without_labels_validation_is_scored_only_at_the_end(job, sources, crite
 
 def reliable(monkeypatch, iou):
     """Every row's reliability is `iou` of its name."""
-    real = driver.reliability
+    real = driver.measure
 
     def measured(*arguments):
-        return {name: row._replace(iou=iou(name)) for name, row in real(*arguments).items()}
+        found = real(*arguments)
+        return replace(found, rows={name: row._replace(iou=iou(name)) for name, row in found.rows.items()})
 
-    monkeypatch.setattr(driver, "reliability", measured)
+    monkeypatch.setattr(driver, "measure", measured)
 
 
 def test_a_source_without_a_reliable_row_is_skipped(job, sources, monkeypatch):
