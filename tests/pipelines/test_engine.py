@@ -110,8 +110,9 @@ def test_a_network_is_prepared_in_its_precision_but_for_its_heads(context):
             super().__init__()
             self.body, self.head, self.token = nn.Linear(2, 2), nn.Linear(2, 2), nn.Parameter(torch.full((2,), 0.1))
 
-    network = Network()
-    weight = network.head.weight.clone()
+    before = Network()
+    weight = before.head.weight.clone()
+    network = before
     assert prepare(network, context(dtype="bfloat16"), ["head"], []) == {"dtype"}
     assert {name: p.dtype for name, p in network.named_parameters()} == {
         "body.weight": torch.bfloat16,
