@@ -141,7 +141,7 @@ def test_the_page_names_every_key():
 
 
 def test_every_entry_is_documented_where_it_was_counted():
-    page = (PROJECT / "tests" / "benchmarks" / "gflops.py").read_text(encoding="utf-8")
+    page = (PROJECT / "tools" / "benchmarks" / "gflops.py").read_text(encoding="utf-8")
     assert "bench/doctor/costs.toml" in page
     for cost in costs()["cost"].values():
         assert set(cost) == {"models", "picture", "expression", "parameters"} and cost["parameters"] > 1e7

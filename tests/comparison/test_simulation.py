@@ -1,11 +1,12 @@
 """On made-up clustered data intervals cover the truth, and the test raises false alarms, as often as they say.
 
-The whole of it, 2,000 sets of every size, is tests/benchmarks/compare_simulation.py. The bounds here are the same ones:
+The whole of it, 2,000 sets of every size, is tools/benchmarks/compare_simulation.py. The bounds here are the same ones:
 of 2,000 sets, a method that keeps its promise misses them once in thousands of times, and what is pinned is pinned.
 """
 
 import pytest
-from benchmarks.compare_simulation import World, missed, simulate
+
+from tools.benchmarks.compare_simulation import World, missed, simulate
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """How many rows a second CLIP-VG trains on, and how long it waits for them: full size, random weights, one process.
 
-    python tests/benchmarks/clipvg_training.py [--arch ViT-B-16-quickgelu] [--batch 64] [--steps 20] [--workers 8]
-    python tests/benchmarks/clipvg_training.py --tiny            # on a CPU, in seconds
+    python -m tools.benchmarks.clipvg_training [--arch ViT-B-16-quickgelu] [--batch 64] [--steps 20] [--workers 8]
+    python -m tools.benchmarks.clipvg_training --tiny            # on a CPU, in seconds
 
 The loop is the trainer's own: the paper's recipe, its augmentation in worker processes, every step an optimiser's step.
 Pictures have RefCOCO's sizes and its seven expressions each; their JPEGs lie in memory, and the workers decode them

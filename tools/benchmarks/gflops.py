@@ -1,6 +1,6 @@
 """What the full-size models cost: products counted while our own code runs them, for bench/doctor/costs.toml.
 
-    python tests/benchmarks/gflops.py >> counts.jsonl      # minutes on a CPU; nothing is downloaded
+    python -m tools.benchmarks.gflops >> counts.jsonl      # minutes on a CPU; nothing is downloaded
 
 Random weights and noise of 640 x 480: products do not depend on what the weights know. Each pipeline is shown one
 picture with one expression and the same picture with five; the difference is four expressions, the rest is the picture.

@@ -1,6 +1,6 @@
 """The pictures of docs/report.md, taken of the report of the repository's own runs in headless Chromium.
 
-    python tests/benchmarks/report_screenshots.py [--out docs] [--browser /usr/bin/chromium]
+    python -m tools.benchmarks.report_screenshots [--out docs] [--browser /usr/bin/chromium]
 
 Each stays below 300 kB.
 """

@@ -1,6 +1,6 @@
 """How much faster a pipeline is with scenes than asked one expression at a time, the same models, one process.
 
-    python tests/benchmarks/one_at_a_time.py [--pipeline yolo-clip] [--split shapes-val] [--pictures 100] [--batch 8]
+    python -m tools.benchmarks.one_at_a_time [--pipeline yolo-clip] [--split shapes-val] [--pictures 100] [--batch 8]
 
 The two ways take turns over the same pictures, decoded beforehand, so that a machine that slows down slows down both;
 "one at a time" asks with a batch of one scene with one expression and with the text cache emptied, as a loop over a

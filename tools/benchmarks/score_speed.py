@@ -1,6 +1,6 @@
 """How long and how much memory `bench score` takes for a split of RefCOCO val's size, as a process of its own.
 
-    python tests/benchmarks/score_speed.py
+    python -m tools.benchmarks.score_speed
 
 10,834 expressions on 1,500 pictures, 20 proposals each, 10,000 draws: boxes made elsewhere are imported, then a stored
 run is scored again. Target: under 2 s and under 300 MB for each, with torch not imported. Leaves with 1 when missed.

@@ -1,6 +1,6 @@
 """Random kills of a run, each then resumed to its end: how many end in the same metrics and predictions, to the byte.
 
-python tests/benchmarks/kills.py [--runs 20] [--kills 3] [--ranks 1]
+python -m tools.benchmarks.kills [--runs 20] [--kills 3] [--ranks 1]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-WORLD = Path(__file__).parents[1] / "fake_world.py"
+WORLD = Path(__file__).parents[2] / "tests" / "fake_world.py"
 DELAY = ["--pictures", "40", "--delay", "0.02"]
 
 

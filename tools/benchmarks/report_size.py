@@ -1,7 +1,7 @@
 """How large reports are and how quick: made of big made-up runs, and looked at in headless Chromium.
 
-    python tests/benchmarks/report_size.py [--pictures 1500] [--expressions 10834] [--pipelines 6] [--side 640]
-    python tests/benchmarks/report_size.py --pictures 300 --expressions 2000      # what has to stay under 25 MB
+    python -m tools.benchmarks.report_size [--pictures 1500] [--expressions 10834] [--pipelines 6] [--side 640]
+    python -m tools.benchmarks.report_size --pictures 300 --expressions 2000      # what has to stay under 25 MB
 
 Pictures are photographs as far as JPEG can tell: smooth shapes with noise on them. Nothing is fetched or kept.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from report_world import resolved
 

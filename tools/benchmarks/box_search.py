@@ -1,6 +1,6 @@
 """How much faster the best box is found on a 30 x 40 score map than by four nested loops, the same box.
 
-    python tests/benchmarks/box_search.py
+    python -m tools.benchmarks.box_search
 
 The loops are the plain ones over an integral image, kept in Python's own floats, which are several times faster to
 index than an array. Target: 100 times. Leaves with 1 when missed.

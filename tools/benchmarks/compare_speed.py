@@ -1,6 +1,6 @@
 """How long `bench compare` takes for two runs of RefCOCO val's size, and the ranks of 30 such runs.
 
-    python tests/benchmarks/compare_speed.py
+    python -m tools.benchmarks.compare_speed
 
 10,834 expressions on 1,500 pictures, six cuts of strata, 10,000 draws, one core. Targets: under 1 s for the statistics
 (reading the outcomes included), about a second for the rank ranges of 30 runs. The whole command is a process of its
@@ -22,10 +22,11 @@ from bench.comparison.comparison import compare
 from bench.comparison.ranks import rank_ranges
 from bench.grounding import Expression, Scene
 
-sys.path[:0] = [str(Path(__file__).parents[1])]
+sys.path[:0] = [str(Path(__file__).parents[2] / "tests")]
 
-from benchmarks.score_speed import EXPRESSIONS, PICTURES, PROGRAM  # noqa: E402
 from worlds_of_runs import make_run  # noqa: E402
+
+from tools.benchmarks.score_speed import EXPRESSIONS, PICTURES, PROGRAM  # noqa: E402
 
 DRAWS, RUNS, REPEATS = 10_000, 30, 3
 STATISTICS_S, RANKS_S = 1.0, 1.5

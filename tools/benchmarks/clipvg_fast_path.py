@@ -1,6 +1,6 @@
 """How much faster CLIP-VG's fast path is than its plain one: full size, random weights, the same boxes, one process.
 
-    python tests/benchmarks/clipvg_fast_path.py [--arch ViT-B/16] [--pictures 8] [--expressions 7] [--reads]
+    python -m tools.benchmarks.clipvg_fast_path [--arch ViT-B/16] [--pictures 8] [--expressions 7] [--reads]
 
 The two ways take turns over the same pictures, so that a machine that slows down slows down both. Texts are new in
 every batch and the cache of texts is emptied before it, so that nothing is kept from one batch to the next; with
@@ -26,7 +26,7 @@ import torch
 from bench.grounding import LoadedScene, PipelineContext, Query
 from clipvg.pipeline import ClipVGPipeline, clipvg
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 import plain_clipvg
 
 SIZES = ((640, 480), (480, 640), (640, 427), (500, 375))  # RefCOCO's commonest

@@ -1,6 +1,6 @@
 """Whether intervals and p-values of `bench compare` keep what they promise, on made-up data whose truth is known.
 
-    python tests/benchmarks/compare_simulation.py [--sets 2000] [--draws 2000]
+    python -m tools.benchmarks.compare_simulation [--sets 2000] [--draws 2000]
 
 Each data set has pictures with expressions, and two pipelines. An expression is hit when picture effect (shared by
 both), expression effect (shared), the pipeline's own effect on the picture and its own on the expression add up to more

@@ -1,6 +1,6 @@
 """The full-size architectures on a RefCOCO-shaped load, with random weights: what a GPU (or a CPU) can carry.
 
-    python tests/benchmarks/full_size.py [--pipelines yolo-clip,detr-clip,ssd-clip,mdetr,clipvg] [--device cuda]
+    python -m tools.benchmarks.full_size [--pipelines yolo-clip,detr-clip,ssd-clip,mdetr,clipvg] [--device cuda]
 
 Speed does not depend on what the weights know. They are made on the spot, in the published formats, so that the loading
 code is the real one: YOLO11x, DETR-R50, SSD300-VGG16, CLIP ViT-B/16, MDETR-R101, CLIP-VG B/16. The load is noise of
@@ -200,7 +200,7 @@ def mdetr(folder: Path) -> dict[str, object]:
 
 
 def clipvg(folder: Path) -> dict[str, object]:
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
     import plain_clipvg
 
     state = plain_clipvg.official_state(plain_clipvg.OFFICIAL["ViT-B/16"])

@@ -1,6 +1,6 @@
 """How long scoring pseudo-labels takes against an evaluation of as many expressions: tiny-clipvg on shapes.
 
-    python tests/benchmarks/label_scoring.py [--rows 10000] [--rounds 10]
+    python -m tools.benchmarks.label_scoring [--rows 10000] [--rounds 10]
 
 Labels are the truth of shapes-train, written as JSONL. Both ways do all that their verbs do: read the annotations, open
 the weights, ask, compare, and write down what came of it. They take turns, a slice of the pictures each round and the
