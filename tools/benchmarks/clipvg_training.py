@@ -23,20 +23,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench.trainable import TrainingJob
-from clipvg.training import beginning
-from clipvg.training.beginning import accelerator_for
-from clipvg.training.recipe import ClipVGRecipe
-from clipvg.training.stepping import precision
-from clipvg.training.trainer import Training
 from PIL import Image
 
+import clipvg.task
 from bench.datasets.pictures import decode
 from bench.evaluation.device import resolve_device
 from bench.evaluation.validation import on_split
 from bench.grounding import Expression, Picture, PipelineContext, Scene
+from bench.training.task import TrainingJob
+from bench.training.trainer import Trainer, launch
 from clipvg.frozen import FrozenClip
-from pipelines.clip.encoder import ClipOptions, empty_model
+from pipelines.clip.encoder import empty_model
 
 SIZES = ((640, 480), (480, 640), (640, 427), (500, 375))  # RefCOCO's commonest
 EXPRESSIONS = 7
@@ -107,17 +104,17 @@ def main() -> None:
         asked.batch, asked.reference_batch, asked.pictures = 8, 16, 16
         asked.steps, asked.workers = min(asked.steps, 4), min(asked.workers, 2)
     changes = {name: getattr(asked, name) for name in ("batch", "reference_batch", "workers", "recompute", "dtype")}
-    clip = ClipOptions(model=asked.arch, pretrained="random")
-    recipe = ClipVGRecipe.model_validate({"clip": clip, "network": network, "epochs": 10_000, **changes})
-    beginning.open_frozen = lambda options, _: FrozenClip(empty_model(options.model).eval(), options, "random", {})
+    clip = {"model": asked.arch, "pretrained": "random"}
+    table = {"clip": clip, "network": network, "epochs": 10_000, **changes}
+    clipvg.task.open_frozen = lambda options, _: FrozenClip(empty_model(options.model).eval(), options, "random", {})
     with tempfile.TemporaryDirectory() as folder:
-        training = prepared(recipe, asked, Path(folder))
+        training = prepared(table, asked, Path(folder))
         seconds = timed(training, asked.warm_up, asked.steps)
-    rows, gpu = asked.steps * training.pace.effective, training.device.type == "cuda"
+    rows, gpu = asked.steps * training.plan.effective, training.device.type == "cuda"
     kind = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
-    print(f"{asked.arch}, {precision(recipe, training.device)} on {kind}; {training.pace.said()}")
+    print(f"{asked.arch}, {training.config.precision(training.device.type)} on {kind}; {training.plan}")
     workers, form = min(asked.workers, os.cpu_count() or 1), "pixels" if asked.decoded else "JPEGs"
-    waiting = training.stopwatch.waited / seconds
+    waiting = training.timer.waited / seconds
     print(f"{workers} workers, pictures in RAM as {form}, {waiting:.1%} of the time waiting for them")
     print(f"{rows / seconds:,.1f} rows/s over {rows:,} rows in {seconds:.1f} s")
     peak = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -125,7 +122,7 @@ def main() -> None:
     print(f"peak {'GPU' if gpu else 'process'} memory {peak / 2**30:.2f} GiB; {trained:,} parameters are trained")
 
 
-def prepared(recipe: ClipVGRecipe, asked: argparse.Namespace, folder: Path) -> Training:
+def prepared(table: dict[str, Any], asked: argparse.Namespace, folder: Path) -> Trainer:
     scenes = made(asked.pictures)
     pictures = InMemory(scenes, asked.decoded)
     context = PipelineContext(
@@ -142,8 +139,9 @@ def prepared(recipe: ClipVGRecipe, asked: argparse.Namespace, folder: Path) -> T
         train_scenes=list,
     )
     validate = on_split(scenes[:1], pictures)
-    job = TrainingJob(scenes, pictures, scenes[:1], pictures, {}, None, folder, context, validate, fingerprint="-")
-    return Training(job, recipe, accelerator_for(job, recipe, folder), folder)
+    job = TrainingJob(scenes, pictures, scenes[:1], pictures, table, folder, context, validate, fingerprint="-")
+    task = clipvg.task.ClipVGTask(job)
+    return Trainer(task, launch(job, task.config, folder), folder)
 
 
 class NoClock:
@@ -151,14 +149,14 @@ class NoClock:
         return nullcontext()
 
 
-def timed(training: Training, warm_up: int, steps: int) -> float:
-    """The seconds of `steps` steps after a warm-up; the stopwatch has what of them was spent waiting for rows."""
+def timed(training: Trainer, warm_up: int, steps: int) -> float:
+    """Return the seconds of `steps` steps after a warm-up; the timer counts those spent waiting for rows."""
     began = 0.0
-    for number, passes in itertools.groupby(training._fed(), key=lambda fed: fed[0].step):
+    for number, batches in itertools.groupby(training._batches(), key=lambda drawn: drawn[0].step):
         if number == warm_up:
             synchronise(training.device)
-            training.stopwatch.waited, began = 0.0, time.perf_counter()
-        training.stepper.step(number, 0, 0, passes)
+            training.timer.waited, began = 0.0, time.perf_counter()
+        training.step.step(number, 0, batches)
         if number + 1 == warm_up + steps:
             break
     synchronise(training.device)

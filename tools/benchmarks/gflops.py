@@ -17,12 +17,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from full_size import PARTS, PROPOSALS, clip_file, load, yolo_clip
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.evaluation.opening import open_pipeline
 from bench.grounding import LoadedScene
 from bench.settings import load_settings
+from tools.benchmarks.full_size import PARTS, PROPOSALS, clip_file, load, yolo_clip
 
 
 def main() -> None:
