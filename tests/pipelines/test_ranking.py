@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
+from bench.datasets.split import Counts
 from bench.errors import SettingsError
 from bench.evaluation.beginning import blank_record
 from bench.grounding import LoadedScene, PipelineCard, Query
@@ -155,7 +156,7 @@ def test_every_option_is_part_of_the_run(context):
         name="shapes-val",
         fingerprint="f" * 64,
         partial=False,
-        counts=SimpleNamespace(expressions=1, refs=1, pictures=1),
+        counts=Counts(expressions=1, refs=1, pictures=1),
     )
     changes = (
         {},
