@@ -18,7 +18,7 @@ from bench.errors import SettingsError, WeightsError
 from bench.settings import parse_table
 from bench.training.config import TrainConfig
 from bench.training.feature_cache import ImageFeatureCache, TextFeatureCache
-from bench.training.task import ParameterGroup, TaskFactory, TrainingJob, TrainTask
+from bench.training.task import GrounderTask, ParameterGroup, TaskFactory, TrainingJob
 from clipvg.checkpoint import Opened, at_size, open_network, save_own
 from clipvg.frozen import FrozenClip, open_frozen, values_hash
 from clipvg.network import PAD, POSITIONS, ClipVG, ClipVGConfig, multi_level_features, text_features, up_to_longest
@@ -69,7 +69,7 @@ class ClipVGTraining(TrainConfig):
     recompute: bool = Field(False, description="the image tower's activations in the backward pass: less memory")
 
 
-class ClipVGTask(TrainTask):
+class ClipVGTask(GrounderTask):
     """A CLIP-VG in training. The text tower is frozen, so each text is encoded once."""
 
     Config: type[ClipVGTraining] = ClipVGTraining

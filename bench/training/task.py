@@ -144,20 +144,13 @@ class TrainTask(ABC):
     def save(self, path: Path) -> None:
         """Write the weights in training as a file that the pipeline opens; whole or not at all."""
 
-    def pipeline(self) -> Pipeline:
-        """Return the grounder made of the weights in training."""
-        raise NotImplementedError(f"{type(self).__name__} is no grounder: it has an `evaluate` of its own")
-
     def options(self, path: Path) -> dict[str, Any]:
         """Return the pipeline's options that open the weights file `path`."""
         return {"weights": str(path.resolve())}
 
+    @abstractmethod
     def evaluate(self, path: Path | None = None, **share: Any) -> dict[str, float]:
-        """Score the weights in training, or those of the file `path`, on the validation split."""
-        if path is None:
-            return self.job.validate(self.pipeline(), **share)
-        context = replace(self.job.context, options=self.options(path))
-        return self.job.validate(registry.pipeline_factory(context.name)(context), **share)
+        """Score the weights in training, or those of the file `path`, on the validation split; `metric` among them."""
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -168,6 +161,21 @@ class TrainTask(ABC):
     def notes(self) -> Mapping[str, Any]:
         """What the record should say besides (plain JSON)."""
         return {}
+
+
+class GrounderTask(TrainTask):
+    """The training of a whole grounder: its weights are validated by the harness's own evaluation."""
+
+    @abstractmethod
+    def pipeline(self) -> Pipeline:
+        """Return the grounder made of the weights in training."""
+
+    def evaluate(self, path: Path | None = None, **share: Any) -> dict[str, float]:
+        """Score the weights in training, or those of the file `path`, on the validation split."""
+        if path is None:
+            return self.job.validate(self.pipeline(), **share)
+        context = replace(self.job.context, options=self.options(path))
+        return self.job.validate(registry.pipeline_factory(context.name)(context), **share)
 
 
 class ExternalTraining(ABC):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bench.settings import parse_table
 from bench.training.config import Schedule, TrainConfig
-from bench.training.task import ParameterGroup, TaskFactory, TrainingJob, TrainTask
+from bench.training.task import GrounderTask, ParameterGroup, TaskFactory, TrainingJob
 from pipelines.mdetr import checkpoint
 from pipelines.mdetr.backbone import RESNETS
 from pipelines.mdetr.checkpoint import SIZES, Opened, open_network
@@ -64,7 +64,7 @@ class MdetrTraining(TrainConfig):
     loss: LossWeights = LossWeights()
 
 
-class MdetrTask(TrainTask):
+class MdetrTask(GrounderTask):
     """An MDETR in training. `network` is the Mdetr, `model` what is trained: the same, unless a subclass adds heads."""
 
     Config: type[MdetrTraining] = MdetrTraining
