@@ -12,6 +12,7 @@ import hashlib
 import random
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,31 @@ from bench.grounding import Expression, LoadedScene, Picture, PipelineCard, Pipe
 from bench.settings import EvaluationSettings, Resolved, RunSettings, Settings
 
 WIDTH, HEIGHT = 32, 24
+
+
+class NoClock:
+    """The stages of a pipeline, not timed."""
+
+    def stage(self, name):
+        return nullcontext()
+
+
+def make_context(folder, /, **changes):
+    """What a pipeline's factory is given on a CPU, offline."""
+    fields = {
+        "name": "clipvg",
+        "dataset": "shapes",
+        "options": {},
+        "folder": folder,
+        "home": folder / "home",
+        "device": "cpu",
+        "dtype": "float32",
+        "seed": 0,
+        "offline": True,
+        "clock": NoClock(),
+        "train_scenes": list,
+    }
+    return PipelineContext(**(fields | changes))
 
 
 @dataclass

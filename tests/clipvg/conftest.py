@@ -1,15 +1,14 @@
 """A small CLIP-VG, filled by the plain reference's formula, as a network and as the official table it came from."""
 
-from contextlib import nullcontext
 from functools import cache
 
 import open_clip
 import plain_clipvg
 import pytest
 import torch
+from fake_world import make_context
 from training_world import PICTURES, SCENES, VALIDATION, make_job, pictures, scenes  # noqa: F401 - fixtures
 
-from bench.grounding import PipelineContext
 from clipvg.export import NAMES
 from clipvg.network import OFFICIAL, ClipVG, ClipVGConfig
 from clipvg.rows import Rows
@@ -87,32 +86,12 @@ def small_batch():
     return pixels, masked.flatten(1), ids
 
 
-class NoClock:
-    def stage(self, name):
-        return nullcontext()
-
-
 @pytest.fixture
 def context(tmp_path):
-    """context(**changes): what the factory of clipvg is given on a CPU, offline."""
-
-    def make(options=None, **changes):
-        fields = {
-            "name": "clipvg",
-            "dataset": "refcoco",
-            "options": options or {},
-            "folder": tmp_path,
-            "home": tmp_path / "home",
-            "device": "cpu",
-            "dtype": "float32",
-            "seed": 0,
-            "offline": True,
-            "clock": NoClock(),
-            "train_scenes": list,
-        }
-        return PipelineContext(**(fields | changes))
-
-    return make
+    """context(options, **changes): what the factory of clipvg is given."""
+    return lambda options=None, **changes: make_context(
+        tmp_path, **{"dataset": "refcoco", "options": options or {}, **changes}
+    )
 
 
 @pytest.fixture

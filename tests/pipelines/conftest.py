@@ -1,18 +1,12 @@
 """A context for building pipelines by hand, and a few scenes of the embedded data."""
 
-from contextlib import nullcontext
-
 import pytest
+from fake_world import make_context
 
 from bench.datasets.shapes import ShapesPictures, make_scene
-from bench.grounding import LoadedScene, PipelineContext
+from bench.grounding import LoadedScene
 from bench.settings import PROJECT, load_settings
 from bench.training.task import TrainingJob
-
-
-class NoClock:
-    def stage(self, name):
-        return nullcontext()
 
 
 @pytest.fixture
@@ -20,21 +14,10 @@ def context(tmp_path):
     """context(name, dataset="shapes", **changes): what `name`'s factory is given on a CPU, offline."""
 
     def make(name="yolo-clip", dataset="shapes", options=None, **changes):
-        resolved = load_settings()
-        fields = {
-            "name": name,
-            "dataset": dataset,
-            "options": resolved.options(name, dataset) if options is None else options,
-            "folder": PROJECT,
-            "home": tmp_path / "home",
-            "device": "cpu",
-            "dtype": "float32",
-            "seed": 0,
-            "offline": True,
-            "clock": NoClock(),
-            "train_scenes": lambda: [make_scene(2026, "train", i) for i in range(60)],
-        }
-        return PipelineContext(**(fields | changes))
+        options = load_settings().options(name, dataset) if options is None else options
+        fields = {"name": name, "dataset": dataset, "options": options, "folder": PROJECT, "home": tmp_path / "home"}
+        scenes = {"train_scenes": lambda: [make_scene(2026, "train", i) for i in range(60)]}
+        return make_context(tmp_path, **{**fields, **scenes, **changes})
 
     return make
 

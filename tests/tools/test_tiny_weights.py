@@ -1,17 +1,15 @@
 """Making the small weights: every part runs on a few scenes and opens, and its own trainings hold what all do."""
 
-from contextlib import nullcontext
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
+from fake_world import make_context
 from training_world import check_one_process, stopped_and_resumed
 
 from bench.datasets.shapes import SCENES, ShapesPictures, make_scene
 from bench.errors import DataError, SettingsError
 from bench.evaluation.validation import on_split
-from bench.grounding import PipelineContext
 from bench.settings import PROJECT
 from bench.training.step import OptimisationStep
 from bench.training.task import TrainingJob
@@ -32,8 +30,7 @@ NETWORK = {"taps": [0], "image_size": 120, "hidden": 32, "heads": 2, "feedforwar
 
 @pytest.fixture
 def context(tmp_path):
-    clock = SimpleNamespace(stage=lambda name: nullcontext())
-    return PipelineContext("clipvg", "shapes", {}, PROJECT, tmp_path, "cpu", "float32", 0, True, clock, list)
+    return make_context(PROJECT, home=tmp_path)
 
 
 @pytest.fixture(autouse=True)
