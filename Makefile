@@ -6,7 +6,7 @@ VENV := .venv
 BENCH := $(VENV)/bin/bench
 PIPELINES := yolo-clip,detr-clip,ssd-clip,reclip,mdetr,clipvg
 SLOW := seg-clip,clip-pooling
-BASELINES := label-clip,label-only,largest-proposal,random-proposal,fixed-box,centre-box,whole-picture
+BASELINES := label-clip,label-only,largest-proposal,random-proposal,fixed-box,centre-box,whole-image
 
 .PHONY: demo results test check lock clean
 

@@ -1,4 +1,4 @@
-"""One evaluation for visual grounding: a picture and a referring expression in, one box out.
+"""One evaluation for visual grounding: an image and a referring expression in, one box out.
 
     from bench import evaluate, load_pipeline, load_split
 

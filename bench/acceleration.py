@@ -1,6 +1,6 @@
 """What was asked for to make networks faster, handed to every pipeline, and whether the pipeline took it.
 
-`--compile` has each network go through torch.compile, `--channels-last` lays pictures and convolutions out with their
+`--compile` has each network go through torch.compile, `--channels-last` lays images and convolutions out with their
 channels together. A pipeline calls `context.acceleration.apply(network, parts)` on each of its networks once they are
 built, on their device and in their precision, and puts what it returns on its card (`accelerated`). `refuse_untaken`
 refuses by name what was asked for and is not there, so that no record claims an acceleration that did not happen.
@@ -42,7 +42,7 @@ class Acceleration:
         if self.channels_last:
             import torch
 
-            formats = {4: torch.channels_last, 5: torch.channels_last_3d}  # kernels of pictures, and of films
+            formats = {4: torch.channels_last, 5: torch.channels_last_3d}  # kernels of images, and of films
             for parameter in network.parameters():
                 if parameter.dim() in formats:
                     parameter.data = parameter.data.contiguous(memory_format=formats[parameter.dim()])

@@ -2,7 +2,7 @@
 
     load_split ──► Split ────────────┐
     load_pipeline ──► OpenPipeline ──┴──► evaluate ──► Evaluation      in memory, or a run under results/
-                           └──► (picture, text) ──► Single: a box
+                           └──► (image, text) ──► Single: a box
 
 They do what the commands do, by the same code, so a number is the same number. Any object that keeps the protocol of
 bench.grounding can stand where an OpenPipeline stands, registered or not.
@@ -34,7 +34,7 @@ from bench.runs.store import stored_rows
 from bench.settings import load_settings
 
 if TYPE_CHECKING:
-    from bench.evaluation.opening import PictureLike
+    from bench.evaluation.opening import ImageLike
 
 __all__ = ["Evaluation", "OpenPipeline", "evaluate", "load_pipeline", "load_split", "predict"]
 
@@ -44,11 +44,11 @@ log = logging.getLogger("bench.evaluate")
 def load_split(name: str | Path, limit: int | None = None, config: str | Path | None = None) -> Split:
     """Load the split called `name` ("shapes-val", "refcoco-testA"), or a JSONL of your own.
 
-    `limit` keeps the first pictures and marks the split partial. Raises UnknownName with the nearest names, DataError
+    `limit` keeps the first images and marks the split partial. Raises UnknownName with the nearest names, DataError
     with the command that prepares it.
     """
     if limit is not None and limit < 1:
-        raise UsageError(f"limit={limit}: at least one picture is needed")
+        raise UsageError(f"limit={limit}: at least one image is needed")
     own = str(name).endswith(".jsonl") and not str(name).startswith(FILE)
     split = split_called(f"{FILE}{name}" if own else str(name), load_settings(config))
     return split if limit is None else split.limited(limit)
@@ -69,7 +69,7 @@ def load_pipeline(
 ) -> OpenPipeline:
     """Build the pipeline called `name` with bench.toml's weights and options for the split or data set `on`.
 
-    Without `on` these are the ones for pictures of your own. `weights` and `options` win over bench.toml; a nested
+    Without `on` these are the ones for images of your own. `weights` and `options` win over bench.toml; a nested
     table is a dict: `ranker={"relations": "rules"}`. Raises UnknownName, SettingsError, WeightsError, DeviceError,
     MissingPackage.
     """
@@ -80,17 +80,17 @@ def load_pipeline(
 
 @overload
 def predict(  # type: ignore[overload-overlap]
-    pipeline: str | Pipeline, picture: PictureLike, text: str
+    pipeline: str | Pipeline, image: ImageLike, text: str
 ) -> Single: ...
 @overload
-def predict(pipeline: str | Pipeline, picture: PictureLike, text: Sequence[str]) -> list[Single]: ...
-def predict(pipeline: str | Pipeline, picture: PictureLike, text: str | Sequence[str]) -> Single | list[Single]:
-    """Ground one expression in one picture; `pipeline` is a name, an OpenPipeline or an object of your own.
+def predict(pipeline: str | Pipeline, image: ImageLike, text: Sequence[str]) -> list[Single]: ...
+def predict(pipeline: str | Pipeline, image: ImageLike, text: str | Sequence[str]) -> Single | list[Single]:
+    """Ground one expression in one image; `pipeline` is a name, an OpenPipeline or an object of your own.
 
-    The picture is a file, a PIL image or RGB uint8 (H, W, 3). One text gives one answer, several a list in their order.
-    Raises PictureError, UsageError, and BenchError for answers that do not fit the queries.
+    The image is a file, a PIL image or RGB uint8 (H, W, 3). One text gives one answer, several a list in their order.
+    Raises ImageError, UsageError, and BenchError for answers that do not fit the queries.
     """
-    return one.predict(load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline, picture, text)
+    return one.predict(load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline, image, text)
 
 
 def evaluate(
@@ -114,7 +114,7 @@ def evaluate(
     if how and not isinstance(pipeline, str):
         raise UsageError(f"{', '.join(how)}: such options are for load_pipeline; this pipeline is built already")
     if batch_size is not None and batch_size < 1:
-        raise UsageError(f"batch_size={batch_size}: at least one picture is needed")
+        raise UsageError(f"batch_size={batch_size}: at least one image is needed")
     data = split if isinstance(split, Split) else load_split(split, config=config)
     opened = load_pipeline(pipeline, data, config=config, **how) if isinstance(pipeline, str) else pipeline
     if not isinstance(opened, OpenPipeline):
@@ -126,7 +126,7 @@ def evaluate(
     if results is None:
         find_protocol(protocol)  # an unknown name is refused before the work
         with progress(f"{opened.name} on {data.name}", len(data.scenes)) as advance:
-            _, rows = gathered(opened, data.scenes, data.pictures, run, data.name, log, advance=advance)
+            _, rows = gathered(opened, data.scenes, data.images, run, data.name, log, advance=advance)
     else:
         changed = settings.model_copy(update={"run": run, "results": str(results)})
         resolved = replace(opened.resolved, settings=changed)

@@ -38,7 +38,7 @@ def box_xyxy_to_cxcywh(boxes: ArrayLike) -> Float:
 
 
 def clip_xyxy(boxes: ArrayLike, widths: ArrayLike, heights: ArrayLike) -> Float:
-    """(..., 4) xyxy clipped to pictures of the given size in pixels; NaN stays NaN."""
+    """(..., 4) xyxy clipped to images of the given size in pixels; NaN stays NaN."""
     b = np.asarray(boxes, np.float64)
     w, h = np.asarray(widths, np.float64)[..., None], np.asarray(heights, np.float64)[..., None]
     limit = np.concatenate([w, h, w, h], axis=-1)

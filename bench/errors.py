@@ -6,7 +6,7 @@ BenchError                exit code
 │   └── SettingsError         2      bench.toml or a flag that overrides it
 ├── DataError                 2      an annotation, index or prediction file that is not what it should be
 │   └── UnsafePickle          2      a pickle that asks for more than plain containers
-├── PictureError              2      a picture that cannot be read (inside a run it is counted, not raised)
+├── ImageError              2      an image that cannot be read (inside a run it is counted, not raised)
 ├── WeightsError              2      a checkpoint that is missing, broken or of another architecture
 ├── MissingPackage            2      an optional package that a verb needs
 ├── DeviceError               2      a device that was asked for and is not there
@@ -62,8 +62,8 @@ class UnsafePickle(DataError):
     """A pickle that asks for more than plain containers; nothing in it was executed."""
 
 
-class PictureError(BenchError):
-    """A picture that is missing, empty, truncated or not a picture."""
+class ImageError(BenchError):
+    """An image that is missing, empty, truncated or not an image."""
 
 
 class WeightsError(BenchError):

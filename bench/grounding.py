@@ -20,7 +20,7 @@ from bench.acceleration import Acceleration
 from bench.errors import DataError, UsageError
 
 Box = tuple[float, float, float, float]
-Picture = NDArray[np.uint8]  # RGB (H, W, 3)
+ImageArray = NDArray[np.uint8]  # RGB (H, W, 3)
 Boxes = NDArray[np.float64]  # xyxy pixels (N, 4)
 SawTestImages = Literal["yes", "no", "unknown"]
 Supervision = Literal["none", "zero-shot", "pseudo", "mixed", "full", "unknown"]
@@ -62,7 +62,7 @@ class Expression:
         return Query(self.id, self.text, self.caption)
 
     def touches(self, width: int, height: int) -> bool:
-        """Whether any of the box lies in a picture of that size."""
+        """Whether any of the box lies in an image of that size."""
         x1, y1, x2, y2 = self.box
         return x2 > 0 and y2 > 0 and x1 < width and y1 < height
 
@@ -80,7 +80,7 @@ class SceneObject(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One picture and every expression about it. `width`/`height` are the annotated size (None where not annotated).
+    """One image and every expression about it. `width`/`height` are the annotated size (None where not annotated).
 
     `objects` are all objects of the image, where the data set annotates them; no pipeline is given them.
     """
@@ -104,7 +104,7 @@ def check_box_touches(scene: Scene, expression: Expression, width: int, height: 
         x1, y1, x2, y2 = expression.box
         raise DataError(
             f"{where or f'{scene.file}, expression {expression.id}'}: the box {x1:g}, {y1:g}, {x2:g}, {y2:g} (left, "
-            f"top, right, bottom) lies outside the picture {scene.file} of {width} x {height} pixels; correct or drop "
+            f"top, right, bottom) lies outside the image {scene.file} of {width} x {height} pixels; correct or drop "
             "the row"
         )
 
@@ -120,10 +120,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class LoadedScene:
-    """What a pipeline is shown: the picture, RGB uint8 (H, W, 3), and the queries about it."""
+    """What a pipeline is shown: the image, RGB uint8 (H, W, 3), and the queries about it."""
 
     id: str
-    picture: Picture
+    image: ImageArray
     queries: tuple[Query, ...]
 
 
@@ -253,11 +253,11 @@ class Caching(Protocol):
 PipelineFactory = Callable[[PipelineContext], Pipeline]  # the first thing that an entry point names
 
 
-class PictureSource(Protocol):
-    """Where the pictures of a split lie. `load` is called from several threads at once."""
+class ImageSource(Protocol):
+    """Where the images of a split lie. `load` is called from several threads at once."""
 
-    def load(self, scene: Scene) -> Picture:
-        """The scene's picture, RGB uint8 (H, W, 3). Raises PictureError when it cannot be read."""
+    def load(self, scene: Scene) -> ImageArray:
+        """The scene's image, RGB uint8 (H, W, 3). Raises ImageError when it cannot be read."""
         ...
 
     def missing(self, scenes: Sequence[Scene]) -> list[str]:

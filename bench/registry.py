@@ -17,6 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.errors import BenchError, MissingPackage, UnknownName
+from bench.old_names import PIPELINES as PIPELINE_NAMES
 
 if TYPE_CHECKING:
     from bench.datasets.split import Dataset
@@ -57,7 +58,7 @@ def origin(kind: str, name: str) -> str:
 
 
 def _entry(group: str, name: str, kind: str) -> EntryPoint:
-    known = _entries(group)
+    known, name = _entries(group), PIPELINE_NAMES.get(name, name)
     if name not in known:
         raise UnknownName(kind, name, known, hint="`bench list pipelines` shows them" if group == PIPELINES else "")
     return known[name]

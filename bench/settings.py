@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import SettingsError, nearest
+from bench.old_names import current
 
 WEIGHTS = frozenset({"weights", "pretrained", "checkpoint"})  # keys of bench.toml that name weights
 PROJECT = Path(__file__).resolve().parent.parent
@@ -43,7 +44,7 @@ class DataSettings(Table):
     """[data]: where things lie. Relative paths start at the file that names them."""
 
     home: str = Field("", description="prepared data and weights; BENCH_HOME wins; empty = the platform's folder")
-    pictures: Mapping[str, str] = Field(default_factory=dict, description="data set, `coco` or `file` -> its pictures")
+    images: Mapping[str, str] = Field(default_factory=dict, description="data set, `coco` or `file` -> its images")
     shapes: ShapesSettings = ShapesSettings()
 
 
@@ -55,11 +56,11 @@ class RunSettings(Table):
         "auto", description="auto = float32 on CPU, bfloat16 on CUDA"
     )
     batch_size: int = Field(8, ge=1, description="scenes in a batch")
-    decode_threads: int = Field(4, ge=1, description="threads that decode pictures ahead")
+    decode_threads: int = Field(4, ge=1, description="threads that decode images ahead")
     seed: int = Field(0, ge=0)
     deterministic: bool = False
     compile: bool = Field(False, description="networks go through torch.compile")
-    channels_last: bool = Field(False, description="convolutions keep a picture's channels together in memory")
+    channels_last: bool = Field(False, description="convolutions keep an image's channels together in memory")
     offline: bool = False
     rank_timeout_s: float = Field(600, gt=0, description="how long rank 0 waits for a silent rank")
 
@@ -67,7 +68,7 @@ class RunSettings(Table):
 class EvaluationSettings(Table):
     """[evaluation]: statistics of a score."""
 
-    draws: int = Field(10_000, ge=100, description="bootstrap draws over pictures")
+    draws: int = Field(10_000, ge=100, description="bootstrap draws over images")
     seed: int = Field(0, ge=0)
     confidence: float = Field(0.95, gt=0.5, lt=1)
 
@@ -244,7 +245,7 @@ def _user_file(config: Path | None) -> Path | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return current(tomllib.loads(path.read_text(encoding="utf-8")))  # type: ignore[no-any-return]
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path}: {error}") from None
 
@@ -284,7 +285,7 @@ def assignments(pairs: Sequence[str]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             parsed = value
         flat[".".join(part.strip() for part in key.split("."))] = parsed
-    return _nested(flat)
+    return current(_nested(flat))  # type: ignore[no-any-return]
 
 
 def flattened(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -118,7 +118,7 @@ class ClipVG(nn.Module):
 
         `masked` (B, P) and `padding` (B, L) are True where a patch or a text token is ignored.
         """
-        slots = torch.cat([self.word_slots(text_tokens.shape[1]), self.picture_slots()])
+        slots = torch.cat([self.word_slots(text_tokens.shape[1]), self.image_slots()])
         keep = torch.zeros(len(image_tokens), 1, dtype=torch.bool, device=image_tokens.device)
         ignored = torch.cat([keep, padding, keep, masked], dim=1)
         tokens = torch.cat([text_tokens, image_tokens], dim=1)
@@ -145,7 +145,7 @@ class ClipVG(nn.Module):
         """List the slots of [REG] and of the first `length` text tokens, (1 + length,)."""
         return torch.arange(1 + length, device=self.reg_token.weight.device)
 
-    def picture_slots(self) -> Tensor:
+    def image_slots(self) -> Tensor:
         """List the slots of the class token and the patches, (1 + P,)."""
         first = 1 + self.context
         return torch.arange(first, first + 1 + self.side**2, device=self.reg_token.weight.device)

@@ -39,7 +39,7 @@ class ClipVGOptions(Table):
     image_size: int = Field(0, ge=0, description="side of the canvas; 0 = as the weights were trained")
     clip: ClipOptions | None = Field(None, description="the CLIP of weights that do not bring it; none = as they say")
     fast: bool = Field(True, description="leave out what does not change the answer")
-    pictures: int = Field(0, ge=0, description="in a pass of the image tower; 0 = 64 on a GPU, 4 on a CPU")
+    images: int = Field(0, ge=0, description="in a pass of the image tower; 0 = 64 on a GPU, 4 on a CPU")
     texts: int = Field(0, ge=0, description="in a pass of the transformer; 0 = 512 on a GPU, 16 on a CPU")
     letterbox_threads: int = Field(4, ge=1)
     card: CardOptions = CardOptions()
@@ -67,7 +67,7 @@ class ClipVGPipeline:
             self._encode_images,
             self._encode_texts,
             self._fuse,
-            images=options.pictures or (64 if gpu else 4),
+            images=options.images or (64 if gpu else 4),
             texts=options.texts or (512 if gpu else 16),
         )
         self.tokenizer = open_clip.get_tokenizer(self.network.config.clip)
@@ -92,13 +92,13 @@ class ClipVGPipeline:
         if not pairs:
             return []
         with self.clock.stage("letterbox"):
-            canvases = list(self.pool.map(lambda s: letterboxed(s.picture, self.size, self.style), batch))
+            canvases = list(self.pool.map(lambda s: letterboxed(s.image, self.size, self.style), batch))
         found = self.engine.ground(canvases, pairs) if self.fast else self._plain(canvases, pairs)
         boxes = found.double().cpu().numpy()  # the one wait for a GPU
         owners = np.array([index for index, _ in pairs])
         corners = np.empty_like(boxes)
         for index, canvas in enumerate(canvases):
-            corners[owners == index] = canvas.to_picture(boxes[owners == index])
+            corners[owners == index] = canvas.to_image(boxes[owners == index])
         queries = [query for scene in batch for query in scene.queries]
         return [
             Prediction(query.id, tuple(box), note=cut_note(self.tokenizer, query.text, self.network.context))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.errors import DataError
-from bench.grounding import Box, Expression, Picture, Scene, check_box_touches
+from bench.grounding import Box, Expression, ImageArray, Scene, check_box_touches
 from bench.training.feature_cache import ImageFeatureCache
 from bench.training.task import Batch, TrainingJob
 from pipelines.augmentation import Augment, augmented
@@ -54,7 +54,7 @@ class Rows:
     """Every expression of a job's scenes. `augment` None draws each row as in evaluation."""
 
     def __init__(self, job: TrainingJob, size: int, style: Style, augment: Augment | None) -> None:
-        self.scenes, self.pictures, self.seed = job.scenes, job.pictures, job.context.seed
+        self.scenes, self.images, self.seed = job.scenes, job.images, job.context.seed
         self.size, self.style, self.augment, self.dataset = size, style, augment, job.context.dataset
         self.places = [(s, e) for s, scene in enumerate(self.scenes) for e in range(len(scene.expressions))]
         if not self.places:
@@ -72,29 +72,29 @@ class Rows:
         """Return the expression's id."""
         return self.expression(index)[1].id
 
-    def load(self, scene: Scene) -> Picture:
-        """Return the scene's image. Raises PictureError, and DataError for a box that misses it."""
-        picture = self.pictures.load(scene)
-        height, width = picture.shape[:2]
+    def load(self, scene: Scene) -> ImageArray:
+        """Return the scene's image. Raises ImageError, and DataError for a box that misses it."""
+        image = self.images.load(scene)
+        height, width = image.shape[:2]
         for expression in scene.expressions:
             check_box_touches(scene, expression, width, height)
-        return picture
+        return image
 
     def target(self, canvas: Canvas, expression: Expression) -> NDArray[np.float64]:
         """Return (4,) cxcywh in 0..1 of a canvas that shows the whole image."""
         return canvas.to_canvas(self._box(expression))
 
     def sample(self, epoch: int, index: int) -> Row:
-        """Return the row as that epoch shows it. Raises PictureError, DataError."""
+        """Return the row as that epoch shows it. Raises ImageError, DataError."""
         scene, expression = self.expression(index)
-        picture = self.load(scene)
+        image = self.load(scene)
         if self.augment is None:
-            canvas = letterboxed(picture, self.size, self.style)
+            canvas = letterboxed(image, self.size, self.style)
             return Row(canvas, self.target(canvas, expression), expression.text)
         generator = np.random.default_rng([self.seed, epoch, index])
         box, text = self._box(expression), expression.text
         try:
-            return Row(*augmented(picture, box, text, self.size, self.augment, self.style, generator))
+            return Row(*augmented(image, box, text, self.size, self.augment, self.style, generator))
         except DataError as error:
             raise DataError(f"{scene.file}, expression {expression.id}: {error}") from None
 

@@ -21,7 +21,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from bench.boxes import box_area_xyxy, box_xyxy_to_cxcywh, clip_xyxy
 from bench.errors import DataError, SettingsError
-from bench.grounding import Box, Picture
+from bench.grounding import Box, ImageArray
 from bench.settings import Table
 from pipelines.canvas import Canvas, Style, long_side_to, pasted
 
@@ -29,7 +29,7 @@ Float = NDArray[np.float64]
 
 OFFICIAL_TRIES = 20
 OFFICIAL_POSITIONS = ("left", "right", "top", "bottom", "middle")  # looked for inside words: "bright" is one
-# Words measured against the picture's frame, or counted from an end that a crop may take away. Relations (next to,
+# Words measured against the image's frame, or counted from an end that a crop may take away. Relations (next to,
 # behind) and superlatives of depth (nearest) stay true in every window that holds the referent.
 POSITION_WORDS = """
     left right top bottom middle center centre central upper lower mid leftmost rightmost topmost bottommost uppermost
@@ -41,7 +41,7 @@ POSITIONS, UNMIRRORED = frozenset(POSITION_WORDS.split()), frozenset(UNMIRRORED_
 WORD = re.compile(r"o'?clock|\w+")
 MIRRORED = re.compile(r"\b(left|right)(?=(?:most|hand|handed|side|wards?|er)?\b)", re.IGNORECASE)
 BLUR_RADII = (0.1, 2.0)
-# Above this a picture is not enlarged whole for a window's sake: 600 x 1 pixels would become 240,000 x 400.
+# Above this an image is not enlarged whole for a window's sake: 600 x 1 pixels would become 240,000 x 400.
 MOST_PIXELS = 1 << 24
 
 
@@ -66,9 +66,9 @@ class Augment(Table):
         return self
 
     def long_sides(self, size: int) -> tuple[int, ...]:
-        """The long sides that a picture may have on a canvas of `size` pixels. Raises SettingsError.
+        """The long sides that an image may have on a canvas of `size` pixels. Raises SettingsError.
 
-        The official ones go down to 32 of 224 pixels, two patches, which no picture at test time ever has. Those of
+        The official ones go down to 32 of 224 pixels, two patches, which no image at test time ever has. Those of
         the safe crop stop at 5/8 of the canvas: a referent keeps 0.4 of the patches it will have at test time.
         """
         if self.scales:
@@ -85,7 +85,7 @@ class Augment(Table):
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """An image on its way to the canvas: `box` xyxy in its pixels, `ratio` its pixels for one of the picture's."""
+    """An image on its way to the canvas: `box` xyxy in its pixels, `ratio` its pixels for one of the image's."""
 
     image: Image.Image
     box: Float
@@ -93,20 +93,20 @@ class _View:
 
 
 def augmented(
-    picture: Picture, box: Box, text: str, size: int, options: Augment, style: Style, dice: np.random.Generator
+    image: ImageArray, box: Box, text: str, size: int, options: Augment, style: Style, dice: np.random.Generator
 ) -> tuple[Canvas, Float, str]:
     """One training sample: (H, W, 3) and its box, xyxy pixels -> canvas, (4,) cxcywh in 0..1 of it, text.
 
-    The text is another only when the picture was flipped. Where a window was cut, the canvas's picture is that window:
-    `to_picture` counts from the window's corner, in pixels of the whole picture. Style `clean` and the safe crop clip
-    the box to the picture and raise DataError when nothing is left; otherwise a box is taken as it is and may come
+    The text is another only when the image was flipped. Where a window was cut, the canvas's image is that window:
+    `to_image` counts from the window's corner, in pixels of the whole image. Style `clean` and the safe crop clip
+    the box to the image and raise DataError when nothing is left; otherwise a box is taken as it is and may come
     back with no area, or not finite. Raises SettingsError for `scales` that the canvas cannot hold.
     """
     sides = options.long_sides(size)
     corners = np.asarray(box, np.float64)
     if style == "clean" or options.crop == "safe":
-        corners = _inside(corners, picture)
-    view = _View(Image.fromarray(picture), corners, (1.0, 1.0))
+        corners = _inside(corners, image)
+    view = _View(Image.fromarray(image), corners, (1.0, 1.0))
     if options.crop != "off" and not has_position(text, options.crop) and dice.random() < options.crop_share:
         official = options.crop == "official"
         view = _official_crop(view, options, style, dice) if official else _safe_crop(view, options, dice)
@@ -121,14 +121,14 @@ def augmented(
 
 
 def has_position(text: str, crop: Literal["official", "safe"]) -> bool:
-    """Whether the text says where in the picture the referent is, so that a crop could make it wrong."""
+    """Whether the text says where in the image the referent is, so that a crop could make it wrong."""
     if crop == "official":
         return any(word in text.lower() for word in OFFICIAL_POSITIONS)
     return not POSITIONS.isdisjoint(WORD.findall(text.casefold()))
 
 
 def mirrored(text: str) -> str:
-    """The text about the mirrored picture: left and right change places, as words and in their case."""
+    """The text about the mirrored image: left and right change places, as words and in their case."""
 
     def other(match: re.Match[str]) -> str:
         side = match[1]
@@ -138,12 +138,12 @@ def mirrored(text: str) -> str:
     return MIRRORED.sub(other, text)
 
 
-def _inside(box: Float, picture: Picture) -> Float:
-    height, width = picture.shape[:2]
+def _inside(box: Float, image: ImageArray) -> Float:
+    height, width = image.shape[:2]
     clipped = clip_xyxy(box, width, height)
     if not box_area_xyxy(clipped) > 0:
         raise DataError(
-            f"box {box.tolist()} (left, top, right, bottom) has nothing inside its picture of {width} x {height} "
+            f"box {box.tolist()} (left, top, right, bottom) has nothing inside its image of {width} x {height} "
             "pixels: there is nothing to train on; mend the row or leave it out"
         )
     return clipped
@@ -173,7 +173,7 @@ def _official_crop(view: _View, options: Augment, style: Style, dice: np.random.
 def _official_window(
     box: Float, width: int, height: int, sides: tuple[int, int], dice: np.random.Generator
 ) -> tuple[int, int, int, int] | None:
-    """left, top, right, bottom of a window; None when no try passed, and then the picture stays whole."""
+    """left, top, right, bottom of a window; None when no try passed, and then the image stays whole."""
     least, most = sides
     x, y = (box[:2] + box[2:]) / 2
     for _ in range(OFFICIAL_TRIES):
@@ -185,9 +185,9 @@ def _official_window(
 
 
 def _safe_crop(view: _View, options: Augment, dice: np.random.Generator) -> _View:
-    """A window as large a part of the picture as an official one, any of those that hold the box; grown if none does.
+    """A window as large a part of the image as an official one, any of those that hold the box; grown if none does.
 
-    It is cut from the picture itself: enlarging first would cost time and sharpness for nothing.
+    It is cut from the image itself: enlarging first would cost time and sharpness for nothing.
     """
     image = view.image
     ratio = options.short_sides[dice.integers(len(options.short_sides))] / min(image.size)

@@ -1,7 +1,7 @@
 """Baselines: what a score must beat to mean anything.
 
-Language-blind: the whole picture, the centre box, the best fixed box of the train split, the largest proposal, a random
-proposal. Picture-blind but for labels: the proposal whose class name stands in the expression.
+Language-blind: the whole image, the centre box, the best fixed box of the train split, the largest proposal, a random
+proposal. Image-blind but for labels: the proposal whose class name stands in the expression.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Choice = Callable[[LoadedScene, Query, Proposals], int]  # -> index of a proposa
 
 
 class Placed:
-    """Answers every query of a scene with one box that only the picture's size decides."""
+    """Answers every query of a scene with one box that only the image's size decides."""
 
     def __init__(self, card: PipelineCard, rule: Rule) -> None:
         self.card, self._rule = card, rule
@@ -81,10 +81,10 @@ class ProposalOptions(Table):
     card: CardOptions = CardOptions()
 
 
-def whole_picture(context: PipelineContext) -> Placed:
-    """whole-picture: the picture's own edges."""
+def whole_image(context: PipelineContext) -> Placed:
+    """whole-image: the image's own edges."""
     parse_table(Table, context.options, f"bench.toml [pipelines.{context.name}]")
-    return Placed(_card(context, "the whole picture, whatever is asked"), lambda s: _relative(s, (0, 0, 1, 1)))
+    return Placed(_card(context, "the whole image, whatever is asked"), lambda s: _relative(s, (0, 0, 1, 1)))
 
 
 def centre_box(context: PipelineContext) -> Placed:
@@ -95,7 +95,7 @@ def centre_box(context: PipelineContext) -> Placed:
 
 
 def fixed_box(context: PipelineContext) -> Placed:
-    """fixed-box: the box, in shares of the picture's sides, that would score best on the train split."""
+    """fixed-box: the box, in shares of the image's sides, that would score best on the train split."""
     options = parse_table(FixedOptions, context.options, f"bench.toml [pipelines.{context.name}]")
     shares = [
         np.asarray(e.box) / [scene.width, scene.height, scene.width, scene.height]
@@ -160,14 +160,14 @@ def _chosen(context: PipelineContext, summary: str, choice: Choice) -> Chosen:
     where = f"bench.toml [pipelines.{context.name}]"
     options = parse_table(ProposalOptions, context.options, where)
     table = options.proposer | ({"weights": options.weights} if options.weights else {})
-    table = {"whole_picture": False} | table  # a candidate of rankers; the largest proposal would always be it
+    table = {"whole_image": False} | table  # a candidate of rankers; the largest proposal would always be it
     proposer = open_proposer(table, f"{where}.proposer", context)
     card = make_parts_card(context, options.card, summary, "", {"proposer": proposer}, proposals=proposer.annotated)
     return Chosen(card, proposer, choice, context)
 
 
 def _relative(scene: LoadedScene, shares: Sequence[float]) -> Box:
-    height, width = scene.picture.shape[:2]
+    height, width = scene.image.shape[:2]
     x1, y1, x2, y2 = shares
     return (x1 * width, y1 * height, x2 * width, y2 * height)
 

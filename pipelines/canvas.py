@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from bench.boxes import box_cxcywh_to_xyxy
-from bench.grounding import Box, Picture
+from bench.grounding import Box, ImageArray
 
 Style = Literal["official", "clean"]
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and deviation of R, G, B in 0..1
@@ -55,16 +55,16 @@ class Canvas:
         top, bottom = y1 * down + self.top, y2 * down + self.top
         return np.array([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]) / size
 
-    def to_picture(self, boxes: Boxes) -> Boxes:
+    def to_image(self, boxes: Boxes) -> Boxes:
         """Convert (N, 4) cxcywh in 0..1 of the canvas -> xyxy pixels of the image, unclipped."""
         corners = box_cxcywh_to_xyxy(boxes) * len(self.pixels)
         return np.asarray((corners - np.tile([self.left, self.top], 2)) / np.tile(self.ratio, 2))
 
 
-def letterboxed(picture: Picture, size: int, style: Style) -> Canvas:
-    """Put an image (H, W, 3) with its long side at `size` in the middle of a canvas."""
-    image = Image.fromarray(picture)
-    resized, ratio = long_side_to(image, size, style)
+def letterboxed(image: ImageArray, size: int, style: Style) -> Canvas:
+    """Put an original (H, W, 3) with its long side at `size` in the middle of a canvas."""
+    original = Image.fromarray(image)
+    resized, ratio = long_side_to(original, size, style)
     # The official offset rounds halves down: -0.1 tips them.
     left, top = (round((size - side) / 2 - 0.1) for side in resized.size)
     return pasted(resized, left, top, size, ratio)

@@ -29,7 +29,7 @@ WORST_FIRST = {
 
 
 class CardOptions(Table):
-    """[pipelines.*.card]. `saw_test_images`: whether the training pictures hold a data set's val or test pictures;
+    """[pipelines.*.card]. `saw_test_images`: whether the training images hold a data set's val or test images;
     `supervision`: what grounding was learned from (`PipelineCard` lists the words).
     """
 

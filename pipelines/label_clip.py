@@ -1,7 +1,7 @@
 """label-clip: the proposal whose class name is nearest to the expression, both as CLIP's text tower sees them.
 
 A baseline beside label-only: it knows the words of a detector's classes and what they mean ("puppy" is near "dog"), but
-never looks at a picture, so whatever it scores is what names alone are worth.
+never looks at an image, so whatever it scores is what names alone are worth.
 """
 
 from __future__ import annotations
@@ -73,6 +73,6 @@ def label_clip(context: PipelineContext) -> LabelClip:
     """label-clip, over any proposer that names what it finds."""
     where = f"bench.toml [pipelines.{context.name}]"
     options = parse_table(LabelClipOptions, context.options, where)
-    table = {"whole_picture": False} | options.proposer  # it has no name
+    table = {"whole_image": False} | options.proposer  # it has no name
     proposer = open_proposer(table, f"{where}.proposer", context)
     return LabelClip(proposer, ClipEncoder(options.clip, context), options, context)

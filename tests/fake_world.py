@@ -1,8 +1,8 @@
-"""A little world for tests of runs: scenes with tiny pictures made in memory, and a pipeline that answers by hashing.
+"""A little world for tests of runs: scenes with tiny images made in memory, and a pipeline that answers by hashing.
 
 As a script it is one process of a run, to be killed or started several at a time:
 
-    python tests/fake_world.py RESULTS [--pictures 24] [--delay 0.02] [--batch-size 2] [--limit N] [--fresh]
+    python tests/fake_world.py RESULTS [--images 24] [--delay 0.02] [--batch-size 2] [--limit N] [--fresh]
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 
 from bench import registry
 from bench.datasets.split import Split
-from bench.errors import PictureError
+from bench.errors import ImageError
 from bench.evaluation.loop import Evaluated, evaluate
-from bench.grounding import Expression, LoadedScene, Picture, PipelineCard, PipelineContext, Prediction, Scene
+from bench.grounding import Expression, ImageArray, LoadedScene, PipelineCard, PipelineContext, Prediction, Scene
 from bench.settings import EvaluationSettings, Resolved, RunSettings, Settings
 
 WIDTH, HEIGHT = 32, 24
@@ -54,18 +54,18 @@ def make_context(folder, /, **changes):
 
 
 @dataclass
-class MemoryPictures:
-    """A PictureSource. `bad` files cannot be read, `missing` ones are not there, `small` ones have the wrong size."""
+class MemoryImages:
+    """A ImageSource. `bad` files cannot be read, `missing` ones are not there, `small` ones have the wrong size."""
 
     bad: set[str] = field(default_factory=set)
     small: set[str] = field(default_factory=set)
     gone: bool = False
     loaded: list[str] = field(default_factory=list)
 
-    def load(self, scene: Scene) -> Picture:
+    def load(self, scene: Scene) -> ImageArray:
         self.loaded.append(scene.id)
         if self.gone or scene.file in self.bad:
-            raise PictureError(f"{scene.file}: broken")
+            raise ImageError(f"{scene.file}: broken")
         shade = hashlib.sha256(scene.id.encode()).digest()[0]
         height = HEIGHT // 2 if scene.file in self.small else HEIGHT
         return np.full((height, WIDTH, 3), shade, np.uint8)
@@ -74,13 +74,11 @@ class MemoryPictures:
         return [scene.file for scene in scenes] if self.gone else []
 
 
-def make_split(
-    pictures: int = 24, source: MemoryPictures | None = None, name: str = "tiny-val", seed: int = 0
-) -> Split:
-    """`pictures` scenes of one to four expressions each; everything follows from the seed."""
+def make_split(images: int = 24, source: MemoryImages | None = None, name: str = "tiny-val", seed: int = 0) -> Split:
+    """`images` scenes of one to four expressions each; everything follows from the seed."""
     dice = random.Random(seed)
     scenes = []
-    for number in range(pictures):
+    for number in range(images):
         expressions = []
         for index in range(dice.randint(1, 4)):
             x, y = dice.randint(0, 15), dice.randint(0, 11)
@@ -88,11 +86,11 @@ def make_split(
             text = f"the {dice.choice(['red', 'blue'])} thing {index}"
             expressions.append(Expression(f"{number}-{index}", text, box, kind=dice.choice(["attribute", "relation"])))
         scenes.append(Scene(f"s{number}", f"{number}.png", WIDTH, HEIGHT, tuple(expressions)))
-    return Split(name, "made for tests", tuple(scenes), source or MemoryPictures())
+    return Split(name, "made for tests", tuple(scenes), source or MemoryImages())
 
 
 class HashPipeline:
-    """Answers that follow from the picture, the text and the option `salt` alone; now and then none."""
+    """Answers that follow from the image, the text and the option `salt` alone; now and then none."""
 
     def __init__(self, context: PipelineContext) -> None:
         self.options, self.clock = dict(context.options), context.clock
@@ -121,7 +119,7 @@ class HashPipeline:
         return (x / 17, y / 23, x / 17 + 4 + w / 19, y / 23 + 4 + h / 29)
 
     def _bytes(self, scene: LoadedScene, word: str) -> bytes:
-        seen = f"{scene.picture.mean():.3f}|{word}|{self.options.get('salt', 0)}"
+        seen = f"{scene.image.mean():.3f}|{word}|{self.options.get('salt', 0)}"
         return hashlib.sha256(seen.encode()).digest()
 
 
@@ -140,7 +138,7 @@ def make_settings(results: Any, options: dict[str, Any] | None = None, draws: in
 def main() -> Evaluated:
     parser = argparse.ArgumentParser()
     parser.add_argument("results")
-    parser.add_argument("--pictures", type=int, default=24)
+    parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--limit", type=int)
@@ -148,7 +146,7 @@ def main() -> Evaluated:
     parser.add_argument("--fresh", action="store_true")
     said = parser.parse_args()
     registry.pipeline_factory = lambda name: HashPipeline
-    split = make_split(said.pictures)
+    split = make_split(said.images)
     if said.limit:
         split = split.limited(said.limit)
     resolved = make_settings(

@@ -1,7 +1,7 @@
 """CLIP-VG written down plainly over a table of official key names: files, preprocessing, forward pass, loss, gradients.
 
 It shares nothing with clipvg/ or with open_clip's towers: spec clipvg.md 1.1 to 1.4 and 6 in a few functions, one
-picture and one text at a time, every token and every mask kept. Slow and obvious: what the fast one is held against.
+image and one text at a time, every token and every mask kept. Slow and obvious: what the fast one is held against.
 """
 
 import argparse
@@ -165,19 +165,19 @@ def write_official(path, state, **changes):
     return path
 
 
-# --- pictures and texts
+# --- images and texts
 
 
-def preprocessed(picture, side=224, patch=16):
+def preprocessed(image, side=224, patch=16):
     """RGB uint8 (H, W, 3) -> (3, side, side) normalised, (P,) masked patches, (ratio, left, top)."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     ratio = side / max(height, width)
     w, h = round(width * ratio), round(height * ratio)
-    image = np.asarray(Image.fromarray(picture).resize((w, h), Image.BILINEAR), dtype=np.float32) / np.float32(255)
+    pixels = np.asarray(Image.fromarray(image).resize((w, h), Image.BILINEAR), dtype=np.float32) / np.float32(255)
     mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
     left, top = round((side - w) / 2 - 0.1), round((side - h) / 2 - 0.1)
     canvas, padding = np.zeros((side, side, 3), np.float32), np.ones((side, side), np.int64)
-    canvas[top : top + h, left : left + w] = (image - mean) / std
+    canvas[top : top + h, left : left + w] = (pixels - mean) / std
     padding[top : top + h, left : left + w] = 0
     return torch.from_numpy(canvas).permute(2, 0, 1), masked_patches(padding, side // patch), (ratio, left, top)
 
@@ -212,8 +212,8 @@ def tokenizer():
     return open_clip.get_tokenizer("ViT-B-16")
 
 
-def in_picture(box, placement, side=224):
-    """cxcywh in 0..1 of the canvas -> xyxy in pixels of the picture, unclipped."""
+def in_image(box, placement, side=224):
+    """cxcywh in 0..1 of the canvas -> xyxy in pixels of the image, unclipped."""
     ratio, left, top = placement
     cx, cy, w, h = (side * float(number) for number in box)
     edges = (cx - w / 2 - left, cy - h / 2 - top, cx + w / 2 - left, cy + h / 2 - top)

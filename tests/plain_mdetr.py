@@ -14,7 +14,7 @@ STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of an EfficientNet's seven stages
 
 
 def forward(w, pixels, tokens, heads=8):
-    """State dict, (3, H, W) normalised picture, (T,) token ids -> (N, S + 1) logits, (N, 4) cxcywh boxes in 0..1."""
+    """State dict, (3, H, W) normalised image, (T,) token ids -> (N, S + 1) logits, (N, 4) cxcywh boxes in 0..1."""
     logits, boxes, _ = every_layer(w, pixels, tokens, heads)[0][-1]
     return logits, boxes
 
@@ -101,15 +101,20 @@ def best(logits, boxes, width, height):
     return index, float(scores[index]), box
 
 
-def preprocessed(picture, short=800, long=1333):
+def preprocessed(image, short=800, long=1333):
     """RGB uint8 (H, W, 3) -> (3, h, w)."""
-    image = Image.fromarray(picture)
-    w, h = image.size
+    pil_image = Image.fromarray(image)
+    w, h = pil_image.size
     if max(w, h) / min(w, h) * short > long:
         short = round(long * min(w, h) / max(w, h))
     if min(w, h) != short:
-        image = image.resize((short, int(short * h / w)) if w < h else (int(short * w / h), short), Image.BILINEAR)
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3) / 255
+        pil_image = pil_image.resize(
+            (short, int(short * h / w)) if w < h else (int(short * w / h), short), Image.BILINEAR
+        )
+    pixels = (
+        torch.frombuffer(bytearray(pil_image.tobytes()), dtype=torch.uint8).view(pil_image.height, pil_image.width, 3)
+        / 255
+    )
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     return ((pixels - mean) / std).permute(2, 0, 1)
 

@@ -1,4 +1,4 @@
-"""Made-up runs for reports: a split of forty tiny pictures, and three pipelines whose answers are known.
+"""Made-up runs for reports: a split of forty tiny images, and three pipelines whose answers are known.
 
 Names hold what would be markup if anything took it for markup.
 """
@@ -12,7 +12,7 @@ import pytest
 
 from bench import registry
 from bench.datasets.split import Split
-from bench.errors import PictureError
+from bench.errors import ImageError
 from bench.evaluation.loop import evaluate
 from bench.grounding import Expression, PipelineCard, Prediction, Scene
 from bench.reporting.report.gallery import Answered
@@ -35,15 +35,15 @@ NASTY = (
 NAMES = ("sure", f"evil\"'>{EVIL}", "poor")
 
 
-class Pictures:
-    """A PictureSource that paints; `gone` files are not there."""
+class Images:
+    """A ImageSource that paints; `gone` files are not there."""
 
     def __init__(self, gone=()):
         self.gone = set(gone)
 
     def load(self, scene):
         if scene.file in self.gone:
-            raise PictureError(f"{scene.file}: no such picture; {EVIL}")
+            raise ImageError(f"{scene.file}: no such image; {EVIL}")
         across = np.linspace(0, 255, WIDTH, dtype=np.uint8)[None, :, None].repeat(HEIGHT, 0).repeat(3, 2).copy()
         across[..., 0] = hashlib.sha256(scene.id.encode()).digest()[0]
         return across
@@ -52,9 +52,9 @@ class Pictures:
         return [scene.file for scene in scenes if scene.file in self.gone]
 
 
-def make_split(pictures=40, gone=()):
+def make_split(images=40, gone=()):
     scenes = []
-    for n in range(pictures):
+    for n in range(images):
         expressions = []
         for k in range(1 + n % 4):
             x, y = 3 + (7 * n + 11 * k) % 50, 2 + (5 * n + 3 * k) % 30
@@ -68,7 +68,7 @@ def make_split(pictures=40, gone=()):
         scenes.append(
             Scene(f"s{n}", f"{EVIL}{n}.png" if n < 2 else f"folder/{n}.png", WIDTH, HEIGHT, tuple(expressions))
         )
-    return Split("tiny-val", "made for tests", tuple(scenes), Pictures(gone))
+    return Split("tiny-val", "made for tests", tuple(scenes), Images(gone))
 
 
 class Knowing:

@@ -7,7 +7,7 @@ from fake_world import HashPipeline
 
 from bench.grounding import LoadedScene, PipelineContext, Prediction
 from bench.runs.record import DataIdentity, Identity
-from bench.speed.record import Compared, Energy, Memory, Pictures, Rate, Rules, Single, SpeedRecord, Spread
+from bench.speed.record import Compared, Energy, Images, Memory, Rate, Rules, Single, SpeedRecord, Spread
 
 SHORT = Rules(warmup_seconds=0, warmup_batches=1, min_seconds=0, min_batches=3, repeats=2)
 
@@ -20,17 +20,17 @@ def rate(value: float, cache: str = "cold") -> Rate:
     return Rate(
         cache=cache,
         batch_size=8,
-        pictures_per_s=spread(value / 4),
+        images_per_s=spread(value / 4),
         expressions_per_s=spread(value),
         batches=300,
-        pictures=2400,
+        images=2400,
         expressions=9600,
         seconds=90.0,
     )
 
 
 def identity(**changes: Any) -> Identity:
-    data = DataIdentity(split="tiny-val", fingerprint="f" * 64, expressions=64, refs=None, pictures=24, partial=False)
+    data = DataIdentity(split="tiny-val", fingerprint="f" * 64, expressions=64, refs=None, images=24, partial=False)
     fields: dict[str, Any] = {
         "pipeline": "hash",
         "options": {"salt": 1},
@@ -58,7 +58,7 @@ def make_speed(expressions_per_s: float = 100.0, **changes: Any) -> SpeedRecord:
         "argv": ("bench", "speed"),
         "rules": Rules(),
         "full": True,
-        "pictures": Pictures(
+        "images": Images(
             count=24, expressions=64, of=24, resident_mb=1, cap_mb=2048, decode_ms=0.1, unreadable=0, ids="new"
         ),
         "single": Single(p50_ms=5, p90_ms=6, p99_ms=9, calls=300, median_ms=spread(5)),
@@ -67,7 +67,7 @@ def make_speed(expressions_per_s: float = 100.0, **changes: Any) -> SpeedRecord:
         "stages": {"rank": 1.0},
         "load_seconds": 1.0,
         "first_call_seconds": 0.1,
-        "proposals_per_picture": 5.0,
+        "proposals_per_image": 5.0,
         "memory": Memory(allocated_mb=None, reserved_mb=None, process_mb=None, host_mb=500.0),
         "energy": Energy(joules_per_expression=None, joules=None, expressions=None, unsupported="a CPU"),
         "conditions": {},

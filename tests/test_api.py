@@ -13,15 +13,15 @@ from typer.testing import CliRunner
 import bench
 from bench import BenchError, PipelineCard, Prediction, evaluate, load_pipeline, load_split, predict
 from bench.cli.main import app
-from bench.datasets.shapes import ShapesPictures, make_scene
-from bench.errors import DataError, PictureError, SettingsError, UnknownName, UsageError
+from bench.datasets.shapes import ShapesImages, make_scene
+from bench.errors import DataError, ImageError, SettingsError, UnknownName, UsageError
 from bench.settings import PROJECT
 
 PAGE = (PROJECT / "docs" / "library.md").read_text(encoding="utf-8")
 
 
 class Half:
-    """The left half of every picture; keeps what it was shown."""
+    """The left half of every image; keeps what it was shown."""
 
     card = PipelineCard(name="half", summary="the left half", supervision="none")
 
@@ -31,7 +31,7 @@ class Half:
     def ground(self, batch):
         self.shown += [scene.id for scene in batch]
         return [
-            Prediction(query.id, (0, 0, scene.picture.shape[1] / 2, scene.picture.shape[0]))
+            Prediction(query.id, (0, 0, scene.image.shape[1] / 2, scene.image.shape[0]))
             for scene in batch
             for query in scene.queries
         ]
@@ -41,7 +41,7 @@ class Half:
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scene = make_scene(2026, "val", 3)
-    Image.fromarray(ShapesPictures(2026).load(scene)).save("scene.png")
+    Image.fromarray(ShapesImages(2026).load(scene)).save("scene.png")
     return tmp_path
 
 
@@ -81,7 +81,7 @@ def test_the_numbers_are_those_of_the_verb(here):
 
 def test_rows(here):
     split = load_split("shapes-val", limit=2)
-    result = evaluate("whole-picture", split, protocol="strict")
+    result = evaluate("whole-image", split, protocol="strict")
     expressions = [e for scene in split.scenes for e in scene.expressions]
     assert [(r.id, r.text, r.truth) for r in result.rows] == [(e.id, e.text, e.box) for e in expressions]
     row, scene = result.rows[0], split.scenes[0]
@@ -104,22 +104,22 @@ def test_an_object_of_ones_own(here):
     record = json.loads((first.folder / "run.json").read_text())
     assert record["name"] == "half" and record["card"]["summary"] == "the left half"
     answer = predict(mine, "scene.png", "it")
-    assert answer.box == (0, 0, answer.picture.shape[1] / 2, answer.picture.shape[0])
+    assert answer.box == (0, 0, answer.image.shape[1] / 2, answer.image.shape[0])
     assert repr(answer).startswith("<half on 'it': [0.0, 0.0, ") and answer.score is None
 
 
-def test_own_data_and_unreadable_pictures(here):
+def test_own_data_and_unreadable_images(here):
     rows = [{"image": "scene.png", "text": "it", "box_xyxy": [0, 0, 50, 50]}]
     rows += [{"image": "gone.png", "text": "it", "box_xyxy": [0, 0, 50, 50], "width": 90, "height": 80}]
     (here / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
     result = evaluate("centre-box", "mine.jsonl")
     good, bad = result.rows
     assert good.box is not None and good.error is None
-    assert bad.box is None and "gone.png" in bad.error and "1 pictures unreadable" in repr(result)
+    assert bad.box is None and "gone.png" in bad.error and "1 images unreadable" in repr(result)
     assert evaluate("centre-box", load_split(here / "mine.jsonl"), batch_size=1).rows == result.rows
 
 
-def test_asking_about_a_picture(here):
+def test_asking_about_a_image(here):
     pipeline = load_pipeline("yolo-clip", on="shapes", device="cpu")
     pixels = np.asarray(Image.open("scene.png").convert("RGB"))
     one = pipeline("scene.png", "a shape")
@@ -152,7 +152,7 @@ def test_a_path_of_weights_counts_as_on_the_command_line(here):
         (lambda: evaluate(Half(), "shapes-val", device="cpu"), UsageError, "device: such options are for"),
         (lambda: evaluate(object(), "shapes-val"), UsageError, "object is no pipeline"),
         (lambda: evaluate("centre-box", "shapes-val", batch_size=0), UsageError, "batch_size=0"),
-        (lambda: predict(Half(), "gone.png", "it"), PictureError, "gone.png"),
+        (lambda: predict(Half(), "gone.png", "it"), ImageError, "gone.png"),
         (lambda: predict(Half(), np.zeros((4, 4)), "it"), UsageError, "float64"),
         (lambda: predict(Half(), "scene.png", " "), UsageError, "empty"),
         (lambda: predict(Half(), "scene.png", ["a", ""]), UsageError, "empty"),

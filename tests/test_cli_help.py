@@ -21,7 +21,7 @@ REWRITE = "BENCH_WRITE=1 python -m pytest tests/test_cli_help.py"
 TOP = f"""# The command line
 
 What `bench VERB --help` says, without its frames. Flags stand before or after what they are about; `--flag=value` is
-`--flag value`. Exit codes: 0 done, 1 a check failed, 2 your mistake, 3 done but some pictures could not be read, 130
+`--flag value`. Exit codes: 0 done, 1 a check failed, 2 your mistake, 3 done but some images could not be read, 130
 interrupted. What `--json` prints is in [machine-output.md](machine-output.md).
 
 This page is generated; `{REWRITE}` writes it anew.

@@ -82,7 +82,7 @@ def links() -> list:
 
 
 @pytest.mark.parametrize(("page", "target"), links())
-def test_a_link_or_picture_is_there(page, target):
+def test_a_link_or_image_is_there(page, target):
     path, _, anchor = target.partition("#")
     there = (page.parent / path).resolve() if path else page
     assert there.exists(), f"{page.name} links {target}"
@@ -107,7 +107,7 @@ def test_the_data_sets_page_has_the_published_counts():
     rows = re.findall(r"^\| `([^`]+)` \| ?([\d,]*) ?\| ?([\d,]*) ?\| ?([\d,]*) ?\|$", page, re.MULTILINE)
     said = {name: tuple(int(n.replace(",", "")) if n else None for n in numbers) for name, *numbers in rows}
     parts = [(f"{dataset.name}-{part.name}", part) for dataset in CATALOGUE for part in dataset.parts]
-    assert said == {name: (part.expressions, part.refs, part.pictures) for name, part in parts}
+    assert said == {name: (part.expressions, part.refs, part.images) for name, part in parts}
 
 
 def fenced(language: str) -> list:

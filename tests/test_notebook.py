@@ -14,7 +14,7 @@ from bench.settings import PROJECT, load_settings
 PATH = PROJECT / "notebooks" / "pipelines_zoo.ipynb"
 
 
-def pictures(notebook):
+def images(notebook):
     found = [
         o["data"]["image/jpeg"]
         for c in notebook.cells
@@ -28,9 +28,9 @@ def printed(notebook):
     return "".join(o.text for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "stream")
 
 
-def red(picture):
+def red(image):
     """Pixels of about the colour that answers are drawn in."""
-    return int((abs(np.asarray(picture).astype(int) - [230, 57, 70]).sum(-1) < 60).sum())
+    return int((abs(np.asarray(image).astype(int) - [230, 57, 70]).sum(-1) < 60).sum())
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_what_is_stored_is_small_and_anonymous(stored):
     assert PATH.stat().st_size < 200_000
     text = PATH.read_text(encoding="utf-8")
     assert not re.search(r"/(home|root|tmp|Users|work)/|Traceback|Warning:", text)
-    assert len(pictures(stored)) == 5 and all(red(picture) > 50 for picture in pictures(stored)[1:])
+    assert len(images(stored)) == 5 and all(red(image) > 50 for image in images(stored)[1:])
 
 
 def test_it_runs(stored, tmp_path, monkeypatch):
@@ -63,8 +63,8 @@ def test_it_runs(stored, tmp_path, monkeypatch):
     scores = {name: float(iou) for name, iou in re.findall(r"^(\S+) +(?:hit|miss) +IoU (\d\.\d\d)", said, re.MULTILINE)}
     assert (
         set(scores) == set(ready("shapes", load_settings())) - {"small"}
-        and scores["mdetr"] > 0.5 > scores["whole-picture"]
+        and scores["mdetr"] > 0.5 > scores["whole-image"]
     )
     assert "seg-clip map of 27 x 40 cells" in said and "clip-pooling map of 27 x 40 cells" in said
-    assert len(pictures(fresh)) == 5 and all(red(picture) > 50 for picture in pictures(fresh)[1:])
+    assert len(images(fresh)) == 5 and all(red(image) > 50 for image in images(fresh)[1:])
     assert "Warning" not in said

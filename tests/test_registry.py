@@ -67,11 +67,11 @@ MODULE = """
 from bench.grounding import PipelineCard, Prediction
 
 class UpperHalf:
-    card = PipelineCard("upper-half", "the upper half of the picture", supervision="none")
+    card = PipelineCard("upper-half", "the upper half of the image", supervision="none")
 
     def ground(self, batch):
         return [
-            Prediction(q.id, (0, 0, s.picture.shape[1], s.picture.shape[0] / 2)) for s in batch for q in s.queries
+            Prediction(q.id, (0, 0, s.image.shape[1], s.image.shape[0] / 2)) for s in batch for q in s.queries
         ]
 
 def build(context):

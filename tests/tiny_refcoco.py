@@ -27,7 +27,7 @@ FILES = {
     2: "COCO_train2014_000000000002.jpg",
     3: "COCO_train2014_000000000003.jpg",
 }
-# (ref id, annotation, picture, part, sentences)
+# (ref id, annotation, image, part, sentences)
 REFS = [
     (1, 11, 1, "val", ["left dog", "the dog on the left"]),
     (2, 12, 2, "val", ["café 🐕", "right one"]),
@@ -80,7 +80,7 @@ def lists(folder: Path, refs: Sequence[tuple[int, int, int, str, list[str]]] = R
 
 
 def train2017(path: Path) -> Path:
-    """A zip with the pictures under their train2017 names."""
+    """A zip with the images under their train2017 names."""
     with zipfile.ZipFile(path, "w") as archive:
         for number in FILES:
             archive.writestr(f"train2017/{number:012}.jpg", jpeg())
@@ -88,7 +88,7 @@ def train2017(path: Path) -> Path:
 
 
 def parquet(folder: Path) -> Path:
-    """Two rows as jxu124/refcoco-benchmark has them: a picture, its record and its refs."""
+    """Two rows as jxu124/refcoco-benchmark has them: an image, its record and its refs."""
     polars = pytest.importorskip("polars")
     rows = []
     for ref_id, ann_id, image_id, split, texts in REFS[:2]:

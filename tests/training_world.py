@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.datasets.shapes import ShapesPictures, make_scene
+from bench.datasets.shapes import ShapesImages, make_scene
 from bench.errors import UsageError
 from bench.evaluation.validation import on_split
 from bench.training.task import TrainingJob
@@ -21,7 +21,7 @@ from pipelines.weights import read_safetensors
 TIMES = {"seconds", "rows_per_second", "waiting"}
 
 
-class DrawnOnce(ShapesPictures):
+class DrawnOnce(ShapesImages):
     """Every image is drawn once: that takes longer than a step here."""
 
     @cache  # noqa: B019 - there is one source, for as long as the tests run
@@ -29,7 +29,7 @@ class DrawnOnce(ShapesPictures):
         return super().load(scene)
 
 
-PICTURES = DrawnOnce(2026)
+IMAGES = DrawnOnce(2026)
 SCENES = tuple(make_scene(2026, "train", i) for i in range(4))  # 25 expressions
 VALIDATION = tuple(make_scene(2026, "val", i) for i in range(2))
 
@@ -41,25 +41,25 @@ def scenes():
 
 
 @pytest.fixture(scope="session")
-def pictures():
+def images():
     """The source of their images."""
-    return PICTURES
+    return IMAGES
 
 
 @pytest.fixture
 def make_job(context, tmp_path):
     """make_job(name, table, out="out", ...): what `bench train` hands to a task of the pipeline `name`."""
 
-    def make(name, table, out="out", *, fresh=False, seed=0, scenes=SCENES, pictures=PICTURES, validate=None, **fields):
+    def make(name, table, out="out", *, fresh=False, seed=0, scenes=SCENES, images=IMAGES, validate=None, **fields):
         return TrainingJob(
             scenes=scenes,
-            pictures=pictures,
+            images=images,
             validation=VALIDATION,
-            validation_pictures=PICTURES,
+            validation_images=IMAGES,
             recipe=table,
             out=tmp_path / out,
             context=context(name=name, dataset="shapes", seed=seed),
-            validate=validate or on_split(VALIDATION, PICTURES),
+            validate=validate or on_split(VALIDATION, IMAGES),
             split_name="shapes-train",
             validation_name="shapes-val",
             fingerprint="f" * 64,

@@ -68,7 +68,7 @@ def make_run(
                 "fingerprint": "f" * 16,
                 "expressions": len(hits),
                 "refs": None,
-                "pictures": len(scenes),
+                "images": len(scenes),
                 "partial": False,
                 **data,
             }

@@ -1,4 +1,4 @@
-"""`bench compare`: runs against one another on the same expressions, paired and clustered by picture; no torch."""
+"""`bench compare`: runs against one another on the same expressions, paired and clustered by image; no torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def compare(
         Path | None, typer.Option(help="Write the expressions that one run hits and the other misses, JSONL.")
     ] = None,
     draws: Annotated[
-        int | None, typer.Option(min=100, help="Bootstrap draws over pictures.", show_default="10000")
+        int | None, typer.Option(min=100, help="Bootstrap draws over images.", show_default="10000")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the draws.", show_default="0")] = None,
     confidence: Annotated[float | None, typer.Option(help="Level of the intervals.", show_default="0.95")] = None,

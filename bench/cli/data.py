@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Prepare, verify, list and look at data sets.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A data set (refcoco) or one of its splits (refcoco-val).")]
-SHOWN = 10  # pictures of each kind of fault that are named on the terminal; --json has all
+SHOWN = 10  # images of each kind of fault that are named on the terminal; --json has all
 
 
 @app.command()
@@ -31,7 +31,7 @@ def prepare(
             help="refer folder, index list(s), Flickr30k Entities folder, .jsonl, parquet, or a hub repository."
         ),
     ] = None,
-    images: Annotated[list[Path] | None, typer.Option(help="Folder or zip with the pictures; may be repeated.")] = None,
+    images: Annotated[list[Path] | None, typer.Option(help="Folder or zip with the images; may be repeated.")] = None,
     protocol: Annotated[str, typer.Option(help="Flickr30k: one merged box a phrase, or any-box.")] = "merged",
     revision: Annotated[str | None, typer.Option(help="Commit of a hub repository (40 hex digits).")] = None,
     keep: Annotated[
@@ -43,9 +43,9 @@ def prepare(
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Build the local index of a data set from files you hold, and remember where its pictures are.
+    """Build the local index of a data set from files you hold, and remember where its images are.
 
-    Without pictures a split can be scored, not run; they can be named later with --images alone.
+    Without images a split can be scored, not run; they can be named later with --images alone.
     """
     from dataclasses import asdict
 
@@ -77,11 +77,11 @@ def prepare(
                 "format": header.format,
                 "protocol": header.protocol,
                 "differs_from_before": split.changed,
-                "missing_pictures": split.missing_pictures,
+                "missing_images": split.missing_images,
             }
         )
     if not done:
-        console.print(f"{name}: pictures remembered; nothing of it is prepared yet (give --annotations)")
+        console.print(f"{name}: images remembered; nothing of it is prepared yet (give --annotations)")
     if json:
         emit({"splits": rows})
 
@@ -89,12 +89,12 @@ def prepare(
 @app.command()
 def verify(
     name: Annotated[str, typer.Argument(help="A data set, one of its splits, or file:PATH.jsonl.")],
-    threads: Annotated[int, typer.Option(min=1, help="Threads that open pictures.")] = 4,
-    pictures: Annotated[bool, typer.Option(help="Open every picture, or look at the annotations alone.")] = True,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that open images.")] = 4,
+    images: Annotated[bool, typer.Option(help="Open every image, or look at the annotations alone.")] = True,
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Recount a prepared data set and open every picture: leaves with 1 when something is missing or wrong."""
+    """Recount a prepared data set and open every image: leaves with 1 when something is missing or wrong."""
     from dataclasses import asdict
 
     from rich.progress import Progress
@@ -105,8 +105,8 @@ def verify(
     resolved = settings_of(config)
     console = console_of(json)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"opening pictures of {name}", total=None)
-        verified = verify_splits(name, resolved, threads, pictures, lambda n: bar.advance(task, n))
+        task = bar.add_task(f"opening images of {name}", total=None)
+        verified = verify_splits(name, resolved, threads, images, lambda n: bar.advance(task, n))
     for split in verified:
         _print_verified(console, split)
     wrong = [split.split for split in verified if not split.ok]
@@ -134,7 +134,7 @@ def listing(config: Config = None, json: Json = False) -> None:
         emit({"home": resolved.home, "splits": rows})
         return
     console = console_of()
-    columns = ("split", "expressions", "pictures", "annotations", "pictures at")
+    columns = ("split", "expressions", "images", "annotations", "images at")
     cells = (_cells(standing) for _, standings in datasets for standing in standings)
     console.print(table_of(columns, cells, right=columns[1:3]))
     console.print(f"\nprepared data lies in {resolved.home}; people's own data needs no preparing: file:PATH.jsonl\n")
@@ -150,21 +150,21 @@ def listing(config: Config = None, json: Json = False) -> None:
 @app.command()
 def sheet(
     split: Annotated[str, typer.Argument(help="A split: shapes-val, refcoco-testA, file:PATH.jsonl.")],
-    out: Annotated[Path, typer.Option(help="The picture file to write.")] = Path("sheet.png"),
-    pictures: Annotated[int, typer.Option(min=1, max=200, help="How many scenes.")] = 12,
+    out: Annotated[Path, typer.Option(help="The image file to write.")] = Path("sheet.png"),
+    images: Annotated[int, typer.Option(min=1, max=200, help="How many scenes.")] = 12,
     start: Annotated[int, typer.Option(min=0, help="The first one's place in the split.")] = 0,
     config: Config = None,
 ) -> None:
-    """Draw a contact sheet of a split: its pictures, boxes and expressions."""
+    """Draw a contact sheet of a split: its images, boxes and expressions."""
     from bench.datasets.load import load_split
     from bench.errors import UsageError
-    from bench.reporting.drawing import contact_sheet, save_picture
+    from bench.reporting.drawing import contact_sheet, save_image
 
     data = load_split(split, settings_of(config))
-    scenes = data.scenes[start : start + pictures]
+    scenes = data.scenes[start : start + images]
     if not scenes:
         raise UsageError(f"--start {start}: {split} has {len(data.scenes):,} scenes")
-    save_picture(contact_sheet(scenes, data.pictures), out)
+    save_image(contact_sheet(scenes, data.images), out)
     typer.echo(f"{len(scenes)} scenes of {data.name} drawn in {out}")
 
 
@@ -185,26 +185,23 @@ def _cells(standing: Standing) -> tuple[str, ...]:
         annotations = "[dim]not prepared[/dim]"
     else:
         annotations = "[yellow]a part of it[/yellow]" if standing.partial else "[green]ready[/green]"
-    if standing.pictures_at is None:
-        at = "its own"
-    else:
-        at = "\n".join(map(_plain, standing.pictures_at)) or "[dim]none[/dim]"
-    counts = ("" if value is None else f"{value:,}" for value in (standing.expressions, standing.pictures))
+    at = "its own" if standing.images_at is None else "\n".join(map(_plain, standing.images_at)) or "[dim]none[/dim]"
+    counts = ("" if value is None else f"{value:,}" for value in (standing.expressions, standing.images))
     return standing.split, *counts, annotations, at
 
 
 def _print_prepared(console: Console, split: Prepared) -> None:
-    counts, missing = split.header.counts, split.missing_pictures
+    counts, missing = split.header.counts, split.missing_images
     refs = "" if counts.refs is None else f"{counts.refs:,} refs, "
     kind = "a part of the split, no table will show it" if split.header.partial else "the published counts"
     console.print(
-        f"[bold]{split.split}[/bold]  {counts.expressions:,} expressions, {refs}{counts.pictures:,} pictures ({kind})\n"
+        f"[bold]{split.split}[/bold]  {counts.expressions:,} expressions, {refs}{counts.images:,} images ({kind})\n"
         f"  data:{split.header.fingerprint[:8]}  from {split.header.format}  in {_plain(str(split.path))}"
     )
     if missing is None:
-        console.print("  no pictures yet: it can be scored, not run")
+        console.print("  no images yet: it can be scored, not run")
     elif missing:
-        console.print(f"  [yellow]{missing:,} of {counts.pictures:,} pictures are not there[/yellow]")
+        console.print(f"  [yellow]{missing:,} of {counts.images:,} images are not there[/yellow]")
     for difference in split.changed:
         console.print(f"  [yellow]differs from before:[/yellow] {_plain(difference)}")
 
@@ -213,11 +210,11 @@ def _print_verified(console: Console, split: Verified) -> None:
     state = "[green]ok[/green]" if split.ok else "[red]not ok[/red]"
     counts = split.counts
     console.print(
-        f"[bold]{_plain(split.split)}[/bold]  {state}  {counts.expressions:,} expressions, {counts.pictures:,} "
-        f"pictures, {split.pictures_checked:,} of them opened  data:{split.fingerprint[:8]}"
+        f"[bold]{_plain(split.split)}[/bold]  {state}  {counts.expressions:,} expressions, {counts.images:,} "
+        f"images, {split.images_checked:,} of them opened  data:{split.fingerprint[:8]}"
     )
     if not split.sizes_annotated:
-        console.print("  its source annotates no sizes of pictures, so a resized picture could not be told")
+        console.print("  its source annotates no sizes of images, so a resized image could not be told")
     kinds = {"": split.annotations, "missing: ": split.missing, "broken: ": split.broken, "size: ": split.other_size}
     for kind, faults in kinds.items():
         for fault in faults[:SHOWN]:

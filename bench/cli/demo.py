@@ -26,7 +26,7 @@ def demo(
     offline: Offline = False,
     config: Config = None,
 ) -> None:
-    """Serve a page: upload a picture or take an embedded scene, type an expression, compare what pipelines answer.
+    """Serve a page: upload an image or take an embedded scene, type an expression, compare what pipelines answer.
 
     Pipelines are built when they are first asked, and kept. Needs the extra "demo" of grounding-bench (Gradio).
     """

@@ -25,8 +25,8 @@ def doctor(
         str | None, typer.Option("--split", "-s", help="Of --train-step: a split or file:PATH.jsonl, one batch.")
     ] = None,
     weights: Annotated[str | None, typer.Option("--weights", help="Of --train-step: where the step begins.")] = None,
-    preprocessing: Annotated[Ways | None, typer.Option(help="Of --train-step: how pictures are made ready.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Of --train-step: only the first N pictures.")] = None,
+    preprocessing: Annotated[Ways | None, typer.Option(help="Of --train-step: how images are made ready.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Of --train-step: only the first N images.")] = None,
     part: Annotated[str | None, typer.Option("--part", help="Of --train-step: one of what is trained.")] = None,
     set_: Set = None,
     device: Annotated[str, typer.Option(help="Of --train-step: auto, cpu, cuda or cuda:1.")] = "cpu",
@@ -101,7 +101,7 @@ def _show_pipelines(report: Mapping[str, Any], console: Console) -> None:
     gflops = ", ".join(f"{rate:g} in {kind}" for kind, rate in speed["matmul_gflops"].items())
     free = "" if speed["memory_free_gb"] is None else f"; {speed['memory_free_gb']} GiB of memory free"
     typer.echo(
-        f"\n{bound}: full-size models in {speed['dtype']}, 7 expressions a picture, from this "
+        f"\n{bound}: full-size models in {speed['dtype']}, 7 expressions an image, from this "
         f"machine's matrix products (GFLOP/s: {gflops}){free}; bench speed measures"
     )
     if missing := {what: how for state in report["pipelines"] for what, how in state["how"].items()}:

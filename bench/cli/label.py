@@ -1,4 +1,4 @@
-"""`bench label`: pseudo-labels for pictures, and what there is to do with them: stats, export, score."""
+"""`bench label`: pseudo-labels for images, and what there is to do with them: stats, export, score."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from bench.cli.options import BatchSize, Config, Device, Dtype, Json, Limit, Off
 from bench.cli.output import emit, log_to_stderr
 
 app = typer.Typer(
-    help="Make pseudo-labels for pictures; no annotation is read. Then look at them, export and score them.",
+    help="Make pseudo-labels for images; no annotation is read. Then look at them, export and score them.",
     invoke_without_command=True,
     no_args_is_help=True,
 )
 Files = Annotated[list[Path], typer.Argument(help="Pseudo-labels: .jsonl, or with --split official lists (.pth).")]
-Split = Annotated[str | None, typer.Option("--split", "-s", help="Whose pictures, e.g. shapes-train.")]
+Split = Annotated[str | None, typer.Option("--split", "-s", help="Whose images, e.g. shapes-train.")]
 Threshold = Annotated[
     float, typer.Option("--threshold", help="Reliability that the lists' names say their rows were kept at.")
 ]
@@ -29,7 +29,7 @@ def label(
         str | None, typer.Option("--source", help="What says the words: template, relation or caption.")
     ] = None,
     split: Split = None,
-    pictures: Annotated[Path | None, typer.Option(help="Instead of a split: every picture in this folder.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Instead of a split: every image in this folder.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="The .jsonl to write (and its record, a .json beside it).")
     ] = None,
@@ -58,14 +58,14 @@ def label(
 
     log_to_stderr("bench.label")
     resolved = settings_of(config, device=device, seed=seed, offline=offline)
-    record = make_labels(source, out, resolved, split, pictures, limit, assignments(set_ or []), lists, threshold)
+    record = make_labels(source, out, resolved, split, images, limit, assignments(set_ or []), lists, threshold)
     if json:
         emit({"file": out, **record})
         return
-    without, twice = record["pictures_without_rows"], record["duplicates_dropped"]
+    without, twice = record["images_without_rows"], record["duplicates_dropped"]
     typer.echo(
-        f"{record['rows']:,} rows about {record['pictures_with_rows']:,} pictures in {out} "
-        f"({without:,} pictures without a row, {twice:,} duplicates dropped); "
+        f"{record['rows']:,} rows about {record['images_with_rows']:,} images in {out} "
+        f"({without:,} images without a row, {twice:,} duplicates dropped); "
         f"{record['seconds']:,.1f} s, {record['rows_per_s'] or 0:,.0f} rows/s"
     )
     for name in record.get("lists", ()):
@@ -77,18 +77,18 @@ def stats(
     files: Files,
     split: Split = None,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Draw a contact sheet of them in this file.")] = None,
-    pictures: Annotated[int, typer.Option(min=1, max=200, help="Pictures on the sheet, spread over all.")] = 12,
+    images: Annotated[int, typer.Option(min=1, max=200, help="Images on the sheet, spread over all.")] = 12,
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Count rows, pictures, words, duplicates and box sizes, by source; draw a contact sheet."""
+    """Count rows, images, words, duplicates and box sizes, by source; draw a contact sheet."""
     from bench.labelling.files import draw_sheet, statistics
     from bench.reporting.label_stats import print_stats
 
     resolved = settings_of(config)
     counted = statistics(files, split, resolved)
     if sheet is not None:
-        draw_sheet(files, split, resolved, sheet, pictures)
+        draw_sheet(files, split, resolved, sheet, images)
     if json:
         emit({"files": [str(path) for path in files], "sources": counted})
         return
@@ -154,7 +154,7 @@ def score(
     from bench.errors import UsageError
     from bench.labelling.scoring import score_labels, show_official
     from bench.reporting.reliability import print_pairs
-    from bench.runs.reliability import PICTURE
+    from bench.runs.reliability import IMAGE
     from bench.settings import assignments
 
     log_to_stderr("bench.label")
@@ -173,7 +173,7 @@ def score(
         options = assignments(set_ or [])
         record = score_labels(measurer, files, split, out, resolved, pipeline, options, protocol, lists)
     print_pairs(record["pairs"], Console(stderr=json))
-    typer.echo(out / PICTURE, err=json)
+    typer.echo(out / IMAGE, err=json)
     if json:
         pairs = [{k: v for k, v in pair.items() if k != "counts"} for pair in record["pairs"]]
         emit({"folder": out, **record, "pairs": pairs})

@@ -52,7 +52,7 @@ def _pipelines(resolved: Resolved) -> list[dict[str, object]]:
                 "pipeline": name,
                 "weights": _weights({key: value for key, value in table.items() if key != "on"}),
                 "licence": card.get("licence"),
-                "saw test pictures": card.get("saw_test_images"),
+                "saw test images": card.get("saw_test_images"),
                 "trainable": "yes" if registry.has(name, "tasks") else "",
                 "from": registry.origin("pipeline", name),
             }
@@ -78,7 +78,7 @@ def _splits(_: Resolved) -> list[dict[str, object]]:
             "split": f"{dataset.name}-{part.name}",
             "data set": dataset.title,
             "expressions": part.expressions,
-            "pictures": part.pictures,
+            "images": part.images,
         }
         for dataset in datasets()
         for part in dataset.parts

@@ -27,10 +27,11 @@ from bench.cli import (
     train,
 )
 from bench.errors import BenchError
+from bench.old_names import current_arguments
 
 app = typer.Typer(
     name="bench",
-    help="One evaluation for visual grounding: a picture and a referring expression in, one box out.",
+    help="One evaluation for visual grounding: an image and a referring expression in, one box out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -56,7 +57,7 @@ app.add_typer(config.app, name="config")
 def main() -> None:
     """The console script: a user's own mistake is one readable message and an exit code, never a traceback."""
     try:
-        app()
+        app(current_arguments(sys.argv[1:]))
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

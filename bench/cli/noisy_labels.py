@@ -24,7 +24,7 @@ def noisy_labels(
     shifted_box: Annotated[
         float, typer.Option(min=0, max=1, help="Share of rows whose box has IoU 0.1 to 0.45 with the true one.")
     ] = 0.1,
-    per_picture: Annotated[int, typer.Option(min=1, help="Rows a picture, at most.")] = 6,
+    per_image: Annotated[int, typer.Option(min=1, help="Rows an image, at most.")] = 6,
     limit: Limit = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the rows and their faults.")] = None,
     config: Config = None,
@@ -50,12 +50,12 @@ def noisy_labels(
     scenes = data.scenes[:limit]
     faults: Counter[str] = Counter()
     settings = resolved.settings
-    labels = noisy_labels_of(scenes, kind, settings.data.shapes.seed, settings.run.seed, rates, per_picture)
+    labels = noisy_labels_of(scenes, kind, settings.data.shapes.seed, settings.run.seed, rates, per_image)
     written = write_labels(out, labels, data.name, lambda label: faults.update([label.provenance["noise"]]))
     if not written.rows:
-        raise DataError(f"not one of {len(scenes):,} pictures allows a {kind} row; raise --limit")
+        raise DataError(f"not one of {len(scenes):,} images allows a {kind} row; raise --limit")
     if json:
-        emit({"file": out, "rows": written.rows, "pictures": written.pictures, "noise": dict(faults.most_common())})
+        emit({"file": out, "rows": written.rows, "images": written.images, "noise": dict(faults.most_common())})
         return
     shares = ", ".join(f"{name} {n:,} ({n / faults.total():.1%})" for name, n in faults.most_common())
-    typer.echo(f"{written.rows:,} rows about {written.pictures:,} pictures in {out}: {shares}")
+    typer.echo(f"{written.rows:,} rows about {written.images:,} images in {out}: {shares}")

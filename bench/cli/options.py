@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 WHY = {
     "tokenizer": "its text encoder knows its own",
-    "preprocessing": "it shows its network a picture in one way only",
+    "preprocessing": "it shows its network an image in one way only",
 }
 Ways = Literal["official", "clean", "auto"]  # of preparing an image
 
@@ -26,14 +26,14 @@ Json = Annotated[bool, typer.Option("--json", help="The last line of stdout is o
 
 Pipelines = Annotated[list[str], typer.Option("--pipeline", "-p", help="Pipelines: a,b or the flag repeated.")]
 On = Annotated[str | None, typer.Option("--on", help="Take bench.toml's weights and options for this data set.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N pictures.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N images.")]
 Partial = Annotated[
-    int | None, typer.Option("--limit", min=1, help="Only the first N pictures; such a result is in no table.")
+    int | None, typer.Option("--limit", min=1, help="Only the first N images; such a result is in no table.")
 ]
 Weights = Annotated[str | None, typer.Option("--weights", help="Weights to use instead of bench.toml's.")]
 Preprocessing = Annotated[
     Ways | None,
-    typer.Option("--preprocessing", help="How pictures are made ready, for pipelines that know several ways."),
+    typer.Option("--preprocessing", help="How images are made ready, for pipelines that know several ways."),
 ]
 Set = Annotated[
     list[str] | None,
@@ -45,11 +45,11 @@ Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"] | None,
     typer.Option("--dtype", help="auto is float32 on a CPU, bfloat16 on CUDA.", show_default="auto"),
 ]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Pictures in a batch.", show_default="8")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images in a batch.", show_default="8")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of Python, numpy and torch.", show_default="0")]
 Deterministic = Annotated[bool, typer.Option("--deterministic", help="Deterministic algorithms only.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Networks go through torch.compile.")]
-ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Convolutions work on pictures channels last.")]
+ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Convolutions work on images channels last.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing from the network.")]
 
 

@@ -1,4 +1,4 @@
-"""`bench predict`: a picture, an expression, a box in pixels of the original picture; or a folder or JSONL of them."""
+"""`bench predict`: an image, an expression, a box in pixels of the original image; or a folder or JSONL of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def predict(
         typer.Option(
             "--image",
             "-i",
-            help="A picture file; or a folder: --text asks about all, else the lines of a .txt beside each.",
+            help="An image file; or a folder: --text asks about all, else the lines of a .txt beside each.",
         ),
     ] = None,
     scene: Annotated[
@@ -44,20 +44,20 @@ def predict(
     seed: opt.Seed = None,
     deterministic: opt.Deterministic = False,
     offline: opt.Offline = False,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Of many: pictures in a batch.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Of many: images in a batch.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Draw the answer into this picture file; of many, the answers: a .jsonl file."),
+        typer.Option("--out", help="Draw the answer into this image file; of many, the answers: a .jsonl file."),
     ] = None,
     draw: Annotated[Path | None, typer.Option("--draw", help="Of many: draw every answer into this folder.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Of many: forget the answers that --out holds.")] = False,
     config: opt.Config = None,
     json: opt.Json = False,
 ) -> None:
-    """Ground one expression in one picture, or many: a folder with --image, a JSONL with --input.
+    """Ground one expression in one image, or many: a folder with --image, a JSONL with --input.
 
     Of many, the answers go into --out, an expression a line; the same command goes on where it was stopped. Leaves with
-    3 when pictures could not be read: their lines say why, and the same command tries just those again.
+    3 when images could not be read: their lines say why, and the same command tries just those again.
     """
     from bench.errors import UsageError
     from bench.settings import assignments
@@ -67,9 +67,9 @@ def predict(
     own = {"weights": weights or None, "tokenizer": tokenizer or None, "preprocessing": preprocessing}
     many = input_ is not None or (image is not None and image.is_dir())
     if many and scene is not None:
-        raise UsageError("--scene names one picture; it does not go with a folder or --input")
+        raise UsageError("--scene names one image; it does not go with a folder or --input")
     if not many and (draw is not None or fresh or batch_size is not None):
-        raise UsageError("--draw, --fresh and --batch-size are for many pictures: --image FOLDER or --input FILE.jsonl")
+        raise UsageError("--draw, --fresh and --batch-size are for many images: --image FOLDER or --input FILE.jsonl")
     with opt.as_options(pipeline, assignments(set_ or []), own) as options:
         if not many:
             _predict_one(pipeline, image, scene, text or "", resolved, on, options, out, json)
@@ -78,7 +78,7 @@ def predict(
         from bench.predicting.questions import questions_of_file, questions_of_folder
 
         if input_ is not None and (image is not None or text is not None):
-            raise UsageError("--input says itself which pictures and texts are meant; leave --image and --text away")
+            raise UsageError("--input says itself which images and texts are meant; leave --image and --text away")
         if out is None:
             raise UsageError("say with --out answers.jsonl where the answers go")
         if input_ is not None:
@@ -91,8 +91,8 @@ def predict(
         emit(summary)
     else:
         kept = f" ({summary['kept']:,} were there)" if summary["kept"] else ""
-        unread = f", {summary['errors']:,} pictures unreadable" if summary["errors"] else ""
-        done = f"{summary['expressions']:,} answers about {summary['pictures']:,} pictures in {out}{kept}"
+        unread = f", {summary['errors']:,} images unreadable" if summary["errors"] else ""
+        done = f"{summary['expressions']:,} answers about {summary['images']:,} images in {out}{kept}"
         typer.echo(f"{done}: {summary['no_box']:,} without a box{unread}")
     if summary["errors"]:
         raise typer.Exit(3)
@@ -111,15 +111,15 @@ def _predict_one(
 ) -> None:
     from bench.errors import UsageError
     from bench.evaluation.opening import OWN_DATA, open_pipeline
-    from bench.predicting.one import ask_about, picture_of, read_picture
+    from bench.predicting.one import ask_about, image_of, read_image
 
     if not text.strip():
         raise UsageError("--text is empty: say what to look for")
     if (image is None) == (scene is None):
         raise UsageError("give either --image FILE or --scene SPLIT/ID")
-    picture, dataset = (read_picture(image), OWN_DATA) if image is not None else picture_of(str(scene), resolved)
+    pixels, dataset = (read_image(image), OWN_DATA) if image is not None else image_of(str(scene), resolved)
     opened = open_pipeline(pipeline, on or dataset, resolved, options)
-    answer = ask_about(opened, str(image or scene), picture, [text], pipeline)[0]
+    answer = ask_about(opened, str(image or scene), pixels, [text], pipeline)[0]
     if out is not None:
         answer.draw(out)
     record = answer.as_json()

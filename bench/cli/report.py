@@ -1,4 +1,4 @@
-"""`bench report`: the runs of a split as one HTML file, with every answer on its picture."""
+"""`bench report`: the runs of a split as one HTML file, with every answer on its image."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def report(
         str, typer.Option("--split", "-s", help="Split the runs are about: shapes-val, refcoco-val, file:PATH.jsonl.")
     ] = "shapes-val",
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
-    limit: Annotated[int | None, typer.Option(min=1, help="Show the first N pictures in the gallery.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Show the first N images in the gallery.")] = None,
     thumbnail: Annotated[
         int | None,
         typer.Option(
-            metavar="PIXELS", help="Longer side of the pictures.", show_default="what keeps the file under 25 MB"
+            metavar="PIXELS", help="Longer side of the images.", show_default="what keeps the file under 25 MB"
         ),
     ] = None,
     training: Annotated[
@@ -55,10 +55,10 @@ def report(
     made = write_report(answered, chosen, out, limit, thumbnail, training or (), reliability or ())
     typer.echo(
         f"{made.path}: {made.bytes / 1e6:.1f} MB; pipelines: {made.runs}, expressions: {made.expressions:,}, "
-        f"pictures: {made.pictures:,} of at most {made.thumbnail} pixels",
+        f"images: {made.images:,} of at most {made.thumbnail} pixels",
         err=as_json,
     )
     if made.missing:
-        typer.echo(f"pictures that cannot be shown: {made.missing:,} (the report says why)", err=as_json)
+        typer.echo(f"images that cannot be shown: {made.missing:,} (the report says why)", err=as_json)
     if as_json:
         emit(asdict(made))

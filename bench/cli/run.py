@@ -44,7 +44,7 @@ def run(
 
     The same command continues a run that was stopped, and reports a finished one without computing it anew.
 
-    Leaves with 3 when pictures could not be read (the same command tries just those again), with 2 when a pair failed.
+    Leaves with 3 when images could not be read (the same command tries just those again), with 2 when a pair failed.
     """
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""`bench score`: a stored run scored again, or boxes made elsewhere turned into a run; no torch, no pictures."""
+"""`bench score`: a stored run scored again, or boxes made elsewhere turned into a run; no torch, no images."""
 
 from __future__ import annotations
 

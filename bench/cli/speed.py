@@ -1,4 +1,4 @@
-"""`bench speed`: how fast pipelines are on a split's real pictures, each alone or two in turn."""
+"""`bench speed`: how fast pipelines are on a split's real images, each alone or two in turn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def speed(
     pipeline: opt.Pipelines,
-    split: Annotated[str, typer.Option("--split", "-s", help="Whose pictures; own data: file:PATH.jsonl.")],
+    split: Annotated[str, typer.Option("--split", "-s", help="Whose images; own data: file:PATH.jsonl.")],
     interleave: Annotated[
         bool, typer.Option("--interleave", help="The first and each other one in turn: ratios of speed.")
     ] = False,
@@ -30,7 +30,7 @@ def speed(
     warmup_seconds: Annotated[float, typer.Option(min=0, help="The warm-up lasts at least this long.")] = 3.0,
     warmup_batches: Annotated[int, typer.Option(min=0, help="And has at least so many batches.")] = 10,
     repeats: Annotated[int, typer.Option(min=1, help="Of which the median and the spread are given.")] = 3,
-    resident_mb: Annotated[float, typer.Option(min=1, help="Decoded pictures are kept up to this size.")] = 2048.0,
+    resident_mb: Annotated[float, typer.Option(min=1, help="Decoded images are kept up to this size.")] = 2048.0,
     limit: opt.Partial = None,
     results: opt.Results = None,
     weights: opt.Weights = None,

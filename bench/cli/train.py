@@ -18,7 +18,7 @@ def train(
         list[Path] | None,
         typer.Option(
             "--labels",
-            help="Expressions from this file instead, about the split's pictures: an index list (.pth) or a .jsonl, "
+            help="Expressions from this file instead, about the split's images: an index list (.pth) or a .jsonl, "
             "pseudo-labels too; may be repeated.",
         ),
     ] = None,

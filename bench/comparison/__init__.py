@@ -1,1 +1,1 @@
-"""Runs against one another: paired, clustered by picture, without torch and without the data."""
+"""Runs against one another: paired, clustered by image, without torch and without the data."""

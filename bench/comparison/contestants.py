@@ -62,7 +62,7 @@ def _refuse_other_question(first: Path, a: RunRecord, second: Path, b: RunRecord
     if one.partial != other.partial:
         part, of = (first, one) if one.partial else (second, other)
         raise RunError(
-            f"{both}: {part} is partial, the first {of.pictures:,} pictures of {of.split} only; run it without --limit"
+            f"{both}: {part} is partial, the first {of.images:,} images of {of.split} only; run it without --limit"
         )
     if one.fingerprint != other.fingerprint:
         said = (f"data {data.fingerprint[:8]}, {data.expressions:,} expressions" for data in (one, other))
@@ -103,7 +103,7 @@ def _refuse_other_expressions(a: Contestant, b: Contestant) -> None:
     """Raises RunError when the outcomes are not of the same expressions in the same order."""
     for what, one, other in (
         ("expression", a.outcomes.ids, b.outcomes.ids),
-        ("picture", a.outcomes.scenes, b.outcomes.scenes),
+        ("image", a.outcomes.scenes, b.outcomes.scenes),
     ):
         if one != other:
             shorter = min(len(one), len(other))
@@ -114,8 +114,8 @@ def _refuse_other_expressions(a: Contestant, b: Contestant) -> None:
                 f"{a.folder} and {b.folder} cannot be compared: from {what} {at + 1:,} on their outcomes are not of "
                 f"the same {what}s ({said}); make both anew with: bench score RUN --keep"
             )
-    if not (a.outcomes.picture == b.outcomes.picture).all():
+    if not (a.outcomes.image == b.outcomes.image).all():
         raise RunError(
-            f"{a.folder} and {b.folder} cannot be compared: their outcomes put expressions with other pictures; make "
+            f"{a.folder} and {b.folder} cannot be compared: their outcomes put expressions with other images; make "
             "both anew with: bench score RUN --keep"
         )

@@ -50,7 +50,7 @@ def _split_of(pipeline: Path, said: str, split: str | None) -> Path:
     """The folder of the pipeline's runs on one split: the one named, else the only one."""
     splits = _folders(pipeline)
     if split is not None:
-        if split.startswith(FILE):  # runs of file:pictures/birds.jsonl are kept under file:birds
+        if split.startswith(FILE):  # runs of file:images/birds.jsonl are kept under file:birds
             split = f"{FILE}{Path(split.removeprefix(FILE)).stem}"
         if (name := _known(pipeline, split)) is None:
             raise UnknownName(f"split with runs of {pipeline.name}", split, splits)

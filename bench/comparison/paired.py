@@ -1,13 +1,13 @@
-"""The difference of two runs on the same pictures: its interval, the p-value that agrees with it, what could be shown.
+"""The difference of two runs on the same images: its interval, the p-value that agrees with it, what could be shown.
 
-Both come from one paired bootstrap over pictures: a draw of pictures is a draw for both runs, so what makes a picture
+Both come from one paired bootstrap over images: a draw of images is a draw for both runs, so what makes an image
 hard for everybody cancels. The draws are those of bench/evaluation/statistics.py.
 
-A percentile interval of few pictures is too narrow, for two reasons that have nothing to do with the data: the spread
-of bootstrap means is sqrt((m - 1) / m) of what it should be for m pictures, and quantiles of the normal stand where
+A percentile interval of few images is too narrow, for two reasons that have nothing to do with the data: the spread
+of bootstrap means is sqrt((m - 1) / m) of what it should be for m images, and quantiles of the normal stand where
 Student's belong. Both are mended by taking quantiles a little further out, at normal_cdf(-sqrt(m / (m - 1)) * t) with
 t from Student's distribution of m - 1 degrees of freedom ("expanded percentile", Hesterberg 2015). With
-1,500 pictures the 2.5 % become 2.49 %, with 20 they become 1.6 %. The p-value is the same map backwards, so it is at
+1,500 images the 2.5 % become 2.49 %, with 20 they become 1.6 %. The p-value is the same map backwards, so it is at
 most 1 - confidence exactly when the interval leaves out 0.
 """
 
@@ -30,74 +30,74 @@ NORMAL = NormalDist()
 
 
 @lru_cache
-def expanded_tail(pictures: int, confidence: float) -> float:
-    """The part of the draws to leave out at each end; 0 for fewer than two pictures."""
-    if pictures < 2:
+def expanded_tail(images: int, confidence: float) -> float:
+    """The part of the draws to leave out at each end; 0 for fewer than two images."""
+    if images < 2:
         return 0.0
-    t = student_quantile(1 - (1 - confidence) / 2, pictures - 1)
-    return NORMAL.cdf(-math.sqrt(pictures / (pictures - 1)) * t)
+    t = student_quantile(1 - (1 - confidence) / 2, images - 1)
+    return NORMAL.cdf(-math.sqrt(images / (images - 1)) * t)
 
 
-def excluded(draws: int, pictures: int, confidence: float) -> int:
+def excluded(draws: int, images: int, confidence: float) -> int:
     """How many of the ordered draws lie beyond an end of the interval, that end included; 0 = it has no end."""
-    return math.floor(expanded_tail(pictures, confidence) * (draws + 1))
+    return math.floor(expanded_tail(images, confidence) * (draws + 1))
 
 
-def difference_interval(drawn: Float, pictures: int, confidence: float) -> Interval:
-    """(draws,) differences of resampled pictures -> the interval; (-1, 1) where pictures or draws are too few."""
-    place = excluded(len(drawn), pictures, confidence)
+def difference_interval(drawn: Float, images: int, confidence: float) -> Interval:
+    """(draws,) differences of resampled images -> the interval; (-1, 1) where images or draws are too few."""
+    place = excluded(len(drawn), images, confidence)
     if place < 1:
         return UNKNOWN
     low, high = np.partition(drawn, (place - 1, len(drawn) - place))[[place - 1, len(drawn) - place]]
     return (float(low) + 0.0, float(high) + 0.0)  # + 0.0: no "-0.0" in a table
 
 
-def difference_p(drawn: Float, pictures: int, statistic: float = 0.0) -> float:
+def difference_p(drawn: Float, images: int, statistic: float = 0.0) -> float:
     """Two-sided p of "no difference" by the draws (draws,): 1 - the widest confidence whose interval leaves out 0.
 
     Draws cannot tell parts below 1 / (draws + 1) apart, which is too coarse to correct for many pairs: where none lies
     on the other side of 0, p is Student's of `statistic`, the difference over its clustered standard error, if that is
     smaller still. The interval leaves out 0 either way.
     """
-    if pictures < 2:
+    if images < 2:
         return 1.0
     other_side = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    p = p_of_part((other_side + 1) / (len(drawn) + 1), pictures)
-    return p if other_side else min(p, 2 * student_cdf(-abs(statistic), pictures - 1))
+    p = p_of_part((other_side + 1) / (len(drawn) + 1), images)
+    return p if other_side else min(p, 2 * student_cdf(-abs(statistic), images - 1))
 
 
-def p_of_part(part: float, pictures: int) -> float:
+def p_of_part(part: float, images: int) -> float:
     """The two-sided p where `part` of the draws lie on the other side of 0: `expanded_tail` backwards."""
     if part >= 0.5:
         return 1.0
-    t = NORMAL.inv_cdf(part) * math.sqrt((pictures - 1) / pictures)
-    return 2 * student_cdf(t, pictures - 1)
+    t = NORMAL.inv_cdf(part) * math.sqrt((images - 1) / images)
+    return 2 * student_cdf(t, images - 1)
 
 
 def standard_error(differences: Float, counts: Float) -> float:
-    """The clustered standard error of sum(differences) / sum(counts), both per picture (m,); NaN for m < 2."""
-    pictures = len(counts)
-    if pictures < 2:
+    """The clustered standard error of sum(differences) / sum(counts), both per image (m,); NaN for m < 2."""
+    images = len(counts)
+    if images < 2:
         return math.nan
     ratio = differences.sum() / counts.sum()
     residuals = differences - ratio * counts
-    return math.sqrt(pictures / (pictures - 1) * float(residuals @ residuals)) / float(counts.sum())
+    return math.sqrt(images / (images - 1) * float(residuals @ residuals)) / float(counts.sum())
 
 
 def statistic(differences: Float, counts: Float) -> float:
-    """The difference over its clustered standard error, both per picture (m,); 0 where the error says nothing."""
+    """The difference over its clustered standard error, both per image (m,); 0 where the error says nothing."""
     error = standard_error(differences, counts)
     return float(differences.sum() / counts.sum()) / error if error > 0 else 0.0
 
 
-def detectable(error: float, pictures: int, confidence: float, power: float = POWER) -> float | None:
+def detectable(error: float, images: int, confidence: float, power: float = POWER) -> float | None:
     """The smallest true difference that would be found significant with probability `power`, from the standard error.
 
-    None where the error says nothing: fewer than two pictures, or runs that agree on every one.
+    None where the error says nothing: fewer than two images, or runs that agree on every one.
     """
     if not error > 0:
         return None
-    return error * (student_quantile(1 - (1 - confidence) / 2, pictures - 1) + NORMAL.inv_cdf(power))
+    return error * (student_quantile(1 - (1 - confidence) / 2, images - 1) + NORMAL.inv_cdf(power))
 
 
 def student_quantile(part: float, freedom: int) -> float:
@@ -117,7 +117,7 @@ def student_cdf(value: float, freedom: int) -> float:
 def mcnemar(a_only: int, b_only: int) -> float:
     """Two-sided exact p that flips go either way equally often (McNemar 1947, the binomial form); 1 without flips.
 
-    It takes flips for independent, which those of one picture are not: see docs/comparing.md.
+    It takes flips for independent, which those of one image are not: see docs/comparing.md.
     """
     flips, fewer = a_only + b_only, min(a_only, b_only)
     if 2 * fewer == flips:

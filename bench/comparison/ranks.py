@@ -22,21 +22,21 @@ RankRange = tuple[int, int]
 def rank_ranges(
     hits: ArrayLike, counts: ArrayLike, draws: int = 10_000, seed: int = 0, confidence: float = 0.95
 ) -> list[RankRange]:
-    """(pictures, runs) hits and (pictures,) expressions -> for each run its best and its worst rank, from 1.
+    """(images, runs) hits and (images,) expressions -> for each run its best and its worst rank, from 1.
 
     The best is 1 + the runs that are significantly better, the worst the number of runs less those significantly worse,
     as `compare` would say of all of them together: from one set of draws, with Holm's correction over the pairs.
-    Pictures without expressions are not part of the sample.
+    Images without expressions are not part of the sample.
     """
     asked = np.asarray(counts) > 0
     size, table = np.asarray(counts, np.float64)[asked], np.asarray(hits, np.float64)[asked]
-    pictures, runs = table.shape
+    images, runs = table.shape
     # The sign of a difference does not need the draw's number of expressions, so hits are all that is drawn.
     sums = resampled_sums(table, draws, seed)
     pairs = list(combinations(range(runs), 2))
     gains = [table[:, b] - table[:, a] for a, b in pairs]
     ps = [
-        difference_p(sums[:, b] - sums[:, a], pictures, statistic(gain, size))
+        difference_p(sums[:, b] - sums[:, a], images, statistic(gain, size))
         for (a, b), gain in zip(pairs, gains, strict=True)
     ]
     better, worse = [0] * runs, [0] * runs  # how many runs are significantly so
@@ -60,9 +60,9 @@ def ranks(results: Path, runs: Sequence[tuple[RunRecord, str]]) -> list[tuple[Ra
         return [(None, str(reason)) for reason in read]
     common = max(rows, key=lambda row: sum(_same(row, other) for other in rows))
     ranked = [row for row in rows if _same(row, common)]
-    pictures = len(common.scenes)
-    counts = np.bincount(common.picture, minlength=pictures)
-    hits = [np.bincount(row.picture, weights=row.hit.astype(np.float64), minlength=pictures) for row in ranked]
+    images = len(common.scenes)
+    counts = np.bincount(common.image, minlength=images)
+    hits = [np.bincount(row.image, weights=row.hit.astype(np.float64), minlength=images) for row in ranked]
     ranges = iter(rank_ranges(np.stack(hits, axis=1), counts))
     others = f"{OUTCOMES} is about other expressions than the other runs'; {KEEP} anew"
     return [
@@ -86,5 +86,5 @@ def _read(folder: Path, record: RunRecord) -> StoredOutcomes | str:
 
 def _same(one: StoredOutcomes, other: StoredOutcomes) -> bool:
     return one is other or (
-        one.ids == other.ids and one.scenes == other.scenes and np.array_equal(one.picture, other.picture)
+        one.ids == other.ids and one.scenes == other.scenes and np.array_equal(one.image, other.image)
     )

@@ -71,7 +71,7 @@ class Pair:
     standard_error: float | None
     detectable: float | None
     cells: Cells
-    pictures_flipped: int
+    images_flipped: int
     mcnemar_p: float
     mean_iou_difference: float
     mean_iou_ci95: Interval
@@ -81,13 +81,13 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Everything `bench compare` says. `pictures` are those with an expression; `notes` what a reader must know."""
+    """Everything `bench compare` says. `images` are those with an expression; `notes` what a reader must know."""
 
     split: str
     protocol: str
     signature: str
     n: int
-    pictures: int
+    images: int
     draws: int
     seed: int
     confidence: float

@@ -1,6 +1,6 @@
-"""The sample a comparison is about, as sums per picture, and those sums over draws of pictures.
+"""The sample a comparison is about, as sums per image, and those sums over draws of images.
 
-Shapes: N expressions, m pictures that have any, R runs, S strata. Everything that is drawn is a whole number (IoUs in
+Shapes: N expressions, m images that have any, R runs, S strata. Everything that is drawn is a whole number (IoUs in
 millionths, as they are stored), so the sums are exact and the same on every machine.
 """
 
@@ -27,20 +27,20 @@ MILLION = 1_000_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stratum:
-    """Expressions that share a label of a cut: their positions (n,), and how many pictures they are about."""
+    """Expressions that share a label of a cut: their positions (n,), and how many images they are about."""
 
     cut: str
     label: str
     rows: Int
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """What the runs made of the same expressions. `picture` (N,) counts only pictures with an expression."""
+    """What the runs made of the same expressions. `image` (N,) counts only images with an expression."""
 
-    picture: Int
-    pictures: int
+    image: Int
+    images: int
     hit: Bool  # (N, R)
     iou: Int  # (N, R), millionths
     strata: tuple[Stratum, ...]
@@ -49,31 +49,31 @@ class Sample:
     def of(cls, runs: Sequence[Contestant]) -> Sample:
         """The runs' outcomes, which are of the same expressions (bench/comparison/contestants.py)."""
         first = runs[0].outcomes
-        asked, picture = np.unique(first.picture, return_inverse=True)
+        asked, image = np.unique(first.image, return_inverse=True)
         return cls(
-            picture=picture.astype(np.int64),
-            pictures=len(asked),
+            image=image.astype(np.int64),
+            images=len(asked),
             hit=np.stack([run.outcomes.hit for run in runs], axis=1),
             iou=np.stack([np.rint(run.outcomes.iou * MILLION).astype(np.int64) for run in runs], axis=1),
-            strata=tuple(_strata(first, picture)),
+            strata=tuple(_strata(first, image)),
         )
 
-    def per_picture(self, values: NDArray[np.generic], rows: Int | slice = slice(None)) -> Float:
-        """(n,) or (n, K) values of expressions, all or those at `rows` -> (m,) or (m, K) their sums per picture."""
-        picture = self.picture[rows]
-        table = np.asarray(values, np.float64).reshape(len(picture), -1)
-        columns = [np.bincount(picture, weights=column, minlength=self.pictures) for column in table.T]
-        sums: Float = np.stack(columns, axis=1).astype(np.float64).reshape(self.pictures, *values.shape[1:])
+    def per_image(self, values: NDArray[np.generic], rows: Int | slice = slice(None)) -> Float:
+        """(n,) or (n, K) values of expressions, all or those at `rows` -> (m,) or (m, K) their sums per image."""
+        image = self.image[rows]
+        table = np.asarray(values, np.float64).reshape(len(image), -1)
+        columns = [np.bincount(image, weights=column, minlength=self.images) for column in table.T]
+        sums: Float = np.stack(columns, axis=1).astype(np.float64).reshape(self.images, *values.shape[1:])
         return sums
 
     def drawn(self, draws: int, seed: int) -> Drawn:
-        """The sums over draws of pictures, all from one set of draws."""
-        blocks = [np.ones((len(self.picture), 1)), self.hit, self.iou]
-        tables = [self.per_picture(np.hstack(blocks))]
+        """The sums over draws of images, all from one set of draws."""
+        blocks = [np.ones((len(self.image), 1)), self.hit, self.iou]
+        tables = [self.per_image(np.hstack(blocks))]
         for stratum in self.strata:
             inside = np.hstack([np.ones((len(stratum.rows), 1)), self.hit[stratum.rows]])
-            tables.append(self.per_picture(inside, stratum.rows))
-        totals = resampled_sums(np.hstack(tables), draws, seed) if self.pictures else np.zeros((draws, 0))
+            tables.append(self.per_image(inside, stratum.rows))
+        totals = resampled_sums(np.hstack(tables), draws, seed) if self.images else np.zeros((draws, 0))
         return Drawn(totals, self.hit.shape[1])
 
 
@@ -101,7 +101,7 @@ def _ratios(above: Float, below: Float) -> Float:
     return ratios
 
 
-def _strata(outcomes: StoredOutcomes, picture: NDArray[np.integer]) -> list[Stratum]:
+def _strata(outcomes: StoredOutcomes, image: NDArray[np.integer]) -> list[Stratum]:
     """Every label of every cut with its expressions, in the order of a table."""
     counts = {cut: Counter(label for label in labels if label is not None) for cut, labels in outcomes.strata.items()}
     found = []
@@ -109,5 +109,5 @@ def _strata(outcomes: StoredOutcomes, picture: NDArray[np.integer]) -> list[Stra
         own = np.array(outcomes.strata[cut], object)
         for label in labels:
             rows = np.flatnonzero(own == label)
-            found.append(Stratum(cut, label, rows, len(np.unique(picture[rows]))))
+            found.append(Stratum(cut, label, rows, len(np.unique(image[rows]))))
     return found

@@ -1,6 +1,6 @@
-"""A split with its annotations taken away: what makes pseudo-labels sees pictures and nothing else.
+"""A split with its annotations taken away: what makes pseudo-labels sees images and nothing else.
 
-Scenes keep their names and the sizes of their pictures, which a decoded picture tells anyway.
+Scenes keep their names and the sizes of their images, which a decoded image tells anyway.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from bench.datasets.pictures import Pictures
+from bench.datasets.images import Images
 from bench.datasets.split import Split
 from bench.errors import DataError, UsageError
-from bench.grounding import Picture, PictureSource, PipelineContext, Scene
+from bench.grounding import ImageArray, ImageSource, PipelineContext, Scene
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"))
 
 
-def blind(split: Split) -> tuple[list[Scene], PictureSource]:
-    """The scenes without expressions, and their pictures with `load` and `missing` only; no expression is read."""
-    return without_expressions(split.scenes), BlindPictures(split.pictures)
+def blind(split: Split) -> tuple[list[Scene], ImageSource]:
+    """The scenes without expressions, and their images with `load` and `missing` only; no expression is read."""
+    return without_expressions(split.scenes), BlindImages(split.images)
 
 
 def without_expressions(scenes: Iterable[Scene]) -> list[Scene]:
@@ -34,35 +34,35 @@ def shut(context: PipelineContext) -> PipelineContext:
 
 
 def _no_train_scenes() -> NoReturn:
-    raise UsageError("pseudo-labels are made from pictures alone; a source may not ask for the annotations of a split")
+    raise UsageError("pseudo-labels are made from images alone; a source may not ask for the annotations of a split")
 
 
-class BlindPictures:
-    """A PictureSource that can do nothing else, and never hands annotations on."""
+class BlindImages:
+    """A ImageSource that can do nothing else, and never hands annotations on."""
 
     __slots__ = ("load", "missing")
 
-    def __init__(self, pictures: PictureSource) -> None:
-        self.load: Callable[[Scene], Picture] = lambda scene: pictures.load(*without_expressions([scene]))
-        self.missing: Callable[[Sequence[Scene]], list[str]] = lambda scenes: pictures.missing(scenes)
+    def __init__(self, images: ImageSource) -> None:
+        self.load: Callable[[Scene], ImageArray] = lambda scene: images.load(*without_expressions([scene]))
+        self.missing: Callable[[Sequence[Scene]], list[str]] = lambda scenes: images.missing(scenes)
 
 
-def pictures_below(folder: Path, out: Path) -> tuple[list[Scene], PictureSource]:
-    """Every picture file in a folder, sorted by path, named as a JSONL at `out` names its pictures: from its folder on.
+def images_below(folder: Path, out: Path) -> tuple[list[Scene], ImageSource]:
+    """Every image file in a folder, sorted by path, named as a JSONL at `out` names its images: from its folder on.
 
     Sizes are not known. Raises UsageError when `out` does not lie in the folder or above it, for then no JSONL there
-    may name the pictures, and DataError when there is none.
+    may name the images, and DataError when there is none.
     """
     if not folder.is_dir():
-        raise DataError(f"--pictures {folder}: not a folder" if folder.exists() else f"--pictures {folder}: not there")
+        raise DataError(f"--images {folder}: not a folder" if folder.exists() else f"--images {folder}: not there")
     top, base = folder.resolve(), out.resolve().parent
     if not top.is_relative_to(base):
         raise UsageError(
-            f"--out {out}: it names pictures by their way from its own folder, which may not lead out of it; write it "
-            f"into the folder of the pictures, {folder / out.name}, or above"
+            f"--out {out}: it names images by their way from its own folder, which may not lead out of it; write it "
+            f"into the folder of the images, {folder / out.name}, or above"
         )
     found = sorted(path for path in top.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
-        raise DataError(f"--pictures {folder}: no picture in it (looked for {', '.join(sorted(SUFFIXES))})")
+        raise DataError(f"--images {folder}: no image in it (looked for {', '.join(sorted(SUFFIXES))})")
     files = [path.relative_to(base).as_posix() for path in found]
-    return [Scene(file, file, None, None, ()) for file in files], BlindPictures(Pictures([base], nested=False))
+    return [Scene(file, file, None, None, ()) for file in files], BlindImages(Images([base], nested=False))

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.datasets.hub import MIRRORS, Mirror
-from bench.datasets.prepared import Header, index_path, pictures_of, read_header, read_index
+from bench.datasets.prepared import Header, images_of, index_path, read_header, read_index
 from bench.datasets.split import Counts, Part, Split
 from bench.errors import DataError
 from bench.settings import Resolved
 
-COCO_TERMS = "pictures: Flickr users', COCO's terms of use (mostly non-commercial); expressions: no licence stated"
+COCO_TERMS = "images: Flickr users', COCO's terms of use (mostly non-commercial); expressions: no licence stated"
 REFER_FILES = (
     "{name}.zip of the refer API (its host is gone; web.archive.org keeps bvisionweb1.cs.unc.edu/licheng/referit/data/"
     "{name}.zip), or the index lists of TransVG/CLIP-VG ({stem}_<part>.pth)"
 )
-COCO_PICTURES = (
-    "train2014.zip from cocodataset.org (13 GB; train2017.zip holds the same pictures), no need to unpack it; "
-    "for all the COCO sets at once: [data.pictures] coco = PATH in bench.toml"
+COCO_IMAGES = (
+    "train2014.zip from cocodataset.org (13 GB; train2017.zip holds the same images), no need to unpack it; "
+    "for all the COCO sets at once: [data.images] coco = PATH in bench.toml"
 )
 
 
@@ -31,9 +31,9 @@ COCO_PICTURES = (
 class Catalogued:
     """A known data set, prepared from files that the user holds; satisfies the Dataset protocol.
 
-    `album` is the key of [data.pictures] that data sets with the same pictures share, `aliases` are other names of it
+    `album` is the key of [data.images] that data sets with the same images share, `aliases` are other names of it
     in split names, `refer` is the folder and the splitBy of its refer files, `stem` how its index lists are called,
-    `hub` the mirror that has its pictures too.
+    `hub` the mirror that has its images too.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Catalogued:
     parts: tuple[Part, ...]
     terms: str
     annotations: str
-    pictures: str
+    images: str
     album: str = ""
     aliases: tuple[str, ...] = ()
     refer: tuple[str, str] | None = None
@@ -50,8 +50,8 @@ class Catalogued:
 
     @property
     def where(self) -> str:
-        """Where annotations and pictures come from, and the command that prepares them."""
-        lines = [f"annotations: {self.annotations}", f"pictures: {self.pictures}"]
+        """Where annotations and images come from, and the command that prepares them."""
+        lines = [f"annotations: {self.annotations}", f"images: {self.images}"]
         if self.hub:
             revision = "" if self.hub.revision else " --revision COMMIT"
             lines.append(
@@ -86,7 +86,7 @@ class Catalogued:
             name=f"{self.name}-{part}",
             title=f"{self.title} {part}",
             scenes=scenes,
-            pictures=pictures_of(resolved, self.name, self.album),
+            images=images_of(resolved, self.name, self.album),
             terms=self.terms,
             partial=header.partial,
             known_fingerprint=header.fingerprint,
@@ -104,7 +104,7 @@ def mismatches(part: Part, found: Counts) -> list[str]:
 
     A count is compared where it was published and the source knows it (index lists know no references).
     """
-    pairs = [(kind, getattr(part, kind), getattr(found, kind)) for kind in ("expressions", "refs", "pictures")]
+    pairs = [(kind, getattr(part, kind), getattr(found, kind)) for kind in ("expressions", "refs", "images")]
     return [
         f"{kind}: {expected:,} expected, {number:,} found"
         for kind, expected, number in pairs
@@ -114,10 +114,10 @@ def mismatches(part: Part, found: Counts) -> list[str]:
 
 def _coco(name: str, title: str, split_by: str, stem: str, *parts: Part, aliases: tuple[str, ...] = ()) -> Catalogued:
     """A data set of the refer API about COCO's images; `stem` is what its index lists are called by."""
-    refer, texts = name.removesuffix("-google"), (COCO_TERMS, REFER_FILES, COCO_PICTURES)
-    terms, annotations, pictures = (text.format(name=refer, stem=stem) for text in texts)
+    refer, texts = name.removesuffix("-google"), (COCO_TERMS, REFER_FILES, COCO_IMAGES)
+    terms, annotations, images = (text.format(name=refer, stem=stem) for text in texts)
     files = ("coco", aliases, (refer, split_by), stem, MIRRORS[name])
-    return Catalogued(name, title, parts, terms, annotations, pictures, *files)
+    return Catalogued(name, title, parts, terms, annotations, images, *files)
 
 
 refcoco = _coco(
@@ -147,7 +147,7 @@ refcocog = _coco(
 )
 
 refcocog_google = _coco(
-    *("refcocog-google", "RefCOCOg (Google; split by object, so train and val share pictures)", "google", "gref"),
+    *("refcocog-google", "RefCOCOg (Google; split by object, so train and val share images)", "google", "gref"),
     Part("train", 85_474, 44_822, 24_698),
     Part("val", 9_536, 5_000, 4_650),
 )
@@ -156,9 +156,9 @@ referit = Catalogued(
     name="referit",
     title="ReferIt (RefClef, Berkeley)",
     parts=(Part("train", 54_127), Part("val", 5_842, None, 1_000), Part("test", 60_103)),
-    terms="pictures: SAIAPR TC-12, a part of IAPR TC-12; expressions: no licence stated",
+    terms="images: SAIAPR TC-12, a part of IAPR TC-12; expressions: no licence stated",
     annotations=REFER_FILES.format(name="refclef", stem="referit"),
-    pictures="saiapr_tc-12.zip (refer's README links it); folder or zip, as it comes",
+    images="saiapr_tc-12.zip (refer's README links it); folder or zip, as it comes",
     aliases=("refclef",),
     refer=("refclef", "berkeley"),
     stem="referit",
@@ -169,10 +169,10 @@ flickr30k = Catalogued(
     name="flickr30k",
     title="Flickr30k Entities",
     parts=(Part("train", 427_193), Part("val", 14_433, None, 1_000), Part("test", 14_481, None, 1_000)),
-    terms="pictures: request form of Flickr30k, non-commercial research and education only; annotations: on GitHub",
+    terms="images: request form of Flickr30k, non-commercial research and education only; annotations: on GitHub",
     annotations="github.com/BryanPlummer/flickr30k_entities (annotations.zip and train/val/test.txt), "
     "or the index lists flickr_<part>.pth",
-    pictures="flickr30k-images, by the form at shannon.cs.illinois.edu/DenotationGraph",
+    images="flickr30k-images, by the form at shannon.cs.illinois.edu/DenotationGraph",
     aliases=("flickr",),
     stem="flickr",
 )

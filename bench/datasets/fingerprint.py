@@ -2,11 +2,11 @@
 
 The fingerprint is a sha256 over one line for each expression, sorted, joined by newlines, in UTF-8:
 
-    <picture key> TAB <text> TAB <x1> <y1> <x2> <y2> [TAB <box of `also`> ...]
+    <image key> TAB <text> TAB <x1> <y1> <x2> <y2> [TAB <box of `also`> ...]
 
-The picture key is `picture_key(scene.file)`; the text is in Unicode form NFC, lower-cased, each run of white space made
+The image key is `image_key(scene.file)`; the text is in Unicode form NFC, lower-cased, each run of white space made
 one blank; a box is its four numbers in hundredths of a pixel, rounded to the nearest integer (half to even). Boxes of
-`also` come sorted. File format, order of rows, ids and picture sizes have no part in it, so refer files, index lists
+`also` come sorted. File format, order of rows, ids and image sizes have no part in it, so refer files, index lists
 and hub mirrors of the same split agree, while boxes cut to integers do not.
 """
 
@@ -34,14 +34,14 @@ COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})(?:_\d+)?")
 class Sample(NamedTuple):
     """One expression as the fingerprint sees it; boxes in hundredths of a pixel."""
 
-    picture: str
+    image: str
     text: str
     box: Hundredths
     also: tuple[Hundredths, ...]
 
 
-def picture_key(file: str) -> str:
-    """One name for a picture whatever its file is called: the number of a COCO picture, else the file's stem.
+def image_key(file: str) -> str:
+    """One name for an image whatever its file is called: the number of a COCO image, else the file's stem.
 
     `COCO_train2014_000000581857.jpg`, `000000581857.jpg` and `COCO_train2014_000000581857_16.jpg` all give "581857",
     `9739.jpg` gives "9739". Folders before the name are left out.
@@ -55,7 +55,7 @@ def picture_key(file: str) -> str:
 def fingerprint(scenes: Sequence[Scene]) -> str:
     """sha256 (hex) over the content of `scenes`, as the module says; the same whatever file format they came from."""
     lines = [
-        "\t".join((s.picture, s.text, *(" ".join(map(str, box)) for box in (s.box, *s.also)))) for s in _samples(scenes)
+        "\t".join((s.image, s.text, *(" ".join(map(str, box)) for box in (s.box, *s.also)))) for s in _samples(scenes)
     ]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
@@ -71,29 +71,29 @@ def difference(
     left, right = Counter(_samples(a)), Counter(_samples(b))
     only_a, only_b = list((left - right).elements()), list((right - left).elements())
     said: list[str] = []
-    pictures_a, pictures_b = {picture_key(s.file) for s in a}, {picture_key(s.file) for s in b}
+    images_a, images_b = {image_key(s.file) for s in a}, {image_key(s.file) for s in b}
     for have, lack, only, (name, other) in (
-        (pictures_a, pictures_b, only_a, names),
-        (pictures_b, pictures_a, only_b, names[::-1]),
+        (images_a, images_b, only_a, names),
+        (images_b, images_a, only_b, names[::-1]),
     ):
         if missing := sorted(have - lack):
-            gone = [s for s in only if s.picture in have - lack]
+            gone = [s for s in only if s.image in have - lack]
             said.append(
-                f"{_count(missing, 'picture')} with {_count(gone, 'expression')} only in {name}, not in {other}: "
+                f"{_count(missing, 'image')} with {_count(gone, 'expression')} only in {name}, not in {other}: "
                 + _few(missing)
             )
-    only_a = [s for s in only_a if s.picture in pictures_b]
-    only_b = [s for s in only_b if s.picture in pictures_a]
-    same_text, only_a, only_b = _pairs(only_a, only_b, lambda s: (s.picture, s.text))
+    only_a = [s for s in only_a if s.image in images_b]
+    only_b = [s for s in only_b if s.image in images_a]
+    same_text, only_a, only_b = _pairs(only_a, only_b, lambda s: (s.image, s.text))
     if same_text:
         said.append(_boxes_differ(same_text, names))
-    same_box, only_a, only_b = _pairs(only_a, only_b, lambda s: (s.picture, s.box))
+    same_box, only_a, only_b = _pairs(only_a, only_b, lambda s: (s.image, s.box))
     if same_box:
-        shown = _few([f"{x.text!r} / {y.text!r} (picture {x.picture})" for x, y in same_box])
+        shown = _few([f"{x.text!r} / {y.text!r} (image {x.image})" for x, y in same_box])
         said.append(f"{_count(same_box, 'expression')} with another text on the same box: {shown}")
     for only, name in ((only_a, names[0]), (only_b, names[1])):
         if only:
-            shown = _few([f"{s.text!r} (picture {s.picture})" for s in sorted(only)])
+            shown = _few([f"{s.text!r} (image {s.image})" for s in sorted(only)])
             said.append(f"{_count(only, 'expression')} only in {name}: {shown}")
     return said
 
@@ -101,7 +101,7 @@ def difference(
 def _samples(scenes: Sequence[Scene]) -> list[Sample]:
     """Every expression of every scene, normalised; the boxes of all are rounded in one go."""
     pairs = [(scene, e) for scene in scenes for e in scene.expressions]
-    keys = {scene.file: picture_key(scene.file) for scene in scenes}
+    keys = {scene.file: image_key(scene.file) for scene in scenes}
     boxes = _hundredths([e.box for _, e in pairs])
     return [
         Sample(keys[scene.file], _normal(e.text), box, tuple(sorted(_hundredths(e.also))))
@@ -139,18 +139,16 @@ def _pairs(
 
 
 def _boxes_differ(pairs: list[tuple[Sample, Sample]], names: tuple[str, str]) -> str:
-    """How many boxes differ for the same picture and text, by how much, and what explains all of them."""
+    """How many boxes differ for the same image and text, by how much, and what explains all of them."""
     a = np.array([x.box for x, _ in pairs]) / 100
     b = np.array([y.box for _, y in pairs]) / 100
     far = np.abs(a - b).max(axis=1)
     said = (
-        f"{_count(pairs, 'expression')} with another box for the same picture and text: largest deviation "
+        f"{_count(pairs, 'expression')} with another box for the same image and text: largest deviation "
         f"{far.max():.2f} px, median {np.median(far):.2f} px"
     )
     if not far.any():
-        return (
-            f"{len(pairs):,} expressions have other boxes that also count as right for the same picture, text and box"
-        )
+        return f"{len(pairs):,} expressions have other boxes that also count as right for the same image, text and box"
     for one, other, name, of in ((a, b, names[1], names[0]), (b, a, names[0], names[1])):
         for what, made in EXPLANATIONS.items():
             if np.abs(made(one) - other).max() < 0.02:

@@ -37,7 +37,7 @@ class Phrase(NamedTuple):
 
 
 class Entities(NamedTuple):
-    """What an annotation file says: the picture's size in pixels, and the xyxy boxes of each chain."""
+    """What an annotation file says: the image's size in pixels, and the xyxy boxes of each chain."""
 
     width: int | None
     height: int | None
@@ -55,13 +55,13 @@ def read_entities(folder: Path, part: str, protocol: Protocol = "merged") -> lis
     if not list_file.is_file():
         there = ", ".join(sorted(p.stem for p in folder.glob("*.txt"))) or "none"
         raise DataError(
-            f"{list_file}: it is not there; it should list the pictures of part {part!r} (there are: {there})"
+            f"{list_file}: it is not there; it should list the images of part {part!r} (there are: {there})"
         )
     images = [line.strip().removesuffix(".jpg") for line in _text(list_file).splitlines() if line.strip()]
 
     def rows() -> Iterator[Row]:
         for image in images:
-            checked_file(image, f"{list_file}: picture {image!r}")
+            checked_file(image, f"{list_file}: image {image!r}")
             entities = read_annotation(folder / "Annotations" / f"{image}.xml")
             yield from _rows(folder / "Sentences" / f"{image}.txt", image, entities, protocol)
 

@@ -1,8 +1,8 @@
-"""The parquet files of the hub mirrors as scenes with their pictures' bytes, a few rows in memory at a time.
+"""The parquet files of the hub mirrors as scenes with their images' bytes, a few rows in memory at a time.
 
 Two layouts are known (spec pipelines.md 5.4; the fields are those of the data sets' own cards):
 
-    one row a picture   image {bytes, path}, image_info {file_name, width, height, id}, ref_list [{ann_info, ref_info}]
+    one row an image   image {bytes, path}, image_info {file_name, width, height, id}, ref_list [{ann_info, ref_info}]
                         where ann_info and ref_info are the refer files' annotation and ref (jxu124/*-benchmark)
     one row an object   question_id (the annotation's id), image, answer [expressions], bbox xywh, file_name (lmms-lab)
 
@@ -25,7 +25,7 @@ from bench.grounding import Expression, Scene
 if TYPE_CHECKING:
     import polars
 
-ROWS_AT_ONCE = 64  # a picture is about 0.1 MB
+ROWS_AT_ONCE = 64  # an image is about 0.1 MB
 
 
 def read_hub(
@@ -42,7 +42,7 @@ def read_hub(
         raise DataError(f"part {part}: no parquet files were given")
     columns = set(first.collect_schema().names())
     if {"image", "ref_list"} <= columns:
-        yield from _by_picture(files, part, text, keep)
+        yield from _by_image(files, part, text, keep)
     elif {"image", "answer", "bbox", "file_name", "question_id"} <= columns:
         yield from _by_object(files, keep)
     else:
@@ -52,13 +52,13 @@ def read_hub(
         )
 
 
-def _by_picture(
+def _by_image(
     files: Sequence[Path], part: str, text: Text, keep: Collection[str] | None
 ) -> Iterator[tuple[Scene, bytes]]:
-    pictures: set[str] = set()
+    images: set[str] = set()
     ids: set[str] = set()
     for where, row in _records(files, ("image", "image_info", "ref_list")):
-        picture = _struct(row.get("image_info") or {}, where)
+        image = _struct(row.get("image_info") or {}, where)
         rows: list[Row] = []
         for item in _list(row["ref_list"], where):
             item = _struct(item, where)
@@ -67,16 +67,16 @@ def _by_picture(
             if ref.get("split") is not None and not _belongs(str(ref["split"]), part):
                 raise DataError(f"{spot}: it belongs to part {ref['split']!r}, not {part!r}")
             if keep is None or {str(ref.get("ref_id")), str(ref.get("ann_id"))} & set(keep):
-                rows.extend(ref_rows(ref, annotation, picture, spot, text))
+                rows.extend(ref_rows(ref, annotation, image, spot, text))
         if not rows:
             continue
         for scene in gather(rows, where):
-            if scene.file in pictures or not ids.isdisjoint(e.id for e in scene.expressions):
-                raise DataError(f"{where}: picture {scene.file} or one of its expressions is there twice")
-            pictures.add(scene.file)
+            if scene.file in images or not ids.isdisjoint(e.id for e in scene.expressions):
+                raise DataError(f"{where}: image {scene.file} or one of its expressions is there twice")
+            images.add(scene.file)
             ids.update(e.id for e in scene.expressions)
             yield scene, _bytes(row["image"], where)
-    if not pictures:
+    if not images:
         raise DataError(f"{files[0]}: it holds no expressions of part {part!r}")
 
 
@@ -87,7 +87,7 @@ def _belongs(split: str, part: str) -> bool:
 
 
 def _by_object(files: Sequence[Path], keep: Collection[str] | None) -> Iterator[tuple[Scene, bytes]]:
-    """Two passes: rows of one picture lie apart, so the scenes are gathered before the first picture is read."""
+    """Two passes: rows of one image lie apart, so the scenes are gathered before the first image is read."""
     rows: list[Row] = []
     for where, row in _records(files, ("question_id", "answer", "bbox", "file_name")):
         ann_id = str(row["question_id"])
@@ -160,7 +160,7 @@ def _parsed(value: object, kind: type, name: str, where: str) -> Any:
 def _bytes(image: object, where: str) -> bytes:
     held = image.get("bytes") if isinstance(image, Mapping) else image
     if not isinstance(held, bytes) or not held:
-        raise DataError(f"{where}: its picture has no bytes")
+        raise DataError(f"{where}: its image has no bytes")
     return held
 
 

@@ -2,13 +2,13 @@
 
     {"image": "street/0001.jpg", "text": "the red car on the left", "box_xyxy": [12.5, 40, 300, 211]}
 
-    image          the picture's path relative to the folder of this file, with /; it may not lead out of that folder
+    image          the image's path relative to the folder of this file, with /; it may not lead out of that folder
     text           the expression (or `expression`); any language, any length
-    box_xyxy       left, top, right, bottom in pixels of the picture, as floats, with no "+1"; or
+    box_xyxy       left, top, right, bottom in pixels of the image, as floats, with no "+1"; or
     box_xywh       left, top, width, height
     id             what names the expression in predictions; unique. Without it: "<split>:<row>" where both are given,
                    else the line's number, from 1
-    width, height  the picture's size in pixels; checked when it is opened
+    width, height  the image's size in pixels; checked when it is opened
     ref_id         the referred object; expressions with the same ref_id refer to the same one
     kind           a class of expression that tables are split by
     category       the class of the referred object
@@ -36,15 +36,15 @@ KEYS = (
 
 
 def read_jsonl(path: Path) -> list[Scene]:
-    """The scenes of a file of the format above, pictures and expressions in order of first appearance.
+    """The scenes of a file of the format above, images and expressions in order of first appearance.
 
-    `Scene.file` is the picture's path as written. Raises DataError naming the file and the line (from 1).
+    `Scene.file` is the image's path as written. Raises DataError naming the file and the line (from 1).
     """
     return gather(_rows(path), str(path))
 
 
 def read_questions(path: Path) -> Iterator[tuple[str, Query]]:
-    """(picture's path as written, what is asked about it) of every line, boxes not needed and not looked at.
+    """(image's path as written, what is asked about it) of every line, boxes not needed and not looked at.
 
     Raises DataError naming the file and the line (from 1).
     """

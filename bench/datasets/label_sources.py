@@ -31,7 +31,7 @@ def sources_of(
 ) -> list[SourceRows]:
     """The sources in `paths`, in order: rows belong to the source that they name themselves, else to their file's.
 
-    Files that say the same source are one. `limit` takes the first pictures of each file. Raises DataError for two
+    Files that say the same source are one. `limit` takes the first images of each file. Raises DataError for two
     rows of a source with one id, and what `load_labels` raises.
     """
     sources: dict[str, SourceRows] = {}

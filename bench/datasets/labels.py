@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from bench.datasets.catalog import Catalogued
-from bench.datasets.fingerprint import picture_key
+from bench.datasets.fingerprint import image_key
+from bench.datasets.images import Images
 from bench.datasets.index_lists import FORMATS, read_index_list
 from bench.datasets.jsonl import read_jsonl, read_provenance
 from bench.datasets.load import FILE, find_split, load_split
-from bench.datasets.pictures import Pictures
-from bench.datasets.prepared import pictures_of
+from bench.datasets.prepared import images_of
 from bench.datasets.rows import Row, gather
 from bench.datasets.split import Split
 from bench.errors import DataError, UsageError
-from bench.grounding import Picture, PictureSource, Scene, SceneObject, check_box_touches
+from bench.grounding import ImageArray, ImageSource, Scene, SceneObject, check_box_touches
 from bench.hashing import sha256_file
 from bench.settings import Resolved
 
-SHOWN = 3  # pictures named in a message
+SHOWN = 3  # images named in a message
 Size = tuple[int | None, int | None]
 
 
@@ -46,17 +46,17 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Album:
-    """The pictures of the split's data set; `sizes` and `objects` by picture key, `known` files if they are all."""
+    """The images of the split's data set; `sizes` and `objects` by image key, `known` files if they are all."""
 
     split: str
     dataset: str
-    pictures: PictureSource
+    images: ImageSource
     sizes: Mapping[str, Size] = field(default_factory=dict)
     objects: Mapping[str, tuple[SceneObject, ...]] = field(default_factory=dict)
     known: frozenset[str] | None = None
 
     def missing(self, scenes: Sequence[Scene]) -> list[str]:
-        gone = set(self.pictures.missing(scenes))
+        gone = set(self.images.missing(scenes))
         return [s.file for s in scenes if s.file in gone or (self.known is not None and s.file not in self.known)]
 
 
@@ -71,47 +71,47 @@ def load_labels(split_name: str, paths: Sequence[Path], resolved: Resolved, albu
     rows: list[Row] = []
     files: list[Mapping[str, Any]] = []
     provenance: dict[str, Mapping[str, Any]] = {}
-    beside: dict[str, Path] = {}  # picture -> the folder of the JSONL that brought it
+    beside: dict[str, Path] = {}  # image -> the folder of the JSONL that brought it
     for number, path in enumerate(paths, 1):
         scenes = _read(path, album)
         for file in _absent(path, scenes, album):
             if beside.setdefault(file, path.resolve().parent) != path.resolve().parent:
-                raise DataError(f"{path}: {file!r} is another picture than in {beside[file]}; rename one of the two")
+                raise DataError(f"{path}: {file!r} is another image than in {beside[file]}; rename one of the two")
         before, prefix = len(rows), f"{number}:" if len(paths) > 1 else ""
         rows += _rows(path, scenes, album, prefix)
         if path.suffix == ".jsonl":
             provenance |= {prefix + name: said for name, said in read_provenance(path).items()}
         files.append({"file": path.name, "sha256": sha256_file(path), "rows": len(rows) - before})
     merged = tuple(
-        replace(scene, objects=album.objects.get(picture_key(scene.file), ()))
+        replace(scene, objects=album.objects.get(image_key(scene.file), ()))
         for scene in gather(rows, " and ".join(str(path) for path in paths))
     )
-    pictures = album.pictures
+    images = album.images
     if beside or any(scene.width is None or scene.height is None for scene in merged):
-        pictures = LabelPictures(pictures, {f: Pictures([p], nested=False) for f, p in beside.items()}, tuple(paths))
+        images = LabelImages(images, {f: Images([p], nested=False) for f, p in beside.items()}, tuple(paths))
     names = ", ".join(path.name for path in paths)
-    return Labelled(Split(album.split, f"{album.split}, labels of {names}", merged, pictures), tuple(files), provenance)
+    return Labelled(Split(album.split, f"{album.split}, labels of {names}", merged, images), tuple(files), provenance)
 
 
 @dataclass(frozen=True)
-class LabelPictures:
-    """A PictureSource: the data set's pictures, and `beside` them those that a label file brought along.
+class LabelImages:
+    """A ImageSource: the data set's images, and `beside` them those that a label file brought along.
 
-    `load` also raises DataError for a label outside its picture, which only the decoded picture can tell where no size
+    `load` also raises DataError for a label outside its image, which only the decoded image can tell where no size
     is annotated.
     """
 
-    album: PictureSource
-    beside: Mapping[str, PictureSource]
+    album: ImageSource
+    beside: Mapping[str, ImageSource]
     paths: tuple[Path, ...]
 
-    def load(self, scene: Scene) -> Picture:
-        picture = self.beside.get(scene.file, self.album).load(scene)
-        height, width = picture.shape[:2]
+    def load(self, scene: Scene) -> ImageArray:
+        image = self.beside.get(scene.file, self.album).load(scene)
+        height, width = image.shape[:2]
         for expression in scene.expressions:
             if not expression.touches(width, height):
                 check_box_touches(scene, expression, width, height, self._where(expression.id))
-        return picture
+        return image
 
     def missing(self, scenes: Sequence[Scene]) -> list[str]:
         own = [scene for scene in scenes if scene.file not in self.beside]
@@ -126,24 +126,24 @@ class LabelPictures:
 
 
 def open_album(split_name: str, resolved: Resolved) -> Album:
-    """What is known of the split's pictures; the split itself is read only where it is at hand."""
+    """What is known of the split's images; the split itself is read only where it is at hand."""
     if split_name.startswith(FILE):
         split = load_split(split_name, resolved)
-        return Album(split.name, split.dataset, split.pictures, *_known(split.scenes))
+        return Album(split.name, split.dataset, split.images, *_known(split.scenes))
     dataset, part = find_split(split_name)
     name = f"{dataset.name}-{part.name}"
     if isinstance(dataset, Catalogued):
         scenes = dataset.load(part.name, resolved).scenes if dataset.ready(part.name, resolved) else ()
-        return Album(name, dataset.name, pictures_of(resolved, dataset.name, dataset.album), *_known(scenes))
-    # Another data set's source need not know which pictures exist (`shapes` draws whatever it is asked for).
+        return Album(name, dataset.name, images_of(resolved, dataset.name, dataset.album), *_known(scenes))
+    # Another data set's source need not know which images exist (`shapes` draws whatever it is asked for).
     split = dataset.load(part.name, resolved)
     known = frozenset(scene.file for scene in split.scenes)
-    return Album(name, dataset.name, split.pictures, *_known(split.scenes), known)
+    return Album(name, dataset.name, split.images, *_known(split.scenes), known)
 
 
 def _known(scenes: Iterable[Scene]) -> tuple[dict[str, Size], dict[str, tuple[SceneObject, ...]]]:
-    """The annotated sizes and objects of images, by picture key."""
-    by_key = {picture_key(scene.file): scene for scene in scenes}
+    """The annotated sizes and objects of images, by image key."""
+    by_key = {image_key(scene.file): scene for scene in scenes}
     return {k: (s.width, s.height) for k, s in by_key.items()}, {k: s.objects for k, s in by_key.items()}
 
 
@@ -161,12 +161,12 @@ def _read(path: Path, album: Album) -> list[Scene]:
 
 
 def _absent(path: Path, scenes: Sequence[Scene], album: Album) -> list[str]:
-    """Pictures that lie beside a JSONL instead of in the data set. Raises DataError for those that are nowhere."""
+    """Images that lie beside a JSONL instead of in the data set. Raises DataError for those that are nowhere."""
     gone = set(album.missing(scenes))
     if not gone:
         return []
     lost = [scene for scene in scenes if scene.file in gone]
-    nowhere = set(Pictures([path.resolve().parent], nested=False).missing(lost)) if path.suffix == ".jsonl" else gone
+    nowhere = set(Images([path.resolve().parent], nested=False).missing(lost)) if path.suffix == ".jsonl" else gone
     if nowhere:
         raise DataError(_nowhere(path, [scene for scene in lost if scene.file in nowhere], len(scenes), album))
     return [scene.file for scene in lost]
@@ -175,10 +175,10 @@ def _absent(path: Path, scenes: Sequence[Scene], album: Album) -> list[str]:
 def _nowhere(path: Path, lost: Sequence[Scene], total: int, album: Album) -> str:
     shown = "; ".join(f"{_place(path, scene.expressions[0].id)}: {scene.file}" for scene in lost[:SHOWN])
     more = "; ..." if len(lost) > SHOWN else ""
-    said = f"{path}: {len(lost):,} of its {total:,} pictures are not among those of {album.dataset}: {shown}{more}"
-    if isinstance(album.pictures, Pictures):
-        places = ", ".join(str(p) + ("" if p.exists() else " (which is not there)") for p in album.pictures.paths)
-        said += f"\nlooked in: {places}" if places else f"\n{album.pictures.hint}"
+    said = f"{path}: {len(lost):,} of its {total:,} images are not among those of {album.dataset}: {shown}{more}"
+    if isinstance(album.images, Images):
+        places = ", ".join(str(p) + ("" if p.exists() else " (which is not there)") for p in album.images.paths)
+        said += f"\nlooked in: {places}" if places else f"\n{album.images.hint}"
     return said
 
 
@@ -195,9 +195,9 @@ def _place(path: Path, expression_id: str) -> str:
 
 
 def _rows(path: Path, scenes: Sequence[Scene], album: Album, prefix: str) -> Iterator[Row]:
-    """Every row with the size of its picture where anyone knows it, its box made sure of, its id made unique."""
+    """Every row with the size of its image where anyone knows it, its box made sure of, its id made unique."""
     for scene in scenes:
-        width, height = album.sizes.get(picture_key(scene.file), (None, None))
+        width, height = album.sizes.get(image_key(scene.file), (None, None))
         sized = replace(scene, width=scene.width or width, height=scene.height or height)
         if (width and sized.width != width) or (height and sized.height != height):
             raise DataError(

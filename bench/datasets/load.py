@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench import registry
+from bench.datasets.images import Images
 from bench.datasets.jsonl import read_jsonl
-from bench.datasets.pictures import Pictures
 from bench.datasets.split import Dataset, Part, Split
 from bench.errors import UnknownName, UsageError
 from bench.settings import Resolved
@@ -16,7 +16,7 @@ FILE = "file:"
 
 
 def load_split(name: str, resolved: Resolved) -> Split:
-    """The split called `name`; `resolved` says where prepared data and pictures lie.
+    """The split called `name`; `resolved` says where prepared data and images lie.
 
     Raises UnknownName with the nearest names, and DataError with the command that prepares it when it is not at hand.
     """
@@ -69,11 +69,11 @@ def split_names() -> list[str]:
 
 
 def _own(path: Path, resolved: Resolved) -> Split:
-    """A JSONL of the user's; pictures lie relative to it, or in [data.pictures] file."""
+    """A JSONL of the user's; images lie relative to it, or in [data.images] file."""
     scenes = tuple(read_jsonl(path))
     roots = [path.resolve().parent]
-    if named := resolved.settings.data.pictures.get("file"):
+    if named := resolved.settings.data.images.get("file"):
         roots.insert(0, (resolved.folder / Path(named).expanduser()).resolve())
-    # Not nested: a missing picture must not set off a search through all of the user's files.
-    pictures = Pictures(roots, nested=False, hint=f"names of pictures start at {roots[0]}")
-    return Split(f"{FILE}{path.stem}", str(path), scenes, pictures, terms="your own data")
+    # Not nested: a missing image must not set off a search through all of the user's files.
+    images = Images(roots, nested=False, hint=f"names of images start at {roots[0]}")
+    return Split(f"{FILE}{path.stem}", str(path), scenes, images, terms="your own data")

@@ -10,17 +10,17 @@ from pathlib import Path
 
 from bench.datasets.catalog import LOOKALIKES, Catalogued, mismatches
 from bench.datasets.fingerprint import difference, fingerprint
+from bench.datasets.images import Images
 from bench.datasets.load import find_dataset, find_split
-from bench.datasets.pictures import Pictures
 from bench.datasets.prepared import (
     Header,
     SourceFile,
     dataset_folder,
+    image_roots,
+    images_of,
     index_path,
-    picture_roots,
-    pictures_of,
     read_index,
-    remember_pictures,
+    remember_images,
     write_index,
 )
 from bench.datasets.sources import Asked, Source, find_source
@@ -35,13 +35,13 @@ Say = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """One split made ready. `changed` says how its content differs from what was prepared before (empty: it does not);
-    `missing_pictures` is None when no place with pictures is known."""
+    `missing_images` is None when no place with images is known."""
 
     split: str
     path: Path
     header: Header
     changed: tuple[str, ...]
-    missing_pictures: int | None
+    missing_images: int | None
 
 
 def prepare(
@@ -73,17 +73,17 @@ def prepare(
         source = find_source(dataset, annotations, asked, resolved.home, resolved.settings.run.offline)
         made = _read(dataset, source, asked, say)
     if images:
-        remember_pictures(resolved.home, dataset.name, images)
+        remember_images(resolved.home, dataset.name, images)
     done = []
     for part, header, scenes in made:
         path = index_path(resolved.home, dataset.name, part)
         changed = _changes(path, header, scenes)
         write_index(path, header, scenes)
         if source.unpack:
-            say(f"{dataset.name}-{part}: storing the pictures of the mirror")
-            source.unpack(part, dataset_folder(resolved.home, dataset.name) / f"{part}-pictures.zip")
+            say(f"{dataset.name}-{part}: storing the images of the mirror")
+            source.unpack(part, dataset_folder(resolved.home, dataset.name) / f"{part}-images.zip")
         done.append(Prepared(f"{dataset.name}-{part}", path, header, changed, None))
-    return _with_pictures(dataset, done, resolved) if made else _already(dataset, asked.part, resolved)
+    return _with_images(dataset, done, resolved) if made else _already(dataset, asked.part, resolved)
 
 
 def _target(name: str) -> tuple[Catalogued, str | None]:
@@ -101,8 +101,8 @@ def _target(name: str) -> tuple[Catalogued, str | None]:
 def _check_images(images: Sequence[Path]) -> None:
     for path in images:
         if not path.exists():
-            raise DataError(f"{path}: not there; --images is a folder or a zip file with the pictures")
-        Pictures([path]).missing([])  # a file that is no zip is refused here
+            raise DataError(f"{path}: not there; --images is a folder or a zip file with the images")
+        Images([path]).missing([])  # a file that is no zip is refused here
 
 
 def _read(dataset: Catalogued, source: Source, asked: Asked, say: Say) -> list[tuple[str, Header, Sequence[Scene]]]:
@@ -116,7 +116,7 @@ def _read(dataset: Catalogued, source: Source, asked: Asked, say: Say) -> list[t
     for part in parts:
         say(f"{dataset.name}-{part}: reading")
         scenes = tuple(source.read(part))
-        counts = Split("", "", scenes, Pictures([])).counts
+        counts = Split("", "", scenes, Images([])).counts
         wrong = mismatches(dataset.part(part), counts)
         published = dataset.part(part).expressions
         if wrong and not (asked.subset and counts.expressions <= (published or counts.expressions)):
@@ -162,18 +162,18 @@ def _changes(path: Path, header: Header, scenes: Sequence[Scene]) -> tuple[str, 
     return ()
 
 
-def _with_pictures(dataset: Catalogued, done: Sequence[Prepared], resolved: Resolved) -> list[Prepared]:
-    """`done` with the number of pictures that are nowhere to be found."""
-    if not picture_roots(resolved, dataset.name, dataset.album):
+def _with_images(dataset: Catalogued, done: Sequence[Prepared], resolved: Resolved) -> list[Prepared]:
+    """`done` with the number of images that are nowhere to be found."""
+    if not image_roots(resolved, dataset.name, dataset.album):
         return list(done)
-    pictures = pictures_of(resolved, dataset.name, dataset.album)
-    return [Prepared(p.split, p.path, p.header, p.changed, len(pictures.missing(read_index(p.path)[1]))) for p in done]
+    images = images_of(resolved, dataset.name, dataset.album)
+    return [Prepared(p.split, p.path, p.header, p.changed, len(images.missing(read_index(p.path)[1]))) for p in done]
 
 
 def _already(dataset: Catalogued, part: str | None, resolved: Resolved) -> list[Prepared]:
-    """The splits that were prepared before, when only pictures were given."""
+    """The splits that were prepared before, when only images were given."""
     names = [part] if part else [p.name for p in dataset.parts]
     ready = [name for name in names if dataset.ready(name, resolved)]
     path = {name: index_path(resolved.home, dataset.name, name) for name in ready}
     done = [Prepared(f"{dataset.name}-{n}", path[n], dataset.header(n, resolved), (), None) for n in ready]
-    return _with_pictures(dataset, done, resolved)
+    return _with_images(dataset, done, resolved)

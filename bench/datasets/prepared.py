@@ -1,7 +1,7 @@
 """The prepared index: one small file a split, from which scenes load without network or original files.
 
     BENCH_HOME/datasets/<data set>/<part>.jsonl     a header line, then one line a scene
-    BENCH_HOME/datasets/<data set>/pictures.json    folders and zips with its images
+    BENCH_HOME/datasets/<data set>/images.json    folders and zips with its images
     BENCH_HOME/datasets/<data set>/*.zip            images that came with a hub mirror
 
 The header says where the scenes came from, their counts and fingerprint, with a sha256 of the lines below it.
@@ -19,10 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.datasets.pictures import Pictures
+from bench.datasets.images import Images
 from bench.datasets.split import Counts
 from bench.errors import DataError
 from bench.grounding import Box, Caption, Expression, Scene
+from bench.old_names import current
 from bench.settings import Resolved
 
 SCHEMA = 2  # 2: expressions may end in the caption they are a phrase of
@@ -96,40 +97,41 @@ def read_index(path: Path) -> tuple[Header, tuple[Scene, ...]]:
     return header, tuple(_scene(json.loads(line)) for line in body.splitlines())
 
 
-def remember_pictures(home: Path, dataset: str, roots: Sequence[Path]) -> None:
-    """Stores where the pictures of a data set lie, in place of what was stored before."""
+def remember_images(home: Path, dataset: str, roots: Sequence[Path]) -> None:
+    """Stores where the images of a data set lie, in place of what was stored before."""
     listed = {"schema": SCHEMA, "roots": [str(root.resolve()) for root in roots]}
-    with _replacing(dataset_folder(home, dataset) / "pictures.json") as part:
+    with _replacing(dataset_folder(home, dataset) / "images.json") as part:
         part.write_text(_dump(listed), encoding="utf-8")
 
 
-def picture_roots(resolved: Resolved, dataset: str, album: str = "") -> list[Path]:
-    """Folders and zips with a data set's pictures, first wins: [data.pictures], what prepare stored, hub mirrors.
+def image_roots(resolved: Resolved, dataset: str, album: str = "") -> list[Path]:
+    """Folders and zips with a data set's images, first wins: [data.images], what prepare stored, hub mirrors.
 
-    `album` is a second key of [data.pictures], for data sets that ask about the same pictures ("coco").
+    `album` is a second key of [data.images], for data sets that ask about the same images ("coco").
     """
     folder = dataset_folder(resolved.home, dataset)
-    named = resolved.settings.data.pictures
+    named = resolved.settings.data.images
     roots = [(resolved.folder / Path(named[k]).expanduser()).resolve() for k in (dataset, album) if k in named]
-    stored = folder / "pictures.json"
+    stored = folder / "images.json"
+    stored = stored if stored.is_file() else folder / "pictures.json"  # its name before version 0.2
     if stored.is_file():
         try:
             roots += [Path(root) for root in json.loads(stored.read_bytes())["roots"]]
         except (ValueError, KeyError, TypeError):
-            raise DataError(_broken(stored, "not a list of picture folders", f"{dataset} --images PATH")) from None
+            raise DataError(_broken(stored, "not a list of image folders", f"{dataset} --images PATH")) from None
     return roots + sorted(folder.glob("*.zip"))
 
 
-def pictures_of(resolved: Resolved, dataset: str, album: str = "") -> Pictures:
-    """The source of a data set's pictures. Without any root each load raises PictureError with the command to run."""
-    hint = f"`bench data prepare {dataset} --images PATH` or bench.toml [data.pictures] says where they are"
-    return Pictures(picture_roots(resolved, dataset, album), hint=hint)
+def images_of(resolved: Resolved, dataset: str, album: str = "") -> Images:
+    """The source of a data set's images. Without any root each load raises ImageError with the command to run."""
+    hint = f"`bench data prepare {dataset} --images PATH` or bench.toml [data.images] says where they are"
+    return Images(image_roots(resolved, dataset, album), hint=hint)
 
 
-def store_pictures(pictures: Iterable[tuple[str, bytes]], target: Path) -> None:
+def store_images(images: Iterable[tuple[str, bytes]], target: Path) -> None:
     """Write (name, bytes) of encoded images to a zip file, uncompressed. Raises DataError."""
     with _replacing(target) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in pictures:
+        for name, data in images:
             archive.writestr(name, data)
 
 
@@ -185,7 +187,7 @@ def _box(values: list[float]) -> Box:
 
 def _header(path: Path, line: bytes) -> tuple[Header, str]:
     try:
-        fields = json.loads(line)
+        fields = current(json.loads(line))
         schema, digest = fields.pop("schema"), fields.pop("body_sha256")
         if schema not in READABLE:
             raise DataError(_broken(path, f"of schema {schema}, not {SCHEMA}"))

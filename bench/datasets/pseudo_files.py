@@ -36,10 +36,10 @@ PLACES = 2  # a box is written to a hundredth of a pixel
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of the labels of a source: rows in the file, pictures with at least one, duplicates left out."""
+    """What became of the labels of a source: rows in the file, images with at least one, duplicates left out."""
 
     rows: int
-    pictures: int
+    images: int
     duplicates: int
 
 
@@ -56,7 +56,7 @@ def write_labels(
 ) -> Written:
     """One line of bench/datasets/jsonl.py a label; ids are SOURCE-SPLIT-NUMBER, boxes xyxy to 0.01 pixel.
 
-    A label that repeats picture, text and box is left out and counted. `seen` is told of every label as it comes, for
+    A label that repeats image, text and box is left out and counted. `seen` is told of every label as it comes, for
     a progress line. Where not one label comes, nothing is written. Raises DataError for a label that cannot be a row,
     RunError where the file cannot be written; whatever is raised, here or by the source, `path` is as it was.
     """
@@ -125,7 +125,7 @@ def list_format(dataset: str) -> tuple[str, BoxFormat]:
         whose = "your own data" if dataset == "file" else dataset
         raise UsageError(
             f"{whose}: official lists hold boxes as their data set does, and of this one nothing is known (known: "
-            f"{', '.join(FORMATS)}); --split says whose pictures they are"
+            f"{', '.join(FORMATS)}); --split says whose images they are"
         )
     found = find_dataset(dataset)
     return getattr(found, "stem", None) or dataset, FORMATS[dataset]
@@ -141,7 +141,7 @@ def export_lists(files: Sequence[Path], out: Path, dataset: str, threshold: floa
     """Writes the rows of JSONL files as lists under `out`, one a source and one of all that lie there; returns them.
 
     `threshold` goes into the names and nowhere else: rows are as they are in the files. Raises UsageError for a data
-    set without lists, DataError for a row that says no source and a picture in a folder, which no list can name.
+    set without lists, DataError for a row that says no source and an image in a folder, which no list can name.
     """
     if not 0 <= threshold <= 1:
         raise UsageError(f"--threshold {threshold:g}: a reliability is 0 to 1")

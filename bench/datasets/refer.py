@@ -42,7 +42,7 @@ def read_refer(folder: Path, split_by: str, part: str, text: Text = "sent") -> l
         there = Counter(str(ref["split"]) for ref in refs)
         listed = ", ".join(f"{name} ({count:,} refs)" for name, count in sorted(there.items()))
         raise DataError(f"{refs_file}: no refs of part {part!r}; there are {listed or 'none at all'}")
-    pictures, annotations, categories = _instances(instances_file)
+    images, annotations, categories = _instances(instances_file)
     same = Counter((a.get("image_id"), a.get("category_id")) for a in annotations.values() if not a.get("iscrowd", 0))
 
     def rows() -> Iterator[Row]:
@@ -52,12 +52,12 @@ def read_refer(folder: Path, split_by: str, part: str, text: Text = "sent") -> l
             annotation = annotations.get(ann_id) if _is_id(ann_id) else None
             if annotation is None:
                 raise DataError(f"{where}: its annotation {ann_id!r:.40} is not in {instances_file}")
-            picture = pictures.get(image_id, {}) if _is_id(image_id) else {}
+            image = images.get(image_id, {}) if _is_id(image_id) else {}
             category = annotation.get("category_id")
             yield from ref_rows(
                 ref,
                 annotation,
-                picture,
+                image,
                 where,
                 text,
                 category=categories.get(category),
@@ -70,16 +70,16 @@ def read_refer(folder: Path, split_by: str, part: str, text: Text = "sent") -> l
 def ref_rows(
     ref: Record,
     annotation: Record,
-    picture: Record,
+    image: Record,
     where: str,
     text: Text,
     category: str | None = None,
     same_category: int | None = None,
 ) -> Iterator[Row]:
-    """One row for each sentence of a ref, given its annotation and its picture's record (file_name, width, height)."""
-    width = checked_side(picture.get("width"), where, "width")
-    height = checked_side(picture.get("height"), where, "height")
-    file = _picture_file(ref, picture, where)
+    """One row for each sentence of a ref, given its annotation and its image's record (file_name, width, height)."""
+    width = checked_side(image.get("width"), where, "width")
+    height = checked_side(image.get("height"), where, "height")
+    file = _image_file(ref, image, where)
     box = annotation_box(annotation, where, width, height)
     sentences = need(ref, "sentences", where)
     for sentence in sentences if isinstance(sentences, list) else [sentences]:
@@ -135,7 +135,7 @@ def _is_in(ref: Record, part: str, where: str) -> bool:
 
 
 def _instances(file: Path) -> tuple[dict[object, Record], dict[object, Record], dict[object, str]]:
-    """Pictures, annotations and category names by id."""
+    """Images, annotations and category names by id."""
     try:
         held = json.loads(file.read_bytes())
     except OSError as error:
@@ -144,10 +144,10 @@ def _instances(file: Path) -> tuple[dict[object, Record], dict[object, Record], 
         raise DataError(f"{file}: not readable JSON ({error}); is it cut?") from None
     if not isinstance(held, dict):
         raise DataError(f"{file}: it should hold a dict with images, annotations and categories")
-    pictures = _by_id(need(held, "images", str(file)), file, "images")
+    images = _by_id(need(held, "images", str(file)), file, "images")
     annotations = _by_id(need(held, "annotations", str(file)), file, "annotations")
     categories = _by_id(held.get("categories", []), file, "categories")
-    return pictures, annotations, {key: str(need(c, "name", str(file))) for key, c in categories.items()}
+    return images, annotations, {key: str(need(c, "name", str(file))) for key, c in categories.items()}
 
 
 def _by_id(records: object, file: Path, name: str) -> dict[object, Record]:
@@ -163,13 +163,13 @@ def _is_id(key: object) -> bool:
     return isinstance(key, (int, str))
 
 
-def _picture_file(ref: Record, picture: Record, where: str) -> str:
-    """The picture's own file name; refs name it with the annotation's id behind, RefClef's refs not at all."""
-    name = picture.get("file_name")
+def _image_file(ref: Record, image: Record, where: str) -> str:
+    """The image's own file name; refs name it with the annotation's id behind, RefClef's refs not at all."""
+    name = image.get("file_name")
     if name is None and (name := ref.get("file_name")) is not None:
         name = re.sub(r"_[^_]*(\.\w+)$", r"\1", str(name))
     if name is None:
-        name = f"{ref.get('image_id', picture.get('id'))}.jpg"
+        name = f"{ref.get('image_id', image.get('id'))}.jpg"
     if isinstance(name, str):
         name = name.rpartition("/")[2]
     return checked_file(name, where)
@@ -193,7 +193,7 @@ def segmentation_box(segmentation: object, where: str, width: int | None, height
             raise DataError(f"{where}: its mask is empty")
         sizes = {tuple(p["size"]) for p in parts}
         if width and height and sizes != {(height, width)}:
-            raise DataError(f"{where}: its mask is {sizes} (height, width), its picture {height} x {width}")
+            raise DataError(f"{where}: its mask is {sizes} (height, width), its image {height} x {width}")
     elif parts and all(isinstance(p, list) for p in parts):
         boxes = [_polygon_box(p, where) for p in parts]
     else:

@@ -153,7 +153,7 @@ def _size(scene: Scene, sizes: Sizes) -> tuple[float, float]:
 
 
 def _on_square(boxes: Sequence[Box], sizes: Sequence[tuple[float, float]]) -> Float:
-    """(N, 4) xyxy pixels in pictures of these sizes -> cxcywh in 0..1 of the square around each picture."""
+    """(N, 4) xyxy pixels in images of these sizes -> cxcywh in 0..1 of the square around each image."""
     size = np.array(sizes, np.float64).reshape(-1, 2)
     side = size.max(axis=1, keepdims=True)
     shift = np.tile((side - size) / 2, 2)

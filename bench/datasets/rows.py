@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from bench.datasets.fingerprint import picture_key
+from bench.datasets.fingerprint import image_key
 from bench.errors import DataError
 from bench.grounding import Box, Expression, Scene
 
@@ -26,7 +26,7 @@ MEANING = {"xyxy": "left, top, right, bottom", "xywh": "left, top, width, height
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One expression and the picture it is about; `width` and `height` in pixels, None where not annotated."""
+    """One expression and the image it is about; `width` and `height` in pixels, None where not annotated."""
 
     file: str
     expression: Expression
@@ -73,35 +73,33 @@ def checked_text(text: object, where: str) -> str:
 
 
 def checked_file(name: object, where: str, folders: bool = False) -> str:
-    """A picture's file name; with `folders` a relative path with forward slashes. Raises DataError when it could lead
-    out of the folder of pictures."""
+    """An image's file name; with `folders` a relative path with forward slashes. Raises DataError when it could lead
+    out of the folder of images."""
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
-        raise DataError(f"{where}: the picture's file name should be text, not {_short(name)}")
+        raise DataError(f"{where}: the image's file name should be text, not {_short(name)}")
     if "\\" in name:
-        raise DataError(f"{where}: the picture {name!r} has a backslash; write folders with /")
+        raise DataError(f"{where}: the image {name!r} has a backslash; write folders with /")
     parts = name.split("/")
     if len(parts) > 1 and not folders:
-        raise DataError(f"{where}: the picture {name!r} should be a file name without folders")
+        raise DataError(f"{where}: the image {name!r} should be a file name without folders")
     if name.startswith("/") or ".." in parts or parts[-1] in {"", "."} or name[1:2] == ":":
-        raise DataError(f"{where}: the picture {name!r} leads out of the folder of pictures; give a path inside it")
+        raise DataError(f"{where}: the image {name!r} leads out of the folder of images; give a path inside it")
     return name
 
 
 def checked_side(value: object, where: str, name: str) -> int | None:
-    """A picture's `name` (width or height) in pixels, or None. Raises DataError when it is no whole number above 0."""
+    """An image's `name` (width or height) in pixels, or None. Raises DataError when it is no whole number above 0."""
     if value is None:
         return None
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1e6 or value != int(value):
-        raise DataError(
-            f"{where}: the picture's {name} should be a whole number of pixels above 0, not {_short(value)}"
-        )
+        raise DataError(f"{where}: the image's {name} should be a whole number of pixels above 0, not {_short(value)}")
     return int(value)
 
 
 def gather(rows: Iterable[Row], source: str) -> list[Scene]:
     """Gather rows into scenes, one an image file, in order of first appearance; `source` names the file in messages.
 
-    A scene's id is its picture key, or the file itself where two share a key. Raises DataError when there are no rows,
+    A scene's id is its image key, or the file itself where two share a key. Raises DataError when there are no rows,
     two expressions share an id, or one image has two sizes.
     """
     expressions: dict[str, list[Expression]] = {}
@@ -122,9 +120,9 @@ def gather(rows: Iterable[Row], source: str) -> list[Scene]:
         expressions.setdefault(row.file, []).append(row.expression)
     if not expressions:
         raise DataError(f"{source}: it holds no expressions")
-    shared = Counter(picture_key(file) for file in expressions)
+    shared = Counter(image_key(file) for file in expressions)
     return [
-        Scene(key if shared[key := picture_key(file)] == 1 else file, file, *sizes[file], tuple(some))
+        Scene(key if shared[key := image_key(file)] == 1 else file, file, *sizes[file], tuple(some))
         for file, some in expressions.items()
     ]
 

@@ -14,7 +14,7 @@ from bench.datasets.hub import MIRRORS, MIXING_OWNERS, download
 from bench.datasets.hub_rows import read_hub
 from bench.datasets.index_lists import read_index_list
 from bench.datasets.jsonl import read_jsonl
-from bench.datasets.prepared import store_pictures
+from bench.datasets.prepared import store_images
 from bench.datasets.refer import read_refer
 from bench.errors import DataError
 from bench.grounding import Scene
@@ -37,7 +37,7 @@ class Asked:
 @dataclass(frozen=True, slots=True)
 class Source:
     """Files that hold parts of a data set. `read` gives a part's scenes, `files` the files it came from; `unpack`
-    writes the pictures that came with a part to a zip file, where any did."""
+    writes the images that came with a part to a zip file, where any did."""
 
     format: str
     parts: tuple[str, ...]
@@ -174,7 +174,7 @@ def _with_bytes(
         return [scene for scene, _ in read_hub(files(part), part, keep=asked.keep)]
 
     def unpack(part: str, target: Path) -> None:
-        store_pictures(((scene.file, data) for scene, data in read_hub(files(part), part, keep=asked.keep)), target)
+        store_images(((scene.file, data) for scene, data in read_hub(files(part), part, keep=asked.keep)), target)
 
     return Source("hub", parts, read, files, revision=revision, unpack=unpack)
 

@@ -1,4 +1,4 @@
-"""A split: the scenes of one part of a data set, where their pictures lie, and what makes it what it claims to be."""
+"""A split: the scenes of one part of a data set, where their images lie, and what makes it what it claims to be."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
-from bench.grounding import PictureSource, Scene
+from bench.grounding import ImageSource, Scene
 
 if TYPE_CHECKING:
     from bench.settings import Resolved
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many expressions, referred objects and pictures; None where the source does not tell objects apart."""
+    """How many expressions, referred objects and images; None where the source does not tell objects apart."""
 
     expressions: int
     refs: int | None
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Split:
     name: str
     title: str
     scenes: tuple[Scene, ...]
-    pictures: PictureSource
+    images: ImageSource
     terms: str = ""
     partial: bool = False
     known_fingerprint: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over picture keys, texts and boxes, whatever file format they came from."""
+        """sha256 over image keys, texts and boxes, whatever file format they came from."""
         from bench.datasets.fingerprint import fingerprint
 
         return self.known_fingerprint or fingerprint(self.scenes)
@@ -57,11 +57,11 @@ class Split:
         refs = {e.ref_id for e in expressions}
         return Counts(len(expressions), None if None in refs else len(refs), len(self.scenes))
 
-    def limited(self, pictures: int) -> Split:
-        """The first `pictures` scenes, marked partial (unless that is all of them)."""
-        if pictures >= len(self.scenes):
+    def limited(self, images: int) -> Split:
+        """The first `images` scenes, marked partial (unless that is all of them)."""
+        if images >= len(self.scenes):
             return self
-        return replace(self, scenes=self.scenes[:pictures], partial=True, known_fingerprint=None)
+        return replace(self, scenes=self.scenes[:images], partial=True, known_fingerprint=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Part:
     name: str
     expressions: int | None = None
     refs: int | None = None
-    pictures: int | None = None
+    images: int | None = None
 
 
 class Dataset(Protocol):

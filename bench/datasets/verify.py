@@ -1,4 +1,4 @@
-"""What is at hand, and whether a split is what it says: counts, fingerprint, every picture whole and of its size."""
+"""What is at hand, and whether a split is what it says: counts, fingerprint, every image whole and of its size."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 from bench.datasets.catalog import Catalogued, mismatches
 from bench.datasets.fingerprint import fingerprint
+from bench.datasets.images import check_size
 from bench.datasets.load import FILE, datasets, find_split, load_split, splits_of
-from bench.datasets.pictures import check_size
-from bench.datasets.prepared import picture_roots
+from bench.datasets.prepared import image_roots
 from bench.datasets.split import Counts, Dataset, Part, Split
-from bench.errors import DataError, PictureError
-from bench.grounding import PictureSource, Scene
+from bench.errors import DataError, ImageError
+from bench.grounding import ImageSource, Scene
 from bench.settings import Resolved
 
 Progress = Callable[[int], None]
@@ -23,45 +23,45 @@ Progress = Callable[[int], None]
 class Standing:
     """Where one split stands. Counts are those found when it is prepared, else the published ones (None: neither).
 
-    `pictures_at` are the folders and zips where its pictures are looked for, those that are there; None where the data
-    set makes or finds its pictures itself. `problem` is why a prepared index cannot be used.
+    `images_at` are the folders and zips where its images are looked for, those that are there; None where the data
+    set makes or finds its images itself. `problem` is why a prepared index cannot be used.
     """
 
     split: str
     dataset: str
     expressions: int | None
     refs: int | None
-    pictures: int | None
+    images: int | None
     ready: bool
     partial: bool = False
     fingerprint: str | None = None
-    pictures_at: tuple[str, ...] | None = None
+    images_at: tuple[str, ...] | None = None
     problem: str = ""
 
     @property
     def runnable(self) -> bool:
         """Whether it can be run, and not only scored."""
-        return self.ready and self.pictures_at != ()
+        return self.ready and self.images_at != ()
 
 
 def survey(resolved: Resolved) -> list[tuple[Dataset, list[Standing]]]:
-    """Every registered data set with the standing of its splits. No split is loaded and no picture looked for."""
+    """Every registered data set with the standing of its splits. No split is loaded and no image looked for."""
     return [(dataset, [_standing(dataset, part, resolved) for part in dataset.parts]) for dataset in datasets()]
 
 
 def _standing(dataset: Dataset, part: Part, resolved: Resolved) -> Standing:
     name, ready = f"{dataset.name}-{part.name}", dataset.ready(part.name, resolved)
-    published = (part.expressions, part.refs, part.pictures)
+    published = (part.expressions, part.refs, part.images)
     if not isinstance(dataset, Catalogued):
         return Standing(name, dataset.name, *published, ready)
     try:
-        at = tuple(str(root) for root in picture_roots(resolved, dataset.name, dataset.album) if root.exists())
+        at = tuple(str(root) for root in image_roots(resolved, dataset.name, dataset.album) if root.exists())
         if not ready:
-            return Standing(name, dataset.name, *published, ready=False, pictures_at=at)
+            return Standing(name, dataset.name, *published, ready=False, images_at=at)
         header = dataset.header(part.name, resolved)
     except DataError as error:
-        return Standing(name, dataset.name, *published, ready=False, pictures_at=(), problem=str(error))
-    found = (header.counts.expressions, header.counts.refs, header.counts.pictures)
+        return Standing(name, dataset.name, *published, ready=False, images_at=(), problem=str(error))
+    found = (header.counts.expressions, header.counts.refs, header.counts.images)
     return Standing(name, dataset.name, *found, True, header.partial, header.fingerprint, at)
 
 
@@ -69,7 +69,7 @@ def _standing(dataset: Dataset, part: Part, resolved: Resolved) -> Standing:
 class Verified:
     """What was found of one split. `missing` names files; `broken` and `other_size` are messages that name them.
 
-    Without `sizes_annotated` (index lists) a picture of another size cannot be told.
+    Without `sizes_annotated` (index lists) an image of another size cannot be told.
     """
 
     split: str
@@ -80,7 +80,7 @@ class Verified:
     missing: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
     other_size: tuple[str, ...] = ()
-    pictures_checked: int = 0
+    images_checked: int = 0
     sizes_annotated: bool = True
 
     @property
@@ -90,9 +90,9 @@ class Verified:
 
 
 def verify(
-    name: str, resolved: Resolved, threads: int = 4, pictures: bool = True, progress: Progress | None = None
+    name: str, resolved: Resolved, threads: int = 4, images: bool = True, progress: Progress | None = None
 ) -> list[Verified]:
-    """Checks one split, or every part of a data set that is at hand; `progress` is told of each picture done.
+    """Checks one split, or every part of a data set that is at hand; `progress` is told of each image done.
 
     Raises UnknownName, and DataError when nothing of the data set is at hand.
     """
@@ -100,23 +100,23 @@ def verify(
     parts = {n: find_split(n) for n in names if not n.startswith(FILE)}
     ready = [n for n in names if n not in parts or parts[n][0].ready(parts[n][1].name, resolved)]
     # With nothing at hand, loading says how to get it.
-    return [_verify(load_split(n, resolved), threads, pictures, progress) for n in ready or names[:1]]
+    return [_verify(load_split(n, resolved), threads, images, progress) for n in ready or names[:1]]
 
 
-def _verify(split: Split, threads: int, pictures: bool, progress: Progress | None) -> Verified:
+def _verify(split: Split, threads: int, images: bool, progress: Progress | None) -> Verified:
     real = fingerprint(split.scenes)
     found = Verified(split.name, split.counts, real, split.partial, tuple(_annotation_problems(split, real)))
-    if not pictures:
+    if not images:
         return found
-    gone = set(split.pictures.missing(split.scenes))
+    gone = set(split.images.missing(split.scenes))
     there = [scene for scene in split.scenes if scene.file not in gone]
-    broken, other_size = _open_all(split.pictures, there, threads, progress)
+    broken, other_size = _open_all(split.images, there, threads, progress)
     return replace(
         found,
         missing=tuple(scene.file for scene in split.scenes if scene.file in gone),
         broken=tuple(broken),
         other_size=tuple(other_size),
-        pictures_checked=len(there),
+        images_checked=len(there),
         sizes_annotated=all(scene.width and scene.height for scene in split.scenes),
     )
 
@@ -132,19 +132,19 @@ def _annotation_problems(split: Split, real: str) -> list[str]:
 
 
 def _open_all(
-    source: PictureSource, scenes: Sequence[Scene], threads: int, progress: Progress | None
+    source: ImageSource, scenes: Sequence[Scene], threads: int, progress: Progress | None
 ) -> tuple[list[str], list[str]]:
-    """Messages about pictures that cannot be read, and about those of another size than annotated."""
+    """Messages about images that cannot be read, and about those of another size than annotated."""
 
     problems: tuple[list[str], list[str]] = ([], [])
 
     def check(scene: Scene) -> tuple[int, str]:
         which = 0
         try:
-            picture = source.load(replace(scene, width=None, height=None))
+            image = source.load(replace(scene, width=None, height=None))
             which = 1
-            check_size(scene, picture)
-        except PictureError as error:
+            check_size(scene, image)
+        except ImageError as error:
             return which, str(error)
         return which, ""
 

@@ -12,8 +12,8 @@ from bench.datasets.load import load_split
 from bench.doctor.readiness import ready
 from bench.errors import BenchError, UsageError
 from bench.evaluation.opening import OpenPipeline, open_pipeline
-from bench.grounding import Expression, Picture, Scene
-from bench.predicting.one import Single, as_picture, ask_about
+from bench.grounding import Expression, ImageArray, Scene
+from bench.predicting.one import Single, as_image, ask_about
 from bench.settings import Resolved
 
 EMBEDDED, OWN = "shapes", "file"
@@ -77,31 +77,31 @@ class Desk:
             samples.append(Sample(scene, fresh))
         return samples
 
-    def picture(self, sample: Sample) -> Picture:
+    def image(self, sample: Sample) -> ImageArray:
         """RGB uint8 (H, W, 3)."""
-        return self._split.pictures.load(sample.scene)
+        return self._split.images.load(sample.scene)
 
-    def ask(self, picture: Picture | None, text: str, names: Sequence[str], dataset: str) -> Iterator[Said]:
+    def ask(self, image: ImageArray | None, text: str, names: Sequence[str], dataset: str) -> Iterator[Said]:
         """Ground one expression by each pipeline in turn; a failure of one is its own error and not the others'.
 
         The milliseconds leave loading and a warm-up call out. Raises UsageError when an input is missing.
         """
-        if picture is None:
-            raise UsageError("upload a picture, or take one of the embedded scenes")
+        if image is None:
+            raise UsageError("upload an image, or take one of the embedded scenes")
         if not text.strip():
             raise UsageError("type what to look for")
         if not names:
             raise UsageError("choose a pipeline")
         # Never locked at a yield: the next answer may be taken by another thread.
-        yield from (self._ask(name, picture, text.strip(), dataset) for name in names)
+        yield from (self._ask(name, image, text.strip(), dataset) for name in names)
 
-    def _ask(self, name: str, picture: Picture, text: str, dataset: str) -> Said:
+    def _ask(self, name: str, image: ImageArray, text: str, dataset: str) -> Said:
         with self._lock:
             try:
                 if (dataset, name) not in self._built:
                     self._built[dataset, name] = open_pipeline(name, dataset, self.resolved)
                 opened = self._built[dataset, name]
-                source, pixels = as_picture(picture)
+                source, pixels = as_image(image)
                 ask_about(opened, f"{source} {WARM_UP}", pixels, [WARM_UP], name)
                 begun = time.perf_counter()
                 answer = ask_about(opened, source, pixels, [text], name)[0]

@@ -13,7 +13,7 @@ from bench.errors import BenchError, MissingPackage, UsageError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from bench.grounding import Picture
+    from bench.grounding import ImageArray
 
 WEIGHTS = {"trained on the embedded scenes (shapes)": EMBEDDED, "trained on photographs (bench.toml's defaults)": OWN}
 COLUMNS = ["pipeline", "score", "ms", "left", "top", "right", "bottom", "note"]
@@ -56,7 +56,7 @@ def open_page(desk: Desk, host: str, port: int | None, show: bool, wait: bool = 
 
 
 def build_page(desk: Desk) -> Any:
-    """Build gr.Blocks; programs call /ask (picture, text, pipelines, weights) -> drawings, table, told."""
+    """Build gr.Blocks; programs call /ask (image, text, pipelines, weights) -> drawings, table, told."""
     gr = load_gradio()
     samples = desk.samples()
     first = EMBEDDED if desk.offered(EMBEDDED) else OWN
@@ -67,19 +67,19 @@ def build_page(desk: Desk) -> Any:
             return (gr.skip(),) * 4
         sample = samples[index]
         names = desk.offered(EMBEDDED)
-        return desk.picture(sample), sample.expression.text, labels[EMBEDDED], gr.update(choices=names)
+        return desk.image(sample), sample.expression.text, labels[EMBEDDED], gr.update(choices=names)
 
     def other_weights(label: str, chosen: Sequence[str]) -> Any:
         names = desk.offered(WEIGHTS[label])
         kept = [name for name in chosen if name in names]
         return gr.update(choices=names, value=kept or desk.chosen(WEIGHTS[label]))
 
-    def ask(picture: Picture | None, text: str, names: Sequence[str], label: str) -> Any:
+    def ask(image: ImageArray | None, text: str, names: Sequence[str], label: str) -> Any:
         said: list[Said] = []
         try:
             if label not in WEIGHTS:
                 raise UsageError(f"weights: choose one of {', '.join(map(repr, WEIGHTS))}")
-            for one in desk.ask(picture, text or "", names or [], WEIGHTS[label]):
+            for one in desk.ask(image, text or "", names or [], WEIGHTS[label]):
                 said.append(one)
                 waiting = "" if len(said) == len(names) else f"{len(said)} of {len(names)} ..."
                 yield drawings(said), table(said), told(said, waiting)
@@ -88,11 +88,11 @@ def build_page(desk: Desk) -> Any:
 
     with gr.Blocks(title="grounding-bench", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(
-            "## Where is it?\nA picture, an expression, and the box each pipeline answers. Nothing leaves this machine."
+            "## Where is it?\nA image, an expression, and the box each pipeline answers. Nothing leaves this machine."
         )
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                picture = gr.Image(type="numpy", label="picture", sources=["upload", "clipboard"], height=320)
+                image = gr.Image(type="numpy", label="image", sources=["upload", "clipboard"], height=320)
                 scene = gr.Dropdown(
                     [(sample.label, number) for number, sample in enumerate(samples)],
                     value=None,
@@ -109,11 +109,11 @@ def build_page(desk: Desk) -> Any:
                     label="answers", columns=3, object_fit="contain", elem_id="answers", buttons=[], height="auto"
                 )
                 numbers = gr.Dataframe(headers=COLUMNS, label="numbers", interactive=False, wrap=True)
-        scene.input(take, scene, [picture, text, weights, names], api_visibility="private").then(
+        scene.input(take, scene, [image, text, weights, names], api_visibility="private").then(
             other_weights, [weights, names], names, api_visibility="private"
         )
         weights.input(other_weights, [weights, names], names, api_visibility="private")
-        asked = {"fn": ask, "inputs": [picture, text, names, weights], "outputs": [answers, numbers, message]}
+        asked = {"fn": ask, "inputs": [image, text, names, weights], "outputs": [answers, numbers, message]}
         button.click(**asked, api_name="ask")
         text.submit(**asked, api_visibility="private")
     return page
@@ -128,7 +128,7 @@ def drawings(said: Sequence[Said]) -> list[tuple[Image.Image, str]]:
         score = "" if answer.score is None else f" · {answer.score:.2f}"
         caption = f"{one.pipeline}{score} · {one.milliseconds:.0f} ms" + (" · no box" if answer.box is None else "")
         # Without the strip that holds the expression: it stands beside, in its field.
-        out.append((answer.drawn().crop((0, 0, *answer.picture.shape[1::-1])), caption))
+        out.append((answer.drawn().crop((0, 0, *answer.image.shape[1::-1])), caption))
     return out
 
 

@@ -110,7 +110,7 @@ def try_out(name: str, resolved: Resolved) -> dict[str, str]:
     scene = split.scenes[0]
     queries = tuple(e.query for e in scene.expressions)
     try:
-        loaded = LoadedScene(scene.id, split.pictures.load(scene), queries)
+        loaded = LoadedScene(scene.id, split.images.load(scene), queries)
         answers = open_pipeline(name, split, resolved).ground([loaded])
         state = "works" if len(answers) == len(queries) else f"{len(answers)} answers to {len(queries)} queries"
     except BenchError as error:
@@ -207,9 +207,9 @@ def estimates(speed: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 "pipeline": name,
                 "models": cost["models"],
-                "expressions_per_s": float(f"{rate / (cost['picture'] / PER_IMAGE + cost['expression']):.2g}"),
+                "expressions_per_s": float(f"{rate / (cost['image'] / PER_IMAGE + cost['expression']):.2g}"),
                 "within": WITHIN if share else None,
-                "gflops_picture": cost["picture"],
+                "gflops_image": cost["image"],
                 "gflops_expression": cost["expression"],
                 "weights_gb": round(weights, 2),
                 "fits": None if free is None else bool(2 * weights + 1 < free),

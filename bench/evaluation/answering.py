@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, NamedTuple
 
-from bench.datasets.pictures import check_size
-from bench.errors import BenchError, DataError, DeviceError, PictureError
-from bench.grounding import LoadedScene, Picture, PictureSource, Pipeline, Prediction, Scene, StageClock
+from bench.datasets.images import check_size
+from bench.errors import BenchError, DataError, DeviceError, ImageError
+from bench.grounding import ImageArray, ImageSource, LoadedScene, Pipeline, Prediction, Scene, StageClock
 from bench.memory import in_chunks, out_of_memory
 from bench.runs.predictions import SceneAnswers, from_predictions
 from bench.settings import RunSettings
@@ -27,16 +27,16 @@ from bench.settings import RunSettings
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One scene with its picture, or with why there is none. `seconds` is what its decoding took in its thread."""
+    """One scene with its image, or with why there is none. `seconds` is what its decoding took in its thread."""
 
     scene: Scene
-    picture: Picture | None
+    image: ImageArray | None
     error: str
     seconds: float
 
 
-def decoded_ahead(scenes: Sequence[Scene], source: PictureSource, threads: int, ahead: int) -> Iterator[Decoded]:
-    """Every scene in order, at most `ahead` of them decoded and not yet taken. A bad picture raises nothing."""
+def decoded_ahead(scenes: Sequence[Scene], source: ImageSource, threads: int, ahead: int) -> Iterator[Decoded]:
+    """Every scene in order, at most `ahead` of them decoded and not yet taken. A bad image raises nothing."""
     waiting: deque[Future[Decoded]] = deque()
     left = iter(scenes)
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
@@ -49,18 +49,18 @@ def decoded_ahead(scenes: Sequence[Scene], source: PictureSource, threads: int, 
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _decode(scene: Scene, source: PictureSource) -> Decoded:
+def _decode(scene: Scene, source: ImageSource) -> Decoded:
     start = time.perf_counter()
-    picture: Picture | None = None
+    image: ImageArray | None = None
     error = ""
     try:
-        picture = source.load(scene)
-        check_size(scene, picture)
-    except PictureError as bad:
-        picture, error = None, str(bad)
-    except Exception as bad:  # another data set's source may raise anything: still only one picture's error
-        picture, error = None, f"{scene.file}: {type(bad).__name__}: {bad}"
-    return Decoded(scene, picture, error, time.perf_counter() - start)
+        image = source.load(scene)
+        check_size(scene, image)
+    except ImageError as bad:
+        image, error = None, str(bad)
+    except Exception as bad:  # another data set's source may raise anything: still only one image's error
+        image, error = None, f"{scene.file}: {type(bad).__name__}: {bad}"
+    return Decoded(scene, image, error, time.perf_counter() - start)
 
 
 Gather = Callable[[list[Any]], list[Any]]
@@ -78,7 +78,7 @@ class Batch(NamedTuple):
 def answers(
     pipeline: Pipeline,
     scenes: Sequence[Scene],
-    pictures: PictureSource,
+    images: ImageSource,
     settings: RunSettings,
     clock: StageClock | None = None,
 ) -> Iterator[Batch]:
@@ -89,7 +89,7 @@ def answers(
     BenchError for answers that do not fit the queries, DeviceError where the memory is too small for a single scene.
     """
     size = settings.batch_size
-    decoded = decoded_ahead(scenes, pictures, settings.decode_threads, settings.decode_threads + 2 * size)
+    decoded = decoded_ahead(scenes, images, settings.decode_threads, settings.decode_threads + 2 * size)
     while True:
         with clock.stage("decode") if clock else nullcontext():
             batch = list(islice(decoded, size))
@@ -134,7 +134,7 @@ def checked(pipeline: Pipeline, scenes: Sequence[LoadedScene], name: str = "") -
 def gathered(
     pipeline: Pipeline,
     scenes: Sequence[Scene],
-    pictures: PictureSource,
+    images: ImageSource,
     settings: RunSettings,
     what: str,
     log: logging.Logger,
@@ -154,7 +154,7 @@ def gathered(
     """
     mine = scenes[index::count]
     rows: list[SceneAnswers] = []
-    for batch in answers(pipeline, mine, pictures, settings):
+    for batch in answers(pipeline, mine, images, settings):
         rows += batch.rows
         if advance is not None:
             advance(len(batch.rows))
@@ -169,15 +169,15 @@ def gathered(
         raise DataError(f"{what}: there are no expressions to ask about")
     if bad := [row.error for row in rows if row.error is not None]:
         if len(bad) == len(mine):
-            raise DataError(f"none of the {len(bad):,} {what} pictures can be read; the first one: {bad[0]}")
+            raise DataError(f"none of the {len(bad):,} {what} images can be read; the first one: {bad[0]}")
         if index == 0:
-            log.warning("%s: %d pictures cannot be read and count as misses; one: %s", what, len(bad), bad[0])
+            log.warning("%s: %d images cannot be read and count as misses; one: %s", what, len(bad), bad[0])
     return mine, rows
 
 
 def _rows(pipeline: Pipeline, batch: Sequence[Decoded], size: int) -> tuple[list[SceneAnswers], int, str]:
     """One row a scene, the batch size to go on with, and a note for each halving."""
-    loaded = [_loaded(d) for d in batch if d.picture is not None and d.scene.expressions]
+    loaded = [_loaded(d) for d in batch if d.image is not None and d.scene.expressions]
     notes: list[str] = []
     tried: Sequence[LoadedScene] = loaded
 
@@ -200,19 +200,19 @@ def _rows(pipeline: Pipeline, batch: Sequence[Decoded], size: int) -> tuple[list
         ) from error
     left, rows = iter(answered), []
     for decoded in batch:
-        if decoded.picture is None or not decoded.scene.expressions:
+        if decoded.image is None or not decoded.scene.expressions:
             rows.append(SceneAnswers(decoded.scene.id, (), error=decoded.error or None))
             continue
         # Where the annotations do not say, predictions are clipped to the decoded image.
-        height, width = decoded.picture.shape[:2]
+        height, width = decoded.image.shape[:2]
         rows.append(replace(next(left), size=None if decoded.scene.width is not None else (width, height)))
     return rows, size, "; ".join(notes)
 
 
 def _loaded(decoded: Decoded) -> LoadedScene:
     """Make what a pipeline is given of a scene: never the annotated boxes."""
-    assert decoded.picture is not None
-    return LoadedScene(decoded.scene.id, decoded.picture, tuple(e.query for e in decoded.scene.expressions))
+    assert decoded.image is not None
+    return LoadedScene(decoded.scene.id, decoded.image, tuple(e.query for e in decoded.scene.expressions))
 
 
 def _stored(name: str, scenes: Sequence[LoadedScene], predictions: Sequence[Prediction]) -> list[SceneAnswers]:

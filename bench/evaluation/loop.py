@@ -95,17 +95,17 @@ def ground_all(opened: OpenPipeline, split: Split, run: Run, settings: RunSettin
     clock, share = opened.clock, len(owned(run.scenes, run.rank))
     clock.take()
     since = time.perf_counter()
-    batches = answers(opened, run.pending, split.pictures, settings, clock)
+    batches = answers(opened, run.pending, split.images, settings, clock)
     with progress(f"{opened.name} on {split.name}", share, share - len(run.pending), run.rank.index > 0) as advance:
         for number, batch in enumerate(batches):
             if number == 0:
-                _refuse_without_pictures(split, batch.decoded)
+                _refuse_without_images(split, batch.decoded)
             end = time.perf_counter()
             taken = BatchTime(
                 session=run.record.sessions,
                 rank=run.rank.index,
                 batch=number,
-                pictures=len(batch.decoded),
+                images=len(batch.decoded),
                 expressions=sum(len(d.scene.expressions) for d in batch.decoded),
                 seconds=end - since,
                 stages=clock.take(),
@@ -119,10 +119,8 @@ def ground_all(opened: OpenPipeline, split: Split, run: Run, settings: RunSettin
             since = end
 
 
-def _refuse_without_pictures(split: Split, batch: Sequence[Decoded]) -> None:
-    """Raises DataError when not one picture of the split is there: a set-up mistake, not so many bad pictures."""
-    bad = next((decoded for decoded in batch if decoded.picture is None), None)
-    if bad is not None and len(split.pictures.missing(split.scenes)) == len(split.scenes):
-        raise DataError(
-            f"{split.name}: none of its {len(split.scenes):,} pictures is there; the first one: {bad.error}"
-        )
+def _refuse_without_images(split: Split, batch: Sequence[Decoded]) -> None:
+    """Raises DataError when not one image of the split is there: a set-up mistake, not so many bad images."""
+    bad = next((decoded for decoded in batch if decoded.image is None), None)
+    if bad is not None and len(split.images.missing(split.scenes)) == len(split.scenes):
+        raise DataError(f"{split.name}: none of its {len(split.scenes):,} images is there; the first one: {bad.error}")

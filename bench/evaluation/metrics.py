@@ -62,8 +62,8 @@ def summary(
         accuracy_90=part(rule.reached(overlap, 0.9).sum()),
         mean_iou=math.fsum(found.iou.tolist()) / n if n else 0.0,  # fsum: the same to the bit on every machine
         oracle=part(rule.reached(found.oracle, 0.5).sum()) if pipelined.any() else None,
-        proposals_per_picture=int(found.proposals[pipelined].sum()) / int(pipelined.sum()) if pipelined.any() else None,
-        no_box=int((~found.answered & ~found.unreadable[found.picture]).sum()),
+        proposals_per_image=int(found.proposals[pipelined].sum()) / int(pipelined.sum()) if pipelined.any() else None,
+        no_box=int((~found.answered & ~found.unreadable[found.image]).sum()),
         errors=int(found.unreadable.sum()),
         duplicates=found.duplicates,
         bootstrap=bootstrap,
@@ -77,22 +77,22 @@ def summary(
 def _members(found: Outcomes, scenes: Sequence[Scene]) -> Mapping[str, Mapping[str, Int]]:
     """cut -> label -> positions of the expressions that have it, in the order of a table."""
     rows: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for number, (expression, picture) in enumerate(zip(found.expressions, found.picture.tolist(), strict=True)):
-        for cut, label in strata(expression, scenes[picture]).items():
+    for number, (expression, image) in enumerate(zip(found.expressions, found.image.tolist(), strict=True)):
+        for cut, label in strata(expression, scenes[image]).items():
             rows[cut][label].append(number)
     order = in_order({cut: Counter({label: len(at) for label, at in labels.items()}) for cut, labels in rows.items()})
     return {cut: {label: np.array(rows[cut][label], np.int64) for label in labels} for cut, labels in order.items()}
 
 
 def _intervals(found: Outcomes, columns: Sequence[Int], bootstrap: Bootstrap) -> list[Interval]:
-    """One interval of the hit rate for each group of expressions, all from one set of draws over the pictures."""
-    asked = np.bincount(found.picture, minlength=len(found.unreadable)) > 0  # other pictures are not part of the sample
-    picture, pictures = (np.cumsum(asked) - 1)[found.picture], int(asked.sum())
-    hits = np.empty((pictures, len(columns)))
+    """One interval of the hit rate for each group of expressions, all from one set of draws over the images."""
+    asked = np.bincount(found.image, minlength=len(found.unreadable)) > 0  # other images are not part of the sample
+    image, images = (np.cumsum(asked) - 1)[found.image], int(asked.sum())
+    hits = np.empty((images, len(columns)))
     sizes = np.empty_like(hits)
     for column, rows in enumerate(columns):
-        sizes[:, column] = np.bincount(picture[rows], minlength=pictures)
-        hits[:, column] = np.bincount(picture[rows], weights=found.hit[rows].astype(np.float64), minlength=pictures)
+        sizes[:, column] = np.bincount(image[rows], minlength=images)
+        hits[:, column] = np.bincount(image[rows], weights=found.hit[rows].astype(np.float64), minlength=images)
     return ratio_intervals(hits, sizes, bootstrap.draws, bootstrap.seed, bootstrap.confidence)
 
 

@@ -25,10 +25,10 @@ from bench.speed.clock import Clock
 if TYPE_CHECKING:
     from PIL import Image
 
-    from bench.grounding import Picture
+    from bench.grounding import ImageArray
     from bench.predicting.one import Single
 
-    PictureLike = str | Path | Picture | Image.Image
+    ImageLike = str | Path | ImageArray | Image.Image
 
 OWN_DATA = "file"
 
@@ -61,14 +61,14 @@ class OpenPipeline:
 
     # A text is a sequence of texts, too, to the type checker; the first signature that fits counts.
     @overload
-    def __call__(self, picture: PictureLike, text: str) -> Single: ...  # type: ignore[overload-overlap]
+    def __call__(self, image: ImageLike, text: str) -> Single: ...  # type: ignore[overload-overlap]
     @overload
-    def __call__(self, picture: PictureLike, text: Sequence[str]) -> list[Single]: ...
-    def __call__(self, picture: PictureLike, text: str | Sequence[str]) -> Single | list[Single]:
+    def __call__(self, image: ImageLike, text: Sequence[str]) -> list[Single]: ...
+    def __call__(self, image: ImageLike, text: str | Sequence[str]) -> Single | list[Single]:
         """Ground one expression in an image, or several, for which the image is encoded once."""
         from bench.predicting.one import predict
 
-        return predict(self, picture, text)
+        return predict(self, image, text)
 
     def __repr__(self) -> str:
         return f"<{self.name} for {self.context.dataset} on {self.context.device} in {self.context.dtype}>"
@@ -183,7 +183,7 @@ def _absolute(part: str) -> str:
 
 
 class AnnotatedBoxes:
-    """The candidates of a split; satisfies `bench.grounding.Candidates`. None: there is no split, only a picture."""
+    """The candidates of a split; satisfies `bench.grounding.Candidates`. None: there is no split, only an image."""
 
     def __init__(self, split: Split | None) -> None:
         self._split = split

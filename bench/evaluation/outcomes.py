@@ -34,8 +34,8 @@ class Outcomes:
 
     `overlap` is the protocol's quantity (IoU, unless it is `giou`), `iou` always the IoU in the protocol's frame, both
     0 or less without a box; `oracle` the best overlap that any proposal of the scene reaches, NaN where there are none.
-    `picture` is the scene's position. `proposals` (scenes) counts boxes, -1 where the pipeline makes none; `unreadable`
-    (scenes) marks pictures that could not be read; `duplicates` counts second answers, which were dropped.
+    `image` is the scene's position. `proposals` (scenes) counts boxes, -1 where the pipeline makes none; `unreadable`
+    (scenes) marks images that could not be read; `duplicates` counts second answers, which were dropped.
     """
 
     expressions: tuple[Expression, ...]
@@ -43,7 +43,7 @@ class Outcomes:
     overlap: Float
     hit: Bool
     answered: Bool
-    picture: Int
+    image: Int
     oracle: Float
     proposals: Int
     unreadable: Bool
@@ -55,7 +55,7 @@ class _Truth:
     """The annotated side. A target is one right box: an expression has one, or several under an any-box protocol."""
 
     expressions: tuple[Expression, ...]
-    picture: Int  # (N,)
+    image: Int  # (N,)
     number: dict[str, int]  # expression id -> position
     scene: dict[str, int]  # scene id -> position
     widths: Float  # (scenes,), infinite where not annotated
@@ -75,9 +75,9 @@ def outcomes(scenes: Sequence[Scene], answers: Iterable[SceneAnswers], protocol:
     scenes = _sized(scenes, answers)
     truth = _truth(scenes, protocol)
     boxes, proposals, unreadable, duplicates = _collect(scenes, truth, answers)
-    picture = truth.picture
+    image = truth.image
     answered: Bool = np.isfinite(boxes[:, 0])
-    shown = picture[truth.owner]
+    shown = image[truth.owner]
     with np.errstate(over="ignore", invalid="ignore"):  # a model may say 1e300
         overlap, iou = _compare(protocol, boxes[truth.owner], truth.boxes, truth.widths[shown], truth.heights[shown])
         best = _best_proposals(protocol, truth, proposals)
@@ -90,7 +90,7 @@ def outcomes(scenes: Sequence[Scene], answers: Iterable[SceneAnswers], protocol:
         overlap=overlap,
         hit=protocol.reached(overlap, 0.5) & answered,
         answered=answered,
-        picture=picture,
+        image=image,
         oracle=np.fmax.reduceat(best, truth.first) if some else best,
         proposals=np.array([-1 if some is None else len(some) for some in proposals], np.int64),
         unreadable=unreadable,
@@ -100,7 +100,7 @@ def outcomes(scenes: Sequence[Scene], answers: Iterable[SceneAnswers], protocol:
 
 def by_scene(found: Outcomes, scenes: Sequence[Scene]) -> Iterator[SceneOutcome]:
     """The outcomes as a run stores them (bench/runs/outcomes.py): one row for each of `scenes`, in their order."""
-    ends = np.searchsorted(found.picture, np.arange(len(scenes)), side="right").tolist()
+    ends = np.searchsorted(found.image, np.arange(len(scenes)), side="right").tolist()
     iou, hit = found.iou.tolist(), found.hit.tolist()
     start = 0
     for scene, end in zip(scenes, ends, strict=True):
@@ -133,14 +133,14 @@ def _sized(scenes: Sequence[Scene], answers: Sequence[SceneAnswers]) -> Sequence
 def _truth(scenes: Sequence[Scene], protocol: Protocol) -> _Truth:
     expressions: list[Expression] = []
     number: dict[str, int] = {}
-    picture: list[int] = []
+    image: list[int] = []
     targets: list[Box] = []
     owner: list[int] = []
     for position, scene in enumerate(scenes):
         if protocol.needs_size and not (scene.width and scene.height):
             raise DataError(
-                f"protocol {protocol.name!r} needs every picture's size, and that of {scene.file!r} is not annotated; "
-                "index lists hold no sizes: run a pipeline on the pictures, or prepare the data set from refer files"
+                f"protocol {protocol.name!r} needs every image's size, and that of {scene.file!r} is not annotated; "
+                "index lists hold no sizes: run a pipeline on the images, or prepare the data set from refer files"
             )
         for expression in scene.expressions:
             if expression.id in number:
@@ -150,11 +150,11 @@ def _truth(scenes: Sequence[Scene], protocol: Protocol) -> _Truth:
             targets.extend(right)
             owner.extend([len(expressions)] * len(right))
             expressions.append(expression)
-            picture.append(position)
+            image.append(position)
     owners = np.array(owner, np.int64)
     return _Truth(
         expressions=tuple(expressions),
-        picture=np.array(picture, np.int64),
+        image=np.array(image, np.int64),
         number=number,
         scene={scene.id: position for position, scene in enumerate(scenes)},
         widths=np.array([scene.width or math.inf for scene in scenes], np.float64),
@@ -172,14 +172,14 @@ def _collect(
     usable = np.full((len(truth.expressions), 4), np.nan)
     proposals: list[tuple[Box, ...] | None] = [None] * len(scenes)
     unreadable, duplicates = np.zeros(len(scenes), np.bool_), 0
-    pictures = truth.picture.tolist()
+    images = truth.image.tolist()
     seen: set[int] = set()
     numbers: list[int] = []
     boxes: list[Box] = []
     for line in answers:
         position = truth.scene.get(line.scene)
         if position is None:
-            raise DataError(f"an answer is about picture {line.scene!r}, which the split does not hold")
+            raise DataError(f"an answer is about image {line.scene!r}, which the split does not hold")
         if line.error is not None:
             unreadable[position] = True
         if proposals[position] is None:
@@ -188,11 +188,11 @@ def _collect(
             number = truth.number.get(answer.id)
             if number is None:
                 raise DataError(
-                    f"an answer (picture {line.scene!r}) is to expression {answer.id!r}, unknown in the split"
+                    f"an answer (image {line.scene!r}) is to expression {answer.id!r}, unknown in the split"
                 )
-            if pictures[number] != position:
-                home = scenes[pictures[number]].id
-                raise DataError(f"expression {answer.id!r} is about picture {home!r}, answered on {line.scene!r}")
+            if images[number] != position:
+                home = scenes[images[number]].id
+                raise DataError(f"expression {answer.id!r} is about image {home!r}, answered on {line.scene!r}")
             if number in seen:
                 duplicates += 1
                 continue
@@ -204,12 +204,12 @@ def _collect(
         table = np.array(boxes, np.float64)
         real = np.isfinite(table).all(axis=1) & (table[:, 2:] > table[:, :2]).all(axis=1)
         usable[np.array(numbers)[real]] = table[real]
-    usable[unreadable[truth.picture]] = np.nan
+    usable[unreadable[truth.image]] = np.nan
     return usable, proposals, unreadable, duplicates
 
 
 def _compare(protocol: Protocol, boxes: Float, truths: Float, widths: Float, heights: Float) -> tuple[Float, Float]:
-    """(M, 4) boxes, (M, 4) ground truths, (M,) sizes of their pictures -> the protocol's overlap (M,), the IoU (M,)."""
+    """(M, 4) boxes, (M, 4) ground truths, (M,) sizes of their images -> the protocol's overlap (M,), the IoU (M,)."""
     boxes, truths = protocol.place(boxes, truths, widths, heights)
     overlap = protocol.overlap(boxes, truths)
     return overlap, overlap if protocol.is_iou else iou_elementwise(boxes, truths)
@@ -221,7 +221,7 @@ def _best_proposals(protocol: Protocol, truth: _Truth, proposals: Sequence[tuple
     flat = np.array([box for boxes in proposals for box in boxes or ()], np.float64).reshape(-1, 4)
     each = np.array([len(boxes or ()) for boxes in proposals], np.int64)
     start = np.concatenate([[0], np.cumsum(each)[:-1]]) if len(each) else each
-    shown = truth.picture[truth.owner]
+    shown = truth.image[truth.owner]
     for target in _blocks(np.flatnonzero(each[shown] > 0), each[shown]):
         scene = shown[target]
         count = each[scene]

@@ -15,7 +15,7 @@ Advance = Callable[[int], None]
 
 @contextmanager
 def progress(title: str, total: int, before: int = 0, quiet: bool = False) -> Iterator[Advance]:
-    """Yields `advance(pictures)`. `before` pictures were answered in earlier sessions; the rate leaves them out."""
+    """Yields `advance(images)`. `before` images were answered in earlier sessions; the rate leaves them out."""
     console = Console(stderr=True, quiet=quiet)
     if console.is_terminal:
         columns = (
@@ -28,11 +28,11 @@ def progress(title: str, total: int, before: int = 0, quiet: bool = False) -> It
             task = bar.add_task(title, total=total, completed=before, rate="")
             start, done = time.monotonic(), 0
 
-            def advance(pictures: int) -> None:
+            def advance(images: int) -> None:
                 nonlocal done
-                done += pictures
+                done += images
                 rate = done / max(time.monotonic() - start, 1e-9)
-                bar.update(task, advance=pictures, rate=f"{rate:.1f} pictures/s")
+                bar.update(task, advance=images, rate=f"{rate:.1f} images/s")
 
             yield advance
     else:
@@ -48,9 +48,9 @@ def _lines(console: Console, title: str, total: int, before: int) -> Advance:
     start = said = time.monotonic()
     done = 0
 
-    def advance(pictures: int) -> None:
+    def advance(images: int) -> None:
         nonlocal done, said
-        done += pictures
+        done += images
         now = time.monotonic()
         if now - said < LINE_EVERY_S:
             return
@@ -58,7 +58,7 @@ def _lines(console: Console, title: str, total: int, before: int) -> Advance:
         rate = done / (now - start)
         left = (total - before - done) / rate
         console.print(
-            f"{title}: {before + done}/{total} pictures, {rate:.1f} pictures/s, {left:.0f} s left",
+            f"{title}: {before + done}/{total} images, {rate:.1f} images/s, {left:.0f} s left",
             highlight=False,
             soft_wrap=True,
         )

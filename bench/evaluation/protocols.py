@@ -1,13 +1,13 @@
 """Protocols: what exactly counts as a hit. A number means something only together with the name of its protocol.
 
-iou                 IoU >= 0.5 in pixels of the original picture, the prediction clipped to it. The default here, and
+iou                 IoU >= 0.5 in pixels of the original image, the prediction clipped to it. The default here, and
                     what lmms-eval and VLMEvalKit compute (spec/harness.md, section 2).
 strict              as `iou`, but IoU > 0.5: ReCLIP (Subramanian et al. 2022), FAOA and ReSC (Yang et al. 2019, 2020).
 giou                generalised IoU >= 0.5, prediction unclipped: the RefExpEvaluator of MDETR (Kamath et al. 2021).
                     Stricter than `iou` on the same boxes, by 0.7 to 3.6 points in simulation.
 letterbox-clamped   TransVG, CLIP-VG and their kin (Deng et al. 2021; Xiao et al. 2023; spec/clipvg.md, 5.3): ground
                     truth x, y, w, h cut to whole pixels, prediction clamped to the padded square the network saw
-                    rather than to the picture, ground truth not clamped, IoU >= 0.5.
+                    rather than to the image, ground truth not clamped, IoU >= 0.5.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Protocol:
     """A way to score one box against one ground truth, over arrays of N pairs.
 
     `place` takes predictions (N, 4), ground truths (N, 4), widths (N,) and heights (N,), all xyxy pixels of the
-    original picture (sizes are infinite where none is annotated), and returns both as they are compared. `overlap`
+    original image (sizes are infinite where none is annotated), and returns both as they are compared. `overlap`
     (N, 4), (N, 4) -> (N,) is the quantity that `hits_at` is about.
     """
 
@@ -66,7 +66,7 @@ def _as_said(predictions: Float, truths: Float, widths: Float, heights: Float) -
 
 
 def _letterboxed(predictions: Float, truths: Float, widths: Float, heights: Float) -> tuple[Float, Float]:
-    """Both in a frame whose origin is the corner of the padded square, at the scale of the original picture.
+    """Both in a frame whose origin is the corner of the padded square, at the scale of the original image.
 
     The network's frame is this one times 224 / side (or 640 / side); a uniform scale cancels in IoU. The square is
     taken as exactly centred, where those networks round the padding to a pixel of theirs.

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from bench.evaluation.answering import Advance, Gather, gathered
 from bench.evaluation.outcomes import outcomes
 from bench.evaluation.protocols import protocol
-from bench.grounding import Box, PictureSource, Pipeline, Scene
+from bench.grounding import Box, ImageSource, Pipeline, Scene
 from bench.settings import RunSettings
 
 log = logging.getLogger("bench.label")
@@ -34,19 +34,19 @@ class Reliability(NamedTuple):
 class Measured:
     """Expression id -> its reliability, in the order of the scenes, and how many rows are 0 because of no answer.
 
-    `sizes` (scene id -> width, height) are those of pictures whose size was not annotated.
+    `sizes` (scene id -> width, height) are those of images whose size was not annotated.
     """
 
     rows: Mapping[str, Reliability]
     no_box: int = 0
-    unreadable: int = 0  # rows about pictures that cannot be read
+    unreadable: int = 0  # rows about images that cannot be read
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def measure(
     pipeline: Pipeline,
     scenes: Sequence[Scene],
-    pictures: PictureSource,
+    images: ImageSource,
     settings: RunSettings,
     index: int = 0,
     count: int = 1,
@@ -61,8 +61,8 @@ def measure(
     protocol and what `gathered` raises.
     """
     rule = protocol(under)
-    scenes, answered = gathered(pipeline, scenes, pictures, settings, "label", log, index, count, gather, advance)
-    # Unread pictures are left out of the comparison: a protocol may need a size that nobody knows.
+    scenes, answered = gathered(pipeline, scenes, images, settings, "label", log, index, count, gather, advance)
+    # Unread images are left out of the comparison: a protocol may need a size that nobody knows.
     unread = {row.scene for row in answered if row.error is not None}
     read = [row for row in answered if row.error is None]
     found = outcomes([scene for scene in scenes if scene.id not in unread], read, rule)

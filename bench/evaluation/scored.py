@@ -65,7 +65,7 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Its 95 % interval (or what [evaluation] confidence says), from a bootstrap over pictures."""
+        """Its 95 % interval (or what [evaluation] confidence says), from a bootstrap over images."""
         return self.metrics.ci95
 
     @property
@@ -80,7 +80,7 @@ class Evaluation:
         low, high = (f"{100 * bound:.2f}" for bound in found.ci95)
         rule = "" if self.protocol == "iou" else f", protocol {self.protocol}"
         given = f", proposals given: {self.proposals}" if self.proposals else ""
-        unread = f", {found.errors} pictures unreadable" if found.errors else ""
+        unread = f", {found.errors} images unreadable" if found.errors else ""
         part = ", a part of the split" if self.partial else ""
         return (
             f"<{self.pipeline} on {self.split}: Acc@0.5 {100 * found.accuracy:.2f} % [{low}, {high}], "
@@ -106,7 +106,7 @@ def scored(
         for answer in line.answers:
             by_id.setdefault(answer.id, answer)
     rows = []
-    for number, (expression, place) in enumerate(zip(found.expressions, found.picture.tolist(), strict=True)):
+    for number, (expression, place) in enumerate(zip(found.expressions, found.image.tolist(), strict=True)):
         scene = split.scenes[place]
         row, mine = said.get(scene.id), by_id.get(expression.id)
         size = (scene.width, scene.height) if scene.width and scene.height else row.size if row else None
@@ -189,7 +189,7 @@ def split_of(folder: Path, record: RunRecord, named: str | None, resolved: Resol
         raise RunError(f"{folder}: was run on {name}, which is not here; pass --split file:PATH.jsonl")
     split = load_split(name, resolved)
     if data.partial:
-        split = split.limited(data.pictures)
+        split = split.limited(data.images)
     if split.fingerprint != data.fingerprint:
         raise RunError(
             f"{folder}: was run on {data.split} with fingerprint {data.fingerprint[:8]} ({data.expressions:,} "

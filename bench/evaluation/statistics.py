@@ -1,9 +1,9 @@
-"""Intervals from a bootstrap over pictures.
+"""Intervals from a bootstrap over images.
 
-Expressions of one picture share its objects, its crowding and often its wording, so they are not independent; pictures
-are what the split was sampled by, so pictures are what is drawn again (the cluster bootstrap; Field and Welsh 2007).
-One set of draws serves every quantity: each draw is a vector of how often each picture was taken, and a quantity is the
-ratio of two weighted sums of per-picture sums. The memory needed is one chunk of draws, whatever their number.
+Expressions of one image share its objects, its crowding and often its wording, so they are not independent; images
+are what the split was sampled by, so images are what is drawn again (the cluster bootstrap; Field and Welsh 2007).
+One set of draws serves every quantity: each draw is a vector of how often each image was taken, and a quantity is the
+ratio of two weighted sums of per-image sums. The memory needed is one chunk of draws, whatever their number.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from numpy.typing import ArrayLike, NDArray
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
-CHUNK = 500_000  # draws x pictures held at once: 4 MB of weights
+CHUNK = 500_000  # draws x images held at once: 4 MB of weights
 
 
-def drawn_pictures(pictures: int, draws: int, seed: int, chunk: int = CHUNK) -> Iterator[Int]:
-    """Blocks of (draws in the block, pictures) picture numbers, each row one draw with replacement.
+def drawn_images(images: int, draws: int, seed: int, chunk: int = CHUNK) -> Iterator[Int]:
+    """Blocks of (draws in the block, images) image numbers, each row one draw with replacement.
 
     Made from the raw words of PCG64, which numpy promises never to change, rather than from `Generator.integers`,
     which it may: the same seed gives the same interval with every numpy. Each draw uses words of its own, so the size
-    of a block changes nothing. A 32-bit word w becomes w * pictures >> 32, uneven by less than pictures / 2**32.
+    of a block changes nothing. A 32-bit word w becomes w * images >> 32, uneven by less than images / 2**32.
     """
     source = np.random.PCG64(seed)
-    words = (pictures + 1) // 2  # two 32-bit numbers each
-    block = max(1, chunk // max(1, pictures))
+    words = (images + 1) // 2  # two 32-bit numbers each
+    block = max(1, chunk // max(1, images))
     for start in range(0, draws, block):
         rows = min(block, draws - start)
         raw = source.random_raw(rows * words).astype("<u8", copy=False).reshape(rows, words)
-        taken = np.multiply(raw.view("<u4")[:, :pictures], np.uint64(pictures), dtype=np.uint64)
+        taken = np.multiply(raw.view("<u4")[:, :images], np.uint64(images), dtype=np.uint64)
         taken >>= np.uint64(32)
         yield taken.view(np.int64)
 
 
 def resampled_sums(sums: ArrayLike, draws: int, seed: int, chunk: int = CHUNK) -> Float:
-    """(pictures, K) per-picture sums -> (draws, K) their totals over each draw of pictures.
+    """(images, K) per-image sums -> (draws, K) their totals over each draw of images.
 
     Exact for whole numbers (float64 adds them without rounding in any order), so counts give the same bytes anywhere.
     """
     table = np.asarray(sums, np.float64)
-    pictures = len(table)
+    images = len(table)
     totals = np.empty((draws, table.shape[1]))
     done = 0
-    for taken in drawn_pictures(pictures, draws, seed, chunk):
+    for taken in drawn_images(images, draws, seed, chunk):
         rows = len(taken)
-        taken += np.arange(rows, dtype=np.int64)[:, None] * pictures  # a cell of its own for each draw and picture
-        weights = np.bincount(taken.ravel(), minlength=rows * pictures).reshape(rows, pictures)
+        taken += np.arange(rows, dtype=np.int64)[:, None] * images  # a cell of its own for each draw and image
+        weights = np.bincount(taken.ravel(), minlength=rows * images).reshape(rows, images)
         totals[done : done + rows] = weights.astype(np.float64) @ table
         done += rows
     return totals
@@ -63,10 +63,10 @@ def ratio_intervals(
     confidence: float = 0.95,
     chunk: int = CHUNK,
 ) -> list[tuple[float, float]]:
-    """(pictures, K) per-picture hits and sample counts -> K percentile intervals of hits / samples.
+    """(images, K) per-image hits and sample counts -> K percentile intervals of hits / samples.
 
     A draw that happens to hold no sample of a column says nothing about it and is left out of that column. A column
-    with samples in fewer than two pictures gets (0, 1), for one cluster tells nothing about the spread between
+    with samples in fewer than two images gets (0, 1), for one cluster tells nothing about the spread between
     clusters, and so does one of which no draw holds a sample.
     """
     above, below = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)

@@ -3,10 +3,10 @@
     kind            the generator's or the data set's own class of expression, where it has one
     length          words: 1-5, 6-7, 8-10, 11+ (the buckets of ReSC for RefCOCOg, Yang et al. 2020); 0 for no word
     spatial words   whether the expression says where: left, top, behind, next to ...
-    box area        the referent's box as a part of the picture: <1%, 1-5%, 5-20%, >=20%. A part, not pixels as in COCO:
-                    encoders resize the picture, so 32 pixels mean little
+    box area        the referent's box as a part of the image: <1%, 1-5%, 5-20%, >=20%. A part, not pixels as in COCO:
+                    encoders resize the image, so 32 pixels mean little
     people          whether a person is referred to: by category where it is known, else whether the words name one
-    same category   objects of the referent's class in the picture, the referent included: 1, 2, 3, 4+, where known
+    same category   objects of the referent's class in the image, the referent included: 1, 2, 3, 4+, where known
 
 An expression has no label where a cut does not apply to it, so the rows of a cut need not add up to the split.
 """
@@ -68,7 +68,7 @@ def length_label(text: str) -> str:
 
 
 def area_label(expression: Expression, scene: Scene) -> str | None:
-    """The bucket of the box's part of the picture; None where the picture's size is not annotated."""
+    """The bucket of the box's part of the image; None where the image's size is not annotated."""
     if not scene.width or not scene.height:
         return None
     x1, y1, x2, y2 = expression.box

@@ -10,7 +10,7 @@ from typing import Protocol
 from bench.errors import DataError
 from bench.evaluation.answering import Gather, gathered
 from bench.evaluation.metrics import compute
-from bench.grounding import PictureSource, Pipeline, Scene
+from bench.grounding import ImageSource, Pipeline, Scene
 from bench.runs.record import Bootstrap
 from bench.settings import RunSettings
 
@@ -35,7 +35,7 @@ class Validate(Protocol):
 def validate(
     pipeline: Pipeline,
     scenes: Sequence[Scene],
-    pictures: PictureSource,
+    images: ImageSource,
     settings: RunSettings,
     index: int = 0,
     count: int = 1,
@@ -48,12 +48,12 @@ def validate(
     """
     if not any(scene.expressions for scene in scenes):
         raise DataError("the validation split has no expressions; name another one with --validate")
-    mine, rows = gathered(pipeline, scenes, pictures, settings, "validation", log, index, count, gather)
+    mine, rows = gathered(pipeline, scenes, images, settings, "validation", log, index, count, gather)
     found = compute(mine, rows, settings=NO_INTERVAL)
     kinds = {f"accuracy/{kind}": each.accuracy for kind, each in found.strata.get("kind", {}).items()}
     return {"accuracy": found.accuracy, "mean_iou": found.mean_iou, "n": float(found.n), **kinds}
 
 
-def on_split(scenes: Sequence[Scene], pictures: PictureSource, settings: RunSettings | None = None) -> Validate:
+def on_split(scenes: Sequence[Scene], images: ImageSource, settings: RunSettings | None = None) -> Validate:
     """`validate` bound to a split: what a TrainingJob carries."""
-    return partial(validate, scenes=scenes, pictures=pictures, settings=settings or RunSettings())
+    return partial(validate, scenes=scenes, images=images, settings=settings or RunSettings())

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bench.datasets.fingerprint import picture_key
+from bench.datasets.fingerprint import image_key
 from bench.datasets.split import Split
 from bench.errors import DataError
 from bench.grounding import Prediction
@@ -26,7 +26,7 @@ KeyedBy = Literal["id", "row"]
 class Alignment:
     """Which answers the rows became, and the keys of those that found no place.
 
-    `missing` are ids of expressions that no row is about, `extra` and `other_picture` keys of rows. `in_scene_order`
+    `missing` are ids of expressions that no row is about, `extra` and `other_image` keys of rows. `in_scene_order`
     says that row numbers were counted in the order of the scenes, the split having no other.
     """
 
@@ -35,12 +35,12 @@ class Alignment:
     answers: list[SceneAnswers] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
-    other_picture: list[str] = field(default_factory=list)
+    other_image: list[str] = field(default_factory=list)
     duplicates: int = 0
 
 
 def align(file: BoxFile, split: Split, key: Key = "auto", where: str = "the file") -> Alignment:
-    """The answers that `file` gives about `split`; a row of another picture becomes a miss with a note.
+    """The answers that `file` gives about `split`; a row of another image becomes a miss with a note.
 
     Raises DataError, with examples and what to pass, when no key fits or the keys could be read in two ways.
     """
@@ -63,11 +63,11 @@ def align(file: BoxFile, split: Split, key: Key = "auto", where: str = "the file
             aligned.extra.append(row.key)
         elif at in placed:
             aligned.duplicates += 1
-        elif row.picture is None or picture_key(row.picture) == picture_key(homes[at].file):
+        elif row.image is None or image_key(row.image) == image_key(homes[at].file):
             placed[at] = Prediction(at, row.box, row.score)
         else:
-            aligned.other_picture.append(row.key)
-            placed[at] = Prediction(at, None, row.score, note=f"the row is about another picture: {row.picture}")
+            aligned.other_image.append(row.key)
+            placed[at] = Prediction(at, None, row.score, note=f"the row is about another image: {row.image}")
     _refuse_strangers(file.rows, len(placed), aligned, order, key, where, split.name)
     aligned.missing = [at for at in order if at not in placed]
     aligned.answers = [
@@ -119,11 +119,11 @@ def _refuse_strangers(
     rows: Sequence[Row], placed: int, aligned: Alignment, order: Sequence[str], key: Key, where: str, split: str
 ) -> None:
     """Boxes that have nothing to do with the split are not a score of 0."""
-    if placed and len(aligned.other_picture) == placed:
-        first = next(row for row in rows if row.key == aligned.other_picture[0])
+    if placed and len(aligned.other_image) == placed:
+        first = next(row for row in rows if row.key == aligned.other_image[0])
         raise DataError(
-            f"{where}: every row names another picture than its expression's in {split} (first: {first.key!r} names "
-            f"{first.picture!r}); these boxes belong to another split, or its rows are in another order"
+            f"{where}: every row names another image than its expression's in {split} (first: {first.key!r} names "
+            f"{first.image!r}); these boxes belong to another split, or its rows are in another order"
         )
     numeric = aligned.keyed_by == "id" and all(row.key.isascii() and row.key.isdigit() for row in rows)
     numbered = all(at.isascii() and at.isdigit() and int(at) < len(order) for at in order)

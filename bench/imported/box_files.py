@@ -5,7 +5,7 @@
     [{"id": "0", "box": [...]}, {"row": 1, "box": null}, ...]         a list of objects
     {"id": "0", "box": [...], "score": 0.9}                           JSONL: one such object a line
 
-The box may be called box, bbox, box_xyxy, pred_box or pred_bbox, the picture image_name or file_name. A malformed
+The box may be called box, bbox, box_xyxy, pred_box or pred_bbox, the image image_name or file_name. A malformed
 value is refused with its key.
 """
 
@@ -24,7 +24,7 @@ from bench.grounding import Box
 
 PREDICTED = ("pred_bbox", "pred_box")  # says that it is not the ground truth, so it wins over a plain "bbox" beside it
 PLAIN = ("box_xyxy", "box", "bbox")
-PICTURE = ("image_name", "file_name")
+IMAGE = ("image_name", "file_name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Row:
     key: str
     by: Literal["id", "row"] | None
     box: Box | None
-    picture: str | None = None
+    image: str | None = None
     score: float | None = None
 
 
@@ -133,12 +133,12 @@ def _row(where: str, key: str, by: Literal["id", "row"] | None, entry: dict[str,
     if len(names) != 1:
         found = f"both {' and '.join(names)}" if names else f"no box (its keys: {', '.join(entry) or 'none'})"
         raise DataError(f"{where}: has {found}; expected one of {', '.join(PREDICTED + PLAIN)}")
-    picture = next((entry[name] for name in PICTURE if entry.get(name) is not None), None)
-    if picture is not None and not isinstance(picture, str):
-        raise DataError(f"{where}: the picture's name is {_short(picture)}; expected a text")
+    image = next((entry[name] for name in IMAGE if entry.get(name) is not None), None)
+    if image is not None and not isinstance(image, str):
+        raise DataError(f"{where}: the image's name is {_short(image)}; expected a text")
     score: Any = entry.get("score")
     known = type(score) in (int, float) and math.isfinite(score)
-    return Row(key, by, _box(where, entry[names[0]], xywh), picture, float(score) if known else None)
+    return Row(key, by, _box(where, entry[names[0]], xywh), image, float(score) if known else None)
 
 
 def _box(where: str, value: Any, xywh: bool) -> Box | None:

@@ -60,7 +60,7 @@ def import_boxes(
         seed=0,
         deterministic=False,
     )
-    places = {"missing": aligned.missing, "extra": aligned.extra, "other_picture": aligned.other_picture}
+    places = {"missing": aligned.missing, "extra": aligned.extra, "other_image": aligned.other_image}
     order = "rows were counted in the order of the scenes, since the split's ids are not row numbers"
     card = {"summary": f"boxes made elsewhere, from {path.name}", "saw_test_images": "unknown"}
     record = RunRecord(

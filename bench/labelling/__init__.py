@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from bench.grounding import Box, PictureSource, PipelineContext, Scene
+from bench.grounding import Box, ImageSource, PipelineContext, Scene
 
 
 @dataclass(frozen=True, slots=True)
 class PseudoLabel:
-    """One made-up expression about one picture. `box` is xyxy pixels of the original picture, inside it.
+    """One made-up expression about one image. `box` is xyxy pixels of the original image, inside it.
 
     `provenance` is plain JSON and says where the row comes from: always "source" ("template", "relation", "caption"),
     "detector" (what found the box) and "score" (its confidence, 0..1), and what the source has to say besides
@@ -38,7 +38,7 @@ class LabelJob:
     """
 
     scenes: Sequence[Scene]
-    pictures: PictureSource
+    images: ImageSource
     options: Mapping[str, Any]
     where: str
     context: PipelineContext
@@ -48,8 +48,8 @@ class LabelSource(Protocol):
     """What an entry point of the group `bench.label_sources` names."""
 
     def __call__(self, job: LabelJob) -> Iterator[PseudoLabel]:
-        """The labels, picture by picture in the order of `job.scenes`; the same for the same seed, whatever the batch.
+        """The labels, image by image in the order of `job.scenes`; the same for the same seed, whatever the batch.
 
-        Raises SettingsError, WeightsError, DataError, PictureError, MissingPackage before the first row where it can.
+        Raises SettingsError, WeightsError, DataError, ImageError, MissingPackage before the first row where it can.
         """
         ...

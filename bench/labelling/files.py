@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.datasets.fingerprint import picture_key
+from bench.datasets.fingerprint import image_key
+from bench.datasets.images import Images
 from bench.datasets.jsonl import read_jsonl, read_provenance
 from bench.datasets.label_sources import source_name
 from bench.datasets.labels import load_labels
 from bench.datasets.load import FILE, find_split
-from bench.datasets.pictures import Pictures
 from bench.errors import UsageError
-from bench.grounding import PictureSource, Scene
+from bench.grounding import ImageSource, Scene
 from bench.reporting.label_stats import LabelRow, label_stats
 from bench.settings import Resolved
 
@@ -35,7 +35,7 @@ def statistics(files: Sequence[Path], split: str | None, resolved: Resolved) -> 
             scenes, provenance = read_jsonl(path), read_provenance(path)
         else:
             raise UsageError(
-                f"{path}: of a list say with --split whose pictures it is about; its boxes go by the data set"
+                f"{path}: of a list say with --split whose images it is about; its boxes go by the data set"
             )
         # A row's source is the one it names itself, else its file's.
         file_source = source_name(path, sum(len(scene.expressions) for scene in scenes), provenance)
@@ -44,7 +44,7 @@ def statistics(files: Sequence[Path], split: str | None, resolved: Resolved) -> 
             for expression in scene.expressions:
                 record = provenance.get(expression.id, {})
                 source = str(record.get("source") or file_source)
-                rows.append(LabelRow(source, picture_key(scene.file), expression.text, expression.box, area, record))
+                rows.append(LabelRow(source, image_key(scene.file), expression.text, expression.box, area, record))
     return label_stats(rows)
 
 
@@ -52,28 +52,28 @@ def draw_sheet(files: Sequence[Path], split: str | None, resolved: Resolved, out
     """Draw up to `most` images, spread over all, with every row about them.
 
     Without a split it is the one that the files' records name, else images are looked for beside the one file. Raises
-    UsageError where the images are unknown, DataError, PictureError.
+    UsageError where the images are unknown, DataError, ImageError.
     """
-    from bench.reporting.drawing import contact_sheet, save_picture
+    from bench.reporting.drawing import contact_sheet, save_image
 
     split = split or split_of_records(files)
     if split is not None and not split.startswith(FILE):
         labelled = load_labels(split, files, resolved).split
         scenes: Sequence[Scene] = labelled.scenes
-        pictures: PictureSource = labelled.pictures
+        images: ImageSource = labelled.images
     elif len(files) == 1:
-        scenes, pictures = read_jsonl(files[0]), Pictures([files[0].resolve().parent], nested=False)
+        scenes, images = read_jsonl(files[0]), Images([files[0].resolve().parent], nested=False)
     else:
-        raise UsageError("--sheet: say with --split whose pictures the files are about")
+        raise UsageError("--sheet: say with --split whose images the files are about")
     chosen = [scenes[place * len(scenes) // most] for place in range(most)] if len(scenes) > most else scenes
-    save_picture(contact_sheet(chosen, pictures), out)
+    save_image(contact_sheet(chosen, images), out)
 
 
 def dataset_of_labels(files: Sequence[Path], split: str | None) -> str:
     """Find the data set of files: that of the split, else of the one their records name. Raises UsageError."""
     name = split or split_of_records(files)
     if name is None:
-        raise UsageError("say with --split whose pictures the files are about; the boxes of a list go by its data set")
+        raise UsageError("say with --split whose images the files are about; the boxes of a list go by its data set")
     if name.startswith(FILE):
         return "file"
     return find_split(name)[0].name

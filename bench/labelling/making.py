@@ -1,4 +1,4 @@
-"""Pseudo-labels for the pictures of a split: what `bench label` does, and the record it leaves beside the file."""
+"""Pseudo-labels for the images of a split: what `bench label` does, and the record it leaves beside the file."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.datasets.blind import blind, pictures_below, shut
+from bench.datasets.blind import blind, images_below, shut
 from bench.datasets.load import load_split
 from bench.datasets.pseudo_files import check_jsonl_name, export_lists, list_format, write_labels
 from bench.errors import DataError, UsageError
 from bench.evaluation.device import seed_everything, use_device
 from bench.evaluation.opening import OWN_DATA, pipeline_context
 from bench.evaluation.progress import progress
-from bench.grounding import PictureSource, Scene
+from bench.grounding import ImageSource, Scene
 from bench.hashing import sha256_file
 from bench.labelling import LabelJob, PseudoLabel
 from bench.runs.files import write_atomically
@@ -49,7 +49,7 @@ def make_labels(
     """
     check_jsonl_name(out)
     labels_of = registry.label_source(source)
-    name, dataset, scenes, pictures = _images(split, images, out, resolved)
+    name, dataset, scenes, image_source = _images(split, images, out, resolved)
     scenes = scenes[:limit]
     if lists is not None:
         list_format(dataset)  # refused before an hour's work, not after
@@ -68,7 +68,7 @@ def make_labels(
         place = places.get(label.scene.id)
         if place is None:
             raise DataError(
-                f"{label.provenance.get('source')}: a label about {label.scene.file}, which is none of the pictures"
+                f"{label.provenance.get('source')}: a label about {label.scene.file}, which is none of the images"
             )
         makers.update((key, str(label.provenance[key])) for key in MAKERS if label.provenance.get(key))
         if place > done:
@@ -76,13 +76,13 @@ def make_labels(
             done = place
 
     with progress(f"{source} {name}", len(scenes)) as advance:
-        labels = labels_of(LabelJob(scenes, pictures, options, f"[label.{source}]", context))
+        labels = labels_of(LabelJob(scenes, image_source, options, f"[label.{source}]", context))
         written = write_labels(out, labels, name, count)
         advance(len(scenes) - done)  # the last images may have no label
     seconds = time.monotonic() - began
     if not written.rows:
         raise DataError(
-            f"{source}: not one label for {len(scenes):,} pictures of {name}; {out} is not written; look at what its "
+            f"{source}: not one label for {len(scenes):,} images of {name}; {out} is not written; look at what its "
             f"detector finds, and loosen its thresholds ([label.{source}] of bench.toml, or --set)"
         )
     made_by: dict[str, dict[str, int]] = {}
@@ -92,16 +92,16 @@ def make_labels(
         "command": " ".join(redacted()),
         "source": source,
         "split": name,
-        "pictures": len(scenes),
-        "pictures_with_rows": written.pictures,
-        "pictures_without_rows": len(scenes) - written.pictures,
+        "images": len(scenes),
+        "images_with_rows": written.images,
+        "images_without_rows": len(scenes) - written.images,
         "rows": written.rows,
         "duplicates_dropped": written.duplicates,
         "seconds": round(seconds, 2),
         "rows_per_s": round(written.rows / seconds, 1) if seconds > 0 else None,
         "sha256": sha256_file(out),
         # Which images were used, without their annotations (a split's fingerprint is made of those).
-        "pictures_sha256": hashlib.sha256("\n".join(scene.file for scene in scenes).encode()).hexdigest(),
+        "images_sha256": hashlib.sha256("\n".join(scene.file for scene in scenes).encode()).hexdigest(),
         "seed": context.seed,
         "device": context.device,
         "options": options,
@@ -119,20 +119,20 @@ def make_labels(
 
 def _images(
     split: str | None, folder: Path | None, out: Path, resolved: Resolved
-) -> tuple[str, str, Sequence[Scene], PictureSource]:
+) -> tuple[str, str, Sequence[Scene], ImageSource]:
     """Find the split's name, its data set, and its images without annotations."""
     if (split is None) == (folder is None):
-        raise UsageError("which pictures? one of --split NAME and --pictures FOLDER is needed")
+        raise UsageError("which images? one of --split NAME and --images FOLDER is needed")
     if folder is not None:
-        scenes, pictures = pictures_below(folder, out)
+        scenes, images = images_below(folder, out)
         name, dataset = f"{OWN_DATA}:{folder.resolve().name}", OWN_DATA
     else:
         loaded = load_split(str(split), resolved)
-        scenes, pictures = blind(loaded)
+        scenes, images = blind(loaded)
         name, dataset = loaded.name, loaded.dataset
     if not scenes:
-        raise DataError(f"{name}: the split has no pictures")
-    return name, dataset, scenes, pictures
+        raise DataError(f"{name}: the split has no images")
+    return name, dataset, scenes, images
 
 
 def _hashes(options: Any, folder: Path) -> dict[str, str]:

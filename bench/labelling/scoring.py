@@ -125,7 +125,7 @@ def score_labels(
         "split": data.name,
         "protocol": under,
         "measurers": [measurer.described(dataset) for measurer in measurers],
-        "sources": [{"name": s.name, **s.file, "pictures": len(s.labelled.split.scenes)} for s in sources],
+        "sources": [{"name": s.name, **s.file, "images": len(s.labelled.split.scenes)} for s in sources],
         "git": git_state(),
     }
     # What a pair's numbers depend on besides its label file and the weights; the size of batches changes none.
@@ -169,7 +169,7 @@ def score_labels(
                 opened = measurer.name, open_pipeline(pipeline, dataset, resolved, given)
             began = time.monotonic()
             with progress(f"{measurer.name} on {source.name}", len(split.scenes)) as advance:
-                measured = measure(opened[1], split.scenes, split.pictures, run, under=under, advance=advance)
+                measured = measure(opened[1], split.scenes, split.images, run, under=under, advance=advance)
             pairs[key] = {
                 "measurer": measurer.name,
                 "source": source.name,

@@ -151,7 +151,7 @@ def _record_faults(record: RunRecord, resolved: Resolved) -> Iterator[str]:
 
 def _metric_faults(metrics: Metrics, resolved: Resolved) -> Iterator[str]:
     if metrics.errors:
-        yield f"{RECORD}: {metrics.errors:,} pictures could not be read there; run it again where they can be"
+        yield f"{RECORD}: {metrics.errors:,} images could not be read there; run it again where they can be"
     drawn, level = metrics.bootstrap, resolved.settings.evaluation.confidence
     if not 1000 <= drawn.draws <= MOST_DRAWS or drawn.confidence != level or drawn.seed < 0:
         yield (
@@ -185,7 +185,7 @@ def _split(record: RunRecord, named: str | None, resolved: Resolved) -> Split:
 def _data_faults(record: RunRecord, ours: Split) -> Iterator[str]:
     data, counts = record.identity.data, ours.counts
     known: dict[str, Any] = {"split": ours.name, "fingerprint": ours.fingerprint}
-    known |= {"expressions": counts.expressions, "pictures": counts.pictures, "refs": counts.refs}
+    known |= {"expressions": counts.expressions, "images": counts.images, "refs": counts.refs}
     for key, here in known.items():
         theirs = getattr(data, key)
         # Index lists do not tell referents apart.
@@ -201,7 +201,7 @@ def _answer_faults(rows: Sequence[SceneAnswers], scenes: Sequence[Scene]) -> Ite
         "scenes without a line": [scene for scene in asked if scene not in lines],
         "scenes with several lines": [scene for scene, count in lines.items() if count > 1],
         "lines about no scene of the split": [scene for scene in lines if scene not in asked],
-        "pictures that could not be read": [row.scene for row in rows if row.error is not None],
+        "images that could not be read": [row.scene for row in rows if row.error is not None],
     }
     unanswered, twice, strange = [], [], []
     for row in rows:

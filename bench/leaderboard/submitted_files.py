@@ -106,7 +106,7 @@ def _faults(row: Any) -> Iterator[str]:
     if any(not _finite(box) for box in row.proposals or ()):
         yield "a proposal is not four finite numbers"
     if row.size is not None and min(row.size) <= 0:
-        yield "the picture's size is not positive"
+        yield "the image's size is not positive"
 
 
 def _finite(values: Sequence[Any]) -> bool:

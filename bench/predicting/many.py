@@ -31,7 +31,7 @@ from bench.evaluation.opening import OpenPipeline, open_pipeline
 from bench.evaluation.progress import progress, say
 from bench.grounding import Scene
 from bench.predicting.questions import Questions
-from bench.reporting.drawing import draw_answer, save_picture
+from bench.reporting.drawing import draw_answer, save_image
 from bench.runs.files import Appender, explained, make_folder, write_atomically
 from bench.runs.lock import locked
 from bench.runs.predictions import Answer, SceneAnswers
@@ -78,7 +78,7 @@ def answer_many(
             _hint_on_interrupt(out),
             progress(pipeline, total, total - len(scenes)) as advance,
         ):
-            for batch in answers(opened, scenes, questions.pictures, resolved.settings.run):
+            for batch in answers(opened, scenes, questions.images, resolved.settings.run):
                 pairs = zip(batch.decoded, batch.rows, strict=True)
                 new = [row for decoded, answered in pairs for row in _rows(decoded, answered, by)]
                 rows.update((row["id"], row) for row in new)
@@ -96,7 +96,7 @@ def answer_many(
     return {
         "pipeline": pipeline,
         "out": str(out),
-        "pictures": total,
+        "images": total,
         "expressions": len(order),
         "asked": len(order) - kept,
         "kept": kept,
@@ -139,8 +139,8 @@ def _left(questions: Questions, rows: Mapping[str, Row], draw: Path | None) -> I
 
 def _rows(decoded: Decoded, answered: SceneAnswers, by: Mapping[str, str]) -> Iterator[Row]:
     """Make a scene's rows, boxes clipped to the image; where that cannot be read, each has the error."""
-    scene, picture = decoded.scene, decoded.picture
-    size: Any = (None, None) if picture is None else picture.shape[1::-1]
+    scene, image = decoded.scene, decoded.image
+    size: Any = (None, None) if image is None else image.shape[1::-1]
     given = answered.answers or [Answer(e.id, None) for e in scene.expressions]
     for expression, answer in zip(scene.expressions, given, strict=True):
         clipped = None if answer.box is None else clip_xyxy(answer.box, *size).round(6).tolist()
@@ -156,20 +156,20 @@ def _rows(decoded: Decoded, answered: SceneAnswers, by: Mapping[str, str]) -> It
             "score": answer.score if answer.score is not None and math.isfinite(answer.score) else None,
             "proposals": answered.proposals,
             "note": answer.note,
-            "error": decoded.error if picture is None else None,
+            "error": decoded.error if image is None else None,
             **by,
         }
 
 
 def _draw(decoded: Decoded, whole: Scene, rows: Mapping[str, Row], folder: Path) -> int:
     """Draw the answers of an image that are new or not drawn yet; returns how many."""
-    if decoded.picture is None:
+    if decoded.image is None:
         return 0
     new, drawn = {e.id for e in decoded.scene.expressions}, 0
     for expression in whole.expressions:
         place, row = folder / drawn_name(expression.id), rows[expression.id]
         if expression.id in new or not place.exists():
-            save_picture(draw_answer(decoded.picture, row["box_xyxy"], row["text"], row["proposals"] or ()), place)
+            save_image(draw_answer(decoded.image, row["box_xyxy"], row["text"], row["proposals"] or ()), place)
             drawn += 1
     return drawn
 

@@ -12,31 +12,31 @@ import numpy as np
 from PIL import Image
 
 from bench.boxes import clip_xyxy
+from bench.datasets.images import decode
 from bench.datasets.load import load_split
-from bench.datasets.pictures import decode
-from bench.errors import PictureError, UsageError
+from bench.errors import ImageError, UsageError
 from bench.evaluation.answering import checked
-from bench.grounding import Box, LoadedScene, Picture, Pipeline, Prediction, Query
+from bench.grounding import Box, ImageArray, LoadedScene, Pipeline, Prediction, Query
 from bench.settings import Resolved
 
 
 @dataclass(frozen=True, repr=False)
 class Single:
-    """The answer to one expression about one picture."""
+    """The answer to one expression about one image."""
 
     pipeline: str
     source: str
     text: str
-    picture: Picture
+    image: ImageArray
     prediction: Prediction
 
     @property
     def box(self) -> Box | None:
-        """xyxy in pixels of the picture, clipped to it; None for no box."""
+        """xyxy in pixels of the image, clipped to it; None for no box."""
         box = self.prediction.box
         if box is None or not np.isfinite(box).all():
             return None
-        height, width = self.picture.shape[:2]
+        height, width = self.image.shape[:2]
         x1, y1, x2, y2 = clip_xyxy(box, width, height).tolist()
         return (x1, y1, x2, y2)
 
@@ -52,7 +52,7 @@ class Single:
 
     def as_json(self) -> dict[str, Any]:
         """Make the object of `bench predict --json`: boxes in pixels of the image, 6 decimals; the score, 9."""
-        height, width = self.picture.shape[:2]
+        height, width = self.image.shape[:2]
         clipped, proposals = self.box, self.prediction.proposals
         box = None if clipped is None else self.prediction.box
         return {
@@ -74,26 +74,26 @@ class Single:
         from bench.reporting.drawing import draw_answer
 
         record = self.as_json()
-        return draw_answer(self.picture, record["box_xyxy"], self.text, record["proposals"] or ())
+        return draw_answer(self.image, record["box_xyxy"], self.text, record["proposals"] or ())
 
     def draw(self, out: str | Path) -> None:
-        """Draw the answer into a picture file; its suffix says the format. Raises UsageError."""
-        from bench.reporting.drawing import save_picture
+        """Draw the answer into an image file; its suffix says the format. Raises UsageError."""
+        from bench.reporting.drawing import save_image
 
-        save_picture(self.drawn(), Path(out))
+        save_image(self.drawn(), Path(out))
 
 
 def predict(
-    pipeline: Pipeline, picture: object, text: str | Sequence[str], name: str | None = None
+    pipeline: Pipeline, image: object, text: str | Sequence[str], name: str | None = None
 ) -> Single | list[Single]:
-    """Ground one expression in an image, or several; `ask_about` and `as_picture` say what is raised."""
-    source, pixels = as_picture(picture)
+    """Ground one expression in an image, or several; `ask_about` and `as_image` say what is raised."""
+    source, pixels = as_image(image)
     answers = ask_about(pipeline, source, pixels, [text] if isinstance(text, str) else text, name)
     return answers[0] if isinstance(text, str) else answers
 
 
 def ask_about(
-    pipeline: Pipeline, source: str, picture: Picture, texts: Sequence[str], name: str | None = None
+    pipeline: Pipeline, source: str, image: ImageArray, texts: Sequence[str], name: str | None = None
 ) -> list[Single]:
     """Ground `texts` in one image, which is encoded once; answers in their order.
 
@@ -104,38 +104,38 @@ def ask_about(
         raise UsageError("an expression is empty: say what to look for")
     name = pipeline.card.name if name is None else name
     queries = tuple(Query(str(number), text) for number, text in enumerate(texts))
-    answers = checked(pipeline, [LoadedScene(source, picture, queries)], name) if queries else []
-    return [Single(name, source, text, picture, answer) for text, answer in zip(texts, answers, strict=True)]
+    answers = checked(pipeline, [LoadedScene(source, image, queries)], name) if queries else []
+    return [Single(name, source, text, image, answer) for text, answer in zip(texts, answers, strict=True)]
 
 
-def as_picture(given: object) -> tuple[str, Picture]:
-    """Name and decode a file, a PIL image or RGB uint8 (H, W, 3). Raises PictureError, UsageError.
+def as_image(given: object) -> tuple[str, ImageArray]:
+    """Name and decode a file, a PIL image or RGB uint8 (H, W, 3). Raises ImageError, UsageError.
 
     Pixels without a file are named by their content, for a pipeline may cache features under the image's name.
     """
     if isinstance(given, (str, Path)):
-        return str(given), read_picture(Path(given).expanduser())
+        return str(given), read_image(Path(given).expanduser())
     if isinstance(given, Image.Image):
         given = np.array(given.convert("RGB"))
     if isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim == 3 and given.shape[2] == 3:
-        return f"picture-{sha256(given.tobytes()).hexdigest()[:16]}", given
+        return f"image-{sha256(given.tobytes()).hexdigest()[:16]}", given
     what = f"an array of {given.dtype} {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
-    raise UsageError(f"a picture is a file's path, a PIL image or RGB uint8 (H, W, 3), not {what}")
+    raise UsageError(f"an image is a file's path, a PIL image or RGB uint8 (H, W, 3), not {what}")
 
 
-def read_picture(path: Path) -> Picture:
-    """Decode an image file. Raises PictureError."""
+def read_image(path: Path) -> ImageArray:
+    """Decode an image file. Raises ImageError."""
     try:
         return decode(path.read_bytes(), str(path))
     except OSError as error:
-        raise PictureError(f"{path}: cannot be read ({error.strerror})") from None
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def picture_of(scene: str, resolved: Resolved) -> tuple[Picture, str]:
-    """Decode the image of a split's scene, SPLIT/ID; returns it and its data set. Raises UsageError, PictureError."""
+def image_of(scene: str, resolved: Resolved) -> tuple[ImageArray, str]:
+    """Decode the image of a split's scene, SPLIT/ID; returns it and its data set. Raises UsageError, ImageError."""
     split_name, _, identifier = scene.rpartition("/")
     split = load_split(split_name, resolved)
     for candidate in split.scenes:
         if candidate.id == identifier:
-            return split.pictures.load(candidate), split.dataset
+            return split.images.load(candidate), split.dataset
     raise UsageError(f"{split_name} has no scene {identifier!r}; its first one is {split.scenes[0].id!r}")

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.datasets.images import Images
 from bench.datasets.jsonl import read_questions
-from bench.datasets.pictures import Pictures
 from bench.datasets.rows import Row, checked_text, gather
 from bench.errors import DataError, UsageError
-from bench.grounding import Box, Expression, PictureSource, Scene
+from bench.grounding import Box, Expression, ImageSource, Scene
 from bench.settings import Resolved
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
@@ -23,7 +23,7 @@ class Questions:
     """One scene an image, in order of first appearance, with NaN boxes; `file` is None for a folder."""
 
     scenes: tuple[Scene, ...]
-    pictures: PictureSource
+    images: ImageSource
     file: Path | None = None
 
     def __len__(self) -> int:
@@ -37,10 +37,10 @@ def questions_of_file(path: Path, resolved: Resolved) -> Questions:
     """
     rows = (Row(file, Expression(query.id, query.text, UNKNOWN_BOX)) for file, query in read_questions(path))
     roots = [path.resolve().parent]
-    if named := resolved.settings.data.pictures.get("file"):
+    if named := resolved.settings.data.images.get("file"):
         roots.insert(0, (resolved.folder / Path(named).expanduser()).resolve())
-    pictures = Pictures(roots, nested=False, hint=f"names of pictures start at {roots[0]}")
-    return Questions(tuple(gather(rows, str(path))), pictures, path)
+    images = Images(roots, nested=False, hint=f"names of images start at {roots[0]}")
+    return Questions(tuple(gather(rows, str(path))), images, path)
 
 
 def questions_of_folder(folder: Path, text: str | None, but: Sequence[Path] = ()) -> Questions:
@@ -50,9 +50,9 @@ def questions_of_folder(folder: Path, text: str | None, but: Sequence[Path] = ()
     without such a file are left out, as is what lies under one of the folders `but`. Raises UsageError where there is
     no expression, DataError.
     """
-    files = list(_pictures(folder, [path.resolve() for path in but]))
+    files = list(_images(folder, [path.resolve() for path in but]))
     if not files:
-        raise UsageError(f"--image {folder}: the folder holds no picture ({', '.join(SUFFIXES)})")
+        raise UsageError(f"--image {folder}: the folder holds no image ({', '.join(SUFFIXES)})")
     if text is not None:
         if not text.strip():
             raise UsageError("--text is empty: say what to look for")
@@ -61,13 +61,13 @@ def questions_of_folder(folder: Path, text: str | None, but: Sequence[Path] = ()
         rows = [row for file in files for row in _beside(folder, file)]
         if not rows:
             raise UsageError(
-                f"--image {folder}: give --text for all of its {len(files):,} pictures, or write what is asked about "
+                f"--image {folder}: give --text for all of its {len(files):,} images, or write what is asked about "
                 f"{files[0]} into {Path(files[0]).with_suffix('.txt')}, an expression a line"
             )
-    return Questions(tuple(gather(rows, str(folder))), Pictures([folder.resolve()], nested=False))
+    return Questions(tuple(gather(rows, str(folder))), Images([folder.resolve()], nested=False))
 
 
-def _pictures(folder: Path, but: Sequence[Path]) -> Iterator[str]:
+def _images(folder: Path, but: Sequence[Path]) -> Iterator[str]:
     """List image paths within the folder, with /, in order of name, without hidden files and folders."""
     for top, below, files in os.walk(folder):
         here = Path(top)

@@ -4,7 +4,7 @@ A signature names split, protocol, number of expressions and data fingerprint, s
 Older runs of the same pipeline, settings and device are a row's history. A row has the keys of `table.row`, and
 
 rank                  [best, worst] rank, from 1; null with the reason in rank_note
-speed                 of the joined speed record: expressions_per_s and pictures_per_s ({median, low, high}),
+speed                 of the joined speed record: expressions_per_s and images_per_s ({median, low, high}),
                       batch_size, p50_ms, p90_ms, p99_ms, joules_per_expression, noisy (reasons), date, commit, record;
                       or null
 latency_ms            the speed record's p50; or null
@@ -65,7 +65,7 @@ class Board:
     proposals: str
     fingerprint: str
     expressions: int
-    pictures: int
+    images: int
     rows: tuple[Mapping[str, Any], ...]
 
 
@@ -121,7 +121,7 @@ def why_left_out(record: RunRecord) -> str | None:
     if record.status != "complete" or record.metrics is None:
         return "not finished"
     if record.identity.data.partial:
-        return f"partial: {record.identity.data.pictures:,} pictures only"
+        return f"partial: {record.identity.data.images:,} images only"
     if record.git.get("dirty"):
         return "dirty: made by code that is in no commit"
     return None
@@ -155,7 +155,7 @@ def _board(results: Path, histories: Sequence[Sequence[Run]], speeds: Speeds) ->
         signature=record.signature,
         protocol=record.protocol,
         proposals=record.proposals,
-        **{key: getattr(data, key) for key in ("split", "fingerprint", "expressions", "pictures")},
+        **{key: getattr(data, key) for key in ("split", "fingerprint", "expressions", "images")},
         rows=tuple(sorted(rows, key=lambda r: (-r["acc@0.5"], -r["mean_iou"], r["pipeline"], r["run_dir"]))),
     )
 
@@ -208,7 +208,7 @@ def _speed_keys(record: RunRecord, speeds: Speeds) -> dict[str, Any]:
         return keys
     keys["speed"] = {
         "expressions_per_s": rate.expressions_per_s.model_dump(),
-        "pictures_per_s": rate.pictures_per_s.model_dump(),
+        "images_per_s": rate.images_per_s.model_dump(),
         "batch_size": rate.batch_size,
         **{key: getattr(speed.single, key, None) for key in ("p50_ms", "p90_ms", "p99_ms")},
         "joules_per_expression": speed.energy.joules_per_expression,

@@ -26,7 +26,7 @@ def print_comparison(found: Comparison, console: Console | None = None) -> None:
         console.print(line, style=style, markup=False, highlight=False)
 
     rule = found.signature.split("|")[1]
-    say(f"{found.split}  {found.n:,} expressions about {found.pictures:,} pictures  {rule}", "bold")
+    say(f"{found.split}  {found.n:,} expressions about {found.images:,} images  {rule}", "bold")
     console.print(_runs(found))
     for note in found.notes:
         say(f"  {note}", "yellow")
@@ -61,14 +61,14 @@ def paragraph(found: Comparison, pair: Pair) -> Iterator[str]:
         yield f"{scores}cannot be told apart, {gap} ({p})"
         yield f"{a.label} = {a.name}, {b.label} = {b.name}"
         if pair.detectable is not None and pair.detectable > 1:
-            yield "so few pictures could show no difference at all, not even 0 against 100"
+            yield "so few images could show no difference at all, not even 0 against 100"
         elif pair.detectable is not None:
             yield f"the smallest true difference this split would show 4 times in 5: {percent(pair.detectable)} points"
     cells = pair.cells
     yield (
         f"both right {cells.both:,}, only {a.label} {cells.a_only:,}, only {b.label} {cells.b_only:,}, neither "
         f"{cells.neither:,}; McNemar's exact test {p_text(pair.mcnemar_p)}, which ignores that expressions share "
-        "pictures"
+        "images"
     )
     yield (
         f"mean IoU {percent(a.mean_iou)} and {percent(b.mean_iou)}: {b.label} - {a.label} = "

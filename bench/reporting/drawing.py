@@ -10,21 +10,21 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.errors import UsageError
-from bench.grounding import Box, Picture, PictureSource, Scene
+from bench.grounding import Box, ImageArray, ImageSource, Scene
 from bench.runs.files import write_atomically
 
 ANSWER, PROPOSAL, SHADOW, TRUTH = (230, 57, 70), (255, 255, 255), (0, 0, 0), (42, 157, 143)
-WIDTH, PICTURE, GAP = 300, 260, 18  # a cell's width, the height its picture may take, the space between cells
+WIDTH, IMAGE, GAP = 300, 260, 18  # a cell's width, the height its image may take, the space between cells
 PAPER, FAINT = (252, 252, 250), (134, 142, 150)
 COLOURS = ((230, 57, 70), (29, 53, 187), (42, 157, 143), (155, 93, 229), (244, 140, 6), (0, 119, 182), (214, 40, 140))
 LINES = 12
 
 
 def draw_answer(
-    picture: Picture, box: Box | None, text: str, proposals: Sequence[Box] = (), truth: Box | None = None
+    image: ImageArray, box: Box | None, text: str, proposals: Sequence[Box] = (), truth: Box | None = None
 ) -> Image.Image:
-    """RGB uint8 (H, W, 3) and xyxy boxes in its pixels -> a picture with a caption strip under it."""
-    height, width = picture.shape[:2]
+    """RGB uint8 (H, W, 3) and xyxy boxes in its pixels -> an image with a caption strip under it."""
+    height, width = image.shape[:2]
     unit = max(2, min(width, height) // 160)
     size = max(12, min(width, height) // 22)
     font = ImageFont.load_default(size=size)
@@ -32,7 +32,7 @@ def draw_answer(
     lines = textwrap.wrap(text, letters)[:4] or [""]
     line_height = int(size * 1.35)
     canvas = Image.new("RGB", (width, height + line_height * len(lines) + unit * 3), "white")
-    canvas.paste(Image.fromarray(picture))
+    canvas.paste(Image.fromarray(image))
     pen = ImageDraw.Draw(canvas, "RGBA")
     for proposal in proposals:
         _outline(pen, proposal, (*SHADOW, 120), max(2, unit // 2 + 2), (width, height))
@@ -46,11 +46,11 @@ def draw_answer(
     return canvas
 
 
-def save_picture(drawn: Image.Image, out: Path) -> None:
+def save_image(drawn: Image.Image, out: Path) -> None:
     """Writes an image whole or not at all; its suffix says the format. Raises UsageError, RunError."""
     form = Image.registered_extensions().get(out.suffix.lower())
     if form is None:
-        raise UsageError(f"{out}: no picture format has the suffix {out.suffix!r}; use .png or .jpg")
+        raise UsageError(f"{out}: no image format has the suffix {out.suffix!r}; use .png or .jpg")
     data = BytesIO()
     drawn.save(data, format=form)
     write_atomically(out, data.getvalue())
@@ -64,9 +64,9 @@ def _outline(
     pen.rectangle((x1, y1, x2, y2), outline=colour, width=line)
 
 
-def contact_sheet(scenes: Sequence[Scene], pictures: PictureSource, columns: int = 4) -> Image.Image:
-    """A picture of `scenes` in a grid; a box and the expressions about it share a colour and a number."""
-    cells = [_cell(scene, pictures) for scene in scenes]
+def contact_sheet(scenes: Sequence[Scene], images: ImageSource, columns: int = 4) -> Image.Image:
+    """An image of `scenes` in a grid; a box and the expressions about it share a colour and a number."""
+    cells = [_cell(scene, images) for scene in scenes]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
     across = min(columns, len(cells))
@@ -79,9 +79,9 @@ def contact_sheet(scenes: Sequence[Scene], pictures: PictureSource, columns: int
     return sheet
 
 
-def _cell(scene: Scene, pictures: PictureSource) -> Image.Image:
-    photo = Image.fromarray(pictures.load(scene))
-    ratio = min(WIDTH / photo.width, PICTURE / photo.height)
+def _cell(scene: Scene, images: ImageSource) -> Image.Image:
+    photo = Image.fromarray(images.load(scene))
+    ratio = min(WIDTH / photo.width, IMAGE / photo.height)
     shown = photo.resize((round(photo.width * ratio), round(photo.height * ratio)), Image.Resampling.LANCZOS)
     font, small = ImageFont.load_default(size=13), ImageFont.load_default(size=11)
     boxes = list(dict.fromkeys(expression.box for expression in scene.expressions))

@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-SMALL = 1 / 64  # of the picture's area: what Pseudo-Q drops
+SMALL = 1 / 64  # of the image's area: what Pseudo-Q drops
 FREQUENT = 10
 BARS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True, slots=True)
 class LabelRow:
-    """One row: its picture, phrase, box (xyxy pixels) and, where known, the area of its picture in pixels."""
+    """One row: its image, phrase, box (xyxy pixels) and, where known, the area of its image in pixels."""
 
     source: str
-    picture: str
+    image: str
     text: str
     box: Box
-    picture_area: float | None = None
+    image_area: float | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -39,9 +39,9 @@ def label_stats(rows: Iterable[LabelRow]) -> list[dict[str, Any]]:
     """Computes the statistics of each source, sources in order of first appearance; plain values for JSON.
 
     Shares are fractions; None where no row says. `words` is words in a phrase -> rows. `ambiguous` rows name different
-    boxes of one picture by the same phrase, and `repeated` rows the same box as an earlier one. `entities` is the mean
-    of the rows' provenance. `area` is quantile -> share of the picture that a box takes, of the `sized` rows whose
-    picture's size is known.
+    boxes of one image by the same phrase, and `repeated` rows the same box as an earlier one. `entities` is the mean
+    of the rows' provenance. `area` is quantile -> share of the image that a box takes, of the `sized` rows whose
+    image's size is known.
     """
     sources: dict[str, list[LabelRow]] = {}
     for row in rows:
@@ -50,14 +50,14 @@ def label_stats(rows: Iterable[LabelRow]) -> list[dict[str, Any]]:
 
 
 def _of_source(name: str, rows: Sequence[LabelRow]) -> dict[str, Any]:
-    per_picture = Counter(row.picture for row in rows)
+    per_image = Counter(row.image for row in rows)
     words = [row.text.lower().split() for row in rows]
     phrases = [" ".join(phrase) for phrase in words]  # as they are compared: a tokenizer knows no capitals either
     boxes: dict[tuple[str, str], set[Box]] = defaultdict(set)
     for row, phrase in zip(rows, phrases, strict=True):
-        boxes[row.picture, phrase].add(row.box)
+        boxes[row.image, phrase].add(row.box)
     entities = [n for row in rows if isinstance(n := row.provenance.get("entities"), (int, float))]
-    sized = [(row.box, row.picture_area) for row in rows if row.picture_area]
+    sized = [(row.box, row.image_area) for row in rows if row.image_area]
     shares = box_area_xyxy([box for box, _ in sized]) / np.array([area for _, area in sized]) if sized else np.zeros(0)
     area = (
         dict(zip(map("{:g}".format, QUANTILES), np.quantile(shares, QUANTILES).tolist(), strict=True))
@@ -67,18 +67,18 @@ def _of_source(name: str, rows: Sequence[LabelRow]) -> dict[str, Any]:
     return {
         "source": name,
         "rows": len(rows),
-        "pictures": len(per_picture),
-        "rows_per_picture": {
-            "least": min(per_picture.values()),
-            "mean": len(rows) / len(per_picture),
-            "most": max(per_picture.values()),
+        "images": len(per_image),
+        "rows_per_image": {
+            "least": min(per_image.values()),
+            "mean": len(rows) / len(per_image),
+            "most": max(per_image.values()),
         },
         "phrases": len(set(phrases)),
         "vocabulary": len({word for phrase in words for word in phrase}),
         "words_mean": sum(map(len, words)) / len(rows),
         "words": dict(sorted(Counter(map(len, words)).items())),
         "entities": sum(entities) / len(entities) if entities else None,
-        "ambiguous": sum(len(boxes[row.picture, phrase]) > 1 for row, phrase in zip(rows, phrases, strict=True)),
+        "ambiguous": sum(len(boxes[row.image, phrase]) > 1 for row, phrase in zip(rows, phrases, strict=True)),
         "repeated": len(rows) - sum(map(len, boxes.values())),
         "sized": len(sized),
         "area": area,
@@ -118,12 +118,12 @@ def print_stats(sources: Sequence[Mapping[str, Any]], console: Console | None = 
 
 def _cells(stats: Mapping[str, Any]) -> dict[str, str]:
     """Name of a line -> the source's cell in it."""
-    per_picture, area, rows = stats["rows_per_picture"], stats["area"], stats["rows"]
+    per_image, area, rows = stats["rows_per_image"], stats["area"], stats["rows"]
     return {
         "rows": f"{rows:,}",
-        "pictures": f"{stats['pictures']:,}",
-        "rows a picture, mean": f"{per_picture['mean']:.2f}",
-        "  least to most": f"{per_picture['least']} to {per_picture['most']}",
+        "images": f"{stats['images']:,}",
+        "rows an image, mean": f"{per_image['mean']:.2f}",
+        "  least to most": f"{per_image['least']} to {per_image['most']}",
         "different phrases": f"{stats['phrases']:,}",
         "vocabulary": f"{stats['vocabulary']:,}",
         "words a phrase, mean": f"{stats['words_mean']:.2f}",
@@ -131,7 +131,7 @@ def _cells(stats: Mapping[str, Any]) -> dict[str, str]:
         "entities a phrase, mean": BLANK if stats["entities"] is None else f"{stats['entities']:.2f}",
         "rows on several boxes": f"{stats['ambiguous']:,} ({stats['ambiguous'] / rows:.1%})",
         "rows said twice": f"{stats['repeated']:,} ({stats['repeated'] / rows:.1%})",
-        "box, share of the picture": BLANK if area is None else f"{area['0.5']:.1%}",
+        "box, share of the image": BLANK if area is None else f"{area['0.5']:.1%}",
         "  5 to 95 %": BLANK if area is None else f"{area['0.05']:.1%} to {area['0.95']:.1%}",
         "  under 1/64": BLANK if area is None else f"{stats['small']:.1%}",
         "boxes from": _plain("\n".join(list(stats["detectors"])[:3]) or BLANK),

@@ -27,11 +27,11 @@ NAMES = ("LEADERBOARD.md", "LEADERBOARD.csv", "LEADERBOARD.json")
 SCHEMA = 2
 FIELDS = (
     "signature", "split", "protocol", "pipeline", "rank_best", "rank_worst", "n", "hits", "acc@0.5", "ci95_low",
-    "ci95_high", "acc@0.7", "acc@0.9", "mean_iou", "oracle@0.5", "proposals_per_picture", "no_box", "errors",
-    "duplicates", "missing", "extra", "other_picture", "speed_expressions_per_s", "speed_low", "speed_high",
+    "ci95_high", "acc@0.7", "acc@0.9", "mean_iou", "oracle@0.5", "proposals_per_image", "no_box", "errors",
+    "duplicates", "missing", "extra", "other_image", "speed_expressions_per_s", "speed_low", "speed_high",
     "speed_batch_size", "p50_ms", "p90_ms", "p99_ms", "joules_per_expression", "speed_noisy", "peak_gb", "peak_gb_of",
     "parameters", "training_data", "published", "published_difference", "published_source", "expressions_per_s",
-    "pictures_per_s", "peak_memory_mb", "device", "dtype", "weights", "trained_on", "licence", "saw_test_images",
+    "images_per_s", "peak_memory_mb", "device", "dtype", "weights", "trained_on", "licence", "saw_test_images",
     "provenance", "submitted", "date", "commit", "settings_hash", "older_runs", "run_dir",
 )  # fmt: skip
 FLATTENED = ("rank", "ci95", "speed", "latency_ms")  # columns that have other fields in the CSV
@@ -72,7 +72,7 @@ def _stored(path: Path) -> bytes | None:
 
 def as_object(found: Leaderboard) -> dict[str, Any]:
     """What LEADERBOARD.json holds: every number with full precision, strata included."""
-    keys = ("signature", "split", "protocol", "fingerprint", "expressions", "pictures", "rows")
+    keys = ("signature", "split", "protocol", "fingerprint", "expressions", "images", "rows")
     tables = [{key: getattr(board, key) for key in keys} for board in found.boards]
     left_out = [asdict(entry) for entry in found.left_out]
     return {"schema_version": SCHEMA, "tables": tables, "left_out": left_out}

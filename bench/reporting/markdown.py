@@ -19,15 +19,15 @@ Made by `bench leaderboard` from the runs in [`runs`](runs); never edited by han
 """
 LEGEND = """\
 A table holds runs of one signature only: the same split with the same content, under the same protocol, complete, from
-committed code. Acc@0.5 in percent with its 95 % interval from a bootstrap over pictures. Rank: 2-4 says that the paired
+committed code. Acc@0.5 in percent with its 95 % interval from a bootstrap over images. Rank: 2-4 says that the paired
 test cannot tell the run from others that may be second to fourth. Ceiling: how often some proposal of a two-stage
 pipeline would have been a hit. ex/s and ms: `bench speed`, expressions a second with cold caches and the median time of
 one expression. Training: what annotation grounding was learned from.
 """
 
 PROPOSALS = {
-    "gt": "Every pipeline here chose among the annotated boxes of all things in a picture, not among its own",
-    "gt-referred": "Every pipeline here chose among the annotated boxes of the things that a picture's expressions are "
+    "gt": "Every pipeline here chose among the annotated boxes of all things in an image, not among its own",
+    "gt-referred": "Every pipeline here chose among the annotated boxes of the things that an image's expressions are "
     "about, fewer than there are in it, not among its own",
 }
 HEADERS = {"0.7": "Acc@0.7", "0.9": "Acc@0.9"}
@@ -59,7 +59,7 @@ def _board(board: Board, namesake: bool) -> list[str]:
     title += f", proposals {escape(board.proposals)}" if board.proposals else ""
     hits_at = PROTOCOLS[board.protocol].hits_at if board.protocol in PROTOCOLS else ""
     facts = (
-        f"{board.expressions:,} expressions, {board.pictures:,} pictures; protocol {escape(board.protocol)}"
+        f"{board.expressions:,} expressions, {board.images:,} images; protocol {escape(board.protocol)}"
         f"{f' ({hits_at})' if hits_at else ''}; data {code(board.fingerprint, 8)}"
     )
     if board.proposals:
@@ -158,7 +158,7 @@ def _weights_behind(boards: Sequence[Board]) -> list[str]:
         (escape(name), escape(", ".join(dict.fromkeys(on))), *(escape(fact) or BLANK for fact in facts))
         for (name, *facts), on in sorted(splits.items())
     ]
-    header = ("pipeline", "split", "weights trained on", "licence of the weights", "test pictures seen")
+    header = ("pipeline", "split", "weights trained on", "licence of the weights", "test images seen")
     return ["## The weights behind the rows\n\n" + grid(header, rows)]
 
 

@@ -36,9 +36,9 @@ def print_pair(pair: PairRecord, console: Console | None = None) -> None:
         f"{second.name} / {first.name} = {ratio.median:.3f} times the expressions per second "
         f"(quartiles {ratio.quartiles[0]:.3f} to {ratio.quartiles[1]:.3f}, all {len(ratio.rounds)} rounds "
         f"{ratio.low:.3f} to {ratio.high:.3f})",
-        f"  {pair.pictures_per_turn} pictures and {pair.expressions_per_turn} expressions a turn, cold; "
+        f"  {pair.images_per_turn} images and {pair.expressions_per_turn} expressions a turn, cold; "
         + "; ".join(
-            f"{side.name}: {side.batch_size} pictures a batch, {_spread(side.expressions_per_s)} ex/s"
+            f"{side.name}: {side.batch_size} images a batch, {_spread(side.expressions_per_s)} ex/s"
             for side in (first, second)
         ),
     ]
@@ -51,19 +51,19 @@ def print_pair(pair: PairRecord, console: Console | None = None) -> None:
 
 
 def _details(speed: SpeedRecord) -> list[str]:
-    """Search, stages and pictures, a line each."""
+    """Search, stages and images, a line each."""
     tried = ", ".join(
-        f"{t.batch_size}: {rate(t.pictures_per_s) if t.pictures_per_s else t.note}" for t in speed.batch_search
+        f"{t.batch_size}: {rate(t.images_per_s) if t.images_per_s else t.note}" for t in speed.batch_search
     )
     total = sum(speed.stages.values())
     stages = ", ".join(f"{name} {ms:.2f} ({ms / total:.0%})" for name, ms in speed.stages.items() if ms)
-    pictures = speed.pictures
-    decode = BLANK if pictures.decode_ms is None else f"{pictures.decode_ms:.2f} ms"
+    images = speed.images
+    decode = BLANK if images.decode_ms is None else f"{images.decode_ms:.2f} ms"
     lines = [
-        f"pictures a batch: pictures/s  {tried}",
-        f"ms a picture in each stage  {stages}",
-        f"{pictures.count} of {pictures.of} pictures, {pictures.expressions} expressions, resident in "
-        f"{pictures.resident_mb:.0f} MB; decoding one takes {decode}, not counted",
+        f"images a batch: images/s  {tried}",
+        f"ms an image in each stage  {stages}",
+        f"{images.count} of {images.of} images, {images.expressions} expressions, resident in "
+        f"{images.resident_mb:.0f} MB; decoding one takes {decode}, not counted",
         f"loaded in {speed.load_seconds:.2f} s, first call {speed.first_call_seconds:.2f} s, neither counted",
     ]
     passed = [f"{c.equal} of {c.n} equal to {c.against}" for c in speed.check if c.passed]
@@ -86,7 +86,7 @@ def _table(speeds: Sequence[SpeedRecord]) -> Table:
     grid = empty_table(f"{first.identity.data.split}  {where}")
     grid.add_column("pipeline", style="bold", overflow="fold", min_width=12)
     grid.add_column("caches", no_wrap=True)
-    for name in ("batch", "pictures/s", "ex/s", "p50 ms", "p90", "p99", "proposals", "peak MB", "J/ex"):
+    for name in ("batch", "images/s", "ex/s", "p50 ms", "p90", "p99", "proposals", "peak MB", "J/ex"):
         grid.add_column(name, justify="right", no_wrap=True)
     for speed in speeds:
         for each in speed.offline:
@@ -95,13 +95,13 @@ def _table(speeds: Sequence[SpeedRecord]) -> Table:
 
 
 def _cells(speed: SpeedRecord, each: Rate) -> list[str]:
-    cells = [str(each.batch_size), _spread(each.pictures_per_s), _spread(each.expressions_per_s)]
+    cells = [str(each.batch_size), _spread(each.images_per_s), _spread(each.expressions_per_s)]
     if each != headline(speed):
         return cells + [""] * 6
     one, joules = speed.single, speed.energy.joules_per_expression
     cells += [f"{ms:.1f}" for ms in (one.p50_ms, one.p90_ms, one.p99_ms)] if one else [BLANK] * 3
     peak = speed.memory.allocated_mb if speed.memory.allocated_mb is not None else speed.memory.host_mb
-    cells.append(BLANK if speed.proposals_per_picture is None else f"{speed.proposals_per_picture:.1f}")
+    cells.append(BLANK if speed.proposals_per_image is None else f"{speed.proposals_per_image:.1f}")
     cells.append(BLANK if peak is None else f"{peak:,.0f}")
     cells.append("unsupported" if joules is None else f"{joules:.3g}")
     return cells

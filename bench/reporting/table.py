@@ -16,7 +16,7 @@ from bench.runs.record import RunRecord
 BLANK = "–"
 METRICS = (
     "n", "hits", "acc@0.5", "ci95", "acc@0.7", "acc@0.9", "mean_iou", "oracle@0.5", "no_box", "errors", "duplicates",
-    "proposals_per_picture",
+    "proposals_per_image",
 )  # fmt: skip
 
 Row = Mapping[str, Any]  # of `row`; in a leaderboard with the keys of bench/reporting/boards.py too
@@ -31,7 +31,7 @@ def row(record: RunRecord, run_dir: Path | str) -> dict[str, Any]:
     speed = record.throughput
     out: dict[str, Any] = {"pipeline": record.name, "split": record.identity.data.split}
     out |= {key: metrics.get(key) for key in METRICS} | {"strata": metrics.get("strata", {})}
-    for key in ("expressions_per_s", "pictures_per_s", "peak_memory_mb"):
+    for key in ("expressions_per_s", "images_per_s", "peak_memory_mb"):
         out[key] = getattr(speed, key) if speed else None
     out |= {
         "run_dir": str(run_dir),
@@ -40,7 +40,7 @@ def row(record: RunRecord, run_dir: Path | str) -> dict[str, Any]:
         "provenance": record.provenance,
         "partial": record.identity.data.partial,
     }
-    for key in ("missing", "extra", "other_picture"):
+    for key in ("missing", "extra", "other_image"):
         out[key] = None if record.imported is None else getattr(record.imported, key)
     return out
 
@@ -185,15 +185,15 @@ MARKS: tuple[tuple[str, Callable[[Row], bool], str], ...] = (
     (
         "‡",
         lambda r: r["saw_test_images"] == "yes",
-        "its training saw test pictures, so the score may flatter it: the RefCOCO family's val and test pictures lie "
+        "its training saw test images, so the score may flatter it: the RefCOCO family's val and test images lie "
         "in COCO train2014 and train2017, and a detector trained there has seen the very boxes that are asked for",
     ),
     (
         "§",
         lambda r: r["saw_test_images"] == "unknown",
-        "whether its training saw test pictures is not known, so the score may flatter it too",
+        "whether its training saw test images is not known, so the score may flatter it too",
     ),
-    ("¶", lambda r: bool(r["errors"]), "some pictures could not be read; their expressions are misses"),
+    ("¶", lambda r: bool(r["errors"]), "some images could not be read; their expressions are misses"),
     ("◊", lambda r: r["submitted"] is not None, "somebody else's run, taken in after a re-score of its boxes here"),
 )
 
@@ -207,5 +207,5 @@ REMARKS: tuple[tuple[Callable[[Row], bool], str], ...] = (
         lambda r: bool(r["speed"] and r["speed"]["noisy"]),
         "~ measured while the machine was busy, or its clocks were held down, or with repeats far apart",
     ),
-    (lambda r: r["peak_gb_of"] == "process", "GB: of the whole process, pictures in memory included"),
+    (lambda r: r["peak_gb_of"] == "process", "GB: of the whole process, images in memory included"),
 )

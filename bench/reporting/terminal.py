@@ -46,17 +46,17 @@ def remarks(record: RunRecord) -> list[str]:
     lines = []
     metrics, data, imported = record.metrics, record.identity.data, record.imported
     if data.partial:
-        lines.append(f"partial: the first {data.pictures:,} pictures of {data.split} only, so in no leaderboard")
+        lines.append(f"partial: the first {data.images:,} images of {data.split} only, so in no leaderboard")
     if metrics and metrics.errors:
-        lines.append(f"unreadable pictures: {metrics.errors:,} (their expressions are misses)")
-        lines += [f"    {picture}: {why}" for picture, why in list(record.errors.items())[:5]]
+        lines.append(f"unreadable images: {metrics.errors:,} (their expressions are misses)")
+        lines += [f"    {image}: {why}" for image, why in list(record.errors.items())[:5]]
     if metrics and metrics.duplicates:
         lines.append(f"second answers, dropped: {metrics.duplicates:,}")
     if imported:
         reasons = {
             "missing": "expressions without a row, counted as misses",
             "extra": "rows about no expression of the split",
-            "other_picture": "rows that name another picture than their expression's, counted as misses",
+            "other_image": "rows that name another image than their expression's, counted as misses",
         }
         for kind, reason in reasons.items():
             if count := getattr(imported, kind):

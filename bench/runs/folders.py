@@ -67,7 +67,7 @@ def same_command(parent: Path, identity: Identity, protocol: str) -> list[tuple[
 
 def _command(identity: Identity, protocol: str) -> tuple[Any, ...]:
     data = identity.data
-    return (identity.pipeline, data.split, protocol, data.pictures if data.partial else None)
+    return (identity.pipeline, data.split, protocol, data.images if data.partial else None)
 
 
 def choose(parent: Path, blank: RunRecord) -> tuple[Path, RunRecord] | None:

@@ -43,11 +43,11 @@ class SceneOutcome:
 class StoredOutcomes:
     """The file as arrays, one entry per expression (N) in the split's order.
 
-    `picture` (N,) is the position in `scenes`, `iou` (N,) in [0, 1], `hit` (N,) of bool; `strata` is cut -> N labels.
+    `image` (N,) is the position in `scenes`, `iou` (N,) in [0, 1], `hit` (N,) of bool; `strata` is cut -> N labels.
     """
 
     ids: tuple[str, ...]
-    picture: NDArray[np.int64]
+    image: NDArray[np.int64]
     iou: NDArray[np.float64]
     hit: NDArray[np.bool_]
     scenes: tuple[str, ...]
@@ -75,7 +75,7 @@ def read_outcomes(folder: Path) -> StoredOutcomes:
     cuts = dict.fromkeys(chain.from_iterable(row["strata"] for row in rows))
     return StoredOutcomes(
         ids=tuple(chain.from_iterable(row["ids"] for row in rows)),
-        picture=np.repeat(np.arange(len(rows), dtype=np.int64), np.array(counts, np.int64)),
+        image=np.repeat(np.arange(len(rows), dtype=np.int64), np.array(counts, np.int64)),
         iou=np.array(list(chain.from_iterable(row["iou"] for row in rows)), np.float64),
         hit=np.array(list(chain.from_iterable(row["hit"] for row in rows)), np.bool_),
         scenes=tuple(row["scene"] for row in rows),

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from bench.errors import RunError
+from bench.old_names import current
 
 SCHEMA = 1
 Interval = tuple[float, float]
@@ -57,7 +59,7 @@ class Metrics(Model):
     accuracy_90: float = Field(alias="acc@0.9")
     mean_iou: float
     oracle: float | None = Field(alias="oracle@0.5")
-    proposals_per_picture: float | None
+    proposals_per_image: float | None
     no_box: int
     errors: int
     duplicates: int = 0
@@ -69,7 +71,7 @@ class Throughput(Model):
     """Seconds of the evaluation itself, loading left out, summed over every session of the run."""
 
     seconds: float
-    pictures_per_s: float | None
+    images_per_s: float | None
     expressions_per_s: float | None
     stages: Mapping[str, float]
     peak_memory_mb: float | None
@@ -84,7 +86,7 @@ class DataIdentity(Model):
     fingerprint: str
     expressions: int
     refs: int | None
-    pictures: int
+    images: int
     partial: bool
 
 
@@ -106,7 +108,7 @@ class Identity(Model):
 class Imported(Model):
     """Where boxes made elsewhere came from, and how they lined up with the split; `examples` has keys of each kind.
 
-    `missing` expressions had no row, `extra` rows no expression, `other_picture` rows name another image.
+    `missing` expressions had no row, `extra` rows no expression, `other_image` rows name another image.
     """
 
     file: str
@@ -114,7 +116,7 @@ class Imported(Model):
     keyed_by: Literal["id", "row"]
     missing: int
     extra: int
-    other_picture: int
+    other_image: int
     duplicates: int
     examples: Mapping[str, tuple[str, ...]]
 
@@ -162,14 +164,16 @@ def read_record(folder: Path) -> RunRecord:
     """The record of a run directory. Raises RunError, naming the file, when it is not one."""
     path = folder / "run.json"
     try:
-        return RunRecord.model_validate_json(path.read_bytes())
+        return RunRecord.model_validate(current(from_json(path.read_bytes())))
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); give the folder of a run") from None
-    except ValidationError as error:
+    except ValueError as error:
         raise RunError(f"{path}: not a run record of schema {SCHEMA}: {first_problem(error)}") from None
 
 
-def first_problem(error: ValidationError) -> str:
+def first_problem(error: ValueError) -> str:
     """Say which key is wrong, and how: the first of an error's problems."""
+    if not isinstance(error, ValidationError):
+        return str(error)
     first = error.errors()[0]
     return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

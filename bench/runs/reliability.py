@@ -19,7 +19,7 @@ from bench.grounding import Box
 from bench.hashing import sha256_file
 from bench.runs.files import write_atomically
 
-RECORD, PICTURE = "reliability.json", "reliability.svg"
+RECORD, IMAGE = "reliability.json", "reliability.svg"
 Key = tuple[str, str]  # measurer, source
 Pair = dict[str, Any]
 Row = tuple[float, Box | None]  # reliability, and the measurer's box
@@ -65,10 +65,10 @@ def read_rows(out: Path, key: Key) -> dict[str, Row]:
     return {row["id"]: (row["reliability"], row["box_xyxy"] and tuple(row["box_xyxy"])) for row in lines}
 
 
-def write_record(out: Path, record: Mapping[str, Any], picture: str) -> None:
-    """reliability.json, indented, but its pairs a line each for the sake of their histograms; and the picture."""
+def write_record(out: Path, record: Mapping[str, Any], image: str) -> None:
+    """reliability.json, indented, but its pairs a line each for the sake of their histograms; and the image."""
     head = json.dumps({k: v for k, v in record.items() if k != "pairs"}, indent=2, ensure_ascii=False)
     pairs = ",\n".join(f"    {json.dumps(pair, ensure_ascii=False)}" for pair in record["pairs"])
     whole = head.removesuffix("\n}") + f',\n  "pairs": [\n{pairs}\n  ]\n}}\n'
     write_atomically(out / RECORD, whole.encode())
-    write_atomically(out / PICTURE, picture.encode())
+    write_atomically(out / IMAGE, image.encode())

@@ -2,7 +2,7 @@
 
 batches.jsonl has one line a batch, so that a run that was killed and resumed still knows its throughput:
 
-{"session": 1, "rank": 0, "batch": 3, "pictures": 8, "expressions": 57, "seconds": 1.9,
+{"session": 1, "rank": 0, "batch": 3, "images": 8, "expressions": 57, "seconds": 1.9,
  "stages": {"decode": 0.01, "detect": 1.2}, "decode_seconds": 0.3,
  "memory_mb": 812.0, "device_memory_mb": null, "note": ""}
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.grounding import Scene
+from bench.old_names import current
 from bench.runs.files import Appender, explained, write_atomically
 from bench.runs.folders import RECORD
 from bench.runs.predictions import SceneAnswers, dump_line, read_lines
@@ -37,7 +38,7 @@ class BatchTime:
     session: int
     rank: int
     batch: int
-    pictures: int
+    images: int
     expressions: int
     seconds: float
     stages: Mapping[str, float]
@@ -160,7 +161,7 @@ def read_times(paths: Iterable[Path]) -> list[BatchTime]:
             # A line that cannot be parsed is dropped: timing is not worth refusing a run's answers for.
             with suppress(ValueError, TypeError):
                 if line.endswith("\n"):
-                    time = BatchTime(**json.loads(line))
+                    time = BatchTime(**current(json.loads(line)))
                     found[time.session, time.rank, time.batch] = time
     return [found[key] for key in sorted(found)]
 
@@ -176,7 +177,7 @@ def throughput(times: Sequence[BatchTime], load_seconds: float | None) -> Throug
     total = sum(max(ranks.values()) for ranks in seconds.values())
     return Throughput(
         seconds=round(total, 6),
-        pictures_per_s=sum(t.pictures for t in times) / total if total else None,
+        images_per_s=sum(t.images for t in times) / total if total else None,
         expressions_per_s=sum(t.expressions for t in times) / total if total else None,
         stages={name: round(value, 6) for name, value in stages.items()},
         peak_memory_mb=max((t.memory_mb for t in times if t.memory_mb is not None), default=None),

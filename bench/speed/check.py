@@ -21,7 +21,7 @@ from bench.speed.record import Compared
 from bench.speed.resident import Resident
 
 SAMPLE = 100  # expressions, at least
-TOLERANCE, COARSE = 1e-4, 1e-2  # of the picture's long side: in float32, and in 16 bits, which hold 2 or 3 digits
+TOLERANCE, COARSE = 1e-4, 1e-2  # of the image's long side: in float32, and in 16 bits, which hold 2 or 3 digits
 TIES = 0.02  # share that may differ in 16 bits, where proposals that are all but equally likely change places
 NAMED = 20  # differing ids in a record
 HIT = 0.5
@@ -39,7 +39,7 @@ def against_accuracy(
     sample = spread_over(timed, [len(scene.expressions) for scene in timed], SAMPLE)
     rows = [row for batch in answers(opened, sample, resident, settings) for row in batch.rows]
     expected = {answer.id: answer for row in rows for answer in row.answers}
-    return compare(f"the accuracy pass, {settings.batch_size} pictures a batch", resident, expected, found, dtype)
+    return compare(f"the accuracy pass, {settings.batch_size} images a batch", resident, expected, found, dtype)
 
 
 def against_run(resident: Resident, found: Boxed, identity: Identity, results: Path, folder: Path) -> Compared | None:
@@ -66,7 +66,7 @@ def compare(against: str, resident: Resident, expected: Boxed, found: Boxed, dty
     tolerance = TOLERANCE if exact else COARSE
     differing, n = [], 0
     for loaded, scene in zip(resident.loaded, resident.scenes, strict=True):
-        height, width = loaded.picture.shape[:2]
+        height, width = loaded.image.shape[:2]
         for expression in scene.expressions:
             if expression.id not in expected or expression.id not in found:
                 continue
@@ -94,7 +94,7 @@ def close(one: Box | None, other: Box | None, side: float, tolerance: float = TO
 
 
 def hit(box: Box | None, expression: Expression, size: tuple[int, int]) -> bool:
-    """IoU >= 0.5 with a right box, the answer clipped to the picture of `size` (width, height)."""
+    """IoU >= 0.5 with a right box, the answer clipped to the image of `size` (width, height)."""
     if box is None or not np.isfinite(box).all():
         return False
     clipped = clip_xyxy(box, *size)

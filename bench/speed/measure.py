@@ -49,17 +49,17 @@ def measure(
     gpu, no_gpu = open_gpu(subject.opened.context.device)
     watch = Watch(gpu)
     say(
-        f"{name}: loaded in {opened.load_seconds:.1f} s, {len(resident.loaded)} pictures of {split.name} decoded; "
+        f"{name}: loaded in {opened.load_seconds:.1f} s, {len(resident.loaded)} images of {split.name} decoded; "
         "looking for the best batch"
     )
     warm_up(lambda n: subject.ask(n, 1), rules)
     size, tried = search(subject, rules)
-    say(f"{name}: offline, {size} pictures a batch, cold")
+    say(f"{name}: offline, {size} images a batch, cold")
     free()
     meter = _Meter(subject.opened.context.device, gpu, no_gpu)
     rates = [offline(subject, size, rules, around=meter.around)]
     subject.answer_at_least(SAMPLE, size)  # short rules may end before there is enough to compare
-    answered, proposals = subject.answered, subject.proposals_per_picture
+    answered, proposals = subject.answered, subject.proposals_per_image
     memory, energy = meter.read(rates[0])
     caches = tuple(subject.caches)  # each alone, and all of them together where there are several
     for warm in [*((name,) for name in caches), *([caches] if len(caches) > 1 else [])]:
@@ -90,14 +90,14 @@ def measure(
         argv=provenance.redacted(),
         rules=rules,
         full=rules.full and not split.partial,
-        pictures=resident.facts(subject.ids),
+        images=resident.facts(subject.ids),
         single=one,
         offline=tuple(rates),
         batch_search=tried,
         stages=split_up,
         load_seconds=round(opened.load_seconds, 3),
         first_call_seconds=round(subject.first_call_seconds, 4),
-        proposals_per_picture=proposals,
+        proposals_per_image=proposals,
         memory=memory,
         energy=energy,
         conditions=conditions,
@@ -112,12 +112,12 @@ def measure(
 
 
 def open_subject(
-    name: str, split: Split, resolved: Resolved, flags: Mapping[str, Any] | None, pictures: Callable[[], Resident]
+    name: str, split: Split, resolved: Resolved, flags: Mapping[str, Any] | None, images: Callable[[], Resident]
 ) -> Subject:
     """Open a pipeline and call it once; images are decoded only once it is open. Raises what `open_pipeline` raises."""
     opened = open_pipeline(name, split, resolved, flags)
     opened.clock.waits = False
-    subject = Subject(opened, pictures())
+    subject = Subject(opened, images())
     subject.first_call()
     subject.choose_ids()
     return subject

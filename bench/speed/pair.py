@@ -46,13 +46,13 @@ def measure_pair(
     repeats of the rules. Raises what `measure` raises.
     """
     rules, started = rules or Rules(), now()
-    pictures = cache(lambda: make_resident(split, cap_mb))
-    sides = tuple(open_subject(name, split, resolved, flags, pictures) for name in names)
+    images = cache(lambda: make_resident(split, cap_mb))
+    sides = tuple(open_subject(name, split, resolved, flags, images) for name in names)
     gpu, _ = open_gpu(sides[0].opened.context.device)
     watch = Watch(gpu)
     sizes, rates = zip(*(_ready(side, rules) for side in sides), strict=True)
     scenes = _turn(max(rates), max(sizes), rules, rounds)
-    say(f"{names[0]} and {names[1]} in turn: {rounds} rounds of {scenes} pictures")
+    say(f"{names[0]} and {names[1]} in turn: {rounds} rounds of {scenes} images")
     speeds: tuple[list[float], list[float]] = ([], [])
     asked = 0
     for number in range(rounds):
@@ -65,7 +65,7 @@ def measure_pair(
         first=done[0],
         second=done[1],
         ratio=ratio_of(*speeds),
-        pictures_per_turn=scenes,
+        images_per_turn=scenes,
         expressions_per_turn=asked,
         started=started,
         finished=now(),
@@ -92,16 +92,16 @@ def ratio_of(first: list[float], second: list[float]) -> Ratio:
 
 
 def _ready(subject: Subject, rules: Rules) -> tuple[int, float]:
-    """Warm, with its best batch and how many pictures a second that does."""
+    """Warm, with its best batch and how many images a second that does."""
     say(f"{subject.opened.name}: looking for the best batch")
     warm_up(lambda n: subject.ask(n, 1), rules)
     size, tried = search(subject, rules)
     warm_up(lambda n: subject.ask(n * size, size), rules)
-    return size, max(each.pictures_per_s or 0.0 for each in tried)
+    return size, max(each.images_per_s or 0.0 for each in tried)
 
 
 def _turn(fastest: float, largest: int, rules: Rules, rounds: int) -> int:
-    """Pictures in a turn: whole batches of the larger size, and enough to keep even the faster one long enough."""
+    """Images in a turn: whole batches of the larger size, and enough to keep even the faster one long enough."""
     seconds = rules.min_seconds * rules.repeats / rounds
     batches = math.ceil(rules.min_batches * rules.repeats / rounds)
     return largest * max(batches, math.ceil(seconds * fastest / largest))

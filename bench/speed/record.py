@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic_core import from_json
 
+from bench.old_names import current
 from bench.runs.record import Identity, Model, RunRecord, first_problem
 
 SCHEMA = 1
@@ -47,7 +48,7 @@ class Spread(Model):
 
 
 class Single(Model):
-    """One picture with one expression a call, every cache emptied before it: milliseconds that 50, 90 and 99 % of the
+    """One image with one expression a call, every cache emptied before it: milliseconds that 50, 90 and 99 % of the
     calls stay within, over the calls of all repeats; `median_ms` is the spread of the repeats' own medians.
     """
 
@@ -63,10 +64,10 @@ class Rate(Model):
 
     cache: str
     batch_size: int
-    pictures_per_s: Spread
+    images_per_s: Spread
     expressions_per_s: Spread
     batches: int
-    pictures: int
+    images: int
     expressions: int
     seconds: float
 
@@ -75,11 +76,11 @@ class Tried(Model):
     """One step of the search for the best batch; no rate where memory was too small, with the reason."""
 
     batch_size: int
-    pictures_per_s: float | None
+    images_per_s: float | None
     note: str = ""
 
 
-class Pictures(Model):
+class Images(Model):
     """What was asked about. `ids` says whether scenes had a new id in every batch, which no cache can know."""
 
     count: int
@@ -156,14 +157,14 @@ class SpeedRecord(Measurement):
     identity: Identity
     settings_hash: str
     card: Mapping[str, Any]
-    pictures: Pictures
+    images: Images
     single: Single | None
     offline: tuple[Rate, ...]
     batch_search: tuple[Tried, ...]
     stages: Mapping[str, float]
     load_seconds: float
     first_call_seconds: float
-    proposals_per_picture: float | None
+    proposals_per_image: float | None
     memory: Memory
     energy: Energy
     check: tuple[Compared, ...]
@@ -192,12 +193,12 @@ class Ratio(Model):
 
 
 class PairRecord(Measurement):
-    """Two pipelines measured in turn over the same pictures: `ratio` is speed of `second` / speed of `first`."""
+    """Two pipelines measured in turn over the same images: `ratio` is speed of `second` / speed of `first`."""
 
     first: Side
     second: Side
     ratio: Ratio
-    pictures_per_turn: int
+    images_per_turn: int
     expressions_per_turn: int
 
 
@@ -219,10 +220,10 @@ def read_speeds(results: Path, skipped: list[str] | None = None) -> list[tuple[S
     for path in sorted((results / "runs").glob(f"*/*/{SPEEDS}")):
         said = path.relative_to(results).as_posix()
         try:
-            found.append((SpeedRecord.model_validate_json(path.read_bytes()), said))
+            found.append((SpeedRecord.model_validate(current(from_json(path.read_bytes()))), said))
         except OSError as error:
             skipped.append(f"{said}: cannot be read ({error.strerror})")
-        except ValidationError as error:
+        except ValueError as error:
             skipped.append(f"{said}: not a speed record of schema {SCHEMA}: {first_problem(error)}")
     return sorted(found, key=lambda entry: (entry[0].finished, entry[1]))
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from bench.datasets.split import Split
 from bench.errors import DataError
 from bench.evaluation.answering import decoded_ahead
-from bench.grounding import LoadedScene, Picture, Query, Scene
+from bench.grounding import ImageArray, LoadedScene, Query, Scene
 from bench.speed.conditions import MB
-from bench.speed.record import Pictures
+from bench.speed.record import Images
 
 CAP_MB = 2048.0
 
@@ -24,7 +24,7 @@ CAP_MB = 2048.0
 class Resident:
     """Decoded scenes with their queries, in the split's order, and the annotated scenes they come from.
 
-    `decode_ms` is the median time of one picture, by one thread that does nothing else.
+    `decode_ms` is the median time of one image, by one thread that does nothing else.
     """
 
     loaded: tuple[LoadedScene, ...]
@@ -35,9 +35,9 @@ class Resident:
     decode_ms: float
     unreadable: int
 
-    def load(self, scene: Scene) -> Picture:
+    def load(self, scene: Scene) -> ImageArray:
         """The scene's image, from memory."""
-        return next(loaded.picture for loaded in self.loaded if loaded.id == scene.id)
+        return next(loaded.image for loaded in self.loaded if loaded.id == scene.id)
 
     def missing(self, scenes: Sequence[Scene]) -> list[str]:
         return []
@@ -46,17 +46,17 @@ class Resident:
         """`size` scenes from number `start` on, around and around; `mark` makes their ids new ones."""
         count = len(self.loaded)
         some = [self.loaded[(start + n) % count] for n in range(size)]
-        return [LoadedScene(s.id + mark, s.picture, s.queries) for s in some] if mark else some
+        return [LoadedScene(s.id + mark, s.image, s.queries) for s in some] if mark else some
 
     def pairs(self) -> list[tuple[LoadedScene, Query]]:
-        """Every picture with one of its expressions, in a fixed shuffled order."""
+        """Every image with one of its expressions, in a fixed shuffled order."""
         every = [(scene, query) for scene in self.loaded for query in scene.queries]
         random.Random(0).shuffle(every)
         return every
 
-    def facts(self, ids: str) -> Pictures:
+    def facts(self, ids: str) -> Images:
         """What a record says of them; `ids` is "new" or "the split's"."""
-        return Pictures(
+        return Images(
             count=len(self.loaded),
             expressions=sum(len(scene.queries) for scene in self.loaded),
             of=self.of,
@@ -69,9 +69,9 @@ class Resident:
 
 
 def make_resident(split: Split, cap_mb: float = CAP_MB) -> Resident:
-    """Decodes the split's pictures until `cap_mb` is full; scenes that ask nothing are left out.
+    """Decodes the split's images until `cap_mb` is full; scenes that ask nothing are left out.
 
-    Raises DataError when nothing is asked or no picture can be read.
+    Raises DataError when nothing is asked or no image can be read.
     """
     asking = [scene for scene in split.scenes if scene.expressions]
     if not asking:
@@ -80,17 +80,17 @@ def make_resident(split: Split, cap_mb: float = CAP_MB) -> Resident:
     kept: dict[str, tuple[LoadedScene, Scene]] = {}
     seconds: list[float] = []
     held, bad, why = 0, 0, ""
-    for decoded in decoded_ahead(order, split.pictures, threads=1, ahead=2):
-        if decoded.picture is None:
+    for decoded in decoded_ahead(order, split.images, threads=1, ahead=2):
+        if decoded.image is None:
             bad, why = bad + 1, decoded.error
             continue
-        if kept and held + decoded.picture.nbytes > cap_mb * MB:
+        if kept and held + decoded.image.nbytes > cap_mb * MB:
             break
-        held += decoded.picture.nbytes
+        held += decoded.image.nbytes
         seconds.append(decoded.seconds)
         queries = tuple(expression.query for expression in decoded.scene.expressions)
-        kept[decoded.scene.id] = (LoadedScene(decoded.scene.id, decoded.picture, queries), decoded.scene)
+        kept[decoded.scene.id] = (LoadedScene(decoded.scene.id, decoded.image, queries), decoded.scene)
     if not kept:
-        raise DataError(f"{split.name}: none of its pictures can be read; the last one: {why}")
+        raise DataError(f"{split.name}: none of its images can be read; the last one: {why}")
     loaded, scenes = zip(*(kept[scene.id] for scene in asking if scene.id in kept), strict=True)
     return Resident(loaded, scenes, len(asking), held / MB, cap_mb, 1000 * statistics.median(seconds), bad)

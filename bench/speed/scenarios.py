@@ -2,8 +2,8 @@
 
     warm-up     until both a number of seconds and a number of batches are over
     search      the batch is doubled until it is no faster by 5 %, or memory is too small
-    offline     the best batch, again and again: pictures and expressions per second, cold or with one cache warm
-    single      one picture with one expression a call: milliseconds
+    offline     the best batch, again and again: images and expressions per second, cold or with one cache warm
+    single      one image with one expression a call: milliseconds
     stages      a pass of its own, whose clock waits for the device at every stage
 
 Except in `stages` the device is waited for at the two ends of a timed region only (of each call in `single`).
@@ -41,15 +41,15 @@ def warm_up(step: Callable[[int], object], rules: Rules) -> None:
 def timed(
     step: Callable[[int], tuple[int, int]], wait: Callable[[], None], seconds: float, batches: int
 ) -> tuple[float, int, int, int]:
-    """Calls `step(number)` until both minima are met -> seconds, batches, pictures, expressions."""
-    pictures = expressions = done = 0
+    """Calls `step(number)` until both minima are met -> seconds, batches, images, expressions."""
+    images = expressions = done = 0
     wait()
     start = time.perf_counter()
     while done < batches or time.perf_counter() - start < seconds:
         some, asked = step(done)
-        pictures, expressions, done = pictures + some, expressions + asked, done + 1
+        images, expressions, done = images + some, expressions + asked, done + 1
     wait()
-    return time.perf_counter() - start, done, pictures, expressions
+    return time.perf_counter() - start, done, images, expressions
 
 
 def search(subject: Subject, rules: Rules) -> tuple[int, tuple[Tried, ...]]:
@@ -59,9 +59,9 @@ def search(subject: Subject, rules: Rules) -> tuple[int, tuple[Tried, ...]]:
     while True:
         rate, note = _rate(subject, size, rules)
         if rate is None:
-            tried.append(Tried(batch_size=size, pictures_per_s=None, note=note))
+            tried.append(Tried(batch_size=size, images_per_s=None, note=note))
             break
-        tried.append(Tried(batch_size=size, pictures_per_s=rate))
+        tried.append(Tried(batch_size=size, images_per_s=rate))
         enough = rate < best[0] * GAIN
         best = max(best, (rate, size))
         if enough or size == len(subject.resident.loaded):
@@ -79,7 +79,7 @@ def _rate(subject: Subject, size: int, rules: Rules) -> tuple[float | None, str]
     note = ""
     try:
         subject.ask(0, size)  # a size is often slow the first time: kernels are chosen, graphs compiled
-        seconds, _, pictures, _ = timed(
+        seconds, _, images, _ = timed(
             lambda n: subject.ask(n * size, size),
             subject.wait,
             SHARE * rules.min_seconds,
@@ -92,7 +92,7 @@ def _rate(subject: Subject, size: int, rules: Rules) -> tuple[float | None, str]
     if note:  # outside the except: while the exception lives, its frames hold the tensors that must be freed
         free()
         return None, note
-    return pictures / seconds, ""
+    return images / seconds, ""
 
 
 def offline(
@@ -123,18 +123,18 @@ def offline(
     return Rate(
         cache=" and ".join(f"{name} warm" for name in sorted(warm)) or COLD,
         batch_size=size,
-        pictures_per_s=spread([pictures / seconds for seconds, _, pictures, _ in laps]),
+        images_per_s=spread([images / seconds for seconds, _, images, _ in laps]),
         expressions_per_s=spread([expressions / seconds for seconds, _, _, expressions in laps]),
         batches=sum(batches for _, batches, _, _ in laps),
-        pictures=sum(pictures for _, _, pictures, _ in laps),
+        images=sum(images for _, _, images, _ in laps),
         expressions=sum(expressions for *_, expressions in laps),
         seconds=round(sum(seconds for seconds, *_ in laps), 3),
     )
 
 
 def single(subject: Subject, rules: Rules) -> tuple[Single, dict[str, Prediction]]:
-    """One picture and expression a call, and the last answer to each expression that was asked."""
-    pairs = [LoadedScene(scene.id, scene.picture, (query,)) for scene, query in subject.resident.pairs()]
+    """One image and expression a call, and the last answer to each expression that was asked."""
+    pairs = [LoadedScene(scene.id, scene.image, (query,)) for scene, query in subject.resident.pairs()]
     answers: dict[str, Prediction] = {}
     numbers = count()
 
@@ -163,20 +163,20 @@ def single(subject: Subject, rules: Rules) -> tuple[Single, dict[str, Prediction
 
 
 def stages(subject: Subject, size: int, rules: Rules) -> dict[str, float]:
-    """Milliseconds a picture in each stage, cold, and in none ("outside stages")."""
+    """Milliseconds an image in each stage, cold, and in none ("outside stages")."""
     subject.opened.clock.waits = True
     try:
         subject.ask(0, size)
         subject.opened.clock.take()
         batches = max(1, round(SHARE * rules.min_batches))
-        seconds, _, pictures, _ = timed(
+        seconds, _, images, _ = timed(
             lambda n: subject.ask(n * size, size), subject.wait, SHARE * rules.min_seconds, batches
         )
         taken = subject.opened.clock.take()
     finally:
         subject.opened.clock.waits = False
     taken["outside stages"] = max(0.0, seconds - sum(taken.values()))
-    return {name: round(1000 * value / pictures, 6) for name, value in taken.items()}
+    return {name: round(1000 * value / images, 6) for name, value in taken.items()}
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -1,4 +1,4 @@
-"""The pipeline under measurement: asked about resident pictures, its caches emptied or kept, its answers remembered."""
+"""The pipeline under measurement: asked about resident images, its caches emptied or kept, its answers remembered."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Subject:
         return {prediction.id: prediction for some in self.answers.values() for prediction in some}
 
     @property
-    def proposals_per_picture(self) -> float | None:
+    def proposals_per_image(self) -> float | None:
         """Over the scenes answered in a batch; None for a pipeline that makes none."""
         firsts = [some[0].proposals for some in self.answers.values()]
         counts = [len(boxes) for boxes in firsts if boxes is not None]
@@ -58,7 +58,7 @@ class Subject:
         self.first_call_seconds = time.perf_counter() - start
 
     def choose_ids(self) -> None:
-        """New ids unless most answers depend on them, as those of boxes looked up by a picture's id do."""
+        """New ids unless most answers depend on them, as those of boxes looked up by an image's id do."""
         scenes = self.resident.batch(0, min(PROBE, len(self.resident.loaded)))
         marked = self.resident.batch(0, len(scenes), "#new")
         expected = [prediction.box for prediction in self._ground(scenes)]
@@ -67,7 +67,7 @@ class Subject:
         except BenchError:
             self.ids = REAL
             return
-        sides = [max(scene.picture.shape[:2]) for scene in scenes for _ in scene.queries]
+        sides = [max(scene.image.shape[:2]) for scene in scenes for _ in scene.queries]
         apart = sum(not close(*each) for each in zip(expected, found, sides, strict=True))
         self.ids = NEW if 2 * apart <= len(sides) else REAL
 
@@ -78,7 +78,7 @@ class Subject:
                 empty()
 
     def ask(self, start: int, size: int, warm: Collection[str] = ()) -> tuple[int, int]:
-        """One batch from scene number `start` on -> pictures and expressions; caches not in `warm` are emptied first.
+        """One batch from scene number `start` on -> images and expressions; caches not in `warm` are emptied first.
 
         Raises BenchError when the pipeline fails; running out of memory leaves as it comes.
         """
@@ -102,9 +102,9 @@ class Subject:
             start += size
 
     def ask_one(self, scene: LoadedScene, number: int) -> Prediction:
-        """One picture with the one expression of `scene`, every cache emptied."""
+        """One image with the one expression of `scene`, every cache emptied."""
         self.forget()
-        new = LoadedScene(f"{scene.id}#one{number}", scene.picture, scene.queries) if self.ids == NEW else scene
+        new = LoadedScene(f"{scene.id}#one{number}", scene.image, scene.queries) if self.ids == NEW else scene
         return self._ground([new])[0]
 
     def _ground(self, scenes: Sequence[LoadedScene]) -> list[Prediction]:

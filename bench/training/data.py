@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from bench.errors import DataError, PictureError
+from bench.errors import DataError, ImageError
 from bench.training.sampler import MicroBatch
 from bench.training.task import Batch, MapDataset, TrainTask
 
@@ -33,13 +33,13 @@ class MicroBatches(Dataset[Any]):
         self.dataset, self.collate = dataset, task.collate
 
     def draw(self, micro: MicroBatch) -> Batch:
-        """Draw and collate. Raises DataError, PictureError."""
+        """Draw and collate. Raises DataError, ImageError."""
         return self.collate([self.dataset.sample(micro.epoch, row) for row in micro.rows])
 
     def __getitem__(self, micro: MicroBatch) -> Drawn:
         try:
             return Drawn(micro, self.draw(micro))
-        except (PictureError, DataError) as error:
+        except (ImageError, DataError) as error:
             return Drawn(micro, None, str(error))
 
 

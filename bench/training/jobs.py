@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
+from bench.datasets.images import CachedImages
 from bench.datasets.label_sources import sources_of
 from bench.datasets.labels import Labelled, load_labels, open_album
 from bench.datasets.load import load_split
-from bench.datasets.pictures import CachedPictures
 from bench.datasets.split import Split
 from bench.errors import DataError, UnknownName, UsageError
 from bench.evaluation.device import make_deterministic, resolve_device, seed_everything
@@ -68,8 +68,8 @@ def train_pipeline(
         raise DataError(f"{split.name}: there is nothing to train on; the split has no scenes")
     validation = load_split(validate or split_name.removesuffix("-train") + "-val", resolved)
     if curriculum:  # many trainings use the same images
-        split = replace(split, pictures=CachedPictures(split.pictures))
-        validation = replace(validation, pictures=CachedPictures(validation.pictures))
+        split = replace(split, images=CachedImages(split.images))
+        validation = replace(validation, images=CachedImages(validation.images))
     rank = from_environment()
     make_folder(out)
     table = merged(resolved.recipe(pipeline, dataset_of(split)), recipe)
@@ -123,13 +123,13 @@ def _job(
     device = resolve_device(run.device, from_environment().local)
     return TrainingJob(
         scenes=split.scenes,
-        pictures=split.pictures,
+        images=split.images,
         validation=validation.scenes,
-        validation_pictures=validation.pictures,
+        validation_images=validation.images,
         recipe=table,
         out=out,
         context=pipeline_context(pipeline, split, resolved, device=device),
-        validate=on_split(validation.scenes, validation.pictures, run),
+        validate=on_split(validation.scenes, validation.images, run),
         split_name=split.name,
         validation_name=validation.name,
         fingerprint=split.fingerprint,
@@ -187,7 +187,7 @@ def _record(
 ) -> dict[str, Any]:
     """What one part was trained on, how, and how well it does; `training` holds the trainer's notes, for example on
     which split the best weights were chosen."""
-    data: dict[str, Any] = {"split": split.name, "fingerprint": split.fingerprint, "pictures": len(split.scenes)}
+    data: dict[str, Any] = {"split": split.name, "fingerprint": split.fingerprint, "images": len(split.scenes)}
     data["expressions"] = sum(len(scene.expressions) for scene in split.scenes)
     if job.labels:
         data["labels"] = [dict(file) for file in job.labels]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bench import registry
 from bench.evaluation.validation import Validate
-from bench.grounding import PictureSource, Pipeline, PipelineContext, Scene
+from bench.grounding import ImageSource, Pipeline, PipelineContext, Scene
 from bench.settings import RunSettings
 from bench.training.config import TrainConfig
 
@@ -32,9 +32,9 @@ class TrainingJob:
     """
 
     scenes: Sequence[Scene]
-    pictures: PictureSource
+    images: ImageSource
     validation: Sequence[Scene]
-    validation_pictures: PictureSource
+    validation_images: ImageSource
     recipe: Mapping[str, Any]
     out: Path
     context: PipelineContext
@@ -65,7 +65,7 @@ class MapDataset(Protocol):
     def __len__(self) -> int: ...
 
     def sample(self, epoch: int, index: int) -> Any:
-        """Return one sample, on the host. Raises DataError or PictureError naming the file."""
+        """Return one sample, on the host. Raises DataError or ImageError naming the file."""
         ...
 
     def name(self, index: int) -> str:

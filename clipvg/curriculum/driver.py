@@ -191,7 +191,7 @@ class Curriculum:
             from accelerate.utils import gather_object
 
             share = (self.index, self.processes, gather_object if self.processes > 1 else None)
-            scored = measure(self._open(options), scenes, self.job.pictures, self.job.settings, *share)
+            scored = measure(self._open(options), scenes, self.job.images, self.job.settings, *share)
             return {"rows": {name: [round(row.iou, 6), row.box] for name, row in scored.rows.items()}}
 
         rows = self.memo.run("score", key, what, work)[1]["rows"]

@@ -12,7 +12,7 @@ from functools import cached_property
 from hashlib import blake2b
 
 from bench.boxes import box_area_xyxy
-from bench.datasets.fingerprint import fingerprint, picture_key
+from bench.datasets.fingerprint import fingerprint, image_key
 from bench.datasets.label_sources import SourceRows
 from bench.datasets.rows import Row, gather
 from bench.errors import DataError
@@ -65,7 +65,7 @@ def pool_of(source: SourceRows, held_out: float = 0.0) -> Pool:
     copies = sum(len(scene.expressions) for scene in source.scenes) - len(unique)
     if copies:
         log.warning("curriculum: %s: %s rows are copies of others and count once", source.name, f"{copies:,}")
-    aside = frozenset(name for name, (scene, _) in rows.items() if share_of(picture_key(scene.file)) < held_out)
+    aside = frozenset(name for name, (scene, _) in rows.items() if share_of(image_key(scene.file)) < held_out)
     if len(aside) == len(rows):
         raise DataError(f"the source {source.name!r}: all of its {len(rows):,} rows are held out; lower held_out")
     return Pool(source.name, rows, aside, copies, entities_per_phrase(source))
@@ -168,4 +168,4 @@ def _held_out(pools: Collection[Pool]) -> Sequence[Scene]:
 
 
 def _label_free(job: TrainingJob, name: str, scenes: Sequence[Scene]) -> SelectionMetric:
-    return SelectionMetric(name, fingerprint(scenes), on_split(scenes, job.pictures, job.settings))
+    return SelectionMetric(name, fingerprint(scenes), on_split(scenes, job.images, job.settings))

@@ -80,7 +80,7 @@ class CurriculumLog:
         sources = {
             name: {
                 "rows": len(pool.rows),
-                "pictures": len({scene.file for scene, _ in pool.rows.values()}),
+                "images": len({scene.file for scene, _ in pool.rows.values()}),
                 "held_out": len(pool.held_out),
                 "duplicates_dropped": pool.duplicates,
                 "entities_per_phrase": round(pool.entities, 3),

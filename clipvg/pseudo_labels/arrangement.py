@@ -23,7 +23,7 @@ HAT, PANTS = 0.75, 0.5  # of a person's height, from below: where a hat begins, 
 
 
 def large_enough(boxes: Boxes, size: tuple[int, int], share: float) -> Flags:
-    """(N,): whether a box takes at least `share` of the area of a picture of `size` (width, height)."""
+    """(N,): whether a box takes at least `share` of the area of an image of `size` (width, height)."""
     return np.asarray(box_area_xyxy(boxes) >= share * size[0] * size[1])
 
 
@@ -53,10 +53,10 @@ def worn(garments: Boxes, kinds: Sequence[str], people: Boxes, inside: float) ->
 
 
 def spatial_words(boxes: Boxes, size: tuple[int, int], spread: float, official: bool = False) -> list[tuple[str, ...]]:
-    """Where each of N things of one class stands in a picture of `size` (width, height); nothing when it is alone.
+    """Where each of N things of one class stands in an image of `size` (width, height); nothing when it is alone.
 
     `spread` is how far apart, in pixels, the outermost centres must be for any to be called left or right, top or
-    bottom. `official` looks for "top" in the first quarter of the picture's *width*, as the published code does.
+    bottom. `official` looks for "top" in the first quarter of the image's *width*, as the published code does.
     """
     if len(boxes) < 2:
         return [()] * len(boxes)

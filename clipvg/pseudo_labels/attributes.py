@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bench.boxes import iou_pairwise
 from bench.errors import DataError, SettingsError
-from bench.grounding import Boxes, Picture, PipelineContext
+from bench.grounding import Boxes, ImageArray, PipelineContext
 from bench.settings import Table
 from clipvg.pseudo_labels.pseudo_q_files import Scored, names_of_files, read_attributes
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
@@ -68,10 +68,10 @@ class Attribute(NamedTuple):
 
 
 class Described(NamedTuple):
-    """What is asked about one picture: its key, its pixels, and N names with their boxes (N, 4) xyxy pixels."""
+    """What is asked about one image: its key, its pixels, and N names with their boxes (N, 4) xyxy pixels."""
 
     key: str
-    picture: Picture
+    image: ImageArray
     names: Sequence[str]
     boxes: Boxes
 
@@ -160,7 +160,7 @@ class ClipAttributes:
         self.encoder = ClipEncoder(options.clip, context)
 
     def describe(self, batch: Sequence[Described]) -> list[list[Attribute]]:
-        """For every picture an attribute for each of its boxes."""
+        """For every image an attribute for each of its boxes."""
         names = [name for asked in batch for name in asked.names]
         if not names:
             return [[] for _ in batch]
@@ -175,7 +175,7 @@ class ClipAttributes:
     def _crops(self, asked: Described) -> Tensor:
         """(N, 3, S, S) in 0..1."""
         o, size = self.options, self.encoder.image_size
-        return make_views(asked.picture, asked.boxes, (o.view,), size, o.margin, self.encoder.device, o.resize)[0]
+        return make_views(asked.image, asked.boxes, (o.view,), size, o.margin, self.encoder.device, o.resize)[0]
 
     def _chances(self, vectors: Tensor, rows: Tensor, kinds: Sequence[str], group: Group) -> NDArray[np.float64]:
         """(N, D) vectors of crops and the row of each one's name in `kinds` -> (N, W), a distribution over words."""

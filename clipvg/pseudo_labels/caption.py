@@ -1,10 +1,10 @@
 """The caption source: a whole sentence as the phrase of what it is about (CLIP-VG's third source; spec clipvg.md 3.4).
 
-    picture ─► one caption ─► the noun chunk it is about ─► singular nouns ─┐
-    picture ─► detections ─────────────────────────────► class names ───────┴─► every box of a class so named
+    image ─► one caption ─► the noun chunk it is about ─► singular nouns ─┐
+    image ─► detections ─────────────────────────────► class names ───────┴─► every box of a class so named
 
 The caption is a model's, a file's, or composed from the detections themselves. All boxes of the class get it, the wrong
-ones of several too, at most six of a picture: which of them is meant, the curriculum has to find out.
+ones of several too, at most six of an image: which of them is meant, the curriculum has to find out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from bench.boxes import box_area_xyxy
-from bench.datasets.fingerprint import picture_key
+from bench.datasets.fingerprint import image_key
 from bench.errors import SettingsError
 from bench.grounding import Box, Boxes
 from bench.labelling import LabelJob, PseudoLabel
@@ -42,10 +42,10 @@ class CaptionOptions(Table):
     objects: DetectionOptions = DetectionOptions()
     # kind = "model"
     model: str = Field("Salesforce/blip-image-captioning-base", description="an id of the hub, or a local folder")
-    prompt: str = Field("Describe the picture in one short sentence.", description="what a model that chats is asked")
+    prompt: str = Field("Describe the image in one short sentence.", description="what a model that chats is asked")
     top_p: float = Field(0.8, ge=0, le=1, description="of nucleus sampling; 0 = greedy")
     max_new_tokens: int = Field(40, ge=2)
-    batch_size: int = Field(16, ge=1, description="pictures that are captioned in one call")
+    batch_size: int = Field(16, ge=1, description="images that are captioned in one call")
     # kind = "file"
     file: str = Field("", description="JSONL or JSON, or torch-saved; {dataset} stands for the data set")
     # kind = "detections"
@@ -57,7 +57,7 @@ class CaptionOptions(Table):
     reader: Reader = Field("rules", description="who finds nouns: our rules, or spaCy where it is installed")
     nouns: Where = Field("chunk", description="that may name the box: of the head's noun chunk, the head alone, any")
     synonyms: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="class -> other words for it")
-    per_picture: int = Field(6, ge=1)
+    per_image: int = Field(6, ge=1)
 
 
 def caption(job: LabelJob) -> Iterator[PseudoLabel]:
@@ -78,45 +78,45 @@ def _labels(
     seed: int,
 ) -> Iterator[PseudoLabel]:
     while batch := list(islice(looked, options.batch_size)):
-        for picture, said in zip(batch, captions(batch), strict=True):
-            yield from _of(picture, said, name, read(said), options, seed)
+        for image, said in zip(batch, captions(batch), strict=True):
+            yield from _of(image, said, name, read(said), options, seed)
 
 
-def _of(picture: Looked, text: str, name: str, read: Read, options: CaptionOptions, seed: int) -> Iterator[PseudoLabel]:
-    """The labels of one picture: a row for each box of a class that the caption names."""
-    nouns = named(read, {d.name for d in picture.detections}, options.nouns, options.synonyms)
-    fitting = [number for number, d in enumerate(picture.detections) if d.name in nouns]
-    if len(fitting) > options.per_picture:
-        dice = _dice("boxes", seed, picture)
-        fitting = sorted(dice.sample(fitting, options.per_picture))
+def _of(image: Looked, text: str, name: str, read: Read, options: CaptionOptions, seed: int) -> Iterator[PseudoLabel]:
+    """The labels of one image: a row for each box of a class that the caption names."""
+    nouns = named(read, {d.name for d in image.detections}, options.nouns, options.synonyms)
+    fitting = [number for number, d in enumerate(image.detections) if d.name in nouns]
+    if len(fitting) > options.per_image:
+        dice = _dice("boxes", seed, image)
+        fitting = sorted(dice.sample(fitting, options.per_image))
     for number in fitting:
-        detection = picture.detections[number]
+        detection = image.detections[number]
         said: Mapping[str, Any] = {
             "source": "caption",
-            "detector": picture.detector,
+            "detector": image.detector,
             "score": round(detection.confidence, 4),
             "caption_model": name,
             "noun": nouns[detection.name],
             "class": detection.name,
             "entities": read.entities,
         }
-        yield PseudoLabel(picture.scene, text, detection.box, said)
+        yield PseudoLabel(image.scene, text, detection.box, said)
 
 
 def _opened(options: CaptionOptions, job: LabelJob) -> tuple[Captions, str]:
-    """What captions a batch of pictures, "" for none, and what provenance calls it."""
+    """What captions a batch of images, "" for none, and what provenance calls it."""
     if options.kind == "model":
         from clipvg.pseudo_labels.caption_models import CaptionModel
 
         model = CaptionModel(options.model, options.prompt, options.top_p, options.max_new_tokens, job.context)
-        return lambda batch: model.captions([(looked.scene, looked.picture) for looked in batch]), options.model
+        return lambda batch: model.captions([(looked.scene, looked.image) for looked in batch]), options.model
     if options.kind == "file":
         if not options.file:
             raise SettingsError(f'{job.where}: kind = "file" needs `file`, a file of captions')
         path = find_file(options.file, job.context, f"{job.where}: file")
         held = read_captions(path)
         known_scenes(job, str(path), held)
-        return lambda batch: [held.get(picture_key(looked.scene.file), "") for looked in batch], path.name
+        return lambda batch: [held.get(image_key(looked.scene.file), "") for looked in batch], path.name
     predicates = meanings(options.predicates)
 
     def compose(batch: Sequence[Looked]) -> list[str]:
@@ -127,13 +127,13 @@ def _opened(options: CaptionOptions, job: LabelJob) -> tuple[Captions, str]:
     return compose, "composed from detections"
 
 
-def _dice(what: str, seed: int, picture: Looked) -> random.Random:
-    """A picture's own chance: the same whatever else is looked at."""
-    return random.Random(f"{what}/{seed}/{picture_key(picture.scene.file)}")
+def _dice(what: str, seed: int, image: Looked) -> random.Random:
+    """An image's own chance: the same whatever else is looked at."""
+    return random.Random(f"{what}/{seed}/{image_key(image.scene.file)}")
 
 
 class Named(NamedTuple):
-    """All the things of a picture that go by one name, the box around them, and the area of the largest."""
+    """All the things of an image that go by one name, the box around them, and the area of the largest."""
 
     name: str
     number: int

@@ -1,8 +1,8 @@
 """Captions by any image-to-text model of transformers, by id or from a folder: BLIP, GIT, or a vision-language model.
 
 Sampling is nucleus sampling (CLIP-VG's captions: p = 0.8) by the Gumbel trick: to the log-probabilities of the nucleus
-a noise is added whose greatest sum falls on each word exactly as often as the word is probable. Each picture's noise
-comes from the seed and its own name, so its caption does not depend on which pictures share its batch.
+a noise is added whose greatest sum falls on each word exactly as often as the word is probable. Each image's noise
+comes from the seed and its own name, so its caption does not depend on which images share its batch.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, LogitsProcessor, LogitsProcessorList
 
-from bench.datasets.fingerprint import picture_key
-from bench.grounding import Picture, PipelineContext, Scene
+from bench.datasets.fingerprint import image_key
+from bench.grounding import ImageArray, PipelineContext, Scene
 from pipelines.modern.shared import GREEDY, for_processor, open_pretrained
 
 
 class CaptionModel:
-    """One caption of each picture. `name` is the model's id."""
+    """One caption of each image. `name` is the model's id."""
 
     def __init__(self, name: str, prompt: str, top_p: float, max_new_tokens: int, context: PipelineContext) -> None:
-        """`top_p` 0 is greedy. `prompt` is what a model that chats is asked; others are shown the picture alone.
+        """`top_p` 0 is greedy. `prompt` is what a model that chats is asked; others are shown the image alone.
 
         Raises WeightsError.
         """
@@ -37,9 +37,9 @@ class CaptionModel:
         self.chats = bool(getattr(self.processor, "chat_template", None))
 
     @torch.inference_mode()
-    def captions(self, batch: Sequence[tuple[Scene, Picture]]) -> list[str]:
-        """One for each picture, without white space at its ends; empty where the model says nothing."""
-        inputs = self._inputs([for_processor(picture) for _, picture in batch])
+    def captions(self, batch: Sequence[tuple[Scene, ImageArray]]) -> list[str]:
+        """One for each image, without white space at its ends; empty where the model says nothing."""
+        inputs = self._inputs([for_processor(image) for _, image in batch])
         sampling = LogitsProcessorList()
         if self.top_p:
             sampling.append(NucleusNoise(self.top_p, [_seed(self.context.seed, scene) for scene, _ in batch]))
@@ -88,4 +88,4 @@ class NucleusNoise(LogitsProcessor):
 
 
 def _seed(seed: int, scene: Scene) -> int:
-    return random.Random(f"caption model/{seed}/{picture_key(scene.file)}").getrandbits(62)
+    return random.Random(f"caption model/{seed}/{image_key(scene.file)}").getrandbits(62)

@@ -1,7 +1,7 @@
 """The noun chunks of a caption and which of them it is about: "a young man riding a horse" -> (a young man), (a horse).
 
 By rule, which is enough for how captions are written: a chunk ends before a preposition, a verb, a word that joins, or
-a stop; what a caption is about is its first chunk, or what follows "a group of" and "a picture of". Where spaCy and its
+a stop; what a caption is about is its first chunk, or what follows "a group of" and "an image of". Where spaCy and its
 small English model are installed, the dependency tree tells both (spec clipvg.md 3.4, after ReCLIP).
 
 A class is named where all its words stand one after the other, in singular or plural. Of classes that overlap the

@@ -1,7 +1,7 @@
-"""What is in each picture: named boxes from any proposer, or from files in Pseudo-Q's format.
+"""What is in each image: named boxes from any proposer, or from files in Pseudo-Q's format.
 
-Every source of pseudo-labels begins with `looked_at`. Pictures are decoded ahead and looked at in batches, and nothing
-but pictures is seen: the scenes have no expressions, and a proposer is asked without any.
+Every source of pseudo-labels begins with `looked_at`. Images are decoded ahead and looked at in batches, and nothing
+but images is seen: the scenes have no expressions, and a proposer is asked without any.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 from pydantic import Field
 
 from bench.boxes import box_area_xyxy, clip_xyxy
-from bench.datasets.fingerprint import picture_key
+from bench.datasets.fingerprint import image_key
 from bench.errors import DataError, SettingsError
 from bench.evaluation.answering import decoded_ahead
-from bench.grounding import Boxes, LoadedScene, Picture, PipelineContext, Scene
+from bench.grounding import Boxes, ImageArray, LoadedScene, PipelineContext, Scene
 from bench.labelling import LabelJob
 from bench.settings import Table
 from clipvg.pseudo_labels.attributes import AttributeOptions, Described, Describer, open_describer
@@ -36,29 +36,29 @@ class DetectionOptions(Table):
     proposer: dict[str, Any] = Field(default_factory=dict, description="as a pipeline's: kind = yolo, detr, ssd, ...")
     detections: str | tuple[str, ...] = Field((), description="files in Pseudo-Q's format, in the proposer's stead")
     attributes: AttributeOptions = AttributeOptions()
-    batch_size: int = Field(16, ge=1, description="pictures in one call of the detector")
-    threads: int = Field(4, ge=1, description="that decode pictures ahead")
+    batch_size: int = Field(16, ge=1, description="images in one call of the detector")
+    threads: int = Field(4, ge=1, description="that decode images ahead")
 
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """A scene, its picture, what was found in it, most confident first, and the name of what found it."""
+    """A scene, its image, what was found in it, most confident first, and the name of what found it."""
 
     scene: Scene
-    picture: Picture
+    image: ImageArray
     detections: list[Detection]
     detector: str
 
 
-Finder = Callable[[Sequence[tuple[Scene, Picture]]], list[list[Detection]]]  # named boxes of each image of a batch
+Finder = Callable[[Sequence[tuple[Scene, ImageArray]]], list[list[Detection]]]  # named boxes of each image of a batch
 
 
 def looked_at(job: LabelJob, options: DetectionOptions, where: str) -> Iterator[Looked]:
-    """Every scene of the job whose picture can be read, in order, with its detections.
+    """Every scene of the job whose image can be read, in order, with its detections.
 
     The files and the proposer are opened here, not at the first scene; `where` is how messages name the options' table.
-    Pictures that cannot be read are left out, counted and named on the log, as are boxes without a class name. Raises
-    SettingsError, WeightsError, MissingPackage, DataError for a detection file, and DataError when no picture is there.
+    Images that cannot be read are left out, counted and named on the log, as are boxes without a class name. Raises
+    SettingsError, WeightsError, MissingPackage, DataError for a detection file, and DataError when no image is there.
     """
     find, name = _open(job, options, where)
     describe = open_describer(options.attributes, f"{where}.attributes", job.context)
@@ -70,35 +70,35 @@ def _looked_at(
 ) -> Iterator[Looked]:
     unreadable: list[str] = []
     ahead = options.threads + 2 * options.batch_size
-    decoded = decoded_ahead(job.scenes, job.pictures, options.threads, ahead)
+    decoded = decoded_ahead(job.scenes, job.images, options.threads, ahead)
     nameless = 0
     while batch := list(islice(decoded, options.batch_size)):
-        errors = [d.error for d in batch if d.picture is None]
+        errors = [d.error for d in batch if d.image is None]
         # At the first bad image: that not one is there is a set-up mistake, not so many bad images.
-        if errors and not unreadable and len(job.pictures.missing(job.scenes)) == len(job.scenes):
-            raise DataError(f"none of the {len(job.scenes):,} pictures is there; the first one: {errors[0]}")
+        if errors and not unreadable and len(job.images.missing(job.scenes)) == len(job.scenes):
+            raise DataError(f"none of the {len(job.scenes):,} images is there; the first one: {errors[0]}")
         unreadable += errors
-        pictures = [(d.scene, d.picture) for d in batch if d.picture is not None]
-        found = find(pictures) if pictures else []
+        images = [(d.scene, d.image) for d in batch if d.image is not None]
+        found = find(images) if images else []
         nameless += sum(not row.name for rows in found for row in rows)
-        seen = [_inside(rows, picture) for rows, (_, picture) in zip(found, pictures, strict=True)]
+        seen = [_inside(rows, image) for rows, (_, image) in zip(found, images, strict=True)]
         if describe is not None:
-            seen = _described(describe, pictures, seen)
-        for (scene, picture), detections in zip(pictures, seen, strict=True):
-            yield Looked(scene, picture, detections, name)
+            seen = _described(describe, images, seen)
+        for (scene, image), detections in zip(images, seen, strict=True):
+            yield Looked(scene, image, detections, name)
     if nameless:
         log.warning("%s: %s boxes without a class name are left out", name, f"{nameless:,}")
     if unreadable and len(unreadable) == len(job.scenes):
-        raise DataError(f"none of the {len(job.scenes):,} pictures can be read; the first one: {unreadable[0]}")
+        raise DataError(f"none of the {len(job.scenes):,} images can be read; the first one: {unreadable[0]}")
     if unreadable:
         shown = "; ".join(unreadable[:SHOWN]) + ("; ..." if len(unreadable) > SHOWN else "")
-        log.warning("%d of %d pictures cannot be read and get no label: %s", len(unreadable), len(job.scenes), shown)
+        log.warning("%d of %d images cannot be read and get no label: %s", len(unreadable), len(job.scenes), shown)
 
 
-def _inside(found: Sequence[Detection], picture: Picture) -> list[Detection]:
-    """Named boxes clipped to the picture, those with anything left of them, most confident first."""
+def _inside(found: Sequence[Detection], image: ImageArray) -> list[Detection]:
+    """Named boxes clipped to the image, those with anything left of them, most confident first."""
     named = [row for row in found if row.name]
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     boxes = clip_xyxy(np.array([row.box for row in named], np.float64).reshape(-1, 4), width, height)
     order = np.argsort([-row.confidence for row in named], kind="stable")
     real = box_area_xyxy(boxes) >= 1.0
@@ -110,11 +110,11 @@ def _inside(found: Sequence[Detection], picture: Picture) -> list[Detection]:
 
 
 def _described(
-    describe: Describer, pictures: Sequence[tuple[Scene, Picture]], seen: Sequence[list[Detection]]
+    describe: Describer, images: Sequence[tuple[Scene, ImageArray]], seen: Sequence[list[Detection]]
 ) -> list[list[Detection]]:
     asked = [
-        Described(picture_key(scene.file), picture, [detection.name for detection in detections], boxes_of(detections))
-        for (scene, picture), detections in zip(pictures, seen, strict=True)
+        Described(image_key(scene.file), image, [detection.name for detection in detections], boxes_of(detections))
+        for (scene, image), detections in zip(images, seen, strict=True)
     ]
     return [
         [replace(d, attribute=a.words, attribute_score=a.score) for d, a in zip(detections, said, strict=True)]
@@ -138,19 +138,19 @@ def _open(job: LabelJob, options: DetectionOptions, where: str) -> tuple[Finder,
 def _of_proposer(table: Mapping[str, Any], where: str, context: PipelineContext) -> tuple[Finder, str]:
     """Open a proposer, without the whole image as a proposal: that has no class name."""
     try:
-        proposer = open_proposer({**table, "whole_picture": False}, where, context)
+        proposer = open_proposer({**table, "whole_image": False}, where, context)
     except SettingsError as error:
-        if "whole_picture" not in str(error):
+        if "whole_image" not in str(error):
             raise
         proposer = open_proposer(table, where, context)  # another's proposer, which has no such option
 
-    def find(batch: Sequence[tuple[Scene, Picture]]) -> list[list[Detection]]:
+    def find(batch: Sequence[tuple[Scene, ImageArray]]) -> list[list[Detection]]:
         return [
             [
                 Detection(label, (x1, y1, x2, y2), float(score))
                 for (x1, y1, x2, y2), score, label in zip(p.boxes.tolist(), p.scores, p.labels, strict=True)
             ]
-            for p in proposer.propose([LoadedScene(scene.id, picture, ()) for scene, picture in batch])
+            for p in proposer.propose([LoadedScene(scene.id, image, ()) for scene, image in batch])
         ]
 
     return find, ", ".join(proposer.sha256) or str(table["kind"])
@@ -162,7 +162,7 @@ def _of_files(files: Sequence[str], job: LabelJob) -> tuple[Finder, str]:
     name = ", ".join(path.name for path in paths)
     found = read_detections(paths)
     known_scenes(job, name, found, "has no row for")
-    return lambda batch: [found.get(picture_key(scene.file), []) for scene, _ in batch], name
+    return lambda batch: [found.get(image_key(scene.file), []) for scene, _ in batch], name
 
 
 def boxes_of(detections: Sequence[Detection]) -> Boxes:

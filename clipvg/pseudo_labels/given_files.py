@@ -12,14 +12,14 @@ import torch
 
 from bench import hashing
 from bench.boxes import clip_xyxy
-from bench.datasets.fingerprint import picture_key
-from bench.errors import DataError, PictureError
+from bench.datasets.fingerprint import image_key
+from bench.errors import DataError, ImageError
 from bench.grounding import Box, PipelineContext, Scene
 from bench.labelling import LabelJob
 from pipelines.weights import first_line
 
 log = logging.getLogger("bench.label")
-SHOWN = 3  # pictures named in a message
+SHOWN = 3  # images named in a message
 
 
 def find_file(name: str, context: PipelineContext, where: str) -> Path:
@@ -80,38 +80,38 @@ def _parsed(data: bytes, where: str) -> Any:
 
 
 def known_scenes(job: LabelJob, name: str, keys: Collection[str], lacks: str = "has nothing about") -> list[Scene]:
-    """Return the scenes of the job whose picture key is in `keys`; the log counts the others.
+    """Return the scenes of the job whose image key is in `keys`; the log counts the others.
 
     `name` and `lacks` begin the messages. Raises DataError where it is none of them.
     """
-    known = [scene for scene in job.scenes if picture_key(scene.file) in keys]
-    absent = [scene.file for scene in job.scenes if picture_key(scene.file) not in keys]
+    known = [scene for scene in job.scenes if image_key(scene.file) in keys]
+    absent = [scene.file for scene in job.scenes if image_key(scene.file) not in keys]
     if absent and not known:
         raise DataError(
-            f"{name}: {lacks} any of the {len(absent):,} pictures, such as {absent[0]}; it names "
+            f"{name}: {lacks} any of the {len(absent):,} images, such as {absent[0]}; it names "
             f"{', '.join(list(keys)[:SHOWN])}, ... Is it of another data set?"
         )
     if absent:
         some = ", ".join(absent[:SHOWN]) + (", ..." if len(absent) > SHOWN else "")
-        log.warning("%s: %s %d of %d pictures: %s", name, lacks, len(absent), len(job.scenes), some)
+        log.warning("%s: %s %d of %d images: %s", name, lacks, len(absent), len(job.scenes), some)
     return known
 
 
-def inside_picture(job: LabelJob, scene: Scene, box: Box, where: str) -> Box | None:
-    """The part of a box inside its picture, whose size is looked up where it is not annotated; None where the picture
-    cannot be read, which the log says. Raises DataError, beginning with `where`, for a box that misses its picture.
+def inside_image(job: LabelJob, scene: Scene, box: Box, where: str) -> Box | None:
+    """The part of a box inside its image, whose size is looked up where it is not annotated; None where the image
+    cannot be read, which the log says. Raises DataError, beginning with `where`, for a box that misses its image.
     """
     width, height = scene.width, scene.height
     if width is None or height is None:
         try:
-            height, width = job.pictures.load(scene).shape[:2]
-        except PictureError as error:
+            height, width = job.images.load(scene).shape[:2]
+        except ImageError as error:
             log.warning("no label: %s", error)
             return None
     x1, y1, x2, y2 = clip_xyxy(box, width, height).tolist()
     if x2 <= x1 or y2 <= y1:
         raise DataError(
-            f"{where}: the box {', '.join(f'{v:g}' for v in box)} (left, top, right, bottom) lies outside the picture "
+            f"{where}: the box {', '.join(f'{v:g}' for v in box)} (left, top, right, bottom) lies outside the image "
             f"{scene.file} of {width} x {height} pixels; correct or drop the row"
         )
     return (x1, y1, x2, y2)

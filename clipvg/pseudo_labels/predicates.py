@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from bench.boxes import box_area_xyxy
 from bench.errors import UnknownName
-from bench.grounding import Boxes, Picture
+from bench.grounding import Boxes, ImageArray
 from pipelines.clip.encoder import ClipEncoder
 from pipelines.clip.views import make_views
 
@@ -84,7 +84,7 @@ def inside(subjects: Boxes, objects: Boxes) -> Float:
 
 
 def in_front(subjects: Boxes, objects: Boxes) -> Float:
-    """They overlap, and it ends lower in the picture, as what is nearer does on level ground."""
+    """They overlap, and it ends lower in the image, as what is nearer does on level ground."""
     smaller = np.minimum(box_area_xyxy(subjects), box_area_xyxy(objects)).clip(TINY)
     height = (_sides(subjects)[1] + _sides(objects)[1]) / 2
     lower = ((subjects[..., 3] - objects[..., 3]) / (TOUCHING * height)).clip(0, 1)
@@ -156,23 +156,23 @@ def _shared(subjects: Boxes, objects: Boxes) -> Float:
 
 
 class Shown(NamedTuple):
-    """A picture, the names of its N things, their boxes (N, 4) xyxy pixels, and the pairs (P, 2) to look at."""
+    """An image, the names of its N things, their boxes (N, 4) xyxy pixels, and the pairs (P, 2) to look at."""
 
-    picture: Picture
+    image: ImageArray
     names: Sequence[str]
     boxes: Boxes
     pairs: NDArray[np.intp]
 
 
 class SeenPredicates:
-    """Scores of predicates over pairs of things, for many pictures at once."""
+    """Scores of predicates over pairs of things, for many images at once."""
 
     def __init__(self, predicates: Sequence[str], prompt: str, encoder: ClipEncoder) -> None:
         """`prompt` has the place {}: "a photo of a {}"."""
         self.predicates, self.prompt, self.encoder = tuple(predicates), prompt, encoder
 
     def score(self, batch: Sequence[Shown]) -> list[NDArray[np.float64]]:
-        """For each picture (P, 2, K): of each pair and predicate, said of the first thing and of the second."""
+        """For each image (P, 2, K): of each pair and predicate, said of the first thing and of the second."""
         crops = [self._crops(shown) for shown in batch if len(shown.pairs)]
         if not crops:
             return [np.zeros((0, 2, len(self.predicates))) for _ in batch]
@@ -195,7 +195,7 @@ class SeenPredicates:
         """(P, 3, S, S) in 0..1: the boxes around each pair."""
         a, b = shown.boxes[shown.pairs[:, 0]], shown.boxes[shown.pairs[:, 1]]
         around = np.concatenate([np.minimum(a[:, :2], b[:, :2]), np.maximum(a[:, 2:], b[:, 2:])], axis=1)
-        return make_views(shown.picture, around, ("crop",), self.encoder.image_size, 0.0, self.encoder.device)[0]
+        return make_views(shown.image, around, ("crop",), self.encoder.image_size, 0.0, self.encoder.device)[0]
 
 
 def close_pairs(boxes: Boxes, confidences: Sequence[float], most: int) -> NDArray[np.intp]:

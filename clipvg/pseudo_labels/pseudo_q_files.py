@@ -1,9 +1,9 @@
-"""Detections and attributes as Pseudo-Q keeps them: torch-saved dicts, picture -> rows (spec clipvg.md 3.2).
+"""Detections and attributes as Pseudo-Q keeps them: torch-saved dicts, image -> rows (spec clipvg.md 3.2).
 
     {"COCO_train2014_000000000009.jpg": [["bowl", [x1, y1, x2, y2, confidence]], ...], ...}          detections
     {"COCO_train2014_000000000009.jpg": [["bowl", [x1, y1, x2, y2, confidence], [400 scores]], ...], ...}  attributes
 
-Boxes are xyxy pixels of the original picture; a picture goes by any name that `picture_key` knows as its own. The files
+Boxes are xyxy pixels of the original image; an image goes by any name that `image_key` knows as its own. The files
 are read as plain containers, numbers and arrays of numbers; nothing in them is executed.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.datasets.fingerprint import picture_key
+from bench.datasets.fingerprint import image_key
 from bench.errors import DataError
 from bench.grounding import Box, PipelineContext
 from clipvg.pseudo_labels.given_files import load_plain
@@ -51,7 +51,7 @@ class Detection:
 
 
 class Scored(NamedTuple):
-    """One row of an attribute file: class names and boxes of N things of a picture, attribute scores (N, A)."""
+    """One row of an attribute file: class names and boxes of N things of an image, attribute scores (N, A)."""
 
     names: tuple[str, ...]
     boxes: NDArray[np.float64]
@@ -65,28 +65,28 @@ def names_of_files(files: Sequence[str], context: PipelineContext) -> list[Path]
 
 
 def read_detections(paths: Sequence[Path]) -> dict[str, list[Detection]]:
-    """Picture key -> its rows, of all files together. Raises DataError naming file, picture and row."""
+    """Image key -> its rows, of all files together. Raises DataError naming file, image and row."""
     found: dict[str, list[Detection]] = {}
     for path in paths:
-        for picture, rows in _pictures(path):
-            found[_new_key(path, picture, found)] = [
-                _row(row, _where(path, picture, n), ROW, (2, 3)) for n, row in enumerate(rows)
+        for image, rows in _images(path):
+            found[_new_key(path, image, found)] = [
+                _row(row, _where(path, image, n), ROW, (2, 3)) for n, row in enumerate(rows)
             ]
     return found
 
 
 def read_attributes(paths: Sequence[Path], count: int) -> dict[str, Scored]:
-    """Picture key -> its things with the scores of `count` attributes. Raises DataError as `read_detections` does."""
+    """Image key -> its things with the scores of `count` attributes. Raises DataError as `read_detections` does."""
     scored: dict[str, Scored] = {}
     for path in paths:
-        for picture, rows in _pictures(path):
-            key = _new_key(path, picture, scored)
-            found = [_row(row, _where(path, picture, n), SCORED_ROW, (3,)) for n, row in enumerate(rows)]
-            scores = [_numbers(row[2], _where(path, picture, n), SCORED_ROW) for n, row in enumerate(rows)]
+        for image, rows in _images(path):
+            key = _new_key(path, image, scored)
+            found = [_row(row, _where(path, image, n), SCORED_ROW, (3,)) for n, row in enumerate(rows)]
+            scores = [_numbers(row[2], _where(path, image, n), SCORED_ROW) for n, row in enumerate(rows)]
             for n, values in enumerate(scores):
                 if values.shape != (count,):
                     raise DataError(
-                        f"{_where(path, picture, n)}: {values.size} attribute scores for a vocabulary of {count} words"
+                        f"{_where(path, image, n)}: {values.size} attribute scores for a vocabulary of {count} words"
                     )
             boxes = np.array([row.box for row in found], np.float64).reshape(-1, 4)
             table = np.array(scores, np.float32).reshape(len(found), count)
@@ -94,28 +94,26 @@ def read_attributes(paths: Sequence[Path], count: int) -> dict[str, Scored]:
     return scored
 
 
-def _pictures(path: Path) -> list[tuple[str, Sequence[Any]]]:
-    """Every picture's name as the file has it, and its rows."""
+def _images(path: Path) -> list[tuple[str, Sequence[Any]]]:
+    """Every image's name as the file has it, and its rows."""
     held = load_plain(path, "file of plain values", _ARRAYS)
     if not isinstance(held, Mapping):
-        raise DataError(f"{path}: holds a {type(held).__name__}; expected a dict, picture -> list of {ROW}")
-    for picture, rows in held.items():
-        if not isinstance(picture, str) or not isinstance(rows, (list, tuple)):
-            raise DataError(
-                f"{path}: {picture!r:.60} -> {rows!r:.60}; expected the name of a picture and a list of {ROW}"
-            )
+        raise DataError(f"{path}: holds a {type(held).__name__}; expected a dict, image -> list of {ROW}")
+    for image, rows in held.items():
+        if not isinstance(image, str) or not isinstance(rows, (list, tuple)):
+            raise DataError(f"{path}: {image!r:.60} -> {rows!r:.60}; expected the name of an image and a list of {ROW}")
     return list(held.items())
 
 
-def _new_key(path: Path, picture: str, taken: Mapping[str, Any]) -> str:
-    key = picture_key(picture)
+def _new_key(path: Path, image: str, taken: Mapping[str, Any]) -> str:
+    key = image_key(image)
     if key in taken:
-        raise DataError(f"{path}: the picture {picture!r} has been named before, in this file or in one before it")
+        raise DataError(f"{path}: the image {image!r} has been named before, in this file or in one before it")
     return key
 
 
-def _where(path: Path, picture: str, row: int) -> str:
-    return f"{path}: picture {picture!r}, row {row}"
+def _where(path: Path, image: str, row: int) -> str:
+    return f"{path}: image {image!r}, row {row}"
 
 
 def _row(row: object, where: str, expected: str, lengths: tuple[int, ...]) -> Detection:

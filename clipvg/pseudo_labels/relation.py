@@ -1,6 +1,6 @@
 """The relation source: "man on horse" with the man's box (CLIP-VG's second source, by RelTR; spec clipvg.md 3.3).
 
-    a scene graph's file ──────────────────────────────► triplets ─► the ten surest of a picture ─► phrases
+    a scene graph's file ──────────────────────────────► triplets ─► the ten surest of an image ─► phrases
     detections ─► pairs ─► geometry, and CLIP that looks ──┘
 
 A file of finished phrases is taken as it is. Of detections, a predicate's score stands beside the confidences of both
@@ -17,18 +17,18 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from bench.datasets.fingerprint import picture_key
+from bench.datasets.fingerprint import image_key
 from bench.grounding import Box, Scene
 from bench.labelling import LabelJob, PseudoLabel
 from bench.settings import Table, parse_table
 from clipvg.pseudo_labels.detections import DetectionOptions, Looked, boxes_of, looked_at
-from clipvg.pseudo_labels.given_files import find_file, inside_picture, known_scenes
+from clipvg.pseudo_labels.given_files import find_file, inside_image, known_scenes
 from clipvg.pseudo_labels.predicates import Predicate, SeenPredicates, Shown, among, close_pairs, meanings
 from clipvg.pseudo_labels.pseudo_q_files import Detection
 from clipvg.pseudo_labels.scene_graph_files import Triplet, chosen, read_phrases, read_triplets
 from pipelines.clip.encoder import ClipEncoder, ClipOptions
 
-BATCH = 16  # pictures whose pairs are looked at in one call
+BATCH = 16  # images whose pairs are looked at in one call
 # Of Visual Genome's fifty predicates those that say something and are no geometry.
 SEEN = (
     "riding", "wearing", "holding", "carrying", "using", "eating", "looking at", "sitting on", "standing on",
@@ -46,11 +46,11 @@ class RelationOptions(Table):
     looked: tuple[str, ...] = Field(SEEN, description="told by CLIP on the crop of both")
     clip: ClipOptions = ClipOptions()
     prompt: str = Field("a photo of a {}", pattern=r"\{\}", description="of what CLIP is asked")
-    pairs: int = Field(20, ge=1, description="that CLIP looks at in one picture: the surest of those close together")
+    pairs: int = Field(20, ge=1, description="that CLIP looks at in one image: the surest of those close together")
     attributes: bool = Field(False, description="say a thing's attribute with its name, where it is known")
     min_score: float = Field(0.2, ge=0, le=1, description="of subject, predicate and object each")
-    top: int = Field(10, ge=1, description="phrases of a picture")
-    unique: bool = Field(False, description="leave out words that fit another thing of the picture as well")
+    top: int = Field(10, ge=1, description="phrases of an image")
+    unique: bool = Field(False, description="leave out words that fit another thing of the image as well")
     phrase: str = Field("{subject} {predicate} {object}", pattern=r"\{subject\}")
 
 
@@ -71,10 +71,10 @@ def relation(job: LabelJob) -> Iterator[PseudoLabel]:
 def _from_graph(job: LabelJob, options: RelationOptions, path: Path) -> Iterator[PseudoLabel]:
     graphs = read_triplets(path)
     for scene in known_scenes(job, str(path), graphs):
-        graph = graphs[picture_key(scene.file)]
+        graph = graphs[image_key(scene.file)]
         places = {id(triplet): where for where, triplet in graph}
         for triplet in chosen([t for _, t in graph], options.min_score, options.top, options.unique):
-            box = inside_picture(job, scene, triplet.subject_box, places[id(triplet)])
+            box = inside_image(job, scene, triplet.subject_box, places[id(triplet)])
             if box is not None:
                 yield _label(scene, triplet, box, options, path.name)
 
@@ -83,8 +83,8 @@ def _from_phrases(job: LabelJob, path: Path) -> Iterator[PseudoLabel]:
     """Every row of a finished list; what it was made of, it does not say."""
     finished = read_phrases(path, job.context.dataset)
     for scene in known_scenes(job, str(path), finished):
-        for expression in finished[picture_key(scene.file)]:
-            box = inside_picture(job, scene, expression.box, f"{path}: row {expression.id}")
+        for expression in finished[image_key(scene.file)]:
+            box = inside_image(job, scene, expression.box, f"{path}: row {expression.id}")
             if box is not None:
                 said = {"source": "relation", "detector": path.name, "score": 1.0, "entities": 2}
                 yield PseudoLabel(scene, expression.text, box, said)
@@ -102,16 +102,16 @@ def _from_detections(
         if seen is not None:
             for graph, more in zip(graphs, _by_looking(batch, options, seen), strict=True):
                 graph += more
-        for picture, graph in zip(batch, graphs, strict=True):
+        for image, graph in zip(batch, graphs, strict=True):
             for triplet in chosen(graph, options.min_score, options.top, options.unique):
-                yield _label(picture.scene, triplet, triplet.subject_box, options, picture.detector)
+                yield _label(image.scene, triplet, triplet.subject_box, options, image.detector)
 
 
 def _by_geometry(
     looked: Looked, options: RelationOptions, predicates: Mapping[Predicate, Sequence[str]], seed: int
 ) -> list[Triplet]:
     """Every pair that a predicate holds of; where it has several wordings, chance says which."""
-    dice = random.Random(f"relation/{seed}/{picture_key(looked.scene.file)}")
+    dice = random.Random(f"relation/{seed}/{image_key(looked.scene.file)}")
     things, boxes = looked.detections, boxes_of(looked.detections)
     out = []
     for predicate, wordings in predicates.items():
@@ -129,7 +129,7 @@ def _by_looking(batch: Sequence[Looked], options: RelationOptions, seen: SeenPre
         boxes = boxes_of(looked.detections)
         pairs = close_pairs(boxes, [d.confidence for d in looked.detections], options.pairs)
         names = [_said(detection, options) for detection in looked.detections]
-        shown.append(Shown(looked.picture, names, boxes, pairs))
+        shown.append(Shown(looked.image, names, boxes, pairs))
     out = []
     for looked, asked, scores in zip(batch, shown, seen.score(shown), strict=True):
         graph = []

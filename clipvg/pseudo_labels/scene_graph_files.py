@@ -1,6 +1,6 @@
-"""Scene graphs that were found elsewhere, by RelTR for example: triplets of each picture, or phrases made of them.
+"""Scene graphs that were found elsewhere, by RelTR for example: triplets of each image, or phrases made of them.
 
-    graphs.jsonl   {"image": "COCO_train2014_000000581857.jpg", "triplets": [TRIPLET, ...]}      a line for each picture
+    graphs.jsonl   {"image": "COCO_train2014_000000581857.jpg", "triplets": [TRIPLET, ...]}      a line for each image
     graphs.json    a list of the same
 
     TRIPLET        {"subject": "man", "predicate": "on", "object": "horse",
@@ -8,8 +8,8 @@
 
     *_train_pseudo_split_0.pth     an index list of finished phrases, as CLIP-VG's authors hand theirs out
 
-Boxes of triplets are corners in pixels of the original picture. `object_box` may be left out, and `scores` (of subject,
-predicate and object, in that order) where all three are sure. A picture may stand in several lines, and is found by its
+Boxes of triplets are corners in pixels of the original image. `object_box` may be left out, and `scores` (of subject,
+predicate and object, in that order) where all three are sure. An image may stand in several lines, and is found by its
 name without folders: 581857 and COCO_train2014_000000581857.jpg are one.
 """
 
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.boxes import iou_elementwise
-from bench.datasets.fingerprint import picture_key
+from bench.datasets.fingerprint import image_key
 from bench.datasets.index_lists import read_index_list
 from bench.datasets.rows import checked_box, checked_text
 from bench.errors import DataError
@@ -40,7 +40,7 @@ SAME = 0.5  # IoU above which two boxes are one subject
 
 @dataclass(frozen=True, slots=True)
 class Triplet:
-    """Two things and what the first does to the second. Boxes xyxy pixels of the picture; `scores` of subject,
+    """Two things and what the first does to the second. Boxes xyxy pixels of the image; `scores` of subject,
     predicate and object, 0..1. `found_by` says how the predicate was told: "geometry", "clip", "file"."""
 
     subject: str
@@ -80,7 +80,7 @@ class Triplet:
 
 
 def read_triplets(path: Path) -> dict[str, list[tuple[str, Triplet]]]:
-    """Picture key -> its triplets in the order of the file, each with where it stands for a message.
+    """Image key -> its triplets in the order of the file, each with where it stands for a message.
 
     Raises DataError naming the file, the line or entry, the triplet, and what was expected.
     """
@@ -95,23 +95,23 @@ def read_triplets(path: Path) -> dict[str, list[tuple[str, Triplet]]]:
         image = entry.get("image")
         if isinstance(image, bool) or not isinstance(image, (str, int)) or not str(image).strip():
             raise DataError(f"{where}: the image is {short(image)}; expected a file's name or a COCO number")
-        found = out.setdefault(picture_key(str(image)), [])
+        found = out.setdefault(image_key(str(image)), [])
         for number, triplet in enumerate(entry["triplets"]):
             place = f"{where}: triplet {number}"
             found.append((place, _triplet(triplet, place)))
     if not out:
-        raise DataError(f"{path}: it holds no pictures; expected {EXPECTED}")
+        raise DataError(f"{path}: it holds no images; expected {EXPECTED}")
     return out
 
 
 def read_phrases(path: Path, dataset: str) -> dict[str, list[Expression]]:
-    """Picture key -> the finished phrases of an index list with their subjects' boxes, xyxy pixels.
+    """Image key -> the finished phrases of an index list with their subjects' boxes, xyxy pixels.
 
     Raises UnknownName for a data set whose lists are not known, UnsafePickle, DataError.
     """
     out: dict[str, list[Expression]] = {}
     for scene in read_index_list(path, dataset):
-        out.setdefault(picture_key(scene.file), []).extend(scene.expressions)
+        out.setdefault(image_key(scene.file), []).extend(scene.expressions)
     return out
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import Field
 
-from bench.datasets.fingerprint import picture_key
+from bench.datasets.fingerprint import image_key
 from bench.datasets.shapes.dice import Dice
 from bench.errors import DataError
 from bench.labelling import LabelJob, PseudoLabel
@@ -42,12 +42,10 @@ class TemplateOptions(Table):
 
     objects: DetectionOptions = DetectionOptions()
     top_n: int = Field(
-        3, ge=1, description="things of a picture that phrases are about: the most confident, people first"
+        3, ge=1, description="things of an image that phrases are about: the most confident, people first"
     )
-    per_picture: int = Field(6, ge=1, description="phrases of a picture, drawn from all that the templates give")
-    smallest: float = Field(
-        1 / 64, ge=0, le=1, description="share of the picture under which people and things are left"
-    )
+    per_image: int = Field(6, ge=1, description="phrases of an image, drawn from all that the templates give")
+    smallest: float = Field(1 / 64, ge=0, le=1, description="share of the image under which people and things are left")
     overlap: float = Field(0.4, ge=0, le=1, description="IoU above which only the more confident of two is kept")
     inside: float = Field(0.75, ge=0, le=1, description="share of a garment that lies in its wearer's box")
     spread: float = Field(
@@ -68,7 +66,7 @@ class Referent:
 
 
 def template(job: LabelJob) -> Iterator[PseudoLabel]:
-    """The template source's labels; the same for the same seed, whatever the batch and whichever pictures go before.
+    """The template source's labels; the same for the same seed, whatever the batch and whichever images go before.
 
     Raises what `looked_at` raises, and DataError for word lists that cannot be used.
     """
@@ -81,9 +79,9 @@ def _labels(
     seen: Iterator[Looked], options: TemplateOptions, kinds: Mapping[str, str], seed: int
 ) -> Iterator[PseudoLabel]:
     for looked in seen:
-        height, width = looked.picture.shape[:2]
+        height, width = looked.image.shape[:2]
         chosen = most_confident(referents(looked.detections, (width, height), options, kinds), options.top_n)
-        for referent, said in drawn(chosen, options, Dice("template", seed, picture_key(looked.scene.file))):
+        for referent, said in drawn(chosen, options, Dice("template", seed, image_key(looked.scene.file))):
             provenance = {
                 "source": "template",
                 "detector": looked.detector,
@@ -102,7 +100,7 @@ def _labels(
 def referents(
     detections: Sequence[Detection], size: tuple[int, int], options: TemplateOptions, kinds: Mapping[str, str]
 ) -> list[Referent]:
-    """The people and things of a picture of `size` (width, height) that are worth a phrase, people first."""
+    """The people and things of an image of `size` (width, height) that are worth a phrase, people first."""
     sorts = [kinds.get(d.name.lower(), "things") for d in detections]
     people = _kept([d for d, sort in zip(detections, sorts, strict=True) if sort == "people"], size, options)
     things = _kept([d for d, sort in zip(detections, sorts, strict=True) if sort == "things"], size, options)
@@ -150,14 +148,14 @@ def most_confident(found: Sequence[Referent], top_n: int) -> list[Referent]:
 
 
 def drawn(chosen: Sequence[Referent], options: TemplateOptions, dice: Dice) -> list[tuple[Referent, Candidate]]:
-    """At most `per_picture` of all phrases about the chosen, in random order where there are more.
+    """At most `per_image` of all phrases about the chosen, in random order where there are more.
 
     The published code may draw the same phrase for the same box twice, when a person wears two of a garment.
     """
     pool = [(r, said) for r in chosen for said in candidates(noun(r.detection), r.spatial, r.garments)]
     if not options.official:
         pool = list({(r.detection.box, said.text): (r, said) for r, said in reversed(pool)}.values())[::-1]
-    return pool if len(pool) <= options.per_picture else dice.sample(pool, options.per_picture)
+    return pool if len(pool) <= options.per_image else dice.sample(pool, options.per_image)
 
 
 def noun(detection: Detection) -> str:

@@ -4,7 +4,7 @@
     subtract    less what captions in general like about the region, by a fixed bank of them       (Red Circle)
     relations   where the expression compares, rules multiply what CLIP says of the names in it    (ReCLIP 3.2)
 
-Everything about a picture is done once for all its expressions, and the regions of a whole batch share forward passes;
+Everything about an image is done once for all its expressions, and the regions of a whole batch share forward passes;
 what is done for one expression alone is a row of a matrix product and, where it compares, a few products of (R, R).
 """
 
@@ -110,7 +110,7 @@ class Ranker:
         options, device = self.options, self.encoders[0].device
         return torch.cat(
             [
-                make_views(s.picture, p.boxes, options.views, size, options.margin, device, options.resize, p.masks)
+                make_views(s.image, p.boxes, options.views, size, options.margin, device, options.resize, p.masks)
                 for s, p in zip(batch, proposals, strict=True)
             ],
             dim=1,
@@ -140,7 +140,7 @@ class Ranker:
         out = softmax(whole)
         compare = [index for index, phrase in enumerate(phrases) if not phrase.plain]
         if compare and len(proposals):
-            height, width = scene.picture.shape[:2]
+            height, width = scene.image.shape[:2]
             geometry, soft = Geometry(proposals.boxes, (width, height)), self.options.temperature
             for index in compare:
                 named = {text: softmax(logits[rows[text]] / soft) for text in phrases[index].texts()}

@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.errors import DataError
-from bench.grounding import Boxes, Picture, Scene
+from bench.grounding import Boxes, ImageArray, Scene
 from bench.settings import parse_table
 from bench.training.config import TrainConfig
 from bench.training.task import Batch, ParameterGroup, TrainingJob, TrainTask
@@ -61,7 +61,7 @@ class RegionSample:
     """One scene: its image, boxes (R, 4) xyxy pixels of its objects, their descriptions if any, the texts, and which
     object each text refers to."""
 
-    picture: Picture
+    image: ImageArray
     boxes: Boxes
     descriptions: list[str]
     texts: list[str]
@@ -82,7 +82,7 @@ class RegionDataset:
     """The scenes of a job that have expressions; boxes are jittered, to look like a detector's."""
 
     def __init__(self, job: TrainingJob, jitter: float) -> None:
-        self.pictures, self.seed, self.jitter = job.pictures, job.context.seed, jitter
+        self.images, self.seed, self.jitter = job.images, job.context.seed, jitter
         self.scenes = [scene for scene in job.scenes if scene.expressions]
         if not self.scenes:
             raise DataError("no expression to train a CLIP on")
@@ -95,20 +95,20 @@ class RegionDataset:
         return self.scenes[index].id
 
     def sample(self, epoch: int, index: int) -> RegionSample:
-        """Return a scene as that epoch shows it. Raises PictureError, DataError."""
-        one = region_sample(self.scenes[index], self.pictures)
+        """Return a scene as that epoch shows it. Raises ImageError, DataError."""
+        one = region_sample(self.scenes[index], self.images)
         rng = np.random.default_rng([self.seed, epoch, index])
         sides = np.tile(one.boxes[:, 2:] - one.boxes[:, :2], 2)
         return replace(one, boxes=one.boxes + rng.uniform(-self.jitter, self.jitter, one.boxes.shape) * sides)
 
 
-def region_sample(scene: Scene, pictures: Any) -> RegionSample:
-    """Return a scene with its regions as they are annotated. Raises PictureError, DataError."""
+def region_sample(scene: Scene, images: Any) -> RegionSample:
+    """Return a scene with its regions as they are annotated. Raises ImageError, DataError."""
     boxes = [box for _, box in scene_objects(scene)]
     referents = [referent(scene, number, boxes) for number in range(len(scene.expressions))]
     texts = [expression.text for expression in scene.expressions]
     described = scene_descriptions(scene)
-    return RegionSample(pictures.load(scene), np.array(boxes, np.float64), described, texts, referents)
+    return RegionSample(images.load(scene), np.array(boxes, np.float64), described, texts, referents)
 
 
 class ClipTask(TrainTask):
@@ -184,7 +184,7 @@ class ClipTask(TrainTask):
         hits = defaultdict[str, list[bool]](list)
         model.eval()
         for scene in (scene for scene in self.job.validation if scene.expressions):
-            one = region_sample(scene, self.job.validation_pictures)
+            one = region_sample(scene, self.job.validation_images)
             texts = model.encode_text(self._tokens(one.texts).to(self.job.context.device), normalize=True)
             chosen = (texts @ encode_regions(model, [one])[0].transpose(1, 2)).sum(0).argmax(-1).tolist()
             for expression, choice, own in zip(scene.expressions, chosen, one.referents, strict=True):
@@ -218,9 +218,9 @@ def encode_regions(model: Any, scenes: Sequence[RegionSample]) -> list[Tensor]:
     side = int(size if isinstance(size, int) else size[0])
     views = []
     for scene in scenes:
-        height, width = scene.picture.shape[:2]
+        height, width = scene.image.shape[:2]
         boxes = np.concatenate([scene.boxes, [(0.0, 0.0, float(width), float(height))]])
-        views.append(make_views(scene.picture, boxes, VIEWS, side, 0.0, device))
+        views.append(make_views(scene.image, boxes, VIEWS, side, 0.0, device))
     pixels = torch.cat(views, dim=1)  # (V, sum of R + 1, 3, S, S)
     mean, std = (torch.tensor(preprocessing[key], device=device).view(3, 1, 1) for key in ("mean", "std"))
     vectors = model.encode_image(((pixels - mean) / std).flatten(0, 1), normalize=True)

@@ -1,12 +1,12 @@
-"""Region views: what CLIP is shown of a box. All boxes of a picture at once, every view as a square.
+"""Region views: what CLIP is shown of a box. All boxes of an image at once, every view as a square.
 
 A view is made by two matrix products, rows then columns, with the weights of an antialiased bicubic resize (the filter
 of Pillow, a = -0.5, widened when shrinking): no loop over boxes, no file formats, the same code on CPU and GPU.
 
     crop          the box alone                                         (spec/pipelines.md 3.1)
-    blur          the whole picture, blurred outside the box            (ReCLIP; Subramanian et al. 2022)
-    mask-blur     the whole picture, blurred outside the box's mask     (FGVP; Yang et al. 2023)
-    red-ellipse   the whole picture, a red ellipse drawn in the box     (Red Circle; Shtedritski et al. 2023)
+    blur          the whole image, blurred outside the box            (ReCLIP; Subramanian et al. 2022)
+    mask-blur     the whole image, blurred outside the box's mask     (FGVP; Yang et al. 2023)
+    red-ellipse   the whole image, a red ellipse drawn in the box     (Red Circle; Shtedritski et al. 2023)
 
 What is not square becomes so by one of three policies (spec/pipelines.md 6): `squash` it, `pad` it with grey, or keep
 its `center` only, which loses the ends of what is long.
@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.errors import SettingsError
-from bench.grounding import Picture
+from bench.grounding import ImageArray
 
 View = Literal["crop", "blur", "mask-blur", "red-ellipse"]
 Resize = Literal["squash", "pad", "center"]
-BLUR_SIGMA = 0.16  # of the picture's side: ReCLIP's radius of 100 pixels on a picture of 640
+BLUR_SIGMA = 0.16  # of the image's side: ReCLIP's radius of 100 pixels on an image of 640
 LINE = 2.0  # pixels of CLIP's: how thick the red ellipse is drawn
 ELLIPSE_GROWS = 0.01  # of the box's sides, so that the line lies around the thing
 GREY = 0.5
@@ -48,7 +48,7 @@ class Regions:
 
 
 def make_views(
-    picture: Picture,
+    image: ImageArray,
     boxes: NDArray[np.float64],
     views: Sequence[View],
     size: int,
@@ -62,10 +62,10 @@ def make_views(
     `margin` widens each box by that share of its sides before it is cropped. Raises SettingsError for a view of masks
     where there are none.
     """
-    image = torch.tensor(picture, device=device).permute(2, 0, 1).float() / 255
+    tensor = torch.tensor(image, device=device).permute(2, 0, 1).float() / 255
     corners = torch.as_tensor(boxes, dtype=torch.float32, device=device).reshape(-1, 4)
     regions = Regions(
-        image, corners, None if masks is None else torch.tensor(masks, device=device), size, margin, resize
+        tensor, corners, None if masks is None else torch.tensor(masks, device=device), size, margin, resize
     )
     return torch.stack([VIEWS[view](regions) for view in views])
 
@@ -77,14 +77,14 @@ def crop(r: Regions) -> Tensor:
 
 
 def blur(r: Regions) -> Tensor:
-    """(N, 3, size, size): the whole picture, blurred outside each box."""
+    """(N, 3, size, size): the whole image, blurred outside each box."""
     sharp, frame = _squared(r, _whole(r))
     mask = _coverage(_inside(r.boxes, frame, r.size), r.size)  # (N, 1, size, size)
     return mask * sharp + (1 - mask) * _blurred(sharp)
 
 
 def mask_blur(r: Regions) -> Tensor:
-    """(N, 3, size, size): the whole picture, blurred outside each mask. Raises SettingsError without masks."""
+    """(N, 3, size, size): the whole image, blurred outside each mask. Raises SettingsError without masks."""
     if r.masks is None:
         raise SettingsError(
             'the view "mask-blur" needs a mask for each box, and this proposer finds boxes only; use proposer.kind = '
@@ -96,7 +96,7 @@ def mask_blur(r: Regions) -> Tensor:
 
 
 def red_ellipse(r: Regions) -> Tensor:
-    """(N, 3, size, size): the whole picture, with a red ellipse around what is in each box."""
+    """(N, 3, size, size): the whole image, with a red ellipse around what is in each box."""
     sharp, frame = _squared(r, _whole(r))
     grow = (r.boxes[:, 2:] - r.boxes[:, :2]) * ELLIPSE_GROWS / 2
     line = _ellipses(_inside(torch.cat([r.boxes[:, :2] - grow, r.boxes[:, 2:] + grow], dim=1), frame, r.size), r.size)
@@ -113,7 +113,7 @@ VIEWS: dict[View, Callable[[Regions], Tensor]] = {
 
 
 def _squared(r: Regions, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Parts (N, 4) of the picture by the policy -> (N, 3, size, size), and the frames (N, 4) that they show."""
+    """Parts (N, 4) of the image by the policy -> (N, 3, size, size), and the frames (N, 4) that they show."""
     if r.resize == "squash":
         return resample(r.image, boxes, r.size), boxes
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -133,7 +133,7 @@ def _whole(r: Regions) -> Tensor:
 
 
 def _inside(boxes: Tensor, frame: Tensor, size: int) -> Tensor:
-    """Boxes (N, 4) in pixels of the picture -> in pixels of the square that shows the frame (N or 1, 4)."""
+    """Boxes (N, 4) in pixels of the image -> in pixels of the square that shows the frame (N or 1, 4)."""
     corner, extent = frame[:, :2].repeat(1, 2), (frame[:, 2:] - frame[:, :2]).repeat(1, 2)
     return (boxes - corner) * (size / extent)
 
@@ -165,7 +165,7 @@ def _ellipses(boxes: Tensor, size: int) -> Tensor:
 def resample(image: Tensor, boxes: Tensor, size: int) -> Tensor:
     """(C, H, W) and boxes (N, 4) xyxy in pixels -> (N, C, size, size), antialiased bicubic, clamped to 0..1.
 
-    Beyond the picture's edge its outermost pixels go on.
+    Beyond the image's edge its outermost pixels go on.
     """
     channels, height, width = image.shape
     rows = _bicubic(boxes[:, 1], boxes[:, 3], size, height)  # (N, size, H)

@@ -1,7 +1,7 @@
 """The words that compare: which direction, relation or number a word of a referring expression means.
 
 Relations hold between two boxes, superlatives single one box out of many. Both follow ReCLIP (Subramanian et al. 2022,
-3.2; spec/pipelines.md 3.1), which reads depth off a picture's height: what is behind is drawn higher, what is in front
+3.2; spec/pipelines.md 3.1), which reads depth off an image's height: what is behind is drawn higher, what is in front
 lower, and what is closest is drawn biggest. `near`, `far`, `middle` and counting ("second from the left") are ours.
 """
 
@@ -15,7 +15,7 @@ VERTICAL = {
     "top": "topmost|uppermost|top ?most|upper ?most|highest|upper|top",
     "bottom": "bottommost|lowermost|bottom ?most|lowest|lower|bottom",
 }
-# Depth: front and back stand where a picture shows them.
+# Depth: front and back stand where an image shows them.
 DEPTH = {"bottom": "front ?most|foreground|front", "top": "rear ?most|background|rear|back"}
 MIDDLE = {"middle": "middle ?most|middle|center|centre|central|mid"}
 SIZES = {
@@ -39,7 +39,7 @@ RELATIONS = {
     "near": r"next to|besides?|(?:nearest|closest|closer|close|adjacent)(?: to)|nearest|near|alongside(?: of)?",
     "far": r"(?:furthest|farthest|further|farther|far)(?: away)? from",
 }
-# A direction said of nothing ("left of the picture") is the superlative of it.
+# A direction said of nothing ("left of the image") is the superlative of it.
 TOWARDS = {"left": "left", "right": "right", "above": "top", "below": "bottom", "bigger": "big", "smaller": "small"}
 
 ORDINALS = {
@@ -50,7 +50,7 @@ ORDINALS = {
     for word in words.split()
 }
 
-# The picture itself, and who looks at it: nothing that a box could be.
+# The image itself, and who looks at it: nothing that a box could be.
 FRAME = "(?:pictures?|images?|imgs?|photos?|photographs?|pics?|frame|screen|scene|shot|view|page)"
 VIEWER = "(?:camera(?: ?man| ?person)?|viewer|us|me|you|lens|photographer)"
 PLACE = "(?:sides?|corner|part|half|portion|end|edge|section|area|region)"

@@ -69,7 +69,7 @@ def parse(expression: str) -> Phrase:
 
 
 def normalised(expression: str) -> str:
-    """Lower case, single blanks, commas for every stop; orders to the reader and the picture itself left out."""
+    """Lower case, single blanks, commas for every stop; orders to the reader and the image itself left out."""
     text = re.sub(r"[‘’`]", "'", expression.lower())
     text = re.sub(r"\s*'\s*s\b", "'s", text)
     text = re.sub(r"'(?!\w)|(?<!\w)'", " ", text)  # quotes; an apostrophe is inside a word

@@ -29,14 +29,14 @@ SAME = 0.5  # IoU above which two boxes are one thing when things are counted
 
 @dataclass(frozen=True)
 class Geometry:
-    """What rules ask of a picture's boxes (R, 4), xyxy pixels of a picture (width, height): each computed once."""
+    """What rules ask of an image's boxes (R, 4), xyxy pixels of an image (width, height): each computed once."""
 
     boxes: Boxes
     size: tuple[int, int]
 
     @cached_property
     def keys(self) -> dict[str, Float]:
-        """Direction -> (R,): the greater, the further that way. Places in shares of the picture's sides."""
+        """Direction -> (R,): the greater, the further that way. Places in shares of the image's sides."""
         width, height = self.size
         x, y = (self.boxes[:, 0] + self.boxes[:, 2]) / (2 * width), (self.boxes[:, 1] + self.boxes[:, 3]) / (2 * height)
         tall, area = self.boxes[:, 3] - self.boxes[:, 1], box_area_xyxy(self.boxes)

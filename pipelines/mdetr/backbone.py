@@ -67,13 +67,13 @@ class ResidualBlock(nn.Module):
 
 
 def down(before: int, after: int) -> nn.Sequential:
-    """Halves the picture."""
+    """Halves the image."""
     conv = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(after), nn.ReLU())
 
 
 class Backbone(nn.Module):
-    """(B, 3, H, W) normalised picture -> (B, channels, h, w), the last stage only."""
+    """(B, 3, H, W) normalised image -> (B, channels, h, w), the last stage only."""
 
     def __init__(self, config: MdetrConfig) -> None:
         super().__init__()

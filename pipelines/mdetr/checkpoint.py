@@ -3,7 +3,7 @@
 An official file (Zenodo record 4721981) is a pickle of `model`, `model_ema`, `optimizer`, `epoch` and `args`. It is
 read as plain tensors, with argparse.Namespace the one class allowed, and mapped rather than read, so that the
 optimiser's two thirds of it are never touched. How large the model is, is read off the shapes; nothing else is ever
-fetched. A file of ours is a .safetensors whose metadata holds the sizes, the tokenizer and the size of the pictures.
+fetched. A file of ours is a .safetensors whose metadata holds the sizes, the tokenizer and the size of the images.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ OTHER_TASKS = {
 class Unpacked:
     """A weights file taken apart. `part` is the entry of an official file that was taken, `dropped` its dead keys.
 
-    `tokenizer` is a JSON and `sizes` the pictures' (short, long) sides; official files hold neither.
+    `tokenizer` is a JSON and `sizes` the images' (short, long) sides; official files hold neither.
     """
 
     path: Path

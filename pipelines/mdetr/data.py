@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bench.boxes import box_xyxy_to_cxcywh
 from bench.errors import DataError
-from bench.grounding import Box, Expression, Picture, Scene, check_box_touches
+from bench.grounding import Box, Expression, ImageArray, Scene, check_box_touches
 from bench.training.task import Batch, TrainingJob
 from pipelines.mdetr.preprocessing import resized
 from pipelines.mdetr.text import Tokenizer
@@ -77,37 +77,37 @@ class Expressions:
         return self.places[index][1].id
 
     def sample(self, epoch: int, index: int) -> Sample:
-        """Draw the sample as that epoch shows it. Raises PictureError, DataError."""
+        """Draw the sample as that epoch shows it. Raises ImageError, DataError."""
         scene, expression = self.places[index]
-        picture = self.job.pictures.load(scene)
-        height, width = picture.shape[:2]
+        image = self.job.images.load(scene)
+        height, width = image.shape[:2]
         check_box_touches(scene, expression, width, height)
         if not self.augment:
-            return _sample(resized(picture, *self.sizes), expression.box, (width, height), expression.text)
+            return _sample(resized(image, *self.sizes), expression.box, (width, height), expression.text)
         rng = np.random.default_rng([self.job.context.seed, epoch, index])
-        return augmented(picture, expression.box, expression.text, self.sizes, rng)
+        return augmented(image, expression.box, expression.text, self.sizes, rng)
 
 
-def augmented(picture: Picture, box: Box, text: str, sizes: tuple[int, int], rng: np.random.Generator) -> Sample:
+def augmented(image: ImageArray, box: Box, text: str, sizes: tuple[int, int], rng: np.random.Generator) -> Sample:
     """Resize an image (H, W, 3) at random, every other time after a random crop that keeps some of the box.
 
     No flip: expressions say left and right. `sizes` are the (short, long) sides of evaluation.
     """
     share = sizes[0] / BASE
     short = round(int(rng.choice(SCALES)) * share)
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     if rng.random() >= 0.5:
         # 1. Resize, without a limit of the long side.
-        picture = _hwc(resized(picture, round(int(rng.choice(BEFORE_CROP)) * share), 10**9))
-        across, down = picture.shape[1] / width, picture.shape[0] / height
+        image = _hwc(resized(image, round(int(rng.choice(BEFORE_CROP)) * share), 10**9))
+        across, down = image.shape[1] / width, image.shape[0] / height
         box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
         # 2. Crop; the box moves along and is cut at the edges.
-        left, top, right, bottom = _window(picture, box, round(SMALLEST_CROP * share), sizes[1], rng)
-        picture = picture[top:bottom, left:right]
-        height, width = picture.shape[:2]
+        left, top, right, bottom = _window(image, box, round(SMALLEST_CROP * share), sizes[1], rng)
+        image = image[top:bottom, left:right]
+        height, width = image.shape[:2]
         box = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
     # 3. Resize to one of the scales.
-    return _sample(resized(picture, short, sizes[1]), box, (width, height), text)
+    return _sample(resized(image, short, sizes[1]), box, (width, height), text)
 
 
 def collate(samples: Sequence[Sample], tokenizer: Tokenizer, spans: Spans) -> MdetrBatch:
@@ -134,12 +134,12 @@ def _sample(pixels: Tensor, box: Box, size: tuple[int, int], text: str) -> Sampl
     return Sample(pixels, torch.from_numpy(box_xyxy_to_cxcywh(corners)).float(), text)
 
 
-def _window(picture: Picture, box: Box, least: int, most: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def _window(image: ImageArray, box: Box, least: int, most: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
     """Draw a crop (left, top, right, bottom) with sides in `least` .. `most` that keeps some of the box.
 
     After too many tries it is the whole image, where the official code trains without a target.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     for _ in range(TRIES):
         w, h = (int(rng.integers(min(least, side), min(side, most), endpoint=True)) for side in (width, height))
         left, top = int(rng.integers(width - w, endpoint=True)), int(rng.integers(height - h, endpoint=True))
@@ -148,6 +148,6 @@ def _window(picture: Picture, box: Box, least: int, most: int, rng: np.random.Ge
     return 0, 0, width, height
 
 
-def _hwc(pixels: Tensor) -> Picture:
+def _hwc(pixels: Tensor) -> ImageArray:
     """Turn (3, h, w) into (h, w, 3)."""
     return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())

@@ -36,7 +36,7 @@ class MdetrOptions(Table):
     tokenizer: str = Field("roberta-base", description="a folder or a hub id; a weights file that has its own wins")
     short: int | None = Field(None, ge=1, description="short side in pixels; none = what the weights file says, or 800")
     long: int | None = Field(None, ge=1, description="the most the long side may be; none = the file's, or 1333")
-    pictures: int = Field(0, ge=0, description="of one size in a backbone pass; 0 = 8 on a GPU, 1 on a CPU")
+    images: int = Field(0, ge=0, description="of one size in a backbone pass; 0 = 8 on a GPU, 1 on a CPU")
     texts: int = Field(0, ge=0, description="in a pass of the transformer; 0 = 64 on a GPU, 8 on a CPU")
     card: CardOptions = CardOptions()
 
@@ -61,7 +61,7 @@ class MdetrPipeline:
             self._encode_images,
             self._encode_texts,
             self._fuse,
-            images=options.pictures or (8 if gpu else 1),
+            images=options.images or (8 if gpu else 1),
             texts=options.texts or (64 if gpu else 8),
             kind=lambda image: image.shape,
         )
@@ -84,7 +84,7 @@ class MdetrPipeline:
         if not asked:
             return []
         with self.clock.stage("resize"):
-            images = list(self.pool.map(lambda s: resized(s.picture, self.short, self.long), batch))
+            images = list(self.pool.map(lambda s: resized(s.image, self.short, self.long), batch))
         output = self.engine.ground(images, [(index, text_of(query)) for index, query in asked])  # (M, N, S + 5)
         with self.clock.stage("rank"):
             masks = [phrase_mask(query.caption, self.tokenizer) for _, query in asked]
@@ -92,7 +92,7 @@ class MdetrPipeline:
             boxes = output[torch.arange(len(output), device=output.device), best, -4:]
             # float64 holds the indices too: one copy, and the one wait for a GPU.
             rows = torch.cat([boxes.double(), torch.stack([scores, best], dim=1)], dim=1).cpu().numpy()
-        sizes = np.array([batch[index].picture.shape[1::-1] * 2 for index, _ in asked])
+        sizes = np.array([batch[index].image.shape[1::-1] * 2 for index, _ in asked])
         corners = (box_cxcywh_to_xyxy(rows[:, :4]) * sizes).tolist()
         return [
             Prediction(query.id, tuple(box), score, note=self._note(query), query_index=int(number))

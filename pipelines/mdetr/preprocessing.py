@@ -11,18 +11,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench.grounding import Picture
+from bench.grounding import ImageArray
 from pipelines.canvas import IMAGENET
 
 
-def resized(picture: Picture, short: int, long: int) -> Tensor:
+def resized(image: ImageArray, short: int, long: int) -> Tensor:
     """Resize RGB uint8 (H, W, 3) -> (3, h, w) uint8, of the size that `target_size` computes."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     w, h = target_size(width, height, short, long)
-    image = Image.fromarray(picture)
+    out = Image.fromarray(image)
     if (w, h) != (width, height):
-        image = image.resize((w, h), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        out = out.resize((w, h), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(out)).permute(2, 0, 1)
 
 
 def target_size(width: int, height: int, short: int, long: int) -> tuple[int, int]:

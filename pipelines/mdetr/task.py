@@ -142,7 +142,7 @@ class MdetrTask(GrounderTask):
     @property
     def _options(self) -> dict[str, Any]:
         """The pipeline's own options, such as its chunk sizes, but not what it says of other weights."""
-        table = {key: value for key, value in self.job.context.options.items() if key in ("pictures", "texts")}
+        table = {key: value for key, value in self.job.context.options.items() if key in ("images", "texts")}
         return table | {"tokenizer": self.config.tokenizer}
 
     def save(self, path: Path) -> None:

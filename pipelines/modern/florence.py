@@ -2,7 +2,7 @@
 
 An expression is asked as a caption (<CAPTION_TO_PHRASE_GROUNDING>), and the answer is the first box of the first phrase
 that has one: in a referring expression the thing meant comes first, "dog" in "dog next to the cat". An answer without a
-box is a counted miss. A picture passes the vision tower once for all its expressions.
+box is a counted miss. An image passes the vision tower once for all its expressions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class FlorenceOptions(Table):
     weights: str = Field("florence-community/Florence-2-large", description="an id of the hub, or a local folder")
     beams: int = Field(3, ge=1, description="width of the beam search; 1 = greedy")
     max_new_tokens: int = Field(256, ge=8)
-    texts_in_batch: int = Field(8, ge=1, description="expressions of one picture in a forward pass")
+    texts_in_batch: int = Field(8, ge=1, description="expressions of one image in a forward pass")
     card: CardOptions = CardOptions()
 
 
@@ -57,7 +57,7 @@ class Florence:
         """One prediction for every query of every scene, in order."""
         answers = []
         for scene in batch:
-            canvas = for_processor(scene.picture)
+            canvas = for_processor(scene.image)
             said = self.say(canvas, [query.text for query in scene.queries])
             for query in scene.queries:
                 boxes = self.boxes(said[query.text], canvas.size)
@@ -86,12 +86,12 @@ class Florence:
             return by_text(texts, self.options.texts_in_batch, write)
 
     def asked(self, seen: Any, texts: Sequence[str]) -> dict[str, Any]:
-        """What `generate` is given: a row of tokens for each text, and the picture's features for every row."""
+        """What `generate` is given: a row of tokens for each text, and the image's features for every row."""
         tokenizer = self.processor.tokenizer
-        picture = self.processor.image_token * self.processor.num_image_tokens + tokenizer.bos_token
+        image = self.processor.image_token * self.processor.num_image_tokens + tokenizer.bos_token
         question = self.processor.task_prompts_with_input[TASK]
         # A text must not be able to speak in the model's own tags.
-        rows = [picture + question.format(input=text.replace("<", " ")) + tokenizer.eos_token for text in texts]
+        rows = [image + question.format(input=text.replace("<", " ")) + tokenizer.eos_token for text in texts]
         tokens = tokenizer(rows, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt")
         everywhere = type(seen)(pooler_output=seen.pooler_output.expand(len(texts), -1, -1))
         return {
@@ -101,7 +101,7 @@ class Florence:
         }
 
     def boxes(self, said: str, size: tuple[int, int]) -> list[Box]:
-        """Boxes in the order they were written, xyxy pixels of a picture of `size` (width, height)."""
+        """Boxes in the order they were written, xyxy pixels of an image of `size` (width, height)."""
         found = self.processor.post_process_generation(said, task=TASK, image_size=(UNITS, UNITS))[TASK]
         width, height = size[0] / UNITS, size[1] / UNITS
         return [(x1 * width, y1 * height, x2 * width, y2 * height) for x1, y1, x2, y2 in found["bboxes"]]

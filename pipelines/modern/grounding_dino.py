@@ -1,7 +1,7 @@
 """GroundingDINO and MM-GroundingDINO through transformers (spec/pipelines.md 2.6).
 
 Each expression is a prompt of its own, lower-cased and closed by a dot. Only the backbone is independent of the text,
-so a picture passes it once and its features are handed to every expression; all expressions of a scene share forward
+so an image passes it once and its features are handed to every expression; all expressions of a scene share forward
 passes. Of the 900 queries the one that says its best word loudest is the answer, whatever its score.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForZeroShotObjectDetection
 
 from bench.boxes import box_cxcywh_to_xyxy
-from bench.grounding import Boxes, LoadedScene, Picture, PipelineContext, Prediction
+from bench.grounding import Boxes, ImageArray, LoadedScene, PipelineContext, Prediction
 from bench.settings import Table, parse_table
 from pipelines import hub
 from pipelines.card import CardOptions
@@ -29,13 +29,13 @@ class GroundingDinoOptions(Table):
     """[pipelines.grounding-dino] and [pipelines.mm-grounding-dino]."""
 
     weights: str = Field("IDEA-Research/grounding-dino-tiny", description="an id of the hub, or a local folder")
-    texts_in_batch: int = Field(8, ge=1, description="expressions of one picture in a forward pass")
+    texts_in_batch: int = Field(8, ge=1, description="expressions of one image in a forward pass")
     card: CardOptions = CardOptions()
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one text found in a picture: scores (N,) in [0, 1] and boxes (N, 4) xyxy pixels of the N queries."""
+    """What one text found in an image: scores (N,) in [0, 1] and boxes (N, 4) xyxy pixels of the N queries."""
 
     scores: Tensor
     boxes: Boxes
@@ -43,7 +43,7 @@ class Found:
 
 
 class GroundingDino:
-    """The model, its tokenizer and its picture processor."""
+    """The model, its tokenizer and its image processor."""
 
     def __init__(self, weights: str, texts_in_batch: int, context: PipelineContext) -> None:
         self.texts_in_batch, self.context = texts_in_batch, context
@@ -53,16 +53,16 @@ class GroundingDino:
         self.image_processor, self.tokenizer = processor.image_processor, processor.tokenizer
         self.sha256: Mapping[str, str] = hub.hashes(weights, context)
         self.parameters = sum(p.numel() for p in self.model.parameters())
-        self.backbone = _OnePicture(self.model.model.backbone)
+        self.backbone = _OneImage(self.model.model.backbone)
         self.model.model.backbone = self.backbone
         self.accelerated = context.acceleration.apply(self.model, [self.backbone.backbone, self.model])
 
     @torch.inference_mode()
-    def find(self, picture: Picture, texts: Sequence[str]) -> dict[str, Found]:
-        """Each different text -> what it found in `picture`, RGB uint8 (H, W, 3)."""
-        image = for_processor(picture)
-        pixels = self.image_processor(images=image, return_tensors="pt", device=self.context.device)["pixel_values"]
-        scale = torch.tensor([image.width, image.height] * 2, dtype=torch.float64)
+    def find(self, image: ImageArray, texts: Sequence[str]) -> dict[str, Found]:
+        """Each different text -> what it found in `image`, RGB uint8 (H, W, 3)."""
+        pil_image = for_processor(image)
+        pixels = self.image_processor(images=pil_image, return_tensors="pt", device=self.context.device)["pixel_values"]
+        scale = torch.tensor([pil_image.width, pil_image.height] * 2, dtype=torch.float64)
 
         def find(some: list[str]) -> list[Found]:
             return [
@@ -97,8 +97,8 @@ class GroundingDino:
         return {key: value.to(self.context.device) for key, value in padded.items()}, notes
 
 
-class _OnePicture(nn.Module):
-    """Stands in for the backbone: while a picture is kept, its features are what every row of a batch gets."""
+class _OneImage(nn.Module):
+    """Stands in for the backbone: while an image is kept, its features are what every row of a batch gets."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class _OnePicture(nn.Module):
         self.position_embedding = backbone.position_embedding
         self.kept: tuple[list[tuple[Tensor, Tensor]], list[Tensor]] | None = None
 
-    def keeping(self, pixels: Tensor) -> _OnePicture:
+    def keeping(self, pixels: Tensor) -> _OneImage:
         """A context within which the features of `pixels` (1, 3, h, w) are kept."""
         mask = torch.ones(pixels.shape[0], *pixels.shape[2:], dtype=torch.long, device=pixels.device)
         self.kept = self.backbone(pixels, mask)
@@ -151,7 +151,7 @@ class GroundingDinoPipeline:
         answers = []
         for scene in batch:
             with self.clock.stage("ground"):
-                found = self.detector.find(scene.picture, [query.text for query in scene.queries])
+                found = self.detector.find(scene.image, [query.text for query in scene.queries])
             for query in scene.queries:
                 best = found[query.text]
                 score, index = best.scores.max(dim=0)

@@ -1,7 +1,7 @@
-"""OWLv2 and OWL-ViT through transformers: every patch of the picture says a box, and a text how much each is meant.
+"""OWLv2 and OWL-ViT through transformers: every patch of the image says a box, and a text how much each is meant.
 
-The whole image tower knows nothing of the text, so a picture passes it once; a text is encoded once in the pipeline's
-life, and an expression costs one product of its vector with the patches'. Pictures of a batch share the forward pass,
+The whole image tower knows nothing of the text, so an image passes it once; a text is encoded once in the pipeline's
+life, and an expression costs one product of its vector with the patches'. Images of a batch share the forward pass,
 for all have one size.
 """
 
@@ -22,7 +22,7 @@ from pipelines.card import CardOptions
 from pipelines.modern.shared import for_processor, model_card, open_pretrained, reduced
 
 FAMILY = ("owlv2", "owlvit")
-LARGEST = 4  # times the side the model sees: larger pictures are reduced before the processor blurs them
+LARGEST = 4  # times the side the model sees: larger images are reduced before the processor blurs them
 
 
 class OwlOptions(Table):
@@ -47,7 +47,7 @@ class Owl:
         tower = getattr(self.model, self.model.base_model_prefix)
         accelerated = context.acceleration.apply(self.model, [tower.vision_model, tower.text_model])
         config = self.model.config
-        self.padded = config.model_type == "owlv2"  # OWL-ViT squashes the picture, OWLv2 pads it to a square
+        self.padded = config.model_type == "owlv2"  # OWL-ViT squashes the image, OWLv2 pads it to a square
         self.side = int(config.vision_config.image_size)
         self.longest = int(config.text_config.max_position_embeddings)
         self._texts: dict[str, tuple[Tensor, str]] = {}
@@ -89,7 +89,7 @@ class Owl:
 
     def _look(self, scene: LoadedScene) -> tuple[Tensor, tuple[float, float]]:
         """Pixels (1, 3, S, S), and how many of the original's pixels a whole side of them is, across and down."""
-        canvas = for_processor(scene.picture)
+        canvas = for_processor(scene.image)
         seen = reduced(canvas, LARGEST * self.side)
         pixels = self.image_processor(images=seen, return_tensors="pt", device=self.context.device)["pixel_values"]
         across, down = (max(seen.size),) * 2 if self.padded else seen.size

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from bench.errors import WeightsError
-from bench.grounding import Picture, PipelineCard, PipelineContext
+from bench.grounding import ImageArray, PipelineCard, PipelineContext
 from pipelines import hub
 from pipelines.card import make_card
 
@@ -61,25 +61,25 @@ def by_text(texts: Sequence[str], size: int, work: Callable[[list[str]], Iterabl
     return results
 
 
-def for_processor(picture: Picture) -> Image.Image:
-    """RGB uint8 (H, W, 3) -> a picture no thinner than 1:8, widened at the right or the bottom with its mean colour.
+def for_processor(image: ImageArray) -> Image.Image:
+    """RGB uint8 (H, W, 3) -> an image no thinner than 1:8, widened at the right or the bottom with its mean colour.
 
     Coordinates stay those of the original. An image object leaves a processor no doubt which axis holds the channels,
     which it would guess wrongly of an array with one or three rows.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     canvas = (max(height, -(-width // THIN)), max(width, -(-height // THIN)))
     if canvas == (height, width):
-        return Image.fromarray(picture)
+        return Image.fromarray(image)
     wide = np.empty((*canvas, 3), np.uint8)
-    wide[:] = picture.mean(axis=(0, 1)).round()
-    wide[:height, :width] = picture
+    wide[:] = image.mean(axis=(0, 1)).round()
+    wide[:height, :width] = image
     return Image.fromarray(wide)
 
 
 def reduced(image: Image.Image, longest: int) -> Image.Image:
-    """The picture with its long side at `longest` at most; for processors that blur before they shrink, whose time
-    grows with the fourth power of a picture's side.
+    """The image with its long side at `longest` at most; for processors that blur before they shrink, whose time
+    grows with the fourth power of an image's side.
     """
     share = longest / max(image.size)
     if share >= 1:

@@ -2,7 +2,7 @@
 
 What its numbers mean is a fact of the model's training, not of the numbers: it stands in COORDINATES, by model type,
 and a model that is not there is refused. Decoding is greedy; an answer that cannot be read is a counted miss, and the
-note says why. A picture passes the vision tower once for all its expressions.
+note says why. An image passes the vision tower once for all its expressions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipelines.card import CardOptions
 from pipelines.modern.shared import GREEDY, by_text, for_processor, model_card, open_pretrained
 
 # What a model's numbers count.
-RESIZED, THOUSANDTHS = "pixels of the picture as the processor resized it", "thousandths of the picture's sides"
+RESIZED, THOUSANDTHS = "pixels of the image as the processor resized it", "thousandths of the image's sides"
 # QwenLM/Qwen3-VL, README and cookbooks/spatial_understanding.ipynb: Qwen2.5-VL counts the pixels of its resized input,
 # Qwen3-VL went back to a relative scale of 0 to 1000.
 COORDINATES = {"qwen2_5_vl": RESIZED, "qwen3_vl": THOUSANDTHS, "qwen3_vl_moe": THOUSANDTHS}
@@ -37,7 +37,7 @@ class VisionLanguageOptions(Table):
     weights: str = Field("Qwen/Qwen2.5-VL-7B-Instruct", description="an id of the hub, or a local folder")
     prompt: str = Field('Locate "{}" in the image, output its bbox coordinates using JSON format.', pattern=r"\{\}")
     max_new_tokens: int = Field(128, ge=8)
-    texts_in_batch: int = Field(8, ge=1, description="expressions of one picture in a forward pass")
+    texts_in_batch: int = Field(8, ge=1, description="expressions of one image in a forward pass")
     card: CardOptions = CardOptions()
 
 
@@ -70,7 +70,7 @@ class VisionLanguage:
         """One prediction for every query of every scene, in order."""
         answers = []
         for scene in batch:
-            canvas = for_processor(scene.picture)
+            canvas = for_processor(scene.image)
             said, resized = self.say(canvas, [query.text for query in scene.queries])
             counted = resized if self.coordinates == RESIZED else (1000, 1000)
             x, y = canvas.width / counted[0], canvas.height / counted[1]
@@ -82,7 +82,7 @@ class VisionLanguage:
 
     @torch.inference_mode()
     def say(self, canvas: Any, texts: Sequence[str]) -> tuple[dict[str, str], tuple[int, int]]:
-        """Each different text -> what the model answers, and the width and height the picture was resized to."""
+        """Each different text -> what the model answers, and the width and height the image was resized to."""
         with self.clock.stage("image encode"):
             looks = self.processor.image_processor
             pixels = looks(images=canvas, return_tensors="pt", device=self.context.device)
@@ -101,7 +101,7 @@ class VisionLanguage:
             return by_text(texts, self.options.texts_in_batch, write), resized
 
     def asked(self, seen: Any, grid: torch.Tensor, texts: Sequence[str]) -> dict[str, Any]:
-        """What `generate` is given: a row of tokens for each text, and the picture's features for every row."""
+        """What `generate` is given: a row of tokens for each text, and the image's features for every row."""
         processor, rows = self.processor, len(texts)
         count = int(grid[0].prod()) // processor.image_processor.merge_size**2
         prompts = [self._prompt(text).replace(processor.image_token, processor.image_token * count) for text in texts]
@@ -116,7 +116,7 @@ class VisionLanguage:
         }
 
     def _prompt(self, text: str) -> str:
-        """The question as the model's own chat template puts it, the picture as one token."""
+        """The question as the model's own chat template puts it, the image as one token."""
         # A text must not be able to speak in the template's own tags.
         question = self.options.prompt.replace("{}", text.replace("<", " "))
         content = [{"type": "image"}, {"type": "text", "text": question}]
@@ -126,7 +126,7 @@ class VisionLanguage:
 
 
 def _repeated(seen: Any, rows: int) -> Any:
-    """The features of one picture as those of `rows` pictures: (tokens, D) each, in Qwen3-VL of some layers besides."""
+    """The features of one image as those of `rows` images: (tokens, D) each, in Qwen3-VL of some layers besides."""
     changes: dict[str, Any] = {"pooler_output": tuple(seen.pooler_output) * rows}
     if "deepstack_features" in {field.name for field in fields(seen)}:
         changes["deepstack_features"] = [tuple(layer) * rows for layer in seen.deepstack_features]

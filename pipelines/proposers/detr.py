@@ -2,8 +2,8 @@
 
 DETR (Carion et al., ECCV 2020) and its kin answer a set of boxes, so there is no suppression; but RT-DETR, D-FINE and
 Deformable DETR rank pairs of query and class, and the same box can come under several classes: only its best stays.
-Pictures are resized as the model's own processor says, but never padded: those that come out the same size share a
-forward pass, so a picture's boxes do not depend on its neighbours.
+Images are resized as the model's own processor says, but never padded: those that come out the same size share a
+forward pass, so an image's boxes do not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, RTDetrImageProcessor
 
 from bench.errors import WeightsError
-from bench.grounding import LoadedScene, Picture, PipelineContext
+from bench.grounding import ImageArray, LoadedScene, PipelineContext
 from bench.hashing import find_file, sha256_file
 from pipelines import hub, weights
 from pipelines.engine import in_groups
 from pipelines.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
 
 FORMAT = "bench-detr"
-ASPECT = 30  # of one side to the other, beyond which a picture is widened
+ASPECT = 30  # of one side to the other, beyond which an image is widened
 
 
 class DetrOptions(ProposerOptions):
@@ -39,7 +39,7 @@ class DetrOptions(ProposerOptions):
 
 
 class DetrProposer(Proposer):
-    """Boxes of a detection transformer for many pictures at once."""
+    """Boxes of a detection transformer for many images at once."""
 
     def __init__(self, options: DetrOptions, context: PipelineContext) -> None:
         self.options = options
@@ -64,36 +64,36 @@ class DetrProposer(Proposer):
         self.parameters = sum(p.numel() for p in self.model.parameters())
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
-        """One `Proposals` for each scene's picture, RGB uint8 (H, W, 3)."""
-        images = [(self._pixels(scene.picture), scene.picture) for scene in scenes]
+        """One `Proposals` for each scene's image, RGB uint8 (H, W, 3)."""
+        images = [(self._pixels(scene.image), scene.image) for scene in scenes]
         return in_groups(images, lambda image: image[0].shape, self._detect)
 
-    def _pixels(self, picture: Picture) -> Tensor:
+    def _pixels(self, image: ImageArray) -> Tensor:
         """RGB uint8 (H, W, 3) -> (3, h, w) as the model wants it, resized on the device."""
-        image = torch.tensor(picture, device=self.device).permute(2, 0, 1)
-        # Processors that keep the aspect leave a hair of a picture no pixel; widened, its boxes are the same shares.
-        height, width = picture.shape[:2]
+        tensor = torch.tensor(image, device=self.device).permute(2, 0, 1)
+        # Processors that keep the aspect leave a hair of an image no pixel; widened, its boxes are the same shares.
+        height, width = image.shape[:2]
         hair = max(height, width) // (ASPECT * min(height, width)) + 1
-        image = image.repeat_interleave(hair, dim=1 if height < width else 2) if hair > 1 else image
-        out = self.processor(images=image, input_data_format="channels_first", do_pad=False, return_tensors="pt")
+        tensor = tensor.repeat_interleave(hair, dim=1 if height < width else 2) if hair > 1 else tensor
+        out = self.processor(images=tensor, input_data_format="channels_first", do_pad=False, return_tensors="pt")
         pixels: Tensor = out["pixel_values"][0]
         return pixels
 
     @torch.inference_mode()
-    def _detect(self, images: Sequence[tuple[Tensor, Picture]]) -> list[Proposals]:
+    def _detect(self, images: Sequence[tuple[Tensor, ImageArray]]) -> list[Proposals]:
         with torch.autocast(self.device.type, torch.float16, enabled=self.half):
             out = self.model(pixel_values=torch.stack([pixels for pixels, _ in images]))
         out.logits, out.pred_boxes = out.logits.float(), out.pred_boxes.float()
         # Without target sizes the boxes come as shares of the sides, and are scaled in float64.
         answers = self.processor.post_process_object_detection(out, threshold=self.options.confidence)
-        return [self._in_pixels(answer, picture) for answer, (_, picture) in zip(answers, images, strict=True)]
+        return [self._in_pixels(answer, image) for answer, (_, image) in zip(answers, images, strict=True)]
 
-    def _in_pixels(self, answer: Mapping[str, Tensor], picture: Picture) -> Proposals:
-        height, width = picture.shape[:2]
+    def _in_pixels(self, answer: Mapping[str, Tensor], image: ImageArray) -> Proposals:
+        height, width = image.shape[:2]
         boxes = answer["boxes"].double().cpu().numpy() * [width, height, width, height]
         scores = answer["scores"].double().cpu().numpy()
         labels = tuple(self.names.get(int(c), "") for c in np.asarray(answer["labels"].cpu()))
-        return self.options.tidied(Proposals(boxes, scores, labels), picture)
+        return self.options.tidied(Proposals(boxes, scores, labels), image)
 
 
 open_detr = opener(DetrOptions, DetrProposer)
@@ -101,7 +101,7 @@ open_detr = opener(DetrOptions, DetrProposer)
 
 def read_model(path: Path) -> tuple[Any, Any]:
     """A model of `bench train` and its processor, from a .safetensors whose metadata holds the configuration, and its
-    processor's or the side of the square that pictures are squashed to. Raises WeightsError.
+    processor's or the side of the square that images are squashed to. Raises WeightsError.
     """
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: expected a .safetensors of `bench train`; for other weights name their folder")

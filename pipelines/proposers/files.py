@@ -1,10 +1,10 @@
-"""`kind = "file"`: boxes found elsewhere, read from a JSON file and asked by the picture's id.
+"""`kind = "file"`: boxes found elsewhere, read from a JSON file and asked by the image's id.
 
     [{"image_id": 5, "bbox": [x, y, w, h], "score": 0.9, "category_id": 1}, ...]     COCO's results format
     {"annotations": [the same], "categories": [{"id": 1, "name": "person"}]}         COCO's instances format
     {"5": [[x, y, w, h], ...], ...}                                                  ReCLIP's {data set}_dets_dict.json
 
-Boxes are left, top, width, height in pixels of the original picture. Of the ids only what names the picture counts:
+Boxes are left, top, width, height in pixels of the original image. Of the ids only what names the image counts:
 5, "000000000005" and "COCO_train2014_000000000005.jpg" are one.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from bench.boxes import box_xywh_to_xyxy
-from bench.datasets.fingerprint import picture_key
+from bench.datasets.fingerprint import image_key
 from bench.errors import DataError
 from bench.grounding import LoadedScene, PipelineContext
 from bench.hashing import sha256_file
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 class FileProposer(Proposer):
-    """Boxes of a file. A picture that the file does not name gets none at all, and a note: nothing is guessed."""
+    """Boxes of a file. An image that the file does not name gets none at all, and a note: nothing is guessed."""
 
     parameters = 0
     accelerated: frozenset[str] = frozenset()
@@ -60,29 +60,29 @@ class FileProposer(Proposer):
         self.path = path
         self.sha256 = {path.name: sha256_file(path)}
         self._found: dict[str, Proposals] = {}
-        for picture, rows in read_rows(path).items():
+        for image, rows in read_rows(path).items():
             kept = [row for row in rows if row.score >= options.confidence]
             boxes = box_xywh_to_xyxy(np.array([row.box for row in kept], np.float64).reshape(-1, 4))
             scores = np.array([row.score for row in kept], np.float64)
             proposals = Proposals(boxes, scores, tuple(row.label for row in kept))
-            self._found |= {picture: proposals, picture_key(picture): proposals}
+            self._found |= {image: proposals, image_key(image): proposals}
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """One `Proposals` for each scene, by its id; with a note, and no box at all, where the file has none for it."""
         return [self._of(scene) for scene in scenes]
 
     def _of(self, scene: LoadedScene) -> Proposals:
-        found = self._found.get(scene.id, self._found.get(picture_key(scene.id)))
+        found = self._found.get(scene.id, self._found.get(image_key(scene.id)))
         if found is None:
-            return Proposals(np.zeros((0, 4)), np.zeros(0), (), note=f"{self.path.name} has no row for this picture")
-        return self.options.tidied(found, scene.picture)
+            return Proposals(np.zeros((0, 4)), np.zeros(0), (), note=f"{self.path.name} has no row for this image")
+        return self.options.tidied(found, scene.image)
 
 
 open_file = opener(FileOptions, FileProposer)
 
 
 def read_rows(path: Path) -> dict[str, list[Row]]:
-    """Picture id as the file has it -> its rows. Raises DataError naming the file, the row, and what was expected."""
+    """Image id as the file has it -> its rows. Raises DataError naming the file, the row, and what was expected."""
     try:
         held = json.loads(path.read_bytes())
     except OSError as error:
@@ -90,7 +90,7 @@ def read_rows(path: Path) -> dict[str, list[Row]]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error}); is it cut?") from None
     if isinstance(held, dict) and "annotations" not in held:
-        return {str(picture): _boxes(path, picture, boxes) for picture, boxes in held.items()}
+        return {str(image): _boxes(path, image, boxes) for image, boxes in held.items()}
     names: dict[object, str] = {}
     out: dict[str, list[Row]] = {}
     if isinstance(held, dict):
@@ -111,11 +111,11 @@ def read_rows(path: Path) -> dict[str, list[Row]]:
     return out
 
 
-def _boxes(path: Path, picture: str, boxes: object) -> list[Row]:
-    """ReCLIP's boxes of one picture."""
+def _boxes(path: Path, image: str, boxes: object) -> list[Row]:
+    """ReCLIP's boxes of one image."""
     if not isinstance(boxes, list):
-        raise DataError(f"{path}: picture {picture!r}: {_short(boxes)}; expected a list of [x, y, width, height]")
-    return [Row(_box(box, f"{path}: picture {picture!r}, box {n}")) for n, box in enumerate(boxes)]
+        raise DataError(f"{path}: image {image!r}: {_short(boxes)}; expected a list of [x, y, width, height]")
+    return [Row(_box(box, f"{path}: image {image!r}, box {n}")) for n, box in enumerate(boxes)]
 
 
 def _box(value: object, where: str) -> tuple[float, float, float, float]:

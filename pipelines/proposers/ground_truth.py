@@ -1,4 +1,4 @@
-"""`kind = "ground-truth"`: the annotated boxes of a picture as its proposals, the "gt proposals" protocol.
+"""`kind = "ground-truth"`: the annotated boxes of an image as its proposals, the "gt proposals" protocol.
 
 It measures the ranker alone. The harness hands the boxes out through `context.candidates`, and the card marks the run's
 signature (bench/evaluation/opening.py), so no leaderboard sets it beside boxes that a detector found.
@@ -20,7 +20,7 @@ from pipelines.proposers.proposals import Proposals, Proposer, opener
 class GroundTruthOptions(Table):
     """[pipelines.*.proposer] of kind "ground-truth"."""
 
-    whole_picture: bool = Field(False, description="append the whole picture as the last proposal")
+    whole_image: bool = Field(False, description="append the whole image as the last proposal")
 
 
 class GroundTruthProposer(Proposer):
@@ -30,7 +30,7 @@ class GroundTruthProposer(Proposer):
         if context.candidates is None:
             raise UsageError('proposer.kind = "ground-truth" works inside `bench run` only')
         self.sha256 = {}
-        self._whole_picture = options.whole_picture
+        self._whole_image = options.whole_image
         self.annotated, self._boxes = context.candidates.take()
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
@@ -39,8 +39,8 @@ class GroundTruthProposer(Proposer):
 
     def _of(self, scene: LoadedScene) -> Proposals:
         boxes = self._boxes(scene.id)
-        if self._whole_picture:
-            height, width = scene.picture.shape[:2]
+        if self._whole_image:
+            height, width = scene.image.shape[:2]
             boxes = np.concatenate([boxes, [[0.0, 0.0, width, height]]])
         return Proposals(boxes, np.ones(len(boxes)), ("",) * len(boxes))
 

@@ -2,7 +2,7 @@
 among its best ten (spec/pipelines.md 3.3), which leaves something for a ranker to do.
 
 It is the one detector that has to be asked: a scene's proposals are the union of the best boxes of each of its
-expressions, so what one expression may choose from depends on which others are asked about the same picture.
+expressions, so what one expression may choose from depends on which others are asked about the same image.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class GroundingDinoProposerOptions(ProposerOptions):
     """[pipelines.*.proposer] with `kind = "grounding-dino"`."""
 
     weights: str = Field("IDEA-Research/grounding-dino-tiny", description="an id of the hub, or a local folder")
-    texts_in_batch: int = Field(8, ge=1, description="expressions of one picture in a forward pass")
+    texts_in_batch: int = Field(8, ge=1, description="expressions of one image in a forward pass")
     boxes_per_text: int = Field(10, ge=1, description="the best of the 900 queries for each expression")
     top_k: int = Field(50, ge=1, description="of a scene")
 
@@ -36,19 +36,19 @@ class GroundingDinoProposer(Proposer):
         self.parameters, self.accelerated = self.detector.parameters, self.detector.accelerated
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
-        """One `Proposals` for each scene, from its picture and its texts."""
+        """One `Proposals` for each scene, from its image and its texts."""
         return [self._propose(scene) for scene in scenes]
 
     def _propose(self, scene: LoadedScene) -> Proposals:
         options = self.options
         boxes, scores, labels = [np.zeros((0, 4))], [np.zeros(0)], []
-        for text, found in self.detector.find(scene.picture, [query.text for query in scene.queries]).items():
+        for text, found in self.detector.find(scene.image, [query.text for query in scene.queries]).items():
             best = found.scores.topk(min(options.boxes_per_text, len(found.scores)))
             boxes.append(found.boxes[best.indices.cpu().numpy()])
             scores.append(best.values.double().cpu().numpy())
             labels += [text] * len(boxes[-1])
         together = Proposals(np.concatenate(boxes), np.concatenate(scores), tuple(labels))
-        return options.tidied(together, scene.picture)
+        return options.tidied(together, scene.image)
 
 
 open_grounding_dino = opener(GroundingDinoProposerOptions, GroundingDinoProposer)

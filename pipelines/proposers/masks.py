@@ -26,8 +26,8 @@ class MaskProposer(Proposer):
         self.accelerated = self.model.accelerated
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
-        """One `Proposals`, with masks (N, H, W), for each scene's picture."""
-        return [self.options.tidied(self.model.find(scene.picture), scene.picture) for scene in scenes]
+        """One `Proposals`, with masks (N, H, W), for each scene's image."""
+        return [self.options.tidied(self.model.find(scene.image), scene.image) for scene in scenes]
 
 
 open_masks = opener(MaskProposerOptions, MaskProposer)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.boxes import iou_pairwise
 from bench.errors import DataError
-from bench.grounding import Box, LoadedScene, Picture, Scene
+from bench.grounding import Box, ImageArray, LoadedScene, Scene
 from bench.training.task import Batch, TrainingJob
 from pipelines.proposers.proposals import Proposer
 
@@ -81,11 +81,11 @@ class ObjectDataset:
         self,
         job: TrainingJob,
         names: Sequence[str],
-        resize: Callable[[Picture], Tensor],
+        resize: Callable[[ImageArray], Tensor],
         mirror: bool = True,
         in_memory: bool = False,
     ) -> None:
-        self.pictures, self.seed = job.pictures, job.context.seed
+        self.images, self.seed = job.images, job.context.seed
         self.scenes = [scene for scene in job.scenes if scene_objects(scene)]
         self.index = {name: number for number, name in enumerate(names)}
         self.resize, self.mirror, self.in_memory = resize, mirror, in_memory
@@ -99,7 +99,7 @@ class ObjectDataset:
         return self.scenes[index].id
 
     def sample(self, epoch: int, index: int) -> Sample:
-        """Return an image, its boxes and labels, as that epoch shows them. Raises PictureError."""
+        """Return an image, its boxes and labels, as that epoch shows them. Raises ImageError."""
         pixels, boxes, labels = self._kept.get(index) or self._load(index)
         if self.mirror and np.random.default_rng([self.seed, epoch, index]).random() < 0.5:
             pixels = pixels.flip(-1)
@@ -108,11 +108,11 @@ class ObjectDataset:
 
     def _load(self, index: int) -> Sample:
         scene = self.scenes[index]
-        picture = self.pictures.load(scene)
-        height, width = picture.shape[:2]
+        image = self.images.load(scene)
+        height, width = image.shape[:2]
         objects = scene_objects(scene)
         boxes = torch.tensor([box for _, box in objects]).reshape(-1, 4) / torch.tensor([width, height] * 2)
-        sample = self.resize(picture), boxes, torch.tensor([self.index[name] for name, _ in objects])
+        sample = self.resize(image), boxes, torch.tensor([self.index[name] for name, _ in objects])
         if self.in_memory:
             self._kept[index] = sample
         return sample
@@ -144,7 +144,7 @@ def recall(proposer: Proposer, job: TrainingJob) -> dict[str, float]:
     best, made = [np.zeros(0)], 0
     for start in range(0, len(job.validation), AT_ONCE):
         scenes = job.validation[start : start + AT_ONCE]
-        loaded = [LoadedScene(scene.id, job.validation_pictures.load(scene), ()) for scene in scenes]
+        loaded = [LoadedScene(scene.id, job.validation_images.load(scene), ()) for scene in scenes]
         proposals = proposer.propose(loaded)
         made += sum(map(len, proposals))
         best += [
@@ -157,5 +157,5 @@ def recall(proposer: Proposer, job: TrainingJob) -> dict[str, float]:
         "recall@0.5": float((overlap >= 0.5).sum() / count),
         "recall@0.75": float((overlap >= 0.75).sum() / count),
         "mean_iou": round(float(overlap.sum() / count), 4),
-        "proposals_per_picture": made / max(1, len(job.validation)),
+        "proposals_per_image": made / max(1, len(job.validation)),
     }

@@ -21,16 +21,16 @@ from pydantic import Field
 from bench import registry
 from bench.boxes import box_area_xyxy, clip_xyxy, iou_pairwise
 from bench.errors import SettingsError
-from bench.grounding import Boxes, LoadedScene, Picture, PipelineContext
+from bench.grounding import Boxes, ImageArray, LoadedScene, PipelineContext
 from bench.settings import Table, parse_table
 
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """Boxes (N, 4) xyxy pixels of the picture, best first; scores (N,) in [0, 1]; the detector's class name of each.
+    """Boxes (N, 4) xyxy pixels of the image, best first; scores (N,) in [0, 1]; the detector's class name of each.
 
     `masks` (N, H, W) are the same regions to the pixel, of proposers that know them; `note` is what a reader should
-    know about this picture's.
+    know about this image's.
     """
 
     boxes: Boxes
@@ -48,7 +48,7 @@ CONSIDERED = 40  # times `top_k`: a detector that says thousands of boxes is com
 
 
 class Proposer(Protocol):
-    """Finds the boxes of many pictures in one call; what it finds in one picture does not depend on the others.
+    """Finds the boxes of many images in one call; what it finds in one image does not depend on the others.
 
     `sha256` maps weights files to hashes, `accelerated` is what `Acceleration.apply` returned for its network, and
     `annotated` the mark of `Candidates.take`, where it proposes annotated boxes.
@@ -60,7 +60,7 @@ class Proposer(Protocol):
     annotated: str = ""
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
-        """One `Proposals` for each scene. A detector looks at its picture only; a file is asked by its id."""
+        """One `Proposals` for each scene. A detector looks at its image only; a file is asked by its id."""
         ...
 
 
@@ -69,17 +69,17 @@ class ProposerOptions(Table):
 
     same_iou: float = Field(0.9, gt=0, le=1, description="above it two boxes are one")
     top_k: int = Field(20, ge=1, description="boxes of an image")
-    whole_picture: bool = Field(True, description="append the whole picture as the last proposal")
+    whole_image: bool = Field(True, description="append the whole image as the last proposal")
 
-    def tidied(self, found: Proposals, picture: Picture) -> Proposals:
+    def tidied(self, found: Proposals, image: ImageArray) -> Proposals:
         """Apply `tidy` to what was found in an image (H, W, 3)."""
-        height, width = picture.shape[:2]
-        return tidy(found, (width, height), self.top_k, self.same_iou, self.whole_picture)
+        height, width = image.shape[:2]
+        return tidy(found, (width, height), self.top_k, self.same_iou, self.whole_image)
 
 
-def tidy(proposals: Proposals, size: tuple[int, int], top_k: int, same: float, whole_picture: bool) -> Proposals:
-    """Clip to the picture (width, height), drop what is empty or not finite and near copies (IoU > `same`, whatever
-    their class), keep the best `top_k`, and append the whole picture, so that a ranker always has something to choose.
+def tidy(proposals: Proposals, size: tuple[int, int], top_k: int, same: float, whole_image: bool) -> Proposals:
+    """Clip to the image (width, height), drop what is empty or not finite and near copies (IoU > `same`, whatever
+    their class), keep the best `top_k`, and append the whole image, so that a ranker always has something to choose.
     """
     width, height = size
     sound = np.flatnonzero(np.isfinite(proposals.scores) & np.isfinite(proposals.boxes).all(axis=1))
@@ -91,7 +91,7 @@ def tidy(proposals: Proposals, size: tuple[int, int], top_k: int, same: float, w
     order, boxes = order[kept], boxes[kept]
     scores, labels = proposals.scores[order], tuple(proposals.labels[i] for i in order)
     masks = None if proposals.masks is None else proposals.masks[order]
-    if whole_picture:
+    if whole_image:
         if masks is not None:
             masks = np.concatenate([masks, np.ones((1, height, width), bool)])
         boxes = np.concatenate([boxes, [[0.0, 0.0, width, height]]])

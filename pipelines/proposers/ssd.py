@@ -1,8 +1,8 @@
 """SSD proposals: torchvision's single-shot detectors with their COCO weights, a local file, or one of `bench train`.
 
-An SSD sees every picture squashed to one square, so all pictures share a forward pass and none is padded. The decoding
+An SSD sees every image squashed to one square, so all images share a forward pass and none is padded. The decoding
 is class-agnostic, unlike torchvision's own: a box counts once, with its best class, because a ranker reads the text,
-not the label. It is done for the whole batch at once; torchvision loops over pictures and classes.
+not the label. It is done for the whole batch at once; torchvision loops over images and classes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pipelines.proposers.proposals import Proposals, Proposer, ProposerOptions, 
 FORMAT = "bench-ssd"
 PUBLISHED = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")  # torchvision's; each has weights COCO_V1
 Architecture = Mapping[str, Any]  # {"plan": of a small SSD} or {"torchvision": one of its names}
-CANDIDATES = 400  # boxes of a picture that go into the suppression, as in torchvision's ssd300_vgg16
+CANDIDATES = 400  # boxes of an image that go into the suppression, as in torchvision's ssd300_vgg16
 
 
 class SsdOptions(ProposerOptions):
@@ -45,7 +45,7 @@ class SsdOptions(ProposerOptions):
 
 
 class SsdProposer(Proposer):
-    """Boxes of an SSD for many pictures at once."""
+    """Boxes of an SSD for many images at once."""
 
     def __init__(self, options: SsdOptions, context: PipelineContext) -> None:
         self.options = options
@@ -61,7 +61,7 @@ class SsdProposer(Proposer):
 
     @torch.inference_mode()
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
-        """One `Proposals` for each scene's picture, RGB uint8 (H, W, 3)."""
+        """One `Proposals` for each scene's image, RGB uint8 (H, W, 3)."""
         if not scenes:
             return []
         boxes, scores, labels, which = self._candidates(scenes)
@@ -70,18 +70,18 @@ class SsdProposer(Proposer):
         owner = which[kept].cpu().numpy()
         answers = []
         for number, scene in enumerate(scenes):
-            mine, (height, width) = table[owner == number], scene.picture.shape[:2]
+            mine, (height, width) = table[owner == number], scene.image.shape[:2]
             found = Proposals(
                 mine[:, :4] * [width, height, width, height], mine[:, 4], tuple(self.names[int(c)] for c in mine[:, 5])
             )
-            answers.append(self.options.tidied(found, scene.picture))
+            answers.append(self.options.tidied(found, scene.image))
         return answers
 
     def _candidates(self, scenes: Sequence[LoadedScene]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The likely boxes of all pictures together: xyxy in shares of the sides (N, 4), score, class, picture (N,)."""
-        pictures = [torch.tensor(s.picture, device=self.device).permute(2, 0, 1).float() / 255 for s in scenes]
-        images, _ = self.model.transform(pictures)  # resized to the square and normalised
-        head, anchors = raw_outputs(self.model, images, self.dtype)
+        """The likely boxes of all images together: xyxy in shares of the sides (N, 4), score, class, image (N,)."""
+        images = [torch.tensor(s.image, device=self.device).permute(2, 0, 1).float() / 255 for s in scenes]
+        resized, _ = self.model.transform(images)  # resized to the square and normalised
+        head, anchors = raw_outputs(self.model, resized, self.dtype)
         scores, labels = head["cls_logits"].softmax(-1)[..., 1:].max(-1)  # (B, A), without the background
         scores = torch.where(scores >= self.options.confidence, scores, -1.0)  # NaN too
         scores, best = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)  # (B, K)
@@ -89,9 +89,9 @@ class SsdProposer(Proposer):
         sure = scores >= 0
         which, best = which[sure], best[sure]
         boxes = self.model.box_coder.decode_single(head["bbox_regression"][which, best], anchors[best])
-        height, width = images.tensors.shape[-2:]
+        height, width = resized.tensors.shape[-2:]
         boxes = clip_boxes_to_image(boxes, (height, width)) / boxes.new_tensor([width, height, width, height])
-        sound = boxes.isfinite().all(dim=1)  # the suppression would spread a NaN to the other pictures
+        sound = boxes.isfinite().all(dim=1)  # the suppression would spread a NaN to the other images
         return boxes[sound], scores[sure][sound], labels[which, best][sound] + 1, which[sound]
 
 
@@ -100,7 +100,7 @@ open_ssd = opener(SsdOptions, SsdProposer)
 
 def raw_outputs(model: SSD, images: ImageList, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:
     """What the network says before decoding, float32: "bbox_regression" (B, A, 4) and "cls_logits" (B, A, 1 + classes);
-    and the default boxes (A, 4), xyxy pixels of the resized picture. The convolutions run in `dtype`.
+    and the default boxes (A, 4), xyxy pixels of the resized image. The convolutions run in `dtype`.
     """
     with torch.autocast(images.tensors.device.type, dtype, enabled=dtype != torch.float32):
         maps: list[Tensor] = list(model.backbone(images.tensors).values())
@@ -178,7 +178,7 @@ def _find(name: str, context: PipelineContext) -> Path:
 class SsdPlan(Table):
     """What a small SSD is built from; it travels in the metadata of the weights."""
 
-    image_size: int = Field(192, ge=64, multiple_of=64, description="pictures are squashed to this square")
+    image_size: int = Field(192, ge=64, multiple_of=64, description="images are squashed to this square")
     stem: int = Field(16, ge=8, description="channels at stride 2; twice as many at stride 4")
     channels: tuple[int, int, int, int] = Field((64, 96, 128, 128), description="at strides 8, 16, 32 and 64")
     pyramid: int = Field(64, ge=8, description="channels of every map the head sees")

@@ -22,7 +22,7 @@ from torchvision.ops import box_convert, box_iou
 
 from bench.acceleration import Acceleration
 from bench.errors import SettingsError
-from bench.grounding import Picture
+from bench.grounding import ImageArray
 from bench.settings import parse_table
 from bench.training.config import TrainConfig
 from bench.training.optimiser import decay_split
@@ -94,8 +94,8 @@ class DetectorTask(TrainTask):
         """Return the network to train; with `new_head` one whose classes are `names`."""
 
     @abstractmethod
-    def resized(self, picture: Picture) -> Tensor:
-        """Return an image, RGB uint8 (H, W, 3), as the network gets it: (3, h, w) uint8."""
+    def resized(self, image: ImageArray) -> Tensor:
+        """Return an tensor, RGB uint8 (H, W, 3), as the network gets it: (3, h, w) uint8."""
 
     def dataset(self, augment: bool = True) -> ObjectDataset:
         """Return one sample an image."""
@@ -117,7 +117,7 @@ class DetectorTask(TrainTask):
         with TemporaryDirectory() as folder:
             if path is None:
                 self.save(path := Path(folder) / "weights.safetensors")
-            table = {"kind": self.kind, "weights": str(path.resolve()), "whole_picture": False}
+            table = {"kind": self.kind, "weights": str(path.resolve()), "whole_image": False}
             return recall(open_proposer(table, "validation", self.job.context), self.job)
 
     @property
@@ -155,11 +155,11 @@ class DetrTask(DetectorTask):
         labels = {"id2label": dict(enumerate(self.names)), "label2id": {n: i for i, n in enumerate(self.names)}}
         return weights.load_matching(detr.build(detr.table_of(opened.model) | labels), opened.model.state_dict())
 
-    def resized(self, picture: Picture) -> Tensor:
-        """Return the image resized by the model's own processor."""
-        image = torch.tensor(picture).permute(2, 0, 1)
+    def resized(self, image: ImageArray) -> Tensor:
+        """Return the tensor resized by the model's own processor."""
+        tensor = torch.tensor(image).permute(2, 0, 1)
         plain = {"do_rescale": False, "do_normalize": False, "do_pad": False, "return_tensors": "pt"}
-        pixels: Tensor = self.processor(images=image, input_data_format="channels_first", **plain)["pixel_values"][0]
+        pixels: Tensor = self.processor(images=tensor, input_data_format="channels_first", **plain)["pixel_values"][0]
         return pixels
 
     def losses(self, batch: Objects, rng: torch.Generator) -> dict[str, Tensor]:
@@ -217,10 +217,10 @@ class SsdTask(DetectorTask):
         (self.side, _) = model.transform.fixed_size
         return model.to(memory_format=torch.channels_last)
 
-    def resized(self, picture: Picture) -> Tensor:
-        """Return the image squashed as torchvision's SSD does: bilinear, no antialias."""
-        image = torch.tensor(picture).permute(2, 0, 1)[None].float()
-        squashed = F.interpolate(image, (self.side, self.side), mode="bilinear", align_corners=False)[0]
+    def resized(self, image: ImageArray) -> Tensor:
+        """Return the tensor squashed as torchvision's SSD does: bilinear, no antialias."""
+        tensor = torch.tensor(image).permute(2, 0, 1)[None].float()
+        squashed = F.interpolate(tensor, (self.side, self.side), mode="bilinear", align_corners=False)[0]
         return squashed.round().to(torch.uint8)
 
     def losses(self, batch: Objects, rng: torch.Generator) -> dict[str, Tensor]:

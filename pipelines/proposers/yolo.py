@@ -1,7 +1,7 @@
 """YOLO proposals, any detection model of ultralytics (AGPL-3.0, the only file that runs it).
 
-Pictures are letterboxed as ultralytics does for a single picture: the smallest canvas of whole strides around the
-picture scaled to `image_size`. Pictures that share a canvas share a forward pass, so a picture's boxes never depend on
+Images are letterboxed as ultralytics does for a single image: the smallest canvas of whole strides around the
+image scaled to `image_size`. Images that share a canvas share a forward pass, so an image's boxes never depend on
 its neighbours, which the package's own batches do not promise.
 """
 
@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bench.errors import MissingPackage, WeightsError
-from bench.grounding import LoadedScene, Picture, PipelineContext
+from bench.grounding import ImageArray, LoadedScene, PipelineContext
 from bench.hashing import find_file, sha256_file
 from pipelines import weights
 from pipelines.engine import in_groups
@@ -39,7 +39,7 @@ class YoloOptions(ProposerOptions):
 
 
 class YoloProposer(Proposer):
-    """Boxes of a YOLO for many pictures at once."""
+    """Boxes of a YOLO for many images at once."""
 
     def __init__(self, options: YoloOptions, context: PipelineContext) -> None:
         self.options = options
@@ -62,19 +62,19 @@ class YoloProposer(Proposer):
             head.stride, head.dynamic = head.stride.tolist(), True
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
-        """One `Proposals` for each scene's picture, RGB uint8 (H, W, 3)."""
-        return in_groups([scene.picture for scene in scenes], self._canvas, self._detect)
+        """One `Proposals` for each scene's image, RGB uint8 (H, W, 3)."""
+        return in_groups([scene.image for scene in scenes], self._canvas, self._detect)
 
-    def _canvas(self, picture: Picture) -> tuple[int, int]:
-        height, width = _scaled(picture.shape, self.options.image_size)
+    def _canvas(self, image: ImageArray) -> tuple[int, int]:
+        height, width = _scaled(image.shape, self.options.image_size)
         return tuple(-(-side // self.stride) * self.stride for side in (height, width))  # type: ignore[return-value]
 
     @torch.inference_mode()
-    def _detect(self, pictures: Sequence[Picture]) -> list[Proposals]:
+    def _detect(self, images: Sequence[ImageArray]) -> list[Proposals]:
         from ultralytics.utils.nms import non_max_suppression
 
-        canvas = self._canvas(pictures[0])
-        batch = torch.stack([self._letterboxed(picture, canvas) for picture in pictures])  # (B, 3, h, w)
+        canvas = self._canvas(images[0])
+        batch = torch.stack([self._letterboxed(image, canvas) for image in images])  # (B, 3, h, w)
         out = self.model(batch.to(self.dtype))
         out = out[0] if isinstance(out, (tuple, list)) else out
         rows = non_max_suppression(
@@ -87,27 +87,27 @@ class YoloProposer(Proposer):
             max_time_img=60.0,  # a time limit would make the boxes depend on how busy the machine is
             end2end=self.end2end,
         )
-        return [self._in_pixels(r, p, canvas) for r, p in zip(rows, pictures, strict=True)]
+        return [self._in_pixels(r, p, canvas) for r, p in zip(rows, images, strict=True)]
 
-    def _letterboxed(self, picture: Picture, canvas: tuple[int, int]) -> Tensor:
+    def _letterboxed(self, image: ImageArray, canvas: tuple[int, int]) -> Tensor:
         """RGB uint8 (H, W, 3) -> (3, h, w) in 0..1, scaled and centred on grey."""
-        size = _scaled(picture.shape, self.options.image_size)
-        image = torch.tensor(picture, device=self.device).permute(2, 0, 1)[None].float() / 255
-        if tuple(image.shape[-2:]) != size:
-            image = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=False)
+        size = _scaled(image.shape, self.options.image_size)
+        tensor = torch.tensor(image, device=self.device).permute(2, 0, 1)[None].float() / 255
+        if tuple(tensor.shape[-2:]) != size:
+            tensor = F.interpolate(tensor, size, mode="bilinear", align_corners=False, antialias=False)
         top, left = (canvas[0] - size[0]) // 2, (canvas[1] - size[1]) // 2
         pad = (left, canvas[1] - size[1] - left, top, canvas[0] - size[0] - top)
-        return F.pad(image, pad, value=GREY)[0]
+        return F.pad(tensor, pad, value=GREY)[0]
 
-    def _in_pixels(self, rows: Tensor, picture: Picture, canvas: tuple[int, int]) -> Proposals:
-        """Rows (N, 6) of x1, y1, x2, y2 on the canvas, score, class -> boxes in pixels of the picture."""
-        table, shape = rows.double().cpu().numpy(), picture.shape
+    def _in_pixels(self, rows: Tensor, image: ImageArray, canvas: tuple[int, int]) -> Proposals:
+        """Rows (N, 6) of x1, y1, x2, y2 on the canvas, score, class -> boxes in pixels of the image."""
+        table, shape = rows.double().cpu().numpy(), image.shape
         height, width = _scaled(shape, self.options.image_size)
         shift = np.array([(canvas[1] - width) // 2, (canvas[0] - height) // 2] * 2)
         scale = np.array([shape[1] / width, shape[0] / height] * 2)
         boxes = (table[:, :4] - shift) * scale
         labels = tuple(self.names.get(int(c), "") for c in table[:, 5])
-        return self.options.tidied(Proposals(boxes, table[:, 4], labels), picture)
+        return self.options.tidied(Proposals(boxes, table[:, 4], labels), image)
 
 
 open_yolo = opener(YoloOptions, YoloProposer)
@@ -156,7 +156,7 @@ def ultralytics() -> Any:
     from PIL import Image
     from ultralytics.utils import patches
 
-    # It replaces Pillow's open for the whole process, by one that wants to install a package for what is no picture.
+    # It replaces Pillow's open for the whole process, by one that wants to install a package for what is no image.
     Image.open = getattr(patches, "_image_open", Image.open)
     return package
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from bench.acceleration import Acceleration
 from bench.boxes import box_xyxy_to_cxcywh
-from bench.grounding import PictureSource, Scene
+from bench.grounding import ImageSource, Scene
 from bench.settings import Table, parse_table
 from bench.training.task import ExternalTraining, Trained, TrainingJob
 from pipelines import weights
@@ -59,7 +59,7 @@ class YoloTraining(ExternalTraining):
             names = found  # ultralytics keeps the weights whose shapes fit
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
-            export(job.scenes, job.pictures, names, root / "train")
+            export(job.scenes, job.images, names, root / "train")
             data = {"path": folder, "train": "train/images", "val": "train/images", "names": dict(enumerate(names))}
             (root / "data.yaml").write_text(json.dumps(data), encoding="utf-8")  # JSON is YAML
             settings = {
@@ -92,22 +92,22 @@ class YoloTraining(ExternalTraining):
         out = job.out / f"{recipe.name}.safetensors"
         metadata = {"format": FORMAT, "plan": {**model.yaml, "nc": len(names)}, "names": names}
         weights.write_safetensors(out, model.state_dict(), metadata | {"recipe": recipe.model_dump()})
-        options = YoloOptions(weights=str(out.resolve()), image_size=recipe.image_size, whole_picture=False)
+        options = YoloOptions(weights=str(out.resolve()), image_size=recipe.image_size, whole_image=False)
         context = replace(job.context, acceleration=Acceleration())
         return Trained(out, recipe.model_dump(), recall(YoloProposer(options, context), job))
 
 
-def export(scenes: Sequence[Scene], pictures: PictureSource, names: Sequence[str], folder: Path) -> None:
-    """Write images and labels as ultralytics reads them: class, cx, cy, w, h in 0..1. Raises PictureError."""
+def export(scenes: Sequence[Scene], images: ImageSource, names: Sequence[str], folder: Path) -> None:
+    """Write images and labels as ultralytics reads them: class, cx, cy, w, h in 0..1. Raises ImageError."""
     (folder / "images").mkdir(parents=True)
     (folder / "labels").mkdir()
     for number, scene in enumerate(scenes):
-        picture, objects = pictures.load(scene), scene_objects(scene)
-        height, width = picture.shape[:2]
+        image, objects = images.load(scene), scene_objects(scene)
+        height, width = image.shape[:2]
         boxes = box_xyxy_to_cxcywh([box for _, box in objects]) / [width, height, width, height]
         rows = [
             f"{names.index(name)} {' '.join(f'{v:.6f}' for v in box)}"
             for (name, _), box in zip(objects, boxes, strict=True)
         ]
         (folder / "labels" / f"{number:06d}.txt").write_text("\n".join(rows), encoding="utf-8")
-        Image.fromarray(picture).save(folder / "images" / f"{number:06d}.jpg", quality=95)
+        Image.fromarray(image).save(folder / "images" / f"{number:06d}.jpg", quality=95)

@@ -4,8 +4,8 @@
                  (the library's own "mask-generation")
     universal    Mask2Former, MaskFormer, EoMT, DETR's panoptic models: things and stuff with names, panoptic
 
-Pictures go through one at a time: these models are far beyond the size where a batch is what makes a GPU busy, and no
-picture is padded to the size of another.
+Images go through one at a time: these models are far beyond the size where a batch is what makes a GPU busy, and no
+image is padded to the size of another.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASK_GENERATION_MAP
 from transformers.models.auto.modeling_auto import MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES as UNIVERSAL
 
 from bench.errors import WeightsError
-from bench.grounding import Picture, PipelineContext
+from bench.grounding import ImageArray, PipelineContext
 from bench.settings import Table
 from pipelines import hub
 from pipelines.proposers.proposals import Proposals
@@ -48,7 +48,7 @@ class MaskOptions(Table):
 
 
 class MaskModel:
-    """Masks of a picture, largest score first."""
+    """Masks of an image, largest score first."""
 
     def __init__(self, options: MaskOptions, context: PipelineContext) -> None:
         """Raises WeightsError: not there, not complete, or no model that makes masks."""
@@ -59,7 +59,7 @@ class MaskModel:
         known = sorted((PROMPTABLE.keys() | UNIVERSAL.keys()) - NEEDS_A_TEXT)
         if config.model_type not in known:
             raise WeightsError(
-                f"{what}: {options.weights} is a {config.model_type!r}, which makes no masks of a picture alone; "
+                f"{what}: {options.weights} is a {config.model_type!r}, which makes no masks of an image alone; "
                 f"one of {', '.join(known)} is needed"
             )
         self.promptable = config.model_type in PROMPTABLE
@@ -79,32 +79,32 @@ class MaskModel:
             )
 
     @torch.inference_mode()
-    def find(self, picture: Picture) -> Proposals:
+    def find(self, image: ImageArray) -> Proposals:
         """RGB uint8 (H, W, 3) -> masks (N, H, W) with their boxes, scores and class names ("" where there are none)."""
         with hub.autocast(self._context):
-            masks, scores, labels = (self._everything if self.promptable else self._panoptic)(picture)
+            masks, scores, labels = (self._everything if self.promptable else self._panoptic)(image)
         seen = masks.any(axis=(1, 2))
         order = np.argsort(-scores[seen], kind="stable")
         masks, scores, labels = masks[seen][order], scores[seen][order], np.array(labels, object)[seen][order]
         return Proposals(boxes_of_masks(masks), scores, tuple(labels), masks)
 
-    def _everything(self, picture: Picture) -> tuple[Any, Any, list[str]]:
+    def _everything(self, image: ImageArray) -> tuple[Any, Any, list[str]]:
         options = self.options
         out = self._generate(
-            Image.fromarray(picture),
+            Image.fromarray(image),
             points_per_batch=options.points_at_once,
             points_per_crop=options.points,
             pred_iou_thresh=options.predicted_iou,
             stability_score_thresh=options.stability,
         )
         found = [np.asarray(torch.as_tensor(mask).cpu(), bool) for mask in out["masks"]]
-        masks = np.stack(found) if found else np.zeros((0, *picture.shape[:2]), bool)
+        masks = np.stack(found) if found else np.zeros((0, *image.shape[:2]), bool)
         return masks, out["scores"].double().cpu().numpy(), [""] * len(found)
 
-    def _panoptic(self, picture: Picture) -> tuple[Any, Any, list[str]]:
-        inputs = self.processor(images=[picture], return_tensors="pt").to(self.device)
+    def _panoptic(self, image: ImageArray) -> tuple[Any, Any, list[str]]:
+        inputs = self.processor(images=[image], return_tensors="pt").to(self.device)
         out = self.model(**inputs)
-        size = picture.shape[:2]
+        size = image.shape[:2]
         # Most fuse what has one name when told which names are stuff; here every segment stays what it is.
         told = "label_ids_to_fuse" in signature(self._cut).parameters
         fuse: dict[str, Any] = {"label_ids_to_fuse": set()} if told else {}

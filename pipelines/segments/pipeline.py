@@ -1,4 +1,4 @@
-"""Segmentation and CLIP: regions that follow the picture's own edges, a score map, and the best box on it.
+"""Segmentation and CLIP: regions that follow the image's own edges, a score map, and the best box on it.
 
     scenes ─► Segmenter ─► regions ─► views, or attention pooling ─► CLIP image ─┐
     expressions ───────────────────────────────────────────────────► CLIP text ─┴─► ranking ─► score map ─► box
@@ -8,7 +8,7 @@ business as in every two-stage pipeline (pipelines/clip/ranking.py); here it doe
 painted with what it got, and the box is where most of that lies.
 
     seg-clip       every region shown to CLIP as views                       (spec/pipelines.md 1.2, done right)
-    clip-pooling   the whole picture shown once, regions by masked attention  (Li et al. 2022)
+    clip-pooling   the whole image shown once, regions by masked attention  (Li et al. 2022)
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class ScoreMap:
         return self.ranker.caches
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
-        """One prediction for every query of every scene, in order; the whole picture where it has no regions."""
+        """One prediction for every query of every scene, in order; the whole image where it has no regions."""
         with self._clock.stage("detect"):
             cuts = self.segmenter.segment(batch)
         chances = self.score(batch, cuts)
@@ -99,8 +99,8 @@ class ScoreMap:
         return answers
 
     def maps(self, scene: LoadedScene) -> Float:
-        """What the answers are read off: a map (rows, columns) over the picture for each query, 0 to 1, one array
-        (Q, rows, columns); a flat 0 where the picture has no regions or all of them score the same.
+        """What the answers are read off: a map (rows, columns) over the image for each query, 0 to 1, one array
+        (Q, rows, columns); a flat 0 where the image has no regions or all of them score the same.
         """
         (cut,) = self.segmenter.segment([scene])
         if not len(cut):
@@ -121,7 +121,7 @@ class PooledScoreMap(ScoreMap):
     def score(self, batch: Sequence[LoadedScene], cuts: Sequence[Segmentation]) -> list[Float]:
         """Score the regions of each scene for its queries -> (Q, R) each."""
         with self._clock.stage("image encode"):
-            vectors = pool_batch(self.poolings, [scene.picture for scene in batch], cuts)
+            vectors = pool_batch(self.poolings, [scene.image for scene in batch], cuts)
         return self.ranker.chances(batch, [_proposals(cut, False) for cut in cuts], vectors)
 
 
@@ -137,7 +137,7 @@ def clip_pooling(context: PipelineContext) -> ScoreMap:
     if useless:
         raise SettingsError(
             f"bench.toml [pipelines.{context.name}.ranker]: {', '.join(sorted(useless))}: CLIP is shown the whole "
-            "picture here, once, and no views of its regions; that is what seg-clip does"
+            "image here, once, and no views of its regions; that is what seg-clip does"
         )
     return PooledScoreMap(
         _options(ClipPoolingOptions, context),
@@ -156,7 +156,7 @@ def _options(model: type[Any], context: PipelineContext) -> Any:
 
 
 def _proposals(cut: Segmentation, masked: bool) -> Proposals:
-    """What a ranker is asked about: the regions, or the whole picture where there are none."""
+    """What a ranker is asked about: the regions, or the whole image where there are none."""
     width, height = cut.size
     if not len(cut):
         whole = np.array([[0.0, 0.0, width, height]])

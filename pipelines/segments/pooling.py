@@ -1,4 +1,4 @@
-"""Region-based attention pooling: one forward pass of CLIP over the whole picture gives a vector for every region
+"""Region-based attention pooling: one forward pass of CLIP over the whole image gives a vector for every region
 ("Adapting CLIP for Phrase Localization Without Further Training", Li et al. 2022; spec/clipvg.md 9.6).
 
 ViT      a copy of the class token for each region goes through the blocks beside the ordinary tokens. It attends to the
@@ -6,7 +6,7 @@ ViT      a copy of the class token for each region goes through the blocks besid
          that may attend to every patch is the class token: the whole mechanism is an attention mask.
 ResNet   the attention pool's query is the mean over the region's cells, and it attends to these cells and to itself.
 
-Patches are finer than CLIP's own: the patches of a ViT overlap (stride patch / `fine`), a ResNet is shown the picture
+Patches are finer than CLIP's own: the patches of a ViT overlap (stride patch / `fine`), a ResNet is shown the image
 `fine` times as large, and the grid of position embeddings is enlarged bilinearly. With `fine` 1 nothing is changed.
 """
 
@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.errors import SettingsError
-from bench.grounding import Picture
+from bench.grounding import ImageArray
 from bench.settings import Table
 from pipelines.clip.encoder import ClipEncoder
 from pipelines.clip.views import make_views
@@ -40,16 +40,16 @@ class PoolingOptions(Table):
 
 
 class RegionPooling:
-    """Unit vectors of the regions of a picture, by one CLIP."""
+    """Unit vectors of the regions of an image, by one CLIP."""
 
     def __init__(self, encoder: ClipEncoder, options: PoolingOptions) -> None:
-        """Raises SettingsError for a CLIP whose picture vector is no class token's and no attention pool's."""
+        """Raises SettingsError for a CLIP whose image vector is no class token's and no attention pool's."""
         self.encoder, self.options = encoder, options
         self.visual: Any = encoder.model.visual
         name = encoder.options.model
         if isinstance(self.visual, VisionTransformer):
             if self.visual.attn_pool is not None or self.visual.pool_type != "tok":
-                raise SettingsError(f"{name}: attention pooling needs a picture vector that is a class token's")
+                raise SettingsError(f"{name}: attention pooling needs an image vector that is a class token's")
             blocks = len(self.visual.transformer.resblocks)
             if options.from_block >= blocks:
                 raise SettingsError(f"pooling.from_block = {options.from_block}: {name} has {blocks} blocks, from 0")
@@ -66,23 +66,23 @@ class RegionPooling:
 
     @property
     def called(self) -> list[Any]:
-        """The modules of the picture tower that are called, which the tower itself never is."""
+        """The modules of the image tower that are called, which the tower itself never is."""
         if isinstance(self.visual, VisionTransformer):
             return list(self.visual.transformer.resblocks)
         return [self.visual.layer1, self.visual.layer2, self.visual.layer3, self.visual.layer4]
 
     @torch.inference_mode()
-    def encode(self, picture: Picture, segmentation: Segmentation) -> Tensor:
-        """RGB uint8 (H, W, 3) and its R regions -> (R, D), float32; the whole picture where there are no regions."""
+    def encode(self, image: ImageArray, segmentation: Segmentation) -> Tensor:
+        """RGB uint8 (H, W, 3) and its R regions -> (R, D), float32; the whole image where there are no regions."""
         encoder, fine = self.encoder, self.options.fine
         vit = isinstance(self.visual, VisionTransformer)
         size = encoder.image_size * (1 if vit else fine)
-        whole = np.array([[0.0, 0.0, picture.shape[1], picture.shape[0]]])
-        image = make_views(picture, whole, ["crop"], size, 0.0, encoder.device)[0]  # (1, 3, S, S)
+        whole = np.array([[0.0, 0.0, image.shape[1], image.shape[0]]])
+        view = make_views(image, whole, ["crop"], size, 0.0, encoder.device)[0]  # (1, 3, S, S)
         side = fine * (self.visual.grid_size[0] if vit else encoder.image_size // 32)
         covered = segmentation.coverage(side, side).reshape(len(segmentation), -1) if len(segmentation) else None
         mask = np.ones((1, side * side), bool) if covered is None else members(covered)
-        pixels = encoder.pixels(image)
+        pixels = encoder.pixels(view)
         inside = torch.tensor(mask, device=encoder.device)
         pooled = self._vit(pixels, inside) if vit else self._resnet(pixels, inside)
         return F.normalize(pooled.float(), dim=-1)
@@ -142,11 +142,11 @@ def members(coverage: Float) -> NDArray[np.bool_]:
 
 
 def pool_batch(
-    poolings: Sequence[RegionPooling], pictures: Sequence[Picture], cuts: Sequence[Segmentation]
+    poolings: Sequence[RegionPooling], images: Sequence[ImageArray], cuts: Sequence[Segmentation]
 ) -> list[Tensor]:
     """Of each CLIP the vectors (R, D) of all the batch's regions, in order."""
-    pairs = list(zip(pictures, cuts, strict=True))
-    return [torch.cat([pooling.encode(picture, cut) for picture, cut in pairs]) for pooling in poolings]
+    pairs = list(zip(images, cuts, strict=True))
+    return [torch.cat([pooling.encode(image, cut) for image, cut in pairs]) for pooling in poolings]
 
 
 def _enlarged(places: Tensor, fine: int) -> Tensor:

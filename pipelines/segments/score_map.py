@@ -6,7 +6,7 @@ Two published recipes are lines of the same table:
                                               box by how far it is above 3/7 of the map's range ([-0.75, 1] in the
                                               original), but scaled over the whole map, not column by column
     Li et al. 2022 (spec/clipvg.md 9.6)       exp(cosine / 0.01), which is CLIP's own temperature, 1 in this table; the
-                                              share of the map inside the box less `area` times the share of the picture
+                                              share of the map inside the box less `area` times the share of the image
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.grounding import Boxes
 from bench.settings import Table
 from pipelines.segments.segmentation import Float, Segmentation, edges
 
-DEAREST = 0.9  # of the map's range: the best cells always count, even for a thing that fills the picture
+DEAREST = 0.9  # of the map's range: the best cells always count, even for a thing that fills the image
 MILLION = 1_000_000
 NUMBERS = 2**15  # in a block of the box search: what stays in a processor's cache is worth a factor of two
 TINY = 1e-100  # a probability of zero, which a rule may say, has no logarithm
@@ -28,7 +28,7 @@ TINY = 1e-100  # a probability of zero, which a rule may say, has no logarithm
 class MapOptions(Table):
     """[pipelines.*.map]."""
 
-    grid: int = Field(40, ge=2, description="cells along the picture's long side")
+    grid: int = Field(40, ge=2, description="cells along the image's long side")
     temperature: float = Field(
         0.0, ge=0, description="paint exp(logit / temperature), so 1 = the ranker's probabilities; 0 = the logits"
     )
@@ -62,14 +62,14 @@ def cells(shape: tuple[int, int], grid: int) -> tuple[int, int]:
 
 
 def maps_of(chances: Float, regions: Segmentation, options: MapOptions) -> Float:
-    """Probabilities (Q, R) over a picture's regions -> maps (Q, rows, columns) over all of it, 0 to 1 each."""
+    """Probabilities (Q, R) over an image's regions -> maps (Q, rows, columns) over all of it, 0 to 1 each."""
     return score_maps(chances, regions.brush(*cells(regions.shape, options.grid)), options)
 
 
 def best_on_maps(chances: Float, regions: Segmentation, options: MapOptions) -> tuple[Boxes, Float]:
-    """Probabilities (Q, R) -> boxes (Q, 4) xyxy pixels of the picture, and the mean of the map inside each, 0 to 1.
+    """Probabilities (Q, R) -> boxes (Q, 4) xyxy pixels of the image, and the mean of the map inside each, 0 to 1.
 
-    Without regions, or where all of them score the same, the box is the whole picture and its score 0.
+    Without regions, or where all of them score the same, the box is the whole image and its score 0.
     """
     boxes, found = np.tile([0.0, 0.0, *map(float, regions.size)], (len(chances), 1)), np.zeros(len(chances))
     if not len(regions):

@@ -1,8 +1,8 @@
-"""Regions of one picture, from superpixels or from masks: their boxes, and how much of each cell of a grid they cover.
+"""Regions of one image, from superpixels or from masks: their boxes, and how much of each cell of a grid they cover.
 
-A *level* is one way to cut a picture: labels (h, w) of regions that share it out among them, or masks (R, h, w) of
-regions that may overlap and need not cover it. All levels of a picture have one size, which may be smaller than the
-picture's own; their pixels are then larger.
+A *level* is one way to cut an image: labels (h, w) of regions that share it out among them, or masks (R, h, w) of
+regions that may overlap and need not cover it. All levels of an image have one size, which may be smaller than the
+image's own; their pixels are then larger.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Float = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
-    """The levels, of `shape` (h, w), of one picture of `size` (width, height); regions are numbered through all levels.
+    """The levels, of `shape` (h, w), of one image of `size` (width, height); regions are numbered through all levels.
 
     Levels of a single region say nothing about where anything is, and are left out; there may be none at all.
     """
@@ -35,17 +35,17 @@ class Segmentation:
         return sum(_count(level) for level in self.levels)
 
     def boxes(self) -> Boxes:
-        """(R, 4) xyxy pixels of the picture: the bounding box of each region."""
+        """(R, 4) xyxy pixels of the image: the bounding box of each region."""
         found = [_boxes(level) for level in self.levels]
         return self.in_pixels(np.concatenate(found)) if found else np.zeros((0, 4))
 
     def in_pixels(self, boxes: Boxes) -> Boxes:
-        """(N, 4) xyxy in the levels' pixels -> in the picture's."""
+        """(N, 4) xyxy in the levels' pixels -> in the image's."""
         (height, width), size = self.shape, self.size
         return np.asarray(boxes * np.array([size[0] / width, size[1] / height] * 2))
 
     def masks(self) -> NDArray[np.bool_]:
-        """(R, H, W): each region at the size of the picture, the level's nearest pixel."""
+        """(R, H, W): each region at the size of the image, the level's nearest pixel."""
         rows, columns = _centres(self.shape[0], self.size[1]), _centres(self.shape[1], self.size[0])
         near = [level[..., rows, :][..., columns] for level in self.levels]
         return np.concatenate([n if n.ndim == 3 else n == np.arange(_count(n))[:, None, None] for n in near])
@@ -68,7 +68,7 @@ class Segmentation:
 
 
 def segmentation_of(size: tuple[int, int], levels: Sequence[Level]) -> Segmentation:
-    """The regions of a picture of `size` (width, height) cut in `levels`, those with a single region left out."""
+    """The regions of an image of `size` (width, height) cut in `levels`, those with a single region left out."""
     height, width = levels[0].shape[-2:]
     return Segmentation(size, (height, width), tuple(level for level in levels if _count(level) > 1))
 

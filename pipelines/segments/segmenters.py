@@ -23,7 +23,7 @@ from skimage.color import rgb2lab
 from skimage.filters import gaussian, sobel
 from skimage.segmentation import slic, watershed
 
-from bench.grounding import LoadedScene, Picture, PipelineContext
+from bench.grounding import ImageArray, LoadedScene, PipelineContext
 from bench.settings import Table, parse_table
 from pipelines.segments.segmentation import Segmentation, segmentation_of
 
@@ -38,8 +38,8 @@ class SegmentOptions(Table):
     method: Literal["slic", "watershed", "masks"] = "slic"
     levels: tuple[Annotated[int, Field(ge=2)], ...] = Field((4, 8, 16, 32), min_length=1, description="superpixels")
     compactness: float | None = Field(None, ge=0, description="superpixels; None = 10 for slic, 0.001 for watershed")
-    sigma: float = Field(1.0, ge=0, description="superpixels: pixels by which the picture is smoothed first")
-    long_side: int = Field(0, ge=0, description="superpixels: larger pictures are reduced to it; 0 = never")
+    sigma: float = Field(1.0, ge=0, description="superpixels: pixels by which the image is smoothed first")
+    long_side: int = Field(0, ge=0, description="superpixels: larger images are reduced to it; 0 = never")
     masks: dict[str, Any] = Field(default_factory=dict, description="masks: which model, see segments/masks.py")
 
 
@@ -64,7 +64,7 @@ def open_segmenter(options: SegmentOptions, where: str, context: PipelineContext
     model = MaskModel(parse_table(MaskOptions, options.masks, f"{where}.masks"), context)
 
     def segment(scenes: Sequence[LoadedScene]) -> list[Segmentation]:
-        found = [np.asarray(model.find(scene.picture).masks, bool) for scene in scenes]
+        found = [np.asarray(model.find(scene.image).masks, bool) for scene in scenes]
         return [segmentation_of((masks.shape[2], masks.shape[1]), [masks]) for masks in found]
 
     return Segmenter(segment, model.sha256, model.parameters, model.accelerated)
@@ -75,26 +75,26 @@ def _superpixels(options: SegmentOptions, scenes: Sequence[LoadedScene]) -> list
 
     def cut(scene: LoadedScene) -> Segmentation:
         assert options.method != "masks"
-        small = reduced(scene.picture, options.long_side)
+        small = reduced(scene.image, options.long_side)
         levels = superpixels(small, options.method, options.levels, options.compactness, options.sigma)
-        return segmentation_of((scene.picture.shape[1], scene.picture.shape[0]), levels)
+        return segmentation_of((scene.image.shape[1], scene.image.shape[0]), levels)
 
     with ThreadPoolExecutor(min(THREADS, max(1, len(scenes)))) as pool:
         return list(pool.map(cut, scenes))
 
 
-def reduced(picture: Picture, long_side: int) -> Picture:
+def reduced(image: ImageArray, long_side: int) -> ImageArray:
     """RGB uint8 (H, W, 3) with the long side at most `long_side` (0 = as it is): segmenting costs by the pixel."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     if not 0 < long_side < max(height, width):
-        return picture
+        return image
     scale = long_side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
 
 
 def superpixels(
-    picture: Picture,
+    image: ImageArray,
     method: Literal["slic", "watershed"],
     counts: Sequence[int],
     compactness: float | None,
@@ -102,17 +102,17 @@ def superpixels(
 ) -> list[Labels]:
     """RGB uint8 (h, w, 3) -> for each of `counts` labels (h, w) of about so many regions, at times of only one.
 
-    `compactness` None is the method's usual one (COMPACTNESS); `sigma` smooths the picture first, in pixels.
+    `compactness` None is the method's usual one (COMPACTNESS); `sigma` smooths the image first, in pixels.
     """
     weight = COMPACTNESS[method] if compactness is None else compactness
-    counts = [min(count, picture.shape[0] * picture.shape[1]) for count in counts]
+    counts = [min(count, image.shape[0] * image.shape[1]) for count in counts]
     found: list[Any]
     if method == "slic":
-        lab = rgb2lab(picture)
+        lab = rgb2lab(image)
         found = [slic(lab, n, weight, sigma=sigma, convert2lab=False, start_label=0, channel_axis=2) for n in counts]
     else:
-        smooth = gaussian(picture / 255, sigma, channel_axis=2)
+        smooth = gaussian(image / 255, sigma, channel_axis=2)
         gradient = np.max([sobel(smooth[..., channel]) for channel in range(3)], axis=0)
         found = [watershed(gradient, markers=n, compactness=weight) for n in counts]
     # Numbered from 0 without gaps.
-    return [np.unique(labels, return_inverse=True)[1].reshape(picture.shape[:2]) for labels in found]
+    return [np.unique(labels, return_inverse=True)[1].reshape(image.shape[:2]) for labels in found]

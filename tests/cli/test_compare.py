@@ -16,7 +16,7 @@ SCENES = scenes_of([4] * 30)
 
 @pytest.fixture
 def runs(tmp_path):
-    """On 30 pictures of 4: weak hits 1 of 4, strong 3 of 4, other the same number as weak, elsewhere in each second."""
+    """On 30 images of 4: weak hits 1 of 4, strong 3 of 4, other the same number as weak, elsewhere in each second."""
     marks = {"weak": [1, 0, 0, 0] * 30, "strong": [1, 1, 1, 0] * 30, "other": [1, 0, 0, 0, 0, 1, 0, 0] * 15}
     return {name: make_run(tmp_path / "results", name, SCENES, hits) for name, hits in marks.items()}
 
@@ -42,7 +42,7 @@ def test_in_plain_words(bench, runs):
     assert (code, err) == (0, "")
     assert "A 25.00, B 75.00: B is better by 50.00 points [50.00, 50.00] (p = 0.001)" in out
     assert "both right 30, only A 0, only B 60, neither 30" in out
-    assert "mine-val  120 expressions about 30 pictures  iou>=0.5" in out
+    assert "mine-val  120 expressions about 30 images  iou>=0.5" in out
     assert re.search(r"kind +k1 +60 +0 +30 ", out), "where they flip most"
     code, out, _ = bench("compare", "strong", "weak")
     assert "A 75.00, B 25.00: A is better by 50.00 points [50.00, 50.00] (p = 0.001)" in out
@@ -52,7 +52,7 @@ def test_a_difference_that_is_none(bench, runs):
     code, out, _ = bench("compare", "weak", "other")
     assert code == 0
     assert "A 25.00, B 25.00: cannot be told apart, B - A = +0.00 points [0.00, 0.00] (p = 1.00)" in out
-    assert "4 times in 5" not in out  # pictures agree in number, so their spread is 0
+    assert "4 times in 5" not in out  # images agree in number, so their spread is 0
     assert "both right 15, only A 15, only B 15" in out
 
 

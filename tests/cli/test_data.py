@@ -39,7 +39,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def pictures(path: Path, size: tuple[int, int] = (8, 6)) -> Path:
+def images(path: Path, size: tuple[int, int] = (8, 6)) -> Path:
     out = io.BytesIO()
     Image.new("RGB", size).save(out, "JPEG")
     with zipfile.ZipFile(path, "w") as archive:
@@ -58,7 +58,7 @@ def last_line(result: Result) -> Any:
 
 
 def test_prepare_verify_list(tiny: Path, tmp_path: Path) -> None:
-    result = bench_data("prepare", "refcoco-val", "--annotations", tiny, "--images", pictures(tmp_path / "p.zip"))
+    result = bench_data("prepare", "refcoco-val", "--annotations", tiny, "--images", images(tmp_path / "p.zip"))
     assert result.exit_code == 0, result.output
     assert "2 expressions" in result.stdout
     result = bench_data("verify", "refcoco", "--threads", 2)
@@ -78,22 +78,22 @@ def test_json_is_one_object_on_stdout(tiny: Path, tmp_path: Path) -> None:
     assert result.stdout.count("\n") == 1
     assert "reading" in result.stderr
     assert row["split"] == "refcoco-val"
-    assert (row["expressions"], row["refs"], row["pictures"]) == (2, None, 2)
-    assert (row["partial"], row["format"], row["missing_pictures"]) == (False, "jsonl", None)
+    assert (row["expressions"], row["refs"], row["images"]) == (2, None, 2)
+    assert (row["partial"], row["format"], row["missing_images"]) == (False, "jsonl", None)
     found = last_line(bench_data("list", "--json"))
     val = next(s for s in found["splits"] if s["split"] == "refcoco-val")
-    assert (val["ready"], val["fingerprint"], val["pictures_at"]) == (True, row["fingerprint"], [])
+    assert (val["ready"], val["fingerprint"], val["images_at"]) == (True, row["fingerprint"], [])
     assert val["terms"] == "no terms"
     assert found["home"] == str(tmp_path / "home")
-    (row,) = last_line(bench_data("prepare", "refcoco", "--images", pictures(tmp_path / "p.zip"), "--json"))["splits"]
-    assert row["missing_pictures"] == 0
+    (row,) = last_line(bench_data("prepare", "refcoco", "--images", images(tmp_path / "p.zip"), "--json"))["splits"]
+    assert row["missing_images"] == 0
     found = last_line(bench_data("verify", "refcoco-val", "--json"))
     assert found["ok"]
-    assert found["splits"][0]["pictures_checked"] == 2
+    assert found["splits"][0]["images_checked"] == 2
 
 
 def test_verify_fails_with_one(tiny: Path, tmp_path: Path) -> None:
-    archive = pictures(tmp_path / "p.zip", (6, 8))
+    archive = images(tmp_path / "p.zip", (6, 8))
     bench_data("prepare", "refcoco-val", "--annotations", tiny, "--images", archive)
     result = bench_data("verify", "refcoco-val")
     assert isinstance(result.exception, CheckFailed)
@@ -102,7 +102,7 @@ def test_verify_fails_with_one(tiny: Path, tmp_path: Path) -> None:
     found = last_line(bench_data("verify", "refcoco-val", "--json"))
     assert not found["ok"]
     assert len(found["splits"][0]["other_size"]) == 2
-    assert bench_data("verify", "refcoco-val", "--no-pictures").exit_code == 0
+    assert bench_data("verify", "refcoco-val", "--no-images").exit_code == 0
     archive.unlink()
     found = last_line(bench_data("verify", "refcoco-val", "--json"))
     assert found["splits"][0]["missing"] == ["000000000001.jpg", "000000000002.jpg"]

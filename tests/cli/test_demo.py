@@ -66,9 +66,9 @@ def test_each_pipeline_answers_or_says_why_not(desk):
     rows = table(said)
     assert len(rows) == 4 and all(len(row) == len(COLUMNS) for row in rows)
     assert rows[0][3:7] == [1, 2, 40, 20] and rows[0][1] == 0.25 and rows[3] == ["reclip", *[None] * 6, "no weights"]
-    (picture, caption), (_, without) = drawings(said)
-    assert picture.size == (40, 30) and caption.startswith("yolo-clip · 0.25 · ") and without.endswith("no box")
-    assert (np.asarray(picture) == [230, 57, 70]).all(-1).any()
+    (image, caption), (_, without) = drawings(said)
+    assert image.size == (40, 30) and caption.startswith("yolo-clip · 0.25 · ") and without.endswith("no box")
+    assert (np.asarray(image) == [230, 57, 70]).all(-1).any()
     assert "odd &lt;i&gt;" in told(said, "2 of <3>") and "2 of &lt;3&gt;" in told(said, "2 of <3>")
 
 
@@ -77,11 +77,11 @@ def test_a_pipeline_is_built_once_for_a_data_set_and_warmed_up_apart(desk):
         list(desk.ask(GREY, "the dog", ["yolo-clip"], dataset))
     assert desk.built == [("yolo-clip", "shapes"), ("yolo-clip", "file")]
     (warm, first), (name, second) = desk.made["yolo-clip"].asked[:2]
-    assert second == "the dog" != first and warm != name  # no cache of texts or pictures has the real question
+    assert second == "the dog" != first and warm != name  # no cache of texts or images has the real question
     other = GREY.copy()
     other[0, 0] = 1
     list(desk.ask(other, "the dog", ["yolo-clip"], "shapes"))
-    assert desk.made["yolo-clip"].asked[-1][0] != name  # nor does another picture pass for this one
+    assert desk.made["yolo-clip"].asked[-1][0] != name  # nor does another image pass for this one
 
 
 def test_answers_may_be_taken_by_several_threads(desk):
@@ -94,12 +94,12 @@ def test_answers_may_be_taken_by_several_threads(desk):
 
 
 @pytest.mark.parametrize(
-    ("picture", "text", "names", "said"),
+    ("image", "text", "names", "said"),
     [(None, "t", ["mdetr"], "upload"), (GREY, " ", ["mdetr"], "type"), (GREY, "t", [], "choose a pipeline")],
 )
-def test_what_cannot_be_asked(desk, picture, text, names, said):
+def test_what_cannot_be_asked(desk, image, text, names, said):
     with pytest.raises(UsageError, match=said):
-        list(desk.ask(picture, text, names, "shapes"))
+        list(desk.ask(image, text, names, "shapes"))
 
 
 def test_what_is_offered():
@@ -109,7 +109,7 @@ def test_what_is_offered():
     assert set(desk.chosen("shapes")) - {"small"} == {"yolo-clip", "detr-clip", "ssd-clip", "mdetr", "clipvg"}
     samples = desk.samples()
     assert len(samples) == 12 and len({sample.expression.kind for sample in samples}) > 3
-    assert desk.picture(samples[2]).shape == (samples[2].scene.height, samples[2].scene.width, 3)
+    assert desk.image(samples[2]).shape == (samples[2].scene.height, samples[2].scene.width, 3)
     with pytest.raises(UnknownName, match="did you mean 'mdetr'"):
         Desk(load_settings(), ["mdter"])
 
@@ -117,25 +117,25 @@ def test_what_is_offered():
 def test_the_page_over_http(tmp_path):
     gradio_client = pytest.importorskip("gradio_client")
     gradio = pytest.importorskip("gradio")
-    desk = Desk(load_settings(flags={"run.device": "cpu"}), ["yolo-clip", "whole-picture"])
+    desk = Desk(load_settings(flags={"run.device": "cpu"}), ["yolo-clip", "whole-image"])
     sample = next(s for s in desk.samples() if s.expression.kind == "attribute")
-    Image.fromarray(desk.picture(sample)).save(tmp_path / "scene.png")
+    Image.fromarray(desk.image(sample)).save(tmp_path / "scene.png")
     page, address = open_page(desk, "127.0.0.1", None, show=False, wait=False)
     try:
         assert address.startswith("http://127.0.0.1:") and page.share is False and page.analytics_enabled is False
         assert gradio.analytics.analytics_enabled() is False  # whoever asks: nothing calls home
         client = gradio_client.Client(address, verbose=False, download_files=str(tmp_path / "got"))
         shown = gradio_client.handle_file(str(tmp_path / "scene.png"))
-        names = ["yolo-clip", "whole-picture"]
+        names = ["yolo-clip", "whole-image"]
         answers, numbers, message = client.predict(shown, sample.expression.text, names, SHAPES, api_name="/ask")
         rows = {row[0]: row for row in numbers["data"]}
-        alone = next(desk.ask(desk.picture(sample), sample.expression.text, ["yolo-clip"], "shapes")).answer
+        alone = next(desk.ask(desk.image(sample), sample.expression.text, ["yolo-clip"], "shapes")).answer
         assert rows["yolo-clip"][3:7] == pytest.approx([round(v, 1) for v in alone.box]) and rows["yolo-clip"][2] > 0
-        assert rows["whole-picture"][3:7] == [0, 0, sample.scene.width, sample.scene.height] and message == ""
+        assert rows["whole-image"][3:7] == [0, 0, sample.scene.width, sample.scene.height] and message == ""
         assert [answer["caption"].split(" · ")[0] for answer in answers] == names
         assert Image.open(answers[0]["image"]).size == (sample.scene.width, sample.scene.height)
         answers, _, message = client.predict(None, "x", names, SHAPES, api_name="/ask")
-        assert answers == [] and "upload a picture" in message
+        assert answers == [] and "upload an image" in message
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()

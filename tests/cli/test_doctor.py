@@ -86,7 +86,7 @@ def test_estimates_follow_from_their_parts():
     rows = {row["pipeline"]: row for row in machine.estimates(SPEED)}
     assert set(rows) == set(costs()["cost"]) <= set(registry.names(registry.PIPELINES))
     cost, row = costs()["cost"]["mdetr"], rows["mdetr"]
-    per_expression = cost["picture"] / 7 + cost["expression"]
+    per_expression = cost["image"] / 7 + cost["expression"]
     assert row["expressions_per_s"] == pytest.approx(100 * costs()["share"]["cpu"] / per_expression, rel=0.06)
     assert row["weights_gb"] == pytest.approx(4 * cost["parameters"] / 2**30, abs=0.01) and row["within"] == 3
     assert row["fits"] is False and rows["largest-proposal"]["fits"] is True
@@ -97,7 +97,7 @@ def test_estimates_follow_from_their_parts():
 def test_where_no_share_was_measured_the_rate_is_a_bound():
     gpu = {row["pipeline"]: row for row in machine.estimates(SPEED | {"device": "cuda:0"})}
     cost = costs()["cost"]["clipvg"]
-    bound = 100 / (cost["picture"] / 7 + cost["expression"])
+    bound = 100 / (cost["image"] / 7 + cost["expression"])
     assert gpu["clipvg"]["within"] is None and gpu["clipvg"]["expressions_per_s"] == pytest.approx(bound, rel=0.06)
 
 
@@ -144,4 +144,4 @@ def test_every_entry_is_documented_where_it_was_counted():
     page = (PROJECT / "tools" / "benchmarks" / "gflops.py").read_text(encoding="utf-8")
     assert "bench/doctor/costs.toml" in page
     for cost in costs()["cost"].values():
-        assert set(cost) == {"models", "picture", "expression", "parameters"} and cost["parameters"] > 1e7
+        assert set(cost) == {"models", "image", "expression", "parameters"} and cost["parameters"] > 1e7

@@ -19,7 +19,7 @@ def options(monkeypatch):
     seen = []
 
     class Whole:
-        card = PipelineCard("any", "the whole picture", supervision="none")
+        card = PipelineCard("any", "the whole image", supervision="none")
 
         def ground(self, batch):
             return [Prediction(q.id, (0, 0, 10, 10)) for scene in batch for q in scene.queries]
@@ -37,33 +37,33 @@ def bench(*arguments):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     (tmp_path / "a.jsonl").write_text(json.dumps({"image": "a.png", "text": "it", "box_xyxy": [0, 0, 10, 10]}) + "\n")
     return tmp_path / "a.png"
 
 
 @pytest.mark.parametrize("way", ["official", "clean", "auto"])
-def test_preprocessing_arrives(options, picture, tmp_path, way):
+def test_preprocessing_arrives(options, image, tmp_path, way):
     asked = ("--pipeline", "centre-box", "--preprocessing", way)
-    assert bench("predict", *asked, "--image", str(picture), "--text", "it").exit_code == 0
-    run = ("--split", f"file:{picture.with_suffix('.jsonl')}", "-o", str(tmp_path / "results"))
+    assert bench("predict", *asked, "--image", str(image), "--text", "it").exit_code == 0
+    run = ("--split", f"file:{image.with_suffix('.jsonl')}", "-o", str(tmp_path / "results"))
     assert bench("run", *asked, *run).exit_code == 0
     assert [seen["preprocessing"] for seen in options] == [way, way]
     (record,) = (tmp_path / "results").rglob("run.json")
     assert json.loads(record.read_text())["identity"]["options"]["preprocessing"] == way
 
 
-def test_without_the_flag_nothing_is_set(options, picture):
-    bench("predict", "--pipeline", "centre-box", "--image", str(picture), "--text", "it")
+def test_without_the_flag_nothing_is_set(options, image):
+    bench("predict", "--pipeline", "centre-box", "--image", str(image), "--text", "it")
     assert "preprocessing" not in options[0]
 
 
 @pytest.mark.parametrize("verb", ["predict", "run"])
-def test_a_pipeline_that_has_none_says_so(picture, tmp_path, verb):
+def test_a_pipeline_that_has_none_says_so(image, tmp_path, verb):
     where = {
-        "predict": ("--image", str(picture), "--text", "it"),
-        "run": ("--split", f"file:{picture.with_suffix('.jsonl')}", "-o", str(tmp_path / "results")),
+        "predict": ("--image", str(image), "--text", "it"),
+        "run": ("--split", f"file:{image.with_suffix('.jsonl')}", "-o", str(tmp_path / "results")),
     }
     with pytest.raises(UsageError, match="--preprocessing: centre-box takes none; it shows its network"):
         bench(verb, "--pipeline", "centre-box", "--preprocessing", "clean", *where[verb])

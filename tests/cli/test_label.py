@@ -23,7 +23,7 @@ from bench.settings import PROJECT, load_settings
 
 
 class Fake:
-    """A source that says `rows` things of each picture but of every `skip`th, and keeps its jobs."""
+    """A source that says `rows` things of each image but of every `skip`th, and keeps its jobs."""
 
     def __init__(self, rows=2, skip=4, name="template"):
         self.rows, self.skip, self.name, self.jobs = rows, skip, name, []
@@ -31,7 +31,7 @@ class Fake:
     def __call__(self, job):
         self.jobs.append(job)
         for number, scene in enumerate(job.scenes, 1):
-            height, width = job.pictures.load(scene).shape[:2]
+            height, width = job.images.load(scene).shape[:2]
             if number % self.skip == 0:
                 continue
             for row in range(self.rows):
@@ -81,7 +81,7 @@ def last(done):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_source_is_handed_pictures_options_and_nothing_else(config, tmp_path, fake):
+def test_a_source_is_handed_images_options_and_nothing_else(config, tmp_path, fake):
     out = tmp_path / "new" / "t.jsonl"
     made(config, out, "--limit", 5, "--set", "top_n=7", "--set", "attributes.most=2", "--seed", 3)
     (job,) = fake.jobs
@@ -89,7 +89,7 @@ def test_a_source_is_handed_pictures_options_and_nothing_else(config, tmp_path, 
     assert job.options.items() >= {"top_n": 7, "spread": 25, "attributes": {"most": 2}}.items()
     assert "on" not in job.options and job.context.options == job.options and job.where == "[label.template]"
     assert job.context.seed == 3 and job.context.candidates is None
-    assert not hasattr(job.pictures, "objects")
+    assert not hasattr(job.images, "objects")
     with pytest.raises(UsageError):
         job.context.train_scenes()
 
@@ -99,23 +99,23 @@ def test_the_file_and_its_record(config, tmp_path, fake):
     done = made(config, out, "--json")
     record = json.loads((tmp_path / "t.json").read_text())
     assert last(done) == {"file": str(out), **record}
-    pictures = len(load_split("shapes-train", load_settings(config)).scenes)
-    with_rows = pictures - pictures // 4
-    assert (record["pictures"], record["pictures_with_rows"]) == (pictures, with_rows)
-    assert record["pictures_without_rows"] == pictures // 4 and record["rows"] == 2 * with_rows
+    images = len(load_split("shapes-train", load_settings(config)).scenes)
+    with_rows = images - images // 4
+    assert (record["images"], record["images_with_rows"]) == (images, with_rows)
+    assert record["images_without_rows"] == images // 4 and record["rows"] == 2 * with_rows
     assert record["sha256"] == sha256_file(out) and record["split"] == "shapes-train"
     assert record["source"] == "template" and record["options"]["spread"] == 25
     assert record["files"][str(tmp_path / "weights.bin")] == sha256_file(tmp_path / "weights.bin")
     assert record["made_by"] == {"detector": {"d.pt": 2 * with_rows}}
     assert record["command"] and {"git", "environment", "seed", "seconds"} <= set(record)
-    # And the file trains: pictures are found in the split's data set.
+    # And the file trains: images are found in the split's data set.
     split = load_labels("shapes-train", [out], load_settings(config)).split
     assert split.counts.expressions == record["rows"]
 
 
 def test_the_summary_is_for_people(config, tmp_path, fake):
     done = made(config, tmp_path / "t.jsonl")
-    assert "12 rows about 6 pictures" in done.stdout and "2 pictures without a row" in done.stdout
+    assert "12 rows about 6 images" in done.stdout and "2 images without a row" in done.stdout
 
 
 def test_twice_the_same_bytes(config, tmp_path, fake):
@@ -142,11 +142,11 @@ def test_nothing_is_left_of_a_source_that_has_nothing_to_say(config, tmp_path, f
     out = tmp_path / "t.jsonl"
     done = label("--source", "template", "-s", "shapes-train", "--out", out, "--device", "cpu", config=config)
     assert isinstance(done.exception, DataError)
-    assert "not one label for 8 pictures of shapes-train" in str(done.exception) and "--set" in str(done.exception)
+    assert "not one label for 8 images of shapes-train" in str(done.exception) and "--set" in str(done.exception)
     assert not list(tmp_path.glob("*t.js*"))
 
 
-def test_a_label_about_a_picture_that_was_not_asked_about(config, tmp_path, monkeypatch):
+def test_a_label_about_a_image_that_was_not_asked_about(config, tmp_path, monkeypatch):
     other = load_split("shapes-val", load_settings(config)).scenes[0]
 
     def source(job):
@@ -154,7 +154,7 @@ def test_a_label_about_a_picture_that_was_not_asked_about(config, tmp_path, monk
 
     monkeypatch.setattr(registry, "label_source", lambda name: source)
     done = label("--source", "stray", "-s", "shapes-train", "--out", tmp_path / "t.jsonl", config=config)
-    assert isinstance(done.exception, DataError) and "none of the pictures" in str(done.exception)
+    assert isinstance(done.exception, DataError) and "none of the images" in str(done.exception)
 
 
 @pytest.mark.parametrize(
@@ -164,11 +164,11 @@ def test_a_label_about_a_picture_that_was_not_asked_about(config, tmp_path, monk
         ({"--split": "shapes-trian"}, UnknownName, "shapes-train"),
         ({"--out": "t.pth"}, UsageError, "t.jsonl"),
         ({"--set": "top_n"}, UsageError, "KEY=VALUE"),
-        ({"--split": None}, UsageError, "--pictures"),
-        ({"--pictures": "."}, UsageError, "one of --split"),
+        ({"--split": None}, UsageError, "--images"),
+        ({"--images": "."}, UsageError, "one of --split"),
         ({"--source": None}, UsageError, "--source"),
         ({"--out": None}, UsageError, "--out"),
-        ({"--split": None, "--pictures": ".", "--lists": "lists"}, UsageError, "official lists"),
+        ({"--split": None, "--images": ".", "--lists": "lists"}, UsageError, "official lists"),
     ),
 )
 def test_what_a_user_can_do_wrong(config, tmp_path, monkeypatch, fake, change, kind, message):
@@ -180,17 +180,17 @@ def test_what_a_user_can_do_wrong(config, tmp_path, monkeypatch, fake, change, k
     assert not fake.jobs and not list(tmp_path.glob("*.jsonl"))
 
 
-def test_pictures_that_nobody_annotated(config, tmp_path, fake):
+def test_images_that_nobody_annotated(config, tmp_path, fake):
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(3):
         Image.new("RGB", (40, 30), (number, 0, 0)).save(photos / f"{number}.png")
     out = tmp_path / "own.jsonl"
-    done = label("--source", "caption", "--pictures", photos, "--out", out, "--device", "cpu", config=config)
+    done = label("--source", "caption", "--images", photos, "--out", out, "--device", "cpu", config=config)
     assert done.exception is None, done.exception
     assert [scene.file for scene in read_jsonl(out)] == [f"photos/{n}.png" for n in range(3)]
     split = load_split(f"file:{out}", load_settings(config))
-    assert not split.pictures.missing(split.scenes) and split.pictures.load(split.scenes[0]).shape == (30, 40, 3)
+    assert not split.images.missing(split.scenes) and split.images.load(split.scenes[0]).shape == (30, 40, 3)
     assert json.loads((tmp_path / "own.json").read_text())["split"] == "file:photos"
     drawn = label("stats", out, "--sheet", tmp_path / "sheet.png", config=config)
     assert drawn.exception is None and Image.open(tmp_path / "sheet.png").size[0] > 300
@@ -213,17 +213,17 @@ def test_stats_of_files_by_source(config, tmp_path, files):
     said = last(done)
     assert [s["source"] for s in said["sources"]] == ["template", "relation"]
     assert said["sources"][0]["rows"] == 12 and said["sources"][0]["entities"] == 1
-    assert said["sources"][0]["rows_per_picture"] == {"least": 2, "mean": 2, "most": 2}
+    assert said["sources"][0]["rows_per_image"] == {"least": 2, "mean": 2, "most": 2}
     assert said["sources"][0]["area"]["0.5"] == pytest.approx(0.25, abs=0.01)
     table = label("stats", *files, "--split", "shapes-train", config=config).stdout
-    assert "template" in table and "relation" in table and "rows a picture, mean" in table
+    assert "template" in table and "relation" in table and "rows an image, mean" in table
 
 
-def test_a_contact_sheet_of_some_pictures(config, tmp_path, files):
+def test_a_contact_sheet_of_some_images(config, tmp_path, files):
     sizes = []
     for most in (1, 3):
         out = tmp_path / f"{most}.png"
-        done = label("stats", *files, "--sheet", out, "--pictures", most, config=config)
+        done = label("stats", *files, "--sheet", out, "--images", most, config=config)
         assert done.exception is None and f"drawn in {out}" in done.stdout.replace("\n", "")
         sizes.append(Image.open(out).size)
     assert sizes[1][0] > 2 * sizes[0][0]

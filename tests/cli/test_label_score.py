@@ -41,12 +41,12 @@ class CountedPipeline(HashPipeline):
         return super().ground(batch)
 
     def _box(self, scene, word):
-        return tuple(9 * v for v in super()._box(scene, word))  # these pictures are larger
+        return tuple(9 * v for v in super()._box(scene, word))  # these images are larger
 
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    """Six pictures of shapes, two label files about them, two measurers."""
+    """Six images of shapes, two label files about them, two measurers."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "pipeline_factory", lambda name: CountedPipeline)
     CountedPipeline.shown.clear()

@@ -90,9 +90,9 @@ def test_list():
     found = last_object(bench("list", "pipelines", "--json"))["pipelines"]
     assert {"pipeline": "yolo-clip", "trainable": "yes"}.items() <= found[-1].items()
     assert found[-1]["weights"] == "yolo11x.pt, ViT-B-16 openai" and "AGPL-3.0" in found[-1]["licence"]
-    assert {row["pipeline"]: row["saw test pictures"] for row in found}["grounding-dino"] == "no"
+    assert {row["pipeline"]: row["saw test images"] for row in found}["grounding-dino"] == "no"
     splits = {row["split"]: row for row in last_object(bench("list", "splits", "--json"))["splits"]}
-    assert splits["refcoco-val"]["expressions"] == 10_834 and splits["shapes-val"]["pictures"] == 400
+    assert splits["refcoco-val"]["expressions"] == 10_834 and splits["shapes-val"]["images"] == 400
     assert "yolo-clip" in bench("list").stdout
 
 

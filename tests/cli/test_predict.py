@@ -1,4 +1,4 @@
-"""`bench predict`: the contract of its JSON, its picture, and its mistakes."""
+"""`bench predict`: the contract of its JSON, its image, and its mistakes."""
 
 import json
 
@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from bench.boxes import iou_elementwise
 from bench.cli.main import app
-from bench.datasets.shapes import ShapesPictures, make_scene
-from bench.errors import PictureError, UsageError
+from bench.datasets.shapes import ShapesImages, make_scene
+from bench.errors import ImageError, UsageError
 
 BOXES = {"box_xyxy", "box_xyxy_unclipped", "score", "query", "proposals"}
 KEYS = {"pipeline", "image", "width", "height", "text", "note"} | BOXES
@@ -33,9 +33,9 @@ def attribute():
     raise AssertionError("the generator changed")
 
 
-def test_a_picture_file(tmp_path, attribute):
+def test_a_image_file(tmp_path, attribute):
     scene, expression = attribute
-    Image.fromarray(ShapesPictures(2026).load(scene)).save(tmp_path / "scene.png")
+    Image.fromarray(ShapesImages(2026).load(scene)).save(tmp_path / "scene.png")
     out = tmp_path / "drawn.png"
     answer = predict(
         *("--pipeline", "yolo-clip", "--on", "shapes", "--image", str(tmp_path / "scene.png")),
@@ -52,7 +52,7 @@ def test_a_picture_file(tmp_path, attribute):
 
 def test_a_scene_of_a_split_gives_the_same(tmp_path, attribute):
     scene, expression = attribute
-    Image.fromarray(ShapesPictures(2026).load(scene)).save(tmp_path / "scene.png")
+    Image.fromarray(ShapesImages(2026).load(scene)).save(tmp_path / "scene.png")
     asked = ("--pipeline", "yolo-clip", "--text", expression.text)
     by_file = predict(*asked, "--on", "shapes", "--image", str(tmp_path / "scene.png"))
     by_name = predict(*asked, "--scene", f"shapes-val/{scene.id}")
@@ -98,14 +98,14 @@ def test_no_box_is_null(monkeypatch, tmp_path, box):
     ("arguments", "error", "said"),
     [
         (("--scene", "shapes-val/val-999999"), UsageError, "has no scene 'val-999999'"),
-        (("--image", "broken.jpg"), PictureError, "broken.jpg"),
-        (("--image", "good.png", "--out", "drawing.xyz"), UsageError, "no picture format"),
+        (("--image", "broken.jpg"), ImageError, "broken.jpg"),
+        (("--image", "good.png", "--out", "drawing.xyz"), UsageError, "no image format"),
         (("--image", "good.png", "--tokenizer", "roberta-base"), UsageError, "--tokenizer: centre-box takes none"),
     ],
 )
 def test_mistakes(monkeypatch, tmp_path, arguments, error, said):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not an image")
     Image.new("RGB", (40, 30)).save(tmp_path / "good.png")
     with pytest.raises(error, match=said):
         CliRunner().invoke(

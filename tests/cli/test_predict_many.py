@@ -1,4 +1,4 @@
-"""`bench predict` of many: folders and JSONLs, going on after a kill, unreadable pictures, drawings, and mistakes."""
+"""`bench predict` of many: folders and JSONLs, going on after a kill, unreadable images, drawings, and mistakes."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from bench import evaluate, load_split, registry
 from bench.cli.main import app
-from bench.datasets.shapes import ShapesPictures, make_scene
+from bench.datasets.shapes import ShapesImages, make_scene
 from bench.errors import DataError, RunError, UsageError
 from bench.grounding import PipelineCard, Prediction
 from bench.predicting.many import drawn_name
@@ -20,7 +20,7 @@ PAGE = (PROJECT / "docs" / "machine-output.md").read_text(encoding="utf-8").spli
 
 
 class Corner:
-    """Answers with the upper left of every picture, and keeps what it was asked; `fail` on the n-th look."""
+    """Answers with the upper left of every image, and keeps what it was asked; `fail` on the n-th look."""
 
     card = PipelineCard(name="corner", summary="", sha256={"all": "0"}, supervision="none")
 
@@ -50,9 +50,9 @@ def corner(monkeypatch):
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pictures" / "far").mkdir(parents=True)
+    (tmp_path / "images" / "far").mkdir(parents=True)
     for number, name in enumerate(("a.png", "b.jpg", "far/a.png")):
-        Image.new("RGB", (40 + number, 30)).save(tmp_path / "pictures" / name)
+        Image.new("RGB", (40 + number, 30)).save(tmp_path / "images" / name)
     return tmp_path
 
 
@@ -78,40 +78,40 @@ def documented(column):
 
 
 def test_a_folder_and_one_text(here, corner):
-    found = ask("--image", "pictures", "--text", "the cat", "--out", "a.jsonl")
+    found = ask("--image", "images", "--text", "the cat", "--out", "a.jsonl")
     rows = lines(here / "a.jsonl")
     assert [row["id"] for row in rows] == ["a.png", "b.jpg", "far/a.png"] and set(rows[0]) == documented("key")
     assert [row["width"] for row in rows] == [40, 41, 42] and {row["text"] for row in rows} == {"the cat"}
     assert rows[0]["box_xyxy"] == [0, 0, 5, 5] and rows[0]["box_xyxy_unclipped"] == [-3, 0, 5, 5]
     assert set(found) == documented("summary")
-    assert (found["pictures"], found["asked"], found["kept"], found["drawn"]) == (3, 3, 0, 0)
+    assert (found["images"], found["asked"], found["kept"], found["drawn"]) == (3, 3, 0, 0)
     assert [path.name for path in here.iterdir() if path.name.startswith(".")] == []  # the lock is gone
 
 
-def test_a_text_file_beside_each_picture(here, corner):
-    (here / "pictures" / "a.txt").write_text("the cat\n\n  the dog \n")
-    (here / "pictures" / "far" / "a.txt").write_text("a bird")
-    ask("--image", "pictures", "--out", "a.jsonl")
+def test_a_text_file_beside_each_image(here, corner):
+    (here / "images" / "a.txt").write_text("the cat\n\n  the dog \n")
+    (here / "images" / "far" / "a.txt").write_text("a bird")
+    ask("--image", "images", "--out", "a.jsonl")
     said = [(row["id"], row["text"]) for row in lines(here / "a.jsonl")]
     assert said == [("a.png:1", "the cat"), ("a.png:3", "the dog"), ("far/a.png:1", "a bird")]
     assert [texts for _, texts in corner.looks] == [["the cat", "the dog"], ["a bird"]]
 
 
-def test_a_jsonl_is_asked_by_picture_and_answered_in_order(here, corner):
+def test_a_jsonl_is_asked_by_image_and_answered_in_order(here, corner):
     write(
-        here / "pictures" / "q.jsonl",
+        here / "images" / "q.jsonl",
         {"image": "b.jpg", "text": "one", "id": "x"},
         {"image": "a.png", "text": "two nan", "id": 7},
         {"image": "b.jpg", "expression": "three", "box_xywh": [1, 1, 2, 2]},
     )
-    ask("--input", "pictures/q.jsonl", "--out", "deep/down/a.jsonl")
+    ask("--input", "images/q.jsonl", "--out", "deep/down/a.jsonl")
     assert corner.looks == [("b", ["one", "three"]), ("a", ["two nan"])]
     rows = lines(here / "deep" / "down" / "a.jsonl")
     assert [(row["id"], row["score"]) for row in rows] == [("x", 0.5), ("3", 0.5), ("7", None)]
 
 
 def test_it_goes_on_where_it_was_killed(here, corner):
-    words = ("--image", "pictures", "--text", "it", "--out", "a.jsonl", "--batch-size", "1")
+    words = ("--image", "images", "--text", "it", "--out", "a.jsonl", "--batch-size", "1")
     corner.fail = 3
     assert CliRunner().invoke(app, ["predict", "-p", "centre-box", *words]).exit_code != 0
     assert len(lines(here / "a.jsonl")) == 2
@@ -127,14 +127,14 @@ def test_it_goes_on_where_it_was_killed(here, corner):
     assert ask(*words, "--fresh")["asked"] == 3
 
 
-def test_an_unreadable_picture_is_a_row_and_is_tried_again(here, corner):
-    (here / "pictures" / "b.jpg").write_bytes(b"\xff\xd8 no")
-    words = ("--image", "pictures", "--text", "it", "--out", "a.jsonl")
+def test_an_unreadable_image_is_a_row_and_is_tried_again(here, corner):
+    (here / "images" / "b.jpg").write_bytes(b"\xff\xd8 no")
+    words = ("--image", "images", "--text", "it", "--out", "a.jsonl")
     assert ask(*words, code=3)["errors"] == 1
     bad = lines(here / "a.jsonl")[1]
     assert bad["id"] == "b.jpg" and "b.jpg" in bad["error"] and bad["box_xyxy"] is bad["width"] is None
     assert set(bad) == documented("key")
-    Image.new("RGB", (9, 9)).save(here / "pictures" / "b.jpg")
+    Image.new("RGB", (9, 9)).save(here / "images" / "b.jpg")
     corner.looks.clear()
     assert ask(*words)["errors"] == 0 and [scene for scene, _ in corner.looks] == ["b"]
     assert [row["id"] for row in lines(here / "a.jsonl")] == ["a.png", "b.jpg", "far/a.png"]
@@ -142,10 +142,10 @@ def test_an_unreadable_picture_is_a_row_and_is_tried_again(here, corner):
 
 def test_drawings(here, corner):
     names = ["../../up", "a/b", "a:b", "x" * 300, "<script>"]
-    write(here / "pictures" / "q.jsonl", *({"image": "a.png", "text": "t", "id": name} for name in names))
-    words = ("--input", "pictures/q.jsonl", "--out", "a.jsonl", "--draw", "pictures/drawn")
+    write(here / "images" / "q.jsonl", *({"image": "a.png", "text": "t", "id": name} for name in names))
+    words = ("--input", "images/q.jsonl", "--out", "a.jsonl", "--draw", "images/drawn")
     assert ask(*words)["drawn"] == 5
-    drawn = sorted((here / "pictures" / "drawn").iterdir())
+    drawn = sorted((here / "images" / "drawn").iterdir())
     assert [path.name for path in drawn] == sorted(map(drawn_name, names)) and len(set(drawn)) == 5
     assert not (here / "up").exists() and not list(here.parent.glob("up*"))
     pixels = np.asarray(Image.open(drawn[0]).convert("RGB")).astype(int)
@@ -153,19 +153,19 @@ def test_drawings(here, corner):
     drawn[0].unlink()
     corner.looks.clear()
     assert ask(*words)["drawn"] == 1 and drawn[0].exists() and corner.looks == []  # drawn from the stored answer
-    assert ask("--image", "pictures", "--text", "t", "--out", "b.jsonl", "--draw", "pictures/drawn")["pictures"] == 3
+    assert ask("--image", "images", "--text", "t", "--out", "b.jsonl", "--draw", "images/drawn")["images"] == 3
 
 
 def test_answers_can_be_scored(here):
     scenes = [make_scene(2026, "val", index) for index in range(3)]
     rows = []
     for scene in scenes:
-        Image.fromarray(ShapesPictures(2026).load(scene)).save(here / scene.file)
+        Image.fromarray(ShapesImages(2026).load(scene)).save(here / scene.file)
         rows += [{"image": scene.file, "text": e.text, "box_xyxy": e.box, "id": e.id} for e in scene.expressions]
     write(here / "q.jsonl", *rows)
     words = ["predict", "-p", "yolo-clip", "--on", "shapes", "--device", "cpu", "-I", "q.jsonl", "--out", "a.jsonl"]
     told = CliRunner().invoke(app, words, catch_exceptions=False)
-    assert told.exit_code == 0 and f"{len(rows)} answers about 3 pictures in a.jsonl: 0 without a box" in told.stdout
+    assert told.exit_code == 0 and f"{len(rows)} answers about 3 images in a.jsonl: 0 without a box" in told.stdout
     words = ["score", "--predictions", "a.jsonl", "--split", "file:q.jsonl", "--results", "out", "--json"]
     scored = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout.splitlines()[-1])["rows"][0]
     assert scored["n"] == len(rows) and scored["missing"] == scored["extra"] == 0
@@ -178,24 +178,24 @@ def test_answers_can_be_scored(here):
 @pytest.mark.parametrize(
     ("words", "error", "said"),
     [
-        (("--image", "pictures", "--out", "a.jsonl"), UsageError, "a.txt, an expression a line"),
-        (("--image", "pictures", "--text", " ", "--out", "a.jsonl"), UsageError, "--text is empty"),
-        (("--image", "pictures", "--text", "t"), UsageError, "--out answers.jsonl"),
-        (("--image", "pictures", "--text", "t", "--out", "a.png"), UsageError, "a.png.*JSON Lines"),
-        (("--image", "empty", "--text", "t", "--out", "a.jsonl"), UsageError, "no picture"),
-        (("--image", "pictures", "--scene", "shapes-val/x", "--out", "a.jsonl"), UsageError, "--scene"),
+        (("--image", "images", "--out", "a.jsonl"), UsageError, "a.txt, an expression a line"),
+        (("--image", "images", "--text", " ", "--out", "a.jsonl"), UsageError, "--text is empty"),
+        (("--image", "images", "--text", "t"), UsageError, "--out answers.jsonl"),
+        (("--image", "images", "--text", "t", "--out", "a.png"), UsageError, "a.png.*JSON Lines"),
+        (("--image", "empty", "--text", "t", "--out", "a.jsonl"), UsageError, "no image"),
+        (("--image", "images", "--scene", "shapes-val/x", "--out", "a.jsonl"), UsageError, "--scene"),
         (("--input", "q.jsonl", "--text", "t", "--out", "a.jsonl"), UsageError, "leave --image and --text away"),
         (("--input", "q.jsonl", "--out", "q.jsonl"), UsageError, "the file of questions"),
         (("--input", "gone.jsonl", "--out", "a.jsonl"), DataError, "gone.jsonl"),
         (("--input", "up.jsonl", "--out", "a.jsonl"), DataError, "up.jsonl: line 1.*leads out"),
         (("--input", "q.jsonl", "--out", "other.jsonl"), RunError, "other.jsonl, line 1: not a row of answers"),
         (("--input", "q.jsonl", "--out", "line.jsonl"), RunError, "line.jsonl, line 1: not a row of answers"),
-        (("--image", "pictures/a.png", "--text", "t", "--fresh"), UsageError, "are for many pictures"),
+        (("--image", "images/a.png", "--text", "t", "--fresh"), UsageError, "are for many images"),
     ],
 )
 def test_mistakes_write_nothing(here, corner, words, error, said):
     (here / "empty").mkdir()
-    write(here / "q.jsonl", {"image": "pictures/a.png", "text": "t"})
+    write(here / "q.jsonl", {"image": "images/a.png", "text": "t"})
     write(here / "up.jsonl", {"image": "../a.png", "text": "t"})
     write(here / "other.jsonl", {"mine": 1})
     (here / "line.jsonl").write_text('{"mine": 1}')
@@ -206,7 +206,7 @@ def test_mistakes_write_nothing(here, corner, words, error, said):
 
 
 def test_answers_of_other_settings_or_questions_are_kept_apart(here, corner):
-    ask("--image", "pictures", "--text", "t", "--out", "a.jsonl")
+    ask("--image", "images", "--text", "t", "--out", "a.jsonl")
     before = (here / "a.jsonl").read_bytes()
     for words, said in (
         (("--text", "t", "--set", "share=0.2"), "answered by centre-box with the settings"),
@@ -214,6 +214,6 @@ def test_answers_of_other_settings_or_questions_are_kept_apart(here, corner):
         (("--text", "u"), "answers 't' about a.png, which is not asked"),
     ):
         with pytest.raises(RunError, match=said):
-            ask("--image", "pictures", "--out", "a.jsonl", *words)
+            ask("--image", "images", "--out", "a.jsonl", *words)
     assert (here / "a.jsonl").read_bytes() == before
-    assert ask("--image", "pictures", "--out", "a.jsonl", "--text", "u", "--fresh")["asked"] == 3
+    assert ask("--image", "images", "--out", "a.jsonl", "--text", "u", "--fresh")["asked"] == 3

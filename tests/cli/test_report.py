@@ -20,13 +20,13 @@ def bench(bench, tmp_path):
     return bench
 
 
-def test_own_data_without_pictures(bench, tmp_path):
+def test_own_data_without_images(bench, tmp_path):
     code, out, err = bench("report", "--split", "file:mine.jsonl", "-o", "out")
     assert (code, err) == (0, "")
-    assert "pipelines: 2, expressions: 3, pictures: 1" in out and "cannot be shown: 1" in out
+    assert "pipelines: 2, expressions: 3, images: 1" in out and "cannot be shown: 1" in out
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<bdi>file:mine</bdi>" in text and "66.67" in text and "33.33" in text
-    assert "p.jpg: no picture" in text
+    assert "p.jpg: no image" in text
 
 
 def test_named_runs_and_json(bench, tmp_path):
@@ -34,7 +34,7 @@ def test_named_runs_and_json(bench, tmp_path):
     assert code == 0 and "a/b.html" in err
     size = (tmp_path / "a" / "b.html").stat().st_size
     assert json.loads(out) == {
-        "path": "a/b.html", "bytes": size, "runs": 1, "expressions": 3, "pictures": 1, "missing": 1, "thumbnail": 640,
+        "path": "a/b.html", "bytes": size, "runs": 1, "expressions": 3, "images": 1, "missing": 1, "thumbnail": 640,
     }  # fmt: skip
     (folder,) = (tmp_path / "out" / "runs" / "two").glob("*/*")
     assert bench("report", str(folder), "one", "--split", "file:mine.jsonl", "-o", "out")[0] == 0

@@ -15,13 +15,13 @@ from bench.cli import main as program
 
 KEYS = {
     *("pipeline", "split", "n", "hits", "acc@0.5", "ci95", "acc@0.7", "acc@0.9", "mean_iou", "oracle@0.5", "no_box"),
-    *("errors", "strata", "expressions_per_s", "pictures_per_s", "peak_memory_mb", "run_dir"),
+    *("errors", "strata", "expressions_per_s", "images_per_s", "peak_memory_mb", "run_dir"),
 }
 
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with six little pictures and birds.jsonl about them, and settings for a quick bootstrap."""
+    """A folder to work in, with six little images and birds.jsonl about them, and settings for a quick bootstrap."""
     monkeypatch.chdir(tmp_path)
     rows = []
     for number in range(6):
@@ -52,7 +52,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, dat
     return lambda *words: bench(capsys, monkeypatch, *words)
 
 
-BOTH = ("--pipeline", "whole-picture,centre-box", "--split", "file:birds.jsonl")
+BOTH = ("--pipeline", "whole-image,centre-box", "--split", "file:birds.jsonl")
 
 
 def test_the_product_and_json_on_the_last_line(run: Any, data: Path) -> None:
@@ -61,18 +61,18 @@ def test_the_product_and_json_on_the_last_line(run: Any, data: Path) -> None:
     rows = json.loads(out.splitlines()[-1])["rows"]
     assert out.count("\n") == 1, "human text goes to stderr"
     assert [(row["pipeline"], row["split"], row["n"]) for row in rows] == [
-        ("whole-picture", "file:birds", 12),
+        ("whole-image", "file:birds", 12),
         ("centre-box", "file:birds", 12),
     ]
     assert set(rows[0]) >= KEYS and rows[0]["hits"] == 6 and rows[0]["acc@0.5"] == 0.5
     for row in rows:
         assert (Path(row["run_dir"]) / "run.json").is_file()
-    assert Path(rows[0]["run_dir"]).parent == Path("results/runs/whole-picture/file-birds")
+    assert Path(rows[0]["run_dir"]).parent == Path("results/runs/whole-image/file-birds")
 
 
 def test_a_table_for_people_and_the_second_time_nothing_is_computed(run: Any) -> None:
     code, out, err = run(*BOTH, "-o", "here")
-    assert code == 0 and "whole-picture" in out and "50.00" in out and "done before" not in err
+    assert code == 0 and "whole-image" in out and "50.00" in out and "done before" not in err
     code, out, err = run(*BOTH, "-o", "here")
     assert code == 0 and "50.00" in out and err.count("done before, nothing computed") == 2 and "--fresh" in err
     code, _, err = run(*BOTH, "-o", "here", "--fresh")
@@ -110,23 +110,23 @@ def test_mistakes_are_one_readable_line_and_leave_nothing(run: Any, words: Seque
 
 
 def test_a_typing_mistake_is_found_before_anything_is_run(run: Any) -> None:
-    code, _, err = run("--pipeline", "whole-picture,largest", "--split", "file:birds.jsonl")
+    code, _, err = run("--pipeline", "whole-image,largest", "--split", "file:birds.jsonl")
     assert code == 2 and "no pipeline is called 'largest'" in err and not Path("results").exists()
-    code, _, err = run("--pipeline", "whole-picture", "--split", "file:birds.jsonl", "--split", "shape-val")
+    code, _, err = run("--pipeline", "whole-image", "--split", "file:birds.jsonl", "--split", "shape-val")
     assert code == 2 and "no split is called 'shape-val'" in err and not Path("results").exists()
 
 
-def test_unreadable_pictures_leave_with_three(run: Any, data: Path) -> None:
+def test_unreadable_images_leave_with_three(run: Any, data: Path) -> None:
     (data / "2.png").write_bytes((data / "2.png").read_bytes()[:60])
     (data / "4.png").write_bytes(b"")
-    code, out, err = run("--pipeline", "whole-picture", "--split", "file:birds.jsonl", "--json")
+    code, out, err = run("--pipeline", "whole-image", "--split", "file:birds.jsonl", "--json")
     row = json.loads(out.splitlines()[-1])["rows"][0]
     assert code == 3 and row["errors"] == 2 and row["n"] == 12 and row["hits"] == 4
-    assert "unreadable pictures: 2" in err and "4.png: the file is empty" in err
+    assert "unreadable images: 2" in err and "4.png: the file is empty" in err
 
 
 def test_limit_and_seed_and_batch_size_are_in_force(run: Any) -> None:
-    words = ("--pipeline", "whole-picture", "--split", "file:birds.jsonl", "--json")
+    words = ("--pipeline", "whole-image", "--split", "file:birds.jsonl", "--json")
     code, out, _ = run(*words, "--limit", "4", "--batch-size", "3", "--seed", "5", "--dtype", "float32")
     row = json.loads(out.splitlines()[-1])["rows"][0]
     record = json.loads((Path(row["run_dir"]) / "run.json").read_text())
@@ -136,8 +136,8 @@ def test_limit_and_seed_and_batch_size_are_in_force(run: Any) -> None:
 
 
 def test_a_number_type_that_nothing_computes_in_is_refused_by_name(run: Any, data: Path) -> None:
-    code, _, err = run("--pipeline", "whole-picture", "--split", "file:birds.jsonl", "--dtype", "bfloat16")
-    assert code == 2 and "--dtype bfloat16: whole-picture" in err and not (data / "results").exists()
+    code, _, err = run("--pipeline", "whole-image", "--split", "file:birds.jsonl", "--dtype", "bfloat16")
+    assert code == 2 and "--dtype bfloat16: whole-image" in err and not (data / "results").exists()
 
 
 def test_the_lines_of_another_data_set_hold_where_on_names_it(run: Any, data: Path) -> None:
@@ -163,11 +163,11 @@ def test_one_failing_pair_does_not_lose_the_others(run: Any, monkeypatch: pytest
     def broken(context: Any) -> Any:
         raise WeightsError("w.pt: cut short; fetch it again")
 
-    monkeypatch.setattr(registry, "pipeline_factory", lambda name: broken if name == "whole-picture" else real(name))
+    monkeypatch.setattr(registry, "pipeline_factory", lambda name: broken if name == "whole-image" else real(name))
     code, out, err = run(*BOTH, "--json")
     rows = json.loads(out.splitlines()[-1])["rows"]
     assert code == 2 and [row["pipeline"] for row in rows] == ["centre-box"]
-    assert "whole-picture on file:birds: w.pt: cut short; fetch it again" in err
+    assert "whole-image on file:birds: w.pt: cut short; fetch it again" in err
 
 
 def test_options_from_flags(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_options_from_flags(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def spying(context: Any) -> Any:
         seen.append(dict(context.options))
-        return real("whole-picture")(context)
+        return real("whole-image")(context)
 
     monkeypatch.setattr(registry, "pipeline_factory", lambda name: spying)
     words = ["--set", "views=blur", "--set", "ranker.top=5", "--set", "ranker.on=true", "--set", 'prompt="a {}"']
@@ -190,7 +190,7 @@ def test_options_from_flags(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_torch_and_quick_for_a_pipeline_that_needs_none(data: Path) -> None:
     script = (
         "import sys; from bench.cli.main import main\n"
-        "sys.argv = 'bench run --pipeline whole-picture --split file:birds.jsonl --device auto'.split()\n"
+        "sys.argv = 'bench run --pipeline whole-image --split file:birds.jsonl --device auto'.split()\n"
         "try: main()\nexcept SystemExit as left: assert not left.code, left.code\n"
         "sys.exit('torch' in sys.modules)"
     )

@@ -10,14 +10,14 @@ import pytest
 
 KEYS = [
     "pipeline", "split", "n", "hits", "acc@0.5", "ci95", "acc@0.7", "acc@0.9", "mean_iou", "oracle@0.5", "no_box",
-    "errors", "strata", "expressions_per_s", "pictures_per_s", "peak_memory_mb", "run_dir", "missing", "extra",
-    "other_picture", "signature", "protocol",
+    "errors", "strata", "expressions_per_s", "images_per_s", "peak_memory_mb", "run_dir", "missing", "extra",
+    "other_image", "signature", "protocol",
 ]  # fmt: skip
 
 
 @pytest.fixture
 def world(tmp_path):
-    """A split of one's own (6 pictures, 12 expressions, the second half of them taller) and boxes for it."""
+    """A split of one's own (6 images, 12 expressions, the second half of them taller) and boxes for it."""
     size = {"width": 100, "height": 80}
     lines = [
         {"image": f"p{n % 6}.jpg", "text": "man on the left", "box_xyxy": [0, 0, 40, 40 + n], "id": f"e{n}", **size}
@@ -49,7 +49,7 @@ def test_boxes_made_elsewhere(bench, world):
     assert [key for key in KEYS if key not in row] == []
     assert (row["pipeline"], row["split"], row["protocol"]) == ("Theirs", "file:mine", "iou")
     assert (row["n"], row["hits"], row["no_box"], row["errors"]) == (12, 1, 2, 0)  # e0 at exactly 0.5; e3, e11 without
-    assert (row["missing"], row["extra"], row["other_picture"]) == (1, 1, 1)
+    assert (row["missing"], row["extra"], row["other_image"]) == (1, 1, 1)
     assert row["acc@0.5"] == 1 / 12
     assert row["ci95"][0] <= 1 / 12 <= row["ci95"][1]
     assert row["strata"]["people"]["yes"]["n"] == 12

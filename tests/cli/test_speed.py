@@ -36,7 +36,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 def test_a_table_and_a_record_each(bench: Bench, tmp_path: Path) -> None:
-    code, said, _ = bench("--pipeline", "centre-box,whole-picture")
+    code, said, _ = bench("--pipeline", "centre-box,whole-image")
     assert code == 0
     assert "centre-box" in said and "cold" in said and "unsupported" in said
     assert "smaller rules than the protocol's, or a limited split: in no table" in said
@@ -52,17 +52,17 @@ def test_json_is_what_the_file_holds(bench: Bench) -> None:
 
 
 def test_in_turn(bench: Bench, tmp_path: Path) -> None:
-    code, said, _ = bench("-p", "centre-box", "-p", "whole-picture", "--interleave", "--rounds", "4", "--json")
+    code, said, _ = bench("-p", "centre-box", "-p", "whole-image", "--interleave", "--rounds", "4", "--json")
     (row,) = json.loads(said.splitlines()[-1])["rows"]
     assert code == 0 and len(row["ratio"]["rounds"]) == 4 and row["first"]["name"] == "centre-box"
     assert row["ratio"]["low"] <= row["ratio"]["quartiles"][0] <= row["ratio"]["median"] <= row["ratio"]["high"]
-    assert [p.name[:5] for p in tmp_path.glob("results/runs/whole-picture/shapes-val/*.json")] == ["pair-"]
+    assert [p.name[:5] for p in tmp_path.glob("results/runs/whole-image/shapes-val/*.json")] == ["pair-"]
     code, _, error = bench("-p", "centre-box", "--interleave")
     assert code == 2 and "--interleave: give two pipelines or more" in error
 
 
 def test_what_cannot_be_measured_is_said_and_the_rest_is_measured(bench: Bench, tmp_path: Path) -> None:
-    code, _, error = bench("-p", "centre-box,whole-picture", "--preprocessing", "official")
+    code, _, error = bench("-p", "centre-box,whole-image", "--preprocessing", "official")
     assert code == 2 and "centre-box: --preprocessing: centre-box takes none" in error
     code, _, error = bench("-p", "centre-box", "--compile")
     assert code == 2 and "--compile: centre-box compiles nothing" in error

@@ -35,7 +35,7 @@ def test_the_clip(tmp_path, few):
     path = tmp_path / "w" / "clip.safetensors"
     assert made == {"clip": str(path)}
     record = json.loads(path.with_suffix(".json").read_text())
-    assert record["recipe"]["batch"] == 4 and record["trained_on"]["pictures"] == 12
+    assert record["recipe"]["batch"] == 4 and record["trained_on"]["images"] == 12
     assert record["recipe"]["start_from"] == "pipelines/weights/tiny-clip.safetensors"
     assert record["started_from"]["pipeline"] == "yolo-clip"
     assert "region_accuracy" in record["score"] and read_safetensors(path)[1]["recipe"] == record["recipe"]

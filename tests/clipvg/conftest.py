@@ -7,7 +7,7 @@ import plain_clipvg
 import pytest
 import torch
 from fake_world import make_context
-from training_world import PICTURES, SCENES, VALIDATION, make_job, pictures, scenes  # noqa: F401 - fixtures
+from training_world import IMAGES, SCENES, VALIDATION, images, make_job, scenes  # noqa: F401 - fixtures
 
 from clipvg.export import NAMES
 from clipvg.network import OFFICIAL, ClipVG, ClipVGConfig
@@ -73,7 +73,7 @@ def small_network(small_state):
 
 @pytest.fixture(scope="session")
 def small_batch():
-    """Four pictures and texts: pixels (4, 3, 64, 64) float64, masked patches (4, 64), ids (4, 32)."""
+    """Four images and texts: pixels (4, 3, 64, 64) float64, masked patches (4, 64), ids (4, 32)."""
     generator = torch.Generator().manual_seed(3)
     masked = torch.zeros(4, 8, 8, dtype=torch.bool)
     masked[1, :2], masked[1, 6:], masked[2, :, 5:], masked[3, :3, :] = True, True, True, True
@@ -131,8 +131,8 @@ def one_tokenizer():
 def rows(make_job):  # noqa: F811
     """rows(augment=None, seed=0, ...): the scenes' rows at 32 pixels."""
 
-    def make(augment=None, seed=0, scenes=SCENES, pictures=PICTURES, style="clean", dataset="shapes"):  # noqa: F811
-        job = make_job("clipvg", {}, scenes=scenes, pictures=pictures, seed=seed)
+    def make(augment=None, seed=0, scenes=SCENES, images=IMAGES, style="clean", dataset="shapes"):  # noqa: F811
+        job = make_job("clipvg", {}, scenes=scenes, images=images, seed=seed)
         object.__setattr__(job.context, "dataset", dataset)
         return Rows(job, 32, style, augment)
 

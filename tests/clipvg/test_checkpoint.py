@@ -100,7 +100,7 @@ def test_other_variants(changes, drop, said, official_file, context):
     refused(official_file(changes, drop), context, said)
 
 
-def test_one_of_another_size_of_picture_is_not_loaded_in_part(official_file, context, small_sizes):
+def test_one_of_another_size_of_image_is_not_loaded_in_part(official_file, context, small_sizes):
     """As ViT-L/14 at 336 pixels is to L/14: of the same width and patch."""
     keys = (POSITIONS, POSITION_ALIAS, "vl_pos_embed.weight")
     larger = {key: torch.zeros(145 + (33 if key == keys[2] else 0), small_sizes.vision) for key in keys}

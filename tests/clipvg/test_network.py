@@ -62,7 +62,7 @@ def test_agrees_with_the_plain_forward_pass(small_network, small_sizes, small_st
     boxes = small_network(*small_batch)
     plain = [plain_clipvg.forward(small_state, small_sizes, *row) for row in zip(*small_batch, strict=True)]
     close(boxes, torch.stack(plain).float(), 1e-6)
-    assert boxes.std(0).min() > 1e-2  # pictures and texts do matter
+    assert boxes.std(0).min() > 1e-2  # images and texts do matter
     head = copy.deepcopy(small_network.bbox_embed).double()
     text_tokens = small_network.encode_text(small_batch[2])
     tokens = small_network.fuse(
@@ -91,7 +91,7 @@ def test_masked_tokens_may_be_left_out(small_network, small_batch):
     pixels, masked, ids = small_batch
     image_tokens, text_tokens = small_network.encode_image(pixels), small_network.encode_text(ids)
     whole = small_network.fuse(image_tokens, masked, text_tokens, ids == PAD)[:, 0]
-    slots = torch.cat([small_network.word_slots(32), small_network.picture_slots()])
+    slots = torch.cat([small_network.word_slots(32), small_network.image_slots()])
     for row in range(4):
         keep = torch.cat([ids[row] != PAD, torch.tensor([True]), ~masked[row]])
         tokens = torch.cat([text_tokens[row], image_tokens[row]])[keep]
@@ -163,7 +163,7 @@ def test_positions_of_another_size():
     assert (ramp.diff(dim=0) >= 0).all() and torch.allclose(ramp, ramp[:, :1]) and ramp[-1, 0] > 6
 
 
-def test_another_size_of_picture(small_network, small_batch):
+def test_another_size_of_image(small_network, small_batch):
     _, _, ids = small_batch
     config = ClipVGConfig(**small_network.config.model_dump() | {"image_size": 96})
     larger = ClipVG(config, copy.deepcopy(small_network.clip)).double().eval()

@@ -18,7 +18,7 @@ from pipelines.canvas import Canvas, integer_box, letterboxed, masked_patches, s
 from pipelines.layers import giou, l1
 
 CPU = torch.device("cpu")
-NOISE = 5e-5  # of float32, of a picture's side; the small network is a loud one
+NOISE = 5e-5  # of float32, of an image's side; the small network is a loud one
 TEXTS = [
     "the red star",
     "A Person in a RED coat, left of the dog",
@@ -29,8 +29,8 @@ TEXTS = [
 sides = st.integers(1, 400)
 
 
-def picture_of(width, height, seed=0):
-    """A smooth picture with some noise: uint8 (H, W, 3)."""
+def image_of(width, height, seed=0):
+    """A smooth image with some noise: uint8 (H, W, 3)."""
     dice = np.random.default_rng([seed, width, height])
     coarse = dice.integers(0, 256, (3, 4, 3), np.uint8)
     smooth = np.asarray(plain_clipvg.Image.fromarray(coarse).resize((width, height), plain_clipvg.Image.BICUBIC))
@@ -39,22 +39,22 @@ def picture_of(width, height, seed=0):
 
 @settings(max_examples=25)
 @given(sides, sides, st.sampled_from([14, 16, 32]))
-def test_any_picture_becomes_the_official_canvas(width, height, patch):
+def test_any_image_becomes_the_official_canvas(width, height, patch):
     assume(round(224 / max(width, height) * min(width, height)) > 0)  # the official code has no answer to a thread
-    picture = picture_of(width, height)
-    canvas = letterboxed(picture, 224, "official")
+    image = image_of(width, height)
+    canvas = letterboxed(image, 224, "official")
     pixels, masked = stacked([canvas], patch, "official", CPU)
-    plain_pixels, plain_masked, (ratio, left, top) = plain_clipvg.preprocessed(picture, 224, patch)
+    plain_pixels, plain_masked, (ratio, left, top) = plain_clipvg.preprocessed(image, 224, patch)
     assert ((canvas.left, canvas.top), canvas.ratio) == ((left, top), (ratio, ratio))
     torch.testing.assert_close(pixels[0], plain_pixels, atol=1e-6, rtol=0)
     assert torch.equal(masked[0], plain_masked)
 
 
-def test_a_batch_of_pictures_is_each_of_them():
-    pictures = [picture_of(*size) for size in ((90, 61), (40, 200), (224, 224))]
-    pixels, masked = stacked([letterboxed(p, 224, "official") for p in pictures], 16, "official", CPU)
-    for row, picture in enumerate(pictures):
-        plain_pixels, plain_masked, _ = plain_clipvg.preprocessed(picture)
+def test_a_batch_of_images_is_each_of_them():
+    images = [image_of(*size) for size in ((90, 61), (40, 200), (224, 224))]
+    pixels, masked = stacked([letterboxed(p, 224, "official") for p in images], 16, "official", CPU)
+    for row, image in enumerate(images):
+        plain_pixels, plain_masked, _ = plain_clipvg.preprocessed(image)
         torch.testing.assert_close(pixels[row], plain_pixels, atol=1e-6, rtol=0)
         assert torch.equal(masked[row], plain_masked)
 
@@ -63,20 +63,20 @@ def test_a_batch_of_pictures_is_each_of_them():
     ("size", "rows"),
     [
         ((224, 168), (0, 1, 12, 13)),  # 28 rows above: the second patch's centre is padding
-        ((224, 208), ()),  # 8 rows: one of the two pixels at a centre is picture, a tie looks
+        ((224, 208), ()),  # 8 rows: one of the two pixels at a centre is image, a tie looks
         ((224, 206), (0, 13)),
     ],
 )
 def test_masks_worked_out_by_hand(size, rows):
-    _, masked = stacked([letterboxed(picture_of(*size), 224, "official")], 16, "official", CPU)
+    _, masked = stacked([letterboxed(image_of(*size), 224, "official")], 16, "official", CPU)
     assert [row for row in range(14) if masked[0].view(14, 14)[row].all()] == list(rows)
     assert int(masked.sum()) == 14 * len(rows)
 
 
 @settings(max_examples=25)
 @given(st.data(), st.sampled_from([14, 16, 32]))
-def test_a_picture_anywhere_on_the_canvas_is_masked_the_official_way(data, patch):
-    """As training places it: a smaller picture, away from the middle, padding on both axes."""
+def test_a_image_anywhere_on_the_canvas_is_masked_the_official_way(data, patch):
+    """As training places it: a smaller image, away from the middle, padding on both axes."""
     padding = torch.ones(1, 224, 224, dtype=torch.bool)
     (x0, x1), (y0, y1) = (
         sorted(data.draw(st.tuples(st.integers(0, 224), st.integers(0, 224)), label=axis))
@@ -106,11 +106,11 @@ def test_the_official_ground_truth(width, height, box, dataset):
 
 @settings(max_examples=60)
 @given(sides, sides, st.tuples(*[st.floats(0, 1)] * 4))
-def test_an_answer_goes_back_to_the_picture(width, height, box):
+def test_an_answer_goes_back_to_the_image(width, height, box):
     ratio, left, top = 224 / max(width, height), 17, 5
     canvas = Canvas(np.zeros((224, 224, 3), np.uint8), left, top, 224, 224, (ratio, ratio))
-    ours = canvas.to_picture(np.array([box]))[0]
-    np.testing.assert_allclose(ours, plain_clipvg.in_picture(box, (ratio, left, top)), atol=1e-9 * max(width, height))
+    ours = canvas.to_image(np.array([box]))[0]
+    np.testing.assert_allclose(ours, plain_clipvg.in_image(box, (ratio, left, top)), atol=1e-9 * max(width, height))
     np.testing.assert_allclose(canvas.to_canvas(tuple(ours)), box, atol=1e-9)
 
 
@@ -123,7 +123,7 @@ def pipeline(official_file, context):
 
 SCENES = [
     LoadedScene(
-        f"{width}x{height}", picture_of(width, height), tuple(Query(f"{width}:{n}", t) for n, t in enumerate(TEXTS))
+        f"{width}x{height}", image_of(width, height), tuple(Query(f"{width}:{n}", t) for n, t in enumerate(TEXTS))
     )
     for width, height in ((301, 200), (97, 240), (64, 64), (11, 30), (333, 65))
 ]
@@ -134,9 +134,9 @@ def answers(pipeline, scenes):
 
 
 def farthest(some, others):
-    """The largest difference of two sets of answers, as a share of the picture's long side."""
+    """The largest difference of two sets of answers, as a share of the image's long side."""
     assert some.keys() == others.keys()
-    long_sides = {query.id: max(scene.picture.shape) for scene in SCENES for query in scene.queries}
+    long_sides = {query.id: max(scene.image.shape) for scene in SCENES for query in scene.queries}
     return max(np.abs(some[key] - others[key]).max() / long_sides[key] for key in some)
 
 
@@ -146,10 +146,10 @@ def expected(small_table, small_sizes):
     w, s = {key: t.double() for key, t in small_table.items()}, small_sizes
     out = {}
     for scene in SCENES:
-        pixels, masked, placement = plain_clipvg.preprocessed(scene.picture, s.image, s.patch)
+        pixels, masked, placement = plain_clipvg.preprocessed(scene.image, s.image, s.patch)
         for query in scene.queries:
             box = plain_clipvg.forward(w, s, pixels.double(), masked, plain_clipvg.token_ids(query.text, s.context))
-            out[query.id] = np.array(plain_clipvg.in_picture(box, placement, s.image))
+            out[query.id] = np.array(plain_clipvg.in_image(box, placement, s.image))
     return out
 
 
@@ -168,15 +168,15 @@ def test_answers_are_those_of_the_plain_reference(fast, pipeline, expected):
 
 
 def test_any_batch_and_any_pass_gives_the_same_answers(pipeline, expected):
-    grounder = pipeline(pictures=2, texts=3)
+    grounder = pipeline(images=2, texts=3)
     assert farthest(answers(grounder, SCENES), expected) < NOISE
     assert farthest(answers(grounder, SCENES[::-1]), expected) < NOISE  # texts from the cache
     alone = {}
     for scene in SCENES:
         for query in scene.queries[::-1]:
-            alone |= answers(grounder, [LoadedScene(scene.id, scene.picture, (query,))])
+            alone |= answers(grounder, [LoadedScene(scene.id, scene.image, (query,))])
     assert farthest(alone, expected) < NOISE
-    empty = LoadedScene("nobody asks", SCENES[0].picture, ())
+    empty = LoadedScene("nobody asks", SCENES[0].image, ())
     assert farthest(answers(grounder, [empty, *SCENES, empty]), expected) < NOISE
     assert grounder.ground([empty]) == []
 
@@ -193,7 +193,7 @@ def rows(small_sizes):
     s, out = small_sizes, []
     boxes = ((30.9, 20.2, 80.7, 90.5), (5.0, 30.0, 60.5, 100.2), (1.9, 1.9, 50.1, 20.0), (3.0, 2.0, 5.0, 12.9))
     for scene, box, text in zip(SCENES, boxes, TEXTS, strict=False):
-        pixels, masked, placement = plain_clipvg.preprocessed(scene.picture, s.image, s.patch)
+        pixels, masked, placement = plain_clipvg.preprocessed(scene.image, s.image, s.patch)
         target = plain_clipvg.ground_truth(box, placement, side=s.image)
         out.append((pixels.double(), masked, plain_clipvg.token_ids(text, s.context), target.double()))
     return out
@@ -221,30 +221,30 @@ def test_the_first_step_of_training(recompute, rows, small_network, small_state,
 
 
 class Album:
-    """The pictures of SCENES, as a split loads them."""
+    """The images of SCENES, as a split loads them."""
 
     def load(self, scene):
-        return next(shown.picture for shown in SCENES if shown.id == scene.id)
+        return next(shown.image for shown in SCENES if shown.id == scene.id)
 
 
 @pytest.mark.parametrize("dataset", ["refcoco", "referit"])
 def test_the_first_step_laid_open(dataset, official_file, make_job, small_table, small_sizes):
-    """`bench doctor --train-step`, pictures and annotations to gradient norms; more rows than a forward pass takes."""
+    """`bench doctor --train-step`, images and annotations to gradient norms; more rows than a forward pass takes."""
     s, scenes, batch = small_sizes, [], []
     for number, shown in enumerate(SCENES[:3]):
-        height, width = shown.picture.shape[:2]
+        height, width = shown.image.shape[:2]
         box = (0.1 * width + 0.7, 0.2 * height + 0.3, 0.6 * width + 0.9, 0.5 * height + 0.8)  # xyxy
         held = (*box[:2], box[2] - box[0], box[3] - box[1]) if dataset == "refcoco" else box
         asked = tuple(Expression(f"{number}:{n}", text, box) for n, text in enumerate(TEXTS[:3]))
         scenes.append(Scene(shown.id, shown.id, width, height, asked))
-        pixels, masked, placement = plain_clipvg.preprocessed(shown.picture, s.image, s.patch)
+        pixels, masked, placement = plain_clipvg.preprocessed(shown.image, s.image, s.patch)
         target = plain_clipvg.ground_truth(held, placement, "xywh" if dataset == "refcoco" else "xyxy", s.image)
         ids = [plain_clipvg.token_ids(text, s.context) for text in TEXTS[:3]]
         batch += [(pixels.double(), masked, each, target.double()) for each in ids]
     w = {key: tensor.double() for key, tensor in small_table.items()}
     wanted_l1, wanted_giou, gradients = plain_clipvg.first_step(w, s, batch)
     recipe = {"start_from": str(official_file()), "network": {"image_size": s.image}}
-    job = make_job("clipvg", recipe, scenes=scenes, pictures=Album(), saves=False)
+    job = make_job("clipvg", recipe, scenes=scenes, images=Album(), saves=False)
     object.__setattr__(job.context, "dataset", dataset)
     found = gradient_check(ClipVGTask(job))
     assert (found["rows"], len(found["boxes_cxcywh"])) == (9, 9)

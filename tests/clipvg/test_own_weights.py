@@ -124,8 +124,8 @@ def test_exported_the_official_code_gives_the_same_box(own_file, context, small_
             assert state[alias].data_ptr() == state[key].data_ptr(), alias  # kept once
     assert isinstance(held["args"], argparse.Namespace) and {"epoch", "val_accu"} <= held.keys()
 
-    picture = np.random.default_rng(1).integers(0, 256, (50, 81, 3), np.uint8)
-    pixels, masked, _ = plain_clipvg.preprocessed(picture, 64, 8)
+    image = np.random.default_rng(1).integers(0, 256, (50, 81, 3), np.uint8)
+    pixels, masked, _ = plain_clipvg.preprocessed(image, 64, 8)
     ids = plain_clipvg.token_ids("the red star left of it", 32)
     plain = plain_clipvg.forward({k: t.float() for k, t in state.items()}, small_sizes, pixels, masked, ids)
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_what_the_official_code_cannot_build_is_not_exported(own_file, context, 
     assert not (tmp_path / "exported.pth").exists()
 
 
-def test_another_size_of_picture(official_file, context):
+def test_another_size_of_image(official_file, context):
     whole = opened(official_file(), context).network.state_dict()
     larger = opened(official_file(), context, image_size=96).network
     assert larger.config.image_size == 96 and larger.side == 12 and not larger.training

@@ -17,7 +17,7 @@ SAFE = Augment(crop="safe", blur_share=0.5, flip_share=0.5)
 
 
 class Grey:
-    """A PictureSource of grey pictures of one size."""
+    """A ImageSource of grey images of one size."""
 
     def __init__(self, width, height):
         self.shape = (height, width, 3)
@@ -63,8 +63,8 @@ def test_shapes_of_a_forward_pass(rows):
     "box", [(40.0, 3.0, 55.0, 9.0), (-9.0, 3.0, 0.0, 9.0), (3.0, 30.0, 9.0, 31.0), (3.0, -5.0, 9.0, 0.0)]
 )
 @pytest.mark.parametrize("augment", [None, Augment(), SAFE])
-def test_a_box_outside_its_picture_is_refused(rows, box, augment):
-    mine = rows(augment, scenes=one(box), pictures=Grey(40, 30))
+def test_a_box_outside_its_image_is_refused(rows, box, augment):
+    mine = rows(augment, scenes=one(box), images=Grey(40, 30))
     with pytest.raises(DataError, match="outside") as refused:
         mine.sample(0, 1)
     assert all(said in str(refused.value) for said in ("s-1", "s.png", f"{box[2]:g}", "40 x 30"))
@@ -75,7 +75,7 @@ def test_official_boxes_are_whole_pixels_clean_ones_are_not(rows):
     scenes, grey = one(box, 32, 32), Grey(32, 32)
 
     def corners(style, dataset):
-        target = rows(scenes=scenes, pictures=grey, style=style, dataset=dataset).sample(0, 1).target * 32
+        target = rows(scenes=scenes, images=grey, style=style, dataset=dataset).sample(0, 1).target * 32
         x, y, w, h = target.tolist()
         return [pytest.approx(v) for v in (x - w / 2, y - h / 2, x + w / 2, y + h / 2)]
 
@@ -90,7 +90,7 @@ def test_official_boxes_are_whole_pixels_clean_ones_are_not(rows):
 def test_a_row_of_ones_own_is_cut_in_the_form_it_was_given_in(rows, tmp_path, form, box, width):
     file = tmp_path / "own.jsonl"
     file.write_text(json.dumps({"image": "a.png", "text": "it", form: box}) + "\n")
-    own = rows(scenes=read_jsonl(file), pictures=Grey(32, 32), style="official", dataset="file")
+    own = rows(scenes=read_jsonl(file), images=Grey(32, 32), style="official", dataset="file")
     assert float(own.sample(0, 0).target[2]) * 32 == pytest.approx(width)
 
 

@@ -77,7 +77,7 @@ def test_it_learns_and_its_file_is_what_the_pipeline_opens(job, context):
     assert losses[-1] < 0.9 * losses[0]
     keys = read_safetensors(made.path)[0]
     assert not any(key.startswith("clip.") for key in keys if key != POSITIONS)
-    loaded = [LoadedScene(s.id, mine.pictures.load(s), tuple(e.query for e in s.expressions)) for s in mine.validation]
+    loaded = [LoadedScene(s.id, mine.images.load(s), tuple(e.query for e in s.expressions)) for s in mine.validation]
     pipeline = clipvg(context({"weights": str(made.path)}, dataset="shapes"))
     answers = pipeline.ground(loaded)
     assert pipeline.style == "clean" and len(answers) == 6 and all(a.box is not None for a in answers)

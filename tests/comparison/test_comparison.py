@@ -10,16 +10,16 @@ from worlds_of_runs import make_run, scenes_of
 from bench.comparison.comparison import compare
 from bench.comparison.paired import expanded_tail
 from bench.errors import RunError, UsageError
-from bench.evaluation.statistics import drawn_pictures
+from bench.evaluation.statistics import drawn_images
 from bench.runs.outcomes import read_outcomes
 
 DRAWS = 300
 
 
-def world(seed=0, pictures=24):
-    """Scenes of 0 to 6 expressions, and hits of three pipelines that share what makes a picture hard."""
+def world(seed=0, images=24):
+    """Scenes of 0 to 6 expressions, and hits of three pipelines that share what makes an image hard."""
     rng = np.random.default_rng(seed)
-    scenes = scenes_of(rng.integers(1, 7, pictures).tolist(), empty=(0, 5))
+    scenes = scenes_of(rng.integers(1, 7, images).tolist(), empty=(0, 5))
     hits = {name: [] for name in "xyz"}
     for scene in scenes:
         hard = rng.normal()
@@ -39,17 +39,17 @@ def slow(scenes, differences, inside, draws, confidence):
     """Difference and interval of the expressions in `inside`, as the definition says: draw by draw, loop by loop."""
     asked = [scene for scene in scenes if scene.expressions]
     ratios = []
-    for taken in np.concatenate(list(drawn_pictures(len(asked), draws, 0))).tolist():
+    for taken in np.concatenate(list(drawn_images(len(asked), draws, 0))).tolist():
         above = below = 0
-        for picture in taken:
-            for expression in asked[picture].expressions:
+        for image in taken:
+            for expression in asked[image].expressions:
                 if expression.id in inside:
                     above += differences[expression.id]
                     below += 1
         if below:
             ratios.append(above / below)
-    pictures = sum(any(e.id in inside for e in scene.expressions) for scene in asked)
-    place = int(expanded_tail(pictures, confidence) * (len(ratios) + 1))
+    images = sum(any(e.id in inside for e in scene.expressions) for scene in asked)
+    place = int(expanded_tail(images, confidence) * (len(ratios) + 1))
     ratios.sort()
     ends = (ratios[place - 1], ratios[len(ratios) - place]) if place else (-1.0, 1.0)
     return sum(differences[name] for name in inside) / len(inside), ends, ratios
@@ -102,7 +102,7 @@ def test_cells_and_flips_add_up(runs):
         x, _ = both[int(flip.id[1:])]
         assert flip.right == ("A" if x else "B")
         assert flip.iou == ((1.0, 0.333333) if x else (0.333333, 1.0))
-    assert pair.pictures_flipped == len({flip.scene for flip in pair.flips})
+    assert pair.images_flipped == len({flip.scene for flip in pair.flips})
     assert pair.mcnemar_p == pytest.approx(stats.binomtest(cells.a_only, cells.a_only + cells.b_only).pvalue)
 
 
@@ -149,11 +149,11 @@ def test_the_object_is_json_and_says_the_texts(runs):
 def test_what_must_be_known_is_noted(tmp_path):
     scenes, hits = world()
     few = [1 - hit if n in (3, 4) else hit for n, hit in enumerate(hits["x"])]
-    part = {"partial": True, "pictures": 26}
+    part = {"partial": True, "images": 26}
     folders = [make_run(tmp_path, name, scenes, marks, **part) for name, marks in (("a", hits["x"]), ("b", few))]
     notes = " | ".join(compare(folders, DRAWS).notes)
-    assert "the first 26 pictures of mine-val only" in notes
-    assert "A and B differ on 1 pictures only" in notes or "A and B differ on 2 pictures only" in notes
+    assert "the first 26 images of mine-val only" in notes
+    assert "A and B differ on 1 images only" in notes or "A and B differ on 2 images only" in notes
     lone = scenes_of([2])
     two = [make_run(tmp_path, name, lone, marks, split="l-val") for name, marks in (("a", [1, 1]), ("b", [0, 0]))]
     found = compare(two, DRAWS)
@@ -211,7 +211,7 @@ def test_outcomes_that_are_not_the_records_are_refused(tmp_path):
     with pytest.raises(RunError, match="from expression 1 on"):
         compare(folders, DRAWS)
     path.write_text(stored.replace('"p0"', '"q0"', 1))
-    with pytest.raises(RunError, match="from picture 1 on"):
+    with pytest.raises(RunError, match="from image 1 on"):
         compare(folders, DRAWS)
     lines = stored.splitlines(keepends=True)
     path.write_text("".join(lines[:-1]))

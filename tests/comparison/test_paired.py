@@ -19,16 +19,16 @@ from bench.comparison.paired import (
 )
 
 
-@pytest.mark.parametrize("pictures", [5, 10, 20, 40, 100, 1500])
-def test_the_tail_gives_students_interval_back(pictures):
+@pytest.mark.parametrize("images", [5, 10, 20, 40, 100, 1500])
+def test_the_tail_gives_students_interval_back(images):
     """Where the draws are normal with the bootstrap's spread (sqrt((m - 1) / m) of the right one), the interval is
     Student's: the reason for the tail."""
-    drawn = stats.norm(scale=math.sqrt((pictures - 1) / pictures))
-    assert -drawn.ppf(expanded_tail(pictures, 0.95)) == pytest.approx(stats.t.ppf(0.975, pictures - 1), rel=1e-4)
-    assert p_of_part(expanded_tail(pictures, 0.95), pictures) == pytest.approx(0.05, rel=1e-3)
+    drawn = stats.norm(scale=math.sqrt((images - 1) / images))
+    assert -drawn.ppf(expanded_tail(images, 0.95)) == pytest.approx(stats.t.ppf(0.975, images - 1), rel=1e-4)
+    assert p_of_part(expanded_tail(images, 0.95), images) == pytest.approx(0.05, rel=1e-3)
 
 
-def test_the_tail_of_many_pictures_is_the_plain_one():
+def test_the_tail_of_many_images_is_the_plain_one():
     assert 0.0248 < expanded_tail(1500, 0.95) < 0.025
     assert expanded_tail(10_000_000, 0.95) == pytest.approx(0.025, rel=1e-4)
     assert expanded_tail(1, 0.95) == 0
@@ -42,11 +42,11 @@ def test_an_end_is_an_ordered_draw():
     assert difference_interval(drawn, 400, 0.95) == (ordered[place - 1], ordered[-place])
 
 
-@pytest.mark.parametrize("pictures", [0, 1, 2])
-def test_nothing_is_known_from_too_few_pictures(pictures):
+@pytest.mark.parametrize("images", [0, 1, 2])
+def test_nothing_is_known_from_too_few_images(images):
     drawn = np.full(10_000, 0.5)
-    assert difference_interval(drawn, pictures, 0.95) == (-1.0, 1.0)
-    assert pictures == 2 or difference_p(drawn, pictures) == 1.0
+    assert difference_interval(drawn, images, 0.95) == (-1.0, 1.0)
+    assert images == 2 or difference_p(drawn, images) == 1.0
 
 
 @given(
@@ -56,10 +56,10 @@ def test_nothing_is_known_from_too_few_pictures(pictures):
     st.integers(0, 2**31),
     st.sampled_from([0.8, 0.9, 0.95, 0.99]),
 )
-def test_p_and_interval_say_the_same(pictures, draws, shift, seed, confidence):
+def test_p_and_interval_say_the_same(images, draws, shift, seed, confidence):
     drawn = np.round(np.random.default_rng(seed).normal(shift, 1, draws), 1)  # with ties, also at 0
-    low, high = difference_interval(drawn, pictures, confidence)
-    assert (difference_p(drawn, pictures) <= 1 - confidence) == (low > 0 or high < 0)
+    low, high = difference_interval(drawn, images, confidence)
+    assert (difference_p(drawn, images) <= 1 - confidence) == (low > 0 or high < 0)
 
 
 def test_p_is_symmetric_never_zero_and_one_for_no_difference():
@@ -67,7 +67,7 @@ def test_p_is_symmetric_never_zero_and_one_for_no_difference():
     assert difference_p(drawn, 50) == difference_p(-drawn, 50) < 1
     assert difference_p(np.zeros(5000), 50) == 1.0
     assert difference_p(np.ones(5000), 50) == p_of_part(1 / 5001, 50) > 0
-    # Student's t of many pictures is the normal: twice the part on the other side.
+    # Student's t of many images is the normal: twice the part on the other side.
     assert p_of_part(0.01, 10_000_000) == pytest.approx(0.02, rel=1e-4)
 
 
@@ -78,7 +78,7 @@ def test_the_standard_error_is_the_loops():
     ratio = sum(differences) / sum(counts)
     variance = sum((d - ratio * n) ** 2 for d, n in zip(differences, counts, strict=True)) * 30 / 29
     assert standard_error(differences, counts) == pytest.approx(math.sqrt(variance) / sum(counts), rel=1e-12)
-    # One expression a picture: the standard error of a mean.
+    # One expression an image: the standard error of a mean.
     alone = standard_error(differences, np.ones(30))
     assert alone == pytest.approx(stats.sem(differences), rel=1e-12)
     assert math.isnan(standard_error(np.ones(1), np.ones(1)))

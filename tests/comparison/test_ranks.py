@@ -53,7 +53,7 @@ def test_significant_is_what_compare_calls_so(seed):
     assert alone.sum() > better.sum() or seed, "and one in which the correction matters"
 
 
-def test_pictures_without_expressions_are_no_part_of_the_sample():
+def test_images_without_expressions_are_no_part_of_the_sample():
     rng = np.random.default_rng(5)
     counts = rng.integers(1, 7, 30)
     hits = rng.binomial(counts[:, None], [0.5, 0.62, 0.7])
@@ -62,5 +62,5 @@ def test_pictures_without_expressions_are_no_part_of_the_sample():
     assert rank_ranges(padded_hits, padded_counts) == rank_ranges(hits, counts)
 
 
-def test_one_picture_tells_nothing():
+def test_one_image_tells_nothing():
     assert rank_ranges([[9, 1]], [9]) == [(1, 2), (1, 2)]

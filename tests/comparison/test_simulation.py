@@ -21,7 +21,7 @@ def test_intervals_and_tests_keep_their_promise(world):
 
 
 def test_what_would_not_keep_it():
-    """The bounds can fail: the plain interval is too narrow with few pictures, McNemar's test alarms too often."""
+    """The bounds can fail: the plain interval is too narrow with few images, McNemar's test alarms too often."""
     kept = simulate(World(10, gain=0.25), sets=1000, draws=1000)
     assert kept.plain_covers < 0.93 < kept.covers
     assert simulate(World(60), sets=1000, draws=400).mcnemar_finds > 0.1

@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 import pytest
-from fake_world import MemoryPictures, make_split
+from fake_world import MemoryImages, make_split
 from PIL import Image
 
 from bench import registry
-from bench.datasets.blind import blind, pictures_below, shut
+from bench.datasets.blind import blind, images_below, shut
 from bench.datasets.load import load_split
-from bench.errors import DataError, PictureError, UsageError
+from bench.errors import DataError, ImageError, UsageError
 from bench.evaluation.opening import pipeline_context
 from bench.labelling import LabelJob
 from bench.settings import load_settings
@@ -40,25 +40,25 @@ def test_scenes_keep_their_names_and_sizes_alone(shapes):
     assert all(s.expressions == () == s.objects for s in scenes)
 
 
-def test_pictures_can_be_loaded_and_nothing_else(shapes):
-    _, pictures = blind(shapes)
-    assert (pictures.load(shapes.scenes[1]) == shapes.pictures.load(shapes.scenes[1])).all()
-    assert pictures.missing(shapes.scenes) == []
-    assert [name for name in dir(pictures) if not name.startswith("_")] == ["load", "missing"]
-    assert not any(hasattr(pictures, name) for name in ("seed", "__dict__"))
+def test_images_can_be_loaded_and_nothing_else(shapes):
+    _, images = blind(shapes)
+    assert (images.load(shapes.scenes[1]) == shapes.images.load(shapes.scenes[1])).all()
+    assert images.missing(shapes.scenes) == []
+    assert [name for name in dir(images) if not name.startswith("_")] == ["load", "missing"]
+    assert not any(hasattr(images, name) for name in ("seed", "__dict__"))
 
 
-def test_a_source_of_pictures_is_handed_no_annotation_either():
-    class Nosy(MemoryPictures):
+def test_a_source_of_images_is_handed_no_annotation_either():
+    class Nosy(MemoryImages):
         def load(self, scene):
             assert scene.expressions == () == scene.objects
             return super().load(scene)
 
     split = make_split(4, Nosy(bad={"2.png"}))
-    _, pictures = blind(split)
-    assert pictures.load(split.scenes[0]).shape == (24, 32, 3)
-    with pytest.raises(PictureError, match=r"2\.png: broken"):
-        pictures.load(split.scenes[2])
+    _, images = blind(split)
+    assert images.load(split.scenes[0]).shape == (24, 32, 3)
+    with pytest.raises(ImageError, match=r"2\.png: broken"):
+        images.load(split.scenes[2])
 
 
 def test_the_context_has_no_way_to_annotations():
@@ -66,7 +66,7 @@ def test_the_context_has_no_way_to_annotations():
     assert context.train_scenes() and context.candidates is not None
     blinded = shut(context)
     assert blinded.candidates is None and blinded.device == context.device
-    with pytest.raises(UsageError, match="pictures alone"):
+    with pytest.raises(UsageError, match="images alone"):
         blinded.train_scenes()
 
 
@@ -78,8 +78,8 @@ def test_sources_make_labels_without_a_look_at_annotations(shapes, source):
     context = shut(replace(pipeline_context(source, "shapes", resolved), options=options))
 
     def labels(split):
-        scenes, pictures = blind(split)
-        job = LabelJob(scenes, pictures, options, f"[label.{source}]", context)
+        scenes, images = blind(split)
+        job = LabelJob(scenes, images, options, f"[label.{source}]", context)
         return [(label.scene.file, label.text, label.box) for label in registry.label_source(source)(job)]
 
     made = labels(guarded(shapes))
@@ -94,25 +94,25 @@ def folder(tmp_path):
     for name in ("photos/b.png", "photos/a.JPG", "photos/deep/c.webp"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 6)).save(tmp_path / name)
-    (tmp_path / "photos" / "notes.txt").write_text("no picture")
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
     return tmp_path / "photos"
 
 
-def test_every_picture_of_a_folder(folder, tmp_path):
-    scenes, pictures = pictures_below(folder, folder / "labels.jsonl")
+def test_every_image_of_a_folder(folder, tmp_path):
+    scenes, images = images_below(folder, folder / "labels.jsonl")
     assert [s.file for s in scenes] == ["a.JPG", "b.png", "deep/c.webp"]
-    above, pictures = pictures_below(folder, tmp_path / "labels.jsonl")
+    above, images = images_below(folder, tmp_path / "labels.jsonl")
     assert [s.file for s in above] == ["photos/a.JPG", "photos/b.png", "photos/deep/c.webp"]
-    assert pictures.load(above[2]).shape == (6, 8, 3) and not pictures.missing(above)
+    assert images.load(above[2]).shape == (6, 8, 3) and not images.missing(above)
 
 
 def test_folders_that_cannot_be_used(folder, tmp_path):
     with pytest.raises(UsageError, match="or above"):
-        pictures_below(folder, tmp_path / "elsewhere" / "labels.jsonl")
+        images_below(folder, tmp_path / "elsewhere" / "labels.jsonl")
     with pytest.raises(DataError, match="not there"):
-        pictures_below(tmp_path / "none", tmp_path / "labels.jsonl")
+        images_below(tmp_path / "none", tmp_path / "labels.jsonl")
     with pytest.raises(DataError, match="not a folder"):
-        pictures_below(folder / "b.png", tmp_path / "labels.jsonl")
+        images_below(folder / "b.png", tmp_path / "labels.jsonl")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no picture in it"):
-        pictures_below(tmp_path / "empty", tmp_path / "labels.jsonl")
+    with pytest.raises(DataError, match="no image in it"):
+        images_below(tmp_path / "empty", tmp_path / "labels.jsonl")

@@ -15,15 +15,15 @@ from bench.datasets.fingerprint import fingerprint
 from bench.datasets.prepared import (
     Header,
     SourceFile,
+    image_roots,
     index_path,
-    picture_roots,
     read_header,
     read_index,
-    remember_pictures,
+    remember_images,
     write_index,
 )
 from bench.datasets.split import Counts, Part, Split
-from bench.errors import DataError, PictureError
+from bench.errors import DataError, ImageError
 from bench.grounding import Caption, Expression, Scene
 from bench.registry import DATASETS, names
 from bench.settings import DataSettings, Resolved, Settings
@@ -87,7 +87,7 @@ def test_every_data_set_says_terms_and_where() -> None:
         (Counts(2, 1, 1), []),
         (Counts(2, None, 1), []),
         (Counts(3, 1, 1), ["expressions: 2 expected, 3 found"]),
-        (Counts(2, 4, 5), ["refs: 1 expected, 4 found", "pictures: 1 expected, 5 found"]),
+        (Counts(2, 4, 5), ["refs: 1 expected, 4 found", "images: 1 expected, 5 found"]),
     ],
 )
 def test_mismatches(found: Counts, says: list[str]) -> None:
@@ -142,8 +142,8 @@ def test_a_split_loads_with_the_stored_fingerprint(resolved: Resolved) -> None:
     assert split.partial
     assert split.fingerprint == fingerprint(scenes())
     assert split.limited(1).fingerprint == fingerprint(scenes()[:1])
-    with pytest.raises(PictureError, match=r"p\.jpg.*bench data prepare tiny --images PATH"):
-        split.pictures.load(split.scenes[0])
+    with pytest.raises(ImageError, match=r"p\.jpg.*bench data prepare tiny --images PATH"):
+        split.images.load(split.scenes[0])
 
 
 def test_not_prepared_says_how(resolved: Resolved) -> None:
@@ -192,20 +192,20 @@ def test_a_box_that_is_not_finite_is_never_written(resolved: Resolved) -> None:
     assert not path.exists()
 
 
-def test_where_pictures_lie(resolved: Resolved, tmp_path: Path) -> None:
-    assert picture_roots(resolved, "tiny") == []
-    remember_pictures(resolved.home, "tiny", [tmp_path / "a", tmp_path / "b.zip"])
+def test_where_images_lie(resolved: Resolved, tmp_path: Path) -> None:
+    assert image_roots(resolved, "tiny") == []
+    remember_images(resolved.home, "tiny", [tmp_path / "a", tmp_path / "b.zip"])
     (resolved.home / "datasets/tiny/hub.zip").touch()
-    named = Resolved(Settings(data=DataSettings(pictures={"tiny": "mine"})), folder=tmp_path)
+    named = Resolved(Settings(data=DataSettings(images={"tiny": "mine"})), folder=tmp_path)
     stored = [tmp_path / "a", tmp_path / "b.zip", resolved.home / "datasets/tiny/hub.zip"]
-    assert picture_roots(resolved, "tiny") == stored
-    assert picture_roots(named, "tiny") == [tmp_path / "mine", *stored]
-    album = Resolved(Settings(data=DataSettings(pictures={"coco": "all"})), folder=tmp_path)
-    assert picture_roots(album, "tiny", "coco") == [tmp_path / "all", *stored]
-    assert picture_roots(album, "tiny") == stored
-    (resolved.home / "datasets/tiny/pictures.json").write_text("[")
+    assert image_roots(resolved, "tiny") == stored
+    assert image_roots(named, "tiny") == [tmp_path / "mine", *stored]
+    album = Resolved(Settings(data=DataSettings(images={"coco": "all"})), folder=tmp_path)
+    assert image_roots(album, "tiny", "coco") == [tmp_path / "all", *stored]
+    assert image_roots(album, "tiny") == stored
+    (resolved.home / "datasets/tiny/images.json").write_text("[")
     with pytest.raises(DataError, match="bench data prepare tiny --images PATH"):
-        picture_roots(resolved, "tiny")
+        image_roots(resolved, "tiny")
 
 
 def test_an_unwritable_home_is_a_readable_error(resolved: Resolved) -> None:

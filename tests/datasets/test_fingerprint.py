@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.datasets.fingerprint import difference, fingerprint, picture_key
+from bench.datasets.fingerprint import difference, fingerprint, image_key
 from bench.grounding import Expression, Scene
 
 
@@ -52,8 +52,8 @@ A = [
         ("street\\0001.jpg", "0001"),
     ],
 )
-def test_picture_key(file, key):
-    assert picture_key(file) == key
+def test_image_key(file, key):
+    assert image_key(file) == key
 
 
 def test_the_fingerprint_is_what_the_module_says():
@@ -99,9 +99,7 @@ def test_text_box_and_further_boxes_do(change):
 def test_an_expression_that_is_there_twice_counts_twice():
     twice = [replace(A[0], expressions=A[0].expressions * 2), A[1]]
     assert fingerprint(twice) != fingerprint(A)
-    assert difference(A, twice) == [
-        "2 expressions only in the second: 'cup' (picture 716), 'man on right' (picture 716)"
-    ]
+    assert difference(A, twice) == ["2 expressions only in the second: 'cup' (image 716), 'man on right' (image 716)"]
 
 
 def test_unicode_forms_and_minus_zero_are_one():
@@ -110,11 +108,11 @@ def test_unicode_forms_and_minus_zero_are_one():
     assert fingerprint(a) == fingerprint(b)
 
 
-def test_pictures_that_are_missing():
+def test_images_that_are_missing():
     assert difference(A, A[:1], ("the index", "the folder")) == [
-        "1 picture with 1 expression only in the index, not in the folder: 9739"
+        "1 image with 1 expression only in the index, not in the folder: 9739"
     ]
-    assert difference(A[:1], A)[0].startswith("1 picture with 1 expression only in the second")
+    assert difference(A[:1], A)[0].startswith("1 image with 1 expression only in the second")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +137,7 @@ def test_boxes_that_differ_are_explained(change, said):
 def test_boxes_that_differ_without_explanation_get_numbers():
     other = changed(A, lambda e: replace(e, box=(e.box[0], e.box[1] + len(e.text) / 10, *e.box[2:])))
     assert difference(A, other) == [
-        "3 expressions with another box for the same picture and text: largest deviation 1.50 px, median 1.20 px"
+        "3 expressions with another box for the same image and text: largest deviation 1.50 px, median 1.20 px"
     ]
 
 
@@ -147,6 +145,6 @@ def test_texts_that_differ_on_the_same_box_and_expressions_of_one_only():
     other = [scene(A[0].file, ("man on the right", A[0].expressions[0].box)), A[1]]
     said = difference(A, other)
     assert said[0] == (
-        "1 expression with another text on the same box: 'man on right' / 'man on the right' (picture 716)"
+        "1 expression with another text on the same box: 'man on right' / 'man on the right' (image 716)"
     )
-    assert said[1] == "1 expression only in the first: 'cup' (picture 716)"
+    assert said[1] == "1 expression only in the first: 'cup' (image 716)"

@@ -63,7 +63,7 @@ TWO = [row(7, item(1, 7, ["man on right", "tall man"]), item(4, 7, ["child"])), 
 
 @pytest.mark.parametrize("as_json", [False, True])
 @pytest.mark.parametrize("at_once", [1, 64])
-def test_scenes_come_with_their_pictures(tmp_path, monkeypatch, as_json, at_once):
+def test_scenes_come_with_their_images(tmp_path, monkeypatch, as_json, at_once):
     monkeypatch.setattr(hub_rows, "ROWS_AT_ONCE", at_once)
     rows = TWO
     if as_json:
@@ -125,7 +125,7 @@ OBJECTS = [
 ]  # fmt: skip
 
 
-def test_one_row_an_object_is_gathered_per_picture(tmp_path):
+def test_one_row_an_object_is_gathered_per_image(tmp_path):
     (first, seven), (second, _) = read(parquet(tmp_path, *OBJECTS), "val")
     assert (first.file, seven, second.id) == ("COCO_train2014_000000000007.jpg", b"seven", "9")
     assert [(e.id, e.text, e.box, e.ref_id) for e in first.expressions] == [
@@ -152,7 +152,7 @@ def broken(change) -> dict:
         (lambda r: r["ref_list"][1]["ref_info"]["sentences"][0].update(sent=" "), "ref 4, sentence 40: .* empty"),
         (lambda r: r["ref_list"][1]["ref_info"].update(split="train"), "row 0, ref 4: it belongs to part 'train'"),
         (lambda r: r["ref_list"][1]["ref_info"]["sentences"][0].update(sent_id=10), "two expressions have the id '10'"),
-        (lambda r: r.update(image={"bytes": None, "path": "x.jpg"}), "row 0: its picture has no bytes"),
+        (lambda r: r.update(image={"bytes": None, "path": "x.jpg"}), "row 0: its image has no bytes"),
         (lambda r: r.update(ref_list="{"), "row 0: not readable JSON"),
         (lambda r: r.update(ref_list="5"), "row 0: expected a list"),
         (lambda r: r.update(image_info="[]"), "row 0: expected a struct"),
@@ -163,8 +163,8 @@ def test_what_is_wrong_is_named(tmp_path, change, message):
         read(parquet(tmp_path, broken(change)), "val")
 
 
-def test_a_picture_may_not_come_twice(tmp_path):
-    with pytest.raises(DataError, match=r"row 1: picture .* is there twice"):
+def test_a_image_may_not_come_twice(tmp_path):
+    with pytest.raises(DataError, match=r"row 1: image .* is there twice"):
         read(parquet(tmp_path, TWO[0], TWO[0]), "val")
 
 

@@ -116,7 +116,7 @@ def test_a_wrong_row_is_named(tmp_path, name):
         read_index_list(saved(tmp_path, GOOD, GOOD, row), "unc")
 
 
-def test_a_picture_has_one_size(tmp_path):
+def test_a_image_has_one_size(tmp_path):
     def row(width):
         return [COCO, {"height": 480, "width": width}, [1, 2, 3, 4], "man", []]
 
@@ -136,7 +136,7 @@ def test_other_refusals(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, expressions, refs, pictures",
+    "name, expressions, refs, images",
     [
         ("unc_val", 10_834, 3_811, 1_500),
         ("gref_umd_val", 4_896, 2_573, 1_300),
@@ -144,12 +144,12 @@ def test_other_refusals(tmp_path):
         ("flickr_val", 14_433, None, 1_000),
     ],
 )
-def test_the_real_lists(name, expressions, refs, pictures):
+def test_the_real_lists(name, expressions, refs, images):
     file = SHARED / f"data/index/{name}.pth"
     if not file.exists():
         pytest.skip("needs the real index lists")
     scenes = read_index_list(file, name.removesuffix("_val"))
     every = [e for s in scenes for e in s.expressions]
-    assert (len(every), len(scenes)) == (expressions, pictures)
+    assert (len(every), len(scenes)) == (expressions, images)
     assert len({e.ref_id for e in every} - {None}) == (refs or 0)
     assert max(e.box[2] for e in every) <= 640

@@ -47,7 +47,7 @@ def test_ids_without_an_id(tmp_path):
     assert [e.id for e in read_jsonl(path)[0].expressions] == ["1", "val:0", "4", "9"]
 
 
-def test_pictures_in_order_and_sizes_that_only_some_lines_give(tmp_path):
+def test_images_in_order_and_sizes_that_only_some_lines_give(tmp_path):
     path = put(tmp_path, GOOD, {**GOOD, "image": "b/a.jpg"}, {**GOOD, "width": 10, "height": 20})
     first, second = read_jsonl(path)
     assert (first.file, first.width, first.height, len(first.expressions)) == ("a.jpg", 10, 20, 2)
@@ -153,9 +153,9 @@ def test_anything_else_is_a_data_error_too(tmp_path_factory, line):
         assert len(scenes) == 1
 
 
-@pytest.mark.skipif(not (SHARED / "data/pictures/expressions.jsonl").exists(), reason="needs the real pictures")
-def test_the_real_pictures():
-    scenes = read_jsonl(SHARED / "data/pictures/expressions.jsonl")
+@pytest.mark.skipif(not (SHARED / "data/images/expressions.jsonl").exists(), reason="needs the real images")
+def test_the_real_images():
+    scenes = read_jsonl(SHARED / "data/images/expressions.jsonl")
     assert (len(scenes), sum(len(s.expressions) for s in scenes)) == (4, 32)
     assert scenes[0].expressions[0].id == "refcoco-testB:0"
     assert (scenes[0].id, scenes[0].width, scenes[0].height) == ("154", 427, 640)

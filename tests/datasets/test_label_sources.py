@@ -60,7 +60,7 @@ def test_one_id_twice_in_a_source_is_refused(write):
         sources_of("shapes-train", [one, two], load_settings())
 
 
-def test_a_row_without_a_picture_is_named(write):
+def test_a_row_without_a_image_is_named(write):
     with pytest.raises(DataError, match=r"lost\.jsonl: .*train-999999\.png"):
         sources_of("shapes-train", [write("lost.jsonl", {"image": "train-999999.png"})], load_settings())
 
@@ -70,7 +70,7 @@ def test_provenance_has_to_be_an_object(write):
         sources_of("shapes-train", [write("bad.jsonl", {"provenance": "template"})], load_settings())
 
 
-def test_the_first_pictures_of_each_file(write):
+def test_the_first_images_of_each_file(write):
     path = write("mine.jsonl", {"id": "1"}, {"id": "2", "image": "train-000002.png"})
     (found,) = sources_of("shapes-train", [path], load_settings(), limit=1)
     assert [scene.file for scene in found.scenes] == ["train-000001.png"]

@@ -1,4 +1,4 @@
-"""Labels from any file about a data set's pictures: what is read, what is found where, and bad rows by their number."""
+"""Labels from any file about a data set's images: what is read, what is found where, and bad rows by their number."""
 
 import hashlib
 import json
@@ -8,11 +8,11 @@ import zipfile
 import pytest
 from tiny_refcoco import BOXES, FILES, REFS, jpeg, lists, train2017
 
-from bench.datasets.labels import LabelPictures, load_labels
+from bench.datasets.labels import LabelImages, load_labels
 from bench.datasets.load import load_split
 from bench.datasets.prepared import Header, index_path, write_index
 from bench.datasets.split import Counts
-from bench.errors import DataError, PictureError, UnknownName, UsageError
+from bench.errors import DataError, ImageError, UnknownName, UsageError
 from bench.grounding import Expression, Scene, check_box_touches
 from bench.settings import DataSettings, Resolved, Settings, ShapesSettings
 
@@ -39,21 +39,21 @@ def jsonl(path, *rows):
 
 @pytest.fixture
 def resolved(tmp_path, monkeypatch):
-    """Pictures of COCO configured, nothing prepared."""
+    """Images of COCO configured, nothing prepared."""
     monkeypatch.delenv("BENCH_HOME", raising=False)
-    pictures = {"coco": str(train2017(tmp_path / "train2017.zip"))}
-    data = DataSettings(home=str(tmp_path / "home"), pictures=pictures)
+    images = {"coco": str(train2017(tmp_path / "train2017.zip"))}
+    data = DataSettings(home=str(tmp_path / "home"), images=images)
     return Resolved(Settings(data=data), folder=tmp_path)
 
 
 def prepared(resolved):
-    """refcoco-train as it would be prepared: one picture, with its size."""
+    """refcoco-train as it would be prepared: one image, with its size."""
     scene = Scene("3", FILES[3], 64, 48, (Expression("0", "hat", (2, 2, 7, 7)),))
     header = Header("refcoco", "train", "refer", Counts(1, 1, 1), "f" * 64)
     write_index(index_path(resolved.home, "refcoco", "train"), header, [scene])
 
 
-def test_pseudo_labels_about_pictures_whose_annotations_nobody_has(tmp_path, resolved):
+def test_pseudo_labels_about_images_whose_annotations_nobody_has(tmp_path, resolved):
     path = pseudo(
         tmp_path / "unc_train_pseudo.pth",
         [(FILES[1], [1.5, 2, 10, 20], "left dog"), (FILES[2], [3, 4, 5, 6], "cat"), (FILES[1], [0, 0, 9, 9], "dog")],
@@ -71,7 +71,7 @@ def test_pseudo_labels_about_pictures_whose_annotations_nobody_has(tmp_path, res
         ("0", "left dog", (1.5, 2, 11.5, 22)),
         ("2", "dog", (0, 0, 9, 9)),
     ]
-    assert split.pictures.load(first).shape == (48, 64, 3) and split.pictures.missing(split.scenes) == []
+    assert split.images.load(first).shape == (48, 64, 3) and split.images.missing(split.scenes) == []
 
 
 def test_the_official_list_gives_what_the_annotations_give(tmp_path, resolved):
@@ -88,7 +88,7 @@ def test_the_official_list_gives_what_the_annotations_give(tmp_path, resolved):
 def test_corners_where_the_data_set_has_corners(tmp_path, resolved):
     (tmp_path / "flickr").mkdir()
     (tmp_path / "flickr" / "36979.jpg").write_bytes(jpeg())
-    data = DataSettings(home=str(tmp_path / "home"), pictures={"flickr30k": str(tmp_path / "flickr")})
+    data = DataSettings(home=str(tmp_path / "home"), images={"flickr30k": str(tmp_path / "flickr")})
     path = index_list(tmp_path / "flickr_train_pseudo.pth", [["36979.jpg", [10, 20, 30, 40], "a man"]])
     split = load_labels("flickr30k-train", [path], Resolved(Settings(data=data))).split
     assert split.scenes[0].expressions[0].box == (10, 20, 30, 40)
@@ -104,7 +104,7 @@ def test_files_are_joined_in_order(tmp_path, resolved):
     assert found.split.scenes[0].expressions[1].kind == "caption"
 
 
-def test_a_jsonl_may_bring_its_own_pictures(tmp_path, resolved):
+def test_a_jsonl_may_bring_its_own_images(tmp_path, resolved):
     mine = tmp_path / "mine"
     rows = jsonl(
         mine / "rows.jsonl",
@@ -114,14 +114,14 @@ def test_a_jsonl_may_bring_its_own_pictures(tmp_path, resolved):
     (mine / "photos").mkdir()
     (mine / "photos" / "garden.jpg").write_bytes(jpeg((20, 10)))
     split = load_labels("refcoco-train", [rows], resolved).split
-    assert [split.pictures.load(scene).shape for scene in split.scenes] == [(10, 20, 3), (48, 64, 3)]
-    assert split.pictures.missing(split.scenes) == []
+    assert [split.images.load(scene).shape for scene in split.scenes] == [(10, 20, 3), (48, 64, 3)]
+    assert split.images.missing(split.scenes) == []
     other = jsonl(
         tmp_path / "other" / "more.jsonl", {"image": "photos/garden.jpg", "text": "x", "box_xyxy": [0, 0, 9, 9]}
     )
     (tmp_path / "other" / "photos").mkdir()
     (tmp_path / "other" / "photos" / "garden.jpg").write_bytes(jpeg())
-    with pytest.raises(DataError, match=r"more\.jsonl: 'photos/garden\.jpg' is another picture than in .*mine"):
+    with pytest.raises(DataError, match=r"more\.jsonl: 'photos/garden\.jpg' is another image than in .*mine"):
         load_labels("refcoco-train", [rows, other], resolved)
 
 
@@ -130,9 +130,9 @@ def test_sizes_come_from_the_split_where_it_is_prepared(tmp_path, resolved):
     inside = pseudo(tmp_path / "in.pth", [("COCO_train2014_000000000003.jpg", [60, 40, 30, 30], "over the edge")])
     split = load_labels("refcoco-train", [inside], resolved).split
     assert (split.scenes[0].width, split.scenes[0].height) == (64, 48)
-    assert not isinstance(split.pictures, LabelPictures)
+    assert not isinstance(split.images, LabelImages)
     outside = pseudo(tmp_path / "out.pth", [(FILES[3], [0, 0, 5, 5], "a"), (FILES[3], [64, 0, 5, 5], "b")])
-    with pytest.raises(DataError, match=r"out\.pth: row 1: the box 64, 0, 69, 5 .* outside the picture .* 64 x 48"):
+    with pytest.raises(DataError, match=r"out\.pth: row 1: the box 64, 0, 69, 5 .* outside the image .* 64 x 48"):
         load_labels("refcoco-train", [outside], resolved)
     lying = jsonl(
         tmp_path / "l.jsonl", {"image": FILES[3], "text": "a", "box_xyxy": [0, 0, 5, 5], "width": 48, "height": 64}
@@ -141,24 +141,24 @@ def test_sizes_come_from_the_split_where_it_is_prepared(tmp_path, resolved):
         load_labels("refcoco-train", [lying], resolved)
 
 
-def test_where_no_size_is_known_the_picture_tells(tmp_path, resolved):
+def test_where_no_size_is_known_the_image_tells(tmp_path, resolved):
     first = pseudo(tmp_path / "a.pth", [(FILES[1], [0, 0, 5, 5], "a")])
     second = pseudo(tmp_path / "b.pth", [(FILES[2], [0, 0, 5, 5], "b"), (FILES[2], [0, 48, 5, 5], "c")])
     split = load_labels("refcoco-train", [first, second], resolved).split
-    assert split.pictures.load(split.scenes[0]).shape == (48, 64, 3)
+    assert split.images.load(split.scenes[0]).shape == (48, 64, 3)
     with pytest.raises(DataError, match=r"b\.pth: row 1: the box 0, 48, 5, 53 .* 64 x 48"):
-        split.pictures.load(split.scenes[1])
+        split.images.load(split.scenes[1])
     rows = [
         {"image": FILES[1], "text": "a", "box_xyxy": [0, 0, 5, 5]},
         {"image": FILES[1], "text": "b", "box_xyxy": [90, 0, 95, 5], "id": "the bad one"},
     ]
     split = load_labels("refcoco-train", [jsonl(tmp_path / "r.jsonl", *rows)], resolved).split
     with pytest.raises(DataError, match=r"r\.jsonl: line 2: the box 90"):
-        split.pictures.load(split.scenes[0])
+        split.images.load(split.scenes[0])
 
 
 @pytest.mark.parametrize("box", [(-9, 0, 0, 5), (0, -9, 5, 0), (64, 0, 70, 5), (0, 48, 5, 60)])
-def test_a_box_touches_its_picture_or_is_refused(box):
+def test_a_box_touches_its_image_or_is_refused(box):
     scene = Scene("s", "s.jpg", None, None, ())
     with pytest.raises(DataError, match=r"s\.jpg, expression 7"):
         check_box_touches(scene, Expression("7", "x", box), 64, 48)
@@ -178,9 +178,9 @@ GOOD = [FILES[1], PLACEHOLDER, [0, 0, 5, 5], "dog", PLACEHOLDER]
         ([FILES[1], "x", [0, 0, 0, 5], "dog", "y"], "row 1: the box .* has width 0"),
         ([FILES[1], "x", [0, 0, float("nan"), 5], "dog", "y"], "row 1: the box .* NaN"),
         ([FILES[1], "x", [0, 0, 5], "dog", "y"], "row 1: a box should be 4 numbers"),
-        ([7, "x", [0, 0, 5, 5], "dog", "y"], "row 1: the picture's file name should be text"),
+        ([7, "x", [0, 0, 5, 5], "dog", "y"], "row 1: the image's file name should be text"),
         (["../etc/a.jpg", "x", [0, 0, 5, 5], "dog", "y"], "row 1: .*without folders"),
-        (["nowhere.jpg", "x", [0, 0, 5, 5], "dog", "y"], r"1 of its 2 pictures .* refcoco: row 1: nowhere\.jpg"),
+        (["nowhere.jpg", "x", [0, 0, 5, 5], "dog", "y"], r"1 of its 2 images .* refcoco: row 1: nowhere\.jpg"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path, resolved, row, said):
@@ -220,47 +220,47 @@ def test_files_that_hold_nothing_or_something_else(tmp_path, resolved):
         load_labels("refcoco-tran", [tmp_path / "rows.csv"], resolved)
 
 
-def test_many_pictures_that_are_nowhere_are_counted(tmp_path, resolved):
+def test_many_images_that_are_nowhere_are_counted(tmp_path, resolved):
     box = [0, 0, 5, 5]
     path = pseudo(tmp_path / "p.pth", [(FILES[1], box, "dog"), *((f"{n}.jpg", box, "x") for n in range(9))])
     with pytest.raises(DataError, match=r"9 of its 10 .*row 1: 0\.jpg; row 2: 1\.jpg; row 3: 2\.jpg; \.\.\.") as error:
         load_labels("refcoco-train", [path], resolved)
     assert "train2017.zip" in str(error.value)
     nothing = Resolved(Settings(data=DataSettings(home=str(tmp_path / "home"))))
-    with pytest.raises(DataError, match=r"(?s)10 of its 10 .*\[data\.pictures\]"):
+    with pytest.raises(DataError, match=r"(?s)10 of its 10 .*\[data\.images\]"):
         load_labels("refcoco-train", [path], nothing)
 
 
-def test_labels_of_the_embedded_pictures(tmp_path):
+def test_labels_of_the_embedded_images(tmp_path):
     resolved = Resolved(Settings(data=DataSettings(shapes=ShapesSettings(train=4))))
     own = load_split("shapes-train", resolved)
     rows = [{"image": s.file, "text": "a thing", "box_xyxy": s.expressions[0].box} for s in own.scenes[:3]]
     split = load_labels("shapes-train", [jsonl(tmp_path / "r.jsonl", *rows)], resolved).split
     assert [(s.id, s.width) for s in split.scenes] == [(s.id, s.width) for s in own.scenes[:3]]
-    assert (split.pictures.load(split.scenes[1]) == own.pictures.load(own.scenes[1])).all()
+    assert (split.images.load(split.scenes[1]) == own.images.load(own.scenes[1])).all()
     assert split.scenes[0].objects == own.scenes[0].objects != ()
-    with pytest.raises(DataError, match=r"1 of its 1 pictures .* shapes: line 1: cat\.png"):
+    with pytest.raises(DataError, match=r"1 of its 1 images .* shapes: line 1: cat\.png"):
         load_labels("shapes-train", [jsonl(tmp_path / "c.jsonl", rows[0] | {"image": "cat.png"})], resolved)
     listed = pseudo(tmp_path / "p.pth", [(own.scenes[0].file, [10, 20, 5, 6], "x")])
     assert load_labels("shapes-train", [listed], resolved).split.scenes[0].expressions[0].box == (10, 20, 15, 26)
 
 
-def test_labels_about_peoples_own_pictures(tmp_path):
+def test_labels_about_peoples_own_images(tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg())
     own = jsonl(tmp_path / "own.jsonl", {"image": "a.jpg", "text": "x", "box_xyxy": [0, 0, 5, 5], "width": 64})
     new = jsonl(tmp_path / "new" / "p.jsonl", {"image": "a.jpg", "text": "y", "box_xyxy": [0, 0, 9, 9]})
     split = load_labels(f"file:{own}", [new], Resolved(Settings())).split
     assert split.name == "file:own" and split.scenes[0].expressions[0].text == "y"
-    assert split.pictures.load(split.scenes[0]).shape == (48, 64, 3)
+    assert split.images.load(split.scenes[0]).shape == (48, 64, 3)
     with pytest.raises(UsageError, match=r"of file none are known .*write the labels as \.jsonl"):
         load_labels(f"file:{own}", [pseudo(tmp_path / "p.pth", [("a.jpg", [0, 0, 5, 5], "x")])], Resolved(Settings()))
 
 
-def test_a_broken_picture_is_the_pictures_own_error(tmp_path, resolved):
+def test_a_broken_image_is_the_images_own_error(tmp_path, resolved):
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / FILES[1]).write_bytes(b"no picture")
-    data = DataSettings(home=str(tmp_path / "home"), pictures={"refcoco": str(tmp_path / "photos")})
+    (tmp_path / "photos" / FILES[1]).write_bytes(b"no image")
+    data = DataSettings(home=str(tmp_path / "home"), images={"refcoco": str(tmp_path / "photos")})
     path = pseudo(tmp_path / "p.pth", [(FILES[1], [0, 0, 5, 5], "x")])
     split = load_labels("refcoco-train", [path], Resolved(Settings(data=data))).split
-    with pytest.raises(PictureError, match="not a picture"):
-        split.pictures.load(split.scenes[0])
+    with pytest.raises(ImageError, match="not an image"):
+        split.images.load(split.scenes[0])

@@ -13,11 +13,11 @@ from PIL import Image
 
 from bench import registry
 from bench.datasets import catalog
+from bench.datasets.images import Images
 from bench.datasets.load import find_split, load_split, split_names, splits_of
-from bench.datasets.pictures import Pictures
 from bench.datasets.split import Part, Split
 from bench.datasets.verify import survey, verify
-from bench.errors import DataError, PictureError, UnknownName, UsageError
+from bench.errors import DataError, ImageError, UnknownName, UsageError
 from bench.grounding import Expression, Scene
 from bench.settings import DataSettings, Resolved, Settings
 
@@ -44,7 +44,7 @@ class Foreign:
 
     def load(self, part: str, resolved: Resolved) -> Split:
         scene = Scene("a", "a.png", 4, 3, (Expression("0", "it", (0.0, 0.0, 1.0, 1.0)),))
-        return Split(f"{self.name}-{part}", self.title, (scene,), Pictures([resolved.folder]), self.terms)
+        return Split(f"{self.name}-{part}", self.title, (scene,), Images([resolved.folder]), self.terms)
 
 
 foreign = Foreign()
@@ -118,7 +118,7 @@ def test_not_prepared_names_the_command(resolved: Resolved) -> None:
 def test_shapes_need_nothing(resolved: Resolved) -> None:
     split = load_split("shapes-val", resolved)
     assert (split.name, split.dataset) == ("shapes-val", "shapes")
-    height, width, _ = split.pictures.load(split.scenes[0]).shape
+    height, width, _ = split.images.load(split.scenes[0]).shape
     assert (width, height) == (split.scenes[0].width, split.scenes[0].height)
 
 
@@ -128,7 +128,7 @@ def test_another_packages_data_set(resolved: Resolved) -> None:
     assert load_split("theirs-val", resolved).dataset == "foreign-set"
     assert "foreign-set-val" in split_names()
     standing = next(s for dataset, (s, *_) in survey(resolved) if dataset is foreign)
-    assert (standing.ready, standing.runnable, standing.pictures_at) == (True, True, None)
+    assert (standing.ready, standing.runnable, standing.images_at) == (True, True, None)
     Image.new("RGB", (4, 3)).save(resolved.folder / "a.png")
     (found,) = verify("foreign-set", resolved)
     assert found.ok
@@ -147,22 +147,22 @@ def test_own_data(resolved: Resolved, tmp_path: Path) -> None:
     split = load_split(f"file:{path}", resolved)
     assert (split.name, split.dataset, split.partial) == ("file:my-street", "file", False)
     assert split.counts.expressions == 1
-    with pytest.raises(PictureError, match=r"cars/1\.png.*mine"):
-        split.pictures.load(split.scenes[0])
+    with pytest.raises(ImageError, match=r"cars/1\.png.*mine"):
+        split.images.load(split.scenes[0])
     (tmp_path / "mine/cars").mkdir()
     Image.new("RGB", (8, 6), (9, 8, 7)).save(tmp_path / "mine/cars/1.png")
-    assert np.unique(split.pictures.load(split.scenes[0])).tolist() == [7, 8, 9]
+    assert np.unique(split.images.load(split.scenes[0])).tolist() == [7, 8, 9]
     assert verify(f"file:{path}", resolved)[0].ok
     with pytest.raises(UsageError, match="has no parts"):
         find_split(f"file:{path}")
 
 
-def test_own_data_with_pictures_elsewhere(resolved: Resolved, tmp_path: Path) -> None:
+def test_own_data_with_images_elsewhere(resolved: Resolved, tmp_path: Path) -> None:
     path = own_data(tmp_path / "mine")
     (tmp_path / "elsewhere/cars").mkdir(parents=True)
     Image.new("RGB", (8, 6)).save(tmp_path / "elsewhere/cars/1.png")
-    there = Resolved(Settings(data=DataSettings(pictures={"file": "elsewhere"})), folder=tmp_path)
-    assert load_split(f"file:{path}", there).pictures.missing(load_split(f"file:{path}", there).scenes) == []
+    there = Resolved(Settings(data=DataSettings(images={"file": "elsewhere"})), folder=tmp_path)
+    assert load_split(f"file:{path}", there).images.missing(load_split(f"file:{path}", there).scenes) == []
 
 
 def test_own_data_never_searches_the_disk(resolved: Resolved, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_own_data_never_searches_the_disk(resolved: Resolved, tmp_path: Path) ->
     (tmp_path / "mine/deep/cars").mkdir(parents=True)
     Image.new("RGB", (8, 6)).save(tmp_path / "mine/deep/cars/1.png")
     split = load_split(f"file:{path}", resolved)
-    assert split.pictures.missing(split.scenes) == ["cars/1.png"]
+    assert split.images.missing(split.scenes) == ["cars/1.png"]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_survey_of_an_empty_home(resolved: Resolved) -> None:
     standings = {s.split: s for _, found in survey(resolved) for s in found}
     assert set(standings) == set(split_names())
     val = standings["refcoco-val"]
-    assert (val.expressions, val.pictures, val.ready, val.pictures_at, val.runnable) == (
+    assert (val.expressions, val.images, val.ready, val.images_at, val.runnable) == (
         10_834,
         1_500,
         False,

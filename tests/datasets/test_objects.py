@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.datasets.blind import blind, pictures_below, without_expressions
+from bench.datasets.blind import blind, images_below, without_expressions
 from bench.datasets.labels import load_labels
 from bench.datasets.load import load_split
 from bench.datasets.split import Split
@@ -42,17 +42,17 @@ def test_whoever_works_from_images_alone_has_none(split, tmp_path):
     class Watching:
         def load(self, scene):
             seen.append(scene)
-            return split.pictures.load(scene)
+            return split.images.load(scene)
 
         def missing(self, scenes):
             return []
 
-    scenes, pictures = blind(Split("x-val", "", split.scenes, Watching()))
-    pictures.load(split.scenes[0])  # with its annotations: they go no further
+    scenes, images = blind(Split("x-val", "", split.scenes, Watching()))
+    images.load(split.scenes[0])  # with its annotations: they go no further
     assert not any(scene.objects or scene.expressions for scene in (*scenes, *without_expressions(split.scenes), *seen))
-    assert len(seen) == 1 and not hasattr(pictures, "objects")
+    assert len(seen) == 1 and not hasattr(images, "objects")
     (tmp_path / "a.png").write_bytes(b"")
-    assert not pictures_below(tmp_path, tmp_path / "o.jsonl")[0][0].objects
+    assert not images_below(tmp_path, tmp_path / "o.jsonl")[0][0].objects
 
 
 def test_a_pipeline_is_given_no_objects(split):
@@ -65,5 +65,5 @@ def test_a_pipeline_is_given_no_objects(split):
             given.extend(batch)
             return [Prediction(query.id, None) for scene in batch for query in scene.queries]
 
-    list(answers(Watching(), split.scenes, split.pictures, RunSettings(device="cpu")))
-    assert len(given) == 3 and all(set(scene.__slots__) == {"id", "picture", "queries"} for scene in given)
+    list(answers(Watching(), split.scenes, split.images, RunSettings(device="cpu")))
+    assert len(given) == 3 and all(set(scene.__slots__) == {"id", "image", "queries"} for scene in given)

@@ -13,7 +13,7 @@ from tiny_refcoco import FILES, PARTS, REFS, TINY, lists, refer_files, train2017
 from bench.datasets.load import load_split
 from bench.datasets.prepare import Asked, prepare
 from bench.datasets.split import Counts, Part
-from bench.errors import DataError, PictureError, UnknownName, UnsafePickle, UsageError
+from bench.errors import DataError, ImageError, UnknownName, UnsafePickle, UsageError
 from bench.settings import Resolved, Settings
 
 VAL = Asked("val")
@@ -32,14 +32,14 @@ def test_refer_files_every_part(resolved: Resolved, tmp_path: Path) -> None:
     assert (val.header.counts, val.header.format, val.header.partial) == (Counts(4, 2, 2), "refer", False)
     assert [Path(s.path).name for s in val.header.sources] == ["refs(unc).p", "instances.json"]
     assert all(len(s.sha256) == 64 and s.bytes for s in val.header.sources)
-    assert [p.missing_pictures for p in done] == [0, 0, 0]
+    assert [p.missing_images for p in done] == [0, 0, 0]
     split = TINY.load("val", resolved)
     assert split.counts == Counts(4, 2, 2)
     first = split.scenes[0]
     assert (first.file, first.width, first.height) == (FILES[1], 64, 48)
     assert first.expressions[0].box == (1.5, 2.25, 11.5, 22.25)
     assert first.expressions[0].category == "dog"
-    assert split.pictures.load(first).shape == (48, 64, 3)
+    assert split.images.load(first).shape == (48, 64, 3)
 
 
 @pytest.mark.parametrize("place", ["", "refcoco", "refcoco/refs(unc).p"])
@@ -53,7 +53,7 @@ def test_index_lists_every_part(place: str, resolved: Resolved, tmp_path: Path) 
     done = prepare(TINY, str(lists(tmp_path) / place), [], resolved, Asked())
     assert [p.split for p in done] == ["refcoco-train", "refcoco-val", "refcoco-testA"]
     assert done[1].header.format == "index"
-    assert done[1].missing_pictures is None
+    assert done[1].missing_images is None
 
 
 def test_both_formats_give_one_fingerprint_and_nothing_changes(resolved: Resolved, tmp_path: Path) -> None:
@@ -150,14 +150,14 @@ def test_the_other_split_by_is_refused(resolved: Resolved, tmp_path: Path) -> No
         prepare(TINY, str(tmp_path), [], resolved, Asked())
 
 
-def test_pictures_can_come_later(resolved: Resolved, tmp_path: Path) -> None:
+def test_images_can_come_later(resolved: Resolved, tmp_path: Path) -> None:
     prepare(TINY, str(lists(tmp_path)), [], resolved, Asked())
     split = TINY.load("val", resolved)
-    with pytest.raises(PictureError, match="bench data prepare refcoco --images PATH"):
-        split.pictures.load(split.scenes[0])
+    with pytest.raises(ImageError, match="bench data prepare refcoco --images PATH"):
+        split.images.load(split.scenes[0])
     done = prepare(TINY, None, [train2017(tmp_path / "train2017.zip")], resolved, Asked())
-    assert [(p.split, p.missing_pictures) for p in done] == [(f"refcoco-{n.name}", 0) for n in PARTS]
-    assert TINY.load("val", resolved).pictures.load(split.scenes[0]).shape == (48, 64, 3)
+    assert [(p.split, p.missing_images) for p in done] == [(f"refcoco-{n.name}", 0) for n in PARTS]
+    assert TINY.load("val", resolved).images.load(split.scenes[0]).shape == (48, 64, 3)
 
 
 def test_images_that_are_not_there_or_no_zip(resolved: Resolved, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_images_that_are_not_there_or_no_zip(resolved: Resolved, tmp_path: Path)
     with pytest.raises(DataError, match="--images is a folder or a zip"):
         prepare(TINY, str(tmp_path), [tmp_path / "gone"], resolved, Asked())
     (tmp_path / "broken.zip").write_bytes(b"PK")
-    with pytest.raises(PictureError, match=r"broken\.zip: not a zip"):
+    with pytest.raises(ImageError, match=r"broken\.zip: not a zip"):
         prepare(TINY, str(tmp_path), [tmp_path / "broken.zip"], resolved, Asked())
     assert not (tmp_path / "home").exists()
 
@@ -194,9 +194,9 @@ def test_real_index_lists_have_the_published_counts(
     assert not done.header.partial
     split = load_split(name, resolved)
     assert split.counts == counts
-    gone = set(split.pictures.missing(split.scenes))
+    gone = set(split.images.missing(split.scenes))
     there = [scene for scene in split.scenes if scene.file not in gone]
-    assert all(split.pictures.load(scene).ndim == 3 for scene in there)
+    assert all(split.images.load(scene).ndim == 3 for scene in there)
 
 
 def test_a_real_mix_up_is_recognised(resolved: Resolved, shared: Path) -> None:

@@ -44,7 +44,7 @@ def written(path, *labels, split="refcoco-train"):
 def test_a_row_says_all_and_is_read_back(tmp_path):
     path = tmp_path / "new" / "t.jsonl"
     done = written(path, label(" Red \n dog "), label("cat", (1.23456, 2, 3, 4.9999), OTHER, entities=1))
-    assert (done.rows, done.pictures, done.duplicates) == (2, 2, 0)
+    assert (done.rows, done.images, done.duplicates) == (2, 2, 0)
     first, second = read_jsonl(path)
     assert (first.file, first.width, first.height) == (SCENE.file, 640, 480)
     assert (second.file, second.width, second.height) == (OTHER.file, None, None)
@@ -63,7 +63,7 @@ def test_duplicates_are_dropped_and_the_same_text_on_other_boxes_stays(tmp_path)
     seen = []
     labels = [label(), label(box=near), label(box=(0, 0, 5, 5)), label("other"), label(scene=OTHER), label()]
     done = write_labels(path, iter(labels), "s", seen.append)
-    assert (done.rows, done.pictures, done.duplicates) == (4, 2, 2)
+    assert (done.rows, done.images, done.duplicates) == (4, 2, 2)
     assert seen == labels
     ids = [e.id for scene in read_jsonl(path) for e in scene.expressions]
     assert sorted(ids) == [f"template-s-{n}" for n in range(4)]

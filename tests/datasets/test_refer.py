@@ -60,13 +60,13 @@ def annotation(n: object, image: int, **more: object) -> dict:
     return {"id": n, "image_id": image, "category_id": 1, "iscrowd": 0, "bbox": [10.5, 20.25, 100.1, 50.33], **more}
 
 
-def picture(image: int, **more: object) -> dict:
-    return {"id": image, "file_name": f"COCO_train2014_{image:012d}.jpg", "width": 640, "height": 480, **more}
+def image(number: int, **more: object) -> dict:
+    return {"id": number, "file_name": f"COCO_train2014_{number:012d}.jpg", "width": 640, "height": 480, **more}
 
 
-def folder(at: Path, refs: list, annotations: list, pictures: list, split_by: str = "unc") -> Path:
+def folder(at: Path, refs: list, annotations: list, images: list, split_by: str = "unc") -> Path:
     categories = [{"id": 1, "name": "person"}, {"id": 2, "name": "dog"}]
-    held = {"images": pictures, "annotations": annotations, "categories": categories}
+    held = {"images": images, "annotations": annotations, "categories": categories}
     (at / f"refs({split_by}).p").write_bytes(py2_pickle(refs))
     (at / "instances.json").write_text(json.dumps(held))
     return at
@@ -83,10 +83,10 @@ def refcoco(tmp_path):
     ]
     annotations = [annotation(100 + n, i) for n, i in ((1, 7), (2, 8), (3, 9), (4, 7), (5, 10))]
     annotations += [annotation(200, 7), annotation(201, 7, iscrowd=1), annotation(202, 7, category_id=2)]
-    return folder(tmp_path, refs, annotations, [picture(i) for i in (7, 8, 9)])
+    return folder(tmp_path, refs, annotations, [image(i) for i in (7, 8, 9)])
 
 
-def test_scenes_are_grouped_per_picture_in_order_of_first_appearance(refcoco):
+def test_scenes_are_grouped_per_image_in_order_of_first_appearance(refcoco):
     scenes = read_refer(refcoco, "unc", "val")
     assert [(s.id, s.file, s.width, s.height) for s in scenes] == [
         ("7", "COCO_train2014_000000000007.jpg", 640, 480),
@@ -106,7 +106,7 @@ def test_the_text_as_typed(refcoco):
     assert read_refer(refcoco, "unc", "val", text="raw")[0].expressions[0].text == "MAN ON RIGHT"
 
 
-def test_a_picture_that_instances_do_not_list_is_named_by_its_ref(refcoco):
+def test_a_image_that_instances_do_not_list_is_named_by_its_ref(refcoco):
     (scene,) = read_refer(refcoco, "refs(unc).p", "testA")
     assert (scene.file, scene.width) == ("COCO_train2014_000000000010.jpg", None)
 
@@ -155,7 +155,7 @@ def refclef(tmp_path):
         refs.append(one)
         shape = {"segmentation": segmentation} if segmentation else {"bbox": [1, 2, 3, 3]}
         annotations.append({"id": f"{30 + n}_1", "image_id": 30 + n, "category_id": 1, **shape})
-    return folder(tmp_path, refs, annotations, [picture(30, file_name="30.jpg", width=8, height=6)], "berkeley")
+    return folder(tmp_path, refs, annotations, [image(30, file_name="30.jpg", width=8, height=6)], "berkeley")
 
 
 def test_refclef_boxes_come_from_masks_and_polygons(refclef):
@@ -202,9 +202,9 @@ BAD_REFS = {
         lambda r, a: a.update(bbox=None, segmentation={"size": [4, 4], "counts": [1, 200]}),
         "add up to 4 x 4",
     ),
-    "mask of another picture": (
+    "mask of another image": (
         lambda r, a: a.update(bbox=None, segmentation={"size": [4, 4], "counts": [1, 15]}),
-        "its picture 480 x 640",
+        "its image 480 x 640",
     ),
     "empty mask": (lambda r, a: a.update(bbox=None, segmentation={**MASK, "counts": [307200]}), "is empty"),
     "cut mask": (lambda r, a: a.update(bbox=None, segmentation={**MASK, "counts": "Po"}), "neither numbers"),
@@ -225,7 +225,7 @@ def test_what_is_wrong_is_named(tmp_path, name):
     one, box = ref(1, "val", 7, ["man"]), annotation(101, 7)
     break_it(one, box)
     with pytest.raises(DataError, match=message):
-        read_refer(folder(tmp_path, [one], [box], [picture(7)]), "unc", "val")
+        read_refer(folder(tmp_path, [one], [box], [image(7)]), "unc", "val")
 
 
 def test_broken_instances_are_named(refcoco):
@@ -274,8 +274,8 @@ def test_the_real_refcoco_val_has_one_fingerprint_whatever_holds_it(tmp_path):
                 box = [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)]
                 boxes[e.ref_id] = annotation(int(e.ref_id), int(scene.id), bbox=[int(v) for v in box] if cut else box)
         (tmp_path / name).mkdir()
-        pictures = [{"id": int(s.id), "file_name": s.file} for s in listed]
-        return folder(tmp_path / name, list(refs.values()), list(boxes.values()), pictures)
+        images = [{"id": int(s.id), "file_name": s.file} for s in listed]
+        return folder(tmp_path / name, list(refs.values()), list(boxes.values()), images)
 
     folded = read_refer(written("whole", cut=False), "unc", "val")
     assert (len(folded), sum(len(s.expressions) for s in folded)) == (1500, 10834)

@@ -19,7 +19,7 @@ IOUS = [0.0, 0.05, 0.1, 0.35, 0.4, 0.5, 0.95, 1.0]
 
 
 def labels(folder, boxes=None):
-    """Eight rows about two pictures, turn by turn; boxes x, y, width, height with numbers that sums lose."""
+    """Eight rows about two images, turn by turn; boxes x, y, width, height with numbers that sums lose."""
     boxes = boxes or [[407.6 + n, 133.24, 226.67, 190.33 - n / 7] for n in range(8)]
     rows = [[FILES[n % 2], PLACEHOLDER, box, f"The Man {n}", PLACEHOLDER] for n, box in enumerate(boxes)]
     torch.save(rows, folder / "unc_train_pseudo.pth")
@@ -73,7 +73,7 @@ def test_every_row_with_its_iou_comes_back(written):
     # 640 x 480 in a square of 640: eighty pixels of padding above and below.
     x, y, w, h = found[2].prediction
     assert (x * 640, y * 640 - 80, w * 640, h * 640) == pytest.approx((2, 3, 2, 2), abs=1e-4)
-    assert found[1].truth is None  # a picture whose size nobody knows
+    assert found[1].truth is None  # an image whose size nobody knows
     assert found[0].truth == pytest.approx((0.8140, 0.4819, 0.3542, 0.2974), abs=1e-4)
 
 

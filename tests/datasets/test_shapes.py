@@ -9,7 +9,7 @@ import pytest
 
 from bench.datasets.fingerprint import fingerprint
 from bench.datasets.load import load_split
-from bench.datasets.shapes import ShapesPictures, make_scene
+from bench.datasets.shapes import ShapesImages, make_scene
 from bench.datasets.shapes.dice import Dice
 from bench.datasets.shapes.language import KINDS, say
 from bench.datasets.shapes.layout import COLOURS, TEXTURES, make_layout
@@ -77,16 +77,16 @@ def test_scenes_do_not_depend_on_how_many_are_asked_for():
 def test_boxes_are_tight_around_what_is_drawn():
     for index in range(12):
         scene, layout = make_scene(SEED, "val", index), make_layout(SEED, "val", index)
-        picture = ShapesPictures(SEED).load(scene)
-        assert picture.shape == (scene.height, scene.width, 3) and picture.dtype == np.uint8
+        image = ShapesImages(SEED).load(scene)
+        assert image.shape == (scene.height, scene.width, 3) and image.dtype == np.uint8
         for thing in layout.things:
             left, top, right, bottom = (v / UNIT for v in thing.extent)
             assert 0 < left < right < scene.width and 0 < top < bottom < scene.height
             assert extent(thing.rings) == thing.extent
 
 
-def test_a_thing_fills_its_box_in_the_picture():
-    """Where a thing is drawn, the picture differs from the same scene without it, and only around its box."""
+def test_a_thing_fills_its_box_in_the_image():
+    """Where a thing is drawn, the image differs from the same scene without it, and only around its box."""
     from bench.datasets.shapes.drawing import draw
     from bench.datasets.shapes.layout import Layout
 

@@ -53,7 +53,7 @@ def kind_of(text):
 
 def parts(text):
     """A caption's first claim, and what else it names."""
-    head, rest = re.fullmatch(r"(?:a picture of )?(.*?)(?:, | with | together with )(.*)", text).groups()
+    head, rest = re.fullmatch(r"(?:an image of )?(.*?)(?:, | with | together with )(.*)", text).groups()
     return head.removesuffix(" together"), re.split(r", | and ", rest)
 
 
@@ -191,7 +191,7 @@ def test_the_same_command_writes_the_same_bytes(tmp_path, config):
     said = json.loads(done.stdout.splitlines()[-1])
     scenes, provenance = read_jsonl(files[2]), read_provenance(files[2])
     assert said["rows"] == sum(len(scene.expressions) for scene in scenes) == len(provenance)
-    assert said["pictures"] == len(scenes) <= 30
+    assert said["images"] == len(scenes) <= 30
     assert Counter(p["noise"] for p in provenance.values()) == said["noise"]
 
 

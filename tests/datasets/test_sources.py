@@ -23,15 +23,15 @@ def resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Resolved:
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["folder", "file"])
-def test_hub_parquet_brings_its_pictures(whole: bool, resolved: Resolved, tmp_path: Path) -> None:
+def test_hub_parquet_brings_its_images(whole: bool, resolved: Resolved, tmp_path: Path) -> None:
     folder = parquet(tmp_path / "hub")
     path = folder if whole else next(folder.iterdir())
     (done,) = prepare(TINY, str(path), [], resolved, Asked(None if whole else "val", revision="ab" * 20))
-    assert (done.header.format, done.header.revision, done.missing_pictures) == ("hub", "ab" * 20, 0)
-    archive = tmp_path / "home/datasets/refcoco/val-pictures.zip"
+    assert (done.header.format, done.header.revision, done.missing_images) == ("hub", "ab" * 20, 0)
+    archive = tmp_path / "home/datasets/refcoco/val-images.zip"
     assert {i.compress_type for i in zipfile.ZipFile(archive).infolist()} == {zipfile.ZIP_STORED}
     split = TINY.load("val", resolved)
-    assert split.pictures.load(split.scenes[1]).shape == (48, 64, 3)
+    assert split.images.load(split.scenes[1]).shape == (48, 64, 3)
     (refer,) = prepare(TINY, str(refer_files(tmp_path / "r")), [], resolved, Asked("val"))
     assert refer.header.fingerprint == done.header.fingerprint
 

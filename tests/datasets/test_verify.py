@@ -1,4 +1,4 @@
-"""Verifying what was prepared: counts, fingerprint, and every kind of damage to pictures."""
+"""Verifying what was prepared: counts, fingerprint, and every kind of damage to images."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def tiny_registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("tiny_registered")
 def test_verify_finds_every_kind_of_damage(resolved: Resolved, tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for file in FILES.values():
         (folder / file).write_bytes(jpeg())
     prepare("refcoco", str(refer_files(tmp_path)), [folder], resolved, Asked())
     seen: list[int] = []
     found = verify.verify("refcoco", resolved, threads=2, progress=seen.append)
-    assert [(v.split, v.ok, v.pictures_checked) for v in found] == [
+    assert [(v.split, v.ok, v.images_checked) for v in found] == [
         ("refcoco-train", True, 1),
         ("refcoco-val", True, 2),
         ("refcoco-testA", True, 1),
@@ -55,7 +55,7 @@ def test_verify_finds_every_kind_of_damage(resolved: Resolved, tmp_path: Path) -
     (people,) = verify.verify("refcoco-testA", resolved)
     assert (len(people.broken), people.missing) == (1, ())
     assert FILES[3] in people.broken[0]
-    assert all(v.ok for v in verify.verify("refcoco", resolved, pictures=False))
+    assert all(v.ok for v in verify.verify("refcoco", resolved, images=False))
 
 
 @pytest.mark.usefixtures("tiny_registered")
@@ -65,7 +65,7 @@ def test_verify_recounts_and_recomputes(resolved: Resolved, tmp_path: Path, monk
     stored = read_header(path).fingerprint
     path.write_bytes(path.read_bytes().replace(stored.encode(), b"0" * 64))
     monkeypatch.setattr(catalog, "refcoco", replace(TINY, parts=(Part("val", 9),)))
-    (val,) = verify.verify("refcoco-val", resolved, pictures=False)
+    (val,) = verify.verify("refcoco-val", resolved, images=False)
     assert val.annotations == (
         "expressions: 9 expected, 4 found",
         f"fingerprint: 000000000000 stored, {stored[:12]} found; prepare the data set again",

@@ -16,7 +16,7 @@ from bench.settings import PROJECT
 
 FINISHED = (
     "yolo-clip,detr-clip,ssd-clip,reclip,mdetr,clipvg,label-clip,label-only,largest-proposal,random-proposal,fixed-box,"
-    "centre-box,whole-picture"
+    "centre-box,whole-image"
 )
 
 

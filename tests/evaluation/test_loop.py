@@ -1,4 +1,4 @@
-"""The loop: batches of any size, bad pictures, small memory, and pipelines that do not keep the contract."""
+"""The loop: batches of any size, bad images, small memory, and pipelines that do not keep the contract."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_world import HashPipeline, MemoryPictures, make_settings, make_split
+from fake_world import HashPipeline, MemoryImages, make_settings, make_split
 
 from bench import registry
 from bench.errors import BenchError, DataError, DeviceError, MissingPackage, WeightsError
@@ -29,7 +29,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     return lambda factory: monkeypatch.setattr(registry, "pipeline_factory", lambda name: factory)
 
 
-def run(results: Path, source: MemoryPictures | None = None, **settings: Any) -> Evaluated:
+def run(results: Path, source: MemoryImages | None = None, **settings: Any) -> Evaluated:
     return evaluate("hash", make_split(source=source), make_settings(results, **settings))
 
 
@@ -52,23 +52,23 @@ def test_the_record_says_what_ran(tmp_path: Path, use: Use) -> None:
     assert record.identity.weights == {"model": "ab" * 32} and record.card["summary"] == "hashes"
     assert record.settings["run"]["batch_size"] == 5 and record.settings["evaluation"]["draws"] == 200
     assert record.signature == f"acc@0.5|iou>=0.5|tiny-val|n:64|data:{make_split().fingerprint[:8]}|top1|v1"
-    assert set(record.throughput.stages) == {"decode", "rank"} and record.throughput.pictures_per_s
+    assert set(record.throughput.stages) == {"decode", "rank"} and record.throughput.images_per_s
     assert record.throughput.seconds >= sum(record.throughput.stages.values())
 
 
-def test_bad_pictures_are_counted_and_end_nothing(tmp_path: Path, use: Use) -> None:
+def test_bad_images_are_counted_and_end_nothing(tmp_path: Path, use: Use) -> None:
     use(HashPipeline)
-    done = run(tmp_path, MemoryPictures(bad={"0.png", "7.png"}, small={"9.png"}), batch_size=4)
+    done = run(tmp_path, MemoryImages(bad={"0.png", "7.png"}, small={"9.png"}), batch_size=4)
     assert done.record is not None and done.record.metrics is not None
     assert set(done.record.errors) == {"0.png", "7.png", "9.png"}
-    assert "the picture is 32 x 12 but its annotation says 32 x 24" in done.record.errors["9.png"]
+    assert "the image is 32 x 12 but its annotation says 32 x 24" in done.record.errors["9.png"]
     assert done.record.metrics.errors == 3 and done.record.metrics.n == make_split().counts.expressions
     rows = {row.scene: row for row in read_lines(done.folder / "predictions.jsonl")}
     assert len(rows) == 24 and rows["s7"].error == "7.png: broken" and rows["s7"].answers == ()
 
 
-def test_a_source_that_raises_anything_costs_one_picture(tmp_path: Path, use: Use) -> None:
-    class Odd(MemoryPictures):
+def test_a_source_that_raises_anything_costs_one_image(tmp_path: Path, use: Use) -> None:
+    class Odd(MemoryImages):
         def load(self, scene: Any) -> Any:
             if scene.id == "s2":
                 raise ZeroDivisionError("odd")
@@ -79,10 +79,10 @@ def test_a_source_that_raises_anything_costs_one_picture(tmp_path: Path, use: Us
     assert record is not None and record.errors == {"2.png": "ZeroDivisionError: odd"}
 
 
-def test_no_picture_at_all_is_refused(tmp_path: Path, use: Use) -> None:
+def test_no_image_at_all_is_refused(tmp_path: Path, use: Use) -> None:
     use(HashPipeline)
-    with pytest.raises(DataError, match=r"tiny-val: none of its 24 pictures is there; the first one: 0\.png: broken"):
-        run(tmp_path, MemoryPictures(gone=True))
+    with pytest.raises(DataError, match=r"tiny-val: none of its 24 images is there; the first one: 0\.png: broken"):
+        run(tmp_path, MemoryImages(gone=True))
     assert not list(tmp_path.rglob("predictions.jsonl")) or not next(tmp_path.rglob("predictions.jsonl")).read_bytes()
 
 
@@ -190,11 +190,11 @@ def test_the_pipeline_never_sees_the_boxes(tmp_path: Path, use: Use) -> None:
     use(answering(lambda batch, right: seen.extend(batch) or right))
     run(tmp_path)
     shown = {slot for scene in seen for query in scene.queries for slot in query.__slots__}
-    assert shown == {"id", "text", "caption"} and seen[0].picture.shape == (24, 32, 3)
+    assert shown == {"id", "text", "caption"} and seen[0].image.shape == (24, 32, 3)
 
 
-def test_pictures_are_decoded_in_order_and_not_too_far_ahead() -> None:
-    source = MemoryPictures()
+def test_images_are_decoded_in_order_and_not_too_far_ahead() -> None:
+    source = MemoryImages()
     scenes = make_split(40).scenes
     ids = []
     for number, decoded in enumerate(decoded_ahead(scenes, source, threads=3, ahead=5)):
@@ -210,7 +210,7 @@ def test_plain_lines_where_there_is_no_terminal(
     use(HashPipeline)
     run(tmp_path, batch_size=8)
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3 and lines[0].startswith("hash on tiny-val: 8/24 pictures, ")
+    assert len(lines) == 3 and lines[0].startswith("hash on tiny-val: 8/24 images, ")
 
 
 @pytest.mark.parametrize(

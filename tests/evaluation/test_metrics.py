@@ -16,7 +16,7 @@ FAR = (50.0, 50.0, 60.0, 60.0)
 
 
 def world():
-    """Four pictures: all right, half right, one that could not be read, and one with no answer."""
+    """Four images: all right, half right, one that could not be read, and one with no answer."""
     scenes = [
         Scene(
             name,
@@ -30,7 +30,7 @@ def world():
     lines = [
         SceneAnswers("a", (Answer("a0", UNIT), Answer("a1", (0, 0, 8, 10))), (UNIT, FAR)),
         SceneAnswers("b", (Answer("b0", FAR), Answer("b1", (0, 0, 6, 10))), (FAR, (0, 0, 5, 10), FAR)),
-        SceneAnswers("c", (), None, "not a picture"),
+        SceneAnswers("c", (), None, "not an image"),
         SceneAnswers("d", (Answer("d0", None),), ()),
     ]  # fmt: skip
     return scenes, lines
@@ -42,8 +42,8 @@ def test_by_hand():
     assert (found.accuracy_70, found.accuracy_90) == (2 / 8, 1 / 8)
     assert found.mean_iou == (1 + 0.8 + 0 + 0.6) / 8
     assert found.oracle == 4 / 8
-    assert found.proposals_per_picture == 5 / 3
-    assert found.no_box == 2  # d0 and d1; those of the unreadable picture are counted as its error
+    assert found.proposals_per_image == 5 / 3
+    assert found.no_box == 2  # d0 and d1; those of the unreadable image are counted as its error
     assert found.errors == 1
     low, high = found.ci95
     assert 0 <= low < 3 / 8 < high <= 1
@@ -58,7 +58,7 @@ def test_no_proposals_no_ceiling():
     bare = [SceneAnswers(line.scene, line.answers, None, line.error) for line in lines]
     found = compute(scenes, bare)
     assert found.oracle is None
-    assert found.proposals_per_picture is None
+    assert found.proposals_per_image is None
 
 
 def test_the_same_bytes_whatever_the_order_of_the_lines():
@@ -78,7 +78,7 @@ def test_settings_are_kept_with_the_numbers():
     assert compute(scenes, lines, "iou", narrow.bootstrap) == narrow
 
 
-def test_one_picture_and_no_expression_say_that_nothing_is_known():
+def test_one_image_and_no_expression_say_that_nothing_is_known():
     scenes, lines = world()
     one = compute(scenes[:1], lines[:1])
     assert (one.accuracy, one.ci95) == (1.0, (0.0, 1.0))
@@ -88,7 +88,7 @@ def test_one_picture_and_no_expression_say_that_nothing_is_known():
     assert compute([], []).n == 0
 
 
-def test_pictures_without_expressions_are_not_part_of_the_sample():
+def test_images_without_expressions_are_not_part_of_the_sample():
     scenes, lines = world()
     empty = [Scene(f"e{n}", "e.jpg", 10, 10, ()) for n in range(50)]
     assert compute(scenes + empty, lines).ci95 == compute(scenes, lines).ci95

@@ -35,7 +35,7 @@ def test_hit_at_exactly_one_half():
     assert found.iou.tolist() == [0.5, pytest.approx(0.4999)]
 
 
-def test_prediction_is_clipped_to_the_picture_and_the_truth_is_not():
+def test_prediction_is_clipped_to_the_image_and_the_truth_is_not():
     inside = scene("a", (0, 0, 100, 100))
     assert outcomes([inside], [said("a", (-50, -50, 150, 150))], IOU).iou.tolist() == [1]
     over = scene("b", (0, 0, 200, 100))
@@ -70,7 +70,7 @@ def test_no_box_is_a_counted_miss(box):
 def test_a_missing_answer_is_a_miss():
     found = outcomes([scene("a", UNIT, UNIT), scene("b", UNIT)], [said("a", UNIT)], IOU)
     assert found.answered.tolist() == [True, False, False]
-    assert found.picture.tolist() == [0, 0, 1]
+    assert found.image.tolist() == [0, 0, 1]
 
 
 def test_the_first_of_two_answers_counts():
@@ -88,7 +88,7 @@ def test_an_expression_that_comes_twice_is_one_sample():
     assert len(found.expressions) == len(found.iou) == 1
 
 
-def test_an_unreadable_picture_is_all_misses():
+def test_an_unreadable_image_is_all_misses():
     lines = [said("a", UNIT, UNIT, error="truncated"), said("b", UNIT)]
     found = outcomes([scene("a", UNIT, UNIT), scene("b", UNIT)], lines, IOU)
     assert found.hit.tolist() == [False, False, True]

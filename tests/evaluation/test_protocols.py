@@ -73,8 +73,8 @@ def test_letterbox_clamped_is_what_transvg_does(width, height, x, y, w, h, a, b,
     assert found == pytest.approx(transvg(predicted, x, y, w, h, width, height, network), abs=1e-6)
 
 
-def test_letterbox_clamps_to_the_square_not_to_the_picture():
-    truth = (0, 0, 400, 200)  # the whole of a flat picture
+def test_letterbox_clamps_to_the_square_not_to_the_image():
+    truth = (0, 0, 400, 200)  # the whole of a flat image
     above = (0, -100, 400, 200)  # into the padding above it
     assert score("iou", above, truth, 400, 200) == (1.0, True)
     assert score("letterbox-clamped", above, truth, 400, 200)[0] == pytest.approx(2 / 3)

@@ -5,18 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.evaluation.statistics import drawn_pictures, ratio_intervals, resampled_sums
+from bench.evaluation.statistics import drawn_images, ratio_intervals, resampled_sums
 
 
 def slow_intervals(hits, sizes, draws, seed, confidence=0.95):
     """The definition, draw by draw, with the same draws."""
-    taken = np.concatenate(list(drawn_pictures(len(hits), draws, seed)))
+    taken = np.concatenate(list(drawn_images(len(hits), draws, seed)))
     out = []
     for column in range(hits.shape[1]):
         ratios = []
-        for pictures in taken:
-            above = sum(hits[p, column] for p in pictures)
-            below = sum(sizes[p, column] for p in pictures)
+        for images in taken:
+            above = sum(hits[p, column] for p in images)
+            below = sum(sizes[p, column] for p in images)
             if below:
                 ratios.append(above / below)
         tail = (1 - confidence) / 2
@@ -24,34 +24,34 @@ def slow_intervals(hits, sizes, draws, seed, confidence=0.95):
     return out
 
 
-@pytest.mark.parametrize("pictures", [2, 3, 11, 40])
-def test_equals_a_slow_loop_over_the_same_draws(pictures):
-    rng = np.random.default_rng(pictures)
-    sizes = rng.integers(0, 9, (pictures, 3)).astype(float)
-    sizes[:2] += 1  # every column in at least two pictures
-    hits = np.floor(rng.random((pictures, 3)) * (sizes + 1))
+@pytest.mark.parametrize("images", [2, 3, 11, 40])
+def test_equals_a_slow_loop_over_the_same_draws(images):
+    rng = np.random.default_rng(images)
+    sizes = rng.integers(0, 9, (images, 3)).astype(float)
+    sizes[:2] += 1  # every column in at least two images
+    hits = np.floor(rng.random((images, 3)) * (sizes + 1))
     assert ratio_intervals(hits, sizes, 200, 7) == slow_intervals(hits, sizes, 200, 7)
 
 
 @given(st.integers(1, 60), st.integers(1, 50), st.integers(0, 2**31), st.integers(1, 500))
-def test_draws_are_pictures_and_do_not_depend_on_the_block(pictures, draws, seed, chunk):
-    whole = np.concatenate(list(drawn_pictures(pictures, draws, seed)))
-    pieces = np.concatenate(list(drawn_pictures(pictures, draws, seed, chunk)))
-    assert whole.shape == (draws, pictures)
+def test_draws_are_images_and_do_not_depend_on_the_block(images, draws, seed, chunk):
+    whole = np.concatenate(list(drawn_images(images, draws, seed)))
+    pieces = np.concatenate(list(drawn_images(images, draws, seed, chunk)))
+    assert whole.shape == (draws, images)
     assert np.array_equal(whole, pieces)
     assert whole.min() >= 0
-    assert whole.max() < pictures
+    assert whole.max() < images
 
 
 def test_the_stream_is_pinned():
     """Raw words of PCG64 are the same in every numpy; a change here would move every published interval."""
-    first = next(drawn_pictures(1500, 1, 0))[0, :6].tolist()
+    first = next(drawn_images(1500, 1, 0))[0, :6].tolist()
     assert first == [int(w * 1500 >> 32) for w in np.random.PCG64(0).random_raw(3).view(np.uint32).astype(object)]
     assert first == [1275, 955, 766, 404, 461, 61]
 
 
-def test_every_picture_is_drawn_equally_often():
-    counts = np.bincount(np.concatenate(list(drawn_pictures(50, 4000, 1))).ravel(), minlength=50)
+def test_every_image_is_drawn_equally_often():
+    counts = np.bincount(np.concatenate(list(drawn_images(50, 4000, 1))).ravel(), minlength=50)
     assert abs(counts / 4000 - 1).max() < 0.06  # 4 standard deviations of a Poisson of mean 4000
 
 
@@ -62,21 +62,21 @@ def test_sums_of_counts_are_exact_and_repeatable():
     assert np.array_equal(once, np.rint(once))
 
 
-def test_little_is_known_from_fewer_than_two_pictures():
+def test_little_is_known_from_fewer_than_two_images():
     assert ratio_intervals([[3.0]], [[4.0]]) == [(0.0, 1.0)]
     assert ratio_intervals(np.zeros((0, 1)), np.zeros((0, 1))) == [(0.0, 1.0)]
-    # The second column's samples are all in one picture.
+    # The second column's samples are all in one image.
     narrow, unknown = ratio_intervals([[1, 2], [0, 0]], [[1, 4], [1, 0]], draws=100)
     assert narrow == (0.0, 1.0)
     assert unknown == (0.0, 1.0)
 
 
 def test_covers_the_truth_about_as_often_as_it_says():
-    """Clustered data: pictures differ in difficulty (Beta), expressions of one picture share it."""
+    """Clustered data: images differ in difficulty (Beta), expressions of one image share it."""
     rng = np.random.default_rng(0)
-    repetitions, pictures = 200, 120
-    sizes = rng.integers(1, 12, (pictures, repetitions)).astype(float)
-    hits = rng.binomial(sizes.astype(int), rng.beta(1.4, 0.6, (pictures, repetitions))).astype(float)
+    repetitions, images = 200, 120
+    sizes = rng.integers(1, 12, (images, repetitions)).astype(float)
+    hits = rng.binomial(sizes.astype(int), rng.beta(1.4, 0.6, (images, repetitions))).astype(float)
     intervals = ratio_intervals(hits, sizes, draws=600)
     covered = np.mean([low <= 0.7 <= high for low, high in intervals])
     assert 0.90 <= covered <= 0.99
@@ -86,7 +86,7 @@ def test_covers_the_truth_about_as_often_as_it_says():
 
 
 def test_a_rare_column_that_no_draw_holds_is_as_uncertain_as_can_be():
-    """Two pictures of 400 hold it, and validation draws once."""
+    """Two images of 400 hold it, and validation draws once."""
     hits, sizes = np.zeros((400, 2)), np.zeros((400, 2))
     sizes[:, 0], sizes[:2, 1] = 1, 1
     hits[:, 0] = 1

@@ -35,7 +35,7 @@ def test_length_buckets(words, label):
         (0, "<1%"),
     ],
 )
-def test_box_area_is_a_part_of_the_picture(side, label):
+def test_box_area_is_a_part_of_the_image(side, label):
     assert labels(box=(0, 0, side, side))["box area"] == label
 
 

@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from fake_world import HashPipeline, MemoryPictures, make_settings, make_split
+from fake_world import HashPipeline, MemoryImages, make_settings, make_split
 
 from bench import registry
 from bench.datasets.split import Split
@@ -23,10 +23,10 @@ def pipeline(tmp_path):
 
 
 def scored(pipeline, split, **share):
-    return validate(pipeline, split.scenes, split.pictures, SETTINGS, **share)
+    return validate(pipeline, split.scenes, split.images, SETTINGS, **share)
 
 
-@pytest.mark.parametrize("source", [MemoryPictures(), MemoryPictures(bad={"3.png", "7.png"}, small={"9.png"})])
+@pytest.mark.parametrize("source", [MemoryImages(), MemoryImages(bad={"3.png", "7.png"}, small={"9.png"})])
 def test_the_numbers_are_those_of_a_run(tmp_path, monkeypatch, pipeline, source):
     split = make_split(40, source)
     monkeypatch.setattr(registry, "pipeline_factory", lambda name: HashPipeline)
@@ -61,19 +61,19 @@ def test_a_share_asked_twice_counts_once(pipeline):
 def test_without_gather_a_share_is_scored_for_itself(pipeline):
     split = make_split(12)
     third = scored(pipeline, split, index=1, count=3)
-    assert third == scored(pipeline, Split("x", "", split.scenes[1::3], split.pictures))
+    assert third == scored(pipeline, Split("x", "", split.scenes[1::3], split.images))
     assert third["n"] == sum(len(scene.expressions) for scene in split.scenes[1::3])
 
 
 def test_bound_to_a_split_it_is_what_a_job_carries(pipeline):
     split = make_split(12)
-    score = on_split(split.scenes, split.pictures, SETTINGS)
+    score = on_split(split.scenes, split.images, SETTINGS)
     assert score(pipeline) == scored(pipeline, split)
     assert score(pipeline, index=0, count=2, gather=None) == scored(pipeline, split, index=0, count=2)
 
 
 def test_boxes_are_clipped_where_no_size_is_annotated(pipeline):
-    """The picture is 32 x 24; half of what is answered lies beyond its edge, and no annotation says so."""
+    """The image is 32 x 24; half of what is answered lies beyond its edge, and no annotation says so."""
 
     class Beyond:
         card = pipeline.card
@@ -82,18 +82,18 @@ def test_boxes_are_clipped_where_no_size_is_annotated(pipeline):
             return [Prediction(q.id, (0, 0, 64, 24)) for scene in batch for q in scene.queries]
 
     whole = Expression("0", "it", (0, 0, 32, 24))
-    found = validate(Beyond(), [Scene("s", "s.png", None, None, (whole,))], MemoryPictures(), SETTINGS)
+    found = validate(Beyond(), [Scene("s", "s.png", None, None, (whole,))], MemoryImages(), SETTINGS)
     assert found == {"accuracy": 1.0, "mean_iou": 1.0, "n": 1.0}
 
 
 def test_what_cannot_be_scored_is_said(pipeline, caplog):
-    with pytest.raises(DataError, match=r"none of the 12 validation pictures can be read; the first one: 0\.png"):
-        scored(pipeline, make_split(12, MemoryPictures(gone=True)))
+    with pytest.raises(DataError, match=r"none of the 12 validation images can be read; the first one: 0\.png"):
+        scored(pipeline, make_split(12, MemoryImages(gone=True)))
     with pytest.raises(DataError, match="no expressions"):
-        validate(pipeline, [], MemoryPictures(), SETTINGS)
+        validate(pipeline, [], MemoryImages(), SETTINGS)
     with pytest.raises(BenchError, match="6 of 12 scenes were answered by no process"):
         scored(pipeline, make_split(12), index=0, count=2, gather=lambda rows: rows)
     caplog.set_level(logging.WARNING, "bench.train")
-    split = make_split(12, MemoryPictures(bad={"4.png"}))
+    split = make_split(12, MemoryImages(bad={"4.png"}))
     assert scored(pipeline, split)["accuracy"] < scored(pipeline, make_split(12))["accuracy"] + 1e-9
-    assert "1 pictures cannot be read" in caplog.text and "4.png" in caplog.text
+    assert "1 images cannot be read" in caplog.text and "4.png" in caplog.text

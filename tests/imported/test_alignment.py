@@ -13,11 +13,11 @@ from bench.imported.box_files import BoxFile, Row
 BOX = (0.0, 0.0, 5.0, 5.0)
 
 
-def split(*pictures):
-    """Each picture is the list of its expressions' ids."""
+def split(*images):
+    """Each image is the list of its expressions' ids."""
     scenes = tuple(
         Scene(f"p{n}", f"folder/p{n}.jpg", 10, 10, tuple(Expression(i, "x", BOX) for i in ids))
-        for n, ids in enumerate(pictures)
+        for n, ids in enumerate(images)
     )
     return Split("mine-val", "Mine", scenes, SimpleNamespace())
 
@@ -31,7 +31,7 @@ def went(aligned):
     return {a.id: a.box and int(a.box[0]) for line in aligned.answers for a in line.answers}
 
 
-ROWS = split(["0", "2"], ["1", "3"])  # an index list whose second picture came between
+ROWS = split(["0", "2"], ["1", "3"])  # an index list whose second image came between
 IDS = split(["a", "b"], ["c"])
 NUMBERS = split(["501", "502"], ["733"])
 LINES = split(["1", "3"], ["2"])
@@ -99,17 +99,17 @@ def test_missing_extra_and_twice():
     assert (found.missing, found.extra, found.duplicates) == (["b"], ["zzz"], 1)
 
 
-def test_rows_of_another_picture_are_misses_and_listed():
+def test_rows_of_another_image_are_misses_and_listed():
     file = BoxFile(
         (
-            Row("a", None, BOX, "elsewhere/p0.jpg"),  # another folder is no other picture
+            Row("a", None, BOX, "elsewhere/p0.jpg"),  # another folder is no other image
             Row("b", None, BOX, "p1.jpg"),
             Row("c", None, BOX),
         ),
         0,
     )
     found = align(file, IDS)
-    assert found.other_picture == ["b"]
+    assert found.other_image == ["b"]
     answers = {a.id: a for line in found.answers for a in line.answers}
     assert answers["b"].box is None
     assert "p1.jpg" in answers["b"].note
@@ -124,12 +124,12 @@ def test_coco_names_are_compared_by_number():
         (Scene("1", "COCO_train2014_000000581857.jpg", 9, 9, (Expression("0", "x", BOX),)),),
         SimpleNamespace(),
     )
-    assert align(BoxFile((Row("0", None, BOX, "000000581857.jpg"),), 0), coco).other_picture == []
+    assert align(BoxFile((Row("0", None, BOX, "000000581857.jpg"),), 0), coco).other_image == []
 
 
 def test_another_splits_boxes_are_no_score_of_zero():
     file = BoxFile((Row("a", None, BOX, "q1.jpg"), Row("b", None, BOX, "q2.jpg")), 0)
-    with pytest.raises(DataError, match=r"every row names another picture.*'a'.*q1\.jpg"):
+    with pytest.raises(DataError, match=r"every row names another image.*'a'.*q1\.jpg"):
         align(file, IDS)
 
 

@@ -75,7 +75,7 @@ def test_the_first_of_two_equal_keys_is_kept_and_counted(stored):
         ({"17": "1 2 3 4"}, "'17'"),
         ({"17": {"boxes": BOX}}, r"'17'.*no box.*boxes.*pred_bbox"),
         ({"17": {"box": BOX, "bbox": BOX}}, r"'17'.*both box and bbox"),
-        ({"17": {"box": BOX, "image_name": 5}}, r"'17'.*picture's name is 5"),
+        ({"17": {"box": BOX, "image_name": 5}}, r"'17'.*image's name is 5"),
         ([{"box": BOX}], "entry 0.*neither 'id' nor 'row'"),
         ([{"id": "a", "box": BOX}, BOX], "entry 1"),
         ([{"id": 1.5, "box": BOX}], r"entry 0.*id is 1\.5"),
@@ -105,9 +105,9 @@ def test_a_broken_line_is_named(stored):
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(DataError, match="No such file"):
         read_boxes(tmp_path / "none.json")
-    (tmp_path / "picture.json").write_bytes(b"\xff\xd8\xff\xe0")
+    (tmp_path / "image.json").write_bytes(b"\xff\xd8\xff\xe0")
     with pytest.raises(DataError, match="not UTF-8"):
-        read_boxes(tmp_path / "picture.json")
+        read_boxes(tmp_path / "image.json")
 
 
 def test_a_number_too_large_for_a_float_is_no_box(stored):

@@ -25,10 +25,10 @@ SHARED = Path(os.environ.get("BENCH_SHARED") or Path(__file__).parents[2] / ".."
 BOX = (0.0, 0.0, 40.0, 40.0)
 
 
-def split(pictures=6):
+def split(images=6):
     scenes = tuple(
         Scene(f"p{n}", f"p{n}.jpg", 100, 100, tuple(Expression(f"{2 * n + k}", "the man", BOX) for k in range(2)))
-        for n in range(pictures)
+        for n in range(images)
     )
     return Split("mine-val", "Mine", scenes, SimpleNamespace())
 
@@ -52,8 +52,8 @@ def test_a_full_record(tmp_path, file):
     assert record.signature == f"acc@0.5|iou>=0.5|mine-val|n:12|data:{split().fingerprint[:8]}|top1|v1"
     assert (record.metrics.n, record.metrics.hits, record.metrics.no_box) == (12, 7, 1)
     said = record.imported
-    assert (said.missing, said.extra, said.other_picture, said.duplicates) == (1, 1, 0, 0)
-    assert said.examples == {"missing": ("11",), "extra": ("99",), "other_picture": ()}
+    assert (said.missing, said.extra, said.other_image, said.duplicates) == (1, 1, 0, 0)
+    assert said.examples == {"missing": ("11",), "extra": ("99",), "other_image": ()}
     assert said.sha256 == record.identity.weights["predictions"]
     assert compute(split(), stored_rows(folder).values()) == record.metrics
 
@@ -125,7 +125,7 @@ def test_published_boxes_give_the_known_number(tmp_path, refcoco_val, model, hit
     record, _ = import_boxes(file, refcoco_val, tmp_path, name=f"LBYL-Net {model}")
     assert (record.metrics.n, record.metrics.hits, record.metrics.no_box) == (10834, hits, 1)
     said = record.imported
-    assert (said.missing, said.extra, said.other_picture) == (1, 0, 0)
+    assert (said.missing, said.extra, said.other_image) == (1, 0, 0)
     assert said.examples["missing"] == ("10833",)
     assert record.metrics.accuracy == hits / 10834
     assert record.metrics.ci95[0] < record.metrics.accuracy < record.metrics.ci95[1]

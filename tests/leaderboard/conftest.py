@@ -13,7 +13,7 @@ from bench.settings import load_settings
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    """A split of 6 pictures with 12 expressions, as a file, and nothing else."""
+    """A split of 6 images with 12 expressions, as a file, and nothing else."""
     monkeypatch.chdir(tmp_path)
     lines = [
         {"image": f"p{n % 6}.jpg", "text": "man on the left", "box_xyxy": [0, 0, 40, 40], "id": f"e{n}", **SIZE}

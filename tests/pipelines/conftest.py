@@ -3,7 +3,7 @@
 import pytest
 from fake_world import make_context
 
-from bench.datasets.shapes import ShapesPictures, make_scene
+from bench.datasets.shapes import ShapesImages, make_scene
 from bench.grounding import LoadedScene
 from bench.settings import PROJECT, load_settings
 from bench.training.task import TrainingJob
@@ -25,24 +25,24 @@ def context(tmp_path):
 @pytest.fixture(scope="session")
 def loaded():
     """The first 16 scenes of shapes-val as a pipeline sees them, and the scenes themselves."""
-    pictures = ShapesPictures(2026)
+    images = ShapesImages(2026)
     scenes = [make_scene(2026, "val", i) for i in range(16)]
-    seen = [LoadedScene(s.id, pictures.load(s), tuple(e.query for e in s.expressions)) for s in scenes]
+    seen = [LoadedScene(s.id, images.load(s), tuple(e.query for e in s.expressions)) for s in scenes]
     return scenes, seen
 
 
 @pytest.fixture
 def job(context, tmp_path):
     """job(pipeline, out="out", seed=0, **recipe): a training of 12 scenes of shapes, validated on 4."""
-    pictures = ShapesPictures(2026)
+    images = ShapesImages(2026)
     scenes, validation = ([make_scene(2026, part, i) for i in range(n)] for part, n in (("train", 12), ("val", 4)))
 
-    def make(pipeline, out="out", seed=0, pictures=pictures, **recipe):
+    def make(pipeline, out="out", seed=0, images=images, **recipe):
         return TrainingJob(
             scenes=scenes,
-            pictures=pictures,
+            images=images,
             validation=validation,
-            validation_pictures=pictures,
+            validation_images=images,
             recipe=recipe,
             out=tmp_path / out,
             context=context(pipeline, seed=seed),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from painted_pictures import CORNERS, PLAIN, SEEDS, SIDES, SIZE, STILL, corners, extent, noise, painted
+from painted_images import CORNERS, PLAIN, SEEDS, SIDES, SIZE, STILL, corners, extent, noise, painted
 from PIL import Image
 
 from bench.boxes import box_area_xyxy, clip_xyxy
@@ -17,9 +17,9 @@ from pipelines.canvas import letterboxed
 @given(SIDES, SIDES, CORNERS, SEEDS, st.booleans())
 @settings(max_examples=80)
 def test_a_safe_window_holds_the_referent_and_the_box_is_where_its_pixels_are(width, height, part, seed, flip):
-    picture, box = painted(width, height, part)
+    image, box = painted(width, height, part)
     options = Augment(crop="safe", crop_share=1, flip_share=float(flip), **STILL)
-    canvas, out, _ = augmented(picture, box, "a dog", SIZE, options, "clean", np.random.default_rng(seed))
+    canvas, out, _ = augmented(image, box, "a dog", SIZE, options, "clean", np.random.default_rng(seed))
     np.testing.assert_allclose(corners(out), extent(canvas.pixels), atol=1.5)
     assert box_area_xyxy(corners(out)) > 0
     # All of it, not a part: as large on the canvas as the ratio says.
@@ -42,24 +42,24 @@ def test_a_safe_window_holds_the_fractions_of_a_box_too(x, y, side, seed):
 @given(SIDES, SIDES, CORNERS, SEEDS, st.sampled_from(["official", "off"]), st.sampled_from(["official", "clean"]))
 @settings(max_examples=80)
 def test_a_box_is_where_its_pixels_are(width, height, part, seed, crop, style):
-    picture, box = painted(width, height, part)
+    image, box = painted(width, height, part)
     options = Augment(crop=crop, crop_share=1, scales=(SIZE, 160), **STILL)
-    canvas, out, _ = augmented(picture, box, "a dog", SIZE, options, style, np.random.default_rng(seed))
+    canvas, out, _ = augmented(image, box, "a dog", SIZE, options, style, np.random.default_rng(seed))
     left, top, right, bottom = corners(out)
     if min(right - left, bottom - top) < 2:  # cut to nothing, or nearly
         assert crop == "official"
         return
-    # The official ratio is the other side's, so the short side of a flat picture may be off by its rounding: half a
-    # pixel of the 160, and before it half a pixel of the enlarged picture.
+    # The official ratio is the other side's, so the short side of a flat image may be off by its rounding: half a
+    # pixel of the 160, and before it half a pixel of the enlarged image.
     np.testing.assert_allclose([left, top, right, bottom], extent(canvas.pixels), atol=1.5 if style == "clean" else 2)
 
 
 @given(SIDES, SIDES, CORNERS, SEEDS)
 @settings(max_examples=20)
-def test_the_picture_stays_inside_and_the_rest_is_black(width, height, part, seed):
-    picture, box = painted(width, height, part)
-    picture |= 40
-    canvas, _, _ = augmented(picture, box, "a dog", SIZE, Augment(**STILL), "official", np.random.default_rng(seed))
+def test_the_image_stays_inside_and_the_rest_is_black(width, height, part, seed):
+    image, box = painted(width, height, part)
+    image |= 40
+    canvas, _, _ = augmented(image, box, "a dog", SIZE, Augment(**STILL), "official", np.random.default_rng(seed))
     assert 0 <= canvas.left < canvas.right <= SIZE and 0 <= canvas.top < canvas.bottom <= SIZE
     inside = canvas.pixels[canvas.top : canvas.bottom, canvas.left : canvas.right]
     assert inside.min() >= 40
@@ -67,22 +67,22 @@ def test_the_picture_stays_inside_and_the_rest_is_black(width, height, part, see
 
 
 def test_the_place_is_any_place_and_the_middle_without_translation():
-    picture, options = noise(300, 200), Augment(crop="off", scales=(64,), jitter_share=0)
+    image, options = noise(300, 200), Augment(crop="off", scales=(64,), jitter_share=0)
     dice = np.random.default_rng(1)
-    seen = [augmented(picture, (1, 1, 9, 9), "a", 68, options, "official", dice)[0] for _ in range(300)]
+    seen = [augmented(image, (1, 1, 9, 9), "a", 68, options, "official", dice)[0] for _ in range(300)]
     assert {c.left for c in seen} == set(range(5))  # 64 of 68 pixels: both ends are drawn
     assert {c.top for c in seen} == set(range(68 - 43 + 1))
     still = options.model_copy(update={"translate": False})
-    canvas, _, _ = augmented(picture, (1, 1, 9, 9), "a", 67, still, "official", dice)
+    canvas, _, _ = augmented(image, (1, 1, 9, 9), "a", 67, still, "official", dice)
     assert (canvas.left, canvas.top) == (1, 12)  # 1.5 rounds down
 
 
 @pytest.mark.parametrize("style", ["official", "clean"])
 @pytest.mark.parametrize("size", [(90, 70), (70, 91), (640, 427)])
 def test_with_everything_off_it_is_the_letterbox(style, size):
-    picture, box = noise(*size), (5.25, 6.5, 40.0, 50.0)
-    canvas, out, text = augmented(picture, box, "Left Dog", SIZE, PLAIN, style, np.random.default_rng(0))
-    wanted = letterboxed(picture, SIZE, style)
+    image, box = noise(*size), (5.25, 6.5, 40.0, 50.0)
+    canvas, out, text = augmented(image, box, "Left Dog", SIZE, PLAIN, style, np.random.default_rng(0))
+    wanted = letterboxed(image, SIZE, style)
     np.testing.assert_array_equal(canvas.pixels, wanted.pixels)
     assert (canvas.left, canvas.top, canvas.right, canvas.bottom) == (
         wanted.left,
@@ -97,16 +97,16 @@ def test_with_everything_off_it_is_the_letterbox(style, size):
 @given(SEEDS, st.sampled_from(["official", "safe", "off"]))
 @settings(max_examples=15)
 def test_the_dice_alone_decide(seed, crop):
-    picture, options = noise(), Augment(crop=crop, blur_share=0.5, flip_share=0.5)
+    image, options = noise(), Augment(crop=crop, blur_share=0.5, flip_share=0.5)
     first, second = (
-        augmented(picture, (10, 10, 60, 60), "dog in a hat", 64, options, "clean", np.random.default_rng(seed))
+        augmented(image, (10, 10, 60, 60), "dog in a hat", 64, options, "clean", np.random.default_rng(seed))
         for _ in range(2)
     )
     np.testing.assert_array_equal(first[0].pixels, second[0].pixels)
     assert first[1].tolist() == second[1].tolist() and first[2] == second[2]
-    before = picture.copy()
-    augmented(picture, (10, 10, 60, 60), "dog", 64, options, "clean", np.random.default_rng(seed + 1))
-    np.testing.assert_array_equal(picture, before)
+    before = image.copy()
+    augmented(image, (10, 10, 60, 60), "dog", 64, options, "clean", np.random.default_rng(seed + 1))
+    np.testing.assert_array_equal(image, before)
 
 
 def test_official_windows_lose_what_the_official_ones_lose():
@@ -132,16 +132,16 @@ def test_official_windows_lose_what_the_official_ones_lose():
     assert 0.38 < (share > 0.999).mean() < 0.58
 
 
-def test_a_picture_smaller_than_the_least_window_is_a_window():
-    picture, options = noise(90, 60), Augment(crop_share=1, short_sides=(60,), scales=(SIZE,), **STILL)
-    canvas, out, _ = augmented(picture, (30, 20, 60, 40), "dog", SIZE, options, "official", np.random.default_rng(0))
+def test_a_image_smaller_than_the_least_window_is_a_window():
+    image, options = noise(90, 60), Augment(crop_share=1, short_sides=(60,), scales=(SIZE,), **STILL)
+    canvas, out, _ = augmented(image, (30, 20, 60, 40), "dog", SIZE, options, "official", np.random.default_rng(0))
     assert (canvas.right - canvas.left, canvas.bottom - canvas.top) == (224, 149)
     np.testing.assert_allclose(out[2:] * SIZE, np.array([30, 20]) * 224 / 90)
 
 
 def test_the_official_test_has_its_axes_swapped():
     class Fixed:
-        """Windows of 384 of an 800 x 400 picture with their corner at (left 300, top 10)."""
+        """Windows of 384 of an 800 x 400 image with their corner at (left 300, top 10)."""
 
         def integers(self, low, high=None):
             return {401: 384, 601: 384, 17: 10, 417: 300}[high or low]
@@ -153,25 +153,24 @@ def test_the_official_test_has_its_axes_swapped():
 
 
 def test_an_official_box_cut_to_nothing_or_not_finite_is_handed_on():
-    picture, options = noise(640, 480), Augment(crop_share=1, jitter_share=0)
+    image, options = noise(640, 480), Augment(crop_share=1, jitter_share=0)
     dice = np.random.default_rng(0)
     areas = [
-        augmented(picture, (600, 400, 638, 478), "dog", SIZE, options, "official", dice)[1][2:].prod()
-        for _ in range(60)
+        augmented(image, (600, 400, 638, 478), "dog", SIZE, options, "official", dice)[1][2:].prod() for _ in range(60)
     ]
     assert min(areas) == 0 < max(areas)
-    _, out, _ = augmented(picture, (float("nan"), 0, 5, 5), "dog", SIZE, options, "official", dice)
+    _, out, _ = augmented(image, (float("nan"), 0, 5, 5), "dog", SIZE, options, "official", dice)
     assert not np.isfinite(out).all()
 
 
 @pytest.mark.parametrize("crop", ["official", "safe"])
 @pytest.mark.parametrize("size", [(600, 1), (1, 600), (30_000, 20), (3, 2)])
-def test_pictures_of_any_shape(crop, size):
-    picture = np.full((size[1], size[0], 3), 200, np.uint8)
+def test_images_of_any_shape(crop, size):
+    image = np.full((size[1], size[0], 3), 200, np.uint8)
     box = (0.0, 0.0, float(size[0]), float(size[1]))
     for seed in range(4):
         options = Augment(crop=crop, crop_share=1, **STILL)
-        canvas, out, _ = augmented(picture, box, "dog", 32, options, "official", np.random.default_rng(seed))
+        canvas, out, _ = augmented(image, box, "dog", 32, options, "official", np.random.default_rng(seed))
         assert np.isfinite(out).all()
         assert (canvas.pixels[canvas.top : canvas.bottom, canvas.left : canvas.right] == 200).all()
 
@@ -179,9 +178,9 @@ def test_pictures_of_any_shape(crop, size):
 def test_a_window_of_a_huge_enlargement_is_the_same_window(monkeypatch):
     # Smooth, so that a wrong place would show.
     ramp = np.linspace(0, 255, 300)[None, :, None] * np.linspace(0.2, 1, 200)[:, None, None]
-    picture = np.broadcast_to(ramp, (200, 300, 3)).astype(np.uint8)
+    image = np.broadcast_to(ramp, (200, 300, 3)).astype(np.uint8)
     options = Augment(crop_share=1, scales=(SIZE,), **STILL)
-    run = lambda: augmented(picture, (90, 60, 200, 150), "dog", SIZE, options, "official", np.random.default_rng(5))  # noqa: E731
+    run = lambda: augmented(image, (90, 60, 200, 150), "dog", SIZE, options, "official", np.random.default_rng(5))  # noqa: E731
     whole, box, _ = run()
     monkeypatch.setattr(augmentation, "MOST_PIXELS", 0)
     part, other, _ = run()
@@ -191,38 +190,38 @@ def test_a_window_of_a_huge_enlargement_is_the_same_window(monkeypatch):
 
 @pytest.mark.parametrize("box", [(-20.0, -10.0, 50.0, 40.0), (60.0, 50.0, 150.0, 99.0)])
 def test_a_box_over_the_edge_is_left_alone_or_clipped(box):
-    picture, dice = noise(90, 70), np.random.default_rng(0)
-    _, out, _ = augmented(picture, box, "dog", 90, PLAIN.model_copy(update={"scales": (90,)}), "official", dice)
+    image, dice = noise(90, 70), np.random.default_rng(0)
+    _, out, _ = augmented(image, box, "dog", 90, PLAIN.model_copy(update={"scales": (90,)}), "official", dice)
     np.testing.assert_allclose(corners(out, 90), np.add(box, [0, 10, 0, 10]), atol=1e-9)
     for style, crop in (("clean", "off"), ("clean", "safe"), ("official", "safe")):
         options = Augment(crop=crop, scales=(90,), translate=False, crop_share=0, jitter_share=0)
-        _, out, _ = augmented(picture, box, "dog", 90, options, style, dice)
+        _, out, _ = augmented(image, box, "dog", 90, options, style, dice)
         np.testing.assert_allclose(corners(out, 90), np.add(clip_xyxy(box, 90, 70), [0, 10, 0, 10]), atol=1e-9)
 
 
 @pytest.mark.parametrize(
     "box", [(100, 10, 120, 20), (10, 10, 10, 30), (30, 10, 20, 20), (float("nan"), 0, 5, 5), (0, 0, 9, float("nan"))]
 )
-def test_a_box_with_nothing_in_the_picture_is_refused_where_targets_are_safe(box):
+def test_a_box_with_nothing_in_the_image_is_refused_where_targets_are_safe(box):
     for style, options in (("clean", Augment(crop="off")), ("official", Augment(crop="safe"))):
         with pytest.raises(DataError, match="90 x 70"):
             augmented(noise(90, 70), box, "dog", 64, options, style, np.random.default_rng(0))
 
 
 def test_the_filter_is_the_letterboxs():
-    picture = noise(300, 200)
+    image = noise(300, 200)
     options = Augment(crop="off", scales=(96,), translate=False, jitter_share=0)
-    canvas, _, _ = augmented(picture, (1, 1, 9, 9), "a", 96, options, "official", np.random.default_rng(0))
-    wanted = np.asarray(Image.fromarray(picture).resize((96, 64), Image.Resampling.BILINEAR))
+    canvas, _, _ = augmented(image, (1, 1, 9, 9), "a", 96, options, "official", np.random.default_rng(0))
+    wanted = np.asarray(Image.fromarray(image).resize((96, 64), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(canvas.pixels[16:80], wanted)
 
 
 def test_an_official_crop_step_by_step(monkeypatch):
     monkeypatch.setattr(augmentation, "_official_window", lambda *_: (100, 30, 500, 414))
-    picture, box = noise(640, 480), (90.0, 60.0, 300.0, 500.0)
+    image, box = noise(640, 480), (90.0, 60.0, 300.0, 500.0)
     options = Augment(crop_share=1, short_sides=(500,), scales=(160,), translate=False, jitter_share=0)
-    canvas, out, _ = augmented(picture, box, "dog", SIZE, options, "official", np.random.default_rng(0))
-    enlarged = Image.fromarray(picture).resize((667, 500), Image.Resampling.BILINEAR)
+    canvas, out, _ = augmented(image, box, "dog", SIZE, options, "official", np.random.default_rng(0))
+    enlarged = Image.fromarray(image).resize((667, 500), Image.Resampling.BILINEAR)
     small = enlarged.crop((100, 30, 500, 414)).resize((160, 154), Image.Resampling.BILINEAR)  # 153.6 rows
     np.testing.assert_array_equal(canvas.pixels[35:189, 32:192], np.asarray(small))
     # x: 90 and 300 times 500/480, less 100, times 160/400, plus 32; the foot is cut at the window's 384.
@@ -232,12 +231,12 @@ def test_an_official_crop_step_by_step(monkeypatch):
     np.testing.assert_allclose(corners(out), [32, y1, x2, y2], atol=1e-9)
 
 
-def test_where_no_window_passes_the_picture_is_enlarged_and_stays_whole(monkeypatch):
+def test_where_no_window_passes_the_image_is_enlarged_and_stays_whole(monkeypatch):
     monkeypatch.setattr(augmentation, "_official_window", lambda *_: None)
-    picture, box = noise(320, 240), (30.0, 60.0, 300.0, 200.0)
+    image, box = noise(320, 240), (30.0, 60.0, 300.0, 200.0)
     options = Augment(crop_share=1, short_sides=(600,), scales=(SIZE,), translate=False, jitter_share=0)
-    canvas, out, _ = augmented(picture, box, "dog", SIZE, options, "official", np.random.default_rng(0))
-    enlarged = Image.fromarray(picture).resize((800, 600), Image.Resampling.BILINEAR)
+    canvas, out, _ = augmented(image, box, "dog", SIZE, options, "official", np.random.default_rng(0))
+    enlarged = Image.fromarray(image).resize((800, 600), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(
         canvas.pixels[28:196], np.asarray(enlarged.resize((224, 168), Image.Resampling.BILINEAR))
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from painted_pictures import PLAIN, SIZE, STILL, corners, extent, noise, painted
+from painted_images import PLAIN, SIZE, STILL, corners, extent, noise, painted
 from PIL import ImageEnhance
 
 from bench.errors import SettingsError
@@ -34,21 +34,21 @@ from pipelines.augmentation import Augment, augmented, has_position, mirrored
 )
 def test_which_words_forbid_a_crop(text, official, safe):
     assert (has_position(text, "official"), has_position(text, "safe")) == (official, safe)
-    picture, box = painted(300, 200, (0.4, 0.4, 0.1, 0.1))
+    image, box = painted(300, 200, (0.4, 0.4, 0.1, 0.1))
     for crop, forbidden in (("official", official), ("safe", safe)):
         options = Augment(crop=crop, crop_share=1, scales=(SIZE,), **STILL)
         seen = {
-            augmented(picture, box, text, SIZE, options, "clean", np.random.default_rng(seed))[0].ratio[0] * 300
+            augmented(image, box, text, SIZE, options, "clean", np.random.default_rng(seed))[0].ratio[0] * 300
             for seed in range(6)
         }
         assert all(value == pytest.approx(SIZE) for value in seen) == forbidden
 
 
 def test_how_often_a_crop_is_drawn():
-    picture, box = painted(300, 200, (0.4, 0.4, 0.1, 0.1))
+    image, box = painted(300, 200, (0.4, 0.4, 0.1, 0.1))
     options = Augment(crop="safe", crop_share=0.25, scales=(SIZE,), **STILL)
     dice = np.random.default_rng(3)
-    whole = [augmented(picture, box, "dog", SIZE, options, "clean", dice)[0].ratio[0] * 300 < 225 for _ in range(400)]
+    whole = [augmented(image, box, "dog", SIZE, options, "clean", dice)[0].ratio[0] * 300 < 225 for _ in range(400)]
     assert 0.68 < np.mean(whole) < 0.82
 
 
@@ -84,10 +84,10 @@ def test_jitter_stays_within_its_strength(monkeypatch):
             return super(real, self).enhance(factor)
 
         monkeypatch.setattr(real, "enhance", enhance, raising=False)
-    picture, options = noise(), PLAIN.model_copy(update={"jitter_share": 0.8, "scales": (16,)})
+    image, options = noise(), PLAIN.model_copy(update={"jitter_share": 0.8, "scales": (16,)})
     dice = np.random.default_rng(0)
     for _ in range(300):
-        augmented(picture, (1, 1, 9, 9), "a", 16, options, "official", dice)
+        augmented(image, (1, 1, 9, 9), "a", 16, options, "official", dice)
     for seen in factors.values():
         assert 0.72 < len(seen) / 300 < 0.88
         assert 0.6 <= min(seen) < 0.65 and 1.35 < max(seen) <= 1.4
@@ -95,34 +95,34 @@ def test_jitter_stays_within_its_strength(monkeypatch):
 
 
 def test_brightness_alone_by_arithmetic():
-    picture = np.full((16, 16, 3), 100, np.uint8)  # grey: contrast and saturation leave it alone
+    image = np.full((16, 16, 3), 100, np.uint8)  # grey: contrast and saturation leave it alone
     options = PLAIN.model_copy(update={"jitter_share": 1.0, "scales": (16,)})
     levels = {
-        int(augmented(picture, (1, 1, 9, 9), "a", 16, options, "official", np.random.default_rng(s))[0].pixels[3, 3, 0])
+        int(augmented(image, (1, 1, 9, 9), "a", 16, options, "official", np.random.default_rng(s))[0].pixels[3, 3, 0])
         for s in range(80)
     }
     assert 59 <= min(levels) < 68 and 132 < max(levels) <= 140
 
 
 def test_blur_softens_and_moves_nothing():
-    picture, box = painted(SIZE, SIZE, (0.25, 0.25, 0.5, 0.5))
+    image, box = painted(SIZE, SIZE, (0.25, 0.25, 0.5, 0.5))
     options = PLAIN.model_copy(update={"blur_share": 1.0})
-    canvas, out, _ = augmented(picture, box, "a", SIZE, options, "official", np.random.default_rng(2))
+    canvas, out, _ = augmented(image, box, "a", SIZE, options, "official", np.random.default_rng(2))
     np.testing.assert_allclose(corners(out), box, atol=1e-9)
     np.testing.assert_allclose(extent(canvas.pixels), box, atol=1)
     assert ((canvas.pixels > 0) & (canvas.pixels < 255)).any()
 
 
-def test_a_flip_turns_picture_box_and_words():
-    picture, box = painted(200, 100, (0.1, 0.2, 0.3, 0.4))
+def test_a_flip_turns_image_box_and_words():
+    image, box = painted(200, 100, (0.1, 0.2, 0.3, 0.4))
     options = Augment(crop="off", scales=(200,), translate=False, jitter_share=0, flip_share=1)
-    canvas, out, text = augmented(picture, box, "dog on the left", 200, options, "clean", np.random.default_rng(0))
+    canvas, out, text = augmented(image, box, "dog on the left", 200, options, "clean", np.random.default_rng(0))
     assert text == "dog on the right"
     wanted = np.array([200 - box[2], box[1] + 50, 200 - box[0], box[3] + 50])
     np.testing.assert_allclose(corners(out, 200), wanted, atol=1e-9)
     np.testing.assert_array_equal(extent(canvas.pixels), wanted)
-    # A text that a flip would make false stays as it is, and so does its picture.
-    canvas, out, text = augmented(picture, box, "dog at 3 o'clock", 200, options, "clean", np.random.default_rng(0))
+    # A text that a flip would make false stays as it is, and so does its image.
+    canvas, out, text = augmented(image, box, "dog at 3 o'clock", 200, options, "clean", np.random.default_rng(0))
     np.testing.assert_allclose(corners(out, 200), np.add(box, [0, 50, 0, 50]), atol=1e-9)
     assert text == "dog at 3 o'clock"
 

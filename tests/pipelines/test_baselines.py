@@ -37,7 +37,7 @@ def answers(factory, context, options=None):
 
 
 def test_placed_boxes(context):
-    assert answers(baselines.whole_picture, context) == [(0, 0, 200, 100)] * 2
+    assert answers(baselines.whole_image, context) == [(0, 0, 200, 100)] * 2
     assert answers(baselines.centre_box, context, {"share": 0.5}) == [(50, 25, 150, 75)] * 2
 
 
@@ -64,13 +64,13 @@ def test_labels_are_whole_words(context, found):
 
 def test_random_is_spread_over_the_proposals(context, found):
     found([(i, 0, i + 1, 10) for i in range(4)], ("",) * 4)
-    scene = LoadedScene("s", SCENE.picture, tuple(Query(str(i), "x") for i in range(400)))
+    scene = LoadedScene("s", SCENE.image, tuple(Query(str(i), "x") for i in range(400)))
     boxes = [p.box for p in baselines.random_proposal(context("x", options={})).ground([scene])]
     counts = np.unique([b[0] for b in boxes], return_counts=True)[1]
     assert len(counts) == 4 and counts.min() > 60
 
 
-def test_nothing_found_is_answered_with_the_whole_picture(context, found):
+def test_nothing_found_is_answered_with_the_whole_image(context, found):
     found([], ())
     for factory in (baselines.largest_proposal, baselines.random_proposal, baselines.label_only):
         assert answers(factory, context) == [(0, 0, 200, 100)] * 2

@@ -27,7 +27,7 @@ def test_a_box_goes_there_and_comes_back(width, height, style, size, part):
     box = tuple(np.array(part) * [width, height, width, height])
     there = canvas.to_canvas(box)
     assert there.shape == (4,) and there.dtype == np.float64
-    np.testing.assert_allclose(canvas.to_picture(there[None])[0], box, rtol=1e-9, atol=1e-9 * max(width, height))
+    np.testing.assert_allclose(canvas.to_image(there[None])[0], box, rtol=1e-9, atol=1e-9 * max(width, height))
 
 
 @given(SIDES, SIDES, STYLES, st.sampled_from([64, 224, 225]))
@@ -35,7 +35,7 @@ def test_a_box_goes_there_and_comes_back(width, height, style, size, part):
 @example(1, 600, "official", 224)
 @example(1, 1, "clean", 225)
 @settings(max_examples=40)
-def test_the_picture_fills_the_long_side_and_lies_in_the_middle(width, height, style, size):
+def test_the_image_fills_the_long_side_and_lies_in_the_middle(width, height, style, size):
     canvas = letterboxed(np.full((height, width, 3), 255, np.uint8), size, style)
     wide, tall = canvas.right - canvas.left, canvas.bottom - canvas.top
     assert max(wide, tall) == size and min(wide, tall) >= 1
@@ -45,19 +45,19 @@ def test_the_picture_fills_the_long_side_and_lies_in_the_middle(width, height, s
     white = np.zeros((size, size, 3), np.uint8)
     white[canvas.top : canvas.bottom, canvas.left : canvas.right] = 255
     np.testing.assert_array_equal(canvas.pixels, white)
-    # The whole picture's box is the picture's place: exactly in the clean style, to a rounding in the other.
+    # The whole image's box is the image's place: exactly in the clean style, to a rounding in the other.
     cx, cy, w, h = canvas.to_canvas((0.0, 0.0, float(width), float(height))) * size
     edges = np.array([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
     room = (
         1e-9 * size if style == "clean" else 1 - 1e-9
-    )  # a picture a thousand times as wide as high has a row of its own
+    )  # an image a thousand times as wide as high has a row of its own
     np.testing.assert_allclose(edges, [canvas.left, canvas.top, canvas.right, canvas.bottom], atol=room)
 
 
 def test_ratios():
-    picture = noise(300, 101)
-    assert letterboxed(picture, 224, "official").ratio == (224 / 300, 224 / 300)
-    assert letterboxed(picture, 224, "clean").ratio == (224 / 300, 75 / 101)
+    image = noise(300, 101)
+    assert letterboxed(image, 224, "official").ratio == (224 / 300, 224 / 300)
+    assert letterboxed(image, 224, "clean").ratio == (224 / 300, 75 / 101)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_places_worked_out_by_hand(size, place):
 def test_a_box_worked_out_by_hand():
     canvas = letterboxed(noise(448, 224), 224, "official")  # halved, 56 rows down
     np.testing.assert_allclose(canvas.to_canvas((10, 20, 50, 100)) * 224, [15, 86, 20, 40])
-    np.testing.assert_allclose(canvas.to_picture(np.array([[15, 86, 20, 40]]) / 224), [[10, 20, 50, 100]])
-    outside = canvas.to_picture(np.array([[0.5, 0.5, 2.0, 2.0]]))  # unclipped
+    np.testing.assert_allclose(canvas.to_image(np.array([[15, 86, 20, 40]]) / 224), [[10, 20, 50, 100]])
+    outside = canvas.to_image(np.array([[0.5, 0.5, 2.0, 2.0]]))  # unclipped
     np.testing.assert_allclose(outside, [[-224, -336, 672, 560]])
 
 
@@ -131,7 +131,7 @@ def test_how_many_patches_are_masked(size, official, clean):
         assert int(mask.sum()) == wanted, style
 
 
-def test_a_picture_of_a_row_leaves_a_patch_to_look_at_in_the_clean_style():
+def test_a_image_of_a_row_leaves_a_patch_to_look_at_in_the_clean_style():
     for size in ((600, 1), (1, 600)):
         for patch in (16, 32):
             _, mask = stacked([letterboxed(noise(*size), 224, "clean")], patch, "clean", CPU)
@@ -140,8 +140,8 @@ def test_a_picture_of_a_row_leaves_a_patch_to_look_at_in_the_clean_style():
 
 @pytest.mark.parametrize("style", ["official", "clean"])
 def test_pixels_by_their_statistics_and_zero_outside(style):
-    picture = noise(100, 60)
-    canvas = letterboxed(picture, 64, style)
+    image = noise(100, 60)
+    canvas = letterboxed(image, 64, style)
     pixels, mask = stacked([canvas], 16, style, CPU)
     assert pixels.shape == (1, 3, 64, 64) and pixels.dtype == torch.float32 and mask.shape == (1, 16)
     mean, std = STATISTICS[style]
@@ -149,8 +149,8 @@ def test_pixels_by_their_statistics_and_zero_outside(style):
         wanted = (canvas.pixels[row, column] / 255 - mean) / std
         np.testing.assert_allclose(pixels[0, :, row, column].numpy(), wanted, rtol=1e-5, atol=1e-6)
     assert not pixels[0, :, : canvas.top].any() and not pixels[0, :, canvas.bottom :].any()
-    # A black picture is not padding.
-    black, _ = stacked([letterboxed(np.zeros_like(picture), 64, style)], 16, style, CPU)
+    # A black image is not padding.
+    black, _ = stacked([letterboxed(np.zeros_like(image), 64, style)], 16, style, CPU)
     np.testing.assert_allclose(black[0, :, 32, 32].numpy(), -np.array(mean) / std, rtol=1e-5)
 
 

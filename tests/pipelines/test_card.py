@@ -59,10 +59,10 @@ def test_nothing_is_known_of_one_unknown_part(context):
 
 
 def test_what_the_user_says_of_their_own_weights_stands(context):
-    own = written().model_copy(update={"trained_on": "my pictures", "saw_test_images": "no"})
+    own = written().model_copy(update={"trained_on": "my images", "saw_test_images": "no"})
     facts = card_in_force(own, OURS | {"proposer": ["my-own.pt"]}, context(dataset="refcoco"))
     assert facts == {
-        "trained_on": "my pictures",
+        "trained_on": "my images",
         "licence": "proposer: not known; clip: MIT",
         "supervision": "unknown",
         "saw_test_images": "no",

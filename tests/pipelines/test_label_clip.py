@@ -7,7 +7,7 @@ from bench.grounding import LoadedScene, Query
 from pipelines.label_clip import label_clip
 from pipelines.proposers.proposals import Proposals
 
-PICTURE = np.zeros((100, 200, 3), np.uint8)
+IMAGE = np.zeros((100, 200, 3), np.uint8)
 BOXES = np.array([[0, 0, 10, 10], [20, 20, 40, 40], [50, 50, 90, 90], [0, 50, 20, 90]], float)
 
 
@@ -23,10 +23,10 @@ class Found:
 
 @pytest.fixture
 def ask(context, monkeypatch):
-    def make(labels, *texts, picture=PICTURE):
+    def make(labels, *texts, image=IMAGE):
         monkeypatch.setattr("pipelines.label_clip.open_proposer", lambda *_: Found(labels))
         queries = tuple(Query(str(n), text) for n, text in enumerate(texts))
-        return label_clip(context("label-clip")).ground([LoadedScene("s", picture, queries)])
+        return label_clip(context("label-clip")).ground([LoadedScene("s", image, queries)])
 
     return make
 
@@ -37,12 +37,10 @@ def test_the_nearest_name_and_of_it_the_most_confident_box(ask):
     assert answers[0].score == pytest.approx(0.8)
 
 
-def test_the_picture_is_not_looked_at(ask):
-    noise = np.random.default_rng(0).integers(0, 255, PICTURE.shape, np.uint8)
+def test_the_image_is_not_looked_at(ask):
+    noise = np.random.default_rng(0).integers(0, 255, IMAGE.shape, np.uint8)
     texts = ("red star", "ring on the left")
-    assert [a.box for a in ask(("star", "ring"), *texts)] == [
-        a.box for a in ask(("star", "ring"), *texts, picture=noise)
-    ]
+    assert [a.box for a in ask(("star", "ring"), *texts)] == [a.box for a in ask(("star", "ring"), *texts, image=noise)]
 
 
 def test_nothing_found_is_a_counted_miss(ask):

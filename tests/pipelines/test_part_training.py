@@ -73,7 +73,7 @@ def test_a_trained_detector_opens(make, context, loaded, pipeline):
     assert made.path.name == f"{kind}.safetensors" and made.recipe["epochs"] == 2
     assert 0 <= made.score["recall@0.75"] <= made.score["recall@0.5"] <= 1
     table = {"kind": kind, "weights": str(made.path), "confidence": 0.0}
-    (found,) = open_proposer(table, "test", context()).propose([LoadedScene("s", loaded[1][0].picture, ())])
+    (found,) = open_proposer(table, "test", context()).propose([LoadedScene("s", loaded[1][0].image, ())])
     assert len(found) >= 2 and set(found.labels) <= {*SHAPES, ""}
 
 
@@ -99,7 +99,7 @@ def test_a_torchvision_network_goes_through_its_file(job, context, tmp_path, loa
     assert task.names == SHAPES  # of which COCO knows none
     task.save(tmp_path / "ssd.safetensors")
     table = {"kind": "ssd", "weights": str(tmp_path / "ssd.safetensors"), "confidence": 0.0}
-    (found,) = open_proposer(table, "test", context()).propose([LoadedScene("s", loaded[1][0].picture, ())])
+    (found,) = open_proposer(table, "test", context()).propose([LoadedScene("s", loaded[1][0].image, ())])
     assert len(found) and set(found.labels) <= {*SHAPES, ""}
 
 

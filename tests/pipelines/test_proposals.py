@@ -19,7 +19,7 @@ def proposals(table):
 
 @given(rows, st.integers(1, 12))
 def test_tidy_boxes(table, top_k):
-    out = tidy(proposals(table), (320, 240), top_k, 0.9, whole_picture=True)
+    out = tidy(proposals(table), (320, 240), top_k, 0.9, whole_image=True)
     assert 1 <= len(out) <= top_k + 1
     assert len(out.boxes) == len(out.scores) == len(out.labels)
     assert np.isfinite(out.boxes).all() and np.isfinite(out.scores).all()
@@ -36,7 +36,7 @@ def test_the_better_of_two_copies_stays_whatever_its_class():
     assert out.labels == ("c1",)
 
 
-def test_nothing_found_is_nothing_or_the_whole_picture():
+def test_nothing_found_is_nothing_or_the_whole_image():
     assert len(tidy(proposals([]), (100, 80), 5, 0.9, False)) == 0
     assert tidy(proposals([]), (100, 80), 5, 0.9, True).boxes.tolist() == [[0, 0, 100, 80]]
 

@@ -45,11 +45,11 @@ class Encoder:
 
 
 def scene(*texts):
-    return LoadedScene("s", SCENE.picture, tuple(Query(str(n), text) for n, text in enumerate(texts)))
+    return LoadedScene("s", SCENE.image, tuple(Query(str(n), text) for n, text in enumerate(texts)))
 
 
-def ranked(options, encoders, *texts, boxes=BOXES, picture=SCENE.picture):
-    asked = LoadedScene("s", picture, tuple(Query(str(n), text) for n, text in enumerate(texts)))
+def ranked(options, encoders, *texts, boxes=BOXES, image=SCENE.image):
+    asked = LoadedScene("s", image, tuple(Query(str(n), text) for n, text in enumerate(texts)))
     proposals = Proposals(boxes, np.ones(len(boxes)), ("",) * len(boxes))
     return Ranker(RankerOptions(**options), encoders, CLOCK).rank([asked], [proposals])[0]
 
@@ -59,11 +59,11 @@ def colours(text):
 
 
 def painted(*rgb):
-    """A picture whose boxes of BOXES have these colours."""
-    picture = np.full((20, 100, 3), 127, np.uint8)
+    """An image whose boxes of BOXES have these colours."""
+    image = np.full((20, 100, 3), 127, np.uint8)
     for (x, *_), colour in zip(BOXES.astype(int), rgb, strict=True):
-        picture[:, x : x + 20] = colour
-    return picture
+        image[:, x : x + 20] = colour
+    return image
 
 
 def test_logits_are_summed_over_views_and_models():
@@ -81,14 +81,14 @@ def test_subtraction_takes_away_what_every_caption_likes():
     def table(text):
         return [1.0, 0, 0] if text in BANK else [0.75, 0, 0.66]
 
-    picture = painted((255, 0, 0), (0, 255, 0), (0, 0, 255))
+    image = painted((255, 0, 0), (0, 255, 0), (0, 0, 255))
     plain, less = (
-        ranked({"views": ["crop"], "prompt": "{}", "subtract": weight}, [Encoder(table)], "it", picture=picture)[0]
+        ranked({"views": ["crop"], "prompt": "{}", "subtract": weight}, [Encoder(table)], "it", image=image)[0]
         for weight in (0.0, 1.0)
     )
     assert plain.argmax() == 0 and less.argmax() == 2
     both = ranked(
-        {"views": ["crop"], "prompt": "{}", "subtract": 1.0}, [Encoder(table), Encoder(table)], "it", picture=picture
+        {"views": ["crop"], "prompt": "{}", "subtract": 1.0}, [Encoder(table), Encoder(table)], "it", image=image
     )[0]
     np.testing.assert_allclose(both, softmax(2 * np.log(less)), atol=1e-5)
 
@@ -98,10 +98,9 @@ def test_subtraction_takes_away_what_every_caption_likes():
     [("red thing", None), ("left red thing", 0), ("red thing on the right", 2), ("second red thing from the left", 1)],
 )
 def test_rules_single_one_out_of_equals(text, index):
-    picture = painted(*[(255, 0, 0)] * 3)
+    image = painted(*[(255, 0, 0)] * 3)
     off, on = (
-        ranked({"views": ["crop"], "relations": r}, [Encoder(colours)], text, picture=picture)[0]
-        for r in ("off", "rules")
+        ranked({"views": ["crop"], "relations": r}, [Encoder(colours)], text, image=image)[0] for r in ("off", "rules")
     )
     np.testing.assert_allclose(off, 1 / 3, atol=5e-3)
     if index is None:
@@ -112,13 +111,13 @@ def test_rules_single_one_out_of_equals(text, index):
 
 def test_rules_find_the_other_thing():
     """The red one right of the blue one, not the one left of it: CLIP alone cannot tell them apart."""
-    picture = painted((255, 0, 0), (0, 0, 255), (250, 0, 0))
+    image = painted((255, 0, 0), (0, 0, 255), (250, 0, 0))
     chances = ranked(
         {"views": ["crop"], "relations": "rules"},
         [Encoder(colours)],
         "red thing right of the blue thing",
         "red thing left of the blue thing",
-        picture=picture,
+        image=image,
     )
     assert chances.argmax(1).tolist() == [2, 0]
 
@@ -156,7 +155,7 @@ def test_every_option_is_part_of_the_run(context):
         name="shapes-val",
         fingerprint="f" * 64,
         partial=False,
-        counts=Counts(expressions=1, refs=1, pictures=1),
+        counts=Counts(expressions=1, refs=1, images=1),
     )
     changes = (
         {},

@@ -56,7 +56,7 @@ def test_answers_are_in_order_and_among_the_proposals(pipeline, loaded):
         assert mine[0].proposals[-1].tolist() == [0, 0, scene.width, scene.height]
 
 
-def test_a_picture_without_objects_is_answered_with_itself(pipeline):
+def test_a_image_without_objects_is_answered_with_itself(pipeline):
     blank = LoadedScene("s", np.full((60, 90, 3), 127, np.uint8), (Query("a", "the red star"),))
     (answer,) = pipeline.ground([blank])
     assert len(answer.proposals) >= 1 and answer.box is not None
@@ -65,7 +65,7 @@ def test_a_picture_without_objects_is_answered_with_itself(pipeline):
 def test_odd_texts_are_answered_and_a_cut_is_noted(pipeline, loaded):
     _, seen = loaded
     texts = ("⭐🔴", "النجمة الحمراء", "the red star " * 170, "x")
-    scene = LoadedScene("s", seen[0].picture, tuple(Query(str(i), t) for i, t in enumerate(texts)))
+    scene = LoadedScene("s", seen[0].image, tuple(Query(str(i), t) for i, t in enumerate(texts)))
     answers = pipeline.ground([scene])
     assert all(p.box is not None and np.isfinite(p.box).all() for p in answers)
     assert [bool(p.note) for p in answers] == [False, False, True, False]
@@ -171,7 +171,7 @@ def test_the_card_says_what_the_weights_saw(pipeline):
 @pytest.mark.parametrize("relations", ["off", "rules"])
 def test_a_batch_without_any_proposal_is_missed_not_crashed(context, relations):
     table = context().options | {"ranker": {"relations": relations, "prompt": "{}"}}
-    table["proposer"] = table["proposer"] | {"whole_picture": False, "confidence": 1.0}
+    table["proposer"] = table["proposer"] | {"whole_image": False, "confidence": 1.0}
     scene = LoadedScene("s", np.zeros((60, 80, 3), np.uint8), (Query("q", "the red star on the left"),))
     (answer,) = two_stage(context(options=table)).ground([scene])
     assert answer.box is None and answer.score is None and len(answer.proposals) == 0

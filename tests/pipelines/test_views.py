@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 def photo(width=310, height=205):
-    """A picture with edges, gradients and noise, asymmetric in every way."""
+    """An image with edges, gradients and noise, asymmetric in every way."""
     y, x = np.mgrid[:height, :width]
     noise = np.random.default_rng(0).integers(0, 40, (height, width, 3))
     channels = np.stack([(x * 255 // width), (y * 255 // height), ((x // 9 + y // 5) % 2) * 180], axis=2)
@@ -24,9 +24,9 @@ def photo(width=310, height=205):
 @pytest.mark.parametrize("box", [(10, 20, 300, 200), (100, 50, 140, 90), (0, 0, 310, 205), (5, 100, 305, 112)])
 @pytest.mark.parametrize("size", [64, 224])
 def test_a_crop_is_pillows_bicubic(box, size):
-    picture = photo()
-    ours = make_views(picture, np.array([box], float), ["crop"], size, 0.0, CPU)[0, 0].permute(1, 2, 0).numpy() * 255
-    theirs = Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC, box=box)
+    image = photo()
+    ours = make_views(image, np.array([box], float), ["crop"], size, 0.0, CPU)[0, 0].permute(1, 2, 0).numpy() * 255
+    theirs = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box)
     difference = np.abs(ours - np.asarray(theirs, float))
     # Pillow rounds and clips to 8 bits between its two passes, we do neither.
     assert difference.mean() < 0.6 and np.quantile(difference, 0.99) < 3
@@ -40,7 +40,7 @@ def test_any_box_gives_a_finite_view(box):
     assert torch.isfinite(views).all() and views.min() >= 0 and views.max() <= 1
 
 
-def test_a_flat_picture_stays_flat():
+def test_a_flat_image_stays_flat():
     flat = torch.full((3, 60, 80), 0.25)
     boxes = torch.tensor([[-10.0, -10, 30, 30], [70, 50, 95, 70], [10, 10, 11, 11]])
     assert torch.allclose(resample(flat, boxes, 16), torch.tensor(0.25), atol=1e-5)
@@ -54,20 +54,20 @@ def test_boxes_together_are_boxes_alone():
 
 
 def test_blur_keeps_the_box_sharp_and_loses_the_rest():
-    picture = photo()
-    whole = make_views(picture, np.array([[0, 0, 310, 205.0]]), ["blur"], 64, 0.0, CPU)[0, 0]
+    image = photo()
+    whole = make_views(image, np.array([[0, 0, 310, 205.0]]), ["blur"], 64, 0.0, CPU)[0, 0]
     box = np.array([[0, 0, 155, 205.0]])  # the left half
-    half = make_views(picture, box, ["blur"], 64, 0.0, CPU)[0, 0]
+    half = make_views(image, box, ["blur"], 64, 0.0, CPU)[0, 0]
     assert torch.allclose(half[:, :, :32], whole[:, :, :32], atol=1e-5)
     assert half[:, :, 36:].diff(dim=2).abs().mean() < 0.3 * whole[:, :, 36:].diff(dim=2).abs().mean()
 
 
 def test_a_margin_shows_the_surroundings():
-    picture = np.zeros((100, 100, 3), np.uint8)
-    picture[40:60, 40:60] = 255
+    image = np.zeros((100, 100, 3), np.uint8)
+    image[40:60, 40:60] = 255
     box = np.array([[40, 40, 60, 60.0]])
-    tight = make_views(picture, box, ["crop"], 32, 0.0, CPU).mean()
-    wide = make_views(picture, box, ["crop"], 32, 0.5, CPU).mean()
+    tight = make_views(image, box, ["crop"], 32, 0.0, CPU).mean()
+    wide = make_views(image, box, ["crop"], 32, 0.5, CPU).mean()
     assert tight > 0.95 and wide == pytest.approx(0.25, abs=0.03)
 
 
@@ -125,23 +125,23 @@ def test_the_ellipse_is_red_thin_and_inscribed():
 
 def test_padding_keeps_the_shape_of_things():
     """A bright square in a long box stays a square when padded, and is squashed otherwise."""
-    picture = np.zeros((100, 300, 3), np.uint8)
-    picture[30:70, 130:170] = 255
+    image = np.zeros((100, 300, 3), np.uint8)
+    image[30:70, 130:170] = 255
     box = np.array([[50, 20, 250, 80.0]])
 
     def extent(resize):
-        bright = make_views(picture, box, ["crop"], 100, 0.0, CPU, resize)[0, 0].mean(0) > 0.8
+        bright = make_views(image, box, ["crop"], 100, 0.0, CPU, resize)[0, 0].mean(0) > 0.8
         return int(bright.any(0).sum()), int(bright.any(1).sum())
 
-    padded = make_views(picture, box, ["crop"], 100, 0.0, CPU, "pad")[0, 0]
+    padded = make_views(image, box, ["crop"], 100, 0.0, CPU, "pad")[0, 0]
     assert extent("pad") == (20, 20) and extent("center") == pytest.approx((67, 67), abs=2)
     assert extent("squash") == pytest.approx((20, 67), abs=2)
     assert torch.allclose(padded[:, :30], torch.tensor(0.5)) and torch.allclose(padded[:, 70:], torch.tensor(0.5))
 
 
 def test_the_center_loses_the_ends():
-    picture = np.zeros((60, 300, 3), np.uint8)
-    picture[:, :100], picture[:, 200:] = 255, 255
+    image = np.zeros((60, 300, 3), np.uint8)
+    image[:, :100], image[:, 200:] = 255, 255
     whole = np.array([[0, 0, 300, 60.0]])
-    assert make_views(picture, whole, ["crop"], 32, 0.0, CPU, "center").max() < 0.05
-    assert make_views(picture, whole, ["crop"], 32, 0.0, CPU, "squash").mean() > 0.6
+    assert make_views(image, whole, ["crop"], 32, 0.0, CPU, "center").max() < 0.05
+    assert make_views(image, whole, ["crop"], 32, 0.0, CPU, "squash").mean() > 0.6

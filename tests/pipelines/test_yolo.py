@@ -1,4 +1,4 @@
-"""YOLO proposals: of a picture whatever its neighbours, in the pixels of the original, as the package's own."""
+"""YOLO proposals: of an image whatever its neighbours, in the pixels of the original, as the package's own."""
 
 import json
 
@@ -25,7 +25,7 @@ def test_neighbours_do_not_matter(context, loaded):
 
 def test_nearly_every_object_is_found(context, loaded):
     scenes, seen = loaded
-    proposer = YoloProposer(YoloOptions(**TINY, whole_picture=False), context())
+    proposer = YoloProposer(YoloOptions(**TINY, whole_image=False), context())
     found = [
         iou_pairwise([e.box for e in scene.expressions], mine.boxes).max(1) >= 0.5
         for scene, mine in zip(scenes, proposer.propose(seen), strict=True)
@@ -39,7 +39,7 @@ def test_pillow_stays_as_it_was(context):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (10, 400), (400, 10), (33, 47)])
-def test_pictures_of_any_shape(context, shape):
+def test_images_of_any_shape(context, shape):
     proposer = YoloProposer(YoloOptions(**TINY), context())
     (found,) = proposer.propose([LoadedScene("s", np.zeros((*shape, 3), np.uint8), ())])
     height, width = shape
@@ -65,8 +65,8 @@ def test_published_formats_load_without_running_anything(context, tmp_path, fami
         assert np.allclose(alone.boxes, together.boxes, atol=0.01)
 
 
-def test_real_pictures_with_a_real_detector(context, shared):
-    """The package's own boxes on real pictures, and most of the real referents among them."""
+def test_real_images_with_a_real_detector(context, shared):
+    """The package's own boxes on real images, and most of the real referents among them."""
     from ultralytics import YOLO
 
     weights = shared / "weights" / "yolov8n.pt"
@@ -74,13 +74,13 @@ def test_real_pictures_with_a_real_detector(context, shared):
         pytest.skip("no real detector beside this checkout")
     rows = [json.loads(line) for line in (shared / "pictures" / "expressions.jsonl").read_text().splitlines()]
     names = sorted({row["image"] for row in rows})
-    pictures = [np.asarray(Image.open(shared / "pictures" / name).convert("RGB")) for name in names]
-    proposer = YoloProposer(YoloOptions(weights=str(weights), whole_picture=False), context())
-    scenes = [LoadedScene(name, picture, ()) for name, picture in zip(names, pictures, strict=True)]
+    images = [np.asarray(Image.open(shared / "pictures" / name).convert("RGB")) for name in names]
+    proposer = YoloProposer(YoloOptions(weights=str(weights), whole_image=False), context())
+    scenes = [LoadedScene(name, image, ()) for name, image in zip(names, images, strict=True)]
     ours = dict(zip(names, proposer.propose(scenes), strict=True))
     package = YOLO(weights)
-    for name, picture in zip(names, pictures, strict=True):
-        theirs = package.predict(picture[..., ::-1], conf=0.1, iou=0.6, agnostic_nms=True, verbose=False)[0].boxes
+    for name, image in zip(names, images, strict=True):
+        theirs = package.predict(image[..., ::-1], conf=0.1, iou=0.6, agnostic_nms=True, verbose=False)[0].boxes
         assert len(theirs) == len(ours[name])
         # They resize with OpenCV in 8 bits, we with torch in floats.
         assert iou_pairwise(ours[name].boxes, theirs.xyxy.numpy()).max(1).min() > 0.93

@@ -1,4 +1,4 @@
-"""Runs written by hand for the leaderboard: five pictures, one expression each."""
+"""Runs written by hand for the leaderboard: five images, one expression each."""
 
 import json
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from bench.runs.store import write_record
 BOX = (0.0, 0.0, 40.0, 40.0)
 SPEED = Throughput(
     seconds=1,
-    pictures_per_s=12.345,
+    images_per_s=12.345,
     expressions_per_s=123.4,
     stages={},
     peak_memory_mb=1,
@@ -23,14 +23,14 @@ SPEED = Throughput(
 )
 
 
-def make_split(name="mine-val", text="the man", pictures=5):
-    scenes = tuple(Scene(f"p{n}", f"p{n}.jpg", 100, 100, (Expression(f"e{n}", text, BOX),)) for n in range(pictures))
+def make_split(name="mine-val", text="the man", images=5):
+    scenes = tuple(Scene(f"p{n}", f"p{n}.jpg", 100, 100, (Expression(f"e{n}", text, BOX),)) for n in range(images))
     return Split(name, "Mine", scenes, SimpleNamespace())
 
 
 @pytest.fixture
 def split():
-    """split(name, text, pictures): a split of one expression a picture."""
+    """split(name, text, images): a split of one expression an image."""
     return make_split
 
 

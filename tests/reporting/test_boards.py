@@ -10,7 +10,7 @@ from bench.reporting import leaderboard
 from bench.reporting.boards import SUBMISSION, collect
 from bench.runs.outcomes import OUTCOMES
 from bench.runs.record import read_record
-from bench.speed.record import Energy, Memory, Pictures, Rate, Rules, Single, SpeedRecord, Spread
+from bench.speed.record import Energy, Images, Memory, Rate, Rules, Single, SpeedRecord, Spread
 
 MARKDOWN, CSV, JSON = leaderboard.NAMES
 
@@ -35,7 +35,7 @@ def speed_record(run, **changes):
         "argv": ("bench", "speed"),
         "rules": Rules(),
         "full": True,
-        "pictures": Pictures(
+        "images": Images(
             count=5, expressions=5, of=5, resident_mb=1, cap_mb=9, decode_ms=1, unreadable=0, ids="new in every batch"
         ),
         "single": Single(p50_ms=4.25, p90_ms=5, p99_ms=6, calls=100, median_ms=spread),
@@ -43,20 +43,20 @@ def speed_record(run, **changes):
             Rate(
                 cache="texts",
                 batch_size=8,
-                pictures_per_s=spread,
+                images_per_s=spread,
                 expressions_per_s=spread,
                 batches=9,
-                pictures=72,
+                images=72,
                 expressions=72,
                 seconds=30,
             ),
             Rate(
                 cache="cold",
                 batch_size=32,
-                pictures_per_s=spread,
+                images_per_s=spread,
                 expressions_per_s=Spread(median=640.0, low=600.0, high=650.0),
                 batches=100,
-                pictures=3200,
+                images=3200,
                 expressions=3200,
                 seconds=30,
             ),
@@ -65,7 +65,7 @@ def speed_record(run, **changes):
         "stages": {},
         "load_seconds": 1.0,
         "first_call_seconds": 1.0,
-        "proposals_per_picture": None,
+        "proposals_per_image": None,
         "memory": Memory(allocated_mb=2000.0, reserved_mb=None, process_mb=None, host_mb=900.0),
         "energy": Energy(joules_per_expression=0.5, joules=50.0, expressions=100),
         "conditions": {},
@@ -85,8 +85,8 @@ def write_speed(results, run, stem="speed-20260103-000000-abc", **changes):
 
 @pytest.fixture
 def many(split):
-    """A split of 40 pictures: enough for the paired test to tell runs apart."""
-    return split(pictures=40)
+    """A split of 40 images: enough for the paired test to tell runs apart."""
+    return split(images=40)
 
 
 def boxes(results, split, name, hits):

@@ -133,8 +133,8 @@ def test_a_yaml_scalar_is_read_as_it_was(text):
 
 
 @pytest.fixture
-def pictured():
-    """Two pictures of another size, three expressions, one of them of a picture in a folder."""
+def imaged():
+    """Two images of another size, three expressions, one of them of an image in a folder."""
     scenes = (
         Scene("s1", "a/one.jpg", 200, 100, (
             Expression("e0", "left <man>", (0, 0, 50, 50), kind="attribute"), Expression("e1", "dog", (10, 10, 60, 90)),
@@ -153,12 +153,12 @@ def answered(results, data, name, boxes):
     (folder / "run.json").write_text((folder / "run.json").read_text().replace('"dirty": true', '"dirty": false'))
 
 
-def test_fiftyone_boxes_are_shares_of_the_picture(tmp_path, pictured):
+def test_fiftyone_boxes_are_shares_of_the_image(tmp_path, imaged):
     boxes = {"e0": {"box": [0, 0, 50, 50], "score": 0.5}, "e1": [-10, 0, 100, 400]}
-    answered(tmp_path, pictured, "theirs", boxes)
-    answered(tmp_path, pictured, "ground_truth", {"e2": [1, 1, 2, 2]})
+    answered(tmp_path, imaged, "theirs", boxes)
+    answered(tmp_path, imaged, "ground_truth", {"e2": [1, 1, 2, 2]})
     (board,) = boards(tmp_path)
-    files = {name: json.loads(text) for name, text in fiftyone_files(tmp_path, board, pictured).items()}
+    files = {name: json.loads(text) for name, text in fiftyone_files(tmp_path, board, imaged).items()}
     assert len(files) == 3 and {"ground_truth.json", "theirs.json"} < set(files)
     assert all(set(file) == {"classes", "labels"} and file["classes"] is None for file in files.values())
     truth = files["ground_truth.json"]["labels"]
@@ -171,18 +171,18 @@ def test_fiftyone_boxes_are_shares_of_the_picture(tmp_path, pictured):
     first, second = files["theirs.json"]["labels"]["a/one"]
     assert first["bounding_box"] == [0.0, 0.0, 0.25, 0.5] and first["confidence"] == 0.5
     assert first["attributes"] == {"expression": "e0", "iou": 1.0, "hit": True}
-    assert second["bounding_box"] == [0.0, 0.0, 0.5, 1.0] and "confidence" not in second  # clipped to the picture
+    assert second["bounding_box"] == [0.0, 0.0, 0.5, 1.0] and "confidence" not in second  # clipped to the image
     assert second["attributes"]["hit"] is False
     assert files["theirs.json"]["labels"]["two"] == []  # no answer, no box
 
 
-def test_fiftyone_is_about_the_same_data(tmp_path, pictured, split):
-    answered(tmp_path, pictured, "theirs", {"e0": [0, 0, 50, 50]})
+def test_fiftyone_is_about_the_same_data(tmp_path, imaged, split):
+    answered(tmp_path, imaged, "theirs", {"e0": [0, 0, 50, 50]})
     with pytest.raises(RunError, match="the runs are about"):
         fiftyone_files(tmp_path, boards(tmp_path)[0], split())
 
 
-def test_fiftyone_needs_the_pictures_sizes(tmp_path):
+def test_fiftyone_needs_the_images_sizes(tmp_path):
     data = Split("mine-val", "Mine", (Scene("s", "p.jpg", None, None, (Expression("e", "x", (0, 0, 9, 9)),)),), None)
     answered(tmp_path, data, "theirs", {"e": [0, 0, 9, 9]})
     with pytest.raises(UsageError, match=r"size of p\.jpg is not annotated"):

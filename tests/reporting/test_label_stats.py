@@ -9,13 +9,13 @@ from rich.console import Console
 
 from bench.reporting.label_stats import LabelRow, label_stats, print_stats
 
-WHOLE = (0.0, 0.0, 40.0, 25.0)  # of a picture of 40 x 25
+WHOLE = (0.0, 0.0, 40.0, 25.0)  # of an image of 40 x 25
 HALF = (0.0, 0.0, 20.0, 25.0)
 TINY = (0.0, 0.0, 5.0, 3.0)  # 1.5 %, under 1/64
 
 
-def row(text, box, picture="1", source="template", **said):
-    return LabelRow(source, picture, text, box, 1000.0, said)
+def row(text, box, image="1", source="template", **said):
+    return LabelRow(source, image, text, box, 1000.0, said)
 
 
 ROWS = [
@@ -23,15 +23,15 @@ ROWS = [
     row("Red  dog", HALF, entities=1, template="n", detector="a.pt"),  # ambiguous with the first
     row("dog on the left", TINY, entities=2, template="n r", detector="b.pt"),
     row("dog on the left", TINY, entities=2, template="n r", detector="b.pt"),  # said twice
-    row("red dog", HALF, "2", template="n"),  # another picture: no ambiguity
+    row("red dog", HALF, "2", template="n"),  # another image: no ambiguity
     row("x", WHOLE, "2", "relation"),
 ]
 
 
 def test_counts_by_hand():
     template, relation = (SimpleNamespace(**stats) for stats in label_stats(ROWS))
-    assert (template.source, template.rows, template.pictures) == ("template", 5, 2)
-    assert template.rows_per_picture == {"least": 1, "mean": 2.5, "most": 4}
+    assert (template.source, template.rows, template.images) == ("template", 5, 2)
+    assert template.rows_per_image == {"least": 1, "mean": 2.5, "most": 4}
     assert (template.phrases, template.vocabulary) == (2, 5)  # red, dog, on, the, left
     assert template.words == {2: 3, 4: 2} and template.words_mean == pytest.approx(14 / 5)
     assert template.entities == 1.5

@@ -48,7 +48,7 @@ def test_other_data_of_the_same_name_is_another_table(tmp_path, store, split):
 def test_what_is_left_out_and_why(tmp_path, store):
     kept = store("kept")
     reasons = {
-        store("part", data={"partial": True, "pictures": 3}): "partial: 3 pictures only",
+        store("part", data={"partial": True, "images": 3}): "partial: 3 images only",
         store("dirty", git={"commit": "1", "dirty": True}): "dirty: made by code that is in no commit",
         store("running", status="running", metrics=None): "not finished",
     }
@@ -132,7 +132,7 @@ def test_marks_and_footnotes(tmp_path, store):
     table = text.partition("### Behind")[0].splitlines()
     names = [line.split("|")[2].strip() for line in table if line.startswith("|")][2:]
     assert names == ["clean", "theirs † §", "saw ‡"]
-    assert "‡ its training saw test pictures" in text and "COCO train2014" in text
+    assert "‡ its training saw test images" in text and "COCO train2014" in text
     assert "¶" not in text
 
 

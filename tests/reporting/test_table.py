@@ -49,7 +49,7 @@ def test_columns_without_news_are_left_out(record):
     assert "ceiling" not in shown([record])
     fast = Throughput(
         seconds=1,
-        pictures_per_s=2,
+        images_per_s=2,
         expressions_per_s=1234.5,
         stages={},
         peak_memory_mb=77.5,
@@ -60,7 +60,7 @@ def test_columns_without_news_are_left_out(record):
         update={"throughput": fast, "metrics": record.metrics.model_copy(update={"oracle": 0.975, "errors": 1})}
     )
     text = shown([timed])
-    for part in ("ceiling", "97.50", "ex/s", "1,234", "errors", "unreadable pictures: 1"):
+    for part in ("ceiling", "97.50", "ex/s", "1,234", "errors", "unreadable images: 1"):
         assert part in text
     assert row(timed, "x")["peak_memory_mb"] == 77.5
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from bench.runs.folders import differences, slug
 from bench.runs.record import DataIdentity, Identity
 
-DATA = DataIdentity(split="tiny-val", fingerprint="f" * 64, expressions=3, refs=None, pictures=2, partial=False)
+DATA = DataIdentity(split="tiny-val", fingerprint="f" * 64, expressions=3, refs=None, images=2, partial=False)
 IDENTITY = Identity(
     pipeline="hash",
     options={"views": ["crop"], "proposer": {"weights": "a.pt", "top": 20}},

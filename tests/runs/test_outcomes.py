@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from fake_world import MemoryPictures, make_settings, make_split
+from fake_world import MemoryImages, make_settings, make_split
 
 from bench import registry
 from bench.errors import RunError
@@ -27,7 +27,7 @@ def test_written_and_read(tmp_path):
     write_outcomes(tmp_path, ROWS)
     found = read_outcomes(tmp_path)
     assert (found.ids, found.scenes) == (("a", "b", "ü"), ("s0", "s1", "鳥"))
-    assert found.picture.tolist() == [0, 0, 2]
+    assert found.image.tolist() == [0, 0, 2]
     assert found.iou.tolist() == [0.912043, 0.0, 0.5]  # 6 decimals; a GIoU below 0 is no overlap
     assert found.hit.tolist() == [True, False, True] and found.hit.dtype == np.bool_
     assert found.strata == {"kind": ("k", None, None), "length": ("1-5", "6-7", "11+")}
@@ -39,7 +39,7 @@ def test_written_and_read(tmp_path):
 def test_of_a_split_without_expressions(tmp_path):
     write_outcomes(tmp_path, [ROWS[1]])
     found = read_outcomes(tmp_path)
-    assert (found.ids, found.picture.tolist(), found.hit.tolist()) == ((), [], [])
+    assert (found.ids, found.image.tolist(), found.hit.tolist()) == ((), [], [])
 
 
 def test_a_file_without_strata_is_read(tmp_path):
@@ -97,7 +97,7 @@ def same_as_computed(folder, split):
     assert found.ids == tuple(e.id for e in fresh.expressions)
     assert found.hit.tolist() == fresh.hit.tolist()
     assert found.iou.tolist() == [round(v, 6) for v in fresh.iou.tolist()]
-    assert found.picture.tolist() == fresh.picture.tolist()
+    assert found.image.tolist() == fresh.image.tolist()
     assert found.scenes == tuple(scene.id for scene in split.scenes)
     labels = [strata(e, scene) for scene in split.scenes for e in scene.expressions]
     assert found.strata == {cut: tuple(each.get(cut) for each in labels) for cut in found.strata}
@@ -113,9 +113,9 @@ def test_a_run_keeps_its_outcomes(tmp_path, hashing):
     assert {"length", "spatial words", "people"} <= set(found.strata)
 
 
-def test_pictures_read_later_change_the_outcomes(tmp_path, hashing):
+def test_images_read_later_change_the_outcomes(tmp_path, hashing):
     split = make_split()
-    broken = evaluate("hash", make_split(source=MemoryPictures(bad={"3.png"})), make_settings(tmp_path, None))
+    broken = evaluate("hash", make_split(source=MemoryImages(bad={"3.png"})), make_settings(tmp_path, None))
     before = same_as_computed(broken.folder, split)
     mended = evaluate("hash", split, make_settings(tmp_path, None))
     assert mended.folder == broken.folder

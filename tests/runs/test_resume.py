@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_world import HashPipeline, MemoryPictures, make_settings, make_split
+from fake_world import HashPipeline, MemoryImages, make_settings, make_split
 
 from bench import registry
 from bench.errors import RunError
@@ -53,7 +53,7 @@ def test_continued_run_ends_in_the_same_bytes(
     (half,) = (tmp_path / "b" / "runs" / "hash" / "tiny-val").iterdir()
     assert read_record(half).status == "running" and read_record(half).metrics is None
     stop_after(None)
-    source = MemoryPictures()
+    source = MemoryImages()
     ended = run(tmp_path / "b", make_split(source=source))
     assert ended.folder == half and ended.record is not None and ended.record.sessions == 2
     assert len(source.loaded) == 24 - 8, "what is stored is not asked again"
@@ -126,19 +126,19 @@ def test_another_limit_is_another_command(tmp_path: Path, stop_after: Any) -> No
     assert ended.folder != limited.folder and ended.record is not None and ended.record.sessions == 2
 
 
-def test_only_pictures_that_could_not_be_read_are_asked_again(tmp_path: Path, stop_after: Any) -> None:
+def test_only_images_that_could_not_be_read_are_asked_again(tmp_path: Path, stop_after: Any) -> None:
     whole = run(tmp_path / "a")
-    broken = MemoryPictures(bad={"3.png", "10.png"})
+    broken = MemoryImages(bad={"3.png", "10.png"})
     first = run(tmp_path / "b", make_split(source=broken))
     assert first.record is not None and first.record.metrics is not None
     assert first.record.errors == {"3.png": "broken", "10.png": "broken"}
     assert first.record.metrics.errors == 2 and first.record.metrics.n == 64
-    half = MemoryPictures(bad={"10.png"})
+    half = MemoryImages(bad={"10.png"})
     second = run(tmp_path / "b", make_split(source=half))
     assert half.loaded == ["s3", "s10"]
     assert second.folder == first.folder and second.record is not None
     assert second.record.errors == {"10.png": "broken"}
-    mended = MemoryPictures()
+    mended = MemoryImages()
     third = run(tmp_path / "b", make_split(source=mended))
     assert mended.loaded == ["s10"] and third.record is not None and third.record.errors == {}
     assert metrics_bytes(third.folder) == metrics_bytes(whole.folder)

@@ -40,8 +40,8 @@ def test_variables_that_make_no_rank(env: dict[str, str]) -> None:
 
 
 @given(st.integers(0, 40), st.integers(1, 9))
-def test_every_scene_has_one_owner(pictures: int, size: int) -> None:
-    scenes = make_split(pictures).scenes
+def test_every_scene_has_one_owner(images: int, size: int) -> None:
+    scenes = make_split(images).scenes
     shares = [owned(scenes, Rank(index, size)) for index in range(size)]
     assert sorted(s.id for share in shares for s in share) == sorted(s.id for s in scenes)
     assert all(scene in shares[i % size] for i, scene in enumerate(scenes))

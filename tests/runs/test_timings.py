@@ -14,7 +14,7 @@ def test_sessions_add_up_and_ranks_do_not() -> None:
     times = [ONE, replace(ONE, batch=1), replace(ONE, rank=1, seconds=3.0), replace(ONE, session=2, memory_mb=150.0)]
     speed = throughput(times, load_seconds=1.23456)
     assert speed.seconds == 6.0  # max(2 + 2, 3) + 2
-    assert speed.pictures_per_s == pytest.approx(32 / 6)
+    assert speed.images_per_s == pytest.approx(32 / 6)
     assert speed.expressions_per_s == pytest.approx(224 / 6)
     assert speed.stages == {"decode": 2.0, "detect": 6.0}
     assert (speed.peak_memory_mb, speed.device_memory_mb, speed.load_seconds) == (150.0, None, 1.235)
@@ -22,7 +22,7 @@ def test_sessions_add_up_and_ranks_do_not() -> None:
 
 def test_nothing_measured() -> None:
     speed = throughput([], None)
-    assert speed.seconds == 0 and speed.pictures_per_s is None and speed.stages == {}
+    assert speed.seconds == 0 and speed.images_per_s is None and speed.stages == {}
 
 
 def test_torn_foreign_and_double_lines_are_left_out(tmp_path: Path) -> None:

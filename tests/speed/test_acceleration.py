@@ -36,7 +36,7 @@ CALLED = {  # on shapes: what is compiled and then called, by class
 @pytest.fixture(scope="module")
 def scenes() -> list[LoadedScene]:
     split = load_split("shapes-val", load_settings()).limited(2)
-    return [LoadedScene(s.id, split.pictures.load(s), tuple(e.query for e in s.expressions)) for s in split.scenes]
+    return [LoadedScene(s.id, split.images.load(s), tuple(e.query for e in s.expressions)) for s in split.scenes]
 
 
 def boxes(name: str, scenes: Sequence[LoadedScene], **run: Any) -> np.ndarray[Any, Any]:
@@ -92,7 +92,7 @@ def test_a_compiled_network_gives_the_same_vectors(scenes: list[LoadedScene], mo
 
 
 def test_what_was_not_taken_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("centre-box", "whole-picture"):
+    for name in ("centre-box", "whole-image"):
         for flag, run in (("compile", {"compile": True}), ("channels-last", {"channels_last": True})):
             with pytest.raises(UsageError, match=f"--{flag}: {name} "):
                 open_pipeline(name, "shapes", load_settings(flags={f"run.{k}": v for k, v in run.items()}))

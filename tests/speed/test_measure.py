@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_world import HashPipeline, MemoryPictures, make_settings, make_split
+from fake_world import HashPipeline, MemoryImages, make_settings, make_split
 from speed_parts import SHORT, Watched
 
 from bench.errors import DataError, UsageError
@@ -30,14 +30,14 @@ def test_everything_is_in_the_record(tmp_path: Path, use: Use) -> None:
     assert record.valid and not record.full and record.rules == SHORT
     assert [rate.cache for rate in record.offline] == ["cold", "texts warm"]
     assert record.single is not None and record.single.calls == 6 and record.single.p50_ms > 0
-    assert record.pictures.count == record.pictures.of == 60 and record.pictures.ids == "new"
-    assert record.proposals_per_picture == 5.0 and set(record.stages) == {"rank", "outside stages"}
+    assert record.images.count == record.images.of == 60 and record.images.ids == "new"
+    assert record.proposals_per_image == 5.0 and set(record.stages) == {"rank", "outside stages"}
     assert record.memory.allocated_mb is None and "host_mb" in record.memory.unknown["allocated_mb"]
     assert record.memory.host_mb is None or record.memory.host_mb > 10
     assert record.energy.joules_per_expression is None and "CPU" in record.energy.unsupported
     (check,) = record.check
     assert check.n >= 100 and check.equal == check.n
-    assert headline(record).batch_size == max(record.batch_search, key=lambda t: t.pictures_per_s or 0).batch_size
+    assert headline(record).batch_size == max(record.batch_search, key=lambda t: t.images_per_s or 0).batch_size
     assert record.conditions["seconds"] > 0 and record.environment["cpu_cores"] == os.cpu_count()
 
 
@@ -107,13 +107,13 @@ def test_a_limited_split_is_never_full(tmp_path: Path, use: Use, monkeypatch: py
     use(HashPipeline)
     monkeypatch.setattr(Rules, "full", True)
     record, _ = measure("hash", make_split().limited(6), make_settings(tmp_path), rules=SHORT)
-    assert not record.full and record.identity.data.partial and record.pictures.count == 6
+    assert not record.full and record.identity.data.partial and record.images.count == 6
     whole, _ = measure("hash", make_split(6), make_settings(tmp_path), rules=SHORT)
     assert whole.full
 
 
-def test_pictures_are_kept_up_to_a_cap_and_decoded_once(tmp_path: Path) -> None:
-    source = MemoryPictures(bad={"3.png"})
+def test_images_are_kept_up_to_a_cap_and_decoded_once(tmp_path: Path) -> None:
+    source = MemoryImages(bad={"3.png"})
     resident = make_resident(make_split(24, source), cap_mb=10 * 32 * 24 * 3 / 2**20)
     assert len(resident.loaded) == 10 == len(resident.scenes) and resident.of == 24
     assert len(source.loaded) <= 14 and len(set(source.loaded)) == len(source.loaded)
@@ -121,13 +121,13 @@ def test_pictures_are_kept_up_to_a_cap_and_decoded_once(tmp_path: Path) -> None:
     numbers = [int(scene.id[1:]) for scene in resident.loaded]
     assert numbers == sorted(numbers) and numbers != list(range(10)) and 3 not in numbers
     assert [s.id for s in resident.batch(9, 3, "#1")] == [f"s{numbers[n]}#1" for n in (9, 0, 1)]
-    with pytest.raises(DataError, match=r"none of its pictures can be read; the last one: .*broken"):
-        make_resident(make_split(3, MemoryPictures(gone=True)))
+    with pytest.raises(DataError, match=r"none of its images can be read; the last one: .*broken"):
+        make_resident(make_split(3, MemoryImages(gone=True)))
 
 
-def test_what_nobody_takes_is_refused_before_any_picture_is_decoded(tmp_path: Path, use: Use) -> None:
+def test_what_nobody_takes_is_refused_before_any_image_is_decoded(tmp_path: Path, use: Use) -> None:
     use(HashPipeline)
-    source = MemoryPictures()
+    source = MemoryImages()
     with pytest.raises(UsageError, match="--compile: hash compiles nothing"):
         measure("hash", make_split(source=source), make_settings(tmp_path, compile=True), rules=SHORT)
     assert source.loaded == []

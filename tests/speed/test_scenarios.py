@@ -79,7 +79,7 @@ def test_the_batch_is_doubled_until_it_is_no_faster(tmp_path: Path, use: Use, cl
     use(in_time(clock, lambda scenes: 4.0 + scenes))
     best, tried = search(subject(tmp_path), SHORT)
     assert best == 12 and [t.batch_size for t in tried] == [1, 2, 4, 8, 12]
-    assert tried[2].pictures_per_s == pytest.approx(4 / 8)
+    assert tried[2].images_per_s == pytest.approx(4 / 8)
     # Where a batch costs next to nothing by itself, two scenes are not 5 % faster than one.
     use(in_time(clock, lambda scenes: 0.01 + scenes))
     best, tried = search(subject(tmp_path), SHORT)
@@ -90,7 +90,7 @@ def test_the_search_ends_where_memory_does(tmp_path: Path, use: Use, clock: Turn
     use(in_time(clock, lambda scenes: 4.0 + scenes))
     best, tried = search(subject(tmp_path, fits=5), SHORT)
     assert best == 4 and [t.batch_size for t in tried] == [1, 2, 4, 8]
-    assert tried[-1].pictures_per_s is None and tried[-1].note == "out of memory: too many scenes"
+    assert tried[-1].images_per_s is None and tried[-1].note == "out of memory: too many scenes"
 
 
 def test_not_even_one_scene(tmp_path: Path, use: Use) -> None:
@@ -107,7 +107,7 @@ def test_cold_is_cold_and_warm_is_warm(tmp_path: Path, use: Use) -> None:
     log = measured.opened.pipeline.log  # type: ignore[attr-defined]
     log.clear()
     cold = offline(measured, 4, SHORT)
-    assert cold.cache == "cold" and cold.batches == 6 and cold.pictures == 24
+    assert cold.cache == "cold" and cold.batches == 6 and cold.images == 24
     assert all(new > 0 for _, new in log), "a text was known from the batch before"
     ids = [scene for scenes, _ in log for scene in scenes]
     assert len(set(ids)) == len(ids), "a scene id came twice"
@@ -119,7 +119,7 @@ def test_cold_is_cold_and_warm_is_warm(tmp_path: Path, use: Use) -> None:
     assert cold.expressions_per_s.low <= cold.expressions_per_s.median <= cold.expressions_per_s.high
 
 
-def test_single_asks_one_expression_of_one_picture(tmp_path: Path, use: Use, clock: Turned) -> None:
+def test_single_asks_one_expression_of_one_image(tmp_path: Path, use: Use, clock: Turned) -> None:
     class One(Watched):
         def ground(self, batch: Any) -> list[Prediction]:
             clock.now += 0.001 * (1 + len(self.log) % 10)

@@ -7,7 +7,7 @@ import torch
 
 from bench.datasets import shapes
 from bench.datasets.load import load_split
-from bench.datasets.shapes import ShapesPictures, make_scene
+from bench.datasets.shapes import ShapesImages, make_scene
 from bench.evaluation.opening import pipeline_context
 from bench.evaluation.validation import on_split
 from bench.settings import load_settings
@@ -56,10 +56,10 @@ def test_means_leave_out_what_is_not_covered():
 
 
 def test_places_predict_the_object_in_front(tmp_path):
-    pictures = ShapesPictures(2026)
+    images = ShapesImages(2026)
     scenes = [make_scene(2026, "train", 0)]
     context = pipeline_context("mdetr", load_split("shapes-val", load_settings()), load_settings(), device="cpu")
-    job = TrainingJob(scenes, pictures, scenes, pictures, {}, tmp_path, context, on_split(scenes, pictures))
+    job = TrainingJob(scenes, images, scenes, images, {}, tmp_path, context, on_split(scenes, images))
     recipe = {"start_from": "", "network": FEW | {"backbone": "small", "text_encoder": TEXT}, "naming": 1.0}
     task = mdetr.TinyTask(job, recipe | {"short": 64, "long": 120})
     batch = task.collate([task.dataset().sample(0, 0)])

@@ -7,7 +7,7 @@ import torch
 from fake_world import make_context
 from training_world import check_one_process, stopped_and_resumed
 
-from bench.datasets.shapes import SCENES, ShapesPictures, make_scene
+from bench.datasets.shapes import SCENES, ShapesImages, make_scene
 from bench.errors import DataError, SettingsError
 from bench.evaluation.validation import on_split
 from bench.settings import PROJECT
@@ -41,14 +41,14 @@ def two_validated(monkeypatch):
 @pytest.fixture
 def job(context, tmp_path):
     """job(out, **recipe): a training on 6 scenes of shapes, validated on 2."""
-    pictures = ShapesPictures(2026)
+    images = ShapesImages(2026)
     scenes, validation = ([make_scene(2026, part, i) for i in range(n)] for part, n in (("train", 6), ("val", 2)))
 
     def make(out="out", seed=0, **table):
-        score = on_split(validation, pictures)
+        score = on_split(validation, images)
         fields = {"split_name": "shapes-train", "validation_name": "shapes-val", "fingerprint": "f" * 64}
         given = replace(context, seed=seed)
-        return TrainingJob(scenes, pictures, validation, pictures, table, tmp_path / out, given, score, **fields)
+        return TrainingJob(scenes, images, validation, images, table, tmp_path / out, given, score, **fields)
 
     return make
 

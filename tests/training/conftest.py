@@ -2,7 +2,7 @@
 
 import pytest
 from fake_world import make_context
-from training_world import make_job, pictures, scenes  # noqa: F401 - fixtures
+from training_world import images, make_job, scenes  # noqa: F401 - fixtures
 
 
 @pytest.fixture

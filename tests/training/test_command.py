@@ -79,7 +79,7 @@ def test_it_is_trained_evaluated_and_measured(train, bench, tmp_path, config):
     out = train("--set", "learning_rate=0.01", "--seed", "7")
     weights, record = out / "small.safetensors", json.loads((out / "small.json").read_text())
     split = load_split("shapes-train", load_settings(config))
-    assert record["trained_on"]["fingerprint"] == split.fingerprint and record["trained_on"]["pictures"] == 4
+    assert record["trained_on"]["fingerprint"] == split.fingerprint and record["trained_on"]["images"] == 4
     assert (record["seed"], record["part"], record["recipe"]["epochs"]) == (7, "network", 2)
     assert record["environment"]["seeds"]["torch"] == 7 and record["environment"]["deterministic"] is False
     assert record["training"]["chosen_on"] == record["validated_on"]["split"] == "shapes-val"

@@ -30,7 +30,7 @@ def test_resuming_drops_what_was_written_about_later_steps(tmp_path):
     assert not TrainingLog(tmp_path, "title", 0).lines  # begun anew
 
 
-def test_curves_are_a_picture_with_both_panels(tmp_path):
+def test_curves_are_a_image_with_both_panels(tmp_path):
     history = TrainingLog(tmp_path, "clipvg on <shapes>", 0)
     for step in (10, 20):
         history.add(step=step, epoch=step // 10, **LOSS)

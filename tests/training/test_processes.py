@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from PIL import Image
-from training_world import PICTURES
+from training_world import IMAGES
 
 LIMIT_S = 600  # on a machine full of other work; a few seconds are enough
 # 25 rows in steps of 8: the last step has one, and a process has none.
@@ -33,7 +33,7 @@ def validation(tmp_path):
     lines = []
     for number in range(3):
         scene = make_scene(2026, "val", number)
-        Image.fromarray(PICTURES.load(scene)).save(tmp_path / scene.file)
+        Image.fromarray(IMAGES.load(scene)).save(tmp_path / scene.file)
         lines += [{"image": scene.file, "text": e.text, "box_xyxy": e.box} for e in scene.expressions[: 2 - number % 2]]
     (tmp_path / "val.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return f"file:{tmp_path / 'val.jsonl'}", len(lines)

@@ -1,8 +1,8 @@
 """How much faster CLIP-VG's fast path is than its plain one: full size, random weights, the same boxes, one process.
 
-    python -m tools.benchmarks.clipvg_fast_path [--arch ViT-B/16] [--pictures 8] [--expressions 7] [--reads]
+    python -m tools.benchmarks.clipvg_fast_path [--arch ViT-B/16] [--images 8] [--expressions 7] [--reads]
 
-The two ways take turns over the same pictures, so that a machine that slows down slows down both. Texts are new in
+The two ways take turns over the same images, so that a machine that slows down slows down both. Texts are new in
 every batch and the cache of texts is emptied before it, so that nothing is kept from one batch to the next; with
 `--reads` it is kept, as in a run in which expressions come again. Weights are filled by the plain reference's formula:
 the numbers do not matter to the speed, but boxes that differ can be compared.
@@ -43,7 +43,7 @@ class NoClock:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--arch", default="ViT-B/16", choices=plain_clipvg.OFFICIAL)
-    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--expressions", type=int, default=7)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--threads", type=int, default=0, help="0 = as torch has them")
@@ -58,7 +58,7 @@ def main() -> None:
             Path(folder) / "checkpoint.pth", plain_clipvg.official_state(plain_clipvg.OFFICIAL[asked.arch])
         )
         fast, plain = (pipeline(path, asked, fast=way) for way in (True, False))
-    scenes = made(asked.pictures, asked.expressions)
+    scenes = made(asked.images, asked.expressions)
     timed(fast, scenes[:1], asked), timed(plain, scenes[:1], asked)  # warm up
     ratios, seconds, farthest, total = [], [0.0, 0.0], 0.0, 0
     for start in range(0, len(scenes), asked.batch):
@@ -70,7 +70,7 @@ def main() -> None:
         total += len(ours)
         farthest = max(farthest, *(np.abs(np.subtract(ours[key], theirs[key])).max() for key in ours))
     print(f"{asked.arch} {asked.dtype} on {asked.device}, {torch.get_num_threads()} threads:", end=" ")
-    print(f"{len(scenes)} pictures, {total} expressions, boxes differ by at most {farthest:.2g} pixels")
+    print(f"{len(scenes)} images, {total} expressions, boxes differ by at most {farthest:.2g} pixels")
     print(f"fast: {total / seconds[0]:.2f} expressions/s; plain: {total / seconds[1]:.2f} expressions/s")
     print(f"ratio, batch by batch: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
 
@@ -92,12 +92,12 @@ def pipeline(path: Path, asked: argparse.Namespace, fast: bool) -> ClipVGPipelin
     return clipvg(context)
 
 
-def made(pictures: int, expressions: int) -> list[LoadedScene]:
-    """Pictures of noise, each with texts of its own."""
+def made(images: int, expressions: int) -> list[LoadedScene]:
+    """Images of noise, each with texts of its own."""
     dice = np.random.default_rng(0)
     texts = itertools.cycle(f"the {c} {t}{p}" for p, t, c in itertools.product(PLACES, THINGS, COLOURS))
     out = []
-    for number in range(pictures):
+    for number in range(images):
         width, height = SIZES[number % len(SIZES)]
         queries = tuple(Query(f"{number}:{n}", next(texts)) for n in range(expressions))
         out.append(LoadedScene(str(number), dice.integers(0, 256, (height, width, 3), np.uint8), queries))

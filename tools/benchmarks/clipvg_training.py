@@ -4,7 +4,7 @@
     python -m tools.benchmarks.clipvg_training --tiny            # on a CPU, in seconds
 
 The loop is the trainer's own: the paper's recipe, its augmentation in worker processes, every step an optimiser's step.
-Pictures have RefCOCO's sizes and its seven expressions each; their JPEGs lie in memory, and the workers decode them
+Images have RefCOCO's sizes and its seven expressions each; their JPEGs lie in memory, and the workers decode them
 (`--decoded`: nobody has to). Neither validation nor step files are part of the time.
 """
 
@@ -26,10 +26,10 @@ import torch
 from PIL import Image
 
 import clipvg.task
-from bench.datasets.pictures import decode
+from bench.datasets.images import decode
 from bench.evaluation.device import resolve_device
 from bench.evaluation.validation import on_split
-from bench.grounding import Expression, Picture, PipelineContext, Scene
+from bench.grounding import Expression, ImageArray, PipelineContext, Scene
 from bench.training.task import TrainingJob
 from bench.training.trainer import Trainer, launch
 from clipvg.frozen import FrozenClip
@@ -43,22 +43,22 @@ TINY = {"taps": [0, 1], "image_size": 64, "hidden": 64, "heads": 4, "feedforward
 
 
 class InMemory:
-    """A PictureSource of JPEGs, or of pictures."""
+    """A ImageSource of JPEGs, or of images."""
 
     def __init__(self, scenes: list[Scene], decoded: bool) -> None:
         dice = np.random.default_rng(0)
         self.files = {scene.file: jpeg(scene, dice) for scene in scenes}
-        self.pictures = {file: decode(data, file) for file, data in self.files.items()} if decoded else {}
+        self.images = {file: decode(data, file) for file, data in self.files.items()} if decoded else {}
 
-    def load(self, scene: Scene) -> Picture:
-        return self.pictures[scene.file] if self.pictures else decode(self.files[scene.file], scene.file)
+    def load(self, scene: Scene) -> ImageArray:
+        return self.images[scene.file] if self.images else decode(self.files[scene.file], scene.file)
 
     def missing(self, scenes: Any) -> list[str]:
         return []
 
 
 def jpeg(scene: Scene, dice: np.random.Generator) -> bytes:
-    """A picture that compresses as photographs do: coarse patches with a little noise."""
+    """An image that compresses as photographs do: coarse patches with a little noise."""
     assert scene.width and scene.height
     coarse = Image.fromarray(dice.integers(0, 256, (24, 32, 3), np.uint8)).resize((scene.width, scene.height))
     noisy = np.asarray(coarse, np.int16) + dice.integers(-12, 13, (scene.height, scene.width, 3))
@@ -67,10 +67,10 @@ def jpeg(scene: Scene, dice: np.random.Generator) -> bytes:
     return out.getvalue()
 
 
-def made(pictures: int) -> list[Scene]:
+def made(images: int) -> list[Scene]:
     dice, texts = np.random.default_rng(1), itertools.cycle(WORDS)
     scenes = []
-    for number in range(pictures):
+    for number in range(images):
         width, height = SIZES[number % len(SIZES)]
         expressions = []
         for n in range(EXPRESSIONS):
@@ -91,8 +91,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warm-up", type=int, default=3, help="steps that are not measured")
     parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--pictures", type=int, default=512)
-    parser.add_argument("--decoded", action="store_true", help="pictures are in memory as pixels")
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--decoded", action="store_true", help="images are in memory as pixels")
     parser.add_argument("--recompute", action="store_true")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--device", default="auto")
@@ -101,7 +101,7 @@ def main() -> None:
     network: dict[str, Any] = dict(TAPS.get(asked.arch, {}))
     if asked.tiny:
         asked.arch, network = "tiny-clip", TINY
-        asked.batch, asked.reference_batch, asked.pictures = 8, 16, 16
+        asked.batch, asked.reference_batch, asked.images = 8, 16, 16
         asked.steps, asked.workers = min(asked.steps, 4), min(asked.workers, 2)
     changes = {name: getattr(asked, name) for name in ("batch", "reference_batch", "workers", "recompute", "dtype")}
     clip = {"model": asked.arch, "pretrained": "random"}
@@ -115,7 +115,7 @@ def main() -> None:
     print(f"{asked.arch}, {training.config.precision(training.device.type)} on {kind}; {training.plan}")
     workers, form = min(asked.workers, os.cpu_count() or 1), "pixels" if asked.decoded else "JPEGs"
     waiting = training.timer.waited / seconds
-    print(f"{workers} workers, pictures in RAM as {form}, {waiting:.1%} of the time waiting for them")
+    print(f"{workers} workers, images in RAM as {form}, {waiting:.1%} of the time waiting for them")
     print(f"{rows / seconds:,.1f} rows/s over {rows:,} rows in {seconds:.1f} s")
     peak = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     trained = sum(p.numel() for p in training.trained.values())
@@ -123,8 +123,8 @@ def main() -> None:
 
 
 def prepared(table: dict[str, Any], asked: argparse.Namespace, folder: Path) -> Trainer:
-    scenes = made(asked.pictures)
-    pictures = InMemory(scenes, asked.decoded)
+    scenes = made(asked.images)
+    images = InMemory(scenes, asked.decoded)
     context = PipelineContext(
         name="clipvg",
         dataset="refcoco",
@@ -138,8 +138,8 @@ def prepared(table: dict[str, Any], asked: argparse.Namespace, folder: Path) -> 
         clock=NoClock(),
         train_scenes=list,
     )
-    validate = on_split(scenes[:1], pictures)
-    job = TrainingJob(scenes, pictures, scenes[:1], pictures, table, folder, context, validate, fingerprint="-")
+    validate = on_split(scenes[:1], images)
+    job = TrainingJob(scenes, images, scenes[:1], images, table, folder, context, validate, fingerprint="-")
     task = clipvg.task.ClipVGTask(job)
     return Trainer(task, launch(job, task.config, folder), folder)
 

@@ -2,8 +2,8 @@
 
     python -m tools.benchmarks.compare_simulation [--sets 2000] [--draws 2000]
 
-Each data set has pictures with expressions, and two pipelines. An expression is hit when picture effect (shared by
-both), expression effect (shared), the pipeline's own effect on the picture and its own on the expression add up to more
+Each data set has images with expressions, and two pipelines. An expression is hit when image effect (shared by
+both), expression effect (shared), the pipeline's own effect on the image and its own on the expression add up to more
 than 0: clustered, correlated, and with a true difference that has a closed form. Targets at 95 %: intervals cover the
 truth in 93 to 97 % of the sets, and where the truth is 0 the paired test finds a difference in 3.5 to 6.5 %. Leaves
 with 1 when one is missed. `plain` beside them is the plain percentile interval, and `McNemar` the false alarms of the
@@ -37,24 +37,24 @@ ALPHA = 0.05
 class World:
     """What is simulated. `own` is the standard deviation of what only one pipeline sees; less of it, fewer flips.
 
-    `crowded` draws a picture's number of expressions from a geometric distribution (up to 60) and not 1 + Poisson(6.2).
+    `crowded` draws an image's number of expressions from a geometric distribution (up to 60) and not 1 + Poisson(6.2).
     """
 
-    pictures: int
+    images: int
     gain: float = 0.0
     own: float = 0.8
     crowded: bool = False
 
     @property
     def truth(self) -> float:
-        """The true difference of accuracy. Expressions of a picture are alike, so it is the same for every picture."""
+        """The true difference of accuracy. Expressions of an image are alike, so it is the same for every image."""
         spread = math.sqrt(2 + self.own**2)
         return NormalDist().cdf((EASE + self.gain) / spread) - NormalDist().cdf(EASE / spread)
 
     def sets(self, number: int, chance: np.random.Generator) -> Iterator[tuple[Float, Float, Float]]:
-        """Per picture (m,): expressions, those that only A hits, those that only B hits."""
+        """Per image (m,): expressions, those that only A hits, those that only B hits."""
         for _ in range(number):
-            m = self.pictures
+            m = self.images
             sizes = np.minimum(chance.geometric(0.15, m), 60) if self.crowded else 1 + chance.poisson(6.2, m)
             of = np.repeat(np.arange(m), sizes)
             shared = chance.normal(size=m)[of] + chance.normal(size=len(of)) + EASE
@@ -96,8 +96,8 @@ def simulate(world: World, sets: int, draws: int, seed: int = 0) -> Kept:
     tail = ALPHA / 2
     for number in range(sets):
         column = np.ascontiguousarray(drawn[:, number])
-        low, high = difference_interval(column, world.pictures, 1 - ALPHA)
-        found = difference_p(column, world.pictures) <= ALPHA
+        low, high = difference_interval(column, world.images, 1 - ALPHA)
+        found = difference_p(column, world.images) <= ALPHA
         plain = np.quantile(column, [tail, 1 - tail])
         flips = mcnemar(int(a_only[:, number].sum()), int(b_only[:, number].sum()))
         kept += (
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=2000)
     parser.add_argument("--draws", type=int, default=2000)
     asked = parser.parse_args()
-    print("pictures   flips  own   truth    covers   finds     | plain covers  McNemar finds")
+    print("images   flips  own   truth    covers   finds     | plain covers  McNemar finds")
     failed = False
     for world in WORLDS:
         began = time.perf_counter()
@@ -131,13 +131,13 @@ def main() -> None:
         failed |= bad
         what = "false alarms" if world.gain == 0 else "power"
         row = (
-            f"{world.pictures:8,}{'*' if world.crowded else ' '}{kept.flips:7.0f}  {world.own:4.2f}  {world.truth:.4f}",
+            f"{world.images:8,}{'*' if world.crowded else ' '}{kept.flips:7.0f}  {world.own:4.2f}  {world.truth:.4f}",
             f"{100 * kept.covers:5.1f} %  {100 * kept.finds:5.1f} % {what:12} |",
             f"{100 * kept.plain_covers:5.1f} %  {100 * kept.mcnemar_finds:5.1f} %",
             f"{'MISSED' if bad else 'met'} ({time.perf_counter() - began:.0f} s)",
         )
         print("  ".join(row), flush=True)
-    print("* crowded pictures: up to 60 expressions")
+    print("* crowded images: up to 60 expressions")
     sys.exit(1 if failed else 0)
 
 

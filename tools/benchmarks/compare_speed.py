@@ -2,7 +2,7 @@
 
     python -m tools.benchmarks.compare_speed
 
-10,834 expressions on 1,500 pictures, six cuts of strata, 10,000 draws, one core. Targets: under 1 s for the statistics
+10,834 expressions on 1,500 images, six cuts of strata, 10,000 draws, one core. Targets: under 1 s for the statistics
 (reading the outcomes included), about a second for the rank ranges of 30 runs. The whole command is a process of its
 own, in which torch must not be imported. Leaves with 1 when a target is missed.
 """
@@ -26,7 +26,7 @@ sys.path[:0] = [str(Path(__file__).parents[2] / "tests")]
 
 from worlds_of_runs import make_run  # noqa: E402
 
-from tools.benchmarks.score_speed import EXPRESSIONS, PICTURES, PROGRAM  # noqa: E402
+from tools.benchmarks.score_speed import EXPRESSIONS, IMAGES, PROGRAM  # noqa: E402
 
 DRAWS, RUNS, REPEATS = 10_000, 30, 3
 STATISTICS_S, RANKS_S = 1.0, 1.5
@@ -35,8 +35,8 @@ TEXTS = ("left man", "the woman in the red shirt", "a very long way to say which
 
 def split_of_that_size() -> tuple[Scene, ...]:
     scenes, done = [], 0
-    for picture in range(PICTURES):
-        share = EXPRESSIONS * (picture + 1) // PICTURES - done
+    for image in range(IMAGES):
+        share = EXPRESSIONS * (image + 1) // IMAGES - done
         asked = tuple(
             Expression(
                 str(done + k),
@@ -48,7 +48,7 @@ def split_of_that_size() -> tuple[Scene, ...]:
             )
             for k in range(share)
         )
-        scenes.append(Scene(str(picture), f"{picture}.jpg", (60, 300)[picture % 2], 300, asked))
+        scenes.append(Scene(str(image), f"{image}.jpg", (60, 300)[image % 2], 300, asked))
         done += share
     return tuple(scenes)
 
@@ -80,8 +80,8 @@ def command(words: list[str], out: Path) -> tuple[float, float]:
 def main() -> None:
     chance = np.random.default_rng(0)
     scenes = split_of_that_size()
-    of = np.repeat(np.arange(PICTURES), [len(scene.expressions) for scene in scenes])
-    hard = chance.normal(size=PICTURES)[of] + chance.normal(size=EXPRESSIONS)
+    of = np.repeat(np.arange(IMAGES), [len(scene.expressions) for scene in scenes])
+    hard = chance.normal(size=IMAGES)[of] + chance.normal(size=EXPRESSIONS)
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
         folders = [
@@ -92,7 +92,7 @@ def main() -> None:
         (pair,) = compare(folders, DRAWS).pairs
         whole = [command(["compare", *map(str, folders)], home / "out.txt") for _ in range(REPEATS)]
     hits = hard[:, None] + chance.normal(size=(EXPRESSIONS, RUNS)) + np.linspace(0.5, 1.1, RUNS) > 0
-    sums = np.stack([np.bincount(of, column, PICTURES) for column in hits.T], axis=1)
+    sums = np.stack([np.bincount(of, column, IMAGES) for column in hits.T], axis=1)
     ranks = fastest(lambda: rank_ranges(sums, np.bincount(of), DRAWS))
     what = f"two runs, {len(pair.strata)} strata, {len(pair.flips):,} flips"
     print(f"{what}: {statistics:.2f} s (target {STATISTICS_S:g} s)")

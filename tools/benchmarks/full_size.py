@@ -4,7 +4,7 @@
 
 Speed does not depend on what the weights know. They are made on the spot, in the published formats, so that the loading
 code is the real one: YOLO11x, DETR-R50, SSD300-VGG16, CLIP ViT-B/16, MDETR-R101, CLIP-VG B/16. The load is noise of
-640 x 480 with 7 expressions and 12 proposals a picture. For each pipeline: pictures/s and expressions/s, the share of
+640 x 480 with 7 expressions and 12 proposals an image. For each pipeline: images/s and expressions/s, the share of
 each stage, peak memory, the share it reaches of the device's own rate of matrix products (measured here, in the run's
 precision), ms for one expression alone, and how many times faster it is than the same models asked so, in turns on one
 process.
@@ -37,13 +37,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pipelines", default="yolo-clip,detr-clip,ssd-clip,mdetr,clipvg")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
     asked = parser.parse_args()
     resolved = load_settings(flags={"run.device": asked.device})
     torch.manual_seed(0)
-    scenes = load(asked.pictures)
+    scenes = load(asked.images)
     with tempfile.TemporaryDirectory() as folder:
         for name in asked.pipelines.split(","):
             options = PARTS[name](Path(folder))
@@ -51,14 +51,14 @@ def main() -> None:
             print(json.dumps({"pipeline": name} | measure(opened.pipeline, opened.clock, scenes, asked)), flush=True)
 
 
-def load(pictures: int) -> list[LoadedScene]:
-    """Noise, and expressions of three to six words, no two alike about one picture."""
+def load(images: int) -> list[LoadedScene]:
+    """Noise, and expressions of three to six words, no two alike about one image."""
     rng = np.random.default_rng(0)
     out = []
-    for i in range(pictures):
-        picture = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    for i in range(images):
+        image = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
         texts = [" ".join(rng.choice(WORDS, rng.integers(3, 7))) for _ in range(EXPRESSIONS)]
-        out.append(LoadedScene(str(i), picture, tuple(Query(f"{i}-{j}", text) for j, text in enumerate(texts))))
+        out.append(LoadedScene(str(i), image, tuple(Query(f"{i}-{j}", text) for j, text in enumerate(texts))))
     return out
 
 
@@ -81,7 +81,7 @@ def measure(pipeline, clock, scenes, asked):  # type: ignore[no-untyped-def]
             for query in scene.queries:
                 for empty in caches:
                     empty()
-                pipeline.ground([LoadedScene(scene.id, scene.picture, (query,))])
+                pipeline.ground([LoadedScene(scene.id, scene.image, (query,))])
         return now() - began
 
     few = scenes[: max(1, len(scenes) // 8)]
@@ -93,13 +93,13 @@ def measure(pipeline, clock, scenes, asked):  # type: ignore[no-untyped-def]
         stages = clock.take()
         slow.append(one_at_a_time(few) / len(few))
         clock.take()
-    pictures = 1 / statistics.median(fast)
+    images = 1 / statistics.median(fast)
     whole = sum(stages.values()) or 1.0
     proposals = pipeline.ground(scenes[:1])[0].proposals
     return {
-        "pictures_per_s": round(pictures, 2),
-        "expressions_per_s": round(pictures * EXPRESSIONS, 2),
-        "matmul_share_percent": matmul_share(pipeline, batches[0], pictures / len(batches[0])),
+        "images_per_s": round(images, 2),
+        "expressions_per_s": round(images * EXPRESSIONS, 2),
+        "matmul_share_percent": matmul_share(pipeline, batches[0], images / len(batches[0])),
         "one_at_a_time_ms": round(1000 * statistics.median(slow) / EXPRESSIONS, 2),
         "one_at_a_time_ratio": round(statistics.median(s / f for s, f in zip(slow, fast, strict=True)), 2),
         "stages_percent": {stage: round(100 * seconds / whole, 1) for stage, seconds in stages.items()},
@@ -180,7 +180,7 @@ def ssd_clip(folder: Path) -> dict[str, object]:
 
 
 def everything(weights: Path) -> dict[str, object]:
-    """A proposer that keeps 11 boxes, whatever they are, and the whole picture."""
+    """A proposer that keeps 11 boxes, whatever they are, and the whole image."""
     return {"weights": str(weights), "confidence": 0.0, "top_k": PROPOSALS - 1}
 
 

@@ -3,7 +3,7 @@
     python -m tools.benchmarks.gflops >> counts.jsonl      # minutes on a CPU; nothing is downloaded
 
 Random weights and noise of 640 x 480: products do not depend on what the weights know. Each pipeline is shown one
-picture with one expression and the same picture with five; the difference is four expressions, the rest is the picture.
+image with one expression and the same image with five; the difference is four expressions, the rest is the image.
 A multiplication and its addition are two operations, as in a device's rate. Two-stage: as if 12 boxes were found.
 """
 
@@ -44,15 +44,15 @@ def main() -> None:
             for queries in (1, 5):
                 for empty in getattr(pipeline, "caches", {}).values():
                     empty()
-                asked = LoadedScene(scene.id, scene.picture, scene.queries[:queries])
+                asked = LoadedScene(scene.id, scene.image, scene.queries[:queries])
                 counts.append(counted(partial(pipeline.ground, [asked])))
             expression = (counts[1] - counts[0]) / 4
-            picture = counts[0] - expression
+            image = counts[0] - expression
             if hasattr(pipeline, "proposer") and hasattr(pipeline, "ranker"):
                 found = len(pipeline.proposer.propose([scene])[0])
                 detector = counted(partial(pipeline.proposer.propose, [scene]))
-                picture = detector + (picture - detector) * PROPOSALS / found  # noise holds hardly anything
-            say(name, picture, expression, pipeline.card.parameters)
+                image = detector + (image - detector) * PROPOSALS / found  # noise holds hardly anything
+            say(name, image, expression, pipeline.card.parameters)
 
 
 def counted(call: Callable[[], object]) -> float:
@@ -62,8 +62,8 @@ def counted(call: Callable[[], object]) -> float:
     return float(counter.get_total_flops()) / 1e9
 
 
-def say(name: str, picture: float, expression: float, parameters: int | None) -> None:
-    numbers = {"picture": round(picture, 1), "expression": round(expression, 2), "parameters": parameters}
+def say(name: str, image: float, expression: float, parameters: int | None) -> None:
+    numbers = {"image": round(image, 1), "expression": round(expression, 2), "parameters": parameters}
     print(json.dumps({"pipeline": name} | numbers), flush=True)
 
 
@@ -76,9 +76,9 @@ def yolo_only(folder: Path) -> dict[str, object]:
 
 
 def count(name: str, model: torch.nn.Module, seeing: Callable[[], object], **inputs: torch.Tensor) -> None:
-    """A model of transformers asked once; `seeing` is what it does for the picture whatever is asked."""
-    whole, picture = counted(partial(model, **inputs)), counted(seeing)
-    say(name, picture, whole - picture, sum(p.numel() for p in model.parameters()))
+    """A model of transformers asked once; `seeing` is what it does for the image whatever is asked."""
+    whole, image = counted(partial(model, **inputs)), counted(seeing)
+    say(name, image, whole - image, sum(p.numel() for p in model.parameters()))
 
 
 def grounding_dino() -> None:

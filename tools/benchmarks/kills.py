@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 WORLD = Path(__file__).parents[2] / "tests" / "fake_world.py"
-DELAY = ["--pictures", "40", "--delay", "0.02"]
+DELAY = ["--images", "40", "--delay", "0.02"]
 
 
 def launch(results: Path, ranks: int) -> list[subprocess.Popen[bytes]]:

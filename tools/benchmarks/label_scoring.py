@@ -3,7 +3,7 @@
     python -m tools.benchmarks.label_scoring [--rows 10000] [--rounds 10]
 
 Labels are the truth of shapes-train, written as JSONL. Both ways do all that their verbs do: read the annotations, open
-the weights, ask, compare, and write down what came of it. They take turns, a slice of the pictures each round and the
+the weights, ask, compare, and write down what came of it. They take turns, a slice of the images each round and the
 other one first in the next, so that a machine that slows down slows down both. On a machine that others use too, the
 seconds of processor say more than those on the wall; both are printed. Target, on the wall: at most 1.5 times as long.
 Leaves with 1 when missed.
@@ -103,7 +103,7 @@ def evaluation(part: slice, resolved: Resolved) -> Timed:
     """Mean IoU, and the seconds it took on the wall and of processor."""
     began, busy = time.perf_counter(), time.process_time()
     whole = load_split(SPLIT, resolved)
-    split = Split(whole.name, whole.title, whole.scenes[part], whole.pictures, partial=True)
+    split = Split(whole.name, whole.title, whole.scenes[part], whole.images, partial=True)
     record = evaluate("clipvg", split, resolved, {"weights": str(MEASURER)}, fresh=True).record
     assert record is not None and record.metrics is not None
     return record.metrics.mean_iou, time.perf_counter() - began, time.process_time() - busy

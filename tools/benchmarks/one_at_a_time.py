@@ -1,8 +1,8 @@
 """How much faster a pipeline is with scenes than asked one expression at a time, the same models, one process.
 
-    python -m tools.benchmarks.one_at_a_time [--pipeline yolo-clip] [--split shapes-val] [--pictures 100] [--batch 8]
+    python -m tools.benchmarks.one_at_a_time [--pipeline yolo-clip] [--split shapes-val] [--images 100] [--batch 8]
 
-The two ways take turns over the same pictures, decoded beforehand, so that a machine that slows down slows down both;
+The two ways take turns over the same images, decoded beforehand, so that a machine that slows down slows down both;
 "one at a time" asks with a batch of one scene with one expression and with the text cache emptied, as a loop over a
 data set's rows does. The boxes must be the same.
 """
@@ -25,13 +25,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pipeline", default="yolo-clip")
     parser.add_argument("--split", default="shapes-val")
-    parser.add_argument("--pictures", type=int, default=96)
+    parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--batch", type=int, default=8)
     asked = parser.parse_args()
     resolved = load_settings()
-    split = load_split(asked.split, resolved).limited(asked.pictures)
+    split = load_split(asked.split, resolved).limited(asked.images)
     pipeline = open_pipeline(asked.pipeline, split, resolved)
-    scenes = [LoadedScene(s.id, split.pictures.load(s), tuple(e.query for e in s.expressions)) for s in split.scenes]
+    scenes = [LoadedScene(s.id, split.images.load(s), tuple(e.query for e in s.expressions)) for s in split.scenes]
     encoders = [thing for thing in gc.get_objects() if type(thing) is ClipEncoder]
 
     def together(batch: list[LoadedScene]) -> dict[str, object]:
@@ -43,7 +43,7 @@ def main() -> None:
             for query in scene.queries:
                 for encoder in encoders:
                     encoder.forget_texts()
-                boxes |= together([LoadedScene(scene.id, scene.picture, (query,))])
+                boxes |= together([LoadedScene(scene.id, scene.image, (query,))])
         return boxes
 
     together(scenes[: asked.batch]), one_at_a_time(scenes[:2])  # warm up
@@ -60,7 +60,7 @@ def main() -> None:
         ratios.append((end - middle) / (middle - began))
         total += len(fast)
         same += sum(max(abs(a - b) for a, b in zip(fast[k], slow[k], strict=True)) < 0.01 for k in fast)
-    print(f"{asked.pipeline} on {asked.split}: {len(scenes)} pictures, {total} expressions, same boxes {same}/{total}")
+    print(f"{asked.pipeline} on {asked.split}: {len(scenes)} images, {total} expressions, same boxes {same}/{total}")
     print(f"scenes, batch {asked.batch}: {total / seconds[0]:.1f} expressions/s")
     print(f"one expression at a time: {total / seconds[1]:.1f} expressions/s")
     print(f"ratio, batch by batch: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")

@@ -1,4 +1,4 @@
-"""The pictures of docs/report.md, taken of the report of the repository's own runs in headless Chromium.
+"""The images of docs/report.md, taken of the report of the repository's own runs in headless Chromium.
 
     python -m tools.benchmarks.report_screenshots [--out docs] [--browser /usr/bin/chromium]
 

@@ -1,9 +1,9 @@
 """How large reports are and how quick: made of big made-up runs, and looked at in headless Chromium.
 
-    python -m tools.benchmarks.report_size [--pictures 1500] [--expressions 10834] [--pipelines 6] [--side 640]
-    python -m tools.benchmarks.report_size --pictures 300 --expressions 2000      # what has to stay under 25 MB
+    python -m tools.benchmarks.report_size [--images 1500] [--expressions 10834] [--pipelines 6] [--side 640]
+    python -m tools.benchmarks.report_size --images 300 --expressions 2000      # what has to stay under 25 MB
 
-Pictures are photographs as far as JPEG can tell: smooth shapes with noise on them. Nothing is fetched or kept.
+Images are photographs as far as JPEG can tell: smooth shapes with noise on them. Nothing is fetched or kept.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TIMES = 15
 
 
 class Photographs:
-    """A PictureSource: coarse noise made smooth, fine noise over it; sixteen of them, each rolled by its number."""
+    """A ImageSource: coarse noise made smooth, fine noise over it; sixteen of them, each rolled by its number."""
 
     def __init__(self, side: int) -> None:
         dice = np.random.default_rng(0)
@@ -71,12 +71,12 @@ class Photographs:
         return []
 
 
-def make_split(pictures: int, expressions: int, side: int) -> Split:
+def make_split(images: int, expressions: int, side: int) -> Split:
     dice = np.random.default_rng(0)
     scenes, done = [], 0
-    for n in range(pictures):
+    for n in range(images):
         own = []
-        for _ in range((n + 1) * expressions // pictures - done):
+        for _ in range((n + 1) * expressions // images - done):
             x, y = dice.uniform(0, side / 2, 2)
             w, h = dice.uniform(20, side / 3, 2)
             text = " ".join(dice.choice(WORDS, dice.integers(2, 12)))
@@ -93,7 +93,7 @@ def make_split(pictures: int, expressions: int, side: int) -> Split:
 
 
 class Answering:
-    """Right more or less often, with eight proposals a picture that all pipelines of one detector share."""
+    """Right more or less often, with eight proposals an image that all pipelines of one detector share."""
 
     def __init__(self, name: str, truth: dict[str, tuple[float, ...]]) -> None:
         self.dice = np.random.default_rng(sum(map(ord, name)))
@@ -112,13 +112,13 @@ class Answering:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--pictures", type=int, default=1500)
+    parser.add_argument("--images", type=int, default=1500)
     parser.add_argument("--expressions", type=int, default=10_834)
     parser.add_argument("--pipelines", type=int, default=6)
     parser.add_argument("--side", type=int, default=640)
     parser.add_argument("--browser", default="/usr/bin/chromium")
     said = parser.parse_args()
-    split = make_split(said.pictures, said.expressions, said.side)
+    split = make_split(said.images, said.expressions, said.side)
     truth = {e.id: e.box for scene in split.scenes for e in scene.expressions}
     registry.pipeline_factory = lambda name: lambda context: Answering(context.name, truth)
     with tempfile.TemporaryDirectory() as folder:
@@ -129,8 +129,8 @@ def main() -> None:
         answered, shown = choose(folders, split, results)
         made = write_report(answered, shown, Path(folder) / "report.html")
         seconds = time.perf_counter() - begun
-        print(f"{made.expressions:,} expressions, {made.pictures:,} pictures, {made.runs} pipelines")
-        print(f"made in {seconds:.1f} s; {made.bytes / 1e6:.1f} MB, pictures of {made.thumbnail} pixels")
+        print(f"{made.expressions:,} expressions, {made.images:,} images, {made.runs} pipelines")
+        print(f"made in {seconds:.1f} s; {made.bytes / 1e6:.1f} MB, images of {made.thumbnail} pixels")
         look(made.path, said.browser)
 
 

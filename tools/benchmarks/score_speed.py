@@ -2,7 +2,7 @@
 
     python -m tools.benchmarks.score_speed
 
-10,834 expressions on 1,500 pictures, 20 proposals each, 10,000 draws: boxes made elsewhere are imported, then a stored
+10,834 expressions on 1,500 images, 20 proposals each, 10,000 draws: boxes made elsewhere are imported, then a stored
 run is scored again. Target: under 2 s and under 300 MB for each, with torch not imported. Leaves with 1 when missed.
 """
 
@@ -22,7 +22,7 @@ from bench.datasets.split import Counts
 from bench.grounding import Box, Expression, Scene
 from bench.runs.predictions import Answer, SceneAnswers, dump_line
 
-EXPRESSIONS, PICTURES, PROPOSALS = 10_834, 1_500, 20
+EXPRESSIONS, IMAGES, PROPOSALS = 10_834, 1_500, 20
 SECONDS, MEGABYTES, REPEATS = 2.0, 300.0, 3
 WORDS = "man woman left right red blue shirt dog cup in front of the with a hat".split()  # noqa: SIM905
 PROGRAM = (
@@ -43,8 +43,8 @@ def near(chance: random.Random, box: Box) -> Box:
 
 def made_up(chance: random.Random) -> tuple[Scene, ...]:
     scenes, done = [], 0
-    for n in range(PICTURES):
-        share = EXPRESSIONS * (n + 1) // PICTURES - done
+    for n in range(IMAGES):
+        share = EXPRESSIONS * (n + 1) // IMAGES - done
         asked = [(" ".join(chance.choices(WORDS, k=chance.randint(1, 12))), a_box(chance)) for _ in range(share)]
         numbered = tuple(Expression(str(done + k), text, box) for k, (text, box) in enumerate(asked))
         scenes.append(Scene(str(n), f"COCO_train2014_{n:012}.jpg", 640, 480, numbered))
@@ -74,7 +74,7 @@ def main() -> None:
     scenes = made_up(chance)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        header = Header("refcoco", "val", "made up", Counts(EXPRESSIONS, None, PICTURES), fingerprint(scenes))
+        header = Header("refcoco", "val", "made up", Counts(EXPRESSIONS, None, IMAGES), fingerprint(scenes))
         write_index(index_path(home, "refcoco", "val"), header, scenes)
         boxes = {e.id: near(chance, e.box) for scene in scenes for e in scene.expressions}
         (home / "boxes.json").write_text(json.dumps(boxes))

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from bench.datasets.shapes import ShapesPictures, make_scene
+from bench.datasets.shapes import ShapesImages, make_scene
 from pipelines import weights
 from pipelines.clip.encoder import empty_model
 
@@ -121,7 +121,7 @@ def validated(place: Path) -> list[dict[str, Any]]:
 
     scenes = [make_scene(2026, "val", number) for number in range(VALIDATION)]
     for scene in scenes:
-        Image.fromarray(ShapesPictures(2026).load(scene)).save(place / scene.file)
+        Image.fromarray(ShapesImages(2026).load(scene)).save(place / scene.file)
     return [{"image": s.file, "text": e.text, "box_xyxy": e.box} for s in scenes for e in s.expressions]
 
 

@@ -26,7 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bench.errors import DataError
-from bench.grounding import PictureSource, Scene
+from bench.grounding import ImageSource, Scene
 from bench.settings import parse_table
 from bench.training.config import TrainConfig
 from bench.training.optimiser import decay_split
@@ -88,7 +88,7 @@ class SceneDataset:
     in_memory = True
 
     def __init__(self, job: TrainingJob, size: int) -> None:
-        self.pictures, self.size = job.pictures, size
+        self.images, self.size = job.images, size
         self.scenes = [scene for scene in job.scenes if scene.expressions]
         if not self.scenes:
             raise DataError("no expression to pre-train a CLIP on")
@@ -102,15 +102,15 @@ class SceneDataset:
         return self.scenes[index].id
 
     def sample(self, epoch: int, index: int) -> SceneSample:
-        """Return a scene; nothing augments it. Raises PictureError, DataError."""
+        """Return a scene; nothing augments it. Raises ImageError, DataError."""
         if index not in self._kept:
-            self._kept[index] = scene_sample(self.scenes[index], self.pictures, self.size)
+            self._kept[index] = scene_sample(self.scenes[index], self.images, self.size)
         return self._kept[index]
 
 
-def scene_sample(scene: Scene, pictures: PictureSource, size: int) -> SceneSample:
-    """Return a scene on its canvas, with its objects. Raises PictureError, DataError."""
-    canvas = letterboxed(pictures.load(scene), size, STYLE)
+def scene_sample(scene: Scene, images: ImageSource, size: int) -> SceneSample:
+    """Return a scene on its canvas, with its objects. Raises ImageError, DataError."""
+    canvas = letterboxed(images.load(scene), size, STYLE)
     objects = scene_objects(scene)
     known = [box for _, box in objects]
     boxes = torch.tensor(np.array([canvas.to_canvas(box) for box in known]), dtype=torch.float32).reshape(-1, 4)
@@ -231,7 +231,7 @@ class PretrainingTask(TrainTask):
             clip = open_model(options, self.job.context)[0].to(self.device)
         clip.eval()
         for scene in (scene for scene in self.job.validation if scene.expressions):
-            batch = self.collate([scene_sample(scene, self.job.validation_pictures, self.size)]).to(self.device)
+            batch = self.collate([scene_sample(scene, self.job.validation_images, self.size)]).to(self.device)
             _, patches = self.encode_patches(clip, batch.pixels, batch.edges)
             objects = mean_over(coverage(batch.scenes[0].boxes.to(self.device), self.side), patches[0])
             chosen = (self.encode_texts(clip, batch.texts) @ objects.T).argmax(dim=1).tolist()

@@ -195,7 +195,7 @@ class BackboneTask(TinyTask):
     def evaluate(self, path: Path | None = None, **share: Any) -> dict[str, float]:
         """Score the weights in training on the validation split, whatever `path`: the head is in no file."""
         right, count = 0, 0
-        job = replace(self.job, scenes=self.job.validation, pictures=self.job.validation_pictures)
+        job = replace(self.job, scenes=self.job.validation, images=self.job.validation_images)
         data = SceneSamples(job, self.opened.sizes, whole_scenes=True)
         for index in range(len(data)):
             batch = self.collate([data.sample(0, index)]).to(torch.device(self.job.context.device))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from bench.datasets.shapes.language import say
 from bench.datasets.shapes.layout import make_layout, pixels
 from bench.datasets.split import Part, Split
-from bench.grounding import Expression, Picture, Scene, SceneObject
+from bench.grounding import Expression, ImageArray, Scene, SceneObject
 
 if TYPE_CHECKING:
     from bench.settings import Resolved
@@ -47,12 +47,12 @@ def make_scene(seed: int, part: str, index: int) -> Scene:
 
 
 @dataclass(frozen=True)
-class ShapesPictures:
-    """Draws a scene's picture when it is asked for; nothing lies on disk."""
+class ShapesImages:
+    """Draws a scene's image when it is asked for; nothing lies on disk."""
 
     seed: int
 
-    def load(self, scene: Scene) -> Picture:
+    def load(self, scene: Scene) -> ImageArray:
         from bench.datasets.shapes.drawing import draw
 
         part, _, index = scene.id.rpartition("-")
@@ -83,7 +83,7 @@ class Shapes:
         knobs = resolved.settings.data.shapes
         count = knobs.train if part == "train" else SCENES[part]
         asked = _asked(knobs.seed, part, count)
-        return Split(f"shapes-{part}", f"Shapes {part}", asked, ShapesPictures(knobs.seed), self.terms)
+        return Split(f"shapes-{part}", f"Shapes {part}", asked, ShapesImages(knobs.seed), self.terms)
 
 
 @lru_cache(maxsize=4)

@@ -12,7 +12,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from bench.datasets.shapes.dice import Dice
 from bench.datasets.shapes.layout import Layout, Thing
 from bench.datasets.shapes.outlines import UNIT
-from bench.grounding import Picture
+from bench.grounding import ImageArray
 
 Colour = tuple[int, int, int]
 OVER = 2  # drawn twice as large, then reduced: smooth edges
@@ -38,8 +38,8 @@ GROUNDS: tuple[tuple[Colour, Colour], ...] = (
 )
 
 
-def draw(layout: Layout, seed: int, part: str, index: int) -> Picture:
-    """The picture of a layout, RGB uint8 (H, W, 3)."""
+def draw(layout: Layout, seed: int, part: str, index: int) -> ImageArray:
+    """The image of a layout, RGB uint8 (H, W, 3)."""
     dice = Dice("pixels", seed, part, index)
     size = (layout.width, layout.height)
     canvas = _ground(dice, size)

@@ -2,7 +2,7 @@
 
 A noun phrase is a choice of texture, colour and shape; the things it fits are its group. An *attribute* expression is a
 phrase whose group is one thing. The other kinds take a group of several and single one out: by size (*comparison*), by
-its place in the picture (*location*), by another thing (*relation*), by counting (*ordinal*). Whatever is said is clear
+its place in the image (*location*), by another thing (*relation*), by counting (*ordinal*). Whatever is said is clear
 by a margin: nearly equal sizes are not compared, nearly level things are not ordered.
 """
 
@@ -188,7 +188,7 @@ def _groups(phrases: list[Phrase]) -> Iterator[Phrase]:
 
 
 def _span(layout: Layout, axis: int) -> int:
-    """The picture's side, in the doubled units of `Thing.centre`."""
+    """The image's side, in the doubled units of `Thing.centre`."""
     return 2 * UNIT * (layout.width, layout.height)[axis]
 
 

@@ -1,7 +1,7 @@
 """What stands where: the things of a scene, placed by integers alone.
 
 Scenes are made like photographs are: a few kinds of things, several of each, mostly between 20 and 50 % of the
-picture's side, some small, a little overlap.
+image's side, some small, a little overlap.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A picture's size in pixels and its things, the ones behind first."""
+    """An image's size in pixels and its things, the ones behind first."""
 
     width: int
     height: int
@@ -73,7 +73,7 @@ def make_layout(seed: int, part: str, index: int) -> Layout:
 
 
 def _half(dice: Dice, count: int, width: int, height: int) -> int:
-    """Half the side in units: 20 to 50 % of the picture's side, less where many share it; one in six is small."""
+    """Half the side in units: 20 to 50 % of the image's side, less where many share it; one in six is small."""
     side = (width + height) * UNIT // 2
     if dice.chance(16):
         return side * dice.between(100, 190) // 2000
@@ -84,7 +84,7 @@ def _half(dice: Dice, count: int, width: int, height: int) -> int:
 def _place(
     dice: Dice, kind: tuple[str, str, str], half: int, size: tuple[int, int], others: list[Thing]
 ) -> Thing | None:
-    """A thing where it fits, made smaller when the picture is crowded; None when it fits nowhere."""
+    """A thing where it fits, made smaller when the image is crowded; None when it fits nowhere."""
     width, height = size[0] * UNIT, size[1] * UNIT
     turn, stretch = dice.between(-24, 24), dice.between(820, 1220)
     for attempt in range(120):

@@ -77,18 +77,18 @@ class _Claim:
 
 
 def noisy_labels_of(
-    scenes: Iterable[Scene], kind: str, data_seed: int, seed: int, rates: Rates, per_picture: int = 6
+    scenes: Iterable[Scene], kind: str, data_seed: int, seed: int, rates: Rates, per_image: int = 6
 ) -> Iterator[PseudoLabel]:
     """The rows about scenes of `shapes`, one scene after the other; nothing but their names is read."""
     for scene in scenes:
         part, _, index = scene.id.rpartition("-")
-        yield from noisy_labels(kind, part, int(index), data_seed, seed, rates, per_picture)
+        yield from noisy_labels(kind, part, int(index), data_seed, seed, rates, per_image)
 
 
 def noisy_labels(
-    kind: str, part: str, index: int, data_seed: int, seed: int, rates: Rates, per_picture: int = 6
+    kind: str, part: str, index: int, data_seed: int, seed: int, rates: Rates, per_image: int = 6
 ) -> list[PseudoLabel]:
-    """Make up to `per_picture` rows of a kind about one scene; fewer, or none, where it allows no more.
+    """Make up to `per_image` rows of a kind about one scene; fewer, or none, where it allows no more.
 
     `data_seed` is the generator's, `seed` that of the rows. Boxes are xyxy pixels, exact to a quarter. Provenance has
     the `noise` ("none" or a fault of the list above) and the `true_box` of what the words are about. Raises UsageError.
@@ -101,7 +101,7 @@ def noisy_labels(
     scene = Scene(f"{part}-{index:06d}", f"{part}-{index:06d}.png", layout.width, layout.height, ())
     made: list[PseudoLabel] = []
     key = (data_seed, seed, kind, part, index)
-    for number, claim in enumerate(islice(_claims(kind, layout, Dice("rows", *key)), per_picture)):
+    for number, claim in enumerate(islice(_claims(kind, layout, Dice("rows", *key)), per_image)):
         dice = Dice("fault", *key, number)
         fault = rates.fault(dice.below(STEPS))
         target = layout.things[claim.target]
@@ -180,7 +180,7 @@ def _misdescribed(claim: _Claim, target: Thing, dice: Dice) -> str:
 
 
 def _shifted(true: Extent, size: tuple[int, int], dice: Dice) -> Extent:
-    """A box in a picture of `size` (in quarter pixels) that overlaps the true one a little: IoU in SHIFTED_IOU."""
+    """A box in an image of `size` (in quarter pixels) that overlaps the true one a little: IoU in SHIFTED_IOU."""
     width, height = true[2] - true[0], true[3] - true[1]
     for _ in range(TRIES):
         w, h = width * dice.between(50, 180) // 100, height * dice.between(50, 180) // 100

@@ -1,10 +1,10 @@
 """Boxes for FiftyOne: the annotations and every pipeline's answers, as files of its FiftyOneImageDetectionDataset.
 
-    {"classes": null, "labels": {PICTURE: [{"label": TEXT, "bounding_box": [x, y, w, h], "confidence": 0.3,
+    {"classes": null, "labels": {IMAGE: [{"label": TEXT, "bounding_box": [x, y, w, h], "confidence": 0.3,
                                             "attributes": {"expression": ID, ...}}, ...]}}
 
-One file for the annotations (ground_truth.json) and one for each run. PICTURE is a path under the folder of pictures
-without its suffix; boxes are left, top, width and height in shares of the picture. The label is the expression.
+One file for the annotations (ground_truth.json) and one for each run. IMAGE is a path under the folder of images
+without its suffix; boxes are left, top, width and height in shares of the image. The label is the expression.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def fiftyone_files(results: Path, board: Board, split: Split) -> dict[str, str]:
     """Name of a file -> its text, for the runs of one table; `split` is the data they are about.
 
     Raises RunError where `split` is not the table's data or a run's answers are not about it, and UsageError for
-    pictures whose size nobody knows.
+    images whose size nobody knows.
     """
     if split.fingerprint != board.fingerprint:
         raise RunError(
@@ -50,7 +50,7 @@ def fiftyone_files(results: Path, board: Board, split: Split) -> dict[str, str]:
     if missing := next((scene for scene in split.scenes if scene.id not in sizes), None):
         raise UsageError(
             f"the size of {missing.file} is not annotated and no run has seen it, so its boxes cannot be given in "
-            "shares of the picture; prepare the data set from refer files, or run a pipeline on its pictures"
+            "shares of the image; prepare the data set from refer files, or run a pipeline on its images"
         )
     files = {f"{TRUTH}.json": _dump({_key(s): _annotated(s, sizes[s.id]) for s in split.scenes})}
     for name, answers in runs:
@@ -78,7 +78,7 @@ def _annotated(scene: Scene, size: tuple[int, int]) -> list[dict[str, Any]]:
 def _answered(
     scenes: Sequence[Scene], answers: Mapping[str, SceneAnswers], found: Outcomes, sizes: Mapping[str, tuple[int, int]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """The boxes of one run, clipped to their pictures as they were scored; an expression without a box has none."""
+    """The boxes of one run, clipped to their images as they were scored; an expression without a box has none."""
     place = {e.id: n for n, e in enumerate(found.expressions)}
     labels: dict[str, list[dict[str, Any]]] = {}
     for scene in scenes:
@@ -98,7 +98,7 @@ def _answered(
 
 
 def _shares(box: Box, size: tuple[int, int]) -> list[float]:
-    """xyxy pixels -> left, top, width, height in shares of the picture."""
+    """xyxy pixels -> left, top, width, height in shares of the image."""
     x1, y1, x2, y2 = box
     width, height = size
     return [round(v, 8) for v in (x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height)]

@@ -65,7 +65,7 @@ def _place(split: str, dataset: str | None) -> dict[str, str]:
 def _yaml(place: Mapping[str, str], entry: Row) -> str:
     notes = (
         f"Acc@0.5 in percent, 95 % interval {interval(entry['ci95'])}, {entry['n']:,} expressions; training data: "
-        f"{entry['training_data']}; test pictures seen in training: {entry['saw_test_images']}; "
+        f"{entry['training_data']}; test images seen in training: {entry['saw_test_images']}; "
         f"signature {entry['signature']}"
     )
     lines = ["- dataset:"]

@@ -55,11 +55,11 @@ def _table(board: Board) -> str:
     lines = [" & ".join(cells) + r" \\" for cells in zip(*(cells for _, cells in columns), strict=True)]
     saw = any(r["saw_test_images"] == "yes" for r in board.rows)
     noisy = any(busy(r) for r in board.rows)
-    notes = r"$\dagger$ has seen test pictures in training. " * saw + r"$\sim$ measured on a busy machine. " * noisy
+    notes = r"$\dagger$ has seen test images in training. " * saw + r"$\sim$ measured on a busy machine. " * noisy
     signature = escape(board.signature).replace(SPECIAL["|"], SPECIAL["|"] + r"\allowbreak{}")
     caption = (
-        f"{escape(board.split)}: {board.expressions:,} expressions about {board.pictures:,} pictures, protocol "
-        f"{escape(board.protocol)}. Acc@0.5 in percent with its 95\\,\\% interval (bootstrap over pictures). "
+        f"{escape(board.split)}: {board.expressions:,} expressions about {board.images:,} images, protocol "
+        f"{escape(board.protocol)}. Acc@0.5 in percent with its 95\\,\\% interval (bootstrap over images). "
         f"{notes}Signature: \\texttt{{{signature}}}."
     )
     label = re.sub(r"[^a-z0-9]+", "-", f"{board.split}-{board.protocol}-{board.fingerprint[:8]}".lower()).strip("-")

@@ -1,1 +1,1 @@
-"""One self-contained HTML file about the runs of a split: tables, charts, and every answer drawn on its picture."""
+"""One self-contained HTML file about the runs of a split: tables, charts, and every answer drawn on its image."""

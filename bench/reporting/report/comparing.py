@@ -30,7 +30,7 @@ def comparing(runs: Sequence[Shown], bootstrap: Bootstrap) -> dict[str, Any] | N
         "labels": labels,
         "said": (
             "Acc@0.5 of the row minus that of the column, in percentage points, on the same expressions. ▲ and ▼: the "
-            f"difference is significant at {100 * (1 - found.confidence):.3g} % (paired bootstrap over pictures, "
+            f"difference is significant at {100 * (1 - found.confidence):.3g} % (paired bootstrap over images, "
             f"{found.draws:,} draws{holm}); without a mark the two cannot be told apart. Follow a number to the "
             "expressions that the row gets right and the column wrong."
         ),

@@ -13,7 +13,7 @@ from typing import Any
 from bench.errors import UsageError
 from bench.reporting.report.selection import Shown
 from bench.reporting.speed_chart import Point, point, speed_chart
-from bench.runs.reliability import PICTURE
+from bench.runs.reliability import IMAGE
 
 CURVES: tuple[str, ...] = ("curves.svg", "thresholds.svg", "reliability.svg")  # of a training and of a curriculum
 MOST = 4_000_000  # bytes; a drawing of ours has a few thousand
@@ -47,7 +47,7 @@ def stored_drawings(trainings: Sequence[Path], reliabilities: Sequence[Path]) ->
     Raises UsageError for a folder without any, and for what is no drawing.
     """
     wanted = [(folder, CURVES, "bench train writes NAME.run/curves.svg") for folder in trainings]
-    wanted += [(folder, (PICTURE,), f"bench label score writes {PICTURE}") for folder in reliabilities]
+    wanted += [(folder, (IMAGE,), f"bench label score writes {IMAGE}") for folder in reliabilities]
     drawings = []
     for folder, names, who in wanted:
         there = [folder / name for name in names if (folder / name).is_file()]

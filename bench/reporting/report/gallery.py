@@ -1,6 +1,6 @@
 """Every expression of the gallery as columns of numbers, a third of the size of objects.
 
-Boxes are flat lists of whole tenths of a pixel (x1, y1, x2, y2 of the original picture), IoUs whole thousandths rounded
+Boxes are flat lists of whole tenths of a pixel (x1, y1, x2, y2 of the original image), IoUs whole thousandths rounded
 down, so that nothing below 0.5 is shown as 0.500; labels are positions in a list of names.
 """
 
@@ -24,8 +24,8 @@ from bench.reporting.report.thumbnails import Thumbnail
 from bench.runs.predictions import SceneAnswers
 from bench.runs.store import stored_rows
 
-MOST_PROPOSALS = 100  # of a picture, kept for drawing; more hide the picture
-FAR = 10  # pictures: a model may answer 1e300, and what lies far outside is drawn there
+MOST_PROPOSALS = 100  # of an image, kept for drawing; more hide the image
+FAR = 10  # images: a model may answer 1e300, and what lies far outside is drawn there
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ def answered(run: Shown, scenes: Sequence[Scene]) -> Answered:
 
 
 def columns(scenes: Sequence[Scene], small: Sequence[Thumbnail], runs: Sequence[Answered]) -> dict[str, Any]:
-    """The gallery of `scenes`, the first ones of what `runs` answered; `small` are their pictures."""
+    """The gallery of `scenes`, the first ones of what `runs` answered; `small` are their images."""
     found = runs[0].outcomes
-    n = int(np.searchsorted(found.picture, len(scenes)))
+    n = int(np.searchsorted(found.image, len(scenes)))
     expressions = found.expressions[:n]
-    shown = found.picture[:n].tolist()
+    shown = found.image[:n].tolist()
     labels = [
         strata(e, scenes[p]) | ({"category": e.category} if e.category else {})
         for e, p in zip(expressions, shown, strict=True)
@@ -66,7 +66,7 @@ def columns(scenes: Sequence[Scene], small: Sequence[Thumbnail], runs: Sequence[
     return {
         "id": [e.id for e in expressions],
         "text": [e.text for e in expressions],
-        "picture": shown,
+        "image": shown,
         "box": _flat([e.box for e in expressions], limits),
         "also": {str(i): _flat(list(e.also), [limits[i]] * len(e.also)) for i, e in enumerate(expressions) if e.also},
         "cuts": _cuts(labels),
@@ -90,7 +90,7 @@ def columns(scenes: Sequence[Scene], small: Sequence[Thumbnail], runs: Sequence[
 
 
 def _size(scene: Scene, thumbnail: Thumbnail, runs: Sequence[Answered]) -> tuple[int, int]:
-    """Width and height of the frame that boxes are drawn in: the picture's, or what holds all the annotated boxes."""
+    """Width and height of the frame that boxes are drawn in: the image's, or what holds all the annotated boxes."""
     if thumbnail.width and thumbnail.height:
         return thumbnail.width, thumbnail.height
     for run in runs:

@@ -1,4 +1,4 @@
-"""The report as one file: templates filled, scripts, styles and pictures put inside, and the file's own policy.
+"""The report as one file: templates filled, scripts, styles and images put inside, and the file's own policy.
 
 Data cannot become markup: the template escapes it, the gallery's JSON has no character that could end its element, and
 the scripts build the page from text alone. The file's policy allows its own script and styles (by their hashes) and the
@@ -38,13 +38,13 @@ PARTS = ("leaderboard", "comparison", "strata", "speed", "training", "gallery", 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What was written. `pictures` are those of the gallery, `missing` of them could not be shown."""
+    """What was written. `images` are those of the gallery, `missing` of them could not be shown."""
 
     path: Path
     bytes: int
     runs: int
     expressions: int
-    pictures: int
+    images: int
     missing: int
     thumbnail: int
 
@@ -60,13 +60,13 @@ def write_report(
 ) -> Made:
     """Writes the report of `runs` (selection.py), best first, on the whole `split` that they answered.
 
-    The gallery holds the split's first `limit` pictures, the longer side of at most `thumbnail` pixels. Raises RunError
+    The gallery holds the split's first `limit` images, the longer side of at most `thumbnail` pixels. Raises RunError
     for a run whose files do not fit together or an `out` that cannot be written, UsageError for folders without curves.
     """
     drawn = drawings.stored_drawings(trainings, reliabilities)
     answers = [answered(run, split.scenes) for run in runs]
     scenes = split.scenes[: limit if limit is not None else len(split.scenes)]
-    small, pixels = thumbnails(scenes, split.pictures, thumbnail)
+    small, pixels = thumbnails(scenes, split.images, thumbnail)
     data = columns(scenes, small, answers)
     context = {
         "head": sections.head(split, runs, answers),
@@ -98,7 +98,7 @@ def render(context: Mapping[str, Any], data: Mapping[str, Any], small: Sequence[
         style=Markup(style),  # ours: nothing of the data is in it
         script=Markup(script),
         data=as_json(data),
-        pictures=[Markup(base64.b64encode(each.jpeg).decode()) if each.jpeg else "" for each in small],
+        images=[Markup(base64.b64encode(each.jpeg).decode()) if each.jpeg else "" for each in small],
     )
     return page.encode("utf-8", "replace")  # half of a surrogate pair, which JSON may hold, is no letter
 
@@ -116,13 +116,13 @@ def as_json(value: Any) -> Markup:
     return Markup(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).translate(ESCAPED))
 
 
-def _gallery(split: Split, pictures: int, small: Sequence[Thumbnail], expressions: int) -> dict[str, Any]:
-    some = f"The {expressions:,} expressions about the first {pictures:,} of {len(split.scenes):,} pictures"
-    which = f"Every one of the {expressions:,} expressions" if pictures == len(split.scenes) else some
+def _gallery(split: Split, images: int, small: Sequence[Thumbnail], expressions: int) -> dict[str, Any]:
+    some = f"The {expressions:,} expressions about the first {images:,} of {len(split.scenes):,} images"
+    which = f"Every one of the {expressions:,} expressions" if images == len(split.scenes) else some
     why = [each.why for each in small if each.why]
-    blank = f"{len(why):,} of {pictures:,} pictures cannot be shown; boxes stand on a blank frame."
+    blank = f"{len(why):,} of {images:,} images cannot be shown; boxes stand on a blank frame."
     notes = [f"{blank} {why[0]}"] if why else []
-    return {"said": f"{which}, on its picture, with the answers drawn over it.", "notes": notes}
+    return {"said": f"{which}, on its image, with the answers drawn over it.", "notes": notes}
 
 
 def _hash(text: str) -> str:

@@ -28,9 +28,9 @@ def head(split: Split, runs: Sequence[Shown], answers: Sequence[Answered]) -> di
     hit = f"{'IoU' if rule.is_iou else 'generalised IoU'} {rule.hits_at.replace('>=', '≥ ')}"
     draws = metrics.bootstrap
     said = (
-        f"{data.expressions:,} expressions about {data.pictures:,} pictures, answered by "
+        f"{data.expressions:,} expressions about {data.images:,} images, answered by "
         f"{len(runs):,} pipeline{'s' if len(runs) != 1 else ''}. A hit is {hit} (protocol {rule.name}); "
-        f"intervals are {100 * draws.confidence:g} %, from {draws.draws:,} bootstrap draws over pictures."
+        f"intervals are {100 * draws.confidence:g} %, from {draws.draws:,} bootstrap draws over images."
     )
     notes = [line for run in runs for line in remarks(run.record)]
     dirty = [run.label for run in runs if run.record.git.get("dirty")]

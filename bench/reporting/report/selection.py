@@ -27,7 +27,7 @@ class Shown:
 
 
 def choose(named: Sequence[str], split: Split, results: Path) -> tuple[Split, list[Shown]]:
-    """The runs, best first, and the split they answered: `split`, or its first pictures where the runs are limited.
+    """The runs, best first, and the split they answered: `split`, or its first images where the runs are limited.
 
     `named` are what bench/comparison/finding.py understands: folders of runs, names of pipelines. Without any, the rows
     of the leaderboard's table count, and where there is no table, the latest run of every pipeline. Raises RunError,
@@ -76,7 +76,7 @@ def _by_default(boards: Sequence[Board], split: Split, results: Path) -> list[Pa
 def _answered(split: Split, folder: Path, record: RunRecord) -> Split:
     """The split as the run was asked it. Raises RunError when the data here is other data."""
     data = record.identity.data
-    asked = split.limited(data.pictures) if data.partial else split
+    asked = split.limited(data.images) if data.partial else split
     if (asked.name, asked.fingerprint) != (data.split, data.fingerprint):
         raise RunError(
             f"{folder}: was run on {data.split} with fingerprint {data.fingerprint[:8]} ({data.expressions:,} "

@@ -1,4 +1,4 @@
-"""A split's pictures, small, as JPEG: each once, however many expressions are about it."""
+"""A split's images, small, as JPEG: each once, however many expressions are about it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from PIL import Image
 
 from bench.errors import BenchError, UsageError
-from bench.grounding import PictureSource, Scene
+from bench.grounding import ImageSource, Scene
 
 SIZES = (640, 480, 400, 320, 240, 160)  # pixels of the longer side, the largest that fits is taken
 ROOM = 17_000_000  # bytes of JPEG in a file; base64 makes 22.7 million letters of them
-SAMPLE = 24  # pictures that are looked at before a size is chosen
+SAMPLE = 24  # images that are looked at before a size is chosen
 QUALITY = 82
 LEAST, MOST = 64, 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """One picture: its true size, and the bytes of a small JPEG, or why there are none. Sizes are None if unknown."""
+    """One image: its true size, and the bytes of a small JPEG, or why there are none. Sizes are None if unknown."""
 
     width: int | None
     height: int | None
@@ -30,38 +30,36 @@ class Thumbnail:
     why: str = ""
 
 
-def thumbnails(
-    scenes: Sequence[Scene], pictures: PictureSource, pixels: int | None = None
-) -> tuple[list[Thumbnail], int]:
-    """The scenes' pictures with a longer side of at most `pixels`, never enlarged, and that size.
+def thumbnails(scenes: Sequence[Scene], images: ImageSource, pixels: int | None = None) -> tuple[list[Thumbnail], int]:
+    """The scenes' images with a longer side of at most `pixels`, never enlarged, and that size.
 
-    Without `pixels` the largest of SIZES at which all of them will likely stay within ROOM. A picture that cannot be
+    Without `pixels` the largest of SIZES at which all of them will likely stay within ROOM. An image that cannot be
     read is no error here: it says why. Raises UsageError for a size out of range.
     """
     if pixels is not None and not LEAST <= pixels <= MOST:
-        raise UsageError(f"--thumbnail {pixels}: the longer side of a small picture is {LEAST} to {MOST} pixels")
-    # Two threads more than processors: pictures wait for the disk, too.
+        raise UsageError(f"--thumbnail {pixels}: the longer side of a small image is {LEAST} to {MOST} pixels")
+    # Two threads more than processors: images wait for the disk, too.
     with ThreadPoolExecutor((os.cpu_count() or 1) + 2) as pool:
         if pixels is None:
             step = max(1, len(scenes) // SAMPLE)
-            sample = pool.map(lambda scene: _read(scene, pictures)[0], scenes[::step][:SAMPLE])
-            images = [image for image in sample if image is not None]
-            room = ROOM / max(1, len(scenes)) * len(images)
-            pixels = next((size for size in SIZES if sum(len(_jpeg(i, size)) for i in images) <= room), SIZES[-1])
-        made = list(pool.map(lambda scene: _thumbnail(scene, pictures, pixels), scenes))
+            sample = pool.map(lambda scene: _read(scene, images)[0], scenes[::step][:SAMPLE])
+            samples = [image for image in sample if image is not None]
+            room = ROOM / max(1, len(scenes)) * len(samples)
+            pixels = next((size for size in SIZES if sum(len(_jpeg(i, size)) for i in samples) <= room), SIZES[-1])
+        made = list(pool.map(lambda scene: _thumbnail(scene, images, pixels), scenes))
     return made, pixels
 
 
-def _thumbnail(scene: Scene, pictures: PictureSource, pixels: int) -> Thumbnail:
-    image, why = _read(scene, pictures)
+def _thumbnail(scene: Scene, images: ImageSource, pixels: int) -> Thumbnail:
+    image, why = _read(scene, images)
     if image is None:
         return Thumbnail(scene.width, scene.height, None, why)
     return Thumbnail(*image.size, _jpeg(image, pixels))
 
 
-def _read(scene: Scene, pictures: PictureSource) -> tuple[Image.Image | None, str]:
+def _read(scene: Scene, images: ImageSource) -> tuple[Image.Image | None, str]:
     try:
-        return Image.fromarray(pictures.load(scene)), ""
+        return Image.fromarray(images.load(scene)), ""
     except BenchError as error:
         return None, str(error)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.datasets.label_sources import SourceRows
-from bench.datasets.shapes import ShapesPictures, make_scene
+from bench.datasets.shapes import ShapesImages, make_scene
 from bench.evaluation.validation import on_split
 from bench.grounding import PipelineContext
 from bench.speed.clock import Clock
@@ -21,7 +21,7 @@ TABLE = {"epochs": 1, "batch": 4, "reference_batch": 8, "learning_rate": 1e-2, "
 EVERY = ("attribute", "location", "relation", "ordinal", "comparison")
 
 
-class Drawn(ShapesPictures):
+class Drawn(ShapesImages):
     """Every image is drawn once."""
 
     @cache  # noqa: B019 - there is one source, for as long as the tests run
@@ -29,7 +29,7 @@ class Drawn(ShapesPictures):
         return super().load(scene)
 
 
-PICTURES = Drawn(2026)
+IMAGES = Drawn(2026)
 
 
 @pytest.fixture
@@ -62,8 +62,8 @@ def job(tmp_path):
             dtype="float32", seed=seed, offline=True, clock=Clock("cpu"), train_scenes=list,
         )  # fmt: skip
         return TrainingJob(
-            scenes=SCENES, pictures=PICTURES, validation=VALIDATION, validation_pictures=PICTURES, recipe=TABLE | table,
-            out=tmp_path / out, context=context, validate=on_split(VALIDATION, PICTURES), split_name="shapes-train",
+            scenes=SCENES, images=IMAGES, validation=VALIDATION, validation_images=IMAGES, recipe=TABLE | table,
+            out=tmp_path / out, context=context, validate=on_split(VALIDATION, IMAGES), split_name="shapes-train",
             validation_name="shapes-val", fingerprint="f" * 64,
         )  # fmt: skip
 

@@ -62,13 +62,13 @@ def test_choices_are_joined_and_held_out_rows_never_kept(source):
     pools = {n: pool_of(source(n, EVERY), held_out=0.4) for n in ("a", "b")}
     assert 0 < len(pools["a"].held_out) < 25
     held = {name.partition(":")[2] for name in pools["a"].held_out}
-    assert held == {name.partition(":")[2] for name in pools["b"].held_out}, "the same pictures in every source"
+    assert held == {name.partition(":")[2] for name in pools["b"].held_out}, "the same images in every source"
     found = {("a", n): dict.fromkeys(pools[n].rows, 1.0) for n in pools}
     kept = kept_rows((Choice("b", "a", 0.5), Choice("a", "a", 0.5)), pools, found)
     assert len(kept) == 2 * (25 - len(held)) and not set(kept) & (pools["a"].held_out | pools["b"].held_out)
-    pictures = {scene.file for scene in selected(kept, pools.values())}
+    images = {scene.file for scene in selected(kept, pools.values())}
     aside = {pools["a"].rows[name][0].file for name in pools["a"].held_out}
-    assert pictures and aside and not pictures & aside
+    assert images and aside and not images & aside
     assert pools["a"].to_train == selected([row for row in kept if row.startswith("a:")], pools.values())
 
 

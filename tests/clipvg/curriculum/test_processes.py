@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from bench.cli.main import app
-from bench.datasets.shapes import ShapesPictures, make_scene
+from bench.datasets.shapes import ShapesImages, make_scene
 
 LIMIT_S = 600  # on a machine full of other work; a few seconds are enough
 
@@ -22,7 +22,7 @@ def command(tmp_path):
     """command(out): `bench train --curriculum single` on the rows of four scenes, validated on two others."""
     lines = []
     for scene in (make_scene(2026, "val", i) for i in range(2)):
-        Image.fromarray(ShapesPictures(2026).load(scene)).save(tmp_path / scene.file)
+        Image.fromarray(ShapesImages(2026).load(scene)).save(tmp_path / scene.file)
         lines += [{"image": scene.file, "text": e.text, "box_xyxy": e.box} for e in scene.expressions]
     (tmp_path / "val.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     labels, config = tmp_path / "template.jsonl", tmp_path / "small.toml"

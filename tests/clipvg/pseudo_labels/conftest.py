@@ -1,27 +1,27 @@
-"""Jobs of pictures made in memory, and detections put into the finder's mouth."""
+"""Jobs of images made in memory, and detections put into the finder's mouth."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from bench.datasets.shapes import ShapesPictures, make_scene
-from bench.errors import PictureError
+from bench.datasets.shapes import ShapesImages, make_scene
+from bench.errors import ImageError
 from bench.grounding import Scene
 from bench.labelling import LabelJob
 from bench.settings import PROJECT, load_settings
 from pipelines.proposers.proposals import Proposals
 
 
-class BlankPictures:
-    """Grey pictures of one size (width, height); `bad` files cannot be read, `gone` says that none is there."""
+class BlankImages:
+    """Grey images of one size (width, height); `bad` files cannot be read, `gone` says that none is there."""
 
     def __init__(self, size=(640, 480), bad=(), gone=False):
         self.size, self.bad, self.gone = size, set(bad), gone
 
     def load(self, scene):
         if self.gone or scene.file in self.bad:
-            raise PictureError(f"{scene.file}: broken")
+            raise ImageError(f"{scene.file}: broken")
         return np.full((self.size[1], self.size[0], 3), 127, np.uint8)
 
     def missing(self, scenes):
@@ -48,12 +48,12 @@ class SpokenProposer:
 
 @pytest.fixture
 def blank_job(context, tmp_path):
-    """blank_job(options, files=(...), seed=0, **pictures): a job over grey pictures, one scene a file."""
+    """blank_job(options, files=(...), seed=0, **images): a job over grey images, one scene a file."""
 
-    def make(options=None, files=("1.jpg", "2.jpg", "3.jpg"), seed=0, **pictures):
+    def make(options=None, files=("1.jpg", "2.jpg", "3.jpg"), seed=0, **images):
         scenes = [Scene(file.partition(".")[0], file, None, None, ()) for file in files]
         options = options or {"objects": {"proposer": {"kind": "spoken"}}}
-        return LabelJob(scenes, BlankPictures(**pictures), options, "[label.x]", context(options, seed=seed))
+        return LabelJob(scenes, BlankImages(**images), options, "[label.x]", context(options, seed=seed))
 
     return make
 
@@ -78,6 +78,6 @@ def shapes_job(context):
         options = load_settings().labelling(source, "shapes")
         scenes = [replace(make_scene(2026, "val", i), expressions=()) for i in range(start, start + count)]
         place = context(options, name=source, dataset="shapes", folder=PROJECT, seed=seed)
-        return LabelJob(scenes, ShapesPictures(2026), options, f"bench.toml [label.{source}]", place)
+        return LabelJob(scenes, ShapesImages(2026), options, f"bench.toml [label.{source}]", place)
 
     return make

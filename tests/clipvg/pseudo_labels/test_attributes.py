@@ -87,7 +87,7 @@ def test_detections_carry_the_words_of_a_file(blank_job, spoken, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "lines", "message"),
     [
-        ([["wall", [0, 0, 9, 9, 0.4]]], "red\n", "picture '1.jpg', row 0: .*a score for each attribute"),
+        ([["wall", [0, 0, 9, 9, 0.4]]], "red\n", "image '1.jpg', row 0: .*a score for each attribute"),
         ([["wall", [0, 0, 9, 9, 0.4], [0.1, 0.2]]], "red\n", "2 attribute scores for a vocabulary of 1 words"),
         ([], "red\n\ntall\n", "line 2 is empty"),
         ([], "\n", "line 1 is empty"),
@@ -155,7 +155,7 @@ def asked(job, count=6):
     out = []
     for scene in job.scenes[:count]:
         boxes = np.array([each.box for each in scene.objects], float)
-        out.append(Described(scene.id, job.pictures.load(scene), [each.category for each in scene.objects], boxes))
+        out.append(Described(scene.id, job.images.load(scene), [each.category for each in scene.objects], boxes))
     return out
 
 

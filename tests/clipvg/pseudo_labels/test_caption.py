@@ -46,7 +46,7 @@ def test_every_box_of_the_class_gets_the_whole_caption(blank_job, spoken, tmp_pa
     assert [x.scene.id for x in caption(blank_job(options | synonyms))] == ["1", "1", "3"]
 
 
-def test_at_most_so_many_and_which_is_the_pictures_own_chance(blank_job, spoken, tmp_path):
+def test_at_most_so_many_and_which_is_the_images_own_chance(blank_job, spoken, tmp_path):
     boxes = [("dog", (10 * i, 10, 10 * i + 9, 60), 0.9 - i / 100) for i in range(12)]
     spoken({"1": boxes, "2": boxes})
     options = from_file(tmp_path, ("1.jpg", "many dogs"), ("2.jpg", "many dogs"))
@@ -80,12 +80,12 @@ class Harmful:
     ("rows", "said"),
     [
         ([1], "row 0: 1; expected an object"),
-        ([{"caption": "a"}], "row 0: it names no picture; expected one of the keys image, image_file, image_id"),
+        ([{"caption": "a"}], "row 0: it names no image; expected one of the keys image, image_file, image_id"),
         ([{"image": "a.jpg"}], "row 0: it has no caption; expected one of the keys caption, captions"),
         ([{"image": "a.jpg", "captions": []}], "row 0: it has no caption"),
         ([{"image": "a.jpg", "caption": 3}], "row 0: the expression should be text"),
         ([{"image": "a.jpg", "caption": " "}], "row 0: the expression is empty"),
-        ([{"image": "a.jpg", "caption": "x"}, {"image": "b/a.png", "caption": "y"}], "row 1: picture a has .* row 0"),
+        ([{"image": "a.jpg", "caption": "x"}, {"image": "b/a.png", "caption": "y"}], "row 1: image a has .* row 0"),
         ({"a.jpg": "x"}, "expected a list of rows"),
         ([], "it holds no captions"),
     ],
@@ -156,7 +156,7 @@ def test_what_is_composed_is_read_again():
         ({"kind": "files"}, SettingsError, "kind"),
         ({"kind": "detections", "predicates": ["riding"]}, UnknownName, "riding"),
         ({"model": "nobody/nothing"}, WeightsError, "caption model: nobody/nothing is not in"),
-        ({"per_pictures": 3}, SettingsError, "did you mean 'per_picture'"),
+        ({"per_images": 3}, SettingsError, "did you mean 'per_image'"),
     ],
 )
 def test_wrong_options_are_named(blank_job, spoken, options, kind, said):
@@ -165,18 +165,18 @@ def test_wrong_options_are_named(blank_job, spoken, options, kind, said):
         caption(blank_job(OBJECTS | options))
 
 
-def test_a_file_about_other_pictures(blank_job, spoken, tmp_path):
+def test_a_file_about_other_images(blank_job, spoken, tmp_path):
     spoken({})
-    with pytest.raises(DataError, match=r"c.jsonl: has nothing about any of the 3 pictures"):
+    with pytest.raises(DataError, match=r"c.jsonl: has nothing about any of the 3 images"):
         caption(blank_job(from_file(tmp_path, ("8.jpg", "a dog"))))
 
 
 def test_on_the_embedded_data(shapes_job):
-    """One caption a picture, about the class of each box that got it, and the same one by one."""
+    """One caption an image, about the class of each box that got it, and the same one by one."""
     labels = list(caption(shapes_job("caption", 10)))
-    by_picture = Counter(label.scene.id for label in labels)
-    assert len(by_picture) >= 9 and max(by_picture.values()) <= 6
-    assert len({(x.scene.id, x.text) for x in labels}) == len(by_picture)
+    by_image = Counter(label.scene.id for label in labels)
+    assert len(by_image) >= 9 and max(by_image.values()) <= 6
+    assert len({(x.scene.id, x.text) for x in labels}) == len(by_image)
     for label in labels:
         said = label.provenance
         assert said["class"] in said["noun"] and said["noun"] in label.text and 1 <= said["entities"] <= 3

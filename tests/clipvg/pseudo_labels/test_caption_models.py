@@ -36,7 +36,7 @@ def tiny_blip(tmp_path_factory):
     torch.manual_seed(0)
     model = BlipForConditionalGeneration(config)
     with torch.no_grad():
-        for parameter in model.parameters():  # as it is initialised it says the same of every picture
+        for parameter in model.parameters():  # as it is initialised it says the same of every image
             parameter.add_(0.4 * torch.randn_like(parameter))
     BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
     model.save_pretrained(folder)
@@ -51,7 +51,7 @@ def open_model(tiny_blip, context):
     return make
 
 
-def pictures(count=5):
+def images(count=5):
     random = np.random.default_rng(0)
     shapes = [(40, 60, 3), (60, 40, 3), (32, 32, 3), (3, 40, 3), (200, 100, 3)]
     return [
@@ -61,25 +61,25 @@ def pictures(count=5):
 
 
 def test_greedy_is_the_librarys_own(open_model, tiny_blip):
-    ours = open_model().captions(pictures())
+    ours = open_model().captions(images())
     processor, model = (
         BlipProcessor.from_pretrained(tiny_blip),
         BlipForConditionalGeneration.from_pretrained(tiny_blip).eval(),
     )
-    for (_, picture), said in zip(pictures(), ours, strict=True):
-        if picture.shape[0] > 8:  # thinner than 1:8 is widened first
-            inputs = processor(images=picture, return_tensors="pt")
+    for (_, image), said in zip(images(), ours, strict=True):
+        if image.shape[0] > 8:  # thinner than 1:8 is widened first
+            inputs = processor(images=image, return_tensors="pt")
             tokens = model.generate(**inputs, max_new_tokens=6, do_sample=False, num_beams=1)
             assert said == processor.decode(tokens[0], skip_special_tokens=True).strip()
     assert len(set(ours)) > 1 and all(word in WORDS for said in ours for word in said.split())
 
 
-def test_sampled_captions_are_each_pictures_own(open_model):
-    said = open_model(0.9).captions(pictures())
-    assert [open_model(0.9).captions([one])[0] for one in pictures()] == said
-    assert open_model(0.9, seed=1).captions(pictures()) != said
-    assert said != open_model().captions(pictures())
-    alike = [(scene, pictures()[0][1]) for scene, _ in pictures()]  # the same pixels under other names
+def test_sampled_captions_are_each_images_own(open_model):
+    said = open_model(0.9).captions(images())
+    assert [open_model(0.9).captions([one])[0] for one in images()] == said
+    assert open_model(0.9, seed=1).captions(images()) != said
+    assert said != open_model().captions(images())
+    alike = [(scene, images()[0][1]) for scene, _ in images()]  # the same pixels under other names
     assert len(set(open_model(0.9).captions(alike))) > 1
 
 
@@ -131,7 +131,7 @@ def test_a_model_that_chats_is_asked_and_its_answer_taken(monkeypatch, context):
     monkeypatch.setattr("pipelines.hub.load_pretrained", lambda *_: chatting)
     monkeypatch.setattr("pipelines.hub.load_model", lambda *_, **__: chatting)
     model = CaptionModel("chat", "What is it?", 0.8, 20, context(options={}))
-    assert model.captions(pictures(2)) == ["dog", "dog"]
+    assert model.captions(images(2)) == ["dog", "dog"]
 
 
 def test_a_model_that_is_nowhere(context):

@@ -1,4 +1,4 @@
-"""What is in each picture: from a proposer and from Pseudo-Q's files, and every way in which these can be wrong."""
+"""What is in each image: from a proposer and from Pseudo-Q's files, and every way in which these can be wrong."""
 
 import argparse
 import logging
@@ -25,13 +25,13 @@ def saved(tmp_path, table, name="found.pth", **how):
     return DetectionOptions(detections=name)
 
 
-def test_the_most_confident_first_clipped_and_inside_the_picture(blank_job, spoken):
+def test_the_most_confident_first_clipped_and_inside_the_image(blank_job, spoken):
     spoken({"1": [DOG, CAT, ("bird", (-20, -20, 30, 30), 0.7), ("fish", (700, 0, 800, 90), 0.8)]})
     looked = seen(blank_job())
     assert [d.name for d in looked[0].detections] == ["cat", "bird", "dog"]
     assert looked[0].detections[1] == Detection("bird", (0.0, 0.0, 30.0, 30.0), 0.7)
     assert [d.detections for d in looked[1:]] == [[], []]
-    assert looked[0].detector == "spoken.pt" and looked[0].picture.shape == (480, 640, 3)
+    assert looked[0].detector == "spoken.pt" and looked[0].image.shape == (480, 640, 3)
 
 
 def test_the_proposer_is_asked_in_batches_and_about_nothing(blank_job, spoken):
@@ -50,44 +50,44 @@ def test_boxes_without_a_name_are_left_out_and_counted(blank_job, spoken, caplog
     assert caplog.messages == ["spoken.pt: 3 boxes without a class name are left out"]
 
 
-def test_the_whole_picture_is_not_asked_for_and_a_proposer_need_not_know_it(blank_job, monkeypatch):
+def test_the_whole_image_is_not_asked_for_and_a_proposer_need_not_know_it(blank_job, monkeypatch):
     tables = []
 
     def opened(table, where, context):
         tables.append(dict(table))
-        if "whole_picture" in table:
-            raise SettingsError(f"{where}: unknown key 'whole_picture'")
+        if "whole_image" in table:
+            raise SettingsError(f"{where}: unknown key 'whole_image'")
         raise WeightsError("opened")
 
     monkeypatch.setattr("clipvg.pseudo_labels.detections.open_proposer", opened)
     with pytest.raises(WeightsError, match="opened"):
         looked_at(blank_job(), PROPOSER, "here")
-    assert tables == [{"kind": "spoken", "whole_picture": False}, {"kind": "spoken"}]
+    assert tables == [{"kind": "spoken", "whole_image": False}, {"kind": "spoken"}]
 
 
-def test_pictures_that_cannot_be_read_are_left_out_and_named(blank_job, spoken, caplog):
+def test_images_that_cannot_be_read_are_left_out_and_named(blank_job, spoken, caplog):
     spoken({n: [DOG] for n in "123"})
     with caplog.at_level(logging.WARNING, "bench.label"):
         looked = seen(blank_job(bad=["2.jpg"]))
     assert [one.scene.id for one in looked] == ["1", "3"]
-    assert caplog.messages == ["1 of 3 pictures cannot be read and get no label: 2.jpg: broken"]
+    assert caplog.messages == ["1 of 3 images cannot be read and get no label: 2.jpg: broken"]
 
 
-def test_without_any_picture_there_is_an_error(blank_job, spoken):
+def test_without_any_image_there_is_an_error(blank_job, spoken):
     spoken({})
-    with pytest.raises(DataError, match=r"none of the 3 pictures is there; the first one: 1.jpg: broken"):
+    with pytest.raises(DataError, match=r"none of the 3 images is there; the first one: 1.jpg: broken"):
         seen(blank_job(gone=True))
-    with pytest.raises(DataError, match=r"none of the 3 pictures can be read; the first one: 1.jpg"):
+    with pytest.raises(DataError, match=r"none of the 3 images can be read; the first one: 1.jpg"):
         seen(blank_job(bad=["1.jpg", "2.jpg", "3.jpg"]))
 
 
-def test_nothing_that_finds_objects_is_an_error_before_the_first_picture(blank_job):
+def test_nothing_that_finds_objects_is_an_error_before_the_first_image(blank_job):
     with pytest.raises(SettingsError, match=r"\[label.x.objects\]: nothing finds the objects"):
         looked_at(blank_job(), DetectionOptions(), "[label.x.objects]")
 
 
 @pytest.mark.parametrize("how", [{}, {"_use_new_zipfile_serialization": False}])
-def test_a_file_speaks_of_pictures_by_any_of_their_names(blank_job, tmp_path, how):
+def test_a_file_speaks_of_images_by_any_of_their_names(blank_job, tmp_path, how):
     scores = np.zeros(5, np.float32)
     options = saved(
         tmp_path,
@@ -114,13 +114,13 @@ def test_arrays_of_either_numpy_are_read(blank_job, tmp_path, core):
     assert seen(blank_job(files=["1.jpg"]), options)[0].detections == [Detection(*CAT), Detection(*DOG)]
 
 
-def test_several_files_are_one_and_a_picture_they_leave_out_is_counted(blank_job, tmp_path, caplog):
-    for name, picture in (("a.pth", "1.jpg"), ("b.pth", "3.jpg")):
-        torch.save({picture: [["dog", [10, 20, 110, 220, 0.5]]]}, tmp_path / name)
+def test_several_files_are_one_and_a_image_they_leave_out_is_counted(blank_job, tmp_path, caplog):
+    for name, image in (("a.pth", "1.jpg"), ("b.pth", "3.jpg")):
+        torch.save({image: [["dog", [10, 20, 110, 220, 0.5]]]}, tmp_path / name)
     with caplog.at_level(logging.WARNING, "bench.label"):
         looked = seen(blank_job(), DetectionOptions(detections=("a.pth", "b.pth")))
     assert [len(one.detections) for one in looked] == [1, 0, 1] and looked[0].detector == "a.pth, b.pth"
-    assert caplog.messages == ["a.pth, b.pth: has no row for 1 of 3 pictures: 2.jpg"]
+    assert caplog.messages == ["a.pth, b.pth: has no row for 1 of 3 images: 2.jpg"]
 
 
 def test_the_data_set_stands_in_the_name_of_a_file(blank_job, tmp_path):
@@ -133,19 +133,19 @@ def test_the_data_set_stands_in_the_name_of_a_file(blank_job, tmp_path):
     ("table", "message"),
     [
         ([["dog", [0, 0, 9, 9, 0.5]]], "holds a list; expected a dict"),
-        ({"1.jpg": "dog"}, "'1.jpg' -> 'dog'; expected the name of a picture and a list"),
-        ({1: []}, "1 -> .*; expected the name of a picture"),
-        ({"1.jpg": [["dog"]]}, "picture '1.jpg', row 0: .*; expected .*bowl"),
-        ({"1.jpg": [[7, [0, 0, 9, 9, 0.5]]]}, "picture '1.jpg', row 0"),
+        ({"1.jpg": "dog"}, "'1.jpg' -> 'dog'; expected the name of an image and a list"),
+        ({1: []}, "1 -> .*; expected the name of an image"),
+        ({"1.jpg": [["dog"]]}, "image '1.jpg', row 0: .*; expected .*bowl"),
+        ({"1.jpg": [[7, [0, 0, 9, 9, 0.5]]]}, "image '1.jpg', row 0"),
         ({"1.jpg": [["dog", [0, 0, 9, 9, 0.5]], ["dog", [0, 0, 9, 9]]]}, "row 1: the box is .*five finite numbers"),
         ({"1.jpg": [["dog", [0, 0, float("nan"), 9, 0.5]]]}, "row 0: the box is .*five finite numbers"),
         ({"1.jpg": [["dog", [0, 0, "x", 9, 0.5]]]}, "row 0: .*where numbers should be"),
         ({"1.jpg": [["dog", [50, 0, 9, 9, 0.5]]]}, "50, 0, 9, 9 is not left, top, right, bottom"),
         ({"1.jpg": [], "1.png": []}, "'1.png' has been named before"),
-        ({"7.jpg": []}, "has no row for any of the 3 pictures, such as 1.jpg; it names 7"),
+        ({"7.jpg": []}, "has no row for any of the 3 images, such as 1.jpg; it names 7"),
     ],
 )
-def test_a_wrong_file_is_named_with_picture_and_row(blank_job, tmp_path, table, message):
+def test_a_wrong_file_is_named_with_image_and_row(blank_job, tmp_path, table, message):
     with pytest.raises(DataError, match=message) as raised:
         looked_at(blank_job(), saved(tmp_path, table), "here")
     assert "found.pth" in str(raised.value)

@@ -88,14 +88,14 @@ class Encoder:
 def test_clip_says_what_and_who_does_it_to_whom():
     encoder = Encoder("cat likes dog!")
     seen = SeenPredicates(["likes", "eats"], "{}!", encoder)
-    picture = np.zeros((100, 200, 3), np.uint8)
+    image = np.zeros((100, 200, 3), np.uint8)
     pairs = np.array([[0, 1]])
     names, boxes = ("dog", "cat"), np.array([DOG, CAT], float)
     one, none, two = seen.score(
         [
-            Shown(picture, names, boxes, pairs),
-            Shown(picture, (), np.zeros((0, 4)), np.zeros((0, 2), int)),
-            Shown(picture, names[::-1], boxes[::-1], pairs),
+            Shown(image, names, boxes, pairs),
+            Shown(image, (), np.zeros((0, 4)), np.zeros((0, 2), int)),
+            Shown(image, names[::-1], boxes[::-1], pairs),
         ]
     )
     assert one.shape == (1, 2, 2) and none.shape == (0, 2, 2)
@@ -123,11 +123,11 @@ def test_direction_of_a_pair(monkeypatch, blank_job, spoken):
 
 def test_crops_hold_both():
     encoder = Encoder("x")
-    picture = np.zeros((300, 200, 3), np.uint8)
-    picture[10:60, 10:60, 0], picture[10:60, 100:150, 1], picture[70:, :, 2] = 255, 255, 255
+    image = np.zeros((300, 200, 3), np.uint8)
+    image[10:60, 10:60, 0], image[10:60, 100:150, 1], image[70:, :, 2] = 255, 255, 255
     boxes = np.array([BALL, CAT, DOG], float)
     names = ("ball", "cat", "dog")
-    SeenPredicates(["likes"], "{}", encoder).score([Shown(picture, names, boxes, np.array([[1, 2]]))])
+    SeenPredicates(["likes"], "{}", encoder).score([Shown(image, names, boxes, np.array([[1, 2]]))])
     red, green, blue = encoder.shown[0].unbind()  # (4, 4) each
     assert red[:, 0].min() > 0.7 and red[:, 2:].max() < 0.3
     assert green[:, 3].min() > 0.7 and green[:, :2].max() < 0.3
@@ -143,26 +143,26 @@ def test_the_pairs_worth_looking_at():
     assert close_pairs(boxes[:1], [0.9], 5).shape == (0, 2) and close_pairs(boxes[:0], [], 5).shape == (0, 2)
 
 
-def graph(tmp_path, **picture):
+def graph(tmp_path, **image):
     row = {"subject": "man", "predicate": "on", "object": "horse", "subject_box": [10, 10, 700, 90]}
     entry = {"image": "1.jpg", "triplets": [row, row | {"predicate": "near", "scores": [0.9, 0.1, 0.9]}]}
-    (tmp_path / "g.jsonl").write_text(json.dumps(entry | picture))
+    (tmp_path / "g.jsonl").write_text(json.dumps(entry | image))
     return {"graph": str(tmp_path / "g.jsonl")}
 
 
 def test_from_a_scene_graph(blank_job, tmp_path, caplog):
-    """Boxes are clipped to the picture, whose size only the picture knows; other pictures are counted."""
+    """Boxes are clipped to the image, whose size only the image knows; other images are counted."""
     (label,) = relation(blank_job(graph(tmp_path)))
     assert (label.text, label.box) == ("man on horse", (10, 10, 640, 90))
     assert label.provenance["detector"] == "g.jsonl" and label.provenance["predicate_by"] == "file"
-    assert "has nothing about 2 of 3 pictures" in caplog.text
+    assert "has nothing about 2 of 3 images" in caplog.text
     job = blank_job(graph(tmp_path))
     known = replace(job, scenes=[replace(job.scenes[0], width=100, height=50)])
     assert [x.box for x in relation(known)] == [(10, 10, 100, 50)]
 
 
 def test_files_that_do_not_fit(blank_job, tmp_path, caplog):
-    with pytest.raises(DataError, match=r"g.jsonl: has nothing about any of the 3 pictures, such as 1.jpg; it names 8"):
+    with pytest.raises(DataError, match=r"g.jsonl: has nothing about any of the 3 images, such as 1.jpg; it names 8"):
         list(relation(blank_job(graph(tmp_path, image="8.jpg"))))
     with pytest.raises(DataError, match=r"g.jsonl: line 1: triplet 0: the box 10, 10, 700, 90 .* lies outside"):
         list(relation(blank_job(graph(tmp_path), size=(5, 5))))

@@ -110,7 +110,7 @@ def test_wrong_entries_are_named(tmp_path, entry, said):
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [("g.json", "[1, ", "not JSON"), ("g.jsonl", "{}\n{", "line 1"), ("g.json", "{}", "expected a list"),
-     ("g.json", "[]", "holds no pictures"), ("g.jsonl", "[" * 100_000, "not JSON")],
+     ("g.json", "[]", "holds no images"), ("g.jsonl", "[" * 100_000, "not JSON")],
 )  # fmt: skip
 def test_wrong_files_are_named(tmp_path, file, text, said):
     (tmp_path / file).write_text(text)

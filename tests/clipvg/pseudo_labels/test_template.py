@@ -25,7 +25,7 @@ from clipvg.pseudo_labels.template import (
 )
 
 SIZE, WORDS, PUBLISHED = (640, 480), read_words(), TemplateOptions()
-EVERYTHING = TemplateOptions(per_picture=1000, top_n=1000)
+EVERYTHING = TemplateOptions(per_image=1000, top_n=1000)
 
 
 def thing(name, x=100.0, y=100.0, confidence=0.9, half=50.0, **more):
@@ -158,11 +158,11 @@ def detections(rows):
 
 
 @given(FOUND, st.integers(1, 8), st.integers(1, 6))
-def test_at_most_so_many_phrases_none_empty_every_box_a_detection_of_its_class(rows, per_picture, top_n):
+def test_at_most_so_many_phrases_none_empty_every_box_a_detection_of_its_class(rows, per_image, top_n):
     found = detections(rows)
-    options = TemplateOptions(per_picture=per_picture, top_n=top_n)
+    options = TemplateOptions(per_image=per_image, top_n=top_n)
     made = phrases(found, options)
-    assert len(made) <= per_picture and len({box for _, box in made}) <= top_n and len(set(made)) == len(made)
+    assert len(made) <= per_image and len({box for _, box in made}) <= top_n and len(set(made)) == len(made)
     for text, box in made:
         assert text.strip() == text != ""
         assert any(d.box == box and d.name in text.split() for d in found)
@@ -208,7 +208,7 @@ def test_a_job_gives_phrases_with_their_making(blank_job, spoken):
     assert made[7][3]["template"] == "n a" and made[7][3]["garment"] == "tie"
 
 
-def test_a_picture_gets_the_same_phrases_whatever_goes_before_it(blank_job, spoken):
+def test_a_image_gets_the_same_phrases_whatever_goes_before_it(blank_job, spoken):
     spoken(dict.fromkeys("123", ROWS["1"]))
     whole = rows_of(blank_job())
     job = blank_job()
@@ -217,11 +217,11 @@ def test_a_picture_gets_the_same_phrases_whatever_goes_before_it(blank_job, spok
     assert rows_of(blank_job(batched)) == whole
     assert rows_of(blank_job()) == whole
     drawn_for = [[r[1] for r in whole if r[0] == n] for n in "123"]
-    assert drawn_for[0] != drawn_for[1]  # each picture draws for itself
+    assert drawn_for[0] != drawn_for[1]  # each image draws for itself
     assert rows_of(blank_job(seed=1)) != whole
 
 
-def test_options_and_files_are_checked_before_the_first_picture(blank_job, tmp_path):
+def test_options_and_files_are_checked_before_the_first_image(blank_job, tmp_path):
     with pytest.raises(SettingsError, match=r"\[label.x\]: unknown key 'topn'; did you mean 'top_n'"):
         template(blank_job({"topn": 3}))
     with pytest.raises(SettingsError, match=r"\[label.x\].objects: nothing finds the objects"):

@@ -28,7 +28,7 @@ def at(*centres, half=10.0):
     return boxes(*((x - half, y - half, x + half, y + half) for x, y in centres))
 
 
-def test_a_sixty_fourth_of_the_picture_is_large_enough():
+def test_a_sixty_fourth_of_the_image_is_large_enough():
     found = boxes((0, 0, 80, 60), (0, 0, 79.9, 60), (100, 100, 100, 200))
     assert large_enough(found, (640, 480), 1 / 64).tolist() == [True, False, False]
 
@@ -105,7 +105,7 @@ def test_the_third_of_three_is_in_the_middle_wherever_it_is():
     assert across(np.array([500.0, 10.0, 20.0]), 640, 50) == [("right",), ("left",), MIDDLE]
 
 
-def test_of_four_the_others_go_by_the_quarters_of_the_picture():
+def test_of_four_the_others_go_by_the_quarters_of_the_image():
     centres = np.array([10.0, 159.0, 160.0, 480.0, 481.0, 630.0])
     assert across(centres, 640, 50) == [("left",), ("left",), MIDDLE, MIDDLE, ("right",), ("right",)]
 

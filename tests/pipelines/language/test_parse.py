@@ -58,7 +58,7 @@ EXPRESSIONS = {
     "the glass at right top": "the glass | top+right",
     "flowers on the bottom left side": "flowers | bottom+left",
     "man in the lower left corner of the image": "man | bottom+left",
-    # depth, as a picture shows it
+    # depth, as an image shows it
     "front zebra": "zebra | bottom",
     "the cow in front": "the cow | bottom",
     "zebra in the foreground": "zebra | bottom",

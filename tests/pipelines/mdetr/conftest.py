@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 import torch
 
-from bench.datasets.shapes import ShapesPictures, make_scene
+from bench.datasets.shapes import ShapesImages, make_scene
 from bench.evaluation.validation import on_split
 from bench.training.task import TrainingJob
 from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig
@@ -100,7 +100,7 @@ def roberta_folder(tmp_path_factory):
     return folder
 
 
-class Drawn(ShapesPictures):
+class Drawn(ShapesImages):
     """Every image is drawn once: that takes longer than a step here."""
 
     @cache  # noqa: B019 - there is one source, for as long as the tests run
@@ -108,7 +108,7 @@ class Drawn(ShapesPictures):
         return super().load(scene)
 
 
-PICTURES = Drawn(2026)
+IMAGES = Drawn(2026)
 SCENES = tuple(
     replace(scene, expressions=scene.expressions[:4]) for scene in (make_scene(2026, "train", i) for i in range(4))
 )
@@ -133,9 +133,9 @@ def job(context, tmp_path):
             "learning_rate": 1e-3, "text_share": 1.0, "backbone_share": 1.0, "ema": 0.8, "workers": 0, "save_every": 3,
             "log_every": 1,
         }  # fmt: skip
-        score = on_split(VALIDATION, PICTURES)
+        score = on_split(VALIDATION, IMAGES)
         return TrainingJob(
-            scenes, PICTURES, VALIDATION, PICTURES, recipe | changes, tmp_path / out, context("mdetr"), score
+            scenes, IMAGES, VALIDATION, IMAGES, recipe | changes, tmp_path / out, context("mdetr"), score
         )
 
     return make

@@ -16,7 +16,7 @@ BOX = (40, 30, 100, 80)
 TOKENIZER = Tokenizer.from_json(small_tokenizer(["the red star", "a big blue circle"], 40))
 
 
-def picture():
+def image():
     """Black, 200 x 150 pixels, with a white box."""
     image = Image.new("RGB", (200, 150))
     image.paste((255, 255, 255), BOX)
@@ -25,7 +25,7 @@ def picture():
 
 @given(st.integers(0, 10_000))
 def test_the_target_stays_where_the_object_is(seed):
-    sample = augmented(picture(), BOX, "text", (160, 270), np.random.default_rng(seed))
+    sample = augmented(image(), BOX, "text", (160, 270), np.random.default_rng(seed))
     _, height, width = sample.pixels.shape
     assert 96 <= min(height, width) <= 160 and max(height, width) <= 271
     white = (sample.pixels[0] > 127).nonzero()
@@ -37,7 +37,7 @@ def test_the_target_stays_where_the_object_is(seed):
 
 
 def test_half_of_the_samples_are_cropped():
-    targets = [augmented(picture(), BOX, "", (160, 270), np.random.default_rng(n)).target for n in range(200)]
+    targets = [augmented(image(), BOX, "", (160, 270), np.random.default_rng(n)).target for n in range(200)]
     whole = sum(torch.allclose(t, torch.tensor([0.35, 55 / 150, 0.3, 1 / 3]), atol=0.01) for t in targets)
     assert 70 <= whole <= 130
 
@@ -65,7 +65,7 @@ def test_without_augmentation_a_sample_is_as_in_evaluation(job):
     data = Expressions(job(), (64, 120), augment=False)
     scene, expression = data.expression(5)
     sample = data.sample(0, 5)
-    assert torch.equal(sample.pixels, resized(data.job.pictures.load(scene), 64, 120))
+    assert torch.equal(sample.pixels, resized(data.job.images.load(scene), 64, 120))
     x1, y1, x2, y2 = expression.box
     wanted = [(x1 + x2) / 2 / scene.width, (y1 + y2) / 2 / scene.height, (x2 - x1) / scene.width]
     assert sample.target[:3].tolist() == pytest.approx(wanted) and data.name(5) == expression.id
@@ -90,7 +90,7 @@ def test_a_batch_is_padded_and_says_where(job):
 
 def test_positive_are_the_expressions_own_tokens():
     rng = np.random.default_rng(0)
-    samples = [augmented(picture(), BOX, text, (160, 270), rng) for text in ("the red star", "a star")]
+    samples = [augmented(image(), BOX, text, (160, 270), rng) for text in ("the red star", "a star")]
     batch = collate(samples, TOKENIZER, lambda text: [(0, len(text))])
     assert batch.positive.tolist() == [[False, True, True, True, False], [False, True, True, False, False]]
     assert batch.text_padding.tolist() == [[False] * 5, [False] * 4 + [True]]

@@ -1,4 +1,4 @@
-"""The network against the plain forward pass, and a picture seen once against a picture seen for every text."""
+"""The network against the plain forward pass, and an image seen once against an image seen for every text."""
 
 import copy
 
@@ -23,28 +23,28 @@ def pixels(count=1, height=70, width=101):
 @pytest.mark.parametrize("backbone", ["small", "resnet18", "resnet50", "tf_efficientnet_b0", "tf_efficientnet_b3"])
 def test_agrees_with_the_plain_forward_pass(network, backbone):
     model = copy.deepcopy(network(backbone)).double()  # in float32, random weights magnify the noise of sums
-    picture = pixels().double()
-    found = model(picture, TOKENS[:1, :5], PADDING[:1, :5])
-    logits, boxes = plain_mdetr.forward(model.state_dict(), picture[0], TOKENS[0, :5])
+    image = pixels().double()
+    found = model(image, TOKENS[:1, :5], PADDING[:1, :5])
+    logits, boxes = plain_mdetr.forward(model.state_dict(), image[0], TOKENS[0, :5])
     assert found.logits.shape == (1, 1, 9, 41) and boxes.std(0).min() > 1e-2
     torch.testing.assert_close(found.boxes[0, 0], boxes, atol=1e-5, rtol=0)
     torch.testing.assert_close(found.logits[0, 0].softmax(-1), logits.softmax(-1), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("backbone", ["small", "tf_efficientnet_b0"])
-def test_a_picture_seen_once_answers_as_one_seen_for_every_text(network, backbone):
+def test_a_image_seen_once_answers_as_one_seen_for_every_text(network, backbone):
     model = copy.deepcopy(network(backbone)).double()
-    pictures = pixels(2).double()
-    image_tokens = model.encode_image(pictures).repeated(torch.tensor([2, 1]))
+    images = pixels(2).double()
+    image_tokens = model.encode_image(images).repeated(torch.tensor([2, 1]))
     once = model.fuse(image_tokens, model.encode_text(TOKENS, PADDING), PADDING)
-    for row, picture in enumerate((0, 0, 1)):
+    for row, image in enumerate((0, 0, 1)):
         length = int((~PADDING[row]).sum())
-        plain = model(pictures[picture][None], TOKENS[row : row + 1, :length], PADDING[row : row + 1, :length])
+        plain = model(images[image][None], TOKENS[row : row + 1, :length], PADDING[row : row + 1, :length])
         torch.testing.assert_close(once.boxes[:, row], plain.boxes[:, 0], atol=1e-9, rtol=0)
         torch.testing.assert_close(once.logits[:, row], plain.logits[:, 0], atol=1e-9, rtol=1e-9)
 
 
-def test_the_text_and_the_picture_matter(network):
+def test_the_text_and_the_image_matter(network):
     model = network()
     found = model(pixels(1).expand(2, -1, -1, -1), TOKENS[:2], PADDING[:2])
     assert (found.boxes[0, 0] - found.boxes[0, 1]).abs().max() > 1e-4
@@ -52,8 +52,8 @@ def test_the_text_and_the_picture_matter(network):
     assert (found.boxes[0, 0] - other.boxes[0, 0]).abs().max() > 1e-4
 
 
-def test_padding_of_a_picture_is_not_seen(network):
-    """Training pads; the part that is picture must give what it gives alone, but for the border of the convolutions."""
+def test_padding_of_a_image_is_not_seen(network):
+    """Training pads; the part that is image must give what it gives alone, but for the border of the convolutions."""
     model = network("small")
     alone = pixels(1, 64, 64)
     padded = torch.zeros(1, 3, 64, 96)

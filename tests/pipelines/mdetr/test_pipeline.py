@@ -1,4 +1,4 @@
-"""The pipeline: the plain answer in pixels of the picture, whatever else is in the batch; phrases; its mistakes."""
+"""The pipeline: the plain answer in pixels of the image, whatever else is in the batch; phrases; its mistakes."""
 
 import json
 
@@ -20,7 +20,7 @@ TEXTS = ("the red star", "two dogs above a big square on the left", "the red sta
 SENTENCE = "a big Yellow square, above it two dogs"
 
 
-def picture(width, height, seed):
+def image(width, height, seed):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -28,14 +28,14 @@ def picture(width, height, seed):
 def scenes():
     sizes = [(90, 61), (61, 90), (90, 61), (40, 40)]
     return [
-        LoadedScene(f"s{i}", picture(*size, i), tuple(Query(f"{i}.{n}", t) for n, t in enumerate(TEXTS[: i + 1])))
+        LoadedScene(f"s{i}", image(*size, i), tuple(Query(f"{i}.{n}", t) for n, t in enumerate(TEXTS[: i + 1])))
         for i, size in enumerate(sizes)
     ]
 
 
 @pytest.fixture
 def opened(context, official, roberta_folder):
-    """opened(**options): the pipeline on official weights, pictures of 64 pixels."""
+    """opened(**options): the pipeline on official weights, images of 64 pixels."""
 
     def make(dataset="refcoco", dtype="float32", **options):
         table = {"weights": str(official()), "tokenizer": str(roberta_folder), "short": 64, "long": 107}
@@ -50,8 +50,8 @@ def test_answers_are_the_plain_ones(opened, network, scenes):
     weights = network().state_dict()
     with torch.inference_mode():
         for scene in scenes:
-            height, width = scene.picture.shape[:2]
-            pixels = plain_mdetr.preprocessed(scene.picture, 64, 107)
+            height, width = scene.image.shape[:2]
+            pixels = plain_mdetr.preprocessed(scene.image, 64, 107)
             for query in scene.queries:
                 tokens = pipeline.tokenizer([query.text])[0][0]
                 index, score, box = plain_mdetr.best(*plain_mdetr.forward(weights, pixels, tokens), width, height)
@@ -61,7 +61,7 @@ def test_answers_are_the_plain_ones(opened, network, scenes):
                 assert answer.box == pytest.approx(box, abs=1e-5 * max(width, height))
 
 
-@pytest.mark.parametrize("options", [{"pictures": 3, "texts": 64}, {"pictures": 1, "texts": 1}, {"texts": 3}])
+@pytest.mark.parametrize("options", [{"images": 3, "texts": 64}, {"images": 1, "texts": 1}, {"texts": 3}])
 def test_neither_batches_nor_chunks_matter(opened, scenes, options):
     alone = [answer for scene in scenes for answer in opened().ground([scene])]
     together = opened(**options).ground(scenes)
@@ -72,13 +72,13 @@ def test_neither_batches_nor_chunks_matter(opened, scenes, options):
 
 def test_a_scene_without_queries_and_the_same_text_twice(opened, scenes):
     pipeline = opened()
-    assert pipeline.ground([LoadedScene("empty", picture(50, 40, 9), ())]) == []
+    assert pipeline.ground([LoadedScene("empty", image(50, 40, 9), ())]) == []
     answers = pipeline.ground(scenes[2:3])
     assert answers[0].box == answers[2].box and answers[0].id != answers[2].id
 
 
 def test_images_and_texts_are_encoded_once(opened, scenes, monkeypatch):
-    pipeline = opened(pictures=2)
+    pipeline = opened(images=2)
     shapes, texts = [], []
     encode_image, encode_text = pipeline.model.encode_image, pipeline.model.encode_text
     monkeypatch.setattr(pipeline.model, "encode_image", lambda p: (shapes.append(tuple(p.shape)), encode_image(p))[1])
@@ -96,11 +96,11 @@ def test_phrases_share_their_caption(opened, network):
     pipeline = opened("flickr30k")
     spans = [(0, 19), (28, 36), (21, 29)]
     queries = tuple(Query(str(n), SENTENCE[a:b], Caption(SENTENCE, a, b)) for n, (a, b) in enumerate(spans))
-    scene = LoadedScene("s", picture(90, 61, 5), (*queries, Query("alone", SENTENCE)))
+    scene = LoadedScene("s", image(90, 61, 5), (*queries, Query("alone", SENTENCE)))
     answers = pipeline.ground([scene])
     with torch.inference_mode():
         tokens = pipeline.tokenizer([SENTENCE])[0][0]
-        pixels = plain_mdetr.preprocessed(scene.picture, 64, 107)
+        pixels = plain_mdetr.preprocessed(scene.image, 64, 107)
         logits, boxes = plain_mdetr.forward(network().state_dict(), pixels, tokens)
     for answer, (start, end) in zip(answers, spans, strict=False):
         encoded = pipeline.tokenizer.tokenizer(SENTENCE)
@@ -118,13 +118,13 @@ def test_phrases_share_their_caption(opened, network):
 
 def test_a_text_that_is_cut_is_noted(opened):
     long = "the red star on the left of a small blue circle " * 5
-    (answer,) = opened().ground([LoadedScene("s", picture(50, 40, 9), (Query("0", long),))])
+    (answer,) = opened().ground([LoadedScene("s", image(50, 40, 9), (Query("0", long),))])
     assert answer.note.endswith("to 40 tokens")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1000, 5), (3, 900)])
-def test_extreme_pictures(opened, size):
-    (answer,) = opened().ground([LoadedScene("s", picture(*size, 9), (Query("0", "star"),))])
+def test_extreme_images(opened, size):
+    (answer,) = opened().ground([LoadedScene("s", image(*size, 9), (Query("0", "star"),))])
     assert np.isfinite(answer.box).all() and abs(answer.box[2]) < 3 * size[0] and abs(answer.box[3]) < 3 * size[1]
 
 
@@ -179,7 +179,7 @@ def test_a_tokenizer_of_another_model(context, official, tmp_path):
 
 def test_predict(context, official, roberta_folder, tmp_path, network):
     """The command that others check the forward pass with."""
-    pixels = picture(70, 50, 3)
+    pixels = image(70, 50, 3)
     Image.fromarray(pixels).save(tmp_path / "p.png")
     asked = ["predict", "--pipeline", "mdetr", "--weights", str(official()), "--tokenizer", str(roberta_folder)]
     asked += ["--image", str(tmp_path / "p.png"), "--text", "the red star", "--set", "short=64", "--json"]

@@ -1,4 +1,4 @@
-"""The official size rule and filter, for any picture."""
+"""The official size rule and filter, for any image."""
 
 import numpy as np
 import plain_mdetr
@@ -18,7 +18,7 @@ def test_sizes(width, height):
     assert (w < h) == (width < height) or w == h
     assert target_size(height, width, 800, 1333) == (h, w)
     assert 1 <= min(w, h) <= 800
-    # Rounding the short side to a whole pixel is what may carry the long side of a flat picture past its limit.
+    # Rounding the short side to a whole pixel is what may carry the long side of a flat image past its limit.
     ratio = max(width, height) / min(width, height)
     assert max(w, h) <= max(1333 + ratio / 2 + 1, ratio + 1)
     if ratio * 800 <= 1333:
@@ -43,12 +43,12 @@ def test_sizes_worked_out_by_hand(size, wanted):
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 99))
 def test_pixels_agree_with_the_plain_ones(width, height, seed):
-    picture = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    ours = normalised(resized(picture, 24, 40))
-    torch.testing.assert_close(ours, plain_mdetr.preprocessed(picture, 24, 40), atol=1e-6, rtol=1e-6)
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    ours = normalised(resized(image, 24, 40))
+    torch.testing.assert_close(ours, plain_mdetr.preprocessed(image, 24, 40), atol=1e-6, rtol=1e-6)
 
 
-def test_a_picture_of_the_right_size_is_left_alone():
-    picture = np.random.default_rng(0).integers(0, 256, (24, 30, 3), np.uint8)
-    out = resized(picture, 24, 40)
-    assert out.dtype == torch.uint8 and out.permute(1, 2, 0).numpy().tolist() == picture.tolist()
+def test_a_image_of_the_right_size_is_left_alone():
+    image = np.random.default_rng(0).integers(0, 256, (24, 30, 3), np.uint8)
+    out = resized(image, 24, 40)
+    assert out.dtype == torch.uint8 and out.permute(1, 2, 0).numpy().tolist() == image.tolist()

@@ -48,7 +48,7 @@ def test_the_first_step_is_the_plain_one(published, monkeypatch):
     for index in range(len(data)):
         sample = data.sample(0, index)
         tokens, _ = task.opened.tokenizer([sample.text])
-        pixels = plain_mdetr.preprocessed(data.job.pictures.load(data.expression(index)[0]), 64, 120).double()
+        pixels = plain_mdetr.preprocessed(data.job.images.load(data.expression(index)[0]), 64, 120).double()
         positive = list(range(1, tokens.shape[1] - 1))
         for name, loss in plain_mdetr.losses(table, pixels, tokens[0], sample.target.double(), positive).items():
             sums[name] = sums.get(name, 0) + loss / len(data)
@@ -152,7 +152,7 @@ def test_it_learns_and_its_file_runs(job, context):
     assert (pipeline.short, pipeline.long) == (64, 120)
     scene = one.scenes[0]
     queries = tuple(Query(e.id, e.text) for e in scene.expressions)
-    answers = pipeline.ground([LoadedScene(scene.id, one.pictures.load(scene), queries)])
+    answers = pipeline.ground([LoadedScene(scene.id, one.images.load(scene), queries)])
     assert len(answers) == len(queries) and all(a.box is not None for a in answers)
 
 

@@ -12,7 +12,7 @@ from training_world import outcome
 from typer.testing import CliRunner
 
 from bench.cli.main import app
-from bench.datasets.shapes import ShapesPictures, make_scene
+from bench.datasets.shapes import ShapesImages, make_scene
 from pipelines.mdetr import checkpoint
 from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig
 from pipelines.mdetr.model import Mdetr
@@ -36,13 +36,13 @@ TEXT = {
 @pytest.fixture
 def words(tmp_path):
     """words(out): those of `bench train`, on a small network without dropout and with frozen norms, 9 expressions."""
-    pictures = ShapesPictures(2026)
+    images = ShapesImages(2026)
     for part, count in (("train", 3), ("val", 2)):
         lines = []
         for number in range(count):
             scene = make_scene(2026, part, number)
             # Images of one size: at the border of padding a ResNet gives other features, so who shares a pass matters.
-            Image.fromarray(pictures.load(scene)).resize(SIZE).save(tmp_path / scene.file)
+            Image.fromarray(images.load(scene)).resize(SIZE).save(tmp_path / scene.file)
             scale = (SIZE[0] / scene.width, SIZE[1] / scene.height) * 2
             for e in scene.expressions[:3]:
                 box = [edge * ratio for edge, ratio in zip(e.box, scale, strict=True)]

@@ -72,7 +72,7 @@ TEXTS = ("the red box", "A small dog to the left of the big cat.", "man", "the s
 
 @pytest.fixture
 def scenes():
-    """Two pictures of different shapes with different numbers of queries; one text is asked twice."""
+    """Two images of different shapes with different numbers of queries; one text is asked twice."""
     random = np.random.default_rng(0)
     return [
         LoadedScene(
@@ -86,7 +86,7 @@ def scenes():
 
 @pytest.fixture
 def odd_scenes():
-    """Pictures that trip processors up: one pixel, one row, three rows, much too long."""
+    """Images that trip processors up: one pixel, one row, three rows, much too long."""
     shapes = [(1, 1), (1, 40), (3, 30), (50, 2500), (2500, 50)]
     return [LoadedScene(str(s), np.full((*s, 3), 90, np.uint8), (Query(str(s), "the dog"),)) for s in shapes]
 
@@ -103,7 +103,7 @@ def tiny_grounding_dino(tmp_path_factory):
         rows = [vocabulary.get(i, f"[unused{i}]") for i in range(2000 + len(WORDS))]
         (folder / "vocab.txt").write_text("\n".join(rows))
         tokenizer = BertTokenizer.from_pretrained(folder)
-        pictures = GroundingDinoImageProcessor(size={"shortest_edge": 96, "longest_edge": 320})
+        images = GroundingDinoImageProcessor(size={"shortest_edge": 96, "longest_edge": 320})
         configuration, model = {
             "grounding-dino": (GroundingDinoConfig, GroundingDinoForObjectDetection),
             "mm-grounding-dino": (MMGroundingDinoConfig, MMGroundingDinoForObjectDetection),
@@ -118,7 +118,7 @@ def tiny_grounding_dino(tmp_path_factory):
         text |= {"num_attention_heads": 2, "intermediate_size": 16}
         torch.manual_seed(0)
         made = model(configuration(backbone_config=swin, text_config=text, **sizes))
-        return saved(folder, GroundingDinoProcessor(pictures, tokenizer), made)
+        return saved(folder, GroundingDinoProcessor(images, tokenizer), made)
 
     return make
 
@@ -171,8 +171,8 @@ def tiny_owl(tmp_path_factory):
         for head in (made.class_head, made.box_head):  # initialised for much wider ones: every answer would saturate
             for parameter in head.parameters():
                 parameter.data.mul_(0.2)
-        pictures = looks(size={"height": 64, "width": 64})
-        return saved(tmp_path_factory.mktemp(family), processor(pictures, tokenizer), made, noise=0.1)
+        images = looks(size={"height": 64, "width": 64})
+        return saved(tmp_path_factory.mktemp(family), processor(images, tokenizer), made, noise=0.1)
 
     return make
 
@@ -209,9 +209,9 @@ def tiny_florence(tmp_path_factory):
         Florence2Config(text_config=text, vision_config=vision, image_token_id=image)
     )
     # 64 pixels are 2 x 2 features, and their mean beside them.
-    pictures = CLIPImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False, image_seq_length=5)
+    images = CLIPImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False, image_seq_length=5)
     processor = Florence2Processor(
-        pictures, tokenizer, post_processor_config={"phrase_grounding": {"banned_grounding_tokens": ["it"]}}
+        images, tokenizer, post_processor_config={"phrase_grounding": {"banned_grounding_tokens": ["it"]}}
     )
     return saved(tmp_path_factory.mktemp("florence"), processor, model)
 

@@ -59,5 +59,5 @@ def test_what_is_compiled_is_called_and_answers_stay(build, scenes, monkeypatch)
     assert set(called) == expected
     assert pipeline.card.accelerated == {"compile", "channels-last", "dtype"}
     acceleration.refuse_untaken("it", pipeline.card.accelerated)
-    for one, other, side in zip(plain, fast, [max(s.picture.shape) for s in scenes for _ in s.queries], strict=True):
+    for one, other, side in zip(plain, fast, [max(s.image.shape) for s in scenes for _ in s.queries], strict=True):
         assert np.abs(one - other).max() <= 1e-4 * side

@@ -29,7 +29,7 @@ def test_asked_as_the_processor_asks(build, library, scenes):
     processor, model = library
     pipeline = build()
     for scene in scenes:
-        canvas = for_processor(scene.picture)
+        canvas = for_processor(scene.image)
         texts = [query.text for query in scene.queries]
         pixels = pipeline.processor.image_processor(images=canvas, return_tensors="pt")
         seen = pipeline.model.get_image_features(pixels["pixel_values"], return_dict=True)
@@ -49,7 +49,7 @@ def test_asked_as_the_processor_asks(build, library, scenes):
 def test_neighbours_do_not_matter(build, scenes):
     pipeline = build(max_new_tokens=8, texts_in_batch=3)
     together = pipeline.ground(scenes)
-    alone = [pipeline.ground([LoadedScene(s.id, s.picture, (q,))])[0] for s in scenes for q in s.queries]
+    alone = [pipeline.ground([LoadedScene(s.id, s.image, (q,))])[0] for s in scenes for q in s.queries]
     assert [(a.id, a.box) for a in together] == [(a.id, a.box) for a in alone]
 
 
@@ -80,13 +80,13 @@ def test_the_first_box_or_a_miss_that_says_so(build, scenes, monkeypatch):
     }
     pipeline = build()
     monkeypatch.setattr(pipeline, "say", lambda canvas, texts: said)
-    scene = LoadedScene("s", scenes[0].picture, scenes[0].queries[:3])
+    scene = LoadedScene("s", scenes[0].image, scenes[0].queries[:3])
     answers = pipeline.ground([scene])
     assert [a.note for a in answers] == ["the first of 2 boxes", "", "no box"]
     assert answers[0].box == answers[1].box == pytest.approx((0.04, 0.024, 40.04, 24.024)) and answers[2].box is None
 
 
-def test_pictures_of_any_shape(build, odd_scenes):
+def test_images_of_any_shape(build, odd_scenes):
     assert len(build(max_new_tokens=8, beams=1).ground(odd_scenes)) == len(odd_scenes)
 
 

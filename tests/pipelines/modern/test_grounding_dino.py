@@ -33,11 +33,11 @@ def plainly(folder):
     model = AutoModelForZeroShotObjectDetection.from_pretrained(folder, dtype=torch.float32).eval()
 
     def answer(scene, text):
-        inputs = processor(images=Image.fromarray(scene.picture), text=prompt(text), return_tensors="pt")
+        inputs = processor(images=Image.fromarray(scene.image), text=prompt(text), return_tensors="pt")
         with torch.inference_mode():
             output = model(**inputs)
         found = processor.post_process_grounded_object_detection(
-            output, inputs.input_ids, threshold=0.0, target_sizes=[scene.picture.shape[:2]]
+            output, inputs.input_ids, threshold=0.0, target_sizes=[scene.image.shape[:2]]
         )[0]
         words = ~torch.isin(inputs.input_ids[0], torch.tensor([101, 102, 1012, 1029]))
         scores = output.logits[0, :, : len(words)][:, words].sigmoid().amax(1)
@@ -52,7 +52,7 @@ def test_the_answers_of_the_plain_forward_pass(build, plainly, scenes):
     assert [a.id for a in answers] == [query.id for _, query in queries]
     for answer, (scene, query) in zip(answers, queries, strict=True):
         box, score = plainly(scene, query.text)
-        assert np.allclose(answer.box, box, atol=1e-5 * max(scene.picture.shape)) and abs(answer.score - score) < 1e-5
+        assert np.allclose(answer.box, box, atol=1e-5 * max(scene.image.shape)) and abs(answer.score - score) < 1e-5
     assert len({a.box for a in answers}) >= 4  # the texts matter
     assert answers[0].box == answers[4].box  # the same text twice
 
@@ -60,7 +60,7 @@ def test_the_answers_of_the_plain_forward_pass(build, plainly, scenes):
 def test_neighbours_do_not_matter(build, scenes):
     together = build(texts_in_batch=8).ground(scenes)
     alone = build(texts_in_batch=1)
-    single = [alone.ground([LoadedScene(s.id, s.picture, (q,))])[0] for s in reversed(scenes) for q in s.queries]
+    single = [alone.ground([LoadedScene(s.id, s.image, (q,))])[0] for s in reversed(scenes) for q in s.queries]
     for answer in together:
         other = next(a for a in single if a.id == answer.id)
         assert np.allclose(answer.box, other.box, atol=1e-3)
@@ -73,19 +73,19 @@ def test_each_expression_is_its_own_prompt():
 
 def test_a_text_too_long_keeps_its_end_and_says_so(build, scenes):
     scene = scenes[0]
-    long = LoadedScene("s", scene.picture, (Query("long", "the red box on the left of " * 5), Query("short", "dog")))
+    long = LoadedScene("s", scene.image, (Query("long", "the red box on the left of " * 5), Query("short", "dog")))
     cut, short = build().ground([long])
     assert cut.note == "text cut from 38 to 16 tokens" and short.note == ""
     assert np.isfinite(cut.box).all()
 
 
-def test_pictures_of_any_shape(build, odd_scenes):
+def test_images_of_any_shape(build, odd_scenes):
     for scene, answer in zip(odd_scenes, build().ground(odd_scenes), strict=True):
         assert np.isfinite(answer.box).all(), scene.id
 
 
 def test_a_text_without_a_word_has_an_answer(build, scenes):
-    (answer,) = build().ground([LoadedScene("s", scenes[0].picture, (Query("q", "?"),))])
+    (answer,) = build().ground([LoadedScene("s", scenes[0].image, (Query("q", "?"),))])
     assert answer.score > 0 and np.isfinite(answer.box).all()
 
 

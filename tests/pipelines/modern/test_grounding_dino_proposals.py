@@ -15,23 +15,23 @@ def folder(tiny_grounding_dino):
 
 
 def test_the_union_of_what_each_expression_found(context, folder, scenes):
-    table = {"weights": folder, "boxes_per_text": 3, "whole_picture": False, "same_iou": 0.999}
+    table = {"weights": folder, "boxes_per_text": 3, "whole_image": False, "same_iou": 0.999}
     found = open_grounding_dino(table, "here", context()).propose(scenes)
     answers = grounding_dino(context("grounding-dino", options={"weights": folder})).ground(scenes)
     firsts = iter(answers)
     for scene, mine in zip(scenes, found, strict=True):
         texts = {query.text for query in scene.queries}
         assert 3 <= len(mine) <= 3 * len(texts) and set(mine.labels) <= texts
-        height, width = scene.picture.shape[:2]
+        height, width = scene.image.shape[:2]
         for _ in scene.queries:  # the detector's own choice is always among them
             box = np.clip(next(firsts).box, 0, [width, height, width, height])
             assert iou_pairwise(box[None], mine.boxes).max() > 0.99
 
 
-def test_few_boxes_and_the_whole_picture(context, folder, scenes):
+def test_few_boxes_and_the_whole_image(context, folder, scenes):
     table = {"weights": folder, "boxes_per_text": 10_000, "top_k": 5}
     for scene, mine in zip(scenes, open_grounding_dino(table, "here", context()).propose(scenes), strict=True):
-        assert len(mine) <= 6 and mine.boxes[-1].tolist() == [0, 0, scene.picture.shape[1], scene.picture.shape[0]]
+        assert len(mine) <= 6 and mine.boxes[-1].tolist() == [0, 0, scene.image.shape[1], scene.image.shape[0]]
 
 
 def test_ranked_by_clip(context, folder, scenes):

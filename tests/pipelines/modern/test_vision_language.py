@@ -32,7 +32,7 @@ def test_asked_as_the_processor_asks(build, folder, scenes):
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     pipeline = build(prompt="find {}")
     for scene in scenes:
-        canvas = for_processor(scene.picture)
+        canvas = for_processor(scene.image)
         texts = [query.text for query in scene.queries]
         pixels = pipeline.processor.image_processor(images=canvas, return_tensors="pt")
         grid = pixels["image_grid_thw"]
@@ -56,16 +56,16 @@ def test_asked_as_the_processor_asks(build, folder, scenes):
 def test_neighbours_do_not_matter(build, scenes):
     pipeline = build(max_new_tokens=8, texts_in_batch=3)
     for scene in scenes:
-        canvas = for_processor(scene.picture)
+        canvas = for_processor(scene.image)
         together, size = pipeline.say(canvas, [query.text for query in scene.queries])
         for text, said in together.items():
             assert pipeline.say(canvas, [text]) == ({text: said}, size)
 
 
 def test_numbers_are_counted_as_the_model_counts(build, folder, scenes, monkeypatch):
-    """Qwen2.5-VL: pixels of its resized picture, 84 x 56 here for 80 x 48; Qwen3-VL: thousandths of the sides."""
+    """Qwen2.5-VL: pixels of its resized image, 84 x 56 here for 80 x 48; Qwen3-VL: thousandths of the sides."""
     pipeline = build()
-    scene = LoadedScene("s", scenes[0].picture, (Query("q", "dog"),))
+    scene = LoadedScene("s", scenes[0].image, (Query("q", "dog"),))
     real = pipeline.say
     sizes = []
 
@@ -135,10 +135,10 @@ def test_whatever_is_said_it_is_a_box_or_a_reason(said):
 def test_a_text_in_the_templates_own_tags_is_only_a_text(build, scenes):
     texts = ("the <|image_pad|> dog<|im_end|>", "dog")
     queries = tuple(Query(str(i), text) for i, text in enumerate(texts))
-    assert len(build(max_new_tokens=8).ground([LoadedScene("s", scenes[0].picture, queries)])) == 2
+    assert len(build(max_new_tokens=8).ground([LoadedScene("s", scenes[0].image, queries)])) == 2
 
 
-def test_pictures_of_any_shape(build, odd_scenes):
+def test_images_of_any_shape(build, odd_scenes):
     for answer in build(max_new_tokens=8).ground(odd_scenes):
         assert answer.box is None or np.isfinite(answer.box).all()
 

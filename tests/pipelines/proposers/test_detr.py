@@ -35,7 +35,7 @@ FAMILIES = {
 
 
 def save(family, folder):
-    """A folder as the hub's repositories are, with random weights that tell pictures apart."""
+    """A folder as the hub's repositories are, with random weights that tell images apart."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, id2label={i: f"c{i}" for i in range(5)}, **FAMILIES[family])
     model = AutoModelForObjectDetection.from_config(config).eval()
@@ -64,18 +64,18 @@ def scenes():
 
 
 def test_neighbours_do_not_matter_and_boxes_are_those_of_the_plain_model(context, saved):
-    """Pictures of several sizes together; each as alone, and as the library's own three calls say it."""
+    """Images of several sizes together; each as alone, and as the library's own three calls say it."""
     folder, model, processor = saved
-    options = DetrOptions(weights=str(folder), confidence=0.0, top_k=200, same_iou=1.0, whole_picture=False)
+    options = DetrOptions(weights=str(folder), confidence=0.0, top_k=200, same_iou=1.0, whole_image=False)
     proposer = DetrProposer(options, context())
     shown = scenes()
     for scene, mine in zip(shown, proposer.propose(shown), strict=True):
         (alone,) = proposer.propose([scene])
         assert mine.labels == alone.labels and np.allclose(mine.boxes, alone.boxes, atol=1e-3)
         with torch.inference_mode():
-            out = model(**processor(images=scene.picture, return_tensors="pt"))
-        (plain,) = processor.post_process_object_detection(out, threshold=0.0, target_sizes=[scene.picture.shape[:2]])
-        height, width = scene.picture.shape[:2]
+            out = model(**processor(images=scene.image, return_tensors="pt"))
+        (plain,) = processor.post_process_object_detection(out, threshold=0.0, target_sizes=[scene.image.shape[:2]])
+        height, width = scene.image.shape[:2]
         theirs = plain["boxes"].numpy().clip(0, [width, height, width, height])
         names = [model.config.id2label[int(c)] for c in plain["labels"]]
         apart = np.abs(mine.boxes[:, None] - theirs).max(axis=2)
@@ -87,10 +87,10 @@ def test_neighbours_do_not_matter_and_boxes_are_those_of_the_plain_model(context
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (50, 10000)])
-def test_pictures_of_any_shape(context, saved, shape):
-    picture = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
+def test_images_of_any_shape(context, saved, shape):
+    image = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
     proposer = DetrProposer(DetrOptions(weights=str(saved[0]), confidence=0.0), context())
-    (found,) = proposer.propose([LoadedScene("s", picture, ())])
+    (found,) = proposer.propose([LoadedScene("s", image, ())])
     height, width = shape
     assert found.boxes[-1].tolist() == [0, 0, width, height]
     assert (found.boxes >= 0).all() and (found.boxes <= [width, height, width, height]).all()
@@ -132,7 +132,7 @@ def test_a_processor_that_is_none_is_refused(saved, tmp_path):
 
 def test_the_same_box_under_several_classes_is_one_proposal(context, tmp_path):
     save("rt_detr_v2", tmp_path)
-    everything = {"weights": str(tmp_path), "confidence": 0.0, "top_k": 200, "whole_picture": False}
+    everything = {"weights": str(tmp_path), "confidence": 0.0, "top_k": 200, "whole_image": False}
     (found,) = DetrProposer(DetrOptions(**everything, same_iou=0.9), context()).propose(scenes()[:1])
     overlap = iou_pairwise(found.boxes, found.boxes)[~np.eye(len(found), dtype=bool)]
     assert len(found) >= 2 and overlap.max() <= 0.9
@@ -140,7 +140,7 @@ def test_the_same_box_under_several_classes_is_one_proposal(context, tmp_path):
 
 def test_ours_finds_nearly_every_object(context, loaded):
     shapes, seen = loaded
-    proposer = DetrProposer(DetrOptions(weights=TINY, whole_picture=False), context())
+    proposer = DetrProposer(DetrOptions(weights=TINY, whole_image=False), context())
     found = [
         iou_pairwise([e.box for e in scene.expressions], mine.boxes).max(1) >= 0.5
         for scene, mine in zip(shapes, proposer.propose(seen), strict=True)

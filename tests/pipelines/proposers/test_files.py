@@ -1,4 +1,4 @@
-"""Boxes from files: every layout, ids in every spelling, and what is said when a row or a picture is not there."""
+"""Boxes from files: every layout, ids in every spelling, and what is said when a row or an image is not there."""
 
 import json
 
@@ -10,7 +10,7 @@ from bench.grounding import LoadedScene, Query
 from pipelines.proposers.files import open_file
 from pipelines.two_stage import two_stage
 
-PICTURE = np.zeros((100, 200, 3), np.uint8)
+IMAGE = np.zeros((100, 200, 3), np.uint8)
 RESULTS = [
     {"image_id": 5, "bbox": [10, 20, 30, 40], "score": 0.5, "category_id": 1},
     {"image_id": 5, "bbox": [100, 0, 300, 50], "score": 0.9, "category_id": 2},
@@ -19,7 +19,7 @@ RESULTS = [
 
 
 def scene(identifier):
-    return LoadedScene(identifier, PICTURE, (Query("q", "left man"),))
+    return LoadedScene(identifier, IMAGE, (Query("q", "left man"),))
 
 
 @pytest.fixture
@@ -27,16 +27,16 @@ def opened(tmp_path, context):
     def make(content, **options):
         path = tmp_path / "boxes.json"
         path.write_text(content if isinstance(content, str) else json.dumps(content))
-        return open_file({"file": str(path), "whole_picture": False, **options}, "table", context())
+        return open_file({"file": str(path), "whole_image": False, **options}, "table", context())
 
     return make
 
 
-def test_results_come_best_first_and_inside_the_picture(opened):
+def test_results_come_best_first_and_inside_the_image(opened):
     (found,) = opened(RESULTS).propose([scene("5")])
     assert found.boxes.tolist() == [[100, 0, 200, 50], [10, 20, 40, 60]]
     assert found.scores.tolist() == [0.9, 0.5] and found.labels == ("", "")
-    (found,) = opened(RESULTS, confidence=0.6, whole_picture=True).propose([scene("5")])
+    (found,) = opened(RESULTS, confidence=0.6, whole_image=True).propose([scene("5")])
     assert found.boxes.tolist() == [[100, 0, 200, 50], [0, 0, 200, 100]]
 
 
@@ -50,21 +50,21 @@ def test_instances_name_their_classes(opened):
 
 @pytest.mark.parametrize("spelling", ["5", "000000000005", "COCO_train2014_000000000005.jpg"])
 @pytest.mark.parametrize("asked", ["5", "COCO_train2014_000000000005.jpg"])
-def test_one_picture_by_any_of_its_names(opened, spelling, asked):
+def test_one_image_by_any_of_its_names(opened, spelling, asked):
     (found,) = opened({spelling: [[1, 2, 30, 40]]}).propose([scene(asked)])
     assert found.boxes.tolist() == [[1, 2, 31, 42]]
 
 
-def test_a_picture_without_a_row_gets_no_box_and_a_note(opened):
-    known, empty, absent = opened({"5": [[1, 2, 30, 40]], "6": []}, whole_picture=True).propose(
+def test_a_image_without_a_row_gets_no_box_and_a_note(opened):
+    known, empty, absent = opened({"5": [[1, 2, 30, 40]], "6": []}, whole_image=True).propose(
         [scene("5"), scene("6"), scene("7")]
     )
     assert len(known) == 2 and not known.note
-    assert empty.boxes.tolist() == [[0, 0, 200, 100]] and not empty.note  # nothing found: the whole picture (ReCLIP)
-    assert len(absent) == 0 and "boxes.json has no row for this picture" in absent.note
+    assert empty.boxes.tolist() == [[0, 0, 200, 100]] and not empty.note  # nothing found: the whole image (ReCLIP)
+    assert len(absent) == 0 and "boxes.json has no row for this image" in absent.note
 
 
-def test_such_a_picture_is_a_counted_miss(tmp_path, context):
+def test_such_a_image_is_a_counted_miss(tmp_path, context):
     (tmp_path / "boxes.json").write_text(json.dumps({"5": [[0, 0, 50, 50], [100, 0, 50, 50]]}))
     options = context("reclip").options
     table = {"kind": "file", "file": str(tmp_path / "boxes.json")}
@@ -84,8 +84,8 @@ def test_such_a_picture_is_a_counted_miss(tmp_path, context):
         ([{"image_id": 5, "bbox": [1, 2, 3, "4"]}], 'row 0: the box holds "4"'),
         ('[{"image_id": 5, "bbox": [1, 2, 3, NaN]}]', "row 0: the box holds NaN"),
         ([{"image_id": 5, "bbox": [1, 2, 3, 4], "score": None}], "row 0: the score holds null"),
-        ({"5": [[1, 2, 3, 4], None]}, "picture '5', box 1: the box is null"),
-        ({"5": 3}, "picture '5': 3; expected a list"),
+        ({"5": [[1, 2, 3, 4], None]}, "image '5', box 1: the box is null"),
+        ({"5": 3}, "image '5': 3; expected a list"),
     ],
 )
 def test_a_malformed_row_is_named(opened, content, said):

@@ -28,7 +28,7 @@ def test_all_objects_where_they_are_known(context):
     split = small()
     proposer = open_ground_truth({}, "table", context(candidates=AnnotatedBoxes(split)))
     assert proposer.annotated == "gt"
-    scenes = [LoadedScene(s.id, split.pictures.load(s), ()) for s in split.scenes]
+    scenes = [LoadedScene(s.id, split.images.load(s), ()) for s in split.scenes]
     for scene, found in zip(split.scenes, proposer.propose(scenes), strict=True):
         objects = [each.box for each in scene.objects]
         assert sorted(map(tuple, found.boxes.tolist())) == sorted(objects)

@@ -24,19 +24,19 @@ NAMES = ["circle", "cross", "heart", "moon", "ring", "square", "star", "triangle
 side = st.floats(0, 0.45)
 
 
-def whole(picture):
+def whole(image):
     """The image as it is, (3, H, W)."""
-    return torch.tensor(picture).permute(2, 0, 1)
+    return torch.tensor(image).permute(2, 0, 1)
 
 
-class OnePicture:
+class OneImage:
     """A source of one image, with one object."""
 
-    def __init__(self, picture):
-        self.picture = picture
+    def __init__(self, image):
+        self.image = image
 
     def load(self, scene):
-        return self.picture
+        return self.image
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -47,7 +47,7 @@ def test_a_mirrored_image_takes_its_boxes_along(job, corners):
     left, top, right, bottom = (round(40 * v) for v in (x, y, x + w + 0.1, y + h + 0.1))
     painted = np.zeros((40, 40, 3), np.uint8)
     painted[top:bottom, left:right] = 200
-    mine = job("ssd-clip", pictures=OnePicture(painted))
+    mine = job("ssd-clip", images=OneImage(painted))
     box = (left, top, right, bottom)
     scenes = [replace(scene, objects=(SceneObject("thing", box),)) for scene in mine.scenes]
     data = ObjectDataset(replace(mine, scenes=scenes), ["thing"], whole)

@@ -30,23 +30,23 @@ def published(tmp_path_factory):
     return model, path
 
 
-def wide_picture():
+def wide_image():
     """Asymmetric in every way: 90 high, 410 wide, something in one corner only."""
     dice = np.random.default_rng(0)
-    picture = np.full((90, 410, 3), (30, 60, 120), np.uint8)
-    picture[8:40, 330:400] = dice.integers(120, 255, (32, 70, 3))
-    return picture
+    image = np.full((90, 410, 3), (30, 60, 120), np.uint8)
+    image[8:40, 330:400] = dice.integers(120, 255, (32, 70, 3))
+    return image
 
 
 def test_boxes_are_the_models_own_in_pixels_of_the_original(context, published):
     """torchvision's own forward pass maps its boxes back; ours are among them, with the same score and class."""
     model, path = published
-    picture = wide_picture()
-    options = SsdOptions(weights=str(path), confidence=0.0, nms_iou=1.0, top_k=10, whole_picture=False)
-    (ours,) = SsdProposer(options, context()).propose([LoadedScene("s", picture, ())])
+    image = wide_image()
+    options = SsdOptions(weights=str(path), confidence=0.0, nms_iou=1.0, top_k=10, whole_image=False)
+    (ours,) = SsdProposer(options, context()).propose([LoadedScene("s", image, ())])
     model.nms_thresh, model.score_thresh, model.detections_per_img = 1.0, 0.0, 10**6
     with torch.inference_mode():
-        theirs = model([torch.tensor(picture).permute(2, 0, 1).float() / 255])[0]
+        theirs = model([torch.tensor(image).permute(2, 0, 1).float() / 255])[0]
     assert len(ours) == 10
     names = get_model_weights("ssdlite320_mobilenet_v3_large")["COCO_V1"].meta["categories"]
     for box, score, label in zip(ours.boxes, ours.scores, ours.labels, strict=True):
@@ -55,14 +55,14 @@ def test_boxes_are_the_models_own_in_pixels_of_the_original(context, published):
         assert same.any() and np.abs(theirs["scores"].numpy()[same] - score).min() < 1e-4
 
 
-def test_a_thing_is_found_where_it_is_however_the_picture_is_stretched(context, loaded):
+def test_a_thing_is_found_where_it_is_however_the_image_is_stretched(context, loaded):
     """The same scene twice as wide, and twice as high: the boxes stretch with it."""
-    proposer = SsdProposer(SsdOptions(weights=TINY, whole_picture=False), context())
+    proposer = SsdProposer(SsdOptions(weights=TINY, whole_image=False), context())
     for scene in loaded[1][:4]:
         (plain,) = proposer.propose([scene])
         for across, down in ((2, 1), (1, 2)):
-            picture = np.repeat(np.repeat(scene.picture, across, axis=1), down, axis=0)
-            (stretched,) = proposer.propose([LoadedScene("s", picture, ())])
+            image = np.repeat(np.repeat(scene.image, across, axis=1), down, axis=0)
+            (stretched,) = proposer.propose([LoadedScene("s", image, ())])
             sure = plain.boxes[plain.scores > 0.5] * [across, down, across, down]
             assert len(sure) and iou_pairwise(sure, stretched.boxes).max(axis=1).min() > 0.8
 
@@ -74,8 +74,8 @@ def test_neighbours_do_not_matter(context, loaded):
         assert np.allclose(mine.boxes, alone.boxes, atol=1e-3) and mine.labels == alone.labels
 
 
-def test_a_picture_that_breaks_the_network_breaks_no_other(context, loaded, monkeypatch):
-    """Offsets of NaN for the first picture of two: the second one's boxes stay what they are alone."""
+def test_a_image_that_breaks_the_network_breaks_no_other(context, loaded, monkeypatch):
+    """Offsets of NaN for the first image of two: the second one's boxes stay what they are alone."""
     proposer = SsdProposer(SsdOptions(weights=TINY), context())
     (alone,) = proposer.propose(loaded[1][1:2])
     head = proposer.model.head.forward
@@ -92,7 +92,7 @@ def test_a_picture_that_breaks_the_network_breaks_no_other(context, loaded, monk
 
 def test_nearly_every_object_is_found(context, loaded):
     scenes, seen = loaded
-    proposer = SsdProposer(SsdOptions(weights=TINY, whole_picture=False), context())
+    proposer = SsdProposer(SsdOptions(weights=TINY, whole_image=False), context())
     found = [
         iou_pairwise([e.box for e in scene.expressions], mine.boxes).max(1) >= 0.5
         for scene, mine in zip(scenes, proposer.propose(seen), strict=True)
@@ -102,8 +102,8 @@ def test_nearly_every_object_is_found(context, loaded):
 
 def test_the_same_box_is_one_proposal_whatever_its_classes(context, published):
     """A random SSD says dozens of boxes at every place; what is left overlaps no more than the options allow."""
-    options = SsdOptions(weights=str(published[1]), confidence=0.0, nms_iou=0.5, top_k=50, whole_picture=False)
-    (found,) = SsdProposer(options, context()).propose([LoadedScene("s", wide_picture(), ())])
+    options = SsdOptions(weights=str(published[1]), confidence=0.0, nms_iou=0.5, top_k=50, whole_image=False)
+    (found,) = SsdProposer(options, context()).propose([LoadedScene("s", wide_image(), ())])
     overlap = iou_pairwise(found.boxes, found.boxes)[~np.eye(len(found), dtype=bool)]
     assert len(found) > 5 and overlap.max() <= 0.5 + 1e-6
 

@@ -108,12 +108,12 @@ def folder(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     return np.random.default_rng(0).integers(0, 255, (50, 90, 3)).astype(np.uint8)
 
 
-def test_masks_are_the_pictures_own_size_with_their_boxes(folder, picture, context):
-    found = MaskModel(MaskOptions(weights=str(folder), **KEPT), context()).find(picture)
+def test_masks_are_the_images_own_size_with_their_boxes(folder, image, context):
+    found = MaskModel(MaskOptions(weights=str(folder), **KEPT), context()).find(image)
     assert len(found) >= 1
     assert found.masks.shape == (len(found), 50, 90) and found.masks.dtype == bool
     inclusive = masks_to_boxes(torch.tensor(found.masks)).numpy()
@@ -122,16 +122,16 @@ def test_masks_are_the_pictures_own_size_with_their_boxes(folder, picture, conte
     assert set(found.labels) <= ({""} if "sam" in folder.name else {"star", "moon"})
 
 
-def test_a_picture_in_which_nothing_is_found(folder, picture, context):
-    found = MaskModel(MaskOptions(weights=str(folder), **NONE), context()).find(picture)
+def test_a_image_in_which_nothing_is_found(folder, image, context):
+    found = MaskModel(MaskOptions(weights=str(folder), **NONE), context()).find(image)
     assert len(found) == 0 and found.boxes.shape == (0, 4) and found.masks.shape == (0, 50, 90)
 
 
-def test_as_a_proposer_masks_and_boxes_are_kept_in_step(folder, picture, context):
+def test_as_a_proposer_masks_and_boxes_are_kept_in_step(folder, image, context):
     table = {"kind": "masks", "weights": str(folder), "top_k": 3, **KEPT}
     proposer = open_proposer(table, "here", context())
-    turned = np.ascontiguousarray(picture.transpose(1, 0, 2))
-    scenes = [LoadedScene(str(i), p, ()) for i, p in enumerate((picture, turned, picture))]
+    turned = np.ascontiguousarray(image.transpose(1, 0, 2))
+    scenes = [LoadedScene(str(i), p, ()) for i, p in enumerate((image, turned, image))]
     first, second, third = proposer.propose(scenes)
     assert np.array_equal(first.masks, third.masks) and second.masks.shape[1:] == (90, 50)
     assert 2 <= len(first) <= 4 and first.masks[-1].all() and first.boxes[-1].tolist() == [0, 0, 90, 50]
@@ -139,12 +139,12 @@ def test_as_a_proposer_masks_and_boxes_are_kept_in_step(folder, picture, context
     assert proposer.sha256.keys() == {f"{folder.name}/model.safetensors"} and proposer.parameters > 5000
 
 
-def test_masks_are_regions_of_seg_clip(folder, picture, context):
+def test_masks_are_regions_of_seg_clip(folder, image, context):
     base = context("seg-clip")
     segments = {"method": "masks", "masks": {"weights": str(folder), **KEPT}}
     pipeline = seg_clip(context("seg-clip", options=merged(base.options, {"segments": segments})))
     assert set(pipeline.card.sha256) == {"clip", "segments"}
-    (answer,) = pipeline.ground([LoadedScene("s", picture, (Query("a", "the red star"),))])
+    (answer,) = pipeline.ground([LoadedScene("s", image, (Query("a", "the red star"),))])
     x1, y1, x2, y2 = answer.box
     assert 0 <= x1 < x2 <= 90 and 0 <= y1 < y2 <= 50
 

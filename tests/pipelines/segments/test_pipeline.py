@@ -56,9 +56,9 @@ def test_things_are_found_that_no_detector_named(opened, loaded, name):
 
 
 @pytest.mark.parametrize("name", FACTORIES)
-def test_odd_pictures_and_texts_are_answered_inside_the_picture(opened, name):
+def test_odd_images_and_texts_are_answered_inside_the_image(opened, name):
     noise = np.random.default_rng(0)
-    pictures = [
+    images = [
         np.full((1, 1, 3), 200, np.uint8),
         np.full((60, 90, 3), 127, np.uint8),
         noise.integers(0, 255, (2, 700, 3)).astype(np.uint8),
@@ -66,13 +66,13 @@ def test_odd_pictures_and_texts_are_answered_inside_the_picture(opened, name):
     ]
     texts = ("⭐🔴", "x", "the red star " * 40)
     scenes = [
-        LoadedScene(str(i), picture, tuple(Query(f"{i}/{j}", text) for j, text in enumerate(texts)))
-        for i, picture in enumerate(pictures)
+        LoadedScene(str(i), image, tuple(Query(f"{i}/{j}", text) for j, text in enumerate(texts)))
+        for i, image in enumerate(images)
     ]
     answers = opened(name).ground(scenes)
     assert len(answers) == 12
-    for answer, picture in zip(answers, np.repeat(np.arange(4), 3), strict=True):
-        height, width = pictures[picture].shape[:2]
+    for answer, image in zip(answers, np.repeat(np.arange(4), 3), strict=True):
+        height, width = images[image].shape[:2]
         x1, y1, x2, y2 = answer.box
         assert 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height and np.isfinite(answer.score)
         assert ("cut from" in answer.note) == answer.id.endswith("/2")

@@ -54,54 +54,54 @@ def encoder(context, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def picture(loaded):
-    return loaded[1][0].picture
+def image(loaded):
+    return loaded[1][0].image
 
 
-def stripes(picture, count=4):
+def stripes(image, count=4):
     """A cut into vertical stripes."""
-    return segmentation_of((picture.shape[1], picture.shape[0]), [np.arange(count * 4)[None].repeat(16, 0) // 4])
+    return segmentation_of((image.shape[1], image.shape[0]), [np.arange(count * 4)[None].repeat(16, 0) // 4])
 
 
-def everything(picture):
-    """Two masks, each of the whole picture."""
-    return segmentation_of((picture.shape[1], picture.shape[0]), [np.ones((2, 16, 16), bool)])
+def everything(image):
+    """Two masks, each of the whole image."""
+    return segmentation_of((image.shape[1], image.shape[0]), [np.ones((2, 16, 16), bool)])
 
 
-def whole(encoder, picture):
-    """CLIP's own vector of the picture, squashed."""
-    box = np.array([[0, 0, picture.shape[1], picture.shape[0]]], float)
-    return encoder.encode_images(make_views(picture, box, ["crop"], encoder.image_size, 0.0, encoder.device)[0])
+def whole(encoder, image):
+    """CLIP's own vector of the image, squashed."""
+    box = np.array([[0, 0, image.shape[1], image.shape[0]]], float)
+    return encoder.encode_images(make_views(image, box, ["crop"], encoder.image_size, 0.0, encoder.device)[0])
 
 
 @pytest.mark.parametrize("name", ["tiny-clip", "resnet", "scaled", "last"])
-def test_with_nothing_masked_it_is_the_ordinary_vector(encoder, picture, name):
+def test_with_nothing_masked_it_is_the_ordinary_vector(encoder, image, name):
     clip = encoder(name)
-    pooled = RegionPooling(clip, PoolingOptions(fine=1)).encode(picture, everything(picture))
+    pooled = RegionPooling(clip, PoolingOptions(fine=1)).encode(image, everything(image))
     assert pooled.shape == (2, clip.encode_texts(["a"]).shape[1])
-    assert torch.allclose(pooled, whole(clip, picture).expand(2, -1), atol=1e-5)
+    assert torch.allclose(pooled, whole(clip, image).expand(2, -1), atol=1e-5)
 
 
 @pytest.mark.parametrize("block", [0, 1, 3])
-def test_whichever_block_is_the_first(encoder, picture, block):
+def test_whichever_block_is_the_first(encoder, image, block):
     clip = encoder()
-    pooled = RegionPooling(clip, PoolingOptions(fine=1, from_block=block)).encode(picture, everything(picture))
-    assert torch.allclose(pooled, whole(clip, picture).expand(2, -1), atol=1e-5)
+    pooled = RegionPooling(clip, PoolingOptions(fine=1, from_block=block)).encode(image, everything(image))
+    assert torch.allclose(pooled, whole(clip, image).expand(2, -1), atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "fine"), [("tiny-clip", 1), ("tiny-clip", 2), ("resnet", 1), ("resnet", 2)])
-def test_a_regions_vector_is_its_own(encoder, picture, name, fine):
+def test_a_regions_vector_is_its_own(encoder, image, name, fine):
     """Other regions beside it change nothing; another region is another vector."""
     pooling = RegionPooling(encoder(name), PoolingOptions(fine=fine))
-    together = pooling.encode(picture, stripes(picture))
+    together = pooling.encode(image, stripes(image))
     pairs = [
-        pooling.encode(picture, segmentation_of((9, 9), [stripes(picture).masks()[pair]])) for pair in ([0, 1], [2, 3])
+        pooling.encode(image, segmentation_of((9, 9), [stripes(image).masks()[pair]])) for pair in ([0, 1], [2, 3])
     ]
     assert torch.allclose(together, torch.cat(pairs), atol=1e-5)
     assert (together @ together.T).fill_diagonal_(0).max() < 0.999
 
 
-def test_what_is_masked_counts_for_nothing_in_the_pool(encoder, picture):
+def test_what_is_masked_counts_for_nothing_in_the_pool(encoder, image):
     """A ResNet's cells are mixed by convolutions, its pool's are not: cells outside a region may be anything."""
     pooling = RegionPooling(encoder("resnet"), PoolingOptions(fine=1))
     inside = torch.tensor([[True, True, False, False] * 4])
@@ -115,17 +115,17 @@ def test_what_is_masked_counts_for_nothing_in_the_pool(encoder, picture):
     assert torch.allclose(seen[0], seen[1], atol=1e-5)
 
 
-def test_a_picture_without_regions_has_its_own_vector(encoder, picture):
+def test_a_image_without_regions_has_its_own_vector(encoder, image):
     clip = encoder()
     nothing = segmentation_of((9, 9), [np.zeros((3, 3), int)])
-    pooled = RegionPooling(clip, PoolingOptions(fine=1)).encode(picture, nothing)
-    assert torch.allclose(pooled, whole(clip, picture), atol=1e-5)
+    pooled = RegionPooling(clip, PoolingOptions(fine=1)).encode(image, nothing)
+    assert torch.allclose(pooled, whole(clip, image), atol=1e-5)
 
 
-def test_finer_patches_see_about_the_same(encoder, picture):
+def test_finer_patches_see_about_the_same(encoder, image):
     clip = encoder()
-    fine = RegionPooling(clip, PoolingOptions(fine=2)).encode(picture, everything(picture))
-    assert float(fine[0] @ whole(clip, picture)[0]) > 0.7
+    fine = RegionPooling(clip, PoolingOptions(fine=2)).encode(image, everything(image))
+    assert float(fine[0] @ whole(clip, image)[0]) > 0.7
 
 
 def test_a_region_holds_the_patches_it_half_covers_or_its_best_one():

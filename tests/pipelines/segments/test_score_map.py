@@ -24,7 +24,7 @@ def one_thing(box, shape=(24, 32)):
 @given(st.integers(0, 28), st.integers(0, 20), st.integers(2, 30), st.integers(2, 22))
 def test_the_likely_region_is_the_box_to_the_pixel(size, options, x, y, w, h):
     box = [x, y, min(x + w, 32), min(y + h, 24)]
-    if (box[2] - box[0]) * (box[3] - box[1]) > 150:  # under a quarter of the picture, as the quantile supposes
+    if (box[2] - box[0]) * (box[3] - box[1]) > 150:  # under a quarter of the image, as the quantile supposes
         return
     cut = segmentation_of(size, [one_thing(box)])
     boxes, scores = best_on_maps(np.array([[0.02, 0.98]]), cut, options)
@@ -37,7 +37,7 @@ def _scaled(box, size):
 
 
 @given(st.lists(st.floats(0, 1), min_size=6, max_size=6), st.sampled_from([CLASSIC, LI]))
-def test_any_chances_give_a_box_inside_the_picture(chances, options):
+def test_any_chances_give_a_box_inside_the_image(chances, options):
     halves = one_thing([0, 0, 16, 24])
     cut = segmentation_of((64, 48), [halves, one_thing([8, 8, 20, 20]), one_thing([20, 2, 30, 20])])
     boxes, scores = best_on_maps(np.array([chances, chances[::-1]]), cut, options)
@@ -55,7 +55,7 @@ def test_the_map_is_scaled_as_a_whole():
     assert cut_off[0, 0] == pytest.approx(np.maximum(np.arange(8) - 3.5, 0) / 3.5)
 
 
-def test_a_picture_that_tells_nothing_is_answered_with_itself():
+def test_a_image_that_tells_nothing_is_answered_with_itself():
     nothing = segmentation_of((90, 60), [np.zeros((6, 9), int)])
     alike = segmentation_of((90, 60), [one_thing([2, 2, 5, 5], (6, 9))])
     for cut, chances in ((nothing, np.ones((2, 1))), (alike, np.full((2, 2), 0.5))):
@@ -82,7 +82,7 @@ def test_cells_are_nearly_square_and_none_is_smaller_than_a_pixel(shape, expecte
     assert cells(shape, 40) == expected
 
 
-def test_a_thing_that_fills_the_picture_is_boxed_whole():
+def test_a_thing_that_fills_the_image_is_boxed_whole():
     """Where the map's mean makes a cell dearer than the best one is worth, the best region still is the answer."""
     cut = segmentation_of((320, 240), [one_thing([1, 1, 31, 23])])
     options = MapOptions(temperature=1.0, quantile=0.0, threshold=0.0, area=2.5)

@@ -111,7 +111,7 @@ def test_what_is_drawn_is_switched_with_boxes_and_keys(visit, world):
     assert page.locator(".card .truth").count() == 0 and not page.is_checked("#truth")
     assert page.locator(".card .pool").count() == 0
     page.keyboard.press("p")
-    assert page.locator('.card[data-id="0-0"] .pool').count() == 2  # the one annotated box, and the whole picture
+    assert page.locator('.card[data-id="0-0"] .pool').count() == 2  # the one annotated box, and the whole image
     page.uncheck('[data-run="1"]')
     assert page.locator(".card .pool").count() == 0  # `poor` makes none
 

@@ -43,13 +43,13 @@ def test_the_policy_is_kept(browser, report):
     page.close()
 
 
-def test_without_pictures_boxes_stand_on_a_blank_frame(visit, world, tmp_path):
+def test_without_images_boxes_stand_on_a_blank_frame(visit, world, tmp_path):
     split = make_split(gone=[scene.file for scene in world.split.scenes])
     file = World(split, world.results, world.shown, world.answers).report(tmp_path / "gone.html").path
     page = visit("#e=0-0", file=file)
     assert page.locator("#stage image").count() == 0 and page.locator("#stage .blank").count() == 1
     assert page.locator("#stage .answer").count() == 2
-    assert f"no such picture; {EVIL}" in page.locator("#detail-facts").inner_text()
+    assert f"no such image; {EVIL}" in page.locator("#detail-facts").inner_text()
 
 
 def test_one_run_alone(visit, world, tmp_path):

@@ -83,14 +83,14 @@ def test_cuts_are_labels_with_a_place_for_each_expression(world):
     assert set(cuts) >= {"category", "box area", "same category", "people"}
 
 
-def test_the_first_pictures_alone(world):
+def test_the_first_images_alone(world):
     found = columns(world.split.scenes[:3], [Thumbnail(96, 64, b"")] * 3, world.answers)
     assert found["id"] == ["0-0", "1-0", "1-1", "2-0", "2-1", "2-2"]
     assert len(found["runs"][0]["outcome"]) == 6
     assert found["files"] == [s.file for s in world.split.scenes[:3]]
 
 
-def test_a_picture_without_a_size_takes_what_holds_its_boxes(world):
+def test_a_image_without_a_size_takes_what_holds_its_boxes(world):
     scenes = [replace(scene((3, 4, 20.5, 30)), width=None, height=None)]
     gone = Thumbnail(None, None, None, "not there")
     assert columns(scenes, [gone], [made(scenes, [SceneAnswers("s", ())], world)])["sizes"] == [21, 30]

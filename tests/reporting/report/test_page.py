@@ -81,7 +81,7 @@ def test_half_a_surrogate_pair_does_not_stop_a_report(world, tmp_path):
     assert "<bdi>half ? a pair</bdi>" in made.path.read_text(encoding="utf-8")
 
 
-def test_every_picture_once_and_only_pictures(elements):
+def test_every_image_once_and_only_images(elements):
     held = [t for tag, held, t in elements.found if tag == "script" and held.get("type") == "text/plain"]
     assert len(held) == 40
     assert all(base64.b64decode("".join(t), validate=True)[:3] == b"\xff\xd8\xff" for t in held)
@@ -166,24 +166,24 @@ def test_runs_that_cannot_be_compared_say_so(world, tmp_path):
     assert "bench score" in said and "--keep" in said and "<table" not in said
 
 
-def test_a_split_without_its_pictures(world, tmp_path):
+def test_a_split_without_its_images(world, tmp_path):
     split = make_split(gone=[scene.file for scene in world.split.scenes])
     made = World(split, world.results, world.shown, world.answers).report(tmp_path / "r.html")
     text = made.path.read_text(encoding="utf-8")
-    assert (made.missing, made.pictures, made.expressions) == (40, 40, 100)
-    assert "40 of 40 pictures cannot be shown" in text and 'type="text/plain"' not in text
+    assert (made.missing, made.images, made.expressions) == (40, 40, 100)
+    assert "40 of 40 images cannot be shown" in text and 'type="text/plain"' not in text
     assert EVIL not in text
 
 
-def test_the_first_pictures_only(world, tmp_path):
+def test_the_first_images_only(world, tmp_path):
     made = world.report(tmp_path / "sub" / "r.html", limit=4, thumbnail=64)
-    assert (made.pictures, made.expressions, made.thumbnail) == (4, 10, 64)
+    assert (made.images, made.expressions, made.thumbnail) == (4, 10, 64)
     text = made.path.read_text(encoding="utf-8")
-    assert "10 expressions about the first 4 of 40 pictures" in text
+    assert "10 expressions about the first 4 of 40 images" in text
     assert made.bytes == made.path.stat().st_size
 
 
-def test_curves_come_in_as_pictures(world, tmp_path):
+def test_curves_come_in_as_images(world, tmp_path):
     curves = (
         "<svg xmlns='http://www.w3.org/2000/svg'><title>Loss &amp; all</title><script>window.hacked=1</script></svg>"
     )

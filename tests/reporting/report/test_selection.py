@@ -87,7 +87,7 @@ def test_other_data_is_refused(world):
         choose([str(world.shown[0].folder)], make_split(30), world.results)
 
 
-def test_limited_runs_are_about_the_pictures_they_saw(tmp_path):
+def test_limited_runs_are_about_the_images_they_saw(tmp_path):
     split = make_split()
     (folder,) = run_all(split.limited(7), tmp_path, names=["sure"])
     answered, (run,) = choose([str(folder)], split, tmp_path)

@@ -1,20 +1,20 @@
-"""Small pictures: their size, and what becomes of those that cannot be read."""
+"""Small images: their size, and what becomes of those that cannot be read."""
 
 import io
 
 import numpy as np
 import pytest
 from PIL import Image
-from report_world import WIDTH, Pictures, make_split
+from report_world import WIDTH, Images, make_split
 
-from bench.errors import PictureError, UsageError
+from bench.errors import ImageError, UsageError
 from bench.grounding import Scene
 from bench.reporting.report import thumbnails as room
 from bench.reporting.report.thumbnails import thumbnails
 
 
 class Noise:
-    """Pictures that no codec makes small."""
+    """Images that no codec makes small."""
 
     def __init__(self, width, height):
         self.shape = (height, width, 3)
@@ -33,13 +33,13 @@ def scenes(n):
 
 def test_never_enlarged_and_each_once():
     split = make_split(5)
-    made, pixels = thumbnails(split.scenes, Pictures())
+    made, pixels = thumbnails(split.scenes, Images())
     assert pixels == max(room.SIZES)
     assert [opened(each).size for each in made] == [(96, 64)] * 5
     assert all((each.width, each.height, each.why) == (96, 64, "") for each in made)
 
 
-def test_the_longer_side_is_what_was_asked_and_the_size_that_of_the_picture():
+def test_the_longer_side_is_what_was_asked_and_the_size_that_of_the_image():
     made, pixels = thumbnails(scenes(2), Noise(300, 200), 150)
     assert pixels == 150
     assert [opened(each).size for each in made] == [(150, 100)] * 2
@@ -56,18 +56,18 @@ def test_a_size_is_chosen_that_leaves_room(monkeypatch):
     assert sum(len(each.jpeg) for each in more) > 400_000 * 0.95
 
 
-def test_a_picture_that_cannot_be_read_says_why():
+def test_a_image_that_cannot_be_read_says_why():
     split = make_split(3)
-    made, _ = thumbnails(split.scenes, Pictures(gone=[split.scenes[1].file]))
+    made, _ = thumbnails(split.scenes, Images(gone=[split.scenes[1].file]))
     assert [each.jpeg is None for each in made] == [False, True, False]
-    assert "no such picture" in made[1].why
+    assert "no such image" in made[1].why
     assert (made[1].width, made[1].height) == (WIDTH, 64)
 
 
 def test_all_of_them_missing():
     class Nothing:
         def load(self, scene):
-            raise PictureError("no place with pictures is known")
+            raise ImageError("no place with images is known")
 
     made, _ = thumbnails(scenes(3), Nothing())
     assert all(each.jpeg is None and each.why for each in made)

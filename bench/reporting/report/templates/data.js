@@ -17,7 +17,7 @@ const FILTERS = CUTS.filter((cut) => cut.labels.length > 1); // what has one lab
 const RIGHT = new Uint16Array(COUNT);
 for (const run of RUNS) run.hit.forEach((hit, i) => (RIGHT[i] += hit));
 
-// Where the boxes of each picture begin in a pool of proposals.
+// Where the boxes of each image begin in a pool of proposals.
 for (const pool of DATA.proposals) {
   pool.start = [0];
   pool.kept.forEach((kept, p) => pool.start.push(pool.start[p] + kept));
@@ -26,7 +26,7 @@ for (const pool of DATA.proposals) {
 // Text, id and file in small letters, joined by what no one types; made when somebody first searches.
 let searched = null;
 function searchable() {
-  searched ??= DATA.text.map((text, i) => `${text}\n${DATA.id[i]}\n${DATA.files[DATA.picture[i]]}`.toLowerCase());
+  searched ??= DATA.text.map((text, i) => `${text}\n${DATA.id[i]}\n${DATA.files[DATA.image[i]]}`.toLowerCase());
   return searched;
 }
 
@@ -36,14 +36,14 @@ function rectangle(flat, k) {
   return [x1, y1, x2 - x1, y2 - y1];
 }
 
-// The picture as a data URL, or null where there is none.
-const pictures = new Map();
-function pictureOf(p) {
-  if (!pictures.has(p)) {
-    const held = document.getElementById(`picture-${p}`);
-    pictures.set(p, held && `data:image/jpeg;base64,${held.textContent}`);
+// The image as a data URL, or null where there is none.
+const images = new Map();
+function imageOf(p) {
+  if (!images.has(p)) {
+    const held = document.getElementById(`image-${p}`);
+    images.set(p, held && `data:image/jpeg;base64,${held.textContent}`);
   }
-  return pictures.get(p);
+  return images.get(p);
 }
 
 // Two decimals, cut and not rounded, so that no miss reads as 0.50.

@@ -31,9 +31,9 @@ function showDetail() {
 }
 
 function facts(i) {
-  const p = DATA.picture[i];
-  const pairs = [["id", DATA.id[i]], ["picture", `${DATA.files[p]}, ${DATA.sizes[2 * p]} × ${DATA.sizes[2 * p + 1]}`]];
-  if (DATA.why[p]) pairs.push(["no picture", DATA.why[p]]);
+  const p = DATA.image[i];
+  const pairs = [["id", DATA.id[i]], ["image", `${DATA.files[p]}, ${DATA.sizes[2 * p]} × ${DATA.sizes[2 * p + 1]}`]];
+  if (DATA.why[p]) pairs.push(["no image", DATA.why[p]]);
   for (const cut of CUTS) if (cut.of[i] >= 0) pairs.push([cut.name, cut.labels[cut.of[i]]]);
   pairs.push(["right", `${RIGHT[i]} of ${RUNS.length} pipelines`]);
   return pairs.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, make("bdi", {}, String(value)))]);

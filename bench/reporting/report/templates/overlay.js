@@ -1,4 +1,4 @@
-// A picture with boxes over it, as SVG in the picture's own pixels.
+// An image with boxes over it, as SVG in the image's own pixels.
 const SVG = "http://www.w3.org/2000/svg";
 
 function shape(tag, attributes, ...children) {
@@ -8,30 +8,30 @@ function shape(tag, attributes, ...children) {
   return element;
 }
 
-// The picture of expression i, or a blank frame that says why there is none.
+// The image of expression i, or a blank frame that says why there is none.
 function scene(i) {
-  const p = DATA.picture[i];
+  const p = DATA.image[i];
   const [width, height] = [DATA.sizes[2 * p], DATA.sizes[2 * p + 1]];
   const svg = shape("svg", { class: "scene", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "xMidYMid meet", role: "img", "aria-label": described(i) });
-  const source = pictureOf(p);
+  const source = imageOf(p);
   if (source) {
     svg.append(shape("image", { href: source, width, height, preserveAspectRatio: "none" }));
   } else {
     svg.append(shape("rect", { class: "blank", width, height }));
     const size = Math.min(width, height) / 16;
-    svg.append(shape("text", { class: "blank-said", x: width / 2, y: height - size, "font-size": size, "text-anchor": "middle" }, "no picture"), shape("title", {}, DATA.why[p] ?? ""));
+    svg.append(shape("text", { class: "blank-said", x: width / 2, y: height - size, "font-size": size, "text-anchor": "middle" }, "no image"), shape("title", {}, DATA.why[p] ?? ""));
   }
   return svg;
 }
 
 // What an image of expression i shows, in words.
 function described(i) {
-  return `${DATA.files[DATA.picture[i]]} with the boxes of: ${DATA.text[i]}`;
+  return `${DATA.files[DATA.image[i]]} with the boxes of: ${DATA.text[i]}`;
 }
 
-// The boxes that are switched on. Tags are measured in a part of the picture's smaller side: `parts` of them.
+// The boxes that are switched on. Tags are measured in a part of the image's smaller side: `parts` of them.
 function overlay(i, parts = 115) {
-  const p = DATA.picture[i];
+  const p = DATA.image[i];
   const unit = Math.min(DATA.sizes[2 * p], DATA.sizes[2 * p + 1]) / parts;
   const layer = shape("g", { class: "overlay" });
   const on = RUNS.filter((run) => drawn().has(run.number));
@@ -58,7 +58,7 @@ function overlay(i, parts = 115) {
   return layer;
 }
 
-// A box twice, dark and wide beneath, so that it is seen on any picture.
+// A box twice, dark and wide beneath, so that it is seen on any image.
 function framed(kind, [x, y, width, height], name) {
   const place = { x, y, width: Math.max(0, width), height: Math.max(0, height) };
   const group = shape("g", { class: kind }, shape("rect", { class: "line casing", ...place }), shape("rect", { class: "line own", ...place }));
@@ -66,7 +66,7 @@ function framed(kind, [x, y, width, height], name) {
   return group;
 }
 
-// A run's number outside a corner of its box where the picture has room, else inside; where one is taken, at another.
+// A run's number outside a corner of its box where the image has room, else inside; where one is taken, at another.
 function tag(run, [x, y, width, height], unit, taken, most, lowest) {
   const said = String(run.number + 1);
   const [w, h] = [unit * (5 + 4.2 * said.length), unit * 9];

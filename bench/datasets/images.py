@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from bench.errors import PictureError
-from bench.grounding import Picture, PictureSource, Scene
+from bench.errors import ImageError
+from bench.grounding import ImageArray, ImageSource, Scene
 
 # Formats that a decoder of pixels reads; never PostScript, which would start another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -27,38 +27,38 @@ MAX_BYTES = 256 * 2**20
 _COCO = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12})\.jpg")
 
 
-def decode(data: bytes, name: str) -> Picture:
+def decode(data: bytes, name: str) -> ImageArray:
     """Decode an image to RGB uint8 (H, W, 3), rows and columns as they are stored.
 
     Grey, palette and CMYK become RGB, 16 bits a channel become 8, transparency is laid over white, of an animation the
-    first frame counts. Raises PictureError naming `name` when `data` is empty, cut, no image, or of more than
+    first frame counts. Raises ImageError naming `name` when `data` is empty, cut, no image, or of more than
     MAX_PIXELS.
     """
     if not data:
-        raise PictureError(f"{name}: the file is empty (0 bytes); fetch it again")
-    # Libraries switch this on for the whole process; half a picture must not pass for a whole one.
+        raise ImageError(f"{name}: the file is empty (0 bytes); fetch it again")
+    # Libraries switch this on for the whole process; half an image must not pass for a whole one.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise PictureError(f"{name}: {width} x {height} pixels are more than the {MAX_PIXELS:,} that are opened")
+            raise ImageError(f"{name}: {width} x {height} pixels are more than the {MAX_PIXELS:,} that are opened")
         return np.array(_rgb(image, name))
-    except PictureError:
+    except ImageError:
         raise
     except Image.DecompressionBombError:
-        raise PictureError(f"{name}: more than the {MAX_PIXELS:,} pixels that are opened") from None
+        raise ImageError(f"{name}: more than the {MAX_PIXELS:,} pixels that are opened") from None
     except UnidentifiedImageError:
-        raise PictureError(f"{name}: not a picture ({len(data):,} bytes that begin with {data[:8]!r})") from None
+        raise ImageError(f"{name}: not an image ({len(data):,} bytes that begin with {data[:8]!r})") from None
     except Exception as error:  # a decoder can fail on broken bytes with any error at all
         why = str(error) or type(error).__name__
-        raise PictureError(f"{name}: broken or cut short ({why}); fetch it again") from None
+        raise ImageError(f"{name}: broken or cut short ({why}); fetch it again") from None
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
-    """`image` as mode RGB. Raises PictureError for 32-bit greys, whose range nobody declares."""
+    """`image` as mode RGB. Raises ImageError for 32-bit greys, whose range nobody declares."""
     if image.mode in ("I", "F"):
-        raise PictureError(f"{name}: 32 bits a pixel, whose range is not known; save it with 8 or 16 bits")
+        raise ImageError(f"{name}: 32 bits a pixel, whose range is not known; save it with 8 or 16 bits")
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -67,25 +67,25 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def check_size(scene: Scene, picture: Picture) -> None:
-    """Raises PictureError with both sizes when the picture is not of the annotated size, which its boxes need."""
-    height, width = picture.shape[:2]
+def check_size(scene: Scene, image: ImageArray) -> None:
+    """Raises ImageError with both sizes when the image is not of the annotated size, which its boxes need."""
+    height, width = image.shape[:2]
     wanted = (scene.width or width, scene.height or height)
     if (width, height) != wanted:
-        raise PictureError(
-            f"{scene.file}: the picture is {width} x {height} but its annotation says {wanted[0]} x {wanted[1]}; "
+        raise ImageError(
+            f"{scene.file}: the image is {width} x {height} but its annotation says {wanted[0]} x {wanted[1]}; "
             "resized and rotated copies do not fit the boxes, use the original"
         )
 
 
 def names_of(file: str) -> list[str]:
-    """The names a picture may go by, the annotation's own first: COCO's train2014 and train2017 name the same pictures.
+    """The names an image may go by, the annotation's own first: COCO's train2014 and train2017 name the same images.
 
-    Raises PictureError for a name that leaves the folder it belongs to (absolute, drive letter, or with "..").
+    Raises ImageError for a name that leaves the folder it belongs to (absolute, drive letter, or with "..").
     """
     path = PurePosixPath(file.replace("\\", "/"))
     if not path.name or path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or "\0" in file:
-        raise PictureError(f"{file!r}: not the name of a picture inside its folder; use a relative name without '..'")
+        raise ImageError(f"{file!r}: not the name of an image inside its folder; use a relative name without '..'")
     names = [str(path)]
     if coco := _COCO.fullmatch(path.name):
         number = coco[1]
@@ -157,7 +157,7 @@ class ZipRoot:
         try:
             opened = zipfile.ZipFile(self.path)
         except (OSError, zipfile.BadZipFile) as error:
-            raise PictureError(f"{self.path}: not a zip file that can be read ({error}); fetch it again") from None
+            raise ImageError(f"{self.path}: not a zip file that can be read ({error}); fetch it again") from None
         self._lock, self._zip, self._process = lock, opened, os.getpid()
 
     def read(self, path: str) -> bytes:
@@ -175,8 +175,8 @@ class ZipRoot:
 Root = FolderRoot | ZipRoot
 
 
-class Pictures:
-    """A PictureSource over several folders and zip files, the first that holds an image wins.
+class Images:
+    """A ImageSource over several folders and zip files, the first that holds an image wins.
 
     An image goes by its own name and by COCO's other names for it, at that very path and then anywhere below
     (`nested`). Nothing is opened before the first image is asked for. `hint` ends the message about an image that is
@@ -191,36 +191,36 @@ class Pictures:
         self._roots: list[Root] | None = None
         self._listings: dict[Path, dict[str, list[str]]] = {}
 
-    def load(self, scene: Scene) -> Picture:
-        """The scene's picture, RGB uint8 (H, W, 3), of the annotated size. Raises PictureError."""
-        picture = decode(self.read(scene.file), scene.file)
-        check_size(scene, picture)
-        return picture
+    def load(self, scene: Scene) -> ImageArray:
+        """The scene's image, RGB uint8 (H, W, 3), of the annotated size. Raises ImageError."""
+        image = decode(self.read(scene.file), scene.file)
+        check_size(scene, image)
+        return image
 
     def read(self, file: str) -> bytes:
-        """The bytes of a picture. Raises PictureError naming every place that was looked in."""
+        """The bytes of an image. Raises ImageError naming every place that was looked in."""
         found = self._find(file)
         if found is None:
-            raise PictureError(self._not_there(file))
+            raise ImageError(self._not_there(file))
         root, path = found
         try:
             if root.size(path) > MAX_BYTES:
-                raise PictureError(f"{file}: {root.path / path} is larger than the {MAX_BYTES >> 20} MiB that are read")
+                raise ImageError(f"{file}: {root.path / path} is larger than the {MAX_BYTES >> 20} MiB that are read")
             return root.read(path)
-        except PictureError:
+        except ImageError:
             raise
         except Exception as error:  # a broken zip member fails with any of a dozen errors
-            raise PictureError(f"{file}: {root.path / path} cannot be read ({error}); fetch it again") from None
+            raise ImageError(f"{file}: {root.path / path} cannot be read ({error}); fetch it again") from None
 
     def missing(self, scenes: Sequence[Scene]) -> list[str]:
         """Files of `scenes` that are in no root (or there twice with different content); none is decoded."""
-        self._open()  # a broken zip file is an error of its own, not a thousand missing pictures
+        self._open()  # a broken zip file is an error of its own, not a thousand missing images
         return [scene.file for scene in scenes if not self._there(scene.file)]
 
     def _there(self, file: str) -> bool:
         try:
             return self._find(file) is not None
-        except PictureError:
+        except ImageError:
             return False
 
     def _find(self, file: str) -> tuple[Root, str] | None:
@@ -254,43 +254,43 @@ class Pictures:
 
     def _not_there(self, file: str) -> str:
         if not self.paths:
-            return f"{file}: no place with pictures is known" + (f"; {self.hint}" if self.hint else "")
+            return f"{file}: no place with images is known" + (f"; {self.hint}" if self.hint else "")
         places = ", ".join(str(path) + ("" if path.exists() else " (which is not there)") for path in self.paths)
         names = " or ".join(names_of(file))
-        return f"{file}: no picture {names} in {places}" + (f"; {self.hint}" if self.hint else "")
+        return f"{file}: no image {names} in {places}" + (f"; {self.hint}" if self.hint else "")
 
 
 def _the_one(file: str, name: str, root: Root, paths: Sequence[str]) -> str:
-    """The path meant by `name`. Raises PictureError when different pictures of that name could be."""
+    """The path meant by `name`. Raises ImageError when different images of that name could be."""
     ends = [path for path in paths if f"/{path}".endswith(f"/{name}")] or list(paths)
     if len(ends) > 1 and (len({root.size(path) for path in ends}) > 1 or len({root.read(path) for path in ends}) > 1):
-        raise PictureError(
+        raise ImageError(
             f"{file}: {root.path} holds different files of that name ({', '.join(sorted(ends)[:3])}); "
             "name the folder that is meant"
         )
     return sorted(ends)[0]
 
 
-class CachedPictures:
-    """A PictureSource that keeps what it has decoded, up to `most` bytes; what comes after is decoded again."""
+class CachedImages:
+    """A ImageSource that keeps what it has decoded, up to `most` bytes; what comes after is decoded again."""
 
-    def __init__(self, source: PictureSource, most: int = 512 << 20) -> None:
+    def __init__(self, source: ImageSource, most: int = 512 << 20) -> None:
         self.source, self.most = source, most
-        self._cache: dict[str, Picture] = {}
+        self._cache: dict[str, ImageArray] = {}
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def load(self, scene: Scene) -> Picture:
-        """Return the scene's image, RGB uint8 (H, W, 3), read-only. Raises PictureError."""
+    def load(self, scene: Scene) -> ImageArray:
+        """Return the scene's image, RGB uint8 (H, W, 3), read-only. Raises ImageError."""
         if (cached := self._cache.get(scene.file)) is not None:
             return cached
-        picture = self.source.load(scene)
-        picture.setflags(write=False)
+        image = self.source.load(scene)
+        image.setflags(write=False)
         with self._lock:
-            if scene.file not in self._cache and self._bytes + picture.nbytes <= self.most:
-                self._cache[scene.file] = picture
-                self._bytes += picture.nbytes
-        return picture
+            if scene.file not in self._cache and self._bytes + image.nbytes <= self.most:
+                self._cache[scene.file] = image
+                self._bytes += image.nbytes
+        return image
 
     def missing(self, scenes: Sequence[Scene]) -> list[str]:
         """Files of `scenes` that are not there."""

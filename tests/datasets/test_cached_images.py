@@ -1,9 +1,9 @@
-"""Pictures decoded once, as long as there is room."""
+"""Images decoded once, as long as there is room."""
 
 import numpy as np
 import pytest
 
-from bench.datasets.pictures import CachedPictures
+from bench.datasets.images import CachedImages
 from bench.grounding import Scene
 
 
@@ -22,20 +22,20 @@ class Counted:
 SCENES = [Scene(name, f"{name}.png", 4, 4, ()) for name in "abc"]
 
 
-def test_a_picture_is_decoded_once_and_nobody_writes_into_it():
+def test_a_image_is_decoded_once_and_nobody_writes_into_it():
     source = Counted()
-    pictures = CachedPictures(source)
-    first = pictures.load(SCENES[0])
-    assert pictures.load(SCENES[0]) is first and source.loaded == ["a.png"]
+    images = CachedImages(source)
+    first = images.load(SCENES[0])
+    assert images.load(SCENES[0]) is first and source.loaded == ["a.png"]
     with pytest.raises(ValueError, match="read-only"):
         first[0, 0, 0] = 7
-    assert pictures.missing(SCENES) == ["gone.png"]
+    assert images.missing(SCENES) == ["gone.png"]
 
 
 def test_what_has_no_room_is_decoded_again():
     source = Counted()
-    pictures = CachedPictures(source, most=2 * 48)
+    images = CachedImages(source, most=2 * 48)
     for _ in range(2):
         for scene in SCENES:
-            pictures.load(scene)
+            images.load(scene)
     assert source.loaded == ["a.png", "b.png", "c.png", "c.png"]

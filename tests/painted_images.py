@@ -1,4 +1,4 @@
-"""Pictures whose boxes can be read off their pixels, and the options with which nothing moves."""
+"""Images whose boxes can be read off their pixels, and the options with which nothing moves."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -15,12 +15,12 @@ SEEDS = st.integers(0, 2**32)
 
 
 def painted(width, height, part):
-    """A black picture with one white box, (left, top, width, height) as parts of it; and that box in whole pixels."""
+    """A black image with one white box, (left, top, width, height) as parts of it; and that box in whole pixels."""
     left, top = int(part[0] * width), int(part[1] * height)
     right, bottom = min(width, left + int(part[2] * width) + 1), min(height, top + int(part[3] * height) + 1)
-    picture = np.zeros((height, width, 3), np.uint8)
-    picture[top:bottom, left:right] = 255
-    return picture, (float(left), float(top), float(right), float(bottom))
+    image = np.zeros((height, width, 3), np.uint8)
+    image[top:bottom, left:right] = 255
+    return image, (float(left), float(top), float(right), float(bottom))
 
 
 def noise(width=90, height=70, seed=0):

@@ -1,4 +1,4 @@
-"""Pictures: decoding of good and bad bytes, and finding them in folders and zips."""
+"""Images: decoding of good and bad bytes, and finding them in folders and zips."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bench.datasets.pictures import MAX_PIXELS, Pictures, ZipRoot, check_size, decode, names_of
-from bench.errors import PictureError
+from bench.datasets.images import MAX_PIXELS, Images, ZipRoot, check_size, decode, names_of
+from bench.errors import ImageError
 from bench.grounding import Scene
 
 
@@ -47,11 +47,11 @@ def scene(file: str, size: tuple[int, int] | None = (16, 12)) -> Scene:
     ],
 )
 def test_every_mode_becomes_rgb(image: Image.Image, pixel: tuple[int, int, int]) -> None:
-    picture = decode(encoded(image), "a.png")
-    assert picture.shape == (3, 5, 3)
-    assert picture.dtype == np.uint8
-    assert picture.flags.writeable
-    assert tuple(picture[0, 0]) == pixel
+    array = decode(encoded(image), "a.png")
+    assert array.shape == (3, 5, 3)
+    assert array.dtype == np.uint8
+    assert array.flags.writeable
+    assert tuple(array[0, 0]) == pixel
 
 
 def test_cmyk_jpeg() -> None:
@@ -79,8 +79,8 @@ def test_exif_orientation_is_not_applied() -> None:
     ("data", "says"),
     [
         (b"", "0 bytes"),
-        (b"<!DOCTYPE html><html>Not found</html>", "not a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+        (b"<!DOCTYPE html><html>Not found</html>", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
         (jpeg(size=(64, 64))[:-40], "cut short"),
         (encoded(Image.effect_noise((64, 64), 90))[:900], "cut short"),
         (encoded(Image.new("F", (2, 2)), "TIFF"), "32 bits"),
@@ -88,42 +88,42 @@ def test_exif_orientation_is_not_applied() -> None:
     ids=["empty", "html", "postscript", "jpeg", "png", "float"],
 )
 def test_bad_bytes_are_named(data: bytes, says: str) -> None:
-    with pytest.raises(PictureError, match=says) as caught:
-        decode(data, "some/picture.jpg")
-    assert "some/picture.jpg" in str(caught.value)
+    with pytest.raises(ImageError, match=says) as caught:
+        decode(data, "some/image.jpg")
+    assert "some/image.jpg" in str(caught.value)
 
 
-def test_half_a_picture_is_refused_even_when_a_library_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_a_image_is_refused_even_when_a_library_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
-    with pytest.raises(PictureError, match="cut short"):
+    with pytest.raises(ImageError, match="cut short"):
         decode(jpeg(size=(64, 64))[:-40], "half.jpg")
 
 
 def test_a_bomb_is_refused_before_it_is_opened() -> None:
     side = int(MAX_PIXELS**0.5) + 1
     header = f"P6 {side} {side} 255\n".encode()
-    with pytest.raises(PictureError, match=r"bomb\.ppm.*pixels"):
+    with pytest.raises(ImageError, match=r"bomb\.ppm.*pixels"):
         decode(header + bytes(64), "bomb.ppm")
-    with pytest.raises(PictureError, match=r"bomb\.ppm.*pixels"):
+    with pytest.raises(ImageError, match=r"bomb\.ppm.*pixels"):
         decode(f"P6 {side * 3} {side * 3} 255\n".encode() + bytes(64), "bomb.ppm")
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 400))
-def test_any_bytes_end_in_a_picture_or_a_picture_error(noise: bytes, at: int) -> None:
+def test_any_bytes_end_in_a_image_or_a_image_error(noise: bytes, at: int) -> None:
     whole = jpeg()
     try:
         assert decode(whole[:at] + noise + whole[at + len(noise) :], "x.jpg").ndim == 3
-    except PictureError as error:
+    except ImageError as error:
         assert "x.jpg" in str(error)
 
 
 def test_size_check_says_both_sizes() -> None:
-    picture = np.zeros((12, 16, 3), np.uint8)
-    check_size(scene("a.jpg", (16, 12)), picture)
-    check_size(scene("a.jpg", None), picture)
-    with pytest.raises(PictureError, match=r"a\.jpg.*16 x 12.*12 x 16"):
-        check_size(scene("a.jpg", (12, 16)), picture)
+    image = np.zeros((12, 16, 3), np.uint8)
+    check_size(scene("a.jpg", (16, 12)), image)
+    check_size(scene("a.jpg", None), image)
+    with pytest.raises(ImageError, match=r"a\.jpg.*16 x 12.*12 x 16"):
+        check_size(scene("a.jpg", (12, 16)), image)
 
 
 @pytest.mark.parametrize(
@@ -133,11 +133,11 @@ def test_names_never_leave_their_folder(bad: str, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg())
     root = tmp_path / "root"
     root.mkdir()
-    with pytest.raises(PictureError, match="inside its folder"):
+    with pytest.raises(ImageError, match="inside its folder"):
         names_of(bad)
-    assert Pictures([root]).missing([scene(bad)]) == [bad]
-    with pytest.raises(PictureError):
-        Pictures([root]).load(scene(bad))
+    assert Images([root]).missing([scene(bad)]) == [bad]
+    with pytest.raises(ImageError):
+        Images([root]).load(scene(bad))
 
 
 TRAIN2014, TRAIN2017 = "COCO_train2014_000000000309.jpg", "000000000309.jpg"
@@ -150,7 +150,7 @@ def stored(place: str, file: str, folder: Path, data: bytes) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return folder
-    path = folder / "pictures.zip"
+    path = folder / "images.zip"
     method = zipfile.ZIP_DEFLATED if place == "deflated" else zipfile.ZIP_STORED
     with zipfile.ZipFile(path, "w", method) as archive:
         archive.mkdir("train2014")
@@ -162,23 +162,23 @@ def stored(place: str, file: str, folder: Path, data: bytes) -> Path:
 @pytest.mark.parametrize("inside", ["", "train2014/", "images/mscoco/images/train2014/"])
 @pytest.mark.parametrize("asked", [TRAIN2014, TRAIN2017, f"train2014/{TRAIN2014}"])
 @pytest.mark.parametrize("there", [TRAIN2014, TRAIN2017])
-def test_coco_pictures_by_either_name(place: str, inside: str, asked: str, there: str, tmp_path: Path) -> None:
-    pictures = Pictures([stored(place, inside + there, tmp_path, jpeg())])
-    assert pictures.missing([scene(asked)]) == []
-    assert pictures.load(scene(asked)).shape == (12, 16, 3)
-    assert pictures.missing([scene("COCO_train2014_000000000308.jpg")]) == ["COCO_train2014_000000000308.jpg"]
+def test_coco_images_by_either_name(place: str, inside: str, asked: str, there: str, tmp_path: Path) -> None:
+    images = Images([stored(place, inside + there, tmp_path, jpeg())])
+    assert images.missing([scene(asked)]) == []
+    assert images.load(scene(asked)).shape == (12, 16, 3)
+    assert images.missing([scene("COCO_train2014_000000000308.jpg")]) == ["COCO_train2014_000000000308.jpg"]
 
 
-def test_a_missing_picture_names_every_place(tmp_path: Path) -> None:
+def test_a_missing_image_names_every_place(tmp_path: Path) -> None:
     root = stored("stored", TRAIN2014, tmp_path, jpeg())
     gone = tmp_path / "gone"
-    with pytest.raises(PictureError) as caught:
-        Pictures([root, gone], hint="set [data.pictures]").load(scene("000000000001.jpg"))
+    with pytest.raises(ImageError) as caught:
+        Images([root, gone], hint="set [data.images]").load(scene("000000000001.jpg"))
     for part in ("000000000001.jpg", "COCO_train2014_000000000001.jpg", str(root), f"{gone} (which is not there)"):
         assert part in str(caught.value)
-    assert str(caught.value).endswith("set [data.pictures]")
-    with pytest.raises(PictureError, match=r"a\.jpg: no place with pictures is known; do this"):
-        Pictures([], hint="do this").load(scene("a.jpg"))
+    assert str(caught.value).endswith("set [data.images]")
+    with pytest.raises(ImageError, match=r"a\.jpg: no place with images is known; do this"):
+        Images([], hint="do this").load(scene("a.jpg"))
 
 
 def test_several_roots_first_one_wins(tmp_path: Path) -> None:
@@ -186,66 +186,66 @@ def test_several_roots_first_one_wins(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").write_bytes(encoded(Image.new("RGB", (16, 12), colour)))
     (tmp_path / "two" / "b.png").write_bytes(encoded(Image.new("RGB", (16, 12), (0, 0, 250))))
-    pictures = Pictures([tmp_path / "one", tmp_path / "two"])
-    assert tuple(pictures.load(scene("a.png"))[0, 0]) == (250, 0, 0)
-    assert tuple(pictures.load(scene("b.png"))[0, 0]) == (0, 0, 250)
+    images = Images([tmp_path / "one", tmp_path / "two"])
+    assert tuple(images.load(scene("a.png"))[0, 0]) == (250, 0, 0)
+    assert tuple(images.load(scene("b.png"))[0, 0]) == (0, 0, 250)
 
 
 def test_two_different_files_of_one_name_are_not_guessed_between(tmp_path: Path) -> None:
     stored("folder", "big/a.jpg", tmp_path, jpeg())
     stored("folder", "small/a.jpg", tmp_path, jpeg(size=(4, 4)))
-    with pytest.raises(PictureError, match=r"different files.*big/a\.jpg, small/a\.jpg"):
-        Pictures([tmp_path]).load(scene("a.jpg"))
-    assert Pictures([tmp_path]).load(scene("small/a.jpg", None)).shape == (4, 4, 3)
+    with pytest.raises(ImageError, match=r"different files.*big/a\.jpg, small/a\.jpg"):
+        Images([tmp_path]).load(scene("a.jpg"))
+    assert Images([tmp_path]).load(scene("small/a.jpg", None)).shape == (4, 4, 3)
     stored("folder", "copy/a.jpg", tmp_path, jpeg())
     (tmp_path / "small" / "a.jpg").unlink()
-    assert Pictures([tmp_path]).load(scene("a.jpg")).shape == (12, 16, 3)
+    assert Images([tmp_path]).load(scene("a.jpg")).shape == (12, 16, 3)
 
 
 def test_not_nested_looks_only_where_it_is_told(tmp_path: Path) -> None:
     stored("folder", "deep/a.jpg", tmp_path, jpeg())
-    assert Pictures([tmp_path], nested=False).missing([scene("a.jpg")]) == ["a.jpg"]
-    assert Pictures([tmp_path], nested=False).missing([scene("deep/a.jpg")]) == []
+    assert Images([tmp_path], nested=False).missing([scene("a.jpg")]) == ["a.jpg"]
+    assert Images([tmp_path], nested=False).missing([scene("deep/a.jpg")]) == []
 
 
 def test_a_link_that_goes_round_is_followed_once(tmp_path: Path) -> None:
     stored("folder", "deep/a.jpg", tmp_path, jpeg())
     (tmp_path / "deep" / "up").symlink_to(tmp_path)
-    assert Pictures([tmp_path]).load(scene("a.jpg")).shape == (12, 16, 3)
+    assert Images([tmp_path]).load(scene("a.jpg")).shape == (12, 16, 3)
 
 
 def test_broken_zips(tmp_path: Path) -> None:
-    path = tmp_path / "pictures.zip"
+    path = tmp_path / "images.zip"
     path.write_bytes(b"PK no more")
-    with pytest.raises(PictureError, match=r"pictures\.zip: not a zip"):
-        Pictures([path]).load(scene("a.jpg"))
-    with pytest.raises(PictureError, match=r"pictures\.zip: not a zip"):
-        Pictures([path]).missing([scene("a.jpg")])
+    with pytest.raises(ImageError, match=r"images\.zip: not a zip"):
+        Images([path]).load(scene("a.jpg"))
+    with pytest.raises(ImageError, match=r"images\.zip: not a zip"):
+        Images([path]).missing([scene("a.jpg")])
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.jpg", jpeg())
     data = bytearray(path.read_bytes())
-    data[60] ^= 0xFF  # a byte of the picture: its checksum no longer fits
+    data[60] ^= 0xFF  # a byte of the image: its checksum no longer fits
     path.write_bytes(data)
-    with pytest.raises(PictureError, match=r"a\.jpg.*cannot be read"):
-        Pictures([path]).load(scene("a.jpg"))
+    with pytest.raises(ImageError, match=r"a\.jpg.*cannot be read"):
+        Images([path]).load(scene("a.jpg"))
 
 
 def test_a_zip_is_read_by_many_threads_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "pictures.zip"
+    path = tmp_path / "images.zip"
     files = [f"train2014/{number:03}.png" for number in range(60)]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for number, file in enumerate(files):
             archive.writestr(file, encoded(Image.new("RGB", (16, 12), (number, 255 - number, 7))))
-    pictures = Pictures([path])
+    images = Images([path])
     with ThreadPoolExecutor(8) as pool:
-        seen = list(pool.map(lambda n: pictures.load(scene(files[n % 60])), range(480)))
+        seen = list(pool.map(lambda n: images.load(scene(files[n % 60])), range(480)))
     assert [tuple(p[3, 3]) for p in seen] == [(n % 60, 255 - n % 60, 7) for n in range(480)]
 
 
 def test_a_wrong_size_is_an_error_of_loading(tmp_path: Path) -> None:
     root = stored("folder", "a.jpg", tmp_path, jpeg())
-    with pytest.raises(PictureError, match="16 x 12"):
-        Pictures([root]).load(scene("a.jpg", (640, 480)))
+    with pytest.raises(ImageError, match="16 x 12"):
+        Images([root]).load(scene("a.jpg", (640, 480)))
 
 
 def _reads(root: ZipRoot, expected: dict[str, bytes], wrong: object) -> None:
@@ -263,10 +263,10 @@ def _reads(root: ZipRoot, expected: dict[str, bytes], wrong: object) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_reads_a_zip_through_a_handle_of_its_own(tmp_path):
     contents = {f"{n}.bin": bytes([n]) * 5000 for n in range(8)}
-    with zipfile.ZipFile(tmp_path / "pictures.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(tmp_path / "images.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in contents.items():
             archive.writestr(name, content)
-    root = ZipRoot(tmp_path / "pictures.zip")
+    root = ZipRoot(tmp_path / "images.zip")
     assert root.read("3.bin") == contents["3.bin"]
     fork = multiprocessing.get_context("fork")
     wrong = fork.Value("i", 0)

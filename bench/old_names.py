@@ -1,0 +1,38 @@
+"""Old spellings that are still read, until version 0.3: keys of files and settings, options, names of pipelines."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+KEYS = {
+    "pictures": "images",
+    "pictures_per_s": "images_per_s",
+    "proposals_per_picture": "proposals_per_image",
+    "other_picture": "other_image",
+    "per_picture": "per_image",
+    "whole_picture": "whole_image",
+    "keep_pictures": "keep_images",
+}
+OPTIONS = {"--pictures": "--images", "--no-pictures": "--no-images", "--per-picture": "--per-image"}
+PIPELINES = {"whole-picture": "whole-image"}
+
+
+def current(value: Any) -> Any:
+    """Return a value of JSON or TOML with its keys, and the pipelines it names, in today's spelling."""
+    if isinstance(value, dict):
+        return {KEYS.get(key, key): current(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [current(inner) for inner in value]
+    return PIPELINES.get(value, value) if isinstance(value, str) else value
+
+
+def current_arguments(arguments: list[str]) -> list[str]:
+    """Return a command's arguments with today's options; each old one is named on stderr."""
+    out = []
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if option in OPTIONS:
+            print(f"bench: {option} is now {OPTIONS[option]}; the old spelling goes in version 0.3", file=sys.stderr)
+        out.append(f"{OPTIONS.get(option, option)}{equals}{value}")
+    return out

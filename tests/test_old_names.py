@@ -1,0 +1,35 @@
+import pytest
+
+from bench import registry
+from bench.datasets.prepared import dataset_folder, image_roots
+from bench.old_names import current, current_arguments
+from bench.settings import assignments, load_settings
+
+
+def test_keys_and_pipelines_of_records_are_read_in_todays_spelling():
+    old = {"identity": {"pipeline": "whole-picture", "data": {"pictures": 3}}, "notes": ["a picture", {"pictures": 1}]}
+    new = {"identity": {"pipeline": "whole-image", "data": {"images": 3}}, "notes": ["a picture", {"images": 1}]}
+    assert current(old) == new and current(new) == new
+
+
+def test_an_old_option_is_accepted_and_named(capsys):
+    assert current_arguments(["label", "--pictures", "--per-picture=3", "pictures"]) == [
+        *("label", "--images", "--per-image=3", "pictures")
+    ]
+    assert "--pictures is now --images" in capsys.readouterr().err
+
+
+def test_an_old_pipeline_name_opens_the_pipeline():
+    assert registry.pipeline_factory("whole-picture") is registry.pipeline_factory("whole-image")
+
+
+@pytest.mark.parametrize("name", ["pictures.json", "images.json"])
+def test_settings_and_stored_folders_in_the_old_spelling(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("BENCH_HOME", str(tmp_path))
+    (tmp_path / "bench.toml").write_text('[data.pictures]\ncoco = "a"\n[label.template]\nper_picture = 4\n')
+    resolved = load_settings(tmp_path / "bench.toml")
+    assert resolved.settings.data.images == {"coco": "a"} and resolved.settings.label["template"]["per_image"] == 4
+    assert assignments(["proposer.whole_picture=false"]) == {"proposer": {"whole_image": False}}
+    dataset_folder(tmp_path, "tiny").mkdir(parents=True)
+    (dataset_folder(tmp_path, "tiny") / name).write_text('{"schema": 2, "roots": ["/there"]}')
+    assert [str(root) for root in image_roots(resolved, "tiny")] == ["/there"]
