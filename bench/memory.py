@@ -1,10 +1,11 @@
-"""When a device's memory is too small: telling that error from others, and giving back what can be given back."""
+"""Memory of the process and its device: peaks, what frees it, and chunks that are halved where it runs out."""
 
 from __future__ import annotations
 
 import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from bench.errors import DeviceError
@@ -12,19 +13,20 @@ from bench.errors import DeviceError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-SAID = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
+MB = 2**20
+FULL = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on whatever device."""
-    # By name: asking torch for its class would import it.
+    """Tell whether an error says that memory ran out, on whatever device."""
+    # By name: torch's class would have to be imported.
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in SAID)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in FULL)
 
 
 def free() -> None:
-    """Collects what nobody holds any more, and has torch hand unused GPU memory back."""
+    """Free what is unreferenced, and the unused GPU memory that torch keeps."""
     gc.collect()
     if "torch" in sys.modules:
         import torch
@@ -64,3 +66,42 @@ def in_chunks(
         free()
         size = (len(chunk) + 1) // 2
         on_halved(len(chunk), size)
+
+
+def peak_memory_mb() -> float | None:
+    """Return the largest resident size of this process so far; None where the system does not say."""
+    # getrusage carries a parent's peak over into a started program, so Linux is asked directly.
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / MB
+    except (OSError, ValueError):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / MB if sys.platform == "darwin" else peak * 1024 / MB
+
+
+def device_memory_mb(device: str, reserved: bool = False) -> float | None:
+    """Return the largest memory that torch has allocated (or reserved) on a CUDA device so far; None elsewhere."""
+    if not device.startswith("cuda") or "torch" not in sys.modules:
+        return None
+    import torch
+
+    return (torch.cuda.max_memory_reserved if reserved else torch.cuda.max_memory_allocated)(device) / MB
+
+
+def restart_peaks(device: str) -> bool:
+    """Forget the peaks so far, of the process and its CUDA device; False where the system keeps the process's."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew at what is resident now
+    except OSError:
+        return False
+    return True

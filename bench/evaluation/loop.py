@@ -19,6 +19,7 @@ from bench.evaluation.opening import OpenPipeline, build, pipeline_context
 from bench.evaluation.outcomes import by_scene, outcomes
 from bench.evaluation.progress import progress, say
 from bench.evaluation.protocols import protocol as protocol_named
+from bench.memory import device_memory_mb, peak_memory_mb
 from bench.runs.folders import runs_of
 from bench.runs.opening import finished_run, open_run
 from bench.runs.outcomes import write_outcomes
@@ -27,7 +28,6 @@ from bench.runs.record import RunRecord
 from bench.runs.shards import Rank, from_environment, owned
 from bench.runs.store import BatchTime, Run
 from bench.settings import Resolved, RunSettings
-from bench.speed.conditions import device_memory_mb, peak_memory_mb
 
 
 @dataclass(frozen=True, slots=True)

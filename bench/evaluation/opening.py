@@ -15,12 +15,12 @@ import numpy as np
 
 from bench import registry
 from bench.acceleration import Acceleration
+from bench.clock import Clock
 from bench.datasets.split import Split
 from bench.errors import BenchError, MissingPackage, UsageError
 from bench.evaluation.device import make_deterministic, resolve_device, resolve_dtype, seed_everything, use_device
 from bench.grounding import Boxes, LoadedScene, Pipeline, PipelineCard, PipelineContext, Prediction, Scene
 from bench.settings import Resolved, merged
-from bench.speed.clock import Clock
 
 if TYPE_CHECKING:
     from PIL import Image

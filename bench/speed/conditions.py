@@ -1,4 +1,4 @@
-"""What the machine is like while something is measured, and whether that makes it noisy; peaks of memory.
+"""What the machine is like while something is measured, and whether that makes it noisy.
 
 A GPU is asked through its driver (NVML), without torch: energy, clocks, what slows it, and who else is on it. What a
 driver does not support is None with the reason, never 0.
@@ -7,55 +7,13 @@ driver does not support is None with the reason, never 0.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bench.memory import MB
 from bench.speed.record import Rate
-
-MB = 2**20
-
-
-def peak_memory_mb() -> float | None:
-    """The largest resident size of this process so far; None where the system does not say."""
-    # getrusage carries a parent's peak over into a started program, so Linux is asked directly.
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / MB
-    except (OSError, ValueError):
-        pass
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / MB if sys.platform == "darwin" else peak * 1024 / MB
-
-
-def device_memory_mb(device: str, reserved: bool = False) -> float | None:
-    """The largest memory torch has allocated (or reserved) on a CUDA device so far; None elsewhere."""
-    if not device.startswith("cuda") or "torch" not in sys.modules:
-        return None
-    import torch
-
-    return (torch.cuda.max_memory_reserved if reserved else torch.cuda.max_memory_allocated)(device) / MB
-
-
-def restart_peaks(device: str) -> bool:
-    """Forgets the peaks so far, of the process and of its CUDA device; False where the system keeps the process's."""
-    if device.startswith("cuda"):
-        import torch
-
-        torch.cuda.reset_peak_memory_stats(device)
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew at what is resident now
-    except OSError:
-        return False
-    return True
-
 
 T = TypeVar("T")
 # Bits of nvmlDeviceGetCurrentClocksEventReasons. An idle GPU and clocks that somebody set are no throttling.

@@ -14,13 +14,13 @@ from bench.datasets.split import Split
 from bench.evaluation.beginning import hash_of, identity_of, now, plain_card
 from bench.evaluation.opening import open_pipeline
 from bench.evaluation.progress import say
-from bench.memory import free
+from bench.memory import device_memory_mb, free, peak_memory_mb, restart_peaks
 from bench.runs import provenance
 from bench.runs.files import make_folder, write_atomically
 from bench.runs.folders import names_at, runs_of
 from bench.settings import Resolved
 from bench.speed.check import SAMPLE, against_accuracy, against_run, compare
-from bench.speed.conditions import Gpu, Watch, device_memory_mb, open_gpu, peak_memory_mb, restart_peaks, uneven
+from bench.speed.conditions import Gpu, Watch, open_gpu, uneven
 from bench.speed.record import Compared, Energy, Memory, PairRecord, Rate, Rules, SpeedRecord
 from bench.speed.resident import CAP_MB, Resident, make_resident
 from bench.speed.scenarios import offline, search, single, stages, warm_up

@@ -14,7 +14,7 @@ from bench.datasets.split import Split
 from bench.errors import DataError
 from bench.evaluation.answering import decoded_ahead
 from bench.grounding import ImageArray, LoadedScene, Query, Scene
-from bench.speed.conditions import MB
+from bench.memory import MB
 from bench.speed.record import Images
 
 CAP_MB = 2048.0

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from bench.clock import synchroniser
 from bench.errors import BenchError
 from bench.evaluation.answering import checked
 from bench.evaluation.opening import OpenPipeline
 from bench.grounding import Caching, LoadedScene, Prediction
 from bench.speed.check import close
-from bench.speed.clock import synchroniser
 from bench.speed.resident import Resident
 
 NEW, REAL = "new", "the split's"

@@ -5,8 +5,8 @@
     search                  P(D) <- selection metric(train(D))         trials (search.py: SSA, MSA)
     train(D*)                                                          the last training, by the full config
 
-Each line consists of nodes of finished work (memo.py), so a killed curriculum resumes with the same decisions. What is
-trained is the task of any method with one part (bench/training/task.py).
+Each line consists of nodes of finished work (bench/runs/memo.py), so a killed curriculum resumes with equal decisions.
+What is trained is the task of any method with one part (bench/training/task.py).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from bench.evaluation.reliability import measure
 from bench.grounding import Box, Pipeline, Scene
 from bench.hashing import sha256_file
 from bench.runs.files import write_atomically
+from bench.runs.memo import DryRunStop, Memo, Result, digest
 from bench.runs.shards import from_environment
 from bench.settings import parse_table
 from bench.training.task import Trained, TrainingJob
 from bench.training.trainer import BEST, LAST, launch, train
 from clipvg.curriculum import pools as metrics
-from clipvg.curriculum.memo import DryRunStop, Memo, Result, digest
 from clipvg.curriculum.plan import CurriculumOptions, Recipe, Tasks, make_plan, make_recipe, only_task
 from clipvg.curriculum.pools import Pool, pool_of, sampled, selected
 from clipvg.curriculum.record import CurriculumLog
@@ -103,7 +103,7 @@ class Curriculum:
         self.index, self.processes, self.accelerator = rank.index, rank.size, None
         if self.processes > 1:
             self.accelerator = launch(job, self.full.task.config.model_copy(update={"track": ""}), job.out)
-        self.memo = Memo(job.out / "nodes", self._agree, self.index == 0, dry_run)
+        self.memo = Memo(job.out / "nodes", self._agree, self.index == 0, dry_run, "curriculum")
         self.record = CurriculumLog(kind, self.options, {source.name: source for source in sources}, self.pools)
         self.boxes: dict[str, dict[str, Box | None]] = {}
 

@@ -143,7 +143,7 @@ def _rate(records: Sequence[Mapping[str, Any]], kind: str) -> float:
     """Rows a second over the finished nodes of a kind; 0 where there are none."""
     mine = [record for record in records if record.get("kind") == kind]
     seconds = sum(record.get("seconds", 0.0) for record in mine)
-    return sum(_rows(record["found"]) for record in mine) / seconds if seconds else 0.0
+    return sum(_rows(record["result"]) for record in mine) / seconds if seconds else 0.0
 
 
 def _rows(result: Mapping[str, Any]) -> float:

@@ -26,8 +26,8 @@ import torch
 
 from bench.evaluation.opening import open_pipeline
 from bench.grounding import LoadedScene, Query
+from bench.memory import device_memory_mb, peak_memory_mb
 from bench.settings import load_settings
-from bench.speed.conditions import device_memory_mb, peak_memory_mb
 
 WORDS = ("man", "woman", "dog", "left", "right", "red", "standing", "behind", "the", "car", "on", "table", "of")
 EXPRESSIONS, PROPOSALS = 7, 12

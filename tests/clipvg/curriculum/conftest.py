@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.clock import Clock
 from bench.datasets.label_sources import SourceRows
 from bench.datasets.shapes import ShapesImages, make_scene
 from bench.evaluation.validation import on_split
 from bench.grounding import PipelineContext
-from bench.speed.clock import Clock
 from bench.training.task import TrainingJob
 from clipvg.curriculum import driver
 from clipvg.curriculum.pools import share_of

@@ -52,8 +52,8 @@ def test_a_short_grid_and_a_share_of_rows(pools, configs):
 
 def test_time_is_told_from_what_is_done(pools, configs):
     records = [
-        {"kind": "train", "seconds": 10.0, "found": {"notes": {"steps": 100, "effective_batch": 8}, "rows": 25}},
-        {"kind": "score", "seconds": 0.5, "found": {"rows": {"a": [0.5, None], "b": [0.1, None]}}},
+        {"kind": "train", "seconds": 10.0, "result": {"notes": {"steps": 100, "effective_batch": 8}, "rows": 25}},
+        {"kind": "score", "seconds": 0.5, "result": {"rows": {"a": [0.5, None], "b": [0.1, None]}}},
     ]
     plan = make_plan(pools, configs, CurriculumOptions(), records)
     assert (plan.trained, plan.scored, plan.done) == (80.0, 4.0, 2)

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from bench.speed.clock import Clock
-from bench.speed.conditions import device_memory_mb, peak_memory_mb
+from bench.clock import Clock
+from bench.memory import device_memory_mb, peak_memory_mb
 
 
 def test_stages_add_up_and_start_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,11 @@
-"""A memo of finished work by content hash: trainings and scorings that are done once, whatever is killed in between.
+"""Memo of finished work by content hash: what is done once, whatever is killed in between.
 
     FOLDER/train-1f0c.../node.json    what it was, its result, how long it took
                          network.*    of a training: its weights, and while it runs its step file
            score-77ab.../node.json    of a scoring: the reliability of every row
 
-A node is named by a hash of everything that its result depends on. A training that was stopped resumes from its step
-file.
+A node is named by a hash of everything that its result depends on. The other way to resume, for work that is stored
+line by line, is a run's append-only log (bench/runs/store.py).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from bench.runs.files import make_folder, write_atomically
 
 log = logging.getLogger("bench.train")
 RECORD = "node.json"
+OLD_RESULT = "found"  # the key of a result before version 0.2
 Result = dict[str, Any]
 
 
@@ -31,42 +32,58 @@ class DryRunStop(Exception):
     """A dry run reached work that is not done; its text names the work."""
 
 
+def _same(value: Any) -> Any:
+    return value
+
+
 @dataclass
 class Memo:
     """The nodes under `folder`. `agree` gives every process the first one's value; `dry` does nothing new."""
 
     folder: Path
-    agree: Callable[[Any], Any]
+    agree: Callable[[Any], Any] = _same
     lead: bool = True
     dry: bool = False
+    title: str = "memo"  # in the log
     done: int = 0  # in this run
     known: set[str] = field(default_factory=set)
 
-    def run(self, kind: str, key: Mapping[str, Any], what: str, work: Callable[[Path], Result]) -> tuple[str, Result]:
+    def run(
+        self,
+        kind: str,
+        key: Mapping[str, Any],
+        what: str,
+        work: Callable[[Path], Result],
+        intact: Callable[[Result], bool] = lambda result: True,
+    ) -> tuple[str, Result]:
         """Return the node's name and result: from its record, or from `work`, given the node's folder.
 
-        `work` returns plain JSON on the first process; what others return is not used. Raises DryRunStop, and RunError
-        for a record that cannot be read.
+        `work` returns plain JSON on the first process; what others return is not used. A result that is not `intact`,
+        for files beside it have changed, is made anew. Raises DryRunStop, and RunError for a broken record.
         """
         name = f"{kind}-{digest(key)}"
         folder = self.folder / name
-        record = self.agree(_record(folder / RECORD) if self.lead else None)
+        # 1. Done before?
+        record = _record(folder / RECORD) if self.lead else None
+        record = self.agree(record if record is None or intact(record["result"]) else None)
         if record is not None:
             if name not in self.known:
-                log.info("curriculum: %s: done before (%s)", what, name)
+                log.info("%s: %s: done before (%s)", self.title, what, name)
             self.known.add(name)
-            result: Result = record["found"]
+            result: Result = record["result"]
             return name, result
         if self.dry:
             raise DryRunStop(what)
-        log.info("curriculum: %s (%s)", what, name)
+        # 2. Do it.
+        log.info("%s: %s (%s)", self.title, what, name)
         start = time.monotonic()
         if self.lead:
             make_folder(folder)
         result = self.agree(work(folder))
         self.done += 1
+        # 3. The record comes last: without it the node counts as not done.
         if self.lead:
-            record = {"what": what, "kind": kind, "key": dict(key), "found": result}
+            record = {"what": what, "kind": kind, "key": dict(key), "result": result}
             record["seconds"] = round(time.monotonic() - start, 3)
             write_atomically(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
         self.known.add(name)
@@ -86,10 +103,12 @@ def digest(key: Mapping[str, Any]) -> str:
 def _record(path: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or not isinstance(record.get("found"), dict):
+        if OLD_RESULT in record:
+            record["result"] = record.pop(OLD_RESULT)
+        if not isinstance(record["result"], dict):
             raise ValueError("not a record")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(f"{path}: no record of a node ({error}); delete its folder and it is done again") from None
-    return record
+    return record  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Where the seconds of a run go: a stage clock that pipelines mark and the loop reads batch by batch."""
+"""Device clock: seconds of each named stage, which pipelines mark and a run stores batch by batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Adds up the seconds of each named stage (the StageClock of bench.grounding).
+    """Add up the seconds of each named stage (the StageClock of bench.grounding).
 
     A stage inside another takes its time away from the outer one, so the stages add up to no more than the wall time.
     On CUDA the device is waited for at both ends of a stage, so that queued work is charged to the stage it belongs to;
@@ -34,12 +34,12 @@ class Clock:
             self._open.pop()
 
     def take(self) -> dict[str, float]:
-        """Seconds a stage since the last call, and starts again from zero."""
-        taken, self._seconds = dict(self._seconds), defaultdict(float)
-        return taken
+        """Return the seconds of each stage since the last call, and start from zero."""
+        seconds, self._seconds = dict(self._seconds), defaultdict(float)
+        return seconds
 
     def _charge(self) -> None:
-        """Charges the time since the last change to the innermost open stage."""
+        """Charge the time since the last change to the innermost open stage."""
         if self.waits:
             self._wait()
         now = time.perf_counter()
@@ -49,7 +49,7 @@ class Clock:
 
 
 def synchroniser(device: str) -> Callable[[], None]:
-    """Make what waits until a CUDA device has done all that it was given; it does nothing elsewhere."""
+    """Return a function that waits until a CUDA device is idle; it does nothing elsewhere."""
     if not device.startswith("cuda"):
         return lambda: None
     import torch
