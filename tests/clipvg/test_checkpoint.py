@@ -17,8 +17,8 @@ def without_dead(sizes):
     return [key for key in plain_clipvg.shapes(sizes) if not key.startswith("visu_proj.")]
 
 
-def test_the_formula_makes_the_published_layout(shared):
-    listed = (shared.parent / "spec" / "clipvg_state_dict.txt").read_text()
+def test_the_formula_makes_the_published_layout(real):
+    listed = (real.parent / "spec" / "clipvg_state_dict.txt").read_text()
     for arch, count in (("ViT-B/16", 689), ("ViT-L/14", 977)):
         table = listed.split(f"ML_CLIP_VG {arch}\n")[1].split("--- full state_dict")[1].split("--- aliased")[0]
         rows = [line.split(" ", 1) for line in map(str.strip, table.splitlines()[1:]) if line]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 from bench.datasets.index_lists import read_index_list
 from bench.errors import DataError, UnknownName, UnsafePickle
 
-SHARED = Path(os.environ.get("BENCH_SHARED") or Path(__file__).parents[3] / "shared")
 COCO = "COCO_train2014_000000000716.jpg"
 ATTRIBUTES = [("r1", ["man"]), ("r8", ["none"])]
 
@@ -144,8 +142,8 @@ def test_other_refusals(tmp_path):
         ("flickr_val", 14_433, None, 1_000),
     ],
 )
-def test_the_real_lists(name, expressions, refs, images):
-    file = SHARED / f"data/index/{name}.pth"
+def test_the_real_lists(real, name, expressions, refs, images):
+    file = real / f"index/{name}.pth"
     if not file.exists():
         pytest.skip("needs the real index lists")
     scenes = read_index_list(file, name.removesuffix("_val"))

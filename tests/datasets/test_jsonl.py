@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from bench.datasets import jsonl
 from bench.datasets.jsonl import read_jsonl
 from bench.errors import DataError
 
-SHARED = Path(os.environ.get("BENCH_SHARED") or Path(__file__).parents[3] / "shared")
 GOOD = {"image": "a.jpg", "text": "the cup", "box_xyxy": [1, 2, 3, 4]}
 
 
@@ -153,9 +151,8 @@ def test_anything_else_is_a_data_error_too(tmp_path_factory, line):
         assert len(scenes) == 1
 
 
-@pytest.mark.skipif(not (SHARED / "data/images/expressions.jsonl").exists(), reason="needs the real images")
-def test_the_real_images():
-    scenes = read_jsonl(SHARED / "data/images/expressions.jsonl")
+def test_the_real_images(real):
+    scenes = read_jsonl(real / "pictures/expressions.jsonl")
     assert (len(scenes), sum(len(s.expressions) for s in scenes)) == (4, 32)
     assert scenes[0].expressions[0].id == "refcoco-testB:0"
     assert (scenes[0].id, scenes[0].width, scenes[0].height) == ("154", 427, 640)

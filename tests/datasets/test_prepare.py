@@ -187,9 +187,9 @@ REAL = [
 
 @pytest.mark.parametrize(("name", "file", "counts"), REAL)
 def test_real_index_lists_have_the_published_counts(
-    name: str, file: str, counts: Counts, resolved: Resolved, shared: Path
+    name: str, file: str, counts: Counts, resolved: Resolved, real: Path
 ) -> None:
-    (done,) = prepare(name, str(shared / "index" / file), [shared / "pictures"], resolved, Asked())
+    (done,) = prepare(name, str(real / "index" / file), [real / "pictures"], resolved, Asked())
     assert done.header.counts == counts
     assert not done.header.partial
     split = load_split(name, resolved)
@@ -199,6 +199,6 @@ def test_real_index_lists_have_the_published_counts(
     assert all(split.images.load(scene).ndim == 3 for scene in there)
 
 
-def test_a_real_mix_up_is_recognised(resolved: Resolved, shared: Path) -> None:
+def test_a_real_mix_up_is_recognised(resolved: Resolved, real: Path) -> None:
     with pytest.raises(DataError, match="these are the counts of refcocog-val"):
-        prepare("refcoco-val", str(shared / "index/gref_umd_val.pth"), [], resolved, Asked())
+        prepare("refcoco-val", str(real / "index/gref_umd_val.pth"), [], resolved, Asked())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import struct
 from pathlib import Path
@@ -15,8 +14,6 @@ from bench.datasets.fingerprint import difference, fingerprint
 from bench.datasets.index_lists import read_index_list
 from bench.datasets.refer import read_refer
 from bench.errors import DataError, UnsafePickle
-
-SHARED = Path(os.environ.get("BENCH_SHARED") or Path(__file__).parents[3] / "shared")
 
 
 def py2_pickle(held: object) -> bytes:
@@ -259,9 +256,8 @@ def test_refs_that_are_no_refs(refcoco):
         read_refer(refcoco, "unc", "val")
 
 
-@pytest.mark.skipif(not (SHARED / "data/index/unc_val.pth").exists(), reason="needs the real index lists")
-def test_the_real_refcoco_val_has_one_fingerprint_whatever_holds_it(tmp_path):
-    listed = read_index_list(SHARED / "data/index/unc_val.pth", "refcoco")
+def test_the_real_refcoco_val_has_one_fingerprint_whatever_holds_it(real, tmp_path):
+    listed = read_index_list(real / "index/unc_val.pth", "refcoco")
 
     def written(name: str, cut: bool) -> Path:
         refs: dict[str, dict] = {}

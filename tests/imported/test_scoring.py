@@ -1,9 +1,7 @@
 """Boxes made elsewhere become runs: whole, repeatable, and with the published numbers where the real files are."""
 
 import json
-import os
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +19,6 @@ from bench.imported.scoring import import_boxes
 from bench.runs.record import read_record
 from bench.runs.store import stored_rows
 
-SHARED = Path(os.environ.get("BENCH_SHARED") or Path(__file__).parents[2] / ".." / "shared") / "data"
 BOX = (0.0, 0.0, 40.0, 40.0)
 
 
@@ -107,21 +104,17 @@ def test_a_name_cannot_leave_the_results(tmp_path, file):
         assert (tmp_path / "results" / "runs") in folder.resolve().parents
 
 
-real = pytest.mark.skipif(not (SHARED / "predictions").is_dir(), reason="needs the shared data")
-
-
 @pytest.fixture(scope="module")
-def refcoco_val():
+def refcoco_val(real):
     from bench.datasets.index_lists import read_index_list
 
-    scenes = tuple(read_index_list(SHARED / "index" / "unc_val.pth", "refcoco"))
+    scenes = tuple(read_index_list(real / "index" / "unc_val.pth", "refcoco"))
     return Split("refcoco-val", "RefCOCO val", scenes, SimpleNamespace())
 
 
-@real
 @pytest.mark.parametrize(("model", "hits"), [("bert", 8634), ("lstm", 8505)])
-def test_published_boxes_give_the_known_number(tmp_path, refcoco_val, model, hits):
-    file = SHARED / "predictions" / f"lbyl_{model}_unc_val.json"
+def test_published_boxes_give_the_known_number(real, tmp_path, refcoco_val, model, hits):
+    file = real / "predictions" / f"lbyl_{model}_unc_val.json"
     record, _ = import_boxes(file, refcoco_val, tmp_path, name=f"LBYL-Net {model}")
     assert (record.metrics.n, record.metrics.hits, record.metrics.no_box) == (10834, hits, 1)
     said = record.imported
@@ -131,11 +124,10 @@ def test_published_boxes_give_the_known_number(tmp_path, refcoco_val, model, hit
     assert record.metrics.ci95[0] < record.metrics.accuracy < record.metrics.ci95[1]
 
 
-@real
-def test_why_the_authors_say_79_72(refcoco_val):
+def test_why_the_authors_say_79_72(real, refcoco_val):
     """Their 8,637 hits are against a ground truth cut to integers, and two of them are pairs of boxes that do not meet:
     their IoU multiplies two negative sides of an empty intersection (one of these "IoUs" is 13.9)."""
-    path = SHARED / "predictions" / "lbyl_bert_unc_val.json"
+    path = real / "predictions" / "lbyl_bert_unc_val.json"
     theirs = {key: entry["iou"] for key, entry in json.loads(path.read_text()).items()}
     sized = tuple(replace(scene, width=640, height=640) for scene in refcoco_val.scenes)  # no box leaves that square
     answers = align(read_boxes(path), refcoco_val).answers

@@ -65,16 +65,16 @@ def test_published_formats_load_without_running_anything(context, tmp_path, fami
         assert np.allclose(alone.boxes, together.boxes, atol=0.01)
 
 
-def test_real_images_with_a_real_detector(context, shared):
+def test_real_images_with_a_real_detector(context, real):
     """The package's own boxes on real images, and most of the real referents among them."""
     from ultralytics import YOLO
 
-    weights = shared / "weights" / "yolov8n.pt"
+    weights = real / "weights" / "yolov8n.pt"
     if not weights.is_file():
         pytest.skip("no real detector beside this checkout")
-    rows = [json.loads(line) for line in (shared / "pictures" / "expressions.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (real / "pictures" / "expressions.jsonl").read_text().splitlines()]
     names = sorted({row["image"] for row in rows})
-    images = [np.asarray(Image.open(shared / "pictures" / name).convert("RGB")) for name in names]
+    images = [np.asarray(Image.open(real / "pictures" / name).convert("RGB")) for name in names]
     proposer = YoloProposer(YoloOptions(weights=str(weights), whole_image=False), context())
     scenes = [LoadedScene(name, image, ()) for name, image in zip(names, images, strict=True)]
     ours = dict(zip(names, proposer.propose(scenes), strict=True))

@@ -1,9 +1,7 @@
 """Expressions of every kind, read by words: what they name, and how they single it out."""
 
-import os
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from phrase_lines import line
@@ -11,9 +9,6 @@ from phrase_lines import line
 from bench.datasets.index_lists import read_index_list
 from bench.datasets.shapes import make_scene
 from pipelines.language.parse import Phrase, normalised, parse
-
-SHARED = Path(os.environ.get("BENCH_SHARED") or Path(__file__).parents[3] / ".." / "shared") / "data"
-
 
 # In one line, `_` for any thing: name | superlatives, a place in an order by its number | relation(other thing)
 EXPRESSIONS = {
@@ -168,11 +163,10 @@ def test_the_embedded_data_is_read_without_a_mistake():
             assert KINDS[expression.kind](parse(expression.text)), expression.text
 
 
-@pytest.mark.skipif(not (SHARED / "index").is_dir(), reason="the real lists are not at hand")
 @pytest.mark.parametrize(("name", "plain"), [("unc", 0.34), ("gref_umd", 0.64), ("referit", 0.44)])
-def test_real_expressions(name, plain):
+def test_real_expressions(real, name, plain):
     """Every name is made of the expression's own words, and as many expressions compare as when this was written."""
-    scenes = read_index_list(SHARED / "index" / f"{name}_val.pth", name)
+    scenes = read_index_list(real / "index" / f"{name}_val.pth", name)
     texts = [e.text for scene in scenes for e in scene.expressions]
     phrases = [parse(text) for text in texts]
     for text, phrase in zip(texts, phrases, strict=True):
