@@ -98,7 +98,7 @@ def check_box_touches(scene: Scene, expression: Expression, width: int, height: 
 
     No model can learn from it, and it is a sign of boxes in the wrong format. `where` names file and row; by default
     the message names image and expression. Label files are checked when they are loaded and decoded
-    (bench/datasets/labels.py); who trains on other scenes without annotated sizes calls this once the image is there.
+    (bench/datasets/readers/labels.py); other scenes without annotated sizes are checked once the image is there.
     """
     if not expression.touches(width, height):
         x1, y1, x2, y2 = expression.box

@@ -14,8 +14,8 @@ from documented import PAGES, blocks, commands, refusal
 
 from bench import registry
 from bench.datasets.catalog import CATALOGUE
-from bench.datasets.jsonl import KEYS
 from bench.datasets.load import find_split
+from bench.datasets.readers.jsonl import KEYS
 from bench.grounding import Prediction
 from bench.predicting.one import Single
 from bench.reporting.published import published

@@ -50,7 +50,7 @@ def prepare(
     from dataclasses import asdict
 
     from bench.datasets.prepare import prepare as prepare_splits
-    from bench.datasets.sources import Asked
+    from bench.datasets.readers.sources import Asked
     from bench.errors import DataError, UsageError
 
     if protocol not in ("merged", "any-box"):

@@ -82,7 +82,7 @@ def stats(
     json: Json = False,
 ) -> None:
     """Count rows, images, words, duplicates and box sizes, by source; draw a contact sheet."""
-    from bench.labelling.files import draw_sheet, statistics
+    from bench.labelling.statistics import draw_sheet, statistics
     from bench.reporting.label_stats import print_stats
 
     resolved = settings_of(config)
@@ -106,8 +106,8 @@ def export(
     json: Json = False,
 ) -> None:
     """Write pseudo-labels as the official lists: one a source, and one of all that lie there, merged in order."""
-    from bench.datasets.pseudo_files import export_lists
-    from bench.labelling.files import dataset_of_labels
+    from bench.labelling.label_files import export_lists
+    from bench.labelling.statistics import dataset_of_labels
 
     written = export_lists(files, out, dataset_of_labels(files, split), threshold)
     if json:

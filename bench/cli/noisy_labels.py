@@ -37,9 +37,9 @@ def noisy_labels(
     from collections import Counter
 
     from bench.datasets.load import load_split
-    from bench.datasets.pseudo_files import check_jsonl_name, write_labels
     from bench.datasets.shapes.noise import Rates, noisy_labels_of
     from bench.errors import DataError, UsageError
+    from bench.labelling.label_files import check_jsonl_name, write_labels
 
     check_jsonl_name(out)
     rates = Rates(wrong_attribute, wrong_object, shifted_box)

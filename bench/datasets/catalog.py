@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.datasets.hub import MIRRORS, Mirror
 from bench.datasets.prepared import Header, images_of, index_path, read_header, read_index
+from bench.datasets.readers.hub import MIRRORS, Mirror
 from bench.datasets.split import Counts, Part, Split
 from bench.errors import DataError
 from bench.settings import Resolved

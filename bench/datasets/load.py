@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench import registry
 from bench.datasets.images import Images
-from bench.datasets.jsonl import read_jsonl
+from bench.datasets.readers.jsonl import read_jsonl
 from bench.datasets.split import Dataset, Part, Split
 from bench.errors import UnknownName, UsageError
 from bench.settings import Resolved

@@ -23,7 +23,7 @@ from bench.datasets.prepared import (
     remember_images,
     write_index,
 )
-from bench.datasets.sources import Asked, Source, find_source
+from bench.datasets.readers.sources import Asked, Source, find_source
 from bench.datasets.split import Counts, Split
 from bench.errors import DataError, UsageError
 from bench.grounding import Scene

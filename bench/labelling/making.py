@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.datasets.blind import blind, images_below, shut
 from bench.datasets.load import load_split
-from bench.datasets.pseudo_files import check_jsonl_name, export_lists, list_format, write_labels
 from bench.errors import DataError, UsageError
 from bench.evaluation.device import seed_everything, use_device
 from bench.evaluation.opening import OWN_DATA, pipeline_context
@@ -22,6 +20,8 @@ from bench.evaluation.progress import progress
 from bench.grounding import ImageSource, Scene
 from bench.hashing import sha256_file
 from bench.labelling import LabelJob, PseudoLabel
+from bench.labelling.images_only import blind, images_below, shut
+from bench.labelling.label_files import check_jsonl_name, export_lists, list_format, write_labels
 from bench.runs.files import write_atomically
 from bench.runs.provenance import environment, git_state, redacted
 from bench.settings import Resolved, merged

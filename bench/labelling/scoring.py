@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.datasets.label_sources import source_name, told_apart
-from bench.datasets.labels import Labelled, load_labels, open_album
-from bench.datasets.pseudo_files import list_format
-from bench.datasets.reliability_files import IOU_RESULT, list_rows, read_iou_result, write_reliability_lists
+from bench.datasets.readers.label_sources import source_name, told_apart
+from bench.datasets.readers.labels import Labelled, load_labels, open_album
 from bench.errors import WeightsError
 from bench.evaluation.device import resolve_device
 from bench.evaluation.opening import dataset_of, open_pipeline
@@ -26,6 +24,8 @@ from bench.evaluation.protocols import protocol
 from bench.evaluation.reliability import Measured, Reliability, measure
 from bench.grounding import Pipeline
 from bench.hashing import places_of, sha256_file
+from bench.labelling.label_files import list_format
+from bench.labelling.scorer_files import IOU_RESULT, list_rows, read_iou_result, write_reliability_lists
 from bench.reporting.reliability import Kind, drawing, summary
 from bench.runs.files import make_folder
 from bench.runs.provenance import environment, git_state, redacted, settings_hash

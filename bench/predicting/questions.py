@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.datasets.images import Images
-from bench.datasets.jsonl import read_questions
-from bench.datasets.rows import Row, checked_text, gather
+from bench.datasets.readers.jsonl import read_questions
+from bench.datasets.readers.rows import Row, checked_text, gather
 from bench.errors import DataError, UsageError
 from bench.grounding import Box, Expression, ImageSource, Scene
 from bench.settings import Resolved
@@ -31,7 +31,7 @@ class Questions:
 
 
 def questions_of_file(path: Path, resolved: Resolved) -> Questions:
-    """Read `{"image": ..., "text": ...}` lines (bench/datasets/jsonl.py has the other keys), images beside the file.
+    """Read `{"image": ..., "text": ...}` lines (keys: bench/datasets/readers/jsonl.py), images beside the file.
 
     Raises DataError naming the line.
     """

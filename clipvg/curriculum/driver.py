@@ -21,7 +21,7 @@ from typing import Any
 
 from bench import registry
 from bench.datasets.fingerprint import fingerprint
-from bench.datasets.label_sources import SourceRows
+from bench.datasets.readers.label_sources import SourceRows
 from bench.errors import DataError, SettingsError, UsageError
 from bench.evaluation.reliability import measure
 from bench.grounding import Box, Pipeline, Scene

@@ -13,8 +13,8 @@ from hashlib import blake2b
 
 from bench.boxes import box_area_xyxy
 from bench.datasets.fingerprint import fingerprint, image_key
-from bench.datasets.label_sources import SourceRows
-from bench.datasets.rows import Row, gather
+from bench.datasets.readers.label_sources import SourceRows
+from bench.datasets.readers.rows import Row, gather
 from bench.errors import DataError
 from bench.evaluation.validation import Validate, on_split
 from bench.grounding import Box, Expression, Scene

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.datasets.label_sources import SourceRows
+from bench.datasets.readers.label_sources import SourceRows
 from bench.reporting.charts import Panel, Series, line_chart
 from bench.reporting.reliability import Histogram, histograms
 from bench.runs.files import make_folder, write_atomically

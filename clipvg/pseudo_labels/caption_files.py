@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.datasets.fingerprint import image_key
-from bench.datasets.rows import checked_text
+from bench.datasets.readers.rows import checked_text
 from bench.errors import DataError
 from clipvg.pseudo_labels.given_files import json_rows, listed, load_plain, short
 

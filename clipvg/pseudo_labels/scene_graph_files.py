@@ -24,8 +24,8 @@ from typing import Any
 
 from bench.boxes import iou_elementwise
 from bench.datasets.fingerprint import image_key
-from bench.datasets.index_lists import read_index_list
-from bench.datasets.rows import checked_box, checked_text
+from bench.datasets.readers.index_lists import read_index_list
+from bench.datasets.readers.rows import checked_box, checked_text
 from bench.errors import DataError
 from bench.grounding import Box, Expression
 from clipvg.pseudo_labels.given_files import json_rows, short

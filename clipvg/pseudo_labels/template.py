@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from bench.datasets.fingerprint import image_key
-from bench.datasets.shapes.dice import Dice
+from bench.datasets.shapes.rng import Rng
 from bench.errors import DataError
 from bench.labelling import LabelJob, PseudoLabel
 from bench.settings import Table, parse_table
@@ -81,7 +81,7 @@ def _labels(
     for looked in seen:
         height, width = looked.image.shape[:2]
         chosen = most_confident(referents(looked.detections, (width, height), options, kinds), options.top_n)
-        for referent, said in drawn(chosen, options, Dice("template", seed, image_key(looked.scene.file))):
+        for referent, said in drawn(chosen, options, Rng("template", seed, image_key(looked.scene.file))):
             provenance = {
                 "source": "template",
                 "detector": looked.detector,
@@ -147,7 +147,7 @@ def most_confident(found: Sequence[Referent], top_n: int) -> list[Referent]:
     return sorted(found, key=lambda r: (not r.is_person, -r.detection.confidence))[:top_n]
 
 
-def drawn(chosen: Sequence[Referent], options: TemplateOptions, dice: Dice) -> list[tuple[Referent, Candidate]]:
+def drawn(chosen: Sequence[Referent], options: TemplateOptions, dice: Rng) -> list[tuple[Referent, Candidate]]:
     """At most `per_image` of all phrases about the chosen, in random order where there are more.
 
     The published code may draw the same phrase for the same box twice, when a person wears two of a garment.

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from bench import registry
 from bench.cli.main import app
-from bench.datasets.index_lists import read_index_list
-from bench.datasets.jsonl import read_jsonl
-from bench.datasets.labels import load_labels
 from bench.datasets.load import load_split
+from bench.datasets.readers.index_lists import read_index_list
+from bench.datasets.readers.jsonl import read_jsonl
+from bench.datasets.readers.labels import load_labels
 from bench.errors import DataError, UnknownName, UsageError
 from bench.hashing import sha256_file
 from bench.labelling import PseudoLabel

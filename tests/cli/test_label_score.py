@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 from bench import registry
 from bench.boxes import clip_xyxy, iou_elementwise
 from bench.cli.label import score
-from bench.datasets.index_lists import read_index_list
-from bench.datasets.label_sources import source_name, told_apart
 from bench.datasets.load import load_split
-from bench.datasets.reliability_files import read_iou_result
+from bench.datasets.readers.index_lists import read_index_list
+from bench.datasets.readers.label_sources import source_name, told_apart
 from bench.errors import BenchError, DataError, RunError, UnknownName, UsageError, WeightsError
 from bench.evaluation.loop import evaluate
+from bench.labelling.scorer_files import read_iou_result
 from bench.reporting.reliability import BINS, summary
 from bench.settings import PROJECT, load_settings
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.datasets.jsonl import read_jsonl
+from bench.datasets.readers.jsonl import read_jsonl
 from bench.errors import DataError
 from bench.grounding import Expression, Scene
 from clipvg.rows import collate

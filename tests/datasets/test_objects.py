@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from bench.datasets.blind import blind, images_below, without_expressions
-from bench.datasets.labels import load_labels
 from bench.datasets.load import load_split
+from bench.datasets.readers.labels import load_labels
 from bench.datasets.split import Split
 from bench.evaluation.answering import answers
 from bench.grounding import PipelineCard, Prediction
+from bench.labelling.images_only import blind, images_below, without_expressions
 from bench.settings import RunSettings, load_settings
 from pipelines.proposers.objects import scene_objects
 

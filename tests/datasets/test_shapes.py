@@ -10,10 +10,10 @@ import pytest
 from bench.datasets.fingerprint import fingerprint
 from bench.datasets.load import load_split
 from bench.datasets.shapes import ShapesImages, make_scene
-from bench.datasets.shapes.dice import Dice
 from bench.datasets.shapes.language import KINDS, say
 from bench.datasets.shapes.layout import COLOURS, TEXTURES, make_layout
 from bench.datasets.shapes.outlines import OUTLINES, SHAPES, SINE, UNIT, extent, outline
+from bench.datasets.shapes.rng import Rng
 from bench.settings import load_settings
 
 SEED = 2026
@@ -41,9 +41,9 @@ def test_no_sine_is_near_a_rounding_edge():
 
 
 def test_dice_are_a_known_stream():
-    dice = Dice("layout", 2026, "val", 0)
-    assert [dice.below(1000) for _ in range(6)] == [902, 193, 12, 876, 363, 247]
-    counts = Counter(Dice("x", i).below(6) for i in range(6000))
+    rng = Rng("layout", 2026, "val", 0)
+    assert [rng.below(1000) for _ in range(6)] == [902, 193, 12, 876, 363, 247]
+    counts = Counter(Rng("x", i).below(6) for i in range(6000))
     assert set(counts) == set(range(6)) and min(counts.values()) > 850
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from bench.boxes import iou_elementwise
 from bench.cli.data import app
-from bench.datasets.jsonl import read_jsonl, read_provenance
+from bench.datasets.readers.jsonl import read_jsonl, read_provenance
 from bench.datasets.shapes.language import RELATIONS
 from bench.datasets.shapes.layout import COLOURS, TEXTURES, make_layout
 from bench.datasets.shapes.noise import KINDS, Rates, noisy_labels

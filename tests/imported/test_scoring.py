@@ -106,7 +106,7 @@ def test_a_name_cannot_leave_the_results(tmp_path, file):
 
 @pytest.fixture(scope="module")
 def refcoco_val(real):
-    from bench.datasets.index_lists import read_index_list
+    from bench.datasets.readers.index_lists import read_index_list
 
     scenes = tuple(read_index_list(real / "index" / "unc_val.pth", "refcoco"))
     return Split("refcoco-val", "RefCOCO val", scenes, SimpleNamespace())

@@ -1,6 +1,6 @@
 """`shapes`, the embedded data: scenes made on the fly from a seed, so that everything runs anywhere.
 
-dice.py      integers at random      ->  outlines.py  polygons      ->  layout.py  what stands where
+rng.py      integers at random      ->  outlines.py  polygons      ->  layout.py  what stands where
 language.py  what is said about it   ->  drawing.py   pixels        ->  this file  the data set
 """
 

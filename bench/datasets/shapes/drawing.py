@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from bench.datasets.shapes.dice import Dice
 from bench.datasets.shapes.layout import Layout, Thing
 from bench.datasets.shapes.outlines import UNIT
+from bench.datasets.shapes.rng import Rng
 from bench.grounding import ImageArray
 
 Colour = tuple[int, int, int]
@@ -40,12 +40,12 @@ GROUNDS: tuple[tuple[Colour, Colour], ...] = (
 
 def draw(layout: Layout, seed: int, part: str, index: int) -> ImageArray:
     """The image of a layout, RGB uint8 (H, W, 3)."""
-    dice = Dice("pixels", seed, part, index)
+    rng = Rng("pixels", seed, part, index)
     size = (layout.width, layout.height)
-    canvas = _ground(dice, size)
+    canvas = _ground(rng, size)
     canvas.paste((24, 26, 34), mask=_shadows(layout, size))
     for thing in layout.things:
-        _paint(canvas, thing, dice)
+        _paint(canvas, thing, rng)
     return np.asarray(canvas, np.uint8)
 
 
@@ -62,21 +62,21 @@ def _shadows(layout: Layout, size: tuple[int, int]) -> Image.Image:
     return shade.filter(ImageFilter.GaussianBlur(1.4)).resize(size, Image.Resampling.BILINEAR)
 
 
-def _ground(dice: Dice, size: tuple[int, int]) -> Image.Image:
+def _ground(rng: Rng, size: tuple[int, int]) -> Image.Image:
     """A gradient between two muted tones under large soft blobs, faint tiles or faint stripes."""
-    first, second = dice.pick(GROUNDS)
-    if dice.chance(50):
+    first, second = rng.pick(GROUNDS)
+    if rng.chance(50):
         first, second = second, first
-    slope = Image.linear_gradient("L").rotate(90 * dice.below(4)).resize(size)
+    slope = Image.linear_gradient("L").rotate(90 * rng.below(4)).resize(size)
     canvas = Image.composite(Image.new("RGB", size, first), Image.new("RGB", size, second), slope)
     veil = Image.new("L", size, 0)
     pen = ImageDraw.Draw(veil)
-    step = dice.between(14, 32)
-    match dice.below(3):
+    step = rng.between(14, 32)
+    match rng.below(3):
         case 0:
-            for _ in range(dice.between(4, 9)):
-                x, y, r = dice.below(size[0]), dice.below(size[1]), dice.between(20, 80)
-                pen.ellipse((x - r, y - r, x + r, y + r), fill=dice.between(24, 70))
+            for _ in range(rng.between(4, 9)):
+                x, y, r = rng.below(size[0]), rng.below(size[1]), rng.between(20, 80)
+                pen.ellipse((x - r, y - r, x + r, y + r), fill=rng.between(24, 70))
         case 1:
             for x in range(0, size[0] + step, step):
                 for y in range((x // step % 2) * step, size[1] + step, 2 * step):
@@ -84,12 +84,12 @@ def _ground(dice: Dice, size: tuple[int, int]) -> Image.Image:
         case _:
             for x in range(-size[1], size[0], step):
                 pen.line((x, 0, x + size[1], size[1]), fill=44, width=step // 3)
-    tone = 255 if dice.chance(50) else 0
+    tone = 255 if rng.chance(50) else 0
     canvas.paste((tone, tone, tone), mask=veil)
     return canvas
 
 
-def _paint(canvas: Image.Image, thing: Thing, dice: Dice) -> None:
+def _paint(canvas: Image.Image, thing: Thing, rng: Rng) -> None:
     """One thing: its colour, its texture in a lighter or darker tone, a darker rim."""
     left, top = thing.extent[0] // UNIT - 1, thing.extent[1] // UNIT - 1
     right, bottom = thing.extent[2] // UNIT + 2, thing.extent[3] // UNIT + 2
@@ -100,23 +100,23 @@ def _paint(canvas: Image.Image, thing: Thing, dice: Dice) -> None:
     pen.polygon(rings[0], fill=255)
     for hole in rings[1:]:
         pen.polygon(hole, fill=0)
-    base = _shifted(PALETTE[thing.colour], dice.between(-10, 10))
+    base = _shifted(PALETTE[thing.colour], rng.between(-10, 10))
     patch = Image.new("RGB", size, base)
     if thing.texture != "plain":
         tone = _shifted(base, -78) if sum(base) > 480 else _shifted(base, 96)
-        patch.paste(tone, mask=_texture(thing.texture, size, dice))
+        patch.paste(tone, mask=_texture(thing.texture, size, rng))
     rim = ImageDraw.Draw(patch)
     for ring in rings:
         rim.line([*ring, ring[0]], fill=_shifted(base, -60), width=3, joint="curve")
     canvas.paste(patch.reduce(OVER), (left, top), mask.reduce(OVER))
 
 
-def _texture(texture: str, size: tuple[int, int], dice: Dice) -> Image.Image:
+def _texture(texture: str, size: tuple[int, int], rng: Rng) -> Image.Image:
     """Where the second tone goes: L mask of `size`."""
     mask = Image.new("L", size, 0)
     pen = ImageDraw.Draw(mask)
     width, height = size
-    step = max(8, min(width, height) // dice.between(5, 6))
+    step = max(8, min(width, height) // rng.between(5, 6))
     match texture:
         case "striped":
             for x in range(-height, width, step * 2):

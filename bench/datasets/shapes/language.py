@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from bench.datasets.shapes.dice import Dice
 from bench.datasets.shapes.layout import Layout, Thing
 from bench.datasets.shapes.outlines import UNIT
+from bench.datasets.shapes.rng import Rng
 
 # kind -> weight among the expressions of a scene
 KINDS = (("attribute", 36), ("location", 20), ("relation", 19), ("comparison", 14), ("ordinal", 11))
@@ -79,7 +79,7 @@ class Saying:
 
 def say(layout: Layout, seed: int, part: str, index: int) -> list[Saying]:
     """3 to 8 different expressions about a scene (fewer where the scene allows no more), kinds and things mixed."""
-    dice = Dice("language", seed, part, index)
+    rng = Rng("language", seed, part, index)
     phrases = list(phrases_of(layout.things))
     pools = {
         "attribute": list(by_attribute(phrases)),
@@ -88,15 +88,15 @@ def say(layout: Layout, seed: int, part: str, index: int) -> list[Saying]:
         "relation": list(by_relation(layout, phrases)),
         "ordinal": list(_ordinal(layout, phrases)),
     }
-    wanted = dice.between(3, 8)
+    wanted = rng.between(3, 8)
     said: dict[str, Saying] = {}
     asked = [0] * len(layout.things)
     while len(said) < wanted and any(pools.values()):
-        kind = dice.weighted([(kind, weight) for kind, weight in KINDS if pools[kind]])
+        kind = rng.weighted([(kind, weight) for kind, weight in KINDS if pools[kind]])
         # Prefer a thing that few expressions are about yet: of three candidates, the least asked for.
-        target, forms, words = min(dice.sample(pools[kind], 3), key=lambda c: asked[c[0]])
+        target, forms, words = min(rng.sample(pools[kind], 3), key=lambda c: asked[c[0]])
         pools[kind] = [c for c in pools[kind] if (c[0], c[2]) != (target, words)]
-        text = dice.pick(forms).format(**words)
+        text = rng.pick(forms).format(**words)
         if text not in said:
             said[text] = Saying(kind, text, target)
             asked[target] += 1

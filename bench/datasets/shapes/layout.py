@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.datasets.shapes.dice import Dice
 from bench.datasets.shapes.outlines import SHAPES, UNIT, Ring, extent, outline
+from bench.datasets.shapes.rng import Rng
 from bench.grounding import Box
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")
@@ -57,43 +57,41 @@ def pixels(extent: tuple[int, int, int, int]) -> Box:
 
 def make_layout(seed: int, part: str, index: int) -> Layout:
     """The layout of one scene: a pure function of the generator's seed, the part and the index."""
-    dice = Dice("layout", seed, part, index)
-    width, height = dice.pick(SIZES)
-    count = dice.weighted(COUNTS)
-    shapes = dice.sample(SHAPES, dice.between(1, max(2, count // 2)))
-    colours = dice.sample(COLOURS, dice.between(2, max(2, count - 1)))
-    textures = dice.sample(TEXTURES, dice.between(1, 3))
+    rng = Rng("layout", seed, part, index)
+    width, height = rng.pick(SIZES)
+    count = rng.weighted(COUNTS)
+    shapes = rng.sample(SHAPES, rng.between(1, max(2, count // 2)))
+    colours = rng.sample(COLOURS, rng.between(2, max(2, count - 1)))
+    textures = rng.sample(TEXTURES, rng.between(1, 3))
     things: list[Thing] = []
-    for half in sorted((_half(dice, count, width, height) for _ in range(count)), reverse=True):
-        kind = (dice.pick(shapes), dice.pick(colours), dice.pick(textures))
-        thing = _place(dice, kind, half, (width, height), things)
+    for half in sorted((_half(rng, count, width, height) for _ in range(count)), reverse=True):
+        kind = (rng.pick(shapes), rng.pick(colours), rng.pick(textures))
+        thing = _place(rng, kind, half, (width, height), things)
         if thing is not None:
             things.append(thing)
     return Layout(width, height, tuple(things))
 
 
-def _half(dice: Dice, count: int, width: int, height: int) -> int:
+def _half(rng: Rng, count: int, width: int, height: int) -> int:
     """Half the side in units: 20 to 50 % of the image's side, less where many share it; one in six is small."""
     side = (width + height) * UNIT // 2
-    if dice.chance(16):
-        return side * dice.between(100, 190) // 2000
+    if rng.chance(16):
+        return side * rng.between(100, 190) // 2000
     most = {2: 500, 3: 480, 4: 420, 5: 380, 6: 340, 7: 310, 8: 290}[count]
-    return side * dice.between(200, most) // 2000
+    return side * rng.between(200, most) // 2000
 
 
-def _place(
-    dice: Dice, kind: tuple[str, str, str], half: int, size: tuple[int, int], others: list[Thing]
-) -> Thing | None:
+def _place(rng: Rng, kind: tuple[str, str, str], half: int, size: tuple[int, int], others: list[Thing]) -> Thing | None:
     """A thing where it fits, made smaller when the image is crowded; None when it fits nowhere."""
     width, height = size[0] * UNIT, size[1] * UNIT
-    turn, stretch = dice.between(-24, 24), dice.between(820, 1220)
+    turn, stretch = rng.between(-24, 24), rng.between(820, 1220)
     for attempt in range(120):
         if attempt % 30 == 29:
             half = half * 85 // 100
         reach = half * 13 // 10
         if width <= 2 * reach or height <= 2 * reach:
             continue
-        centre = (dice.between(reach, width - reach), dice.between(reach, height - reach))
+        centre = (rng.between(reach, width - reach), rng.between(reach, height - reach))
         rings = outline(kind[0], centre, half, turn, stretch)
         box = extent(rings)
         inside = box[0] >= UNIT and box[1] >= UNIT and box[2] <= width - UNIT and box[3] <= height - UNIT

@@ -19,17 +19,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from bench.datasets.shapes.dice import Dice
 from bench.datasets.shapes.language import Candidate, by_attribute, by_location, by_relation, phrases_of
 from bench.datasets.shapes.layout import COLOURS, TEXTURES, Layout, Thing, make_layout, pixels
 from bench.datasets.shapes.outlines import UNIT
+from bench.datasets.shapes.rng import Rng
 from bench.errors import UsageError
 from bench.grounding import Scene
 from bench.labelling import PseudoLabel
 
 KINDS = ("template", "relation", "caption")
 SHIFTED_IOU = (0.1, 0.45)
-TRIES = 400  # throws of the dice for a shifted box; about one in five is good
+TRIES = 400  # draws for a shifted box; about one in five is good
 STEPS = 1_000_000  # the finest rate
 # A caption names what it is about first, then other things: {head} and {others}.
 CAPTIONS = (
@@ -101,24 +101,24 @@ def noisy_labels(
     scene = Scene(f"{part}-{index:06d}", f"{part}-{index:06d}.png", layout.width, layout.height, ())
     made: list[PseudoLabel] = []
     key = (data_seed, seed, kind, part, index)
-    for number, claim in enumerate(islice(_claims(kind, layout, Dice("rows", *key)), per_image)):
-        dice = Dice("fault", *key, number)
-        fault = rates.fault(dice.below(STEPS))
+    for number, claim in enumerate(islice(_claims(kind, layout, Rng("rows", *key)), per_image)):
+        rng = Rng("fault", *key, number)
+        fault = rates.fault(rng.below(STEPS))
         target = layout.things[claim.target]
         text, extent = claim.text, target.extent
         if fault == "wrong attribute":
-            text = _misdescribed(claim, target, dice)
+            text = _misdescribed(claim, target, rng)
         elif fault == "wrong object":
-            extent = dice.pick([t for i, t in enumerate(layout.things) if i != claim.target]).extent
+            extent = rng.pick([t for i, t in enumerate(layout.things) if i != claim.target]).extent
         elif fault == "shifted box":
-            extent = _shifted(extent, (layout.width * UNIT, layout.height * UNIT), dice)
+            extent = _shifted(extent, (layout.width * UNIT, layout.height * UNIT), rng)
         said = {"source": kind, "detector": "shapes", "score": 1.0, "template": claim.form, "entities": claim.entities}
         said |= {"noise": fault, "true_box": list(pixels(target.extent))}
         made.append(PseudoLabel(scene, text, pixels(extent), said))
     return made
 
 
-def _claims(kind: str, layout: Layout, dice: Dice) -> Iterator[_Claim]:
+def _claims(kind: str, layout: Layout, rng: Rng) -> Iterator[_Claim]:
     """True claims in random order, no text twice."""
     phrases = list(phrases_of(layout.things))
     pools: dict[str, list[Candidate]] = {}
@@ -129,34 +129,34 @@ def _claims(kind: str, layout: Layout, dice: Dice) -> Iterator[_Claim]:
     weights = {"attribute": 36, "location": 20, "relation": 19}  # as often as the expressions of the data set
     said: set[str] = set()
     while left := [(name, weights[name]) for name in pools if pools[name]]:
-        pool = pools[dice.weighted(left)]
-        candidate = pool.pop(dice.below(len(pool)))
-        claim = _caption(candidate, layout, dice) if kind == "caption" else _plain(candidate, dice)
+        pool = pools[rng.weighted(left)]
+        candidate = pool.pop(rng.below(len(pool)))
+        claim = _caption(candidate, layout, rng) if kind == "caption" else _plain(candidate, rng)
         if claim is not None and claim.text not in said:
             said.add(claim.text)
             yield claim
 
 
-def _plain(candidate: Candidate, dice: Dice) -> _Claim:
+def _plain(candidate: Candidate, rng: Rng) -> _Claim:
     target, forms, words = candidate
-    return _Claim(dice.pick(forms), words, target, 2 if "other" in words else 1)
+    return _Claim(rng.pick(forms), words, target, 2 if "other" in words else 1)
 
 
-def _caption(candidate: Candidate, layout: Layout, dice: Dice) -> _Claim | None:
+def _caption(candidate: Candidate, layout: Layout, rng: Rng) -> _Claim | None:
     """A sentence about a candidate's thing and others; None where the scene has not three things to name."""
     target, forms, words = candidate
     # Of a place or a relation the plainest form: "the {np} on the left", "the {np} above the {other}".
-    head = dice.pick(("the {np}", "{a} {np}")) if "a" in words else forms[0]
+    head = rng.pick(("the {np}", "{a} {np}")) if "a" in words else forms[0]
     named = 1 + ("other" in words)
     full = [f"{t.texture} {t.colour} {t.shape}" for i, t in enumerate(layout.things) if i != target]
     # A relation's other thing is named already: it is the only one that the words for it fit.
     rest = [phrase for phrase in dict.fromkeys(full) if "other" not in words or not _fits(words["other"], phrase)]
-    chosen = dice.sample(rest, dice.between(3 - named, 4 - named))
+    chosen = rng.sample(rest, rng.between(3 - named, 4 - named))
     if named + len(chosen) < 3:
         return None
     others = [f"{_article(phrase)} {phrase}" for phrase in chosen]
     listed = ", ".join(others[:-1]) + " and " * (len(others) > 1) + others[-1]
-    form = dice.pick(CAPTIONS).replace("{head}", head)
+    form = rng.pick(CAPTIONS).replace("{head}", head)
     return _Claim(form, words | {"others": listed}, target, named + len(chosen))
 
 
@@ -165,27 +165,27 @@ def _fits(phrase: str, full: str) -> bool:
     return set(phrase.split()) <= set(full.split())
 
 
-def _misdescribed(claim: _Claim, target: Thing, dice: Dice) -> str:
+def _misdescribed(claim: _Claim, target: Thing, rng: Rng) -> str:
     """The claim's text with one colour or texture that its thing has not; put in where it names none."""
     words = claim.words["np"].split()
     places = [i for i, word in enumerate(words) if word in COLOURS or word in TEXTURES]
     if places:
-        place = dice.pick(places)
+        place = rng.pick(places)
         known = COLOURS if words[place] in COLOURS else TEXTURES
-        words[place] = dice.pick([w for w in known if w not in (target.colour, target.texture)])
+        words[place] = rng.pick([w for w in known if w not in (target.colour, target.texture)])
     else:
-        words.insert(0, dice.pick([colour for colour in COLOURS if colour != target.colour]))
+        words.insert(0, rng.pick([colour for colour in COLOURS if colour != target.colour]))
     wrong = " ".join(words)
     return claim.form.format(**claim.words | {"np": wrong, "a": _article(wrong)})
 
 
-def _shifted(true: Extent, size: tuple[int, int], dice: Dice) -> Extent:
+def _shifted(true: Extent, size: tuple[int, int], rng: Rng) -> Extent:
     """A box in an image of `size` (in quarter pixels) that overlaps the true one a little: IoU in SHIFTED_IOU."""
     width, height = true[2] - true[0], true[3] - true[1]
     for _ in range(TRIES):
-        w, h = width * dice.between(50, 180) // 100, height * dice.between(50, 180) // 100
-        left = true[0] + (width - w) // 2 + width * dice.between(-70, 70) // 100
-        top = true[1] + (height - h) // 2 + height * dice.between(-70, 70) // 100
+        w, h = width * rng.between(50, 180) // 100, height * rng.between(50, 180) // 100
+        left = true[0] + (width - w) // 2 + width * rng.between(-70, 70) // 100
+        top = true[1] + (height - h) // 2 + height * rng.between(-70, 70) // 100
         box = (left, top, left + w, top + h)
         inside = left >= 0 and top >= 0 and box[2] <= size[0] and box[3] <= size[1]
         if inside and SHIFTED_IOU[0] <= _iou(true, box) <= SHIFTED_IOU[1]:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.datasets.shapes.dice import Dice
+from bench.datasets.shapes.rng import Dice
 from bench.errors import DataError, SettingsError
 from bench.registry import label_source
 from bench.settings import merged

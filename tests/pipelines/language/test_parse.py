@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from phrase_lines import line
 
-from bench.datasets.index_lists import read_index_list
+from bench.datasets.readers.index_lists import read_index_list
 from bench.datasets.shapes import make_scene
 from pipelines.language.parse import Phrase, normalised, parse
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.datasets import jsonl
-from bench.datasets.jsonl import read_jsonl
+from bench.datasets.readers import jsonl
+from bench.datasets.readers.jsonl import read_jsonl
 from bench.errors import DataError
 
 GOOD = {"image": "a.jpg", "text": "the cup", "box_xyxy": [1, 2, 3, 4]}

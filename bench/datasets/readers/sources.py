@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 from bench.datasets.catalog import CATALOGUE, Catalogued
-from bench.datasets.flickr30k import read_entities
-from bench.datasets.hub import MIRRORS, MIXING_OWNERS, download
-from bench.datasets.hub_rows import read_hub
-from bench.datasets.index_lists import read_index_list
-from bench.datasets.jsonl import read_jsonl
 from bench.datasets.prepared import store_images
-from bench.datasets.refer import read_refer
+from bench.datasets.readers.flickr30k import read_entities
+from bench.datasets.readers.hub import MIRRORS, MIXING_OWNERS, download
+from bench.datasets.readers.hub_rows import read_hub
+from bench.datasets.readers.index_lists import read_index_list
+from bench.datasets.readers.jsonl import read_jsonl
+from bench.datasets.readers.refer import read_refer
 from bench.errors import DataError
 from bench.grounding import Scene
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.datasets.index_lists import read_index_list
+from bench.datasets.readers.index_lists import read_index_list
 from bench.errors import DataError, UnknownName, UnsafePickle
 
 COCO = "COCO_train2014_000000000716.jpg"

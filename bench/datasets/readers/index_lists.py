@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from bench.datasets.pickles import as_text, load_index_list
-from bench.datasets.rows import BoxFormat, Row, checked_box, checked_file, checked_side, checked_text, gather
+from bench.datasets.readers.rows import BoxFormat, Row, checked_box, checked_file, checked_side, checked_text, gather
 from bench.errors import DataError, UnknownName
 from bench.grounding import Expression, Scene
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from bench.boxes import box_cxcywh_to_xyxy, clip_xyxy, iou_elementwise
-from bench.datasets.index_lists import read_index_list
 from bench.datasets.pickles import load_index_list
-from bench.datasets.reliability_files import IouRow, list_rows, read_iou_result, write_reliability_lists
+from bench.datasets.readers.index_lists import read_index_list
 from bench.errors import DataError, UnsafePickle, UsageError
 from bench.grounding import Expression, Scene
+from bench.labelling.scorer_files import IouRow, list_rows, read_iou_result, write_reliability_lists
 
 PLACEHOLDER = "useless placeholder"
 FILES = ["COCO_train2014_000000000716.jpg", "COCO_train2014_000000000154.jpg"]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 from xml.etree import ElementTree
 
-from bench.datasets.rows import Row, checked_box, checked_file, checked_side, checked_text, gather
+from bench.datasets.readers.rows import Row, checked_box, checked_file, checked_side, checked_text, gather
 from bench.errors import DataError
 from bench.grounding import Box, Caption, Expression, Scene
 

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from bench.datasets.index_lists import read_index_list
-from bench.datasets.jsonl import read_jsonl, read_provenance
-from bench.datasets.pseudo_files import (
+from bench.datasets.readers.index_lists import read_index_list
+from bench.datasets.readers.jsonl import read_jsonl, read_provenance
+from bench.errors import DataError, RunError, UsageError
+from bench.grounding import Scene
+from bench.labelling import PseudoLabel
+from bench.labelling.label_files import (
     check_jsonl_name,
     export_lists,
     label_row,
@@ -21,9 +24,6 @@ from bench.datasets.pseudo_files import (
     source_of_list,
     write_labels,
 )
-from bench.errors import DataError, RunError, UsageError
-from bench.grounding import Scene
-from bench.labelling import PseudoLabel
 
 SCENE = Scene("1", "COCO_train2014_000000000001.jpg", 640, 480, ())
 OTHER = Scene("2", "COCO_train2014_000000000002.jpg", None, None, ())

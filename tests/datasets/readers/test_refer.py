@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from bench.datasets.fingerprint import difference, fingerprint
-from bench.datasets.index_lists import read_index_list
-from bench.datasets.refer import read_refer
+from bench.datasets.readers.index_lists import read_index_list
+from bench.datasets.readers.refer import read_refer
 from bench.errors import DataError, UnsafePickle
 
 

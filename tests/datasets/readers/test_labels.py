@@ -8,9 +8,9 @@ import zipfile
 import pytest
 from tiny_refcoco import BOXES, FILES, REFS, jpeg, lists, train2017
 
-from bench.datasets.labels import LabelImages, load_labels
 from bench.datasets.load import load_split
 from bench.datasets.prepared import Header, index_path, write_index
+from bench.datasets.readers.labels import LabelImages, load_labels
 from bench.datasets.split import Counts
 from bench.errors import DataError, ImageError, UnknownName, UsageError
 from bench.grounding import Expression, Scene, check_box_touches

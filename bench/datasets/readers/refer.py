@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bench.datasets.pickles import as_text, load_plain_pickle
-from bench.datasets.rows import Row, checked_box, checked_file, checked_side, checked_text, gather
+from bench.datasets.readers.rows import Row, checked_box, checked_file, checked_side, checked_text, gather
 from bench.errors import DataError, MissingPackage, nearest
 from bench.grounding import Box, Expression, Scene
 

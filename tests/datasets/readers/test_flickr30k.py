@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.datasets.fingerprint import fingerprint
-from bench.datasets.flickr30k import read_annotation, read_caption, read_entities
+from bench.datasets.readers.flickr30k import read_annotation, read_caption, read_entities
 from bench.errors import DataError
 
 XML = """<annotation>

@@ -7,11 +7,11 @@ from fake_world import MemoryImages, make_split
 from PIL import Image
 
 from bench import registry
-from bench.datasets.blind import blind, images_below, shut
 from bench.datasets.load import load_split
 from bench.errors import DataError, ImageError, UsageError
 from bench.evaluation.opening import pipeline_context
 from bench.labelling import LabelJob
+from bench.labelling.images_only import blind, images_below, shut
 from bench.settings import load_settings
 
 

@@ -17,8 +17,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.datasets.refer import Text, need, ref_rows
-from bench.datasets.rows import Row, checked_box, checked_file, checked_text, gather
+from bench.datasets.readers.refer import Text, need, ref_rows
+from bench.datasets.readers.rows import Row, checked_box, checked_file, checked_text, gather
 from bench.errors import DataError, MissingPackage
 from bench.grounding import Expression, Scene
 

@@ -10,7 +10,7 @@ T = TypeVar("T")
 MASK = (1 << 64) - 1
 
 
-class Dice:
+class Rng:
     """A stream of integers that depends only on its key (splitmix64, Steele et al. 2014)."""
 
     def __init__(self, *key: int | str) -> None:

@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.boxes import box_xyxy_to_cxcywh
-from bench.datasets.index_lists import PLACEHOLDER
 from bench.datasets.pickles import as_text, load_index_list
-from bench.datasets.pseudo_files import list_format, pseudo_row, save_list, threshold_name
-from bench.datasets.rows import checked_file, checked_text
+from bench.datasets.readers.index_lists import PLACEHOLDER
+from bench.datasets.readers.rows import checked_file, checked_text
 from bench.errors import DataError, UnsafePickle, first_line
 from bench.grounding import Box, Scene
+from bench.labelling.label_files import list_format, pseudo_row, save_list, threshold_name
 from bench.runs.files import make_folder
 
 THRESHOLDS = tuple(n / 10 for n in range(10))

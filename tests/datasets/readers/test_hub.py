@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.datasets import hub_rows
-from bench.datasets.hub import MIRRORS, download, refuse_mixed
-from bench.datasets.hub_rows import read_hub
+from bench.datasets.readers import hub_rows
+from bench.datasets.readers.hub import MIRRORS, download, refuse_mixed
+from bench.datasets.readers.hub_rows import read_hub
 from bench.errors import DataError, MissingPackage, UnknownName, UsageError
 from bench.grounding import Scene
 

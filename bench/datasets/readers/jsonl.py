@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.datasets.rows import BoxFormat, Row, checked_box, checked_file, checked_side, checked_text, gather
+from bench.datasets.readers.rows import BoxFormat, Row, checked_box, checked_file, checked_side, checked_text, gather
 from bench.errors import DataError, nearest
 from bench.grounding import Expression, Query, Scene
 

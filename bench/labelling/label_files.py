@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.datasets.index_lists import FORMATS, PLACEHOLDER
-from bench.datasets.jsonl import read_jsonl, read_provenance
 from bench.datasets.load import find_dataset
 from bench.datasets.pickles import load_index_list
-from bench.datasets.rows import BoxFormat, checked_box, checked_file, checked_text
+from bench.datasets.readers.index_lists import FORMATS, PLACEHOLDER
+from bench.datasets.readers.jsonl import read_jsonl, read_provenance
+from bench.datasets.readers.rows import BoxFormat, checked_box, checked_file, checked_text
 from bench.errors import DataError, UsageError
 from bench.labelling import PseudoLabel
 from bench.runs.files import explained, make_folder, write_atomically
@@ -54,7 +54,7 @@ def check_jsonl_name(path: Path) -> None:
 def write_labels(
     path: Path, labels: Iterable[PseudoLabel], split: str, seen: Callable[[PseudoLabel], None] | None = None
 ) -> Written:
-    """One line of bench/datasets/jsonl.py a label; ids are SOURCE-SPLIT-NUMBER, boxes xyxy to 0.01 pixel.
+    """One line of bench/datasets/readers/jsonl.py a label; ids are SOURCE-SPLIT-NUMBER, boxes xyxy to 0.01 pixel.
 
     A label that repeats image, text and box is left out and counted. `seen` is told of every label as it comes, for
     a progress line. Where not one label comes, nothing is written. Raises DataError for a label that cannot be a row,

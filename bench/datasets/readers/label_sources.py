@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.datasets.labels import Album, load_labels, open_album
-from bench.datasets.pseudo_files import source_of_list
+from bench.datasets.readers.labels import Album, load_labels, open_album
 from bench.errors import DataError
 from bench.grounding import Expression, Scene
+from bench.labelling.label_files import source_of_list
 from bench.settings import Resolved
 
 

@@ -19,11 +19,11 @@ from typing import Any
 from bench.datasets.catalog import Catalogued
 from bench.datasets.fingerprint import image_key
 from bench.datasets.images import Images
-from bench.datasets.index_lists import FORMATS, read_index_list
-from bench.datasets.jsonl import read_jsonl, read_provenance
 from bench.datasets.load import FILE, find_split, load_split
 from bench.datasets.prepared import images_of
-from bench.datasets.rows import Row, gather
+from bench.datasets.readers.index_lists import FORMATS, read_index_list
+from bench.datasets.readers.jsonl import read_jsonl, read_provenance
+from bench.datasets.readers.rows import Row, gather
 from bench.datasets.split import Split
 from bench.errors import DataError, UsageError
 from bench.grounding import ImageArray, ImageSource, Scene, SceneObject, check_box_touches
