@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.datasets.shapes.rng import Dice
+from bench.datasets.shapes.rng import Rng
 from bench.errors import DataError, SettingsError
 from bench.registry import label_source
 from bench.settings import merged
@@ -34,7 +34,7 @@ def thing(name, x=100.0, y=100.0, confidence=0.9, half=50.0, **more):
 
 def phrases(detections, options=EVERYTHING):
     found = most_confident(referents(detections, SIZE, options, WORDS), options.top_n)
-    return [(said.text, r.detection.box) for r, said in drawn(found, options, Dice("test"))]
+    return [(said.text, r.detection.box) for r, said in drawn(found, options, Rng("test"))]
 
 
 def test_people_garments_and_things_are_told_apart():
