@@ -23,10 +23,10 @@ from bench.hashing import sha256_file
 from bench.settings import Table, parse_table
 from clipvg.checkpoint import Opened, open_network
 from clipvg.network import HEADS, PAD, up_to_longest
-from pipelines.canvas import Canvas, covered, letterboxed, masked_patches, normalised, stacked, together
+from pipelines.canvas import Canvas, covered, letterboxed, masked_patches, normalised, stack_pixels, stacked
 from pipelines.card import CardOptions, make_card
 from pipelines.clip.encoder import ClipOptions, cut_note
-from pipelines.engine import PairEngine, Rows, Sequences, prepare
+from pipelines.engine import PairEngine, Rows, prepare
 
 
 class ClipVGOptions(Table):
@@ -123,7 +123,7 @@ class ClipVGPipeline:
         return torch.cat(list(self.engine.chunked("images", pairs, boxes)))
 
     def _encode_images(self, canvases: Sequence[Canvas]) -> list[Rows]:
-        raw, edges = together(canvases)
+        raw, edges = stack_pixels(canvases)
         inside, copied = covered(edges, self.size), self.engine.to_device
         tokens = self.network.encode_image(normalised(copied(raw), copied(inside), self.style))
         keep = F.pad(~masked_patches(~inside, self.patch, self.style), (1, 0), value=True)  # the class token counts
@@ -143,10 +143,10 @@ class ClipVGPipeline:
         kept = tokens.flatten(0, 1).index_select(0, self.engine.to_device(places))
         return list(zip(kept.split(counts), slots.split(counts), strict=True))
 
-    def _fuse(self, sequences: Sequences) -> Tensor:
+    def _fuse(self, rows: Rows, padding: Tensor | None) -> Tensor:
         """(N, 4), cxcywh in 0..1 of the canvas."""
-        tokens, slots = sequences.rows
-        ignored = None if sequences.padding is None else F.pad(sequences.padding, (1, 0))  # [REG] comes first
+        tokens, slots = rows
+        ignored = None if padding is None else F.pad(padding, (1, 0))  # [REG] comes first
         fused = self.network.fuse_tokens(tokens, F.pad(slots, (1, 0)), ignored, only_first=True)
         return self.network.box(fused[:, 0])
 

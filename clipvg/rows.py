@@ -19,7 +19,7 @@ from bench.grounding import Box, Expression, ImageArray, Scene, check_box_touche
 from bench.training.feature_cache import ImageFeatureCache
 from bench.training.task import Batch, TrainingJob
 from pipelines.augmentation import Augment, augmented
-from pipelines.canvas import HELD_AS_XYWH, Canvas, Style, integer_box, letterboxed, together
+from pipelines.canvas import XYWH_LISTS, Canvas, Style, integer_box, letterboxed, stack_pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +102,13 @@ class Rows:
         """The box as the style has it: `official` cuts it to integers in the form in which the list holds it."""
         if self.style == "clean":
             return expression.box
-        form = expression.held_as or ("xywh" if self.dataset in HELD_AS_XYWH else "xyxy")
+        form = expression.held_as or ("xywh" if self.dataset in XYWH_LISTS else "xyxy")
         return integer_box(expression.box, form)
 
 
 def collate(rows: Sequence[Row]) -> DrawnRows:
     """Join drawn rows into a batch."""
-    pixels, edges = together([row.canvas for row in rows])
+    pixels, edges = stack_pixels([row.canvas for row in rows])
     targets = torch.tensor(np.stack([row.target for row in rows]), dtype=torch.float32)
     return DrawnRows(pixels, edges, targets, tuple(row.text for row in rows))
 

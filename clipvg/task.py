@@ -26,7 +26,7 @@ from clipvg.pipeline import ClipVGOptions, ClipVGPipeline
 from clipvg.rows import CachedFeatures, CachedRows, DrawnRows, Rows, collate, without_pixels
 from pipelines import layers
 from pipelines.augmentation import Augment
-from pipelines.canvas import Canvas, Style, letterboxed, shown, stacked
+from pipelines.canvas import Canvas, Style, letterboxed, normalise_and_mask, stacked
 from pipelines.clip.encoder import ClipOptions, cut_note
 
 log = logging.getLogger("bench.train")
@@ -152,7 +152,7 @@ class ClipVGTask(GrounderTask):
             if isinstance(batch, CachedRows):
                 features, masked = (table[batch.images] for table in self.images.tables)
             else:
-                pixels, masked = shown(batch.pixels, batch.edges, self.patch, self.style)
+                pixels, masked = normalise_and_mask(batch.pixels, batch.edges, self.patch, self.style)
             words, padding = zip(*self.texts(batch.texts), strict=True)
             text = pad_sequence(list(words), batch_first=True)  # (B, L, E)
             ignored = pad_sequence(list(padding), batch_first=True, padding_value=True)

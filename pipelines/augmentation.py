@@ -4,14 +4,13 @@
 whichever worker draws it.
 
 `official` is the paper's recipe step by step, its crop's slip included: a window is taken when
-the box's centre x is beyond the window's *top* and its centre y beyond the window's *left*, and nothing else is asked,
-so that targets are cut, some of them to nothing. `safe` draws windows of that kind which all hold the whole referent.
+the box's centre x is beyond the window's *top* and its centre y beyond the window's *left*, and that is the whole test:
+targets are cut, some of them to nothing. `safe` draws windows of that kind which all hold the whole referent.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -26,9 +25,11 @@ from bench.settings import Table
 from pipelines.canvas import Canvas, Style, long_side_to, pasted
 
 Float = NDArray[np.float64]
+View = tuple[Image.Image, Float, tuple[float, float]]
+"""An image on its way to the canvas, a box xyxy in its pixels, and its pixels for one of the image's, x and y."""
 
 OFFICIAL_TRIES = 20
-OFFICIAL_POSITIONS = ("left", "right", "top", "bottom", "middle")  # looked for inside words: "bright" is one
+OFFICIAL_POSITIONS = ("left", "right", "top", "bottom", "middle")  # searched inside words: "bright" is one
 # Words measured against the image's frame, or counted from an end that a crop may take away. Relations (next to,
 # behind) and superlatives of depth (nearest) stay true in every window that holds the referent.
 POSITION_WORDS = """
@@ -66,7 +67,7 @@ class Augment(Table):
         return self
 
     def long_sides(self, size: int) -> tuple[int, ...]:
-        """The long sides that an image may have on a canvas of `size` pixels. Raises SettingsError.
+        """Return the long sides that an image may have on a canvas of `size` pixels. Raises SettingsError.
 
         The official ones go down to 32 of 224 pixels, two patches, which no image at test time ever has. Those of
         the safe crop stop at 5/8 of the canvas: a referent keeps 0.4 of the patches it will have at test time.
@@ -83,19 +84,10 @@ class Augment(Table):
         return tuple(side for side in (size - 32 * i for i in range(7)) if side > 0)
 
 
-@dataclass(frozen=True, slots=True)
-class _View:
-    """An image on its way to the canvas: `box` xyxy in its pixels, `ratio` its pixels for one of the image's."""
-
-    image: Image.Image
-    box: Float
-    ratio: tuple[float, float]
-
-
 def augmented(
-    image: ImageArray, box: Box, text: str, size: int, options: Augment, style: Style, dice: np.random.Generator
+    image: ImageArray, box: Box, text: str, size: int, options: Augment, style: Style, rng: np.random.Generator
 ) -> tuple[Canvas, Float, str]:
-    """One training sample: (H, W, 3) and its box, xyxy pixels -> canvas, (4,) cxcywh in 0..1 of it, text.
+    """Draw one training sample: (H, W, 3), its xyxy box -> canvas, (4,) cxcywh in 0..1 of it, text.
 
     The text is another only when the image was flipped. Where a window was cut, the canvas's image is that window:
     `to_image` counts from the window's corner, in pixels of the whole image. Style `clean` and the safe crop clip
@@ -106,29 +98,44 @@ def augmented(
     corners = np.asarray(box, np.float64)
     if style == "clean" or options.crop == "safe":
         corners = _inside(corners, image)
-    view = _View(Image.fromarray(image), corners, (1.0, 1.0))
-    if options.crop != "off" and not has_position(text, options.crop) and dice.random() < options.crop_share:
+    view: View = (Image.fromarray(image), corners, (1.0, 1.0))
+    # 1. A window, unless the text says where in the image the referent is.
+    if options.crop != "off" and not has_position(text, options.crop) and rng.random() < options.crop_share:
         official = options.crop == "official"
-        view = _official_crop(view, options, style, dice) if official else _safe_crop(view, options, dice)
-    view = _with_long_side(view, sides[dice.integers(len(sides))], style)
-    if dice.random() < options.jitter_share:
-        view = replace(view, image=_jittered(view.image, options.jitter, dice))
-    if dice.random() < options.blur_share:
-        view = replace(view, image=view.image.filter(ImageFilter.GaussianBlur(dice.uniform(*BLUR_RADII))))
-    if dice.random() < options.flip_share and not UNMIRRORED & set(WORD.findall(text.casefold())):
-        view, text = _flipped(view), mirrored(text)
-    return *_placed(view, size, options.translate, dice), text
+        view = _official_crop(view, options, style, rng) if official else _safe_crop(view, options, rng)
+    # 2. The long side to one of the scales.
+    out, corners, ratio = view
+    out, (across, down) = long_side_to(out, sides[rng.integers(len(sides))], style)
+    corners, ratio = corners * np.tile([across, down], 2), (ratio[0] * across, ratio[1] * down)
+    # 3. Colours, then blur.
+    if rng.random() < options.jitter_share:
+        out = _jittered(out, options.jitter, rng)
+    if rng.random() < options.blur_share:
+        out = out.filter(ImageFilter.GaussianBlur(rng.uniform(*BLUR_RADII)))
+    # 4. A flip of image, box and words.
+    if rng.random() < options.flip_share and not UNMIRRORED & set(WORD.findall(text.casefold())):
+        x1, y1, x2, y2 = corners
+        corners = np.array([out.width - x2, y1, out.width - x1, y2])
+        out, text = out.transpose(Image.Transpose.FLIP_LEFT_RIGHT), mirrored(text)
+    # 5. A place on the canvas: random, or as `letterboxed` has it.
+    free = [size - side for side in out.size]
+    if options.translate:
+        top, left = int(rng.integers(free[1] + 1)), int(rng.integers(free[0] + 1))
+    else:
+        left, top = (round(rest / 2 - 0.1) for rest in free)
+    target = box_xyxy_to_cxcywh(corners + np.tile([left, top], 2)) / size
+    return pasted(out, left, top, size, ratio), target, text
 
 
 def has_position(text: str, crop: Literal["official", "safe"]) -> bool:
-    """Whether the text says where in the image the referent is, so that a crop could make it wrong."""
+    """Return whether the text says where in the image the referent is, so that a crop could make it wrong."""
     if crop == "official":
         return any(word in text.lower() for word in OFFICIAL_POSITIONS)
     return not POSITIONS.isdisjoint(WORD.findall(text.casefold()))
 
 
 def mirrored(text: str) -> str:
-    """The text about the mirrored image: left and right change places, as words and in their case."""
+    """Swap left and right in a text, as words and in their case."""
 
     def other(match: re.Match[str]) -> str:
         side = match[1]
@@ -149,17 +156,20 @@ def _inside(box: Float, image: ImageArray) -> Float:
     return clipped
 
 
-def _official_crop(view: _View, options: Augment, style: Style, dice: np.random.Generator) -> _View:
-    """The short side to a random length, then the first of 20 windows that the official test lets pass, if one does."""
-    image = view.image
-    ratio = options.short_sides[dice.integers(len(options.short_sides))] / min(image.size)
+def _official_crop(view: View, options: Augment, style: Style, rng: np.random.Generator) -> View:
+    """Resize the short side to a random length, then cut the first of 20 windows that passes the official test."""
+    # 1. The size before the crop.
+    image, box, _ = view
+    ratio = options.short_sides[rng.integers(len(options.short_sides))] / min(image.size)
     width, height = (max(1, round(side * ratio)) for side in image.size)
     both = (ratio, ratio) if style == "official" else (width / image.width, height / image.height)
-    box = view.box * np.tile(both, 2)
-    window = _official_window(box, width, height, options.crop_sides, dice)
+    box = box * np.tile(both, 2)
+    # 2. The window.
+    window = _official_window(box, width, height, options.crop_sides, rng)
     small = width * height <= MOST_PIXELS
     if window is None:
-        return _View(image.resize((width, height), Image.Resampling.BILINEAR), box, both) if small else view
+        return (image.resize((width, height), Image.Resampling.BILINEAR), box, both) if small else view
+    # 3. The cut; the box moves along and is clipped.
     left, top, right, bottom = window
     if small:
         cut = image.resize((width, height), Image.Resampling.BILINEAR).crop(window)
@@ -167,67 +177,44 @@ def _official_crop(view: _View, options: Augment, style: Style, dice: np.random.
         source = np.array(window) * np.tile([image.width / width, image.height / height], 2)
         within = np.minimum(source, [*image.size, *image.size]).tolist()
         cut = image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=tuple(within))
-    return _View(cut, clip_xyxy(box - np.tile([left, top], 2), right - left, bottom - top), both)
+    return cut, clip_xyxy(box - np.tile([left, top], 2), right - left, bottom - top), both
 
 
 def _official_window(
-    box: Float, width: int, height: int, sides: tuple[int, int], dice: np.random.Generator
+    box: Float, width: int, height: int, sides: tuple[int, int], rng: np.random.Generator
 ) -> tuple[int, int, int, int] | None:
-    """left, top, right, bottom of a window; None when no try passed, and then the image stays whole."""
+    """Draw left, top, right, bottom of a window; None when no try passed: the image stays whole."""
     least, most = sides
     x, y = (box[:2] + box[2:]) / 2
     for _ in range(OFFICIAL_TRIES):
-        w, h = (int(dice.integers(min(least, side), min(side, most) + 1)) for side in (width, height))
-        top, left = int(dice.integers(height - h + 1)), int(dice.integers(width - w + 1))
+        w, h = (int(rng.integers(min(least, side), min(side, most) + 1)) for side in (width, height))
+        top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
         if x > top and y > left:  # the axes are swapped there
             return left, top, left + w, top + h
     return None
 
 
-def _safe_crop(view: _View, options: Augment, dice: np.random.Generator) -> _View:
-    """A window as large a part of the image as an official one, any of those that hold the box; grown if none does.
+def _safe_crop(view: View, options: Augment, rng: np.random.Generator) -> View:
+    """Cut a window as large a part of the image as an official one that holds the box; it grows if none does.
 
     It is cut from the image itself: enlarging first would cost time and sharpness for nothing.
     """
-    image = view.image
-    ratio = options.short_sides[dice.integers(len(options.short_sides))] / min(image.size)
+    image, box, before = view
+    ratio = options.short_sides[rng.integers(len(options.short_sides))] / min(image.size)
     least, most = options.crop_sides
     ends: list[tuple[int, int]] = []
     for axis, length in enumerate(image.size):
-        low, high = int(np.floor(view.box[axis])), int(np.ceil(view.box[axis + 2]))
-        side = min(max(round(dice.integers(least, most + 1) / ratio), high - low), length)
-        start = int(dice.integers(max(0, high - side), min(low, length - side) + 1))
+        low, high = int(np.floor(box[axis])), int(np.ceil(box[axis + 2]))
+        side = min(max(round(rng.integers(least, most + 1) / ratio), high - low), length)
+        start = int(rng.integers(max(0, high - side), min(low, length - side) + 1))
         ends.append((start, start + side))
     (left, right), (top, bottom) = ends
-    return _View(image.crop((left, top, right, bottom)), view.box - np.tile([left, top], 2), view.ratio)
+    return image.crop((left, top, right, bottom)), box - np.tile([left, top], 2), before
 
 
-def _with_long_side(view: _View, side: int, style: Style) -> _View:
-    image, (across, down) = long_side_to(view.image, side, style)
-    return _View(image, view.box * np.tile([across, down], 2), (view.ratio[0] * across, view.ratio[1] * down))
-
-
-def _jittered(image: Image.Image, strength: float, dice: np.random.Generator) -> Image.Image:
-    """Brightness, contrast and saturation in random order, each by a factor of its own."""
+def _jittered(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
+    """Change brightness, contrast and saturation in random order, each by a factor of its own."""
     kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-    for kind in dice.permutation(len(kinds)):
-        image = kinds[kind](image).enhance(dice.uniform(1 - strength, 1 + strength))
+    for kind in rng.permutation(len(kinds)):
+        image = kinds[kind](image).enhance(rng.uniform(1 - strength, 1 + strength))
     return image
-
-
-def _flipped(view: _View) -> _View:
-    x1, y1, x2, y2 = view.box
-    width = view.image.width
-    image = view.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return replace(view, image=image, box=np.array([width - x2, y1, width - x1, y2]))
-
-
-def _placed(view: _View, size: int, translate: bool, dice: np.random.Generator) -> tuple[Canvas, Float]:
-    """The image on its canvas, at a random place or as `letterboxed` has it, and its box in 0..1 of the canvas."""
-    free = [size - side for side in view.image.size]
-    if translate:
-        top, left = int(dice.integers(free[1] + 1)), int(dice.integers(free[0] + 1))
-    else:
-        left, top = (round(rest / 2 - 0.1) for rest in free)
-    box = box_xyxy_to_cxcywh(view.box + np.tile([left, top], 2)) / size
-    return pasted(view.image, left, top, size, view.ratio), box

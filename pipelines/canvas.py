@@ -26,8 +26,8 @@ Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]  # me
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP: Statistics = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 STATISTICS: dict[Style, Statistics] = {"official": IMAGENET, "clean": CLIP}
-# Data sets whose lists hold x, y, width, height: those four are what the official loader cuts to integers.
-HELD_AS_XYWH = {"refcoco", "refcoco+", "refcocog", "refcocog-google"}
+# Data sets whose lists have x, y, width, height: those four are what the official loader cuts to integers.
+XYWH_LISTS = {"refcoco", "refcoco+", "refcocog", "refcocog-google"}
 Boxes = NDArray[np.float64]
 
 
@@ -86,12 +86,12 @@ def pasted(image: Image.Image, left: int, top: int, size: int, ratio: tuple[floa
     return Canvas(pixels, left, top, right, bottom, ratio)
 
 
-def integer_box(box: Box, held_as: Literal["xyxy", "xywh"]) -> Box:
+def integer_box(box: Box, form: Literal["xyxy", "xywh"]) -> Box:
     """Cut xyxy pixels to integers as the official loader does, in the form that the list has them in.
 
     In RefCOCO's lists x, y, width and height are cut, so that the right edge can move by almost two pixels.
     """
-    if held_as == "xyxy":
+    if form == "xyxy":
         return tuple(float(int(v)) for v in box)  # type: ignore[return-value]
     # Width and height were floats before they became an edge: what the sum lost is given back before the cut.
     x1, y1 = int(box[0]), int(box[1])
@@ -101,18 +101,18 @@ def integer_box(box: Box, held_as: Literal["xyxy", "xywh"]) -> Box:
 
 def stacked(canvases: Sequence[Canvas], patch: int, style: Style, device: torch.device) -> tuple[Tensor, Tensor]:
     """Stack canvases of one size -> pixels (B, 3, S, S), normalised, 0 outside the image; masked patches (B, P)."""
-    raw, edges = together(canvases)
-    return shown(raw.to(device), edges.to(device), patch, style)
+    raw, edges = stack_pixels(canvases)
+    return normalise_and_mask(raw.to(device), edges.to(device), patch, style)
 
 
-def together(canvases: Sequence[Canvas]) -> tuple[Tensor, Tensor]:
+def stack_pixels(canvases: Sequence[Canvas]) -> tuple[Tensor, Tensor]:
     """Stack canvases of one size -> pixels (B, S, S, 3) uint8, and left, top, right, bottom of each image (B, 4)."""
     pixels = torch.from_numpy(np.stack([canvas.pixels for canvas in canvases]))
     return pixels, torch.tensor([[c.left, c.top, c.right, c.bottom] for c in canvases])
 
 
-def shown(raw: Tensor, edges: Tensor, patch: int, style: Style) -> tuple[Tensor, Tensor]:
-    """Normalise what `together` gives, on any device -> as `stacked`."""
+def normalise_and_mask(raw: Tensor, edges: Tensor, patch: int, style: Style) -> tuple[Tensor, Tensor]:
+    """Normalise what `stack_pixels` gives, on any device -> as `stacked`."""
     inside = covered(edges, raw.shape[1])
     return normalised(raw, inside, style), masked_patches(~inside, patch, style)
 

@@ -20,7 +20,7 @@ from bench.grounding import LoadedScene, PipelineContext, Prediction, Query
 from bench.hashing import sha256_file
 from bench.settings import Table, parse_table
 from pipelines.card import CardOptions, make_card
-from pipelines.engine import PairEngine, Rows, Sequences, prepare
+from pipelines.engine import PairEngine, Rows, prepare
 from pipelines.mdetr.checkpoint import Opened, open_network
 from pipelines.mdetr.model import HEADS
 from pipelines.mdetr.phrases import phrase_mask, query_scores
@@ -117,10 +117,10 @@ class MdetrPipeline:
         rows = zip(tokens, (~padding).sum(dim=1).tolist(), strict=True)
         return [(row[:length], nowhere.expand(length, row.shape[1])) for row, length in rows]
 
-    def _fuse(self, sequences: Sequences) -> Tensor:
+    def _fuse(self, rows: Rows, padding: Tensor | None) -> Tensor:
         """(B, N, S + 5): logits of each object query over token slots and no object, and its cxcywh box in 0..1."""
-        tokens, position = sequences.rows
-        hidden, _ = self.model.fuse_tokens(tokens, position, sequences.padding)
+        tokens, position = rows
+        hidden, _ = self.model.fuse_tokens(tokens, position, padding)
         return torch.cat(self.model.predict(hidden[-1]), dim=-1)
 
     def _note(self, query: Query) -> str:

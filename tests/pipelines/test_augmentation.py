@@ -1,4 +1,4 @@
-"""What training shows: boxes that follow their pixels, windows as each policy draws them, the dice alone deciding."""
+"""What training shows: boxes that follow their pixels, windows as each policy draws them, the generator alone deciding."""
 
 import numpy as np
 import pytest
@@ -68,12 +68,12 @@ def test_the_image_stays_inside_and_the_rest_is_black(width, height, part, seed)
 
 def test_the_place_is_any_place_and_the_middle_without_translation():
     image, options = noise(300, 200), Augment(crop="off", scales=(64,), jitter_share=0)
-    dice = np.random.default_rng(1)
-    seen = [augmented(image, (1, 1, 9, 9), "a", 68, options, "official", dice)[0] for _ in range(300)]
+    rng = np.random.default_rng(1)
+    seen = [augmented(image, (1, 1, 9, 9), "a", 68, options, "official", rng)[0] for _ in range(300)]
     assert {c.left for c in seen} == set(range(5))  # 64 of 68 pixels: both ends are drawn
     assert {c.top for c in seen} == set(range(68 - 43 + 1))
     still = options.model_copy(update={"translate": False})
-    canvas, _, _ = augmented(image, (1, 1, 9, 9), "a", 67, still, "official", dice)
+    canvas, _, _ = augmented(image, (1, 1, 9, 9), "a", 67, still, "official", rng)
     assert (canvas.left, canvas.top) == (1, 12)  # 1.5 rounds down
 
 
@@ -96,7 +96,7 @@ def test_with_everything_off_it_is_the_letterbox(style, size):
 
 @given(SEEDS, st.sampled_from(["official", "safe", "off"]))
 @settings(max_examples=15)
-def test_the_dice_alone_decide(seed, crop):
+def test_the_generator_alone_decides(seed, crop):
     image, options = noise(), Augment(crop=crop, blur_share=0.5, flip_share=0.5)
     first, second = (
         augmented(image, (10, 10, 60, 60), "dog in a hat", 64, options, "clean", np.random.default_rng(seed))
@@ -110,14 +110,14 @@ def test_the_dice_alone_decide(seed, crop):
 
 
 def test_official_windows_lose_what_the_official_ones_lose():
-    dice, kept = np.random.default_rng(7), []
+    rng, kept = np.random.default_rng(7), []
     for _ in range(4000):
-        ratio = dice.choice([400, 500, 600]) / 480
+        ratio = rng.choice([400, 500, 600]) / 480
         width, height = round(640 * ratio), round(480 * ratio)
-        side = dice.uniform(0.1, 0.6, 2) * [width, height]
-        start = dice.uniform(0, 1, 2) * ([width, height] - side)
+        side = rng.uniform(0.1, 0.6, 2) * [width, height]
+        start = rng.uniform(0, 1, 2) * ([width, height] - side)
         box = np.concatenate([start, start + side])
-        window = augmentation._official_window(box, width, height, (384, 600), dice)
+        window = augmentation._official_window(box, width, height, (384, 600), rng)
         if window is None:
             kept.append(1.0)
             continue
@@ -154,12 +154,12 @@ def test_the_official_test_has_its_axes_swapped():
 
 def test_an_official_box_cut_to_nothing_or_not_finite_is_handed_on():
     image, options = noise(640, 480), Augment(crop_share=1, jitter_share=0)
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     areas = [
-        augmented(image, (600, 400, 638, 478), "dog", SIZE, options, "official", dice)[1][2:].prod() for _ in range(60)
+        augmented(image, (600, 400, 638, 478), "dog", SIZE, options, "official", rng)[1][2:].prod() for _ in range(60)
     ]
     assert min(areas) == 0 < max(areas)
-    _, out, _ = augmented(image, (float("nan"), 0, 5, 5), "dog", SIZE, options, "official", dice)
+    _, out, _ = augmented(image, (float("nan"), 0, 5, 5), "dog", SIZE, options, "official", rng)
     assert not np.isfinite(out).all()
 
 
@@ -190,12 +190,12 @@ def test_a_window_of_a_huge_enlargement_is_the_same_window(monkeypatch):
 
 @pytest.mark.parametrize("box", [(-20.0, -10.0, 50.0, 40.0), (60.0, 50.0, 150.0, 99.0)])
 def test_a_box_over_the_edge_is_left_alone_or_clipped(box):
-    image, dice = noise(90, 70), np.random.default_rng(0)
-    _, out, _ = augmented(image, box, "dog", 90, PLAIN.model_copy(update={"scales": (90,)}), "official", dice)
+    image, rng = noise(90, 70), np.random.default_rng(0)
+    _, out, _ = augmented(image, box, "dog", 90, PLAIN.model_copy(update={"scales": (90,)}), "official", rng)
     np.testing.assert_allclose(corners(out, 90), np.add(box, [0, 10, 0, 10]), atol=1e-9)
     for style, crop in (("clean", "off"), ("clean", "safe"), ("official", "safe")):
         options = Augment(crop=crop, scales=(90,), translate=False, crop_share=0, jitter_share=0)
-        _, out, _ = augmented(image, box, "dog", 90, options, style, dice)
+        _, out, _ = augmented(image, box, "dog", 90, options, style, rng)
         np.testing.assert_allclose(corners(out, 90), np.add(clip_xyxy(box, 90, 70), [0, 10, 0, 10]), atol=1e-9)
 
 

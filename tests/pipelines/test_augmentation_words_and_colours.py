@@ -47,8 +47,8 @@ def test_which_words_forbid_a_crop(text, official, safe):
 def test_how_often_a_crop_is_drawn():
     image, box = painted(300, 200, (0.4, 0.4, 0.1, 0.1))
     options = Augment(crop="safe", crop_share=0.25, scales=(SIZE,), **STILL)
-    dice = np.random.default_rng(3)
-    whole = [augmented(image, box, "dog", SIZE, options, "clean", dice)[0].ratio[0] * 300 < 225 for _ in range(400)]
+    rng = np.random.default_rng(3)
+    whole = [augmented(image, box, "dog", SIZE, options, "clean", rng)[0].ratio[0] * 300 < 225 for _ in range(400)]
     assert 0.68 < np.mean(whole) < 0.82
 
 
@@ -59,8 +59,8 @@ def test_scales():
     assert Augment(scales=(100, 90)).long_sides(224) == (100, 90)
     with pytest.raises(SettingsError, match=r"scales: 256 .* 224"):
         Augment(scales=(256, 90)).long_sides(224)
-    dice, options = np.random.default_rng(0), Augment(crop="off", jitter_share=0)
-    drawn = [augmented(noise(), (1, 1, 9, 9), "a", 224, options, "official", dice)[0] for _ in range(120)]
+    rng, options = np.random.default_rng(0), Augment(crop="off", jitter_share=0)
+    drawn = [augmented(noise(), (1, 1, 9, 9), "a", 224, options, "official", rng)[0] for _ in range(120)]
     assert {c.right - c.left for c in drawn} == {224, 192, 160, 128, 96, 64, 32}
 
 
@@ -85,9 +85,9 @@ def test_jitter_stays_within_its_strength(monkeypatch):
 
         monkeypatch.setattr(real, "enhance", enhance, raising=False)
     image, options = noise(), PLAIN.model_copy(update={"jitter_share": 0.8, "scales": (16,)})
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for _ in range(300):
-        augmented(image, (1, 1, 9, 9), "a", 16, options, "official", dice)
+        augmented(image, (1, 1, 9, 9), "a", 16, options, "official", rng)
     for seen in factors.values():
         assert 0.72 < len(seen) / 300 < 0.88
         assert 0.6 <= min(seen) < 0.65 and 1.35 < max(seen) <= 1.4

@@ -27,12 +27,12 @@ class Toy:
         self.texts.append(list(texts))
         return [self.rows([len(word) for word in text.split()]) for text in texts]
 
-    def fuse(self, sequences):
-        tokens, slots = sequences.rows
+    def fuse(self, rows, padding):
+        tokens, slots = rows
         self.pairs.append(tuple(tokens.shape[:2]))
         if len(tokens) > self.most:
             raise RuntimeError("CUDA out of memory")
-        counted = torch.ones_like(tokens[..., 0]) if sequences.padding is None else (~sequences.padding).float()
+        counted = torch.ones_like(tokens[..., 0]) if padding is None else (~padding).float()
         return torch.stack([(tokens[..., 0] * counted).sum(1), counted.sum(1), (slots * counted).sum(1)], dim=1)
 
 
@@ -99,7 +99,7 @@ def test_a_batch_is_cut_where_padding_would_waste_it():
 def test_equal_lengths_are_not_padded(context):
     toy, paddings = Toy(context(), images=9, texts=9), []
     fuse = toy.engine._fuse
-    toy.engine._fuse = lambda sequences: (paddings.append(sequences.padding), fuse(sequences))[1]
+    toy.engine._fuse = lambda rows, padding: (paddings.append(padding), fuse(rows, padding))[1]
     toy.engine.ground(IMAGES, [(0, "a dog"), (3, "a cat")])
     assert paddings == [None]
 

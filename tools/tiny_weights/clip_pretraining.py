@@ -34,7 +34,7 @@ from bench.training.task import Batch, ParameterGroup, TaskFactory, TrainingJob,
 from clipvg.frozen import checked
 from clipvg.network import PAD, multi_level_features, text_features, up_to_longest
 from pipelines import weights
-from pipelines.canvas import letterboxed, shown, together
+from pipelines.canvas import letterboxed, normalise_and_mask, stack_pixels
 from pipelines.clip.encoder import ClipOptions, open_model
 from pipelines.proposers.objects import referent, scene_descriptions, scene_objects
 from tools.tiny_weights.architectures import small_clip
@@ -116,7 +116,7 @@ def scene_sample(scene: Scene, images: ImageSource, size: int) -> SceneSample:
     boxes = torch.tensor(np.array([canvas.to_canvas(box) for box in known]), dtype=torch.float32).reshape(-1, 4)
     described = scene_descriptions(scene) or [name for name, _ in objects]
     referents = [referent(scene, number, known) for number in range(len(scene.expressions))]
-    pixels, edges = together([canvas])
+    pixels, edges = stack_pixels([canvas])
     return SceneSample(pixels[0], edges[0], boxes, described, [e.text for e in scene.expressions], referents)
 
 
@@ -208,7 +208,7 @@ class PretrainingTask(TrainTask):
     def encode_patches(self, clip: Any, pixels: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
         """Return the last block's output for every patch (B, P, W), and it in the space of texts (B, P, E)."""
         visual = clip.visual
-        inputs, _ = shown(pixels, edges, self.patch, STYLE)
+        inputs, _ = normalise_and_mask(pixels, edges, self.patch, STYLE)
         stream = multi_level_features(visual, inputs, (len(visual.transformer.resblocks) - 1,))[:, 1:]
         return stream, (visual.ln_post(stream) @ visual.proj).float()
 

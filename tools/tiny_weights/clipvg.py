@@ -23,7 +23,7 @@ from clipvg.network import ClipVG, multi_level_features
 from clipvg.rows import CachedRows, DrawnRows, Rows, collate
 from clipvg.task import ClipVGTask, ClipVGTraining
 from pipelines import layers as loss
-from pipelines.canvas import shown
+from pipelines.canvas import normalise_and_mask
 
 CALIBRATION = 64  # rows that set the scale of the start
 KEPT = 0.3  # share of the random weights that stays where CLIP's are added
@@ -78,7 +78,7 @@ class TinyClipVGTask(ClipVGTask):
         rows = Rows(self.job, size, self.style, None)
         batch = collate([rows.sample(0, row) for row in range(0, len(rows), -(-len(rows) // CALIBRATION))])
         batch = batch.to(self.device)
-        pixels, _ = shown(batch.pixels, batch.edges, self.patch, self.style)
+        pixels, _ = normalise_and_mask(batch.pixels, batch.edges, self.patch, self.style)
         with torch.no_grad():
             features = multi_level_features(self.model.clip.visual, pixels, self.model.config.taps)
         words = pad_sequence([tokens for tokens, _ in self.texts(batch.texts)], batch_first=True)

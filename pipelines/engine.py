@@ -11,7 +11,6 @@ wait of a batch is the caller's copy of the result to the host.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Generic, TypeVar
 
@@ -24,23 +23,13 @@ from bench.errors import DeviceError
 from bench.grounding import PipelineContext
 from bench.memory import in_chunks
 
+Padding = Tensor | None
 Image = TypeVar("Image")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Rows = tuple[Tensor, ...]  # of one image or text: its tokens (L, d), and what else each token has (L, ...)
 TEXTS = 100_000  # texts in the cache
 WASTE = 1.1  # a batch is cut where padding would make it larger by this factor
-
-
-@dataclass(frozen=True, slots=True)
-class Sequences:
-    """Hold the joint sequences of N pairs, text tokens before image tokens, padded at the end.
-
-    `rows` are as the encoders gave them, (N, L, ...) each; `padding` (N, L) is True on padding, None without any.
-    """
-
-    rows: Rows
-    padding: Tensor | None
 
 
 class Engine:
@@ -99,13 +88,17 @@ class PairEngine(Engine, Generic[Image]):
         context: PipelineContext,
         encode_images: Callable[[Sequence[Image]], Sequence[Rows]],
         encode_texts: Callable[[Sequence[str]], Sequence[Rows]],
-        fuse: Callable[[Sequences], Tensor],
+        fuse: Callable[[Rows, Padding], Tensor],
         *,
         images: int,
         texts: int,
         kind: Callable[[Image], Hashable] = lambda image: None,
     ) -> None:
-        """As Engine; only images of one `kind` share a chunk."""
+        """As Engine; only images of one `kind` share a chunk.
+
+        `fuse` gets the joint sequences of N pairs, text tokens before image tokens, padded at the end: rows as the
+        encoders gave them, (N, L, ...) each, and (N, L) True on padding, None where there is none.
+        """
         super().__init__(context, encode_texts, images, texts)
         self.clock, self._encode_images, self._fuse, self._kind = context.clock, encode_images, fuse, kind
 
@@ -130,26 +123,30 @@ class PairEngine(Engine, Generic[Image]):
         self, image_rows: Sequence[Rows], text_rows: Mapping[str, Rows], pairs: Sequence[tuple[int, str]]
     ) -> Tensor:
         """Fuse pairs of encoded images and texts -> (N, ...), a row a pair."""
-        # Every row of the batch once, in one table: a pair's sequence is then two runs of the table's indices.
+        # 1. Every row of the batch once, in one table: a pair's sequence is then two runs of the table's indices.
         items = [*text_rows.values(), *image_rows]
         table = tuple(torch.cat(parts) for parts in zip(*items, strict=True))
         lengths = np.array([len(item[0]) for item in items])
         number = {text: n for n, text in enumerate(text_rows)}
+        # 2. Each different pair once, the short ones first.
         distinct = {pair: n for n, pair in enumerate(dict.fromkeys(pairs))}
         both = np.array([(number[text], len(number) + index) for index, text in distinct])  # (D, 2)
         order = lengths[both].sum(axis=1).argsort(kind="stable")
 
         def work(chunk: NDArray[np.int64]) -> Tensor:
-            return self._fuse(self._sequences(table, lengths, both[chunk]))
+            return self._fuse(*self._sequences(table, lengths, both[chunk]))
 
+        # 3. Fuse runs of like length.
         runs = _runs(lengths[both[order]].sum(axis=1))
         fused = [part for run in runs for part in self.chunked("pairs", order[run], work)]
-        # Back to the order of the pairs, the same pair twice where it was given twice.
+        # 4. Back to the order of the pairs, the same pair twice where it was given twice.
         place = order.argsort()[[distinct[pair] for pair in pairs]]
         return torch.cat(fused).index_select(0, self.to_device(torch.from_numpy(place)))
 
-    def _sequences(self, table: Rows, lengths: NDArray[np.int64], both: NDArray[np.int64]) -> Sequences:
-        """Gather the sequences of pairs, (N, 2) numbers of a text and an image in the table."""
+    def _sequences(
+        self, table: Rows, lengths: NDArray[np.int64], both: NDArray[np.int64]
+    ) -> tuple[Rows, Tensor | None]:
+        """Gather the sequences of pairs, (N, 2) numbers of a text and an image in the table, and their padding."""
         starts = (lengths.cumsum() - lengths)[both]
         text, image = lengths[both].T[..., None]  # (N, 1) each
         place = np.arange((text + image).max())
@@ -158,7 +155,7 @@ class PairEngine(Engine, Generic[Image]):
         index[beyond] = 0  # any row will do
         flat = self.to_device(torch.from_numpy(index.ravel()))
         rows = tuple(part.index_select(0, flat).unflatten(0, index.shape) for part in table)
-        return Sequences(rows, self.to_device(torch.from_numpy(beyond)) if beyond.any() else None)
+        return rows, self.to_device(torch.from_numpy(beyond)) if beyond.any() else None
 
 
 def in_groups(
