@@ -1,4 +1,4 @@
-"""What training shows: boxes that follow their pixels, windows as each policy draws them, the generator alone deciding."""
+"""Samples of the augmentation: boxes follow their pixels, windows are each policy's, the generator alone decides."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What training shows: which words forbid a crop or change with a flip, and what colours, blur and scales do."""
+"""Samples of the augmentation: words that forbid a crop or change with a flip; colours, blur and scales."""
 
 import numpy as np
 import pytest
