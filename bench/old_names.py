@@ -13,8 +13,17 @@ KEYS = {
     "per_picture": "per_image",
     "whole_picture": "whole_image",
     "keep_pictures": "keep_images",
+    "measurer": "scorer",
+    "measurers": "scorers",
+    "measurer_data": "scorer_data",
+    "measurer_sha256": "scorer_sha256",
 }
-OPTIONS = {"--pictures": "--images", "--no-pictures": "--no-images", "--per-picture": "--per-image"}
+OPTIONS = {
+    "--pictures": "--images",
+    "--no-pictures": "--no-images",
+    "--per-picture": "--per-image",
+    "--measurer": "--scorer",
+}
 PIPELINES = {"whole-picture": "whole-image"}
 
 

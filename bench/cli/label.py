@@ -122,8 +122,8 @@ def score(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Pseudo-labels, a source each: .jsonl or official lists (.pth).")
     ] = None,
-    measurer: Annotated[
-        list[str] | None, typer.Option("--measurer", "-m", help="Weights that score them; may be repeated.")
+    scorer: Annotated[
+        list[str] | None, typer.Option("--scorer", "-m", help="Weights that score them; may be repeated.")
     ] = None,
     split: Split = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the rows, the record and the histograms.")] = Path(
@@ -133,7 +133,7 @@ def score(
         Path | None, typer.Option("--from", help="Instead: an official ..._iou_result.pth to draw and tabulate.")
     ] = None,
     lists: Annotated[bool, typer.Option("--lists", help="Write the official refine and iou_result files too.")] = False,
-    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="Whose weights the measurers are.")] = "clipvg",
+    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="Whose weights the scorers are.")] = "clipvg",
     protocol: Annotated[
         str, typer.Option("--protocol", help="Of the IoU: iou, or letterbox-clamped as the official scorer.")
     ] = "iou",
@@ -145,9 +145,9 @@ def score(
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Score pseudo-labels: the IoU of each measurer's box with each row's own, and its histograms.
+    """Score pseudo-labels: the IoU of each scorer's box with each row's own, and its histograms.
 
-    Every measurer scores every file; pairs that are done in the folder are not scored again.
+    Every scorer scores every file; pairs that are done in the folder are not scored again.
     """
     from rich.console import Console
 
@@ -159,19 +159,19 @@ def score(
 
     log_to_stderr("bench.label")
     if result is not None:
-        if files or measurer or lists:
-            raise UsageError("--from draws a result that is there: it takes no label files, --measurer or --lists")
+        if files or scorer or lists:
+            raise UsageError("--from draws a result that is there: it takes no label files, --scorer or --lists")
         record = show_official(result, out)
     else:
-        if not files or not measurer or split is None:
-            missing = [n for n, g in (("a label file", files), ("--measurer", measurer), ("--split", split)) if not g]
+        if not files or not scorer or split is None:
+            missing = [n for n, g in (("a label file", files), ("--scorer", scorer), ("--split", split)) if not g]
             raise UsageError(
-                f"{' and '.join(missing)} missing: bench label score template.jsonl --measurer WEIGHTS "
+                f"{' and '.join(missing)} missing: bench label score template.jsonl --scorer WEIGHTS "
                 "--split shapes-train --out FOLDER (or --from FILE_iou_result.pth)"
             )
         resolved = settings_of(config, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
         options = assignments(set_ or [])
-        record = score_labels(measurer, files, split, out, resolved, pipeline, options, protocol, lists)
+        record = score_labels(scorer, files, split, out, resolved, pipeline, options, protocol, lists)
     print_pairs(record["pairs"], Console(stderr=json))
     typer.echo(out / IMAGE, err=json)
     if json:

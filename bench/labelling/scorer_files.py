@@ -192,7 +192,7 @@ def _iou_row(row: object, where: str) -> IouRow:
         held=_four(held, where, "the box"),
         phrase=checked_text(as_text(phrase), where),
         truth=_or_none(_four(truth, where, "the row's box")),
-        prediction=_or_none(_four(prediction, where, "the measurer's box")),
+        prediction=_or_none(_four(prediction, where, "the scorer's box")),
         iou=min(max(float(iou), 0.0), 1.0),
     )
 

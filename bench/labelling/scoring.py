@@ -1,6 +1,6 @@
 """Scoring pseudo-labels: what `bench label score` does. What it leaves: bench/runs/reliability.py.
 
-A measurer is the weights that score them, with what their record says they were trained on.
+A scorer is the weights that score them, with what their record says they were trained on.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Source:
 
 
 @dataclass(frozen=True, slots=True)
-class _Measurer:
+class _Scorer:
     """Weights under their unique name. `sha256` is that of their file, None for an id of the hub.
 
     `trained_on` is that part of the record beside the file ({"split", "labels", ...}), None where there is no record.
@@ -80,16 +80,16 @@ class _Measurer:
         own = "file" if split.startswith("file:") else split.rpartition("-")[0]
         data = "unknown" if not own else "same" if own == dataset else "other"
         if data == "other":
-            log.warning("measurer %s was trained on %s, and these labels are about %s", self.name, own, dataset)
+            log.warning("scorer %s was trained on %s, and these labels are about %s", self.name, own, dataset)
         elif data == "unknown":
-            log.warning("measurer %s: nothing beside its weights says what they were trained on", self.name)
+            log.warning("scorer %s: nothing beside its weights says what they were trained on", self.name)
         return {
             "name": self.name,
             "weights": Path(self.weights).name if self.sha256 else self.weights,
             "sha256": self.sha256,
             "trained_on": record.get("split"),
             "labels": record.get("labels"),
-            "measurer_data": data,
+            "scorer_data": data,
         }
 
 
@@ -104,7 +104,7 @@ def score_labels(
     under: str = "iou",
     lists: bool = False,
 ) -> dict[str, Any]:
-    """Score every label file about the split's images by every measurer (weights of `pipeline`); returns the record.
+    """Score every label file about the split's images by every scorer (weights of `pipeline`); returns the record.
 
     `options` are laid over [pipelines.NAME] of bench.toml; `under` names the protocol of the IoU; `lists` writes the
     official scorer's files too, in a folder for each pair. A pair that is done is not scored again.
@@ -112,7 +112,7 @@ def score_labels(
     Raises UnknownName, UsageError, WeightsError, DataError as `load_labels` does, DeviceError, and RunError for `out`.
     """
     protocol(under)
-    measurers = _measurers(weights, pipeline, resolved)
+    scorers = _scorers(weights, pipeline, resolved)
     sources = _sources(paths, split_name, resolved)
     data, run = sources[0].labelled.split, resolved.settings.run
     dataset = dataset_of(data)
@@ -124,7 +124,7 @@ def score_labels(
         "pipeline": pipeline,
         "split": data.name,
         "protocol": under,
-        "measurers": [measurer.described(dataset) for measurer in measurers],
+        "scorers": [scorer.described(dataset) for scorer in scorers],
         "sources": [{"name": s.name, **s.file, "images": len(s.labelled.split.scenes)} for s in sources],
         "git": git_state(),
     }
@@ -133,12 +133,12 @@ def score_labels(
     fixed: dict[str, Any] = {"options": {key: value for key, value in table.items() if key not in ("weights", "card")}}
     fixed |= {"pipeline": pipeline, "split": data.name, "protocol": under, "dtype": run.dtype, "seed": run.seed}
     fixed |= {"device": resolve_device(run.device).partition(":")[0], "deterministic": run.deterministic}
-    settings = {m.name: settings_hash({"weights": m.sha256 or m.weights, **fixed}) for m in measurers}
-    order = [(measurer, source, (measurer.name, source.name)) for measurer in measurers for source in sources]
+    settings = {m.name: settings_hash({"weights": m.sha256 or m.weights, **fixed}) for m in scorers}
+    order = [(scorer, source, (scorer.name, source.name)) for scorer in scorers for source in sources]
     earlier, pairs = read_pairs(out), dict[Key, Pair]()
-    for measurer, source, key in order:
-        if key in earlier and is_done(out, key, earlier[key], source.file["sha256"], settings[measurer.name]):
-            pairs[key] = earlier[key] | {"kind": measurer.kind(source.file)}
+    for scorer, source, key in order:
+        if key in earlier and is_done(out, key, earlier[key], source.file["sha256"], settings[scorer.name]):
+            pairs[key] = earlier[key] | {"kind": scorer.kind(source.file)}
 
     def store() -> dict[str, Any]:
         where = environment(resolve_device(run.device), run.seed, run.deterministic)  # now, for torch is imported late
@@ -150,8 +150,8 @@ def score_labels(
         write_record(out, record, drawing(f"Reliability of pseudo-labels of {data.name}", record["pairs"]))
         return record
 
-    opened: tuple[str, Pipeline] | None = None  # a measurer's weights are opened for the first of its pairs
-    for measurer, source, key in order:
+    opened: tuple[str, Pipeline] | None = None  # a scorer's weights are opened for the first of its pairs
+    for scorer, source, key in order:
         split, folder = source.labelled.split, rows_path(out, key).with_suffix("")
         # Of the lists, the one that is looked for is the last to be written.
         listed = not lists or (key in pairs and any(folder.glob(f"*{IOU_RESULT}")))
@@ -163,20 +163,20 @@ def score_labels(
         if key in pairs and sized:
             measured = Measured({name: Reliability(*row) for name, row in read_rows(out, key).items()})
         else:
-            if opened is None or opened[0] != measurer.name:
+            if opened is None or opened[0] != scorer.name:
                 opened = None  # two would not fit
-                given = {**(options or {}), "weights": measurer.weights}
-                opened = measurer.name, open_pipeline(pipeline, dataset, resolved, given)
+                given = {**(options or {}), "weights": scorer.weights}
+                opened = scorer.name, open_pipeline(pipeline, dataset, resolved, given)
             began = time.monotonic()
-            with progress(f"{measurer.name} on {source.name}", len(split.scenes)) as advance:
+            with progress(f"{scorer.name} on {source.name}", len(split.scenes)) as advance:
                 measured = measure(opened[1], split.scenes, split.images, run, under=under, advance=advance)
             pairs[key] = {
-                "measurer": measurer.name,
+                "scorer": scorer.name,
                 "source": source.name,
-                "kind": measurer.kind(source.file),
-                "measurer_sha256": dict(opened[1].card.sha256),
+                "kind": scorer.kind(source.file),
+                "scorer_sha256": dict(opened[1].card.sha256),
                 "labels_sha256": source.file["sha256"],
-                "settings": settings[measurer.name],
+                "settings": settings[scorer.name],
                 **write_rows(out, key, measured.rows),
                 **summary([row.iou for row in measured.rows.values()]),
                 "no_box": measured.no_box,
@@ -191,11 +191,11 @@ def score_labels(
 
 
 def show_official(path: Path, out: Path) -> dict[str, Any]:
-    """Draw and tabulate an official iou_result file, without any measurer; returns the record. Raises DataError."""
+    """Draw and tabulate an official iou_result file, without any scorer; returns the record. Raises DataError."""
     rows = read_iou_result(path)
     make_folder(out)
     source = path.name.removesuffix(IOU_RESULT).removesuffix(".pth")
-    pair = {"measurer": "its measurer", "source": source, "kind": ""} | summary([row.iou for row in rows])
+    pair = {"scorer": "its scorer", "source": source, "kind": ""} | summary([row.iou for row in rows])
     pair["no_box"] = sum(row.prediction is None for row in rows)
     official = {"file": path.name, "sha256": sha256_file(path)}
     record = {"command": " ".join(redacted()), "from": official, "pairs": [pair]}
@@ -217,8 +217,8 @@ def _sources(paths: Sequence[Path], split_name: str, resolved: Resolved) -> list
     return [_Source(*each) for each in zip(unique, paths, loaded, strict=True)]
 
 
-def _measurers(weights: Sequence[str], pipeline: str, resolved: Resolved) -> list[_Measurer]:
-    """Find the measurers, in order, under unique names; an id of the hub is left to the pipeline to find.
+def _scorers(weights: Sequence[str], pipeline: str, resolved: Resolved) -> list[_Scorer]:
+    """Find the scorers, in order, under unique names; an id of the hub is left to the pipeline to find.
 
     Raises WeightsError for a file that is nowhere, saying how to make one.
     """
@@ -228,7 +228,7 @@ def _measurers(weights: Sequence[str], pipeline: str, resolved: Resolved) -> lis
         place = next((path for path in tried if path.is_file()), None)
         if place is None and (Path(name).suffix or name.count("/") != 1):
             raise WeightsError(
-                f"--measurer {name}: no such weights (looked at {', '.join(map(str, tried))}); a measurer is made by "
+                f"--scorer {name}: no such weights (looked at {', '.join(map(str, tried))}); a scorer is made by "
                 f"`bench train --pipeline {pipeline} --split NAME --labels FILE --out FOLDER`"
             )
         places.append(place)
@@ -239,7 +239,7 @@ def _measurers(weights: Sequence[str], pipeline: str, resolved: Resolved) -> lis
     names = [folder if stems.count(stem) > 1 and folder else stem for stem, folder in zip(stems, folders, strict=True)]
     unique = told_apart(names if len(set(names)) == len(names) else stems)
     return [
-        _Measurer(name, str(place or given), sha256_file(place) if place else None, _trained_on(place))
+        _Scorer(name, str(place or given), sha256_file(place) if place else None, _trained_on(place))
         for name, given, place in zip(unique, weights, places, strict=True)
     ]
 

@@ -1,6 +1,6 @@
-"""Reliability, the IoUs of one measurer on one source: numbers, a table, and histograms as CLIP-VG's figure has them.
+"""Reliability, the IoUs of one scorer on one source: numbers, a table, and histograms as CLIP-VG's figure has them.
 
-Rows of panels are measurers, columns are sources. A measurer trained on the rows it scores (SR, source-specific) has
+Rows of panels are scorers, columns are sources. A scorer trained on the rows it scores (SR, source-specific) has
 full bars, one of another source (CR, cross-source) hatched ones. All panels share one scale, the share of a source's
 rows.
 """
@@ -62,13 +62,13 @@ def print_pairs(pairs: Sequence[Mapping[str, Any]], console: Console) -> None:
 
     wide(console, WIDE)
     table = empty_table("")
-    for name in ("measurer", "source"):
+    for name in ("scorer", "source"):
         table.add_column(name, overflow="fold")
     table.add_column("")
     for name in ("rows", "mean", *(f"≥ {h}" for h in SHOWN), "at 0", "no box"):
         table.add_column(name, justify="right", no_wrap=True)
     for pair in pairs:
-        cells = [Text(pair["measurer"]), Text(pair["source"]), pair["kind"] or "?", f"{pair['rows']:,}"]
+        cells = [Text(pair["scorer"]), Text(pair["source"]), pair["kind"] or "?", f"{pair['rows']:,}"]
         cells.append(BLANK if pair["mean"] is None else f"{pair['mean']:.3f}")
         cells += [percent(pair["at_least"][h]) for h in SHOWN]
         cells.append(percent(pair["at_0"] / pair["rows"] if pair["rows"] else None))
@@ -81,7 +81,7 @@ def drawing(title: str, pairs: Sequence[Mapping[str, Any]]) -> str:
     panels = []
     for pair in pairs:
         counts = np.array(pair["counts"], np.int64).reshape(BARS, -1).sum(axis=1).tolist()
-        names = (pair["measurer"], pair["source"])
+        names = (pair["scorer"], pair["source"])
         panels.append(Histogram(*names, counts, pair["rows"], pair["mean"] or 0.0, pair["kind"]))
     return histograms(title, panels)
 
@@ -90,10 +90,10 @@ def drawing(title: str, pairs: Sequence[Mapping[str, Any]]) -> str:
 class Histogram:
     """One panel. `counts` are rows in equal bars over (0, 1]; `rows` counts those at 0 too, which have no bar.
 
-    `kind` is "SR", "CR", or empty where nobody knows what the measurer was trained on. `mean` is over all rows.
+    `kind` is "SR", "CR", or empty where nobody knows what the scorer was trained on. `mean` is over all rows.
     """
 
-    measurer: str
+    scorer: str
     source: str
     counts: Sequence[int]
     rows: int
@@ -102,7 +102,7 @@ class Histogram:
 
 
 def histograms(title: str, panels: Sequence[Histogram]) -> str:
-    """The panels as a whole SVG document: measurers by sources where they fill that grid, else in rows of four."""
+    """The panels as a whole SVG document: scorers by sources where they fill that grid, else in rows of four."""
     columns = _columns(panels)
     shares = [100 * max(panel.counts, default=0) / panel.rows for panel in panels if panel.rows]
     ticks = make_scale([0.0, max(shares, default=0.0) or 1.0], PLOT, 0.0, most=4)
@@ -115,15 +115,15 @@ def histograms(title: str, panels: Sequence[Histogram]) -> str:
         parts += _panel(panel, MARGIN + column * across + left, TOP + row * down, ticks)
     height = TOP + math.ceil(len(panels) / columns) * down + FOOT
     parts += _key({panel.kind for panel in panels}, height - 16)
-    said = "; ".join(f"{p.measurer} on {p.source}: {p.kind or 'unknown'}, mean {p.mean:.3f}" for p in panels)
+    said = "; ".join(f"{p.scorer} on {p.source}: {p.kind or 'unknown'}, mean {p.mean:.3f}" for p in panels)
     return document(title, said, width, height, style(SHAPES) + HATCHED, (PATTERN, *parts))
 
 
 def _columns(panels: Sequence[Histogram]) -> int:
-    measurers = list(dict.fromkeys(panel.measurer for panel in panels))
+    scorers = list(dict.fromkeys(panel.scorer for panel in panels))
     sources = list(dict.fromkeys(panel.source for panel in panels))
-    grid = [(measurer, source) for measurer in measurers for source in sources]
-    whole = grid == [(panel.measurer, panel.source) for panel in panels] and len(sources) <= 2 * BY
+    grid = [(scorer, source) for scorer in scorers for source in sources]
+    whole = grid == [(panel.scorer, panel.source) for panel in panels] and len(sources) <= 2 * BY
     return max(1, len(sources) if whole and len(panels) > 1 else min(BY, len(panels)))
 
 
@@ -131,7 +131,7 @@ def _panel(panel: Histogram, left: float, top: float, ticks: Scale) -> Iterator[
     """One panel whose plot begins at `left`, its titles at `top`."""
     x = Scale(0.0, 1.0, left, left + PLOT_WIDTH, (0.0, 0.25, 0.5, 0.75, 1.0))
     y = Scale(ticks.low, ticks.high, top + ABOVE + PLOT, top + ABOVE, ticks.ticks)
-    name = f"{panel.measurer} on {panel.source}"
+    name = f"{panel.scorer} on {panel.source}"
     yield text("name", left, top + 14, fitted(name, PLOT_WIDTH, SMALL + 2))
     yield text("label", left, top + 30, fitted(_said(panel), PLOT_WIDTH, SMALL))
     if not panel.rows:

@@ -2,7 +2,7 @@
 
     reliability.json            every pair: rows, mean, shares, histogram, and the hashes of what it was made from
     reliability.svg             their histograms
-    MEASURER--SOURCE.jsonl      {"id": "7", "reliability": 0.83, "box_xyxy": [x1, y1, x2, y2] | null}, a line a row
+    SCORER--SOURCE.jsonl      {"id": "7", "reliability": 0.83, "box_xyxy": [x1, y1, x2, y2] | null}, a line a row
 
 A pair is done when its entry names the label file and settings in force and its rows hash as they were written.
 """
@@ -17,12 +17,13 @@ from typing import Any
 from bench.errors import RunError
 from bench.grounding import Box
 from bench.hashing import sha256_file
+from bench.old_names import current
 from bench.runs.files import write_atomically
 
 RECORD, IMAGE = "reliability.json", "reliability.svg"
-Key = tuple[str, str]  # measurer, source
+Key = tuple[str, str]  # scorer, source
 Pair = dict[str, Any]
-Row = tuple[float, Box | None]  # reliability, and the measurer's box
+Row = tuple[float, Box | None]  # reliability, and the scorer's box
 
 
 def rows_path(out: Path, key: Key) -> Path:
@@ -33,8 +34,8 @@ def rows_path(out: Path, key: Key) -> Path:
 def read_pairs(out: Path) -> dict[Key, Pair]:
     """The entries of an earlier call, by pair; none where there is no record. Raises RunError for a broken one."""
     try:
-        held = json.loads((out / RECORD).read_text(encoding="utf-8"))
-        return {(pair["measurer"], pair["source"]): pair for pair in held["pairs"]}
+        record = current(json.loads((out / RECORD).read_text(encoding="utf-8")))
+        return {(pair["scorer"], pair["source"]): pair for pair in record["pairs"]}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,6 +1,6 @@
 """`bench train --curriculum single|multi`: select rows of pseudo-labels by reliability, and train on them.
 
-    for every source i      M_i <- train(S_i)                          measurer
+    for every source i      M_i <- train(S_i)                          scorer
     for every i, j          H_ij <- IoU(M_i(image, phrase), box)       reliability of S_j under M_i
     search                  P(D) <- selection metric(train(D))         trials (search.py: SSA, MSA)
     train(D*)                                                          the last training, by the full config
@@ -84,13 +84,13 @@ class Curriculum:
         where = f"bench.toml [train.{job.context.name}.curriculum]"
         self.options = parse_table(CurriculumOptions, options, where)
         if self.options.criterion == "agreement" and kind == "single":
-            raise SettingsError(f"{where}: criterion = agreement needs measurers that can agree: --curriculum multi")
-        if unknown := self.options.measurers.keys() - {source.name for source in sources}:
-            raise SettingsError(f"{where}: measurers names {', '.join(sorted(unknown))}, which is no source")
-        proxy, measurer = self.options.proxy, self.options.measurer
+            raise SettingsError(f"{where}: criterion = agreement needs scorers that can agree: --curriculum multi")
+        if unknown := self.options.scorers.keys() - {source.name for source in sources}:
+            raise SettingsError(f"{where}: scorers names {', '.join(sorted(unknown))}, which is no source")
+        proxy, scorer = self.options.proxy, self.options.scorer
         self.full = make_recipe(job, tasks)
         self.trial = make_recipe(job, tasks, "proxy", proxy) if proxy else self.full
-        self.measuring = make_recipe(job, tasks, "measurer", measurer) if measurer else self.full
+        self.measuring = make_recipe(job, tasks, "scorer", scorer) if scorer else self.full
         # 2. Rows, from sources with few entities in a phrase to those with many; equals stay as they were given.
         aside = 0.0 if self.options.criterion == "labelled" else self.options.held_out
         pools = sorted((pool_of(source, aside) for source in sources), key=lambda pool: pool.entities)
@@ -109,7 +109,7 @@ class Curriculum:
 
     def run(self) -> Mapping[str, Trained]:
         """Announce the plan, and carry it out; a dry run stops at the first node that is not done."""
-        kinds = {"measurer": self.measuring, "trial": self.trial, "last": self.full}
+        kinds = {"scorer": self.measuring, "trial": self.trial, "last": self.full}
         configs = {name: recipe.task.config for name, recipe in kinds.items()}
         plan = make_plan(tuple(self.pools.values()), configs, self.options, self.memo.records())
         self.record.plan = plan.table()
@@ -122,9 +122,9 @@ class Curriculum:
             return {}
 
     def _run(self) -> Mapping[str, Trained]:
-        # 1. A measurer of each source, and the reliability of all rows under it.
-        measurers = {name: self._measurer(pool) for name, pool in self.pools.items()}
-        for name, (identity, options) in measurers.items():
+        # 1. A scorer of each source, and the reliability of all rows under it.
+        scorers = {name: self._scorer(pool) for name, pool in self.pools.items()}
+        for name, (identity, options) in scorers.items():
             self._score(name, identity, options)
         # 2. The search.
         if self.options.criterion == "agreement":
@@ -150,7 +150,7 @@ class Curriculum:
     def performance(self, selection: Selection) -> float | None:
         """Return P(D), the score of a network trained on a selection; None where its last choice keeps no row."""
         last = selection[-1]
-        choice = f"{last.source} by {last.measurer} from {last.threshold:g}"
+        choice = f"{last.source} by {last.scorer} from {last.threshold:g}"
         if not sampled(self.record.kept(last), self.options.proxy_rows):
             log.warning("curriculum: %s keeps no row", choice)
             self.record.trials[selection] = {"rows": 0, "performance": None, "node": None}
@@ -163,29 +163,29 @@ class Curriculum:
         log.info("curriculum: %s: %.2f", what, 100 * accuracy)
         return accuracy
 
-    def _measurer(self, pool: Pool) -> tuple[str, Mapping[str, Any]]:
-        """What identifies a source's measurer, and the options that open it: trained on the whole source, or given."""
-        if given := self.options.measurers.get(pool.name):
+    def _scorer(self, pool: Pool) -> tuple[str, Mapping[str, Any]]:
+        """What identifies a source's scorer, and the options that open it: trained on the whole source, or given."""
+        if given := self.options.scorers.get(pool.name):
             path = Path(given).expanduser()
             if not path.is_file():
-                raise SettingsError(f"curriculum.measurers.{pool.name}: {path} is not there")
+                raise SettingsError(f"curriculum.scorers.{pool.name}: {path} is not there")
             if warning := warning_about(path, self.job.context.dataset):
                 log.warning("curriculum: %s", warning)
                 self.record.warnings.append(warning)
-            self.record.measurers[pool.name] = {"weights": str(path), "given": True}
+            self.record.scorers[pool.name] = {"weights": str(path), "given": True}
             return sha256_file(path), {"weights": str(path.resolve())}
-        what = f"the measurer of {pool.name}, {len(pool.rows) - len(pool.held_out):,} rows"
+        what = f"the scorer of {pool.name}, {len(pool.rows) - len(pool.held_out):,} rows"
         node, result = self._train(pool.to_train, self.measuring, what)
-        self.record.measurers[pool.name] = {"node": node, **result["score"]}
+        self.record.scorers[pool.name] = {"node": node, **result["score"]}
         return node, self.measuring.task.options(self.memo.folder / node / f"{NAME}.safetensors")
 
-    def _score(self, measurer: str, identity: str, options: Mapping[str, Any]) -> None:
-        """Add H_ij for every source j: all rows under one measurer, each image encoded once."""
+    def _score(self, scorer: str, identity: str, options: Mapping[str, Any]) -> None:
+        """Add H_ij for every source j: all rows under one scorer, each image encoded once."""
         pools = self.pools.values()
         scenes = selected([row for pool in pools for row in pool.rows], pools)
         names = digest({"rows": [list(pool.rows) for pool in pools]})
         key = {"measurer": identity, "rows": fingerprint(scenes), "names": names}
-        what = f"the reliability of {sum(len(pool.rows) for pool in pools):,} rows under the measurer of {measurer}"
+        what = f"the reliability of {sum(len(pool.rows) for pool in pools):,} rows under the scorer of {scorer}"
 
         def work(folder: Path) -> Result:
             from accelerate.utils import gather_object
@@ -196,9 +196,9 @@ class Curriculum:
 
         rows = self.memo.run("score", key, what, work)[1]["rows"]
         held_out = frozenset[str]().union(*(pool.held_out for pool in pools))
-        self.boxes[measurer] = {row: box and tuple(box) for row, (_, box) in rows.items() if row in held_out}
+        self.boxes[scorer] = {row: box and tuple(box) for row, (_, box) in rows.items() if row in held_out}
         for pool in pools:
-            self.record.reliabilities[measurer, pool.name] = {row: rows[row][0] for row in pool.rows}
+            self.record.reliabilities[scorer, pool.name] = {row: rows[row][0] for row in pool.rows}
 
     def _train(self, scenes: tuple[Scene, ...], recipe: Recipe, what: str) -> tuple[str, Result]:
         """Train from scratch on these rows, as a node."""
@@ -253,11 +253,11 @@ class Curriculum:
 
 
 def warning_about(weights: Path, dataset: str) -> str:
-    """Return a warning where a given measurer's record names another data set than `dataset`, or is missing."""
+    """Return a warning where a given scorer's record names another data set than `dataset`, or is missing."""
     try:
         split = str(json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))["trained_on"]["split"])
     except (OSError, ValueError, KeyError, TypeError):
-        return f"{weights}: no record beside it says what it was trained on; as a measurer it may know other images"
+        return f"{weights}: no record beside it says what it was trained on; as a scorer it may know other images"
     if split.rpartition("-")[0] == dataset:
         return ""
     return f"{weights}: trained on {split}, and measures labels of {dataset}"

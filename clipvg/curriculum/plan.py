@@ -33,13 +33,13 @@ class CurriculumOptions(Grid):
         "labelled",
         description="the score of a trial: Acc@0.5 on labelled val, as in the paper; or, without any label, on "
         "pseudo-labels of images held out of every training: on their boxes (held-out), or on the boxes that the "
-        "measurers predict for their phrases (agreement)",
+        "scorers predict for their phrases (agreement)",
     )
     held_out: float = Field(0.05, gt=0, lt=1, description="share of the images held out, where no label decides")
     proxy: dict[str, Any] = Field(default_factory=dict, description="laid over the config of trials: { epochs = 10 }")
     proxy_rows: float = Field(1.0, gt=0, le=1, description="share of a selection's rows that a trial trains on")
-    measurer: dict[str, Any] = Field(default_factory=dict, description="laid over the config of measurers")
-    measurers: dict[str, str] = Field(default_factory=dict, description="source -> weights of a finished measurer")
+    scorer: dict[str, Any] = Field(default_factory=dict, description="laid over the config of scorers")
+    scorers: dict[str, str] = Field(default_factory=dict, description="source -> weights of a finished scorer")
 
     @model_validator(mode="after")
     def _start_within(self) -> CurriculumOptions:
@@ -107,20 +107,20 @@ def make_plan(
     options: CurriculumOptions,
     records: Sequence[Mapping[str, Any]],
 ) -> Plan:
-    """Return the plan of a curriculum over `pools` in their order. `configs` are of "measurer", "trial" and "last".
+    """Return the plan of a curriculum over `pools` in their order. `configs` are of "scorer", "trial" and "last".
 
     A trial is counted with the most rows it could have: those of its source and of all sources before it.
     """
     thresholds = 1 + _between(options.low, options.start, options) + _between(options.start, options.high, options)
     rows = [len(pool.rows) - len(pool.held_out) for pool in pools]
     steps = [
-        Step(f"measurer of {pool.name}", 1, 1, rows_in_training(configs["measurer"], count))
+        Step(f"scorer of {pool.name}", 1, 1, rows_in_training(configs["scorer"], count))
         for pool, count in zip(pools, rows, strict=True)
-        if pool.name not in options.measurers
+        if pool.name not in options.scorers
     ]
     every = sum(len(pool.rows) for pool in pools)
     steps.append(Step("reliability of all rows", len(pools), len(pools), every, trains=False))
-    others = len(pools) - 1  # measurers beside the source's own
+    others = len(pools) - 1  # scorers beside the source's own
     for number, pool in enumerate(pools, 1):
         count = rows_in_training(configs["trial"], round(sum(rows[:number]) * options.proxy_rows))
         least = 1 + others + min(2, thresholds - 1)

@@ -23,7 +23,7 @@ from clipvg.curriculum.search import Selection
 from pipelines.language.parse import parse
 
 log = logging.getLogger("bench.train")
-Reliabilities = Mapping[tuple[str, str], Mapping[str, float]]  # (measurer, source) -> row -> IoU
+Reliabilities = Mapping[tuple[str, str], Mapping[str, float]]  # (scorer, source) -> row -> IoU
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def kept_rows(selection: Selection, pools: Mapping[str, Pool], reliabilities: Re
     return [
         row
         for choice in selection
-        for row, reliability in reliabilities[choice.measurer, choice.source].items()
+        for row, reliability in reliabilities[choice.scorer, choice.source].items()
         if reliability >= choice.threshold and row not in pools[choice.source].held_out
     ]
 
@@ -121,8 +121,8 @@ class SelectionMetric:
 
     labelled    those of the validation split: the paper's, which uses labels that an unsupervised method has not
     held-out    the pseudo-boxes of images that no training used
-    agreement   on the same images and phrases, the boxes that each measurer predicts: noise of a source's own boxes
-                is not rewarded, and neither is one measurer's own mistake
+    agreement   on the same images and phrases, the boxes that each scorer predicts: noise of a source's own boxes
+                is not rewarded, and neither is one scorer's own mistake
     """
 
     name: str
@@ -148,19 +148,19 @@ def held_out(job: TrainingJob, pools: Collection[Pool]) -> SelectionMetric:
 def agreement(
     job: TrainingJob, pools: Collection[Pool], boxes: Mapping[str, Mapping[str, Box | None]]
 ) -> SelectionMetric:
-    """Return the share of held-out phrases, over all measurers, where a network's box has IoU >= 0.5 with a measurer's.
+    """Return the share of held-out phrases, over all scorers, where a network's box has IoU >= 0.5 with a scorer's.
 
-    `boxes` is measurer -> row -> its box, xyxy pixels; a row without one, or with an empty one, does not count.
+    `boxes` is scorer -> row -> its box, xyxy pixels; a row without one, or with an empty one, does not count.
     """
     rows = []
     for scene in _held_out(pools):
         bare = replace(scene, expressions=())
         for expression in scene.expressions:
-            for measurer, predicted in boxes.items():
+            for scorer, predicted in boxes.items():
                 box = predicted.get(expression.id)
                 if box is not None and box_area_xyxy(box) > 0:
-                    rows.append((bare, replace(expression, id=f"{measurer}:{expression.id}", box=box)))
-    return _label_free(job, "agreement between measurers", scenes_of(rows))
+                    rows.append((bare, replace(expression, id=f"{scorer}:{expression.id}", box=box)))
+    return _label_free(job, "agreement between scorers", scenes_of(rows))
 
 
 def _held_out(pools: Collection[Pool]) -> Sequence[Scene]:

@@ -3,7 +3,7 @@
 manifest.json       everything
 decisions.md        the same for people
 thresholds.svg      thresholds against the score of a training on their rows, for each source
-reliability.svg     the reliability of every source under every measurer (the paper's histograms)
+reliability.svg     the reliability of every source under every scorer (the paper's histograms)
 selected/*.jsonl    the chosen rows of each source, with their reliability
 """
 
@@ -33,7 +33,7 @@ FORMAT = 1
 class CurriculumLog:
     """What was done so far. Performances and scores are fractions.
 
-    `reliabilities` is (measurer, source) -> row -> IoU, `trials` selection -> rows, score and node.
+    `reliabilities` is (scorer, source) -> row -> IoU, `trials` selection -> rows, score and node.
     """
 
     kind: str
@@ -42,7 +42,7 @@ class CurriculumLog:
     pools: Mapping[str, Pool]
     metric: str = ""
     plan: list[dict[str, Any]] = field(default_factory=list)
-    measurers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    scorers: dict[str, dict[str, Any]] = field(default_factory=dict)
     reliabilities: dict[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
     trials: dict[Selection, dict[str, Any]] = field(default_factory=dict)
     rounds: Sequence[Round] = ()
@@ -95,7 +95,7 @@ class CurriculumLog:
             "options": self.options.model_dump(mode="json"),
             "sources": sources,
             "plan": self.plan,
-            "measurers": self.measurers,
+            "scorers": self.scorers,
             "reliability": {f"{m} on {s}": _distribution(m, s, rows) for (m, s), rows in self.reliabilities.items()},
             "rounds": [self._round(number, one) for number, one in enumerate(self.rounds)],
             "last": self.last,
@@ -110,7 +110,7 @@ class CurriculumLog:
 
         return {
             "source": one.source,
-            "measurers": [evidence(trial) for trial in one.measurers],
+            "scorers": [evidence(trial) for trial in one.scorers],
             "thresholds": [evidence(trial) for trial in one.thresholds],
             "chosen": None if one.chosen is None else asdict(one.chosen),
             "note": "" if one.chosen else "skipped: no row is reliable enough to begin with",
@@ -121,7 +121,7 @@ class CurriculumLog:
         make_folder(folder / "selected")
         manifest = self.manifest()
         panels = [
-            Histogram(h["measurer"], h["source"], h["histogram"], h["rows"], h["mean"], h["kind"])
+            Histogram(h["scorer"], h["source"], h["histogram"], h["rows"], h["mean"], h["kind"])
             for h in manifest["reliability"].values()
         ]
         files = {
@@ -135,13 +135,13 @@ class CurriculumLog:
             write_atomically(folder / name, text.encode())
 
     def _lines(self, choice: Choice) -> list[str]:
-        """The rows of one choice in our own format: provenance kept, reliability and measurer added."""
+        """The rows of one choice in our own format: provenance kept, reliability and scorer added."""
         pool, source = self.pools[choice.source], self.sources[choice.source]
-        reliability, lines = self.reliabilities[choice.measurer, choice.source], []
+        reliability, lines = self.reliabilities[choice.scorer, choice.source], []
         for name in self.kept(choice):
             scene, expression = pool.rows[name]
             own = name.partition(":")[2]
-            added = {"reliability": round(reliability[name], 4), "measurer": choice.measurer}
+            added = {"reliability": round(reliability[name], 4), "scorer": choice.scorer}
             row: dict[str, Any] = {"image": scene.file, "text": expression.text, "box_xyxy": list(expression.box)}
             row["id"] = own
             if scene.width and scene.height:
@@ -151,14 +151,14 @@ class CurriculumLog:
         return lines
 
 
-def _distribution(measurer: str, source: str, rows: Mapping[str, float]) -> dict[str, Any]:
-    """H_ij: how reliable a source's rows are under a measurer."""
+def _distribution(scorer: str, source: str, rows: Mapping[str, float]) -> dict[str, Any]:
+    """H_ij: how reliable a source's rows are under a scorer."""
     values = np.array(list(rows.values()))
     counts, _ = np.histogram(values[values > 0], bins=BARS, range=(0, 1))
     return {
-        "measurer": measurer,
+        "scorer": scorer,
         "source": source,
-        "kind": "SR" if measurer == source else "CR",
+        "kind": "SR" if scorer == source else "CR",
         "rows": len(values),
         "mean": round(float(values.mean()), 4),
         "at_least": {f"{h / 10:g}": round(float((values >= h / 10).mean()), 4) for h in range(11)},
@@ -170,10 +170,10 @@ def decisions(manifest: Mapping[str, Any]) -> str:
     """Return the decisions as Markdown."""
     name = {"single": "Single-source", "multi": "Multi-source"}[manifest["kind"]]
     out = [f"# {name} self-paced adapting", "", f"Trials were {manifest['judged']}; numbers are Acc@0.5 in %.", ""]
-    out += ["| source | rows | entities a phrase | its measurer | kept |", "| --- | ---: | ---: | ---: | ---: |"]
+    out += ["| source | rows | entities a phrase | its scorer | kept |", "| --- | ---: | ---: | ---: | ---: |"]
     for source, counts in manifest["sources"].items():
         kept = manifest["last"]["kept"].get(source, 0)
-        accuracy = manifest["measurers"][source].get("accuracy")
+        accuracy = manifest["scorers"][source].get("accuracy")
         shown = "given" if accuracy is None else f"{100 * accuracy:.1f}"
         share = f"{kept:,} ({100 * kept / counts['rows']:.0f} %)"
         out.append(f"| {source} | {counts['rows']:,} | {counts['entities_per_phrase']:.2f} | {shown} | {share} |")
@@ -182,32 +182,32 @@ def decisions(manifest: Mapping[str, Any]) -> str:
         if one["chosen"] is None:
             out.append(f"{one['note'].capitalize()}.")
             continue
-        out += ["| measurer | threshold | rows | trial | |", "| --- | ---: | ---: | ---: | --- |"]
-        trials = {(t["measurer"], t["threshold"]): t for t in one["measurers"] + one["thresholds"]}
-        chosen = (one["chosen"]["measurer"], one["chosen"]["threshold"])
-        for (measurer, threshold), trial in trials.items():
+        out += ["| scorer | threshold | rows | trial | |", "| --- | ---: | ---: | ---: | --- |"]
+        trials = {(t["scorer"], t["threshold"]): t for t in one["scorers"] + one["thresholds"]}
+        chosen = (one["chosen"]["scorer"], one["chosen"]["threshold"])
+        for (scorer, threshold), trial in trials.items():
             score = "no row" if trial["performance"] is None else f"{100 * trial['performance']:.2f}"
-            mark = "chosen" if (measurer, threshold) == chosen else ""
-            out.append(f"| {measurer} | {threshold:g} | {trial['rows']:,} | {score} | {mark} |")
+            mark = "chosen" if (scorer, threshold) == chosen else ""
+            out.append(f"| {scorer} | {threshold:g} | {trial['rows']:,} | {score} | {mark} |")
     last = manifest["last"]
     out += ["", f"Trained on {last['rows']:,} rows: **{100 * last['score']['accuracy']:.2f}**.", ""]
     return "\n".join(out + [f"Warning: {warning}" for warning in manifest["warnings"]])
 
 
 def thresholds_chart(manifest: Mapping[str, Any]) -> str:
-    """Draw a panel a round: thresholds across, scores upwards; measurers not taken are dots."""
+    """Draw a panel a round: thresholds across, scores upwards; scorers not taken are dots."""
     panels = []
     for number, one in enumerate(manifest["rounds"], 1):
         lines: dict[str, dict[float, float]] = {}
-        for trial in one["thresholds"] + one["measurers"]:
+        for trial in one["thresholds"] + one["scorers"]:
             if trial["performance"] is not None:
-                lines.setdefault(trial["measurer"], {})[trial["threshold"]] = 100 * trial["performance"]
+                lines.setdefault(trial["scorer"], {})[trial["threshold"]] = 100 * trial["performance"]
         series = [Series(f"by {m}", sorted(points), [points[h] for h in sorted(points)]) for m, points in lines.items()]
         end = "skipped"
         if one["chosen"] is not None:
-            measurer, h = one["chosen"]["measurer"], one["chosen"]["threshold"]
-            series.append(Series("chosen", [h], [lines[measurer][h]]))
-            end = f"{measurer} from {h:g}"
+            scorer, h = one["chosen"]["scorer"], one["chosen"]["threshold"]
+            series.append(Series("chosen", [h], [lines[scorer][h]]))
+            end = f"{scorer} from {h:g}"
         title = f"{number}. {one['source']}: {end}"
         panels.append(Panel(title, "threshold of reliability", "Acc@0.5 of a training on the rows kept, %", series))
     return line_chart(f"Thresholds tried, {manifest['judged']}", panels)

@@ -1,7 +1,7 @@
 """SSA and MSA as pure searches: which rows to keep, given the score of a training on them.
 
 After Xiao et al., CLIP-VG, IEEE TMM 2023; the authors published no code of it.
-Nothing is trained here. A `Choice` is the rows of one source that one measurer finds this reliable, a selection is a
+Nothing is trained here. A `Choice` is the rows of one source that one scorer finds this reliable, a selection is a
 tuple of choices, and the caller's `Performance` is the score of a network trained on a selection; None for a selection
 whose last choice keeps no row. Thresholds are counted in whole steps, so that 0.1 + 0.2 is 0.3.
 """
@@ -18,10 +18,10 @@ from bench.settings import Table
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """percent(H, h): the rows of `source` whose reliability under `measurer` is at least `threshold`."""
+    """percent(H, h): the rows of `source` whose reliability under `scorer` is at least `threshold`."""
 
     source: str
-    measurer: str
+    scorer: str
     threshold: float
 
 
@@ -56,11 +56,11 @@ class Trial:
 class Round:
     """The decision about one source, with its trials in the order in which they were made.
 
-    `chosen` is None where no measurer keeps a row at the starting threshold: the source is skipped.
+    `chosen` is None where no scorer keeps a row at the starting threshold: the source is skipped.
     """
 
     source: str
-    measurers: tuple[Trial, ...]
+    scorers: tuple[Trial, ...]
     thresholds: tuple[Trial, ...]
     chosen: Choice | None
 
@@ -94,14 +94,14 @@ def best_of(trials: Sequence[Trial]) -> Trial | None:
 
 
 def single_source(source: str, performance: Performance, grid: Grid) -> Round:
-    """SSA: choose the threshold of the source's own measurer."""
+    """SSA: choose the threshold of the source's own scorer."""
     return _thresholds(Choice(source, source, grid.start), (), (), performance, grid)
 
 
 def multi_source(order: Sequence[str], performance: Performance, grid: Grid) -> list[Round]:
-    """MSA: choose for each source a measurer at the starting threshold, then the threshold.
+    """MSA: choose for each source a scorer at the starting threshold, then the threshold.
 
-    Sources come in `order`, of rising complexity; choices accumulate. Of equally good measurers the source's own wins.
+    Sources come in `order`, of rising complexity; choices accumulate. Of equally good scorers the source's own wins.
     """
     rounds: list[Round] = []
     for source in order:
@@ -122,13 +122,13 @@ def chosen_of(rounds: Sequence[Round]) -> Selection:
 
 
 def _thresholds(
-    first: Choice, before: Selection, measurers: tuple[Trial, ...], performance: Performance, grid: Grid
+    first: Choice, before: Selection, scorers: tuple[Trial, ...], performance: Performance, grid: Grid
 ) -> Round:
-    """Climb over the thresholds of one measurer; the best one is chosen."""
+    """Climb over the thresholds of one scorer; the best one is chosen."""
 
     def at(threshold: float) -> Choice:
-        return Choice(first.source, first.measurer, threshold)
+        return Choice(first.source, first.scorer, threshold)
 
     trials = tuple(Trial(at(h), p) for h, p in climb(lambda h: performance((*before, at(h))), grid))
     best = best_of(trials)
-    return Round(first.source, measurers, trials, None if best is None else best.choice)
+    return Round(first.source, scorers, trials, None if best is None else best.choice)

@@ -1,4 +1,4 @@
-"""`bench label score`: every measurer on every file, said, drawn, kept, and not done twice."""
+"""`bench label score`: every scorer on every file, said, drawn, kept, and not done twice."""
 
 import hashlib
 import json
@@ -46,15 +46,15 @@ class CountedPipeline(HashPipeline):
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    """Six images of shapes, two label files about them, two measurers."""
+    """Six images of shapes, two label files about them, two scorers."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "pipeline_factory", lambda name: CountedPipeline)
     CountedPipeline.shown.clear()
     (tmp_path / "bench.toml").write_text("[data.shapes]\ntrain = 6\n[run]\ndevice = 'cpu'\n")
     template = labels(tmp_path, "template", source="template")
     labels(tmp_path, "relation", source="relation", first=1)
-    measurer(tmp_path, "m1", labels=[{"file": "template.jsonl", "sha256": sha256(template), "rows": 9}])
-    measurer(tmp_path, "m2", split="refcoco-train", labels=[{"file": "relation.jsonl"}])
+    scorer(tmp_path, "m1", labels=[{"file": "template.jsonl", "sha256": sha256(template), "rows": 9}])
+    scorer(tmp_path, "m2", split="refcoco-train", labels=[{"file": "relation.jsonl"}])
     return tmp_path
 
 
@@ -70,7 +70,7 @@ def labels(folder, name, source=None, first=0):
     return folder / f"{name}.jsonl"
 
 
-def measurer(folder, name, split="shapes-train", labels=None):
+def scorer(folder, name, split="shapes-train", labels=None):
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / f"{name}.safetensors").write_text(name)
     (folder / f"{name}.json").write_text(json.dumps({"trained_on": {"split": split, "labels": labels}}))
@@ -97,9 +97,9 @@ def scored(*argv):
 BOTH = ("template.jsonl", "relation.jsonl", "-m", "m1.safetensors", "-m", "m2.safetensors", "-s", "shapes-train")
 
 
-def test_every_measurer_scores_every_file(world, caplog):
+def test_every_scorer_scores_every_file(world, caplog):
     record = scored(*BOTH)
-    pairs = {(pair["measurer"], pair["source"]): pair for pair in record["pairs"]}
+    pairs = {(pair["scorer"], pair["source"]): pair for pair in record["pairs"]}
     assert list(pairs) == [("m1", "template"), ("m1", "relation"), ("m2", "template"), ("m2", "relation")]
     assert [pair["kind"] for pair in record["pairs"]] == ["SR", "CR", "CR", "SR"]
     sizes = {s.file: (s.width, s.height) for s in load_split("shapes-train", load_settings(None)).scenes}
@@ -116,12 +116,12 @@ def test_every_measurer_scores_every_file(world, caplog):
         assert pair["mean"] == pytest.approx(np.mean([row["reliability"] for row in rows]))
         assert pair["no_box"] == sum(row["box_xyxy"] is None for row in rows)
     assert pairs["m1", "template"]["mean"] != pairs["m2", "template"]["mean"]
-    assert [m["measurer_data"] for m in record["measurers"]] == ["same", "other"]
+    assert [m["scorer_data"] for m in record["scorers"]] == ["same", "other"]
     assert "m2 was trained on refcoco, and these labels are about shapes" in caplog.text
     assert [(s["name"], s["file"], s["sha256"]) for s in record["sources"]] == [
         (name, f"{name}.jsonl", sha256(world / f"{name}.jsonl")) for name in ("template", "relation")
     ]
-    assert record["measurers"][0]["sha256"] == sha256(world / "m1.safetensors")
+    assert record["scorers"][0]["sha256"] == sha256(world / "m1.safetensors")
     root = ElementTree.parse("reliability/reliability.svg").getroot()
     names = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text") if t.get("class") == "name"]
     assert names == ["m1 on template", "m1 on relation", "m2 on template", "m2 on relation"]
@@ -178,7 +178,7 @@ def test_a_stopped_scoring_goes_on_where_it_was(world, monkeypatch):
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         run(*BOTH)
     record = json.loads(Path("reliability/reliability.json").read_text())
-    assert [(p["measurer"], p["source"]) for p in record["pairs"]] == [("m1", "template"), ("m1", "relation")]
+    assert [(p["scorer"], p["source"]) for p in record["pairs"]] == [("m1", "template"), ("m1", "relation")]
     monkeypatch.setattr(registry, "pipeline_factory", lambda name: CountedPipeline)
     CountedPipeline.shown.clear()
     assert len(scored(*BOTH)["pairs"]) == 4 and len(CountedPipeline.shown) == 11
@@ -219,12 +219,12 @@ def test_a_table_and_json(world):
 
 def test_names(world, caplog):
     other = labels(world, "more", source="template")
-    measurer(world, "a/same")
-    measurer(world, "b/same")
+    scorer(world, "a/same")
+    scorer(world, "b/same")
     record = scored(
         "template.jsonl", other, "-m", "a/same.safetensors", "-m", "b/same.safetensors", "-s", "shapes-train"
     )
-    assert [m["name"] for m in record["measurers"]] == ["a", "b"]
+    assert [m["name"] for m in record["scorers"]] == ["a", "b"]
     assert [s["name"] for s in record["sources"]] == ["template-1", "template-2"]
     assert "template.jsonl is template-1" in caplog.text and "more.jsonl is template-2" in caplog.text
     assert told_apart(["a", "b", "a", "a-1"]) == ["a-2", "b", "a-3", "a-1"]
@@ -242,18 +242,18 @@ def test_weights_that_nobody_knows_of(world, caplog):
     (world / "m2.json").write_text("no json")
     record = scored(*BOTH)
     assert [pair["kind"] for pair in record["pairs"]] == [""] * 4
-    assert [m["measurer_data"] for m in record["measurers"]] == ["unknown"] * 2
+    assert [m["scorer_data"] for m in record["scorers"]] == ["unknown"] * 2
     assert caplog.text.count("nothing beside its weights says") == 2
 
 
 @pytest.mark.parametrize(
     ("argv", "error", "said"),
     [
-        ((), UsageError, "a label file and --measurer and --split missing"),
+        ((), UsageError, "a label file and --scorer and --split missing"),
         (("template.jsonl", "-m", "m1.safetensors"), UsageError, "--split missing"),
         (("template.jsonl", "--from", "x.pth"), UsageError, "--from"),
         (("--from", "gone_iou_result.pth"), DataError, "gone_iou_result"),
-        (("template.jsonl", "-m", "gone.pth", "-s", "shapes-train"), WeightsError, "--measurer gone.pth.*bench train "),
+        (("template.jsonl", "-m", "gone.pth", "-s", "shapes-train"), WeightsError, "--scorer gone.pth.*bench train "),
         (("gone.jsonl", "-m", "m1.safetensors", "-s", "shapes-train"), DataError, r"gone\.jsonl"),
         (("empty.jsonl", "-m", "m1.safetensors", "-s", "shapes-train"), DataError, "no expressions"),
         (("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-tain"), UnknownName, "shapes-train"),
@@ -290,4 +290,4 @@ def test_the_tiny_weights_agree_with_the_truth(tmp_path, monkeypatch):
     record = scored("right.jsonl", "wrong.jsonl", "-m", TINY, "-s", "shapes-train")
     good, bad = record["pairs"]
     assert good["mean"] > 0.5 > 0.1 > bad["mean"] and good["kind"] == bad["kind"] == "CR"
-    assert good["measurer_sha256"]["clipvg"] == sha256(TINY)
+    assert good["scorer_sha256"]["clipvg"] == sha256(TINY)

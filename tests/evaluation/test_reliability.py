@@ -1,4 +1,4 @@
-"""Reliability: a measurer's IoU with each row's own box, the same whole or in shares, and 0 without an answer."""
+"""Reliability: a scorer's IoU with each row's own box, the same whole or in shares, and 0 without an answer."""
 
 import logging
 import math
@@ -29,7 +29,7 @@ def scored(pipeline, split, **share):
 
 
 def says(pipeline, box):
-    """A measurer that answers everything with the same box."""
+    """A scorer that answers everything with the same box."""
 
     class Stubborn:
         card = pipeline.card

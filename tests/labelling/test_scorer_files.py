@@ -132,7 +132,7 @@ def test_an_official_result_is_read(tmp_path):
         ([*GOOD[:6], math.nan], "row 1: the IoU"),
         ([*GOOD[:6], "0.5"], "row 1: the IoU"),
         ([*GOOD[:6], True], "row 1: the IoU"),
-        ([*GOOD[:5], torch.zeros(3), 0.5], "row 1: the measurer's box should be 4 numbers"),
+        ([*GOOD[:5], torch.zeros(3), 0.5], "row 1: the scorer's box should be 4 numbers"),
         ([*GOOD[:4], None, *GOOD[5:]], "row 1: the row's box should be 4 numbers, not None"),
         ([*GOOD[:2], [1, 2, 3, "4"], *GOOD[3:]], "row 1: the box should be 4 numbers"),
         ([*GOOD[:3], " ", *GOOD[4:]], "row 1: the expression is empty"),

@@ -16,8 +16,8 @@ def drawn(*panels, title="t"):
     return ElementTree.fromstring(histograms(title, panels))
 
 
-def panel(measurer="m", source="s", counts=(0, 1, 3, 0), rows=4, mean=0.5, kind="SR"):
-    return Histogram(measurer, source, counts, rows, mean, kind)
+def panel(scorer="m", source="s", counts=(0, 1, 3, 0), rows=4, mean=0.5, kind="SR"):
+    return Histogram(scorer, source, counts, rows, mean, kind)
 
 
 def bars(root):
@@ -56,7 +56,7 @@ def test_all_panels_share_one_scale():
     assert "hatch" in histograms("t", [panel(kind="CR")])
 
 
-def test_measurers_are_rows_and_sources_are_columns():
+def test_scorers_are_rows_and_sources_are_columns():
     pairs = list(itertools.product(["m1", "m2", "m3"], ["s1", "s2"]))
     places = {said: (x, y) for said, x, y in names(drawn(*(panel(*pair) for pair in pairs)))}
     assert len(places) == 6

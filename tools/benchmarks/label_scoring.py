@@ -29,7 +29,7 @@ from bench.grounding import Scene
 from bench.labelling.scoring import score_labels
 from bench.settings import PROJECT, Resolved, load_settings
 
-MEASURER = PROJECT / "clipvg" / "weights" / "tiny-clipvg.safetensors"
+SCORER = PROJECT / "clipvg" / "weights" / "tiny-clipvg.safetensors"
 TARGET = 1.5
 SPLIT = "shapes-train"
 Timed = tuple[float, float, float]
@@ -95,7 +95,7 @@ def written(path: Path, scenes: Sequence[Scene]) -> Path:
 def scoring(labels: Path, resolved: Resolved) -> Timed:
     """Mean reliability, and the seconds it took on the wall and of processor."""
     began, busy = time.perf_counter(), time.process_time()
-    record = score_labels([str(MEASURER)], [labels], SPLIT, labels.with_suffix(""), resolved)
+    record = score_labels([str(SCORER)], [labels], SPLIT, labels.with_suffix(""), resolved)
     return record["pairs"][0]["mean"], time.perf_counter() - began, time.process_time() - busy
 
 
@@ -104,7 +104,7 @@ def evaluation(part: slice, resolved: Resolved) -> Timed:
     began, busy = time.perf_counter(), time.process_time()
     whole = load_split(SPLIT, resolved)
     split = Split(whole.name, whole.title, whole.scenes[part], whole.images, partial=True)
-    record = evaluate("clipvg", split, resolved, {"weights": str(MEASURER)}, fresh=True).record
+    record = evaluate("clipvg", split, resolved, {"weights": str(SCORER)}, fresh=True).record
     assert record is not None and record.metrics is not None
     return record.metrics.mean_iou, time.perf_counter() - began, time.process_time() - busy
 

@@ -72,13 +72,13 @@ def job(tmp_path):
 
 @pytest.fixture
 def spread(monkeypatch):
-    """Networks of a second's training learn nothing: reliabilities are spread over 0 to 1, by row and measurer."""
+    """Networks of a second's training learn nothing: reliabilities are spread over 0 to 1, by row and scorer."""
     real = driver.measure
 
     def measured(pipeline, *arguments):
-        measurer = Path(next(iter(pipeline.card.weights.values()))).parent.name
+        scorer = Path(next(iter(pipeline.card.weights.values()))).parent.name
         found = real(pipeline, *arguments)
-        rows = {name: row._replace(iou=share_of(f"{measurer} {name}")) for name, row in found.rows.items()}
+        rows = {name: row._replace(iou=share_of(f"{scorer} {name}")) for name, row in found.rows.items()}
         return replace(found, rows=rows)
 
     monkeypatch.setattr(driver, "measure", measured)

@@ -75,7 +75,7 @@ def test_multi_writes_weights_rows_and_its_record(job, sources):
         rows = [json.loads(line)["provenance"] for line in lines]
         assert len(rows) == table["last"]["kept"][choice["source"]] > 0
         assert all(row["reliability"] >= choice["threshold"] - 1e-4 for row in rows)
-        assert {(row["measurer"], row["source"]) for row in rows} == {(choice["measurer"], choice["source"])}
+        assert {(row["scorer"], row["source"]) for row in rows} == {(choice["scorer"], choice["source"])}
     assert table["last"]["rows"] == sum(table["last"]["kept"].values())
 
 
@@ -89,7 +89,7 @@ def test_single_searches_one_sources_own_reliability(job, source):
     this = job()
     run(this, [source("easy")], "single")
     (only,) = manifest(this)["rounds"]
-    assert only["measurers"] == [] and {t["measurer"] for t in only["thresholds"]} == {"easy"}
+    assert only["scorers"] == [] and {t["scorer"] for t in only["thresholds"]} == {"easy"}
     assert [t["threshold"] for t in only["thresholds"]][:3] == [0.5, 0.4, 0.6]
     best = max(t["performance"] for t in only["thresholds"] if t["performance"] is not None)
     assert only["chosen"]["threshold"] in [t["threshold"] for t in only["thresholds"] if t["performance"] == best]
@@ -127,8 +127,8 @@ def test_a_dry_run_trains_nothing_and_leaves_nothing(job, sources, trained, capl
     this = job()
     assert run(this, sources, "multi", dry_run=True) == {}
     assert not trained and not (this.out / "small.curriculum").exists() and not (this.out / "nodes").exists()
-    assert all(text in caplog.text for text in ("measurer of easy", "trials of hard", "time: unknown"))
-    assert "next would be the measurer of easy" in caplog.text
+    assert all(text in caplog.text for text in ("scorer of easy", "trials of hard", "time: unknown"))
+    assert "next would be the scorer of easy" in caplog.text
 
 
 def test_a_dry_run_counts_what_is_done(job, sources, caplog):
@@ -173,7 +173,7 @@ def test_files_named_in_the_config_count_by_their_content(job, source, trained, 
 
 def test_proxies_for_trials_and_the_whole_recipe_for_the_last(job, source, trained):
     this = job(epochs=3)
-    options = {"proxy": {"epochs": 1}, "measurer": {"epochs": 2}, "proxy_rows": 0.5}
+    options = {"proxy": {"epochs": 1}, "scorer": {"epochs": 2}, "proxy_rows": 0.5}
     run(this, [source("easy")], "single", **options)
     epochs = [job.recipe["epochs"] for job in trained]
     assert epochs[0] == 2 and epochs[-1] == 3 and set(epochs[1:-1]) == {1}
@@ -225,22 +225,22 @@ def test_when_nothing_is_reliable_the_error_names_what_to_do(job, source, monkey
         run(job(), [source("easy")], "single")
 
 
-def test_measurers_may_be_given(job, source, trained, caplog):
+def test_scorers_may_be_given(job, source, trained, caplog):
     weights = run(job("first"), [source("easy")], "single")["network"].path
     trained.clear()
     this = job("second")
-    run(this, [source("easy")], "single", measurers={"easy": str(weights)})
+    run(this, [source("easy")], "single", scorers={"easy": str(weights)})
     table = manifest(this)
-    assert table["measurers"]["easy"] == {"weights": str(weights), "given": True}
-    assert len(trained) == len({t["node"] for t in table["rounds"][0]["thresholds"] if t["node"]}), "no measurer"
+    assert table["scorers"]["easy"] == {"weights": str(weights), "given": True}
+    assert len(trained) == len({t["node"] for t in table["rounds"][0]["thresholds"] if t["node"]}), "no scorer"
     assert "no record beside it" in caplog.text and "no record beside it" in table["warnings"][0]
 
 
-def test_a_measurer_of_another_data_set_is_warned_of(job, source):
+def test_a_scorer_of_another_data_set_is_warned_of(job, source):
     weights = run(job("first"), [source("easy")], "single")["network"].path
     weights.with_suffix(".json").write_text(json.dumps({"trained_on": {"split": "refcoco-train"}}))
     this = job("second")
-    run(this, [source("easy")], "single", measurers={"easy": str(weights)})
+    run(this, [source("easy")], "single", scorers={"easy": str(weights)})
     assert "trained on refcoco-train, and measures labels of shapes" in manifest(this)["warnings"][0]
 
 
@@ -284,8 +284,8 @@ def test_methods_it_cannot_train_are_refused_by_name(job, source, tasks, message
         ({"start": 0.95}, r"\[train.small.curriculum\]: .*should lie between"),
         ({"prxy": {}}, "did you mean 'proxy'"),
         ({"proxy": {"epoch": 1}}, "curriculum.proxy: .*did you mean 'epochs'"),
-        ({"measurers": {"esy": "x"}}, "names esy"),
-        ({"measurers": {"easy": "x.safetensors"}}, "is not there"),
+        ({"scorers": {"esy": "x"}}, "names esy"),
+        ({"scorers": {"easy": "x.safetensors"}}, "is not there"),
     ],
 )
 def test_settings_that_make_no_sense(job, source, options, message):

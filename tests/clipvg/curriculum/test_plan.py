@@ -16,19 +16,19 @@ def pools(source):
 
 @pytest.fixture
 def configs():
-    return {"measurer": TrainConfig(epochs=4), "trial": TrainConfig(epochs=2), "last": TrainConfig(epochs=10)}
+    return {"scorer": TrainConfig(epochs=4), "trial": TrainConfig(epochs=2), "last": TrainConfig(epochs=10)}
 
 
 def test_three_sources_cost_what_the_paper_s_do(pools, configs):
-    """n measurers, and for each source n at the start and at least two neighbours: spec 4.4's 18 to 24 and the last."""
+    """n scorers, and for each source n at the start and at least two neighbours: spec 4.4's 18 to 24 and the last."""
     plan = make_plan(pools, configs, CurriculumOptions(), ())
     trainings = [step for step in plan.steps if step.trains]
     assert sum(step.least for step in trainings) == 3 + 3 * (3 + 2) + 1
     assert sum(step.most for step in trainings) == 3 + 3 * (2 + 10) + 1
     assert {step.what: step.rows for step in plan.steps} == {
-        "measurer of a": 100,
-        "measurer of b": 100,
-        "measurer of c": 100,
+        "scorer of a": 100,
+        "scorer of b": 100,
+        "scorer of c": 100,
         "reliability of all rows": 75,
         "trials of a": 50,
         "trials of b": 100,
@@ -38,13 +38,13 @@ def test_three_sources_cost_what_the_paper_s_do(pools, configs):
     assert plan.seconds is None and "time: unknown" in plan.lines()[-1]
 
 
-def test_one_source_has_no_measurers_to_try(pools, configs):
+def test_one_source_has_no_scorers_to_try(pools, configs):
     plan = make_plan(pools[:1], configs, CurriculumOptions(), ())
     assert [(s.least, s.most) for s in plan.steps if s.what == "trials of a"] == [(3, 10)]
 
 
 def test_a_short_grid_and_a_share_of_rows(pools, configs):
-    options = CurriculumOptions(low=0.5, high=0.6, proxy_rows=0.2, measurers={"a": "x"})
+    options = CurriculumOptions(low=0.5, high=0.6, proxy_rows=0.2, scorers={"a": "x"})
     plan = make_plan(pools[:1], configs, options, ())
     assert [step.what for step in plan.steps] == ["reliability of all rows", "trials of a", "last training"]
     assert (plan.steps[1].least, plan.steps[1].most, plan.steps[1].rows) == (2, 2, 10)

@@ -105,7 +105,7 @@ def test_where_it_ends_no_neighbour_is_better(values: list[int | None]) -> None:
     assert len(tried) == len(dict(tried)) <= 10
 
 
-def test_ssa_is_a_climb_over_the_sources_own_measurer() -> None:
+def test_ssa_is_a_climb_over_the_sources_own_scorer() -> None:
     asked: list[Selection] = []
 
     def performance(selection: Selection) -> float:
@@ -114,7 +114,7 @@ def test_ssa_is_a_climb_over_the_sources_own_measurer() -> None:
 
     found = single_source("template", performance, GRID)
     assert found.chosen == Choice("template", "template", 0.6)
-    assert found.measurers == ()
+    assert found.scorers == ()
     assert asked == [(Choice("template", "template", h),) for h in (0.5, 0.4, 0.6, 0.7)]
 
 
@@ -123,10 +123,10 @@ def table(selection: Selection) -> float | None:
     easy = {("t", 0.4): 50.0, ("t", 0.5): 52.0, ("t", 0.6): 51.0, ("c", 0.5): 49.0}
     hard = {("t", 0.4): 57.0, ("t", 0.5): 55.0, ("t", 0.6): 54.0, ("t", 0.3): 56.0, ("c", 0.5): 53.0}
     last = selection[-1]
-    return (easy if last.source == "t" else hard)[last.measurer, last.threshold]
+    return (easy if last.source == "t" else hard)[last.scorer, last.threshold]
 
 
-def test_msa_selects_a_measurer_then_a_threshold_and_accumulates() -> None:
+def test_msa_selects_a_scorer_then_a_threshold_and_accumulates() -> None:
     asked: list[Selection] = []
 
     def performance(selection: Selection) -> float | None:
@@ -135,15 +135,15 @@ def test_msa_selects_a_measurer_then_a_threshold_and_accumulates() -> None:
 
     rounds = multi_source(["t", "c"], performance, GRID)
     first, second = Choice("t", "t", 0.5), Choice("c", "t", 0.4)
-    assert chosen_of(rounds) == (first, second), "the caption source is kept by the other source's measurer"
-    assert [t.choice.measurer for t in rounds[0].measurers] == ["t", "c"]
-    assert [t.choice.measurer for t in rounds[1].measurers] == ["c", "t"], "its own comes first"
+    assert chosen_of(rounds) == (first, second), "the caption source is kept by the other source's scorer"
+    assert [t.choice.scorer for t in rounds[0].scorers] == ["t", "c"]
+    assert [t.choice.scorer for t in rounds[1].scorers] == ["c", "t"], "its own comes first"
     assert [t.choice.threshold for t in rounds[1].thresholds] == [0.5, 0.4, 0.6, 0.3]
     assert all(selection[:-1] == () for selection in asked[:5])
     assert all(selection[:-1] == (first,) for selection in asked[5:])
 
 
-def test_of_equal_measurers_the_sources_own() -> None:
+def test_of_equal_scorers_the_sources_own() -> None:
     rounds = multi_source(["a", "b"], lambda _: 1.0, GRID)
     assert chosen_of(rounds) == (Choice("a", "a", 0.5), Choice("b", "b", 0.5))
 
@@ -162,9 +162,9 @@ def test_a_source_without_rows_at_the_start_is_skipped_and_the_next_goes_on() ->
     assert not any(choice.source == "b" for selection in seen for choice in selection[:-1])
 
 
-def test_a_measurer_without_rows_leaves_the_others() -> None:
+def test_a_scorer_without_rows_leaves_the_others() -> None:
     def performance(selection: Selection) -> float | None:
-        return None if selection[-1].measurer == selection[-1].source else 1.0
+        return None if selection[-1].scorer == selection[-1].source else 1.0
 
     rounds = multi_source(["a", "b"], performance, GRID)
     assert chosen_of(rounds) == (Choice("a", "b", 0.5), Choice("b", "a", 0.5))
@@ -177,7 +177,7 @@ def test_one_source_needs_no_other() -> None:
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_the_number_of_different_trainings_is_what_the_spec_says(count: int) -> None:
-    """n measurers are tried for each source, and a climb adds at least two thresholds: spec 4.4's cost."""
+    """n scorers are tried for each source, and a climb adds at least two thresholds: spec 4.4's cost."""
     asked: set[Selection] = set()
 
     def performance(selection: Selection) -> float:
