@@ -14,7 +14,7 @@ README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
 
 # The block that a test of its own runs in turn, each command on what the one before it left (tests/test_newcomer.py).
-OWN = README[README.index("## Your own data, to a report") : README.index("## The verbs")]
+OWN = README[README.index("## Your own data, to a report") : README.index("## Commands")]
 
 
 def commands(language: str) -> list[str]:
