@@ -52,7 +52,7 @@ def names(group: str) -> list[str]:
 
 
 def origin(kind: str, name: str) -> str:
-    """Name the distribution and object behind a name: "grounding-bench pipelines.two_stage:two_stage"."""
+    """Name the distribution and object behind a name: "grounding-bench pipelines.two_stage.pipeline:two_stage"."""
     entry = _entry(f"bench.{kind}s", name, kind)
     return f"{entry.dist.name if entry.dist else '?'} {entry.value}"
 
@@ -118,7 +118,7 @@ def _brought(name: str, what: Literal["tasks", "export"], kind: str) -> Any:
 
 
 def proposer_factory(kind: str) -> Any:
-    """Return what opens proposers of a kind (pipelines/proposers/opening.py). Raises UnknownName, MissingPackage."""
+    """Return what opens proposers of a kind (pipelines/two_stage/proposers/). Raises UnknownName, MissingPackage."""
     return _load(_entry(PROPOSERS, kind, "proposer"), "proposer")
 
 

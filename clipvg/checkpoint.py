@@ -25,7 +25,7 @@ from clipvg.frozen import FrozenClip, causal_mask, empty_clip, open_frozen
 from clipvg.network import OFFICIAL, POSITIONS, ClipVG, ClipVGConfig, resized_positions
 from pipelines import hub, weights
 from pipelines.canvas import STATISTICS, Style
-from pipelines.clip.encoder import ClipOptions
+from pipelines.two_stage.clip.encoder import ClipOptions
 
 FORMAT = "bench-clipvg"
 HUB_FILES = ("clipvg.safetensors", "model.safetensors", "best_checkpoint.pth")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.errors import UnknownName, WeightsError
 from bench.grounding import PipelineContext
-from pipelines.clip.encoder import ClipOptions, empty_model, open_model
+from pipelines.two_stage.clip.encoder import ClipOptions, empty_model, open_model
 
 TRAINED = "visual.positional_embedding"
 

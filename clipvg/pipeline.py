@@ -25,8 +25,8 @@ from clipvg.checkpoint import Opened, open_network
 from clipvg.network import HEADS, PAD, up_to_longest
 from pipelines.canvas import Canvas, covered, letterboxed, masked_patches, normalised, stack_pixels, stacked
 from pipelines.card import CardOptions, make_card
-from pipelines.clip.encoder import ClipOptions, cut_note
 from pipelines.engine import PairEngine, Rows, prepare
+from pipelines.two_stage.clip.encoder import ClipOptions, cut_note
 
 
 class ClipVGOptions(Table):

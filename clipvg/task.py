@@ -27,7 +27,7 @@ from clipvg.rows import CachedFeatures, CachedRows, DrawnRows, Rows, collate, wi
 from pipelines import layers
 from pipelines.augmentation import Augment
 from pipelines.canvas import Canvas, Style, letterboxed, normalise_and_mask, stacked
-from pipelines.clip.encoder import ClipOptions, cut_note
+from pipelines.two_stage.clip.encoder import ClipOptions, cut_note
 
 log = logging.getLogger("bench.train")
 

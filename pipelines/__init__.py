@@ -2,5 +2,5 @@
 
 from bench.registry import Method
 
-TWO_STAGE = Method("pipelines.two_stage:two_stage", tasks="pipelines.two_stage:tasks")
+TWO_STAGE = Method("pipelines.two_stage.pipeline:two_stage", tasks="pipelines.two_stage.pipeline:tasks")
 MDETR = Method("pipelines.mdetr.pipeline:mdetr", tasks="pipelines.mdetr.task:tasks")

@@ -20,7 +20,7 @@ from bench.evaluation.validation import Validate, on_split
 from bench.grounding import Box, Expression, Scene
 from bench.training.task import TrainingJob
 from clipvg.curriculum.search import Selection
-from pipelines.language.parse import parse
+from pipelines.two_stage.language.parse import parse
 
 log = logging.getLogger("bench.train")
 Reliabilities = Mapping[tuple[str, str], Mapping[str, float]]  # (scorer, source) -> row -> IoU

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bench.boxes import box_area_xyxy, iou_pairwise
 from bench.grounding import Boxes
-from pipelines.language.relations import share_inside
+from pipelines.two_stage.language.relations import share_inside
 
 Flags = NDArray[np.bool_]
 Float = NDArray[np.float64]

@@ -24,8 +24,8 @@ from bench.errors import DataError, SettingsError
 from bench.grounding import Boxes, ImageArray, PipelineContext
 from bench.settings import Table
 from clipvg.pseudo_labels.pseudo_q_files import Scored, names_of_files, read_attributes
-from pipelines.clip.encoder import ClipEncoder, ClipOptions
-from pipelines.clip.views import Resize, View, make_views
+from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
+from pipelines.two_stage.clip.views import Resize, View, make_views
 
 
 class Group(Table):

@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText, LogitsProcessor, LogitsPro
 
 from bench.datasets.fingerprint import image_key
 from bench.grounding import ImageArray, PipelineContext, Scene
-from pipelines.modern.shared import GREEDY, for_processor, open_pretrained
+from pipelines.zoo.shared import GREEDY, for_processor, open_pretrained
 
 
 class CaptionModel:

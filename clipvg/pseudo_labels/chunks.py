@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from clipvg.pseudo_labels import noun_words as words
-from pipelines.language.dependency import load_spacy
+from pipelines.two_stage.language.dependency import load_spacy
 
 Reader = Literal["rules", "spacy"]
 # Which words may name the object: any of the head's noun chunk (as published), only the head itself, or all nouns.

@@ -25,7 +25,7 @@ from bench.settings import Table
 from clipvg.pseudo_labels.attributes import AttributeOptions, Described, Describer, open_describer
 from clipvg.pseudo_labels.given_files import SHOWN, known_scenes
 from clipvg.pseudo_labels.pseudo_q_files import Detection, names_of_files, read_detections
-from pipelines.proposers.proposals import open_proposer
+from pipelines.two_stage.proposers.proposals import open_proposer
 
 log = logging.getLogger("bench.label")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.language.lexicon import words as _words
+from pipelines.two_stage.language.lexicon import words as _words
 
 ARTICLES = _words(
     "a an the this that these those some several many few his her their its my your our each every another other one "

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from bench.boxes import box_area_xyxy
 from bench.errors import UnknownName
 from bench.grounding import Boxes, ImageArray
-from pipelines.clip.encoder import ClipEncoder
-from pipelines.clip.views import make_views
+from pipelines.two_stage.clip.encoder import ClipEncoder
+from pipelines.two_stage.clip.views import make_views
 
 Float = NDArray[np.float64]
 TOUCHING = 0.25  # of the subject's height: how far above the object's top edge it may end and still stand on it

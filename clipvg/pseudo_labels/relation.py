@@ -26,7 +26,7 @@ from clipvg.pseudo_labels.given_files import find_file, inside_image, known_scen
 from clipvg.pseudo_labels.predicates import Predicate, SeenPredicates, Shown, among, close_pairs, meanings
 from clipvg.pseudo_labels.pseudo_q_files import Detection
 from clipvg.pseudo_labels.scene_graph_files import Triplet, chosen, read_phrases, read_triplets
-from pipelines.clip.encoder import ClipEncoder, ClipOptions
+from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
 
 BATCH = 16  # images whose pairs are looked at in one call
 # Of Visual Genome's fifty predicates those that say something and are no geometry.

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.grounding import Caption
-from pipelines.language.dependency import load_spacy
 from pipelines.mdetr.text import Tokenizer
+from pipelines.two_stage.language.dependency import load_spacy
 
 NOUNS = ("NN", "NNS", "NNP", "NNPS")
 

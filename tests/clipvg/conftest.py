@@ -13,7 +13,7 @@ from clipvg.export import NAMES
 from clipvg.network import OFFICIAL, ClipVG, ClipVGConfig
 from clipvg.rows import Rows
 from pipelines import weights
-from pipelines.clip.encoder import empty_model
+from pipelines.two_stage.clip.encoder import empty_model
 
 CONFIG = ClipVGConfig(
     clip="tiny-clip", taps=(0, 1, 3), image_size=64, hidden=64, heads=4, feedforward=96, layers=3, dropout=0.1

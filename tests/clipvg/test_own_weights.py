@@ -17,7 +17,7 @@ from clipvg.checkpoint import save_own, trained_state
 from clipvg.export import export_official, official_state
 from clipvg.frozen import checked, open_frozen, values_hash
 from clipvg.network import OFFICIAL, POSITIONS, ClipVG
-from pipelines.clip.encoder import ClipOptions
+from pipelines.two_stage.clip.encoder import ClipOptions
 
 POSITION_ALIAS = "image_encoder_clip_vg.positional_embedding"
 

@@ -11,7 +11,7 @@ from bench.evaluation.answering import answers
 from bench.grounding import PipelineCard, Prediction
 from bench.labelling.images_only import blind, images_below, without_expressions
 from bench.settings import RunSettings, load_settings
-from pipelines.proposers.objects import scene_objects
+from pipelines.two_stage.proposers.objects import scene_objects
 
 
 @pytest.fixture(scope="module")

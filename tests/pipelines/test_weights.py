@@ -10,10 +10,10 @@ import torch
 from bench.errors import MissingPackage, SettingsError, UnknownName, WeightsError
 from bench.hashing import find_file
 from pipelines import weights
-from pipelines.clip.encoder import ClipEncoder, ClipOptions, empty_model
-from pipelines.proposers import yolo
-from pipelines.proposers.yolo import YoloOptions, YoloProposer, read_model
-from pipelines.two_stage import options_of, two_stage
+from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions, empty_model
+from pipelines.two_stage.pipeline import options_of, two_stage
+from pipelines.two_stage.proposers import yolo
+from pipelines.two_stage.proposers.yolo import YoloOptions, YoloProposer, read_model
 
 TINY_CLIP = "pipelines/weights/tiny-clip.safetensors"
 TINY_YOLO = "pipelines/weights/tiny-yolo.safetensors"

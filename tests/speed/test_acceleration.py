@@ -69,7 +69,7 @@ def test_a_pipeline_compiles_what_it_calls_and_lays_it_out(
 
 def test_a_compiled_network_gives_the_same_vectors(scenes: list[LoadedScene], monkeypatch: pytest.MonkeyPatch) -> None:
     """A real torch.compile, by its backend that stops at the graph; the sizes of batches are unknowns in it."""
-    from pipelines.clip.encoder import ClipEncoder, ClipOptions
+    from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
 
     options = ClipOptions(model="tiny-clip", pretrained="pipelines/weights/tiny-clip.safetensors")
 

@@ -14,8 +14,8 @@ from bench.settings import PROJECT
 from bench.training.step import OptimisationStep
 from bench.training.task import TrainingJob
 from bench.training.trainer import train
-from pipelines.clip.encoder import ClipEncoder, ClipOptions
-from pipelines.proposers.proposals import open_proposer
+from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
+from pipelines.two_stage.proposers.proposals import open_proposer
 from tools.tiny_weights import clip_pretraining, clipvg, recipes
 from tools.tiny_weights.recipes import recipe, run
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.segments.score_map import best_boxes
+from pipelines.two_stage.segments.score_map import best_boxes
 
 HEIGHT, WIDTH, MAPS, TARGET = 30, 40, 7, 100.0
 

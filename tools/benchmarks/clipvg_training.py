@@ -33,7 +33,7 @@ from bench.grounding import Expression, ImageArray, PipelineContext, Scene
 from bench.training.task import TrainingJob
 from bench.training.trainer import Trainer, launch
 from clipvg.frozen import FrozenClip
-from pipelines.clip.encoder import empty_model
+from pipelines.two_stage.clip.encoder import empty_model
 
 SIZES = ((640, 480), (480, 640), (640, 427), (500, 375))  # RefCOCO's commonest
 EXPRESSIONS = 7

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from pipelines import weights
-from pipelines.clip.encoder import empty_model
+from pipelines.two_stage.clip.encoder import empty_model
 
 CONFIG = """
 [train.clipvg.on.shapes]

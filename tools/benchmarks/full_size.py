@@ -143,7 +143,7 @@ def pipeline_device(pipeline: object) -> object:
 
 
 def clip_file(folder: Path) -> dict[str, object]:
-    from pipelines.clip.encoder import empty_model
+    from pipelines.two_stage.clip.encoder import empty_model
 
     path = folder / "ViT-B-16.pt"
     if not path.exists():
@@ -152,7 +152,7 @@ def clip_file(folder: Path) -> dict[str, object]:
 
 
 def yolo_clip(folder: Path) -> dict[str, object]:
-    from pipelines.proposers.yolo import ultralytics
+    from pipelines.two_stage.proposers.yolo import ultralytics
 
     ultralytics()
     from ultralytics.nn.tasks import DetectionModel

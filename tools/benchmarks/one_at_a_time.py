@@ -18,7 +18,7 @@ from bench.datasets.load import load_split
 from bench.evaluation.opening import open_pipeline
 from bench.grounding import LoadedScene
 from bench.settings import load_settings
-from pipelines.clip.encoder import ClipEncoder
+from pipelines.two_stage.clip.encoder import ClipEncoder
 
 
 def main() -> None:

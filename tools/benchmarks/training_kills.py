@@ -25,7 +25,7 @@ import torch
 
 from bench.datasets.shapes import ShapesImages, make_scene
 from pipelines import weights
-from pipelines.clip.encoder import empty_model
+from pipelines.two_stage.clip.encoder import empty_model
 
 TIMES = {"seconds", "rows_per_second", "waiting"}
 VALIDATION = 4  # scenes

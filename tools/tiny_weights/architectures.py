@@ -10,8 +10,8 @@ import open_clip
 import torch
 
 from pipelines import weights
-from pipelines.clip.encoder import empty_model
-from pipelines.proposers import detr, ssd, yolo
+from pipelines.two_stage.clip.encoder import empty_model
+from pipelines.two_stage.proposers import detr, ssd, yolo
 
 
 def small_clip(model: str, texts: Iterable[str], seed: int) -> Any:
@@ -79,7 +79,7 @@ def write_detr(
 
 
 def write_ssd(path: Path, names: Sequence[str], seed: int, **plan: Any) -> None:
-    """Write a small SSD; `plan` is what differs from the default plan (pipelines/proposers/ssd.py)."""
+    """Write a small SSD; `plan` is what differs from the default plan (pipelines/two_stage/proposers/ssd.py)."""
     torch.manual_seed(seed)
     architecture = {"plan": plan}
     ssd.write_model(path, ssd.build(architecture, len(names), "shapes.toml"), architecture, names, {})

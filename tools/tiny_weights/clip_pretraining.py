@@ -35,8 +35,8 @@ from clipvg.frozen import checked
 from clipvg.network import PAD, multi_level_features, text_features, up_to_longest
 from pipelines import weights
 from pipelines.canvas import letterboxed, normalise_and_mask, stack_pixels
-from pipelines.clip.encoder import ClipOptions, open_model
-from pipelines.proposers.objects import referent, scene_descriptions, scene_objects
+from pipelines.two_stage.clip.encoder import ClipOptions, open_model
+from pipelines.two_stage.proposers.objects import referent, scene_descriptions, scene_objects
 from tools.tiny_weights.architectures import small_clip
 from tools.tiny_weights.clipvg import coverage
 

@@ -14,8 +14,8 @@ from bench.errors import SettingsError
 from bench.settings import Resolved, load_settings, merged
 from bench.training.jobs import train_pipeline
 from bench.training.task import TaskFactory, TrainingJob
-from pipelines import two_stage
-from pipelines.proposers.objects import class_names, scene_descriptions
+from pipelines.two_stage import pipeline as two_stage
+from pipelines.two_stage.proposers.objects import class_names, scene_descriptions
 from tools.tiny_weights import architectures, clip_pretraining, clipvg
 
 RECIPES = Path(__file__).with_name("shapes.toml")

@@ -9,7 +9,7 @@ import torch
 from clipvg.curriculum import driver
 from clipvg.task import tasks
 from pipelines import weights
-from pipelines.clip.encoder import empty_model
+from pipelines.two_stage.clip.encoder import empty_model
 
 NETWORK = {"taps": [0], "image_size": 32, "hidden": 32, "heads": 2, "feedforward": 32, "layers": 1, "dropout": 0.0}
 

@@ -10,7 +10,7 @@ from bench.errors import ImageError
 from bench.grounding import Scene
 from bench.labelling import LabelJob
 from bench.settings import PROJECT, load_settings
-from pipelines.proposers.proposals import Proposals
+from pipelines.two_stage.proposers.proposals import Proposals
 
 
 class BlankImages:

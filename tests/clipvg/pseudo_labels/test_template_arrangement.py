@@ -14,7 +14,7 @@ from clipvg.pseudo_labels.arrangement import (
     without_overlaps,
     worn,
 )
-from pipelines.language.relations import share_inside
+from pipelines.two_stage.language.relations import share_inside
 
 MIDDLE = ("middle", "center")
 

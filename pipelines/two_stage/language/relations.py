@@ -1,0 +1,144 @@
+"""From what an expression says and which boxes its names fit, to how likely each box is meant (ReCLIP, 3.2).
+
+A name's probabilities over the boxes come from a ranker; relations and superlatives multiply them,
+
+    relation      p(i) <- p(i) * sum over j of  rel(i, j) q(j)         q: the same for the other thing
+    superlative   p(i) <- p(i) * sum over j of  [i is further than j] p(j)
+
+each renormalised; where nothing is left (one box alone, say) the rule has nothing to tell and p stays. Counting, "the
+third from the left", is ours: p(i) times the probability that exactly two of the things so named are further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.boxes import box_area_xyxy, iou_pairwise
+from bench.grounding import Boxes
+from pipelines.two_stage.language.lexicon import TOWARDS
+from pipelines.two_stage.language.parse import Phrase, Superlative
+
+Float = NDArray[np.float64]
+SAME = 0.5  # IoU above which two boxes are one thing when things are counted
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What rules ask of an image's boxes (R, 4), xyxy pixels of an image (width, height): each computed once."""
+
+    boxes: Boxes
+    size: tuple[int, int]
+
+    @cached_property
+    def keys(self) -> dict[str, Float]:
+        """Direction -> (R,): the greater, the further that way. Places in shares of the image's sides."""
+        width, height = self.size
+        x, y = (self.boxes[:, 0] + self.boxes[:, 2]) / (2 * width), (self.boxes[:, 1] + self.boxes[:, 3]) / (2 * height)
+        tall, area = self.boxes[:, 3] - self.boxes[:, 1], box_area_xyxy(self.boxes)
+        places = {"left": -x, "right": x, "top": -y, "bottom": y, "middle": -np.hypot(x - 0.5, y - 0.5)}
+        return places | {"big": area, "small": -area, "tall": tall, "short": -tall}
+
+    @cached_property
+    def pairs(self) -> dict[str, Float]:
+        """Relation -> (R, R): how much box i has it to box j, 0 to 1."""
+        out = {name: _further(self.keys[key]) for name, key in TOWARDS.items()}
+        out["inside"] = share_inside(self.boxes, self.boxes)
+        for matrix in out.values():
+            np.fill_diagonal(matrix, 0)
+        return out
+
+    @cached_property
+    def nearest_first(self) -> NDArray[np.intp]:
+        """(R, R): in column j, the boxes by the distance of their centres to that of box j."""
+        centres = (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
+        return np.argsort(np.linalg.norm(centres[:, None] - centres[None], axis=-1), axis=0, kind="stable")
+
+    @cached_property
+    def same(self) -> NDArray[np.bool_]:
+        """(R, R): whether two boxes are about the same thing."""
+        return iou_pairwise(self.boxes, self.boxes) > SAME
+
+
+def reason(phrase: Phrase, named: Mapping[str, Float], geometry: Geometry) -> Float:
+    """(R,) probabilities that each box is what `phrase` means. `named` maps each of `phrase.texts()` to its own (R,)
+    probabilities; a phrase without a name starts from all boxes alike.
+    """
+    count = len(geometry.boxes)
+    p = named[phrase.text] if phrase.text else np.full(count, 1 / count)
+    for relation in phrase.relations:
+        other = reason(relation.other, named, geometry)
+        if relation.name in ("near", "far"):
+            p = multiplied(p, _by_distance(p, other, geometry, relation.name == "near"))
+        else:
+            p = multiplied(p, geometry.pairs[relation.name] @ other)
+    for superlative in phrase.superlatives:
+        p = multiplied(p, _superlative(p, superlative, geometry))
+    return p
+
+
+def _superlative(p: Float, asked: Superlative, geometry: Geometry) -> Float:
+    key = np.sum([geometry.keys[towards] for towards in asked.towards], axis=0)
+    if asked.rank == 0:
+        return _further(key) @ p
+    likely, place = p / p.max(), np.empty(len(p), int)
+    place[np.argsort(-p, kind="stable")] = np.arange(len(p))
+    better = (place[None, :] < place[:, None]) & geometry.same
+    likely = likely * (1 - (better * likely).max(axis=1))  # of the boxes about one thing, the likeliest counts
+    return exactly(asked.rank, _further(key).T * likely * ~geometry.same)
+
+
+def exactly(number: int, chances: Float) -> Float:
+    """(R, J) probabilities of independent events -> (R,), that exactly `number` of a row's events happen.
+
+    Each event is a polynomial (1 - c) + c x, cut above x^number; halves of them are multiplied until one is left.
+    """
+    terms = np.zeros((*chances.shape, number + 1))
+    terms[..., 0] = 1 - chances
+    if number:
+        terms[..., 1] = chances
+    while terms.shape[1] > 1:
+        if terms.shape[1] % 2:
+            one = np.zeros((len(terms), 1, number + 1))
+            one[..., 0] = 1
+            terms = np.concatenate([terms, one], axis=1)
+        a, b = terms[:, ::2], terms[:, 1::2]
+        terms = np.zeros_like(a)
+        for power in range(number + 1):
+            terms[..., power:] += a[..., power : power + 1] * b[..., : number + 1 - power]
+    return terms[:, 0, number]
+
+
+def _by_distance(p: Float, other: Float, geometry: Geometry, near: bool) -> Float:
+    """For each box i, the sum over j of q(j) times the p of the boxes further from (or nearer to) j than i is."""
+    order = geometry.nearest_first
+    upto = p[order].cumsum(axis=0)  # in column j, by distance to j
+    beaten = upto[-1] - upto if near else upto - p[order]
+    table = np.empty_like(beaten)
+    np.put_along_axis(table, order, beaten, axis=0)
+    np.fill_diagonal(table, 0)  # nothing is next to itself
+    return table @ other
+
+
+def _further(key: Float) -> Float:
+    """(R,) -> (R, R): 1 where i is further than j."""
+    return (key[:, None] > key[None, :]).astype(np.float64)
+
+
+def share_inside(inner: Boxes, outer: Boxes) -> Float:
+    """Compute the share of each inner box's area that lies in each outer box, (N, 4) and (M, 4) -> (N, M)."""
+    low = np.maximum(inner[:, None, :2], outer[None, :, :2])
+    high = np.minimum(inner[:, None, 2:], outer[None, :, 2:])
+    shared = (high - low).clip(0).prod(axis=-1)
+    return np.asarray(shared / box_area_xyxy(inner).clip(1e-9)[:, None], np.float64)
+
+
+def multiplied(p: Float, factor: Float) -> Float:
+    """(R,) probabilities times a factor each, summing to 1 again; unchanged where nothing would be left."""
+    product = p * factor
+    total = product.sum()
+    return product / total if total > 0 else p

@@ -1,0 +1,141 @@
+"""DETR proposals: any object-detection model of transformers, by id, by folder, or one of `bench train`.
+
+DETR (Carion et al., ECCV 2020) and its kin answer a set of boxes, so there is no suppression; but RT-DETR, D-FINE and
+Deformable DETR rank pairs of query and class, and the same box can come under several classes: only its best stays.
+Images are resized as the model's own processor says, but never padded: those that come out the same size share a
+forward pass, so an image's boxes do not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from pydantic import Field
+from torch import Tensor
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, RTDetrImageProcessor
+
+from bench.errors import WeightsError
+from bench.grounding import ImageArray, LoadedScene, PipelineContext
+from bench.hashing import find_file, sha256_file
+from pipelines import hub, weights
+from pipelines.engine import in_groups
+from pipelines.two_stage.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
+
+FORMAT = "bench-detr"
+ASPECT = 30  # of one side to the other, beyond which an image is widened
+
+
+class DetrOptions(ProposerOptions):
+    """[pipelines.*.proposer]. The threshold is low: a ranker wants recall, not precision (spec/pipelines.md 6)."""
+
+    weights: str = Field("facebook/detr-resnet-50", description="an id of the hub, a folder, or a file of bench train")
+    confidence: float = Field(0.1, ge=0, le=1)
+
+
+class DetrProposer(Proposer):
+    """Boxes of a detection transformer for many images at once."""
+
+    def __init__(self, options: DetrOptions, context: PipelineContext) -> None:
+        self.options = options
+        self.device = torch.device(context.device)
+        # Half precision on a GPU only, and never bfloat16: its eight bits put a box's edge up to a pixel aside.
+        self.half = self.device.type == "cuda" and context.dtype != "float32"
+        path = find_file(options.weights, context)
+        if path is not None:
+            self.model, self.processor = read_model(path)
+            self.sha256 = {path.name: sha256_file(path)}
+        elif options.weights.endswith(".safetensors"):
+            raise weights.missing(
+                options.weights, context, "name a file of `bench train`, a folder, or an id of the hub"
+            )
+        else:
+            self.processor = hub.load_pretrained(AutoImageProcessor, options.weights, context, "DETR proposals")
+            self.model = hub.load_model(AutoModelForObjectDetection, options.weights, context, "DETR proposals")
+            self.sha256 = hub.hashes(options.weights, context)
+        self.model = self.model.eval().to(self.device)
+        self.accelerated = context.acceleration.apply(self.model, dtype=self.half)
+        self.names: Mapping[int, str] = self.model.config.id2label
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+
+    def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
+        """One `Proposals` for each scene's image, RGB uint8 (H, W, 3)."""
+        images = [(self._pixels(scene.image), scene.image) for scene in scenes]
+        return in_groups(images, lambda image: image[0].shape, self._detect)
+
+    def _pixels(self, image: ImageArray) -> Tensor:
+        """RGB uint8 (H, W, 3) -> (3, h, w) as the model wants it, resized on the device."""
+        tensor = torch.tensor(image, device=self.device).permute(2, 0, 1)
+        # Processors that keep the aspect leave a hair of an image no pixel; widened, its boxes are the same shares.
+        height, width = image.shape[:2]
+        hair = max(height, width) // (ASPECT * min(height, width)) + 1
+        tensor = tensor.repeat_interleave(hair, dim=1 if height < width else 2) if hair > 1 else tensor
+        out = self.processor(images=tensor, input_data_format="channels_first", do_pad=False, return_tensors="pt")
+        pixels: Tensor = out["pixel_values"][0]
+        return pixels
+
+    @torch.inference_mode()
+    def _detect(self, images: Sequence[tuple[Tensor, ImageArray]]) -> list[Proposals]:
+        with torch.autocast(self.device.type, torch.float16, enabled=self.half):
+            out = self.model(pixel_values=torch.stack([pixels for pixels, _ in images]))
+        out.logits, out.pred_boxes = out.logits.float(), out.pred_boxes.float()
+        # Without target sizes the boxes come as shares of the sides, and are scaled in float64.
+        answers = self.processor.post_process_object_detection(out, threshold=self.options.confidence)
+        return [self._in_pixels(answer, image) for answer, (_, image) in zip(answers, images, strict=True)]
+
+    def _in_pixels(self, answer: Mapping[str, Tensor], image: ImageArray) -> Proposals:
+        height, width = image.shape[:2]
+        boxes = answer["boxes"].double().cpu().numpy() * [width, height, width, height]
+        scores = answer["scores"].double().cpu().numpy()
+        labels = tuple(self.names.get(int(c), "") for c in np.asarray(answer["labels"].cpu()))
+        return self.options.tidied(Proposals(boxes, scores, labels), image)
+
+
+open_detr = opener(DetrOptions, DetrProposer)
+
+
+def read_model(path: Path) -> tuple[Any, Any]:
+    """A model of `bench train` and its processor, from a .safetensors whose metadata holds the configuration, and its
+    processor's or the side of the square that images are squashed to. Raises WeightsError.
+    """
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}: expected a .safetensors of `bench train`; for other weights name their folder")
+    state, metadata = weights.read_safetensors(path)
+    if metadata.get("format") != FORMAT:
+        raise WeightsError(f"{path}: not a detector of `bench train` (its metadata has no format {FORMAT!r})")
+    model = build(metadata["config"])
+    weights.load_strictly(model, state, str(path))
+    if "processor" not in metadata:
+        return model, square(metadata["image_size"])
+    name = metadata["processor"].get("image_processor_type")
+    kind = getattr(transformers, str(name), None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.BaseImageProcessor)):
+        raise WeightsError(f"{path}: its metadata names {name!r}, which is no image processor of transformers")
+    return model, kind.from_dict(metadata["processor"])
+
+
+def write_model(path: Path, model: Any, processor: Any, metadata: Mapping[str, Any]) -> None:
+    """Write a file that `read_model` opens: float16 weights, configuration and processor in the metadata."""
+    held = {"format": FORMAT, "config": table_of(model), "processor": json.loads(processor.to_json_string())}
+    weights.write_safetensors(path, model.state_dict(), held | dict(metadata))
+
+
+def build(config: Mapping[str, Any]) -> Any:
+    """The architecture a configuration describes (`model_type` and its fields), with random weights."""
+    return AutoModelForObjectDetection.from_config(AutoConfig.for_model(**config))
+
+
+def table_of(model: Any) -> dict[str, Any]:
+    """Return a model's configuration as `build` takes it; the backbone's weights come with the model's."""
+    table: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
+    return table | {"use_pretrained_backbone": False} if "use_pretrained_backbone" in table else table
+
+
+def square(side: int) -> RTDetrImageProcessor:
+    """A processor as RT-DETR's: squashed to a square, values in 0..1, not normalised."""
+    return RTDetrImageProcessor(size={"height": side, "width": side})

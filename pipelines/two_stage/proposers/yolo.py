@@ -1,0 +1,188 @@
+"""YOLO proposals, any detection model of ultralytics (AGPL-3.0, the only file that runs it).
+
+Images are letterboxed as ultralytics does for a single image: the smallest canvas of whole strides around the
+image scaled to `image_size`. Images that share a canvas share a forward pass, so an image's boxes never depend on
+its neighbours, which the package's own batches do not promise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from bench.errors import MissingPackage, WeightsError
+from bench.grounding import ImageArray, LoadedScene, PipelineContext
+from bench.hashing import find_file, sha256_file
+from pipelines import weights
+from pipelines.engine import in_groups
+from pipelines.two_stage.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
+
+FORMAT = "bench-yolo"
+GREY = 114 / 255  # what ultralytics pads with
+
+
+class YoloOptions(ProposerOptions):
+    """[pipelines.*.proposer]. The threshold is low: a ranker wants recall, not precision (spec/pipelines.md 6)."""
+
+    weights: str = Field("yolo11x.pt", description="a file, or a name that ultralytics publishes")
+    image_size: int = Field(640, ge=32, description="the long side the detector sees")
+    confidence: float = Field(0.1, ge=0, le=1)
+    nms_iou: float = Field(0.6, gt=0, le=1, description="class-agnostic")
+
+
+class YoloProposer(Proposer):
+    """Boxes of a YOLO for many images at once."""
+
+    def __init__(self, options: YoloOptions, context: PipelineContext) -> None:
+        self.options = options
+        self.device = torch.device(context.device)
+        path = find(options.weights, context)
+        self.sha256 = {path.name: sha256_file(path)}
+        model = read_model(path)
+        self.names: dict[int, str] = {int(k): v for k, v in dict(model.names).items()}
+        self.end2end = bool(getattr(model, "end2end", False))
+        self.stride = int(torch.as_tensor(model.stride).max())
+        self.parameters = sum(p.numel() for p in model.parameters())
+        # Half precision on a GPU only: ultralytics' own default for speed; boxes are decoded in float32 either way.
+        self.dtype = torch.float16 if self.device.type == "cuda" and context.dtype != "float32" else torch.float32
+        self.model = model.fuse(verbose=False).eval().to(self.device, self.dtype)
+        self.accelerated = context.acceleration.apply(self.model, dtype=self.dtype != torch.float32)
+        if context.acceleration.compile:
+            head = self.model.model[-1]
+            # As a tensor its numbers are known only when the head runs, and the compiler would stop at every layer;
+            # and anchors kept for the last shape would have every other shape compiled anew.
+            head.stride, head.dynamic = head.stride.tolist(), True
+
+    def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
+        """One `Proposals` for each scene's image, RGB uint8 (H, W, 3)."""
+        return in_groups([scene.image for scene in scenes], self._canvas, self._detect)
+
+    def _canvas(self, image: ImageArray) -> tuple[int, int]:
+        height, width = _scaled(image.shape, self.options.image_size)
+        return tuple(-(-side // self.stride) * self.stride for side in (height, width))  # type: ignore[return-value]
+
+    @torch.inference_mode()
+    def _detect(self, images: Sequence[ImageArray]) -> list[Proposals]:
+        from ultralytics.utils.nms import non_max_suppression
+
+        canvas = self._canvas(images[0])
+        batch = torch.stack([self._letterboxed(image, canvas) for image in images])  # (B, 3, h, w)
+        out = self.model(batch.to(self.dtype))
+        out = out[0] if isinstance(out, (tuple, list)) else out
+        rows = non_max_suppression(
+            out.float(),
+            self.options.confidence,
+            self.options.nms_iou,
+            agnostic=True,
+            max_det=max(300, self.options.top_k),
+            nc=len(self.names),
+            max_time_img=60.0,  # a time limit would make the boxes depend on how busy the machine is
+            end2end=self.end2end,
+        )
+        return [self._in_pixels(r, p, canvas) for r, p in zip(rows, images, strict=True)]
+
+    def _letterboxed(self, image: ImageArray, canvas: tuple[int, int]) -> Tensor:
+        """RGB uint8 (H, W, 3) -> (3, h, w) in 0..1, scaled and centred on grey."""
+        size = _scaled(image.shape, self.options.image_size)
+        tensor = torch.tensor(image, device=self.device).permute(2, 0, 1)[None].float() / 255
+        if tuple(tensor.shape[-2:]) != size:
+            tensor = F.interpolate(tensor, size, mode="bilinear", align_corners=False, antialias=False)
+        top, left = (canvas[0] - size[0]) // 2, (canvas[1] - size[1]) // 2
+        pad = (left, canvas[1] - size[1] - left, top, canvas[0] - size[0] - top)
+        return F.pad(tensor, pad, value=GREY)[0]
+
+    def _in_pixels(self, rows: Tensor, image: ImageArray, canvas: tuple[int, int]) -> Proposals:
+        """Rows (N, 6) of x1, y1, x2, y2 on the canvas, score, class -> boxes in pixels of the image."""
+        table, shape = rows.double().cpu().numpy(), image.shape
+        height, width = _scaled(shape, self.options.image_size)
+        shift = np.array([(canvas[1] - width) // 2, (canvas[0] - height) // 2] * 2)
+        scale = np.array([shape[1] / width, shape[0] / height] * 2)
+        boxes = (table[:, :4] - shift) * scale
+        labels = tuple(self.names.get(int(c), "") for c in table[:, 5])
+        return self.options.tidied(Proposals(boxes, table[:, 4], labels), image)
+
+
+open_yolo = opener(YoloOptions, YoloProposer)
+
+
+def _scaled(shape: Sequence[int], long_side: int) -> tuple[int, int]:
+    """(H, W, ...) -> height and width with the long side at `long_side`."""
+    ratio = long_side / max(shape[0], shape[1])
+    return max(1, round(shape[0] * ratio)), max(1, round(shape[1] * ratio))
+
+
+def find(name: str, context: PipelineContext) -> Path:
+    """Return the file of detection weights, fetched by name if need be. Raises WeightsError."""
+    path = find_file(name, context)
+    if path is not None:
+        return path
+    how = f"put the file there, or fetch it once with `yolo predict model={name}` where there is a network"
+    if context.offline or (weights.looks_like_path(name) and "/" in name):
+        raise weights.missing(name, context, how)
+    ultralytics()
+    from ultralytics.utils.downloads import attempt_download_asset
+
+    target = context.home / "weights" / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        attempt_download_asset(str(target))
+    except Exception as error:  # ultralytics raises many kinds, all of which mean "not reached"
+        target.unlink(missing_ok=True)
+        raise weights.missing(name, context, f"{how} (downloading failed: {error})") from None
+    if not target.is_file():
+        raise weights.missing(name, context, f"ultralytics publishes no file of that name; {how}")
+    return target
+
+
+def ultralytics() -> Any:
+    """The package, quiet and without its habit of installing things. Raises MissingPackage."""
+    os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+    os.environ.setdefault("YOLO_VERBOSE", "false")
+    try:
+        import ultralytics as package
+    except ImportError as error:
+        raise MissingPackage(
+            f"YOLO proposals need the package ultralytics (AGPL-3.0), which cannot be imported ({error}): "
+            'pip install "grounding-bench[yolo]"'
+        ) from None
+    from PIL import Image
+    from ultralytics.utils import patches
+
+    # It replaces Pillow's open for the whole process, by one that wants to install a package for what is no image.
+    Image.open = getattr(patches, "_image_open", Image.open)
+    return package
+
+
+def read_model(path: Path) -> Any:
+    """A detection model: our .safetensors (its plan is in the metadata), or ultralytics' .pt, of which only known
+    model classes are rebuilt and nothing is executed. Raises WeightsError.
+    """
+    ultralytics()
+    from ultralytics.nn.tasks import DetectionModel, torch_safe_load
+
+    if path.suffix == ".safetensors":
+        state, metadata = weights.read_safetensors(path)
+        if metadata.get("format") != FORMAT:
+            raise WeightsError(f"{path}: not a detector of `bench train` (its metadata has no format {FORMAT!r})")
+        model = DetectionModel(metadata["plan"], ch=3, nc=len(metadata["names"]), verbose=False)
+        weights.load_strictly(model, state, str(path))
+        model.names = dict(enumerate(metadata["names"]))
+        return model
+    try:
+        checkpoint, _ = torch_safe_load(str(path), safe_only=True)
+        model = checkpoint.get("ema") or checkpoint["model"]
+    except Exception as error:  # anything a broken or hostile file can provoke
+        raise WeightsError(
+            f"{path}: not an ultralytics detection checkpoint that can be read safely ({weights.first_line(error)})"
+        ) from None
+    if not isinstance(model, nn.Module) or not isinstance(model, DetectionModel):
+        raise WeightsError(f"{path}: holds a {type(model).__name__}, not a detection model")
+    return model.float()

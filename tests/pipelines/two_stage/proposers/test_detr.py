@@ -1,0 +1,187 @@
+"""DETR proposals: tiny random models of several families, saved as the hub saves them, and our own small one."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForObjectDetection, DetrImageProcessor, RTDetrImageProcessor
+
+from bench.boxes import iou_pairwise
+from bench.errors import SettingsError, WeightsError
+from bench.grounding import LoadedScene
+from pipelines import weights
+from pipelines.two_stage.proposers.detr import DetrOptions, DetrProposer, read_model, write_model
+from pipelines.two_stage.proposers.proposals import open_proposer
+from pipelines.two_stage.proposers.tasks import DetrTask
+
+TINY = "pipelines/weights/tiny-detr.safetensors"
+RESNET = {"model_type": "rt_detr_resnet", "embedding_size": 8, "hidden_sizes": [8, 12, 16, 24], "depths": [1] * 4}
+RESNET |= {"layer_type": "basic", "out_indices": [2, 3, 4]}
+NECK = {"backbone_config": RESNET, "encoder_in_channels": [12, 16, 24], "encoder_hidden_dim": 16, "d_model": 16}
+NECK |= {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "decoder_in_channels": [16] * 3, "num_queries": 12}
+NECK |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_layers": 2, "hidden_expansion": 0.5}
+PLAIN = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "num_queries": 12}
+PLAIN |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "backbone": None}
+PLAIN |= {"use_timm_backbone": False, "use_pretrained_backbone": True}  # as facebook/detr-resnet-50 says
+PLAIN |= {"backbone_config": {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 12, 16, 24]}}
+PLAIN["backbone_config"] |= {"depths": [1] * 4, "layer_type": "basic", "out_features": ["stage4"]}
+FAMILIES = {
+    "detr": PLAIN,
+    "rt_detr_v2": NECK,
+    "d_fine": NECK,
+    "conditional_detr": PLAIN,
+}
+
+
+def save(family, folder):
+    """A folder as the hub's repositories are, with random weights that tell images apart."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, id2label={i: f"c{i}" for i in range(5)}, **FAMILIES[family])
+    model = AutoModelForObjectDetection.from_config(config).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 2:  # as initialised, all queries answer nearly the same
+            parameter.data.normal_(0, (2 if FAMILIES[family] is PLAIN else 0.6) * parameter.shape[1] ** -0.5)
+    model.save_pretrained(folder)
+    if family in ("detr", "conditional_detr"):
+        processor = DetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
+    else:
+        processor = RTDetrImageProcessor(size={"height": 64, "width": 64})
+    processor.save_pretrained(folder)
+    return model, processor
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def saved(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    return folder, *save(request.param, folder)
+
+
+def scenes():
+    dice = np.random.default_rng(0)
+    sizes = [(60, 90), (90, 60), (60, 90), (33, 120)]
+    return [LoadedScene(str(i), dice.integers(0, 255, (*size, 3), np.uint8), ()) for i, size in enumerate(sizes)]
+
+
+def test_neighbours_do_not_matter_and_boxes_are_those_of_the_plain_model(context, saved):
+    """Images of several sizes together; each as alone, and as the library's own three calls say it."""
+    folder, model, processor = saved
+    options = DetrOptions(weights=str(folder), confidence=0.0, top_k=200, same_iou=1.0, whole_image=False)
+    proposer = DetrProposer(options, context())
+    shown = scenes()
+    for scene, mine in zip(shown, proposer.propose(shown), strict=True):
+        (alone,) = proposer.propose([scene])
+        assert mine.labels == alone.labels and np.allclose(mine.boxes, alone.boxes, atol=1e-3)
+        with torch.inference_mode():
+            out = model(**processor(images=scene.image, return_tensors="pt"))
+        (plain,) = processor.post_process_object_detection(out, threshold=0.0, target_sizes=[scene.image.shape[:2]])
+        height, width = scene.image.shape[:2]
+        theirs = plain["boxes"].numpy().clip(0, [width, height, width, height])
+        names = [model.config.id2label[int(c)] for c in plain["labels"]]
+        apart = np.abs(mine.boxes[:, None] - theirs).max(axis=2)
+        apart += 1e3 * np.abs(mine.scores[:, None] - plain["scores"].numpy())
+        apart[np.array(mine.labels)[:, None] != np.array(names)] = np.inf
+        assert len(mine) >= 2 and apart.min(axis=1).max() < 0.05
+        real = (theirs[:, 2:] - theirs[:, :2]).prod(axis=1) >= 1
+        assert mine.scores[0] == pytest.approx(plain["scores"].numpy()[real].max(), abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (50, 10000)])
+def test_images_of_any_shape(context, saved, shape):
+    image = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
+    proposer = DetrProposer(DetrOptions(weights=str(saved[0]), confidence=0.0), context())
+    (found,) = proposer.propose([LoadedScene("s", image, ())])
+    height, width = shape
+    assert found.boxes[-1].tolist() == [0, 0, width, height]
+    assert (found.boxes >= 0).all() and (found.boxes <= [width, height, width, height]).all()
+
+
+def test_nothing_is_fetched_for_the_backbone(context, saved, monkeypatch):
+    """facebook/detr's configurations ask for a pretrained backbone; the checkpoint holds it already."""
+    import socket
+
+    monkeypatch.setattr(socket.socket, "connect", lambda *a: pytest.fail("a connection was tried"))
+    proposer = DetrProposer(DetrOptions(weights=str(saved[0])), context(offline=False))
+    assert proposer.parameters == sum(p.numel() for p in saved[1].parameters())
+    assert proposer.sha256[f"{saved[0].name}/model.safetensors"]
+
+
+def test_every_family_fine_tunes(context, job, saved, tmp_path):
+    """A bfloat16 step on images of several sizes; the file opens with the model's own processor."""
+    task = DetrTask(job("detr-clip", start_from=str(saved[0])))
+    data = task.dataset()
+    batch = task.collate([data.sample(0, index) for index in range(3)])
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = task.losses(batch, torch.Generator())
+    terms["detection"].backward()
+    assert all(torch.isfinite(term) for term in terms.values()) and "loss_bbox" in terms
+    with torch.no_grad():
+        next(p for p in reversed(list(task.model.parameters())) if p.grad is not None and p.grad.any()).mul_(1.1)
+    task.save(path := tmp_path / "detr.safetensors")
+    assert read_model(path)[1].to_dict() == task.processor.to_dict()
+    before = task.model.eval()(pixel_values=batch.pixels[:1].float()).pred_boxes
+    after = read_model(path)[0].eval()(pixel_values=batch.pixels[:1].float()).pred_boxes
+    assert torch.allclose(before, after, atol=0.05)
+
+
+def test_a_processor_that_is_none_is_refused(saved, tmp_path):
+    write_model(tmp_path / "x.safetensors", *saved[1:], {"processor": {"image_processor_type": "GenerationMixin"}})
+    with pytest.raises(WeightsError, match="'GenerationMixin', which is no image processor"):
+        read_model(tmp_path / "x.safetensors")
+
+
+def test_the_same_box_under_several_classes_is_one_proposal(context, tmp_path):
+    save("rt_detr_v2", tmp_path)
+    everything = {"weights": str(tmp_path), "confidence": 0.0, "top_k": 200, "whole_image": False}
+    (found,) = DetrProposer(DetrOptions(**everything, same_iou=0.9), context()).propose(scenes()[:1])
+    overlap = iou_pairwise(found.boxes, found.boxes)[~np.eye(len(found), dtype=bool)]
+    assert len(found) >= 2 and overlap.max() <= 0.9
+
+
+def test_ours_finds_nearly_every_object(context, loaded):
+    shapes, seen = loaded
+    proposer = DetrProposer(DetrOptions(weights=TINY, whole_image=False), context())
+    found = [
+        iou_pairwise([e.box for e in scene.expressions], mine.boxes).max(1) >= 0.5
+        for scene, mine in zip(shapes, proposer.propose(seen), strict=True)
+    ]
+    assert np.concatenate(found).mean() > 0.95
+    assert {label for mine in proposer.propose(seen[:4]) for label in mine.labels} <= set(proposer.names.values())
+
+
+def test_weights_that_are_nowhere_say_how_to_get_them(context):
+    with pytest.raises(WeightsError, match=r"facebook/detr-resnet-50.*weights/huggingface.*offline.*hf download"):
+        DetrProposer(DetrOptions(), context())
+    with pytest.raises(WeightsError, match=r"gone\.safetensors"):
+        DetrProposer(DetrOptions(weights="gone.safetensors"), context())
+
+
+def test_a_model_of_another_task_is_refused(context, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
+    with pytest.raises(WeightsError, match="DETR proposals"):
+        DetrProposer(DetrOptions(weights=str(tmp_path)), context())
+
+
+def test_half_a_checkpoint_is_refused(context, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    save("detr", tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    lost = next(k for k in state if "bbox_predictor" in k)
+    save_file({k: v for k, v in state.items() if k != lost}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=r"lacks 1.*bbox_predictor"):
+        DetrProposer(DetrOptions(weights=str(tmp_path)), context())
+
+
+def test_our_own_file_of_another_kind_is_refused(tmp_path):
+    weights.write_safetensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {"format": "bench-yolo"})
+    with pytest.raises(WeightsError, match="bench-detr"):
+        read_model(tmp_path / "x.safetensors")
+    (tmp_path / "x.pt").write_bytes(b"nothing")
+    with pytest.raises(WeightsError, match=r"x\.pt: expected a \.safetensors"):
+        read_model(tmp_path / "x.pt")
+
+
+def test_options_are_checked(context):
+    with pytest.raises(SettingsError, match=r"nms_iou"):
+        open_proposer({"kind": "detr", "nms_iou": 0.5}, "here", context())

@@ -1,0 +1,88 @@
+"""YOLO proposals: of an image whatever its neighbours, in the pixels of the original, as the package's own."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bench.boxes import iou_pairwise
+from bench.grounding import LoadedScene
+from pipelines.two_stage.proposers.yolo import YoloOptions, YoloProposer
+
+TINY = {"weights": "pipelines/weights/tiny-yolo.safetensors", "image_size": 192}
+
+
+def test_neighbours_do_not_matter(context, loaded):
+    _, seen = loaded
+    proposer = YoloProposer(YoloOptions(**TINY), context())
+    together = proposer.propose(seen)
+    for scene, mine in zip(seen, together, strict=True):
+        (alone,) = proposer.propose([scene])
+        assert np.allclose(mine.boxes, alone.boxes, atol=1e-3) and mine.labels == alone.labels
+
+
+def test_nearly_every_object_is_found(context, loaded):
+    scenes, seen = loaded
+    proposer = YoloProposer(YoloOptions(**TINY, whole_image=False), context())
+    found = [
+        iou_pairwise([e.box for e in scene.expressions], mine.boxes).max(1) >= 0.5
+        for scene, mine in zip(scenes, proposer.propose(seen), strict=True)
+    ]
+    assert np.concatenate(found).mean() > 0.95
+
+
+def test_pillow_stays_as_it_was(context):
+    YoloProposer(YoloOptions(**TINY), context())
+    assert Image.open.__module__ == "PIL.Image"
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (10, 400), (400, 10), (33, 47)])
+def test_images_of_any_shape(context, shape):
+    proposer = YoloProposer(YoloOptions(**TINY), context())
+    (found,) = proposer.propose([LoadedScene("s", np.zeros((*shape, 3), np.uint8), ())])
+    height, width = shape
+    assert found.boxes[-1].tolist() == [0, 0, width, height]
+    assert (found.boxes <= [width, height, width, height]).all()
+
+
+@pytest.mark.parametrize("family", ["yolov8n", "yolo11n", "yolo26n"])
+def test_published_formats_load_without_running_anything(context, tmp_path, family, loaded):
+    """Checkpoints as ultralytics writes them, with random weights: with and without a head that needs no NMS."""
+    from ultralytics.nn.tasks import DetectionModel
+
+    torch.manual_seed(0)
+    model = DetectionModel(f"{family}.yaml", ch=3, nc=80, verbose=False)
+    torch.save({"epoch": -1, "model": None, "ema": model.half(), "train_args": {}}, tmp_path / f"{family}.pt")
+    options = YoloOptions(weights=str(tmp_path / f"{family}.pt"), image_size=160, confidence=0.0, top_k=5)
+    proposer = YoloProposer(options, context())
+    scenes = loaded[1][:3]
+    found = proposer.propose(scenes)
+    assert all(2 <= len(p) <= 6 and np.isfinite(p.boxes).all() for p in found)
+    assert proposer.parameters == sum(p.numel() for p in model.parameters())
+    for alone, together in zip((proposer.propose([s])[0] for s in scenes), found, strict=True):
+        assert np.allclose(alone.boxes, together.boxes, atol=0.01)
+
+
+def test_real_images_with_a_real_detector(context, real):
+    """The package's own boxes on real images, and most of the real referents among them."""
+    from ultralytics import YOLO
+
+    weights = real / "weights" / "yolov8n.pt"
+    if not weights.is_file():
+        pytest.skip("no real detector beside this checkout")
+    rows = [json.loads(line) for line in (real / "pictures" / "expressions.jsonl").read_text().splitlines()]
+    names = sorted({row["image"] for row in rows})
+    images = [np.asarray(Image.open(real / "pictures" / name).convert("RGB")) for name in names]
+    proposer = YoloProposer(YoloOptions(weights=str(weights), whole_image=False), context())
+    scenes = [LoadedScene(name, image, ()) for name, image in zip(names, images, strict=True)]
+    ours = dict(zip(names, proposer.propose(scenes), strict=True))
+    package = YOLO(weights)
+    for name, image in zip(names, images, strict=True):
+        theirs = package.predict(image[..., ::-1], conf=0.1, iou=0.6, agnostic_nms=True, verbose=False)[0].boxes
+        assert len(theirs) == len(ours[name])
+        # They resize with OpenCV in 8 bits, we with torch in floats.
+        assert iou_pairwise(ours[name].boxes, theirs.xyxy.numpy()).max(1).min() > 0.93
+    found = [iou_pairwise([r["box_xyxy"]], ours[r["image"]].boxes).max() >= 0.5 for r in rows]
+    assert np.mean(found) >= 0.85

@@ -1,0 +1,147 @@
+"""Attention pooling: with nothing masked it is CLIP, and what is masked counts for nothing."""
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+
+from bench.errors import SettingsError
+from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
+from pipelines.two_stage.clip.views import make_views
+from pipelines.two_stage.segments.pooling import PoolingOptions, RegionPooling, members
+from pipelines.two_stage.segments.segmentation import segmentation_of
+
+TINY = ClipOptions(model="tiny-clip", pretrained="pipelines/weights/tiny-clip.safetensors")
+TEXT = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+VISION = {
+    "resnet": {"image_size": 128, "layers": [1, 1, 1, 1], "width": 8},
+    "scaled": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8, "ls_init_value": 0.5},
+    "last": {
+        "image_size": 32,
+        "layers": 2,
+        "width": 32,
+        "head_width": 16,
+        "patch_size": 8,
+        "final_ln_after_pool": True,
+    },
+    "averaged": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "pool_type": "avg"},
+    "timm": {"image_size": 32, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear"},
+}
+MADE: dict[str, ClipEncoder] = {}  # a tokenizer takes a second to build
+
+
+@pytest.fixture
+def encoder(context, monkeypatch, tmp_path):
+    """encoder(name): the tiny CLIP, or one of VISION with random weights."""
+
+    def make(name="tiny-clip"):
+        if name in MADE:
+            return MADE[name]
+        if name == "tiny-clip":
+            return MADE.setdefault(name, ClipEncoder(TINY, context()))
+        monkeypatch.setitem(
+            open_clip.factory._MODEL_CONFIGS, name, {"embed_dim": 24, "vision_cfg": VISION[name], "text_cfg": TEXT}
+        )
+        torch.manual_seed(0)
+        model = open_clip.create_model(name, load_weights=False)
+        for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+            torch.nn.init.normal_(norm.weight)  # open_clip starts the last one of each block at zero
+        file = tmp_path / f"{name}.pt"
+        torch.save(model.state_dict(), file)
+        return MADE.setdefault(name, ClipEncoder(ClipOptions(model=name, pretrained=str(file)), context()))
+
+    return make
+
+
+@pytest.fixture
+def image(loaded):
+    return loaded[1][0].image
+
+
+def stripes(image, count=4):
+    """A cut into vertical stripes."""
+    return segmentation_of((image.shape[1], image.shape[0]), [np.arange(count * 4)[None].repeat(16, 0) // 4])
+
+
+def everything(image):
+    """Two masks, each of the whole image."""
+    return segmentation_of((image.shape[1], image.shape[0]), [np.ones((2, 16, 16), bool)])
+
+
+def whole(encoder, image):
+    """CLIP's own vector of the image, squashed."""
+    box = np.array([[0, 0, image.shape[1], image.shape[0]]], float)
+    return encoder.encode_images(make_views(image, box, ["crop"], encoder.image_size, 0.0, encoder.device)[0])
+
+
+@pytest.mark.parametrize("name", ["tiny-clip", "resnet", "scaled", "last"])
+def test_with_nothing_masked_it_is_the_ordinary_vector(encoder, image, name):
+    clip = encoder(name)
+    pooled = RegionPooling(clip, PoolingOptions(fine=1)).encode(image, everything(image))
+    assert pooled.shape == (2, clip.encode_texts(["a"]).shape[1])
+    assert torch.allclose(pooled, whole(clip, image).expand(2, -1), atol=1e-5)
+
+
+@pytest.mark.parametrize("block", [0, 1, 3])
+def test_whichever_block_is_the_first(encoder, image, block):
+    clip = encoder()
+    pooled = RegionPooling(clip, PoolingOptions(fine=1, from_block=block)).encode(image, everything(image))
+    assert torch.allclose(pooled, whole(clip, image).expand(2, -1), atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "fine"), [("tiny-clip", 1), ("tiny-clip", 2), ("resnet", 1), ("resnet", 2)])
+def test_a_regions_vector_is_its_own(encoder, image, name, fine):
+    """Other regions beside it change nothing; another region is another vector."""
+    pooling = RegionPooling(encoder(name), PoolingOptions(fine=fine))
+    together = pooling.encode(image, stripes(image))
+    pairs = [
+        pooling.encode(image, segmentation_of((9, 9), [stripes(image).masks()[pair]])) for pair in ([0, 1], [2, 3])
+    ]
+    assert torch.allclose(together, torch.cat(pairs), atol=1e-5)
+    assert (together @ together.T).fill_diagonal_(0).max() < 0.999
+
+
+def test_what_is_masked_counts_for_nothing_in_the_pool(encoder, image):
+    """A ResNet's cells are mixed by convolutions, its pool's are not: cells outside a region may be anything."""
+    pooling = RegionPooling(encoder("resnet"), PoolingOptions(fine=1))
+    inside = torch.tensor([[True, True, False, False] * 4])
+    seen = []
+    for noise in (0.0, 100.0):
+        cells = torch.randn(1, 256, 4, 4, generator=torch.Generator().manual_seed(0))
+        cells[..., 2:] += noise
+        hook = pooling.visual.layer4.register_forward_hook(lambda *_, cells=cells: cells)
+        seen.append(pooling._resnet(torch.zeros(1, 3, 128, 128), inside))
+        hook.remove()
+    assert torch.allclose(seen[0], seen[1], atol=1e-5)
+
+
+def test_a_image_without_regions_has_its_own_vector(encoder, image):
+    clip = encoder()
+    nothing = segmentation_of((9, 9), [np.zeros((3, 3), int)])
+    pooled = RegionPooling(clip, PoolingOptions(fine=1)).encode(image, nothing)
+    assert torch.allclose(pooled, whole(clip, image), atol=1e-5)
+
+
+def test_finer_patches_see_about_the_same(encoder, image):
+    clip = encoder()
+    fine = RegionPooling(clip, PoolingOptions(fine=2)).encode(image, everything(image))
+    assert float(fine[0] @ whole(clip, image)[0]) > 0.7
+
+
+def test_a_region_holds_the_patches_it_half_covers_or_its_best_one():
+    shares = np.array([[0.5, 0.9, 0.1], [0.1, 0.05, 0.3]])
+    assert members(shares).tolist() == [[True, True, False], [False, False, True]]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("averaged", {}, "class token"),
+        ("timm", {}, "not TimmModel"),
+        ("tiny-clip", {"fine": 3}, "does not divide"),
+        ("tiny-clip", {"from_block": 4}, "4 blocks"),
+    ],
+)
+def test_what_cannot_be_pooled_is_refused(encoder, name, options, message):
+    with pytest.raises(SettingsError, match=message):
+        RegionPooling(encoder(name), PoolingOptions(**options))

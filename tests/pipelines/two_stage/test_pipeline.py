@@ -1,0 +1,177 @@
+"""yolo-clip on the embedded data with the shipped weights: right boxes, the same for every batch size."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from bench.boxes import iou_elementwise
+from bench.grounding import LoadedScene, Query
+from bench.settings import merged
+from pipelines.two_stage.clip import encoder as encoder_module
+from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
+from pipelines.two_stage.pipeline import two_stage
+
+TINY_CLIP = ClipOptions(model="tiny-clip", pretrained="pipelines/weights/tiny-clip.safetensors")
+
+
+@pytest.fixture
+def pipeline(context):
+    return two_stage(context())
+
+
+def in_batches(pipeline, scenes, size):
+    return [p for i in range(0, len(scenes), size) for p in pipeline.ground(scenes[i : i + size])]
+
+
+def test_the_same_boxes_for_every_batch_size(pipeline, loaded):
+    _, seen = loaded
+    one, three, all_ = (in_batches(pipeline, seen, size) for size in (1, 3, 16))
+    for a, b, c in zip(one, three, all_, strict=True):
+        assert a.id == b.id == c.id
+        assert a.box == pytest.approx(b.box, abs=1e-3) and a.box == pytest.approx(c.box, abs=1e-3)
+        assert a.score == pytest.approx(b.score, abs=1e-4) and a.score == pytest.approx(c.score, abs=1e-4)
+
+
+def test_most_attribute_expressions_are_found(pipeline, loaded):
+    scenes, seen = loaded
+    truth = {e.id: e for s in scenes for e in s.expressions}
+    hits = [
+        float(iou_elementwise(p.box, truth[p.id].box)) >= 0.5
+        for p in pipeline.ground(seen)
+        if truth[p.id].kind == "attribute"
+    ]
+    assert len(hits) > 20 and np.mean(hits) > 0.8
+
+
+def test_answers_are_in_order_and_among_the_proposals(pipeline, loaded):
+    scenes, seen = loaded
+    answers = pipeline.ground(seen)
+    assert [p.id for p in answers] == [e.id for s in scenes for e in s.expressions]
+    for scene in scenes:
+        mine = [p for p in answers if p.id.startswith(scene.id)]
+        assert len({id(p.proposals) for p in mine}) == 1
+        assert all(list(p.box) in p.proposals.tolist() and 0 < p.score <= 1 for p in mine)
+        assert mine[0].proposals[-1].tolist() == [0, 0, scene.width, scene.height]
+
+
+def test_a_image_without_objects_is_answered_with_itself(pipeline):
+    blank = LoadedScene("s", np.full((60, 90, 3), 127, np.uint8), (Query("a", "the red star"),))
+    (answer,) = pipeline.ground([blank])
+    assert len(answer.proposals) >= 1 and answer.box is not None
+
+
+def test_odd_texts_are_answered_and_a_cut_is_noted(pipeline, loaded):
+    _, seen = loaded
+    texts = ("⭐🔴", "النجمة الحمراء", "the red star " * 170, "x")
+    scene = LoadedScene("s", seen[0].image, tuple(Query(str(i), t) for i, t in enumerate(texts)))
+    answers = pipeline.ground([scene])
+    assert all(p.box is not None and np.isfinite(p.box).all() for p in answers)
+    assert [bool(p.note) for p in answers] == [False, False, True, False]
+    assert "cut from 512 to 32 tokens" in answers[2].note
+
+
+def test_texts_are_encoded_once(context, monkeypatch):
+    encoder = ClipEncoder(TINY_CLIP, context())
+    asked = []
+    encode = encoder.model.encode_text
+    monkeypatch.setattr(encoder.model, "encode_text", lambda t, **k: asked.append(len(t)) or encode(t, **k))
+    first = encoder.encode_texts(["a", "b", "a"])
+    again = encoder.encode_texts(["b", "c"])
+    assert asked == [2, 1]
+    assert torch.equal(first[0], first[2]) and torch.equal(first[1], again[0])
+    assert torch.allclose(first.norm(dim=1), torch.ones(3), atol=1e-5)
+
+
+def test_buckets_do_not_matter(context):
+    views = torch.rand(11, 3, 64, 64)
+    whole = ClipEncoder(TINY_CLIP, context()).encode_images(views)
+    small = ClipEncoder(TINY_CLIP.model_copy(update={"bucket": 3}), context()).encode_images(views)
+    assert torch.allclose(whole, small, atol=1e-5)
+
+
+def test_half_precision_chooses_the_same_regions(context, loaded):
+    """Where bfloat16 decides otherwise, the two candidates were near equals."""
+    _, seen = loaded
+    full = two_stage(context()).ground(seen)
+    half = two_stage(context(dtype="bfloat16")).ground(seen)
+    other = [(a, b) for a, b in zip(full, half, strict=True) if a.box != b.box]
+    assert len(other) <= 0.05 * len(full)
+    assert all(a.score < 0.7 for a, _ in other)
+
+
+def test_openai_weights_come_with_quickgelu(context, monkeypatch, tmp_path):
+    """By tag, as published: the tag's card says that they were trained with QuickGELU."""
+    (tmp_path / "ViT-B-16.pt").write_bytes(b"weights")
+    asked = {}
+    monkeypatch.setattr(encoder_module.open_clip, "download_pretrained", lambda card, **k: tmp_path / "ViT-B-16.pt")
+    monkeypatch.setattr(encoder_module.open_clip, "create_model", lambda *a, **k: asked.update(k, name=a[0]))
+    _, hashes = encoder_module.open_model(ClipOptions(), context())
+    assert asked["name"] == "ViT-B-16" and asked["pretrained"] == "openai" and asked["force_quick_gelu"]
+    assert hashes == {"ViT-B-16.pt": hashlib.sha256(b"weights").hexdigest()}
+    encoder_module.open_model(ClipOptions(pretrained="laion2b_s34b_b88k"), context())
+    assert not asked["force_quick_gelu"]
+
+
+def test_options_change_the_answer(context, loaded):
+    _, seen = loaded
+    base = context()
+    scores = []
+    for change in ({}, {"views": ["crop"]}, {"views": ["blur"]}, {"subtract": 1.0}, {"prompt": "{} {}"}):
+        ctx = context(options=merged(base.options, {"ranker": change}))
+        scores.append([p.score for p in two_stage(ctx).ground(seen[:2])])
+    assert len({tuple(np.round(s, 5)) for s in scores}) == len(scores)
+
+
+@pytest.fixture
+def reclip(context):
+    return two_stage(context("reclip"))
+
+
+def test_rules_give_the_same_boxes_for_every_batch_size(reclip, loaded):
+    _, seen = loaded
+    one, all_ = in_batches(reclip, seen[:3], 1), in_batches(reclip, seen[:3], 3)
+    assert [p.id for p in one] == [p.id for p in all_]
+    for a, b in zip(one, all_, strict=True):
+        assert a.box == pytest.approx(b.box, abs=1e-3) and a.score == pytest.approx(b.score, abs=1e-4)
+
+
+def test_rules_find_what_clip_alone_does_not(pipeline, reclip, loaded):
+    scenes, seen = loaded
+    truth = {e.id: e for s in scenes for e in s.expressions}
+
+    grounded = {grounder: grounder.ground(seen[:8]) for grounder in (pipeline, reclip)}
+
+    def hits(grounder, kinds):
+        answers = [p for p in grounded[grounder] if truth[p.id].kind in kinds]
+        return np.mean([float(iou_elementwise(p.box, truth[p.id].box)) >= 0.5 for p in answers])
+
+    assert hits(reclip, ("location", "relation")) > hits(pipeline, ("location", "relation")) + 0.25
+    assert hits(reclip, ("attribute",)) == hits(pipeline, ("attribute",))
+
+
+def test_clips_are_added_up(context, loaded):
+    """The same CLIP twice is one CLIP twice as sure."""
+    _, seen = loaded
+    tiny = TINY_CLIP.model_dump()
+    once, twice = (two_stage(context(options=merged(context().options, {"ensemble": more}))) for more in ([], [tiny]))
+    a, b = (pipeline.ranker.rank(seen[:1], pipeline.proposer.propose(seen[:1]))[0] for pipeline in (once, twice))
+    np.testing.assert_allclose(b, a**2 / (a**2).sum(1, keepdims=True), atol=1e-5)
+    assert twice.card.parameters > once.card.parameters and "tiny-clip + tiny-clip" in twice.card.summary
+
+
+def test_the_card_says_what_the_weights_saw(pipeline):
+    card = pipeline.card
+    assert card.saw_test_images == "no" and card.trained_on == "shapes-train"
+    assert set(card.sha256) == {"proposer", "clip"}
+    assert card.parameters > 1_000_000
+
+
+@pytest.mark.parametrize("relations", ["off", "rules"])
+def test_a_batch_without_any_proposal_is_missed_not_crashed(context, relations):
+    table = context().options | {"ranker": {"relations": relations, "prompt": "{}"}}
+    table["proposer"] = table["proposer"] | {"whole_image": False, "confidence": 1.0}
+    scene = LoadedScene("s", np.zeros((60, 80, 3), np.uint8), (Query("q", "the red star on the left"),))
+    (answer,) = two_stage(context(options=table)).ground([scene])
+    assert answer.box is None and answer.score is None and len(answer.proposals) == 0

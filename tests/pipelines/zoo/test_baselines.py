@@ -1,0 +1,88 @@
+"""Baselines know no pixels and no words, except the one that knows labels."""
+
+import numpy as np
+import pytest
+
+from bench.errors import SettingsError
+from bench.grounding import LoadedScene, Query
+from pipelines.two_stage.proposers.proposals import Proposals
+from pipelines.zoo import baselines
+
+QUERIES = (Query("a", "the dogs on the left"), Query("b", "red thing"))
+SCENE = LoadedScene("s", np.zeros((100, 200, 3), np.uint8), QUERIES)
+
+
+class Found:
+    """A proposer that finds what it is told."""
+
+    sha256, parameters, accelerated, annotated = {"w": "0"}, 1, frozenset(), ""
+
+    def __init__(self, boxes, labels):
+        self.proposals = Proposals(np.array(boxes, float).reshape(-1, 4), np.linspace(1, 0.5, len(boxes)), labels)
+
+    def propose(self, scenes):
+        return [self.proposals for _ in scenes]
+
+
+@pytest.fixture
+def found(monkeypatch):
+    def use(boxes, labels):
+        monkeypatch.setattr("pipelines.zoo.baselines.open_proposer", lambda *_: Found(boxes, labels))
+
+    return use
+
+
+def answers(factory, context, options=None):
+    return [p.box for p in factory(context("x", options=options or {})).ground([SCENE])]
+
+
+def test_placed_boxes(context):
+    assert answers(baselines.whole_image, context) == [(0, 0, 200, 100)] * 2
+    assert answers(baselines.centre_box, context, {"share": 0.5}) == [(50, 25, 150, 75)] * 2
+
+
+def test_the_fixed_box_is_the_best_of_the_train_split():
+    rng = np.random.default_rng(0)
+    low = np.array([0.25, 0.5]) + rng.uniform(-0.02, 0.02, (50, 2))
+    boxes = np.concatenate([low, low + 0.25], axis=1)
+    best = baselines.best_fixed_box(boxes, 8)
+    assert best == pytest.approx((0.25, 0.5, 0.5, 0.75))
+
+
+def test_chosen_proposals(context, found):
+    found([(0, 0, 10, 10), (0, 0, 90, 90), (20, 20, 30, 30)], ("cat", "tree", "dog"))
+    assert answers(baselines.largest_proposal, context) == [(0, 0, 90, 90)] * 2
+    assert answers(baselines.label_only, context) == [(20, 20, 30, 30), (0, 0, 10, 10)]
+    first, second = (answers(baselines.random_proposal, context) for _ in range(2))
+    assert first == second
+
+
+def test_labels_are_whole_words(context, found):
+    found([(0, 0, 10, 10), (20, 20, 30, 30)], ("do", "on the left"))
+    assert answers(baselines.label_only, context)[0] == (20, 20, 30, 30)
+
+
+def test_random_is_spread_over_the_proposals(context, found):
+    found([(i, 0, i + 1, 10) for i in range(4)], ("",) * 4)
+    scene = LoadedScene("s", SCENE.image, tuple(Query(str(i), "x") for i in range(400)))
+    boxes = [p.box for p in baselines.random_proposal(context("x", options={})).ground([scene])]
+    counts = np.unique([b[0] for b in boxes], return_counts=True)[1]
+    assert len(counts) == 4 and counts.min() > 60
+
+
+def test_nothing_found_is_answered_with_the_whole_image(context, found):
+    found([], ())
+    for factory in (baselines.largest_proposal, baselines.random_proposal, baselines.label_only):
+        assert answers(factory, context) == [(0, 0, 200, 100)] * 2
+
+
+def test_an_unknown_option_is_named(context):
+    with pytest.raises(SettingsError, match=r"pipelines\.x\].*'shar'.*'share'"):
+        answers(baselines.centre_box, context, {"shar": 0.3})
+
+
+def test_what_a_baseline_learned_from(context):
+    """The best box of the train split has learned from its boxes; a box that nobody fitted has not."""
+    assert baselines.fixed_box(context("fixed-box")).card.supervision == "full"
+    assert baselines.fixed_box(context("fixed-box", train_scenes=list)).card.supervision == "none"
+    assert baselines.centre_box(context("centre-box")).card.supervision == "none"

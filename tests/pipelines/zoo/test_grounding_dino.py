@@ -1,0 +1,108 @@
+"""GroundingDINO: the plain forward pass's answers, each expression a prompt of its own, whoever the neighbours are."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
+from bench.errors import SettingsError, WeightsError
+from bench.grounding import LoadedScene, Query
+from pipelines.zoo.grounding_dino import grounding_dino, prompt
+
+FAMILIES = ("grounding-dino", "mm-grounding-dino")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request, tiny_grounding_dino):
+    return tiny_grounding_dino(request.param)
+
+
+@pytest.fixture
+def build(context, folder):
+    def make(dtype="float32", **options):
+        return grounding_dino(context("grounding-dino", options={"weights": folder} | options, dtype=dtype))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def plainly(folder):
+    """(scene, text) -> box and score through the library's own processor, model and post-processing."""
+    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModelForZeroShotObjectDetection.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def answer(scene, text):
+        inputs = processor(images=Image.fromarray(scene.image), text=prompt(text), return_tensors="pt")
+        with torch.inference_mode():
+            output = model(**inputs)
+        found = processor.post_process_grounded_object_detection(
+            output, inputs.input_ids, threshold=0.0, target_sizes=[scene.image.shape[:2]]
+        )[0]
+        words = ~torch.isin(inputs.input_ids[0], torch.tensor([101, 102, 1012, 1029]))
+        scores = output.logits[0, :, : len(words)][:, words].sigmoid().amax(1)
+        return found["boxes"][scores.argmax()].numpy(), float(scores.max())
+
+    return answer
+
+
+def test_the_answers_of_the_plain_forward_pass(build, plainly, scenes):
+    answers = build(texts_in_batch=3).ground(scenes)
+    queries = [(scene, query) for scene in scenes for query in scene.queries]
+    assert [a.id for a in answers] == [query.id for _, query in queries]
+    for answer, (scene, query) in zip(answers, queries, strict=True):
+        box, score = plainly(scene, query.text)
+        assert np.allclose(answer.box, box, atol=1e-5 * max(scene.image.shape)) and abs(answer.score - score) < 1e-5
+    assert len({a.box for a in answers}) >= 4  # the texts matter
+    assert answers[0].box == answers[4].box  # the same text twice
+
+
+def test_neighbours_do_not_matter(build, scenes):
+    together = build(texts_in_batch=8).ground(scenes)
+    alone = build(texts_in_batch=1)
+    single = [alone.ground([LoadedScene(s.id, s.image, (q,))])[0] for s in reversed(scenes) for q in s.queries]
+    for answer in together:
+        other = next(a for a in single if a.id == answer.id)
+        assert np.allclose(answer.box, other.box, atol=1e-3)
+
+
+def test_each_expression_is_its_own_prompt():
+    assert prompt("Dog") == "dog."
+    assert prompt(" the Dog. ") == "the dog." == prompt("the dog ...")
+
+
+def test_a_text_too_long_keeps_its_end_and_says_so(build, scenes):
+    scene = scenes[0]
+    long = LoadedScene("s", scene.image, (Query("long", "the red box on the left of " * 5), Query("short", "dog")))
+    cut, short = build().ground([long])
+    assert cut.note == "text cut from 38 to 16 tokens" and short.note == ""
+    assert np.isfinite(cut.box).all()
+
+
+def test_images_of_any_shape(build, odd_scenes):
+    for scene, answer in zip(odd_scenes, build().ground(odd_scenes), strict=True):
+        assert np.isfinite(answer.box).all(), scene.id
+
+
+def test_a_text_without_a_word_has_an_answer(build, scenes):
+    (answer,) = build().ground([LoadedScene("s", scenes[0].image, (Query("q", "?"),))])
+    assert answer.score > 0 and np.isfinite(answer.box).all()
+
+
+def test_the_card(build, folder):
+    card = build().card
+    assert card.weights == {"model": folder} and card.saw_test_images == "unknown"
+    assert list(card.sha256) == [f"{folder.rpartition('/')[2]}/model.safetensors"]
+    assert card.parameters > 1000
+
+
+def test_what_is_refused(build, context, tmp_path):
+    with pytest.raises(SettingsError, match="texts_in_batch"):
+        build(texts_in_batch=0)
+    with pytest.raises(WeightsError, match="GroundingDINO: IDEA-Research/grounding-dino-tiny is not in"):
+        build(weights="IDEA-Research/grounding-dino-tiny")
+
+
+def test_half_precision_runs(build, scenes):
+    answers = build(dtype="bfloat16").ground(scenes)
+    assert all(np.isfinite(a.box).all() and 0 < a.score < 1 for a in answers)
