@@ -25,6 +25,13 @@ OPTIONS = {
     "--measurer": "--scorer",
 }
 PIPELINES = {"whole-picture": "whole-image"}
+CRITERIA = {"held-out": "pseudo"}  # of a curriculum
+# Today's spelling -> the one that hashes are made of: a curriculum's finished work stays known.
+HASHED = {
+    "scorer": "measurer",
+    "pseudo-labels set aside": "held-out pseudo-labels",
+    "agreement between scorers": "agreement between measurers",
+}
 
 
 def current(value: Any) -> Any:

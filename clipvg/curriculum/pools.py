@@ -18,6 +18,7 @@ from bench.datasets.readers.rows import Row, gather
 from bench.errors import DataError
 from bench.evaluation.validation import Validate, on_split
 from bench.grounding import Box, Expression, Scene
+from bench.old_names import HASHED
 from bench.training.task import TrainingJob
 from clipvg.curriculum.search import Selection
 from pipelines.two_stage.language.parse import parse
@@ -30,7 +31,7 @@ Reliabilities = Mapping[tuple[str, str], Mapping[str, float]]  # (scorer, source
 class Pool:
     """One source's rows, each once: `rows` (row name -> image and expression) in the order of the file.
 
-    `held_out` names the rows whose images no training uses; `duplicates` counts the copies that were dropped.
+    `held_out` names the rows of the images that no training uses; `duplicates` counts the copies that were dropped.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Pool:
 def pool_of(source: SourceRows, held_out: float = 0.0) -> Pool:
     """Return a source's rows. The share `held_out` of all images is set aside, the same ones for every source.
 
-    Raises DataError for a source without a row, or whose rows are all held out.
+    Raises DataError for a source without a row, or whose rows are all set aside.
     """
     rows: dict[str, tuple[Scene, Expression]] = {}
     unique: set[tuple[str, str, tuple[float, ...]]] = set()
@@ -67,7 +68,7 @@ def pool_of(source: SourceRows, held_out: float = 0.0) -> Pool:
         log.warning("curriculum: %s: %s rows are copies of others and count once", source.name, f"{copies:,}")
     aside = frozenset(name for name, (scene, _) in rows.items() if share_of(image_key(scene.file)) < held_out)
     if len(aside) == len(rows):
-        raise DataError(f"the source {source.name!r}: all of its {len(rows):,} rows are held out; lower held_out")
+        raise DataError(f"the source {source.name!r}: all of its {len(rows):,} rows are set aside; lower held_out")
     return Pool(source.name, rows, aside, copies, entities_per_phrase(source))
 
 
@@ -85,7 +86,7 @@ def entities_per_phrase(source: SourceRows) -> float:
 
 
 def kept_rows(selection: Selection, pools: Mapping[str, Pool], reliabilities: Reliabilities) -> list[str]:
-    """Return the rows of every choice: reliability of at least the threshold, none held out."""
+    """Return the rows of every choice: reliability of at least the threshold, none set aside."""
     return [
         row
         for choice in selection
@@ -120,9 +121,9 @@ class SelectionMetric:
     """Acc@0.5 by the harness's own evaluation, on boxes that count as true; `name` says whose.
 
     labelled    those of the validation split: the paper's, which uses labels that an unsupervised method has not
-    held-out    the pseudo-boxes of images that no training used
-    agreement   on the same images and phrases, the boxes that each scorer predicts: noise of a source's own boxes
-                is not rewarded, and neither is one scorer's own mistake
+    pseudo      the pseudo-boxes of images that no training uses
+    agreement   on the same images and phrases, the boxes that each scorer predicts: noise of a source's own boxes is
+                not rewarded, and neither is one scorer's own mistake
     """
 
     name: str
@@ -134,36 +135,40 @@ class SelectionMetric:
         """Its name in records."""
         return f"selected on {self.name}"
 
+    @property
+    def identity(self) -> list[str]:
+        """What tells the work of one metric from that of another in the memo."""
+        return [HASHED.get(self.name, self.name), self.data]
+
 
 def labelled(job: TrainingJob) -> SelectionMetric:
     """Return Acc@0.5 on the validation split."""
     return SelectionMetric(f"labelled {job.validation_name}", fingerprint(job.validation), job.validate)
 
 
-def held_out(job: TrainingJob, pools: Collection[Pool]) -> SelectionMetric:
-    """Return Acc@0.5 on the pseudo-boxes of the images held out. Raises DataError when there are none."""
-    return _label_free(job, "held-out pseudo-labels", _held_out(pools))
+def pseudo(job: TrainingJob, pools: Collection[Pool]) -> SelectionMetric:
+    """Return Acc@0.5 on the pseudo-boxes of the images set aside. Raises DataError when there are none."""
+    return _label_free(job, "pseudo-labels set aside", _set_aside(pools))
 
 
 def agreement(
     job: TrainingJob, pools: Collection[Pool], boxes: Mapping[str, Mapping[str, Box | None]]
 ) -> SelectionMetric:
-    """Return the share of held-out phrases, over all scorers, where a network's box has IoU >= 0.5 with a scorer's.
+    """Return the share of phrases set aside, over all scorers, where a network's box has IoU >= 0.5 with a scorer's.
 
     `boxes` is scorer -> row -> its box, xyxy pixels; a row without one, or with an empty one, does not count.
     """
-    rows = []
-    for scene in _held_out(pools):
-        bare = replace(scene, expressions=())
-        for expression in scene.expressions:
-            for scorer, predicted in boxes.items():
-                box = predicted.get(expression.id)
-                if box is not None and box_area_xyxy(box) > 0:
-                    rows.append((bare, replace(expression, id=f"{scorer}:{expression.id}", box=box)))
+    rows = [
+        (replace(scene, expressions=()), replace(expression, id=f"{scorer}:{expression.id}", box=box))
+        for scene in _set_aside(pools)
+        for expression in scene.expressions
+        for scorer, predicted in boxes.items()
+        if (box := predicted.get(expression.id)) is not None and box_area_xyxy(box) > 0
+    ]
     return _label_free(job, "agreement between scorers", scenes_of(rows))
 
 
-def _held_out(pools: Collection[Pool]) -> Sequence[Scene]:
+def _set_aside(pools: Collection[Pool]) -> Sequence[Scene]:
     return selected([row for pool in pools for row in pool.held_out], pools)
 
 

@@ -1,4 +1,4 @@
-"""The record of a curriculum: every decision with its evidence, as JSON, as tables, and as drawings.
+"""Record a curriculum: every decision with its evidence, as JSON, as tables, and as drawings.
 
 manifest.json       everything
 decisions.md        the same for people
@@ -21,17 +21,16 @@ from bench.datasets.readers.label_sources import SourceRows
 from bench.reporting.charts import Panel, Series, line_chart
 from bench.reporting.reliability import Histogram, histograms
 from bench.runs.files import make_folder, write_atomically
-from clipvg.curriculum.plan import CurriculumOptions
 from clipvg.curriculum.pools import Pool, kept_rows
-from clipvg.curriculum.search import Choice, Round, Selection, Trial, chosen_of
+from clipvg.curriculum.search import Choice, CurriculumOptions, Round, Selection, Trial, chosen_of
 
 BARS = 25
 FORMAT = 1
 
 
 @dataclass
-class CurriculumLog:
-    """What was done so far. Performances and scores are fractions.
+class CurriculumRecord:
+    """What was done so far; performances and scores are fractions.
 
     `reliabilities` is (scorer, source) -> row -> IoU, `trials` selection -> rows, score and node.
     """
@@ -65,15 +64,15 @@ class CurriculumLog:
             "rows": len(self.kept(*self.chosen)),
             "kept": {choice.source: len(self.kept(choice)) for choice in self.chosen},
             "node": node,
-            "judged": result["score"]["accuracy"],
+            "selection_score": result["score"]["accuracy"],
             "score": dict(score),
             "nodes_done_in_this_run": done,
         }
 
     def summary(self) -> dict[str, Any]:
-        """Return what the record of the weights holds of it."""
+        """Return its part of the record of the weights."""
         kept = {name: [self.last["kept"].get(name, 0), len(pool.rows)] for name, pool in self.pools.items()}
-        return {"kind": self.kind, "judged": self.metric, "chosen": self.last["chosen"], "kept": kept}
+        return {"kind": self.kind, "selection_metric": self.metric, "chosen": self.last["chosen"], "kept": kept}
 
     def manifest(self) -> dict[str, Any]:
         """Return all of it as plain JSON."""
@@ -91,7 +90,7 @@ class CurriculumLog:
         return {
             "format": FORMAT,
             "kind": self.kind,
-            "judged": self.metric,
+            "selection_metric": self.metric,
             "options": self.options.model_dump(mode="json"),
             "sources": sources,
             "plan": self.plan,
@@ -106,14 +105,15 @@ class CurriculumLog:
         before = chosen_of(self.rounds[:number])
 
         def evidence(trial: Trial) -> dict[str, Any]:
-            return {**asdict(trial.choice), **self.trials[(*before, trial.choice)]}
+            choice, _ = trial
+            return {**asdict(choice), **self.trials[(*before, choice)]}
 
         return {
             "source": one.source,
             "scorers": [evidence(trial) for trial in one.scorers],
             "thresholds": [evidence(trial) for trial in one.thresholds],
             "chosen": None if one.chosen is None else asdict(one.chosen),
-            "note": "" if one.chosen else "skipped: no row is reliable enough to begin with",
+            "note": "" if one.chosen else "skipped: no row is reliable enough to start with",
         }
 
     def write(self, folder: Path) -> None:
@@ -169,14 +169,19 @@ def _distribution(scorer: str, source: str, rows: Mapping[str, float]) -> dict[s
 def decisions(manifest: Mapping[str, Any]) -> str:
     """Return the decisions as Markdown."""
     name = {"single": "Single-source", "multi": "Multi-source"}[manifest["kind"]]
-    out = [f"# {name} self-paced adapting", "", f"Trials were {manifest['judged']}; numbers are Acc@0.5 in %.", ""]
+    out = [
+        f"# {name} self-paced adapting",
+        "",
+        f"Trials were {manifest['selection_metric']}; numbers are Acc@0.5 in %.",
+        "",
+    ]
     out += ["| source | rows | entities a phrase | its scorer | kept |", "| --- | ---: | ---: | ---: | ---: |"]
     for source, counts in manifest["sources"].items():
         kept = manifest["last"]["kept"].get(source, 0)
         accuracy = manifest["scorers"][source].get("accuracy")
-        shown = "given" if accuracy is None else f"{100 * accuracy:.1f}"
+        score = "given" if accuracy is None else f"{100 * accuracy:.1f}"
         share = f"{kept:,} ({100 * kept / counts['rows']:.0f} %)"
-        out.append(f"| {source} | {counts['rows']:,} | {counts['entities_per_phrase']:.2f} | {shown} | {share} |")
+        out.append(f"| {source} | {counts['rows']:,} | {counts['entities_per_phrase']:.2f} | {score} | {share} |")
     for number, one in enumerate(manifest["rounds"], 1):
         out += ["", f"## {number}. {one['source']}", ""]
         if one["chosen"] is None:
@@ -195,7 +200,7 @@ def decisions(manifest: Mapping[str, Any]) -> str:
 
 
 def thresholds_chart(manifest: Mapping[str, Any]) -> str:
-    """Draw a panel a round: thresholds across, scores upwards; scorers not taken are dots."""
+    """Draw a panel a round: thresholds across, scores upwards; scorers not chosen are dots."""
     panels = []
     for number, one in enumerate(manifest["rounds"], 1):
         lines: dict[str, dict[float, float]] = {}
@@ -210,4 +215,4 @@ def thresholds_chart(manifest: Mapping[str, Any]) -> str:
             end = f"{scorer} from {h:g}"
         title = f"{number}. {one['source']}: {end}"
         panels.append(Panel(title, "threshold of reliability", "Acc@0.5 of a training on the rows kept, %", series))
-    return line_chart(f"Thresholds tried, {manifest['judged']}", panels)
+    return line_chart(f"Thresholds tried, {manifest['selection_metric']}", panels)

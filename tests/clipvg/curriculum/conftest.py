@@ -12,7 +12,7 @@ from bench.datasets.shapes import ShapesImages, make_scene
 from bench.evaluation.validation import on_split
 from bench.grounding import PipelineContext
 from bench.training.task import TrainingJob
-from clipvg.curriculum import driver
+from clipvg.curriculum import nodes
 from clipvg.curriculum.pools import share_of
 
 SCENES = tuple(make_scene(2026, "train", i) for i in range(4))  # 25 expressions
@@ -73,12 +73,12 @@ def job(tmp_path):
 @pytest.fixture
 def spread(monkeypatch):
     """Networks of a second's training learn nothing: reliabilities are spread over 0 to 1, by row and scorer."""
-    real = driver.measure
+    real = nodes.measure
 
     def measured(pipeline, *arguments):
         scorer = Path(next(iter(pipeline.card.weights.values()))).parent.name
-        found = real(pipeline, *arguments)
-        rows = {name: row._replace(iou=share_of(f"{scorer} {name}")) for name, row in found.rows.items()}
-        return replace(found, rows=rows)
+        scored = real(pipeline, *arguments)
+        rows = {name: row._replace(iou=share_of(f"{scorer} {name}")) for name, row in scored.rows.items()}
+        return replace(scored, rows=rows)
 
-    monkeypatch.setattr(driver, "measure", measured)
+    monkeypatch.setattr(nodes, "measure", measured)

@@ -44,6 +44,8 @@ def labels(tmp_path):
 @pytest.mark.usefixtures("spread")
 def test_single_then_multi_of_one_folder_and_their_records(bench, labels, tmp_path):
     template, relation = labels("template"), labels("relation")
+    bench("--curriculum", "single", "--labels", template, "--dry-run")
+    assert not (tmp_path / "w" / "nodes").exists() and not list((tmp_path / "w").glob("*.safetensors"))
     printed = json.loads(bench("--curriculum", "single", "--labels", template, "--json").splitlines()[-1])
     assert printed["weights"] == {"network": str(tmp_path / "w" / "small.safetensors")}
     nodes = {path.name for path in (tmp_path / "w" / "nodes").iterdir()}
@@ -58,11 +60,6 @@ def test_single_then_multi_of_one_folder_and_their_records(bench, labels, tmp_pa
     chosen = tmp_path / "w" / "small.curriculum" / "selected" / "template.jsonl"
     bench("--labels", chosen, "--set", "name=again")
     assert (tmp_path / "w" / "again.safetensors").is_file(), "what was chosen can be trained on"
-
-
-def test_a_dry_run_writes_no_node(bench, labels, tmp_path):
-    bench("--curriculum", "single", "--labels", labels("template"), "--dry-run")
-    assert not (tmp_path / "w" / "nodes").exists() and not list((tmp_path / "w").glob("*.safetensors"))
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ from small_grounder import SmallTask, tasks
 
 from bench.errors import DataError, RunError, SettingsError, UsageError
 from bench.training.task import ExternalTraining
-from clipvg.curriculum import driver
+from clipvg.curriculum import driver, nodes
 from pipelines.weights import read_safetensors
 
 pytestmark = pytest.mark.usefixtures("spread")
 
 
-def run(job, sources, kind, dry_run=False, tasks=tasks, **options):
+def run(job, sources, kind="single", dry_run=False, tasks=tasks, **options):
     return getattr(driver, kind)(job, sources, tasks, options, dry_run)
 
 
@@ -24,7 +24,7 @@ def manifest(job):
     return json.loads((job.out / "small.curriculum" / "manifest.json").read_text())
 
 
-def decided(job):
+def decisions(job):
     """Every decision and its evidence, without the counts of this run."""
     table = manifest(job)
     table["last"].pop("nodes_done_in_this_run")
@@ -38,7 +38,11 @@ def trained(monkeypatch):
     class Jobs(list):
         fail_at = None
 
-    jobs, real = Jobs(), driver.train
+        @property
+        def rows(self):
+            return [job.fingerprint for job in self]
+
+    jobs, real = Jobs(), nodes.train
 
     def noted(task, **options):
         made = real(task, **options)
@@ -47,22 +51,18 @@ def trained(monkeypatch):
             raise KeyboardInterrupt
         return made
 
-    monkeypatch.setattr(driver, "train", noted)
+    monkeypatch.setattr(nodes, "train", noted)
     return jobs
 
 
-def rows_of(jobs):
-    return [job.fingerprint for job in jobs]
-
-
-def test_multi_writes_weights_rows_and_its_record(job, sources):
+def test_multi_writes_weights_rows_and_its_record(job, sources, trained):
     this = job()
     made = run(this, sources, "multi")["network"]
     assert made.path == this.out / "small.safetensors" and made.path.is_file()
     assert set(made.score) >= {"accuracy", "mean_iou", "n"}
     table = manifest(this)
     assert list(table["sources"]) == ["easy", "hard"], "by entities in a phrase, not as given"
-    assert table["judged"] == "selected on labelled shapes-val" == made.notes["chosen_on"]
+    assert table["selection_metric"] == "selected on labelled shapes-val" == made.notes["chosen_on"]
     assert made.recipe["curriculum"]["criterion"] == "labelled" and made.notes["curriculum"]["kind"] == "multi"
     assert [one["source"] for one in table["rounds"]] == ["easy", "hard"]
     kinds = {name: one["kind"] for name, one in table["reliability"].items()}
@@ -77,6 +77,12 @@ def test_multi_writes_weights_rows_and_its_record(job, sources):
         assert all(row["reliability"] >= choice["threshold"] - 1e-4 for row in rows)
         assert {(row["scorer"], row["source"]) for row in rows} == {(choice["scorer"], choice["source"])}
     assert table["last"]["rows"] == sum(table["last"]["kept"].values())
+    # Tasks that cache text features are given all texts; large files of finished trainings are gone.
+    every = {e.text for source in sources for scene in source.scenes for e in scene.expressions}
+    assert all(job.shared["texts"] == every for job in trained)
+    left = {path.name for path in (this.out / "nodes").rglob("*") if path.is_file()}
+    assert "last.pt" not in left and "best.safetensors" not in left
+    assert {"node.json", "network.safetensors", "training.jsonl"} <= left
 
 
 def test_it_imports_nothing_of_clipvg_itself():
@@ -87,7 +93,7 @@ def test_it_imports_nothing_of_clipvg_itself():
 
 def test_single_searches_one_sources_own_reliability(job, source):
     this = job()
-    run(this, [source("easy")], "single")
+    run(this, [source("easy")])
     (only,) = manifest(this)["rounds"]
     assert only["scorers"] == [] and {t["scorer"] for t in only["thresholds"]} == {"easy"}
     assert [t["threshold"] for t in only["thresholds"]][:3] == [0.5, 0.4, 0.6]
@@ -95,29 +101,32 @@ def test_single_searches_one_sources_own_reliability(job, source):
     assert only["chosen"]["threshold"] in [t["threshold"] for t in only["thresholds"] if t["performance"] == best]
 
 
-def test_no_training_is_done_twice(job, sources, trained):
+def test_no_training_is_done_twice(job, sources, trained, caplog):
     run(job(), sources, "multi")
-    once = rows_of(trained)
+    once = trained.rows
     assert len(once) == len(set(once)), "equal rows are one training"
+    caplog.set_level("INFO", logger="bench.train")
+    run(job(), sources, "multi", dry_run=True)
+    assert "rows/s in training" in caplog.text and "next would be" not in caplog.text
     run(job(), sources, "multi")
-    assert rows_of(trained) == once, "the second time nothing is left to do"
-    run(job(), [sources[1]], "single")
-    assert len(trained) == len(set(rows_of(trained))), "what multi did, single does not do again"
+    assert trained.rows == once, "the second time nothing is left to do"
+    run(job(), [sources[1]])
+    assert len(trained) == len(set(trained.rows)), "what multi did, single does not do again"
 
 
 @pytest.mark.parametrize("fail_at", [1, 3, 5])
 def test_killed_and_started_again_it_decides_the_same(job, sources, trained, fail_at):
     whole, this = job("whole"), job("killed")
     run(whole, sources, "multi")
-    every = rows_of(trained)
+    every = trained.rows
     trained.clear()
     trained.fail_at = fail_at
     with pytest.raises(KeyboardInterrupt):
         run(this, sources, "multi")
     trained.fail_at = None
     run(this, sources, "multi")
-    assert rows_of(trained) == [*every[:fail_at], *every[fail_at - 1 :]], "the one without a record is resumed"
-    assert decided(this) == decided(whole)
+    assert trained.rows == [*every[:fail_at], *every[fail_at - 1 :]], "the one without a record is resumed"
+    assert decisions(this) == decisions(whole)
     weights = [read_safetensors(one.out / "small.safetensors")[0] for one in (whole, this)]
     assert weights[0].keys() and all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
@@ -131,14 +140,6 @@ def test_a_dry_run_trains_nothing_and_leaves_nothing(job, sources, trained, capl
     assert "next would be the scorer of easy" in caplog.text
 
 
-def test_a_dry_run_counts_what_is_done(job, sources, caplog):
-    run(job(), sources, "multi")
-    caplog.set_level("INFO", logger="bench.train")
-    caplog.clear()
-    run(job(), sources, "multi", dry_run=True)
-    assert "rows/s in training" in caplog.text and "next would be" not in caplog.text
-
-
 @pytest.mark.parametrize(
     ("changes", "again"),
     [
@@ -150,31 +151,30 @@ def test_a_dry_run_counts_what_is_done(job, sources, caplog):
     ],
 )
 def test_another_seed_or_config_is_another_node(job, source, trained, changes, again):
-    run(job(), [source("easy")], "single")
+    run(job(), [source("easy")])
     first = len(trained)
-    run(job(**changes), [source("easy")], "single")
+    run(job(**changes), [source("easy")])
     assert (len(trained) > first) == again
 
 
 def test_files_named_in_the_config_count_by_their_content(job, source, trained, tmp_path):
-    run(job("first"), [source("easy")], "single")
+    run(job("first"), [source("easy")])
     weights = (tmp_path / "first" / "small.safetensors").read_bytes()
     paths = [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
     counts = []
     for path in paths:
         path.write_bytes(weights)
-        run(job(start_from=str(path)), [source("easy")], "single")
+        run(job(start_from=str(path)), [source("easy")])
         counts.append(len(trained))
     assert counts[0] == counts[1], "the same content under another name"
     paths[0].write_bytes((tmp_path / "out" / "small.safetensors").read_bytes())
-    run(job(start_from=str(paths[0])), [source("easy")], "single")
+    run(job(start_from=str(paths[0])), [source("easy")])
     assert len(trained) > counts[1], "another content under the same name"
 
 
 def test_proxies_for_trials_and_the_whole_recipe_for_the_last(job, source, trained):
     this = job(epochs=3)
-    options = {"proxy": {"epochs": 1}, "scorer": {"epochs": 2}, "proxy_rows": 0.5}
-    run(this, [source("easy")], "single", **options)
+    run(this, [source("easy")], proxy={"epochs": 1}, scorer={"epochs": 2}, proxy_rows=0.5)
     epochs = [job.recipe["epochs"] for job in trained]
     assert epochs[0] == 2 and epochs[-1] == 3 and set(epochs[1:-1]) == {1}
     table = manifest(this)
@@ -182,7 +182,7 @@ def test_proxies_for_trials_and_the_whole_recipe_for_the_last(job, source, train
     assert trials[table["last"]["chosen"][0]["threshold"]] < table["last"]["rows"]
 
 
-@pytest.mark.parametrize("criterion", ["held-out", "agreement"])
+@pytest.mark.parametrize("criterion", ["pseudo", "agreement"])
 def test_without_labels_validation_is_scored_only_at_the_end(job, sources, criterion):
     this, scored = job(), []
 
@@ -190,23 +190,22 @@ def test_without_labels_validation_is_scored_only_at_the_end(job, sources, crite
         scored.append(pipeline.card.name)
         return this.validate(pipeline, **options)
 
-    options = {"criterion": criterion, "held_out": 0.4}
-    made = run(replace(this, validate=validate), sources, "multi", **options)["network"]
+    made = run(replace(this, validate=validate), sources, "multi", criterion=criterion, held_out=0.4)["network"]
     assert len(scored) == 1, "once, for the record"
     table = manifest(this)
-    assert "labelled" not in table["judged"] and made.notes["chosen_on"] == table["judged"]
+    assert "labelled" not in table["selection_metric"] and made.notes["chosen_on"] == table["selection_metric"]
     assert all(one["held_out"] > 0 for one in table["sources"].values())
 
 
 def reliable(monkeypatch, iou):
     """Every row's reliability is `iou` of its name."""
-    real = driver.measure
+    real = nodes.measure
 
     def measured(*arguments):
-        found = real(*arguments)
-        return replace(found, rows={name: row._replace(iou=iou(name)) for name, row in found.rows.items()})
+        scored = real(*arguments)
+        return replace(scored, rows={name: row._replace(iou=iou(name)) for name, row in scored.rows.items()})
 
-    monkeypatch.setattr(driver, "measure", measured)
+    monkeypatch.setattr(nodes, "measure", measured)
 
 
 def test_a_source_without_a_reliable_row_is_skipped(job, sources, monkeypatch):
@@ -222,35 +221,24 @@ def test_a_source_without_a_reliable_row_is_skipped(job, sources, monkeypatch):
 def test_when_nothing_is_reliable_the_error_names_what_to_do(job, source, monkeypatch):
     reliable(monkeypatch, lambda name: 0.0)
     with pytest.raises(DataError, match=r"reliable to 0\.5; lower curriculum\.start"):
-        run(job(), [source("easy")], "single")
+        run(job(), [source("easy")])
 
 
-def test_scorers_may_be_given(job, source, trained, caplog):
-    weights = run(job("first"), [source("easy")], "single")["network"].path
+def test_given_scorers_are_not_trained_and_warned_of_where_they_may_know_other_images(job, source, trained, caplog):
+    weights = run(job("first"), [source("easy")])["network"].path
     trained.clear()
     this = job("second")
-    run(this, [source("easy")], "single", scorers={"easy": str(weights)})
+    run(this, [source("easy")], scorers={"easy": str(weights)})
     table = manifest(this)
     assert table["scorers"]["easy"] == {"weights": str(weights), "given": True}
     assert len(trained) == len({t["node"] for t in table["rounds"][0]["thresholds"] if t["node"]}), "no scorer"
     assert "no record beside it" in caplog.text and "no record beside it" in table["warnings"][0]
-
-
-def test_a_scorer_of_another_data_set_is_warned_of(job, source):
-    weights = run(job("first"), [source("easy")], "single")["network"].path
-    weights.with_suffix(".json").write_text(json.dumps({"trained_on": {"split": "refcoco-train"}}))
-    this = job("second")
-    run(this, [source("easy")], "single", scorers={"easy": str(weights)})
-    assert "trained on refcoco-train, and measures labels of shapes" in manifest(this)["warnings"][0]
-
-
-@pytest.mark.parametrize(
-    ("kind", "names", "message"),
-    [("single", ["a", "b"], "a, b; take multi"), ("multi", ["a"], "needs two sources")],
-)
-def test_the_wrong_number_of_sources(job, source, kind, names, message):
-    with pytest.raises(UsageError, match=message):
-        run(job(), [source(name) for name in names], kind)
+    for split, warning in (
+        ("refcoco-train", "trained on refcoco-train, and scores labels of shapes"),
+        ("shapes-a", ""),
+    ):
+        weights.with_suffix(".json").write_text(json.dumps({"trained_on": {"split": split}}))
+        assert warning in (text := nodes.warning_about(weights, "shapes")) and bool(text) == bool(warning)
 
 
 class Foreign(ExternalTraining):
@@ -274,7 +262,7 @@ class Detector(SmallTask):
 )
 def test_methods_it_cannot_train_are_refused_by_name(job, source, tasks, message):
     with pytest.raises(UsageError, match=message):
-        run(job(), [source("easy")], "single", tasks=tasks)
+        run(job(), [source("easy")], tasks=tasks)
 
 
 @pytest.mark.parametrize(
@@ -290,27 +278,26 @@ def test_methods_it_cannot_train_are_refused_by_name(job, source, tasks, message
 )
 def test_settings_that_make_no_sense(job, source, options, message):
     with pytest.raises(SettingsError, match=message):
-        run(job(), [source("easy")], "single", **options)
+        run(job(), [source("easy")], **options)
 
 
-def test_a_broken_record_is_named(job, source):
+def test_the_wrong_number_of_sources_and_a_broken_record_are_named(job, source):
+    with pytest.raises(UsageError, match="a, b; take multi"):
+        run(job(), [source("a"), source("b")])
+    with pytest.raises(UsageError, match="needs two sources"):
+        run(job(), [source("a")], "multi")
     this = job()
-    run(this, [source("easy")], "single")
+    run(this, [source("easy")])
     record = next((this.out / "nodes").glob("train-*/node.json"))
     record.write_text("{")
     with pytest.raises(RunError, match=rf"{record}.*delete its folder"):
-        run(this, [source("easy")], "single")
+        run(this, [source("easy")])
 
 
-def test_heavy_files_of_finished_trainings_are_gone(job, source):
+def test_old_spellings_keep_their_options_and_their_finished_work(job, sources, trained):
+    assert driver.CurriculumOptions(criterion="held-out").criterion == "pseudo"
     this = job()
-    run(this, [source("easy")], "single")
-    left = {path.name for path in (this.out / "nodes").rglob("*") if path.is_file()}
-    assert "last.pt" not in left and "best.safetensors" not in left
-    assert {"node.json", "network.safetensors", "training.jsonl"} <= left
-
-
-def test_all_texts_are_announced_to_tasks_that_cache_their_features(job, sources, trained):
-    run(job(), sources, "multi")
-    every = {e.text for source in sources for scene in source.scenes for e in scene.expressions}
-    assert all(job.shared["texts"] == every for job in trained)
+    run(this, [sources[1]], criterion="pseudo", held_out=0.4)
+    keys = [json.loads(path.read_text())["key"] for path in (this.out / "nodes").glob("*/node.json")]
+    assert {"measurer"} == {key for one in keys for key in one} & {"measurer", "scorer"}
+    assert {one["metric"][0] for one in keys if "metric" in one} == {"held-out pseudo-labels"}

@@ -1,31 +1,34 @@
-"""What a curriculum says it will cost."""
+"""What a curriculum costs, as its plan says."""
 
 import pytest
 
 from bench.training.config import TrainConfig
-from clipvg.curriculum.plan import CurriculumOptions, make_plan, rows_in_training
+from clipvg.curriculum.plan import make_plan, plan_lines, rows_in_training
 from clipvg.curriculum.pools import pool_of
+from clipvg.curriculum.search import CurriculumOptions
 
 EVERY = ("attribute", "location", "relation", "ordinal", "comparison")
+CONFIGS = {"scorer": TrainConfig(epochs=4), "trial": TrainConfig(epochs=2), "last": TrainConfig(epochs=10)}
 
 
 @pytest.fixture
-def pools(source):
-    return [pool_of(source(name, EVERY)) for name in ("a", "b", "c")]
+def plan(source):
+    """plan(names, **options): the steps for sources with 25 rows each, by what they are."""
+
+    def make(names, **options):
+        steps = make_plan([pool_of(source(name, EVERY)) for name in names], CONFIGS, CurriculumOptions(**options))
+        return {step["what"]: step for step in steps}
+
+    return make
 
 
-@pytest.fixture
-def configs():
-    return {"scorer": TrainConfig(epochs=4), "trial": TrainConfig(epochs=2), "last": TrainConfig(epochs=10)}
-
-
-def test_three_sources_cost_what_the_paper_s_do(pools, configs):
-    """n scorers, and for each source n at the start and at least two neighbours: spec 4.4's 18 to 24 and the last."""
-    plan = make_plan(pools, configs, CurriculumOptions(), ())
-    trainings = [step for step in plan.steps if step.trains]
-    assert sum(step.least for step in trainings) == 3 + 3 * (3 + 2) + 1
-    assert sum(step.most for step in trainings) == 3 + 3 * (2 + 10) + 1
-    assert {step.what: step.rows for step in plan.steps} == {
+def test_three_sources_cost_what_the_paper_s_do(plan):
+    """n scorers, and for each source n at the start and at least two neighbours, and the last: the paper's 18 to 24."""
+    steps = plan("abc")
+    trainings = [step for step in steps.values() if step["trains"]]
+    assert sum(step["least"] for step in trainings) == 3 + 3 * (3 + 2) + 1
+    assert sum(step["most"] for step in trainings) == 3 + 3 * (2 + 10) + 1
+    assert {what: step["rows"] for what, step in steps.items()} == {
         "scorer of a": 100,
         "scorer of b": 100,
         "scorer of c": 100,
@@ -35,31 +38,32 @@ def test_three_sources_cost_what_the_paper_s_do(pools, configs):
         "trials of c": 150,
         "last training": 750,
     }
-    assert plan.seconds is None and "time: unknown" in plan.lines()[-1]
+    assert "time: unknown" in plan_lines(list(steps.values()), ())[-1]
 
 
-def test_one_source_has_no_scorers_to_try(pools, configs):
-    plan = make_plan(pools[:1], configs, CurriculumOptions(), ())
-    assert [(s.least, s.most) for s in plan.steps if s.what == "trials of a"] == [(3, 10)]
+def test_one_source_has_no_scorers_to_try(plan):
+    trials = plan("a")["trials of a"]
+    assert (trials["least"], trials["most"]) == (3, 10)
 
 
-def test_a_short_grid_and_a_share_of_rows(pools, configs):
-    options = CurriculumOptions(low=0.5, high=0.6, proxy_rows=0.2, scorers={"a": "x"})
-    plan = make_plan(pools[:1], configs, options, ())
-    assert [step.what for step in plan.steps] == ["reliability of all rows", "trials of a", "last training"]
-    assert (plan.steps[1].least, plan.steps[1].most, plan.steps[1].rows) == (2, 2, 10)
+def test_a_short_grid_a_share_of_rows_and_a_given_scorer(plan):
+    steps = plan("a", low=0.5, high=0.6, proxy_rows=0.2, scorers={"a": "x"})
+    assert list(steps) == ["reliability of all rows", "trials of a", "last training"]
+    assert [steps["trials of a"][key] for key in ("least", "most", "rows")] == [2, 2, 10]
 
 
-def test_time_is_told_from_what_is_done(pools, configs):
+def test_time_comes_from_finished_nodes(plan):
     records = [
-        {"kind": "train", "seconds": 10.0, "result": {"notes": {"steps": 100, "effective_batch": 8}, "rows": 25}},
+        {"kind": "train", "seconds": 360.0, "result": {"notes": {"steps": 1, "effective_batch": 8}, "rows": 25}},
         {"kind": "score", "seconds": 0.5, "result": {"rows": {"a": [0.5, None], "b": [0.1, None]}}},
     ]
-    plan = make_plan(pools, configs, CurriculumOptions(), records)
-    assert (plan.trained, plan.scored, plan.done) == (80.0, 4.0, 2)
-    least = (300 + 5 * (50 + 100 + 150) + 750) / 80 + 3 * 75 / 4
-    assert plan.seconds is not None and plan.seconds[0] == pytest.approx(least)
-    assert "2 nodes are done" in plan.lines()[-2] and "hours" in plan.lines()[-1]
+    *_, done, time = plan_lines(list(plan("abc").values()), records)
+    rate = 8 / 360
+    hours = [((300 + n * 300 + 750) / rate + 3 * 75 / 4) / 3600 for n in (5, 12)]
+    assert (
+        f"time: {hours[0]:.1f} to {hours[1]:.1f} hours" in time and "at 0 rows/s in training and 4 in scoring" in time
+    )
+    assert "2 nodes are done" in done
 
 
 def test_steps_count_instead_of_epochs():

@@ -1,4 +1,4 @@
-"""Which rows a selection keeps, each once, none held out, in one order."""
+"""Which rows a selection keeps, each once, none of them set aside, in one order."""
 
 from dataclasses import replace
 
@@ -52,23 +52,23 @@ def test_the_same_words_about_another_box_are_no_copy(source):
 
 
 def test_a_threshold_is_part_of_what_it_keeps(pool):
-    found = {name: number / 10 for number, name in enumerate(pool.rows)}
-    kept = kept_rows((Choice("easy", "m", 0.5),), {"easy": pool}, {("m", "easy"): found})
-    assert [found[name] for name in kept] == [number / 10 for number in range(5, 25)]
-    assert kept_rows((Choice("easy", "m", 9.0),), {"easy": pool}, {("m", "easy"): found}) == []
+    reliability = {name: number / 10 for number, name in enumerate(pool.rows)}
+    kept = kept_rows((Choice("easy", "m", 0.5),), {"easy": pool}, {("m", "easy"): reliability})
+    assert [reliability[name] for name in kept] == [number / 10 for number in range(5, 25)]
+    assert kept_rows((Choice("easy", "m", 9.0),), {"easy": pool}, {("m", "easy"): reliability}) == []
 
 
-def test_choices_are_joined_and_held_out_rows_never_kept(source):
+def test_choices_add_up_and_rows_set_aside_are_never_kept(source):
     pools = {n: pool_of(source(n, EVERY), held_out=0.4) for n in ("a", "b")}
     assert 0 < len(pools["a"].held_out) < 25
-    held = {name.partition(":")[2] for name in pools["a"].held_out}
-    assert held == {name.partition(":")[2] for name in pools["b"].held_out}, "the same images in every source"
-    found = {("a", n): dict.fromkeys(pools[n].rows, 1.0) for n in pools}
-    kept = kept_rows((Choice("b", "a", 0.5), Choice("a", "a", 0.5)), pools, found)
-    assert len(kept) == 2 * (25 - len(held)) and not set(kept) & (pools["a"].held_out | pools["b"].held_out)
+    aside = {name.partition(":")[2] for name in pools["a"].held_out}
+    assert aside == {name.partition(":")[2] for name in pools["b"].held_out}, "the same images in every source"
+    reliabilities = {("a", n): dict.fromkeys(pools[n].rows, 1.0) for n in pools}
+    kept = kept_rows((Choice("b", "a", 0.5), Choice("a", "a", 0.5)), pools, reliabilities)
+    assert len(kept) == 2 * (25 - len(aside)) and not set(kept) & (pools["a"].held_out | pools["b"].held_out)
     images = {scene.file for scene in selected(kept, pools.values())}
-    aside = {pools["a"].rows[name][0].file for name in pools["a"].held_out}
-    assert images and aside and not images & aside
+    reserved = {pools["a"].rows[name][0].file for name in pools["a"].held_out}
+    assert images and reserved and not images & reserved
     assert pools["a"].to_train == selected([row for row in kept if row.startswith("a:")], pools.values())
 
 
@@ -100,8 +100,8 @@ def test_entities_are_what_rows_say_else_what_their_words_name(source):
     assert entities_per_phrase(SourceRows("half", [scene], {"0": {"entities": 5}, "2": {"entities": True}})) > 2
 
 
-def test_nothing_to_choose_from_is_said(source):
+def test_nothing_to_choose_from_is_an_error(source):
     with pytest.raises(DataError, match="'empty' has no rows"):
         pool_of(SourceRows("empty", ()))
-    with pytest.raises(DataError, match=r"all of its .* rows are held out"):
+    with pytest.raises(DataError, match=r"all of its .* rows are set aside"):
         pool_of(source("easy", EVERY), held_out=0.9999999)

@@ -43,7 +43,7 @@ def start(*words):
     )
 
 
-def decided(out):
+def decisions(out):
     manifest = json.loads((out / "small.curriculum" / "manifest.json").read_text())
     (one,) = manifest["rounds"]
     trials = [(t["threshold"], t["rows"], round(t["performance"], 2)) for t in one["thresholds"]]
@@ -58,7 +58,7 @@ def test_two_processes_decide_as_one(command, tmp_path):
     printed = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     assert printed == [{"weights": {"network": str(tmp_path / "two/small.safetensors")}}]
     assert CliRunner().invoke(app, command("one"), catch_exceptions=False).exit_code == 0
-    assert decided(tmp_path / "two") == decided(tmp_path / "one"), (
+    assert decisions(tmp_path / "two") == decisions(tmp_path / "one"), (
         "nodes too: named by rows in a step, not by processes"
     )
 
@@ -73,6 +73,6 @@ def test_killed_between_two_steps_it_resumes_with_the_same_bits(command, tmp_pat
     process.communicate()
     assert not (tmp_path / "killed" / "small.safetensors").exists()
     assert CliRunner().invoke(app, command("killed"), catch_exceptions=False).exit_code == 0
-    assert decided(tmp_path / "killed") == decided(tmp_path / "whole")
+    assert decisions(tmp_path / "killed") == decisions(tmp_path / "whole")
     weights = [(tmp_path / out / "small.safetensors").read_bytes() for out in ("whole", "killed")]
     assert weights[0] == weights[1]
