@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench.datasets.catalog import Catalogued
-from bench.datasets.readers.hub import Mirror
+from bench.datasets.catalog import Catalogued, Mirror
 from bench.datasets.split import Part
 
 MIRROR = Mirror("jxu124/refcoco-benchmark", "refcoco_unc", ("val", "testA", "testB"), "0" * 40)

@@ -50,7 +50,7 @@ def prepare(
     from dataclasses import asdict
 
     from bench.datasets.prepare import prepare as prepare_splits
-    from bench.datasets.readers.sources import Asked
+    from bench.datasets.readers import ReadOptions
     from bench.errors import DataError, UsageError
 
     if protocol not in ("merged", "any-box"):
@@ -61,8 +61,8 @@ def prepare(
         raise DataError(f"{keep}: cannot be read ({error})") from None
     resolved = settings_of(config, offline=offline)
     console = console_of(json)
-    asked = Asked(None, "any-box" if protocol == "any-box" else "merged", revision, kept, subset)
-    done = prepare_splits(name, annotations, images or [], resolved, asked, say=console.print)
+    options = ReadOptions(None, "any-box" if protocol == "any-box" else "merged", revision, kept, subset)
+    done = prepare_splits(name, annotations, images or [], resolved, options, log=console.print)
     rows = []
     for split in done:
         _print_prepared(console, split)

@@ -9,12 +9,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from bench.datasets.prepared import Header, images_of, index_path, read_header, read_index
-from bench.datasets.readers.hub import MIRRORS, Mirror
 from bench.datasets.split import Counts, Part, Split
 from bench.errors import DataError
 from bench.settings import Resolved
+
+
+class Mirror(NamedTuple):
+    """Where a data set lies on the hub: repository, prefix of its parts' names, parts, a commit known to be whole."""
+
+    repo: str
+    prefix: str
+    parts: tuple[str, ...]
+    revision: str | None
+
+
+# The last commit of refcoco-benchmark (30 October 2023). Of refclef-benchmark's only the short form, fd0fa8d, is known.
+REFCOCO_COMMIT = "2f2f892835bbf44b4db81f1c4ad6d46a3e9e4359"
+MIRRORS: dict[str, Mirror] = {
+    "refcoco": Mirror("jxu124/refcoco-benchmark", "refcoco_unc", ("val", "testA", "testB"), REFCOCO_COMMIT),
+    "refcoco+": Mirror("jxu124/refcoco-benchmark", "refcoco_plus_unc", ("val", "testA", "testB"), REFCOCO_COMMIT),
+    "refcocog": Mirror("jxu124/refcoco-benchmark", "refcocog_umd", ("val", "test"), REFCOCO_COMMIT),
+    "refcocog-google": Mirror("jxu124/refcoco-benchmark", "refcocog_google", ("val",), REFCOCO_COMMIT),
+    "refcoco-google": Mirror("jxu124/refcoco-benchmark", "refcoco_google", ("val", "test"), REFCOCO_COMMIT),
+    "referit": Mirror("jxu124/refclef-benchmark", "refclef_berkeley", ("val", "test"), None),
+    "referit-unc": Mirror("jxu124/refclef-benchmark", "refclef_unc", ("val", "testA", "testB", "testC"), None),
+}
 
 COCO_TERMS = "images: Flickr users', COCO's terms of use (mostly non-commercial); expressions: no licence stated"
 REFER_FILES = (
@@ -32,8 +54,9 @@ class Catalogued:
     """A known data set, prepared from files that the user holds; satisfies the Dataset protocol.
 
     `album` is the key of [data.images] that data sets with the same images share, `aliases` are other names of it
-    in split names, `refer` is the folder and the splitBy of its refer files, `stem` how its index lists are called,
-    `hub` the mirror that has its images too.
+    in split names, `refer` is the folder and the splitBy of its refer files. Its index lists are called after `stem`
+    and have `list_columns` with boxes as `list_boxes` says. `protocols` are the ways to take a phrase with several
+    boxes, where it has such phrases; the lists take the first. `hub` is the mirror that has its images too.
     """
 
     name: str
@@ -42,11 +65,19 @@ class Catalogued:
     terms: str
     annotations: str
     images: str
+    stem: str = ""
     album: str = ""
     aliases: tuple[str, ...] = ()
     refer: tuple[str, str] | None = None
-    stem: str | None = None
     hub: Mirror | None = None
+    list_boxes: Literal["xyxy", "xywh"] = "xywh"
+    list_columns: Literal[3, 5] = 5
+    protocols: tuple[str, ...] = ()
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The names of its parts."""
+        return tuple(part.name for part in self.parts)
 
     @property
     def where(self) -> str:
@@ -62,22 +93,22 @@ class Catalogued:
         return "\n".join(lines)
 
     def part(self, name: str) -> Part:
-        """The part of that name. Raises DataError with the parts there are."""
+        """Return the part of that name. Raises DataError with the parts there are."""
         for part in self.parts:
             if part.name == name:
                 return part
-        raise DataError(f"{self.name} has no part {name!r}; it has {', '.join(p.name for p in self.parts)}")
+        raise DataError(f"{self.name} has no part {name!r}; it has {', '.join(self.part_names)}")
 
     def ready(self, part: str, resolved: Resolved) -> bool:
         """Whether the part has been prepared."""
         return index_path(resolved.home, self.name, part).is_file()
 
     def header(self, part: str, resolved: Resolved) -> Header:
-        """What the prepared index says of itself. Raises DataError when it is broken or absent."""
+        """Return the header of the prepared index. Raises DataError when it is broken or absent."""
         return read_header(self._index(part, resolved))
 
     def load(self, part: str, resolved: Resolved) -> Split:
-        """The split from the prepared index. Raises DataError with the command that prepares it when there is none."""
+        """Load the split from the prepared index. Raises DataError, naming the command to run, when there is none."""
         path = self._index(part, resolved)
         header, scenes = read_index(path)
         if (header.dataset, header.part) != (self.name, part):
@@ -95,28 +126,28 @@ class Catalogued:
     def _index(self, part: str, resolved: Resolved) -> Path:
         path = index_path(resolved.home, self.name, self.part(part).name)
         if not path.is_file():
-            raise DataError(f"{self.name}-{part} is not prepared ({path} is not there)\n{self.where}")
+            raise DataError(f"{self.name}-{part} is not prepared (no {path})\n{self.where}")
         return path
 
 
-def mismatches(part: Part, found: Counts) -> list[str]:
-    """How counts differ from the published ones: "expressions: 10,834 expected, 10,833 found"; empty when they agree.
+def mismatches(part: Part, counts: Counts) -> list[str]:
+    """List how counts differ from the published ones: "expressions: 10,834 expected, 10,833 counted".
 
     A count is compared where it was published and the source knows it (index lists know no references).
     """
-    pairs = [(kind, getattr(part, kind), getattr(found, kind)) for kind in ("expressions", "refs", "images")]
+    pairs = [(kind, getattr(part, kind), getattr(counts, kind)) for kind in ("expressions", "refs", "images")]
     return [
-        f"{kind}: {expected:,} expected, {number:,} found"
+        f"{kind}: {expected:,} expected, {number:,} counted"
         for kind, expected, number in pairs
         if expected is not None and number is not None and expected != number
     ]
 
 
 def _coco(name: str, title: str, split_by: str, stem: str, *parts: Part, aliases: tuple[str, ...] = ()) -> Catalogued:
-    """A data set of the refer API about COCO's images; `stem` is what its index lists are called by."""
+    """Make a data set of the refer API about COCO's images; `stem` is what its index lists are called by."""
     refer, texts = name.removesuffix("-google"), (COCO_TERMS, REFER_FILES, COCO_IMAGES)
     terms, annotations, images = (text.format(name=refer, stem=stem) for text in texts)
-    files = ("coco", aliases, (refer, split_by), stem, MIRRORS[name])
+    files = (stem, "coco", aliases, (refer, split_by), MIRRORS[name])
     return Catalogued(name, title, parts, terms, annotations, images, *files)
 
 
@@ -163,6 +194,7 @@ referit = Catalogued(
     refer=("refclef", "berkeley"),
     stem="referit",
     hub=MIRRORS["referit"],
+    list_boxes="xyxy",
 )
 
 flickr30k = Catalogued(
@@ -175,12 +207,15 @@ flickr30k = Catalogued(
     images="flickr30k-images, by the form at shannon.cs.illinois.edu/DenotationGraph",
     aliases=("flickr",),
     stem="flickr",
+    list_boxes="xyxy",
+    list_columns=3,
+    protocols=("merged", "any-box"),
 )
 
 CATALOGUE = (refcoco, refcoco_plus, refcocog, refcocog_google, referit, flickr30k)
 
 # What files are mistaken for: every published part, the Google split of RefCOCO, and val sets of a hub mirror
-# (lmms-lab) that put the UNC or UMD and the Google split into one (spec/pipelines.md 5.4).
+# (lmms-lab) that put the UNC or UMD and the Google split into one.
 LOOKALIKES: tuple[tuple[str, Part], ...] = (
     *((f"{dataset.name}-{part.name}", part) for dataset in CATALOGUE for part in dataset.parts),
     ("RefCOCO's Google split, train", Part("train", None, 40_000, 19_213)),

@@ -1,12 +1,12 @@
-"""`bench data prepare`: the user's files -> the compact index, once their counts are the published ones."""
+"""`bench data prepare`: make the compact index of the user's files, once their counts are the published ones."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bench.datasets.catalog import LOOKALIKES, Catalogued, mismatches
 from bench.datasets.fingerprint import difference, fingerprint
@@ -14,27 +14,29 @@ from bench.datasets.images import Images
 from bench.datasets.load import find_dataset, find_split
 from bench.datasets.prepared import (
     Header,
-    SourceFile,
     dataset_folder,
     image_roots,
     images_of,
     index_path,
     read_index,
-    remember_images,
+    store_image_roots,
     write_index,
 )
-from bench.datasets.readers.sources import Asked, Source, find_source
+from bench.datasets.readers import Annotations, ReadOptions
+from bench.datasets.readers.sources import find_annotations
 from bench.datasets.split import Counts, Split
 from bench.errors import DataError, UsageError
 from bench.grounding import Scene
+from bench.hashing import sha256_file
 from bench.settings import Resolved
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
+ReadPart = tuple[str, Header, Sequence[Scene]]  # its name, header, scenes
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One split made ready. `changed` says how its content differs from what was prepared before (empty: it does not);
+    """A split made ready. `changed` says how its content differs from what was prepared before (empty: it does not);
     `missing_images` is None when no place with images is known."""
 
     split: str
@@ -49,8 +51,8 @@ def prepare(
     annotations: str | None,
     images: Sequence[Path],
     resolved: Resolved,
-    asked: Asked,
-    say: Say = lambda line: None,
+    options: ReadOptions,
+    log: Log = lambda line: None,
 ) -> list[Prepared]:
     """Prepare a data set or one split from a path or a hub mirror.
 
@@ -62,37 +64,39 @@ def prepare(
         dataset = name
     else:
         dataset, part = _target(name)
-        asked = replace(asked, part=part)
+        options = replace(options, part=part)
     if annotations is None and not images:
         raise UsageError(
             f"nothing to prepare {dataset.name} from: give --annotations, --images or both\n{dataset.where}"
         )
     _check_images(images)
-    made: list[tuple[str, Header, Sequence[Scene]]] = []
+    # 1. Everything is read and counted.
+    made: list[ReadPart] = []
     if annotations is not None:
-        source = find_source(dataset, annotations, asked, resolved.home, resolved.settings.run.offline)
-        made = _read(dataset, source, asked, say)
+        source = find_annotations(dataset, annotations, options, resolved.home, resolved.settings.run.offline)
+        made = _read(dataset, source, options, log)
+    # 2. Then it is stored.
     if images:
-        remember_images(resolved.home, dataset.name, images)
+        store_image_roots(resolved.home, dataset.name, images)
     done = []
     for part, header, scenes in made:
         path = index_path(resolved.home, dataset.name, part)
         changed = _changes(path, header, scenes)
         write_index(path, header, scenes)
         if source.unpack:
-            say(f"{dataset.name}-{part}: storing the images of the mirror")
+            log(f"{dataset.name}-{part}: storing the images of the mirror")
             source.unpack(part, dataset_folder(resolved.home, dataset.name) / f"{part}-images.zip")
         done.append(Prepared(f"{dataset.name}-{part}", path, header, changed, None))
-    return _with_images(dataset, done, resolved) if made else _already(dataset, asked.part, resolved)
+    return _with_images(dataset, done, resolved) if made else _already(dataset, options.part, resolved)
 
 
 def _target(name: str) -> tuple[Catalogued, str | None]:
-    """The data set and the one part (None: all) that a name means."""
+    """Find the data set and the one part (None: all) that a name means."""
     dataset = find_dataset(name)
     part = None
     if dataset is None:
-        dataset, found = find_split(name)
-        part = found.name
+        dataset, split_part = find_split(name)
+        part = split_part.name
     if not isinstance(dataset, Catalogued):
         raise UsageError(f"{dataset.name} is not prepared with this command\n{dataset.where}")
     return dataset, part
@@ -101,25 +105,25 @@ def _target(name: str) -> tuple[Catalogued, str | None]:
 def _check_images(images: Sequence[Path]) -> None:
     for path in images:
         if not path.exists():
-            raise DataError(f"{path}: not there; --images is a folder or a zip file with the images")
+            raise DataError(f"{path}: no such file; --images is a folder or a zip file with the images")
         Images([path]).missing([])  # a file that is no zip is refused here
 
 
-def _read(dataset: Catalogued, source: Source, asked: Asked, say: Say) -> list[tuple[str, Header, Sequence[Scene]]]:
-    """Header and scenes of every part that is there. Raises DataError when counts are not the published ones."""
-    parts = source.parts if asked.part is None else (asked.part,)
+def _read(dataset: Catalogued, source: Annotations, options: ReadOptions, log: Log) -> list[ReadPart]:
+    """Read every part that is there, with its header. Raises DataError when counts are not the published ones."""
+    parts = source.parts if options.part is None else (options.part,)
     if not set(parts) <= set(source.parts):
         raise DataError(
-            f"{dataset.name}-{asked.part}: not among the files; there: {', '.join(source.parts) or 'nothing'}"
+            f"{dataset.name}-{options.part}: not among the files; there: {', '.join(source.parts) or 'nothing'}"
         )
-    made: list[tuple[str, Header, Sequence[Scene]]] = []
+    made: list[ReadPart] = []
     for part in parts:
-        say(f"{dataset.name}-{part}: reading")
+        log(f"{dataset.name}-{part}: reading")
         scenes = tuple(source.read(part))
         counts = Split("", "", scenes, Images([])).counts
         wrong = mismatches(dataset.part(part), counts)
         published = dataset.part(part).expressions
-        if wrong and not (asked.subset and counts.expressions <= (published or counts.expressions)):
+        if wrong and not (options.subset and counts.expressions <= (published or counts.expressions)):
             raise DataError(_other_counts(dataset, part, source, counts, wrong))
         header = Header(
             dataset=dataset.name,
@@ -127,7 +131,7 @@ def _read(dataset: Catalogued, source: Source, asked: Asked, say: Say) -> list[t
             format=source.format,
             counts=counts,
             fingerprint=fingerprint(scenes),
-            sources=tuple(_described(path) for path in source.files(part)),
+            sources=tuple(_hashed(path) for path in source.files(part)),
             protocol=source.protocol,
             revision=source.revision,
             partial=bool(wrong),
@@ -136,7 +140,7 @@ def _read(dataset: Catalogued, source: Source, asked: Asked, say: Say) -> list[t
     return made
 
 
-def _other_counts(dataset: Catalogued, part: str, source: Source, counts: Counts, wrong: Sequence[str]) -> str:
+def _other_counts(dataset: Catalogued, part: str, source: Annotations, counts: Counts, wrong: Sequence[str]) -> str:
     files = ", ".join(str(path) for path in source.files(part))
     lines = [f"{dataset.name}-{part}: {files} does not hold what its authors published:", *(f"  {w}" for w in wrong)]
     if alike := [name for name, other in LOOKALIKES if not mismatches(other, counts)]:
@@ -145,13 +149,12 @@ def _other_counts(dataset: Catalogued, part: str, source: Source, counts: Counts
     return "\n".join(lines)
 
 
-def _described(path: Path) -> SourceFile:
-    with path.open("rb") as file:
-        return SourceFile(str(path.resolve()), path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+def _hashed(path: Path) -> dict[str, Any]:
+    return {"path": str(path.resolve()), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
 def _changes(path: Path, header: Header, scenes: Sequence[Scene]) -> tuple[str, ...]:
-    """How the new content differs from the index that `path` holds; empty when it does not, or there is none."""
+    """Describe how the new content differs from the index at `path`; empty when it does not, or there is none."""
     if not path.is_file():
         return ()
     with suppress(DataError):  # a broken index is no loss: it is being replaced
@@ -163,16 +166,16 @@ def _changes(path: Path, header: Header, scenes: Sequence[Scene]) -> tuple[str, 
 
 
 def _with_images(dataset: Catalogued, done: Sequence[Prepared], resolved: Resolved) -> list[Prepared]:
-    """`done` with the number of images that are nowhere to be found."""
+    """Count the images of `done` that are nowhere."""
     if not image_roots(resolved, dataset.name, dataset.album):
         return list(done)
     images = images_of(resolved, dataset.name, dataset.album)
-    return [Prepared(p.split, p.path, p.header, p.changed, len(images.missing(read_index(p.path)[1]))) for p in done]
+    return [replace(split, missing_images=len(images.missing(read_index(split.path)[1]))) for split in done]
 
 
 def _already(dataset: Catalogued, part: str | None, resolved: Resolved) -> list[Prepared]:
-    """The splits that were prepared before, when only images were given."""
-    names = [part] if part else [p.name for p in dataset.parts]
+    """List the splits that were prepared before, when only images were given."""
+    names = [part] if part else dataset.part_names
     ready = [name for name in names if dataset.ready(name, resolved)]
     path = {name: index_path(resolved.home, dataset.name, name) for name in ready}
     done = [Prepared(f"{dataset.name}-{n}", path[n], dataset.header(n, resolved), (), None) for n in ready]

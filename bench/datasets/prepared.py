@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,41 +31,36 @@ READABLE = (1, SCHEMA)
 
 
 @dataclass(frozen=True, slots=True)
-class SourceFile:
-    """A file that scenes were read from; `path` is where it lay then."""
-
-    path: str
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
 class Header:
-    """The first line of an index; `protocol` of Flickr30k is merged or any-box, `revision` is that of a hub mirror."""
+    """The first line of an index; `revision` is that of a hub mirror.
+
+    `sources` are the files the scenes were read from, {"path" as it was then, "bytes", "sha256"}; `protocol` is merged
+    or any-box, where phrases have several boxes.
+    """
 
     dataset: str
     part: str
     format: str
     counts: Counts
     fingerprint: str
-    sources: tuple[SourceFile, ...] = ()
+    sources: tuple[Mapping[str, Any], ...] = ()
     protocol: str | None = None
     revision: str | None = None
     partial: bool = False
 
 
 def dataset_folder(home: Path, dataset: str) -> Path:
-    """Where a data set's prepared files lie."""
+    """Return where a data set's prepared files lie."""
     return home / "datasets" / dataset
 
 
 def index_path(home: Path, dataset: str, part: str) -> Path:
-    """Where the index of one split lies."""
+    """Return where the index of one split lies."""
     return dataset_folder(home, dataset) / f"{part}.jsonl"
 
 
 def write_index(path: Path, header: Header, scenes: Iterable[Scene]) -> None:
-    """Writes an index whole or not at all. Raises DataError when the disk refuses or a box is not finite."""
+    """Write an index whole or not at all. Raises DataError when the disk refuses or a box is not finite."""
     try:
         body = "".join(_dump(_row(scene)) for scene in scenes).encode()
     except ValueError:
@@ -76,7 +71,7 @@ def write_index(path: Path, header: Header, scenes: Iterable[Scene]) -> None:
 
 
 def read_header(path: Path) -> Header:
-    """The header alone, without the scenes. Raises DataError when it is not one."""
+    """Read the header alone, without the scenes. Raises DataError when it is not one."""
     try:
         with path.open("rb") as file:
             return _header(path, file.readline())[0]
@@ -85,7 +80,7 @@ def read_header(path: Path) -> Header:
 
 
 def read_index(path: Path) -> tuple[Header, tuple[Scene, ...]]:
-    """Header and scenes. Raises DataError, with the command that makes it anew, when the file was cut or changed."""
+    """Read header and scenes. Raises DataError, with the command that remakes it, when the file was cut or changed."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -97,15 +92,15 @@ def read_index(path: Path) -> tuple[Header, tuple[Scene, ...]]:
     return header, tuple(_scene(json.loads(line)) for line in body.splitlines())
 
 
-def remember_images(home: Path, dataset: str, roots: Sequence[Path]) -> None:
-    """Stores where the images of a data set lie, in place of what was stored before."""
+def store_image_roots(home: Path, dataset: str, roots: Sequence[Path]) -> None:
+    """Store where the images of a data set lie, in place of what was stored before."""
     listed = {"schema": SCHEMA, "roots": [str(root.resolve()) for root in roots]}
     with _replacing(dataset_folder(home, dataset) / "images.json") as part:
         part.write_text(_dump(listed), encoding="utf-8")
 
 
 def image_roots(resolved: Resolved, dataset: str, album: str = "") -> list[Path]:
-    """Folders and zips with a data set's images, first wins: [data.images], what prepare stored, hub mirrors.
+    """List folders and zips with a data set's images, first wins: [data.images], stored ones, hub mirrors.
 
     `album` is a second key of [data.images], for data sets that ask about the same images ("coco").
     """
@@ -123,7 +118,7 @@ def image_roots(resolved: Resolved, dataset: str, album: str = "") -> list[Path]
 
 
 def images_of(resolved: Resolved, dataset: str, album: str = "") -> Images:
-    """The source of a data set's images. Without any root each load raises ImageError with the command to run."""
+    """Return the source of a data set's images. Without a root each load raises ImageError with the command to run."""
     hint = f"`bench data prepare {dataset} --images PATH` or bench.toml [data.images] says where they are"
     return Images(image_roots(resolved, dataset, album), hint=hint)
 
@@ -137,7 +132,7 @@ def store_images(images: Iterable[tuple[str, bytes]], target: Path) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A file to write that takes the place of `path`, whole or not at all. Raises DataError naming `path`."""
+    """Yield a file to write that takes the place of `path`, whole or not at all. Raises DataError naming `path`."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +156,7 @@ def _row(scene: Scene) -> list[Any]:
 
 
 def _fields(e: Expression) -> list[Any]:
-    """Trailing fields that say nothing are left out: index lists know none of them."""
+    """List the fields of an expression, without the empty ones at the end: index lists have none of them."""
     fields = [e.id, e.text, e.box, e.ref_id, e.kind, e.category, e.same_category, e.also, e.caption]
     while fields[-1] in (None, ()):
         fields.pop()
@@ -192,7 +187,7 @@ def _header(path: Path, line: bytes) -> tuple[Header, str]:
         if schema not in READABLE:
             raise DataError(_broken(path, f"of schema {schema}, not {SCHEMA}"))
         fields["counts"] = Counts(**fields["counts"])
-        fields["sources"] = tuple(SourceFile(**source) for source in fields["sources"])
+        fields["sources"] = tuple(fields["sources"])
         return Header(**fields), digest
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError(_broken(path, "not a prepared index")) from None

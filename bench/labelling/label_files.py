@@ -127,8 +127,7 @@ def list_format(dataset: str) -> tuple[str, BoxFormat]:
             f"{whose}: official lists hold boxes as their data set does, and of this one nothing is known (known: "
             f"{', '.join(FORMATS)}); --split says whose images they are"
         )
-    found = find_dataset(dataset)
-    return getattr(found, "stem", None) or dataset, FORMATS[dataset]
+    return getattr(find_dataset(dataset), "stem", dataset), FORMATS[dataset]
 
 
 def source_of_list(name: str) -> str | None:

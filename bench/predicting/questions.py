@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.datasets.images import Images
 from bench.datasets.readers.jsonl import read_questions
-from bench.datasets.readers.rows import Row, checked_text, gather
+from bench.datasets.readers.rows import checked_text, gather, scene_of_row
 from bench.errors import DataError, UsageError
 from bench.grounding import Box, Expression, ImageSource, Scene
 from bench.settings import Resolved
@@ -35,7 +35,7 @@ def questions_of_file(path: Path, resolved: Resolved) -> Questions:
 
     Raises DataError naming the line.
     """
-    rows = (Row(file, Expression(query.id, query.text, UNKNOWN_BOX)) for file, query in read_questions(path))
+    rows = (scene_of_row(file, Expression(query.id, query.text, UNKNOWN_BOX)) for file, query in read_questions(path))
     roots = [path.resolve().parent]
     if named := resolved.settings.data.images.get("file"):
         roots.insert(0, (resolved.folder / Path(named).expanduser()).resolve())
@@ -56,7 +56,7 @@ def questions_of_folder(folder: Path, text: str | None, but: Sequence[Path] = ()
     if text is not None:
         if not text.strip():
             raise UsageError("--text is empty: say what to look for")
-        rows = [Row(file, Expression(file, text, UNKNOWN_BOX)) for file in files]
+        rows = [scene_of_row(file, Expression(file, text, UNKNOWN_BOX)) for file in files]
     else:
         rows = [row for file in files for row in _beside(folder, file)]
         if not rows:
@@ -77,7 +77,7 @@ def _images(folder: Path, but: Sequence[Path]) -> Iterator[str]:
                 yield (here / name).relative_to(folder).as_posix()
 
 
-def _beside(folder: Path, file: str) -> Iterator[Row]:
+def _beside(folder: Path, file: str) -> Iterator[Scene]:
     path = (folder / file).with_suffix(".txt")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -88,4 +88,4 @@ def _beside(folder: Path, file: str) -> Iterator[Row]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             text = checked_text(line, f"{path}: line {number}")
-            yield Row(file, Expression(f"{file}:{number}", text, UNKNOWN_BOX))
+            yield scene_of_row(file, Expression(f"{file}:{number}", text, UNKNOWN_BOX))

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from bench.boxes import box_area_xyxy
 from bench.datasets.fingerprint import fingerprint, image_key
 from bench.datasets.readers.label_sources import SourceRows
-from bench.datasets.readers.rows import Row, gather
+from bench.datasets.readers.rows import gather, scene_of_row
 from bench.errors import DataError
 from bench.evaluation.validation import Validate, on_split
 from bench.grounding import Box, Expression, Scene
@@ -113,7 +113,7 @@ def selected(rows: Collection[str], pools: Iterable[Pool]) -> tuple[Scene, ...]:
 
 def scenes_of(rows: Iterable[tuple[Scene, Expression]]) -> tuple[Scene, ...]:
     """Gather rows by image."""
-    return tuple(gather((Row(s.file, e, s.width, s.height) for s, e in rows), "the labels"))
+    return tuple(gather((scene_of_row(s.file, e, s.width, s.height) for s, e in rows), "the labels"))
 
 
 @dataclass(frozen=True, slots=True)

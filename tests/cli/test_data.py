@@ -112,7 +112,7 @@ def test_wrong_counts_and_subset(tiny: Path) -> None:
     tiny.write_text(tiny.read_text().splitlines()[0] + "\n")
     result = bench_data("prepare", "refcoco-val", "--annotations", tiny)
     assert isinstance(result.exception, DataError)
-    assert "2 expected, 1 found" in str(result.exception)
+    assert "2 expected, 1 counted" in str(result.exception)
     result = bench_data("prepare", "refcoco-val", "--annotations", tiny, "--subset", "--json")
     assert last_line(result)["splits"][0]["partial"]
     assert "a part of it" in bench_data("list").stdout

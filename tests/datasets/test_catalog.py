@@ -14,12 +14,11 @@ from bench.datasets.catalog import CATALOGUE, Catalogued, mismatches
 from bench.datasets.fingerprint import fingerprint
 from bench.datasets.prepared import (
     Header,
-    SourceFile,
     image_roots,
     index_path,
     read_header,
     read_index,
-    remember_images,
+    store_image_roots,
     write_index,
 )
 from bench.datasets.split import Counts, Part, Split
@@ -44,7 +43,7 @@ def scenes(text: str = "the left one") -> tuple[Scene, ...]:
 
 
 def header(content: tuple[Scene, ...], part: str = "val", partial: bool = False) -> Header:
-    sources = (SourceFile("/x/refs.p", 5, "ab"),)
+    sources = ({"path": "/x/refs.p", "bytes": 5, "sha256": "ab"},)
     counts = Split("tiny-val", "", content, None).counts  # type: ignore[arg-type]
     return Header("tiny", part, "refer", counts, fingerprint(content), sources, "merged", partial=partial)
 
@@ -86,8 +85,8 @@ def test_every_data_set_says_terms_and_where() -> None:
     [
         (Counts(2, 1, 1), []),
         (Counts(2, None, 1), []),
-        (Counts(3, 1, 1), ["expressions: 2 expected, 3 found"]),
-        (Counts(2, 4, 5), ["refs: 1 expected, 4 found", "images: 1 expected, 5 found"]),
+        (Counts(3, 1, 1), ["expressions: 2 expected, 3 counted"]),
+        (Counts(2, 4, 5), ["refs: 1 expected, 4 counted", "images: 1 expected, 5 counted"]),
     ],
 )
 def test_mismatches(found: Counts, says: list[str]) -> None:
@@ -194,7 +193,7 @@ def test_a_box_that_is_not_finite_is_never_written(resolved: Resolved) -> None:
 
 def test_where_images_lie(resolved: Resolved, tmp_path: Path) -> None:
     assert image_roots(resolved, "tiny") == []
-    remember_images(resolved.home, "tiny", [tmp_path / "a", tmp_path / "b.zip"])
+    store_image_roots(resolved.home, "tiny", [tmp_path / "a", tmp_path / "b.zip"])
     (resolved.home / "datasets/tiny/hub.zip").touch()
     named = Resolved(Settings(data=DataSettings(images={"tiny": "mine"})), folder=tmp_path)
     stored = [tmp_path / "a", tmp_path / "b.zip", resolved.home / "datasets/tiny/hub.zip"]

@@ -9,8 +9,9 @@ import pytest
 from tiny_refcoco import FILES, TINY, jpeg, lists, refer_files
 
 from bench.datasets import catalog, verify
-from bench.datasets.prepare import Asked, prepare
+from bench.datasets.prepare import prepare
 from bench.datasets.prepared import index_path, read_header
+from bench.datasets.readers import ReadOptions
 from bench.datasets.split import Part
 from bench.errors import DataError
 from bench.settings import Resolved, Settings
@@ -34,7 +35,7 @@ def test_verify_finds_every_kind_of_damage(resolved: Resolved, tmp_path: Path) -
     folder.mkdir()
     for file in FILES.values():
         (folder / file).write_bytes(jpeg())
-    prepare("refcoco", str(refer_files(tmp_path)), [folder], resolved, Asked())
+    prepare("refcoco", str(refer_files(tmp_path)), [folder], resolved, ReadOptions())
     seen: list[int] = []
     found = verify.verify("refcoco", resolved, threads=2, progress=seen.append)
     assert [(v.split, v.ok, v.images_checked) for v in found] == [
@@ -60,14 +61,14 @@ def test_verify_finds_every_kind_of_damage(resolved: Resolved, tmp_path: Path) -
 
 @pytest.mark.usefixtures("tiny_registered")
 def test_verify_recounts_and_recomputes(resolved: Resolved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare("refcoco", str(lists(tmp_path)), [], resolved, Asked())
+    prepare("refcoco", str(lists(tmp_path)), [], resolved, ReadOptions())
     path = index_path(resolved.home, "refcoco", "val")
     stored = read_header(path).fingerprint
     path.write_bytes(path.read_bytes().replace(stored.encode(), b"0" * 64))
     monkeypatch.setattr(catalog, "refcoco", replace(TINY, parts=(Part("val", 9),)))
     (val,) = verify.verify("refcoco-val", resolved, images=False)
     assert val.annotations == (
-        "expressions: 9 expected, 4 found",
+        "expressions: 9 expected, 4 counted",
         f"fingerprint: 000000000000 stored, {stored[:12]} found; prepare the data set again",
     )
 

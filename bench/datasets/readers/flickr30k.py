@@ -13,38 +13,44 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from bench.datasets.readers.rows import Row, checked_box, checked_file, checked_side, checked_text, gather
+from bench.datasets.readers import Annotations, BoxProtocol, ReadOptions
+from bench.datasets.readers.rows import checked_box, checked_file, checked_side, checked_text, gather, scene_of_row
 from bench.errors import DataError
 from bench.grounding import Box, Caption, Expression, Scene
 
-Protocol = Literal["merged", "any-box"]
+if TYPE_CHECKING:
+    from bench.datasets.catalog import Catalogued
+
 PHRASE = re.compile(r"\[/EN#([^/\s\]]+)((?:/[^/\s\]]+)*)\s+(.*?)\](?!\w)")  # the ] that ends a word closes it
 MARK = re.compile(r"\[/EN#")
 BLANKS = re.compile(r"\s+")
 
-
-class Phrase(NamedTuple):
-    """One marked phrase of a caption; `start` is its first character's place in the caption without marks."""
-
-    chain: str
-    types: tuple[str, ...]
-    text: str
-    start: int
+Phrase = tuple[str, tuple[str, ...], str, int]  # chain, types, text, place of its first character in the bare caption
+Entities = tuple[int | None, int | None, dict[str, list[Box]]]  # width, height, and the xyxy boxes of each chain
 
 
-class Entities(NamedTuple):
-    """What an annotation file says: the image's size in pixels, and the xyxy boxes of each chain."""
-
-    width: int | None
-    height: int | None
-    boxes: dict[str, list[Box]]
+def expected(dataset: Catalogued) -> str:
+    """Name the folders that hold the data set."""
+    return "a folder with Annotations, Sentences and val.txt" if dataset.protocols else ""
 
 
-def read_entities(folder: Path, part: str, protocol: Protocol = "merged") -> list[Scene]:
+def open_annotations(dataset: Catalogued, path: Path, options: ReadOptions) -> Annotations | None:
+    """Open a folder with Annotations/, Sentences/ and the lists train.txt, val.txt, test.txt."""
+    if not dataset.protocols or not ((path / "Annotations").is_dir() and (path / "Sentences").is_dir()):
+        return None
+    # Of the files the lists alone: hashing 60,000 little files would say no more than the fingerprint does.
+    files = {part: [path / f"{part}.txt"] for part in dataset.part_names if (path / f"{part}.txt").is_file()}
+    protocol = options.protocol
+    read = partial(read_entities, path, protocol=protocol)
+    return Annotations("entities", tuple(files), read, files.__getitem__, protocol)
+
+
+def read_entities(folder: Path, part: str, protocol: BoxProtocol = "merged") -> list[Scene]:
     """Load the scenes of one part (train, val, test), images in the order of `<part>.txt`; boxes are xyxy pixels.
 
     An expression's id is "<image>#<caption>#<phrase>", both counted from 0; its kind is the phrase's type, its ref_id
@@ -54,12 +60,10 @@ def read_entities(folder: Path, part: str, protocol: Protocol = "merged") -> lis
     list_file = folder / f"{part}.txt"
     if not list_file.is_file():
         there = ", ".join(sorted(p.stem for p in folder.glob("*.txt"))) or "none"
-        raise DataError(
-            f"{list_file}: it is not there; it should list the images of part {part!r} (there are: {there})"
-        )
+        raise DataError(f"{list_file}: no such file; it should list the images of part {part!r} (there are: {there})")
     images = [line.strip().removesuffix(".jpg") for line in _text(list_file).splitlines() if line.strip()]
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[Scene]:
         for image in images:
             checked_file(image, f"{list_file}: image {image!r}")
             entities = read_annotation(folder / "Annotations" / f"{image}.xml")
@@ -68,46 +72,48 @@ def read_entities(folder: Path, part: str, protocol: Protocol = "merged") -> lis
     return gather(rows(), str(list_file))
 
 
-def _rows(sentences: Path, image: str, entities: Entities, protocol: Protocol) -> Iterator[Row]:
+def _rows(sentences: Path, image: str, entities: Entities, protocol: BoxProtocol) -> Iterator[Scene]:
+    width, height, chains = entities
     captions = [line.strip() for line in _text(sentences).split("\n") if line.strip()]
     for c, caption in enumerate(captions):
         words, phrases = read_caption(caption, f"{sentences}: caption {c}")
-        for p, phrase in enumerate(phrases):
-            boxes = entities.boxes.get(phrase.chain)
-            if not boxes or phrase.chain == "0":
+        for p, (chain, types, text, start) in enumerate(phrases):
+            boxes = chains.get(chain)
+            if not boxes or chain == "0":
                 continue
             x1, y1, x2, y2 = zip(*boxes, strict=True)
             around = (min(x1), min(y1), max(x2), max(y2))
             expression = Expression(
                 id=f"{image}#{c}#{p}",
-                text=checked_text(phrase.text, f"{sentences}: caption {c}, phrase {p}"),
+                text=checked_text(text, f"{sentences}: caption {c}, phrase {p}"),
                 box=around if protocol == "merged" else boxes[0],
-                ref_id=f"{image}#{phrase.chain}",
-                kind=phrase.types[0] if phrase.types else None,
+                ref_id=f"{image}#{chain}",
+                kind=types[0] if types else None,
                 also=() if protocol == "merged" else tuple(boxes[1:]),
-                caption=Caption(words, phrase.start, phrase.start + len(phrase.text)),
+                caption=Caption(words, start, start + len(text)),
             )
-            yield Row(f"{image}.jpg", expression, entities.width, entities.height)
+            yield scene_of_row(f"{image}.jpg", expression, width, height)
 
 
 def read_caption(caption: str, where: str) -> tuple[str, list[Phrase]]:
-    """A caption without its marks, each run of white space made one blank, and its marked phrases in order.
+    """Split a caption into its words without marks, runs of white space made one blank, and its phrases in order.
 
     Raises DataError where a mark is not closed.
     """
-    words, end, found = "", 0, []
+    words, end = "", 0
+    phrases: list[Phrase] = []
     for mark in PHRASE.finditer(caption):
         words += BLANKS.sub(" ", caption[end : mark.start()])
-        phrase = " ".join(mark[3].split())
-        found.append(Phrase(mark[1], tuple(mark[2].split("/")[1:]), phrase, len(words)))
-        words, end = words + phrase, mark.end()
-    if len(found) != len(MARK.findall(caption)):
+        text = " ".join(mark[3].split())
+        phrases.append((mark[1], tuple(mark[2].split("/")[1:]), text, len(words)))
+        words, end = words + text, mark.end()
+    if len(phrases) != len(MARK.findall(caption)):
         raise DataError(f"{where}: a phrase is not of the form [/EN#chain/type words]: {caption[:100]!r}")
-    return (words + BLANKS.sub(" ", caption[end:])).rstrip(), found
+    return (words + BLANKS.sub(" ", caption[end:])).rstrip(), phrases
 
 
 def read_annotation(file: Path) -> Entities:
-    """The boxes of each chain. Raises DataError when the file is missing, no XML, or declares a DTD or entities."""
+    """Parse an annotation file. Raises DataError when it is missing, no XML, or declares a DTD or entities."""
     text = _text(file)
     # Entities are how an XML file of a few lines fills the memory or reads other files; annotations have none.
     if "<!DOCTYPE" in text.upper() or "<!ENTITY" in text.upper():
@@ -117,9 +123,9 @@ def read_annotation(file: Path) -> Entities:
     except (ElementTree.ParseError, ValueError) as error:
         raise DataError(f"{file}: not readable XML ({error})") from None
     boxes: dict[str, list[Box]] = {}
-    for thing in root.iter("object"):
-        chains = [name.text.strip() for name in thing.findall("name") if name.text]
-        for corners in thing.findall("bndbox"):
+    for element in root.iter("object"):
+        chains = [name.text.strip() for name in element.findall("name") if name.text]
+        for corners in element.findall("bndbox"):
             where = f"{file}: chain {', '.join(chains)}"
             box = checked_box(
                 [_number(corners.findtext(k), where) for k in ("xmin", "ymin", "xmax", "ymax")], where, "xyxy"
@@ -130,7 +136,7 @@ def read_annotation(file: Path) -> Entities:
         checked_side(_number(value, str(file)), str(file), side) if (value := root.findtext(f"size/{side}")) else None
         for side in ("width", "height")
     )
-    return Entities(width, height, boxes)
+    return width, height, boxes
 
 
 def _number(text: str | None, where: str) -> float:

@@ -1,4 +1,4 @@
-"""Mirrors on the Hugging Face hub that carry the images too: which there are, and how a part is downloaded, pinned.
+"""Repositories of the Hugging Face hub that carry the images too: a part of one is downloaded at a pinned commit.
 
 lmms-lab's RefCOCO and RefCOCOg mix two protocols in one part, and are refused unless they are filtered by ids of one.
 """
@@ -8,31 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
 
+from bench.datasets.catalog import MIRRORS, Catalogued
+from bench.datasets.readers import Annotations, ReadOptions
+from bench.datasets.readers.hub_rows import with_images
 from bench.errors import DataError, MissingPackage, UnknownName, UsageError, first_line
-
-
-class Mirror(NamedTuple):
-    """Where a data set lies on the hub: repository, prefix of its parts' names, parts, a commit known to be whole."""
-
-    repo: str
-    prefix: str
-    parts: tuple[str, ...]
-    revision: str | None
-
-
-# The last commit of refcoco-benchmark (30 October 2023). Of refclef-benchmark's only the short form, fd0fa8d, is known.
-REFCOCO_COMMIT = "2f2f892835bbf44b4db81f1c4ad6d46a3e9e4359"
-MIRRORS: dict[str, Mirror] = {
-    "refcoco": Mirror("jxu124/refcoco-benchmark", "refcoco_unc", ("val", "testA", "testB"), REFCOCO_COMMIT),
-    "refcoco+": Mirror("jxu124/refcoco-benchmark", "refcoco_plus_unc", ("val", "testA", "testB"), REFCOCO_COMMIT),
-    "refcocog": Mirror("jxu124/refcoco-benchmark", "refcocog_umd", ("val", "test"), REFCOCO_COMMIT),
-    "refcocog-google": Mirror("jxu124/refcoco-benchmark", "refcocog_google", ("val",), REFCOCO_COMMIT),
-    "refcoco-google": Mirror("jxu124/refcoco-benchmark", "refcoco_google", ("val", "test"), REFCOCO_COMMIT),
-    "referit": Mirror("jxu124/refclef-benchmark", "refclef_berkeley", ("val", "test"), None),
-    "referit-unc": Mirror("jxu124/refclef-benchmark", "refclef_unc", ("val", "testA", "testB", "testC"), None),
-}
 
 _UNC_GOOGLE = "its val holds 8,811 objects, the 3,811 of UNC val and the 5,000 of Google val together"
 _TEST = "its test holds the 5,000 objects of Google's test, which is no part of the UNC split that everybody reports"
@@ -45,8 +25,36 @@ MIXED: dict[tuple[str, str], str] = {
 MIXING_OWNERS = {"lmms-lab", "lmms-lab-encoder"}
 
 
+def is_repository(name: str, options: ReadOptions) -> bool:
+    """Whether `name` is a known mirror, or an owner/name with a revision, so that no mistyped folder is downloaded."""
+    owner_and_name = re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+    pinned = options.revision is not None or name.partition("/")[0] in MIXING_OWNERS
+    return name in {mirror.repo for mirror in MIRRORS.values()} or (owner_and_name and pinned)
+
+
+def open_mirror(dataset: Catalogued, repo: str, options: ReadOptions, home: Path, offline: bool) -> Annotations:
+    """Open a repository of the hub; a part is downloaded when it is read.
+
+    The data set's own mirror has its own names of parts, others use the part's name. Raises DataError for a mirror of
+    other data sets.
+    """
+    own = dataset.hub if dataset.hub and dataset.hub.repo == repo else None
+    if own is None and repo in {mirror.repo for mirror in MIRRORS.values()}:
+        raise DataError(f"{repo} does not hold {dataset.name}\n{dataset.where}")
+    revision = options.revision or (own.revision if own else None)
+    downloaded: dict[str, list[Path]] = {}
+
+    def files(part: str) -> list[Path]:
+        if part not in downloaded:
+            name = f"{own.prefix}_{part}" if own else part
+            downloaded[part] = download(repo, revision, name, home, offline, options.keep)
+        return downloaded[part]
+
+    return with_images(own.parts if own else dataset.part_names, files, options.keep, revision)
+
+
 def refuse_mixed(repo: str, part: str, keep: Collection[str] | None = None) -> None:
-    """Raises DataError, with the reason, when a mirror's part mixes protocols and `keep` does not pick one out of it.
+    """Raise DataError, with the reason, when a part mixes protocols and `keep` does not pick one of them.
 
     `keep` holds the annotation or ref ids of one protocol, for example the `ref_id`s of an index list's scenes.
     """
@@ -68,17 +76,17 @@ def download(
     it is a branch, DataError where the part cannot be fetched, and what `refuse_mixed` raises.
     """
     refuse_mixed(repo, part, keep)
+    # 1. The commit.
     revision = revision or next((m.revision for m in MIRRORS.values() if m.repo == repo), None)
     if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
-        said = (
-            f"{revision!r} is a branch, a tag or a short commit id, and may"
-            if revision
-            else "no commit is known here; main may"
+        problem = (
+            f"{revision!r} is a branch, a tag or a short commit id, and" if revision else "no commit is known; main"
         )
         raise UsageError(
-            f"{repo}: {said} change under a result. Give the commit, 40 hex digits, with --revision; the commits are "
-            f"listed at https://huggingface.co/datasets/{repo}/commits/main"
+            f"{repo}: {problem} may change under a result. Give the commit, 40 hex digits, with --revision; commits "
+            f"are listed at https://huggingface.co/datasets/{repo}/commits/main"
         )
+    # 2. The part's files.
     known = {f"{m.prefix}_{name}" for m in MIRRORS.values() if m.repo == repo for name in m.parts}
     if known and part not in known:
         raise UnknownName(f"part of {repo}", part, known)
@@ -98,6 +106,7 @@ def download(
     except Exception as error:  # the hub's errors come from three libraries and have no common root
         how = "it is not in the cache; run once without --offline" if offline else "is the hub within reach?"
         raise DataError(f"{repo}, part {part}: cannot be fetched ({first_line(error)[:200]}); {how}") from error
+    # 3. All of them, by the count in their names.
     files = sorted(Path(folder, "data").glob(f"{part}-*.parquet"))
     pieces = {int(m[1]) for file in files if (m := re.search(r"-of-(\d{5})", file.name))}
     if not files or (pieces and pieces != {len(files)}):

@@ -1,6 +1,6 @@
 """The parquet files of the hub mirrors as scenes with their images' bytes, a few rows in memory at a time.
 
-Two layouts are known (spec pipelines.md 5.4; the fields are those of the data sets' own cards):
+Two layouts are known, by the data sets' own cards:
 
     one row an image   image {bytes, path}, image_info {file_name, width, height, id}, ref_list [{ann_info, ref_info}]
                         where ann_info and ref_info are the refer files' annotation and ref (jxu124/*-benchmark)
@@ -13,19 +13,55 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.datasets.prepared import store_images
+from bench.datasets.readers import Annotations, ReadOptions, part_of_file
 from bench.datasets.readers.refer import Text, need, ref_rows
-from bench.datasets.readers.rows import Row, checked_box, checked_file, checked_text, gather
+from bench.datasets.readers.rows import checked_box, checked_file, checked_text, gather, scene_of_row
 from bench.errors import DataError, MissingPackage
 from bench.grounding import Expression, Scene
 
 if TYPE_CHECKING:
     import polars
 
+    from bench.datasets.catalog import Catalogued
+
 ROWS_AT_ONCE = 64  # an image is about 0.1 MB
+
+
+def expected(dataset: Catalogued) -> str:
+    """Name the mirror that holds the data set."""
+    return f"the hub mirror {dataset.hub.repo} or its parquet files" if dataset.hub else ""
+
+
+def open_annotations(dataset: Catalogued, path: Path, options: ReadOptions) -> Annotations | None:
+    """Open a parquet file of a mirror, or a folder (or its data/) with <prefix>_<part>-*.parquet."""
+    if path.suffix == ".parquet":
+        files = {part_of_file(dataset, path, options): [path]}
+    elif path.is_dir() and dataset.hub:
+        places, prefix = (path, path / "data"), dataset.hub.prefix
+        every = {part: [p for f in places for p in f.glob(f"{prefix}_{part}-*.parquet")] for part in dataset.part_names}
+        files = {part: sorted(paths) for part, paths in every.items() if paths}
+    else:
+        return None
+    return with_images(tuple(files), files.__getitem__, options.keep, options.revision) if files else None
+
+
+def with_images(
+    parts: tuple[str, ...], files: Callable[[str], list[Path]], keep: Collection[str] | None, revision: str | None
+) -> Annotations:
+    """Describe parts whose parquet files carry the images."""
+
+    def read(part: str) -> list[Scene]:
+        return [scene for scene, _ in read_hub(files(part), part, keep=keep)]
+
+    def unpack(part: str, target: Path) -> None:
+        store_images(((scene.file, data) for scene, data in read_hub(files(part), part, keep=keep)), target)
+
+    return Annotations("hub", parts, read, files, revision=revision, unpack=unpack)
 
 
 def read_hub(
@@ -59,7 +95,7 @@ def _by_image(
     ids: set[str] = set()
     for where, row in _records(files, ("image", "image_info", "ref_list")):
         image = _struct(row.get("image_info") or {}, where)
-        rows: list[Row] = []
+        rows: list[Scene] = []
         for item in _list(row["ref_list"], where):
             item = _struct(item, where)
             ref, annotation = (_struct(need(item, key, where), where) for key in ("ref_info", "ann_info"))
@@ -87,8 +123,8 @@ def _belongs(split: str, part: str) -> bool:
 
 
 def _by_object(files: Sequence[Path], keep: Collection[str] | None) -> Iterator[tuple[Scene, bytes]]:
-    """Two passes: rows of one image lie apart, so the scenes are gathered before the first image is read."""
-    rows: list[Row] = []
+    """Yield scenes in two passes: rows of one image lie apart, so all are gathered before the first image is read."""
+    rows: list[Scene] = []
     for where, row in _records(files, ("question_id", "answer", "bbox", "file_name")):
         ann_id = str(row["question_id"])
         if keep is not None and ann_id not in keep:
@@ -96,7 +132,7 @@ def _by_object(files: Sequence[Path], keep: Collection[str] | None) -> Iterator[
         box = checked_box(row["bbox"], where, "xywh")
         for n, answer in enumerate(_list(row["answer"], where)):
             expression = Expression(f"{ann_id}#{n}", checked_text(answer, where), box, ref_id=ann_id)
-            rows.append(Row(_own_name(row["file_name"], where), expression))
+            rows.append(scene_of_row(_own_name(row["file_name"], where), expression))
     scenes = {scene.file: scene for scene in gather(rows, str(files[0]))}
     for where, row in _records(files, ("image", "file_name")):
         scene = scenes.pop(_own_name(row["file_name"], where), None)
@@ -112,14 +148,14 @@ def _records(files: Sequence[Path], columns: Sequence[str]) -> Iterator[tuple[st
         start = 0
         while True:
             try:
-                held = frame.select(wanted).slice(start, ROWS_AT_ONCE).collect().to_dicts()
+                chunk = frame.select(wanted).slice(start, ROWS_AT_ONCE).collect().to_dicts()
             except Exception as error:
                 raise DataError(
                     f"{file}: cannot be read from row {start} on ({error!s:.200}); fetch it again"
                 ) from error
-            yield from ((f"{file}: row {start + n}", row) for n, row in enumerate(held))
+            yield from ((f"{file}: row {start + n}", row) for n, row in enumerate(chunk))
             start += ROWS_AT_ONCE
-            if len(held) < ROWS_AT_ONCE:
+            if len(chunk) < ROWS_AT_ONCE:
                 break
 
 
@@ -129,7 +165,7 @@ def _frame(file: Path) -> polars.LazyFrame:
     except ImportError:
         raise MissingPackage('parquet files need polars: pip install "grounding-bench[hub]"') from None
     if not file.is_file():
-        raise DataError(f"{file}: it is not there")
+        raise DataError(f"{file}: no such file")
     try:
         frame = polars.scan_parquet(file)
         frame.collect_schema()
@@ -158,10 +194,10 @@ def _parsed(value: object, kind: type, name: str, where: str) -> Any:
 
 
 def _bytes(image: object, where: str) -> bytes:
-    held = image.get("bytes") if isinstance(image, Mapping) else image
-    if not isinstance(held, bytes) or not held:
+    data = image.get("bytes") if isinstance(image, Mapping) else image
+    if not isinstance(data, bytes) or not data:
         raise DataError(f"{where}: its image has no bytes")
-    return held
+    return data
 
 
 def _own_name(name: object, where: str) -> str:

@@ -12,28 +12,58 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from bench.datasets.catalog import CATALOGUE
 from bench.datasets.pickles import as_text, load_index_list
-from bench.datasets.readers.rows import BoxFormat, Row, checked_box, checked_file, checked_side, checked_text, gather
+from bench.datasets.readers import Annotations, ReadOptions, part_of_file
+from bench.datasets.readers.rows import (
+    BoxFormat,
+    checked_box,
+    checked_file,
+    checked_side,
+    checked_text,
+    gather,
+    scene_of_row,
+)
 from bench.errors import DataError, UnknownName
 from bench.grounding import Expression, Scene
 
-COCO: BoxFormat = "xywh"  # of the sets about COCO's images; the embedded `shapes` has no published lists and does alike
+if TYPE_CHECKING:
+    from bench.datasets.catalog import Catalogued
+
+# How boxes are written, by the data set's names and the name of the lists' folder. The embedded `shapes` has no
+# published lists and does as the COCO sets.
 FORMATS: dict[str, BoxFormat] = {
-    **dict.fromkeys(("refcoco", "refcoco+", "refcocog", "refcocog-umd", "refcocog-google"), COCO),
-    "referit": "xyxy",
-    "flickr30k": "xyxy",
-    "shapes": COCO,
-    # The names that the lists' own folders use.
-    "unc": COCO,
-    "unc+": COCO,
-    "gref": COCO,
-    "gref_umd": COCO,
-    "flickr": "xyxy",
+    **{name: d.list_boxes for d in CATALOGUE for name in (d.name, *d.aliases, d.stem)},
+    "shapes": "xywh",
 }
 PLACEHOLDER = "useless placeholder"
 MIXED = {"flickr", "referit"}
+
+
+def expected(dataset: Catalogued) -> str:
+    """Name the lists that hold the data set."""
+    return f"index lists {dataset.stem}_<part>.pth" if dataset.stem else ""
+
+
+def open_annotations(dataset: Catalogued, path: Path, options: ReadOptions) -> Annotations | None:
+    """Open one .pth list, or a folder with <stem>_<part>.pth in it or in <stem>/."""
+    if path.suffix == ".pth":
+        lists = {part_of_file(dataset, path, options): path}
+    else:
+        names = {part: f"{dataset.stem}_{part}.pth" for part in dataset.part_names}
+        places = (path, path / dataset.stem)
+        lists = {part: p / name for part, name in names.items() for p in places if (p / name).is_file()}
+    if not lists:
+        return None
+    return Annotations(
+        "index",
+        tuple(lists),
+        lambda part: read_index_list(lists[part], dataset.name),
+        lambda part: [lists[part]],
+        protocol=dataset.protocols[0] if dataset.protocols else None,
+    )
 
 
 def read_index_list(path: Path, dataset: str, box_format: Literal["auto", "xyxy", "xywh"] = "auto") -> list[Scene]:
@@ -47,28 +77,28 @@ def read_index_list(path: Path, dataset: str, box_format: Literal["auto", "xyxy"
         raise UnknownName("data set", dataset, FORMATS, hint="or say which boxes it holds: xyxy or xywh")
     usual: BoxFormat = FORMATS[dataset] if box_format == "auto" else box_format
 
-    def rows() -> Iterator[Row]:
-        held_rows = load_index_list(path)
-        for n, row in enumerate(held_rows):
+    def rows() -> Iterator[Scene]:
+        cells = load_index_list(path)
+        for n, row in enumerate(cells):
             where = f"{path}: row {n}"
             if len(row) not in (3, 5):
                 raise DataError(f"{where}: it has {len(row)} columns; an index list has 5, or 3 for Flickr30k")
-            if len(row) != len(held_rows[0]):
+            if len(row) != len(cells[0]):
                 raise DataError(
-                    f"{where}: it has {len(row)} columns and row 0 has {len(held_rows[0])}; lists of Flickr30k and of "
+                    f"{where}: it has {len(row)} columns and row 0 has {len(cells[0])}; lists of Flickr30k and of "
                     "other data sets hold other boxes, so keep them in files of their own"
                 )
             file, box, phrase = (row[0], row[1], row[2]) if len(row) == 3 else (row[0], row[2], row[3])
             mark = row[1] if len(row) == 5 else None
-            held: BoxFormat = "xywh" if box_format == "auto" and isinstance(mark, str) and mark in MIXED else usual
+            form: BoxFormat = "xywh" if box_format == "auto" and isinstance(mark, str) and mark in MIXED else usual
             size: Mapping[object, object] = mark if isinstance(mark, Mapping) else {}
             expression = Expression(
                 id=str(n),
                 text=checked_text(as_text(phrase), where),
-                box=checked_box(box, where, held),
+                box=checked_box(box, where, form),
                 ref_id=_ref_id(mark),
             )
-            yield Row(
+            yield scene_of_row(
                 checked_file(file, where),
                 expression,
                 checked_side(size.get("width"), where, "width"),
@@ -79,7 +109,7 @@ def read_index_list(path: Path, dataset: str, box_format: Literal["auto", "xyxy"
 
 
 def _ref_id(mark: object) -> str | None:
-    """The annotation that a mask file belongs to, where X names one."""
+    """Return the annotation that a mask file belongs to, where X names one."""
     if not isinstance(mark, str) or mark == PLACEHOLDER or mark in MIXED:
         return None
     return PurePosixPath(mark).stem or None

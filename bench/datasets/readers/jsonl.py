@@ -23,11 +23,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.datasets.readers.rows import BoxFormat, Row, checked_box, checked_file, checked_side, checked_text, gather
+from bench.datasets.readers import Annotations, ReadOptions, part_of_file
+from bench.datasets.readers.rows import (
+    BoxFormat,
+    checked_box,
+    checked_file,
+    checked_side,
+    checked_text,
+    gather,
+    scene_of_row,
+)
 from bench.errors import DataError, nearest
 from bench.grounding import Expression, Query, Scene
+
+if TYPE_CHECKING:
+    from bench.datasets.catalog import Catalogued
 
 KEYS = (
     "image", "text", "expression", "box_xyxy", "box_xywh", "id", "width", "height",
@@ -35,8 +47,21 @@ KEYS = (
 )  # fmt: skip
 
 
+def expected(dataset: Catalogued) -> str:
+    """Name the file that may hold any data set."""
+    return "or a .jsonl"
+
+
+def open_annotations(dataset: Catalogued, path: Path, options: ReadOptions) -> Annotations | None:
+    """Open a .jsonl."""
+    if path.suffix != ".jsonl":
+        return None
+    part = part_of_file(dataset, path, options)
+    return Annotations("jsonl", (part,), lambda _: read_jsonl(path), lambda _: [path])
+
+
 def read_jsonl(path: Path) -> list[Scene]:
-    """The scenes of a file of the format above, images and expressions in order of first appearance.
+    """Load the scenes of a file of the format above, images and expressions in order of first appearance.
 
     `Scene.file` is the image's path as written. Raises DataError naming the file and the line (from 1).
     """
@@ -44,54 +69,54 @@ def read_jsonl(path: Path) -> list[Scene]:
 
 
 def read_questions(path: Path) -> Iterator[tuple[str, Query]]:
-    """(image's path as written, what is asked about it) of every line, boxes not needed and not looked at.
+    """Yield the image's path as written and the query of every line; boxes are neither needed nor checked.
 
     Raises DataError naming the file and the line (from 1).
     """
-    seen: dict[str, int] = {}
-    for number, where, held in _records(path):
-        name = _new_id(held, number, where, seen)
-        text = checked_text(_one_of(held, ("text", "expression"), where)[1], where)
-        yield checked_file(_need(held, "image", where), where, folders=True), Query(name, text)
+    lines: dict[str, int] = {}
+    for number, where, record in _records(path):
+        name = _new_id(record, number, where, lines)
+        text = checked_text(_one_of(record, ("text", "expression"), where)[1], where)
+        yield checked_file(_need(record, "image", where), where, folders=True), Query(name, text)
 
 
 def read_provenance(path: Path) -> dict[str, Mapping[str, Any]]:
-    """Expression id -> what its row says of its making; rows that say nothing are left out. Raises DataError."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for number, where, held in _records(path):
-        said = held.get("provenance")
-        if said is None:
+    """Return the provenance of every row that has one, by expression id. Raises DataError."""
+    by_id: dict[str, Mapping[str, Any]] = {}
+    for number, where, record in _records(path):
+        provenance = record.get("provenance")
+        if provenance is None:
             continue
-        if not isinstance(said, dict):
+        if not isinstance(provenance, dict):
             raise DataError(f'{where}: \'provenance\' should be an object such as {{"source": "template"}}')
-        found[_id(held, number, where)] = said
-    return found
+        by_id[_id(record, number, where)] = provenance
+    return by_id
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    seen: dict[str, int] = {}
-    for number, where, held in _records(path):
-        key, box = _one_of(held, ("box_xyxy", "box_xywh"), where)
+def _rows(path: Path) -> Iterator[Scene]:
+    lines: dict[str, int] = {}
+    for number, where, record in _records(path):
+        key, box = _one_of(record, ("box_xyxy", "box_xywh"), where)
         form: BoxFormat = "xyxy" if key == "box_xyxy" else "xywh"
         expression = Expression(
-            id=_new_id(held, number, where, seen),
-            text=checked_text(_one_of(held, ("text", "expression"), where)[1], where),
+            id=_new_id(record, number, where, lines),
+            text=checked_text(_one_of(record, ("text", "expression"), where)[1], where),
             box=checked_box(box, where, form),
             held_as=form,
-            ref_id=_label(held, "ref_id", where),
-            kind=_label(held, "kind", where),
-            category=_label(held, "category", where),
+            ref_id=_label(record, "ref_id", where),
+            kind=_label(record, "kind", where),
+            category=_label(record, "category", where),
         )
-        yield Row(
-            checked_file(_need(held, "image", where), where, folders=True),
+        yield scene_of_row(
+            checked_file(_need(record, "image", where), where, folders=True),
             expression,
-            checked_side(held.get("width"), where, "width"),
-            checked_side(held.get("height"), where, "height"),
+            checked_side(record.get("width"), where, "width"),
+            checked_side(record.get("height"), where, "height"),
         )
 
 
 def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """The number of each line that is not empty, where it is for a message, and its object."""
+    """Yield each line that is not empty: its number, where it is for a message, and its object."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -106,63 +131,63 @@ def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
 
 def _parsed(line: bytes, where: str) -> dict[str, Any]:
     try:
-        held = json.loads(line.decode(), object_pairs_hook=_unrepeated)
+        record = json.loads(line.decode(), object_pairs_hook=_unrepeated)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not a JSON object in UTF-8 ({error})") from None
-    if not isinstance(held, dict):
+    if not isinstance(record, dict):
         raise DataError(f'{where}: a line should be a JSON object, {{"image": ..., "text": ..., "box_xyxy": ...}}')
-    for key in held:
+    for key in record:
         if key not in KEYS:
             near = nearest(key, KEYS)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(KEYS)}"
             raise DataError(f"{where}: the key {key!r} is not known; {hint}")
-    return held
+    return record
 
 
 def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    held = dict(pairs)
-    if len(held) < len(pairs):
+    record = dict(pairs)
+    if len(record) < len(pairs):
         raise ValueError("a key is given twice")
-    return held
+    return record
 
 
-def _new_id(held: dict[str, Any], number: int, where: str, seen: dict[str, int]) -> str:
-    """The line's id, noted in `seen` with its number. Raises DataError when an earlier line has it."""
-    name = _id(held, number, where)
-    if name in seen:
-        raise DataError(f"{where}: the id {name!r} is already that of line {seen[name]}; ids should be unique")
-    seen[name] = number
+def _new_id(record: dict[str, Any], number: int, where: str, lines: dict[str, int]) -> str:
+    """Return the line's id, and note its number in `lines`. Raises DataError when an earlier line has the id."""
+    name = _id(record, number, where)
+    if name in lines:
+        raise DataError(f"{where}: the id {name!r} is already that of line {lines[name]}; ids should be unique")
+    lines[name] = number
     return name
 
 
-def _id(held: dict[str, Any], number: int, where: str) -> str:
-    if "id" in held:
-        name = _label(held, "id", where)
+def _id(record: dict[str, Any], number: int, where: str) -> str:
+    if "id" in record:
+        name = _label(record, "id", where)
         if name is None:
             raise DataError(f"{where}: an id should be text or a whole number, not null")
         return name
-    split, row = _label(held, "split", where), _label(held, "row", where)
+    split, row = _label(record, "split", where), _label(record, "row", where)
     return f"{split}:{row}" if split is not None and row is not None else str(number)
 
 
-def _one_of(held: dict[str, Any], keys: tuple[str, str], where: str) -> tuple[str, Any]:
-    """The one of two keys that is given, and its value."""
-    given = [key for key in keys if key in held]
+def _one_of(record: dict[str, Any], keys: tuple[str, str], where: str) -> tuple[str, Any]:
+    """Return the one of two keys that is given, and its value."""
+    given = [key for key in keys if key in record]
     if len(given) != 1:
         how = "both are given" if given else "neither is given"
         raise DataError(f"{where}: one of {keys[0]!r} and {keys[1]!r} is needed, and {how}")
-    return given[0], held[given[0]]
+    return given[0], record[given[0]]
 
 
-def _need(held: dict[str, Any], key: str, where: str) -> Any:
-    if key not in held:
+def _need(record: dict[str, Any], key: str, where: str) -> Any:
+    if key not in record:
         raise DataError(f"{where}: the key {key!r} is missing")
-    return held[key]
+    return record[key]
 
 
-def _label(held: dict[str, Any], key: str, where: str) -> str | None:
-    """Text or a whole number as text; None where it is not given."""
-    value = held.get(key)
+def _label(record: dict[str, Any], key: str, where: str) -> str | None:
+    """Return text or a whole number as text; None where it is not given."""
+    value = record.get(key)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():

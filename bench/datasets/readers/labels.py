@@ -23,7 +23,7 @@ from bench.datasets.load import FILE, find_split, load_split
 from bench.datasets.prepared import images_of
 from bench.datasets.readers.index_lists import FORMATS, read_index_list
 from bench.datasets.readers.jsonl import read_jsonl, read_provenance
-from bench.datasets.readers.rows import Row, gather
+from bench.datasets.readers.rows import gather
 from bench.datasets.split import Split
 from bench.errors import DataError, UsageError
 from bench.grounding import ImageArray, ImageSource, Scene, SceneObject, check_box_touches
@@ -68,7 +68,7 @@ def load_labels(split_name: str, paths: Sequence[Path], resolved: Resolved, albu
     that is nowhere, and a box outside an image of known size.
     """
     album = album or open_album(split_name, resolved)
-    rows: list[Row] = []
+    rows: list[Scene] = []
     files: list[Mapping[str, Any]] = []
     provenance: dict[str, Mapping[str, Any]] = {}
     beside: dict[str, Path] = {}  # image -> the folder of the JSONL that brought it
@@ -194,7 +194,7 @@ def _place(path: Path, expression_id: str) -> str:
     return f"line {expression_id}"  # who has no id is called by the number of the line
 
 
-def _rows(path: Path, scenes: Sequence[Scene], album: Album, prefix: str) -> Iterator[Row]:
+def _rows(path: Path, scenes: Sequence[Scene], album: Album, prefix: str) -> Iterator[Scene]:
     """Every row with the size of its image where anyone knows it, its box made sure of, its id made unique."""
     for scene in scenes:
         width, height = album.sizes.get(image_key(scene.file), (None, None))
@@ -208,4 +208,4 @@ def _rows(path: Path, scenes: Sequence[Scene], album: Album, prefix: str) -> Ite
             if sized.width and sized.height and not expression.touches(sized.width, sized.height):
                 where = f"{path}: {_place(path, expression.id)}"
                 check_box_touches(sized, expression, sized.width, sized.height, where)
-            yield Row(sized.file, replace(expression, id=prefix + expression.id), sized.width, sized.height)
+            yield replace(sized, expressions=(replace(expression, id=prefix + expression.id),))

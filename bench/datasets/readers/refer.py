@@ -12,17 +12,39 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bench.datasets.pickles import as_text, load_plain_pickle
-from bench.datasets.readers.rows import Row, checked_box, checked_file, checked_side, checked_text, gather
+from bench.datasets.readers import Annotations, ReadOptions
+from bench.datasets.readers.rows import checked_box, checked_file, checked_side, checked_text, gather, scene_of_row
 from bench.errors import DataError, MissingPackage, nearest
 from bench.grounding import Box, Expression, Scene
 
+if TYPE_CHECKING:
+    from bench.datasets.catalog import Catalogued
+
 Text = Literal["sent", "raw"]
 Record = Mapping[str, Any]
+
+
+def expected(dataset: Catalogued) -> str:
+    """Name the two files that hold the data set."""
+    return f"a folder with refs({dataset.refer[1]}).p and instances.json" if dataset.refer else ""
+
+
+def open_annotations(dataset: Catalogued, path: Path, options: ReadOptions) -> Annotations | None:
+    """Open the folder with refs(...).p, the folder above it, or the file itself."""
+    if dataset.refer is None:
+        return None
+    name, split_by = dataset.refer
+    top = path.parent if re.fullmatch(r"refs\(.+\)\.p", path.name) else path
+    folder = next((p for p in (top, top / name) if list(p.glob("refs(*).p"))), None)
+    if folder is None:
+        return None
+    files = [folder / f"refs({split_by}).p", folder / "instances.json"]
+    return Annotations("refer", dataset.part_names, lambda part: read_refer(folder, split_by, part), lambda _: files)
 
 
 def read_refer(folder: Path, split_by: str, part: str, text: Text = "sent") -> list[Scene]:
@@ -37,15 +59,18 @@ def read_refer(folder: Path, split_by: str, part: str, text: Text = "sent") -> l
     refs = load_plain_pickle(refs_file)
     if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
         raise DataError(f"{refs_file}: it should hold a list of refs (dicts), not a {type(refs).__name__}")
+    # 1. The refs of the part.
     chosen = [(n, ref) for n, ref in enumerate(refs) if _is_in(ref, part, f"{refs_file}: ref {n}")]
     if not chosen:
         there = Counter(str(ref["split"]) for ref in refs)
         listed = ", ".join(f"{name} ({count:,} refs)" for name, count in sorted(there.items()))
         raise DataError(f"{refs_file}: no refs of part {part!r}; there are {listed or 'none at all'}")
+    # 2. What they refer to; and how many objects of a class an image has.
     images, annotations, categories = _instances(instances_file)
     same = Counter((a.get("image_id"), a.get("category_id")) for a in annotations.values() if not a.get("iscrowd", 0))
 
-    def rows() -> Iterator[Row]:
+    # 3. A row a sentence.
+    def rows() -> Iterator[Scene]:
         for n, ref in chosen:
             where = f"{refs_file}: ref {ref.get('ref_id', f'number {n}')}"
             ann_id, image_id = need(ref, "ann_id", where), need(ref, "image_id", where)
@@ -75,8 +100,8 @@ def ref_rows(
     text: Text,
     category: str | None = None,
     same_category: int | None = None,
-) -> Iterator[Row]:
-    """One row for each sentence of a ref, given its annotation and its image's record (file_name, width, height)."""
+) -> Iterator[Scene]:
+    """Yield a row for each sentence of a ref, given its annotation and image record (file_name, width, height)."""
     width = checked_side(image.get("width"), where, "width")
     height = checked_side(image.get("height"), where, "height")
     file = _image_file(ref, image, where)
@@ -95,11 +120,11 @@ def ref_rows(
             category=category,
             same_category=same_category,
         )
-        yield Row(file, expression, width, height)
+        yield scene_of_row(file, expression, width, height)
 
 
 def annotation_box(annotation: Record, where: str, width: int | None, height: int | None) -> Box:
-    """xyxy pixels of a COCO-style annotation: its bbox (xywh) or, where it has none, that of its segmentation."""
+    """Return the box (xyxy pixels) of a COCO-style annotation: its bbox (xywh) or, without one, its segmentation's."""
     where = f"{where}, annotation {annotation.get('id')}"
     if annotation.get("bbox"):
         return checked_box(annotation["bbox"], where, "xywh")
@@ -109,7 +134,7 @@ def annotation_box(annotation: Record, where: str, width: int | None, height: in
 
 
 def need(record: Record, key: str, where: str) -> Any:
-    """`record[key]`. Raises DataError, listing the keys that are there, when it is missing."""
+    """Return `record[key]`. Raises DataError, listing the keys that are there, when it is missing."""
     if key not in record:
         raise DataError(f"{where}: the key {key!r} is missing; there are {', '.join(map(str, record)) or 'none'}")
     return record[key]
@@ -123,7 +148,7 @@ def _refs_file(folder: Path, split_by: str) -> Path:
         near = nearest(split_by, known)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         there = ", ".join(f"refs({name}).p" for name in known) or "no refs(...).p at all"
-        raise DataError(f"{folder}: refs({split_by}).p is not there, there is {there}{hint}")
+        raise DataError(f"{folder}: refs({split_by}).p is missing, there is {there}{hint}")
     return folder / f"refs({split_by}).p"
 
 
@@ -135,18 +160,18 @@ def _is_in(ref: Record, part: str, where: str) -> bool:
 
 
 def _instances(file: Path) -> tuple[dict[object, Record], dict[object, Record], dict[object, str]]:
-    """Images, annotations and category names by id."""
+    """Return images, annotations and category names by id."""
     try:
-        held = json.loads(file.read_bytes())
+        data = json.loads(file.read_bytes())
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror}); it belongs beside the refs(...).p") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not readable JSON ({error}); is it cut?") from None
-    if not isinstance(held, dict):
+    if not isinstance(data, dict):
         raise DataError(f"{file}: it should hold a dict with images, annotations and categories")
-    images = _by_id(need(held, "images", str(file)), file, "images")
-    annotations = _by_id(need(held, "annotations", str(file)), file, "annotations")
-    categories = _by_id(held.get("categories", []), file, "categories")
+    images = _by_id(need(data, "images", str(file)), file, "images")
+    annotations = _by_id(need(data, "annotations", str(file)), file, "annotations")
+    categories = _by_id(data.get("categories", []), file, "categories")
     return images, annotations, {key: str(need(c, "name", str(file))) for key, c in categories.items()}
 
 
@@ -164,7 +189,7 @@ def _is_id(key: object) -> bool:
 
 
 def _image_file(ref: Record, image: Record, where: str) -> str:
-    """The image's own file name; refs name it with the annotation's id behind, RefClef's refs not at all."""
+    """Return the image's own file name; refs name it with the annotation's id behind, RefClef's refs not at all."""
     name = image.get("file_name")
     if name is None and (name := ref.get("file_name")) is not None:
         name = re.sub(r"_[^_]*(\.\w+)$", r"\1", str(name))
@@ -179,7 +204,7 @@ MOST_SIDE = 1 << 15
 
 
 def segmentation_box(segmentation: object, where: str, width: int | None, height: int | None) -> Box:
-    """xyxy pixels around a segmentation.
+    """Return the box (xyxy pixels) around a segmentation.
 
     It is a list of polygons ([x, y, x, y, ...] pixels; their extreme corners, as in COCO's own boxes), a run-length
     mask {size: [height, width], counts} or a list of those, with counts as a list of ints, compressed text or bytes; a

@@ -1,4 +1,4 @@
-"""One annotated row made sure of, and rows gathered into scenes: what every reader does after parsing its own format.
+"""What every reader does after parsing its own format: check the cells of a row, gather rows into scenes.
 
 `where` names the file and the row or id for the message of a DataError.
 """
@@ -10,7 +10,6 @@ import reprlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -24,18 +23,8 @@ INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # control and format characters, whi
 MEANING = {"xyxy": "left, top, right, bottom", "xywh": "left, top, width, height"}
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One expression and the image it is about; `width` and `height` in pixels, None where not annotated."""
-
-    file: str
-    expression: Expression
-    width: int | None = None
-    height: int | None = None
-
-
 def checked_box(values: object, where: str, box_format: BoxFormat) -> Box:
-    """Four numbers in `box_format` -> xyxy floats, unrounded and unclipped.
+    """Turn four numbers in `box_format` into xyxy floats, unrounded and unclipped.
 
     Raises DataError when they are not 4 numbers, hold NaN or infinity, or enclose no area.
     """
@@ -59,7 +48,7 @@ def checked_box(values: object, where: str, box_format: BoxFormat) -> Box:
 
 
 def checked_text(text: object, where: str) -> str:
-    """The expression without white space at its ends. Raises DataError when it is no text or holds nothing to read."""
+    """Strip white space off an expression. Raises DataError when it is no text or has nothing visible."""
     if not isinstance(text, str):
         raise DataError(f"{where}: the expression should be text, not {_short(text)}")
     text = text.strip()
@@ -73,8 +62,10 @@ def checked_text(text: object, where: str) -> str:
 
 
 def checked_file(name: object, where: str, folders: bool = False) -> str:
-    """An image's file name; with `folders` a relative path with forward slashes. Raises DataError when it could lead
-    out of the folder of images."""
+    """Return an image's file name; with `folders` a relative path with forward slashes.
+
+    Raises DataError when it could lead out of the folder of images.
+    """
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise DataError(f"{where}: the image's file name should be text, not {_short(name)}")
     if "\\" in name:
@@ -88,7 +79,7 @@ def checked_file(name: object, where: str, folders: bool = False) -> str:
 
 
 def checked_side(value: object, where: str, name: str) -> int | None:
-    """An image's `name` (width or height) in pixels, or None. Raises DataError when it is no whole number above 0."""
+    """Return an image's `name` (width or height) in pixels, or None. Raises DataError for no whole number above 0."""
     if value is None:
         return None
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1e6 or value != int(value):
@@ -96,8 +87,13 @@ def checked_side(value: object, where: str, name: str) -> int | None:
     return int(value)
 
 
-def gather(rows: Iterable[Row], source: str) -> list[Scene]:
-    """Gather rows into scenes, one an image file, in order of first appearance; `source` names the file in messages.
+def scene_of_row(file: str, expression: Expression, width: int | None = None, height: int | None = None) -> Scene:
+    """Make a scene of one row, to be gathered with the others about its image; sides in pixels, None if unknown."""
+    return Scene(file, file, width, height, (expression,))
+
+
+def gather(rows: Iterable[Scene], source: str) -> list[Scene]:
+    """Gather scenes about the same image file into one, in order of first appearance; `source` is for messages.
 
     A scene's id is its image key, or the file itself where two share a key. Raises DataError when there are no rows,
     two expressions share an id, or one image has two sizes.
@@ -106,20 +102,24 @@ def gather(rows: Iterable[Row], source: str) -> list[Scene]:
     sizes: dict[str, tuple[int | None, int | None]] = {}
     ids: set[str] = set()
     for row in rows:
-        if row.expression.id in ids:
-            raise DataError(f"{source}: two expressions have the id {row.expression.id!r}; ids should be unique")
-        ids.add(row.expression.id)
+        # 1. Every id once.
+        for expression in row.expressions:
+            if expression.id in ids:
+                raise DataError(f"{source}: two expressions have the id {expression.id!r}; ids should be unique")
+            ids.add(expression.id)
+        # 2. One size an image, from the first row that has it.
         before = sizes.get(row.file, (None, None))
         width, height = before[0] or row.width, before[1] or row.height
         if (row.width or width, row.height or height) != (width, height):
             raise DataError(
-                f"{source}: expression {row.expression.id} says that {row.file} is {row.width} x {row.height} pixels, "
-                f"an earlier one {width} x {height}; which is right?"
+                f"{source}: expression {row.expressions[0].id} says that {row.file} is {row.width} x {row.height} "
+                f"pixels, an earlier one {width} x {height}; which is right?"
             )
         sizes[row.file] = width, height
-        expressions.setdefault(row.file, []).append(row.expression)
+        expressions.setdefault(row.file, []).extend(row.expressions)
     if not expressions:
         raise DataError(f"{source}: it holds no expressions")
+    # 3. Short names, where they are unique.
     shared = Counter(image_key(file) for file in expressions)
     return [
         Scene(key if shared[key := image_key(file)] == 1 else file, file, *sizes[file], tuple(some))

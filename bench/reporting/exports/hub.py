@@ -12,7 +12,7 @@ import re
 from collections.abc import Container, Iterable, Mapping
 from itertools import chain, count
 
-from bench.datasets.readers.hub import MIRRORS
+from bench.datasets.catalog import MIRRORS
 from bench.errors import UsageError
 from bench.reporting.boards import Board
 from bench.reporting.table import Row, interval, percent

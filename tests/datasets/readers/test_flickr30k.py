@@ -69,14 +69,14 @@ def test_the_two_protocols(tmp_path):
 
 def test_an_object_may_belong_to_several_chains(tmp_path):
     both = boxed("1", (1, 2, 3, 4)).replace("</name>", "</name><name>2</name>")
-    entities = read_annotation(folder(tmp_path, both) / "Annotations/36979.xml")
-    assert entities.boxes == {"1": [(1, 2, 3, 4)], "2": [(1, 2, 3, 4)]}
+    _, _, chains = read_annotation(folder(tmp_path, both) / "Annotations/36979.xml")
+    assert chains == {"1": [(1, 2, 3, 4)], "2": [(1, 2, 3, 4)]}
 
 
 def test_phrases_end_at_the_bracket_that_ends_a_word():
     words, found = read_caption("[/EN#7/people/other a b]c man ] and [/EN#8/clothing hat], [here] .", "caption 0")
     assert words == "a b]c man and hat, [here] ."
-    assert [(p.chain, p.types, p.text) for p in found] == [
+    assert [phrase[:3] for phrase in found] == [
         ("7", ("people", "other"), "a b]c man"),
         ("8", ("clothing",), "hat"),
     ]
@@ -126,7 +126,7 @@ def test_xml_that_declares_entities_is_not_read(tmp_path, start):
 
 
 def test_files_that_are_missing_or_lead_elsewhere(tmp_path):
-    with pytest.raises(DataError, match=r"test\.txt: it is not there.*\(there are: val\)"):
+    with pytest.raises(DataError, match=r"test\.txt: no such file.*\(there are: val\)"):
         read_entities(folder(tmp_path), "test")
     (tmp_path / "val.txt").write_text("../36979\n")
     with pytest.raises(DataError, match="without folders"):

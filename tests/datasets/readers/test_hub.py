@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.datasets.catalog import MIRRORS
 from bench.datasets.readers import hub_rows
-from bench.datasets.readers.hub import MIRRORS, download, refuse_mixed
+from bench.datasets.readers.hub import download, refuse_mixed
 from bench.datasets.readers.hub_rows import read_hub
 from bench.errors import DataError, MissingPackage, UnknownName, UsageError
 from bench.grounding import Scene
@@ -174,7 +175,7 @@ def test_files_that_are_no_mirror(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1 cut")
     with pytest.raises(DataError, match="not a readable parquet file"):
         read(tmp_path / "x.parquet", "val")
-    with pytest.raises(DataError, match="is not there"):
+    with pytest.raises(DataError, match="no such file"):
         read(tmp_path / "absent.parquet", "val")
     with pytest.raises(DataError, match="no parquet files"):
         read([], "val")

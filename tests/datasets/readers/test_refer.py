@@ -118,7 +118,7 @@ def test_an_unknown_part_lists_those_that_are_there(refcoco, part):
 
 def test_an_unknown_split_by_lists_those_that_are_there(refcoco):
     (refcoco / "refs(google).p").write_bytes(b"")
-    with pytest.raises(DataError, match=r"refs\(umd\)\.p is not there, there is refs\(google\)\.p, refs\(unc\)\.p"):
+    with pytest.raises(DataError, match=r"refs\(umd\)\.p is missing, there is refs\(google\)\.p, refs\(unc\)\.p"):
         read_refer(refcoco, "umd", "val")
     with pytest.raises(DataError, match="no refs"):
         read_refer(refcoco / "absent", "unc", "val")
