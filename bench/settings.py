@@ -1,9 +1,10 @@
 """bench.toml -> frozen settings.
 
-Three layers, the later one winning: the defaults that come with the project (its own bench.toml), the user's
-bench.toml (`--config`, BENCH_CONFIG, or the nearest one from the working folder upwards), and flags. Unknown keys are
-refused with the nearest known one. What a pipeline's own table may hold is that pipeline's business: it parses it with
-`parse_table`.
+Defaults live in the classes here and in those of the pipelines. Three layers lie over them, the later one winning: the
+project's own bench.toml, which holds what differs from the code, the user's bench.toml (`--config`, BENCH_CONFIG, or
+the nearest one from the working folder upwards), and flags. Unknown keys are refused with the nearest known one.
+
+pydantic-settings is not used: it keeps no origin of a key, merges no table by its `kind`, and names no file in errors.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from bench.old_names import current
 WEIGHTS = frozenset({"weights", "pretrained", "checkpoint"})  # keys of bench.toml that name weights
 PROJECT = Path(__file__).resolve().parent.parent
 Model = TypeVar("Model", bound=BaseModel)
+Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
 class Table(BaseModel):
@@ -88,7 +90,7 @@ class Settings(Table):
 
 @dataclass(frozen=True)
 class Resolved:
-    """Settings in force, and for each dotted key the layer it came from ("default", a file, "flag")."""
+    """Settings in force, and for each dotted key its layer: "bench.toml", a user's file or "flag"; none = the code."""
 
     settings: Settings
     origin: Mapping[str, str] = field(default_factory=dict)
@@ -100,17 +102,10 @@ class Resolved:
         named = os.environ.get("BENCH_HOME") or self.settings.data.home
         return Path(named).expanduser().resolve() if named else platform_home()
 
-    def options(self, pipeline: str, dataset: str) -> dict[str, Any]:
-        """A pipeline's table with its lines for `dataset` ([pipelines.NAME.on.DATASET]) laid over it."""
-        return _for_dataset(self.settings.pipelines.get(pipeline, {}), dataset)
-
-    def recipe(self, pipeline: str, dataset: str) -> dict[str, Any]:
-        """A training recipe with its lines for `dataset` ([train.NAME.on.DATASET]) laid over it."""
-        return _for_dataset(self.settings.train.get(pipeline, {}), dataset)
-
-    def labelling(self, source: str, dataset: str) -> dict[str, Any]:
-        """A label source's table with its lines for `dataset` ([label.NAME.on.DATASET]) laid over it."""
-        return _for_dataset(self.settings.label.get(source, {}), dataset)
+    def table(self, section: Literal["pipelines", "train", "label"], name: str, dataset: str) -> dict[str, Any]:
+        """Lay [SECTION.NAME.on.DATASET] over [SECTION.NAME]; empty where bench.toml has neither."""
+        tables: Mapping[str, Mapping[str, Any]] = getattr(self.settings, section)
+        return _for_dataset(tables.get(name, {}), dataset)
 
 
 def _for_dataset(table: Mapping[str, Any], dataset: str) -> dict[str, Any]:
@@ -132,25 +127,21 @@ def load_settings(config: str | Path | None = None, flags: Mapping[str, Any] | N
     With `run.offline` libraries fetch nothing from now on. Raises SettingsError naming the file and the key, with the
     nearest known key.
     """
-    layers: list[tuple[str, dict[str, Any]]] = []
-    default = default_file()
-    if default is not None:
-        layers.append(("default", _read(default)))
+    shipped = default_file()
+    layers = {"bench.toml": _read(shipped)} if shipped else {}
     user = _user_file(Path(config) if config else None)
-    folder = default.parent if default else PROJECT
-    if user is not None and (default is None or user.resolve() != default.resolve()):
-        layers.append((str(user), _anchored(_read(user), user.parent)))
-    given = {key: value for key, value in (flags or {}).items() if value is not None}
-    layers.append(("flag", _nested(given)))
+    if user is not None and (shipped is None or user.resolve() != shipped.resolve()):
+        layers[str(user)] = _anchored(_read(user), user.parent)
+    layers["flag"] = _nested({key: value for key, value in (flags or {}).items() if value is not None})
 
     table: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    for name, layer in layers:
-        parse_table(Settings, layer, "flags" if name == "flag" else str(default if name == "default" else name))
+    for name, layer in layers.items():
+        # Each layer is parsed alone first, so that an error names its file.
+        parse_table(Settings, layer, {"bench.toml": str(shipped), "flag": "flags"}.get(name, name))
         table = merged(table, layer)
         origin.update(dict.fromkeys(flattened(layer), name))
-    # A wheel carries the project's bench.toml inside the package; its relative paths start at the packages' folder.
-    resolved = Resolved(parse_table(Settings, table, "settings"), origin, PROJECT if default else folder)
+    resolved = Resolved(parse_table(Settings, table, "settings"), origin)
     if resolved.settings.run.offline:
         _go_offline()
     return resolved
@@ -201,7 +192,7 @@ def parse_table(model: type[Model], table: Mapping[str, Any], where: str) -> Mod
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Lay `over` on `base`, table by table; neither is changed.
 
-    A table whose `kind` is another one than before begins anew: the keys of one proposer mean nothing to the next.
+    A table whose `kind` is another one than before replaces it: the keys of one proposer mean nothing to the next.
     """
     out = dict(base)
     for key, value in over.items():
@@ -210,6 +201,16 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             both = value["kind"] == out[key]["kind"]
         out[key] = merged(out[key], value) if both else value
     return out
+
+
+def takes(model: type[BaseModel]) -> Callable[[Factory], Factory]:
+    """Mark a factory with the class of its table, as its attribute `table` (bench/tables.py)."""
+
+    def mark(factory: Factory) -> Factory:
+        vars(factory)["table"] = model
+        return factory
+
+    return mark
 
 
 def weights_named(table: Any) -> Iterator[tuple[str, str]]:

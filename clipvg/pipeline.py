@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bench.grounding import LoadedScene, PipelineContext, Prediction
 from bench.hashing import sha256_file
-from bench.settings import Table, parse_table
+from bench.settings import Table, parse_table, takes
 from clipvg.checkpoint import Opened, open_network
 from clipvg.network import HEADS, PAD, up_to_longest
 from pipelines.canvas import Canvas, covered, letterboxed, masked_patches, normalised, stack_pixels, stacked
@@ -151,6 +151,7 @@ class ClipVGPipeline:
         return self.network.box(fused[:, 0])
 
 
+@takes(ClipVGOptions)
 def clipvg(context: PipelineContext) -> ClipVGPipeline:
     """clipvg. Raises SettingsError, WeightsError."""
     return ClipVGPipeline(options_of(context), context)

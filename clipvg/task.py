@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from bench.errors import SettingsError, WeightsError
-from bench.settings import parse_table
+from bench.settings import parse_table, takes
 from bench.training.config import TrainConfig
 from bench.training.feature_cache import ImageFeatureCache, TextFeatureCache
 from bench.training.task import GrounderTask, ParameterGroup, TaskFactory, TrainingJob
@@ -242,6 +242,7 @@ def clip_to_bfloat16(network: ClipVG) -> None:
     positions.data = before
 
 
+@takes(ClipVGTraining)
 def tasks(job: TrainingJob) -> Mapping[str, TaskFactory]:
     """Return clipvg's one part."""
     return {"network": lambda: ClipVGTask(job)}

@@ -15,29 +15,33 @@ from bench.settings import PROJECT
 def test_every_registered_name_loads():
     for name in registry.names(registry.PIPELINES):
         assert callable(registry.pipeline_factory(name))
-        assert registry.origin("pipeline", name).partition(" ")[0] in ("grounding-bench", "small-grounder")
-        if registry.has(name, "tasks"):
-            assert callable(registry.tasks(name))
-        if registry.has(name, "export"):
-            assert callable(registry.exporter(name))
-    for name in registry.names(registry.CURRICULA):
-        assert callable(registry.curriculum(name))
+        assert registry.origin(registry.PIPELINES, name).partition(" ")[0] in ("grounding-bench", "small-grounder")
+        for part in ("tasks", "export"):
+            assert not registry.has(name, part) or callable(registry.load(registry.PIPELINES, name, part))
+    for group in registry.KINDS:
+        assert all(callable(registry.load(group, name)) for name in registry.names(group) if group != registry.DATASETS)
     for name in registry.names(registry.DATASETS):
-        assert registry.dataset(name).name == name
+        assert registry.load(registry.DATASETS, name).name == name
 
 
 @pytest.mark.parametrize(
-    ("ask", "said"),
+    ("group", "name", "part", "message"),
     [
-        (lambda: registry.pipeline_factory("yolo-klip"), "no pipeline is called 'yolo-klip'; did you mean 'yolo-clip'"),
-        (lambda: registry.dataset("refcocg"), "no dataset is called 'refcocg'; did you mean 'refcocog'"),
-        (lambda: registry.tasks("centre-box"), "no trainable pipeline is called 'centre-box'; known: "),
+        (registry.PIPELINES, "yolo-klip", "pipeline", "no pipeline is called 'yolo-klip'; did you mean 'yolo-clip'"),
+        (registry.DATASETS, "refcocg", "pipeline", "no dataset is called 'refcocg'; did you mean 'refcocog'"),
+        (
+            registry.LABEL_SOURCES,
+            "captions",
+            "pipeline",
+            "did you mean 'caption'",
+        ),
+        (registry.PIPELINES, "centre-box", "tasks", "no trainable pipeline is called 'centre-box'; known: "),
     ],
 )
-def test_an_unknown_name_gets_the_nearest(ask, said):
+def test_an_unknown_name_gets_the_nearest(group, name, part, message):
     with pytest.raises(UnknownName) as error:
-        ask()
-    assert said in str(error.value)
+        registry.load(group, name, part)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def test_defaults_come_from_the_project(folder):
     resolved = load_settings()
     assert default_file() == PROJECT / "bench.toml"
     assert resolved.settings.run.batch_size == 8
-    assert resolved.origin["run.batch_size"] == "default"
+    assert "run.batch_size" not in resolved.origin and resolved.origin["pipelines.mdetr.weights"] == "bench.toml"
 
 
 def test_a_file_wins_over_defaults_and_a_flag_over_both(folder):
@@ -60,14 +60,14 @@ def test_a_data_set_has_lines_of_its_own(folder):
         "[pipelines.p]\na = 1\nb = {c = 2, d = 3}\n[pipelines.p.on.shapes]\nb = {c = 9}\n"
     )
     resolved = load_settings()
-    assert resolved.options("p", "shapes") == {"a": 1, "b": {"c": 9, "d": 3}}
-    assert resolved.options("p", "refcoco") == {"a": 1, "b": {"c": 2, "d": 3}}
-    assert resolved.options("unknown", "shapes") == {}
+    assert resolved.table("pipelines", "p", "shapes") == {"a": 1, "b": {"c": 9, "d": 3}}
+    assert resolved.table("pipelines", "p", "refcoco") == {"a": 1, "b": {"c": 2, "d": 3}}
+    assert resolved.table("pipelines", "unknown", "shapes") == {}
 
 
 def test_paths_in_a_users_file_start_there(folder):
     (folder / "bench.toml").write_text('[pipelines.p]\nweights = "./w.pt"\n')
-    assert load_settings().options("p", "")["weights"] == str(folder / "w.pt")
+    assert load_settings().table("pipelines", "p", "")["weights"] == str(folder / "w.pt")
 
 
 def test_home_is_the_environments_then_the_files(folder, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from bench.cli.options import Config, Json, settings_of
@@ -11,13 +13,18 @@ app = typer.Typer(help="The settings in force, and the schema of bench.toml.", n
 
 
 @app.command()
-def show(config: Config = None, json: Json = False) -> None:
-    """Every setting in force with the layer it came from: the project's defaults or a bench.toml of yours."""
-    from bench.settings import flattened
+def show(
+    section: Annotated[
+        str, typer.Argument(help="Only these: run, pipelines.NAME, train.NAME, label.NAME.", show_default="all")
+    ] = "",
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Every setting in force and its origin: the code's default, the project's bench.toml, or a file of yours."""
+    from bench.tables import in_force
 
     resolved = settings_of(config)
-    values = flattened(resolved.settings.model_dump())
-    rows = {key: {"value": v, "from": resolved.origin.get(key, "built in")} for key, v in values.items()}
+    rows = in_force(resolved, section)
     if json:
         emit({"home": str(resolved.home), "settings": rows})
         return

@@ -32,7 +32,7 @@ def export(
 
     resolved = settings_of(config, offline=offline)
     with as_options(pipeline, assignments(set_ or []), {"weights": weights}) as options:
-        write = registry.exporter(pipeline)
+        write = registry.load(registry.PIPELINES, pipeline, "export")
         if official.is_dir():
             raise UsageError(f"--official {official} is a folder; name the file to write")
         if official.exists() and not force:

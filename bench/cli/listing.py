@@ -54,7 +54,7 @@ def _pipelines(resolved: Resolved) -> list[dict[str, object]]:
                 "licence": card.get("licence"),
                 "saw test images": card.get("saw_test_images"),
                 "trainable": "yes" if registry.has(name, "tasks") else "",
-                "from": registry.origin("pipeline", name),
+                "from": registry.origin(registry.PIPELINES, name),
             }
         )
     return rows

@@ -61,9 +61,9 @@ def run(
     names, split_names = opt.listed(pipeline), opt.listed(split)
     # Every name is looked up before the first split is read, and every split read before a pipeline is loaded.
     for name in names:
-        registry.origin("pipeline", name)
+        registry.origin(registry.PIPELINES, name)
     if on is not None:
-        registry.origin("dataset", on)
+        registry.origin(registry.DATASETS, on)
     for name in split_names:
         if not name.startswith(FILE):
             find_split(name)

@@ -69,7 +69,7 @@ def speed(
     options = assignments(settings or [])
     names = opt.listed(pipeline)
     for name in names:
-        registry.origin("pipeline", name)
+        registry.origin(registry.PIPELINES, name)
     if interleave and len(names) < 2:
         raise UsageError("--interleave: give two pipelines or more, the first of which the others are compared with")
     rules = Rules(

@@ -54,13 +54,14 @@ def splits_of(name: str) -> list[str]:
 def find_dataset(name: str) -> Dataset | None:
     """The data set called `name` or known under it (`refcocog-umd` is `refcocog`); None when there is none."""
     if name in registry.names(registry.DATASETS):
-        return registry.dataset(name)
+        dataset: Dataset = registry.load(registry.DATASETS, name)
+        return dataset
     return next((d for d in datasets() if name in getattr(d, "aliases", ())), None)
 
 
 def datasets() -> Iterable[Dataset]:
     """Every registered data set, in order of name."""
-    return (registry.dataset(name) for name in registry.names(registry.DATASETS))
+    return (registry.load(registry.DATASETS, name) for name in registry.names(registry.DATASETS))
 
 
 def split_names() -> list[str]:

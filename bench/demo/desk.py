@@ -48,7 +48,7 @@ class Desk:
     def __init__(self, resolved: Resolved, only: Sequence[str] = ()) -> None:
         """`only` are the pipelines to offer, by default all that are ready. Raises UnknownName."""
         for name in only:
-            registry.origin("pipeline", name)
+            registry.origin(registry.PIPELINES, name)
         self.resolved = resolved
         self._only = tuple(only)
         self._ready: dict[str, list[str]] = {}

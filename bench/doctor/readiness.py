@@ -38,7 +38,7 @@ def lacks(name: str, dataset: str, resolved: Resolved) -> list[Lack]:
         registry.pipeline_factory(name)
     except BenchError as error:
         return [Lack(str(error), "")]
-    table = resolved.options(name, dataset)
+    table = resolved.table("pipelines", name, dataset)
     named = list(weights_named(table))
     # Official weights bring no tokenizer.
     if str(table.get("weights", "")).endswith(".pth") and isinstance(table.get("tokenizer"), str):

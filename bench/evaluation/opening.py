@@ -110,7 +110,7 @@ def pipeline_context(
     return PipelineContext(
         name=name,
         dataset=dataset,
-        options=merged(resolved.options(name, dataset), _absolute_weights(flags or {})),
+        options=merged(resolved.table("pipelines", name, dataset), _absolute_weights(flags or {})),
         folder=resolved.folder,
         home=resolved.home,
         device=device,

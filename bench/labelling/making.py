@@ -48,12 +48,12 @@ def make_labels(
     what the source raises; then nothing is written.
     """
     check_jsonl_name(out)
-    labels_of = registry.label_source(source)
+    labels_of = registry.load(registry.LABEL_SOURCES, source)
     name, dataset, scenes, image_source = _images(split, images, out, resolved)
     scenes = scenes[:limit]
     if lists is not None:
         list_format(dataset)  # refused before an hour's work, not after
-    options = merged(resolved.labelling(source, dataset), options or {})
+    options = merged(resolved.table("label", source, dataset), options or {})
     context = shut(replace(pipeline_context(source, dataset, resolved), options=options))
     use_device(context.device)
     seed_everything(context.seed)

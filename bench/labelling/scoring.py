@@ -129,7 +129,7 @@ def score_labels(
         "git": git_state(),
     }
     # What a pair's numbers depend on besides its label file and the weights; the size of batches changes none.
-    table = merged(resolved.options(pipeline, dataset), options or {})
+    table = merged(resolved.table("pipelines", pipeline, dataset), options or {})
     fixed: dict[str, Any] = {"options": {key: value for key, value in table.items() if key not in ("weights", "card")}}
     fixed |= {"pipeline": pipeline, "split": data.name, "protocol": under, "dtype": run.dtype, "seed": run.seed}
     fixed |= {"device": resolve_device(run.device).partition(":")[0], "deterministic": run.deterministic}

@@ -17,6 +17,7 @@ from typing import Any
 from bench.errors import RunError
 from bench.runs.files import explained, make_folder
 from bench.runs.record import Identity, RunRecord, read_record
+from bench.tables import same_options
 
 RECORD = "run.json"
 
@@ -96,6 +97,8 @@ def refuse(folder: Path, old: Identity, new: Identity) -> None:
 
 def differences(old: Identity, new: Identity) -> list[str]:
     """One line for each key in which two identities differ: "options.views: was 'crop', is 'blur'"."""
+    if old.pipeline == new.pipeline and same_options(old.pipeline, old.options, new.options):
+        old = old.model_copy(update={"options": new.options})  # one names defaults that the other leaves to the code
     was, now = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     return [
         f"{key}: was {_said(was, key)}, is {_said(now, key)}"

@@ -57,9 +57,9 @@ def train_pipeline(
 
     Raises UnknownName, UsageError, DataError, SettingsError.
     """
-    tasks = tasks or registry.tasks(pipeline)  # refused before data is read
+    tasks = tasks or registry.load(registry.PIPELINES, pipeline, "tasks")  # refused before data is read
     if curriculum:
-        registry.curriculum(curriculum)
+        registry.load(registry.CURRICULA, curriculum)
     _refuse(split_name, part, validate, out, labels, fresh, curriculum, dry_run)
     album = open_album(split_name, resolved) if labels else None
     given = load_labels(split_name, labels, resolved, album) if labels else Labelled(load_split(split_name, resolved))
@@ -72,7 +72,7 @@ def train_pipeline(
         validation = replace(validation, images=CachedImages(validation.images))
     rank = from_environment()
     make_folder(out)
-    table = merged(resolved.recipe(pipeline, dataset_of(split)), recipe)
+    table = merged(resolved.table("train", pipeline, dataset_of(split)), recipe)
     options = table.pop("curriculum", {})
     job = replace(
         _job(pipeline, split, validation, resolved, table, out),
@@ -86,7 +86,7 @@ def train_pipeline(
     started, code = time.monotonic(), git_state()  # before the weights are written, which are files of the checkout too
     if curriculum:
         sources = sources_of(split_name, labels, resolved, limit, album)
-        trained = registry.curriculum(curriculum)(job, sources, tasks, options, dry_run)
+        trained = registry.load(registry.CURRICULA, curriculum)(job, sources, tasks, options, dry_run)
     else:
         trained = _train_parts(job, tasks(job), part)
     if rank.index:
@@ -104,10 +104,10 @@ def first_step(
     pipeline: str, split_name: str, resolved: Resolved, recipe: Mapping[str, Any], part: str | None, limit: int | None
 ) -> dict[str, Any]:
     """Return the first training step of a pipeline's part on a split (see gradient_check). Raises as training does."""
-    tasks = registry.tasks(pipeline)
+    tasks = registry.load(registry.PIPELINES, pipeline, "tasks")
     split = load_split(split_name, resolved)
     split = split if limit is None else split.limited(limit)
-    table = merged(resolved.recipe(pipeline, dataset_of(split)), recipe)
+    table = merged(resolved.table("train", pipeline, dataset_of(split)), recipe)
     job = replace(_job(pipeline, split, split, resolved, table, Path()), saves=False)
     (factory,) = list(_chosen(tasks(job), part, pipeline).values())[:1]
     task = factory()

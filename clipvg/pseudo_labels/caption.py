@@ -22,7 +22,7 @@ from bench.datasets.fingerprint import image_key
 from bench.errors import SettingsError
 from bench.grounding import Box, Boxes
 from bench.labelling import LabelJob, PseudoLabel
-from bench.settings import Table, parse_table
+from bench.settings import Table, parse_table, takes
 from clipvg.pseudo_labels.caption_files import read_captions
 from clipvg.pseudo_labels.chunks import Read, Reader, Where, named, open_reader, plural
 from clipvg.pseudo_labels.detections import DetectionOptions, Looked, looked_at
@@ -60,6 +60,7 @@ class CaptionOptions(Table):
     per_image: int = Field(6, ge=1)
 
 
+@takes(CaptionOptions)
 def caption(job: LabelJob) -> Iterator[PseudoLabel]:
     """Labels by captions. Raises SettingsError, UnknownName, WeightsError, MissingPackage, DataError."""
     options = parse_table(CaptionOptions, job.options, job.where)

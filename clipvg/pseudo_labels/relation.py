@@ -20,7 +20,7 @@ from pydantic import Field
 from bench.datasets.fingerprint import image_key
 from bench.grounding import Box, Scene
 from bench.labelling import LabelJob, PseudoLabel
-from bench.settings import Table, parse_table
+from bench.settings import Table, parse_table, takes
 from clipvg.pseudo_labels.detections import DetectionOptions, Looked, boxes_of, looked_at
 from clipvg.pseudo_labels.given_files import find_file, inside_image, known_scenes
 from clipvg.pseudo_labels.predicates import Predicate, SeenPredicates, Shown, among, close_pairs, meanings
@@ -54,6 +54,7 @@ class RelationOptions(Table):
     phrase: str = Field("{subject} {predicate} {object}", pattern=r"\{subject\}")
 
 
+@takes(RelationOptions)
 def relation(job: LabelJob) -> Iterator[PseudoLabel]:
     """Labels by relation. Raises SettingsError, UnknownName, WeightsError, MissingPackage, DataError."""
     options = parse_table(RelationOptions, job.options, job.where)

@@ -23,7 +23,7 @@ from bench.datasets.fingerprint import image_key
 from bench.datasets.shapes.rng import Rng
 from bench.errors import DataError
 from bench.labelling import LabelJob, PseudoLabel
-from bench.settings import Table, parse_table
+from bench.settings import Table, parse_table, takes
 from clipvg.pseudo_labels.arrangement import large_enough, spatial_words, without_overlaps, worn
 from clipvg.pseudo_labels.detections import DetectionOptions, Looked, boxes_of, looked_at
 from clipvg.pseudo_labels.pseudo_q_files import Detection, names_of_files
@@ -65,6 +65,7 @@ class Referent:
     garments: tuple[str, ...] = ()
 
 
+@takes(TemplateOptions)
 def template(job: LabelJob) -> Iterator[PseudoLabel]:
     """The template source's labels; the same for the same seed, whatever the batch and whichever images go before.
 

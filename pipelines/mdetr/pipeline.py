@@ -18,7 +18,7 @@ from torch import Tensor
 from bench.boxes import box_cxcywh_to_xyxy
 from bench.grounding import LoadedScene, PipelineContext, Prediction, Query
 from bench.hashing import sha256_file
-from bench.settings import Table, parse_table
+from bench.settings import Table, parse_table, takes
 from pipelines.card import CardOptions, make_card
 from pipelines.engine import PairEngine, Rows, prepare
 from pipelines.mdetr.checkpoint import Opened, open_network
@@ -129,6 +129,7 @@ class MdetrPipeline:
         return "; ".join(note for note in (self.tokenizer.cut(text_of(query)), lonely) if note)
 
 
+@takes(MdetrOptions)
 def mdetr(context: PipelineContext) -> MdetrPipeline:
     """mdetr. Raises SettingsError, WeightsError."""
     options = parse_table(MdetrOptions, context.options, f"bench.toml [pipelines.{context.name}]")

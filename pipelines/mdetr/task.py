@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.settings import parse_table
+from bench.settings import parse_table, takes
 from bench.training.config import Schedule, TrainConfig
 from bench.training.task import GrounderTask, ParameterGroup, TaskFactory, TrainingJob
 from pipelines.mdetr import checkpoint
@@ -166,6 +166,7 @@ def start(config: MdetrTraining, job: TrainingJob) -> Opened:
     return replace(opened, sizes=(config.short or short, config.long or long))
 
 
+@takes(MdetrTraining)
 def tasks(job: TrainingJob) -> Mapping[str, TaskFactory]:
     """Return mdetr's one part."""
     return {"mdetr": partial(MdetrTask, job)}

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from bench.errors import SettingsError
 from bench.grounding import LoadedScene, PipelineContext, Prediction
-from bench.settings import Table, merged, parse_table
+from bench.settings import Table, merged, parse_table, takes
 from pipelines.card import CardOptions, make_parts_card
 from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.two_stage.clip.ranking import Float, Ranker, RankerOptions
@@ -102,6 +102,7 @@ def _spelled_out(weights: str | None) -> dict[str, str]:
     return parts
 
 
+@takes(TwoStageOptions)
 def two_stage(context: PipelineContext) -> TwoStage:
     """yolo-clip, detr-clip, ssd-clip and every other pipeline that bench.toml declares as a proposer and a CLIP."""
     options = options_of(context)

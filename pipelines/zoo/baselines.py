@@ -17,7 +17,7 @@ from pydantic import Field
 
 from bench.boxes import box_area_xyxy
 from bench.grounding import Box, LoadedScene, PipelineCard, PipelineContext, Prediction, Query
-from bench.settings import Table, parse_table
+from bench.settings import Table, parse_table, takes
 from pipelines.card import CardOptions, make_parts_card
 from pipelines.two_stage.proposers.proposals import Proposals, Proposer, open_proposer
 
@@ -81,12 +81,14 @@ class ProposalOptions(Table):
     card: CardOptions = CardOptions()
 
 
+@takes(Table)
 def whole_image(context: PipelineContext) -> Placed:
     """whole-image: the image's own edges."""
     parse_table(Table, context.options, f"bench.toml [pipelines.{context.name}]")
     return Placed(_card(context, "the whole image, whatever is asked"), lambda s: _relative(s, (0, 0, 1, 1)))
 
 
+@takes(CentreOptions)
 def centre_box(context: PipelineContext) -> Placed:
     """centre-box: a box in the middle."""
     share = parse_table(CentreOptions, context.options, f"bench.toml [pipelines.{context.name}]").share
@@ -94,6 +96,7 @@ def centre_box(context: PipelineContext) -> Placed:
     return Placed(_card(context, f"a box in the middle, {share:.0%} of each side"), lambda s: _relative(s, box))
 
 
+@takes(FixedOptions)
 def fixed_box(context: PipelineContext) -> Placed:
     """fixed-box: the box, in shares of the image's sides, that would score best on the train split."""
     options = parse_table(FixedOptions, context.options, f"bench.toml [pipelines.{context.name}]")
@@ -130,11 +133,13 @@ def best_fixed_box(boxes: np.ndarray[Any, Any], grid: int) -> Box:
     return (left, upper, right, lower)
 
 
+@takes(ProposalOptions)
 def largest_proposal(context: PipelineContext) -> Chosen:
     """largest-proposal: the biggest box the detector found."""
     return _chosen(context, "the largest proposal", lambda s, q, p: int(np.argmax(box_area_xyxy(p.boxes))))
 
 
+@takes(ProposalOptions)
 def random_proposal(context: PipelineContext) -> Chosen:
     """random-proposal: any box the detector found, by the seed and the expression's id alone."""
 
@@ -145,6 +150,7 @@ def random_proposal(context: PipelineContext) -> Chosen:
     return _chosen(context, "a proposal at random", choose)
 
 
+@takes(ProposalOptions)
 def label_only(context: PipelineContext) -> Chosen:
     """label-only: the most confident proposal whose class name stands in the expression, else the most confident."""
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from transformers import AutoModelForImageTextToText
 
 from bench.grounding import Box, LoadedScene, PipelineContext, Prediction
-from bench.settings import Table, parse_table
+from bench.settings import Table, parse_table, takes
 from pipelines.card import CardOptions
 from pipelines.zoo.shared import by_text, for_processor, model_card, open_pretrained
 
@@ -107,6 +107,7 @@ class Florence:
         return [(x1 * width, y1 * height, x2 * width, y2 * height) for x1, y1, x2, y2 in found["bboxes"]]
 
 
+@takes(FlorenceOptions)
 def florence(context: PipelineContext) -> Florence:
     """florence-2. Raises SettingsError, WeightsError."""
     return Florence(parse_table(FlorenceOptions, context.options, f"bench.toml [pipelines.{context.name}]"), context)

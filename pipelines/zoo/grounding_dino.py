@@ -23,7 +23,7 @@ from transformers import AutoModelForZeroShotObjectDetection
 
 from bench.boxes import box_cxcywh_to_xyxy
 from bench.grounding import Boxes, ImageArray, LoadedScene, PipelineContext, Prediction
-from bench.settings import Table, parse_table
+from bench.settings import Table, parse_table, takes
 from pipelines import hub
 from pipelines.card import CardOptions
 from pipelines.two_stage.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
@@ -167,6 +167,7 @@ class GroundingDinoPipeline:
         return answers
 
 
+@takes(GroundingDinoOptions)
 def grounding_dino(context: PipelineContext) -> GroundingDinoPipeline:
     """grounding-dino, mm-grounding-dino. Raises SettingsError, WeightsError."""
     options = parse_table(GroundingDinoOptions, context.options, f"bench.toml [pipelines.{context.name}]")

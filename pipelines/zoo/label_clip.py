@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from bench.grounding import LoadedScene, PipelineContext, Prediction
-from bench.settings import Table, parse_table
+from bench.settings import Table, parse_table, takes
 from pipelines.card import CardOptions, make_parts_card
 from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.two_stage.proposers.proposals import Proposer, open_proposer
@@ -69,6 +69,7 @@ class LabelClip:
         return self._prompt.replace("{}", text.lower())
 
 
+@takes(LabelClipOptions)
 def label_clip(context: PipelineContext) -> LabelClip:
     """label-clip, over any proposer that names what it finds."""
     where = f"bench.toml [pipelines.{context.name}]"

@@ -16,7 +16,7 @@ from transformers import AutoModelForZeroShotObjectDetection
 
 from bench.boxes import box_cxcywh_to_xyxy
 from bench.grounding import LoadedScene, PipelineContext, Prediction
-from bench.settings import Table, parse_table
+from bench.settings import Table, parse_table, takes
 from pipelines import hub
 from pipelines.card import CardOptions
 from pipelines.zoo.shared import for_processor, model_card, open_pretrained, reduced
@@ -112,6 +112,7 @@ class Owl:
         self._texts |= zip(new, zip(unit, notes, strict=True), strict=True)
 
 
+@takes(OwlOptions)
 def owl(context: PipelineContext) -> Owl:
     """owlv2, and OWL-ViT by its weights. Raises SettingsError, WeightsError."""
     return Owl(parse_table(OwlOptions, context.options, f"bench.toml [pipelines.{context.name}]"), context)

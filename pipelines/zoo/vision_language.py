@@ -19,7 +19,7 @@ from transformers import AutoModelForImageTextToText
 
 from bench.errors import WeightsError
 from bench.grounding import Box, LoadedScene, PipelineContext, Prediction
-from bench.settings import Table, parse_table
+from bench.settings import Table, parse_table, takes
 from pipelines.card import CardOptions
 from pipelines.zoo.shared import GREEDY, by_text, for_processor, model_card, open_pretrained
 
@@ -167,6 +167,7 @@ def _is_box(value: Any) -> TypeGuard[list[float]]:
     )
 
 
+@takes(VisionLanguageOptions)
 def vision_language(context: PipelineContext) -> VisionLanguage:
     """qwen-vl. Raises SettingsError, WeightsError."""
     where = f"bench.toml [pipelines.{context.name}]"

@@ -107,11 +107,11 @@ def test_list_runs(tmp_path):
 def test_config_shows_where_a_value_is_from(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bench.toml").write_text("[run]\nbatch_size = 3\n")
-    found = last_object(bench("config", "show", "--json"))["settings"]
-    assert found["run.batch_size"] == {"value": 3, "from": str(tmp_path / "bench.toml")}
-    assert found["run.device"]["from"] == "default" and found["run.rank_timeout_s"]["from"] == "built in"
+    rows = last_object(bench("config", "show", "run", "--json"))["settings"]
+    assert rows["run.batch_size"] == {"value": 3, "from": str(tmp_path / "bench.toml")}
+    assert rows["run.device"]["from"] == "code"
     assert "batch_size" in json.loads(bench("config", "schema").stdout)["$defs"]["RunSettings"]["properties"]
-    assert "batch_size" in bench("config", "show").stdout
+    assert "batch_size" in bench("config", "show", "run").stdout
 
 
 def test_doctor():

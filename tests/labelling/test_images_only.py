@@ -74,13 +74,15 @@ def test_the_context_has_no_way_to_annotations():
 def test_sources_make_labels_without_a_look_at_annotations(shapes, source):
     """Detector, CLIP and all: the same labels whether the split has annotations, secrets, or none."""
     resolved = load_settings(flags={"run.device": "cpu", "run.offline": True})
-    options = resolved.labelling(source, "shapes")
+    options = resolved.table("label", source, "shapes")
     context = shut(replace(pipeline_context(source, "shapes", resolved), options=options))
 
     def labels(split):
         scenes, images = blind(split)
         job = LabelJob(scenes, images, options, f"[label.{source}]", context)
-        return [(label.scene.file, label.text, label.box) for label in registry.label_source(source)(job)]
+        return [
+            (label.scene.file, label.text, label.box) for label in registry.load(registry.LABEL_SOURCES, source)(job)
+        ]
 
     made = labels(guarded(shapes))
     assert len(made) > len(shapes.scenes) and made == labels(shapes)

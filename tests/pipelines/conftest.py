@@ -14,7 +14,7 @@ def context(tmp_path):
     """context(name, dataset="shapes", **changes): what `name`'s factory is given on a CPU, offline."""
 
     def make(name="yolo-clip", dataset="shapes", options=None, **changes):
-        options = load_settings().options(name, dataset) if options is None else options
+        options = load_settings().table("pipelines", name, dataset) if options is None else options
         fields = {"name": name, "dataset": dataset, "options": options, "folder": PROJECT, "home": tmp_path / "home"}
         scenes = {"train_scenes": lambda: [make_scene(2026, "train", i) for i in range(60)]}
         return make_context(tmp_path, **{**fields, **scenes, **changes})

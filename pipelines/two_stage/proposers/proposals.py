@@ -22,7 +22,7 @@ from bench import registry
 from bench.boxes import box_area_xyxy, clip_xyxy, iou_pairwise
 from bench.errors import SettingsError
 from bench.grounding import Boxes, ImageArray, LoadedScene, PipelineContext
-from bench.settings import Table, parse_table
+from bench.settings import Table, parse_table, takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def opener(
 
     What it makes raises SettingsError, and what the proposer raises.
     """
-    return lambda table, where, context: proposer(parse_table(options, table, where), context)
+    return takes(options)(lambda table, where, context: proposer(parse_table(options, table, where), context))
 
 
 def open_proposer(table: Mapping[str, Any], where: str, context: PipelineContext) -> Proposer:
@@ -129,5 +129,5 @@ def open_proposer(table: Mapping[str, Any], where: str, context: PipelineContext
     kind = rest.pop("kind", None)
     if not isinstance(kind, str):
         raise SettingsError(f"{where}: `kind` must name a proposer, one of {registry.names(registry.PROPOSERS)}")
-    opened: Proposer = registry.proposer_factory(kind)(rest, where, context)
+    opened: Proposer = registry.load(registry.PROPOSERS, kind)(rest, where, context)
     return opened

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from bench.errors import SettingsError
 from bench.grounding import LoadedScene, PipelineContext, Prediction
-from bench.settings import Table, merged, parse_table
+from bench.settings import Table, merged, parse_table, takes
 from pipelines.card import CardOptions, make_parts_card
 from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.two_stage.clip.ranking import Ranker, RankerOptions
@@ -125,12 +125,14 @@ class PooledScoreMap(ScoreMap):
         return self.ranker.chances(batch, [_proposals(cut, False) for cut in cuts], vectors)
 
 
+@takes(SegmentClipOptions)
 def seg_clip(context: PipelineContext) -> ScoreMap:
     """Open seg-clip: regions as views."""
     options = _options(SegmentClipOptions, context)
     return ScoreMap(options, context, "best box on a score map of regions", "Achanta et al., SLIC, TPAMI 2012")
 
 
+@takes(ClipPoolingOptions)
 def clip_pooling(context: PipelineContext) -> ScoreMap:
     """Open clip-pooling: regions by attention pooling. Raises SettingsError for options of views."""
     useless = VIEW_OPTIONS & dict(context.options.get("ranker", {})).keys()

@@ -75,7 +75,7 @@ def shapes_job(context):
     """shapes_job(source, count, seed=0): embedded data, shipped weights, bench.toml's table."""
 
     def make(source, count=12, seed=0, start=0):
-        options = load_settings().labelling(source, "shapes")
+        options = load_settings().table("label", source, "shapes")
         scenes = [replace(make_scene(2026, "val", i), expressions=()) for i in range(start, start + count)]
         place = context(options, name=source, dataset="shapes", folder=PROJECT, seed=seed)
         return LabelJob(scenes, ShapesImages(2026), options, f"bench.toml [label.{source}]", place)

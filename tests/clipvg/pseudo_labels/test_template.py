@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bench.datasets.shapes.rng import Rng
 from bench.errors import DataError, SettingsError
-from bench.registry import label_source
+from bench.registry import LABEL_SOURCES, load
 from bench.settings import merged
 from clipvg.pseudo_labels.pseudo_q_files import Detection
 from clipvg.pseudo_labels.template import (
@@ -233,7 +233,7 @@ def test_options_and_files_are_checked_before_the_first_image(blank_job, tmp_pat
 
 
 def test_it_is_what_its_name_opens():
-    assert label_source("template") is template
+    assert load(LABEL_SOURCES, "template") is template
 
 
 def test_the_shipped_table_speaks_of_shapes(shapes_job):

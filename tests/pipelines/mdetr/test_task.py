@@ -104,8 +104,8 @@ def test_the_defaults_are_the_official_ones():
     assert (config.epochs, config.reference_batch, config.clip_norm, config.ema) == (5, 8, 0.1, 0.9998)
     assert (config.schedule, config.betas, config.weight_decay) == ("drop", (0.9, 0.999), 1e-4)
     assert vars(config)["loss"].contrastive == 1.0
-    assert MdetrTraining(**load_settings().recipe("mdetr", "refcocog")).epochs == 3
-    assert MdetrTraining(**load_settings().recipe("mdetr", "refcoco")) == config
+    assert MdetrTraining(**load_settings().table("train", "mdetr", "refcocog")).epochs == 3
+    assert MdetrTraining(**load_settings().table("train", "mdetr", "refcoco")) == config
 
 
 class Patches(nn.Module):

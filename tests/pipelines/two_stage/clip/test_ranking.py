@@ -170,7 +170,7 @@ def test_every_option_is_part_of_the_run(context):
     )
     hashes, card = set(), PipelineCard("x", "", supervision="none")
     for change in changes:
-        made = context(options=merged(load_settings().options("yolo-clip", "shapes"), change))
+        made = context(options=merged(load_settings().table("pipelines", "yolo-clip", "shapes"), change))
         options_of(made)
         hashes.add(blank_record(made, card, split, load_settings().settings, "iou").settings_hash)
     assert len(hashes) == len(changes)

@@ -1,0 +1,100 @@
+"""Tables of bench.toml with the code's defaults: for `bench config show`, and to compare the options of two runs.
+
+A factory names the class of its table (`bench.settings.takes`); where it names none, a table stays as it stands. A
+`proposer`, however deep, is of the class that the factory of its kind names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from bench import registry
+from bench.errors import BenchError, SettingsError
+from bench.settings import Resolved, Settings, flattened, parse_table
+
+LOADERS: dict[str, Callable[[str], Any]] = {
+    "pipelines": registry.pipeline_factory,
+    "train": lambda name: registry.load(registry.PIPELINES, name, "tasks"),
+    "label": lambda name: registry.load(registry.LABEL_SOURCES, name),
+}
+
+
+def complete(section: str, name: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill a table (without its `on`) with the defaults of its class, as JSON has it.
+
+    Raises SettingsError for a table that does not fit, UnknownName, MissingPackage.
+    """
+    model: type[BaseModel] | None = getattr(LOADERS[section](name), "table", None)
+    if model is None:
+        return dict(table)
+    where = f"bench.toml [{section}.{name}]"
+    filled: dict[str, Any] = _with_proposers(parse_table(model, table, where).model_dump(mode="json"), where)
+    return filled
+
+
+def same_options(pipeline: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two tables mean the same once the code's defaults are filled in."""
+    if one == other:  # the usual case, in which no pipeline is imported
+        return True
+    try:
+        return complete("pipelines", pipeline, one) == complete("pipelines", pipeline, other)
+    except BenchError:
+        return False
+
+
+def in_force(resolved: Resolved, section: str = "") -> dict[str, dict[str, Any]]:
+    """List every setting, or those of a dotted `section`: key -> {"value", "from"}.
+
+    `from` is code, bench.toml, the path of a user's file, or flag. Raises SettingsError for an unknown section and for
+    a table that does not fit.
+    """
+    values = resolved.settings.model_dump()
+    written = flattened(values)
+    for group in LOADERS:
+        for name in sorted({*_registered(group), *values[group]}):
+            if section in ("", group) or f"{section}.".startswith(f"{group}.{name}."):
+                values[group][name] = _filled(group, name, values[group].get(name, {}))
+    rows = {
+        key: {"value": value, "from": resolved.origin.get(key, "code") if key in written else "code"}
+        for key, value in flattened(values).items()
+        if not section or f"{key}.".startswith(f"{section}.")
+    }
+    if not rows:
+        raise SettingsError(f"no settings are called {section!r}; sections: {', '.join(Settings.model_fields)}")
+    return rows
+
+
+def _registered(group: str) -> list[str]:
+    if group == "label":
+        return registry.names(registry.LABEL_SOURCES)
+    return [name for name in registry.names(registry.PIPELINES) if group == "pipelines" or registry.has(name, "tasks")]
+
+
+def _filled(group: str, name: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete a table and keep its lines for data sets; what cannot be imported here stays as it stands."""
+    rest = {key: value for key, value in table.items() if key != "on"}
+    try:
+        filled = complete(group, name, rest)
+    except SettingsError:
+        raise
+    except BenchError:
+        filled = rest
+    return filled | {key: value for key, value in table.items() if key == "on"}
+
+
+def _with_proposers(value: Any, where: str) -> Any:
+    if isinstance(value, list):
+        return [_with_proposers(inner, where) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    out = {key: _with_proposers(inner, f"{where}.{key}") for key, inner in value.items()}
+    if isinstance(proposer := out.get("proposer"), dict) and "kind" in proposer:
+        rest = {key: inner for key, inner in proposer.items() if key != "kind"}
+        model = getattr(registry.load(registry.PROPOSERS, proposer["kind"]), "table", None)
+        if model is not None:
+            rest = parse_table(model, rest, f"{where}.proposer").model_dump(mode="json")
+        out["proposer"] = {"kind": proposer["kind"], **rest}
+    return out
