@@ -153,7 +153,7 @@ def score(
 
     from bench.errors import UsageError
     from bench.labelling.scoring import score_labels, show_official
-    from bench.reporting.reliability import print_pairs
+    from bench.reporting.reliability_table import print_pairs
     from bench.runs.reliability import IMAGE
     from bench.settings import assignments
 

@@ -26,7 +26,8 @@ from bench.grounding import Pipeline
 from bench.hashing import places_of, sha256_file
 from bench.labelling.label_files import list_format
 from bench.labelling.scorer_files import IOU_RESULT, list_rows, read_iou_result, write_reliability_lists
-from bench.reporting.reliability import Kind, drawing, summary
+from bench.reporting.reliability_chart import reliability_chart
+from bench.reporting.reliability_table import Kind, summary
 from bench.runs.files import make_folder
 from bench.runs.provenance import environment, git_state, redacted, settings_hash
 from bench.runs.reliability import Key, Pair, is_done, read_pairs, read_rows, rows_path, write_record, write_rows
@@ -147,7 +148,7 @@ def score_labels(
             "environment": where,
             "pairs": [pairs[key] for *_, key in order if key in pairs],
         }
-        write_record(out, record, drawing(f"Reliability of pseudo-labels of {data.name}", record["pairs"]))
+        write_record(out, record, reliability_chart(f"Reliability of pseudo-labels of {data.name}", record["pairs"]))
         return record
 
     opened: tuple[str, Pipeline] | None = None  # a scorer's weights are opened for the first of its pairs
@@ -199,7 +200,7 @@ def show_official(path: Path, out: Path) -> dict[str, Any]:
     pair["no_box"] = sum(row.prediction is None for row in rows)
     official = {"file": path.name, "sha256": sha256_file(path)}
     record = {"command": " ".join(redacted()), "from": official, "pairs": [pair]}
-    write_record(out, record, drawing(f"Reliability, {path.name}", [pair]))
+    write_record(out, record, reliability_chart(f"Reliability, {path.name}", [pair]))
     return record
 
 

@@ -1,154 +1,162 @@
-"""Line charts as SVG text: training curves, and whatever else is a few lines over one quantity.
+"""Draw charts as SVG text: line charts, and the canvas that every saved chart shares.
 
-Lines differ by their dashes and by the name at their end, not by colour alone; colours follow light and dark mode.
+Lines and marks differ by dashes or shape, not by colour alone; a dark reader gets the colours inverted. The same values
+give the same bytes: nothing of the moment is written, and letters are measured in a font that comes with matplotlib.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import io
+import math
+import re
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from typing import TYPE_CHECKING, Any
+from xml.sax.saxutils import escape
 
-from bench.reporting.svg import (
-    LIGHT,
-    SMALL,
-    Scale,
-    axes,
-    document,
-    fitted,
-    make_scale,
-    safe,
-    style,
-    text,
-    width_of,
-    words,
-)
+import numpy as np
+from numpy.typing import NDArray
 
-DASHES = ("", "7 4", "2 3", "10 3 2 3", "14 5", "5 2 1 2")
-RULES = ".line{fill:none;stroke-width:1.8;stroke-linejoin:round}" + "".join(
-    f".d{n}{{stroke-dasharray:{dash}}}" for n, dash in enumerate(DASHES) if dash
-)
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-WIDTH, PLOT = 760, 190  # pixels: of the chart, and the height of one panel's plot
-ABOVE, BELOW = 42, 56  # room of its titles over a plot, of its ticks and label under it
-ROW = 15  # pixels between names at the ends of lines
-SAMPLE = 22  # length of the piece of line before a name
-Point = tuple[float, float]
+COLOURS = ("#0b63c4", "#c2410c", "#0f766e", "#8b2fc9", "#8a6100", "#b3246b")
+DASHES = ("solid", (0, (6, 3)), (0, (1.5, 2)), (0, (8, 2, 1.5, 2)), (0, (12, 4)), (0, (4, 2, 1, 2, 1, 2)))
+INCH = 96  # pixels
+WIDTH = 760 / INCH
+PANEL = 290 / INCH  # height of a panel of lines
+LARGEST, SMALLEST = 1e100, 1e-100  # beyond them floats overflow when they are scaled
+LONGEST = 32  # letters of a name
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+DARK = "<style>@media(prefers-color-scheme:dark){svg{filter:invert(.93) hue-rotate(180deg)}}</style>"
+SETTINGS: Any = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "bench",
+    "text.parse_math": False,  # names are data
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e7eb",
+    "legend.frameon": False,
+    "hatch.linewidth": 1.5,
+}
 
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One line. A `y` that is NaN or infinite is a gap in it."""
-
-    name: str
-    xs: Sequence[float]
-    ys: Sequence[float]
+Line = tuple[str, Sequence[float], Sequence[float]]  # name, xs, ys
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One plot. With `log` the heights are logarithmic, and what is not above 0 is a gap."""
+    """One plot of lines. A y that is NaN or infinite, or not above 0 with `log`, is a gap."""
 
     title: str
     x_label: str
     y_label: str
-    series: Sequence[Series]
+    lines: Sequence[Line]
     log: bool = False
 
 
+def svg(title: str, description: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
+    """Draw a whole SVG document of `size` inches; `description` is what it shows, for screen readers."""
+    import matplotlib  # here, for it takes half a second
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font lacks: the reader's own font has them
+        figure = Figure(size, layout="constrained")
+        figure.suptitle(fitted(title, 90), x=0.02, ha="left", fontsize=12, fontweight="bold")
+        paint(figure)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Title": xml(title)})
+    text = out.getvalue()
+    head = f"</title>\n <desc>{escape(xml(description))}</desc>\n {DARK}"
+    return text[text.index("<svg") :].replace("</title>", head, 1)
+
+
+def xml(text: str) -> str:
+    """Return the text with the characters replaced that XML may not hold."""
+    return NOT_XML.sub("�", text)
+
+
+def fitted(name: str, most: int = LONGEST) -> str:
+    """Return a name on one line, its end replaced by "…" beyond `most` letters."""
+    flat = xml(" ".join(name.split()))
+    return flat if len(flat) <= most else f"{flat[: most - 1]}…"
+
+
+def number(value: float, _: int = 0) -> str:
+    """Return a number with three digits: 12,000, 0.35, 2e-05."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
+
+
+def drawable(values: Sequence[float], log: bool = False) -> NDArray[np.float64]:
+    """Return the values as an array, NaN for those without a place on the axis."""
+    array = np.array(values, np.float64)
+    return np.where((np.abs(array) < LARGEST) & ((array > SMALLEST) | (not log)), array, np.nan)
+
+
+def log_axis(axes: Axes, which: str, values: NDArray[np.float64], room: float = 1.3) -> None:
+    """Make an axis logarithmic over positive `values`, with ticks at 1, 2 and 5 times powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    low, high = float(values.min()) / room, float(values.max()) * room
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axes.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
+    decades = math.log10(high / low)
+    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if decades <= 2 else (1,)))
+    axis.set_minor_locator(LogLocator(10, subs=(1,)))
+    axis.set_major_formatter(FuncFormatter(number))
+    axis.set_minor_formatter(FuncFormatter(lambda value, place: ""))
+
+
 def line_chart(title: str, panels: Sequence[Panel]) -> str:
-    """The panels one below the other, as a whole SVG document. Raises ValueError for xs and ys of unequal length."""
-    parts: list[str] = []
-    top = 48.0
-    for panel in panels:
-        plot = max(PLOT, ROW * len(panel.series))
-        parts += _panel(panel, top, plot)
-        top += ABOVE + plot + BELOW
-    names = "; ".join(f"{panel.title}: {', '.join(series.name for series in panel.series)}" for panel in panels)
-    return document(title, names, WIDTH, top, style(RULES), parts)
+    """Draw the panels one below the other. Raises ValueError for xs and ys of unequal length."""
+
+    def paint(figure: Figure) -> None:
+        for panel, axes in zip(panels, figure.subplots(len(panels), 1, squeeze=False)[:, 0], strict=True):
+            _paint_panel(panel, axes)
+
+    names = "; ".join(f"{panel.title}: {', '.join(name for name, *_ in panel.lines)}" for panel in panels)
+    return svg(title, names, (WIDTH, 0.5 + PANEL * max(1, len(panels))), paint)
 
 
-def _panel(panel: Panel, top: float, height: float) -> Iterator[str]:
-    """One panel whose title begins at `top`: titles, grid, lines, and the names of the lines beside their ends."""
-    upper, lower = top + ABOVE, top + ABOVE + height
-    y = make_scale((v for s in panel.series for v in s.ys), lower, upper, log=panel.log)
-    left = 28 + max(width_of(label, SMALL) for label in y.labels)
-    names = []  # each with the last value of its line
-    for series in panel.series:
-        last = next((words(v) for v in reversed(series.ys) if y.drawable(v)), "")
-        names.append(f"{fitted(series.name, 150, SMALL)} {last}".rstrip())
-    right = WIDTH - 20 - max([SAMPLE + 8 + width_of(name, SMALL) for name in names], default=0)
-    xs = (x for s in panel.series for x, v in zip(s.xs, s.ys, strict=True) if y.drawable(v))
-    x = make_scale(xs, left, right, most=7, tight=True)
-    yield text("name", 20, top + 12, fitted(panel.title, WIDTH - 40, SMALL + 2))
-    yield text("label", 20, top + 27, fitted(panel.y_label, WIDTH - 40, SMALL))
-    yield from axes(x, y)
-    yield text("label", (left + right) / 2, lower + 34, fitted(panel.x_label, right - left, SMALL), "middle")
-    ends: list[float | None] = []
-    for number, series in enumerate(panel.series):
-        runs = _runs(series, x, y)
-        yield from (_line(run, number, series.name) for run in runs)
-        ends.append(runs[-1][-1][1] if runs else None)
-    if not any(end is not None for end in ends):
-        yield text("label", (left + right) / 2, (upper + lower) / 2, "no values yet", "middle")
-    for number, place in enumerate(_apart([lower if end is None else end for end in ends], upper, lower)):
-        yield f'<path class="{_style_of(number)}" d="M{right + 8:.2f} {place:.2f}h{SAMPLE - 6}"/>'
-        yield text(f"end {_colour_of(number)}", right + 8 + SAMPLE, place + 4, names[number])
+def _paint_panel(panel: Panel, axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-
-def _runs(series: Series, x: Scale, y: Scale) -> list[list[Point]]:
-    """The line in pixels, cut at its gaps."""
-    pairs = list(zip(series.xs, series.ys, strict=True))
-    runs = []
-    for there, run in groupby(pairs, lambda pair: y.drawable(pair[1]) and x.drawable(pair[0])):
-        if there:
-            runs.append(_thinned([(x.at(a), y.at(b)) for a, b in run]))
-    return runs
-
-
-def _thinned(points: list[Point]) -> list[Point]:
-    """Of the points on one column of pixels the first, the highest, the lowest and the last: it looks the same."""
-    if len(points) <= 2 * WIDTH:
-        return points
-    out: list[Point] = []
-    for _, group in groupby(points, lambda point: int(point[0])):
-        column = list(group)
-        keep = {0, len(column) - 1}
-        for pick in (min, max):
-            keep.add(pick(range(len(column)), key=lambda n: column[n][1]))
-        out += [column[n] for n in sorted(keep)]
-    return out
-
-
-def _line(run: Sequence[Point], number: int, name: str) -> str:
-    """A line through the points, or a dot where there is only one."""
-    said = f"<title>{safe(name)}</title>"
-    if len(run) == 1:
-        ((a, b),) = run
-        return f'<circle class="{_colour_of(number)}" cx="{a:.2f}" cy="{b:.2f}" r="3.5">{said}</circle>'
-    path = "L".join(f"{a:.2f} {b:.2f}" for a, b in run)
-    return f'<path class="{_style_of(number)}" d="M{path}">{said}</path>'
-
-
-def _style_of(number: int) -> str:
-    """Colour and dashes of a line; the seventh has the first one's colour and other dashes."""
-    return f"line s{number % len(LIGHT)} d{(number + number // len(LIGHT)) % len(DASHES)}"
-
-
-def _colour_of(number: int) -> str:
-    return f"t{number % len(LIGHT)}"
-
-
-def _apart(places: Sequence[float], upper: float, lower: float) -> list[float]:
-    """Heights at least ROW apart and within the panel, each as near to its own as the order of the lines allows."""
-    order = sorted(range(len(places)), key=lambda n: (places[n], n))
-    out = list(places)
-    free = upper
-    for n in order:
-        out[n] = max(out[n], free)
-        free = out[n] + ROW
-    free = lower
-    for n in reversed(order):
-        out[n] = min(out[n], free)
-        free = out[n] - ROW
-    return out
+    axes.set_title(fitted(panel.title, 80))
+    axes.set(xlabel=fitted(panel.x_label, 80), ylabel=fitted(panel.y_label, 50))
+    known: list[NDArray[np.float64]] = []
+    for place, (name, xs, ys) in enumerate(panel.lines):
+        x, y = drawable(xs), drawable(ys, panel.log)
+        if len(x) != len(y):
+            raise ValueError(f"{name}: {len(x)} xs and {len(y)} ys")
+        # 1. A name with the last value of its line, beside the plot.
+        there = np.isfinite(x) & np.isfinite(y)
+        last = f"  {number(y[there][-1])}" if there.any() else ""
+        # 2. A point without neighbours gets a dot, for no line goes through it.
+        before, after = np.r_[False, there[:-1]], np.r_[there[1:], False]
+        alone = np.flatnonzero(there & ~before & ~after).tolist()
+        # 3. The seventh line has the first one's colour and other dashes.
+        colour, dash = COLOURS[place % len(COLOURS)], DASHES[(place + place // len(COLOURS)) % len(DASHES)]
+        style: dict[str, Any] = {"color": colour, "linestyle": dash, "linewidth": 1.6, "markersize": 4.5}
+        axes.plot(x, np.where(there, y, np.nan), marker="o" if alone else "", markevery=alone or None, **style)
+        axes.lines[-1].set_label(f"{fitted(name)}{last}")
+        known += [y[there]] * bool(there.any())
+    if not known:
+        axes.text(0.5, 0.5, "no values yet", transform=axes.transAxes, ha="center", va="center")
+    elif panel.log:
+        log_axis(axes, "y", np.concatenate(known))
+    else:
+        axes.yaxis.set_major_formatter(FuncFormatter(number))
+    if all(float(x).is_integer() for _, xs, _ in panel.lines for x in xs if math.isfinite(x)):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(number))
+    if panel.lines:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), handlelength=2.6)

@@ -44,16 +44,16 @@ class TrainingLog:
 
     def draw(self, losses: tuple[str, ...]) -> None:
         """Draw the losses over steps, and the validation scores over epochs."""
-        from bench.reporting.charts import Panel, Series, line_chart
+        from bench.reporting.charts import Panel, line_chart
 
         steps = [line for line in self.lines if "loss" in line]
         names = [name for name in ("loss", *losses) if any(line.get(name) for line in steps)]
         xs = [line["step"] for line in steps]
-        panels = [Panel("Loss", "step", "", tuple(Series(n, xs, [line[n] for line in steps]) for n in names))]
+        panels = [Panel("Loss", "step", "", tuple((n, xs, [line[n] for line in steps]) for n in names))]
         if scores := [line for line in self.lines if "loss" not in line]:
             epochs = [line["epoch"] for line in scores]
             shown = [key for key in scores[0] if key in SCORES or key.startswith("recall")]
-            series = tuple(Series(SCORES.get(k, k), epochs, [100 * line[k] for line in scores]) for k in shown)
+            series = tuple((SCORES.get(k, k), epochs, [100 * line[k] for line in scores]) for k in shown)
             panels.append(Panel("Validation", "epoch", "%", series))
         write_atomically(self.curves, line_chart(self.title, panels).encode())
 

@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 
 from bench.datasets.readers.label_sources import SourceRows
-from bench.reporting.charts import Panel, Series, line_chart
-from bench.reporting.reliability import Histogram, histograms
+from bench.reporting.charts import Panel, line_chart
+from bench.reporting.reliability_chart import BARS, reliability_chart
 from bench.runs.files import make_folder, write_atomically
 from clipvg.curriculum.pools import Pool, kept_rows
 from clipvg.curriculum.search import Choice, CurriculumOptions, Round, Selection, Trial, chosen_of
 
-BARS = 25
 FORMAT = 1
 
 
@@ -120,15 +119,12 @@ class CurriculumRecord:
         """Write all files under `folder`, each whole or not at all. Raises RunError."""
         make_folder(folder / "selected")
         manifest = self.manifest()
-        panels = [
-            Histogram(h["scorer"], h["source"], h["histogram"], h["rows"], h["mean"], h["kind"])
-            for h in manifest["reliability"].values()
-        ]
+        panels = [{**h, "counts": h["histogram"]} for h in manifest["reliability"].values()]
         files = {
             "manifest.json": json.dumps(manifest, indent=2) + "\n",
             "decisions.md": decisions(manifest),
             "thresholds.svg": thresholds_chart(manifest),
-            "reliability.svg": histograms("Reliability of the labels", panels),
+            "reliability.svg": reliability_chart("Reliability of the labels", panels),
             **{f"selected/{choice.source}.jsonl": "".join(self._lines(choice)) for choice in self.chosen},
         }
         for name, text in files.items():
@@ -207,11 +203,11 @@ def thresholds_chart(manifest: Mapping[str, Any]) -> str:
         for trial in one["thresholds"] + one["scorers"]:
             if trial["performance"] is not None:
                 lines.setdefault(trial["scorer"], {})[trial["threshold"]] = 100 * trial["performance"]
-        series = [Series(f"by {m}", sorted(points), [points[h] for h in sorted(points)]) for m, points in lines.items()]
+        series = [(f"by {m}", sorted(points), [points[h] for h in sorted(points)]) for m, points in lines.items()]
         end = "skipped"
         if one["chosen"] is not None:
             scorer, h = one["chosen"]["scorer"], one["chosen"]["threshold"]
-            series.append(Series("chosen", [h], [lines[scorer][h]]))
+            series.append(("chosen", [h], [lines[scorer][h]]))
             end = f"{scorer} from {h:g}"
         title = f"{number}. {one['source']}: {end}"
         panels.append(Panel(title, "threshold of reliability", "Acc@0.5 of a training on the rows kept, %", series))

@@ -21,7 +21,7 @@ from bench.datasets.readers.label_sources import source_name, told_apart
 from bench.errors import BenchError, DataError, RunError, UnknownName, UsageError, WeightsError
 from bench.evaluation.loop import evaluate
 from bench.labelling.scorer_files import read_iou_result
-from bench.reporting.reliability import BINS, summary
+from bench.reporting.reliability_table import BINS, summary
 from bench.settings import PROJECT, load_settings
 
 TINY = PROJECT / "clipvg" / "weights" / "tiny-clipvg.safetensors"
@@ -123,7 +123,7 @@ def test_every_scorer_scores_every_file(world, caplog):
     ]
     assert record["scorers"][0]["sha256"] == sha256(world / "m1.safetensors")
     root = ElementTree.parse("reliability/reliability.svg").getroot()
-    names = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text") if t.get("class") == "name"]
+    names = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text") if " on " in (t.text or "")]
     assert names == ["m1 on template", "m1 on relation", "m2 on template", "m2 on relation"]
 
 

@@ -1,191 +1,145 @@
-"""Charts: valid SVG whatever the values, lines where their numbers say, no word over another, and round ticks."""
+"""Charts: whole SVG documents whatever the values and names, with lines, marks and bars where their numbers say."""
 
 import itertools
 import math
-import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
-from bench.reporting.charts import PLOT, WIDTH, Panel, Series, line_chart
-from bench.reporting.svg import DARK, LIGHT, make_scale, words
+from bench.reporting.charts import COLOURS, Panel, line_chart
+from bench.reporting.reliability_chart import grid_width, reliability_chart
+from bench.reporting.speed_chart import pareto_front, speed_chart
 
 NAN, INF = math.nan, math.inf
 SVG = "{http://www.w3.org/2000/svg}"
+HOSTILE = '<script>alert("x")</script>\x00 & $x_1$ \\frac 模型\nline'
 numbers = st.floats(allow_nan=True, allow_infinity=True, width=64)
-epochs = st.lists(numbers, max_size=12)
 
 
-def parsed(*series, log=False, title="t"):
-    panel = Panel("title", "x", "y", series, log)
-    return ElementTree.fromstring(line_chart(title, [panel]))
+def row(name="p", accuracy=0.5, speed=100.0, half=0.1):
+    rate = {"median": speed, "low": speed * 0.9, "high": speed * 1.1}
+    ci95 = [accuracy - half, accuracy + half]
+    return {"pipeline": name, "acc@0.5": accuracy, "ci95": ci95, "speed": {"expressions_per_s": rate}}
 
 
-def lines(root):
-    """The points of each line in pixels, longest strokes only: not the grid, not the samples before names."""
-    paths = [path for path in root.iter(f"{SVG}path") if path.find(f"{SVG}title") is not None]
-    return [[tuple(map(float, point.split())) for point in path.get("d")[1:].split("L")] for path in paths]
+def pair(scorer="m", source="s", counts=(0, 1, 3, 0, 0) * 5, rows=40, mean=0.5, kind="SR"):
+    return {"scorer": scorer, "source": source, "counts": counts, "rows": rows, "mean": mean, "kind": kind}
 
 
-def texts(root):
-    """(text, left, top, right, bottom) of every text, by a narrower measure of letters than the chart's own."""
-    found = []
-    for text in root.iter(f"{SVG}text"):
-        kind = text.get("class").split()[0]
-        size = {"head": 16, "name": 13}.get(kind, 11)
-        x, y, width = float(text.get("x")), float(text.get("y")), 0.55 * size * len(text.text or "")
-        left = {"start": x, "middle": x - width / 2, "end": x - width}[text.get("text-anchor")]
-        found.append((text.text, left, y - 0.75 * size, left + width, y + 0.2 * size))
-    return found
+def lines(*series, log=False, title="t"):
+    return line_chart(title, [Panel("title", "x", "y", series, log)])
 
 
-def overlapping(root):
-    boxes = [box for box in texts(root) if box[0]]
-    return [
-        (a[0], b[0])
-        for a, b in itertools.combinations(boxes, 2)
-        if a[1] < b[3] and b[1] < a[3] and a[2] < b[4] and b[2] < a[4]
-    ]
+@pytest.fixture
+def painted(monkeypatch):
+    """painted(chart, ...): the axes that a chart was painted on."""
+    figures = []
+    saved = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), saved(self, *a, **k))[1])
+    return lambda chart, *arguments, **words: (chart(*arguments, **words), figures[-1].axes)[1]
 
 
-def test_a_line_stands_where_its_numbers_say():
-    (points,) = lines(parsed(Series("a", [0, 5, 10], [0.0, 1.0, 0.25])))
-    (x1, bottom), (x2, top), (x3, quarter) = points
-    assert x2 - x1 == pytest.approx(x3 - x2, abs=0.02) and x1 < x2
-    assert bottom - top == PLOT and (bottom - quarter) / PLOT == pytest.approx(0.25, abs=1e-3)
+def texts(svg):
+    return [text.text for text in ElementTree.fromstring(svg).iter(f"{SVG}text")]
 
 
-def test_a_logarithmic_scale_has_equal_steps_for_equal_factors():
-    (points,) = lines(parsed(Series("a", [0, 1, 2], [10, 1, 0.1]), log=True))
-    assert points[1][1] - points[0][1] == pytest.approx(points[2][1] - points[1][1], abs=0.02)
-    assert points[2][1] - points[0][1] == PLOT
+def test_lines_stand_where_their_numbers_say(painted):
+    (axes,) = painted(lines, ("a", [0, 5, 10], [0.0, 1.0, 0.25]), ("b", [0, 5], [NAN, INF]))
+    a, b = axes.get_lines()
+    assert a.get_xydata().tolist() == [[0, 0.0], [5, 1.0], [10, 0.25]]
+    assert all(math.isnan(y) for _, y in b.get_xydata()) and a.get_linestyle() != b.get_linestyle()
+    assert all(float(x).is_integer() for x in axes.get_xticks())
+    (axes,) = painted(lines, ("a", [1, 2, 3], [1, 0, 1000]), log=True)
+    assert axes.get_yscale() == "log" and axes.get_lines()[0].get_markevery() == [0, 2]  # alone beside a gap: dots
 
 
-@given(st.dictionaries(st.integers(0, 10**6), st.floats(-1e6, 1e6), min_size=2, max_size=40))
-def test_more_is_never_lower(values):
-    pairs = sorted(values.items())
-    root = parsed(Series("a", *zip(*pairs, strict=True)))
-    ((*points,),) = lines(root)
-    assert len(points) == len(pairs)
-    for (v, (_, y1)), (w, (_, y2)) in itertools.combinations(zip([v for _, v in pairs], points, strict=True), 2):
-        assert (v - w) * (y1 - y2) <= 0 or y1 == y2
-    assert all(a[0] <= b[0] for a, b in itertools.pairwise(points))
+def test_names_stand_beside_the_lines_with_their_last_values():
+    svg = lines(("loss", [1, 2], [3.0, 1234.5]), ("l1", [1], [0.25]), ("none", [1], [NAN]))
+    assert {"loss  1,234", "l1  0.25", "none", "title", "x", "y", "t"} <= set(texts(svg))
+    assert "no values yet" in texts(lines(("a", [], []))) and "no values yet" in texts(lines())
+    assert any("…  1" in text for text in texts(lines(("long" * 30, [1], [1]))))
+    with pytest.raises(ValueError, match="1 xs and 2 ys"):
+        lines(("a", [1], [1, 2]))
 
 
-@settings(max_examples=40)
-@given(st.lists(st.tuples(st.text(max_size=40), epochs), max_size=8), st.booleans(), st.text(max_size=200))
-def test_anything_is_a_whole_document_without_words_over_words(table, log, title):
-    root = parsed(*(Series(name, range(len(ys)), ys) for name, ys in table), log=log, title=title)
-    height = float(root.get("height"))
-    for line in lines(root):
-        assert all(math.isfinite(v) for point in line for v in point)
-        assert all(0 <= x <= WIDTH and 0 <= y <= height for x, y in line)
-    for said, left, top, right, bottom in texts(root):
-        assert left >= 0 and right <= WIDTH and top >= 0 and bottom <= height, said
-    assert overlapping(root) == []
+def test_no_two_of_many_look_alike(painted):
+    many = 12
+    (axes,) = painted(lines, *((f"n{i}", [1, 2], [i, 2]) for i in range(many)))
+    looks = {(line.get_color(), str(line._unscaled_dash_pattern)) for line in axes.get_lines()}
+    (axes,) = painted(speed_chart, "t", [row(f"p{i}", i / 20, 10.0 * (i + 1)) for i in range(many)])
+    marks = {(bars[0].get_color(), bars[0].get_marker()) for bars in axes.containers}
+    assert len(looks) == len(marks) == many > len(COLOURS)
 
 
-def test_words_over_words_would_be_seen():
-    root = ElementTree.fromstring(
-        '<svg xmlns="http://www.w3.org/2000/svg"><text class="tick" x="9" y="9" text-anchor="start">one</text>'
-        '<text class="tick" x="12" y="12" text-anchor="start">two</text></svg>'
+def test_speed_is_right_and_accuracy_is_up(painted):
+    rows = [row("slow", 0.8, 10.0), row("quick", 0.2, 1000.0), row("still", 0.9, 0.0)]
+    (axes,) = painted(speed_chart, "t", rows, "H200")
+    where = {bars.get_label().split()[0]: bars[0].get_xydata()[0].tolist() for bars in axes.containers}
+    assert where == {"slow": [10.0, 80.0], "quick": [1000.0, 20.0]} and axes.get_xscale() == "log"
+    svg = speed_chart("t", rows, "H200")
+    assert "slow  80.00 % at 10/s" in texts(svg) and any("H200" in text for text in texts(svg))
+    assert "slow: 80.00 % at 10 expressions/s" in ElementTree.fromstring(svg).find(f"{SVG}desc").text
+    assert "no values yet" in texts(speed_chart("t", []))
+
+
+def test_the_front_is_what_none_beats():
+    points = [(1.0, 1.0), (5.0, 0.1), (3.0, 0.5), (2.0, 0.4), (3.0, 0.2)]
+    assert pareto_front(points) == [(1.0, 1.0), (3.0, 0.5), (5.0, 0.1)]
+
+
+def test_bars_are_shares_of_all_rows(painted):
+    (axes,) = painted(reliability_chart, "t", [pair(counts=(2,) * 500 + (6,) * 500, rows=5000, mean=0.6)])
+    heights = [bar.get_height() for bar in axes.patches]
+    assert len(heights) == 25 and heights[0] == pytest.approx(1.6) and heights[-1] == pytest.approx(4.8)
+    assert sorted(line.get_xdata()[0] for line in axes.get_lines()) == [0.5, 0.6]
+    assert "SR, 5,000 rows, mean 0.60, 20 % at 0" in texts(
+        reliability_chart("t", [pair(counts=(160,) * 25, rows=5000, mean=0.6)])
     )
-    assert overlapping(root) == [("one", "two")]
+    for none in (reliability_chart("t", []), reliability_chart("t", [pair(counts=(0,) * 25, rows=0, mean=None)])):
+        ElementTree.fromstring(none)
+    assert "no rows" in texts(none)
 
 
-def test_gaps_cut_the_line_and_a_lone_point_is_a_dot():
-    root = parsed(Series("a", range(7), [1, 2, NAN, 3, INF, 4, 5]))
-    assert [len(line) for line in lines(root)] == [2, 2]
-    assert len(list(root.iter(f"{SVG}circle"))) == 1
-    root = parsed(Series("a", range(4), [1, 0, -1, 10]), log=True)
-    assert lines(root) == [] and len(list(root.iter(f"{SVG}circle"))) == 2
-
-
-def test_one_point_a_constant_and_nothing_at_all():
-    (dot,) = parsed(Series("a", [3], [0.25])).iter(f"{SVG}circle")
-    assert 0 < float(dot.get("cx")) < WIDTH
-    (points,) = lines(parsed(Series("a", [0, 1, 2], [7.0] * 3)))
-    assert len({y for _, y in points}) == 1 and 60 < points[0][1] < 60 + PLOT
-    for nothing in (parsed(), parsed(Series("a", [], [])), parsed(Series("a", [0], [NAN]))):
-        assert "no values yet" in [text[0] for text in texts(nothing)]
-    assert ElementTree.fromstring(line_chart("no panels", [])).tag == f"{SVG}svg"
-
-
-def test_names_are_told_apart_without_colour():
-    root = parsed(*(Series(f"line {n}", [0, 1], [1, 1]) for n in range(14)))
-    assert [text[0] for text in texts(root) if text[0].startswith("line")] == [f"line {n} 1" for n in range(14)]
-    drawn = [path.get("class") for path in root.iter(f"{SVG}path") if path.find(f"{SVG}title") is not None]
-    assert len(set(drawn)) == 14 and len({look.split()[2] for look in drawn[:6]}) == 6
-    places = sorted(text[2] for text in texts(root) if text[0].startswith("line"))
-    assert min(b - a for a, b in itertools.pairwise(places)) >= 14
-
-
-def test_text_is_escaped_and_long_text_cut():
-    svg = line_chart("<b> & \x00 'q'", [Panel("p", "x", "y", [Series("a<b", [0, 1], [1, 2])])])
-    root = ElementTree.fromstring(svg)
-    assert root.find(f"{SVG}title").text == "<b> & \N{REPLACEMENT CHARACTER} 'q'"
-    assert "a<b 2" in [text[0] for text in texts(root)]
-    said = [text[0] for text in texts(parsed(Series("n" * 300, [0, 1], [1, 2]), title="w" * 999))]
-    assert said[0].endswith("…") and any(re.fullmatch("n+… 2", each) for each in said)
-
-
-def test_a_long_training_is_a_small_file():
-    steps = range(60_000)
-    wave = [math.sin(step / 2700) + (step % 7) * 0.01 for step in steps]
-    svg = line_chart("t", [Panel("loss", "step", "loss", [Series("loss", steps, wave)])])
-    assert len(svg) < 80_000
-    (points,) = lines(ElementTree.fromstring(svg))
-    y = make_scale(wave, 90.0 + PLOT, 90.0)  # the extremes are kept
-    assert max(p[1] for p in points) == pytest.approx(y.at(min(wave)), abs=0.02)
-    assert min(p[1] for p in points) == pytest.approx(y.at(max(wave)), abs=0.02)
-
-
-def test_both_modes_have_colours_of_their_own():
-    svg = line_chart("t", [])
-    light, dark = svg.split("@media(prefers-color-scheme:dark)")
-    assert all(colour in light for colour in LIGHT) and all(colour in dark for colour in DARK)
-    assert len(LIGHT) == len(DARK)
-
-
-def test_the_same_values_give_the_same_bytes():
-    panels = [Panel("p", "x", "y", [Series("a", [0, 1, 2], [0.1, 0.2, 0.3])])]
-    assert line_chart("t", panels) == line_chart("t", panels)
-    with pytest.raises(ValueError, match="zip"):
-        line_chart("t", [Panel("p", "x", "y", [Series("a", [0, 1], [1])])])
+def test_scorers_are_lines_of_panels_and_sources_columns(painted):
+    pairs = [
+        pair(*names, kind=kind)
+        for names, kind in zip(itertools.product("ab", "xyz"), ("SR", "CR", "") * 2, strict=True)
+    ]
+    axes = painted(reliability_chart, "t", pairs)
+    assert [a.get_title(loc="left").split("\n")[0] for a in axes] == [f"{a} on {x}" for a in "ab" for x in "xyz"]
+    assert grid_width(pairs) == 3 and len({a.get_ylim() for a in axes}) == 1
+    assert [a.patches[0].get_hatch() for a in axes[:3]] == ["", "////", ""]
+    assert [grid_width([pair(str(n), str(n)) for n in range(count)]) for count in (0, 1, 3, 9)] == [1, 1, 3, 4]
 
 
 @pytest.mark.parametrize(
-    ("values", "log", "labels"),
+    "svg",
     [
-        ([0, 0.83], False, ("0", "0.2", "0.4", "0.6", "0.8", "1.0")),
-        ([1, 15], False, ("0", "5", "10", "15")),
-        ([0, 1], False, ("0", "1")),  # whole values, whole ticks
-        ([0, 12_000], False, ("0", "5,000", "10,000", "15,000")),
-        ([2.5e-4, 2.5e-5], False, ("0", "0.00005", "0.00010", "0.00015", "0.00020", "0.00025")),
-        ([0.3, 3], True, ("0.2", "0.5", "1", "2", "5")),
-        ([1e-6, 2e3], True, ("1e-06", "0.0001", "0.01", "1", "100", "10,000")),
-        ([0.5, 0.8], True, ("0.5", "0.6", "0.7", "0.8")),
-        ([], True, ("1", "2", "5", "10")),
+        lambda: lines((HOSTILE, [1, 2], [1, 2]), title=HOSTILE),
+        lambda: speed_chart(HOSTILE, [row(HOSTILE)], HOSTILE),
+        lambda: reliability_chart(HOSTILE, [pair(HOSTILE, HOSTILE)]),
     ],
 )
-def test_ticks_are_round(values, log, labels):
-    assert make_scale(values, 0, 100, log=log).labels == labels
+def test_names_are_data_and_documents_describe_themselves(svg):
+    root = ElementTree.fromstring(svg())
+    assert "script" not in {element.tag.removeprefix(SVG) for element in root.iter()}
+    assert root.find(f"{SVG}title").text.startswith('<script>alert("x")') and root.find(f"{SVG}desc").text
+    assert "prefers-color-scheme:dark" in root.find(f"{SVG}style").text
 
 
-@given(st.lists(numbers, max_size=6), st.integers(3, 9), st.booleans(), st.booleans())
-def test_a_scale_holds_its_values_and_its_ticks(values, most, log, tight):
-    scale = make_scale(values, 10, 210, most, log, tight)
-    shown = [v for v in values if scale.drawable(v)]
-    assert all(9.999 <= scale.at(v) <= 210.001 for v in (*shown, *scale.ticks))
-    assert list(scale.ticks) == sorted(set(scale.ticks)) and len(scale.ticks) <= most + 3
-    assert len(set(scale.labels)) == len(scale.labels) == len(scale.ticks)
-    assert tight or len(scale.ticks) >= 2
-    assert scale.low < scale.high
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.text(max_size=20), st.lists(numbers, max_size=8)), max_size=4), st.booleans(), st.text())
+def test_any_values_give_a_whole_document(series, log, title):
+    ElementTree.fromstring(lines(*((name, range(len(ys)), ys) for name, ys in series), log=log, title=title))
 
 
-def test_numbers_in_words():
-    said = [words(v) for v in (0, 0.25, 1234567, 12_345.6, 2e-5, 1e9, -0.5)]
-    assert said == ["0", "0.25", "1,234,567", "12,346", "2e-05", "1e+09", "-0.5"]
-    assert words(0.1, 0.05) == "0.10"
+def test_the_same_bytes_in_another_process():
+    code = "from test_charts import lines; print(lines(('a', [1, 2], [3, 4])))"
+    again = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, check=True)
+    assert again.stdout.decode().strip() == lines(("a", [1, 2], [3, 4])).strip()

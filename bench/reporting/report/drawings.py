@@ -12,7 +12,8 @@ from typing import Any
 
 from bench.errors import UsageError
 from bench.reporting.report.selection import Shown
-from bench.reporting.speed_chart import Point, point, speed_chart
+from bench.reporting.speed_chart import speed_chart
+from bench.reporting.table import Row
 from bench.runs.reliability import IMAGE
 
 CURVES: tuple[str, ...] = ("curves.svg", "thresholds.svg", "reliability.svg")  # of a training and of a curriculum
@@ -21,10 +22,10 @@ MOST = 4_000_000  # bytes; a drawing of ours has a few thousand
 
 def speeds(runs: Sequence[Shown]) -> dict[str, Any]:
     """A chart for every device on which at least one of the runs was timed, and how to time those that were not."""
-    timed: dict[str, list[Point]] = {}
+    timed: dict[str, list[Row]] = {}
     for run in runs:
         if run.row["speed"]:
-            timed.setdefault(run.row["device"], []).append(point({**run.row, "pipeline": run.label}))
+            timed.setdefault(run.row["device"], []).append({**run.row, "pipeline": run.label})
     drawn = [speed_chart("Accuracy against speed", points, device) for device, points in timed.items()]
     charts = [{"source": as_image(svg), "said": described(svg)} for svg in drawn]
     missing = [run for run in runs if not run.row["speed"]]
