@@ -1,10 +1,12 @@
 """A world for trainings: a few scenes of shapes, and jobs on them. Users import its fixtures in their conftest.py.
 
-Killed anywhere and started again, a training has to end in the same bits as one that was left alone: `outcome` is all
-that a training leaves, `killed` stops one at a given call, `stopped_and_resumed` compares the two.
+Killed anywhere and started again, a training has to end in the same bits as one left alone: `stopped_and_resumed`.
 """
 
 import json
+import os
+import subprocess
+import sys
 from functools import cache
 from types import SimpleNamespace
 
@@ -16,9 +18,9 @@ from bench.errors import UsageError
 from bench.evaluation.validation import on_split
 from bench.training.task import TrainingJob
 from bench.training.trainer import Trainer, train
-from pipelines.weights import read_safetensors
+from tools.benchmarks.kills import killed_at, training_outcome
 
-TIMES = {"seconds", "rows_per_second", "waiting"}
+LIMIT_S = 600  # on a machine full of other work; a few seconds are enough
 
 
 class DrawnOnce(ShapesImages):
@@ -70,88 +72,68 @@ def make_job(context, tmp_path):
     return make
 
 
-def differences(mine, theirs, where=""):
-    """List where two nested tables of tensors and plain values differ by as much as a bit."""
-    if isinstance(mine, torch.Tensor):
-        equal = isinstance(theirs, torch.Tensor) and mine.dtype == theirs.dtype and torch.equal(mine, theirs)
-        return [] if equal else [where]
-    if isinstance(mine, dict) and isinstance(theirs, dict):
-        keys = sorted({*mine, *theirs}, key=str)
-        return [d for key in keys for d in differences(mine.get(key), theirs.get(key), f"{where}/{key}")]
-    if isinstance(mine, list | tuple) and isinstance(theirs, list | tuple) and len(mine) == len(theirs):
-        pairs = enumerate(zip(mine, theirs, strict=True))
-        return [d for number, pair in pairs for d in differences(*pair, f"{where}/{number}")]
-    return [] if mine == theirs else [where]
-
-
-def same(mine, theirs):
-    """Whether two nested tables are equal to the last bit."""
-    return not differences(mine, theirs)
-
-
-class KilledError(BaseException):
-    """No `except Exception` may catch it."""
-
-
-def killed(patch, owner, name, call, after=False):
-    """Make the given call (from 1) of owner.name raise, before or after its work."""
-    real, calls = getattr(owner, name), iter(range(1, 10_000))
-
-    def counted(*arguments, **options):
-        now = next(calls) == call
-        if now and not after:
-            raise KilledError
-        out = real(*arguments, **options)
-        if now:
-            raise KilledError
-        return out
-
-    patch.setattr(owner, name, counted)
-
-
 def lines_of(folder):
     """The lines of training.jsonl of the one training under a folder."""
     (path,) = folder.glob("*.run/training.jsonl")
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def outcome(folder):
-    """All that a training left under a folder, but for how long it took: step file, weights, lines of the log."""
-    (run,) = folder.glob("*.run")
-    state = torch.load(run / "last.pt", weights_only=True)
-    del state["seconds"]
-    lines = [{key: value for key, value in line.items() if key not in TIMES} for line in lines_of(folder)]
-    return {"last.pt": state, "weights": read_safetensors(folder / f"{run.stem}.safetensors"), "lines": lines}
-
-
-def killed_at(make, places):
-    """Train `make("killed")` with a kill at each place in turn, then to the end.
-
-    Returns what the last training returned, and the steps that the others resumed after. `make(out)` gives a new task.
-    """
-    resumed = []
-    for place in places:
-        task = make("killed")
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
-            killed(patch, *place)
-            train(task)
-        last = next(task.job.out.glob("*.run/last.pt"), None)
-        resumed.append(torch.load(last, weights_only=True)["step"] if last else 0)
-    return train(make("killed")), resumed
+def without_times(notes):
+    return {key: value for key, value in notes.items() if key != "seconds"}
 
 
 def stopped_and_resumed(make, places):
-    """As `killed_at`; asserts the outcome of `make("whole")`, left alone. Returns the steps resumed after."""
-    whole = make("whole")
-    wanted = train(whole)
-    trained, resumed = killed_at(make, places)
-    assert not differences(outcome(trained.path.parent), outcome(wanted.path.parent))
-    assert without_times(trained.notes) == without_times(wanted.notes) and trained.score == wanted.score
-    return resumed
+    """Kill the training of `make("killed")` at each place in turn; at its end it leaves what `make("whole")` leaves.
+
+    A place is (owner, name, call[, after]), see `killed_at`; `make(out)` gives a new task. Returns the step of the step
+    file at each kill.
+    """
+    whole = train(make("whole"))
+    steps = []
+    for place in places:
+        task = make("killed")
+        owner, name, call, *after = place
+        assert killed_at(owner, name, call, lambda task=task: train(task), *after), (
+            f"{name} was not called {call} times"
+        )
+        path = next(task.job.out.glob("*.run/last.pt"), None)
+        steps.append(torch.load(path, weights_only=True)["step"] if path else 0)
+    trained = train(make("killed"))
+    assert training_outcome(trained.path.parent) == training_outcome(whole.path.parent)
+    assert without_times(trained.notes) == without_times(whole.notes) and trained.score == whole.score
+    return steps
 
 
-def without_times(notes):
-    return {key: value for key, value in notes.items() if key != "seconds"}
+def run_training(processes, words):
+    """Run `bench train` with these words in so many processes on a CPU, as torchrun starts them."""
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    command = [sys.executable, "-m", *(launcher if processes > 1 else []), "bench.cli.main", "train", *words]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(
+        [*command, "--device", "cpu", "--json"], capture_output=True, text=True, timeout=LIMIT_S, check=False, env=env
+    )
+
+
+def check_alike(two, one, steps, rtol=1e-4, noisy=()):
+    """Check that the training under `two` is that under `one`, but for the order of sums; return their score lines."""
+    states = [torch.load(next(out.glob("*.run/last.pt")), weights_only=True) for out in (two, one)]
+    assert states[0]["identity"] == states[1]["identity"] and states[0]["step"] == states[1]["step"] == steps
+    # Adam hides a gradient of the wrong size from the weights; its moments do not.
+    mine, theirs = (state["optimiser"]["state"] for state in states)
+    for number, moments in theirs.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            torch.testing.assert_close(mine[number][name], moments[name], rtol=rtol, atol=1e-6)
+    for kind in ("trained", "average"):
+        for name, weight in states[1][kind].items():
+            torch.testing.assert_close(
+                states[0][kind][name], weight, rtol=0, atol=2e-5 if name.endswith(noisy) else 1e-5
+            )
+    losses = [[line["loss"] for line in lines_of(out) if "loss" in line] for out in (two, one)]
+    assert len(losses[0]) == steps and losses[0] == pytest.approx(losses[1], rel=1e-4)
+    records = [json.loads(next(out.glob("*.json")).read_text()) for out in (two, one)]
+    assert [record["processes"] for record in records] == [2, 1]
+    assert len({record["training"]["effective_batch"] for record in records}) == 1
+    return [[line for line in lines_of(out) if "accuracy" in line] for out in (two, one)]
 
 
 def check_one_process(task, tmp_path):

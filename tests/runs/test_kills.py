@@ -1,102 +1,91 @@
 """Processes that are killed outright, and ranks: whatever happens, the same bytes at the end."""
 
 import json
-import os
 import random
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-WORLD = Path(__file__).parents[1] / "fake_world.py"
+from tools.benchmarks.kills import RUN, kill, run_outcome, start
+
+SLOW = ("--delay", "0.04")
 
 
-def start(results: Path, *words: str, **env: str) -> subprocess.Popen[str]:
-    environ = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "SLURM_PROCID")} | env
-    command = [sys.executable, str(WORLD), str(results), *words]
-    return subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True)
+def start_run(results: Path, *words: str, **env: str) -> subprocess.Popen[str]:
+    return start([*RUN, str(results), *words], stderr=subprocess.PIPE, **env)
+
+
+def start_ranks(results: Path, count: int, *words: str) -> list[subprocess.Popen[str]]:
+    return [start_run(results, *words, RANK=str(i), WORLD_SIZE=str(count)) for i in range(count)]
 
 
 def finish(*processes: subprocess.Popen[str]) -> None:
     for process in processes:
-        _, said = process.communicate(timeout=60)
-        assert process.returncode == 0, said
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
 
 
-def ended(results: Path) -> tuple[bytes, bytes]:
-    """The metrics, and the predictions with the outcomes, of the one finished run."""
-    (path,) = results.rglob("run.json")
-    record = json.loads(path.read_bytes())
-    assert record["status"] == "complete"
-    left = sorted(p.name for p in path.parent.iterdir())
-    assert left == ["batches.jsonl", "outcomes.jsonl", "predictions.jsonl", "run.json"], left
-    stored = (path.parent / "predictions.jsonl").read_bytes() + (path.parent / "outcomes.jsonl").read_bytes()
-    return json.dumps(record["metrics"]).encode(), stored
+def wait_for_files(results: Path, pattern: str, count: int, process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 30
+    while len(list(results.rglob(pattern))) < count and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes]:
     results = tmp_path_factory.mktemp("whole")
-    finish(start(results))
-    return ended(results)
+    finish(start_run(results))
+    outcome = run_outcome(results)
+    assert outcome is not None
+    assert json.loads(outcome[0])[1] == ["batches.jsonl", "outcomes.jsonl", "predictions.jsonl", "run.json"]
+    return outcome
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_killed_and_resumed(tmp_path: Path, whole: tuple[bytes, bytes], seed: int) -> None:
-    dice = random.Random(seed)
+def test_killed_and_resumed(tmp_path: Path, whole: tuple[str, bytes], seed: int) -> None:
+    rng = random.Random(seed)
     for _ in range(2):
-        process = start(tmp_path, "--delay", "0.04")
-        until = time.monotonic() + 30
-        while not list(tmp_path.rglob("predictions.jsonl")) and time.monotonic() < until and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(dice.uniform(0, 0.25))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    finish(start(tmp_path, "--delay", "0.04"))
-    assert ended(tmp_path) == whole
+        process = start_run(tmp_path, *SLOW)
+        wait_for_files(tmp_path, "predictions.jsonl", 1, process)
+        time.sleep(rng.uniform(0, 0.25))
+        kill(process)
+    finish(start_run(tmp_path, *SLOW))
+    assert run_outcome(tmp_path) == whole
 
 
 @pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("kind", ["torchrun", "slurm"])
-def test_any_number_of_ranks_ends_the_same(tmp_path: Path, whole: tuple[bytes, bytes], size: int, kind: str) -> None:
-    index, count = ("RANK", "WORLD_SIZE") if kind == "torchrun" else ("SLURM_PROCID", "SLURM_NTASKS")
-    finish(*(start(tmp_path, **{index: str(i), count: str(size)}) for i in range(size)))
-    assert ended(tmp_path) == whole
-
-
-def test_begun_with_three_ranks_and_ended_with_two(tmp_path: Path, whole: tuple[bytes, bytes]) -> None:
-    three = [start(tmp_path, "--delay", "0.1", RANK=str(i), WORLD_SIZE="3") for i in range(3)]
-    until = time.monotonic() + 30
-    while len(list(tmp_path.rglob("predictions*.jsonl"))) < 3 and time.monotonic() < until:
-        time.sleep(0.01)
-    for process in reversed(three):  # rank 0 last, so that the others are not orphans
-        process.kill()
-        process.communicate()
-    (record,) = tmp_path.rglob("run.json")
-    assert json.loads(record.read_bytes())["status"] == "running"
-    finish(*(start(tmp_path, "--delay", "0.1", RANK=str(i), WORLD_SIZE="2") for i in range(2)))
-    assert ended(tmp_path) == whole
-
-
-def test_a_rank_that_never_comes_is_named_and_its_share_is_done_later(
-    tmp_path: Path, whole: tuple[bytes, bytes]
+@pytest.mark.parametrize("names", [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")])
+def test_any_number_of_ranks_ends_the_same(
+    tmp_path: Path, whole: tuple[str, bytes], size: int, names: tuple[str, str]
 ) -> None:
-    alone = start(tmp_path, "--rank-timeout", "0.5", RANK="0", WORLD_SIZE="2")
-    _, said = alone.communicate(timeout=60)
-    assert alone.returncode == 1 and "nothing was heard for 0.5 s from rank 1 (12 scenes)" in said
-    finish(start(tmp_path))
-    assert ended(tmp_path) == whole
+    index, count = names
+    finish(*(start_run(tmp_path, **{index: str(i), count: str(size)}) for i in range(size)))
+    assert run_outcome(tmp_path) == whole
+
+
+def test_started_with_three_ranks_and_ended_with_two(tmp_path: Path, whole: tuple[str, bytes]) -> None:
+    three = start_ranks(tmp_path, 3, "--delay", "0.1")
+    wait_for_files(tmp_path, "predictions*.jsonl", 3, three[0])
+    kill(*three)  # rank 0 last, so that the others are not orphans
+    assert run_outcome(tmp_path) is None
+    finish(*start_ranks(tmp_path, 2, "--delay", "0.1"))
+    assert run_outcome(tmp_path) == whole
+
+
+def test_a_rank_that_never_comes_is_named_and_its_share_is_done_later(tmp_path: Path, whole: tuple[str, bytes]) -> None:
+    alone = start_run(tmp_path, "--rank-timeout", "0.5", RANK="0", WORLD_SIZE="2")
+    _, errors = alone.communicate(timeout=60)
+    assert alone.returncode == 1 and "from rank 1 (12 scenes)" in errors
+    finish(start_run(tmp_path))
+    assert run_outcome(tmp_path) == whole
 
 
 def test_the_second_process_on_a_run_is_refused(tmp_path: Path) -> None:
-    first = start(tmp_path, "--delay", "30")  # a busy machine must not let it end before the second has begun
-    while not list(tmp_path.rglob("lock")) and first.poll() is None:
-        time.sleep(0.01)
-    second = start(tmp_path, "--delay", "30")
-    _, said = second.communicate(timeout=60)
-    first.kill()
-    first.communicate()
-    assert second.returncode == 1 and f"in use by process {first.pid}" in said
+    first = start_run(tmp_path, "--delay", "30")  # a busy machine must not let it end before the second starts
+    wait_for_files(tmp_path, "lock", 1, first)
+    second = start_run(tmp_path, "--delay", "30")
+    _, errors = second.communicate(timeout=60)
+    kill(first)
+    assert second.returncode == 1 and f"in use by process {first.pid}" in errors

@@ -10,7 +10,6 @@ import sys
 
 import numpy as np
 import pytest
-from training_world import KilledError, killed
 from typer.testing import CliRunner
 
 from bench.cli.main import app
@@ -19,6 +18,7 @@ from bench.datasets.shapes import SCENES
 from bench.errors import DataError, RunError, SettingsError, UnknownName, UsageError
 from bench.settings import load_settings
 from bench.training.step import OptimisationStep
+from tools.benchmarks.kills import killed_at
 
 CONFIG = """
 [data.shapes]
@@ -132,9 +132,7 @@ def test_again_and_anew(train, tmp_path):
 
 
 def test_a_killed_command_is_resumed_by_the_same_command(train):
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
-        killed(patch, OptimisationStep, "step", 6)
-        train(out="killed")
+    assert killed_at(OptimisationStep, "step", 6, lambda: train(out="killed"))
     weights = [(train(out=name) / "small.safetensors").read_bytes() for name in ("killed", "whole")]
     assert weights[0] == weights[1]
 

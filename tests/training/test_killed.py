@@ -1,14 +1,15 @@
-"""Stopped anywhere and started again, a training ends in the same bits as one that was left alone."""
+"""Killed anywhere and started again, a training ends in the same bits as one left alone."""
 
 import pytest
 import torch
 from small_grounder import SmallTask
 from torch import nn
-from training_world import KilledError, killed, lines_of, stopped_and_resumed
+from training_world import lines_of, stopped_and_resumed
 
 from bench.training import log, trainer
 from bench.training.step import OptimisationStep
 from bench.training.trainer import Trainer, train
+from tools.benchmarks.kills import killed_at
 
 # Everything at once that could carry something over from one step to the next.
 WHOLE = {"epochs": 3, "ema": 0.8, "save_every": 3, "warm_up": 3, "clip_norm": 1.0}
@@ -65,26 +66,24 @@ def compared(job):
         ((trainer, "write_atomically", 1), 12),  # the end is reached, and the weights have no name yet
     ],
 )
-def test_stopped_once(compared, place, resumes_after):
+def test_killed_once(compared, place, resumes_after):
     assert compared([place]) == [resumes_after]
 
 
-def test_stopped_again_and_again(compared):
+def test_killed_again_and_again(compared):
     kills = [(OptimisationStep, "step", n, after) for n, after in ((2, False), (5, True), (1, True), (4, False))]
     kills += [(Trainer, "_validate", 1, True), (trainer, "save", 1), (Trainer, "_finish", 1)]
     assert compared(kills)[-1] == 12
 
 
 @pytest.mark.parametrize("changes", [{"workers": 2, "epochs": 2}, {"dtype": "bfloat16", "schedule": "drop"}])
-def test_stopped_whatever_the_config(compared, changes):
+def test_killed_whatever_the_config(compared, changes):
     compared([(OptimisationStep, "step", 6), (OptimisationStep, "step", 2)], **changes)
 
 
 def test_lines_of_steps_that_are_taken_again_are_not_there_twice(job):
     mine = job(save_every=99)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
-        killed(patch, OptimisationStep, "step", 8)
-        train(SmallTask(mine))
+    assert killed_at(OptimisationStep, "step", 8, lambda: train(SmallTask(mine)))
     path = mine.out / "small.run/training.jsonl"
     assert [line["step"] for line in lines_of(mine.out)] == [1, 2, 3, 4, 4, 5, 6, 7]
     path.write_text(path.read_text() + '{"step": 8, "lo')  # a line that a kill cut short

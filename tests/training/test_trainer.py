@@ -6,13 +6,14 @@ import math
 import pytest
 import torch
 from small_grounder import Expressions, SmallTask
-from training_world import KilledError, killed, lines_of, same
+from training_world import lines_of
 
 from bench.errors import DataError, RunError, UsageError
 from bench.training import trainer
 from bench.training.step import OptimisationStep
 from bench.training.trainer import train
 from pipelines.weights import read_safetensors
+from tools.benchmarks.kills import killed_at, to_bytes
 
 
 def ran(job):
@@ -58,7 +59,7 @@ def test_it_learns(job):
 
 def test_the_seed_decides(job):
     first, again, other = (ran(job(n, fields={"seed": s}))[1] for n, s in (("a", 0), ("b", 0), ("c", 1)))
-    assert same(first, again) and not same(first, other)
+    assert to_bytes(first) == to_bytes(again) and to_bytes(first) != to_bytes(other)
 
 
 def test_a_finished_training_computes_nothing_again(job, monkeypatch):
@@ -69,7 +70,7 @@ def test_a_finished_training_computes_nothing_again(job, monkeypatch):
     monkeypatch.setattr(trainer, "batches_ahead", lambda *_: pytest.fail("a row was drawn"))
     again, same_tensors, same_lines = ran(mine)
     assert again.score == made.score and again.notes == made.notes and same_lines == written
-    assert (mine.out / "small.run/last.pt").read_bytes() == before and same(tensors, same_tensors)
+    assert (mine.out / "small.run/last.pt").read_bytes() == before and to_bytes(tensors) == to_bytes(same_tensors)
 
 
 def test_another_config_is_refused_until_it_is_to_start_anew(job):
@@ -90,11 +91,10 @@ def test_another_config_is_refused_until_it_is_to_start_anew(job):
 def test_a_fresh_start_never_resumes_the_old_one(job):
     """Stopped before its first step file, a fresh training must not resume the old one."""
     old = ran(job(epochs=1, save_every=99))[1]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
-        killed(patch, OptimisationStep, "step", 2)
-        train(SmallTask(job(epochs=1, save_every=99, learning_rate=2e-3, fields={"fresh": True})))
+    fresh = job(epochs=1, save_every=99, learning_rate=2e-3, fields={"fresh": True})
+    assert killed_at(OptimisationStep, "step", 2, lambda: train(SmallTask(fresh)))
     made, tensors, _ = ran(job(epochs=1, save_every=99, learning_rate=2e-3))
-    assert made.notes["steps"] == 4 and not same(old, tensors)
+    assert made.notes["steps"] == 4 and to_bytes(old) != to_bytes(tensors)
 
 
 def test_a_length_in_steps_ends_within_an_epoch(job):
@@ -115,7 +115,7 @@ def test_the_best_weights_are_kept_not_the_last(job):
     assert made.notes["best"] == {"accuracy": 0.6, "epoch": 2, "step": 8}
     last = step_file(mine)["trained"]
     assert not all(torch.equal(tensors[key], last[key].half().float()) for key in tensors)
-    assert same(tensors, read_safetensors(mine.out / "small.run/best.safetensors")[0])
+    assert to_bytes(tensors) == to_bytes(read_safetensors(mine.out / "small.run/best.safetensors")[0])
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_the_average_of_the_weights_is_what_is_scored_and_kept(job):
     plain, averaged = job("plain", epochs=1), job("averaged", epochs=1, ema=0.5)
     weights, kept = ran(plain)[1], ran(averaged)[1]
     first, second = step_file(plain), step_file(averaged)
-    assert same(first["trained"], second["trained"]) and not first["average"]
+    assert to_bytes(first["trained"]) == to_bytes(second["trained"]) and not first["average"]
     key = "box.2.weight"
     assert torch.equal(kept[key], second["average"][key].half().float()) and not torch.equal(kept[key], weights[key])
 

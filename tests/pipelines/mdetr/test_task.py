@@ -7,15 +7,18 @@ import plain_mdetr
 import pytest
 import torch
 from torch import nn
+from training_world import stopped_and_resumed
 
 from bench.errors import SettingsError, WeightsError
 from bench.grounding import LoadedScene, Query
 from bench.settings import load_settings
+from bench.training import trainer
 from bench.training.config import batch_plan
 from bench.training.gradient_check import gradient_check, without_dropout
+from bench.training.log import TrainingLog
 from bench.training.optimiser import learning_rate, make_optimiser
-from bench.training.step import weighted
-from bench.training.trainer import train
+from bench.training.step import OptimisationStep, weighted
+from bench.training.trainer import Trainer, train
 from pipelines.mdetr import checkpoint
 from pipelines.mdetr.pipeline import mdetr
 from pipelines.mdetr.task import MdetrTask, MdetrTraining, tasks
@@ -205,3 +208,9 @@ def test_the_weights_of_losses_are_the_configs(job):
     assert task.loss_weights == {"token": 1.0, "l1": 3.0, "giou": 2.0, "contrastive": 0.0}
     ones = {name: torch.ones(2) for name in (*task.loss_weights, "boxes")}
     assert weighted(ones, task.loss_weights).tolist() == [6.0, 6.0]
+
+
+def test_killed_anywhere_it_ends_in_the_same_bits(job):
+    kills = [(OptimisationStep, "step", call, after) for call, after in ((2, False), (5, True), (1, True))]
+    kills += [(Trainer, "_validate", 1, True), (trainer, "save", 1), (TrainingLog, "draw", 1), (Trainer, "_finish", 1)]
+    assert stopped_and_resumed(lambda out: MdetrTask(job(out, workers=1)), kills)[-1] == 8

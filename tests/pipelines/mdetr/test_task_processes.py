@@ -1,25 +1,17 @@
 """Two processes on a CPU, as torchrun starts them: the same training of MDETR as one process that accumulates."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from PIL import Image
-from training_world import outcome
-from typer.testing import CliRunner
+from training_world import check_alike, run_training
 
-from bench.cli.main import app
 from bench.datasets.shapes import ShapesImages, make_scene
 from pipelines.mdetr import checkpoint
 from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig
 from pipelines.mdetr.model import Mdetr
 from pipelines.mdetr.text import Tokenizer, small_tokenizer
-
-LIMIT_S = 600  # on a machine full of other work; a few seconds are enough
-
 
 SIZE = (150, 100)
 TEXTS = ["the red star on the left", "a big blue circle", "dotted ring"]
@@ -59,39 +51,13 @@ def words(tmp_path):
     }  # fmt: skip
     pairs = [word for key, value in recipe.items() for word in ("--set", f"{key}={value}")]
     split = ["--split", f"file:{tmp_path / 'train.jsonl'}", "--validate", f"file:{tmp_path / 'val.jsonl'}"]
-    return lambda out: ["train", "--pipeline", "mdetr", *split, "--device", "cpu", "--json", "--out", str(out), *pairs]
+    return lambda out: ["--pipeline", "mdetr", *split, "--out", str(out), *pairs]
 
 
 def test_two_processes_are_one_that_accumulates(words, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    done = subprocess.run(
-        [*launcher, "bench.cli.main", *words(tmp_path / "two")],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    alone = CliRunner().invoke(app, words(tmp_path / "one"), catch_exceptions=False)
-    assert alone.exit_code == 0, alone.output
-    mine, theirs = (outcome(tmp_path / name) for name in ("two", "one"))
-    state, other = mine["last.pt"], theirs["last.pt"]
-    assert state["identity"] == other["identity"] and state["step"] == other["step"] == 6  # the last of one expression
-    # Adam hides a gradient of the wrong size from the weights; its moments do not.
-    for number, moments in other["optimiser"]["state"].items():
-        for name in ("exp_avg", "exp_avg_sq"):
-            torch.testing.assert_close(state["optimiser"]["state"][number][name], moments[name], rtol=1e-3, atol=1e-6)
-    for kind in ("trained", "average"):
-        for name, weight in other[kind].items():
-            torch.testing.assert_close(state[kind][name], weight, rtol=0, atol=2e-5 if _keys_bias(name) else 1e-5)
-    losses = [[line["loss"] for line in left["lines"] if "loss" in line] for left in (mine, theirs)]
-    assert len(losses[0]) == 6 and losses[0] == pytest.approx(losses[1], rel=1e-4)
-    records = [json.loads((tmp_path / name / "mdetr.json").read_text()) for name in ("two", "one")]
-    assert [record["processes"] for record in records] == [2, 1]
-    assert records[0]["training"]["effective_batch"] == records[1]["training"]["effective_batch"] == 4
-
-
-def _keys_bias(name):
-    """A softmax does not depend on the keys' bias: its gradient is noise, which Adam makes as large as any other."""
-    return name.endswith(("in_proj_bias", "key.bias"))
+    for name, processes in (("two", 2), ("one", 1)):
+        done = run_training(processes, words(tmp_path / name))
+        assert done.returncode == 0, done.stdout + done.stderr
+    # A softmax does not depend on the keys' bias: its gradient is noise, which Adam makes as large as any other.
+    noisy = ("in_proj_bias", "key.bias")
+    check_alike(tmp_path / "two", tmp_path / "one", steps=6, rtol=1e-3, noisy=noisy)  # the last of one expression
