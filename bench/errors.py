@@ -6,17 +6,16 @@ BenchError                exit code
 │   └── SettingsError         2      bench.toml or a flag that overrides it
 ├── DataError                 2      an annotation, index or prediction file that is not what it should be
 │   └── UnsafePickle          2      a pickle that asks for more than plain containers
-├── ImageError              2      an image that cannot be read (inside a run it is counted, not raised)
+├── ImageError                2      an image that cannot be read (inside a run it is counted, not raised)
 ├── WeightsError              2      a checkpoint that is missing, broken or of another architecture
-├── MissingPackage            2      an optional package that a verb needs
-├── DeviceError               2      a device that was asked for and is not there
+├── MissingPackage            2      an optional package that a command needs
+├── DeviceError               2      a device that is requested and not there
 ├── RunError                  2      a run directory that is in use, full, unwritable or of other settings
-└── CheckFailed               1      a check the user asked for came out negative
+└── CheckFailed               1      a check the user requested came out negative
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -75,21 +74,23 @@ class MissingPackage(BenchError):
 
 
 class DeviceError(BenchError):
-    """A device that was asked for and is not there."""
+    """A device that is requested and not there."""
 
 
 class RunError(BenchError):
-    """A run directory that is in use, full, unwritable, or begun with other settings."""
+    """A run directory that is in use, full, unwritable, or started with other settings."""
 
 
 class CheckFailed(BenchError):
-    """A check the user asked for came out negative."""
+    """A check the user requested came out negative."""
 
     exit_code = 1
 
 
 def nearest(name: str, known: Iterable[str], most: int = 2) -> list[str]:
-    """The known names that look most like `name`, best first; empty when none is close."""
+    """List the known names that look most like `name`, best first; empty when none is close."""
+    import difflib  # late: `bench --help` has no need of it
+
     known = list(known)
     same = [other for other in known if other.casefold() == name.casefold()]
     return list(dict.fromkeys(same + difflib.get_close_matches(name, known, n=most, cutoff=0.6)))[:most]

@@ -1,6 +1,6 @@
-"""The commands that documents show, and the command line itself: what is written can be held against what there is.
+"""The commands that documents show, and the command line itself: what is written is checked against what there is.
 
-A command is looked for in fenced blocks (```sh, ```text, ```bash), after whatever launches it: `torchrun ...`,
+Commands stand in fenced blocks (```sh, ```text, ```bash), after whatever launches it: `torchrun ...`,
 `srun ...`, `accelerate launch ... -m bench.cli.main`, `NAME=value`. Nothing is run; `refusal` has the command line
 parse it.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from bench.cli.main import app
+from bench.cli.main import app, load_command
 from bench.settings import PROJECT
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -26,8 +26,8 @@ PAGES = sorted([*PROJECT.glob("[CR]*.md"), *(PROJECT / "docs").glob("*.md")])  #
 
 def blocks(page: Path, languages: set[str] = LANGUAGES) -> list[str]:
     """The contents of the page's fenced blocks in those languages."""
-    found = FENCE.findall(page.read_text(encoding="utf-8"))
-    return [body for language, body in found if language in languages]
+    fenced = FENCE.findall(page.read_text(encoding="utf-8"))
+    return [body for language, body in fenced if language in languages]
 
 
 def commands(page: Path, languages: set[str] = LANGUAGES) -> list[list[str]]:
@@ -72,7 +72,7 @@ def refusal(words: list[str]) -> str:
                 return ""
             rest = [*context._protected_args, *context.args]
             if not rest:
-                return "" if command.invoke_without_command else f"{name}: a verb is missing"
+                return "" if command.invoke_without_command else f"{name}: a command is missing"
             name, command, rest = command.resolve_command(context, rest)
     except typer.Exit:  # --help, --version
         return ""
@@ -81,8 +81,8 @@ def refusal(words: list[str]) -> str:
 
 
 def _unknown_flags(words: list[str]) -> str:
-    command: Any = get_command(app)
     rest = list(words)
+    command: Any = load_command(rest.pop(0))
     while rest and hasattr(command, "commands") and rest[0] in command.commands:
         command = command.commands[rest.pop(0)]
     known = {flag for param in command.params for flag in (*param.opts, *param.secondary_opts)} | {"--help"}

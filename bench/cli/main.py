@@ -1,61 +1,96 @@
-"""`bench`: one verb a file, each of which parses, calls a library function and prints.
+"""`bench`: a file a command, each of which parses, calls a library function and prints.
 
-Nothing heavy is imported here: `bench --help` has to be instant.
+`bench --help` imports no command: COMMANDS says what stands in it, and a command is imported when it is called.
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from bench.cli import (
-    compare,
-    config,
-    data,
-    demo,
-    doctor,
-    export,
-    label,
-    leaderboard,
-    listing,
-    predict,
-    report,
-    run,
-    score,
-    speed,
-    train,
-)
 from bench.errors import BenchError
 from bench.old_names import current_arguments
 
+COMMANDS = {  # panel of the help -> command -> what it does, on one line of a terminal
+    "Measure": {
+        "run": "Run pipelines on splits, and score them.",
+        "score": "Score a stored run again, or boxes made elsewhere.",
+        "compare": "Compare runs: who is better, and how sure that is.",
+        "speed": "Measure how fast pipelines are.",
+        "leaderboard": "Write the tables of results/ from the stored runs.",
+        "report": "Write an HTML page of runs, with every answer.",
+    },
+    "Ground": {
+        "predict": "Ground an expression in an image, or many.",
+        "demo": "Serve a page that asks pipelines side by side.",
+    },
+    "Train": {
+        "train": "Train a pipeline's weights on a split.",
+        "label": "Make pseudo-labels for images, and score them.",
+        "export": "Write weights as their authors' own code loads them.",
+    },
+    "Set up": {
+        "data": "Prepare, verify, list and look at data sets.",
+        "list": "List pipelines, splits or runs.",
+        "doctor": "Say what this machine can run, and what is missing.",
+        "config": "Show the settings in force, and where they are from.",
+    },
+}
+MODULES = {"list": "listing"}  # where it is not bench/cli/COMMAND.py
+
+
+class LazyGroup(TyperGroup):
+    """The group of COMMANDS; each holds only its line of the help until it is called."""
+
+    def __init__(self, **settings: Any) -> None:
+        lines = {
+            name: TyperCommand(name, help=text, rich_help_panel=panel)
+            for panel, commands in COMMANDS.items()
+            for name, text in commands.items()
+        }
+        super().__init__(**{**settings, "commands": lines})
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] in self.commands:
+            self.commands[args[0]] = load_command(args[0])
+        return super().resolve_command(ctx, args)
+
+
+def load_command(name: str) -> Any:
+    """Import and build a command."""
+    module = import_module(f"bench.cli.{MODULES.get(name, name)}")
+    around = typer.Typer()
+    if hasattr(module, "app"):
+        around.add_typer(module.app, name=name)
+    else:
+        around.command(name)(getattr(module, MODULES.get(name, name)))
+        around.callback()(lambda: None)  # so that it is a group, too
+    group = typer.main.get_command(around)
+    assert isinstance(group, TyperGroup)
+    return group.commands[name]
+
+
 app = typer.Typer(
+    cls=LazyGroup,
     name="bench",
-    help="One evaluation for visual grounding: an image and a referring expression in, one box out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run")(run.run)
-app.command("train")(train.train)
-app.add_typer(label.app, name="label")
-app.command("predict")(predict.predict)
-app.command("score")(score.score)
-app.command("compare")(compare.compare)
-app.command("export")(export.export)
-app.command("leaderboard")(leaderboard.leaderboard)
-app.command("report")(report.report)
-app.command("speed")(speed.speed)
-app.command("demo")(demo.demo)
-app.add_typer(data.app, name="data")
-app.command("list")(listing.listing)
-app.command("doctor")(doctor.doctor)
-app.add_typer(config.app, name="config")
+
+
+@app.callback()
+def bench() -> None:
+    """One evaluation for visual grounding: an image and a referring expression in, one box out."""
 
 
 def main() -> None:
-    """The console script: a user's own mistake is one readable message and an exit code, never a traceback."""
+    """Run the console script: a user's own mistake is one readable message and an exit code, never a traceback."""
     try:
         app(current_arguments(sys.argv[1:]))
     except BenchError as error:
