@@ -3,7 +3,7 @@ import pytest
 from bench import registry
 from bench.datasets.prepared import dataset_folder, image_roots
 from bench.old_names import current, current_arguments
-from bench.runs.reliability import read_pairs
+from bench.runs.reliability import open_folder
 from bench.settings import assignments, load_settings
 
 
@@ -26,7 +26,7 @@ def test_an_old_pipeline_name_opens_the_pipeline():
 
 def test_a_record_of_scored_labels_in_the_old_spelling(tmp_path):
     (tmp_path / "reliability.json").write_text('{"pairs": [{"measurer": "m", "source": "s", "measurer_sha256": {}}]}')
-    assert read_pairs(tmp_path) == {("m", "s"): {"scorer": "m", "source": "s", "scorer_sha256": {}}}
+    assert open_folder(tmp_path) == {("m", "s"): {"scorer": "m", "source": "s", "scorer_sha256": {}}}
 
 
 @pytest.mark.parametrize("name", ["pictures.json", "images.json"])

@@ -152,7 +152,8 @@ def score(
     from rich.console import Console
 
     from bench.errors import UsageError
-    from bench.labelling.scoring import score_labels, show_official
+    from bench.labelling.scorer_files import show_official
+    from bench.labelling.scoring import score_labels
     from bench.reporting.reliability_table import print_pairs
     from bench.runs.reliability import IMAGE
     from bench.settings import assignments

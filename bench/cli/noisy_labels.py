@@ -51,11 +51,11 @@ def noisy_labels(
     faults: Counter[str] = Counter()
     settings = resolved.settings
     labels = noisy_labels_of(scenes, kind, settings.data.shapes.seed, settings.run.seed, rates, per_image)
-    written = write_labels(out, labels, data.name, lambda label: faults.update([label.provenance["noise"]]))
-    if not written.rows:
+    rows, images, _ = write_labels(out, labels, data.name, lambda label: faults.update([label.provenance["noise"]]))
+    if not rows:
         raise DataError(f"not one of {len(scenes):,} images allows a {kind} row; raise --limit")
     if json:
-        emit({"file": out, "rows": written.rows, "images": written.images, "noise": dict(faults.most_common())})
+        emit({"file": out, "rows": rows, "images": images, "noise": dict(faults.most_common())})
         return
     shares = ", ".join(f"{name} {n:,} ({n / faults.total():.1%})" for name, n in faults.most_common())
-    typer.echo(f"{written.rows:,} rows about {written.images:,} images in {out}: {shares}")
+    typer.echo(f"{rows:,} rows about {images:,} images in {out}: {shares}")

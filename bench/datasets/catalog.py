@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from bench.datasets.images import Images
 from bench.datasets.prepared import Header, images_of, index_path, read_header, read_index
 from bench.datasets.split import Counts, Part, Split
 from bench.errors import DataError
@@ -117,11 +118,15 @@ class Catalogued:
             name=f"{self.name}-{part}",
             title=f"{self.title} {part}",
             scenes=scenes,
-            images=images_of(resolved, self.name, self.album),
+            images=self.images_in(resolved),
             terms=self.terms,
             partial=header.partial,
             known_fingerprint=header.fingerprint,
         )
+
+    def images_in(self, resolved: Resolved) -> Images:
+        """Return the source of its images; each load raises ImageError where no place with images is known."""
+        return images_of(resolved, self.name, self.album)
 
     def _index(self, part: str, resolved: Resolved) -> Path:
         path = index_path(resolved.home, self.name, self.part(part).name)

@@ -16,7 +16,6 @@ from bench.datasets.prepared import (
     Header,
     dataset_folder,
     image_roots,
-    images_of,
     index_path,
     read_index,
     store_image_roots,
@@ -169,7 +168,7 @@ def _with_images(dataset: Catalogued, done: Sequence[Prepared], resolved: Resolv
     """Count the images of `done` that are nowhere."""
     if not image_roots(resolved, dataset.name, dataset.album):
         return list(done)
-    images = images_of(resolved, dataset.name, dataset.album)
+    images = dataset.images_in(resolved)
     return [replace(split, missing_images=len(images.missing(read_index(split.path)[1]))) for split in done]
 
 

@@ -6,9 +6,9 @@ scenes without expressions, and images that can be decoded and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from bench.grounding import Box, ImageSource, PipelineContext, Scene
 
@@ -34,7 +34,7 @@ class LabelJob:
 
     `options` is [label.SOURCE] of bench.toml with the data set's lines ([label.SOURCE.on.DATASET]) and --set laid over;
     `where` is how messages name that table. `context` is that of any pipeline (device, dtype, seed, home, offline); its
-    `train_scenes` and `candidates` are shut.
+    `train_scenes` raises, its `candidates` are None.
     """
 
     scenes: Sequence[Scene]
@@ -44,12 +44,9 @@ class LabelJob:
     context: PipelineContext
 
 
-class LabelSource(Protocol):
-    """What an entry point of the group `bench.label_sources` names."""
+LabelSource = Callable[[LabelJob], Iterator[PseudoLabel]]
+"""What an entry point of the group `bench.label_sources` names.
 
-    def __call__(self, job: LabelJob) -> Iterator[PseudoLabel]:
-        """The labels, image by image in the order of `job.scenes`; the same for the same seed, whatever the batch.
-
-        Raises SettingsError, WeightsError, DataError, ImageError, MissingPackage before the first row where it can.
-        """
-        ...
+It yields labels, image by image in the order of the job's scenes, the same for the same seed, whatever the batch. It
+raises SettingsError, WeightsError, DataError, ImageError and MissingPackage before the first row where it can.
+"""

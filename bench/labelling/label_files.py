@@ -17,13 +17,12 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.datasets.load import find_dataset
 from bench.datasets.pickles import load_index_list
-from bench.datasets.readers.index_lists import FORMATS, PLACEHOLDER
+from bench.datasets.readers.index_lists import FORMATS, PLACEHOLDER, SEPARATED
 from bench.datasets.readers.jsonl import read_jsonl, read_provenance
 from bench.datasets.readers.rows import BoxFormat, checked_box, checked_file, checked_text
 from bench.errors import DataError, UsageError
@@ -34,17 +33,8 @@ ADVICE = "free some space or choose another --out"
 PLACES = 2  # a box is written to a hundredth of a pixel
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What became of the labels of a source: rows in the file, images with at least one, duplicates left out."""
-
-    rows: int
-    images: int
-    duplicates: int
-
-
 def check_jsonl_name(path: Path) -> None:
-    """Raises UsageError for a name that `--labels` would not read back as JSONL, or that is a folder."""
+    """Raise UsageError for a name that `--labels` would not read back as JSONL, or that is a folder."""
     if path.is_dir():
         raise UsageError(f"--out {path}: that is a folder; name a file in it, for example {path / 'labels.jsonl'}")
     if path.suffix != ".jsonl":
@@ -52,13 +42,14 @@ def check_jsonl_name(path: Path) -> None:
 
 
 def write_labels(
-    path: Path, labels: Iterable[PseudoLabel], split: str, seen: Callable[[PseudoLabel], None] | None = None
-) -> Written:
-    """One line of bench/datasets/readers/jsonl.py a label; ids are SOURCE-SPLIT-NUMBER, boxes xyxy to 0.01 pixel.
+    path: Path, labels: Iterable[PseudoLabel], split: str, on_label: Callable[[PseudoLabel], None] = lambda label: None
+) -> tuple[int, int, int]:
+    """Write labels as JSONL; returns the numbers of rows, of images with a row, and of duplicates left out.
 
-    A label that repeats image, text and box is left out and counted. `seen` is told of every label as it comes, for
-    a progress line. Where not one label comes, nothing is written. Raises DataError for a label that cannot be a row,
-    RunError where the file cannot be written; whatever is raised, here or by the source, `path` is as it was.
+    Ids are SOURCE-SPLIT-NUMBER, boxes xyxy to 0.01 pixel. A label that repeats image, text and box is a duplicate.
+    `on_label` is called with every label as it comes. Where not one label comes, nothing is written. Raises DataError
+    for a label that cannot be a row, RunError where the file cannot be written; whatever is raised, here or by the
+    source, `path` is as it was.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     rows = duplicates = 0
@@ -69,8 +60,7 @@ def write_labels(
             file = part.open("w", encoding="utf-8", newline="\n")
         with file:
             for label in labels:
-                if seen is not None:
-                    seen(label)
+                on_label(label)
                 row = label_row(label, f"{label.provenance.get('source')}-{split}-{rows}")
                 key = (row["image"], row["text"], tuple(row["box_xyxy"]))
                 if key in known:
@@ -90,11 +80,11 @@ def write_labels(
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-    return Written(rows, len({image for image, _, _ in known}), duplicates)
+    return rows, len({image for image, _, _ in known}), duplicates
 
 
 def label_row(label: PseudoLabel, name: str) -> dict[str, Any]:
-    """The line's object, `name` as its id. Raises DataError when the box or the text cannot be a row's."""
+    """Make the line's object, `name` as its id. Raises DataError when the box or the text cannot be a row's."""
     scene, source = label.scene, label.provenance.get("source")
     where = f"a label of {source} about {scene.file}"
     box = checked_box(list(map(float, label.box)), where, "xyxy")
@@ -116,47 +106,44 @@ def _line(row: dict[str, Any]) -> str:
 
 
 ORDER = ("template", "relation", "caption")  # merged in this order; sources of another name come after, by name
-SEPARATED = re.compile(r"(\d+)_(.+)_train_pseudo_(.+?)_(\d+_\d+)\.pth")
 
 
-def list_format(dataset: str) -> tuple[str, BoxFormat]:
-    """(the stem of the data set's list names, how its boxes are held). Raises UsageError where no lists are known."""
+def list_format(dataset: str) -> tuple[str, BoxFormat, int]:
+    """Return the stem of the data set's list names, how its boxes are written, and the columns of a row.
+
+    Raises UsageError where no lists are known.
+    """
     if dataset not in FORMATS:
         whose = "your own data" if dataset == "file" else dataset
         raise UsageError(
             f"{whose}: official lists hold boxes as their data set does, and of this one nothing is known (known: "
             f"{', '.join(FORMATS)}); --split says whose images they are"
         )
-    return getattr(find_dataset(dataset), "stem", dataset), FORMATS[dataset]
-
-
-def source_of_list(name: str) -> str | None:
-    """The source in the name of a separated list, None for other names."""
-    found = SEPARATED.fullmatch(name)
-    return found[3] if found else None
+    known = find_dataset(dataset)
+    return getattr(known, "stem", dataset), FORMATS[dataset], getattr(known, "list_columns", 5)
 
 
 def export_lists(files: Sequence[Path], out: Path, dataset: str, threshold: float = 0.5) -> list[Path]:
-    """Writes the rows of JSONL files as lists under `out`, one a source and one of all that lie there; returns them.
+    """Write JSONL files as lists under `out`, one a source and one of all that lie there; returns their paths.
 
     `threshold` goes into the names and nowhere else: rows are as they are in the files. Raises UsageError for a data
     set without lists, DataError for a row that says no source and an image in a folder, which no list can name.
     """
     if not 0 <= threshold <= 1:
         raise UsageError(f"--threshold {threshold:g}: a reliability is 0 to 1")
-    stem, form = list_format(dataset)
-    held: dict[str, list[list[Any]]] = {}
+    stem, form, columns = list_format(dataset)
+    by_source: dict[str, list[list[Any]]] = {}
     for path in files:
-        for source, row in _rows(path, form, three=stem == "flickr"):
-            held.setdefault(source, []).append(row)
+        for source, row in _rows(path, form, columns):
+            by_source.setdefault(source, []).append(row)
     folder = out / stem / "train_separate"
     make_folder(folder)
-    others = sorted(set(held) - set(ORDER))
+    others = sorted(set(by_source) - set(ORDER))
     written = []
     for number, source in enumerate((*ORDER, *others), 1):
-        if source in held:
+        if source in by_source:
             path = folder / f"{number}_{stem}_train_pseudo_{source}_{threshold_name(threshold)}.pth"
-            save_list(path, held[source])
+            save_list(path, by_source[source])
             written.append(path)
     single = out / stem / f"{stem}_train_pseudo.pth"
     save_list(single, merge_separated(folder))
@@ -164,19 +151,19 @@ def export_lists(files: Sequence[Path], out: Path, dataset: str, threshold: floa
 
 
 def merge_separated(folder: Path) -> list[list[Any]]:
-    """The rows of a folder's separated lists, one list after the other by their leading numbers.
+    """Load the rows of a folder's separated lists, one after the other by their leading numbers.
 
     Raises DataError when two lists have the same number (one source at two thresholds, it may be), or none is there.
     """
     numbered: dict[int, Path] = {}
     for path in sorted(folder.glob("*.pth")):
-        found = SEPARATED.fullmatch(path.name)
-        if found is None:
+        match = SEPARATED.fullmatch(path.name)
+        if match is None:
             continue
-        other = numbered.setdefault(int(found[1]), path)
+        other = numbered.setdefault(int(match[1]), path)
         if other != path:
             raise DataError(
-                f"{folder}: {other.name} and {path.name} both come at place {found[1]}; move away the one "
+                f"{folder}: {other.name} and {path.name} both come at place {match[1]}; move away the one "
                 "that is not meant"
             )
     if not numbered:
@@ -185,28 +172,28 @@ def merge_separated(folder: Path) -> list[list[Any]]:
 
 
 def save_list(path: Path, rows: Sequence[Sequence[Any]]) -> None:
-    """Writes a list as the official code loads it, whole or not at all. Raises RunError."""
+    """Write a list as the official code loads it, whole or not at all. Raises RunError."""
     import torch
 
-    held = io.BytesIO()
-    torch.save([list(row) for row in rows], held)
-    write_atomically(path, held.getvalue())
+    data = io.BytesIO()
+    torch.save([list(row) for row in rows], data)
+    write_atomically(path, data.getvalue())
 
 
-def pseudo_row(file: str, box: Sequence[float], text: str, form: BoxFormat, three: bool = False) -> list[Any]:
-    """One row of a list, `box` being xyxy; of three columns as in Flickr30k's, or of five."""
+def pseudo_row(file: str, box: Sequence[float], text: str, form: BoxFormat, columns: int = 5) -> list[Any]:
+    """Make one row of a list from an xyxy box; of three columns as in Flickr30k's, or of five."""
     values = list(box) if form == "xyxy" else [box[0], box[1], _side(box[0], box[2]), _side(box[1], box[3])]
-    return [file, values, text] if three else [file, PLACEHOLDER, values, text, PLACEHOLDER]
+    return [file, values, text] if columns == 3 else [file, PLACEHOLDER, values, text, PLACEHOLDER]
 
 
-def _rows(path: Path, form: BoxFormat, three: bool) -> list[tuple[str, list[Any]]]:
+def _rows(path: Path, form: BoxFormat, columns: int) -> list[tuple[str, list[Any]]]:
     if path.suffix != ".jsonl":
         raise UsageError(f"{path}: lists are made from pseudo-labels in .jsonl, as `bench label` writes them")
     provenance = read_provenance(path)
     return [
         (
             _source(expression.id, provenance, path),
-            pseudo_row(checked_file(scene.file, str(path)), expression.box, expression.text, form, three),
+            pseudo_row(checked_file(scene.file, str(path)), expression.box, expression.text, form, columns),
         )
         for scene in read_jsonl(path)
         for expression in scene.expressions
@@ -214,23 +201,23 @@ def _rows(path: Path, form: BoxFormat, three: bool) -> list[tuple[str, list[Any]
 
 
 def _source(row: str, provenance: Mapping[str, Mapping[str, Any]], path: Path) -> str:
-    said = provenance.get(row, {}).get("source")
-    if not isinstance(said, str) or not re.fullmatch(r"[\w.+-]+", said):
+    source = provenance.get(row, {}).get("source")
+    if not isinstance(source, str) or not re.fullmatch(r"[\w.+-]+", source):
         raise DataError(
             f"{path}: row {row} does not say which source it comes from, after which a list is called; its "
             'provenance should, {"source": "template"}'
         )
-    return said
+    return source
 
 
 def _side(low: float, high: float) -> float:
-    """The width w for which low + w is `high` to the last bit, where there is a float that is; else one bit off."""
+    """Return the width w for which low + w is `high` to the last bit, where a float is; else one bit off."""
     side = high - low
     near = (side, math.nextafter(side, 0.0), math.nextafter(side, math.inf))
     return next((w for w in near if low + w == high), side)
 
 
 def threshold_name(threshold: float) -> str:
-    """0.5 -> "0_5", 1 -> "1_0"."""
+    """Write a threshold as file names do: 0.5 -> "0_5", 1 -> "1_0"."""
     text = f"{threshold:.6f}".rstrip("0")
     return (text + "0" if text.endswith(".") else text).replace(".", "_")

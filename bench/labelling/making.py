@@ -6,22 +6,20 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.datasets.load import load_split
-from bench.errors import DataError, UsageError
+from bench.errors import DataError
 from bench.evaluation.device import seed_everything, use_device
-from bench.evaluation.opening import OWN_DATA, pipeline_context
+from bench.evaluation.opening import pipeline_context
 from bench.evaluation.progress import progress
-from bench.grounding import ImageSource, Scene
 from bench.hashing import sha256_file
 from bench.labelling import LabelJob, PseudoLabel
-from bench.labelling.images_only import blind, images_below, shut
 from bench.labelling.label_files import check_jsonl_name, export_lists, list_format, write_labels
+from bench.labelling.unannotated import find_images, without_annotations
 from bench.runs.files import write_atomically
 from bench.runs.provenance import environment, git_state, redacted
 from bench.settings import Resolved, merged
@@ -47,16 +45,18 @@ def make_labels(
     `threshold` in their names. Raises UnknownName, UsageError, SettingsError, DataError (no label at all, too), and
     what the source raises; then nothing is written.
     """
+    # 1. What may be refused, before an hour's work.
     check_jsonl_name(out)
     labels_of = registry.load(registry.LABEL_SOURCES, source)
-    name, dataset, scenes, image_source = _images(split, images, out, resolved)
+    name, dataset, scenes, image_source = find_images(split, images, out, resolved)
     scenes = scenes[:limit]
     if lists is not None:
-        list_format(dataset)  # refused before an hour's work, not after
+        list_format(dataset)
     options = merged(resolved.table("label", source, dataset), options or {})
-    context = shut(replace(pipeline_context(source, dataset, resolved), options=options))
+    context = without_annotations(replace(pipeline_context(source, dataset, resolved), options=options))
     use_device(context.device)
     seed_everything(context.seed)
+    # 2. The labels, image by image.
     began, code = time.monotonic(), git_state()
     places = {scene.id: place for place, scene in enumerate(scenes, 1)}
     makers: Counter[tuple[str, str]] = Counter()
@@ -77,28 +77,29 @@ def make_labels(
 
     with progress(f"{source} {name}", len(scenes)) as advance:
         labels = labels_of(LabelJob(scenes, image_source, options, f"[label.{source}]", context))
-        written = write_labels(out, labels, name, count)
+        rows, with_rows, duplicates = write_labels(out, labels, name, count)
         advance(len(scenes) - done)  # the last images may have no label
     seconds = time.monotonic() - began
-    if not written.rows:
+    if not rows:
         raise DataError(
             f"{source}: not one label for {len(scenes):,} images of {name}; {out} is not written; look at what its "
             f"detector finds, and loosen its thresholds ([label.{source}] of bench.toml, or --set)"
         )
+    # 3. The record.
     made_by: dict[str, dict[str, int]] = {}
-    for (key, maker), rows in makers.most_common(MOST_MAKERS):
-        made_by.setdefault(key, {})[maker] = rows
+    for (key, maker), number in makers.most_common(MOST_MAKERS):
+        made_by.setdefault(key, {})[maker] = number
     record: dict[str, Any] = {
         "command": " ".join(redacted()),
         "source": source,
         "split": name,
         "images": len(scenes),
-        "images_with_rows": written.images,
-        "images_without_rows": len(scenes) - written.images,
-        "rows": written.rows,
-        "duplicates_dropped": written.duplicates,
+        "images_with_rows": with_rows,
+        "images_without_rows": len(scenes) - with_rows,
+        "rows": rows,
+        "duplicates_dropped": duplicates,
         "seconds": round(seconds, 2),
-        "rows_per_s": round(written.rows / seconds, 1) if seconds > 0 else None,
+        "rows_per_s": round(rows / seconds, 1) if seconds > 0 else None,
         "sha256": sha256_file(out),
         # Which images were used, without their annotations (a split's fingerprint is made of those).
         "images_sha256": hashlib.sha256("\n".join(scene.file for scene in scenes).encode()).hexdigest(),
@@ -109,30 +110,12 @@ def make_labels(
         "made_by": made_by,
     }
     if lists is not None:
-        written_lists = export_lists([out], lists, dataset, threshold)
-        record["lists"] = [path.relative_to(lists).as_posix() for path in written_lists]
+        paths = export_lists([out], lists, dataset, threshold)
+        record["lists"] = [path.relative_to(lists).as_posix() for path in paths]
     where = environment(context.device, context.seed, resolved.settings.run.deterministic)
     record |= {"git": code, "environment": where}
     write_atomically(out.with_suffix(".json"), (json.dumps(record, indent=2, default=str) + "\n").encode())
     return record
-
-
-def _images(
-    split: str | None, folder: Path | None, out: Path, resolved: Resolved
-) -> tuple[str, str, Sequence[Scene], ImageSource]:
-    """Find the split's name, its data set, and its images without annotations."""
-    if (split is None) == (folder is None):
-        raise UsageError("which images? one of --split NAME and --images FOLDER is needed")
-    if folder is not None:
-        scenes, images = images_below(folder, out)
-        name, dataset = f"{OWN_DATA}:{folder.resolve().name}", OWN_DATA
-    else:
-        loaded = load_split(str(split), resolved)
-        scenes, images = blind(loaded)
-        name, dataset = loaded.name, loaded.dataset
-    if not scenes:
-        raise DataError(f"{name}: the split has no images")
-    return name, dataset, scenes, images
 
 
 def _hashes(options: Any, folder: Path) -> dict[str, str]:

@@ -16,54 +16,49 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.boxes import box_xyxy_to_cxcywh
 from bench.datasets.pickles import as_text, load_index_list
-from bench.datasets.readers.index_lists import PLACEHOLDER
 from bench.datasets.readers.rows import checked_file, checked_text
 from bench.errors import DataError, UnsafePickle, first_line
 from bench.grounding import Box, Scene
+from bench.hashing import sha256_file
 from bench.labelling.label_files import list_format, pseudo_row, save_list, threshold_name
+from bench.reporting.reliability_chart import reliability_chart
+from bench.reporting.reliability_table import summary
 from bench.runs.files import make_folder
+from bench.runs.provenance import redacted
+from bench.runs.reliability import write_record
 
 THRESHOLDS = tuple(n / 10 for n in range(10))
-THREE_COLUMNS = {"flickr"}
 BAD = 0.4
 IOU_RESULT = "_train_pseudo_iou_result.pth"
 COLUMNS = 7
 CLOSE = 1e-6  # float32 may say 1.0000001
 
 Float = NDArray[np.float64]
-Found = Mapping[str, tuple[float, Box | None]]
-Sizes = Mapping[str, tuple[int, int]]
+Scores = Mapping[str, tuple[float, Box | None]]  # row id -> IoU, and the scorer's box
+Sizes = Mapping[str, tuple[int, int]]  # scene id -> width, height
+# A row as a list has it: its id, its scene, the box in the data set's format, the same as xyxy pixels, the phrase.
+ListRow = tuple[str, Scene, tuple[float, ...], Box, str]
+# A row of an iou_result file: image file, box in the data set's format, phrase, the row's box and the scorer's (cxcywh
+# in 0..1 of the padded square, None for NaN), IoU.
+IouRow = tuple[str, tuple[float, ...], str, Box | None, Box | None, float]
 
 
-@dataclass(frozen=True, slots=True)
-class ListRow:
-    """A row as an official list has it: `held` is the box in the data set's format, `box` the same as xyxy pixels."""
-
-    id: str
-    scene: Scene
-    held: tuple[float, ...]
-    box: Box
-    phrase: str
+def check_lists(dataset: str) -> None:
+    """Raise UsageError for a data set without official lists."""
+    list_format(dataset)
 
 
-@dataclass(frozen=True, slots=True)
-class IouRow:
-    """A row of an iou_result file; `truth` and `prediction` are cxcywh in 0..1 of the padded square, None for NaN."""
-
-    file: str
-    held: tuple[float, ...]
-    phrase: str
-    truth: Box | None
-    prediction: Box | None
-    iou: float
+def lists_are_written(folder: Path) -> bool:
+    """Whether a pair's lists are all in its folder: the one looked for is the last to be written."""
+    return any(folder.glob(f"*{IOU_RESULT}"))
 
 
 def list_rows(path: Path, scenes: Sequence[Scene], dataset: str) -> list[ListRow]:
@@ -72,47 +67,64 @@ def list_rows(path: Path, scenes: Sequence[Scene], dataset: str) -> list[ListRow
     Of an index list the boxes are its very numbers, in its order; rows of a JSONL go image by image, boxes in the data
     set's format. Raises UsageError for a data set without official lists.
     """
-    _, form = list_format(dataset)
-    rows = []
+    _, form, _ = list_format(dataset)
+    rows: list[ListRow] = []
     cells = load_index_list(path) if path.suffix == ".pth" else None
     for scene in scenes:
         for e in scene.expressions:
             if cells is None:
-                held = pseudo_row(scene.file, e.box, e.text, form, three=True)[1]
+                box = pseudo_row(scene.file, e.box, e.text, form, columns=3)[1]
             else:
                 row = cells[int(e.id)]
-                held = row[1] if len(row) == 3 else row[2]
-            rows.append(ListRow(e.id, scene, _numbers(held), e.box, e.text.lower()))
-    return rows if cells is None else sorted(rows, key=lambda row: int(row.id))
+                box = row[1] if len(row) == 3 else row[2]
+            rows.append((e.id, scene, _numbers(box), e.box, e.text.lower()))
+    return rows if cells is None else sorted(rows, key=lambda row: int(row[0]))
 
 
 def write_reliability_lists(
-    folder: Path, dataset: str, rows: Sequence[ListRow], found: Found, sizes: Sizes
+    folder: Path, dataset: str, rows: Sequence[ListRow], scores: Scores, sizes: Sizes
 ) -> list[Path]:
     """Write every file of the official scorer under `folder`; returns them in the order of the table above.
 
-    `found` is row id -> IoU and the scorer's box (xyxy pixels, or None); `sizes`, by scene id, are those of images
-    whose scene has none. Raises RunError where a file cannot be written.
+    `sizes` are those of images whose scene has none. Raises RunError where a file cannot be written.
     """
-    stem, _ = list_format(dataset)
+    stem, _, columns = list_format(dataset)
     make_folder(folder)
-    rated = [(row, found[row.id][0]) for row in rows]
-    three = stem in THREE_COLUMNS
-    kept = {f"refine_{threshold_name(h)}": [_list_row(row, three) for row, r in rated if r > h] for h in THRESHOLDS}
-    kept["refine_1_0"] = [_list_row(row, three) for row, r in rated if r == 1]
-    bad = {
-        "bad_label_0_0": [[*_list_row(row), r] for row, r in rated if r == 0],
-        "bad_label_0_4": [[*_list_row(row), r] for row, r in rated if r < BAD],
+
+    # 1. The rows that are kept, in the layout of the data set's lists; boxes are in their own format already.
+    ious = [scores[row][0] for row, *_ in rows]
+    kept = [pseudo_row(scene.file, box, phrase, "xyxy", columns) for _, scene, box, _, phrase in rows]
+    files = {
+        f"refine_{threshold_name(h)}": [row for row, r in zip(kept, ious, strict=True) if r > h] for h in THRESHOLDS
     }
-    files = {**kept, **bad, "iou_result": _iou_result(rows, found, sizes)}
-    written = {folder / f"{stem}_train_pseudo_{name}.pth": held for name, held in files.items()}
-    for path, held in written.items():
-        save_list(path, held)
+    files["refine_1_0"] = [row for row, r in zip(kept, ious, strict=True) if r == 1]
+    # 2. The bad ones, always of five columns and the IoU.
+    rated = [[*pseudo_row(scene.file, box, phrase, "xyxy"), scores[row][0]] for row, scene, box, _, phrase in rows]
+    files["bad_label_0_0"] = [row for row in rated if row[-1] == 0]
+    files["bad_label_0_4"] = [row for row in rated if row[-1] < BAD]
+    # 3. All of them.
+    files["iou_result"] = _iou_result(rows, scores, sizes)
+    written = {folder / f"{stem}_train_pseudo_{name}.pth": lines for name, lines in files.items()}
+    for path, lines in written.items():
+        save_list(path, lines)
     return list(written)
 
 
+def show_official(path: Path, out: Path) -> dict[str, Any]:
+    """Draw and tabulate an official iou_result file, without any scorer; returns the record. Raises DataError."""
+    rows = read_iou_result(path)
+    make_folder(out)
+    source = path.name.removesuffix(IOU_RESULT).removesuffix(".pth")
+    pair = {"scorer": "its scorer", "source": source, "kind": ""} | summary([iou for *_, iou in rows])
+    pair["no_box"] = sum(prediction is None for *_, prediction, _ in rows)
+    official = {"file": path.name, "sha256": sha256_file(path)}
+    record = {"command": " ".join(redacted()), "from": official, "pairs": [pair]}
+    write_record(out, record, reliability_chart(f"Reliability, {path.name}", [pair]))
+    return record
+
+
 def read_iou_result(path: Path) -> list[IouRow]:
-    """The rows of an official iou_result file, in its order; nothing in it is executed.
+    """Load the rows of an official iou_result file, in its order; nothing in it is executed.
 
     Raises UnsafePickle for a pickle that asks for more than containers and tensors, DataError naming file and row.
     """
@@ -125,35 +137,27 @@ def read_iou_result(path: Path) -> list[IouRow]:
     return [_iou_row(row, f"{path}: row {number}") for number, row in enumerate(rows)]
 
 
-def _list_row(row: ListRow, three: bool = False) -> list[object]:
-    return pseudo_row(row.scene.file, row.held, row.phrase, "xyxy", three)  # `held` is in the list's own format
-
-
-def _iou_result(rows: Sequence[ListRow], found: Found, sizes: Sizes) -> list[list[object]]:
+def _iou_result(rows: Sequence[ListRow], scores: Scores, sizes: Sizes) -> list[list[object]]:
     import torch
 
-    shown = [_size(row.scene, sizes) for row in rows]
-    said = [found[row.id] for row in rows]
-    nothing = (math.nan,) * 4
+    unknown, nothing = (math.nan, math.nan), (math.nan,) * 4
+    images = [
+        (scene.width, scene.height) if scene.width and scene.height else sizes.get(scene.id, unknown)
+        for _, scene, *_ in rows
+    ]
     # Views of one tensor each: a file with a storage a row would be many times as large.
     truths, predictions = (
-        torch.from_numpy(_on_square(boxes, shown).astype(np.float32))
-        for boxes in ([row.box for row in rows], [box or nothing for _, box in said])
+        torch.from_numpy(_on_square(boxes, images).astype(np.float32))
+        for boxes in ([box for *_, box, _ in rows], [scores[row[0]][1] or nothing for row in rows])
     )
     return [
-        [row.scene.file, PLACEHOLDER, list(row.held), row.phrase, truth, prediction, r]
-        for row, truth, prediction, (r, _) in zip(rows, truths, predictions, said, strict=True)
+        [*pseudo_row(scene.file, box, phrase, "xyxy")[:4], truth, prediction, scores[row][0]]
+        for (row, scene, box, _, phrase), truth, prediction in zip(rows, truths, predictions, strict=True)
     ]
 
 
-def _size(scene: Scene, sizes: Sizes) -> tuple[float, float]:
-    if scene.width and scene.height:
-        return scene.width, scene.height
-    return sizes.get(scene.id, (math.nan, math.nan))
-
-
 def _on_square(boxes: Sequence[Box], sizes: Sequence[tuple[float, float]]) -> Float:
-    """(N, 4) xyxy pixels in images of these sizes -> cxcywh in 0..1 of the square around each image."""
+    """Turn (N, 4) xyxy pixels in images of these sizes into cxcywh in 0..1 of the square around each image."""
     size = np.array(sizes, np.float64).reshape(-1, 2)
     side = size.max(axis=1, keepdims=True)
     shift = np.tile((side - size) / 2, 2)
@@ -184,16 +188,16 @@ def _iou_row(row: object, where: str) -> IouRow:
     if not isinstance(row, (list, tuple)) or len(row) != COLUMNS:
         columns = f"{len(row)} columns" if isinstance(row, (list, tuple)) else f"a {type(row).__name__}"
         raise DataError(f"{where}: an iou_result file has {COLUMNS} columns, and here is {columns}")
-    file, _, held, phrase, truth, prediction, iou = row
+    file, _, box, phrase, truth, prediction, iou = row
     if isinstance(iou, bool) or not isinstance(iou, (int, float)) or not -CLOSE <= iou <= 1 + CLOSE:
         raise DataError(f"{where}: the IoU in the last column should be a number from 0 to 1, not {iou!r:.60}")
-    return IouRow(
-        file=checked_file(file, where),
-        held=_four(held, where, "the box"),
-        phrase=checked_text(as_text(phrase), where),
-        truth=_or_none(_four(truth, where, "the row's box")),
-        prediction=_or_none(_four(prediction, where, "the scorer's box")),
-        iou=min(max(float(iou), 0.0), 1.0),
+    return (
+        checked_file(file, where),
+        _four(box, where, "the box"),
+        checked_text(as_text(phrase), where),
+        _or_none(_four(truth, where, "the row's box")),
+        _or_none(_four(prediction, where, "the scorer's box")),
+        min(max(float(iou), 0.0), 1.0),
     )
 
 

@@ -11,8 +11,7 @@ from bench.datasets.fingerprint import image_key
 from bench.datasets.images import Images
 from bench.datasets.load import FILE, find_split
 from bench.datasets.readers.jsonl import read_jsonl, read_provenance
-from bench.datasets.readers.label_sources import source_name
-from bench.datasets.readers.labels import load_labels
+from bench.datasets.readers.labels import load_labels, source_name
 from bench.errors import UsageError
 from bench.grounding import ImageSource, Scene
 from bench.reporting.label_stats import LabelRow, label_stats

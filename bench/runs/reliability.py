@@ -18,7 +18,7 @@ from bench.errors import RunError
 from bench.grounding import Box
 from bench.hashing import sha256_file
 from bench.old_names import current
-from bench.runs.files import write_atomically
+from bench.runs.files import make_folder, write_atomically
 
 RECORD, IMAGE = "reliability.json", "reliability.svg"
 Key = tuple[str, str]  # scorer, source
@@ -31,8 +31,9 @@ def rows_path(out: Path, key: Key) -> Path:
     return out / f"{'--'.join(key)}.jsonl"
 
 
-def read_pairs(out: Path) -> dict[Key, Pair]:
-    """The entries of an earlier call, by pair; none where there is no record. Raises RunError for a broken one."""
+def open_folder(out: Path) -> dict[Key, Pair]:
+    """Make the folder, and read the entries of an earlier call, by pair. Raises RunError for a broken record."""
+    make_folder(out)
     try:
         record = current(json.loads((out / RECORD).read_text(encoding="utf-8")))
         return {(pair["scorer"], pair["source"]): pair for pair in record["pairs"]}

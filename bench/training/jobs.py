@@ -13,8 +13,7 @@ from typing import Any
 from bench import registry
 from bench.datasets.images import CachedImages
 from bench.datasets.load import load_split
-from bench.datasets.readers.label_sources import sources_of
-from bench.datasets.readers.labels import Labelled, load_labels, open_album
+from bench.datasets.readers.labels import Labelled, load_labels, open_album, sources_of
 from bench.datasets.split import Split
 from bench.errors import DataError, UnknownName, UsageError
 from bench.evaluation.device import make_deterministic, resolve_device, seed_everything

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.datasets.readers.label_sources import SourceRows
+from bench.datasets.readers.labels import SourceRows
 from bench.errors import DataError, SettingsError, UsageError
 from bench.grounding import Box
 from bench.hashing import sha256_file

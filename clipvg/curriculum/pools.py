@@ -13,7 +13,7 @@ from hashlib import blake2b
 
 from bench.boxes import box_area_xyxy
 from bench.datasets.fingerprint import fingerprint, image_key
-from bench.datasets.readers.label_sources import SourceRows
+from bench.datasets.readers.labels import SourceRows
 from bench.datasets.readers.rows import gather, scene_of_row
 from bench.errors import DataError
 from bench.evaluation.validation import Validate, on_split

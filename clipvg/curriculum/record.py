@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.datasets.readers.label_sources import SourceRows
+from bench.datasets.readers.labels import SourceRows
 from bench.reporting.charts import Panel, line_chart
 from bench.reporting.reliability_chart import BARS, reliability_chart
 from bench.runs.files import make_folder, write_atomically

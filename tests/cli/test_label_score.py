@@ -17,10 +17,11 @@ from bench.boxes import clip_xyxy, iou_elementwise
 from bench.cli.label import score
 from bench.datasets.load import load_split
 from bench.datasets.readers.index_lists import read_index_list
-from bench.datasets.readers.label_sources import source_name, told_apart
+from bench.datasets.readers.labels import source_name
 from bench.errors import BenchError, DataError, RunError, UnknownName, UsageError, WeightsError
 from bench.evaluation.loop import evaluate
 from bench.labelling.scorer_files import read_iou_result
+from bench.labelling.scorers import unique_names
 from bench.reporting.reliability_table import BINS, summary
 from bench.settings import PROJECT, load_settings
 
@@ -196,7 +197,7 @@ def test_official_files_and_back(world):
     rows = [json.loads(line) for line in Path("reliability/m1--template.jsonl").read_text().splitlines()]
     assert sum(len(scene.expressions) for scene in kept) == sum(row["reliability"] > 0.1 for row in rows) > 0
     official = folder / "shapes_train_pseudo_iou_result.pth"
-    assert [row.iou for row in read_iou_result(official)] == [row["reliability"] for row in rows]
+    assert [iou for *_, iou in read_iou_result(official)] == [row["reliability"] for row in rows]
     said = run("--from", official, "--out", "drawn", "--json")
     (drawn,) = json.loads(said.stdout.splitlines()[-1])["pairs"]
     assert {key: drawn[key] for key in ("rows", "mean", "at_0", "at_least", "no_box")} == {
@@ -227,7 +228,7 @@ def test_names(world, caplog):
     assert [m["name"] for m in record["scorers"]] == ["a", "b"]
     assert [s["name"] for s in record["sources"]] == ["template-1", "template-2"]
     assert "template.jsonl is template-1" in caplog.text and "more.jsonl is template-2" in caplog.text
-    assert told_apart(["a", "b", "a", "a-1"]) == ["a-2", "b", "a-3", "a-1"]
+    assert unique_names(["a", "b", "a", "a-1"]) == ["a-2", "b", "a-3", "a-1"]
     said = {"1": {"source": "caption"}, "2": {"source": "caption"}}
     assert source_name(Path("x.jsonl"), 2, said) == "caption"
     assert (

@@ -6,10 +6,9 @@ import pytest
 
 from bench.datasets.load import load_split
 from bench.datasets.readers.labels import load_labels
-from bench.datasets.split import Split
 from bench.evaluation.answering import answers
 from bench.grounding import PipelineCard, Prediction
-from bench.labelling.images_only import blind, images_below, without_expressions
+from bench.labelling.unannotated import ImagesOnly, images_below, without_expressions
 from bench.settings import RunSettings, load_settings
 from pipelines.two_stage.proposers.objects import scene_objects
 
@@ -47,7 +46,7 @@ def test_whoever_works_from_images_alone_has_none(split, tmp_path):
         def missing(self, scenes):
             return []
 
-    scenes, images = blind(Split("x-val", "", split.scenes, Watching()))
+    scenes, images = without_expressions(split.scenes), ImagesOnly(Watching())
     images.load(split.scenes[0])  # with its annotations: they go no further
     assert not any(scene.objects or scene.expressions for scene in (*scenes, *without_expressions(split.scenes), *seen))
     assert len(seen) == 1 and not hasattr(images, "objects")

@@ -11,7 +11,7 @@ from bench.datasets.pickles import load_index_list
 from bench.datasets.readers.index_lists import read_index_list
 from bench.errors import DataError, UnsafePickle, UsageError
 from bench.grounding import Expression, Scene
-from bench.labelling.scorer_files import IouRow, list_rows, read_iou_result, write_reliability_lists
+from bench.labelling.scorer_files import list_rows, read_iou_result, write_reliability_lists
 
 PLACEHOLDER = "useless placeholder"
 FILES = ["COCO_train2014_000000000716.jpg", "COCO_train2014_000000000154.jpg"]
@@ -65,16 +65,17 @@ def test_kept_rows_are_the_rows_that_came(tmp_path, written):
 
 def test_every_row_with_its_iou_comes_back(written):
     rows, files = written
-    found = read_iou_result(files["iou_result"])
-    assert [(row.file, row.held, row.phrase, row.iou) for row in found] == [
-        (row.scene.file, row.held, row.phrase, iou) for row, iou in zip(rows, IOUS, strict=True)
+    back = read_iou_result(files["iou_result"])
+    assert [(*row[:3], row[5]) for row in back] == [
+        (scene.file, box, phrase, iou) for (_, scene, box, _, phrase), iou in zip(rows, IOUS, strict=True)
     ]
-    assert found[0].prediction is None and found[2].prediction is not None
+    truths, predictions = ([row[column] for row in back] for column in (3, 4))
+    assert predictions[0] is None and predictions[2] is not None
     # 640 x 480 in a square of 640: eighty pixels of padding above and below.
-    x, y, w, h = found[2].prediction
+    x, y, w, h = predictions[2]
     assert (x * 640, y * 640 - 80, w * 640, h * 640) == pytest.approx((2, 3, 2, 2), abs=1e-4)
-    assert found[1].truth is None  # an image whose size nobody knows
-    assert found[0].truth == pytest.approx((0.8140, 0.4819, 0.3542, 0.2974), abs=1e-4)
+    assert truths[1] is None  # an image of unknown size
+    assert truths[0] == pytest.approx((0.8140, 0.4819, 0.3542, 0.2974), abs=1e-4)
 
 
 def test_the_tensors_give_the_iou_that_is_written(tmp_path):
@@ -84,8 +85,8 @@ def test_the_tensors_give_the_iou_that_is_written(tmp_path):
     iou = float(iou_elementwise(clip_xyxy(said, 200, 100), box))
     *_, path = write_reliability_lists(tmp_path, "refcoco", rows, {"a": (iou, said)}, {})
     (row,) = read_iou_result(path)
-    assert float(iou_elementwise(*map(box_cxcywh_to_xyxy, (row.truth, row.prediction)))) == pytest.approx(iou, abs=1e-6)
-    assert row.held == (10.0, 20.0, 100.0, 70.0)
+    assert float(iou_elementwise(*map(box_cxcywh_to_xyxy, row[3:5]))) == pytest.approx(iou, abs=1e-6)
+    assert row[1] == (10.0, 20.0, 100.0, 70.0)
 
 
 @pytest.mark.parametrize(("dataset", "stem", "columns"), [("referit", "referit", 5), ("flickr30k", "flickr", 3)])
@@ -117,9 +118,9 @@ GOOD = [FILES[0], PLACEHOLDER, [1.0, 2, 3, 4], "man", torch.zeros(4), torch.ones
 def test_an_official_result_is_read(tmp_path):
     path = result(tmp_path, GOOD, [*GOOD[:6], 1.0000001], [*GOOD[:5], torch.full((4,), math.nan), 0])
     assert read_iou_result(path) == [
-        IouRow(FILES[0], (1, 2, 3, 4), "man", (0, 0, 0, 0), (1, 1, 1, 1), 0.5),
-        IouRow(FILES[0], (1, 2, 3, 4), "man", (0, 0, 0, 0), (1, 1, 1, 1), 1.0),
-        IouRow(FILES[0], (1, 2, 3, 4), "man", (0, 0, 0, 0), None, 0.0),
+        (FILES[0], (1, 2, 3, 4), "man", (0, 0, 0, 0), (1, 1, 1, 1), 0.5),
+        (FILES[0], (1, 2, 3, 4), "man", (0, 0, 0, 0), (1, 1, 1, 1), 1.0),
+        (FILES[0], (1, 2, 3, 4), "man", (0, 0, 0, 0), None, 0.0),
     ]
 
 

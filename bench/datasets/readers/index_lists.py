@@ -10,6 +10,7 @@ height for the COCO sets and throughout mixed lists, corners for ReferIt and Fli
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
@@ -40,6 +41,8 @@ FORMATS: dict[str, BoxFormat] = {
 }
 PLACEHOLDER = "useless placeholder"
 MIXED = {"flickr", "referit"}
+# CLIP-VG's lists of one source: place in the order of merging, stem, source, threshold.
+SEPARATED = re.compile(r"(\d+)_(.+)_train_pseudo_(.+?)_(\d+_\d+)\.pth")
 
 
 def expected(dataset: Catalogued) -> str:
@@ -106,6 +109,12 @@ def read_index_list(path: Path, dataset: str, box_format: Literal["auto", "xyxy"
             )
 
     return gather(rows(), str(path))
+
+
+def source_of_list(name: str) -> str | None:
+    """Return the source in the name of a separated list, None for other names."""
+    match = SEPARATED.fullmatch(name)
+    return match[3] if match else None
 
 
 def _ref_id(mark: object) -> str | None:

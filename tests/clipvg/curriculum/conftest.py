@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.clock import Clock
-from bench.datasets.readers.label_sources import SourceRows
+from bench.datasets.readers.labels import SourceRows
 from bench.datasets.shapes import ShapesImages, make_scene
 from bench.evaluation.validation import on_split
 from bench.grounding import PipelineContext

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.datasets.readers.label_sources import SourceRows
+from bench.datasets.readers.labels import SourceRows
 from bench.datasets.shapes import make_scene
 from bench.errors import DataError
 from clipvg.curriculum.pools import (

@@ -11,7 +11,7 @@ from bench.datasets.load import load_split
 from bench.errors import DataError, ImageError, UsageError
 from bench.evaluation.opening import pipeline_context
 from bench.labelling import LabelJob
-from bench.labelling.images_only import blind, images_below, shut
+from bench.labelling.unannotated import ImagesOnly, images_below, without_annotations, without_expressions
 from bench.settings import load_settings
 
 
@@ -33,7 +33,7 @@ def shapes():
 
 
 def test_scenes_keep_their_names_and_sizes_alone(shapes):
-    scenes, _ = blind(guarded(shapes))
+    scenes = without_expressions(guarded(shapes).scenes)
     assert [(s.id, s.file, s.width, s.height) for s in scenes] == [
         (s.id, s.file, s.width, s.height) for s in shapes.scenes
     ]
@@ -41,7 +41,7 @@ def test_scenes_keep_their_names_and_sizes_alone(shapes):
 
 
 def test_images_can_be_loaded_and_nothing_else(shapes):
-    _, images = blind(shapes)
+    images = ImagesOnly(shapes.images)
     assert (images.load(shapes.scenes[1]) == shapes.images.load(shapes.scenes[1])).all()
     assert images.missing(shapes.scenes) == []
     assert [name for name in dir(images) if not name.startswith("_")] == ["load", "missing"]
@@ -55,7 +55,7 @@ def test_a_source_of_images_is_handed_no_annotation_either():
             return super().load(scene)
 
     split = make_split(4, Nosy(bad={"2.png"}))
-    _, images = blind(split)
+    images = ImagesOnly(split.images)
     assert images.load(split.scenes[0]).shape == (24, 32, 3)
     with pytest.raises(ImageError, match=r"2\.png: broken"):
         images.load(split.scenes[2])
@@ -64,10 +64,10 @@ def test_a_source_of_images_is_handed_no_annotation_either():
 def test_the_context_has_no_way_to_annotations():
     context = pipeline_context("template", "shapes", load_settings(flags={"run.device": "cpu", "data.shapes.train": 3}))
     assert context.train_scenes() and context.candidates is not None
-    blinded = shut(context)
-    assert blinded.candidates is None and blinded.device == context.device
+    bare = without_annotations(context)
+    assert bare.candidates is None and bare.device == context.device
     with pytest.raises(UsageError, match="images alone"):
-        blinded.train_scenes()
+        bare.train_scenes()
 
 
 @pytest.mark.parametrize("source", ("template", "relation", "caption"))
@@ -75,10 +75,10 @@ def test_sources_make_labels_without_a_look_at_annotations(shapes, source):
     """Detector, CLIP and all: the same labels whether the split has annotations, secrets, or none."""
     resolved = load_settings(flags={"run.device": "cpu", "run.offline": True})
     options = resolved.table("label", source, "shapes")
-    context = shut(replace(pipeline_context(source, "shapes", resolved), options=options))
+    context = without_annotations(replace(pipeline_context(source, "shapes", resolved), options=options))
 
     def labels(split):
-        scenes, images = blind(split)
+        scenes, images = without_expressions(split.scenes), ImagesOnly(split.images)
         job = LabelJob(scenes, images, options, f"[label.{source}]", context)
         return [
             (label.scene.file, label.text, label.box) for label in registry.load(registry.LABEL_SOURCES, source)(job)
@@ -111,7 +111,7 @@ def test_every_image_of_a_folder(folder, tmp_path):
 def test_folders_that_cannot_be_used(folder, tmp_path):
     with pytest.raises(UsageError, match="or above"):
         images_below(folder, tmp_path / "elsewhere" / "labels.jsonl")
-    with pytest.raises(DataError, match="not there"):
+    with pytest.raises(DataError, match="no such folder"):
         images_below(tmp_path / "none", tmp_path / "labels.jsonl")
     with pytest.raises(DataError, match="not a folder"):
         images_below(folder / "b.png", tmp_path / "labels.jsonl")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.datasets.readers.label_sources import sources_of
+from bench.datasets.readers.labels import sources_of
 from bench.errors import DataError
 from bench.settings import load_settings
 
