@@ -49,7 +49,7 @@ def doctor(
             )
         _look_around(pipeline, config, json)
         return
-    from bench.training.jobs import first_step
+    from bench.training.gradient_check import first_step
 
     if split is None or pipeline is not None:
         raise UsageError("--train-step PIPELINE needs --split, for example file:rows.jsonl, and no --pipeline")

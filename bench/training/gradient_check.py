@@ -1,17 +1,40 @@
-"""The first training step of any task, laid open: losses and gradient norms, to compare with another implementation."""
+"""The first training step of any task in numbers: losses and gradient norms, to compare with another implementation."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from bench import registry
+from bench.datasets.load import load_split
+from bench.errors import UsageError
+from bench.settings import Resolved
+from bench.training.jobs import chosen_tasks
+from bench.training.setup import make_job
 from bench.training.step import BOXES, frozen_modules, weighted
 from bench.training.task import TrainTask
 
 AT_ONCE = 8  # samples in a forward pass
+
+
+def first_step(
+    pipeline: str, split_name: str, resolved: Resolved, recipe: Mapping[str, Any], part: str | None, limit: int | None
+) -> dict[str, Any]:
+    """Return the first training step of a pipeline's part, or its first one, on a split. Raises as training does."""
+    tasks = registry.load(registry.PIPELINES, pipeline, "tasks")
+    split = load_split(split_name, resolved)
+    split = split if limit is None else split.limited(limit)
+    job = replace(make_job(pipeline, split, split, resolved, recipe, Path()), saves=False)
+    (task,) = chosen_tasks(job, tasks, part or next(iter(tasks(job)))).values()
+    if not isinstance(task, TrainTask):
+        raise UsageError(f"--train-step {pipeline}: {task.trainer}'s own trainer takes its steps, and reports none")
+    return {"split": split.name, **gradient_check(task)}
 
 
 def gradient_check(task: TrainTask) -> dict[str, Any]:
@@ -21,6 +44,7 @@ def gradient_check(task: TrainTask) -> dict[str, Any]:
     "gradient_norms" (parameter -> norm) and "boxes_cxcywh" of each sample where the task gives boxes. Raises DataError.
     """
     device = torch.device(task.job.context.device)
+    # 1. Parameters that are trained ask for gradients; nothing is left to chance.
     named = {name: p for group in task.parameter_groups() for name, p in group.parameters.items()}
     task.model.requires_grad_(False).to(device).train()
     for parameter in named.values():
@@ -29,6 +53,7 @@ def gradient_check(task: TrainTask) -> dict[str, Any]:
         module.eval()
     without_dropout(task.model)
     data, rng = task.dataset(augment=False), torch.Generator(device).manual_seed(0)
+    # 2. Forward and backward, part by part.
     sums: dict[str, float] = defaultdict(float)
     boxes: list[list[float]] = []
     # A loss that compares the samples of a batch is taken over all of them at once, and is no sum over samples.

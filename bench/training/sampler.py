@@ -1,16 +1,23 @@
 """Which samples make which step: a pure function of (seed, step), so that a training can be resumed anywhere.
 
 An epoch is a permutation of all samples, a step a run of it. Processes take turns within a step, so the number of
-processes and their batch change nothing about what a step is made of. The last step of an epoch is shorter.
+processes and their batch change nothing about what a step is made of. The last step of an epoch is shorter. Worker
+processes draw and collate the samples ahead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from bench.errors import DataError, ImageError
+from bench.training.task import Batch, MapDataset, TrainTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +62,59 @@ def micro_batches(
     sampler: StepSampler, first: int, last: int, batch: int, index: int, processes: int
 ) -> Iterator[MicroBatch]:
     """Yield what process `index` of `processes` computes in the steps from `first` up to `last`, which is left out."""
-    known, permutation = -1, np.empty(0, np.int64)
+    current, permutation = -1, np.empty(0, np.int64)
     for step in range(first, last):
+        # 1. The samples of the step: its run of the epoch's permutation.
         epoch, place = divmod(step, sampler.steps_in_epoch)
-        if epoch != known:
-            known, permutation = epoch, sampler.epoch(epoch)
+        if epoch != current:
+            current, permutation = epoch, sampler.epoch(epoch)
         rows = permutation[place * sampler.effective : (place + 1) * sampler.effective]
+        # 2. Every n-th of them is this process's, cut into forward passes.
         mine = rows[index::processes].tolist()
         parts = [mine[i : i + batch] for i in range(0, len(mine), batch)] or [[int(rows[0])]]
         for number, part in enumerate(parts, 1):
             yield MicroBatch(step, epoch, tuple(part), len(rows), number == len(parts), bool(mine))
+
+
+class MicroBatches(Dataset[Any]):
+    """A task's dataset, indexed by micro batch."""
+
+    def __init__(self, task: TrainTask, dataset: MapDataset) -> None:
+        self.dataset, self.collate = dataset, task.collate
+
+    def draw(self, micro: MicroBatch) -> Batch:
+        """Draw and collate. Raises DataError, ImageError."""
+        return self.collate([self.dataset.sample(micro.epoch, row) for row in micro.rows])
+
+    def __getitem__(self, micro: MicroBatch) -> tuple[MicroBatch, Batch | None, str]:
+        """Return the batch, or the message of an error, which would lose its kind on its way out of a worker."""
+        try:
+            return micro, self.draw(micro), ""
+        except (ImageError, DataError) as error:
+            return micro, None, str(error)
+
+
+def batches_ahead(
+    data: MicroBatches, micros: Iterable[MicroBatch], workers: int, device: torch.device
+) -> Iterator[tuple[MicroBatch, Batch]]:
+    """Yield micro batches on the device, drawn ahead by `workers` processes.
+
+    Raises DataError for a sample that cannot be drawn.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        data,
+        batch_size=None,
+        sampler=micros,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_one_thread,
+    )
+    for micro, batch, failure in loader:
+        if batch is None:
+            raise DataError(failure)
+        yield micro, batch.to(device)
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)

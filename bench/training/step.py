@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.errors import BenchError, DeviceError
+from bench.errors import DeviceError
 from bench.memory import free, out_of_memory
 from bench.training.config import BatchPlan
 from bench.training.optimiser import learning_rate, make_optimiser
@@ -32,17 +32,6 @@ class NotFiniteError(Exception):
         self.rows = rows
 
 
-class Losses(nn.Module):
-    """A task's model whose forward pass is the task's losses: what is wrapped for several processes."""
-
-    def __init__(self, task: TrainTask) -> None:
-        super().__init__()
-        self.model, self.losses = task.model, task.losses
-
-    def forward(self, batch: Any, rng: torch.Generator) -> dict[str, Tensor]:
-        return self.losses(batch, rng)
-
-
 class OptimisationStep:
     """Takes the steps of a task. `draw` collates a micro batch anew, to find out what fits into memory."""
 
@@ -51,20 +40,23 @@ class OptimisationStep:
         draw: Callable[[MicroBatch], Batch],
     ) -> None:  # fmt: skip
         self.accelerator, self.task, self.plan, self.sampler, self.total = accelerator, task, plan, sampler, total
-        self.config, self.draw = task.config, draw
+        self.config, self.draw, self.device = task.config, draw, accelerator.device
         groups = task.parameter_groups()
         self.trained = {name: p for group in groups for name, p in group.parameters.items()}
         task.model.requires_grad_(False)
         for parameter in self.trained.values():
             parameter.requires_grad_(True)
         self.frozen = frozen_modules(task.model)
-        self.module = accelerator.prepare_model(Losses(task).to(accelerator.device))
+        # What is wrapped for several processes: the task's model, with the task's losses as its forward pass.
+        module = nn.Module()
+        module.model, module.forward = task.model, task.losses
+        self.module = accelerator.prepare_model(module.to(self.device))
         self.optimiser = make_optimiser(groups, self.config, plan)
         self.epochs = -(-total // sampler.steps_in_epoch)
         self.warm_up = self.config.warm_up + round(self.config.warm_up_epochs * sampler.steps_in_epoch)
-        self.bfloat16 = self.config.precision(accelerator.device.type) == "bfloat16"
+        self.bfloat16 = self.config.precision(self.device.type) == "bfloat16"
 
-    def step(self, number: int, epoch: int, batches: Iterable[tuple[MicroBatch, Batch]]) -> dict[str, float]:
+    def step(self, number: int, batches: Iterable[tuple[MicroBatch, Batch]]) -> dict[str, float]:
         """Take the step `number`, from 0; return the mean over its samples of each loss, and how far boxes spread.
 
         `batches` are taken one by one: while a GPU computes one, the next is fetched. Raises NotFiniteError,
@@ -73,47 +65,68 @@ class OptimisationStep:
         # 1. All randomness is a function of (seed, step, process).
         state = np.random.SeedSequence([self.sampler.seed, number, self.accelerator.process_index]).generate_state(1)
         torch.manual_seed(int(state[0]))  # dropout
-        rng = torch.Generator(self.accelerator.device).manual_seed(int(state[0]))
+        rng = torch.Generator(self.device).manual_seed(int(state[0]))
         # 2. Frozen parts stay in evaluation mode: no dropout, no running means.
         self.module.train()
         for module in self.frozen:
             module.eval()
         self.optimiser.zero_grad(set_to_none=True)
-        # 3. Gradients add up over the micro batches; processes exchange them in the last one.
+        # 3. Forward and backward: gradients add up over the micro batches; processes exchange them in the last one.
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
-        losses, boxes = [], []
+        losses, boxes, failure = [], [], ""
         for micro, batch in batches:
-            loss, terms = self._backward(micro, batch, rng)
+            try:
+                loss, terms = self.forward_backward(micro, batch, rng)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                failure = str(error).partition("\n")[0]
+            if failure:  # outside the except: while the exception lives, its frames keep the tensors that must be freed
+                raise DeviceError(self._advice(micro, failure))
             if micro.counts:
                 losses.append((micro, loss.detach()))
                 for name, term in {"loss": loss, **terms}.items():
                     if name not in BOXES:
-                        sums[name] = sums[name].to(term.device) + self._share(term.detach().double(), micro)
+                        value = term.detach().double()
+                        share = value.sum() / micro.total if self.task.loss_scope == "sample" else value
+                        sums[name] = sums[name].to(term.device) + share
             if terms.keys() >= set(BOXES):
                 boxes.append([terms[name].detach() for name in BOXES])
         means = self._over_processes(sums)
-        # 4. A gradient can overflow where the loss does not, and would take the weights with it.
+        # 4. Finite or not at all: a gradient can overflow where the loss does not, and would take the weights with it.
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.trained.values() if p.grad is not None])
         if not all(map(math.isfinite, [*means.values(), length := float(norm)])):
             self.optimiser.zero_grad(set_to_none=True)
-            raise NotFiniteError(means | {"gradient norm": length}, _guilty(losses))
+            raise NotFiniteError(means | {"gradient norm": length}, _not_finite_rows(losses))
+        # 5. Clip the gradient's norm.
         if self.config.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(self.trained.values(), self.config.clip_norm, norm)
-        # 5. Each group has its share of the learning rate, and its own schedule.
-        full = self.plan.learning_rate
+        # 6. Schedule: each group has its share of the learning rate, and its own schedule.
+        full, epoch = self.plan.learning_rate, number // self.sampler.steps_in_epoch
         for group in self.optimiser.param_groups:
             warm_up = self.warm_up if group["warm_up"] is None else round(group["warm_up"] * self.total)
             where = (number, self.total, epoch, self.epochs, warm_up)
             group["lr"] = learning_rate(full * group["lr_scale"], self.config, group["schedule"], *where)
+        # 7. The optimiser's step.
         self.optimiser.step()
         values = means | {"learning_rate": max(group["lr"] for group in self.optimiser.param_groups)}
         return values | ({"spread": spread(*map(torch.cat, zip(*boxes, strict=True)))} if boxes else {})
 
-    def _share(self, values: Tensor, micro: MicroBatch) -> Tensor:
-        """The part of a step's mean that is these values'."""
-        return values.sum() / micro.total if self.task.loss_scope == "sample" else values
+    def forward_backward(
+        self, micro: MicroBatch, batch: Batch, rng: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add the gradient of these samples' share of the step's mean; return the weighted loss and its terms."""
+        with contextlib.nullcontext() if micro.last else self.accelerator.no_sync(self.module):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+                terms: dict[str, Tensor] = self.module(batch, rng)
+                loss = weighted(terms, self.task.loss_weights)
+            # Averaging over processes divides by their number, which the step's mean does not.
+            share = self.accelerator.num_processes / (micro.total if self.task.loss_scope == "sample" else 1)
+            self.accelerator.backward(loss.sum() * (share if micro.counts else 0.0))
+        return loss, terms
 
     def _over_processes(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """Add each process's share of the means."""
         if self.accelerator.num_processes == 1:
             return {name: float(value.float()) for name, value in sums.items()}
         from accelerate.utils import gather_object
@@ -122,58 +135,26 @@ class OptimisationStep:
         parts = gather_object([mine])
         return {name: float(np.float32(sum(part.get(name, 0.0) for part in parts))) for part in parts for name in part}
 
-    def _backward(self, micro: MicroBatch, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        failure = ""
-        try:
-            with contextlib.nullcontext() if micro.last else self.accelerator.no_sync(self.module):
-                return self._pass(micro, batch, rng)
-        except BenchError:
-            raise
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            failure = str(error).partition("\n")[0]
-        # Outside the except: while the exception lives, its frames hold on to the tensors that must be freed.
-        raise DeviceError(self._advice(micro, failure))
-
-    def _pass(self, micro: MicroBatch, batch: Batch, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Add the gradient of these samples' share of the step's mean; return the weighted loss and its terms."""
-        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.bfloat16):
-            terms: dict[str, Tensor] = self.module(batch, rng)
-            loss = weighted(terms, self.task.loss_weights)
-        # Averaging over processes divides by their number, which the step's mean does not.
-        share = self.accelerator.num_processes / (micro.total if self.task.loss_scope == "sample" else 1)
-        self.accelerator.backward(loss.sum() * (share if micro.counts else 0.0))
-        return loss, terms
-
     def _advice(self, micro: MicroBatch, failure: str) -> str:
         """Find the largest part of the batch that fits, and say what to do with it."""
-        size = whole = len(micro.rows)
-        while size > 1:
+        size, fits = len(micro.rows), False
+        while size > 1 and not fits:
             size //= 2
             self._free()
             try:
                 part = replace(micro, rows=micro.rows[:size], last=False)
-                with self.accelerator.no_sync(self.module):
-                    self._pass(part, self.draw(part).to(self.accelerator.device), torch.Generator(self._device))
-                break
+                self.forward_backward(part, self.draw(part).to(self.device), torch.Generator(self.device))
+                fits = True
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-        else:
+        if not fits:
             return f"out of memory with a batch of a single row ({failure}); take a smaller model, or recompute = true"
         self._free()
-        if self.task.loss_scope == "batch":
-            return f"out of memory with batch = {whole} ({failure}). {size} rows fit: --set batch={size}"
-        return (
-            f"out of memory with batch = {whole} ({failure}). {size} rows fit: --set batch={size} "
-            f'with adapt = "accumulate" makes the same steps of {self.config.reference_batch} rows'
-        )
-
-    @property
-    def _device(self) -> torch.device:
-        device: torch.device = self.accelerator.device
-        return device
+        advice = f"out of memory with batch = {len(micro.rows)} ({failure}). {size} rows fit: --set batch={size}"
+        if self.task.loss_scope == "sample":
+            advice += f' with adapt = "accumulate" makes the same steps of {self.config.reference_batch} rows'
+        return advice
 
     def _free(self) -> None:
         self.optimiser.zero_grad(set_to_none=True)
@@ -194,15 +175,15 @@ def frozen_modules(model: nn.Module) -> list[nn.Module]:
 
 
 def spread(boxes: Tensor, targets: Tensor) -> float:
-    """How far boxes (N, 4) differ from each other, as a share of how far the targets do; 1 where a step has one row."""
+    """Compute how far boxes (N, 4) differ from each other, as a share of how far targets do; 1 for one row."""
     if len(boxes) < 2:
         return 1.0
     mine, theirs = (x.float().std(dim=0).mean().item() for x in (boxes, targets))
     return mine / max(theirs, 1e-6)
 
 
-def _guilty(losses: list[tuple[MicroBatch, Tensor]]) -> list[int]:
-    """The samples of a step whose own loss is not finite; all of them where no one is to blame."""
+def _not_finite_rows(losses: list[tuple[MicroBatch, Tensor]]) -> list[int]:
+    """Return the samples whose own loss is not finite; all of the step's where no one is to blame."""
     rows = [
         row
         for micro, loss in losses

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,11 +23,9 @@ from bench.runs.provenance import redacted
 from bench.runs.shards import from_environment
 from bench.settings import flattened
 from bench.training.checkpoint import State, buffers_of, ema_weights, load, save, update_ema
-from bench.training.collapse import CollapseDetector
 from bench.training.config import TrainConfig, batch_plan
-from bench.training.data import MicroBatches, batches_ahead
-from bench.training.log import Timer, TrainingLog, progress_bar, usable_tracker
-from bench.training.sampler import MicroBatch, StepSampler, micro_batches
+from bench.training.log import CollapseDetector, Timer, TrainingLog, progress_bar, usable_tracker
+from bench.training.sampler import MicroBatch, MicroBatches, StepSampler, batches_ahead, micro_batches
 from bench.training.step import NotFiniteError, OptimisationStep
 from bench.training.task import Batch, Trained, TrainingJob, TrainTask
 
@@ -36,15 +34,50 @@ LAST, BEST = "last.pt", "best.safetensors"
 
 
 def train(task: TrainTask, last: bool = True) -> Trained | None:
-    """Train a task, or resume a stopped training; returns its weights on the first process, None on others.
+    """Train a task, or resume a stopped training; return its weights on the first process, None on others.
 
     Writes NAME.safetensors under the job's folder and its run in NAME.run/ there. The score of `last`, a training that
     stands alone, is that of the weights as they lie in their file; of one of many, that of the best weights in memory.
-    Raises UsageError, SettingsError, WeightsError, DataError, DeviceError, RunError.
+    Ctrl-C leaves the step file; the same command resumes. Raises UsageError, SettingsError, WeightsError, DataError,
+    DeviceError, RunError.
     """
     folder = task.job.out / f"{task.config.name}.run"
     make_folder(folder)
-    return Trainer(task, launch(task.job, task.config, folder), folder, last).run()
+    run = Trainer(task, launch(task.job, task.config, folder), folder, last)
+    run.resume()
+    config, steps_in_epoch = run.config, run.sampler.steps_in_epoch
+    try:
+        with progress_bar(run.name, run.steps, run.state.step) as advance:
+            # 1. The sampler says which samples make which step; worker processes draw and collate them ahead.
+            for number, batches in run.steps_left():
+                # 2. Forward and backward of every micro batch, clipping, schedule, optimiser.
+                try:
+                    values = run.step.step(number, batches)
+                except NotFiniteError as error:
+                    run.not_finite(number, error)
+                run.state.step = step = number + 1
+                epoch, place = divmod(step, steps_in_epoch)
+                # 3. The EMA of the weights.
+                if config.ema:
+                    update_ema(run.state.average, run.averaged(), config.ema)
+                # 4. A line of the log, and a warning where all boxes are the same.
+                run.report(values, number // steps_in_epoch + 1)
+                with run.timer.exclude():
+                    # 5. Validation by the harness; the best weights are kept.
+                    if step == run.steps or (place == 0 and epoch % config.validate_every == 0):
+                        run.validate(epoch)
+                    # 6. The step file, from which the same command goes on.
+                    if run.lead and (place == 0 or step == run.steps or step % config.save_every == 0):
+                        run.save()
+                advance(f"loss {values['loss']:.3f}")
+                # 7. Early stop.
+                if run.has_stopped_early():
+                    break
+    except KeyboardInterrupt:
+        step_text, command = f"{run.state.step:,}", " ".join(redacted())
+        log.warning("%s: stopped after step %s; the same command resumes it: %s", run.name, step_text, command)
+        raise
+    return run.finish()
 
 
 def launch(job: TrainingJob, config: TrainConfig, folder: Path) -> Any:
@@ -90,13 +123,13 @@ class Trainer:
         self.sampler = StepSampler(len(self.data.dataset), self.plan.effective, self.job.context.seed)
         self.steps = self.config.steps or self.config.epochs * self.sampler.steps_in_epoch
         self.step = OptimisationStep(accelerator, task, self.plan, self.sampler, self.steps, self.data.draw)
-        self.epochs, self.trained = self.step.epochs, self.step.trained
-        self.buffers = buffers_of(task.model)
+        self.trained, self.buffers = self.step.trained, buffers_of(task.model)
         self.collapse = CollapseDetector(self.config, self.plan)
         self.state, self.timer = State(self.identity()), Timer(0, 0.0)
+        self.history: TrainingLog | None = None
 
     def identity(self) -> dict[str, str]:
-        """What has to be the same for a step file to fit."""
+        """Return what has to be the same for a step file to fit."""
         table = flattened(self.config.model_dump(mode="json", exclude=set(self.config.FREE)))
         return {key: json.dumps(value) for key, value in table.items()} | {
             "rows": self.job.fingerprint[:12],
@@ -105,69 +138,23 @@ class Trainer:
             **self.task.identity,
         }
 
-    def run(self) -> Trained | None:
-        """Train to the end. Ctrl-C leaves the step file; the same command resumes."""
-        self._resume()
-        tracker = self.accelerator if self.config.track else None
-        title = f"{self.config.name} on {self.job.split_name}"
-        self.history = TrainingLog(self.folder, title, self.state.step, tracker) if self.lead else None
-        log.info("%s: %s rows, %s steps, %s", self.name, f"{self.sampler.rows:,}", f"{self.steps:,}", self.plan)
-        self.timer = Timer(self.state.step, self.state.seconds)
-        try:
-            with progress_bar(self.name, self.steps, self.state.step) as advance:
-                for number, batches in groupby(self._batches(), key=lambda drawn: drawn[0].step):
-                    advance(f"loss {self._step(number, batches):.3f}")
-                    if self._enough():
-                        break
-        except KeyboardInterrupt:
-            step, command = f"{self.state.step:,}", " ".join(redacted())
-            log.warning("%s: stopped after step %s; the same command resumes it: %s", self.name, step, command)
-            raise
-        if not self.state.best:  # the training is over, and its best weights were taken away: the last ones stand in
-            self._validate(self.state.step // self.sampler.steps_in_epoch)
-        if self.history is not None:
-            self.history.close()
-        if self.last:
-            self.accelerator.end_training()
-        else:  # the processes stay together for the next training
-            for one in self.accelerator.trackers:
-                one.finish()
-        return self._finish() if self.lead else None
-
-    def _batches(self) -> Iterator[tuple[MicroBatch, Batch]]:
-        """The forward passes that are left; the time spent waiting for them is counted."""
-        if self._enough() or self.state.step == self.steps:
+    def steps_left(self) -> Iterator[tuple[int, Iterator[tuple[MicroBatch, Batch]]]]:
+        """Yield each step that is left with its forward passes; the time spent waiting for them is counted."""
+        if self.has_stopped_early() or self.state.step == self.steps:
             return
-        share = (self.accelerator.process_index, self.accelerator.num_processes)
-        order = [micro_batches, self.sampler, self.state.step, self.steps, self.plan.batch, *share]
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        micros = micro_batches(self.sampler, self.state.step, self.steps, self.plan.batch, process, processes)
         # A dataset that is in memory needs no processes that draw ahead.
         workers = 0 if getattr(self.data.dataset, "in_memory", False) else self.config.workers
-        yield from self.timer.waiting(batches_ahead(self.data, order, min(workers, os.cpu_count() or 1), self.device))
+        batches = batches_ahead(self.data, micros, min(workers, os.cpu_count() or 1), self.device)
+        yield from groupby(self.timer.waiting(batches), key=lambda pair: pair[0].step)
 
-    def _step(self, number: int, batches: Iterable[tuple[MicroBatch, Batch]]) -> float:
-        """Take the step `number`, from 0, and do what is due after it."""
-        config, epoch = self.config, number // self.sampler.steps_in_epoch
-        try:
-            values = self.step.step(number, epoch, batches)
-        except NotFiniteError as error:
-            self._not_finite(number, error)
-        self.state.step = step = number + 1
-        if config.ema:
-            update_ema(self.state.average, self._averaged(), config.ema)
+    def report(self, values: Mapping[str, float], epoch: int) -> None:
+        """Write a step's values to the log where one is due, and warn of a collapse."""
+        step = self.state.step
         note = self.collapse.note(step, values["loss"], values["spread"]) if "spread" in values else ""
         if note and self.lead:
             log.warning("%s: %s", self.name, note)
-        self._report(epoch + 1, values, note)
-        epoch, place = divmod(step, self.sampler.steps_in_epoch)
-        with self.timer.exclude():
-            if step == self.steps or (place == 0 and epoch % config.validate_every == 0):
-                self._validate(epoch)
-            if self.lead and (place == 0 or step == self.steps or step % config.save_every == 0):
-                self._save()
-        return values["loss"]
-
-    def _report(self, epoch: int, values: Mapping[str, float], note: str) -> None:
-        step = self.state.step
         if self.history is None or not (step % self.config.log_every == 0 or step == self.steps or note):
             return
         rates, left = self.timer.rates(step, self.steps, self.plan.effective)
@@ -175,21 +162,21 @@ class Trainer:
         self.history.add(step=step, epoch=epoch, **rounded, **rates, **({"note": note} if note else {}))
         terms = ", ".join(f"{key} {value:.3f}" for key, value in values.items() if key in self.task.loss_weights)
         speed = f"{rates['rows_per_second']:,.0f} rows/s, {rates['waiting']:.0%} waiting for data"
-        where = f"epoch {epoch} of {self.epochs}, step {step:,} of {self.steps:,}"
+        where = f"epoch {epoch} of {self.step.epochs}, step {step:,} of {self.steps:,}"
         log.info(f"{self.name}: {where}, loss {values['loss']:.3f} ({terms}), {speed}, {left:,.0f} min left")
 
-    def _averaged(self) -> dict[str, torch.Tensor]:
-        """What the EMA covers: the trained weights, and buffers of numbers."""
+    def averaged(self) -> dict[str, torch.Tensor]:
+        """Return what the EMA covers: the trained weights, and buffers of numbers."""
         return {**self.trained, **{name: t for name, t in self.buffers.items() if t.is_floating_point()}}
 
-    def _validate(self, epoch: int) -> None:
+    def validate(self, epoch: int) -> None:
         """Score the weights on the validation split, keep them when they are the best, and draw the curves."""
         from accelerate.utils import gather_object
 
         count = self.accelerator.num_processes
         gather = gather_object if count > 1 else None
         self.task.model.eval()
-        with ema_weights(self._averaged(), self.state.average):
+        with ema_weights(self.averaged(), self.state.average):
             scores = self.task.evaluate(index=self.accelerator.process_index, count=count, gather=gather)
             score = scores[self.task.metric]
             if score > self.state.best.get(self.task.metric, -1.0):
@@ -205,14 +192,25 @@ class Trainer:
             f"(best {best[self.task.metric]:.2%}, epoch {best['epoch']})"
         )
 
-    def _enough(self) -> bool:
-        """Whether so many epochs went by without a better one that the training stops early."""
+    def has_stopped_early(self) -> bool:
+        """Return whether so many epochs went by without a better one that the training stops."""
         patience, epoch = self.config.early_stop, self.state.step // self.sampler.steps_in_epoch
         validated = epoch - epoch % self.config.validate_every
         return bool(patience and self.state.best and validated - self.state.best["epoch"] >= patience)
 
-    def _finish(self) -> Trained:
-        """Give the best weights their own name, and their score."""
+    def finish(self) -> Trained | None:
+        """End the training; give the best weights their own name, and their score."""
+        if not self.state.best:  # the training is over, and its best weights were taken away: the last ones stand in
+            self.validate(self.state.step // self.sampler.steps_in_epoch)
+        if self.history is not None:
+            self.history.close()
+        if self.last:
+            self.accelerator.end_training()
+        else:  # the processes stay together for the next training
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+        if not self.lead:
+            return None
         out = self.job.out / f"{self.config.name}.safetensors"
         write_atomically(out, (self.folder / BEST).read_bytes())
         best = {**self.state.best}
@@ -237,7 +235,7 @@ class Trainer:
         rounded = {key: round(value, 4) for key, value in scores.items()}
         return Trained(out, self.config.model_dump(mode="json"), rounded, notes)
 
-    def _not_finite(self, number: int, error: NotFiniteError) -> NoReturn:
+    def not_finite(self, number: int, error: NotFiniteError) -> NoReturn:
         """Name the samples; the weights are those of the step before, and so is the step file."""
         epoch = number // self.sampler.steps_in_epoch
         ids = [self.data.dataset.name(row) for row in error.rows]
@@ -250,24 +248,32 @@ class Trainer:
             "the last good weights. Try clip_norm = 0.1, a lower learning_rate or warm_up, with --fresh"
         )
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write the step file."""
         self.state.trained = {name: p.detach().cpu() for name, p in self.trained.items()}
         self.state.buffers = {name: tensor.cpu() for name, tensor in self.buffers.items()}
         self.state.optimiser = self.step.optimiser.state_dict()
         self.state.seconds = self.timer.total
         save(self.folder / LAST, self.state)
 
-    def _resume(self) -> None:
-        """Put back what the step file holds, where there is one that fits."""
+    def resume(self) -> None:
+        """Put back what the step file holds, where there is one that fits, and open the log."""
         if self.lead:
             for gone in (*self.folder.glob(".*.tmp"), *([self.folder / LAST] if self.job.fresh else ())):
                 gone.unlink(missing_ok=True)  # a kill's leavings; and a fresh training never resumes the old one
         self.accelerator.wait_for_everyone()
         state = load(self.folder / LAST, self.state.identity)
-        if state is None:
-            if self.config.ema:
-                self.state.average = {name: p.detach().clone() for name, p in self._averaged().items()}
-            return
+        if state is not None:
+            self._put_back(state)
+        elif self.config.ema:
+            self.state.average = {name: p.detach().clone() for name, p in self.averaged().items()}
+        tracker = self.accelerator if self.config.track else None
+        title = f"{self.config.name} on {self.job.split_name}"
+        self.history = TrainingLog(self.folder, title, self.state.step, tracker) if self.lead else None
+        log.info("%s: %s rows, %s steps, %s", self.name, f"{self.sampler.rows:,}", f"{self.steps:,}", self.plan)
+        self.timer = Timer(self.state.step, self.state.seconds)
+
+    def _put_back(self, state: State) -> None:
         if state.trained.keys() != self.trained.keys() or state.buffers.keys() != self.buffers.keys():
             raise RunError(f"{self.folder / LAST}: its weights are of another network; --fresh starts anew")
         with torch.no_grad():

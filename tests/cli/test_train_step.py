@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from bench.cli.main import app
 from bench.errors import DataError, UnknownName, UsageError
 from bench.settings import PROJECT
-from bench.training import jobs
+from bench.training import gradient_check
 
 LOSS, NORM = 1.2345678901234567, float("inf")
 
@@ -25,7 +25,7 @@ def asked(monkeypatch):
         numbers = {"loss": LOSS, "l1": 1.0, "giou": 0.2, "rows": 3}
         return {**numbers, "gradient_norms": norms, "boxes_cxcywh": [(0, 1, 2, 3)]}
 
-    monkeypatch.setattr(jobs, "gradient_check", check)
+    monkeypatch.setattr(gradient_check, "gradient_check", check)
     return calls
 
 

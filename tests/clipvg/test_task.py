@@ -20,13 +20,12 @@ def stepping(task):
     from accelerate import Accelerator
 
     from bench.training.config import batch_plan
-    from bench.training.data import MicroBatches
-    from bench.training.sampler import StepSampler, micro_batches
+    from bench.training.sampler import MicroBatches, StepSampler, micro_batches
 
     plan, data = batch_plan(task.config, 1), MicroBatches(task, task.dataset())
     sampler = StepSampler(len(data.dataset), plan.effective, 0)
     steps = OptimisationStep(Accelerator(cpu=True), task, plan, sampler, 8, data.draw)
-    return steps, lambda: steps.step(0, 0, [(m, data.draw(m)) for m in micro_batches(sampler, 0, 1, plan.batch, 0, 1)])
+    return steps, lambda: steps.step(0, [(m, data.draw(m)) for m in micro_batches(sampler, 0, 1, plan.batch, 0, 1)])
 
 
 @pytest.mark.parametrize("positions", [True, False])

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from bench.training.collapse import CollapseDetector
 from bench.training.config import TrainConfig, batch_plan
+from bench.training.log import CollapseDetector
 
 
 def detector(**changes):

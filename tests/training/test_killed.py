@@ -58,11 +58,11 @@ def compared(job):
         ((OptimisationStep, "step", 8, True), 6),  # the step is taken, the weights are changed, nobody knows
         ((trainer, "save", 2), 3),  # the second file is not written
         ((trainer, "save", 2, True), 4),
-        ((Trainer, "_validate", 2), 6),
-        ((Trainer, "_validate", 2, True), 6),  # the best weights may be those of a step that comes again
+        ((Trainer, "validate", 2), 6),
+        ((Trainer, "validate", 2, True), 6),  # the best weights may be those of a step that comes again
         ((SmallTask, "save", 1, True), 3),
         ((log.TrainingLog, "draw", 3), 9),
-        ((Trainer, "_finish", 1), 12),
+        ((Trainer, "finish", 1), 12),
         ((trainer, "write_atomically", 1), 12),  # the end is reached, and the weights have no name yet
     ],
 )
@@ -72,7 +72,7 @@ def test_killed_once(compared, place, resumes_after):
 
 def test_killed_again_and_again(compared):
     kills = [(OptimisationStep, "step", n, after) for n, after in ((2, False), (5, True), (1, True), (4, False))]
-    kills += [(Trainer, "_validate", 1, True), (trainer, "save", 1), (Trainer, "_finish", 1)]
+    kills += [(Trainer, "validate", 1, True), (trainer, "save", 1), (Trainer, "finish", 1)]
     assert compared(kills)[-1] == 12
 
 

@@ -11,9 +11,8 @@ from small_grounder import SmallTask
 
 from bench.errors import DeviceError
 from bench.training.config import batch_plan
-from bench.training.data import MicroBatches
 from bench.training.gradient_check import gradient_check
-from bench.training.sampler import StepSampler, micro_batches
+from bench.training.sampler import MicroBatches, StepSampler, micro_batches
 from bench.training.step import NotFiniteError, OptimisationStep, frozen_modules, spread
 from bench.training.task import ParameterGroup
 
@@ -33,7 +32,7 @@ class Stepping:
         return [(micro, self.data.draw(micro)) for micro in micros]
 
     def step(self, number=0, batches=None):
-        return self.steps.step(number, 0, batches or self.batches(number))
+        return self.steps.step(number, batches or self.batches(number))
 
     def gradients(self):
         return {name: p.grad.clone() for name, p in self.steps.trained.items()}

@@ -152,11 +152,11 @@ class NoClock:
 def timed(training: Trainer, warm_up: int, steps: int) -> float:
     """Return the seconds of `steps` steps after a warm-up; the timer counts those spent waiting for rows."""
     began = 0.0
-    for number, batches in itertools.groupby(training._batches(), key=lambda drawn: drawn[0].step):
+    for number, batches in training.steps_left():
         if number == warm_up:
             synchronise(training.device)
             training.timer.waited, began = 0.0, time.perf_counter()
-        training.step.step(number, 0, batches)
+        training.step.step(number, batches)
         if number + 1 == warm_up + steps:
             break
     synchronise(training.device)

@@ -212,5 +212,5 @@ def test_the_weights_of_losses_are_the_configs(job):
 
 def test_killed_anywhere_it_ends_in_the_same_bits(job):
     kills = [(OptimisationStep, "step", call, after) for call, after in ((2, False), (5, True), (1, True))]
-    kills += [(Trainer, "_validate", 1, True), (trainer, "save", 1), (TrainingLog, "draw", 1), (Trainer, "_finish", 1)]
+    kills += [(Trainer, "validate", 1, True), (trainer, "save", 1), (TrainingLog, "draw", 1), (Trainer, "finish", 1)]
     assert stopped_and_resumed(lambda out: MdetrTask(job(out, workers=1)), kills)[-1] == 8
