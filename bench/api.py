@@ -21,7 +21,7 @@ from bench.datasets.load import load_split as split_called
 from bench.datasets.split import Split
 from bench.errors import UsageError
 from bench.evaluation import loop
-from bench.evaluation.answering import gathered
+from bench.evaluation.answering import gather_answers
 from bench.evaluation.opening import OpenPipeline, open_pipeline, pipeline_context
 from bench.evaluation.progress import progress
 from bench.evaluation.protocols import protocol as find_protocol
@@ -126,7 +126,7 @@ def evaluate(
     if results is None:
         find_protocol(protocol)  # an unknown name is refused before the work
         with progress(f"{opened.name} on {data.name}", len(data.scenes)) as advance:
-            _, rows = gathered(opened, data.scenes, data.images, run, data.name, log, advance=advance)
+            _, rows = gather_answers(opened, data.scenes, data.images, run, data.name, log, advance=advance)
     else:
         changed = settings.model_copy(update={"run": run, "results": str(results)})
         resolved = replace(opened.resolved, settings=changed)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Add up the seconds of each named stage (the StageClock of bench.grounding).
+    """Add up the seconds of each named stage of a pipeline: `with clock.stage("detect"): ...`.
 
     A stage inside another takes its time away from the outer one, so the stages add up to no more than the wall time.
     On CUDA the device is waited for at both ends of a stage, so that queued work is charged to the stage it belongs to;

@@ -1,4 +1,4 @@
-"""The vocabulary everyone shares: scenes, expressions, predictions, and the contract between them.
+"""The shared vocabulary: scenes, expressions, predictions, and the contract between them.
 
 A *scene* is one image with every expression about it; scenes travel, not expressions, so an image is decoded, detected
 and encoded once. Outside a model every box is xyxy: left, top, right, bottom in float pixels of the original image,
@@ -7,8 +7,8 @@ with no "+1".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
@@ -17,17 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.acceleration import Acceleration
+from bench.clock import Clock
 from bench.errors import DataError, UsageError
 
 Box = tuple[float, float, float, float]
 ImageArray = NDArray[np.uint8]  # RGB (H, W, 3)
 Boxes = NDArray[np.float64]  # xyxy pixels (N, 4)
+Mask = Mapping[str, Any]  # COCO's run-length encoding: {"size": [H, W], "counts": "..."}
 SawTestImages = Literal["yes", "no", "unknown"]
 Supervision = Literal["none", "zero-shot", "pseudo", "mixed", "full", "unknown"]
 
 
 class Caption(NamedTuple):
-    """The sentence that a phrase was taken from: `text[start:end]` is the phrase."""
+    """The sentence of a phrase: `text[start:end]` is the phrase."""
 
     text: str
     start: int
@@ -36,13 +38,14 @@ class Caption(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """One referring expression with its annotated box: one sample of a split.
+    """One referring expression with its ground truth: one sample of a split.
 
-    `box` is xyxy pixels of the original image, never clipped; `also` are other boxes that count as right (any-box
-    protocol of Flickr30k Entities). `kind` is the generator's or the data set's own class of the expression, `category`
-    the referent's class name, `same_category` how many objects of that class the image holds, the referent included.
-    `caption` is the sentence the text is a phrase of. `held_as` is the form in which a row of people's own data gave
-    the box, which matters to who cuts it to integers; None where the data set settles it.
+    `box` is xyxy pixels of the original image, never clipped, NaN where nothing is referred to; `also` are further
+    right boxes (of which one is enough under today's protocols). `targets` is all of them. `kind` is the generator's or
+    the data set's own class of the expression, `category` the referent's class name, `same_category` how many objects
+    of that class the image holds, the referent included. `caption` is the sentence the text is a phrase of. `held_as`
+    is the form in which a row of people's own data gave the box, which decides how it is cut to integers; None where
+    the data set settles it.
     """
 
     id: str
@@ -58,17 +61,22 @@ class Expression:
 
     @property
     def query(self) -> Query:
-        """What a pipeline is shown of it."""
+        """Return the part that a pipeline gets."""
         return Query(self.id, self.text, self.caption)
 
+    @property
+    def targets(self) -> tuple[Box, ...]:
+        """Return the ground truth: no box, one or several."""
+        return () if math.isnan(self.box[0]) else (self.box, *self.also)
+
     def touches(self, width: int, height: int) -> bool:
-        """Whether any of the box lies in an image of that size."""
+        """Tell whether any part of `box` lies in an image of that size; true without a target."""
         x1, y1, x2, y2 = self.box
-        return x2 > 0 and y2 > 0 and x1 < width and y1 < height
+        return not self.targets or (x2 > 0 and y2 > 0 and x1 < width and y1 < height)
 
 
 class SceneObject(NamedTuple):
-    """One annotated object of an image, referred to or not: its class name, and its box, xyxy pixels.
+    """One annotated object of an image: its class name and its box, xyxy pixels.
 
     `description` has its attributes in words ("striped red star"); empty where there is none.
     """
@@ -80,9 +88,10 @@ class SceneObject(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One image and every expression about it. `width`/`height` are the annotated size (None where not annotated).
+    """One image and every expression about it.
 
-    `objects` are all objects of the image, where the data set annotates them; no pipeline is given them.
+    `width` and `height` are the annotated size, None where not annotated. `objects` are all annotated objects of the
+    image; no pipeline gets them.
     """
 
     id: str
@@ -94,11 +103,11 @@ class Scene:
 
 
 def check_box_touches(scene: Scene, expression: Expression, width: int, height: int, where: str = "") -> None:
-    """Raise DataError when an annotated box lies wholly outside its image of `width` x `height` pixels.
+    """Raise DataError when a box lies wholly outside its image of `width` x `height` pixels.
 
-    No model can learn from it, and it is a sign of boxes in the wrong format. `where` names file and row; by default
-    the message names image and expression. Label files are checked when they are loaded and decoded
-    (bench/datasets/readers/labels.py); other scenes without annotated sizes are checked once the image is there.
+    It is a sign of boxes in the wrong format. `where` names file and row; by default the message names image and
+    expression. Label files are checked when they are loaded and decoded
+    (bench/datasets/readers/labels.py); other scenes without annotated sizes are checked once the image is decoded.
     """
     if not expression.touches(width, height):
         x1, y1, x2, y2 = expression.box
@@ -111,7 +120,10 @@ def check_box_touches(scene: Scene, expression: Expression, width: int, height: 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """The part of an expression that a pipeline sees: never the box. `caption` is None where the text stands alone."""
+    """The part of an expression that a pipeline gets: never the box.
+
+    `caption` is None where the text stands alone.
+    """
 
     id: str
     text: str
@@ -120,21 +132,29 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class LoadedScene:
-    """What a pipeline is shown: the image, RGB uint8 (H, W, 3), and the queries about it."""
+    """One image, RGB uint8 (H, W, 3), with the queries about it: what a pipeline gets."""
 
     id: str
     image: ImageArray
     queries: tuple[Query, ...]
 
 
+class ScoredBox(NamedTuple):
+    """One predicted box with its score and its mask, where there are any."""
+
+    box: Box
+    score: float | None = None
+    mask: Mask | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One prediction for one query.
+    """One prediction for one query: its best box, and perhaps further ones.
 
     `box` is xyxy pixels of the original image, unclipped (the harness clips); None is a counted miss. `proposals` (N,
-    4) are the boxes a two-stage pipeline chose from, the same array object for every query of a scene. `note` says what
-    a reader should know about this one, for example that the tokenizer cut the text. `query_index` is the decoder query
-    of a pipeline of the DETR family.
+    4) are the boxes a two-stage pipeline chose from, the same array object for every query of a scene. `note` is for
+    readers of this prediction, for example that the tokenizer cut the text. `query_index` is the decoder query of a
+    pipeline of the DETR family. `mask` belongs to `box`; `others` are further boxes, best first.
     """
 
     id: str
@@ -143,16 +163,25 @@ class Prediction:
     proposals: Boxes | None = None
     note: str = ""
     query_index: int | None = None
+    mask: Mask | None = None
+    others: tuple[ScoredBox, ...] = ()
+
+    @property
+    def boxes(self) -> tuple[ScoredBox, ...]:
+        """Return every predicted box, the best first."""
+        return self.others if self.box is None else (ScoredBox(self.box, self.score, self.mask), *self.others)
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineCard:
-    """What stands behind a row. `weights` maps a part's name to its file or hub id, `sha256` a file to its hash.
+    """The facts about a pipeline: weights, source, supervision.
+
+    `weights` maps a part's name to its file or hub id, `sha256` a file to its hash.
 
     `proposals` names annotated boxes that it chooses among ("gt"); empty where it finds its own. `accelerated` is what
     `Acceleration.apply` returned for its networks: "compile", "channels-last", "dtype".
 
-    `supervision` is what annotation its weights learned grounding from, on the data set of the context:
+    `supervision` is the annotation its weights were trained on, for the data set of the context:
 
         none        nothing was trained
         zero-shot   boxes, labels, captions: no expression of this data set
@@ -183,29 +212,41 @@ class PipelineCard:
             raise UsageError(f"card of {self.name!r}: supervision = {self.supervision!r}; expected one of {words}")
 
 
-class StageClock(Protocol):
-    """Adds up the seconds spent in each named stage; `with clock.stage("detect"): ...`."""
+class Candidates:
+    """The annotated boxes of a split's images, for pipelines that choose among them.
 
-    def stage(self, name: str) -> AbstractContextManager[None]: ...
-
-
-class Candidates(Protocol):
-    """The annotated boxes of a split's images, for the protocol in which a pipeline chooses among them.
-
-    Who takes them names them on its card (`proposals`): the run's signature says so, and no table mixes it with others.
+    Such a pipeline names them on its card (`proposals`): the run's signature has it, and no table mixes it with others.
+    `scenes` is None outside a split.
     """
 
-    def take(self) -> tuple[str, Callable[[str], Boxes]]:
-        """ "gt" or "gt-referred", for the card; and scene id -> boxes (N, 4), xyxy pixels, in an order without meaning.
+    def __init__(self, scenes: Sequence[Scene] | None) -> None:
+        self._scenes = scenes
+        self.taken = False
 
-        Raises UsageError outside a split.
+    def take(self) -> tuple[str, Callable[[str], Boxes]]:
+        """Return "gt" or "gt-referred" for the card, and a function: scene id -> boxes (N, 4), xyxy pixels.
+
+        Each box comes once, sorted by its numbers. Raises UsageError outside a split.
         """
-        ...
+        if self._scenes is None:
+            raise UsageError("annotated boxes as proposals need a split whose annotations are known: use `bench run`")
+        scenes = {scene.id: scene for scene in self._scenes}
+        known = all(scene.objects for scene in scenes.values())
+        self.taken = True
+
+        def boxes_of(scene_id: str) -> Boxes:
+            scene = scenes[scene_id]
+            referred = [box for expression in scene.expressions for box in expression.targets]
+            boxes = [each.box for each in scene.objects] if known else referred
+            # Sorted, for the order of the annotations would tell which box the first expression means.
+            return np.unique(np.array(boxes, np.float64).reshape(-1, 4), axis=0)
+
+        return "gt" if known else "gt-referred", boxes_of
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineContext:
-    """Everything a pipeline's factory is given.
+    """Everything that a pipeline's factory gets.
 
     `options` is the pipeline's table of bench.toml with the data set's lines and the flags laid over it; `folder` is
     where relative paths in it start, `home` the cache (BENCH_HOME). `train_scenes` loads the train part of `dataset`
@@ -222,7 +263,7 @@ class PipelineContext:
     dtype: str
     seed: int
     offline: bool
-    clock: StageClock
+    clock: Clock
     train_scenes: Callable[[], Sequence[Scene]]
     candidates: Candidates | None = None
     acceleration: Acceleration = field(default_factory=Acceleration)
@@ -236,17 +277,17 @@ class Pipeline(Protocol):
     def card(self) -> PipelineCard: ...
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
-        """One prediction for every query of every scene, in order."""
+        """Return one prediction for every query of every scene, in order."""
         ...
 
 
 @runtime_checkable
 class Caching(Protocol):
-    """A pipeline that keeps something between calls beyond its weights; its speed is measured with and without."""
+    """A pipeline that caches between calls; its speed is measured with and without."""
 
     @property
     def caches(self) -> Mapping[str, Callable[[], None]]:
-        """What is kept ("texts") -> what empties it, so that the next call is as if it were the first."""
+        """Return the caches by name ("texts"), each with the function that empties it."""
         ...
 
 
@@ -254,12 +295,12 @@ PipelineFactory = Callable[[PipelineContext], Pipeline]  # the first thing that 
 
 
 class ImageSource(Protocol):
-    """Where the images of a split lie. `load` is called from several threads at once."""
+    """The images of a split. `load` is called from several threads at once."""
 
     def load(self, scene: Scene) -> ImageArray:
-        """The scene's image, RGB uint8 (H, W, 3). Raises ImageError when it cannot be read."""
+        """Decode the scene's image, RGB uint8 (H, W, 3). Raises ImageError when it cannot be read."""
         ...
 
     def missing(self, scenes: Sequence[Scene]) -> list[str]:
-        """Files of `scenes` that are not there."""
+        """List the files of `scenes` that are missing."""
         ...

@@ -35,37 +35,58 @@ def free() -> None:
             torch.cuda.empty_cache()
 
 
+def chunks(
+    items: Sequence[Item],
+    size: int,
+    failures: list[str],
+    on_halved: Callable[[int, int], None] = lambda tried, size: None,
+) -> Iterator[Sequence[Item]]:
+    """Yield chunks of at most `size` items, halved where memory runs out.
+
+    Append `memory_failure(error)` to `failures` when a chunk did not fit: its items come again in smaller chunks.
+    `on_halved(tried, size)` reports each halving. Raises DeviceError when a single item does not fit.
+    """
+    start = 0
+    while start < len(items):
+        chunk = items[start : start + size]
+        yield chunk
+        if not failures:
+            start += len(chunk)
+            continue
+        # Here the error is gone: while it lives, its frames keep the tensors that must be freed.
+        failure = failures.pop()
+        if len(chunk) == 1:
+            raise DeviceError(f"out of memory with a single item ({failure})")
+        free()
+        size = (len(chunk) + 1) // 2
+        on_halved(len(chunk), size)
+
+
 def in_chunks(
     items: Sequence[Item],
     size: int,
     work: Callable[[Sequence[Item]], Result],
     on_halved: Callable[[int, int], None] = lambda tried, size: None,
 ) -> Iterator[Result]:
-    """Apply `work` to chunks of at most `size` items, halving where memory runs out.
+    """Apply `work` to the `chunks` of items; yields one result a chunk, in order.
 
-    Yields one result a chunk, in order. `on_halved(tried, size)` reports each halving, so that a caller can keep the
-    smaller size. Raises DeviceError when a single item does not fit, and what `work` raises besides.
+    Raises what `chunks` and `work` raise.
     """
-    start = 0
-    while start < len(items):
-        chunk = items[start : start + size]
-        failure = ""
+    failures: list[str] = []
+    for chunk in chunks(items, size, failures, on_halved):
         try:
             result = work(chunk)
         except Exception as error:
-            if not out_of_memory(error):
-                raise
-            failure = str(error).partition("\n")[0] or type(error).__name__
-        if not failure:
-            start += len(chunk)
-            yield result
+            failures.append(memory_failure(error))
             continue
-        # Outside the except: while the exception lives, its frames keep the tensors that must be freed.
-        if len(chunk) == 1:
-            raise DeviceError(f"out of memory with a single item ({failure})")
-        free()
-        size = (len(chunk) + 1) // 2
-        on_halved(len(chunk), size)
+        yield result
+
+
+def memory_failure(error: Exception) -> str:
+    """Return the first line of an out-of-memory error; any other error is raised again."""
+    if not out_of_memory(error):
+        raise error
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def peak_memory_mb() -> float | None:

@@ -12,27 +12,20 @@ import hashlib
 import random
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from bench import registry
+from bench.clock import Clock
 from bench.datasets.split import Split
 from bench.errors import ImageError
-from bench.evaluation.loop import Evaluated, evaluate
+from bench.evaluation.loop import evaluate
 from bench.grounding import Expression, ImageArray, LoadedScene, PipelineCard, PipelineContext, Prediction, Scene
 from bench.settings import EvaluationSettings, Resolved, RunSettings, Settings
 
 WIDTH, HEIGHT = 32, 24
-
-
-class NoClock:
-    """The stages of a pipeline, not timed."""
-
-    def stage(self, name):
-        return nullcontext()
 
 
 def make_context(folder, /, **changes):
@@ -47,7 +40,7 @@ def make_context(folder, /, **changes):
         "dtype": "float32",
         "seed": 0,
         "offline": True,
-        "clock": NoClock(),
+        "clock": Clock(),
         "train_scenes": list,
     }
     return PipelineContext(**(fields | changes))
@@ -135,7 +128,7 @@ def make_settings(results: Any, options: dict[str, Any] | None = None, draws: in
     )
 
 
-def main() -> Evaluated:
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("results")
     parser.add_argument("--images", type=int, default=24)
@@ -152,7 +145,7 @@ def main() -> Evaluated:
     resolved = make_settings(
         said.results, {"delay": said.delay}, batch_size=said.batch_size, rank_timeout_s=said.rank_timeout
     )
-    return evaluate("hash", split, resolved, fresh=said.fresh)
+    evaluate("hash", split, resolved, fresh=said.fresh)
 
 
 if __name__ == "__main__":

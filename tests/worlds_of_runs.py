@@ -8,11 +8,10 @@ from typing import Any
 from bench.evaluation.metrics import compute
 from bench.evaluation.outcomes import by_scene, outcomes
 from bench.evaluation.protocols import protocol as protocol_named
-from bench.grounding import Expression, Scene
-from bench.runs.folders import runs_of
+from bench.grounding import Expression, Prediction, Scene
 from bench.runs.outcomes import write_outcomes
-from bench.runs.predictions import Answer, SceneAnswers
-from bench.runs.record import DataIdentity, Identity, RunRecord, signature
+from bench.runs.predictions import SceneAnswers
+from bench.runs.record import DataIdentity, Identity, RunRecord, runs_of, signature
 from bench.runs.store import store_rows, write_record
 
 SIDE = 40.0
@@ -53,7 +52,7 @@ def make_run(
     rows = [
         SceneAnswers(
             scene.id,
-            tuple(Answer(e.id, (0.0, 0.0, SIDE, SIDE if next(marks) else SIDE / 3)) for e in scene.expressions),
+            tuple(Prediction(e.id, (0.0, 0.0, SIDE, SIDE if next(marks) else SIDE / 3)) for e in scene.expressions),
         )
         for scene in scenes
     ]
@@ -82,7 +81,7 @@ def make_run(
     folder.mkdir(parents=True)
     store_rows(folder, rows)
     if keep:
-        write_outcomes(folder, by_scene(outcomes(scenes, rows, rule), scenes))
+        write_outcomes(folder, by_scene(outcomes(scenes, rows, rule)))
     record = RunRecord(
         status=status,  # type: ignore[arg-type]
         provenance="run",

@@ -70,13 +70,13 @@ def compare(
 def _texts(folder: Path, resolved: Resolved) -> dict[str, str] | None:
     """Map expression ids to texts where the split is at hand; else say why the flips go without."""
     from bench.errors import BenchError
-    from bench.evaluation.progress import say
+    from bench.evaluation.progress import message
     from bench.evaluation.scored import split_of
     from bench.runs.record import read_record
 
     try:
         split = split_of(folder, read_record(folder), None, resolved)
     except BenchError as error:
-        say(f"the flips are listed without their texts: {error}")
+        message(f"the flips are listed without their texts: {error}")
         return None
     return {expression.id: expression.text for scene in split.scenes for expression in scene.expressions}

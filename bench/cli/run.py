@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bench.cli import options as opt
 from bench.cli.output import emit
-
-if TYPE_CHECKING:
-    from bench.datasets.split import Split
-    from bench.evaluation.loop import Evaluated
-    from bench.settings import Resolved
 
 
 def run(
@@ -50,6 +44,9 @@ def run(
 
     from bench import registry
     from bench.datasets.load import FILE, find_split, load_split
+    from bench.errors import BenchError
+    from bench.evaluation.loop import evaluate
+    from bench.evaluation.progress import message
     from bench.reporting.table import row
     from bench.reporting.terminal import print_rows
     from bench.settings import assignments
@@ -70,49 +67,28 @@ def run(
     splits = [load_split(name, resolved) for name in split_names]
     splits = splits if limit is None else [each.limited(limit) for each in splits]
     own = {"weights": weights, "preprocessing": preprocessing}
-    done, failed = _product(names, splits, resolved, options, own, fresh, on)
-    rows = [(e.record, e.folder) for e in done if e.record]
-    if rows or not done:  # a rank other than 0 has no records
-        print_rows([record for record, _ in rows], Console(stderr=as_json))
+    runs, failed = [], False
+    for name in names:
+        for data in splits:
+            try:
+                with opt.as_options(name, options, own) as flags:
+                    run = evaluate(name, data, resolved, flags, fresh=fresh, on=on)
+            except BenchError as error:
+                if len(names) == len(splits) == 1:
+                    raise
+                # A pair that fails is reported at once, and the others are run.
+                message(f"{name} on {data.name}: {error}")
+                failed = True
+                continue
+            runs.append(run)
+            if run.already_done and run.rank.index == 0:
+                message(f"{name} on {data.name}: done before, nothing computed ({run.folder}); --fresh runs it again")
+    complete = [run for run in runs if run.rank.index == 0]  # the other ranks have no finished record
+    if complete or not runs:
+        print_rows([run.record for run in complete], Console(stderr=as_json))
         if as_json:
-            emit({"rows": [row(*each) for each in rows]})
+            emit({"rows": [row(run.record, run.folder) for run in complete]})
     if failed:
         raise typer.Exit(2)
-    if any(record.errors for record, _ in rows):
+    if any(run.record.errors for run in complete):
         raise typer.Exit(3)
-
-
-def _product(
-    names: list[str],
-    splits: list[Split],
-    resolved: Resolved,
-    options: Mapping[str, Any],
-    own: Mapping[str, object],
-    fresh: bool,
-    on: str | None,
-) -> tuple[list[Evaluated], bool]:
-    """Run every pair; one that fails is reported at once and does not keep the others from being run.
-
-    `options` are --set KEY=VALUE, `own` the flags that set an option of the pipeline's, `on` the data set whose lines
-    of bench.toml hold instead of the split's own.
-    """
-    from bench.errors import BenchError
-    from bench.evaluation.loop import evaluate
-    from bench.evaluation.progress import say
-
-    pairs = [(name, split) for name in names for split in splits]
-    done, failed = [], False
-    for name, split in pairs:
-        try:
-            with opt.as_options(name, options, own) as given:
-                one = evaluate(name, split, resolved, given, fresh=fresh, on=on)
-        except BenchError as error:
-            if len(pairs) == 1:
-                raise
-            say(f"{name} on {split.name}: {error}")
-            failed = True
-            continue
-        if one.already_done and one.record:
-            say(f"{name} on {split.name}: done before, nothing computed ({one.folder}); --fresh runs it again")
-        done.append(one)
-    return done, failed

@@ -103,7 +103,7 @@ def _measured(
 ) -> tuple[list[Done], bool]:
     """Run the jobs; returns the records, and whether one failed: it does not keep the others from being measured."""
     from bench.errors import BenchError
-    from bench.evaluation.progress import say
+    from bench.evaluation.progress import message
 
     done: list[Done] = []
     failed = False
@@ -114,7 +114,7 @@ def _measured(
         except BenchError as error:
             if len(jobs) == 1:
                 raise
-            say(f"{name}: {error}")
+            message(f"{name}: {error}")
             failed = True
     return done, failed
 
@@ -138,7 +138,7 @@ def _show(done: list[Done], as_json: bool) -> None:
 
 def _draw(chart: Path, results: Path, split: str) -> None:
     from bench.errors import UsageError
-    from bench.evaluation.progress import say
+    from bench.evaluation.progress import message
     from bench.reporting.speed_chart import chart_of
 
     drawn = chart_of(results, split)
@@ -148,4 +148,4 @@ def _draw(chart: Path, results: Path, split: str) -> None:
         )
     chart.parent.mkdir(parents=True, exist_ok=True)
     chart.write_text(drawn, encoding="utf-8")
-    say(f"drawn: {chart}")
+    message(f"drawn: {chart}")

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from bench.datasets.load import FILE
 from bench.errors import RunError, UnknownName, UsageError
-from bench.runs.folders import RECORD, slug
-from bench.runs.record import RunRecord, read_record
+from bench.runs.record import RECORD, RunRecord, read_record, slug
 
 MOST_NAMED = 8  # candidates in a message
 

@@ -1,8 +1,8 @@
-"""Answers: every scene of a sequence grounded by a pipeline, batch by batch, its answers checked.
+"""Answers: every scene of a sequence grounded by a pipeline, batch by batch, its predictions checked.
 
     scenes ─► decoded ahead ─► batches ─► ground ─► checked ─► one row a scene
 
-A run (loop.py) stores the batches of `answers` as they come; `gathered` joins the rows of several processes in memory.
+A run (loop.py) stores the batches of `answers` as they come; `gather_answers` keeps all rows in memory.
 """
 
 from __future__ import annotations
@@ -15,19 +15,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
+from bench.clock import Clock
 from bench.datasets.images import check_size
 from bench.errors import BenchError, DataError, DeviceError, ImageError
-from bench.grounding import ImageArray, ImageSource, LoadedScene, Pipeline, Prediction, Scene, StageClock
-from bench.memory import in_chunks, out_of_memory
+from bench.grounding import ImageArray, ImageSource, LoadedScene, Pipeline, Prediction, Scene
+from bench.memory import chunks, memory_failure, out_of_memory
 from bench.runs.predictions import SceneAnswers, from_predictions
 from bench.settings import RunSettings
+
+Gather = Callable[[list[Any]], list[Any]]
+Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One scene with its image, or with why there is none. `seconds` is what its decoding took in its thread."""
+    """One scene with its image, or with the reason why there is none; `seconds` of decoding in its thread."""
 
     scene: Scene
     image: ImageArray | None
@@ -36,15 +40,15 @@ class Decoded:
 
 
 def decoded_ahead(scenes: Sequence[Scene], source: ImageSource, threads: int, ahead: int) -> Iterator[Decoded]:
-    """Every scene in order, at most `ahead` of them decoded and not yet taken. A bad image raises nothing."""
+    """Yield every scene in order, at most `ahead` of them decoded in advance. A bad image raises nothing."""
     waiting: deque[Future[Decoded]] = deque()
-    left = iter(scenes)
+    rest = iter(scenes)
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
-            waiting.extend(pool.submit(_decode, scene, source) for scene in islice(left, ahead))
+            waiting.extend(pool.submit(_decode, scene, source) for scene in islice(rest, ahead))
             while waiting:
                 yield waiting.popleft().result()
-                waiting.extend(pool.submit(_decode, scene, source) for scene in islice(left, 1))
+                waiting.extend(pool.submit(_decode, scene, source) for scene in islice(rest, 1))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -63,57 +67,76 @@ def _decode(scene: Scene, source: ImageSource) -> Decoded:
     return Decoded(scene, image, error, time.perf_counter() - start)
 
 
-Gather = Callable[[list[Any]], list[Any]]
-Advance = Callable[[int], None]
-
-
-class Batch(NamedTuple):
-    """Some scenes, one row for each, and a note on what happened; empty where nothing did."""
-
-    decoded: Sequence[Decoded]
-    rows: list[SceneAnswers]
-    note: str
-
-
 def answers(
     pipeline: Pipeline,
     scenes: Sequence[Scene],
     images: ImageSource,
     settings: RunSettings,
-    clock: StageClock | None = None,
-) -> Iterator[Batch]:
-    """Ground every scene, images decoded ahead; yields batches in order.
+    clock: Clock | None = None,
+) -> Iterator[tuple[list[Decoded], list[SceneAnswers], str]]:
+    """Ground every scene; yields batches in order: scenes decoded, one row for each, a note or "".
 
     A batch holds at most `settings.batch_size` scenes; where memory runs out it is halved for good, with a note. An
-    image that cannot be decoded is a row with an error. `clock` gets the stage "decode": what the loop waited. Raises
-    BenchError for answers that do not fit the queries, DeviceError where the memory is too small for a single scene.
+    image that cannot be decoded is a row with an error. `clock` gets the stage "decode": the loop's waiting. Raises
+    BenchError for predictions that do not fit the queries, DeviceError where the memory is too small for one scene.
     """
-    size = settings.batch_size
+    size, name = settings.batch_size, pipeline.card.name
+    notes: list[str] = []
+
+    def halved(before: int, now: int) -> None:
+        nonlocal size
+        size = min(size, now)
+        notes.append(f"out of memory with {before} scenes in a batch: went on with {now}")
+
     decoded = decoded_ahead(scenes, images, settings.decode_threads, settings.decode_threads + 2 * size)
     while True:
+        # 1. A batch of decoded scenes; what a pipeline gets of them has no annotated box.
         with clock.stage("decode") if clock else nullcontext():
             batch = list(islice(decoded, size))
         if not batch:
             return
-        rows, size, note = _rows(pipeline, batch, size)
-        yield Batch(batch, rows, note)
+        loaded = [
+            LoadedScene(one.scene.id, one.image, tuple(e.query for e in one.scene.expressions))
+            for one in batch
+            if one.image is not None and one.scene.expressions
+        ]
+        # 2. The pipeline grounds it, in parts where its memory is too small.
+        rows: dict[str, SceneAnswers] = {}
+        chunk: Sequence[LoadedScene] = loaded
+        failures: list[str] = []
+        try:
+            for chunk in chunks(loaded, size, failures, halved):
+                try:
+                    given: list[object] = list(pipeline.ground(chunk))
+                except Exception as error:
+                    failures.append(memory_failure(_readable(name, chunk, error)))
+                    continue
+                rows |= _rows(name, chunk, checked(name, chunk, given))
+        except DeviceError as error:
+            raise DeviceError(
+                f"pipeline {name!r}, scene {chunk[0].id}: {error}; use --dtype float16 or bfloat16, a smaller model, "
+                "or --device cpu"
+            ) from error
+        # 3. One row a scene, also for those that were not shown to the pipeline.
+        yield batch, [_row_of(one, rows) for one in batch], "; ".join(notes)
+        notes.clear()
 
 
-def checked(pipeline: Pipeline, scenes: Sequence[LoadedScene], name: str = "") -> list[Prediction]:
+def ground_checked(pipeline: Pipeline, scenes: Sequence[LoadedScene], name: str = "") -> list[Prediction]:
     """Ground a batch once; one prediction a query, in order. Running out of memory is raised as it is.
 
-    Raises BenchError, naming the pipeline (by default as its card does), when it fails or its answers do not fit.
+    Raises BenchError, naming the pipeline (by default as its card does), when it fails or its predictions do not fit.
     """
     name = name or pipeline.card.name
     try:
         given: list[object] = list(pipeline.ground(scenes))
-    except BenchError:
-        raise
     except Exception as error:
-        if out_of_memory(error):
-            raise
-        where = ", ".join(scene.id for scene in scenes[:3]) + (", ..." if len(scenes) > 3 else "")
-        raise BenchError(f"pipeline {name!r} failed on the scenes {where}: {type(error).__name__}: {error}") from error
+        raise _readable(name, scenes, error)  # noqa: B904 (it may be the same error)
+    return checked(name, scenes, given)
+
+
+def checked(name: str, scenes: Sequence[LoadedScene], given: Sequence[object]) -> list[Prediction]:
+    """Check what the pipeline called `name` returned: one Prediction a query, in order. Raises BenchError."""
     ids = [query.id for scene in scenes for query in scene.queries]
     if len(given) != len(ids):
         raise BenchError(f"pipeline {name!r} gave {len(given)} answers to {len(ids)} queries")
@@ -131,7 +154,40 @@ def checked(pipeline: Pipeline, scenes: Sequence[LoadedScene], name: str = "") -
     return predictions
 
 
-def gathered(
+def _readable(name: str, scenes: Sequence[LoadedScene], error: Exception) -> Exception:
+    """Return a BenchError that names pipeline and scenes; one of ours and out of memory stay as they are."""
+    if isinstance(error, BenchError) or out_of_memory(error):
+        return error
+    where = ", ".join(scene.id for scene in scenes[:3]) + (", ..." if len(scenes) > 3 else "")
+    readable = BenchError(f"pipeline {name!r} failed on the scenes {where}: {type(error).__name__}: {error}")
+    readable.__cause__ = error
+    return readable
+
+
+def _rows(name: str, scenes: Sequence[LoadedScene], predictions: Sequence[Prediction]) -> dict[str, SceneAnswers]:
+    """Make rows of predictions, by scene. Raises BenchError for a box that is not four numbers."""
+    rows, rest = {}, iter(predictions)
+    for scene in scenes:
+        try:
+            rows[scene.id] = from_predictions(scene.id, list(islice(rest, len(scene.queries))))
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            raise BenchError(
+                f"pipeline {name!r}, scene {scene.id}: an answer that is not a box of 4 numbers, xyxy pixels, "
+                f"with proposals (N, 4): {error}"
+            ) from error
+    return rows
+
+
+def _row_of(one: Decoded, rows: dict[str, SceneAnswers]) -> SceneAnswers:
+    """Return a scene's row; where the annotations have no size, predictions are clipped to the decoded image's."""
+    row = rows.get(one.scene.id)
+    if row is None or one.image is None:
+        return SceneAnswers(one.scene.id, (), error=one.error or None)
+    height, width = one.image.shape[:2]
+    return row if one.scene.width is not None else replace(row, size=(width, height))
+
+
+def gather_answers(
     pipeline: Pipeline,
     scenes: Sequence[Scene],
     images: ImageSource,
@@ -154,76 +210,22 @@ def gathered(
     """
     mine = scenes[index::count]
     rows: list[SceneAnswers] = []
-    for batch in answers(pipeline, mine, images, settings):
-        rows += batch.rows
+    for _, answered, _ in answers(pipeline, mine, images, settings):
+        rows += answered
         if advance is not None:
-            advance(len(batch.rows))
+            advance(len(answered))
     if gather is not None:
         mine, rows = scenes, gather(rows)
         if missing := {scene.id for scene in scenes} - {row.scene for row in rows}:
             raise BenchError(
                 f"{what}: {len(missing)} of {len(scenes)} scenes were answered by no process, {min(missing)!r} among "
-                f"them; each of the {count} processes should ask with its own index"
+                f"them; each of the {count} processes should call this with its own index"
             )
     if not any(scene.expressions for scene in mine):
-        raise DataError(f"{what}: there are no expressions to ask about")
+        raise DataError(f"{what}: there are no expressions")
     if bad := [row.error for row in rows if row.error is not None]:
         if len(bad) == len(mine):
             raise DataError(f"none of the {len(bad):,} {what} images can be read; the first one: {bad[0]}")
         if index == 0:
             log.warning("%s: %d images cannot be read and count as misses; one: %s", what, len(bad), bad[0])
     return mine, rows
-
-
-def _rows(pipeline: Pipeline, batch: Sequence[Decoded], size: int) -> tuple[list[SceneAnswers], int, str]:
-    """One row a scene, the batch size to go on with, and a note for each halving."""
-    loaded = [_loaded(d) for d in batch if d.image is not None and d.scene.expressions]
-    notes: list[str] = []
-    tried: Sequence[LoadedScene] = loaded
-
-    def work(some: Sequence[LoadedScene]) -> list[SceneAnswers]:
-        nonlocal tried
-        tried = some
-        return _stored(pipeline.card.name, some, checked(pipeline, some))
-
-    def halved(before: int, now: int) -> None:
-        nonlocal size
-        size = min(size, now)
-        notes.append(f"out of memory with {before} scenes in a batch: went on with {now}")
-
-    try:
-        answered = [row for some in in_chunks(loaded, size, work, halved) for row in some]
-    except DeviceError as error:
-        raise DeviceError(
-            f"pipeline {pipeline.card.name!r}, scene {tried[0].id}: {error}; use --dtype float16 or bfloat16, a "
-            "smaller model, or --device cpu"
-        ) from error
-    left, rows = iter(answered), []
-    for decoded in batch:
-        if decoded.image is None or not decoded.scene.expressions:
-            rows.append(SceneAnswers(decoded.scene.id, (), error=decoded.error or None))
-            continue
-        # Where the annotations do not say, predictions are clipped to the decoded image.
-        height, width = decoded.image.shape[:2]
-        rows.append(replace(next(left), size=None if decoded.scene.width is not None else (width, height)))
-    return rows, size, "; ".join(notes)
-
-
-def _loaded(decoded: Decoded) -> LoadedScene:
-    """Make what a pipeline is given of a scene: never the annotated boxes."""
-    assert decoded.image is not None
-    return LoadedScene(decoded.scene.id, decoded.image, tuple(e.query for e in decoded.scene.expressions))
-
-
-def _stored(name: str, scenes: Sequence[LoadedScene], predictions: Sequence[Prediction]) -> list[SceneAnswers]:
-    """Predictions as rows. Raises BenchError for a box that is not four numbers."""
-    rows, left = [], iter(predictions)
-    for scene in scenes:
-        try:
-            rows.append(from_predictions(scene.id, list(islice(left, len(scene.queries)))))
-        except (TypeError, ValueError, AttributeError) as error:
-            raise BenchError(
-                f"pipeline {name!r}, scene {scene.id}: an answer that is not a box of 4 numbers, xyxy pixels, "
-                f"with proposals (N, 4): {error}"
-            ) from error
-    return rows

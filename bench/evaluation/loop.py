@@ -1,42 +1,31 @@
-"""The evaluation: every scene of a split shown to a pipeline, its answers stored as they come, then the metrics."""
+"""The evaluation: every scene of a split grounded by a pipeline, its answers stored as they come, then the metrics."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.datasets.split import Split
 from bench.errors import DataError
-from bench.evaluation.answering import Decoded, answers
-from bench.evaluation.beginning import blank_record, identity_of, now, same_weights
+from bench.evaluation import identity as identities
+from bench.evaluation.answering import answers
 from bench.evaluation.device import resolve_device
 from bench.evaluation.metrics import summary
 from bench.evaluation.opening import OpenPipeline, build, pipeline_context
 from bench.evaluation.outcomes import by_scene, outcomes
-from bench.evaluation.progress import progress, say
+from bench.evaluation.progress import message, progress
 from bench.evaluation.protocols import protocol as protocol_named
 from bench.memory import device_memory_mb, peak_memory_mb
-from bench.runs.folders import runs_of
 from bench.runs.opening import finished_run, open_run
 from bench.runs.outcomes import write_outcomes
-from bench.runs.predictions import noted
-from bench.runs.record import RunRecord
+from bench.runs.predictions import count_notes
+from bench.runs.record import runs_of
 from bench.runs.shards import Rank, from_environment, owned
-from bench.runs.store import BatchTime, Run
-from bench.settings import Resolved, RunSettings
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluated:
-    """What came of it. `record` is None on every rank but 0; `already_done` says that nothing was asked."""
-
-    record: RunRecord | None
-    folder: Path
-    already_done: bool = False
+from bench.runs.store import Run
+from bench.settings import Resolved
 
 
 def evaluate(
@@ -49,78 +38,81 @@ def evaluate(
     rank: Rank | None = None,
     opened: OpenPipeline | None = None,
     on: str | None = None,
-) -> Evaluated:
+) -> Run:
     """Run the pipeline called `name` on a split, continue its unfinished run, or report the finished one.
 
     `flags` are options that win over bench.toml; `fresh` starts anew whatever is stored. `rank` is this process's share
-    (by default as torchrun or Slurm say). `opened` is a pipeline that is built already: then its own device, dtype and
-    options hold. `on` names another data set whose lines of bench.toml hold. Raises what `open_pipeline` and `open_run`
-    raise, and DataError for a split without scenes or without any of its images.
+    (by default of torchrun or Slurm). `opened` is a pipeline that is built already: then its own device, dtype and
+    options hold. `on` names another data set whose lines of bench.toml hold. The record is complete on rank 0 only.
+    Raises what `open_pipeline` and `open_run` raise, and DataError for a split without scenes or any of its images.
     """
-    settings, rank = resolved.settings, rank or from_environment()
+    settings, rank, rule = resolved.settings, rank or from_environment(), protocol_named(protocol)
     if not split.scenes:
         raise DataError(f"{split.name}: the split has no scenes")
-    results, timeout_s = Path(settings.results), settings.run.rank_timeout_s
+    # 1. What it is, but for the weights.
     if opened is None:
-        device = resolve_device(settings.run.device, rank.local)
-        context = pipeline_context(name, split, resolved, flags, device, on)
-        identity, same = identity_of(context, split, settings.run.deterministic), partial(same_weights, context=context)
-        rule, runs = protocol_named(protocol), runs_of(results, name, split.name)
-        if not fresh and (done := finished_run(runs, identity, rule.name, split.scenes, rank, same)):
-            return Evaluated(None if rank.index else done.record, done.folder, already_done=True)
+        context = pipeline_context(name, split, resolved, flags, resolve_device(settings.run.device, rank.local), on)
+    else:
+        context = opened.context
+    data = identities.data_identity(split)
+    identity = identities.identity_of(context, data, settings.run.deterministic)
+    parent = runs_of(Path(settings.results), context.name, data.split)
+    # 2. A finished run is reported without opening the weights.
+    if opened is None:
+        same_weights = partial(identities.same_weights, context=context)
+        if not fresh and (done := finished_run(parent, identity, rule.name, split.scenes, rank, same_weights)):
+            return done
         opened = build(context, resolved)
-    blank = blank_record(opened.context, opened.card, split, settings, protocol)
-    with open_run(results, blank, split.scenes, rank, fresh, timeout_s) as run:
+    # 3. The run is continued, or a new one.
+    identity = identities.with_weights(identity, opened.card)
+    blank = identities.new_record(identity, context, opened.card, settings, rule)
+    with open_run(parent, blank, split.scenes, rank, fresh, settings.run.rank_timeout_s) as run:
         if run.already_done:
-            return Evaluated(None if rank.index else run.record, run.folder, already_done=True)
+            return run
+        # 4. This rank's pending scenes are grounded, and stored batch by batch.
+        clock, share = opened.clock, len(owned(split.scenes, rank))
+        clock.take()
+        since = time.perf_counter()
         try:
-            ground_all(opened, split, run, settings.run)
+            with progress(f"{name} on {split.name}", share, share - len(run.pending), rank.index > 0) as advance:
+                batches = answers(opened.pipeline, run.pending, split.images, settings.run, clock)
+                for number, (batch, rows, note) in enumerate(batches):
+                    if number == 0 and (bad := next((row.error for row in rows if row.error is not None), None)):
+                        _refuse_without_images(split, bad)
+                    end = time.perf_counter()
+                    times = {
+                        "batch": number,
+                        "images": len(batch),
+                        "expressions": sum(len(each.scene.expressions) for each in batch),
+                        "seconds": end - since,
+                        "stages": clock.take(),
+                        "decode_seconds": sum(each.seconds for each in batch),
+                        "memory_mb": peak_memory_mb(),
+                        "device_memory_mb": device_memory_mb(context.device),
+                        "note": note,
+                    }
+                    run.append(rows, times)
+                    advance(len(batch))
+                    since = end
         except KeyboardInterrupt:
-            say(f"stopped; the same command continues this run ({run.folder})")
+            message(f"stopped; the same command continues this run ({run.folder})")
             raise
-        if rank.index:
-            return Evaluated(None, run.folder)
-        rows = run.gather(timeout_s)
-        rule = protocol_named(protocol)
-        found = outcomes(split.scenes, rows, rule)
-        metrics = summary(found, split.scenes, rule, settings.evaluation)
-        write_outcomes(run.folder, by_scene(found, split.scenes))  # before the record says that the run is complete
-        bad = [(scene.file, row.error) for scene, row in zip(split.scenes, rows, strict=True) if row.error is not None]
-        errors = {file: why.removeprefix(f"{file}: ") for file, why in bad}
-        return Evaluated(run.complete(metrics, errors, opened.load_seconds, noted(rows), finished=now()), run.folder)
+        # 5. Rank 0 waits for the others, and scores; the outcomes go before the record, which makes the run complete.
+        if rank.index == 0:
+            stored = run.gather(settings.run.rank_timeout_s)
+            results = outcomes(split.scenes, stored, rule)
+            write_outcomes(run.folder, by_scene(results))
+            errors = {
+                scene.file: row.error.removeprefix(f"{scene.file}: ")
+                for scene, row in zip(split.scenes, stored, strict=True)
+                if row.error is not None
+            }
+            metrics = summary(results, settings.evaluation)
+            run.complete(metrics, errors, opened.load_seconds, count_notes(stored), finished=identities.now())
+        return run
 
 
-def ground_all(opened: OpenPipeline, split: Split, run: Run, settings: RunSettings) -> None:
-    """Ground every pending scene of this rank, batch by batch, and store the answers."""
-    clock, share = opened.clock, len(owned(run.scenes, run.rank))
-    clock.take()
-    since = time.perf_counter()
-    batches = answers(opened, run.pending, split.images, settings, clock)
-    with progress(f"{opened.name} on {split.name}", share, share - len(run.pending), run.rank.index > 0) as advance:
-        for number, batch in enumerate(batches):
-            if number == 0:
-                _refuse_without_images(split, batch.decoded)
-            end = time.perf_counter()
-            taken = BatchTime(
-                session=run.record.sessions,
-                rank=run.rank.index,
-                batch=number,
-                images=len(batch.decoded),
-                expressions=sum(len(d.scene.expressions) for d in batch.decoded),
-                seconds=end - since,
-                stages=clock.take(),
-                decode_seconds=sum(d.seconds for d in batch.decoded),
-                memory_mb=peak_memory_mb(),
-                device_memory_mb=device_memory_mb(opened.context.device),
-                note=batch.note,
-            )
-            run.append(batch.rows, taken)
-            advance(len(batch.decoded))
-            since = end
-
-
-def _refuse_without_images(split: Split, batch: Sequence[Decoded]) -> None:
-    """Raises DataError when not one image of the split is there: a set-up mistake, not so many bad images."""
-    bad = next((decoded for decoded in batch if decoded.image is None), None)
-    if bad is not None and len(split.images.missing(split.scenes)) == len(split.scenes):
-        raise DataError(f"{split.name}: none of its {len(split.scenes):,} images is there; the first one: {bad.error}")
+def _refuse_without_images(split: Split, error: str) -> None:
+    """Raise DataError when not one image of the split is there: a set-up mistake, not so many bad images."""
+    if len(split.images.missing(split.scenes)) == len(split.scenes):
+        raise DataError(f"{split.name}: none of its {len(split.scenes):,} images is there; the first one: {error}")

@@ -6,20 +6,18 @@ name, split, settings ─► pipeline_context ─► open_pipeline ─► OpenPi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
-
-import numpy as np
 
 from bench import registry
 from bench.acceleration import Acceleration
 from bench.clock import Clock
 from bench.datasets.split import Split
-from bench.errors import BenchError, MissingPackage, UsageError
+from bench.errors import BenchError, MissingPackage
 from bench.evaluation.device import make_deterministic, resolve_device, resolve_dtype, seed_everything, use_device
-from bench.grounding import Boxes, LoadedScene, Pipeline, PipelineCard, PipelineContext, Prediction, Scene
+from bench.grounding import Candidates, LoadedScene, Pipeline, PipelineCard, PipelineContext, Prediction, Scene
 from bench.settings import Resolved, merged
 
 if TYPE_CHECKING:
@@ -48,7 +46,6 @@ class OpenPipeline:
 
     @property
     def clock(self) -> Clock:
-        assert isinstance(self.context.clock, Clock)
         return self.context.clock
 
     @property
@@ -56,7 +53,7 @@ class OpenPipeline:
         return self.pipeline.card
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
-        """One prediction for every query of every scene, in order."""
+        """Return one prediction for every query of every scene, in order."""
         return self.pipeline.ground(batch)
 
     # A text is a sequence of texts, too, to the type checker; the first signature that fits counts.
@@ -79,7 +76,6 @@ def open_pipeline(
     split: Split | str,
     resolved: Resolved,
     flags: Mapping[str, Any] | None = None,
-    device: str | None = None,
     on: str | None = None,
 ) -> OpenPipeline:
     """Build the pipeline called `name` for a split or a data set's name; arguments as of `pipeline_context`.
@@ -88,7 +84,7 @@ def open_pipeline(
     number type that it does not take, or BenchError for whatever else its factory raises.
     """
     begun = time.perf_counter()
-    return build(pipeline_context(name, split, resolved, flags, device, on), resolved, begun)
+    return build(pipeline_context(name, split, resolved, flags, on=on), resolved, begun)
 
 
 def pipeline_context(
@@ -99,14 +95,13 @@ def pipeline_context(
     device: str | None = None,
     on: str | None = None,
 ) -> PipelineContext:
-    """Make what the pipeline's factory is given: device and dtype resolved, options in force.
+    """Make the context of a pipeline's factory: device and dtype resolved, options in force.
 
-    `flags` are options that win over bench.toml, `device` is a resolved one, where it is known already. `on` names the
+    `flags` are options that win over bench.toml; `device` is resolved, by default from the settings. `on` names the
     data set whose lines of bench.toml hold, where they are not the split's own. Raises DeviceError.
     """
     run = resolved.settings.run
-    device = device or resolve_device(run.device)
-    dataset = on or dataset_of(split)
+    device, dataset = device or resolve_device(run.device), on or dataset_of(split)
     return PipelineContext(
         name=name,
         dataset=dataset,
@@ -119,7 +114,7 @@ def pipeline_context(
         offline=run.offline,
         clock=Clock(device),
         train_scenes=lambda: _train_scenes(dataset, resolved),
-        candidates=AnnotatedBoxes(None if isinstance(split, str) else split),
+        candidates=Candidates(None if isinstance(split, str) else split.scenes),
         acceleration=Acceleration(run.compile, run.channels_last, run.dtype),
     )
 
@@ -148,14 +143,14 @@ def build(context: PipelineContext, resolved: Resolved, begun: float | None = No
             f"pipeline {context.name!r}: its factory returned {type(pipeline).__name__}, which lacks `card` or `ground`"
         )
     context.acceleration.refuse_untaken(context.name, pipeline.card.accelerated)
-    if isinstance(context.candidates, AnnotatedBoxes) and context.candidates.taken and not pipeline.card.proposals:
+    if context.candidates and context.candidates.taken and not pipeline.card.proposals:
         raise BenchError(f"pipeline {context.name!r} takes annotated boxes; its card must name them in `proposals`")
     seed_everything(context.seed)  # once more: the factory may have been the first to import torch
     return OpenPipeline(pipeline, context, resolved, time.perf_counter() - begun)
 
 
 def dataset_of(split: Split | str) -> str:
-    """The data set whose lines of bench.toml hold: of a split its own, "file" for people's own data."""
+    """Return the data set whose lines of bench.toml hold; "file" for people's own data."""
     name = split if isinstance(split, str) else split.name
     if name.startswith(f"{OWN_DATA}:"):
         return OWN_DATA
@@ -169,7 +164,7 @@ def _train_scenes(dataset: str, resolved: Resolved) -> Sequence[Scene]:
 
 
 def _absolute_weights(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """`--weights` as typed names files from the working folder on; what is no file there is left as it is."""
+    """Make files named by `--weights` absolute, from the working folder on; other names stay."""
     out = dict(flags)
     if isinstance(out.get("weights"), str):
         out["weights"] = ",".join(_absolute(part) for part in out["weights"].split(","))
@@ -180,31 +175,3 @@ def _absolute(part: str) -> str:
     key, equals, value = part.rpartition("=")
     path = Path(value).expanduser()
     return f"{key}{equals}{path.resolve()}" if path.exists() else part
-
-
-class AnnotatedBoxes:
-    """The candidates of a split; satisfies `bench.grounding.Candidates`. None: there is no split, only an image."""
-
-    def __init__(self, split: Split | None) -> None:
-        self._split = split
-        self.taken = False
-
-    def take(self) -> tuple[str, Callable[[str], Boxes]]:
-        """The mark, and scene id -> (N, 4) xyxy pixels, each box once, sorted by its numbers.
-
-        Raises UsageError outside a split.
-        """
-        if self._split is None:
-            raise UsageError("annotated boxes as proposals need a split whose annotations are known: use `bench run`")
-        scenes = {scene.id: scene for scene in self._split.scenes}
-        known = all(scene.objects for scene in scenes.values())
-        self.taken = True
-
-        def of(scene_id: str) -> Boxes:
-            scene = scenes[scene_id]
-            referred = [box for e in scene.expressions for box in (e.box, *e.also)]
-            boxes = [each.box for each in scene.objects] if known else referred
-            # The order of the annotations would tell which box is asked about first.
-            return np.unique(np.array(boxes, np.float64).reshape(-1, 4), axis=0)
-
-        return "gt" if known else "gt-referred", of

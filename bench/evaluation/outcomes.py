@@ -1,4 +1,4 @@
-"""Answers against annotations: what became of every expression (docs/measurement.md).
+"""Answers against annotations: the outcome of every expression (docs/measurement.md).
 
 An expression is a sample; the prediction is placed as the protocol says, the ground truth never touched; IoU in
 float64; no box, a NaN, an inverted or empty box and a missing answer are misses; of two answers the first counts.
@@ -7,8 +7,10 @@ float64; no box, a NaN, an inverted or empty box and a missing answer are misses
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +19,7 @@ from bench.boxes import iou_elementwise
 from bench.errors import DataError
 from bench.evaluation.protocols import Protocol
 from bench.evaluation.strata import strata
-from bench.grounding import Box, Expression, Scene
-from bench.runs.outcomes import SceneOutcome
+from bench.grounding import Box, Expression, Prediction, Scene
 from bench.runs.predictions import SceneAnswers
 
 Float = NDArray[np.float64]
@@ -28,9 +29,9 @@ Bool = NDArray[np.bool_]
 PAIRS = 200_000  # expression x proposal pairs compared at once
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Outcomes:
-    """One entry per expression (N) in the split's order, except the last three.
+    """One entry per expression (N) in the split's order, except `scenes` and the last three.
 
     `overlap` is the protocol's quantity (IoU, unless it is `giou`), `iou` always the IoU in the protocol's frame, both
     0 or less without a box; `oracle` the best overlap that any proposal of the scene reaches, NaN where there are none.
@@ -38,6 +39,8 @@ class Outcomes:
     (scenes) marks images that could not be read; `duplicates` counts second answers, which were dropped.
     """
 
+    protocol: Protocol
+    scenes: Sequence[Scene]
     expressions: tuple[Expression, ...]
     iou: Float
     overlap: Float
@@ -49,20 +52,11 @@ class Outcomes:
     unreadable: Bool
     duplicates: int
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Truth:
-    """The annotated side. A target is one right box: an expression has one, or several under an any-box protocol."""
-
-    expressions: tuple[Expression, ...]
-    image: Int  # (N,)
-    number: dict[str, int]  # expression id -> position
-    scene: dict[str, int]  # scene id -> position
-    widths: Float  # (scenes,), infinite where not annotated
-    heights: Float
-    boxes: Float  # (T, 4), grouped by expression
-    owner: Int  # (T,) expression of each target
-    first: Int  # (N,) first target of each expression
+    @cached_property
+    def labels(self) -> list[dict[str, str]]:
+        """Return the strata of each expression, cut -> label."""
+        places = self.image.tolist()
+        return [strata(e, self.scenes[place]) for e, place in zip(self.expressions, places, strict=True)]
 
 
 def outcomes(scenes: Sequence[Scene], answers: Iterable[SceneAnswers], protocol: Protocol) -> Outcomes:
@@ -72,140 +66,120 @@ def outcomes(scenes: Sequence[Scene], answers: Iterable[SceneAnswers], protocol:
     the protocol needs an image's size that is not annotated.
     """
     answers = list(answers)
-    scenes = _sized(scenes, answers)
-    truth = _truth(scenes, protocol)
-    boxes, proposals, unreadable, duplicates = _collect(scenes, truth, answers)
-    image = truth.image
+    # 1. Ground truth as arrays: expressions (N,), their targets (T, 4) grouped by expression.
+    widths, heights = _sizes(scenes, answers, protocol)
+    positions: dict[str, int] = {}  # expression id -> position
+    expressions: list[Expression] = []
+    places: list[int] = []  # of each expression, its scene
+    for place, scene in enumerate(scenes):
+        for expression in scene.expressions:
+            if expression.id not in positions:
+                positions[expression.id] = len(expressions)
+                expressions.append(expression)
+                places.append(place)
+    image = np.array(places, np.int64)
+    groups = [expression.targets for expression in expressions]
+    truth = np.array([box for group in groups for box in group], np.float64).reshape(-1, 4)
+    owner = np.repeat(np.arange(len(groups)), [len(group) for group in groups])  # (T,) expression of each target
+    shown = image[owner]  # (T,) scene of each target
+    # 2. Predictions as arrays: one usable box an expression (N, 4), or NaN.
+    predictions, proposals, unreadable, duplicates = _collect(scenes, positions, places, answers)
+    boxes = np.full((len(groups), 4), np.nan)
+    given = [(n, p.box) for n, p in predictions.items() if p.box is not None and not unreadable[places[n]]]
+    if given:
+        table = np.array([box for _, box in given], np.float64)
+        real = np.isfinite(table).all(axis=1) & (table[:, 2:] > table[:, :2]).all(axis=1)
+        boxes[np.array([n for n, _ in given])[real]] = table[real]
     answered: Bool = np.isfinite(boxes[:, 0])
-    shown = image[truth.owner]
-    with np.errstate(over="ignore", invalid="ignore"):  # a model may say 1e300
-        overlap, iou = _compare(protocol, boxes[truth.owner], truth.boxes, truth.widths[shown], truth.heights[shown])
-        best = _best_proposals(protocol, truth, proposals)
-    some = len(truth.first) > 0
-    overlap = np.maximum.reduceat(overlap, truth.first) if some else overlap
-    iou = np.maximum.reduceat(iou, truth.first) if some else iou
+    # 3. Overlap of each prediction and of each proposal with each target; the best target counts.
+    with np.errstate(over="ignore", invalid="ignore"):  # a model may answer 1e300
+        overlap, iou = _compare(protocol, boxes[owner], truth, widths[shown], heights[shown])
+        best = _best_proposals(protocol, truth, shown, widths, heights, proposals)
+        overlap, iou = (_best_of(values, owner, len(groups), 0.0) for values in (overlap, iou))
+        hit = protocol.reached(overlap, 0.5) & answered
+        if protocol.decide is not None:
+            overlap, hit = _decide(protocol, groups, predictions, places, widths, heights, unreadable)
     return Outcomes(
-        expressions=truth.expressions,
+        protocol=protocol,
+        scenes=scenes,
+        expressions=tuple(expressions),
         iou=iou,
         overlap=overlap,
-        hit=protocol.reached(overlap, 0.5) & answered,
+        hit=hit,
         answered=answered,
         image=image,
-        oracle=np.fmax.reduceat(best, truth.first) if some else best,
+        oracle=_best_of(best, owner, len(groups), np.nan),
         proposals=np.array([-1 if some is None else len(some) for some in proposals], np.int64),
         unreadable=unreadable,
         duplicates=duplicates,
     )
 
 
-def by_scene(found: Outcomes, scenes: Sequence[Scene]) -> Iterator[SceneOutcome]:
-    """The outcomes as a run stores them (bench/runs/outcomes.py): one row for each of `scenes`, in their order."""
-    ends = np.searchsorted(found.image, np.arange(len(scenes)), side="right").tolist()
-    iou, hit = found.iou.tolist(), found.hit.tolist()
+def by_scene(results: Outcomes) -> Iterator[dict[str, Any]]:
+    """Yield the outcomes as a run stores them (bench/runs/outcomes.py): one row a scene, in order."""
+    ends = np.searchsorted(results.image, np.arange(len(results.scenes)), side="right").tolist()
+    iou, hit = results.iou.tolist(), results.hit.tolist()
     start = 0
-    for scene, end in zip(scenes, ends, strict=True):
-        asked = found.expressions[start:end]
-        labels = [strata(expression, scene) for expression in asked]
+    for scene, end in zip(results.scenes, ends, strict=True):
+        labels = results.labels[start:end]
         cuts = dict.fromkeys(cut for each in labels for cut in each)
-        yield SceneOutcome(
-            scene=scene.id,
-            ids=[expression.id for expression in asked],
-            iou=iou[start:end],
-            hit=hit[start:end],
-            strata={cut: [each.get(cut) for each in labels] for cut in cuts},
-        )
+        yield {
+            "scene": scene.id,
+            "ids": [expression.id for expression in results.expressions[start:end]],
+            "iou": iou[start:end],
+            "hit": hit[start:end],
+            "strata": {cut: [each.get(cut) for each in labels] for cut in cuts},
+        }
         start = end
 
 
-def _sized(scenes: Sequence[Scene], answers: Sequence[SceneAnswers]) -> Sequence[Scene]:
-    """`scenes`, with the sizes that the run saw where none is annotated."""
-    seen = {line.scene: line.size for line in answers if line.size is not None}
-    if not seen:
-        return scenes
-    return [
-        replace(scene, width=seen[scene.id][0], height=seen[scene.id][1])
-        if scene.width is None and scene.id in seen
-        else scene
+def _sizes(scenes: Sequence[Scene], answers: Sequence[SceneAnswers], protocol: Protocol) -> tuple[Float, Float]:
+    """Return widths and heights (scenes,): annotated, else those of the decoded images, else infinite."""
+    decoded = {row.scene: row.size for row in answers if row.size is not None}
+    sizes = [
+        decoded.get(scene.id, (None, scene.height)) if scene.width is None else (scene.width, scene.height)
         for scene in scenes
     ]
-
-
-def _truth(scenes: Sequence[Scene], protocol: Protocol) -> _Truth:
-    expressions: list[Expression] = []
-    number: dict[str, int] = {}
-    image: list[int] = []
-    targets: list[Box] = []
-    owner: list[int] = []
-    for position, scene in enumerate(scenes):
-        if protocol.needs_size and not (scene.width and scene.height):
+    for scene, size in zip(scenes, sizes, strict=True):
+        if protocol.needs_size and not all(size):
             raise DataError(
                 f"protocol {protocol.name!r} needs every image's size, and that of {scene.file!r} is not annotated; "
                 "index lists hold no sizes: run a pipeline on the images, or prepare the data set from refer files"
             )
-        for expression in scene.expressions:
-            if expression.id in number:
-                continue
-            number[expression.id] = len(expressions)
-            right = (expression.box, *expression.also)
-            targets.extend(right)
-            owner.extend([len(expressions)] * len(right))
-            expressions.append(expression)
-            image.append(position)
-    owners = np.array(owner, np.int64)
-    return _Truth(
-        expressions=tuple(expressions),
-        image=np.array(image, np.int64),
-        number=number,
-        scene={scene.id: position for position, scene in enumerate(scenes)},
-        widths=np.array([scene.width or math.inf for scene in scenes], np.float64),
-        heights=np.array([scene.height or math.inf for scene in scenes], np.float64),
-        boxes=np.array(targets, np.float64).reshape(-1, 4),
-        owner=owners,
-        first=np.searchsorted(owners, np.arange(len(expressions))),
-    )
+    widths, heights = ([size[axis] or math.inf for size in sizes] for axis in (0, 1))
+    return np.array(widths, np.float64), np.array(heights, np.float64)
 
 
 def _collect(
-    scenes: Sequence[Scene], truth: _Truth, answers: Iterable[SceneAnswers]
-) -> tuple[Float, list[tuple[Box, ...] | None], Bool, int]:
-    """Boxes (N, 4), NaN without a usable one; proposals and unreadable images by scene; the number of duplicates."""
-    usable = np.full((len(truth.expressions), 4), np.nan)
+    scenes: Sequence[Scene], positions: Mapping[str, int], places: Sequence[int], answers: Iterable[SceneAnswers]
+) -> tuple[dict[int, Prediction], list[tuple[Box, ...] | None], Bool, int]:
+    """Return the first prediction by expression; proposals and unreadable images by scene; the number of duplicates."""
+    scene_at = {scene.id: place for place, scene in enumerate(scenes)}
+    predictions: dict[int, Prediction] = {}
     proposals: list[tuple[Box, ...] | None] = [None] * len(scenes)
     unreadable, duplicates = np.zeros(len(scenes), np.bool_), 0
-    images = truth.image.tolist()
-    seen: set[int] = set()
-    numbers: list[int] = []
-    boxes: list[Box] = []
     for line in answers:
-        position = truth.scene.get(line.scene)
-        if position is None:
+        place = scene_at.get(line.scene)
+        if place is None:
             raise DataError(f"an answer is about image {line.scene!r}, which the split does not hold")
         if line.error is not None:
-            unreadable[position] = True
-        if proposals[position] is None:
-            proposals[position] = line.proposals
+            unreadable[place] = True
+        if proposals[place] is None:
+            proposals[place] = line.proposals
         for answer in line.answers:
-            number = truth.number.get(answer.id)
+            number = positions.get(answer.id)
             if number is None:
                 raise DataError(
                     f"an answer (image {line.scene!r}) is to expression {answer.id!r}, unknown in the split"
                 )
-            if images[number] != position:
-                home = scenes[images[number]].id
+            if places[number] != place:
+                home = scenes[places[number]].id
                 raise DataError(f"expression {answer.id!r} is about image {home!r}, answered on {line.scene!r}")
-            if number in seen:
+            if number in predictions:
                 duplicates += 1
                 continue
-            seen.add(number)
-            if answer.box is not None:
-                numbers.append(number)
-                boxes.append(answer.box)
-    if boxes:
-        table = np.array(boxes, np.float64)
-        real = np.isfinite(table).all(axis=1) & (table[:, 2:] > table[:, :2]).all(axis=1)
-        usable[np.array(numbers)[real]] = table[real]
-    usable[unreadable[truth.image]] = np.nan
-    return usable, proposals, unreadable, duplicates
+            predictions[number] = answer
+    return predictions, proposals, unreadable, duplicates
 
 
 def _compare(protocol: Protocol, boxes: Float, truths: Float, widths: Float, heights: Float) -> tuple[Float, Float]:
@@ -215,27 +189,70 @@ def _compare(protocol: Protocol, boxes: Float, truths: Float, widths: Float, hei
     return overlap, overlap if protocol.is_iou else iou_elementwise(boxes, truths)
 
 
-def _best_proposals(protocol: Protocol, truth: _Truth, proposals: Sequence[tuple[Box, ...] | None]) -> Float:
+def _best_of(values: Float, owner: Int, count: int, empty: float) -> Float:
+    """(T,) values of targets -> (count,) the best of each expression; NaN only where all are; `empty` without any."""
+    best = np.full(count, empty)
+    if len(values):
+        first = np.flatnonzero(np.diff(owner, prepend=-1))
+        best[owner[first]] = np.fmax.reduceat(values, first)
+    return best
+
+
+def _best_proposals(
+    protocol: Protocol,
+    truth: Float,
+    shown: Int,
+    widths: Float,
+    heights: Float,
+    proposals: Sequence[tuple[Box, ...] | None],
+) -> Float:
     """For each target (T,), the best overlap among its scene's proposals; NaN where the scene has none."""
-    best = np.full(len(truth.owner), np.nan)
+    best = np.full(len(truth), np.nan)
+    # All proposals in one array; those of scene s start at start[s].
     flat = np.array([box for boxes in proposals for box in boxes or ()], np.float64).reshape(-1, 4)
     each = np.array([len(boxes or ()) for boxes in proposals], np.int64)
     start = np.concatenate([[0], np.cumsum(each)[:-1]]) if len(each) else each
-    shown = truth.image[truth.owner]
-    for target in _blocks(np.flatnonzero(each[shown] > 0), each[shown]):
+    # Targets in consecutive blocks of about PAIRS pairs, so that a split of any size needs the same memory.
+    targets = np.flatnonzero(each[shown] > 0)
+    block = np.cumsum(each[shown][targets]) // PAIRS
+    for target in np.split(targets, np.flatnonzero(np.diff(block)) + 1) if len(targets) else ():
         scene = shown[target]
         count = each[scene]
         ends = np.cumsum(count)
         begins = ends - count
+        # Pair k of the block compares target pair[k] with one proposal of its scene.
         pair = np.repeat(np.arange(len(target)), count)
         box = flat[start[scene][pair] + np.arange(ends[-1]) - begins[pair]]
         place = scene[pair]
-        overlap, _ = _compare(protocol, box, truth.boxes[target][pair], truth.widths[place], truth.heights[place])
+        overlap, _ = _compare(protocol, box, truth[target][pair], widths[place], heights[place])
         best[target] = np.maximum.reduceat(overlap, begins)
     return best
 
 
-def _blocks(targets: Int, each: Int) -> Iterator[Int]:
-    """`targets` in consecutive blocks of about PAIRS pairs, so that a split of any size needs the same memory."""
-    block = np.cumsum(each[targets]) // PAIRS
-    yield from np.split(targets, np.flatnonzero(np.diff(block)) + 1) if len(targets) else ()
+def _decide(
+    protocol: Protocol,
+    groups: Sequence[tuple[Box, ...]],
+    predictions: Mapping[int, Prediction],
+    places: Sequence[int],
+    widths: Float,
+    heights: Float,
+    unreadable: Bool,
+) -> tuple[Float, Bool]:
+    """Apply a protocol over sets to each expression: its overlap (N,) and hit (N,)."""
+    assert protocol.decide is not None
+    overlap, hit = np.zeros(len(groups)), np.zeros(len(groups), np.bool_)
+    for number, targets in enumerate(groups):
+        place = places[number]
+        if unreadable[place]:  # a miss, also where nothing is referred to
+            continue
+        prediction = predictions.get(number)
+        scored = [each for each in prediction.boxes if np.isfinite(each.box).all()] if prediction else []
+        # Every predicted box with every target, P x T pairs.
+        count = len(scored) * len(targets)
+        pairs = np.array([each.box for each in scored for _ in targets], np.float64).reshape(-1, 4)
+        truths = np.array(list(targets) * len(scored), np.float64).reshape(-1, 4)
+        sizes = np.full(count, widths[place]), np.full(count, heights[place])
+        matrix = protocol.overlap(*protocol.place(pairs, truths, *sizes)).reshape(len(scored), len(targets))
+        scores = np.array([np.nan if each.score is None else each.score for each in scored], np.float64)
+        overlap[number], hit[number] = protocol.decide(matrix, scores)
+    return overlap, hit

@@ -1,4 +1,4 @@
-"""How far a run is, on stderr: a bar with rate and time left on a terminal, plain lines elsewhere."""
+"""Progress of a run on stderr: a bar with rate and time left on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Advance = Callable[[int], None]
 
 @contextmanager
 def progress(title: str, total: int, before: int = 0, quiet: bool = False) -> Iterator[Advance]:
-    """Yields `advance(images)`. `before` images were answered in earlier sessions; the rate leaves them out."""
+    """Yield `advance(images)`. `before` images were answered in earlier sessions; the rate leaves them out."""
     console = Console(stderr=True, quiet=quiet)
     if console.is_terminal:
         columns = (
@@ -39,26 +39,26 @@ def progress(title: str, total: int, before: int = 0, quiet: bool = False) -> It
         yield _lines(console, title, total, before)
 
 
-def say(line: str) -> None:
-    """One line on stderr."""
+def message(line: str) -> None:
+    """Print one line on stderr."""
     Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _lines(console: Console, title: str, total: int, before: int) -> Advance:
-    start = said = time.monotonic()
+    start = last = time.monotonic()
     done = 0
 
     def advance(images: int) -> None:
-        nonlocal done, said
+        nonlocal done, last
         done += images
         now = time.monotonic()
-        if now - said < LINE_EVERY_S:
+        if now - last < LINE_EVERY_S:
             return
-        said = now
+        last = now
         rate = done / (now - start)
-        left = (total - before - done) / rate
+        seconds = (total - before - done) / rate
         console.print(
-            f"{title}: {before + done}/{total} images, {rate:.1f} images/s, {left:.0f} s left",
+            f"{title}: {before + done}/{total} images, {rate:.1f} images/s, {seconds:.0f} s left",
             highlight=False,
             soft_wrap=True,
         )

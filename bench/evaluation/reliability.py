@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from bench.evaluation.answering import Advance, Gather, gathered
+from bench.evaluation.answering import Advance, Gather, gather_answers
 from bench.evaluation.outcomes import outcomes
 from bench.evaluation.protocols import protocol
 from bench.grounding import Box, ImageSource, Pipeline, Scene
@@ -56,12 +56,12 @@ def measure(
 ) -> Measured:
     """Measure the reliability of every row of `scenes`, under the protocol called `under`.
 
-    `index`, `count`, `gather` and `advance` are those of `gathered`; every process returns the same rows. No box, a NaN
-    and an image that cannot be decoded are reliability 0, and the log says how many. Raises UnknownName for the
-    protocol and what `gathered` raises.
+    `index`, `count`, `gather` and `advance` are those of `gather_answers`; every process returns the same rows. No box,
+    a NaN and an image that cannot be decoded are reliability 0, and are counted in the log. Raises UnknownName for the
+    protocol and what `gather_answers` raises.
     """
     rule = protocol(under)
-    scenes, answered = gathered(pipeline, scenes, images, settings, "label", log, index, count, gather, advance)
+    scenes, answered = gather_answers(pipeline, scenes, images, settings, "label", log, index, count, gather, advance)
     # Unread images are left out of the comparison: a protocol may need a size that nobody knows.
     unread = {row.scene for row in answered if row.error is not None}
     read = [row for row in answered if row.error is None]

@@ -15,9 +15,9 @@ from bench.errors import RunError
 from bench.evaluation.metrics import summary
 from bench.evaluation.outcomes import by_scene, outcomes
 from bench.evaluation.protocols import protocol as protocol_named
-from bench.grounding import Box
+from bench.grounding import Box, Prediction
 from bench.runs.outcomes import write_outcomes
-from bench.runs.predictions import Answer, SceneAnswers
+from bench.runs.predictions import SceneAnswers
 from bench.runs.record import Metrics, RunRecord, read_record, signature
 from bench.runs.store import stored_rows
 from bench.settings import EvaluationSettings, Resolved
@@ -101,7 +101,7 @@ def scored(
     rule = protocol_named(under)
     found = outcomes(split.scenes, answers, rule)
     said = {row.scene: row for row in answers}
-    by_id: dict[str, Answer] = {}
+    by_id: dict[str, Prediction] = {}
     for line in answers:
         for answer in line.answers:
             by_id.setdefault(answer.id, answer)
@@ -126,7 +126,7 @@ def scored(
                 error=row.error if row else None,
             )
         )
-    metrics = summary(found, split.scenes, rule, settings)
+    metrics = summary(found, settings)
     return Evaluation(pipeline, split.name, rule.name, metrics, tuple(rows), split.partial, proposals, folder)
 
 
@@ -153,10 +153,10 @@ def rescore(
     data = split_of(folder, record, split, resolved)
     settings = record.metrics.bootstrap if record.metrics else resolved.settings.evaluation
     found = outcomes(data.scenes, stored_rows(folder).values(), rule)
-    metrics = summary(found, data.scenes, rule, settings)
+    metrics = summary(found, settings)
     if keep:
         _refuse_other_numbers(folder, record, metrics, rule.name)
-        write_outcomes(folder, by_scene(found, data.scenes))
+        write_outcomes(folder, by_scene(found))
     return record.model_copy(
         update={
             "protocol": rule.name,

@@ -42,11 +42,11 @@ ORDER = {
     "people": ("yes", "no"),
     "same category": ("1", "2", "3", "4+"),
 }
-MOST_KINDS = 40  # a file that gives every expression a kind of its own gets no table of ten thousand rows
+MOST_KINDS = 40  # a file whose every expression has a kind of its own gets no table of ten thousand rows
 
 
 def strata(expression: Expression, scene: Scene) -> dict[str, str]:
-    """The expression's label in each cut that applies to it, cut -> label."""
+    """Label an expression in each cut that applies to it, cut -> label."""
     words = set(WORD.findall(expression.text.casefold()))
     labels = {"length": length_label(expression.text), "spatial words": "yes" if words & SPATIAL else "no"}
     if expression.kind:
@@ -62,14 +62,14 @@ def strata(expression: Expression, scene: Scene) -> dict[str, str]:
 
 
 def length_label(text: str) -> str:
-    """The bucket of a text's number of words, split at white space of any script."""
+    """Return the bucket of a text's number of words, split at white space of any script."""
     words = len(text.split())
     return "0" if words == 0 else ("1-5", "6-7", "8-10", "11+")[bisect_left((5, 7, 10), words)]
 
 
 def area_label(expression: Expression, scene: Scene) -> str | None:
-    """The bucket of the box's part of the image; None where the image's size is not annotated."""
-    if not scene.width or not scene.height:
+    """Return the bucket of the box's part of the image; None without a box or an annotated image size."""
+    if not scene.width or not scene.height or not expression.targets:
         return None
     x1, y1, x2, y2 = expression.box
     part = max(0.0, x2 - x1) * max(0.0, y2 - y1) / (scene.width * scene.height)
@@ -77,7 +77,7 @@ def area_label(expression: Expression, scene: Scene) -> str | None:
 
 
 def in_order(counts: Mapping[str, Mapping[str, int]]) -> dict[str, list[str]]:
-    """cut -> label -> samples, to the cuts and labels in the order a table shows them.
+    """Order the cuts and labels of counts (cut -> label -> samples) as a table has them.
 
     Kinds go by name, the MOST_KINDS commonest of them.
     """

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Protocol
 
 from bench.errors import DataError
-from bench.evaluation.answering import Gather, gathered
+from bench.evaluation.answering import Gather, gather_answers
 from bench.evaluation.metrics import compute
 from bench.grounding import ImageSource, Pipeline, Scene
 from bench.runs.record import Bootstrap
@@ -43,12 +43,13 @@ def validate(
 ) -> dict[str, float]:
     """Score a pipeline on `scenes`: "accuracy" (IoU >= 0.5), "mean_iou", "n", "accuracy/KIND"; unrounded fractions.
 
-    `index`, `count` and `gather` are those of `gathered`; every process returns the same numbers. An image that cannot
-    be decoded is a miss for each of its expressions. Raises DataError without expressions, and what `gathered` raises.
+    `index`, `count` and `gather` are those of `gather_answers`; every process returns the same numbers. An image that
+    cannot be decoded is a miss for each of its expressions. Raises DataError without expressions, and what
+    `gather_answers` raises.
     """
     if not any(scene.expressions for scene in scenes):
         raise DataError("the validation split has no expressions; name another one with --validate")
-    mine, rows = gathered(pipeline, scenes, images, settings, "validation", log, index, count, gather)
+    mine, rows = gather_answers(pipeline, scenes, images, settings, "validation", log, index, count, gather)
     found = compute(mine, rows, settings=NO_INTERVAL)
     kinds = {f"accuracy/{kind}": each.accuracy for kind, each in found.strata.get("kind", {}).items()}
     return {"accuracy": found.accuracy, "mean_iou": found.mean_iou, "n": float(found.n), **kinds}

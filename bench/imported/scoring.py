@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from bench.datasets.split import Split
-from bench.evaluation.beginning import data_identity, now
+from bench.evaluation.identity import data_identity, now
 from bench.evaluation.metrics import summary
 from bench.evaluation.outcomes import by_scene, outcomes
 from bench.evaluation.protocols import protocol as protocol_named
@@ -18,10 +19,9 @@ from bench.imported.alignment import Key, align
 from bench.imported.box_files import read_boxes
 from bench.runs import provenance
 from bench.runs.files import explained, make_folder
-from bench.runs.folders import runs_of
-from bench.runs.outcomes import SceneOutcome, write_outcomes
+from bench.runs.outcomes import write_outcomes
 from bench.runs.predictions import SceneAnswers
-from bench.runs.record import Identity, Imported, RunRecord, signature
+from bench.runs.record import Identity, Imported, RunRecord, runs_of, signature
 from bench.runs.store import store_rows, write_record
 from bench.settings import EvaluationSettings
 
@@ -48,7 +48,7 @@ def import_boxes(
     rule = protocol_named(protocol)
     aligned = align(read_boxes(path, xywh, "row" if key == "row" else "id"), split, key, str(path))
     found = outcomes(split.scenes, aligned.answers, rule)
-    metrics = summary(found, split.scenes, rule, settings or EvaluationSettings())
+    metrics = summary(found, settings or EvaluationSettings())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     identity = Identity(
         pipeline=name or path.stem,
@@ -92,10 +92,12 @@ def import_boxes(
             examples={kind: tuple(keys[:EXAMPLES]) for kind, keys in places.items()},
         ),
     )
-    return record, _write(record, aligned.answers, by_scene(found, split.scenes), results)
+    return record, _write(record, aligned.answers, by_scene(found), results)
 
 
-def _write(record: RunRecord, answers: Sequence[SceneAnswers], became: Iterable[SceneOutcome], results: Path) -> Path:
+def _write(
+    record: RunRecord, answers: Sequence[SceneAnswers], rows: Iterable[Mapping[str, Any]], results: Path
+) -> Path:
     """The run's folder, made beside its place under a hidden name and then moved there, so it is whole or not there."""
     parent = runs_of(results, record.name, record.identity.data.split)
     what = provenance.settings_hash({"identity": record.identity.model_dump(mode="json"), "protocol": record.protocol})
@@ -104,7 +106,7 @@ def _write(record: RunRecord, answers: Sequence[SceneAnswers], became: Iterable[
     make_folder(fresh)
     try:
         store_rows(fresh, answers)
-        write_outcomes(fresh, became)
+        write_outcomes(fresh, rows)
         write_record(fresh, record)
         with explained(folder):
             with suppress(FileNotFoundError):

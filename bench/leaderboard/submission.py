@@ -28,7 +28,7 @@ from typing import Any
 from bench.datasets.load import FILE, load_split
 from bench.datasets.split import Split
 from bench.errors import BenchError, CheckFailed, RunError, UnknownName, UsageError
-from bench.evaluation.beginning import now
+from bench.evaluation.identity import now
 from bench.evaluation.metrics import summary
 from bench.evaluation.outcomes import by_scene, outcomes
 from bench.evaluation.protocols import PROTOCOLS
@@ -36,11 +36,10 @@ from bench.grounding import Scene
 from bench.leaderboard.submitted_files import copy_in, read_answers
 from bench.reporting.boards import SUBMISSION, why_left_out
 from bench.runs.files import explained, make_folder, write_atomically
-from bench.runs.folders import RECORD, runs_of
 from bench.runs.outcomes import write_outcomes
 from bench.runs.predictions import SceneAnswers
 from bench.runs.provenance import git_state
-from bench.runs.record import Metrics, RunRecord, read_record, signature
+from bench.runs.record import RECORD, Metrics, RunRecord, read_record, runs_of, signature
 from bench.runs.store import ANSWERS, store_rows, write_record
 from bench.settings import Resolved
 
@@ -72,12 +71,12 @@ def submit(folder: Path, results: Path, resolved: Resolved, split: str | None = 
         _refuse(folder, _answer_faults(rows, scenes))
         assert record.metrics is not None  # `why_left_out`
         rescored = outcomes(scenes, rows, rule)
-        again = summary(rescored, scenes, rule, record.metrics.bootstrap)
+        again = summary(rescored, record.metrics.bootstrap)
         _refuse(folder, _other_numbers(record.metrics, again))
         # The run as we write runs: what the files hold besides is gone, and the outcomes are our own.
         lines = {row.scene: row for row in rows}
         store_rows(room, [lines[scene.id] for scene in scenes])
-        write_outcomes(room, by_scene(rescored, scenes))
+        write_outcomes(room, by_scene(rescored))
         write_record(room, record)
         source = {
             "schema_version": 1,

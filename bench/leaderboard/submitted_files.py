@@ -16,8 +16,8 @@ from typing import Any
 
 from bench.errors import RunError
 from bench.runs.files import explained
-from bench.runs.folders import RECORD
 from bench.runs.predictions import SceneAnswers, read_lines
+from bench.runs.record import RECORD
 from bench.runs.store import ANSWERS
 
 MB = 2**20

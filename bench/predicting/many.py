@@ -28,13 +28,13 @@ from bench.boxes import clip_xyxy
 from bench.errors import RunError, UsageError
 from bench.evaluation.answering import Decoded, answers
 from bench.evaluation.opening import OpenPipeline, open_pipeline
-from bench.evaluation.progress import progress, say
-from bench.grounding import Scene
+from bench.evaluation.progress import message, progress
+from bench.grounding import Prediction, Scene
 from bench.predicting.questions import Questions
 from bench.reporting.drawing import draw_answer, save_image
 from bench.runs.files import Appender, explained, make_folder, write_atomically
 from bench.runs.lock import locked
-from bench.runs.predictions import Answer, SceneAnswers
+from bench.runs.predictions import SceneAnswers
 from bench.runs.provenance import settings_hash
 from bench.settings import Resolved
 
@@ -78,21 +78,21 @@ def answer_many(
             _hint_on_interrupt(out),
             progress(pipeline, total, total - len(scenes)) as advance,
         ):
-            for batch in answers(opened, scenes, questions.images, resolved.settings.run):
-                pairs = zip(batch.decoded, batch.rows, strict=True)
+            for batch, answered, note in answers(opened, scenes, questions.images, resolved.settings.run):
+                pairs = zip(batch, answered, strict=True)
                 new = [row for decoded, answered in pairs for row in _rows(decoded, answered, by)]
                 rows.update((row["id"], row) for row in new)
                 file.write(_dump(new))
                 if draw is not None:
-                    drawn += sum(_draw(decoded, whole[decoded.scene.id], rows, draw) for decoded in batch.decoded)
-                if batch.note:
-                    say(batch.note)
-                advance(len(batch.rows))
+                    drawn += sum(_draw(decoded, whole[decoded.scene.id], rows, draw) for decoded in batch)
+                if note:
+                    message(note)
+                advance(len(answered))
         order = [e.id for scene in questions.scenes for e in scene.expressions]
         _write(out, (rows[name] for name in order))
     unread = {row["image"]: row["error"] for row in rows.values() if row["error"] is not None}
     for why in list(unread.values())[:SHOWN]:
-        say(f"unreadable: {why}")
+        message(f"unreadable: {why}")
     return {
         "pipeline": pipeline,
         "out": str(out),
@@ -141,7 +141,7 @@ def _rows(decoded: Decoded, answered: SceneAnswers, by: Mapping[str, str]) -> It
     """Make a scene's rows, boxes clipped to the image; where that cannot be read, each has the error."""
     scene, image = decoded.scene, decoded.image
     size: Any = (None, None) if image is None else image.shape[1::-1]
-    given = answered.answers or [Answer(e.id, None) for e in scene.expressions]
+    given = answered.answers or [Prediction(e.id, None) for e in scene.expressions]
     for expression, answer in zip(scene.expressions, given, strict=True):
         clipped = None if answer.box is None else clip_xyxy(answer.box, *size).round(6).tolist()
         yield {
@@ -233,5 +233,5 @@ def _hint_on_interrupt(out: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        say(f"stopped; the same command goes on ({out})")
+        message(f"stopped; the same command goes on ({out})")
         raise

@@ -15,7 +15,7 @@ from bench.boxes import clip_xyxy
 from bench.datasets.images import decode
 from bench.datasets.load import load_split
 from bench.errors import ImageError, UsageError
-from bench.evaluation.answering import checked
+from bench.evaluation.answering import ground_checked
 from bench.grounding import Box, ImageArray, LoadedScene, Pipeline, Prediction, Query
 from bench.settings import Resolved
 
@@ -104,7 +104,7 @@ def ask_about(
         raise UsageError("an expression is empty: say what to look for")
     name = pipeline.card.name if name is None else name
     queries = tuple(Query(str(number), text) for number, text in enumerate(texts))
-    answers = checked(pipeline, [LoadedScene(source, image, queries)], name) if queries else []
+    answers = ground_checked(pipeline, [LoadedScene(source, image, queries)], name) if queries else []
     return [Single(name, source, text, image, answer) for text, answer in zip(texts, answers, strict=True)]
 
 

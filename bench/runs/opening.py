@@ -1,7 +1,8 @@
 """Opening a run: continued, complete already, or new; by one process, or by the ranks of one launch.
 
-Rank 0 chooses the folder, puts stored answers in order (scenes with an error are left out, so that they are answered
-again), and names its launch in the lock file, for which the other ranks wait.
+Runs are of the same command when pipeline, split, protocol and limit are the same; the identity (bench/runs/record.py)
+decides whether one may be continued. Rank 0 chooses the folder, puts stored answers in order (scenes with an error are
+left out, so that they are grounded again), and writes its launch into the lock file, for which the other ranks wait.
 """
 
 from __future__ import annotations
@@ -10,83 +11,34 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from bench.errors import RunError
 from bench.grounding import Scene
-from bench.runs.files import make_folder
-from bench.runs.folders import choose, differences, new_folder, refuse, runs_of, same_command
+from bench.runs.files import explained, make_folder
 from bench.runs.lock import holder, locked
-from bench.runs.record import Identity, RunRecord, read_record
+from bench.runs.record import RECORD, Identity, RunRecord, names_at, read_record
 from bench.runs.shards import POLL_S, Rank, owned
 from bench.runs.store import Run, store_rows, stored_rows, write_record
+from bench.tables import same_options
 
 LOCK = "lock"
 
 
 @contextmanager
 def open_run(
-    results: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, fresh: bool, timeout_s: float
+    parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, fresh: bool, timeout_s: float
 ) -> Iterator[Run]:
-    """Open the run of this command for this process until the block ends; `fresh` always makes a new one.
+    """Open the run of this command under `parent` until the block ends; `fresh` always makes a new one.
 
     `blank` is the record it starts with and `scenes` the whole split. Raises RunError when another process works on it,
     when its identity is another, when its folder cannot be written, or when rank 0 stays away for `timeout_s`.
     """
-    parent = runs_of(results, blank.identity.pipeline, blank.identity.data.split)
     with ExitStack() as stack:
         if rank.index == 0:
             yield _lead(parent, blank, scenes, rank, fresh, stack)
         else:
             yield _follow(parent, blank, scenes, rank, fresh, timeout_s, stack)
-
-
-def _lead(parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, fresh: bool, stack: ExitStack) -> Run:
-    if not fresh and (done := _finished(parent, blank, scenes, rank)):
-        return done
-    make_folder(parent)
-    # Two processes that begin at the same moment must not both find nothing and begin two runs.
-    with locked(parent / ".choosing", "the choice of a run", patience_s=10):
-        found = None if fresh else choose(parent, blank)
-        folder = found[0] if found else new_folder(parent, blank)
-        tell = stack.enter_context(locked(folder / LOCK, "this run"))
-        _refuse_left_over_ranks(folder)
-        if found and (done := _finished(parent, blank, scenes, rank)):
-            return done  # by the process whose lock this one has just waited for
-        record = _continued(read_record(folder), blank) if found else blank.model_copy(update={"sessions": 1})
-        write_record(folder, record)
-    for left in (*folder.glob(".*.tmp"), *folder.glob(f"{LOCK}.rank*")):  # of sessions that were killed
-        with suppress(OSError):
-            left.unlink()
-    rows = {scene: row for scene, row in stored_rows(folder).items() if row.error is None}
-    store_rows(folder, [rows[scene.id] for scene in scenes if scene.id in rows])
-    tell({"launch": rank.launch})
-    return Run(folder, record, rank, scenes, [s for s in owned(scenes, rank) if s.id not in rows], stack)
-
-
-def _follow(
-    parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, fresh: bool, timeout_s: float, stack: ExitStack
-) -> Run:
-    """Another rank: waits until rank 0 of its launch has opened the run, or has nothing for it to do."""
-    share = owned(scenes, rank)
-    until = time.monotonic() + timeout_s
-    while share:
-        for folder, record in same_command(parent, blank.identity, blank.protocol):
-            note = holder(folder / LOCK)
-            if note is not None and note.get("launch") == rank.launch:
-                refuse(folder, record.identity, blank.identity)
-                stack.enter_context(locked(folder / f"{LOCK}.rank{rank.index}", f"rank {rank.index} of this run"))
-                rows = stored_rows(folder)
-                return Run(folder, record, rank, scenes, [s for s in share if s.id not in rows], stack)
-            same = not differences(record.identity, blank.identity)
-            if note is None and not fresh and same and record.status == "complete" and not _left(folder, share):
-                return Run(folder, record, rank, scenes, [], stack)
-        if time.monotonic() > until:
-            raise RunError(
-                f"rank {rank.index}: rank 0 has not opened a run under {parent} within {timeout_s:g} s; see its "
-                "output, and give all ranks the same results folder"
-            )
-        time.sleep(POLL_S)
-    return Run(parent, blank, rank, scenes, [], stack)
 
 
 def finished_run(
@@ -97,32 +49,162 @@ def finished_run(
     rank: Rank,
     same_weights: Callable[[Mapping[str, str]], bool],
 ) -> Run | None:
-    """The command's latest run under `parent`, if it is complete and no scene is left to ask again.
+    """Return the command's latest run under `parent`, if it is complete and every scene has an answer.
 
-    `same_weights` says whether stored weights are those of the command, which need not be known before a pipeline is
+    `same_weights` tells whether stored weights are those of the command, which need not be known before a pipeline is
     opened. A run that differs in them only is not passed over for an older one: then nothing is complete.
     """
-    for folder, record in reversed(same_command(parent, identity, protocol)):
+    for folder, record in reversed(_same_command(parent, identity, protocol)):
         weights = record.identity.weights
         if differences(record.identity, identity.model_copy(update={"weights": weights})):
             continue
-        done = record.status == "complete" and same_weights(weights) and not _left(folder, scenes)
-        return Run(folder, record, rank, scenes, []) if done else None
+        done = record.status == "complete" and same_weights(weights) and not _unanswered(folder, scenes)
+        return Run(folder, record, rank, scenes, [], already_done=True) if done else None
     return None
 
 
-def _finished(parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank) -> Run | None:
-    return finished_run(parent, blank.identity, blank.protocol, scenes, rank, lambda w: w == blank.identity.weights)
+def _lead(parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, fresh: bool, stack: ExitStack) -> Run:
+    """Open the run as rank 0."""
+
+    def finished() -> Run | None:
+        weights = blank.identity.weights
+        return finished_run(parent, blank.identity, blank.protocol, scenes, rank, lambda stored: stored == weights)
+
+    # 1. A finished run is reported from a folder that need not be writable.
+    if not fresh and (done := finished()):
+        return done
+    make_folder(parent)
+    # 2. The folder; two processes that start at the same moment must not make two runs.
+    with locked(parent / ".choosing", "the choice of a run", patience_s=10):
+        old = None if fresh else _choose(parent, blank)
+        folder = old or _new_folder(parent, blank)
+        write_note = stack.enter_context(locked(folder / LOCK, "this run"))
+        _refuse_left_over_ranks(folder)
+        if old and (done := finished()):
+            return done  # by the process whose lock this one has just waited for
+        record = _continued(read_record(folder), blank) if old else blank.model_copy(update={"sessions": 1})
+        write_record(folder, record)
+    # 3. Its stored answers, without what sessions that were killed have left.
+    for path in (*folder.glob(".*.tmp"), *folder.glob(f"{LOCK}.rank*")):
+        with suppress(OSError):
+            path.unlink()
+    rows = {scene: row for scene, row in stored_rows(folder).items() if row.error is None}
+    store_rows(folder, [rows[scene.id] for scene in scenes if scene.id in rows])
+    # 4. From now on the other ranks may append.
+    write_note({"launch": rank.launch})
+    return Run(folder, record, rank, scenes, [s for s in owned(scenes, rank) if s.id not in rows], stack=stack)
 
 
-def _left(folder: Path, scenes: Sequence[Scene]) -> bool:
-    """Whether a scene of `scenes` has no answer, or only an error."""
+def _follow(
+    parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, fresh: bool, timeout_s: float, stack: ExitStack
+) -> Run:
+    """Open the run as another rank, once rank 0 of its launch has opened it or has nothing for it to do."""
+    share = owned(scenes, rank)
+    until = time.monotonic() + timeout_s
+    while share:
+        for folder, record in _same_command(parent, blank.identity, blank.protocol):
+            note = holder(folder / LOCK)
+            if note is not None and note.get("launch") == rank.launch:
+                _refuse(folder, record.identity, blank.identity)
+                stack.enter_context(locked(folder / f"{LOCK}.rank{rank.index}", f"rank {rank.index} of this run"))
+                rows = stored_rows(folder)
+                return Run(folder, record, rank, scenes, [s for s in share if s.id not in rows], stack=stack)
+            same = not differences(record.identity, blank.identity)
+            if note is None and not fresh and same and record.status == "complete" and not _unanswered(folder, share):
+                return Run(folder, record, rank, scenes, [], already_done=True)
+        if time.monotonic() > until:
+            raise RunError(
+                f"rank {rank.index}: rank 0 has not opened a run under {parent} within {timeout_s:g} s; see its "
+                "output, and give all ranks the same results folder"
+            )
+        time.sleep(POLL_S)
+    return Run(parent, blank, rank, scenes, [])
+
+
+def _same_command(parent: Path, identity: Identity, protocol: str) -> list[tuple[Path, RunRecord]]:
+    """List the runs under `parent` of this command, oldest first; unreadable ones are skipped."""
+
+    def command(of: Identity, under: str) -> tuple[Any, ...]:
+        return (of.pipeline, of.data.split, under, of.data.images if of.data.partial else None)
+
+    runs = []
+    for path in parent.glob(f"*/{RECORD}"):
+        with suppress(RunError):
+            record = read_record(path.parent)
+            if record.provenance == "run" and command(record.identity, record.protocol) == command(identity, protocol):
+                runs.append((path.parent, record))
+    return sorted(runs, key=lambda run: (run[1].started, run[0].name))
+
+
+def _choose(parent: Path, blank: RunRecord) -> Path | None:
+    """Choose the run that the command of `blank` continues or reports; None for a new one.
+
+    Raises RunError, naming every difference, when the latest run is unfinished and of another identity.
+    """
+    runs = _same_command(parent, blank.identity, blank.protocol)
+    for folder, record in reversed(runs):
+        if not differences(record.identity, blank.identity):
+            return folder
+    if runs and runs[-1][1].status == "running":
+        _refuse(runs[-1][0], runs[-1][1].identity, blank.identity)
+    return None
+
+
+def _new_folder(parent: Path, record: RunRecord) -> Path:
+    """Make an empty folder for a run, named by its start and its settings. Raises RunError."""
+    names = names_at(record.started, record.settings_hash)
+    while True:
+        folder = parent / next(names)
+        with explained(folder), suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+
+
+def _unanswered(folder: Path, scenes: Sequence[Scene]) -> bool:
+    """Tell whether a scene of `scenes` has no answer, or only an error."""
     rows = stored_rows(folder)
     return any(scene.id not in rows or rows[scene.id].error is not None for scene in scenes)
 
 
+def _refuse(folder: Path, old: Identity, new: Identity) -> None:
+    """Raise RunError when the identities differ, with every key: what it was and what it is now."""
+    if lines := differences(old, new):
+        raise RunError(
+            f"{folder}: this run was begun with something else and is not finished:\n  "
+            + "\n  ".join(lines)
+            + "\ngo back to what it was to continue it, or start anew beside it with --fresh"
+        )
+
+
+def differences(old: Identity, new: Identity) -> list[str]:
+    """List the keys in which two identities differ: "options.views: was 'crop', is 'blur'"."""
+    if old.pipeline == new.pipeline and same_options(old.pipeline, old.options, new.options):
+        old = old.model_copy(update={"options": new.options})  # one names defaults that the other leaves to the code
+    was, now = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+
+    def text(table: Mapping[str, Any], key: str) -> str:
+        return repr(table[key]) if key in table else "not set"
+
+    return [
+        f"{key}: was {text(was, key)}, is {text(now, key)}"
+        for key in dict.fromkeys([*was, *now])
+        if was.get(key, _flat) != now.get(key, _flat)
+    ]
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested tables into dotted keys; an empty table is a value."""
+    out: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            out |= _flat(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value
+    return out
+
+
 def _refuse_left_over_ranks(folder: Path) -> None:
-    """Raises RunError when a rank of an earlier launch outlived its rank 0 and still writes."""
+    """Raise RunError when a rank of an earlier launch outlived its rank 0 and still writes."""
     for path in folder.glob(f"{LOCK}.rank*"):
         if (note := holder(path)) is not None:
             raise RunError(
@@ -132,7 +214,7 @@ def _refuse_left_over_ranks(folder: Path) -> None:
 
 
 def _continued(old: RunRecord, blank: RunRecord) -> RunRecord:
-    """`old` as its next session begins it; says so when the code is no longer the one that began it."""
+    """Return `old` as its next session starts it, with a note when the code is no longer the same."""
     session = old.sessions + 1
     notes = list(old.notes)
     if old.git.get("commit") != blank.git.get("commit"):

@@ -1,4 +1,4 @@
-"""outcomes.jsonl: what became of every expression under the run's protocol, so that comparing needs no data set.
+"""outcomes.jsonl: the outcome of every expression under the run's protocol, so that comparing needs no data set.
 
     {"scene": "581857", "ids": ["0", "1"], "iou": [0.912043, 0.0], "hit": [1, 0],
      "strata": {"length": ["1-5", "11+"], "kind": [null, "relation"]}}
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,20 +23,9 @@ from numpy.typing import NDArray
 
 from bench.errors import RunError
 from bench.runs.files import write_atomically
-from bench.runs.folders import RECORD
+from bench.runs.record import RECORD
 
 OUTCOMES = "outcomes.jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class SceneOutcome:
-    """One line; `strata` is cut -> the label of each expression, None where the cut does not apply to it."""
-
-    scene: str
-    ids: Sequence[str]
-    iou: Sequence[float]
-    hit: Sequence[bool]
-    strata: Mapping[str, Sequence[str | None]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,9 +43,9 @@ class StoredOutcomes:
     strata: Mapping[str, tuple[str | None, ...]]
 
 
-def write_outcomes(folder: Path, scenes: Iterable[SceneOutcome]) -> None:
-    """The file beside predictions.jsonl, whole or as it was. Raises RunError when it cannot be written."""
-    write_atomically(folder / OUTCOMES, "".join(map(_dump, scenes)).encode())
+def write_outcomes(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write the rows (keys as above) beside predictions.jsonl, whole or not at all. Raises RunError."""
+    write_atomically(folder / OUTCOMES, "".join(map(_dump, rows)).encode())
 
 
 def read_outcomes(folder: Path) -> StoredOutcomes:
@@ -90,19 +79,14 @@ def read_outcomes(folder: Path) -> StoredOutcomes:
     )
 
 
-def _dump(row: SceneOutcome) -> str:
-    line = {
-        "scene": row.scene,
-        "ids": list(row.ids),
-        "iou": [round(max(0.0, float(value)), 6) for value in row.iou],
-        "hit": [int(hit) for hit in row.hit],
-        "strata": {cut: list(labels) for cut, labels in row.strata.items()},
-    }
+def _dump(row: Mapping[str, Any]) -> str:
+    iou, hit = [round(max(0.0, float(value)), 6) for value in row["iou"]], [int(hit) for hit in row["hit"]]
+    line = {"scene": row["scene"], "ids": row["ids"], "iou": iou, "hit": hit, "strata": row["strata"]}
     return json.dumps(line, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
 
 
 def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    """A line as it was written. The file is data that others may have made: every type and length is looked at."""
+    """Parse a line. The file is data that others may have made: every type and length is checked."""
     try:
         row = json.loads(line)
         ids, iou, hit, strata = row["ids"], row["iou"], row["hit"], row.setdefault("strata", {})

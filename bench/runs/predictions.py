@@ -4,7 +4,9 @@
      "predictions": [{"id": "0", "box": [x1, y1, x2, y2] | null, "score": 0.31, "note": ""}, ...]}
 
 Boxes are xyxy pixels of the original image, unclipped, at 6 decimals. "size" is the decoded image's, where the
-annotations (index lists) do not know it: predictions are clipped to it.
+annotations (index lists) do not have it: predictions are clipped to it. A line with several boxes to an expression or
+with masks is of schema 2: it starts with "schema": 2, and a prediction may have "mask": {"size": [h, w], "counts": ...}
+(COCO's run-length encoding) and "others": [{"box": [...], "score": 0.2, "mask": {...}}, ...].
 """
 
 from __future__ import annotations
@@ -19,17 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import RunError
-from bench.grounding import Box, Prediction
+from bench.grounding import Box, Mask, Prediction, ScoredBox
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One stored prediction."""
-
-    id: str
-    box: Box | None
-    score: float | None = None
-    note: str = ""
+SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +31,7 @@ class SceneAnswers:
     """One stored line; `proposals` (N xyxy boxes) is None for a pipeline that makes none."""
 
     scene: str
-    answers: tuple[Answer, ...]
+    answers: tuple[Prediction, ...]
     proposals: tuple[Box, ...] | None = None
     error: str | None = None
     size: tuple[int, int] | None = None
@@ -46,37 +40,74 @@ class SceneAnswers:
 def from_predictions(
     scene: str, predictions: Sequence[Prediction], size: tuple[int, int] | None = None
 ) -> SceneAnswers:
-    """What a pipeline answered about one scene, rounded to 6 decimals; a box with a NaN or infinity becomes no box."""
+    """Make the stored form of a scene's predictions: 6 decimals, and no box for one with a NaN or infinity."""
     answers = tuple(
-        Answer(p.id, _rounded(p.box), None if p.score is None else round(float(p.score), 6), p.note)
+        Prediction(
+            p.id,
+            _rounded_box(p.box),
+            _rounded(p.score),
+            note=p.note,
+            mask=_plain_mask(p.mask),
+            others=tuple(
+                ScoredBox(box, _rounded(each.score), _plain_mask(each.mask))
+                for each in p.others
+                if (box := _rounded_box(each.box))
+            ),
+        )
         for p in predictions
     )
     boxes = next((p.proposals for p in predictions if p.proposals is not None), None)
-    proposals = None if boxes is None else tuple(b for b in (_rounded(tuple(row)) for row in boxes.tolist()) if b)
+    proposals = None if boxes is None else tuple(b for b in (_rounded_box(tuple(row)) for row in boxes.tolist()) if b)
     return SceneAnswers(scene, answers, proposals, size=size)
 
 
-def _rounded(box: Sequence[float] | None) -> Box | None:
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else round(float(score), 6)
+
+
+def _rounded_box(box: Sequence[float] | None) -> Box | None:
     if box is None or not all(math.isfinite(v) for v in box):
         return None
     x1, y1, x2, y2 = (round(float(v), 6) for v in box)
     return (x1, y1, x2, y2)
 
 
+def _plain_mask(mask: Mask | None) -> Mask | None:
+    if mask is None:
+        return None
+    height, width = mask["size"]
+    counts = mask["counts"]
+    return {"size": [int(height), int(width)], "counts": counts.decode() if isinstance(counts, bytes) else counts}
+
+
 def dump_line(row: SceneAnswers) -> str:
-    """One line of predictions.jsonl, newline included."""
-    predictions = [
-        {"id": a.id, "box": a.box, "score": a.score} | ({"note": a.note} if a.note else {}) for a in row.answers
-    ]
-    size = {} if row.size is None else {"size": row.size}
-    line = {"scene": row.scene, **size, "proposals": row.proposals, "error": row.error, "predictions": predictions}
+    """Return one line of predictions.jsonl, newline included."""
+    several = any(p.others or p.mask for p in row.answers)
+    line = {
+        **({"schema": SCHEMA} if several else {}),
+        "scene": row.scene,
+        **({} if row.size is None else {"size": row.size}),
+        "proposals": row.proposals,
+        "error": row.error,
+        "predictions": [
+            {"id": p.id, "box": p.box, "score": p.score}
+            | ({"note": p.note} if p.note else {})
+            | ({"mask": p.mask} if p.mask else {})
+            | ({"others": [_dump_box(each) for each in p.others]} if p.others else {})
+            for p in row.answers
+        ],
+    }
     return json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _dump_box(each: ScoredBox) -> dict[str, Any]:
+    return {"box": each.box, "score": each.score} | ({"mask": each.mask} if each.mask else {})
 
 
 def read_lines(path: Path) -> Iterator[SceneAnswers]:
     """Load the complete lines of a file; a last line that a kill cut short is left out.
 
-    Raises RunError naming file and line for anything else that is not a row.
+    Raises RunError naming file and line for anything else that is not a row, or is of a later schema.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -89,8 +120,19 @@ def read_lines(path: Path) -> Iterator[SceneAnswers]:
 
 
 def _parse(row: dict[str, Any]) -> SceneAnswers:
+    if row.get("schema", 1) > SCHEMA:
+        raise ValueError(f"schema {row['schema']}, and this version reads up to {SCHEMA}")
     answers = tuple(
-        Answer(p["id"], None if p["box"] is None else _box(p["box"]), p.get("score"), p.get("note", ""))
+        Prediction(
+            p["id"],
+            None if p["box"] is None else _box(p["box"]),
+            p.get("score"),
+            note=p.get("note", ""),
+            mask=p.get("mask"),
+            others=tuple(ScoredBox(_box(each["box"]), each.get("score"), each.get("mask")) for each in p["others"])
+            if "others" in p
+            else (),
+        )
         for p in row["predictions"]
     )
     proposals, size = row.get("proposals"), row.get("size")
@@ -108,8 +150,8 @@ def _box(values: Sequence[float]) -> Box:
     return (x1, y1, x2, y2)
 
 
-def noted(rows: Iterable[SceneAnswers]) -> list[str]:
-    """What the answers say of themselves, counted: "38 answers: text cut from 95 to 77 tokens" (the first one's)."""
+def count_notes(rows: Iterable[SceneAnswers]) -> list[str]:
+    """Count the notes of answers: "38 answers: text cut from 95 to 77 tokens" (the first one's numbers)."""
     first: dict[str, str] = {}
     counts: Counter[str] = Counter()
     for row in rows:

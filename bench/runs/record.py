@@ -1,15 +1,19 @@
-"""What one run leaves behind: `run.json`, as typed models, and the one signature that says what its number means.
+"""Record of one run: `run.json` as typed models, its folder, and the signature that its number is compared by.
 
 results/runs/<pipeline>/<split>/<id>/
     run.json            everything below; written whole or not at all
     predictions.jsonl   one line a scene, appended as they come (bench/runs/predictions.py)
-    outcomes.jsonl      one line a scene, what became of each expression, once finished (bench/runs/outcomes.py)
+    outcomes.jsonl      one line a scene, the outcome of each expression, once finished (bench/runs/outcomes.py)
     batches.jsonl       one line a batch: sizes and seconds a stage, so that a killed run keeps its timing
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +24,7 @@ from bench.errors import RunError
 from bench.old_names import current
 
 SCHEMA = 1
+RECORD = "run.json"
 Interval = tuple[float, float]
 
 
@@ -37,7 +42,7 @@ class Stratum(Model):
 
 
 class Bootstrap(Model):
-    """How the intervals were drawn, so that a re-score draws the same ones."""
+    """Settings of the intervals' bootstrap, so that a re-score draws the same ones."""
 
     draws: int
     seed: int
@@ -45,7 +50,7 @@ class Bootstrap(Model):
 
 
 class Metrics(Model):
-    """The numbers of a run under one protocol; accuracies are fractions. `oracle` is None without proposals.
+    """The numbers of a run under one protocol; accuracies are fractions, `oracle` None without proposals.
 
     `no_box` counts expressions about readable images without a usable box, `errors` images that could not be read,
     `duplicates` dropped second answers to one expression.
@@ -80,7 +85,7 @@ class Throughput(Model):
 
 
 class DataIdentity(Model):
-    """Which data the answers are about. `expected` are the published counts that were asserted, where there are any."""
+    """The data that the answers are about: its name, fingerprint and counts."""
 
     split: str
     fingerprint: str
@@ -91,7 +96,7 @@ class DataIdentity(Model):
 
 
 class Identity(Model):
-    """What must not change between two sessions of one run: a resumed run whose identity differs is refused."""
+    """The contents that must be the same in every session of a run; another identity is refused."""
 
     pipeline: str
     options: Mapping[str, Any]
@@ -106,7 +111,7 @@ class Identity(Model):
 
 
 class Imported(Model):
-    """Where boxes made elsewhere came from, and how they lined up with the split; `examples` has keys of each kind.
+    """The source of boxes made elsewhere, and how they fit the split; `examples` has keys of each kind.
 
     `missing` expressions had no row, `extra` rows no expression, `other_image` rows name another image.
     """
@@ -130,7 +135,7 @@ class RunRecord(Model):
     name: str
     protocol: str
     signature: str
-    proposals: str = Field("", description="what was given to choose from; empty = the pipeline found it itself")
+    proposals: str = Field("", description="annotated boxes to choose from; empty = the pipeline's own")
     identity: Identity
     settings: Mapping[str, Any] = Field(default_factory=dict)
     settings_hash: str
@@ -149,7 +154,7 @@ class RunRecord(Model):
 
 
 def signature(protocol: str, data: DataIdentity, hits_at: str = ">=0.5", proposals: str = "") -> str:
-    """Say in one line what a score means; a table never mixes two of them.
+    """Return the meaning of a score in one line; a table never mixes two of them.
 
     For example "acc@0.5|iou>=0.5|refcoco-val|n:10834|data:1a2b3c4d|top1|v1"; ",partial" marks a limited run,
     "|proposals:gt" at the end one whose pipeline chose among annotated boxes.
@@ -161,19 +166,50 @@ def signature(protocol: str, data: DataIdentity, hits_at: str = ">=0.5", proposa
 
 
 def read_record(folder: Path) -> RunRecord:
-    """The record of a run directory. Raises RunError, naming the file, when it is not one."""
-    path = folder / "run.json"
+    """Load the record of a run's folder; a file that has not changed is parsed once.
+
+    Raises RunError, naming the file, when it is not one.
+    """
+    path = folder / RECORD
     try:
-        return RunRecord.model_validate(current(from_json(path.read_bytes())))
+        state = path.stat()
+        return _record(path, state.st_ino, state.st_size, state.st_mtime_ns)
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); give the folder of a run") from None
     except ValueError as error:
         raise RunError(f"{path}: not a run record of schema {SCHEMA}: {first_problem(error)}") from None
 
 
+@lru_cache(maxsize=1024)
+def _record(path: Path, inode: int, size: int, changed_ns: int) -> RunRecord:
+    return RunRecord.model_validate(current(from_json(path.read_bytes())))
+
+
 def first_problem(error: ValueError) -> str:
-    """Say which key is wrong, and how: the first of an error's problems."""
+    """Return the first of an error's problems: the key, and what is wrong with it."""
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]
     return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+
+
+def slug(name: str) -> str:
+    """Return `name` as the name of one folder, never a path.
+
+    "refcoco+-val" stays, "file:birds" becomes "file-birds".
+    """
+    kept = re.sub(r"[^A-Za-z0-9+._-]+", "-", name).strip("-.")
+    if kept and len(kept) <= 100:
+        return kept
+    return f"{kept[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}".lstrip("-")
+
+
+def runs_of(results: Path, pipeline: str, split: str) -> Path:
+    """Return the folder of every run of one pipeline on one split."""
+    return results / "runs" / slug(pipeline) / slug(split)
+
+
+def names_at(time: str, settings_hash: str) -> Iterator[str]:
+    """Yield names of files by time and settings: 20260102-030405-1a2b3c4d, then the same with -2, -3, ..."""
+    base = f"{re.sub(r'[^0-9T]', '', time[:19]).replace('T', '-')}-{settings_hash[:8]}"
+    return (base if number == 1 else f"{base}-{number}" for number in count(1))

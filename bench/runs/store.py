@@ -1,10 +1,13 @@
-"""A run's folder while it is open: appended to batch by batch, and ended in the same bytes whatever happened before.
+"""An open run: appended to batch by batch, and ended in the same bytes whatever was killed before.
 
 batches.jsonl has one line a batch, so that a run that was killed and resumed still knows its throughput:
 
 {"session": 1, "rank": 0, "batch": 3, "images": 8, "expressions": 57, "seconds": 1.9,
  "stages": {"decode": 0.01, "detect": 1.2}, "decode_seconds": 0.3,
  "memory_mb": 812.0, "device_memory_mb": null, "note": ""}
+
+`seconds` is wall time since the end of the batch before, `stages` the stages within it: "decode" is the loop's waiting
+for images, `decode_seconds` their decoding in its threads.
 """
 
 from __future__ import annotations
@@ -13,66 +16,47 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.grounding import Scene
 from bench.old_names import current
 from bench.runs.files import Appender, explained, write_atomically
-from bench.runs.folders import RECORD
 from bench.runs.predictions import SceneAnswers, dump_line, read_lines
-from bench.runs.record import Metrics, RunRecord, Throughput
+from bench.runs.record import RECORD, Metrics, RunRecord, Throughput
 from bench.runs.shards import Rank, wait_for
 
 ANSWERS, TIMES = "predictions", "batches"
-
-
-@dataclass(frozen=True, slots=True)
-class BatchTime:
-    """One batch: wall seconds since the end of the batch before, and the stages within them.
-
-    The stage "decode" is what the loop waited for images; `decode_seconds` what decoding them took in its threads.
-    """
-
-    session: int
-    rank: int
-    batch: int
-    images: int
-    expressions: int
-    seconds: float
-    stages: Mapping[str, float]
-    decode_seconds: float
-    memory_mb: float | None
-    device_memory_mb: float | None
-    note: str = ""
+BatchTime = dict[str, Any]  # one line of batches.jsonl
+KEYS = {"session", "rank", "batch", "images", "expressions", "seconds", "stages", "decode_seconds", "note"}
+KEYS |= {"memory_mb", "device_memory_mb"}
 
 
 @dataclass
 class Run:
-    """An open run, as one rank sees it; `scenes` is the whole split, `pending` what this rank has still to ground."""
+    """A run as one rank has it; `scenes` is the whole split, `pending` what this rank has still to ground.
+
+    `already_done` is true for one that was finished before. The record is complete only on rank 0.
+    """
 
     folder: Path
     record: RunRecord
     rank: Rank
     scenes: Sequence[Scene]
     pending: list[Scene]
+    already_done: bool = False
     stack: ExitStack = field(default_factory=ExitStack, repr=False)
     _files: dict[str, Appender] = field(default_factory=dict, repr=False)
 
-    @property
-    def already_done(self) -> bool:
-        """Whether it was finished before and nothing is left to ask again."""
-        return self.record.status == "complete"
-
-    def append(self, rows: Iterable[SceneAnswers], taken: BatchTime) -> None:
-        """One batch; a kill after this returns loses nothing of it. Raises RunError when it cannot be written."""
+    def append(self, rows: Iterable[SceneAnswers], time: BatchTime) -> None:
+        """Store one batch; a kill after this returns loses nothing of it. Raises RunError."""
         # Rank 0 may end the run as soon as it sees the last scene, so the times go first.
-        self._file(TIMES).write(dump_time(taken))
+        self._file(TIMES).write(dump_time({"session": self.record.sessions, "rank": self.rank.index, **time}))
         self._file(ANSWERS).write("".join(map(dump_line, rows)))
 
     def gather(self, timeout_s: float) -> list[SceneAnswers]:
-        """Rank 0: waits for the other ranks; one row a scene, in the split's order, and stored so.
+        """Wait for the other ranks; returns one row a scene, in the split's order, and stores them so. Rank 0.
 
         Raises RunError naming the ranks that were silent for `timeout_s`.
         """
@@ -90,21 +74,21 @@ class Run:
         metrics: Metrics,
         errors: Mapping[str, str],
         load_seconds: float | None,
-        said: Iterable[str] = (),
+        notes: Iterable[str] = (),
         **more: Any,
     ) -> RunRecord:
-        """Rank 0: writes the finished record; `said` are notes on its answers, `more` further fields of it."""
+        """Write the finished record; `notes` are about its answers, `more` are further fields of it. Rank 0."""
         self._close_files()
         times = read_times(sorted(self.folder.glob(f"{TIMES}*.jsonl")))
         write_atomically(self.folder / f"{TIMES}.jsonl", "".join(map(dump_time, times)).encode())
         _remove(self.folder, f"{TIMES}.rank*.jsonl")
-        notes = dict.fromkeys([*self.record.notes, *said, *(t.note for t in times if t.note)])
+        every = dict.fromkeys([*self.record.notes, *notes, *(t["note"] for t in times if t["note"])])
         changed = {
             "status": "complete",
             "metrics": metrics,
             "errors": dict(errors),
             "throughput": throughput(times, load_seconds),
-            "notes": tuple(notes),
+            "notes": tuple(every),
             **more,
         }
         self.record = self.record.model_copy(update=changed)
@@ -122,12 +106,12 @@ class Run:
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
-    """run.json, whole or not at all. Raises RunError when it cannot be written."""
+    """Write run.json, whole or not at all. Raises RunError when it cannot be written."""
     write_atomically(folder / RECORD, record.model_dump_json(by_alias=True, indent=2).encode() + b"\n")
 
 
 def stored_rows(folder: Path) -> dict[str, SceneAnswers]:
-    """Every scene's row from the files of all ranks; an answer wins over an error, whichever came first."""
+    """Load every scene's row from the files of all ranks; an answer wins over an error, whichever came first."""
     rows: dict[str, SceneAnswers] = {}
     for path in sorted(folder.glob(f"{ANSWERS}*.jsonl")):
         for row in read_lines(path):
@@ -137,7 +121,7 @@ def stored_rows(folder: Path) -> dict[str, SceneAnswers]:
 
 
 def store_rows(folder: Path, rows: Iterable[SceneAnswers]) -> None:
-    """predictions.jsonl with just these rows; the other ranks' files are gone after."""
+    """Write predictions.jsonl with just these rows, and remove the other ranks' files."""
     write_atomically(folder / f"{ANSWERS}.jsonl", "".join(map(dump_line, rows)).encode())
     _remove(folder, f"{ANSWERS}.rank*.jsonl")
 
@@ -149,21 +133,21 @@ def _remove(folder: Path, pattern: str) -> None:
 
 
 def dump_time(time: BatchTime) -> str:
-    """One line of batches.jsonl, newline included."""
-    return json.dumps(asdict(time), separators=(",", ":")) + "\n"
+    """Return one line of batches.jsonl, newline included."""
+    return json.dumps(time, separators=(",", ":")) + "\n"
 
 
 def read_times(paths: Iterable[Path]) -> list[BatchTime]:
     """Load every batch of the files once, by session, rank and batch; torn lines are left out."""
-    found: dict[tuple[int, int, int], BatchTime] = {}
+    times: dict[tuple[int, int, int], BatchTime] = {}
     for path in paths:
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else ():
             # A line that cannot be parsed is dropped: timing is not worth refusing a run's answers for.
-            with suppress(ValueError, TypeError):
-                if line.endswith("\n"):
-                    time = BatchTime(**current(json.loads(line)))
-                    found[time.session, time.rank, time.batch] = time
-    return [found[key] for key in sorted(found)]
+            with suppress(ValueError, TypeError, AttributeError):
+                time = current(json.loads(line))
+                if line.endswith("\n") and time.keys() == KEYS:
+                    times[time["session"], time["rank"], time["batch"]] = time
+    return [times[key] for key in sorted(times)]
 
 
 def throughput(times: Sequence[BatchTime], load_seconds: float | None) -> Throughput:
@@ -171,16 +155,23 @@ def throughput(times: Sequence[BatchTime], load_seconds: float | None) -> Throug
     seconds: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     stages: dict[str, float] = defaultdict(float)
     for time in times:
-        seconds[time.session][time.rank] += time.seconds
-        for name, value in time.stages.items():
+        seconds[time["session"]][time["rank"]] += time["seconds"]
+        for name, value in time["stages"].items():
             stages[name] += value
     total = sum(max(ranks.values()) for ranks in seconds.values())
+
+    def rate(key: str) -> float | None:
+        return sum(time[key] for time in times) / total if total else None
+
+    def peak(key: str) -> float | None:
+        return max((time[key] for time in times if time[key] is not None), default=None)
+
     return Throughput(
         seconds=round(total, 6),
-        images_per_s=sum(t.images for t in times) / total if total else None,
-        expressions_per_s=sum(t.expressions for t in times) / total if total else None,
+        images_per_s=rate("images"),
+        expressions_per_s=rate("expressions"),
         stages={name: round(value, 6) for name, value in stages.items()},
-        peak_memory_mb=max((t.memory_mb for t in times if t.memory_mb is not None), default=None),
-        device_memory_mb=max((t.device_memory_mb for t in times if t.device_memory_mb is not None), default=None),
+        peak_memory_mb=peak("memory_mb"),
+        device_memory_mb=peak("device_memory_mb"),
         load_seconds=None if load_seconds is None else round(load_seconds, 3),
     )

@@ -13,7 +13,6 @@ from bench.errors import RunError
 from bench.evaluation.answering import answers
 from bench.evaluation.opening import OpenPipeline
 from bench.grounding import Box, Expression, Prediction
-from bench.runs.predictions import Answer
 from bench.runs.record import Identity, read_record
 from bench.runs.store import stored_rows
 from bench.settings import RunSettings
@@ -25,7 +24,7 @@ TOLERANCE, COARSE = 1e-4, 1e-2  # of the image's long side: in float32, and in 1
 TIES = 0.02  # share that may differ in 16 bits, where proposals that are all but equally likely change places
 NAMED = 20  # differing ids in a record
 HIT = 0.5
-Boxed = Mapping[str, Answer] | Mapping[str, Prediction]  # expression id -> what was answered
+Boxed = Mapping[str, Prediction]  # expression id -> what was answered
 T = TypeVar("T")
 
 
@@ -37,7 +36,7 @@ def against_accuracy(
     """
     timed = [scene for scene in resident.scenes if any(e.id in found for e in scene.expressions)]
     sample = spread_over(timed, [len(scene.expressions) for scene in timed], SAMPLE)
-    rows = [row for batch in answers(opened, sample, resident, settings) for row in batch.rows]
+    rows = [row for _, answered, _ in answers(opened, sample, resident, settings) for row in answered]
     expected = {answer.id: answer for row in rows for answer in row.answers}
     return compare(f"the accuracy pass, {settings.batch_size} images a batch", resident, expected, found, dtype)
 
@@ -98,7 +97,7 @@ def hit(box: Box | None, expression: Expression, size: tuple[int, int]) -> bool:
     if box is None or not np.isfinite(box).all():
         return False
     clipped = clip_xyxy(box, *size)
-    return any(float(iou_elementwise(clipped, right)) >= HIT for right in (expression.box, *expression.also))
+    return any(float(iou_elementwise(clipped, right)) >= HIT for right in expression.targets)
 
 
 def spread_over(items: Sequence[T], counts: Sequence[int], least: int) -> list[T]:

@@ -11,13 +11,13 @@ from typing import Any
 
 from bench.acceleration import graphs_compiled
 from bench.datasets.split import Split
-from bench.evaluation.beginning import hash_of, identity_of, now, plain_card
+from bench.evaluation.identity import data_identity, hash_of, identity_of, now, plain_card, with_weights
 from bench.evaluation.opening import open_pipeline
-from bench.evaluation.progress import say
+from bench.evaluation.progress import message
 from bench.memory import device_memory_mb, free, peak_memory_mb, restart_peaks
 from bench.runs import provenance
 from bench.runs.files import make_folder, write_atomically
-from bench.runs.folders import names_at, runs_of
+from bench.runs.record import names_at, runs_of
 from bench.settings import Resolved
 from bench.speed.check import SAMPLE, against_accuracy, against_run, compare
 from bench.speed.conditions import Gpu, Watch, open_gpu, uneven
@@ -44,17 +44,17 @@ def measure(
     rules, started = rules or Rules(), now()
     subject = open_subject(name, split, resolved, flags, lambda: make_resident(split, cap_mb))
     opened, settings, resident = subject.opened, resolved.settings, subject.resident
-    identity = identity_of(opened.context, split, settings.run.deterministic, opened.card)
+    identity = with_weights(identity_of(opened.context, data_identity(split), settings.run.deterministic), opened.card)
     environment = environment_of(subject)
     gpu, no_gpu = open_gpu(subject.opened.context.device)
     watch = Watch(gpu)
-    say(
+    message(
         f"{name}: loaded in {opened.load_seconds:.1f} s, {len(resident.loaded)} images of {split.name} decoded; "
         "looking for the best batch"
     )
     warm_up(lambda n: subject.ask(n, 1), rules)
     size, tried = search(subject, rules)
-    say(f"{name}: offline, {size} images a batch, cold")
+    message(f"{name}: offline, {size} images a batch, cold")
     free()
     meter = _Meter(subject.opened.context.device, gpu, no_gpu)
     rates = [offline(subject, size, rules, around=meter.around)]
@@ -63,15 +63,15 @@ def measure(
     memory, energy = meter.read(rates[0])
     caches = tuple(subject.caches)  # each alone, and all of them together where there are several
     for warm in [*((name,) for name in caches), *([caches] if len(caches) > 1 else [])]:
-        say(f"{name}: offline, {' and '.join(warm)} warm")
+        message(f"{name}: offline, {' and '.join(warm)} warm")
         rates.append(offline(subject, size, rules, warm))
-    say(f"{name}: single")
+    message(f"{name}: single")
     one, answers = single(subject, rules)
     split_up = stages(subject, size, rules)
     conditions, noisy = watch.stop()
     noisy += [reason for rate in rates for reason in uneven(rate)]
     noisy += [f"{meter.compiled} graphs were compiled while the time was taken"] if meter.compiled else []
-    say(f"{name}: the boxes against those of the accuracy pass")
+    message(f"{name}: the boxes against those of the accuracy pass")
     subject.forget()
     dtype, folder = identity.dtype, runs_of(Path(settings.results), name, split.name)
     checks = [against_accuracy(opened, resident, answered, settings.run, dtype)]

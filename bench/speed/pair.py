@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from bench.datasets.split import Split
-from bench.evaluation.beginning import hash_of, identity_of, now
-from bench.evaluation.progress import say
+from bench.evaluation.identity import data_identity, hash_of, identity_of, now, with_weights
+from bench.evaluation.progress import message
 from bench.runs import provenance
-from bench.runs.folders import runs_of
+from bench.runs.record import runs_of
 from bench.settings import Resolved
 from bench.speed.check import SAMPLE, against_accuracy
 from bench.speed.conditions import Watch, open_gpu
@@ -52,7 +52,7 @@ def measure_pair(
     watch = Watch(gpu)
     sizes, rates = zip(*(_ready(side, rules) for side in sides), strict=True)
     scenes = _turn(max(rates), max(sizes), rules, rounds)
-    say(f"{names[0]} and {names[1]} in turn: {rounds} rounds of {scenes} images")
+    message(f"{names[0]} and {names[1]} in turn: {rounds} rounds of {scenes} images")
     speeds: tuple[list[float], list[float]] = ([], [])
     asked = 0
     for number in range(rounds):
@@ -93,7 +93,7 @@ def ratio_of(first: list[float], second: list[float]) -> Ratio:
 
 def _ready(subject: Subject, rules: Rules) -> tuple[int, float]:
     """Warm, with its best batch and how many images a second that does."""
-    say(f"{subject.opened.name}: looking for the best batch")
+    message(f"{subject.opened.name}: looking for the best batch")
     warm_up(lambda n: subject.ask(n, 1), rules)
     size, tried = search(subject, rules)
     warm_up(lambda n: subject.ask(n * size, size), rules)
@@ -122,7 +122,7 @@ def _side(subject: Subject, size: int, speeds: list[float], split: Split) -> Sid
     subject.answer_at_least(SAMPLE, size)
     subject.forget()
     opened, run = subject.opened, subject.opened.resolved.settings.run
-    identity = identity_of(opened.context, split, run.deterministic, opened.card)
+    identity = with_weights(identity_of(opened.context, data_identity(split), run.deterministic), opened.card)
     return Side(
         name=subject.opened.name,
         identity=identity,

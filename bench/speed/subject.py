@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from bench.clock import synchroniser
 from bench.errors import BenchError
-from bench.evaluation.answering import checked
+from bench.evaluation.answering import ground_checked
 from bench.evaluation.opening import OpenPipeline
 from bench.grounding import Caching, LoadedScene, Prediction
 from bench.speed.check import close
@@ -108,4 +108,4 @@ class Subject:
         return self._ground([new])[0]
 
     def _ground(self, scenes: Sequence[LoadedScene]) -> list[Prediction]:
-        return checked(self.opened.pipeline, scenes, self.opened.name)
+        return ground_checked(self.opened.pipeline, scenes, self.opened.name)

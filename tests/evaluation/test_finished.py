@@ -70,7 +70,7 @@ def test_an_unfinished_run_is_opened(opened, tmp_path):
 def test_weights_may_pin_others_in_their_metadata(tmp_path):
     from types import SimpleNamespace
 
-    from bench.evaluation.beginning import same_weights
+    from bench.evaluation.identity import same_weights
 
     header = json.dumps({"__metadata__": {"clip": "c" * 64}}).encode()
     (tmp_path / "own.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)

@@ -14,10 +14,11 @@ from bench import registry
 from bench.errors import BenchError, DataError, DeviceError, MissingPackage, WeightsError
 from bench.evaluation.answering import decoded_ahead
 from bench.evaluation.device import resolve_device, resolve_dtype
-from bench.evaluation.loop import Evaluated, evaluate
+from bench.evaluation.loop import evaluate
 from bench.evaluation.opening import dataset_of, open_pipeline, pipeline_context
 from bench.grounding import LoadedScene, Pipeline, PipelineContext, Prediction
 from bench.runs.predictions import read_lines
+from bench.runs.store import Run
 from bench.settings import Resolved, Settings
 
 Use = Callable[[Any], None]
@@ -29,7 +30,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     return lambda factory: monkeypatch.setattr(registry, "pipeline_factory", lambda name: factory)
 
 
-def run(results: Path, source: MemoryImages | None = None, **settings: Any) -> Evaluated:
+def run(results: Path, source: MemoryImages | None = None, **settings: Any) -> Run:
     return evaluate("hash", make_split(source=source), make_settings(results, **settings))
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from bench.errors import UnknownName
 from bench.evaluation.metrics import compute
-from bench.grounding import Expression, Scene
-from bench.runs.predictions import Answer, SceneAnswers
+from bench.grounding import Expression, Prediction, Scene
+from bench.runs.predictions import SceneAnswers
 from bench.runs.record import Metrics
 from bench.settings import EvaluationSettings
 
@@ -28,10 +28,10 @@ def world():
         for name in "abcd"
     ]
     lines = [
-        SceneAnswers("a", (Answer("a0", UNIT), Answer("a1", (0, 0, 8, 10))), (UNIT, FAR)),
-        SceneAnswers("b", (Answer("b0", FAR), Answer("b1", (0, 0, 6, 10))), (FAR, (0, 0, 5, 10), FAR)),
+        SceneAnswers("a", (Prediction("a0", UNIT), Prediction("a1", (0, 0, 8, 10))), (UNIT, FAR)),
+        SceneAnswers("b", (Prediction("b0", FAR), Prediction("b1", (0, 0, 6, 10))), (FAR, (0, 0, 5, 10), FAR)),
         SceneAnswers("c", (), None, "not an image"),
-        SceneAnswers("d", (Answer("d0", None),), ()),
+        SceneAnswers("d", (Prediction("d0", None),), ()),
     ]  # fmt: skip
     return scenes, lines
 
@@ -96,7 +96,7 @@ def test_images_without_expressions_are_not_part_of_the_sample():
 
 def test_protocols_part():
     scenes, lines = world()
-    lines[0] = SceneAnswers("a", (Answer("a0", UNIT), Answer("a1", (0, 0, 5, 10))), (UNIT,))
+    lines[0] = SceneAnswers("a", (Prediction("a0", UNIT), Prediction("a1", (0, 0, 5, 10))), (UNIT,))
     assert compute(scenes, lines, "iou").hits == 3
     assert compute(scenes, lines, "strict").hits == 2
     assert compute(scenes, lines, "strict").oracle == 2 / 8  # the ceiling is measured as the hits are

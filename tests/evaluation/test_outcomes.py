@@ -10,8 +10,8 @@ from bench.errors import DataError
 from bench.evaluation import outcomes as module
 from bench.evaluation.outcomes import outcomes
 from bench.evaluation.protocols import protocol
-from bench.grounding import Expression, Scene
-from bench.runs.predictions import Answer, SceneAnswers
+from bench.grounding import Expression, Prediction, Scene
+from bench.runs.predictions import SceneAnswers
 
 IOU = protocol("iou")
 
@@ -22,7 +22,7 @@ def scene(name, *boxes, width=100, height=100, also=()):
 
 
 def said(name, *boxes, proposals=None, error=None):
-    answers = tuple(Answer(f"{name}{n}", box) for n, box in enumerate(boxes))
+    answers = tuple(Prediction(f"{name}{n}", box) for n, box in enumerate(boxes))
     return SceneAnswers(name, answers, proposals, error)
 
 
@@ -106,8 +106,8 @@ def test_any_of_several_right_boxes_will_do():
     ("line", "names"),
     [
         (said("nowhere", UNIT), "'nowhere'"),
-        (SceneAnswers("a", (Answer("a7", UNIT),)), "'a7'"),
-        (SceneAnswers("a", (Answer("b0", UNIT),)), "'b0'.*'b'.*'a'"),
+        (SceneAnswers("a", (Prediction("a7", UNIT),)), "'a7'"),
+        (SceneAnswers("a", (Prediction("b0", UNIT),)), "'b0'.*'b'.*'a'"),
     ],
 )
 def test_answers_about_something_else_are_refused(line, names):

@@ -9,9 +9,9 @@ from bench.errors import RunError
 from bench.evaluation import scored as module
 from bench.evaluation.metrics import compute
 from bench.evaluation.scored import rescore
-from bench.grounding import Expression, Scene
+from bench.grounding import Expression, Prediction, Scene
 from bench.imported.scoring import import_boxes
-from bench.runs.predictions import Answer, SceneAnswers, dump_line
+from bench.runs.predictions import SceneAnswers, dump_line
 from bench.runs.record import read_record
 from bench.runs.store import write_record
 from bench.settings import load_settings
@@ -45,7 +45,9 @@ def stored(tmp_path, split, lines, **identity):
 
 
 def lines_of(split):
-    lines = [SceneAnswers(s.id, (Answer(s.expressions[0].id, BOX),), (BOX, (1.0, 1.0, 2.0, 2.0))) for s in split.scenes]
+    lines = [
+        SceneAnswers(s.id, (Prediction(s.expressions[0].id, BOX),), (BOX, (1.0, 1.0, 2.0, 2.0))) for s in split.scenes
+    ]
     lines[2] = SceneAnswers("p2", (), None, "truncated")
     return lines
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.runs.folders import differences, slug
-from bench.runs.record import DataIdentity, Identity
+from bench.runs.opening import differences
+from bench.runs.record import DataIdentity, Identity, slug
 
 DATA = DataIdentity(split="tiny-val", fingerprint="f" * 64, expressions=3, refs=None, images=2, partial=False)
 IDENTITY = Identity(

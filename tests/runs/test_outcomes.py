@@ -13,13 +13,14 @@ from bench.evaluation.outcomes import outcomes
 from bench.evaluation.protocols import protocol
 from bench.evaluation.strata import strata
 from bench.imported.scoring import import_boxes
-from bench.runs.outcomes import SceneOutcome, read_outcomes, write_outcomes
+from bench.runs.outcomes import read_outcomes, write_outcomes
 from bench.runs.store import stored_rows
 
+LABELS = {"kind": ["k", None], "length": ["1-5", "6-7"]}
 ROWS = [
-    SceneOutcome("s0", ["a", "b"], [0.91204349, -0.2], [True, False], {"kind": ["k", None], "length": ["1-5", "6-7"]}),
-    SceneOutcome("s1", [], [], [], {}),
-    SceneOutcome("鳥", ["ü"], [0.5], [True], {"length": ["11+"]}),
+    {"scene": "s0", "ids": ["a", "b"], "iou": [0.91204349, -0.2], "hit": [True, False], "strata": LABELS},
+    {"scene": "s1", "ids": [], "iou": [], "hit": [], "strata": {}},
+    {"scene": "鳥", "ids": ["ü"], "iou": [0.5], "hit": [True], "strata": {"length": ["11+"]}},
 ]
 
 

@@ -1,12 +1,15 @@
 """Stored answers: what they say of themselves."""
 
-from bench.runs.predictions import Answer, SceneAnswers, noted
+from bench.grounding import Prediction
+from bench.runs.predictions import SceneAnswers, count_notes
 
 
 def test_what_answers_say_of_themselves_is_counted():
     def row(scene, *notes):
-        return SceneAnswers(scene, tuple(Answer(str(i), (0, 0, 1, 1), None, note) for i, note in enumerate(notes)))
+        return SceneAnswers(
+            scene, tuple(Prediction(str(i), (0, 0, 1, 1), None, note=note) for i, note in enumerate(notes))
+        )
 
     rows = [row("a", "text cut from 95 to 77 tokens", ""), row("b", "text cut from 80 to 77 tokens; found alone")]
-    assert noted(rows) == ["2 answers: text cut from 95 to 77 tokens", "1 answer: found alone"]
-    assert noted([row("a", "")]) == []
+    assert count_notes(rows) == ["2 answers: text cut from 95 to 77 tokens", "1 answer: found alone"]
+    assert count_notes([row("a", "")]) == []

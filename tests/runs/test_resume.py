@@ -11,10 +11,11 @@ from fake_world import HashPipeline, MemoryImages, make_settings, make_split
 
 from bench import registry
 from bench.errors import RunError
-from bench.evaluation.loop import Evaluated, evaluate
+from bench.evaluation.loop import evaluate
 from bench.grounding import LoadedScene, Prediction
 from bench.runs.lock import locked
 from bench.runs.record import read_record
+from bench.runs.store import Run
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def metrics_bytes(folder: Path) -> bytes:
     return json.dumps(json.loads((folder / "run.json").read_bytes())["metrics"]).encode()
 
 
-def run(results: Path, split: Any = None, fresh: bool = False, options: Any = None, **settings: Any) -> Evaluated:
+def run(results: Path, split: Any = None, fresh: bool = False, options: Any = None, **settings: Any) -> Run:
     resolved = make_settings(results, options, **{"batch_size": 2, **settings})
     return evaluate("hash", split or make_split(), resolved, fresh=fresh)
 

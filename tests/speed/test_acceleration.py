@@ -16,7 +16,7 @@ from bench import registry
 from bench.acceleration import Acceleration
 from bench.datasets.load import load_split
 from bench.errors import UsageError
-from bench.evaluation.beginning import hash_of
+from bench.evaluation.identity import hash_of
 from bench.evaluation.loop import evaluate
 from bench.evaluation.opening import open_pipeline
 from bench.grounding import Caching, LoadedScene, PipelineContext

@@ -16,13 +16,13 @@ import statistics
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from bench.clock import Clock
 from bench.grounding import LoadedScene, PipelineContext, Query
 from clipvg.pipeline import ClipVGPipeline, clipvg
 
@@ -33,11 +33,6 @@ SIZES = ((640, 480), (480, 640), (640, 427), (500, 375))  # RefCOCO's commonest
 COLOURS = ("red", "blue", "black", "white", "green", "yellow", "brown")
 THINGS = ("man", "woman in a coat", "dog", "chair", "car behind the bus", "cup", "pizza slice", "horse")
 PLACES = ("", " on the left", " at the right side", " in the middle", " nearest to us", " next to the tall one")
-
-
-class NoClock:
-    def stage(self, name: str) -> Any:
-        return nullcontext()
 
 
 def main() -> None:
@@ -86,7 +81,7 @@ def pipeline(path: Path, asked: argparse.Namespace, fast: bool) -> ClipVGPipelin
         dtype=asked.dtype,
         seed=0,
         offline=True,
-        clock=NoClock(),
+        clock=Clock(),
         train_scenes=list,
     )
     return clipvg(context)

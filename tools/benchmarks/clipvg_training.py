@@ -17,7 +17,6 @@ import os
 import resource
 import tempfile
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import torch
 from PIL import Image
 
 import clipvg.task
+from bench.clock import Clock
 from bench.datasets.images import decode
 from bench.evaluation.device import resolve_device
 from bench.evaluation.validation import on_split
@@ -135,18 +135,13 @@ def prepared(table: dict[str, Any], asked: argparse.Namespace, folder: Path) -> 
         dtype="float32",
         seed=0,
         offline=True,
-        clock=NoClock(),
+        clock=Clock(),
         train_scenes=list,
     )
     validate = on_split(scenes[:1], images)
     job = TrainingJob(scenes, images, scenes[:1], images, table, folder, context, validate, fingerprint="-")
     task = clipvg.task.ClipVGTask(job)
     return Trainer(task, launch(job, task.config, folder), folder)
-
-
-class NoClock:
-    def stage(self, name: str) -> Any:
-        return nullcontext()
 
 
 def timed(training: Trainer, warm_up: int, steps: int) -> float:

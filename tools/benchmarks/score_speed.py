@@ -19,8 +19,8 @@ from pathlib import Path
 from bench.datasets.fingerprint import fingerprint
 from bench.datasets.prepared import Header, index_path, write_index
 from bench.datasets.split import Counts
-from bench.grounding import Box, Expression, Scene
-from bench.runs.predictions import Answer, SceneAnswers, dump_line
+from bench.grounding import Box, Expression, Prediction, Scene
+from bench.runs.predictions import SceneAnswers, dump_line
 
 EXPRESSIONS, IMAGES, PROPOSALS = 10_834, 1_500, 20
 SECONDS, MEGABYTES, REPEATS = 2.0, 300.0, 3
@@ -92,7 +92,7 @@ def main() -> None:
         lines = [
             SceneAnswers(
                 scene.id,
-                tuple(Answer(e.id, boxes[e.id], 0.5) for e in scene.expressions),
+                tuple(Prediction(e.id, boxes[e.id], 0.5) for e in scene.expressions),
                 tuple(a_box(chance) for _ in range(PROPOSALS)),
             )
             for scene in scenes

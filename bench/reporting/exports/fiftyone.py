@@ -22,8 +22,8 @@ from bench.evaluation.protocols import protocol
 from bench.grounding import Box, Scene
 from bench.reporting.boards import Board
 from bench.reporting.exports.hub import free_name
-from bench.runs.folders import slug
 from bench.runs.predictions import SceneAnswers
+from bench.runs.record import slug
 from bench.runs.store import stored_rows
 
 TRUTH = "ground_truth"

@@ -16,7 +16,7 @@ from bench.datasets.catalog import MIRRORS
 from bench.errors import UsageError
 from bench.reporting.boards import Board
 from bench.reporting.table import Row, interval, percent
-from bench.runs.folders import slug
+from bench.runs.record import slug
 
 FOLDER = ".eval_results"
 NOT_YAML = "[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from bench.grounding import LoadedScene, StageClock
+from bench.clock import Clock
+from bench.grounding import LoadedScene
 from bench.settings import Table
 from pipelines.two_stage.clip.encoder import ClipEncoder
 from pipelines.two_stage.clip.views import Resize, View, make_views
@@ -57,7 +58,7 @@ class RankerOptions(Table):
 class Ranker:
     """Probabilities over the proposals of each scene, for each of its queries."""
 
-    def __init__(self, options: RankerOptions, encoders: Sequence[ClipEncoder], clock: StageClock) -> None:
+    def __init__(self, options: RankerOptions, encoders: Sequence[ClipEncoder], clock: Clock) -> None:
         """Raises MissingPackage when spaCy is to read and is not there."""
         self.options, self.encoders, self._clock = options, tuple(encoders), clock
         self._read = reader(options.relations)

@@ -9,10 +9,10 @@ import pytest
 from bench.errors import RunError
 from bench.evaluation.outcomes import outcomes
 from bench.evaluation.protocols import protocol
-from bench.grounding import Expression, Scene
+from bench.grounding import Expression, Prediction, Scene
 from bench.reporting.report.gallery import MOST_PROPOSALS, Answered, answered, columns
 from bench.reporting.report.thumbnails import Thumbnail
-from bench.runs.predictions import Answer, SceneAnswers
+from bench.runs.predictions import SceneAnswers
 
 
 def made(scenes, rows, world):
@@ -45,7 +45,7 @@ def test_columns_hold_every_expression_and_answer(world):
 def test_a_miss_never_reads_as_a_half(world):
     scenes = [scene((0, 0, 10, 10), (0, 0, 10, 10), (0, 0, 10, 10))]
     boxes = [(0, 0, 4.9999, 10), (0, 0, 5, 10), (0, 0, 2.9, 10)]
-    rows = [SceneAnswers("s", tuple(Answer(f"s{n}", box) for n, box in enumerate(boxes)))]
+    rows = [SceneAnswers("s", tuple(Prediction(f"s{n}", box) for n, box in enumerate(boxes)))]
     (run,) = columns(scenes, [Thumbnail(100, 50, b"")], [made(scenes, rows, world)])["runs"]
     assert run["outcome"] == "010"
     assert run["iou"] == [499, 500, 290]
@@ -53,7 +53,9 @@ def test_a_miss_never_reads_as_a_half(world):
 
 def test_boxes_that_are_none_or_far_away(world):
     scenes = [scene((0, 0, 10, 10), (0, 0, 10, 10), (0, 0, 10, 10), (1, 2, 3, 4))]
-    rows = [SceneAnswers("s", (Answer("s0", None), Answer("s1", (5, 5, 1e300, 6)), Answer("s2", (9, 9, 1, 1))))]
+    rows = [
+        SceneAnswers("s", (Prediction("s0", None), Prediction("s1", (5, 5, 1e300, 6)), Prediction("s2", (9, 9, 1, 1))))
+    ]
     (run,) = columns(scenes, [Thumbnail(100, 50, b"")], [made(scenes, rows, world)])["runs"]
     assert run["outcome"] == "-0--"
     assert run["box"] == [0, 0, 0, 0, 50, 50, 10_000, 60, 0, 0, 0, 0, 0, 0, 0, 0]

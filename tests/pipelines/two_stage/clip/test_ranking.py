@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from bench.datasets.split import Counts
 from bench.errors import SettingsError
-from bench.evaluation.beginning import blank_record
-from bench.grounding import LoadedScene, PipelineCard, Query
+from bench.evaluation.identity import data_identity, hash_of, identity_of
+from bench.grounding import LoadedScene, Query
 from bench.settings import load_settings, merged
 from pipelines.two_stage.clip.ranking import BANK, Ranker, RankerOptions, softmax
 from pipelines.two_stage.pipeline import options_of
@@ -168,9 +168,9 @@ def test_every_option_is_part_of_the_run(context):
         {"ranker": {"temperature": 2.0}},
         {"ensemble": [{"model": "RN50x16"}]},
     )
-    hashes, card = set(), PipelineCard("x", "", supervision="none")
+    hashes = set()
     for change in changes:
         made = context(options=merged(load_settings().table("pipelines", "yolo-clip", "shapes"), change))
         options_of(made)
-        hashes.add(blank_record(made, card, split, load_settings().settings, "iou").settings_hash)
+        hashes.add(hash_of(identity_of(made, data_identity(split), False)))
     assert len(hashes) == len(changes)

@@ -11,9 +11,9 @@ from bench.datasets.shapes import dataset
 from bench.datasets.split import Split
 from bench.errors import BenchError, UsageError
 from bench.evaluation.loop import evaluate
-from bench.evaluation.opening import AnnotatedBoxes, open_pipeline
+from bench.evaluation.opening import open_pipeline
 from bench.evaluation.scored import rescore
-from bench.grounding import Expression, LoadedScene, PipelineCard, Scene
+from bench.grounding import Candidates, Expression, LoadedScene, PipelineCard, Scene
 from bench.reporting.boards import collect
 from bench.reporting.markdown import leaderboard_markdown
 from bench.settings import load_settings, merged
@@ -26,7 +26,7 @@ def small(count=3):
 
 def test_all_objects_where_they_are_known(context):
     split = small()
-    proposer = open_ground_truth({}, "table", context(candidates=AnnotatedBoxes(split)))
+    proposer = open_ground_truth({}, "table", context(candidates=Candidates(split.scenes)))
     assert proposer.annotated == "gt"
     scenes = [LoadedScene(s.id, split.images.load(s), ()) for s in split.scenes]
     for scene, found in zip(split.scenes, proposer.propose(scenes), strict=True):
@@ -40,7 +40,7 @@ def test_only_referred_objects_where_no_others_are_known():
     boxes = [(50.0, 0.0, 60.0, 10.0), (0.0, 0.0, 10.0, 10.0), (50.0, 0.0, 60.0, 10.0)]
     expressions = tuple(Expression(str(n), "man", box, also=((7.0, 7.0, 9.0, 9.0),)) for n, box in enumerate(boxes))
     split = Split("refcoco-val", "", (Scene("5", "5.jpg", 100, 50, expressions),), SimpleNamespace())
-    candidates = AnnotatedBoxes(split)
+    candidates = Candidates(split.scenes)
     mark, boxes_of = candidates.take()
     found = boxes_of("5")
     assert mark == "gt-referred"
@@ -66,7 +66,7 @@ def test_a_card_must_name_the_annotated_boxes_it_takes(monkeypatch):
 
 def test_there_are_none_outside_a_run(context):
     with pytest.raises(UsageError, match="bench run"):
-        open_ground_truth({}, "table", context(candidates=AnnotatedBoxes(None)))
+        open_ground_truth({}, "table", context(candidates=Candidates(None)))
     with pytest.raises(UsageError, match="bench run"):
         open_ground_truth({}, "table", context())
 
@@ -83,7 +83,7 @@ def test_another_kind_of_proposer_begins_its_table_anew():
 
 def test_no_table_mixes_given_and_found_boxes(tmp_path, monkeypatch):
     """The same pipeline on the same scenes, once with boxes of its own and once with the annotated ones."""
-    monkeypatch.setattr("bench.evaluation.beginning.provenance.git_state", lambda: {"commit": "c", "dirty": False})
+    monkeypatch.setattr("bench.evaluation.identity.provenance.git_state", lambda: {"commit": "c", "dirty": False})
     resolved = load_settings(None, {"results": str(tmp_path)})
     split = replace(small(), partial=False)
     own = evaluate("largest-proposal", split, resolved)

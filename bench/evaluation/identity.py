@@ -1,0 +1,141 @@
+"""Identity of a run, from its settings and data, and the record that it starts with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.datasets.split import Split
+from bench.evaluation.protocols import Protocol
+from bench.grounding import PipelineCard, PipelineContext
+from bench.hashing import find_file, sha256_file
+from bench.runs import provenance
+from bench.runs.record import DataIdentity, Identity, RunRecord, signature
+from bench.settings import Settings, weights_named
+
+HASHED = ("pipeline", "options", "device", "dtype", "seed", "deterministic")
+MOST_HEADER = 10 << 20  # bytes of metadata
+
+
+def now() -> str:
+    """Return the time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def data_identity(split: Split) -> DataIdentity:
+    """Describe a split: counts and fingerprint."""
+    counts = asdict(split.counts)
+    return DataIdentity(split=split.name, fingerprint=split.fingerprint, partial=split.partial, **counts)
+
+
+def identity_of(context: PipelineContext, data: DataIdentity, deterministic: bool) -> Identity:
+    """Collect what must stay the same in a continued run; `with_weights` adds the weights."""
+    options = _plain(context.options)
+    options.get("card", {}).pop("supervision", None)  # a word for readers, which the record's card has
+    return Identity(
+        pipeline=context.name,
+        options=options,
+        weights={},
+        data=data,
+        device=context.device.partition(":")[0],  # which of several equal GPUs it was means nothing
+        dtype=context.dtype,
+        seed=context.seed,
+        deterministic=deterministic,
+        compile=context.acceleration.compile,
+        channels_last=context.acceleration.channels_last,
+    )
+
+
+def with_weights(identity: Identity, card: PipelineCard) -> Identity:
+    """Add the weights, part -> sha256; their name where the card has no hash and the name is no file.
+
+    Raises WeightsError.
+    """
+    known = {part: name for part, name in card.weights.items() if part not in card.sha256}
+    files = {part: sha256_file(Path(name)) for part, name in known.items() if Path(name).is_file()}
+    return identity.model_copy(update={"weights": {**known, **files, **card.sha256}})
+
+
+def same_weights(stored: Mapping[str, str], context: PipelineContext) -> bool:
+    """Tell whether the weights named by the options are those of a stored identity, without opening a pipeline.
+
+    False also where that is unknown: a name that is no file stands in the identity with the hash of what it means.
+    """
+    # 1. The files that the options name, and their hashes; a name that is stored itself needs none.
+    entries = {item for value in stored.values() for item in value.split(", ") if item}
+    names = {name for name, _ in weights_named(context.options)}
+    files = {name: path for name in names - entries if (path := find_file(name, context))}
+    hashes = {name: sha256_file(path, context.home) for name, path in files.items()}
+    if names - entries - files.keys():
+        return False
+    # 2. Weights of ours have in their metadata which other weights they belong to, and are opened with no others.
+    rest = entries - names - set(hashes.values())
+    pinned = [each for each in rest if any(each.encode() in _header(path) for path in files.values())]
+    unknown = [name for name, digest in hashes.items() if digest not in entries]
+    return len(pinned) == len(rest) and len(unknown) <= len(pinned)
+
+
+def _header(path: Path) -> bytes:
+    """Read the metadata of a .safetensors file; empty for other files."""
+    if path.suffix != ".safetensors":
+        return b""
+    with path.open("rb") as file:
+        return file.read(min(int.from_bytes(file.read(8), "little"), MOST_HEADER))
+
+
+def new_record(
+    identity: Identity, context: PipelineContext, card: PipelineCard, settings: Settings, rule: Protocol
+) -> RunRecord:
+    """Make the record of a run that has no answers yet."""
+    return RunRecord(
+        status="running",
+        provenance="run",
+        name=context.name,
+        protocol=rule.name,
+        signature=signature(rule.name, identity.data, rule.hits_at, card.proposals),
+        proposals=card.proposals,
+        identity=identity,
+        settings={
+            "run": settings.run.model_dump(mode="json"),
+            "evaluation": settings.evaluation.model_dump(mode="json"),
+        },
+        settings_hash=hash_of(identity),
+        argv=provenance.redacted(),
+        started=now(),
+        finished=None,
+        git=provenance.git_state(),
+        environment=provenance.environment(context.device, context.seed, identity.deterministic),
+        card=plain_card(card),
+        sessions=0,
+        notes=(),
+        errors={},
+        metrics=None,
+        throughput=None,
+    )
+
+
+def hash_of(identity: Identity) -> str:
+    """Hash the settings in force; the folders of runs are named by it."""
+    hashed = {name: getattr(identity, name) for name in HASHED}
+    # Named only when they are on: the hash of runs without them is what it was before there was such a choice.
+    hashed |= {name: True for name in ("compile", "channels_last") if getattr(identity, name)}
+    return provenance.settings_hash(hashed)
+
+
+def plain_card(card: PipelineCard) -> dict[str, Any]:
+    """Return the card as a record has it."""
+    out: dict[str, Any] = _plain({field.name: getattr(card, field.name) for field in fields(card)})
+    return out
+
+
+def _plain(value: Any) -> Any:
+    """Convert to what JSON would give back, so that stored and new values compare equal."""
+    return json.loads(json.dumps(value, default=_jsonable))
+
+
+def _jsonable(value: Any) -> Any:
+    return dict(value) if hasattr(value, "items") else sorted(value) if isinstance(value, frozenset) else str(value)
