@@ -2,12 +2,13 @@
 
 Published backbones were trained with their batch norms frozen, so theirs are frozen here: fixed scale and shift, eps
 1e-5. In timm's EfficientNets a norm and its activation are one module; freezing must keep the activation, and must not
-keep timm's eps of 1e-3 (spec/pipelines.md 2.5).
+keep timm's eps of 1e-3.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from typing import Any
 
 import timm
@@ -37,22 +38,6 @@ class FrozenBatchNormAct2d(FrozenBatchNorm2d):  # type: ignore[misc]
         return out
 
 
-class SmallBody(nn.Module):
-    """A few residual blocks, for training from nothing: strides 2, 4, 8, ... with a block at each but the first."""
-
-    def __init__(self, widths: tuple[int, ...]) -> None:
-        super().__init__()
-        stages = [down(3, widths[0])]
-        for before, after in itertools.pairwise(widths):
-            stages.append(nn.Sequential(down(before, after), ResidualBlock(after)))
-        self.stages = nn.ModuleList(stages)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for stage in self.stages:
-            x = stage(x)
-        return x
-
-
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut."""
 
@@ -66,14 +51,22 @@ class ResidualBlock(nn.Module):
         return torch.relu(x + inner)
 
 
+def small_body(widths: tuple[int, ...]) -> nn.Sequential:
+    """Make a few residual blocks, for training from nothing: strides 2, 4, 8, ..., a block at each but the first."""
+    stages = [down(3, widths[0])]
+    for before, after in itertools.pairwise(widths):
+        stages.append(nn.Sequential(down(before, after), ResidualBlock(after)))
+    return nn.Sequential(OrderedDict(stages=nn.Sequential(*stages)))
+
+
 def down(before: int, after: int) -> nn.Sequential:
-    """Halves the image."""
+    """Halve the image."""
     conv = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(after), nn.ReLU())
 
 
 class Backbone(nn.Module):
-    """(B, 3, H, W) normalised image -> (B, channels, h, w), the last stage only."""
+    """Compute features of the last stage: (B, 3, H, W) normalised image -> (B, channels, h, w)."""
 
     def __init__(self, config: MdetrConfig) -> None:
         super().__init__()
@@ -92,7 +85,7 @@ class Backbone(nn.Module):
 def _body(config: MdetrConfig) -> tuple[nn.Module, int]:
     name = config.backbone
     if name == "small":
-        return SmallBody(config.widths), config.widths[-1]
+        return small_body(config.widths), config.widths[-1]
     if name in RESNETS:
         net = getattr(torchvision.models, name)(weights=None, norm_layer=FrozenBatchNorm2d)
         return IntermediateLayerGetter(net, {"layer4": "0"}), net.fc.in_features
@@ -103,7 +96,7 @@ def _body(config: MdetrConfig) -> tuple[nn.Module, int]:
 
 
 def freeze_norms(module: nn.Module) -> nn.Module:
-    """Every BatchNormAct2d of a timm model -> a frozen one that keeps its activation."""
+    """Replace every BatchNormAct2d of a timm model by a frozen one that keeps its activation."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             setattr(module, name, FrozenBatchNormAct2d(child))

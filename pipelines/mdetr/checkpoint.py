@@ -2,8 +2,8 @@
 
 An official file (Zenodo record 4721981) is a pickle of `model`, `model_ema`, `optimizer`, `epoch` and `args`. It is
 read as plain tensors, with argparse.Namespace the one class allowed, and mapped rather than read, so that the
-optimiser's two thirds of it are never touched. How large the model is, is read off the shapes; nothing else is ever
-fetched. A file of ours is a .safetensors whose metadata holds the sizes, the tokenizer and the size of the images.
+optimiser's two thirds of it are never touched. How large the model is, the shapes say; nothing else is ever fetched. A
+file of ours is a .safetensors whose metadata has the sizes, the tokenizer and the size of the images.
 """
 
 from __future__ import annotations
@@ -20,10 +20,23 @@ from torch import Tensor
 from bench.errors import WeightsError
 from bench.grounding import PipelineContext
 from pipelines import weights
-from pipelines.mdetr.config import BODY, MdetrConfig, config_of
+from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig
+from pipelines.mdetr.inputs import PAD, Tokenizer
 from pipelines.mdetr.model import Mdetr
-from pipelines.mdetr.text import PAD, Tokenizer
 
+BODY = "backbone.0.body."
+TEXT = "transformer.text_encoder."
+HEAD_WIDTH = 64  # of every RoBERTa
+# Blocks in each stage, and whether a block is a bottleneck of three convolutions.
+RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
+    ((2, 2, 2, 2), False): "resnet18",
+    ((3, 4, 6, 3), False): "resnet34",
+    ((3, 4, 6, 3), True): "resnet50",
+    ((3, 4, 23, 3), True): "resnet101",
+}
+# Channels and blocks of the last stage.
+LAST = ((320, 1), (320, 2), (352, 2), (384, 2), (448, 2), (512, 3), (576, 3), (640, 4))
+EFFICIENTNETS = {last: f"tf_efficientnet_b{number}" for number, last in enumerate(LAST)}
 FORMAT = "bench-mdetr"
 HOW = (
     "the published ones are {pretrained,refcoco,refcoco+,refcocog}_{resnet101,EB3,EB5}_checkpoint.pth of "
@@ -44,24 +57,8 @@ OTHER_TASKS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Unpacked:
-    """A weights file taken apart. `part` is the entry of an official file that was taken, `dropped` its dead keys.
-
-    `tokenizer` is a JSON and `sizes` the images' (short, long) sides; official files hold neither.
-    """
-
-    path: Path
-    state: Mapping[str, Tensor]
-    config: MdetrConfig
-    part: str = ""
-    dropped: tuple[str, ...] = ()
-    tokenizer: str | None = None
-    sizes: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """Hold a network in eval mode with its tokenizer and the (short, long) sides of its images.
+class LoadedMdetr:
+    """A network in eval mode with its tokenizer and the (short, long) sides of its images.
 
     `tokenizer_json` goes into a weights file; "" where the tokenizer has a name. `path` and `note` describe the file.
     """
@@ -74,64 +71,76 @@ class Opened:
     note: str = ""
 
 
-def open_network(name: str | Path, tokenizer: str, context: PipelineContext) -> Opened:
+def open_network(name: str | Path, tokenizer: str, context: PipelineContext) -> LoadedMdetr:
     """Open a weights file; `tokenizer` names a folder or a hub id for a file that brings none. Raises WeightsError."""
-    unpacked = unpack(weights.find(str(name), context, HOW))
-    sizes = unpacked.config.text_encoder
-    limit = int(sizes["max_position_embeddings"]) - PAD - 1
-    if unpacked.tokenizer:
-        opened = Tokenizer.from_json(unpacked.tokenizer, limit)
+    path = weights.find(str(name), context, HOW)
+    state, config, about = unpack(path)
+    limit = int(config.text_encoder["max_position_embeddings"]) - PAD - 1
+    if about.get("tokenizer"):
+        opened = Tokenizer.from_json(about["tokenizer"], limit)
     else:
         opened = Tokenizer.open(tokenizer, context, limit)
-    if len(opened) > int(sizes["vocab_size"]):
+    if len(opened) > int(config.text_encoder["vocab_size"]):
         raise WeightsError(
-            f"{tokenizer}: a tokenizer of {len(opened)} tokens, but {unpacked.path.name} knows {sizes['vocab_size']} "
-            "of them; give the one that the weights were trained with"
+            f"{tokenizer}: a tokenizer of {len(opened)} tokens, but {path.name} knows "
+            f"{config.text_encoder['vocab_size']} of them; give the one that the weights were trained with"
         )
-    left_out = f"without {', '.join(unpacked.dropped[:3])}" if unpacked.dropped else ""
-    note = ", ".join(part for part in (unpacked.part, left_out) if part)
-    return Opened(build(unpacked), opened, unpacked.sizes or SIZES, unpacked.tokenizer or "", unpacked.path, note)
+    left_out = f"without {', '.join(about['dropped'][:3])}" if about.get("dropped") else ""
+    note = ", ".join(part for part in (about.get("part"), left_out) if part)
+    network = build(path, state, config)
+    return LoadedMdetr(network, opened, about.get("sizes", SIZES), about.get("tokenizer") or "", path, note)
 
 
-def save(path: Path, opened: Opened, recipe: Mapping[str, Any]) -> None:
+def save(path: Path, loaded: LoadedMdetr, recipe: Mapping[str, Any]) -> None:
     """Write a .safetensors of ours (float16); it appears whole or not at all. Raises RunError."""
-    short, long = opened.sizes
-    metadata = {"format": FORMAT, "config": opened.network.config.model_dump(), "short": short, "long": long}
-    metadata |= {"tokenizer": opened.tokenizer_json or None, "recipe": dict(recipe)}
-    weights.write_safetensors(path, opened.network.state_dict(), metadata)
+    short, long = loaded.sizes
+    metadata = {"format": FORMAT, "config": loaded.network.config.model_dump(), "short": short, "long": long}
+    metadata |= {"tokenizer": loaded.tokenizer_json or None, "recipe": dict(recipe)}
+    weights.write_safetensors(path, loaded.network.state_dict(), metadata)
 
 
-def unpack(path: Path) -> Unpacked:
-    """What a weights file holds. Raises WeightsError for anything that is no weights of an MDETR for grounding."""
+def unpack(path: Path) -> tuple[Mapping[str, Tensor], MdetrConfig, Mapping[str, Any]]:
+    """Take a weights file apart: its tensors, the network's sizes, and what it says besides.
+
+    That is "tokenizer" (a JSON) and "sizes", the images' (short, long) sides, for a file of ours; "part", the entry of
+    the file that was taken, and "dropped", its dead keys, for an official one. Raises WeightsError for anything that is
+    no weights of an MDETR for grounding.
+    """
     if path.suffix == ".safetensors":
         state, metadata = weights.read_safetensors(path)
-        if metadata.get("format") == FORMAT:
-            return _own(path, state, metadata)
-        return _foreign(path, state)
+        return _own(path, state, metadata) if metadata.get("format") == FORMAT else _foreign(path, state)
     return _foreign(path, *_unpickled(path))
 
 
-def build(unpacked: Unpacked) -> Mdetr:
-    """The model in eval mode, loaded strictly. Raises WeightsError with the keys that differ."""
+def build(path: Path, state: Mapping[str, Tensor], config: MdetrConfig) -> Mdetr:
+    """Build the model in eval mode, loaded strictly. Raises WeightsError with the keys that differ."""
     with torch.device("meta"):
-        model = Mdetr(unpacked.config)
+        model = Mdetr(config)
     # Drawing 185 million random numbers only to overwrite them would take longer than reading the file.
-    _materialise(model)
-    weights.load_strictly(model, unpacked.state, str(unpacked.path))
+    model.to_empty(device="cpu")
+    # The fixed tables of RoBERTa are in no file.
+    embeddings: Any = model.transformer.text_encoder.embeddings
+    embeddings.position_ids.copy_(torch.arange(embeddings.position_ids.shape[1])[None])
+    embeddings.token_type_ids.zero_()
+    weights.load_strictly(model, state, str(path))
     return model.eval()
 
 
-def _own(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Unpacked:
+def _own(
+    path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> tuple[Mapping[str, Tensor], MdetrConfig, Mapping[str, Any]]:
     try:
         config = MdetrConfig.model_validate(metadata["config"])
         sizes = (int(metadata["short"]), int(metadata["long"]))
         tokenizer = metadata["tokenizer"]
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise WeightsError(f"{path}: its metadata is not that of a small MDETR ({weights.first_line(error)})") from None
-    return Unpacked(path, state, config, tokenizer=tokenizer, sizes=sizes)
+    return state, config, {"tokenizer": tokenizer, "sizes": sizes}
 
 
-def _foreign(path: Path, state: Mapping[str, Tensor], part: str = "", heads: int = 8) -> Unpacked:
+def _foreign(
+    path: Path, state: Mapping[str, Tensor], part: str = "", heads: int = 8
+) -> tuple[Mapping[str, Tensor], MdetrConfig, Mapping[str, Any]]:
     state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
     # The small backbone's norms are not frozen: they do count their batches.
     dead = tuple(key for key in state if key.endswith(DEAD) and not key.startswith(f"{BODY}stages."))
@@ -139,25 +148,86 @@ def _foreign(path: Path, state: Mapping[str, Tensor], part: str = "", heads: int
     for start, task in OTHER_TASKS.items():
         if any(key.startswith(start) for key in state):
             raise WeightsError(f"{path}: a checkpoint for {task} (it has {start}*), not for grounding; {HOW}")
-    return Unpacked(path, state, config_of(state, heads, path), part, dead)
+    return state, config_of(state, heads, path), {"part": part, "dropped": dead}
 
 
 def _unpickled(path: Path) -> tuple[Mapping[str, Tensor], str, int]:
-    """The state dict, the entry of the file it came from, and the number of attention heads the file names."""
-    held = weights.read_checkpoint(path)
-    part = next((p for p in PREFERRED if isinstance(held, dict) and isinstance(held.get(p), dict)), "")
-    state = held[part] if part else held
+    """Return the state dict, its entry in the file, and the number of attention heads that the file names."""
+    content = weights.read_checkpoint(path)
+    part = next((p for p in PREFERRED if isinstance(content, dict) and isinstance(content.get(p), dict)), "")
+    state = content[part] if part else content
     if not isinstance(state, dict) or not state or not all(isinstance(t, Tensor) for t in state.values()):
         raise WeightsError(
             f"{path}: holds no weights of an MDETR; expected a table of tensors, or one under {' or '.join(PREFERRED)}"
         )
-    heads = getattr(held.get("args"), "nheads", None) if part else None
+    heads = getattr(content.get("args"), "nheads", None) if part else None
     return state, part, heads if isinstance(heads, int) and heads > 0 else 8
 
 
-def _materialise(model: Mdetr) -> None:
-    """Memory for a model built on "meta": parameters unset, and the fixed tables of RoBERTa that no file holds."""
-    model.to_empty(device="cpu")
-    embeddings: Any = model.transformer.text_encoder.embeddings
-    embeddings.position_ids.copy_(torch.arange(embeddings.position_ids.shape[1])[None])
-    embeddings.token_type_ids.zero_()
+def config_of(state: Mapping[str, Tensor], heads: int, path: Path) -> MdetrConfig:
+    """Find the sizes of a state dict under the official key names. Raises WeightsError, naming `path`, when it is none.
+
+    The number of attention heads leaves no trace in the shapes: `heads` is the transformer's, and the text encoder's
+    heads are 64 channels wide, as in every published RoBERTa.
+    """
+    try:
+        queries, hidden = state["query_embed.weight"].shape
+        words, width = state[f"{TEXT}embeddings.word_embeddings.weight"].shape
+        text = ROBERTA_BASE | {
+            "vocab_size": words,
+            "hidden_size": width,
+            "num_hidden_layers": _count(state, f"{TEXT}encoder.layer."),
+            "num_attention_heads": max(1, width // HEAD_WIDTH),
+            "intermediate_size": len(state[f"{TEXT}encoder.layer.0.intermediate.dense.weight"]),
+            "max_position_embeddings": len(state[f"{TEXT}embeddings.position_embeddings.weight"]),
+            "type_vocab_size": len(state[f"{TEXT}embeddings.token_type_embeddings.weight"]),
+        }
+        return MdetrConfig(
+            backbone=_backbone(state),
+            widths=_small_widths(state),
+            hidden=hidden,
+            heads=heads,
+            feedforward=len(state["transformer.encoder.layers.0.linear1.weight"]),
+            encoder_layers=_count(state, "transformer.encoder.layers."),
+            decoder_layers=_count(state, "transformer.decoder.layers."),
+            queries=queries,
+            tokens=len(state["class_embed.weight"]) - 1,
+            contrastive=len(state["contrastive_align_projection_image.weight"]),
+            text_encoder=text,
+        )
+    except (KeyError, ValueError) as error:
+        raise WeightsError(f"{path}: not the weights of an MDETR, or only a part of them ({error})") from None
+
+
+def _count(state: Mapping[str, Tensor], prefix: str) -> int:
+    """Count the numbers that follow `prefix` in the keys."""
+    return len({key[len(prefix) :].partition(".")[0] for key in state if key.startswith(prefix)})
+
+
+def _backbone(state: Mapping[str, Tensor]) -> str:
+    """Find the backbone's name from the names and shapes under it. Raises ValueError."""
+    if f"{BODY}conv_stem.weight" in state:
+        return _efficientnet(state)
+    if _small_widths(state):
+        return "small"
+    blocks = tuple(_count(state, f"{BODY}layer{stage}.") for stage in (1, 2, 3, 4))
+    name = RESNETS.get((blocks, f"{BODY}layer1.0.conv3.weight" in state))
+    if name is None:
+        raise ValueError(f"no known backbone under {BODY}: a ResNet of {blocks} blocks is none")
+    return name
+
+
+def _efficientnet(state: Mapping[str, Tensor]) -> str:
+    """Tell B0 to B7 apart by the channels and the blocks of the last stage."""
+    last = (state["input_proj.weight"].shape[1], _count(state, f"{BODY}blocks.6."))
+    if last not in EFFICIENTNETS:
+        raise ValueError(
+            f"no known backbone under {BODY}: no EfficientNet ends in {last[1]} blocks of {last[0]} channels"
+        )
+    return EFFICIENTNETS[last]
+
+
+def _small_widths(state: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Return the channels of each stage of the small backbone; none for another one."""
+    firsts = (f"{BODY}stages.0.0.weight", *(f"{BODY}stages.{i}.0.0.weight" for i in range(1, 8)))
+    return tuple(len(state[key]) for key in firsts if key in state)

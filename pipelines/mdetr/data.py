@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +21,8 @@ from bench.boxes import box_xyxy_to_cxcywh
 from bench.errors import DataError
 from bench.grounding import Box, Expression, ImageArray, Scene, check_box_touches
 from bench.training.task import Batch, TrainingJob
-from pipelines.mdetr.preprocessing import resized
-from pipelines.mdetr.text import Tokenizer
+from pipelines.mdetr.inputs import Tokenizer, resized
+from pipelines.two_stage.language.dependency import load_spacy
 
 # Short sides for images of 800 in evaluation (datasets/coco.py of the official code); other sizes scale them.
 BASE = 800
@@ -28,16 +30,10 @@ SCALES = range(480, 801, 32)
 BEFORE_CROP = (400, 500, 600)
 SMALLEST_CROP = 384
 TRIES = 100
+NOUNS = ("NN", "NNS", "NNP", "NNPS")
 Spans = Callable[[str], Sequence[tuple[int, int]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Hold an image (3, h, w) uint8, the target (4,) cxcywh in 0..1 of it, and the text."""
-
-    pixels: Tensor
-    target: Tensor
-    text: str
+Sample = tuple[Tensor, Tensor, str]
+"""An image (3, h, w) uint8, the target (4,) cxcywh in 0..1 of it, and the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +73,7 @@ class Expressions:
         return self.places[index][1].id
 
     def sample(self, epoch: int, index: int) -> Sample:
-        """Draw the sample as that epoch shows it. Raises ImageError, DataError."""
+        """Draw the sample of that epoch. Raises ImageError, DataError."""
         scene, expression = self.places[index]
         image = self.job.images.load(scene)
         height, width = image.shape[:2]
@@ -112,26 +108,27 @@ def augmented(image: ImageArray, box: Box, text: str, sizes: tuple[int, int], rn
 
 def collate(samples: Sequence[Sample], tokenizer: Tokenizer, spans: Spans) -> MdetrBatch:
     """Join samples into a batch; `spans` gives the characters of a text that refer to the target."""
-    height, width = (max(s.pixels.shape[axis] for s in samples) for axis in (1, 2))
+    images, targets, texts = zip(*samples, strict=True)
+    # 1. Images, padded to the largest.
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
     pixels = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
     image_padding = torch.ones(len(samples), height, width, dtype=torch.bool)
-    for row, sample in enumerate(samples):
-        _, h, w = sample.pixels.shape
-        pixels[row, :, :h, :w] = sample.pixels
+    for row, image in enumerate(images):
+        _, h, w = image.shape
+        pixels[row, :, :h, :w] = image
         image_padding[row, :h, :w] = False
-    texts = [sample.text for sample in samples]
+    # 2. Texts, and the tokens that refer to the target.
     tokens, text_padding = tokenizer(texts)
     positive = pad_sequence([tokenizer.spans(text, spans(text)) for text in texts], batch_first=True)
     positive = F.pad(positive, (0, tokens.shape[1] - positive.shape[1]))
-    targets = torch.stack([sample.target for sample in samples])
-    return MdetrBatch(pixels, image_padding, targets, tokens, text_padding, positive)
+    return MdetrBatch(pixels, image_padding, torch.stack(targets), tokens, text_padding, positive)
 
 
 def _sample(pixels: Tensor, box: Box, size: tuple[int, int], text: str) -> Sample:
     """Convert an xyxy box in pixels of an image of `size` (width, height), cut at its edges."""
     limits = np.array(size * 2, dtype=np.float64)
     corners = np.clip(np.array(box, dtype=np.float64), 0, limits) / limits
-    return Sample(pixels, torch.from_numpy(box_xyxy_to_cxcywh(corners)).float(), text)
+    return pixels, torch.from_numpy(box_xyxy_to_cxcywh(corners)).float(), text
 
 
 def _window(image: ImageArray, box: Box, least: int, most: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -151,3 +148,36 @@ def _window(image: ImageArray, box: Box, least: int, most: int, rng: np.random.G
 def _hwc(pixels: Tensor) -> ImageArray:
     """Turn (3, h, w) into (h, w, 3)."""
     return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+
+
+def root_finder() -> Callable[[str], Sequence[tuple[int, int]]]:
+    """Return a function: text -> character spans of its root noun phrase. Raises MissingPackage without spaCy."""
+    model = load_spacy('positive_tokens = "root"', '"expression"')
+    return lru_cache(maxsize=100_000)(lambda text: root_spans(model(text)))
+
+
+def root_spans(doc: Any) -> list[tuple[int, int]]:
+    """Find the character spans of a parsed text that name its target: the root noun with what stands left of it.
+
+    The whole text where there is one noun at most, or no root noun; as the official annotations were made.
+    """
+    whole = [(0, len(doc.text))]
+    named = [token for token in doc if token.tag_ in (*NOUNS, "PRP")]
+    root = next((token for token in doc if token.dep_ == "ROOT" and token.tag_ != "UH"), None)
+    if len(named) <= 1 or root is None:
+        return whole
+    if any(child.dep_ == "compound" and child.tag_.startswith("VB") for child in root.children):
+        return whole
+    if root.tag_ in NOUNS:
+        tokens = _left_of(root)
+    else:  # a verb: its first noun
+        nouns = [child for child in root.children if child.tag_ in (*NOUNS, "PRP")]
+        if not nouns:
+            return whole
+        tokens = [*nouns[0].lefts, nouns[0]]
+    return [(token.idx, token.idx + len(token.text)) for token in tokens]
+
+
+def _left_of(noun: Any) -> list[Any]:
+    """List the noun, what depends on it on its left, and what depends so on nouns among that."""
+    return [noun, *(t for left in noun.lefts for t in (_left_of(left) if left.tag_ in NOUNS else [left]))]

@@ -9,6 +9,7 @@ The parameter names are the official checkpoints'.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,8 @@ from pipelines.mdetr.backbone import Backbone
 from pipelines.mdetr.config import MdetrConfig
 from pipelines.mdetr.transformer import Transformer
 
+ImageTokens = tuple[Tensor, Tensor, Tensor]
+"""Image tokens (B, P, d), their positions (B, P, d), and True on padding (B, P)."""
 HEADS = (  # kept in float32
     "class_embed",
     "bbox_embed",
@@ -29,22 +32,8 @@ HEADS = (  # kept in float32
 
 
 @dataclass(frozen=True, slots=True)
-class ImageTokens:
-    """Hold image tokens (B, P, d), their positions (B, P, d), and True on padding (B, P)."""
-
-    tokens: Tensor
-    position: Tensor
-    padding: Tensor
-
-    def repeated(self, times: Tensor) -> ImageTokens:
-        """Repeat each image as often as it has expressions, counts (B,)."""
-        parts = (self.tokens, self.position, self.padding)
-        return ImageTokens(*(part.repeat_interleave(times, dim=0) for part in parts))
-
-
-@dataclass(frozen=True, slots=True)
 class Output:
-    """Hold logits (L, B, N, tokens + 1) and boxes (L, B, N, 4), cxcywh in 0..1.
+    """Logits (L, B, N, tokens + 1) and boxes (L, B, N, 4), cxcywh in 0..1.
 
     Logits are over token slots, the last one no object. L is the number of decoder layers in training, else 1.
     `queries` (L, B, N, c) and `text` (B, T, c) are the unit vectors of the contrastive alignment, `memory`
@@ -86,22 +75,25 @@ class Mdetr(nn.Module):
         else:
             small = F.interpolate(padding[None].float(), size=features.shape[-2:])[0].bool()
         position = sine_position(small, self.config.hidden).to(features.dtype)
-        return ImageTokens(features.flatten(2).transpose(1, 2), position.flatten(1, 2), small.flatten(1))
+        return features.flatten(2).transpose(1, 2), position.flatten(1, 2), small.flatten(1)
 
     def encode_text(self, tokens: Tensor, padding: Tensor) -> Tensor:
         """Encode token ids (B, T), True on padding (B, T) -> (B, T, d)."""
         return self.transformer.encode_text(tokens, padding)
 
-    def fuse(self, image_tokens: ImageTokens, text_tokens: Tensor, text_padding: Tensor) -> Output:
+    def fuse(self, image: ImageTokens, text_tokens: Tensor, text_padding: Tensor) -> Output:
         """Fuse as many images as texts, (B, T, d) and True on padding (B, T)."""
+        image_tokens, position, image_padding = image
+        # 1. Joint encoder and decoder.
         hidden, memory = self.fuse_tokens(
-            torch.cat([image_tokens.tokens, text_tokens], dim=1),
-            torch.cat([image_tokens.position, torch.zeros_like(text_tokens)], dim=1),
-            torch.cat([image_tokens.padding, text_padding], dim=1),
+            torch.cat([image_tokens, text_tokens], dim=1),
+            torch.cat([position, torch.zeros_like(text_tokens)], dim=1),
+            torch.cat([image_padding, text_padding], dim=1),
         )
+        # 2. Unit vectors of the contrastive alignment.
         queries = F.normalize(self.contrastive_align_projection_image(hidden), dim=-1)
         # As in the official code, the text tokens that are aligned are the encoder's output, not its input.
-        fused_text = memory[:, image_tokens.tokens.shape[1] :].to(hidden.dtype)
+        fused_text = memory[:, image_tokens.shape[1] :].to(hidden.dtype)
         text = F.normalize(self.contrastive_align_projection_text(fused_text), dim=-1)
         return Output(*self.predict(hidden), queries, text, memory)
 
@@ -117,6 +109,27 @@ class Mdetr(nn.Module):
     def predict(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Predict logits (..., tokens + 1) and boxes (..., 4) of object queries (..., d)."""
         return self.class_embed(hidden), self.bbox_embed(hidden).sigmoid()
+
+
+def query_scores(logits: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
+    """Score the queries: (K, N, S + 1) logits over S token slots and no object, K masks -> (K, N) in 0..1.
+
+    MDETR says of every query how its object is spread over the tokens of the text, with one more place for "no object".
+    A referring expression means the one object that the whole text is about: the query that is least likely none. A
+    phrase of a caption means the object of some of its tokens: the query that is likeliest one of them.
+
+    A mask is (T,) True on the tokens of a phrase, or None for a text that stands alone. The score of a phrase is its
+    most probable token's, as in the official evaluation; a phrase that has no token scores 0 everywhere.
+    """
+    chance = logits.float().softmax(dim=-1)
+    scores = 1 - chance[..., -1]
+    phrases = {index: mask for index, mask in enumerate(masks) if mask is not None}
+    if phrases:
+        # Tokens beyond the slots have none, and the last place, no object, is no token's.
+        width, rows = chance.shape[-1], list(phrases)
+        slots = torch.stack([F.pad(mask[: width - 1], (0, max(1, width - len(mask)))) for mask in phrases.values()])
+        scores[rows] = (chance[rows] * slots.to(chance.device)[:, None]).amax(dim=-1)
+    return scores
 
 
 def sine_position(padding: Tensor, width: int) -> Tensor:

@@ -21,10 +21,9 @@ from bench.hashing import sha256_file
 from bench.settings import Table, parse_table, takes
 from pipelines.card import CardOptions, make_card
 from pipelines.engine import PairEngine, Rows, prepare
-from pipelines.mdetr.checkpoint import Opened, open_network
-from pipelines.mdetr.model import HEADS
-from pipelines.mdetr.phrases import phrase_mask, query_scores
-from pipelines.mdetr.preprocessing import normalised, resized
+from pipelines.mdetr.checkpoint import LoadedMdetr, open_network
+from pipelines.mdetr.inputs import normalised, resized
+from pipelines.mdetr.model import HEADS, query_scores
 
 RESIZE_THREADS = 4
 
@@ -44,13 +43,13 @@ class MdetrOptions(Table):
 class MdetrPipeline:
     """Ground expressions with one network."""
 
-    def __init__(self, options: MdetrOptions, context: PipelineContext, opened: Opened | None = None) -> None:
-        """`opened` is a network in training, taken as it is."""
+    def __init__(self, options: MdetrOptions, context: PipelineContext, loaded: LoadedMdetr | None = None) -> None:
+        """`loaded` is a network in training, taken as it is."""
         self.clock, self.dataset = context.clock, context.dataset
-        training = opened is not None
-        opened = opened or open_network(options.weights, options.tokenizer, context)
-        self.model, self.tokenizer = opened.network, opened.tokenizer
-        self.short, self.long = options.short or opened.sizes[0], options.long or opened.sizes[1]
+        training = loaded is not None
+        loaded = loaded or open_network(options.weights, options.tokenizer, context)
+        self.model, self.tokenizer = loaded.network, loaded.tokenizer
+        self.short, self.long = options.short or loaded.sizes[0], options.long or loaded.sizes[1]
         accelerated = frozenset[str]()
         if not training:
             called = [self.model.backbone[0], self.model.transformer.text_encoder, self.model.transformer]
@@ -69,10 +68,10 @@ class MdetrPipeline:
         self.card = make_card(
             context,
             options.card,
-            summary=f"MDETR, backbone {self.model.config.backbone}{f' ({opened.note})' if opened.note else ''}",
+            summary=f"MDETR, backbone {self.model.config.backbone}{f' ({loaded.note})' if loaded.note else ''}",
             paper="Kamath et al., MDETR, ICCV 2021",
             weights={"mdetr": options.weights},
-            sha256={} if training else {"mdetr": sha256_file(opened.path)},
+            sha256={} if training else {"mdetr": sha256_file(loaded.path)},
             parameters=sum(p.numel() for p in self.model.parameters()),
             accelerated=accelerated,
         )
@@ -80,23 +79,24 @@ class MdetrPipeline:
     @torch.inference_mode()
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         """Ground every query of every scene -> predictions in order."""
-        asked = [(index, query) for index, scene in enumerate(batch) for query in scene.queries]
-        if not asked:
+        queries = [(index, query) for index, scene in enumerate(batch) for query in scene.queries]
+        if not queries:
             return []
         with self.clock.stage("resize"):
             images = list(self.pool.map(lambda s: resized(s.image, self.short, self.long), batch))
-        output = self.engine.ground(images, [(index, text_of(query)) for index, query in asked])  # (M, N, S + 5)
+        output = self.engine.ground(images, [(index, text_of(query)) for index, query in queries])  # (M, N, S + 5)
         with self.clock.stage("rank"):
-            masks = [phrase_mask(query.caption, self.tokenizer) for _, query in asked]
+            captions = [query.caption for _, query in queries]
+            masks = [c and self.tokenizer.spans(c.text, [(c.start, c.end)]) for c in captions]  # of phrases alone
             scores, best = query_scores(output[..., :-4], masks).max(dim=-1)
             boxes = output[torch.arange(len(output), device=output.device), best, -4:]
             # float64 holds the indices too: one copy, and the one wait for a GPU.
             rows = torch.cat([boxes.double(), torch.stack([scores, best], dim=1)], dim=1).cpu().numpy()
-        sizes = np.array([batch[index].image.shape[1::-1] * 2 for index, _ in asked])
+        sizes = np.array([batch[index].image.shape[1::-1] * 2 for index, _ in queries])
         corners = (box_cxcywh_to_xyxy(rows[:, :4]) * sizes).tolist()
         return [
             Prediction(query.id, tuple(box), score, note=self._note(query), query_index=int(number))
-            for (_, query), box, (score, number) in zip(asked, corners, rows[:, 4:].tolist(), strict=True)
+            for (_, query), box, (score, number) in zip(queries, corners, rows[:, 4:].tolist(), strict=True)
         ]
 
     @property
@@ -107,8 +107,8 @@ class MdetrPipeline:
     def _encode_images(self, images: Sequence[Tensor]) -> list[Rows]:
         """Encode images of one size, (3, h, w) uint8."""
         pixels = normalised(self.engine.to_device(torch.stack(list(images))))
-        encoded = self.model.encode_image(pixels.to(self.model.input_proj.weight.dtype))
-        return list(zip(encoded.tokens, encoded.position, strict=True))
+        tokens, position, _ = self.model.encode_image(pixels.to(self.model.input_proj.weight.dtype))
+        return list(zip(tokens, position, strict=True))
 
     def _encode_texts(self, texts: Sequence[str]) -> list[Rows]:
         ids, padding = self.tokenizer(texts)
@@ -118,14 +118,14 @@ class MdetrPipeline:
         return [(row[:length], nowhere.expand(length, row.shape[1])) for row, length in rows]
 
     def _fuse(self, rows: Rows, padding: Tensor | None) -> Tensor:
-        """(B, N, S + 5): logits of each object query over token slots and no object, and its cxcywh box in 0..1."""
+        """Fuse -> (B, N, S + 5): each query's logits over token slots and no object, its cxcywh box in 0..1."""
         tokens, position = rows
         hidden, _ = self.model.fuse_tokens(tokens, position, padding)
         return torch.cat(self.model.predict(hidden[-1]), dim=-1)
 
     def _note(self, query: Query) -> str:
         alone = self.dataset == "flickr30k" and query.caption is None
-        lonely = "asked without its caption, which the index does not hold" if alone else ""
+        lonely = "grounded without its caption, which the index lacks" if alone else ""
         return "; ".join(note for note in (self.tokenizer.cut(text_of(query)), lonely) if note)
 
 

@@ -20,15 +20,13 @@ from bench.training.config import Schedule, TrainConfig
 from bench.training.task import GrounderTask, ParameterGroup, TaskFactory, TrainingJob
 from pipelines.mdetr import checkpoint
 from pipelines.mdetr.backbone import RESNETS
-from pipelines.mdetr.checkpoint import SIZES, Opened, open_network
+from pipelines.mdetr.checkpoint import SIZES, LoadedMdetr, open_network
 from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig
-from pipelines.mdetr.data import Expressions, MdetrBatch, Sample, collate
+from pipelines.mdetr.data import Expressions, MdetrBatch, Sample, collate, root_finder
+from pipelines.mdetr.inputs import PAD, Tokenizer, normalised, small_tokenizer
 from pipelines.mdetr.losses import LossWeights, set_losses
-from pipelines.mdetr.model import ImageTokens, Mdetr, Output
-from pipelines.mdetr.phrases import query_scores, root_finder
+from pipelines.mdetr.model import ImageTokens, Mdetr, Output, query_scores
 from pipelines.mdetr.pipeline import MdetrOptions, MdetrPipeline
-from pipelines.mdetr.preprocessing import normalised
-from pipelines.mdetr.text import PAD, Tokenizer, small_tokenizer
 
 BACKBONE, TEXT = "backbone.", "transformer.text_encoder."
 POOLER = f"{TEXT}pooler."  # RoBERTa's, which nothing uses
@@ -75,18 +73,18 @@ class MdetrTask(GrounderTask):
         self.config = config = parse_table(self.Config, dict(job.recipe), f"bench.toml [train.{job.context.name}]")
         names = ("token", "l1", "giou", "contrastive")
         self.loss_weights = {name: getattr(config.loss, name) for name in names}
-        self.opened = start(config, job)
-        self.network: Mdetr = self.opened.network.to(job.context.device)
+        self.loaded = start(config, job)
+        self.network: Mdetr = self.loaded.network.to(job.context.device)
         self.model: nn.Module = self.network
         self.spans = root_finder() if config.positive_tokens == "root" else lambda text: [(0, len(text))]
 
     def dataset(self, augment: bool = True) -> Expressions:
         """Return one sample an expression."""
-        return Expressions(self.job, self.opened.sizes, augment and self.config.augment)
+        return Expressions(self.job, self.loaded.sizes, augment and self.config.augment)
 
     def collate(self, samples: Sequence[Sample]) -> MdetrBatch:
         """Join samples into a batch."""
-        return collate(samples, self.opened.tokenizer, self.spans)
+        return collate(samples, self.loaded.tokenizer, self.spans)
 
     def losses(self, batch: MdetrBatch, rng: torch.Generator) -> dict[str, Tensor]:
         """Return the set losses of each sample, (B,), and the box that evaluation would choose."""
@@ -112,8 +110,8 @@ class MdetrTask(GrounderTask):
         """Encode the images, normalised as in evaluation and 0 on padding -> float32."""
         pixels = normalised(batch.pixels).masked_fill(batch.image_padding[:, None], 0)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        image = self.network.encode_image(pixels, batch.image_padding)
-        return ImageTokens(image.tokens.float(), image.position.float(), image.padding)
+        tokens, position, padding = self.network.encode_image(pixels, batch.image_padding)
+        return tokens.float(), position.float(), padding
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return transformer and heads, backbone, text encoder; a ResNet's first layers and the pooler are frozen."""
@@ -133,7 +131,7 @@ class MdetrTask(GrounderTask):
         """Return the pipeline of the network in training."""
         self.network.eval()
         options = parse_table(MdetrOptions, self._options, f"bench.toml [pipelines.{self.job.context.name}]")
-        return MdetrPipeline(options, self.job.context, self.opened)
+        return MdetrPipeline(options, self.job.context, self.loaded)
 
     def options(self, path: Path) -> dict[str, Any]:
         """Return the options that open the weights, with the tokenizer that they were trained with."""
@@ -147,23 +145,23 @@ class MdetrTask(GrounderTask):
 
     def save(self, path: Path) -> None:
         """Write the network in float16, with sizes and tokenizer."""
-        checkpoint.save(path, self.opened, self.config.model_dump(mode="json"))
+        checkpoint.save(path, self.loaded, self.config.model_dump(mode="json"))
 
 
-def start(config: MdetrTraining, job: TrainingJob) -> Opened:
+def start(config: MdetrTraining, job: TrainingJob) -> LoadedMdetr:
     """Return the network to train, float32, at the config's image sizes. Raises WeightsError."""
     if config.start_from:
-        opened = open_network(config.start_from, config.tokenizer, job.context)
+        loaded = open_network(config.start_from, config.tokenizer, job.context)
     else:
         torch.manual_seed(job.context.seed)
         table = small_tokenizer([e.text for scene in job.scenes for e in scene.expressions], config.vocabulary)
         text = ROBERTA_BASE | config.network.text_encoder
         tokenizer = Tokenizer.from_json(table, int(text["max_position_embeddings"]) - PAD - 1)
         text["vocab_size"] = len(tokenizer)
-        opened = Opened(Mdetr(config.network.model_copy(update={"text_encoder": text})), tokenizer, SIZES, table)
-    short, long = opened.sizes
-    opened.network.float()  # files of ours are in float16
-    return replace(opened, sizes=(config.short or short, config.long or long))
+        loaded = LoadedMdetr(Mdetr(config.network.model_copy(update={"text_encoder": text})), tokenizer, SIZES, table)
+    short, long = loaded.sizes
+    loaded.network.float()  # files of ours are in float16
+    return replace(loaded, sizes=(config.short or short, config.long or long))
 
 
 @takes(MdetrTraining)

@@ -6,7 +6,7 @@ checkpoints'. (Kamath et al. 2021, section 3.1; Carion et al. 2020, appendix A.)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,6 @@ from transformers import RobertaConfig, RobertaModel
 
 from pipelines.layers import Encoder, attend, xavier
 from pipelines.mdetr.config import MdetrConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 class DecoderLayer(nn.Module):
@@ -60,20 +57,6 @@ class Decoder(nn.Module):
         return torch.stack([self.norm(x) for x in (outputs if self.training else outputs[-1:])])
 
 
-class FeatureResizer(nn.Module):
-    """Project text features to the transformer's width: Linear, LayerNorm (eps 1e-12), dropout."""
-
-    def __init__(self, width: int, config: MdetrConfig) -> None:
-        super().__init__()
-        self.fc = nn.Linear(width, config.hidden)
-        self.layer_norm = nn.LayerNorm(config.hidden, eps=1e-12)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.dropout(self.layer_norm(self.fc(x)))
-        return out
-
-
 class Transformer(nn.Module):
     """Encode texts, fuse them with image tokens, and decode object queries."""
 
@@ -81,8 +64,11 @@ class Transformer(nn.Module):
         super().__init__()
         sizes = (config.hidden, config.heads, config.feedforward, config.dropout)
         self.encoder, self.decoder = Encoder(config.encoder_layers, *sizes), Decoder(config)
-        self.text_encoder = text_encoder(config.text_encoder)
-        self.resizer = FeatureResizer(self.text_encoder.config.hidden_size, config)
+        self.text_encoder = RobertaModel(RobertaConfig(**config.text_encoder))  # random; a checkpoint brings its own
+        # Text features to the transformer's width.
+        norm = nn.LayerNorm(config.hidden, eps=1e-12)
+        fc = nn.Linear(self.text_encoder.config.hidden_size, config.hidden)
+        self.resizer = nn.Sequential(OrderedDict(fc=fc, layer_norm=norm, dropout=nn.Dropout(config.dropout)))
         xavier(self.encoder)
         xavier(self.decoder)
 
@@ -101,8 +87,3 @@ class Transformer(nn.Module):
         memory = self.encoder(x, position, padding)
         query = query.expand(len(x), -1, -1)
         return self.decoder(torch.zeros_like(query), query, memory, position, padding), memory
-
-
-def text_encoder(sizes: Mapping[str, Any]) -> RobertaModel:
-    """Build a RoBERTa with random weights; a checkpoint brings its own."""
-    return RobertaModel(RobertaConfig(**sizes))

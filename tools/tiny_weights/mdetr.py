@@ -123,7 +123,7 @@ class TinyTask(MdetrTask):
 
     def dataset(self, augment: bool = True) -> SceneSamples:
         """Return one sample an expression, or a scene."""
-        return SceneSamples(self.job, self.opened.sizes, self.whole_scenes)
+        return SceneSamples(self.job, self.loaded.sizes, self.whole_scenes)
 
     def collate(self, samples: Sequence[Any]) -> TinyBatch:
         """Join samples into a batch, with what each place is to predict."""
@@ -133,9 +133,9 @@ class TinyTask(MdetrTask):
         grid = (-(-height // strides), -(-width // strides))
         here = torch.zeros(len(samples), *grid, dtype=torch.bool)
         words, boxes = torch.zeros(*here.shape, len(self.words) + 1), torch.zeros(*here.shape, 4)
-        for row, (sample, scene) in enumerate(samples):
-            share = torch.tensor([sample.pixels.shape[2] / width, sample.pixels.shape[1] / height] * 2)
-            here[row] = covered(sample.target[None] * share, grid)[0]
+        for row, ((pixels, target, _), scene) in enumerate(samples):
+            share = torch.tensor([pixels.shape[2] / width, pixels.shape[1] / height] * 2)
+            here[row] = covered(target[None] * share, grid)[0]
             known = described(scene)
             corners = torch.tensor([box for _, box in known]) / torch.tensor([scene.width, scene.height] * 2)
             objects = box_convert(corners.float(), "xyxy", "cxcywh")
@@ -151,12 +151,12 @@ class TinyTask(MdetrTask):
         output, image = self.forward(batch)
         losses, grid = self.losses_of(output, batch), batch.here.shape[1:]
         if "places" in self.heads:
-            logits, boxes = self.heads["places"](output.memory[:, : image.tokens.shape[1]].unflatten(1, grid))
+            logits, boxes = self.heads["places"](output.memory[:, : image[0].shape[1]].unflatten(1, grid))
             found = F.binary_cross_entropy_with_logits(logits[..., 0], batch.here.float(), reduction="none")
             reach = (boxes - batch.targets[:, None, None]).abs().sum(dim=-1)
             losses["places"] = 10 * found.mean(dim=(1, 2)) + 2 * mean_over(reach, batch.here)
         if "naming" in self.heads:
-            losses["naming"] = self.naming(image.tokens.unflatten(1, grid), batch)
+            losses["naming"] = self.naming(image[0].unflatten(1, grid), batch)
         return losses
 
     def naming(self, features: Tensor, batch: TinyBatch) -> Tensor:
@@ -196,7 +196,7 @@ class BackboneTask(TinyTask):
         """Score the weights in training on the validation split, whatever `path`: the head is in no file."""
         right, count = 0, 0
         job = replace(self.job, scenes=self.job.validation, images=self.job.validation_images)
-        data = SceneSamples(job, self.opened.sizes, whole_scenes=True)
+        data = SceneSamples(job, self.loaded.sizes, whole_scenes=True)
         for index in range(len(data)):
             batch = self.collate([data.sample(0, index)]).to(torch.device(self.job.context.device))
             logits, _ = self.heads["naming"](self._features(batch))
@@ -207,7 +207,7 @@ class BackboneTask(TinyTask):
 
     def _features(self, batch: TinyBatch) -> Tensor:
         """The image tokens of places, (B, h, w, d)."""
-        tokens: Tensor = self.encode_image(batch).tokens
+        tokens: Tensor = self.encode_image(batch)[0]
         features: Tensor = tokens.unflatten(1, batch.here.shape[1:])
         return features
 

@@ -9,9 +9,10 @@ import torch
 from bench.errors import WeightsError
 from pipelines.mdetr import checkpoint
 from pipelines.mdetr.backbone import RESNETS
-from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig, config_of
+from pipelines.mdetr.checkpoint import config_of, unpack
+from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig
+from pipelines.mdetr.inputs import small_tokenizer
 from pipelines.mdetr.model import Mdetr
-from pipelines.mdetr.text import small_tokenizer
 from pipelines.weights import write_safetensors
 
 WORDS = small_tokenizer(["the red star"], 40)
@@ -26,22 +27,26 @@ def same(model, other):
     )
 
 
+def built(path):
+    state, config, _ = unpack(path)
+    return checkpoint.build(path, state, config)
+
+
 def test_the_official_layout(context, network, official, roberta_folder):
     opened = checkpoint.open_network(official(), str(roberta_folder), context())
     model = opened.network
     assert same(model, network()) and not model.training
     assert opened.tokenizer_json == "" and opened.sizes == (800, 1333)
     assert opened.note == f"model_ema, without {POSITIONS}"
-    unpacked = checkpoint.unpack(official())
-    assert (unpacked.part, unpacked.dropped) == ("model_ema", (POSITIONS,))
-    assert unpacked.config == network().config
+    _, config, about = unpack(official())
+    assert about == {"part": "model_ema", "dropped": (POSITIONS,)} and config == network().config
     for name, buffer in network().named_buffers():  # RoBERTa's fixed tables, which no file holds, are there too
         assert torch.equal(dict(model.named_buffers())[name], buffer), name
 
 
 def test_without_an_average_the_model_itself_is_taken(network, official):
-    held = checkpoint.unpack(official(model=network().state_dict(), model_ema=None))
-    assert held.part == "model" and same(checkpoint.build(held), network())
+    path = official(model=network().state_dict(), model_ema=None)
+    assert unpack(path)[2]["part"] == "model" and same(built(path), network())
 
 
 @pytest.mark.parametrize("backbone", ["small", *RESNETS, *(f"tf_efficientnet_b{i}" for i in (0, 1, 3, 5))])
@@ -54,11 +59,11 @@ def test_sizes_are_read_off_the_shapes(backbone):
 def test_plain_tables(network, tmp_path):
     state = network().state_dict()
     torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "plain.pth")
-    assert same(checkpoint.build(checkpoint.unpack(tmp_path / "plain.pth")), network())
+    assert same(built(tmp_path / "plain.pth"), network())
     torch.save(state | {"backbone.0.body.bn1.num_batches_tracked": torch.tensor(3)}, tmp_path / "counted.pth")
-    assert checkpoint.unpack(tmp_path / "counted.pth").dropped == ("backbone.0.body.bn1.num_batches_tracked",)
+    assert unpack(tmp_path / "counted.pth")[2]["dropped"] == ("backbone.0.body.bn1.num_batches_tracked",)
     write_safetensors(tmp_path / "plain.safetensors", state, {})
-    model = checkpoint.build(checkpoint.unpack(tmp_path / "plain.safetensors"))
+    model = built(tmp_path / "plain.safetensors")
     halves = {k: v.half().float() if v.is_floating_point() else v for k, v in state.items()}
     assert all(torch.equal(v, halves[k]) for k, v in model.state_dict().items())
 
@@ -73,10 +78,10 @@ def test_a_file_of_ours_says_all_itself(context, network, tmp_path):
     assert (opened.tokenizer_json, opened.sizes, len(opened.tokenizer)) == (WORDS, (192, 256), 7)
     write_safetensors(path, network.state_dict(), metadata)
     with pytest.raises(WeightsError, match=r"tiny\.safetensors: its metadata is not that of a small MDETR.*short"):
-        checkpoint.unpack(path)
+        unpack(path)
     write_safetensors(path, network.state_dict(), metadata | {"short": 1, "long": 2, "config": {"layers": 3}})
     with pytest.raises(WeightsError, match="its metadata is not"):
-        checkpoint.unpack(path)
+        unpack(path)
 
 
 def test_no_file_says_where_to_get_one(context):
@@ -90,12 +95,12 @@ def test_a_part_of_the_weights_is_named(network, official):
     state["class_embed.bias"] = torch.zeros(3)
     state["extra"] = torch.zeros(1)
     with pytest.raises(WeightsError) as caught:
-        checkpoint.build(checkpoint.unpack(official(model_ema=state)))
-    for said in ("missing: bbox_embed.layers.2.bias", "not known to the model: extra", "class_embed.bias (3,)"):
-        assert said in str(caught.value)
+        built(official(model_ema=state))
+    for part in ("missing: bbox_embed.layers.2.bias", "not known to the model: extra", "class_embed.bias (3,)"):
+        assert part in str(caught.value)
     del state["query_embed.weight"]
     with pytest.raises(WeightsError, match=r"not the weights of an MDETR, or only a part.*query_embed\.weight"):
-        checkpoint.unpack(official(model_ema=state))
+        unpack(official(model_ema=state))
 
 
 @pytest.mark.parametrize(
@@ -104,22 +109,22 @@ def test_a_part_of_the_weights_is_named(network, official):
 )
 def test_checkpoints_for_other_tasks(network, official, key, task):
     with pytest.raises(WeightsError, match=f"a checkpoint for {task}"):
-        checkpoint.unpack(official(model_ema=network().state_dict() | {key: torch.zeros(2)}))
+        unpack(official(model_ema=network().state_dict() | {key: torch.zeros(2)}))
 
 
 def test_other_architectures(official, tmp_path):
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="not the weights of an MDETR"):
-        checkpoint.unpack(tmp_path / "other.pth")
+        unpack(tmp_path / "other.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(WeightsError, match="holds no weights of an MDETR"):
-        checkpoint.unpack(tmp_path / "list.pth")
+        unpack(tmp_path / "list.pth")
     (tmp_path / "broken.pth").write_bytes(official().read_bytes()[:5000])
     with pytest.raises(WeightsError, match="cannot be read as plain weights"):
-        checkpoint.unpack(tmp_path / "broken.pth")
+        unpack(tmp_path / "broken.pth")
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(WeightsError, match="cannot be read as plain weights"):
-        checkpoint.unpack(tmp_path / "text.pth")
+        unpack(tmp_path / "text.pth")
 
 
 def test_an_unknown_backbone(network):
@@ -138,13 +143,13 @@ def test_a_hostile_pickle_is_not_run(official, tmp_path):
 
     for changes in ({"args": Evil()}, {"args": argparse.Namespace(x=Evil())}, {"model_ema": {"a": Evil()}}):
         with pytest.raises(WeightsError, match="cannot be read as plain weights"):
-            checkpoint.unpack(official(**changes))
+            unpack(official(**changes))
     torch.save({"model": Evil()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     with pytest.raises(WeightsError, match="cannot be read as plain weights"):
-        checkpoint.unpack(tmp_path / "old.pth")
+        unpack(tmp_path / "old.pth")
     assert not (tmp_path / "ran").exists()
 
 
 def test_the_heads_of_the_file_are_taken(network, official):
-    held = checkpoint.unpack(official(args=argparse.Namespace(nheads=4)))
-    assert held.config == MdetrConfig(**network().config.model_dump() | {"heads": 4})
+    _, config, _ = unpack(official(args=argparse.Namespace(nheads=4)))
+    assert config == MdetrConfig(**network().config.model_dump() | {"heads": 4})

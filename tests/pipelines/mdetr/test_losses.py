@@ -31,12 +31,12 @@ def losses(output, weights=LossWeights()):  # noqa: B008 - a frozen constant
 
 
 def test_a_perfect_answer_costs_only_the_entropy_of_its_tokens():
-    found = losses(perfect())
-    assert found["token"].tolist() == pytest.approx([0, math.log(2)], abs=1e-5)
-    assert found["l1"].tolist() == pytest.approx([0, 0], abs=1e-6)
-    assert found["giou"].tolist() == pytest.approx([0, 0], abs=1e-5)
+    terms = losses(perfect())
+    assert terms["token"].tolist() == pytest.approx([0, math.log(2)], abs=1e-5)
+    assert terms["l1"].tolist() == pytest.approx([0, 0], abs=1e-6)
+    assert terms["giou"].tolist() == pytest.approx([0, 0], abs=1e-5)
     # Its own two tokens share the probability of one direction; the other direction is certain.
-    assert found["contrastive"].tolist() == pytest.approx([0, math.log(2) / 2], abs=1e-5)
+    assert terms["contrastive"].tolist() == pytest.approx([0, math.log(2) / 2], abs=1e-5)
 
 
 def test_losses_are_summed_over_decoder_layers():
@@ -46,10 +46,10 @@ def test_losses_are_summed_over_decoder_layers():
 
 
 def test_queries_without_a_target_count_a_tenth():
-    found = losses(perfect())["token"]
+    terms = losses(perfect())["token"]
     output = perfect()
     output.logits[0, :, [0, 2]] = 0.0
-    extra = losses(output)["token"] - found
+    extra = losses(output)["token"] - terms
     assert extra.tolist() == pytest.approx([0.1 * 2 * math.log(6)] * 2, rel=1e-5)
     assert losses(output, LossWeights(no_object=1.0))["token"][0] == pytest.approx(2 * math.log(6), rel=1e-5)
 
@@ -76,8 +76,8 @@ def test_padding_of_texts_changes_nothing():
 
 def test_an_expression_without_tokens_has_finite_losses():
     nothing = torch.zeros_like(POSITIVE)
-    found = set_losses(perfect(), TARGETS, nothing, PADDING, LossWeights())
-    assert all(torch.isfinite(loss).all() for loss in found.values()) and not found["contrastive"].any()
+    terms = set_losses(perfect(), TARGETS, nothing, PADDING, LossWeights())
+    assert all(torch.isfinite(loss).all() for loss in terms.values()) and not terms["contrastive"].any()
 
 
 def test_tokens_share_equally_and_those_beyond_the_slots_have_none():

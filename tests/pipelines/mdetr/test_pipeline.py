@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from bench.cli.main import app
 from bench.errors import SettingsError, WeightsError
 from bench.grounding import Caption, LoadedScene, Query
+from pipelines.mdetr.inputs import Tokenizer, small_tokenizer
 from pipelines.mdetr.pipeline import mdetr
-from pipelines.mdetr.text import Tokenizer, small_tokenizer
 from pipelines.weights import write_safetensors
 
 TEXTS = ("the red star", "two dogs above a big square on the left", "the red star", "Yellow")
@@ -113,7 +113,7 @@ def test_phrases_share_their_caption(opened, network):
         assert (answer.box[1] + answer.box[3]) / 2 == pytest.approx(cy, abs=1e-2)
         assert not answer.note
     assert answers[3].score > max(a.score for a in answers[:3])  # 1 - no object is the sum over all slots
-    assert answers[3].note == "asked without its caption, which the index does not hold"
+    assert answers[3].note == "grounded without its caption, which the index lacks"
 
 
 def test_a_text_that_is_cut_is_noted(opened):
@@ -181,9 +181,9 @@ def test_predict(context, official, roberta_folder, tmp_path, network):
     """The command that others check the forward pass with."""
     pixels = image(70, 50, 3)
     Image.fromarray(pixels).save(tmp_path / "p.png")
-    asked = ["predict", "--pipeline", "mdetr", "--weights", str(official()), "--tokenizer", str(roberta_folder)]
-    asked += ["--image", str(tmp_path / "p.png"), "--text", "the red star", "--set", "short=64", "--json"]
-    result = CliRunner().invoke(app, asked, catch_exceptions=False)
+    words = ["predict", "--pipeline", "mdetr", "--weights", str(official()), "--tokenizer", str(roberta_folder)]
+    words += ["--image", str(tmp_path / "p.png"), "--text", "the red star", "--set", "short=64", "--json"]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
     answer = json.loads(result.stdout.strip().splitlines()[-1])
     tokens = Tokenizer.open(str(roberta_folder), context())(["the red star"])[0][0]
     with torch.inference_mode():

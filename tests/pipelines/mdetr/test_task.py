@@ -44,26 +44,26 @@ def published(job, network, official, roberta_folder):
 def test_the_first_step_is_the_plain_one(published, monkeypatch):
     monkeypatch.setattr("bench.training.gradient_check.AT_ONCE", 1)  # a ResNet is not blind to padding at its border
     task = published()
-    found = gradient_check(task)
+    numbers = gradient_check(task)
     table = {k: t.detach().double() for k, t in task.network.state_dict().items() if t.is_floating_point()}
     trained = {k: table[k].requires_grad_() for group in task.parameter_groups() for k in group.parameters}
     sums, data = {}, task.dataset(augment=False)
     for index in range(len(data)):
-        sample = data.sample(0, index)
-        tokens, _ = task.opened.tokenizer([sample.text])
+        _, target, text = data.sample(0, index)
+        tokens, _ = task.loaded.tokenizer([text])
         pixels = plain_mdetr.preprocessed(data.job.images.load(data.expression(index)[0]), 64, 120).double()
         positive = list(range(1, tokens.shape[1] - 1))
-        for name, loss in plain_mdetr.losses(table, pixels, tokens[0], sample.target.double(), positive).items():
+        for name, loss in plain_mdetr.losses(table, pixels, tokens[0], target.double(), positive).items():
             sums[name] = sums.get(name, 0) + loss / len(data)
     total = sums["token"] + 5 * sums["l1"] + 2 * sums["giou"] + sums["contrastive"]
-    assert found["rows"] == 4 and found["loss"] == pytest.approx(total.item(), rel=1e-3)
-    assert {name: found[name] for name in sums} == {k: pytest.approx(v.item(), rel=1e-3) for k, v in sums.items()}
+    assert numbers["rows"] == 4 and numbers["loss"] == pytest.approx(total.item(), rel=1e-3)
+    assert {name: numbers[name] for name in sums} == {k: pytest.approx(v.item(), rel=1e-3) for k, v in sums.items()}
     total.backward()
     norms = {name: float(t.grad.norm()) for name, t in trained.items()}
-    assert found["gradient_norms"].keys() == norms.keys()
+    assert numbers["gradient_norms"].keys() == norms.keys()
     largest = max(norms.values())
     for name, norm in norms.items():
-        assert found["gradient_norms"][name] == pytest.approx(norm, rel=0.01, abs=1e-5 * largest), name
+        assert numbers["gradient_norms"][name] == pytest.approx(norm, rel=0.01, abs=1e-5 * largest), name
 
 
 def test_everything_that_is_trained_gets_a_gradient(job):
@@ -129,8 +129,8 @@ def test_padding_changes_nothing(job):
     task.network.backbone[0] = Patches(16)
     data = task.dataset(augment=False)
     samples = [data.sample(0, index) for index in range(len(data))]
-    cut = [replace(s, pixels=s.pixels[:, : s.pixels.shape[1] // 8 * 8, : s.pixels.shape[2] // 8 * 8]) for s in samples]
-    assert len({s.pixels.shape for s in cut}) > 1 and len({len(s.text.split()) for s in cut}) > 1
+    cut = [(p[:, : p.shape[1] // 8 * 8, : p.shape[2] // 8 * 8], target, text) for p, target, text in samples]
+    assert len({p.shape for p, _, _ in cut}) > 1 and len({len(text.split()) for _, _, text in cut}) > 1
     without_dropout(task.model.train())
     rng = torch.Generator()
     together = task.losses(task.collate(cut), rng)
@@ -171,10 +171,10 @@ def test_validated_and_saved_is_the_average_of_the_weights(job):
 def test_it_goes_on_from_a_file_of_ours_with_its_sizes_and_words(job, tmp_path):
     path = train(MdetrTask(job(epochs=1))).path.rename(tmp_path / "first.safetensors")
     again = MdetrTask(job("again", start_from=str(path), short=None, long=None))
-    assert again.opened.sizes == (64, 120) and again.opened.tokenizer_json
+    assert again.loaded.sizes == (64, 120) and again.loaded.tokenizer_json
     assert all(p.dtype == torch.float32 for p in again.network.parameters())
     larger = MdetrTask(job("larger", start_from=str(path), short=96, long=None))
-    assert larger.opened.sizes == (96, 120)
+    assert larger.loaded.sizes == (96, 120)
 
 
 def test_published_weights_are_saved_without_a_tokenizer(published, tmp_path, context, roberta_folder):

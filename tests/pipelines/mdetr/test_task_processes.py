@@ -10,8 +10,8 @@ from training_world import check_alike, run_training
 from bench.datasets.shapes import ShapesImages, make_scene
 from pipelines.mdetr import checkpoint
 from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig
+from pipelines.mdetr.inputs import Tokenizer, small_tokenizer
 from pipelines.mdetr.model import Mdetr
-from pipelines.mdetr.text import Tokenizer, small_tokenizer
 
 SIZE = (150, 100)
 TEXTS = ["the red star on the left", "a big blue circle", "dotted ring"]
@@ -43,7 +43,7 @@ def words(tmp_path):
     torch.manual_seed(0)
     network = Mdetr(MdetrConfig(backbone="resnet18", text_encoder=ROBERTA_BASE | TEXT, **SIZES))
     table = small_tokenizer(TEXTS, 40)
-    opened = checkpoint.Opened(network, Tokenizer.from_json(table), (64, 96), table)
+    opened = checkpoint.LoadedMdetr(network, Tokenizer.from_json(table), (64, 96), table)
     checkpoint.save(tmp_path / "start.safetensors", opened, {})
     recipe = {
         "start_from": str(tmp_path / "start.safetensors"), "epochs": 2, "batch": 2, "reference_batch": 4,

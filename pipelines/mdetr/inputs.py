@@ -1,7 +1,9 @@
-"""Text for MDETR: token ids for RoBERTa, and which tokens a phrase's characters fell into.
+"""What MDETR's network gets: resized and normalised images, token ids, and which tokens a phrase's characters are.
 
-The published models read roberta-base's byte-level tokens, text as it is given: the tokenizer knows upper case. A model
-trained here carries its own small tokenizer in its weights file, as the JSON of the tokenizers library.
+Images: short side 800, long side at most 1333, Pillow's antialiased bilinear filter on 8-bit pixels, as in the official
+training; nothing is padded, images of equal size share a pass instead. Texts: the published models take roberta-base's
+byte-level tokens, text as it is given: the tokenizer knows upper case. A model trained here has its own small tokenizer
+in its weights file, as the JSON of the tokenizers library.
 """
 
 from __future__ import annotations
@@ -11,16 +13,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 import torch
+from PIL import Image
 from tokenizers import models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
 
 from bench.errors import WeightsError
-from bench.grounding import PipelineContext
+from bench.grounding import ImageArray, PipelineContext
 from bench.hashing import places_of
 from pipelines import hub
+from pipelines.canvas import IMAGENET
 from pipelines.weights import first_line
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # RoBERTa's, in the order of their ids
@@ -30,15 +35,44 @@ FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 MEANT = {"bos_token": "<s>", "cls_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "sep_token": "</s>"}
 
 
+def resized(image: ImageArray, short: int, long: int) -> Tensor:
+    """Resize RGB uint8 (H, W, 3) -> (3, h, w) uint8, of the size that `target_size` computes."""
+    height, width = image.shape[:2]
+    w, h = target_size(width, height, short, long)
+    out = Image.fromarray(image)
+    if (w, h) != (width, height):
+        out = out.resize((w, h), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(out)).permute(2, 0, 1)
+
+
+def target_size(width: int, height: int, short: int, long: int) -> tuple[int, int]:
+    """Compute (width, height) after scaling to short side `short`, or less where the long side would pass `long`.
+
+    Rounded and truncated as the official transform does: the long side of a very flat image may still end a few per
+    cent above `long`.
+    """
+    low, high = min(width, height), max(width, height)
+    if high / low * short > long:
+        short = max(1, round(long * low / high))
+    other = int(short * high / low)
+    return (short, other) if width < height else (other, short)
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """Normalise (..., 3, h, w) uint8 by ImageNet's mean and deviation -> float32."""
+    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in IMAGENET)
+    return (pixels.float() / 255 - mean) / std
+
+
 class Tokenizer:
-    """Texts -> token ids. Texts of more than `limit` tokens are cut; `cut` says so."""
+    """Turn texts into token ids. Texts of more than `limit` tokens are cut; `cut` says so."""
 
     def __init__(self, tokenizer: Any, limit: int = LIMIT) -> None:
         self.tokenizer, self.limit = tokenizer, limit
 
     @classmethod
     def from_json(cls, text: str, limit: int = LIMIT) -> Tokenizer:
-        """From the JSON of the tokenizers library. Raises WeightsError."""
+        """Make one from the JSON of the tokenizers library. Raises WeightsError."""
         try:
             inner = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises plain Exception
@@ -48,7 +82,7 @@ class Tokenizer:
 
     @classmethod
     def open(cls, name: str, context: PipelineContext, limit: int = LIMIT) -> Tokenizer:
-        """From a folder that transformers can read, or a hub id ("roberta-base"). Raises WeightsError."""
+        """Open a folder that transformers can read, or a hub id ("roberta-base"). Raises WeightsError."""
         folder = _folder(name, context)
         if folder is not None:
             return cls(_read(folder), limit)
@@ -61,18 +95,18 @@ class Tokenizer:
             ) from None
 
     def __len__(self) -> int:
-        """The number of different tokens, special ones included."""
+        """Return the number of different tokens, special ones included."""
         return len(self.tokenizer)
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """(N,) texts -> (N, T) token ids and (N, T) True on padding, T the length of the longest."""
+        """Encode (N,) texts -> (N, T) token ids, (N, T) True on padding; T is the longest's length."""
         rows = [torch.tensor(row) for row in self._encode(list(texts))["input_ids"]]
         tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
         lengths = torch.tensor([len(row) for row in rows])
         return tokens, torch.arange(tokens.shape[1])[None] >= lengths[:, None]
 
     def spans(self, text: str, spans: Sequence[tuple[int, int]]) -> Tensor:
-        """Character spans (start, end) of `text` -> (T,) True on the tokens that they cover.
+        """Find the tokens of character spans (start, end) -> (T,) True on them.
 
         A span's tokens go from the token of its first character to that of its last. Either may lie in no token (a
         blank, or text that was cut): then one of the next two characters inwards is taken, as the official code does,
@@ -88,7 +122,7 @@ class Tokenizer:
         return mask
 
     def cut(self, text: str) -> str:
-        """A note when `text` has more tokens than the model has positions, else nothing."""
+        """Return a note when `text` has more tokens than the model has positions, else nothing."""
         if len(text) < self.limit // 4 - 2:  # a character is at most four byte tokens
             return ""
         tokens = len(self.tokenizer([text])["input_ids"][0])
@@ -99,7 +133,7 @@ class Tokenizer:
 
 
 def small_tokenizer(texts: Sequence[str], vocabulary_size: int) -> str:
-    """The JSON of a lower-casing word tokenizer that knows the most frequent words of `texts`, for a small model.
+    """Make the JSON of a lower-casing word tokenizer of the most frequent words of `texts`.
 
     `vocabulary_size` counts RoBERTa's four special tokens, which keep their ids.
     """
@@ -117,13 +151,13 @@ def small_tokenizer(texts: Sequence[str], vocabulary_size: int) -> str:
 
 
 def _folder(name: str, context: PipelineContext) -> Path | None:
-    """The folder that `name` means, if it holds a tokenizer: config.json, as of a model, is not asked for."""
+    """Find the folder that `name` means, if it has a tokenizer; config.json, as of a model, is not needed."""
     for place in places_of(name, context):
         if (place / "tokenizer.json").is_file() or all((place / file).is_file() for file in FILES[2:]):
             return place.resolve()
         if place.is_dir():
             raise WeightsError(
-                f"{place}: no tokenizer in this folder; it should hold tokenizer.json, or vocab.json and merges.txt"
+                f"{place}: no tokenizer in this folder; it should have tokenizer.json, or vocab.json and merges.txt"
             )
     return None
 
@@ -140,6 +174,6 @@ def _read(folder: Path) -> Any:
 
 
 def _token(encoded: Any, characters: Sequence[int]) -> int | None:
-    """The token of the first of these characters that lies in one."""
-    found = (encoded.char_to_token(0, c) for c in characters if c >= 0)
-    return next((token for token in found if token is not None), None)
+    """Find the token of the first of these characters that lies in one."""
+    tokens = (encoded.char_to_token(0, c) for c in characters if c >= 0)
+    return next((token for token in tokens if token is not None), None)
