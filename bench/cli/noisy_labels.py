@@ -37,12 +37,13 @@ def noisy_labels(
     from collections import Counter
 
     from bench.datasets.load import load_split
-    from bench.datasets.shapes.noise import Rates, noisy_labels_of
+    from bench.datasets.shapes.noise import check_rates, noisy_labels_of
     from bench.errors import DataError, UsageError
     from bench.labelling.label_files import check_jsonl_name, write_labels
 
     check_jsonl_name(out)
-    rates = Rates(wrong_attribute, wrong_object, shifted_box)
+    rates = (wrong_attribute, wrong_object, shifted_box)
+    check_rates(rates)
     resolved = settings_of(config, seed=seed)
     data = load_split(split, resolved)
     if data.dataset != "shapes":

@@ -1,4 +1,4 @@
-"""What makes a split that split: a fingerprint of its content, and in words how two splits differ.
+"""A fingerprint of a split's content, and in words how two splits differ.
 
 The fingerprint is a sha256 over one line for each expression, sorted, joined by newlines, in UTF-8:
 
@@ -17,7 +17,6 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,17 +30,12 @@ Hundredths = tuple[int, int, int, int]
 COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})(?:_\d+)?")
 
 
-class Sample(NamedTuple):
-    """One expression as the fingerprint sees it; boxes in hundredths of a pixel."""
-
-    image: str
-    text: str
-    box: Hundredths
-    also: tuple[Hundredths, ...]
+# An expression as the fingerprint takes it: image key, text, box, the boxes of `also`.
+Sample = tuple[str, str, Hundredths, tuple[Hundredths, ...]]
 
 
 def image_key(file: str) -> str:
-    """One name for an image whatever its file is called: the number of a COCO image, else the file's stem.
+    """Return one name for an image whatever its file is called: the number of a COCO image, else the file's stem.
 
     `COCO_train2014_000000581857.jpg`, `000000581857.jpg` and `COCO_train2014_000000581857_16.jpg` all give "581857",
     `9739.jpg` gives "9739". Folders before the name are left out.
@@ -53,9 +47,10 @@ def image_key(file: str) -> str:
 
 
 def fingerprint(scenes: Sequence[Scene]) -> str:
-    """sha256 (hex) over the content of `scenes`, as the module says; the same whatever file format they came from."""
+    """Return the sha256 (hex) over the content of `scenes`, the same whatever file format they came from."""
     lines = [
-        "\t".join((s.image, s.text, *(" ".join(map(str, box)) for box in (s.box, *s.also)))) for s in _samples(scenes)
+        "\t".join((image, text, *(" ".join(map(str, each)) for each in (box, *also))))
+        for image, text, box, also in _samples(scenes)
     ]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
@@ -68,43 +63,45 @@ def difference(
     Images that only one has come first, then boxes that differ for the same image and text (how many, by how much, and
     why), texts that differ on the same box, and expressions that only one has.
     """
+    # 1. What only one of them has.
     left, right = Counter(_samples(a)), Counter(_samples(b))
     only_a, only_b = list((left - right).elements()), list((right - left).elements())
-    said: list[str] = []
+    sentences: list[str] = []
+    # 2. Whole images.
     images_a, images_b = {image_key(s.file) for s in a}, {image_key(s.file) for s in b}
-    for have, lack, only, (name, other) in (
+    for own, others, only, (name, other) in (
         (images_a, images_b, only_a, names),
         (images_b, images_a, only_b, names[::-1]),
     ):
-        if missing := sorted(have - lack):
-            gone = [s for s in only if s.image in have - lack]
-            said.append(
-                f"{_count(missing, 'image')} with {_count(gone, 'expression')} only in {name}, not in {other}: "
-                + _few(missing)
-            )
-    only_a = [s for s in only_a if s.image in images_b]
-    only_b = [s for s in only_b if s.image in images_a]
-    same_text, only_a, only_b = _pairs(only_a, only_b, lambda s: (s.image, s.text))
+        if missing := sorted(own - others):
+            lost = [image for image, *_ in only if image in own - others]
+            counts = f"{_count(missing, 'image')} with {_count(lost, 'expression')}"
+            sentences.append(f"{counts} only in {name}, not in {other}: {_few(missing)}")
+    only_a = [sample for sample in only_a if sample[0] in images_b]
+    only_b = [sample for sample in only_b if sample[0] in images_a]
+    # 3. Other boxes for the same image and text, then other texts for the same image and box.
+    same_text, only_a, only_b = _pairs(only_a, only_b, lambda sample: sample[:2])
     if same_text:
-        said.append(_boxes_differ(same_text, names))
-    same_box, only_a, only_b = _pairs(only_a, only_b, lambda s: (s.image, s.box))
+        sentences.append(_boxes_differ(same_text, names))
+    same_box, only_a, only_b = _pairs(only_a, only_b, lambda sample: (sample[0], sample[2]))
     if same_box:
-        shown = _few([f"{x.text!r} / {y.text!r} (image {x.image})" for x, y in same_box])
-        said.append(f"{_count(same_box, 'expression')} with another text on the same box: {shown}")
+        examples = _few([f"{x!r} / {y!r} (image {image})" for (image, x, *_), (_, y, *_) in same_box])
+        sentences.append(f"{_count(same_box, 'expression')} with another text on the same box: {examples}")
+    # 4. The rest.
     for only, name in ((only_a, names[0]), (only_b, names[1])):
         if only:
-            shown = _few([f"{s.text!r} (image {s.image})" for s in sorted(only)])
-            said.append(f"{_count(only, 'expression')} only in {name}: {shown}")
-    return said
+            examples = _few([f"{text!r} (image {image})" for image, text, *_ in sorted(only)])
+            sentences.append(f"{_count(only, 'expression')} only in {name}: {examples}")
+    return sentences
 
 
 def _samples(scenes: Sequence[Scene]) -> list[Sample]:
-    """Every expression of every scene, normalised; the boxes of all are rounded in one go."""
+    """List every expression of every scene, normalised; the boxes of all are rounded in one go."""
     pairs = [(scene, e) for scene in scenes for e in scene.expressions]
     keys = {scene.file: image_key(scene.file) for scene in scenes}
     boxes = _hundredths([e.box for _, e in pairs])
     return [
-        Sample(keys[scene.file], _normal(e.text), box, tuple(sorted(_hundredths(e.also))))
+        (keys[scene.file], _normal(e.text), box, tuple(sorted(_hundredths(e.also))))
         for (scene, e), box in zip(pairs, boxes, strict=True)
     ]
 
@@ -125,7 +122,7 @@ def _normal(text: str) -> str:
 def _pairs(
     a: list[Sample], b: list[Sample], key: Callable[[Sample], object]
 ) -> tuple[list[tuple[Sample, Sample]], list[Sample], list[Sample]]:
-    """Samples of `a` and `b` with equal `key`, paired in sorted order, and what is left of each."""
+    """Pair samples of `a` and `b` with equal `key`, in sorted order; returns the pairs, and what is left of each."""
     waiting: defaultdict[object, list[Sample]] = defaultdict(list)
     for sample in sorted(b, reverse=True):  # so that pop() gives the smallest first
         waiting[key(sample)].append(sample)
@@ -139,25 +136,24 @@ def _pairs(
 
 
 def _boxes_differ(pairs: list[tuple[Sample, Sample]], names: tuple[str, str]) -> str:
-    """How many boxes differ for the same image and text, by how much, and what explains all of them."""
-    a = np.array([x.box for x, _ in pairs]) / 100
-    b = np.array([y.box for _, y in pairs]) / 100
+    """Describe how many boxes differ for the same image and text, by how much, and what explains all of them."""
+    a, b = (np.array([pair[side][2] for pair in pairs]) / 100 for side in (0, 1))
     far = np.abs(a - b).max(axis=1)
-    said = (
+    summary = (
         f"{_count(pairs, 'expression')} with another box for the same image and text: largest deviation "
         f"{far.max():.2f} px, median {np.median(far):.2f} px"
     )
     if not far.any():
         return f"{len(pairs):,} expressions have other boxes that also count as right for the same image, text and box"
     for one, other, name, of in ((a, b, names[1], names[0]), (b, a, names[0], names[1])):
-        for what, made in EXPLANATIONS.items():
-            if np.abs(made(one) - other).max() < 0.02:
-                return f"{said}; the boxes of {name} are those of {of} {what}"
-    return said
+        for what, change in EXPLANATIONS.items():
+            if np.abs(change(one) - other).max() < 0.02:
+                return f"{summary}; the boxes of {name} are those of {of} {what}"
+    return summary
 
 
 def _cut_xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What TransVG and its kin do: x, y, width and height are each cut to integers, then made corners."""
+    """Cut boxes as TransVG and its kin do: x, y, width and height each to integers, then made corners."""
     xywh = np.floor(box_xyxy_to_xywh(boxes) + 0.004)  # 226.67 may come back from corners as 226.6699
     return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
 
@@ -171,8 +167,8 @@ EXPLANATIONS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = 
 }
 
 
-def _count(things: Sequence[object], name: str) -> str:
-    return f"{len(things):,} {name}{'' if len(things) == 1 else 's'}"
+def _count(items: Sequence[object], name: str) -> str:
+    return f"{len(items):,} {name}{'' if len(items) == 1 else 's'}"
 
 
 def _few(items: Sequence[str], most: int = 3) -> str:

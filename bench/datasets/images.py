@@ -1,4 +1,4 @@
-"""Images: bytes -> RGB, and where the bytes lie: folders and zip files, without unpacking.
+"""Images: bytes to RGB, and where the bytes lie: folders and zip files, without unpacking.
 
 EXIF orientation is not applied: COCO's boxes are pixels of the stored image. One that carries the camera's flag and was
 annotated upright fails the size check and is reported, never turned silently.
@@ -12,6 +12,7 @@ import re
 import threading
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -56,7 +57,7 @@ def decode(data: bytes, name: str) -> ImageArray:
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
-    """`image` as mode RGB. Raises ImageError for 32-bit greys, whose range nobody declares."""
+    """Convert to mode RGB. Raises ImageError for 32-bit greys, whose range nobody declares."""
     if image.mode in ("I", "F"):
         raise ImageError(f"{name}: 32 bits a pixel, whose range is not known; save it with 8 or 16 bits")
     if image.mode.startswith("I;16"):
@@ -68,7 +69,7 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def check_size(scene: Scene, image: ImageArray) -> None:
-    """Raises ImageError with both sizes when the image is not of the annotated size, which its boxes need."""
+    """Raise ImageError with both sizes when the image is not of the annotated size, which its boxes need."""
     height, width = image.shape[:2]
     wanted = (scene.width or width, scene.height or height)
     if (width, height) != wanted:
@@ -79,7 +80,7 @@ def check_size(scene: Scene, image: ImageArray) -> None:
 
 
 def names_of(file: str) -> list[str]:
-    """The names an image may go by, the annotation's own first: COCO's train2014 and train2017 name the same images.
+    """List the names an image may go by, its own first: COCO's train2014 and train2017 name the same images.
 
     Raises ImageError for a name that leaves the folder it belongs to (absolute, drive letter, or with "..").
     """
@@ -108,19 +109,19 @@ class FolderRoot:
         return (self.path / name).is_file()
 
     def listing(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        seen: set[str] = set()
+        paths: dict[str, list[str]] = {}
+        visited: set[str] = set()
         for folder, below, files in os.walk(self.path, followlinks=True):
             real = os.path.realpath(folder)
-            if real in seen:  # a link back up would go round for ever
+            if real in visited:  # a link back up would go round for ever
                 below.clear()
                 continue
-            seen.add(real)
+            visited.add(real)
             below.sort()
-            inside = Path(folder).relative_to(self.path).as_posix()
+            inside = Path(folder).relative_to(self.path)
             for file in files:
-                found.setdefault(file, []).append(file if inside == "." else f"{inside}/{file}")
-        return found
+                paths.setdefault(file, []).append((inside / file).as_posix())
+        return paths
 
     def size(self, path: str) -> int:
         return (self.path / path).stat().st_size
@@ -144,10 +145,10 @@ class ZipRoot:
         return name in self._sizes
 
     def listing(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
+        paths: dict[str, list[str]] = {}
         for path in self._sizes:
-            found.setdefault(path.rpartition("/")[2], []).append(path)
-        return found
+            paths.setdefault(path.rpartition("/")[2], []).append(path)
+        return paths
 
     def size(self, path: str) -> int:
         return self._sizes[path]
@@ -176,11 +177,10 @@ Root = FolderRoot | ZipRoot
 
 
 class Images:
-    """A ImageSource over several folders and zip files, the first that holds an image wins.
+    """An ImageSource over several folders and zip files, the first that holds an image wins.
 
     An image goes by its own name and by COCO's other names for it, at that very path and then anywhere below
-    (`nested`). Nothing is opened before the first image is asked for. `hint` ends the message about an image that is
-    not there.
+    (`nested`). Nothing is opened before the first image is loaded. `hint` ends the message about a missing image.
     """
 
     def __init__(self, roots: Sequence[Path], nested: bool = True, hint: str = "") -> None:
@@ -192,17 +192,17 @@ class Images:
         self._listings: dict[Path, dict[str, list[str]]] = {}
 
     def load(self, scene: Scene) -> ImageArray:
-        """The scene's image, RGB uint8 (H, W, 3), of the annotated size. Raises ImageError."""
+        """Decode the scene's image, RGB uint8 (H, W, 3), of the annotated size. Raises ImageError."""
         image = decode(self.read(scene.file), scene.file)
         check_size(scene, image)
         return image
 
     def read(self, file: str) -> bytes:
-        """The bytes of an image. Raises ImageError naming every place that was looked in."""
-        found = self._find(file)
-        if found is None:
-            raise ImageError(self._not_there(file))
-        root, path = found
+        """Read the bytes of an image. Raises ImageError naming every place that was looked in."""
+        place = self._find(file)
+        if place is None:
+            raise ImageError(self._no_such(file))
+        root, path = place
         try:
             if root.size(path) > MAX_BYTES:
                 raise ImageError(f"{file}: {root.path / path} is larger than the {MAX_BYTES >> 20} MiB that are read")
@@ -213,15 +213,15 @@ class Images:
             raise ImageError(f"{file}: {root.path / path} cannot be read ({error}); fetch it again") from None
 
     def missing(self, scenes: Sequence[Scene]) -> list[str]:
-        """Files of `scenes` that are in no root (or there twice with different content); none is decoded."""
+        """List files of `scenes` that are in no root (or there twice with different content); none is decoded."""
         self._open()  # a broken zip file is an error of its own, not a thousand missing images
-        return [scene.file for scene in scenes if not self._there(scene.file)]
-
-    def _there(self, file: str) -> bool:
-        try:
-            return self._find(file) is not None
-        except ImageError:
-            return False
+        missing = []
+        for scene in scenes:
+            place = None
+            with suppress(ImageError):
+                place = self._find(scene.file)
+            missing += [] if place else [scene.file]
+        return missing
 
     def _find(self, file: str) -> tuple[Root, str] | None:
         names = names_of(file)
@@ -231,19 +231,19 @@ class Images:
                     return root, name
             for name in names if self.nested else ():
                 if paths := self._listing(root).get(name.rpartition("/")[2]):
-                    return root, _the_one(file, name, root, paths)
+                    return root, _choose(file, name, root, paths)
         return None
 
     def _direct(self, root: Root, name: str) -> bool:
-        """Whether the root holds just this path; once it has been listed the disk is not asked again."""
+        """Whether the root holds just this path; a root that has been listed is not looked at again."""
         listing = self._listings.get(root.path)
         return root.direct(name) if listing is None else name in listing.get(name.rpartition("/")[2], ())
 
     def _open(self) -> list[Root]:
         with self._lock:
             if self._roots is None:
-                there = [path for path in self.paths if path.exists()]
-                self._roots = [FolderRoot(path) if path.is_dir() else ZipRoot(path) for path in there]
+                paths = [path for path in self.paths if path.exists()]
+                self._roots = [FolderRoot(path) if path.is_dir() else ZipRoot(path) for path in paths]
             return self._roots
 
     def _listing(self, root: Root) -> dict[str, list[str]]:
@@ -252,16 +252,15 @@ class Images:
                 self._listings[root.path] = root.listing()
             return self._listings[root.path]
 
-    def _not_there(self, file: str) -> str:
-        if not self.paths:
-            return f"{file}: no place with images is known" + (f"; {self.hint}" if self.hint else "")
+    def _no_such(self, file: str) -> str:
         places = ", ".join(str(path) + ("" if path.exists() else " (which is not there)") for path in self.paths)
         names = " or ".join(names_of(file))
-        return f"{file}: no image {names} in {places}" + (f"; {self.hint}" if self.hint else "")
+        problem = f"no image {names} in {places}" if self.paths else "no place with images is known"
+        return f"{file}: {problem}" + (f"; {self.hint}" if self.hint else "")
 
 
-def _the_one(file: str, name: str, root: Root, paths: Sequence[str]) -> str:
-    """The path meant by `name`. Raises ImageError when different images of that name could be."""
+def _choose(file: str, name: str, root: Root, paths: Sequence[str]) -> str:
+    """Choose the path meant by `name`. Raises ImageError when different images of that name could be."""
     ends = [path for path in paths if f"/{path}".endswith(f"/{name}")] or list(paths)
     if len(ends) > 1 and (len({root.size(path) for path in ends}) > 1 or len({root.read(path) for path in ends}) > 1):
         raise ImageError(
@@ -272,7 +271,7 @@ def _the_one(file: str, name: str, root: Root, paths: Sequence[str]) -> str:
 
 
 class CachedImages:
-    """A ImageSource that keeps what it has decoded, up to `most` bytes; what comes after is decoded again."""
+    """An ImageSource that keeps what it has decoded, up to `most` bytes; what comes after is decoded again."""
 
     def __init__(self, source: ImageSource, most: int = 512 << 20) -> None:
         self.source, self.most = source, most
@@ -293,5 +292,5 @@ class CachedImages:
         return image
 
     def missing(self, scenes: Sequence[Scene]) -> list[str]:
-        """Files of `scenes` that are not there."""
+        """List files of `scenes` that are missing."""
         return self.source.missing(scenes)

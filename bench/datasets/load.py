@@ -1,4 +1,4 @@
-"""A split by its name: `refcoco-testA`, `refcocog-umd-val`, `shapes-val`, or people's own data as `file:PATH.jsonl`."""
+"""Load a split by its name: `refcoco-testA`, `refcocog-umd-val`, `shapes-val`, or own data as `file:PATH.jsonl`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILE = "file:"
 
 
 def load_split(name: str, resolved: Resolved) -> Split:
-    """The split called `name`; `resolved` says where prepared data and images lie.
+    """Load the split called `name`; `resolved` says where prepared data and images lie.
 
     Raises UnknownName with the nearest names, and DataError with the command that prepares it when it is not at hand.
     """
@@ -27,7 +27,7 @@ def load_split(name: str, resolved: Resolved) -> Split:
 
 
 def find_split(name: str) -> tuple[Dataset, Part]:
-    """The data set and the part that a split's name means. Raises UnknownName with the nearest split names.
+    """Find the data set and the part that a split's name means. Raises UnknownName with the nearest split names.
 
     UsageError for `file:` names, which belong to no data set.
     """
@@ -44,7 +44,7 @@ def find_split(name: str) -> tuple[Dataset, Part]:
 
 
 def splits_of(name: str) -> list[str]:
-    """The splits that `name` means: every part of a data set, or the one split. Raises UnknownName."""
+    """List the splits that `name` means: every part of a data set, or the one split. Raises UnknownName."""
     if dataset := find_dataset(name):
         return [f"{dataset.name}-{part.name}" for part in dataset.parts]
     dataset, part = find_split(name)
@@ -52,7 +52,7 @@ def splits_of(name: str) -> list[str]:
 
 
 def find_dataset(name: str) -> Dataset | None:
-    """The data set called `name` or known under it (`refcocog-umd` is `refcocog`); None when there is none."""
+    """Find the data set called `name` or known under it (`refcocog-umd` is `refcocog`); None when there is none."""
     if name in registry.names(registry.DATASETS):
         dataset: Dataset = registry.load(registry.DATASETS, name)
         return dataset
@@ -60,17 +60,17 @@ def find_dataset(name: str) -> Dataset | None:
 
 
 def datasets() -> Iterable[Dataset]:
-    """Every registered data set, in order of name."""
+    """Yield every registered data set, in order of name."""
     return (registry.load(registry.DATASETS, name) for name in registry.names(registry.DATASETS))
 
 
 def split_names() -> list[str]:
-    """Every split of every registered data set, by data set and then in the data set's own order."""
+    """List every split of every registered data set, by data set and then in the data set's own order."""
     return [f"{dataset.name}-{part.name}" for dataset in datasets() for part in dataset.parts]
 
 
 def _own(path: Path, resolved: Resolved) -> Split:
-    """A JSONL of the user's; images lie relative to it, or in [data.images] file."""
+    """Load a JSONL of the user's; images lie relative to it, or in [data.images] file."""
     scenes = tuple(read_jsonl(path))
     roots = [path.resolve().parent]
     if named := resolved.settings.data.images.get("file"):

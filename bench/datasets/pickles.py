@@ -1,4 +1,4 @@
-"""Pickles from strangers, loaded without executing anything: plain containers, and in index lists plain numeric arrays.
+"""Load pickles from strangers without executing anything: plain containers, in index lists plain numeric arrays too.
 
 A pickle is a small program. Its opcodes are run by Python's own unpickler, less every opcode that names, builds or
 extends a class; a global becomes one of the functions below, which check their arguments and build arrays of plain
@@ -17,6 +17,7 @@ import pickletools
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _zipped(path: Path) -> bytes:
-    """The pickle in a torch zip archive; its members are stored as they are, so they are never larger than the file."""
+    """Return the pickle in a torch zip archive; members are stored as they are, so never larger than the file."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.infolist() if m.filename.endswith("/data.pkl") or m.filename == "data.pkl"]
@@ -106,7 +107,7 @@ def _zipped(path: Path) -> bytes:
 
 
 def _load(file: io.BytesIO, path: Path, admitted: Globals) -> object:
-    """The object of the pickle that begins where `file` stands; afterwards it stands at the pickle's end."""
+    """Load the pickle that begins where `file` stands; afterwards it stands at the pickle's end."""
     try:
         return SafeUnpickler(file, admitted).load()
     except RefusedError as error:
@@ -135,7 +136,7 @@ class SafeUnpickler(pickle._Unpickler):
         self.budget = len(file.getbuffer()) + (1 << 16)
 
     def find_class(self, module: str, name: str) -> Any:
-        """The function that stands for a global. Raises RefusedError for any that is not admitted."""
+        """Return the function that stands for a global. Raises RefusedError for any that is not admitted."""
         if f"{module}.{name}" not in self.admitted:
             raise RefusedError(f"{module}.{name}")
         return self.admitted[f"{module}.{name}"]
@@ -163,23 +164,24 @@ class SafeUnpickler(pickle._Unpickler):
         raise RefusedError(".".join(self.readline()[:-1].decode("latin-1") for _ in range(2)))
 
 
-class _Opcodes(dict[int, Callable[..., None]]):
-    """Opcode -> the method that runs it; every other one is refused by name."""
-
-    def __missing__(self, code: int) -> Callable[..., None]:
-        if code in b"PQ":
-            raise DataError("it holds tensors; an index list holds rows of plain values")
-        names = {op.code: op.name for op in pickletools.opcodes}
-        if chr(code) not in names:
-            raise ValueError(f"byte {code:#04x} is no opcode")
-        raise RefusedError(f"the opcode {names[chr(code)]}")
+def _refuse(code: int, _: SafeUnpickler) -> None:
+    if code in b"PQ":
+        raise DataError("it holds tensors; an index list holds rows of plain values")
+    names = {op.code: op.name for op in pickletools.opcodes}
+    if chr(code) not in names:
+        raise ValueError(f"byte {code:#04x} is no opcode")
+    raise RefusedError(f"the opcode {names[chr(code)]}")
 
 
-SafeUnpickler.dispatch = _Opcodes(
-    {code: pickle._Unpickler.dispatch[code] for code in ADMITTED}
-    | {pickle.REDUCE[0]: SafeUnpickler.load_reduce, pickle.BUILD[0]: SafeUnpickler.load_build}
-    | {pickle.INST[0]: SafeUnpickler.load_inst}
-)
+# Opcode -> what runs it; every other one is refused by name.
+OPCODES: dict[int, Callable[..., None]] = {
+    **{code: partial(_refuse, code) for code in range(256)},
+    **{code: pickle._Unpickler.dispatch[code] for code in ADMITTED},
+    pickle.REDUCE[0]: SafeUnpickler.load_reduce,
+    pickle.BUILD[0]: SafeUnpickler.load_build,
+    pickle.INST[0]: SafeUnpickler.load_inst,
+}
+SafeUnpickler.dispatch = OPCODES
 
 
 class _Dtype:

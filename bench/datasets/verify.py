@@ -1,4 +1,4 @@
-"""What is at hand, and whether a split is what it says: counts, fingerprint, every image whole and of its size."""
+"""What is at hand, and whether a split is what it claims: counts, fingerprint, every image whole and of its size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where one split stands. Counts are those found when it is prepared, else the published ones (None: neither).
+    """Where one split stands. Counts are those of its index, else the published ones (None: neither).
 
     `images_at` are the folders and zips where its images are looked for, those that are there; None where the data
     set makes or finds its images itself. `problem` is why a prepared index cannot be used.
@@ -45,7 +45,7 @@ class Standing:
 
 
 def survey(resolved: Resolved) -> list[tuple[Dataset, list[Standing]]]:
-    """Every registered data set with the standing of its splits. No split is loaded and no image looked for."""
+    """List every data set with the standing of its splits. No split is loaded and no image looked for."""
     return [(dataset, [_standing(dataset, part, resolved) for part in dataset.parts]) for dataset in datasets()]
 
 
@@ -61,13 +61,13 @@ def _standing(dataset: Dataset, part: Part, resolved: Resolved) -> Standing:
         header = dataset.header(part.name, resolved)
     except DataError as error:
         return Standing(name, dataset.name, *published, ready=False, images_at=(), problem=str(error))
-    found = (header.counts.expressions, header.counts.refs, header.counts.images)
-    return Standing(name, dataset.name, *found, True, header.partial, header.fingerprint, at)
+    counts = (header.counts.expressions, header.counts.refs, header.counts.images)
+    return Standing(name, dataset.name, *counts, True, header.partial, header.fingerprint, at)
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was found of one split. `missing` names files; `broken` and `other_size` are messages that name them.
+    """The state of one split. `missing` names files; `broken` and `other_size` are messages that name them.
 
     Without `sizes_annotated` (index lists) an image of another size cannot be told.
     """
@@ -92,7 +92,7 @@ class Verified:
 def verify(
     name: str, resolved: Resolved, threads: int = 4, images: bool = True, progress: Progress | None = None
 ) -> list[Verified]:
-    """Checks one split, or every part of a data set that is at hand; `progress` is told of each image done.
+    """Check one split, or every part of a data set that is at hand; `progress` is called for each image done.
 
     Raises UnknownName, and DataError when nothing of the data set is at hand.
     """
@@ -105,48 +105,50 @@ def verify(
 
 def _verify(split: Split, threads: int, images: bool, progress: Progress | None) -> Verified:
     real = fingerprint(split.scenes)
-    found = Verified(split.name, split.counts, real, split.partial, tuple(_annotation_problems(split, real)))
+    verified = Verified(split.name, split.counts, real, split.partial, tuple(_annotation_problems(split, real)))
     if not images:
-        return found
-    gone = set(split.images.missing(split.scenes))
-    there = [scene for scene in split.scenes if scene.file not in gone]
-    broken, other_size = _open_all(split.images, there, threads, progress)
+        return verified
+    absent = set(split.images.missing(split.scenes))
+    missing = tuple(scene.file for scene in split.scenes if scene.file in absent)
+    present = [scene for scene in split.scenes if scene.file not in absent]
+    broken, other_size = map(tuple, _open_all(split.images, present, threads, progress))
+    sized = all(scene.width and scene.height for scene in split.scenes)
     return replace(
-        found,
-        missing=tuple(scene.file for scene in split.scenes if scene.file in gone),
-        broken=tuple(broken),
-        other_size=tuple(other_size),
-        images_checked=len(there),
-        sizes_annotated=all(scene.width and scene.height for scene in split.scenes),
+        verified,
+        missing=missing,
+        broken=broken,
+        other_size=other_size,
+        images_checked=len(present),
+        sizes_annotated=sized,
     )
 
 
 def _annotation_problems(split: Split, real: str) -> list[str]:
-    """Counts other than the published ones, and a stored fingerprint that is not that of the scenes."""
+    """List counts other than the published ones, and a stored fingerprint that is not that of the scenes."""
     problems = []
     if not (split.name.startswith(FILE) or split.partial):
         problems += mismatches(find_split(split.name)[1], split.counts)
     if split.fingerprint != real:
-        problems.append(f"fingerprint: {split.fingerprint[:12]} stored, {real[:12]} found; prepare the data set again")
+        problems.append(f"fingerprint: {split.fingerprint[:12]} stored, {real[:12]} computed; prepare it again")
     return problems
 
 
 def _open_all(
     source: ImageSource, scenes: Sequence[Scene], threads: int, progress: Progress | None
 ) -> tuple[list[str], list[str]]:
-    """Messages about images that cannot be read, and about those of another size than annotated."""
-
+    """Open images; returns messages about those that cannot be read, and those of another size than annotated."""
     problems: tuple[list[str], list[str]] = ([], [])
 
     def check(scene: Scene) -> tuple[int, str]:
-        which = 0
         try:
             image = source.load(replace(scene, width=None, height=None))
-            which = 1
+        except ImageError as error:
+            return 0, str(error)
+        try:
             check_size(scene, image)
         except ImageError as error:
-            return which, str(error)
-        return which, ""
+            return 1, str(error)
+        return 0, ""
 
     with ThreadPoolExecutor(threads) as pool:
         for which, why in pool.map(check, scenes):

@@ -10,7 +10,7 @@ import pytest
 from bench.datasets.fingerprint import fingerprint
 from bench.datasets.load import load_split
 from bench.datasets.shapes import ShapesImages, make_scene
-from bench.datasets.shapes.language import KINDS, say
+from bench.datasets.shapes.language import KINDS, write_expressions
 from bench.datasets.shapes.layout import COLOURS, TEXTURES, make_layout
 from bench.datasets.shapes.outlines import OUTLINES, SHAPES, SINE, UNIT, extent, outline
 from bench.datasets.shapes.rng import Rng
@@ -40,7 +40,7 @@ def test_no_sine_is_near_a_rounding_edge():
         assert abs(exact - SINE[degrees]) < 0.4999
 
 
-def test_dice_are_a_known_stream():
+def test_the_rng_is_a_known_stream():
     rng = Rng("layout", 2026, "val", 0)
     assert [rng.below(1000) for _ in range(6)] == [902, 193, 12, 876, 363, 247]
     counts = Counter(Rng("x", i).below(6) for i in range(6000))
@@ -67,7 +67,7 @@ def test_size_and_mix(splits, part):
     assert 0.03 < np.mean([side < 0.2 for side in sides]) < 0.3
 
 
-def test_scenes_do_not_depend_on_how_many_are_asked_for():
+def test_scenes_do_not_depend_on_their_number():
     few = load_split("shapes-train", load_settings(flags={"data.shapes.train": 5}))
     assert few.scenes == tuple(make_scene(SEED, "train", i) for i in range(5))
     other = load_split("shapes-train", load_settings(flags={"data.shapes.train": 5, "data.shapes.seed": 7}))
@@ -79,20 +79,20 @@ def test_boxes_are_tight_around_what_is_drawn():
         scene, layout = make_scene(SEED, "val", index), make_layout(SEED, "val", index)
         image = ShapesImages(SEED).load(scene)
         assert image.shape == (scene.height, scene.width, 3) and image.dtype == np.uint8
-        for thing in layout.things:
-            left, top, right, bottom = (v / UNIT for v in thing.extent)
+        for obj in layout.objects:
+            left, top, right, bottom = (v / UNIT for v in obj.extent)
             assert 0 < left < right < scene.width and 0 < top < bottom < scene.height
-            assert extent(thing.rings) == thing.extent
+            assert extent(obj.rings) == obj.extent
 
 
-def test_a_thing_fills_its_box_in_the_image():
-    """Where a thing is drawn, the image differs from the same scene without it, and only around its box."""
+def test_an_object_fills_its_box_in_the_image():
+    """Where an object is drawn, the image differs from the same scene without it, and only around its box."""
     from bench.datasets.shapes.drawing import draw
     from bench.datasets.shapes.layout import Layout
 
     layout = make_layout(SEED, "val", 3)
-    last = layout.things[-1]
-    without = Layout(layout.width, layout.height, layout.things[:-1])
+    last = layout.objects[-1]
+    without = Layout(layout.width, layout.height, layout.objects[:-1])
     changed = np.abs(draw(layout, SEED, "val", 3).astype(int) - draw(without, SEED, "val", 3)).sum(2) > 60
     ys, xs = np.nonzero(changed)
     box = np.array(last.extent) / UNIT
@@ -101,7 +101,7 @@ def test_a_thing_fills_its_box_in_the_image():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_outlines_turn_and_stretch_as_told(shape):
+def test_outlines_turn_and_stretch(shape):
     def box(turn, stretch):
         return extent(outline(shape, (4000, 4000), 800, turn, stretch))
 
@@ -115,54 +115,53 @@ def test_outlines_turn_and_stretch_as_told(shape):
 # --- meaning: read back from the words alone, by code that shares nothing with the generator ------------------------
 
 
-def group(words: str, things) -> list[int]:
-    """The things that the attributes named in `words` fit."""
-    found = re.findall(r"[a-z]+", words)
-    named = [w.removesuffix("es") if w == "crosses" else w for w in found]
+def group(words: str, objects) -> list[int]:
+    """The objects that the attributes named in `words` fit."""
+    named = [w.removesuffix("es") if w == "crosses" else w for w in re.findall(r"[a-z]+", words)]
     named = [w[:-1] if w.endswith("s") and w[:-1] in SHAPES else w for w in named]
     return [
         i
-        for i, t in enumerate(things)
+        for i, t in enumerate(objects)
         if all(w == t.shape for w in named if w in SHAPES)
         and all(w == t.colour for w in named if w in COLOURS)
         and all(w == t.texture for w in named if w in TEXTURES)
     ]
 
 
-def centre(thing, axis):
-    return (thing.extent[axis] + thing.extent[axis + 2]) / 2
+def centre(obj, axis):
+    return (obj.extent[axis] + obj.extent[axis + 2]) / 2
 
 
-def understood(kind: str, text: str, things) -> set[int]:
+def understood(kind: str, text: str, objects) -> set[int]:
     """What a careful reader takes `text` to mean."""
     if kind == "attribute":
-        return set(group(text, things))
+        return set(group(text, objects))
     if kind == "comparison":
-        area = {i: things[i].area for i in group(text, things)}
+        area = {i: objects[i].area for i in group(text, objects)}
         pick = max if re.search(r"big|larg", text) else min
         return {pick(area, key=area.get)}
     if kind == "location":
         axis, sign = next(v for k, v in WAYS.items() if re.search(k, text))
-        return {max(group(text, things), key=lambda i: sign * centre(things[i], axis))}
+        return {max(group(text, objects), key=lambda i: sign * centre(objects[i], axis))}
     if kind == "ordinal":
         place = ["first", "second", "third", "fourth"].index(re.search(r"first|second|third|fourth", text)[0])
         axis, sign = WAYS[re.search(r"from (?:the )?(left|right|top|bottom)", text)[1]]
-        return {sorted(group(text, things), key=lambda i: -sign * centre(things[i], axis))[place]}
+        return {sorted(group(text, objects), key=lambda i: -sign * centre(objects[i], axis))[place]}
     words, relation, other = re.fullmatch(
         r"(.*?) (left of|to the left of|right of|to the right of|above|over|higher than|below|under|beneath|next to"
         r"|closest to|nearest) the (.*)",
         text,
     ).groups()
-    (anchor,) = group(other, things)
+    (anchor,) = group(other, objects)
     if relation in ("next to", "closest to", "nearest"):
         return {
             min(
-                group(words, things),
-                key=lambda i: math.dist(*((centre(things[j], 0), centre(things[j], 1)) for j in (i, anchor))),
+                group(words, objects),
+                key=lambda i: math.dist(*((centre(objects[j], 0), centre(objects[j], 1)) for j in (i, anchor))),
             )
         }
     axis, sign = next(v for k, v in WAYS.items() if re.search(k, relation))
-    return {i for i in group(words, things) if sign * (centre(things[i], axis) - centre(things[anchor], axis)) > 0}
+    return {i for i in group(words, objects) if sign * (centre(objects[i], axis) - centre(objects[anchor], axis)) > 0}
 
 
 WAYS = {
@@ -174,11 +173,11 @@ WAYS = {
 WAYS |= {"top": (1, -1), "bottom": (1, 1)}
 
 
-def test_every_expression_means_exactly_its_thing():
-    read = Counter()
+def test_every_expression_means_exactly_its_object():
+    kinds = Counter()
     for index in range(300):
         layout = make_layout(SEED, "val", index)
-        for saying in say(layout, SEED, "val", index):
-            assert understood(saying.kind, saying.text, layout.things) == {saying.target}, (index, saying)
-            read[saying.kind] += 1
-    assert min(read.values()) > 100
+        for kind, text, target in write_expressions(layout, SEED, "val", index):
+            assert understood(kind, text, layout.objects) == {target}, (index, text)
+            kinds[kind] += 1
+    assert min(kinds.values()) > 100

@@ -13,13 +13,13 @@ from bench.cli.data import app
 from bench.datasets.readers.jsonl import read_jsonl, read_provenance
 from bench.datasets.shapes.language import RELATIONS
 from bench.datasets.shapes.layout import COLOURS, TEXTURES, make_layout
-from bench.datasets.shapes.noise import KINDS, Rates, noisy_labels
+from bench.datasets.shapes.noise import KINDS, check_rates, noisy_labels
 from bench.datasets.shapes.outlines import UNIT
 from bench.errors import UsageError
 from tests.datasets.test_shapes import group, understood
 
 DATA, SEED, SCENES = 2026, 7, 1000
-RATES = Rates(0.25, 0.15, 0.1)
+RATES = (0.25, 0.15, 0.1)
 SHARES = {"none": 0.5, "wrong attribute": 0.25, "wrong object": 0.15, "shifted box": 0.1}
 RELATION = re.compile(r"left of|right of|above|over|higher|below|under|beneath|next to|closest|nearest")
 LOCATION = re.compile(r"left|right|top|upper|bottom|lower|lowest")
@@ -36,13 +36,13 @@ def layout_of(index):
     return make_layout(DATA, "train", index)
 
 
-def things(index):
-    return layout_of(index).things
+def objects(index):
+    return layout_of(index).objects
 
 
 @cache
 def boxes(index):
-    return [tuple(v / UNIT for v in thing.extent) for thing in things(index)]
+    return [tuple(v / UNIT for v in obj.extent) for obj in objects(index)]
 
 
 def kind_of(text):
@@ -58,7 +58,7 @@ def parts(text):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rates_are_as_asked(made, kind):
+def test_rates_are_met(made, kind):
     rows = [row for _, some in made[kind] for row in some]
     assert len(rows) > 4000
     counts = Counter(row.provenance["noise"] for row in rows)
@@ -85,31 +85,31 @@ def test_boxes_are_what_their_fault_says(made, kind):
 
 
 @pytest.mark.parametrize("kind", ("template", "relation"))
-def test_words_mean_their_thing_unless_an_attribute_is_wrong(made, kind):
-    read = Counter()
+def test_words_mean_their_object_unless_an_attribute_is_wrong(made, kind):
+    claims = Counter()
     for index, rows in made[kind]:
         for row in rows:
-            target, said = boxes(index).index(tuple(row.provenance["true_box"])), kind_of(row.text)
-            read[said] += 1
+            target, claim = boxes(index).index(tuple(row.provenance["true_box"])), kind_of(row.text)
+            claims[claim] += 1
             if row.provenance["noise"] == "wrong attribute":
                 described = RELATION.split(row.text)[0]
-                assert target not in group(described, things(index)), row.text
+                assert target not in group(described, objects(index)), row.text
             else:
-                assert understood(said, row.text, things(index)) == {target}, row.text
-    assert set(read) == ({"relation"} if kind == "relation" else {"attribute", "location"})
+                assert understood(claim, row.text, objects(index)) == {target}, row.text
+    assert set(claims) == ({"relation"} if kind == "relation" else {"attribute", "location"})
 
 
-def test_captions_name_three_things_and_more_the_first_of_which_is_meant(made):
+def test_captions_name_three_objects_and_more_the_first_of_which_is_meant(made):
     entities = Counter()
     for index, rows in made["caption"]:
         for row in rows:
             target = boxes(index).index(tuple(row.provenance["true_box"]))
             head, others = parts(row.text)
             if row.provenance["noise"] == "wrong attribute":
-                assert target not in group(RELATION.split(head)[0], things(index)), row.text
+                assert target not in group(RELATION.split(head)[0], objects(index)), row.text
             else:
-                assert understood(kind_of(head), head, things(index)) == {target}, row.text
-            assert all(group(other, things(index)) for other in others), row.text
+                assert understood(kind_of(head), head, objects(index)) == {target}, row.text
+            assert all(group(other, objects(index)) for other in others), row.text
             assert row.provenance["entities"] == len(others) + 1 + (kind_of(head) == "relation") >= 3
             entities[row.provenance["entities"]] += 1
     assert set(entities) == {3, 4}
@@ -133,14 +133,14 @@ def test_kinds_differ_in_what_they_name(made, kind):
     assert max(len(some) for _, some in made[kind]) == 6
 
 
-def test_a_row_does_not_depend_on_what_else_is_asked():
-    clean = noisy_labels("template", "train", 3, DATA, SEED, Rates(0, 0, 0), 4)
-    more = noisy_labels("template", "train", 3, DATA, SEED, Rates(0, 0, 0), 8)
+def test_a_row_does_not_depend_on_the_number_of_rows():
+    clean = noisy_labels("template", "train", 3, DATA, SEED, (0, 0, 0), 4)
+    more = noisy_labels("template", "train", 3, DATA, SEED, (0, 0, 0), 8)
     assert more[:4] == clean and len(more) == 8
-    spoilt = noisy_labels("template", "train", 3, DATA, SEED, Rates(1, 0, 0), 4)
+    spoilt = noisy_labels("template", "train", 3, DATA, SEED, (1, 0, 0), 4)
     assert [r.provenance["true_box"] for r in spoilt] == [list(r.box) for r in clean]
     assert all(a.text != b.text for a, b in zip(spoilt, clean, strict=True))
-    some, many = Rates(0.1, 0.1, 0.1), Rates(0.3, 0.2, 0.2)
+    some, many = (0.1, 0.1, 0.1), (0.3, 0.2, 0.2)
     for index in range(100):
         few = noisy_labels("caption", "train", index, DATA, SEED, some)
         lots = noisy_labels("caption", "train", index, DATA, SEED, many)
@@ -150,20 +150,20 @@ def test_a_row_does_not_depend_on_what_else_is_asked():
 
 
 def test_seeds_change_the_rows():
-    rows = [noisy_labels("template", "train", 3, DATA, seed, Rates()) for seed in (1, 2)]
+    rows = [noisy_labels("template", "train", 3, DATA, seed, RATES) for seed in (1, 2)]
     assert rows[0] != rows[1]
 
 
 def test_relations_are_in_the_language_of_the_data_set(made):
     forms = {form for _, _, forms in RELATIONS.values() for form in forms}
-    said = {row.provenance["template"] for _, rows in made["relation"] for row in rows}
-    assert forms <= said
+    words = {row.provenance["template"] for _, rows in made["relation"] for row in rows}
+    assert forms <= words
 
 
 @pytest.mark.parametrize("rates", ((0.5, 0.5, 0.1), (-0.1, 0, 0), (float("nan"), 0, 0)))
 def test_rates_that_cannot_be(rates):
     with pytest.raises(UsageError, match="shares"):
-        Rates(*rates)
+        check_rates(rates)
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -188,11 +188,11 @@ def test_the_same_command_writes_the_same_bytes(tmp_path, config):
         assert done.exception is None, done.exception
     a, b, c = (file.read_bytes() for file in files)
     assert a == b != c
-    said = json.loads(done.stdout.splitlines()[-1])
+    printed = json.loads(done.stdout.splitlines()[-1])
     scenes, provenance = read_jsonl(files[2]), read_provenance(files[2])
-    assert said["rows"] == sum(len(scene.expressions) for scene in scenes) == len(provenance)
-    assert said["images"] == len(scenes) <= 30
-    assert Counter(p["noise"] for p in provenance.values()) == said["noise"]
+    assert printed["rows"] == sum(len(scene.expressions) for scene in scenes) == len(provenance)
+    assert printed["images"] == len(scenes) <= 30
+    assert Counter(p["noise"] for p in provenance.values()) == printed["noise"]
 
 
 @pytest.mark.parametrize(

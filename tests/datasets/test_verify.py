@@ -69,7 +69,7 @@ def test_verify_recounts_and_recomputes(resolved: Resolved, tmp_path: Path, monk
     (val,) = verify.verify("refcoco-val", resolved, images=False)
     assert val.annotations == (
         "expressions: 9 expected, 4 counted",
-        f"fingerprint: 000000000000 stored, {stored[:12]} found; prepare the data set again",
+        f"fingerprint: 000000000000 stored, {stored[:12]} computed; prepare it again",
     )
 
 

@@ -18,15 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from bench.datasets.catalog import CATALOGUE
 from bench.datasets.pickles import as_text, load_index_list
 from bench.datasets.readers import Annotations, ReadOptions, part_of_file
-from bench.datasets.readers.rows import (
-    BoxFormat,
-    checked_box,
-    checked_file,
-    checked_side,
-    checked_text,
-    gather,
-    scene_of_row,
-)
+from bench.datasets.readers.rows import BoxFormat, checked_box, checked_row, checked_text, gather
 from bench.errors import DataError, UnknownName
 from bench.grounding import Expression, Scene
 
@@ -95,18 +87,9 @@ def read_index_list(path: Path, dataset: str, box_format: Literal["auto", "xyxy"
             mark = row[1] if len(row) == 5 else None
             form: BoxFormat = "xywh" if box_format == "auto" and isinstance(mark, str) and mark in MIXED else usual
             size: Mapping[object, object] = mark if isinstance(mark, Mapping) else {}
-            expression = Expression(
-                id=str(n),
-                text=checked_text(as_text(phrase), where),
-                box=checked_box(box, where, form),
-                ref_id=_ref_id(mark),
-            )
-            yield scene_of_row(
-                checked_file(file, where),
-                expression,
-                checked_side(size.get("width"), where, "width"),
-                checked_side(size.get("height"), where, "height"),
-            )
+            text = checked_text(as_text(phrase), where)
+            expression = Expression(str(n), text, checked_box(box, where, form), _ref_id(mark))
+            yield checked_row(file, expression, size.get("width"), size.get("height"), where)
 
     return gather(rows(), str(path))
 

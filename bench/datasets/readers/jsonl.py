@@ -26,15 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.datasets.readers import Annotations, ReadOptions, part_of_file
-from bench.datasets.readers.rows import (
-    BoxFormat,
-    checked_box,
-    checked_file,
-    checked_side,
-    checked_text,
-    gather,
-    scene_of_row,
-)
+from bench.datasets.readers.rows import BoxFormat, checked_box, checked_file, checked_row, checked_text, gather
 from bench.errors import DataError, nearest
 from bench.grounding import Expression, Query, Scene
 
@@ -107,12 +99,8 @@ def _rows(path: Path) -> Iterator[Scene]:
             kind=_label(record, "kind", where),
             category=_label(record, "category", where),
         )
-        yield scene_of_row(
-            checked_file(_need(record, "image", where), where, folders=True),
-            expression,
-            checked_side(record.get("width"), where, "width"),
-            checked_side(record.get("height"), where, "height"),
-        )
+        file = _need(record, "image", where)
+        yield checked_row(file, expression, record.get("width"), record.get("height"), where, folders=True)
 
 
 def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:

@@ -92,6 +92,14 @@ def scene_of_row(file: str, expression: Expression, width: int | None = None, he
     return Scene(file, file, width, height, (expression,))
 
 
+def checked_row(
+    file: object, expression: Expression, width: object, height: object, where: str, folders: bool = False
+) -> Scene:
+    """Check the cells of a row's image, and make it a scene of one expression."""
+    sides = (checked_side(width, where, "width"), checked_side(height, where, "height"))
+    return scene_of_row(checked_file(file, where, folders), expression, *sides)
+
+
 def gather(rows: Iterable[Scene], source: str) -> list[Scene]:
     """Gather scenes about the same image file into one, in order of first appearance; `source` is for messages.
 

@@ -1,7 +1,7 @@
 """`shapes`, the embedded data: scenes made on the fly from a seed, so that everything runs anywhere.
 
-rng.py      integers at random      ->  outlines.py  polygons      ->  layout.py  what stands where
-language.py  what is said about it   ->  drawing.py   pixels        ->  this file  the data set
+rng.py       random integers  ->  outlines.py  polygons  ->  layout.py  where the objects stand
+language.py  expressions      ->  drawing.py   pixels    ->  this file  the data set
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from bench.datasets.shapes.language import say
+from bench.datasets.shapes.language import write_expressions
 from bench.datasets.shapes.layout import make_layout, pixels
 from bench.datasets.split import Part, Split
 from bench.grounding import Expression, ImageArray, Scene, SceneObject
@@ -24,31 +24,22 @@ SCENES = {"train": 6000, "val": 400, "test": 400}  # train: the default of [data
 
 
 def make_scene(seed: int, part: str, index: int) -> Scene:
-    """One scene with its expressions; the same on every machine."""
+    """Make one scene with its expressions; the same on every machine."""
     layout = make_layout(seed, part, index)
-    same = Counter(thing.shape for thing in layout.things)
+    same = Counter(obj.shape for obj in layout.objects)
     name = f"{part}-{index:06d}"
     expressions = []
-    for number, saying in enumerate(say(layout, seed, part, index)):
-        thing = layout.things[saying.target]
-        expressions.append(
-            Expression(
-                id=f"{name}-{number}",
-                text=saying.text,
-                box=pixels(thing.extent),
-                ref_id=f"{name}-{saying.target}",
-                kind=saying.kind,
-                category=thing.shape,
-                same_category=same[thing.shape],
-            )
-        )
-    objects = [SceneObject(t.shape, pixels(t.extent), f"{t.texture} {t.colour} {t.shape}") for t in layout.things]
+    for number, (kind, text, target) in enumerate(write_expressions(layout, seed, part, index)):
+        obj = layout.objects[target]
+        box, ref_id = pixels(obj.extent), f"{name}-{target}"
+        expressions.append(Expression(f"{name}-{number}", text, box, ref_id, kind, obj.shape, same[obj.shape]))
+    objects = [SceneObject(t.shape, pixels(t.extent), f"{t.texture} {t.colour} {t.shape}") for t in layout.objects]
     return Scene(name, f"{name}.png", layout.width, layout.height, tuple(expressions), tuple(objects))
 
 
 @dataclass(frozen=True)
 class ShapesImages:
-    """Draws a scene's image when it is asked for; nothing lies on disk."""
+    """An ImageSource that draws a scene's image when it is loaded; nothing lies on disk."""
 
     seed: int
 
@@ -79,16 +70,15 @@ class Shapes:
         return True
 
     def load(self, part: str, resolved: Resolved) -> Split:
-        """The part's scenes in order; scene i is the same however many are asked for."""
-        knobs = resolved.settings.data.shapes
-        count = knobs.train if part == "train" else SCENES[part]
-        asked = _asked(knobs.seed, part, count)
-        return Split(f"shapes-{part}", f"Shapes {part}", asked, ShapesImages(knobs.seed), self.terms)
+        """Make the part's scenes in order; scene i is the same whatever their number."""
+        settings = resolved.settings.data.shapes
+        scenes = _scenes(settings.seed, part, settings.train if part == "train" else SCENES[part])
+        return Split(f"shapes-{part}", f"Shapes {part}", scenes, ShapesImages(settings.seed), self.terms)
 
 
 @lru_cache(maxsize=4)
-def _asked(seed: int, part: str, count: int) -> tuple[Scene, ...]:
-    """The scenes with expressions among the first `count`; kept, for thinking the train part up takes ten seconds."""
+def _scenes(seed: int, part: str, count: int) -> tuple[Scene, ...]:
+    """Make the scenes with expressions among the first `count`; kept, for the train part takes ten seconds."""
     scenes = (make_scene(seed, part, index) for index in range(count))
     return tuple(scene for scene in scenes if scene.expressions)
 

@@ -1,4 +1,4 @@
-"""Pixels for a layout: textured things with soft shadows over backgrounds that are not plain.
+"""Pixels for a layout: textured objects with soft shadows over backgrounds that are not plain.
 
 Only the annotations are promised to be the same everywhere; pixels may differ in the last bit between versions of
 Pillow.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from bench.datasets.shapes.layout import Layout, Thing
+from bench.datasets.shapes.layout import Layout, PlacedShape
 from bench.datasets.shapes.outlines import UNIT
 from bench.datasets.shapes.rng import Rng
 from bench.grounding import ImageArray
@@ -26,7 +26,7 @@ PALETTE: dict[str, Colour] = {
     "pink": (242, 140, 184),
     "brown": (128, 82, 52),
 }
-# Muted pairs, so that the things stand out.
+# Muted pairs, so that the objects stand out.
 GROUNDS: tuple[tuple[Colour, Colour], ...] = (
     ((233, 229, 220), (205, 213, 216)),
     ((214, 224, 214), (238, 232, 214)),
@@ -39,23 +39,23 @@ GROUNDS: tuple[tuple[Colour, Colour], ...] = (
 
 
 def draw(layout: Layout, seed: int, part: str, index: int) -> ImageArray:
-    """The image of a layout, RGB uint8 (H, W, 3)."""
+    """Draw the image of a layout, RGB uint8 (H, W, 3)."""
     rng = Rng("pixels", seed, part, index)
     size = (layout.width, layout.height)
     canvas = _ground(rng, size)
     canvas.paste((24, 26, 34), mask=_shadows(layout, size))
-    for thing in layout.things:
-        _paint(canvas, thing, rng)
+    for obj in layout.objects:
+        _paint(canvas, obj, rng)
     return np.asarray(canvas, np.uint8)
 
 
 def _shadows(layout: Layout, size: tuple[int, int]) -> Image.Image:
-    """How dark the shadows fall: L mask, drawn at half size since it is blurred anyway."""
+    """Draw how dark the shadows fall: L mask, at half size since it is blurred anyway."""
     shade = Image.new("L", (size[0] // 2, size[1] // 2), 0)
     pen = ImageDraw.Draw(shade)
-    for thing in layout.things:
-        lift = max(2, (thing.extent[2] - thing.extent[0]) // UNIT // 24)
-        rings = [[((x // UNIT + lift) // 2, (y // UNIT + lift) // 2) for x, y in ring] for ring in thing.rings]
+    for obj in layout.objects:
+        lift = max(2, (obj.extent[2] - obj.extent[0]) // UNIT // 24)
+        rings = [[((x // UNIT + lift) // 2, (y // UNIT + lift) // 2) for x, y in ring] for ring in obj.rings]
         pen.polygon(rings[0], fill=110)
         for hole in rings[1:]:
             pen.polygon(hole, fill=0)
@@ -63,7 +63,7 @@ def _shadows(layout: Layout, size: tuple[int, int]) -> Image.Image:
 
 
 def _ground(rng: Rng, size: tuple[int, int]) -> Image.Image:
-    """A gradient between two muted tones under large soft blobs, faint tiles or faint stripes."""
+    """Draw a gradient between two muted tones under large soft blobs, faint tiles or faint stripes."""
     first, second = rng.pick(GROUNDS)
     if rng.chance(50):
         first, second = second, first
@@ -89,22 +89,22 @@ def _ground(rng: Rng, size: tuple[int, int]) -> Image.Image:
     return canvas
 
 
-def _paint(canvas: Image.Image, thing: Thing, rng: Rng) -> None:
-    """One thing: its colour, its texture in a lighter or darker tone, a darker rim."""
-    left, top = thing.extent[0] // UNIT - 1, thing.extent[1] // UNIT - 1
-    right, bottom = thing.extent[2] // UNIT + 2, thing.extent[3] // UNIT + 2
+def _paint(canvas: Image.Image, obj: PlacedShape, rng: Rng) -> None:
+    """Paint one object: its colour, its texture in a lighter or darker tone, a darker rim."""
+    left, top = obj.extent[0] // UNIT - 1, obj.extent[1] // UNIT - 1
+    right, bottom = obj.extent[2] // UNIT + 2, obj.extent[3] // UNIT + 2
     size = ((right - left) * OVER, (bottom - top) * OVER)
-    rings = [[(x * OVER // UNIT - left * OVER, y * OVER // UNIT - top * OVER) for x, y in r] for r in thing.rings]
+    rings = [[(x * OVER // UNIT - left * OVER, y * OVER // UNIT - top * OVER) for x, y in r] for r in obj.rings]
     mask = Image.new("L", size, 0)
     pen = ImageDraw.Draw(mask)
     pen.polygon(rings[0], fill=255)
     for hole in rings[1:]:
         pen.polygon(hole, fill=0)
-    base = _shifted(PALETTE[thing.colour], rng.between(-10, 10))
+    base = _shifted(PALETTE[obj.colour], rng.between(-10, 10))
     patch = Image.new("RGB", size, base)
-    if thing.texture != "plain":
+    if obj.texture != "plain":
         tone = _shifted(base, -78) if sum(base) > 480 else _shifted(base, 96)
-        patch.paste(tone, mask=_texture(thing.texture, size, rng))
+        patch.paste(tone, mask=_texture(obj.texture, size, rng))
     rim = ImageDraw.Draw(patch)
     for ring in rings:
         rim.line([*ring, ring[0]], fill=_shifted(base, -60), width=3, joint="curve")
@@ -112,7 +112,7 @@ def _paint(canvas: Image.Image, thing: Thing, rng: Rng) -> None:
 
 
 def _texture(texture: str, size: tuple[int, int], rng: Rng) -> Image.Image:
-    """Where the second tone goes: L mask of `size`."""
+    """Draw where the second tone goes: L mask of `size`."""
     mask = Image.new("L", size, 0)
     pen = ImageDraw.Draw(mask)
     width, height = size

@@ -1,9 +1,9 @@
-"""What is said about a layout: expressions that fit exactly one thing, of five kinds, in several phrasings each.
+"""Expressions about a layout: each fits exactly one object, of five kinds, in several phrasings each.
 
-A noun phrase is a choice of texture, colour and shape; the things it fits are its group. An *attribute* expression is a
-phrase whose group is one thing. The other kinds take a group of several and single one out: by size (*comparison*), by
-its place in the image (*location*), by another thing (*relation*), by counting (*ordinal*). Whatever is said is clear
-by a margin: nearly equal sizes are not compared, nearly level things are not ordered.
+A noun phrase is a choice of texture, colour and shape; the objects it fits are its group. An *attribute* expression is
+a phrase whose group is one object. The other kinds take a group of several and single one out: by size (*comparison*),
+by its place in the image (*location*), by another object (*relation*), by counting (*ordinal*). Every expression is
+clear by a margin: nearly equal sizes are not compared, nearly level objects are not ordered.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from bench.datasets.shapes.layout import Layout, Thing
+from bench.datasets.shapes.layout import Layout, PlacedShape
 from bench.datasets.shapes.outlines import UNIT
 from bench.datasets.shapes.rng import Rng
 
@@ -23,7 +23,7 @@ PLURALS = {"cross": "crosses"}
 ATTRIBUTE = (
     "{np}", "{np}", "the {np}", "the {np}", "{a} {np}", "find the {np}", "the {np} in the picture", "look for the {np}",
 )  # fmt: skip
-# direction -> (axis, sign): the thing whose centre is furthest that way
+# direction -> (axis, sign): the object whose centre is furthest that way
 PLACES: dict[str, tuple[int, int, tuple[str, ...]]] = {
     "left": (
         0,
@@ -48,7 +48,7 @@ OF_TWO = {1: ("the bigger {np}", "larger of the two {nps}"), -1: ("the smaller {
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A noun phrase and the indices of the things it fits. None leaves the attribute out."""
+    """A noun phrase and the indices of the objects it fits. None leaves the attribute out."""
 
     texture: str | None
     colour: str | None
@@ -68,19 +68,13 @@ class Phrase:
         return self.singular[: -len(self.shape)] + PLURALS[self.shape] if self.shape in PLURALS else self.singular + "s"
 
 
-@dataclass(frozen=True, slots=True)
-class Saying:
-    """One expression: its kind, its words, and the index of the thing it means."""
+def write_expressions(layout: Layout, seed: int, part: str, index: int) -> list[tuple[str, str, int]]:
+    """Write 3 to 8 different expressions about a scene (fewer where it allows no more), kinds and objects mixed.
 
-    kind: str
-    text: str
-    target: int
-
-
-def say(layout: Layout, seed: int, part: str, index: int) -> list[Saying]:
-    """3 to 8 different expressions about a scene (fewer where the scene allows no more), kinds and things mixed."""
+    Each is its kind, its text, and the index of the object it means.
+    """
     rng = Rng("language", seed, part, index)
-    phrases = list(phrases_of(layout.things))
+    phrases = list(phrases_of(layout.objects))
     pools = {
         "attribute": list(by_attribute(phrases)),
         "comparison": list(_comparison(layout, phrases)),
@@ -89,37 +83,37 @@ def say(layout: Layout, seed: int, part: str, index: int) -> list[Saying]:
         "ordinal": list(_ordinal(layout, phrases)),
     }
     wanted = rng.between(3, 8)
-    said: dict[str, Saying] = {}
-    asked = [0] * len(layout.things)
-    while len(said) < wanted and any(pools.values()):
+    expressions: dict[str, tuple[str, str, int]] = {}
+    mentions = [0] * len(layout.objects)
+    while len(expressions) < wanted and any(pools.values()):
         kind = rng.weighted([(kind, weight) for kind, weight in KINDS if pools[kind]])
-        # Prefer a thing that few expressions are about yet: of three candidates, the least asked for.
-        target, forms, words = min(rng.sample(pools[kind], 3), key=lambda c: asked[c[0]])
+        # Prefer an object that few expressions are about yet: of three candidates, the least mentioned.
+        target, forms, words = min(rng.sample(pools[kind], 3), key=lambda c: mentions[c[0]])
         pools[kind] = [c for c in pools[kind] if (c[0], c[2]) != (target, words)]
         text = rng.pick(forms).format(**words)
-        if text not in said:
-            said[text] = Saying(kind, text, target)
-            asked[target] += 1
-    return list(said.values())
+        if text not in expressions:
+            expressions[text] = (kind, text, target)
+            mentions[target] += 1
+    return list(expressions.values())
 
 
-Candidate = tuple[int, tuple[str, ...], dict[str, str]]  # the thing meant, the phrasings, their words
+Candidate = tuple[int, tuple[str, ...], dict[str, str]]  # the object meant, the phrasings, their words
 
 
-def phrases_of(things: tuple[Thing, ...]) -> Iterator[Phrase]:
-    """Every noun phrase that fits something; attributes that are the same for all things are still sayable."""
-    seen = set()
-    for thing in things:
-        for texture in {None: 0, thing.texture: 0}:
-            for colour in {None: 0, thing.colour: 0}:
-                for shape in {None: 0, thing.shape: 0}:
+def phrases_of(objects: tuple[PlacedShape, ...]) -> Iterator[Phrase]:
+    """Yield every noun phrase that fits an object; attributes that are the same for all objects count too."""
+    keys = set()
+    for obj in objects:
+        for texture in {None: 0, obj.texture: 0}:
+            for colour in {None: 0, obj.colour: 0}:
+                for shape in {None: 0, obj.shape: 0}:
                     key = (texture, colour, shape)
-                    if key in seen:
+                    if key in keys:
                         continue
-                    seen.add(key)
+                    keys.add(key)
                     group = tuple(
                         i
-                        for i, t in enumerate(things)
+                        for i, t in enumerate(objects)
                         if texture in (None, t.texture) and colour in (None, t.colour) and shape in (None, t.shape)
                     )
                     yield Phrase(texture, colour, shape, group)
@@ -133,8 +127,8 @@ def by_attribute(phrases: list[Phrase]) -> Iterator[Candidate]:
 
 def _comparison(layout: Layout, phrases: list[Phrase]) -> Iterator[Candidate]:
     for phrase in _groups(phrases):
-        by_area = sorted(phrase.group, key=lambda i: layout.things[i].area)
-        areas = [layout.things[i].area for i in by_area]
+        by_area = sorted(phrase.group, key=lambda i: layout.objects[i].area)
+        areas = [layout.objects[i].area for i in by_area]
         words = {"np": phrase.singular, "nps": phrase.plural}
         for sign, ends, forms in ((1, (-1, -2), BIGGEST), (-1, (0, 1), SMALLEST)):
             larger, smaller = sorted((areas[ends[0]], areas[ends[1]]), reverse=True)
@@ -145,8 +139,8 @@ def _comparison(layout: Layout, phrases: list[Phrase]) -> Iterator[Candidate]:
 def by_location(layout: Layout, phrases: list[Phrase]) -> Iterator[Candidate]:
     for phrase in _groups(phrases):
         for axis, sign, forms in PLACES.values():
-            ranked = sorted(phrase.group, key=lambda i: -sign * layout.things[i].centre[axis])
-            gap = abs(layout.things[ranked[0]].centre[axis] - layout.things[ranked[1]].centre[axis])
+            ranked = sorted(phrase.group, key=lambda i: -sign * layout.objects[i].centre[axis])
+            gap = abs(layout.objects[ranked[0]].centre[axis] - layout.objects[ranked[1]].centre[axis])
             if 8 * gap >= _span(layout, axis):
                 yield ranked[0], forms, {"np": phrase.singular}
 
@@ -160,7 +154,7 @@ def by_relation(layout: Layout, phrases: list[Phrase]) -> Iterator[Candidate]:
             words = {"np": phrase.singular, "other": anchor.singular}
             for axis, sign, forms in RELATIONS.values():
                 beyond = [_beyond(layout, i, anchor.group[0], axis, sign) for i in phrase.group]
-                # Clear only when one thing is well beyond the other's edge and the rest are not beyond at all.
+                # Clear only when one object is well beyond the other's edge and the rest are not beyond at all.
                 if beyond.count("clearly") == 1 and beyond.count("no") == len(beyond) - 1:
                     yield phrase.group[beyond.index("clearly")], forms, words
             near = sorted((_distance(layout, i, anchor.group[0]), i) for i in phrase.group)
@@ -173,8 +167,8 @@ def _ordinal(layout: Layout, phrases: list[Phrase]) -> Iterator[Candidate]:
         if not 3 <= len(phrase.group) <= 6:
             continue
         for axis, sides in ((0, ("left", "right")), (1, ("top", "bottom"))):
-            ranked = sorted(phrase.group, key=lambda i: layout.things[i].centre[axis])
-            centres = [layout.things[i].centre[axis] for i in ranked]
+            ranked = sorted(phrase.group, key=lambda i: layout.objects[i].centre[axis])
+            centres = [layout.objects[i].centre[axis] for i in ranked]
             if any(20 * (b - a) < _span(layout, axis) for a, b in pairwise(centres)):
                 continue
             for side, order in zip(sides, (ranked, ranked[::-1]), strict=True):
@@ -188,13 +182,13 @@ def _groups(phrases: list[Phrase]) -> Iterator[Phrase]:
 
 
 def _span(layout: Layout, axis: int) -> int:
-    """The image's side, in the doubled units of `Thing.centre`."""
+    """The image's side, in the doubled units of `PlacedShape.centre`."""
     return 2 * UNIT * (layout.width, layout.height)[axis]
 
 
-def _beyond(layout: Layout, thing: int, other: int, axis: int, sign: int) -> str:
-    """Whether a thing lies beyond another in a direction: "clearly", "no", or "" for in between."""
-    a, b = layout.things[thing], layout.things[other]
+def _beyond(layout: Layout, obj: int, other: int, axis: int, sign: int) -> str:
+    """Whether an object lies beyond another in a direction: "clearly", "no", or "" for in between."""
+    a, b = layout.objects[obj], layout.objects[other]
     edge = b.extent[axis] if sign < 0 else b.extent[axis + 2]
     if sign * (a.centre[axis] - 2 * edge) > 0:
         return "clearly"
@@ -202,5 +196,5 @@ def _beyond(layout: Layout, thing: int, other: int, axis: int, sign: int) -> str
 
 
 def _distance(layout: Layout, a: int, b: int) -> int:
-    (ax, ay), (bx, by) = layout.things[a].centre, layout.things[b].centre
+    (ax, ay), (bx, by) = layout.objects[a].centre, layout.objects[b].centre
     return (ax - bx) ** 2 + (ay - by) ** 2

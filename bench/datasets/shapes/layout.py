@@ -1,6 +1,6 @@
-"""What stands where: the things of a scene, placed by integers alone.
+"""Layouts: the objects of a scene, placed by integers alone.
 
-Scenes are made like photographs are: a few kinds of things, several of each, mostly between 20 and 50 % of the
+Scenes are made like photographs are: a few kinds of objects, several of each, mostly between 20 and 50 % of the
 image's side, some small, a little overlap.
 """
 
@@ -15,11 +15,11 @@ from bench.grounding import Box
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")
 TEXTURES = ("plain", "striped", "dotted", "checkered")
 SIZES = ((320, 240), (240, 320), (320, 214), (214, 320), (288, 288), (320, 256), (256, 320))
-COUNTS = ((2, 4), (3, 9), (4, 18), (5, 23), (6, 21), (7, 15), (8, 10))  # (things in a scene, weight)
+COUNTS = ((2, 4), (3, 9), (4, 18), (5, 23), (6, 21), (7, 15), (8, 10))  # (objects in a scene, weight)
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class PlacedShape:
     """One object. `extent` is left, top, right, bottom in quarter pixels, the true extent of its outline."""
 
     shape: str
@@ -42,11 +42,11 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """An image's size in pixels and its things, the ones behind first."""
+    """An image's size in pixels and its objects, the ones behind first."""
 
     width: int
     height: int
-    things: tuple[Thing, ...]
+    objects: tuple[PlacedShape, ...]
 
 
 def pixels(extent: tuple[int, int, int, int]) -> Box:
@@ -56,24 +56,24 @@ def pixels(extent: tuple[int, int, int, int]) -> Box:
 
 
 def make_layout(seed: int, part: str, index: int) -> Layout:
-    """The layout of one scene: a pure function of the generator's seed, the part and the index."""
+    """Make the layout of one scene: a pure function of the generator's seed, the part and the index."""
     rng = Rng("layout", seed, part, index)
     width, height = rng.pick(SIZES)
     count = rng.weighted(COUNTS)
     shapes = rng.sample(SHAPES, rng.between(1, max(2, count // 2)))
     colours = rng.sample(COLOURS, rng.between(2, max(2, count - 1)))
     textures = rng.sample(TEXTURES, rng.between(1, 3))
-    things: list[Thing] = []
+    objects: list[PlacedShape] = []
     for half in sorted((_half(rng, count, width, height) for _ in range(count)), reverse=True):
         kind = (rng.pick(shapes), rng.pick(colours), rng.pick(textures))
-        thing = _place(rng, kind, half, (width, height), things)
-        if thing is not None:
-            things.append(thing)
-    return Layout(width, height, tuple(things))
+        obj = _place(rng, kind, half, (width, height), objects)
+        if obj is not None:
+            objects.append(obj)
+    return Layout(width, height, tuple(objects))
 
 
 def _half(rng: Rng, count: int, width: int, height: int) -> int:
-    """Half the side in units: 20 to 50 % of the image's side, less where many share it; one in six is small."""
+    """Draw half the side in units: 20 to 50 % of the image's side, less where many share it; one in six is small."""
     side = (width + height) * UNIT // 2
     if rng.chance(16):
         return side * rng.between(100, 190) // 2000
@@ -81,8 +81,10 @@ def _half(rng: Rng, count: int, width: int, height: int) -> int:
     return side * rng.between(200, most) // 2000
 
 
-def _place(rng: Rng, kind: tuple[str, str, str], half: int, size: tuple[int, int], others: list[Thing]) -> Thing | None:
-    """A thing where it fits, made smaller when the image is crowded; None when it fits nowhere."""
+def _place(
+    rng: Rng, kind: tuple[str, str, str], half: int, size: tuple[int, int], others: list[PlacedShape]
+) -> PlacedShape | None:
+    """A object where it fits, made smaller when the image is crowded; None when it fits nowhere."""
     width, height = size[0] * UNIT, size[1] * UNIT
     turn, stretch = rng.between(-24, 24), rng.between(820, 1220)
     for attempt in range(120):
@@ -96,7 +98,7 @@ def _place(rng: Rng, kind: tuple[str, str, str], half: int, size: tuple[int, int
         box = extent(rings)
         inside = box[0] >= UNIT and box[1] >= UNIT and box[2] <= width - UNIT and box[3] <= height - UNIT
         if inside and all(_apart(box, other.extent) for other in others):
-            return Thing(*kind, rings, box)
+            return PlacedShape(*kind, rings, box)
     return None
 
 

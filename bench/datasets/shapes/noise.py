@@ -1,11 +1,11 @@
 """Pseudo-labels of `shapes` whose faults are known: made from the truth, then spoilt at stated rates.
 
-Three kinds, as the sources of real ones: `template` says what a thing looks like or where it is (one entity),
-`relation` how it stands to another (two), `caption` names several things of the scene in a sentence whose box is the
+Three kinds, as the sources of real ones: `template` says what an object looks like or where it is (one entity),
+`relation` how it stands to another (two), `caption` names several objects of the scene in a sentence whose box is the
 first one's (three or more). A row is right, or has one fault:
 
-    wrong attribute   a colour or texture that the thing does not have
-    wrong object      the box of another thing of the scene
+    wrong attribute   a colour or texture that the object does not have
+    wrong object      the box of another object of the scene
     shifted box       the box moved and scaled until its IoU with the true one is 0.1 to 0.45
 
 A row depends on the two seeds, the kind, the part, the scene's index and the row's place alone. Rates only say which
@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 
 from bench.datasets.shapes.language import Candidate, by_attribute, by_location, by_relation, phrases_of
-from bench.datasets.shapes.layout import COLOURS, TEXTURES, Layout, Thing, make_layout, pixels
+from bench.datasets.shapes.layout import COLOURS, TEXTURES, Layout, PlacedShape, make_layout, pixels
 from bench.datasets.shapes.outlines import UNIT
 from bench.datasets.shapes.rng import Rng
 from bench.errors import UsageError
@@ -28,58 +27,41 @@ from bench.grounding import Scene
 from bench.labelling import PseudoLabel
 
 KINDS = ("template", "relation", "caption")
+FAULTS = ("wrong attribute", "wrong object", "shifted box")
 SHIFTED_IOU = (0.1, 0.45)
 TRIES = 400  # draws for a shifted box; about one in five is good
 STEPS = 1_000_000  # the finest rate
-# A caption names what it is about first, then other things: {head} and {others}.
+# A caption names what it is about first, then other objects: {head} and {others}.
 CAPTIONS = (
     "{head}, {others}", "{head} with {others}", "{head} together with {others}", "a picture of {head} with {others}",
 )  # fmt: skip
 Extent = tuple[int, int, int, int]  # left, top, right, bottom in quarter pixels
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """How many rows of a kind have each fault, as shares of 1; the rest is right. Raises UsageError."""
-
-    wrong_attribute: float = 0.2
-    wrong_object: float = 0.2
-    shifted_box: float = 0.1
-
-    def __post_init__(self) -> None:
-        shares = (self.wrong_attribute, self.wrong_object, self.shifted_box)
-        if not all(math.isfinite(share) and 0 <= share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
-            said = ", ".join(f"{share:g}" for share in shares)
-            raise UsageError(f"rates of faults are shares, 0 to 1, and together 1 at most; these are {said}")
-
-    def fault(self, throw: int) -> str:
-        """The fault of a row whose throw is 0 to STEPS - 1, "none" for a right one."""
-        below = 0.0
-        for fault in ("wrong attribute", "wrong object", "shifted box"):
-            below += getattr(self, fault.replace(" ", "_"))
-            if throw < round(below * STEPS):
-                return fault
-        return "none"
+Rates = tuple[float, float, float]  # shares of rows with each of FAULTS; the rest is right
+# One row before its fault: a form, its words, the object it is about, and how many objects it names.
+Claim = tuple[str, dict[str, str], int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Claim:
-    """One row before its fault: `form` with its `words`, about the thing `target`, naming `entities` things."""
+def check_rates(rates: Rates) -> None:
+    """Raise UsageError for rates that are no shares of 1, or more than 1 together."""
+    if not all(math.isfinite(share) and 0 <= share <= 1 for share in rates) or sum(rates) > 1 + 1e-9:
+        listed = ", ".join(f"{share:g}" for share in rates)
+        raise UsageError(f"rates of faults are shares, 0 to 1, and together 1 at most; these are {listed}")
 
-    form: str
-    words: dict[str, str]
-    target: int
-    entities: int
 
-    @property
-    def text(self) -> str:
-        return self.form.format(**self.words)
+def _fault(rates: Rates, draw: int) -> str:
+    """Return the fault of a row whose draw is 0 to STEPS - 1, "none" for a right one."""
+    for fault, below in zip(FAULTS, accumulate(rates), strict=True):
+        if draw < round(below * STEPS):
+            return fault
+    return "none"
 
 
 def noisy_labels_of(
     scenes: Iterable[Scene], kind: str, data_seed: int, seed: int, rates: Rates, per_image: int = 6
 ) -> Iterator[PseudoLabel]:
-    """The rows about scenes of `shapes`, one scene after the other; nothing but their names is read."""
+    """Yield the rows about scenes of `shapes`, one scene after the other; nothing but their names is read."""
     for scene in scenes:
         part, _, index = scene.id.rpartition("-")
         yield from noisy_labels(kind, part, int(index), data_seed, seed, rates, per_image)
@@ -96,60 +78,61 @@ def noisy_labels(
     if kind not in KINDS:
         raise UsageError(f"--kind {kind}: it is {', '.join(KINDS[:-1])} or {KINDS[-1]}")
     layout = make_layout(data_seed, part, index)
-    if len(layout.things) < 2:  # no other thing to mistake it for
+    if len(layout.objects) < 2:  # no other object to mistake it for
         return []
     scene = Scene(f"{part}-{index:06d}", f"{part}-{index:06d}.png", layout.width, layout.height, ())
     made: list[PseudoLabel] = []
     key = (data_seed, seed, kind, part, index)
     for number, claim in enumerate(islice(_claims(kind, layout, Rng("rows", *key)), per_image)):
         rng = Rng("fault", *key, number)
-        fault = rates.fault(rng.below(STEPS))
-        target = layout.things[claim.target]
-        text, extent = claim.text, target.extent
+        fault = _fault(rates, rng.below(STEPS))
+        form, words, place, entities = claim
+        target = layout.objects[place]
+        text, extent = form.format(**words), target.extent
         if fault == "wrong attribute":
             text = _misdescribed(claim, target, rng)
         elif fault == "wrong object":
-            extent = rng.pick([t for i, t in enumerate(layout.things) if i != claim.target]).extent
+            extent = rng.pick([t for i, t in enumerate(layout.objects) if i != place]).extent
         elif fault == "shifted box":
             extent = _shifted(extent, (layout.width * UNIT, layout.height * UNIT), rng)
-        said = {"source": kind, "detector": "shapes", "score": 1.0, "template": claim.form, "entities": claim.entities}
-        said |= {"noise": fault, "true_box": list(pixels(target.extent))}
-        made.append(PseudoLabel(scene, text, pixels(extent), said))
+        provenance = {"source": kind, "detector": "shapes", "score": 1.0, "template": form, "entities": entities}
+        provenance |= {"noise": fault, "true_box": list(pixels(target.extent))}
+        made.append(PseudoLabel(scene, text, pixels(extent), provenance))
     return made
 
 
-def _claims(kind: str, layout: Layout, rng: Rng) -> Iterator[_Claim]:
-    """True claims in random order, no text twice."""
-    phrases = list(phrases_of(layout.things))
+def _claims(kind: str, layout: Layout, rng: Rng) -> Iterator[Claim]:
+    """Yield true claims in random order, no text twice."""
+    phrases = list(phrases_of(layout.objects))
     pools: dict[str, list[Candidate]] = {}
     if kind != "relation":
         pools = {"attribute": list(by_attribute(phrases)), "location": list(by_location(layout, phrases))}
     if kind != "template":
         pools["relation"] = list(by_relation(layout, phrases))
     weights = {"attribute": 36, "location": 20, "relation": 19}  # as often as the expressions of the data set
-    said: set[str] = set()
+    texts: set[str] = set()
     while left := [(name, weights[name]) for name in pools if pools[name]]:
         pool = pools[rng.weighted(left)]
         candidate = pool.pop(rng.below(len(pool)))
         claim = _caption(candidate, layout, rng) if kind == "caption" else _plain(candidate, rng)
-        if claim is not None and claim.text not in said:
-            said.add(claim.text)
+        if claim is not None and (text := claim[0].format(**claim[1])) not in texts:
+            texts.add(text)
             yield claim
 
 
-def _plain(candidate: Candidate, rng: Rng) -> _Claim:
+def _plain(candidate: Candidate, rng: Rng) -> Claim:
     target, forms, words = candidate
-    return _Claim(rng.pick(forms), words, target, 2 if "other" in words else 1)
+    return rng.pick(forms), words, target, 2 if "other" in words else 1
 
 
-def _caption(candidate: Candidate, layout: Layout, rng: Rng) -> _Claim | None:
-    """A sentence about a candidate's thing and others; None where the scene has not three things to name."""
+def _caption(candidate: Candidate, layout: Layout, rng: Rng) -> Claim | None:
+    """Make a sentence about a candidate's object and others; None where the scene has not three objects to name."""
     target, forms, words = candidate
     # Of a place or a relation the plainest form: "the {np} on the left", "the {np} above the {other}".
     head = rng.pick(("the {np}", "{a} {np}")) if "a" in words else forms[0]
     named = 1 + ("other" in words)
-    full = [f"{t.texture} {t.colour} {t.shape}" for i, t in enumerate(layout.things) if i != target]
-    # A relation's other thing is named already: it is the only one that the words for it fit.
+    full = [f"{t.texture} {t.colour} {t.shape}" for i, t in enumerate(layout.objects) if i != target]
+    # A relation's other object is named already: it is the only one that the words for it fit.
     rest = [phrase for phrase in dict.fromkeys(full) if "other" not in words or not _fits(words["other"], phrase)]
     chosen = rng.sample(rest, rng.between(3 - named, 4 - named))
     if named + len(chosen) < 3:
@@ -157,17 +140,18 @@ def _caption(candidate: Candidate, layout: Layout, rng: Rng) -> _Claim | None:
     others = [f"{_article(phrase)} {phrase}" for phrase in chosen]
     listed = ", ".join(others[:-1]) + " and " * (len(others) > 1) + others[-1]
     form = rng.pick(CAPTIONS).replace("{head}", head)
-    return _Claim(form, words | {"others": listed}, target, named + len(chosen))
+    return form, words | {"others": listed}, target, named + len(chosen)
 
 
 def _fits(phrase: str, full: str) -> bool:
-    """Whether a noun phrase fits a thing that is described in full."""
+    """Whether a noun phrase fits an object that is described in full."""
     return set(phrase.split()) <= set(full.split())
 
 
-def _misdescribed(claim: _Claim, target: Thing, rng: Rng) -> str:
-    """The claim's text with one colour or texture that its thing has not; put in where it names none."""
-    words = claim.words["np"].split()
+def _misdescribed(claim: Claim, target: PlacedShape, rng: Rng) -> str:
+    """Write the claim with one colour or texture that its object has not; put in where it names none."""
+    form, named, *_ = claim
+    words = named["np"].split()
     places = [i for i, word in enumerate(words) if word in COLOURS or word in TEXTURES]
     if places:
         place = rng.pick(places)
@@ -176,11 +160,11 @@ def _misdescribed(claim: _Claim, target: Thing, rng: Rng) -> str:
     else:
         words.insert(0, rng.pick([colour for colour in COLOURS if colour != target.colour]))
     wrong = " ".join(words)
-    return claim.form.format(**claim.words | {"np": wrong, "a": _article(wrong)})
+    return form.format(**named | {"np": wrong, "a": _article(wrong)})
 
 
 def _shifted(true: Extent, size: tuple[int, int], rng: Rng) -> Extent:
-    """A box in an image of `size` (in quarter pixels) that overlaps the true one a little: IoU in SHIFTED_IOU."""
+    """Make a box in an image of `size` (in quarter pixels) that overlaps the true one a little: IoU in SHIFTED_IOU."""
     width, height = true[2] - true[0], true[3] - true[1]
     for _ in range(TRIES):
         w, h = width * rng.between(50, 180) // 100, height * rng.between(50, 180) // 100
@@ -195,7 +179,7 @@ def _shifted(true: Extent, size: tuple[int, int], rng: Rng) -> Extent:
 
 
 def _iou(a: Extent, b: Extent) -> float:
-    """Of integers, so that it is the same everywhere."""
+    """Compute the IoU from integers, so that it is the same everywhere."""
     across, down = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     if across <= 0 or down <= 0:
         return 0.0

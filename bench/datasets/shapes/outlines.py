@@ -18,7 +18,7 @@ SINE = tuple(round(10_000 * math.sin(math.radians(d))) for d in range(360))
 
 
 def _polar(degrees: int, radius: int) -> Point:
-    """A point at an angle clockwise from the top."""
+    """Return the point at an angle clockwise from the top."""
     return (radius * SINE[degrees % 360] // 10_000, -radius * SINE[(degrees + 90) % 360] // 10_000)
 
 
@@ -64,7 +64,7 @@ SHAPES = tuple(OUTLINES)
 
 
 def outline(shape: str, centre: Point, half: int, turn: int, stretch: int) -> tuple[Ring, ...]:
-    """The rings of a shape in units: `half` side in units, turned by `turn` degrees, widened by `stretch` per mille."""
+    """Make the rings of a shape in units: `half` its side, turned by `turn` degrees, widened by `stretch` per mille."""
     sine, cosine = SINE[turn % 360], SINE[(turn + 90) % 360]
     rings = []
     for ring in OUTLINES[shape]:
@@ -77,6 +77,6 @@ def outline(shape: str, centre: Point, half: int, turn: int, stretch: int) -> tu
 
 
 def extent(rings: Sequence[Ring]) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the outer ring, in units."""
+    """Return left, top, right, bottom of the outer ring, in units."""
     xs, ys = [x for x, _ in rings[0]], [y for _, y in rings[0]]
     return min(xs), min(ys), max(xs), max(ys)

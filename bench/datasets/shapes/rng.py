@@ -25,31 +25,31 @@ class Rng:
         return z ^ (z >> 31)
 
     def below(self, n: int) -> int:
-        """0 to n - 1."""
+        """Draw 0 to n - 1."""
         return (self._next() * n) >> 64
 
     def between(self, low: int, high: int) -> int:
-        """low to high, both included."""
+        """Draw low to high, both included."""
         return low + self.below(high - low + 1)
 
     def chance(self, percent: int) -> bool:
-        """True in `percent` of 100 throws."""
+        """Draw True in `percent` of 100 cases."""
         return self.below(100) < percent
 
     def pick(self, items: Sequence[T]) -> T:
-        """One of `items`."""
+        """Draw one of `items`."""
         return items[self.below(len(items))]
 
     def weighted(self, items: Sequence[tuple[T, int]]) -> T:
-        """One of `items`, each (thing, weight), as often as its weight says."""
-        throw = self.below(sum(weight for _, weight in items))
-        for thing, weight in items:
-            throw -= weight
-            if throw < 0:
-                return thing
+        """Draw one of `items`, each (item, weight), as often as its weight says."""
+        left = self.below(sum(weight for _, weight in items))
+        for item, weight in items:
+            left -= weight
+            if left < 0:
+                return item
         return items[-1][0]
 
     def sample(self, items: Sequence[T], count: int) -> list[T]:
-        """`count` different ones of `items` (all of them when there are fewer), in random order."""
+        """Draw `count` different ones of `items` (all of them when there are fewer), in random order."""
         left = list(items)
         return [left.pop(self.below(len(left))) for _ in range(min(count, len(left)))]
