@@ -6,7 +6,7 @@
     pipeline = load_pipeline("yolo-clip", on=split)
     print(evaluate(pipeline, split))
 
-The names in `__all__` are the ones that stay (docs/library.md). They are fetched when they are first asked for, so that
+The names in `__all__` are the ones that stay (docs/library.md). They are fetched at their first use, so that
 `import bench` itself loads nothing, torch least of all.
 """
 
@@ -48,8 +48,8 @@ else:
 
         for home, names in _HOMES.items():
             if name in names:
-                globals()[name] = found = getattr(import_module(home), name)
-                return found
+                globals()[name] = getattr(import_module(home), name)
+                return globals()[name]
         raise AttributeError(f"module 'bench' has no attribute {name!r}")
 
     def __dir__() -> list[str]:

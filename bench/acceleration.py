@@ -1,9 +1,9 @@
-"""What was asked for to make networks faster, handed to every pipeline, and whether the pipeline took it.
+"""Acceleration of networks: the flags, applied by every pipeline, and checked afterwards.
 
 `--compile` has each network go through torch.compile, `--channels-last` lays images and convolutions out with their
 channels together. A pipeline calls `context.acceleration.apply(network, parts)` on each of its networks once they are
 built, on their device and in their precision, and puts what it returns on its card (`accelerated`). `refuse_untaken`
-refuses by name what was asked for and is not there, so that no record claims an acceleration that did not happen.
+refuses by name each flag that was not applied, so that no record claims an acceleration that did not happen.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Acceleration:
     """The flags in force."""
 
     def __init__(self, compile: bool = False, channels_last: bool = False, dtype: str = "auto") -> None:
-        """`dtype` is what was asked for, "auto" where nothing was."""
+        """`dtype` is the one of the settings, perhaps "auto"."""
         self.compile, self.channels_last, self.dtype = compile, channels_last, dtype
 
     def apply(self, network: nn.Module, parts: Iterable[Any] | None = None, dtype: bool = True) -> frozenset[str]:
@@ -54,9 +54,8 @@ class Acceleration:
         return frozenset(taken)
 
     def refuse_untaken(self, name: str, taken: Collection[str]) -> None:
-        """Raise UsageError for what was asked for and is not in what the pipeline called `name` has `taken`."""
-        asked = {"compile": self.compile, "channels-last": self.channels_last}
-        for flag, wanted in asked.items():
+        """Raise UsageError for a flag in force that the pipeline called `name` has not `taken`."""
+        for flag, wanted in (("compile", self.compile), ("channels-last", self.channels_last)):
             if wanted and flag not in taken:
                 raise UsageError(f"--{flag}: {name} {WHY[flag]}; leave the flag out for it")
         if self.dtype not in ("auto", "float32") and "dtype" not in taken:
@@ -67,7 +66,7 @@ class Acceleration:
 
 
 def graphs_compiled() -> int:
-    """How many graphs torch.compile has made in this process so far."""
+    """Count the graphs that torch.compile has made in this process so far."""
     if "torch._dynamo" not in sys.modules:
         return 0
     from torch._dynamo.utils import counters

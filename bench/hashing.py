@@ -1,4 +1,4 @@
-"""Weights files: where a name points to, and the hash that a run's record says of them."""
+"""Weights files: the path that a name means, and the hash that a run's record has of them."""
 
 from __future__ import annotations
 
@@ -6,28 +6,25 @@ import hashlib
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from bench.errors import BenchError, WeightsError
 from bench.runs.files import make_folder, write_atomically
 
+if TYPE_CHECKING:
+    from bench.grounding import PipelineContext
+    from bench.settings import Resolved
 
-class Places(Protocol):
-    """Where names of files start: a PipelineContext, or settings in force."""
-
-    @property
-    def folder(self) -> Path: ...
-    @property
-    def home(self) -> Path: ...
+    Places = PipelineContext | Resolved
 
 
 def places_of(name: str, where: Places) -> tuple[Path, Path, Path]:
-    """Every path that `name` may mean: as it is, from bench.toml's folder, from BENCH_HOME/weights."""
+    """List every path that `name` may mean: as it is, from bench.toml's folder, from BENCH_HOME/weights."""
     return Path(name).expanduser(), where.folder / name, where.home / "weights" / name
 
 
 def find_file(name: str, where: Places) -> Path | None:
-    """The file `name` points to; None where it is in none of its places."""
+    """Find the file that `name` means; None where it is in none of its places."""
     return next((place.resolve() for place in places_of(name, where) if place.is_file()), None)
 
 

@@ -91,7 +91,7 @@ def memory_failure(error: Exception) -> str:
 
 def peak_memory_mb() -> float | None:
     """Return the largest resident size of this process so far; None where the system does not say."""
-    # getrusage carries a parent's peak over into a started program, so Linux is asked directly.
+    # getrusage carries a parent's peak over into a started program, so Linux's own file comes first.
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

@@ -25,6 +25,7 @@ OPTIONS = {
     "--measurer": "--scorer",
 }
 PIPELINES = {"whole-picture": "whole-image"}
+MEMO_RESULT = "found"  # of node.json (bench/runs/memo.py), where it is "result" now
 CRITERIA = {"held-out": "pseudo"}  # of a curriculum
 # Today's spelling -> the one that hashes are made of: a curriculum's finished work stays known.
 HASHED = {

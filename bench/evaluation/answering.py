@@ -117,7 +117,7 @@ def answers(
                 f"pipeline {name!r}, scene {chunk[0].id}: {error}; use --dtype float16 or bfloat16, a smaller model, "
                 "or --device cpu"
             ) from error
-        # 3. One row a scene, also for those that were not shown to the pipeline.
+        # 3. One row a scene, also for those that the pipeline did not get.
         yield batch, [_row_of(one, rows) for one in batch], "; ".join(notes)
         notes.clear()
 

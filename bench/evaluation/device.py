@@ -1,4 +1,4 @@
-"""The device and number type of a run, resolved before a pipeline is built; torch is imported only for CUDA."""
+"""Device and number type of a run, resolved before a pipeline is built; torch is imported only for CUDA."""
 
 from __future__ import annotations
 
@@ -12,36 +12,34 @@ from bench.runs.provenance import ask_driver, driver_version
 DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 
 
-def resolve_device(asked: str, local_rank: int | None = None) -> str:
-    """Of auto, cpu, cuda or cuda:1 makes "cpu" or "cuda:N". `local_rank` spreads a machine's ranks over its GPUs.
+def resolve_device(name: str, local_rank: int | None = None) -> str:
+    """Resolve auto, cpu, cuda or cuda:1 to "cpu" or "cuda:N"; `local_rank` spreads a machine's ranks over its GPUs.
 
-    Raises DeviceError when a GPU was asked for and torch sees none, with what torch says and what to install.
+    Raises DeviceError when a GPU is required and torch has none, with torch's reason and what to install.
     """
-    kind, _, number = asked.partition(":")
+    kind, _, number = name.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (number and (kind != "cuda" or not number.isdecimal())):
-        raise DeviceError(f"no device is called {asked!r}; known: auto, cpu, cuda, cuda:N")
+        raise DeviceError(f"no device is called {name!r}; known: auto, cpu, cuda, cuda:N")
     if kind == "cpu" or (kind == "auto" and not _has_driver()):
         return "cpu"
-    seen = _gpus(required=kind == "cuda")
-    if seen == 0:
+    gpus = _gpus(required=kind == "cuda")
+    if gpus == 0:
         if kind == "auto":
             return "cpu"
-        raise DeviceError(f"--device {asked}: {_why_no_gpu()}")
-    index = int(number) if number else (local_rank or 0) % seen
-    if index >= seen:
-        raise DeviceError(
-            f"--device {asked}: torch sees {seen} GPU(s), numbered from 0; take cuda:0 to cuda:{seen - 1}"
-        )
+        raise DeviceError(f"--device {name}: {_why_no_gpu()}")
+    index = int(number) if number else (local_rank or 0) % gpus
+    if index >= gpus:
+        raise DeviceError(f"--device {name}: torch sees {gpus} GPU(s), numbered from 0; take cuda:0 to cuda:{gpus - 1}")
     return f"cuda:{index}"
 
 
-def resolve_dtype(asked: str, device: str) -> str:
-    """What "auto" means: float32 on a CPU, bfloat16 on CUDA."""
-    return DTYPES[device.partition(":")[0]] if asked == "auto" else asked
+def resolve_dtype(dtype: str, device: str) -> str:
+    """Resolve "auto": float32 on a CPU, bfloat16 on CUDA."""
+    return DTYPES[device.partition(":")[0]] if dtype == "auto" else dtype
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds Python, numpy and, where it is loaded, torch with all its devices."""
+    """Seed Python, numpy and, where it is loaded, torch with all its devices."""
     import numpy as np
 
     random.seed(seed)
@@ -53,8 +51,8 @@ def seed_everything(seed: int) -> None:
 
 
 def make_deterministic() -> None:
-    """Has torch use deterministic algorithms only, in full float32; an operation that has none raises."""
-    # cuBLAS reads this when it is first used.
+    """Make torch use deterministic algorithms only, in full float32; an operation that has none raises."""
+    # cuBLAS reads this variable at its first use.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 
@@ -65,7 +63,7 @@ def make_deterministic() -> None:
 
 
 def use_device(device: str) -> None:
-    """Makes a GPU the process's own, so that libraries that say only "cuda" mean the same one."""
+    """Make a GPU the process's own, so that libraries mean it by a bare "cuda"."""
     if device.startswith("cuda"):
         import torch
 
@@ -74,7 +72,7 @@ def use_device(device: str) -> None:
 
 
 def _has_driver() -> bool:
-    """Whether an NVIDIA driver with a GPU is there at all: asked without torch, whose import takes seconds."""
+    """Tell whether there is an NVIDIA driver with a GPU, without torch, whose import takes seconds."""
     return bool(ask_driver(lambda nvml: nvml.nvmlDeviceGetCount()))
 
 

@@ -81,7 +81,7 @@ def outcomes(scenes: Sequence[Scene], answers: Iterable[SceneAnswers], protocol:
     groups = [expression.targets for expression in expressions]
     truth = np.array([box for group in groups for box in group], np.float64).reshape(-1, 4)
     owner = np.repeat(np.arange(len(groups)), [len(group) for group in groups])  # (T,) expression of each target
-    shown = image[owner]  # (T,) scene of each target
+    scene_of = image[owner]  # (T,) scene of each target
     # 2. Predictions as arrays: one usable box an expression (N, 4), or NaN.
     predictions, proposals, unreadable, duplicates = _collect(scenes, positions, places, answers)
     boxes = np.full((len(groups), 4), np.nan)
@@ -93,8 +93,8 @@ def outcomes(scenes: Sequence[Scene], answers: Iterable[SceneAnswers], protocol:
     answered: Bool = np.isfinite(boxes[:, 0])
     # 3. Overlap of each prediction and of each proposal with each target; the best target counts.
     with np.errstate(over="ignore", invalid="ignore"):  # a model may answer 1e300
-        overlap, iou = _compare(protocol, boxes[owner], truth, widths[shown], heights[shown])
-        best = _best_proposals(protocol, truth, shown, widths, heights, proposals)
+        overlap, iou = _compare(protocol, boxes[owner], truth, widths[scene_of], heights[scene_of])
+        best = _best_proposals(protocol, truth, scene_of, widths, heights, proposals)
         overlap, iou = (_best_of(values, owner, len(groups), 0.0) for values in (overlap, iou))
         hit = protocol.reached(overlap, 0.5) & answered
         if protocol.decide is not None:
@@ -201,7 +201,7 @@ def _best_of(values: Float, owner: Int, count: int, empty: float) -> Float:
 def _best_proposals(
     protocol: Protocol,
     truth: Float,
-    shown: Int,
+    scene_of: Int,
     widths: Float,
     heights: Float,
     proposals: Sequence[tuple[Box, ...] | None],
@@ -213,10 +213,10 @@ def _best_proposals(
     each = np.array([len(boxes or ()) for boxes in proposals], np.int64)
     start = np.concatenate([[0], np.cumsum(each)[:-1]]) if len(each) else each
     # Targets in consecutive blocks of about PAIRS pairs, so that a split of any size needs the same memory.
-    targets = np.flatnonzero(each[shown] > 0)
-    block = np.cumsum(each[shown][targets]) // PAIRS
+    targets = np.flatnonzero(each[scene_of] > 0)
+    block = np.cumsum(each[scene_of][targets]) // PAIRS
     for target in np.split(targets, np.flatnonzero(np.diff(block)) + 1) if len(targets) else ():
-        scene = shown[target]
+        scene = scene_of[target]
         count = each[scene]
         ends = np.cumsum(count)
         begins = ends - count

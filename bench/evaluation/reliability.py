@@ -24,7 +24,7 @@ log = logging.getLogger("bench.label")
 
 
 class Reliability(NamedTuple):
-    """Of one row: the IoU in 0..1 (0 without a usable box), and the scorer's box, xyxy pixels, unclipped."""
+    """One row: the IoU in 0..1 (0 without a usable box), and the scorer's box, xyxy pixels, unclipped."""
 
     iou: float
     box: Box | None
@@ -62,20 +62,21 @@ def measure(
     """
     rule = protocol(under)
     scenes, answered = gather_answers(pipeline, scenes, images, settings, "label", log, index, count, gather, advance)
-    # Unread images are left out of the comparison: a protocol may need a size that nobody knows.
-    unread = {row.scene for row in answered if row.error is not None}
-    read = [row for row in answered if row.error is None]
-    found = outcomes([scene for scene in scenes if scene.id not in unread], read, rule)
-    overlaps = found.iou.clip(0.0, 1.0).tolist()
-    known = {e.id: r for e, r in zip(found.expressions, overlaps, strict=True)}
+    # 1. Compare what has an image: a protocol may need the size of it.
+    unreadable = {row.scene for row in answered if row.error is not None}
+    rows_read = [row for row in answered if row.error is None]
+    results = outcomes([scene for scene in scenes if scene.id not in unreadable], rows_read, rule)
+    overlaps = results.iou.clip(0.0, 1.0).tolist()
+    known = {e.id: r for e, r in zip(results.expressions, overlaps, strict=True)}
+    # 2. One reliability a row, 0 without an answer.
     boxes: dict[str, Box | None] = {}
-    for answer in (answer for row in read for answer in row.answers):
+    for answer in (answer for row in rows_read for answer in row.answers):
         boxes.setdefault(answer.id, answer.box)  # of two answers the first counts, as in a run
-    every = [(e.id, scene.id in unread) for scene in scenes for e in scene.expressions]
+    every = [(e.id, scene.id in unreadable) for scene in scenes for e in scene.expressions]
     rows = {name: Reliability(known.get(name, 0.0), boxes.get(name)) for name, _ in every}
-    no_box = int((~found.answered).sum())
+    no_box = int((~results.answered).sum())
     if no_box and index == 0:
         name = pipeline.card.name
         log.warning("label: %s gives no box for %d of %d rows, which count as 0", name, no_box, len(rows))
-    sizes = {row.scene: row.size for row in read if row.size is not None}
+    sizes = {row.scene: row.size for row in rows_read if row.size is not None}
     return Measured(rows, no_box, sum(lost for _, lost in every), sizes)

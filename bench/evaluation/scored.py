@@ -25,10 +25,10 @@ from bench.settings import EvaluationSettings, Resolved
 
 @dataclass(frozen=True, slots=True)
 class ExpressionRow:
-    """One expression: its annotated box, the prediction, and what became of it.
+    """One expression: its annotated box, the prediction and the outcome.
 
     Boxes are xyxy pixels; `box` is clipped to the image, None without a usable one. `iou` is in the protocol's frame,
-    `error` says why an image could not be decoded.
+    `error` is the reason why an image could not be decoded.
     """
 
     scene: str
@@ -47,7 +47,7 @@ class ExpressionRow:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Evaluation:
-    """What a pipeline reached on a split; `folder` is the run's, `proposals` what was given to choose from ("gt")."""
+    """The result of a pipeline on a split; `folder` is the run's, `proposals` "gt" for annotated ones."""
 
     pipeline: str
     split: str
@@ -65,7 +65,7 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Its 95 % interval (or what [evaluation] confidence says), from a bootstrap over images."""
+        """The 95 % interval of the accuracy (or [evaluation] confidence), from a bootstrap over images."""
         return self.metrics.ci95
 
     @property
@@ -76,15 +76,15 @@ class Evaluation:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        found = self.metrics
-        low, high = (f"{100 * bound:.2f}" for bound in found.ci95)
+        m = self.metrics
+        low, high = (f"{100 * bound:.2f}" for bound in m.ci95)
         rule = "" if self.protocol == "iou" else f", protocol {self.protocol}"
         given = f", proposals given: {self.proposals}" if self.proposals else ""
-        unread = f", {found.errors} images unreadable" if found.errors else ""
+        unreadable = f", {m.errors} images unreadable" if m.errors else ""
         part = ", a part of the split" if self.partial else ""
         return (
-            f"<{self.pipeline} on {self.split}: Acc@0.5 {100 * found.accuracy:.2f} % [{low}, {high}], "
-            f"mean IoU {100 * found.mean_iou:.2f} %, {found.n:,} expressions{rule}{given}{unread}{part}>"
+            f"<{self.pipeline} on {self.split}: Acc@0.5 {100 * m.accuracy:.2f} % [{low}, {high}], "
+            f"mean IoU {100 * m.mean_iou:.2f} %, {m.n:,} expressions{rule}{given}{unreadable}{part}>"
         )
 
 
@@ -97,18 +97,18 @@ def scored(
     proposals: str = "",
     folder: Path | None = None,
 ) -> Evaluation:
-    """Answers about a split -> the evaluation under the protocol called `under`. Raises UnknownName, DataError."""
+    """Score answers about a split under the protocol called `under`. Raises UnknownName, DataError."""
     rule = protocol_named(under)
-    found = outcomes(split.scenes, answers, rule)
-    said = {row.scene: row for row in answers}
+    results = outcomes(split.scenes, answers, rule)
+    by_scene_id = {row.scene: row for row in answers}
     by_id: dict[str, Prediction] = {}
     for line in answers:
         for answer in line.answers:
             by_id.setdefault(answer.id, answer)
     rows = []
-    for number, (expression, place) in enumerate(zip(found.expressions, found.image.tolist(), strict=True)):
+    for number, (expression, place) in enumerate(zip(results.expressions, results.image.tolist(), strict=True)):
         scene = split.scenes[place]
-        row, mine = said.get(scene.id), by_id.get(expression.id)
+        row, mine = by_scene_id.get(scene.id), by_id.get(expression.id)
         size = (scene.width, scene.height) if scene.width and scene.height else row.size if row else None
         rows.append(
             ExpressionRow(
@@ -118,15 +118,15 @@ def scored(
                 text=expression.text,
                 kind=expression.kind,
                 truth=expression.box,
-                box=_clipped(mine.box, size) if mine and found.answered[number] else None,
+                box=_clipped(mine.box, size) if mine and results.answered[number] else None,
                 score=mine.score if mine else None,
-                iou=float(found.iou[number]),
-                hit=bool(found.hit[number]),
+                iou=float(results.iou[number]),
+                hit=bool(results.hit[number]),
                 note=mine.note if mine else "",
                 error=row.error if row else None,
             )
         )
-    metrics = summary(found, settings)
+    metrics = summary(results, settings)
     return Evaluation(pipeline, split.name, rule.name, metrics, tuple(rows), split.partial, proposals, folder)
 
 
@@ -152,11 +152,11 @@ def rescore(
     rule = protocol_named(protocol or record.protocol)
     data = split_of(folder, record, split, resolved)
     settings = record.metrics.bootstrap if record.metrics else resolved.settings.evaluation
-    found = outcomes(data.scenes, stored_rows(folder).values(), rule)
-    metrics = summary(found, settings)
+    results = outcomes(data.scenes, stored_rows(folder).values(), rule)
+    metrics = summary(results, settings)
     if keep:
         _refuse_other_numbers(folder, record, metrics, rule.name)
-        write_outcomes(folder, by_scene(found))
+        write_outcomes(folder, by_scene(results))
     return record.model_copy(
         update={
             "protocol": rule.name,
@@ -167,7 +167,7 @@ def rescore(
 
 
 def _refuse_other_numbers(folder: Path, record: RunRecord, now: Metrics, protocol: str) -> None:
-    """Raises RunError when outcomes would not be those that run.json counts: kept, they would contradict it."""
+    """Raise RunError when outcomes would not be those that run.json counts."""
     if protocol != record.protocol:
         raise RunError(
             f"{folder}: was run under {record.protocol!r}, and its outcomes are kept under that protocol, not under "
@@ -182,7 +182,7 @@ def _refuse_other_numbers(folder: Path, record: RunRecord, now: Metrics, protoco
 
 
 def split_of(folder: Path, record: RunRecord, named: str | None, resolved: Resolved) -> Split:
-    """The split that a run answered, with just its scenes. Raises RunError or DataError where it is not at hand."""
+    """Load the split of a run, with just its scenes. Raises RunError or DataError where it is not at hand."""
     data = record.identity.data
     name = named or _own_file(record) or data.split
     if name.startswith(FILE) and not Path(name.removeprefix(FILE)).expanduser().is_file():
@@ -200,9 +200,9 @@ def split_of(folder: Path, record: RunRecord, named: str | None, resolved: Resol
 
 
 def _own_file(record: RunRecord) -> str | None:
-    """A `file:` split is known by its stem; the command that made the run still says where the file lay."""
-    said = [part for word in record.argv for part in word.removeprefix("--split=").split(",")]
+    """Return the `file:` split of the run's command, with its path; the record has only the stem."""
+    words = [part for word in record.argv for part in word.removeprefix("--split=").split(",")]
     same = (
-        p for p in said if p.startswith(FILE) and FILE + Path(p.removeprefix(FILE)).stem == record.identity.data.split
+        p for p in words if p.startswith(FILE) and FILE + Path(p.removeprefix(FILE)).stem == record.identity.data.split
     )
     return next(same, None)

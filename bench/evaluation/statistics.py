@@ -16,11 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
-CHUNK = 500_000  # draws x images held at once: 4 MB of weights
+CHUNK = 500_000  # draws x images in memory at once: 4 MB of weights
 
 
 def drawn_images(images: int, draws: int, seed: int, chunk: int = CHUNK) -> Iterator[Int]:
-    """Blocks of (draws in the block, images) image numbers, each row one draw with replacement.
+    """Yield blocks (draws in the block, images) of image numbers, each row one draw with replacement.
 
     Made from the raw words of PCG64, which numpy promises never to change, rather than from `Generator.integers`,
     which it may: the same seed gives the same interval with every numpy. Each draw uses words of its own, so the size
@@ -32,13 +32,13 @@ def drawn_images(images: int, draws: int, seed: int, chunk: int = CHUNK) -> Iter
     for start in range(0, draws, block):
         rows = min(block, draws - start)
         raw = source.random_raw(rows * words).astype("<u8", copy=False).reshape(rows, words)
-        taken = np.multiply(raw.view("<u4")[:, :images], np.uint64(images), dtype=np.uint64)
-        taken >>= np.uint64(32)
-        yield taken.view(np.int64)
+        drawn = np.multiply(raw.view("<u4")[:, :images], np.uint64(images), dtype=np.uint64)
+        drawn >>= np.uint64(32)
+        yield drawn.view(np.int64)
 
 
 def resampled_sums(sums: ArrayLike, draws: int, seed: int, chunk: int = CHUNK) -> Float:
-    """(images, K) per-image sums -> (draws, K) their totals over each draw of images.
+    """Resample (images, K) per-image sums -> (draws, K) totals over each draw of images.
 
     Exact for whole numbers (float64 adds them without rounding in any order), so counts give the same bytes anywhere.
     """
@@ -46,10 +46,10 @@ def resampled_sums(sums: ArrayLike, draws: int, seed: int, chunk: int = CHUNK) -
     images = len(table)
     totals = np.empty((draws, table.shape[1]))
     done = 0
-    for taken in drawn_images(images, draws, seed, chunk):
-        rows = len(taken)
-        taken += np.arange(rows, dtype=np.int64)[:, None] * images  # a cell of its own for each draw and image
-        weights = np.bincount(taken.ravel(), minlength=rows * images).reshape(rows, images)
+    for drawn in drawn_images(images, draws, seed, chunk):
+        rows = len(drawn)
+        drawn += np.arange(rows, dtype=np.int64)[:, None] * images  # a cell of its own for each draw and image
+        weights = np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images)
         totals[done : done + rows] = weights.astype(np.float64) @ table
         done += rows
     return totals
@@ -63,11 +63,11 @@ def ratio_intervals(
     confidence: float = 0.95,
     chunk: int = CHUNK,
 ) -> list[tuple[float, float]]:
-    """(images, K) per-image hits and sample counts -> K percentile intervals of hits / samples.
+    """Compute K percentile intervals of hits / samples from (images, K) per-image hits and counts.
 
-    A draw that happens to hold no sample of a column says nothing about it and is left out of that column. A column
-    with samples in fewer than two images gets (0, 1), for one cluster tells nothing about the spread between
-    clusters, and so does one of which no draw holds a sample.
+    A draw without a sample of a column is left out of that column. A column
+    with samples in fewer than two images gets (0, 1), for one cluster has no spread between
+    clusters, and so does one of which no draw has a sample.
     """
     above, below = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
     columns = below.shape[1]
@@ -75,6 +75,7 @@ def ratio_intervals(
     intervals = [(0.0, 1.0)] * columns
     if not len(known):
         return intervals
+    # One set of draws for numerators and denominators; then quantiles of each column's ratio.
     totals = resampled_sums(np.hstack([above[:, known], below[:, known]]), draws, seed, chunk)
     tail = (1 - confidence) / 2
     for place, column in enumerate(known.tolist()):

@@ -1,4 +1,4 @@
-"""Validation scores of weights in training, by the very code of `bench run`, in memory and for one process's share."""
+"""Validation of weights in training, by the code of `bench run`, in memory, for one process's share."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def validate(
     if not any(scene.expressions for scene in scenes):
         raise DataError("the validation split has no expressions; name another one with --validate")
     mine, rows = gather_answers(pipeline, scenes, images, settings, "validation", log, index, count, gather)
-    found = compute(mine, rows, settings=NO_INTERVAL)
-    kinds = {f"accuracy/{kind}": each.accuracy for kind, each in found.strata.get("kind", {}).items()}
-    return {"accuracy": found.accuracy, "mean_iou": found.mean_iou, "n": float(found.n), **kinds}
+    metrics = compute(mine, rows, settings=NO_INTERVAL)
+    kinds = {f"accuracy/{kind}": each.accuracy for kind, each in metrics.strata.get("kind", {}).items()}
+    return {"accuracy": metrics.accuracy, "mean_iou": metrics.mean_iou, "n": float(metrics.n), **kinds}
 
 
 def on_split(scenes: Sequence[Scene], images: ImageSource, settings: RunSettings | None = None) -> Validate:
-    """`validate` bound to a split: what a TrainingJob carries."""
+    """Bind `validate` to a split, for a TrainingJob."""
     return partial(validate, scenes=scenes, images=images, settings=settings or RunSettings())

@@ -1,6 +1,6 @@
 """Files that a kill or a full disk cannot leave half-written: whole files replaced at once, and lines appended.
 
-Every OSError leaves as a RunError that says which path it was and what to do next.
+Every OSError becomes a RunError with the path and what to do next.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def explained(path: Path, advice: str = "") -> Iterator[None]:
 
 
 def make_folder(path: Path) -> None:
-    """The folder with its parents. Raises RunError when a file is in the way or the place is read-only."""
+    """Make a folder with its parents. Raises RunError when a file is in the way or the place is read-only."""
     with explained(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """`data` as the whole of `path`, or `path` as it was. Raises RunError."""
+    """Write `data` as the whole of `path`, or leave `path` as it was. Raises RunError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with explained(path):
         try:
@@ -61,7 +61,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_all(handle: int, data: bytes) -> None:
-    """All of `data` to the descriptor: one write may take only a part of it."""
+    """Write all of `data` to the descriptor: one write may take only a part of it."""
     view = memoryview(data)
     while view:
         view = view[os.write(handle, view) :]
@@ -92,7 +92,7 @@ class Appender:
         self._synced = time.monotonic()
 
     def write(self, lines: str) -> None:
-        """Whole lines, newline included."""
+        """Append whole lines, newline included."""
         with explained(self.path):
             write_all(self._handle, lines.encode("utf-8"))
             if time.monotonic() - self._synced > FSYNC_EVERY_S:
@@ -121,7 +121,7 @@ class Appender:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Truncates a file after its last newline; a file that is not there stays away."""
+    """Truncate a file after its last newline; a missing file is left so."""
     try:
         file = path.open("rb+")
     except FileNotFoundError:

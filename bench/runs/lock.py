@@ -1,4 +1,7 @@
-"""One process at a time: an flock on a file, which the system lets go when its process dies, however it dies."""
+"""Lock of one process at a time: an flock on a file, which the system releases when its process dies, however it dies.
+
+Our own, because filelock keeps no note of who has the lock and leaves its file behind.
+"""
 
 from __future__ import annotations
 

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import RunError
+from bench.old_names import MEMO_RESULT
 from bench.runs.files import make_folder, write_atomically
 
 log = logging.getLogger("bench.train")
 RECORD = "node.json"
-OLD_RESULT = "found"  # the key of a result before version 0.2
 Result = dict[str, Any]
 
 
@@ -103,8 +103,8 @@ def digest(key: Mapping[str, Any]) -> str:
 def _record(path: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if OLD_RESULT in record:
-            record["result"] = record.pop(OLD_RESULT)
+        if MEMO_RESULT in record:
+            record["result"] = record.pop(MEMO_RESULT)
         if not isinstance(record["result"], dict):
             raise ValueError("not a record")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Where a number comes from: the command, the code, the packages and the machine; no secrets, no host name."""
+"""Provenance of a number: command, code, packages and machine; no secrets, no host name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _IN_URL = re.compile(r"(://[^/@\s:]*:)[^/@\s]+@")
 
 
 def redacted(argv: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The command line as it may be published: the program's name only, the home folder as ~, secrets as ***."""
+    """Return the command line for publication: the program's name only, the home folder as ~, secrets as ***."""
     argv = sys.argv if argv is None else argv
     out = [Path(argv[0]).name] if argv else []
     hide = False
@@ -47,13 +47,13 @@ def _redact(word: str) -> str:
 
 
 def git_state(folder: Path = PROJECT) -> dict[str, Any]:
-    """{"commit", "dirty"} of the checkout whose top is `folder`; both None without git or outside a checkout.
+    """Return {"commit", "dirty"} of the checkout at `folder`; both None without git or outside a checkout.
 
     Dirty are changed tracked files and new files among the code; results/ is what runs themselves write.
     """
     unknown = {"commit": None, "dirty": None}
     top = _git(folder, "rev-parse", "--show-toplevel")
-    # Inside an environment that lies in somebody else's checkout, that checkout's commit says nothing about us.
+    # An environment may lie in somebody else's checkout, whose commit is not ours.
     if top is None or Path(top.strip()).resolve() != folder.resolve():
         return unknown
     commit = _git(folder, "rev-parse", "HEAD")
@@ -65,7 +65,7 @@ def git_state(folder: Path = PROJECT) -> dict[str, Any]:
 
 
 def _git(folder: Path, *words: str) -> str | None:
-    env = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}  # looking must not take the index lock from a git command at work
+    env = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}  # do not take the index lock from a git command at work
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=20, check=True, env=env
@@ -76,7 +76,7 @@ def _git(folder: Path, *words: str) -> str | None:
 
 
 def environment(device: str, seed: int, deterministic: bool) -> dict[str, Any]:
-    """Interpreter, packages, processor, seeds and, on CUDA, the GPU with its driver and numeric flags."""
+    """Collect interpreter, packages, processor, seeds and, on CUDA, the GPU with its driver and numeric flags."""
     facts: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -94,14 +94,14 @@ def environment(device: str, seed: int, deterministic: bool) -> dict[str, Any]:
 
 
 def packages() -> dict[str, str]:
-    """Installed versions of the packages that can move a number; nothing is imported."""
-    found = {}
+    """List installed versions of the packages that can move a number; nothing is imported."""
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _cpu_model() -> str:
@@ -148,7 +148,7 @@ def driver_version() -> str | None:
 
 
 def ask_driver(question: Callable[[Any], Any]) -> Any:
-    """Ask the NVIDIA driver through pynvml, without torch; None where there is none or it does not say."""
+    """Ask the NVIDIA driver through pynvml, without torch; None where there is none or it has no answer."""
     import pynvml
 
     try:
@@ -164,6 +164,6 @@ def ask_driver(question: Callable[[Any], Any]) -> Any:
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
-    """sha256 of settings as canonical JSON: the order of keys does not matter."""
+    """Hash settings as canonical JSON (sha256): the order of keys does not matter."""
     text = json.dumps(settings, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -1,4 +1,4 @@
-"""Ranks: which scenes are whose, without torch. Scene i of the whole split belongs to rank i % N.
+"""Ranks and their shares, without torch: scene i of the whole split belongs to rank i % N.
 
 Ownership goes by position in the split and never by what is left to do, so any number of ranks can end a run.
 """
@@ -28,7 +28,7 @@ class Rank:
     launch: str = ""
 
     def file(self, stem: str) -> str:
-        """The name of this rank's own file: predictions.jsonl for rank 0, predictions.rank2.jsonl for rank 2."""
+        """Name this rank's own file: predictions.jsonl for rank 0, predictions.rank2.jsonl for rank 2."""
         return f"{stem}.jsonl" if self.index == 0 else f"{stem}.rank{self.index}.jsonl"
 
 
@@ -53,15 +53,15 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Rank:
     except ValueError:
         index, size, rank = -1, 0, Rank()
     if not 0 <= index < size:
-        said = ", ".join(f"{name}={env[name]!r}" for name in names)
+        given = ", ".join(f"{name}={env[name]!r}" for name in names)
         raise UsageError(
-            f"the environment gives this process no rank ({said}); a rank is a number from 0 to below the size"
+            f"the environment gives this process no rank ({given}); a rank is a number from 0 to below the size"
         )
     return rank
 
 
 def owned(scenes: Sequence[Scene], rank: Rank) -> list[Scene]:
-    """The scenes of `scenes` (the whole split) that are `rank`'s."""
+    """Return the scenes of `scenes` (the whole split) that are `rank`'s."""
     return list(scenes[rank.index :: rank.size])
 
 
@@ -72,30 +72,30 @@ def wait_for(scenes: Sequence[Scene], files: Mapping[int, Path], missing: set[st
     """
     size = max(files) + 1
     owner = {scene.id: position % size for position, scene in enumerate(scenes)}
-    read = dict.fromkeys(files, 0)
-    heard = time.monotonic()
+    offsets = dict.fromkeys(files, 0)
+    last = time.monotonic()
     while missing:
         before = len(missing)
         for index, path in files.items():
-            arrived, read[index] = _scenes_after(path, read[index])
+            arrived, offsets[index] = _scenes_after(path, offsets[index])
             missing.difference_update(arrived)
         if len(missing) < before:
-            heard = time.monotonic()
-        elif time.monotonic() - heard > timeout_s:
+            last = time.monotonic()
+        elif time.monotonic() - last > timeout_s:
             owed: dict[int, int] = {}
             for scene in missing:
                 owed[owner[scene]] = owed.get(owner[scene], 0) + 1
             ranks = ", ".join(f"rank {index} ({count} scenes)" for index, count in sorted(owed.items()))
             raise RunError(
                 f"nothing was heard for {timeout_s:g} s from {ranks}; see their own output, then start the same "
-                "command again: what is stored is not asked again (run.rank_timeout_s sets how long to wait)"
+                "command again: what is stored is kept (run.rank_timeout_s sets how long to wait)"
             )
         else:
             time.sleep(POLL_S)
 
 
 def _scenes_after(path: Path, offset: int) -> tuple[list[str], int]:
-    """Ids of the scenes in the complete lines from `offset` on, and the offset after them."""
+    """Return ids of the scenes in the complete lines from `offset` on, and the offset after them."""
     try:
         with path.open("rb") as file:
             file.seek(offset)
