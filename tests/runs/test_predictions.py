@@ -1,15 +1,88 @@
-"""Stored answers: what they say of themselves."""
+"""Stored predictions: notes, one box or several with masks, and the lines of both schemas."""
 
-from bench.grounding import Prediction
-from bench.runs.predictions import SceneAnswers, count_notes
+import json
+
+import pytest
+from fake_world import HashPipeline, make_settings, make_split
+
+from bench import registry
+from bench.errors import RunError
+from bench.evaluation.loop import evaluate
+from bench.evaluation.scored import rescore
+from bench.grounding import Prediction, ScoredBox
+from bench.runs.predictions import SceneAnswers, count_notes, dump_line, from_predictions, read_lines
+
+MASK = {"size": [24, 32], "counts": "PPYo1"}
+BOX, FAR = (1.0, 2.0, 9.0, 8.0), (20.0, 10.0, 30.0, 20.0)
 
 
-def test_what_answers_say_of_themselves_is_counted():
+def test_notes_of_answers_are_counted():
     def row(scene, *notes):
-        return SceneAnswers(
-            scene, tuple(Prediction(str(i), (0, 0, 1, 1), None, note=note) for i, note in enumerate(notes))
-        )
+        box = (0, 0, 1, 1)
+        return SceneAnswers(scene, tuple(Prediction(str(i), box, note=note) for i, note in enumerate(notes)))
 
-    rows = [row("a", "text cut from 95 to 77 tokens", ""), row("b", "text cut from 80 to 77 tokens; found alone")]
-    assert count_notes(rows) == ["2 answers: text cut from 95 to 77 tokens", "1 answer: found alone"]
+    rows = [row("a", "text cut from 95 to 77 tokens", ""), row("b", "text cut from 80 to 77 tokens; alone")]
+    assert count_notes(rows) == ["2 answers: text cut from 95 to 77 tokens", "1 answer: alone"]
     assert count_notes([row("a", "")]) == []
+
+
+def test_a_single_box_is_the_line_it_always_was(tmp_path):
+    line = (
+        '{"scene":"s","proposals":null,"error":null,"predictions":[{"id":"0","box":[1.0,2.0,9.0,8.0],"score":0.5}]}\n'
+    )
+    (tmp_path / "old.jsonl").write_text(line)
+    (row,) = read_lines(tmp_path / "old.jsonl")
+    assert row == SceneAnswers("s", (Prediction("0", BOX, 0.5),)) and dump_line(row) == line
+    assert row.answers[0].boxes == (ScoredBox(BOX, 0.5),) and Prediction("0", None).boxes == ()
+
+
+def test_several_boxes_and_masks_are_read_back(tmp_path):
+    given = Prediction(
+        "0",
+        BOX,
+        0.5,
+        mask={"size": (24, 32), "counts": b"PPYo1"},
+        others=(ScoredBox(FAR), ScoredBox((1, 1, float("nan"), 2))),
+    )
+    row = from_predictions("s", [given, Prediction("1", None, others=(ScoredBox(FAR, 0.25, MASK),))])
+    (tmp_path / "new.jsonl").write_text(dump_line(row))
+    assert list(read_lines(tmp_path / "new.jsonl")) == [row]
+    assert json.loads(dump_line(row))["schema"] == 2
+    assert row.answers[0].boxes == (ScoredBox(BOX, 0.5, MASK), ScoredBox(FAR))  # no box for one with a NaN
+    (tmp_path / "new.jsonl").write_text(dump_line(row).replace('"schema":2', '"schema":3'))
+    with pytest.raises(RunError, match=r"line 1.*schema 3, and this version reads up to 2"):
+        list(read_lines(tmp_path / "new.jsonl"))
+
+
+class Three(HashPipeline):
+    """The best box of HashPipeline with a mask, and two further ones."""
+
+    stop_after = 99
+
+    def ground(self, batch):
+        if len(self.batches) == type(self).stop_after:
+            raise KeyboardInterrupt
+        others = (ScoredBox(BOX, 0.1, MASK), ScoredBox(FAR))
+        return [Prediction(p.id, p.box, p.score, p.proposals, mask=MASK, others=others) for p in super().ground(batch)]
+
+
+def test_a_pipeline_with_three_boxes_and_a_mask_is_stored_resumed_and_scored_by_its_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "pipeline_factory", lambda name: HashPipeline)
+    one = evaluate("hash", make_split(), make_settings(tmp_path / "one", batch_size=2))
+    monkeypatch.setattr(registry, "pipeline_factory", lambda name: Three)
+    whole = evaluate("hash", make_split(), make_settings(tmp_path / "whole", batch_size=2))
+    monkeypatch.setattr(Three, "stop_after", 4)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate("hash", make_split(), make_settings(tmp_path / "half", batch_size=2))
+    monkeypatch.setattr(Three, "stop_after", 99)
+    resumed = evaluate("hash", make_split(), make_settings(tmp_path / "half", batch_size=2))
+    stored = (whole.folder / "predictions.jsonl").read_bytes()
+    assert resumed.record.sessions == 2 and (resumed.folder / "predictions.jsonl").read_bytes() == stored
+    assert all(
+        len(p.others) == 2 and p.mask == MASK
+        for row in read_lines(whole.folder / "predictions.jsonl")
+        for p in row.answers
+    )
+    assert whole.record.metrics == one.record.metrics and whole.record.signature.endswith("|v1")
+    monkeypatch.setattr("bench.evaluation.scored.load_split", lambda name, resolved: make_split())
+    assert rescore(whole.folder, make_settings(tmp_path)).metrics == one.record.metrics
