@@ -1,8 +1,7 @@
-"""What a reader must know of a pipeline's weights: the `card` table that stands beside them in bench.toml.
+"""Pipeline cards: what weights were trained on, from the `card` table that stands beside them in bench.toml.
 
 A card is true of the weights it was written for. When a run has others, known_weights.toml says what is known of them,
-the record beside them what `bench train` trained them on, and what nobody wrote down is "unknown": a card never lies by
-being left where it was.
+the record beside them what `bench train` trained them on. What nobody wrote down is "unknown".
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path, PurePath
-from typing import Any
-
-from pydantic import Field
+from typing import Any, TypeVar
 
 from bench.grounding import PipelineCard, PipelineContext, SawTestImages, Supervision
 from bench.hashing import find_file
-from bench.settings import Table, shipped_options, weights_named
+from bench.settings import Table, parse_table, shipped_options, weights_named
+
+Options = TypeVar("Options", bound=Table)
 
 # Of several weights the one that says most against a row counts; what nobody stated may hide annotations.
 WORST_FIRST = {
@@ -39,21 +38,16 @@ class CardOptions(Table):
     supervision: Supervision = "unknown"
 
 
-class KnownWeights(CardOptions):
-    """An entry of known_weights.toml: a card for every name that one of the patterns fits.
-
-    `on` names the data sets on which the supervision is another one.
-    """
-
-    patterns: tuple[str, ...] = Field(min_length=1)
-    on: Mapping[str, Supervision] = Field(default_factory=dict)
+def parse_options(model: type[Options], context: PipelineContext, table: Mapping[str, Any] | None = None) -> Options:
+    """Parse a pipeline's table of bench.toml, or `table` in its place. Raises SettingsError naming it."""
+    return parse_table(model, context.options if table is None else table, f"bench.toml [pipelines.{context.name}]")
 
 
 def card_in_force(card: CardOptions, weights: Mapping[str, Iterable[str]], context: PipelineContext) -> dict[str, Any]:
-    """The card's fields for the weights in force, part -> names (files, tags, ids).
+    """Compute the card's fields for the weights in force, part -> names (files, tags, ids).
 
-    As the table says while these are the weights that the project's own bench.toml names for the pipeline on this data
-    set; else what the user says in a card of their own, and for what they do not say, what is known of the weights.
+    The table's own, while these are the weights that the project's bench.toml names for the pipeline on this data set;
+    else what the user's own card states, and for what it does not state, what is known of the weights.
     """
     ours = shipped_options(context.name, context.dataset)
     in_force = {part: tuple(names) for part, names in weights.items() if tuple(names)}
@@ -74,9 +68,14 @@ def make_card(
     sha256: Mapping[str, str],
     parameters: int,
     accelerated: frozenset[str] = frozenset(),
+    proposals: str = "",
+    names: Mapping[str, Iterable[str]] | None = None,
 ) -> PipelineCard:
-    """The card of a pipeline whose parts are single weights; `sha256` maps files to their hashes."""
-    facts = card_in_force(card, {part: (name,) for part, name in weights.items()}, context)
+    """Make the card of a pipeline; `sha256` maps files to their hashes.
+
+    `names` are the weights of each part where they are several; `weights` has one text a part.
+    """
+    facts = card_in_force(card, names or {part: (name,) for part, name in weights.items()}, context)
     return PipelineCard(
         name=context.name,
         summary=summary,
@@ -84,6 +83,7 @@ def make_card(
         weights=weights,
         sha256=sha256,
         parameters=parameters,
+        proposals=proposals,
         accelerated=accelerated,
         **facts,
     )
@@ -99,30 +99,31 @@ def make_parts_card(
     proposals: str = "",
     accelerated: frozenset[str] = frozenset(),
 ) -> PipelineCard:
-    """Make the card of a pipeline of region finders, part -> proposer or segmenter, and the CLIPs that rank regions."""
+    """Make the card of a pipeline of `regions`, part -> proposer or segmenter, and the CLIPs that rank them."""
     weights = {part: ", ".join(one.sha256) for part, one in regions.items()}
     sha256 = {part: ", ".join(one.sha256.values()) for part, one in regions.items()}
-    named = {part: tuple(one.sha256) for part, one in regions.items()}
+    names = {part: tuple(one.sha256) for part, one in regions.items()}
     if encoders:
         weights["clip"] = ", ".join(f"{one.options.model} {one.options.pretrained}" for one in encoders)
         sha256["clip"] = ", ".join(digest for one in encoders for digest in one.sha256.values())
-        named["clip"] = tuple(one.options.pretrained for one in encoders)
+        names["clip"] = tuple(one.options.pretrained for one in encoders)
     networks = [*regions.values(), *encoders]
-    return PipelineCard(
-        name=context.name,
+    return make_card(
+        context,
+        card,
         summary=summary,
         paper=paper,
         weights=weights,
         sha256=sha256,
         parameters=sum(one.parameters for one in networks),
-        proposals=proposals,
         accelerated=accelerated.union(*(one.accelerated for one in networks)),
-        **card_in_force(card, named, context),
+        proposals=proposals,
+        names=names,
     )
 
 
 def _known(weights: Mapping[str, tuple[str, ...]], context: PipelineContext) -> dict[str, str]:
-    """What known_weights.toml says of all of them together: the test images that any saw, the most annotation."""
+    """Join what is known of all weights: the test images that any was trained on, the most annotation."""
     entries = {
         f"{part} {name}" if len(names) > 1 else part: _entry(name, context)
         for part, names in weights.items()
@@ -132,11 +133,9 @@ def _known(weights: Mapping[str, tuple[str, ...]], context: PipelineContext) -> 
         return {"trained_on": "nothing", "licence": "", "saw_test_images": "no", "supervision": "none"}
     out = {}
     for field in ("trained_on", "licence"):
-        said = {part: getattr(entry, field) for part, entry in entries.items()}
-        alike = len(set(said.values())) == 1
-        out[field] = (
-            said.popitem()[1] if alike else "; ".join(f"{p}: {what or 'not known'}" for p, what in said.items())
-        )
+        texts = {part: getattr(entry, field) for part, entry in entries.items()}
+        joined = "; ".join(f"{part}: {text or 'not known'}" for part, text in texts.items())
+        out[field] = texts.popitem()[1] if len(set(texts.values())) == 1 else joined
     for field, order in WORST_FIRST.items():
         words = {getattr(entry, field) for entry in entries.values()}
         out[field] = next(word for word in order if word in words)
@@ -144,11 +143,10 @@ def _known(weights: Mapping[str, tuple[str, ...]], context: PipelineContext) -> 
 
 
 def _entry(name: str, context: PipelineContext) -> CardOptions:
-    """What known_weights.toml says of weights, else what the record beside them does."""
-    for entry in _table():
-        patterns = [form for p in entry.patterns for form in (p.lower(), f"{p.lower()}/*")]  # ID/FILE: a file of an id
+    """Look weights up in known_weights.toml, else in the record beside them."""
+    for patterns, entry, supervision_on in _table():
         if any(fnmatch(form, pattern) for form in _forms(name) for pattern in patterns):
-            return entry.model_copy(update={"supervision": entry.on.get(context.dataset, entry.supervision)})
+            return entry.model_copy(update={"supervision": supervision_on.get(context.dataset, entry.supervision)})
     path = find_file(name, context)
     try:
         return _trained(json.loads(path.with_suffix(".json").read_text("utf-8")), context) if path else CardOptions()
@@ -157,10 +155,10 @@ def _entry(name: str, context: PipelineContext) -> CardOptions:
 
 
 def _trained(record: Any, context: PipelineContext) -> CardOptions:
-    """What the record beside weights says that `bench train` made, with that of the weights they started from.
+    """Make a card of the record of `bench train`, and of the weights that the training started from.
 
-    Annotations of the data set's own split anywhere on the way are full supervision. Pseudo-labels are pseudo only
-    where nothing on the way is unknown: weights that started from unknown ones are unknown.
+    Annotations of the data set's own split anywhere in the chain are full supervision. Pseudo-labels are pseudo only
+    where nothing in the chain is unknown: weights that started from unknown ones are unknown.
     """
     data = record.get("trained_on") if isinstance(record, Mapping) else None
     if not isinstance(data, Mapping):
@@ -180,15 +178,15 @@ def _trained(record: Any, context: PipelineContext) -> CardOptions:
 
 
 def _forms(name: str) -> tuple[str, str]:
-    """A name as it is and without its folder, in small letters."""
+    """Return a name as it is and without its folder, in lower case."""
     return name.lower(), PurePath(name).name.lower()
 
 
 def _same(in_force: list[str], written: list[str]) -> bool:
-    """Whether every name in force is one of the written ones, and no written one is gone."""
+    """Tell whether every name in force is one of the written ones, and no written one is gone."""
 
-    def means(name: str, said: str) -> bool:
-        return any(form == other or form.startswith(f"{other}/") for form in _forms(name) for other in _forms(said))
+    def means(name: str, known: str) -> bool:
+        return any(form == other or form.startswith(f"{other}/") for form in _forms(name) for other in _forms(known))
 
     return all(any(means(n, w) for w in written) for n in in_force) and all(
         any(means(n, w) for n in in_force) for w in written
@@ -196,6 +194,12 @@ def _same(in_force: list[str], written: list[str]) -> bool:
 
 
 @cache
-def _table() -> tuple[KnownWeights, ...]:
-    found = tomllib.loads((Path(__file__).parent / "known_weights.toml").read_text(encoding="utf-8"))
-    return tuple(KnownWeights(**entry) for entry in found["weights"])
+def _table() -> list[tuple[tuple[str, ...], CardOptions, dict[str, Supervision]]]:
+    """Read known_weights.toml: patterns of names, their card, and data set -> supervision where it differs there."""
+    table = tomllib.loads((Path(__file__).parent / "known_weights.toml").read_text(encoding="utf-8"))
+    rows = []
+    for entry in table["weights"]:
+        patterns, supervision_on = entry.pop("patterns"), entry.pop("on", {})
+        forms = tuple(form for p in patterns for form in (p.lower(), f"{p.lower()}/*"))  # ID/FILE: a file of an id
+        rows.append((forms, CardOptions(**entry), supervision_on))
+    return rows

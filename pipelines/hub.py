@@ -1,8 +1,7 @@
-"""Models of transformers by id or by folder: found before anything is built, loaded strictly, hashed, and with an
-error that says where it was looked for and how to bring it there.
+"""Models of transformers by id or folder: loaded strictly, hashed, and errors that name the places and the remedy.
 
 Ids are cached under BENCH_HOME/weights/huggingface, in the hub's own layout, so a cache filled elsewhere can be copied.
-Code that lies beside weights is never run, and a pickle only ever gives tensors.
+Code beside weights is never run, and of a pickle only tensors are read.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ _PART = re.compile(r"[\w][\w.-]*")
 
 
 def cache_folder(context: PipelineContext) -> Path:
-    """Where ids of the hub are cached."""
+    """Return the folder in which ids of the hub are cached."""
     return context.home / "weights" / "huggingface"
 
 
 def find_folder(name: str, context: PipelineContext) -> Path | None:
-    """The local folder `name` means: as it is, from bench.toml's folder, or from BENCH_HOME/weights; None for an id."""
+    """Return the local folder `name` means, from the places of `find_file`; None for an id."""
     return next((place.resolve() for place in places_of(name, context) if (place / "config.json").is_file()), None)
 
 
 def load_pretrained(auto_class: Any, name: str, context: PipelineContext, what: str, **kwargs: Any) -> Any:
-    """`auto_class.from_pretrained` for a hub id or a local folder: a config, a processor, a tokenizer.
+    """Load a config, processor or tokenizer by `auto_class.from_pretrained`, for a hub id or a local folder.
 
-    `what` begins the message ("GroundingDINO"). Raises WeightsError: the id, the cache, and how to fetch it elsewhere.
+    `what` starts the message ("GroundingDINO"). Raises WeightsError: the id, the cache, and how to fetch it elsewhere.
     """
     folder = find_folder(name, context)
     if folder is None and _is_path(name):
@@ -60,9 +59,9 @@ def load_pretrained(auto_class: Any, name: str, context: PipelineContext, what: 
 
 
 def load_model(auto_class: Any, name: str, context: PipelineContext, what: str, **kwargs: Any) -> Any:
-    """`load_pretrained` for a model: float32 unless `dtype` says otherwise, in eval mode, on the context's device.
+    """Load a model: float32 unless `dtype` differs, in eval mode, on the context's device.
 
-    A checkpoint that leaves parameters at random is refused. Raises WeightsError.
+    Raises WeightsError, also for a checkpoint that leaves parameters at random.
     """
     import torch
 
@@ -79,13 +78,13 @@ def load_model(auto_class: Any, name: str, context: PipelineContext, what: str, 
 
 
 def is_id(name: str) -> bool:
-    """Whether a name that is no local file may be one of the hub: OWNER/MODEL, or a file in it, OWNER/MODEL/FILE."""
+    """Tell whether a name that is no local file may be one of the hub: OWNER/MODEL or OWNER/MODEL/FILE."""
     parts = name.split("/")
     return len(parts) in (2, 3) and all(_PART.fullmatch(part) for part in parts) and not parts[1].endswith(SUFFIXES)
 
 
 def find_weights(name: str, files: Sequence[str], context: PipelineContext, what: str) -> Path:
-    """The weights file of OWNER/MODEL: the first of `files` that it has, or the one that OWNER/MODEL/FILE names.
+    """Return a weights file of OWNER/MODEL: the first of `files` that it has, or OWNER/MODEL/FILE.
 
     Raises WeightsError: the id, the cache, and how to fetch it elsewhere.
     """
@@ -96,10 +95,8 @@ def find_weights(name: str, files: Sequence[str], context: PipelineContext, what
     failure: Exception = FileNotFoundError(f"it has none of {', '.join(files)}")
     for file in named or files:
         try:
-            found = hf_hub_download(
-                f"{owner}/{model}", file, cache_dir=str(cache_folder(context)), local_files_only=context.offline
-            )
-            return Path(found)
+            cache = str(cache_folder(context))
+            return Path(hf_hub_download(f"{owner}/{model}", file, cache_dir=cache, local_files_only=context.offline))
         except EntryNotFoundError as error:  # offline too: "not cached" does not say that there is none
             failure = error
         except Exception as error:  # the hub raises many kinds
@@ -108,19 +105,19 @@ def find_weights(name: str, files: Sequence[str], context: PipelineContext, what
 
 
 def hashes(name: str, context: PipelineContext) -> dict[str, str]:
-    """Weights file -> SHA-256 of what has just been loaded under `name`; a file is OWNER/MODEL/model.safetensors."""
+    """Hash the weights files just loaded under `name`: OWNER/MODEL/model.safetensors -> SHA-256."""
     local = find_folder(name, context)
     folder = local or _snapshot(name, context)
     if folder is None:
         return {}
-    said = local.name if local else name
+    prefix = local.name if local else name
     files = sorted(path for pattern in WEIGHTS for path in folder.glob(pattern))
     safe = [path for path in files if path.suffix == ".safetensors"]
-    return {f"{said}/{path.name}": sha256_file(path.resolve()) for path in safe or files}
+    return {f"{prefix}/{path.name}": sha256_file(path.resolve()) for path in safe or files}
 
 
 def autocast(context: PipelineContext) -> AbstractContextManager[Any]:
-    """Matrix products in the context's dtype; what is added up in float32 stays there, for boxes need its digits."""
+    """Run matrix products in the context's dtype; sums stay in float32, whose digits boxes need."""
     import torch
 
     dtype = getattr(torch, context.dtype)
@@ -128,7 +125,7 @@ def autocast(context: PipelineContext) -> AbstractContextManager[Any]:
 
 
 def _snapshot(name: str, context: PipelineContext) -> Path | None:
-    """The cached folder of an id's main revision."""
+    """Return the cached folder of an id's main revision."""
     repository = cache_folder(context) / f"models--{name.replace('/', '--')}"
     try:
         commit = (repository / "refs" / "main").read_text().strip()
@@ -138,13 +135,13 @@ def _snapshot(name: str, context: PipelineContext) -> Path | None:
 
 
 def _is_path(name: str) -> bool:
-    """Whether a name can be no id of the hub, which is NAME or OWNER/NAME."""
+    """Tell whether a name can be no id of the hub, which is NAME or OWNER/NAME."""
     return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
 
 
 def _not_reached(name: str, context: PipelineContext, what: str, error: Exception) -> WeightsError:
     cache = cache_folder(context)
-    reached = "offline, so the hub was not asked" if context.offline else f"not to be fetched: {first_line(error)}"
+    reached = "offline, so no request was made" if context.offline else f"not to be fetched: {first_line(error)}"
     return WeightsError(
         f"{what}: {name} is not in {cache} ({reached}). Where there is a network: "
         f"`hf download {name} --cache-dir huggingface`, then copy what is in that folder to {cache}; "
@@ -154,7 +151,7 @@ def _not_reached(name: str, context: PipelineContext, what: str, error: Exceptio
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without progress bars and the library's advice; errors still come as errors."""
+    """Silence progress bars and the library's advice; errors are still raised."""
     from transformers.utils import logging as verbosity
 
     before, bars = verbosity.get_verbosity(), verbosity.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""Weights on disk: where a name points, and strict loading with a diff a person can read."""
+"""Weights on disk: which file a name means, reading and writing, and strict loading that lists what differs."""
 
 from __future__ import annotations
 
@@ -23,32 +23,42 @@ MANY_ROWS = 4096  # of a table that may be kept sparse
 
 
 def looks_like_path(name: str) -> bool:
-    """Whether a weights name can only mean a file: it has a folder in it or a checkpoint's suffix."""
+    """Tell whether a name can only mean a file: it has a folder or a checkpoint's suffix."""
     return "/" in name or Path(name).suffix in {".safetensors", ".pt", ".pth", ".bin"}
 
 
 def missing(name: str, context: PipelineContext, how: str) -> WeightsError:
-    """The error for weights that are nowhere: every place looked in, and how to get them."""
+    """Make the error for weights that are missing: every place searched, and how to get them."""
     places = ", ".join(map(str, places_of(name, context)[1:]))
     return WeightsError(f"weights {name!r} are not there (looked at {places}); {how}")
 
 
-def find(name: str, context: PipelineContext, how: str) -> Path:
-    """Return the file `name` points to. Raises the error that `missing` makes."""
+def find_local(name: str, context: PipelineContext, how: str, published: bool) -> Path | None:
+    """Return the file `name` means; None for a name without one that may be `published`.
+
+    Raises the error that `missing` makes.
+    """
     path = find_file(name, context)
-    if path is None:
+    if path is None and not published:
         raise missing(name, context, how)
     return path
 
 
+def find(name: str, context: PipelineContext, how: str) -> Path:
+    """Return the file `name` means. Raises the error that `missing` makes."""
+    path = find_local(name, context, how, published=False)
+    assert path is not None
+    return path
+
+
 def first_line(error: Exception) -> str:
-    """What kind of error it was and the first line it says; some libraries say a page, some nothing."""
-    said = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    """Return an error's type and the first line of its message, which some libraries leave empty."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A .safetensors file's tensors, float32, and its metadata (JSON values decoded). Raises WeightsError."""
+    """Read a .safetensors file: its tensors, float32, and its metadata, JSON decoded. Raises WeightsError."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -73,10 +83,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def read_checkpoint(path: Path) -> Any:
-    """What a pickled checkpoint holds: plain containers and tensors, argparse.Namespace the one class besides.
+    """Read a pickled checkpoint: plain containers and tensors, argparse.Namespace the one class besides.
 
-    Mapped where it can be, so that what nobody takes out of it, such as an optimiser's state, is never read. Raises
-    WeightsError; nothing in the file is executed.
+    The file is mapped where it can be, so that unused parts, such as an optimiser's state, are never read. Nothing in
+    it is executed. Raises WeightsError.
     """
     import torch
 
@@ -88,10 +98,10 @@ def read_checkpoint(path: Path) -> Any:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write floats as float16, everything else as it is; metadata as JSON; whole or not at all.
+    """Write floats as float16, everything else as it is, metadata as JSON; atomically.
 
-    A tensor with a value beyond float16 stays in float32. A table most of whose rows are zero, such as the words a
-    small CLIP never met, is kept as the rows that are not. Raises RunError, and WeightsError for values that are not
+    A tensor with a value beyond float16 stays in float32. A table most of whose rows are zero, such as the unused
+    words of a small CLIP, is stored as the rows that are not. Raises RunError, and WeightsError for values that are not
     finite.
     """
     import torch
@@ -106,7 +116,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
 
 
 def _halved(tensor: Tensor) -> Tensor:
-    """Floats as float16 where they fit, else as float32."""
+    """Convert floats to float16 where they fit, else to float32."""
     if not tensor.is_floating_point():
         return tensor
     half = tensor.half()
@@ -114,17 +124,17 @@ def _halved(tensor: Tensor) -> Tensor:
 
 
 def _in_order(file: bytes) -> bytes:
-    """A .safetensors file with its metadata sorted: the library shuffles them, and equal weights got unequal hashes."""
+    """Sort a .safetensors file's metadata: the library shuffles them, and equal weights got unequal hashes."""
     length = int.from_bytes(file[:8], "little")
     header = json.loads(file[8 : 8 + length])
     header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
-    said = json.dumps(header, separators=(",", ":")).encode()
-    said += b" " * (-len(said) % 8)  # tensors begin at a multiple of eight bytes
-    return len(said).to_bytes(8, "little") + said + file[8 + length :]
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text + file[8 + length :]
 
 
 def _sparse(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tables with mostly empty rows as KEY.rows (indices), KEY.values and KEY.length."""
+    """Store tables with mostly empty rows as KEY.rows (indices), KEY.values and KEY.length."""
     import torch
 
     out: dict[str, Tensor] = {}
@@ -138,7 +148,7 @@ def _sparse(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _dense(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What `_sparse` took apart, together again."""
+    """Restore the tables that `_sparse` took apart."""
     out = dict(tensors)
     for key in [k.removesuffix(".rows") for k in tensors if k.endswith(".rows")]:
         rows, values, length = (out.pop(f"{key}.{part}") for part in ("rows", "values", "length"))

@@ -1,15 +1,15 @@
-"""Two-stage grounding: a proposer finds boxes, CLIP says which of them the expression is about.
+"""Two-stage grounding: a proposer proposes boxes, and CLIP ranks them for each expression.
 
     scenes ─► Proposer ─► boxes ─► views ─► CLIP image ─┐
     expressions ───────────────────────────► CLIP text ─┴─► ranking ─► one box each
 
-How regions are shown, how many CLIPs look at them and what is made of "left of" is the ranker's (clip/ranking.py).
+The ranker (clip/ranking.py) owns the views of regions, the number of CLIPs, and the rules for "left of".
 A pipeline of this kind is an entry point that names `two_stage`, and a table of bench.toml that declares its parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -18,18 +18,18 @@ from pydantic import Field
 
 from bench.errors import SettingsError
 from bench.grounding import LoadedScene, PipelineContext, Prediction
-from bench.settings import Table, merged, parse_table, takes
-from pipelines.card import CardOptions, make_parts_card
+from bench.settings import Table, merged, takes
+from pipelines.card import CardOptions, make_parts_card, parse_options
 from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.two_stage.clip.ranking import Float, Ranker, RankerOptions
-from pipelines.two_stage.proposers.proposals import Proposals, Proposer, open_proposer
+from pipelines.two_stage.proposers.proposals import Proposals, Proposer, open_proposer, predictions
 
 if TYPE_CHECKING:
     from bench.training.task import TaskFactory, TrainingJob
 
 
 class TwoStageOptions(Table):
-    """The whole table of a two-stage pipeline; `proposer` is the proposer's own business."""
+    """The whole table of a two-stage pipeline; `proposer` is parsed by the proposer itself."""
 
     weights: str | None = Field(None, description="shorthand of the flag: FILE, or proposer=FILE,clip=FILE")
     proposer: dict[str, Any] = Field(default_factory=dict)
@@ -43,55 +43,48 @@ class TwoStage:
     """A grounder made of a proposer and a ranker."""
 
     def __init__(self, proposer: Proposer, ranker: Ranker, options: TwoStageOptions, context: PipelineContext) -> None:
-        self.proposer, self.ranker = proposer, ranker
+        self.proposer, self.ranker, self.caches = proposer, ranker, ranker.caches
         self.clock = context.clock
         names = " + ".join(encoder.options.model for encoder in ranker.encoders)
+        kind = getattr(proposer, "name", type(proposer).__name__)
         parser = {"off": "", "rules": ", comparisons by rules", "spacy": ", comparisons by rules on spaCy's parse"}
         self.card = make_parts_card(
             context,
             options.card,
-            f"{type(proposer).__name__} proposals ranked by {names}{parser[options.ranker.relations]}",
+            f"{kind} proposals ranked by {names}{parser[options.ranker.relations]}",
             "Subramanian et al., ReCLIP, ACL 2022 (region views); Radford et al., CLIP, ICML 2021",
             {"proposer": proposer},
             ranker.encoders,
             proposer.annotated,
         )
 
-    @property
-    def caches(self) -> Mapping[str, Callable[[], None]]:
-        """What the ranker keeps of texts."""
-        return self.ranker.caches
-
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
-        """One prediction for every query of every scene, in order; no box where nothing was proposed."""
+        """Predict one box for every query of every scene, in order; none where nothing was proposed."""
         with self.clock.stage("detect"):
             proposals = self.proposer.propose(batch)
         answers = []
-        for scene, found, chances in zip(batch, proposals, self.ranker.rank(batch, proposals), strict=True):
-            for query, row in zip(scene.queries, chances, strict=True):
-                best = int(row.argmax()) if len(found) else None
-                box = None if best is None else tuple(found.boxes[best].tolist())
-                score = None if best is None else float(row[best])
-                note = "; ".join(filter(None, (found.note, self.ranker.note(query.text))))
-                answers.append(Prediction(query.id, box, score, found.boxes, note))
+        for scene, mine, rows in zip(batch, proposals, self.ranker.rank(batch, proposals), strict=True):
+            best = rows.argmax(axis=1) if len(mine) else None
+            scores = None if best is None else rows.max(axis=1)
+            answers += predictions(scene, mine, best, scores, [self.ranker.note(query.text) for query in scene.queries])
         return answers
 
     def weighed(self, scene: LoadedScene) -> tuple[Proposals, Float]:
-        """What the answers are chosen from: a scene's R proposals, and each query's probabilities over them (Q, R)."""
-        (found,) = self.proposer.propose([scene])
-        (chances,) = self.ranker.rank([scene], [found])
-        return found, chances
+        """Return a scene's R proposals, and each query's probabilities over them (Q, R)."""
+        (proposals,) = self.proposer.propose([scene])
+        (probabilities,) = self.ranker.rank([scene], [proposals])
+        return proposals, probabilities
 
 
 def options_of(context: PipelineContext) -> TwoStageOptions:
-    """The pipeline's table, the `weights` shorthand spelled out. Raises SettingsError."""
+    """Parse the pipeline's table, with the `weights` shorthand written out. Raises SettingsError."""
     table = dict(context.options)
-    for part, name in _spelled_out(table.pop("weights", None)).items():
+    for part, name in _parts(table.pop("weights", None)).items():
         table = merged(table, {part: {"pretrained" if part == "clip" else "weights": name}})
-    return parse_table(TwoStageOptions, table, f"bench.toml [pipelines.{context.name}]")
+    return parse_options(TwoStageOptions, context, table)
 
 
-def _spelled_out(weights: str | None) -> dict[str, str]:
+def _parts(weights: str | None) -> dict[str, str]:
     if not weights:
         return {}
     if "=" not in weights:
@@ -104,7 +97,7 @@ def _spelled_out(weights: str | None) -> dict[str, str]:
 
 @takes(TwoStageOptions)
 def two_stage(context: PipelineContext) -> TwoStage:
-    """yolo-clip, detr-clip, ssd-clip and every other pipeline that bench.toml declares as a proposer and a CLIP."""
+    """Open yolo-clip, detr-clip, ssd-clip and every other pipeline declared as a proposer and a CLIP."""
     options = options_of(context)
     proposer = open_proposer(options.proposer, f"bench.toml [pipelines.{context.name}.proposer]", context)
     encoders = [ClipEncoder(clip, context) for clip in (options.clip, *options.ensemble)]

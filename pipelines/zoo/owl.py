@@ -1,7 +1,7 @@
-"""OWLv2 and OWL-ViT through transformers: every patch of the image says a box, and a text how much each is meant.
+"""OWLv2 and OWL-ViT through transformers: every patch of the image predicts a box, and a text scores the patches.
 
-The whole image tower knows nothing of the text, so an image passes it once; a text is encoded once in the pipeline's
-life, and an expression costs one product of its vector with the patches'. Images of a batch share the forward pass,
+The image tower is independent of the text, so an image passes it once; a text is encoded once in the pipeline's life,
+and an expression costs one product of its vector with the patches'. Images of a batch share the forward pass,
 for all have one size.
 """
 
@@ -16,13 +16,13 @@ from transformers import AutoModelForZeroShotObjectDetection
 
 from bench.boxes import box_cxcywh_to_xyxy
 from bench.grounding import LoadedScene, PipelineContext, Prediction
-from bench.settings import Table, parse_table, takes
+from bench.settings import Table, takes
 from pipelines import hub
-from pipelines.card import CardOptions
+from pipelines.card import CardOptions, parse_options
 from pipelines.zoo.shared import for_processor, model_card, open_pretrained, reduced
 
 FAMILY = ("owlv2", "owlvit")
-LARGEST = 4  # times the side the model sees: larger images are reduced before the processor blurs them
+LARGEST = 4  # times the side of the model's input: larger images are reduced before the processor blurs them
 
 
 class OwlOptions(Table):
@@ -36,7 +36,7 @@ class OwlOptions(Table):
 
 
 class Owl:
-    """The patch that a text likes best answers with its box."""
+    """The patch with the highest score of a text answers with its box."""
 
     def __init__(self, options: OwlOptions, context: PipelineContext) -> None:
         self.options, self.context, self.clock = options, context, context.clock
@@ -57,14 +57,14 @@ class Owl:
 
     @property
     def caches(self) -> Mapping[str, Callable[[], None]]:
-        """The vectors of texts."""
+        """Return the cache of texts: name -> the function that empties it."""
         return {"texts": self._texts.clear}
 
     @torch.inference_mode()
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
-        """One prediction for every query of every scene, in order."""
+        """Predict one box for every query of every scene, in order."""
         with self.clock.stage("image encode"), hub.autocast(self.context):
-            pixels, units = zip(*[self._look(scene) for scene in batch], strict=True)
+            pixels, units = zip(*[self._prepare(scene) for scene in batch], strict=True)
             patches = self.model.image_embedder(pixel_values=torch.cat(pixels))[0]
         features = patches.float().flatten(1, 2)  # (B, P, D)
         boxes = self.model.box_predictor(features, patches).double().cpu()  # (B, P, 4) cxcywh in shares
@@ -87,16 +87,16 @@ class Owl:
                 ]
         return answers
 
-    def _look(self, scene: LoadedScene) -> tuple[Tensor, tuple[float, float]]:
-        """Pixels (1, 3, S, S), and how many of the original's pixels a whole side of them is, across and down."""
+    def _prepare(self, scene: LoadedScene) -> tuple[Tensor, tuple[float, float]]:
+        """Prepare pixels (1, 3, S, S), and how many of the original's pixels their sides are, across and down."""
         canvas = for_processor(scene.image)
-        seen = reduced(canvas, LARGEST * self.side)
-        pixels = self.image_processor(images=seen, return_tensors="pt", device=self.context.device)["pixel_values"]
-        across, down = (max(seen.size),) * 2 if self.padded else seen.size
-        return pixels, (across * canvas.width / seen.width, down * canvas.height / seen.height)
+        small = reduced(canvas, LARGEST * self.side)
+        pixels = self.image_processor(images=small, return_tensors="pt", device=self.context.device)["pixel_values"]
+        across, down = (max(small.size),) * 2 if self.padded else small.size
+        return pixels, (across * canvas.width / small.width, down * canvas.height / small.height)
 
     def _encode(self, texts: Sequence[str]) -> None:
-        """Vectors of texts not met before, and a note for each that had to be cut."""
+        """Encode texts that are not cached, with a note for each that had to be cut."""
         new = [text for text in dict.fromkeys(texts) if text not in self._texts]
         if not new:
             return
@@ -114,5 +114,5 @@ class Owl:
 
 @takes(OwlOptions)
 def owl(context: PipelineContext) -> Owl:
-    """owlv2, and OWL-ViT by its weights. Raises SettingsError, WeightsError."""
-    return Owl(parse_table(OwlOptions, context.options, f"bench.toml [pipelines.{context.name}]"), context)
+    """Open owlv2, or OWL-ViT by its weights. Raises SettingsError, WeightsError."""
+    return Owl(parse_options(OwlOptions, context), context)

@@ -1,4 +1,4 @@
-"""What the adapters of transformers' models share: opening, card, batches of texts, images of odd shapes."""
+"""Shared by the adapters of transformers' models: options, opening, card, batches of texts, odd images."""
 
 from __future__ import annotations
 
@@ -7,24 +7,34 @@ from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 from transformers import AutoProcessor
 
 from bench.errors import WeightsError
 from bench.grounding import ImageArray, PipelineCard, PipelineContext
+from bench.settings import Table
 from pipelines import hub
-from pipelines.card import make_card
+from pipelines.card import CardOptions, make_card
 
 Result = TypeVar("Result")
-# What `generate` is told where nothing is drawn, whatever the model's own configuration says.
+# Greedy decoding, whatever the model's own configuration says.
 GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
 
-THIN = 8  # times longer than wide: beyond it some models have fewer places to look at than queries to place
+THIN = 8  # times longer than wide: beyond it some models have fewer places in the image than queries
+
+
+class ModelOptions(Table):
+    """[pipelines.NAME] of one model of transformers."""
+
+    weights: str = Field("", description="an id of the hub, or a local folder")
+    texts_in_batch: int = Field(8, ge=1, description="expressions of one image in a forward pass")
+    card: CardOptions = CardOptions()
 
 
 def open_pretrained(
     auto_class: Any, weights: str, context: PipelineContext, what: str, family: Sequence[str] = (), **options: Any
 ) -> tuple[Any, Any]:
-    """Open the processor and the model of a hub id or folder; `what` begins messages.
+    """Open the processor and the model of a hub id or folder; `what` starts messages.
 
     Raises WeightsError, also for a model whose type is none of `family`.
     """
@@ -62,10 +72,10 @@ def by_text(texts: Sequence[str], size: int, work: Callable[[list[str]], Iterabl
 
 
 def for_processor(image: ImageArray) -> Image.Image:
-    """RGB uint8 (H, W, 3) -> an image no thinner than 1:8, widened at the right or the bottom with its mean colour.
+    """Make an image no thinner than 1:8 of RGB uint8 (H, W, 3), widened at the right or bottom by its mean colour.
 
-    Coordinates stay those of the original. An image object leaves a processor no doubt which axis holds the channels,
-    which it would guess wrongly of an array with one or three rows.
+    Coordinates stay those of the original. Of an array with one or three rows a processor would guess the wrong axis of
+    channels; of an image object it need not guess.
     """
     height, width = image.shape[:2]
     canvas = (max(height, -(-width // THIN)), max(width, -(-height // THIN)))
@@ -78,8 +88,9 @@ def for_processor(image: ImageArray) -> Image.Image:
 
 
 def reduced(image: Image.Image, longest: int) -> Image.Image:
-    """The image with its long side at `longest` at most; for processors that blur before they shrink, whose time
-    grows with the fourth power of an image's side.
+    """Reduce an image to a long side of at most `longest`.
+
+    Processors that blur before they shrink take time by the fourth power of an image's side.
     """
     share = longest / max(image.size)
     if share >= 1:

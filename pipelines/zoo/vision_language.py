@@ -1,8 +1,8 @@
-"""A vision-language model that is asked for a box in words and answers in JSON: Qwen2.5-VL and Qwen3-VL.
+"""A vision-language model that is prompted for a box and answers in JSON: Qwen2.5-VL and Qwen3-VL.
 
-What its numbers mean is a fact of the model's training, not of the numbers: it stands in COORDINATES, by model type,
-and a model that is not there is refused. Decoding is greedy; an answer that cannot be read is a counted miss, and the
-note says why. An image passes the vision tower once for all its expressions.
+The unit of its numbers depends on the model's training: it stands in COORDINATES, by model type, and a model that is
+not there is refused. Decoding is greedy; an answer that cannot be parsed is a counted miss, and the note gives the
+reason. An image passes the vision tower once for all its expressions.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from transformers import AutoModelForImageTextToText
 
 from bench.errors import WeightsError
 from bench.grounding import Box, LoadedScene, PipelineContext, Prediction
-from bench.settings import Table, parse_table, takes
-from pipelines.card import CardOptions
-from pipelines.zoo.shared import GREEDY, by_text, for_processor, model_card, open_pretrained
+from bench.settings import takes
+from pipelines.card import parse_options
+from pipelines.zoo.shared import GREEDY, ModelOptions, by_text, for_processor, model_card, open_pretrained
 
 # What a model's numbers count.
 RESIZED, THOUSANDTHS = "pixels of the image as the processor resized it", "thousandths of the image's sides"
@@ -31,18 +31,16 @@ COORDINATES = {"qwen2_5_vl": RESIZED, "qwen3_vl": THOUSANDTHS, "qwen3_vl_moe": T
 FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 
 
-class VisionLanguageOptions(Table):
+class VisionLanguageOptions(ModelOptions):
     """[pipelines.qwen-vl]."""
 
     weights: str = Field("Qwen/Qwen2.5-VL-7B-Instruct", description="an id of the hub, or a local folder")
     prompt: str = Field('Locate "{}" in the image, output its bbox coordinates using JSON format.', pattern=r"\{\}")
     max_new_tokens: int = Field(128, ge=8)
-    texts_in_batch: int = Field(8, ge=1, description="expressions of one image in a forward pass")
-    card: CardOptions = CardOptions()
 
 
 class VisionLanguage:
-    """The box that the model says."""
+    """The box in the model's answer."""
 
     def __init__(self, options: VisionLanguageOptions, context: PipelineContext) -> None:
         self.options, self.context, self.clock = options, context, context.clock
@@ -60,48 +58,49 @@ class VisionLanguage:
                 f"known: {', '.join(COORDINATES)} (pipelines/zoo/vision_language.py, COORDINATES)"
             )
         self.coordinates = COORDINATES[family]
-        # What looks; the writing, a token at a time over a growing memory, is left as it is.
+        # The vision tower; the decoder, a token at a time over a growing cache, is left as it is.
         accelerated = context.acceleration.apply(self.model, [self.model.model.visual])
         summary = f"a vision-language model asked for a box; it counts {self.coordinates}"
         paper = "Bai et al., Qwen2.5-VL Technical Report, 2025; Qwen3-VL Technical Report, 2025"
         self.card = model_card(options, context, self.model, accelerated, summary, paper)
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
-        """One prediction for every query of every scene, in order."""
+        """Predict one box for every query of every scene, in order."""
         answers = []
         for scene in batch:
             canvas = for_processor(scene.image)
-            said, resized = self.say(canvas, [query.text for query in scene.queries])
+            replies, resized = self.generate(canvas, [query.text for query in scene.queries])
             counted = resized if self.coordinates == RESIZED else (1000, 1000)
             x, y = canvas.width / counted[0], canvas.height / counted[1]
             for query in scene.queries:
-                box, note = read_box(said[query.text])
+                box, note = parse_box(replies[query.text])
                 scaled = None if box is None else (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
                 answers.append(Prediction(query.id, scaled, note=note))
         return answers
 
     @torch.inference_mode()
-    def say(self, canvas: Any, texts: Sequence[str]) -> tuple[dict[str, str], tuple[int, int]]:
-        """Each different text -> what the model answers, and the width and height the image was resized to."""
+    def generate(self, canvas: Any, texts: Sequence[str]) -> tuple[dict[str, str], tuple[int, int]]:
+        """Generate the reply to each different text, and the width and height the image was resized to."""
         with self.clock.stage("image encode"):
-            looks = self.processor.image_processor
-            pixels = looks(images=canvas, return_tensors="pt", device=self.context.device)
+            processor = self.processor.image_processor
+            pixels = processor(images=canvas, return_tensors="pt", device=self.context.device)
             grid = pixels["image_grid_thw"]  # (1, 3) patches: frames, down, across
-            seen = self.model.get_image_features(pixels["pixel_values"].to(self.model.dtype), grid, return_dict=True)
-        resized = (int(grid[0, 2]) * looks.patch_size, int(grid[0, 1]) * looks.patch_size)
+            values = pixels["pixel_values"].to(self.model.dtype)
+            features = self.model.get_image_features(values, grid, return_dict=True)
+        resized = (int(grid[0, 2]) * processor.patch_size, int(grid[0, 1]) * processor.patch_size)
 
         def write(some: list[str]) -> Sequence[str]:
-            asked = self.asked(seen, grid, some)
-            tokens = self.model.generate(**asked, max_new_tokens=self.options.max_new_tokens, **GREEDY)
-            new = tokens[:, asked["input_ids"].shape[1] :]
+            inputs = self.generation_inputs(features, grid, some)
+            tokens = self.model.generate(**inputs, max_new_tokens=self.options.max_new_tokens, **GREEDY)
+            new = tokens[:, inputs["input_ids"].shape[1] :]
             written: list[str] = self.processor.batch_decode(new, skip_special_tokens=True)
             return written
 
         with self.clock.stage("generate"):
             return by_text(texts, self.options.texts_in_batch, write), resized
 
-    def asked(self, seen: Any, grid: torch.Tensor, texts: Sequence[str]) -> dict[str, Any]:
-        """What `generate` is given: a row of tokens for each text, and the image's features for every row."""
+    def generation_inputs(self, features: Any, grid: torch.Tensor, texts: Sequence[str]) -> dict[str, Any]:
+        """Make the inputs of generation: a row of tokens for each text, and the image's features for every row."""
         processor, rows = self.processor, len(texts)
         count = int(grid[0].prod()) // processor.image_processor.merge_size**2
         prompts = [self._prompt(text).replace(processor.image_token, processor.image_token * count) for text in texts]
@@ -112,12 +111,12 @@ class VisionLanguage:
             "attention_mask": tokens["attention_mask"].to(self.context.device),
             "mm_token_type_ids": (ids == processor.image_token_id).int(),
             "image_grid_thw": grid.repeat(rows, 1),
-            "mm_encoder_outputs": {"image": _repeated(seen, rows)},
+            "mm_encoder_outputs": {"image": _repeated(features, rows)},
         }
 
     def _prompt(self, text: str) -> str:
-        """The question as the model's own chat template puts it, the image as one token."""
-        # A text must not be able to speak in the template's own tags.
+        """Format the question by the model's own chat template, the image as one token."""
+        # An expression must not be able to contain the template's own tags.
         question = self.options.prompt.replace("{}", text.replace("<", " "))
         content = [{"type": "image"}, {"type": "text", "text": question}]
         return str(
@@ -125,38 +124,38 @@ class VisionLanguage:
         )
 
 
-def _repeated(seen: Any, rows: int) -> Any:
-    """The features of one image as those of `rows` images: (tokens, D) each, in Qwen3-VL of some layers besides."""
-    changes: dict[str, Any] = {"pooler_output": tuple(seen.pooler_output) * rows}
-    if "deepstack_features" in {field.name for field in fields(seen)}:
-        changes["deepstack_features"] = [tuple(layer) * rows for layer in seen.deepstack_features]
-    return replace(seen, **changes)
+def _repeated(features: Any, rows: int) -> Any:
+    """Repeat the features of one image `rows` times: (tokens, D) each, in Qwen3-VL of some layers besides."""
+    changes: dict[str, Any] = {"pooler_output": tuple(features.pooler_output) * rows}
+    if "deepstack_features" in {field.name for field in fields(features)}:
+        changes["deepstack_features"] = [tuple(layer) * rows for layer in features.deepstack_features]
+    return replace(features, **changes)
 
 
-def read_box(said: str) -> tuple[Box | None, str]:
-    """The first box of an answer, in the model's own units, and a note for the reader.
+def parse_box(reply: str) -> tuple[Box | None, str]:
+    """Parse the first box of a reply, in the model's own units, and a note.
 
-    An answer is JSON, alone or in one fence: {"bbox_2d": [x1, y1, x2, y2], ...}, a list of such, or the bare four
+    A reply is JSON, alone or in one fence: {"bbox_2d": [x1, y1, x2, y2], ...}, a list of such, or the bare four
     numbers. Anything else has no box.
     """
-    fenced = FENCED.findall(said)
+    fenced = FENCED.findall(reply)
     if len(fenced) > 1:
         return None, "no box: several blocks of JSON"
     try:
-        answer = json.loads(fenced[0] if fenced else said)
+        answer = json.loads(fenced[0] if fenced else reply)
     except (ValueError, RecursionError):
         return None, "no box: the answer is not JSON"
     if isinstance(answer, list) and not _is_box(answer):
-        found, more = answer[0] if answer else None, len(answer)
+        first, count = answer[0] if answer else None, len(answer)
     else:
-        found, more = answer, 1
-    box = found.get("bbox_2d") if isinstance(found, dict) else found
+        first, count = answer, 1
+    box = first.get("bbox_2d") if isinstance(first, dict) else first
     if not _is_box(box):
         return None, "no box: the answer holds no four numbers"
     x1, y1, x2, y2 = (float(v) for v in box)
     if x1 >= x2 or y1 >= y2:
         return None, "no box: its corners are the wrong way round"
-    return (x1, y1, x2, y2), f"the first of {more} boxes" if more > 1 else ""
+    return (x1, y1, x2, y2), f"the first of {count} boxes" if count > 1 else ""
 
 
 def _is_box(value: Any) -> TypeGuard[list[float]]:
@@ -169,6 +168,5 @@ def _is_box(value: Any) -> TypeGuard[list[float]]:
 
 @takes(VisionLanguageOptions)
 def vision_language(context: PipelineContext) -> VisionLanguage:
-    """qwen-vl. Raises SettingsError, WeightsError."""
-    where = f"bench.toml [pipelines.{context.name}]"
-    return VisionLanguage(parse_table(VisionLanguageOptions, context.options, where), context)
+    """Open qwen-vl. Raises SettingsError, WeightsError."""
+    return VisionLanguage(parse_options(VisionLanguageOptions, context), context)

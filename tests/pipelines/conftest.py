@@ -1,10 +1,12 @@
-"""A context for building pipelines by hand, and a few scenes of the embedded data."""
+"""A context for building pipelines by hand, a few scenes of the embedded data, and small models of the hub."""
 
+import numpy as np
 import pytest
 from fake_world import make_context
+from small_models import write_family
 
 from bench.datasets.shapes import ShapesImages, make_scene
-from bench.grounding import LoadedScene
+from bench.grounding import LoadedScene, Query
 from bench.settings import PROJECT, load_settings
 from bench.training.task import TrainingJob
 
@@ -53,3 +55,30 @@ def job(context, tmp_path):
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def hub_folder(tmp_path_factory):
+    """hub_folder(family): the folder of a small model with random weights."""
+    folders = {}
+
+    def make(family):
+        if family not in folders:
+            folders[family] = tmp_path_factory.mktemp("hub") / family
+            folders[family].mkdir()
+            write_family(folders[family], family)
+        return str(folders[family])
+
+    return make
+
+
+TEXTS = ("the red box", "A small dog to the left of the big cat.", "man", "the second woman from the right?")
+
+
+@pytest.fixture
+def scenes():
+    """Two images of different shapes with different numbers of queries; one text comes twice."""
+    rng = np.random.default_rng(0)
+    wide, high = (rng.integers(0, 256, (*shape, 3), np.uint8) for shape in ((48, 80), (90, 50)))
+    queries = tuple(Query(f"w{i}", text) for i, text in enumerate((*TEXTS, TEXTS[0])))
+    return [LoadedScene("wide", wide, queries), LoadedScene("high", high, (Query("h0", TEXTS[1]),))]

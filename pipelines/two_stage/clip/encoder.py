@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.errors import UnknownName, WeightsError
 from bench.grounding import PipelineContext
-from bench.hashing import find_file, sha256_file
+from bench.hashing import sha256_file
 from bench.settings import Table
 from pipelines import weights
 from pipelines.engine import Engine, Rows
@@ -91,12 +91,12 @@ class ClipEncoder:
         self.engine.forget_texts()
 
     def cut(self, text: str) -> str:
-        """A note when the tokenizer cuts `text` at the context length, else nothing."""
+        """Return a note when the tokenizer cuts `text` at the context length, else nothing."""
         return cut_note(self.tokenizer, text, self.context_length)
 
 
 def cut_note(tokenizer: Any, text: str, context_length: int) -> str:
-    """A note when a tokenizer of open_clip cuts `text` at the context length, else nothing."""
+    """Return a note when a tokenizer of open_clip cuts `text` at the context length, else nothing."""
     encode = getattr(tokenizer, "encode", None)
     if encode is None or len(text.encode()) + 2 <= context_length:  # a token is at least one byte
         return ""
@@ -105,17 +105,17 @@ def cut_note(tokenizer: Any, text: str, context_length: int) -> str:
 
 
 def open_model(options: ClipOptions, context: PipelineContext) -> tuple[Any, Mapping[str, str]]:
-    """The model in the context's precision, and the hash of its weights file. Raises WeightsError, UnknownName."""
+    """Open a CLIP in the context's precision, and hash its file. Raises WeightsError, UnknownName."""
     if options.model not in open_clip.list_models():
         raise UnknownName("open_clip model", options.model, open_clip.list_models())
     precision = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[context.dtype]
-    path = find_file(options.pretrained, context)
+    how = "put the file there, or name a tag that open_clip publishes"
+    published = not weights.looks_like_path(options.pretrained)
+    path = weights.find_local(options.pretrained, context, how, published)
     if path is not None:
         model = empty_model(options.model, precision)
         weights.load_strictly(model, _read(path), str(path))
         return model, {path.name: sha256_file(path)}
-    if weights.looks_like_path(options.pretrained):
-        raise weights.missing(options.pretrained, context, "put the file there, or name a tag that open_clip publishes")
     tags = open_clip.list_pretrained_tags_by_model(options.model)
     if options.pretrained not in tags:
         raise UnknownName(f"published weights of {options.model}", options.pretrained, tags)
@@ -145,7 +145,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _published(options: ClipOptions, precision: str, context: PipelineContext) -> tuple[Any, Mapping[str, str]]:
-    """Weights by tag, cached or downloaded. OpenAI's were trained with QuickGELU: the tag's card says so."""
+    """Open weights by tag, cached or downloaded. OpenAI's need QuickGELU, as the tag's card says."""
     if context.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     card = open_clip.get_pretrained_cfg(options.model, options.pretrained)

@@ -1,11 +1,11 @@
-"""Ranking: which region of a scene an expression is about, by one CLIP or the sum of several (spec/pipelines.md 3).
+"""Ranking: how likely each region of a scene is meant by an expression, by one CLIP or the sum of several.
 
     logits      scale * cosine of text and view, summed over views and models                      (ReCLIP 3.1)
     subtract    less what captions in general like about the region, by a fixed bank of them       (Red Circle)
-    relations   where the expression compares, rules multiply what CLIP says of the names in it    (ReCLIP 3.2)
+    relations   where the expression compares, rules multiply the probabilities of the names in it (ReCLIP 3.2)
 
-Everything about an image is done once for all its expressions, and the regions of a whole batch share forward passes;
-what is done for one expression alone is a row of a matrix product and, where it compares, a few products of (R, R).
+An image is processed once for all its expressions, and the regions of a whole batch share forward passes. An expression
+alone costs a row of a matrix product and, where it compares, a few products of (R, R).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from pipelines.two_stage.proposers.proposals import Proposals
 Float = NDArray[np.float64]
 Relations = Literal["off", "rules", "spacy"]
 
-# A fixed bank: the things of COCO, said plainly. What every one of them likes about a region says nothing about one.
-_THINGS = (
+# A fixed bank: the classes of COCO. Their mean logit of a region carries nothing about one expression.
+_CLASSES = (
     "person bicycle car motorcycle airplane bus train truck boat bench bird cat dog horse sheep cow elephant bear "
     "zebra giraffe backpack umbrella handbag tie suitcase frisbee skis snowboard kite bottle cup fork knife spoon bowl "
     "banana apple sandwich orange broccoli carrot pizza donut cake chair couch bed toilet tv laptop mouse remote "
     "keyboard microwave oven toaster sink refrigerator book clock vase scissors toothbrush"
 )
-BANK = tuple(_THINGS.split())
+BANK = tuple(_CLASSES.split())
 
 
 class RankerOptions(Table):
@@ -46,10 +46,10 @@ class RankerOptions(Table):
 
     views: tuple[View, ...] = Field(("crop", "blur"), min_length=1)
     margin: float = Field(0.0, ge=0, description="widen each crop by this share of its sides")
-    resize: Resize = Field("squash", description="how what is no square becomes one: squash, pad, center")
+    resize: Resize = Field("squash", description="how a part becomes square: squash, pad, center")
     prompt: str = Field("a photo of {}", pattern=r"\{\}")
     subtract: float = Field(0.0, ge=0, description="weight of the score subtraction; 0 = off")
-    relations: Relations = Field("off", description="who reads comparisons: our small parser (rules), spaCy, nobody")
+    relations: Relations = Field("off", description="parser of comparisons: our small one (rules), spaCy, off")
     temperature: float = Field(
         1.0, gt=0, description="of expressions that compare: logits are divided by it; ReCLIP takes 1"
     )
@@ -59,49 +59,51 @@ class Ranker:
     """Probabilities over the proposals of each scene, for each of its queries."""
 
     def __init__(self, options: RankerOptions, encoders: Sequence[ClipEncoder], clock: Clock) -> None:
-        """Raises MissingPackage when spaCy is to read and is not there."""
+        """Open the parser. Raises MissingPackage where it is spaCy, which is not installed."""
         self.options, self.encoders, self._clock = options, tuple(encoders), clock
-        self._read = reader(options.relations)
+        self._parse = open_parser(options.relations)
 
     @property
     def caches(self) -> Mapping[str, Callable[[], None]]:
-        """What is kept of texts between calls -> what empties it."""
+        """Return the caches of texts: name -> the function that empties it."""
 
         def forget() -> None:
             for encoder in self.encoders:
                 encoder.forget_texts()
 
-        forget_phrases = getattr(self._read, "cache_clear", None)
+        forget_phrases = getattr(self._parse, "cache_clear", None)
         return {"texts": forget} | ({"phrases": forget_phrases} if forget_phrases else {})
 
     def rank(self, batch: Sequence[LoadedScene], proposals: Sequence[Proposals]) -> list[Float]:
-        """One (Q, R) for each scene, every row a distribution. Raises SettingsError for masks that are not there."""
+        """Rank each scene's proposals -> (Q, R), every row a distribution. Raises SettingsError without masks."""
         with self._clock.stage("crop"):
             sizes = dict.fromkeys(encoder.image_size for encoder in self.encoders)
             views = {size: self._views(batch, proposals, size) for size in sizes}  # (V, R, 3, size, size)
         with self._clock.stage("image encode"):
             regions = [self._regions(encoder, views[encoder.image_size]) for encoder in self.encoders]
-        return self.chances(batch, proposals, regions)
+        return self.probabilities(batch, proposals, regions)
 
-    def chances(
+    def probabilities(
         self, batch: Sequence[LoadedScene], proposals: Sequence[Proposals], regions: Sequence[Tensor]
     ) -> list[Float]:
-        """`rank` for regions encoded elsewhere: of each model's, (R, D) vectors of all the batch's proposals."""
-        phrases = [[self._read(query.text) for query in scene.queries] for scene in batch]
+        """Rank regions encoded elsewhere: for each model, (R, D) vectors of all the batch's proposals."""
+        # 1. Every different text once: the expressions, and the names in those that compare.
+        phrases = [[self._parse(query.text) for query in scene.queries] for scene in batch]
         with self._clock.stage("text encode"):
-            asked = [query.text.lower() for scene in batch for query in scene.queries]
+            expressions = [query.text.lower() for scene in batch for query in scene.queries]
             names = [text for scene in phrases for phrase in scene if not phrase.plain for text in phrase.texts()]
-            rows = {text: row for row, text in enumerate(dict.fromkeys(asked + names))}
+            rows = {text: row for row, text in enumerate(dict.fromkeys(expressions + names))}
             texts = [self._texts(encoder, list(rows)) for encoder in self.encoders]
+        # 2. Logits of all texts and regions, then each scene's own.
         with self._clock.stage("rank"):
             pairs = zip(self.encoders, texts, regions, strict=True)
             summed = torch.stack([encoder.scale * text @ region.T for encoder, text, region in pairs]).sum(0)
             logits = summed.double().cpu().numpy()  # (T, R), of the whole batch: one transfer
             parts = np.split(logits, np.cumsum([len(p) for p in proposals])[:-1], axis=1)
-            return [self._chances(*each, rows) for each in zip(batch, phrases, proposals, parts, strict=True)]
+            return [self._of_scene(*each, rows) for each in zip(batch, phrases, proposals, parts, strict=True)]
 
     def note(self, text: str) -> str:
-        """What a reader should know about this one answer: whether a tokenizer cut the text, and whose."""
+        """Return a note on one answer: whether a tokenizer cut the text, and whose."""
         cuts = {encoder.options.model: encoder.cut(self._prompted(text)) for encoder in self.encoders}
         if len(self.encoders) == 1:
             return next(iter(cuts.values()))
@@ -118,12 +120,12 @@ class Ranker:
         )
 
     def _regions(self, encoder: ClipEncoder, views: Tensor) -> Tensor:
-        """(V, R, 3, S, S) -> (R, D), summed over views: the sum of cosines is the cosine of the sum, but for scale."""
+        """Encode views, (V, R, 3, S, S) -> (R, D), summed over views: the sum of cosines is a scaled cosine."""
         summed: Tensor = encoder.encode_images(views.flatten(0, 1)).unflatten(0, views.shape[:2]).sum(0)
         return summed
 
     def _texts(self, encoder: ClipEncoder, texts: Sequence[str]) -> Tensor:
-        """(T, D); with the bank's mean taken away, which takes its mean logit away from every logit."""
+        """Encode texts -> (T, D), less the bank's mean, which subtracts its mean logit from every logit."""
         vectors = encoder.encode_texts([self._prompted(text) for text in texts])
         if self.options.subtract:
             bank = encoder.encode_texts([self._prompted(text) for text in BANK])
@@ -133,10 +135,10 @@ class Ranker:
     def _prompted(self, text: str) -> str:
         return self.options.prompt.replace("{}", text.lower())
 
-    def _chances(
+    def _of_scene(
         self, scene: LoadedScene, phrases: Sequence[Phrase], proposals: Proposals, logits: Float, rows: dict[str, int]
     ) -> Float:
-        """(T, R) logits of one scene's regions -> (Q, R)."""
+        """Compute probabilities from (T, R) logits of one scene's regions -> (Q, R)."""
         whole = logits[[rows[query.text.lower()] for query in scene.queries]]
         out = softmax(whole)
         compare = [index for index, phrase in enumerate(phrases) if not phrase.plain]
@@ -149,8 +151,8 @@ class Ranker:
         return out
 
 
-def reader(relations: Relations) -> Callable[[str], Phrase]:
-    """What makes a Phrase of an expression. Raises MissingPackage."""
+def open_parser(relations: Relations) -> Callable[[str], Phrase]:
+    """Open the function that parses an expression into a Phrase. Raises MissingPackage."""
     if relations == "rules":
         return parse
     if relations == "spacy":
@@ -161,6 +163,6 @@ def reader(relations: Relations) -> Callable[[str], Phrase]:
 
 
 def softmax(logits: Float) -> Float:
-    """Over the last axis."""
+    """Compute the softmax over the last axis."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))

@@ -1,4 +1,4 @@
-"""Training the CLIP of a two-stage pipeline: to do what it does there, to tell which region a text is about.
+"""Training the CLIP of a two-stage pipeline to rank regions, as it does there.
 
 Two contrastive losses over the region views that the pipeline itself makes:
 
@@ -14,6 +14,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,14 +26,14 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.errors import DataError
-from bench.grounding import Boxes, ImageArray, Scene
+from bench.grounding import Boxes, ImageArray, ImageSource, Scene
 from bench.settings import parse_table
 from bench.training.config import TrainConfig
 from bench.training.task import Batch, ParameterGroup, TrainingJob, TrainTask
 from pipelines import weights
 from pipelines.two_stage.clip.encoder import ClipOptions, open_model
 from pipelines.two_stage.clip.views import View, make_views
-from pipelines.two_stage.proposers.objects import referent, scene_descriptions, scene_objects
+from pipelines.two_stage.proposers.objects import SceneSamples, referent, scene_descriptions, scene_objects
 
 VIEWS: tuple[View, ...] = ("crop", "blur")
 
@@ -78,31 +79,7 @@ class Regions(Batch):
     classes: Tensor  # of each object among the descriptions; empty where a scene has none
 
 
-class RegionDataset:
-    """The scenes of a job that have expressions; boxes are jittered, to look like a detector's."""
-
-    def __init__(self, job: TrainingJob, jitter: float) -> None:
-        self.images, self.seed, self.jitter = job.images, job.context.seed, jitter
-        self.scenes = [scene for scene in job.scenes if scene.expressions]
-        if not self.scenes:
-            raise DataError("no expression to train a CLIP on")
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def name(self, index: int) -> str:
-        """Return the scene's id."""
-        return self.scenes[index].id
-
-    def sample(self, epoch: int, index: int) -> RegionSample:
-        """Return a scene as that epoch shows it. Raises ImageError, DataError."""
-        one = region_sample(self.scenes[index], self.images)
-        rng = np.random.default_rng([self.seed, epoch, index])
-        sides = np.tile(one.boxes[:, 2:] - one.boxes[:, :2], 2)
-        return replace(one, boxes=one.boxes + rng.uniform(-self.jitter, self.jitter, one.boxes.shape) * sides)
-
-
-def region_sample(scene: Scene, images: Any) -> RegionSample:
+def region_sample(scene: Scene, images: ImageSource) -> RegionSample:
     """Return a scene with its regions as they are annotated. Raises ImageError, DataError."""
     boxes = [box for _, box in scene_objects(scene)]
     referents = [referent(scene, number, boxes) for number in range(len(scene.expressions))]
@@ -135,9 +112,18 @@ class ClipTask(TrainTask):
         model, sha256 = open_model(options, replace(self.job.context, dtype="float32"))
         return model.to(self.job.context.device), sha256
 
-    def dataset(self, augment: bool = True) -> RegionDataset:
-        """Return one sample a scene."""
-        return RegionDataset(self.job, self.config.jitter if augment else 0.0)
+    def dataset(self, augment: bool = True) -> SceneSamples[RegionSample]:
+        """Return one sample a scene with expressions; boxes are jittered, to resemble a detector's."""
+        scenes, jitter = [scene for scene in self.job.scenes if scene.expressions], self.config.jitter
+        if not scenes:
+            raise DataError("no expression to train a CLIP on")
+
+        def jittered(sample: RegionSample, rng: np.random.Generator) -> RegionSample:
+            sides = np.tile(sample.boxes[:, 2:] - sample.boxes[:, :2], 2)
+            return replace(sample, boxes=sample.boxes + rng.uniform(-jitter, jitter, sides.shape) * sides)
+
+        load = partial(region_sample, images=self.job.images)
+        return SceneSamples(scenes, self.job.context.seed, load, jittered if augment else None)
 
     def collate(self, samples: Sequence[RegionSample]) -> Regions:
         """Join scenes into a batch."""
@@ -190,7 +176,7 @@ class ClipTask(TrainTask):
             for expression, choice, own in zip(scene.expressions, chosen, one.referents, strict=True):
                 for kind in (self.metric, expression.kind or "other"):
                     hits[kind].append(choice == own)
-        return {kind: sum(found) / len(found) for kind, found in sorted(hits.items())}
+        return {kind: sum(flags) / len(flags) for kind, flags in sorted(hits.items())}
 
     def save(self, path: Path) -> None:
         """Write the whole CLIP in float16."""
@@ -206,7 +192,7 @@ class ClipTask(TrainTask):
         self.model.logit_scale.clamp_(0, math.log(self.config.largest_scale))
 
     def _tokens(self, texts: Sequence[str]) -> Tensor:
-        """Token ids (N, L) of texts in lower case."""
+        """Tokenise texts in lower case -> (N, L)."""
         ids: Tensor = self.tokenizer([text.lower() for text in texts] or [""])[: len(texts)]
         return ids
 

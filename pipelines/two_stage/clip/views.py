@@ -1,21 +1,20 @@
-"""Region views: what CLIP is shown of a box. All boxes of an image at once, every view as a square.
+"""Region views: the square images of a box that CLIP encodes, for all boxes of an image at once.
 
 A view is made by two matrix products, rows then columns, with the weights of an antialiased bicubic resize (the filter
 of Pillow, a = -0.5, widened when shrinking): no loop over boxes, no file formats, the same code on CPU and GPU.
 
-    crop          the box alone                                         (spec/pipelines.md 3.1)
+    crop          the box alone
     blur          the whole image, blurred outside the box            (ReCLIP; Subramanian et al. 2022)
     mask-blur     the whole image, blurred outside the box's mask     (FGVP; Yang et al. 2023)
     red-ellipse   the whole image, a red ellipse drawn in the box     (Red Circle; Shtedritski et al. 2023)
 
-What is not square becomes so by one of three policies (spec/pipelines.md 6): `squash` it, `pad` it with grey, or keep
-its `center` only, which loses the ends of what is long.
+A part that is not square becomes so by one of three policies: `squash` it, `pad` it with grey, or keep its `center`
+only, which loses the ends of long parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -31,20 +30,8 @@ View = Literal["crop", "blur", "mask-blur", "red-ellipse"]
 Resize = Literal["squash", "pad", "center"]
 BLUR_SIGMA = 0.16  # of the image's side: ReCLIP's radius of 100 pixels on an image of 640
 LINE = 2.0  # pixels of CLIP's: how thick the red ellipse is drawn
-ELLIPSE_GROWS = 0.01  # of the box's sides, so that the line lies around the thing
+ELLIPSE_GROWS = 0.01  # of the box's sides, so that the line lies around the object
 GREY = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Regions:
-    """What a view is made from: the image (3, H, W) in 0..1, boxes (N, 4) xyxy pixels, their masks (N, H, W) if any."""
-
-    image: Tensor
-    boxes: Tensor
-    masks: Tensor | None
-    size: int
-    margin: float
-    resize: Resize
 
 
 def make_views(
@@ -57,83 +44,58 @@ def make_views(
     resize: Resize = "squash",
     masks: NDArray[np.bool_] | None = None,
 ) -> Tensor:
-    """RGB uint8 (H, W, 3), boxes (N, 4) xyxy pixels, masks (N, H, W) -> (V, N, 3, size, size) in 0..1.
+    """Make views of an image's boxes: RGB uint8 (H, W, 3), boxes (N, 4) xyxy pixels -> (V, N, 3, size, size) in 0..1.
 
-    `margin` widens each box by that share of its sides before it is cropped. Raises SettingsError for a view of masks
-    where there are none.
+    `masks` are (N, H, W); `margin` widens each box by that share of its sides before it is cropped. Raises
+    SettingsError for a view of masks where there are none.
     """
-    tensor = torch.tensor(image, device=device).permute(2, 0, 1).float() / 255
+    pixels = torch.tensor(image, device=device).permute(2, 0, 1).float() / 255  # (3, H, W)
     corners = torch.as_tensor(boxes, dtype=torch.float32, device=device).reshape(-1, 4)
-    regions = Regions(
-        tensor, corners, None if masks is None else torch.tensor(masks, device=device), size, margin, resize
-    )
-    return torch.stack([VIEWS[view](regions) for view in views])
+    sides = corners[:, 2:] - corners[:, :2]
+    height, width = image.shape[:2]
+
+    def widened(share: float) -> Tensor:
+        return torch.cat([corners[:, :2] - sides * share, corners[:, 2:] + sides * share], dim=1)
+
+    def view(name: View) -> Tensor:
+        if name == "crop":
+            return _squared(pixels, widened(margin), size, resize)[0]
+        sharp, frame = _squared(pixels, torch.tensor([[0.0, 0.0, width, height]], device=device), size, resize)
+        if name == "red-ellipse":
+            line = _ellipses(_inside(widened(ELLIPSE_GROWS / 2), frame, size), size)
+            return line * torch.tensor([1.0, 0, 0], device=device).view(3, 1, 1) + (1 - line) * sharp
+        # (N, 1, size, size): the part of each pixel that stays sharp.
+        if name == "blur":
+            mask = _coverage(_inside(corners, frame, size), size)
+        elif masks is None:
+            raise SettingsError(
+                'the view "mask-blur" needs a mask for each box, and this proposer has boxes only; use proposer.kind = '
+                '"masks", or the view "blur", which takes the box for the mask'
+            )
+        else:
+            mask = resample(torch.tensor(masks, device=device).to(sharp.dtype), frame, size).transpose(0, 1)
+        return mask * sharp + (1 - mask) * _blurred(sharp)
+
+    return torch.stack([view(name) for name in views])
 
 
-def crop(r: Regions) -> Tensor:
-    """(N, 3, size, size): each box."""
-    grow = (r.boxes[:, 2:] - r.boxes[:, :2]) * r.margin
-    return _squared(r, torch.cat([r.boxes[:, :2] - grow, r.boxes[:, 2:] + grow], dim=1))[0]
-
-
-def blur(r: Regions) -> Tensor:
-    """(N, 3, size, size): the whole image, blurred outside each box."""
-    sharp, frame = _squared(r, _whole(r))
-    mask = _coverage(_inside(r.boxes, frame, r.size), r.size)  # (N, 1, size, size)
-    return mask * sharp + (1 - mask) * _blurred(sharp)
-
-
-def mask_blur(r: Regions) -> Tensor:
-    """(N, 3, size, size): the whole image, blurred outside each mask. Raises SettingsError without masks."""
-    if r.masks is None:
-        raise SettingsError(
-            'the view "mask-blur" needs a mask for each box, and this proposer finds boxes only; use proposer.kind = '
-            '"masks", or the view "blur", which takes the box for the mask'
-        )
-    sharp, frame = _squared(r, _whole(r))
-    mask = resample(r.masks.to(sharp.dtype), frame, r.size).transpose(0, 1)  # (N, 1, size, size)
-    return mask * sharp + (1 - mask) * _blurred(sharp)
-
-
-def red_ellipse(r: Regions) -> Tensor:
-    """(N, 3, size, size): the whole image, with a red ellipse around what is in each box."""
-    sharp, frame = _squared(r, _whole(r))
-    grow = (r.boxes[:, 2:] - r.boxes[:, :2]) * ELLIPSE_GROWS / 2
-    line = _ellipses(_inside(torch.cat([r.boxes[:, :2] - grow, r.boxes[:, 2:] + grow], dim=1), frame, r.size), r.size)
-    red = torch.tensor([1.0, 0, 0], device=sharp.device).view(3, 1, 1)
-    return line * red + (1 - line) * sharp
-
-
-VIEWS: dict[View, Callable[[Regions], Tensor]] = {
-    "crop": crop,
-    "blur": blur,
-    "mask-blur": mask_blur,
-    "red-ellipse": red_ellipse,
-}
-
-
-def _squared(r: Regions, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Parts (N, 4) of the image by the policy -> (N, 3, size, size), and the frames (N, 4) that they show."""
-    if r.resize == "squash":
-        return resample(r.image, boxes, r.size), boxes
+def _squared(image: Tensor, boxes: Tensor, size: int, resize: Resize) -> tuple[Tensor, Tensor]:
+    """Make parts (N, 4) of an image square -> (N, 3, size, size), and the frames (N, 4) that they show."""
+    if resize == "squash":
+        return resample(image, boxes, size), boxes
     sides = boxes[:, 2:] - boxes[:, :2]
-    side = (sides.amax if r.resize == "pad" else sides.amin)(dim=1, keepdim=True)
+    side = (sides.amax if resize == "pad" else sides.amin)(dim=1, keepdim=True)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     frame = torch.cat([centre - side / 2, centre + side / 2], dim=1)
-    shown = resample(r.image, frame, r.size)
-    if r.resize == "pad":
-        inside = _coverage(_inside(boxes, frame, r.size), r.size)
-        shown = inside * shown + (1 - inside) * GREY
-    return shown, frame
-
-
-def _whole(r: Regions) -> Tensor:
-    height, width = r.image.shape[1:]
-    return torch.tensor([[0.0, 0.0, width, height]], device=r.image.device)
+    square = resample(image, frame, size)
+    if resize == "pad":
+        inside = _coverage(_inside(boxes, frame, size), size)
+        square = inside * square + (1 - inside) * GREY
+    return square, frame
 
 
 def _inside(boxes: Tensor, frame: Tensor, size: int) -> Tensor:
-    """Boxes (N, 4) in pixels of the image -> in pixels of the square that shows the frame (N or 1, 4)."""
+    """Move boxes (N, 4) from the image's pixels to those of the square that shows the frame (N or 1, 4)."""
     corner, extent = frame[:, :2].repeat(1, 2), (frame[:, 2:] - frame[:, :2]).repeat(1, 2)
     return (boxes - corner) * (size / extent)
 
@@ -146,7 +108,7 @@ def _blurred(sharp: Tensor) -> Tensor:
 
 
 def _ellipses(boxes: Tensor, size: int) -> Tensor:
-    """(N, 4) on a square of `size` -> (N, 1, size, size), how much of each pixel the line of the ellipse covers.
+    """Draw ellipses in boxes (N, 4) on a square -> (N, 1, size, size), the share of each pixel under the line.
 
     The distance to an ellipse is taken to first order: its implicit function over the length of its gradient.
     """
@@ -163,7 +125,7 @@ def _ellipses(boxes: Tensor, size: int) -> Tensor:
 
 
 def resample(image: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """(C, H, W) and boxes (N, 4) xyxy in pixels -> (N, C, size, size), antialiased bicubic, clamped to 0..1.
+    """Resample boxes (N, 4) xyxy pixels of (C, H, W) -> (N, C, size, size), antialiased bicubic, in 0..1.
 
     Beyond the image's edge its outermost pixels go on.
     """
@@ -177,7 +139,7 @@ def resample(image: Tensor, boxes: Tensor, size: int) -> Tensor:
 
 
 def _bicubic(start: Tensor, stop: Tensor, size: int, length: int) -> Tensor:
-    """Weights (N, size, length) that take a line of `length` pixels to `size` samples of each span [start, stop]."""
+    """Compute weights (N, size, length) from a line of pixels to `size` samples of each span [start, stop]."""
     step = ((stop - start) / size).clamp_min(1e-6)[:, None, None]
     centre = start[:, None, None] + (torch.arange(size, device=start.device)[None, :, None] + 0.5) * step
     centre = centre.clamp(0, length)
@@ -190,7 +152,7 @@ def _bicubic(start: Tensor, stop: Tensor, size: int, length: int) -> Tensor:
 
 
 def _coverage(boxes: Tensor, size: int) -> Tensor:
-    """(N, 4) xyxy on a square of `size` -> (N, 1, size, size), the share of each pixel inside the box."""
+    """Compute the share of each pixel inside boxes (N, 4) xyxy on a square -> (N, 1, size, size)."""
     edge = torch.arange(size, device=boxes.device, dtype=boxes.dtype)
 
     def along(low: Tensor, high: Tensor) -> Tensor:
@@ -202,7 +164,7 @@ def _coverage(boxes: Tensor, size: int) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _gaussian(size: int, sigma: float) -> Tensor:
-    """(size, size): a line of pixels -> the same line blurred, borders renormalised."""
+    """Make the matrix (size, size) that blurs a line of pixels, borders renormalised."""
     place = torch.arange(size, dtype=torch.float32)
     weights = torch.exp(-((place[:, None] - place[None, :]) ** 2) / (2 * sigma**2))
     return weights / weights.sum(dim=1, keepdim=True)

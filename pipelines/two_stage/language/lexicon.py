@@ -1,8 +1,8 @@
-"""The words that compare: which direction, relation or number a word of a referring expression means.
+"""The words that compare: the direction, relation or number that a word of a referring expression means.
 
 Relations hold between two boxes, superlatives single one box out of many. Both follow ReCLIP (Subramanian et al. 2022,
-3.2; spec/pipelines.md 3.1), which reads depth off an image's height: what is behind is drawn higher, what is in front
-lower, and what is closest is drawn biggest. `near`, `far`, `middle` and counting ("second from the left") are ours.
+3.2), which takes depth from the height in the image: what is behind appears higher, what is in front lower, and what is
+closest biggest. `near`, `far`, `middle` and counting ("second from the left") are ours.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ VERTICAL = {
     "top": "topmost|uppermost|top ?most|upper ?most|highest|upper|top",
     "bottom": "bottommost|lowermost|bottom ?most|lowest|lower|bottom",
 }
-# Depth: front and back stand where an image shows them.
+# Depth: front and back by their height in the image.
 DEPTH = {"bottom": "front ?most|foreground|front", "top": "rear ?most|background|rear|back"}
 MIDDLE = {"middle": "middle ?most|middle|center|centre|central|mid"}
 SIZES = {
@@ -27,7 +27,7 @@ SIZES = {
 # The superlatives that count: "second largest", "third tallest".
 COUNTED = "biggest|largest|smallest|tiniest|littlest|tallest|shortest|closest|nearest|furthest|farthest"
 
-# Relation -> what says it; what follows is the other thing.
+# Relation -> its words; what follows is the other object.
 RELATIONS = {
     "left": r"(?:(?:on|to|at|in|from) )?(?:the )?(?:far )?left(?: ?hand)?(?: side)? (?:of|from)|west of",
     "right": r"(?:(?:on|to|at|in|from) )?(?:the )?(?:far )?right(?: ?hand)?(?: side)? (?:of|from)|east of",
@@ -39,7 +39,7 @@ RELATIONS = {
     "near": r"next to|besides?|(?:nearest|closest|closer|close|adjacent)(?: to)|nearest|near|alongside(?: of)?",
     "far": r"(?:furthest|farthest|further|farther|far)(?: away)? from",
 }
-# A direction said of nothing ("left of the image") is the superlative of it.
+# A direction without another object ("left of the image") is the superlative of it.
 TOWARDS = {"left": "left", "right": "right", "above": "top", "below": "bottom", "bigger": "big", "smaller": "small"}
 
 ORDINALS = {
@@ -62,7 +62,7 @@ def words(text: str) -> frozenset[str]:
 
 
 PRONOUNS = words("him her it them himself herself itself themselves each")
-# Words that stand for any thing, so that CLIP is not asked about them (ReCLIP's null words and a few more).
+# Words that stand for any object, so that CLIP does not encode them (ReCLIP's null words and a few more).
 NULL = PRONOUNS | words(
     "part image side picture half region section photo pic corner edge area portion end one ones thing object there "
     "here us me you other others two both"
@@ -75,12 +75,12 @@ LOOSE = ARTICLES | words(
 )
 
 POSSESSIVES = words("his her their your my its our")
-# "facing left" says where something looks, "blue top" what it wears, "bent over" how it stands.
+# "facing left" is where someone looks, "blue top" what they wear, "bent over" how they stand.
 TURNS = words("facing faces looking looks turned turning pointing pointed leaning heading headed going moving")
 COLOURS = words("red orange yellow green blue purple pink brown black white gray grey tan teal maroon")
 GARMENTS = COLOURS | words("tank crop halter striped checkered plaid floral tube sleeveless table counter")
 NOT_ABOVE = words("bent bending all leaning hunched flipped turned knocked looking hanging falling thrown")
-# What may follow "on the left" when it says where the head is; any other word is a noun that "left" belongs to.
+# What may follow "on the left" when it locates the head; any other word is a noun that "left" belongs to.
 AFTER = (
     r"with|in|on|at|of|by|and|or|who|whose|that|which|is|are|was|has|wearing|\w+ing|near|next|behind|above|below|under"
     r"|over|beside|but|not|from|to|left|right|top|bottom|upper|lower|front|back|middle|far|there|w|closest|nearest|only"

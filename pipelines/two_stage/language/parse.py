@@ -1,11 +1,11 @@
-"""What an expression says besides naming a thing: relations to other things, superlatives, places in an order.
+"""Parse an expression into a name, superlatives, places in an order, and relations to other objects.
 
     "the second man from the left behind a red car"
         Phrase("the man", (Superlative(("left",), 1),), (Relation("above", Phrase("a red car")),))
 
-A small parser by words and their order, for English at large and the telegraphic English of RefCOCO: no grammar is
-needed to find "left" in "elephant left", but some care not to find it in "facing left" or "his left hand". Where spaCy
-is installed, dependency.py reads the same meaning off a dependency tree.
+A small parser by words and their order, for English at large and the telegraphic English of RefCOCO: "left" is a
+superlative in "elephant left", but not in "facing left" or "his left hand". Where spaCy is installed, dependency.py
+parses the same meaning from a dependency tree.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Superlative:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """The named relation of a thing to another; names are the keys of `lexicon.RELATIONS`."""
+    """The named relation of an object to another; names are the keys of `lexicon.RELATIONS`."""
 
     name: str
     other: Phrase
@@ -36,7 +36,7 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A thing by name (`text`, empty where anything will do) and by what singles it out."""
+    """An object by name (`text`, empty where any will do), and by what singles it out."""
 
     text: str
     superlatives: tuple[Superlative, ...] = ()
@@ -44,11 +44,11 @@ class Phrase:
 
     @property
     def plain(self) -> bool:
-        """Whether it only names a thing, so that there is nothing to reason about."""
+        """Tell whether it is only a name, so that there is nothing to reason about."""
         return not (self.superlatives or self.relations)
 
     def texts(self) -> Iterator[str]:
-        """Every name in it, of the thing itself and of the others; empty ones are left out."""
+        """Yield every name in it, of the object itself and of the others, without empty ones."""
         if self.text:
             yield self.text
         for relation in self.relations:
@@ -57,7 +57,7 @@ class Phrase:
 
 @lru_cache(maxsize=100_000)
 def parse(expression: str) -> Phrase:
-    """The meaning of an expression. What follows a comma says more about the same thing."""
+    """Parse an expression. What follows a comma adds to the same object."""
     clauses = [_clause(clause) for part in normalised(expression).split(",") if (clause := part.strip())]
     if not clauses:
         return Phrase("")
@@ -69,7 +69,7 @@ def parse(expression: str) -> Phrase:
 
 
 def normalised(expression: str) -> str:
-    """Lower case, single blanks, commas for every stop; orders to the reader and the image itself left out."""
+    """Normalise to lower case, single blanks and commas for stops, without imperatives and the image itself."""
     text = re.sub(r"[‘’`]", "'", expression.lower())
     text = re.sub(r"\s*'\s*s\b", "'s", text)
     text = re.sub(r"'(?!\w)|(?<!\w)'", " ", text)  # quotes; an apostrophe is inside a word
@@ -83,44 +83,44 @@ def normalised(expression: str) -> str:
 
 
 def _clause(clause: str) -> Phrase:
-    found = relation_in(clause)
-    if found is None:
-        return thing(clause)
-    head, other = thing(clause[: found.start()]), _clause(clause[found.end() :])
-    name = str(found.lastgroup)
+    match = relation_in(clause)
+    if match is None:
+        return noun_phrase(clause)
+    head, other = noun_phrase(clause[: match.start()]), _clause(clause[match.end() :])
+    name = str(match.lastgroup)
     if other.text or other.relations:
         return replace(head, relations=(Relation(name, other),))
     if name in ("near", "far"):  # "closest to the right": where the other phrase is only a place
         return replace(head, superlatives=(*head.superlatives, *other.superlatives))
-    if words.PRONOUNS & set(clause[found.end() :].split()):  # "draped over it" says nothing that could be found
+    if words.PRONOUNS & set(clause[match.end() :].split()):  # "draped over it" names nothing that has a box
         return head
     alone = (Superlative((words.TOWARDS[name],)),) if name in words.TOWARDS else ()
     return replace(head, superlatives=(*head.superlatives, *alone, *other.superlatives))
 
 
 def relation_in(text: str) -> re.Match[str] | None:
-    """The first words that relate what stands before them to what follows; `lastgroup` is the relation's name."""
-    return next((found for found in _RELATION.finditer(text) if _relates(text, found)), None)
+    """Match the first words that relate what precedes them to what follows; `lastgroup` is the relation's name."""
+    return next((match for match in _RELATION.finditer(text) if _relates(text, match)), None)
 
 
-def thing(text: str) -> Phrase:
-    """A phrase without relations: superlatives taken out of it, the rest is its name."""
+def noun_phrase(text: str) -> Phrase:
+    """Parse a phrase without relations: superlatives are taken out, the rest is its name."""
     superlatives = []
-    for pattern, read in _SUPERLATIVES:
+    for pattern, build in _SUPERLATIVES:
         start = 0
-        while found := pattern.search(text, start):
-            if not _is_place(text, found):
-                start = found.end()
+        while match := pattern.search(text, start):
+            if not _is_place(text, match):
+                start = match.end()
                 continue
-            superlatives.append(read(found))
-            kept = found.groupdict().get("noun") or ""
-            text = " ".join(f"{text[: found.start()]} {kept} {text[found.end() :]}".split())
+            superlatives.append(build(match))
+            kept = match.groupdict().get("noun") or ""
+            text = " ".join(f"{text[: match.start()]} {kept} {text[match.end() :]}".split())
             start = 0
     return Phrase(_name(text), tuple(dict.fromkeys(superlatives)))
 
 
 def _name(text: str) -> str:
-    """What is left of a phrase, without loose ends; empty where only words without content are left."""
+    """Strip loose ends off a phrase; empty where only words without content are left."""
     tokens = text.split()
     while tokens and tokens[-1] in words.LOOSE:
         tokens.pop()
@@ -130,40 +130,40 @@ def _name(text: str) -> str:
     return " ".join(tokens) if content else ""
 
 
-def _relates(clause: str, found: re.Match[str]) -> bool:
-    """Whether a relation's words say one here: not "bent over", not "his left of ..."."""
-    before = clause[: found.start()].split()
+def _relates(clause: str, match: re.Match[str]) -> bool:
+    """Tell whether a relation's words are one here: not "bent over", not "his left of ..."."""
+    before = clause[: match.start()].split()
     last = before[-1] if before else ""
-    if found.group().strip() == "over" and (last in words.NOT_ABOVE or not clause[found.end() :].strip()):
+    if match.group().strip() == "over" and (last in words.NOT_ABOVE or not clause[match.end() :].strip()):
         return False
     return last not in words.POSSESSIVES and not last.endswith("'s")
 
 
-def _is_place(text: str, found: re.Match[str]) -> bool:
-    """Whether a word of place says where the thing is: not "facing left", "his right hand", "a blue top"."""
-    before = text[: found.start()].split()
+def _is_place(text: str, match: re.Match[str]) -> bool:
+    """Tell whether a word of place locates the object: not "facing left", "his right hand", "a blue top"."""
+    before = text[: match.start()].split()
     last = before[-1] if before else ""
-    said = found.group().split()
+    matched = match.group().split()
     if last in words.POSSESSIVES or last.endswith("'s"):
         return False
     while before and before[-1] in ("to", "the", "towards", "toward"):
         before.pop()
     if before and before[-1] in words.TURNS:
         return False
-    if said == ["top"] and last in words.GARMENTS:
+    if matched == ["top"] and last in words.GARMENTS:
         return False
-    after = text[found.end() :].split()[:1]
-    # "the back of the bus", "its bottom half of ..." are parts of a thing, "with his back to us" is no place.
-    return not (after in (["of"], ["to"]) and not {"left", "right"} & set(said))
+    after = text[match.end() :].split()[:1]
+    # "the back of the bus", "its bottom half of ..." are parts of an object, "with his back to us" is no place.
+    return not (after in (["of"], ["to"]) and not {"left", "right"} & set(matched))
 
 
 def _either(table: Mapping[str, str]) -> str:
     return "|".join(table.values())
 
 
-def _direction(table: Mapping[str, str], said: str) -> str:
-    """The key whose words `said` is."""
-    return next(key for key, pattern in table.items() if re.fullmatch(pattern, said))
+def _direction(table: Mapping[str, str], text: str) -> str:
+    """Return the key whose words match `text`."""
+    return next(key for key, pattern in table.items() if re.fullmatch(pattern, text))
 
 
 _VERTICAL = {key: f"{words.VERTICAL[key]}|{words.DEPTH[key]}" for key in ("top", "bottom")}
@@ -175,34 +175,34 @@ _PREFIX = (
 )
 _PLACE = rf"(?: (?:most|hand))?(?: {words.PLACE})?(?! {words.PLACE}\b)"
 _ENDS = rf"\b(?=$| (?:{words.AFTER})\b)"
-_JOINED = r"(?: and| to(?: the)?| on(?: the)?)? "
+_AND = r"(?: and| to(?: the)?| on(?: the)?)? "
 _H, _V = rf"(?P<h>{_either(words.HORIZONTAL)})", rf"(?P<v>{_either(_VERTICAL)})"
 _SIDE, _SIZE = rf"(?P<side>{_DIRECTIONS})", rf"(?P<size>{_LENGTHS})"
 _NTH = rf"(?P<nth>{'|'.join(words.ORDINALS)}|last)"
 _NOUN = r"(?P<noun>(?:(?!(?:with|in|on|at|of|by|from|to)\b)[\w']+ ){0,5}?)"
 
 
-def _rank(found: re.Match[str]) -> int:
-    """ "first" and, said of an edge, "last" are the one at it."""
-    return words.ORDINALS.get(found.groupdict().get("nth") or "", 0)
+def _rank(match: re.Match[str]) -> int:
+    """Return a place in an order: "first" and, of an edge, "last" are the one at it."""
+    return words.ORDINALS.get(match.groupdict().get("nth") or "", 0)
 
 
-def _side(found: re.Match[str]) -> Superlative:
-    return Superlative((_direction(_ALL, found["side"]),), _rank(found))
+def _side(match: re.Match[str]) -> Superlative:
+    return Superlative((_direction(_ALL, match["side"]),), _rank(match))
 
 
-def _size(found: re.Match[str]) -> Superlative:
-    return Superlative((_direction(words.SIZES, found["size"]),), _rank(found))
+def _size(match: re.Match[str]) -> Superlative:
+    return Superlative((_direction(words.SIZES, match["size"]),), _rank(match))
 
 
-def _corner(found: re.Match[str]) -> Superlative:
-    return Superlative((_direction(_VERTICAL, found["v"]), _direction(words.HORIZONTAL, found["h"])))
+def _corner(match: re.Match[str]) -> Superlative:
+    return Superlative((_direction(_VERTICAL, match["v"]), _direction(words.HORIZONTAL, match["h"])))
 
 
-# In the order they are looked for: what says most comes first.
+# In the order of the search: the most specific comes first.
 _SUPERLATIVES = tuple(
-    (re.compile(rf"\b{pattern}"), read)
-    for pattern, read in (
+    (re.compile(rf"\b{pattern}"), build)
+    for pattern, build in (
         (
             rf"{_NTH} {_NOUN}(?:in )?(?:from|to|on|at|in)(?: the)?(?: far| very)? {_SIDE}(?: {words.PLACE})?"
             rf"(?: to(?: the)? (?:{_DIRECTIONS}))?\b",
@@ -210,8 +210,8 @@ _SUPERLATIVES = tuple(
         ),
         (rf"{_NTH} (?:most )?(?P<size>{words.COUNTED})\b", _size),
         (rf"{_NTH} (?P<side>left ?most|right ?most|top ?most|highest|lowest)\b", _side),
-        (rf"{_PREFIX}{_V}{_JOINED}{_H}{_PLACE}{_ENDS}", _corner),
-        (rf"{_PREFIX}{_H}{_JOINED}{_V}{_PLACE}{_ENDS}", _corner),
+        (rf"{_PREFIX}{_V}{_AND}{_H}{_PLACE}{_ENDS}", _corner),
+        (rf"{_PREFIX}{_H}{_AND}{_V}{_PLACE}{_ENDS}", _corner),
         (rf"{_V} {_H}\b", _corner),
         (rf"{_H} {_V}\b", _corner),
         (rf"{_PREFIX}{_SIDE}{_PLACE}{_ENDS}", _side),

@@ -1,12 +1,12 @@
-"""From what an expression says and which boxes its names fit, to how likely each box is meant (ReCLIP, 3.2).
+"""Reason over boxes: from names' probabilities and relations to the box that is meant (ReCLIP, 3.2).
 
 A name's probabilities over the boxes come from a ranker; relations and superlatives multiply them,
 
-    relation      p(i) <- p(i) * sum over j of  rel(i, j) q(j)         q: the same for the other thing
+    relation      p(i) <- p(i) * sum over j of  rel(i, j) q(j)         q: the same for the other object
     superlative   p(i) <- p(i) * sum over j of  [i is further than j] p(j)
 
-each renormalised; where nothing is left (one box alone, say) the rule has nothing to tell and p stays. Counting, "the
-third from the left", is ours: p(i) times the probability that exactly two of the things so named are further.
+each renormalised; where nothing is left (one box alone, say) p stays. Counting, "the third from the left", is ours:
+p(i) times the probability that exactly two of the objects so named are further.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from pipelines.two_stage.language.lexicon import TOWARDS
 from pipelines.two_stage.language.parse import Phrase, Superlative
 
 Float = NDArray[np.float64]
-SAME = 0.5  # IoU above which two boxes are one thing when things are counted
+SAME = 0.5  # IoU above which two boxes count as one object
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What rules ask of an image's boxes (R, 4), xyxy pixels of an image (width, height): each computed once."""
+    """The geometry of an image's boxes (R, 4), xyxy pixels of (width, height); each part is computed once."""
 
     boxes: Boxes
     size: tuple[int, int]
 
     @cached_property
     def keys(self) -> dict[str, Float]:
-        """Direction -> (R,): the greater, the further that way. Places in shares of the image's sides."""
+        """Compute direction -> (R,): the greater, the further that way. Places in shares of the image's sides."""
         width, height = self.size
         x, y = (self.boxes[:, 0] + self.boxes[:, 2]) / (2 * width), (self.boxes[:, 1] + self.boxes[:, 3]) / (2 * height)
         tall, area = self.boxes[:, 3] - self.boxes[:, 1], box_area_xyxy(self.boxes)
@@ -45,7 +45,7 @@ class Geometry:
 
     @cached_property
     def pairs(self) -> dict[str, Float]:
-        """Relation -> (R, R): how much box i has it to box j, 0 to 1."""
+        """Compute relation -> (R, R): how much it holds of box i to box j, 0 to 1."""
         out = {name: _further(self.keys[key]) for name, key in TOWARDS.items()}
         out["inside"] = share_inside(self.boxes, self.boxes)
         for matrix in out.values():
@@ -54,19 +54,21 @@ class Geometry:
 
     @cached_property
     def nearest_first(self) -> NDArray[np.intp]:
-        """(R, R): in column j, the boxes by the distance of their centres to that of box j."""
+        """Sort the boxes, in column j by the distance of their centres to that of box j -> (R, R)."""
         centres = (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
         return np.argsort(np.linalg.norm(centres[:, None] - centres[None], axis=-1), axis=0, kind="stable")
 
     @cached_property
     def same(self) -> NDArray[np.bool_]:
-        """(R, R): whether two boxes are about the same thing."""
+        """Tell which pairs of boxes are about the same object -> (R, R)."""
         return iou_pairwise(self.boxes, self.boxes) > SAME
 
 
 def reason(phrase: Phrase, named: Mapping[str, Float], geometry: Geometry) -> Float:
-    """(R,) probabilities that each box is what `phrase` means. `named` maps each of `phrase.texts()` to its own (R,)
-    probabilities; a phrase without a name starts from all boxes alike.
+    """Compute the probabilities (R,) that each box is what `phrase` means.
+
+    `named` maps each of `phrase.texts()` to its own (R,) probabilities; a phrase without a name starts from all boxes
+    alike.
     """
     count = len(geometry.boxes)
     p = named[phrase.text] if phrase.text else np.full(count, 1 / count)
@@ -81,26 +83,28 @@ def reason(phrase: Phrase, named: Mapping[str, Float], geometry: Geometry) -> Fl
     return p
 
 
-def _superlative(p: Float, asked: Superlative, geometry: Geometry) -> Float:
-    key = np.sum([geometry.keys[towards] for towards in asked.towards], axis=0)
-    if asked.rank == 0:
+def _superlative(p: Float, superlative: Superlative, geometry: Geometry) -> Float:
+    key = np.sum([geometry.keys[towards] for towards in superlative.towards], axis=0)
+    if superlative.rank == 0:
         return _further(key) @ p
+    # 1. Of the boxes about one object only the likeliest counts.
     likely, place = p / p.max(), np.empty(len(p), int)
     place[np.argsort(-p, kind="stable")] = np.arange(len(p))
     better = (place[None, :] < place[:, None]) & geometry.same
-    likely = likely * (1 - (better * likely).max(axis=1))  # of the boxes about one thing, the likeliest counts
-    return exactly(asked.rank, _further(key).T * likely * ~geometry.same)
+    likely = likely * (1 - (better * likely).max(axis=1))
+    # 2. The probability that exactly `rank` of the others are further.
+    return exactly(superlative.rank, _further(key).T * likely * ~geometry.same)
 
 
-def exactly(number: int, chances: Float) -> Float:
-    """(R, J) probabilities of independent events -> (R,), that exactly `number` of a row's events happen.
+def exactly(number: int, probabilities: Float) -> Float:
+    """Compute the probability that exactly `number` of a row's independent events happen, (R, J) -> (R,).
 
     Each event is a polynomial (1 - c) + c x, cut above x^number; halves of them are multiplied until one is left.
     """
-    terms = np.zeros((*chances.shape, number + 1))
-    terms[..., 0] = 1 - chances
+    terms = np.zeros((*probabilities.shape, number + 1))
+    terms[..., 0] = 1 - probabilities
     if number:
-        terms[..., 1] = chances
+        terms[..., 1] = probabilities
     while terms.shape[1] > 1:
         if terms.shape[1] % 2:
             one = np.zeros((len(terms), 1, number + 1))
@@ -114,7 +118,7 @@ def exactly(number: int, chances: Float) -> Float:
 
 
 def _by_distance(p: Float, other: Float, geometry: Geometry, near: bool) -> Float:
-    """For each box i, the sum over j of q(j) times the p of the boxes further from (or nearer to) j than i is."""
+    """Sum for each box i, over j, q(j) times the p of the boxes further from (or nearer to) j than i."""
     order = geometry.nearest_first
     upto = p[order].cumsum(axis=0)  # in column j, by distance to j
     beaten = upto[-1] - upto if near else upto - p[order]
@@ -125,7 +129,7 @@ def _by_distance(p: Float, other: Float, geometry: Geometry, near: bool) -> Floa
 
 
 def _further(key: Float) -> Float:
-    """(R,) -> (R, R): 1 where i is further than j."""
+    """Compare keys, (R,) -> (R, R): 1 where i is further than j."""
     return (key[:, None] > key[None, :]).astype(np.float64)
 
 
@@ -138,7 +142,7 @@ def share_inside(inner: Boxes, outer: Boxes) -> Float:
 
 
 def multiplied(p: Float, factor: Float) -> Float:
-    """(R,) probabilities times a factor each, summing to 1 again; unchanged where nothing would be left."""
+    """Multiply probabilities (R,) by factors and renormalise; unchanged where nothing would be left."""
     product = p * factor
     total = product.sum()
     return product / total if total > 0 else p

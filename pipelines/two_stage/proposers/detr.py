@@ -1,7 +1,7 @@
 """DETR proposals: any object-detection model of transformers, by id, by folder, or one of `bench train`.
 
-DETR (Carion et al., ECCV 2020) and its kin answer a set of boxes, so there is no suppression; but RT-DETR, D-FINE and
-Deformable DETR rank pairs of query and class, and the same box can come under several classes: only its best stays.
+DETR (Carion et al., ECCV 2020) and its successors predict a set of boxes, so there is no suppression; but RT-DETR,
+D-FINE and Deformable DETR rank pairs of query and class, and a box can come under several classes: its best stays.
 Images are resized as the model's own processor says, but never padded: those that come out the same size share a
 forward pass, so an image's boxes do not depend on its neighbours.
 """
@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetec
 
 from bench.errors import WeightsError
 from bench.grounding import ImageArray, LoadedScene, PipelineContext
-from bench.hashing import find_file, sha256_file
+from bench.hashing import sha256_file
 from pipelines import hub, weights
 from pipelines.engine import in_groups
 from pipelines.two_stage.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
@@ -32,7 +32,7 @@ ASPECT = 30  # of one side to the other, beyond which an image is widened
 
 
 class DetrOptions(ProposerOptions):
-    """[pipelines.*.proposer]. The threshold is low: a ranker wants recall, not precision (spec/pipelines.md 6)."""
+    """[pipelines.*.proposer]. The threshold is low: a ranker needs recall, not precision."""
 
     weights: str = Field("facebook/detr-resnet-50", description="an id of the hub, a folder, or a file of bench train")
     confidence: float = Field(0.1, ge=0, le=1)
@@ -46,14 +46,12 @@ class DetrProposer(Proposer):
         self.device = torch.device(context.device)
         # Half precision on a GPU only, and never bfloat16: its eight bits put a box's edge up to a pixel aside.
         self.half = self.device.type == "cuda" and context.dtype != "float32"
-        path = find_file(options.weights, context)
+        how = "name a file of `bench train`, a folder, or an id of the hub"
+        published = not options.weights.endswith(".safetensors")
+        path = weights.find_local(options.weights, context, how, published)
         if path is not None:
             self.model, self.processor = read_model(path)
             self.sha256 = {path.name: sha256_file(path)}
-        elif options.weights.endswith(".safetensors"):
-            raise weights.missing(
-                options.weights, context, "name a file of `bench train`, a folder, or an id of the hub"
-            )
         else:
             self.processor = hub.load_pretrained(AutoImageProcessor, options.weights, context, "DETR proposals")
             self.model = hub.load_model(AutoModelForObjectDetection, options.weights, context, "DETR proposals")
@@ -64,17 +62,17 @@ class DetrProposer(Proposer):
         self.parameters = sum(p.numel() for p in self.model.parameters())
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
-        """One `Proposals` for each scene's image, RGB uint8 (H, W, 3)."""
+        """Return one `Proposals` for each scene's image, RGB uint8 (H, W, 3)."""
         images = [(self._pixels(scene.image), scene.image) for scene in scenes]
         return in_groups(images, lambda image: image[0].shape, self._detect)
 
     def _pixels(self, image: ImageArray) -> Tensor:
-        """RGB uint8 (H, W, 3) -> (3, h, w) as the model wants it, resized on the device."""
+        """Resize RGB uint8 (H, W, 3) on the device -> (3, h, w), the model's input."""
         tensor = torch.tensor(image, device=self.device).permute(2, 0, 1)
-        # Processors that keep the aspect leave a hair of an image no pixel; widened, its boxes are the same shares.
+        # Processors that keep the aspect give very thin images no pixel; widened, their boxes are the same shares.
         height, width = image.shape[:2]
-        hair = max(height, width) // (ASPECT * min(height, width)) + 1
-        tensor = tensor.repeat_interleave(hair, dim=1 if height < width else 2) if hair > 1 else tensor
+        times = max(height, width) // (ASPECT * min(height, width)) + 1
+        tensor = tensor.repeat_interleave(times, dim=1 if height < width else 2) if times > 1 else tensor
         out = self.processor(images=tensor, input_data_format="channels_first", do_pad=False, return_tensors="pt")
         pixels: Tensor = out["pixel_values"][0]
         return pixels
@@ -100,8 +98,9 @@ open_detr = opener(DetrOptions, DetrProposer)
 
 
 def read_model(path: Path) -> tuple[Any, Any]:
-    """A model of `bench train` and its processor, from a .safetensors whose metadata holds the configuration, and its
-    processor's or the side of the square that images are squashed to. Raises WeightsError.
+    """Read a model of `bench train` and its processor from a .safetensors. Raises WeightsError.
+
+    Its metadata has the configuration, and the processor's or the side of the square that images are squashed to.
     """
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: expected a .safetensors of `bench train`; for other weights name their folder")
@@ -121,12 +120,12 @@ def read_model(path: Path) -> tuple[Any, Any]:
 
 def write_model(path: Path, model: Any, processor: Any, metadata: Mapping[str, Any]) -> None:
     """Write a file that `read_model` opens: float16 weights, configuration and processor in the metadata."""
-    held = {"format": FORMAT, "config": table_of(model), "processor": json.loads(processor.to_json_string())}
-    weights.write_safetensors(path, model.state_dict(), held | dict(metadata))
+    own = {"format": FORMAT, "config": table_of(model), "processor": json.loads(processor.to_json_string())}
+    weights.write_safetensors(path, model.state_dict(), own | dict(metadata))
 
 
 def build(config: Mapping[str, Any]) -> Any:
-    """The architecture a configuration describes (`model_type` and its fields), with random weights."""
+    """Build the architecture of a configuration (`model_type` and its fields), with random weights."""
     return AutoModelForObjectDetection.from_config(AutoConfig.for_model(**config))
 
 
@@ -137,5 +136,5 @@ def table_of(model: Any) -> dict[str, Any]:
 
 
 def square(side: int) -> RTDetrImageProcessor:
-    """A processor as RT-DETR's: squashed to a square, values in 0..1, not normalised."""
+    """Make a processor like RT-DETR's: squashed to a square, values in 0..1, not normalised."""
     return RTDetrImageProcessor(size={"height": side, "width": side})

@@ -1,4 +1,4 @@
-"""`kind = "file"`: boxes found elsewhere, read from a JSON file and asked by the image's id.
+"""`kind = "file"`: boxes made elsewhere, from a JSON file, by the image's id.
 
     [{"image_id": 5, "bbox": [x, y, w, h], "score": 0.9, "category_id": 1}, ...]     COCO's results format
     {"annotations": [the same], "categories": [{"id": 1, "name": "person"}]}         COCO's instances format
@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -24,9 +24,11 @@ from bench.datasets.fingerprint import image_key
 from bench.errors import DataError
 from bench.grounding import LoadedScene, PipelineContext
 from bench.hashing import sha256_file
+from bench.settings import parse_table, takes
 from pipelines import weights
-from pipelines.two_stage.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
+from pipelines.two_stage.proposers.proposals import Proposals, ProposerOptions, SceneProposer
 
+Row = tuple[tuple[float, float, float, float], float, str]  # xywh pixels, score, class name ("" where there is none)
 EXPECTED = '{"image_id": 5, "bbox": [x, y, width, height], "score": 0.9}'
 
 
@@ -38,84 +40,66 @@ class FileOptions(ProposerOptions):
     top_k: int = Field(100, ge=1)
 
 
-class Row(NamedTuple):
-    """One box of the file, xywh pixels; its class name is empty where the file says none."""
+@takes(FileOptions)
+def open_file(table: Mapping[str, Any], where: str, context: PipelineContext) -> SceneProposer:
+    """Open a file of boxes. An image that it does not name gets no box at all, and a note: nothing is guessed."""
+    options = parse_table(FileOptions, table, where)
+    name = options.file.replace("{dataset}", context.dataset)
+    how = "put the file of boxes there, name another with --set proposer.file=FILE, or --set proposer.kind=yolo"
+    path = weights.find(name, context, how)
+    known: dict[str, Proposals] = {}
+    for image, rows in read_rows(path).items():
+        kept = [row for row in rows if row[1] >= options.confidence]
+        boxes = box_xywh_to_xyxy(np.array([box for box, _, _ in kept], np.float64).reshape(-1, 4))
+        scores = np.array([score for _, score, _ in kept], np.float64)
+        proposals = Proposals(boxes, scores, tuple(label for _, _, label in kept))
+        known |= {image: proposals, image_key(image): proposals}
 
-    box: tuple[float, float, float, float]
-    score: float = 1.0
-    label: str = ""
+    def propose(scene: LoadedScene) -> Proposals:
+        proposals = known.get(scene.id, known.get(image_key(scene.id)))
+        if proposals is None:
+            return Proposals(np.zeros((0, 4)), np.zeros(0), (), note=f"{path.name} has no row for this image")
+        return options.tidied(proposals, scene.image)
 
-
-class FileProposer(Proposer):
-    """Boxes of a file. An image that the file does not name gets none at all, and a note: nothing is guessed."""
-
-    parameters = 0
-    accelerated: frozenset[str] = frozenset()
-
-    def __init__(self, options: FileOptions, context: PipelineContext) -> None:
-        self.options = options
-        name = options.file.replace("{dataset}", context.dataset)
-        how = "put the file of boxes there, name another with --set proposer.file=FILE, or --set proposer.kind=yolo"
-        path = weights.find(name, context, how)
-        self.path = path
-        self.sha256 = {path.name: sha256_file(path)}
-        self._found: dict[str, Proposals] = {}
-        for image, rows in read_rows(path).items():
-            kept = [row for row in rows if row.score >= options.confidence]
-            boxes = box_xywh_to_xyxy(np.array([row.box for row in kept], np.float64).reshape(-1, 4))
-            scores = np.array([row.score for row in kept], np.float64)
-            proposals = Proposals(boxes, scores, tuple(row.label for row in kept))
-            self._found |= {image: proposals, image_key(image): proposals}
-
-    def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
-        """One `Proposals` for each scene, by its id; with a note, and no box at all, where the file has none for it."""
-        return [self._of(scene) for scene in scenes]
-
-    def _of(self, scene: LoadedScene) -> Proposals:
-        found = self._found.get(scene.id, self._found.get(image_key(scene.id)))
-        if found is None:
-            return Proposals(np.zeros((0, 4)), np.zeros(0), (), note=f"{self.path.name} has no row for this image")
-        return self.options.tidied(found, scene.image)
-
-
-open_file = opener(FileOptions, FileProposer)
+    return SceneProposer("FileProposer", propose, {path.name: sha256_file(path)})
 
 
 def read_rows(path: Path) -> dict[str, list[Row]]:
-    """Image id as the file has it -> its rows. Raises DataError naming the file, the row, and what was expected."""
+    """Read image id, as the file has it -> its rows. Raises DataError naming the file, the row and the layout."""
     try:
-        held = json.loads(path.read_bytes())
+        data = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error}); is it cut?") from None
-    if isinstance(held, dict) and "annotations" not in held:
-        return {str(image): _boxes(path, image, boxes) for image, boxes in held.items()}
+    # 1. ReCLIP's: image -> boxes.
+    if isinstance(data, dict) and "annotations" not in data:
+        return {str(image): _boxes(path, image, boxes) for image, boxes in data.items()}
+    # 2. COCO's instances: a list of rows, and the names of classes and images beside it.
     names: dict[object, str] = {}
     out: dict[str, list[Row]] = {}
-    if isinstance(held, dict):
-        names = {c["id"]: str(c["name"]) for c in held.get("categories", []) if {"id", "name"} <= c.keys()}
-        out = {str(image["id"]): [] for image in held.get("images", []) if "id" in image}
-        held = held["annotations"]
-    if not isinstance(held, list):
-        raise DataError(f"{path}: holds {_short(held)}; expected a list of rows such as {EXPECTED}")
-    for number, row in enumerate(held):
+    if isinstance(data, dict):
+        names = {c["id"]: str(c["name"]) for c in data.get("categories", []) if {"id", "name"} <= c.keys()}
+        out = {str(image["id"]): [] for image in data.get("images", []) if "id" in image}
+        data = data["annotations"]
+    # 3. COCO's results: the list alone.
+    if not isinstance(data, list):
+        raise DataError(f"{path}: holds {_short(data)}; expected a list of rows such as {EXPECTED}")
+    for number, row in enumerate(data):
         where = f"{path}: row {number}"
         if not isinstance(row, dict) or not isinstance(row.get("image_id"), (int, str)):
             raise DataError(f"{where}: {_short(row)}; expected a row such as {EXPECTED}")
-        label = row.get("category_name") or names.get(row.get("category_id"), "")
+        label = str(row.get("category_name") or names.get(row.get("category_id"), ""))
         score = _number(row.get("score", 1.0), where, "score")
-        out.setdefault(str(row["image_id"]), []).append(
-            Row(_box(row.get("bbox", row.get("box")), where), score, str(label))
-        )
+        out.setdefault(str(row["image_id"]), []).append((_box(row.get("bbox", row.get("box")), where), score, label))
     return out
 
 
 def _boxes(path: Path, image: str, boxes: object) -> list[Row]:
-    """ReCLIP's boxes of one image."""
+    """Check ReCLIP's boxes of one image."""
     if not isinstance(boxes, list):
         raise DataError(f"{path}: image {image!r}: {_short(boxes)}; expected a list of [x, y, width, height]")
-    return [Row(_box(box, f"{path}: image {image!r}, box {n}")) for n, box in enumerate(boxes)]
+    return [(_box(box, f"{path}: image {image!r}, box {n}"), 1.0, "") for n, box in enumerate(boxes)]
 
 
 def _box(value: object, where: str) -> tuple[float, float, float, float]:

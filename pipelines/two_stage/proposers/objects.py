@@ -1,6 +1,6 @@
 """The objects of a split, as a detector's training and its validation use them.
 
-A split that knows every object of its images (`shapes`) lends them. Of others only the referred objects are known:
+A split that knows every object of its images (`shapes`) provides them. Of others only the referred objects are known:
 every other object is then trained as background, so published weights are the better proposer there.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from bench.training.task import Batch, TrainingJob
 from pipelines.two_stage.proposers.proposals import Proposer
 
 log = logging.getLogger("bench.train")
+T = TypeVar("T")  # of a sample
 AT_ONCE = 32  # images in a validation batch
 
 
@@ -70,26 +72,23 @@ class Objects(Batch):
 Sample = tuple[Tensor, Tensor, Tensor]  # one image of `Objects`
 
 
-class ObjectDataset:
-    """The images of a job's scenes with their objects, mirrored every other time.
+class SceneSamples(Generic[T]):
+    """The training samples of scenes: `load` makes a scene's sample, `augment` varies it.
 
-    `resize` makes an image (3, h, w) uint8, as the detector gets it; `names` gives each class its index. With
-    `in_memory` the resized images are kept. Raises DataError when no scene has an object.
+    The random numbers of `augment` depend on seed, epoch and index alone. With `in_memory` loaded samples are kept.
     """
 
     def __init__(
         self,
-        job: TrainingJob,
-        names: Sequence[str],
-        resize: Callable[[ImageArray], Tensor],
-        mirror: bool = True,
+        scenes: Sequence[Scene],
+        seed: int,
+        load: Callable[[Scene], T],
+        augment: Callable[[T, np.random.Generator], T] | None,
         in_memory: bool = False,
     ) -> None:
-        self.images, self.seed = job.images, job.context.seed
-        self.scenes = [scene for scene in job.scenes if scene_objects(scene)]
-        self.index = {name: number for number, name in enumerate(names)}
-        self.resize, self.mirror, self.in_memory = resize, mirror, in_memory
-        self._kept: dict[int, Sample] = {}
+        self.scenes, self.seed, self.in_memory = scenes, seed, in_memory
+        self._load, self._augment = load, augment
+        self._kept: dict[int, T] = {}
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -98,24 +97,43 @@ class ObjectDataset:
         """Return the scene's id."""
         return self.scenes[index].id
 
-    def sample(self, epoch: int, index: int) -> Sample:
-        """Return an image, its boxes and labels, as that epoch shows them. Raises ImageError."""
-        pixels, boxes, labels = self._kept.get(index) or self._load(index)
-        if self.mirror and np.random.default_rng([self.seed, epoch, index]).random() < 0.5:
+    def sample(self, epoch: int, index: int) -> T:
+        """Return a scene's sample in an epoch. Raises ImageError, DataError."""
+        sample = self._kept[index] if index in self._kept else self._load(self.scenes[index])
+        if self.in_memory:
+            self._kept[index] = sample
+        rng = np.random.default_rng([self.seed, epoch, index])
+        return self._augment(sample, rng) if self._augment else sample
+
+
+def object_dataset(
+    job: TrainingJob,
+    names: Sequence[str],
+    resize: Callable[[ImageArray], Tensor],
+    mirror: bool = True,
+    in_memory: bool = False,
+) -> SceneSamples[Sample]:
+    """Make the dataset of a job's images with their objects, half of them mirrored.
+
+    `resize` makes an image (3, h, w) uint8, as the detector gets it; `names` gives each class its index.
+    """
+    classes = {name: number for number, name in enumerate(names)}
+
+    def load(scene: Scene) -> Sample:
+        image, objects = job.images.load(scene), scene_objects(scene)
+        height, width = image.shape[:2]
+        boxes = torch.tensor([box for _, box in objects]).reshape(-1, 4) / torch.tensor([width, height] * 2)
+        return resize(image), boxes, torch.tensor([classes[name] for name, _ in objects])
+
+    def mirrored(sample: Sample, rng: np.random.Generator) -> Sample:
+        pixels, boxes, labels = sample
+        if rng.random() < 0.5:
             pixels = pixels.flip(-1)
             boxes = torch.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], dim=1)
         return pixels, boxes, labels
 
-    def _load(self, index: int) -> Sample:
-        scene = self.scenes[index]
-        image = self.images.load(scene)
-        height, width = image.shape[:2]
-        objects = scene_objects(scene)
-        boxes = torch.tensor([box for _, box in objects]).reshape(-1, 4) / torch.tensor([width, height] * 2)
-        sample = self.resize(image), boxes, torch.tensor([self.index[name] for name, _ in objects])
-        if self.in_memory:
-            self._kept[index] = sample
-        return sample
+    scenes = [scene for scene in job.scenes if scene_objects(scene)]
+    return SceneSamples(scenes, job.context.seed, load, mirrored if mirror else None, in_memory)
 
 
 def collate(samples: Sequence[Sample]) -> Objects:
@@ -136,26 +154,26 @@ def collate(samples: Sequence[Sample]) -> Objects:
 
 
 def recall(proposer: Proposer, job: TrainingJob) -> dict[str, float]:
-    """Return what a proposer is worth to a ranker, over the validation expressions.
+    """Measure what a proposer is worth to a ranker, over the validation expressions.
 
-    The share of them with a proposal at IoU 0.5 and 0.75, the mean best IoU, and the proposals per image. `proposer`
-    must not append the whole image, which is no detection of its own.
+    Returns the share of them with a proposal at IoU 0.5 and 0.75, the mean best IoU, and the proposals per image.
+    `proposer` must not append the whole image, which is no detection.
     """
-    best, made = [np.zeros(0)], 0
+    best, count = [np.zeros(0)], 0
     for start in range(0, len(job.validation), AT_ONCE):
         scenes = job.validation[start : start + AT_ONCE]
         loaded = [LoadedScene(scene.id, job.validation_images.load(scene), ()) for scene in scenes]
         proposals = proposer.propose(loaded)
-        made += sum(map(len, proposals))
+        count += sum(map(len, proposals))
         best += [
             iou_pairwise([e.box for e in scene.expressions], mine.boxes.reshape(-1, 4)).max(axis=1, initial=0.0)
             for scene, mine in zip(scenes, proposals, strict=True)
         ]
     overlap = np.concatenate(best)
-    count = max(1, len(overlap))
+    total = max(1, len(overlap))
     return {
-        "recall@0.5": float((overlap >= 0.5).sum() / count),
-        "recall@0.75": float((overlap >= 0.75).sum() / count),
-        "mean_iou": round(float(overlap.sum() / count), 4),
-        "proposals_per_image": made / max(1, len(job.validation)),
+        "recall@0.5": float((overlap >= 0.5).sum() / total),
+        "recall@0.75": float((overlap >= 0.75).sum() / total),
+        "mean_iou": round(float(overlap.sum() / total), 4),
+        "proposals_per_image": count / max(1, len(job.validation)),
     }

@@ -1,8 +1,8 @@
 """SSD proposals: torchvision's single-shot detectors with their COCO weights, a local file, or one of `bench train`.
 
-An SSD sees every image squashed to one square, so all images share a forward pass and none is padded. The decoding
-is class-agnostic, unlike torchvision's own: a box counts once, with its best class, because a ranker reads the text,
-not the label. It is done for the whole batch at once; torchvision loops over images and classes.
+An SSD squashes every image to one square, so all images share a forward pass and none is padded. The decoding is
+class-agnostic, unlike torchvision's own: a box counts once, with its best class, because a ranker does not use the
+label. It is done for the whole batch at once; torchvision loops over images and classes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CANDIDATES = 400  # boxes of an image that go into the suppression, as in torchv
 
 
 class SsdOptions(ProposerOptions):
-    """[pipelines.*.proposer]. The threshold is low: a ranker wants recall, not precision (spec/pipelines.md 6)."""
+    """[pipelines.*.proposer]. The threshold is low: a ranker needs recall, not precision."""
 
     weights: str = Field("ssd300_vgg16", description="ssd300_vgg16, ssdlite320_mobilenet_v3_large, or a file")
     confidence: float = Field(0.05, ge=0, le=1)
@@ -52,8 +52,8 @@ class SsdProposer(Proposer):
         self.device = torch.device(context.device)
         self.dtype = getattr(torch, context.dtype)
         path = _find(options.weights, context)
-        said = f"{options.weights}/{path.name}" if options.weights in PUBLISHED else path.name
-        self.sha256 = {said: sha256_file(path)}
+        name = f"{options.weights}/{path.name}" if options.weights in PUBLISHED else path.name
+        self.sha256 = {name: sha256_file(path)}
         self.model, self.names, self.architecture = read_model(path)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.model = self.model.eval().to(self.device)
@@ -61,7 +61,7 @@ class SsdProposer(Proposer):
 
     @torch.inference_mode()
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
-        """One `Proposals` for each scene's image, RGB uint8 (H, W, 3)."""
+        """Return one `Proposals` for each scene's image, RGB uint8 (H, W, 3)."""
         if not scenes:
             return []
         boxes, scores, labels, which = self._candidates(scenes)
@@ -71,23 +71,25 @@ class SsdProposer(Proposer):
         answers = []
         for number, scene in enumerate(scenes):
             mine, (height, width) = table[owner == number], scene.image.shape[:2]
-            found = Proposals(
-                mine[:, :4] * [width, height, width, height], mine[:, 4], tuple(self.names[int(c)] for c in mine[:, 5])
-            )
-            answers.append(self.options.tidied(found, scene.image))
+            labels_of = tuple(self.names[int(c)] for c in mine[:, 5])
+            proposals = Proposals(mine[:, :4] * [width, height, width, height], mine[:, 4], labels_of)
+            answers.append(self.options.tidied(proposals, scene.image))
         return answers
 
     def _candidates(self, scenes: Sequence[LoadedScene]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The likely boxes of all images together: xyxy in shares of the sides (N, 4), score, class, image (N,)."""
+        """Decode the likely boxes of all images: xyxy in shares of the sides (N, 4), score, class, image (N,)."""
+        # 1. One forward pass, images squashed to the square and normalised.
         images = [torch.tensor(s.image, device=self.device).permute(2, 0, 1).float() / 255 for s in scenes]
-        resized, _ = self.model.transform(images)  # resized to the square and normalised
+        resized, _ = self.model.transform(images)
         head, anchors = raw_outputs(self.model, resized, self.dtype)
+        # 2. The best class of each default box, and the best CANDIDATES boxes of each image.
         scores, labels = head["cls_logits"].softmax(-1)[..., 1:].max(-1)  # (B, A), without the background
         scores = torch.where(scores >= self.options.confidence, scores, -1.0)  # NaN too
         scores, best = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)  # (B, K)
         which = torch.arange(len(scenes), device=self.device)[:, None].expand_as(best)
         sure = scores >= 0
         which, best = which[sure], best[sure]
+        # 3. Only these are decoded.
         boxes = self.model.box_coder.decode_single(head["bbox_regression"][which, best], anchors[best])
         height, width = resized.tensors.shape[-2:]
         boxes = clip_boxes_to_image(boxes, (height, width)) / boxes.new_tensor([width, height, width, height])
@@ -99,8 +101,10 @@ open_ssd = opener(SsdOptions, SsdProposer)
 
 
 def raw_outputs(model: SSD, images: ImageList, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:
-    """What the network says before decoding, float32: "bbox_regression" (B, A, 4) and "cls_logits" (B, A, 1 + classes);
-    and the default boxes (A, 4), xyxy pixels of the resized image. The convolutions run in `dtype`.
+    """Run the network up to decoding; the convolutions in `dtype`.
+
+    Returns float32 "bbox_regression" (B, A, 4) and "cls_logits" (B, A, 1 + classes), and the default boxes (A, 4), xyxy
+    pixels of the resized image.
     """
     with torch.autocast(images.tensors.device.type, dtype, enabled=dtype != torch.float32):
         maps: list[Tensor] = list(model.backbone(images.tensors).values())
@@ -111,8 +115,10 @@ def raw_outputs(model: SSD, images: ImageList, dtype: torch.dtype) -> tuple[dict
 
 
 def read_model(path: Path) -> tuple[SSD, tuple[str, ...], Architecture]:
-    """An SSD, its class names with the background first, and what it is built from: our .safetensors (all of it in the
-    metadata), or a state dict of one of torchvision's architectures, told by its keys. Raises WeightsError.
+    """Read an SSD, its class names with the background first, and its architecture. Raises WeightsError.
+
+    The file is our .safetensors, with all of it in the metadata, or a state dict of one of torchvision's
+    architectures, recognised by its keys.
     """
     if path.suffix == ".safetensors":
         state, metadata = weights.read_safetensors(path)
@@ -135,8 +141,8 @@ def write_model(
     path: Path, model: SSD, architecture: Architecture, names: Sequence[str], metadata: Mapping[str, Any]
 ) -> None:
     """Write a file that `read_model` opens; `names` are without the background."""
-    held = {"format": FORMAT, **architecture, "names": list(names)}
-    weights.write_safetensors(path, model.state_dict(), held | dict(metadata))
+    own = {"format": FORMAT, **architecture, "names": list(names)}
+    weights.write_safetensors(path, model.state_dict(), own | dict(metadata))
 
 
 def build(architecture: Architecture, classes: int, where: str) -> SSD:
@@ -150,7 +156,7 @@ def build(architecture: Architecture, classes: int, where: str) -> SSD:
 
 
 def _find(name: str, context: PipelineContext) -> Path:
-    """The file of a published name, fetched into BENCH_HOME/weights/torchvision if need be, or a local file."""
+    """Return a local file, or that of a published name, fetched into BENCH_HOME/weights/torchvision if need be."""
     if name not in PUBLISHED:
         return weights.find(name, context, f"name a file, or one of torchvision's {list(PUBLISHED)}")
     url: str = get_model_weights(name)["COCO_V1"].url
@@ -176,12 +182,12 @@ def _find(name: str, context: PipelineContext) -> Path:
 
 
 class SsdPlan(Table):
-    """What a small SSD is built from; it travels in the metadata of the weights."""
+    """The plan of a small SSD, which is stored in the metadata of the weights."""
 
     image_size: int = Field(192, ge=64, multiple_of=64, description="images are squashed to this square")
     stem: int = Field(16, ge=8, description="channels at stride 2; twice as many at stride 4")
     channels: tuple[int, int, int, int] = Field((64, 96, 128, 128), description="at strides 8, 16, 32 and 64")
-    pyramid: int = Field(64, ge=8, description="channels of every map the head sees")
+    pyramid: int = Field(64, ge=8, description="channels of every map the head gets")
     scales: tuple[float, ...] = Field(
         (0.10, 0.19, 0.33, 0.52, 0.80), min_length=5, max_length=5, description="sides of the default boxes"
     )
@@ -192,7 +198,7 @@ class Pyramid(nn.Module):
     """Compute maps of `plan.pyramid` channels at strides 8, 16, 32 and 64 of (B, 3, S, S), the finest first.
 
     Unlike Liu et al. (ECCV 2016), the coarser maps are added back into the finer ones (Lin et al., Feature Pyramid
-    Networks, CVPR 2017): a network this shallow needs it to tell a part of a large thing from a small thing.
+    Networks, CVPR 2017): a network this shallow needs it to tell a part of a large object from a small object.
     """
 
     def __init__(self, plan: SsdPlan) -> None:
@@ -228,7 +234,7 @@ class Residual(nn.Module):
 
 
 def small_ssd(plan: SsdPlan, classes: int) -> SSD:
-    """The network with random weights; `classes` does not count the background, which is class 0 of its logits."""
+    """Build the network with random weights; `classes` does not count the background, class 0 of its logits."""
     boxes = DefaultBoxGenerator([[plan.aspect]] * len(plan.channels), scales=list(plan.scales))
     size = (plan.image_size, plan.image_size)
     return SSD(Pyramid(plan), boxes, size, classes + 1, image_mean=[0.5] * 3, image_std=[0.25] * 3)

@@ -29,16 +29,25 @@ from bench.training.optimiser import decay_split
 from bench.training.task import ParameterGroup, TrainingJob, TrainTask
 from pipelines import weights
 from pipelines.two_stage.proposers import detr, ssd
-from pipelines.two_stage.proposers.objects import ObjectDataset, Objects, Sample, class_names, collate, recall
+from pipelines.two_stage.proposers.objects import (
+    Objects,
+    Sample,
+    SceneSamples,
+    class_names,
+    collate,
+    object_dataset,
+    recall,
+)
 from pipelines.two_stage.proposers.proposals import open_proposer
 
 log = logging.getLogger("bench.train")
 
 
 class DetectorTraining(TrainConfig):
-    """[train.NAME.detector]: what the trainings of all detectors share."""
+    """[train.NAME.detector]: the keys of all detectors, with DETR's name (Carion et al., ECCV 2020)."""
 
-    start_from: str = Field("", description="weights that the proposer opens; empty = those of the pipeline")
+    name: str = Field("detr", pattern=r"^[\w.-]+$")
+    start_from: str = Field("", description="weights that the proposer opens; empty = the pipeline's")
     scenes: int = Field(0, ge=0, description="images of the split to train on; 0 = all")
     batch: int = Field(16, ge=1, description="images in a step")
     adapt: Literal["accumulate", "scale", "off"] = "off"
@@ -56,7 +65,7 @@ class DetectorTask(TrainTask):
     normalisation takes all of it too: scope "batch".
     """
 
-    Config: ClassVar[type[DetectorTraining]]
+    Config: ClassVar[type[DetectorTraining]] = DetectorTraining
     kind: ClassVar[str]  # of the proposer
     backbone: ClassVar[str]  # prefix of its parameters
     loss_scope = "batch"
@@ -74,32 +83,33 @@ class DetectorTask(TrainTask):
         super().__init__(replace(job, scenes=job.scenes[: config.scenes or None]))
         # 1. The weights as the proposer opens them, in float32 and without its accelerations.
         context = replace(job.context, dtype="float32", acceleration=Acceleration())
-        opened: Any = open_proposer({"kind": self.kind, "weights": start}, where, context)
-        self.sha256: Mapping[str, str] = opened.sha256
-        # 2. Their classes where they know all of the split's; else a new classification head for the split's.
-        found, known = class_names(self.job.scenes), self._known(opened)
-        self.names = known if set(found) <= set(known) else found
-        if self.names is found:
-            log.warning("%s: a new classification head, %s does not know all %d classes", self.kind, start, len(found))
+        proposer: Any = open_proposer({"kind": self.kind, "weights": start}, where, context)
+        self.sha256: Mapping[str, str] = proposer.sha256
+        # 2. Their classes where they cover all of the split's; else a new classification head for the split's.
+        needed, known = class_names(self.job.scenes), self._known(proposer)
+        new_head = not set(needed) <= set(known)
+        self.names = needed if new_head else known
+        if new_head:
+            log.warning("%s: a new classification head, %s does not know all %d classes", self.kind, start, len(needed))
         torch.manual_seed(job.context.seed)
         self.device = torch.device(job.context.device)
-        self.model = self._network(opened, new_head=self.names is found).to(self.device)
+        self.model = self._network(proposer, new_head).to(self.device)
 
     @abstractmethod
-    def _known(self, opened: Any) -> list[str]:
-        """Return the classes that an opened proposer knows, by index."""
+    def _known(self, proposer: Any) -> list[str]:
+        """Return the classes that a proposer knows, by index."""
 
     @abstractmethod
-    def _network(self, opened: Any, new_head: bool) -> Any:
+    def _network(self, proposer: Any, new_head: bool) -> Any:
         """Return the network to train; with `new_head` one whose classes are `names`."""
 
     @abstractmethod
     def resized(self, image: ImageArray) -> Tensor:
-        """Return an tensor, RGB uint8 (H, W, 3), as the network gets it: (3, h, w) uint8."""
+        """Resize RGB uint8 (H, W, 3) to the network's input, (3, h, w) uint8."""
 
-    def dataset(self, augment: bool = True) -> ObjectDataset:
+    def dataset(self, augment: bool = True) -> SceneSamples[Sample]:
         """Return one sample an image."""
-        return ObjectDataset(self.job, self.names, self.resized, augment, self.config.keep_images)
+        return object_dataset(self.job, self.names, self.resized, augment, self.config.keep_images)
 
     def collate(self, samples: Sequence[Sample]) -> Objects:
         """Join images into a batch."""
@@ -128,32 +138,25 @@ class DetectorTask(TrainTask):
         return self.config.model_dump(mode="json")
 
 
-class DetrTraining(DetectorTraining):
-    """[train.detr-clip.detector]: DETR's fine-tuning (Carion et al., ECCV 2020)."""
-
-    name: str = Field("detr", pattern=r"^[\w.-]+$")
-
-
 class DetrTask(DetectorTask):
     """Any detection transformer of transformers, by its own matching and losses."""
 
-    Config = DetrTraining
     kind, backbone = "detr", "model.backbone"
 
     def __init__(self, job: TrainingJob) -> None:
         super().__init__(job)
         self.loss_weights = {"detection": 1.0}
 
-    def _known(self, opened: Any) -> list[str]:
-        return [opened.names[index] for index in sorted(opened.names)]
+    def _known(self, proposer: Any) -> list[str]:
+        return [proposer.names[index] for index in sorted(proposer.names)]
 
-    def _network(self, opened: Any, new_head: bool) -> Any:
-        self.processor = opened.processor
-        self.pads = "pixel_mask" in inspect.signature(opened.model.forward).parameters
+    def _network(self, proposer: Any, new_head: bool) -> Any:
+        self.processor, model = proposer.processor, proposer.model
+        self.pads = "pixel_mask" in inspect.signature(model.forward).parameters
         if not new_head:
-            return opened.model
+            return model
         labels = {"id2label": dict(enumerate(self.names)), "label2id": {n: i for i, n in enumerate(self.names)}}
-        return weights.load_matching(detr.build(detr.table_of(opened.model) | labels), opened.model.state_dict())
+        return weights.load_matching(detr.build(detr.table_of(model) | labels), model.state_dict())
 
     def resized(self, image: ImageArray) -> Tensor:
         """Return the tensor resized by the model's own processor."""
@@ -174,7 +177,7 @@ class DetrTask(DetectorTask):
         return {"detection": out.loss.float(), **last}
 
     def _normalised(self, pixels: Tensor) -> Tensor:
-        """What the processor does after resizing."""
+        """Rescale and normalise pixels, as the processor does after resizing."""
         pixels = pixels.float() * self.processor.rescale_factor if self.processor.do_rescale else pixels.float()
         if not self.processor.do_normalize:
             return pixels
@@ -206,12 +209,11 @@ class SsdTask(DetectorTask):
         self.loss_weights = {"box": self.config.box_weight, "class": 1.0}
         self.dtype = getattr(torch, self.config.precision(self.device.type))
 
-    def _known(self, opened: Any) -> list[str]:
-        return list(opened.names[1:])
+    def _known(self, proposer: Any) -> list[str]:
+        return list(proposer.names[1:])
 
-    def _network(self, opened: Any, new_head: bool) -> Any:
-        self.architecture = opened.architecture
-        model = opened.model
+    def _network(self, proposer: Any, new_head: bool) -> Any:
+        self.architecture, model = proposer.architecture, proposer.model
         if new_head:
             model = weights.load_matching(ssd.build(self.architecture, len(self.names), "start"), model.state_dict())
         (self.side, _) = model.transform.fixed_size

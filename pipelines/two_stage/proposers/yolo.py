@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bench.errors import MissingPackage, WeightsError
 from bench.grounding import ImageArray, LoadedScene, PipelineContext
-from bench.hashing import find_file, sha256_file
+from bench.hashing import sha256_file
 from pipelines import weights
 from pipelines.engine import in_groups
 from pipelines.two_stage.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
@@ -30,10 +30,10 @@ GREY = 114 / 255  # what ultralytics pads with
 
 
 class YoloOptions(ProposerOptions):
-    """[pipelines.*.proposer]. The threshold is low: a ranker wants recall, not precision (spec/pipelines.md 6)."""
+    """[pipelines.*.proposer]. The threshold is low: a ranker needs recall, not precision."""
 
     weights: str = Field("yolo11x.pt", description="a file, or a name that ultralytics publishes")
-    image_size: int = Field(640, ge=32, description="the long side the detector sees")
+    image_size: int = Field(640, ge=32, description="the long side of the detector's input")
     confidence: float = Field(0.1, ge=0, le=1)
     nms_iou: float = Field(0.6, gt=0, le=1, description="class-agnostic")
 
@@ -62,7 +62,7 @@ class YoloProposer(Proposer):
             head.stride, head.dynamic = head.stride.tolist(), True
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
-        """One `Proposals` for each scene's image, RGB uint8 (H, W, 3)."""
+        """Return one `Proposals` for each scene's image, RGB uint8 (H, W, 3)."""
         return in_groups([scene.image for scene in scenes], self._canvas, self._detect)
 
     def _canvas(self, image: ImageArray) -> tuple[int, int]:
@@ -90,7 +90,7 @@ class YoloProposer(Proposer):
         return [self._in_pixels(r, p, canvas) for r, p in zip(rows, images, strict=True)]
 
     def _letterboxed(self, image: ImageArray, canvas: tuple[int, int]) -> Tensor:
-        """RGB uint8 (H, W, 3) -> (3, h, w) in 0..1, scaled and centred on grey."""
+        """Scale and centre RGB uint8 (H, W, 3) on grey -> (3, h, w) in 0..1."""
         size = _scaled(image.shape, self.options.image_size)
         tensor = torch.tensor(image, device=self.device).permute(2, 0, 1)[None].float() / 255
         if tuple(tensor.shape[-2:]) != size:
@@ -100,7 +100,7 @@ class YoloProposer(Proposer):
         return F.pad(tensor, pad, value=GREY)[0]
 
     def _in_pixels(self, rows: Tensor, image: ImageArray, canvas: tuple[int, int]) -> Proposals:
-        """Rows (N, 6) of x1, y1, x2, y2 on the canvas, score, class -> boxes in pixels of the image."""
+        """Move rows (N, 6), x1, y1, x2, y2, score, class, from the canvas to pixels of the image."""
         table, shape = rows.double().cpu().numpy(), image.shape
         height, width = _scaled(shape, self.options.image_size)
         shift = np.array([(canvas[1] - width) // 2, (canvas[0] - height) // 2] * 2)
@@ -114,19 +114,17 @@ open_yolo = opener(YoloOptions, YoloProposer)
 
 
 def _scaled(shape: Sequence[int], long_side: int) -> tuple[int, int]:
-    """(H, W, ...) -> height and width with the long side at `long_side`."""
+    """Compute height and width with the long side at `long_side`."""
     ratio = long_side / max(shape[0], shape[1])
     return max(1, round(shape[0] * ratio)), max(1, round(shape[1] * ratio))
 
 
 def find(name: str, context: PipelineContext) -> Path:
     """Return the file of detection weights, fetched by name if need be. Raises WeightsError."""
-    path = find_file(name, context)
+    how = f"put the file there, or fetch it once with `yolo predict model={name}` where there is a network"
+    path = weights.find_local(name, context, how, published=not context.offline and "/" not in name)
     if path is not None:
         return path
-    how = f"put the file there, or fetch it once with `yolo predict model={name}` where there is a network"
-    if context.offline or (weights.looks_like_path(name) and "/" in name):
-        raise weights.missing(name, context, how)
     ultralytics()
     from ultralytics.utils.downloads import attempt_download_asset
 
@@ -143,7 +141,7 @@ def find(name: str, context: PipelineContext) -> Path:
 
 
 def ultralytics() -> Any:
-    """The package, quiet and without its habit of installing things. Raises MissingPackage."""
+    """Import the package, quiet and without installing others. Raises MissingPackage."""
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
     os.environ.setdefault("YOLO_VERBOSE", "false")
     try:
@@ -156,14 +154,15 @@ def ultralytics() -> Any:
     from PIL import Image
     from ultralytics.utils import patches
 
-    # It replaces Pillow's open for the whole process, by one that wants to install a package for what is no image.
+    # It replaces Pillow's open for the whole process by one that installs a package where a file is no image.
     Image.open = getattr(patches, "_image_open", Image.open)
     return package
 
 
 def read_model(path: Path) -> Any:
-    """A detection model: our .safetensors (its plan is in the metadata), or ultralytics' .pt, of which only known
-    model classes are rebuilt and nothing is executed. Raises WeightsError.
+    """Read a detection model: our .safetensors, its plan in the metadata, or ultralytics' .pt. Raises WeightsError.
+
+    Of a .pt only known model classes are rebuilt, and nothing is executed.
     """
     ultralytics()
     from ultralytics.nn.tasks import DetectionModel, torch_safe_load

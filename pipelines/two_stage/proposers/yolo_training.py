@@ -55,8 +55,8 @@ class YoloTraining(ExternalTraining):
 
         start = read_model(self.path)
         names = [start.names[index] for index in sorted(start.names)]
-        if not set(found := class_names(job.scenes)) <= set(names):
-            names = found  # ultralytics keeps the weights whose shapes fit
+        if not set(needed := class_names(job.scenes)) <= set(names):
+            names = needed  # ultralytics keeps the weights whose shapes fit
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             export(job.scenes, job.images, names, root / "train")

@@ -3,30 +3,29 @@
     scenes ─► Segmenter ─► regions ─► views, or attention pooling ─► CLIP image ─┐
     expressions ───────────────────────────────────────────────────► CLIP text ─┴─► ranking ─► score map ─► box
 
-No detector names what can be found, so anything can be. How regions are compared with an expression is the ranker's
-business as in every two-stage pipeline (clip/ranking.py); here it does not choose one region: every region is painted
-with what it got, and the box is where most of that lies.
+No detector limits the classes. The ranker compares regions with an expression as in every two-stage pipeline
+(clip/ranking.py), but it does not choose one: every region is painted with its score, and the box covers the peak.
 
-    seg-clip       every region shown to CLIP as views                       (spec/pipelines.md 1.2, done right)
-    clip-pooling   the whole image shown once, regions by masked attention  (Li et al. 2022)
+    seg-clip       every region encoded by CLIP as views
+    clip-pooling   the whole image encoded once, regions by masked attention  (Li et al. 2022)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 from pydantic import Field
 
 from bench.errors import SettingsError
 from bench.grounding import LoadedScene, PipelineContext, Prediction
-from bench.settings import Table, merged, parse_table, takes
-from pipelines.card import CardOptions, make_parts_card
+from bench.settings import Table, merged, takes
+from pipelines.card import CardOptions, Options, make_parts_card, parse_options
 from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.two_stage.clip.ranking import Ranker, RankerOptions
 from pipelines.two_stage.proposers.proposals import Proposals
-from pipelines.two_stage.segments.pooling import PoolingOptions, RegionPooling, pool_batch
+from pipelines.two_stage.segments.pooling import PoolingOptions, RegionPooling
 from pipelines.two_stage.segments.score_map import MapOptions, best_on_maps, cells, maps_of
 from pipelines.two_stage.segments.segmentation import Float, Segmentation
 from pipelines.two_stage.segments.segmenters import SegmentOptions, open_segmenter
@@ -53,76 +52,64 @@ class ClipPoolingOptions(SegmentClipOptions):
 
 
 class ScoreMap:
-    """A grounder that answers with the best box on a map of what the regions score."""
+    """A grounder that answers with the best box on a map of the regions' scores."""
 
     def __init__(self, options: SegmentClipOptions, context: PipelineContext, summary: str, paper: str) -> None:
-        self.context, self._clock, self._map = context, context.clock, options.map
+        self._clock, self._map = context.clock, options.map
         self.masked = "mask-blur" in options.ranker.views
-        self.segmenter = open_segmenter(options.segments, f"bench.toml [pipelines.{context.name}.segments]", context)
+        where = f"bench.toml [pipelines.{context.name}.segments]"
+        self.segment, model = open_segmenter(options.segments, where, context)
         encoders = [ClipEncoder(clip, context) for clip in (options.clip, *options.ensemble)]
         self.ranker = Ranker(options.ranker, encoders, context.clock)
+        self.caches = self.ranker.caches
+        # With a pooling, regions are masks of the attention over the whole image; else each is a few views.
+        pooling = options.pooling if isinstance(options, ClipPoolingOptions) else None
+        self.poolings = [RegionPooling(encoder, pooling) for encoder in encoders] if pooling else []
+        apply = context.acceleration.apply
         models = " + ".join(encoder.options.model for encoder in encoders)
         self.card = make_parts_card(
             context,
             options.card,
             f"{options.segments.method} and {models}: {summary}",
             f"{paper}; Radford et al., CLIP, ICML 2021",
-            {"segments": self.segmenter} if self.segmenter.sha256 else {},
+            {"segments": model} if model else {},
             encoders,
-            accelerated=self.accelerated(options),
+            accelerated=frozenset[str]().union(*(apply(one.visual, one.called) for one in self.poolings)),
         )
-
-    def accelerated(self, options: Any) -> frozenset[str]:
-        """Prepare what a subclass has besides; return the accelerations it took."""
-        return frozenset()
 
     def score(self, batch: Sequence[LoadedScene], cuts: Sequence[Segmentation]) -> list[Float]:
         """Score the regions of each scene for its queries -> (Q, R) each."""
-        return self.ranker.rank(batch, [_proposals(cut, self.masked) for cut in cuts])
-
-    @property
-    def caches(self) -> Mapping[str, Callable[[], None]]:
-        """What the ranker keeps of texts."""
-        return self.ranker.caches
+        proposals = [_proposals(cut, self.masked and not self.poolings) for cut in cuts]
+        if not self.poolings:
+            return self.ranker.rank(batch, proposals)
+        with self._clock.stage("image encode"):
+            pairs = [(scene.image, cut) for scene, cut in zip(batch, cuts, strict=True)]
+            vectors = [torch.cat([pooling.encode(*pair) for pair in pairs]) for pooling in self.poolings]
+        return self.ranker.probabilities(batch, proposals, vectors)
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
-        """One prediction for every query of every scene, in order; the whole image where it has no regions."""
+        """Predict one box for every query, in order; the whole image where a scene has no regions."""
         with self._clock.stage("detect"):
-            cuts = self.segmenter.segment(batch)
-        chances = self.score(batch, cuts)
+            cuts = self.segment(batch)
+        probabilities = self.score(batch, cuts)
         with self._clock.stage("rank"):
             answers = []
-            for scene, cut, likely in zip(batch, cuts, chances, strict=True):
-                boxes, scores = best_on_maps(likely, cut, self._map)
+            for scene, cut, rows in zip(batch, cuts, probabilities, strict=True):
+                boxes, scores = best_on_maps(rows, cut, self._map)
                 for query, box, score in zip(scene.queries, boxes.tolist(), scores.tolist(), strict=True):
                     answers.append(Prediction(query.id, tuple(box), score, note=self.ranker.note(query.text)))
         return answers
 
     def maps(self, scene: LoadedScene) -> Float:
-        """What the answers are read off: a map (rows, columns) over the image for each query, 0 to 1, one array
-        (Q, rows, columns); a flat 0 where the image has no regions or all of them score the same.
+        """Compute the map behind each query's answer, 0 to 1 -> (Q, rows, columns) over the image.
+
+        It is a flat 0 where the image has no regions or all of them score the same.
         """
-        (cut,) = self.segmenter.segment([scene])
+        (cut,) = self.segment([scene])
         if not len(cut):
             return np.zeros((len(scene.queries), *cells(cut.shape, self._map.grid)))
-        (likely,) = self.score([scene], [cut])
-        return maps_of(likely, cut, self._map)
-
-
-class PooledScoreMap(ScoreMap):
-    """A score map whose regions are encoded by masked attention over the whole image."""
-
-    def accelerated(self, options: ClipPoolingOptions) -> frozenset[str]:
-        """Open the poolings of all CLIPs; return the accelerations they took."""
-        self.poolings = [RegionPooling(encoder, options.pooling) for encoder in self.ranker.encoders]
-        apply = self.context.acceleration.apply
-        return frozenset[str]().union(*(apply(pooling.visual, pooling.called) for pooling in self.poolings))
-
-    def score(self, batch: Sequence[LoadedScene], cuts: Sequence[Segmentation]) -> list[Float]:
-        """Score the regions of each scene for its queries -> (Q, R) each."""
-        with self._clock.stage("image encode"):
-            vectors = pool_batch(self.poolings, [scene.image for scene in batch], cuts)
-        return self.ranker.chances(batch, [_proposals(cut, False) for cut in cuts], vectors)
+        (probabilities,) = self.score([scene], [cut])
+        return maps_of(probabilities, cut, self._map)
 
 
 @takes(SegmentClipOptions)
@@ -138,10 +125,10 @@ def clip_pooling(context: PipelineContext) -> ScoreMap:
     useless = VIEW_OPTIONS & dict(context.options.get("ranker", {})).keys()
     if useless:
         raise SettingsError(
-            f"bench.toml [pipelines.{context.name}.ranker]: {', '.join(sorted(useless))}: CLIP is shown the whole "
+            f"bench.toml [pipelines.{context.name}.ranker]: {', '.join(sorted(useless))}: CLIP encodes the whole "
             "image here, once, and no views of its regions; that is what seg-clip does"
         )
-    return PooledScoreMap(
+    return ScoreMap(
         _options(ClipPoolingOptions, context),
         context,
         "best box on a score map of attention-pooled regions",
@@ -149,16 +136,16 @@ def clip_pooling(context: PipelineContext) -> ScoreMap:
     )
 
 
-def _options(model: type[Any], context: PipelineContext) -> Any:
+def _options(model: type[Options], context: PipelineContext) -> Options:
     table = dict(context.options)
     weights = table.pop("weights", None)
     if weights:
         table = merged(table, {"clip": {"pretrained": weights.removeprefix("clip=")}})
-    return parse_table(model, table, f"bench.toml [pipelines.{context.name}]")
+    return parse_options(model, context, table)
 
 
 def _proposals(cut: Segmentation, masked: bool) -> Proposals:
-    """What a ranker is asked about: the regions, or the whole image where there are none."""
+    """Make proposals of the regions, or of the whole image where there are none."""
     width, height = cut.size
     if not len(cut):
         whole = np.array([[0.0, 0.0, width, height]])

@@ -1,18 +1,17 @@
 """Region-based attention pooling: one forward pass of CLIP over the whole image gives a vector for every region
-("Adapting CLIP for Phrase Localization Without Further Training", Li et al. 2022; spec/clipvg.md 9.6).
+("Adapting CLIP for Phrase Localization Without Further Training", Li et al. 2022).
 
 ViT      a copy of the class token for each region goes through the blocks beside the ordinary tokens. It attends to the
-         region's patches and to itself; nobody attends to it, so the ordinary tokens are what they always are. A copy
+         region's patches and to itself; nobody attends to it, so the ordinary tokens do not change. A copy
          that may attend to every patch is the class token: the whole mechanism is an attention mask.
 ResNet   the attention pool's query is the mean over the region's cells, and it attends to these cells and to itself.
 
-Patches are finer than CLIP's own: the patches of a ViT overlap (stride patch / `fine`), a ResNet is shown the image
-`fine` times as large, and the grid of position embeddings is enlarged bilinearly. With `fine` 1 nothing is changed.
+Patches are finer than CLIP's own: the patches of a ViT overlap (stride patch / `fine`), a ResNet gets the image
+`fine` times as large, and the grid of position embeddings is enlarged bilinearly. With `fine` 1 nothing changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,7 @@ class RegionPooling:
     """Unit vectors of the regions of an image, by one CLIP."""
 
     def __init__(self, encoder: ClipEncoder, options: PoolingOptions) -> None:
-        """Raises SettingsError for a CLIP whose image vector is no class token's and no attention pool's."""
+        """Check the CLIP. Raises SettingsError where its image vector is no class token's and no attention pool's."""
         self.encoder, self.options = encoder, options
         self.visual: Any = encoder.model.visual
         name = encoder.options.model
@@ -66,14 +65,14 @@ class RegionPooling:
 
     @property
     def called(self) -> list[Any]:
-        """The modules of the image tower that are called, which the tower itself never is."""
+        """Return the modules of the image tower that are called; the tower itself never is."""
         if isinstance(self.visual, VisionTransformer):
             return list(self.visual.transformer.resblocks)
         return [self.visual.layer1, self.visual.layer2, self.visual.layer3, self.visual.layer4]
 
     @torch.inference_mode()
     def encode(self, image: ImageArray, segmentation: Segmentation) -> Tensor:
-        """RGB uint8 (H, W, 3) and its R regions -> (R, D), float32; the whole image where there are no regions."""
+        """Encode R regions of RGB uint8 (H, W, 3) -> (R, D), float32; the whole image where there are none."""
         encoder, fine = self.encoder, self.options.fine
         vit = isinstance(self.visual, VisionTransformer)
         size = encoder.image_size * (1 if vit else fine)
@@ -88,8 +87,9 @@ class RegionPooling:
         return F.normalize(pooled.float(), dim=-1)
 
     def _vit(self, pixels: Tensor, inside: Tensor) -> Tensor:
-        """(1, 3, S, S) and (R, N) bool -> (R, D)."""
+        """Encode (1, 3, S, S) and (R, N) bool -> (R, D)."""
         visual, fine = self.visual, self.options.fine
+        # 1. Overlapping patches and enlarged position embeddings.
         stride = visual.patch_size[0] // fine
         # Padded so that the patches stay centred on the cells that they stand for.
         margin = -(-(visual.patch_size[0] - stride) // 2)
@@ -99,23 +99,25 @@ class RegionPooling:
         first = visual.class_embedding.to(patches.dtype).expand(1, 1, -1)
         places = _enlarged(visual.positional_embedding, fine).to(patches.dtype)
         tokens = visual.ln_pre(torch.cat([first, patches], dim=1) + places)  # (1, 1 + N, C)
+        # 2. The first blocks as they are, then with a copy of the class token for each region.
         blocks = visual.transformer.resblocks
         for block in blocks[: self.options.from_block]:
             tokens = block(tokens)
         regions, ordinary = len(inside), tokens.shape[1]
         tokens = torch.cat([tokens, tokens[:, :1].expand(-1, regions, -1)], dim=1)  # (1, 1 + N + R, C)
-        seen = torch.zeros(tokens.shape[1], tokens.shape[1], dtype=torch.bool, device=tokens.device)
-        seen[:ordinary, :ordinary] = True
-        seen[ordinary:, 1:ordinary] = inside
-        seen[ordinary:, ordinary:] = torch.eye(regions, dtype=torch.bool, device=tokens.device)
-        hidden = torch.zeros(seen.shape, dtype=tokens.dtype, device=tokens.device).masked_fill(~seen, -torch.inf)
+        # 3. Ordinary tokens attend to each other, a copy to its region's patches and to itself.
+        attends = torch.zeros(tokens.shape[1], tokens.shape[1], dtype=torch.bool, device=tokens.device)
+        attends[:ordinary, :ordinary] = True
+        attends[ordinary:, 1:ordinary] = inside
+        attends[ordinary:, ordinary:] = torch.eye(regions, dtype=torch.bool, device=tokens.device)
+        mask = torch.zeros(attends.shape, dtype=tokens.dtype, device=tokens.device).masked_fill(~attends, -torch.inf)
         for block in blocks[self.options.from_block :]:
-            tokens = block(tokens, attn_mask=hidden)
+            tokens = block(tokens, attn_mask=mask)
         copies: Tensor = visual.ln_post(tokens[0, ordinary:])
         return copies if visual.proj is None else copies @ visual.proj
 
     def _resnet(self, pixels: Tensor, inside: Tensor) -> Tensor:
-        """(1, 3, S, S) and (R, N) bool -> (R, D)."""
+        """Encode (1, 3, S, S) and (R, N) bool -> (R, D)."""
         visual, pool = self.visual, self.visual.attnpool
         cells = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(pixels)))))
         cells = cells.flatten(2)[0].T  # (N, C)
@@ -137,20 +139,12 @@ class RegionPooling:
 
 
 def members(coverage: Float) -> NDArray[np.bool_]:
-    """(R, N) shares of each patch -> (R, N): a region holds the patches it covers by half, or else its best covered."""
+    """Choose the patches of each region: those it covers by half, or else its best covered. (R, N) -> (R, N)."""
     return np.asarray((coverage >= 0.5) | (coverage == coverage.max(axis=1, keepdims=True)))
 
 
-def pool_batch(
-    poolings: Sequence[RegionPooling], images: Sequence[ImageArray], cuts: Sequence[Segmentation]
-) -> list[Tensor]:
-    """Of each CLIP the vectors (R, D) of all the batch's regions, in order."""
-    pairs = list(zip(images, cuts, strict=True))
-    return [torch.cat([pooling.encode(image, cut) for image, cut in pairs]) for pooling in poolings]
-
-
 def _enlarged(places: Tensor, fine: int) -> Tensor:
-    """(1 + n * n, C) position embeddings -> (1 + (fine n)^2, C), the first one as it is."""
+    """Enlarge position embeddings, (1 + n * n, C) -> (1 + (fine n)^2, C), the first one as it is."""
     if fine == 1:
         return places
     side = round((len(places) - 1) ** 0.5)

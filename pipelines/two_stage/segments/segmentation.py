@@ -1,4 +1,4 @@
-"""Regions of one image, from superpixels or from masks: their boxes, and how much of each cell of a grid they cover.
+"""Regions of one image, from superpixels or masks: their boxes, and their share of each cell of a grid.
 
 A *level* is one way to cut an image: labels (h, w) of regions that share it out among them, or masks (R, h, w) of
 regions that may overlap and need not cover it. All levels of an image have one size, which may be smaller than the
@@ -24,7 +24,7 @@ Float = NDArray[np.float64]
 class Segmentation:
     """The levels, of `shape` (h, w), of one image of `size` (width, height); regions are numbered through all levels.
 
-    Levels of a single region say nothing about where anything is, and are left out; there may be none at all.
+    Levels of a single region carry no information and are left out; there may be none at all.
     """
 
     size: tuple[int, int]
@@ -35,30 +35,31 @@ class Segmentation:
         return sum(_count(level) for level in self.levels)
 
     def boxes(self) -> Boxes:
-        """(R, 4) xyxy pixels of the image: the bounding box of each region."""
-        found = [_boxes(level) for level in self.levels]
-        return self.in_pixels(np.concatenate(found)) if found else np.zeros((0, 4))
+        """Compute the bounding box of each region -> (R, 4) xyxy pixels of the image."""
+        levels = [_boxes(level) for level in self.levels]
+        return self.in_pixels(np.concatenate(levels)) if levels else np.zeros((0, 4))
 
     def in_pixels(self, boxes: Boxes) -> Boxes:
-        """(N, 4) xyxy in the levels' pixels -> in the image's."""
+        """Scale boxes (N, 4) xyxy from the levels' pixels to the image's."""
         (height, width), size = self.shape, self.size
         return np.asarray(boxes * np.array([size[0] / width, size[1] / height] * 2))
 
     def masks(self) -> NDArray[np.bool_]:
-        """(R, H, W): each region at the size of the image, the level's nearest pixel."""
+        """Enlarge each region to the image -> (R, H, W), by the level's nearest pixel."""
         rows, columns = _centres(self.shape[0], self.size[1]), _centres(self.shape[1], self.size[0])
         near = [level[..., rows, :][..., columns] for level in self.levels]
         return np.concatenate([n if n.ndim == 3 else n == np.arange(_count(n))[:, None, None] for n in near])
 
     def coverage(self, rows: int, columns: int) -> Float:
-        """(R, rows, columns): the share of each cell that each region covers."""
-        found = [_coverage(level, rows, columns) for level in self.levels]
-        return np.concatenate(found) if found else np.zeros((0, rows, columns))
+        """Compute the share of each cell that each region covers -> (R, rows, columns)."""
+        levels = [_coverage(level, rows, columns) for level in self.levels]
+        return np.concatenate(levels) if levels else np.zeros((0, rows, columns))
 
     def brush(self, rows: int, columns: int) -> Float:
-        """(R, rows, columns): scores (R,) times this is their map: the mean over levels of the mean over a cell.
+        """Compute the weights (R, rows, columns) that turn scores (R,) into a map.
 
-        Where masks overlap they share the cell; what no mask covers stays 0.
+        The map is the mean over levels of the mean over a cell. Masks that overlap share the cell; a cell without any
+        stays 0.
         """
         painted = []
         for level in self.levels:
@@ -68,13 +69,13 @@ class Segmentation:
 
 
 def segmentation_of(size: tuple[int, int], levels: Sequence[Level]) -> Segmentation:
-    """The regions of an image of `size` (width, height) cut in `levels`, those with a single region left out."""
+    """Collect the levels of an image of `size` (width, height), without those of a single region."""
     height, width = levels[0].shape[-2:]
     return Segmentation(size, (height, width), tuple(level for level in levels if _count(level) > 1))
 
 
 def edges(length: int, cells: int) -> NDArray[np.intp]:
-    """(cells + 1,): the pixels at which each of `cells` nearly equal cells along `length` pixels begins and ends."""
+    """Compute where each of `cells` nearly equal cells along `length` pixels starts and ends -> (cells + 1,)."""
     return np.asarray(np.round(np.linspace(0, length, cells + 1)), np.intp)
 
 
@@ -83,9 +84,9 @@ def _count(level: Level) -> int:
 
 
 def boxes_of_masks(masks: NDArray[np.bool_]) -> Boxes:
-    """(N, H, W), none empty -> (N, 4) xyxy: the edges of the outermost pixels, so one more than the last pixel's."""
+    """Box masks (N, H, W), none empty -> (N, 4) xyxy, the outer edges of the outermost pixels."""
     sides = []
-    for axis in (1, 2):  # columns that hold something, then rows
+    for axis in (1, 2):  # columns that are not empty, then rows
         line = np.asarray(masks.any(axis=axis))
         sides.append((line.argmax(axis=1), line.shape[1] - line[:, ::-1].argmax(axis=1)))
     (left, right), (upper, lower) = sides
@@ -93,7 +94,7 @@ def boxes_of_masks(masks: NDArray[np.bool_]) -> Boxes:
 
 
 def _boxes(level: Level) -> Boxes:
-    """(R, 4) xyxy in the level's own pixels, right and bottom exclusive."""
+    """Box a level's regions -> (R, 4) xyxy in its own pixels, right and bottom exclusive."""
     if level.ndim == 3:
         return boxes_of_masks(level)
     # Pixels in the order of their region: each region is one run of them.
@@ -106,7 +107,7 @@ def _boxes(level: Level) -> Boxes:
 
 
 def _coverage(level: Level, rows: int, columns: int) -> Float:
-    """(R, rows, columns) shares; a cell smaller than a pixel of the level is the pixel under its centre."""
+    """Compute shares (R, rows, columns); a cell smaller than a pixel is the pixel under its centre."""
     height, width = level.shape[-2:]
     level = level if rows <= height else level[..., _centres(height, rows), :]
     level = level if columns <= width else level[..., _centres(width, columns)]

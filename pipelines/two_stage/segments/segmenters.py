@@ -3,17 +3,17 @@
     slic        k-means in colour and place (Achanta et al. 2012), in CIELAB
     watershed   basins of the gradient, compact (Neubert and Protzel 2014), from markers on a regular grid
 
-Both from scikit-image, called as the classic segmentation + CLIP pipeline calls them (spec/pipelines.md 1.2), except
-that the gradient is the strongest of the three channels', so that an edge between two colours of one brightness counts.
+Both from scikit-image, called as the classic segmentation + CLIP pipeline calls them, except that the gradient is the
+strongest of the three channels', so that an edge between two colours of one brightness counts.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ from skimage.segmentation import slic, watershed
 from bench.grounding import ImageArray, LoadedScene, PipelineContext
 from bench.settings import Table, parse_table
 from pipelines.two_stage.segments.segmentation import Segmentation, segmentation_of
+
+if TYPE_CHECKING:
+    from pipelines.two_stage.segments.masks import MaskModel
 
 Labels = NDArray[np.intp]  # (h, w), regions 0..R-1
 COMPACTNESS = {"slic": 10.0, "watershed": 0.001}
@@ -43,35 +46,29 @@ class SegmentOptions(Table):
     masks: dict[str, Any] = Field(default_factory=dict, description="masks: which model, see segments/masks.py")
 
 
-class Segmenter(NamedTuple):
-    """`segment` cuts each image by itself: what comes out does not depend on the others of the batch.
+Segmenter = Callable[[Sequence[LoadedScene]], list[Segmentation]]  # each image independent of the others
 
-    `sha256` maps weights files to hashes, `accelerated` is what `Acceleration.apply` returned for its network.
+
+def open_segmenter(options: SegmentOptions, where: str, context: PipelineContext) -> tuple[Segmenter, MaskModel | None]:
+    """Open the segmenter that the table declares, and its model if it has one; `where` names it in messages.
+
+    Raises SettingsError, WeightsError.
     """
-
-    segment: Callable[[Sequence[LoadedScene]], list[Segmentation]]
-    sha256: Mapping[str, str] = {}
-    parameters: int = 0
-    accelerated: frozenset[str] = frozenset()
-
-
-def open_segmenter(options: SegmentOptions, where: str, context: PipelineContext) -> Segmenter:
-    """Open the segmenter that the table declares; `where` names it in messages. Raises SettingsError, WeightsError."""
     if options.method != "masks":
-        return Segmenter(partial(_superpixels, options))
+        return partial(_superpixels, options), None
     from pipelines.two_stage.segments.masks import MaskModel, MaskOptions
 
     model = MaskModel(parse_table(MaskOptions, options.masks, f"{where}.masks"), context)
 
     def segment(scenes: Sequence[LoadedScene]) -> list[Segmentation]:
-        found = [np.asarray(model.find(scene.image).masks, bool) for scene in scenes]
-        return [segmentation_of((masks.shape[2], masks.shape[1]), [masks]) for masks in found]
+        levels = [np.asarray(model.find(scene.image).masks, bool) for scene in scenes]
+        return [segmentation_of((masks.shape[2], masks.shape[1]), [masks]) for masks in levels]
 
-    return Segmenter(segment, model.sha256, model.parameters, model.accelerated)
+    return segment, model
 
 
 def _superpixels(options: SegmentOptions, scenes: Sequence[LoadedScene]) -> list[Segmentation]:
-    """Cut at every level, an image a thread: scikit-image lets go of the interpreter while it works."""
+    """Cut at every level, an image a thread: scikit-image releases the interpreter's lock."""
 
     def cut(scene: LoadedScene) -> Segmentation:
         assert options.method != "masks"
@@ -84,7 +81,7 @@ def _superpixels(options: SegmentOptions, scenes: Sequence[LoadedScene]) -> list
 
 
 def reduced(image: ImageArray, long_side: int) -> ImageArray:
-    """RGB uint8 (H, W, 3) with the long side at most `long_side` (0 = as it is): segmenting costs by the pixel."""
+    """Shrink RGB uint8 (H, W, 3) to a long side of at most `long_side` (0 = never)."""
     height, width = image.shape[:2]
     if not 0 < long_side < max(height, width):
         return image
@@ -100,19 +97,19 @@ def superpixels(
     compactness: float | None,
     sigma: float,
 ) -> list[Labels]:
-    """RGB uint8 (h, w, 3) -> for each of `counts` labels (h, w) of about so many regions, at times of only one.
+    """Cut RGB uint8 (h, w, 3) -> for each of `counts` labels (h, w) of about so many regions, at times of only one.
 
     `compactness` None is the method's usual one (COMPACTNESS); `sigma` smooths the image first, in pixels.
     """
     weight = COMPACTNESS[method] if compactness is None else compactness
     counts = [min(count, image.shape[0] * image.shape[1]) for count in counts]
-    found: list[Any]
+    levels: list[Any]
     if method == "slic":
         lab = rgb2lab(image)
-        found = [slic(lab, n, weight, sigma=sigma, convert2lab=False, start_label=0, channel_axis=2) for n in counts]
+        levels = [slic(lab, n, weight, sigma=sigma, convert2lab=False, start_label=0, channel_axis=2) for n in counts]
     else:
         smooth = gaussian(image / 255, sigma, channel_axis=2)
         gradient = np.max([sobel(smooth[..., channel]) for channel in range(3)], axis=0)
-        found = [watershed(gradient, markers=n, compactness=weight) for n in counts]
+        levels = [watershed(gradient, markers=n, compactness=weight) for n in counts]
     # Numbered from 0 without gaps.
-    return [np.unique(labels, return_inverse=True)[1].reshape(image.shape[:2]) for labels in found]
+    return [np.unique(labels, return_inverse=True)[1].reshape(image.shape[:2]) for labels in levels]

@@ -24,7 +24,7 @@ class Found:
 @pytest.fixture
 def ask(context, monkeypatch):
     def make(labels, *texts, image=IMAGE):
-        monkeypatch.setattr("pipelines.zoo.label_clip.open_proposer", lambda *_: Found(labels))
+        monkeypatch.setattr("pipelines.zoo.baselines.open_proposer", lambda *_: Found(labels))
         queries = tuple(Query(str(n), text) for n, text in enumerate(texts))
         return label_clip(context("label-clip")).ground([LoadedScene("s", image, queries)])
 

@@ -7,7 +7,7 @@ import pytest
 from phrase_lines import line
 
 from bench.errors import MissingPackage
-from pipelines.two_stage.language.dependency import open_spacy, read
+from pipelines.two_stage.language.dependency import open_spacy, parse_doc
 
 
 @dataclass
@@ -89,7 +89,7 @@ TREES = [
 
 @pytest.mark.parametrize(("words", "heads", "chunks", "meant"), TREES)
 def test_the_tree_is_read(words, heads, chunks, meant):
-    assert line(read(doc(words, heads, chunks))) == meant
+    assert line(parse_doc(doc(words, heads, chunks))) == meant
 
 
 def test_without_spacy_the_message_says_what_to_do(monkeypatch):

@@ -12,9 +12,9 @@ from bench.datasets.shapes import make_scene
 from bench.errors import DataError
 from bench.grounding import SceneObject
 from pipelines.two_stage.proposers.objects import (
-    ObjectDataset,
     class_names,
     collate,
+    object_dataset,
     referent,
     scene_descriptions,
     scene_objects,
@@ -50,7 +50,7 @@ def test_a_mirrored_image_takes_its_boxes_along(job, corners):
     mine = job("ssd-clip", images=OneImage(painted))
     box = (left, top, right, bottom)
     scenes = [replace(scene, objects=(SceneObject("thing", box),)) for scene in mine.scenes]
-    data = ObjectDataset(replace(mine, scenes=scenes), ["thing"], whole)
+    data = object_dataset(replace(mine, scenes=scenes), ["thing"], whole)
     mirrored = 0
     for epoch in range(8):
         pixels, boxes, labels = data.sample(epoch, 0)
@@ -63,7 +63,7 @@ def test_a_mirrored_image_takes_its_boxes_along(job, corners):
 
 def test_a_sample_depends_on_seed_epoch_and_index_alone(job):
     def flips(seed, keep=False):
-        data = ObjectDataset(job("ssd-clip", seed=seed), NAMES, lambda p: whole(p)[:, :32, :32], in_memory=keep)
+        data = object_dataset(job("ssd-clip", seed=seed), NAMES, lambda p: whole(p)[:, :32, :32], in_memory=keep)
         return torch.stack([data.sample(epoch, index)[0] for index in (3, 0, 3) for epoch in (1, 0)])
 
     first = flips(1)
@@ -81,7 +81,7 @@ def test_images_of_several_sizes_are_padded(job):
 
 
 def test_every_object_of_a_scene_is_there(job):
-    data = ObjectDataset(job("ssd-clip"), NAMES, whole, mirror=False)
+    data = object_dataset(job("ssd-clip"), NAMES, whole, mirror=False)
     for index, scene in enumerate(data.scenes[:3]):
         _, boxes, labels = data.sample(0, index)
         known = [(one.category, one.box) for one in scene.objects]
