@@ -2,7 +2,7 @@
 
     load_split ──► Split ────────────┐
     load_pipeline ──► OpenPipeline ──┴──► evaluate ──► Evaluation      in memory, or a run under results/
-                           └──► (image, text) ──► Single: a box
+                           └──► (image, text) ──► SingleAnswer: a box
 
 They do what the commands do, by the same code, so a number is the same number. Any object that keeps the protocol of
 bench.grounding can stand where an OpenPipeline stands, registered or not.
@@ -28,7 +28,7 @@ from bench.evaluation.protocols import protocol as find_protocol
 from bench.evaluation.scored import Evaluation, scored
 from bench.grounding import Pipeline, PipelineCard
 from bench.predicting import one
-from bench.predicting.one import Single
+from bench.predicting.one import SingleAnswer
 from bench.runs.shards import Rank
 from bench.runs.store import stored_rows
 from bench.settings import load_settings
@@ -81,10 +81,10 @@ def load_pipeline(
 @overload
 def predict(  # type: ignore[overload-overlap]
     pipeline: str | Pipeline, image: ImageLike, text: str
-) -> Single: ...
+) -> SingleAnswer: ...
 @overload
-def predict(pipeline: str | Pipeline, image: ImageLike, text: Sequence[str]) -> list[Single]: ...
-def predict(pipeline: str | Pipeline, image: ImageLike, text: str | Sequence[str]) -> Single | list[Single]:
+def predict(pipeline: str | Pipeline, image: ImageLike, text: Sequence[str]) -> list[SingleAnswer]: ...
+def predict(pipeline: str | Pipeline, image: ImageLike, text: str | Sequence[str]) -> SingleAnswer | list[SingleAnswer]:
     """Ground one expression in one image; `pipeline` is a name, an OpenPipeline or an object of your own.
 
     The image is a file, a PIL image or RGB uint8 (H, W, 3). One text gives one answer, several a list in their order.

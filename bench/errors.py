@@ -1,11 +1,11 @@
-"""Every error a user can cause, in one tree; the message says what is wrong and what to do next.
+"""Every error a user can cause, in one tree; the message states what is wrong and what to do next.
 
 BenchError                exit code
 ├── UsageError                2      an argument that cannot be used
 │   ├── UnknownName           2      a pipeline, split or key nobody registered; carries the nearest known one
 │   └── SettingsError         2      bench.toml or a flag that overrides it
 ├── DataError                 2      an annotation, index or prediction file that is not what it should be
-│   └── UnsafePickle          2      a pickle that asks for more than plain containers
+│   └── UnsafePickle          2      a pickle with more than plain containers
 ├── ImageError                2      an image that cannot be read (inside a run it is counted, not raised)
 ├── WeightsError              2      a checkpoint that is missing, broken or of another architecture
 ├── MissingPackage            2      an optional package that a command needs
@@ -20,7 +20,7 @@ from collections.abc import Iterable
 
 
 class BenchError(Exception):
-    """The root: the command line prints the message and leaves with `exit_code`."""
+    """The root: the command line prints the message and exits with `exit_code`."""
 
     exit_code = 2
 
@@ -58,7 +58,7 @@ class DataError(BenchError):
 
 
 class UnsafePickle(DataError):
-    """A pickle that asks for more than plain containers; nothing in it was executed."""
+    """A pickle with more than plain containers; nothing in it was executed."""
 
 
 class ImageError(BenchError):

@@ -21,10 +21,10 @@ def refused(folder, *reasons):
     """It is refused with all of these reasons, and nothing is left behind."""
     with pytest.raises(CheckFailed) as error:
         take(folder)
-    said = str(error.value)
-    assert all(reason in said for reason in reasons), said
+    message = str(error.value)
+    assert all(reason in message for reason in reasons), message
     assert not [path for path in Path("results").rglob("*") if path.name != "runs"]
-    return said
+    return message
 
 
 def rewritten(folder, change):

@@ -17,7 +17,7 @@ from bench.datasets.catalog import CATALOGUE
 from bench.datasets.load import find_split
 from bench.datasets.readers.jsonl import KEYS
 from bench.grounding import Prediction
-from bench.predicting.one import Single
+from bench.predicting.one import SingleAnswer
 from bench.reporting.published import published
 from bench.reporting.table import row
 from bench.runs.record import read_record
@@ -39,7 +39,7 @@ def test_rows():
 
 
 def test_predict():
-    answer = Single("p", "a.png", "t", np.zeros((2, 3, 3), np.uint8), Prediction("0", None))
+    answer = SingleAnswer("p", "a.png", "t", np.zeros((2, 3, 3), np.uint8), Prediction("0", None))
     assert documented("## `bench predict`") == set(answer.as_json())
 
 

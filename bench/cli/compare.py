@@ -68,7 +68,7 @@ def compare(
 
 
 def _texts(folder: Path, resolved: Resolved) -> dict[str, str] | None:
-    """Map expression ids to texts where the split is at hand; else say why the flips go without."""
+    """Map expression ids to texts where the split is at hand; else log why there are none."""
     from bench.errors import BenchError
     from bench.evaluation.progress import message
     from bench.evaluation.scored import split_of

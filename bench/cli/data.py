@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.noisy_labels import noisy_labels
-from bench.cli.options import Config, Json, Offline, settings_of
+from bench.cli.options import Config, Json, Limit, Offline, settings_of
 from bench.cli.output import console_of, emit, table_of
 
 if TYPE_CHECKING:
@@ -17,9 +16,9 @@ if TYPE_CHECKING:
     from bench.datasets.prepare import Prepared
     from bench.datasets.verify import Standing, Verified
 
-app = typer.Typer(help="Prepare, verify, list and look at data sets.", no_args_is_help=True)
+app = typer.Typer(help="Prepare, verify, list and draw data sets.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A data set (refcoco) or one of its splits (refcoco-val).")]
-SHOWN = 10  # images of each kind of fault that are named on the terminal; --json has all
+NAMED = 10  # images of each kind of fault that are named on the terminal; --json has all
 
 
 @app.command()
@@ -43,7 +42,7 @@ def prepare(
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Build the local index of a data set from files you hold, and remember where its images are.
+    """Build the local index of a data set from your files, and store where its images are.
 
     Without images a split can be scored, not run; they can be named later with --images alone.
     """
@@ -81,7 +80,7 @@ def prepare(
             }
         )
     if not done:
-        console.print(f"{name}: images remembered; nothing of it is prepared yet (give --annotations)")
+        console.print(f"{name}: the folders of images are stored; nothing of it is prepared yet (give --annotations)")
     if json:
         emit({"splits": rows})
 
@@ -90,11 +89,11 @@ def prepare(
 def verify(
     name: Annotated[str, typer.Argument(help="A data set, one of its splits, or file:PATH.jsonl.")],
     threads: Annotated[int, typer.Option(min=1, help="Threads that open images.")] = 4,
-    images: Annotated[bool, typer.Option(help="Open every image, or look at the annotations alone.")] = True,
+    images: Annotated[bool, typer.Option(help="Open every image, or check the annotations alone.")] = True,
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Recount a prepared data set and open every image: leaves with 1 when something is missing or wrong."""
+    """Recount a prepared data set and open every image: exits with 1 when something is missing or wrong."""
     from dataclasses import asdict
 
     from rich.progress import Progress
@@ -168,7 +167,56 @@ def sheet(
     typer.echo(f"{len(scenes)} scenes of {data.name} drawn in {out}")
 
 
-app.command("noisy-labels")(noisy_labels)
+@app.command("noisy-labels")
+def noisy_labels(
+    kind: Annotated[str, typer.Option("--kind", help="template (1 entity), relation (2) or caption (3 and more).")],
+    out: Annotated[Path, typer.Option("--out", help="The .jsonl to write.")],
+    split: Annotated[str, typer.Option("--split", "-s", help="A split of shapes.")] = "shapes-train",
+    wrong_attribute: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of rows with a colour or texture that the object does not have.")
+    ] = 0.2,
+    wrong_object: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of rows with the box of another object.")
+    ] = 0.2,
+    shifted_box: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of rows whose box has IoU 0.1 to 0.45 with the true one.")
+    ] = 0.1,
+    per_image: Annotated[int, typer.Option(min=1, help="Rows an image, at most.")] = 6,
+    limit: Limit = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the rows and their faults.")] = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Write pseudo-labels of shapes made from the truth, with faults at stated rates, to measure a curriculum by.
+
+    The provenance of each row names its fault and its true box; the same command writes the same bytes.
+    """
+    from collections import Counter
+
+    from bench.datasets.load import load_split
+    from bench.datasets.shapes.noise import check_rates, noisy_labels_of
+    from bench.errors import DataError, UsageError
+    from bench.labelling.label_files import check_jsonl_name, write_labels
+
+    check_jsonl_name(out)
+    rates = (wrong_attribute, wrong_object, shifted_box)
+    check_rates(rates)
+    resolved = settings_of(config, seed=seed)
+    data = load_split(split, resolved)
+    if data.dataset != "shapes":
+        raise UsageError(f"--split {split}: only shapes has the truth about every object; try shapes-train")
+    scenes = data.scenes[:limit]
+    faults: Counter[str] = Counter()
+    settings = resolved.settings
+    labels = noisy_labels_of(scenes, kind, settings.data.shapes.seed, settings.run.seed, rates, per_image)
+    rows, count, _ = write_labels(out, labels, data.name, lambda label: faults.update([label.provenance["noise"]]))
+    if not rows:
+        raise DataError(f"not one of {len(scenes):,} images allows a {kind} row; raise --limit")
+    if json:
+        emit({"file": out, "rows": rows, "images": count, "noise": dict(faults.most_common())})
+        return
+    shares = ", ".join(f"{name} {n:,} ({n / faults.total():.1%})" for name, n in faults.most_common())
+    typer.echo(f"{rows:,} rows about {count:,} images in {out}: {shares}")
 
 
 def _plain(text: str) -> str:
@@ -214,10 +262,10 @@ def _print_verified(console: Console, split: Verified) -> None:
         f"images, {split.images_checked:,} of them opened  data:{split.fingerprint[:8]}"
     )
     if not split.sizes_annotated:
-        console.print("  its source annotates no sizes of images, so a resized image could not be told")
+        console.print("  its source annotates no sizes of images, so a resized image would not be noticed")
     kinds = {"": split.annotations, "missing: ": split.missing, "broken: ": split.broken, "size: ": split.other_size}
     for kind, faults in kinds.items():
-        for fault in faults[:SHOWN]:
+        for fault in faults[:NAMED]:
             console.print(f"  {kind}{_plain(fault)}")
-        if len(faults) > SHOWN:
-            console.print(f"  {kind}{len(faults) - SHOWN:,} more (--json names all)")
+        if len(faults) > NAMED:
+            console.print(f"  {kind}{len(faults) - NAMED:,} more (--json names all)")

@@ -1,4 +1,4 @@
-"""`bench demo`: a page on this machine that asks pipelines side by side."""
+"""`bench demo`: a page on this machine with the answers of pipelines side by side."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def demo(
 ) -> None:
     """Serve a page: upload an image or take an embedded scene, type an expression, compare what pipelines answer.
 
-    Pipelines are built when they are first asked, and kept. Needs the extra "demo" of grounding-bench (Gradio).
+    Pipelines are built at their first use, and kept. Needs the extra "demo" of grounding-bench (Gradio).
     """
     from bench.demo.page import load_gradio, open_page
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    pipeline: Annotated[str | None, typer.Option("--pipeline", "-p", help="Build this one and ask it once.")] = None,
+    pipeline: Annotated[str | None, typer.Option("--pipeline", "-p", help="Build this one, ground one scene.")] = None,
     train_step: Annotated[
         str | None,
         typer.Option("--train-step", help="Show this pipeline's first training step on --split, to compare."),
@@ -24,8 +24,8 @@ def doctor(
     split: Annotated[
         str | None, typer.Option("--split", "-s", help="Of --train-step: a split or file:PATH.jsonl, one batch.")
     ] = None,
-    weights: Annotated[str | None, typer.Option("--weights", help="Of --train-step: where the step begins.")] = None,
-    preprocessing: Annotated[Ways | None, typer.Option(help="Of --train-step: how images are made ready.")] = None,
+    weights: Annotated[str | None, typer.Option("--weights", help="Of --train-step: where the step starts.")] = None,
+    preprocessing: Annotated[Ways | None, typer.Option(help="Of --train-step: how images are prepared.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Of --train-step: only the first N images.")] = None,
     part: Annotated[str | None, typer.Option("--part", help="Of --train-step: one of what is trained.")] = None,
     set_: Set = None,
@@ -37,7 +37,7 @@ def doctor(
 
     A second of matrix products is measured; the rates of full-size models are estimates, within a factor of 3.
 
-    With --train-step: loss terms, gradient norms and boxes of one step in float32, to hold against other code.
+    With --train-step: loss terms, gradient norms and boxes of one step in float32, to compare with other code.
     """
     from bench.errors import UsageError
     from bench.settings import assignments

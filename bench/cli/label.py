@@ -11,14 +11,14 @@ from bench.cli.options import BatchSize, Config, Device, Dtype, Json, Limit, Off
 from bench.cli.output import emit, log_to_stderr
 
 app = typer.Typer(
-    help="Make pseudo-labels for images; no annotation is read. Then look at them, export and score them.",
+    help="Make pseudo-labels for images; annotations are not used. Then count, export and score them.",
     invoke_without_command=True,
     no_args_is_help=True,
 )
 Files = Annotated[list[Path], typer.Argument(help="Pseudo-labels: .jsonl, or with --split official lists (.pth).")]
 Split = Annotated[str | None, typer.Option("--split", "-s", help="Whose images, e.g. shapes-train.")]
 Threshold = Annotated[
-    float, typer.Option("--threshold", help="Reliability that the lists' names say their rows were kept at.")
+    float, typer.Option("--threshold", help="Reliability threshold of the rows, for the lists' names.")
 ]
 
 
@@ -26,7 +26,7 @@ Threshold = Annotated[
 def label(
     context: typer.Context,
     source: Annotated[
-        str | None, typer.Option("--source", help="What says the words: template, relation or caption.")
+        str | None, typer.Option("--source", help="What makes the expressions: template, relation or caption.")
     ] = None,
     split: Split = None,
     images: Annotated[Path | None, typer.Option(help="Instead of a split: every image in this folder.")] = None,
@@ -43,7 +43,7 @@ def label(
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Makes pseudo-labels, unless a verb of `bench label` was named. The help text is the app's."""
+    """Make pseudo-labels, unless a command of `bench label` is named. The help text is the app's."""
     from bench.errors import UsageError
 
     if context.invoked_subcommand is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def leaderboard(
     results: Results = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; leave with 1 when the files are not what the runs give.")
+        bool, typer.Option("--check", help="Write nothing; exit with 1 when the files are not what the runs give.")
     ] = False,
     submit: Annotated[
         Path | None,
@@ -52,7 +52,7 @@ def leaderboard(
     modes = {"--check": check, "--submit": submit, "--export": export, "--published": published}
     given = [name for name, value in modes.items() if value]
     if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} are asked for at once; give one of them")
+        raise UsageError(f"{' and '.join(given)} exclude each other; give one of them")
     unused = {
         "--out": out and not export,
         "--force": force and not export,
@@ -60,7 +60,7 @@ def leaderboard(
         "--split": split and not (export or submit),
     }
     if first := next((name for name, wrong in unused.items() if wrong), None):
-        raise UsageError(f"{first} means nothing here; `bench leaderboard --help` says what it goes with")
+        raise UsageError(f"{first} means nothing here; `bench leaderboard --help` lists what it goes with")
     resolved = settings_of(config, results)
     folder = Path(resolved.settings.results)
     if published:
@@ -90,11 +90,11 @@ def _tables(
         from bench.leaderboard.submission import submit as take_in
 
         submitted = {"submitted": str(take_in(submit, folder, resolved, split))}
-        typer.echo(f"{submitted['submitted']}: taken; its predictions give what its record says", err=as_json)
+        typer.echo(f"{submitted['submitted']}: taken; its predictions give the numbers of its record", err=as_json)
     tables = board.check(folder) if check else board.write(folder)
-    shown = sum(len(table.rows) for table in tables.boards)
+    rows = sum(len(table.rows) for table in tables.boards)
     done = "is up to date" if check else "written"
-    typer.echo(f"{folder / board.NAMES[0]} {done}; runs shown: {shown}, tables: {len(tables.boards)}", err=as_json)
+    typer.echo(f"{folder / board.NAMES[0]} {done}; runs: {rows}, tables: {len(tables.boards)}", err=as_json)
     for entry in tables.left_out:
         typer.echo(f"left out: {entry.run}: {entry.reason}", err=as_json)
     return board.as_object(tables) | submitted

@@ -1,6 +1,6 @@
 """`bench`: a file a command, each of which parses, calls a library function and prints.
 
-`bench --help` imports no command: COMMANDS says what stands in it, and a command is imported when it is called.
+`bench --help` imports no command: COMMANDS has its lines, and a command is imported when it is called.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COMMANDS = {  # panel of the help -> command -> what it does, on one line of a t
     },
     "Ground": {
         "predict": "Ground an expression in an image, or many.",
-        "demo": "Serve a page that asks pipelines side by side.",
+        "demo": "Serve a page that shows answers of pipelines side by side.",
     },
     "Train": {
         "train": "Train a pipeline's weights on a split.",
@@ -34,9 +34,9 @@ COMMANDS = {  # panel of the help -> command -> what it does, on one line of a t
         "export": "Write weights as their authors' own code loads them.",
     },
     "Set up": {
-        "data": "Prepare, verify, list and look at data sets.",
+        "data": "Prepare, verify, list and draw data sets.",
         "list": "List pipelines, splits or runs.",
-        "doctor": "Say what this machine can run, and what is missing.",
+        "doctor": "Check what this machine can run, and what is missing.",
         "config": "Show the settings in force, and where they are from.",
     },
 }

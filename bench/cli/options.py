@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 WHY = {
     "tokenizer": "its text encoder knows its own",
-    "preprocessing": "it shows its network an image in one way only",
+    "preprocessing": "it prepares images in one way only",
 }
 Ways = Literal["official", "clean", "auto"]  # of preparing an image
 
@@ -33,7 +33,7 @@ Partial = Annotated[
 Weights = Annotated[str | None, typer.Option("--weights", help="Weights to use instead of bench.toml's.")]
 Preprocessing = Annotated[
     Ways | None,
-    typer.Option("--preprocessing", help="How images are made ready, for pipelines that know several ways."),
+    typer.Option("--preprocessing", help="How images are prepared, for pipelines that have several ways."),
 ]
 Set = Annotated[
     list[str] | None,
@@ -65,7 +65,7 @@ def settings_of(config: Path | None, results: Path | None = None, **run: object)
 def as_options(pipeline: str, options: Mapping[str, Any], flags: Mapping[str, object]) -> Iterator[dict[str, Any]]:
     """Yield the pipeline's options: those of --set, and over them the `flags` that are not None.
 
-    Raises UsageError, naming the flag instead of a key of bench.toml, where the block finds that there is no such
+    Raises UsageError, naming the flag instead of a key of bench.toml, where the block raises that there is no such
     option.
     """
     given = {key: value for key, value in flags.items() if value is not None}

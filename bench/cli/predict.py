@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from bench.cli import options as opt
 from bench.cli.output import emit
-
-if TYPE_CHECKING:
-    from bench.settings import Resolved
 
 
 def predict(
@@ -22,7 +19,7 @@ def predict(
         typer.Option(
             "--image",
             "-i",
-            help="An image file; or a folder: --text asks about all, else the lines of a .txt beside each.",
+            help="An image file; or a folder: --text is for all, else the lines of a .txt beside each.",
         ),
     ] = None,
     scene: Annotated[
@@ -35,7 +32,7 @@ def predict(
     on: opt.On = None,
     weights: opt.Weights = None,
     tokenizer: Annotated[
-        str | None, typer.Option("--tokenizer", help="Tokenizer for pipelines that read one: a folder or a hub id.")
+        str | None, typer.Option("--tokenizer", help="Tokenizer for pipelines that take one: a folder or a hub id.")
     ] = None,
     preprocessing: opt.Preprocessing = None,
     set_: opt.Set = None,
@@ -50,14 +47,14 @@ def predict(
         typer.Option("--out", help="Draw the answer into this image file; of many, the answers: a .jsonl file."),
     ] = None,
     draw: Annotated[Path | None, typer.Option("--draw", help="Of many: draw every answer into this folder.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Of many: forget the answers that --out holds.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Of many: drop the answers that are in --out.")] = False,
     config: opt.Config = None,
     json: opt.Json = False,
 ) -> None:
     """Ground one expression in one image, or many: a folder with --image, a JSONL with --input.
 
-    Of many, the answers go into --out, an expression a line; the same command goes on where it was stopped. Leaves with
-    3 when images could not be read: their lines say why, and the same command tries just those again.
+    Of many, the answers go into --out, an expression a line; the same command continues where it stopped. Exits with
+    3 when images could not be read: their lines state why, and the same command tries just those again.
     """
     from bench.errors import UsageError
     from bench.settings import assignments
@@ -72,21 +69,24 @@ def predict(
         raise UsageError("--draw, --fresh and --batch-size are for many images: --image FOLDER or --input FILE.jsonl")
     with opt.as_options(pipeline, assignments(set_ or []), own) as options:
         if not many:
-            _predict_one(pipeline, image, scene, text or "", resolved, on, options, out, json)
-            return
-        from bench.predicting.many import answer_many
-        from bench.predicting.questions import questions_of_file, questions_of_folder
+            from bench.predicting.one import ground_one
 
-        if input_ is not None and (image is not None or text is not None):
-            raise UsageError("--input says itself which images and texts are meant; leave --image and --text away")
+            answer = ground_one(pipeline, image, scene, text or "", resolved, on, options)
+            if out is not None:
+                answer.draw(out)
+            record = answer.as_json()
+            if json:
+                emit(record)
+            else:
+                typer.echo(_readable(record) + ("" if out is None else f"\ndrawn in {out}"))
+            return
+        from bench.predicting.expressions import requested
+        from bench.predicting.many import answer_many
+
+        scenes, images = requested(input_, image, text, draw, resolved)
         if out is None:
-            raise UsageError("say with --out answers.jsonl where the answers go")
-        if input_ is not None:
-            questions = questions_of_file(input_, resolved)
-        else:
-            assert image is not None
-            questions = questions_of_folder(image, text, but=[draw] if draw else [])
-        summary = answer_many(pipeline, questions, out, resolved, on or "file", options, draw, fresh)
+            raise UsageError("name with --out answers.jsonl the file for the answers")
+        summary = answer_many(pipeline, scenes, images, out, resolved, on or "file", options, draw, fresh, input_)
     if json:
         emit(summary)
     else:
@@ -96,39 +96,6 @@ def predict(
         typer.echo(f"{done}: {summary['no_box']:,} without a box{unread}")
     if summary["errors"]:
         raise typer.Exit(3)
-
-
-def _predict_one(
-    pipeline: str,
-    image: Path | None,
-    scene: str | None,
-    text: str,
-    resolved: Resolved,
-    on: str | None,
-    options: dict[str, Any],
-    out: Path | None,
-    json: bool,
-) -> None:
-    from bench.errors import UsageError
-    from bench.evaluation.opening import OWN_DATA, open_pipeline
-    from bench.predicting.one import ask_about, image_of, read_image
-
-    if not text.strip():
-        raise UsageError("--text is empty: say what to look for")
-    if (image is None) == (scene is None):
-        raise UsageError("give either --image FILE or --scene SPLIT/ID")
-    pixels, dataset = (read_image(image), OWN_DATA) if image is not None else image_of(str(scene), resolved)
-    opened = open_pipeline(pipeline, on or dataset, resolved, options)
-    answer = ask_about(opened, str(image or scene), pixels, [text], pipeline)[0]
-    if out is not None:
-        answer.draw(out)
-    record = answer.as_json()
-    if json:
-        emit(record)
-        return
-    typer.echo(_readable(record))
-    if out is not None:
-        typer.echo(f"drawn in {out}")
 
 
 def _readable(record: dict[str, Any]) -> str:

@@ -59,6 +59,6 @@ def report(
         err=as_json,
     )
     if made.missing:
-        typer.echo(f"images that cannot be shown: {made.missing:,} (the report says why)", err=as_json)
+        typer.echo(f"images that cannot be drawn: {made.missing:,} (the report states why)", err=as_json)
     if as_json:
         emit(asdict(made))

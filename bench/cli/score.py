@@ -21,7 +21,7 @@ def score(
     ] = False,
     key: Annotated[
         Literal["auto", "id", "row"],
-        typer.Option(help="What the file's keys are: expression ids, row numbers, or what the file itself says."),
+        typer.Option(help="What the file's keys are: expression ids, row numbers, or as the file itself states."),
     ] = "auto",
     protocol: Annotated[
         str | None, typer.Option(help="iou, strict, giou or letterbox-clamped; the run's own, else iou.")

@@ -52,7 +52,7 @@ def speed(
 
     One that was made with less than the default rules is kept, and joins no table.
 
-    Leaves with 1 when a pipeline's boxes were not those of the accuracy pass, with 2 when one could not be measured.
+    Exits with 1 when a pipeline's boxes were not those of the accuracy pass, with 2 when one could not be measured.
     """
     from functools import partial
 

@@ -37,7 +37,7 @@ def train(
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the weights.")] = Path("weights"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew, whatever a stopped training left there.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew, not from a stopped training.")] = False,
     limit: Limit = None,
     set_: Set = None,
     device: Device = None,

@@ -1,1 +1,1 @@
-"""`bench demo`: a page on this machine's own address where pipelines are asked side by side (the extra `demo`)."""
+"""`bench demo`: a page on this machine with the answers of pipelines side by side (the extra `demo`)."""

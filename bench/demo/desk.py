@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from bench import registry
 from bench.datasets.load import load_split
@@ -13,40 +12,20 @@ from bench.doctor.readiness import ready
 from bench.errors import BenchError, UsageError
 from bench.evaluation.opening import OpenPipeline, open_pipeline
 from bench.grounding import Expression, ImageArray, Scene
-from bench.predicting.one import Single, as_image, ask_about
+from bench.predicting.one import SingleAnswer, as_image, ground_texts
 from bench.settings import Resolved
 
 EMBEDDED, OWN = "shapes", "file"
-WARM_UP = "warm up"  # nobody asks this, so no cache of texts has the real question
+WARM_UP = "warm up"  # no user's expression, so no cache of texts has the real one
 
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """One pipeline's answer and its time; `error` in their place where it failed."""
-
-    pipeline: str
-    answer: Single | None
-    milliseconds: float | None
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """An expression about an embedded scene; `truth` is its annotated box."""
-
-    scene: Scene
-    expression: Expression
-
-    @property
-    def label(self) -> str:
-        return f"{self.expression.text} ({self.scene.id})"
+Answered = tuple[str, SingleAnswer | None, float | None, str]  # pipeline, answer, milliseconds; else an error
 
 
 class Desk:
-    """Pipelines by data set and name. Safe to ask from several threads: one pipeline works at a time."""
+    """Pipelines by data set and name. Safe to use from several threads: one pipeline works at a time."""
 
     def __init__(self, resolved: Resolved, only: Sequence[str] = ()) -> None:
-        """`only` are the pipelines to offer, by default all that are ready. Raises UnknownName."""
+        """Offer the pipelines in `only`, by default all that are ready. Raises UnknownName."""
         for name in only:
             registry.origin(registry.PIPELINES, name)
         self.resolved = resolved
@@ -64,27 +43,27 @@ class Desk:
             return self._ready[dataset]
 
     def chosen(self, dataset: str) -> list[str]:
-        """Choose the pipelines that a page begins with: trainable ones, baselines only where there is nothing else."""
+        """Choose the pipelines that a page starts with: trainable ones, baselines only where there is nothing else."""
         learning = [name for name in self.offered(dataset) if registry.has(name, "tasks")]
         return list(self._only) or learning or self.offered(dataset)[:3]
 
-    def samples(self, scenes: int = 12) -> list[Sample]:
-        """Choose an expression of each of the first embedded scenes, of a new kind where there is one."""
+    def samples(self, scenes: int = 12) -> list[tuple[Scene, Expression]]:
+        """Choose an expression about each of the first embedded scenes, of a new kind where there is one."""
         samples, kinds = [], set[str | None]()
         for scene in self._split.scenes[:scenes]:
             fresh = next((e for e in scene.expressions if e.kind not in kinds), scene.expressions[0])
             kinds.add(fresh.kind)
-            samples.append(Sample(scene, fresh))
+            samples.append((scene, fresh))
         return samples
 
-    def image(self, sample: Sample) -> ImageArray:
-        """RGB uint8 (H, W, 3)."""
-        return self._split.images.load(sample.scene)
+    def image(self, scene: Scene) -> ImageArray:
+        """Load the image of an embedded scene: RGB uint8 (H, W, 3)."""
+        return self._split.images.load(scene)
 
-    def ask(self, image: ImageArray | None, text: str, names: Sequence[str], dataset: str) -> Iterator[Said]:
-        """Ground one expression by each pipeline in turn; a failure of one is its own error and not the others'.
+    def answers(self, image: ImageArray | None, text: str, names: Sequence[str], dataset: str) -> Iterator[Answered]:
+        """Ground one expression by each pipeline in turn; the failure of one stops no other.
 
-        The milliseconds leave loading and a warm-up call out. Raises UsageError when an input is missing.
+        The milliseconds leave loading and a warm-up call out. Raises UsageError for a missing input.
         """
         if image is None:
             raise UsageError("upload an image, or take one of the embedded scenes")
@@ -93,20 +72,20 @@ class Desk:
         if not names:
             raise UsageError("choose a pipeline")
         # Never locked at a yield: the next answer may be taken by another thread.
-        yield from (self._ask(name, image, text.strip(), dataset) for name in names)
+        yield from (self._answer(name, image, text.strip(), dataset) for name in names)
 
-    def _ask(self, name: str, image: ImageArray, text: str, dataset: str) -> Said:
+    def _answer(self, name: str, image: ImageArray, text: str, dataset: str) -> Answered:
         with self._lock:
             try:
                 if (dataset, name) not in self._built:
                     self._built[dataset, name] = open_pipeline(name, dataset, self.resolved)
                 opened = self._built[dataset, name]
                 source, pixels = as_image(image)
-                ask_about(opened, f"{source} {WARM_UP}", pixels, [WARM_UP], name)
-                begun = time.perf_counter()
-                answer = ask_about(opened, source, pixels, [text], name)[0]
-                return Said(name, answer, 1000 * (time.perf_counter() - begun))
+                ground_texts(opened, f"{source} {WARM_UP}", pixels, [WARM_UP], name)
+                started = time.perf_counter()
+                answer = ground_texts(opened, source, pixels, [text], name)[0]
+                return name, answer, 1000 * (time.perf_counter() - started), ""
             except BenchError as error:
-                return Said(name, None, None, str(error))
-            except Exception as error:  # a pipeline of somebody's may fail in any way: the page goes on
-                return Said(name, None, None, f"{type(error).__name__}: {error}")
+                return name, None, None, str(error)
+            except Exception as error:  # a pipeline of somebody's may fail in any way: the page continues
+                return name, None, None, f"{type(error).__name__}: {error}"

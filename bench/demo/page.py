@@ -1,4 +1,4 @@
-"""The page: Gradio's components around the desk. Everything it shows is made on this machine and stays there."""
+"""The page: Gradio's components around the desk. What it shows is made on this machine and stays there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.demo.desk import EMBEDDED, OWN, Desk, Said
+from bench.demo.desk import EMBEDDED, OWN, Answered, Desk
 from bench.errors import BenchError, MissingPackage, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ COLUMNS = ["pipeline", "score", "ms", "left", "top", "right", "bottom", "note"]
 FIRST_PORT, PORTS = 7860, 100
 CSS = """
 .gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
-#told { min-height: 0; } #told .told-error { color: var(--error-text-color); }
+#message { min-height: 0; } #message .error { color: var(--error-text-color); }
 #answers .grid-container { gap: 10px; }
 """
 
@@ -56,7 +56,7 @@ def open_page(desk: Desk, host: str, port: int | None, show: bool, wait: bool = 
 
 
 def build_page(desk: Desk) -> Any:
-    """Build gr.Blocks; programs call /ask (image, text, pipelines, weights) -> drawings, table, told."""
+    """Build gr.Blocks; programs call /ask (image, text, pipelines, weights) -> drawings, table, message."""
     gr = load_gradio()
     samples = desk.samples()
     first = EMBEDDED if desk.offered(EMBEDDED) else OWN
@@ -65,9 +65,9 @@ def build_page(desk: Desk) -> Any:
     def take(index: int | None) -> tuple[Any, ...]:
         if index is None:
             return (gr.skip(),) * 4
-        sample = samples[index]
+        scene, expression = samples[index]
         names = desk.offered(EMBEDDED)
-        return desk.image(sample), sample.expression.text, labels[EMBEDDED], gr.update(choices=names)
+        return desk.image(scene), expression.text, labels[EMBEDDED], gr.update(choices=names)
 
     def other_weights(label: str, chosen: Sequence[str]) -> Any:
         names = desk.offered(WEIGHTS[label])
@@ -75,26 +75,26 @@ def build_page(desk: Desk) -> Any:
         return gr.update(choices=names, value=kept or desk.chosen(WEIGHTS[label]))
 
     def ask(image: ImageArray | None, text: str, names: Sequence[str], label: str) -> Any:
-        said: list[Said] = []
+        answered: list[Answered] = []
         try:
             if label not in WEIGHTS:
                 raise UsageError(f"weights: choose one of {', '.join(map(repr, WEIGHTS))}")
-            for one in desk.ask(image, text or "", names or [], WEIGHTS[label]):
-                said.append(one)
-                waiting = "" if len(said) == len(names) else f"{len(said)} of {len(names)} ..."
-                yield drawings(said), table(said), told(said, waiting)
+            for one in desk.answers(image, text or "", names or [], WEIGHTS[label]):
+                answered.append(one)
+                waiting = "" if len(answered) == len(names) else f"{len(answered)} of {len(names)} ..."
+                yield drawings(answered), table(answered), message_of(answered, waiting)
         except BenchError as error:
             yield [], [], _error(str(error))
 
     with gr.Blocks(title="grounding-bench", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(
-            "## Where is it?\nA image, an expression, and the box each pipeline answers. Nothing leaves this machine."
+            "## Where is it?\nAn image, an expression, and the box each pipeline answers. Nothing leaves this machine."
         )
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 image = gr.Image(type="numpy", label="image", sources=["upload", "clipboard"], height=320)
                 scene = gr.Dropdown(
-                    [(sample.label, number) for number, sample in enumerate(samples)],
+                    [(f"{e.text} ({scene.id})", number) for number, (scene, e) in enumerate(samples)],
                     value=None,
                     label="or take an embedded scene",
                     filterable=False,
@@ -104,7 +104,7 @@ def build_page(desk: Desk) -> Any:
                 weights = gr.Radio(list(WEIGHTS), value=labels[first], label="weights")
                 names = gr.CheckboxGroup(desk.offered(first), value=desk.chosen(first), label="pipelines ready here")
             with gr.Column(scale=3, min_width=380):
-                message = gr.HTML(elem_id="told")
+                message = gr.HTML(elem_id="message")
                 answers = gr.Gallery(
                     label="answers", columns=3, object_fit="contain", elem_id="answers", buttons=[], height="auto"
                 )
@@ -113,36 +113,36 @@ def build_page(desk: Desk) -> Any:
             other_weights, [weights, names], names, api_visibility="private"
         )
         weights.input(other_weights, [weights, names], names, api_visibility="private")
-        asked = {"fn": ask, "inputs": [image, text, names, weights], "outputs": [answers, numbers, message]}
-        button.click(**asked, api_name="ask")
-        text.submit(**asked, api_visibility="private")
+        event = {"fn": ask, "inputs": [image, text, names, weights], "outputs": [answers, numbers, message]}
+        button.click(**event, api_name="ask")
+        text.submit(**event, api_visibility="private")
     return page
 
 
-def drawings(said: Sequence[Said]) -> list[tuple[Image.Image, str]]:
+def drawings(answered: Sequence[Answered]) -> list[tuple[Image.Image, str]]:
     """Draw the answers, each with a caption; pipelines that failed have none."""
     out = []
-    for one in said:
-        if (answer := one.answer) is None:
+    for pipeline, answer, milliseconds, _ in answered:
+        if answer is None:
             continue
         score = "" if answer.score is None else f" · {answer.score:.2f}"
-        caption = f"{one.pipeline}{score} · {one.milliseconds:.0f} ms" + (" · no box" if answer.box is None else "")
+        caption = f"{pipeline}{score} · {milliseconds:.0f} ms" + (" · no box" if answer.box is None else "")
         # Without the strip that holds the expression: it stands beside, in its field.
         out.append((answer.drawn().crop((0, 0, *answer.image.shape[1::-1])), caption))
     return out
 
 
-def table(said: Sequence[Said]) -> list[list[Any]]:
+def table(answered: Sequence[Answered]) -> list[list[Any]]:
     """Make a row for each pipeline, in the order of COLUMNS: pixels at 1 decimal, milliseconds at 1."""
     rows = []
-    for one in said:
-        box, score = (one.answer.box, one.answer.score) if one.answer else (None, None)
-        note = one.error or (one.answer.prediction.note if one.answer else "")
+    for pipeline, answer, milliseconds, error in answered:
+        box, score = (answer.box, answer.score) if answer else (None, None)
+        note = error or (answer.prediction.note if answer else "")
         rows.append(
             [
-                one.pipeline,
+                pipeline,
                 None if score is None else round(score, 4),
-                None if one.milliseconds is None else round(one.milliseconds, 1),
+                None if milliseconds is None else round(milliseconds, 1),
                 *([None] * 4 if box is None else [round(v, 1) for v in box]),
                 note or ("no box" if box is None else ""),
             ]
@@ -150,13 +150,13 @@ def table(said: Sequence[Said]) -> list[list[Any]]:
     return rows
 
 
-def told(said: Sequence[Said], waiting: str) -> str:
-    """Write the message above the answers, as HTML: what failed, and what is still going on."""
-    return "".join(_error(f"{one.pipeline}: {one.error}") for one in said if one.error) + html.escape(waiting)
+def message_of(answered: Sequence[Answered], waiting: str) -> str:
+    """Write the message above the answers, as HTML: what failed, and what still runs."""
+    return "".join(_error(f"{name}: {error}") for name, *_, error in answered if error) + html.escape(waiting)
 
 
 def _error(text: str) -> str:
-    return f'<p class="told-error">{html.escape(text)}</p>'
+    return f'<p class="error">{html.escape(text)}</p>'
 
 
 def load_gradio() -> Any:

@@ -1,7 +1,7 @@
 """What `bench doctor` reports: the machine, each pipeline's packages and weights, splits, and how fast models would be.
 
 The rate is an estimate: this machine's matrix products, measured, against the products an image and an expression
-take, counted (costs.toml says how). A pipeline reaches a share of that rate, also in costs.toml; where it was measured
+take, counted (costs.toml has how). A pipeline reaches a share of that rate, also in costs.toml; where it was measured
 the estimate holds within a factor of 3, elsewhere the rate itself is a bound that nothing passes.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from bench import registry
 from bench.datasets.load import datasets, load_split
-from bench.doctor.readiness import Lack, costs, lacks
+from bench.doctor.readiness import Missing, costs, missing_parts
 from bench.errors import BenchError, DeviceError
 from bench.evaluation.device import resolve_device, resolve_dtype
 from bench.evaluation.opening import open_pipeline
@@ -43,7 +43,7 @@ def examine(resolved: Resolved, pipeline: str | None = None) -> dict[str, Any]:
     if pipeline:
         return {"machine": machine(resolved), "pipelines": [try_out(pipeline, resolved)]}
     run = resolved.settings.run
-    speed = measured(resolve_device(run.device), run.dtype)
+    speed = device_speed(resolve_device(run.device), run.dtype)
     return {
         "machine": machine(resolved),
         "pipelines": pipeline_states(resolved),
@@ -83,24 +83,25 @@ def _device() -> str:
 
 
 def pipeline_states(resolved: Resolved) -> list[dict[str, Any]]:
-    """List what each pipeline lacks, on the embedded data and elsewhere; `how` says what brings each thing."""
+    """List what each pipeline needs, on the embedded data and elsewhere; `how` says what brings each part."""
     rows = []
     for name in registry.names(registry.PIPELINES):
-        missing = {dataset: lacks(name, dataset, resolved) for dataset in ("shapes", "")}
-        how = {lack.what: lack.how for lack in (*missing["shapes"], *missing[""]) if lack.how}
-        states = {"shapes": _state(missing["shapes"]), "elsewhere": _state(missing[""])}
+        shapes, elsewhere = (missing_parts(name, dataset, resolved) for dataset in ("shapes", ""))
+        how = {what: how for what, how, _ in (*shapes, *elsewhere) if how}
+        states = {"shapes": _state(shapes), "elsewhere": _state(elsewhere)}
         rows.append({"pipeline": name, **states, "how": how})
     return rows
 
 
-def _state(missing: list[Lack]) -> str:
+def _state(missing: list[Missing]) -> str:
     """Write "ready", or what is missing."""
     if not missing:
         return "ready"
-    if not missing[0].how:  # the pipeline itself cannot be loaded, and the error says what to do
-        return missing[0].what
-    kind = "to be fetched" if all(lack.by_itself for lack in missing) else "missing"
-    return f"{kind}: " + ", ".join(lack.what for lack in missing)
+    what, how, _ = missing[0]
+    if not how:  # the pipeline itself cannot be loaded, and the error states what to do
+        return what
+    kind = "to be fetched" if all(by_itself for *_, by_itself in missing) else "missing"
+    return f"{kind}: " + ", ".join(what for what, *_ in missing)
 
 
 def try_out(name: str, resolved: Resolved) -> dict[str, str]:
@@ -115,7 +116,7 @@ def try_out(name: str, resolved: Resolved) -> dict[str, str]:
         state = "works" if len(answers) == len(queries) else f"{len(answers)} answers to {len(queries)} queries"
     except BenchError as error:
         state = str(error)
-    return {"pipeline": name, "shapes": state, "elsewhere": _state(lacks(name, "", resolved))}
+    return {"pipeline": name, "shapes": state, "elsewhere": _state(missing_parts(name, "", resolved))}
 
 
 def split_states(resolved: Resolved) -> list[dict[str, Any]]:
@@ -130,7 +131,7 @@ def split_states(resolved: Resolved) -> list[dict[str, Any]]:
 
 
 def faster(speed: Mapping[str, Any]) -> list[str]:
-    """List what would make this machine faster or let it do more, a sentence each; `speed` is from `measured`."""
+    """List what would make this machine faster or let it do more, a sentence each; `speed` is from `device_speed`."""
     hints = []
     if speed["device"] == "cpu":
         try:
@@ -174,14 +175,14 @@ def matmul_rate(device: str, dtype: str, seconds: float = 0.3) -> float:
         wait()
         best, until = 0.0, time.perf_counter() + seconds
         while best == 0.0 or time.perf_counter() < until:
-            begun = time.perf_counter()
+            started = time.perf_counter()
             a @ b
             wait()
-            best = max(best, 2 * side**3 / (time.perf_counter() - begun))
+            best = max(best, 2 * side**3 / (time.perf_counter() - started))
     return best
 
 
-def measured(device: str, dtype: str = "auto") -> dict[str, Any]:
+def device_speed(device: str, dtype: str = "auto") -> dict[str, Any]:
     """Measure the device's rate in GFLOP/s for every number type that could be chosen, and its memory in GiB."""
     dtype = resolve_dtype(dtype, device)
     rates = {kind: matmul_rate(device, kind) / 1e9 for kind in dict.fromkeys([dtype, "float32", "bfloat16"])}
@@ -219,7 +220,7 @@ def estimates(speed: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def memory(device: str) -> tuple[int | None, int | None]:
-    """Bytes free and in all, of the device or of this machine; None where the system does not say."""
+    """Return bytes free and in all, of the device or this machine; None where the system does not tell."""
     if device.startswith("cuda"):
         import torch
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bench.grounding import ImageArray
-    from bench.predicting.one import Single
+    from bench.predicting.one import SingleAnswer
 
     ImageLike = str | Path | ImageArray | Image.Image
 
@@ -58,10 +58,10 @@ class OpenPipeline:
 
     # A text is a sequence of texts, too, to the type checker; the first signature that fits counts.
     @overload
-    def __call__(self, image: ImageLike, text: str) -> Single: ...  # type: ignore[overload-overlap]
+    def __call__(self, image: ImageLike, text: str) -> SingleAnswer: ...  # type: ignore[overload-overlap]
     @overload
-    def __call__(self, image: ImageLike, text: Sequence[str]) -> list[Single]: ...
-    def __call__(self, image: ImageLike, text: str | Sequence[str]) -> Single | list[Single]:
+    def __call__(self, image: ImageLike, text: Sequence[str]) -> list[SingleAnswer]: ...
+    def __call__(self, image: ImageLike, text: str | Sequence[str]) -> SingleAnswer | list[SingleAnswer]:
         """Ground one expression in an image, or several, for which the image is encoded once."""
         from bench.predicting.one import predict
 

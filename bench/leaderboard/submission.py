@@ -3,11 +3,11 @@
 The record is believed in nothing that can be computed: the signature is made again from its parts, the split must be
 ours to the fingerprint, every expression must be answered exactly once, and the metrics must be those that a re-score
 of the predictions gives. Then the record, the predictions and outcomes made here, and nothing else, are put under
-results/runs with a submission.json that says where they came from. What is wrong is said all at once, and then nothing
-is kept. The run's own record stays as it was, so its signature does too.
+results/runs with a submission.json that names their source. All that is wrong is listed at once, and then nothing is
+kept. The run's own record stays as it was, so its signature does too.
 
-Not checked, since nobody here can: what the card says of weights and training, and that no human chose the boxes.
-Measurements of speed are not taken: a rate belongs to a machine, and there is nothing here to hold it against.
+Not checked, since nobody here can: what the card states of weights and training, and that no human chose the boxes.
+Measurements of speed are not taken: a rate belongs to a machine, and there is nothing here to compare it with.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from bench.runs.store import ANSWERS, store_rows, write_record
 from bench.settings import Resolved
 
 MOST_DRAWS = 100_000
-SHOWN = 5  # examples of each kind of fault
+NAMED = 5  # examples of each kind of fault
 
 
 def submit(folder: Path, results: Path, resolved: Resolved, split: str | None = None) -> Path:
@@ -117,7 +117,7 @@ def _refuse(folder: Path, reasons: Iterable[str]) -> None:
 
 
 def _refused(folder: Path, reasons: Iterable[str]) -> CheckFailed:
-    # A stranger's words may hold what moves a terminal's cursor or colours it.
+    # A stranger's text may contain what moves a terminal's cursor or colours it.
     clean = ("".join(c if c.isprintable() else "�" for c in reason) for reason in reasons)
     return CheckFailed(f"{folder}: not taken:\n" + "\n".join(f"  {reason}" for reason in clean))
 
@@ -127,7 +127,7 @@ def _record_faults(record: RunRecord, resolved: Resolved) -> Iterator[str]:
     if reason := why_left_out(record):
         yield f"{RECORD}: {reason}"
     if any(isinstance(v, float) and not math.isfinite(v) for _, v in _flat(record.model_dump(mode="python"))):
-        yield f"{RECORD}: holds a number that is infinite or none"
+        yield f"{RECORD}: a number is infinite or NaN"
     if not (record.name.strip() and record.name.isprintable() and len(record.name) <= 100):
         yield f"{RECORD}: name: expected a pipeline's name of up to 100 printable letters, not {record.name[:100]!r}"
     if record.protocol not in PROTOCOLS:
@@ -136,7 +136,7 @@ def _record_faults(record: RunRecord, resolved: Resolved) -> Iterator[str]:
         rule = PROTOCOLS[record.protocol]
         made = signature(rule.name, record.identity.data, rule.hits_at, record.proposals)
         if made != record.signature:
-            yield f"{RECORD}: signature: says {record.signature[:200]!r}, but its parts make {made[:200]!r}"
+            yield f"{RECORD}: signature: is {record.signature[:200]!r}, but its parts make {made[:200]!r}"
     if not re.fullmatch(r"[0-9a-f]{8,64}", record.settings_hash):
         yield f"{RECORD}: settings_hash: expected 8 to 64 hexadecimal digits"
     commit = record.git.get("commit")
@@ -194,17 +194,17 @@ def _data_faults(record: RunRecord, ours: Split) -> Iterator[str]:
 
 def _answer_faults(rows: Sequence[SceneAnswers], scenes: Sequence[Scene]) -> Iterator[str]:
     """List scenes without one line, and expressions without one answer in the line of their scene."""
-    asked = {scene.id: {expression.id for expression in scene.expressions} for scene in scenes}
+    expected = {scene.id: {expression.id for expression in scene.expressions} for scene in scenes}
     lines = Counter(row.scene for row in rows)
     wrong: dict[str, list[str]] = {
-        "scenes without a line": [scene for scene in asked if scene not in lines],
+        "scenes without a line": [scene for scene in expected if scene not in lines],
         "scenes with several lines": [scene for scene, count in lines.items() if count > 1],
-        "lines about no scene of the split": [scene for scene in lines if scene not in asked],
+        "lines about no scene of the split": [scene for scene in lines if scene not in expected],
         "images that could not be read": [row.scene for row in rows if row.error is not None],
     }
     unanswered, twice, strange = [], [], []
     for row in rows:
-        wanted = asked.get(row.scene, set())
+        wanted = expected.get(row.scene, set())
         given = Counter(answer.id for answer in row.answers)
         unanswered += sorted(wanted - given.keys())
         twice += [name for name, count in given.items() if count > 1]
@@ -216,18 +216,18 @@ def _answer_faults(rows: Sequence[SceneAnswers], scenes: Sequence[Scene]) -> Ite
     }
     for what, names in wrong.items():
         if names:
-            more = ", ..." if len(names) > SHOWN else ""
-            yield f"{ANSWERS}.jsonl: {what}: {len(names):,} ({', '.join(n[:60] for n in names[:SHOWN])}{more})"
+            more = ", ..." if len(names) > NAMED else ""
+            yield f"{ANSWERS}.jsonl: {what}: {len(names):,} ({', '.join(n[:60] for n in names[:NAMED])}{more})"
 
 
 def _other_numbers(theirs: Metrics, again: Metrics) -> Iterator[str]:
     """List how the metrics of run.json differ from a re-score; float noise of another machine is no difference."""
     was, here = (dict(_flat(each.model_dump(mode="json", by_alias=True))) for each in (theirs, again))
     keys = [key for key in dict.fromkeys([*was, *here]) if not _equal(was.get(key), here.get(key))]
-    for key in keys[:SHOWN]:
+    for key in keys[:NAMED]:
         yield f"{RECORD}: metrics.{key[:100]}: {was.get(key)!r}, but its predictions give {here.get(key)!r}"
-    if len(keys) > SHOWN:
-        yield f"{RECORD}: metrics: {len(keys) - SHOWN:,} more numbers differ"
+    if len(keys) > NAMED:
+        yield f"{RECORD}: metrics: {len(keys) - NAMED:,} more numbers differ"
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -68,7 +68,7 @@ def read_answers(path: Path) -> list[SceneAnswers]:
     """Read every line of a submitted predictions.jsonl.
 
     Raises RunError for the first one that is not as we write them: torn, of other types, with numbers that are not
-    finite, or with words longer than any.
+    finite, or with a text longer than any.
     """
     with path.open("rb") as file:
         file.seek(0, os.SEEK_END)

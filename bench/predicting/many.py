@@ -1,4 +1,4 @@
-"""Many expressions outside any split: what `bench predict` does with a folder or a JSONL.
+"""Ground many expressions outside any split: `bench predict` of a folder or a JSONL.
 
 Images are decoded ahead, and each is grounded once for all its expressions. The answers are JSON Lines, one expression
 a line, appended as they come and put in order at the end:
@@ -17,7 +17,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
@@ -29,8 +29,7 @@ from bench.errors import RunError, UsageError
 from bench.evaluation.answering import Decoded, answers
 from bench.evaluation.opening import OpenPipeline, open_pipeline
 from bench.evaluation.progress import message, progress
-from bench.grounding import Prediction, Scene
-from bench.predicting.questions import Questions
+from bench.grounding import ImageSource, Prediction, Scene
 from bench.reporting.drawing import draw_answer, save_image
 from bench.runs.files import Appender, explained, make_folder, write_atomically
 from bench.runs.lock import locked
@@ -41,44 +40,47 @@ from bench.settings import Resolved
 Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".ndjson")
 LINE_START = b'{"id": '
-HINT = "name another file with --out, or begin anew with --fresh"
-SHOWN = 5  # unreadable images that are named; all of them stand in the file
+HINT = "name another file with --out, or start anew with --fresh"
+NAMED = 5  # unreadable images that are named; all of them stand in the file
 
 
 def answer_many(
     pipeline: str,
-    questions: Questions,
+    scenes: Sequence[Scene],
+    images: ImageSource,
     out: Path,
     resolved: Resolved,
     dataset: str = "file",
     options: Mapping[str, Any] | None = None,
     draw: Path | None = None,
     fresh: bool = False,
+    source: Path | None = None,
 ) -> dict[str, Any]:
     """Ground every expression, write the answers into `out`, and with `draw` an image of each into that folder.
 
-    Returns the summary that `bench predict --json` prints. `fresh` drops what `out` holds. Raises UsageError, RunError
-    for an `out` that holds other answers or is in use, and what building and running the pipeline raise.
+    Returns the summary that `bench predict --json` prints. `fresh` drops what `out` contains; `source` is the file that
+    the expressions are from. Raises UsageError, RunError for an `out` of other answers or in use, and what opening and
+    running the pipeline raise.
     """
-    _check(questions, out)
+    _check(source, out)
     make_folder(out.parent)
     if draw is not None:
         make_folder(draw)
     with locked(out.with_name(f".{out.name}.lock"), "this file of answers"):
         opened = open_pipeline(pipeline, dataset, resolved, options)
         by = {"pipeline": pipeline, "settings": _settings(opened)}
-        rows = {} if fresh else _read(out, questions.scenes, by)
+        rows = {} if fresh else _read(out, scenes, by)
         rows = {name: row for name, row in rows.items() if row["error"] is None}
         _write(out, rows.values())
-        kept, drawn, begun = len(rows), 0, time.perf_counter()
-        scenes, total = list(_left(questions, rows, draw)), len(questions.scenes)
-        whole = {scene.id: scene for scene in questions.scenes}
+        kept, drawn, started = len(rows), 0, time.perf_counter()
+        left, total = list(_left(scenes, rows, draw)), len(scenes)
+        whole = {scene.id: scene for scene in scenes}
         with (
             Appender(out) as file,
             _hint_on_interrupt(out),
-            progress(pipeline, total, total - len(scenes)) as advance,
+            progress(pipeline, total, total - len(left)) as advance,
         ):
-            for batch, answered, note in answers(opened, scenes, questions.images, resolved.settings.run):
+            for batch, answered, note in answers(opened, left, images, resolved.settings.run):
                 pairs = zip(batch, answered, strict=True)
                 new = [row for decoded, answered in pairs for row in _rows(decoded, answered, by)]
                 rows.update((row["id"], row) for row in new)
@@ -88,33 +90,33 @@ def answer_many(
                 if note:
                     message(note)
                 advance(len(answered))
-        order = [e.id for scene in questions.scenes for e in scene.expressions]
+        order = [e.id for scene in scenes for e in scene.expressions]
         _write(out, (rows[name] for name in order))
     unread = {row["image"]: row["error"] for row in rows.values() if row["error"] is not None}
-    for why in list(unread.values())[:SHOWN]:
+    for why in list(unread.values())[:NAMED]:
         message(f"unreadable: {why}")
     return {
         "pipeline": pipeline,
         "out": str(out),
         "images": total,
         "expressions": len(order),
-        "asked": len(order) - kept,
+        "new": len(order) - kept,
         "kept": kept,
         "no_box": sum(row["box_xyxy"] is None and row["error"] is None for row in rows.values()),
         "errors": len(unread),
         "drawn": drawn,
-        "seconds": round(time.perf_counter() - begun, 3),
+        "seconds": round(time.perf_counter() - started, 3),
     }
 
 
-def _check(questions: Questions, out: Path) -> None:
+def _check(source: Path | None, out: Path) -> None:
     """Raise UsageError for an `out` that must not be written."""
     if out.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"--out {out}: the answers to many questions are JSON Lines; name a .jsonl file")
+        raise UsageError(f"--out {out}: the answers are JSON Lines; name a .jsonl file")
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder; name the file to write")
-    if questions.file is not None and out.resolve() == questions.file.resolve():
-        raise UsageError(f"--out {out} is the file of questions; name another one")
+    if source is not None and out.resolve() == source.resolve():
+        raise UsageError(f"--out {out} is the file of expressions; name another one")
 
 
 def _settings(opened: OpenPipeline) -> str:
@@ -129,9 +131,9 @@ def _settings(opened: OpenPipeline) -> str:
     return settings_hash(identity)[:16]
 
 
-def _left(questions: Questions, rows: Mapping[str, Row], draw: Path | None) -> Iterator[Scene]:
+def _left(scenes: Iterable[Scene], rows: Mapping[str, Row], draw: Path | None) -> Iterator[Scene]:
     """List scenes with something to ground or to draw, with the expressions that have no row yet."""
-    for scene in questions.scenes:
+    for scene in scenes:
         left = tuple(e for e in scene.expressions if e.id not in rows)
         if left or not (draw is None or all((draw / drawn_name(e.id)).exists() for e in scene.expressions)):
             yield replace(scene, expressions=left)
@@ -191,21 +193,21 @@ def _write(path: Path, rows: Iterable[Row]) -> None:
 def _read(path: Path, scenes: Iterable[Scene], by: Mapping[str, str]) -> dict[str, Row]:
     """Read the rows of a file that is to be continued, by id; a line that a kill cut short is left out.
 
-    Raises RunError for what is no row of answers, answers another question, or was answered by other settings: nothing
-    of the user's is overwritten or mixed.
+    Raises RunError for what is no row of answers, answers another expression, or was answered by other settings:
+    nothing of the user's is overwritten or mixed.
     """
-    questions = {e.id: (scene.file, e.text) for scene in scenes for e in scene.expressions}
+    expressions = {e.id: (scene.file, e.text) for scene in scenes for e in scene.expressions}
     rows: dict[str, Row] = {}
     for number, line in enumerate(_lines(path), 1):
         where = f"{path}, line {number}"
         try:
             row = json.loads(line, parse_constant=int)  # int("NaN") is a ValueError
-            question = (row["image"], row["text"])
+            file, text = row["image"], row["text"]
             name, was = str(row["id"]), {key: row[key] for key in by}
         except (ValueError, KeyError, TypeError, RecursionError):
             raise RunError(f"{where}: not a row of answers; {HINT}") from None
-        if questions.get(name) != question:
-            raise RunError(f"{where}: it answers {question[1]!r} about {question[0]}, which is not asked; {HINT}")
+        if expressions.get(name) != (file, text):
+            raise RunError(f"{where}: it answers {text!r} about {file}, which is not among the expressions; {HINT}")
         if was != dict(by):
             raise RunError(
                 f"{where}: answered by {was['pipeline']} with the settings {was['settings']}, now it is "
@@ -233,5 +235,5 @@ def _hint_on_interrupt(out: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        message(f"stopped; the same command goes on ({out})")
+        message(f"stopped; the same command continues ({out})")
         raise

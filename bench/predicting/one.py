@@ -1,8 +1,8 @@
-"""Expressions about one image, outside any split: for `bench predict`, the demo page and the library."""
+"""Ground expressions in one image, outside any split: `bench predict`, the demo page and the library."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -21,8 +21,8 @@ from bench.settings import Resolved
 
 
 @dataclass(frozen=True, repr=False)
-class Single:
-    """The answer to one expression about one image."""
+class SingleAnswer:
+    """Hold the answer to one expression about one image."""
 
     pipeline: str
     source: str
@@ -32,7 +32,7 @@ class Single:
 
     @property
     def box(self) -> Box | None:
-        """xyxy in pixels of the image, clipped to it; None for no box."""
+        """Return the box, xyxy pixels, clipped to the image; None for no box."""
         box = self.prediction.box
         if box is None or not np.isfinite(box).all():
             return None
@@ -42,7 +42,7 @@ class Single:
 
     @property
     def score(self) -> float | None:
-        """The model's own score, where it has one."""
+        """Return the model's own score, where it has one."""
         return self.prediction.score
 
     def __repr__(self) -> str:
@@ -77,7 +77,7 @@ class Single:
         return draw_answer(self.image, record["box_xyxy"], self.text, record["proposals"] or ())
 
     def draw(self, out: str | Path) -> None:
-        """Draw the answer into an image file; its suffix says the format. Raises UsageError."""
+        """Draw the answer into an image file; its suffix names the format. Raises UsageError."""
         from bench.reporting.drawing import save_image
 
         save_image(self.drawn(), Path(out))
@@ -85,19 +85,19 @@ class Single:
 
 def predict(
     pipeline: Pipeline, image: object, text: str | Sequence[str], name: str | None = None
-) -> Single | list[Single]:
-    """Ground one expression in an image, or several; `ask_about` and `as_image` say what is raised."""
+) -> SingleAnswer | list[SingleAnswer]:
+    """Ground one expression in an image, or several; raises as `ground_texts` and `as_image`."""
     source, pixels = as_image(image)
-    answers = ask_about(pipeline, source, pixels, [text] if isinstance(text, str) else text, name)
+    answers = ground_texts(pipeline, source, pixels, [text] if isinstance(text, str) else text, name)
     return answers[0] if isinstance(text, str) else answers
 
 
-def ask_about(
+def ground_texts(
     pipeline: Pipeline, source: str, image: ImageArray, texts: Sequence[str], name: str | None = None
-) -> list[Single]:
+) -> list[SingleAnswer]:
     """Ground `texts` in one image, which is encoded once; answers in their order.
 
-    `source` is what the image is called; `name` what the pipeline is, by default as its card says. Raises UsageError
+    `source` names the image, `name` the pipeline, by default as its card does. Raises UsageError
     for an empty text, BenchError for answers that do not fit the queries.
     """
     if not all(isinstance(text, str) and text.strip() for text in texts):
@@ -105,7 +105,7 @@ def ask_about(
     name = pipeline.card.name if name is None else name
     queries = tuple(Query(str(number), text) for number, text in enumerate(texts))
     answers = ground_checked(pipeline, [LoadedScene(source, image, queries)], name) if queries else []
-    return [Single(name, source, text, image, answer) for text, answer in zip(texts, answers, strict=True)]
+    return [SingleAnswer(name, source, text, image, answer) for text, answer in zip(texts, answers, strict=True)]
 
 
 def as_image(given: object) -> tuple[str, ImageArray]:
@@ -139,3 +139,27 @@ def image_of(scene: str, resolved: Resolved) -> tuple[ImageArray, str]:
         if candidate.id == identifier:
             return split.images.load(candidate), split.dataset
     raise UsageError(f"{split_name} has no scene {identifier!r}; its first one is {split.scenes[0].id!r}")
+
+
+def ground_one(
+    pipeline: str,
+    image: Path | None,
+    scene: str | None,
+    text: str,
+    resolved: Resolved,
+    on: str | None,
+    options: Mapping[str, Any],
+) -> SingleAnswer:
+    """Open a pipeline and ground one expression in an image file or a split's scene, SPLIT/ID.
+
+    `on` names the data set whose lines of bench.toml hold. Raises UsageError, ImageError, and as `open_pipeline`.
+    """
+    from bench.evaluation.opening import OWN_DATA, open_pipeline
+
+    if not text.strip():
+        raise UsageError("--text is empty: say what to look for")
+    if (image is None) == (scene is None):
+        raise UsageError("give either --image FILE or --scene SPLIT/ID")
+    pixels, dataset = (read_image(image), OWN_DATA) if image is not None else image_of(str(scene), resolved)
+    opened = open_pipeline(pipeline, on or dataset, resolved, options)
+    return ground_texts(opened, str(image or scene), pixels, [text], pipeline)[0]

@@ -16,7 +16,7 @@ def bench(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(sys, "argv", ["bench", *map(str, argv)])
         with pytest.raises(SystemExit) as left:
             main()
-        said = capsys.readouterr()
-        return int(left.value.code or 0), said.out, said.err
+        printed = capsys.readouterr()
+        return int(left.value.code or 0), printed.out, printed.err
 
     return run

@@ -1,4 +1,4 @@
-"""`bench demo`: the desk that answers, the page as it is served and asked over HTTP, and its mistakes."""
+"""`bench demo`: the desk that answers, the page as it is served over HTTP, and its mistakes."""
 
 import socket
 import sys
@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from bench.cli.main import app
 from bench.demo import desk as desks
 from bench.demo.desk import Desk
-from bench.demo.page import COLUMNS, WEIGHTS, drawings, open_page, table, told
+from bench.demo.page import COLUMNS, WEIGHTS, drawings, message_of, open_page, table
 from bench.errors import MissingPackage, UnknownName, UsageError, WeightsError
 from bench.grounding import PipelineCard, Prediction
 from bench.settings import load_settings
@@ -25,10 +25,10 @@ class Plain:
     card = PipelineCard(name="plain", summary="", supervision="none")
 
     def __init__(self, answer):
-        self.answer, self.asked = answer, []
+        self.answer, self.calls = answer, []
 
     def ground(self, batch):
-        self.asked.append((batch[0].id, batch[0].queries[0].text))
+        self.calls.append((batch[0].id, batch[0].queries[0].text))
         if isinstance(self.answer, Exception):
             raise self.answer
         return [Prediction(query.id, self.answer, 0.25, note="<b>") for scene in batch for query in scene.queries]
@@ -52,54 +52,55 @@ def desk(monkeypatch):
         return made[name]
 
     monkeypatch.setattr(desks, "open_pipeline", open_pipeline)
-    found = Desk(load_settings(), ["yolo-clip", "mdetr", "clipvg", "reclip", "detr-clip"])
-    found.built, found.made = built, made
-    return found
+    desk = Desk(load_settings(), ["yolo-clip", "mdetr", "clipvg", "reclip", "detr-clip"])
+    desk.built, desk.made = built, made
+    return desk
 
 
-def test_each_pipeline_answers_or_says_why_not(desk):
-    said = list(desk.ask(GREY, " the dog ", ["yolo-clip", "mdetr", "clipvg", "reclip"], "shapes"))
-    assert [one.pipeline for one in said] == ["yolo-clip", "mdetr", "clipvg", "reclip"]
-    assert said[0].answer.box == (1, 2, 40, 20) and said[0].milliseconds >= 0 and said[0].answer.text == "the dog"
-    assert said[1].answer.box is None and said[2].error.endswith("ValueError: odd <i>")
-    assert said[3].error == "no weights"
-    rows = table(said)
+def test_each_pipeline_answers_or_gives_its_error(desk):
+    answered = list(desk.answers(GREY, " the dog ", ["yolo-clip", "mdetr", "clipvg", "reclip"], "shapes"))
+    names, answers, times, errors = zip(*answered, strict=True)
+    assert names == ("yolo-clip", "mdetr", "clipvg", "reclip")
+    assert answers[0].box == (1, 2, 40, 20) and times[0] >= 0 and answers[0].text == "the dog"
+    assert answers[1].box is None and errors[2].endswith("ValueError: odd <i>") and errors[3] == "no weights"
+    rows = table(answered)
     assert len(rows) == 4 and all(len(row) == len(COLUMNS) for row in rows)
     assert rows[0][3:7] == [1, 2, 40, 20] and rows[0][1] == 0.25 and rows[3] == ["reclip", *[None] * 6, "no weights"]
-    (image, caption), (_, without) = drawings(said)
+    (image, caption), (_, without) = drawings(answered)
     assert image.size == (40, 30) and caption.startswith("yolo-clip · 0.25 · ") and without.endswith("no box")
     assert (np.asarray(image) == [230, 57, 70]).all(-1).any()
-    assert "odd &lt;i&gt;" in told(said, "2 of <3>") and "2 of &lt;3&gt;" in told(said, "2 of <3>")
+    message = message_of(answered, "2 of <3>")
+    assert "odd &lt;i&gt;" in message and "2 of &lt;3&gt;" in message
 
 
 def test_a_pipeline_is_built_once_for_a_data_set_and_warmed_up_apart(desk):
     for dataset in ("shapes", "shapes", "file"):
-        list(desk.ask(GREY, "the dog", ["yolo-clip"], dataset))
+        list(desk.answers(GREY, "the dog", ["yolo-clip"], dataset))
     assert desk.built == [("yolo-clip", "shapes"), ("yolo-clip", "file")]
-    (warm, first), (name, second) = desk.made["yolo-clip"].asked[:2]
-    assert second == "the dog" != first and warm != name  # no cache of texts or images has the real question
+    (warm, first), (name, second) = desk.made["yolo-clip"].calls[:2]
+    assert second == "the dog" != first and warm != name  # no cache of texts or images has the real expression
     other = GREY.copy()
     other[0, 0] = 1
-    list(desk.ask(other, "the dog", ["yolo-clip"], "shapes"))
-    assert desk.made["yolo-clip"].asked[-1][0] != name  # nor does another image pass for this one
+    list(desk.answers(other, "the dog", ["yolo-clip"], "shapes"))
+    assert desk.made["yolo-clip"].calls[-1][0] != name  # nor does another image pass for this one
 
 
 def test_answers_may_be_taken_by_several_threads(desk):
-    answers, found = desk.ask(GREY, "it", ["yolo-clip", "detr-clip"], "shapes"), []
+    answers, taken = desk.answers(GREY, "it", ["yolo-clip", "detr-clip"], "shapes"), []
     for _ in range(2):
-        thread = threading.Thread(target=lambda: found.append(next(answers)))
+        thread = threading.Thread(target=lambda: taken.append(next(answers)))
         thread.start()
         thread.join(20)
-    assert [one.pipeline for one in found] == ["yolo-clip", "detr-clip"] and all(one.answer for one in found)
+    assert [name for name, *_ in taken] == ["yolo-clip", "detr-clip"] and all(answer for _, answer, *_ in taken)
 
 
 @pytest.mark.parametrize(
-    ("image", "text", "names", "said"),
+    ("image", "text", "names", "message"),
     [(None, "t", ["mdetr"], "upload"), (GREY, " ", ["mdetr"], "type"), (GREY, "t", [], "choose a pipeline")],
 )
-def test_what_cannot_be_asked(desk, image, text, names, said):
-    with pytest.raises(UsageError, match=said):
-        list(desk.ask(image, text, names, "shapes"))
+def test_a_missing_input(desk, image, text, names, message):
+    with pytest.raises(UsageError, match=message):
+        list(desk.answers(image, text, names, "shapes"))
 
 
 def test_what_is_offered():
@@ -108,8 +109,9 @@ def test_what_is_offered():
     assert "qwen-vl" not in desk.offered("file") and "centre-box" in desk.offered("file")
     assert set(desk.chosen("shapes")) - {"small"} == {"yolo-clip", "detr-clip", "ssd-clip", "mdetr", "clipvg"}
     samples = desk.samples()
-    assert len(samples) == 12 and len({sample.expression.kind for sample in samples}) > 3
-    assert desk.image(samples[2]).shape == (samples[2].scene.height, samples[2].scene.width, 3)
+    assert len(samples) == 12 and len({expression.kind for _, expression in samples}) > 3
+    scene, _ = samples[2]
+    assert desk.image(scene).shape == (scene.height, scene.width, 3)
     with pytest.raises(UnknownName, match="did you mean 'mdetr'"):
         Desk(load_settings(), ["mdter"])
 
@@ -118,27 +120,25 @@ def test_the_page_over_http(tmp_path):
     gradio_client = pytest.importorskip("gradio_client")
     gradio = pytest.importorskip("gradio")
     desk = Desk(load_settings(flags={"run.device": "cpu"}), ["yolo-clip", "whole-image"])
-    sample = next(s for s in desk.samples() if s.expression.kind == "attribute")
-    Image.fromarray(desk.image(sample)).save(tmp_path / "scene.png")
+    scene, expression = next(each for each in desk.samples() if each[1].kind == "attribute")
+    Image.fromarray(desk.image(scene)).save(tmp_path / "scene.png")
     page, address = open_page(desk, "127.0.0.1", None, show=False, wait=False)
     try:
         assert address.startswith("http://127.0.0.1:") and page.share is False and page.analytics_enabled is False
-        assert gradio.analytics.analytics_enabled() is False  # whoever asks: nothing calls home
+        assert gradio.analytics.analytics_enabled() is False  # nothing calls home
         client = gradio_client.Client(address, verbose=False, download_files=str(tmp_path / "got"))
-        shown = gradio_client.handle_file(str(tmp_path / "scene.png"))
+        image = gradio_client.handle_file(str(tmp_path / "scene.png"))
         names = ["yolo-clip", "whole-image"]
-        answers, numbers, message = client.predict(shown, sample.expression.text, names, SHAPES, api_name="/ask")
+        answers, numbers, message = client.predict(image, expression.text, names, SHAPES, api_name="/ask")
         rows = {row[0]: row for row in numbers["data"]}
-        alone = next(desk.ask(desk.image(sample), sample.expression.text, ["yolo-clip"], "shapes")).answer
+        alone = next(desk.answers(desk.image(scene), expression.text, ["yolo-clip"], "shapes"))[1]
         assert rows["yolo-clip"][3:7] == pytest.approx([round(v, 1) for v in alone.box]) and rows["yolo-clip"][2] > 0
-        assert rows["whole-image"][3:7] == [0, 0, sample.scene.width, sample.scene.height] and message == ""
+        assert rows["whole-image"][3:7] == [0, 0, scene.width, scene.height] and message == ""
         assert [answer["caption"].split(" · ")[0] for answer in answers] == names
-        assert Image.open(answers[0]["image"]).size == (sample.scene.width, sample.scene.height)
+        assert Image.open(answers[0]["image"]).size == (scene.width, scene.height)
         answers, _, message = client.predict(None, "x", names, SHAPES, api_name="/ask")
         assert answers == [] and "upload an image" in message
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            taken.listen()
+        with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             with pytest.raises(UsageError, match=f"--port {port}: cannot be taken"):
                 open_page(desk, "127.0.0.1", port, show=False, wait=False)
@@ -152,7 +152,7 @@ def test_without_the_package(monkeypatch):
         CliRunner().invoke(app, ["demo", "--no-open"], catch_exceptions=False)
 
 
-def test_the_verb_opens_the_page_it_says(monkeypatch):
+def test_the_command_opens_the_page(monkeypatch):
     pytest.importorskip("gradio")
     opened = []
     monkeypatch.setattr("bench.demo.page.open_page", lambda desk, *rest, **how: opened.append((desk, rest, how)))

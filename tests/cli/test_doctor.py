@@ -4,13 +4,11 @@ import json
 import re
 
 import pytest
-from typer.testing import CliRunner
 
 from bench import registry
-from bench.cli.main import app
 from bench.datasets.load import datasets
 from bench.doctor import machine, readiness
-from bench.doctor.readiness import Lack, at_hand, costs, lacks
+from bench.doctor.readiness import at_hand, costs, missing_parts
 from bench.settings import PROJECT, load_settings
 
 SPEED = {
@@ -33,43 +31,44 @@ def put(path):
     path.write_bytes(b"x")
 
 
-def whats(name, dataset=""):
-    return {lack.what: lack for lack in lacks(name, dataset, load_settings())}
+def missing(name, dataset=""):
+    return {what: how for what, how, _ in missing_parts(name, dataset, load_settings())}
 
 
 def test_what_is_missing_and_what_brings_it(home):
-    found = whats("yolo-clip")
-    assert set(found) == {"yolo11x.pt", "ViT-B-16 openai"} and all(lack.by_itself for lack in found.values())
-    command = found["ViT-B-16 openai"].how
-    assert command == f"hf download timm/vit_base_patch16_clip_224.openai --cache-dir {home / 'open_clip'}"
+    parts = missing_parts("yolo-clip", "", load_settings())
+    clip = f"hf download timm/vit_base_patch16_clip_224.openai --cache-dir {home / 'open_clip'}"
+    assert ("ViT-B-16 openai", clip, True) in parts and {what for what, *_ in parts} == {
+        "yolo11x.pt",
+        "ViT-B-16 openai",
+    }
     put(home / "yolo11x.pt")
     snapshot = home / "open_clip" / "models--timm--vit_base_patch16_clip_224.openai" / "snapshots" / "1"
     snapshot.mkdir(parents=True)
-    assert set(whats("yolo-clip")) == {"ViT-B-16 openai"}  # an empty folder is no download
+    assert set(missing("yolo-clip")) == {"ViT-B-16 openai"}  # an empty folder is no download
     put(snapshot / "open_clip_model.safetensors")
-    assert whats("yolo-clip") == {} and whats("yolo-clip", "shapes") == {}
+    assert missing("yolo-clip") == {} and missing("yolo-clip", "shapes") == {}
 
 
 def test_files_that_somebody_has_to_put_there(home):
-    found = whats("mdetr", "refcocog")
     file = "refcocog_resnet101_checkpoint.pth"
     url = f"https://zenodo.org/records/4721981/files/{file}"
-    assert found[file] == Lack(file, f"curl -L --create-dirs -o {home / file} {url}")
-    assert "--local-dir" in found["tokenizer roberta-base"].how
+    parts = missing("mdetr", "refcocog")
+    assert parts[file] == f"curl -L --create-dirs -o {home / file} {url}"
+    assert "--local-dir" in parts["tokenizer roberta-base"]
     put(home / file)
     put(home / "roberta-base" / "config.json")
-    assert whats("mdetr", "refcocog") == {}
-    assert str(home / "clipvg-refcoco.pth") in whats("clipvg", "refcoco")["clipvg-refcoco.pth"].how
-    assert "refcoco_dets_dict.json" in whats("reclip", "refcoco")
+    assert missing("mdetr", "refcocog") == {}
+    assert str(home / "clipvg-refcoco.pth") in missing("clipvg", "refcoco")["clipvg-refcoco.pth"]
+    assert "refcoco_dets_dict.json" in missing("reclip", "refcoco")
     put(home / "refcoco_dets_dict.json")
-    assert "refcoco_dets_dict.json" not in whats("reclip", "refcoco")
+    assert "refcoco_dets_dict.json" not in missing("reclip", "refcoco")
 
 
 def test_hub_ids_and_torchvision(home):
-    assert whats("owlv2")["google/owlv2-base-patch16-ensemble"].how.startswith("hf download google/owlv2")
+    assert missing("owlv2")["google/owlv2-base-patch16-ensemble"].startswith("hf download google/owlv2")
     put(home / "huggingface" / "models--google--owlv2-base-patch16-ensemble" / "snapshots" / "a" / "config.json")
-    assert whats("owlv2") == {}
-    assert "ssd300_vgg16" in whats("ssd-clip")
+    assert missing("owlv2") == {} and "ssd300_vgg16" in missing("ssd-clip")
     put(home / "torchvision" / "ssd300_vgg16_coco-b556d3b4.pth")
     assert at_hand("ssd300_vgg16", "", load_settings())
 
@@ -77,8 +76,7 @@ def test_hub_ids_and_torchvision(home):
 def test_a_package_that_is_not_there(home, monkeypatch):
     monkeypatch.setattr(readiness, "find_spec", lambda name: None)
     monkeypatch.setattr(machine, "find_spec", lambda name: None)
-    found = whats("yolo-clip", "shapes")
-    assert found == {"the package ultralytics": Lack("the package ultralytics", 'pip install "grounding-bench[yolo]"')}
+    assert missing("yolo-clip", "shapes") == {"the package ultralytics": 'pip install "grounding-bench[yolo]"'}
     assert any('"grounding-bench[demo]"' in line for line in machine.faster(SPEED))
 
 
@@ -93,21 +91,10 @@ def test_estimates_follow_from_their_parts():
     half = {row["pipeline"]: row for row in machine.estimates(SPEED | {"dtype": "bfloat16"})}
     assert half["mdetr"]["weights_gb"] == pytest.approx(row["weights_gb"] / 2, abs=0.01)
 
-
-def test_where_no_share_was_measured_the_rate_is_a_bound():
-    gpu = {row["pipeline"]: row for row in machine.estimates(SPEED | {"device": "cuda:0"})}
-    cost = costs()["cost"]["clipvg"]
-    bound = 100 / (cost["image"] / 7 + cost["expression"])
-    assert gpu["clipvg"]["within"] is None and gpu["clipvg"]["expressions_per_s"] == pytest.approx(bound, rel=0.06)
-
-
-def test_the_rate_of_this_machine_is_plausible():
-    found = machine.measured("cpu")
-    assert found["dtype"] == "float32" and set(found["matmul_gflops"]) == {"float32", "bfloat16"}
-    assert 0.1 < found["matmul_gflops"]["float32"] < 100_000
-    assert 0 < found["memory_free_gb"] <= found["memory_gb"]
-    used, cores = machine.threads()
-    assert used >= 1 and cores >= 1
+    # Where no share was measured, the rate is a bound.
+    gpu = {row["pipeline"]: row for row in machine.estimates(SPEED | {"device": "cuda:0"})}["clipvg"]
+    bound = 100 / (costs()["cost"]["clipvg"]["image"] / 7 + costs()["cost"]["clipvg"]["expression"])
+    assert gpu["within"] is None and gpu["expressions_per_s"] == pytest.approx(bound, rel=0.06)
 
 
 def test_a_faster_number_type_is_worth_a_word():
@@ -116,19 +103,30 @@ def test_a_faster_number_type_is_worth_a_word():
     assert not any("--dtype" in line for line in machine.faster(SPEED))
 
 
-def test_the_whole_of_it(home):
-    result = CliRunner().invoke(app, ["doctor", "--json"], catch_exceptions=False)
-    found = json.loads(result.stdout.splitlines()[-1])
-    assert set(found) == {"machine", "pipelines", "speed", "estimates", "splits", "faster"}
-    states = {row["pipeline"]: row for row in found["pipelines"]}
+def test_the_whole_of_it(bench, home):
+    code, out, _ = bench("doctor", "--json")
+    report = json.loads(out.splitlines()[-1])
+    assert code == 0 and set(report) == {"machine", "pipelines", "speed", "estimates", "splits", "faster"}
+    assert report["machine"]["cores"] >= 1 and set(report["speed"]["matmul_gflops"]) == {"float32", "bfloat16"}
+    assert 0 < report["speed"]["memory_free_gb"] <= report["speed"]["memory_gb"]
+    states = {row["pipeline"]: row for row in report["pipelines"]}
+    assert states["centre-box"]["shapes"] == states["yolo-clip"]["shapes"] == "ready"
     assert states["yolo-clip"]["elsewhere"] == "to be fetched: yolo11x.pt, ViT-B-16 openai"
     assert states["clipvg"]["elsewhere"] == "missing: clipvg.pth" and set(states["clipvg"]["how"]) == {"clipvg.pth"}
-    assert {row["dataset"]: row["ready"] for row in found["splits"]}["shapes"] == ["train", "val", "test"]
-    assert next(row for row in found["splits"] if row["dataset"] == "refcoco+")["how"].startswith("bench data prepare")
-    assert len(found["splits"]) == len(list(datasets()))
-    said = CliRunner().invoke(app, ["doctor"], catch_exceptions=False).stdout
-    assert "within a factor of 3" in said and "zenodo.org/records/4721981" in said
-    assert re.search(r"^shapes +train, val, test", said, re.MULTILINE)
+    assert {row["dataset"]: row["ready"] for row in report["splits"]}["shapes"] == ["train", "val", "test"]
+    assert next(row for row in report["splits"] if row["dataset"] == "refcoco+")["how"].startswith("bench data prepare")
+    assert len(report["splits"]) == len(list(datasets()))
+    text = bench("doctor")[1]
+    assert "within a factor of 3" in text and "zenodo.org/records/4721981" in text
+    assert re.search(r"^shapes +train, val, test", text, re.MULTILINE)
+
+
+def test_one_pipeline_is_tried(bench, tmp_path):
+    code, out, _ = bench("doctor", "--pipeline", "yolo-clip", "--json")
+    assert code == 0 and json.loads(out)["pipelines"][0]["shapes"] == "works"
+    (tmp_path / "bench.toml").write_text('[pipelines.yolo-clip.on.shapes.proposer]\nweights = "./gone.safetensors"\n')
+    code, out, _ = bench("doctor", "--pipeline", "yolo-clip", "--json")
+    assert code == 1 and "gone.safetensors" in json.loads(out)["pipelines"][0]["shapes"]
 
 
 def test_the_page_names_every_key():

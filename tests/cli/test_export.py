@@ -1,83 +1,66 @@
-"""`bench export`: where it writes, what it refuses, and what it says."""
+"""`bench export`: where it writes, what it refuses, and what it prints."""
 
 import hashlib
 import json
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from typer.testing import CliRunner
 
 from bench import registry
-from bench.cli.main import app
-from bench.errors import RunError, SettingsError, UnknownName, UsageError
+from bench.errors import SettingsError
 from bench.runs.files import write_atomically
 
 
-def export(*arguments):
-    return CliRunner().invoke(app, ["export", "--pipeline", "any", *arguments], catch_exceptions=False)
-
-
 @pytest.fixture
-def asked(monkeypatch):
-    """An exporter under every name, which writes the name of the weights; what it was asked with."""
+def contexts(monkeypatch):
+    """Register an exporter as `any`, which writes the name of the weights; the contexts it was called with."""
     contexts = []
 
     def exporter(context, out):
         contexts.append(context)
-        if "paint" in context.options:
-            raise SettingsError("bench.toml [pipelines.any]: unknown key 'paint'", ["paint"])
-        if context.options.get("weights") == "none":
-            raise SettingsError("bench.toml [pipelines.any]: unknown key 'weights'", ["weights"])
+        for key, wrong in (("paint", "red"), ("weights", "none")):
+            if context.options.get(key) == wrong:
+                raise SettingsError(f"bench.toml [pipelines.any]: unknown key {key!r}", [key])
         write_atomically(out, str(context.options.get("weights")).encode())
         return out
 
-    monkeypatch.setattr(registry, "exporter", lambda name: exporter)
+    known = registry._entries(registry.PIPELINES)
+    entry = SimpleNamespace(
+        name="any", value="any:ANY", attr="ANY", load=lambda: registry.Method("any", export="any:exporter")
+    )
+    monkeypatch.setattr(registry, "_entries", lambda group: {**known, "any": entry})
+    monkeypatch.setattr(registry, "EntryPoint", lambda name, path, group: SimpleNamespace(load=lambda: exporter))
     return contexts
 
 
-def test_it_writes_where_it_is_told(tmp_path, asked):
-    (tmp_path / "mine.safetensors").touch()
-    out = tmp_path / "new" / "official.pth"
-    result = export("--weights", str(tmp_path / "mine.safetensors"), "--official", str(out), "--json")
-    found = json.loads(result.stdout.splitlines()[-1])
-    data = out.read_bytes()
-    assert data == str(tmp_path / "mine.safetensors").encode()
-    said = {"pipeline": "any", "path": str(out), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    assert found == said
-    assert (asked[0].device, asked[0].dataset, asked[0].name) == ("cpu", "file", "any")
+def test_it_writes_the_weights_of_the_flags_or_of_the_data_set(bench, tmp_path, contexts):
+    weights, out = tmp_path / "mine.safetensors", tmp_path / "new" / "official.pth"
+    weights.touch()
+    _, printed, _ = bench("export", "-p", "any", "--weights", weights, "--official", out, "--json")
+    data = str(weights).encode()
+    record = {"pipeline": "any", "path": str(out), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    assert json.loads(printed) == record and out.read_bytes() == data
+    assert (contexts[0].device, contexts[0].dataset, contexts[0].name) == ("cpu", "file", "any")
+    (tmp_path / "bench.toml").write_text("[pipelines.any]\nweights = 'all'\non.shapes.weights = 'small'\n")
+    _, printed, _ = bench("export", "-p", "any", "--official", "o.pth", "--on", "shapes")
+    assert (tmp_path / "o.pth").read_text() == "small" and "o.pth: 0.0 MB" in printed
 
 
-def test_the_lines_of_a_data_set(tmp_path, asked):
-    config = tmp_path / "mine.toml"
-    config.write_text('[pipelines.any]\nweights = "all"\n[pipelines.any.on.shapes]\nweights = "small"\n')
-    out = tmp_path / "o.pth"
-    result = export("--official", str(out), "--on", "shapes", "--config", str(config))
-    assert out.read_text() == "small" and "o.pth: 0.0 MB" in result.stdout
-
-
-def test_what_is_there_is_kept(tmp_path, asked):
-    out = tmp_path / "o.pth"
-    out.write_text("precious")
-    with pytest.raises(UsageError, match="--force replaces it"):
-        export("--official", str(out))
-    with pytest.raises(UsageError, match="is a folder"):
-        export("--official", str(tmp_path))
-    assert out.read_text() == "precious" and not asked
-    assert export("--official", str(out), "--force").exit_code == 0 and out.read_text() == "None"
-    with pytest.raises(RunError, match="folder is needed"):
-        export("--official", str(out / "below.pth"))
-
-
-def test_options_that_it_cannot_take(tmp_path, asked):
-    out = ("--official", str(tmp_path / "o.pth"))
-    with pytest.raises(UsageError, match="--weights: any takes none"):
-        export(*out, "--weights", "none")
-    with pytest.raises(SettingsError, match="unknown key 'paint'"):
-        export(*out, "--set", "paint=red")
-    assert not Path(out[1]).exists()
-
-
-def test_a_pipeline_without_an_official_format(tmp_path):
-    words = ["export", "--pipeline", "centre-box", "--official", str(tmp_path / "o.pth")]
-    with pytest.raises(UnknownName, match=r"official format is called 'centre-box'; known: clipvg$"):
-        CliRunner().invoke(app, words, catch_exceptions=False)
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--official", "there.pth"), "--force replaces it"),
+        (("--official", "."), "is a folder"),
+        (("--official", "there.pth/below.pth"), "folder is needed"),
+        (("--official", "o.pth", "--weights", "none"), "--weights: any takes none"),
+        (("--official", "o.pth", "--set", "paint=red"), "unknown key 'paint'"),
+        (("--official", "o.pth", "-p", "centre-box"), "official format is called 'centre-box'; known: any, clipvg"),
+    ],
+)
+def test_what_is_refused_writes_nothing(bench, tmp_path, contexts, words, message):
+    (tmp_path / "there.pth").write_text("precious")
+    code, _, err = bench("export", "-p", "any", *words)
+    assert code == 2 and message in err
+    assert (tmp_path / "there.pth").read_text() == "precious" and not (tmp_path / "o.pth").exists()
+    assert bench("export", "-p", "any", "--official", "there.pth", "--force")[0] == 0
+    assert (tmp_path / "there.pth").read_text() == "None"

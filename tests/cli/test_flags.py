@@ -1,73 +1,44 @@
-"""Flags that set an option of the pipeline's own: they arrive, or the pipeline says that it has none."""
+"""Flags that set an option of the pipeline's own: they arrive, or the error names the flag."""
 
 import json
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from bench import registry
-from bench.cli.main import app
 from bench.cli.options import as_options
-from bench.errors import SettingsError, UsageError
+from bench.errors import SettingsError
 from bench.grounding import PipelineCard, Prediction
 
 
-@pytest.fixture
-def options(monkeypatch):
-    """A pipeline under every name that takes any option; the options it was built with."""
-    seen = []
+class Whole:
+    card = PipelineCard("any", "the whole image", supervision="none")
 
-    class Whole:
-        card = PipelineCard("any", "the whole image", supervision="none")
-
-        def ground(self, batch):
-            return [Prediction(q.id, (0, 0, 10, 10)) for scene in batch for q in scene.queries]
-
-    def build(context):
-        seen.append(dict(context.options))
-        return Whole()
-
-    monkeypatch.setattr(registry, "pipeline_factory", lambda name: build)
-    return seen
-
-
-def bench(*arguments):
-    return CliRunner().invoke(app, arguments, catch_exceptions=False)
+    def ground(self, batch):
+        return [Prediction(q.id, (0, 0, 10, 10)) for scene in batch for q in scene.queries]
 
 
 @pytest.fixture
-def image(tmp_path):
+def words(tmp_path):
+    """Make the words after which `predict` and `run` each answer one expression."""
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     (tmp_path / "a.jsonl").write_text(json.dumps({"image": "a.png", "text": "it", "box_xyxy": [0, 0, 10, 10]}) + "\n")
-    return tmp_path / "a.png"
+    return {"predict": ("--image", "a.png", "--text", "it"), "run": ("--split", "file:a.jsonl", "-o", "results")}
 
 
-@pytest.mark.parametrize("way", ["official", "clean", "auto"])
-def test_preprocessing_arrives(options, image, tmp_path, way):
-    asked = ("--pipeline", "centre-box", "--preprocessing", way)
-    assert bench("predict", *asked, "--image", str(image), "--text", "it").exit_code == 0
-    run = ("--split", f"file:{image.with_suffix('.jsonl')}", "-o", str(tmp_path / "results"))
-    assert bench("run", *asked, *run).exit_code == 0
-    assert [seen["preprocessing"] for seen in options] == [way, way]
-    (record,) = (tmp_path / "results").rglob("run.json")
-    assert json.loads(record.read_text())["identity"]["options"]["preprocessing"] == way
-
-
-def test_without_the_flag_nothing_is_set(options, image):
-    bench("predict", "--pipeline", "centre-box", "--image", str(image), "--text", "it")
-    assert "preprocessing" not in options[0]
-
-
-@pytest.mark.parametrize("verb", ["predict", "run"])
-def test_a_pipeline_that_has_none_says_so(image, tmp_path, verb):
-    where = {
-        "predict": ("--image", str(image), "--text", "it"),
-        "run": ("--split", f"file:{image.with_suffix('.jsonl')}", "-o", str(tmp_path / "results")),
-    }
-    with pytest.raises(UsageError, match="--preprocessing: centre-box takes none; it shows its network"):
-        bench(verb, "--pipeline", "centre-box", "--preprocessing", "clean", *where[verb])
-    assert "official" in bench(verb, "--pipeline", "x", "--preprocessing", "cleanest", *where[verb]).output
+@pytest.mark.parametrize("command", ["predict", "run"])
+def test_options_arrive_or_the_flag_is_named(bench, words, command, monkeypatch):
+    begin = (command, "-p", "centre-box", *words[command])
+    assert "--preprocessing: centre-box takes none; it prepares images" in bench(*begin, "--preprocessing", "clean")[2]
+    assert "official" in bench(*begin, "--preprocessing", "cleanest")[2]
+    contexts = []
+    monkeypatch.setattr(registry, "pipeline_factory", lambda name: lambda context: contexts.append(context) or Whole())
+    bench(*begin)
+    sets = ("--set", "views=blur", "--set", "ranker.top=5", "--set", "ranker.on=true", "--set", 'prompt="a {}"')
+    assert bench(*begin, "--preprocessing", "official", "--weights", "some.pt", *sets)[0] == 0
+    assert not {"preprocessing", "weights"} & contexts[0].options.keys()
+    given = {"views": "blur", "prompt": "a {}", "ranker": {"top": 5, "on": True}}
+    assert contexts[1].options.items() >= (given | {"weights": "some.pt", "preprocessing": "official"}).items()
 
 
 @pytest.mark.parametrize("error", [SettingsError("unknown key 'weights'"), SettingsError("both", ["margin"])])

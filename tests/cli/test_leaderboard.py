@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -28,7 +26,7 @@ def test_write_check_and_json(bench, stored, tmp_path):
     assert code == 0
     (table,) = json.loads(out)["tables"]
     assert table["rows"][0]["acc@0.5"] == 1
-    assert "runs shown: 1, tables: 1" in err
+    assert "runs: 1, tables: 1" in err
     code, out, err = bench("leaderboard", "-o", "out", "--check")
     assert code == 0
     assert "up to date" in out
@@ -45,8 +43,8 @@ def test_a_run_is_handed_in(bench, stored, tmp_path):
     assert code == 2 and "--split file:PATH.jsonl" in err
     code, out, err = bench("leaderboard", "-o", "out", "--submit", "handed-in", "--split", "file:mine.jsonl", "--json")
     assert code == 0, err
-    said = json.loads(out)
-    assert said["tables"][0]["rows"][0]["submitted"] and said["submitted"].startswith("out/runs/theirs/file-mine/")
+    report = json.loads(out)
+    assert report["tables"][0]["rows"][0]["submitted"] and report["submitted"].startswith("out/runs/theirs/file-mine/")
     assert "theirs † § ◊" in (tmp_path / "out" / "LEADERBOARD.md").read_text()
     assert bench("leaderboard", "-o", "out", "--check")[0] == 0
     predictions = tmp_path / "handed-in" / "predictions.jsonl"
@@ -73,9 +71,9 @@ def test_what_was_published(bench):
     assert code == 0 and out.startswith("refcocog-test: published")
     assert "MDETR repository, README" in out and "80.89" in out
     code, out, _ = bench("leaderboard", "--published", "refcoco-val", "--json")
-    said = json.loads(out)
-    assert said["split"] == "refcoco-val"
-    assert {"value", "method", "source", "how", "protocol"} <= set(said["published"][0])
+    report = json.loads(out)
+    assert report["split"] == "refcoco-val"
+    assert {"value", "method", "source", "how", "protocol"} <= set(report["published"][0])
     code, out, _ = bench("leaderboard", "--published", "shapes-val")
     assert code == 0 and "nothing published" in out
     code, _, err = bench("leaderboard", "--published", "refcoco-vall")
@@ -83,9 +81,9 @@ def test_what_was_published(bench):
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
-        (("--check", "--submit", "x"), "--check and --submit are asked for at once"),
+        (("--check", "--submit", "x"), "--check and --submit exclude each other"),
         (("--export", "csv"), "--export csv needs --out PATH"),
         (("--out", "x"), "--out means nothing here"),
         (("--force",), "--force means nothing here"),
@@ -94,18 +92,6 @@ def test_what_was_published(bench):
         (("--published", "refcoco-val", "--split", "x"), "--split means nothing here"),
     ],
 )
-def test_flags_that_do_not_go_together(bench, argv, said):
+def test_flags_that_do_not_go_together(bench, argv, message):
     code, out, err = bench("leaderboard", *argv)
-    assert (code, out) == (2, "") and said in err
-
-
-def test_no_torch(tmp_path):
-    """Neither the tables nor a format nor a submission needs it."""
-    script = (
-        "import sys\n"
-        "import bench.reporting.leaderboard, bench.reporting.exports.writing, bench.leaderboard.submission\n"
-        "heavy = {'torch', 'transformers', 'open_clip', 'clipvg', 'pipelines', 'huggingface_hub'} & set(sys.modules)\n"
-        "sys.exit(', '.join(sorted(heavy)) or 0)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert (code, out) == (2, "") and message in err

@@ -1,130 +1,78 @@
-"""The console script: instant help, readable mistakes, and the small verbs."""
+"""The console script: instant help, light imports, readable mistakes, and the small commands."""
 
 import json
 import subprocess
 import sys
 
 import pytest
-from typer.testing import CliRunner
 
-from bench.cli import main as entry
-from bench.cli.main import app
-
-VERBS = ("run", "train", "predict", "score", "export", "leaderboard", "data", "list", "doctor", "config")
-HEAVY = ("torch", "numpy", "PIL", "open_clip", "ultralytics", "transformers", "torchvision", "pandas")
+HEAVY = {"torch", "numpy", "PIL", "pydantic", "open_clip", "ultralytics", "transformers", "torchvision", "rich.table"}
+TABLES = {"torch", "transformers", "open_clip", "clipvg", "pipelines", "huggingface_hub"}
 
 
-def bench(*arguments):
-    return CliRunner().invoke(app, arguments, catch_exceptions=False)
-
-
-def last_object(result):
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout.strip().splitlines()[-1])
-
-
-def test_help_imports_nothing_heavy():
-    code = (
-        "import sys; sys.argv = ['bench', '--help']\n"
-        "from bench.cli.main import app\n"
-        "try: app()\n"
-        "except SystemExit: pass\n"
-        f"print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "HEAVY []" in done.stdout
-    assert all(verb in done.stdout for verb in VERBS)
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(verb):
-    result = bench(verb, "--help")
-    assert result.exit_code == 0 and len(result.stdout) > 200
-
-
-def run_main(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        entry.main()
-    return exit_.value.code, capsys.readouterr().err
+APP = "from bench.cli.main import app; app({!r}.split())"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("code", "heavy"),
     [
-        (("run", "--pipeline", "yolo-clp", "--split", "shapes-val"), "did you mean 'yolo-clip'"),
-        (("run", "--pipeline", "centre-box", "--split", "shapes-vall"), "did you mean 'shapes-val'"),
-        (("run", "--pipeline", "centre-box", "--split", "refcoco-val"), "bench data prepare"),
-        (("run", "--pipeline", "centre-box", "--split", "file:nowhere.jsonl"), "nowhere.jsonl"),
-        (("predict", "--pipeline", "centre-box", "--text", "x"), "either --image FILE or --scene"),
-        (("predict", "--pipeline", "centre-box", "--text", " ", "--image", "a.png"), "--text is empty"),
-        (("predict", "--pipeline", "centre-box", "--text", "x", "--image", "no.png"), "no.png: cannot be read"),
+        (APP.format("--help"), HEAVY - {"rich.table"}),
+        (APP.format("label --help"), HEAVY - {"rich.table", "pydantic"}),
         (
-            ("train", "--pipeline", "centre-box", "--split", "shapes-train"),
-            "no trainable pipeline is called 'centre-box'",
+            "import bench.cli.main as m; [m.load_command(c) for group in m.COMMANDS.values() for c in group]",
+            HEAVY,
         ),
-        (("train", "--pipeline", "yolo-clip", "--split", "shapes-train", "--part", "clop"), "did you mean 'clip'"),
-        (("config", "show", "--config", "missing.toml"), "no such settings file"),
+        ("import bench.reporting.leaderboard, bench.reporting.exports.writing, bench.leaderboard.submission", TABLES),
+        (APP.format("run -p whole-image -s file:mine.jsonl --device auto"), {"torch"}),
+        (APP.format("score --predictions p.json -s file:mine.jsonl"), TABLES),
+        (APP.format("compare centre-box/a-b centre-box/c-d"), TABLES),
     ],
 )
-def test_a_mistake_is_one_message_and_exit_2(monkeypatch, capsys, tmp_path, arguments, said):
-    monkeypatch.chdir(tmp_path)
+def test_nothing_heavy_is_imported_for_what_needs_none(tmp_path, code, heavy):
+    (tmp_path / "p.json").write_text('{"a": [0, 0, 9, 9]}')
+    line = {"image": "p.jpg", "text": "cat", "box_xyxy": [0, 0, 9, 9], "id": "a", "width": 20, "height": 10}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(line) + "\n")
+    check = f"import atexit, sys; atexit.register(lambda: print('HEAVY', sorted({heavy!r} & sys.modules.keys())))"
+    done = subprocess.run([sys.executable, "-c", f"{check}\n{code}"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "HEAVY []", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run", "-p", "yolo-clp", "-s", "shapes-val"), "did you mean 'yolo-clip'"),
+        (("run", "-p", "centre-box", "-s", "shapes-vall"), "did you mean 'shapes-val'"),
+        (("run", "-p", "centre-box", "-s", "refcoco-val"), "bench data prepare"),
+        (("run", "-p", "centre-box", "-s", "file:nowhere.jsonl"), "nowhere.jsonl"),
+        (("train", "-p", "centre-box", "-s", "shapes-train"), "no trainable pipeline is called 'centre-box'"),
+        (("train", "-p", "yolo-clip", "-s", "shapes-train", "--part", "clop"), "did you mean 'clip'"),
+        (("config", "show", "--config", "missing.toml"), "no such settings file"),
+        (("config", "show", "runs"), "no settings are called 'runs'"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_2(bench, monkeypatch, tmp_path, words, message):
     monkeypatch.setenv("BENCH_HOME", str(tmp_path / "home"))
-    code, err = run_main(monkeypatch, capsys, *arguments)
-    assert code == 2 and said in err and "Traceback" not in err
+    code, out, err = bench(*words)
+    assert (code, out) == (2, "") and message in err and "Traceback" not in err
     assert not (tmp_path / "results").exists()
 
 
-def test_a_gpu_that_is_not_there_is_said(monkeypatch, capsys, tmp_path):
-    torch = pytest.importorskip("torch")
-    if torch.cuda.is_available():
-        pytest.skip("this machine has one")
-    monkeypatch.chdir(tmp_path)
-    code, err = run_main(
-        monkeypatch, capsys, "run", "--pipeline", "centre-box", "--split", "shapes-val", "--device", "cuda"
-    )
-    assert code == 2 and "--device cuda" in err
-
-
-def test_list():
-    found = last_object(bench("list", "pipelines", "--json"))["pipelines"]
-    assert {"pipeline": "yolo-clip", "trainable": "yes"}.items() <= found[-1].items()
-    assert found[-1]["weights"] == "yolo11x.pt, ViT-B-16 openai" and "AGPL-3.0" in found[-1]["licence"]
-    assert {row["pipeline"]: row["saw test images"] for row in found}["grounding-dino"] == "no"
-    splits = {row["split"]: row for row in last_object(bench("list", "splits", "--json"))["splits"]}
+def test_list(bench, tmp_path):
+    rows = json.loads(bench("list", "pipelines", "--json")[1])["pipelines"]
+    assert {"pipeline": "yolo-clip", "trainable": "yes"}.items() <= rows[-1].items()
+    assert rows[-1]["weights"] == "yolo11x.pt, ViT-B-16 openai" and "AGPL-3.0" in rows[-1]["licence"]
+    assert {row["pipeline"]: row["saw test images"] for row in rows}["grounding-dino"] == "no"
+    splits = {row["split"]: row for row in json.loads(bench("list", "splits", "--json")[1])["splits"]}
     assert splits["refcoco-val"]["expressions"] == 10_834 and splits["shapes-val"]["images"] == 400
-    assert "yolo-clip" in bench("list").stdout
+    assert "yolo-clip" in bench("list")[1] and "no runs yet" in bench("list", "runs")[1]
+    (tmp_path / "results" / "runs" / "a" / "b" / "c").mkdir(parents=True)
+    (tmp_path / "results" / "runs" / "a" / "b" / "c" / "run.json").write_text("{")
+    assert json.loads(bench("list", "runs", "--json")[1])["runs"][0]["status"] == "unreadable"
 
 
-def test_list_runs(tmp_path):
-    assert "no runs yet" in bench("list", "runs", "-o", str(tmp_path)).stdout
-    folder = tmp_path / "runs" / "a" / "b" / "c"
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text("{")
-    assert last_object(bench("list", "runs", "-o", str(tmp_path), "--json"))["runs"][0]["status"] == "unreadable"
-
-
-def test_config_shows_where_a_value_is_from(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+def test_config_shows_where_a_value_is_from(bench, tmp_path):
     (tmp_path / "bench.toml").write_text("[run]\nbatch_size = 3\n")
-    rows = last_object(bench("config", "show", "run", "--json"))["settings"]
+    rows = json.loads(bench("config", "show", "run", "--json")[1])["settings"]
     assert rows["run.batch_size"] == {"value": 3, "from": str(tmp_path / "bench.toml")}
-    assert rows["run.device"]["from"] == "code"
-    assert "batch_size" in json.loads(bench("config", "schema").stdout)["$defs"]["RunSettings"]["properties"]
-    assert "batch_size" in bench("config", "show", "run").stdout
-
-
-def test_doctor():
-    found = last_object(bench("doctor", "--json"))
-    assert found["machine"]["cores"] >= 1
-    states = {row["pipeline"]: row for row in found["pipelines"]}
-    assert states["centre-box"]["shapes"] == "ready" and states["yolo-clip"]["shapes"] == "ready"
-    assert "yolo11x.pt" in states["yolo-clip"]["elsewhere"]
-    assert last_object(bench("doctor", "--pipeline", "yolo-clip", "--json"))["pipelines"][0]["shapes"] == "works"
-
-
-def test_doctor_says_what_is_broken(monkeypatch, tmp_path):
-    config = tmp_path / "mine.toml"
-    config.write_text('[pipelines.yolo-clip.on.shapes.proposer]\nweights = "./gone.safetensors"\n')
-    result = bench("doctor", "--pipeline", "yolo-clip", "--config", str(config), "--json")
-    assert result.exit_code == 1 and "gone.safetensors" in json.loads(result.stdout)["pipelines"][0]["shapes"]
+    assert rows["run.device"]["from"] == "code" and "batch_size" in bench("config", "show", "run")[1]
+    assert "batch_size" in json.loads(bench("config", "schema")[1])["$defs"]["RunSettings"]["properties"]

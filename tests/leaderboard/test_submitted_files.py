@@ -28,8 +28,8 @@ def test_answers_of_other_types(theirs, key, value, reason):
     def change(rows):
         rows[2]["predictions"][0][key] = value
 
-    said = refused(rewritten(theirs(), change), reason)
-    assert "predictions.jsonl, line 3" in said and ".tmp" not in said
+    message = refused(rewritten(theirs(), change), reason)
+    assert "predictions.jsonl, line 3" in message and ".tmp" not in message
 
 
 @pytest.mark.parametrize(

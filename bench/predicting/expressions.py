@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from bench.datasets.images import Images
@@ -18,19 +17,25 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 UNKNOWN_BOX: Box = (float("nan"), float("nan"), float("nan"), float("nan"))
 
 
-@dataclass(frozen=True)
-class Questions:
-    """One scene an image, in order of first appearance, with NaN boxes; `file` is None for a folder."""
-
-    scenes: tuple[Scene, ...]
-    images: ImageSource
-    file: Path | None = None
-
-    def __len__(self) -> int:
-        return sum(len(scene.expressions) for scene in self.scenes)
+Requested = tuple[tuple[Scene, ...], ImageSource]  # one scene an image, in order of first appearance, with NaN boxes
 
 
-def questions_of_file(path: Path, resolved: Resolved) -> Questions:
+def requested(
+    file: Path | None, image: Path | None, text: str | None, draw: Path | None, resolved: Resolved
+) -> Requested:
+    """List what `bench predict` grounds of many: the lines of `file`, or the images of the folder `image`.
+
+    What lies under `draw`, the folder of drawings, is left out. Raises UsageError, DataError.
+    """
+    if file is None:
+        assert image is not None
+        return expressions_of_folder(image, text, but=[draw] if draw else [])
+    if image is not None or text is not None:
+        raise UsageError("--input names its own images and texts; leave --image and --text away")
+    return expressions_of_file(file, resolved)
+
+
+def expressions_of_file(path: Path, resolved: Resolved) -> Requested:
     """Read `{"image": ..., "text": ...}` lines (keys: bench/datasets/readers/jsonl.py), images beside the file.
 
     Raises DataError naming the line.
@@ -40,10 +45,10 @@ def questions_of_file(path: Path, resolved: Resolved) -> Questions:
     if named := resolved.settings.data.images.get("file"):
         roots.insert(0, (resolved.folder / Path(named).expanduser()).resolve())
     images = Images(roots, nested=False, hint=f"names of images start at {roots[0]}")
-    return Questions(tuple(gather(rows, str(path))), images, path)
+    return tuple(gather(rows, str(path))), images
 
 
-def questions_of_folder(folder: Path, text: str | None, but: Sequence[Path] = ()) -> Questions:
+def expressions_of_folder(folder: Path, text: str | None, but: Sequence[Path] = ()) -> Requested:
     """Pair every image of a folder and its sub-folders with `text`; an expression's id is the image's path.
 
     Without a text, `street.txt` holds the expressions of `street.jpg`, one a line, with ids `street.jpg:LINE`; images
@@ -61,10 +66,10 @@ def questions_of_folder(folder: Path, text: str | None, but: Sequence[Path] = ()
         rows = [row for file in files for row in _beside(folder, file)]
         if not rows:
             raise UsageError(
-                f"--image {folder}: give --text for all of its {len(files):,} images, or write what is asked about "
-                f"{files[0]} into {Path(files[0]).with_suffix('.txt')}, an expression a line"
+                f"--image {folder}: give --text for all of its {len(files):,} images, or write the expressions about "
+                f"{files[0]} into {Path(files[0]).with_suffix('.txt')}, one a line"
             )
-    return Questions(tuple(gather(rows, str(folder))), Images([folder.resolve()], nested=False))
+    return tuple(gather(rows, str(folder))), Images([folder.resolve()], nested=False)
 
 
 def _images(folder: Path, but: Sequence[Path]) -> Iterator[str]:
