@@ -1,7 +1,6 @@
-"""What the arrangement of boxes says: which to keep, who wears what, and where each stands among its own class.
+"""Compare the boxes of an image: which to keep, who wears what, and where each stands among its own class.
 
-Pure functions of boxes (N, 4), xyxy pixels, in float64 (spec clipvg.md 3.2, points 2, 4 and 5). x grows to the right, y
-downwards.
+Pure functions of boxes (N, 4), xyxy pixels, in float64, after Pseudo-Q's code. x grows to the right, y downwards.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ HAT, PANTS = 0.75, 0.5  # of a person's height, from below: where a hat begins, 
 
 
 def large_enough(boxes: Boxes, size: tuple[int, int], share: float) -> Flags:
-    """(N,): whether a box takes at least `share` of the area of an image of `size` (width, height)."""
+    """Test whether a box takes at least `share` of the area of an image of `size` (width, height): (N,)."""
     return np.asarray(box_area_xyxy(boxes) >= share * size[0] * size[1])
 
 
 def without_overlaps(boxes: Boxes, confidences: Float, most: float) -> Flags:
-    """(N,): whether no more confident box has an IoU above `most` with it; of equals the first stays.
+    """Test whether no more confident box overlaps a box with an IoU above `most`: (N,); of equals the first stays.
 
     As published, a box falls to a better one even where that falls to a third.
     """
@@ -40,7 +39,7 @@ def without_overlaps(boxes: Boxes, confidences: Float, most: float) -> Flags:
 
 
 def worn(garments: Boxes, kinds: Sequence[str], people: Boxes, inside: float) -> Flags:
-    """(G, P): whether a garment of a kind (hat, shirt, pants, shoes) is a person's.
+    """Test whether a garment of a kind (hat, shirt, pants, shoes) is a person's: (G, P).
 
     More than `inside` of it lies in the person's box; the centre of a hat in the top quarter, of pants in the lower
     half.
@@ -53,7 +52,7 @@ def worn(garments: Boxes, kinds: Sequence[str], people: Boxes, inside: float) ->
 
 
 def spatial_words(boxes: Boxes, size: tuple[int, int], spread: float, official: bool = False) -> list[tuple[str, ...]]:
-    """Where each of N things of one class stands in an image of `size` (width, height); nothing when it is alone.
+    """Say where each of N objects of one class stands in an image of `size` (width, height); alone, nothing.
 
     `spread` is how far apart, in pixels, the outermost centres must be for any to be called left or right, top or
     bottom. `official` looks for "top" in the first quarter of the image's *width*, as the published code does.
@@ -71,7 +70,7 @@ def spatial_words(boxes: Boxes, size: tuple[int, int], spread: float, official: 
 
 
 def across(x: Float, width: float, spread: float) -> list[tuple[str, ...]]:
-    """Centres (N,) -> left and right for the outermost; for others in the middle of three; of more, by quarters."""
+    """Say left and right of the outermost centres (N,), middle of the third of three, quarters of more."""
     words = _outermost(x, spread, ("left",), ("right",))
     if words is None:
         return [()] * len(x)
@@ -84,7 +83,7 @@ def across(x: Float, width: float, spread: float) -> list[tuple[str, ...]]:
 
 
 def upright(y: Float, top: float, bottom: float, spread: float) -> list[tuple[str, ...]]:
-    """Centres (N,) -> top and bottom for the outermost, and for others above the line `top` or below `bottom`."""
+    """Say top and bottom of the outermost centres (N,), and of others above the line `top` or below `bottom`."""
     words = _outermost(y, spread, ("top",), ("bottom",))
     if words is None:
         return [()] * len(y)
@@ -94,7 +93,7 @@ def upright(y: Float, top: float, bottom: float, spread: float) -> list[tuple[st
 
 
 def depth(areas: Float) -> list[tuple[str, ...]]:
-    """Positive areas (N,) -> behind for the smallest and front for the largest, where they differ enough.
+    """Say behind of the smallest of positive areas (N,) and front of the largest, where they differ enough.
 
     Of more than three, others too that are small beside the largest, or nearly as large.
     """

@@ -1,39 +1,44 @@
-"""How things look: attributes from a Pseudo-Q attribute file, or by CLIP from a list of words, without training.
+"""Describe detections: attributes from a Pseudo-Q attribute file, or by CLIP from a list of words, without training.
 
 The file is the Visual Genome detector's: a score for each of 400 words and box of its own, given to the detection of
-the same class that it overlaps (spec clipvg.md 3.2). CLIP stands in for that detector, which nobody maintains: it is
-shown the crop of each box and, for each group of words (colours, patterns), a text with each of them; the most likely
-word of a group is said when it is likely enough. A group's silent words compete and are never said: "plain", or the
-empty word, which stands for the name alone.
+the same class that it overlaps. CLIP stands in for that detector, which nobody maintains: it compares the crop of each
+box with a text for each word of a group (colours, patterns); the most likely word of a group is used when it is likely
+enough. A group's silent words compete and are never used: "plain", or the empty word, which stands for the name alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
 
 from bench.boxes import iou_pairwise
+from bench.datasets.fingerprint import image_key
 from bench.errors import DataError, SettingsError
-from bench.grounding import Boxes, ImageArray, PipelineContext
+from bench.grounding import Boxes, PipelineContext
 from bench.settings import Table
-from clipvg.pseudo_labels.pseudo_q_files import Scored, names_of_files, read_attributes
+from clipvg.pseudo_labels.detection_files import (
+    AttributeScores,
+    ImageDetections,
+    boxes_of,
+    find_files,
+    read_attributes,
+)
 from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.two_stage.clip.views import Resize, View, make_views
 
 
 class Group(Table):
-    """Words that exclude each other: a thing is said to be at most one of them."""
+    """Words that exclude each other: an object has at most one of them."""
 
     words: tuple[str, ...] = Field(min_length=2)
-    silent: tuple[str, ...] = Field(("",), description="of `words`: recognised and never said; '' is the name alone")
-    threshold: float = Field(0.5, ge=0, le=1, description="the probability within the group above which it is said")
+    silent: tuple[str, ...] = Field(("",), description="of `words`: recognised and never used; '' is the name alone")
+    threshold: float = Field(0.5, ge=0, le=1, description="the probability within the group above which it is used")
 
 
 COLOURS = ("", "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray")
@@ -49,69 +54,55 @@ class AttributeOptions(Table):
     kind: Literal["none", "file", "clip"] = "none"
     files: str | tuple[str, ...] = Field((), description="attribute files in Pseudo-Q's format")
     vocabulary: str = Field("", description="of the files: a text file, one attribute a line, in their order")
-    file_threshold: float = Field(0.3, ge=0, description="of the files: the score above which an attribute is said")
-    file_iou: float = Field(0.5, ge=0, lt=1, description="of the files: the IoU above which two boxes are one thing")
+    file_threshold: float = Field(0.3, ge=0, description="of the files: the score above which an attribute is used")
+    file_iou: float = Field(0.5, ge=0, lt=1, description="of the files: the IoU above which two boxes are one object")
     clip: ClipOptions = ClipOptions()
     groups: tuple[Group, ...] = Field(GROUPS, description="the words it chooses from, in the order in which they go")
-    most: int = Field(1, ge=1, description="words said of one thing: the likeliest")
+    most: int = Field(1, ge=1, description="words for one object: the likeliest")
     prompt: str = Field("a photo of a {attribute} {name}", pattern=r"\{attribute\}.*\{name\}")
     view: View = "crop"
     margin: float = Field(0.0, ge=0, description="widen each crop by this share of its sides")
     resize: Resize = "squash"
 
 
-class Attribute(NamedTuple):
-    """The words, empty where nothing is known, and how sure they are (of several words the least sure), 0..1."""
-
-    words: str = ""
-    score: float = 0.0
-
-
-class Described(NamedTuple):
-    """What is asked about one image: its key, its pixels, and N names with their boxes (N, 4) xyxy pixels."""
-
-    key: str
-    image: ImageArray
-    names: Sequence[str]
-    boxes: Boxes
+Attribute = tuple[str, float]  # the words, empty where nothing is known; the least of their scores, 0..1
+NO_ATTRIBUTE: Attribute = ("", 0.0)
+# Of many images an attribute for each detection; of one object always the same, whatever is beside it.
+Describe = Callable[[Sequence[ImageDetections]], list[list[Attribute]]]
 
 
-# Of many images an attribute for each box; of one thing always the same, whatever is beside it.
-Describer = Callable[[Sequence[Described]], list[list[Attribute]]]
-
-
-def open_describer(options: AttributeOptions, where: str, context: PipelineContext) -> Describer | None:
-    """The describer the options declare, None for none. Raises SettingsError, WeightsError, DataError."""
+def open_attributes(options: AttributeOptions, where: str, context: PipelineContext) -> Describe | None:
+    """Open what describes detections, None for none. Raises SettingsError, WeightsError, DataError."""
     match options.kind:
         case "file":
             return file_attributes(options, where, context)
         case "clip":
-            return ClipAttributes(options, where, context).describe
+            return clip_attributes(options, where, context)
         case _:
             return None
 
 
-def file_attributes(options: AttributeOptions, where: str, context: PipelineContext) -> Describer:
+def file_attributes(options: AttributeOptions, where: str, context: PipelineContext) -> Describe:
     """Read attributes of files, each given to the detection of its class that it overlaps most."""
     files = (options.files,) if isinstance(options.files, str) else options.files
     if not files or not options.vocabulary:
         raise SettingsError(f"{where}: name the attribute `files`, and as `vocabulary` the file of their words")
-    (path,) = names_of_files([options.vocabulary], context)
+    (path,) = find_files([options.vocabulary], context)
     words = read_vocabulary(path)
-    table = read_attributes(names_of_files(files, context), len(words))
+    table = read_attributes(find_files(files, context), len(words))
 
-    def describe(one: Described) -> list[Attribute]:
-        scored = table.get(one.key)
-        if scored is None or not len(scored.boxes) or not len(one.names):
-            return [Attribute()] * len(one.names)
-        index, score = chosen(scored, one.names, one.boxes, words, options)
-        return [Attribute(words[i], s) if i >= 0 else Attribute() for i, s in zip(index.tolist(), score, strict=True)]
+    def describe(image: ImageDetections) -> list[Attribute]:
+        scored, names = table.get(image_key(image.scene.file)), [d.name for d in image.detections]
+        if scored is None or not scored[0] or not names:
+            return [NO_ATTRIBUTE] * len(names)
+        index, score = match_attributes(scored, names, boxes_of(image.detections), words, options)
+        return [(words[i], s) if i >= 0 else NO_ATTRIBUTE for i, s in zip(index.tolist(), score, strict=True)]
 
-    return lambda batch: [describe(one) for one in batch]
+    return lambda batch: [describe(image) for image in batch]
 
 
 def read_vocabulary(path: Path) -> list[str]:
-    """One attribute a line; of a line's spellings, "gray,grey", the first. Raises DataError."""
+    """Read one attribute a line; of a line's spellings, "gray,grey", the first. Raises DataError."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -125,80 +116,83 @@ def read_vocabulary(path: Path) -> list[str]:
     return words
 
 
-def chosen(
-    scored: Scored, names: Sequence[str], boxes: Boxes, words: Sequence[str], options: AttributeOptions
+def match_attributes(
+    scored: AttributeScores, names: Sequence[str], boxes: Boxes, words: Sequence[str], options: AttributeOptions
 ) -> tuple[NDArray[np.intp], list[float]]:
-    """Of each of N detections the index of its word and that word's score; -1 and 0 for none.
+    """Return for each of N detections the index of its word and that word's score; -1 and 0 for none.
 
     A row of the file whose class names its own attribute ("brick wall", brick) counts as of the class without it.
     """
-    best, top = scored.scores.argmax(axis=1), scored.scores.max(axis=1)
-    bare = [without(name, words[i]) for name, i in zip(scored.names, best, strict=True)]
+    file_names, file_boxes, scores = scored
+    # 1. The best word of each of M rows, and the rows of a detection's class: (N, M).
+    best, top = scores.argmax(axis=1), scores.max(axis=1)
+    bare = [without(name, words[i]) for name, i in zip(file_names, best, strict=True)]
     same = np.array(names)[:, None] == np.array(bare)[None, :]
-    overlap = np.where(
-        same & (top > np.float32(options.file_threshold)), iou_pairwise(boxes, scored.boxes), 0.0
-    )  # (N, M)
+    # 2. Of those with a score above the threshold, the one that overlaps the detection most.
+    usable = same & (top > np.float32(options.file_threshold))
+    overlap = np.where(usable, iou_pairwise(boxes, file_boxes), 0.0)
     row = overlap.argmax(axis=1)
     fits = overlap[np.arange(len(names)), row] > options.file_iou
     return np.where(fits, best[row], -1), np.where(fits, top[row], 0.0).tolist()
 
 
 def without(name: str, attribute: str) -> str:
-    """A class name less the words of an attribute, unless nothing would be left: "brick wall", "brick" -> "wall"."""
-    said = set(attribute.split())
-    return " ".join(word for word in name.split() if word not in said) or name
+    """Remove an attribute's words from a class name, unless nothing would be left: "brick wall", "brick" -> "wall"."""
+    words = set(attribute.split())
+    return " ".join(word for word in name.split() if word not in words) or name
 
 
-class ClipAttributes:
-    """CLIP's choice within each group of words; the crops of a whole batch in one call of the encoder."""
+def clip_attributes(options: AttributeOptions, where: str, context: PipelineContext) -> Describe:
+    """Let CLIP choose within each group of words; the crops of a whole batch are one call of the encoder."""
+    for group in options.groups:
+        if unknown := [word for word in group.silent if word not in group.words and word]:
+            raise SettingsError(f"{where}.groups: silent {unknown[0]!r} is not among the words {group.words}")
+    encoder = ClipEncoder(options.clip, context)
+    views = (options.view,), encoder.image_size, options.margin, encoder.device, options.resize
 
-    def __init__(self, options: AttributeOptions, where: str, context: PipelineContext) -> None:
-        for group in options.groups:
-            if unknown := [word for word in group.silent if word not in group.words and word]:
-                raise SettingsError(f"{where}.groups: silent {unknown[0]!r} is not among the words {group.words}")
-        self.options = options
-        self.encoder = ClipEncoder(options.clip, context)
-
-    def describe(self, batch: Sequence[Described]) -> list[list[Attribute]]:
-        """For every image an attribute for each of its boxes."""
-        names = [name for asked in batch for name in asked.names]
+    def describe(batch: Sequence[ImageDetections]) -> list[list[Attribute]]:
+        names = [detection.name for image in batch for detection in image.detections]
         if not names:
             return [[] for _ in batch]
-        crops = torch.cat([self._crops(asked) for asked in batch if len(asked.names)])
-        vectors = self.encoder.encode_images(crops)  # (N, D)
+        # 1. A vector for each crop, of all images at once: (N, D).
+        crops = [make_views(image.image, boxes_of(image.detections), *views)[0] for image in batch if image.detections]
+        vectors = encoder.encode_images(torch.cat(crops))
+        # 2. For each group a distribution over its words, in texts with the crop's class name: (N, W).
         kinds = {name: row for row, name in enumerate(dict.fromkeys(names))}
         rows = torch.tensor([kinds[name] for name in names], device=vectors.device)
-        chances = [self._chances(vectors, rows, list(kinds), group) for group in self.options.groups]
-        said = iter(spoken(chances, self.options.groups, self.options.most))
-        return [[next(said) for _ in asked.names] for asked in batch]
+        probabilities = []
+        for group in options.groups:
+            texts = [prompt_text(options.prompt, word, name) for name in kinds for word in group.words]
+            table = encoder.encode_texts(texts).unflatten(0, (len(kinds), len(group.words)))  # (K, W, D)
+            cosines = torch.bmm(table[rows], vectors[:, :, None])[:, :, 0]
+            probabilities.append((encoder.scale * cosines).double().softmax(dim=1).cpu().numpy())
+        # 3. The likeliest words of each detection.
+        attributes = iter(likeliest_words(probabilities, options.groups, options.most))
+        return [[next(attributes) for _ in image.detections] for image in batch]
 
-    def _crops(self, asked: Described) -> Tensor:
-        """(N, 3, S, S) in 0..1."""
-        o, size = self.options, self.encoder.image_size
-        return make_views(asked.image, asked.boxes, (o.view,), size, o.margin, self.encoder.device, o.resize)[0]
-
-    def _chances(self, vectors: Tensor, rows: Tensor, kinds: Sequence[str], group: Group) -> NDArray[np.float64]:
-        """(N, D) vectors of crops and the row of each one's name in `kinds` -> (N, W), a distribution over words."""
-        texts = [self._text(word, name) for name in kinds for word in group.words]
-        table = self.encoder.encode_texts(texts).unflatten(0, (len(kinds), len(group.words)))  # (K, W, D)
-        cosines = torch.bmm(table[rows], vectors[:, :, None])[:, :, 0]
-        return (self.encoder.scale * cosines).double().softmax(dim=1).cpu().numpy()
-
-    def _text(self, word: str, name: str) -> str:
-        return " ".join(self.options.prompt.replace("{attribute}", word).replace("{name}", name).split())
+    return describe
 
 
-def spoken(chances: Sequence[NDArray[np.float64]], groups: Sequence[Group], most: int) -> list[Attribute]:
-    """(N, W) for each group -> what is said of each of N things, its words in the order of the groups."""
-    winner = np.stack([c.argmax(axis=1) for c in chances], axis=1)  # (N, G)
-    score = np.stack([c.max(axis=1) for c in chances], axis=1)
+def prompt_text(prompt: str, word: str, name: str) -> str:
+    """Fill a prompt; the empty word leaves the name alone."""
+    return " ".join(prompt.replace("{attribute}", word).replace("{name}", name).split())
+
+
+def likeliest_words(
+    probabilities: Sequence[NDArray[np.float64]], groups: Sequence[Group], most: int
+) -> list[Attribute]:
+    """Choose the attribute of each of N objects, its words in the order of the groups; (N, W) for each group."""
+    # 1. A group's winner counts if it is not silent and above the threshold: (N, G).
+    winner = np.stack([p.argmax(axis=1) for p in probabilities], axis=1)
+    score = np.stack([p.max(axis=1) for p in probabilities], axis=1)
     for g, group in enumerate(groups):
         silent = np.array([word in group.silent or not word for word in group.words])
         score[silent[winner[:, g]] | (score[:, g] <= group.threshold), g] = 0.0
+    # 2. Of all groups the `most` likeliest.
     rank = np.argsort(np.argsort(-score, axis=1, kind="stable"), axis=1)
     score[rank >= most] = 0.0
     out = []
     for words, scores in zip(winner.tolist(), score.tolist(), strict=True):
-        said = [(group.words[w], s) for group, w, s in zip(groups, words, scores, strict=True) if s > 0]
-        out.append(Attribute(" ".join(w for w, _ in said), min((s for _, s in said), default=0.0)))
+        chosen = [(group.words[w], s) for group, w, s in zip(groups, words, scores, strict=True) if s > 0]
+        out.append((" ".join(w for w, _ in chosen), min((s for _, s in chosen), default=0.0)))
     return out

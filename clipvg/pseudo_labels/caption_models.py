@@ -1,4 +1,4 @@
-"""Captions by any image-to-text model of transformers, by id or from a folder: BLIP, GIT, or a vision-language model.
+"""Caption images by any image-to-text model of transformers, by id or from a folder: BLIP, GIT, or one that chats.
 
 Sampling is nucleus sampling (CLIP-VG's captions: p = 0.8) by the Gumbel trick: to the log-probabilities of the nucleus
 a noise is added whose greatest sum falls on each word exactly as often as the word is probable. Each image's noise
@@ -8,7 +8,7 @@ comes from the seed and its own name, so its caption does not depend on which im
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,72 +19,71 @@ from bench.datasets.fingerprint import image_key
 from bench.grounding import ImageArray, PipelineContext, Scene
 from pipelines.zoo.shared import GREEDY, for_processor, open_pretrained
 
+Images = Sequence[tuple[Scene, ImageArray]]
 
-class CaptionModel:
-    """One caption of each image. `name` is the model's id."""
 
-    def __init__(self, name: str, prompt: str, top_p: float, max_new_tokens: int, context: PipelineContext) -> None:
-        """`top_p` 0 is greedy. `prompt` is what a model that chats is asked; others are shown the image alone.
+def open_caption_model(
+    name: str, prompt: str, top_p: float, max_new_tokens: int, context: PipelineContext
+) -> Callable[[Images], list[str]]:
+    """Open a model -> one caption for each image, without white space at its ends; empty where it has none.
 
-        Raises WeightsError.
-        """
-        self.name, self.prompt, self.top_p = name, prompt, top_p
-        self.max_new_tokens, self.context = max_new_tokens, context
-        dtype = getattr(torch, context.dtype)
-        self.processor, self.model = open_pretrained(
-            AutoModelForImageTextToText, name, context, "caption model", dtype=dtype
-        )
-        self.chats = bool(getattr(self.processor, "chat_template", None))
+    `top_p` 0 is greedy. `prompt` is for a model that chats; others get the image alone. Raises WeightsError.
+    """
+    dtype = getattr(torch, context.dtype)
+    processor, model = open_pretrained(AutoModelForImageTextToText, name, context, "caption model", dtype=dtype)
+    chats = bool(getattr(processor, "chat_template", None))
+
+    def inputs_of(images: Sequence[Any]) -> dict[str, Any]:
+        if not chats:
+            inputs = processor.image_processor(images=list(images), return_tensors="pt")
+        else:
+            content = [{"type": "image"}, {"type": "text", "text": prompt}]
+            text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+            inputs = processor(
+                text=[text] * len(images), images=list(images), padding=True, padding_side="left", return_tensors="pt"
+            )
+        inputs = inputs.to(context.device)
+        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+        return dict(inputs)
 
     @torch.inference_mode()
-    def captions(self, batch: Sequence[tuple[Scene, ImageArray]]) -> list[str]:
-        """One for each image, without white space at its ends; empty where the model says nothing."""
-        inputs = self._inputs([for_processor(image) for _, image in batch])
+    def captions(batch: Images) -> list[str]:
+        # 1. Pixels, and of a model that chats the prompt.
+        inputs = inputs_of([for_processor(image) for _, image in batch])
+        # 2. Words, greedily or sampled by each image's own generator.
         sampling = LogitsProcessorList()
-        if self.top_p:
-            sampling.append(NucleusNoise(self.top_p, [_seed(self.context.seed, scene) for scene, _ in batch]))
-        limit = self.max_new_tokens
-        tokens = self.model.generate(**inputs, max_new_tokens=limit, logits_processor=sampling, **GREEDY)
-        if self.chats:
+        if top_p:
+            sampling.append(NucleusNoise(top_p, [_seed(context.seed, scene) for scene, _ in batch]))
+        tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, logits_processor=sampling, **GREEDY)
+        # 3. Text, without the prompt.
+        if chats:
             tokens = tokens[:, inputs["input_ids"].shape[1] :]
-        return [" ".join(text.split()) for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]
+        return [" ".join(text.split()) for text in processor.batch_decode(tokens, skip_special_tokens=True)]
 
-    def _inputs(self, images: Sequence[Any]) -> dict[str, Any]:
-        if not self.chats:
-            inputs = self.processor.image_processor(images=list(images), return_tensors="pt")
-        else:
-            content = [{"type": "image"}, {"type": "text", "text": self.prompt}]
-            asked = self.processor.apply_chat_template(
-                [{"role": "user", "content": content}], add_generation_prompt=True
-            )
-            inputs = self.processor(
-                text=[asked] * len(images), images=list(images), padding=True, padding_side="left", return_tensors="pt"
-            )
-        inputs = inputs.to(self.context.device)
-        inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
-        return dict(inputs)
+    return captions
 
 
 class NucleusNoise(LogitsProcessor):
-    """Makes the greatest score a sample of the nucleus: the likeliest words that together reach probability p.
+    """Make the greatest score a sample of the nucleus: the likeliest words that together reach probability p.
 
     Row i draws from a generator of its own, seeded by `seeds[i]`.
     """
 
     def __init__(self, p: float, seeds: Sequence[int]) -> None:
         self.p = p
-        self.dice = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """(B, V) logits -> (B, V) noisy log-probabilities, minus infinity outside the nucleus."""
+        # 1. The nucleus: words before which less than p is used up; the likeliest word is always in.
         logs = scores.float().log_softmax(dim=-1)
         ranked, order = logs.sort(dim=-1, descending=True)
-        before = ranked.exp().cumsum(dim=-1) - ranked.exp()  # the likeliest word is always in
-        logs = logs.masked_fill(
-            torch.zeros_like(logs, dtype=torch.bool).scatter(-1, order, before >= self.p), -torch.inf
-        )
-        uniform = torch.stack([torch.rand(logs.shape[-1], generator=dice) for dice in self.dice])
-        return logs - (-uniform.clamp_min(1e-20).log()).log().to(logs.device)
+        before = ranked.exp().cumsum(dim=-1) - ranked.exp()
+        outside = torch.zeros_like(logs, dtype=torch.bool).scatter(-1, order, before >= self.p)
+        # 2. Gumbel noise.
+        uniform = torch.stack([torch.rand(logs.shape[-1], generator=rng) for rng in self.rngs])
+        noise = (-uniform.clamp_min(1e-20).log()).log().to(logs.device)
+        return logs.masked_fill(outside, -torch.inf) - noise
 
 
 def _seed(seed: int, scene: Scene) -> int:

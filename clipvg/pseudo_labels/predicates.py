@@ -1,23 +1,22 @@
-"""Predicates between two boxes, each a score from 0 to 1: by geometry alone, or by CLIP on the pixels.
+"""Score predicates between two boxes, from 0 to 1: by geometry alone, or by CLIP on the pixels.
 
 Every function takes boxes (..., 4), xyxy pixels, of subjects and of objects, which broadcast against each other, and
-scores how well "subject predicate object" says what they do.
+scores how well "subject predicate object" describes them.
 
     beyond an edge   left of, right of, above, below     the share of the subject that is past the object's edge, less
                                                          the further the two lie off the axis
     apart            near, next to                       the gap, measured in sides of the two
-    together         on, in, in front of, behind         which part of them is shared; what ends lower stands in front
+    together         on, in, in front of, behind         which part of them is shared; what ends lower is in front
 
-That a man on a horse rides it no geometry can tell. CLIP chooses among "man riding horse", "horse riding man", ... on
-the crop of the box around both: all predicates in both directions compete in one softmax, so a score says both what is
-going on and who does it to whom. All crops of a batch are one call of the encoder.
+That a man on a horse rides it, geometry does not show. CLIP chooses among "man riding horse", "horse riding man", on
+the crop of the box around both: all predicates in both directions compete in one softmax, so a score tells both what
+happens and who does it to whom. All crops of a batch are one call of the encoder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ TINY = 1e-9
 def _beyond(subjects: Boxes, objects: Boxes, axis: int, back: bool = False) -> Float:
     """The share of the subject before the object's first edge along an axis, times the cosine of the angle off it.
 
-    `back` looks the other way along the axis: past the last edge.
+    `back` goes the other way along the axis: past the last edge.
     """
     if back:  # everything mirrored: the edges of the axis change places and signs
         subjects, objects = subjects.copy(), objects.copy()
@@ -54,7 +53,7 @@ right, below = partial(_beyond, axis=0, back=True), partial(_beyond, axis=1, bac
 
 
 def near(subjects: Boxes, objects: Boxes) -> Float:
-    """1 where they touch, 0 where they are as far apart as they are large; what lies in something is not near it."""
+    """Score 1 where they touch, 0 where they are as far apart as they are large; what lies inside is not near."""
     gap = np.maximum(np.maximum(subjects[..., :2] - objects[..., 2:], objects[..., :2] - subjects[..., 2:]), 0)
     side = (np.sqrt(box_area_xyxy(subjects)) + np.sqrt(box_area_xyxy(objects))) / 2
     apart = 1 - _shared(subjects, objects) / np.minimum(box_area_xyxy(subjects), box_area_xyxy(objects)).clip(TINY)
@@ -62,13 +61,13 @@ def near(subjects: Boxes, objects: Boxes) -> Float:
 
 
 def beside(subjects: Boxes, objects: Boxes) -> Float:
-    """Near, and on one level: by the share of the lower one's height that both have."""
+    """Score near, and on one level: by the share of the lower one's height that both have."""
     level = _overlap(subjects, objects)[..., 1].clip(0) / np.minimum(_sides(subjects)[1], _sides(objects)[1])
     return np.asarray(near(subjects, objects) * level)
 
 
 def on(subjects: Boxes, objects: Boxes) -> Float:
-    """It is over the object, sticks out above it, and ends in it or just above it."""
+    """Score a subject over the object that sticks out above it, and ends in it or just above it."""
     width, height = _sides(subjects)
     over = _overlap(subjects, objects)[..., 0].clip(0) / width
     out = ((objects[..., 1] - subjects[..., 1]) / height).clip(0, 1)
@@ -78,13 +77,13 @@ def on(subjects: Boxes, objects: Boxes) -> Float:
 
 
 def inside(subjects: Boxes, objects: Boxes) -> Float:
-    """The share of it that lies in the object, less the nearer the two are in size."""
+    """Score the share of the subject that lies in the object, less the nearer the two are in size."""
     area, other = box_area_xyxy(subjects).clip(TINY), box_area_xyxy(objects).clip(TINY)
     return np.asarray(_shared(subjects, objects) / area * (1 - area / other).clip(0))
 
 
 def in_front(subjects: Boxes, objects: Boxes) -> Float:
-    """They overlap, and it ends lower in the image, as what is nearer does on level ground."""
+    """Score an overlap where the subject ends lower in the image, as what is nearer does on level ground."""
     smaller = np.minimum(box_area_xyxy(subjects), box_area_xyxy(objects)).clip(TINY)
     height = (_sides(subjects)[1] + _sides(objects)[1]) / 2
     lower = ((subjects[..., 3] - objects[..., 3]) / (TOUCHING * height)).clip(0, 1)
@@ -96,7 +95,7 @@ def behind(subjects: Boxes, objects: Boxes) -> Float:
 
 
 def larger(subjects: Boxes, objects: Boxes) -> Float:
-    """0 for equal areas, 1 for three times the area and more."""
+    """Score 0 for equal areas, 1 for three times the area and more."""
     ratio = box_area_xyxy(subjects).clip(TINY) / box_area_xyxy(objects).clip(TINY)
     return np.asarray(((ratio - 1) / 2).clip(0, 1))
 
@@ -106,7 +105,7 @@ def smaller(subjects: Boxes, objects: Boxes) -> Float:
 
 
 Predicate = Callable[[Boxes, Boxes], Float]
-# What is said -> what it means. Several wordings may mean one thing.
+# Wording -> predicate. Several wordings may mean one predicate.
 GEOMETRY: dict[str, Predicate] = {
     **dict.fromkeys(("left of", "to the left of"), left),
     **dict.fromkeys(("right of", "to the right of"), right),
@@ -124,18 +123,18 @@ GEOMETRY: dict[str, Predicate] = {
 
 
 def meanings(wordings: Iterable[str]) -> dict[Predicate, tuple[str, ...]]:
-    """Each predicate with those of `wordings` that say it. Raises UnknownName for what no geometry can tell."""
+    """Group `wordings` by their predicate. Raises UnknownName for what is no geometry."""
     out: dict[Predicate, tuple[str, ...]] = {}
     for wording in dict.fromkeys(wordings):
         if wording not in GEOMETRY:
-            raise UnknownName("predicate of geometry", wording, GEOMETRY, "what must be looked at goes into `looked`")
+            raise UnknownName("predicate of geometry", wording, GEOMETRY, "what needs the pixels goes into `looked`")
         predicate = GEOMETRY[wording]
         out[predicate] = (*out.get(predicate, ()), wording)
     return out
 
 
 def among(predicate: Predicate, boxes: Boxes) -> Float:
-    """(N, 4) -> (N, N): how well it holds of box i to box j; 0 of a box to itself."""
+    """Score a predicate from box i to box j, (N, 4) -> (N, N); 0 of a box to itself."""
     scores = predicate(boxes[:, None], boxes[None])
     np.fill_diagonal(scores, 0)
     return scores
@@ -146,63 +145,59 @@ def _sides(boxes: Boxes) -> tuple[Float, Float]:
 
 
 def _overlap(subjects: Boxes, objects: Boxes) -> Float:
-    """(..., 2): how far they overlap along each axis; negative is a gap."""
+    """How far they overlap along each axis, (..., 2); negative is a gap."""
     return np.minimum(subjects[..., 2:], objects[..., 2:]) - np.maximum(subjects[..., :2], objects[..., :2])
 
 
 def _shared(subjects: Boxes, objects: Boxes) -> Float:
-    """(...) the area both have."""
+    """The area both have, (...)."""
     return np.asarray(_overlap(subjects, objects).clip(0).prod(axis=-1))
 
 
-class Shown(NamedTuple):
-    """An image, the names of its N things, their boxes (N, 4) xyxy pixels, and the pairs (P, 2) to look at."""
-
-    image: ImageArray
-    names: Sequence[str]
-    boxes: Boxes
-    pairs: NDArray[np.intp]
+# An image, the names of its N objects, their boxes (N, 4) xyxy pixels, and the pairs (P, 2) to score.
+PairsOfImage = tuple[ImageArray, Sequence[str], Boxes, NDArray[np.intp]]
 
 
-class SeenPredicates:
-    """Scores of predicates over pairs of things, for many images at once."""
+def score_pairs(
+    batch: Sequence[PairsOfImage], predicates: Sequence[str], prompt: str, encoder: ClipEncoder
+) -> list[Float]:
+    """Score K predicates for each pair by CLIP -> (P, 2, K) for each image: of the first object, and of the second.
 
-    def __init__(self, predicates: Sequence[str], prompt: str, encoder: ClipEncoder) -> None:
-        """`prompt` has the place {}: "a photo of a {}"."""
-        self.predicates, self.prompt, self.encoder = tuple(predicates), prompt, encoder
+    `prompt` has the place {}: "a photo of a {}".
+    """
+    # 1. A vector for the crop around each pair, of the whole batch: (P, D).
+    crops = [_crops_of_pairs(image, boxes, pairs, encoder) for image, _, boxes, pairs in batch if len(pairs)]
+    if not crops:
+        return [np.zeros((0, 2, len(predicates))) for _ in batch]
+    vectors = encoder.encode_images(torch.cat(crops))
+    # 2. Texts of both directions, each encoded once: (T, D).
+    texts = []
+    for _, names, _, pairs in batch:
+        for i, j in pairs.tolist():
+            directions = ((names[i], names[j]), (names[j], names[i]))
+            texts += [prompt.replace("{}", f"{a} {predicate} {b}") for a, b in directions for predicate in predicates]
+    rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    table = encoder.encode_texts(list(rows))
+    # 3. One softmax over all predicates and both directions of a pair.
+    index = torch.tensor([rows[text] for text in texts], device=vectors.device).view(len(vectors), -1)  # (P, 2 K)
+    cosines = (vectors @ table.T).gather(1, index)
+    probabilities = (encoder.scale * cosines).double().softmax(dim=1).cpu().numpy()
+    scores = probabilities.reshape(len(vectors), 2, len(predicates))
+    return np.split(scores, np.cumsum([len(pairs) for *_, pairs in batch])[:-1])
 
-    def score(self, batch: Sequence[Shown]) -> list[NDArray[np.float64]]:
-        """For each image (P, 2, K): of each pair and predicate, said of the first thing and of the second."""
-        crops = [self._crops(shown) for shown in batch if len(shown.pairs)]
-        if not crops:
-            return [np.zeros((0, 2, len(self.predicates))) for _ in batch]
-        seen = self.encoder.encode_images(torch.cat(crops))  # (P, D), of the whole batch
-        said = [text for shown in batch for i, j in shown.pairs.tolist() for text in self._texts(shown.names, i, j)]
-        rows = {text: row for row, text in enumerate(dict.fromkeys(said))}
-        table = self.encoder.encode_texts(list(rows))  # (T, D)
-        index = torch.tensor([rows[text] for text in said], device=seen.device).view(len(seen), -1)  # (P, 2 K)
-        cosines = (seen @ table.T).gather(1, index)
-        chances = (self.encoder.scale * cosines).double().softmax(dim=1).cpu().numpy()
-        scores = chances.reshape(len(seen), 2, len(self.predicates))
-        return np.split(scores, np.cumsum([len(shown.pairs) for shown in batch])[:-1])
 
-    def _texts(self, names: Sequence[str], i: int, j: int) -> list[str]:
-        a, b = names[i], names[j]
-        phrases = [f"{a} {p} {b}" for p in self.predicates] + [f"{b} {p} {a}" for p in self.predicates]
-        return [self.prompt.replace("{}", phrase) for phrase in phrases]
-
-    def _crops(self, shown: Shown) -> torch.Tensor:
-        """(P, 3, S, S) in 0..1: the boxes around each pair."""
-        a, b = shown.boxes[shown.pairs[:, 0]], shown.boxes[shown.pairs[:, 1]]
-        around = np.concatenate([np.minimum(a[:, :2], b[:, :2]), np.maximum(a[:, 2:], b[:, 2:])], axis=1)
-        return make_views(shown.image, around, ("crop",), self.encoder.image_size, 0.0, self.encoder.device)[0]
+def _crops_of_pairs(image: ImageArray, boxes: Boxes, pairs: NDArray[np.intp], encoder: ClipEncoder) -> torch.Tensor:
+    """The boxes around each pair as views, (P, 3, S, S) in 0..1."""
+    a, b = boxes[pairs[:, 0]], boxes[pairs[:, 1]]
+    around = np.concatenate([np.minimum(a[:, :2], b[:, :2]), np.maximum(a[:, 2:], b[:, 2:])], axis=1)
+    return make_views(image, around, ("crop",), encoder.image_size, 0.0, encoder.device)[0]
 
 
 def close_pairs(boxes: Boxes, confidences: Sequence[float], most: int) -> NDArray[np.intp]:
-    """(N, 4) -> at most `most` pairs (P, 2), i < j, of things that touch or nearly so, the surest and nearest first."""
+    """List at most `most` pairs (P, 2), i < j, of boxes (N, 4) that nearly touch, the surest and nearest first."""
     i, j = np.triu_indices(len(boxes), k=1)
     sure = np.asarray(confidences, np.float64)
-    # One inside the other is no neighbour to `near`, and yet the first thing to look at.
+    # One inside the other is no neighbour to `near`, and yet the first pair to score.
     overlap = np.minimum(boxes[i, 2:], boxes[j, 2:]) - np.maximum(boxes[i, :2], boxes[j, :2])
     closeness = np.where((overlap > 0).all(axis=1), 1.0, near(boxes[i], boxes[j]))
     worth = sure[i] * sure[j] * closeness

@@ -1,8 +1,8 @@
-"""The template source: Pseudo-Q's pseudo-queries (Jiang et al., CVPR 2022), which CLIP-VG takes unchanged.
+"""The template source: Pseudo-Q's pseudo-queries (Jiang et al., CVPR 2022), which CLIP-VG uses unchanged.
 
-Of each image: people, garments and things are sorted (words.toml), the small and the overlapping dropped, garments
-given to people, and each thing placed among those of its class (arrangement.py); the most confident few, people first,
-are put into every template, and of all these phrases some are drawn.
+Of each image: detections are sorted into people, garments and other objects (words.toml), the small and the overlapping
+dropped, garments given to people, and each object placed among those of its class (arrangement.py); the most confident
+few, people first, are put into every template, and of all these phrases some are drawn.
 
 In a template n is the noun with its attribute, r a spatial word, a a garment with its attribute, and p what goes before
 the spatial word; top and bottom have none.
@@ -14,7 +14,6 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -25,11 +24,11 @@ from bench.errors import DataError
 from bench.labelling import LabelJob, PseudoLabel
 from bench.settings import Table, parse_table, takes
 from clipvg.pseudo_labels.arrangement import large_enough, spatial_words, without_overlaps, worn
-from clipvg.pseudo_labels.detections import DetectionOptions, Looked, boxes_of, looked_at
-from clipvg.pseudo_labels.pseudo_q_files import Detection, names_of_files
+from clipvg.pseudo_labels.detection_files import Detection, ImageDetections, boxes_of, find_files
+from clipvg.pseudo_labels.detections import DetectionOptions, detect
 
-LISTS = ("people", "hat", "shirt", "pants", "shoes")  # what is in none of them is of the kind "things"
-OURS = Path(__file__).with_name("words.toml")
+LISTS = ("people", "hat", "shirt", "pants", "shoes")  # what is in none of them is of the kind "objects"
+WORDS = Path(__file__).with_name("words.toml")
 PREPOSITIONS = dict.fromkeys(("left", "right"), "on the")
 PREPOSITIONS |= dict.fromkeys(("front", "behind", "middle", "center"), "in the")
 PLACED = ("n r", "n p r", "r n")
@@ -42,22 +41,22 @@ class TemplateOptions(Table):
 
     objects: DetectionOptions = DetectionOptions()
     top_n: int = Field(
-        3, ge=1, description="things of an image that phrases are about: the most confident, people first"
+        3, ge=1, description="objects of an image that phrases are about: the most confident, people first"
     )
     per_image: int = Field(6, ge=1, description="phrases of an image, drawn from all that the templates give")
-    smallest: float = Field(1 / 64, ge=0, le=1, description="share of the image under which people and things are left")
+    smallest: float = Field(
+        1 / 64, ge=0, le=1, description="share of the image under which people and objects are left out"
+    )
     overlap: float = Field(0.4, ge=0, le=1, description="IoU above which only the more confident of two is kept")
     inside: float = Field(0.75, ge=0, le=1, description="share of a garment that lies in its wearer's box")
-    spread: float = Field(
-        50.0, ge=0, description="pixels between the outermost of a class for left and right to be said"
-    )
-    official: bool = Field(False, description="as the published code has it, mistakes included (spatial_words, drawn)")
+    spread: float = Field(50.0, ge=0, description="pixels between the outermost of a class for left and right")
+    official: bool = Field(False, description="as the published code has it, mistakes included (spatial_words, draw)")
     words: str = Field("", description="a TOML of your own for the lists of people and garments; empty = words.toml")
 
 
 @dataclass(frozen=True, slots=True)
 class Referent:
-    """What phrases can be about: a detection, where it stands among its class, and what it wears."""
+    """A detection that phrases can be about, where it stands among its class, and what it wears."""
 
     detection: Detection
     is_person: bool
@@ -65,53 +64,65 @@ class Referent:
     garments: tuple[str, ...] = ()
 
 
+# One phrase: "text", "template" (its pattern with the preposition written out, "n on the r"), "spatial", "garment".
+Phrase = dict[str, str]
+
+
 @takes(TemplateOptions)
 def template(job: LabelJob) -> Iterator[PseudoLabel]:
-    """The template source's labels; the same for the same seed, whatever the batch and whichever images go before.
+    """Make labels by templates; the same for the same seed, whatever the batch and whichever images go before.
 
-    Raises what `looked_at` raises, and DataError for word lists that cannot be used.
+    Raises what `detect` raises, and DataError for word lists that cannot be used.
     """
     options = parse_table(TemplateOptions, job.options, job.where)
-    path = names_of_files([options.words], job.context)[0] if options.words else OURS
-    return _labels(looked_at(job, options.objects, f"{job.where}.objects"), options, read_words(path), job.context.seed)
+    path = find_files([options.words], job.context)[0] if options.words else WORDS
+    scenes = detect(job, options.objects, f"{job.where}.objects")
+    return _labels(scenes, options, read_words(path), job.context.seed)
 
 
 def _labels(
-    seen: Iterator[Looked], options: TemplateOptions, kinds: Mapping[str, str], seed: int
+    scenes: Iterator[ImageDetections], options: TemplateOptions, kinds: Mapping[str, str], seed: int
 ) -> Iterator[PseudoLabel]:
-    for looked in seen:
-        height, width = looked.image.shape[:2]
-        chosen = most_confident(referents(looked.detections, (width, height), options, kinds), options.top_n)
-        for referent, said in drawn(chosen, options, Rng("template", seed, image_key(looked.scene.file))):
+    for image in scenes:
+        # 1. What phrases can be about, and of these the most confident few.
+        height, width = image.image.shape[:2]
+        chosen = most_confident(referents(image.detections, (width, height), options, kinds), options.top_n)
+        # 2. Phrases, drawn by the image's own generator.
+        rng = Rng("template", seed, image_key(image.scene.file))
+        for referent, phrase in draw(chosen, options, rng):
             provenance = {
                 "source": "template",
-                "detector": looked.detector,
+                "detector": image.detector,
                 "score": round(referent.detection.confidence, 6),
-                "template": said.template,
+                "template": phrase["template"],
                 "noun": noun(referent.detection),
                 "class": referent.detection.name,
                 "attribute": referent.detection.attribute,
-                "spatial": said.spatial,
-                "garment": said.garment,
-                "entities": 2 if said.garment else 1,
+                "spatial": phrase["spatial"],
+                "garment": phrase["garment"],
+                "entities": 2 if phrase["garment"] else 1,
             }
-            yield PseudoLabel(looked.scene, said.text, referent.detection.box, provenance)
+            yield PseudoLabel(image.scene, phrase["text"], referent.detection.box, provenance)
 
 
 def referents(
     detections: Sequence[Detection], size: tuple[int, int], options: TemplateOptions, kinds: Mapping[str, str]
 ) -> list[Referent]:
-    """The people and things of an image of `size` (width, height) that are worth a phrase, people first."""
-    sorts = [kinds.get(d.name.lower(), "things") for d in detections]
-    people = _kept([d for d, sort in zip(detections, sorts, strict=True) if sort == "people"], size, options)
-    things = _kept([d for d, sort in zip(detections, sorts, strict=True) if sort == "things"], size, options)
-    garments = [d for d, sort in zip(detections, sorts, strict=True) if sort not in ("people", "things")]
-    garments = _apart(garments, options.overlap)
+    """List the people and objects of an image of `size` (width, height) that are worth a phrase, people first."""
+    # 1. Sort; drop small people and objects, and of those that overlap all but the most confident.
+    groups: dict[str, list[Detection]] = {"people": [], "objects": [], "garments": []}
+    for detection in detections:
+        kind = kinds.get(detection.name.lower(), "objects")
+        groups[kind if kind in groups else "garments"].append(detection)
+    people, objects = (_apart(_large(groups[kind], size, options), options.overlap) for kind in ("people", "objects"))
+    garments = _apart(groups["garments"], options.overlap)
+    # 2. Give garments to people.
     wears = worn(boxes_of(garments), [kinds[g.name.lower()] for g in garments], boxes_of(people), options.inside)
     dressed = [tuple(noun(garments[g]) for g in np.flatnonzero(of)) for of in wears.T]
+    # 3. Place each among those of its class.
     return [
         *_placed(people, dressed, size, options, is_person=True),
-        *_placed(things, [()] * len(things), size, options, is_person=False),
+        *_placed(objects, [()] * len(objects), size, options, is_person=False),
     ]
 
 
@@ -131,10 +142,9 @@ def _placed(
     return [Referent(d, is_person, spatial[i], dressed[i]) for i, d in enumerate(detections)]
 
 
-def _kept(detections: Sequence[Detection], size: tuple[int, int], options: TemplateOptions) -> list[Detection]:
-    """People or things that are large enough, and of those that overlap the more confident."""
+def _large(detections: Sequence[Detection], size: tuple[int, int], options: TemplateOptions) -> list[Detection]:
     large = large_enough(boxes_of(detections), size, options.smallest)
-    return _apart([d for d, fits in zip(detections, large, strict=True) if fits], options.overlap)
+    return [d for d, fits in zip(detections, large, strict=True) if fits]
 
 
 def _apart(detections: Sequence[Detection], overlap: float) -> list[Detection]:
@@ -143,29 +153,57 @@ def _apart(detections: Sequence[Detection], overlap: float) -> list[Detection]:
     return [d for d, stays in zip(detections, kept, strict=True) if stays]
 
 
-def most_confident(found: Sequence[Referent], top_n: int) -> list[Referent]:
-    """The `top_n` most confident, every person before any thing."""
-    return sorted(found, key=lambda r: (not r.is_person, -r.detection.confidence))[:top_n]
+def most_confident(candidates: Sequence[Referent], top_n: int) -> list[Referent]:
+    """Return the `top_n` most confident, every person before any object."""
+    return sorted(candidates, key=lambda r: (not r.is_person, -r.detection.confidence))[:top_n]
 
 
-def drawn(chosen: Sequence[Referent], options: TemplateOptions, dice: Rng) -> list[tuple[Referent, Candidate]]:
-    """At most `per_image` of all phrases about the chosen, in random order where there are more.
+def draw(chosen: Sequence[Referent], options: TemplateOptions, rng: Rng) -> list[tuple[Referent, Phrase]]:
+    """Draw at most `per_image` of all phrases about the chosen, in random order where there are more.
 
     The published code may draw the same phrase for the same box twice, when a person wears two of a garment.
     """
-    pool = [(r, said) for r in chosen for said in candidates(noun(r.detection), r.spatial, r.garments)]
+    pool = [(r, phrase) for r in chosen for phrase in phrases(noun(r.detection), r.spatial, r.garments)]
     if not options.official:
-        pool = list({(r.detection.box, said.text): (r, said) for r, said in reversed(pool)}.values())[::-1]
-    return pool if len(pool) <= options.per_image else dice.sample(pool, options.per_image)
+        unique = {(r.detection.box, phrase["text"]): (r, phrase) for r, phrase in reversed(pool)}
+        pool = list(unique.values())[::-1]
+    return pool if len(pool) <= options.per_image else rng.sample(pool, options.per_image)
 
 
 def noun(detection: Detection) -> str:
-    """The class with its attribute, whose words are not said twice: "brick" and "brick wall" are a "brick wall"."""
-    said = detection.attribute.lower().split()
-    return " ".join([*said, *(word for word in detection.name.lower().split() if word not in said)])
+    """Return the class with its attribute, no word twice: "brick" and "brick wall" are a "brick wall"."""
+    attribute = detection.attribute.lower().split()
+    return " ".join([*attribute, *(word for word in detection.name.lower().split() if word not in attribute)])
 
 
-def read_words(path: Path = OURS) -> dict[str, str]:
+def phrases(noun: str, spatial: Sequence[str], garments: Sequence[str] = ()) -> Iterator[Phrase]:
+    """List every phrase about one object, the noun alone first. Garments are people's only."""
+    yield from _filled(("n",), noun)
+    for word in spatial:
+        yield from _filled(PLACED, noun, word)
+    for garment in garments:
+        yield from _filled(DRESSED, noun, "", garment)
+    for word in spatial:
+        for garment in garments:
+            yield from _filled(PLACED_AND_DRESSED, noun, word, garment)
+
+
+def _filled(patterns: Sequence[str], noun: str, word: str = "", garment: str = "") -> Iterator[Phrase]:
+    preposition = PREPOSITIONS.get(word)
+    fill = {"n": noun, "r": word, "a": garment, "p": preposition}
+    for pattern in patterns:
+        parts = pattern.split()
+        if "p" in parts and preposition is None:
+            continue
+        yield {
+            "text": " ".join(str(fill[part]) for part in parts),
+            "template": " ".join(str(preposition) if part == "p" else part for part in parts),
+            "spatial": word,
+            "garment": garment,
+        }
+
+
+def read_words(path: Path = WORDS) -> dict[str, str]:
     """Read a TOML file of LISTS -> class name in lower case -> its list. Raises DataError naming list and word."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -182,35 +220,3 @@ def read_words(path: Path = OURS) -> dict[str, str]:
             if kinds.setdefault(word.lower(), kind) != kind:
                 raise DataError(f"{path}: {word!r} is in {kinds[word.lower()]} and in {kind}; it can be in one only")
     return kinds
-
-
-class Candidate(NamedTuple):
-    """One phrase; `template` is its pattern with the preposition written out, "n on the r"."""
-
-    text: str
-    template: str
-    spatial: str = ""
-    garment: str = ""
-
-
-def candidates(noun: str, spatial: Sequence[str], garments: Sequence[str] = ()) -> Iterator[Candidate]:
-    """Every phrase about one thing, the noun alone first. Garments are people's only."""
-    yield Candidate(noun, "n")
-    for word in spatial:
-        yield from _filled(PLACED, noun, word)
-    for garment in garments:
-        yield from _filled(DRESSED, noun, "", garment)
-    for word in spatial:
-        for garment in garments:
-            yield from _filled(PLACED_AND_DRESSED, noun, word, garment)
-
-
-def _filled(patterns: Sequence[str], noun: str, word: str, garment: str = "") -> Iterator[Candidate]:
-    preposition = PREPOSITIONS.get(word)
-    for pattern in patterns:
-        parts = pattern.split()
-        if "p" in parts and preposition is None:
-            continue
-        template = " ".join(str(preposition) if part == "p" else part for part in parts)
-        fill = {"n": noun, "r": word, "a": garment, "p": preposition}
-        yield Candidate(" ".join(str(fill[part]) for part in parts), template, word, garment)

@@ -1,4 +1,4 @@
-"""Jobs of images made in memory, and detections put into the finder's mouth."""
+"""Jobs of images made in memory, and a proposer of fixed boxes."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from pipelines.two_stage.proposers.proposals import Proposals
 
 
 class BlankImages:
-    """Grey images of one size (width, height); `bad` files cannot be read, `gone` says that none is there."""
+    """Grey images of one size (width, height); `bad` files cannot be read, `gone` means that none is there."""
 
     def __init__(self, size=(640, 480), bad=(), gone=False):
         self.size, self.bad, self.gone = size, set(bad), gone
@@ -28,16 +28,16 @@ class BlankImages:
         return [scene.file for scene in scenes] if self.gone else []
 
 
-class SpokenProposer:
-    """Says what it was told of each scene: (name, box, confidence); remembers what it was shown."""
+class FixedProposer:
+    """Propose rows (name, box, confidence) by scene id; `calls` are the queries of each call's scenes."""
 
-    sha256, parameters = {"spoken.pt": "0"}, 0
+    sha256, parameters = {"fixed.pt": "0"}, 0
 
     def __init__(self, rows):
-        self.rows, self.shown = rows, []
+        self.rows, self.calls = rows, []
 
     def propose(self, scenes):
-        self.shown.append([scene.queries for scene in scenes])
+        self.calls.append([scene.queries for scene in scenes])
         out = []
         for scene in scenes:
             rows = self.rows.get(scene.id, [])
@@ -47,27 +47,27 @@ class SpokenProposer:
 
 
 @pytest.fixture
-def blank_job(context, tmp_path):
+def blank_job(context):
     """blank_job(options, files=(...), seed=0, **images): a job over grey images, one scene a file."""
 
     def make(options=None, files=("1.jpg", "2.jpg", "3.jpg"), seed=0, **images):
         scenes = [Scene(file.partition(".")[0], file, None, None, ()) for file in files]
-        options = options or {"objects": {"proposer": {"kind": "spoken"}}}
+        options = options or {"objects": {"proposer": {"kind": "fixed"}}}
         return LabelJob(scenes, BlankImages(**images), options, "[label.x]", context(options, seed=seed))
 
     return make
 
 
 @pytest.fixture
-def spoken(monkeypatch):
-    """spoken({"1": [("dog", (0, 0, 50, 50), 0.9)], ...}): what every proposer says from now on."""
+def propose(monkeypatch):
+    """propose({"1": [("dog", (0, 0, 50, 50), 0.9)], ...}): what every proposer proposes from now on."""
 
-    def say(rows):
-        proposer = SpokenProposer(rows)
+    def set_rows(rows):
+        proposer = FixedProposer(rows)
         monkeypatch.setattr("clipvg.pseudo_labels.detections.open_proposer", lambda *_: proposer)
         return proposer
 
-    return say
+    return set_rows
 
 
 @pytest.fixture

@@ -14,10 +14,9 @@ from transformers import (
     BlipProcessor,
 )
 
-from bench.errors import WeightsError
 from bench.grounding import Scene
 from clipvg.pseudo_labels.caption import caption
-from clipvg.pseudo_labels.caption_models import CaptionModel, NucleusNoise
+from clipvg.pseudo_labels.caption_models import NucleusNoise, open_caption_model
 
 WORDS = ("a", "the", "red", "blue", "dog", "cat", "man", "on", "next", "to", "of", "two", "star", "circle")
 
@@ -36,7 +35,7 @@ def tiny_blip(tmp_path_factory):
     torch.manual_seed(0)
     model = BlipForConditionalGeneration(config)
     with torch.no_grad():
-        for parameter in model.parameters():  # as it is initialised it says the same of every image
+        for parameter in model.parameters():  # as initialised it has the same caption for every image
             parameter.add_(0.4 * torch.randn_like(parameter))
     BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
     model.save_pretrained(folder)
@@ -46,7 +45,7 @@ def tiny_blip(tmp_path_factory):
 @pytest.fixture
 def open_model(tiny_blip, context):
     def make(top_p=0.0, seed=0, length=6):
-        return CaptionModel(tiny_blip, "", top_p, length, context(options={}, seed=seed))
+        return open_caption_model(tiny_blip, "", top_p, length, context(options={}, seed=seed))
 
     return make
 
@@ -61,40 +60,37 @@ def images(count=5):
 
 
 def test_greedy_is_the_librarys_own(open_model, tiny_blip):
-    ours = open_model().captions(images())
-    processor, model = (
-        BlipProcessor.from_pretrained(tiny_blip),
-        BlipForConditionalGeneration.from_pretrained(tiny_blip).eval(),
-    )
-    for (_, image), said in zip(images(), ours, strict=True):
+    ours = open_model()(images())
+    processor = BlipProcessor.from_pretrained(tiny_blip)
+    model = BlipForConditionalGeneration.from_pretrained(tiny_blip).eval()
+    for (_, image), text in zip(images(), ours, strict=True):
         if image.shape[0] > 8:  # thinner than 1:8 is widened first
             inputs = processor(images=image, return_tensors="pt")
             tokens = model.generate(**inputs, max_new_tokens=6, do_sample=False, num_beams=1)
-            assert said == processor.decode(tokens[0], skip_special_tokens=True).strip()
-    assert len(set(ours)) > 1 and all(word in WORDS for said in ours for word in said.split())
+            assert text == processor.decode(tokens[0], skip_special_tokens=True).strip()
+    assert len(set(ours)) > 1 and all(word in WORDS for text in ours for word in text.split())
 
 
 def test_sampled_captions_are_each_images_own(open_model):
-    said = open_model(0.9).captions(images())
-    assert [open_model(0.9).captions([one])[0] for one in images()] == said
-    assert open_model(0.9, seed=1).captions(images()) != said
-    assert said != open_model().captions(images())
+    sampled = open_model(0.9)(images())
+    assert [open_model(0.9)([one])[0] for one in images()] == sampled
+    assert open_model(0.9, seed=1)(images()) != sampled
+    assert sampled != open_model()(images())
     alike = [(scene, images()[0][1]) for scene, _ in images()]  # the same pixels under other names
-    assert len(set(open_model(0.9).captions(alike))) > 1
+    assert len(set(open_model(0.9)(alike))) > 1
 
 
 def test_noise_samples_the_nucleus():
     """Words come as often as they are likely within the nucleus, and none from outside it."""
     chances = torch.tensor([0.5, 0.3, 0.15, 0.05])
-    noise = NucleusNoise(0.8, list(range(4000)))
-    drawn = noise(torch.zeros(4000, 1), chances.log().expand(4000, 4)).argmax(dim=1)
+    drawn = NucleusNoise(0.8, range(4000))(torch.zeros(4000, 1), chances.log().expand(4000, 4)).argmax(dim=1)
     shares = torch.bincount(drawn, minlength=4) / 4000
     assert shares.tolist() == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)
     tiny = NucleusNoise(0.01, range(50))(torch.zeros(50, 1), chances.log().expand(50, 4)).argmax(dim=1)
     assert tiny.tolist() == [0] * 50
 
 
-def test_each_row_draws_from_its_own_chance():
+def test_each_row_draws_from_its_own_generator():
     logits = torch.zeros(3, 50)
     a = NucleusNoise(1.0, [7, 8, 9])
     b = NucleusNoise(1.0, [9])
@@ -103,7 +99,7 @@ def test_each_row_draws_from_its_own_chance():
 
 
 class Chatting:
-    """A processor with a chat template, and the model that it asks: it answers with what it was asked, and "dog"."""
+    """A processor with a chat template, and its model: it answers with its prompt and "dog"."""
 
     chat_template = "..."
     device = dtype = None
@@ -125,26 +121,21 @@ class Chatting:
         return ["".join(map(chr, row)) for row in tokens.tolist()]
 
 
-def test_a_model_that_chats_is_asked_and_its_answer_taken(monkeypatch, context):
+def test_a_model_that_chats_gets_the_prompt_and_its_answer_is_the_caption(monkeypatch, context):
     chatting = Chatting()
     chatting.dtype = torch.float32
     monkeypatch.setattr("pipelines.hub.load_pretrained", lambda *_: chatting)
     monkeypatch.setattr("pipelines.hub.load_model", lambda *_, **__: chatting)
-    model = CaptionModel("chat", "What is it?", 0.8, 20, context(options={}))
-    assert model.captions(images(2)) == ["dog", "dog"]
+    model = open_caption_model("chat", "What is it?", 0.8, 20, context(options={}))
+    assert model(images(2)) == ["dog", "dog"]
 
 
-def test_a_model_that_is_nowhere(context):
-    with pytest.raises(WeightsError, match=r"caption model: nobody/blip is not in .*hf download nobody/blip"):
-        CaptionModel("nobody/blip", "", 0.8, 20, context(options={}))
-
-
-def test_as_a_source(blank_job, spoken, tiny_blip, open_model):
+def test_as_a_source(blank_job, propose, tiny_blip, open_model):
     """The caption goes to what it names, with the model's name; batches do not matter."""
     files = tuple(f"{i}.jpg" for i in range(6))
     words = [(word, (10, 10, 60, 60), 0.9) for word in ("dog", "cat", "man", "star", "circle")]
-    spoken(dict.fromkeys("012345", words))
-    options = {"objects": {"proposer": {"kind": "spoken"}}, "model": tiny_blip, "max_new_tokens": 6, "nouns": "any"}
+    propose(dict.fromkeys("012345", words))
+    options = {"objects": {"proposer": {"kind": "fixed"}}, "model": tiny_blip, "max_new_tokens": 6, "nouns": "any"}
     labels = list(caption(blank_job(options, files)))
     assert labels and all(x.provenance["caption_model"] == tiny_blip for x in labels)
     assert all(x.provenance["noun"] in x.text for x in labels)

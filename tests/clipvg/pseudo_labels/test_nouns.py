@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from bench.errors import MissingPackage
-from clipvg.pseudo_labels.chunks import Read, lemma, named, open_reader, plural, read, read_doc
+from clipvg.pseudo_labels.chunks import Chunks, chunks_of_doc, classes_named, lemma, open_parser, parse_caption, plural
 
 
 @pytest.mark.parametrize(
@@ -53,39 +53,41 @@ def test_what_is_no_plural_stays(word):
     ],
 )
 def test_chunks_by_rule(caption, chunks, head):
-    assert read(caption) == Read(tuple(tuple(chunk.split()) for chunk in chunks), head)
+    assert parse_caption(caption) == Chunks(tuple(tuple(chunk.split()) for chunk in chunks), head)
 
 
 def test_entities_are_counted_without_what_only_leads_to_them():
-    assert read("a group of people in a kitchen").entities == 2
-    assert read("a star next to a circle and a heart").entities == 3
-    assert read("").entities == 0
+    captions = ("a group of people in a kitchen", "a star next to a circle and a heart", "")
+    assert [parse_caption(caption).entities for caption in captions] == [2, 3, 0]
 
 
-def test_classes_by_their_words():
-    classes = ["dog", "teddy bear", "person", "hot_dog", "Stop sign", "bear"]
-    assert named(read("two dogs with a ball"), classes) == {"dog": "dogs"}
-    assert named(read("brown Teddy Bears on a bed"), classes) == {"teddy bear": "teddy bears"}
-    assert named(read("a hot dog"), classes) == {"hot_dog": "hot dog"}
-    assert named(read("a group of people"), classes) == {"person": "people"}
-    assert named(read("a red stop sign"), classes) == {"Stop sign": "stop sign"}
-    assert named(read("a cat"), classes) == {} and named(read(""), classes) == {} and named(read("a dog"), []) == {}
+CLASSES = ["dog", "teddy bear", "person", "hot_dog", "Stop sign", "bear"]
+TRAINER = ["dog", "trainer", "cat"]
+SYNONYMS = {"person": ["man", "fire fighter"], "sofa": ["couch"]}
 
 
-def test_which_words_may_name_the_box():
-    caption = read("a dog trainer with a cat")
-    classes = ["dog", "trainer", "cat"]
-    assert named(caption, classes, "chunk") == {"dog": "dog", "trainer": "trainer"}
-    assert named(caption, classes, "head") == {"trainer": "trainer"}
-    assert named(caption, classes, "any") == {"dog": "dog", "trainer": "trainer", "cat": "cat"}
-
-
-def test_synonyms_lead_to_classes_from_words_that_name_none():
-    synonyms = {"person": ["man", "fire fighter"], "sofa": ["couch"]}
-    assert named(read("two men"), ["person"], synonyms=synonyms) == {"person": "men"}
-    assert named(read("a fire fighter"), ["person"], synonyms=synonyms) == {"person": "fire fighter"}
-    assert named(read("a man"), ["person", "man"], synonyms=synonyms) == {"man": "man"}
-    assert named(read("a couch"), ["person"], synonyms=synonyms) == {}
+@pytest.mark.parametrize(
+    ("caption", "classes", "options", "names"),
+    [
+        ("two dogs with a ball", CLASSES, {}, {"dog": "dogs"}),
+        ("brown Teddy Bears on a bed", CLASSES, {}, {"teddy bear": "teddy bears"}),
+        ("a hot dog", CLASSES, {}, {"hot_dog": "hot dog"}),
+        ("a group of people", CLASSES, {}, {"person": "people"}),
+        ("a red stop sign", CLASSES, {}, {"Stop sign": "stop sign"}),
+        ("a cat", CLASSES, {}, {}),
+        ("", CLASSES, {}, {}),
+        ("a dog", [], {}, {}),
+        ("a dog trainer with a cat", TRAINER, {"scope": "chunk"}, {"dog": "dog", "trainer": "trainer"}),
+        ("a dog trainer with a cat", TRAINER, {"scope": "head"}, {"trainer": "trainer"}),
+        ("a dog trainer with a cat", TRAINER, {"scope": "any"}, {"dog": "dog", "trainer": "trainer", "cat": "cat"}),
+        ("two men", ["person"], {"synonyms": SYNONYMS}, {"person": "men"}),
+        ("a fire fighter", ["person"], {"synonyms": SYNONYMS}, {"person": "fire fighter"}),
+        ("a man", ["person", "man"], {"synonyms": SYNONYMS}, {"man": "man"}),
+        ("a couch", ["person"], {"synonyms": SYNONYMS}, {}),
+    ],
+)
+def test_classes_by_their_words(caption, classes, options, names):
+    assert classes_named(parse_caption(caption), classes, **options) == names
 
 
 @dataclass
@@ -115,14 +117,14 @@ class Doc:
 
 def test_chunks_off_a_dependency_tree():
     doc = Doc("A man is riding a horse", [1, 3, 3, 3, 5, 3], [(0, 2), (4, 6)])
-    assert read_doc(doc) == Read((("a", "man"), ("a", "horse")), 0)  # the subject of its verb
+    assert chunks_of_doc(doc) == Chunks((("a", "man"), ("a", "horse")), 0)  # the subject of its verb
     doc = Doc("On grass a dog", [3, 0, 3, 3], [(1, 2), (2, 4)])
-    assert read_doc(doc) == Read((("grass",), ("a", "dog")), 1)  # the root itself
-    assert read_doc(Doc("Run", [0], [])) == Read((), None)
+    assert chunks_of_doc(doc) == Chunks((("grass",), ("a", "dog")), 1)  # the root itself
+    assert chunks_of_doc(Doc("Run", [0], [])) == Chunks((), None)
 
 
 def test_spacy_where_it_is_not_installed(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "spacy", None)
     with pytest.raises(MissingPackage, match=r"python -m spacy download .*\"rules\""):
-        open_reader("spacy")
-    assert open_reader("rules") is read
+        open_parser("spacy")
+    assert open_parser("rules") is parse_caption

@@ -29,15 +29,15 @@ def score(name, subject, other):
         ("near", (140, 100, 180, 140), 1.0),  # touching
         ("near", (160, 100, 200, 140), 0.5),  # half a side apart
         ("near", (180, 100, 220, 140), 0.0),
-        ("near", (90, 90, 150, 150), 0.0),  # in it, not near it
+        ("near", (90, 90, 150, 150), 0.0),  # inside it, not near it
         ("next to", (140, 120, 180, 160), 0.5),  # half of the height is shared
         ("next to", (100, 140, 140, 180), 0.0),  # touching, but under it
-        ("on", (80, 130, 180, 200), 1.0),  # rests in a wide thing, three quarters stick out
+        ("on", (80, 130, 180, 200), 1.0),  # rests in a wide object, three quarters stick out
         ("on", (80, 140, 180, 200), 1.0),  # stands on its edge
-        ("on", (80, 145, 180, 200), 0.5),  # hovers: half of the quarter of its height that is let pass
+        ("on", (80, 145, 180, 200), 0.5),  # hovers: half of a quarter of its height, which is allowed
         ("on", (80, 155, 180, 200), 0.0),
         ("on", (80, 90, 180, 200), 0.0),  # inside, nothing sticks out
-        ("on", (120, 130, 220, 200), 0.5),  # half of it is over the thing
+        ("on", (120, 130, 220, 200), 0.5),  # half of it is over the object
         ("in", (80, 80, 160, 160), 0.75),  # wholly in four times its area
         ("in", (100, 100, 140, 140), 0.0),  # the same box
         ("in", (200, 200, 300, 300), 0.0),

@@ -1,4 +1,4 @@
-"""The template source: word lists, every template, the choice of things, and whole jobs."""
+"""The template source: word lists, every template, the choice of objects, and whole jobs."""
 
 from collections import Counter
 from dataclasses import replace
@@ -10,15 +10,14 @@ from hypothesis import strategies as st
 
 from bench.datasets.shapes.rng import Rng
 from bench.errors import DataError, SettingsError
-from bench.registry import LABEL_SOURCES, load
 from bench.settings import merged
-from clipvg.pseudo_labels.pseudo_q_files import Detection
+from clipvg.pseudo_labels.detection_files import Detection
 from clipvg.pseudo_labels.template import (
     TemplateOptions,
-    candidates,
-    drawn,
+    draw,
     most_confident,
     noun,
+    phrases,
     read_words,
     referents,
     template,
@@ -28,19 +27,20 @@ SIZE, WORDS, PUBLISHED = (640, 480), read_words(), TemplateOptions()
 EVERYTHING = TemplateOptions(per_image=1000, top_n=1000)
 
 
-def thing(name, x=100.0, y=100.0, confidence=0.9, half=50.0, **more):
+def obj(name, x=100.0, y=100.0, confidence=0.9, half=50.0, **more):
     return Detection(name, (x - half, y - half, x + half, y + half), confidence, **more)
 
 
-def phrases(detections, options=EVERYTHING):
-    found = most_confident(referents(detections, SIZE, options, WORDS), options.top_n)
-    return [(said.text, r.detection.box) for r, said in drawn(found, options, Rng("test"))]
+def drawn(detections, options=EVERYTHING):
+    """The text and box of each phrase drawn for an image."""
+    chosen = most_confident(referents(detections, SIZE, options, WORDS), options.top_n)
+    return [(phrase["text"], r.detection.box) for r, phrase in draw(chosen, options, Rng("test"))]
 
 
-def test_people_garments_and_things_are_told_apart():
+def test_people_garments_and_objects_are_told_apart():
     names = ("man", "person", "helmet", "tie", "jeans", "boots", "dog", "wall", "elephant")
-    assert [WORDS.get(name, "things") for name in names] == [
-        "people", "people", "hat", "shirt", "pants", "shoes", "things", "things", "things",
+    assert [WORDS.get(name, "objects") for name in names] == [
+        "people", "people", "hat", "shirt", "pants", "shoes", "objects", "objects", "objects",
     ]  # fmt: skip
 
 
@@ -60,93 +60,91 @@ def test_word_lists_of_ones_own_are_checked(tmp_path, text, message):
         read_words(tmp_path / "words.toml")
 
 
-def said(*args):
-    return [c.text for c in candidates(*args)]
+@pytest.mark.parametrize(
+    ("arguments", "start", "texts"),
+    [
+        (("red car", ()), 0, ["red car"]),
+        (("red car", ("left",)), 0, ["red car", "red car left", "red car on the left", "left red car"]),
+        (("car", ("behind",)), 1, ["car behind", "car in the behind", "behind car"]),
+        (("car", ("top",)), 1, ["car top", "top car"]),
+        (("man", (), ("red hat",)), 0, ["man", "man red hat", "red hat man"]),
+        (
+            ("man", ("left",), ("hat",)),
+            6,
+            [
+                "man hat left", "man left hat", "hat man left", "hat left man", "left man hat", "left hat man",
+                "man hat on the left", "man on the left hat", "hat man on the left",
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_every_template(arguments, start, texts):
+    assert [phrase["text"] for phrase in phrases(*arguments)][start:] == texts
 
 
-def test_a_thing_is_named_and_placed():
-    assert said("red car", ()) == ["red car"]
-    assert said("red car", ("left",)) == ["red car", "red car left", "red car on the left", "left red car"]
-    assert said("car", ("behind",))[1:] == ["car behind", "car in the behind", "behind car"]
-    assert said("car", ("top",))[1:] == ["car top", "top car"]
-    assert {c.template for c in candidates("car", ("middle",))} == {"n", "n r", "n in the r", "r n"}
+def test_a_phrase_comes_with_what_it_was_made_of():
+    assert {p["template"] for p in phrases("car", ("middle",))} == {"n", "n r", "n in the r", "r n"}
+    every = list(phrases("man", ("left", "top"), ("hat", "coat")))
+    assert len(every) == 1 + 3 + 2 + 2 * 2 + 2 * 9 + 2 * 6
+    by_text = {p["text"]: tuple(p.values())[1:] for p in phrases("man", ("front",), ("hat",))}
+    assert by_text["man in the front hat"] == ("n in the r a", "front", "hat")
+    assert by_text["man"] == ("n", "", "") and by_text["hat man"] == ("a n", "", "hat")
 
 
-def test_a_person_is_dressed_and_placed():
-    assert said("man", (), ("red hat",)) == ["man", "man red hat", "red hat man"]
-    three = said("man", ("left",), ("hat",))[6:]
-    assert three == [
-        "man hat left", "man left hat", "hat man left", "hat left man", "left man hat", "left hat man",
-        "man hat on the left", "man on the left hat", "hat man on the left",
-    ]  # fmt: skip
-    assert len(said("man", ("bottom",), ("hat",))[5:]) == 6
-    assert len(said("man", ("left", "top"), ("hat", "coat"))) == 1 + 3 + 2 + 2 * 2 + 2 * 9 + 2 * 6
+@pytest.mark.parametrize(
+    ("name", "attribute", "text"),
+    [
+        ("Dog", "", "dog"),
+        ("star", "striped red", "striped red star"),
+        ("brick wall", "brick", "brick wall"),
+        ("orange", "orange", "orange"),
+        ("red brick wall", "brick", "brick red wall"),
+    ],
+)
+def test_attributes_go_before_the_class_and_no_word_comes_twice(name, attribute, text):
+    assert noun(obj(name, attribute=attribute)) == text
 
 
-def test_a_phrase_says_what_it_was_made_of():
-    by_text = {c.text: c for c in candidates("man", ("front",), ("hat",))}
-    assert by_text["man in the front hat"] == ("man in the front hat", "n in the r a", "front", "hat")
-    assert by_text["man"] == ("man", "n", "", "")
-    assert by_text["hat man"] == ("hat man", "a n", "", "hat")
-
-
-def test_attributes_go_before_the_class_and_are_not_said_twice():
-    assert noun(thing("Dog")) == "dog"
-    assert noun(thing("star", attribute="striped red")) == "striped red star"
-    assert noun(thing("brick wall", attribute="brick")) == "brick wall"
-    assert noun(thing("orange", attribute="orange")) == "orange"
-    assert noun(thing("red brick wall", attribute="brick")) == "brick red wall"
-
-
-def test_small_people_and_things_are_dropped_and_small_garments_are_not():
-    tiny = thing("tie", 300, 200, half=5)
-    found = [thing("person", 300, 240, half=200), tiny, thing("dog", 50, 50, half=20), thing("cat", 560, 60)]
-    assert Counter(text for text, _ in phrases(found)) == Counter(["person", "person tie", "tie person", "cat"])
-
-
-def test_overlaps_are_looked_for_inside_each_group_only():
-    same = [thing("man", confidence=0.5), thing("woman", confidence=0.9), thing("dog", confidence=0.4)]
-    assert [text for text, _ in phrases(same)] == ["woman", "dog"]
+def test_small_and_overlapping_people_and_objects_are_dropped_within_their_group():
+    tiny = obj("tie", 300, 200, half=5)
+    image = [obj("person", 300, 240, half=200), tiny, obj("dog", 50, 50, half=20), obj("cat", 560, 60)]
+    assert Counter(text for text, _ in drawn(image)) == Counter(["person", "person tie", "tie person", "cat"])
+    same = [obj("man", confidence=0.5), obj("woman", confidence=0.9), obj("dog", confidence=0.4)]
+    assert [text for text, _ in drawn(same)] == ["woman", "dog"]
 
 
 def test_garments_are_given_to_who_wears_them():
     left, right = Detection("man", (0, 0, 200, 400), 0.9), Detection("woman", (400, 0, 600, 400), 0.8)
     hat = Detection("hat", (60, 0, 140, 60), 0.7, "red", 0.9)
     low_hat, skirt = Detection("cap", (460, 300, 540, 360), 0.7), Detection("skirt", (420, 250, 580, 390), 0.6)
-    found = {
-        r.detection.name: r.garments for r in referents([left, right, hat, low_hat, skirt], SIZE, PUBLISHED, WORDS)
-    }
-    assert found == {"man": ("red hat",), "woman": ("skirt",)}
+    people = referents([left, right, hat, low_hat, skirt], SIZE, PUBLISHED, WORDS)
+    assert {r.detection.name: r.garments for r in people} == {"man": ("red hat",), "woman": ("skirt",)}
 
 
 def test_places_are_among_those_of_the_same_class():
-    found = [thing("dog", 100), thing("dog", 500), thing("cat", 320), thing("cow", 300, 350, half=70)]
-    by = {r.detection.box: r.spatial for r in referents(found, SIZE, PUBLISHED, WORDS)}
-    assert [by[d.box] for d in found] == [("left",), ("right",), (), ()]
+    image = [obj("dog", 100), obj("dog", 500), obj("cat", 320), obj("cow", 300, 350, half=70)]
+    by = {r.detection.box: r.spatial for r in referents(image, SIZE, PUBLISHED, WORDS)}
+    assert [by[d.box] for d in image] == [("left",), ("right",), (), ()]
 
 
-def test_the_most_confident_few_are_taken_people_first():
-    found = [thing("dog", 60), thing("man", 200, confidence=0.3), thing("cat", 340), thing("cow", 480, confidence=0.95)]
-    names = [r.detection.name for r in most_confident(referents(found, SIZE, PUBLISHED, WORDS), 3)]
+def test_the_most_confident_few_are_chosen_people_first():
+    image = [obj("dog", 60), obj("man", 200, confidence=0.3), obj("cat", 340), obj("cow", 480, confidence=0.95)]
+    names = [r.detection.name for r in most_confident(referents(image, SIZE, PUBLISHED, WORDS), 3)]
     assert names == ["man", "cow", "dog"]
+    assert [t for t, _ in drawn([obj("dog", 100), obj("cat", 500)], PUBLISHED)] == ["dog", "cat"], "few: all, in order"
 
 
 def test_the_same_phrase_for_the_same_box_is_drawn_twice_only_officially():
     wearer = Detection("man", (0, 0, 200, 400), 0.9)
     shoes = [Detection("shoe", (x, 380, x + 40, 400), 0.5) for x in (20, 120)]
-    assert Counter(t for t, _ in phrases([wearer, *shoes]))["man shoe"] == 1
-    official = EVERYTHING.model_copy(update={"official": True})
-    assert Counter(t for t, _ in phrases([wearer, *shoes], official))["man shoe"] == 2
-
-
-def test_where_there_are_few_phrases_all_are_taken_in_order():
-    found = [thing("dog", 100), thing("cat", 500)]
-    assert [t for t, _ in phrases(found, PUBLISHED)] == ["dog", "cat"]
+    for official in (False, True):
+        options = EVERYTHING.model_copy(update={"official": official})
+        assert Counter(t for t, _ in drawn([wearer, *shoes], options))["man shoe"] == 1 + official
 
 
 NAMES = st.sampled_from(["man", "woman", "dog", "car", "hat", "shirt", "pants", "shoes"])
 SPOTS = st.tuples(NAMES, st.integers(40, 600), st.integers(40, 440), st.integers(5, 150))
-FOUND = st.lists(SPOTS, max_size=12)
+IMAGES = st.lists(SPOTS, max_size=12)
 
 
 def detections(rows):
@@ -157,18 +155,18 @@ def detections(rows):
     ]
 
 
-@given(FOUND, st.integers(1, 8), st.integers(1, 6))
+@given(IMAGES, st.integers(1, 8), st.integers(1, 6))
 def test_at_most_so_many_phrases_none_empty_every_box_a_detection_of_its_class(rows, per_image, top_n):
-    found = detections(rows)
+    image = detections(rows)
     options = TemplateOptions(per_image=per_image, top_n=top_n)
-    made = phrases(found, options)
+    made = drawn(image, options)
     assert len(made) <= per_image and len({box for _, box in made}) <= top_n and len(set(made)) == len(made)
     for text, box in made:
         assert text.strip() == text != ""
-        assert any(d.box == box and d.name in text.split() for d in found)
+        assert any(d.box == box and d.name in text.split() for d in image)
 
 
-@given(FOUND, st.randoms(use_true_random=False))
+@given(IMAGES, st.randoms(use_true_random=False))
 def test_the_order_of_the_detections_does_not_matter(rows, random):
     # Places are told apart by first come where centres are equal, so equal ones are left out.
     spots = {(x, y, s): (name, x, y, s) for name, x, y, s in rows}
@@ -177,10 +175,10 @@ def test_the_order_of_the_detections_does_not_matter(rows, random):
         for i, r in enumerate(spots.values())
         if all(r[a] != o[a] for o in list(spots.values())[:i] for a in (1, 2, 3))
     ]
-    found = [d for d in detections(rows) if d.box[0] > 0 and d.box[2] < 640 and d.box[1] > 0 and d.box[3] < 480]
-    mixed = list(found)
+    image = [d for d in detections(rows) if d.box[0] > 0 and d.box[2] < 640 and d.box[1] > 0 and d.box[3] < 480]
+    mixed = list(image)
     random.shuffle(mixed)
-    assert Counter(phrases(mixed)) == Counter(phrases(found))
+    assert Counter(drawn(mixed)) == Counter(drawn(image))
 
 
 ROWS = {
@@ -194,12 +192,12 @@ def rows_of(job):
     return [(label.scene.id, label.text, label.box, dict(label.provenance)) for label in template(job)]
 
 
-def test_a_job_gives_phrases_with_their_making(blank_job, spoken):
-    spoken(ROWS)
+def test_a_job_gives_phrases_with_their_making(blank_job, propose):
+    propose(ROWS)
     made = rows_of(blank_job())
     assert [scene for scene, *_ in made] == ["1"] * 6 + ["2"] * 3
     for _, text, box, provenance in made:
-        assert provenance["source"] == "template" and provenance["detector"] == "spoken.pt"
+        assert provenance["source"] == "template" and provenance["detector"] == "fixed.pt"
         (row,) = [r for r in ROWS["1"] + ROWS["2"] if r[1] == box]
         assert (provenance["class"], provenance["score"]) == (row[0], row[2])
         assert provenance["noun"] in text and provenance["spatial"] in text and provenance["garment"] in text
@@ -208,35 +206,31 @@ def test_a_job_gives_phrases_with_their_making(blank_job, spoken):
     assert made[7][3]["template"] == "n a" and made[7][3]["garment"] == "tie"
 
 
-def test_a_image_gets_the_same_phrases_whatever_goes_before_it(blank_job, spoken):
-    spoken(dict.fromkeys("123", ROWS["1"]))
+def test_a_image_gets_the_same_phrases_whatever_goes_before_it(blank_job, propose):
+    propose(dict.fromkeys("123", ROWS["1"]))
     whole = rows_of(blank_job())
     job = blank_job()
     assert rows_of(replace(job, scenes=job.scenes[2:])) == [r for r in whole if r[0] == "3"]
-    batched = {"objects": {"proposer": {"kind": "spoken"}, "batch_size": 1}}
+    batched = {"objects": {"proposer": {"kind": "fixed"}, "batch_size": 1}}
     assert rows_of(blank_job(batched)) == whole
     assert rows_of(blank_job()) == whole
-    drawn_for = [[r[1] for r in whole if r[0] == n] for n in "123"]
-    assert drawn_for[0] != drawn_for[1]  # each image draws for itself
+    texts = [[r[1] for r in whole if r[0] == n] for n in "123"]
+    assert texts[0] != texts[1]  # each image draws for itself
     assert rows_of(blank_job(seed=1)) != whole
 
 
 def test_options_and_files_are_checked_before_the_first_image(blank_job, tmp_path):
     with pytest.raises(SettingsError, match=r"\[label.x\]: unknown key 'topn'; did you mean 'top_n'"):
         template(blank_job({"topn": 3}))
-    with pytest.raises(SettingsError, match=r"\[label.x\].objects: nothing finds the objects"):
+    with pytest.raises(SettingsError, match=r"\[label.x\].objects: nothing detects the objects"):
         template(blank_job({"top_n": 3}))
     (tmp_path / "mine.toml").write_text('people = ["dog"]')
-    torch.save({"1.jpg": [["dog", [0, 0, 200, 400, 0.9]], ["hat", [50, 0, 100, 40, 0.8]]]}, tmp_path / "found.pth")
-    options = {"objects": {"detections": "found.pth"}, "words": "mine.toml", "smallest": 0.0}
+    torch.save({"1.jpg": [["dog", [0, 0, 200, 400, 0.9]], ["hat", [50, 0, 100, 40, 0.8]]]}, tmp_path / "some.pth")
+    options = {"objects": {"detections": "some.pth"}, "words": "mine.toml", "smallest": 0.0}
     assert [label.text for label in template(blank_job(options, files=["1.jpg"]))] == ["dog", "hat"]
 
 
-def test_it_is_what_its_name_opens():
-    assert load(LABEL_SOURCES, "template") is template
-
-
-def test_the_shipped_table_speaks_of_shapes(shapes_job):
+def test_the_shipped_table_labels_shapes(shapes_job):
     job = shapes_job("template", 10)
     made = list(template(job))
     assert 45 < len(made) <= 60 and all(label.provenance["detector"] == "tiny-yolo.safetensors" for label in made)
@@ -247,12 +241,7 @@ def test_the_shipped_table_speaks_of_shapes(shapes_job):
         right.append(set(label.provenance["noun"].split()) <= true[nearest])
     assert sum(right) > 0.85 * len(right)
     assert len({label.provenance["template"] for label in made}) >= 5
-
-
-def test_the_batch_size_changes_nothing(shapes_job):
-    job = shapes_job("template", 8)
-    single = replace(job, options=merged(job.options, {"objects": {"batch_size": 1}}))
-    made = [[(label.scene.id, label.text, label.box) for label in template(one)] for one in (job, single)]
-    assert [row[:2] for row in made[0]] == [row[:2] for row in made[1]]
-    for one, other in zip(*made, strict=True):
-        assert one[2] == pytest.approx(other[2], abs=0.01)
+    single = list(template(replace(job, options=merged(job.options, {"objects": {"batch_size": 1}}))))
+    assert [(label.scene.id, label.text) for label in single] == [(label.scene.id, label.text) for label in made]
+    for one, other in zip(made, single, strict=True):
+        assert one.box == pytest.approx(other.box, abs=0.01)

@@ -29,14 +29,14 @@ def at(*centres, half=10.0):
 
 
 def test_a_sixty_fourth_of_the_image_is_large_enough():
-    found = boxes((0, 0, 80, 60), (0, 0, 79.9, 60), (100, 100, 100, 200))
-    assert large_enough(found, (640, 480), 1 / 64).tolist() == [True, False, False]
+    some = boxes((0, 0, 80, 60), (0, 0, 79.9, 60), (100, 100, 100, 200))
+    assert large_enough(some, (640, 480), 1 / 64).tolist() == [True, False, False]
 
 
 def test_of_two_that_overlap_the_more_confident_stays_in_any_order():
-    found, confidences = boxes((0, 0, 100, 100), (0, 0, 100, 90), (200, 0, 300, 100)), np.array([0.5, 0.9, 0.1])
-    assert without_overlaps(found, confidences, 0.4).tolist() == [False, True, True]
-    assert without_overlaps(found[::-1], confidences[::-1], 0.4).tolist() == [True, True, False]
+    some, confidences = boxes((0, 0, 100, 100), (0, 0, 100, 90), (200, 0, 300, 100)), np.array([0.5, 0.9, 0.1])
+    assert without_overlaps(some, confidences, 0.4).tolist() == [False, True, True]
+    assert without_overlaps(some[::-1], confidences[::-1], 0.4).tolist() == [True, True, False]
 
 
 def test_an_overlap_of_just_the_limit_is_none_and_of_equals_the_first_stays():
@@ -89,25 +89,27 @@ def test_a_garment_can_be_that_of_several_people_and_people_can_be_absent():
     assert worn(boxes(), [], people, 0.75).shape == (0, 3)
 
 
-def test_alone_says_nothing():
+def test_nothing_is_left_of_itself():
     assert spatial_words(at((20, 20)), (640, 480), 50) == [()]
     assert spatial_words(boxes(), (640, 480), 50) == []
 
 
-def test_two_are_left_and_right_when_far_enough_apart():
-    assert across(np.array([100.0, 150.0]), 640, 50) == [(), ()]
-    assert across(np.array([100.0, 151.0]), 640, 50) == [("left",), ("right",)]
-    assert across(np.array([600.0, 500.0]), 640, 50) == [("right",), ("left",)]
-    assert across(np.array([100.0, 151.0]), 640, 60) == [(), ()]
-
-
-def test_the_third_of_three_is_in_the_middle_wherever_it_is():
-    assert across(np.array([500.0, 10.0, 20.0]), 640, 50) == [("right",), ("left",), MIDDLE]
-
-
-def test_of_four_the_others_go_by_the_quarters_of_the_image():
-    centres = np.array([10.0, 159.0, 160.0, 480.0, 481.0, 630.0])
-    assert across(centres, 640, 50) == [("left",), ("left",), MIDDLE, MIDDLE, ("right",), ("right",)]
+@pytest.mark.parametrize(
+    ("centres", "spread", "words"),
+    [
+        pytest.param([100, 150], 50, [(), ()], id="not far enough apart"),
+        pytest.param([100, 151], 50, [("left",), ("right",)], id="far enough"),
+        pytest.param([600, 500], 50, [("right",), ("left",)], id="in any order"),
+        pytest.param([100, 151], 60, [(), ()], id="another spread"),
+        pytest.param([500, 10, 20], 50, [("right",), ("left",), MIDDLE], id="the third of three, wherever it is"),
+        pytest.param(
+            [10, 159, 160, 480, 481, 630], 50,
+            [("left",), ("left",), MIDDLE, MIDDLE, ("right",), ("right",)], id="of more by quarters",
+        ),
+    ],
+)  # fmt: skip
+def test_left_and_right(centres, spread, words):
+    assert across(np.array(centres, float), 640, spread) == words
 
 
 def test_the_outermost_are_top_and_bottom_and_others_go_by_quarters():
@@ -118,9 +120,9 @@ def test_the_outermost_are_top_and_bottom_and_others_go_by_quarters():
 
 
 def test_the_official_top_is_a_quarter_of_the_width():
-    found = at((100, 10), (100, 140), (100, 400))
-    assert spatial_words(found, (640, 480), 50) == [("top",), (), ("bottom",)]
-    assert spatial_words(found, (640, 480), 50, official=True) == [("top",), ("top",), ("bottom",)]
+    some = at((100, 10), (100, 140), (100, 400))
+    assert spatial_words(some, (640, 480), 50) == [("top",), (), ("bottom",)]
+    assert spatial_words(some, (640, 480), 50, official=True) == [("top",), ("top",), ("bottom",)]
     low = at((100, 10), (100, 100), (100, 470))
     assert spatial_words(low, (320, 480), 50)[1] == ("top",)
     assert spatial_words(low, (320, 480), 50, official=True)[1] == ()
@@ -134,15 +136,14 @@ def test_small_is_behind_and_large_in_front():
     assert depth(areas) == [("front",), ("behind",), ("behind",), (), (), ("front",)]
 
 
-def test_all_words_of_a_thing_come_in_one_row():
-    found = boxes((0, 0, 20, 20), (500, 300, 620, 420))
-    assert spatial_words(found, (640, 480), 50) == [("left", "top", "behind"), ("right", "bottom", "front")]
+def test_all_words_of_an_object_come_in_one_row():
+    some = boxes((0, 0, 20, 20), (500, 300, 620, 420))
+    assert spatial_words(some, (640, 480), 50) == [("left", "top", "behind"), ("right", "bottom", "front")]
 
 
 CENTRES = st.lists(
     st.tuples(st.integers(1, 639), st.integers(1, 479), st.integers(2, 100)), min_size=2, max_size=9, unique=True
 )
-MIRRORED = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
 
 
 def distinct(rows):
@@ -151,36 +152,20 @@ def distinct(rows):
     return boxes(*((x - s, y - s, x + s, y + s) for x, y, s in kept))
 
 
-@given(CENTRES)
-def test_a_mirror_swaps_left_and_right_and_nothing_else(rows):
-    found = distinct(rows)
-    mirrored = found.copy()
-    mirrored[:, [0, 2]] = 640 - found[:, [2, 0]]
-    words, other = spatial_words(found, (640, 480), 50), spatial_words(mirrored, (640, 480), 50)
-    swapped = [tuple(MIRRORED[w] if w in ("left", "right") else w for w in of) for of in words]
-    assert other == swapped
-
-
-@given(CENTRES)
-def test_upside_down_swaps_top_and_bottom_and_nothing_else(rows):
-    found = distinct(rows)
-    turned = found.copy()
-    turned[:, [1, 3]] = 480 - found[:, [3, 1]]
-    words, other = spatial_words(found, (640, 480), 50), spatial_words(turned, (640, 480), 50)
-    assert other == [tuple(MIRRORED[w] if w in ("top", "bottom") else w for w in of) for of in words]
+def swapped(words, one, other):
+    swap = {one: other, other: one}
+    return [tuple(swap.get(word, word) for word in of) for of in words]
 
 
 @given(CENTRES, st.randoms(use_true_random=False))
-def test_the_order_of_the_boxes_does_not_matter(rows, random):
-    found = distinct(rows)
-    order = list(range(len(found)))
+def test_mirrors_swap_their_words_and_nothing_else_and_order_does_not_matter(rows, random):
+    some = distinct(rows)
+    words = spatial_words(some, (640, 480), 50)
+    for side, axis, (one, other) in ((640, 0, ("left", "right")), (480, 1, ("top", "bottom"))):
+        mirrored = some.copy()
+        mirrored[:, [axis, axis + 2]] = side - some[:, [axis + 2, axis]]
+        assert spatial_words(mirrored, (640, 480), 50) == swapped(words, one, other)
+        assert not any({one, other} <= set(of) or len(set(of)) < len(of) for of in words)
+    order = list(range(len(some)))
     random.shuffle(order)
-    words = spatial_words(found, (640, 480), 50)
-    assert spatial_words(found[order], (640, 480), 50) == [words[i] for i in order]
-
-
-@given(CENTRES)
-def test_nothing_is_both_left_and_right_or_both_top_and_bottom(rows):
-    for words in spatial_words(distinct(rows), (640, 480), 50):
-        assert len({"left", "right", "middle"} & set(words)) <= 1 and len({"top", "bottom"} & set(words)) <= 1
-        assert len({"front", "behind"} & set(words)) <= 1 and len(set(words)) == len(words)
+    assert spatial_words(some[order], (640, 480), 50) == [words[i] for i in order]

@@ -1,4 +1,4 @@
-"""Detections and attributes as Pseudo-Q keeps them: torch-saved dicts, image -> rows (spec clipvg.md 3.2).
+"""Detections of images, and the files in which Pseudo-Q keeps them: torch-saved dicts, image -> rows.
 
     {"COCO_train2014_000000000009.jpg": [["bowl", [x1, y1, x2, y2, confidence]], ...], ...}          detections
     {"COCO_train2014_000000000009.jpg": [["bowl", [x1, y1, x2, y2, confidence], [400 scores]], ...], ...}  attributes
@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.datasets.fingerprint import image_key
 from bench.errors import DataError
-from bench.grounding import Box, PipelineContext
+from bench.grounding import Box, Boxes, ImageArray, PipelineContext, Scene
 from clipvg.pseudo_labels.given_files import load_plain
 from pipelines import weights
 
@@ -50,64 +50,74 @@ class Detection:
     attribute_score: float = 0.0
 
 
-class Scored(NamedTuple):
-    """One row of an attribute file: class names and boxes of N things of an image, attribute scores (N, A)."""
+@dataclass(frozen=True, slots=True)
+class ImageDetections:
+    """A scene, its image, its detections, most confident first, and the detector's name."""
 
-    names: tuple[str, ...]
-    boxes: NDArray[np.float64]
-    scores: NDArray[np.float32]
+    scene: Scene
+    image: ImageArray
+    detections: list[Detection]
+    detector: str
 
 
-def names_of_files(files: Sequence[str], context: PipelineContext) -> list[Path]:
-    """Where the named files lie; {dataset} in a name stands for the data set. Raises WeightsError with the places."""
+# Of one image's rows in an attribute file: N class names, boxes (N, 4), scores of A attributes (N, A).
+AttributeScores = tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float32]]
+
+
+def boxes_of(detections: Sequence[Detection]) -> Boxes:
+    """Stack the boxes of detections -> (N, 4) xyxy pixels."""
+    return np.array([detection.box for detection in detections], np.float64).reshape(-1, 4)
+
+
+def find_files(files: Sequence[str], context: PipelineContext) -> list[Path]:
+    """Find the named files; {dataset} in a name stands for the data set. Raises WeightsError with the places."""
     names = [file.replace("{dataset}", context.dataset) for file in files]
     return [weights.find(name, context, "put the file there, or name another") for name in names]
 
 
 def read_detections(paths: Sequence[Path]) -> dict[str, list[Detection]]:
-    """Image key -> its rows, of all files together. Raises DataError naming file, image and row."""
-    found: dict[str, list[Detection]] = {}
+    """Read image key -> its rows, of all files together. Raises DataError naming file, image and row."""
+    table: dict[str, list[Detection]] = {}
     for path in paths:
         for image, rows in _images(path):
-            found[_new_key(path, image, found)] = [
+            table[_new_key(path, image, table)] = [
                 _row(row, _where(path, image, n), ROW, (2, 3)) for n, row in enumerate(rows)
             ]
-    return found
+    return table
 
 
-def read_attributes(paths: Sequence[Path], count: int) -> dict[str, Scored]:
-    """Image key -> its things with the scores of `count` attributes. Raises DataError as `read_detections` does."""
-    scored: dict[str, Scored] = {}
+def read_attributes(paths: Sequence[Path], count: int) -> dict[str, AttributeScores]:
+    """Read image key -> its rows with scores of `count` attributes. Raises DataError as `read_detections` does."""
+    table: dict[str, AttributeScores] = {}
     for path in paths:
         for image, rows in _images(path):
-            key = _new_key(path, image, scored)
-            found = [_row(row, _where(path, image, n), SCORED_ROW, (3,)) for n, row in enumerate(rows)]
+            key = _new_key(path, image, table)
+            detections = [_row(row, _where(path, image, n), SCORED_ROW, (3,)) for n, row in enumerate(rows)]
             scores = [_numbers(row[2], _where(path, image, n), SCORED_ROW) for n, row in enumerate(rows)]
             for n, values in enumerate(scores):
                 if values.shape != (count,):
                     raise DataError(
                         f"{_where(path, image, n)}: {values.size} attribute scores for a vocabulary of {count} words"
                     )
-            boxes = np.array([row.box for row in found], np.float64).reshape(-1, 4)
-            table = np.array(scores, np.float32).reshape(len(found), count)
-            scored[key] = Scored(tuple(row.name for row in found), boxes, table)
-    return scored
+            names = tuple(detection.name for detection in detections)
+            table[key] = names, boxes_of(detections), np.array(scores, np.float32).reshape(len(rows), count)
+    return table
 
 
 def _images(path: Path) -> list[tuple[str, Sequence[Any]]]:
     """Every image's name as the file has it, and its rows."""
-    held = load_plain(path, "file of plain values", _ARRAYS)
-    if not isinstance(held, Mapping):
-        raise DataError(f"{path}: holds a {type(held).__name__}; expected a dict, image -> list of {ROW}")
-    for image, rows in held.items():
+    table = load_plain(path, "file of plain values", _ARRAYS)
+    if not isinstance(table, Mapping):
+        raise DataError(f"{path}: holds a {type(table).__name__}; expected a dict, image -> list of {ROW}")
+    for image, rows in table.items():
         if not isinstance(image, str) or not isinstance(rows, (list, tuple)):
             raise DataError(f"{path}: {image!r:.60} -> {rows!r:.60}; expected the name of an image and a list of {ROW}")
-    return list(held.items())
+    return list(table.items())
 
 
-def _new_key(path: Path, image: str, taken: Mapping[str, Any]) -> str:
+def _new_key(path: Path, image: str, table: Mapping[str, Any]) -> str:
     key = image_key(image)
-    if key in taken:
+    if key in table:
         raise DataError(f"{path}: the image {image!r} has been named before, in this file or in one before it")
     return key
 
