@@ -1,4 +1,4 @@
-"""How much faster CLIP-VG's fast path is than its plain one: full size, random weights, the same boxes, one process.
+"""Measure CLIP-VG's fast path against its plain one: full size, random weights, the same boxes, one process.
 
     python -m tools.benchmarks.clipvg_fast_path [--arch ViT-B/16] [--images 8] [--expressions 7] [--reads]
 
@@ -22,14 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.clock import Clock
-from bench.grounding import LoadedScene, PipelineContext, Query
+from bench.grounding import LoadedScene, Query
 from clipvg.pipeline import ClipVGPipeline, clipvg
+from tools.benchmarks.shared import SIZES, make_context
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 import plain_clipvg
 
-SIZES = ((640, 480), (480, 640), (640, 427), (500, 375))  # RefCOCO's commonest
 COLOURS = ("red", "blue", "black", "white", "green", "yellow", "brown")
 THINGS = ("man", "woman in a coat", "dog", "chair", "car behind the bus", "cup", "pizza slice", "horse")
 PLACES = ("", " on the left", " at the right side", " in the middle", " nearest to us", " next to the tall one")
@@ -45,63 +44,51 @@ def main() -> None:
     parser.add_argument("--reads", action="store_true", help="keep the cache of texts between batches")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
-    asked = parser.parse_args()
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         path = plain_clipvg.write_official(
-            Path(folder) / "checkpoint.pth", plain_clipvg.official_state(plain_clipvg.OFFICIAL[asked.arch])
+            Path(folder) / "checkpoint.pth", plain_clipvg.official_state(plain_clipvg.OFFICIAL[options.arch])
         )
-        fast, plain = (pipeline(path, asked, fast=way) for way in (True, False))
-    scenes = made(asked.images, asked.expressions)
-    timed(fast, scenes[:1], asked), timed(plain, scenes[:1], asked)  # warm up
+        fast, plain = (pipeline(path, options, fast=way) for way in (True, False))
+    scenes = made(options.images, options.expressions)
+    timed(fast, scenes[:1], options), timed(plain, scenes[:1], options)  # warm up
     ratios, seconds, farthest, total = [], [0.0, 0.0], 0.0, 0
-    for start in range(0, len(scenes), asked.batch):
-        batch = scenes[start : start + asked.batch]
-        (ours, mine), (theirs, its) = timed(fast, batch, asked), timed(plain, batch, asked)
+    for start in range(0, len(scenes), options.batch):
+        batch = scenes[start : start + options.batch]
+        (ours, mine), (theirs, its) = timed(fast, batch, options), timed(plain, batch, options)
         seconds[0] += mine
         seconds[1] += its
         ratios.append(its / mine)
         total += len(ours)
         farthest = max(farthest, *(np.abs(np.subtract(ours[key], theirs[key])).max() for key in ours))
-    print(f"{asked.arch} {asked.dtype} on {asked.device}, {torch.get_num_threads()} threads:", end=" ")
+    print(f"{options.arch} {options.dtype} on {options.device}, {torch.get_num_threads()} threads:", end=" ")
     print(f"{len(scenes)} images, {total} expressions, boxes differ by at most {farthest:.2g} pixels")
     print(f"fast: {total / seconds[0]:.2f} expressions/s; plain: {total / seconds[1]:.2f} expressions/s")
     print(f"ratio, batch by batch: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
 
 
-def pipeline(path: Path, asked: argparse.Namespace, fast: bool) -> ClipVGPipeline:
-    context = PipelineContext(
-        name="clipvg",
-        dataset="refcoco",
-        options={"weights": str(path), "fast": fast},
-        folder=path.parent,
-        home=path.parent,
-        device=asked.device,
-        dtype=asked.dtype,
-        seed=0,
-        offline=True,
-        clock=Clock(),
-        train_scenes=list,
-    )
+def pipeline(path: Path, options: argparse.Namespace, fast: bool) -> ClipVGPipeline:
+    context = make_context(path.parent, options.device, options.dtype, weights=str(path), fast=fast)
     return clipvg(context)
 
 
 def made(images: int, expressions: int) -> list[LoadedScene]:
     """Images of noise, each with texts of its own."""
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     texts = itertools.cycle(f"the {c} {t}{p}" for p, t, c in itertools.product(PLACES, THINGS, COLOURS))
     out = []
     for number in range(images):
         width, height = SIZES[number % len(SIZES)]
         queries = tuple(Query(f"{number}:{n}", next(texts)) for n in range(expressions))
-        out.append(LoadedScene(str(number), dice.integers(0, 256, (height, width, 3), np.uint8), queries))
+        out.append(LoadedScene(str(number), rng.integers(0, 256, (height, width, 3), np.uint8), queries))
     return out
 
 
-def timed(way: ClipVGPipeline, batch: list[LoadedScene], asked: argparse.Namespace) -> tuple[dict[str, Any], float]:
+def timed(way: ClipVGPipeline, batch: list[LoadedScene], options: argparse.Namespace) -> tuple[dict[str, Any], float]:
     """The boxes by query, and the seconds they took."""
-    if not asked.reads:
+    if not options.reads:
         way.engine.forget_texts()
     began = time.perf_counter()
     boxes = {p.id: p.box for p in way.ground(batch)}

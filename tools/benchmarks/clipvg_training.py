@@ -1,4 +1,4 @@
-"""How many rows a second CLIP-VG trains on, and how long it waits for them: full size, random weights, one process.
+"""Measure the rows a second of CLIP-VG's training, and its wait for them: full size, random weights, one process.
 
     python -m tools.benchmarks.clipvg_training [--arch ViT-B-16-quickgelu] [--batch 64] [--steps 20] [--workers 8]
     python -m tools.benchmarks.clipvg_training --tiny            # on a CPU, in seconds
@@ -25,17 +25,16 @@ import torch
 from PIL import Image
 
 import clipvg.task
-from bench.clock import Clock
 from bench.datasets.images import decode
 from bench.evaluation.device import resolve_device
 from bench.evaluation.validation import on_split
-from bench.grounding import Expression, ImageArray, PipelineContext, Scene
+from bench.grounding import Expression, ImageArray, Scene
 from bench.training.task import TrainingJob
 from bench.training.trainer import Trainer, launch
 from clipvg.frozen import FrozenClip
 from pipelines.two_stage.clip.encoder import empty_model
+from tools.benchmarks.shared import SIZES, make_context, synchronise
 
-SIZES = ((640, 480), (480, 640), (640, 427), (500, 375))  # RefCOCO's commonest
 EXPRESSIONS = 7
 WORDS = ("the man", "red car", "woman in a coat on the left", "second chair from the right", "dog", "cup nearest to us")
 TAPS = {"ViT-L-14-quickgelu": {"taps": [0, 7, 15, 23], "hidden": 768}}
@@ -43,11 +42,11 @@ TINY = {"taps": [0, 1], "image_size": 64, "hidden": 64, "heads": 4, "feedforward
 
 
 class InMemory:
-    """A ImageSource of JPEGs, or of images."""
+    """An ImageSource of JPEGs, or of images."""
 
     def __init__(self, scenes: list[Scene], decoded: bool) -> None:
-        dice = np.random.default_rng(0)
-        self.files = {scene.file: jpeg(scene, dice) for scene in scenes}
+        rng = np.random.default_rng(0)
+        self.files = {scene.file: jpeg(scene, rng) for scene in scenes}
         self.images = {file: decode(data, file) for file, data in self.files.items()} if decoded else {}
 
     def load(self, scene: Scene) -> ImageArray:
@@ -57,25 +56,25 @@ class InMemory:
         return []
 
 
-def jpeg(scene: Scene, dice: np.random.Generator) -> bytes:
+def jpeg(scene: Scene, rng: np.random.Generator) -> bytes:
     """An image that compresses as photographs do: coarse patches with a little noise."""
     assert scene.width and scene.height
-    coarse = Image.fromarray(dice.integers(0, 256, (24, 32, 3), np.uint8)).resize((scene.width, scene.height))
-    noisy = np.asarray(coarse, np.int16) + dice.integers(-12, 13, (scene.height, scene.width, 3))
+    coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8)).resize((scene.width, scene.height))
+    noisy = np.asarray(coarse, np.int16) + rng.integers(-12, 13, (scene.height, scene.width, 3))
     out = io.BytesIO()
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(out, "JPEG", quality=90)
     return out.getvalue()
 
 
 def made(images: int) -> list[Scene]:
-    dice, texts = np.random.default_rng(1), itertools.cycle(WORDS)
+    rng, texts = np.random.default_rng(1), itertools.cycle(WORDS)
     scenes = []
     for number in range(images):
         width, height = SIZES[number % len(SIZES)]
         expressions = []
         for n in range(EXPRESSIONS):
-            x, y = dice.uniform(0, width - 80), dice.uniform(0, height - 80)
-            box = (x, y, dice.uniform(x + 40, width), dice.uniform(y + 40, height))
+            x, y = rng.uniform(0, width - 80), rng.uniform(0, height - 80)
+            box = (x, y, rng.uniform(x + 40, width), rng.uniform(y + 40, height))
             expressions.append(Expression(f"{number}-{n}", f"{next(texts)} {number % 50}", box))
         scenes.append(Scene(str(number), f"{number}.jpg", width, height, tuple(expressions)))
     return scenes
@@ -97,23 +96,23 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tiny", action="store_true", help="a small network, a few steps")
-    asked = parser.parse_args()
-    network: dict[str, Any] = dict(TAPS.get(asked.arch, {}))
-    if asked.tiny:
-        asked.arch, network = "tiny-clip", TINY
-        asked.batch, asked.reference_batch, asked.images = 8, 16, 16
-        asked.steps, asked.workers = min(asked.steps, 4), min(asked.workers, 2)
-    changes = {name: getattr(asked, name) for name in ("batch", "reference_batch", "workers", "recompute", "dtype")}
-    clip = {"model": asked.arch, "pretrained": "random"}
+    options = parser.parse_args()
+    network: dict[str, Any] = dict(TAPS.get(options.arch, {}))
+    if options.tiny:
+        options.arch, network = "tiny-clip", TINY
+        options.batch, options.reference_batch, options.images = 8, 16, 16
+        options.steps, options.workers = min(options.steps, 4), min(options.workers, 2)
+    changes = {name: getattr(options, name) for name in ("batch", "reference_batch", "workers", "recompute", "dtype")}
+    clip = {"model": options.arch, "pretrained": "random"}
     table = {"clip": clip, "network": network, "epochs": 10_000, **changes}
     clipvg.task.open_frozen = lambda options, _: FrozenClip(empty_model(options.model).eval(), options, "random", {})
     with tempfile.TemporaryDirectory() as folder:
-        training = prepared(table, asked, Path(folder))
-        seconds = timed(training, asked.warm_up, asked.steps)
-    rows, gpu = asked.steps * training.plan.effective, training.device.type == "cuda"
+        training = prepared(table, options, Path(folder))
+        seconds = timed(training, options.warm_up, options.steps)
+    rows, gpu = options.steps * training.plan.effective, training.device.type == "cuda"
     kind = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
-    print(f"{asked.arch}, {training.config.precision(training.device.type)} on {kind}; {training.plan}")
-    workers, form = min(asked.workers, os.cpu_count() or 1), "pixels" if asked.decoded else "JPEGs"
+    print(f"{options.arch}, {training.config.precision(training.device.type)} on {kind}; {training.plan}")
+    workers, form = min(options.workers, os.cpu_count() or 1), "pixels" if options.decoded else "JPEGs"
     waiting = training.timer.waited / seconds
     print(f"{workers} workers, images in RAM as {form}, {waiting:.1%} of the time waiting for them")
     print(f"{rows / seconds:,.1f} rows/s over {rows:,} rows in {seconds:.1f} s")
@@ -122,22 +121,10 @@ def main() -> None:
     print(f"peak {'GPU' if gpu else 'process'} memory {peak / 2**30:.2f} GiB; {trained:,} parameters are trained")
 
 
-def prepared(table: dict[str, Any], asked: argparse.Namespace, folder: Path) -> Trainer:
-    scenes = made(asked.images)
-    images = InMemory(scenes, asked.decoded)
-    context = PipelineContext(
-        name="clipvg",
-        dataset="refcoco",
-        options={},
-        folder=folder,
-        home=folder,
-        device=resolve_device(asked.device),
-        dtype="float32",
-        seed=0,
-        offline=True,
-        clock=Clock(),
-        train_scenes=list,
-    )
+def prepared(table: dict[str, Any], options: argparse.Namespace, folder: Path) -> Trainer:
+    scenes = made(options.images)
+    images = InMemory(scenes, options.decoded)
+    context = make_context(folder, resolve_device(options.device))
     validate = on_split(scenes[:1], images)
     job = TrainingJob(scenes, images, scenes[:1], images, table, folder, context, validate, fingerprint="-")
     task = clipvg.task.ClipVGTask(job)
@@ -156,11 +143,6 @@ def timed(training: Trainer, warm_up: int, steps: int) -> float:
             break
     synchronise(training.device)
     return time.perf_counter() - began
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

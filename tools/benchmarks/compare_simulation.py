@@ -1,4 +1,4 @@
-"""Whether intervals and p-values of `bench compare` keep what they promise, on made-up data whose truth is known.
+"""Check that intervals and p-values of `bench compare` keep their promise, on made-up data whose truth is known.
 
     python -m tools.benchmarks.compare_simulation [--sets 2000] [--draws 2000]
 
@@ -97,13 +97,13 @@ def simulate(world: World, sets: int, draws: int, seed: int = 0) -> Kept:
     for number in range(sets):
         column = np.ascontiguousarray(drawn[:, number])
         low, high = difference_interval(column, world.images, 1 - ALPHA)
-        found = difference_p(column, world.images) <= ALPHA
+        differs = difference_p(column, world.images) <= ALPHA
         plain = np.quantile(column, [tail, 1 - tail])
         flips = mcnemar(int(a_only[:, number].sum()), int(b_only[:, number].sum()))
         kept += (
             low <= world.truth <= high,
-            found,
-            found == (low > 0 or high < 0),
+            differs,
+            differs == (low > 0 or high < 0),
             plain[0] <= world.truth <= plain[1],
             flips <= ALPHA,
         )
@@ -121,12 +121,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sets", type=int, default=2000)
     parser.add_argument("--draws", type=int, default=2000)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     print("images   flips  own   truth    covers   finds     | plain covers  McNemar finds")
     failed = False
     for world in WORLDS:
         began = time.perf_counter()
-        kept = simulate(world, asked.sets, asked.draws)
+        kept = simulate(world, options.sets, options.draws)
         bad = missed(world, kept)
         failed |= bad
         what = "false alarms" if world.gain == 0 else "power"

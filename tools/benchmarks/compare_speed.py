@@ -1,4 +1,4 @@
-"""How long `bench compare` takes for two runs of RefCOCO val's size, and the ranks of 30 such runs.
+"""Measure how long `bench compare` takes for two runs of RefCOCO val's size, and the ranks of 30 such runs.
 
     python -m tools.benchmarks.compare_speed
 
@@ -37,7 +37,7 @@ def split_of_that_size() -> tuple[Scene, ...]:
     scenes, done = [], 0
     for image in range(IMAGES):
         share = EXPRESSIONS * (image + 1) // IMAGES - done
-        asked = tuple(
+        expressions = tuple(
             Expression(
                 str(done + k),
                 TEXTS[(done + k) % 4],
@@ -48,7 +48,7 @@ def split_of_that_size() -> tuple[Scene, ...]:
             )
             for k in range(share)
         )
-        scenes.append(Scene(str(image), f"{image}.jpg", (60, 300)[image % 2], 300, asked))
+        scenes.append(Scene(str(image), f"{image}.jpg", (60, 300)[image % 2], 300, expressions))
         done += share
     return tuple(scenes)
 

@@ -1,4 +1,4 @@
-"""Does the curriculum pay? Uncurated training, SSA and MSA on `shapes`: same length, same start, several seeds.
+"""Compare uncurated training, SSA and MSA on `shapes`: same length, same start, several seeds.
 
     python -m tools.benchmarks.curriculum --clip FILE --out FOLDER [--labels known,honest] [--seeds 0,1,2] [--at-once 2]
 

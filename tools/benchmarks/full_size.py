@@ -1,4 +1,4 @@
-"""The full-size architectures on a RefCOCO-shaped load, with random weights: what a GPU (or a CPU) can carry.
+"""Measure full-size architectures on a RefCOCO-shaped load, with random weights, on a GPU or a CPU.
 
     python -m tools.benchmarks.full_size [--pipelines yolo-clip,detr-clip,ssd-clip,mdetr,clipvg] [--device cuda]
 
@@ -6,7 +6,7 @@ Speed does not depend on what the weights know. They are made on the spot, in th
 code is the real one: YOLO11x, DETR-R50, SSD300-VGG16, CLIP ViT-B/16, MDETR-R101, CLIP-VG B/16. The load is noise of
 640 x 480 with 7 expressions and 12 proposals an image. For each pipeline: images/s and expressions/s, the share of
 each stage, peak memory, the share it reaches of the device's own rate of matrix products (measured here, in the run's
-precision), ms for one expression alone, and how many times faster it is than the same models asked so, in turns on one
+precision), ms for one expression alone, and how many times faster it is than the same models called so, in turns on one
 process.
 """
 
@@ -40,15 +40,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
-    asked = parser.parse_args()
-    resolved = load_settings(flags={"run.device": asked.device})
+    options = parser.parse_args()
+    resolved = load_settings(flags={"run.device": options.device})
     torch.manual_seed(0)
-    scenes = load(asked.images)
+    scenes = load(options.images)
     with tempfile.TemporaryDirectory() as folder:
-        for name in asked.pipelines.split(","):
+        for name in options.pipelines.split(","):
             options = PARTS[name](Path(folder))
             opened = open_pipeline(name, "refcoco", resolved, options)
-            print(json.dumps({"pipeline": name} | measure(opened.pipeline, opened.clock, scenes, asked)), flush=True)
+            print(json.dumps({"pipeline": name} | measure(opened.pipeline, opened.clock, scenes, options)), flush=True)
 
 
 def load(images: int) -> list[LoadedScene]:
@@ -62,9 +62,9 @@ def load(images: int) -> list[LoadedScene]:
     return out
 
 
-def measure(pipeline, clock, scenes, asked):  # type: ignore[no-untyped-def]
+def measure(pipeline, clock, scenes, options):  # type: ignore[no-untyped-def]
     """Batches of scenes against one expression at a time, taking turns."""
-    batches = [scenes[i : i + asked.batch] for i in range(0, len(scenes), asked.batch)]
+    batches = [scenes[i : i + options.batch] for i in range(0, len(scenes), options.batch)]
     caches = [*getattr(pipeline, "caches", {}).values()]
 
     def together() -> float:
@@ -88,7 +88,7 @@ def measure(pipeline, clock, scenes, asked):  # type: ignore[no-untyped-def]
     together(), one_at_a_time(few[:1])  # warm-up: kernels are chosen, memory is taken
     clock.take()
     fast, slow, stages = [], [], {}
-    for _ in range(asked.repeats):
+    for _ in range(options.repeats):
         fast.append(together() / len(scenes))
         stages = clock.take()
         slow.append(one_at_a_time(few) / len(few))

@@ -1,10 +1,10 @@
-"""What the full-size models cost: products counted while our own code runs them, for bench/doctor/costs.toml.
+"""Count what the full-size models cost: products counted while our own code runs them, for bench/doctor/costs.toml.
 
     python -m tools.benchmarks.gflops >> counts.jsonl      # minutes on a CPU; nothing is downloaded
 
-Random weights and noise of 640 x 480: products do not depend on what the weights know. Each pipeline is shown one
+Random weights and noise of 640 x 480: products do not depend on what the weights know. Each pipeline gets one
 image with one expression and the same image with five; the difference is four expressions, the rest is the image.
-A multiplication and its addition are two operations, as in a device's rate. Two-stage: as if 12 boxes were found.
+A multiplication and its addition are two operations, as in a device's rate. Two-stage: as if there were 12 boxes.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def main() -> None:
             for queries in (1, 5):
                 for empty in getattr(pipeline, "caches", {}).values():
                     empty()
-                asked = LoadedScene(scene.id, scene.image, scene.queries[:queries])
-                counts.append(counted(partial(pipeline.ground, [asked])))
+                part = LoadedScene(scene.id, scene.image, scene.queries[:queries])
+                counts.append(counted(partial(pipeline.ground, [part])))
             expression = (counts[1] - counts[0]) / 4
             image = counts[0] - expression
             if hasattr(pipeline, "proposer") and hasattr(pipeline, "ranker"):
-                found = len(pipeline.proposer.propose([scene])[0])
+                number = len(pipeline.proposer.propose([scene])[0])
                 detector = counted(partial(pipeline.proposer.propose, [scene]))
-                image = detector + (image - detector) * PROPOSALS / found  # noise holds hardly anything
+                image = detector + (image - detector) * PROPOSALS / number  # noise has hardly any objects
             say(name, image, expression, pipeline.card.parameters)
 
 
@@ -75,9 +75,9 @@ def yolo_only(folder: Path) -> dict[str, object]:
     return {"proposer": yolo_clip(folder)["proposer"]}
 
 
-def count(name: str, model: torch.nn.Module, seeing: Callable[[], object], **inputs: torch.Tensor) -> None:
-    """A model of transformers asked once; `seeing` is what it does for the image whatever is asked."""
-    whole, image = counted(partial(model, **inputs)), counted(seeing)
+def count(name: str, model: torch.nn.Module, backbone: Callable[[], object], **inputs: torch.Tensor) -> None:
+    """Count a model of transformers called once; `backbone` is its work for the image whatever the text."""
+    whole, image = counted(partial(model, **inputs)), counted(backbone)
     say(name, image, whole - image, sum(p.numel() for p in model.parameters()))
 
 
@@ -85,10 +85,10 @@ def grounding_dino() -> None:
     from transformers import GroundingDinoConfig, GroundingDinoForObjectDetection
 
     ids = torch.tensor([[101, 1996, 2417, 2482, 1012, 102]])
-    pixels, seen = torch.zeros(1, 3, 800, 1066), torch.ones(1, 800, 1066, dtype=torch.long)
+    pixels, mask = torch.zeros(1, 3, 800, 1066), torch.ones(1, 800, 1066, dtype=torch.long)
     model = GroundingDinoForObjectDetection(GroundingDinoConfig()).eval().requires_grad_(False)
-    seeing = partial(model.model.backbone, pixels, seen)
-    count("grounding-dino", model, seeing, pixel_values=pixels, pixel_mask=seen, input_ids=ids)
+    backbone = partial(model.model.backbone, pixels, mask)
+    count("grounding-dino", model, backbone, pixel_values=pixels, pixel_mask=mask, input_ids=ids)
 
 
 def owl() -> None:

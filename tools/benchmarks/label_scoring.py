@@ -1,4 +1,4 @@
-"""How long scoring pseudo-labels takes against an evaluation of as many expressions: tiny-clipvg on shapes.
+"""Measure how long scoring pseudo-labels takes against an evaluation of as many expressions: tiny-clipvg on shapes.
 
     python -m tools.benchmarks.label_scoring [--rows 10000] [--rounds 10]
 
@@ -41,18 +41,18 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=0, help="0 = as torch has them")
-    asked = parser.parse_args()
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        flags = {"data.shapes.train": int(asked.rows / PER_SCENE) + 1, "run.device": "cpu", "results": folder}
+        flags = {"data.shapes.train": int(options.rows / PER_SCENE) + 1, "run.device": "cpu", "results": folder}
         resolved = load_settings(None, flags)
         scenes = load_split(SPLIT, resolved).scenes
-        size = len(scenes) // asked.rounds
+        size = len(scenes) // options.rounds
         scored: list[Timed] = []
         evaluated: list[Timed] = []
         rows = 0
-        for number in range(asked.rounds):
+        for number in range(options.rounds):
             part = slice(number * size, (number + 1) * size)
             rows += sum(len(scene.expressions) for scene in scenes[part])
             labels = written(Path(folder) / f"labels{number}.jsonl", scenes[part])

@@ -1,4 +1,4 @@
-"""How much faster a pipeline is with scenes than asked one expression at a time, the same models, one process.
+"""Measure how much faster a pipeline is with scenes than with one expression at a time, the same models, one process.
 
     python -m tools.benchmarks.one_at_a_time [--pipeline yolo-clip] [--split shapes-val] [--images 100] [--batch 8]
 
@@ -27,10 +27,10 @@ def main() -> None:
     parser.add_argument("--split", default="shapes-val")
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--batch", type=int, default=8)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     resolved = load_settings()
-    split = load_split(asked.split, resolved).limited(asked.images)
-    pipeline = open_pipeline(asked.pipeline, split, resolved)
+    split = load_split(options.split, resolved).limited(options.images)
+    pipeline = open_pipeline(options.pipeline, split, resolved)
     scenes = [LoadedScene(s.id, split.images.load(s), tuple(e.query for e in s.expressions)) for s in split.scenes]
     encoders = [thing for thing in gc.get_objects() if type(thing) is ClipEncoder]
 
@@ -46,10 +46,10 @@ def main() -> None:
                 boxes |= together([LoadedScene(scene.id, scene.image, (query,))])
         return boxes
 
-    together(scenes[: asked.batch]), one_at_a_time(scenes[:2])  # warm up
+    together(scenes[: options.batch]), one_at_a_time(scenes[:2])  # warm up
     ratios, seconds, same, total = [], [0.0, 0.0], 0, 0
-    for start in range(0, len(scenes), asked.batch):
-        batch = scenes[start : start + asked.batch]
+    for start in range(0, len(scenes), options.batch):
+        batch = scenes[start : start + options.batch]
         began = time.perf_counter()
         fast = together(batch)
         middle = time.perf_counter()
@@ -60,8 +60,10 @@ def main() -> None:
         ratios.append((end - middle) / (middle - began))
         total += len(fast)
         same += sum(max(abs(a - b) for a, b in zip(fast[k], slow[k], strict=True)) < 0.01 for k in fast)
-    print(f"{asked.pipeline} on {asked.split}: {len(scenes)} images, {total} expressions, same boxes {same}/{total}")
-    print(f"scenes, batch {asked.batch}: {total / seconds[0]:.1f} expressions/s")
+    print(
+        f"{options.pipeline} on {options.split}: {len(scenes)} images, {total} expressions, same boxes {same}/{total}"
+    )
+    print(f"scenes, batch {options.batch}: {total / seconds[0]:.1f} expressions/s")
     print(f"one expression at a time: {total / seconds[1]:.1f} expressions/s")
     print(f"ratio, batch by batch: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
 

@@ -1,4 +1,4 @@
-"""The images of docs/report.md, taken of the report of the repository's own runs in headless Chromium.
+"""Take the images of docs/report.md from the report of the repository's own runs in headless Chromium.
 
     python -m tools.benchmarks.report_screenshots [--out docs] [--browser /usr/bin/chromium]
 
@@ -39,14 +39,14 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=PROJECT / "results")
     parser.add_argument("--out", type=Path, default=PROJECT / "docs")
     parser.add_argument("--browser", default="/usr/bin/chromium")
-    said = parser.parse_args()
+    options = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
-    split, shown = choose([], load_split("shapes-val", load_settings()), said.results)
+    split, runs = choose([], load_split("shapes-val", load_settings()), options.results)
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
-        made = write_report(split, shown, Path(folder) / "report.html")
-        opened = driver.chromium.launch(executable_path=said.browser, args=flags)
+        made = write_report(split, runs, Path(folder) / "report.html")
+        opened = driver.chromium.launch(executable_path=options.browser, args=flags)
         for name, how in SHOTS.items():
             size = {"width": how["width"], "height": how["height"]}
             page = opened.new_context(viewport=size, color_scheme=how.get("scheme", "light")).new_page()
@@ -57,7 +57,7 @@ def main() -> None:
                     "(id) => document.getElementById(id).scrollIntoView({ behavior: 'instant' })", how["part"]
                 )
             page.wait_for_timeout(200)
-            save(page.screenshot(), said.out / name)
+            save(page.screenshot(), options.out / name)
         opened.close()
 
 

@@ -1,4 +1,4 @@
-"""How large reports are and how quick: made of big made-up runs, and looked at in headless Chromium.
+"""Measure how large reports are and how quick: of big made-up runs, opened in headless Chromium.
 
     python -m tools.benchmarks.report_size [--images 1500] [--expressions 10834] [--pipelines 6] [--side 640]
     python -m tools.benchmarks.report_size --images 300 --expressions 2000      # what has to stay under 25 MB
@@ -53,14 +53,12 @@ class Photographs:
     """A ImageSource: coarse noise made smooth, fine noise over it; sixteen of them, each rolled by its number."""
 
     def __init__(self, side: int) -> None:
-        dice = np.random.default_rng(0)
+        rng = np.random.default_rng(0)
         size = (side, side * 3 // 4)
         self.made = []
         for _ in range(16):
-            coarse = Image.fromarray(dice.integers(0, 256, (18, 24, 3), np.uint8)).resize(
-                size, Image.Resampling.BICUBIC
-            )
-            fine = dice.normal(0, 9, (size[1], size[0], 1))
+            coarse = Image.fromarray(rng.integers(0, 256, (18, 24, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+            fine = rng.normal(0, 9, (size[1], size[0], 1))
             self.made.append(np.clip(np.asarray(coarse) + fine, 0, 255).astype(np.uint8))
 
     def load(self, scene: Scene) -> np.ndarray:
@@ -72,14 +70,14 @@ class Photographs:
 
 
 def make_split(images: int, expressions: int, side: int) -> Split:
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     scenes, done = [], 0
     for n in range(images):
         own = []
         for _ in range((n + 1) * expressions // images - done):
-            x, y = dice.uniform(0, side / 2, 2)
-            w, h = dice.uniform(20, side / 3, 2)
-            text = " ".join(dice.choice(WORDS, dice.integers(2, 12)))
+            x, y = rng.uniform(0, side / 2, 2)
+            w, h = rng.uniform(20, side / 3, 2)
+            text = " ".join(rng.choice(WORDS, rng.integers(2, 12)))
             kind, category = (
                 ("attribute", "location", "relation")[done % 3],
                 ("person", "dog", "chair", "car")[done % 4],
@@ -96,7 +94,7 @@ class Answering:
     """Right more or less often, with eight proposals an image that all pipelines of one detector share."""
 
     def __init__(self, name: str, truth: dict[str, tuple[float, ...]]) -> None:
-        self.dice = np.random.default_rng(sum(map(ord, name)))
+        self.rng = np.random.default_rng(sum(map(ord, name)))
         self.right, self.truth = int(name[-1]) / 9, truth
         self.card = PipelineCard(name, "made up", sha256={"w": "ab" * 32}, supervision="unknown")
 
@@ -105,7 +103,7 @@ class Answering:
         for scene in batch:
             proposals = np.random.default_rng(int(scene.id)).uniform(0, 400, (8, 4))
             for query in scene.queries:
-                shift = self.dice.normal(0, 3 if self.dice.random() < self.right else 80, 4)
+                shift = self.rng.normal(0, 3 if self.rng.random() < self.right else 80, 4)
                 out.append(Prediction(query.id, tuple(np.array(self.truth[query.id]) + shift), 0.5, proposals))
         return out
 
@@ -117,21 +115,21 @@ def main() -> None:
     parser.add_argument("--pipelines", type=int, default=6)
     parser.add_argument("--side", type=int, default=640)
     parser.add_argument("--browser", default="/usr/bin/chromium")
-    said = parser.parse_args()
-    split = make_split(said.images, said.expressions, said.side)
+    options = parser.parse_args()
+    split = make_split(options.images, options.expressions, options.side)
     truth = {e.id: e.box for scene in split.scenes for e in scene.expressions}
     registry.pipeline_factory = lambda name: lambda context: Answering(context.name, truth)
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results"
-        names = [f"pipeline-{9 - n}" for n in range(said.pipelines)]
+        names = [f"pipeline-{9 - n}" for n in range(options.pipelines)]
         folders = [str(evaluate(name, split, resolved(results)).folder) for name in names]
         begun = time.perf_counter()
-        answered, shown = choose(folders, split, results)
-        made = write_report(answered, shown, Path(folder) / "report.html")
+        answered, runs = choose(folders, split, results)
+        made = write_report(answered, runs, Path(folder) / "report.html")
         seconds = time.perf_counter() - begun
         print(f"{made.expressions:,} expressions, {made.images:,} images, {made.runs} pipelines")
         print(f"made in {seconds:.1f} s; {made.bytes / 1e6:.1f} MB, images of {made.thumbnail} pixels")
-        look(made.path, said.browser)
+        look(made.path, options.browser)
 
 
 def look(path: Path, browser: str) -> None:

@@ -1,4 +1,4 @@
-"""How long and how much memory `bench score` takes for a split of RefCOCO val's size, as a process of its own.
+"""Measure the time and memory that `bench score` takes for a split of RefCOCO val's size, as a process of its own.
 
     python -m tools.benchmarks.score_speed
 
@@ -45,8 +45,8 @@ def made_up(chance: random.Random) -> tuple[Scene, ...]:
     scenes, done = [], 0
     for n in range(IMAGES):
         share = EXPRESSIONS * (n + 1) // IMAGES - done
-        asked = [(" ".join(chance.choices(WORDS, k=chance.randint(1, 12))), a_box(chance)) for _ in range(share)]
-        numbered = tuple(Expression(str(done + k), text, box) for k, (text, box) in enumerate(asked))
+        expressions = [(" ".join(chance.choices(WORDS, k=chance.randint(1, 12))), a_box(chance)) for _ in range(share)]
+        numbered = tuple(Expression(str(done + k), text, box) for k, (text, box) in enumerate(expressions))
         scenes.append(Scene(str(n), f"COCO_train2014_{n:012}.jpg", 640, 480, numbered))
         done += share
     return tuple(scenes)

@@ -19,13 +19,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the part's recipe")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     log_to_stderr("bench.train", True)
-    if asked.part == "all" and asked.set:
+    if options.part == "all" and options.set:
         parser.error("--set changes the recipe of one part: name the part")
     try:
-        for part in [*PARTS, "mdetr"] if asked.part == "all" else [asked.part]:
-            print(run(part, asked.out, asked.seed, asked.device, assignments(asked.set)))
+        for part in [*PARTS, "mdetr"] if options.part == "all" else [options.part]:
+            print(run(part, options.out, options.seed, options.device, assignments(options.set)))
     except BenchError as error:
         sys.exit(str(error))
 

@@ -238,7 +238,7 @@ class PretrainingTask(TrainTask):
             for expression, choice, own in zip(scene.expressions, chosen, batch.scenes[0].referents, strict=True):
                 for kind in (self.metric, expression.kind or "other"):
                     hits[kind].append(choice == own)
-        return {kind: sum(found) / len(found) for kind, found in sorted(hits.items())}
+        return {kind: sum(values) / len(values) for kind, values in sorted(hits.items())}
 
     def save(self, path: Path) -> None:
         """Write the CLIP in float16."""

@@ -152,9 +152,9 @@ class TinyTask(MdetrTask):
         losses, grid = self.losses_of(output, batch), batch.here.shape[1:]
         if "places" in self.heads:
             logits, boxes = self.heads["places"](output.memory[:, : image[0].shape[1]].unflatten(1, grid))
-            found = F.binary_cross_entropy_with_logits(logits[..., 0], batch.here.float(), reduction="none")
+            present = F.binary_cross_entropy_with_logits(logits[..., 0], batch.here.float(), reduction="none")
             reach = (boxes - batch.targets[:, None, None]).abs().sum(dim=-1)
-            losses["places"] = 10 * found.mean(dim=(1, 2)) + 2 * mean_over(reach, batch.here)
+            losses["places"] = 10 * present.mean(dim=(1, 2)) + 2 * mean_over(reach, batch.here)
         if "naming" in self.heads:
             losses["naming"] = self.naming(image[0].unflatten(1, grid), batch)
         return losses
