@@ -6,6 +6,7 @@ Names hold what would be markup if anything took it for markup.
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from bench.datasets.split import Split
 from bench.errors import ImageError
 from bench.evaluation.loop import evaluate
 from bench.grounding import Expression, PipelineCard, Prediction, Scene
-from bench.reporting.report.gallery import Answered
-from bench.reporting.report.page import Made, write_report
-from bench.reporting.report.selection import Shown
+from bench.reporting.report.gallery import AnsweredRun
+from bench.reporting.report.page import write_report
+from bench.reporting.report.selection import ReportRun
 from bench.settings import EvaluationSettings, Resolved, RunSettings, Settings
 
 WIDTH, HEIGHT = 96, 64
@@ -92,12 +93,14 @@ class Knowing:
         given = np.array([self.truth[q.id] for q in scene.queries] + [(0, 0, WIDTH, HEIGHT)], float)
         proposals = None if self.name == "poor" else given
         for query in scene.queries:
-            dice = hashlib.sha256(f"{self.name}|{query.id}".encode()).digest()
+            digest = hashlib.sha256(f"{self.name}|{query.id}".encode()).digest()
             x1, y1, x2, y2 = self.truth[query.id]
             shift = (
-                dice[1] / 100 if dice[0] < 255 * {"sure": 0.75, "poor": 0.25}.get(self.name, 0.5) else 30 + dice[1] / 10
+                digest[1] / 100
+                if digest[0] < 255 * {"sure": 0.75, "poor": 0.25}.get(self.name, 0.5)
+                else 30 + digest[1] / 10
             )
-            box = None if self.name == "poor" and dice[2] < 30 else (x1 + shift, y1, x2 + shift, y2)
+            box = None if self.name == "poor" and digest[2] < 30 else (x1 + shift, y1, x2 + shift, y2)
             yield Prediction(query.id, box, 0.5, proposals)
 
 
@@ -105,11 +108,11 @@ class Knowing:
 class World:
     split: Split
     results: Path
-    shown: list[Shown]
-    answers: list[Answered]
+    runs: list[ReportRun]
+    answers: list[AnsweredRun]
 
-    def report(self, out: Path, **more) -> Made:
-        return write_report(self.split, self.shown, out, **more)
+    def report(self, out: Path, **more) -> dict[str, Any]:
+        return write_report(self.split, self.runs, out, **more)
 
 
 def resolved(results):

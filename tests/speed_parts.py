@@ -1,4 +1,4 @@
-"""Speed records made by hand, and a pipeline whose caches and batches can be watched."""
+"""Speed records made by hand, and a pipeline whose caches and batches are logged."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from fake_world import HashPipeline
 
 from bench.grounding import LoadedScene, PipelineContext, Prediction
 from bench.runs.record import DataIdentity, Identity
-from bench.speed.record import Compared, Energy, Images, Memory, Rate, Rules, Single, SpeedRecord, Spread
+from bench.speed.record import BoxCheck, Energy, Images, Memory, Rate, Rules, Single, SpeedRecord, Spread
 
 SHORT = Rules(warmup_seconds=0, warmup_batches=1, min_seconds=0, min_batches=3, repeats=2)
 
@@ -72,14 +72,14 @@ def make_speed(expressions_per_s: float = 100.0, **changes: Any) -> SpeedRecord:
         "energy": Energy(joules_per_expression=None, joules=None, expressions=None, unsupported="a CPU"),
         "conditions": {},
         "noisy": (),
-        "check": (Compared(against="the accuracy pass", n=100, equal=100, allowed=0, tolerance=1e-4),),
+        "check": (BoxCheck(against="the accuracy pass", n=100, equal=100, allowed=0, tolerance=1e-4),),
         "valid": True,
     }
     return SpeedRecord(**(fields | changes))
 
 
-class Watched(HashPipeline):
-    """Keeps a cache of texts and tells what it was asked: `log` has (scene ids, texts that were not in the cache)."""
+class Logged(HashPipeline):
+    """Keeps a cache of texts and logs its batches: `log` has (scene ids, texts that were not in the cache)."""
 
     def __init__(self, context: PipelineContext) -> None:
         super().__init__(context)

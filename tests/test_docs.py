@@ -19,7 +19,7 @@ from bench.datasets.readers.jsonl import KEYS
 from bench.grounding import Prediction
 from bench.predicting.one import SingleAnswer
 from bench.reporting.published import published
-from bench.reporting.table import row
+from bench.reporting.rows import run_row
 from bench.runs.record import read_record
 from bench.settings import PROJECT, RunSettings, load_settings
 from bench.training.config import TrainConfig
@@ -35,7 +35,7 @@ def documented(heading: str) -> set[str]:
 
 def test_rows():
     record = read_record(next((PROJECT / "results" / "runs" / "yolo-clip").glob("*/*/run.json")).parent)
-    assert documented("## `bench run`") == set(row(record, "x"))
+    assert documented("## `bench run`") == set(run_row(record, "x"))
 
 
 def test_predict():

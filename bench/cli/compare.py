@@ -45,9 +45,9 @@ def compare(
 
     from rich.console import Console
 
-    from bench.comparison.comparison import compare as compare_runs
-    from bench.comparison.finding import find_run
-    from bench.reporting.comparison import print_comparison
+    from bench.comparison.compare import compare as compare_runs
+    from bench.comparison.compared_runs import find_run
+    from bench.reporting.comparison_text import print_comparison
     from bench.settings import load_settings
 
     flags = {"draws": draws, "seed": seed, "confidence": confidence}

@@ -66,7 +66,7 @@ def leaderboard(
     if published:
         summary = _published(published, as_json)
     elif export:
-        from bench.reporting.exports.writing import export as write_export
+        from bench.reporting.leaderboard import export as write_export
 
         if out is None:
             raise UsageError(f"--export {export} needs --out PATH")
@@ -95,8 +95,8 @@ def _tables(
     rows = sum(len(table.rows) for table in tables.boards)
     done = "is up to date" if check else "written"
     typer.echo(f"{folder / board.NAMES[0]} {done}; runs: {rows}, tables: {len(tables.boards)}", err=as_json)
-    for entry in tables.left_out:
-        typer.echo(f"left out: {entry.run}: {entry.reason}", err=as_json)
+    for run, reason in tables.left_out:
+        typer.echo(f"left out: {run}: {reason}", err=as_json)
     return board.as_object(tables) | submitted
 
 

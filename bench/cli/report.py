@@ -43,8 +43,6 @@ def report(
 
     It opens by double click, needs no server and fetches nothing.
     """
-    from dataclasses import asdict
-
     from bench.datasets.load import load_split
     from bench.reporting.report.page import write_report
     from bench.reporting.report.selection import choose
@@ -54,11 +52,11 @@ def report(
     answered, chosen = choose(runs or [], load_split(split, resolved), folder)
     made = write_report(answered, chosen, out, limit, thumbnail, training or (), reliability or ())
     typer.echo(
-        f"{made.path}: {made.bytes / 1e6:.1f} MB; pipelines: {made.runs}, expressions: {made.expressions:,}, "
-        f"images: {made.images:,} of at most {made.thumbnail} pixels",
+        "{path}: {mb:.1f} MB; pipelines: {runs}, expressions: {expressions:,}, "
+        "images: {images:,} of at most {thumbnail} pixels".format(mb=made["bytes"] / 1e6, **made),
         err=as_json,
     )
-    if made.missing:
-        typer.echo(f"images that cannot be drawn: {made.missing:,} (the report states why)", err=as_json)
+    if made["missing"]:
+        typer.echo(f"images that cannot be drawn: {made['missing']:,} (the report states why)", err=as_json)
     if as_json:
-        emit(asdict(made))
+        emit(made)

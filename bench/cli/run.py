@@ -47,7 +47,7 @@ def run(
     from bench.errors import BenchError
     from bench.evaluation.loop import evaluate
     from bench.evaluation.progress import message
-    from bench.reporting.table import row
+    from bench.reporting.rows import run_row
     from bench.reporting.terminal import print_rows
     from bench.settings import assignments
 
@@ -87,7 +87,7 @@ def run(
     if complete or not runs:
         print_rows([run.record for run in complete], Console(stderr=as_json))
         if as_json:
-            emit({"rows": [row(run.record, run.folder) for run in complete]})
+            emit({"rows": [run_row(run.record, run.folder) for run in complete]})
     if failed:
         raise typer.Exit(2)
     if any(run.record.errors for run in complete):

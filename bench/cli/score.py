@@ -42,7 +42,7 @@ def score(
     from rich.console import Console
 
     from bench.errors import UsageError
-    from bench.reporting.table import row
+    from bench.reporting.rows import run_row
     from bench.reporting.terminal import print_rows
 
     if (run is None) == (predictions is None):
@@ -75,4 +75,4 @@ def score(
         )
     print_rows([record], Console(stderr=as_json))
     if as_json:
-        emit({"rows": [row(record, folder)]})
+        emit({"rows": [run_row(record, folder)]})

@@ -1,1 +1,1 @@
-"""Runs against one another: paired, clustered by image, without torch and without the data."""
+"""Compare runs: paired, clustered by image, without torch and without the data."""

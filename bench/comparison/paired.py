@@ -1,4 +1,4 @@
-"""The difference of two runs on the same images: its interval, the p-value that agrees with it, what could be shown.
+"""Estimate the difference of two runs on the same images: interval, p-value, smallest detectable difference.
 
 Both come from one paired bootstrap over images: a draw of images is a draw for both runs, so what makes an image
 hard for everybody cancels. The draws are those of bench/evaluation/statistics.py.
@@ -31,20 +31,20 @@ NORMAL = NormalDist()
 
 @lru_cache
 def expanded_tail(images: int, confidence: float) -> float:
-    """The part of the draws to leave out at each end; 0 for fewer than two images."""
+    """Return the part of the draws to leave out at each end; 0 for fewer than two images."""
     if images < 2:
         return 0.0
-    t = student_quantile(1 - (1 - confidence) / 2, images - 1)
+    t = student_quantile(1 - (1 - confidence) / 2, images - 1)  # where Student's interval would end
     return NORMAL.cdf(-math.sqrt(images / (images - 1)) * t)
 
 
 def excluded(draws: int, images: int, confidence: float) -> int:
-    """How many of the ordered draws lie beyond an end of the interval, that end included; 0 = it has no end."""
+    """Count the ordered draws that lie beyond an end of the interval, that end included; 0 = it has no end."""
     return math.floor(expanded_tail(images, confidence) * (draws + 1))
 
 
 def difference_interval(drawn: Float, images: int, confidence: float) -> Interval:
-    """(draws,) differences of resampled images -> the interval; (-1, 1) where images or draws are too few."""
+    """Return the interval from (draws,) differences of resampled images; (-1, 1) where images or draws are too few."""
     place = excluded(len(drawn), images, confidence)
     if place < 1:
         return UNKNOWN
@@ -53,7 +53,9 @@ def difference_interval(drawn: Float, images: int, confidence: float) -> Interva
 
 
 def difference_p(drawn: Float, images: int, statistic: float = 0.0) -> float:
-    """Two-sided p of "no difference" by the draws (draws,): 1 - the widest confidence whose interval leaves out 0.
+    """Return the two-sided p of "no difference" by the draws (draws,).
+
+    It is 1 - the widest confidence whose interval leaves out 0.
 
     Draws cannot tell parts below 1 / (draws + 1) apart, which is too coarse to correct for many pairs: where none lies
     on the other side of 0, p is Student's of `statistic`, the difference over its clustered standard error, if that is
@@ -61,13 +63,15 @@ def difference_p(drawn: Float, images: int, statistic: float = 0.0) -> float:
     """
     if images < 2:
         return 1.0
+    # 1. The bootstrap's sign test: how many draws lie on the other side of 0.
     other_side = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    # 2. The p of that part, on the interval's own scale; where there is no such draw, Student's if smaller.
     p = p_of_part((other_side + 1) / (len(drawn) + 1), images)
     return p if other_side else min(p, 2 * student_cdf(-abs(statistic), images - 1))
 
 
 def p_of_part(part: float, images: int) -> float:
-    """The two-sided p where `part` of the draws lie on the other side of 0: `expanded_tail` backwards."""
+    """Return the two-sided p where `part` of the draws lie on the other side of 0: `expanded_tail` backwards."""
     if part >= 0.5:
         return 1.0
     t = NORMAL.inv_cdf(part) * math.sqrt((images - 1) / images)
@@ -75,7 +79,7 @@ def p_of_part(part: float, images: int) -> float:
 
 
 def standard_error(differences: Float, counts: Float) -> float:
-    """The clustered standard error of sum(differences) / sum(counts), both per image (m,); NaN for m < 2."""
+    """Return the clustered standard error of sum(differences) / sum(counts), both per image (m,); NaN for m < 2."""
     images = len(counts)
     if images < 2:
         return math.nan
@@ -85,13 +89,13 @@ def standard_error(differences: Float, counts: Float) -> float:
 
 
 def statistic(differences: Float, counts: Float) -> float:
-    """The difference over its clustered standard error, both per image (m,); 0 where the error says nothing."""
+    """Return the difference over its clustered standard error, both per image (m,); 0 where the error says nothing."""
     error = standard_error(differences, counts)
     return float(differences.sum() / counts.sum()) / error if error > 0 else 0.0
 
 
 def detectable(error: float, images: int, confidence: float, power: float = POWER) -> float | None:
-    """The smallest true difference that would be found significant with probability `power`, from the standard error.
+    """Return the smallest true difference that is significant with probability `power`, from the standard error.
 
     None where the error says nothing: fewer than two images, or runs that agree on every one.
     """
@@ -101,21 +105,21 @@ def detectable(error: float, images: int, confidence: float, power: float = POWE
 
 
 def student_quantile(part: float, freedom: int) -> float:
-    """Student's quantile. scipy is imported here, so that `bench --help` and pure reading do not wait for it."""
+    """Return Student's quantile. scipy is imported here, so that `bench --help` and pure reading do not wait for it."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, part))
 
 
 def student_cdf(value: float, freedom: int) -> float:
-    """Student's distribution function."""
+    """Return Student's distribution function."""
     from scipy.special import stdtr
 
     return float(stdtr(freedom, value))
 
 
 def mcnemar(a_only: int, b_only: int) -> float:
-    """Two-sided exact p that flips go either way equally often (McNemar 1947, the binomial form); 1 without flips.
+    """Return the exact p that flips go either way equally often (McNemar 1947, binomial); 1 without flips.
 
     It takes flips for independent, which those of one image are not: see docs/comparing.md.
     """
@@ -123,7 +127,8 @@ def mcnemar(a_only: int, b_only: int) -> float:
     if 2 * fewer == flips:
         return 1.0
     term = total = 1
-    for wins in range(fewer):  # whole numbers: exact however many flips
+    # The lower tail of the binomial, doubled, in whole numbers: exact however many flips.
+    for wins in range(fewer):
         term = term * (flips - wins) // (wins + 1)
         total += term
     p: float = 2 * total / (1 << flips)
@@ -131,11 +136,14 @@ def mcnemar(a_only: int, b_only: int) -> float:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """The p-values adjusted for their number (Holm 1979), in their order: at most alpha together means that the chance
-    of any false alarm among them is at most alpha."""
+    """Adjust p-values for their number (Holm 1979), in their order.
+
+    At most alpha together means that the chance of any false alarm among them is at most alpha.
+    """
     adjusted = [0.0] * len(ps)
     highest = 0.0
     for place, number in enumerate(sorted(range(len(ps)), key=lambda number: ps[number])):
+        # The smallest times their number, the next times one less, and never below the one before.
         highest = max(highest, min(1.0, (len(ps) - place) * ps[number]))
         adjusted[number] = highest
     return adjusted

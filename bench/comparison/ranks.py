@@ -1,4 +1,4 @@
-"""Ranks as ranges: runs that the paired comparison of their outcomes cannot tell apart share theirs."""
+"""Rank runs as ranges: those that the paired comparison of their outcomes cannot tell apart share theirs."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ RankRange = tuple[int, int]
 def rank_ranges(
     hits: ArrayLike, counts: ArrayLike, draws: int = 10_000, seed: int = 0, confidence: float = 0.95
 ) -> list[RankRange]:
-    """(images, runs) hits and (images,) expressions -> for each run its best and its worst rank, from 1.
+    """Return each run's best and worst rank, from 1, of (images, runs) hits and (images,) expressions.
 
     The best is 1 + the runs that are significantly better, the worst the number of runs less those significantly worse,
     as `compare` would say of all of them together: from one set of draws, with Holm's correction over the pairs.
-    Images without expressions are not part of the sample.
     """
-    asked = np.asarray(counts) > 0
-    size, table = np.asarray(counts, np.float64)[asked], np.asarray(hits, np.float64)[asked]
+    # 1. Images without expressions are no part of the sample.
+    present = np.asarray(counts) > 0
+    size, table = np.asarray(counts, np.float64)[present], np.asarray(hits, np.float64)[present]
     images, runs = table.shape
-    # The sign of a difference does not need the draw's number of expressions, so hits are all that is drawn.
+    # 2. The bootstrap; the sign of a difference needs no number of expressions, so hits are all that is drawn.
     sums = resampled_sums(table, draws, seed)
+    # 3. Every pair's p.
     pairs = list(combinations(range(runs), 2))
     gains = [table[:, b] - table[:, a] for a, b in pairs]
     ps = [
         difference_p(sums[:, b] - sums[:, a], images, statistic(gain, size))
         for (a, b), gain in zip(pairs, gains, strict=True)
     ]
-    better, worse = [0] * runs, [0] * runs  # how many runs are significantly so
+    # 4. Holm's correction, and how many runs are significantly better and worse.
+    better, worse = [0] * runs, [0] * runs
     for (a, b), gain, p in zip(pairs, gains, holm(ps), strict=True):
         if p <= 1 - confidence:
             ahead, behind = (b, a) if gain.sum() > 0 else (a, b)
@@ -49,15 +51,15 @@ def rank_ranges(
 
 
 def ranks(results: Path, runs: Sequence[tuple[RunRecord, str]]) -> list[tuple[RankRange | None, str]]:
-    """The rank of each run among those of its table; None with the reason where it cannot be ranked.
+    """Rank each run among those of its table; None with the reason where it cannot be ranked.
 
     `runs` are records with their folders under `results`. A run whose outcomes are missing, not those of its record,
     or about other expressions than most is left out of the ranking: the others are ranked among themselves.
     """
-    read = [_read(results / run, record) for record, run in runs]
-    rows = [outcomes for outcomes in read if isinstance(outcomes, StoredOutcomes)]
+    loaded = [_read(results / run, record) for record, run in runs]
+    rows = [outcomes for outcomes in loaded if isinstance(outcomes, StoredOutcomes)]
     if not rows:
-        return [(None, str(reason)) for reason in read]
+        return [(None, str(reason)) for reason in loaded]
     common = max(rows, key=lambda row: sum(_same(row, other) for other in rows))
     ranked = [row for row in rows if _same(row, common)]
     images = len(common.scenes)
@@ -67,12 +69,12 @@ def ranks(results: Path, runs: Sequence[tuple[RunRecord, str]]) -> list[tuple[Ra
     others = f"{OUTCOMES} is about other expressions than the other runs'; {KEEP} anew"
     return [
         (None, row) if isinstance(row, str) else (next(ranges), "") if _same(row, common) else (None, others)
-        for row in read
+        for row in loaded
     ]
 
 
 def _read(folder: Path, record: RunRecord) -> StoredOutcomes | str:
-    """The outcomes of a run, or why they cannot be used."""
+    """Return the outcomes of a run, or why they cannot be used."""
     try:
         outcomes = read_outcomes(folder)
     except RunError:

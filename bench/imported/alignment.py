@@ -1,4 +1,4 @@
-"""Rows of boxes made elsewhere aligned with a split's expressions, by ids or by row numbers.
+"""Align rows of boxes made elsewhere with a split's expressions, by ids or by row numbers.
 
 A row number is the expression's position in the split's original order, from 0. Splits prepared from index lists keep
 it as the id, and a JSONL without ids the line's number, from 1; for others it counts expressions in the order of their
@@ -15,7 +15,7 @@ from bench.datasets.fingerprint import image_key
 from bench.datasets.split import Split
 from bench.errors import DataError
 from bench.grounding import Prediction
-from bench.imported.box_files import BoxFile, Row
+from bench.imported.box_files import BoxRow
 from bench.runs.predictions import SceneAnswers, from_predictions
 
 Key = Literal["auto", "id", "row"]
@@ -24,7 +24,7 @@ KeyedBy = Literal["id", "row"]
 
 @dataclass(slots=True)
 class Alignment:
-    """Which answers the rows became, and the keys of those that found no place.
+    """The answers that the rows became, and the keys of rows without a place.
 
     `missing` are ids of expressions that no row is about, `extra` and `other_image` keys of rows. `in_scene_order`
     says that row numbers were counted in the order of the scenes, the split having no other.
@@ -39,25 +39,25 @@ class Alignment:
     duplicates: int = 0
 
 
-def align(file: BoxFile, split: Split, key: Key = "auto", where: str = "the file") -> Alignment:
-    """The answers that `file` gives about `split`; a row of another image becomes a miss with a note.
+def align(boxes: tuple[Sequence[BoxRow], int], split: Split, key: Key = "auto", where: str = "the file") -> Alignment:
+    """Align rows, and the number of doubled keys, with `split`; a row of another image becomes a miss with a note.
 
     Raises DataError, with examples and what to pass, when no key fits or the keys could be read in two ways.
     """
+    rows, doubled = boxes
     homes = {e.id: scene for scene in split.scenes for e in scene.expressions}
     order = list(homes)
     numbered = homes.keys() == {str(i) for i in range(len(order))}
     lines = homes.keys() == {str(i + 1) for i in range(len(order))}
     if lines:
         order.sort(key=int)
-    keyed_by = _keyed_by(file.rows, key, where)
+    keyed_by = _keyed_by(rows, key, where)
     if keyed_by == "id" or numbered:
-        _refuse_shifted(file.rows, homes.keys(), numbered, key, where, split.name)
-    aligned = Alignment(
-        keyed_by, in_scene_order=keyed_by == "row" and not (numbered or lines), duplicates=file.duplicates
-    )
+        _refuse_shifted(rows, homes.keys(), numbered, key, where, split.name)
+    aligned = Alignment(keyed_by, in_scene_order=keyed_by == "row" and not (numbered or lines), duplicates=doubled)
+    # Each row goes to its expression, the first one where several do.
     placed: dict[str, Prediction] = {}
-    for row in file.rows:
+    for row in rows:
         at = row.key if keyed_by == "id" else _id_of_row(row, order, numbered, where)
         if at not in homes:
             aligned.extra.append(row.key)
@@ -68,7 +68,7 @@ def align(file: BoxFile, split: Split, key: Key = "auto", where: str = "the file
         else:
             aligned.other_image.append(row.key)
             placed[at] = Prediction(at, None, row.score, note=f"the row is about another image: {row.image}")
-    _refuse_strangers(file.rows, len(placed), aligned, order, key, where, split.name)
+    _refuse_strangers(rows, len(placed), aligned, order, key, where, split.name)
     aligned.missing = [at for at in order if at not in placed]
     aligned.answers = [
         from_predictions(scene.id, [placed[e.id] for e in scene.expressions if e.id in placed])
@@ -77,8 +77,8 @@ def align(file: BoxFile, split: Split, key: Key = "auto", where: str = "the file
     return aligned
 
 
-def _keyed_by(rows: Sequence[Row], key: Key, where: str) -> KeyedBy:
-    """What the rows' keys are: what the user says, else what the file says; the keys of a JSON object are ids."""
+def _keyed_by(rows: Sequence[BoxRow], key: Key, where: str) -> KeyedBy:
+    """Decide what the rows' keys are: as the user says, else as the file says; those of a JSON object are ids."""
     kinds = {row.by for row in rows}
     if kinds == {"id", "row"}:
         raise DataError(f"{where}: some entries have an 'id' and others only a 'row'; give all of them the same")
@@ -89,7 +89,7 @@ def _keyed_by(rows: Sequence[Row], key: Key, where: str) -> KeyedBy:
     return key
 
 
-def _id_of_row(row: Row, order: Sequence[str], numbered: bool, where: str) -> str:
+def _id_of_row(row: BoxRow, order: Sequence[str], numbered: bool, where: str) -> str:
     if not (row.key.isascii() and row.key.isdigit()):
         raise DataError(f"{where}: row {row.key!r} is not a row number; expected 0 to {len(order) - 1}")
     number = int(row.key)
@@ -99,9 +99,9 @@ def _id_of_row(row: Row, order: Sequence[str], numbered: bool, where: str) -> st
 
 
 def _refuse_shifted(
-    rows: Sequence[Row], ids: Collection[str], numbered: bool, key: Key, where: str, split: str
+    rows: Sequence[BoxRow], ids: Collection[str], numbered: bool, key: Key, where: str, split: str
 ) -> None:
-    """Keys that count from the wrong end would match nearly all ids, each with its neighbour's box."""
+    """Refuse keys that count from the wrong end which would match nearly all ids, each with its neighbour's box."""
     keys = {row.key for row in rows}
     if not all(k.isascii() and k.isdigit() for k in keys):
         return
@@ -116,9 +116,9 @@ def _refuse_shifted(
 
 
 def _refuse_strangers(
-    rows: Sequence[Row], placed: int, aligned: Alignment, order: Sequence[str], key: Key, where: str, split: str
+    rows: Sequence[BoxRow], placed: int, aligned: Alignment, order: Sequence[str], key: Key, where: str, split: str
 ) -> None:
-    """Boxes that have nothing to do with the split are not a score of 0."""
+    """Refuse boxes that have nothing to do with the split: they are not a score of 0."""
     if placed and len(aligned.other_image) == placed:
         first = next(row for row in rows if row.key == aligned.other_image[0])
         raise DataError(

@@ -1,4 +1,4 @@
-"""Boxes made elsewhere: JSON or JSONL files, read into rows without deciding yet which expression each row is about.
+"""Read boxes made elsewhere, JSON or JSONL, into rows; which expression a row is about is decided later.
 
     {"0": [x1, y1, x2, y2], "1": null, ...}                           keyed by expression id or row number
     {"0": {"pred_bbox": [...], "image_name": "..."}, ...}             the same with an object for each
@@ -28,7 +28,7 @@ IMAGE = ("image_name", "file_name")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BoxRow:
     """One box and what the file says about whose it is. `by` is None for the keys of a JSON object, which do not say.
 
     `box` is xyxy pixels; None for null and for a box with a NaN or an infinity, both counted misses.
@@ -41,19 +41,11 @@ class Row:
     score: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BoxFile:
-    """The rows of a file, first ones first, and how many keys of a JSON object came twice (the first is kept)."""
+def read_boxes(path: Path, xywh: bool = False, prefer: Literal["id", "row"] = "id") -> tuple[tuple[BoxRow, ...], int]:
+    """Read the rows of a file, and count the keys of a JSON object that came twice (the first is kept).
 
-    rows: tuple[Row, ...]
-    duplicates: int
-
-
-def read_boxes(path: Path, xywh: bool = False, prefer: Literal["id", "row"] = "id") -> BoxFile:
-    """The rows of `path`. `xywh` says that its boxes are left, top, width, height; `prefer` picks the key of an object
-    that has both an id and a row.
-
-    Raises DataError naming the file, the key or line, what was found and what was expected.
+    `xywh` says that its boxes are left, top, width, height; `prefer` picks the key of an object that has both an id and
+    a row. Raises DataError naming the file, the key or line, the value and what was expected.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -65,8 +57,8 @@ def read_boxes(path: Path, xywh: bool = False, prefer: Literal["id", "row"] = "i
     doubled: list[str] = []
     rows = tuple(_rows(path, _parse(path, text, doubled), xywh, prefer))
     if not rows:
-        raise DataError(f"{path}: holds no boxes")
-    return BoxFile(rows, len(doubled))
+        raise DataError(f"{path}: has no boxes")
+    return rows, len(doubled)
 
 
 def _parse(path: Path, text: str, doubled: list[str]) -> dict[str, Any] | list[Any]:
@@ -87,7 +79,7 @@ def _parse(path: Path, text: str, doubled: list[str]) -> dict[str, Any] | list[A
             raise DataError(f"{path}: not JSON ({error})") from None
         if isinstance(whole, dict | list):
             return whole
-        raise DataError(f"{path}: holds {_short(whole)}; expected an object or a list of objects")
+        raise DataError(f"{path}: contains {_short(whole)}; expected an object or a list of objects")
     lines = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -99,14 +91,16 @@ def _parse(path: Path, text: str, doubled: list[str]) -> dict[str, Any] | list[A
 
 
 def _is_lines(text: str) -> bool:
-    """Whether a file that is not called .jsonl is one all the same: its first line is an object, and more follows."""
+    """Check whether a file that is not called .jsonl is one all the same: an object in its first line, and more."""
     first, _, rest = text.lstrip().partition("\n")
     with suppress(ValueError, RecursionError):
         return first.startswith("{") and bool(rest.strip()) and isinstance(json.loads(first), dict)
     return False
 
 
-def _rows(path: Path, content: dict[str, Any] | list[Any], xywh: bool, prefer: Literal["id", "row"]) -> Iterator[Row]:
+def _rows(
+    path: Path, content: dict[str, Any] | list[Any], xywh: bool, prefer: Literal["id", "row"]
+) -> Iterator[BoxRow]:
     if isinstance(content, dict):
         for key, value in content.items():
             entry = value if isinstance(value, dict) else {"box": value}
@@ -128,17 +122,17 @@ def _rows(path: Path, content: dict[str, Any] | list[Any], xywh: bool, prefer: L
         yield _row(f"{where} ({by} {key!r})", str(key), by, entry, xywh)
 
 
-def _row(where: str, key: str, by: Literal["id", "row"] | None, entry: dict[str, Any], xywh: bool) -> Row:
+def _row(where: str, key: str, by: Literal["id", "row"] | None, entry: dict[str, Any], xywh: bool) -> BoxRow:
     names = [n for n in PREDICTED if n in entry] or [n for n in PLAIN if n in entry]
     if len(names) != 1:
-        found = f"both {' and '.join(names)}" if names else f"no box (its keys: {', '.join(entry) or 'none'})"
-        raise DataError(f"{where}: has {found}; expected one of {', '.join(PREDICTED + PLAIN)}")
+        problem = f"both {' and '.join(names)}" if names else f"no box (its keys: {', '.join(entry) or 'none'})"
+        raise DataError(f"{where}: has {problem}; expected one of {', '.join(PREDICTED + PLAIN)}")
     image = next((entry[name] for name in IMAGE if entry.get(name) is not None), None)
     if image is not None and not isinstance(image, str):
         raise DataError(f"{where}: the image's name is {_short(image)}; expected a text")
     score: Any = entry.get("score")
     known = type(score) in (int, float) and math.isfinite(score)
-    return Row(key, by, _box(where, entry[names[0]], xywh), image, float(score) if known else None)
+    return BoxRow(key, by, _box(where, entry[names[0]], xywh), image, float(score) if known else None)
 
 
 def _box(where: str, value: Any, xywh: bool) -> Box | None:

@@ -1,4 +1,4 @@
-"""A full run record from boxes made elsewhere (provenance: imported)."""
+"""Make a full run record of boxes made elsewhere (provenance: imported)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def import_boxes(
     settings: EvaluationSettings | None = None,
     argv: Sequence[str] | None = None,
 ) -> tuple[RunRecord, Path]:
-    """Scores the boxes of a file on `split`; returns the record and the run's folder under `results`.
+    """Score the boxes of a file on `split`; return the record and the run's folder under `results`.
 
     The same boxes under the same name land in the same folder again. Raises DataError when the rows cannot be aligned
     with the split, UnknownName for the protocol, RunError when `results` cannot be written.
@@ -47,8 +47,8 @@ def import_boxes(
     started = now()
     rule = protocol_named(protocol)
     aligned = align(read_boxes(path, xywh, "row" if key == "row" else "id"), split, key, str(path))
-    found = outcomes(split.scenes, aligned.answers, rule)
-    metrics = summary(found, settings or EvaluationSettings())
+    scored = outcomes(split.scenes, aligned.answers, rule)
+    metrics = summary(scored, settings or EvaluationSettings())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     identity = Identity(
         pipeline=name or path.stem,
@@ -92,13 +92,13 @@ def import_boxes(
             examples={kind: tuple(keys[:EXAMPLES]) for kind, keys in places.items()},
         ),
     )
-    return record, _write(record, aligned.answers, by_scene(found), results)
+    return record, _write(record, aligned.answers, by_scene(scored), results)
 
 
 def _write(
     record: RunRecord, answers: Sequence[SceneAnswers], rows: Iterable[Mapping[str, Any]], results: Path
 ) -> Path:
-    """The run's folder, made beside its place under a hidden name and then moved there, so it is whole or not there."""
+    """Write the run's folder, made under a hidden name and then moved to its place: whole or not at all."""
     parent = runs_of(results, record.name, record.identity.data.split)
     what = provenance.settings_hash({"identity": record.identity.model_dump(mode="json"), "protocol": record.protocol})
     folder = parent / f"imported-{what[:12]}"

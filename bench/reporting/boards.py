@@ -1,21 +1,7 @@
 """Runs sorted into tables, one for each signature: what the leaderboard shows, and what it leaves out and why.
 
 A signature names split, protocol, number of expressions and data fingerprint, so a table never mixes two of them.
-Older runs of the same pipeline, settings and device are a row's history. A row has the keys of `table.row`, and
-
-rank                  [best, worst] rank, from 1; null with the reason in rank_note
-speed                 of the joined speed record: expressions_per_s and images_per_s ({median, low, high}),
-                      batch_size, p50_ms, p90_ms, p99_ms, joules_per_expression, noisy (reasons), date, commit, record;
-                      or null
-latency_ms            the speed record's p50; or null
-peak_gb, peak_gb_of   of the speed record: peak memory in GB (10**9 bytes), and of what: "device" or "process"; or null
-parameters            of the whole pipeline; or null
-training_data         one word (bench/grounding.py, PipelineCard)
-published             what papers report for the split, a list (bench/reporting/published.py, `compared`)
-history               older runs, newest first: {date, commit, acc@0.5, difference, run_dir}; difference is this row's
-                      accuracy minus theirs
-submitted             the date on which another person's run was taken in; or null
-device, dtype, weights, weights_names, trained_on, licence, saw_test_images, date, commit, settings_hash
+Older runs of the same pipeline, settings and device are a row's history.
 """
 
 from __future__ import annotations
@@ -26,14 +12,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
-from bench.comparison.finding import stored_records
+from bench.comparison.compared_runs import stored_records
 from bench.comparison.ranks import ranks
 from bench.errors import RunError
 from bench.grounding import Supervision
 from bench.reporting.published import beside, compared
-from bench.reporting.table import row
+from bench.reporting.rows import Row, run_row
 from bench.runs.record import RunRecord
 from bench.settings import shipped_options
 from bench.speed.record import SpeedRecord, headline, read_speeds, speed_of
@@ -48,14 +34,6 @@ Run = tuple[RunRecord, str]  # a record with its folder, relative to the results
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
-    """A run, or a record of speed, that no table shows, and why."""
-
-    run: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Board:
     """A table: the runs of one signature, best first."""
 
@@ -66,58 +44,58 @@ class Board:
     fingerprint: str
     expressions: int
     images: int
-    rows: tuple[Mapping[str, Any], ...]
+    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Leaderboard:
+    """The tables, and (run, reason) of each run or speed record that no table shows."""
+
     boards: tuple[Board, ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[tuple[str, str], ...]
 
 
 def collect(results: Path) -> Leaderboard:
-    """Reads every run and speed record under `results`; what cannot be read is left out with the reason."""
+    """Collect every run and speed record under `results`; broken ones are left out with the reason."""
     kept: dict[tuple[Any, ...], list[Run]] = {}
-    left_out: list[LeftOut] = []
+    left_out: list[tuple[str, str]] = []
     broken: list[tuple[Path, RunError]] = []
     stored = [(record, _within(folder, results)) for folder, record in stored_records(results / "runs", broken)]
     for folder, error in broken:
         run = _within(folder, results)
-        left_out.append(LeftOut(run, str(error).replace(str(folder), run)))
+        left_out.append((run, str(error).replace(str(folder), run)))
     for record, run in sorted(stored, key=lambda each: (each[0].finished or "", each[0].started, each[1])):
         if reason := why_left_out(record):
-            left_out.append(LeftOut(run, reason))
+            left_out.append((run, reason))
             continue
-        ours = _submitted(results / run) is None  # nobody else's run may take the place of one of ours
+        ours = _submitted(results / run) is None  # no other person's run may take the place of one of ours
         key = (record.signature, record.name, record.provenance, record.settings_hash, device(record), ours)
         kept.setdefault(key, []).append((record, run))
-    unread: list[str] = []
-    speeds = read_speeds(results, unread)
-    left_out += [LeftOut(*line.split(": ", 1)) for line in unread]
+    speeds = read_speeds(results, left_out)
     tables: dict[str, list[list[Run]]] = {}
     for runs in kept.values():
         tables.setdefault(runs[-1][0].signature, []).append(runs)
     boards = [_board(results, histories, speeds) for histories in tables.values()]
     boards.sort(key=lambda b: (b.split, b.protocol != "iou", b.protocol, b.proposals, b.signature))
-    return Leaderboard(tuple(boards), tuple(sorted(left_out, key=lambda entry: (entry.run, entry.reason))))
+    return Leaderboard(tuple(boards), tuple(sorted(left_out)))
 
 
 def device(record: RunRecord) -> str:
-    """What the run ran on, without its number: the GPU's name, "CPU" with the processor's, or "" where unknown."""
-    named = record.identity.device
-    if named in UNKNOWN:
+    """Name what the run ran on: the GPU, "CPU" with the processor, or "" where unknown."""
+    name = record.identity.device
+    if name in UNKNOWN:
         return ""
     gpu = record.environment.get("gpu")
     if isinstance(gpu, Mapping) and gpu.get("name"):
         return str(gpu["name"])
     processor = re.sub(r"\((R|TM)\)", "", str(record.environment.get("cpu") or "")).strip()
-    if named.startswith("cpu"):
+    if name.startswith("cpu"):
         return f"CPU, {processor}" if processor else "CPU"
-    return named.partition(":")[0].upper()
+    return name.partition(":")[0].upper()
 
 
 def why_left_out(record: RunRecord) -> str | None:
-    """Why no table may show a run; None for one that may be shown."""
+    """Say why no table may show a run; None for one that any may."""
     if record.status != "complete" or record.metrics is None:
         return "not finished"
     if record.identity.data.partial:
@@ -132,7 +110,7 @@ def _within(folder: Path, results: Path) -> str:
 
 
 def _submitted(folder: Path) -> str | None:
-    """The date on which a run of somebody else's was taken in; None for our own."""
+    """Return the date on which another person's run was taken in; None for our own."""
     try:
         notice = json.loads((folder / SUBMISSION).read_bytes())
     except FileNotFoundError:
@@ -143,10 +121,10 @@ def _submitted(folder: Path) -> str | None:
 
 
 def _board(results: Path, histories: Sequence[Sequence[Run]], speeds: Speeds) -> Board:
-    """The table of runs that share a signature; the last of each history is the row."""
+    """Make the table of runs that share a signature; the last of each history is the row."""
     latest = [runs[-1] for runs in histories]
     rows = [
-        whole_row(results, runs, speeds) | {"rank": rank and list(rank), "rank_note": reason}
+        cast(Row, {**whole_row(results, runs, speeds), "rank": rank and list(rank), "rank_note": reason})
         for runs, (rank, reason) in zip(histories, ranks(results, latest), strict=True)
     ]
     record = latest[0][0]
@@ -160,12 +138,13 @@ def _board(results: Path, histories: Sequence[Sequence[Run]], speeds: Speeds) ->
     )
 
 
-def whole_row(results: Path, runs: Sequence[Run], speeds: Speeds) -> dict[str, Any]:
-    """The row, without a rank, of the latest of `runs`, which differ in time and code alone."""
+def whole_row(results: Path, runs: Sequence[Run], speeds: Speeds) -> Row:
+    """Make the row, without a rank, of the latest of `runs`, which differ in time and code alone."""
     record, run = runs[-1]
     card, weights = record.card, record.card.get("weights")
     parameters: Any = card.get("parameters")
-    entry = row(record, run) | {
+    entry: dict[str, Any] = {
+        **run_row(record, run),
         "device": device(record),
         "dtype": record.identity.dtype,
         "weights": dict(record.identity.weights),
@@ -187,17 +166,17 @@ def whole_row(results: Path, runs: Sequence[Run], speeds: Speeds) -> dict[str, A
         accuracy = older.metrics.accuracy if older.metrics else math.nan  # `why_left_out`: there are metrics
         change = {"acc@0.5": accuracy, "difference": entry["acc@0.5"] - accuracy, "run_dir": folder}
         entry["history"].append(_made(older) | change)
-    return entry | {"rank": None, "rank_note": ""}
+    return cast(Row, entry | {"rank": None, "rank_note": ""})
 
 
 def _made(record: RunRecord) -> dict[str, str | None]:
-    """When a run was made, and by which code."""
+    """Return when a run was made, and by which code."""
     commit = record.git.get("commit")
     return {"date": (record.finished or record.started)[:10], "commit": None if commit is None else str(commit)}
 
 
 def _speed_keys(record: RunRecord, speeds: Speeds) -> dict[str, Any]:
-    """Joins the speed record of a run; null without one, for a run knows its process's peak alone."""
+    """Return the keys of a run's speed record; null without one."""
     keys: dict[str, Any] = dict.fromkeys(("speed", "latency_ms", "peak_gb", "peak_gb_of"))
     speed = speed_of(record, speeds)
     if speed is None:
@@ -225,7 +204,7 @@ def _speed_keys(record: RunRecord, speeds: Speeds) -> dict[str, Any]:
 
 
 def _supervision(record: RunRecord) -> str:
-    """The word of the record's card; of cards older than the word, that of the shipped card with the same facts."""
+    """Return the word of the record's card, or for older cards that of the shipped card with the same facts."""
     word, trained_on = record.card.get("supervision"), record.card.get("trained_on")
     if record.provenance == "imported":
         return "unknown"

@@ -1,4 +1,4 @@
-"""Boxes drawn on images: one answer with its proposals, and a contact sheet of the scenes of a split."""
+"""Draw boxes on images: one prediction with its proposals, and a contact sheet of the scenes of a split."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LINES = 12
 def draw_answer(
     image: ImageArray, box: Box | None, text: str, proposals: Sequence[Box] = (), truth: Box | None = None
 ) -> Image.Image:
-    """RGB uint8 (H, W, 3) and xyxy boxes in its pixels -> an image with a caption strip under it."""
+    """Draw xyxy boxes on an RGB uint8 image (H, W, 3), with a caption strip under it."""
     height, width = image.shape[:2]
     unit = max(2, min(width, height) // 160)
     size = max(12, min(width, height) // 22)
@@ -47,7 +47,7 @@ def draw_answer(
 
 
 def save_image(drawn: Image.Image, out: Path) -> None:
-    """Writes an image whole or not at all; its suffix says the format. Raises UsageError, RunError."""
+    """Write an image whole or not at all; its suffix says the format. Raises UsageError, RunError."""
     form = Image.registered_extensions().get(out.suffix.lower())
     if form is None:
         raise UsageError(f"{out}: no image format has the suffix {out.suffix!r}; use .png or .jpg")
@@ -65,7 +65,7 @@ def _outline(
 
 
 def contact_sheet(scenes: Sequence[Scene], images: ImageSource, columns: int = 4) -> Image.Image:
-    """An image of `scenes` in a grid; a box and the expressions about it share a colour and a number."""
+    """Draw `scenes` in a grid; a box and the expressions about it share a colour and a number."""
     cells = [_cell(scene, images) for scene in scenes]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
@@ -82,26 +82,26 @@ def contact_sheet(scenes: Sequence[Scene], images: ImageSource, columns: int = 4
 def _cell(scene: Scene, images: ImageSource) -> Image.Image:
     photo = Image.fromarray(images.load(scene))
     ratio = min(WIDTH / photo.width, IMAGE / photo.height)
-    shown = photo.resize((round(photo.width * ratio), round(photo.height * ratio)), Image.Resampling.LANCZOS)
+    shrunk = photo.resize((round(photo.width * ratio), round(photo.height * ratio)), Image.Resampling.LANCZOS)
     font, small = ImageFont.load_default(size=13), ImageFont.load_default(size=11)
     boxes = list(dict.fromkeys(expression.box for expression in scene.expressions))
     texts = _lines(scene, boxes)
-    cell = Image.new("RGB", (WIDTH, shown.height + 8 + 17 * len(texts)), PAPER)
-    cell.paste(shown)
+    cell = Image.new("RGB", (WIDTH, shrunk.height + 8 + 17 * len(texts)), PAPER)
+    cell.paste(shrunk)
     pen = ImageDraw.Draw(cell)
     for number, box in enumerate(boxes):
-        x1, y1, x2, y2 = (min(max(v * ratio, 0), limit - 1) for v, limit in zip(box, shown.size * 2, strict=True))
+        x1, y1, x2, y2 = (min(max(v * ratio, 0), limit - 1) for v, limit in zip(box, shrunk.size * 2, strict=True))
         colour = COLOURS[number % len(COLOURS)]
         pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=2)
         pen.rectangle((x1, y1, x1 + 13, y1 + 14), fill=colour)
         pen.text((x1 + 4, y1 + 1), str(number + 1), fill="white", font=small)
     for line, (text, colour) in enumerate(texts):
-        pen.text((0, shown.height + 6 + 17 * line), text, fill=colour, font=font)
+        pen.text((0, shrunk.height + 6 + 17 * line), text, fill=colour, font=font)
     return cell
 
 
 def _lines(scene: Scene, boxes: Sequence[object]) -> list[tuple[str, tuple[int, int, int]]]:
-    """The expressions as lines of text with their colours, in the order of their boxes."""
+    """Return the expressions as lines of text with their colours, in the order of their boxes."""
     lines: list[tuple[str, tuple[int, int, int]]] = []
     for expression in sorted(scene.expressions, key=lambda e: boxes.index(e.box)):
         number = boxes.index(expression.box)

@@ -1,4 +1,4 @@
-"""What a file of pseudo-labels is like, by source: counts, words, duplicates, box sizes; as numbers and as a table."""
+"""Summarise a file of pseudo-labels by source: counts, words, duplicates, box sizes; as numbers and as a table."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LabelRow:
 
 
 def label_stats(rows: Iterable[LabelRow]) -> list[dict[str, Any]]:
-    """Computes the statistics of each source, sources in order of first appearance; plain values for JSON.
+    """Compute the statistics of each source, sources in order of first appearance; plain values for JSON.
 
     Shares are fractions; None where no row says. `words` is words in a phrase -> rows. `ambiguous` rows name different
     boxes of one image by the same phrase, and `repeated` rows the same box as an earlier one. `entities` is the mean
@@ -90,12 +90,12 @@ def _of_source(name: str, rows: Sequence[LabelRow]) -> dict[str, Any]:
 
 
 def _values(rows: Sequence[LabelRow], key: str) -> dict[str, int]:
-    """How many rows have each value of a key of their provenance, most frequent first."""
+    """Count the rows with each value of a key of their provenance, most frequent first."""
     return dict(Counter(str(row.provenance[key]) for row in rows if row.provenance.get(key)).most_common())
 
 
 def print_stats(sources: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
-    """Prints a table with a column a source, and below it what does not fit into one."""
+    """Print a table with a column a source, and below it what does not fit into one."""
     from rich.console import Console as Terminal
     from rich.table import Table
 
@@ -111,13 +111,13 @@ def print_stats(sources: Sequence[Mapping[str, Any]], console: Console | None = 
         repeated = {phrase: n for phrase, n in stats["frequent"] if n > 1}
         for title, counts in (("phrases", repeated), ("templates", stats["templates"])):
             if counts:
-                shown = "; ".join(f"{_plain(text)} ({n:,})" for text, n in list(counts.items())[:FREQUENT])
+                first = "; ".join(f"{_plain(text)} ({n:,})" for text, n in list(counts.items())[:FREQUENT])
                 more = f"; {len(counts) - FREQUENT} more" if len(counts) > FREQUENT else ""
-                console.print(f"\n[bold]{_plain(stats['source'])}[/bold] {title}: {shown}{more}", soft_wrap=True)
+                console.print(f"\n[bold]{_plain(stats['source'])}[/bold] {title}: {first}{more}", soft_wrap=True)
 
 
 def _cells(stats: Mapping[str, Any]) -> dict[str, str]:
-    """Name of a line -> the source's cell in it."""
+    """Return name of a line -> the source's cell in it."""
     per_image, area, rows = stats["rows_per_image"], stats["area"], stats["rows"]
     return {
         "rows": f"{rows:,}",
@@ -130,7 +130,7 @@ def _cells(stats: Mapping[str, Any]) -> dict[str, str]:
         "  how long they are": _histogram(stats["words"]),
         "entities a phrase, mean": BLANK if stats["entities"] is None else f"{stats['entities']:.2f}",
         "rows on several boxes": f"{stats['ambiguous']:,} ({stats['ambiguous'] / rows:.1%})",
-        "rows said twice": f"{stats['repeated']:,} ({stats['repeated'] / rows:.1%})",
+        "repeated rows": f"{stats['repeated']:,} ({stats['repeated'] / rows:.1%})",
         "box, share of the image": BLANK if area is None else f"{area['0.5']:.1%}",
         "  5 to 95 %": BLANK if area is None else f"{area['0.05']:.1%} to {area['0.95']:.1%}",
         "  under 1/64": BLANK if area is None else f"{stats['small']:.1%}",
@@ -139,7 +139,7 @@ def _cells(stats: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _histogram(words: Mapping[int, int]) -> str:
-    """ "2 ▃█▁ 4": how many phrases have each number of words, from the shortest to the longest."""
+    """Draw "2 ▃█▁ 4": how many phrases have each number of words, from the shortest to the longest."""
     low, high = min(words), max(words)
     high = min(high, low + 29)  # a stray long one must not make it unreadable
     most = max(words.values())

@@ -1,4 +1,4 @@
-"""LEADERBOARD.md, .csv and .json: every run under results/runs, in one table for each signature.
+"""Write the leaderboard: LEADERBOARD.md, .csv and .json of every run under results/runs, and other formats to --out.
 
 The same runs give the same bytes: nothing of the moment or of this machine is written, so a check can tell stale files.
 
@@ -12,55 +12,52 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from bench.errors import CheckFailed
+from bench.datasets.load import load_split
+from bench.errors import CheckFailed, UnknownName, UsageError
 from bench.reporting import table
 from bench.reporting.boards import Board, Leaderboard, collect
+from bench.reporting.exports.fiftyone import fiftyone_files
+from bench.reporting.exports.hub import hub_files
+from bench.reporting.exports.latex import leaderboard_latex
 from bench.reporting.markdown import leaderboard_markdown
 from bench.runs.files import make_folder, write_atomically
+from bench.settings import Resolved
 
 NAMES = ("LEADERBOARD.md", "LEADERBOARD.csv", "LEADERBOARD.json")
 SCHEMA = 2
-FIELDS = (
-    "signature", "split", "protocol", "pipeline", "rank_best", "rank_worst", "n", "hits", "acc@0.5", "ci95_low",
-    "ci95_high", "acc@0.7", "acc@0.9", "mean_iou", "oracle@0.5", "proposals_per_image", "no_box", "errors",
-    "duplicates", "missing", "extra", "other_image", "speed_expressions_per_s", "speed_low", "speed_high",
-    "speed_batch_size", "p50_ms", "p90_ms", "p99_ms", "joules_per_expression", "speed_noisy", "peak_gb", "peak_gb_of",
-    "parameters", "training_data", "published", "published_difference", "published_source", "expressions_per_s",
-    "images_per_s", "peak_memory_mb", "device", "dtype", "weights", "trained_on", "licence", "saw_test_images",
-    "provenance", "submitted", "date", "commit", "settings_hash", "older_runs", "run_dir",
-)  # fmt: skip
-FLATTENED = ("rank", "ci95", "speed", "latency_ms")  # columns that have other fields in the CSV
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
+Format = Literal["md", "csv", "latex", "hub", "fiftyone"]
+FILES = ("md", "csv", "latex")  # the others are folders of files
+INTRO = "# Leaderboard\n"  # LEADERBOARD.md leads to files that an export has not beside it
 
 
-def render(found: Leaderboard) -> dict[str, bytes]:
-    """File name -> content."""
-    whole = json.dumps(as_object(found), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
-    texts = (leaderboard_markdown(found), leaderboard_csv(found.boards), whole)
+def render(leaderboard: Leaderboard) -> dict[str, bytes]:
+    """Return file name -> content."""
+    whole = json.dumps(as_object(leaderboard), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    texts = (leaderboard_markdown(leaderboard), leaderboard_csv(leaderboard.boards), whole)
     return {name: text.encode() for name, text in zip(NAMES, texts, strict=True)}
 
 
 def write(results: Path) -> Leaderboard:
-    """Writes the three files into `results` and returns what they hold. Raises RunError when they cannot be written."""
-    found = collect(results)
+    """Write the three files into `results` and return what they hold. Raises RunError when they cannot be written."""
+    leaderboard = collect(results)
     make_folder(results)
-    for name, content in render(found).items():
+    for name, content in render(leaderboard).items():
         write_atomically(results / name, content)
-    return found
+    return leaderboard
 
 
 def check(results: Path) -> Leaderboard:
-    """Raises CheckFailed, naming the files, when they are not what the runs give; writes nothing."""
-    found = collect(results)
-    stale = [name for name, content in render(found).items() if _stored(results / name) != content]
+    """Raise CheckFailed, naming the files, when they are not what the runs give; write nothing."""
+    leaderboard = collect(results)
+    stale = [name for name, content in render(leaderboard).items() if _stored(results / name) != content]
     if stale:
         raise CheckFailed(f"stale in {results}: {', '.join(stale)}; run `bench leaderboard` and commit what it writes")
-    return found
+    return leaderboard
 
 
 def _stored(path: Path) -> bytes | None:
@@ -70,43 +67,80 @@ def _stored(path: Path) -> bytes | None:
         return None
 
 
-def as_object(found: Leaderboard) -> dict[str, Any]:
-    """What LEADERBOARD.json holds: every number with full precision, strata included."""
+def as_object(leaderboard: Leaderboard) -> dict[str, Any]:
+    """Return what LEADERBOARD.json holds: every number with full precision, strata included."""
     keys = ("signature", "split", "protocol", "fingerprint", "expressions", "images", "rows")
-    tables = [{key: getattr(board, key) for key in keys} for board in found.boards]
-    left_out = [asdict(entry) for entry in found.left_out]
+    tables = [{key: getattr(board, key) for key in keys} for board in leaderboard.boards]
+    left_out = [{"run": run, "reason": reason} for run, reason in leaderboard.left_out]
     return {"schema_version": SCHEMA, "tables": tables, "left_out": left_out}
 
 
 def leaderboard_csv(boards: Iterable[Board]) -> str:
-    """The whole of LEADERBOARD.csv."""
+    """Return the whole of LEADERBOARD.csv."""
     out = io.StringIO()
-    added = [column for column in table.COLUMNS if column.name not in FIELDS + FLATTENED]
-    writer = csv.DictWriter(out, (*FIELDS, *(column.name for column in added)), lineterminator="\n")
-    writer.writeheader()
+    columns = [column for column in table.COLUMNS if "c" in column.tables]
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([column.name for column in columns])
     for board in boards:
-        for entry in board.rows:
-            values = {column.name: column.raw(entry) for column in added} | _flat(entry)
-            for field, value in values.items():
-                if isinstance(value, str) and value.startswith(FORMULA):
-                    values[field] = f"'{value}"
-            writer.writerow(values)
+        for row in board.rows:
+            values = [column.raw(row) for column in columns]
+            writer.writerow([f"'{v}" if isinstance(v, str) and v.startswith(FORMULA) else v for v in values])
     return out.getvalue()
 
 
-def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The row without what is nested; `published` is the first published accuracy, in percent like its difference."""
-    low, high = entry["ci95"]
-    best, worst = entry["rank"] or (None, None)
-    flat = {field: entry[field] for field in FIELDS if field in entry and field not in ("published", "weights")}
-    flat |= {"ci95_low": low, "ci95_high": high, "rank_best": best, "rank_worst": worst}
-    flat |= {"weights": json.dumps(entry["weights"], sort_keys=True), "older_runs": len(entry["history"])}
-    if measured := entry["speed"]:
-        rate = measured["expressions_per_s"]
-        flat |= {"speed_expressions_per_s": rate["median"], "speed_low": rate["low"], "speed_high": rate["high"]}
-        flat |= {"speed_batch_size": measured["batch_size"], "speed_noisy": "; ".join(measured["noisy"])}
-        flat |= {key: measured[key] for key in ("p50_ms", "p90_ms", "p99_ms", "joules_per_expression")}
-    if found := [said for said in entry["published"] if said["metric"] == "acc@0.5"]:
-        flat |= {"published": found[0]["value"], "published_difference": found[0]["difference"]}
-        flat["published_source"] = found[0]["source"]
-    return flat
+def export(
+    form: Format,
+    out: Path,
+    results: Path,
+    resolved: Resolved,
+    split: str | None = None,
+    hub_dataset: str | None = None,
+    force: bool = False,
+) -> list[Path]:
+    """Write the tables of the runs under `results`, or those of one split, to `out`; return the paths.
+
+    Everything is made before anything is written. Raises UsageError where a file is there already and `force` is not
+    given, where there is nothing to export or more tables than the format takes; UnknownName for a split without runs;
+    DataError for FiftyOne where the split is not at hand.
+    """
+    # 1. The tables that are wanted.
+    boards = collect(results).boards
+    if not boards:
+        raise UsageError(f"{results}: no complete run yet, so there is nothing to export")
+    splits = {board.split for board in boards}
+    if split is not None and split not in splits:
+        raise UnknownName("split with runs", split, splits)
+    boards = tuple(board for board in boards if split in (None, board.split))
+    # 2. The files, made whole.
+    if form in FILES and out.is_dir():
+        raise UsageError(f"--out {out} is a folder; name the file to write")
+    if form not in FILES and out.is_file():
+        raise UsageError(f"--out {out} is a file; {form} writes several into a folder")
+    match form:
+        case "md":
+            files = {out: leaderboard_markdown(Leaderboard(boards, ()), INTRO)}
+        case "csv":
+            files = {out: leaderboard_csv(boards)}
+        case "latex":
+            files = {out: leaderboard_latex(boards)}
+        case "hub":
+            files = {out / name: text for name, text in hub_files(boards, hub_dataset).items()}
+        case "fiftyone":
+            board = _only(boards)
+            texts = fiftyone_files(results, board, load_split(board.split, resolved))
+            files = {out / name: text for name, text in texts.items()}
+    # 3. Nothing is replaced unasked.
+    if there := next((path for path in files if path.exists() and not force), None):
+        raise UsageError(f"{there} is there already; --force replaces it")
+    for path, text in files.items():
+        make_folder(path.parent)
+        write_atomically(path, text.encode())
+    return list(files)
+
+
+def _only(boards: Sequence[Board]) -> Board:
+    """Return the one table that FiftyOne takes: of one split, under the usual protocol where there are several."""
+    if len({board.split for board in boards}) > 1:
+        several = ", ".join(f"{board.split} ({board.protocol})" for board in boards)
+        raise UsageError(f"fiftyone takes one split, and there are runs on {several}; choose one with --split")
+    return next((board for board in boards if board.protocol == "iou" and not board.proposals), boards[0])

@@ -1,4 +1,4 @@
-"""The leaderboard as Markdown: for each signature its table, what was published, what stands behind, the history."""
+"""Format the leaderboard as Markdown: a table for each signature, published values, weights, history."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from bench.evaluation.protocols import PROTOCOLS
 from bench.reporting.boards import Board, Leaderboard
-from bench.reporting.table import BLANK, MARKS, REMARKS, Column, Row, interval, percent, shown, signed
+from bench.reporting.rows import Row
+from bench.reporting.table import BLANK, MARKS, REMARKS, Column, filled_columns, interval, percent, signed
 
 INTRO = """\
 # Leaderboard
@@ -26,8 +27,8 @@ one expression. Training: what annotation grounding was learned from.
 """
 
 PROPOSALS = {
-    "gt": "Every pipeline here chose among the annotated boxes of all things in an image, not among its own",
-    "gt-referred": "Every pipeline here chose among the annotated boxes of the things that an image's expressions are "
+    "gt": "Every pipeline here chose among the annotated boxes of all objects in an image, not among its own",
+    "gt-referred": "Every pipeline here chose among the annotated boxes of the objects that an image's expressions are "
     "about, fewer than there are in it, not among its own",
 }
 HEADERS = {"0.7": "Acc@0.7", "0.9": "Acc@0.9"}
@@ -38,23 +39,23 @@ PUBLISHED = (
 )
 
 
-def leaderboard_markdown(found: Leaderboard, intro: str = INTRO) -> str:
-    """The whole of LEADERBOARD.md; `intro` comes before the legend."""
+def leaderboard_markdown(leaderboard: Leaderboard, intro: str = INTRO) -> str:
+    """Return the whole of LEADERBOARD.md; `intro` comes before the legend."""
     parts = [intro, LEGEND]
-    if not found.boards:
+    if not leaderboard.boards:
         parts.append("No complete run yet.\n")
-    names = [(board.split, board.protocol, board.proposals) for board in found.boards]
-    for board, name in zip(found.boards, names, strict=True):
+    names = [(board.split, board.protocol, board.proposals) for board in leaderboard.boards]
+    for board, name in zip(leaderboard.boards, names, strict=True):
         parts += _board(board, names.count(name) > 1)
-    parts += _weights_behind(found.boards)
-    if found.left_out:
-        rows = [(escape(entry.run), escape(entry.reason)) for entry in found.left_out]
+    parts += _weights_behind(leaderboard.boards)
+    if leaderboard.left_out:
+        rows = [(escape(run), escape(reason)) for run, reason in leaderboard.left_out]
         parts.append("## Left out, and why\n\n" + grid(("run", "reason"), rows))
     return "\n".join(parts)
 
 
 def _board(board: Board, namesake: bool) -> list[str]:
-    """The sections of one table."""
+    """Return the sections of one table."""
     title = escape(board.split) + ("" if board.protocol == "iou" else f", protocol {escape(board.protocol)}")
     title += f", proposals {escape(board.proposals)}" if board.proposals else ""
     hits_at = PROTOCOLS[board.protocol].hits_at if board.protocol in PROTOCOLS else ""
@@ -72,7 +73,7 @@ def _board(board: Board, namesake: bool) -> list[str]:
 
 
 def _table(table: str, board: Board) -> str:
-    columns = shown(table, board.rows)
+    columns = filled_columns(table, board.rows)
     header = [HEADERS.get(column.header, column.header) for column, _ in columns]
     right = [number for number, (column, _) in enumerate(columns) if column.right]
     rows = [
@@ -83,7 +84,7 @@ def _table(table: str, board: Board) -> str:
 
 
 def _cell(column: Column, r: Row, text: str, marked: bool) -> str:
-    """The text as Markdown, with what only Markdown adds: intervals, marks, hashes as code."""
+    """Return the text as Markdown, with what only Markdown adds: intervals, marks, hashes as code."""
     if column.name == "acc@0.5":
         text = f"{text} {interval(r['ci95'])}"
     if column.digits:
@@ -94,7 +95,7 @@ def _cell(column: Column, r: Row, text: str, marked: bool) -> str:
 
 
 def _notes(board: Board) -> str:
-    """What the marks in the table mean, and why runs have no rank; one line each."""
+    """Explain the marks of the table, and why runs have no rank; one line each."""
     lines = [f"{mark} {reason}" for mark, applies, reason in MARKS if any(applies(r) for r in board.rows)]
     lines += [reason for applies, reason in REMARKS if any(applies(r) for r in board.rows)]
     for reason in dict.fromkeys(r["rank_note"] for r in board.rows if r["rank"] is None):
@@ -104,11 +105,11 @@ def _notes(board: Board) -> str:
 
 
 def _published(board: Board) -> list[str]:
-    """Every value that was published for the split by what a row is meant to be."""
+    """List the published values of what each row is meant to be."""
     rows = [
         (
             escape(r["pipeline"]),
-            percent(r[entry["metric"]]),
+            percent(r["acc@0.5"] if entry["metric"] == "acc@0.5" else r["mean_iou"]),
             f"{entry['value']:.2f}{' mIoU' if entry['metric'] == 'mean_iou' else ''}",
             signed(entry["difference"]),
             {None: BLANK, True: "yes", False: "no"}[entry["within_interval"]],
@@ -127,7 +128,7 @@ def _published(board: Board) -> list[str]:
 
 
 def _history(board: Board) -> list[str]:
-    """Older runs of the rows' settings: how the same thing has moved."""
+    """List the older runs of the rows' settings."""
     rows = [
         (
             escape(r["pipeline"]),
@@ -146,7 +147,7 @@ def _history(board: Board) -> list[str]:
 
 
 def _weights_behind(boards: Sequence[Board]) -> list[str]:
-    """What the weights of each row were trained on and their licences: a row for each different answer."""
+    """List what the weights of each row were trained on and their licences, equal ones once."""
     splits: dict[tuple[str, ...], list[str]] = {}
     for r in (r for board in boards for r in board.rows):
         if r["weights"] or r["licence"] or r["trained_on"] not in ("", "nothing"):
@@ -158,12 +159,12 @@ def _weights_behind(boards: Sequence[Board]) -> list[str]:
         (escape(name), escape(", ".join(dict.fromkeys(on))), *(escape(fact) or BLANK for fact in facts))
         for (name, *facts), on in sorted(splits.items())
     ]
-    header = ("pipeline", "split", "weights trained on", "licence of the weights", "test images seen")
+    header = ("pipeline", "split", "weights trained on", "licence of the weights", "trained on test images")
     return ["## The weights behind the rows\n\n" + grid(header, rows)]
 
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """A Markdown table whose columns line up in plain text; `right` numbers the columns that are aligned right."""
+    """Format a Markdown table whose columns line up in plain text; columns numbered in `right` are aligned right."""
     widths = [max(3, *(_width(cells[n]) for cells in (header, *rows))) for n in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -178,18 +179,18 @@ def grid(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[i
 
 
 def escape(text: str) -> str:
-    """Data as one line of plain Markdown text: no markup, no HTML, no new cell or row."""
+    """Return data as one line of plain Markdown text: no markup, no HTML, no new cell or row."""
     flat = " ".join(text.split())
     flat = "".join(c for c in flat if unicodedata.category(c) not in ("Cc", "Cf", "Cs") or c == "\u200d")
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(flat, quote=False))
 
 
 def code(digest: str, digits: int) -> str:
-    """The first digits of a hash, as code; backslashes do not escape there, so only letters and digits are kept."""
+    """Return the first digits of a hash, as code; nothing escapes there, so only letters and digits are kept."""
     kept = re.sub(r"[^0-9A-Za-z]", "", digest)[:digits]
     return f"`{kept}`" if kept else BLANK
 
 
 def _width(text: str) -> int:
-    """Columns of a terminal: wide letters take two, combining ones none."""
+    """Count the columns of a terminal: wide letters take two, combining ones none."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

@@ -1,7 +1,7 @@
-"""Published numbers, each with its source (published.toml), and which of them belong beside a row.
+"""Read published numbers with their sources (published.toml), and pick those that belong beside a row.
 
 An entry belongs beside a row of its pipeline and split unless training data or weights contradict. All values that
-circulate for a method are shown, in the order of the file.
+circulate for a method are listed, in the order of the file.
 """
 
 from __future__ import annotations
@@ -48,59 +48,59 @@ class Published(BaseModel):
 
 @cache
 def published() -> tuple[Published, ...]:
-    """Every entry of the file that comes with the package, in its order."""
+    """Return every entry of the file that comes with the package, in its order."""
     return read_published(FILE)
 
 
 def read_published(path: Path) -> tuple[Published, ...]:
-    """The entries of a file. Raises DataError naming the file, the entry and the field for what is not one."""
+    """Read the entries of a file. Raises DataError naming the file, the entry and the field for what is not one."""
     try:
-        held = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DataError(f"{path}: cannot be read as TOML ({error})") from None
-    if strange := sorted(held.keys() - {"published"}):
+    if strange := sorted(content.keys() - {"published"}):
         raise DataError(f"{path}: unknown table {strange[0]!r}; every entry is a [[published]]")
-    entries = held.get("published", [])
-    if not isinstance(entries, list):
+    raw = content.get("published", [])
+    if not isinstance(raw, list):
         raise DataError(f"{path}: published is one table; write [[published]] with two brackets")
-    found = tuple(_entry(path, number, entry) for number, entry in enumerate(entries, 1))
-    seen: dict[tuple[Any, ...], int] = {}
-    for number, entry in enumerate(found, 1):
+    entries = tuple(_entry(path, number, entry) for number, entry in enumerate(raw, 1))
+    first: dict[tuple[Any, ...], int] = {}
+    for number, entry in enumerate(entries, 1):
         for split in entry.values:
             key = (entry.method, entry.backbone, entry.training, entry.source, entry.metric, entry.protocol, split)
-            if key in seen:
+            if key in first:
                 raise DataError(
-                    f"{path}, entry {number} ({entry.method}): {split} is in entry {seen[key]} of the same source too; "
-                    "keep one of them"
+                    f"{path}, entry {number} ({entry.method}): {split} is in entry {first[key]} of the same source "
+                    "too; keep one of them"
                 )
-            seen[key] = number
-    return found
+            first[key] = number
+    return entries
 
 
 def _entry(path: Path, number: int, entry: Any) -> Published:
     name = entry.get("method", "without a method") if isinstance(entry, Mapping) else "not a table"
     where = f"{path}, entry {number} ({name})"
     try:
-        found = Published.model_validate(entry)
+        checked = Published.model_validate(entry)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise DataError(f"{where}: {field}: {first['msg']}") from None
-    for split, value in found.values.items():
-        # A fraction among percents is the slip that would be believed: 0.62 shown as a score of 0.62 %.
+    for split, value in checked.values.items():
+        # A fraction among percents is the slip that would be believed: 0.62 read as a score of 0.62 %.
         if not 1 <= value <= 100:
             raise DataError(f"{where}: values.{split}: {value:g} is no percentage from 1 to 100")
-    return found
+    return checked
 
 
 def on_split(split: str) -> list[Published]:
-    """The entries that have a value for a split, highest first; means of IoU after accuracies."""
-    found = [entry for entry in published() if split in entry.values]
-    return sorted(found, key=lambda entry: (entry.metric != "acc@0.5", -entry.values[split]))
+    """Return the entries with a value for a split, highest first; means of IoU after accuracies."""
+    entries = [entry for entry in published() if split in entry.values]
+    return sorted(entries, key=lambda entry: (entry.metric != "acc@0.5", -entry.values[split]))
 
 
 def beside(pipeline: str, split: str, training: str, weights: Sequence[str]) -> list[Published]:
-    """The entries for a row, in the order of the file.
+    """Return the entries for a row, in the order of the file.
 
     `training` is the row's word (an unknown one contradicts nothing), `weights` the names of its weights: files, tags
     or ids. A row without named weights fits no entry that asks for some.
@@ -117,16 +117,16 @@ def beside(pipeline: str, split: str, training: str, weights: Sequence[str]) -> 
 
 
 def _fits(patterns: Sequence[str], names: Sequence[str]) -> bool:
-    """Whether one of the names, whole or without its folder, fits one of the patterns; case counts for nothing."""
+    """Check whether one of the names, whole or without its folder, fits a pattern, in any case."""
     forms = {form.lower() for name in names for form in (name, PurePath(name).name)}
     return any(fnmatchcase(form, pattern.lower()) for form in forms for pattern in patterns)
 
 
 def compared(entry: Published, row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row says of a published value: the entry's fields, `value` in percent, and how the row differs from it.
+    """Compare a row with a published value: the entry's fields, `value` in percent, and how the row differs from it.
 
     `difference` is the row minus the value, in points. `within_interval`: whether the value lies in the row's own
-    interval (None for a mean IoU, which has none); `same_protocol`: None where nobody knows the paper's.
+    interval (None for a mean IoU, which has none); `same_protocol`: None where the paper's is unknown.
     """
     value = entry.values[row["split"]]
     low, high = (100 * bound for bound in row["ci95"])
@@ -139,13 +139,13 @@ def compared(entry: Published, row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def print_published(split: str, found: Sequence[Published], console: Console) -> None:
-    """The published values of a split as a table on `console`; "?" after those that nobody looked up at the source."""
+def print_published(split: str, entries: Sequence[Published], console: Console) -> None:
+    """Print the published values of a split; "?" follows those that nobody looked up at the source."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    if not found:
+    if not entries:
         console.print(Text(f"nothing published is known for {split}"))
         return
     wide(console, WIDE)
@@ -153,12 +153,12 @@ def print_published(split: str, found: Sequence[Published], console: Console) ->
     table.add_column("Acc@0.5 %", justify="right", no_wrap=True)
     for column in ("method", "training", "protocol", "source"):
         table.add_column(column, overflow="fold")
-    for entry in found:
+    for entry in entries:
         value = f"{entry.values[split]:.2f}" + ("" if entry.metric == "acc@0.5" else " mIoU")
         name = ", ".join(filter(None, (entry.method, entry.backbone)))
         source = f"{entry.source} ({entry.how})" + (f"; {entry.note}" if entry.note else "")
         cells = (value + (" ?" if entry.how in UNCHECKED else "  "), name, entry.training, entry.protocol, source)
         table.add_row(*map(Text, cells))
     console.print(table)
-    if any(entry.how in UNCHECKED for entry in found):
+    if any(entry.how in UNCHECKED for entry in entries):
         console.print(Text("? recalled, inferred or from a third party: nobody has looked it up at its source"))

@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.reporting.boards import collect
 from bench.reporting.charts import COLOURS, INCH, WIDTH, drawable, fitted, log_axis, number, svg
-from bench.reporting.table import Row
+from bench.reporting.rows import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def chart_of(results: Path, split: str) -> str | None:
 
 def speed_chart(title: str, rows: Sequence[Row], device: str = "") -> str:
     """Draw leaderboard rows that have a speed, all measured on `device`; a speed of 0 is left out."""
-    rates = [row["speed"]["expressions_per_s"] for row in rows]
+    rates = [row["speed"]["expressions_per_s"] for row in rows if row["speed"]]
     points = [
         (row["pipeline"], 100 * row["acc@0.5"], [100 * v for v in row["ci95"]], rate["median"], rate)
         for row, rate in zip(rows, rates, strict=True)

@@ -1,4 +1,4 @@
-"""Speed records for a terminal: one table, the search and the stages below it, and every reason for doubt."""
+"""Print speed records: one table, the search and the stages below it, and every reason for doubt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def print_speeds(speeds: Sequence[SpeedRecord], console: Console | None = None) -> None:
-    """A row for each record and state of the caches, then what must be known beside the numbers."""
+    """Print a row for each record and state of the caches, then what must be known beside the numbers."""
     if not speeds:
         return
     console = wide(console)
@@ -51,9 +51,9 @@ def print_pair(pair: PairRecord, console: Console | None = None) -> None:
 
 
 def _details(speed: SpeedRecord) -> list[str]:
-    """Search, stages and images, a line each."""
+    """List search, stages and images, a line each."""
     tried = ", ".join(
-        f"{t.batch_size}: {rate(t.images_per_s) if t.images_per_s else t.note}" for t in speed.batch_search
+        f"{t['batch_size']}: {rate(t['images_per_s']) if t['images_per_s'] else t['note']}" for t in speed.batch_search
     )
     total = sum(speed.stages.values())
     stages = ", ".join(f"{name} {ms:.2f} ({ms / total:.0%})" for name, ms in speed.stages.items() if ms)

@@ -1,86 +1,56 @@
-"""One run as a row, and the columns of every table, each listed once.
+"""List the columns of every table once, with what each cell says.
 
-A format (terminal, Markdown, LaTeX, HTML; exports/spreadsheet.py for CSV) takes its columns from COLUMNS and adds only
-its own markup. A new column is one entry here.
+Terminal, Markdown, CSV, LaTeX and HTML take their columns from COLUMNS and add only their own markup. A new column is
+one entry there. The formats stay our own lines: pandas would import for a second and escape no name.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from bench.runs.record import RunRecord
+from bench.reporting.rows import Row, RunRow
 
 BLANK = "–"
-METRICS = (
-    "n", "hits", "acc@0.5", "ci95", "acc@0.7", "acc@0.9", "mean_iou", "oracle@0.5", "no_box", "errors", "duplicates",
-    "proposals_per_image",
-)  # fmt: skip
-
-Row = Mapping[str, Any]  # of `row`; in a leaderboard with the keys of bench/reporting/boards.py too
-
-
-def row(record: RunRecord, run_dir: Path | str) -> dict[str, Any]:
-    """A run as the JSON contract has it: accuracies are fractions with full precision, unknown values null.
-
-    Plain values only; `strata` is cut -> label -> {n, hits, acc@0.5, ci95}; the last keys are about imported boxes.
-    """
-    metrics: dict[str, Any] = {} if record.metrics is None else record.metrics.model_dump(mode="json", by_alias=True)
-    speed = record.throughput
-    out: dict[str, Any] = {"pipeline": record.name, "split": record.identity.data.split}
-    out |= {key: metrics.get(key) for key in METRICS} | {"strata": metrics.get("strata", {})}
-    for key in ("expressions_per_s", "images_per_s", "peak_memory_mb"):
-        out[key] = getattr(speed, key) if speed else None
-    out |= {
-        "run_dir": str(run_dir),
-        "protocol": record.protocol,
-        "signature": record.signature,
-        "provenance": record.provenance,
-        "partial": record.identity.data.partial,
-    }
-    for key in ("missing", "extra", "other_image"):
-        out[key] = None if record.imported is None else getattr(record.imported, key)
-    return out
 
 
 def percent(value: float | None) -> str:
-    """A fraction in percent with two digits; a dash for None."""
+    """Format a fraction in percent with two digits; a dash for None."""
     return BLANK if value is None else f"{100 * value:.2f}"
 
 
-def interval(bounds: tuple[float, float]) -> str:
-    """Two fractions as "[78.41, 80.92]" percent."""
+def interval(bounds: Sequence[float]) -> str:
+    """Format two fractions as "[78.41, 80.92]" percent."""
     return f"[{percent(bounds[0])}, {percent(bounds[1])}]"
 
 
 def rate(value: float | None) -> str:
-    """Something per second with three digits or all before the point; a dash for None."""
+    """Format a rate per second with three digits or all before the point; a dash for None."""
     if value is None:
         return BLANK
     return f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"
 
 
 def count(value: int | None) -> str:
-    """A whole number with its thousands apart; a dash for None."""
+    """Format a whole number with its thousands apart; a dash for None."""
     return BLANK if value is None else f"{value:,}"
 
 
 def signed(points: float) -> str:
-    """A difference in points: "+0.62", "−0.29", "0.00"."""
+    """Format a difference in points: "+0.62", "−0.29", "0.00"."""
     text = f"{points:+.2f}"
     return "0.00" if float(text) == 0 else text.replace("-", "−")
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of every table: `text` of a row is `format` of its `value`.
+    """One column of every table: a cell's text is `format` of its `value`, by default the row's key `name`.
 
-    `name` is the row's key and the CSV's field, `value` stands for it where a cell is made of several keys. `tables`
-    has a letter for each table that shows the column: (t)erminal, (m)arkdown, (b)ehind the runs in Markdown, (h)tml,
-    (l)atex; `optional` those that leave it out where no row has anything to say. `data`: the words of strangers, to be
-    escaped. `digits`: how much of a hash is shown.
+    `tables` has a letter for each table that shows the column: (t)erminal, (m)arkdown, (b)ehind the runs in Markdown,
+    (h)tml, (l)atex, (c)sv; `optional` those that leave it out where every cell is blank. `data`: the words of
+    strangers, to be escaped. `digits`: how much of a hash is printed.
     """
 
     name: str
@@ -88,21 +58,23 @@ class Column:
     why: str
     format: Callable[[Any], str]
     value: Callable[[Row], Any] | None = None
-    tables: str = "tmhl"
+    tables: str = "tmhlc"
     optional: str = "tmhl"
     right: bool = True
     data: bool = False
     digits: int = 0
 
-    def raw(self, row: Row) -> Any:
-        return self.value(row) if self.value else row.get(self.name)
+    def raw(self, row: RunRow) -> Any:
+        """Return the value in full precision, as the CSV has it."""
+        return self.value(cast(Row, row)) if self.value else row.get(self.name)
 
-    def text(self, row: Row) -> str:
+    def text(self, row: RunRow) -> str:
+        """Return the cell as people read it."""
         return self.format(self.raw(row))
 
 
-def shown(table: str, rows: Sequence[Row]) -> list[tuple[Column, list[str]]]:
-    """The columns of a table (a letter of `Column.tables`) with the texts of their cells."""
+def filled_columns(table: str, rows: Sequence[RunRow]) -> list[tuple[Column, list[str]]]:
+    """Return the columns of a table (a letter of `Column.tables`) with the texts of their cells."""
     columns = [(column, [column.text(row) for row in rows]) for column in COLUMNS if table in column.tables]
     return [(column, cells) for column, cells in columns if table not in column.optional or set(cells) - {BLANK, "0"}]
 
@@ -115,13 +87,30 @@ def _latency(row: Row) -> str:
     return BLANK if row["latency_ms"] is None else busy(row) + rate(row["latency_ms"])
 
 
+def first_published(key: str) -> Callable[[Row], Any]:
+    """Return what picks a key of a row's first published accuracy."""
+    return lambda row: next((entry[key] for entry in row["published"] if entry["metric"] == "acc@0.5"), None)
+
+
+def measured(*keys: str) -> Callable[[Row], Any]:
+    """Return what picks a nested key of a row's speed."""
+
+    def pick(row: Row) -> Any:
+        value: Any = row["speed"]
+        for key in keys:
+            value = value and value[key]
+        return value
+
+    return pick
+
+
 def _rank(bounds: Sequence[int] | None) -> str:
     """ "1", or "2-4" where the paired test cannot tell it from others."""
     return "-".join(map(str, dict.fromkeys(bounds))) if bounds else BLANK
 
 
 def _published(row: Row) -> str:
-    """The first published accuracy and the row's difference to it; "..." where more values circulate."""
+    """Format the first published accuracy and the row's difference to it; "..." where more values circulate."""
     entries = [entry for entry in row["published"] if entry["metric"] == "acc@0.5"]
     if not entries:
         return BLANK
@@ -130,19 +119,19 @@ def _published(row: Row) -> str:
 
 
 def _speed(row: Row) -> str:
-    """Expressions a second: measured; "~" before what a busy machine gave; in brackets the whole evaluation's."""
+    """Format expressions a second; "~" marks a busy machine, brackets the whole evaluation's."""
     if row["speed"] is None:
         return BLANK if row["expressions_per_s"] is None else f"({rate(row['expressions_per_s'])})"
     return busy(row) + rate(row["speed"]["expressions_per_s"]["median"])
 
 
 def busy(row: Row) -> str:
-    """The mark of a speed that was measured on a busy machine."""
+    """Return the mark of a speed that was measured on a busy machine."""
     return "~" if row["speed"] and row["speed"]["noisy"] else ""
 
 
 def _millions(value: int | None) -> str:
-    """Millions, with three digits."""
+    """Format millions, with three digits."""
     return BLANK if value is None else "0" if value == 0 else f"{value / 1e6:.3g} M"
 
 
@@ -154,30 +143,72 @@ def _hashes(weights: Mapping[str, str]) -> str:
     return " ".join(str(sha256) for _, sha256 in sorted(weights.items()) if sha256) or BLANK
 
 
+def _csv(name: str, value: Callable[[Row], Any] | None = None) -> Column:
+    """Return a column of the CSV alone."""
+    return Column(name, name, "", str, value, tables="c", optional="")
+
+
 COLUMNS: tuple[Column, ...] = (
+    _csv("signature"),
+    _csv("split"),
+    _csv("protocol"),
     Column("rank", "rank", "range of ranks that the paired test leaves open", _rank, tables="mhl", optional="h"),
-    Column("pipeline", "pipeline", "", str, tables="mbl", optional="", right=False, data=True),
-    Column("acc@0.5", "Acc@0.5", "", percent, tables="tml", optional=""),
+    Column("pipeline", "pipeline", "", str, tables="mblc", optional="", right=False, data=True),
+    _csv("rank_best", lambda row: row["rank"] and row["rank"][0]),
+    _csv("rank_worst", lambda row: row["rank"] and row["rank"][1]),
+    _csv("n"),
+    _csv("hits"),
+    Column("acc@0.5", "Acc@0.5", "", percent, tables="tmlc", optional=""),
     Column("ci95", "interval", "", lambda bounds: interval(bounds) if bounds else BLANK, tables="t", optional=""),
-    Column("published", "published", "what papers report, and how this run differs", _published, _whole, tables="mhl"),
-    Column("acc@0.7", "0.7", "Acc@0.7", percent, tables="tbh", optional="h"),
-    Column("acc@0.9", "0.9", "Acc@0.9", percent, tables="tbh", optional="h"),
+    _csv("ci95_low", lambda row: row["ci95"][0]),
+    _csv("ci95_high", lambda row: row["ci95"][1]),
+    Column("beside", "published", "what papers report, and how this run differs", _published, _whole, tables="mhl"),
+    Column("acc@0.7", "0.7", "Acc@0.7", percent, tables="tbhc", optional="h"),
+    Column("acc@0.9", "0.9", "Acc@0.9", percent, tables="tbhc", optional="h"),
     Column("mean_iou", "mIoU", "mean IoU", percent, optional="h"),
     Column("oracle@0.5", "ceiling", "share of expressions for which some proposal would be a hit", percent),
-    Column("no_box", "no box", "expressions that got no box", count, tables="tbh", optional="th"),
-    Column("errors", "errors", "images that could not be read", count, tables="th"),
-    Column("expressions_per_s", "ex/s", "", rate, tables="t"),
+    _csv("proposals_per_image"),
+    Column("no_box", "no box", "expressions that got no box", count, tables="tbhc", optional="th"),
+    Column("errors", "errors", "images that could not be read", count, tables="thc"),
+    _csv("duplicates"),
+    _csv("missing"),
+    _csv("extra"),
+    _csv("other_image"),
     Column("speed", "ex/s", "expressions per second, cold", _speed, _whole, tables="mhl", optional="hl"),
+    _csv("speed_expressions_per_s", measured("expressions_per_s", "median")),
+    _csv("speed_low", measured("expressions_per_s", "low")),
+    _csv("speed_high", measured("expressions_per_s", "high")),
+    _csv("speed_batch_size", measured("batch_size")),
     Column("latency_ms", "ms", "milliseconds for one expression, median", _latency, _whole, tables="mhl"),
-    Column("peak_gb", "GB", "peak memory, 10⁹ bytes", lambda gb: BLANK if gb is None else f"{gb:.2f}", tables="mh"),
-    Column("parameters", "params", "parameters of the whole pipeline", _millions, tables="mhl"),
-    Column("training_data", "training", "what it was trained on", str, tables="mhl", optional="hl", right=False),
-    Column("date", "date", "", str, tables="m", optional="", right=False, data=True),
-    Column("commit", "commit", "", _word, tables="m", optional="", right=False, digits=7),
-    Column("device", "device", "what it ran on", _word, tables="bh", optional="h", right=False, data=True),
-    Column("dtype", "dtype", "", str, tables="b", optional="", right=False, data=True),
-    Column("weights", "weights", "", _hashes, tables="b", optional="", right=False, digits=8),
-    Column("settings_hash", "settings", "", str, tables="b", optional="", right=False, digits=8),
+    _csv("p50_ms", measured("p50_ms")),
+    _csv("p90_ms", measured("p90_ms")),
+    _csv("p99_ms", measured("p99_ms")),
+    _csv("joules_per_expression", measured("joules_per_expression")),
+    _csv("speed_noisy", lambda row: row["speed"] and "; ".join(row["speed"]["noisy"])),
+    Column("peak_gb", "GB", "peak memory, 10⁹ bytes", lambda gb: BLANK if gb is None else f"{gb:.2f}", tables="mhc"),
+    _csv("peak_gb_of"),
+    Column("parameters", "params", "parameters of the whole pipeline", _millions, tables="mhlc"),
+    Column("training_data", "training", "what it was trained on", str, tables="mhlc", optional="hl", right=False),
+    _csv("published", first_published("value")),  # in percent, like its difference
+    _csv("published_difference", first_published("difference")),
+    _csv("published_source", first_published("source")),
+    Column("expressions_per_s", "ex/s", "", rate, tables="tc"),
+    _csv("images_per_s"),
+    _csv("peak_memory_mb"),
+    Column("device", "device", "what it ran on", _word, tables="bhc", optional="h", right=False, data=True),
+    Column("dtype", "dtype", "", str, tables="bc", optional="", right=False, data=True),
+    Column("hashes", "weights", "", _hashes, lambda row: row["weights"], tables="b", right=False, digits=8),
+    _csv("weights", lambda row: json.dumps(row["weights"], sort_keys=True)),
+    _csv("trained_on"),
+    _csv("licence"),
+    _csv("saw_test_images"),
+    _csv("provenance"),
+    _csv("submitted"),
+    Column("date", "date", "", str, tables="mc", optional="", right=False, data=True),
+    Column("commit", "commit", "", _word, tables="mc", optional="", right=False, digits=7),
+    Column("settings_hash", "settings", "", str, tables="bc", optional="", right=False, digits=8),
+    _csv("older_runs", lambda row: len(row["history"])),
+    _csv("run_dir"),
 )
 
 MARKS: tuple[tuple[str, Callable[[Row], bool], str], ...] = (
@@ -186,7 +217,7 @@ MARKS: tuple[tuple[str, Callable[[Row], bool], str], ...] = (
         "‡",
         lambda r: r["saw_test_images"] == "yes",
         "its training saw test images, so the score may flatter it: the RefCOCO family's val and test images lie "
-        "in COCO train2014 and train2017, and a detector trained there has seen the very boxes that are asked for",
+        "in COCO train2014 and train2017, and a detector trained there has learned the very boxes of the ground truth",
     ),
     (
         "§",
@@ -205,7 +236,7 @@ REMARKS: tuple[tuple[Callable[[Row], bool], str], ...] = (
     ),
     (
         lambda r: bool(r["speed"] and r["speed"]["noisy"]),
-        "~ measured while the machine was busy, or its clocks were held down, or with repeats far apart",
+        "~ measured while the machine was busy, or its clocks were slowed, or with repeats far apart",
     ),
     (lambda r: r["peak_gb_of"] == "process", "GB: of the whole process, images in memory included"),
 )

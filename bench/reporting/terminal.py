@@ -1,11 +1,12 @@
-"""Runs as the tables of a terminal, for `bench run` and `bench score`."""
+"""Print runs as the tables of a terminal, for `bench run` and `bench score`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from bench.reporting.table import BLANK, interval, percent, row, shown
+from bench.reporting.rows import run_row
+from bench.reporting.table import BLANK, filled_columns, interval, percent
 from bench.runs.record import Metrics, RunRecord
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ WIDE = 160
 
 
 def wide(console: Console | None, width: int = WIDE) -> Console:
-    """The console, default stdout; a file or a pipe has no edge to fold at, so it gets `width`."""
+    """Return the console, default stdout; a file or a pipe has no edge to fold at, so it gets `width`."""
     from rich.console import Console as Terminal
 
     console = console or Terminal()
@@ -26,7 +27,7 @@ def wide(console: Console | None, width: int = WIDE) -> Console:
 
 
 def print_rows(records: Sequence[RunRecord], console: Console | None = None) -> None:
-    """Prints a table a split, what must be known beside the numbers, and the strata; default stdout."""
+    """Print a table a split, what must be known beside the numbers, and the strata; default stdout."""
     console = wide(console)
     groups: dict[str, list[RunRecord]] = {}
     for record in records:
@@ -42,7 +43,7 @@ def print_rows(records: Sequence[RunRecord], console: Console | None = None) -> 
 
 
 def remarks(record: RunRecord) -> list[str]:
-    """What a reader must know beside the numbers, one line each; plain text that may hold anything."""
+    """List what a reader must know beside the numbers; plain text that may hold anything."""
     lines = []
     metrics, data, imported = record.metrics, record.identity.data, record.imported
     if data.partial:
@@ -68,15 +69,15 @@ def remarks(record: RunRecord) -> list[str]:
 
 
 def _scores(records: Sequence[RunRecord]) -> Table:
-    """The table of runs that share a signature."""
+    """Make the table of runs that share a signature."""
     from rich.text import Text
 
     data = records[0].identity.data
     level = next((record.metrics.bootstrap.confidence for record in records if record.metrics), 0.95)
     grid = empty_table(f"{data.split}  {data.expressions:,} expressions  {records[0].signature.split('|')[1]}")
-    # Names are data: as Text they are shown as they are, with no markup read into them.
+    # Names are data: a Text takes no markup from them.
     grid.add_column("pipeline", style="bold", overflow="fold", min_width=12)
-    columns = shown("t", [row(record, "") for record in records])
+    columns = filled_columns("t", [run_row(record, "") for record in records])
     for column, _ in columns:
         header = f"{100 * level:g} % interval" if column.name == "ci95" else column.header
         grid.add_column(header, justify="right", no_wrap=True, style="bold green" if column.name == "acc@0.5" else "")
@@ -87,7 +88,7 @@ def _scores(records: Sequence[RunRecord]) -> Table:
 
 
 def empty_table(title: str) -> Table:
-    """The look of every table in the terminal: no frame, a line under the header."""
+    """Make a table with the look of all in the terminal: no frame, a line under the header."""
     from rich import box
     from rich.table import Table as Grid
     from rich.text import Text
@@ -106,30 +107,30 @@ def empty_table(title: str) -> Table:
 def _strata(records: Sequence[RunRecord]) -> Table:
     from rich.text import Text
 
-    found = [(record.name, record.metrics) for record in records if record.metrics]
+    scored = [(record.name, record.metrics) for record in records if record.metrics]
     grid = empty_table("Acc@0.5 % by stratum")
     grid.add_column("cut", style="dim")
     grid.add_column("label", overflow="fold")
     grid.add_column("n", justify="right")
-    for name, _ in found:
+    for name, _ in scored:
         grid.add_column(Text(name), justify="right")
-    for cut, labels in cuts_of([metrics for _, metrics in found]).items():
+    for cut, labels in cuts_of([metrics for _, metrics in scored]).items():
         for place, label in enumerate(labels):
-            cells = [metrics.strata.get(cut, {}).get(label) for _, metrics in found]
+            cells = [metrics.strata.get(cut, {}).get(label) for _, metrics in scored]
             n = next(cell.n for cell in cells if cell)
             texts = [Text(percent(cell.accuracy) if cell else BLANK) for cell in cells]
             for text, cell in zip(texts, cells, strict=True):
-                if cell and len(found) <= 2:
+                if cell and len(scored) <= 2:
                     text.append(f" {interval(cell.ci95)}", "dim")
             grid.add_row(Text("" if place else cut), Text(label), f"{n:,}", *texts)
         grid.add_section()
     return grid
 
 
-def cuts_of(found: Sequence[Metrics]) -> Mapping[str, list[str]]:
-    """Every cut with its labels, in the order in which the runs have them."""
+def cuts_of(several: Sequence[Metrics]) -> Mapping[str, list[str]]:
+    """Return every cut with its labels, in the order in which the runs have them."""
     cuts: dict[str, dict[str, None]] = {}
-    for metrics in found:
+    for metrics in several:
         for cut, labels in metrics.strata.items():
             cuts.setdefault(cut, {}).update(dict.fromkeys(labels))
     return {cut: list(labels) for cut, labels in cuts.items()}

@@ -1,4 +1,4 @@
-"""Whether the boxes of the timed pass are those of the accuracy pass (MLPerf's TEST01)."""
+"""Check that the boxes of the timed pass are those of the accuracy pass (MLPerf's TEST01)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.grounding import Box, Expression, Prediction
 from bench.runs.record import Identity, read_record
 from bench.runs.store import stored_rows
 from bench.settings import RunSettings
-from bench.speed.record import Compared
+from bench.speed.record import BoxCheck
 from bench.speed.resident import Resident
 
 SAMPLE = 100  # expressions, at least
@@ -29,19 +29,20 @@ T = TypeVar("T")
 
 
 def against_accuracy(
-    opened: OpenPipeline, resident: Resident, found: Boxed, settings: RunSettings, dtype: str
-) -> Compared:
-    """Compare the timed pass with the accuracy pass: the harness's own batches, real ids; on scenes spread over those
-    that were timed, with SAMPLE expressions at least or all there are.
+    opened: OpenPipeline, resident: Resident, timed: Boxed, settings: RunSettings, dtype: str
+) -> BoxCheck:
+    """Compare the timed pass with the accuracy pass: the harness's own batches, real ids.
+
+    On scenes spread over those that were timed, with SAMPLE expressions at least or all there are.
     """
-    timed = [scene for scene in resident.scenes if any(e.id in found for e in scene.expressions)]
-    sample = spread_over(timed, [len(scene.expressions) for scene in timed], SAMPLE)
+    scenes = [scene for scene in resident.scenes if any(e.id in timed for e in scene.expressions)]
+    sample = spread_over(scenes, [len(scene.expressions) for scene in scenes], SAMPLE)
     rows = [row for _, answered, _ in answers(opened, sample, resident, settings) for row in answered]
     expected = {answer.id: answer for row in rows for answer in row.answers}
-    return compare(f"the accuracy pass, {settings.batch_size} images a batch", resident, expected, found, dtype)
+    return compare(f"the accuracy pass, {settings.batch_size} images a batch", resident, expected, timed, dtype)
 
 
-def against_run(resident: Resident, found: Boxed, identity: Identity, results: Path, folder: Path) -> Compared | None:
+def against_run(resident: Resident, timed: Boxed, identity: Identity, results: Path, folder: Path) -> BoxCheck | None:
     """Compare the timed pass with the latest finished run of the same identity in `folder`; None without such a run."""
     fitting = []
     for path in sorted(folder.glob("*/run.json")):
@@ -55,26 +56,26 @@ def against_run(resident: Resident, found: Boxed, identity: Identity, results: P
         return None
     run = max(fitting)[1]
     expected = {answer.id: answer for row in stored_rows(run).values() for answer in row.answers}
-    said = f"the run {run.relative_to(results).as_posix()}"
-    return compare(said, resident, expected, found, identity.dtype)
+    name = f"the run {run.relative_to(results).as_posix()}"
+    return compare(name, resident, expected, timed, identity.dtype)
 
 
-def compare(against: str, resident: Resident, expected: Boxed, found: Boxed, dtype: str) -> Compared:
-    """How many of the expressions that both answered have the same box and the same hit decision."""
+def compare(against: str, resident: Resident, expected: Boxed, timed: Boxed, dtype: str) -> BoxCheck:
+    """Count the expressions that both answered with the same box and the same hit decision."""
     exact = dtype == "float32"
     tolerance = TOLERANCE if exact else COARSE
     differing, n = [], 0
     for loaded, scene in zip(resident.loaded, resident.scenes, strict=True):
         height, width = loaded.image.shape[:2]
         for expression in scene.expressions:
-            if expression.id not in expected or expression.id not in found:
+            if expression.id not in expected or expression.id not in timed:
                 continue
             n += 1
-            one, other = expected[expression.id].box, found[expression.id].box
+            one, other = expected[expression.id].box, timed[expression.id].box
             hits = [hit(box, expression, (width, height)) for box in (one, other)]
             if hits[0] != hits[1] or not close(one, other, max(width, height), tolerance):
                 differing.append(expression.id)
-    return Compared(
+    return BoxCheck(
         against=against,
         n=n,
         equal=n - len(differing),
@@ -85,7 +86,7 @@ def compare(against: str, resident: Resident, expected: Boxed, found: Boxed, dty
 
 
 def close(one: Box | None, other: Box | None, side: float, tolerance: float = TOLERANCE) -> bool:
-    """Whether no edge is further apart than `tolerance` times `side`; no usable box is like no usable box."""
+    """Check that no edge is further apart than `tolerance` times `side`; no usable box is like no usable box."""
     boxes = [None if box is None or not np.isfinite(box).all() else np.asarray(box, np.float64) for box in (one, other)]
     if boxes[0] is None or boxes[1] is None:
         return boxes[0] is boxes[1]
@@ -93,7 +94,7 @@ def close(one: Box | None, other: Box | None, side: float, tolerance: float = TO
 
 
 def hit(box: Box | None, expression: Expression, size: tuple[int, int]) -> bool:
-    """IoU >= 0.5 with a right box, the answer clipped to the image of `size` (width, height)."""
+    """Check IoU >= 0.5 with a right box, the answer clipped to the image of `size` (width, height)."""
     if box is None or not np.isfinite(box).all():
         return False
     clipped = clip_xyxy(box, *size)
@@ -101,7 +102,7 @@ def hit(box: Box | None, expression: Expression, size: tuple[int, int]) -> bool:
 
 
 def spread_over(items: Sequence[T], counts: Sequence[int], least: int) -> list[T]:
-    """As few items as hold `least` by their counts, evenly spaced; all of them where that is too few."""
+    """Pick as few items as reach `least` by their counts, evenly spaced; all of them where that is too few."""
     for step in range(len(items), 0, -1):
         if sum(counts[::step]) >= least:
             return list(items[::step])

@@ -1,6 +1,6 @@
-"""What the machine is like while something is measured, and whether that makes it noisy.
+"""Record the state of the machine during a measurement, and whether that makes it noisy.
 
-A GPU is asked through its driver (NVML), without torch: energy, clocks, what slows it, and who else is on it. What a
+A GPU is queried through its driver (NVML), without torch: energy, clocks, what slows it, and who else is on it. What a
 driver does not support is None with the reason, never 0.
 """
 
@@ -27,50 +27,50 @@ THROTTLES = {
 
 
 class Gpu:
-    """One GPU. Every question is answered with a value and "", or with None and why there is none."""
+    """One GPU. Every query returns a value and "", or with None and why there is none."""
 
     def __init__(self, handle: Any, nvml: Any) -> None:
         self._handle, self._nvml = handle, nvml
 
     def energy_mj(self) -> tuple[int | None, str]:
-        """Millijoules since the driver was loaded."""
-        return self._ask(lambda: int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)))
+        """Return millijoules since the driver was loaded."""
+        return self._query(lambda: int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)))
 
     def process_memory_mb(self) -> tuple[float | None, str]:
-        """What this process holds on the GPU, with the CUDA context and all libraries."""
+        """Return the memory of this process on the GPU, with the CUDA context and all libraries."""
 
         def mine() -> float | None:
             used = [p.usedGpuMemory for p in self._processes() if p.pid == os.getpid()]
             return used[0] / MB if used and used[0] is not None else None
 
-        value, why = self._ask(mine)
+        value, why = self._query(mine)
         return value, why or ("" if value is not None else "the driver does not list this process (a container?)")
 
     def others(self) -> tuple[int | None, str]:
-        """How many other processes compute on the GPU."""
+        """Count the other processes that compute on the GPU."""
 
         def count() -> int:
             pids = [p.pid for p in self._processes()]
             # In a container the driver may list the numbers of the host: then one of them is ours.
             return len(pids) - 1 if pids else 0
 
-        return self._ask(count)
+        return self._query(count)
 
     def state(self) -> dict[str, Any]:
-        """Clocks in MHz, temperature, and what holds the clocks back, as far as the driver says."""
+        """Return clocks in MHz, temperature, and what holds the clocks back, as far as the driver says."""
         nvml, handle = self._nvml, self._handle
-        asked: dict[str, Callable[[], Any]] = {
+        questions: dict[str, Callable[[], Any]] = {
             "sm_mhz": lambda: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
             "sm_mhz_max": lambda: int(nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)),
             "memory_mhz": lambda: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
             "temperature_c": lambda: int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
             "throttled_by": self._throttles,
         }
-        return {name: self._ask(question)[0] for name, question in asked.items()}
+        return {name: self._query(question)[0] for name, question in questions.items()}
 
     def close(self) -> None:
-        """Lets go of the driver."""
-        self._ask(self._nvml.nvmlShutdown)
+        """Close the driver."""
+        self._query(self._nvml.nvmlShutdown)
 
     def _processes(self) -> list[Any]:
         return list(self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle))
@@ -82,7 +82,7 @@ class Gpu:
         bits = int((ask or nvml.nvmlDeviceGetCurrentClocksThrottleReasons)(self._handle))
         return [name for bit, name in THROTTLES.items() if bits & bit]
 
-    def _ask(self, question: Callable[[], T]) -> tuple[T | None, str]:
+    def _query(self, question: Callable[[], T]) -> tuple[T | None, str]:
         try:
             return question(), ""
         except self._nvml.NVMLError as error:
@@ -90,7 +90,7 @@ class Gpu:
 
 
 def open_gpu(device: str) -> tuple[Gpu | None, str]:
-    """The GPU that torch calls `device` ("cuda:0"); None and the reason elsewhere."""
+    """Open the GPU that torch calls `device` ("cuda:0"); None and the reason elsewhere."""
     if not device.startswith("cuda"):
         return None, "measured on a CPU, for which there is no counter that every machine has"
     import pynvml
@@ -111,37 +111,35 @@ SLOW = 0.9  # of the clock at the start: a clock below it at the end is noise
 STAT = Path("/proc/stat")
 
 
-class Watch:
-    """Begins to look when it is made; `stop` says what it saw."""
+def record_conditions(gpu: Gpu | None = None) -> Callable[[], tuple[dict[str, Any], list[str]]]:
+    """Start recording; the returned function stops, and returns the conditions and the reasons for noise."""
+    start, (busy_before, stolen_before), own_before = time.perf_counter(), _processor(), _own()
+    before, others_before = (gpu.state(), gpu.others()[0]) if gpu else ({}, None)
 
-    def __init__(self, gpu: Gpu | None = None) -> None:
-        self._gpu = gpu
-        self._began, self._busy, self._stolen, self._own = time.perf_counter(), *_processor(), _own()
-        self._before = gpu.state() if gpu else {}
-        self._others = gpu.others()[0] if gpu else None
-
-    def stop(self) -> tuple[dict[str, Any], list[str]]:
-        """Conditions as a record holds them, and the reasons for which the measurement is noisy."""
-        seconds = time.perf_counter() - self._began
-        cores = os.cpu_count() or 1
+    def stop() -> tuple[dict[str, Any], list[str]]:
+        seconds, cores = time.perf_counter() - start, os.cpu_count() or 1
         conditions: dict[str, Any] = {"seconds": round(seconds, 3), "cpu_cores": cores, "cpu_load_by_others": None}
         noisy: list[str] = []
+        # 1. The processor: what others took, and what the machine beneath did.
         busy, stolen = _processor()
-        if busy is not None and self._busy is not None and stolen is not None and self._stolen is not None:
-            others = max(0.0, busy - self._busy - (_own() - self._own)) / (seconds * cores)
-            lost = (stolen - self._stolen) / (seconds * cores)
+        if busy is not None and busy_before is not None and stolen is not None and stolen_before is not None:
+            others = max(0.0, busy - busy_before - (_own() - own_before)) / (seconds * cores)
+            lost = (stolen - stolen_before) / (seconds * cores)
             conditions |= {"cpu_load_by_others": round(others, 4), "cpu_stolen": round(lost, 4)}
             if others > OTHERS:
                 noisy.append(f"other processes took {others:.0%} of the processor")
             if lost > OTHERS:
                 noisy.append(f"the machine beneath took {lost:.0%} of the processor away")
-        if self._gpu:
-            after = self._gpu.state()
-            conditions |= {"gpu_before": self._before, "gpu_after": after}
-            known = [count for count in (self._others, self._gpu.others()[0]) if count is not None]
+        # 2. The GPU: its clocks, what throttled it, and who else was on it.
+        if gpu:
+            after = gpu.state()
+            conditions |= {"gpu_before": before, "gpu_after": after}
+            known = [count for count in (others_before, gpu.others()[0]) if count is not None]
             conditions["gpu_other_processes"] = max(known, default=None)
-            noisy += _gpu_noise(self._before, after, conditions["gpu_other_processes"])
+            noisy += _gpu_noise(before, after, conditions["gpu_other_processes"])
         return conditions, noisy
+
+    return stop
 
 
 def _gpu_noise(before: dict[str, Any], after: dict[str, Any], others: int | None) -> list[str]:
@@ -158,14 +156,14 @@ def _gpu_noise(before: dict[str, Any], after: dict[str, Any], others: int | None
 
 
 def uneven(rate: Rate) -> list[str]:
-    """A reason where the repeats of a rate are far apart."""
+    """Return a reason where the repeats of a rate are far apart."""
     speed = rate.expressions_per_s
     apart = (speed.high - speed.low) / speed.median if speed.median else 0.0
     return [f"repeats ({rate.cache}) are {apart:.0%} apart"] if apart > SPREAD else []
 
 
 def _processor() -> tuple[float | None, float | None]:
-    """Seconds that all processes together have worked on all cores, and that were stolen by the machine beneath."""
+    """Count the seconds that all processes together worked on all cores, and those that the machine beneath stole."""
     try:
         fields = [int(word) for word in STAT.read_text().split("\n", 1)[0].split()[1:9]]
     except (OSError, ValueError):
@@ -176,6 +174,6 @@ def _processor() -> tuple[float | None, float | None]:
 
 
 def _own() -> float:
-    """Seconds that this process and its ended children have worked."""
+    """Count the seconds that this process and its ended children worked."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system

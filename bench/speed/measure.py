@@ -1,4 +1,4 @@
-"""`bench speed`, whole: a pipeline opened, warmed up, timed in every scenario, checked, and written down.
+"""Measure the speed of a pipeline for `bench speed`: open it, warm it up, time every scenario, check, and store.
 
 Nothing is stored before everything is measured, so a measurement that is stopped leaves nothing behind.
 """
@@ -20,8 +20,8 @@ from bench.runs.files import make_folder, write_atomically
 from bench.runs.record import names_at, runs_of
 from bench.settings import Resolved
 from bench.speed.check import SAMPLE, against_accuracy, against_run, compare
-from bench.speed.conditions import Gpu, Watch, open_gpu, uneven
-from bench.speed.record import Compared, Energy, Memory, PairRecord, Rate, Rules, SpeedRecord
+from bench.speed.conditions import Gpu, open_gpu, record_conditions, uneven
+from bench.speed.record import BoxCheck, Energy, Memory, PairRecord, Rate, Rules, SpeedRecord
 from bench.speed.resident import CAP_MB, Resident, make_resident
 from bench.speed.scenarios import offline, search, single, stages, warm_up
 from bench.speed.subject import REAL, Subject
@@ -47,7 +47,7 @@ def measure(
     identity = with_weights(identity_of(opened.context, data_identity(split), settings.run.deterministic), opened.card)
     environment = environment_of(subject)
     gpu, no_gpu = open_gpu(subject.opened.context.device)
-    watch = Watch(gpu)
+    stop = record_conditions(gpu)
     message(
         f"{name}: loaded in {opened.load_seconds:.1f} s, {len(resident.loaded)} images of {split.name} decoded; "
         "looking for the best batch"
@@ -56,11 +56,8 @@ def measure(
     size, tried = search(subject, rules)
     message(f"{name}: offline, {size} images a batch, cold")
     free()
-    meter = _Meter(subject.opened.context.device, gpu, no_gpu)
-    rates = [offline(subject, size, rules, around=meter.around)]
-    subject.answer_at_least(SAMPLE, size)  # short rules may end before there is enough to compare
-    answered, proposals = subject.answered, subject.proposals_per_image
-    memory, energy = meter.read(rates[0])
+    cold, memory, energy, compiled = _cold_pass(subject, size, rules, gpu, no_gpu)
+    rates, answered, proposals = [cold], subject.answered, subject.proposals_per_image
     caches = tuple(subject.caches)  # each alone, and all of them together where there are several
     for warm in [*((name,) for name in caches), *([caches] if len(caches) > 1 else [])]:
         message(f"{name}: offline, {' and '.join(warm)} warm")
@@ -68,9 +65,9 @@ def measure(
     message(f"{name}: single")
     one, answers = single(subject, rules)
     split_up = stages(subject, size, rules)
-    conditions, noisy = watch.stop()
+    conditions, noisy = stop()
     noisy += [reason for rate in rates for reason in uneven(rate)]
-    noisy += [f"{meter.compiled} graphs were compiled while the time was taken"] if meter.compiled else []
+    noisy += [f"{compiled} graphs were compiled during the measurement"] if compiled else []
     message(f"{name}: the boxes against those of the accuracy pass")
     subject.forget()
     dtype, folder = identity.dtype, runs_of(Path(settings.results), name, split.name)
@@ -124,13 +121,13 @@ def open_subject(
 
 
 def environment_of(subject: Subject) -> dict[str, Any]:
-    """The machine and packages of a measurement, once torch is imported."""
+    """Describe the machine and packages of a measurement, once torch is imported."""
     run = subject.opened.resolved.settings.run
     return provenance.environment(subject.opened.context.device, run.seed, run.deterministic)
 
 
 def write(record: SpeedRecord | PairRecord, folder: Path, kind: str, settings_hash: str) -> Path:
-    """The record as a file of its own in `folder`, named by when it was finished. Raises RunError."""
+    """Write the record as a file of its own in `folder`, named by when it was finished. Raises RunError."""
     make_folder(folder)
     paths = (folder / f"{kind}-{name}.json" for name in names_at(record.finished, settings_hash))
     path = next(path for path in paths if not path.exists())
@@ -138,60 +135,60 @@ def write(record: SpeedRecord | PairRecord, folder: Path, kind: str, settings_ha
     return path
 
 
-class _Meter:
-    """Memory and energy of what runs inside `around`."""
+def _cold_pass(
+    subject: Subject, size: int, rules: Rules, gpu: Gpu | None, no_gpu: str
+) -> tuple[Rate, Memory, Energy, int]:
+    """Measure the cold offline rate with memory and energy, and count the graphs that were compiled meanwhile."""
+    device = subject.opened.context.device
+    readings: list[tuple[int | None, str]] = []
+    fresh, graphs = False, 0
 
-    def __init__(self, device: str, gpu: Gpu | None, no_gpu: str) -> None:
-        self._device, self._gpu, self._no_gpu = device, gpu, no_gpu
-        self._host, self.compiled = False, 0
-        self._energy: list[tuple[int | None, str]] = []
-
-    def around(self, measure: Callable[[], None]) -> None:
-        self._host = restart_peaks(self._device)
-        self._energy, graphs = [self._mj()], graphs_compiled()
+    def around(measure: Callable[[], None]) -> None:
+        nonlocal fresh, graphs
+        fresh = restart_peaks(device)
+        before = graphs_compiled()
+        readings.append(gpu.energy_mj() if gpu else (None, no_gpu))
         measure()
-        self._energy.append(self._mj())
-        self.compiled = graphs_compiled() - graphs
+        readings.append(gpu.energy_mj() if gpu else (None, no_gpu))
+        graphs = graphs_compiled() - before
 
-    def read(self, rate: Rate) -> tuple[Memory, Energy]:
-        """What was seen, `rate` being what came of the pass."""
-        unknown = {}
-        process, why = self._gpu.process_memory_mb() if self._gpu else (None, self._no_gpu)
-        if process is None:
-            unknown["process_mb"] = why
-        if self._gpu is None:
-            unknown |= dict.fromkeys(("allocated_mb", "reserved_mb"), "measured on a CPU: see host_mb")
-        host = peak_memory_mb() if self._host else None
-        if host is None:
-            unknown["host_mb"] = "the system does not let the peak begin anew, so it would be that of loading"
-        memory = Memory(
-            allocated_mb=device_memory_mb(self._device),
-            reserved_mb=device_memory_mb(self._device, reserved=True),
-            process_mb=process,
-            host_mb=host,
-            unknown=unknown,
-        )
-        (before, why_before), (after, why_after) = self._energy
-        if before is None or after is None:
-            why = why_before or why_after
-            return memory, Energy(joules_per_expression=None, joules=None, expressions=None, unsupported=why)
-        joules = (after - before) / 1000
-        per = joules / rate.expressions
-        return memory, Energy(joules_per_expression=per, joules=joules, expressions=rate.expressions)
-
-    def _mj(self) -> tuple[int | None, str]:
-        return self._gpu.energy_mj() if self._gpu else (None, self._no_gpu)
+    rate = offline(subject, size, rules, around=around)
+    subject.answer_at_least(SAMPLE, size)  # short rules may end before there is enough to compare
+    # 1. Peaks of memory; what is unknown has its reason.
+    unknown = {}
+    process, why = gpu.process_memory_mb() if gpu else (None, no_gpu)
+    if process is None:
+        unknown["process_mb"] = why
+    if gpu is None:
+        unknown |= dict.fromkeys(("allocated_mb", "reserved_mb"), "measured on a CPU: see host_mb")
+    host = peak_memory_mb() if fresh else None
+    if host is None:
+        unknown["host_mb"] = "the system does not let the peak begin anew, so it would be that of loading"
+    memory = Memory(
+        allocated_mb=device_memory_mb(device),
+        reserved_mb=device_memory_mb(device, reserved=True),
+        process_mb=process,
+        host_mb=host,
+        unknown=unknown,
+    )
+    # 2. Energy from the device's counter.
+    (first, why_first), (last, why_last) = readings
+    if first is None or last is None:
+        energy = Energy(joules_per_expression=None, joules=None, expressions=None, unsupported=why_first or why_last)
+        return rate, memory, energy, graphs
+    joules, n = (last - first) / 1000, rate.expressions
+    return rate, memory, Energy(joules_per_expression=joules / n, joules=joules, expressions=n), graphs
 
 
-def _remarks(subject: Subject, alone: Compared) -> tuple[str, ...]:
-    """What a reader should know beside the numbers."""
-    said = []
+def _remarks(subject: Subject, alone: BoxCheck) -> tuple[str, ...]:
+    """List what a reader should know beside the numbers."""
+    remarks = []
     if subject.ids == REAL:
-        said.append(
+        remarks.append(
             "scenes keep the split's ids, for the answers depend on them: a cache of answers would go unnoticed"
         )
     if alone.n > alone.equal:
-        said.append(
-            f"asked one expression at a time, {alone.n - alone.equal} of {alone.n} get another box than in a batch"
+        remarks.append(
+            f"with one expression at a time, {alone.n - alone.equal} of {alone.n} get another box than in a batch"
         )
-    return tuple(said)
+    return tuple(remarks)

@@ -1,6 +1,6 @@
-"""The ratio of two pipelines' speeds, measured in turn, on a machine that may slow down.
+"""Measure the ratio of two pipelines' speeds in turn, on a machine that may slow down.
 
-Both are loaded, each at its own best batch. In every round each goes over the same images once, cold; who begins
+Both are loaded, each at its own best batch. In every round each goes over the same images once, cold; who starts
 alternates (a b, b a, ...). A round gives one ratio: reported are median, quartiles, lowest and highest.
 """
 
@@ -21,14 +21,14 @@ from bench.runs import provenance
 from bench.runs.record import runs_of
 from bench.settings import Resolved
 from bench.speed.check import SAMPLE, against_accuracy
-from bench.speed.conditions import Watch, open_gpu
+from bench.speed.conditions import open_gpu, record_conditions
 from bench.speed.measure import environment_of, open_subject, write
 from bench.speed.record import PairRecord, Ratio, Rules, Side
 from bench.speed.resident import CAP_MB, make_resident
 from bench.speed.scenarios import search, spread, timed, warm_up
 from bench.speed.subject import Subject
 
-ROUNDS = 12  # even, so that each begins as often as the other
+ROUNDS = 12  # even, so that each starts as often as the other
 
 
 def measure_pair(
@@ -49,24 +49,24 @@ def measure_pair(
     images = cache(lambda: make_resident(split, cap_mb))
     sides = tuple(open_subject(name, split, resolved, flags, images) for name in names)
     gpu, _ = open_gpu(sides[0].opened.context.device)
-    watch = Watch(gpu)
+    stop = record_conditions(gpu)
     sizes, rates = zip(*(_ready(side, rules) for side in sides), strict=True)
     scenes = _turn(max(rates), max(sizes), rules, rounds)
     message(f"{names[0]} and {names[1]} in turn: {rounds} rounds of {scenes} images")
     speeds: tuple[list[float], list[float]] = ([], [])
-    asked = 0
+    expressions = 0
     for number in range(rounds):
         for which in (0, 1) if number % 2 == 0 else (1, 0):
-            seconds, asked = _go(sides[which], sizes[which], scenes)
-            speeds[which].append(asked / seconds)
-    conditions, noisy = watch.stop()
+            seconds, expressions = _go(sides[which], sizes[which], scenes)
+            speeds[which].append(expressions / seconds)
+    conditions, noisy = stop()
     done = [_side(*each, split) for each in zip(sides, sizes, speeds, strict=True)]
     record = PairRecord(
         first=done[0],
         second=done[1],
         ratio=ratio_of(*speeds),
         images_per_turn=scenes,
-        expressions_per_turn=asked,
+        expressions_per_turn=expressions,
         started=started,
         finished=now(),
         git=provenance.git_state(),
@@ -85,30 +85,30 @@ def measure_pair(
 
 
 def ratio_of(first: list[float], second: list[float]) -> Ratio:
-    """Of each round the second's speed over the first's."""
+    """Divide the second's speed by the first's, round by round."""
     ratios = [b / a for a, b in zip(first, second, strict=True)]
     quarter, median, three = (float(q) for q in np.percentile(ratios, (25, 50, 75)))
     return Ratio(median=median, low=min(ratios), high=max(ratios), quartiles=(quarter, three), rounds=tuple(ratios))
 
 
 def _ready(subject: Subject, rules: Rules) -> tuple[int, float]:
-    """Warm, with its best batch and how many images a second that does."""
+    """Warm a pipeline up; return its best batch and the images a second of that."""
     message(f"{subject.opened.name}: looking for the best batch")
     warm_up(lambda n: subject.ask(n, 1), rules)
     size, tried = search(subject, rules)
     warm_up(lambda n: subject.ask(n * size, size), rules)
-    return size, max(each.images_per_s or 0.0 for each in tried)
+    return size, max(each["images_per_s"] or 0.0 for each in tried)
 
 
 def _turn(fastest: float, largest: int, rules: Rules, rounds: int) -> int:
-    """Images in a turn: whole batches of the larger size, and enough to keep even the faster one long enough."""
+    """Count the images of a turn: whole batches of the larger size, enough for the faster one to last."""
     seconds = rules.min_seconds * rules.repeats / rounds
     batches = math.ceil(rules.min_batches * rules.repeats / rounds)
     return largest * max(batches, math.ceil(seconds * fastest / largest))
 
 
 def _go(subject: Subject, size: int, scenes: int) -> tuple[float, int]:
-    """One turn over the scenes 0 to `scenes`, around the resident ones -> seconds and expressions."""
+    """Run one turn over the scenes 0 to `scenes`, around the resident ones; return seconds and expressions."""
     last = scenes % size
 
     def step(number: int) -> tuple[int, int]:

@@ -1,9 +1,9 @@
-"""What one measurement of speed leaves behind: a file beside the runs of the pipeline on the split.
+"""Store measurements of speed, each a file beside the runs of the pipeline on the split.
 
     results/runs/<pipeline>/<split>/speed-<YYYYMMDD-HHMMSS>-<settings hash>.json    one pipeline (`SpeedRecord`)
     results/runs/<pipeline>/<split>/pair-<YYYYMMDD-HHMMSS>-<settings hash>.json     its ratio to another (`PairRecord`)
 
-A record holds the conditions beside the number, and joins the row of the run whose weights, options and settings it
+A record has the conditions beside the number, and joins the row of the run whose weights, options and settings it
 shares (`speed_of`). One that was made with smaller rules than the protocol's, or whose boxes were not those
 of the accuracy pass, is kept and joins nothing.
 """
@@ -35,7 +35,7 @@ class Rules(Model):
 
     @property
     def full(self) -> bool:
-        """Whether no rule is below the protocol's."""
+        """Check that no rule is below the protocol's."""
         return all(getattr(self, name) >= getattr(Rules(), name) for name in Rules.model_fields)
 
 
@@ -72,16 +72,8 @@ class Rate(Model):
     seconds: float
 
 
-class Tried(Model):
-    """One step of the search for the best batch; no rate where memory was too small, with the reason."""
-
-    batch_size: int
-    images_per_s: float | None
-    note: str = ""
-
-
 class Images(Model):
-    """What was asked about. `ids` says whether scenes had a new id in every batch, which no cache can know."""
+    """The images of a measurement. `ids` says whether scenes had a new id in every batch, which no cache can know."""
 
     count: int
     expressions: int
@@ -115,7 +107,7 @@ class Energy(Model):
     unsupported: str = ""
 
 
-class Compared(Model):
+class BoxCheck(Model):
     """Boxes of the timed pass against others: how many of `n` are equal, and the ids of some that are not.
 
     Equal is: the same hit at IoU 0.5, and no edge further apart than `tolerance` times the image's long side. `allowed`
@@ -135,7 +127,7 @@ class Compared(Model):
 
 
 class Measurement(Model):
-    """What is common to both files. `conditions` is what the machine said while it was made."""
+    """What is common to both files. `conditions` is the state of the machine meanwhile."""
 
     schema_version: int = SCHEMA
     started: str
@@ -151,7 +143,11 @@ class Measurement(Model):
 
 
 class SpeedRecord(Measurement):
-    """One measurement of one pipeline on one split."""
+    """One measurement of one pipeline on one split.
+
+    `batch_search` has the steps of the search for the best batch: batch_size, images_per_s (None where memory was too
+    small) and note, the reason.
+    """
 
     name: str
     identity: Identity
@@ -160,14 +156,14 @@ class SpeedRecord(Measurement):
     images: Images
     single: Single | None
     offline: tuple[Rate, ...]
-    batch_search: tuple[Tried, ...]
+    batch_search: tuple[Mapping[str, Any], ...]
     stages: Mapping[str, float]
     load_seconds: float
     first_call_seconds: float
     proposals_per_image: float | None
     memory: Memory
     energy: Energy
-    check: tuple[Compared, ...]
+    check: tuple[BoxCheck, ...]
     remarks: tuple[str, ...] = ()
 
 
@@ -179,7 +175,7 @@ class Side(Model):
     settings_hash: str
     batch_size: int
     expressions_per_s: Spread
-    check: Compared
+    check: BoxCheck
 
 
 class Ratio(Model):
@@ -203,33 +199,33 @@ class PairRecord(Measurement):
 
 
 def headline(speed: SpeedRecord) -> Rate:
-    """The rate that stands for the record: offline, with no cache warm. Raises ValueError where it has none."""
+    """Return the rate that stands for the record: offline, with no cache warm. Raises ValueError where it has none."""
     for rate in speed.offline:
         if rate.cache == COLD:
             return rate
     raise ValueError(f"{speed.name}: a speed record without a cold offline rate")
 
 
-def read_speeds(results: Path, skipped: list[str] | None = None) -> list[tuple[SpeedRecord, str]]:
-    """Every speed record under `results` with its path relative to it, oldest first.
+def read_speeds(results: Path, skipped: list[tuple[str, str]] | None = None) -> list[tuple[SpeedRecord, str]]:
+    """Read every speed record under `results` with its path relative to it, oldest first.
 
-    What cannot be read is left out; `skipped`, where it is given, gets a line for each: "PATH: reason".
+    What cannot be read is left out; `skipped`, where it is given, gets its path and the reason.
     """
-    found = []
+    records = []
     skipped = [] if skipped is None else skipped
     for path in sorted((results / "runs").glob(f"*/*/{SPEEDS}")):
-        said = path.relative_to(results).as_posix()
+        name = path.relative_to(results).as_posix()
         try:
-            found.append((SpeedRecord.model_validate(current(from_json(path.read_bytes()))), said))
+            records.append((SpeedRecord.model_validate(current(from_json(path.read_bytes()))), name))
         except OSError as error:
-            skipped.append(f"{said}: cannot be read ({error.strerror})")
+            skipped.append((name, f"cannot be read ({error.strerror})"))
         except ValueError as error:
-            skipped.append(f"{said}: not a speed record of schema {SCHEMA}: {first_problem(error)}")
-    return sorted(found, key=lambda entry: (entry[0].finished, entry[1]))
+            skipped.append((name, f"not a speed record of schema {SCHEMA}: {first_problem(error)}"))
+    return sorted(records, key=lambda entry: (entry[0].finished, entry[1]))
 
 
 def speed_of(record: RunRecord, speeds: Sequence[tuple[SpeedRecord, str]]) -> SpeedRecord | None:
-    """The latest valid and full speed record of what a run ran, on the same kind of device; None without one."""
+    """Return the latest valid and full speed record of what a run ran, on the same kind of device; None without one."""
     if record.provenance != "run":
         return None
     fitting = [speed for speed, _ in speeds if speed.valid and speed.full and _key(speed) == _key(record)]
@@ -244,7 +240,7 @@ def _key(record: RunRecord | SpeedRecord) -> tuple[Any, ...]:
 
 
 def machine(device: str, environment: Mapping[str, Any]) -> str:
-    """Which kind of device it was: the GPU's name, else the processor's; "" where the record does not know."""
+    """Name the kind of device: the GPU's name, else the processor's; "" where the record does not know."""
     gpu = environment.get("gpu")
     if device.startswith("cuda"):
         return str(gpu.get("name") or "") if isinstance(gpu, Mapping) else ""

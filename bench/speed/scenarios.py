@@ -1,4 +1,4 @@
-"""The timed passes, after MLPerf's scenarios: `single` (SingleStream) and `offline` (Offline), and what goes before.
+"""Time the passes, after MLPerf's scenarios: `single` (SingleStream) and `offline` (Offline), and what goes before.
 
     warm-up     until both a number of seconds and a number of batches are over
     search      the batch is doubled until it is no faster by 5 %, or memory is too small
@@ -15,13 +15,14 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Sequence
 from itertools import count
+from typing import Any
 
 import numpy as np
 
 from bench.errors import DeviceError
 from bench.grounding import LoadedScene, Prediction
 from bench.memory import free, out_of_memory
-from bench.speed.record import COLD, Rate, Rules, Single, Spread, Tried
+from bench.speed.record import COLD, Rate, Rules, Single, Spread
 from bench.speed.subject import Subject
 
 GAIN = 1.05  # a doubled batch must be faster by this much
@@ -30,7 +31,7 @@ STEP_BATCHES = 3  # of the search, at least
 
 
 def warm_up(step: Callable[[int], object], rules: Rules) -> None:
-    """Calls `step(number)` until the rules' warm-up is over."""
+    """Call `step(number)` until the rules' warm-up is over."""
     start = time.perf_counter()
     for number in count():
         if number >= rules.warmup_batches and time.perf_counter() - start >= rules.warmup_seconds:
@@ -41,27 +42,27 @@ def warm_up(step: Callable[[int], object], rules: Rules) -> None:
 def timed(
     step: Callable[[int], tuple[int, int]], wait: Callable[[], None], seconds: float, batches: int
 ) -> tuple[float, int, int, int]:
-    """Calls `step(number)` until both minima are met -> seconds, batches, images, expressions."""
+    """Call `step(number)` until both minima are met; return seconds, batches, images, expressions."""
     images = expressions = done = 0
     wait()
     start = time.perf_counter()
     while done < batches or time.perf_counter() - start < seconds:
-        some, asked = step(done)
-        images, expressions, done = images + some, expressions + asked, done + 1
+        new_images, new_expressions = step(done)
+        images, expressions, done = images + new_images, expressions + new_expressions, done + 1
     wait()
     return time.perf_counter() - start, done, images, expressions
 
 
-def search(subject: Subject, rules: Rules) -> tuple[int, tuple[Tried, ...]]:
-    """The fastest batch, cold, and every size that was tried. Raises DeviceError where not even one scene fits."""
-    tried: list[Tried] = []
+def search(subject: Subject, rules: Rules) -> tuple[int, tuple[dict[str, Any], ...]]:
+    """Search the fastest batch, cold; return it and the sizes tried. Raises DeviceError where one scene is too much."""
+    tried: list[dict[str, Any]] = []
     size, best = 1, (0.0, 0)
     while True:
         rate, note = _rate(subject, size, rules)
         if rate is None:
-            tried.append(Tried(batch_size=size, images_per_s=None, note=note))
+            tried.append({"batch_size": size, "images_per_s": None, "note": note})
             break
-        tried.append(Tried(batch_size=size, images_per_s=rate))
+        tried.append({"batch_size": size, "images_per_s": rate, "note": ""})
         enough = rate < best[0] * GAIN
         best = max(best, (rate, size))
         if enough or size == len(subject.resident.loaded):
@@ -69,7 +70,7 @@ def search(subject: Subject, rules: Rules) -> tuple[int, tuple[Tried, ...]]:
         size = min(2 * size, len(subject.resident.loaded))
     if not best[1]:
         raise DeviceError(
-            f"pipeline {subject.opened.name!r} runs out of memory on a single scene ({tried[-1].note}); use --dtype "
+            f"pipeline {subject.opened.name!r} runs out of memory on a single scene ({tried[-1]['note']}); use --dtype "
             "float16 or bfloat16, a smaller model, or --device cpu"
         )
     return best[1], tuple(tried)
@@ -133,7 +134,7 @@ def offline(
 
 
 def single(subject: Subject, rules: Rules) -> tuple[Single, dict[str, Prediction]]:
-    """One image and expression a call, and the last answer to each expression that was asked."""
+    """Time one image and expression a call; return that and the last answer to each expression."""
     pairs = [LoadedScene(scene.id, scene.image, (query,)) for scene, query in subject.resident.pairs()]
     answers: dict[str, Prediction] = {}
     numbers = count()
@@ -163,7 +164,7 @@ def single(subject: Subject, rules: Rules) -> tuple[Single, dict[str, Prediction
 
 
 def stages(subject: Subject, size: int, rules: Rules) -> dict[str, float]:
-    """Milliseconds an image in each stage, cold, and in none ("outside stages")."""
+    """Measure milliseconds an image in each stage, cold, and in none ("outside stages")."""
     subject.opened.clock.waits = True
     try:
         subject.ask(0, size)
@@ -180,5 +181,5 @@ def stages(subject: Subject, size: int, rules: Rules) -> dict[str, float]:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median, lowest and highest."""
+    """Return median, lowest and highest."""
     return Spread(median=statistics.median(values), low=min(values), high=max(values))

@@ -1,4 +1,4 @@
-"""The pipeline under measurement: asked about resident images, its caches emptied or kept, its answers remembered."""
+"""Run the pipeline under measurement on resident images, with caches emptied or kept; its answers are stored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.speed.check import close
 from bench.speed.resident import Resident
 
 NEW, REAL = "new", "the split's"
-PROBE = 4  # scenes asked twice to see whether ids matter
+PROBE = 4  # scenes grounded twice, to learn whether ids matter
 
 
 @dataclass
@@ -34,18 +34,18 @@ class Subject:
 
     @property
     def caches(self) -> Mapping[str, Callable[[], None]]:
-        """What the pipeline keeps between calls -> what empties it."""
+        """Return what the pipeline keeps between calls -> what empties it."""
         pipeline = self.opened.pipeline
         return dict(pipeline.caches) if isinstance(pipeline, Caching) else {}
 
     @property
     def answered(self) -> dict[str, Prediction]:
-        """Expression id -> the last answer to it in a batch."""
+        """Return expression id -> the last answer to it in a batch."""
         return {prediction.id: prediction for some in self.answers.values() for prediction in some}
 
     @property
     def proposals_per_image(self) -> float | None:
-        """Over the scenes answered in a batch; None for a pipeline that makes none."""
+        """Average over the scenes answered in a batch; None for a pipeline that makes none."""
         firsts = [some[0].proposals for some in self.answers.values()]
         counts = [len(boxes) for boxes in firsts if boxes is not None]
         return sum(counts) / len(counts) if counts else None
@@ -58,27 +58,29 @@ class Subject:
         self.first_call_seconds = time.perf_counter() - start
 
     def choose_ids(self) -> None:
-        """New ids unless most answers depend on them, as those of boxes looked up by an image's id do."""
+        """Choose new ids unless most answers depend on them, as those of boxes looked up by an image's id do."""
         scenes = self.resident.batch(0, min(PROBE, len(self.resident.loaded)))
         marked = self.resident.batch(0, len(scenes), "#new")
         expected = [prediction.box for prediction in self._ground(scenes)]
         try:
-            found = [prediction.box for prediction in self._ground(marked)]
+            answers = [prediction.box for prediction in self._ground(marked)]
         except BenchError:
             self.ids = REAL
             return
         sides = [max(scene.image.shape[:2]) for scene in scenes for _ in scene.queries]
-        apart = sum(not close(*each) for each in zip(expected, found, sides, strict=True))
+        apart = sum(not close(*each) for each in zip(expected, answers, sides, strict=True))
         self.ids = NEW if 2 * apart <= len(sides) else REAL
 
     def forget(self, but: Collection[str] = ()) -> None:
-        """Empties every cache but those named."""
+        """Empty every cache but those named."""
         for name, empty in self.caches.items():
             if name not in but:
                 empty()
 
     def ask(self, start: int, size: int, warm: Collection[str] = ()) -> tuple[int, int]:
-        """One batch from scene number `start` on -> images and expressions; caches not in `warm` are emptied first.
+        """Ground one batch from scene number `start` on; return images and expressions.
+
+        Caches not in `warm` are emptied first.
 
         Raises BenchError when the pipeline fails; running out of memory leaves as it comes.
         """
@@ -95,14 +97,14 @@ class Subject:
         return len(scenes), first
 
     def answer_at_least(self, expressions: int, size: int) -> None:
-        """Goes on with batches of `size` until so many expressions were answered, or all that are resident."""
+        """Go on with batches of `size` until so many expressions were answered, or all that are resident."""
         start, end = len(self.answers), len(self.resident.loaded)
         while start < end and sum(map(len, self.answers.values())) < expressions:
             self.ask(start, min(size, end - start))
             start += size
 
     def ask_one(self, scene: LoadedScene, number: int) -> Prediction:
-        """One image with the one expression of `scene`, every cache emptied."""
+        """Ground one image with the one expression of `scene`, every cache emptied."""
         self.forget()
         new = LoadedScene(f"{scene.id}#one{number}", scene.image, scene.queries) if self.ids == NEW else scene
         return self._ground([new])[0]

@@ -51,7 +51,7 @@ def test_in_plain_words(bench, runs):
 def test_a_difference_that_is_none(bench, runs):
     code, out, _ = bench("compare", "weak", "other")
     assert code == 0
-    assert "A 25.00, B 25.00: cannot be told apart, B - A = +0.00 points [0.00, 0.00] (p = 1.00)" in out
+    assert "A 25.00, B 25.00: too close to call, B - A = +0.00 points [0.00, 0.00] (p = 1.00)" in out
     assert "4 times in 5" not in out  # images agree in number, so their spread is 0
     assert "both right 15, only A 15, only B 15" in out
 

@@ -44,8 +44,8 @@ def test_named_runs_and_json(bench, tmp_path):
     "arguments, said",
     [
         (["three"], "three"),
-        (["--training", "nowhere"], "nowhere: holds no curves.svg"),
-        (["--reliability", "."], "holds no reliability.svg"),
+        (["--training", "nowhere"], "nowhere: has no curves.svg"),
+        (["--reliability", "."], "has no reliability.svg"),
         (["--thumbnail", "3"], "--thumbnail 3"),
         (["-o", "empty"], "no finished run on file:mine"),
     ],

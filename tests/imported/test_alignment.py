@@ -8,7 +8,7 @@ from bench.datasets.split import Split
 from bench.errors import DataError
 from bench.grounding import Expression, Scene
 from bench.imported.alignment import align
-from bench.imported.box_files import BoxFile, Row
+from bench.imported.box_files import BoxRow
 
 BOX = (0.0, 0.0, 5.0, 5.0)
 
@@ -23,8 +23,8 @@ def split(*images):
 
 
 def rows(*keys, by=None):
-    """A box for each key; its left side is the position in the file, so that it can be told where it went."""
-    return BoxFile(tuple(Row(str(key), by, (float(n), 0.0, 99.0, 99.0)) for n, key in enumerate(keys)), 0)
+    """A box for each key; its left side is the position in the file, which tells where it went."""
+    return (tuple(BoxRow(str(key), by, (float(n), 0.0, 99.0, 99.0)) for n, key in enumerate(keys)), 0)
 
 
 def went(aligned):
@@ -38,10 +38,10 @@ LINES = split(["1", "3"], ["2"])
 
 
 def test_ids():
-    found = align(rows("c", "a"), IDS)
-    assert went(found) == {"c": 0, "a": 1}
-    assert (found.missing, found.extra, found.keyed_by) == (["b"], [], "id")
-    assert [line.scene for line in found.answers] == ["p0", "p1"]
+    aligned = align(rows("c", "a"), IDS)
+    assert went(aligned) == {"c": 0, "a": 1}
+    assert (aligned.missing, aligned.extra, aligned.keyed_by) == (["b"], [], "id")
+    assert [line.scene for line in aligned.answers] == ["p0", "p1"]
 
 
 def test_ids_that_are_row_numbers_need_no_word():
@@ -53,16 +53,16 @@ def test_ids_that_are_row_numbers_need_no_word():
 def test_rows_count_in_scene_order_only_when_said():
     with pytest.raises(DataError, match=r"--key row.*--key id"):
         align(rows(0, 1, 2), NUMBERS)
-    for found in (align(rows(0, 1, 2), NUMBERS, "row"), align(rows(0, 1, 2, by="row"), NUMBERS)):
-        assert went(found) == {"501": 0, "502": 1, "733": 2}
-        assert found.in_scene_order
+    for aligned in (align(rows(0, 1, 2), NUMBERS, "row"), align(rows(0, 1, 2, by="row"), NUMBERS)):
+        assert went(aligned) == {"501": 0, "502": 1, "733": 2}
+        assert aligned.in_scene_order
     assert not align(rows(0, 1, 2), ROWS, "row").in_scene_order
 
 
 def test_lines_of_a_file_of_ones_own_count_in_their_own_order():
-    found = align(rows(0, 1, 2), LINES, "row")
-    assert went(found) == {"1": 0, "2": 1, "3": 2}
-    assert not found.in_scene_order
+    aligned = align(rows(0, 1, 2), LINES, "row")
+    assert went(aligned) == {"1": 0, "2": 1, "3": 2}
+    assert not aligned.in_scene_order
     with pytest.raises(DataError, match="look like row numbers"):
         align(rows(0, 1, 2), LINES)
 
@@ -94,27 +94,27 @@ def test_a_row_must_be_a_number(key):
 
 
 def test_missing_extra_and_twice():
-    found = align(rows("a", "a", "zzz", "c"), IDS)
-    assert went(found) == {"a": 0, "c": 3}
-    assert (found.missing, found.extra, found.duplicates) == (["b"], ["zzz"], 1)
+    aligned = align(rows("a", "a", "zzz", "c"), IDS)
+    assert went(aligned) == {"a": 0, "c": 3}
+    assert (aligned.missing, aligned.extra, aligned.duplicates) == (["b"], ["zzz"], 1)
 
 
 def test_rows_of_another_image_are_misses_and_listed():
-    file = BoxFile(
+    file = (
         (
-            Row("a", None, BOX, "elsewhere/p0.jpg"),  # another folder is no other image
-            Row("b", None, BOX, "p1.jpg"),
-            Row("c", None, BOX),
+            BoxRow("a", None, BOX, "elsewhere/p0.jpg"),  # another folder is no other image
+            BoxRow("b", None, BOX, "p1.jpg"),
+            BoxRow("c", None, BOX),
         ),
         0,
     )
-    found = align(file, IDS)
-    assert found.other_image == ["b"]
-    answers = {a.id: a for line in found.answers for a in line.answers}
+    aligned = align(file, IDS)
+    assert aligned.other_image == ["b"]
+    answers = {a.id: a for line in aligned.answers for a in line.answers}
     assert answers["b"].box is None
     assert "p1.jpg" in answers["b"].note
     assert answers["a"].box == answers["c"].box == BOX
-    assert found.missing == []
+    assert aligned.missing == []
 
 
 def test_coco_names_are_compared_by_number():
@@ -124,11 +124,11 @@ def test_coco_names_are_compared_by_number():
         (Scene("1", "COCO_train2014_000000581857.jpg", 9, 9, (Expression("0", "x", BOX),)),),
         SimpleNamespace(),
     )
-    assert align(BoxFile((Row("0", None, BOX, "000000581857.jpg"),), 0), coco).other_image == []
+    assert align(((BoxRow("0", None, BOX, "000000581857.jpg"),), 0), coco).other_image == []
 
 
 def test_another_splits_boxes_are_no_score_of_zero():
-    file = BoxFile((Row("a", None, BOX, "q1.jpg"), Row("b", None, BOX, "q2.jpg")), 0)
+    file = ((BoxRow("a", None, BOX, "q1.jpg"), BoxRow("b", None, BOX, "q2.jpg")), 0)
     with pytest.raises(DataError, match=r"every row names another image.*'a'.*q1\.jpg"):
         align(file, IDS)
 
@@ -136,6 +136,6 @@ def test_another_splits_boxes_are_no_score_of_zero():
 def test_what_the_file_says_and_what_is_passed_must_agree():
     with pytest.raises(DataError, match="no 'row'; leave out --key row"):
         align(rows("a", by="id"), IDS, "row")
-    mixed = BoxFile((Row("a", "id", BOX), Row("1", "row", BOX)), 0)
+    mixed = ((BoxRow("a", "id", BOX), BoxRow("1", "row", BOX)), 0)
     with pytest.raises(DataError, match="some entries"):
         align(mixed, IDS)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.errors import DataError
-from bench.imported.box_files import Row, read_boxes
+from bench.imported.box_files import BoxRow, read_boxes
 
 BOX = [1, 2, 3.5, 4]
 READ = (1.0, 2.0, 3.5, 4.0)
@@ -22,47 +22,47 @@ def stored(tmp_path):
 
 
 def test_an_object_of_boxes(stored):
-    assert read_boxes(stored({"0": BOX, "1": None})).rows == (Row("0", None, READ), Row("1", None, None))
+    assert read_boxes(stored({"0": BOX, "1": None}))[0] == (BoxRow("0", None, READ), BoxRow("1", None, None))
 
 
 @pytest.mark.parametrize("name", ["pred_bbox", "pred_box", "box", "bbox", "box_xyxy"])
 def test_an_object_of_objects(stored, name):
     entry = {name: BOX, "image_name": "a.jpg", "iou": 0.4, "score": 0.5}
-    assert read_boxes(stored({"7": entry})).rows == (Row("7", None, READ, "a.jpg", 0.5),)
+    assert read_boxes(stored({"7": entry}))[0] == (BoxRow("7", None, READ, "a.jpg", 0.5),)
 
 
 def test_a_list_and_lines_of_objects(stored):
     entries = [{"id": "a", "box": BOX}, {"id": 5, "box": None, "file_name": "b.jpg"}]
-    expected = (Row("a", "id", READ), Row("5", "id", None, "b.jpg"))
+    expected = (BoxRow("a", "id", READ), BoxRow("5", "id", None, "b.jpg"))
     lines = "\n".join(map(json.dumps, entries))
-    assert read_boxes(stored(entries)).rows == expected
-    assert read_boxes(stored(lines + "\n\n", "boxes.jsonl")).rows == expected
-    assert read_boxes(stored(lines, "boxes.json")).rows == expected  # JSON Lines under another name
-    assert read_boxes(stored("\ufeff" + lines, "boxes.jsonl")).rows == expected  # as some Windows programs write
+    assert read_boxes(stored(entries))[0] == expected
+    assert read_boxes(stored(lines + "\n\n", "boxes.jsonl"))[0] == expected
+    assert read_boxes(stored(lines, "boxes.json"))[0] == expected  # JSON Lines under another name
+    assert read_boxes(stored("\ufeff" + lines, "boxes.jsonl"))[0] == expected  # as some Windows programs write
 
 
 def test_both_an_id_and_a_row(stored):
     path = stored([{"id": "a", "row": 3, "box": BOX}])
-    assert read_boxes(path).rows[0].key == "a"
-    assert read_boxes(path, prefer="row").rows[0] == Row("3", "row", READ)
+    assert read_boxes(path)[0][0].key == "a"
+    assert read_boxes(path, prefer="row")[0][0] == BoxRow("3", "row", READ)
 
 
 def test_xywh(stored):
-    assert read_boxes(stored({"0": [10, 20, 30, 40]}), xywh=True).rows[0].box == (10, 20, 40, 60)
+    assert read_boxes(stored({"0": [10, 20, 30, 40]}), xywh=True)[0][0].box == (10, 20, 40, 60)
 
 
 def test_a_predicted_box_wins_over_a_plain_one(stored):
-    assert read_boxes(stored({"0": {"pred_bbox": BOX, "bbox": [9, 9, 9, 9]}})).rows[0].box == READ
+    assert read_boxes(stored({"0": {"pred_bbox": BOX, "bbox": [9, 9, 9, 9]}}))[0][0].box == READ
 
 
 def test_not_finite_is_no_box(stored):
-    assert [r.box for r in read_boxes(stored('{"0": [NaN, 0, 1, 1], "1": [0, 0, Infinity, 1]}')).rows] == [None, None]
+    assert [r.box for r in read_boxes(stored('{"0": [NaN, 0, 1, 1], "1": [0, 0, Infinity, 1]}'))[0]] == [None, None]
 
 
 def test_the_first_of_two_equal_keys_is_kept_and_counted(stored):
-    found = read_boxes(stored('{"0": [1, 2, 3.5, 4], "1": null, "0": [0, 0, 9, 9]}'))
-    assert found.rows == (Row("0", None, READ), Row("1", None, None))
-    assert found.duplicates == 1
+    rows, doubled = read_boxes(stored('{"0": [1, 2, 3.5, 4], "1": null, "0": [0, 0, 9, 9]}'))
+    assert rows == (BoxRow("0", None, READ), BoxRow("1", None, None))
+    assert doubled == 1
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_the_first_of_two_equal_keys_is_kept_and_counted(stored):
         ({}, "no boxes"),
         ([], "no boxes"),
         ("", "not JSON"),
-        ("3", "holds 3"),
+        ("3", "contains 3"),
         ('{"0": [1, 2, 3, 4]', "not JSON"),
         ('{\n"0": [1, 2, 3, 4],\n', r"json: not JSON"),
         ("[" * 100_000, "nested"),
@@ -111,4 +111,4 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_a_number_too_large_for_a_float_is_no_box(stored):
-    assert read_boxes(stored('{"0": [0, 0, 1, 1' + "0" * 400 + "]}")).rows[0].box is None
+    assert read_boxes(stored('{"0": [0, 0, 1, 1' + "0" * 400 + "]}"))[0][0].box is None

@@ -48,10 +48,10 @@ def test_a_full_record(tmp_path, file):
     assert (record.provenance, record.name, record.status) == ("imported", "Their model / v2", "complete")
     assert record.signature == f"acc@0.5|iou>=0.5|mine-val|n:12|data:{split().fingerprint[:8]}|top1|v1"
     assert (record.metrics.n, record.metrics.hits, record.metrics.no_box) == (12, 7, 1)
-    said = record.imported
-    assert (said.missing, said.extra, said.other_image, said.duplicates) == (1, 1, 0, 0)
-    assert said.examples == {"missing": ("11",), "extra": ("99",), "other_image": ()}
-    assert said.sha256 == record.identity.weights["predictions"]
+    imported = record.imported
+    assert (imported.missing, imported.extra, imported.other_image, imported.duplicates) == (1, 1, 0, 0)
+    assert imported.examples == {"missing": ("11",), "extra": ("99",), "other_image": ()}
+    assert imported.sha256 == record.identity.weights["predictions"]
     assert compute(split(), stored_rows(folder).values()) == record.metrics
 
 
@@ -117,9 +117,9 @@ def test_published_boxes_give_the_known_number(real, tmp_path, refcoco_val, mode
     file = real / "predictions" / f"lbyl_{model}_unc_val.json"
     record, _ = import_boxes(file, refcoco_val, tmp_path, name=f"LBYL-Net {model}")
     assert (record.metrics.n, record.metrics.hits, record.metrics.no_box) == (10834, hits, 1)
-    said = record.imported
-    assert (said.missing, said.extra, said.other_image) == (1, 0, 0)
-    assert said.examples["missing"] == ("10833",)
+    imported = record.imported
+    assert (imported.missing, imported.extra, imported.other_image) == (1, 0, 0)
+    assert imported.examples["missing"] == ("10833",)
     assert record.metrics.accuracy == hits / 10834
     assert record.metrics.ci95[0] < record.metrics.accuracy < record.metrics.ci95[1]
 

@@ -125,7 +125,7 @@ def test_ranks_are_ranges_where_the_paired_test_cannot_tell(tmp_path, many):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "note"),
     [
         (lambda path: path.unlink(), f"no {OUTCOMES}; `bench score RUN --keep` makes it"),
         (lambda path: path.write_text("{}\n"), f"{OUTCOMES} cannot be read"),
@@ -133,28 +133,28 @@ def test_ranks_are_ranges_where_the_paired_test_cannot_tell(tmp_path, many):
         (lambda path: path.write_text(path.read_text().replace('"e7"', '"other"')), "about other expressions"),
     ],
 )
-def test_a_run_without_sound_outcomes_has_no_rank(tmp_path, many, spoil, said):
+def test_a_run_without_sound_outcomes_has_no_rank(tmp_path, many, spoil, note):
     boxes(tmp_path, many, "a", set(range(38)))
     boxes(tmp_path, many, "b", set(range(2)))
     spoilt = boxes(tmp_path, many, "c", set(range(20)))
     spoil(spoilt / OUTCOMES)
-    found = rows(tmp_path)
-    assert found["a"]["rank"] == [1, 1] and found["b"]["rank"] == [2, 2]
-    assert found["c"]["rank"] is None and said in found["c"]["rank_note"]
+    table = rows(tmp_path)
+    assert table["a"]["rank"] == [1, 1] and table["b"]["rank"] == [2, 2]
+    assert table["c"]["rank"] is None and note in table["c"]["rank_note"]
     text = leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
-    assert f"no rank for c: {found['c']['rank_note']}" in text
+    assert f"no rank for c: {table['c']['rank_note']}" in text
 
 
 def test_the_speed_that_was_measured(tmp_path, store):
     run = store("a", 3)
     store("b", 2)
     path = write_speed(tmp_path, run)
-    found = rows(tmp_path)
-    assert found["a"]["speed"]["expressions_per_s"] == {"median": 640.0, "low": 600.0, "high": 650.0}
-    assert found["a"]["speed"]["record"] == path and found["a"]["latency_ms"] == 4.25
-    assert found["a"]["peak_gb"] == pytest.approx(2.097152) and found["a"]["peak_gb_of"] == "device"
-    assert found["a"]["expressions_per_s"] == 123.4  # of the whole evaluation, still there
-    assert found["b"]["speed"] is None and found["b"]["peak_gb"] is None
+    table = rows(tmp_path)
+    assert table["a"]["speed"]["expressions_per_s"] == {"median": 640.0, "low": 600.0, "high": 650.0}
+    assert table["a"]["speed"]["record"] == path and table["a"]["latency_ms"] == 4.25
+    assert table["a"]["peak_gb"] == pytest.approx(2.097152) and table["a"]["peak_gb_of"] == "device"
+    assert table["a"]["expressions_per_s"] == 123.4  # of the whole evaluation, still there
+    assert table["b"]["speed"] is None and table["b"]["peak_gb"] is None
     text = leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
     cells = {c[2].split()[0]: c for line in text.splitlines() if len(c := [x.strip() for x in line.split("|")]) > 8}
     assert cells["a"][5:8] == ["640", "4.25", "2.10"]
@@ -170,10 +170,10 @@ def test_speeds_that_do_not_count(tmp_path, store):
     write_speed(tmp_path, run, "speed-4", environment={"gpu": {"name": "NVIDIA A100"}})
     broken = tmp_path / run / ".." / "speed-5.json"
     broken.write_text("{")
-    found = collect(tmp_path)
-    (row,) = found.boards[0].rows
+    table = collect(tmp_path)
+    (row,) = table.boards[0].rows
     assert row["speed"]["record"].endswith("speed-3.json")  # a seed changes nothing about speed
-    assert [entry.run for entry in found.left_out] == ["runs/a/mine-val/speed-5.json"]
+    assert [run for run, _ in table.left_out] == ["runs/a/mine-val/speed-5.json"]
 
 
 def test_a_busy_machine_is_marked(tmp_path, store):
@@ -195,10 +195,10 @@ def test_what_the_paper_published_stands_beside_the_row(tmp_path, store, split):
     store("clipvg", 4, on=on, card=trained)
     store("mdetr", 3, on=on, card={"weights": {"mdetr": "refcoco_resnet101_checkpoint.pth"}, "supervision": "full"})
     store("nobody", 2, on=on)
-    found = rows(tmp_path)
-    assert [(e["value"], e["difference"]) for e in found["clipvg"]["published"]] == [(84.29, -4.29)]
-    assert [(e["value"], e["within_interval"]) for e in found["mdetr"]["published"]] == [(86.75, True)]
-    assert found["nobody"]["published"] == []
+    table = rows(tmp_path)
+    assert [(e["value"], e["difference"]) for e in table["clipvg"]["published"]] == [(84.29, -4.29)]
+    assert [(e["value"], e["within_interval"]) for e in table["mdetr"]["published"]] == [(86.75, True)]
+    assert table["nobody"]["published"] == []
     leaderboard.write(tmp_path)
     text = (tmp_path / MARKDOWN).read_text()
     assert "84.29 (−4.29)" in text and "### Published for the same split" in text
@@ -233,9 +233,9 @@ def test_supervision_is_stated_or_unknown(tmp_path, store, split, card, word):
 def test_training_data_and_parameters(tmp_path, store):
     store("a", 3, card={"trained_on": "mine-train", "parameters": 170_900_000, "supervision": "full"})
     store("b", 2, card={"trained_on": ["a list"], "parameters": "many", "licence": 3, "saw_test_images": None})
-    found = rows(tmp_path)
-    assert (found["a"]["training_data"], found["a"]["parameters"]) == ("full", 170_900_000)
-    assert (found["b"]["training_data"], found["b"]["parameters"]) == ("unknown", None)
+    table = rows(tmp_path)
+    assert (table["a"]["training_data"], table["a"]["parameters"]) == ("full", 170_900_000)
+    assert (table["b"]["training_data"], table["b"]["parameters"]) == ("unknown", None)
     text = leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
     assert "171 M" in text
 

@@ -15,7 +15,7 @@ from bench.reporting.exports import latex
 from bench.reporting.exports.fiftyone import fiftyone_files
 from bench.reporting.exports.hub import hub_files, scalar
 from bench.reporting.exports.latex import leaderboard_latex
-from bench.reporting.exports.writing import export
+from bench.reporting.leaderboard import export
 from bench.settings import load_settings
 
 HOSTILE = 'a & b_c 100% $x$ #1 {y} \\input{/etc/passwd} ~^ "q" <z> | `k` --- \u202e\x1b\nnew & row \\\\'
@@ -67,10 +67,10 @@ def test_latex_is_whole(tmp_path, store, split):
 
 @given(st.text(max_size=60))
 def test_escaped_latex_is_text(text):
-    shown = latex.escape(text)
-    assert "\n" not in shown and balanced(shown)
-    assert not re.search(r"[&%#_^~]", re.sub(r"\\[&%$#_{}]", "", shown))
-    commands = re.findall(r"\\([a-zA-Z]+)", shown)
+    cell = latex.escape(text)
+    assert "\n" not in cell and balanced(cell)
+    assert not re.search(r"[&%#_^~]", re.sub(r"\\[&%$#_{}]", "", cell))
+    commands = re.findall(r"\\([a-zA-Z]+)", cell)
     assert all(command.startswith("text") or command in ("geq", "ldots", "char") for command in commands)
 
 

@@ -14,15 +14,15 @@ HALF = (0.0, 0.0, 20.0, 25.0)
 TINY = (0.0, 0.0, 5.0, 3.0)  # 1.5 %, under 1/64
 
 
-def row(text, box, image="1", source="template", **said):
-    return LabelRow(source, image, text, box, 1000.0, said)
+def row(text, box, image="1", source="template", **provenance):
+    return LabelRow(source, image, text, box, 1000.0, provenance)
 
 
 ROWS = [
     row("red dog", WHOLE, entities=1, template="n", detector="a.pt"),
     row("Red  dog", HALF, entities=1, template="n", detector="a.pt"),  # ambiguous with the first
     row("dog on the left", TINY, entities=2, template="n r", detector="b.pt"),
-    row("dog on the left", TINY, entities=2, template="n r", detector="b.pt"),  # said twice
+    row("dog on the left", TINY, entities=2, template="n r", detector="b.pt"),  # repeated
     row("red dog", HALF, "2", template="n"),  # another image: no ambiguity
     row("x", WHOLE, "2", "relation"),
 ]
@@ -55,14 +55,14 @@ def test_plain_values():
     assert set(stats["area"]) == {"0.05", "0.25", "0.5", "0.75", "0.95"}
 
 
-def shown(rows):
+def printed(rows):
     out = io.StringIO()
     print_stats(label_stats(rows), Console(file=out, width=100))
     return out.getvalue()
 
 
 def test_the_table_has_a_column_a_source_and_survives_mark_up():
-    text = shown(
+    text = printed(
         [*ROWS, row("[bold]x[/bold]", WHOLE, source="[red]mine"), row("[bold]x[/bold]", WHOLE, source="[red]mine")]
     )
     head = text.splitlines()[0].split()
@@ -73,5 +73,5 @@ def test_the_table_has_a_column_a_source_and_survives_mark_up():
 
 
 def test_a_stray_long_phrase_does_not_widen_the_table():
-    text = shown([row("a b", WHOLE), row("w " * 400, WHOLE)])
+    text = printed([row("a b", WHOLE), row("w " * 400, WHOLE)])
     assert max(map(len, text.splitlines()[:15])) < 100 and "31+" in text

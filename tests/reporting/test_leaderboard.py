@@ -54,13 +54,12 @@ def test_what_is_left_out_and_why(tmp_path, store):
     }
     broken = tmp_path / store("broken")
     (broken / "run.json").write_text("{")
-    found = collect(tmp_path)
-    assert [r["run_dir"] for b in found.boards for r in b.rows] == [kept]
-    assert {entry.run: entry.reason for entry in found.left_out if entry.run in reasons} == reasons
-    (last,) = (entry for entry in found.left_out if entry.run not in reasons)
-    assert last.run == broken.relative_to(tmp_path).as_posix()
-    assert str(tmp_path) not in last.reason
-    text = leaderboard.render(found)[MARKDOWN].decode()
+    leaderboard_of = collect(tmp_path)
+    assert [r["run_dir"] for b in leaderboard_of.boards for r in b.rows] == [kept]
+    assert {run: reason for run, reason in leaderboard_of.left_out if run in reasons} == reasons
+    ((run, reason),) = (entry for entry in leaderboard_of.left_out if entry[0] not in reasons)
+    assert run == broken.relative_to(tmp_path).as_posix() and str(tmp_path) not in reason
+    text = leaderboard.render(leaderboard_of)[MARKDOWN].decode()
     assert "## Left out, and why" in text
     assert all(reason in text for reason in reasons.values())
 
@@ -73,15 +72,15 @@ def test_the_latest_of_equal_runs_is_shown(tmp_path, store):
     new = store("a", 2, finished="2026-03-01T00:00:00+00:00", settings_hash="s")
     other_settings = store("a", 3, settings_hash="t")
     other_device = store("a", 4, settings_hash="s", environment={"gpu": {"name": "NVIDIA A100"}})
-    found = collect(tmp_path)
-    rows = {r["run_dir"]: r for r in found.boards[0].rows}
-    assert set(rows) == {new, other_settings, other_device} and not found.left_out
+    leaderboard_of = collect(tmp_path)
+    rows = {r["run_dir"]: r for r in leaderboard_of.boards[0].rows}
+    assert set(rows) == {new, other_settings, other_device} and not leaderboard_of.left_out
     assert [(h["run_dir"], h["date"], h["commit"], h["acc@0.5"]) for h in rows[new]["history"]] == [
         (middle, "2026-02-01", "77", 1.0),
         (old, "2026-01-01", "0123456789abcdef", 0.2),
     ]
     assert [round(h["difference"], 9) for h in rows[new]["history"]] == [-0.6, 0.2]
-    text = leaderboard.render(found)[MARKDOWN].decode()
+    text = leaderboard.render(leaderboard_of)[MARKDOWN].decode()
     section = text.partition("### History")[2].partition("\n## ")[0].splitlines()
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section if line.startswith("|")][2:]
     assert lines == [
@@ -177,10 +176,10 @@ def test_hostile_names_stay_in_their_cell(tmp_path, store):
 
 @given(st.text(max_size=40))
 def test_escaped_text_is_one_cell_without_markup(text):
-    shown = escape(text)
-    assert "\n" not in shown
-    assert not re.search(r"(?<!\\)(?:\\\\)*[|`*\[\]]", shown.replace("\\\\", ""))
-    assert "<" not in shown
+    cell = escape(text)
+    assert "\n" not in cell
+    assert not re.search(r"(?<!\\)(?:\\\\)*[|`*\[\]]", cell.replace("\\\\", ""))
+    assert "<" not in cell
 
 
 def test_columns_line_up_in_plain_text():

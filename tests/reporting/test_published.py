@@ -76,7 +76,7 @@ def test_recalled_numbers_are_marked():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"method": ""}, r"entry 1 \(\): method"),
         ({"how": "guessed"}, r"entry 1 \(M\): how"),
@@ -90,8 +90,8 @@ def test_recalled_numbers_are_marked():
         ({"source": ""}, "source"),
     ],
 )
-def test_what_is_no_entry(tmp_path, change, said):
-    with pytest.raises(DataError, match=said) as error:
+def test_what_is_no_entry(tmp_path, change, message):
+    with pytest.raises(DataError, match=message) as error:
         read_published(written(tmp_path, GOOD | change))
     assert str(tmp_path / "published.toml") in str(error.value)
 
@@ -137,26 +137,26 @@ def test_weights_choose_among_backbones():
 def test_the_difference_and_the_rows_own_interval():
     row = {"split": "refcoco-val", "protocol": "iou", "acc@0.5": 0.84, "mean_iou": 0.7, "ci95": [0.835, 0.845]}
     (entry,) = beside("clipvg", "refcoco-val", "full", [])
-    said = compared(entry, row)
-    assert said["value"] == 84.29 and said["difference"] == -0.29
-    assert said["within_interval"] is True and said["same_protocol"] is False
+    entry_of_row = compared(entry, row)
+    assert entry_of_row["value"] == 84.29 and entry_of_row["difference"] == -0.29
+    assert entry_of_row["within_interval"] is True and entry_of_row["same_protocol"] is False
     far = compared(entry, row | {"ci95": [0.83, 0.8428], "protocol": "letterbox-clamped"})
     assert far["within_interval"] is False and far["same_protocol"] is True
-    assert "values" not in said and said["source"] == entry.source
+    assert "values" not in entry_of_row and entry_of_row["source"] == entry.source
 
 
 def test_a_mean_iou_has_no_interval():
     row = {"split": "refcocog-test", "protocol": "iou", "acc@0.5": 0.5, "mean_iou": 0.56, "ci95": [0.49, 0.51]}
-    found = [compared(e, row) for e in beside("detr-clip", "refcocog-test", "zero-shot", [])]
-    assert {e["metric"] for e in found} == {"mean_iou"}
-    assert found[0]["difference"] == 0 and found[0]["within_interval"] is None
+    entries = [compared(e, row) for e in beside("detr-clip", "refcocog-test", "zero-shot", [])]
+    assert {e["metric"] for e in entries} == {"mean_iou"}
+    assert entries[0]["difference"] == 0 and entries[0]["within_interval"] is None
 
 
 def test_a_splits_entries_come_highest_first():
-    found = on_split("refcocog-test")
-    accuracies = [e.values["refcocog-test"] for e in found if e.metric == "acc@0.5"]
+    entries = on_split("refcocog-test")
+    accuracies = [e.values["refcocog-test"] for e in entries if e.metric == "acc@0.5"]
     assert accuracies == sorted(accuracies, reverse=True) and len(accuracies) > 30
-    assert [e.metric for e in found] == sorted((e.metric for e in found), key=lambda m: m != "acc@0.5")
+    assert [e.metric for e in entries] == sorted((e.metric for e in entries), key=lambda m: m != "acc@0.5")
     assert on_split("shapes-val") == []
 
 

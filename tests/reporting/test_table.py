@@ -10,7 +10,8 @@ from rich.console import Console
 from bench.datasets.split import Split
 from bench.grounding import Expression, Scene
 from bench.imported.scoring import import_boxes
-from bench.reporting.table import interval, percent, rate, row
+from bench.reporting.rows import run_row
+from bench.reporting.table import interval, percent, rate
 from bench.reporting.terminal import print_rows
 from bench.runs.record import Throughput
 
@@ -28,25 +29,25 @@ def record(tmp_path):
     return import_boxes(tmp_path / "b.json", split, tmp_path, name="[bold]theirs[/bold]")[0]
 
 
-def shown(records, width=100):
+def printed(records, width=100):
     console = Console(file=io.StringIO(), width=width, color_system=None)
     print_rows(records, console)
     return console.file.getvalue()
 
 
 def test_names_and_labels_are_data_not_markup(record):
-    text = shown([record])
+    text = printed([record])
     assert "[bold]theirs[/bold]" in text
     assert "[red]bold" in text
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_the_score_is_always_readable(record, width):
-    assert "50.00" in shown([record], width)
+    assert "50.00" in printed([record], width)
 
 
 def test_columns_without_news_are_left_out(record):
-    assert "ceiling" not in shown([record])
+    assert "ceiling" not in printed([record])
     fast = Throughput(
         seconds=1,
         images_per_s=2,
@@ -59,27 +60,27 @@ def test_columns_without_news_are_left_out(record):
     timed = record.model_copy(
         update={"throughput": fast, "metrics": record.metrics.model_copy(update={"oracle": 0.975, "errors": 1})}
     )
-    text = shown([timed])
+    text = printed([timed])
     for part in ("ceiling", "97.50", "ex/s", "1,234", "errors", "unreadable images: 1"):
         assert part in text
-    assert row(timed, "x")["peak_memory_mb"] == 77.5
+    assert run_row(timed, "x")["peak_memory_mb"] == 77.5
 
 
 def test_runs_that_do_not_compare_are_in_different_tables(record):
     strict = record.model_copy(update={"protocol": "strict", "signature": record.signature.replace("iou>=", "strict>")})
-    assert shown([record, record]).count("2 expressions") == 1
-    assert shown([record, strict]).count("2 expressions") == 2
+    assert printed([record, record]).count("2 expressions") == 1
+    assert printed([record, strict]).count("2 expressions") == 2
 
 
 def test_an_unfinished_run_has_a_row_without_numbers(record):
     bare = record.model_copy(update={"metrics": None, "status": "running"})
-    assert "unfinished" in shown([bare])
-    assert row(bare, "x")["acc@0.5"] is None
-    assert shown([]) == ""
+    assert "unfinished" in printed([bare])
+    assert run_row(bare, "x")["acc@0.5"] is None
+    assert printed([]) == ""
 
 
 def test_the_row_is_plain_json(record):
-    text = json.dumps(row(record, "some/where"), allow_nan=False)
+    text = json.dumps(run_row(record, "some/where"), allow_nan=False)
     back = json.loads(text)
     assert back["run_dir"] == "some/where"
     assert back["strata"]["kind"]["plain"] == {"n": 1, "hits": 0, "acc@0.5": 0.0, "ci95": [0.0, 1.0]}

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_world import make_settings, make_split
-from speed_parts import SHORT, Watched, rate
+from speed_parts import SHORT, Logged, rate
 
 from bench.grounding import Expression, Prediction
 from bench.speed import conditions
 from bench.speed.check import close, compare, hit, spread_over
-from bench.speed.conditions import Gpu, Watch, open_gpu, uneven
+from bench.speed.conditions import Gpu, open_gpu, record_conditions, uneven
 from bench.speed.measure import measure
 from bench.speed.record import Spread
 from bench.speed.resident import make_resident
@@ -84,7 +84,7 @@ def test_what_is_not_supported_is_none_and_says_so() -> None:
 
 
 def test_joules_per_expression(tmp_path: Path, use: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    use(Watched)
+    use(Logged)
     monkeypatch.setattr("bench.speed.measure.open_gpu", lambda device: (Gpu(object(), FakeNvml()), ""))
     record, _ = measure("hash", make_split(), make_settings(tmp_path), rules=SHORT)
     expressions = record.offline[0].expressions
@@ -100,13 +100,13 @@ def test_joules_per_expression(tmp_path: Path, use: Any, monkeypatch: pytest.Mon
 
 def test_a_gpu_that_is_shared_throttled_or_slowed_is_noisy() -> None:
     nvml = FakeNvml(reasons=0x20 | 0x1)
-    watch = Watch(Gpu(object(), nvml))
+    stop = record_conditions(Gpu(object(), nvml))
     nvml.clocks[1] = 1200
     nvml.processes.append(SimpleNamespace(pid=1, usedGpuMemory=None))
-    found, noisy = watch.stop()
-    assert found["gpu_before"]["sm_mhz"] == 1980 and found["gpu_other_processes"] == 1
-    said = [line for line in noisy if "processor" not in line]
-    assert said == [
+    state, noisy = stop()
+    assert state["gpu_before"]["sm_mhz"] == 1980 and state["gpu_other_processes"] == 1
+    others = [line for line in noisy if "processor" not in line]
+    assert others == [
         "1 other process on the GPU",
         "the GPU was throttled: software thermal slowdown",
         "the GPU's clock fell from 1980 to 1200 MHz",
@@ -126,16 +126,16 @@ def test_a_processor_that_others_use_is_noisy(tmp_path: Path, monkeypatch: pytes
         stat.write_text(f"cpu  {int(seconds * tick)} 0 0 999 999 0 0 {int(stolen * tick)} 0 0\ncpu0 1 2 3\n")
 
     busy(50)
-    watch = Watch()
+    stop = record_conditions()
     now[0], own[0] = 110.0, 25.0  # ten seconds of four cores: 15 of ours, 21 of everybody
     busy(71)
-    found, noisy = watch.stop()
-    assert found["cpu_load_by_others"] == 0.15 and noisy == ["other processes took 15% of the processor"]
+    state, noisy = stop()
+    assert state["cpu_load_by_others"] == 0.15 and noisy == ["other processes took 15% of the processor"]
     busy(66, stolen=4)
-    found, noisy = watch.stop()
-    assert found["cpu_load_by_others"] == 0.025 and noisy == ["the machine beneath took 10% of the processor away"]
+    state, noisy = stop()
+    assert state["cpu_load_by_others"] == 0.025 and noisy == ["the machine beneath took 10% of the processor away"]
     stat.unlink()
-    assert Watch().stop()[0]["cpu_load_by_others"] is None
+    assert record_conditions()()[0]["cpu_load_by_others"] is None
 
 
 def test_repeats_far_apart_are_noisy() -> None:
@@ -157,14 +157,14 @@ def test_a_box_on_the_edge_of_a_hit_is_another_one_when_the_decision_is(tmp_path
     (scene,) = resident.scenes
     x1, y1, x2, y2 = scene.expressions[0].box
     edge = x1 + (x2 - x1) / 2
-    found = {e.id: Prediction(e.id, e.box) for e in scene.expressions}
-    said = found | {scene.expressions[0].id: Prediction("", (x1, y1, edge + 1e-6, y2))}
-    missed = found | {scene.expressions[0].id: Prediction("", (x1, y1, edge - 1e-6, y2))}
-    both = compare("x", resident, said, missed, "float32")
+    exact = {e.id: Prediction(e.id, e.box) for e in scene.expressions}
+    hits = exact | {scene.expressions[0].id: Prediction("", (x1, y1, edge + 1e-6, y2))}
+    missed = exact | {scene.expressions[0].id: Prediction("", (x1, y1, edge - 1e-6, y2))}
+    both = compare("x", resident, hits, missed, "float32")
     assert both.differing == (scene.expressions[0].id,) and not both.passed
-    assert compare("x", resident, said, said, "float32").passed
-    assert not compare("x", resident, said, {}, "float32").passed  # nothing compared is nothing shown
-    assert both.tolerance == 1e-4 and compare("x", resident, said, said, "bfloat16").tolerance == 1e-2
+    assert compare("x", resident, hits, hits, "float32").passed
+    assert not compare("x", resident, hits, {}, "float32").passed  # nothing compared proves nothing
+    assert both.tolerance == 1e-4 and compare("x", resident, hits, hits, "bfloat16").tolerance == 1e-2
 
 
 def test_a_sample_is_spread_over_everything() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fake_world import HashPipeline, MemoryImages, make_settings, make_split
-from speed_parts import SHORT, Watched
+from speed_parts import SHORT, Logged
 
 from bench.errors import DataError, UsageError
 from bench.evaluation.loop import evaluate
@@ -23,7 +23,7 @@ Use = Callable[[Any], None]
 
 
 def test_everything_is_in_the_record(tmp_path: Path, use: Use) -> None:
-    use(Watched)
+    use(Logged)
     record, path = measure("hash", make_split(60), make_settings(tmp_path), rules=SHORT)
     assert read_speeds(tmp_path) == [(record, path.relative_to(tmp_path).as_posix())]
     assert path.name.startswith("speed-") and record.settings_hash[:8] in path.name
@@ -37,7 +37,7 @@ def test_everything_is_in_the_record(tmp_path: Path, use: Use) -> None:
     assert record.energy.joules_per_expression is None and "CPU" in record.energy.unsupported
     (check,) = record.check
     assert check.n >= 100 and check.equal == check.n
-    assert headline(record).batch_size == max(record.batch_search, key=lambda t: t.images_per_s or 0).batch_size
+    assert headline(record).batch_size == max(record.batch_search, key=lambda t: t["images_per_s"] or 0)["batch_size"]
     assert record.conditions["seconds"] > 0 and record.environment["cpu_cores"] == os.cpu_count()
 
 

@@ -47,8 +47,8 @@ def test_the_latest_valid_full_speed_of_the_same_thing_joins() -> None:
         (make_speed(3.0, finished="2026-11-22", valid=False), "c"),
         (make_speed(4.0, finished="2026-11-22", full=False), "d"),
     ]
-    found = speed_of(run_record(), speeds)
-    assert found is not None and headline(found).expressions_per_s.median == 2.0
+    speed = speed_of(run_record(), speeds)
+    assert speed is not None and headline(speed).expressions_per_s.median == 2.0
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,12 @@ def test_records_are_read_back_and_bad_ones_named(tmp_path: Path) -> None:
     (folder / "speed-3.json").write_text('{"name": "hash"}')
     (folder / "speed-4.json").write_text("")
     (folder / "pair-1.json").write_text("{}")
-    skipped: list[str] = []
-    found = read_speeds(tmp_path, skipped)
-    assert [path for _, path in found] == ["runs/hash/tiny-val/speed-2.json", "runs/hash/tiny-val/speed-1.json"]
-    assert found[1][0] == later
-    assert len(skipped) == 2 and "speed-3.json: not a speed record of schema 1: started" in skipped[0]
+    skipped: list[tuple[str, str]] = []
+    records = read_speeds(tmp_path, skipped)
+    assert [path for _, path in records] == ["runs/hash/tiny-val/speed-2.json", "runs/hash/tiny-val/speed-1.json"]
+    assert records[1][0] == later
+    assert len(skipped) == 2 and skipped[0][0].endswith("speed-3.json")
+    assert "not a speed record of schema 1: started" in skipped[0][1]
     assert read_speeds(tmp_path / "nothing") == []
 
 

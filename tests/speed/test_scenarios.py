@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fake_world import make_settings, make_split
-from speed_parts import SHORT, Watched
+from speed_parts import SHORT, Logged
 
 from bench.errors import BenchError, DeviceError
 from bench.grounding import LoadedScene, PipelineContext, Prediction
@@ -64,8 +64,8 @@ def test_the_device_is_waited_for_at_the_ends_only(clock: Turned) -> None:
     assert waits == [0.0, 4.0]
 
 
-def in_time(clock: Turned, seconds: Callable[[int], float]) -> type[Watched]:
-    class Slow(Watched):
+def in_time(clock: Turned, seconds: Callable[[int], float]) -> type[Logged]:
+    class Slow(Logged):
         def ground(self, batch: Any) -> list[Prediction]:
             answers = super().ground(batch)
             clock.now += seconds(len(batch))
@@ -78,23 +78,23 @@ def test_the_batch_is_doubled_until_it_is_no_faster(tmp_path: Path, use: Use, cl
     # A batch costs 4 and a scene 1: 1/5, 2/6, 4/8 and 8/12 a second, each more than 5 % faster, all twelve 12/16.
     use(in_time(clock, lambda scenes: 4.0 + scenes))
     best, tried = search(subject(tmp_path), SHORT)
-    assert best == 12 and [t.batch_size for t in tried] == [1, 2, 4, 8, 12]
-    assert tried[2].images_per_s == pytest.approx(4 / 8)
+    assert best == 12 and [t["batch_size"] for t in tried] == [1, 2, 4, 8, 12]
+    assert tried[2]["images_per_s"] == pytest.approx(4 / 8)
     # Where a batch costs next to nothing by itself, two scenes are not 5 % faster than one.
     use(in_time(clock, lambda scenes: 0.01 + scenes))
     best, tried = search(subject(tmp_path), SHORT)
-    assert [t.batch_size for t in tried] == [1, 2] and best == 2
+    assert [t["batch_size"] for t in tried] == [1, 2] and best == 2
 
 
 def test_the_search_ends_where_memory_does(tmp_path: Path, use: Use, clock: Turned) -> None:
     use(in_time(clock, lambda scenes: 4.0 + scenes))
     best, tried = search(subject(tmp_path, fits=5), SHORT)
-    assert best == 4 and [t.batch_size for t in tried] == [1, 2, 4, 8]
-    assert tried[-1].images_per_s is None and tried[-1].note == "out of memory: too many scenes"
+    assert best == 4 and [t["batch_size"] for t in tried] == [1, 2, 4, 8]
+    assert tried[-1]["images_per_s"] is None and tried[-1]["note"] == "out of memory: too many scenes"
 
 
 def test_not_even_one_scene(tmp_path: Path, use: Use) -> None:
-    use(Watched)
+    use(Logged)
     measured = subject(tmp_path)
     measured.opened.pipeline.fits = 0  # type: ignore[attr-defined]
     with pytest.raises(DeviceError, match="single scene"):
@@ -102,7 +102,7 @@ def test_not_even_one_scene(tmp_path: Path, use: Use) -> None:
 
 
 def test_cold_is_cold_and_warm_is_warm(tmp_path: Path, use: Use) -> None:
-    use(Watched)
+    use(Logged)
     measured = subject(tmp_path)
     log = measured.opened.pipeline.log  # type: ignore[attr-defined]
     log.clear()
@@ -114,13 +114,13 @@ def test_cold_is_cold_and_warm_is_warm(tmp_path: Path, use: Use) -> None:
     log.clear()
     warm = offline(measured, 4, SHORT, warm=["texts"])
     assert warm.cache == "texts warm"
-    assert [new for _, new in log][3:] == [0] * (len(log) - 3), "a text was read anew"
+    assert [new for _, new in log][3:] == [0] * (len(log) - 3), "a text was encoded anew"
     assert cold.expressions == sum(len(s.queries) for s in measured.resident.batch(0, 24))
     assert cold.expressions_per_s.low <= cold.expressions_per_s.median <= cold.expressions_per_s.high
 
 
 def test_single_asks_one_expression_of_one_image(tmp_path: Path, use: Use, clock: Turned) -> None:
-    class One(Watched):
+    class One(Logged):
         def ground(self, batch: Any) -> list[Prediction]:
             clock.now += 0.001 * (1 + len(self.log) % 10)
             return super().ground(batch)
@@ -130,37 +130,37 @@ def test_single_asks_one_expression_of_one_image(tmp_path: Path, use: Use, clock
     log = measured.opened.pipeline.log  # type: ignore[attr-defined]
     before = len(log)
     one, answers = single(measured, Rules(warmup_seconds=0, warmup_batches=0, min_seconds=0, min_batches=50, repeats=2))
-    asked = log[before:]
-    assert len(asked) == one.calls == 100 and all(len(scenes) == 1 and new == 1 for scenes, new in asked)
-    assert len({scenes for scenes, _ in asked}) == 100
+    batches = log[before:]
+    assert len(batches) == one.calls == 100 and all(len(scenes) == 1 and new == 1 for scenes, new in batches)
+    assert len({scenes for scenes, _ in batches}) == 100
     assert one.p50_ms == pytest.approx(5.5) and one.p99_ms == pytest.approx(10.0) and one.p90_ms == pytest.approx(9.1)
     assert len(answers) == sum(len(scene.queries) for scene in measured.resident.loaded)
 
 
 def test_stages_come_from_a_pass_of_their_own(tmp_path: Path, use: Use) -> None:
-    use(Watched)
+    use(Logged)
     measured = subject(tmp_path, delay=0.001)
-    seen: list[bool] = []
-    measured.opened.clock._wait = lambda: seen.append(measured.opened.clock.waits)
+    waits: list[bool] = []
+    measured.opened.clock._wait = lambda: waits.append(measured.opened.clock.waits)
     measured.ask(0, 2)
-    assert seen == []  # a timed pass does not wait
-    found = stages(measured, 2, SHORT)
-    assert seen and all(seen) and not measured.opened.clock.waits
-    assert set(found) == {"rank", "outside stages"} and found["rank"] >= 0.5
+    assert waits == []  # a timed pass does not wait
+    split_up = stages(measured, 2, SHORT)
+    assert waits and all(waits) and not measured.opened.clock.waits
+    assert set(split_up) == {"rank", "outside stages"} and split_up["rank"] >= 0.5
 
 
 def test_ids_stay_where_answers_depend_on_them(tmp_path: Path, use: Use) -> None:
-    class ById(Watched):
+    class ById(Logged):
         def _bytes(self, scene: LoadedScene, word: str) -> bytes:
             return super()._bytes(scene, word + scene.id)
 
-    class Lookup(Watched):
+    class Lookup(Logged):
         def ground(self, batch: Any) -> list[Prediction]:
             if any("#" in scene.id for scene in batch):
                 raise KeyError(batch[0].id)
             return super().ground(batch)
 
-    for factory, ids in ((Watched, NEW), (ById, REAL), (Lookup, REAL)):
+    for factory, ids in ((Logged, NEW), (ById, REAL), (Lookup, REAL)):
         use(factory)
         measured = subject(tmp_path)
         assert measured.ids == ids
@@ -170,7 +170,7 @@ def test_ids_stay_where_answers_depend_on_them(tmp_path: Path, use: Use) -> None
 
 
 def test_a_pipeline_that_fails_is_named(tmp_path: Path, use: Use) -> None:
-    class Short(Watched):
+    class Short(Logged):
         def ground(self, batch: Any) -> list[Prediction]:
             return super().ground(batch)[:-1]
 
@@ -178,7 +178,7 @@ def test_a_pipeline_that_fails_is_named(tmp_path: Path, use: Use) -> None:
     with pytest.raises(BenchError, match="'hash' gave 3 answers to 4 queries"):
         subject(tmp_path)
 
-    class Broken(Watched):
+    class Broken(Logged):
         def __init__(self, context: PipelineContext) -> None:
             super().__init__(context)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.comparison.comparison import compare
+from bench.comparison.compare import compare
 from bench.comparison.ranks import rank_ranges
 from bench.grounding import Expression, Scene
 

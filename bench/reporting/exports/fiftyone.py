@@ -1,4 +1,4 @@
-"""Boxes for FiftyOne: the annotations and every pipeline's answers, as files of its FiftyOneImageDetectionDataset.
+"""Format annotations and predictions for FiftyOne, as files of its FiftyOneImageDetectionDataset.
 
     {"classes": null, "labels": {IMAGE: [{"label": TEXT, "bounding_box": [x, y, w, h], "confidence": 0.3,
                                             "attributes": {"expression": ID, ...}}, ...]}}
@@ -30,10 +30,10 @@ TRUTH = "ground_truth"
 
 
 def fiftyone_files(results: Path, board: Board, split: Split) -> dict[str, str]:
-    """Name of a file -> its text, for the runs of one table; `split` is the data they are about.
+    """Return name of a file -> its text, for the runs of one table; `split` is the data they are about.
 
     Raises RunError where `split` is not the table's data or a run's answers are not about it, and UsageError for
-    images whose size nobody knows.
+    images of unknown size.
     """
     if split.fingerprint != board.fingerprint:
         raise RunError(
@@ -49,13 +49,13 @@ def fiftyone_files(results: Path, board: Board, split: Split) -> dict[str, str]:
         runs.append((free_name(slug(entry["pipeline"]) or "run", entry, taken), answers))
     if missing := next((scene for scene in split.scenes if scene.id not in sizes), None):
         raise UsageError(
-            f"the size of {missing.file} is not annotated and no run has seen it, so its boxes cannot be given in "
+            f"the size of {missing.file} is not annotated and no run has opened it, so its boxes cannot be given in "
             "shares of the image; prepare the data set from refer files, or run a pipeline on its images"
         )
     files = {f"{TRUTH}.json": _dump({_key(s): _annotated(s, sizes[s.id]) for s in split.scenes})}
     for name, answers in runs:
-        found = outcomes(split.scenes, answers.values(), protocol(board.protocol))
-        files[f"{name}.json"] = _dump(_answered(split.scenes, answers, found, sizes))
+        scored = outcomes(split.scenes, answers.values(), protocol(board.protocol))
+        files[f"{name}.json"] = _dump(_answered(split.scenes, answers, scored, sizes))
     return files
 
 
@@ -76,29 +76,33 @@ def _annotated(scene: Scene, size: tuple[int, int]) -> list[dict[str, Any]]:
 
 
 def _answered(
-    scenes: Sequence[Scene], answers: Mapping[str, SceneAnswers], found: Outcomes, sizes: Mapping[str, tuple[int, int]]
+    scenes: Sequence[Scene], answers: Mapping[str, SceneAnswers], scored: Outcomes, sizes: Mapping[str, tuple[int, int]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """The boxes of one run, clipped to their images as they were scored; an expression without a box has none."""
-    place = {e.id: n for n, e in enumerate(found.expressions)}
+    """Return the boxes of one run, clipped to their images as they were scored."""
+    place = {e.id: n for n, e in enumerate(scored.expressions)}
     labels: dict[str, list[dict[str, Any]]] = {}
     for scene in scenes:
         boxes = labels[_key(scene)] = []
         for answer in answers[scene.id].answers if scene.id in answers else ():
             number = place[answer.id]
-            if answer.box is None or not found.answered[number]:
+            if answer.box is None or not scored.answered[number]:
                 continue
             width, height = sizes[scene.id]
             x1, y1, x2, y2 = clip_xyxy([answer.box], [width], [height])[0].tolist()
             shares = _shares((x1, y1, x2, y2), (width, height))
-            entry: dict[str, Any] = {"label": found.expressions[number].text, "bounding_box": shares}
+            entry: dict[str, Any] = {"label": scored.expressions[number].text, "bounding_box": shares}
             entry |= {} if answer.score is None else {"confidence": answer.score}
-            score = {"expression": answer.id, "iou": round(float(found.iou[number]), 6), "hit": bool(found.hit[number])}
+            score = {
+                "expression": answer.id,
+                "iou": round(float(scored.iou[number]), 6),
+                "hit": bool(scored.hit[number]),
+            }
             boxes.append(entry | {"attributes": score})
     return labels
 
 
 def _shares(box: Box, size: tuple[int, int]) -> list[float]:
-    """xyxy pixels -> left, top, width, height in shares of the image."""
+    """Convert xyxy pixels to left, top, width, height in shares of the image."""
     x1, y1, x2, y2 = box
     width, height = size
     return [round(v, 8) for v in (x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height)]

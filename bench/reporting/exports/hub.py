@@ -1,4 +1,4 @@
-"""Evaluation results for model repositories of the Hugging Face hub: one `.eval_results/<split>.yaml` a pipeline.
+"""Format results for model repositories of the Hugging Face hub: one `.eval_results/<split>.yaml` a pipeline.
 
 The format is a list of results (huggingface.co/docs/hub/eval-results), each with `dataset` (id, task_id, revision),
 `value`, `date` and `notes`. The data set is the mirror that `bench data prepare` takes, or one that the caller names.
@@ -15,7 +15,8 @@ from itertools import chain, count
 from bench.datasets.catalog import MIRRORS
 from bench.errors import UsageError
 from bench.reporting.boards import Board
-from bench.reporting.table import Row, interval, percent
+from bench.reporting.rows import Row
+from bench.reporting.table import interval, percent
 from bench.runs.record import slug
 
 FOLDER = ".eval_results"
@@ -23,7 +24,7 @@ NOT_YAML = "[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010
 
 
 def hub_files(boards: Iterable[Board], dataset: str | None = None) -> dict[str, str]:
-    """Path of a file -> its text: PIPELINE/.eval_results/SPLIT.yaml, to be put into the model's repository.
+    """Return path of a file -> its text: PIPELINE/.eval_results/SPLIT.yaml, to be put into the model's repository.
 
     `dataset` is the id (OWNER/NAME) of the data set on the hub for splits that have no mirror. Two runs of one pipeline
     on one split have files of their own. Raises UsageError for an id that is none and where one is missing.
@@ -42,13 +43,13 @@ def hub_files(boards: Iterable[Board], dataset: str | None = None) -> dict[str, 
 
 
 def free_name(stem: str, entry: Row, taken: Container[str]) -> str:
-    """The stem, or where it is taken the stem with the settings' hash, and then with a number."""
+    """Return the stem, or where it is taken the stem with the settings' hash, and then with a number."""
     longer = f"{stem}-{entry['settings_hash'][:8]}"
     return next(name for name in chain((stem, longer), (f"{longer}-{n}" for n in count(2))) if name not in taken)
 
 
 def _place(split: str, dataset: str | None) -> dict[str, str]:
-    """What `dataset` of a result holds. Raises UsageError for a split that is on no hub."""
+    """Return `dataset` of a result. Raises UsageError for a split that is on no hub."""
     name, _, part = split.rpartition("-")
     if dataset is not None:
         return {"id": dataset, "task_id": slug(split)}
@@ -65,7 +66,7 @@ def _place(split: str, dataset: str | None) -> dict[str, str]:
 def _yaml(place: Mapping[str, str], entry: Row) -> str:
     notes = (
         f"Acc@0.5 in percent, 95 % interval {interval(entry['ci95'])}, {entry['n']:,} expressions; training data: "
-        f"{entry['training_data']}; test images seen in training: {entry['saw_test_images']}; "
+        f"{entry['training_data']}; test images in training: {entry['saw_test_images']}; "
         f"signature {entry['signature']}"
     )
     lines = ["- dataset:"]
@@ -78,6 +79,6 @@ def _yaml(place: Mapping[str, str], entry: Row) -> str:
 
 
 def scalar(value: str) -> str:
-    """Text as a quoted YAML scalar on one line: JSON's quoting, with what YAML does not take as it is escaped too."""
+    """Return text as a quoted YAML scalar on one line: JSON's quoting, and escapes for what YAML refuses."""
     text = re.sub("[\ud800-\udfff]", "\ufffd", value)  # half of a surrogate pair is no letter
     return re.sub(NOT_YAML, lambda match: f"\\u{ord(match[0]):04x}", json.dumps(text, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""The leaderboard as LaTeX tables (booktabs): one for each signature, which the caption says.
+"""Format the leaderboard as LaTeX tables (booktabs): one for each signature, which the caption says.
 
 Needs \\usepackage{booktabs}. Names are escaped; letters beyond Latin need XeLaTeX or LuaLaTeX and a font with them.
 """
@@ -10,7 +10,8 @@ import unicodedata
 from collections.abc import Iterable
 
 from bench.reporting.boards import Board
-from bench.reporting.table import BLANK, Column, Row, busy, interval, shown
+from bench.reporting.rows import Row
+from bench.reporting.table import BLANK, Column, busy, filled_columns, interval
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -32,12 +33,12 @@ HEAD = "% Made by `bench leaderboard --export latex`; needs \\usepackage{booktab
 
 
 def leaderboard_latex(boards: Iterable[Board]) -> str:
-    """The tables one after the other. Columns in which no row says anything are left out."""
+    """Return the tables one after the other, without columns in which every cell is blank."""
     return HEAD + "".join(f"\n{_table(board)}" for board in boards)
 
 
 def escape(text: str) -> str:
-    """Data as one line of LaTeX text: no command, no comment, no new cell or row."""
+    """Return data as one line of LaTeX text: no command, no comment, no new cell or row."""
     flat = " ".join(text.split())
     flat = "".join(c for c in flat if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
     # A ligature would make -- a dash and `` a quotation mark.
@@ -47,7 +48,7 @@ def escape(text: str) -> str:
 
 def _table(board: Board) -> str:
     columns = []
-    for column, texts in shown("l", board.rows):
+    for column, texts in filled_columns("l", board.rows):
         cells = [_cell(column, r, text) for r, text in zip(board.rows, texts, strict=True)]
         if "l" not in column.optional or set(cells) - {"--"}:
             columns.append((column, cells))
@@ -55,7 +56,7 @@ def _table(board: Board) -> str:
     lines = [" & ".join(cells) + r" \\" for cells in zip(*(cells for _, cells in columns), strict=True)]
     saw = any(r["saw_test_images"] == "yes" for r in board.rows)
     noisy = any(busy(r) for r in board.rows)
-    notes = r"$\dagger$ has seen test images in training. " * saw + r"$\sim$ measured on a busy machine. " * noisy
+    notes = r"$\dagger$ was trained on test images. " * saw + r"$\sim$ measured on a busy machine. " * noisy
     signature = escape(board.signature).replace(SPECIAL["|"], SPECIAL["|"] + r"\allowbreak{}")
     caption = (
         f"{escape(board.split)}: {board.expressions:,} expressions about {board.images:,} images, protocol "
@@ -75,12 +76,12 @@ def _table(board: Board) -> str:
 
 
 def _cell(column: Column, r: Row, text: str) -> str:
-    """The text as LaTeX, with what only LaTeX adds. The whole evaluation's rate, in brackets, is no measured speed."""
+    """Return the text as LaTeX, with what only LaTeX adds; a rate in brackets is no measured speed."""
     if column.name == "pipeline":
         return escape(text) + (r"$^\dagger$" if r["saw_test_images"] == "yes" else "")
     if column.name == "acc@0.5":
         return f"{text} {{\\footnotesize {interval(r['ci95'])}}}"
-    if column.name == "published":
+    if column.name == "beside":
         return ", ".join(f"{entry['value']:.2f}" for entry in r["published"] if entry["metric"] == "acc@0.5") or "--"
     if text == BLANK or text.startswith("("):
         return "--"

@@ -1,4 +1,4 @@
-"""The page's words on pairs of runs: a matrix of differences, and neighbours in full. The statistics are compare's."""
+"""Word the pairs of runs for the page: a matrix of differences, and neighbours in full."""
 
 from __future__ import annotations
 
@@ -6,32 +6,31 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from bench.comparison.comparison import compare
-from bench.comparison.results import Pair
+from bench.comparison.compare import Pair, compare
 from bench.errors import BenchError
-from bench.reporting.report.selection import Shown
+from bench.reporting.report.selection import ReportRun
 from bench.runs.record import Bootstrap
 
 
-def comparing(runs: Sequence[Shown], bootstrap: Bootstrap) -> dict[str, Any] | None:
-    """What the template shows of every pair; None with fewer than two runs, a note where they cannot be compared."""
+def comparing(runs: Sequence[ReportRun], bootstrap: Bootstrap) -> dict[str, Any] | None:
+    """Return every pair for the template; None for fewer than two runs, a note where they cannot be compared."""
     if len(runs) < 2:
         return None
     try:
-        found = compare([run.folder for run in runs], bootstrap.draws, bootstrap.seed, bootstrap.confidence)
+        comparison = compare([run.folder for run in runs], bootstrap.draws, bootstrap.seed, bootstrap.confidence)
     except BenchError as error:
         return {"notes": [str(error)], "matrix": []}
-    place = {run.label: number for number, run in enumerate(found.runs)}
+    place = {run["label"]: number for number, run in enumerate(comparison.runs)}
     labels = [run.label for run in runs]
-    pairs = {(place[pair.a], place[pair.b]): pair for pair in found.pairs}
+    pairs = {(place[pair.a], place[pair.b]): pair for pair in comparison.pairs}
     holm = f", Holm's correction for {len(pairs):,} pairs" if len(pairs) > 1 else ""
     return {
-        "notes": list(found.notes),
+        "notes": list(comparison.notes),
         "labels": labels,
-        "said": (
+        "text": (
             "Acc@0.5 of the row minus that of the column, in percentage points, on the same expressions. ▲ and ▼: the "
-            f"difference is significant at {100 * (1 - found.confidence):.3g} % (paired bootstrap over images, "
-            f"{found.draws:,} draws{holm}); without a mark the two cannot be told apart. Follow a number to the "
+            f"difference is significant at {100 * (1 - comparison.confidence):.3g} % (paired bootstrap over images, "
+            f"{comparison.draws:,} draws{holm}); without a mark the two are too close to call. Follow a number to the "
             "expressions that the row gets right and the column wrong."
         ),
         "matrix": [
@@ -43,7 +42,7 @@ def comparing(runs: Sequence[Shown], bootstrap: Bootstrap) -> dict[str, Any] | N
 
 
 def only(a: str, b: str, show: str = "a-right") -> str:
-    """The gallery's address for what A gets right and B wrong (templates/state.js reads it)."""
+    """Return the gallery's address for what A gets right and B wrong (templates/state.js reads it)."""
     return urlencode({"a": a, "b": b, "show": show})
 
 
@@ -56,13 +55,13 @@ def _cell(row: int, column: int, pairs: Mapping[tuple[int, int], Pair], labels: 
     better = pair.significant and sign * pair.difference > 0
     worse = pair.significant and sign * pair.difference < 0
     low, high = sorted(100 * sign * bound for bound in pair.ci95)
-    right = pair.cells.a_only if row < column else pair.cells.b_only
+    right = pair.cells["a_only"] if row < column else pair.cells["b_only"]
     return {
         "difference": f"{100 * sign * pair.difference:+.1f}".replace("-", "−"),
         "verdict": "better" if better else "worse" if worse else "even",
         "sign": "▲" if better else "▼" if worse else "",
         "link": only(labels[row], labels[column]),
-        "said": (
+        "text": (
             f"{labels[row]} minus {labels[column]}: {100 * sign * pair.difference:+.2f} [{low:+.2f}, {high:+.2f}], "
             f"p {_p(pair.p_holm)} corrected; {right:,} expressions that only {labels[row]} gets right"
         ),
@@ -70,7 +69,7 @@ def _cell(row: int, column: int, pairs: Mapping[tuple[int, int], Pair], labels: 
 
 
 def _pair(a: int, b: int, pair: Pair, labels: Sequence[str]) -> dict[str, Any]:
-    cells = (pair.cells.both, pair.cells.a_only, pair.cells.b_only, pair.cells.neither)
+    cells = tuple(pair.cells[which] for which in ("both", "a_only", "b_only", "neither"))
     n = sum(cells)
     parts = [(100 * sum(cells[:k]) / n, 100 * cell / n) for k, cell in enumerate(cells)]
     low, high = sorted(-100 * bound for bound in pair.ci95)
@@ -80,7 +79,7 @@ def _pair(a: int, b: int, pair: Pair, labels: Sequence[str]) -> dict[str, Any]:
         "difference": -pair.difference,
         "interval": f"[{low:+.2f}, {high:+.2f}]".replace("-", "−"),
         "p": _p(pair.p_holm).removeprefix("= "),
-        "verdict": "cannot be told apart" if not pair.significant else f"{'BA'[pair.difference < 0]} is better",
+        "verdict": "too close to call" if not pair.significant else f"{'BA'[pair.difference < 0]} is better",
         "both": f"{cells[0]:,}",
         "only_a": f"{cells[1]:,}",
         "only_b": f"{cells[2]:,}",

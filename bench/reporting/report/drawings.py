@@ -1,4 +1,4 @@
-"""Drawings of the page (speed, training, reliability) as <img> data addresses, which run nothing."""
+"""Embed the charts of the page (speed, training, reliability) as <img> data addresses, which run nothing."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bench.errors import UsageError
-from bench.reporting.report.selection import Shown
+from bench.reporting.report.selection import ReportRun
+from bench.reporting.rows import Row
 from bench.reporting.speed_chart import speed_chart
-from bench.reporting.table import Row
 from bench.runs.reliability import IMAGE
 
 CURVES: tuple[str, ...] = ("curves.svg", "thresholds.svg", "reliability.svg")  # of a training and of a curriculum
 MOST = 4_000_000  # bytes; a drawing of ours has a few thousand
 
 
-def speeds(runs: Sequence[Shown]) -> dict[str, Any]:
-    """A chart for every device on which at least one of the runs was timed, and how to time those that were not."""
+def speeds(runs: Sequence[ReportRun]) -> dict[str, Any]:
+    """Make a chart for every device on which runs were timed, and name how to time the others."""
     timed: dict[str, list[Row]] = {}
     for run in runs:
         if run.row["speed"]:
-            timed.setdefault(run.row["device"], []).append({**run.row, "pipeline": run.label})
+            timed.setdefault(run.row["device"], []).append(cast(Row, {**run.row, "pipeline": run.label}))
     drawn = [speed_chart("Accuracy against speed", points, device) for device, points in timed.items()]
-    charts = [{"source": as_image(svg), "said": described(svg)} for svg in drawn]
+    charts = [{"source": as_image(svg), "text": described(svg)} for svg in drawn]
     missing = [run for run in runs if not run.row["speed"]]
     notes = []
     own = [run for run in missing if run.record.provenance == "run"]
@@ -43,7 +43,7 @@ def speeds(runs: Sequence[Shown]) -> dict[str, Any]:
 
 
 def stored_drawings(trainings: Sequence[Path], reliabilities: Sequence[Path]) -> list[dict[str, str]]:
-    """The curves that `bench train` and the histograms that `bench label score` leave in these folders.
+    """Read the curves that `bench train` and the histograms that `bench label score` leave in these folders.
 
     Raises UsageError for a folder without any, and for what is no drawing.
     """
@@ -53,7 +53,7 @@ def stored_drawings(trainings: Sequence[Path], reliabilities: Sequence[Path]) ->
     for folder, names, who in wanted:
         there = [folder / name for name in names if (folder / name).is_file()]
         if not there:
-            raise UsageError(f"{folder}: holds no {' or '.join(names)}; {who} into the folder that is wanted here")
+            raise UsageError(f"{folder}: has no {' or '.join(names)}; {who} into the folder that is wanted here")
         drawings += [_drawing(path) for path in there]
     return drawings
 
@@ -63,22 +63,22 @@ def _drawing(path: Path) -> dict[str, str]:
         data = path.read_bytes() if path.stat().st_size <= MOST else b""
         text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read as SVG ({error})") from None
+        raise UsageError(f"{path}: is no SVG ({error})") from None
     if "<svg" not in text:
         raise UsageError(f"{path}: not an SVG file of at most {MOST:,} bytes; make it anew")
-    return {"title": f"{path.parent.resolve().name}/{path.name}", "source": as_image(text), "said": described(text)}
+    return {"title": f"{path.parent.resolve().name}/{path.name}", "source": as_image(text), "text": described(text)}
 
 
 def as_image(svg: str) -> str:
-    """The address of an <img> that holds the drawing itself."""
+    """Return the address of an <img> that contains the drawing itself."""
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
 def described(svg: str) -> str:
-    """What a drawing says of itself, for who cannot see it."""
+    """Return a drawing's own title and description, for screen readers."""
     return ": ".join(filter(None, (_inside(svg, "title"), _inside(svg, "desc"))))
 
 
 def _inside(svg: str, tag: str) -> str:
-    found = re.search(rf"<{tag}>(.*?)</{tag}>", svg, re.DOTALL)
-    return html.unescape(found[1]) if found else ""
+    match = re.search(rf"<{tag}>(.*?)</{tag}>", svg, re.DOTALL)
+    return html.unescape(match[1]) if match else ""

@@ -1,7 +1,7 @@
-"""Every expression of the gallery as columns of numbers, a third of the size of objects.
+"""Lay out every expression of the gallery as columns of numbers, a third of the size of objects.
 
 Boxes are flat lists of whole tenths of a pixel (x1, y1, x2, y2 of the original image), IoUs whole thousandths rounded
-down, so that nothing below 0.5 is shown as 0.500; labels are positions in a list of names.
+down, so that nothing below 0.5 reads 0.500; labels are positions in a list of names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.evaluation.outcomes import Outcomes, outcomes
 from bench.evaluation.protocols import protocol
 from bench.evaluation.strata import in_order, strata
 from bench.grounding import Box, Scene
-from bench.reporting.report.selection import Shown
+from bench.reporting.report.selection import ReportRun
 from bench.reporting.report.thumbnails import Thumbnail
 from bench.runs.predictions import SceneAnswers
 from bench.runs.store import stored_rows
@@ -29,44 +29,44 @@ FAR = 10  # images: a model may answer 1e300, and what lies far outside is drawn
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class AnsweredRun:
     """A run with its answers: `rows` by scene id, and what became of every expression of the split."""
 
-    run: Shown
+    run: ReportRun
     rows: Mapping[str, SceneAnswers]
     outcomes: Outcomes
 
 
-def answered(run: Shown, scenes: Sequence[Scene]) -> Answered:
-    """Reads a run's answers. Raises RunError when they do not give the number that its record states."""
+def answered(run: ReportRun, scenes: Sequence[Scene]) -> AnsweredRun:
+    """Read a run's answers. Raises RunError when they do not give the number that its record states."""
     rows = stored_rows(run.folder)
-    found = outcomes(scenes, rows.values(), protocol(run.record.protocol))
+    scored = outcomes(scenes, rows.values(), protocol(run.record.protocol))
     stated = run.record.metrics.hits if run.record.metrics else None
-    if int(found.hit.sum()) != stated:
+    if int(scored.hit.sum()) != stated:
         raise RunError(
-            f"{run.folder}: the record states {stated:,} hits, its predictions give {int(found.hit.sum()):,}; "
+            f"{run.folder}: the record states {stated:,} hits, its predictions give {int(scored.hit.sum()):,}; "
             f"they do not belong together: make the run again"
         )
-    return Answered(run, rows, found)
+    return AnsweredRun(run, rows, scored)
 
 
-def columns(scenes: Sequence[Scene], small: Sequence[Thumbnail], runs: Sequence[Answered]) -> dict[str, Any]:
-    """The gallery of `scenes`, the first ones of what `runs` answered; `small` are their images."""
-    found = runs[0].outcomes
-    n = int(np.searchsorted(found.image, len(scenes)))
-    expressions = found.expressions[:n]
-    shown = found.image[:n].tolist()
+def columns(scenes: Sequence[Scene], small: Sequence[Thumbnail], runs: Sequence[AnsweredRun]) -> dict[str, Any]:
+    """Return the gallery of `scenes`, the first ones of what `runs` answered; `small` are their images."""
+    first = runs[0].outcomes
+    n = int(np.searchsorted(first.image, len(scenes)))
+    expressions = first.expressions[:n]
+    image_of = first.image[:n].tolist()
     labels = [
         strata(e, scenes[p]) | ({"category": e.category} if e.category else {})
-        for e, p in zip(expressions, shown, strict=True)
+        for e, p in zip(expressions, image_of, strict=True)
     ]
     sizes = [_size(scene, thumbnail, runs) for scene, thumbnail in zip(scenes, small, strict=True)]
-    limits = [sizes[place] for place in shown]
+    limits = [sizes[place] for place in image_of]
     pools, belongs = _proposals(scenes, sizes, runs)
     return {
         "id": [e.id for e in expressions],
         "text": [e.text for e in expressions],
-        "image": shown,
+        "image": image_of,
         "box": _flat([e.box for e in expressions], limits),
         "also": {str(i): _flat(list(e.also), [limits[i]] * len(e.also)) for i, e in enumerate(expressions) if e.also},
         "cuts": _cuts(labels),
@@ -89,8 +89,8 @@ def columns(scenes: Sequence[Scene], small: Sequence[Thumbnail], runs: Sequence[
     }
 
 
-def _size(scene: Scene, thumbnail: Thumbnail, runs: Sequence[Answered]) -> tuple[int, int]:
-    """Width and height of the frame that boxes are drawn in: the image's, or what holds all the annotated boxes."""
+def _size(scene: Scene, thumbnail: Thumbnail, runs: Sequence[AnsweredRun]) -> tuple[int, int]:
+    """Return the size of the frame that boxes are drawn in: the image's, or one around all annotated boxes."""
     if thumbnail.width and thumbnail.height:
         return thumbnail.width, thumbnail.height
     for run in runs:
@@ -100,8 +100,8 @@ def _size(scene: Scene, thumbnail: Thumbnail, runs: Sequence[Answered]) -> tuple
     return max(1, math.ceil(max(x for x, _ in corners))), max(1, math.ceil(max(y for _, y in corners)))
 
 
-def _boxes(run: Answered, scenes: Sequence[Scene], ids: Sequence[str]) -> list[Box | None]:
-    """The box of every expression that has a usable one."""
+def _boxes(run: AnsweredRun, scenes: Sequence[Scene], ids: Sequence[str]) -> list[Box | None]:
+    """Return the box of every expression that has a usable one."""
     boxes: dict[str, Box | None] = {}
     for scene in scenes:
         for answer in run.rows[scene.id].answers if scene.id in run.rows else ():
@@ -110,7 +110,7 @@ def _boxes(run: Answered, scenes: Sequence[Scene], ids: Sequence[str]) -> list[B
 
 
 def _flat(boxes: Sequence[Box | None], sizes: Sequence[tuple[int, int]]) -> list[int]:
-    """Boxes in tenths of pixels, four zeros for none."""
+    """Return boxes in tenths of pixels, four zeros for none."""
     out = np.array([box or (0, 0, 0, 0) for box in boxes], np.float64).reshape(-1, 4)
     far = np.array([[w, h, w, h] for w, h in sizes], np.float64).reshape(-1, 4) * FAR
     tenths: list[int] = np.rint(np.clip(np.nan_to_num(out), -far, far) * 10).astype(int).ravel().tolist()
@@ -118,9 +118,9 @@ def _flat(boxes: Sequence[Box | None], sizes: Sequence[tuple[int, int]]) -> list
 
 
 def _proposals(
-    scenes: Sequence[Scene], sizes: Sequence[tuple[int, int]], runs: Sequence[Answered]
+    scenes: Sequence[Scene], sizes: Sequence[tuple[int, int]], runs: Sequence[AnsweredRun]
 ) -> tuple[list[dict[str, list[int]]], list[int | None]]:
-    """The different sets of proposals, and which of them each run chose from; pipelines often share one detector's."""
+    """Return the different sets of proposals, and which of them each run chose from; many share a detector."""
     pools: list[dict[str, list[int]]] = []
     belongs: list[int | None] = []
     for run in runs:
@@ -142,7 +142,7 @@ def _proposals(
 
 
 def _cuts(labels: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Every way to cut the expressions: its name, its labels in order, and each expression's place among them or -1."""
+    """Return every cut of the expressions: name, labels in order, and each expression's label by number or -1."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for entry in labels:
         for cut, label in entry.items():

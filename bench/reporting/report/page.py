@@ -1,4 +1,4 @@
-"""The report as one file: templates filled, scripts, styles and images put inside, and the file's own policy.
+"""Write the report as one file: templates filled, scripts, styles and images inside, and the file's own policy.
 
 Data cannot become markup: the template escapes it, the gallery's JSON has no character that could end its element, and
 the scripts build the page from text alone. The file's policy allows its own script and styles (by their hashes) and the
@@ -11,7 +11,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from bench.datasets.split import Split
 from bench.reporting.report import drawings, sections
 from bench.reporting.report.comparing import comparing
 from bench.reporting.report.gallery import answered, columns
-from bench.reporting.report.selection import Shown
+from bench.reporting.report.selection import ReportRun
 from bench.reporting.report.thumbnails import Thumbnail, thumbnails
 from bench.runs.files import make_folder, write_atomically
 
@@ -32,36 +31,25 @@ SCRIPTS = (
     "data.js", "state.js", "filters.js", "overlay.js", "cards.js", "detail.js", "controls.js", "keyboard.js", "main.js",
 )  # fmt: skip
 ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
-NEEDS = {"comparison": "comparison", "training": "drawings"}  # parts that are shown where there is any
+NEEDS = {"comparison": "comparison", "training": "drawings"}  # parts that depend on what there is
 PARTS = ("leaderboard", "comparison", "strata", "speed", "training", "gallery", "runs")
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """What was written. `images` are those of the gallery, `missing` of them could not be shown."""
-
-    path: Path
-    bytes: int
-    runs: int
-    expressions: int
-    images: int
-    missing: int
-    thumbnail: int
 
 
 def write_report(
     split: Split,
-    runs: Sequence[Shown],
+    runs: Sequence[ReportRun],
     out: Path,
     limit: int | None = None,
     thumbnail: int | None = None,
     trainings: Sequence[Path] = (),
     reliabilities: Sequence[Path] = (),
-) -> Made:
-    """Writes the report of `runs` (selection.py), best first, on the whole `split` that they answered.
+) -> dict[str, Any]:
+    """Write the report of `runs` (selection.py), best first, on the whole `split` that they answered.
 
-    The gallery holds the split's first `limit` images, the longer side of at most `thumbnail` pixels. Raises RunError
-    for a run whose files do not fit together or an `out` that cannot be written, UsageError for folders without curves.
+    Returns what was written: path, bytes, runs, expressions, images (of the gallery), missing (those without a small
+    image), thumbnail (pixels). The gallery has the split's first `limit` images, the longer side of at most `thumbnail`
+    pixels. Raises RunError for a run whose files do not fit together or an `out` that cannot be written, UsageError for
+    folders without curves.
     """
     drawn = drawings.stored_drawings(trainings, reliabilities)
     answers = [answered(run, split.scenes) for run in runs]
@@ -82,18 +70,19 @@ def write_report(
     make_folder(out.absolute().parent)
     write_atomically(out, page)
     missing = sum(each.jpeg is None for each in small)
-    return Made(out, len(page), len(runs), len(data["id"]), len(scenes), missing, pixels)
+    counts = {"runs": len(runs), "expressions": len(data["id"]), "images": len(scenes)}
+    return {"path": out, "bytes": len(page), **counts, "missing": missing, "thumbnail": pixels}
 
 
 def render(context: Mapping[str, Any], data: Mapping[str, Any], small: Sequence[Thumbnail]) -> bytes:
-    """The whole file, UTF-8."""
+    """Return the whole file, UTF-8."""
     style = "".join(_read(name) for name in STYLES)
     script = '"use strict";\n(() => {\n' + "".join(_read(name) for name in SCRIPTS) + "})();\n"
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    shown = [(part, part.title()) for part in PARTS if part not in NEEDS or context[NEEDS[part]]]
+    parts = [(part, part.title()) for part in PARTS if part not in NEEDS or context[NEEDS[part]]]
     page = environment.get_template("page.html.j2").render(
         **context,
-        parts=shown,
+        parts=parts,
         policy=policy(style, script),
         style=Markup(style),  # ours: nothing of the data is in it
         script=Markup(script),
@@ -104,7 +93,7 @@ def render(context: Mapping[str, Any], data: Mapping[str, Any], small: Sequence[
 
 
 def policy(style: str, script: str) -> str:
-    """The content security policy: nothing from anywhere but what is in the file."""
+    """Return the content security policy: nothing from anywhere but what is in the file."""
     return (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
@@ -112,7 +101,7 @@ def policy(style: str, script: str) -> str:
 
 
 def as_json(value: Any) -> Markup:
-    """JSON that can stand in a <script> element: no character of it can end the element or begin another."""
+    """Return JSON that can stand in a <script> element: no character of it can end the element or start another."""
     return Markup(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).translate(ESCAPED))
 
 
@@ -120,9 +109,9 @@ def _gallery(split: Split, images: int, small: Sequence[Thumbnail], expressions:
     some = f"The {expressions:,} expressions about the first {images:,} of {len(split.scenes):,} images"
     which = f"Every one of the {expressions:,} expressions" if images == len(split.scenes) else some
     why = [each.why for each in small if each.why]
-    blank = f"{len(why):,} of {images:,} images cannot be shown; boxes stand on a blank frame."
+    blank = f"{len(why):,} of {images:,} images are missing; boxes stand on a blank frame."
     notes = [f"{blank} {why[0]}"] if why else []
-    return {"said": f"{which}, on its image, with the answers drawn over it.", "notes": notes}
+    return {"text": f"{which}, on its image, with the answers drawn over it.", "notes": notes}
 
 
 def _hash(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What the tables and charts of the page say, as plain values for the template."""
+"""Collect what the tables and charts of the page contain, as plain values for the template."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import numpy as np
 
 from bench.datasets.split import Split
 from bench.evaluation.protocols import protocol
-from bench.reporting.report.gallery import Answered
-from bench.reporting.report.selection import Shown
-from bench.reporting.table import MARKS, REMARKS, interval, percent, shown
+from bench.reporting.report.gallery import AnsweredRun
+from bench.reporting.report.selection import ReportRun
+from bench.reporting.table import MARKS, REMARKS, filled_columns, interval, percent
 from bench.reporting.terminal import cuts_of, remarks
 from bench.runs.record import Metrics, RunRecord, Stratum
 
 SHAPES = 6  # marks and colours; the seventh run has the first one's colour and another shape
-CHARTED = 8  # runs in a chart of strata; more cannot be told apart
+CHARTED = 8  # runs in a chart of strata; more look alike
 
 
-def head(split: Split, runs: Sequence[Shown], answers: Sequence[Answered]) -> dict[str, Any]:
-    """Title, lede, what every reader must know, and the first facts, each leading into the gallery."""
+def head(split: Split, runs: Sequence[ReportRun], answers: Sequence[AnsweredRun]) -> dict[str, Any]:
+    """Return title, lede, remarks, and the first facts, each leading into the gallery."""
     first = runs[0].record
     metrics = metrics_of(first)
     data, rule = first.identity.data, protocol(first.protocol)
     hit = f"{'IoU' if rule.is_iou else 'generalised IoU'} {rule.hits_at.replace('>=', '≥ ')}"
     draws = metrics.bootstrap
-    said = (
+    text = (
         f"{data.expressions:,} expressions about {data.images:,} images, answered by "
         f"{len(runs):,} pipeline{'s' if len(runs) != 1 else ''}. A hit is {hit} (protocol {rule.name}); "
         f"intervals are {100 * draws.confidence:g} %, from {draws.draws:,} bootstrap draws over images."
@@ -38,7 +38,7 @@ def head(split: Split, runs: Sequence[Shown], answers: Sequence[Answered]) -> di
         notes.append(f"made by code that is in no commit, so in no leaderboard: {', '.join(dirty)}")
     return {
         "split": split.name,
-        "said": said,
+        "text": text,
         "remarks": notes,
         "level": f"{100 * draws.confidence:g}",
         "facts": _facts(runs, answers),
@@ -46,7 +46,7 @@ def head(split: Split, runs: Sequence[Shown], answers: Sequence[Answered]) -> di
     }
 
 
-def _facts(runs: Sequence[Shown], answers: Sequence[Answered]) -> list[dict[str, str]]:
+def _facts(runs: Sequence[ReportRun], answers: Sequence[AnsweredRun]) -> list[dict[str, str]]:
     right = np.sum([run.outcomes.hit for run in answers], axis=0)
     best = metrics_of(runs[0].record)
     facts = [("leaderboard", f"{percent(best.accuracy)} %", f"Acc@0.5 of {runs[0].label}, {interval(best.ci95)}")]
@@ -59,11 +59,11 @@ def _facts(runs: Sequence[Shown], answers: Sequence[Answered]) -> list[dict[str,
         ]
     else:
         facts.append(("show=all-wrong", f"{int((right == 0).sum()):,}", "expressions that it gets wrong"))
-    return [{"link": link, "number": number, "said": said} for link, number, said in facts]
+    return [{"link": link, "number": number, "text": text} for link, number, text in facts]
 
 
-def board(runs: Sequence[Shown]) -> dict[str, Any]:
-    """The leaderboard's table: columns in which no run has anything to say are left out."""
+def board(runs: Sequence[ReportRun]) -> dict[str, Any]:
+    """Return the leaderboard's table, without columns in which every cell is blank."""
     rows: list[dict[str, Any]] = []
     for number, run in enumerate(runs):
         metrics = metrics_of(run.record)
@@ -71,7 +71,7 @@ def board(runs: Sequence[Shown]) -> dict[str, Any]:
         rows.append(_dot(number, run.label, metrics.accuracy, metrics.ci95, line=0) | {"marks": marks})
     notes = [f"{sign} {why}." for sign, applies, why in MARKS if any(applies(run.row) for run in runs)]
     notes += [f"{why}." for applies, why in REMARKS if any(applies(run.row) for run in runs)]
-    columns = shown("h", [run.row for run in runs])
+    columns = filled_columns("h", [run.row for run in runs])
     where = next((set(cells) for column, cells in columns if column.name == "device"), set())
     if len(runs) > 1 and len(where) == 1:  # a column that says one thing is a sentence
         columns = [(column, cells) for column, cells in columns if column.name != "device"]
@@ -82,16 +82,16 @@ def board(runs: Sequence[Shown]) -> dict[str, Any]:
     return {"columns": names, "rows": rows, "notes": notes}
 
 
-def strata(runs: Sequence[Shown]) -> dict[str, Any]:
-    """A chart for every cut: a band a label, and in it a line for each of the first CHARTED runs."""
-    found = [metrics_of(run.record) for run in runs]
-    shown: list[dict[str, Any]] = [
-        {"name": cut, "rows": [_band(cut, label, runs, found) for label in labels]}
-        for cut, labels in cuts_of(found).items()
+def strata(runs: Sequence[ReportRun]) -> dict[str, Any]:
+    """Return a chart for every cut: a band a label, and in it a line for each of the first CHARTED runs."""
+    several = [metrics_of(run.record) for run in runs]
+    cuts: list[dict[str, Any]] = [
+        {"name": cut, "rows": [_band(cut, label, runs, several) for label in labels]}
+        for cut, labels in cuts_of(several).items()
         if len(labels) > 1  # a cut with one label cuts nothing
     ]
-    for entry in shown:
-        entry["said"] = "; ".join(
+    for entry in cuts:
+        entry["text"] = "; ".join(
             f"{row['label']}: " + ", ".join(f"{c['label']} {percent(c['accuracy'])}" for c in row["cells"] if c)
             for row in entry["rows"]
         )
@@ -99,12 +99,12 @@ def strata(runs: Sequence[Shown]) -> dict[str, Any]:
         "labels": [run.label for run in runs[:CHARTED]],
         "names": [run.label for run in runs],
         "more": len(runs) > CHARTED,
-        "cuts": shown,
+        "cuts": cuts,
     }
 
 
-def _band(cut: str, label: str, runs: Sequence[Shown], found: Sequence[Metrics]) -> dict[str, Any]:
-    cells: list[Stratum | None] = [metrics.strata.get(cut, {}).get(label) for metrics in found]
+def _band(cut: str, label: str, runs: Sequence[ReportRun], several: Sequence[Metrics]) -> dict[str, Any]:
+    cells: list[Stratum | None] = [metrics.strata.get(cut, {}).get(label) for metrics in several]
     dots = [
         _dot(number, run.label, cell.accuracy, cell.ci95, line=number) if cell else None
         for number, (run, cell) in enumerate(zip(runs, cells, strict=True))
@@ -113,7 +113,7 @@ def _band(cut: str, label: str, runs: Sequence[Shown], found: Sequence[Metrics])
 
 
 def _dot(number: int, label: str, accuracy: float, ci95: tuple[float, float], line: int) -> dict[str, Any]:
-    """A mark with its interval, on a line of its chart."""
+    """Return a mark with its interval, on a line of its chart."""
     return {
         "number": number,
         "shape": (number + number // SHAPES) % SHAPES,
@@ -126,8 +126,8 @@ def _dot(number: int, label: str, accuracy: float, ci95: tuple[float, float], li
     }
 
 
-def made(run: Shown) -> dict[str, Any]:
-    """How a run came to be: what is needed to make it again."""
+def made(run: ReportRun) -> dict[str, Any]:
+    """Return what is needed to make a run again."""
     record, row = run.record, run.row
     card, identity = record.card, record.identity
     dirty = " (with changes that are in no commit)" if record.git.get("dirty") else ""
@@ -148,11 +148,11 @@ def made(run: Shown) -> dict[str, Any]:
         "boxes from": f"{record.imported.file}, sha256 {record.imported.sha256}" if record.imported else "",
         "folder": str(row.get("run_dir") or ""),
     }
-    shown = [(name, value) for name, value in facts.items() if value]
-    return {"label": run.label, "short": str(card.get("summary") or ""), "facts": shown}
+    known = [(name, value) for name, value in facts.items() if value]
+    return {"label": run.label, "short": str(card.get("summary") or ""), "facts": known}
 
 
 def metrics_of(record: RunRecord) -> Metrics:
-    """A finished run's metrics; selection.py lets no other in."""
+    """Return a finished run's metrics; selection.py lets no other in."""
     assert record.metrics is not None
     return record.metrics

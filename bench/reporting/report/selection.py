@@ -1,37 +1,37 @@
-"""Which runs a report is about: those of the split's leaderboard table, or those that are named."""
+"""Choose the runs of a report: those of the split's leaderboard table, or those that are named."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bench.comparison.finding import find_run, stored_records
+from bench.comparison.compared_runs import find_run, stored_records
 from bench.datasets.split import Split
 from bench.errors import RunError
 from bench.reporting.boards import Board, collect, whole_row
+from bench.reporting.rows import Row
 from bench.runs.record import RunRecord, read_record
 from bench.speed.record import read_speeds
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ReportRun:
     """A run of the report. `label` names it in the whole file, so no two are alike; `row` is the leaderboard's."""
 
     label: str
     folder: Path
     record: RunRecord
-    row: Mapping[str, Any]
+    row: Row
 
 
-def choose(named: Sequence[str], split: Split, results: Path) -> tuple[Split, list[Shown]]:
-    """The runs, best first, and the split they answered: `split`, or its first images where the runs are limited.
+def choose(named: Sequence[str], split: Split, results: Path) -> tuple[Split, list[ReportRun]]:
+    """Return the split that the runs answered (its first images where they are limited) and the runs, best first.
 
-    `named` are what bench/comparison/finding.py understands: folders of runs, names of pipelines. Without any, the rows
-    of the leaderboard's table count, and where there is no table, the latest run of every pipeline. Raises RunError,
-    naming the run, for one that is unfinished, broken or about other data, UsageError, UnknownName.
+    `named` are what `find_run` understands: folders of runs, names of pipelines. Without any, the rows of the
+    leaderboard's table count, and where there is no table, the latest run of every pipeline. Raises RunError, naming
+    the run, for one that is unfinished, broken or about other data, UsageError, UnknownName.
     """
     boards = collect(results).boards
     rows = {entry["run_dir"]: entry for board in boards for entry in board.rows}
@@ -47,15 +47,15 @@ def choose(named: Sequence[str], split: Split, results: Path) -> tuple[Split, li
             )
     split = _answered(split, *runs[0])
     speeds = read_speeds(results)
-    shown = []
+    chosen = []
     for label, (folder, record) in zip(_labels([record for _, record in runs]), runs, strict=True):
         run = _name(folder, results)
-        shown.append(Shown(label, folder, record, rows.get(run) or whole_row(results, [(record, run)], speeds)))
-    return split, sorted(shown, key=lambda run: (-run.row["acc@0.5"], -run.row["mean_iou"], run.label))
+        chosen.append(ReportRun(label, folder, record, rows.get(run) or whole_row(results, [(record, run)], speeds)))
+    return split, sorted(chosen, key=lambda run: (-run.row["acc@0.5"], -run.row["mean_iou"], run.label))
 
 
 def _by_default(boards: Sequence[Board], split: Split, results: Path) -> list[Path]:
-    """The rows of the split's first table, else the latest finished and whole run of every pipeline."""
+    """Return the rows of the split's first table, else the latest finished and whole run of every pipeline."""
     for board in boards:  # they are in order: the usual protocol first
         if board.split == split.name and board.fingerprint == split.fingerprint:
             return [results / entry["run_dir"] for entry in board.rows]
@@ -74,20 +74,20 @@ def _by_default(boards: Sequence[Board], split: Split, results: Path) -> list[Pa
 
 
 def _answered(split: Split, folder: Path, record: RunRecord) -> Split:
-    """The split as the run was asked it. Raises RunError when the data here is other data."""
+    """Return the split as the run answered it. Raises RunError when the data here is other data."""
     data = record.identity.data
-    asked = split.limited(data.images) if data.partial else split
-    if (asked.name, asked.fingerprint) != (data.split, data.fingerprint):
+    answered = split.limited(data.images) if data.partial else split
+    if (answered.name, answered.fingerprint) != (data.split, data.fingerprint):
         raise RunError(
             f"{folder}: was run on {data.split} with fingerprint {data.fingerprint[:8]} ({data.expressions:,} "
-            f"expressions), but {asked.name} here has {asked.fingerprint[:8]} ({asked.counts.expressions:,}); "
+            f"expressions), but {answered.name} here has {answered.fingerprint[:8]} ({answered.counts.expressions:,}); "
             "pass the data it was run on with --split"
         )
-    return asked
+    return answered
 
 
 def _labels(records: Sequence[RunRecord]) -> list[str]:
-    """The runs' names; where one comes twice, with the beginning of the settings' hash, and then a number."""
+    """Return the runs' names; where one comes twice, with the settings' hash, and then a number."""
     names = Counter(record.name for record in records)
     labels = [r.name if names[r.name] == 1 else f"{r.name} ({r.settings_hash[:6]})" for r in records]
     numbers = [labels[: place + 1].count(label) for place, label in enumerate(labels)]

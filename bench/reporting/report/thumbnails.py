@@ -1,4 +1,4 @@
-"""A split's images, small, as JPEG: each once, however many expressions are about it."""
+"""Shrink a split's images to JPEG: each once, however many expressions are about it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Thumbnail:
 
 
 def thumbnails(scenes: Sequence[Scene], images: ImageSource, pixels: int | None = None) -> tuple[list[Thumbnail], int]:
-    """The scenes' images with a longer side of at most `pixels`, never enlarged, and that size.
+    """Shrink the scenes' images to a longer side of at most `pixels`, never enlarged, and that size.
 
     Without `pixels` the largest of SIZES at which all of them will likely stay within ROOM. An image that cannot be
     read is no error here: it says why. Raises UsageError for a size out of range.

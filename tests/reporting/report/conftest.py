@@ -16,14 +16,14 @@ def world(tmp_path_factory) -> World:
     results = tmp_path_factory.mktemp("results")
     split = make_split()
     folders = run_all(split, results)
-    split, shown = choose([str(folder) for folder in folders], split, results)
-    return World(split, results, shown, [answered(run, split.scenes) for run in shown])
+    split, runs = choose([str(folder) for folder in folders], split, results)
+    return World(split, results, runs, [answered(run, split.scenes) for run in runs])
 
 
 @pytest.fixture(scope="session")
 def report(world, tmp_path_factory) -> Path:
     """The whole report of the made-up world as a file."""
-    return world.report(tmp_path_factory.mktemp("report") / "report.html").path
+    return world.report(tmp_path_factory.mktemp("report") / "report.html")["path"]
 
 
 def chromium() -> str | None:
@@ -35,8 +35,8 @@ def chromium() -> str | None:
 @pytest.fixture(scope="session")
 def browser():
     """Headless Chromium. Where there is none tests are skipped, or fail where BENCH_NEED_BROWSER=1 insists."""
-    found = chromium()
-    if found is None:
+    path = chromium()
+    if path is None:
         why = "no Chromium on this machine; install one, or name its file in BENCH_CHROMIUM"
         if os.environ.get("BENCH_NEED_BROWSER") == "1":
             pytest.fail(why)
@@ -45,7 +45,7 @@ def browser():
 
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run")
     with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=found, args=[*flags, "--disable-background-networking"])
+        opened = driver.chromium.launch(executable_path=path, args=[*flags, "--disable-background-networking"])
         yield opened
         opened.close()
 
@@ -54,7 +54,7 @@ def browser():
 def visit(browser, report):
     """visit(hash="", file=report, width=1200, height=900, scheme="light"): the report in a page of its own.
 
-    Ends in a failure where the page said anything on its console, threw, or asked for anything but itself.
+    Ends in a failure where the page wrote anything on its console, threw, or asked for anything but itself.
     """
     complaints, contexts = [], []
 

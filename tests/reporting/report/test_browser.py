@@ -87,18 +87,18 @@ def test_ids_are_sorted_as_people_count(visit):
 def test_boxes_are_where_the_answers_are(visit, world):
     page = visit()
     wanted = next(a for a in world.answers[0].rows["s0"].answers if a.id == "0-0").box
-    held = page.locator('.card[data-id="0-0"] .answer.p0 .own').evaluate(
+    drawn_box = page.locator('.card[data-id="0-0"] .answer.p0 .own').evaluate(
         "r => ['x', 'y', 'width', 'height'].map((n) => Number(r.getAttribute(n)))"
     )
     x1, y1, x2, y2 = wanted
-    assert held == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=0.11)
+    assert drawn_box == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=0.11)
     truth = page.locator('.card[data-id="0-0"] .truth .own').evaluate("r => Number(r.getAttribute('x'))")
     assert truth == 3
     assert page.locator('.card[data-id="0-0"] .scene').get_attribute("viewBox") == "0 0 96 64"
 
 
 def test_what_is_drawn_is_switched_with_boxes_and_keys(visit, world):
-    labels = [run.label for run in world.shown]
+    labels = [run.label for run in world.runs]
     page = visit()
     assert drawn(page) == labels[:2]
     page.check('[data-run="2"]')
@@ -159,13 +159,13 @@ def test_the_back_button_closes_what_was_opened(visit):
 
 
 def test_a_link_restores_everything(visit, world, ids, hits):
-    labels = [run.label for run in world.shown]
-    said = {
+    labels = [run.label for run in world.runs]
+    state = {
         "e": "2-1", "a": labels[1], "b": labels[2], "show": "differ", "sort": "a-low", "q": "thing",
         "cut.kind": "relation",
         "truth": "0", "proposals": "1", "on": labels[1],
     }  # fmt: skip
-    page = visit("#" + urlencode(said))
+    page = visit("#" + urlencode(state))
     assert page.locator("#detail").is_visible()
     assert page.locator("#detail-text").inner_text() == "the red thing 1 of 2"
     assert page.locator("[name=a]").input_value() == "1" and page.locator("[name=b]").input_value() == "2"

@@ -12,7 +12,7 @@ def test_expressions_are_text(visit, world):
         if f"{n}-0" in texts:
             assert texts[f"{n}-0"] == NASTY[n]
     assert page.evaluate("window.hacked") is None
-    assert page.locator("[name=a] option").nth(1).text_content() == f"2 {world.shown[1].label}"
+    assert page.locator("[name=a] option").nth(1).text_content() == f"2 {world.runs[1].label}"
     assert EVIL in page.locator('[data-cut="category"]').inner_text()
     for which in ("0-0", "1-0", "3-0"):
         opened = visit(f"#e={which}")
@@ -26,8 +26,8 @@ def test_expressions_are_text(visit, world):
 def test_the_policy_is_kept(browser, report):
     """What would get in anyway may neither run nor call home."""
     page = browser.new_page()
-    said = []
-    page.on("console", lambda message: said.append(message.text))
+    messages = []
+    page.on("console", lambda message: messages.append(message.text))
     page.goto(report.as_uri())
     assert page.evaluate("fetch('https://example.org').then(() => 'came', () => 'refused')") == "refused"
     page.evaluate("""() => {
@@ -39,13 +39,13 @@ def test_the_policy_is_kept(browser, report):
     }""")
     page.click("body", position={"x": 2, "y": 200})
     assert page.evaluate("window.hacked") is None
-    assert sum("Content Security Policy" in line for line in said) >= 4
+    assert sum("Content Security Policy" in line for line in messages) >= 4
     page.close()
 
 
 def test_without_images_boxes_stand_on_a_blank_frame(visit, world, tmp_path):
     split = make_split(gone=[scene.file for scene in world.split.scenes])
-    file = World(split, world.results, world.shown, world.answers).report(tmp_path / "gone.html").path
+    file = World(split, world.results, world.runs, world.answers).report(tmp_path / "gone.html")["path"]
     page = visit("#e=0-0", file=file)
     assert page.locator("#stage image").count() == 0 and page.locator("#stage .blank").count() == 1
     assert page.locator("#stage .answer").count() == 2
@@ -53,8 +53,8 @@ def test_without_images_boxes_stand_on_a_blank_frame(visit, world, tmp_path):
 
 
 def test_one_run_alone(visit, world, tmp_path):
-    alone = World(world.split, world.results, world.shown[:1], world.answers[:1])
-    page = visit("#show=a-wrong", file=alone.report(tmp_path / "one.html").path)
+    alone = World(world.split, world.results, world.runs[:1], world.answers[:1])
+    page = visit("#show=a-wrong", file=alone.report(tmp_path / "one.html")["path"])
     assert count(page) == (~world.answers[0].outcomes.hit).sum()
     assert not page.locator("[name=b]").is_visible()
     options = page.locator("[name=show] option").evaluate_all("all => all.map(e => e.value)")
@@ -78,7 +78,7 @@ def test_themes_follow_the_system_and_the_switch(visit):
     light.click(".theme [data-theme=dark]")
     assert light.evaluate(paper) == black
     assert light.locator(".theme [data-theme=dark]").get_attribute("aria-pressed") == "true"
-    for _ in range(5):  # remembered; a busy browser may hand the next page what was stored a moment late
+    for _ in range(5):  # stored; a busy browser may hand the next page what was stored a moment late
         light.reload()
         light.wait_for_selector("html[data-ready]", state="attached")
         if light.evaluate(paper) == black:
@@ -105,28 +105,28 @@ CONTRAST = """() => {
     }
     return rgb("white");
   };
-  const found = [];
+  const ratios = [];
   for (const e of document.querySelectorAll("body *:not(svg *, script, style, option, :disabled)")) {
-    const said = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-    if (!said || !e.checkVisibility({ visibilityProperty: true }) || e.closest(".hidden, .skip")) continue;
+    const text = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!text || !e.checkVisibility({ visibilityProperty: true }) || e.closest(".hidden, .skip")) continue;
     const [a, b] = [light(rgb(getComputedStyle(e).color)), light(behind(e))];
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    found.push([ratio, `${e.tagName}.${e.className} ${e.textContent.slice(0, 30)}`]);
+    ratios.push([ratio, `${e.tagName}.${e.className} ${e.textContent.slice(0, 30)}`]);
   }
-  return found.sort((x, y) => x[0] - y[0]);
-}"""  # of every text that is seen: WCAG's ratio to the first solid colour behind it, lowest first
+  return ratios.sort((x, y) => x[0] - y[0]);
+}"""  # of every text that is visible: WCAG's ratio to the first solid colour behind it, lowest first
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("hash_", ["", "#e=1-0"])
 def test_letters_stand_out_from_what_is_behind_them(visit, scheme, hash_):
     page = visit(hash_, scheme=scheme)
-    found = page.evaluate(CONTRAST)
-    assert len(found) > 200
-    assert found[0][0] >= 4.5, found[:5]
+    ratios = page.evaluate(CONTRAST)
+    assert len(ratios) > 200
+    assert ratios[0][0] >= 4.5, ratios[:5]
 
 
-def test_what_has_the_focus_is_seen(visit):
+def test_what_has_the_focus_is_visible(visit):
     page = visit()
     for _ in range(4):
         page.keyboard.press("Tab")

@@ -10,15 +10,15 @@ from bench.errors import RunError
 from bench.evaluation.outcomes import outcomes
 from bench.evaluation.protocols import protocol
 from bench.grounding import Expression, Prediction, Scene
-from bench.reporting.report.gallery import MOST_PROPOSALS, Answered, answered, columns
+from bench.reporting.report.gallery import MOST_PROPOSALS, AnsweredRun, answered, columns
 from bench.reporting.report.thumbnails import Thumbnail
 from bench.runs.predictions import SceneAnswers
 
 
 def made(scenes, rows, world):
-    """An `Answered` of these rows, under the label of a run of the made-up world."""
-    found = outcomes(scenes, rows, protocol("iou"))
-    return Answered(world.shown[0], {row.scene: row for row in rows}, found)
+    """An `AnsweredRun` of these rows, under the label of a run of the made-up world."""
+    scored = outcomes(scenes, rows, protocol("iou"))
+    return AnsweredRun(world.runs[0], {row.scene: row for row in rows}, scored)
 
 
 def scene(*boxes, size=(100, 50), name="s"):
@@ -28,18 +28,18 @@ def scene(*boxes, size=(100, 50), name="s"):
 
 def test_columns_hold_every_expression_and_answer(world):
     small = [Thumbnail(96, 64, b"x")] * len(world.split.scenes)
-    found = columns(world.split.scenes, small, world.answers)
+    gallery = columns(world.split.scenes, small, world.answers)
     expressions = [e for s in world.split.scenes for e in s.expressions]
-    assert found["id"] == [e.id for e in expressions]
-    assert found["text"] == [e.text for e in expressions]
-    assert np.allclose(np.array(found["box"]).reshape(-1, 4) / 10, [e.box for e in expressions], atol=0.051)
-    for run, answer in zip(found["runs"], world.answers, strict=True):
+    assert gallery["id"] == [e.id for e in expressions]
+    assert gallery["text"] == [e.text for e in expressions]
+    assert np.allclose(np.array(gallery["box"]).reshape(-1, 4) / 10, [e.box for e in expressions], atol=0.051)
+    for run, answer in zip(gallery["runs"], world.answers, strict=True):
         assert [letter == "1" for letter in run["outcome"]] == answer.outcomes.hit.tolist()
         assert [letter != "-" for letter in run["outcome"]] == answer.outcomes.answered.tolist()
         assert run["outcome"].count("1") == answer.run.record.metrics.hits
         assert np.all(np.abs(np.array(run["iou"]) / 1000 - np.maximum(answer.outcomes.iou, 0)) < 0.001)
         assert len(run["box"]) == 4 * len(expressions)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert json.loads(json.dumps(gallery, allow_nan=False)) == gallery
 
 
 def test_a_miss_never_reads_as_a_half(world):
@@ -61,7 +61,7 @@ def test_boxes_that_are_none_or_far_away(world):
     assert run["box"] == [0, 0, 0, 0, 50, 50, 10_000, 60, 0, 0, 0, 0, 0, 0, 0, 0]
 
 
-def test_a_set_of_proposals_is_held_once_and_cut(world):
+def test_a_set_of_proposals_is_stored_once_and_cut(world):
     scenes = [scene((0, 0, 10, 10)), scene((0, 0, 5, 5), name="t")]
     many = tuple((0.0, 0.0, 1.0 + n / 10, 2.0) for n in range(MOST_PROPOSALS + 7))
 
@@ -69,16 +69,16 @@ def test_a_set_of_proposals_is_held_once_and_cut(world):
         rows = [SceneAnswers("s", (), proposals), SceneAnswers("t", (), None if proposals is None else ())]
         return made(scenes, rows, world)
 
-    found = columns(scenes, [Thumbnail(9, 9, b"")] * 2, [run(many), run(None), run(many), run(many[:1])])
-    assert [entry["proposals"] for entry in found["runs"]] == [0, None, 0, 1]
-    assert found["proposals"][0]["kept"] == [MOST_PROPOSALS, 0]
-    assert found["proposals"][0]["made"] == [MOST_PROPOSALS + 7, 0]
-    assert found["proposals"][1] == {"kept": [1, 0], "made": [1, 0], "box": [0, 0, 10, 20]}
+    gallery = columns(scenes, [Thumbnail(9, 9, b"")] * 2, [run(many), run(None), run(many), run(many[:1])])
+    assert [entry["proposals"] for entry in gallery["runs"]] == [0, None, 0, 1]
+    assert gallery["proposals"][0]["kept"] == [MOST_PROPOSALS, 0]
+    assert gallery["proposals"][0]["made"] == [MOST_PROPOSALS + 7, 0]
+    assert gallery["proposals"][1] == {"kept": [1, 0], "made": [1, 0], "box": [0, 0, 10, 20]}
 
 
 def test_cuts_are_labels_with_a_place_for_each_expression(world):
-    found = columns(world.split.scenes, [Thumbnail(96, 64, b"")] * 40, world.answers)
-    cuts = {cut["name"]: cut for cut in found["cuts"]}
+    gallery = columns(world.split.scenes, [Thumbnail(96, 64, b"")] * 40, world.answers)
+    cuts = {cut["name"]: cut for cut in gallery["cuts"]}
     kinds = [e.kind for s in world.split.scenes for e in s.expressions]
     assert [cuts["kind"]["labels"][place] for place in cuts["kind"]["of"]] == kinds
     assert cuts["length"]["labels"] == ["1-5", "6-7"]
@@ -86,10 +86,10 @@ def test_cuts_are_labels_with_a_place_for_each_expression(world):
 
 
 def test_the_first_images_alone(world):
-    found = columns(world.split.scenes[:3], [Thumbnail(96, 64, b"")] * 3, world.answers)
-    assert found["id"] == ["0-0", "1-0", "1-1", "2-0", "2-1", "2-2"]
-    assert len(found["runs"][0]["outcome"]) == 6
-    assert found["files"] == [s.file for s in world.split.scenes[:3]]
+    gallery = columns(world.split.scenes[:3], [Thumbnail(96, 64, b"")] * 3, world.answers)
+    assert gallery["id"] == ["0-0", "1-0", "1-1", "2-0", "2-1", "2-2"]
+    assert len(gallery["runs"][0]["outcome"]) == 6
+    assert gallery["files"] == [s.file for s in world.split.scenes[:3]]
 
 
 def test_a_image_without_a_size_takes_what_holds_its_boxes(world):
@@ -97,12 +97,12 @@ def test_a_image_without_a_size_takes_what_holds_its_boxes(world):
     gone = Thumbnail(None, None, None, "not there")
     assert columns(scenes, [gone], [made(scenes, [SceneAnswers("s", ())], world)])["sizes"] == [21, 30]
     sized = SceneAnswers("s", (), size=(64, 48))
-    found = columns(scenes, [gone], [made(scenes, [sized], world)])
-    assert found["sizes"] == [64, 48] and found["why"] == {"0": "not there"}
+    gallery = columns(scenes, [gone], [made(scenes, [sized], world)])
+    assert gallery["sizes"] == [64, 48] and gallery["why"] == {"0": "not there"}
 
 
 def test_answers_that_are_not_those_of_the_record_are_refused(world, tmp_path):
-    run = world.shown[0]
+    run = world.runs[0]
     wrong = run.record.metrics.model_copy(update={"hits": run.record.metrics.hits + 1})
     with pytest.raises(RunError, match=r"states \d+ hits, its predictions give \d+"):
         answered(replace(run, record=run.record.model_copy(update={"metrics": wrong})), world.split.scenes)

@@ -25,12 +25,12 @@ class Elements(HTMLParser):
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
-        self.found, self.into = [], []
+        self.elements, self.into = [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.into = []
-        self.found.append((tag, dict(attributes), self.into))
+        self.elements.append((tag, dict(attributes), self.into))
 
     def handle_endtag(self, tag):
         self.into = []
@@ -39,7 +39,9 @@ class Elements(HTMLParser):
         self.into.append(data)
 
     def text_of(self, tag, **wanted):
-        return ["".join(t) for name, held, t in self.found if name == tag and wanted.items() <= held.items()]
+        return [
+            "".join(t) for name, attributes, t in self.elements if name == tag and wanted.items() <= attributes.items()
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -52,51 +54,57 @@ def elements(text):
     return Elements(text)
 
 
-@pytest.mark.parametrize("said", [*NASTY, EVIL, "]]>", "<\x00", "&lt;"])
-def test_json_cannot_end_its_element(said):
-    held = as_json({"said": said})
-    assert not re.search("[<>&\u2028\u2029]", held)
-    assert json.loads(held) == {"said": said}
+@pytest.mark.parametrize("text", [*NASTY, EVIL, "]]>", "<\x00", "&lt;"])
+def test_json_cannot_end_its_element(text):
+    attributes = as_json({"text": text})
+    assert not re.search("[<>&\u2028\u2029]", attributes)
+    assert json.loads(attributes) == {"text": text}
 
 
 def test_the_data_comes_back_as_it_was(elements, world):
-    (held,) = elements.text_of("script", id="gallery-data")
-    data = json.loads(held)
+    (attributes,) = elements.text_of("script", id="gallery-data")
+    data = json.loads(attributes)
     assert data["text"] == [e.text for s in world.split.scenes for e in s.expressions]
-    assert [run["label"] for run in data["runs"]] == [run.label for run in world.shown]
+    assert [run["label"] for run in data["runs"]] == [run.label for run in world.runs]
     assert set(NASTY) <= set(data["text"])
 
 
 def test_no_name_becomes_markup(text, elements):
     assert "window.hacked" in text  # it is there, as text
     assert EVIL not in text and NASTY[0] not in text
-    assert not [held for tag, held, _ in elements.found if "onerror" in held or held.get("src") == "x"]
-    scripts = [held for tag, held, _ in elements.found if tag == "script"]
-    assert len(scripts) == 2 + 40 and [held for held in scripts if not held.get("type")] == [{}]
+    assert not [
+        attributes
+        for tag, attributes, _ in elements.elements
+        if "onerror" in attributes or attributes.get("src") == "x"
+    ]
+    scripts = [attributes for tag, attributes, _ in elements.elements if tag == "script"]
+    assert len(scripts) == 2 + 40 and [attributes for attributes in scripts if not attributes.get("type")] == [{}]
 
 
 def test_half_a_surrogate_pair_does_not_stop_a_report(world, tmp_path):
     split = replace(world.split, name="half \ud800 a pair", known_fingerprint=world.split.fingerprint)
-    made = World(split, world.results, world.shown, world.answers).report(tmp_path / "r.html")
-    assert "<bdi>half ? a pair</bdi>" in made.path.read_text(encoding="utf-8")
+    made = World(split, world.results, world.runs, world.answers).report(tmp_path / "r.html")
+    assert "<bdi>half ? a pair</bdi>" in made["path"].read_text(encoding="utf-8")
 
 
 def test_every_image_once_and_only_images(elements):
-    held = [t for tag, held, t in elements.found if tag == "script" and held.get("type") == "text/plain"]
-    assert len(held) == 40
-    assert all(base64.b64decode("".join(t), validate=True)[:3] == b"\xff\xd8\xff" for t in held)
+    attributes = [
+        t for tag, attributes, t in elements.elements if tag == "script" and attributes.get("type") == "text/plain"
+    ]
+    assert len(attributes) == 40
+    assert all(base64.b64decode("".join(t), validate=True)[:3] == b"\xff\xd8\xff" for t in attributes)
 
 
 def test_nothing_leads_out_of_the_file(elements):
-    for tag, held, _ in elements.found:
+    for tag, attributes, _ in elements.elements:
         for name in ("src", "href", "data", "action", "srcset", "poster"):
-            assert held.get(name, "#").startswith(("#", "data:image/")), (tag, held)
+            assert attributes.get(name, "#").startswith(("#", "data:image/")), (tag, attributes)
         assert tag not in ("link", "iframe", "object", "embed", "base")
-        assert "style" not in held and not any(name.startswith("on") for name in held)
+        assert "style" not in attributes and not any(name.startswith("on") for name in attributes)
 
 
 def test_the_policy_lets_its_own_script_and_style_alone(elements):
-    (policy,) = [held["content"] for tag, held, _ in elements.found if held.get("http-equiv")]
+    (policy,) = [attributes["content"] for tag, attributes, _ in elements.elements if attributes.get("http-equiv")]
     (script,), (style,) = [t for t in elements.text_of("script") if "use strict" in t], elements.text_of("style")
     for name, inside in (("script-src", script), ("style-src", style)):
         digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
@@ -109,8 +117,8 @@ def test_the_policy_lets_its_own_script_and_style_alone(elements):
 def test_the_leaderboard_has_the_records_numbers(text, world):
     table = text.split('class="board"')[1].split("</table>")[0]
     rows = table.split("<tr>")[2:]
-    assert len(rows) == len(world.shown)
-    for row, run in zip(rows, world.shown, strict=True):
+    assert len(rows) == len(world.runs)
+    for row, run in zip(rows, world.runs, strict=True):
         metrics = run.record.metrics
         assert (
             f"<bdi>{html.escape(run.label, quote=True)}</bdi>".replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
@@ -122,7 +130,7 @@ def test_the_leaderboard_has_the_records_numbers(text, world):
 
 def test_strata_say_their_numbers(text, world):
     strata = text.split('id="strata"')[1].split("</section>")[0]
-    cells = world.shown[0].record.metrics.strata["kind"]
+    cells = world.runs[0].record.metrics.strata["kind"]
     for label, cell in cells.items():
         band = strata.split(f"<bdi>{label}</bdi><small>{cell.n}</small>")[1].split("</div>")[0]
         assert f'x="{percent(cell.accuracy)}%"' in band and f'x1="{percent(cell.ci95[0])}%"' in band
@@ -133,14 +141,14 @@ def test_pairs_agree_with_the_cells(text, world):
     a, b = (run.outcomes.hit for run in world.answers[:2])
     row = text.split('class="pairs"')[1].split("<tr>")[2]
     both, only_a, only_b, neither = (a & b).sum(), (a & ~b).sum(), (b & ~a).sum(), (~a & ~b).sum()
-    said = re.sub(r"<svg.*", "", row.split('class="cells">')[1], flags=re.DOTALL)
-    assert [int(n) for n in re.findall(r">?(\d+)(?:</a>)? ?(?:·|\s*$)", said)] == [both, only_a, only_b, neither]
+    section = re.sub(r"<svg.*", "", row.split('class="cells">')[1], flags=re.DOTALL)
+    assert [int(n) for n in re.findall(r">?(\d+)(?:</a>)? ?(?:·|\s*$)", section)] == [both, only_a, only_b, neither]
     assert f"{100 * (a.mean() - b.mean()):+.2f}".replace("-", "−") in row
 
 
 def test_how_a_run_was_made(text, world):
     runs = text.split('id="runs"')[1]
-    for run in world.shown:
+    for run in world.runs:
         assert run.record.signature in html.unescape(runs)
         assert run.record.settings_hash in runs
         assert "w: " + "ab" * 32 in runs
@@ -148,39 +156,39 @@ def test_how_a_run_was_made(text, world):
 
 def test_one_run_alone_is_compared_with_nobody(world, tmp_path):
     alone = replace_runs(world, 1)
-    text = alone.report(tmp_path / "r.html").path.read_text(encoding="utf-8")
+    text = alone.report(tmp_path / "r.html")["path"].read_text(encoding="utf-8")
     assert "Who is better than whom" not in text and 'href="#comparison"' not in text
 
 
 def replace_runs(world, count):
-    return World(world.split, world.results, world.shown[:count], world.answers[:count])
+    return World(world.split, world.results, world.runs[:count], world.answers[:count])
 
 
 def test_runs_that_cannot_be_compared_say_so(world, tmp_path):
     shutil.copytree(world.results, tmp_path / "results")
-    folders = [tmp_path / "results" / run.folder.relative_to(world.results) for run in world.shown]
+    folders = [tmp_path / "results" / run.folder.relative_to(world.results) for run in world.runs]
     (folders[0] / "outcomes.jsonl").unlink()
-    split, shown = choose([str(folder) for folder in folders], world.split, tmp_path / "results")
-    made = World(split, tmp_path / "results", shown, world.answers).report(tmp_path / "r.html")
-    said = made.path.read_text(encoding="utf-8").split('id="comparison"')[1].split("</section>")[0]
-    assert "bench score" in said and "--keep" in said and "<table" not in said
+    split, runs = choose([str(folder) for folder in folders], world.split, tmp_path / "results")
+    made = World(split, tmp_path / "results", runs, world.answers).report(tmp_path / "r.html")
+    section = made["path"].read_text(encoding="utf-8").split('id="comparison"')[1].split("</section>")[0]
+    assert "bench score" in section and "--keep" in section and "<table" not in section
 
 
 def test_a_split_without_its_images(world, tmp_path):
     split = make_split(gone=[scene.file for scene in world.split.scenes])
-    made = World(split, world.results, world.shown, world.answers).report(tmp_path / "r.html")
-    text = made.path.read_text(encoding="utf-8")
-    assert (made.missing, made.images, made.expressions) == (40, 40, 100)
-    assert "40 of 40 images cannot be shown" in text and 'type="text/plain"' not in text
+    made = World(split, world.results, world.runs, world.answers).report(tmp_path / "r.html")
+    text = made["path"].read_text(encoding="utf-8")
+    assert (made["missing"], made["images"], made["expressions"]) == (40, 40, 100)
+    assert "40 of 40 images are missing" in text and 'type="text/plain"' not in text
     assert EVIL not in text
 
 
 def test_the_first_images_only(world, tmp_path):
     made = world.report(tmp_path / "sub" / "r.html", limit=4, thumbnail=64)
-    assert (made.images, made.expressions, made.thumbnail) == (4, 10, 64)
-    text = made.path.read_text(encoding="utf-8")
+    assert (made["images"], made["expressions"], made["thumbnail"]) == (4, 10, 64)
+    text = made["path"].read_text(encoding="utf-8")
     assert "10 expressions about the first 4 of 40 images" in text
-    assert made.bytes == made.path.stat().st_size
+    assert made["bytes"] == made["path"].stat().st_size
 
 
 def test_curves_come_in_as_images(world, tmp_path):
@@ -192,11 +200,11 @@ def test_curves_come_in_as_images(world, tmp_path):
     (tmp_path / "scored").mkdir()
     (tmp_path / "scored" / "reliability.svg").write_text("<svg><title>Reliability</title></svg>")
     made = world.report(tmp_path / "r.html", trainings=[tmp_path / "a.run"], reliabilities=[tmp_path / "scored"])
-    found = Elements(made.path.read_text(encoding="utf-8"))
-    images = [held for tag, held, _ in found.found if tag == "img"]
-    assert [held["alt"] for held in images] == ["Loss & all", "Reliability"]
+    page = Elements(made["path"].read_text(encoding="utf-8"))
+    images = [attributes for tag, attributes, _ in page.elements if tag == "img"]
+    assert [attributes["alt"] for attributes in images] == ["Loss & all", "Reliability"]
     assert base64.b64decode(images[0]["src"].partition(",")[2]).decode() == curves
-    assert "a.run/curves.svg" in "".join(found.text_of("bdi"))
+    assert "a.run/curves.svg" in "".join(page.text_of("bdi"))
 
 
 @pytest.mark.parametrize("content", [None, b"not a drawing", b"\xff\xfe<svg"])
@@ -228,12 +236,12 @@ def test_without_speed_records_it_says_how_to_make_them(text):
 def test_a_chart_of_the_runs_that_were_timed(world, tmp_path):
     results = tmp_path / "results"
     shutil.copytree(world.results, results)
-    folders = [results / run.folder.relative_to(world.results) for run in world.shown]
-    record = world.shown[0].record
+    folders = [results / run.folder.relative_to(world.results) for run in world.runs]
+    record = world.runs[0].record
     speed = make_speed(123.0, name=record.name, identity=record.identity, environment=record.environment)
     (folders[0].parent / "speed-20261122-100000-00000000.json").write_text(speed.model_dump_json())
-    found = speeds(choose([str(folder) for folder in folders], world.split, results)[1])
-    (chart,) = found["charts"]
-    assert "sure" in chart["said"] and "123" in chart["said"] and "poor" not in chart["said"]
-    (note,) = found["notes"]
+    drawn = speeds(choose([str(folder) for folder in folders], world.split, results)[1])
+    (chart,) = drawn["charts"]
+    assert "sure" in chart["text"] and "123" in chart["text"] and "poor" not in chart["text"]
+    (note,) = drawn["notes"]
     assert note.startswith("Not timed: ") and "poor" in note and "--pipeline sure" not in note

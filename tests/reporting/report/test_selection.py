@@ -12,18 +12,18 @@ from bench.runs.store import write_record
 
 
 def test_best_first_whatever_the_order(world):
-    folders = [str(run.folder) for run in world.shown]
+    folders = [str(run.folder) for run in world.runs]
     for order in (folders, folders[::-1]):
-        split, shown = choose(order, world.split, world.results)
-        assert [run.label for run in shown] == list(NAMES)
+        split, runs = choose(order, world.split, world.results)
+        assert [run.label for run in runs] == list(NAMES)
         assert split is world.split
-    accuracies = [run.record.metrics.accuracy for run in shown]
+    accuracies = [run.record.metrics.accuracy for run in runs]
     assert accuracies == sorted(accuracies, reverse=True) and accuracies[0] > accuracies[-1]
 
 
 def test_a_pipeline_by_name(world):
-    _, shown = choose(["poor"], world.split, world.results)
-    assert [run.label for run in shown] == ["poor"]
+    _, runs = choose(["poor"], world.split, world.results)
+    assert [run.label for run in runs] == ["poor"]
     with pytest.raises(UnknownName, match="pour"):
         choose(["pour"], world.split, world.results)
 
@@ -47,16 +47,16 @@ def test_by_default_the_rows_of_the_table(own, world):
     for folder in folders_in(own):
         edit(folder, git={"commit": "ab" * 20, "dirty": False})
     edit(folders_in(own)[0], git={"commit": "ab" * 20, "dirty": True})  # in no table
-    _, shown = choose([], world.split, own)
-    assert {run.folder for run in shown} == set(folders_in(own)[1:])
-    assert all(run.row["commit"] == "ab" * 20 for run in shown)
+    _, runs = choose([], world.split, own)
+    assert {run.folder for run in runs} == set(folders_in(own)[1:])
+    assert all(run.row["commit"] == "ab" * 20 for run in runs)
 
 
 def test_without_a_table_the_latest_run_of_each(own, world):
     for folder in folders_in(own):
         edit(folder, git={"dirty": True})
-    _, shown = choose([], world.split, own)
-    assert [run.label for run in shown] == list(NAMES)
+    _, runs = choose([], world.split, own)
+    assert [run.label for run in runs] == list(NAMES)
     with pytest.raises(RunError, match="bench run --pipeline"):
         choose([], world.split, own / "empty")
 
@@ -84,10 +84,10 @@ def test_runs_that_mean_different_things_are_refused(own, world):
 
 def test_other_data_is_refused(world):
     with pytest.raises(RunError, match="fingerprint"):
-        choose([str(world.shown[0].folder)], make_split(30), world.results)
+        choose([str(world.runs[0].folder)], make_split(30), world.results)
 
 
-def test_limited_runs_are_about_the_images_they_saw(tmp_path):
+def test_limited_runs_are_about_the_images_they_answered(tmp_path):
     split = make_split()
     (folder,) = run_all(split.limited(7), tmp_path, names=["sure"])
     answered, (run,) = choose([str(folder)], split, tmp_path)
@@ -100,6 +100,6 @@ def test_two_runs_of_one_name_have_two_labels(own, world):
     again = folder.with_name(folder.name + "-2")
     shutil.copytree(folder, again)
     edit(again, settings_hash="fe" * 32)
-    _, shown = choose([str(folder), str(again), str(folder)], world.split, own)
+    _, runs = choose([str(folder), str(again), str(folder)], world.split, own)
     record = read_record(folder)
-    assert {run.label for run in shown} == {f"sure ({record.settings_hash[:6]})", "sure (fefefe)"}
+    assert {run.label for run in runs} == {f"sure ({record.settings_hash[:6]})", "sure (fefefe)"}

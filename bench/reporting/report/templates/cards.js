@@ -5,11 +5,11 @@ let onPage = [];
 
 const pages = () => Math.max(1, Math.ceil(selection().length / PAGE));
 
-// Shows the page of the state: new cards where others are asked for, new boxes alone where they are the same ones.
+// Shows the page of the state: new cards where others are wanted, new boxes alone where they are the same ones.
 function showCards() {
-  const found = selection();
+  const matches = selection();
   const page = Math.min(state.page, pages() - 1);
-  const wanted = found.slice(page * PAGE, (page + 1) * PAGE);
+  const wanted = matches.slice(page * PAGE, (page + 1) * PAGE);
   const focused = cards.contains(document.activeElement) ? [...cards.children].findIndex((c) => c.contains(document.activeElement)) : -1;
   if (wanted.length !== onPage.length || wanted.some((i, k) => i !== onPage[k])) {
     onPage = wanted;
@@ -17,8 +17,8 @@ function showCards() {
     if (focused >= 0) cards.children[Math.min(focused, wanted.length - 1)]?.querySelector("button").focus();
   }
   for (const [k, i] of onPage.entries()) dress(cards.children[k], i);
-  document.getElementById("empty").hidden = found.length > 0;
-  document.getElementById("count").replaceChildren(make("b", {}, thousands(found.length)), ` of ${thousands(COUNT)} expressions`);
+  document.getElementById("empty").hidden = matches.length > 0;
+  document.getElementById("count").replaceChildren(make("b", {}, thousands(matches.length)), ` of ${thousands(COUNT)} expressions`);
   document.getElementById("page").textContent = `page ${thousands(page + 1)} of ${thousands(pages())}`;
   document.getElementById("previous").disabled = page === 0;
   document.getElementById("next").disabled = page >= pages() - 1;
@@ -27,12 +27,12 @@ function showCards() {
 function card(i) {
   const button = make("button", { type: "button", "aria-label": `Show large: ${DATA.text[i]}` }, scene(i));
   button.addEventListener("click", () => change({ e: i }, { opens: true }));
-  const said = CUTS.filter((cut) => ["kind", "category"].includes(cut.name) && cut.of[i] >= 0).map((cut) => cut.labels[cut.of[i]]);
+  const labels = CUTS.filter((cut) => ["kind", "category"].includes(cut.name) && cut.of[i] >= 0).map((cut) => cut.labels[cut.of[i]]);
   const about = make(
     "div",
     { class: "about" },
     make("p", { class: "text", dir: "auto" }, DATA.text[i]),
-    make("p", { class: "meta" }, make("bdi", {}, [...said, DATA.id[i]].join(" · "))),
+    make("p", { class: "meta" }, make("bdi", {}, [...labels, DATA.id[i]].join(" · "))),
     make("ul", { class: "chips" }),
   );
   return make("li", { class: "card", "data-id": DATA.id[i] }, button, about);
@@ -43,9 +43,9 @@ function dress(element, i) {
   const svg = element.querySelector(".scene");
   svg.querySelector(".overlay")?.remove();
   svg.append(overlay(i));
-  const shown = RUNS.filter((run) => drawn().has(run.number)).slice(0, 8);
+  const visible = RUNS.filter((run) => drawn().has(run.number)).slice(0, 8);
   element.querySelector(".chips").replaceChildren(
-    ...shown.map((run) =>
+    ...visible.map((run) =>
       make(
         "li",
         { title: run.label, class: run.hit[i] ? "hit" : "miss" },

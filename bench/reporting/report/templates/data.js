@@ -1,4 +1,4 @@
-// The gallery's columns, once read, and what is asked of them. An expression is its number in the split.
+// The gallery's columns, parsed once, and their look-ups. An expression is its number in the split.
 const DATA = JSON.parse(document.getElementById("gallery-data").textContent);
 const COUNT = DATA.id.length;
 const RUNS = DATA.runs.map((run, number) => ({
@@ -40,8 +40,8 @@ function rectangle(flat, k) {
 const images = new Map();
 function imageOf(p) {
   if (!images.has(p)) {
-    const held = document.getElementById(`image-${p}`);
-    images.set(p, held && `data:image/jpeg;base64,${held.textContent}`);
+    const element = document.getElementById(`image-${p}`);
+    images.set(p, element && `data:image/jpeg;base64,${element.textContent}`);
   }
   return images.get(p);
 }

@@ -23,10 +23,10 @@ function showDetail() {
   stage.querySelector(".overlay")?.remove();
   stage.querySelector(".scene").append(overlay(i, 240));
   listAnswers(i);
-  const [found, place] = [selection(), selection().indexOf(i)];
-  document.getElementById("detail-place").textContent = place < 0 ? "outside the filter" : `${thousands(place + 1)} of ${thousands(found.length)}`;
+  const [matches, place] = [selection(), selection().indexOf(i)];
+  document.getElementById("detail-place").textContent = place < 0 ? "outside the filter" : `${thousands(place + 1)} of ${thousands(matches.length)}`;
   document.getElementById("detail-previous").disabled = place <= 0;
-  document.getElementById("detail-next").disabled = place >= found.length - 1;
+  document.getElementById("detail-next").disabled = place >= matches.length - 1;
   document.getElementById("detail-link").setAttribute("href", toHash(state));
 }
 
@@ -62,11 +62,11 @@ function answerRow(run) {
 
 // On or back among the expressions of the filter.
 function step(by) {
-  const found = selection();
-  const place = found.indexOf(state.e);
+  const matches = selection();
+  const place = matches.indexOf(state.e);
   const next = place < 0 ? 0 : place + by;
-  if (next < 0 || next >= found.length) return;
-  change({ e: found[next], page: Math.floor(next / PAGE) });
+  if (next < 0 || next >= matches.length) return;
+  change({ e: matches[next], page: Math.floor(next / PAGE) });
 }
 
 function toggle(number) {

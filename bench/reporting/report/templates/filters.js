@@ -22,15 +22,15 @@ const SORTED = {
 const collator = new Intl.Collator("en", { numeric: true });
 
 // Numbers of the expressions that the filters leave, sorted. The last answer is kept: paging asks again.
-let kept = { key: null, found: null };
+let kept = { key: null, matches: null };
 function selection() {
   const key = JSON.stringify([state.a, state.b, state.show, state.sort, state.q, state.cuts]);
   if (kept.key !== key) {
     performance.mark("filter");
-    kept = { key, found: select() };
+    kept = { key, matches: select() };
     performance.measure("bench-filter", "filter");
   }
-  return kept.found;
+  return kept.matches;
 }
 
 function select() {
@@ -38,17 +38,17 @@ function select() {
   const cuts = CUTS.filter((cut) => cut.name in state.cuts).map((cut) => [cut.of, cut.labels.indexOf(state.cuts[cut.name])]);
   const words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
   const texts = words.length ? searchable() : [];
-  const found = [];
+  const matches = [];
   for (let i = 0; i < COUNT; i++) {
     if (!test(i, a, b)) continue;
     if (!cuts.every(([of, label]) => of[i] === label)) continue;
     if (!words.every((word) => texts[i].includes(word))) continue;
-    found.push(i);
+    matches.push(i);
   }
-  if (state.sort === "id") return found.sort((i, j) => collator.compare(DATA.id[i], DATA.id[j]) || i - j);
+  if (state.sort === "id") return matches.sort((i, j) => collator.compare(DATA.id[i], DATA.id[j]) || i - j);
   if (state.sort in SORTED) {
     const value = SORTED[state.sort](a, b);
-    found.sort((i, j) => value(j) - value(i) || i - j);
+    matches.sort((i, j) => value(j) - value(i) || i - j);
   }
-  return found;
+  return matches;
 }

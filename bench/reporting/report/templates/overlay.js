@@ -19,7 +19,7 @@ function scene(i) {
   } else {
     svg.append(shape("rect", { class: "blank", width, height }));
     const size = Math.min(width, height) / 16;
-    svg.append(shape("text", { class: "blank-said", x: width / 2, y: height - size, "font-size": size, "text-anchor": "middle" }, "no image"), shape("title", {}, DATA.why[p] ?? ""));
+    svg.append(shape("text", { class: "blank-text", x: width / 2, y: height - size, "font-size": size, "text-anchor": "middle" }, "no image"), shape("title", {}, DATA.why[p] ?? ""));
   }
   return svg;
 }
@@ -58,7 +58,7 @@ function overlay(i, parts = 115) {
   return layer;
 }
 
-// A box twice, dark and wide beneath, so that it is seen on any image.
+// A box twice, dark and wide beneath, so that it is visible on any image.
 function framed(kind, [x, y, width, height], name) {
   const place = { x, y, width: Math.max(0, width), height: Math.max(0, height) };
   const group = shape("g", { class: kind }, shape("rect", { class: "line casing", ...place }), shape("rect", { class: "line own", ...place }));
@@ -68,8 +68,8 @@ function framed(kind, [x, y, width, height], name) {
 
 // A run's number outside a corner of its box where the image has room, else inside; where one is taken, at another.
 function tag(run, [x, y, width, height], unit, taken, most, lowest) {
-  const said = String(run.number + 1);
-  const [w, h] = [unit * (5 + 4.2 * said.length), unit * 9];
+  const digits = String(run.number + 1);
+  const [w, h] = [unit * (5 + 4.2 * digits.length), unit * 9];
   const [right, above, below] = [x + width - w, y - h, y + height];
   const corners = [[x, above], [right, above], [x, below], [right, below], [x, y], [right, y], [x, below - h], [right, below - h]];
   const inside = corners.map(([left, top]) => [Math.min(Math.max(left, 0), most - w), Math.min(Math.max(top, 0), lowest - h)]);
@@ -80,6 +80,6 @@ function tag(run, [x, y, width, height], unit, taken, most, lowest) {
     "g",
     { class: `tag p${run.number % 6}` },
     shape("rect", { x: left, y: top, width: w, height: h, rx: unit }),
-    shape("text", { x: left + w / 2, y: top + h * 0.8, "font-size": h * 0.82, "text-anchor": "middle" }, said),
+    shape("text", { x: left + w / 2, y: top + h * 0.8, "font-size": h * 0.82, "text-anchor": "middle" }, digits),
   );
 }

@@ -3,7 +3,7 @@
 import pytest
 from worlds_of_runs import make_run, scenes_of
 
-from bench.comparison.finding import find_run
+from bench.comparison.compared_runs import find_run
 from bench.errors import RunError, UnknownName, UsageError
 
 SCENES, HITS = scenes_of([2, 3]), [1, 0, 1, 1, 0]
@@ -17,8 +17,8 @@ def test_every_way_to_say_it(tmp_path, monkeypatch):
     folder = run(tmp_path / "results", "yolo-clip")
     monkeypatch.chdir(tmp_path)
     results = tmp_path / "results"
-    for said in (folder, folder / "run.json", folder.parent, "yolo-clip/mine-val", "yolo-clip"):
-        assert find_run(str(said), results).resolve() == folder
+    for name in (folder, folder / "run.json", folder.parent, "yolo-clip/mine-val", "yolo-clip"):
+        assert find_run(str(name), results).resolve() == folder
     assert find_run("yolo-clip", results, "mine-val") == folder
     assert find_run("results/runs/yolo-clip/mine-val", results).resolve() == folder
 

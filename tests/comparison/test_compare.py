@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from worlds_of_runs import make_run, scenes_of
 
-from bench.comparison.comparison import compare
+from bench.comparison.compare import compare
 from bench.comparison.paired import expanded_tail
 from bench.errors import RunError, UsageError
 from bench.evaluation.statistics import drawn_images
@@ -37,18 +37,18 @@ def runs(tmp_path):
 
 def slow(scenes, differences, inside, draws, confidence):
     """Difference and interval of the expressions in `inside`, as the definition says: draw by draw, loop by loop."""
-    asked = [scene for scene in scenes if scene.expressions]
+    present = [scene for scene in scenes if scene.expressions]
     ratios = []
-    for taken in np.concatenate(list(drawn_images(len(asked), draws, 0))).tolist():
+    for taken in np.concatenate(list(drawn_images(len(present), draws, 0))).tolist():
         above = below = 0
         for image in taken:
-            for expression in asked[image].expressions:
+            for expression in present[image].expressions:
                 if expression.id in inside:
                     above += differences[expression.id]
                     below += 1
         if below:
             ratios.append(above / below)
-    images = sum(any(e.id in inside for e in scene.expressions) for scene in asked)
+    images = sum(any(e.id in inside for e in scene.expressions) for scene in present)
     place = int(expanded_tail(images, confidence) * (len(ratios) + 1))
     ratios.sort()
     ends = (ratios[place - 1], ratios[len(ratios) - place]) if place else (-1.0, 1.0)
@@ -75,35 +75,35 @@ def test_a_pair_is_what_slow_loops_say(tmp_path, confidence):
     value, ends, _ = slow(scenes, gained, set(ids), DRAWS, confidence)
     assert pair.mean_iou_difference == pytest.approx(value / 1e6, rel=1e-12)
     assert pair.mean_iou_ci95 == pytest.approx((ends[0] / 1e6, ends[1] / 1e6), rel=1e-12)
-    found = {(s.cut, s.label): s for s in pair.strata}
-    assert {cut for cut, _ in found} >= {"kind", "length", "spatial words", "people"}
+    strata = {(s["cut"], s["label"]): s for s in pair.strata}
+    assert {cut for cut, _ in strata} >= {"kind", "length", "spatial words", "people"}
     for kind in ("k0", "k1"):
         inside = {e.id for e in expressions if e.kind == kind}
-        stratum = found["kind", kind]
+        stratum = strata["kind", kind]
         value, ends, _ = slow(scenes, difference, inside, DRAWS, confidence)
-        assert (stratum.n, stratum.difference, stratum.ci95) == (len(inside), value, ends)
-        assert stratum.b_only == sum(difference[name] == 1 for name in inside)
-        assert stratum.a_only == sum(difference[name] == -1 for name in inside)
+        assert (stratum["n"], stratum["difference"], stratum["ci95"]) == (len(inside), value, ends)
+        assert stratum["b_only"] == sum(difference[name] == 1 for name in inside)
+        assert stratum["a_only"] == sum(difference[name] == -1 for name in inside)
 
 
 def test_cells_and_flips_add_up(runs):
-    found = compare(runs, DRAWS)
+    comparison = compare(runs, DRAWS)
     _, hits = world()
-    pair = found.pairs[0]
+    pair = comparison.pairs[0]
     cells = pair.cells
     both = list(zip(hits["x"], hits["y"], strict=True))
-    said = [(1, 1), (1, 0), (0, 1), (0, 0)]
-    assert [cells.both, cells.a_only, cells.b_only, cells.neither] == [both.count(which) for which in said]
-    assert found.n == len(both) == cells.both + cells.a_only + cells.b_only + cells.neither
+    counts = [both.count(which) for which in ((1, 1), (1, 0), (0, 1), (0, 0))]
+    assert [cells[which] for which in ("both", "a_only", "b_only", "neither")] == counts
+    assert comparison.n == len(both) == sum(cells.values())
     flipped = [f"e{n}" for n, (x, y) in enumerate(both) if x != y]
-    assert [flip.id for flip in pair.flips] == flipped
-    assert {flip.right for flip in pair.flips} == {"A", "B"}
+    assert [flip["id"] for flip in pair.flips] == flipped
+    assert {flip["right"] for flip in pair.flips} == {"A", "B"}
     for flip in pair.flips:
-        x, _ = both[int(flip.id[1:])]
-        assert flip.right == ("A" if x else "B")
-        assert flip.iou == ((1.0, 0.333333) if x else (0.333333, 1.0))
-    assert pair.images_flipped == len({flip.scene for flip in pair.flips})
-    assert pair.mcnemar_p == pytest.approx(stats.binomtest(cells.a_only, cells.a_only + cells.b_only).pvalue)
+        x, _ = both[int(flip["id"][1:])]
+        assert flip["right"] == ("A" if x else "B")
+        assert flip["iou"] == ((1.0, 0.333333) if x else (0.333333, 1.0))
+    assert pair.images_flipped == len({flip["scene"] for flip in pair.flips})
+    assert pair.mcnemar_p == pytest.approx(stats.binomtest(cells["a_only"], cells["a_only"] + cells["b_only"]).pvalue)
 
 
 def test_swapping_the_runs_swaps_the_signs(runs):
@@ -111,19 +111,19 @@ def test_swapping_the_runs_swaps_the_signs(runs):
     assert back.difference == -there.difference != 0
     assert back.ci95 == (-there.ci95[1], -there.ci95[0])
     assert back.p == there.p
-    assert back.cells.a_only == there.cells.b_only
+    assert back.cells["a_only"] == there.cells["b_only"]
 
 
 def test_every_pair_with_holm_or_the_baselines(runs):
-    found = compare(runs, DRAWS)
-    assert [(pair.a, pair.b) for pair in found.pairs] == [("A", "B"), ("A", "C"), ("B", "C")]
-    ordered = sorted(found.pairs, key=lambda pair: pair.p)
+    comparison = compare(runs, DRAWS)
+    assert [(pair.a, pair.b) for pair in comparison.pairs] == [("A", "B"), ("A", "C"), ("B", "C")]
+    ordered = sorted(comparison.pairs, key=lambda pair: pair.p)
     assert ordered[0].p_holm == 3 * ordered[0].p
     assert ordered[1].p_holm == max(ordered[0].p_holm, min(1, 2 * ordered[1].p))
-    assert all(pair.significant == (pair.p_holm <= 0.05) for pair in found.pairs)
+    assert all(pair.significant == (pair.p_holm <= 0.05) for pair in comparison.pairs)
     fewer = compare(runs, DRAWS, baseline_only=True)
     assert [(pair.a, pair.b) for pair in fewer.pairs] == [("A", "B"), ("A", "C")]
-    assert [pair.ci95 for pair in fewer.pairs] == [pair.ci95 for pair in found.pairs[:2]]
+    assert [pair.ci95 for pair in fewer.pairs] == [pair.ci95 for pair in comparison.pairs[:2]]
     assert min(pair.p_holm for pair in fewer.pairs) == 2 * min(pair.p for pair in fewer.pairs)
 
 
@@ -135,14 +135,14 @@ def test_the_same_answers_are_no_difference(tmp_path):
     assert (pair.flips, pair.detectable, pair.mcnemar_p, pair.mean_iou_ci95) == ((), None, 1.0, (0.0, 0.0))
 
 
-def test_the_object_is_json_and_says_the_texts(runs):
-    found = compare(runs[:2], DRAWS)
-    texts = {f"e{n}": f"text {n}" for n in range(found.n)}
-    whole = json.loads(json.dumps(found.as_object(texts), allow_nan=False))
-    assert whole["runs"][0]["acc@0.5"] == found.runs[0].accuracy
-    assert whole["pairs"][0]["flips"][0]["text"] == texts[found.pairs[0].flips[0].id]
-    assert "text" not in found.as_object()["pairs"][0]["flips"][0]
-    row = found.flips(texts)[0]
+def test_the_object_is_json_with_the_texts(runs):
+    comparison = compare(runs[:2], DRAWS)
+    texts = {f"e{n}": f"text {n}" for n in range(comparison.n)}
+    whole = json.loads(json.dumps(comparison.as_object(texts), allow_nan=False))
+    assert whole["runs"][0]["acc@0.5"] == comparison.runs[0]["acc@0.5"]
+    assert whole["pairs"][0]["flips"][0]["text"] == texts[comparison.pairs[0].flips[0]["id"]]
+    assert "text" not in comparison.as_object()["pairs"][0]["flips"][0]
+    row = comparison.flips(texts)[0]
     assert (row["a"], row["b"], row["right"] in "xy", row["text"]) == ("x", "y", True, texts[row["id"]])
 
 
@@ -156,25 +156,27 @@ def test_what_must_be_known_is_noted(tmp_path):
     assert "A and B differ on 1 images only" in notes or "A and B differ on 2 images only" in notes
     lone = scenes_of([2])
     two = [make_run(tmp_path, name, lone, marks, split="l-val") for name, marks in (("a", [1, 1]), ("b", [0, 0]))]
-    found = compare(two, DRAWS)
-    assert found.pairs[0].ci95 == (-1.0, 1.0) and found.pairs[0].p == 1.0
-    assert any("too few for an interval" in note for note in found.notes)
+    comparison = compare(two, DRAWS)
+    assert comparison.pairs[0].ci95 == (-1.0, 1.0) and comparison.pairs[0].p == 1.0
+    assert any("too few for an interval" in note for note in comparison.notes)
 
 
 def test_many_pairs_can_still_be_told_apart(tmp_path):
     """Ten pairs, and few draws: the smallest p of the draws alone would be 10 x 0.02 after Holm."""
     scenes, hits = world()
     marks = [hits["x"]] * 4 + [[1] * len(hits["x"])]
-    found = compare([make_run(tmp_path, f"m{n}", scenes, each) for n, each in enumerate(marks)], 100, confidence=0.9)
-    last = [pair for pair in found.pairs if pair.b == "E"]
+    comparison = compare(
+        [make_run(tmp_path, f"m{n}", scenes, each) for n, each in enumerate(marks)], 100, confidence=0.9
+    )
+    last = [pair for pair in comparison.pairs if pair.b == "E"]
     assert all(pair.p_holm < 0.01 and pair.significant for pair in last)
-    assert not any(pair.significant for pair in found.pairs if pair.b != "E")
+    assert not any(pair.significant for pair in comparison.pairs if pair.b != "E")
 
 
 def test_runs_of_one_pipeline_are_told_apart(tmp_path):
     scenes, hits = world()
     folders = [make_run(tmp_path, "x", scenes, hits[name], settings_hash=name * 8) for name in "xy"]
-    names = [run.name for run in compare(folders, DRAWS).runs]
+    names = [run["name"] for run in compare(folders, DRAWS).runs]
     assert names[0] != names[1] and all(name.startswith("x (2026-11-22-") for name in names)
 
 
@@ -215,7 +217,7 @@ def test_outcomes_that_are_not_the_records_are_refused(tmp_path):
         compare(folders, DRAWS)
     lines = stored.splitlines(keepends=True)
     path.write_text("".join(lines[:-1]))
-    with pytest.raises(RunError, match=r"outcomes\.jsonl holds"):
+    with pytest.raises(RunError, match=r"outcomes\.jsonl has"):
         compare(folders, DRAWS)
     assert len(read_outcomes(folders[0]).ids) == len(hits["x"])
 

@@ -1,0 +1,292 @@
+"""Compare two or more runs pair by pair: the difference, its interval, and the strata it comes from.
+
+A pair (A, B) is about B - A: a positive difference says that B is better. Every interval is from one set of draws of
+images (bench/comparison/paired.py), so results of one call go together. Shapes: N expressions, m images that have any,
+R runs, S strata. Everything that is drawn is a whole number (IoUs in millionths, as they are stored), so the sums are
+exact and the same on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.comparison.compared_runs import ComparedRun, read_runs
+from bench.comparison.paired import (
+    Interval,
+    detectable,
+    difference_interval,
+    difference_p,
+    excluded,
+    holm,
+    mcnemar,
+    standard_error,
+)
+from bench.evaluation.statistics import resampled_sums
+from bench.evaluation.strata import in_order
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+Bool = NDArray[np.bool_]
+
+MILLION = 1_000_000
+FEW_FLIPPED = 10  # images; a bootstrap of so few events takes their chance direction for an effect
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """B against A; fractions, B - A. `p` is of the paired bootstrap, `p_holm` corrected for the number of pairs.
+
+    `cells` counts the expressions that both hit, A only, B only, neither. `strata` have cut, label, n, a_only, b_only,
+    difference, ci95 (not corrected for the number of strata). `flips` are the expressions that one of the two hits:
+    id, scene, right (its label), iou (A's, B's).
+    """
+
+    a: str
+    b: str
+    difference: float
+    ci95: Interval
+    p: float
+    p_holm: float
+    significant: bool
+    standard_error: float | None
+    detectable: float | None
+    cells: Mapping[str, int]
+    images_flipped: int
+    mcnemar_p: float
+    mean_iou_difference: float
+    mean_iou_ci95: Interval
+    strata: tuple[Mapping[str, Any], ...]
+    flips: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Everything `bench compare` says. `images` are those with an expression; `notes` what a reader must know.
+
+    `runs` have label, pipeline, name, run_dir, hits, acc@0.5, mean_iou, and their record's own ci95 and confidence.
+    """
+
+    split: str
+    protocol: str
+    signature: str
+    n: int
+    images: int
+    draws: int
+    seed: int
+    confidence: float
+    runs: tuple[Mapping[str, Any], ...]
+    pairs: tuple[Pair, ...]
+    notes: tuple[str, ...]
+
+    def as_object(self, texts: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Return plain values for JSON; `texts` (id -> expression) go with the flips where the split is at hand."""
+        whole = asdict(self)
+        for pair in whole["pairs"]:
+            pair["flips"] = [_with_text(flip, texts) for flip in pair["flips"]]
+        return whole
+
+    def flips(self, texts: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+        """Return every flip of every pair as one plain row, with the names of the runs for their labels."""
+        names = {run["label"]: run["name"] for run in self.runs}
+        return [
+            _with_text({"a": names[pair.a], "b": names[pair.b], **flip, "right": names[flip["right"]]}, texts)
+            for pair in self.pairs
+            for flip in pair.flips
+        ]
+
+
+def _with_text(flip: Mapping[str, Any], texts: Mapping[str, str] | None) -> dict[str, Any]:
+    return {**flip} if texts is None else {**flip, "text": texts.get(flip["id"])}
+
+
+def compare(
+    folders: Sequence[Path], draws: int = 10_000, seed: int = 0, confidence: float = 0.95, baseline_only: bool = False
+) -> Comparison:
+    """Compare the runs in these folders: every pair, or with `baseline_only` each with the first.
+
+    Reads run.json and outcomes.jsonl alone. Raises RunError, with the reason, for runs that cannot be compared.
+    """
+    runs = read_runs(folders)
+    sample = Sample(runs)
+    # 1. One set of draws of images for all pairs and strata.
+    totals = sample.resampled(draws, seed)
+    chosen = (pair for pair in combinations(range(len(runs)), 2) if pair[0] == 0 or not baseline_only)
+    pairs = [_pair(runs, a, b, sample, totals, confidence) for a, b in chosen]
+    # 2. Holm's correction for the number of pairs, and the verdict.
+    corrected = holm([pair.p for pair in pairs])
+    settled = tuple(
+        replace(pair, p_holm=p, significant=p <= 1 - confidence) for pair, p in zip(pairs, corrected, strict=True)
+    )
+    first = runs[0].record
+    return Comparison(
+        split=first.identity.data.split,
+        protocol=first.protocol,
+        signature=first.signature,
+        n=runs[0].metrics.n,
+        images=sample.images,
+        draws=draws,
+        seed=seed,
+        confidence=confidence,
+        runs=tuple(
+            {
+                "label": run.label,
+                "pipeline": run.record.name,
+                "name": run.name,
+                "run_dir": run.folder.as_posix(),
+                "hits": run.metrics.hits,
+                "ci95": run.metrics.ci95,
+                "confidence": run.metrics.bootstrap.confidence,
+                "mean_iou": run.metrics.mean_iou,
+                "acc@0.5": run.metrics.accuracy,
+            }
+            for run in runs
+        ),
+        pairs=settled,
+        notes=tuple(_notes(runs, settled, sample.images, draws, confidence)),
+    )
+
+
+class Sample:
+    """The runs' outcomes of the same expressions, and their sums per image.
+
+    `image` (N,) counts only images with an expression; `hit` and `iou` (in millionths) are (N, R). A stratum is
+    (cut, label, positions of its expressions, number of its images).
+    """
+
+    def __init__(self, runs: Sequence[ComparedRun]) -> None:
+        first = runs[0].outcomes
+        present, image = np.unique(first.image, return_inverse=True)
+        self.image: Int = image.astype(np.int64)
+        self.images = len(present)
+        self.hit: Bool = np.stack([run.outcomes.hit for run in runs], axis=1)
+        self.iou: Int = np.stack([np.rint(run.outcomes.iou * MILLION).astype(np.int64) for run in runs], axis=1)
+        counts = {cut: Counter(label for label in labels if label is not None) for cut, labels in first.strata.items()}
+        self.strata: list[tuple[str, str, Int, int]] = []
+        for cut, labels in in_order(counts).items():
+            own = np.array(first.strata[cut], object)
+            for label in labels:
+                rows = np.flatnonzero(own == label)
+                self.strata.append((cut, label, rows, len(np.unique(image[rows]))))
+
+    def per_image(self, values: NDArray[np.generic], rows: Int | slice = slice(None)) -> Float:
+        """Sum (n,) or (n, K) values of expressions, all or those at `rows`, over each image -> (m,) or (m, K)."""
+        image = self.image[rows]
+        table = np.asarray(values, np.float64).reshape(len(image), -1)
+        columns = [np.bincount(image, weights=column, minlength=self.images) for column in table.T]
+        sums: Float = np.stack(columns, axis=1).astype(np.float64).reshape(self.images, *values.shape[1:])
+        return sums
+
+    def resampled(self, draws: int, seed: int) -> Float:
+        """Draw images with replacement -> totals (draws, 1 + 2 R + S (1 + R)).
+
+        They are expressions, each run's hits, each run's IoU, and of each stratum expressions and hits.
+        """
+        tables = [self.per_image(np.hstack([np.ones((len(self.image), 1)), self.hit, self.iou]))]
+        for _, _, rows, _ in self.strata:
+            tables.append(self.per_image(np.hstack([np.ones((len(rows), 1)), self.hit[rows]]), rows))
+        return resampled_sums(np.hstack(tables), draws, seed) if self.images else np.zeros((draws, 0))
+
+    def hit_differences(self, totals: Float, a: int, b: int, stratum: int | None = None) -> Float:
+        """Return (draws,) differences of accuracy, run b - run a; in a stratum, of the draws that have any of it."""
+        runs = self.hit.shape[1]
+        start = 0 if stratum is None else 1 + 2 * runs + stratum * (1 + runs)
+        return _ratios(totals[:, start + 1 + b] - totals[:, start + 1 + a], totals[:, start])
+
+    def iou_differences(self, totals: Float, a: int, b: int) -> Float:
+        """Return (draws,) differences of the mean IoU, run b - run a."""
+        start = 1 + self.hit.shape[1]
+        return _ratios(totals[:, start + b] - totals[:, start + a], MILLION * totals[:, 0])
+
+
+def _ratios(above: Float, below: Float) -> Float:
+    some = below > 0
+    ratios: Float = above[some] / below[some]
+    return ratios
+
+
+def _pair(runs: Sequence[ComparedRun], a: int, b: int, sample: Sample, totals: Float, confidence: float) -> Pair:
+    hit_a, hit_b = sample.hit[:, a], sample.hit[:, b]
+    n, images = len(hit_a), sample.images
+    # 1. The four cells of the pair, and its difference.
+    a_only, b_only = hit_a & ~hit_b, hit_b & ~hit_a
+    cells = {"both": hit_a & hit_b, "a_only": a_only, "b_only": b_only, "neither": ~hit_a & ~hit_b}
+    observed = _part(int(b_only.sum()) - int(a_only.sum()), n)
+    # 2. The clustered standard error, from the sums of each image.
+    gains = sample.per_image(hit_b.astype(np.int64) - hit_a)
+    error = standard_error(gains, sample.per_image(np.ones(n))) if n else math.nan
+    # 3. Interval and p from the same draws.
+    drawn = sample.hit_differences(totals, a, b)
+    p = difference_p(drawn, images, observed / error if error > 0 else 0.0)
+    gained = int(sample.iou[:, b].sum()) - int(sample.iou[:, a].sum())
+    return Pair(
+        a=runs[a].label,
+        b=runs[b].label,
+        difference=observed,
+        ci95=difference_interval(drawn, images, confidence),
+        p=p,
+        p_holm=p,  # of one pair; `compare` corrects for their number
+        significant=p <= 1 - confidence,
+        standard_error=None if math.isnan(error) else error,
+        detectable=detectable(error, images, confidence),
+        cells={name: int(which.sum()) for name, which in cells.items()},
+        images_flipped=len(np.unique(sample.image[a_only | b_only])),
+        mcnemar_p=mcnemar(int(a_only.sum()), int(b_only.sum())),
+        mean_iou_difference=_part(gained, n * MILLION),
+        mean_iou_ci95=difference_interval(sample.iou_differences(totals, a, b), images, confidence),
+        strata=tuple(
+            {
+                "cut": cut,
+                "label": label,
+                "n": len(rows),
+                "a_only": int(a_only[rows].sum()),
+                "b_only": int(b_only[rows].sum()),
+                "difference": _part(int(b_only[rows].sum()) - int(a_only[rows].sum()), len(rows)),
+                "ci95": difference_interval(sample.hit_differences(totals, a, b, number), within, confidence),
+            }
+            for number, (cut, label, rows, within) in enumerate(sample.strata)
+        ),
+        flips=tuple(_flips(runs[a], runs[b], a_only, b_only)),
+    )
+
+
+def _part(count: int, whole: int) -> float:
+    return count / whole if whole else 0.0
+
+
+def _flips(a: ComparedRun, b: ComparedRun, a_only: Bool, b_only: Bool) -> Iterator[Mapping[str, Any]]:
+    """Yield the flips in the order of the split."""
+    ids, scenes, image = a.outcomes.ids, a.outcomes.scenes, a.outcomes.image.tolist()
+    for at in np.flatnonzero(a_only | b_only).tolist():
+        iou = (float(a.outcomes.iou[at]), float(b.outcomes.iou[at]))
+        yield {"id": ids[at], "scene": scenes[image[at]], "right": (a if a_only[at] else b).label, "iou": iou}
+
+
+def _notes(
+    runs: Sequence[ComparedRun], pairs: Sequence[Pair], images: int, draws: int, confidence: float
+) -> Iterator[str]:
+    """Yield what a reader must know beside the numbers."""
+    data = runs[0].record.identity.data
+    if data.partial:
+        yield f"partial: the first {data.images:,} images of {data.split} only"
+    for run in runs:
+        if run.record.git.get("dirty"):
+            yield f"{run.label} was made by code that is in no commit"
+        if run.metrics.errors:
+            yield f"{run.label} could not read {run.metrics.errors:,} images; their expressions are misses"
+    if excluded(draws, images, confidence) < 1:
+        yield f"{images} images and {draws:,} draws are too few for an interval"
+    for pair in pairs:
+        if 0 < pair.images_flipped < FEW_FLIPPED:
+            yield (
+                f"{pair.a} and {pair.b} differ on {pair.images_flipped} images only: too few for the interval to "
+                "be trusted; see McNemar's p"
+            )

@@ -1,0 +1,124 @@
+"""Print a comparison in plain words: who is better, by how much, how sure, and in which strata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from bench.comparison.compare import Comparison, Pair
+from bench.reporting.table import interval, percent
+from bench.reporting.terminal import empty_table, wide
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+PAIRS_WITH_STRATA = 3
+MOST_STRATA = 8
+FEWEST = 20  # expressions of a stratum that is printed; all of them are in --json
+
+
+def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
+    """Print the runs, a paragraph a pair, and the strata that flip most of the first few pairs; default stdout."""
+    console = wide(console)
+
+    def emit(line: str = "", style: str = "") -> None:
+        console.print(line, style=style, markup=False, highlight=False)
+
+    rule = comparison.signature.split("|")[1]
+    emit(f"{comparison.split}  {comparison.n:,} expressions about {comparison.images:,} images  {rule}", "bold")
+    console.print(_runs(comparison))
+    for note in comparison.notes:
+        emit(f"  {note}", "yellow")
+    for pair in comparison.pairs:
+        emit()
+        first, *others = paragraph(comparison, pair)
+        emit(first, "bold")
+        for line in others:
+            emit(f"  {line}")
+        strata = most_flipped(pair, comparison.n)
+        if strata and len(comparison.pairs) <= PAIRS_WITH_STRATA:
+            emit(f"\nwhere {pair.a} and {pair.b} flip most", "bold")
+            console.print(_strata(comparison, pair, strata))
+    if len(comparison.pairs) > PAIRS_WITH_STRATA:
+        emit("\nThe strata of every pair are in --json.", "dim")
+
+
+def paragraph(comparison: Comparison, pair: Pair) -> Iterator[str]:
+    """Yield one pair in words, the verdict first. Percent and points everywhere."""
+    runs = {run["label"]: run for run in comparison.runs}
+    a, b = runs[pair.a], runs[pair.b]
+    scores = f"{a['label']} {percent(a['acc@0.5'])}, {b['label']} {percent(b['acc@0.5'])}: "
+    p = p_text(pair.p) + (f", after Holm {p_text(pair.p_holm)}" if len(comparison.pairs) > 1 else "")
+    if pair.significant:
+        better, worse = (b, a) if pair.difference > 0 else (a, b)
+        size = abs(pair.difference)
+        bounds = pair.ci95 if pair.difference > 0 else (-pair.ci95[1], -pair.ci95[0])
+        yield f"{scores}{better['label']} is better by {percent(size)} points {interval(bounds)} ({p})"
+        yield f"{better['label']} = {better['name']}, {worse['label']} = {worse['name']}"
+    else:
+        gap = f"{b['label']} - {a['label']} = {signed(pair.difference)} points {interval(pair.ci95)}"
+        yield f"{scores}are too close to call, {gap} ({p})"
+        yield f"{a['label']} = {a['name']}, {b['label']} = {b['name']}"
+        if pair.detectable is not None and pair.detectable > 1:
+            yield "so few images could show no difference at all, not even 0 against 100"
+        elif pair.detectable is not None:
+            yield f"the smallest true difference this split would show 4 times in 5: {percent(pair.detectable)} points"
+    cells = pair.cells
+    yield (
+        f"both right {cells['both']:,}, only {a['label']} {cells['a_only']:,}, only {b['label']} {cells['b_only']:,}, "
+        f"neither {cells['neither']:,}; McNemar's exact test {p_text(pair.mcnemar_p)}, which ignores that expressions "
+        "share images"
+    )
+    yield (
+        f"mean IoU {percent(a['mean_iou'])} and {percent(b['mean_iou'])}: {b['label']} - {a['label']} = "
+        f"{signed(pair.mean_iou_difference)} points {interval(pair.mean_iou_ci95)}"
+    )
+
+
+def most_flipped(pair: Pair, whole: int) -> list[Mapping[str, Any]]:
+    """Return the strata in which the largest part of the expressions flips, most first.
+
+    Those too small to show are left out, and those that are the `whole` split.
+    """
+    large = [s for s in pair.strata if FEWEST <= s["n"] < whole and s["a_only"] + s["b_only"]]
+    return sorted(large, key=lambda s: -(s["a_only"] + s["b_only"]) / s["n"])[:MOST_STRATA]
+
+
+def p_text(p: float) -> str:
+    """Format "p = 0.034"; a sentence needs no more digits than "p < 0.001"."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def signed(value: float) -> str:
+    """Format a fraction in points with its sign."""
+    return f"{100 * value:+.2f}"
+
+
+def _runs(comparison: Comparison) -> Table:
+    from rich.text import Text
+
+    table = empty_table("")
+    levels = {run["confidence"] for run in comparison.runs}
+    level = f"{100 * levels.pop():g} % interval" if len(levels) == 1 else "interval"
+    for name in ("", "pipeline", "Acc@0.5", level, "mIoU"):
+        table.add_column(name, justify="left" if name in ("", "pipeline") else "right", overflow="fold")
+    for run in comparison.runs:
+        scores = percent(run["acc@0.5"]), interval(run["ci95"]), percent(run["mean_iou"])
+        table.add_row(run["label"], Text(run["name"]), *scores)
+    return table
+
+
+def _strata(comparison: Comparison, pair: Pair, strata: list[Mapping[str, Any]]) -> Table:
+    from rich.text import Text
+
+    table = empty_table("")
+    table.add_column("cut", style="dim")
+    table.add_column("label", overflow="fold")
+    level = f"{100 * comparison.confidence:g} % interval"
+    for name in ("n", f"only {pair.a}", f"only {pair.b}", f"{pair.b} - {pair.a}", level):
+        table.add_column(name, justify="right")
+    for row in strata:
+        counts = (f"{row[key]:,}" for key in ("n", "a_only", "b_only"))
+        table.add_row(Text(row["cut"]), Text(row["label"]), *counts, signed(row["difference"]), interval(row["ci95"]))
+    return table
