@@ -58,7 +58,7 @@ def paragraph(comparison: Comparison, pair: Pair) -> Iterator[str]:
         yield f"{better['label']} = {better['name']}, {worse['label']} = {worse['name']}"
     else:
         gap = f"{b['label']} - {a['label']} = {signed(pair.difference)} points {interval(pair.ci95)}"
-        yield f"{scores}are too close to call, {gap} ({p})"
+        yield f"{scores}too close to call, {gap} ({p})"
         yield f"{a['label']} = {a['name']}, {b['label']} = {b['name']}"
         if pair.detectable is not None and pair.detectable > 1:
             yield "so few images could show no difference at all, not even 0 against 100"
