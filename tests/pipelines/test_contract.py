@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+from bench.acceleration import Acceleration
 from bench.evaluation.answering import checked
 from bench.grounding import Caching, LoadedScene, Query
 from bench.registry import pipeline_factory
-from bench.settings import PROJECT, load_settings
+from bench.settings import PROJECT
 
 SHIPPED = (  # with the weights of pipelines/weights, or none
     "yolo-clip", "detr-clip", "ssd-clip", "reclip", "seg-clip", "clip-pooling", "label-clip", "mdetr", "clipvg",
@@ -41,20 +42,32 @@ def test_every_pipeline_is_opened():
 
 
 @pytest.fixture
-def opened(request, context, hub_folder):
+def build(context, hub_folder):
+    """build(name, **fields): open a pipeline, with these fields of its context changed."""
+
+    def make(name, **fields):
+        family, options = SMALL.get(name, ("", {}))
+        if name == "grounding-dino+clip":
+            clip = context("yolo-clip").options["clip"]
+            options = {"proposer": {"kind": "grounding-dino", "weights": hub_folder(family)}, "clip": clip}
+        elif family:
+            options = {"weights": hub_folder(family), **options}
+        return pipeline_factory(name)(context(name, options=options or None, **fields))
+
+    return make
+
+
+OPENED = {}
+
+
+@pytest.fixture
+def opened(build):
     """opened(name, dtype): a pipeline, each opened once."""
-    kept = request.session.__dict__.setdefault("_contract_pipelines", {})
 
     def make(name, dtype="float32"):
-        if (name, dtype) not in kept:
-            family, options = SMALL.get(name, ("", {}))
-            if name == "grounding-dino+clip":
-                clip = load_settings().options("yolo-clip", "shapes")["clip"]
-                options = {"proposer": {"kind": "grounding-dino", "weights": hub_folder(family)}, "clip": clip}
-            elif family:
-                options = {"weights": hub_folder(family), **options}
-            kept[name, dtype] = pipeline_factory(name)(context(name, dtype=dtype, options=options or None))
-        return kept[name, dtype]
+        if (name, dtype) not in OPENED:
+            OPENED[name, dtype] = build(name, dtype=dtype)
+        return OPENED[name, dtype]
 
     return make
 
@@ -67,7 +80,7 @@ def some(loaded):
 
 def valid(pipeline, scenes):
     """The predictions of one call, in order; each box None or finite, no score without a box."""
-    predictions = checked(pipeline, scenes)
+    predictions = checked(pipeline.card.name, scenes, pipeline.ground(scenes))
     assert [p.id for p in predictions] == [q.id for scene in scenes for q in scene.queries]
     for prediction in predictions:
         assert prediction.box is None or np.isfinite(prediction.box).all()
@@ -135,7 +148,7 @@ def test_nan_never_leaves(opened, some, name):
                 parameter.fill_(float("nan"))
         for empty in dict(pipeline.caches).values() if isinstance(pipeline, Caching) else ():
             empty()
-        for prediction in checked(pipeline, some):
+        for prediction in checked(pipeline.card.name, some, pipeline.ground(some)):
             assert prediction.box is None or len(prediction.box) == 4
     finally:
         with torch.no_grad():
@@ -160,6 +173,32 @@ def test_the_card_is_complete(opened, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_half_precision(opened, some, name):
     valid(opened(name, "bfloat16"), some)
+
+
+CALLED = {  # what is compiled and then called, by class
+    "grounding-dino": {"GroundingDinoConvModel", "GroundingDinoForObjectDetection"},
+    "mm-grounding-dino": {"MMGroundingDinoConvModel", "MMGroundingDinoForObjectDetection"},
+    "owlv2": {"Owlv2VisionTransformer", "Owlv2TextTransformer"},
+    "florence-2": {"Florence2VisionBackbone", "BartEncoder"},
+    "qwen-vl": {"Qwen2_5_VisionTransformerPretrainedModel"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CALLED)
+def test_what_is_compiled_is_called_and_boxes_stay(build, opened, scenes, name, monkeypatch):
+    """--compile and --channels-last of the zoo; tests/speed has those of the shipped pipelines."""
+    plain, called = valid(opened(name), scenes), set()
+
+    def compiled(module, **kwargs):
+        module.register_forward_pre_hook(lambda m, _: called.add(type(m).__name__))
+
+    monkeypatch.setattr(nn.Module, "compile", compiled)
+    acceleration = Acceleration(compile=True, channels_last=True, dtype="bfloat16")
+    pipeline = build(name, acceleration=acceleration)
+    same(valid(pipeline, scenes), plain)
+    assert called == CALLED[name] and pipeline.card.accelerated == {"compile", "channels-last", "dtype"}
+    acceleration.refuse_untaken("it", pipeline.card.accelerated)
 
 
 def _modules(pipeline, depth=4):
