@@ -191,13 +191,7 @@ def test_survey_of_an_empty_home(resolved: Resolved) -> None:
     standings = {s.split: s for _, found in survey(resolved) for s in found}
     assert set(standings) == set(split_names())
     val = standings["refcoco-val"]
-    assert (val.expressions, val.images, val.ready, val.images_at, val.runnable) == (
-        10_834,
-        1_500,
-        False,
-        (),
-        False,
-    )
+    assert (val.expressions, val.images, val.ready, val.images_at, val.runnable) == (10_834, 1_500, False, (), False)
     assert standings["shapes-val"].runnable
 
 

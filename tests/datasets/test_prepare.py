@@ -1,205 +1,250 @@
-"""Preparing: from the formats that users hold to the index, with counts asserted."""
-
-from __future__ import annotations
+"""Preparing from the formats that users hold, with counts asserted, and verifying what was prepared."""
 
 import json
-import os
-import pickle
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_refcoco import FILES, PARTS, REFS, TINY, lists, refer_files, train2017
+from tiny_refcoco import FILES, PARTS, REFS, TINY, jpeg, lists, parquet, refer_files, train2017
 
+from bench.datasets import catalog
+from bench.datasets.catalog import Catalogued
 from bench.datasets.load import load_split
 from bench.datasets.prepare import prepare
+from bench.datasets.prepared import index_path, read_header
 from bench.datasets.readers import ReadOptions
 from bench.datasets.split import Counts, Part
+from bench.datasets.verify import verify
 from bench.errors import DataError, ImageError, UnknownName, UnsafePickle, UsageError
-from bench.settings import Resolved, Settings
 
-VAL = ReadOptions("val")
+ALL, VAL, SUBSET = ReadOptions(), ReadOptions("val"), ReadOptions("val", subset=True)
+MORE = [*REFS, (5, 11, 1, "val", ["one more"])]
 
 
 @pytest.fixture
-def resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Resolved:
-    monkeypatch.setenv("BENCH_HOME", str(tmp_path / "home"))
-    return Resolved(Settings(), folder=tmp_path)
+def tiny(monkeypatch):
+    """TINY stands in the catalogue in refcoco's place, so that it is found by name."""
+    monkeypatch.setattr(catalog, "refcoco", TINY)
 
 
-def test_refer_files_every_part(resolved: Resolved, tmp_path: Path) -> None:
-    done = prepare(TINY, str(refer_files(tmp_path)), [train2017(tmp_path / "p.zip")], resolved, ReadOptions())
+def test_refer_files_every_part(resolved, tmp_path):
+    done = prepare(TINY, str(refer_files(tmp_path)), [train2017(tmp_path / "p.zip")], resolved, ALL)
     assert [p.split for p in done] == ["refcoco-train", "refcoco-val", "refcoco-testA"]
-    val = done[1]
-    assert (val.header.counts, val.header.format, val.header.partial) == (Counts(4, 2, 2), "refer", False)
-    assert [Path(s["path"]).name for s in val.header.sources] == ["refs(unc).p", "instances.json"]
-    assert all(len(s["sha256"]) == 64 and s["bytes"] for s in val.header.sources)
+    header = done[1].header
+    assert (header.counts, header.format, header.partial) == (Counts(4, 2, 2), "refer", False)
+    assert [Path(s["path"]).name for s in header.sources] == ["refs(unc).p", "instances.json"]
+    assert all(len(s["sha256"]) == 64 and s["bytes"] for s in header.sources)
     assert [p.missing_images for p in done] == [0, 0, 0]
     split = TINY.load("val", resolved)
     assert split.counts == Counts(4, 2, 2)
     first = split.scenes[0]
     assert (first.file, first.width, first.height) == (FILES[1], 64, 48)
-    assert first.expressions[0].box == (1.5, 2.25, 11.5, 22.25)
-    assert first.expressions[0].category == "dog"
+    assert (first.expressions[0].box, first.expressions[0].category) == ((1.5, 2.25, 11.5, 22.25), "dog")
     assert split.images.load(first).shape == (48, 64, 3)
-
-
-@pytest.mark.parametrize("place", ["", "refcoco", "refcoco/refs(unc).p"])
-def test_refer_files_wherever_the_user_points(place: str, resolved: Resolved, tmp_path: Path) -> None:
-    refer_files(tmp_path)
-    assert len(prepare(TINY, str(tmp_path / place), [], resolved, ReadOptions())) == 3
+    for place in ("refcoco", "refcoco/refs(unc).p"):
+        assert len(prepare(TINY, str(tmp_path / place), [], resolved, ALL)) == 3
 
 
 @pytest.mark.parametrize("place", ["", "unc"])
-def test_index_lists_every_part(place: str, resolved: Resolved, tmp_path: Path) -> None:
-    done = prepare(TINY, str(lists(tmp_path) / place), [], resolved, ReadOptions())
+def test_index_lists_every_part(place, resolved, tmp_path):
+    done = prepare(TINY, str(lists(tmp_path) / place), [], resolved, ALL)
     assert [p.split for p in done] == ["refcoco-train", "refcoco-val", "refcoco-testA"]
-    assert done[1].header.format == "index"
-    assert done[1].missing_images is None
+    assert done[1].header.format == "index" and done[1].missing_images is None
 
 
-def test_both_formats_give_one_fingerprint_and_nothing_changes(resolved: Resolved, tmp_path: Path) -> None:
-    (first,) = prepare(TINY, str(refer_files(tmp_path / "a")), [], resolved, VAL)
-    (second,) = prepare(TINY, str(lists(tmp_path / "b") / "unc/unc_val.pth"), [], resolved, VAL)
-    assert first.header.fingerprint == second.header.fingerprint
-    assert second.changed == ()
+@pytest.mark.parametrize("whole", [True, False], ids=["folder", "file"])
+def test_parquet_brings_its_images(whole, resolved, tmp_path):
+    folder = parquet(tmp_path / "hub")
+    path = folder if whole else next(folder.iterdir())
+    (done,) = prepare(TINY, str(path), [], resolved, ReadOptions(None if whole else "val", revision="ab" * 20))
+    assert (done.header.format, done.header.revision, done.missing_images) == ("hub", "ab" * 20, 0)
+    archive = tmp_path / "home/datasets/refcoco/val-images.zip"
+    assert {i.compress_type for i in zipfile.ZipFile(archive).infolist()} == {zipfile.ZIP_STORED}
+    split = TINY.load("val", resolved)
+    assert split.images.load(split.scenes[1]).shape == (48, 64, 3)
 
 
-def test_what_changed_is_said(resolved: Resolved, tmp_path: Path) -> None:
-    prepare(TINY, str(refer_files(tmp_path / "a")), [], resolved, VAL)
+def test_flickr30k_entities(resolved, tmp_path):
+    parts, protocols = (Part("val", 1, None, 1), Part("test")), ("merged", "any-box")
+    flickr = Catalogued("flickr30k", "Tiny Flickr30k", parts, "", "", "", stem="flickr", protocols=protocols)
+    box = "<object><name>1</name><bndbox><xmin>{}</xmin><ymin>2</ymin><xmax>{}</xmax><ymax>12</ymax></bndbox></object>"
+    folder = tmp_path / "flickr"
+    for name, text in (
+        ("val.txt", "36979\n"),
+        ("Sentences/36979.txt", "[/EN#1/people Two dogs] run .\n"),
+        ("Annotations/36979.xml", f"<annotation>{box.format(1, 11)}{box.format(21, 31)}</annotation>"),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (merged,) = prepare(flickr, str(folder), [], resolved, ALL)
+    assert (merged.split, merged.header.protocol) == ("flickr30k-val", "merged")
+    assert flickr.load("val", resolved).scenes[0].expressions[0].box == (1, 2, 31, 12)
+    (any_box,) = prepare(flickr, str(folder), [], resolved, ReadOptions(protocol="any-box"))
+    assert any_box.header.protocol == "any-box" and any_box.changed
+    assert flickr.load("val", resolved).scenes[0].expressions[0].also == ((21, 2, 31, 12),)
+
+
+def test_every_format_gives_one_fingerprint_and_nothing_changes(resolved, tmp_path):
+    places = refer_files(tmp_path / "a"), lists(tmp_path / "b") / "unc/unc_val.pth", parquet(tmp_path / "c")
+    done = [prepare(TINY, str(place), [], resolved, VAL)[0] for place in places]
+    assert len({each.header.fingerprint for each in done}) == 1 and not any(each.changed for each in done)
     other = [(1, 11, 1, "val", ["left dog", "the cat"]), *REFS[1:]]
-    (again,) = prepare(TINY, str(lists(tmp_path / "b", other)), [], resolved, VAL)
-    said = " ".join(again.changed)
-    assert "the dog on the left" in said
-    assert "the cat" in said
+    (again,) = prepare(TINY, str(lists(tmp_path / "d", other)), [], resolved, VAL)
+    assert all(text in " ".join(again.changed) for text in ("the dog on the left", "the cat"))
 
 
-def test_a_single_file_says_its_part_or_is_told(resolved: Resolved, tmp_path: Path) -> None:
+def test_a_single_file_is_one_part(resolved, tmp_path):
     lists(tmp_path)
-    (done,) = prepare(TINY, str(tmp_path / "unc/unc_testA.pth"), [], resolved, ReadOptions())
+    (done,) = prepare(TINY, str(tmp_path / "unc/unc_testA.pth"), [], resolved, ALL)
     assert done.split == "refcoco-testA"
     odd = (tmp_path / "unc/unc_val.pth").rename(tmp_path / "mine.pth")
     with pytest.raises(DataError, match=r"mine\.pth.*refcoco-train or refcoco-val"):
-        prepare(TINY, str(odd), [], resolved, ReadOptions())
+        prepare(TINY, str(odd), [], resolved, ALL)
     assert prepare(TINY, str(odd), [], resolved, VAL)[0].split == "refcoco-val"
-
-
-def test_jsonl_of_our_own(resolved: Resolved, tmp_path: Path) -> None:
     path = tmp_path / "refcoco-testA.jsonl"
     path.write_text(json.dumps({"image": FILES[1], "text": "x", "box_xywh": [1, 2, 3, 4], "ref_id": "7"}) + "\n")
-    (done,) = prepare(TINY, str(path), [], resolved, ReadOptions())
+    (done,) = prepare(TINY, str(path), [], resolved, ALL)
     assert (done.split, done.header.format) == ("refcoco-testA", "jsonl")
 
 
-def test_wrong_counts_write_nothing_and_say_what_the_files_look_like(resolved: Resolved, tmp_path: Path) -> None:
-    lists(tmp_path, [*REFS, (5, 11, 1, "val", ["one more"])])
-    with pytest.raises(DataError) as caught:
-        prepare(TINY, str(tmp_path), [], resolved, ReadOptions())
-    for said in ("refcoco-val", "expressions: 4 expected, 5 counted", "unc_val.pth", "--subset"):
-        assert said in str(caught.value)
+def test_wrong_counts_write_nothing(resolved, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match=r"refcoco-val: .*unc_val\.pth[\s\S]* 4 expected, 5 counted[\s\S]*--subset"):
+        prepare(TINY, str(lists(tmp_path / "m", MORE)), [], resolved, ALL)
     assert not (tmp_path / "home").exists()
-
-
-def test_a_mix_up_of_parts_is_recognised(resolved: Resolved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.datasets.prepare.LOOKALIKES", (("refcoco-testA", PARTS[2]), ("other", Part("x", 7))))
-    file = str(lists(tmp_path) / "unc/unc_testA.pth")
     with pytest.raises(DataError, match="these are the counts of refcoco-testA\n"):
-        prepare(TINY, file, [], resolved, VAL)
+        prepare(TINY, str(lists(tmp_path) / "unc/unc_testA.pth"), [], resolved, VAL)
 
 
-def test_a_deliberate_subset_is_stored_as_partial(resolved: Resolved, tmp_path: Path) -> None:
-    lists(tmp_path, REFS[1:])
-    (done,) = prepare(TINY, str(tmp_path), [], resolved, ReadOptions("val", subset=True))
-    assert done.header.partial
-    assert TINY.load("val", resolved).partial
-    more = str(lists(tmp_path / "m", [*REFS, (5, 11, 1, "val", ["one more"])]))
+def test_a_deliberate_subset_is_stored_as_partial(resolved, tmp_path):
+    (done,) = prepare(TINY, str(lists(tmp_path, REFS[1:])), [], resolved, SUBSET)
+    assert done.header.partial and TINY.load("val", resolved).partial
     with pytest.raises(DataError, match="4 expected, 5 counted"):  # more than all is no subset
-        prepare(TINY, more, [], resolved, ReadOptions("val", subset=True))
-    (whole,) = prepare(TINY, str(lists(tmp_path / "w")), [], resolved, ReadOptions("val", subset=True))
-    assert not whole.header.partial
-    assert not TINY.load("val", resolved).partial
+        prepare(TINY, str(lists(tmp_path / "m", MORE)), [], resolved, SUBSET)
+    (whole,) = prepare(TINY, str(lists(tmp_path / "w")), [], resolved, SUBSET)
+    assert not whole.header.partial and not TINY.load("val", resolved).partial
 
 
-def test_a_malicious_index_list_is_not_executed(resolved: Resolved, tmp_path: Path) -> None:
-    class Bomb:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return os.system, (f"touch {tmp_path}/executed",)
-
-    lists(tmp_path)
-    (tmp_path / "unc/unc_val.pth").write_bytes(pickle.dumps([("a.jpg", Bomb())]))
+def test_an_unsafe_index_list_writes_nothing(resolved, tmp_path):
+    (lists(tmp_path) / "unc/unc_val.pth").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(UnsafePickle):
-        prepare(TINY, str(tmp_path), [], resolved, ReadOptions())
-    assert not (tmp_path / "executed").exists()
+        prepare(TINY, str(tmp_path), [], resolved, ALL)
     assert not (tmp_path / "home").exists()
 
 
-def test_paths_that_hold_nothing(resolved: Resolved, tmp_path: Path) -> None:
+def test_paths_that_hold_nothing(resolved, tmp_path):
     with pytest.raises(DataError, match=r"gone: not there; refcoco is read from .*refs\(unc\)\.p"):
-        prepare(TINY, str(tmp_path / "gone"), [], resolved, ReadOptions())
+        prepare(TINY, str(tmp_path / "gone"), [], resolved, ALL)
     (tmp_path / "referit_val.pth").touch()
     with pytest.raises(DataError, match=r"nothing of refcoco in it.*it holds lists of referit"):
-        prepare(TINY, str(tmp_path), [], resolved, ReadOptions())
+        prepare(TINY, str(tmp_path), [], resolved, ALL)
     (tmp_path / "refcoco.zip").touch()
     with pytest.raises(DataError, match="unpack it first"):
-        prepare(TINY, str(tmp_path / "refcoco.zip"), [], resolved, ReadOptions())
+        prepare(TINY, str(tmp_path / "refcoco.zip"), [], resolved, ALL)
     with pytest.raises(UsageError, match="give --annotations, --images or both"):
-        prepare(TINY, None, [], resolved, ReadOptions())
+        prepare(TINY, None, [], resolved, ALL)
+    with pytest.raises(UnknownName, match="refcoco-val"):
+        prepare("refcoco-vall", str(tmp_path), [], resolved, ALL)
+    with pytest.raises(UsageError, match="shapes is not prepared"):
+        prepare("shapes", str(tmp_path), [], resolved, ALL)
 
 
-def test_the_other_split_by_is_refused(resolved: Resolved, tmp_path: Path) -> None:
-    refer_files(tmp_path, name="refs(google).p")
-    with pytest.raises(DataError, match=r"refs\(unc\)\.p is missing.*refs\(google\)\.p"):
-        prepare(TINY, str(tmp_path), [], resolved, ReadOptions())
+@pytest.mark.parametrize(
+    ("dataset", "repository", "error", "message"),
+    [
+        (catalog.refcoco, "lmms-lab/RefCOCO", DataError, "8,811 objects"),
+        (catalog.refcoco, "jxu124/refclef-benchmark", DataError, "refclef-benchmark does not hold refcoco"),
+        (catalog.referit, "jxu124/refclef-benchmark", UsageError, "--revision"),
+        (catalog.refcoco, "data/refcoc", DataError, "data/refcoc: not there"),
+        (catalog.refcoco, "jxu124/refcoco-benchmark", DataError, "without --offline"),
+        (catalog.refcoco_plus, "jxu124/refcoco-benchmark", DataError, "among the files; there: val, testA, testB"),
+    ],
+)
+def test_repositories_that_will_not_do(dataset, repository, error, message, resolved):
+    with pytest.raises(error, match=message):
+        prepare(dataset, repository, [], resolved, VAL if dataset is not catalog.refcoco_plus else ReadOptions("train"))
 
 
-def test_images_can_come_later(resolved: Resolved, tmp_path: Path) -> None:
-    prepare(TINY, str(lists(tmp_path)), [], resolved, ReadOptions())
+def test_images_can_come_later(resolved, tmp_path):
+    prepare(TINY, str(lists(tmp_path)), [], resolved, ALL)
     split = TINY.load("val", resolved)
     with pytest.raises(ImageError, match="bench data prepare refcoco --images PATH"):
         split.images.load(split.scenes[0])
-    done = prepare(TINY, None, [train2017(tmp_path / "train2017.zip")], resolved, ReadOptions())
+    done = prepare(TINY, None, [train2017(tmp_path / "train2017.zip")], resolved, ALL)
     assert [(p.split, p.missing_images) for p in done] == [(f"refcoco-{n.name}", 0) for n in PARTS]
     assert TINY.load("val", resolved).images.load(split.scenes[0]).shape == (48, 64, 3)
 
 
-def test_images_that_are_not_there_or_no_zip(resolved: Resolved, tmp_path: Path) -> None:
-    lists(tmp_path)
-    with pytest.raises(DataError, match="--images is a folder or a zip"):
-        prepare(TINY, str(tmp_path), [tmp_path / "gone"], resolved, ReadOptions())
+def test_images_that_are_no_place_with_images(resolved, tmp_path):
     (tmp_path / "broken.zip").write_bytes(b"PK")
-    with pytest.raises(ImageError, match=r"broken\.zip: not a zip"):
-        prepare(TINY, str(tmp_path), [tmp_path / "broken.zip"], resolved, ReadOptions())
+    for name, error, message in (
+        ("gone", DataError, "--images is a folder or a zip"),
+        ("broken.zip", ImageError, r"broken\.zip: not a zip"),
+    ):
+        with pytest.raises(error, match=message):
+            prepare(TINY, str(tmp_path), [tmp_path / name], resolved, ALL)
     assert not (tmp_path / "home").exists()
 
 
-def test_names(resolved: Resolved, tmp_path: Path) -> None:
-    with pytest.raises(UnknownName, match="refcoco-val"):
-        prepare("refcoco-vall", str(tmp_path), [], resolved, ReadOptions())
-    with pytest.raises(UsageError, match="shapes is not prepared"):
-        prepare("shapes", str(tmp_path), [], resolved, ReadOptions())
+@pytest.mark.usefixtures("tiny")
+def test_verify_notices_every_kind_of_damage(resolved, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for file in FILES.values():
+        (folder / file).write_bytes(jpeg())
+    prepare("refcoco", str(refer_files(tmp_path)), [folder], resolved, ALL)
+    steps = []
+    whole = verify("refcoco", resolved, threads=2, progress=steps.append)
+    assert [(v.split, v.ok, v.images_checked) for v in whole] == [
+        ("refcoco-train", True, 1), ("refcoco-val", True, 2), ("refcoco-testA", True, 1),
+    ]  # fmt: skip
+    assert sum(steps) == 4 and all(v.sizes_annotated for v in whole)
+    (folder / FILES[1]).unlink()
+    (folder / FILES[2]).write_bytes(jpeg((48, 64)))
+    (folder / FILES[3]).write_bytes(jpeg()[:-200])
+    (val,) = verify("refcoco-val", resolved)
+    assert not val.ok and val.missing == (FILES[1],)
+    assert len(val.other_size) == 1 and "48 x 64" in val.other_size[0]
+    (people,) = verify("refcoco-testA", resolved)
+    assert (len(people.broken), people.missing) == (1, ()) and FILES[3] in people.broken[0]
+    assert all(v.ok for v in verify("refcoco", resolved, images=False))
 
 
-REAL = [
-    ("refcoco-val", "unc_val.pth", Counts(10_834, 3_811, 1_500)),
-    ("refcocog-val", "gref_umd_val.pth", Counts(4_896, 2_573, 1_300)),
-    ("referit-val", "referit_val.pth", Counts(5_842, 4_866, 1_000)),
-    ("flickr30k-val", "flickr_val.pth", Counts(14_433, None, 1_000)),
-]
+@pytest.mark.usefixtures("tiny")
+def test_verify_recounts_and_recomputes(resolved, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="bench data prepare refcoco"):
+        verify("refcoco", resolved)
+    prepare("refcoco", str(lists(tmp_path)), [], resolved, ALL)
+    path = index_path(resolved.home, "refcoco", "val")
+    stored = read_header(path).fingerprint
+    path.write_bytes(path.read_bytes().replace(stored.encode(), b"0" * 64))
+    monkeypatch.setattr(catalog, "refcoco", replace(TINY, parts=(Part("val", 9),)))
+    (val,) = verify("refcoco-val", resolved, images=False)
+    assert val.annotations == (
+        "expressions: 9 expected, 4 counted",
+        f"fingerprint: 000000000000 stored, {stored[:12]} computed; prepare it again",
+    )
 
 
-@pytest.mark.parametrize(("name", "file", "counts"), REAL)
-def test_real_index_lists_have_the_published_counts(
-    name: str, file: str, counts: Counts, resolved: Resolved, real: Path
-) -> None:
-    (done,) = prepare(name, str(real / "index" / file), [real / "pictures"], resolved, ReadOptions())
-    assert done.header.counts == counts
-    assert not done.header.partial
+@pytest.mark.parametrize(
+    ("name", "file", "counts"),
+    [
+        ("refcoco-val", "unc_val.pth", Counts(10_834, 3_811, 1_500)),
+        ("refcocog-val", "gref_umd_val.pth", Counts(4_896, 2_573, 1_300)),
+        ("referit-val", "referit_val.pth", Counts(5_842, 4_866, 1_000)),
+        ("flickr30k-val", "flickr_val.pth", Counts(14_433, None, 1_000)),
+    ],
+)
+def test_real_index_lists_have_the_published_counts(name, file, counts, resolved, real):
+    (done,) = prepare(name, str(real / "index" / file), [real / "pictures"], resolved, ALL)
+    assert done.header.counts == counts and not done.header.partial
     split = load_split(name, resolved)
     assert split.counts == counts
-    gone = set(split.images.missing(split.scenes))
-    there = [scene for scene in split.scenes if scene.file not in gone]
-    assert all(split.images.load(scene).ndim == 3 for scene in there)
+    missing = set(split.images.missing(split.scenes))
+    assert all(split.images.load(scene).ndim == 3 for scene in split.scenes if scene.file not in missing)
 
 
-def test_a_real_mix_up_is_recognised(resolved: Resolved, real: Path) -> None:
+def test_a_real_mix_up_is_recognised(resolved, real):
     with pytest.raises(DataError, match="these are the counts of refcocog-val"):
-        prepare("refcoco-val", str(real / "index/gref_umd_val.pth"), [], resolved, ReadOptions())
+        prepare("refcoco-val", str(real / "index/gref_umd_val.pth"), [], resolved, ALL)

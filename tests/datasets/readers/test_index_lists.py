@@ -60,15 +60,11 @@ def test_referit_and_flickr_boxes_are_corners(tmp_path):
         assert all(type(v) is float for v in one.box)
 
 
-def test_pseudo_labels_have_no_ref(tmp_path):
+def test_lists_of_pseudo_labels_hivg_and_oneref(tmp_path):
     path = saved(tmp_path, [COCO, "useless placeholder", [1.0, 2.0, 3.0, 4.0], "left man", "useless placeholder"])
     assert expressions(path, "unc")[0].ref_id is None
-
-
-def test_lists_of_hivg_and_oneref(tmp_path):
     path = saved(
-        tmp_path,
-        [COCO, {"height": 480, "width": 640}, [1.0, 2.0, 3.0, 4.0], "man", [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]],
+        tmp_path, [COCO, {"height": 480, "width": 640}, [1.0, 2.0, 3.0, 4.0], "man", [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]]
     )
     (first,) = read_index_list(path, "unc")
     assert (first.width, first.height, first.expressions[0].ref_id) == (640, 480, None)
@@ -79,30 +75,8 @@ def test_lists_of_hivg_and_oneref(tmp_path):
 GOOD = [COCO, "1.pth", [1, 2, 3, 4], "man", ATTRIBUTES]
 BAD_ROWS = {
     "four columns": ([COCO, [1, 2, 3, 4], "man", "x"], "it has 4 columns"),
-    "three numbers": ([COCO, "1.pth", [1, 2, 3], "man", []], "a box should be 4 numbers"),
-    "text in a box": ([COCO, "1.pth", [1, 2, 3, "4"], "man", []], "a box should be 4 numbers"),
-    "truth in a box": ([COCO, "1.pth", [1, 2, 3, True], "man", []], "a box should be 4 numbers"),
-    "box of boxes": ([COCO, "1.pth", np.ones((4, 4)), "man", []], "a box should be 4 numbers"),
-    "no box": ([COCO, "1.pth", None, "man", []], "a box should be 4 numbers"),
-    "NaN": ([COCO, "1.pth", [1, 2, 3, float("nan")], "man", []], "NaN or infinity"),
-    "infinity": ([COCO, "1.pth", [1, 2, float("inf"), 3], "man", []], "NaN or infinity"),
-    "beyond floats": ([COCO, "1.pth", [1, 2, 10**400, 3], "man", []], "NaN or infinity"),
     "no width": ([COCO, "1.pth", [1, 2, 0, 3], "man", []], "has width 0 and height 3"),
-    "negative height": ([COCO, "1.pth", [1, 2, 3, -4], "man", []], "height -4"),
-    "empty phrase": ([COCO, "1.pth", [1, 2, 3, 4], " \n", []], "the expression is empty"),
-    "nothing to see": ([COCO, "1.pth", [1, 2, 3, 4], "\u200b\u200e", []], "the expression is empty"),
-    "half a character": ([COCO, "1.pth", [1, 2, 3, 4], "a \ud83d", []], "half a character"),
-    "number for a phrase": ([COCO, "1.pth", [1, 2, 3, 4], 7, []], "should be text"),
     "folder": (["train2014/" + COCO, "1.pth", [1, 2, 3, 4], "man", []], "without folders"),
-    "backslash": (["..\\x.jpg", "1.pth", [1, 2, 3, 4], "man", []], "backslash"),
-    "two dots": (["..", "1.pth", [1, 2, 3, 4], "man", []], "leads out"),
-    "drive": (["C:x.jpg", "1.pth", [1, 2, 3, 4], "man", []], "leads out"),
-    "no name": (["", "1.pth", [1, 2, 3, 4], "man", []], "file name"),
-    "NUL in a name": (["a\0.jpg", "1.pth", [1, 2, 3, 4], "man", []], "file name"),
-    "size of nothing": (
-        [COCO, {"height": 0, "width": 640}, [1, 2, 3, 4], "man", []],
-        "height should be a whole number",
-    ),
     "size of text": ([COCO, {"height": 480, "width": "640"}, [1, 2, 3, 4], "man", []], "width should be a whole"),
 }
 
@@ -114,20 +88,10 @@ def test_a_wrong_row_is_named(tmp_path, name):
         read_index_list(saved(tmp_path, GOOD, GOOD, row), "unc")
 
 
-def test_a_image_has_one_size(tmp_path):
-    def row(width):
-        return [COCO, {"height": 480, "width": width}, [1, 2, 3, 4], "man", []]
-
-    with pytest.raises(DataError, match=r"expression 1 says that .*716\.jpg is 639 x 480 pixels, an earlier one 640"):
-        read_index_list(saved(tmp_path, row(640), row(639)), "unc")
-
-
 def test_other_refusals(tmp_path):
     with pytest.raises(UnknownName, match="did you mean 'unc'"):
         read_index_list(saved(tmp_path, GOOD), "uncc")
     assert read_index_list(saved(tmp_path, GOOD), "my-own", "xywh")
-    with pytest.raises(DataError, match="holds no expressions"):
-        read_index_list(saved(tmp_path), "unc")
     (tmp_path / "l.pth").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(UnsafePickle, match=r"os\.system"):
         read_index_list(tmp_path / "l.pth", "unc")

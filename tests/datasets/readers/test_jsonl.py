@@ -45,33 +45,6 @@ def test_ids_without_an_id(tmp_path):
     assert [e.id for e in read_jsonl(path)[0].expressions] == ["1", "val:0", "4", "9"]
 
 
-def test_images_in_order_and_sizes_that_only_some_lines_give(tmp_path):
-    path = put(tmp_path, GOOD, {**GOOD, "image": "b/a.jpg"}, {**GOOD, "width": 10, "height": 20})
-    first, second = read_jsonl(path)
-    assert (first.file, first.width, first.height, len(first.expressions)) == ("a.jpg", 10, 20, 2)
-    assert (first.id, second.id) == ("a.jpg", "b/a.jpg")  # both would be "a"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "the 🐕‍🦺 next to the 👩🏽‍🚀",
-        "الرجل الذي يرتدي قميصا أحمر",
-        "האיש משמאל \u202b12\u202c",
-        "左边的红色汽车",
-        " ".join(f"word{n}" for n in range(500)),
-        "line one\nline two",
-        "?",
-        "🐕",
-        "\U000105c0 of a script that this Python may not know yet",
-    ],
-)
-def test_any_language_and_length(tmp_path, text):
-    assert read_jsonl(put(tmp_path, {**GOOD, "text": text}))[0].expressions[0].text == text
-    escaped = json.dumps({**GOOD, "text": text}, ensure_ascii=False)
-    assert read_jsonl(put(tmp_path, escaped))[0].expressions[0].text == text
-
-
 def test_a_byte_order_mark_and_windows_line_ends(tmp_path):
     (tmp_path / "w.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\r\n")
     assert len(read_jsonl(tmp_path / "w.jsonl")) == 1
@@ -85,27 +58,12 @@ BAD = {
     "two texts": ({**GOOD, "expression": "y"}, "and both are given"),
     "no box": ({"image": "a.jpg", "text": "x"}, "one of 'box_xyxy' and 'box_xywh' is needed, and neither"),
     "two boxes": ({**GOOD, "box_xywh": [1, 2, 3, 4]}, "both are given"),
-    "empty text": ({**GOOD, "text": ""}, "the expression is empty"),
-    "white text": ({**GOOD, "text": " \t\u00a0\n"}, "the expression is empty"),
-    "null text": ({**GOOD, "text": None}, "should be text"),
     "half a character": (json.dumps(GOOD).replace("the cup", "\\ud83d"), "half a character"),
     "NaN": ({**GOOD, "box_xyxy": [1, 2, float("nan"), 4]}, "NaN or infinity"),
-    "infinity": ({**GOOD, "box_xyxy": [1, 2, float("inf"), 4]}, "NaN or infinity"),
-    "inverted": ({**GOOD, "box_xyxy": [3, 2, 1, 4]}, "width -2"),
-    "no area": ({"image": "a.jpg", "text": "x", "box_xywh": [3, 2, 1, 0]}, "height 0"),
-    "text box": ({**GOOD, "box_xyxy": "1 2 3 4"}, "4 numbers"),
-    "dict box": ({**GOOD, "box_xyxy": {"x1": 1}}, "4 numbers"),
-    "absolute": ({**GOOD, "image": "/etc/passwd"}, "leads out"),
     "upwards": ({**GOOD, "image": "a/../../b.jpg"}, "leads out"),
-    "drive": ({**GOOD, "image": "C:/b.jpg"}, "leads out"),
-    "backslash": ({**GOOD, "image": "a\\b.jpg"}, "write folders with /"),
-    "folder": ({**GOOD, "image": "a/"}, "leads out"),
-    "null image": ({**GOOD, "image": None}, "file name should be text"),
     "null id": ({**GOOD, "id": None}, "an id should be"),
     "float id": ({**GOOD, "id": 1.5}, "'id' should be text or a whole number"),
     "empty kind": ({**GOOD, "kind": " "}, "'kind' should be text"),
-    "width 0": ({**GOOD, "width": 0}, "width should be a whole number"),
-    "half a width": ({**GOOD, "width": 1.5}, "width should be a whole number"),
     "no JSON": ("{", "not a JSON object"),
     "list": ("[1]", "a line should be a JSON object"),
     "key twice": ('{"image": "a.jpg", "image": "b.jpg"}', "a key is given twice"),
@@ -123,11 +81,6 @@ def test_a_wrong_line_is_named(tmp_path, name):
 def test_an_id_given_twice_names_both_lines(tmp_path):
     with pytest.raises(DataError, match=r"line 3: the id '7' is already that of line 1"):
         read_jsonl(put(tmp_path, {**GOOD, "id": "7"}, GOOD, {**GOOD, "id": 7}))
-
-
-def test_sizes_that_contradict(tmp_path):
-    with pytest.raises(DataError, match=r"a\.jpg is 11 x 5 pixels, an earlier one 10 x 5"):
-        read_jsonl(put(tmp_path, {**GOOD, "width": 10, "height": 5}, {**GOOD, "width": 11, "height": 5}))
 
 
 def test_empty_missing_and_foreign_files(tmp_path):

@@ -1,4 +1,4 @@
-"""Labels from any file about a data set's images: what is read, what is found where, and bad rows by their number."""
+"""Labels from any file about a data set's images: rows, images, sources, and bad rows by their number."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from tiny_refcoco import BOXES, FILES, REFS, jpeg, lists, train2017
 
 from bench.datasets.load import load_split
 from bench.datasets.prepared import Header, index_path, write_index
-from bench.datasets.readers.labels import LabelImages, load_labels
+from bench.datasets.readers.labels import LabelImages, load_labels, sources_of
 from bench.datasets.split import Counts
 from bench.errors import DataError, ImageError, UnknownName, UsageError
 from bench.grounding import Expression, Scene, check_box_touches
@@ -21,8 +21,7 @@ PLACEHOLDER = "useless placeholder"
 
 def pseudo(path, rows):
     """A list of pseudo-labels as the field's scripts write it: five columns, two of them filled with words."""
-    held = [[file, PLACEHOLDER, box, text, PLACEHOLDER] for file, box, text in rows]
-    return index_list(path, held)
+    return index_list(path, [[file, PLACEHOLDER, box, text, PLACEHOLDER] for file, box, text in rows])
 
 
 def index_list(path, rows):
@@ -60,11 +59,11 @@ def test_pseudo_labels_about_images_whose_annotations_nobody_has(tmp_path, resol
     )
     with pytest.raises(DataError, match="not prepared"):
         load_split("refcoco-train", resolved)
-    found = load_labels("refcoco-train", [path], resolved)
-    assert found.files == (
+    labelled = load_labels("refcoco-train", [path], resolved)
+    assert labelled.files == (
         {"file": "unc_train_pseudo.pth", "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "rows": 3},
     )
-    split = found.split
+    split = labelled.split
     assert (split.name, split.dataset, [scene.id for scene in split.scenes]) == ("refcoco-train", "refcoco", ["1", "2"])
     first = split.scenes[0]
     assert [(e.id, e.text, e.box) for e in first.expressions] == [
@@ -97,11 +96,11 @@ def test_corners_where_the_data_set_has_corners(tmp_path, resolved):
 def test_files_are_joined_in_order(tmp_path, resolved):
     one = pseudo(tmp_path / "1_template.pth", [(FILES[1], [0, 0, 9, 9], "a"), (FILES[2], [0, 0, 9, 9], "b")])
     two = jsonl(tmp_path / "2.jsonl", {"image": FILES[1], "text": "c", "box_xyxy": [0, 0, 5, 5], "kind": "caption"})
-    found = load_labels("refcoco-train", [one, two, one], resolved)
-    ids = {scene.id: [e.id for e in scene.expressions] for scene in found.split.scenes}
+    labelled = load_labels("refcoco-train", [one, two, one], resolved)
+    ids = {scene.id: [e.id for e in scene.expressions] for scene in labelled.split.scenes}
     assert ids == {"1": ["1:0", "2:1", "3:0"], "2": ["1:1", "3:1"]}
-    assert [file["rows"] for file in found.files] == [2, 1, 2]
-    assert found.split.scenes[0].expressions[1].kind == "caption"
+    assert [file["rows"] for file in labelled.files] == [2, 1, 2]
+    assert labelled.split.scenes[0].expressions[1].kind == "caption"
 
 
 def test_a_jsonl_may_bring_its_own_images(tmp_path, resolved):
@@ -166,47 +165,27 @@ def test_a_box_touches_its_image_or_is_refused(box):
     check_box_touches(scene, Expression("7", "x", (max(-8, x1 - 1), y1 - 1, x2 + 1, y2 + 1)), 64, 48)
 
 
-GOOD = [FILES[1], PLACEHOLDER, [0, 0, 5, 5], "dog", PLACEHOLDER]
-
-
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
-        ([FILES[1], "x", [0, 0, 5, 5], "dog"], "row 1: it has 4 columns; an index list has 5, or 3"),
-        ([FILES[1], [0, 0, 5, 5], "dog"], "row 1: it has 3 columns and row 0 has 5"),
-        ([FILES[1], "x", [0, 0, 5, 5], "  ", "y"], "row 1: the expression is empty"),
-        ([FILES[1], "x", [0, 0, 0, 5], "dog", "y"], "row 1: the box .* has width 0"),
-        ([FILES[1], "x", [0, 0, float("nan"), 5], "dog", "y"], "row 1: the box .* NaN"),
-        ([FILES[1], "x", [0, 0, 5], "dog", "y"], "row 1: a box should be 4 numbers"),
-        ([7, "x", [0, 0, 5, 5], "dog", "y"], "row 1: the image's file name should be text"),
-        (["../etc/a.jpg", "x", [0, 0, 5, 5], "dog", "y"], "row 1: .*without folders"),
+        ([FILES[1], "x", [0, 0, 0, 5], "dog", "y"], r"bad\.pth: row 1: the box .* has width 0"),
         (["nowhere.jpg", "x", [0, 0, 5, 5], "dog", "y"], r"1 of its 2 images .* refcoco: row 1: nowhere\.jpg"),
-    ],
-)
-def test_a_bad_row_is_named(tmp_path, resolved, row, said):
-    path = index_list(tmp_path / "bad.pth", [GOOD, row])
-    with pytest.raises(DataError, match=rf"bad\.pth: {said}"):
-        load_labels("refcoco-train", [path], resolved)
-
-
-@pytest.mark.parametrize(
-    ("row", "said"),
-    [
-        ({"image": FILES[1], "text": "", "box_xyxy": [0, 0, 5, 5]}, "line 2: the expression is empty"),
-        ({"image": FILES[1], "text": "x", "box_xyxy": [5, 0, 5, 5]}, "line 2: the box .* width 0"),
-        ({"image": FILES[1], "text": "x"}, "line 2: "),
+        ({"image": FILES[1], "text": "x", "box_xyxy": [5, 0, 5, 5]}, r"bad\.jsonl: line 2: the box .* width 0"),
         ({"image": "no/where.jpg", "text": "x", "box_xyxy": [0, 0, 5, 5], "id": "q"}, "1 of its 2 .*line 2: no/where"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path, resolved, row, said):
-    path = jsonl(tmp_path / "bad.jsonl", {"image": FILES[2], "text": "y", "box_xyxy": [0, 0, 5, 5]}, row)
-    with pytest.raises(DataError, match=rf"bad\.jsonl: {said}"):
+def test_a_bad_row_is_named(tmp_path, resolved, row, message):
+    if isinstance(row, dict):
+        path = jsonl(tmp_path / "bad.jsonl", {"image": FILES[2], "text": "y", "box_xyxy": [0, 0, 5, 5]}, row)
+    else:
+        path = index_list(tmp_path / "bad.pth", [[FILES[1], PLACEHOLDER, [0, 0, 5, 5], "dog", PLACEHOLDER], row])
+    with pytest.raises(DataError, match=message):
         load_labels("refcoco-train", [path], resolved)
 
 
 def test_files_that_hold_nothing_or_something_else(tmp_path, resolved):
-    def refused(path, said, error=DataError):
-        with pytest.raises(error, match=said):
+    def refused(path, message, error=DataError):
+        with pytest.raises(error, match=message):
             load_labels("refcoco-train", [path], resolved)
 
     refused(index_list(tmp_path / "empty.pth", []), r"empty\.pth: it holds no expressions")
@@ -264,3 +243,69 @@ def test_a_broken_image_is_the_images_own_error(tmp_path, resolved):
     split = load_labels("refcoco-train", [path], Resolved(Settings(data=data))).split
     with pytest.raises(ImageError, match="not an image"):
         split.images.load(split.scenes[0])
+
+
+# --- sources ---
+
+
+ROW = {"image": "train-000001.png", "text": "a star", "box_xyxy": [10, 10, 60, 60]}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(name, *rows):
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(ROW | row) + "\n" for row in rows))
+        return path
+
+    return make
+
+
+def names(paths):
+    return {
+        s.name: [e.id for scene in s.scenes for e in scene.expressions]
+        for s in sources_of("shapes-train", paths, Resolved(Settings()))
+    }
+
+
+def test_a_file_is_a_source_by_its_name(write):
+    assert names([write("mine.jsonl", {"id": "1"}), write("theirs.jsonl", {"id": "1"})]) == {
+        "mine": ["1"],
+        "theirs": ["1"],
+    }
+
+
+def test_rows_say_themselves_what_they_are(write):
+    path = write(
+        "all.jsonl",
+        {"id": "1", "provenance": {"source": "template", "score": 1}},
+        {"id": "2", "provenance": {"source": "caption"}},
+        {"id": "3"},
+    )
+    assert names([path]) == {"template": ["1"], "caption": ["2"], "all": ["3"]}
+
+
+def test_two_files_of_one_source_are_one(write):
+    one = write("a.jsonl", {"id": "1", "provenance": {"source": "template"}})
+    two = write("b.jsonl", {"id": "2", "provenance": {"source": "template", "score": 0.3}})
+    (source,) = sources_of("shapes-train", [one, two], Resolved(Settings()))
+    assert source.name == "template" and [file["file"] for file in source.files] == ["a.jsonl", "b.jsonl"]
+    assert source.provenance["2"]["score"] == 0.3
+
+
+def test_one_id_twice_in_a_source_is_refused(write):
+    one = write("a.jsonl", {"id": "1", "provenance": {"source": "template"}})
+    two = write("b.jsonl", {"id": "1", "text": "else", "provenance": {"source": "template"}})
+    with pytest.raises(DataError, match=r"b\.jsonl: 1 ids, '1' among them.*'template'"):
+        sources_of("shapes-train", [one, two], Resolved(Settings()))
+
+
+def test_provenance_has_to_be_an_object(write):
+    with pytest.raises(DataError, match=r"line 1: 'provenance' should be an object"):
+        sources_of("shapes-train", [write("bad.jsonl", {"provenance": "template"})], Resolved(Settings()))
+
+
+def test_the_first_images_of_each_file(write):
+    path = write("mine.jsonl", {"id": "1"}, {"id": "2", "image": "train-000002.png"})
+    (source,) = sources_of("shapes-train", [path], Resolved(Settings()), limit=1)
+    assert [scene.file for scene in source.scenes] == ["train-000001.png"]
