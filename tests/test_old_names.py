@@ -3,7 +3,6 @@ import pytest
 from bench import registry
 from bench.datasets.prepared import dataset_folder, image_roots
 from bench.old_names import current, current_arguments
-from bench.runs.reliability import open_folder
 from bench.settings import assignments, load_settings
 
 
@@ -22,11 +21,6 @@ def test_an_old_option_is_accepted_and_named(capsys):
 
 def test_an_old_pipeline_name_opens_the_pipeline():
     assert registry.pipeline_factory("whole-picture") is registry.pipeline_factory("whole-image")
-
-
-def test_a_record_of_scored_labels_in_the_old_spelling(tmp_path):
-    (tmp_path / "reliability.json").write_text('{"pairs": [{"measurer": "m", "source": "s", "measurer_sha256": {}}]}')
-    assert open_folder(tmp_path) == {("m", "s"): {"scorer": "m", "source": "s", "scorer_sha256": {}}}
 
 
 @pytest.mark.parametrize("name", ["pictures.json", "images.json"])

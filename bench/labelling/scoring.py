@@ -5,20 +5,24 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.datasets.readers.labels import Labelled, load_labels, open_album, source_name
+from bench.datasets.split import Split
 from bench.evaluation.device import resolve_device
-from bench.evaluation.opening import dataset_of, open_pipeline
+from bench.evaluation.opening import OpenPipeline, dataset_of, open_pipeline
 from bench.evaluation.protocols import protocol
 from bench.evaluation.reliability import Measured, Reliability
 from bench.labelling.scorer_files import check_lists, list_rows, lists_are_written, write_reliability_lists
 from bench.labelling.scorers import NO_NAME, find_scorers, kind_of, measure_rows, record_of, unique_names
 from bench.reporting.reliability_chart import reliability_chart
 from bench.reporting.reliability_table import summary
+from bench.runs.files import make_folder
+from bench.runs.memo import Memo
 from bench.runs.provenance import environment, git_state, redacted, settings_hash
-from bench.runs.reliability import Key, Pair, is_done, open_folder, read_rows, rows_path, write_record, write_rows
+from bench.runs.reliability import Key, Pair, read_rows, rows_are_intact, rows_path, write_record, write_rows
 from bench.settings import Resolved, merged
 
 log = logging.getLogger("bench.label")
@@ -50,7 +54,8 @@ def score_labels(
     dataset = dataset_of(data)
     if lists:
         check_lists(dataset)
-    earlier, pairs = open_folder(out), dict[Key, Pair]()
+    make_folder(out)
+    pairs: dict[Key, Pair] = {}
     head = {
         "command": " ".join(redacted()),
         "pipeline": pipeline,
@@ -66,12 +71,7 @@ def score_labels(
     fixed |= {"pipeline": pipeline, "split": data.name, "protocol": under, "dtype": run.dtype, "seed": run.seed}
     fixed |= {"device": resolve_device(run.device).partition(":")[0], "deterministic": run.deterministic}
     settings = {s["name"]: settings_hash({"weights": s["sha256"] or s["weights"], **fixed}) for s in scorers}
-    # 3. The pairs that are done.
     order = [(scorer, source, (scorer["name"], source[0])) for scorer in scorers for source in sources]
-    for scorer, (_, _, labelled), key in order:
-        file = labelled.files[0]
-        if key in earlier and is_done(out, key, earlier[key], file["sha256"], settings[key[0]]):
-            pairs[key] = earlier[key] | {"kind": kind_of(scorer, file)}
 
     def store() -> dict[str, Any]:
         where = environment(resolve_device(run.device), run.seed, run.deterministic)  # now, for torch is imported late
@@ -80,43 +80,59 @@ def score_labels(
         write_record(out, record, reliability_chart(f"Reliability of pseudo-labels of {data.name}", done))
         return record
 
-    # 4. The others: a scorer's weights are opened for the first of its pairs.
-    opened = None
+    opened: tuple[Mapping[str, Any], OpenPipeline] | None = None
+
+    def measured_by(scorer: Mapping[str, Any], split: Split, key: Key) -> Measured:
+        nonlocal opened
+        if opened is None or opened[0] is not scorer:
+            opened = None  # two would not fit
+            own = {**(options or {}), "weights": scorer["weights"]}
+            opened = scorer, open_pipeline(pipeline, dataset, resolved, own)
+        return measure_rows(opened[1], split, "{} on {}".format(*key), run, under)
+
+    new: dict[Key, Measured] = {}  # the pair that was scored last
+
+    def pair_of(scorer: Mapping[str, Any], labelled: Labelled, key: Key, _: Path) -> Pair:
+        began = time.monotonic()
+        measured = measured_by(scorer, labelled.split, key)
+        new.clear()
+        new[key] = measured
+        assert opened is not None
+        return {
+            "scorer": key[0],
+            "source": key[1],
+            "kind": "",
+            "scorer_sha256": dict(opened[1].card.sha256),
+            "labels_sha256": labelled.files[0]["sha256"],
+            "settings": settings[key[0]],
+            **write_rows(out, key, measured.rows),
+            **summary([row.iou for row in measured.rows.values()]),
+            "no_box": measured.no_box,
+            "unreadable": measured.unreadable,
+            "seconds": round(time.monotonic() - began, 2),
+        }
+
+    # 3. Each pair once: its node in the memo is of these files and settings, and its rows are intact.
+    memo = Memo(out / "nodes", title="label score", log=log)
     for scorer, (_, path, labelled), key in order:
-        split, file, folder = labelled.split, labelled.files[0], rows_path(out, key).with_suffix("")
-        listed = not lists or (key in pairs and lists_are_written(folder))
-        if key in pairs and listed:
-            log.info("%s on %s: done before", *key)
-            continue
-        # Lists need sizes, which only the decoded images may tell.
-        sized = all(scene.width is not None and scene.height is not None for scene in split.scenes)
-        if key in pairs and sized:
-            measured = Measured({name: Reliability(*row) for name, row in read_rows(out, key).items()})
-        else:
-            if opened is None or opened[0] is not scorer:
-                opened = None  # two would not fit
-                own = {**(options or {}), "weights": scorer["weights"]}
-                opened = scorer, open_pipeline(pipeline, dataset, resolved, own)
-            began = time.monotonic()
-            measured = measure_rows(opened[1], split, "{} on {}".format(*key), run, under)
-            pairs[key] = {
-                "scorer": key[0],
-                "source": key[1],
-                "kind": kind_of(scorer, file),
-                "scorer_sha256": dict(opened[1].card.sha256),
-                "labels_sha256": file["sha256"],
-                "settings": settings[key[0]],
-                **write_rows(out, key, measured.rows),
-                **summary([row.iou for row in measured.rows.values()]),
-                "no_box": measured.no_box,
-                "unreadable": measured.unreadable,
-                "seconds": round(time.monotonic() - began, 2),
-            }
+        split, file = labelled.split, labelled.files[0]
+        node = {"pair": key, "labels": file["sha256"], "settings": settings[key[0]]}
+        work = partial(pair_of, scorer, labelled, key)
+        _, pair = memo.run("score", node, "{} on {}".format(*key), work, partial(rows_are_intact, out))
+        pairs[key] = pair | {"kind": kind_of(scorer, file)}
+        if key in new:
             store()
-        # 5. The official scorer's files.
-        if not listed:
-            rows = list_rows(path, split.scenes, dataset)
-            write_reliability_lists(folder, dataset, rows, measured.rows, measured.sizes)
+        # 4. The official scorer's files, which need sizes that perhaps only the decoded images have.
+        folder = rows_path(out, key).with_suffix("")
+        if lists and not lists_are_written(folder):
+            sized = all(scene.width is not None and scene.height is not None for scene in split.scenes)
+            if key in new:
+                one = new[key]
+            elif sized:
+                one = Measured({name: Reliability(*row) for name, row in read_rows(out, key).items()})
+            else:
+                one = measured_by(scorer, split, key)
+            write_reliability_lists(folder, dataset, list_rows(path, split.scenes, dataset), one.rows, one.sizes)
     return store()
 
 

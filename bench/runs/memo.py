@@ -45,6 +45,7 @@ class Memo:
     lead: bool = True
     dry: bool = False
     title: str = "memo"  # in the log
+    log: logging.Logger = log
     done: int = 0  # in this run
     known: set[str] = field(default_factory=set)
 
@@ -68,14 +69,14 @@ class Memo:
         record = self.agree(record if record is None or intact(record["result"]) else None)
         if record is not None:
             if name not in self.known:
-                log.info("%s: %s: done before (%s)", self.title, what, name)
+                self.log.info("%s: %s: done before (%s)", self.title, what, name)
             self.known.add(name)
             result: Result = record["result"]
             return name, result
         if self.dry:
             raise DryRunStop(what)
         # 2. Do it.
-        log.info("%s: %s (%s)", self.title, what, name)
+        self.log.info("%s: %s (%s)", self.title, what, name)
         start = time.monotonic()
         if self.lead:
             make_folder(folder)

@@ -260,13 +260,10 @@ def test_weights_that_nobody_knows_of(world, caplog):
         (("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-tain"), UnknownName, "shapes-train"),
         (("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-train", "--protocol", "iu"), UnknownName, "iou"),
         (("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-train", "--out", "m1.json"), RunError, r"m1\.json"),
-        (("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-train", "--out", "broken"), RunError, "remove it"),
     ],
 )  # fmt: skip
 def test_mistakes_are_explained(world, argv, error, said):
     (world / "empty.jsonl").touch()
-    (world / "broken").mkdir()
-    (world / "broken" / "reliability.json").write_text('{"pairs": [1]}')
     with pytest.raises(error, match=said):
         run(*argv)
     assert issubclass(error, BenchError) and CountedPipeline.shown == []
