@@ -1,7 +1,7 @@
 """MDETR's forward pass and losses for one image and one text, plainly, over a table of official key names.
 
-It shares nothing with pipelines/mdetr: spec/pipelines.md 2.1, 2.4 and 2.5 in a few functions, sequence first, no
-batches, no modules. Slow and obvious, it is what the fast one is held against.
+It shares nothing with pipelines/mdetr: Kamath et al. 2021, sections 2 and 3, in a few functions, sequence first, no
+batches, no modules. Slow and obvious, it is what the fast one is compared with.
 """
 
 import math
@@ -41,8 +41,8 @@ def every_layer(w, pixels, tokens, heads=8):
     for layer in layers(w, "transformer.decoder.layers."):
         q = x + query
         x = norm(under(layer, "norm1."), x + attention(under(layer, "self_attn."), q, q, x, heads))
-        seen = attention(under(layer, "cross_attn_image."), x + query, memory + place, memory, heads)
-        x = norm(under(layer, "norm3."), x + seen)
+        attended = attention(under(layer, "cross_attn_image."), x + query, memory + place, memory, heads)
+        x = norm(under(layer, "norm3."), x + attended)
         inner = linear(under(layer, "linear2."), linear(under(layer, "linear1."), x).relu())
         x = norm(under(layer, "norm4."), x + inner)
         last = norm(under(w, "transformer.decoder.norm."), x)
@@ -69,8 +69,8 @@ def losses(w, pixels, tokens, target, positive, heads=8):
             costs.append((5 * (box - target).abs().sum() - 2 * giou(box, target) - probability).item())
         best = costs.index(min(costs))
         for query in range(len(logits)):
-            said = logits[query].log_softmax(-1)
-            sums["token"] = sums["token"] - (said @ wanted.to(said) if query == best else 0.1 * said[-1])
+            chances = logits[query].log_softmax(-1)
+            sums["token"] = sums["token"] - (chances @ wanted.to(chances) if query == best else 0.1 * chances[-1])
         sums["l1"] = sums["l1"] + (boxes[best] - target).abs().sum()
         sums["giou"] = sums["giou"] + 1 - giou(boxes[best], target)
         alike = unit @ text.T / 0.07
@@ -171,8 +171,8 @@ def roberta(w, tokens):
     heads = max(1, x.shape[1] // 64)
     for layer in layers(w, "encoder.layer."):
         q, k, v = (linear(under(layer, f"attention.self.{part}."), x) for part in ("query", "key", "value"))
-        seen = linear(under(layer, "attention.output.dense."), attend(q, k, v, heads))
-        x = norm(under(layer, "attention.output.LayerNorm."), x + seen)
+        attended = linear(under(layer, "attention.output.dense."), attend(q, k, v, heads))
+        x = norm(under(layer, "attention.output.LayerNorm."), x + attended)
         inner = linear(under(layer, "intermediate.dense."), x)
         inner = inner * (1 + torch.erf(inner / math.sqrt(2))) / 2
         x = norm(under(layer, "output.LayerNorm."), x + linear(under(layer, "output.dense."), inner))

@@ -54,24 +54,12 @@ def test_a_box_is_where_its_pixels_are(width, height, part, seed, crop, style):
     np.testing.assert_allclose([left, top, right, bottom], extent(canvas.pixels), atol=1.5 if style == "clean" else 2)
 
 
-@given(SIDES, SIDES, CORNERS, SEEDS)
-@settings(max_examples=20)
-def test_the_image_stays_inside_and_the_rest_is_black(width, height, part, seed):
-    image, box = painted(width, height, part)
-    image |= 40
-    canvas, _, _ = augmented(image, box, "a dog", SIZE, Augment(**STILL), "official", np.random.default_rng(seed))
-    assert 0 <= canvas.left < canvas.right <= SIZE and 0 <= canvas.top < canvas.bottom <= SIZE
-    inside = canvas.pixels[canvas.top : canvas.bottom, canvas.left : canvas.right]
-    assert inside.min() >= 40
-    assert canvas.pixels.astype(int).sum() == inside.astype(int).sum()
-
-
 def test_the_place_is_any_place_and_the_middle_without_translation():
     image, options = noise(300, 200), Augment(crop="off", scales=(64,), jitter_share=0)
     rng = np.random.default_rng(1)
-    seen = [augmented(image, (1, 1, 9, 9), "a", 68, options, "official", rng)[0] for _ in range(300)]
-    assert {c.left for c in seen} == set(range(5))  # 64 of 68 pixels: both ends are drawn
-    assert {c.top for c in seen} == set(range(68 - 43 + 1))
+    canvases = [augmented(image, (1, 1, 9, 9), "a", 68, options, "official", rng)[0] for _ in range(300)]
+    assert {c.left for c in canvases} == set(range(5))  # 64 of 68 pixels: both ends are drawn
+    assert {c.top for c in canvases} == set(range(68 - 43 + 1))
     still = options.model_copy(update={"translate": False})
     canvas, _, _ = augmented(image, (1, 1, 9, 9), "a", 67, still, "official", rng)
     assert (canvas.left, canvas.top) == (1, 12)  # 1.5 rounds down
@@ -206,14 +194,6 @@ def test_a_box_with_nothing_in_the_image_is_refused_where_targets_are_safe(box):
     for style, options in (("clean", Augment(crop="off")), ("official", Augment(crop="safe"))):
         with pytest.raises(DataError, match="90 x 70"):
             augmented(noise(90, 70), box, "dog", 64, options, style, np.random.default_rng(0))
-
-
-def test_the_filter_is_the_letterboxs():
-    image = noise(300, 200)
-    options = Augment(crop="off", scales=(96,), translate=False, jitter_share=0)
-    canvas, _, _ = augmented(image, (1, 1, 9, 9), "a", 96, options, "official", np.random.default_rng(0))
-    wanted = np.asarray(Image.fromarray(image).resize((96, 64), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(canvas.pixels[16:80], wanted)
 
 
 def test_an_official_crop_step_by_step(monkeypatch):

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from painted_images import PLAIN, SIZE, STILL, corners, extent, noise, painted
 from PIL import ImageEnhance
 
@@ -37,11 +35,11 @@ def test_which_words_forbid_a_crop(text, official, safe):
     image, box = painted(300, 200, (0.4, 0.4, 0.1, 0.1))
     for crop, forbidden in (("official", official), ("safe", safe)):
         options = Augment(crop=crop, crop_share=1, scales=(SIZE,), **STILL)
-        seen = {
+        sides = {
             augmented(image, box, text, SIZE, options, "clean", np.random.default_rng(seed))[0].ratio[0] * 300
             for seed in range(6)
         }
-        assert all(value == pytest.approx(SIZE) for value in seen) == forbidden
+        assert all(value == pytest.approx(SIZE) for value in sides) == forbidden
 
 
 def test_how_often_a_crop_is_drawn():
@@ -75,11 +73,11 @@ def test_options_that_make_no_sense_are_refused(table):
 def test_jitter_stays_within_its_strength(monkeypatch):
     factors = {"Brightness": [], "Contrast": [], "Color": []}
     orders = set()
-    for name, seen in factors.items():
+    for name, values in factors.items():
         real = getattr(ImageEnhance, name)
 
-        def enhance(self, factor, seen=seen, name=name, real=real):
-            seen.append(factor)
+        def enhance(self, factor, values=values, name=name, real=real):
+            values.append(factor)
             orders.add((name, sum(map(len, factors.values())) % 3))
             return super(real, self).enhance(factor)
 
@@ -88,20 +86,10 @@ def test_jitter_stays_within_its_strength(monkeypatch):
     rng = np.random.default_rng(0)
     for _ in range(300):
         augmented(image, (1, 1, 9, 9), "a", 16, options, "official", rng)
-    for seen in factors.values():
-        assert 0.72 < len(seen) / 300 < 0.88
-        assert 0.6 <= min(seen) < 0.65 and 1.35 < max(seen) <= 1.4
+    for values in factors.values():
+        assert 0.72 < len(values) / 300 < 0.88
+        assert 0.6 <= min(values) < 0.65 and 1.35 < max(values) <= 1.4
     assert len(orders) == 9  # each of the three comes first, second and last at times
-
-
-def test_brightness_alone_by_arithmetic():
-    image = np.full((16, 16, 3), 100, np.uint8)  # grey: contrast and saturation leave it alone
-    options = PLAIN.model_copy(update={"jitter_share": 1.0, "scales": (16,)})
-    levels = {
-        int(augmented(image, (1, 1, 9, 9), "a", 16, options, "official", np.random.default_rng(s))[0].pixels[3, 3, 0])
-        for s in range(80)
-    }
-    assert 59 <= min(levels) < 68 and 132 < max(levels) <= 140
 
 
 def test_blur_softens_and_moves_nothing():
@@ -140,9 +128,3 @@ def test_a_flip_turns_image_box_and_words():
 def test_left_and_right_change_places_as_words(text, swapped):
     assert mirrored(text) == swapped
     assert mirrored(swapped) == text
-
-
-@given(st.lists(st.sampled_from(["left", "right", "Left", "RIGHT", "leftmost", "bright", "dog", ",", "right-most"])))
-def test_mirrored_twice_is_the_text_itself(words):
-    text = " ".join(words)
-    assert mirrored(mirrored(text)) == text

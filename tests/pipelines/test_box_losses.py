@@ -36,8 +36,8 @@ def test_giou_is_torchvisions():
     ],
 )
 def test_giou_by_hand(mine, theirs, generalised, overlap):
-    found = giou(torch.tensor([mine]), torch.tensor([theirs]))
-    assert [v.item() for v in found] == pytest.approx([generalised, overlap], abs=1e-6)
+    values = giou(torch.tensor([mine]), torch.tensor([theirs]))
+    assert [v.item() for v in values] == pytest.approx([generalised, overlap], abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -131,13 +131,6 @@ def test_how_many_patches_are_masked(size, official, clean):
         assert int(mask.sum()) == wanted, style
 
 
-def test_a_image_of_a_row_leaves_a_patch_to_look_at_in_the_clean_style():
-    for size in ((600, 1), (1, 600)):
-        for patch in (16, 32):
-            _, mask = stacked([letterboxed(noise(*size), 224, "clean")], patch, "clean", CPU)
-            assert not mask.all()
-
-
 @pytest.mark.parametrize("style", ["official", "clean"])
 def test_pixels_by_their_statistics_and_zero_outside(style):
     image = noise(100, 60)

@@ -18,16 +18,16 @@ from tools.tiny_weights.clipvg import coverage, on_target, patch_loss, start_in_
 def test_coverage_sums_to_the_box_area(corners, side):
     (left, right), (top, bottom) = sorted(corners[:2]), sorted(corners[2:])
     box = torch.tensor([[(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]], dtype=torch.float64)
-    found = coverage(box, side)
-    assert found.shape == (1, side * side)
-    assert found.min() >= 0 and found.max() <= 1 + 1e-9
-    assert found.sum().item() == pytest.approx((right - left) * (bottom - top) * side**2, abs=1e-6)
+    shares = coverage(box, side)
+    assert shares.shape == (1, side * side)
+    assert shares.min() >= 0 and shares.max() <= 1 + 1e-9
+    assert shares.sum().item() == pytest.approx((right - left) * (bottom - top) * side**2, abs=1e-6)
 
 
 def test_coverage_goes_row_by_row():
-    found = coverage(torch.tensor([[0.75, 0.25, 0.5, 0.5], [0.5, 0.25, 0.5, 0.25]]), 2).view(2, 2, 2)
-    assert found[0].tolist() == [[0, 1], [0, 0]]  # top right
-    assert found[1].tolist() == [[0.25, 0.25], [0, 0]]
+    shares = coverage(torch.tensor([[0.75, 0.25, 0.5, 0.5], [0.5, 0.25, 0.5, 0.25]]), 2).view(2, 2, 2)
+    assert shares[0].tolist() == [[0, 1], [0, 0]]  # top right
+    assert shares[1].tolist() == [[0.25, 0.25], [0, 0]]
 
 
 def test_patch_loss_is_least_when_reg_points_at_the_target():
@@ -48,10 +48,10 @@ def test_a_masked_patch_gets_nothing():
     loss = patch_loss(register, patches, masked, target)
     loss.sum().backward()
     assert patches.grad[0, [1, 3]].abs().max() == 0 < patches.grad[0, [0, 2]].abs().max()
-    shown = patch_loss(
+    open_only = patch_loss(
         register, patches[:, [0, 2]].repeat_interleave(2, 1), torch.tensor([[0, 1, 0, 1]]).bool(), target
     )
-    torch.testing.assert_close(loss, shown)
+    torch.testing.assert_close(loss, open_only)
 
 
 def test_a_target_that_covers_no_open_patch_asks_for_nothing():

@@ -125,16 +125,16 @@ def test_an_expression_about_no_object_is_named(job):
 
 def test_without_the_auxiliary_the_losses_are_the_products(job):
     """And with it the boxes and the first two losses stay what they are."""
-    found = []
+    terms_of = []
     for auxiliary in (0.0, 1.0):
         task = clipvg.TinyClipVGTask(job(**CLIPVG | {"auxiliary": auxiliary}))
         data = task.dataset(augment=False)
         terms = task.losses(task.collate([data.sample(0, row) for row in range(4)]), torch.Generator())
         assert ("auxiliary" in terms) == ("auxiliary" in task.loss_weights) == bool(auxiliary)
-        found.append(terms)
+        terms_of.append(terms)
     for name in ("l1", "giou", "boxes"):
-        torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-4, atol=1e-5)
-    assert (found[1]["auxiliary"] > 0).all()
+        torch.testing.assert_close(terms_of[0][name], terms_of[1][name], rtol=1e-4, atol=1e-5)
+    assert (terms_of[1]["auxiliary"] > 0).all()
 
 
 def test_mistakes_are_named(tmp_path):

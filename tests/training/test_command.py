@@ -113,24 +113,6 @@ def test_a_record_claims_the_seeds_that_were_set(train, monkeypatch):
     assert drawn == [random.random(), np.random.rand()] * 2
 
 
-def test_the_first_training_step_is_shown(bench):
-    shown = bench("doctor", "--train-step", "small", "--split", "shapes-val")
-    assert shown["rows"] == sum(1 for _ in shown["boxes_cxcywh"]) and set(shown["gradient_norms"]) >= {"image.weight"}
-    assert shown["loss"] == pytest.approx(5 * shown["l1"] + 2 * shown["giou"], rel=1e-5)
-
-
-def test_again_and_anew(train, tmp_path):
-    out = train()
-    last, lines = (out / "small.run/last.pt"), (out / "small.run/training.jsonl")
-    before = last.stat().st_mtime_ns, lines.read_text()
-    train()  # nothing is left to do
-    assert (last.stat().st_mtime_ns, lines.read_text()) == before
-    with pytest.raises(RunError, match=r"learning_rate: 0\.0001 there, 0\.5 now"):
-        train("--set", "learning_rate=0.5")
-    train("--set", "learning_rate=0.5", "--fresh")
-    assert json.loads((out / "small.json").read_text())["recipe"]["learning_rate"] == 0.5
-
-
 def test_a_killed_command_is_resumed_by_the_same_command(train):
     assert killed_at(OptimisationStep, "step", 6, lambda: train(out="killed"))
     weights = [(train(out=name) / "small.safetensors").read_bytes() for name in ("killed", "whole")]

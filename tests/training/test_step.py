@@ -195,11 +195,11 @@ def test_spread():
 
 
 def test_the_gradient_check_is_a_step_over_all_samples(job):
-    shown = gradient_check(SmallTask(job()))
+    numbers = gradient_check(SmallTask(job()))
     mine = Stepping(SmallTask(job(reference_batch=25, batch=25)))
     values = mine.step()
     for name in ("loss", "l1", "giou"):
-        assert shown[name] == pytest.approx(values[name], rel=1e-5)
+        assert numbers[name] == pytest.approx(values[name], rel=1e-5)
     norms = {name: float(g.norm()) for name, g in mine.gradients().items()}
-    assert shown["gradient_norms"] == pytest.approx(norms, rel=1e-4) and shown["rows"] == 25
-    assert len(shown["boxes_cxcywh"]) == 25
+    assert numbers["gradient_norms"] == pytest.approx(norms, rel=1e-4) and numbers["rows"] == 25
+    assert len(numbers["boxes_cxcywh"]) == 25

@@ -46,8 +46,8 @@ def test_what_a_training_leaves(job, caplog):
     assert made.recipe["learning_rate"] == 1e-3 and set(made.score) >= {"accuracy", "mean_iou", "n"}
     best = scores[made.notes["best"]["epoch"] - 1]
     assert made.score["mean_iou"] == pytest.approx(best["mean_iou"], abs=1e-3)  # the file's, in float16
-    for shown in ("epoch 2 of 2, step 8 of 8", "on shapes-val (best", f"weights in {made.path}"):
-        assert shown in caplog.text
+    for text in ("epoch 2 of 2, step 8 of 8", "on shapes-val (best", f"weights in {made.path}"):
+        assert text in caplog.text
 
 
 def test_it_learns(job):

@@ -7,10 +7,8 @@ from functools import cache
 import pytest
 import tokenizers
 import torch
+from training_world import SCENES, make_job  # noqa: F401 - a fixture
 
-from bench.datasets.shapes import ShapesImages, make_scene
-from bench.evaluation.validation import on_split
-from bench.training.task import TrainingJob
 from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig
 from pipelines.mdetr.model import Mdetr
 
@@ -100,19 +98,7 @@ def roberta_folder(tmp_path_factory):
     return folder
 
 
-class Drawn(ShapesImages):
-    """Every image is drawn once: that takes longer than a step here."""
-
-    @cache  # noqa: B019 - there is one source, for as long as the tests run
-    def load(self, scene):
-        return super().load(scene)
-
-
-IMAGES = Drawn(2026)
-SCENES = tuple(
-    replace(scene, expressions=scene.expressions[:4]) for scene in (make_scene(2026, "train", i) for i in range(4))
-)
-VALIDATION = tuple(make_scene(2026, "val", i) for i in range(2))
+FEW = tuple(replace(scene, expressions=scene.expressions[:4]) for scene in SCENES)
 SMALL = {
     "backbone": "small", "widths": [8, 16, 16], "hidden": 16, "heads": 2, "feedforward": 32, "encoder_layers": 1,
     "decoder_layers": 2, "queries": 4, "tokens": 31, "contrastive": 8,
@@ -124,18 +110,15 @@ SMALL = {
 
 
 @pytest.fixture
-def job(context, tmp_path):
+def job(make_job):  # noqa: F811
     """job(out, scenes, **changes of the recipe): 2 epochs of 4 steps of a network from nothing."""
 
-    def make(out="out", scenes=SCENES, **changes):
+    def make(out="out", scenes=FEW, **changes):
         recipe = {
             "start_from": "", "network": SMALL, "short": 64, "long": 120, "epochs": 2, "batch": 4, "reference_batch": 4,
             "learning_rate": 1e-3, "text_share": 1.0, "backbone_share": 1.0, "ema": 0.8, "workers": 0, "save_every": 3,
             "log_every": 1,
         }  # fmt: skip
-        score = on_split(VALIDATION, IMAGES)
-        return TrainingJob(
-            scenes, IMAGES, VALIDATION, IMAGES, recipe | changes, tmp_path / out, context("mdetr"), score
-        )
+        return make_job("mdetr", recipe | changes, out, scenes=scenes)
 
     return make

@@ -112,19 +112,13 @@ def test_checkpoints_for_other_tasks(network, official, key, task):
         unpack(official(model_ema=network().state_dict() | {key: torch.zeros(2)}))
 
 
-def test_other_architectures(official, tmp_path):
+def test_other_architectures(tmp_path):
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="not the weights of an MDETR"):
         unpack(tmp_path / "other.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(WeightsError, match="holds no weights of an MDETR"):
         unpack(tmp_path / "list.pth")
-    (tmp_path / "broken.pth").write_bytes(official().read_bytes()[:5000])
-    with pytest.raises(WeightsError, match="cannot be read as plain weights"):
-        unpack(tmp_path / "broken.pth")
-    (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(WeightsError, match="cannot be read as plain weights"):
-        unpack(tmp_path / "text.pth")
 
 
 def test_an_unknown_backbone(network):
@@ -134,20 +128,6 @@ def test_an_unknown_backbone(network):
     state = {k: v for k, v in network("tf_efficientnet_b0").state_dict().items() if "body.blocks.6" not in k}
     with pytest.raises(WeightsError, match="no EfficientNet ends in 0 blocks of 320 channels"):
         config_of(state, 8, Path("x"))
-
-
-def test_a_hostile_pickle_is_not_run(official, tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "ran"), "w"))
-
-    for changes in ({"args": Evil()}, {"args": argparse.Namespace(x=Evil())}, {"model_ema": {"a": Evil()}}):
-        with pytest.raises(WeightsError, match="cannot be read as plain weights"):
-            unpack(official(**changes))
-    torch.save({"model": Evil()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    with pytest.raises(WeightsError, match="cannot be read as plain weights"):
-        unpack(tmp_path / "old.pth")
-    assert not (tmp_path / "ran").exists()
 
 
 def test_the_heads_of_the_file_are_taken(network, official):

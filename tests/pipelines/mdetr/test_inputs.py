@@ -37,7 +37,7 @@ def test_padding_is_to_the_longest(roberta):
 
 
 def test_the_tokens_of_roberta(roberta, roberta_folder):
-    """Held against the byte-level BPE of the tokenizers library with its two ends put on by hand."""
+    """Compared with the byte-level BPE of the tokenizers library with its two ends put on by hand."""
     plain = tokenizers.ByteLevelBPETokenizer(
         str(roberta_folder / "vocab.json"), str(roberta_folder / "merges.txt"), add_prefix_space=False
     )

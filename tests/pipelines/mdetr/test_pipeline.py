@@ -1,15 +1,10 @@
 """The pipeline: the plain answer in pixels of the image, whatever else is in the batch; phrases; its mistakes."""
 
-import json
-
 import numpy as np
 import plain_mdetr
 import pytest
 import torch
-from PIL import Image
-from typer.testing import CliRunner
 
-from bench.cli.main import app
 from bench.errors import SettingsError, WeightsError
 from bench.grounding import Caption, LoadedScene, Query
 from pipelines.mdetr.inputs import Tokenizer, small_tokenizer
@@ -175,20 +170,3 @@ def test_a_tokenizer_of_another_model(context, official, tmp_path):
     options = {"weights": str(official()), "tokenizer": str(tmp_path / "other")}
     with pytest.raises(WeightsError, match=r"a tokenizer of 504 tokens, but refcoco_small_checkpoint\.pth knows 340"):
         mdetr(context("mdetr", options=options))
-
-
-def test_predict(context, official, roberta_folder, tmp_path, network):
-    """The command that others check the forward pass with."""
-    pixels = image(70, 50, 3)
-    Image.fromarray(pixels).save(tmp_path / "p.png")
-    words = ["predict", "--pipeline", "mdetr", "--weights", str(official()), "--tokenizer", str(roberta_folder)]
-    words += ["--image", str(tmp_path / "p.png"), "--text", "the red star", "--set", "short=64", "--json"]
-    result = CliRunner().invoke(app, words, catch_exceptions=False)
-    answer = json.loads(result.stdout.strip().splitlines()[-1])
-    tokens = Tokenizer.open(str(roberta_folder), context())(["the red star"])[0][0]
-    with torch.inference_mode():
-        out = plain_mdetr.forward(network().state_dict(), plain_mdetr.preprocessed(pixels, 64), tokens)
-    index, score, box = plain_mdetr.best(*out, 70, 50)
-    assert answer["query"] == index
-    assert answer["score"] == pytest.approx(score, abs=1e-5)
-    assert answer["box_xyxy_unclipped"] == pytest.approx(box, abs=1e-3)

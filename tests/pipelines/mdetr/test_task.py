@@ -22,7 +22,6 @@ from bench.training.trainer import Trainer, train
 from pipelines.mdetr import checkpoint
 from pipelines.mdetr.pipeline import mdetr
 from pipelines.mdetr.task import MdetrTask, MdetrTraining, tasks
-from pipelines.weights import read_safetensors
 
 OFFICIAL = {"short": 64, "long": 120, "epochs": 1, "workers": 0}
 
@@ -159,15 +158,6 @@ def test_it_learns_and_its_file_runs(job, context):
     assert len(answers) == len(queries) and all(a.box is not None for a in answers)
 
 
-def test_validated_and_saved_is_the_average_of_the_weights(job):
-    mine = job(epochs=1, ema=0.9)
-    made = train(MdetrTask(mine))
-    state = torch.load(mine.out / "mdetr.run/last.pt", weights_only=True)
-    saved = read_safetensors(made.path)[0]["class_embed.weight"].float()
-    torch.testing.assert_close(saved, state["average"]["class_embed.weight"], atol=1e-3, rtol=1e-3)
-    assert not torch.allclose(saved, state["trained"]["class_embed.weight"], atol=1e-4)
-
-
 def test_it_goes_on_from_a_file_of_ours_with_its_sizes_and_words(job, tmp_path):
     path = train(MdetrTask(job(epochs=1))).path.rename(tmp_path / "first.safetensors")
     again = MdetrTask(job("again", start_from=str(path), short=None, long=None))
@@ -183,16 +173,6 @@ def test_published_weights_are_saved_without_a_tokenizer(published, tmp_path, co
     options = task.options(tmp_path / "tuned.safetensors")
     assert options["tokenizer"] == str(roberta_folder)
     assert len(checkpoint.open_network(options["weights"], options["tokenizer"], context()).tokenizer) > 4
-    with pytest.raises(WeightsError, match=r"tokens, but tuned\.safetensors knows"):
-        checkpoint.open_network(options["weights"], str(_larger(tmp_path)), context())
-
-
-def _larger(folder):
-    """A tokenizer of more words than the small network knows."""
-    vocabulary = {f"w{n}": n for n in range(400)} | {"<s>": 400, "<pad>": 401, "</s>": 402, "<unk>": 403, "<mask>": 404}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    return folder
 
 
 def test_mistakes_are_named(job):
