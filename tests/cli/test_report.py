@@ -23,7 +23,7 @@ def bench(bench, tmp_path):
 def test_own_data_without_images(bench, tmp_path):
     code, out, err = bench("report", "--split", "file:mine.jsonl", "-o", "out")
     assert (code, err) == (0, "")
-    assert "pipelines: 2, expressions: 3, images: 1" in out and "cannot be shown: 1" in out
+    assert "pipelines: 2, expressions: 3, images: 1" in out and "cannot be drawn: 1" in out
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<bdi>file:mine</bdi>" in text and "66.67" in text and "33.33" in text
     assert "p.jpg: no image" in text

@@ -67,30 +67,10 @@ def test_lines_of_a_file_of_ones_own_count_in_their_own_order():
         align(rows(0, 1, 2), LINES)
 
 
-def test_rows_that_count_from_one_are_refused():
-    with pytest.raises(DataError, match=r"count from 1.*subtract 1"):
-        align(rows(1, 2, 3, 4), ROWS)
-
-
-def test_strangers_are_refused_with_examples():
-    with pytest.raises(DataError, match=r"0 of 2 keys are ids of mine-val.*'x', 'y'.*'a', 'b', 'c'"):
-        align(rows("x", "y"), IDS)
-    with pytest.raises(DataError, match=r"0 of 2 keys.*--key row"):
-        align(rows(1, 2), IDS)
-    with pytest.raises(DataError, match=r"rows of mine-val.*0 to 2"):
-        align(rows(7, 8), NUMBERS, "row")
-
-
 def test_numbers_that_meet_by_accident_are_refused():
     with pytest.raises(DataError, match="1 of 4 keys are ids"):
         align(rows(500, 501, 9, 8), NUMBERS)
     assert align(rows(500, 501, 9, 8), NUMBERS, "id").extra == ["500", "9", "8"]
-
-
-@pytest.mark.parametrize("key", ["-1", "one", "²", "1.0"])
-def test_a_row_must_be_a_number(key):
-    with pytest.raises(DataError, match="not a row number"):
-        align(rows(0, key), ROWS, "row")
 
 
 def test_missing_extra_and_twice():
@@ -115,27 +95,29 @@ def test_rows_of_another_image_are_misses_and_listed():
     assert "p1.jpg" in answers["b"].note
     assert answers["a"].box == answers["c"].box == BOX
     assert aligned.missing == []
-
-
-def test_coco_names_are_compared_by_number():
-    coco = Split(
-        "x-val",
-        "X",
-        (Scene("1", "COCO_train2014_000000581857.jpg", 9, 9, (Expression("0", "x", BOX),)),),
-        SimpleNamespace(),
-    )
+    scene = Scene("1", "COCO_train2014_000000581857.jpg", 9, 9, (Expression("0", "x", BOX),))
+    coco = Split("x-val", "X", (scene,), SimpleNamespace())  # COCO's names are compared by number
     assert align(((BoxRow("0", None, BOX, "000000581857.jpg"),), 0), coco).other_image == []
 
 
-def test_another_splits_boxes_are_no_score_of_zero():
-    file = ((BoxRow("a", None, BOX, "q1.jpg"), BoxRow("b", None, BOX, "q2.jpg")), 0)
-    with pytest.raises(DataError, match=r"every row names another image.*'a'.*q1\.jpg"):
-        align(file, IDS)
-
-
-def test_what_the_file_says_and_what_is_passed_must_agree():
-    with pytest.raises(DataError, match="no 'row'; leave out --key row"):
-        align(rows("a", by="id"), IDS, "row")
-    mixed = ((BoxRow("a", "id", BOX), BoxRow("1", "row", BOX)), 0)
-    with pytest.raises(DataError, match="some entries"):
-        align(mixed, IDS)
+@pytest.mark.parametrize(
+    ("boxes", "data", "key", "message"),
+    [
+        (rows(1, 2, 3, 4), ROWS, "auto", r"count from 1.*subtract 1"),
+        (rows("x", "y"), IDS, "auto", r"0 of 2 keys are ids of mine-val.*'x', 'y'.*'a', 'b', 'c'"),
+        (rows(1, 2), IDS, "auto", r"0 of 2 keys.*--key row"),
+        (rows(7, 8), NUMBERS, "row", r"rows of mine-val.*0 to 2"),
+        (rows("a", by="id"), IDS, "row", "no 'row'; leave out --key row"),
+        (((BoxRow("a", "id", BOX), BoxRow("1", "row", BOX)), 0), IDS, "auto", "some entries"),
+        (
+            ((BoxRow("a", None, BOX, "q1.jpg"), BoxRow("b", None, BOX, "q2.jpg")), 0),
+            IDS,
+            "auto",
+            r"every row names another image.*'a'.*q1\.jpg",
+        ),
+        *((rows(0, key), ROWS, "row", "not a row number") for key in ("-1", "one", "²", "1.0")),
+    ],
+)
+def test_files_of_something_else_are_refused_with_examples(boxes, data, key, message):
+    with pytest.raises(DataError, match=message):
+        align(boxes, data, key)

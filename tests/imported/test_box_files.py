@@ -47,18 +47,6 @@ def test_both_an_id_and_a_row(stored):
     assert read_boxes(path, prefer="row")[0][0] == BoxRow("3", "row", READ)
 
 
-def test_xywh(stored):
-    assert read_boxes(stored({"0": [10, 20, 30, 40]}), xywh=True)[0][0].box == (10, 20, 40, 60)
-
-
-def test_a_predicted_box_wins_over_a_plain_one(stored):
-    assert read_boxes(stored({"0": {"pred_bbox": BOX, "bbox": [9, 9, 9, 9]}}))[0][0].box == READ
-
-
-def test_not_finite_is_no_box(stored):
-    assert [r.box for r in read_boxes(stored('{"0": [NaN, 0, 1, 1], "1": [0, 0, Infinity, 1]}'))[0]] == [None, None]
-
-
 def test_the_first_of_two_equal_keys_is_kept_and_counted(stored):
     rows, doubled = read_boxes(stored('{"0": [1, 2, 3.5, 4], "1": null, "0": [0, 0, 9, 9]}'))
     assert rows == (BoxRow("0", None, READ), BoxRow("1", None, None))
@@ -110,5 +98,14 @@ def test_files_that_cannot_be_read(tmp_path):
         read_boxes(tmp_path / "image.json")
 
 
-def test_a_number_too_large_for_a_float_is_no_box(stored):
-    assert read_boxes(stored('{"0": [0, 0, 1, 1' + "0" * 400 + "]}"))[0][0].box is None
+@pytest.mark.parametrize(
+    ("content", "xywh", "boxes"),
+    [
+        ({"0": [10, 20, 30, 40]}, True, [(10, 20, 40, 60)]),
+        ({"0": {"pred_bbox": BOX, "bbox": [9, 9, 9, 9]}}, False, [READ]),  # a predicted box wins over a plain one
+        ('{"0": [NaN, 0, 1, 1], "1": [0, 0, Infinity, 1]}', False, [None, None]),
+        ('{"0": [0, 0, 1, 1' + "0" * 400 + "]}", False, [None]),  # too large for a float
+    ],
+)
+def test_boxes(stored, content, xywh, boxes):
+    assert [row.box for row in read_boxes(stored(content), xywh)[0]] == boxes

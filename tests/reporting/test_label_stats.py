@@ -29,16 +29,16 @@ ROWS = [
 
 
 def test_counts_by_hand():
-    template, relation = (SimpleNamespace(**stats) for stats in label_stats(ROWS))
+    template, relation = (SimpleNamespace(**json.loads(json.dumps(stats))) for stats in label_stats(ROWS))
     assert (template.source, template.rows, template.images) == ("template", 5, 2)
     assert template.rows_per_image == {"least": 1, "mean": 2.5, "most": 4}
     assert (template.phrases, template.vocabulary) == (2, 5)  # red, dog, on, the, left
-    assert template.words == {2: 3, 4: 2} and template.words_mean == pytest.approx(14 / 5)
+    assert template.words == {"2": 3, "4": 2} and template.words_mean == pytest.approx(14 / 5)
     assert template.entities == 1.5
     assert (template.ambiguous, template.repeated) == (2, 1)
     assert template.area["0.5"] == 0.5 and template.area["0.95"] == pytest.approx(0.9)
     assert (template.sized, template.small) == (5, 0.4)
-    assert template.frequent == [("red dog", 3), ("dog on the left", 2)]
+    assert template.frequent == [["red dog", 3], ["dog on the left", 2]]
     assert template.templates == {"n": 3, "n r": 2} and template.detectors == {"a.pt": 2, "b.pt": 2}
     assert (relation.rows, relation.entities, relation.templates) == (1, None, {})
 
@@ -48,11 +48,6 @@ def test_sizes_that_nobody_knows_are_not_guessed():
     assert (stats["sized"], stats["area"]["0.5"]) == (1, 0.5)
     (stats,) = label_stats([LabelRow("s", "1", "a", WHOLE)])
     assert (stats["sized"], stats["area"], stats["small"]) == (0, None, None)
-
-
-def test_plain_values():
-    stats = json.loads(json.dumps(label_stats(ROWS)[0]))
-    assert set(stats["area"]) == {"0.05", "0.25", "0.5", "0.75", "0.95"}
 
 
 def printed(rows):
@@ -70,8 +65,5 @@ def test_the_table_has_a_column_a_source_and_survives_mark_up():
     assert "[bold]x[/bold] (2)" in text
     assert "2 (40.0%)" in text and "1 (20.0%)" in text and "1.5% to 90.0%" in text
     assert "template templates: n (3); n r (2)" in text
-
-
-def test_a_stray_long_phrase_does_not_widen_the_table():
-    text = printed([row("a b", WHOLE), row("w " * 400, WHOLE)])
+    text = printed([row("a b", WHOLE), row("w " * 400, WHOLE)])  # a stray long phrase does not widen the table
     assert max(map(len, text.splitlines()[:15])) < 100 and "31+" in text

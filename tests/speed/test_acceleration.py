@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from bench.evaluation.identity import hash_of
 from bench.evaluation.loop import evaluate
 from bench.evaluation.opening import open_pipeline
 from bench.grounding import Caching, LoadedScene, PipelineContext
-from bench.runs.record import RunRecord, read_record
+from bench.runs.record import read_record
 from bench.settings import PROJECT, load_settings
 
 CALLED = {  # on shapes: what is compiled and then called, by class
@@ -106,25 +105,6 @@ def test_what_was_not_taken_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(UsageError, match="--compile: hash compiles nothing"):
         evaluate("hash", make_split(), make_settings(tmp_path, compile=True))
     assert not (tmp_path / "runs").exists()
-
-
-def test_taken_flags_are_part_of_what_a_run_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    class Taking(HashPipeline):
-        def __init__(self, context: PipelineContext) -> None:
-            super().__init__(context)
-            self.card = replace(self.card, accelerated=context.acceleration.apply(nn.Conv2d(3, 3, 3)))
-
-    monkeypatch.setattr(registry, "pipeline_factory", lambda name: Taking)
-    monkeypatch.setattr(nn.Module, "compile", lambda module, **kwargs: None)
-    plain = evaluate("hash", make_split(), make_settings(tmp_path))
-    compiled = evaluate("hash", make_split(), make_settings(tmp_path, compile=True))
-    both = evaluate("hash", make_split(), make_settings(tmp_path, compile=True, channels_last=True))
-    records = [done.record for done in (plain, compiled, both)]
-    assert all(isinstance(record, RunRecord) for record in records) and not any(
-        d.already_done for d in (compiled, both)
-    )
-    assert len({record.settings_hash for record in records if record}) == 3
-    assert records[1] and records[1].identity.compile and not records[1].identity.channels_last
 
 
 def test_stored_runs_keep_their_hash() -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from fake_world import make_settings, make_split
 from speed_parts import SHORT, Logged, rate
@@ -138,12 +137,11 @@ def test_a_processor_that_others_use_is_noisy(tmp_path: Path, monkeypatch: pytes
     assert record_conditions()()[0]["cpu_load_by_others"] is None
 
 
-def test_repeats_far_apart_are_noisy() -> None:
+def test_boxes_are_the_same_to_float_noise() -> None:
     even = rate(100.0).model_copy(update={"expressions_per_s": Spread(median=100, low=98, high=102)})
     assert uneven(even) == [] and uneven(rate(100.0)) == ["repeats (cold) are 20% apart"]
-
-
-def test_boxes_are_the_same_to_float_noise() -> None:
+    assert spread_over(list(range(10)), [10] * 10, 30) == [0, 4, 8]
+    assert spread_over(list(range(10)), [10] * 10, 1000) == list(range(10))
     box = (10.0, 10.0, 50.0, 50.0)
     assert close(box, (10.0, 10.0, 50.0, 50.009), 100) and not close(box, (10.0, 10.0, 50.0, 50.011), 100)
     assert close(None, (0.0, 0.0, float("nan"), 1.0), 100) and not close(None, box, 100) and not close(box, None, 100)
@@ -165,12 +163,6 @@ def test_a_box_on_the_edge_of_a_hit_is_another_one_when_the_decision_is(tmp_path
     assert compare("x", resident, hits, hits, "float32").passed
     assert not compare("x", resident, hits, {}, "float32").passed  # nothing compared proves nothing
     assert both.tolerance == 1e-4 and compare("x", resident, hits, hits, "bfloat16").tolerance == 1e-2
-
-
-def test_a_sample_is_spread_over_everything() -> None:
-    assert spread_over(list(range(10)), [10] * 10, 30) == [0, 4, 8]
-    assert spread_over(list(range(10)), [10] * 10, 1000) == list(range(10))
-    assert np.diff(spread_over(list(range(500)), [7] * 500, 100)).std() == 0
 
 
 @pytest.mark.gpu

@@ -15,7 +15,7 @@ from bench.evaluation.loop import evaluate
 from bench.grounding import LoadedScene, PipelineContext, Prediction
 from bench.runs.record import RunRecord
 from bench.speed.measure import measure
-from bench.speed.pair import measure_pair, ratio_of
+from bench.speed.pair import measure_pair
 from bench.speed.record import PairRecord, Rules, headline, read_speeds, speed_of
 from bench.speed.resident import make_resident
 
@@ -160,8 +160,3 @@ def test_the_ratio_of_a_pair_survives_a_machine_that_slows_down(
     assert path.parent == tmp_path / "runs" / "quick" / "tiny-val" and path.name.startswith("pair-")
     assert PairRecord.model_validate_json(path.read_bytes()) == record and record.valid and not record.full
     assert read_speeds(tmp_path) == []
-
-
-def test_ratios() -> None:
-    ratio = ratio_of([1.0, 2.0, 4.0], [2.0, 4.0, 16.0])
-    assert (ratio.median, ratio.low, ratio.high, ratio.quartiles) == (2.0, 2.0, 4.0, (2.0, 3.0))

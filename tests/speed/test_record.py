@@ -34,12 +34,6 @@ def run_record(**changes: Any) -> RunRecord:
     return RunRecord(**(fields | changes))
 
 
-def test_the_headline_is_the_cold_rate() -> None:
-    assert headline(make_speed(100.0)).expressions_per_s.median == 100.0
-    with pytest.raises(ValueError, match="cold"):
-        headline(make_speed(offline=()))
-
-
 def test_the_latest_valid_full_speed_of_the_same_thing_joins() -> None:
     speeds = [
         (make_speed(1.0, finished="2026-11-20"), "a"),
@@ -49,6 +43,8 @@ def test_the_latest_valid_full_speed_of_the_same_thing_joins() -> None:
     ]
     speed = speed_of(run_record(), speeds)
     assert speed is not None and headline(speed).expressions_per_s.median == 2.0
+    with pytest.raises(ValueError, match="cold"):
+        headline(make_speed(offline=()))
 
 
 @pytest.mark.parametrize(
@@ -71,14 +67,9 @@ def test_nor_one_of_another_machine_nor_for_boxes_made_elsewhere() -> None:
     assert speed_of(run_record(environment={"cpu": "Another"}), [(make_speed(), "a")]) is None
     assert speed_of(run_record(provenance="imported"), [(make_speed(), "a")]) is None
     assert speed_of(run_record(name="other"), [(make_speed(), "a")]) is None
+    assert machine("cuda", {"gpu": {"name": "H200"}, "cpu": "X"}) == "H200" and machine("cuda", {}) == ""
     # The seed moves no speed.
     assert speed_of(run_record(identity=identity(seed=7)), [(make_speed(), "a")]) is not None
-
-
-def test_the_kind_of_machine() -> None:
-    assert machine("cuda", {"gpu": {"name": "H200"}, "cpu": "X"}) == "H200"
-    assert machine("cpu", {"gpu": {"name": "H200"}, "cpu": "X"}) == "X"
-    assert machine("cuda", {}) == ""
 
 
 def test_records_are_read_back_and_bad_ones_named(tmp_path: Path) -> None:

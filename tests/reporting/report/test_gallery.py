@@ -85,13 +85,6 @@ def test_cuts_are_labels_with_a_place_for_each_expression(world):
     assert set(cuts) >= {"category", "box area", "same category", "people"}
 
 
-def test_the_first_images_alone(world):
-    gallery = columns(world.split.scenes[:3], [Thumbnail(96, 64, b"")] * 3, world.answers)
-    assert gallery["id"] == ["0-0", "1-0", "1-1", "2-0", "2-1", "2-2"]
-    assert len(gallery["runs"][0]["outcome"]) == 6
-    assert gallery["files"] == [s.file for s in world.split.scenes[:3]]
-
-
 def test_a_image_without_a_size_takes_what_holds_its_boxes(world):
     scenes = [replace(scene((3, 4, 20.5, 30)), width=None, height=None)]
     gone = Thumbnail(None, None, None, "not there")

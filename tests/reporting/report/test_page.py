@@ -154,17 +154,9 @@ def test_how_a_run_was_made(text, world):
         assert "w: " + "ab" * 32 in runs
 
 
-def test_one_run_alone_is_compared_with_nobody(world, tmp_path):
-    alone = replace_runs(world, 1)
-    text = alone.report(tmp_path / "r.html")["path"].read_text(encoding="utf-8")
-    assert "Who is better than whom" not in text and 'href="#comparison"' not in text
-
-
-def replace_runs(world, count):
-    return World(world.split, world.results, world.runs[:count], world.answers[:count])
-
-
 def test_runs_that_cannot_be_compared_say_so(world, tmp_path):
+    alone = World(world.split, world.results, world.runs[:1], world.answers[:1]).report(tmp_path / "alone.html")
+    assert 'href="#comparison"' not in alone["path"].read_text(encoding="utf-8")  # one run has no other to compare with
     shutil.copytree(world.results, tmp_path / "results")
     folders = [tmp_path / "results" / run.folder.relative_to(world.results) for run in world.runs]
     (folders[0] / "outcomes.jsonl").unlink()
@@ -227,13 +219,7 @@ def test_a_template_that_names_what_is_not_there_fails_loudly():
         render({"comparison": None, "drawings": []}, {}, [])
 
 
-def test_without_speed_records_it_says_how_to_make_them(text):
-    speed = html.unescape(text.split('id="speed"')[1].split("</section>")[0])
-    assert "None of these runs is timed yet" in speed and "bench speed --pipeline 'sure," in speed
-    assert "--split tiny-val" in speed and "data:image" not in speed
-
-
-def test_a_chart_of_the_runs_that_were_timed(world, tmp_path):
+def test_a_chart_of_the_runs_that_were_timed(world, tmp_path, text):
     results = tmp_path / "results"
     shutil.copytree(world.results, results)
     folders = [results / run.folder.relative_to(world.results) for run in world.runs]
@@ -244,4 +230,7 @@ def test_a_chart_of_the_runs_that_were_timed(world, tmp_path):
     (chart,) = drawn["charts"]
     assert "sure" in chart["text"] and "123" in chart["text"] and "poor" not in chart["text"]
     (note,) = drawn["notes"]
+    untimed = html.unescape(text.split('id="speed"')[1].split("</section>")[0])
+    assert "None of these runs is timed yet" in untimed and "bench speed --pipeline 'sure," in untimed
+    assert "--split tiny-val" in untimed and "data:image" not in untimed
     assert note.startswith("Not timed: ") and "poor" in note and "--pipeline sure" not in note

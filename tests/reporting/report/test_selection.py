@@ -61,28 +61,16 @@ def test_without_a_table_the_latest_run_of_each(own, world):
         choose([], world.split, own / "empty")
 
 
-def test_an_unfinished_run_is_refused_by_name(own, world):
-    folder = folders_in(own)[0]
-    edit(folder, status="running")
-    with pytest.raises(RunError, match=folder.name):
-        choose([str(folder)], world.split, own)
-
-
-def test_a_broken_run_is_refused_by_name(own, world):
-    folder = folders_in(own)[0]
-    (folder / "run.json").write_text("{")
-    with pytest.raises(RunError, match=folder.name):
-        choose([str(folder)], world.split, own)
-
-
-def test_runs_that_mean_different_things_are_refused(own, world):
-    first, second, _ = folders_in(own)
+def test_runs_that_do_not_fit_are_refused_by_name(own, world):
+    first, second, third = folders_in(own)
+    edit(first, status="running")
     edit(second, signature="acc@0.5|strict>0.5|tiny-val|n:100|data:0|top1|v1")
-    with pytest.raises(RunError, match="means something else"):
-        choose([str(first), str(second)], world.split, own)
-
-
-def test_other_data_is_refused(world):
+    for folders, message in (([first], first.name), ([third, second], "means something else")):
+        with pytest.raises(RunError, match=message):
+            choose([str(folder) for folder in folders], world.split, own)
+    (third / "run.json").write_text("{")
+    with pytest.raises(RunError, match=third.name):
+        choose([str(third)], world.split, own)
     with pytest.raises(RunError, match="fingerprint"):
         choose([str(world.runs[0].folder)], make_split(30), world.results)
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from report_world import WIDTH, Images, make_split
 
-from bench.errors import ImageError, UsageError
+from bench.errors import UsageError
 from bench.grounding import Scene
 from bench.reporting.report import thumbnails as room
 from bench.reporting.report.thumbnails import thumbnails
@@ -31,19 +31,15 @@ def scenes(n):
     return [Scene(str(i), f"{i}.png", None, None, ()) for i in range(n)]
 
 
-def test_never_enlarged_and_each_once():
-    split = make_split(5)
-    made, pixels = thumbnails(split.scenes, Images())
-    assert pixels == max(room.SIZES)
-    assert [opened(each).size for each in made] == [(96, 64)] * 5
-    assert all((each.width, each.height, each.why) == (96, 64, "") for each in made)
-
-
-def test_the_longer_side_is_what_was_asked_and_the_size_that_of_the_image():
-    made, pixels = thumbnails(scenes(2), Noise(300, 200), 150)
-    assert pixels == 150
-    assert [opened(each).size for each in made] == [(150, 100)] * 2
-    assert (made[0].width, made[0].height) == (300, 200)
+def test_the_longer_side_is_as_requested_and_never_enlarged():
+    for images, pixels, size, thumb in (
+        (Noise(300, 200), 150, (300, 200), (150, 100)),
+        (Images(), None, (96, 64), (96, 64)),
+    ):
+        made, side = thumbnails(scenes(2), images, pixels)
+        assert side == pixels or max(room.SIZES)
+        assert [opened(each).size for each in made] == [thumb] * 2
+        assert all((each.width, each.height, each.why) == (*size, "") for each in made)
 
 
 def test_a_size_is_chosen_that_leaves_room(monkeypatch):
@@ -62,14 +58,7 @@ def test_a_image_that_cannot_be_read_says_why():
     assert [each.jpeg is None for each in made] == [False, True, False]
     assert "no such image" in made[1].why
     assert (made[1].width, made[1].height) == (WIDTH, 64)
-
-
-def test_all_of_them_missing():
-    class Nothing:
-        def load(self, scene):
-            raise ImageError("no place with images is known")
-
-    made, _ = thumbnails(scenes(3), Nothing())
+    made, _ = thumbnails(split.scenes, Images(gone=[scene.file for scene in split.scenes]))
     assert all(each.jpeg is None and each.why for each in made)
 
 
