@@ -180,7 +180,7 @@ def test_on_the_embedded_data(shapes_job):
     assert 40 <= len(labels) <= 80
     right = 0
     for label in labels:
-        objects = make_layout(2026, "val", int(label.scene.id[-6:])).things
+        objects = make_layout(2026, "val", int(label.scene.id[-6:])).objects
         shape = label.provenance["subject"].split()[-1]
         centre = [(label.box[0] + label.box[2]) * 4, (label.box[1] + label.box[3]) * 4]
         right += any(np.hypot(*np.subtract(each.centre, centre)) < 40 and each.shape == shape for each in objects)
