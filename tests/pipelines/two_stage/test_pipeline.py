@@ -21,19 +21,6 @@ def pipeline(context):
     return two_stage(context())
 
 
-def in_batches(pipeline, scenes, size):
-    return [p for i in range(0, len(scenes), size) for p in pipeline.ground(scenes[i : i + size])]
-
-
-def test_the_same_boxes_for_every_batch_size(pipeline, loaded):
-    _, seen = loaded
-    one, three, all_ = (in_batches(pipeline, seen, size) for size in (1, 3, 16))
-    for a, b, c in zip(one, three, all_, strict=True):
-        assert a.id == b.id == c.id
-        assert a.box == pytest.approx(b.box, abs=1e-3) and a.box == pytest.approx(c.box, abs=1e-3)
-        assert a.score == pytest.approx(b.score, abs=1e-4) and a.score == pytest.approx(c.score, abs=1e-4)
-
-
 def test_most_attribute_expressions_are_found(pipeline, loaded):
     scenes, seen = loaded
     truth = {e.id: e for s in scenes for e in s.expressions}
@@ -54,12 +41,6 @@ def test_answers_are_in_order_and_among_the_proposals(pipeline, loaded):
         assert len({id(p.proposals) for p in mine}) == 1
         assert all(list(p.box) in p.proposals.tolist() and 0 < p.score <= 1 for p in mine)
         assert mine[0].proposals[-1].tolist() == [0, 0, scene.width, scene.height]
-
-
-def test_a_image_without_objects_is_answered_with_itself(pipeline):
-    blank = LoadedScene("s", np.full((60, 90, 3), 127, np.uint8), (Query("a", "the red star"),))
-    (answer,) = pipeline.ground([blank])
-    assert len(answer.proposals) >= 1 and answer.box is not None
 
 
 def test_odd_texts_are_answered_and_a_cut_is_noted(pipeline, loaded):
@@ -129,14 +110,6 @@ def reclip(context):
     return two_stage(context("reclip"))
 
 
-def test_rules_give_the_same_boxes_for_every_batch_size(reclip, loaded):
-    _, seen = loaded
-    one, all_ = in_batches(reclip, seen[:3], 1), in_batches(reclip, seen[:3], 3)
-    assert [p.id for p in one] == [p.id for p in all_]
-    for a, b in zip(one, all_, strict=True):
-        assert a.box == pytest.approx(b.box, abs=1e-3) and a.score == pytest.approx(b.score, abs=1e-4)
-
-
 def test_rules_find_what_clip_alone_does_not(pipeline, reclip, loaded):
     scenes, seen = loaded
     truth = {e.id: e for s in scenes for e in s.expressions}
@@ -159,13 +132,6 @@ def test_clips_are_added_up(context, loaded):
     a, b = (pipeline.ranker.rank(seen[:1], pipeline.proposer.propose(seen[:1]))[0] for pipeline in (once, twice))
     np.testing.assert_allclose(b, a**2 / (a**2).sum(1, keepdims=True), atol=1e-5)
     assert twice.card.parameters > once.card.parameters and "tiny-clip + tiny-clip" in twice.card.summary
-
-
-def test_the_card_says_what_the_weights_saw(pipeline):
-    card = pipeline.card
-    assert card.saw_test_images == "no" and card.trained_on == "shapes-train"
-    assert set(card.sha256) == {"proposer", "clip"}
-    assert card.parameters > 1_000_000
 
 
 @pytest.mark.parametrize("relations", ["off", "rules"])

@@ -1,4 +1,4 @@
-"""Baselines know no pixels and no words, except the one that knows labels."""
+"""Baselines use no pixels and no words, except the two that use labels."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from bench.errors import SettingsError
 from bench.grounding import LoadedScene, Query
 from pipelines.two_stage.proposers.proposals import Proposals
 from pipelines.zoo import baselines
+from pipelines.zoo.label_clip import label_clip
 
 QUERIES = (Query("a", "the dogs on the left"), Query("b", "red thing"))
 SCENE = LoadedScene("s", np.zeros((100, 200, 3), np.uint8), QUERIES)
@@ -86,3 +87,28 @@ def test_what_a_baseline_learned_from(context):
     assert baselines.fixed_box(context("fixed-box")).card.supervision == "full"
     assert baselines.fixed_box(context("fixed-box", train_scenes=list)).card.supervision == "none"
     assert baselines.centre_box(context("centre-box")).card.supervision == "none"
+
+
+@pytest.fixture
+def nearest(context, found):
+    """nearest(labels, *texts): label-clip's answers where a detector finds a box of each label, best first."""
+
+    def make(labels, *texts, image=SCENE.image):
+        found([(i, 0, i + 10, 10) for i in range(len(labels))], labels)
+        queries = tuple(Query(str(n), text) for n, text in enumerate(texts))
+        return label_clip(context("label-clip")).ground([LoadedScene("s", image, queries)])
+
+    return make
+
+
+def test_the_nearest_name_and_of_it_the_most_confident_box(nearest):
+    answers = nearest(("star", "ring", "cross", "ring"), "the ring", "cross", "star")
+    assert [a.box[0] for a in answers] == [1, 2, 0]
+    assert answers[0].score == pytest.approx(np.linspace(1, 0.5, 4)[1])
+    noise = np.random.default_rng(0).integers(0, 255, SCENE.image.shape, np.uint8)
+    assert [a.box for a in nearest(("star", "ring", "cross", "ring"), "the ring", image=noise)] == [answers[0].box]
+
+
+def test_without_a_box_label_clip_misses(nearest):
+    (answer,) = nearest((), "the ring")
+    assert answer.box is None and len(answer.proposals) == 0

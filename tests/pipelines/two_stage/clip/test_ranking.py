@@ -9,13 +9,9 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
-from bench.datasets.split import Counts
 from bench.errors import SettingsError
-from bench.evaluation.identity import data_identity, hash_of, identity_of
 from bench.grounding import LoadedScene, Query
-from bench.settings import load_settings, merged
 from pipelines.two_stage.clip.ranking import BANK, Ranker, RankerOptions, softmax
-from pipelines.two_stage.pipeline import options_of
 from pipelines.two_stage.proposers.proposals import Proposals
 
 CLOCK = SimpleNamespace(stage=lambda name: nullcontext())
@@ -42,10 +38,6 @@ class Encoder:
 
     def cut(self, text):
         return "cut" if len(text) > 30 else ""
-
-
-def scene(*texts):
-    return LoadedScene("s", SCENE.image, tuple(Query(str(n), text) for n, text in enumerate(texts)))
 
 
 def ranked(options, encoders, *texts, boxes=BOXES, image=SCENE.image):
@@ -147,30 +139,3 @@ def test_masks_that_are_not_there_are_asked_for():
 def test_options_that_mean_nothing_are_refused(wrong):
     with pytest.raises(ValidationError):
         RankerOptions(**wrong)
-
-
-def test_every_option_is_part_of_the_run(context):
-    """Two runs that differ in one line of the ranker or in the ensemble are two rows of a table."""
-    split = SimpleNamespace(
-        name="shapes-val",
-        fingerprint="f" * 64,
-        partial=False,
-        counts=Counts(expressions=1, refs=1, images=1),
-    )
-    changes = (
-        {},
-        {"ranker": {"views": ["crop"]}},
-        {"ranker": {"margin": 0.1}},
-        {"ranker": {"resize": "pad"}},
-        {"ranker": {"prompt": "a {}"}},
-        {"ranker": {"subtract": 0.5}},
-        {"ranker": {"relations": "rules"}},
-        {"ranker": {"temperature": 2.0}},
-        {"ensemble": [{"model": "RN50x16"}]},
-    )
-    hashes = set()
-    for change in changes:
-        made = context(options=merged(load_settings().table("pipelines", "yolo-clip", "shapes"), change))
-        options_of(made)
-        hashes.add(hash_of(identity_of(made, data_identity(split), False)))
-    assert len(hashes) == len(changes)

@@ -46,13 +46,6 @@ def test_a_flat_image_stays_flat():
     assert torch.allclose(resample(flat, boxes, 16), torch.tensor(0.25), atol=1e-5)
 
 
-def test_boxes_together_are_boxes_alone():
-    boxes = np.array([[0, 0, 50, 50], [100, 20, 300, 200], [30, 30, 40, 180]], float)
-    together = make_views(photo(), boxes, ["crop", "blur"], 48, 0.0, CPU)
-    alone = [make_views(photo(), boxes[i : i + 1], ["crop", "blur"], 48, 0.0, CPU) for i in range(3)]
-    assert torch.allclose(together, torch.cat(alone, dim=1), atol=1e-5)
-
-
 def test_blur_keeps_the_box_sharp_and_loses_the_rest():
     image = photo()
     whole = make_views(image, np.array([[0, 0, 310, 205.0]]), ["blur"], 64, 0.0, CPU)[0, 0]

@@ -14,37 +14,9 @@ from pipelines.two_stage.proposers.yolo import YoloOptions, YoloProposer
 TINY = {"weights": "pipelines/weights/tiny-yolo.safetensors", "image_size": 192}
 
 
-def test_neighbours_do_not_matter(context, loaded):
-    _, seen = loaded
-    proposer = YoloProposer(YoloOptions(**TINY), context())
-    together = proposer.propose(seen)
-    for scene, mine in zip(seen, together, strict=True):
-        (alone,) = proposer.propose([scene])
-        assert np.allclose(mine.boxes, alone.boxes, atol=1e-3) and mine.labels == alone.labels
-
-
-def test_nearly_every_object_is_found(context, loaded):
-    scenes, seen = loaded
-    proposer = YoloProposer(YoloOptions(**TINY, whole_image=False), context())
-    found = [
-        iou_pairwise([e.box for e in scene.expressions], mine.boxes).max(1) >= 0.5
-        for scene, mine in zip(scenes, proposer.propose(seen), strict=True)
-    ]
-    assert np.concatenate(found).mean() > 0.95
-
-
 def test_pillow_stays_as_it_was(context):
     YoloProposer(YoloOptions(**TINY), context())
     assert Image.open.__module__ == "PIL.Image"
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (10, 400), (400, 10), (33, 47)])
-def test_images_of_any_shape(context, shape):
-    proposer = YoloProposer(YoloOptions(**TINY), context())
-    (found,) = proposer.propose([LoadedScene("s", np.zeros((*shape, 3), np.uint8), ())])
-    height, width = shape
-    assert found.boxes[-1].tolist() == [0, 0, width, height]
-    assert (found.boxes <= [width, height, width, height]).all()
 
 
 @pytest.mark.parametrize("family", ["yolov8n", "yolo11n", "yolo26n"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torchvision.ops import masks_to_boxes
 
-from bench.errors import SettingsError, WeightsError
+from bench.errors import WeightsError
 from bench.grounding import LoadedScene, Query
 from bench.settings import merged
 from pipelines.two_stage.proposers.proposals import open_proposer
@@ -166,14 +166,3 @@ def test_what_makes_no_masks_is_refused(context, tmp_path):
 def test_a_hub_that_is_not_reached_says_where_to_put_what(context):
     with pytest.raises(WeightsError, match=r"facebook/sam2\.1-hiera-tiny is not in .*huggingface.*hf download"):
         MaskModel(MaskOptions(), context())
-
-
-def test_unknown_options_are_refused(context):
-    with pytest.raises(SettingsError, match=r"here\.masks: unknown key 'point'; did you mean 'points'"):
-        open_segmenter_with({"point": 3}, context())
-
-
-def open_segmenter_with(masks, made):
-    from pipelines.two_stage.segments.segmenters import SegmentOptions, open_segmenter
-
-    return open_segmenter(SegmentOptions(method="masks", masks=masks), "here", made)
