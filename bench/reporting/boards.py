@@ -57,6 +57,7 @@ class Leaderboard:
 
 def collect(results: Path) -> Leaderboard:
     """Collect every run and speed record under `results`; broken ones are left out with the reason."""
+    # 1. Read the records; broken ones are left out.
     kept: dict[tuple[Any, ...], list[Run]] = {}
     left_out: list[tuple[str, str]] = []
     broken: list[tuple[Path, RunError]] = []
@@ -64,6 +65,7 @@ def collect(results: Path) -> Leaderboard:
     for folder, error in broken:
         run = _within(folder, results)
         left_out.append((run, str(error).replace(str(folder), run)))
+    # 2. Group the complete ones by pipeline, settings and device, oldest first: a row and its history.
     for record, run in sorted(stored, key=lambda each: (each[0].finished or "", each[0].started, each[1])):
         if reason := why_left_out(record):
             left_out.append((run, reason))
@@ -71,6 +73,7 @@ def collect(results: Path) -> Leaderboard:
         ours = _submitted(results / run) is None  # no other person's run may take the place of one of ours
         key = (record.signature, record.name, record.provenance, record.settings_hash, device(record), ours)
         kept.setdefault(key, []).append((record, run))
+    # 3. A table for each signature, with the speeds that belong to its rows.
     speeds = read_speeds(results, left_out)
     tables: dict[str, list[list[Run]]] = {}
     for runs in kept.values():

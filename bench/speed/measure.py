@@ -52,12 +52,14 @@ def measure(
         f"{name}: loaded in {opened.load_seconds:.1f} s, {len(resident.loaded)} images of {split.name} decoded; "
         "looking for the best batch"
     )
+    # 1. Warm-up, and the fastest batch.
     warm_up(lambda n: subject.ask(n, 1), rules)
     size, tried = search(subject, rules)
     message(f"{name}: offline, {size} images a batch, cold")
     free()
     cold, memory, energy, compiled = _cold_pass(subject, size, rules, gpu, no_gpu)
     rates, answered, proposals = [cold], subject.answered, subject.proposals_per_image
+    # 2. The other scenarios: caches warm, single, and the stages in a pass of their own.
     caches = tuple(subject.caches)  # each alone, and all of them together where there are several
     for warm in [*((name,) for name in caches), *([caches] if len(caches) > 1 else [])]:
         message(f"{name}: offline, {' and '.join(warm)} warm")
@@ -65,6 +67,7 @@ def measure(
     message(f"{name}: single")
     one, answers = single(subject, rules)
     split_up = stages(subject, size, rules)
+    # 3. What makes the measurement doubtful, and whether its boxes are the right ones.
     conditions, noisy = stop()
     noisy += [reason for rate in rates for reason in uneven(rate)]
     noisy += [f"{compiled} graphs were compiled during the measurement"] if compiled else []

@@ -50,11 +50,13 @@ def measure_pair(
     sides = tuple(open_subject(name, split, resolved, flags, images) for name in names)
     gpu, _ = open_gpu(sides[0].opened.context.device)
     stop = record_conditions(gpu)
+    # 1. Each at its own best batch; a turn has the same images for both.
     sizes, rates = zip(*(_ready(side, rules) for side in sides), strict=True)
     scenes = _turn(max(rates), max(sizes), rules, rounds)
     message(f"{names[0]} and {names[1]} in turn: {rounds} rounds of {scenes} images")
     speeds: tuple[list[float], list[float]] = ([], [])
     expressions = 0
+    # 2. Rounds, whose order alternates.
     for number in range(rounds):
         for which in (0, 1) if number % 2 == 0 else (1, 0):
             seconds, expressions = _go(sides[which], sizes[which], scenes)

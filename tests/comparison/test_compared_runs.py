@@ -61,8 +61,5 @@ def test_names_that_are_not_there(tmp_path):
         find_run("half", tmp_path)
     with pytest.raises(UnknownName):
         find_run("../../etc", tmp_path)
-
-
-def test_a_name_that_is_no_folder_name(tmp_path):
-    folder = run(tmp_path, "Their model / v2")
+    folder = run(tmp_path, "Their model / v2")  # a name that is no folder's name
     assert find_run("Their model / v2", tmp_path) == folder

@@ -30,36 +30,23 @@ class FakeNvml:
     NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
 
     def __init__(self, lacks: tuple[str, ...] = (), reasons: int = 0) -> None:
-        self.lacks, self.reasons, self.mj = lacks, reasons, 5_000
+        energy = iter(range(6_500, 100_000, 1_500))
+        self.lacks, self.clocks = lacks, {1: 1980, 2: 2619}
         self.processes = [SimpleNamespace(pid=os.getpid(), usedGpuMemory=3 * 2**30)]
-        self.clocks = {1: 1980, 2: 2619}
+        self.calls: dict[str, Any] = {
+            "nvmlDeviceGetTotalEnergyConsumption": lambda _: next(energy),
+            "nvmlDeviceGetComputeRunningProcesses": lambda _: self.processes,
+            "nvmlDeviceGetClockInfo": lambda _, kind: self.clocks[kind],
+            "nvmlDeviceGetMaxClockInfo": lambda _, kind: 1980,
+            "nvmlDeviceGetTemperature": lambda _, kind: 41,
+            "nvmlDeviceGetCurrentClocksEventReasons": lambda _: reasons,
+            "nvmlShutdown": lambda: None,
+        }
 
-    def __getattribute__(self, name: str) -> Any:
-        if name.startswith("nvml") and name in object.__getattribute__(self, "lacks"):
+    def __getattr__(self, name: str) -> Any:
+        if name in self.lacks:
             raise Unsupported(f"Not Supported: {name}")
-        return object.__getattribute__(self, name)
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, _: Any) -> int:  # noqa: N802
-        self.mj += 1_500
-        return self.mj
-
-    def nvmlDeviceGetComputeRunningProcesses(self, _: Any) -> list[Any]:  # noqa: N802
-        return self.processes
-
-    def nvmlDeviceGetClockInfo(self, _: Any, kind: int) -> int:  # noqa: N802
-        return self.clocks[kind]
-
-    def nvmlDeviceGetMaxClockInfo(self, _: Any, kind: int) -> int:  # noqa: N802
-        return 1980
-
-    def nvmlDeviceGetTemperature(self, _: Any, kind: int) -> int:  # noqa: N802
-        return 41
-
-    def nvmlDeviceGetCurrentClocksEventReasons(self, _: Any) -> int:  # noqa: N802
-        return self.reasons
-
-    def nvmlShutdown(self) -> None:  # noqa: N802
-        pass
+        return self.calls[name]
 
 
 def test_energy_and_memory_are_the_counters() -> None:

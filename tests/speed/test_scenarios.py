@@ -10,7 +10,7 @@ from fake_world import make_settings, make_split
 from speed_parts import SHORT, Logged
 
 from bench.errors import BenchError, DeviceError
-from bench.grounding import LoadedScene, PipelineContext, Prediction
+from bench.grounding import LoadedScene, Prediction
 from bench.speed.measure import open_subject
 from bench.speed.record import Rules
 from bench.speed.resident import make_resident
@@ -44,24 +44,15 @@ def test_both_minima_must_be_met(clock: Turned) -> None:
         clock.now += 2.0
         return 3, 7
 
-    assert timed(step, lambda: None, seconds=5.0, batches=1) == (6.0, 3, 9, 21)
+    waits: list[float] = []
+    assert timed(step, lambda: waits.append(clock.now), seconds=5.0, batches=1) == (6.0, 3, 9, 21)
+    assert waits == [0.0, 6.0]  # the device is waited for at the ends only
     assert timed(step, lambda: None, seconds=5.0, batches=10) == (20.0, 10, 30, 70)
     done: list[int] = []
     warm_up(lambda n: (done.append(n), step(n)), Rules(warmup_seconds=3, warmup_batches=5))
     assert done == [0, 1, 2, 3, 4]
     warm_up(lambda n: (done.append(n), step(n)), Rules(warmup_seconds=30, warmup_batches=0))
     assert len(done) == 5 + 15
-
-
-def test_the_device_is_waited_for_at_the_ends_only(clock: Turned) -> None:
-    waits: list[float] = []
-
-    def step(_: int) -> tuple[int, int]:
-        clock.now += 1.0
-        return 1, 1
-
-    timed(step, lambda: waits.append(clock.now), seconds=4.0, batches=1)
-    assert waits == [0.0, 4.0]
 
 
 def in_time(clock: Turned, seconds: Callable[[int], float]) -> type[Logged]:
@@ -91,10 +82,6 @@ def test_the_search_ends_where_memory_does(tmp_path: Path, use: Use, clock: Turn
     best, tried = search(subject(tmp_path, fits=5), SHORT)
     assert best == 4 and [t["batch_size"] for t in tried] == [1, 2, 4, 8]
     assert tried[-1]["images_per_s"] is None and tried[-1]["note"] == "out of memory: too many scenes"
-
-
-def test_not_even_one_scene(tmp_path: Path, use: Use) -> None:
-    use(Logged)
     measured = subject(tmp_path)
     measured.opened.pipeline.fits = 0  # type: ignore[attr-defined]
     with pytest.raises(DeviceError, match="single scene"):
@@ -179,9 +166,6 @@ def test_a_pipeline_that_fails_is_named(tmp_path: Path, use: Use) -> None:
         subject(tmp_path)
 
     class Broken(Logged):
-        def __init__(self, context: PipelineContext) -> None:
-            super().__init__(context)
-
         def ground(self, batch: Any) -> list[Prediction]:
             raise ZeroDivisionError("nothing there")
 

@@ -41,6 +41,7 @@ def thumbnails(scenes: Sequence[Scene], images: ImageSource, pixels: int | None 
     # Two threads more than processors: images wait for the disk, too.
     with ThreadPoolExecutor((os.cpu_count() or 1) + 2) as pool:
         if pixels is None:
+            # The largest size at which a sample's bytes, scaled up, stay within ROOM.
             step = max(1, len(scenes) // SAMPLE)
             sample = pool.map(lambda scene: _read(scene, images)[0], scenes[::step][:SAMPLE])
             samples = [image for image in sample if image is not None]
