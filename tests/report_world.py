@@ -4,6 +4,7 @@ Names hold what would be markup if anything took it for markup.
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from bench.datasets.split import Split
 from bench.errors import ImageError
 from bench.evaluation.loop import evaluate
 from bench.grounding import Expression, PipelineCard, Prediction, Scene
+from bench.imported.scoring import import_boxes
 from bench.reporting.report.gallery import AnsweredRun
 from bench.reporting.report.page import write_report
 from bench.reporting.report.selection import ReportRun
@@ -125,3 +127,12 @@ def run_all(split, results, names=NAMES):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "pipeline_factory", lambda name: lambda context: Knowing(context.name, truth))
         return [evaluate(name, split, resolved(results)).folder for name in names]
+
+
+def imported(results, split, name, boxes):
+    """The folder of a run of these boxes, as if made by committed code."""
+    file = results / "boxes.json"
+    file.write_text(json.dumps(boxes))
+    _, folder = import_boxes(file, split, results, name=name)
+    (folder / "run.json").write_text((folder / "run.json").read_text().replace('"dirty": true', '"dirty": false'))
+    return folder

@@ -1,4 +1,4 @@
-"""Runs sorted into tables, one for each signature: what the leaderboard shows, and what it leaves out and why.
+"""Sort runs into tables, one for each signature, and list what the leaderboard leaves out and why.
 
 A signature names split, protocol, number of expressions and data fingerprint, so a table never mixes two of them.
 Older runs of the same pipeline, settings and device are a row's history.
@@ -25,7 +25,7 @@ from bench.settings import shipped_options
 from bench.speed.record import SpeedRecord, headline, read_speeds, speed_of
 
 UNKNOWN = ("unknown", "elsewhere", "")
-SUBMISSION = "submission.json"  # beside run.json of somebody else's run (bench/leaderboard/submission.py)
+SUBMISSION = "submission.json"  # beside run.json of another person's run (bench/leaderboard/submission.py)
 
 GIGA = 2**20 / 1e9  # the MB of records are 2**20 bytes
 
@@ -113,7 +113,7 @@ def _within(folder: Path, results: Path) -> str:
 
 
 def _submitted(folder: Path) -> str | None:
-    """Return the date on which another person's run was taken in; None for our own."""
+    """Return the date on which another person's run was accepted; None for our own."""
     try:
         notice = json.loads((folder / SUBMISSION).read_bytes())
     except FileNotFoundError:

@@ -47,7 +47,7 @@ def draw_answer(
 
 
 def save_image(drawn: Image.Image, out: Path) -> None:
-    """Write an image whole or not at all; its suffix says the format. Raises UsageError, RunError."""
+    """Write an image whole or not at all; its suffix is the format. Raises UsageError, RunError."""
     form = Image.registered_extensions().get(out.suffix.lower())
     if form is None:
         raise UsageError(f"{out}: no image format has the suffix {out.suffix!r}; use .png or .jpg")

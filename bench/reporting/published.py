@@ -29,7 +29,7 @@ WIDE = 200
 
 
 class Published(BaseModel):
-    """One method as one source reports it; the file's head says what each field means. `values` is split -> percent."""
+    """One method as one source reports it; the file's head explains each field. `values` is split -> percent."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

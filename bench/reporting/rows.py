@@ -61,7 +61,7 @@ class Row(RunRow):
     date: str
     commit: str | None
     settings_hash: str
-    submitted: str | None  # the date on which another person's run was taken in
+    submitted: str | None  # the date on which another person's run was accepted
     # Of the speed record: expressions_per_s and images_per_s ({median, low, high}), batch_size, p50_ms, p90_ms, p99_ms,
     # joules_per_expression, noisy (reasons), date, commit, record.
     speed: Mapping[str, Any] | None

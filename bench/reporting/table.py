@@ -1,4 +1,4 @@
-"""List the columns of every table once, with what each cell says.
+"""List the columns of every table once, with the text of each cell.
 
 Terminal, Markdown, CSV, LaTeX and HTML take their columns from COLUMNS and add only their own markup. A new column is
 one entry there. The formats stay our own lines: pandas would import for a second and escape no name.
@@ -225,7 +225,7 @@ MARKS: tuple[tuple[str, Callable[[Row], bool], str], ...] = (
         "whether its training saw test images is not known, so the score may flatter it too",
     ),
     ("¶", lambda r: bool(r["errors"]), "some images could not be read; their expressions are misses"),
-    ("◊", lambda r: r["submitted"] is not None, "somebody else's run, taken in after a re-score of its boxes here"),
+    ("◊", lambda r: r["submitted"] is not None, "another person's run, accepted after a re-score of its boxes here"),
 )
 
 REMARKS: tuple[tuple[Callable[[Row], bool], str], ...] = (

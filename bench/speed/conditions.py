@@ -16,7 +16,7 @@ from bench.memory import MB
 from bench.speed.record import Rate
 
 T = TypeVar("T")
-# Bits of nvmlDeviceGetCurrentClocksEventReasons. An idle GPU and clocks that somebody set are no throttling.
+# Bits of nvmlDeviceGetCurrentClocksEventReasons. An idle GPU and clocks that a user set are no throttling.
 THROTTLES = {
     0x4: "software power cap",
     0x8: "hardware slowdown",
@@ -57,7 +57,7 @@ class Gpu:
         return self._query(count)
 
     def state(self) -> dict[str, Any]:
-        """Return clocks in MHz, temperature, and what holds the clocks back, as far as the driver says."""
+        """Return clocks in MHz, temperature, and what throttles the clocks, as far as the driver reports."""
         nvml, handle = self._nvml, self._handle
         questions: dict[str, Callable[[], Any]] = {
             "sm_mhz": lambda: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),

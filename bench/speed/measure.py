@@ -53,7 +53,7 @@ def measure(
         "looking for the best batch"
     )
     # 1. Warm-up, and the fastest batch.
-    warm_up(lambda n: subject.ask(n, 1), rules)
+    warm_up(lambda n: subject.ground_batch(n, 1), rules)
     size, tried = search(subject, rules)
     message(f"{name}: offline, {size} images a batch, cold")
     free()
@@ -72,7 +72,7 @@ def measure(
     noisy += [reason for rate in rates for reason in uneven(rate)]
     noisy += [f"{compiled} graphs were compiled during the measurement"] if compiled else []
     message(f"{name}: the boxes against those of the accuracy pass")
-    subject.forget()
+    subject.empty_caches()
     dtype, folder = identity.dtype, runs_of(Path(settings.results), name, split.name)
     checks = [against_accuracy(opened, resident, answered, settings.run, dtype)]
     stored = against_run(resident, answered, identity, Path(settings.results), folder)

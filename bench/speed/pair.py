@@ -96,9 +96,9 @@ def ratio_of(first: list[float], second: list[float]) -> Ratio:
 def _ready(subject: Subject, rules: Rules) -> tuple[int, float]:
     """Warm a pipeline up; return its best batch and the images a second of that."""
     message(f"{subject.opened.name}: looking for the best batch")
-    warm_up(lambda n: subject.ask(n, 1), rules)
+    warm_up(lambda n: subject.ground_batch(n, 1), rules)
     size, tried = search(subject, rules)
-    warm_up(lambda n: subject.ask(n * size, size), rules)
+    warm_up(lambda n: subject.ground_batch(n * size, size), rules)
     return size, max(each["images_per_s"] or 0.0 for each in tried)
 
 
@@ -114,7 +114,7 @@ def _go(subject: Subject, size: int, scenes: int) -> tuple[float, int]:
     last = scenes % size
 
     def step(number: int) -> tuple[int, int]:
-        return subject.ask(number * size, last if last and number == scenes // size else size)
+        return subject.ground_batch(number * size, last if last and number == scenes // size else size)
 
     seconds, _, _, expressions = timed(step, subject.wait, 0.0, math.ceil(scenes / size))
     return seconds, expressions
@@ -122,7 +122,7 @@ def _go(subject: Subject, size: int, scenes: int) -> tuple[float, int]:
 
 def _side(subject: Subject, size: int, speeds: list[float], split: Split) -> Side:
     subject.answer_at_least(SAMPLE, size)
-    subject.forget()
+    subject.empty_caches()
     opened, run = subject.opened, subject.opened.resolved.settings.run
     identity = with_weights(identity_of(opened.context, data_identity(split), run.deterministic), opened.card)
     return Side(

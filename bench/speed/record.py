@@ -3,9 +3,9 @@
     results/runs/<pipeline>/<split>/speed-<YYYYMMDD-HHMMSS>-<settings hash>.json    one pipeline (`SpeedRecord`)
     results/runs/<pipeline>/<split>/pair-<YYYYMMDD-HHMMSS>-<settings hash>.json     its ratio to another (`PairRecord`)
 
-A record has the conditions beside the number, and joins the row of the run whose weights, options and settings it
+A record has the conditions beside the number, and belongs to the row of the run whose weights, options and settings it
 shares (`speed_of`). One that was made with smaller rules than the protocol's, or whose boxes were not those
-of the accuracy pass, is kept and joins nothing.
+of the accuracy pass, is kept and belongs to no row.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Images(Model):
 
 
 class Memory(Model):
-    """Peaks in MB (2**20 bytes); None with the reason in `unknown` where nobody says.
+    """Peaks in MB (2**20 bytes); None with the reason in `unknown`.
 
     `allocated` and `reserved` are torch's on the device, `process` is NVML's, `host` the resident size of the process.
     """

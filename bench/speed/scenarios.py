@@ -79,9 +79,9 @@ def search(subject: Subject, rules: Rules) -> tuple[int, tuple[dict[str, Any], .
 def _rate(subject: Subject, size: int, rules: Rules) -> tuple[float | None, str]:
     note = ""
     try:
-        subject.ask(0, size)  # a size is often slow the first time: kernels are chosen, graphs compiled
+        subject.ground_batch(0, size)  # a size is often slow the first time: kernels are chosen, graphs compiled
         seconds, _, images, _ = timed(
-            lambda n: subject.ask(n * size, size),
+            lambda n: subject.ground_batch(n * size, size),
             subject.wait,
             SHARE * rules.min_seconds,
             min(STEP_BATCHES, rules.min_batches),
@@ -109,11 +109,11 @@ def offline(
     """
 
     def step(number: int) -> tuple[int, int]:
-        return subject.ask(number * size, size, warm)
+        return subject.ground_batch(number * size, size, warm)
 
     if warm:
         for start in range(0, len(subject.resident.loaded), size):
-            subject.ask(start, size, warm)
+            subject.ground_batch(start, size, warm)
     warm_up(step, rules)
     laps: list[tuple[float, int, int, int]] = []
 
@@ -143,7 +143,7 @@ def single(subject: Subject, rules: Rules) -> tuple[Single, dict[str, Prediction
         number = next(numbers)
         subject.wait()
         start = time.perf_counter()
-        answer = subject.ask_one(pairs[number % len(pairs)], number)
+        answer = subject.ground_one(pairs[number % len(pairs)], number)
         subject.wait()
         took = time.perf_counter() - start
         answers[answer.id] = answer
@@ -153,8 +153,8 @@ def single(subject: Subject, rules: Rules) -> tuple[Single, dict[str, Prediction
     repeats: list[list[float]] = []
     for _ in range(rules.repeats):
         calls: list[float] = []
-        begun = time.perf_counter()
-        while len(calls) < rules.min_batches or time.perf_counter() - begun < rules.min_seconds:
+        start = time.perf_counter()
+        while len(calls) < rules.min_batches or time.perf_counter() - start < rules.min_seconds:
             calls.append(call(0))
         repeats.append(calls)
     every = np.array([ms for calls in repeats for ms in calls])
@@ -167,17 +167,17 @@ def stages(subject: Subject, size: int, rules: Rules) -> dict[str, float]:
     """Measure milliseconds an image in each stage, cold, and in none ("outside stages")."""
     subject.opened.clock.waits = True
     try:
-        subject.ask(0, size)
+        subject.ground_batch(0, size)
         subject.opened.clock.take()
         batches = max(1, round(SHARE * rules.min_batches))
         seconds, _, images, _ = timed(
-            lambda n: subject.ask(n * size, size), subject.wait, SHARE * rules.min_seconds, batches
+            lambda n: subject.ground_batch(n * size, size), subject.wait, SHARE * rules.min_seconds, batches
         )
-        taken = subject.opened.clock.take()
+        seconds_of = subject.opened.clock.take()
     finally:
         subject.opened.clock.waits = False
-    taken["outside stages"] = max(0.0, seconds - sum(taken.values()))
-    return {name: round(1000 * value / images, 6) for name, value in taken.items()}
+    seconds_of["outside stages"] = max(0.0, seconds - sum(seconds_of.values()))
+    return {name: round(1000 * value / images, 6) for name, value in seconds_of.items()}
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -20,7 +20,7 @@ PROBE = 4  # scenes grounded twice, to learn whether ids matter
 
 @dataclass
 class Subject:
-    """`ids` says whether every batch gets new scene ids; `answers` holds the last answers to each scene, by its id."""
+    """`ids` tells whether every batch gets new scene ids; `answers` are the last answers to each scene, by its id."""
 
     opened: OpenPipeline
     resident: Resident
@@ -71,20 +71,20 @@ class Subject:
         apart = sum(not close(*each) for each in zip(expected, answers, sides, strict=True))
         self.ids = NEW if 2 * apart <= len(sides) else REAL
 
-    def forget(self, but: Collection[str] = ()) -> None:
+    def empty_caches(self, but: Collection[str] = ()) -> None:
         """Empty every cache but those named."""
         for name, empty in self.caches.items():
             if name not in but:
                 empty()
 
-    def ask(self, start: int, size: int, warm: Collection[str] = ()) -> tuple[int, int]:
+    def ground_batch(self, start: int, size: int, warm: Collection[str] = ()) -> tuple[int, int]:
         """Ground one batch from scene number `start` on; return images and expressions.
 
         Caches not in `warm` are emptied first.
 
         Raises BenchError when the pipeline fails; running out of memory leaves as it comes.
         """
-        self.forget(but=warm)
+        self.empty_caches(but=warm)
         self.calls += 1
         scenes = self.resident.batch(start, size, f"#{self.calls}" if self.ids == NEW else "")
         predictions = self._ground(scenes)
@@ -100,12 +100,12 @@ class Subject:
         """Go on with batches of `size` until so many expressions were answered, or all that are resident."""
         start, end = len(self.answers), len(self.resident.loaded)
         while start < end and sum(map(len, self.answers.values())) < expressions:
-            self.ask(start, min(size, end - start))
+            self.ground_batch(start, min(size, end - start))
             start += size
 
-    def ask_one(self, scene: LoadedScene, number: int) -> Prediction:
+    def ground_one(self, scene: LoadedScene, number: int) -> Prediction:
         """Ground one image with the one expression of `scene`, every cache emptied."""
-        self.forget()
+        self.empty_caches()
         new = LoadedScene(f"{scene.id}#one{number}", scene.image, scene.queries) if self.ids == NEW else scene
         return self._ground([new])[0]
 

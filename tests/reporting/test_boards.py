@@ -5,6 +5,7 @@ import io
 import json
 
 import pytest
+from report_world import imported
 from speed_parts import make_speed, rate
 
 from bench.reporting import leaderboard
@@ -43,14 +44,8 @@ def many(split):
 
 
 def boxes(results, split, name, hits):
-    """A run whose first `hits` expressions are hits, `hits` a set of numbers."""
-    from bench.imported.scoring import import_boxes
-
-    file = results / "boxes.json"
-    file.write_text(json.dumps({f"e{n}": [0, 0, 40, 40 if n in hits else 4] for n in range(40)}))
-    _, folder = import_boxes(file, split, results, name=name)
-    (folder / "run.json").write_text((folder / "run.json").read_text().replace('"dirty": true', '"dirty": false'))
-    return folder
+    """A run whose expressions with a number in `hits` are hits."""
+    return imported(results, split, name, {f"e{n}": [0, 0, 40, 40 if n in hits else 4] for n in range(40)})
 
 
 def test_ranks_are_ranges_where_the_paired_test_cannot_tell(tmp_path, many):
@@ -195,7 +190,7 @@ def test_a_submitted_run_is_marked_and_replaces_none_of_ours(tmp_path, store):
     assert {r["run_dir"]: r["submitted"] for r in board.rows} == {ours: None, theirs: "2026-06-02"}
     assert all(r["history"] == [] for r in board.rows)
     text = leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
-    assert "a § ◊" not in text and "a ◊" in text and "◊ somebody else's run" in text
+    assert "a § ◊" not in text and "a ◊" in text and "◊ another person's run" in text
     (tmp_path / theirs / SUBMISSION).write_text("broken")
     assert {r["submitted"] for r in collect(tmp_path).boards[0].rows} == {None, "unknown"}
 

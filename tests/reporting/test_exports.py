@@ -6,11 +6,11 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from report_world import imported
 
 from bench.datasets.split import Split
 from bench.errors import RunError, UnknownName, UsageError
 from bench.grounding import Expression, Scene
-from bench.imported.scoring import import_boxes
 from bench.reporting.boards import collect
 from bench.reporting.exports import latex
 from bench.reporting.exports.fiftyone import fiftyone_files
@@ -139,17 +139,10 @@ def imaged():
     return Split("mine-val", "Mine", scenes, None)
 
 
-def answered(results, data, name, boxes):
-    file = results / "boxes.json"
-    file.write_text(json.dumps(boxes))
-    _, folder = import_boxes(file, data, results, name=name)
-    (folder / "run.json").write_text((folder / "run.json").read_text().replace('"dirty": true', '"dirty": false'))
-
-
 def test_fiftyone_boxes_are_shares_of_the_image(tmp_path, imaged):
     boxes = {"e0": {"box": [0, 0, 50, 50], "score": 0.5}, "e1": [-10, 0, 100, 400]}
-    answered(tmp_path, imaged, "theirs", boxes)
-    answered(tmp_path, imaged, "ground_truth", {"e2": [1, 1, 2, 2]})
+    imported(tmp_path, imaged, "theirs", boxes)
+    imported(tmp_path, imaged, "ground_truth", {"e2": [1, 1, 2, 2]})
     (board,) = boards(tmp_path)
     files = {name: json.loads(text) for name, text in fiftyone_files(tmp_path, board, imaged).items()}
     assert len(files) == 3 and {"ground_truth.json", "theirs.json"} < set(files)
@@ -171,7 +164,7 @@ def test_fiftyone_boxes_are_shares_of_the_image(tmp_path, imaged):
 
 def test_fiftyone_needs_the_same_data_and_the_images_sizes(tmp_path, split):
     data = Split("mine-val", "Mine", (Scene("s", "p.jpg", None, None, (Expression("e", "x", (0, 0, 9, 9)),)),), None)
-    answered(tmp_path, data, "theirs", {"e": [0, 0, 9, 9]})
+    imported(tmp_path, data, "theirs", {"e": [0, 0, 9, 9]})
     (board,) = boards(tmp_path)
     with pytest.raises(UsageError, match=r"size of p\.jpg is not annotated"):
         fiftyone_files(tmp_path, board, data)

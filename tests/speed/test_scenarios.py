@@ -129,7 +129,7 @@ def test_stages_come_from_a_pass_of_their_own(tmp_path: Path, use: Use) -> None:
     measured = subject(tmp_path, delay=0.001)
     waits: list[bool] = []
     measured.opened.clock._wait = lambda: waits.append(measured.opened.clock.waits)
-    measured.ask(0, 2)
+    measured.ground_batch(0, 2)
     assert waits == []  # a timed pass does not wait
     split_up = stages(measured, 2, SHORT)
     assert waits and all(waits) and not measured.opened.clock.waits
@@ -151,7 +151,7 @@ def test_ids_stay_where_answers_depend_on_them(tmp_path: Path, use: Use) -> None
         use(factory)
         measured = subject(tmp_path)
         assert measured.ids == ids
-        measured.ask(0, 3)
+        measured.ground_batch(0, 3)
         scenes, _ = measured.opened.pipeline.log[-1]  # type: ignore[attr-defined]
         assert (scenes == ("s0", "s1", "s2")) == (ids == REAL)
 

@@ -45,8 +45,8 @@ def fiftyone_files(results: Path, board: Board, split: Split) -> dict[str, str]:
     for entry in board.rows:
         answers = stored_rows(results / entry["run_dir"])
         sizes = {**{row.scene: row.size for row in answers.values() if row.size}, **sizes}
-        taken = {TRUTH, *(name for name, _ in runs)}
-        runs.append((free_name(slug(entry["pipeline"]) or "run", entry, taken), answers))
+        used = {TRUTH, *(name for name, _ in runs)}
+        runs.append((free_name(slug(entry["pipeline"]) or "run", entry, used), answers))
     if missing := next((scene for scene in split.scenes if scene.id not in sizes), None):
         raise UsageError(
             f"the size of {missing.file} is not annotated and no run has opened it, so its boxes cannot be given in "

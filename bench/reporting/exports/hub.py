@@ -1,7 +1,7 @@
 """Format results for model repositories of the Hugging Face hub: one `.eval_results/<split>.yaml` a pipeline.
 
 The format is a list of results (huggingface.co/docs/hub/eval-results), each with `dataset` (id, task_id, revision),
-`value`, `date` and `notes`. The data set is the mirror that `bench data prepare` takes, or one that the caller names.
+`value`, `date` and `notes`. The data set is the mirror of `bench data prepare`, or one that the caller names.
 The value is Acc@0.5 in percent; the notes say so, for the hub has no field for it.
 """
 
@@ -37,15 +37,15 @@ def hub_files(boards: Iterable[Board], dataset: str | None = None) -> dict[str, 
         for entry in board.rows:
             folder = f"{slug(entry['pipeline'])}/{FOLDER}"
             stem = slug(board.split) + ("" if board.protocol == "iou" else f"-{board.protocol}")
-            taken = {path.removesuffix(".yaml") for path in files}
-            files[f"{free_name(f'{folder}/{stem}', entry, taken)}.yaml"] = _yaml(place, entry)
+            used = {path.removesuffix(".yaml") for path in files}
+            files[f"{free_name(f'{folder}/{stem}', entry, used)}.yaml"] = _yaml(place, entry)
     return files
 
 
-def free_name(stem: str, entry: Row, taken: Container[str]) -> str:
-    """Return the stem, or where it is taken the stem with the settings' hash, and then with a number."""
+def free_name(stem: str, entry: Row, used: Container[str]) -> str:
+    """Return the stem, or where it is in use the stem with the settings' hash, and then with a number."""
     longer = f"{stem}-{entry['settings_hash'][:8]}"
-    return next(name for name in chain((stem, longer), (f"{longer}-{n}" for n in count(2))) if name not in taken)
+    return next(name for name in chain((stem, longer), (f"{longer}-{n}" for n in count(2))) if name not in used)
 
 
 def _place(split: str, dataset: str | None) -> dict[str, str]:

@@ -54,9 +54,9 @@ def _table(board: Board) -> str:
             columns.append((column, cells))
     headers = [HEADERS.get(column.header) or column.header.capitalize() for column, _ in columns]
     lines = [" & ".join(cells) + r" \\" for cells in zip(*(cells for _, cells in columns), strict=True)]
-    saw = any(r["saw_test_images"] == "yes" for r in board.rows)
+    trained = any(r["saw_test_images"] == "yes" for r in board.rows)
     noisy = any(busy(r) for r in board.rows)
-    notes = r"$\dagger$ was trained on test images. " * saw + r"$\sim$ measured on a busy machine. " * noisy
+    notes = r"$\dagger$ was trained on test images. " * trained + r"$\sim$ measured on a busy machine. " * noisy
     signature = escape(board.signature).replace(SPECIAL["|"], SPECIAL["|"] + r"\allowbreak{}")
     caption = (
         f"{escape(board.split)}: {board.expressions:,} expressions about {board.images:,} images, protocol "
