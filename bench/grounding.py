@@ -76,10 +76,7 @@ class Expression:
 
 
 class SceneObject(NamedTuple):
-    """One annotated object of an image: its class name and its box, xyxy pixels.
-
-    `description` has its attributes in words ("striped red star"); empty where there is none.
-    """
+    """One annotated object: class name, box (xyxy pixels), attributes in words ("striped red star")."""
 
     category: str
     box: Box
@@ -88,10 +85,9 @@ class SceneObject(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One image and every expression about it.
+    """One image and every expression about it; `width` and `height` are None where not annotated.
 
-    `width` and `height` are the annotated size, None where not annotated. `objects` are all annotated objects of the
-    image; no pipeline gets them.
+    `objects` are all annotated objects of the image; no pipeline gets them.
     """
 
     id: str
@@ -103,11 +99,10 @@ class Scene:
 
 
 def check_box_touches(scene: Scene, expression: Expression, width: int, height: int, where: str = "") -> None:
-    """Raise DataError when a box lies wholly outside its image of `width` x `height` pixels.
+    """Raise DataError when a box lies wholly outside its image: a sign of boxes in the wrong format.
 
-    It is a sign of boxes in the wrong format. `where` names file and row; by default the message names image and
-    expression. Label files are checked when they are loaded and decoded
-    (bench/datasets/readers/labels.py); other scenes without annotated sizes are checked once the image is decoded.
+    `where` names file and row in the message, by default image and expression. Scenes without annotated sizes are
+    checked once their image is decoded.
     """
     if not expression.touches(width, height):
         x1, y1, x2, y2 = expression.box
@@ -120,10 +115,7 @@ def check_box_touches(scene: Scene, expression: Expression, width: int, height: 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """The part of an expression that a pipeline gets: never the box.
-
-    `caption` is None where the text stands alone.
-    """
+    """The part of an expression that a pipeline gets, never the box; a text that stands alone has no caption."""
 
     id: str
     text: str

@@ -1,4 +1,4 @@
-"""A little world for tests of runs: scenes with tiny images made in memory, and a pipeline that answers by hashing.
+"""A small world for tests of runs: scenes with tiny images made in memory, and a pipeline that answers by hashing.
 
 As a script it is one process of a run, to be killed or started several at a time:
 
@@ -11,9 +11,7 @@ import argparse
 import hashlib
 import random
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -22,40 +20,38 @@ from bench.clock import Clock
 from bench.datasets.split import Split
 from bench.errors import ImageError
 from bench.evaluation.loop import evaluate
-from bench.grounding import Expression, ImageArray, LoadedScene, PipelineCard, PipelineContext, Prediction, Scene
+from bench.grounding import Expression, PipelineCard, PipelineContext, Prediction, Scene
+from bench.runs.record import DataIdentity, Identity
 from bench.settings import EvaluationSettings, Resolved, RunSettings, Settings
 
 WIDTH, HEIGHT = 32, 24
 
 
 def make_context(folder, /, **changes):
-    """What a pipeline's factory is given on a CPU, offline."""
-    fields = {
-        "name": "clipvg",
-        "dataset": "shapes",
-        "options": {},
-        "folder": folder,
-        "home": folder / "home",
-        "device": "cpu",
-        "dtype": "float32",
-        "seed": 0,
-        "offline": True,
-        "clock": Clock(),
-        "train_scenes": list,
-    }
+    """The context of a pipeline's factory on a CPU, offline."""
+    fields = {"name": "clipvg", "dataset": "shapes", "options": {}, "folder": folder, "home": folder / "home"}
+    fields |= {"device": "cpu", "dtype": "float32", "seed": 0, "offline": True, "clock": Clock(), "train_scenes": list}
     return PipelineContext(**(fields | changes))
+
+
+def make_identity(pipeline="hash", data=None, **changes):
+    """The identity of a run on three expressions about two images."""
+    counts = {"expressions": 3, "refs": None, "images": 2, "partial": False}
+    data = DataIdentity(**({"split": "tiny-val", "fingerprint": "f" * 64} | counts | (data or {})))
+    fields = {"options": {}, "weights": {}, "device": "cpu", "dtype": "float32", "seed": 0, "deterministic": False}
+    return Identity(pipeline=pipeline, data=data, **(fields | changes))
 
 
 @dataclass
 class MemoryImages:
-    """A ImageSource. `bad` files cannot be read, `missing` ones are not there, `small` ones have the wrong size."""
+    """An ImageSource. `bad` files cannot be read, `missing` ones are not there, `small` ones have the wrong size."""
 
     bad: set[str] = field(default_factory=set)
     small: set[str] = field(default_factory=set)
     gone: bool = False
     loaded: list[str] = field(default_factory=list)
 
-    def load(self, scene: Scene) -> ImageArray:
+    def load(self, scene):
         self.loaded.append(scene.id)
         if self.gone or scene.file in self.bad:
             raise ImageError(f"{scene.file}: broken")
@@ -63,21 +59,21 @@ class MemoryImages:
         height = HEIGHT // 2 if scene.file in self.small else HEIGHT
         return np.full((height, WIDTH, 3), shade, np.uint8)
 
-    def missing(self, scenes: Sequence[Scene]) -> list[str]:
+    def missing(self, scenes):
         return [scene.file for scene in scenes] if self.gone else []
 
 
-def make_split(images: int = 24, source: MemoryImages | None = None, name: str = "tiny-val", seed: int = 0) -> Split:
+def make_split(images=24, source=None, name="tiny-val", seed=0):
     """`images` scenes of one to four expressions each; everything follows from the seed."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     scenes = []
     for number in range(images):
         expressions = []
-        for index in range(dice.randint(1, 4)):
-            x, y = dice.randint(0, 15), dice.randint(0, 11)
-            box = (float(x), float(y), float(x + dice.randint(4, 16)), float(y + dice.randint(4, 12)))
-            text = f"the {dice.choice(['red', 'blue'])} thing {index}"
-            expressions.append(Expression(f"{number}-{index}", text, box, kind=dice.choice(["attribute", "relation"])))
+        for index in range(rng.randint(1, 4)):
+            x, y = rng.randint(0, 15), rng.randint(0, 11)
+            box = (float(x), float(y), float(x + rng.randint(4, 16)), float(y + rng.randint(4, 12)))
+            text = f"the {rng.choice(['red', 'blue'])} thing {index}"
+            expressions.append(Expression(f"{number}-{index}", text, box, kind=rng.choice(["attribute", "relation"])))
         scenes.append(Scene(f"s{number}", f"{number}.png", WIDTH, HEIGHT, tuple(expressions)))
     return Split(name, "made for tests", tuple(scenes), source or MemoryImages())
 
@@ -85,7 +81,7 @@ def make_split(images: int = 24, source: MemoryImages | None = None, name: str =
 class HashPipeline:
     """Answers that follow from the image, the text and the option `salt` alone; now and then none."""
 
-    def __init__(self, context: PipelineContext) -> None:
+    def __init__(self, context):
         self.options, self.clock = dict(context.options), context.clock
         self.batches: list[int] = []
         sha256 = {"model": self.options.get("sha256", "ab" * 32)}
@@ -93,13 +89,13 @@ class HashPipeline:
             context.name, "hashes", weights={"model": "made up"}, sha256=sha256, supervision="unknown"
         )
 
-    def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
+    def ground(self, batch):
         self.batches.append(len(batch))
         with self.clock.stage("rank"):
             time.sleep(self.options.get("delay", 0.0))
             return [answer for scene in batch for answer in self._scene(scene)]
 
-    def _scene(self, scene: LoadedScene) -> list[Prediction]:
+    def _scene(self, scene):
         proposals = np.array([self._box(scene, str(n)) for n in range(5)], np.float64)
         answers = []
         for query in scene.queries:
@@ -107,16 +103,16 @@ class HashPipeline:
             answers.append(Prediction(query.id, box, self._bytes(scene, query.text)[5] / 7, proposals))
         return answers
 
-    def _box(self, scene: LoadedScene, word: str) -> tuple[float, float, float, float]:
+    def _box(self, scene, word):
         x, y, w, h = self._bytes(scene, word)[:4]
         return (x / 17, y / 23, x / 17 + 4 + w / 19, y / 23 + 4 + h / 29)
 
-    def _bytes(self, scene: LoadedScene, word: str) -> bytes:
-        seen = f"{scene.image.mean():.3f}|{word}|{self.options.get('salt', 0)}"
-        return hashlib.sha256(seen.encode()).digest()
+    def _bytes(self, scene, word):
+        content = f"{scene.image.mean():.3f}|{word}|{self.options.get('salt', 0)}"
+        return hashlib.sha256(content.encode()).digest()
 
 
-def make_settings(results: Any, options: dict[str, Any] | None = None, draws: int = 200, **run: Any) -> Resolved:
+def make_settings(results, options=None, draws=200, **run):
     """Settings with a table for the pipeline `hash`."""
     return Resolved(
         Settings(
@@ -128,7 +124,7 @@ def make_settings(results: Any, options: dict[str, Any] | None = None, draws: in
     )
 
 
-def main() -> None:
+def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("results")
     parser.add_argument("--images", type=int, default=24)
@@ -137,15 +133,15 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--rank-timeout", type=float, default=30)
     parser.add_argument("--fresh", action="store_true")
-    said = parser.parse_args()
+    args = parser.parse_args()
     registry.pipeline_factory = lambda name: HashPipeline
-    split = make_split(said.images)
-    if said.limit:
-        split = split.limited(said.limit)
+    split = make_split(args.images)
+    if args.limit:
+        split = split.limited(args.limit)
     resolved = make_settings(
-        said.results, {"delay": said.delay}, batch_size=said.batch_size, rank_timeout_s=said.rank_timeout
+        args.results, {"delay": args.delay}, batch_size=args.batch_size, rank_timeout_s=args.rank_timeout
     )
-    evaluate("hash", split, resolved, fresh=said.fresh)
+    evaluate("hash", split, resolved, fresh=args.fresh)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The library: names that stay, the same numbers as the verbs, objects of one's own, and docs/library.md as it runs."""
+"""The library: names that stay, the numbers of the commands, objects of one's own, and the code of docs/library.md."""
 
 import json
 import re
@@ -21,15 +21,15 @@ PAGE = (PROJECT / "docs" / "library.md").read_text(encoding="utf-8")
 
 
 class Half:
-    """The left half of every image; keeps what it was shown."""
+    """The left half of every image; keeps the ids of its scenes."""
 
     card = PipelineCard(name="half", summary="the left half", supervision="none")
 
     def __init__(self):
-        self.shown = []
+        self.ids = []
 
     def ground(self, batch):
-        self.shown += [scene.id for scene in batch]
+        self.ids += [scene.id for scene in batch]
         return [
             Prediction(query.id, (0, 0, scene.image.shape[1] / 2, scene.image.shape[0]))
             for scene in batch
@@ -65,7 +65,7 @@ def test_importing_loads_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
 
-def test_the_numbers_are_those_of_the_verb(here):
+def test_the_numbers_are_those_of_the_command(here):
     split = load_split("shapes-val", limit=6)
     pipeline = load_pipeline("yolo-clip", on=split, device="cpu")
     result = evaluate(pipeline, split)
@@ -73,7 +73,7 @@ def test_the_numbers_are_those_of_the_verb(here):
     row = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout.splitlines()[-1])["rows"][0]
     assert (result.accuracy, list(result.interval), result.mean_iou) == (row["acc@0.5"], row["ci95"], row["mean_iou"])
     assert len(result) == row["n"] and sum(r.hit for r in result.rows) == row["hits"] > 0
-    # The library finds the verb's run: the same identity, nothing asked again, and the same rows from its files.
+    # The library finds the command's run: the same identity, nothing grounded again, and the same rows from its files.
     stored = evaluate(pipeline, split, results="results")
     assert str(stored.folder) == row["run_dir"] and stored.rows == result.rows
     assert f"Acc@0.5 {100 * result.accuracy:.2f} %" in repr(result) and "a part of the split" in repr(result)
@@ -95,12 +95,12 @@ def test_rows(here):
 def test_an_object_of_ones_own(here):
     mine, split = Half(), load_split("shapes-val", limit=3)
     result = evaluate(mine, split)
-    assert result.pipeline == "half" and mine.shown == [scene.id for scene in split.scenes]
+    assert result.pipeline == "half" and mine.ids == [scene.id for scene in split.scenes]
     first = evaluate(mine, split, results=here / "out")
     second = evaluate(mine, split, results=str(here / "out"))
-    assert first.folder != second.folder and len(mine.shown) == 9  # asked anew: its code may have changed
+    assert first.folder != second.folder and len(mine.ids) == 9  # run anew: its code may have changed
     third = evaluate(mine, split, results=here / "out", fresh=False)
-    assert third.folder == second.folder and len(mine.shown) == 9 and third.rows == result.rows
+    assert third.folder == second.folder and len(mine.ids) == 9 and third.rows == result.rows
     record = json.loads((first.folder / "run.json").read_text())
     assert record["name"] == "half" and record["card"]["summary"] == "the left half"
     answer = predict(mine, "scene.png", "it")
@@ -119,7 +119,7 @@ def test_own_data_and_unreadable_images(here):
     assert evaluate("centre-box", load_split(here / "mine.jsonl"), batch_size=1).rows == result.rows
 
 
-def test_asking_about_a_image(here):
+def test_expressions_about_an_image(here):
     pipeline = load_pipeline("yolo-clip", on="shapes", device="cpu")
     pixels = np.asarray(Image.open("scene.png").convert("RGB"))
     one = pipeline("scene.png", "a shape")
@@ -140,7 +140,7 @@ def test_a_path_of_weights_counts_as_on_the_command_line(here):
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "said"),
+    ("call", "error", "message"),
     [
         (lambda: load_split("shapes-vall"), UnknownName, "did you mean 'shapes-val'"),
         (lambda: load_split("shapes-val", limit=0), UsageError, "limit=0"),
@@ -158,18 +158,9 @@ def test_a_path_of_weights_counts_as_on_the_command_line(here):
         (lambda: predict(Half(), "scene.png", ["a", ""]), UsageError, "empty"),
     ],
 )
-def test_mistakes(here, call, error, said):
-    with pytest.raises(error, match=said):
+def test_mistakes(here, call, error, message):
+    with pytest.raises(error, match=message):
         call()
-
-
-def test_answers_in_another_order_are_refused(here):
-    class Shuffled(Half):
-        def ground(self, batch):
-            return super().ground(batch)[::-1]
-
-    with pytest.raises(BenchError, match="order of the queries"):
-        predict(Shuffled(), "scene.png", ["a", "b"])
 
 
 @pytest.mark.parametrize("number", range(PAGE.count("```python")))

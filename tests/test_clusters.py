@@ -1,4 +1,4 @@
-"""Two launchers, each of two processes, as on two nodes: what docs/clusters.md says of evaluation, for real.
+"""Two launchers, each of two processes, as on two nodes: the evaluation of docs/clusters.md, for real.
 
 That ranks may be killed and come back in other numbers is in runs/test_kills.py; here torchrun itself starts them.
 """
@@ -14,14 +14,14 @@ import pytest
 
 from bench.settings import PROJECT
 
-ASKED = ["run", "--pipeline", "centre-box", "--split", "shapes-val", "--limit", "13", "--json"]
+COMMAND = ["run", "--pipeline", "centre-box", "--split", "shapes-val", "--limit", "13", "--json"]
 LIMIT_S = 300  # on a machine full of other work; a few seconds are enough
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 @pytest.fixture
@@ -31,13 +31,13 @@ def start(tmp_path):
     env |= {"BENCH_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
 
     def go(before: list[str], results: Path) -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", *before, "bench.cli.main", *ASKED, "--results", str(results)]
+        words = [sys.executable, "-m", *before, "bench.cli.main", *COMMAND, "--results", str(results)]
         return subprocess.Popen(words, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return go
 
 
-def said(process: subprocess.Popen[str]) -> list[dict]:
+def printed_rows(process: subprocess.Popen[str]) -> list[dict]:
     """The JSON objects among what it printed."""
     out, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, err
@@ -54,8 +54,8 @@ def test_two_nodes_of_two_processes_are_one_process(start, tmp_path):
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}"]
     launcher = ["torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "2", *meeting, "-m"]
     nodes = [start(launcher, tmp_path / "four") for _ in range(2)]
-    rows = [row for node in nodes for line in said(node) for row in line["rows"]]
-    (alone,) = said(start([], tmp_path / "one"))[0]["rows"]
+    rows = [row for node in nodes for line in printed_rows(node) for row in line["rows"]]
+    (alone,) = printed_rows(start([], tmp_path / "one"))[0]["rows"]
     assert len(rows) == 1, "process 0 alone speaks"
     assert {k: rows[0][k] for k in ("n", "hits", "ci95", "mean_iou", "signature", "strata")} == {
         k: alone[k] for k in ("n", "hits", "ci95", "mean_iou", "signature", "strata")

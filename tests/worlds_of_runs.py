@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from fake_world import make_identity
 
 from bench.evaluation.metrics import compute
 from bench.evaluation.outcomes import by_scene, outcomes
@@ -11,42 +10,42 @@ from bench.evaluation.protocols import protocol as protocol_named
 from bench.grounding import Expression, Prediction, Scene
 from bench.runs.outcomes import write_outcomes
 from bench.runs.predictions import SceneAnswers
-from bench.runs.record import DataIdentity, Identity, RunRecord, runs_of, signature
+from bench.runs.record import RunRecord, runs_of, signature
 from bench.runs.store import store_rows, write_record
 
 SIDE = 40.0
 TEXTS = ("the man", "the dog on the left of the big red house", "a cup")
 
 
-def scenes_of(sizes: list[int], empty: tuple[int, ...] = ()) -> tuple[Scene, ...]:
-    """A scene per size; after each position of `empty` one about which nothing is asked."""
+def scenes_of(sizes, empty=()):
+    """A scene per size; after each position of `empty` one without expressions."""
     scenes, number = [], 0
     for position, size in enumerate(sizes):
-        asked = tuple(
+        expressions = tuple(
             Expression(f"e{number + k}", TEXTS[(number + k) % 3], (0.0, 0.0, SIDE, SIDE), kind=f"k{k % 2}")
             for k in range(size)
         )
         number += size
-        scenes.append(Scene(f"p{position}", f"p{position}.jpg", 100, 100, asked))
+        scenes.append(Scene(f"p{position}", f"p{position}.jpg", 100, 100, expressions))
         if position in empty:
             scenes.append(Scene(f"x{position}", f"x{position}.jpg", 100, 100, ()))
     return tuple(scenes)
 
 
 def make_run(
-    results: Path,
-    name: str,
-    scenes: tuple[Scene, ...],
-    hits: list[int],
-    split: str = "mine-val",
-    protocol: str = "iou",
-    settings_hash: str = "s" * 12,
-    finished: str = "2026-11-22T10:00:00+00:00",
-    status: str = "complete",
-    proposals: str = "",
-    keep: bool = True,
-    **data: Any,
-) -> Path:
+    results,
+    name,
+    scenes,
+    hits,
+    split="mine-val",
+    protocol="iou",
+    settings_hash="s" * 12,
+    finished="2026-11-22T10:00:00+00:00",
+    status="complete",
+    proposals="",
+    keep=True,
+    **data,
+):
     """A run whose answer to expression i is right where hits[i]; wrong answers overlap by a third."""
     marks = iter(hits)
     rows = [
@@ -57,33 +56,15 @@ def make_run(
         for scene in scenes
     ]
     rule = protocol_named(protocol)
-    identity = Identity(
-        pipeline=name,
-        options={},
-        weights={},
-        data=DataIdentity(
-            **{
-                "split": split,
-                "fingerprint": "f" * 16,
-                "expressions": len(hits),
-                "refs": None,
-                "images": len(scenes),
-                "partial": False,
-                **data,
-            }
-        ),
-        device="cpu",
-        dtype="float32",
-        seed=0,
-        deterministic=False,
-    )
+    counts = {"expressions": len(hits), "images": len(scenes)}
+    identity = make_identity(name, {"split": split, "fingerprint": "f" * 16, **counts, **data})
     folder = runs_of(results, name, split) / f"{finished[:10]}-{settings_hash[:8]}-{finished[11:13]}"
     folder.mkdir(parents=True)
     store_rows(folder, rows)
     if keep:
         write_outcomes(folder, by_scene(outcomes(scenes, rows, rule)))
     record = RunRecord(
-        status=status,  # type: ignore[arg-type]
+        status=status,
         provenance="run",
         name=name,
         protocol=rule.name,

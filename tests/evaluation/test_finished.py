@@ -1,4 +1,4 @@
-"""A finished run is recognised before its pipeline is opened, and only where its weights are told to be the same."""
+"""A finished run is recognised before its pipeline is opened, and only where its weights are known to be the same."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ class Weighted(HashPipeline):
 
 @pytest.fixture
 def opened(monkeypatch, tmp_path):
-    """Runs with options, and says whether the pipeline was opened for it."""
+    """Runs with options, and returns whether the pipeline was opened for it."""
     monkeypatch.setattr(registry, "pipeline_factory", lambda name: Weighted)
     monkeypatch.setenv("BENCH_HOME", str(tmp_path / "home"))
 
@@ -48,7 +48,7 @@ def opened(monkeypatch, tmp_path):
     return run
 
 
-def test_only_what_cannot_be_told_is_opened(opened, tmp_path, monkeypatch):
+def test_only_what_is_unknown_is_opened(opened, tmp_path, monkeypatch):
     weights = tmp_path / "w.bin"
     weights.write_bytes(b"one")
     for options in ({"salt": 1}, {"weights": str(weights)}, {"weights": "an/id"}):

@@ -22,11 +22,11 @@ IOU = protocol("iou")
 
 
 def scene(name, *boxes, width=100, height=100, also=()):
-    asked = tuple(Expression(f"{name}{n}", "it", box, also=also) for n, box in enumerate(boxes))
-    return Scene(name, f"{name}.jpg", width, height, asked)
+    expressions = tuple(Expression(f"{name}{n}", "it", box, also=also) for n, box in enumerate(boxes))
+    return Scene(name, f"{name}.jpg", width, height, expressions)
 
 
-def said(name, *boxes, proposals=None, error=None):
+def answered(name, *boxes, proposals=None, error=None):
     answers = tuple(Prediction(f"{name}{n}", box) for n, box in enumerate(boxes))
     return SceneAnswers(name, answers, proposals, error)
 
@@ -34,22 +34,13 @@ def said(name, *boxes, proposals=None, error=None):
 UNIT = (0.0, 0.0, 10.0, 10.0)
 
 
-def test_hit_at_exactly_one_half():
-    found = outcomes([scene("a", UNIT, UNIT)], [said("a", (0, 0, 5, 10), (0, 0, 4.999, 10))], IOU)
-    assert found.hit.tolist() == [True, False]
-    assert found.iou.tolist() == [0.5, pytest.approx(0.4999)]
-
-
 def test_prediction_is_clipped_to_the_image_and_the_truth_is_not():
     inside = scene("a", (0, 0, 100, 100))
-    assert outcomes([inside], [said("a", (-50, -50, 150, 150))], IOU).iou.tolist() == [1]
+    assert outcomes([inside], [answered("a", (-50, -50, 150, 150))], IOU).iou.tolist() == [1]
+    free = scene("a", (0, 0, 500, 500), width=None, height=None)  # only negative sides are clipped
+    assert outcomes([free], [answered("a", (-100, -100, 500, 500))], IOU).iou.tolist() == [1]
     over = scene("b", (0, 0, 200, 100))
-    assert outcomes([over], [said("b", (0, 0, 200, 100))], IOU).iou.tolist() == [0.5]
-
-
-def test_without_a_size_only_negative_sides_are_clipped():
-    free = scene("a", (0, 0, 500, 500), width=None, height=None)
-    assert outcomes([free], [said("a", (-100, -100, 500, 500))], IOU).iou.tolist() == [1]
+    assert outcomes([over], [answered("b", (0, 0, 200, 100))], IOU).iou.tolist() == [0.5]
 
 
 @pytest.mark.parametrize(
@@ -66,51 +57,45 @@ def test_without_a_size_only_negative_sides_are_clipped():
 )
 def test_no_box_is_a_counted_miss(box):
     for name in ("iou", "strict", "giou", "letterbox-clamped"):
-        found = outcomes([scene("a", UNIT, UNIT)], [said("a", box, UNIT)], protocol(name))
-        assert found.answered.tolist() == [False, True]
-        assert found.hit.tolist() == [False, True]
-        assert found.iou[0] == 0
-
-
-def test_a_missing_answer_is_a_miss():
-    found = outcomes([scene("a", UNIT, UNIT), scene("b", UNIT)], [said("a", UNIT)], IOU)
-    assert found.answered.tolist() == [True, False, False]
-    assert found.image.tolist() == [0, 0, 1]
+        results = outcomes([scene("a", UNIT, UNIT)], [answered("a", box, UNIT)], protocol(name))
+        assert results.answered.tolist() == [False, True]
+        assert results.hit.tolist() == [False, True]
+        assert results.iou[0] == 0
 
 
 def test_the_first_of_two_answers_counts():
-    twice = [said("a", UNIT), said("a", (50, 50, 60, 60)), said("a", None)]
-    found = outcomes([scene("a", UNIT)], twice, IOU)
-    assert found.hit.tolist() == [True]
-    assert found.duplicates == 2
-    no_first = outcomes([scene("a", UNIT)], [said("a", None), said("a", UNIT)], IOU)
+    twice = [answered("a", UNIT), answered("a", (50, 50, 60, 60)), answered("a", None)]
+    results = outcomes([scene("a", UNIT)], twice, IOU)
+    assert results.hit.tolist() == [True]
+    assert results.duplicates == 2
+    no_first = outcomes([scene("a", UNIT)], [answered("a", None), answered("a", UNIT)], IOU)
     assert no_first.hit.tolist() == [False]
 
 
 def test_an_expression_that_comes_twice_is_one_sample():
     once = scene("a", UNIT)
-    found = outcomes([Scene("a", "a.jpg", 100, 100, once.expressions * 2)], [said("a", UNIT)], IOU)
-    assert len(found.expressions) == len(found.iou) == 1
+    results = outcomes([Scene("a", "a.jpg", 100, 100, once.expressions * 2)], [answered("a", UNIT)], IOU)
+    assert len(results.expressions) == len(results.iou) == 1
 
 
-def test_an_unreadable_image_is_all_misses():
-    lines = [said("a", UNIT, UNIT, error="truncated"), said("b", UNIT)]
-    found = outcomes([scene("a", UNIT, UNIT), scene("b", UNIT)], lines, IOU)
-    assert found.hit.tolist() == [False, False, True]
-    assert found.unreadable.tolist() == [True, False]
+def test_an_unreadable_image_and_a_missing_answer_are_misses():
+    lines = [answered("a", UNIT, UNIT, error="truncated"), answered("b", UNIT)]
+    results = outcomes([scene("a", UNIT, UNIT), scene("b", UNIT, UNIT)], lines, IOU)
+    assert results.hit.tolist() == [False, False, True, False] and results.image.tolist() == [0, 0, 1, 1]
+    assert results.answered.tolist() == [False, False, True, False] and results.unreadable.tolist() == [True, False]
 
 
 def test_any_of_several_right_boxes_will_do():
     other = (50.0, 50.0, 60.0, 60.0)
-    found = outcomes([scene("a", UNIT, UNIT, also=(other,))], [said("a", other, UNIT, proposals=(other,))], IOU)
-    assert found.iou.tolist() == [1, 1]
-    assert found.oracle.tolist() == [1, 1]
+    results = outcomes([scene("a", UNIT, UNIT, also=(other,))], [answered("a", other, UNIT, proposals=(other,))], IOU)
+    assert results.iou.tolist() == [1, 1]
+    assert results.oracle.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
     ("line", "names"),
     [
-        (said("nowhere", UNIT), "'nowhere'"),
+        (answered("nowhere", UNIT), "'nowhere'"),
         (SceneAnswers("a", (Prediction("a7", UNIT),)), "'a7'"),
         (SceneAnswers("a", (Prediction("b0", UNIT),)), "'b0'.*'b'.*'a'"),
     ],
@@ -127,15 +112,15 @@ def test_a_protocol_that_needs_sizes_says_whose_is_missing():
 
 def test_nothing_at_all():
     for scenes in ([], [scene("a")]):
-        found = outcomes(scenes, [], IOU)
-        assert len(found.iou) == len(found.oracle) == 0
+        results = outcomes(scenes, [], IOU)
+        assert len(results.iou) == len(results.oracle) == 0
 
 
 def test_absurd_numbers_warn_nobody():
     with np.errstate(all="raise"):
         for name in ("iou", "giou", "letterbox-clamped"):
             huge = (-1e308, -1e308, 1e308, 1e308)
-            outcomes([scene("a", UNIT)], [said("a", huge, proposals=(huge, UNIT))], protocol(name))
+            outcomes([scene("a", UNIT)], [answered("a", huge, proposals=(huge, UNIT))], protocol(name))
 
 
 def test_a_protocol_over_sets_needs_nothing_else():
@@ -176,7 +161,7 @@ def worlds(draw):
         scenes.append(scene(f"s{n}-", *truths, width=draw(size), height=100))
         proposals = draw(st.one_of(st.none(), st.lists(box, max_size=5).map(tuple)))
         answers = [draw(st.one_of(st.none(), box)) for _ in truths]
-        lines.append(said(f"s{n}-", *answers, proposals=proposals))
+        lines.append(answered(f"s{n}-", *answers, proposals=proposals))
     return scenes, draw(st.permutations(lines))
 
 
@@ -200,15 +185,12 @@ def test_equals_a_loop(world, pairs):
     scenes, lines = world
     module.PAIRS, before = pairs, module.PAIRS  # small blocks must not change anything
     try:
-        found = outcomes(scenes, lines, IOU)
+        results = outcomes(scenes, lines, IOU)
     finally:
         module.PAIRS = before
     expected = np.array(list(slow(scenes, lines))).reshape(-1, 2)
-    assert np.array_equal(found.iou, expected[:, 0])
-    assert np.array_equal(found.oracle, expected[:, 1], equal_nan=True)
-    assert found.proposals.tolist() == [-1 if by is None else len(by) for by in _proposals(scenes, lines)]
-
-
-def _proposals(scenes, lines):
-    by = {line.scene: line.proposals for line in lines}
-    return [by[one.id] for one in scenes]
+    assert np.array_equal(results.iou, expected[:, 0])
+    assert np.array_equal(results.oracle, expected[:, 1], equal_nan=True)
+    proposals = {line.scene: line.proposals for line in lines}
+    counts = [-1 if proposals[one.id] is None else len(proposals[one.id]) for one in scenes]
+    assert results.proposals.tolist() == counts

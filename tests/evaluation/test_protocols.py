@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.errors import UnknownName
 from bench.evaluation.protocols import PROTOCOLS, protocol
 
 
@@ -30,11 +29,6 @@ def transvg(predicted, x, y, w, h, width, height, side):
     return inter / (areas - inter + 1e-16)
 
 
-def test_unknown_protocol_names_the_nearest():
-    with pytest.raises(UnknownName, match="letterbox-clamped"):
-        protocol("leterbox-clamped")
-
-
 def test_exactly_one_half_parts_iou_from_strict():
     half = (0, 0, 10, 10), (0, 0, 10, 20)
     assert score("iou", *half) == (0.5, True)
@@ -50,15 +44,11 @@ def test_giou_is_stricter_and_does_not_clip():
     assert score("giou", *outside)[0] == pytest.approx(0.5)
 
 
-def test_ground_truth_is_never_clipped():
-    assert score("iou", (600, 0, 700, 100), (600, 0, 700, 100))[0] == pytest.approx(0.4)
-
-
 def test_integers_cut_as_width_and_height_survive_float_noise():
     x, w = 29.02, 227.0
     assert (x + w) - x < w  # the noise is there
-    found, _ = score("letterbox-clamped", (29, 100, 256, 300), (x, 100.9, x + w, 300.9))
-    assert found == 1
+    overlap, _ = score("letterbox-clamped", (29, 100, 256, 300), (x, 100.9, x + w, 300.9))
+    assert overlap == 1
 
 
 side = st.integers(20, 900)
@@ -69,8 +59,8 @@ corner = st.floats(-300, 1200, allow_nan=False)
 @given(side, side, number, number, number, number, corner, corner, corner, corner, st.sampled_from([224, 640]))
 def test_letterbox_clamped_is_what_transvg_does(width, height, x, y, w, h, a, b, c, d, network):
     predicted = (min(a, c), min(b, d), max(a, c) + 1, max(b, d) + 1)
-    found, _ = score("letterbox-clamped", predicted, (x, y, x + w, y + h), width, height)
-    assert found == pytest.approx(transvg(predicted, x, y, w, h, width, height, network), abs=1e-6)
+    overlap, _ = score("letterbox-clamped", predicted, (x, y, x + w, y + h), width, height)
+    assert overlap == pytest.approx(transvg(predicted, x, y, w, h, width, height, network), abs=1e-6)
 
 
 def test_letterbox_clamps_to_the_square_not_to_the_image():

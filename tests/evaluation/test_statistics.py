@@ -10,11 +10,11 @@ from bench.evaluation.statistics import drawn_images, ratio_intervals, resampled
 
 def slow_intervals(hits, sizes, draws, seed, confidence=0.95):
     """The definition, draw by draw, with the same draws."""
-    taken = np.concatenate(list(drawn_images(len(hits), draws, seed)))
+    drawn = np.concatenate(list(drawn_images(len(hits), draws, seed)))
     out = []
     for column in range(hits.shape[1]):
         ratios = []
-        for images in taken:
+        for images in drawn:
             above = sum(hits[p, column] for p in images)
             below = sum(sizes[p, column] for p in images)
             if below:
@@ -48,11 +48,6 @@ def test_the_stream_is_pinned():
     first = next(drawn_images(1500, 1, 0))[0, :6].tolist()
     assert first == [int(w * 1500 >> 32) for w in np.random.PCG64(0).random_raw(3).view(np.uint32).astype(object)]
     assert first == [1275, 955, 766, 404, 461, 61]
-
-
-def test_every_image_is_drawn_equally_often():
-    counts = np.bincount(np.concatenate(list(drawn_images(50, 4000, 1))).ravel(), minlength=50)
-    assert abs(counts / 4000 - 1).max() < 0.06  # 4 standard deviations of a Poisson of mean 4000
 
 
 def test_sums_of_counts_are_exact_and_repeatable():
@@ -90,6 +85,6 @@ def test_a_rare_column_that_no_draw_holds_is_as_uncertain_as_can_be():
     hits, sizes = np.zeros((400, 2)), np.zeros((400, 2))
     sizes[:, 0], sizes[:2, 1] = 1, 1
     hits[:, 0] = 1
-    found = [ratio_intervals(hits, sizes, draws=1, seed=seed) for seed in range(20)]
-    assert all(one[0] == (1.0, 1.0) for one in found)
-    assert (0.0, 1.0) in [one[1] for one in found] and (0.0, 0.0) in [one[1] for one in found]
+    intervals = [ratio_intervals(hits, sizes, draws=1, seed=seed) for seed in range(20)]
+    assert all(one[0] == (1.0, 1.0) for one in intervals)
+    assert (0.0, 1.0) in [one[1] for one in intervals] and (0.0, 0.0) in [one[1] for one in intervals]

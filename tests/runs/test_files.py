@@ -5,7 +5,6 @@ import os
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -16,12 +15,12 @@ from bench.runs import files
 from bench.runs.files import Appender, cut_torn_line, make_folder, write_all, write_atomically
 
 
-def no_space(handle: int, data: bytes) -> None:
+def no_space(handle, data):
     os.write(handle, data[: len(data) // 2])
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_full_disk_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_the_old_file_whole(tmp_path, monkeypatch):
     path = tmp_path / "run.json"
     write_atomically(path, b"old")
     monkeypatch.setattr(files, "write_all", no_space)
@@ -31,7 +30,7 @@ def test_full_disk_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_full_disk_while_appending_loses_only_the_torn_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_while_appending_loses_only_the_torn_line(tmp_path, monkeypatch):
     path = tmp_path / "predictions.jsonl"
     with pytest.raises(RunError, match="No space left"), Appender(path) as lines:
         lines.write("first\n")
@@ -44,7 +43,7 @@ def test_full_disk_while_appending_loses_only_the_torn_line(tmp_path: Path, monk
     assert path.read_text() == "first\nsecond line\n"
 
 
-def test_a_limit_of_the_system_is_a_run_error_too(tmp_path: Path) -> None:
+def test_a_limit_of_the_system_is_a_run_error_too(tmp_path):
     script = (
         "import resource, sys; from pathlib import Path; from bench.runs.files import Appender\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
@@ -59,15 +58,15 @@ def test_a_limit_of_the_system_is_a_run_error_too(tmp_path: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_FSIZE) != (1000, 1000)
 
 
-def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
+def test_a_file_where_a_folder_is_needed(tmp_path):
     (tmp_path / "runs").write_text("not a folder")
     for folder in (tmp_path / "runs", tmp_path / "runs" / "yolo-clip"):
         with pytest.raises(RunError, match=r"a folder is needed there; .* choose another folder with --results"):
             make_folder(folder)
 
 
-def test_a_read_only_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: object, **__: object) -> int:
+def test_a_read_only_place(tmp_path, monkeypatch):
+    def refused(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(files.os, "open", refused)
@@ -76,20 +75,11 @@ def test_a_read_only_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @given(st.binary(max_size=300), st.integers(0, 140_000))
-def test_torn_line_is_cut_after_the_last_newline(
-    tmp_path_factory: pytest.TempPathFactory, end: bytes, pad: int
-) -> None:
+def test_torn_line_is_cut_after_the_last_newline(tmp_path_factory, end, pad):
     path = tmp_path_factory.mktemp("torn") / "lines"
-    data = b"a\n" + b"b" * pad + end
+    data = b"a\n" * bool(pad % 2) + b"b" * pad + end
     path.write_bytes(data)
     cut_torn_line(path)
     assert path.read_bytes() == data[: data.rfind(b"\n") + 1]
-
-
-def test_a_file_without_any_newline_becomes_empty(tmp_path: Path) -> None:
-    path = tmp_path / "lines"
-    path.write_bytes(b"x" * 100_000)
-    cut_torn_line(path)
-    assert path.read_bytes() == b""
-    cut_torn_line(tmp_path / "absent")
-    assert not (tmp_path / "absent").exists()
+    cut_torn_line(path.with_name("absent"))
+    assert not path.with_name("absent").exists()

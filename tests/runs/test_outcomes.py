@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from fake_world import MemoryImages, make_settings, make_split
+from fake_world import HashPipeline, MemoryImages, make_settings, make_split
 
 from bench import registry
 from bench.errors import RunError
@@ -26,24 +26,21 @@ ROWS = [
 
 def test_written_and_read(tmp_path):
     write_outcomes(tmp_path, ROWS)
-    found = read_outcomes(tmp_path)
-    assert (found.ids, found.scenes) == (("a", "b", "ü"), ("s0", "s1", "鳥"))
-    assert found.image.tolist() == [0, 0, 2]
-    assert found.iou.tolist() == [0.912043, 0.0, 0.5]  # 6 decimals; a GIoU below 0 is no overlap
-    assert found.hit.tolist() == [True, False, True] and found.hit.dtype == np.bool_
-    assert found.strata == {"kind": ("k", None, None), "length": ("1-5", "6-7", "11+")}
+    stored = read_outcomes(tmp_path)
+    assert (stored.ids, stored.scenes) == (("a", "b", "ü"), ("s0", "s1", "鳥"))
+    assert stored.image.tolist() == [0, 0, 2]
+    assert stored.iou.tolist() == [0.912043, 0.0, 0.5]  # 6 decimals; a GIoU below 0 is no overlap
+    assert stored.hit.tolist() == [True, False, True] and stored.hit.dtype == np.bool_
+    assert stored.strata == {"kind": ("k", None, None), "length": ("1-5", "6-7", "11+")}
     lines = (tmp_path / "outcomes.jsonl").read_text(encoding="utf-8").splitlines()
     first = json.loads(lines[0])
     assert (list(first), first["hit"]) == (["scene", "ids", "iou", "hit", "strata"], [1, 0])
 
 
-def test_of_a_split_without_expressions(tmp_path):
+def test_a_split_without_expressions_and_a_file_without_strata(tmp_path):
     write_outcomes(tmp_path, [ROWS[1]])
-    found = read_outcomes(tmp_path)
-    assert (found.ids, found.image.tolist(), found.hit.tolist()) == ((), [], [])
-
-
-def test_a_file_without_strata_is_read(tmp_path):
+    stored = read_outcomes(tmp_path)
+    assert (stored.ids, stored.image.tolist(), stored.hit.tolist()) == ((), [], [])
     (tmp_path / "outcomes.jsonl").write_text('{"scene": "s", "ids": ["a"], "iou": [1], "hit": [1]}\n')
     assert read_outcomes(tmp_path).strata == {}
 
@@ -76,7 +73,7 @@ def test_what_is_no_row_is_refused(tmp_path, line):
         read_outcomes(tmp_path)
 
 
-def test_what_is_not_there_is_said(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(RunError, match="not the folder of a run"):
         read_outcomes(tmp_path)
     (tmp_path / "run.json").write_text("{}")
@@ -84,50 +81,34 @@ def test_what_is_not_there_is_said(tmp_path):
         read_outcomes(tmp_path)
 
 
-@pytest.fixture
-def hashing(monkeypatch):
-    from fake_world import HashPipeline
-
-    monkeypatch.setattr(registry, "pipeline_factory", lambda name: HashPipeline)
-
-
 def same_as_computed(folder, split):
     """The stored outcomes are those that the stored predictions give."""
-    found = read_outcomes(folder)
+    stored = read_outcomes(folder)
     fresh = outcomes(split.scenes, stored_rows(folder).values(), protocol("iou"))
-    assert found.ids == tuple(e.id for e in fresh.expressions)
-    assert found.hit.tolist() == fresh.hit.tolist()
-    assert found.iou.tolist() == [round(v, 6) for v in fresh.iou.tolist()]
-    assert found.image.tolist() == fresh.image.tolist()
-    assert found.scenes == tuple(scene.id for scene in split.scenes)
+    assert stored.ids == tuple(e.id for e in fresh.expressions)
+    assert stored.hit.tolist() == fresh.hit.tolist()
+    assert stored.iou.tolist() == [round(v, 6) for v in fresh.iou.tolist()]
+    assert stored.image.tolist() == fresh.image.tolist()
+    assert stored.scenes == tuple(scene.id for scene in split.scenes)
     labels = [strata(e, scene) for scene in split.scenes for e in scene.expressions]
-    assert found.strata == {cut: tuple(each.get(cut) for each in labels) for cut in found.strata}
-    return found
+    assert stored.strata == {cut: tuple(each.get(cut) for each in labels) for cut in stored.strata}
+    assert {"length", "spatial words", "people"} <= set(stored.strata)
+    return stored
 
 
-def test_a_run_keeps_its_outcomes(tmp_path, hashing):
-    split = make_split()
-    done = evaluate("hash", split, make_settings(tmp_path, None, batch_size=2))
-    found = same_as_computed(done.folder, split)
-    assert done.record is not None and done.record.metrics is not None
-    assert (len(found.ids), int(found.hit.sum())) == (done.record.metrics.n, done.record.metrics.hits)
-    assert {"length", "spatial words", "people"} <= set(found.strata)
+def test_a_run_stores_its_outcomes_also_when_images_are_read_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "pipeline_factory", lambda name: HashPipeline)
+    stored = []
+    for bad in ({"3.png"}, set()):
+        done = evaluate("hash", make_split(source=MemoryImages(bad=bad)), make_settings(tmp_path))
+        stored.append(same_as_computed(done.folder, make_split()))
+        assert (len(stored[-1].ids), int(stored[-1].hit.sum())) == (done.record.metrics.n, done.record.metrics.hits)
+    assert stored[0].iou.tolist() != stored[1].iou.tolist() and len(list(tmp_path.rglob("run.json"))) == 1
 
 
-def test_images_read_later_change_the_outcomes(tmp_path, hashing):
-    split = make_split()
-    broken = evaluate("hash", make_split(source=MemoryImages(bad={"3.png"})), make_settings(tmp_path, None))
-    before = same_as_computed(broken.folder, split)
-    mended = evaluate("hash", split, make_settings(tmp_path, None))
-    assert mended.folder == broken.folder
-    after = same_as_computed(mended.folder, split)
-    assert before.iou.tolist() != after.iou.tolist()
-
-
-def test_imported_boxes_keep_theirs(tmp_path):
+def test_imported_boxes_store_theirs(tmp_path):
     split = make_split()
     boxes = {e.id: list(e.box) for scene in split.scenes for e in scene.expressions if e.id[-1] in "02468"}
     (tmp_path / "theirs.json").write_text(json.dumps(boxes))
     record, folder = import_boxes(tmp_path / "theirs.json", split, tmp_path / "results")
-    assert record.metrics is not None
     assert int(same_as_computed(folder, split).hit.sum()) == record.metrics.hits > 0

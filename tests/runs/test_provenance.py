@@ -12,7 +12,7 @@ from bench.runs.provenance import environment, git_state, redacted, settings_has
 
 
 @pytest.mark.parametrize(
-    ("word", "shown"),
+    ("word", "published"),
     [
         ("--set=token=hf_abcdefghijklmnop", "--set=token=***"),
         ("hf_abcdefghijklmnop", "***"),
@@ -25,21 +25,21 @@ from bench.runs.provenance import environment, git_state, redacted, settings_has
         ("--set=views=blur", "--set=views=blur"),
     ],
 )
-def test_what_looks_secret_is_hidden(word: str, shown: str) -> None:
-    assert redacted(["/somewhere/bin/bench", "run", word]) == ("bench", "run", shown)
+def test_what_looks_secret_is_hidden(word, published):
+    assert redacted(["/somewhere/bin/bench", "run", word]) == ("bench", "run", published)
 
 
-def test_the_word_after_a_token_flag_and_the_home_folder() -> None:
+def test_the_word_after_a_token_flag_and_the_home_folder():
     argv = ["bench", "run", "--token", "plain-secret", "--weights", f"{Path.home()}/w.pt"]
     assert redacted(argv) == ("bench", "run", "--token", "***", "--weights", "~/w.pt")
 
 
-def git(folder: Path, *words: str) -> None:
+def git(folder, *words):
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
     subprocess.run(["git", "-C", str(folder), *identity, *words], check=True, capture_output=True)
 
 
-def test_dirty_is_changed_code_and_not_new_results(tmp_path: Path) -> None:
+def test_dirty_is_changed_code_and_not_new_results(tmp_path):
     assert git_state(tmp_path) == {"commit": None, "dirty": None}
     git(tmp_path, "init")
     for name in ("bench/a.py", "results/LEADERBOARD.md"):
@@ -61,14 +61,14 @@ def test_dirty_is_changed_code_and_not_new_results(tmp_path: Path) -> None:
     assert git_state(tmp_path / "bench") == {"commit": None, "dirty": None}, "somebody else's checkout around us"
 
 
-def test_environment_names_packages_and_no_host() -> None:
+def test_environment_names_packages_and_no_host():
     facts = environment("cpu", 7, False)
     assert facts["seeds"] == {"python": 7, "numpy": 7, "torch": 7}
     assert facts["packages"]["numpy"] and facts["cpu"] and "gpu" not in facts
     assert socket.gethostname() not in json.dumps(facts)
 
 
-def test_torch_is_not_imported_for_it() -> None:
+def test_torch_is_not_imported_for_it():
     script = (
         "import sys; from bench.runs import provenance as p\n"
         "p.environment('cpu', 0, False); p.git_state(); p.driver_version(); sys.exit('torch' in sys.modules)"
@@ -76,6 +76,6 @@ def test_torch_is_not_imported_for_it() -> None:
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
-def test_settings_hash_does_not_see_the_order() -> None:
+def test_settings_hash_does_not_see_the_order():
     assert settings_hash({"a": 1, "b": {"c": 2, "d": 3}}) == settings_hash({"b": {"d": 3, "c": 2}, "a": 1})
     assert settings_hash({"a": 1}) != settings_hash({"a": 2})

@@ -1,7 +1,5 @@
 """Throughput from the batches: sessions follow one another, ranks run side by side."""
 
-from pathlib import Path
-
 import pytest
 
 from bench.runs.store import dump_time, read_times, throughput
@@ -10,7 +8,7 @@ ONE = {"session": 1, "rank": 0, "batch": 0, "images": 8, "expressions": 56, "sec
 ONE |= {"stages": {"decode": 0.5, "detect": 1.5}, "memory_mb": 100.0, "device_memory_mb": None, "note": ""}
 
 
-def test_sessions_add_up_and_ranks_do_not() -> None:
+def test_sessions_add_up_and_ranks_do_not():
     times = [ONE, ONE | {"batch": 1}, ONE | {"rank": 1, "seconds": 3.0}, ONE | {"session": 2, "memory_mb": 150.0}]
     speed = throughput(times, load_seconds=1.23456)
     assert speed.seconds == 6.0  # max(2 + 2, 3) + 2
@@ -20,12 +18,12 @@ def test_sessions_add_up_and_ranks_do_not() -> None:
     assert (speed.peak_memory_mb, speed.device_memory_mb, speed.load_seconds) == (150.0, None, 1.235)
 
 
-def test_nothing_measured() -> None:
+def test_nothing_measured():
     speed = throughput([], None)
     assert speed.seconds == 0 and speed.images_per_s is None and speed.stages == {}
 
 
-def test_torn_foreign_and_double_lines_are_left_out(tmp_path: Path) -> None:
+def test_torn_foreign_and_double_lines_are_left_out(tmp_path):
     other = ONE | {"rank": 1}
     (tmp_path / "batches.jsonl").write_text(dump_time(ONE) + "not json\n" + dump_time(ONE) + dump_time(other)[:20])
     (tmp_path / "batches.rank1.jsonl").write_text(dump_time(other))
