@@ -16,24 +16,19 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_defaults_come_from_the_project(folder):
+def test_a_file_wins_over_the_project_and_a_flag_over_both(folder):
     resolved = load_settings()
-    assert default_file() == PROJECT / "bench.toml"
-    assert resolved.settings.run.batch_size == 8
+    assert default_file() == PROJECT / "bench.toml" and resolved.settings.run.batch_size == 8
     assert "run.batch_size" not in resolved.origin and resolved.origin["pipelines.mdetr.weights"] == "bench.toml"
-
-
-def test_a_file_wins_over_defaults_and_a_flag_over_both(folder):
     (folder / "bench.toml").write_text("[run]\nbatch_size = 3\nseed = 5\n")
     resolved = load_settings(flags={"run.seed": 9, "run.device": None})
     assert (resolved.settings.run.batch_size, resolved.settings.run.seed) == (3, 9)
     assert resolved.origin["run.batch_size"] == str(folder / "bench.toml")
-    assert resolved.origin["run.seed"] == "flag"
-    assert resolved.settings.run.device == "auto"
+    assert resolved.origin["run.seed"] == "flag" and resolved.settings.run.device == "auto"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[run]\nbatchsize = 3", "did you mean 'batch_size'"),
         ("[runs]\nseed = 3", "did you mean 'run'"),
@@ -43,14 +38,11 @@ def test_a_file_wins_over_defaults_and_a_flag_over_both(folder):
         ("[run\n", "bench.toml"),
     ],
 )
-def test_a_mistake_is_named_with_its_file(folder, text, said):
+def test_a_mistake_is_named_with_its_file(folder, text, message):
     (folder / "bench.toml").write_text(text)
     with pytest.raises(SettingsError, match=r"bench\.toml") as error:
         load_settings()
-    assert said in str(error.value)
-
-
-def test_a_missing_file_is_said(folder):
+    assert message in str(error.value)
     with pytest.raises(SettingsError, match="no such settings file"):
         load_settings(folder / "other.toml")
 
@@ -65,13 +57,9 @@ def test_a_data_set_has_lines_of_its_own(folder):
     assert resolved.table("pipelines", "unknown", "shapes") == {}
 
 
-def test_paths_in_a_users_file_start_there(folder):
-    (folder / "bench.toml").write_text('[pipelines.p]\nweights = "./w.pt"\n')
+def test_paths_in_a_users_file_start_there_and_the_environments_home_wins(folder, monkeypatch):
+    (folder / "bench.toml").write_text('[pipelines.p]\nweights = "./w.pt"\n[data]\nhome = "./cache"\n')
     assert load_settings().table("pipelines", "p", "")["weights"] == str(folder / "w.pt")
-
-
-def test_home_is_the_environments_then_the_files(folder, monkeypatch):
-    (folder / "bench.toml").write_text('[data]\nhome = "./cache"\n')
     assert load_settings().home == folder / "cache"
     monkeypatch.setenv("BENCH_HOME", str(folder / "other"))
     assert load_settings().home == folder / "other"

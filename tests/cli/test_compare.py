@@ -1,10 +1,7 @@
-"""`bench compare` as typed: plain words, the JSON contract, flips with texts, mistakes explained, no torch."""
+"""`bench compare` as typed: plain words, the JSON contract, flips with texts, and mistakes."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 from worlds_of_runs import make_run, scenes_of
@@ -44,38 +41,30 @@ def test_in_plain_words(bench, runs):
     assert "both right 30, only A 0, only B 60, neither 30" in out
     assert "mine-val  120 expressions about 30 images  iou>=0.5" in out
     assert re.search(r"kind +k1 +60 +0 +30 ", out), "where they flip most"
-    code, out, _ = bench("compare", "strong", "weak")
-    assert "A 75.00, B 25.00: A is better by 50.00 points [50.00, 50.00] (p = 0.001)" in out
-
-
-def test_a_difference_that_is_none(bench, runs):
-    code, out, _ = bench("compare", "weak", "other")
-    assert code == 0
+    out = bench("compare", "weak", "other")[1]
     assert "A 25.00, B 25.00: too close to call, B - A = +0.00 points [0.00, 0.00] (p = 1.00)" in out
     assert "4 times in 5" not in out  # images agree in number, so their spread is 0
-    assert "both right 15, only A 15, only B 15" in out
 
 
 def test_how_small_a_difference_would_show(bench, tmp_path):
     hits = [1, 0, 0, 0] * 30
-    flipped = [1 - hit if n % 17 == 3 else hit for n, hit in enumerate(hits)]
-    flipped = [1 if n % 29 == 2 else 0 if n % 16 == 0 else hit for n, hit in enumerate(flipped)]
+    flipped = [
+        1 if n % 29 == 2 else 0 if n % 16 == 0 else 1 - hit if n % 17 == 3 else hit for n, hit in enumerate(hits)
+    ]
     for name, marks in (("x", hits), ("y", flipped)):
         make_run(tmp_path / "results", name, SCENES, marks)
-    _, out, _ = bench("compare", "x", "y", "--json")
-    (pair,) = json.loads(out.splitlines()[-1])["pairs"]
+    (pair,) = json.loads(bench("compare", "x", "y", "--json")[1].splitlines()[-1])["pairs"]
     assert not pair["significant"]
-    _, out, _ = bench("compare", "x", "y")
-    assert f"would show 4 times in 5: {100 * pair['detectable']:.2f} points" in out
+    assert f"would show 4 times in 5: {100 * pair['detectable']:.2f} points" in bench("compare", "x", "y")[1]
 
 
 def test_several_pairs_and_the_flags(bench, runs):
     words = ("compare", "weak", "other", "strong", "--json", "--draws", "500", "--seed", "4", "--confidence", "0.9")
     code, out, err = bench(*words)
     assert code == 0 and len(out.splitlines()) == 1 and "after Holm" in err
-    found = json.loads(out)
-    assert [(pair["a"], pair["b"]) for pair in found["pairs"]] == [("A", "B"), ("A", "C"), ("B", "C")]
-    assert (found["draws"], found["seed"], found["confidence"]) == (500, 4, 0.9)
+    report = json.loads(out)
+    assert [(pair["a"], pair["b"]) for pair in report["pairs"]] == [("A", "B"), ("A", "C"), ("B", "C")]
+    assert (report["draws"], report["seed"], report["confidence"]) == (500, 4, 0.9)
     fewer = json.loads(bench(*words, "--baseline-only")[1])
     assert [(pair["a"], pair["b"]) for pair in fewer["pairs"]] == [("A", "B"), ("A", "C")]
 
@@ -124,7 +113,7 @@ def test_an_older_run_gets_its_outcomes(bench, own_data):
 
 
 @pytest.mark.parametrize(
-    ("argv", "says"),
+    ("argv", "message"),
     [
         (("weak",), "two runs"),
         (("weak", "weak"), "given twice"),
@@ -134,10 +123,10 @@ def test_an_older_run_gets_its_outcomes(bench, own_data):
         (("weak", "gone"), "no run is called"),
     ],
 )
-def test_mistakes_are_explained(bench, runs, argv, says):
+def test_mistakes_are_explained(bench, runs, argv, message):
     code, out, err = bench("compare", *argv)
     assert (code, out) == (2, "")
-    assert says in err and "Traceback" not in err
+    assert message in err and "Traceback" not in err
 
 
 def test_the_page_names_every_key(bench, runs):
@@ -158,18 +147,3 @@ def test_the_page_names_every_key(bench, runs):
     section = page.split("## `--json`")[1].split("\n## ")[0]
     cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
     assert {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)} == set(keys(whole))
-
-
-def test_torch_is_not_imported(tmp_path, runs):
-    program = (
-        "import sys, bench.cli.main as m\n"
-        "sys.argv = ['bench', 'compare', 'weak', 'strong', '--json']\n"
-        "try:\n    m.main()\n"
-        "finally:\n    print([n for n in ('torch', 'clipvg', 'pipelines') if n in sys.modules], file=sys.stderr)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, env={**os.environ}
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines()[-1] == "[]"
-    assert json.loads(done.stdout)["pairs"][0]["significant"]

@@ -1,4 +1,4 @@
-"""`bench label score`: every scorer on every file, said, drawn, kept, and not done twice."""
+"""`bench label score`: every scorer on every file, printed, drawn, stored, and not done twice."""
 
 import hashlib
 import json
@@ -29,16 +29,16 @@ TINY = PROJECT / "clipvg" / "weights" / "tiny-clipvg.safetensors"
 
 
 class CountedPipeline(HashPipeline):
-    """Answers by the name of its weights, and remembers every batch that any of its kind was shown."""
+    """Answer by the name of its weights, and keep the scenes that any of its kind grounded."""
 
-    shown: list[str] = []  # noqa: RUF012 - of all of them, on purpose
+    scenes: list[str] = []  # noqa: RUF012 - of all of them, on purpose
 
     def __init__(self, context):
         weights = Path(context.options["weights"])
         super().__init__(replace(context, options={"salt": weights.stem + weights.parent.name}))
 
     def ground(self, batch):
-        self.shown.extend(scene.id for scene in batch)
+        self.scenes.extend(scene.id for scene in batch)
         return super().ground(batch)
 
     def _box(self, scene, word):
@@ -50,7 +50,7 @@ def world(tmp_path, monkeypatch):
     """Six images of shapes, two label files about them, two scorers."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "pipeline_factory", lambda name: CountedPipeline)
-    CountedPipeline.shown.clear()
+    CountedPipeline.scenes.clear()
     (tmp_path / "bench.toml").write_text("[data.shapes]\ntrain = 6\n[run]\ndevice = 'cpu'\n")
     template = labels(tmp_path, "template", source="template")
     labels(tmp_path, "relation", source="relation", first=1)
@@ -91,7 +91,8 @@ def run(*argv):
 
 
 def scored(*argv):
-    run(*argv)
+    table = run(*argv).stdout
+    assert "≥ 0.5" in table and "reliability/reliability.svg" in table
     return json.loads(Path("reliability/reliability.json").read_text())
 
 
@@ -139,39 +140,31 @@ def test_the_numbers_are_those_of_an_evaluation(world):
 
 
 def test_nothing_is_scored_twice(world, caplog):
-    first = scored(*BOTH)
-    assert len(CountedPipeline.shown) == 2 * (6 + 5)
-    files = {path.name: path.read_bytes() for path in Path("reliability").glob("*.jsonl")}
-    CountedPipeline.shown.clear()
-    again = scored(*BOTH)
-    assert CountedPipeline.shown == [] and "m2 on relation: done before" in caplog.text
-    assert again["pairs"] == first["pairs"]
+    def scored_again(*words):
+        CountedPipeline.scenes.clear()
+        return scored(*BOTH, *words), len(CountedPipeline.scenes)
+
+    first, count = scored_again()
+    assert count == 2 * (6 + 5)
+    rows = Path("reliability/m1--template.jsonl").read_bytes()
+    again, count = scored_again()
+    assert count == 0 and "m2 on relation: done before" in caplog.text and again["pairs"] == first["pairs"]
     # What changed is scored again, and nothing else: another file, lost rows, other weights, another protocol.
     labels(world, "relation", source="relation", first=2)
-    assert [p["rows"] for p in scored(*BOTH)["pairs"]][1] < first["pairs"][1]["rows"]
-    assert len(CountedPipeline.shown) == 2 * 4
-    CountedPipeline.shown.clear()
+    again, count = scored_again()
+    assert count == 2 * 4 and again["pairs"][1]["rows"] < first["pairs"][1]["rows"]
     Path("reliability/m1--template.jsonl").write_text("")
-    scored(*BOTH)
-    assert (
-        len(CountedPipeline.shown) == 6
-        and Path("reliability/m1--template.jsonl").read_bytes() == files["m1--template.jsonl"]
-    )
-    CountedPipeline.shown.clear()
+    assert scored_again()[1] == 6 and Path("reliability/m1--template.jsonl").read_bytes() == rows
     (world / "m2.safetensors").write_text("other weights")
-    scored(*BOTH)
-    assert len(CountedPipeline.shown) == 6 + 4
-    CountedPipeline.shown.clear()
-    scored(*BOTH, "--batch-size", "3")
-    assert CountedPipeline.shown == []
-    assert scored(*BOTH, "--protocol", "letterbox-clamped")["protocol"] == "letterbox-clamped"
-    assert len(CountedPipeline.shown) == 2 * (6 + 4)
+    assert scored_again()[1] == 6 + 4 and scored_again("--batch-size", "3")[1] == 0
+    again, count = scored_again("--protocol", "letterbox-clamped")
+    assert count == 2 * (6 + 4) and again["protocol"] == "letterbox-clamped"
 
 
-def test_a_stopped_scoring_goes_on_where_it_was(world, monkeypatch):
+def test_a_stopped_scoring_continues(world, monkeypatch):
     class Stopped(CountedPipeline):
         def ground(self, batch):
-            if len(self.shown) >= 11:
+            if len(self.scenes) >= 11:
                 raise KeyboardInterrupt
             return super().ground(batch)
 
@@ -181,16 +174,16 @@ def test_a_stopped_scoring_goes_on_where_it_was(world, monkeypatch):
     record = json.loads(Path("reliability/reliability.json").read_text())
     assert [(p["scorer"], p["source"]) for p in record["pairs"]] == [("m1", "template"), ("m1", "relation")]
     monkeypatch.setattr(registry, "pipeline_factory", lambda name: CountedPipeline)
-    CountedPipeline.shown.clear()
-    assert len(scored(*BOTH)["pairs"]) == 4 and len(CountedPipeline.shown) == 11
+    CountedPipeline.scenes.clear()
+    assert len(scored(*BOTH)["pairs"]) == 4 and len(CountedPipeline.scenes) == 11
 
 
 def test_official_files_and_back(world):
     args = ("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-train")
     (pair,) = scored(*args)["pairs"]
-    CountedPipeline.shown.clear()
+    CountedPipeline.scenes.clear()
     scored(*args, "--lists")  # from the rows that are there
-    assert CountedPipeline.shown == []
+    assert CountedPipeline.scenes == []
     folder = Path("reliability/m1--template")
     assert len(list(folder.glob("*.pth"))) == 14
     kept = read_index_list(folder / "shapes_train_pseudo_refine_0_1.pth", "shapes")
@@ -198,8 +191,9 @@ def test_official_files_and_back(world):
     assert sum(len(scene.expressions) for scene in kept) == sum(row["reliability"] > 0.1 for row in rows) > 0
     official = folder / "shapes_train_pseudo_iou_result.pth"
     assert [iou for *_, iou in read_iou_result(official)] == [row["reliability"] for row in rows]
-    said = run("--from", official, "--out", "drawn", "--json")
-    (drawn,) = json.loads(said.stdout.splitlines()[-1])["pairs"]
+    (line,) = run("--from", official, "--out", "drawn", "--json").stdout.splitlines()
+    (drawn,) = json.loads(line)["pairs"]
+    assert "counts" not in drawn and json.loads(line)["folder"] == "drawn"
     assert {key: drawn[key] for key in ("rows", "mean", "at_0", "at_least", "no_box")} == {
         key: pair[key] for key in ("rows", "mean", "at_0", "at_least", "no_box")
     }
@@ -207,15 +201,6 @@ def test_official_files_and_back(world):
     index = run(folder / "shapes_train_pseudo_refine_0_1.pth", "-m", "m1.safetensors", "-s", "shapes-train", "--json")
     (again,) = json.loads(index.stdout.splitlines()[-1])["pairs"]
     assert again["rows"] == sum(row["reliability"] > 0.1 for row in rows)
-
-
-def test_a_table_and_json(world):
-    said = run(*BOTH, "--json").stdout.splitlines()
-    assert len(said) == 1
-    held = json.loads(said[0])
-    assert held["folder"] == "reliability" and "counts" not in held["pairs"][0] and "at_least" in held["pairs"][0]
-    table = run(*BOTH).stdout
-    assert "≥ 0.5" in table and "template" in table and "SR" in table and "reliability/reliability.svg" in table
 
 
 def test_names(world, caplog):
@@ -229,16 +214,15 @@ def test_names(world, caplog):
     assert [s["name"] for s in record["sources"]] == ["template-1", "template-2"]
     assert "template.jsonl is template-1" in caplog.text and "more.jsonl is template-2" in caplog.text
     assert unique_names(["a", "b", "a", "a-1"]) == ["a-2", "b", "a-3", "a-1"]
-    said = {"1": {"source": "caption"}, "2": {"source": "caption"}}
-    assert source_name(Path("x.jsonl"), 2, said) == "caption"
-    assert (
-        source_name(Path("x.jsonl"), 3, said) == source_name(Path("x.jsonl"), 2, said | {"2": {"source": "a"}}) == "x"
-    )
+    provenance = {"1": {"source": "caption"}, "2": {"source": "caption"}}
+    assert source_name(Path("x.jsonl"), 2, provenance) == "caption"
+    assert source_name(Path("x.jsonl"), 3, provenance) == "x"
+    assert source_name(Path("x.jsonl"), 2, provenance | {"2": {"source": "a"}}) == "x"
     assert source_name(Path("1_unc_train_pseudo_template_0_5.pth"), 3, {}) == "template"
     assert source_name(Path("unc_train_pseudo.pth"), 3, {}) == "unc_train_pseudo"
 
 
-def test_weights_that_nobody_knows_of(world, caplog):
+def test_weights_without_a_record(world, caplog):
     (world / "m1.json").unlink()
     (world / "m2.json").write_text("no json")
     record = scored(*BOTH)
@@ -248,7 +232,7 @@ def test_weights_that_nobody_knows_of(world, caplog):
 
 
 @pytest.mark.parametrize(
-    ("argv", "error", "said"),
+    ("argv", "error", "message"),
     [
         ((), UsageError, "a label file and --scorer and --split missing"),
         (("template.jsonl", "-m", "m1.safetensors"), UsageError, "--split missing"),
@@ -262,18 +246,18 @@ def test_weights_that_nobody_knows_of(world, caplog):
         (("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-train", "--out", "m1.json"), RunError, r"m1\.json"),
     ],
 )  # fmt: skip
-def test_mistakes_are_explained(world, argv, error, said):
+def test_mistakes_are_explained(world, argv, error, message):
     (world / "empty.jsonl").touch()
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         run(*argv)
-    assert issubclass(error, BenchError) and CountedPipeline.shown == []
+    assert issubclass(error, BenchError) and CountedPipeline.scenes == []
 
 
 def test_the_summary_by_hand():
-    found = summary([0.0, 0.0005, 0.3, 0.5, 0.7, 1.0])
-    assert found["rows"] == 6 and found["at_0"] == 1 and found["mean"] == pytest.approx(2.5005 / 6)
-    assert [found["at_least"][h] for h in ("0.0", "0.3", "0.5", "0.9")] == [1, 4 / 6, 3 / 6, 1 / 6]
-    assert [place for place, count in enumerate(found["counts"]) if count] == [0, 299, 499, 699, BINS - 1]
+    numbers = summary([0.0, 0.0005, 0.3, 0.5, 0.7, 1.0])
+    assert numbers["rows"] == 6 and numbers["at_0"] == 1 and numbers["mean"] == pytest.approx(2.5005 / 6)
+    assert [numbers["at_least"][h] for h in ("0.0", "0.3", "0.5", "0.9")] == [1, 4 / 6, 3 / 6, 1 / 6]
+    assert [place for place, count in enumerate(numbers["counts"]) if count] == [0, 299, 499, 699, BINS - 1]
     assert summary([])["mean"] is None and summary([0.0])["at_least"]["0.1"] == 0
 
 

@@ -41,7 +41,7 @@ def test_named_runs_and_json(bench, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
         (["three"], "three"),
         (["--training", "nowhere"], "nowhere: has no curves.svg"),
@@ -50,7 +50,7 @@ def test_named_runs_and_json(bench, tmp_path):
         (["-o", "empty"], "no finished run on file:mine"),
     ],
 )
-def test_mistakes_are_one_message(bench, tmp_path, arguments, said):
+def test_mistakes_are_one_message(bench, tmp_path, arguments, message):
     code, out, err = bench("report", "-o", "out", "--split", "file:mine.jsonl", *arguments)
-    assert (code, out) == (2, "") and err.startswith("bench: ") and said in err
+    assert (code, out) == (2, "") and err.startswith("bench: ") and message in err
     assert not (tmp_path / "report.html").exists()
