@@ -1,4 +1,4 @@
-"""Every grounder except CLIP-VG; what each method brings is declared here, and imported when it is asked for."""
+"""Every grounder except CLIP-VG; methods are declared here, and imported when they are used."""
 
 from bench.registry import Method
 

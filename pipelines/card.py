@@ -1,7 +1,7 @@
 """Pipeline cards: what weights were trained on, from the `card` table that stands beside them in bench.toml.
 
-A card is true of the weights it was written for. When a run has others, known_weights.toml says what is known of them,
-the record beside them what `bench train` trained them on. What nobody wrote down is "unknown".
+A card is true of the weights it was written for. For other weights, known_weights.toml has what is known of them, and
+the record beside them what `bench train` trained them on. Everything else is "unknown".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bench.settings import Table, parse_table, shipped_options, weights_named
 
 Options = TypeVar("Options", bound=Table)
 
-# Of several weights the one that says most against a row counts; what nobody stated may hide annotations.
+# Of several weights the worst for a row counts; an unstated supervision may hide annotations.
 WORST_FIRST = {
     "saw_test_images": ("yes", "unknown", "no"),
     "supervision": ("full", "mixed", "unknown", "pseudo", "zero-shot", "none"),

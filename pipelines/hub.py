@@ -19,7 +19,7 @@ from bench.hashing import places_of, sha256_file
 from pipelines.weights import first_line
 
 WEIGHTS = ("*.safetensors", "*.bin")
-SHOWN = 6  # keys in a message
+LISTED = 6  # keys in a message
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _PART = re.compile(r"[\w][\w.-]*")
 
@@ -69,10 +69,10 @@ def load_model(auto_class: Any, name: str, context: PipelineContext, what: str, 
     model, report = load_pretrained(auto_class, name, context, what, output_loading_info=True, **kwargs)
     random = sorted(map(str, report["missing_keys"])) + sorted(map(str, report["mismatched_keys"]))
     if random:
-        more = f" and {len(random) - SHOWN} more" if len(random) > SHOWN else ""
+        more = f" and {len(random) - LISTED} more" if len(random) > LISTED else ""
         raise WeightsError(
-            f"{what}: {name} is no complete checkpoint of {type(model).__name__}: it lacks {len(random)} of its keys: "
-            f"{', '.join(random[:SHOWN])}{more}"
+            f"{what}: {name} is no complete checkpoint of {type(model).__name__}: {len(random)} of its keys are "
+            f"missing: {', '.join(random[:LISTED])}{more}"
         )
     return model.eval().to(context.device)
 
@@ -97,7 +97,7 @@ def find_weights(name: str, files: Sequence[str], context: PipelineContext, what
         try:
             cache = str(cache_folder(context))
             return Path(hf_hub_download(f"{owner}/{model}", file, cache_dir=cache, local_files_only=context.offline))
-        except EntryNotFoundError as error:  # offline too: "not cached" does not say that there is none
+        except EntryNotFoundError as error:  # offline too: a file that is not cached may exist
             failure = error
         except Exception as error:  # the hub raises many kinds
             raise _not_reached(f"{owner}/{model}", context, what, error) from None

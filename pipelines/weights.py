@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Module = TypeVar("Module", bound="nn.Module")
-SHOWN = 6  # keys of each kind in a diff
+LISTED = 6  # keys of each kind in a diff
 MANY_ROWS = 4096  # of a table that may be kept sparse
 
 
@@ -188,8 +188,8 @@ def load_matching(module: Module, state: Mapping[str, Tensor]) -> Module:
 def _listed(what: str, keys: list[str]) -> str:
     if not keys:
         return ""
-    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return f"{len(keys)} keys {what}: {', '.join(keys[:SHOWN])}{more}"
+    more = f" and {len(keys) - LISTED} more" if len(keys) > LISTED else ""
+    return f"{len(keys)} keys {what}: {', '.join(keys[:LISTED])}{more}"
 
 
 def _decoded(value: str) -> Any:

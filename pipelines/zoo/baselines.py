@@ -73,7 +73,7 @@ class ProposalOptions(Table):
 def whole_image(context: PipelineContext) -> Baseline:
     """Open whole-image: the image's own edges."""
     parse_options(Table, context)
-    return _placed(context, "the whole image, whatever is asked", WHOLE)
+    return _placed(context, "the whole image, whatever the expression", WHOLE)
 
 
 @takes(CentreOptions)

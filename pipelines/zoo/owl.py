@@ -51,7 +51,7 @@ class Owl:
         self.side = int(config.vision_config.image_size)
         self.longest = int(config.text_config.max_position_embeddings)
         self._texts: dict[str, tuple[Tensor, str]] = {}
-        summary = "the patch that the expression likes best says its box"
+        summary = "the box of the patch with the expression's highest score"
         paper = "Minderer et al., OWL-ViT, ECCV 2022; OWLv2, NeurIPS 2023"
         self.card = model_card(options, context, self.model, accelerated, summary, paper)
 

@@ -60,7 +60,7 @@ class VisionLanguage:
         self.coordinates = COORDINATES[family]
         # The vision tower; the decoder, a token at a time over a growing cache, is left as it is.
         accelerated = context.acceleration.apply(self.model, [self.model.model.visual])
-        summary = f"a vision-language model asked for a box; it counts {self.coordinates}"
+        summary = f"a vision-language model prompted for a box; it counts {self.coordinates}"
         paper = "Bai et al., Qwen2.5-VL Technical Report, 2025; Qwen3-VL Technical Report, 2025"
         self.card = model_card(options, context, self.model, accelerated, summary, paper)
 

@@ -29,8 +29,8 @@ def loaded():
     """The first 16 scenes of shapes-val as a pipeline sees them, and the scenes themselves."""
     images = ShapesImages(2026)
     scenes = [make_scene(2026, "val", i) for i in range(16)]
-    seen = [LoadedScene(s.id, images.load(s), tuple(e.query for e in s.expressions)) for s in scenes]
-    return scenes, seen
+    samples = [LoadedScene(s.id, images.load(s), tuple(e.query for e in s.expressions)) for s in scenes]
+    return scenes, samples
 
 
 @pytest.fixture

@@ -112,8 +112,8 @@ def test_supervision_of_the_weights_in_force(context, pipeline, dataset, weights
     card = CardOptions(**shipped_options(pipeline, dataset)["card"])
     here = context(name=pipeline, dataset=dataset)
     assert card_in_force(card, {"model": weights}, here)["supervision"] == word
-    said = card.model_copy(update={"supervision": "pseudo"})
-    assert card_in_force(said, {"model": weights}, here)["supervision"] == "pseudo"
+    stated = card.model_copy(update={"supervision": "pseudo"})
+    assert card_in_force(stated, {"model": weights}, here)["supervision"] == "pseudo"
 
 
 def test_every_card_of_bench_toml_names_its_supervision():

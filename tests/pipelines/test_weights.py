@@ -1,4 +1,4 @@
-"""Weights: where they are found, and what is refused."""
+"""Weights: where files are searched, and which are refused."""
 
 import logging
 import pickle
@@ -51,8 +51,8 @@ def test_equal_weights_are_equal_files(tmp_path):
     for file in files:
         weights.write_safetensors(file, {"b": torch.arange(5.0), "a": torch.ones(3, 2)}, metadata)
     assert len({file.read_bytes() for file in files}) == 1
-    tensors, held = weights.read_safetensors(files[0])
-    assert held == metadata and torch.equal(tensors["b"], torch.arange(5.0))
+    tensors, stored = weights.read_safetensors(files[0])
+    assert stored == metadata and torch.equal(tensors["b"], torch.arange(5.0))
 
 
 def test_another_architecture_is_refused_with_the_keys(tmp_path):

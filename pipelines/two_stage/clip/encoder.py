@@ -145,7 +145,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _published(options: ClipOptions, precision: str, context: PipelineContext) -> tuple[Any, Mapping[str, str]]:
-    """Open weights by tag, cached or downloaded. OpenAI's need QuickGELU, as the tag's card says."""
+    """Open weights by tag, cached or downloaded. OpenAI's need QuickGELU, as the tag's card has it."""
     if context.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     card = open_clip.get_pretrained_cfg(options.model, options.pretrained)

@@ -22,19 +22,19 @@ def pipeline(context):
 
 
 def test_most_attribute_expressions_are_found(pipeline, loaded):
-    scenes, seen = loaded
+    scenes, images = loaded
     truth = {e.id: e for s in scenes for e in s.expressions}
     hits = [
         float(iou_elementwise(p.box, truth[p.id].box)) >= 0.5
-        for p in pipeline.ground(seen)
+        for p in pipeline.ground(images)
         if truth[p.id].kind == "attribute"
     ]
     assert len(hits) > 20 and np.mean(hits) > 0.8
 
 
 def test_answers_are_in_order_and_among_the_proposals(pipeline, loaded):
-    scenes, seen = loaded
-    answers = pipeline.ground(seen)
+    scenes, images = loaded
+    answers = pipeline.ground(images)
     assert [p.id for p in answers] == [e.id for s in scenes for e in s.expressions]
     for scene in scenes:
         mine = [p for p in answers if p.id.startswith(scene.id)]
@@ -44,9 +44,9 @@ def test_answers_are_in_order_and_among_the_proposals(pipeline, loaded):
 
 
 def test_odd_texts_are_answered_and_a_cut_is_noted(pipeline, loaded):
-    _, seen = loaded
+    _, images = loaded
     texts = ("⭐🔴", "النجمة الحمراء", "the red star " * 170, "x")
-    scene = LoadedScene("s", seen[0].image, tuple(Query(str(i), t) for i, t in enumerate(texts)))
+    scene = LoadedScene("s", images[0].image, tuple(Query(str(i), t) for i, t in enumerate(texts)))
     answers = pipeline.ground([scene])
     assert all(p.box is not None and np.isfinite(p.box).all() for p in answers)
     assert [bool(p.note) for p in answers] == [False, False, True, False]
@@ -55,12 +55,12 @@ def test_odd_texts_are_answered_and_a_cut_is_noted(pipeline, loaded):
 
 def test_texts_are_encoded_once(context, monkeypatch):
     encoder = ClipEncoder(TINY_CLIP, context())
-    asked = []
+    calls = []
     encode = encoder.model.encode_text
-    monkeypatch.setattr(encoder.model, "encode_text", lambda t, **k: asked.append(len(t)) or encode(t, **k))
+    monkeypatch.setattr(encoder.model, "encode_text", lambda t, **k: calls.append(len(t)) or encode(t, **k))
     first = encoder.encode_texts(["a", "b", "a"])
     again = encoder.encode_texts(["b", "c"])
-    assert asked == [2, 1]
+    assert calls == [2, 1]
     assert torch.equal(first[0], first[2]) and torch.equal(first[1], again[0])
     assert torch.allclose(first.norm(dim=1), torch.ones(3), atol=1e-5)
 
@@ -74,9 +74,9 @@ def test_buckets_do_not_matter(context):
 
 def test_half_precision_chooses_the_same_regions(context, loaded):
     """Where bfloat16 decides otherwise, the two candidates were near equals."""
-    _, seen = loaded
-    full = two_stage(context()).ground(seen)
-    half = two_stage(context(dtype="bfloat16")).ground(seen)
+    _, images = loaded
+    full = two_stage(context()).ground(images)
+    half = two_stage(context(dtype="bfloat16")).ground(images)
     other = [(a, b) for a, b in zip(full, half, strict=True) if a.box != b.box]
     assert len(other) <= 0.05 * len(full)
     assert all(a.score < 0.7 for a, _ in other)
@@ -85,23 +85,23 @@ def test_half_precision_chooses_the_same_regions(context, loaded):
 def test_openai_weights_come_with_quickgelu(context, monkeypatch, tmp_path):
     """By tag, as published: the tag's card says that they were trained with QuickGELU."""
     (tmp_path / "ViT-B-16.pt").write_bytes(b"weights")
-    asked = {}
+    calls = {}
     monkeypatch.setattr(encoder_module.open_clip, "download_pretrained", lambda card, **k: tmp_path / "ViT-B-16.pt")
-    monkeypatch.setattr(encoder_module.open_clip, "create_model", lambda *a, **k: asked.update(k, name=a[0]))
+    monkeypatch.setattr(encoder_module.open_clip, "create_model", lambda *a, **k: calls.update(k, name=a[0]))
     _, hashes = encoder_module.open_model(ClipOptions(), context())
-    assert asked["name"] == "ViT-B-16" and asked["pretrained"] == "openai" and asked["force_quick_gelu"]
+    assert calls["name"] == "ViT-B-16" and calls["pretrained"] == "openai" and calls["force_quick_gelu"]
     assert hashes == {"ViT-B-16.pt": hashlib.sha256(b"weights").hexdigest()}
     encoder_module.open_model(ClipOptions(pretrained="laion2b_s34b_b88k"), context())
-    assert not asked["force_quick_gelu"]
+    assert not calls["force_quick_gelu"]
 
 
 def test_options_change_the_answer(context, loaded):
-    _, seen = loaded
+    _, images = loaded
     base = context()
     scores = []
     for change in ({}, {"views": ["crop"]}, {"views": ["blur"]}, {"subtract": 1.0}, {"prompt": "{} {}"}):
         ctx = context(options=merged(base.options, {"ranker": change}))
-        scores.append([p.score for p in two_stage(ctx).ground(seen[:2])])
+        scores.append([p.score for p in two_stage(ctx).ground(images[:2])])
     assert len({tuple(np.round(s, 5)) for s in scores}) == len(scores)
 
 
@@ -111,10 +111,10 @@ def reclip(context):
 
 
 def test_rules_find_what_clip_alone_does_not(pipeline, reclip, loaded):
-    scenes, seen = loaded
+    scenes, images = loaded
     truth = {e.id: e for s in scenes for e in s.expressions}
 
-    grounded = {grounder: grounder.ground(seen[:8]) for grounder in (pipeline, reclip)}
+    grounded = {grounder: grounder.ground(images[:8]) for grounder in (pipeline, reclip)}
 
     def hits(grounder, kinds):
         answers = [p for p in grounded[grounder] if truth[p.id].kind in kinds]
@@ -126,10 +126,10 @@ def test_rules_find_what_clip_alone_does_not(pipeline, reclip, loaded):
 
 def test_clips_are_added_up(context, loaded):
     """The same CLIP twice is one CLIP twice as sure."""
-    _, seen = loaded
+    _, images = loaded
     tiny = TINY_CLIP.model_dump()
     once, twice = (two_stage(context(options=merged(context().options, {"ensemble": more}))) for more in ([], [tiny]))
-    a, b = (pipeline.ranker.rank(seen[:1], pipeline.proposer.propose(seen[:1]))[0] for pipeline in (once, twice))
+    a, b = (pipeline.ranker.rank(images[:1], pipeline.proposer.propose(images[:1]))[0] for pipeline in (once, twice))
     np.testing.assert_allclose(b, a**2 / (a**2).sum(1, keepdims=True), atol=1e-5)
     assert twice.card.parameters > once.card.parameters and "tiny-clip + tiny-clip" in twice.card.summary
 

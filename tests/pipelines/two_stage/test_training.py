@@ -73,8 +73,8 @@ def test_a_trained_detector_opens(make, context, loaded, pipeline):
     assert made.path.name == f"{kind}.safetensors" and made.recipe["epochs"] == 2
     assert 0 <= made.score["recall@0.75"] <= made.score["recall@0.5"] <= 1
     table = {"kind": kind, "weights": str(made.path), "confidence": 0.0}
-    (found,) = open_proposer(table, "test", context()).propose([LoadedScene("s", loaded[1][0].image, ())])
-    assert len(found) >= 2 and set(found.labels) <= {*SHAPES, ""}
+    (proposals,) = open_proposer(table, "test", context()).propose([LoadedScene("s", loaded[1][0].image, ())])
+    assert len(proposals) >= 2 and set(proposals.labels) <= {*SHAPES, ""}
 
 
 @pytest.mark.parametrize("pipeline", ["ssd-clip", "detr-clip"])
@@ -99,8 +99,8 @@ def test_a_torchvision_network_goes_through_its_file(job, context, tmp_path, loa
     assert task.names == SHAPES  # of which COCO knows none
     task.save(tmp_path / "ssd.safetensors")
     table = {"kind": "ssd", "weights": str(tmp_path / "ssd.safetensors"), "confidence": 0.0}
-    (found,) = open_proposer(table, "test", context()).propose([LoadedScene("s", loaded[1][0].image, ())])
-    assert len(found) and set(found.labels) <= {*SHAPES, ""}
+    (proposals,) = open_proposer(table, "test", context()).propose([LoadedScene("s", loaded[1][0].image, ())])
+    assert len(proposals) and set(proposals.labels) <= {*SHAPES, ""}
 
 
 def test_a_trained_clip_opens(make, context):
@@ -112,16 +112,16 @@ def test_a_trained_clip_opens(make, context):
 
 def test_the_first_step_of_a_batch_is_taken_whole(make):
     """The check's loss is that of all scenes together, and so are its gradients."""
-    found = gradient_check(make("ssd-clip", "clip"))
+    checked = gradient_check(make("ssd-clip", "clip"))
     task = make("ssd-clip", "clip")
     data = task.dataset(augment=False)
     terms = task.losses(task.collate([data.sample(0, row) for row in range(len(data))]), torch.Generator())
-    assert found["rows"] == len(data) and found["loss"] == pytest.approx(
+    assert checked["rows"] == len(data) and checked["loss"] == pytest.approx(
         sum(t.item() for t in terms.values()), rel=1e-5
     )
     sum(terms.values()).backward()
     expected = task.model.visual.conv1.weight.grad.norm().item()
-    assert found["gradient_norms"]["visual.conv1.weight"] == pytest.approx(expected, rel=1e-4)
+    assert checked["gradient_norms"]["visual.conv1.weight"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(("pipeline", "part"), PARTS)

@@ -13,8 +13,8 @@ QUERIES = (Query("a", "the dogs on the left"), Query("b", "red thing"))
 SCENE = LoadedScene("s", np.zeros((100, 200, 3), np.uint8), QUERIES)
 
 
-class Found:
-    """A proposer that finds what it is told."""
+class FixedProposer:
+    """A proposer of fixed boxes."""
 
     sha256, parameters, accelerated, annotated = {"w": "0"}, 1, frozenset(), ""
 
@@ -26,9 +26,9 @@ class Found:
 
 
 @pytest.fixture
-def found(monkeypatch):
+def propose(monkeypatch):
     def use(boxes, labels):
-        monkeypatch.setattr("pipelines.zoo.baselines.open_proposer", lambda *_: Found(boxes, labels))
+        monkeypatch.setattr("pipelines.zoo.baselines.open_proposer", lambda *_: FixedProposer(boxes, labels))
 
     return use
 
@@ -50,29 +50,29 @@ def test_the_fixed_box_is_the_best_of_the_train_split():
     assert best == pytest.approx((0.25, 0.5, 0.5, 0.75))
 
 
-def test_chosen_proposals(context, found):
-    found([(0, 0, 10, 10), (0, 0, 90, 90), (20, 20, 30, 30)], ("cat", "tree", "dog"))
+def test_chosen_proposals(context, propose):
+    propose([(0, 0, 10, 10), (0, 0, 90, 90), (20, 20, 30, 30)], ("cat", "tree", "dog"))
     assert answers(baselines.largest_proposal, context) == [(0, 0, 90, 90)] * 2
     assert answers(baselines.label_only, context) == [(20, 20, 30, 30), (0, 0, 10, 10)]
     first, second = (answers(baselines.random_proposal, context) for _ in range(2))
     assert first == second
 
 
-def test_labels_are_whole_words(context, found):
-    found([(0, 0, 10, 10), (20, 20, 30, 30)], ("do", "on the left"))
+def test_labels_are_whole_words(context, propose):
+    propose([(0, 0, 10, 10), (20, 20, 30, 30)], ("do", "on the left"))
     assert answers(baselines.label_only, context)[0] == (20, 20, 30, 30)
 
 
-def test_random_is_spread_over_the_proposals(context, found):
-    found([(i, 0, i + 1, 10) for i in range(4)], ("",) * 4)
+def test_random_is_spread_over_the_proposals(context, propose):
+    propose([(i, 0, i + 1, 10) for i in range(4)], ("",) * 4)
     scene = LoadedScene("s", SCENE.image, tuple(Query(str(i), "x") for i in range(400)))
     boxes = [p.box for p in baselines.random_proposal(context("x", options={})).ground([scene])]
     counts = np.unique([b[0] for b in boxes], return_counts=True)[1]
     assert len(counts) == 4 and counts.min() > 60
 
 
-def test_nothing_found_is_answered_with_the_whole_image(context, found):
-    found([], ())
+def test_nothing_found_is_answered_with_the_whole_image(context, propose):
+    propose([], ())
     for factory in (baselines.largest_proposal, baselines.random_proposal, baselines.label_only):
         assert answers(factory, context) == [(0, 0, 200, 100)] * 2
 
@@ -90,11 +90,11 @@ def test_what_a_baseline_learned_from(context):
 
 
 @pytest.fixture
-def nearest(context, found):
+def nearest(context, propose):
     """nearest(labels, *texts): label-clip's answers where a detector finds a box of each label, best first."""
 
     def make(labels, *texts, image=SCENE.image):
-        found([(i, 0, i + 10, 10) for i in range(len(labels))], labels)
+        propose([(i, 0, i + 10, 10) for i in range(len(labels))], labels)
         queries = tuple(Query(str(n), text) for n, text in enumerate(texts))
         return label_clip(context("label-clip")).ground([LoadedScene("s", image, queries)])
 

@@ -1,4 +1,4 @@
-"""Florence-2: asked as the processor asks, features shared, and boxes out of the tokens it writes."""
+"""Florence-2: prompted as by its processor, features shared, and boxes out of the tokens it writes."""
 
 import numpy as np
 import pytest
@@ -37,8 +37,8 @@ def test_asked_as_the_processor_asks(build, library, scenes):
         canvas = for_processor(scene.image)
         texts = [query.text for query in scene.queries]
         pixels = pipeline.processor.image_processor(images=canvas, return_tensors="pt")
-        seen = pipeline.model.get_image_features(pixels["pixel_values"], return_dict=True)
-        ours = pipeline.generation_inputs(seen, texts)
+        samples = pipeline.model.get_image_features(pixels["pixel_values"], return_dict=True)
+        ours = pipeline.generation_inputs(samples, texts)
         plain = processor(
             text=[TASK + t for t in texts], images=[canvas] * len(texts), padding=True, return_tensors="pt"
         )
@@ -52,7 +52,7 @@ def test_asked_as_the_processor_asks(build, library, scenes):
 
 
 @pytest.mark.parametrize(
-    ("said", "boxes"),
+    ("replies", "boxes"),
     [
         ("</s><s>red box<loc_0><loc_0><loc_999><loc_999></s>", [(0.1, 0.05, 199.9, 99.95)]),
         (
@@ -65,19 +65,19 @@ def test_asked_as_the_processor_asks(build, library, scenes):
         ("", []),
     ],
 )
-def test_boxes_of_what_is_written(build, said, boxes):
+def test_boxes_of_what_is_written(build, replies, boxes):
     """Bin n of a thousand is (n + 1/2) thousandths of a side, to the last digit; banned phrases are passed over."""
-    assert np.allclose(build().boxes(said, (200, 100)), boxes)
+    assert np.allclose(build().boxes(replies, (200, 100)), boxes)
 
 
 def test_the_first_box_or_a_miss_that_says_so(build, scenes, monkeypatch):
-    said = {
+    replies = {
         scenes[0].queries[0].text: "<s>box<loc_0><loc_0><loc_500><loc_500>cat<loc_1><loc_2><loc_3><loc_4></s>",
         scenes[0].queries[1].text: "<s>dog<loc_0><loc_0><loc_500><loc_500></s>",
         scenes[0].queries[2].text: "<s>man</s>",
     }
     pipeline = build()
-    monkeypatch.setattr(pipeline, "generate", lambda canvas, texts: said)
+    monkeypatch.setattr(pipeline, "generate", lambda canvas, texts: replies)
     scene = LoadedScene("s", scenes[0].image, scenes[0].queries[:3])
     answers = pipeline.ground([scene])
     assert [a.note for a in answers] == ["the first of 2 boxes", "", "no box"]

@@ -37,12 +37,12 @@ def plainly(folder):
         inputs = processor(images=Image.fromarray(scene.image), text=prompt(text), return_tensors="pt")
         with torch.inference_mode():
             output = model(**inputs)
-        found = processor.post_process_grounded_object_detection(
+        results = processor.post_process_grounded_object_detection(
             output, inputs.input_ids, threshold=0.0, target_sizes=[scene.image.shape[:2]]
         )[0]
         words = ~torch.isin(inputs.input_ids[0], torch.tensor([101, 102, 1012, 1029]))
         scores = output.logits[0, :, : len(words)][:, words].sigmoid().amax(1)
-        return found["boxes"][scores.argmax()].numpy(), float(scores.max())
+        return results["boxes"][scores.argmax()].numpy(), float(scores.max())
 
     return answer
 
@@ -85,10 +85,10 @@ def test_what_is_refused(build, context, tmp_path):
 
 def test_the_union_of_what_each_expression_found(context, folder, scenes):
     table = {"weights": folder, "boxes_per_text": 3, "whole_image": False, "same_iou": 0.999}
-    found = open_grounding_dino(table, "here", context()).propose(scenes)
+    results = open_grounding_dino(table, "here", context()).propose(scenes)
     answers = grounding_dino(context("grounding-dino", options={"weights": folder})).ground(scenes)
     firsts = iter(answers)
-    for scene, mine in zip(scenes, found, strict=True):
+    for scene, mine in zip(scenes, results, strict=True):
         texts = {query.text for query in scene.queries}
         assert 3 <= len(mine) <= 3 * len(texts) and set(mine.labels) <= texts
         height, width = scene.image.shape[:2]

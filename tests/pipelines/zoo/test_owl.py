@@ -40,12 +40,12 @@ def test_the_answers_of_the_plain_forward_pass(build, folder, scenes):
             )
             with torch.inference_mode():
                 output = model(**inputs)
-            found = processor.post_process_grounded_object_detection(
+            results = processor.post_process_grounded_object_detection(
                 output, threshold=0.0, target_sizes=[scene.image.shape[:2]]
             )[0]
-            best, answer = found["scores"].argmax(), next(answers)
-            assert answer.id == query.id and abs(answer.score - float(found["scores"][best])) < 1e-5
-            assert np.allclose(answer.box, found["boxes"][best], atol=1e-5 * max(scene.image.shape))
+            best, answer = results["scores"].argmax(), next(answers)
+            assert answer.id == query.id and abs(answer.score - float(results["scores"][best])) < 1e-5
+            assert np.allclose(answer.box, results["boxes"][best], atol=1e-5 * max(scene.image.shape))
             different.add(round(answer.score, 5))
     assert len(different) >= 4  # the texts matter
 

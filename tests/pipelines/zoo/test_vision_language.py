@@ -1,4 +1,4 @@
-"""Qwen-VL: asked as the processor asks, numbers counted as the model counts them, and answers read strictly."""
+"""Qwen-VL: prompted as by its processor, numbers counted as the model counts them, and replies parsed strictly."""
 
 import pytest
 import torch
@@ -35,8 +35,8 @@ def test_asked_as_the_processor_asks(build, folder, scenes):
         texts = [query.text for query in scene.queries]
         pixels = pipeline.processor.image_processor(images=canvas, return_tensors="pt")
         grid = pixels["image_grid_thw"]
-        seen = pipeline.model.get_image_features(pixels["pixel_values"], grid, return_dict=True)
-        ours = pipeline.generation_inputs(seen, grid, texts)
+        samples = pipeline.model.get_image_features(pixels["pixel_values"], grid, return_dict=True)
+        ours = pipeline.generation_inputs(samples, grid, texts)
         content = [[{"type": "image"}, {"type": "text", "text": f"find {text}"}] for text in texts]
         chats = [
             processor.apply_chat_template([{"role": "user", "content": c}], add_generation_prompt=True) for c in content
@@ -76,7 +76,7 @@ BOX = (1.0, 2.0, 30.5, 40.0)
 
 
 @pytest.mark.parametrize(
-    ("said", "note"),
+    ("reply", "note"),
     [
         ('{"bbox_2d": [1, 2, 30.5, 40]}', ""),
         ('```json\n[\n\t{"bbox_2d": [1, 2, 30.5, 40], "label": "the dog"}\n]\n```', ""),
@@ -86,12 +86,12 @@ BOX = (1.0, 2.0, 30.5, 40.0)
         ('[{"bbox_2d": [1, 2, 30.5, 40]}, {"bbox_2d": [5, 5, 6, 6]}]', "the first of 2 boxes"),
     ],
 )
-def test_answers_that_can_be_read(said, note):
-    assert parse_box(said) == (BOX, note)
+def test_answers_that_can_be_read(reply, note):
+    assert parse_box(reply) == (BOX, note)
 
 
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("reply", "why"),
     [
         ("", "not JSON"),
         ("the dog is at (1, 2), (30, 40)", "not JSON"),
@@ -111,14 +111,14 @@ def test_answers_that_can_be_read(said, note):
         ("[1, 2, 30, 2]", "wrong way round"),
     ],
 )
-def test_answers_that_cannot_be_read_are_misses(said, why):
-    box, note = parse_box(said)
+def test_answers_that_cannot_be_read_are_misses(reply, why):
+    box, note = parse_box(reply)
     assert box is None and note.startswith("no box: ") and why in note
 
 
 @given(st.text(alphabet='[]{}",:0123456789.-eNaInfity `json\nbbox_2d', max_size=60))
-def test_whatever_is_said_it_is_a_box_or_a_reason(said):
-    box, note = parse_box(said)
+def test_whatever_is_said_it_is_a_box_or_a_reason(reply):
+    box, note = parse_box(reply)
     assert note if box is None else len(box) == 4 and box[0] < box[2] and box[1] < box[3]
 
 

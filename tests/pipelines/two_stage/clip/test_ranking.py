@@ -41,9 +41,9 @@ class Encoder:
 
 
 def ranked(options, encoders, *texts, boxes=BOXES, image=SCENE.image):
-    asked = LoadedScene("s", image, tuple(Query(str(n), text) for n, text in enumerate(texts)))
+    queried = LoadedScene("s", image, tuple(Query(str(n), text) for n, text in enumerate(texts)))
     proposals = Proposals(boxes, np.ones(len(boxes)), ("",) * len(boxes))
-    return Ranker(RankerOptions(**options), encoders, CLOCK).rank([asked], [proposals])[0]
+    return Ranker(RankerOptions(**options), encoders, CLOCK).rank([queried], [proposals])[0]
 
 
 def colours(text):

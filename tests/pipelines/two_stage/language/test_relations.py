@@ -48,8 +48,8 @@ def test_a_superlative_is_reclips_sum(scene, towards):
     key = Geometry(boxes, SIZE).keys[towards]
     expected = [p[i] * sum(p[j] for j in range(len(p)) if key[i] > key[j]) for i in range(len(p))]
     expected = np.divide(expected, sum(expected)) if sum(expected) else p
-    found = reason(Phrase("it", (Superlative((towards,)),)), {"it": p}, Geometry(boxes, SIZE))
-    np.testing.assert_allclose(found, expected, atol=1e-12)
+    result = reason(Phrase("it", (Superlative((towards,)),)), {"it": p}, Geometry(boxes, SIZE))
+    np.testing.assert_allclose(result, expected, atol=1e-12)
 
 
 @given(scenes, st.sampled_from(["left", "right", "above", "below", "bigger", "smaller", "inside", "near", "far"]))
@@ -79,8 +79,8 @@ def test_a_relation_is_reclips_sum(scene, name):
 
     expected = np.array([p[i] * sum(rel(i, j) * q[j] for j in range(len(p))) for i in range(len(p))])
     expected = expected / expected.sum() if expected.sum() else p
-    found = reason(Phrase("it", (), (Relation(name, Phrase("that")),)), {"it": p, "that": q}, Geometry(boxes, SIZE))
-    np.testing.assert_allclose(found, expected, atol=1e-9)
+    result = reason(Phrase("it", (), (Relation(name, Phrase("that")),)), {"it": p, "that": q}, Geometry(boxes, SIZE))
+    np.testing.assert_allclose(result, expected, atol=1e-9)
 
 
 @settings(max_examples=50)

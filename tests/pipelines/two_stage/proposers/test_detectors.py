@@ -56,9 +56,9 @@ def test_a_thing_in_a_long_strip_is_found_where_it_lies(opened):
     """One square near the right end of 50 x 2000: its box is in the strip's own pixels, not the detector's."""
     image = np.full((50, 2000, 3), 230, np.uint8)
     image[5:45, 1500:1900] = (220, 58, 62)
-    (found,) = opened(confidence=0.01, whole_image=False, top_k=5).propose([without_queries(image)])
-    centres = (found.boxes[:, 0] + found.boxes[:, 2]) / 2
-    assert len(found) and np.abs(centres - 1700).min() < 100
+    (proposals,) = opened(confidence=0.01, whole_image=False, top_k=5).propose([without_queries(image)])
+    centres = (proposals.boxes[:, 0] + proposals.boxes[:, 2]) / 2
+    assert len(proposals) and np.abs(centres - 1700).min() < 100
 
 
 def test_a_detector_that_finds_nothing(opened):
@@ -83,8 +83,8 @@ def test_a_detector_that_says_nan(opened, scene):
     with torch.no_grad():
         for parameter in proposer.model.parameters():
             parameter.fill_(float("nan"))
-    (found,) = proposer.propose([without_queries(ShapesImages(2026).load(scene))])
-    assert found.boxes.tolist() == [[0, 0, scene.width, scene.height]]
+    (proposals,) = proposer.propose([without_queries(ShapesImages(2026).load(scene))])
+    assert proposals.boxes.tolist() == [[0, 0, scene.width, scene.height]]
 
 
 def test_no_images_are_no_proposals(opened):

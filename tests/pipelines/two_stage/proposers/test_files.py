@@ -1,4 +1,4 @@
-"""Boxes from files: every layout, ids in every spelling, and what is said when a row or an image is not there."""
+"""Boxes from files: every layout, ids in every spelling, and errors for rows and images that are missing."""
 
 import json
 
@@ -33,26 +33,26 @@ def opened(tmp_path, context):
 
 
 def test_results_come_best_first_and_inside_the_image(opened):
-    (found,) = opened(RESULTS).propose([scene("5")])
-    assert found.boxes.tolist() == [[100, 0, 200, 50], [10, 20, 40, 60]]
-    assert found.scores.tolist() == [0.9, 0.5] and found.labels == ("", "")
-    (found,) = opened(RESULTS, confidence=0.6, whole_image=True).propose([scene("5")])
-    assert found.boxes.tolist() == [[100, 0, 200, 50], [0, 0, 200, 100]]
+    (proposals,) = opened(RESULTS).propose([scene("5")])
+    assert proposals.boxes.tolist() == [[100, 0, 200, 50], [10, 20, 40, 60]]
+    assert proposals.scores.tolist() == [0.9, 0.5] and proposals.labels == ("", "")
+    (proposals,) = opened(RESULTS, confidence=0.6, whole_image=True).propose([scene("5")])
+    assert proposals.boxes.tolist() == [[100, 0, 200, 50], [0, 0, 200, 100]]
 
 
 def test_instances_name_their_classes(opened):
-    held = {"annotations": RESULTS[:2], "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]}
-    (found,) = opened(held).propose([scene("5")])
-    assert found.labels == ("cat", "dog")
+    data = {"annotations": RESULTS[:2], "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]}
+    (proposals,) = opened(data).propose([scene("5")])
+    assert proposals.labels == ("cat", "dog")
     mattnet = [{"image_id": 5, "box": [1, 2, 30, 40], "score": 0.5, "category_name": "bird"}]
     assert opened(mattnet).propose([scene("5")])[0].labels == ("bird",)
 
 
 @pytest.mark.parametrize("spelling", ["5", "000000000005", "COCO_train2014_000000000005.jpg"])
-@pytest.mark.parametrize("asked", ["5", "COCO_train2014_000000000005.jpg"])
-def test_one_image_by_any_of_its_names(opened, spelling, asked):
-    (found,) = opened({spelling: [[1, 2, 30, 40]]}).propose([scene(asked)])
-    assert found.boxes.tolist() == [[1, 2, 31, 42]]
+@pytest.mark.parametrize("requested", ["5", "COCO_train2014_000000000005.jpg"])
+def test_one_image_by_any_of_its_names(opened, spelling, requested):
+    (proposals,) = opened({spelling: [[1, 2, 30, 40]]}).propose([scene(requested)])
+    assert proposals.boxes.tolist() == [[1, 2, 31, 42]]
 
 
 def test_a_image_without_a_row_gets_no_box_and_a_note(opened):
@@ -60,7 +60,7 @@ def test_a_image_without_a_row_gets_no_box_and_a_note(opened):
         [scene("5"), scene("6"), scene("7")]
     )
     assert len(known) == 2 and not known.note
-    assert empty.boxes.tolist() == [[0, 0, 200, 100]] and not empty.note  # nothing found: the whole image (ReCLIP)
+    assert empty.boxes.tolist() == [[0, 0, 200, 100]] and not empty.note  # nothing proposals: the whole image (ReCLIP)
     assert len(absent) == 0 and "boxes.json has no row for this image" in absent.note
 
 
@@ -75,7 +75,7 @@ def test_such_a_image_is_a_counted_miss(tmp_path, context):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("[{", "boxes.json: not JSON"),
         ("7", "holds 7; expected a list of rows"),
@@ -88,8 +88,8 @@ def test_such_a_image_is_a_counted_miss(tmp_path, context):
         ({"5": 3}, "image '5': 3; expected a list"),
     ],
 )
-def test_a_malformed_row_is_named(opened, content, said):
-    with pytest.raises(DataError, match=said):
+def test_a_malformed_row_is_named(opened, content, message):
+    with pytest.raises(DataError, match=message):
         opened(content)
 
 

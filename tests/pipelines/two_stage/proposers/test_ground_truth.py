@@ -29,11 +29,11 @@ def test_all_objects_where_they_are_known(context):
     proposer = open_ground_truth({}, "table", context(candidates=Candidates(split.scenes)))
     assert proposer.annotated == "gt"
     scenes = [LoadedScene(s.id, split.images.load(s), ()) for s in split.scenes]
-    for scene, found in zip(split.scenes, proposer.propose(scenes), strict=True):
+    for scene, given in zip(split.scenes, proposer.propose(scenes), strict=True):
         objects = [each.box for each in scene.objects]
-        assert sorted(map(tuple, found.boxes.tolist())) == sorted(objects)
-        assert {e.box for e in scene.expressions} <= set(map(tuple, found.boxes.tolist()))
-        assert set(found.labels) == {""}  # a class name would be part of the answer
+        assert sorted(map(tuple, given.boxes.tolist())) == sorted(objects)
+        assert {e.box for e in scene.expressions} <= set(map(tuple, given.boxes.tolist()))
+        assert set(given.labels) == {""}  # a class name would be part of the answer
 
 
 def test_only_referred_objects_where_no_others_are_known():
@@ -42,10 +42,10 @@ def test_only_referred_objects_where_no_others_are_known():
     split = Split("refcoco-val", "", (Scene("5", "5.jpg", 100, 50, expressions),), SimpleNamespace())
     candidates = Candidates(split.scenes)
     mark, boxes_of = candidates.take()
-    found = boxes_of("5")
+    given = boxes_of("5")
     assert mark == "gt-referred"
-    # Each once, sorted by their numbers: not in the order in which they are asked about.
-    assert found.tolist() == [[0, 0, 10, 10], [7, 7, 9, 9], [50, 0, 60, 10]]
+    # Each once, sorted by their numbers: not in the order in which the expressions come.
+    assert given.tolist() == [[0, 0, 10, 10], [7, 7, 9, 9], [50, 0, 60, 10]]
 
 
 def test_a_card_must_name_the_annotated_boxes_it_takes(monkeypatch):
@@ -94,7 +94,7 @@ def test_no_table_mixes_given_and_found_boxes(tmp_path, monkeypatch):
     boards = collect(tmp_path).boards
     assert [board.proposals for board in boards] == ["", "gt"] and all(len(board.rows) == 1 for board in boards)
     text = leaderboard_markdown(collect(tmp_path))
-    assert "## shapes-val, proposals gt" in text and "annotated boxes of all things" in text
+    assert "## shapes-val, proposals gt" in text and "annotated boxes of all" in text
 
 
 def test_scored_again_it_is_still_marked(tmp_path, monkeypatch):

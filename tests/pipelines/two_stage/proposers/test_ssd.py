@@ -31,9 +31,9 @@ def published(tmp_path_factory):
 
 def wide_image():
     """Asymmetric in every way: 90 high, 410 wide, something in one corner only."""
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     image = np.full((90, 410, 3), (30, 60, 120), np.uint8)
-    image[8:40, 330:400] = dice.integers(120, 255, (32, 70, 3))
+    image[8:40, 330:400] = rng.integers(120, 255, (32, 70, 3))
     return image
 
 
@@ -85,9 +85,9 @@ def test_a_image_that_breaks_the_network_breaks_no_other(context, loaded, monkey
 def test_the_same_box_is_one_proposal_whatever_its_classes(context, published):
     """A random SSD says dozens of boxes at every place; what is left overlaps no more than the options allow."""
     options = SsdOptions(weights=str(published[1]), confidence=0.0, nms_iou=0.5, top_k=50, whole_image=False)
-    (found,) = SsdProposer(options, context()).propose([LoadedScene("s", wide_image(), ())])
-    overlap = iou_pairwise(found.boxes, found.boxes)[~np.eye(len(found), dtype=bool)]
-    assert len(found) > 5 and overlap.max() <= 0.5 + 1e-6
+    (kept,) = SsdProposer(options, context()).propose([LoadedScene("s", wide_image(), ())])
+    overlap = iou_pairwise(kept.boxes, kept.boxes)[~np.eye(len(kept), dtype=bool)]
+    assert len(kept) > 5 and overlap.max() <= 0.5 + 1e-6
 
 
 def test_the_large_architecture_reads_its_state_dict(context, tmp_path):

@@ -30,10 +30,10 @@ def test_published_formats_load_without_running_anything(context, tmp_path, fami
     options = YoloOptions(weights=str(tmp_path / f"{family}.pt"), image_size=160, confidence=0.0, top_k=5)
     proposer = YoloProposer(options, context())
     scenes = loaded[1][:3]
-    found = proposer.propose(scenes)
-    assert all(2 <= len(p) <= 6 and np.isfinite(p.boxes).all() for p in found)
+    results = proposer.propose(scenes)
+    assert all(2 <= len(p) <= 6 and np.isfinite(p.boxes).all() for p in results)
     assert proposer.parameters == sum(p.numel() for p in model.parameters())
-    for alone, together in zip((proposer.propose([s])[0] for s in scenes), found, strict=True):
+    for alone, together in zip((proposer.propose([s])[0] for s in scenes), results, strict=True):
         assert np.allclose(alone.boxes, together.boxes, atol=0.01)
 
 
@@ -56,5 +56,5 @@ def test_real_images_with_a_real_detector(context, real):
         assert len(theirs) == len(ours[name])
         # They resize with OpenCV in 8 bits, we with torch in floats.
         assert iou_pairwise(ours[name].boxes, theirs.xyxy.numpy()).max(1).min() > 0.93
-    found = [iou_pairwise([r["box_xyxy"]], ours[r["image"]].boxes).max() >= 0.5 for r in rows]
-    assert np.mean(found) >= 0.85
+    results = [iou_pairwise([r["box_xyxy"]], ours[r["image"]].boxes).max() >= 0.5 for r in rows]
+    assert np.mean(results) >= 0.85

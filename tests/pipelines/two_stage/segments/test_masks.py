@@ -113,18 +113,18 @@ def image():
 
 
 def test_masks_are_the_images_own_size_with_their_boxes(folder, image, context):
-    found = MaskModel(MaskOptions(weights=str(folder), **KEPT), context()).find(image)
-    assert len(found) >= 1
-    assert found.masks.shape == (len(found), 50, 90) and found.masks.dtype == bool
-    inclusive = masks_to_boxes(torch.tensor(found.masks)).numpy()
-    assert np.array_equal(found.boxes, inclusive + LAST)
-    assert (np.diff(found.scores) <= 0).all() and np.isfinite(found.scores).all()
-    assert set(found.labels) <= ({""} if "sam" in folder.name else {"star", "moon"})
+    proposals = MaskModel(MaskOptions(weights=str(folder), **KEPT), context()).find(image)
+    assert len(proposals) >= 1
+    assert proposals.masks.shape == (len(proposals), 50, 90) and proposals.masks.dtype == bool
+    inclusive = masks_to_boxes(torch.tensor(proposals.masks)).numpy()
+    assert np.array_equal(proposals.boxes, inclusive + LAST)
+    assert (np.diff(proposals.scores) <= 0).all() and np.isfinite(proposals.scores).all()
+    assert set(proposals.labels) <= ({""} if "sam" in folder.name else {"star", "moon"})
 
 
 def test_a_image_in_which_nothing_is_found(folder, image, context):
-    found = MaskModel(MaskOptions(weights=str(folder), **NONE), context()).find(image)
-    assert len(found) == 0 and found.boxes.shape == (0, 4) and found.masks.shape == (0, 50, 90)
+    proposals = MaskModel(MaskOptions(weights=str(folder), **NONE), context()).find(image)
+    assert len(proposals) == 0 and proposals.boxes.shape == (0, 4) and proposals.masks.shape == (0, 50, 90)
 
 
 def test_as_a_proposer_masks_and_boxes_are_kept_in_step(folder, image, context):

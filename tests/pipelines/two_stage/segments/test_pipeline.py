@@ -36,16 +36,16 @@ def ground(pipeline, scenes, size):
 
 @pytest.mark.parametrize("name", FACTORIES)
 def test_things_are_found_that_no_detector_named(opened, loaded, name):
-    scenes, seen = loaded[0][:12], loaded[1][:12]
+    scenes, images = loaded[0][:12], loaded[1][:12]
     truth = {e.id: e for s in scenes for e in s.expressions}
-    attribute = [p for p in ground(opened(name), seen, 6) if truth[p.id].kind == "attribute"]
+    attribute = [p for p in ground(opened(name), images, 6) if truth[p.id].kind == "attribute"]
     hits = [float(iou_elementwise(p.box, truth[p.id].box)) >= 0.5 for p in attribute]
-    # A box blind to what is asked hits about one in five.
+    # A box without the expression hits about one in five.
     assert len(hits) > 15 and np.mean(hits) > 0.3
 
 
 def test_options_change_the_answers(opened, loaded):
-    seen = loaded[1][:1]
+    images = loaded[1][:1]
     changes = (
         {},
         {"segments": {"method": "slic", "compactness": 10.0}},
@@ -60,14 +60,14 @@ def test_options_change_the_answers(opened, loaded):
         {"map": {"area": 0.5}},
         {"map": {"threshold": 0.3}},
     )
-    scores = [tuple(round(p.score, 6) for p in opened("seg-clip", change).ground(seen)) for change in changes]
+    scores = [tuple(round(p.score, 6) for p in opened("seg-clip", change).ground(images)) for change in changes]
     assert len(set(scores)) == len(changes)
 
 
 def test_pooling_options_change_the_answers(opened, loaded):
-    seen = loaded[1][:2]
+    images = loaded[1][:2]
     changes = ({}, {"pooling": {"fine": 1}}, {"pooling": {"from_block": 2}})
-    scores = [tuple(round(p.score, 6) for p in opened("clip-pooling", change).ground(seen)) for change in changes]
+    scores = [tuple(round(p.score, 6) for p in opened("clip-pooling", change).ground(images)) for change in changes]
     assert len(set(scores)) == len(changes)
 
 

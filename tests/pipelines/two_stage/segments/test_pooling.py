@@ -105,14 +105,14 @@ def test_what_is_masked_counts_for_nothing_in_the_pool(encoder, image):
     """A ResNet's cells are mixed by convolutions, its pool's are not: cells outside a region may be anything."""
     pooling = RegionPooling(encoder("resnet"), PoolingOptions(fine=1))
     inside = torch.tensor([[True, True, False, False] * 4])
-    seen = []
+    images = []
     for noise in (0.0, 100.0):
         cells = torch.randn(1, 256, 4, 4, generator=torch.Generator().manual_seed(0))
         cells[..., 2:] += noise
         hook = pooling.visual.layer4.register_forward_hook(lambda *_, cells=cells: cells)
-        seen.append(pooling._resnet(torch.zeros(1, 3, 128, 128), inside))
+        images.append(pooling._resnet(torch.zeros(1, 3, 128, 128), inside))
         hook.remove()
-    assert torch.allclose(seen[0], seen[1], atol=1e-5)
+    assert torch.allclose(images[0], images[1], atol=1e-5)
 
 
 def test_a_image_without_regions_has_its_own_vector(encoder, image):
