@@ -2,4 +2,4 @@
 
 from bench.registry import Method
 
-CLIPVG = Method("clipvg.pipeline:clipvg", tasks="clipvg.task:tasks", export="clipvg.export:export_official")
+CLIPVG = Method("clipvg.pipeline:clipvg", tasks="clipvg.task:tasks", export="clipvg.pipeline:export_official")

@@ -1,16 +1,15 @@
-"""CLIP-VG's weights on disk: the official checkpoints, and this project's own small files.
+"""CLIP-VG's weights on disk: the official checkpoints (official.py), and this project's own small files.
 
-An official file is a pickle of `model`, `optimizer`, `epoch`, `args` and more. It is read as plain tensors, with
-argparse.Namespace the one class allowed, and mapped, so that the optimiser's part of it is never touched. It carries
-its CLIP, and names it twice more: those aliases are dropped once they are found to agree (spec clipvg.md 6).
-
-A file of ours holds what was trained, and in its metadata the name of the frozen CLIP and a hash of its weights.
+A pickle is read as plain tensors, with argparse.Namespace the one class allowed, and mapped, so that the optimiser's
+part of it is never touched. A file of ours has what was trained, and in its metadata the name of the frozen CLIP and a
+hash of its weights.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ from torch import Tensor
 from bench.errors import BenchError, UnknownName, WeightsError
 from bench.grounding import PipelineContext
 from bench.hashing import find_file
-from clipvg.frozen import FrozenClip, causal_mask, empty_clip, open_frozen
-from clipvg.network import OFFICIAL, POSITIONS, ClipVG, ClipVGConfig, resized_positions
+from clipvg.network import POSITIONS, ClipVG, ClipVGConfig, check_clip, resized_positions
+from clipvg.official import official_network
 from pipelines import hub, weights
 from pipelines.canvas import STATISTICS, Style
-from pipelines.two_stage.clip.encoder import ClipOptions
+from pipelines.two_stage.clip.encoder import ClipOptions, open_model
 
 FORMAT = "bench-clipvg"
 HUB_FILES = ("clipvg.safetensors", "model.safetensors", "best_checkpoint.pth")
@@ -33,12 +32,27 @@ HOW = (
     "the authors' checkpoints (best_checkpoint.pth of a folder per data set) are linked in the README of "
     "github.com/linhuixiao/CLIP-VG; `bench train --pipeline clipvg` makes one"
 )
-ALIASES = {"image_encoder_clip_vg.": "clip.visual.", "text_encoder_clip_vg.": "clip."}
-DEAD = "visu_proj."  # in every official file, used by nothing
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class FrozenClip:
+    """A CLIP, float32. `values` is a hash of its weights, `sha256` that of the file they came from."""
+
+    model: Any
+    options: ClipOptions
+    values: str
+    sha256: Mapping[str, str]
+
+
+def open_frozen(options: ClipOptions, context: PipelineContext) -> FrozenClip:
+    """Open the CLIP that `options` name, in float32. Raises WeightsError, UnknownName."""
+    model, sha256 = open_model(options, replace(context, dtype="float32"))
+    check_clip(model, options.model)
+    return FrozenClip(model.eval().requires_grad_(False), options, values_hash(model.state_dict()), sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedNetwork:
     """A network in eval mode, float32, and where it came from. `clip` says which CLIP is under it."""
 
     network: ClipVG
@@ -47,9 +61,13 @@ class Opened:
     clip: FrozenClip | None  # None: the file brought its own
 
 
-def open_network(name: str, context: PipelineContext, clip: ClipOptions | None = None, image_size: int = 0) -> Opened:
-    """The network that the file or hub id `name` holds. `clip` says where the CLIP of one of our files lies, if not
-    where it lay in training; an `image_size` of its own interpolates the position embeddings.
+def open_network(
+    name: str, context: PipelineContext, clip: ClipOptions | None = None, image_size: int = 0
+) -> OpenedNetwork:
+    """Open the network of the file or hub id `name`.
+
+    `clip` says where the CLIP of one of our files lies, if not where it lay in training; another `image_size`
+    interpolates the position embeddings.
 
     Raises WeightsError: what is missing and where to get it, or how the file differs from the network.
     """
@@ -61,32 +79,19 @@ def open_network(name: str, context: PipelineContext, clip: ClipOptions | None =
             return _own(path, state, metadata, context, clip, image_size)
     else:
         state = _unpickled(path)
-    network = official_network(state, path, image_size)
-    return Opened(network, path, "official", None)
+    network = at_size(official_network(state, path), image_size)
+    return OpenedNetwork(network, path, "official", None)
 
 
 def find(name: str, context: PipelineContext) -> Path:
-    """The file `name` points to: a path, a file in BENCH_HOME/weights, or OWNER/MODEL of the hub. WeightsError."""
+    """Find the file `name` points to: a path, a file in BENCH_HOME/weights, or OWNER/MODEL of the hub. WeightsError."""
     if find_file(name, context) is None and hub.is_id(name):
         return hub.find_weights(name, HUB_FILES, context, "CLIP-VG")
     return weights.find(name, context, HOW)
 
 
-def official_network(state: Mapping[str, Tensor], path: Path, image_size: int = 0) -> ClipVG:
-    """The network of an official state dict, loaded strictly. Raises WeightsError with the keys that differ."""
-    state = _without_aliases({key.removeprefix("module."): tensor for key, tensor in state.items()}, path)
-    config = _variant(state, path)
-    with torch.device("meta"):  # drawing 170 million random numbers only to overwrite them would take seconds
-        network = ClipVG(config, empty_clip(config.clip))
-    # A copy: the file is mapped, and may be gone before the network is.
-    whole = {key: tensor.to(torch.float32, copy=True) for key, tensor in state.items()}
-    weights.load_strictly(network, whole, str(path), assign=True)
-    network.clip.attn_mask = causal_mask(network.context)
-    return at_size(network, image_size)
-
-
 def at_size(network: ClipVG, image_size: int) -> ClipVG:
-    """The network, in eval mode, for canvases of another size (0 = its own): position embeddings interpolated.
+    """Fit a network to canvases of another size (0 = its own), in eval mode: position embeddings are interpolated.
 
     Raises WeightsError for a size that is no whole number of patches.
     """
@@ -107,12 +112,12 @@ def at_size(network: ClipVG, image_size: int) -> ClipVG:
 
 
 def trained_state(network: ClipVG) -> dict[str, Tensor]:
-    """What training changes: everything but CLIP, and of CLIP the visual position embedding."""
+    """Return what training changes: everything but CLIP, and of CLIP the visual position embedding."""
     return {k: t for k, t in network.state_dict().items() if not k.startswith("clip.") or k == POSITIONS}
 
 
 def save_own(path: Path, network: ClipVG, clip: FrozenClip, style: Style, recipe: Mapping[str, Any]) -> None:
-    """Writes a .safetensors of ours (float16); it appears whole or not at all. Raises RunError."""
+    """Write a .safetensors of ours (float16); it appears whole or not at all. Raises RunError."""
     metadata = {
         "format": FORMAT,
         "config": network.config.model_dump(mode="json"),
@@ -130,12 +135,12 @@ def _own(
     context: PipelineContext,
     options: ClipOptions | None,
     image_size: int,
-) -> Opened:
+) -> OpenedNetwork:
     try:
         config = ClipVGConfig.model_validate(metadata["config"])
-        said, style = metadata["clip"], metadata["preprocessing"]
-        named = ClipOptions(model=said["model"], pretrained=said["pretrained"])
-        wanted = said["values_sha256"]
+        clip, style = metadata["clip"], metadata["preprocessing"]
+        named = ClipOptions(model=clip["model"], pretrained=clip["pretrained"])
+        wanted = clip["values_sha256"]
         if style not in STATISTICS:
             raise ValueError(f"preprocessing {style!r}, which is none of {', '.join(STATISTICS)}")
     except (KeyError, TypeError, ValueError, ValidationError) as error:
@@ -146,7 +151,7 @@ def _own(
     network = ClipVG(config, frozen.model)
     whole = {f"clip.{key}": tensor for key, tensor in frozen.model.state_dict().items()} | dict(state)
     weights.load_strictly(network, whole, str(path))
-    return Opened(at_size(network, image_size), path, style, frozen)
+    return OpenedNetwork(at_size(network, image_size), path, style, frozen)
 
 
 def _its_clip(
@@ -172,49 +177,22 @@ def _its_clip(
 
 
 def _unpickled(path: Path) -> Mapping[str, Tensor]:
-    held = weights.read_checkpoint(path)
-    state = held.get("model", held) if isinstance(held, dict) else held
-    if not isinstance(state, dict) or not state or not all(_is_entry(*item) for item in state.items()):
+    file = weights.read_checkpoint(path)
+    state = file.get("model", file) if isinstance(file, dict) else file
+    entries = state.items() if isinstance(state, dict) else ()
+    if not entries or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in entries):
         raise WeightsError(f"{path}: holds no weights of a CLIP-VG; expected a table of tensors under `model`")
-    return state
+    return dict(entries)
 
 
-def _is_entry(key: object, value: object) -> bool:
-    return isinstance(key, str) and isinstance(value, Tensor)
+def values_hash(state: Mapping[str, Tensor]) -> str:
+    """Hash a CLIP's weights, rounded to float16: the same whatever file and number type they came from.
 
-
-def _without_aliases(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The state dict with every tensor under one name. Raises WeightsError when two names of one tensor disagree."""
-    out = {}
-    for key, tensor in state.items():
-        alias = next((start for start in ALIASES if key.startswith(start)), None)
-        if alias is None:
-            if not key.startswith(DEAD):
-                out[key] = tensor
-            continue
-        original = ALIASES[alias] + key.removeprefix(alias)
-        if original not in state:
-            raise WeightsError(f"{path}: it has {key} but not {original}, which is the same tensor in a whole file")
-        same = state[original]
-        if same.data_ptr() != tensor.data_ptr() and not torch.equal(same, tensor):
-            raise WeightsError(
-                f"{path}: {key} and {original} should be one tensor and are not; the file is no whole one"
-            )
-    return out
-
-
-def _variant(state: Mapping[str, Tensor], path: Path) -> ClipVGConfig:
-    """The sizes of a state dict, read off its shapes. Raises WeightsError for what is no ML-CLIP-VG."""
-    first = state.get("clip.visual.conv1.weight")
-    if first is None or first.ndim != 4:
-        shown = ", ".join(list(state)[:4])
-        raise WeightsError(f"{path}: no checkpoint of CLIP-VG: it has no clip.visual.conv1.weight (but {shown}, ...)")
-    if "language_prompt" in state:
-        raise WeightsError(f"{path}: a checkpoint of the ablation ML_CLIP_VG_PROMPT, which is not supported")
-    if "ml_visu_proj.weight" not in state:
-        raise WeightsError(f"{path}: a checkpoint of an ablation without multi-level features (no ml_visu_proj)")
-    width, patch = first.shape[0], first.shape[-1]
-    if (width, patch) not in OFFICIAL:
-        known = ", ".join(config.clip.removesuffix("-quickgelu") for config in OFFICIAL.values())
-        raise WeightsError(f"{path}: its image tower (width {width}, patch {patch}) is of no known variant: {known}")
-    return OFFICIAL[width, patch]
+    Without the one tensor that CLIP-VG trains.
+    """
+    out = hashlib.sha256()
+    for key in sorted(state):
+        if f"clip.{key}" != POSITIONS:
+            out.update(f"{key} {tuple(state[key].shape)};".encode())
+            out.update(state[key].detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
+    return out.hexdigest()

@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from bench.errors import WeightsError
 from bench.settings import Table
 from pipelines.layers import MLP, Encoder, xavier
 
@@ -32,12 +33,10 @@ PAD = 0  # also the id of "!" inside a word, which the official code masks along
 
 
 class ClipVGConfig(Table):
-    """Hold the network's sizes; the defaults are the paper's ViT-B/16."""
+    """Sizes of the network; the defaults are the paper's ViT-B/16."""
 
     clip: str = Field("ViT-B-16-quickgelu", description="a name of open_clip.list_models()")
-    taps: tuple[int, ...] = Field(
-        (0, 3, 7, 11), min_length=1, description="visual blocks whose output is taken, from 0"
-    )
+    taps: tuple[int, ...] = Field((0, 3, 7, 11), min_length=1, description="visual blocks whose output is used, from 0")
     image_size: int = Field(224, ge=16, description="side of the square canvas in pixels")
     hidden: int = Field(512, ge=8)
     heads: int = Field(8, ge=1)
@@ -51,20 +50,6 @@ OFFICIAL = {  # (vision width, patch) of a checkpoint -> the variant that `--mod
     (768, 32): ClipVGConfig(clip="ViT-B-32-quickgelu"),
     (1024, 14): ClipVGConfig(clip="ViT-L-14-quickgelu", taps=(0, 7, 15, 23), hidden=768),
 }
-
-
-class VLTransformer(nn.Module):
-    """Fuse [REG], text and image tokens in one sequence."""
-
-    def __init__(self, config: ClipVGConfig) -> None:
-        super().__init__()
-        self.encoder = Encoder(config.layers, config.hidden, config.heads, config.feedforward, config.dropout)
-        xavier(self)
-
-    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None, only_first: bool = False) -> Tensor:
-        """(B, L, d) -> (B, L, d); with `only_first` (B, 1, d), what the box head needs, the same numbers."""
-        out: Tensor = self.encoder(x, position, padding, only_first)
-        return out
 
 
 class ClipVG(nn.Module):
@@ -86,7 +71,9 @@ class ClipVG(nn.Module):
         self.text_proj = nn.Linear(clip.text_projection.shape[1], d)
         self.reg_token = nn.Embedding(1, d)
         self.vl_pos_embed = nn.Embedding(1 + self.context + 1 + self.side**2, d)
-        self.vl_transformer = VLTransformer(config)
+        encoder = Encoder(config.layers, d, config.heads, config.feedforward, config.dropout)
+        self.vl_transformer = nn.ModuleDict({"encoder": encoder})
+        xavier(self.vl_transformer)
         self.bbox_embed = MLP(d, d, 4, 3)
 
     def forward(self, pixels: Tensor, masked: Tensor, ids: Tensor) -> Tensor:
@@ -94,8 +81,12 @@ class ClipVG(nn.Module):
 
         pixels (B, 3, S, S), masked patches (B, P), ids (B, L) -> boxes (B, 4), cxcywh in 0..1 of the canvas.
         """
+        # 1. Both towers, projected into the V-L transformer's space.
         image_tokens, text_tokens = self.encode_image(pixels), self.encode_text(ids)
-        return self.box(self.fuse(image_tokens, masked, text_tokens, ids == PAD, only_first=True)[:, 0])
+        # 2. [REG] | text | class token | patches, fused; padding is ignored.
+        fused = self.fuse(image_tokens, masked, text_tokens, ids == PAD, only_first=True)
+        # 3. The box of [REG].
+        return self.box(fused[:, 0])
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Encode images, (B, 3, S, S) -> (B, 1 + P, d)."""
@@ -132,7 +123,7 @@ class ClipVG(nn.Module):
         """
         register = self.reg_token.weight.expand(len(tokens), 1, -1)
         sequence = torch.cat([register, tokens], dim=1)
-        out: Tensor = self.vl_transformer(sequence, self.vl_pos_embed(slots), ignored, only_first)
+        out: Tensor = self.vl_transformer["encoder"](sequence, self.vl_pos_embed(slots), ignored, only_first)
         return out
 
     def box(self, register: Tensor) -> Tensor:
@@ -149,6 +140,15 @@ class ClipVG(nn.Module):
         """List the slots of the class token and the patches, (1 + P,)."""
         first = 1 + self.context
         return torch.arange(first, first + 1 + self.side**2, device=self.reg_token.weight.device)
+
+
+def check_clip(model: Any, name: str) -> None:
+    """Check that a CLIP has OpenAI's kind of towers: residual blocks after a class token. Raises WeightsError."""
+    visual = getattr(model, "visual", None)
+    if not all(hasattr(visual, part) for part in ("conv1", "class_embedding", "ln_pre", "transformer")) or not all(
+        hasattr(model, part) for part in ("token_embedding", "text_projection", "attn_mask")
+    ):
+        raise WeightsError(f"CLIP-VG needs a CLIP of two plain transformers, such as ViT-B-16; {name} is none")
 
 
 def text_features(clip: Any, ids: Tensor) -> Tensor:
@@ -173,13 +173,15 @@ def up_to_longest(ids: Tensor) -> Tensor:
 def multi_level_features(visual: Any, pixels: Tensor, taps: Sequence[int], recompute: bool = False) -> Tensor:
     """Concatenate the outputs of the tapped blocks, (B, 3, S, S) -> (B, 1 + P, W * len(taps)).
 
-    The residual stream is taken raw (section III-B, "multi-level features"): no ln_post, no projection; the class token
+    The residual stream is used raw (section III-B, "multi-level features"): no ln_post, no projection; the class token
     comes first. `recompute` keeps no activations and computes them again in the backward pass.
     """
+    # 1. Patches behind the class token, with positions.
     x = visual.conv1(pixels.to(visual.conv1.weight.dtype))
     x = x.flatten(2).transpose(1, 2)  # (B, P, W)
     x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)  # (B, 1 + P, W)
     x = visual.ln_pre(x + visual.positional_embedding.to(x.dtype))
+    # 2. Blocks, up to the last tapped one.
     levels = []
     for number, block in enumerate(visual.transformer.resblocks[: max(taps) + 1]):
         x = checkpoint(block, x, use_reentrant=False) if recompute and torch.is_grad_enabled() else block(x)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,8 +22,9 @@ from torch import Tensor
 from bench.grounding import LoadedScene, PipelineContext, Prediction
 from bench.hashing import sha256_file
 from bench.settings import Table, parse_table, takes
-from clipvg.checkpoint import Opened, open_network
+from clipvg.checkpoint import OpenedNetwork, open_network
 from clipvg.network import HEADS, PAD, up_to_longest
+from clipvg.official import write_official
 from pipelines.canvas import Canvas, covered, letterboxed, masked_patches, normalised, stack_pixels, stacked
 from pipelines.card import CardOptions, make_card
 from pipelines.engine import PairEngine, Rows, prepare
@@ -48,8 +50,8 @@ class ClipVGOptions(Table):
 class ClipVGPipeline:
     """Ground expressions with one network."""
 
-    def __init__(self, options: ClipVGOptions, context: PipelineContext, opened: Opened | None = None) -> None:
-        """`opened` is a network in training, taken as it is."""
+    def __init__(self, options: ClipVGOptions, context: PipelineContext, opened: OpenedNetwork | None = None) -> None:
+        """`opened` is a network in training, used as it is."""
         self.clock, self.fast = context.clock, options.fast
         self.pool = ThreadPoolExecutor(options.letterbox_threads, thread_name_prefix="letterbox")
         training = opened is not None
@@ -59,7 +61,7 @@ class ClipVGPipeline:
         accelerated = frozenset[str]()
         if not training:
             clip = self.network.clip  # the blocks of its image tower are called one by one
-            parts = [*clip.visual.transformer.resblocks, clip.transformer, self.network.vl_transformer]
+            parts = [*clip.visual.transformer.resblocks, clip.transformer, self.network.vl_transformer["encoder"]]
             accelerated = prepare(self.network, context, HEADS, parts)
         gpu = torch.device(context.device).type == "cuda"
         self.engine: PairEngine[Canvas] = PairEngine(
@@ -91,10 +93,13 @@ class ClipVGPipeline:
         pairs = [(index, query.text) for index, scene in enumerate(batch) for query in scene.queries]
         if not pairs:
             return []
+        # 1. Canvases, in threads.
         with self.clock.stage("letterbox"):
             canvases = list(self.pool.map(lambda s: letterboxed(s.image, self.size, self.style), batch))
-        found = self.engine.ground(canvases, pairs) if self.fast else self._plain(canvases, pairs)
-        boxes = found.double().cpu().numpy()  # the one wait for a GPU
+        # 2. Boxes on the canvas, cxcywh in 0..1; copying them is the one wait for a GPU.
+        out = self.engine.ground(canvases, pairs) if self.fast else self._plain(canvases, pairs)
+        boxes = out.double().cpu().numpy()
+        # 3. Back into each image, xyxy pixels.
         owners = np.array([index for index, _ in pairs])
         corners = np.empty_like(boxes)
         for index, canvas in enumerate(canvases):
@@ -153,10 +158,17 @@ class ClipVGPipeline:
 
 @takes(ClipVGOptions)
 def clipvg(context: PipelineContext) -> ClipVGPipeline:
-    """clipvg. Raises SettingsError, WeightsError."""
+    """Open CLIP-VG. Raises SettingsError, WeightsError."""
     return ClipVGPipeline(options_of(context), context)
 
 
 def options_of(context: PipelineContext) -> ClipVGOptions:
     """Parse the pipeline's table. Raises SettingsError."""
     return parse_table(ClipVGOptions, context.options, f"bench.toml [pipelines.{context.name}]")
+
+
+def export_official(context: PipelineContext, out: Path) -> Path:
+    """Write the pipeline's weights as an official checkpoint. Raises WeightsError, UsageError, RunError."""
+    options = options_of(context)
+    write_official(open_network(options.weights, context, options.clip).network, options.weights, out)
+    return out

@@ -1,4 +1,4 @@
-"""The rows of CLIP-VG's training: one expression, its image on the canvas, its box.
+"""Draw the rows of CLIP-VG's training: one expression, its image on the canvas, its box.
 
 A row of an epoch is drawn with a generator of its own, seeded by (seed, epoch, row): how it looks depends on nothing
 else, not on the process, the worker, nor on where the training was resumed.
@@ -21,14 +21,7 @@ from bench.training.task import Batch, TrainingJob
 from pipelines.augmentation import Augment, augmented
 from pipelines.canvas import XYWH_LISTS, Canvas, Style, integer_box, letterboxed, stack_pixels
 
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row, drawn: the canvas, the target (4,) cxcywh in 0..1 of it, and the text."""
-
-    canvas: Canvas
-    target: NDArray[np.float64]
-    text: str
+Row = tuple[Canvas, NDArray[np.float64], str]  # drawn: the canvas, the target (4,) cxcywh in 0..1 of it, and the text
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +83,16 @@ class Rows:
         image = self.load(scene)
         if self.augment is None:
             canvas = letterboxed(image, self.size, self.style)
-            return Row(canvas, self.target(canvas, expression), expression.text)
+            return canvas, self.target(canvas, expression), expression.text
         generator = np.random.default_rng([self.seed, epoch, index])
         box, text = self._box(expression), expression.text
         try:
-            return Row(*augmented(image, box, text, self.size, self.augment, self.style, generator))
+            return augmented(image, box, text, self.size, self.augment, self.style, generator)
         except DataError as error:
             raise DataError(f"{scene.file}, expression {expression.id}: {error}") from None
 
     def _box(self, expression: Expression) -> Box:
-        """The box as the style has it: `official` cuts it to integers in the form in which the list holds it."""
+        """The box as the style has it: `official` cuts it to integers in the form of its list."""
         if self.style == "clean":
             return expression.box
         form = expression.held_as or ("xywh" if self.dataset in XYWH_LISTS else "xyxy")
@@ -108,9 +101,9 @@ class Rows:
 
 def collate(rows: Sequence[Row]) -> DrawnRows:
     """Join drawn rows into a batch."""
-    pixels, edges = stack_pixels([row.canvas for row in rows])
-    targets = torch.tensor(np.stack([row.target for row in rows]), dtype=torch.float32)
-    return DrawnRows(pixels, edges, targets, tuple(row.text for row in rows))
+    canvases, targets, texts = zip(*rows, strict=True)
+    pixels, edges = stack_pixels(canvases)
+    return DrawnRows(pixels, edges, torch.tensor(np.stack(targets), dtype=torch.float32), texts)
 
 
 class CachedFeatures:

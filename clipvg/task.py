@@ -19,8 +19,15 @@ from bench.settings import parse_table, takes
 from bench.training.config import TrainConfig
 from bench.training.feature_cache import ImageFeatureCache, TextFeatureCache
 from bench.training.task import GrounderTask, ParameterGroup, TaskFactory, TrainingJob
-from clipvg.checkpoint import Opened, at_size, open_network, save_own
-from clipvg.frozen import FrozenClip, open_frozen, values_hash
+from clipvg.checkpoint import (
+    FrozenClip,
+    OpenedNetwork,
+    at_size,
+    open_frozen,
+    open_network,
+    save_own,
+    values_hash,
+)
 from clipvg.network import PAD, POSITIONS, ClipVG, ClipVGConfig, multi_level_features, text_features, up_to_longest
 from clipvg.pipeline import ClipVGOptions, ClipVGPipeline
 from clipvg.rows import CachedFeatures, CachedRows, DrawnRows, Rows, collate, without_pixels
@@ -51,7 +58,7 @@ class NetworkOptions(BaseModel):
 
 
 class ClipVGTraining(TrainConfig):
-    """[train.clipvg]: the paper's recipe (script of the official code), and what else can be asked for."""
+    """[train.clipvg]: the paper's recipe (script of the official code), and further options."""
 
     name: str = Field("clipvg", pattern=r"^[\w.-]+$", description="of the files that are written")
     clip: ClipOptions = ClipOptions(model="ViT-B-16-quickgelu", pretrained="openai")
@@ -80,6 +87,7 @@ class ClipVGTask(GrounderTask):
     def __init__(self, job: TrainingJob) -> None:
         super().__init__(job)
         where = f"bench.toml [train.{job.context.name}]"
+        # 1. The config, and the network it starts from.
         self.config = config = parse_table(self.Config, dict(job.recipe), where)
         if config.cache_features and config.train_positions:
             raise SettingsError("cache_features keeps CLIP's features, which train_positions changes: switch one off")
@@ -88,6 +96,7 @@ class ClipVGTask(GrounderTask):
         network, self.clip, self.style = start(config, job)
         self.model = network.to(self.device)
         self.model.recompute = config.recompute
+        # 2. What is frozen: CLIP's number type, and its features of texts and images.
         self.patch = self.model.config.image_size // self.model.side
         if config.precision(self.device.type) == "bfloat16" and self.device.type == "cuda":
             clip_to_bfloat16(self.model)
@@ -139,8 +148,10 @@ class ClipVGTask(GrounderTask):
 
     def losses(self, batch: DrawnRows | CachedRows, rng: torch.Generator) -> dict[str, Tensor]:
         """Return L1 and 1 - GIoU of each row, (B,); and the boxes, cxcywh in 0..1 of the canvas."""
+        # 1. Boxes of [REG], predicted.
         fused, _ = self.fused(batch, only_first=True)
         boxes = self.model.box(fused[:, 0])
+        # 2. Both terms, a row each.
         giou, _ = layers.giou(boxes, batch.targets)
         return {"l1": layers.l1(boxes, batch.targets), "giou": 1 - giou, "boxes": boxes, "targets": batch.targets}
 
@@ -172,7 +183,7 @@ class ClipVGTask(GrounderTask):
 
     def pipeline(self) -> ClipVGPipeline:
         """Return the pipeline of the network in training."""
-        opened = Opened(self.model.eval(), self.job.out, self.style, self.clip)
+        opened = OpenedNetwork(self.model.eval(), self.job.out, self.style, self.clip)
         return ClipVGPipeline(ClipVGOptions(), self.job.context, opened)
 
     def options(self, path: Path) -> dict[str, Any]:

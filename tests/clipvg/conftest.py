@@ -9,8 +9,8 @@ import torch
 from fake_world import make_context
 from training_world import IMAGES, SCENES, VALIDATION, images, make_job, scenes  # noqa: F401 - fixtures
 
-from clipvg.export import NAMES
 from clipvg.network import OFFICIAL, ClipVG, ClipVGConfig
+from clipvg.official import NAMES
 from clipvg.rows import Rows
 from pipelines import weights
 from pipelines.two_stage.clip.encoder import empty_model

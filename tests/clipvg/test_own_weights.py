@@ -13,10 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from bench.errors import UsageError, WeightsError
-from clipvg.checkpoint import save_own, trained_state
-from clipvg.export import export_official, official_state
-from clipvg.frozen import checked, open_frozen, values_hash
-from clipvg.network import OFFICIAL, POSITIONS, ClipVG
+from clipvg.checkpoint import open_frozen, save_own, trained_state, values_hash
+from clipvg.network import OFFICIAL, POSITIONS, ClipVG, check_clip
+from clipvg.official import official_state
+from clipvg.pipeline import export_official
 from pipelines.two_stage.clip.encoder import ClipOptions
 
 POSITION_ALIAS = "image_encoder_clip_vg.positional_embedding"
@@ -170,4 +170,4 @@ def test_another_size_of_image(official_file, context):
 
 def test_a_clip_of_another_kind():
     with pytest.raises(WeightsError, match="two plain transformers, such as ViT-B-16; RN50 is none"):
-        checked(torch.nn.Linear(1, 1), "RN50")
+        check_clip(torch.nn.Linear(1, 1), "RN50")

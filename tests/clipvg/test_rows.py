@@ -33,7 +33,8 @@ def one(box, width=40, height=30):
 
 
 def as_parts(row):
-    return row.canvas.pixels.tobytes(), row.target.tobytes(), row.text
+    canvas, target, text = row
+    return canvas.pixels.tobytes(), target.tobytes(), text
 
 
 def test_a_row_depends_on_seed_epoch_and_number_alone(rows):
@@ -75,7 +76,7 @@ def test_official_boxes_are_whole_pixels_clean_ones_are_not(rows):
     scenes, grey = one(box, 32, 32), Grey(32, 32)
 
     def corners(style, dataset):
-        target = rows(scenes=scenes, images=grey, style=style, dataset=dataset).sample(0, 1).target * 32
+        target = rows(scenes=scenes, images=grey, style=style, dataset=dataset).sample(0, 1)[1] * 32
         x, y, w, h = target.tolist()
         return [pytest.approx(v) for v in (x - w / 2, y - h / 2, x + w / 2, y + h / 2)]
 
@@ -91,7 +92,7 @@ def test_a_row_of_ones_own_is_cut_in_the_form_it_was_given_in(rows, tmp_path, fo
     file = tmp_path / "own.jsonl"
     file.write_text(json.dumps({"image": "a.png", "text": "it", form: box}) + "\n")
     own = rows(scenes=read_jsonl(file), images=Grey(32, 32), style="official", dataset="file")
-    assert float(own.sample(0, 0).target[2]) * 32 == pytest.approx(width)
+    assert float(own.sample(0, 0)[1][2]) * 32 == pytest.approx(width)
 
 
 def test_nothing_to_train_on(rows):

@@ -31,7 +31,7 @@ from bench.evaluation.validation import on_split
 from bench.grounding import Expression, ImageArray, Scene
 from bench.training.task import TrainingJob
 from bench.training.trainer import Trainer, launch
-from clipvg.frozen import FrozenClip
+from clipvg.checkpoint import FrozenClip
 from pipelines.two_stage.clip.encoder import empty_model
 from tools.benchmarks.shared import SIZES, make_context, synchronise
 

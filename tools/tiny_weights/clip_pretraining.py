@@ -31,8 +31,7 @@ from bench.settings import parse_table
 from bench.training.config import TrainConfig
 from bench.training.optimiser import decay_split
 from bench.training.task import Batch, ParameterGroup, TaskFactory, TrainingJob, TrainTask
-from clipvg.frozen import checked
-from clipvg.network import PAD, multi_level_features, text_features, up_to_longest
+from clipvg.network import PAD, check_clip, multi_level_features, text_features, up_to_longest
 from pipelines import weights
 from pipelines.canvas import letterboxed, normalise_and_mask, stack_pixels
 from pipelines.two_stage.clip.encoder import ClipOptions, open_model
@@ -144,7 +143,7 @@ class PretrainingTask(TrainTask):
         texts = [e.text for scene in job.scenes for e in scene.expressions] + [NOTHING]
         texts += [text for scene in job.scenes for text in scene_descriptions(scene)]
         clip = small_clip(self.config.model, texts, job.context.seed)
-        checked(clip, self.config.model)
+        check_clip(clip, self.config.model)
         self.device = torch.device(job.context.device)
         self.model = Pretrained(clip).to(self.device)
         self.tokenizer = open_clip.get_tokenizer(self.config.model)
