@@ -72,7 +72,7 @@ class ClipVG(nn.Module):
         self.reg_token = nn.Embedding(1, d)
         self.vl_pos_embed = nn.Embedding(1 + self.context + 1 + self.side**2, d)
         encoder = Encoder(config.layers, d, config.heads, config.feedforward, config.dropout)
-        self.vl_transformer = nn.ModuleDict({"encoder": encoder})
+        self.vl_transformer: Any = nn.ModuleDict({"encoder": encoder})
         xavier(self.vl_transformer)
         self.bbox_embed = MLP(d, d, 4, 3)
 
@@ -123,7 +123,7 @@ class ClipVG(nn.Module):
         """
         register = self.reg_token.weight.expand(len(tokens), 1, -1)
         sequence = torch.cat([register, tokens], dim=1)
-        out: Tensor = self.vl_transformer["encoder"](sequence, self.vl_pos_embed(slots), ignored, only_first)
+        out: Tensor = self.vl_transformer.encoder(sequence, self.vl_pos_embed(slots), ignored, only_first)
         return out
 
     def box(self, register: Tensor) -> Tensor:

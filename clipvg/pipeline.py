@@ -61,7 +61,7 @@ class ClipVGPipeline:
         accelerated = frozenset[str]()
         if not training:
             clip = self.network.clip  # the blocks of its image tower are called one by one
-            parts = [*clip.visual.transformer.resblocks, clip.transformer, self.network.vl_transformer["encoder"]]
+            parts = [*clip.visual.transformer.resblocks, clip.transformer, self.network.vl_transformer.encoder]
             accelerated = prepare(self.network, context, HEADS, parts)
         gpu = torch.device(context.device).type == "cuda"
         self.engine: PairEngine[Canvas] = PairEngine(
