@@ -16,7 +16,6 @@ from bench.labelling import PseudoLabel
 from bench.labelling.label_files import (
     check_jsonl_name,
     export_lists,
-    label_row,
     list_format,
     merge_separated,
     pseudo_row,
@@ -29,8 +28,8 @@ OTHER = Scene("2", "COCO_train2014_000000000002.jpg", None, None, ())
 BOX = (10.125, 20.5, 110.75, 220.0)
 
 
-def label(text="Red dog", box=BOX, scene=SCENE, source="template", **said):
-    return PseudoLabel(scene, text, box, {"source": source, "detector": "d.pt", "score": 0.5, **said})
+def label(text="Red dog", box=BOX, scene=SCENE, source="template", **provenance):
+    return PseudoLabel(scene, text, box, {"source": source, "detector": "d.pt", "score": 0.5, **provenance})
 
 
 def written(path, *labels, split="refcoco-train"):
@@ -42,7 +41,8 @@ def written(path, *labels, split="refcoco-train"):
 
 def test_a_row_says_all_and_is_read_back(tmp_path):
     path = tmp_path / "new" / "t.jsonl"
-    done = written(path, label(" Red \n dog "), label("cat", (1.23456, 2, 3, 4.9999), OTHER, entities=1))
+    box = tuple(np.array(BOX, np.float32))  # numpy's numbers will do
+    done = written(path, label(" Red \n dog ", box), label("cat", (1.23456, 2, 3, 4.9999), OTHER, entities=1))
     assert done == (2, 2, 0)
     first, second = read_jsonl(path)
     assert (first.file, first.width, first.height) == (SCENE.file, 640, 480)
@@ -59,11 +59,11 @@ def test_a_row_says_all_and_is_read_back(tmp_path):
 def test_duplicates_are_dropped_and_the_same_text_on_other_boxes_stays(tmp_path):
     path = tmp_path / "t.jsonl"
     near = (10.1201, *BOX[1:])  # the same to a hundredth of a pixel
-    seen = []
+    counted = []
     labels = [label(), label(box=near), label(box=(0, 0, 5, 5)), label("other"), label(scene=OTHER), label()]
-    done = write_labels(path, iter(labels), "s", seen.append)
+    done = write_labels(path, iter(labels), "s", counted.append)
     assert done == (4, 2, 2)
-    assert seen == labels
+    assert counted == labels
     ids = [e.id for scene in read_jsonl(path) for e in scene.expressions]
     assert sorted(ids) == [f"template-s-{n}" for n in range(4)]
 
@@ -72,12 +72,17 @@ def test_nothing_half_written(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text("as it was")
 
-    def broken():
+    def broken(error):
         yield label()
-        raise DataError("the detector's file is torn")
+        raise error
 
-    for labels, error in ((broken(), "torn"), (iter([label(), label(box=(5, 5, 5, 9))]), "width 0")):
-        with pytest.raises(DataError, match=error):
+    bad = iter([label(), label(box=(5, 5, 5, 9))])
+    for labels, error, message in (
+        (broken(DataError("the detector's file is torn")), DataError, "torn"),
+        (broken(ConnectionError("no network")), ConnectionError, "no network"),  # and not an error of the disk
+        (bad, DataError, "width 0"),
+    ):
+        with pytest.raises(error, match=message):
             write_labels(path, labels, "s")
     assert write_labels(path, iter(()), "s")[0] == 0
     assert path.read_text() == "as it was" and list(tmp_path.iterdir()) == [path]
@@ -99,29 +104,13 @@ def test_labels_that_cannot_be_rows(tmp_path, bad, message):
     assert SCENE.file in str(error.value) and not list(tmp_path.iterdir())
 
 
-def test_boxes_of_numpy_numbers_are_rows_too():
-    box = tuple(np.array(BOX, np.float32))
-    assert label_row(label(box=box), "x")["box_xyxy"] == (10.12, 20.5, 110.75, 220.0)
-
-
 def test_names_and_places_that_cannot_be_written(tmp_path):
-    with pytest.raises(UsageError, match=r"labels\.jsonl"):
-        check_jsonl_name(Path("labels.pth"))
-    with pytest.raises(UsageError, match="a folder"):
-        check_jsonl_name(tmp_path)
     (tmp_path / "file").write_text("")
+    for path, message in ((Path("labels.pth"), r"labels\.jsonl"), (tmp_path, "a folder")):
+        with pytest.raises(UsageError, match=message):
+            check_jsonl_name(path)
     with pytest.raises(RunError, match="cannot be written"):
         written(tmp_path / "file" / "t.jsonl", label())
-
-
-def test_an_error_of_the_source_is_not_taken_for_one_of_the_disk(tmp_path):
-    def offline():
-        yield label()
-        raise ConnectionError("no network")
-
-    with pytest.raises(ConnectionError):
-        write_labels(tmp_path / "t.jsonl", offline(), "s")
-    assert not list(tmp_path.iterdir())
 
 
 # --- official lists ---------------------------------------------------------------------------------------------------
@@ -132,7 +121,7 @@ def rows_of(path, dataset):
 
 
 @pytest.mark.parametrize(
-    ("dataset", "stem", "held"),
+    ("dataset", "stem", "form"),
     (
         ("refcoco", "unc", "xywh"),
         ("refcoco+", "unc+", "xywh"),
@@ -143,14 +132,14 @@ def rows_of(path, dataset):
         ("shapes", "shapes", "xywh"),
     ),
 )
-def test_lists_are_as_the_data_set_has_them(tmp_path, dataset, stem, held):
-    assert list_format(dataset)[:2] == (stem, held)
+def test_lists_are_as_the_data_set_has_them(tmp_path, dataset, stem, form):
+    assert list_format(dataset)[:2] == (stem, form)
     written(tmp_path / "t.jsonl", label(), label("cat", scene=OTHER))
     separated, single = export_lists([tmp_path / "t.jsonl"], tmp_path / "lists", dataset)
     assert separated == tmp_path / "lists" / stem / "train_separate" / f"1_{stem}_train_pseudo_template_0_5.pth"
     assert single == tmp_path / "lists" / stem / f"{stem}_train_pseudo.pth"
     rows = torch.load(separated, weights_only=True)
-    box = [10.12, 20.5, 110.75, 220.0] if held == "xyxy" else [10.12, 20.5, 110.75 - 10.12, 199.5]
+    box = [10.12, 20.5, 110.75, 220.0] if form == "xyxy" else [10.12, 20.5, 110.75 - 10.12, 199.5]
     if dataset == "flickr30k":
         assert rows[0] == [SCENE.file, box, "Red dog"]
     else:
@@ -161,19 +150,19 @@ def test_lists_are_as_the_data_set_has_them(tmp_path, dataset, stem, held):
 
 
 def test_boxes_come_back_to_the_last_bit_but_one(tmp_path):
-    dice = random.Random(0)
+    rng = random.Random(0)
     labels = []
     for n in range(3000):
-        x, y = round(dice.uniform(0, 600), 2), round(dice.uniform(0, 400), 2)
-        box = (x, y, round(x + dice.uniform(0.1, 400), 2), round(y + dice.uniform(0.1, 400), 2))
-        labels.append(label(f"thing {n}", box))
+        x, y = round(rng.uniform(0, 600), 2), round(rng.uniform(0, 400), 2)
+        box = (x, y, round(x + rng.uniform(0.1, 400), 2), round(y + rng.uniform(0.1, 400), 2))
+        labels.append(label(f"object {n}", box))
     written(tmp_path / "t.jsonl", *labels)
     separated, _ = export_lists([tmp_path / "t.jsonl"], tmp_path, "refcoco")
-    read, wanted = np.array([box for _, _, box in rows_of(separated, "refcoco")]), np.array([x.box for x in labels])
+    back, wanted = np.array([box for _, _, box in rows_of(separated, "refcoco")]), np.array([x.box for x in labels])
     # A few right sides are the sum of no two floats of which one is the left side: those are one bit off.
-    off = read != wanted
+    off = back != wanted
     assert off.mean() < 0.05 and not off[:, :2].any()
-    assert np.all(np.abs(read - wanted) <= np.spacing(wanted))
+    assert np.all(np.abs(back - wanted) <= np.spacing(wanted))
 
 
 def test_sources_are_separated_and_merged_in_their_order(tmp_path):
@@ -210,19 +199,17 @@ def test_merging_goes_by_the_number_and_not_by_the_alphabet(tmp_path):
 
 
 def test_what_no_list_can_hold(tmp_path):
-    good = tmp_path / "t.jsonl"
+    good, nameless, folders = (tmp_path / f"{name}.jsonl" for name in "tnf")
     written(good, label())
-    with pytest.raises(UsageError, match="--split says whose"):
-        export_lists([good], tmp_path, "file")
-    with pytest.raises(UsageError, match="0 to 1"):
-        export_lists([good], tmp_path, "refcoco", 5)
-    with pytest.raises(UsageError, match=r"in \.jsonl"):
-        export_lists([tmp_path / "x.pth"], tmp_path, "refcoco")
-    nameless = tmp_path / "n.jsonl"
     nameless.write_text('{"image": "a.jpg", "text": "a", "box_xyxy": [0, 0, 1, 1], "id": "r7"}\n')
-    with pytest.raises(DataError, match="row r7 does not say which source"):
-        export_lists([nameless], tmp_path, "refcoco")
-    written(tmp_path / "f.jsonl", label(scene=Scene("1", "street/1.jpg", None, None, ())))
-    with pytest.raises(DataError, match="without folders"):
-        export_lists([tmp_path / "f.jsonl"], tmp_path, "refcoco")
+    written(folders, label(scene=Scene("1", "street/1.jpg", None, None, ())))
+    for path, dataset, threshold, error, message in (
+        (good, "file", 0.5, UsageError, "--split says whose"),
+        (good, "refcoco", 5, UsageError, "0 to 1"),
+        (tmp_path / "x.pth", "refcoco", 0.5, UsageError, r"in \.jsonl"),
+        (nameless, "refcoco", 0.5, DataError, "row r7 does not say which source"),
+        (folders, "refcoco", 0.5, DataError, "without folders"),
+    ):
+        with pytest.raises(error, match=message):
+            export_lists([path], tmp_path, dataset, threshold)
     assert not (tmp_path / "unc").exists()

@@ -79,11 +79,11 @@ def test_every_row_with_its_iou_comes_back(written):
 
 
 def test_the_tensors_give_the_iou_that_is_written(tmp_path):
-    box, said = (10.0, 20.0, 110.0, 90.0), (30.0, 25.0, 130.0, 100.0)
+    box, predicted = (10.0, 20.0, 110.0, 90.0), (30.0, 25.0, 130.0, 100.0)
     scene = Scene("s", "s.jpg", 200, 100, (Expression("a", "it", box),))
     rows = list_rows(tmp_path / "x.jsonl", [scene], "refcoco")
-    iou = float(iou_elementwise(clip_xyxy(said, 200, 100), box))
-    *_, path = write_reliability_lists(tmp_path, "refcoco", rows, {"a": (iou, said)}, {})
+    iou = float(iou_elementwise(clip_xyxy(predicted, 200, 100), box))
+    *_, path = write_reliability_lists(tmp_path, "refcoco", rows, {"a": (iou, predicted)}, {})
     (row,) = read_iou_result(path)
     assert float(iou_elementwise(*map(box_cxcywh_to_xyxy, row[3:5]))) == pytest.approx(iou, abs=1e-6)
     assert row[1] == (10.0, 20.0, 100.0, 70.0)
@@ -100,9 +100,6 @@ def test_corners_and_three_columns(tmp_path, dataset, stem, columns):
     assert bad == ("s.jpg", PLACEHOLDER, [10.5, 20.0, 110.0, 90.0], "it", PLACEHOLDER, 0.3)
     (back,) = read_index_list(tmp_path / f"{stem}_train_pseudo_refine_0_2.pth", dataset)
     assert back.expressions[0].box == (10.5, 20.0, 110.0, 90.0)
-
-
-def test_a_data_set_without_lists_is_said(tmp_path):
     with pytest.raises(UsageError, match="official lists"):
         list_rows(tmp_path / "x.jsonl", [], "file")
 
@@ -125,13 +122,11 @@ def test_an_official_result_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         (GOOD[:5], "row 1: an iou_result file has 7 columns, and here is 5 columns"),
         (7, "row 1: .* here is a int"),
         ([*GOOD[:6], 1.5], "row 1: the IoU in the last column .* not 1.5"),
-        ([*GOOD[:6], math.nan], "row 1: the IoU"),
-        ([*GOOD[:6], "0.5"], "row 1: the IoU"),
         ([*GOOD[:6], True], "row 1: the IoU"),
         ([*GOOD[:5], torch.zeros(3), 0.5], "row 1: the scorer's box should be 4 numbers"),
         ([*GOOD[:4], None, *GOOD[5:]], "row 1: the row's box should be 4 numbers, not None"),
@@ -140,9 +135,17 @@ def test_an_official_result_is_read(tmp_path):
         (["../x.jpg", *GOOD[1:]], "row 1: .*without folders"),
     ],
 )
-def test_a_bad_row_is_named(tmp_path, row, said):
-    with pytest.raises(DataError, match=rf"r\.pth: {said}"):
+def test_a_bad_row_is_named(tmp_path, row, message):
+    with pytest.raises(DataError, match=rf"r\.pth: {message}"):
         read_iou_result(result(tmp_path, GOOD, row))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", b"text", None])
+def test_broken_files(tmp_path, content):
+    if content is not None:
+        (tmp_path / "r.pth").write_bytes(content)
+    with pytest.raises(DataError, match=r"r\.pth"):
+        read_iou_result(tmp_path / "r.pth")
 
 
 def test_files_that_hold_something_else(tmp_path):
@@ -151,12 +154,6 @@ def test_files_that_hold_something_else(tmp_path):
     torch.save({"model": 1}, tmp_path / "r.pth")
     with pytest.raises(DataError, match="this holds a dict"):
         read_iou_result(tmp_path / "r.pth")
-    with pytest.raises(DataError, match=r"gone\.pth: cannot be read"):
-        read_iou_result(tmp_path / "gone.pth")
-    for broken in (b"", b"PK\x03\x04 and no more", b"text"):
-        (tmp_path / "r.pth").write_bytes(broken)
-        with pytest.raises(DataError, match=r"r\.pth"):
-            read_iou_result(tmp_path / "r.pth")
     (tmp_path / "r.pth").write_bytes(pickle.dumps(exit, 2))
     with pytest.raises(UnsafePickle, match="nothing in it was executed"):
         read_iou_result(tmp_path / "r.pth")

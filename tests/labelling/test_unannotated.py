@@ -10,6 +10,7 @@ from bench import registry
 from bench.datasets.load import load_split
 from bench.errors import DataError, ImageError, UsageError
 from bench.evaluation.opening import pipeline_context
+from bench.grounding import Scene
 from bench.labelling import LabelJob
 from bench.labelling.unannotated import ImagesOnly, images_below, without_annotations, without_expressions
 from bench.settings import load_settings
@@ -34,26 +35,20 @@ def shapes():
 
 def test_scenes_keep_their_names_and_sizes_alone(shapes):
     scenes = without_expressions(guarded(shapes).scenes)
-    assert [(s.id, s.file, s.width, s.height) for s in scenes] == [
-        (s.id, s.file, s.width, s.height) for s in shapes.scenes
-    ]
-    assert all(s.expressions == () == s.objects for s in scenes)
+    assert scenes == [Scene(s.id, s.file, s.width, s.height, ()) for s in shapes.scenes]
 
 
 def test_images_can_be_loaded_and_nothing_else(shapes):
-    images = ImagesOnly(shapes.images)
-    assert (images.load(shapes.scenes[1]) == shapes.images.load(shapes.scenes[1])).all()
-    assert images.missing(shapes.scenes) == []
-    assert [name for name in dir(images) if not name.startswith("_")] == ["load", "missing"]
-    assert not any(hasattr(images, name) for name in ("seed", "__dict__"))
-
-
-def test_a_source_of_images_is_handed_no_annotation_either():
     class Nosy(MemoryImages):
         def load(self, scene):
             assert scene.expressions == () == scene.objects
             return super().load(scene)
 
+    images = ImagesOnly(shapes.images)
+    assert (images.load(shapes.scenes[1]) == shapes.images.load(shapes.scenes[1])).all()
+    assert images.missing(shapes.scenes) == []
+    assert [name for name in dir(images) if not name.startswith("_")] == ["load", "missing"]
+    assert not any(hasattr(images, name) for name in ("seed", "objects", "__dict__"))
     split = make_split(4, Nosy(bad={"2.png"}))
     images = ImagesOnly(split.images)
     assert images.load(split.scenes[0]).shape == (24, 32, 3)
@@ -108,13 +103,16 @@ def test_every_image_of_a_folder(folder, tmp_path):
     assert images.load(above[2]).shape == (6, 8, 3) and not images.missing(above)
 
 
-def test_folders_that_cannot_be_used(folder, tmp_path):
-    with pytest.raises(UsageError, match="or above"):
-        images_below(folder, tmp_path / "elsewhere" / "labels.jsonl")
-    with pytest.raises(DataError, match="no such folder"):
-        images_below(tmp_path / "none", tmp_path / "labels.jsonl")
-    with pytest.raises(DataError, match="not a folder"):
-        images_below(folder / "b.png", tmp_path / "labels.jsonl")
+@pytest.mark.parametrize(
+    ("place", "out", "error", "message"),
+    [
+        ("photos", "elsewhere/labels.jsonl", UsageError, "or above"),
+        ("none", "labels.jsonl", DataError, "no such folder"),
+        ("photos/b.png", "labels.jsonl", DataError, "not a folder"),
+        ("empty", "labels.jsonl", DataError, "no image in it"),
+    ],
+)
+def test_folders_that_cannot_be_used(folder, tmp_path, place, out, error, message):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no image in it"):
-        images_below(tmp_path / "empty", tmp_path / "labels.jsonl")
+    with pytest.raises(error, match=message):
+        images_below(tmp_path / place, tmp_path / out)

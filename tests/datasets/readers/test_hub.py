@@ -13,36 +13,19 @@ from bench.datasets.readers import hub_rows
 from bench.datasets.readers.hub import download, refuse_mixed
 from bench.datasets.readers.hub_rows import read_hub
 from bench.errors import DataError, MissingPackage, UnknownName, UsageError
-from bench.grounding import Scene
 
 polars = pytest.importorskip("polars")
 
 
-def item(n: int, image: int, sentences: list[str], split: str = "val") -> dict:
-    ann_info = {
-        "area": 1.0,
-        "bbox": [10.5, 20.25, 100.0, 50.5],
-        "category_id": 1,
-        "id": 100 + n,
-        "image_id": image,
-        "iscrowd": 0,
-        "segmentation": [[1.0, 2.0, 3.0, 4.0]],
-    }
-    said = [{"raw": s.upper(), "sent": s, "sent_id": 10 * n + k, "tokens": s.split()} for k, s in enumerate(sentences)]
-    ref_info = {
-        "ann_id": 100 + n,
-        "category_id": 1,
-        "file_name": f"COCO_train2014_{image:012d}_{100 + n}.jpg",
-        "image_id": image,
-        "ref_id": n,
-        "sent_ids": [s["sent_id"] for s in said],
-        "sentences": said,
-        "split": split,
-    }
-    return {"ann_info": ann_info, "ref_info": ref_info}
+def item(n, image, sentences, split="val"):
+    numbered = [{"raw": s.upper(), "sent": s, "sent_id": 10 * n + k} for k, s in enumerate(sentences)]
+    ann_info = {"bbox": [10.5, 20.25, 100.0, 50.5], "id": 100 + n, "segmentation": [[1.0, 2.0, 3.0, 4.0]]}
+    file = f"COCO_train2014_{image:012d}_{100 + n}.jpg"
+    ref_info = {"ann_id": 100 + n, "file_name": file, "image_id": image, "ref_id": n, "sentences": numbered}
+    return {"ann_info": ann_info, "ref_info": ref_info | {"split": split}}
 
 
-def row(image: int, *items: dict) -> dict:
+def row(image: int, *items: dict):
     return {
         "ref_list": list(items),
         "image_info": {"file_name": f"COCO_train2014_{image:012d}.jpg", "height": 480, "id": image, "width": 640},
@@ -50,12 +33,12 @@ def row(image: int, *items: dict) -> dict:
     }
 
 
-def parquet(folder: Path, *rows: dict, name: str = "refcoco_unc_val-00000-of-00001-ab.parquet") -> Path:
+def parquet(folder, *rows, name="refcoco_unc_val-00000-of-00001-ab.parquet"):
     polars.DataFrame(list(rows)).write_parquet(folder / name)
     return folder / name
 
 
-def read(file: Path | list[Path], *args, **more) -> list[tuple[Scene, bytes]]:
+def read(file, *args, **more):
     return list(read_hub(file if isinstance(file, list) else [file], *args, **more))
 
 
@@ -68,21 +51,15 @@ def test_scenes_come_with_their_images(tmp_path, monkeypatch, as_json, at_once):
     monkeypatch.setattr(hub_rows, "ROWS_AT_ONCE", at_once)
     rows = TWO
     if as_json:
+        texts = [[{key: json.dumps(value) for key, value in i.items()} for i in r["ref_list"]] for r in TWO]
         rows = [
-            {
-                **r,
-                "image_info": json.dumps(r["image_info"]),
-                "ref_list": [{key: json.dumps(value) for key, value in i.items()} for i in r["ref_list"]],
-            }
-            for r in TWO
+            {**r, "image_info": json.dumps(r["image_info"]), "ref_list": t} for r, t in zip(TWO, texts, strict=True)
         ]
     (first, bytes_1), (second, bytes_2) = read(parquet(tmp_path, *rows), "refcoco_unc_val")
     assert (first.id, first.file, first.width, first.height) == ("7", "COCO_train2014_000000000007.jpg", 640, 480)
     assert [(e.id, e.text, e.ref_id) for e in first.expressions] == [
-        ("10", "man on right", "1"),
-        ("11", "tall man", "1"),
-        ("40", "child", "4"),
-    ]
+        ("10", "man on right", "1"), ("11", "tall man", "1"), ("40", "child", "4"),
+    ]  # fmt: skip
     assert first.expressions[0].box == (10.5, 20.25, 110.5, 70.75)
     assert (bytes_1, bytes_2, second.id) == (b"JPEG 7", b"JPEG 9", "9")
 
@@ -102,18 +79,13 @@ def test_refclef_with_string_ids_and_masks(tmp_path):
     ref = item(1, 30, ["sky"], split="testAB")
     del ref["ref_info"]["file_name"]
     ref["ref_info"]["ann_id"] = "30_1"
-    ref["ann_info"] = {
-        "id": "30_1",
-        "bbox": None,
-        "segmentation": [{"counts": counts, "size": [6, 8]}],
-        "mask_name": "30_1.mat",
-    }
-    held = {**row(30, ref), "image_info": {"file_name": "30.jpg", "height": 6, "id": 30, "width": 8}}
+    ref["ann_info"] = {"id": "30_1", "bbox": None, "segmentation": [{"counts": counts, "size": [6, 8]}]}
+    record = {**row(30, ref), "image_info": {"file_name": "30.jpg", "height": 6, "id": 30, "width": 8}}
     for part in ("refclef_unc_testA", "refclef_unc_testB", "test"):
-        ((scene, _),) = read(parquet(tmp_path, held), part)
+        ((scene, _),) = read(parquet(tmp_path, record), part)
         assert (scene.id, scene.file, scene.expressions[0].box) == ("30", "30.jpg", (1, 2, 4, 5))
     with pytest.raises(DataError, match="ref 1: it belongs to part 'testAB', not 'refclef_unc_testC'"):
-        read(parquet(tmp_path, held), "refclef_unc_testC")
+        read(parquet(tmp_path, record), "refclef_unc_testC")
 
 
 OBJECTS = [
@@ -130,19 +102,18 @@ def test_one_row_an_object_is_gathered_per_image(tmp_path):
     (first, seven), (second, _) = read(parquet(tmp_path, *OBJECTS), "val")
     assert (first.file, seven, second.id) == ("COCO_train2014_000000000007.jpg", b"seven", "9")
     assert [(e.id, e.text, e.box, e.ref_id) for e in first.expressions] == [
-        ("11#0", "man", (1, 2, 4, 6), "11"),
-        ("11#1", "tall man", (1, 2, 4, 6), "11"),
+        ("11#0", "man", (1, 2, 4, 6), "11"), ("11#1", "tall man", (1, 2, 4, 6), "11"),
         ("13#0", "child", (5, 6, 8, 10), "13"),
-    ]
+    ]  # fmt: skip
     ((only, _),) = read(parquet(tmp_path, *OBJECTS), "val", keep={"13"})
     assert [e.text for e in only.expressions] == ["child"]
 
 
-def broken(change) -> dict:
-    held = json.loads(json.dumps({**TWO[0], "image": None}))
-    held["image"] = {"bytes": b"x", "path": None}
-    change(held)
-    return held
+def broken(change):
+    record = json.loads(json.dumps({**TWO[0], "image": None}))
+    record["image"] = {"bytes": b"x", "path": None}
+    change(record)
+    return record
 
 
 @pytest.mark.parametrize(
@@ -162,12 +133,9 @@ def test_what_is_wrong_is_named(tmp_path, change, message):
         read(parquet(tmp_path, broken(change)), "val")
 
 
-def test_a_image_may_not_come_twice(tmp_path):
+def test_files_that_are_no_mirror(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"row 1: image .* is there twice"):
         read(parquet(tmp_path, TWO[0], TWO[0]), "val")
-
-
-def test_files_that_are_no_mirror(tmp_path):
     with pytest.raises(DataError, match="its columns are a; expected image and ref_list"):
         read(parquet(tmp_path, {"a": 1}), "val")
     (tmp_path / "x.parquet").write_bytes(b"PAR1 cut")
@@ -177,9 +145,6 @@ def test_files_that_are_no_mirror(tmp_path):
         read(tmp_path / "absent.parquet", "val")
     with pytest.raises(DataError, match="no parquet files"):
         read([], "val")
-
-
-def test_without_polars_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "polars", None)
     with pytest.raises(MissingPackage, match=r"grounding-bench\[hub\]"):
         read(tmp_path / "x.parquet", "val")
@@ -192,23 +157,9 @@ def test_without_polars_the_extra_is_named(tmp_path, monkeypatch):
 )
 def test_a_part_that_mixes_protocols_is_refused(tmp_path, owner, name, part, reason):
     with pytest.raises(DataError, match=f"{owner}/{name}, part {part}: .*{reason}"):
-        refuse_mixed(f"{owner}/{name}", part)
-    with pytest.raises(DataError, match=r"together|no part"):
         download(f"{owner}/{name}", "0" * 40, part, tmp_path, offline=True)
-    refuse_mixed(f"{owner}/{name}", part, keep={"11"})
-
-
-@pytest.mark.parametrize(
-    "repo, part",
-    [
-        ("lmms-lab/RefCOCO", "testA"),
-        ("lmms-lab/RefCOCOplus", "val"),
-        ("lmms-lab/RefCOCOg", "test"),
-        ("x/RefCOCO", "val"),
-    ],
-)
-def test_other_parts_are_not(repo, part):
-    refuse_mixed(repo, part)
+    for repo, other, keep in ((owner, part, {"11"}), (owner, "testA", None), ("x", part, None)):
+        refuse_mixed(f"{repo}/{name}", other, keep)
 
 
 @pytest.fixture
@@ -244,24 +195,21 @@ def test_download_is_pinned_and_takes_one_part(tmp_path, hub):
     assert (calls[1]["revision"], calls[1]["local_files_only"]) == ("a" * 40, True)
 
 
-def test_a_revision_has_to_be_a_commit(tmp_path, hub):
-    for revision in ("main", "fd0fa8d", "v1.0"):
-        with pytest.raises(
-            UsageError, match=r"may change under a result.*--revision.*jxu124/refcoco-benchmark/commits"
-        ):
-            download("jxu124/refcoco-benchmark", revision, "refcoco_unc_val", tmp_path, offline=False)
-    with pytest.raises(UsageError, match="no commit is known"):
-        download("jxu124/refclef-benchmark", None, "refclef_berkeley_val", tmp_path, offline=False)
-    assert hub[1] == []
-
-
-def test_downloads_that_fail(tmp_path, hub):
-    with pytest.raises(UnknownName, match="did you mean 'refcoco_unc_val'"):
-        download("jxu124/refcoco-benchmark", None, "refcoco_unc_vall", tmp_path, offline=False)
-    with pytest.raises(DataError, match="not in the cache; run once without --offline"):
-        download("jxu124/refcoco-benchmark", None, "refcoco_unc_val", tmp_path, offline=True)
-    with pytest.raises(DataError, match="0 of its parquet files"):
-        download("jxu124/refcoco-benchmark", None, "refcoco_unc_val", tmp_path, offline=False)
-    (hub[0] / "refclef_berkeley_test-00000-of-00002-b8.parquet").write_bytes(b"")
-    with pytest.raises(DataError, match="1 of 2 parquet files"):
-        download("jxu124/refclef-benchmark", "b" * 40, "refclef_berkeley_test", tmp_path, offline=False)
+@pytest.mark.parametrize(
+    ("repo", "revision", "part", "offline", "error", "message"),
+    [
+        ("refcoco", "main", "refcoco_unc_val", False, UsageError, r"may change under a result.*--revision.*/commits"),
+        ("refcoco", "fd0fa8d", "refcoco_unc_val", False, UsageError, "a short commit id"),
+        ("refclef", None, "refclef_berkeley_val", False, UsageError, "no commit is known"),
+        ("refcoco", None, "refcoco_unc_vall", False, UnknownName, "did you mean 'refcoco_unc_val'"),
+        ("refcoco", None, "refcoco_unc_testB", True, DataError, "not in the cache; run once without --offline"),
+        ("refcoco", None, "refcoco_unc_testB", False, DataError, "0 of its parquet files"),
+        ("refclef", "b" * 40, "refclef_berkeley_test", False, DataError, "1 of 2 parquet files"),
+    ],
+)
+def test_downloads_that_fail(tmp_path, hub, repo, revision, part, offline, error, message):
+    if not offline:
+        (hub[0] / "refclef_berkeley_test-00000-of-00002-b8.parquet").write_bytes(b"")
+    with pytest.raises(error, match=message):
+        download(f"jxu124/{repo}-benchmark", revision, part, tmp_path, offline)
+    assert not hub[1] or error is DataError

@@ -95,23 +95,3 @@ def test_other_refusals(tmp_path):
     (tmp_path / "l.pth").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(UnsafePickle, match=r"os\.system"):
         read_index_list(tmp_path / "l.pth", "unc")
-
-
-@pytest.mark.parametrize(
-    "name, expressions, refs, images",
-    [
-        ("unc_val", 10_834, 3_811, 1_500),
-        ("gref_umd_val", 4_896, 2_573, 1_300),
-        ("referit_val", 5_842, 4_866, 1_000),
-        ("flickr_val", 14_433, None, 1_000),
-    ],
-)
-def test_the_real_lists(real, name, expressions, refs, images):
-    file = real / f"index/{name}.pth"
-    if not file.exists():
-        pytest.skip("needs the real index lists")
-    scenes = read_index_list(file, name.removesuffix("_val"))
-    every = [e for s in scenes for e in s.expressions]
-    assert (len(every), len(scenes)) == (expressions, images)
-    assert len({e.ref_id for e in every} - {None}) == (refs or 0)
-    assert max(e.box[2] for e in every) <= 640

@@ -12,7 +12,7 @@ from bench.datasets.load import load_split
 from bench.datasets.prepared import Header, index_path, write_index
 from bench.datasets.readers.labels import LabelImages, load_labels, sources_of
 from bench.datasets.split import Counts
-from bench.errors import DataError, ImageError, UnknownName, UsageError
+from bench.errors import DataError, UnknownName, UsageError
 from bench.grounding import Expression, Scene, check_box_touches
 from bench.settings import DataSettings, Resolved, Settings, ShapesSettings
 
@@ -34,6 +34,10 @@ def jsonl(path, *rows):
     path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def row(image, box=(0, 0, 9, 9), **more):
+    return {"image": image, "text": "a tree", "box_xyxy": box, **more}
 
 
 @pytest.fixture
@@ -84,18 +88,9 @@ def test_the_official_list_gives_what_the_annotations_give(tmp_path, resolved):
     assert split.fingerprint == load_labels("refcoco-train", [path], resolved).split.fingerprint
 
 
-def test_corners_where_the_data_set_has_corners(tmp_path, resolved):
-    (tmp_path / "flickr").mkdir()
-    (tmp_path / "flickr" / "36979.jpg").write_bytes(jpeg())
-    data = DataSettings(home=str(tmp_path / "home"), images={"flickr30k": str(tmp_path / "flickr")})
-    path = index_list(tmp_path / "flickr_train_pseudo.pth", [["36979.jpg", [10, 20, 30, 40], "a man"]])
-    split = load_labels("flickr30k-train", [path], Resolved(Settings(data=data))).split
-    assert split.scenes[0].expressions[0].box == (10, 20, 30, 40)
-
-
 def test_files_are_joined_in_order(tmp_path, resolved):
     one = pseudo(tmp_path / "1_template.pth", [(FILES[1], [0, 0, 9, 9], "a"), (FILES[2], [0, 0, 9, 9], "b")])
-    two = jsonl(tmp_path / "2.jsonl", {"image": FILES[1], "text": "c", "box_xyxy": [0, 0, 5, 5], "kind": "caption"})
+    two = jsonl(tmp_path / "2.jsonl", row(FILES[1], kind="caption"))
     labelled = load_labels("refcoco-train", [one, two, one], resolved)
     ids = {scene.id: [e.id for e in scene.expressions] for scene in labelled.split.scenes}
     assert ids == {"1": ["1:0", "2:1", "3:0"], "2": ["1:1", "3:1"]}
@@ -107,17 +102,15 @@ def test_a_jsonl_may_bring_its_own_images(tmp_path, resolved):
     mine = tmp_path / "mine"
     rows = jsonl(
         mine / "rows.jsonl",
-        {"image": "photos/garden.jpg", "text": "tree", "box_xyxy": [0, 0, 9, 9]},
-        {"image": FILES[2], "text": "dog", "box_xyxy": [0, 0, 9, 9]},
+        row("photos/garden.jpg"),
+        row(FILES[2]),
     )
     (mine / "photos").mkdir()
     (mine / "photos" / "garden.jpg").write_bytes(jpeg((20, 10)))
     split = load_labels("refcoco-train", [rows], resolved).split
     assert [split.images.load(scene).shape for scene in split.scenes] == [(10, 20, 3), (48, 64, 3)]
     assert split.images.missing(split.scenes) == []
-    other = jsonl(
-        tmp_path / "other" / "more.jsonl", {"image": "photos/garden.jpg", "text": "x", "box_xyxy": [0, 0, 9, 9]}
-    )
+    other = jsonl(tmp_path / "other" / "more.jsonl", row("photos/garden.jpg"))
     (tmp_path / "other" / "photos").mkdir()
     (tmp_path / "other" / "photos" / "garden.jpg").write_bytes(jpeg())
     with pytest.raises(DataError, match=r"more\.jsonl: 'photos/garden\.jpg' is another image than in .*mine"):
@@ -133,9 +126,7 @@ def test_sizes_come_from_the_split_where_it_is_prepared(tmp_path, resolved):
     outside = pseudo(tmp_path / "out.pth", [(FILES[3], [0, 0, 5, 5], "a"), (FILES[3], [64, 0, 5, 5], "b")])
     with pytest.raises(DataError, match=r"out\.pth: row 1: the box 64, 0, 69, 5 .* outside the image .* 64 x 48"):
         load_labels("refcoco-train", [outside], resolved)
-    lying = jsonl(
-        tmp_path / "l.jsonl", {"image": FILES[3], "text": "a", "box_xyxy": [0, 0, 5, 5], "width": 48, "height": 64}
-    )
+    lying = jsonl(tmp_path / "l.jsonl", row(FILES[3], width=48, height=64))
     with pytest.raises(DataError, match=r"line 1: .* 48 x 64 pixels, and refcoco-train says 64 x 48"):
         load_labels("refcoco-train", [lying], resolved)
 
@@ -147,10 +138,7 @@ def test_where_no_size_is_known_the_image_tells(tmp_path, resolved):
     assert split.images.load(split.scenes[0]).shape == (48, 64, 3)
     with pytest.raises(DataError, match=r"b\.pth: row 1: the box 0, 48, 5, 53 .* 64 x 48"):
         split.images.load(split.scenes[1])
-    rows = [
-        {"image": FILES[1], "text": "a", "box_xyxy": [0, 0, 5, 5]},
-        {"image": FILES[1], "text": "b", "box_xyxy": [90, 0, 95, 5], "id": "the bad one"},
-    ]
+    rows = [row(FILES[1]), row(FILES[1], [90, 0, 95, 5], id="the bad one")]
     split = load_labels("refcoco-train", [jsonl(tmp_path / "r.jsonl", *rows)], resolved).split
     with pytest.raises(DataError, match=r"r\.jsonl: line 2: the box 90"):
         split.images.load(split.scenes[0])
@@ -166,37 +154,32 @@ def test_a_box_touches_its_image_or_is_refused(box):
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("bad", "message"),
     [
         ([FILES[1], "x", [0, 0, 0, 5], "dog", "y"], r"bad\.pth: row 1: the box .* has width 0"),
         (["nowhere.jpg", "x", [0, 0, 5, 5], "dog", "y"], r"1 of its 2 images .* refcoco: row 1: nowhere\.jpg"),
-        ({"image": FILES[1], "text": "x", "box_xyxy": [5, 0, 5, 5]}, r"bad\.jsonl: line 2: the box .* width 0"),
-        ({"image": "no/where.jpg", "text": "x", "box_xyxy": [0, 0, 5, 5], "id": "q"}, "1 of its 2 .*line 2: no/where"),
+        (row(FILES[1], [5, 0, 5, 5]), r"bad\.jsonl: line 2: the box .* width 0"),
+        (row("no/where.jpg", id="q"), "1 of its 2 .*line 2: no/where"),
     ],
 )
-def test_a_bad_row_is_named(tmp_path, resolved, row, message):
-    if isinstance(row, dict):
-        path = jsonl(tmp_path / "bad.jsonl", {"image": FILES[2], "text": "y", "box_xyxy": [0, 0, 5, 5]}, row)
+def test_a_bad_row_is_named(tmp_path, resolved, bad, message):
+    if isinstance(bad, dict):
+        path = jsonl(tmp_path / "bad.jsonl", row(FILES[2]), bad)
     else:
-        path = index_list(tmp_path / "bad.pth", [[FILES[1], PLACEHOLDER, [0, 0, 5, 5], "dog", PLACEHOLDER], row])
+        path = index_list(tmp_path / "bad.pth", [[FILES[1], PLACEHOLDER, [0, 0, 5, 5], "dog", PLACEHOLDER], bad])
     with pytest.raises(DataError, match=message):
         load_labels("refcoco-train", [path], resolved)
 
 
-def test_files_that_hold_nothing_or_something_else(tmp_path, resolved):
-    def refused(path, message, error=DataError):
+def test_files_of_no_known_kind(tmp_path, resolved):
+    for split, path, error, message in (
+        ("refcoco-train", index_list(tmp_path / "empty.pth", []), DataError, r"empty\.pth: it holds no expressions"),
+        ("refcoco-train", tmp_path / "gone.pth", DataError, r"gone\.pth: cannot be read"),
+        ("refcoco-train", tmp_path / "rows.csv", UsageError, r"csv: labels are an index list \(\.pth\) or a \.jsonl"),
+        ("refcoco-tran", tmp_path / "rows.csv", UnknownName, "did you mean 'refcoco-train'"),
+    ):
         with pytest.raises(error, match=message):
-            load_labels("refcoco-train", [path], resolved)
-
-    refused(index_list(tmp_path / "empty.pth", []), r"empty\.pth: it holds no expressions")
-    refused(jsonl(tmp_path / "empty.jsonl"), r"empty\.jsonl: it holds no expressions")
-    (tmp_path / "zero.pth").touch()
-    refused(tmp_path / "zero.pth", r"zero\.pth: the file is empty")
-    refused(tmp_path / "gone.pth", r"gone\.pth: cannot be read")
-    refused(index_list(tmp_path / "model.pth", {"model": {}}), r"a checkpoint\?")
-    refused(tmp_path / "rows.csv", r"rows\.csv: labels are an index list \(\.pth\) or a \.jsonl", UsageError)
-    with pytest.raises(UnknownName, match="did you mean 'refcoco-train'"):
-        load_labels("refcoco-tran", [tmp_path / "rows.csv"], resolved)
+            load_labels(split, [path], resolved)
 
 
 def test_many_images_that_are_nowhere_are_counted(tmp_path, resolved):
@@ -213,7 +196,7 @@ def test_many_images_that_are_nowhere_are_counted(tmp_path, resolved):
 def test_labels_of_the_embedded_images(tmp_path):
     resolved = Resolved(Settings(data=DataSettings(shapes=ShapesSettings(train=4))))
     own = load_split("shapes-train", resolved)
-    rows = [{"image": s.file, "text": "a thing", "box_xyxy": s.expressions[0].box} for s in own.scenes[:3]]
+    rows = [row(s.file, s.expressions[0].box) for s in own.scenes[:3]]
     split = load_labels("shapes-train", [jsonl(tmp_path / "r.jsonl", *rows)], resolved).split
     assert [(s.id, s.width) for s in split.scenes] == [(s.id, s.width) for s in own.scenes[:3]]
     assert (split.images.load(split.scenes[1]) == own.images.load(own.scenes[1])).all()
@@ -226,86 +209,57 @@ def test_labels_of_the_embedded_images(tmp_path):
 
 def test_labels_about_peoples_own_images(tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg())
-    own = jsonl(tmp_path / "own.jsonl", {"image": "a.jpg", "text": "x", "box_xyxy": [0, 0, 5, 5], "width": 64})
-    new = jsonl(tmp_path / "new" / "p.jsonl", {"image": "a.jpg", "text": "y", "box_xyxy": [0, 0, 9, 9]})
+    own = jsonl(tmp_path / "own.jsonl", row("a.jpg", width=64))
+    new = jsonl(tmp_path / "new" / "p.jsonl", row("a.jpg"))
     split = load_labels(f"file:{own}", [new], Resolved(Settings())).split
-    assert split.name == "file:own" and split.scenes[0].expressions[0].text == "y"
+    assert split.name == "file:own" and split.scenes[0].expressions[0].box == (0, 0, 9, 9)
     assert split.images.load(split.scenes[0]).shape == (48, 64, 3)
     with pytest.raises(UsageError, match=r"of file none are known .*write the labels as \.jsonl"):
         load_labels(f"file:{own}", [pseudo(tmp_path / "p.pth", [("a.jpg", [0, 0, 5, 5], "x")])], Resolved(Settings()))
 
 
-def test_a_broken_image_is_the_images_own_error(tmp_path, resolved):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / FILES[1]).write_bytes(b"no image")
-    data = DataSettings(home=str(tmp_path / "home"), images={"refcoco": str(tmp_path / "photos")})
-    path = pseudo(tmp_path / "p.pth", [(FILES[1], [0, 0, 5, 5], "x")])
-    split = load_labels("refcoco-train", [path], Resolved(Settings(data=data))).split
-    with pytest.raises(ImageError, match="not an image"):
-        split.images.load(split.scenes[0])
-
-
 # --- sources ---
-
-
-ROW = {"image": "train-000001.png", "text": "a star", "box_xyxy": [10, 10, 60, 60]}
 
 
 @pytest.fixture
 def write(tmp_path):
     def make(name, *rows):
-        path = tmp_path / name
-        path.write_text("".join(json.dumps(ROW | row) + "\n" for row in rows))
-        return path
+        """A JSONL of rows, each an id and the source it names, about one image of shapes."""
+        lines = [row("train-000001.png", id=id, provenance={"source": source, "score": 1}) for id, source in rows]
+        return jsonl(
+            tmp_path / name, *(line if line["provenance"]["source"] else line | {"provenance": None} for line in lines)
+        )
 
     return make
 
 
-def names(paths):
-    return {
-        s.name: [e.id for scene in s.scenes for e in scene.expressions]
-        for s in sources_of("shapes-train", paths, Resolved(Settings()))
-    }
+def ids_by_source(*paths, **more):
+    sources = sources_of("shapes-train", paths, Resolved(Settings()), **more)
+    return {source.name: [e.id for scene in source.scenes for e in scene.expressions] for source in sources}
 
 
-def test_a_file_is_a_source_by_its_name(write):
-    assert names([write("mine.jsonl", {"id": "1"}), write("theirs.jsonl", {"id": "1"})]) == {
-        "mine": ["1"],
-        "theirs": ["1"],
-    }
-
-
-def test_rows_say_themselves_what_they_are(write):
-    path = write(
-        "all.jsonl",
-        {"id": "1", "provenance": {"source": "template", "score": 1}},
-        {"id": "2", "provenance": {"source": "caption"}},
-        {"id": "3"},
-    )
-    assert names([path]) == {"template": ["1"], "caption": ["2"], "all": ["3"]}
+def test_rows_name_their_source_else_their_file_does(write):
+    mixed = write("all.jsonl", ("1", "template"), ("2", "caption"), ("3", None))
+    assert ids_by_source(mixed) == {"template": ["1"], "caption": ["2"], "all": ["3"]}
+    assert ids_by_source(write("mine.jsonl", ("1", None)), write("theirs.jsonl", ("1", None))) == {
+        "mine": ["1"], "theirs": ["1"],
+    }  # fmt: skip
 
 
 def test_two_files_of_one_source_are_one(write):
-    one = write("a.jsonl", {"id": "1", "provenance": {"source": "template"}})
-    two = write("b.jsonl", {"id": "2", "provenance": {"source": "template", "score": 0.3}})
+    one, two = write("a.jsonl", ("1", "template")), write("b.jsonl", ("2", "template"))
     (source,) = sources_of("shapes-train", [one, two], Resolved(Settings()))
     assert source.name == "template" and [file["file"] for file in source.files] == ["a.jsonl", "b.jsonl"]
-    assert source.provenance["2"]["score"] == 0.3
+    assert source.provenance["2"]["score"] == 1
+    with pytest.raises(DataError, match=r"a\.jsonl: 1 ids, '1' among them.*'template'"):
+        ids_by_source(one, one)
 
 
-def test_one_id_twice_in_a_source_is_refused(write):
-    one = write("a.jsonl", {"id": "1", "provenance": {"source": "template"}})
-    two = write("b.jsonl", {"id": "1", "text": "else", "provenance": {"source": "template"}})
-    with pytest.raises(DataError, match=r"b\.jsonl: 1 ids, '1' among them.*'template'"):
-        sources_of("shapes-train", [one, two], Resolved(Settings()))
+def test_the_first_images_of_each_file(tmp_path):
+    path = jsonl(tmp_path / "mine.jsonl", row("train-000001.png", id="1"), row("train-000002.png", id="2"))
+    assert ids_by_source(path, limit=1) == {"mine": ["1"]}
 
 
-def test_provenance_has_to_be_an_object(write):
+def test_provenance_has_to_be_an_object(tmp_path):
     with pytest.raises(DataError, match=r"line 1: 'provenance' should be an object"):
-        sources_of("shapes-train", [write("bad.jsonl", {"provenance": "template"})], Resolved(Settings()))
-
-
-def test_the_first_images_of_each_file(write):
-    path = write("mine.jsonl", {"id": "1"}, {"id": "2", "image": "train-000002.png"})
-    (source,) = sources_of("shapes-train", [path], Resolved(Settings()), limit=1)
-    assert [scene.file for scene in source.scenes] == ["train-000001.png"]
+        ids_by_source(jsonl(tmp_path / "bad.jsonl", row("train-000001.png", provenance="template")))

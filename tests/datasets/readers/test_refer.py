@@ -16,8 +16,8 @@ from bench.datasets.readers.refer import read_refer
 from bench.errors import DataError, UnsafePickle
 
 
-def py2_pickle(held: object) -> bytes:
-    """`held` as Python 2 writes it at protocol 2: text that is ASCII, or given as bytes, becomes a byte string."""
+def py2_pickle(value: object) -> bytes:
+    """`value` as Python 2 writes it at protocol 2: text that is ASCII, or given as bytes, becomes a byte string."""
 
     def of(value: object) -> bytes:
         match value:
@@ -32,25 +32,22 @@ def py2_pickle(held: object) -> bytes:
             case _:
                 return pickle.dumps(value, 2)[2:-1]  # without PROTO and STOP
 
-    return b"\x80\x02" + of(held) + b"."
+    return b"\x80\x02" + of(value) + b"."
 
 
-def ref(n: int, split: str, image: int, sentences: list, ann: object = None, **more: object) -> dict:
-    said = [
-        {"sent_id": 10 * n + k, "sent": s, "raw": s.upper() if isinstance(s, str) else s, "tokens": []}
+def ref(n, split, image, sentences, ann=None, **more):
+    ids = [
+        {"sent_id": 10 * n + k, "sent": s, "raw": s.upper() if isinstance(s, str) else s}
         for k, s in enumerate(sentences)
     ]
-    return {
+    record = {
         "ref_id": n,
         "ann_id": 100 + n if ann is None else ann,
-        "category_id": 1,
         "image_id": image,
         "split": split,
-        "sent_ids": [s["sent_id"] for s in said],
-        "sentences": said,
-        "file_name": f"COCO_train2014_{image:012d}_{100 + n}.jpg",
-        **more,
+        "sentences": ids,
     }
+    return {**record, "file_name": f"COCO_train2014_{image:012d}_{100 + n}.jpg", **more}
 
 
 def annotation(n: object, image: int, **more: object) -> dict:
@@ -63,9 +60,9 @@ def image(number: int, **more: object) -> dict:
 
 def folder(at: Path, refs: list, annotations: list, images: list, split_by: str = "unc") -> Path:
     categories = [{"id": 1, "name": "person"}, {"id": 2, "name": "dog"}]
-    held = {"images": images, "annotations": annotations, "categories": categories}
+    instances = {"images": images, "annotations": annotations, "categories": categories}
     (at / f"refs({split_by}).p").write_bytes(py2_pickle(refs))
-    (at / "instances.json").write_text(json.dumps(held))
+    (at / "instances.json").write_text(json.dumps(instances))
     return at
 
 
@@ -99,20 +96,15 @@ def test_scenes_are_grouped_per_image_in_order_of_first_appearance(refcoco):
     assert (first.category, first.same_category) == ("person", 3)  # the crowd and the dog do not count
 
 
-def test_the_text_as_typed(refcoco):
+def test_the_text_as_typed_and_an_image_that_instances_do_not_list(refcoco):
     assert read_refer(refcoco, "unc", "val", text="raw")[0].expressions[0].text == "MAN ON RIGHT"
-
-
-def test_a_image_that_instances_do_not_list_is_named_by_its_ref(refcoco):
     (scene,) = read_refer(refcoco, "refs(unc).p", "testA")
     assert (scene.file, scene.width) == ("COCO_train2014_000000000010.jpg", None)
 
 
 @pytest.mark.parametrize("part", ["test", "testB", "Val", ""])
 def test_an_unknown_part_lists_those_that_are_there(refcoco, part):
-    with pytest.raises(
-        DataError, match=r"refs\(unc\)\.p: no refs of part .* testA \(1 refs\), train \(1 refs\), val \(3"
-    ):
+    with pytest.raises(DataError, match=r"no refs of part .* testA \(1 refs\), train \(1 refs\), val \(3"):
         read_refer(refcoco, "unc", part)
 
 
@@ -165,19 +157,18 @@ def test_refclef_boxes_come_from_masks_and_polygons(refclef):
 @pytest.mark.parametrize(
     "part, ids",
     [
-        ("testA", "30 31"),
-        ("testB", "31 32"),
-        ("testC", "32 34"),
-        ("testAB", "31"),
-        ("test", "30 31 32 34"),
+        ("testA", "30 31"), ("testB", "31 32"), ("testC", "32 34"), ("testAB", "31"), ("test", "30 31 32 34"),
         ("val", "33"),
     ],
-)
+)  # fmt: skip
 def test_refclef_parts_overlap(refclef, part, ids):
     assert " ".join(s.id for s in read_refer(refclef, "berkeley", part)) == ids
 
 
-MASK = {"size": [480, 640]}
+def masked(annotation, size, counts):
+    annotation.update(bbox=None, segmentation={"size": size, "counts": counts})
+
+
 BAD_REFS = {
     "no ann_id": (lambda r, a: r.pop("ann_id"), "ref 1: the key 'ann_id' is missing; there are ref_id"),
     "no split": (lambda r, a: r.pop("split"), "ref 0: the key 'split' is missing"),
@@ -190,24 +181,12 @@ BAD_REFS = {
     "flat box": (lambda r, a: a.update(bbox=[1, 2, 3, 0]), "annotation 101: the box .* height 0"),
     "no box at all": (lambda r, a: a.pop("bbox"), "annotation 101: it has neither"),
     "odd segmentation": (lambda r, a: a.update(bbox=[], segmentation=["x"]), "neither polygons nor"),
-    "mask beyond its size": (
-        lambda r, a: a.update(bbox=None, segmentation={"size": [4, 4], "counts": [1, 200]}),
-        "add up to 4 x 4",
-    ),
-    "mask of another image": (
-        lambda r, a: a.update(bbox=None, segmentation={"size": [4, 4], "counts": [1, 15]}),
-        "its image 480 x 640",
-    ),
-    "empty mask": (lambda r, a: a.update(bbox=None, segmentation={**MASK, "counts": [307200]}), "is empty"),
-    "cut mask": (lambda r, a: a.update(bbox=None, segmentation={**MASK, "counts": "Po"}), "neither numbers"),
-    "rubbish mask": (
-        lambda r, a: a.update(bbox=None, segmentation={"size": [9, 9], "counts": "OOOO"}),
-        "run past|lead out",
-    ),
-    "huge mask": (
-        lambda r, a: a.update(bbox=None, segmentation={"size": [1 << 40, 9], "counts": [1]}),
-        "size should be",
-    ),
+    "mask beyond its size": (lambda r, a: masked(a, [4, 4], [1, 200]), "add up to 4 x 4"),
+    "mask of another image": (lambda r, a: masked(a, [4, 4], [1, 15]), "its image 480 x 640"),
+    "empty mask": (lambda r, a: masked(a, [480, 640], [307200]), "is empty"),
+    "cut mask": (lambda r, a: masked(a, [480, 640], "Po"), "neither numbers"),
+    "rubbish mask": (lambda r, a: masked(a, [9, 9], "OOOO"), "run past|lead out"),
+    "huge mask": (lambda r, a: masked(a, [1 << 40, 9], [1]), "size should be"),
 }  # fmt: skip
 
 
@@ -273,7 +252,7 @@ def test_the_real_refcoco_val_has_one_fingerprint_whatever_holds_it(real, tmp_pa
     assert fingerprint(folded) == fingerprint(listed)
     cut = read_refer(written("cut", cut=True), "unc", "val")
     assert fingerprint(cut) != fingerprint(listed)
-    (said,) = difference(listed, cut, ("the list", "the folder"))
-    assert said.startswith("10,819 expressions with another box") and said.endswith(
+    (sentence,) = difference(listed, cut, ("the list", "the folder"))
+    assert sentence.startswith("10,819 expressions with another box") and sentence.endswith(
         "the boxes of the folder are those of the list cut to integers as x, y, width, height"
     )
