@@ -36,11 +36,6 @@ class StepSampler:
         """Return all samples in the order of epoch `number`, counted from 0."""
         return np.random.default_rng([self.seed, number]).permutation(self.rows)
 
-    def step(self, number: int) -> tuple[int, NDArray[np.int64]]:
-        """Return the epoch of a step, both from 0, and its samples."""
-        epoch, place = divmod(number, self.steps_in_epoch)
-        return epoch, self.epoch(epoch)[place * self.effective : (place + 1) * self.effective]
-
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:

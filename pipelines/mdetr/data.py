@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bench.boxes import box_xyxy_to_cxcywh
 from bench.errors import DataError
-from bench.grounding import Box, Expression, ImageArray, Scene, check_box_touches
+from bench.grounding import Box, ImageArray, check_box_touches
 from bench.training.task import Batch, TrainingJob
 from pipelines.mdetr.inputs import Tokenizer, resized
 from pipelines.two_stage.language.dependency import load_spacy
@@ -63,10 +63,6 @@ class Expressions:
 
     def __len__(self) -> int:
         return len(self.places)
-
-    def expression(self, index: int) -> tuple[Scene, Expression]:
-        """Return the annotation behind a sample."""
-        return self.places[index]
 
     def name(self, index: int) -> str:
         """Return the expression's id."""

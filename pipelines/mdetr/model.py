@@ -23,12 +23,8 @@ from pipelines.mdetr.transformer import Transformer
 
 ImageTokens = tuple[Tensor, Tensor, Tensor]
 """Image tokens (B, P, d), their positions (B, P, d), and True on padding (B, P)."""
-HEADS = (  # kept in float32
-    "class_embed",
-    "bbox_embed",
-    "contrastive_align_projection_image",
-    "contrastive_align_projection_text",
-)
+ALIGNMENT = tuple(f"contrastive_align_projection_{kind}" for kind in ("image", "text"))
+HEADS = ("class_embed", "bbox_embed", *ALIGNMENT)  # kept in float32
 
 
 @dataclass(frozen=True, slots=True)

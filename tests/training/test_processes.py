@@ -54,9 +54,3 @@ def test_two_processes_are_one(run, validation, tmp_path):
         assert {k: pytest.approx(v, abs=1e-5) for k, v in theirs.items()} == ours
     files = [{str(path.relative_to(out)) for path in out.rglob("*")} for out in (tmp_path / "two", tmp_path / "one")]
     assert files[0] == files[1]
-
-
-def test_three_processes_cannot_share_eight_rows(run, tmp_path):
-    done = run("three", 3)
-    assert done.returncode and "8 cannot be shared by 3 processes: set reference_batch=6 or 9" in done.stderr
-    assert not list((tmp_path / "three").glob("*.safetensors"))

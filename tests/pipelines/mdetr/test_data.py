@@ -63,7 +63,7 @@ def test_samples_depend_on_epoch_and_index_alone(job):
 
 def test_without_augmentation_a_sample_is_as_in_evaluation(job):
     data = Expressions(job(), (64, 120), augment=False)
-    scene, expression = data.expression(5)
+    scene, expression = data.places[5]
     pixels, target, _ = data.sample(0, 5)
     assert torch.equal(pixels, resized(data.job.images.load(scene), 64, 120))
     x1, y1, x2, y2 = expression.box
