@@ -7,6 +7,7 @@ give the same bytes: nothing of the moment is written, and letters are measured 
 from __future__ import annotations
 
 import io
+import logging
 import math
 import re
 import warnings
@@ -66,6 +67,8 @@ class Panel:
 def svg(title: str, description: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
     """Draw a whole SVG document of `size` inches; `description` is what it shows, for screen readers."""
     import matplotlib  # here, for it takes half a second
+
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # not a word about its cache of fonts
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():

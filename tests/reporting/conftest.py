@@ -12,15 +12,8 @@ from bench.runs.record import Throughput, signature
 from bench.runs.store import write_record
 
 BOX = (0.0, 0.0, 40.0, 40.0)
-SPEED = Throughput(
-    seconds=1,
-    images_per_s=12.345,
-    expressions_per_s=123.4,
-    stages={},
-    peak_memory_mb=1,
-    device_memory_mb=1,
-    load_seconds=1,
-)
+PEAKS = {"peak_memory_mb": 1, "device_memory_mb": 1, "load_seconds": 1}
+SPEED = Throughput(seconds=1, images_per_s=12.345, expressions_per_s=123.4, stages={}, **PEAKS)
 
 
 def make_split(name="mine-val", text="the man", images=5):

@@ -11,27 +11,14 @@ from bench.speed.record import Rules, headline, machine, read_speeds, speed_of
 
 
 def run_record(**changes: Any) -> RunRecord:
-    fields: dict[str, Any] = {
-        "status": "complete",
-        "provenance": "run",
-        "name": "hash",
-        "protocol": "iou",
-        "signature": "x",
-        "identity": identity(),
-        "settings_hash": "",
-        "argv": (),
-        "started": "",
-        "finished": "",
-        "git": {},
-        "environment": {"cpu": "Some Processor"},
-        "card": {},
-        "sessions": 1,
-        "notes": (),
-        "errors": {},
+    """The finished run of what `make_speed` measured."""
+    empty: dict[str, Any] = dict.fromkeys(("settings_hash", "started", "finished"), "") | {
         "metrics": None,
         "throughput": None,
     }
-    return RunRecord(**(fields | changes))
+    empty |= {"argv": (), "git": {}, "card": {}, "notes": (), "errors": {}, "sessions": 1}
+    fields = {"status": "complete", "provenance": "run", "name": "hash", "protocol": "iou", "signature": "x"}
+    return RunRecord(**(empty | fields | {"identity": identity(), "environment": {"cpu": "Some Processor"}} | changes))
 
 
 def test_the_latest_valid_full_speed_of_the_same_thing_joins() -> None:
