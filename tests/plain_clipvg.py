@@ -1,7 +1,7 @@
 """CLIP-VG written down plainly over a table of official key names: files, preprocessing, forward pass, loss, gradients.
 
-It shares nothing with clipvg/ or with open_clip's towers: spec clipvg.md 1.1 to 1.4 and 6 in a few functions, one
-image and one text at a time, every token and every mask kept. Slow and obvious: what the fast one is held against.
+It shares nothing with clipvg/ or with open_clip's towers: sections III-A and III-B of the paper in a few functions, one
+image and one text at a time, every token and every mask kept. Slow and obvious: what the fast one is compared with.
 """
 
 import argparse
@@ -43,17 +43,10 @@ OFFICIAL = {
     "ViT-B/16": Sizes(),
     "ViT-B/32": Sizes(patch=32),
     "ViT-L/14": Sizes(
-        vision=1024,
-        patch=14,
-        depth=24,
-        taps=(0, 7, 15, 23),
-        vision_heads=16,
-        text=768,
-        text_heads=12,
-        embed=768,
+        vision=1024, patch=14, depth=24, taps=(0, 7, 15, 23), vision_heads=16, text=768, text_heads=12, embed=768,
         hidden=768,
     ),
-}
+}  # fmt: skip
 
 
 # --- files
@@ -238,9 +231,9 @@ def ground_truth(box, placement, form="xywh", side=224):
 
 def forward(w, sizes, pixels, masked, ids):
     """State dict, (3, S, S), (P,) bool, (77,) -> (4,) cxcywh in 0..1 of the canvas."""
-    seen = linear(under(w, "ml_visu_proj."), image_tower(under(w, "clip.visual."), sizes, pixels))  # (1 + P, d)
-    said = linear(under(w, "text_proj."), text_tower(under(w, "clip."), sizes, ids))  # (77, d)
-    x = torch.cat([w["reg_token.weight"], said, seen])
+    image = linear(under(w, "ml_visu_proj."), image_tower(under(w, "clip.visual."), sizes, pixels))  # (1 + P, d)
+    text = linear(under(w, "text_proj."), text_tower(under(w, "clip."), sizes, ids))  # (77, d)
+    x = torch.cat([w["reg_token.weight"], text, image])
     no = torch.tensor([False])
     ignored = torch.cat([no, ids == 0, no, masked])
     position = w["vl_pos_embed.weight"]

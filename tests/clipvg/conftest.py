@@ -19,22 +19,9 @@ CONFIG = ClipVGConfig(
     clip="tiny-clip", taps=(0, 1, 3), image_size=64, hidden=64, heads=4, feedforward=96, layers=3, dropout=0.1
 )
 SIZES = plain_clipvg.Sizes(
-    vision=128,
-    patch=8,
-    depth=4,
-    taps=(0, 1, 3),
-    vision_heads=4,
-    text=96,
-    text_depth=3,
-    text_heads=4,
-    embed=96,
-    hidden=64,
-    feedforward=96,
-    layers=3,
-    heads=4,
-    image=64,
-    context=32,
-)
+    vision=128, patch=8, depth=4, taps=(0, 1, 3), vision_heads=4, text=96, text_depth=3, text_heads=4, embed=96,
+    hidden=64, feedforward=96, layers=3, heads=4, image=64, context=32,
+)  # fmt: skip
 
 
 @cache
@@ -161,19 +148,10 @@ def table(clip_weights):
 
     def make(**changes):
         base = {
-            "name": "small",
-            "clip": {"model": "tiny-clip", "pretrained": str(clip_weights)},
-            "network": NETWORK,
-            "preprocessing": "clean",
-            "augment": {"crop": "safe"},
-            "epochs": 2,
-            "batch": 4,
-            "reference_batch": 8,
-            "learning_rate": 1e-3,
-            "workers": 0,
-            "save_every": 1,
-            "log_every": 1,
-        }
+            "name": "small", "clip": {"model": "tiny-clip", "pretrained": str(clip_weights)}, "network": NETWORK,
+            "preprocessing": "clean", "augment": {"crop": "safe"}, "epochs": 2, "batch": 4, "reference_batch": 8,
+            "learning_rate": 1e-3, "workers": 0, "save_every": 1, "log_every": 1,
+        }  # fmt: skip
         return base | changes
 
     return make

@@ -41,15 +41,10 @@ def test_tokens_are_clips_own(task, texts):
         assert int((~padding).sum()) == int((ids[row] != 0).sum())
 
 
-def test_a_text_that_was_not_announced_is_encoded_alone(task, texts):
+def test_a_text_is_encoded_once_and_one_that_was_not_announced_alone(task, texts, monkeypatch):
     features = cache(task, texts)
     first = features(["the mirrored star"])[0][0]
-    features(texts)
     assert torch.equal(cache(task, texts)(["the mirrored star", texts[0]])[0][0], first)
-
-
-def test_a_text_is_encoded_once(task, texts, monkeypatch):
-    features = cache(task, texts)
     features(texts[:5])
     monkeypatch.setattr(task.model.clip, "transformer", None)  # encoding would fail
     features(texts[4::-1])

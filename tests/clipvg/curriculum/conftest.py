@@ -1,35 +1,17 @@
 """Sources of a few rows each, and a training of a second: that of tests/fixture/small_grounder.py."""
 
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import pytest
+from training_world import SCENES
 
-from bench.clock import Clock
 from bench.datasets.readers.labels import SourceRows
-from bench.datasets.shapes import ShapesImages, make_scene
-from bench.evaluation.validation import on_split
-from bench.grounding import PipelineContext
-from bench.training.task import TrainingJob
 from clipvg.curriculum import nodes
 from clipvg.curriculum.pools import share_of
 
-SCENES = tuple(make_scene(2026, "train", i) for i in range(4))  # 25 expressions
-VALIDATION = tuple(make_scene(2026, "val", i) for i in range(2))
 TABLE = {"epochs": 1, "batch": 4, "reference_batch": 8, "learning_rate": 1e-2, "validate_every": 100}
 EVERY = ("attribute", "location", "relation", "ordinal", "comparison")
-
-
-class Drawn(ShapesImages):
-    """Every image is drawn once."""
-
-    @cache  # noqa: B019 - there is one source, for as long as the tests run
-    def load(self, scene):
-        return super().load(scene)
-
-
-IMAGES = Drawn(2026)
 
 
 @pytest.fixture
@@ -53,21 +35,9 @@ def sources(source):
 
 
 @pytest.fixture
-def job(tmp_path):
+def job(make_job):
     """job(out="out", seed=0, **table): what `bench train --pipeline small` hands to a curriculum."""
-
-    def make(out="out", *, seed=0, **table):
-        context = PipelineContext(
-            name="small", dataset="shapes", options={}, folder=tmp_path, home=tmp_path / "home", device="cpu",
-            dtype="float32", seed=seed, offline=True, clock=Clock("cpu"), train_scenes=list,
-        )  # fmt: skip
-        return TrainingJob(
-            scenes=SCENES, images=IMAGES, validation=VALIDATION, validation_images=IMAGES, recipe=TABLE | table,
-            out=tmp_path / out, context=context, validate=on_split(VALIDATION, IMAGES), split_name="shapes-train",
-            validation_name="shapes-val", fingerprint="f" * 64,
-        )  # fmt: skip
-
-    return make
+    return lambda out="out", *, seed=0, **table: make_job("small", TABLE | table, out, seed=seed)
 
 
 @pytest.fixture
