@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -98,8 +98,7 @@ def names_of(file: str) -> list[str]:
 class FolderRoot:
     """A folder of images, its sub-folders included (links followed once).
 
-    Paths in a root are relative to its top, with forward slashes. `direct` says whether it holds just that path,
-    `listing` gives the last part of a name -> every path that ends so.
+    Paths in a root are relative to its top, with forward slashes. `direct` says whether it holds just that path.
     """
 
     def __init__(self, path: Path) -> None:
@@ -108,8 +107,7 @@ class FolderRoot:
     def direct(self, name: str) -> bool:
         return (self.path / name).is_file()
 
-    def listing(self) -> dict[str, list[str]]:
-        paths: dict[str, list[str]] = {}
+    def paths(self) -> Iterator[str]:
         visited: set[str] = set()
         for folder, below, files in os.walk(self.path, followlinks=True):
             real = os.path.realpath(folder)
@@ -119,9 +117,7 @@ class FolderRoot:
             visited.add(real)
             below.sort()
             inside = Path(folder).relative_to(self.path)
-            for file in files:
-                paths.setdefault(file, []).append((inside / file).as_posix())
-        return paths
+            yield from ((inside / file).as_posix() for file in files)
 
     def size(self, path: str) -> int:
         return (self.path / path).stat().st_size
@@ -144,11 +140,8 @@ class ZipRoot:
     def direct(self, name: str) -> bool:
         return name in self._sizes
 
-    def listing(self) -> dict[str, list[str]]:
-        paths: dict[str, list[str]] = {}
-        for path in self._sizes:
-            paths.setdefault(path.rpartition("/")[2], []).append(path)
-        return paths
+    def paths(self) -> Iterator[str]:
+        return iter(self._sizes)
 
     def size(self, path: str) -> int:
         return self._sizes[path]
@@ -247,9 +240,13 @@ class Images:
             return self._roots
 
     def _listing(self, root: Root) -> dict[str, list[str]]:
+        """List a root once: the last part of a name -> every path that ends so."""
         with self._lock:
             if root.path not in self._listings:
-                self._listings[root.path] = root.listing()
+                listing: dict[str, list[str]] = {}
+                for path in root.paths():
+                    listing.setdefault(path.rpartition("/")[2], []).append(path)
+                self._listings[root.path] = listing
             return self._listings[root.path]
 
     def _no_such(self, file: str) -> str:

@@ -45,7 +45,7 @@ def load_plain_pickle(path: Path) -> object:
     """Load a Python 2 or 3 pickle of dicts, lists, tuples, sets, text, bytes, numbers, bools and None.
 
     Text that Python 2 stored as bytes comes back as latin-1 (see `as_text`). Raises UnsafePickle, naming the file and
-    what it asked for, when it wants anything else, and DataError when the file is missing, empty, cut or no pickle.
+    what it calls for, when that is anything else, and DataError when the file is missing, empty, cut or no pickle.
     """
     return _load(io.BytesIO(_bytes_of(path)), path, PLAIN)
 

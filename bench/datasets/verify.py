@@ -69,7 +69,7 @@ def _standing(dataset: Dataset, part: Part, resolved: Resolved) -> Standing:
 class Verified:
     """The state of one split. `missing` names files; `broken` and `other_size` are messages that name them.
 
-    Without `sizes_annotated` (index lists) an image of another size cannot be told.
+    Without `sizes_annotated` (index lists) no image of another size is noticed.
     """
 
     split: str

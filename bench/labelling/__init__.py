@@ -18,7 +18,7 @@ class PseudoLabel:
     """One made-up expression about one image. `box` is xyxy pixels of the original image, inside it.
 
     `provenance` is plain JSON and says where the row comes from: always "source" ("template", "relation", "caption"),
-    "detector" (what found the box) and "score" (its confidence, 0..1), and what the source has to say besides
+    "detector" (what detected the box) and "score" (its confidence, 0..1), and what the source has to say besides
     ("template", "noun", "attribute", "spatial", "subject", "predicate", "object", "caption_model", "entities", ...).
     """
 

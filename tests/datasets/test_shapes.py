@@ -11,8 +11,7 @@ from bench.datasets.fingerprint import fingerprint
 from bench.datasets.load import load_split
 from bench.datasets.shapes import ShapesImages, make_scene
 from bench.datasets.shapes.language import KINDS, write_expressions
-from bench.datasets.shapes.layout import COLOURS, TEXTURES, make_layout
-from bench.datasets.shapes.outlines import OUTLINES, SHAPES, SINE, UNIT, extent, outline
+from bench.datasets.shapes.layout import COLOURS, OUTLINES, SHAPES, SINE, TEXTURES, UNIT, extent, make_layout, outline
 from bench.datasets.shapes.rng import Rng
 from bench.settings import load_settings
 

@@ -12,9 +12,8 @@ from bench.boxes import iou_elementwise
 from bench.cli.data import app
 from bench.datasets.readers.jsonl import read_jsonl, read_provenance
 from bench.datasets.shapes.language import RELATIONS
-from bench.datasets.shapes.layout import COLOURS, TEXTURES, make_layout
+from bench.datasets.shapes.layout import COLOURS, TEXTURES, UNIT, make_layout
 from bench.datasets.shapes.noise import KINDS, check_rates, noisy_labels
-from bench.datasets.shapes.outlines import UNIT
 from bench.errors import UsageError
 from tests.datasets.test_shapes import group, understood
 

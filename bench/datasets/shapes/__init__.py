@@ -1,7 +1,7 @@
 """`shapes`, the embedded data: scenes made on the fly from a seed, so that everything runs anywhere.
 
-rng.py       random integers  ->  outlines.py  polygons  ->  layout.py  where the objects stand
-language.py  expressions      ->  drawing.py   pixels    ->  this file  the data set
+rng.py       random integers  ->  layout.py   polygons, and where the objects stand
+language.py  expressions      ->  drawing.py  pixels      ->  this file  the data set
 """
 
 from __future__ import annotations

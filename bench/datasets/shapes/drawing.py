@@ -9,8 +9,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from bench.datasets.shapes.layout import Layout, PlacedShape
-from bench.datasets.shapes.outlines import UNIT
+from bench.datasets.shapes.layout import UNIT, Layout, PlacedShape
 from bench.datasets.shapes.rng import Rng
 from bench.grounding import ImageArray
 

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from bench.datasets.shapes.layout import Layout, PlacedShape
-from bench.datasets.shapes.outlines import UNIT
+from bench.datasets.shapes.layout import UNIT, Layout, PlacedShape
 from bench.datasets.shapes.rng import Rng
 
 # kind -> weight among the expressions of a scene

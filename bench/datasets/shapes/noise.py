@@ -19,8 +19,7 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate, islice
 
 from bench.datasets.shapes.language import Candidate, by_attribute, by_location, by_relation, phrases_of
-from bench.datasets.shapes.layout import COLOURS, TEXTURES, Layout, PlacedShape, make_layout, pixels
-from bench.datasets.shapes.outlines import UNIT
+from bench.datasets.shapes.layout import COLOURS, TEXTURES, UNIT, Layout, PlacedShape, make_layout, pixels
 from bench.datasets.shapes.rng import Rng
 from bench.errors import UsageError
 from bench.grounding import Scene
