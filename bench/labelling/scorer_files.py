@@ -6,9 +6,9 @@
     DS_train_pseudo_iou_result.pth                seven columns: image file, placeholder, box, phrase, the row's box
                                                   and the scorer's as tensors, IoU
 
-DS is the official folder's name; phrases are lower-cased; a box stands as it was in the list. The two tensors are centre,
-width and height in 0..1 of the square that the image is padded to: written here, that square is exactly centred, the
-row's box is not cut to whole pixels, and a tensor is NaN where there is no box.
+DS is the official folder's name; phrases are lower-cased; a box stands as it was in the list. The two tensors are
+centre, width and height in 0..1 of the square that the image is padded to: written here, that square is exactly
+centred, the row's box is not cut to whole pixels, and a tensor is NaN where there is no box.
 """
 
 from __future__ import annotations
