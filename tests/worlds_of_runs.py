@@ -5,10 +5,9 @@ from __future__ import annotations
 from fake_world import make_identity
 
 from bench.evaluation.metrics import compute
-from bench.evaluation.outcomes import by_scene, outcomes
+from bench.evaluation.outcomes import outcomes, store_outcomes
 from bench.evaluation.protocols import protocol as protocol_named
 from bench.grounding import Expression, Prediction, Scene
-from bench.runs.outcomes import write_outcomes
 from bench.runs.predictions import SceneAnswers
 from bench.runs.record import RunRecord, runs_of, signature
 from bench.runs.store import store_rows, write_record
@@ -62,7 +61,7 @@ def make_run(
     folder.mkdir(parents=True)
     store_rows(folder, rows)
     if keep:
-        write_outcomes(folder, by_scene(outcomes(scenes, rows, rule)))
+        store_outcomes(folder, outcomes(scenes, rows, rule))
     record = RunRecord(
         status=status,
         provenance="run",

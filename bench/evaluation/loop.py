@@ -12,18 +12,12 @@ from bench.datasets.split import Split
 from bench.errors import DataError
 from bench.evaluation import identity as identities
 from bench.evaluation.answering import answers
-from bench.evaluation.device import resolve_device
-from bench.evaluation.metrics import summary
+from bench.evaluation.metrics import compute
 from bench.evaluation.opening import OpenPipeline, build, pipeline_context
-from bench.evaluation.outcomes import by_scene, outcomes
 from bench.evaluation.progress import message, progress
 from bench.evaluation.protocols import protocol as protocol_named
-from bench.memory import device_memory_mb, peak_memory_mb
 from bench.runs.opening import finished_run, open_run
-from bench.runs.outcomes import write_outcomes
-from bench.runs.predictions import count_notes
-from bench.runs.record import runs_of
-from bench.runs.shards import Rank, from_environment, owned
+from bench.runs.shards import Rank, from_environment
 from bench.runs.store import Run
 from bench.settings import Resolved
 
@@ -51,26 +45,25 @@ def evaluate(
         raise DataError(f"{split.name}: the split has no scenes")
     # 1. What it is, but for the weights.
     if opened is None:
-        context = pipeline_context(name, split, resolved, flags, resolve_device(settings.run.device, rank.local), on)
+        context = pipeline_context(name, split, resolved, flags, on=on, local_rank=rank.local)
     else:
         context = opened.context
-    data = identities.data_identity(split)
-    identity = identities.identity_of(context, data, settings.run.deterministic)
-    parent = runs_of(Path(settings.results), context.name, data.split)
+    identity = identities.identity_of(context, identities.data_identity(split), settings.run.deterministic)
+    folder = Path(settings.results)
     # 2. A finished run is reported without opening the weights.
     if opened is None:
         same_weights = partial(identities.same_weights, context=context)
-        if not fresh and (done := finished_run(parent, identity, rule.name, split.scenes, rank, same_weights)):
+        if not fresh and (done := finished_run(folder, identity, rule.name, split.scenes, rank, same_weights)):
             return done
         opened = build(context, resolved)
     # 3. The run is continued, or a new one.
     identity = identities.with_weights(identity, opened.card)
     blank = identities.new_record(identity, context, opened.card, settings, rule)
-    with open_run(parent, blank, split.scenes, rank, fresh, settings.run.rank_timeout_s) as run:
+    with open_run(folder, blank, split.scenes, rank, fresh, settings.run.rank_timeout_s) as run:
         if run.already_done:
             return run
         # 4. This rank's pending scenes are grounded, and stored batch by batch.
-        clock, share = opened.clock, len(owned(split.scenes, rank))
+        clock, share = opened.clock, run.share
         clock.take()
         since = time.perf_counter()
         try:
@@ -87,11 +80,9 @@ def evaluate(
                         "seconds": end - since,
                         "stages": clock.take(),
                         "decode_seconds": sum(each.seconds for each in batch),
-                        "memory_mb": peak_memory_mb(),
-                        "device_memory_mb": device_memory_mb(context.device),
                         "note": note,
                     }
-                    run.append(rows, times)
+                    run.append(rows, times, context.device)
                     advance(len(batch))
                     since = end
         except KeyboardInterrupt:
@@ -100,15 +91,8 @@ def evaluate(
         # 5. Rank 0 waits for the others, and scores; the outcomes go before the record, which makes the run complete.
         if rank.index == 0:
             stored = run.gather(settings.run.rank_timeout_s)
-            results = outcomes(split.scenes, stored, rule)
-            write_outcomes(run.folder, by_scene(results))
-            errors = {
-                scene.file: row.error.removeprefix(f"{scene.file}: ")
-                for scene, row in zip(split.scenes, stored, strict=True)
-                if row.error is not None
-            }
-            metrics = summary(results, settings.evaluation)
-            run.complete(metrics, errors, opened.load_seconds, count_notes(stored), finished=identities.now())
+            metrics = compute(split, stored, rule, settings.evaluation, run.folder)
+            run.complete(metrics, stored, opened.load_seconds, identities.now())
         return run
 
 

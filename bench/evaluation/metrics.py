@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.datasets.split import Split
-from bench.evaluation.outcomes import Outcomes, outcomes
+from bench.evaluation.outcomes import Outcomes, outcomes, store_outcomes
 from bench.evaluation.protocols import Protocol, protocol
 from bench.evaluation.statistics import ratio_intervals
 from bench.evaluation.strata import in_order
@@ -27,15 +28,19 @@ def compute(
     answers: Iterable[SceneAnswers],
     under: str | Protocol = "iou",
     settings: EvaluationSettings | Bootstrap | None = None,
+    folder: Path | None = None,
 ) -> Metrics:
     """Compute the metrics of stored answers about a split; the same input gives the same bytes.
 
-    `under` is a protocol or its name; `settings` has the bootstrap's draws, seed and confidence. Raises UnknownName for
-    the protocol, DataError for an answer that is not about the split.
+    `under` is a protocol or its name; `settings` has the bootstrap's draws, seed and confidence; with `folder` the
+    outcomes are stored there. Raises UnknownName for the protocol, DataError for an answer that is not about the split.
     """
     scenes = split.scenes if isinstance(split, Split) else split
     rule = protocol(under) if isinstance(under, str) else under
-    return summary(outcomes(scenes, answers, rule), settings or EvaluationSettings())
+    results = outcomes(scenes, answers, rule)
+    if folder is not None:
+        store_outcomes(folder, results)
+    return summary(results, settings or EvaluationSettings())
 
 
 def summary(results: Outcomes, settings: EvaluationSettings | Bootstrap) -> Metrics:

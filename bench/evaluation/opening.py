@@ -94,14 +94,16 @@ def pipeline_context(
     flags: Mapping[str, Any] | None = None,
     device: str | None = None,
     on: str | None = None,
+    local_rank: int | None = None,
 ) -> PipelineContext:
     """Make the context of a pipeline's factory: device and dtype resolved, options in force.
 
-    `flags` are options that win over bench.toml; `device` is resolved, by default from the settings. `on` names the
-    data set whose lines of bench.toml hold, where they are not the split's own. Raises DeviceError.
+    `flags` are options that win over bench.toml; `device` is resolved, by default from the settings, where `local_rank`
+    spreads a machine's ranks over its GPUs. `on` names the data set whose lines of bench.toml hold, where they are not
+    the split's own. Raises DeviceError.
     """
     run = resolved.settings.run
-    device, dataset = device or resolve_device(run.device), on or dataset_of(split)
+    device, dataset = device or resolve_device(run.device, local_rank), on or dataset_of(split)
     return PipelineContext(
         name=name,
         dataset=dataset,

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from bench.errors import DataError
 from bench.evaluation.protocols import Protocol
 from bench.evaluation.strata import strata
 from bench.grounding import Box, Expression, Prediction, Scene
+from bench.runs.outcomes import write_outcomes
 from bench.runs.predictions import SceneAnswers
 
 Float = NDArray[np.float64]
@@ -115,7 +117,12 @@ def outcomes(scenes: Sequence[Scene], answers: Iterable[SceneAnswers], protocol:
     )
 
 
-def by_scene(results: Outcomes) -> Iterator[dict[str, Any]]:
+def store_outcomes(folder: Path, results: Outcomes) -> None:
+    """Write outcomes.jsonl into a run's folder, whole or not at all. Raises RunError."""
+    write_outcomes(folder, _by_scene(results))
+
+
+def _by_scene(results: Outcomes) -> Iterator[dict[str, Any]]:
     """Yield the outcomes as a run stores them (bench/runs/outcomes.py): one row a scene, in order."""
     ends = np.searchsorted(results.image, np.arange(len(results.scenes)), side="right").tolist()
     iou, hit = results.iou.tolist(), results.hit.tolist()

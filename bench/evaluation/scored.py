@@ -13,10 +13,9 @@ from bench.datasets.load import FILE, load_split
 from bench.datasets.split import Split
 from bench.errors import RunError
 from bench.evaluation.metrics import summary
-from bench.evaluation.outcomes import by_scene, outcomes
+from bench.evaluation.outcomes import outcomes, store_outcomes
 from bench.evaluation.protocols import protocol as protocol_named
 from bench.grounding import Box, Prediction
-from bench.runs.outcomes import write_outcomes
 from bench.runs.predictions import SceneAnswers
 from bench.runs.record import Metrics, RunRecord, read_record, signature
 from bench.runs.store import stored_rows
@@ -156,7 +155,7 @@ def rescore(
     metrics = summary(results, settings)
     if keep:
         _refuse_other_numbers(folder, record, metrics, rule.name)
-        write_outcomes(folder, by_scene(results))
+        store_outcomes(folder, results)
     return record.model_copy(
         update={
             "protocol": rule.name,

@@ -5,21 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from bench.datasets.split import Split
 from bench.evaluation.identity import data_identity, now
 from bench.evaluation.metrics import summary
-from bench.evaluation.outcomes import by_scene, outcomes
+from bench.evaluation.outcomes import Outcomes, outcomes, store_outcomes
 from bench.evaluation.protocols import protocol as protocol_named
 from bench.imported.alignment import Key, align
 from bench.imported.box_files import read_boxes
 from bench.runs import provenance
 from bench.runs.files import explained, make_folder
-from bench.runs.outcomes import write_outcomes
 from bench.runs.predictions import SceneAnswers
 from bench.runs.record import Identity, Imported, RunRecord, runs_of, signature
 from bench.runs.store import store_rows, write_record
@@ -92,12 +90,10 @@ def import_boxes(
             examples={kind: tuple(keys[:EXAMPLES]) for kind, keys in places.items()},
         ),
     )
-    return record, _write(record, aligned.answers, by_scene(scored), results)
+    return record, _write(record, aligned.answers, scored, results)
 
 
-def _write(
-    record: RunRecord, answers: Sequence[SceneAnswers], rows: Iterable[Mapping[str, Any]], results: Path
-) -> Path:
+def _write(record: RunRecord, answers: Sequence[SceneAnswers], scored: Outcomes, results: Path) -> Path:
     """Write the run's folder, made under a hidden name and then moved to its place: whole or not at all."""
     parent = runs_of(results, record.name, record.identity.data.split)
     what = provenance.settings_hash({"identity": record.identity.model_dump(mode="json"), "protocol": record.protocol})
@@ -106,7 +102,7 @@ def _write(
     make_folder(fresh)
     try:
         store_rows(fresh, answers)
-        write_outcomes(fresh, rows)
+        store_outcomes(fresh, scored)
         write_record(fresh, record)
         with explained(folder):
             with suppress(FileNotFoundError):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from bench.datasets.readers.labels import Labelled, load_labels, open_album, source_name
-from bench.datasets.split import Split
 from bench.evaluation.device import resolve_device
 from bench.evaluation.opening import OpenPipeline, dataset_of, open_pipeline
 from bench.evaluation.protocols import protocol
@@ -19,7 +18,6 @@ from bench.labelling.scorer_files import check_lists, list_rows, lists_are_writt
 from bench.labelling.scorers import NO_NAME, find_scorers, kind_of, measure_rows, record_of, unique_names
 from bench.reporting.reliability_chart import reliability_chart
 from bench.reporting.reliability_table import summary
-from bench.runs.files import make_folder
 from bench.runs.memo import Memo
 from bench.runs.provenance import environment, git_state, redacted, settings_hash
 from bench.runs.reliability import Key, Pair, read_rows, rows_are_intact, rows_path, write_record, write_rows
@@ -54,7 +52,6 @@ def score_labels(
     dataset = dataset_of(data)
     if lists:
         check_lists(dataset)
-    make_folder(out)
     pairs: dict[Key, Pair] = {}
     head = {
         "command": " ".join(redacted()),
@@ -82,19 +79,19 @@ def score_labels(
 
     opened: tuple[Mapping[str, Any], OpenPipeline] | None = None
 
-    def measured_by(scorer: Mapping[str, Any], split: Split, key: Key) -> Measured:
+    def measured_by(scorer: Mapping[str, Any], labelled: Labelled, key: Key) -> Measured:
         nonlocal opened
         if opened is None or opened[0] is not scorer:
             opened = None  # two would not fit
             own = {**(options or {}), "weights": scorer["weights"]}
             opened = scorer, open_pipeline(pipeline, dataset, resolved, own)
-        return measure_rows(opened[1], split, "{} on {}".format(*key), run, under)
+        return measure_rows(opened[1], labelled.split, "{} on {}".format(*key), run, under)
 
     new: dict[Key, Measured] = {}  # the pair that was scored last
 
     def pair_of(scorer: Mapping[str, Any], labelled: Labelled, key: Key, _: Path) -> Pair:
         began = time.monotonic()
-        measured = measured_by(scorer, labelled.split, key)
+        measured = measured_by(scorer, labelled, key)
         new.clear()
         new[key] = measured
         assert opened is not None
@@ -131,7 +128,7 @@ def score_labels(
             elif sized:
                 one = Measured({name: Reliability(*row) for name, row in read_rows(out, key).items()})
             else:
-                one = measured_by(scorer, split, key)
+                one = measured_by(scorer, labelled, key)
             write_reliability_lists(folder, dataset, list_rows(path, split.scenes, dataset), one.rows, one.sizes)
     return store()
 

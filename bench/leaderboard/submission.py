@@ -30,13 +30,12 @@ from bench.datasets.split import Split
 from bench.errors import BenchError, CheckFailed, RunError, UnknownName, UsageError
 from bench.evaluation.identity import now
 from bench.evaluation.metrics import summary
-from bench.evaluation.outcomes import by_scene, outcomes
+from bench.evaluation.outcomes import outcomes, store_outcomes
 from bench.evaluation.protocols import PROTOCOLS
 from bench.grounding import Scene
 from bench.leaderboard.submitted_files import copy_in, read_answers
 from bench.reporting.boards import SUBMISSION, why_left_out
 from bench.runs.files import explained, make_folder, write_atomically
-from bench.runs.outcomes import write_outcomes
 from bench.runs.predictions import SceneAnswers
 from bench.runs.provenance import git_state
 from bench.runs.record import RECORD, Metrics, RunRecord, read_record, runs_of, signature
@@ -76,7 +75,7 @@ def submit(folder: Path, results: Path, resolved: Resolved, split: str | None = 
         # The run as we write runs: what the files hold besides is gone, and the outcomes are our own.
         lines = {row.scene: row for row in rows}
         store_rows(room, [lines[scene.id] for scene in scenes])
-        write_outcomes(room, by_scene(rescored))
+        store_outcomes(room, rescored)
         write_record(room, record)
         source = {
             "schema_version": 1,

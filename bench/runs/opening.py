@@ -17,7 +17,7 @@ from bench.errors import RunError
 from bench.grounding import Scene
 from bench.runs.files import explained, make_folder
 from bench.runs.lock import holder, locked
-from bench.runs.record import RECORD, Identity, RunRecord, names_at, read_record
+from bench.runs.record import RECORD, Identity, RunRecord, names_at, read_record, runs_of
 from bench.runs.shards import POLL_S, Rank, owned
 from bench.runs.store import Run, store_rows, stored_rows, write_record
 from bench.tables import same_options
@@ -27,13 +27,14 @@ LOCK = "lock"
 
 @contextmanager
 def open_run(
-    parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, fresh: bool, timeout_s: float
+    results: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, fresh: bool, timeout_s: float
 ) -> Iterator[Run]:
-    """Open the run of this command under `parent` until the block ends; `fresh` always makes a new one.
+    """Open the run of this command under `results` until the block ends; `fresh` always makes a new one.
 
     `blank` is the record it starts with and `scenes` the whole split. Raises RunError when another process works on it,
     when its identity is another, when its folder cannot be written, or when rank 0 stays away for `timeout_s`.
     """
+    parent = runs_of(results, blank.identity.pipeline, blank.identity.data.split)
     with ExitStack() as stack:
         if rank.index == 0:
             yield _lead(parent, blank, scenes, rank, fresh, stack)
@@ -42,19 +43,30 @@ def open_run(
 
 
 def finished_run(
-    parent: Path,
+    results: Path,
     identity: Identity,
     protocol: str,
     scenes: Sequence[Scene],
     rank: Rank,
     same_weights: Callable[[Mapping[str, str]], bool],
 ) -> Run | None:
-    """Return the command's latest run under `parent`, if it is complete and every scene has an answer.
+    """Return the command's latest run under `results`, if it is complete and every scene has an answer.
 
     `same_weights` tells whether stored weights are those of the command, which need not be known before a pipeline is
     opened. A run that differs in them only is not passed over for an older one: then nothing is complete.
     """
-    for folder, record in reversed(_same_command(parent, identity, protocol)):
+    parent = runs_of(results, identity.pipeline, identity.data.split)
+    return _finished(_same_command(parent, identity, protocol), identity, scenes, rank, same_weights)
+
+
+def _finished(
+    runs: Sequence[tuple[Path, RunRecord]],
+    identity: Identity,
+    scenes: Sequence[Scene],
+    rank: Rank,
+    same_weights: Callable[[Mapping[str, str]], bool],
+) -> Run | None:
+    for folder, record in reversed(runs):
         weights = record.identity.weights
         if differences(record.identity, identity.model_copy(update={"weights": weights})):
             continue
@@ -67,8 +79,8 @@ def _lead(parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, f
     """Open the run as rank 0."""
 
     def finished() -> Run | None:
-        weights = blank.identity.weights
-        return finished_run(parent, blank.identity, blank.protocol, scenes, rank, lambda stored: stored == weights)
+        runs, weights = _same_command(parent, blank.identity, blank.protocol), blank.identity.weights
+        return _finished(runs, blank.identity, scenes, rank, lambda stored: stored == weights)
 
     # 1. A finished run is reported from a folder that need not be writable.
     if not fresh and (done := finished()):

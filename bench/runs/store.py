@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.grounding import Scene
+from bench.memory import device_memory_mb, peak_memory_mb
 from bench.old_names import current
 from bench.runs.files import Appender, explained, write_atomically
-from bench.runs.predictions import SceneAnswers, dump_line, read_lines
+from bench.runs.predictions import SceneAnswers, count_notes, dump_line, read_lines
 from bench.runs.record import RECORD, Metrics, RunRecord, Throughput
-from bench.runs.shards import Rank, wait_for
+from bench.runs.shards import Rank, owned, wait_for
 
 ANSWERS, TIMES = "predictions", "batches"
 BatchTime = dict[str, Any]  # one line of batches.jsonl
@@ -49,10 +50,16 @@ class Run:
     stack: ExitStack = field(default_factory=ExitStack, repr=False)
     _files: dict[str, Appender] = field(default_factory=dict, repr=False)
 
-    def append(self, rows: Iterable[SceneAnswers], time: BatchTime) -> None:
-        """Store one batch; a kill after this returns loses nothing of it. Raises RunError."""
+    @property
+    def share(self) -> int:
+        """Count the scenes of this rank."""
+        return len(owned(self.scenes, self.rank))
+
+    def append(self, rows: Iterable[SceneAnswers], time: BatchTime, device: str) -> None:
+        """Store one batch and its times; a kill after this returns loses nothing of it. Raises RunError."""
+        memory = {"memory_mb": peak_memory_mb(), "device_memory_mb": device_memory_mb(device)}
         # Rank 0 may end the run as soon as it sees the last scene, so the times go first.
-        self._file(TIMES).write(dump_time({"session": self.record.sessions, "rank": self.rank.index, **time}))
+        self._file(TIMES).write(dump_time({"session": self.record.sessions, "rank": self.rank.index, **time, **memory}))
         self._file(ANSWERS).write("".join(map(dump_line, rows)))
 
     def gather(self, timeout_s: float) -> list[SceneAnswers]:
@@ -70,30 +77,23 @@ class Run:
         return ordered
 
     def complete(
-        self,
-        metrics: Metrics,
-        errors: Mapping[str, str],
-        load_seconds: float | None,
-        notes: Iterable[str] = (),
-        **more: Any,
-    ) -> RunRecord:
-        """Write the finished record; `notes` are about its answers, `more` are further fields of it. Rank 0."""
+        self, metrics: Metrics, rows: Sequence[SceneAnswers], load_seconds: float | None, finished: str
+    ) -> None:
+        """Write the finished record; `rows` are those of `gather`, `finished` the time. Rank 0."""
         self._close_files()
         times = read_times(sorted(self.folder.glob(f"{TIMES}*.jsonl")))
         write_atomically(self.folder / f"{TIMES}.jsonl", "".join(map(dump_time, times)).encode())
         _remove(self.folder, f"{TIMES}.rank*.jsonl")
-        every = dict.fromkeys([*self.record.notes, *notes, *(t["note"] for t in times if t["note"])])
-        changed = {
-            "status": "complete",
-            "metrics": metrics,
-            "errors": dict(errors),
-            "throughput": throughput(times, load_seconds),
-            "notes": tuple(every),
-            **more,
+        errors = {
+            scene.file: row.error.removeprefix(f"{scene.file}: ")
+            for scene, row in zip(self.scenes, rows, strict=True)
+            if row.error is not None
         }
+        notes = dict.fromkeys([*self.record.notes, *count_notes(rows), *(t["note"] for t in times if t["note"])])
+        changed = {"status": "complete", "metrics": metrics, "errors": errors, "notes": tuple(notes)}
+        changed |= {"throughput": throughput(times, load_seconds), "finished": finished}
         self.record = self.record.model_copy(update=changed)
         write_record(self.folder, self.record)
-        return self.record
 
     def _file(self, stem: str) -> Appender:
         if stem not in self._files:
