@@ -203,11 +203,14 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def takes(model: type[BaseModel]) -> Callable[[Factory], Factory]:
-    """Mark a factory with the class of its table, as its attribute `table` (bench/tables.py)."""
+def takes(table: type[BaseModel] | Callable[[Mapping[str, Any]], dict[str, Any]]) -> Callable[[Factory], Factory]:
+    """Mark a factory with the class of its table, as its attribute `table` (bench/tables.py).
+
+    The tasks of several parts are marked with a function: the pipeline's options -> part -> class.
+    """
 
     def mark(factory: Factory) -> Factory:
-        vars(factory)["table"] = model
+        vars(factory)["table"] = table
         return factory
 
     return mark

@@ -22,17 +22,22 @@ LOADERS: dict[str, Callable[[str], Any]] = {
 }
 
 
-def complete(section: str, name: str, table: Mapping[str, Any]) -> dict[str, Any]:
+def complete(
+    section: str, name: str, table: Mapping[str, Any], options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Fill a table (without its `on`) with the defaults of its class, as JSON has it.
 
-    Raises SettingsError for a table that does not fit, UnknownName, MissingPackage.
+    `options` are those of the pipeline, by which a training has parts. Raises SettingsError for a table that does not
+    fit, UnknownName, MissingPackage.
     """
-    model: type[BaseModel] | None = getattr(LOADERS[section](name), "table", None)
-    if model is None:
-        return dict(table)
+    model: Any = getattr(LOADERS[section](name), "table", None)
     where = f"bench.toml [{section}.{name}]"
-    filled: dict[str, Any] = _with_proposers(parse_table(model, table, where).model_dump(mode="json"), where)
-    return filled
+    if not isinstance(model, type):
+        parts: dict[str, type[BaseModel]] = model(options or {}) if model else {}
+        filled = {part: parse_table(each, table.get(part, {}), f"{where}.{part}") for part, each in parts.items()}
+        return {**table, **{part: each.model_dump(mode="json") for part, each in filled.items()}}
+    whole: dict[str, Any] = _with_proposers(parse_table(model, table, where).model_dump(mode="json"), where)
+    return whole
 
 
 def same_options(pipeline: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -56,7 +61,8 @@ def in_force(resolved: Resolved, section: str = "") -> dict[str, dict[str, Any]]
     for group in LOADERS:
         for name in sorted({*_registered(group), *values[group]}):
             if section in ("", group) or f"{section}.".startswith(f"{group}.{name}."):
-                values[group][name] = _filled(group, name, values[group].get(name, {}))
+                options = resolved.settings.pipelines.get(name, {})
+                values[group][name] = _filled(group, name, values[group].get(name, {}), options)
     rows = {
         key: {"value": value, "from": resolved.origin.get(key, "code") if key in written else "code"}
         for key, value in flattened(values).items()
@@ -73,11 +79,11 @@ def _registered(group: str) -> list[str]:
     return [name for name in registry.names(registry.PIPELINES) if group == "pipelines" or registry.has(name, "tasks")]
 
 
-def _filled(group: str, name: str, table: Mapping[str, Any]) -> dict[str, Any]:
+def _filled(group: str, name: str, table: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Complete a table and keep its lines for data sets; what cannot be imported here stays as it stands."""
     rest = {key: value for key, value in table.items() if key != "on"}
     try:
-        filled = complete(group, name, rest)
+        filled = complete(group, name, rest, options)
     except SettingsError:
         raise
     except BenchError:

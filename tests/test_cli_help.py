@@ -42,9 +42,9 @@ def everything():
 
 def help_text(command, names, inherited):
     """The help as plain text of a fixed width, whatever the terminal and its colours."""
-    shown = " ".join(("bench", *names))
+    words = " ".join(("bench", *names))
     settings = inherited | command.context_settings  # -h beside --help
-    context = command.context_class(command, info_name=shown, terminal_width=WIDTH, color=False, **settings)
+    context = command.context_class(command, info_name=words, terminal_width=WIDTH, color=False, **settings)
     return "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
 
 
@@ -96,7 +96,7 @@ def test_everything_has_help(names, command):
 
 @pytest.mark.parametrize(("names", "command"), EACH)
 def test_no_help_is_lost_as_markup(names, command):
-    """A `[...]` that rich takes for a style is not shown; `\\[` is. Defaults belong into show_default."""
+    """A `[...]` that rich takes for a style is not printed; `\\[` is. Defaults belong into show_default."""
     texts = {"the command": command.help or "", **{param.name: param.help or "" for param in command.params}}
     lost = {name: text for name, text in texts.items() if re.search(r"(?<!\\)\[[a-z/@#][^\]]*\]", text)}
     assert lost == {}

@@ -73,12 +73,12 @@ def headings(page) -> set[str]:
 
 
 def links() -> list:
-    found = []
+    out = []
     for page in PAGES:
         prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text("utf-8"), flags=re.M | re.S)
         targets = sorted(set(re.findall(r"\]\(((?!https?:|mailto:)[^)\s]+)\)", prose)))
-        found += [pytest.param(page, target, id=f"{page.name}: {target}") for target in targets]
-    return found
+        out += [pytest.param(page, target, id=f"{page.name}: {target}") for target in targets]
+    return out
 
 
 @pytest.mark.parametrize(("page", "target"), links())
@@ -105,14 +105,14 @@ def test_the_data_sets_page_has_every_key_of_a_row():
 def test_the_data_sets_page_has_the_published_counts():
     page = (PROJECT / "docs" / "datasets.md").read_text("utf-8")
     rows = re.findall(r"^\| `([^`]+)` \| ?([\d,]*) ?\| ?([\d,]*) ?\| ?([\d,]*) ?\|$", page, re.MULTILINE)
-    said = {name: tuple(int(n.replace(",", "")) if n else None for n in numbers) for name, *numbers in rows}
+    counts = {name: tuple(int(n.replace(",", "")) if n else None for n in numbers) for name, *numbers in rows}
     parts = [(f"{dataset.name}-{part.name}", part) for dataset in CATALOGUE for part in dataset.parts]
-    assert said == {name: (part.expressions, part.refs, part.images) for name, part in parts}
+    assert counts == {name: (part.expressions, part.refs, part.images) for name, part in parts}
 
 
 def fenced(language: str) -> list:
-    found = [(page, body) for page in PAGES for body in blocks(page, {language})]
-    return [pytest.param(body, id=f"{page.name}: {body.splitlines()[0]}") for page, body in found]
+    bodies = [(page, body) for page in PAGES for body in blocks(page, {language})]
+    return [pytest.param(body, id=f"{page.name}: {body.splitlines()[0]}") for page, body in bodies]
 
 
 @pytest.mark.parametrize("body", fenced("toml"))

@@ -59,6 +59,8 @@ def test_all_that_is_in_force_is_listed_with_its_origin(tmp_path):
     run = in_force(resolved, "run")
     assert run["run.seed"]["from"] == str(path) and run["run.batch_size"]["from"] == "flag"
     assert in_force(resolved, "train.clipvg")["train.clipvg.epochs"] == {"value": 110, "from": "code"}
+    parts = in_force(resolved, "train.yolo-clip")
+    assert {f"train.yolo-clip.{part}.epochs" for part in ("detector", "clip")} <= parts.keys()
     assert in_force(resolved, "label.relation")["label.relation.top"] == {"value": 10, "from": "code"}
     assert {key.partition(".")[0] for key in in_force(resolved)} == {*Settings.model_fields}
     with pytest.raises(SettingsError, match="no settings are called 'runs'"):

@@ -111,21 +111,31 @@ DETECTORS = {  # kind of proposer -> its training
 }
 
 
+def task_paths(options: Any) -> dict[str, str]:
+    """Name the task of each part, "module:class", by the kind of the pipeline's proposer."""
+    kind = options.get("proposer", {}).get("kind")
+    detector = {"detector": DETECTORS[kind]} if kind in DETECTORS else {}
+    return {**detector, "clip": "pipelines.two_stage.clip.task:ClipTask"}
+
+
+def _task(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
+@takes(lambda options: {part: _task(path).Config for part, path in task_paths(options).items()})
 def tasks(job: TrainingJob) -> dict[str, TaskFactory]:
     """Return the trainings of a pipeline's detector, by the kind of its proposer, and of its CLIP.
 
     [train.NAME.PART] of bench.toml is a part's config. Raises SettingsError for a table of another part.
     """
-    kind = job.context.options.get("proposer", {}).get("kind")
-    parts = {"detector": DETECTORS[kind]} if kind in DETECTORS else {}
-    parts["clip"] = "pipelines.two_stage.clip.task:ClipTask"
-    if unknown := job.recipe.keys() - parts.keys():
+    paths = task_paths(job.context.options)
+    if unknown := job.recipe.keys() - paths.keys():
         raise SettingsError(
-            f"bench.toml [train.{job.context.name}]: unknown key {min(unknown)!r}; parts: {list(parts)}"
+            f"bench.toml [train.{job.context.name}]: unknown key {min(unknown)!r}; parts: {list(paths)}"
         )
 
     def factory(part: str) -> TaskFactory:
-        module, _, name = parts[part].partition(":")
-        return lambda: getattr(import_module(module), name)(replace(job, recipe=job.recipe.get(part, {})))
+        return lambda: _task(paths[part])(replace(job, recipe=job.recipe.get(part, {})))
 
-    return {part: factory(part) for part in parts}
+    return {part: factory(part) for part in paths}

@@ -1,8 +1,6 @@
 """`bench label`: what a source is given, what is written of its labels, and the commands over the files."""
 
 import json
-import re
-import shlex
 
 import pytest
 from PIL import Image
@@ -17,7 +15,7 @@ from bench.datasets.readers.labels import load_labels
 from bench.errors import DataError, UnknownName, UsageError
 from bench.hashing import sha256_file
 from bench.labelling import PseudoLabel
-from bench.settings import PROJECT, load_settings
+from bench.settings import load_settings
 
 
 class Fake:
@@ -233,14 +231,3 @@ def test_what_a_user_can_do_wrong_with_files(config, tmp_path, files):
     ):
         done = label(*args)
         assert isinstance(done.exception, kind) and message in str(done.exception), (args, done.exception)
-
-
-PAGE = (PROJECT / "docs" / "pseudo-labels.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("command", re.findall(r"^bench .*", PAGE, re.MULTILINE))
-def test_commands_of_the_page_have_their_options(command):
-    words = shlex.split(command)[1:]
-    two = words[0] == "data" or (words[0] == "label" and not words[1].startswith("--"))
-    help_ = CliRunner().invoke(app, [*words[: 1 + two], "--help"], env={"COLUMNS": "200"}).output
-    assert "Usage" in help_ and all(flag in help_ for flag in words if flag.startswith("--")), command

@@ -91,6 +91,7 @@ def region_sample(scene: Scene, images: ImageSource) -> RegionSample:
 class ClipTask(TrainTask):
     """A CLIP in training; all of it is trained. A text is compared with a whole scene: scope "batch"."""
 
+    Config = ClipTraining
     loss_scope = "batch"
     metric = "region_accuracy"
     config: ClipTraining

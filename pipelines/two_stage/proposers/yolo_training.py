@@ -36,6 +36,7 @@ class YoloRecipe(Table):
 class YoloTraining(ExternalTraining):
     """A YOLO, fine-tuned."""
 
+    Config = YoloRecipe
     trainer = "ultralytics"
 
     def __init__(self, job: TrainingJob) -> None:
