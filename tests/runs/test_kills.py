@@ -76,12 +76,3 @@ def test_a_rank_that_never_comes_is_named_and_its_share_is_done_later(tmp_path, 
     assert alone.returncode == 1 and "from rank 1 (12 scenes)" in errors
     finish(start_run(tmp_path))
     assert run_outcome(tmp_path) == whole
-
-
-def test_the_second_process_on_a_run_is_refused(tmp_path):
-    first = start_run(tmp_path, "--delay", "30")  # a busy machine must not let it end before the second starts
-    wait_for_files(tmp_path, "lock", 1, first)
-    second = start_run(tmp_path, "--delay", "30")
-    _, errors = second.communicate(timeout=60)
-    kill(first)
-    assert second.returncode == 1 and f"in use by process {first.pid}" in errors

@@ -16,11 +16,8 @@ def test_sessions_add_up_and_ranks_do_not():
     assert speed.expressions_per_s == pytest.approx(224 / 6)
     assert speed.stages == {"decode": 2.0, "detect": 6.0}
     assert (speed.peak_memory_mb, speed.device_memory_mb, speed.load_seconds) == (150.0, None, 1.235)
-
-
-def test_nothing_measured():
-    speed = throughput([], None)
-    assert speed.seconds == 0 and speed.images_per_s is None and speed.stages == {}
+    nothing = throughput([], None)
+    assert nothing.seconds == 0 and nothing.images_per_s is None and nothing.stages == {}
 
 
 def test_torn_foreign_and_double_lines_are_left_out(tmp_path):
