@@ -19,15 +19,7 @@ from bench.settings import parse_table, takes
 from bench.training.config import TrainConfig
 from bench.training.feature_cache import ImageFeatureCache, TextFeatureCache
 from bench.training.task import GrounderTask, ParameterGroup, TaskFactory, TrainingJob
-from clipvg.checkpoint import (
-    FrozenClip,
-    OpenedNetwork,
-    at_size,
-    open_frozen,
-    open_network,
-    save_own,
-    values_hash,
-)
+from clipvg.checkpoint import FrozenClip, OpenedNetwork, at_size, open_frozen, open_network, save_own, values_hash
 from clipvg.network import PAD, POSITIONS, ClipVG, ClipVGConfig, multi_level_features, text_features, up_to_longest
 from clipvg.pipeline import ClipVGOptions, ClipVGPipeline
 from clipvg.rows import CachedFeatures, CachedRows, DrawnRows, Rows, collate, without_pixels
@@ -220,7 +212,7 @@ def start(config: ClipVGTraining, job: TrainingJob) -> tuple[ClipVG, FrozenClip,
     style: Style | None = None if config.preprocessing == "auto" else config.preprocessing
     if config.start_from:
         opened = open_network(config.start_from, job.context, config.clip if config.clip.pretrained else None)
-        clip = opened.clip or (_named if job.saves else _unnamed)(opened.network, config, job)
+        clip = opened.clip or _own_clip(opened.network, config, job)
         return at_size(opened.network, config.network.image_size), clip, style or opened.style
     clip = open_frozen(config.clip, job.context)
     torch.manual_seed(job.context.seed)
@@ -228,21 +220,19 @@ def start(config: ClipVGTraining, job: TrainingJob) -> tuple[ClipVG, FrozenClip,
     return network, clip, style or "official"
 
 
-def _named(network: ClipVG, config: ClipVGTraining, job: TrainingJob) -> FrozenClip:
+def _own_clip(network: ClipVG, config: ClipVGTraining, job: TrainingJob) -> FrozenClip:
     """The CLIP that came with an official file, by the name under which the trained weights will look for it."""
+    values = values_hash(network.clip.state_dict())
+    if not job.saves:  # nothing will look for it
+        return FrozenClip(network.clip, config.clip, values, {})
     clip = open_frozen(config.clip, job.context)
-    if config.clip.model != network.config.clip or clip.values != values_hash(network.clip.state_dict()):
+    if config.clip.model != network.config.clip or clip.values != values:
         raise WeightsError(
             f"{config.start_from} has a CLIP {network.config.clip} of its own, but [train.clipvg.clip] names "
             f"{config.clip.model} {config.clip.pretrained}, where the trained weights would look for it; name its own "
             "with --set clip.model=... and clip.pretrained=..."
         )
     return replace(clip, model=network.clip)
-
-
-def _unnamed(network: ClipVG, config: ClipVGTraining, job: TrainingJob) -> FrozenClip:
-    """The CLIP that came with an official file, where nothing will have to name it."""
-    return FrozenClip(network.clip, config.clip, values_hash(network.clip.state_dict()), {})
 
 
 def clip_to_bfloat16(network: ClipVG) -> None:

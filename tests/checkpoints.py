@@ -1,4 +1,4 @@
-"""Opening weights files of CLIP-VG in tests, and seeing them refused."""
+"""Open weights files of CLIP-VG in tests, and check that they are refused."""
 
 import plain_clipvg
 import pytest
@@ -11,11 +11,11 @@ def opened(path, context, **kwargs):
     return open_network(str(path), context(), **kwargs)
 
 
-def refused(path, context, *said):
-    """That `path` is a WeightsError which names the file and says all of `said`."""
+def refused(path, context, *parts):
+    """Check that `path` is a WeightsError which names the file and all of `parts`."""
     with pytest.raises(WeightsError) as caught:
         opened(path, context)
-    for part in (path.name, *said):
+    for part in (path.name, *parts):
         assert part in str(caught.value), part
 
 

@@ -50,28 +50,31 @@ def curriculum(
     """
     # 1. Options, a recipe for each kind of training, and rows: sources with few entities in a phrase come first.
     options = _options(kind, job, sources, table)
-    recipes = _recipes(job, tasks, options)
+    full = make_recipe(job, tasks)
+    trial = make_recipe(job, tasks, "proxy", options.proxy) if options.proxy else full
+    scorer = make_recipe(job, tasks, "scorer", options.scorer) if options.scorer else full
+    recipes = {"scorer": scorer, "trial": trial, "last": full}
     aside = 0.0 if options.criterion == "labelled" else options.held_out
     pools = sorted((pool_of(source, aside) for source in sources), key=lambda pool: pool.entities)
     order = [pool.name for pool in pools]
     # Text features do not depend on which rows a training has, if all texts are known beforehand.
     job.shared["texts"] = {e.text for source in sources for scene in source.scenes for e in scene.expressions}
     metric = metrics.pseudo(job, pools) if aside else metrics.labelled(job)
-    nodes = Nodes(job, tasks, recipes["last"], dry_run)
+    nodes = Nodes(job, tasks, full, dry_run)
     record = CurriculumRecord(kind, options, {s.name: s for s in sources}, {pool.name: pool for pool in pools})
     record.plan = make_plan(pools, {name: recipe.task.config for name, recipe in recipes.items()}, options)
     for line in plan_lines(record.plan, nodes.memo.records()):
         log.info("curriculum: %s", line)
     try:
         # 2. A scorer M_i for each source: trained on the whole source, or given.
-        scorers = {pool.name: _scorer(pool, recipes["scorer"], metric, nodes, record) for pool in pools}
+        scorers = {pool.name: _scorer(pool, scorer, metric, nodes, record) for pool in pools}
         # 3. Reliability H_ij: the IoU of M_i's box with the row's own, for every row of every source.
         boxes = {name: _reliabilities(name, *opened, pools, nodes, record) for name, opened in scorers.items()}
         # 4. The search; what it asks for, P(D), is the score of one training on D. None: D's last choice keeps no row.
         if options.criterion == "agreement":
             metric = metrics.agreement(job, pools, boxes)
         record.metric = metric.chosen_on
-        performance = partial(_performance, pools, recipes["trial"], metric, nodes, record)
+        performance = partial(_performance, pools, trial, metric, nodes, record)
         if kind == "single":
             record.rounds = [single_source(order[0], performance, options)]
         else:
@@ -84,14 +87,14 @@ def curriculum(
             )
         rows = record.kept(*record.chosen)
         what = f"the last training, on {len(rows):,} rows"
-        node, result = nodes.train(selected(rows, pools), recipes["last"], metric, what)
+        node, result = nodes.train(selected(rows, pools), full, metric, what)
     except DryRunStop as stop:
         log.info("curriculum: a dry run ends here; next would be %s", stop)
         return {}
     # 6. Its weights under the config's name, scored on validation once, with the record of all decisions.
     if nodes.accelerator is not None:
         nodes.accelerator.end_training()
-    return _finish(node, result, recipes["last"], metric, nodes, record) if nodes.memo.lead else {}
+    return _finish(node, result, full, metric, nodes, record) if nodes.memo.lead else {}
 
 
 single, multi = partial(curriculum, "single"), partial(curriculum, "multi")
@@ -113,13 +116,6 @@ def _options(kind: str, job: TrainingJob, sources: Sequence[SourceRows], table: 
     if unknown := options.scorers.keys() - set(names):
         raise SettingsError(f"{where}: scorers names {', '.join(sorted(unknown))}, which is no source")
     return options
-
-
-def _recipes(job: TrainingJob, tasks: Tasks, options: CurriculumOptions) -> dict[str, Recipe]:
-    full = make_recipe(job, tasks)
-    trial = make_recipe(job, tasks, "proxy", options.proxy) if options.proxy else full
-    scorer = make_recipe(job, tasks, "scorer", options.scorer) if options.scorer else full
-    return {"scorer": scorer, "trial": trial, "last": full}
 
 
 def _scorer(

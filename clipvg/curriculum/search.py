@@ -106,11 +106,7 @@ def multi_source(order: Sequence[str], performance: Performance, options: Curric
 
 
 def _choose_threshold(
-    first: Choice,
-    before: Selection,
-    scorers: tuple[Trial, ...],
-    performance: Performance,
-    options: CurriculumOptions,
+    first: Choice, before: Selection, scorers: tuple[Trial, ...], performance: Performance, options: CurriculumOptions
 ) -> Round:
     """Climb over the thresholds of one scorer; the best one is chosen."""
 

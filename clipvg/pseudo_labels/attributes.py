@@ -22,13 +22,7 @@ from bench.datasets.fingerprint import image_key
 from bench.errors import DataError, SettingsError
 from bench.grounding import Boxes, PipelineContext
 from bench.settings import Table
-from clipvg.pseudo_labels.detection_files import (
-    AttributeScores,
-    ImageDetections,
-    boxes_of,
-    find_files,
-    read_attributes,
-)
+from clipvg.pseudo_labels.detection_files import AttributeScores, ImageDetections, boxes_of, find_files, read_attributes
 from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.two_stage.clip.views import Resize, View, make_views
 

@@ -29,9 +29,9 @@ def test_the_formula_makes_the_published_layout(real):
 
 
 def test_the_official_layout(official_file, context, small_sizes, small_table):
-    found = opened(official_file(), context)
-    assert found.style == "official" and found.clip is None and not found.network.training
-    state = found.network.state_dict()
+    loaded = opened(official_file(), context)
+    assert loaded.style == "official" and loaded.clip is None and not loaded.network.training
+    state = loaded.network.state_dict()
     assert sorted(state) == sorted(without_dead(small_sizes))
     assert small_table["clip.visual.proj"].dtype == torch.float16
     assert all(t.dtype == torch.float32 and torch.equal(t, small_table[key].float()) for key, t in state.items())
@@ -52,8 +52,8 @@ def test_what_the_network_does_not_need_may_be_missing(
     else:
         path = tmp_path / "plain.pt"
         torch.save({f"module.{key}": small_table[key] for key in without_dead(small_sizes)}, path)
-    found = opened(path, context).network.state_dict()
-    assert all(torch.equal(found[key], tensor) for key, tensor in whole.items())
+    loaded = opened(path, context).network.state_dict()
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in whole.items())
 
 
 def test_an_alias_that_is_a_copy_may_be_one_but_must_agree(official_file, context, small_table):
@@ -68,7 +68,7 @@ def test_an_alias_that_is_a_copy_may_be_one_but_must_agree(official_file, contex
     refused(official_file(drop=(POSITIONS,)), context, POSITION_ALIAS, f"not {POSITIONS}")
 
 
-def test_keys_and_shapes_that_differ_are_listed(official_file, context):
+def test_keys_and_shapes_that_differ_are_listed(official_file, context, small_sizes):
     wrong = {"bbox_embed.layers.2.bias": torch.zeros(5), "mystery.weight": torch.zeros(1)}
     path = official_file(wrong, drop=("vl_transformer.encoder.layers.1.norm2.weight",))
     refused(
@@ -78,33 +78,27 @@ def test_keys_and_shapes_that_differ_are_listed(official_file, context):
         "1 keys not known to the model: mystery.weight",
         "bbox_embed.layers.2.bias (5,), the model has (4,)",
     )
-
-
-def test_a_part_of_the_layers_is_not_enough(official_file, context, small_sizes):
     last = f"vl_transformer.encoder.layers.{small_sizes.layers - 1}."
     drop = [key for key in plain_clipvg.shapes(small_sizes) if key.startswith(last)]
     refused(official_file(drop=drop), context, "12 keys missing", last, "and 6 more")
+    # Another size of image, as ViT-L/14 at 336 pixels is to L/14: of the same width and patch.
+    keys = (POSITIONS, POSITION_ALIAS, "vl_pos_embed.weight")
+    larger = {key: torch.zeros(145 + (33 if key == keys[2] else 0), small_sizes.vision) for key in keys}
+    refused(official_file(larger), context, f"{POSITIONS} (145, 128), the model has (65, 128)", "vl_pos_embed.weight")
 
 
 @pytest.mark.parametrize(
-    ("changes", "drop", "said"),
+    ("changes", "drop", "message"),
     [
         ({"language_prompt": torch.zeros(6)}, (), "ML_CLIP_VG_PROMPT"),
         ({}, ("ml_visu_proj.weight", "ml_visu_proj.bias"), "ml_visu_proj"),
         ({"clip.visual.conv1.weight": torch.zeros(128, 3, 4, 4)}, (), "width 128, patch 4"),
     ],
 )
-def test_other_variants(changes, drop, said, official_file, context):
+def test_other_variants(changes, drop, message, official_file, context):
     if "clip.visual.conv1.weight" in changes:
         changes = changes | {"image_encoder_clip_vg.conv1.weight": changes["clip.visual.conv1.weight"]}
-    refused(official_file(changes, drop), context, said)
-
-
-def test_one_of_another_size_of_image_is_not_loaded_in_part(official_file, context, small_sizes):
-    """As ViT-L/14 at 336 pixels is to L/14: of the same width and patch."""
-    keys = (POSITIONS, POSITION_ALIAS, "vl_pos_embed.weight")
-    larger = {key: torch.zeros(145 + (33 if key == keys[2] else 0), small_sizes.vision) for key in keys}
-    refused(official_file(larger), context, f"{POSITIONS} (145, 128), the model has (65, 128)", "vl_pos_embed.weight")
+    refused(official_file(changes, drop), context, message)
 
 
 def test_other_files(context, tmp_path, official_file):

@@ -7,15 +7,7 @@ import plain_clipvg
 import pytest
 import torch
 
-from clipvg.network import (
-    OFFICIAL,
-    PAD,
-    POSITIONS,
-    ClipVG,
-    resized_positions,
-    text_features,
-    up_to_longest,
-)
+from clipvg.network import OFFICIAL, PAD, POSITIONS, ClipVG, resized_positions, text_features, up_to_longest
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +26,7 @@ def close(ours, theirs, atol=1e-9):
 )
 def test_what_is_trained_and_what_the_keys_are(of, arch, trained):
     config = OFFICIAL[of]
-    with torch.device("meta"):  # nothing is drawn, nothing held
+    with torch.device("meta"):  # nothing is drawn, nothing stored
         network = ClipVG(config, open_clip.create_model(config.clip, load_weights=False, device="meta"))
     counted = [p.numel() for key, p in network.named_parameters() if not key.startswith("clip.") or key == POSITIONS]
     assert sum(counted) == trained

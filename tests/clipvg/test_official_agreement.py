@@ -31,10 +31,10 @@ sides = st.integers(1, 400)
 
 def image_of(width, height, seed=0):
     """A smooth image with some noise: uint8 (H, W, 3)."""
-    dice = np.random.default_rng([seed, width, height])
-    coarse = dice.integers(0, 256, (3, 4, 3), np.uint8)
+    rng = np.random.default_rng([seed, width, height])
+    coarse = rng.integers(0, 256, (3, 4, 3), np.uint8)
     smooth = np.asarray(plain_clipvg.Image.fromarray(coarse).resize((width, height), plain_clipvg.Image.BICUBIC))
-    return np.clip(smooth + dice.integers(-20, 21, smooth.shape), 0, 255).astype(np.uint8)
+    return np.clip(smooth + rng.integers(-20, 21, smooth.shape), 0, 255).astype(np.uint8)
 
 
 @settings(max_examples=25)
@@ -75,7 +75,7 @@ def test_masks_worked_out_by_hand(size, rows):
 
 @settings(max_examples=25)
 @given(st.data(), st.sampled_from([14, 16, 32]))
-def test_a_image_anywhere_on_the_canvas_is_masked_the_official_way(data, patch):
+def test_an_image_anywhere_on_the_canvas_is_masked_the_official_way(data, patch):
     """As training places it: a smaller image, away from the middle, padding on both axes."""
     padding = torch.ones(1, 224, 224, dtype=torch.bool)
     (x0, x1), (y0, y1) = (
@@ -161,9 +161,9 @@ def test_the_texts_are_what_they_are_meant_to_be():
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_answers_are_those_of_the_plain_reference(fast, pipeline, expected):
-    found = answers(pipeline(fast=fast), SCENES)
-    assert farthest(found, expected) < NOISE
-    boxes = np.stack([found[key] for key in expected])
+    result = answers(pipeline(fast=fast), SCENES)
+    assert farthest(result, expected) < NOISE
+    boxes = np.stack([result[key] for key in expected])
     assert boxes.std(axis=0).min() > 1  # and they are not one box
 
 
@@ -224,21 +224,21 @@ class Album:
     """The images of SCENES, as a split loads them."""
 
     def load(self, scene):
-        return next(shown.image for shown in SCENES if shown.id == scene.id)
+        return next(each.image for each in SCENES if each.id == scene.id)
 
 
 @pytest.mark.parametrize("dataset", ["refcoco", "referit"])
 def test_the_first_step_laid_open(dataset, official_file, make_job, small_table, small_sizes):
     """`bench doctor --train-step`, images and annotations to gradient norms; more rows than a forward pass takes."""
     s, scenes, batch = small_sizes, [], []
-    for number, shown in enumerate(SCENES[:3]):
-        height, width = shown.image.shape[:2]
+    for number, scene in enumerate(SCENES[:3]):
+        height, width = scene.image.shape[:2]
         box = (0.1 * width + 0.7, 0.2 * height + 0.3, 0.6 * width + 0.9, 0.5 * height + 0.8)  # xyxy
-        held = (*box[:2], box[2] - box[0], box[3] - box[1]) if dataset == "refcoco" else box
-        asked = tuple(Expression(f"{number}:{n}", text, box) for n, text in enumerate(TEXTS[:3]))
-        scenes.append(Scene(shown.id, shown.id, width, height, asked))
-        pixels, masked, placement = plain_clipvg.preprocessed(shown.image, s.image, s.patch)
-        target = plain_clipvg.ground_truth(held, placement, "xywh" if dataset == "refcoco" else "xyxy", s.image)
+        listed = (*box[:2], box[2] - box[0], box[3] - box[1]) if dataset == "refcoco" else box
+        expressions = tuple(Expression(f"{number}:{n}", text, box) for n, text in enumerate(TEXTS[:3]))
+        scenes.append(Scene(scene.id, scene.id, width, height, expressions))
+        pixels, masked, placement = plain_clipvg.preprocessed(scene.image, s.image, s.patch)
+        target = plain_clipvg.ground_truth(listed, placement, "xywh" if dataset == "refcoco" else "xyxy", s.image)
         ids = [plain_clipvg.token_ids(text, s.context) for text in TEXTS[:3]]
         batch += [(pixels.double(), masked, each, target.double()) for each in ids]
     w = {key: tensor.double() for key, tensor in small_table.items()}
@@ -246,9 +246,9 @@ def test_the_first_step_laid_open(dataset, official_file, make_job, small_table,
     recipe = {"start_from": str(official_file()), "network": {"image_size": s.image}}
     job = make_job("clipvg", recipe, scenes=scenes, images=Album(), saves=False)
     object.__setattr__(job.context, "dataset", dataset)
-    found = gradient_check(ClipVGTask(job))
-    assert (found["rows"], len(found["boxes_cxcywh"])) == (9, 9)
-    assert found["l1"] == pytest.approx(wanted_l1, rel=1e-4) and found["giou"] == pytest.approx(wanted_giou, rel=1e-4)
-    assert found["loss"] == pytest.approx(wanted_l1 + wanted_giou, rel=1e-4)
+    result = gradient_check(ClipVGTask(job))
+    assert (result["rows"], len(result["boxes_cxcywh"])) == (9, 9)
+    assert result["l1"] == pytest.approx(wanted_l1, rel=1e-4) and result["giou"] == pytest.approx(wanted_giou, rel=1e-4)
+    assert result["loss"] == pytest.approx(wanted_l1 + wanted_giou, rel=1e-4)
     norms = {key: gradient.norm().item() for key, gradient in gradients.items()}
-    assert found["gradient_norms"] == pytest.approx(norms, rel=1e-2)
+    assert result["gradient_norms"] == pytest.approx(norms, rel=1e-2)

@@ -39,7 +39,7 @@ def own_file(official_file, frozen_clip, context, tmp_path):
     return tmp_path / "own.safetensors", network
 
 
-def test_our_own_layout_holds_what_is_trained(own_file, context, frozen_clip, small_table):
+def test_our_own_layout_has_what_is_trained(own_file, context, frozen_clip, small_table):
     path, network = own_file
     with safe_open(path, "pt") as file:
         keys = set(file.keys())
@@ -48,9 +48,9 @@ def test_our_own_layout_holds_what_is_trained(own_file, context, frozen_clip, sm
     assert not any(key.startswith("clip.") for key in keys - {POSITIONS}) and POSITIONS in keys
     assert metadata["clip"] == {"model": "tiny-clip", "pretrained": "clip.pt", "values_sha256": frozen_clip.values}
     assert metadata["recipe"] == {"epochs": 3}
-    found = opened(path, context)
-    assert found.style == "clean" and found.clip.values == frozen_clip.values and not found.network.training
-    for key, tensor in found.network.state_dict().items():
+    loaded = opened(path, context)
+    assert loaded.style == "clean" and loaded.clip.values == frozen_clip.values and not loaded.network.training
+    for key, tensor in loaded.network.state_dict().items():
         if key in keys:
             assert torch.equal(tensor, network.state_dict()[key].half().float()), key
         else:
@@ -70,8 +70,8 @@ def test_another_clip_under_our_own_weights_is_refused(own_file, context, tmp_pa
     (tmp_path / "clip.pt").unlink()
     with pytest.raises(WeightsError) as caught:
         opened(path, context, clip=other)
-    for said in (str(path), frozen_clip.values[:12], values_hash(changed)[:12], "other.pt", "[pipelines.clipvg.clip]"):
-        assert said in str(caught.value)
+    for part in (str(path), frozen_clip.values[:12], values_hash(changed)[:12], "other.pt", "[pipelines.clipvg.clip]"):
+        assert part in str(caught.value)
     with pytest.raises(WeightsError, match=r"'clip\.pt' are not there"):
         opened(path, context)
     (tmp_path / "moved.pt").write_bytes(b"")
@@ -114,15 +114,15 @@ def test_exported_the_official_code_gives_the_same_box(own_file, context, small_
     path, _ = own_file
     out = export_official(context({"weights": str(path)}), tmp_path / "exported.pth")
     with torch.serialization.safe_globals([argparse.Namespace]):
-        held = torch.load(out, weights_only=True)
-    state = held["model"]
+        file = torch.load(out, weights_only=True)
+    state = file["model"]
     layout = plain_clipvg.shapes(small_sizes)
     assert sorted(state) == sorted(k for key in layout for k in named(key))
     for key, (shape, dtype) in layout.items():
         assert (tuple(state[key].shape), state[key].dtype) == (shape, dtype), key
         for alias in plain_clipvg.aliases(key):
             assert state[alias].data_ptr() == state[key].data_ptr(), alias  # kept once
-    assert isinstance(held["args"], argparse.Namespace) and {"epoch", "val_accu"} <= held.keys()
+    assert isinstance(file["args"], argparse.Namespace) and {"epoch", "val_accu"} <= file.keys()
 
     image = np.random.default_rng(1).integers(0, 256, (50, 81, 3), np.uint8)
     pixels, masked, _ = plain_clipvg.preprocessed(image, 64, 8)

@@ -15,7 +15,7 @@ SAFE = Augment(crop="safe", blur_share=0.5, flip_share=0.5)
 
 
 class Grey:
-    """A ImageSource of grey images of one size."""
+    """An ImageSource of grey images of one size."""
 
     def __init__(self, width, height):
         self.shape = (height, width, 3)
@@ -54,7 +54,7 @@ def test_a_box_outside_its_image_is_refused(rows, box, augment):
     mine = rows(augment, scenes=one(box), images=Grey(40, 30))
     with pytest.raises(DataError, match="outside") as refused:
         mine.sample(0, 1)
-    assert all(said in str(refused.value) for said in ("s-1", "s.png", f"{box[2]:g}", "40 x 30"))
+    assert all(part in str(refused.value) for part in ("s-1", "s.png", f"{box[2]:g}", "40 x 30"))
 
 
 def test_official_boxes_are_whole_pixels_clean_ones_are_not(rows):
@@ -68,7 +68,7 @@ def test_official_boxes_are_whole_pixels_clean_ones_are_not(rows):
 
     assert corners("clean", "refcoco") == list(box)
     assert corners("official", "refcoco") == [3, 4, 3 + 17, 4 + 17]
-    assert corners("official", "referit") == [3, 4, 20, 21]  # held as corners, which are cut one by one
+    assert corners("official", "referit") == [3, 4, 20, 21]  # corners, which are cut one by one
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,8 @@ def test_it_learns_and_its_file_is_what_the_pipeline_opens(job, context):
     clip = {"model": "tiny-clip", "pretrained": ""}
     again = ClipVGTask(job(start_from=str(made.path), preprocessing="auto", clip=clip))
     assert again.style == "clean"
-    shown = gradient_check(again)
-    assert shown["rows"] == 25 and POSITIONS in shown["gradient_norms"]
+    check = gradient_check(again)
+    assert check["rows"] == 25 and POSITIONS in check["gradient_norms"]
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,7 @@ import pytest
 from bench.datasets.readers.labels import SourceRows
 from bench.datasets.shapes import make_scene
 from bench.errors import DataError
-from clipvg.curriculum.pools import (
-    entities_per_phrase,
-    kept_rows,
-    pool_of,
-    sampled,
-    selected,
-    share_of,
-)
+from clipvg.curriculum.pools import entities_per_phrase, kept_rows, pool_of, sampled, selected, share_of
 from clipvg.curriculum.search import Choice
 
 SCENES = tuple(make_scene(2026, "train", i) for i in range(4))

@@ -5,15 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipvg.pseudo_labels.arrangement import (
-    across,
-    depth,
-    large_enough,
-    spatial_words,
-    upright,
-    without_overlaps,
-    worn,
-)
+from clipvg.pseudo_labels.arrangement import across, depth, large_enough, spatial_words, upright, without_overlaps, worn
 from pipelines.two_stage.language.relations import share_inside
 
 MIDDLE = ("middle", "center")
@@ -33,22 +25,23 @@ def test_a_sixty_fourth_of_the_image_is_large_enough():
     assert large_enough(some, (640, 480), 1 / 64).tolist() == [True, False, False]
 
 
-def test_of_two_that_overlap_the_more_confident_stays_in_any_order():
-    some, confidences = boxes((0, 0, 100, 100), (0, 0, 100, 90), (200, 0, 300, 100)), np.array([0.5, 0.9, 0.1])
-    assert without_overlaps(some, confidences, 0.4).tolist() == [False, True, True]
-    assert without_overlaps(some[::-1], confidences[::-1], 0.4).tolist() == [True, True, False]
+TWO = [(0, 0, 100, 100), (0, 0, 100, 90), (200, 0, 300, 100)]
+HALF, CHAIN = [(0, 0, 100, 100), (0, 0, 100, 40)], [(0, 0, 100, 100), (40, 0, 140, 100), (80, 0, 180, 100)]
 
 
-def test_an_overlap_of_just_the_limit_is_none_and_of_equals_the_first_stays():
-    half = boxes((0, 0, 100, 100), (0, 0, 100, 40))
-    assert without_overlaps(half, np.array([0.9, 0.5]), 0.4).tolist() == [True, True]
-    assert without_overlaps(half, np.array([0.5, 0.5]), 0.39).tolist() == [True, False]
-
-
-def test_a_box_falls_to_a_better_one_that_falls_itself():
-    chain = boxes((0, 0, 100, 100), (40, 0, 140, 100), (80, 0, 180, 100))
-    assert without_overlaps(chain, np.array([0.9, 0.8, 0.7]), 0.4).tolist() == [True, False, False]
-    assert without_overlaps(boxes(), np.zeros(0), 0.4).tolist() == []
+@pytest.mark.parametrize(
+    ("rows", "confidences", "most", "kept"),
+    [
+        pytest.param(TWO, [0.5, 0.9, 0.1], 0.4, [False, True, True], id="of two the more confident"),
+        pytest.param(TWO[::-1], [0.1, 0.9, 0.5], 0.4, [True, True, False], id="in any order"),
+        pytest.param(HALF, [0.9, 0.5], 0.4, [True, True], id="just the limit is none"),
+        pytest.param(HALF, [0.5, 0.5], 0.39, [True, False], id="of equals the first"),
+        pytest.param(CHAIN, [0.9, 0.8, 0.7], 0.4, [True, False, False], id="it falls to one that falls itself"),
+        pytest.param([], [], 0.4, [], id="nothing"),
+    ],
+)
+def test_overlaps(rows, confidences, most, kept):
+    assert without_overlaps(boxes(*rows), np.array(confidences), most).tolist() == kept
 
 
 def test_the_share_of_one_box_inside_another():
