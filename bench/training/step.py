@@ -74,22 +74,31 @@ class OptimisationStep:
         # 3. Forward and backward: gradients add up over the micro batches; processes exchange them in the last one.
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
         losses, boxes, failure = [], [], ""
+        by_sample = self.task.loss_scope == "sample"
         for micro, batch in batches:
+            loss, terms = torch.zeros(()), dict[str, Tensor]()
             try:
-                loss, terms = self.forward_backward(micro, batch, rng)
+                with contextlib.nullcontext() if micro.last else self.accelerator.no_sync(self.module):
+                    with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+                        terms = self.module(batch, rng)
+                        loss = weighted(terms, self.task.loss_weights)
+                    # This process's share of the step's mean; averaging over processes divides by their number.
+                    share = self.accelerator.num_processes / (micro.total if by_sample else 1)
+                    self.accelerator.backward(loss.sum() * (share if micro.counts else 0.0))
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
                 failure = str(error).partition("\n")[0]
             if failure:  # outside the except: while the exception lives, its frames keep the tensors that must be freed
+                del batch, loss, terms
                 raise DeviceError(self._advice(micro, failure))
             if micro.counts:
                 losses.append((micro, loss.detach()))
                 for name, term in {"loss": loss, **terms}.items():
                     if name not in BOXES:
                         value = term.detach().double()
-                        share = value.sum() / micro.total if self.task.loss_scope == "sample" else value
-                        sums[name] = sums[name].to(term.device) + share
+                        mean = value.sum() / micro.total if by_sample else value
+                        sums[name] = sums[name].to(term.device) + mean
             if terms.keys() >= set(BOXES):
                 boxes.append([terms[name].detach() for name in BOXES])
         means = self._over_processes(sums)
@@ -112,19 +121,6 @@ class OptimisationStep:
         values = means | {"learning_rate": max(group["lr"] for group in self.optimiser.param_groups)}
         return values | ({"spread": spread(*map(torch.cat, zip(*boxes, strict=True)))} if boxes else {})
 
-    def forward_backward(
-        self, micro: MicroBatch, batch: Batch, rng: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Add the gradient of these samples' share of the step's mean; return the weighted loss and its terms."""
-        with contextlib.nullcontext() if micro.last else self.accelerator.no_sync(self.module):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-                terms: dict[str, Tensor] = self.module(batch, rng)
-                loss = weighted(terms, self.task.loss_weights)
-            # Averaging over processes divides by their number, which the step's mean does not.
-            share = self.accelerator.num_processes / (micro.total if self.task.loss_scope == "sample" else 1)
-            self.accelerator.backward(loss.sum() * (share if micro.counts else 0.0))
-        return loss, terms
-
     def _over_processes(self, sums: dict[str, Tensor]) -> dict[str, float]:
         """Add each process's share of the means."""
         if self.accelerator.num_processes == 1:
@@ -142,8 +138,13 @@ class OptimisationStep:
             size //= 2
             self._free()
             try:
-                part = replace(micro, rows=micro.rows[:size], last=False)
-                self.forward_backward(part, self.draw(part).to(self.device), torch.Generator(self.device))
+                part = replace(micro, rows=micro.rows[:size])
+                batch = self.draw(part).to(self.device)
+                with self.accelerator.no_sync(self.module):
+                    with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+                        terms = self.module(batch, torch.Generator(self.device))
+                        loss = weighted(terms, self.task.loss_weights)
+                    self.accelerator.backward(loss.sum())
                 fits = True
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
