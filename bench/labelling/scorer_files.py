@@ -119,7 +119,12 @@ def show_official(path: Path, out: Path) -> dict[str, Any]:
     pair["no_box"] = sum(prediction is None for *_, prediction, _ in rows)
     official = {"file": path.name, "sha256": sha256_file(path)}
     record = {"command": " ".join(redacted()), "from": official, "pairs": [pair]}
-    write_record(out, record, reliability_chart(f"Reliability, {path.name}", [pair]))
+    return store_record(out, record, f"Reliability, {path.name}")
+
+
+def store_record(out: Path, record: dict[str, Any], title: str) -> dict[str, Any]:
+    """Write a record and the histograms of its pairs; returns the record."""
+    write_record(out, record, reliability_chart(title, record["pairs"]))
     return record
 
 

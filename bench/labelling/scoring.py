@@ -14,13 +14,18 @@ from bench.evaluation.device import resolve_device
 from bench.evaluation.opening import OpenPipeline, dataset_of, open_pipeline
 from bench.evaluation.protocols import protocol
 from bench.evaluation.reliability import Measured, Reliability
-from bench.labelling.scorer_files import check_lists, list_rows, lists_are_written, write_reliability_lists
+from bench.labelling.scorer_files import (
+    check_lists,
+    list_rows,
+    lists_are_written,
+    store_record,
+    write_reliability_lists,
+)
 from bench.labelling.scorers import NO_NAME, find_scorers, kind_of, measure_rows, record_of, unique_names
-from bench.reporting.reliability_chart import reliability_chart
 from bench.reporting.reliability_table import summary
 from bench.runs.memo import Memo
 from bench.runs.provenance import environment, git_state, redacted, settings_hash
-from bench.runs.reliability import Key, Pair, read_rows, rows_are_intact, rows_path, write_record, write_rows
+from bench.runs.reliability import Key, Pair, read_rows, rows_are_intact, rows_path, write_rows
 from bench.settings import Resolved, merged
 
 log = logging.getLogger("bench.label")
@@ -74,8 +79,7 @@ def score_labels(
         where = environment(resolve_device(run.device), run.seed, run.deterministic)  # now, for torch is imported late
         done = [pairs[key] for *_, key in order if key in pairs]
         record: dict[str, Any] = {**head, "environment": where, "pairs": done}
-        write_record(out, record, reliability_chart(f"Reliability of pseudo-labels of {data.name}", done))
-        return record
+        return store_record(out, record, f"Reliability of pseudo-labels of {data.name}")
 
     opened: tuple[Mapping[str, Any], OpenPipeline] | None = None
 
