@@ -6,6 +6,7 @@ one function
     open_mine(table: Mapping[str, Any], where: str, context: PipelineContext) -> Proposer
 
 and one entry point, mine = "my_package.mine:open_mine"; any two-stage pipeline then takes `proposer.kind=mine`.
+`SceneProposer` makes a proposer of a function of one scene.
 """
 
 from __future__ import annotations

@@ -4,13 +4,12 @@ import hashlib
 
 import numpy as np
 import pytest
-import torch
 
 from bench.boxes import iou_elementwise
 from bench.grounding import LoadedScene, Query
 from bench.settings import merged
 from pipelines.two_stage.clip import encoder as encoder_module
-from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
+from pipelines.two_stage.clip.encoder import ClipOptions
 from pipelines.two_stage.pipeline import two_stage
 
 TINY_CLIP = ClipOptions(model="tiny-clip", pretrained="pipelines/weights/tiny-clip.safetensors")
@@ -51,25 +50,6 @@ def test_odd_texts_are_answered_and_a_cut_is_noted(pipeline, loaded):
     assert all(p.box is not None and np.isfinite(p.box).all() for p in answers)
     assert [bool(p.note) for p in answers] == [False, False, True, False]
     assert "cut from 512 to 32 tokens" in answers[2].note
-
-
-def test_texts_are_encoded_once(context, monkeypatch):
-    encoder = ClipEncoder(TINY_CLIP, context())
-    calls = []
-    encode = encoder.model.encode_text
-    monkeypatch.setattr(encoder.model, "encode_text", lambda t, **k: calls.append(len(t)) or encode(t, **k))
-    first = encoder.encode_texts(["a", "b", "a"])
-    again = encoder.encode_texts(["b", "c"])
-    assert calls == [2, 1]
-    assert torch.equal(first[0], first[2]) and torch.equal(first[1], again[0])
-    assert torch.allclose(first.norm(dim=1), torch.ones(3), atol=1e-5)
-
-
-def test_buckets_do_not_matter(context):
-    views = torch.rand(11, 3, 64, 64)
-    whole = ClipEncoder(TINY_CLIP, context()).encode_images(views)
-    small = ClipEncoder(TINY_CLIP.model_copy(update={"bucket": 3}), context()).encode_images(views)
-    assert torch.allclose(whole, small, atol=1e-5)
 
 
 def test_half_precision_chooses_the_same_regions(context, loaded):

@@ -71,11 +71,6 @@ def test_a_text_too_long_keeps_its_end_and_says_so(build, scenes):
     assert np.isfinite(cut.box).all()
 
 
-def test_a_text_without_a_word_has_an_answer(build, scenes):
-    (answer,) = build().ground([LoadedScene("s", scenes[0].image, (Query("q", "?"),))])
-    assert answer.score > 0 and np.isfinite(answer.box).all()
-
-
 def test_what_is_refused(build, context, tmp_path):
     with pytest.raises(SettingsError, match="texts_in_batch"):
         build(texts_in_batch=0)

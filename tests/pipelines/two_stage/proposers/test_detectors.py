@@ -6,8 +6,9 @@ import torch
 
 from bench.boxes import iou_pairwise
 from bench.datasets.shapes import ShapesImages, make_scene
-from bench.errors import SettingsError
+from bench.errors import SettingsError, WeightsError
 from bench.grounding import LoadedScene
+from pipelines import weights
 from pipelines.two_stage.proposers.proposals import open_proposer
 
 WEIGHTS = "pipelines/weights/tiny-{}.safetensors"
@@ -89,3 +90,9 @@ def test_a_detector_that_says_nan(opened, scene):
 
 def test_no_images_are_no_proposals(opened):
     assert opened().propose([]) == []
+
+
+def test_a_file_of_another_kind_is_refused(opened, tmp_path):
+    weights.write_safetensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {"format": "bench-other"})
+    with pytest.raises(WeightsError, match=r"no format 'bench-(yolo|ssd|detr)'"):
+        opened(weights=str(tmp_path / "x.safetensors"))

@@ -107,12 +107,6 @@ def test_a_state_dict_of_something_else_is_told_apart(published, tmp_path):
         read_model(tmp_path / "other.pth")
 
 
-def test_our_own_file_of_another_kind_is_refused(tmp_path):
-    weights.write_safetensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {"format": "bench-yolo"})
-    with pytest.raises(WeightsError, match="bench-ssd"):
-        read_model(tmp_path / "x.safetensors")
-
-
 def test_weights_that_are_nowhere_say_how_to_get_them(context):
     with pytest.raises(WeightsError, match=r"ssd300_vgg16.*weights/torchvision.*offline.*https://\S+b556d3b4\.pth"):
         SsdProposer(SsdOptions(), context())

@@ -82,13 +82,6 @@ def test_with_nothing_masked_it_is_the_ordinary_vector(encoder, image, name):
     assert torch.allclose(pooled, whole(clip, image).expand(2, -1), atol=1e-5)
 
 
-@pytest.mark.parametrize("block", [0, 1, 3])
-def test_whichever_block_is_the_first(encoder, image, block):
-    clip = encoder()
-    pooled = RegionPooling(clip, PoolingOptions(fine=1, from_block=block)).encode(image, everything(image))
-    assert torch.allclose(pooled, whole(clip, image).expand(2, -1), atol=1e-5)
-
-
 @pytest.mark.parametrize(("name", "fine"), [("tiny-clip", 1), ("tiny-clip", 2), ("resnet", 1), ("resnet", 2)])
 def test_a_regions_vector_is_its_own(encoder, image, name, fine):
     """Other regions beside it change nothing; another region is another vector."""
