@@ -21,12 +21,7 @@ PLAIN |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim"
 PLAIN |= {"use_timm_backbone": False, "use_pretrained_backbone": True}  # as facebook/detr-resnet-50 says
 PLAIN |= {"backbone_config": {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 12, 16, 24]}}
 PLAIN["backbone_config"] |= {"depths": [1] * 4, "layer_type": "basic", "out_features": ["stage4"]}
-FAMILIES = {
-    "detr": PLAIN,
-    "rt_detr_v2": NECK,
-    "d_fine": NECK,
-    "conditional_detr": PLAIN,
-}
+FAMILIES = {"detr": PLAIN, "rt_detr_v2": NECK, "d_fine": NECK, "conditional_detr": PLAIN}
 
 
 def save(family, folder):
