@@ -6,7 +6,7 @@ else, not on the process, the worker, nor on where the training was resumed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.errors import DataError
 from bench.grounding import Box, Expression, ImageArray, Scene, check_box_touches
-from bench.training.feature_cache import ImageFeatureCache
+from bench.training.feature_cache import Features, ImageFeatureCache, TextFeatureCache
 from bench.training.task import Batch, TrainingJob
 from pipelines.augmentation import Augment, augmented
 from pipelines.canvas import XYWH_LISTS, Canvas, Style, integer_box, letterboxed, stack_pixels
@@ -133,6 +133,13 @@ class CachedFeatures:
         """Join rows into a batch."""
         texts = tuple(self.rows.expression(row)[1].text for row in rows)
         return CachedRows(self.images[list(rows)], self.targets[list(rows)], texts)
+
+
+def feature_caches(
+    texts: Iterable[str], encode: Callable[[list[str]], Sequence[Features]]
+) -> tuple[TextFeatureCache, ImageFeatureCache[Canvas]]:
+    """Make empty caches for features of frozen towers: of texts by string, of images by file."""
+    return TextFeatureCache(texts, encode), ImageFeatureCache()
 
 
 def without_pixels(canvas: Canvas) -> Canvas:

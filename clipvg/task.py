@@ -17,12 +17,11 @@ from torch.nn.utils.rnn import pad_sequence
 from bench.errors import SettingsError, WeightsError
 from bench.settings import parse_table, takes
 from bench.training.config import TrainConfig
-from bench.training.feature_cache import ImageFeatureCache, TextFeatureCache
 from bench.training.task import GrounderTask, ParameterGroup, TaskFactory, TrainingJob
 from clipvg.checkpoint import FrozenClip, OpenedNetwork, at_size, open_frozen, open_network, save_own, values_hash
 from clipvg.network import PAD, POSITIONS, ClipVG, ClipVGConfig, multi_level_features, text_features, up_to_longest
 from clipvg.pipeline import ClipVGOptions, ClipVGPipeline
-from clipvg.rows import CachedFeatures, CachedRows, DrawnRows, Rows, collate, without_pixels
+from clipvg.rows import CachedFeatures, CachedRows, DrawnRows, Rows, collate, feature_caches, without_pixels
 from pipelines import layers
 from pipelines.augmentation import Augment
 from pipelines.canvas import Canvas, Style, letterboxed, normalise_and_mask, stacked
@@ -101,7 +100,7 @@ class ClipVGTask(GrounderTask):
         key = ("clipvg", self.clip.values, network.image_size, network.taps, self.style)
         if key not in shared:
             announced = shared.get("texts", texts)
-            shared[key] = (TextFeatureCache(announced, self._encode_texts), ImageFeatureCache[Canvas]())
+            shared[key] = feature_caches(announced, self._encode_texts)
         self.texts, self.images = shared[key]
         self.tokenizer = open_clip.get_tokenizer(network.clip)
         self.cut = sum(bool(cut_note(self.tokenizer, text, self.model.context)) for text in texts)

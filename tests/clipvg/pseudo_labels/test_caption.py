@@ -155,12 +155,6 @@ def test_wrong_options_are_named(blank_job, propose, options, kind, message):
         caption(blank_job(OBJECTS | options))
 
 
-def test_a_file_about_other_images(blank_job, propose, tmp_path):
-    propose({})
-    with pytest.raises(DataError, match=r"c.jsonl: has nothing about any of the 3 images"):
-        caption(blank_job(from_file(tmp_path, ("8.jpg", "a dog"))))
-
-
 def test_on_the_embedded_data(shapes_job):
     """One caption an image, about the class of each box that got it, and the same one by one."""
     job = shapes_job("caption", 10)

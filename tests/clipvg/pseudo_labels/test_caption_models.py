@@ -90,14 +90,6 @@ def test_noise_samples_the_nucleus():
     assert tiny.tolist() == [0] * 50
 
 
-def test_each_row_draws_from_its_own_generator():
-    logits = torch.zeros(3, 50)
-    a = NucleusNoise(1.0, [7, 8, 9])
-    b = NucleusNoise(1.0, [9])
-    for _ in range(3):
-        assert torch.equal(a(torch.zeros(3, 1), logits)[2], b(torch.zeros(1, 1), logits[:1])[0])
-
-
 class Chatting:
     """A processor with a chat template, and its model: it answers with its prompt and "dog"."""
 
