@@ -52,15 +52,11 @@ def with_foreign(monkeypatch):
 @pytest.mark.parametrize(
     ("dataset", "parts"),
     [
-        ("refcoco", "train val testA testB"),
-        ("refcoco+", "train val testA testB"),
-        ("refcocog", "train val test"),
-        ("refcocog-google", "train val"),
-        ("referit", "train val test"),
-        ("flickr30k", "train val test"),
+        ("refcoco", "train val testA testB"), ("refcoco+", "train val testA testB"), ("refcocog", "train val test"),
+        ("refcocog-google", "train val"), ("referit", "train val test"), ("flickr30k", "train val test"),
         ("shapes", "train val test"),
     ],
-)
+)  # fmt: skip
 def test_every_issued_split_name_is_known(dataset, parts):
     assert splits_of(dataset) == [f"{dataset}-{part}" for part in parts.split()]
     assert set(splits_of(dataset)) <= set(split_names())
@@ -79,15 +75,11 @@ def test_aliases():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("refcoco-vall", "did you mean.*refcoco-val"),
-        ("refcoco-testa", "did you mean.*refcoco-testA"),
-        ("refcocogval", "did you mean.*refcocog-val"),
-        ("refcocog-google-test", "did you mean.*refcocog-google-"),
-        ("", r"file:PATH\.jsonl"),
-        ("-", r"file:PATH\.jsonl"),
-        ("nonsense", r"file:PATH\.jsonl"),
+        ("refcoco-vall", "did you mean.*refcoco-val"), ("refcoco-testa", "did you mean.*refcoco-testA"),
+        ("refcocogval", "did you mean.*refcocog-val"), ("refcocog-google-test", "did you mean.*refcocog-google-"),
+        ("", r"file:PATH\.jsonl"), ("-", r"file:PATH\.jsonl"), ("nonsense", r"file:PATH\.jsonl"),
     ],
-)
+)  # fmt: skip
 def test_unknown_names(name, message, resolved):
     with pytest.raises(UnknownName, match=f"{name}.*{message}"):
         load_split(name, resolved)

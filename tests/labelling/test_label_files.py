@@ -123,15 +123,11 @@ def rows_of(path, dataset):
 @pytest.mark.parametrize(
     ("dataset", "stem", "form"),
     (
-        ("refcoco", "unc", "xywh"),
-        ("refcoco+", "unc+", "xywh"),
-        ("refcocog", "gref_umd", "xywh"),
-        ("refcocog-google", "gref", "xywh"),
-        ("referit", "referit", "xyxy"),
-        ("flickr30k", "flickr", "xyxy"),
+        ("refcoco", "unc", "xywh"), ("refcoco+", "unc+", "xywh"), ("refcocog", "gref_umd", "xywh"),
+        ("refcocog-google", "gref", "xywh"), ("referit", "referit", "xyxy"), ("flickr30k", "flickr", "xyxy"),
         ("shapes", "shapes", "xywh"),
     ),
-)
+)  # fmt: skip
 def test_lists_are_as_the_data_set_has_them(tmp_path, dataset, stem, form):
     assert list_format(dataset)[:2] == (stem, form)
     written(tmp_path / "t.jsonl", label(), label("cat", scene=OTHER))
