@@ -7,9 +7,8 @@
 `run` is an evaluation of tests/fake_world.py. `train` is a real `bench train` with augmentation, dropout, two workers,
 accumulated gradients and an EMA. `curriculum` is a real `bench train --curriculum multi` over three sources of 40
 scenes; no node may be computed twice. All of it is small and on a CPU. Kills come at random moments, wherever the
-processes then are: starting, stepping, saving, validating. The exit code is 1 where one byte differs.
-
-Tests kill at a given call instead (`killed_at`), and compare with the same functions.
+processes then are: starting, stepping, saving, validating. The exit code is 1 where one byte differs. Tests kill at a
+given call instead (`killed_at`), and compare with the same functions.
 """
 
 from __future__ import annotations
@@ -43,7 +42,6 @@ RUN = [sys.executable, str(HERE.parents[1] / "tests" / "fake_world.py")]
 BENCH = ["-m", "bench.cli.main"]
 RANKS = ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
 TIMES = {"seconds", "rows_per_second", "waiting"}
-VALIDATION = 4  # scenes: to score the whole split would take longest
 
 
 def start(command: Sequence[str], *, stderr: int = subprocess.DEVNULL, **env: str) -> subprocess.Popen[str]:
@@ -101,14 +99,9 @@ def killed_at(owner: Any, name: str, call: int, work: Callable[[], Any], after: 
 
 
 def compare(
-    started: Callable[[Path], list[subprocess.Popen[str]]],
-    outcome: Callable[[Path], Any],
-    folder: Path,
-    kills: int,
-    rng: random.Random,
-    moments: tuple[float, float],
-    after_each: Callable[[Path, bool], None] = lambda out, killed: None,
-) -> tuple[int, bool, float]:
+    started: Callable[[Path], list[subprocess.Popen[str]]], outcome: Callable[[Path], Any], folder: Path, kills: int,
+    rng: random.Random, moments: tuple[float, float], after_each: Callable[[Path, bool], None] = lambda *_: None,
+) -> tuple[int, bool, float]:  # fmt: skip
     """Return the number of kills, whether the outcome is that of a run left alone, and how long that one took.
 
     `started` starts a command's processes for an output folder, `outcome` returns what has to be the same, None where
@@ -199,7 +192,7 @@ def training_command(place: Path, pipeline: str, processes: int, epochs: int) ->
     from PIL import Image
 
     images, rows = ShapesImages(2026), []
-    for scene in (make_scene(2026, "val", number) for number in range(VALIDATION)):
+    for scene in (make_scene(2026, "val", number) for number in range(4)):  # the whole split would take longest
         Image.fromarray(images.load(scene)).save(place / scene.file)
         rows += [{"image": scene.file, "text": e.text, "box_xyxy": e.box} for e in scene.expressions]
     validation = place / "val.jsonl"
