@@ -14,7 +14,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 from bench.datasets.load import FILE
 from bench.datasets.load import load_split as split_called
@@ -28,13 +28,10 @@ from bench.evaluation.protocols import protocol as find_protocol
 from bench.evaluation.scored import Evaluation, scored
 from bench.grounding import Pipeline, PipelineCard
 from bench.predicting import one
-from bench.predicting.one import SingleAnswer
+from bench.predicting.one import CallablePipeline, ImageLike, SingleAnswer
 from bench.runs.shards import Rank
 from bench.runs.store import stored_rows
 from bench.settings import load_settings
-
-if TYPE_CHECKING:
-    from bench.evaluation.opening import ImageLike
 
 __all__ = ["Evaluation", "OpenPipeline", "evaluate", "load_pipeline", "load_split", "predict"]
 
@@ -66,7 +63,7 @@ def load_pipeline(
     offline: bool | None = None,
     config: str | Path | None = None,
     **options: Any,
-) -> OpenPipeline:
+) -> CallablePipeline:
     """Build the pipeline called `name` with bench.toml's weights and options for the split or data set `on`.
 
     Without `on` these are the ones for images of your own. `weights` and `options` win over bench.toml; a nested
@@ -75,7 +72,8 @@ def load_pipeline(
     """
     run = {"device": device, "dtype": dtype, "seed": seed, "deterministic": deterministic, "offline": offline}
     resolved = load_settings(config, {f"run.{key}": value for key, value in run.items()})
-    return open_pipeline(name, on, resolved, dict(options) if weights is None else {**options, "weights": str(weights)})
+    flags = dict(options) if weights is None else {**options, "weights": str(weights)}
+    return CallablePipeline(**vars(open_pipeline(name, on, resolved, flags)))
 
 
 @overload
@@ -116,7 +114,7 @@ def evaluate(
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"batch_size={batch_size}: at least one image is needed")
     data = split if isinstance(split, Split) else load_split(split, config=config)
-    opened = load_pipeline(pipeline, data, config=config, **how) if isinstance(pipeline, str) else pipeline
+    opened: Any = load_pipeline(pipeline, data, config=config, **how) if isinstance(pipeline, str) else pipeline
     if not isinstance(opened, OpenPipeline):
         opened, fresh = _opened(opened, data, config), fresh is None or fresh
     # The pipeline's settings, with what this evaluation names itself.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any
 
 from bench import registry
 from bench.acceleration import Acceleration
@@ -20,20 +20,12 @@ from bench.evaluation.device import make_deterministic, resolve_device, resolve_
 from bench.grounding import Candidates, LoadedScene, Pipeline, PipelineCard, PipelineContext, Prediction, Scene
 from bench.settings import Resolved, merged
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from bench.grounding import ImageArray
-    from bench.predicting.one import SingleAnswer
-
-    ImageLike = str | Path | ImageArray | Image.Image
-
 OWN_DATA = "file"
 
 
 @dataclass(frozen=True, repr=False)
 class OpenPipeline:
-    """A pipeline that is built and ready; it keeps the protocol of `bench.Pipeline`, and can be called."""
+    """A pipeline that is built and ready; it keeps the protocol of `bench.Pipeline`."""
 
     pipeline: Pipeline
     context: PipelineContext
@@ -55,17 +47,6 @@ class OpenPipeline:
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         """Return one prediction for every query of every scene, in order."""
         return self.pipeline.ground(batch)
-
-    # A text is a sequence of texts, too, to the type checker; the first signature that fits counts.
-    @overload
-    def __call__(self, image: ImageLike, text: str) -> SingleAnswer: ...  # type: ignore[overload-overlap]
-    @overload
-    def __call__(self, image: ImageLike, text: Sequence[str]) -> list[SingleAnswer]: ...
-    def __call__(self, image: ImageLike, text: str | Sequence[str]) -> SingleAnswer | list[SingleAnswer]:
-        """Ground one expression in an image, or several, for which the image is encoded once."""
-        from bench.predicting.one import predict
-
-        return predict(self, image, text)
 
     def __repr__(self) -> str:
         return f"<{self.name} for {self.context.dataset} on {self.context.device} in {self.context.dtype}>"

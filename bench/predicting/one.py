@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from PIL import Image
@@ -15,9 +15,12 @@ from bench.boxes import clip_xyxy
 from bench.datasets.images import decode
 from bench.datasets.load import load_split
 from bench.errors import ImageError, UsageError
+from bench.evaluation import opening
 from bench.evaluation.answering import ground_checked
 from bench.grounding import Box, ImageArray, LoadedScene, Pipeline, Prediction, Query
 from bench.settings import Resolved
+
+ImageLike = str | Path | ImageArray | Image.Image
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,6 +84,19 @@ class SingleAnswer:
         from bench.reporting.drawing import save_image
 
         save_image(self.drawn(), Path(out))
+
+
+class CallablePipeline(opening.OpenPipeline):
+    """An open pipeline that grounds where it is called: `pipeline(image, text)`."""
+
+    # A text is a sequence of texts, too, to the type checker; the first signature that fits counts.
+    @overload
+    def __call__(self, image: ImageLike, text: str) -> SingleAnswer: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, image: ImageLike, text: Sequence[str]) -> list[SingleAnswer]: ...
+    def __call__(self, image: ImageLike, text: str | Sequence[str]) -> SingleAnswer | list[SingleAnswer]:
+        """Ground one expression in an image, or several, for which the image is encoded once."""
+        return predict(self, image, text)
 
 
 def predict(
@@ -154,12 +170,10 @@ def ground_one(
 
     `on` names the data set whose lines of bench.toml hold. Raises UsageError, ImageError, and as `open_pipeline`.
     """
-    from bench.evaluation.opening import OWN_DATA, open_pipeline
-
     if not text.strip():
         raise UsageError("--text is empty: say what to look for")
     if (image is None) == (scene is None):
         raise UsageError("give either --image FILE or --scene SPLIT/ID")
-    pixels, dataset = (read_image(image), OWN_DATA) if image is not None else image_of(str(scene), resolved)
-    opened = open_pipeline(pipeline, on or dataset, resolved, options)
+    pixels, dataset = (read_image(image), opening.OWN_DATA) if image is not None else image_of(str(scene), resolved)
+    opened = opening.open_pipeline(pipeline, on or dataset, resolved, options)
     return ground_texts(opened, str(image or scene), pixels, [text], pipeline)[0]
