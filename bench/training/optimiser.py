@@ -52,3 +52,10 @@ def decay_split(named: Mapping[str, nn.Parameter], lr_scale: float = 1.0) -> lis
     rest = {name: p for name, p in named.items() if p.ndim <= 1}
     groups = [ParameterGroup(decayed, lr_scale), ParameterGroup(rest, lr_scale, weight_decay=0.0)]
     return [group for group in groups if group.parameters]
+
+
+def layer_decay(layers: Sequence[Mapping[str, nn.Parameter]], decay: float) -> list[ParameterGroup]:
+    """Give each layer `decay` times the learning rate of the layer above it; the last one has the full rate."""
+    return [
+        group for depth, named in enumerate(reversed(layers)) for group in decay_split(named, lr_scale=decay**depth)
+    ]

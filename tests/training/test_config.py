@@ -7,7 +7,7 @@ import torch
 
 from bench.errors import UsageError
 from bench.training.config import TrainConfig, batch_plan
-from bench.training.optimiser import decay_split, learning_rate, make_optimiser
+from bench.training.optimiser import decay_split, layer_decay, learning_rate, make_optimiser
 from bench.training.task import ParameterGroup
 
 
@@ -66,3 +66,7 @@ def test_groups_have_their_share_of_the_rate_and_their_decay():
     first, second = make_optimiser(groups, config, batch_plan(config, 1)).param_groups
     assert (first["lr"], first["weight_decay"], first["schedule"]) == (pytest.approx(0.01), 0.0, "linear")
     assert (second["lr"], second["weight_decay"], second["schedule"]) == (0.1, 0.5, "cosine")
+    layers = [{k: p for k, p in named.items() if k.startswith(layer)} for layer in "01"]
+    assert [(g.lr_scale, g.weight_decay, *g.parameters) for g in layer_decay(layers, 0.5)] == [
+        (1.0, None, "1.weight"), (1.0, 0.0, "1.bias"), (0.5, None, "0.weight"), (0.5, 0.0, "0.bias"),
+    ]  # fmt: skip
