@@ -23,14 +23,12 @@ from bench.errors import UsageError
 from bench.evaluation import loop
 from bench.evaluation.answering import gather_answers
 from bench.evaluation.opening import OpenPipeline, open_pipeline, pipeline_context
-from bench.evaluation.progress import progress
 from bench.evaluation.protocols import protocol as find_protocol
 from bench.evaluation.scored import Evaluation, scored
 from bench.grounding import Pipeline, PipelineCard
 from bench.predicting import one
 from bench.predicting.one import CallablePipeline, ImageLike, SingleAnswer
 from bench.runs.shards import Rank
-from bench.runs.store import stored_rows
 from bench.settings import load_settings
 
 __all__ = ["Evaluation", "OpenPipeline", "evaluate", "load_pipeline", "load_split", "predict"]
@@ -123,14 +121,14 @@ def evaluate(
     folder = None
     if results is None:
         find_protocol(protocol)  # an unknown name is refused before the work
-        with progress(f"{opened.name} on {data.name}", len(data.scenes)) as advance:
-            _, rows = gather_answers(opened, data.scenes, data.images, run, data.name, log, advance=advance)
+        title = f"{opened.name} on {data.name}"
+        _, rows = gather_answers(opened, data.scenes, data.images, run, data.name, log, title=title)
     else:
         changed = settings.model_copy(update={"run": run, "results": str(results)})
         resolved = replace(opened.resolved, settings=changed)
         done = loop.evaluate(opened.name, data, resolved, None, protocol, bool(fresh), Rank(), opened)
         folder = done.folder
-        rows = list(stored_rows(folder).values())
+        rows = done.stored()
     return scored(opened.name, data, rows, protocol, settings.evaluation, opened.card.proposals, folder)
 
 

@@ -20,13 +20,13 @@ from typing import Any
 from bench.clock import Clock
 from bench.datasets.images import check_size
 from bench.errors import BenchError, DataError, DeviceError, ImageError
+from bench.evaluation.progress import progress
 from bench.grounding import ImageArray, ImageSource, LoadedScene, Pipeline, Prediction, Scene
 from bench.memory import chunks, memory_failure, out_of_memory
 from bench.runs.predictions import SceneAnswers, from_predictions
 from bench.settings import RunSettings
 
 Gather = Callable[[list[Any]], list[Any]]
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,22 +197,22 @@ def gather_answers(
     index: int = 0,
     count: int = 1,
     gather: Gather | None = None,
-    advance: Advance | None = None,
+    title: str = "",
 ) -> tuple[Sequence[Scene], list[SceneAnswers]]:
     """Ground scenes in memory, by one process or several -> the scenes, and one row for each.
 
     Process `index` of `count` grounds scenes index, index + count, ... `gather` (accelerate's gather_object) joins the
-    lists of all processes; without it a share stands for itself. `what` names the work in messages; `advance` is called
-    with the number of scenes of each batch. An image that cannot be decoded is a row with an error.
+    lists of all processes; without it a share stands for itself. `what` names the work in messages; a `title` shows its
+    progress. An image that cannot be decoded is a row with an error.
 
     Raises DataError without an expression or a readable image, BenchError when the gathered shares are not all scenes,
     and what `answers` raises.
     """
     mine = scenes[index::count]
     rows: list[SceneAnswers] = []
-    for _, answered, _ in answers(pipeline, mine, images, settings):
-        rows += answered
-        if advance is not None:
+    with progress(title, len(mine), quiet=not title) as advance:
+        for _, answered, _ in answers(pipeline, mine, images, settings):
+            rows += answered
             advance(len(answered))
     if gather is not None:
         mine, rows = scenes, gather(rows)

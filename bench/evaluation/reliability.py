@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from bench.evaluation.answering import Advance, Gather, gather_answers
+from bench.evaluation.answering import Gather, gather_answers
 from bench.evaluation.outcomes import outcomes
 from bench.evaluation.protocols import protocol
 from bench.grounding import Box, ImageSource, Pipeline, Scene
@@ -52,16 +52,16 @@ def measure(
     count: int = 1,
     gather: Gather | None = None,
     under: str = "iou",
-    advance: Advance | None = None,
+    title: str = "",
 ) -> Measured:
     """Measure the reliability of every row of `scenes`, under the protocol called `under`.
 
-    `index`, `count`, `gather` and `advance` are those of `gather_answers`; every process returns the same rows. No box,
+    `index`, `count`, `gather` and `title` are those of `gather_answers`; every process returns the same rows. No box,
     a NaN and an image that cannot be decoded are reliability 0, and are counted in the log. Raises UnknownName for the
     protocol and what `gather_answers` raises.
     """
     rule = protocol(under)
-    scenes, answered = gather_answers(pipeline, scenes, images, settings, "label", log, index, count, gather, advance)
+    scenes, answered = gather_answers(pipeline, scenes, images, settings, "label", log, index, count, gather, title)
     # 1. Compare what has an image: a protocol may need the size of it.
     unreadable = {row.scene for row in answered if row.error is not None}
     rows_read = [row for row in answered if row.error is None]

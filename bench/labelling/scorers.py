@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 from bench.datasets.split import Split
 from bench.errors import WeightsError
-from bench.evaluation.progress import progress
 from bench.evaluation.reliability import Measured, measure
 from bench.grounding import Pipeline
 from bench.hashing import places_of, sha256_file
@@ -97,8 +96,7 @@ def record_of(scorer: Scorer, dataset: str) -> dict[str, Any]:
 
 def measure_rows(pipeline: Pipeline, split: Split, title: str, run: RunSettings, under: str) -> Measured:
     """Measure the reliability of every row of `split`, with a progress line called `title`."""
-    with progress(title, len(split.scenes)) as advance:
-        return measure(pipeline, split.scenes, split.images, run, under=under, advance=advance)
+    return measure(pipeline, split.scenes, split.images, run, under=under, title=title)
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

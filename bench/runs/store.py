@@ -76,6 +76,10 @@ class Run:
         store_rows(self.folder, ordered := [rows[scene.id] for scene in self.scenes])
         return ordered
 
+    def stored(self) -> list[SceneAnswers]:
+        """Load every scene's row."""
+        return list(stored_rows(self.folder).values())
+
     def complete(
         self, metrics: Metrics, rows: Sequence[SceneAnswers], load_seconds: float | None, finished: str
     ) -> None:

@@ -101,11 +101,9 @@ def test_shares_together_are_the_whole(pipeline):
 def test_what_cannot_be_read_is_zero(pipeline, caplog):
     split = make_split(12, MemoryImages(bad={"4.png"}, small={"5.png"}))
     caplog.set_level(logging.WARNING, "bench.label")
-    counts = []
-    result = measure(pipeline, split.scenes, split.images, SETTINGS, advance=counts.append)
+    result = measure(pipeline, split.scenes, split.images, SETTINGS)
     lost = [e.id for scene in split.scenes[4:6] for e in scene.expressions]
     assert result.unreadable == len(lost) and all(result.rows[name] == (0.0, None) for name in lost)
-    assert sum(counts) == 12
     assert "2 images cannot be read" in caplog.text and "4.png" in caplog.text
     assert result.no_box == sum(row.box is None for row in result.rows.values()) - len(lost) > 0
     assert f"no box for {result.no_box} of {len(result.rows)}" in caplog.text
