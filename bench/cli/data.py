@@ -194,8 +194,8 @@ def noisy_labels(
     from collections import Counter
 
     from bench.datasets.load import load_split
-    from bench.datasets.shapes.noise import check_rates, noisy_labels_of
     from bench.errors import DataError, UsageError
+    from bench.labelling.corrupted_shapes import check_rates, noisy_labels_of
     from bench.labelling.label_files import check_jsonl_name, write_labels
 
     check_jsonl_name(out)

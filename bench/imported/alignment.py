@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from bench.datasets.fingerprint import image_key
 from bench.datasets.split import Split
 from bench.errors import DataError
 from bench.grounding import Prediction
-from bench.imported.box_files import BoxRow
+from bench.imported.box_files import BoxRow, read_boxes
 from bench.runs.predictions import SceneAnswers, from_predictions
 
 Key = Literal["auto", "id", "row"]
@@ -37,6 +38,11 @@ class Alignment:
     extra: list[str] = field(default_factory=list)
     other_image: list[str] = field(default_factory=list)
     duplicates: int = 0
+
+
+def align_file(path: Path, split: Split, key: Key, xywh: bool) -> Alignment:
+    """Align the boxes of a file with `split`. Raises what `read_boxes` and `align` raise."""
+    return align(read_boxes(path, xywh, "row" if key == "row" else "id"), split, key, str(path))
 
 
 def align(boxes: tuple[Sequence[BoxRow], int], split: Split, key: Key = "auto", where: str = "the file") -> Alignment:

@@ -14,8 +14,7 @@ from bench.evaluation.identity import data_identity, now
 from bench.evaluation.metrics import summary
 from bench.evaluation.outcomes import Outcomes, outcomes, store_outcomes
 from bench.evaluation.protocols import protocol as protocol_named
-from bench.imported.alignment import Key, align
-from bench.imported.box_files import read_boxes
+from bench.imported.alignment import Key, align_file
 from bench.runs import provenance
 from bench.runs.files import explained, make_folder
 from bench.runs.predictions import SceneAnswers
@@ -44,7 +43,7 @@ def import_boxes(
     """
     started = now()
     rule = protocol_named(protocol)
-    aligned = align(read_boxes(path, xywh, "row" if key == "row" else "id"), split, key, str(path))
+    aligned = align_file(path, split, key, xywh)
     scored = outcomes(split.scenes, aligned.answers, rule)
     metrics = summary(scored, settings or EvaluationSettings())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

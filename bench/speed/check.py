@@ -13,7 +13,7 @@ from bench.errors import RunError
 from bench.evaluation.answering import answers
 from bench.evaluation.opening import OpenPipeline
 from bench.grounding import Box, Expression, Prediction
-from bench.runs.record import Identity, read_record
+from bench.runs.record import Identity, read_record, runs_of
 from bench.runs.store import stored_rows
 from bench.settings import RunSettings
 from bench.speed.record import BoxCheck
@@ -42,9 +42,9 @@ def against_accuracy(
     return compare(f"the accuracy pass, {settings.batch_size} images a batch", resident, expected, timed, dtype)
 
 
-def against_run(resident: Resident, timed: Boxed, identity: Identity, results: Path, folder: Path) -> BoxCheck | None:
-    """Compare the timed pass with the latest finished run of the same identity in `folder`; None without such a run."""
-    fitting = []
+def against_run(resident: Resident, timed: Boxed, identity: Identity, results: Path) -> BoxCheck | None:
+    """Compare the timed pass with the latest finished run of the same identity; None without one under `results`."""
+    fitting, folder = [], runs_of(results, identity.pipeline, identity.data.split)
     for path in sorted(folder.glob("*/run.json")):
         try:
             record = read_record(path.parent)

@@ -11,20 +11,16 @@ from typing import Any
 
 from bench.acceleration import graphs_compiled
 from bench.datasets.split import Split
-from bench.evaluation.identity import data_identity, hash_of, identity_of, now, plain_card, with_weights
-from bench.evaluation.opening import open_pipeline
+from bench.evaluation.identity import hash_of, now, plain_card
 from bench.evaluation.progress import message
 from bench.memory import device_memory_mb, free, peak_memory_mb, restart_peaks
-from bench.runs import provenance
-from bench.runs.files import make_folder, write_atomically
-from bench.runs.record import names_at, runs_of
 from bench.settings import Resolved
 from bench.speed.check import SAMPLE, against_accuracy, against_run, compare
 from bench.speed.conditions import Gpu, open_gpu, record_conditions, uneven
-from bench.speed.record import BoxCheck, Energy, Memory, PairRecord, Rate, Rules, SpeedRecord
-from bench.speed.resident import CAP_MB, Resident, make_resident
+from bench.speed.record import BoxCheck, Energy, Memory, Rate, Rules, SpeedRecord, write
+from bench.speed.resident import CAP_MB, make_resident
 from bench.speed.scenarios import offline, search, single, stages, warm_up
-from bench.speed.subject import REAL, Subject
+from bench.speed.subject import REAL, Subject, open_subject
 
 
 def measure(
@@ -44,8 +40,7 @@ def measure(
     rules, started = rules or Rules(), now()
     subject = open_subject(name, split, resolved, flags, lambda: make_resident(split, cap_mb))
     opened, settings, resident = subject.opened, resolved.settings, subject.resident
-    identity = with_weights(identity_of(opened.context, data_identity(split), settings.run.deterministic), opened.card)
-    environment = environment_of(subject)
+    identity, made_by = subject.identity(split), subject.made_by()
     gpu, no_gpu = open_gpu(subject.opened.context.device)
     stop = record_conditions(gpu)
     message(
@@ -73,9 +68,9 @@ def measure(
     noisy += [f"{compiled} graphs were compiled during the measurement"] if compiled else []
     message(f"{name}: the boxes against those of the accuracy pass")
     subject.empty_caches()
-    dtype, folder = identity.dtype, runs_of(Path(settings.results), name, split.name)
+    dtype, results = identity.dtype, Path(settings.results)
     checks = [against_accuracy(opened, resident, answered, settings.run, dtype)]
-    stored = against_run(resident, answered, identity, Path(settings.results), folder)
+    stored = against_run(resident, answered, identity, results)
     checks += [stored] if stored else []
     remarks = _remarks(subject, compare("", resident, answered, answers, dtype))
     record = SpeedRecord(
@@ -84,10 +79,8 @@ def measure(
         settings_hash=hash_of(identity),
         started=started,
         finished=now(),
-        git=provenance.git_state(),
-        environment=environment,
         card=plain_card(opened.card),
-        argv=provenance.redacted(),
+        **made_by,
         rules=rules,
         full=rules.full and not split.partial,
         images=resident.facts(subject.ids),
@@ -108,34 +101,7 @@ def measure(
     )
     if gpu:
         gpu.close()
-    return record, write(record, folder, "speed", record.settings_hash)
-
-
-def open_subject(
-    name: str, split: Split, resolved: Resolved, flags: Mapping[str, Any] | None, images: Callable[[], Resident]
-) -> Subject:
-    """Open a pipeline and call it once; images are decoded only once it is open. Raises what `open_pipeline` raises."""
-    opened = open_pipeline(name, split, resolved, flags)
-    opened.clock.waits = False
-    subject = Subject(opened, images())
-    subject.first_call()
-    subject.choose_ids()
-    return subject
-
-
-def environment_of(subject: Subject) -> dict[str, Any]:
-    """Describe the machine and packages of a measurement, once torch is imported."""
-    run = subject.opened.resolved.settings.run
-    return provenance.environment(subject.opened.context.device, run.seed, run.deterministic)
-
-
-def write(record: SpeedRecord | PairRecord, folder: Path, kind: str, settings_hash: str) -> Path:
-    """Write the record as a file of its own in `folder`, named by when it was finished. Raises RunError."""
-    make_folder(folder)
-    paths = (folder / f"{kind}-{name}.json" for name in names_at(record.finished, settings_hash))
-    path = next(path for path in paths if not path.exists())
-    write_atomically(path, (record.model_dump_json(indent=1) + "\n").encode())
-    return path
+    return record, write(record, results, "speed", name, split.name)
 
 
 def _cold_pass(

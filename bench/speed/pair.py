@@ -15,18 +15,15 @@ from typing import Any
 import numpy as np
 
 from bench.datasets.split import Split
-from bench.evaluation.identity import data_identity, hash_of, identity_of, now, with_weights
+from bench.evaluation.identity import hash_of, now
 from bench.evaluation.progress import message
-from bench.runs import provenance
-from bench.runs.record import runs_of
 from bench.settings import Resolved
 from bench.speed.check import SAMPLE, against_accuracy
 from bench.speed.conditions import open_gpu, record_conditions
-from bench.speed.measure import environment_of, open_subject, write
-from bench.speed.record import PairRecord, Ratio, Rules, Side
+from bench.speed.record import PairRecord, Ratio, Rules, Side, write
 from bench.speed.resident import CAP_MB, make_resident
 from bench.speed.scenarios import search, spread, timed, warm_up
-from bench.speed.subject import Subject
+from bench.speed.subject import Subject, open_subject
 
 ROUNDS = 12  # even, so that each starts as often as the other
 
@@ -71,9 +68,7 @@ def measure_pair(
         expressions_per_turn=expressions,
         started=started,
         finished=now(),
-        git=provenance.git_state(),
-        environment=environment_of(sides[0]),
-        argv=provenance.redacted(),
+        **sides[0].made_by(),
         rules=rules,
         full=rules.full and rounds >= ROUNDS and not split.partial,
         conditions=conditions,
@@ -82,8 +77,7 @@ def measure_pair(
     )
     if gpu:
         gpu.close()
-    folder = runs_of(Path(resolved.settings.results), names[1], split.name)
-    return record, write(record, folder, "pair", done[1].settings_hash)
+    return record, write(record, Path(resolved.settings.results), "pair", names[1], split.name)
 
 
 def ratio_of(first: list[float], second: list[float]) -> Ratio:
@@ -124,7 +118,7 @@ def _side(subject: Subject, size: int, speeds: list[float], split: Split) -> Sid
     subject.answer_at_least(SAMPLE, size)
     subject.empty_caches()
     opened, run = subject.opened, subject.opened.resolved.settings.run
-    identity = with_weights(identity_of(opened.context, data_identity(split), run.deterministic), opened.card)
+    identity = subject.identity(split)
     return Side(
         name=subject.opened.name,
         identity=identity,

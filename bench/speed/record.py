@@ -17,7 +17,8 @@ from typing import Any
 from pydantic_core import from_json
 
 from bench.old_names import current
-from bench.runs.record import Identity, Model, RunRecord, first_problem
+from bench.runs.files import make_folder, write_atomically
+from bench.runs.record import Identity, Model, RunRecord, first_problem, names_at, runs_of
 
 SCHEMA = 1
 COLD = "cold"
@@ -196,6 +197,17 @@ class PairRecord(Measurement):
     ratio: Ratio
     images_per_turn: int
     expressions_per_turn: int
+
+
+def write(record: SpeedRecord | PairRecord, results: Path, kind: str, pipeline: str, split: str) -> Path:
+    """Write the record as a file of its own, named by when it was finished. Raises RunError."""
+    folder = runs_of(results, pipeline, split)
+    make_folder(folder)
+    settings_hash = record.settings_hash if isinstance(record, SpeedRecord) else record.second.settings_hash
+    paths = (folder / f"{kind}-{name}.json" for name in names_at(record.finished, settings_hash))
+    path = next(path for path in paths if not path.exists())
+    write_atomically(path, (record.model_dump_json(indent=1) + "\n").encode())
+    return path
 
 
 def headline(speed: SpeedRecord) -> Rate:

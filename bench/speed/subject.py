@@ -5,12 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from bench.clock import synchroniser
+from bench.datasets.split import Split
 from bench.errors import BenchError
 from bench.evaluation.answering import ground_checked
-from bench.evaluation.opening import OpenPipeline
+from bench.evaluation.identity import data_identity, identity_of, with_weights
+from bench.evaluation.opening import OpenPipeline, open_pipeline
 from bench.grounding import Caching, LoadedScene, Prediction
+from bench.runs import provenance
+from bench.runs.record import Identity
+from bench.settings import Resolved
 from bench.speed.check import close
 from bench.speed.resident import Resident
 
@@ -49,6 +55,18 @@ class Subject:
         firsts = [some[0].proposals for some in self.answers.values()]
         counts = [len(boxes) for boxes in firsts if boxes is not None]
         return sum(counts) / len(counts) if counts else None
+
+    def identity(self, split: Split) -> Identity:
+        """Return what of the measurement moves its numbers."""
+        opened = self.opened
+        deterministic = opened.resolved.settings.run.deterministic
+        return with_weights(identity_of(opened.context, data_identity(split), deterministic), opened.card)
+
+    def made_by(self) -> dict[str, Any]:
+        """Describe commit, machine, packages and command for a record; torch is imported by now."""
+        run, device = self.opened.resolved.settings.run, self.opened.context.device
+        environment = provenance.environment(device, run.seed, run.deterministic)
+        return {"git": provenance.git_state(), "environment": environment, "argv": provenance.redacted()}
 
     def first_call(self) -> None:
         """Time the first call of all, with one scene: whatever is made ready on first use is in it."""
@@ -111,3 +129,15 @@ class Subject:
 
     def _ground(self, scenes: Sequence[LoadedScene]) -> list[Prediction]:
         return ground_checked(self.opened.pipeline, scenes, self.opened.name)
+
+
+def open_subject(
+    name: str, split: Split, resolved: Resolved, flags: Mapping[str, Any] | None, images: Callable[[], Resident]
+) -> Subject:
+    """Open a pipeline and call it once; images are decoded only once it is open. Raises what `open_pipeline` raises."""
+    opened = open_pipeline(name, split, resolved, flags)
+    opened.clock.waits = False
+    subject = Subject(opened, images())
+    subject.first_call()
+    subject.choose_ids()
+    return subject

@@ -11,11 +11,10 @@ from speed_parts import SHORT, Logged
 
 from bench.errors import BenchError, DeviceError
 from bench.grounding import LoadedScene, Prediction
-from bench.speed.measure import open_subject
 from bench.speed.record import Rules
 from bench.speed.resident import make_resident
 from bench.speed.scenarios import offline, search, single, stages, timed, warm_up
-from bench.speed.subject import NEW, REAL, Subject
+from bench.speed.subject import NEW, REAL, Subject, open_subject
 
 Use = Callable[[Any], None]
 

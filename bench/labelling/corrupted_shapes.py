@@ -1,4 +1,4 @@
-"""Pseudo-labels of `shapes` whose faults are known: made from the truth, then spoilt at stated rates.
+"""Corrupted pseudo-labels of `shapes`: made from the truth, then spoilt at stated rates.
 
 Three kinds, as the sources of real ones: `template` says what an object looks like or where it is (one entity),
 `relation` how it stands to another (two), `caption` names several objects of the scene in a sentence whose box is the

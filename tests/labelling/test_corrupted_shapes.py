@@ -13,8 +13,8 @@ from bench.cli.data import app
 from bench.datasets.readers.jsonl import read_jsonl, read_provenance
 from bench.datasets.shapes.language import RELATIONS
 from bench.datasets.shapes.layout import COLOURS, TEXTURES, UNIT, make_layout
-from bench.datasets.shapes.noise import KINDS, check_rates, noisy_labels
 from bench.errors import UsageError
+from bench.labelling.corrupted_shapes import KINDS, check_rates, noisy_labels
 from tests.datasets.test_shapes import group, understood
 
 DATA, SEED, SCENES = 2026, 7, 1000
