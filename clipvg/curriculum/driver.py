@@ -62,7 +62,7 @@ def curriculum(
     metric = metrics.pseudo(job, pools) if aside else metrics.labelled(job)
     nodes = Nodes(job, tasks, full, dry_run)
     record = CurriculumRecord(kind, options, {s.name: s for s in sources}, {pool.name: pool for pool in pools})
-    record.plan = make_plan(pools, {name: recipe.task.config for name, recipe in recipes.items()}, options)
+    record.plan = make_plan(pools, {name: task.config for name, (task, _) in recipes.items()}, options)
     for line in plan_lines(record.plan, nodes.memo.records()):
         log.info("curriculum: %s", line)
     try:
@@ -73,7 +73,7 @@ def curriculum(
         # 4. The search; what it asks for, P(D), is the score of one training on D. None: D's last choice keeps no row.
         if options.criterion == "agreement":
             metric = metrics.agreement(job, pools, boxes)
-        record.metric = metric.chosen_on
+        record.metric = f"selected on {metric[0]}"
         performance = partial(_performance, pools, trial, metric, nodes, record)
         if kind == "single":
             record.rounds = [single_source(order[0], performance, options)]
@@ -94,7 +94,7 @@ def curriculum(
     # 6. Its weights under the config's name, scored on validation once, with the record of all decisions.
     if nodes.accelerator is not None:
         nodes.accelerator.end_training()
-    return _finish(node, result, full, metric, nodes, record) if nodes.memo.lead else {}
+    return _finish(node, result, full, nodes, record) if nodes.memo.lead else {}
 
 
 single, multi = partial(curriculum, "single"), partial(curriculum, "multi")
@@ -134,7 +134,7 @@ def _scorer(
     what = f"the scorer of {pool.name}, {len(pool.rows) - len(pool.held_out):,} rows"
     node, result = nodes.train(pool.to_train, recipe, metric, what)
     record.scorers[pool.name] = {"node": node, **result["score"]}
-    return node, recipe.task.options(nodes.weights(node))
+    return node, recipe[0].options(nodes.weights(node))
 
 
 def _reliabilities(
@@ -178,17 +178,16 @@ def _performance(
     return accuracy
 
 
-def _finish(
-    node: str, result: Result, recipe: Recipe, metric: SelectionMetric, nodes: Nodes, record: CurriculumRecord
-) -> Mapping[str, Trained]:
+def _finish(node: str, result: Result, recipe: Recipe, nodes: Nodes, record: CurriculumRecord) -> Mapping[str, Trained]:
     """Give the chosen weights the config's name, score them, and write the record."""
-    job, config = nodes.job, recipe.task.config
+    job, task = nodes.job, recipe[0]
+    config = task.config
     out = job.out / f"{config.name}.safetensors"
     nodes.publish(node, out)
-    score = job.validate(nodes.open(recipe.task.options(out)))
+    score = job.validate(nodes.open(task.options(out)))
     record.finish(node, result, score, nodes.memo.done)
     record.write(job.out / f"{config.name}.curriculum")
-    notes = {**result["notes"], "chosen_on": metric.chosen_on, "curriculum": record.summary()}
+    notes = {**result["notes"], "chosen_on": record.metric, "curriculum": record.summary()}
     table = config.model_dump(mode="json") | {"curriculum": record.options.model_dump(mode="json")}
     (part,) = nodes.tasks(job)
     return {part: Trained(out, table, {key: round(value, 4) for key, value in score.items()}, notes)}

@@ -35,24 +35,25 @@ class Nodes:
         rank = from_environment()
         self.index, self.processes, self.accelerator = rank.index, rank.size, None
         if self.processes > 1:
-            self.accelerator = launch(job, full.task.config.model_copy(update={"track": ""}), job.out)
+            self.accelerator = launch(job, full[0].config.model_copy(update={"track": ""}), job.out)
         self.memo = Memo(job.out / "nodes", self._agree, self.index == 0, dry, "curriculum")
 
     def train(
         self, scenes: tuple[Scene, ...], recipe: Recipe, metric: SelectionMetric, what: str
     ) -> tuple[str, Result]:
         """Train from scratch on these rows -> the node, and its result: score, notes and the number of rows."""
+        (template, identity), (name, data, validate) = recipe, metric
         rows = fingerprint(scenes)
-        key = {**recipe.identity, "rows": rows, "metric": metric.identity}
+        key = {**identity, "rows": rows, "metric": [HASHED.get(name, name), data]}
 
         def work(folder: Path) -> Result:
             job = replace(
                 self.job,
                 scenes=scenes,
-                recipe={**recipe.table, "name": NAME},
+                recipe={**template.job.recipe, "name": NAME},
                 out=folder,
-                validate=metric.validate,
-                validation_name=metric.name,
+                validate=validate,
+                validation_name=name,
                 fingerprint=rows,
             )
             trained = train(only_task(job, self.tasks)[1], last=False)

@@ -7,7 +7,7 @@ of the grid. Time is estimated from finished trainings, in rows a second; before
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from bench.errors import SettingsError, UsageError
@@ -24,14 +24,9 @@ Tasks = Callable[[TrainingJob], Mapping[str, TaskFactory]]
 CHANGES_BEST = {"validate_every", "early_stop"}
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """One kind of training: its table, its task as a template of which no step is taken, and its identity: what the
-    weights depend on besides rows, seed and selection metric."""
-
-    table: Mapping[str, Any]
-    task: TrainTask
-    identity: Mapping[str, Any]
+# One kind of training: its task, a template of which no step is taken, and its identity: what the weights depend on
+# besides rows, seed and selection metric.
+Recipe = tuple[TrainTask, Mapping[str, Any]]
 
 
 def make_recipe(job: TrainingJob, tasks: Tasks, key: str = "", changes: Mapping[str, Any] | None = None) -> Recipe:
@@ -54,7 +49,7 @@ def make_recipe(job: TrainingJob, tasks: Tasks, key: str = "", changes: Mapping[
             values[name] = sha256_file(path)
     plan = batch_plan(config, from_environment().size)
     identity = {"pipeline": job.context.name, "recipe": values, "rows in a step": plan.effective}
-    return Recipe(table, task, {**identity, "task": dict(task.identity), "seed": job.context.seed})
+    return task, {**identity, "task": dict(task.identity), "seed": job.context.seed}
 
 
 def only_task(job: TrainingJob, tasks: Tasks) -> tuple[str, TrainTask]:

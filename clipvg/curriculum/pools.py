@@ -18,7 +18,6 @@ from bench.datasets.readers.rows import gather, scene_of_row
 from bench.errors import DataError
 from bench.evaluation.validation import Validate, on_split
 from bench.grounding import Box, Expression, Scene
-from bench.old_names import HASHED
 from bench.training.task import TrainingJob
 from clipvg.curriculum.search import Selection
 from pipelines.two_stage.language.parse import parse
@@ -116,34 +115,19 @@ def scenes_of(rows: Iterable[tuple[Scene, Expression]]) -> tuple[Scene, ...]:
     return tuple(gather((scene_of_row(s.file, e, s.width, s.height) for s, e in rows), "the labels"))
 
 
-@dataclass(frozen=True, slots=True)
-class SelectionMetric:
-    """Acc@0.5 by the harness's own evaluation, on boxes that count as true; `name` says whose.
-
-    labelled    those of the validation split: the paper's, which uses labels that an unsupervised method has not
-    pseudo      the pseudo-boxes of images that no training uses
-    agreement   on the same images and phrases, the boxes that each scorer predicts: noise of a source's own boxes is
-                not rewarded, and neither is one scorer's own mistake
-    """
-
-    name: str
-    data: str  # the fingerprint of what it scores
-    validate: Validate
-
-    @property
-    def chosen_on(self) -> str:
-        """Its name in records."""
-        return f"selected on {self.name}"
-
-    @property
-    def identity(self) -> list[str]:
-        """What tells the work of one metric from that of another in the memo."""
-        return [HASHED.get(self.name, self.name), self.data]
+# Acc@0.5 by the harness's own evaluation, on boxes that count as true: its name, which says whose, the fingerprint of
+# what it scores, and the function that scores.
+#
+# labelled    those of the validation split: the paper's, which uses labels that an unsupervised method has not
+# pseudo      the pseudo-boxes of images that no training uses
+# agreement   on the same images and phrases, the boxes that each scorer predicts: noise of a source's own boxes is
+#             not rewarded, and neither is one scorer's own mistake
+SelectionMetric = tuple[str, str, Validate]
 
 
 def labelled(job: TrainingJob) -> SelectionMetric:
     """Return Acc@0.5 on the validation split."""
-    return SelectionMetric(f"labelled {job.validation_name}", fingerprint(job.validation), job.validate)
+    return f"labelled {job.validation_name}", fingerprint(job.validation), job.validate
 
 
 def pseudo(job: TrainingJob, pools: Collection[Pool]) -> SelectionMetric:
@@ -173,4 +157,4 @@ def _set_aside(pools: Collection[Pool]) -> Sequence[Scene]:
 
 
 def _label_free(job: TrainingJob, name: str, scenes: Sequence[Scene]) -> SelectionMetric:
-    return SelectionMetric(name, fingerprint(scenes), on_split(scenes, job.images, job.settings))
+    return name, fingerprint(scenes), on_split(scenes, job.images, job.settings)

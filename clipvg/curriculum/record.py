@@ -22,7 +22,7 @@ from bench.reporting.charts import Panel, line_chart
 from bench.reporting.reliability_chart import BARS, reliability_chart
 from bench.runs.files import make_folder, write_atomically
 from clipvg.curriculum.pools import Pool, kept_rows
-from clipvg.curriculum.search import Choice, CurriculumOptions, Round, Selection, Trial, chosen_of
+from clipvg.curriculum.search import Choice, CurriculumOptions, Round, Selection, Trial, best_of, chosen_of
 
 FORMAT = 1
 
@@ -107,12 +107,14 @@ class CurriculumRecord:
             choice, _ = trial
             return {**asdict(choice), **self.trials[(*before, choice)]}
 
+        source, scorers, thresholds = one
+        chosen = best_of(thresholds)
         return {
-            "source": one.source,
-            "scorers": [evidence(trial) for trial in one.scorers],
-            "thresholds": [evidence(trial) for trial in one.thresholds],
-            "chosen": None if one.chosen is None else asdict(one.chosen),
-            "note": "" if one.chosen else "skipped: no row is reliable enough to start with",
+            "source": source,
+            "scorers": [evidence(trial) for trial in scorers],
+            "thresholds": [evidence(trial) for trial in thresholds],
+            "chosen": asdict(chosen) if chosen else None,
+            "note": "" if chosen else "skipped: no row is reliable enough to start with",
         }
 
     def write(self, folder: Path) -> None:

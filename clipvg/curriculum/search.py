@@ -66,17 +66,9 @@ Performance = Callable[[Selection], float | None]
 Trial = tuple[Choice, float | None]  # a choice and the score of a training with it; None where it keeps no row
 
 
-@dataclass(frozen=True, slots=True)
-class Round:
-    """The decision about one source, with its trials in the order in which they were made.
-
-    `chosen` is None where no scorer keeps a row at the starting threshold: the source is skipped.
-    """
-
-    source: str
-    scorers: tuple[Trial, ...]
-    thresholds: tuple[Trial, ...]
-    chosen: Choice | None
+# The decision about one source: its name, the trials of scorers and those of thresholds, in the order they were made.
+# The best threshold is chosen; a source has none where no scorer keeps a row at the start, and is skipped.
+Round = tuple[str, tuple[Trial, ...], tuple[Trial, ...]]
 
 
 def single_source(source: str, performance: Performance, options: CurriculumOptions) -> Round:
@@ -99,7 +91,7 @@ def multi_source(order: Sequence[str], performance: Performance, options: Curric
         # 2. The best one's threshold; a source of which no scorer keeps a row is skipped.
         best = best_of(trials)
         if best is None:
-            rounds.append(Round(source, trials, (), None))
+            rounds.append((source, trials, ()))
         else:
             rounds.append(_choose_threshold(best, before, trials, performance, options))
     return rounds
@@ -115,7 +107,7 @@ def _choose_threshold(
 
     tried = climb(lambda h: performance((*before, at(h))), options)
     trials = tuple((at(threshold), score) for threshold, score in tried)
-    return Round(first.source, scorers, trials, best_of(trials))
+    return first.source, scorers, trials
 
 
 def climb(performance: Callable[[float], float | None], options: CurriculumOptions) -> list[tuple[float, float | None]]:
@@ -148,4 +140,4 @@ def best_of(trials: Sequence[Trial]) -> Choice | None:
 
 def chosen_of(rounds: Sequence[Round]) -> Selection:
     """Return the choices of all rounds."""
-    return tuple(one.chosen for one in rounds if one.chosen is not None)
+    return tuple(best for _, _, thresholds in rounds if (best := best_of(thresholds)))

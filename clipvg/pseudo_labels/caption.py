@@ -23,7 +23,7 @@ from bench.errors import SettingsError
 from bench.grounding import Box, Boxes
 from bench.labelling import LabelJob, PseudoLabel
 from bench.settings import Table, parse_table, takes
-from clipvg.pseudo_labels.chunks import Chunks, Parser, Scope, classes_named, open_parser, plural
+from clipvg.pseudo_labels.chunks import Chunks, Parser, Scope, classes_named, entities, open_parser, plural
 from clipvg.pseudo_labels.detection_files import Detection, ImageDetections
 from clipvg.pseudo_labels.detections import DetectionOptions, detect
 from clipvg.pseudo_labels.given_files import find_file, known_scenes, read_captions
@@ -95,7 +95,7 @@ def _labels(
                     "caption_model": name,
                     "noun": nouns[detection.name],
                     "class": detection.name,
-                    "entities": chunks.entities,
+                    "entities": entities(chunks[0]),
                 }
                 yield PseudoLabel(image.scene, text, detection.box, provenance)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, LogitsProcessor, LogitsProcessorList
+from transformers import AutoModelForImageTextToText, LogitsProcessorList
 
 from bench.datasets.fingerprint import image_key
 from bench.grounding import ImageArray, PipelineContext, Scene
@@ -53,7 +53,7 @@ def open_caption_model(
         # 2. Words, greedily or sampled by each image's own generator.
         sampling = LogitsProcessorList()
         if top_p:
-            sampling.append(NucleusNoise(top_p, [_seed(context.seed, scene) for scene, _ in batch]))
+            sampling.append(nucleus_noise(top_p, [_seed(context.seed, scene) for scene, _ in batch]))
         tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, logits_processor=sampling, **GREEDY)
         # 3. Text, without the prompt.
         if chats:
@@ -63,27 +63,26 @@ def open_caption_model(
     return captions
 
 
-class NucleusNoise(LogitsProcessor):
-    """Make the greatest score a sample of the nucleus: the likeliest words that together reach probability p.
+def nucleus_noise(p: float, seeds: Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a processor of logits that makes the greatest score a sample of the nucleus.
 
-    Row i draws from a generator of its own, seeded by `seeds[i]`.
+    That is the likeliest words that together reach probability p. Row i draws from a generator seeded by `seeds[i]`:
+    (B, V) logits -> (B, V) noisy log-probabilities, minus infinity outside the nucleus.
     """
+    rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
 
-    def __init__(self, p: float, seeds: Sequence[int]) -> None:
-        self.p = p
-        self.rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """(B, V) logits -> (B, V) noisy log-probabilities, minus infinity outside the nucleus."""
+    def process(input_ids: Tensor, scores: Tensor) -> Tensor:
         # 1. The nucleus: words before which less than p is used up; the likeliest word is always in.
         logs = scores.float().log_softmax(dim=-1)
         ranked, order = logs.sort(dim=-1, descending=True)
         before = ranked.exp().cumsum(dim=-1) - ranked.exp()
-        outside = torch.zeros_like(logs, dtype=torch.bool).scatter(-1, order, before >= self.p)
+        outside = torch.zeros_like(logs, dtype=torch.bool).scatter(-1, order, before >= p)
         # 2. Gumbel noise.
-        uniform = torch.stack([torch.rand(logs.shape[-1], generator=rng) for rng in self.rngs])
+        uniform = torch.stack([torch.rand(logs.shape[-1], generator=rng) for rng in rngs])
         noise = (-uniform.clamp_min(1e-20).log()).log().to(logs.device)
         return logs.masked_fill(outside, -torch.inf) - noise
+
+    return process
 
 
 def _seed(seed: int, scene: Scene) -> int:

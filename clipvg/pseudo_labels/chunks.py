@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -34,17 +33,13 @@ Parser = Literal["rules", "spacy"]
 Scope = Literal["chunk", "head", "any"]
 
 
-@dataclass(frozen=True, slots=True)
-class Chunks:
-    """A caption's noun chunks, each the words in lower case, and the number of the one it is about (None: of none)."""
+# A caption's noun chunks, each the words in lower case, and the number of the one it is about (None: of none).
+Chunks = tuple[tuple[tuple[str, ...], ...], int | None]
 
-    chunks: tuple[tuple[str, ...], ...]
-    head: int | None
 
-    @property
-    def entities(self) -> int:
-        """How many objects it names; "a group of people" are one."""
-        return sum(chunk[-1] not in PARTITIVES for chunk in self.chunks)
+def entities(chunks: Sequence[Sequence[str]]) -> int:
+    """Count the objects that noun chunks name; "a group of people" are one."""
+    return sum(chunk[-1] not in PARTITIVES for chunk in chunks)
 
 
 @lru_cache(maxsize=100_000)
@@ -66,7 +61,7 @@ def parse_caption(caption: str) -> Chunks:
             continue
         # 2. "in front of": what leads a chunk is the first word after the last one.
         before, chunk = before or token, []
-    return Chunks(tuple(words for words, _ in chunks), _head(chunks, tokens))
+    return tuple(words for words, _ in chunks), _head(chunks, tokens)
 
 
 def open_parser(parser: Parser) -> Callable[[str], Chunks]:
@@ -87,7 +82,7 @@ def chunks_of_doc(doc: Any) -> Chunks:
     root = next((token for token in doc if token.head.i == token.i), None)
     candidates = [] if root is None else [root, *sorted(root.children, key=lambda token: token.i)]
     head = next((owner[token.i] for token in candidates if token.i in owner), None)
-    return Chunks(tuple(tuple(token.text.lower() for token in span) for span in spans), head)
+    return tuple(tuple(token.text.lower() for token in span) for span in spans), head
 
 
 def _ends(token: str, after: str, chunk: Sequence[str]) -> bool:
@@ -162,10 +157,9 @@ def classes_named(
     every = {tuple(_forms(word)): name for name, words in (synonyms or {}).items() for word in words}
     other = {form: name for form, name in every.items() if name in own.values()}
     # 2. The chunks where they may stand.
-    if scope == "any":
-        chunks: Sequence[tuple[str, ...]] = caption.chunks
-    else:
-        chunks = () if caption.head is None else (caption.chunks[caption.head],)
+    chunks, head = caption
+    if scope != "any":
+        chunks = () if head is None else (chunks[head],)
     # 3. The longest form first; no word names two classes.
     matches: dict[str, str] = {}
     for chunk in chunks:

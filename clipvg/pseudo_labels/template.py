@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -54,16 +53,8 @@ class TemplateOptions(Table):
     words: str = Field("", description="a TOML of your own for the lists of people and garments; empty = words.toml")
 
 
-@dataclass(frozen=True, slots=True)
-class Referent:
-    """A detection that phrases can be about, where it stands among its class, and what it wears."""
-
-    detection: Detection
-    is_person: bool
-    spatial: tuple[str, ...] = ()
-    garments: tuple[str, ...] = ()
-
-
+# A detection that phrases can be about, its spatial words among those of its class, and what it wears.
+Referent = tuple[Detection, tuple[str, ...], tuple[str, ...]]
 # One phrase: "text", "template" (its pattern with the preposition written out, "n on the r"), "spatial", "garment".
 Phrase = dict[str, str]
 
@@ -86,29 +77,29 @@ def _labels(
     for image in scenes:
         # 1. What phrases can be about, and of these the most confident few.
         height, width = image.image.shape[:2]
-        chosen = most_confident(referents(image.detections, (width, height), options, kinds), options.top_n)
+        chosen = most_confident(*referents(image.detections, (width, height), options, kinds), options.top_n)
         # 2. Phrases, drawn by the image's own generator.
         rng = Rng("template", seed, image_key(image.scene.file))
-        for referent, phrase in draw(chosen, options, rng):
+        for detection, phrase in draw(chosen, options, rng):
             provenance = {
                 "source": "template",
                 "detector": image.detector,
-                "score": round(referent.detection.confidence, 6),
+                "score": round(detection.confidence, 6),
                 "template": phrase["template"],
-                "noun": noun(referent.detection),
-                "class": referent.detection.name,
-                "attribute": referent.detection.attribute,
+                "noun": noun(detection),
+                "class": detection.name,
+                "attribute": detection.attribute,
                 "spatial": phrase["spatial"],
                 "garment": phrase["garment"],
                 "entities": 2 if phrase["garment"] else 1,
             }
-            yield PseudoLabel(image.scene, phrase["text"], referent.detection.box, provenance)
+            yield PseudoLabel(image.scene, phrase["text"], detection.box, provenance)
 
 
 def referents(
     detections: Sequence[Detection], size: tuple[int, int], options: TemplateOptions, kinds: Mapping[str, str]
-) -> list[Referent]:
-    """List the people and objects of an image of `size` (width, height) that are worth a phrase, people first."""
+) -> tuple[list[Referent], list[Referent]]:
+    """List the people and the objects of an image of `size` (width, height) that are worth a phrase."""
     # 1. Sort; drop small people and objects, and of those that overlap all but the most confident.
     groups: dict[str, list[Detection]] = {"people": [], "objects": [], "garments": []}
     for detection in detections:
@@ -120,18 +111,11 @@ def referents(
     wears = worn(boxes_of(garments), [kinds[g.name.lower()] for g in garments], boxes_of(people), options.inside)
     dressed = [tuple(noun(garments[g]) for g in np.flatnonzero(of)) for of in wears.T]
     # 3. Place each among those of its class.
-    return [
-        *_placed(people, dressed, size, options, is_person=True),
-        *_placed(objects, [()] * len(objects), size, options, is_person=False),
-    ]
+    return _placed(people, dressed, size, options), _placed(objects, [()] * len(objects), size, options)
 
 
 def _placed(
-    detections: Sequence[Detection],
-    dressed: Sequence[tuple[str, ...]],
-    size: tuple[int, int],
-    options: TemplateOptions,
-    is_person: bool,
+    detections: Sequence[Detection], dressed: Sequence[tuple[str, ...]], size: tuple[int, int], options: TemplateOptions
 ) -> list[Referent]:
     """Each with its spatial words, among those of its class."""
     spatial: dict[int, tuple[str, ...]] = {}
@@ -139,7 +123,7 @@ def _placed(
         of = [i for i, d in enumerate(detections) if d.name == name]
         words = spatial_words(boxes_of([detections[i] for i in of]), size, options.spread, options.official)
         spatial |= zip(of, words, strict=True)
-    return [Referent(d, is_person, spatial[i], dressed[i]) for i, d in enumerate(detections)]
+    return [(d, spatial[i], dressed[i]) for i, d in enumerate(detections)]
 
 
 def _large(detections: Sequence[Detection], size: tuple[int, int], options: TemplateOptions) -> list[Detection]:
@@ -153,19 +137,19 @@ def _apart(detections: Sequence[Detection], overlap: float) -> list[Detection]:
     return [d for d, stays in zip(detections, kept, strict=True) if stays]
 
 
-def most_confident(candidates: Sequence[Referent], top_n: int) -> list[Referent]:
+def most_confident(people: Sequence[Referent], objects: Sequence[Referent], top_n: int) -> list[Referent]:
     """Return the `top_n` most confident, every person before any object."""
-    return sorted(candidates, key=lambda r: (not r.is_person, -r.detection.confidence))[:top_n]
+    return [r for group in (people, objects) for r in sorted(group, key=lambda r: -r[0].confidence)][:top_n]
 
 
-def draw(chosen: Sequence[Referent], options: TemplateOptions, rng: Rng) -> list[tuple[Referent, Phrase]]:
+def draw(chosen: Sequence[Referent], options: TemplateOptions, rng: Rng) -> list[tuple[Detection, Phrase]]:
     """Draw at most `per_image` of all phrases about the chosen, in random order where there are more.
 
     The published code may draw the same phrase for the same box twice, when a person wears two of a garment.
     """
-    pool = [(r, phrase) for r in chosen for phrase in phrases(noun(r.detection), r.spatial, r.garments)]
+    pool = [(d, phrase) for d, spatial, garments in chosen for phrase in phrases(noun(d), spatial, garments)]
     if not options.official:
-        unique = {(r.detection.box, phrase["text"]): (r, phrase) for r, phrase in reversed(pool)}
+        unique = {(d.box, phrase["text"]): (d, phrase) for d, phrase in reversed(pool)}
         pool = list(unique.values())[::-1]
     return pool if len(pool) <= options.per_image else rng.sample(pool, options.per_image)
 

@@ -67,7 +67,7 @@ def parse_doc(doc: Any) -> Phrase:
         name, words = links[number]
         whole = [texts[number], *tails[number]]
         if name:
-            relations[above].insert(0, Relation(name, _phrase(whole, relations[number])))
+            relations[above].insert(0, (name, _phrase(whole, relations[number])))
         else:
             tails[above] = [words, *whole, *tails[above]]
             relations[above] = relations[number] + relations[above]

@@ -1,7 +1,7 @@
 """Parse an expression into a name, superlatives, places in an order, and relations to other objects.
 
     "the second man from the left behind a red car"
-        Phrase("the man", (Superlative(("left",), 1),), (Relation("above", Phrase("a red car")),))
+        Phrase("the man", ((("left",), 1),), (("above", Phrase("a red car")),))
 
 A small parser by words and their order, for English at large and the telegraphic English of RefCOCO: "left" is a
 superlative in "elephant left", but not in "facing left" or "his left hand". Where spaCy is installed, dependency.py
@@ -17,21 +17,10 @@ from functools import lru_cache
 
 from pipelines.two_stage.language import lexicon as words
 
-
-@dataclass(frozen=True, slots=True)
-class Superlative:
-    """The one furthest `towards` (several at once for corners), or with `rank` > 0 the next ones: 1 is the second."""
-
-    towards: tuple[str, ...]
-    rank: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Relation:
-    """The named relation of an object to another; names are the keys of `lexicon.RELATIONS`."""
-
-    name: str
-    other: Phrase
+# The one furthest towards these (several at once for corners), by its place in that order: 0 is the first.
+Superlative = tuple[tuple[str, ...], int]
+# A name, one of the keys of `lexicon.RELATIONS`, and the other object.
+Relation = tuple[str, "Phrase"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +40,8 @@ class Phrase:
         """Yield every name in it, of the object itself and of the others, without empty ones."""
         if self.text:
             yield self.text
-        for relation in self.relations:
-            yield from relation.other.texts()
+        for _, other in self.relations:
+            yield from other.texts()
 
 
 @lru_cache(maxsize=100_000)
@@ -89,12 +78,12 @@ def _clause(clause: str) -> Phrase:
     head, other = noun_phrase(clause[: match.start()]), _clause(clause[match.end() :])
     name = str(match.lastgroup)
     if other.text or other.relations:
-        return replace(head, relations=(Relation(name, other),))
+        return replace(head, relations=((name, other),))
     if name in ("near", "far"):  # "closest to the right": where the other phrase is only a place
         return replace(head, superlatives=(*head.superlatives, *other.superlatives))
     if words.PRONOUNS & set(clause[match.end() :].split()):  # "draped over it" names nothing that has a box
         return head
-    alone = (Superlative((words.TOWARDS[name],)),) if name in words.TOWARDS else ()
+    alone = (((words.TOWARDS[name],), 0),) if name in words.TOWARDS else ()
     return replace(head, superlatives=(*head.superlatives, *alone, *other.superlatives))
 
 
@@ -188,15 +177,15 @@ def _rank(match: re.Match[str]) -> int:
 
 
 def _side(match: re.Match[str]) -> Superlative:
-    return Superlative((_direction(_ALL, match["side"]),), _rank(match))
+    return (_direction(_ALL, match["side"]),), _rank(match)
 
 
 def _size(match: re.Match[str]) -> Superlative:
-    return Superlative((_direction(words.SIZES, match["size"]),), _rank(match))
+    return (_direction(words.SIZES, match["size"]),), _rank(match)
 
 
 def _corner(match: re.Match[str]) -> Superlative:
-    return Superlative((_direction(_VERTICAL, match["v"]), _direction(words.HORIZONTAL, match["h"])))
+    return (_direction(_VERTICAL, match["v"]), _direction(words.HORIZONTAL, match["h"])), 0
 
 
 # In the order of the search: the most specific comes first.

@@ -72,20 +72,21 @@ def reason(phrase: Phrase, named: Mapping[str, Float], geometry: Geometry) -> Fl
     """
     count = len(geometry.boxes)
     p = named[phrase.text] if phrase.text else np.full(count, 1 / count)
-    for relation in phrase.relations:
-        other = reason(relation.other, named, geometry)
-        if relation.name in ("near", "far"):
-            p = multiplied(p, _by_distance(p, other, geometry, relation.name == "near"))
+    for name, phrase_of_other in phrase.relations:
+        other = reason(phrase_of_other, named, geometry)
+        if name in ("near", "far"):
+            p = multiplied(p, _by_distance(p, other, geometry, name == "near"))
         else:
-            p = multiplied(p, geometry.pairs[relation.name] @ other)
+            p = multiplied(p, geometry.pairs[name] @ other)
     for superlative in phrase.superlatives:
         p = multiplied(p, _superlative(p, superlative, geometry))
     return p
 
 
 def _superlative(p: Float, superlative: Superlative, geometry: Geometry) -> Float:
-    key = np.sum([geometry.keys[towards] for towards in superlative.towards], axis=0)
-    if superlative.rank == 0:
+    directions, rank = superlative
+    key = np.sum([geometry.keys[towards] for towards in directions], axis=0)
+    if rank == 0:
         return _further(key) @ p
     # 1. Of the boxes about one object only the likeliest counts.
     likely, place = p / p.max(), np.empty(len(p), int)
@@ -93,7 +94,7 @@ def _superlative(p: Float, superlative: Superlative, geometry: Geometry) -> Floa
     better = (place[None, :] < place[:, None]) & geometry.same
     likely = likely * (1 - (better * likely).max(axis=1))
     # 2. The probability that exactly `rank` of the others are further.
-    return exactly(superlative.rank, _further(key).T * likely * ~geometry.same)
+    return exactly(rank, _further(key).T * likely * ~geometry.same)
 
 
 def exactly(number: int, probabilities: Float) -> Float:

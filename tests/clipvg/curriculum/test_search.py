@@ -88,8 +88,8 @@ class Performances:
 
 def test_ssa_is_a_climb_over_the_sources_own_scorer() -> None:
     performance = Performances(lambda s: {0.4: 60.0, 0.5: 61.0, 0.6: 63.0, 0.7: 62.0}[s[0].threshold])
-    decision = single_source("template", performance, GRID)
-    assert (decision.chosen, decision.scorers) == (Choice("template", "template", 0.6), ())
+    source, scorers, thresholds = single_source("template", performance, GRID)
+    assert (source, scorers, best_of(thresholds)) == ("template", (), Choice("template", "template", 0.6))
     assert performance.requested == [(Choice("template", "template", h),) for h in (0.5, 0.4, 0.6, 0.7)]
 
 
@@ -106,9 +106,9 @@ def test_msa_selects_a_scorer_then_a_threshold_and_accumulates() -> None:
     rounds = multi_source(["t", "c"], performance, GRID)
     first, second = Choice("t", "t", 0.5), Choice("c", "t", 0.4)
     assert chosen_of(rounds) == (first, second), "the caption source is kept by the other source's scorer"
-    assert [choice.scorer for choice, _ in rounds[0].scorers] == ["t", "c"]
-    assert [choice.scorer for choice, _ in rounds[1].scorers] == ["c", "t"], "its own comes first"
-    assert [choice.threshold for choice, _ in rounds[1].thresholds] == [0.5, 0.4, 0.6, 0.3]
+    assert [choice.scorer for choice, _ in rounds[0][1]] == ["t", "c"]
+    assert [choice.scorer for choice, _ in rounds[1][1]] == ["c", "t"], "its own comes first"
+    assert [choice.threshold for choice, _ in rounds[1][2]] == [0.5, 0.4, 0.6, 0.3]
     assert all(selection[:-1] == () for selection in performance.requested[:5])
     assert all(selection[:-1] == (first,) for selection in performance.requested[5:])
 
@@ -121,8 +121,7 @@ def unless(condition):
 def test_a_source_without_rows_at_the_start_is_skipped_and_the_next_goes_on() -> None:
     performance = unless(lambda choice: choice.source == "b")
     rounds = multi_source(["a", "b", "c"], performance, GRID)
-    assert [one.chosen is None for one in rounds] == [False, True, False]
-    assert rounds[1].thresholds == ()
+    assert [(source, bool(thresholds)) for source, _, thresholds in rounds] == [("a", True), ("b", False), ("c", True)]
     assert chosen_of(rounds) == (Choice("a", "a", 0.5), Choice("c", "c", 0.5)), "of equal scorers the source's own"
     assert not any(choice.source == "b" for selection in performance.requested for choice in selection[:-1])
 

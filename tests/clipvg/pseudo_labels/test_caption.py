@@ -10,7 +10,7 @@ import torch
 
 from bench.errors import DataError, SettingsError, UnknownName, WeightsError
 from clipvg.pseudo_labels.caption import caption, compose
-from clipvg.pseudo_labels.chunks import parse_caption
+from clipvg.pseudo_labels.chunks import entities, parse_caption
 from clipvg.pseudo_labels.detection_files import Detection
 from clipvg.pseudo_labels.given_files import read_captions
 from clipvg.pseudo_labels.predicates import meanings
@@ -135,7 +135,8 @@ def test_composed_sentences():
     heads = sentences(("red", "star", (0, 0, 50, 50)), BLUE, predicates={}, count=300)
     assert heads["a red star and a blue star"] > 3 * heads["a blue star and a red star"] > 0
     for text in sentences(RED, BLUE, GREEN, predicates=meanings(["to the left of", "on top of", "above"])):
-        assert parse_caption(text).entities == 3 and parse_caption(text).head == 0
+        chunks, head = parse_caption(text)
+        assert entities(chunks) == 3 and head == 0
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from transformers import (
 
 from bench.grounding import Scene
 from clipvg.pseudo_labels.caption import caption
-from clipvg.pseudo_labels.caption_models import NucleusNoise, open_caption_model
+from clipvg.pseudo_labels.caption_models import nucleus_noise, open_caption_model
 
 WORDS = ("a", "the", "red", "blue", "dog", "cat", "man", "on", "next", "to", "of", "two", "star", "circle")
 
@@ -83,10 +83,10 @@ def test_sampled_captions_are_each_images_own(open_model):
 def test_noise_samples_the_nucleus():
     """Words come as often as they are likely within the nucleus, and none from outside it."""
     chances = torch.tensor([0.5, 0.3, 0.15, 0.05])
-    drawn = NucleusNoise(0.8, range(4000))(torch.zeros(4000, 1), chances.log().expand(4000, 4)).argmax(dim=1)
+    drawn = nucleus_noise(0.8, range(4000))(torch.zeros(4000, 1), chances.log().expand(4000, 4)).argmax(dim=1)
     shares = torch.bincount(drawn, minlength=4) / 4000
     assert shares.tolist() == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)
-    tiny = NucleusNoise(0.01, range(50))(torch.zeros(50, 1), chances.log().expand(50, 4)).argmax(dim=1)
+    tiny = nucleus_noise(0.01, range(50))(torch.zeros(50, 1), chances.log().expand(50, 4)).argmax(dim=1)
     assert tiny.tolist() == [0] * 50
 
 

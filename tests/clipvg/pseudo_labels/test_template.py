@@ -33,8 +33,8 @@ def obj(name, x=100.0, y=100.0, confidence=0.9, half=50.0, **more):
 
 def drawn(detections, options=EVERYTHING):
     """The text and box of each phrase drawn for an image."""
-    chosen = most_confident(referents(detections, SIZE, options, WORDS), options.top_n)
-    return [(phrase["text"], r.detection.box) for r, phrase in draw(chosen, options, Rng("test"))]
+    chosen = most_confident(*referents(detections, SIZE, options, WORDS), options.top_n)
+    return [(phrase["text"], d.box) for d, phrase in draw(chosen, options, Rng("test"))]
 
 
 def test_people_garments_and_objects_are_told_apart():
@@ -117,19 +117,19 @@ def test_garments_are_given_to_who_wears_them():
     left, right = Detection("man", (0, 0, 200, 400), 0.9), Detection("woman", (400, 0, 600, 400), 0.8)
     hat = Detection("hat", (60, 0, 140, 60), 0.7, "red", 0.9)
     low_hat, skirt = Detection("cap", (460, 300, 540, 360), 0.7), Detection("skirt", (420, 250, 580, 390), 0.6)
-    people = referents([left, right, hat, low_hat, skirt], SIZE, PUBLISHED, WORDS)
-    assert {r.detection.name: r.garments for r in people} == {"man": ("red hat",), "woman": ("skirt",)}
+    people, _ = referents([left, right, hat, low_hat, skirt], SIZE, PUBLISHED, WORDS)
+    assert {person.name: garments for person, _, garments in people} == {"man": ("red hat",), "woman": ("skirt",)}
 
 
 def test_places_are_among_those_of_the_same_class():
     image = [obj("dog", 100), obj("dog", 500), obj("cat", 320), obj("cow", 300, 350, half=70)]
-    by = {r.detection.box: r.spatial for r in referents(image, SIZE, PUBLISHED, WORDS)}
+    by = {d.box: spatial for group in referents(image, SIZE, PUBLISHED, WORDS) for d, spatial, _ in group}
     assert [by[d.box] for d in image] == [("left",), ("right",), (), ()]
 
 
 def test_the_most_confident_few_are_chosen_people_first():
     image = [obj("dog", 60), obj("man", 200, confidence=0.3), obj("cat", 340), obj("cow", 480, confidence=0.95)]
-    names = [r.detection.name for r in most_confident(referents(image, SIZE, PUBLISHED, WORDS), 3)]
+    names = [d.name for d, _, _ in most_confident(*referents(image, SIZE, PUBLISHED, WORDS), 3)]
     assert names == ["man", "cow", "dog"]
     assert [t for t, _ in drawn([obj("dog", 100), obj("cat", 500)], PUBLISHED)] == ["dog", "cat"], "few: all, in order"
 

@@ -150,10 +150,12 @@ def test_every_name_is_listed_for_the_encoder():
 
 KINDS = {
     "attribute": lambda p: p.plain,
-    "comparison": lambda p: [s.towards for s in p.superlatives] in ([("big",)], [("small",)]) and not p.relations,
+    "comparison": lambda p: (
+        [towards for towards, _ in p.superlatives] in ([("big",)], [("small",)]) and not p.relations
+    ),
     "location": lambda p: len(p.superlatives) == 1 and not p.relations,
     "ordinal": lambda p: len(p.superlatives) == 1 and not p.relations,
-    "relation": lambda p: len(p.relations) == 1 and not p.superlatives and p.relations[0].other.plain,
+    "relation": lambda p: len(p.relations) == 1 and not p.superlatives and p.relations[0][1].plain,
 }
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bench.boxes import box_area_xyxy
-from pipelines.two_stage.language.parse import Phrase, Relation, Superlative, parse
+from pipelines.two_stage.language.parse import Phrase, parse
 from pipelines.two_stage.language.relations import Geometry, exactly, multiplied, reason
 
 SIZE = (200, 100)
@@ -48,7 +48,7 @@ def test_a_superlative_is_reclips_sum(scene, towards):
     key = Geometry(boxes, SIZE).keys[towards]
     expected = [p[i] * sum(p[j] for j in range(len(p)) if key[i] > key[j]) for i in range(len(p))]
     expected = np.divide(expected, sum(expected)) if sum(expected) else p
-    result = reason(Phrase("it", (Superlative((towards,)),)), {"it": p}, Geometry(boxes, SIZE))
+    result = reason(Phrase("it", (((towards,), 0),)), {"it": p}, Geometry(boxes, SIZE))
     np.testing.assert_allclose(result, expected, atol=1e-12)
 
 
@@ -79,7 +79,7 @@ def test_a_relation_is_reclips_sum(scene, name):
 
     expected = np.array([p[i] * sum(rel(i, j) * q[j] for j in range(len(p))) for i in range(len(p))])
     expected = expected / expected.sum() if expected.sum() else p
-    result = reason(Phrase("it", (), (Relation(name, Phrase("that")),)), {"it": p, "that": q}, Geometry(boxes, SIZE))
+    result = reason(Phrase("it", (), ((name, Phrase("that")),)), {"it": p, "that": q}, Geometry(boxes, SIZE))
     np.testing.assert_allclose(result, expected, atol=1e-9)
 
 
