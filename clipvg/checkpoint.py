@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,44 +34,29 @@ HOW = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class FrozenClip:
-    """A CLIP, float32. `values` is a hash of its weights, `sha256` that of the file they came from."""
-
-    model: Any
-    options: ClipOptions
-    values: str
-    sha256: Mapping[str, str]
+# Which CLIP is under a network: the options that open it, and the hash of its values.
+ClipSource = tuple[ClipOptions, str]
+# A network in eval mode, float32, its style, and its CLIP; None where the file brought its own.
+OpenedNetwork = tuple[ClipVG, Style, ClipSource | None]
 
 
-def open_frozen(options: ClipOptions, context: PipelineContext) -> FrozenClip:
-    """Open the CLIP that `options` name, in float32. Raises WeightsError, UnknownName."""
-    model, sha256 = open_model(options, replace(context, dtype="float32"))
+def open_frozen(options: ClipOptions, context: PipelineContext) -> tuple[Any, str]:
+    """Open the CLIP that `options` name, in float32, and hash its values. Raises WeightsError, UnknownName."""
+    model, _ = open_model(options, replace(context, dtype="float32"))
     check_clip(model, options.model)
-    return FrozenClip(model.eval().requires_grad_(False), options, values_hash(model.state_dict()), sha256)
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedNetwork:
-    """A network in eval mode, float32, and where it came from. `clip` says which CLIP is under it."""
-
-    network: ClipVG
-    path: Path
-    style: Style
-    clip: FrozenClip | None  # None: the file brought its own
+    return model.eval().requires_grad_(False), values_hash(model.state_dict())
 
 
 def open_network(
-    name: str, context: PipelineContext, clip: ClipOptions | None = None, image_size: int = 0
+    path: Path, context: PipelineContext, clip: ClipOptions | None = None, image_size: int = 0
 ) -> OpenedNetwork:
-    """Open the network of the file or hub id `name`.
+    """Open the network of a file.
 
     `clip` says where the CLIP of one of our files lies, if not where it lay in training; another `image_size`
     interpolates the position embeddings.
 
     Raises WeightsError: what is missing and where to get it, or how the file differs from the network.
     """
-    path = find(name, context)
     state: Mapping[str, Tensor]
     if path.suffix == ".safetensors":
         state, metadata = weights.read_safetensors(path)
@@ -79,8 +64,7 @@ def open_network(
             return _own(path, state, metadata, context, clip, image_size)
     else:
         state = _unpickled(path)
-    network = at_size(official_network(state, path), image_size)
-    return OpenedNetwork(network, path, "official", None)
+    return at_size(official_network(state, path), image_size), "official", None
 
 
 def find(name: str, context: PipelineContext) -> Path:
@@ -116,12 +100,13 @@ def trained_state(network: ClipVG) -> dict[str, Tensor]:
     return {k: t for k, t in network.state_dict().items() if not k.startswith("clip.") or k == POSITIONS}
 
 
-def save_own(path: Path, network: ClipVG, clip: FrozenClip, style: Style, recipe: Mapping[str, Any]) -> None:
+def save_own(path: Path, network: ClipVG, clip: ClipSource, style: Style, recipe: Mapping[str, Any]) -> None:
     """Write a .safetensors of ours (float16); it appears whole or not at all. Raises RunError."""
+    options, values = clip
     metadata = {
         "format": FORMAT,
         "config": network.config.model_dump(mode="json"),
-        "clip": {"model": clip.options.model, "pretrained": clip.options.pretrained, "values_sha256": clip.values},
+        "clip": {"model": options.model, "pretrained": options.pretrained, "values_sha256": values},
         "preprocessing": style,
         "recipe": dict(recipe),
     }
@@ -147,29 +132,29 @@ def _own(
         raise WeightsError(f"{path}: its metadata is not that of a CLIP-VG ({weights.first_line(error)})") from None
     # Weights and their CLIP are moved together: it is looked for beside them, too, wherever it lay in training.
     beside = named.model_copy(update={"pretrained": str(path.parent / Path(named.pretrained).name)})
-    frozen = _its_clip(path, config.clip, wanted, [options or named, named, beside], context)
-    network = ClipVG(config, frozen.model)
-    whole = {f"clip.{key}": tensor for key, tensor in frozen.model.state_dict().items()} | dict(state)
+    frozen, source = _its_clip(path, config.clip, wanted, [options or named, named, beside], context)
+    network = ClipVG(config, frozen)
+    whole = {f"clip.{key}": tensor for key, tensor in frozen.state_dict().items()} | dict(state)
     weights.load_strictly(network, whole, str(path))
-    return OpenedNetwork(at_size(network, image_size), path, style, frozen)
+    return at_size(network, image_size), style, (source, wanted)
 
 
 def _its_clip(
     path: Path, model: str, wanted: str, places: Sequence[ClipOptions], context: PipelineContext
-) -> FrozenClip:
+) -> tuple[Any, ClipOptions]:
     """The CLIP with the values that a file of ours was trained on, from the first of `places` that has it."""
     problem: BenchError | None = None
     for options in dict.fromkeys(places):
         try:
-            frozen = open_frozen(options, context)
+            frozen, values = open_frozen(options, context)
         except (WeightsError, UnknownName) as error:
             problem = problem or error
             continue
-        if options.model == model and frozen.values == wanted:
-            return frozen
+        if options.model == model and values == wanted:
+            return frozen, options
         problem = problem or WeightsError(
             f"{path}: trained on the CLIP {model} {places[1].pretrained} with the values {wanted[:12]}, but "
-            f"{options.model} {options.pretrained} has {frozen.values[:12]}; name the CLIP it was trained on in "
+            f"{options.model} {options.pretrained} has {values[:12]}; name the CLIP it was trained on in "
             f"[pipelines.{context.name}.clip]"
         )
     assert problem is not None

@@ -22,7 +22,7 @@ from torch import Tensor
 from bench.grounding import LoadedScene, PipelineContext, Prediction
 from bench.hashing import sha256_file
 from bench.settings import Table, parse_table, takes
-from clipvg.checkpoint import OpenedNetwork, open_network
+from clipvg.checkpoint import OpenedNetwork, find, open_network
 from clipvg.network import HEADS, PAD, up_to_longest
 from clipvg.official import write_official
 from pipelines.canvas import Canvas, covered, letterboxed, masked_patches, normalised, stack_pixels, stacked
@@ -55,9 +55,10 @@ class ClipVGPipeline:
         self.clock, self.fast = context.clock, options.fast
         self.pool = ThreadPoolExecutor(options.letterbox_threads, thread_name_prefix="letterbox")
         training = opened is not None
-        opened = opened or open_network(options.weights, context, options.clip, options.image_size)
-        self.style = opened.style if options.preprocessing == "auto" else options.preprocessing
-        self.network = opened.network
+        path = find(options.weights, context) if opened is None else Path()
+        opened = opened or open_network(path, context, options.clip, options.image_size)
+        self.network, style, source = opened
+        self.style = style if options.preprocessing == "auto" else options.preprocessing
         accelerated = frozenset[str]()
         if not training:
             clip = self.network.clip  # the blocks of its image tower are called one by one
@@ -75,14 +76,13 @@ class ClipVGPipeline:
         self.tokenizer = open_clip.get_tokenizer(self.network.config.clip)
         self.size = self.network.config.image_size
         self.patch = self.size // self.network.side
-        clip = opened.clip
         self.card = make_card(
             context,
             options.card,
             summary=f"CLIP-VG on {self.network.config.clip} at {self.size} px, {self.style} preprocessing",
             paper="Xiao et al., CLIP-VG, IEEE TMM 2023",
-            weights={"clipvg": options.weights} | ({"clip": clip.options.pretrained} if clip else {}),
-            sha256={} if training else {"clipvg": sha256_file(opened.path)} | ({"clip": clip.values} if clip else {}),
+            weights={"clipvg": options.weights} | ({"clip": source[0].pretrained} if source else {}),
+            sha256={} if training else {"clipvg": sha256_file(path)} | ({"clip": source[1]} if source else {}),
             parameters=sum(p.numel() for p in self.network.parameters()),
             accelerated=accelerated,
         )
@@ -170,5 +170,6 @@ def options_of(context: PipelineContext) -> ClipVGOptions:
 def export_official(context: PipelineContext, out: Path) -> Path:
     """Write the pipeline's weights as an official checkpoint. Raises WeightsError, UsageError, RunError."""
     options = options_of(context)
-    write_official(open_network(options.weights, context, options.clip).network, options.weights, out)
+    network, _, _ = open_network(find(options.weights, context), context, options.clip)
+    write_official(network, options.weights, out)
     return out

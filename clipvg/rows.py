@@ -25,20 +25,14 @@ Row = tuple[Canvas, NDArray[np.float64], str]  # drawn: the canvas, the target (
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnRows(Batch):
-    """Pixels (B, S, S, 3) uint8, edges of the image on the canvas (B, 4), targets (B, 4) cxcywh in 0..1, texts."""
+class RowBatch(Batch):
+    """Pixels (B, S, S, 3) uint8, edges of the image on the canvas (B, 4), targets (B, 4) cxcywh in 0..1, texts.
 
-    pixels: Tensor
-    edges: Tensor
-    targets: Tensor
-    texts: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CachedRows(Batch):
-    """Rows of a feature cache: the image's row in it (B,), targets (B, 4) cxcywh in 0..1, texts."""
+    Without edges, `images` are the images' rows (B,) in a feature cache.
+    """
 
     images: Tensor
+    edges: Tensor | None
     targets: Tensor
     texts: tuple[str, ...]
 
@@ -99,11 +93,11 @@ class Rows:
         return integer_box(expression.box, form)
 
 
-def collate(rows: Sequence[Row]) -> DrawnRows:
+def collate(rows: Sequence[Row]) -> RowBatch:
     """Join drawn rows into a batch."""
     canvases, targets, texts = zip(*rows, strict=True)
     pixels, edges = stack_pixels(canvases)
-    return DrawnRows(pixels, edges, torch.tensor(np.stack(targets), dtype=torch.float32), texts)
+    return RowBatch(pixels, edges, torch.tensor(np.stack(targets), dtype=torch.float32), texts)
 
 
 class CachedFeatures:
@@ -129,10 +123,10 @@ class CachedFeatures:
         """Return the number itself: nothing changes from epoch to epoch."""
         return index
 
-    def collate(self, rows: Sequence[int]) -> CachedRows:
+    def collate(self, rows: Sequence[int]) -> RowBatch:
         """Join rows into a batch."""
         texts = tuple(self.rows.expression(row)[1].text for row in rows)
-        return CachedRows(self.images[list(rows)], self.targets[list(rows)], texts)
+        return RowBatch(self.images[list(rows)], None, self.targets[list(rows)], texts)
 
 
 def feature_caches(

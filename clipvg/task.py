@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +17,10 @@ from bench.errors import SettingsError, WeightsError
 from bench.settings import parse_table, takes
 from bench.training.config import TrainConfig
 from bench.training.task import GrounderTask, ParameterGroup, TaskFactory, TrainingJob
-from clipvg.checkpoint import FrozenClip, OpenedNetwork, at_size, open_frozen, open_network, save_own, values_hash
+from clipvg.checkpoint import ClipSource, at_size, find, open_frozen, open_network, save_own, values_hash
 from clipvg.network import PAD, POSITIONS, ClipVG, ClipVGConfig, multi_level_features, text_features, up_to_longest
 from clipvg.pipeline import ClipVGOptions, ClipVGPipeline
-from clipvg.rows import CachedFeatures, CachedRows, DrawnRows, Rows, collate, feature_caches, without_pixels
+from clipvg.rows import CachedFeatures, RowBatch, Rows, collate, feature_caches, without_pixels
 from pipelines import layers
 from pipelines.augmentation import Augment
 from pipelines.canvas import Canvas, Style, letterboxed, normalise_and_mask, stacked
@@ -73,7 +72,7 @@ class ClipVGTask(GrounderTask):
     Config: type[ClipVGTraining] = ClipVGTraining
     config: ClipVGTraining
     model: ClipVG
-    clip: FrozenClip
+    clip: ClipSource
 
     def __init__(self, job: TrainingJob) -> None:
         super().__init__(job)
@@ -97,7 +96,7 @@ class ClipVGTask(GrounderTask):
         """The features of frozen towers, common to all trainings of a process on the same CLIP, canvas and style."""
         texts = {e.text for scene in self.job.scenes for e in scene.expressions}
         network, shared = self.model.config, self.job.shared
-        key = ("clipvg", self.clip.values, network.image_size, network.taps, self.style)
+        key = ("clipvg", self.clip[1], network.image_size, network.taps, self.style)
         if key not in shared:
             announced = shared.get("texts", texts)
             shared[key] = feature_caches(announced, self._encode_texts)
@@ -133,11 +132,11 @@ class ClipVGTask(GrounderTask):
             return augment.model_copy(update={"crop": "safe"})
         return augment
 
-    def collate(self, samples: Sequence[Any]) -> DrawnRows | CachedRows:
+    def collate(self, samples: Sequence[Any]) -> RowBatch:
         """Join rows into a batch."""
         return self.cached.collate(samples) if self.config.cache_features else collate(samples)
 
-    def losses(self, batch: DrawnRows | CachedRows, rng: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, batch: RowBatch, rng: torch.Generator) -> dict[str, Tensor]:
         """Return L1 and 1 - GIoU of each row, (B,); and the boxes, cxcywh in 0..1 of the canvas."""
         # 1. Boxes of [REG], predicted.
         fused, _ = self.fused(batch, only_first=True)
@@ -146,20 +145,20 @@ class ClipVGTask(GrounderTask):
         giou, _ = layers.giou(boxes, batch.targets)
         return {"l1": layers.l1(boxes, batch.targets), "giou": 1 - giou, "boxes": boxes, "targets": batch.targets}
 
-    def fused(self, batch: DrawnRows | CachedRows, only_first: bool) -> tuple[Tensor, Tensor]:
+    def fused(self, batch: RowBatch, only_first: bool) -> tuple[Tensor, Tensor]:
         """Return the V-L transformer's tokens (B, L, d), and which patches are padding (B, P)."""
         network = self.model
         # 1. Inputs, and the features of frozen towers: in float32, whatever the step computes in.
         with torch.autocast(self.device.type, enabled=False):
-            if isinstance(batch, CachedRows):
+            if batch.edges is None:
                 features, masked = (table[batch.images] for table in self.images.tables)
             else:
-                pixels, masked = normalise_and_mask(batch.pixels, batch.edges, self.patch, self.style)
+                pixels, masked = normalise_and_mask(batch.images, batch.edges, self.patch, self.style)
             words, padding = zip(*self.texts(batch.texts), strict=True)
             text = pad_sequence(list(words), batch_first=True)  # (B, L, E)
             ignored = pad_sequence(list(padding), batch_first=True, padding_value=True)
         # 2. Both into the V-L transformer's space, and fused.
-        image = network.project(features.float()) if isinstance(batch, CachedRows) else network.encode_image(pixels)
+        image = network.project(features.float()) if batch.edges is None else network.encode_image(pixels)
         text = network.text_proj(text.to(network.text_proj.weight.dtype))
         return network.fuse(image, masked, text, ignored, only_first=only_first), masked
 
@@ -174,12 +173,11 @@ class ClipVGTask(GrounderTask):
 
     def pipeline(self) -> ClipVGPipeline:
         """Return the pipeline of the network in training."""
-        opened = OpenedNetwork(self.model.eval(), self.job.out, self.style, self.clip)
-        return ClipVGPipeline(ClipVGOptions(), self.job.context, opened)
+        return ClipVGPipeline(ClipVGOptions(), self.job.context, (self.model.eval(), self.style, self.clip))
 
     def options(self, path: Path) -> dict[str, Any]:
         """Return the options that open the weights, with the CLIP they were trained on."""
-        return super().options(path) | {"clip": self.clip.options.model_dump()}
+        return super().options(path) | {"clip": self.clip[0].model_dump()}
 
     def save(self, path: Path) -> None:
         """Write the trained part in float16, with the name and hash of its CLIP."""
@@ -187,7 +185,7 @@ class ClipVGTask(GrounderTask):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        return {"CLIP": self.clip.values[:12]}
+        return {"CLIP": self.clip[1][:12]}
 
     @property
     def notes(self) -> Mapping[str, Any]:
@@ -206,32 +204,31 @@ class ClipVGTask(GrounderTask):
         return multi_level_features(self.model.clip.visual, pixels, self.model.config.taps).half(), masked
 
 
-def start(config: ClipVGTraining, job: TrainingJob) -> tuple[ClipVG, FrozenClip, Style]:
+def start(config: ClipVGTraining, job: TrainingJob) -> tuple[ClipVG, ClipSource, Style]:
     """Return the network to train, float32, with its CLIP and style. Raises WeightsError, UnknownName."""
     style: Style | None = None if config.preprocessing == "auto" else config.preprocessing
     if config.start_from:
-        opened = open_network(config.start_from, job.context, config.clip if config.clip.pretrained else None)
-        clip = opened.clip or _own_clip(opened.network, config, job)
-        return at_size(opened.network, config.network.image_size), clip, style or opened.style
-    clip = open_frozen(config.clip, job.context)
+        path, named = find(config.start_from, job.context), config.clip if config.clip.pretrained else None
+        network, its_style, clip = open_network(path, job.context, named)
+        clip = clip or _own_clip(network, config, job)
+        return at_size(network, config.network.image_size), clip, style or its_style
+    model, values = open_frozen(config.clip, job.context)
     torch.manual_seed(job.context.seed)
-    network = ClipVG(config.network.config(config.clip.model), clip.model)
-    return network, clip, style or "official"
+    network = ClipVG(config.network.config(config.clip.model), model)
+    return network, (config.clip, values), style or "official"
 
 
-def _own_clip(network: ClipVG, config: ClipVGTraining, job: TrainingJob) -> FrozenClip:
+def _own_clip(network: ClipVG, config: ClipVGTraining, job: TrainingJob) -> ClipSource:
     """The CLIP that came with an official file, by the name under which the trained weights will look for it."""
     values = values_hash(network.clip.state_dict())
-    if not job.saves:  # nothing will look for it
-        return FrozenClip(network.clip, config.clip, values, {})
-    clip = open_frozen(config.clip, job.context)
-    if config.clip.model != network.config.clip or clip.values != values:
+    # Where nothing is saved, nothing will look for it.
+    if job.saves and (open_frozen(config.clip, job.context)[1] != values or config.clip.model != network.config.clip):
         raise WeightsError(
             f"{config.start_from} has a CLIP {network.config.clip} of its own, but [train.clipvg.clip] names "
             f"{config.clip.model} {config.clip.pretrained}, where the trained weights would look for it; name its own "
             "with --set clip.model=... and clip.pretrained=..."
         )
-    return replace(clip, model=network.clip)
+    return config.clip, values
 
 
 def clip_to_bfloat16(network: ClipVG) -> None:

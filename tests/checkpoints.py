@@ -4,11 +4,12 @@ import plain_clipvg
 import pytest
 
 from bench.errors import WeightsError
-from clipvg.checkpoint import open_network
+from clipvg.checkpoint import find, open_network
 
 
 def opened(path, context, **kwargs):
-    return open_network(str(path), context(), **kwargs)
+    """Open a file as `bench` does -> (network, style, its CLIP)."""
+    return open_network(find(str(path), context()), context(), **kwargs)
 
 
 def refused(path, context, *parts):

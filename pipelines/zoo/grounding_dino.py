@@ -27,10 +27,9 @@ from bench.settings import parse_table, takes
 from pipelines import hub
 from pipelines.card import parse_options
 from pipelines.two_stage.proposers.proposals import Proposals, ProposerOptions, SceneProposer
-from pipelines.zoo.shared import ModelOptions, by_text, for_processor, model_card, open_pretrained
+from pipelines.zoo.shared import GROUNDING_DINO, ModelOptions, by_text, for_processor, model_card, open_pretrained
 
 FAMILY = ("grounding-dino", "mm-grounding-dino")
-DEFAULT = "IDEA-Research/grounding-dino-tiny"
 Detected = tuple[Tensor, Boxes, str]  # scores (N,) in [0, 1], boxes (N, 4) xyxy pixels of the N queries, a note
 
 
@@ -144,16 +143,10 @@ def prompt(text: str) -> str:
     return text.lower().strip().rstrip(".").rstrip() + "."
 
 
-class GroundingDinoOptions(ModelOptions):
-    """[pipelines.grounding-dino] and [pipelines.mm-grounding-dino]."""
-
-    weights: str = Field(DEFAULT, description="an id of the hub, or a local folder")
-
-
-@takes(GroundingDinoOptions)
+@takes(ModelOptions)
 def grounding_dino(context: PipelineContext) -> GroundingDino:
     """Open grounding-dino or mm-grounding-dino. Raises SettingsError, WeightsError."""
-    options = parse_options(GroundingDinoOptions, context)
+    options = parse_options(ModelOptions, context)
     pipeline = GroundingDino(options.weights, options.texts_in_batch, context)
     summary = "the best query of an open-vocabulary detector that reads the expression"
     paper = "Liu et al., Grounding DINO, ECCV 2024; Zhao et al., MM-Grounding-DINO, 2024"
@@ -164,7 +157,7 @@ def grounding_dino(context: PipelineContext) -> GroundingDino:
 class GroundingDinoProposerOptions(ProposerOptions):
     """[pipelines.*.proposer] with `kind = "grounding-dino"`."""
 
-    weights: str = Field(DEFAULT, description="an id of the hub, or a local folder")
+    weights: str = Field(GROUNDING_DINO, description="an id of the hub, or a local folder")
     texts_in_batch: int = Field(8, ge=1, description="expressions of one image in a forward pass")
     boxes_per_text: int = Field(10, ge=1, description="the best of the 900 queries for each expression")
     top_k: int = Field(50, ge=1, description="of a scene")

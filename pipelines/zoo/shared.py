@@ -23,10 +23,13 @@ GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": Non
 THIN = 8  # times longer than wide: beyond it some models have fewer places in the image than queries
 
 
-class ModelOptions(Table):
-    """[pipelines.NAME] of one model of transformers."""
+GROUNDING_DINO = "IDEA-Research/grounding-dino-tiny"
 
-    weights: str = Field("", description="an id of the hub, or a local folder")
+
+class ModelOptions(Table):
+    """[pipelines.grounding-dino] and [pipelines.mm-grounding-dino]; the tables of other models add to it."""
+
+    weights: str = Field(GROUNDING_DINO, description="an id of the hub, or a local folder")
     texts_in_batch: int = Field(8, ge=1, description="expressions of one image in a forward pass")
     card: CardOptions = CardOptions()
 

@@ -29,9 +29,9 @@ def test_the_formula_makes_the_published_layout(real):
 
 
 def test_the_official_layout(official_file, context, small_sizes, small_table):
-    loaded = opened(official_file(), context)
-    assert loaded.style == "official" and loaded.clip is None and not loaded.network.training
-    state = loaded.network.state_dict()
+    loaded, style, clip = opened(official_file(), context)
+    assert style == "official" and clip is None and not loaded.training
+    state = loaded.state_dict()
     assert sorted(state) == sorted(without_dead(small_sizes))
     assert small_table["clip.visual.proj"].dtype == torch.float16
     assert all(t.dtype == torch.float32 and torch.equal(t, small_table[key].float()) for key, t in state.items())
@@ -41,7 +41,7 @@ def test_the_official_layout(official_file, context, small_sizes, small_table):
 def test_what_the_network_does_not_need_may_be_missing(
     left_out, official_file, context, tmp_path, small_sizes, small_table
 ):
-    whole = opened(official_file(), context).network.state_dict()
+    whole = opened(official_file(), context)[0].state_dict()
     aliases = [alias for key in plain_clipvg.shapes(small_sizes) for alias in plain_clipvg.aliases(key)]
     if left_out in ("optimizer", "args"):
         path = official_file(**{left_out: None})
@@ -52,7 +52,7 @@ def test_what_the_network_does_not_need_may_be_missing(
     else:
         path = tmp_path / "plain.pt"
         torch.save({f"module.{key}": small_table[key] for key in without_dead(small_sizes)}, path)
-    loaded = opened(path, context).network.state_dict()
+    loaded = opened(path, context)[0].state_dict()
     assert all(torch.equal(loaded[key], tensor) for key, tensor in whole.items())
 
 

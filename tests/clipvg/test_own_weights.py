@@ -24,16 +24,17 @@ POSITION_ALIAS = "image_encoder_clip_vg.positional_embedding"
 
 @pytest.fixture
 def frozen_clip(small_table, tmp_path, context):
-    """The small network's CLIP as an open_clip file, opened."""
+    """The small network's CLIP as an open_clip file: the options that open it, and its hash."""
     state = {k.removeprefix("clip."): t.float() for k, t in small_table.items() if k.startswith("clip.")}
     torch.save(state, tmp_path / "clip.pt")
-    return open_frozen(ClipOptions(model="tiny-clip", pretrained="clip.pt"), context())
+    options = ClipOptions(model="tiny-clip", pretrained="clip.pt")
+    return options, open_frozen(options, context())[1]
 
 
 @pytest.fixture
 def own_file(official_file, frozen_clip, context, tmp_path):
     """The small network as a file of ours."""
-    network = opened(official_file(), context).network
+    network = opened(official_file(), context)[0]
     network.get_parameter(POSITIONS).data += 0.25  # trained, unlike the rest of CLIP
     save_own(tmp_path / "own.safetensors", network, frozen_clip, "clean", {"epochs": 3})
     return tmp_path / "own.safetensors", network
@@ -46,11 +47,11 @@ def test_our_own_layout_has_what_is_trained(own_file, context, frozen_clip, smal
         metadata = {key: json.loads(value) for key, value in file.metadata().items()}
     assert keys == set(trained_state(network))
     assert not any(key.startswith("clip.") for key in keys - {POSITIONS}) and POSITIONS in keys
-    assert metadata["clip"] == {"model": "tiny-clip", "pretrained": "clip.pt", "values_sha256": frozen_clip.values}
+    assert metadata["clip"] == {"model": "tiny-clip", "pretrained": "clip.pt", "values_sha256": frozen_clip[1]}
     assert metadata["recipe"] == {"epochs": 3}
-    loaded = opened(path, context)
-    assert loaded.style == "clean" and loaded.clip.values == frozen_clip.values and not loaded.network.training
-    for key, tensor in loaded.network.state_dict().items():
+    loaded, style, clip = opened(path, context)
+    assert style == "clean" and clip == frozen_clip and not loaded.training
+    for key, tensor in loaded.state_dict().items():
         if key in keys:
             assert torch.equal(tensor, network.state_dict()[key].half().float()), key
         else:
@@ -61,16 +62,16 @@ def test_another_clip_under_our_own_weights_is_refused(own_file, context, tmp_pa
     path, _ = own_file
     state = {k.removeprefix("clip."): t.float() for k, t in small_table.items() if k.startswith("clip.")}
     moved = state | {"visual.positional_embedding": state["visual.positional_embedding"] + 1}
-    assert values_hash(moved) == values_hash(state) == frozen_clip.values  # the part that is trained is not hashed
-    assert values_hash({key: tensor.half() for key, tensor in state.items()}) == frozen_clip.values
+    assert values_hash(moved) == values_hash(state) == frozen_clip[1]  # the part that is trained is not hashed
+    assert values_hash({key: tensor.half() for key, tensor in state.items()}) == frozen_clip[1]
     changed = state | {"visual.proj": state["visual.proj"] + 0.1}
     torch.save(changed, tmp_path / "other.pt")
     other = ClipOptions(model="tiny-clip", pretrained="other.pt")
-    assert opened(path, context, clip=other).clip.options.pretrained == "clip.pt"  # the file knows better
+    assert opened(path, context, clip=other)[2][0].pretrained == "clip.pt"  # the file knows better
     (tmp_path / "clip.pt").unlink()
     with pytest.raises(WeightsError) as caught:
         opened(path, context, clip=other)
-    for part in (str(path), frozen_clip.values[:12], values_hash(changed)[:12], "other.pt", "[pipelines.clipvg.clip]"):
+    for part in (str(path), frozen_clip[1][:12], values_hash(changed)[:12], "other.pt", "[pipelines.clipvg.clip]"):
         assert part in str(caught.value)
     with pytest.raises(WeightsError, match=r"'clip\.pt' are not there"):
         opened(path, context)
@@ -84,7 +85,7 @@ def test_weights_that_are_moved_with_their_clip_find_it(own_file, context, tmp_p
     (tmp_path / "elsewhere").mkdir()
     moved = path.rename(tmp_path / "elsewhere" / "own.safetensors")
     (tmp_path / "clip.pt").rename(tmp_path / "elsewhere" / "clip.pt")
-    assert opened(moved, context).clip.values == frozen_clip.values
+    assert opened(moved, context)[2][1] == frozen_clip[1]
 
 
 @pytest.mark.parametrize("key", ["config", "clip", "preprocessing"])
@@ -129,8 +130,8 @@ def test_exported_the_official_code_gives_the_same_box(own_file, context, small_
     ids = plain_clipvg.token_ids("the red star left of it", 32)
     plain = plain_clipvg.forward({k: t.float() for k, t in state.items()}, small_sizes, pixels, masked, ids)
     with torch.no_grad():
-        ours = opened(path, context).network(pixels[None], masked[None], ids[None])[0]
-        again = opened(out, context).network(pixels[None], masked[None], ids[None])[0]
+        ours = opened(path, context)[0](pixels[None], masked[None], ids[None])[0]
+        again = opened(out, context)[0](pixels[None], masked[None], ids[None])[0]
     # The exported CLIP is in float16, as the official one is on a GPU.
     torch.testing.assert_close(again, plain, atol=1e-5, rtol=0)
     torch.testing.assert_close(ours, plain, atol=2e-3, rtol=0)
@@ -155,8 +156,8 @@ def test_what_the_official_code_cannot_build_is_not_exported(own_file, context, 
 
 
 def test_another_size_of_image(official_file, context):
-    whole = opened(official_file(), context).network.state_dict()
-    larger = opened(official_file(), context, image_size=96).network
+    whole = opened(official_file(), context)[0].state_dict()
+    larger = opened(official_file(), context, image_size=96)[0]
     assert larger.config.image_size == 96 and larger.side == 12 and not larger.training
     state = larger.state_dict()
     words = 1 + 32 + 1

@@ -31,7 +31,6 @@ from bench.evaluation.validation import on_split
 from bench.grounding import Expression, ImageArray, Scene
 from bench.training.task import TrainingJob
 from bench.training.trainer import Trainer, launch
-from clipvg.checkpoint import FrozenClip
 from pipelines.two_stage.clip.encoder import empty_model
 from tools.benchmarks.shared import SIZES, make_context, synchronise
 
@@ -105,7 +104,7 @@ def main() -> None:
     changes = {name: getattr(options, name) for name in ("batch", "reference_batch", "workers", "recompute", "dtype")}
     clip = {"model": options.arch, "pretrained": "random"}
     table = {"clip": clip, "network": network, "epochs": 10_000, **changes}
-    clipvg.task.open_frozen = lambda options, _: FrozenClip(empty_model(options.model).eval(), options, "random", {})
+    clipvg.task.open_frozen = lambda options, _: (empty_model(options.model).eval(), "random")
     with tempfile.TemporaryDirectory() as folder:
         training = prepared(table, options, Path(folder))
         seconds = timed(training, options.warm_up, options.steps)

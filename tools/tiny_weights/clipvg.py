@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bench.training.task import TaskFactory, TrainingJob
 from clipvg.network import ClipVG, multi_level_features
-from clipvg.rows import CachedRows, DrawnRows, Rows, collate
+from clipvg.rows import RowBatch, Rows, collate
 from clipvg.task import ClipVGTask, ClipVGTraining
 from pipelines import layers as loss
 from pipelines.canvas import normalise_and_mask
@@ -51,7 +51,7 @@ class TinyClipVGTask(ClipVGTask):
         if self.config.start == "clip" and not self.config.start_from:
             self._start_in_clip_space()
 
-    def losses(self, batch: DrawnRows | CachedRows, rng: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, batch: RowBatch, rng: torch.Generator) -> dict[str, Tensor]:
         """Return the losses of ClipVGTask, and the auxiliary one, (B,)."""
         if not self.config.auxiliary:
             return super().losses(batch, rng)
@@ -78,7 +78,8 @@ class TinyClipVGTask(ClipVGTask):
         rows = Rows(self.job, size, self.style, None)
         batch = collate([rows.sample(0, row) for row in range(0, len(rows), -(-len(rows) // CALIBRATION))])
         batch = batch.to(self.device)
-        pixels, _ = normalise_and_mask(batch.pixels, batch.edges, self.patch, self.style)
+        assert batch.edges is not None
+        pixels, _ = normalise_and_mask(batch.images, batch.edges, self.patch, self.style)
         with torch.no_grad():
             features = multi_level_features(self.model.clip.visual, pixels, self.model.config.taps)
         words = pad_sequence([tokens for tokens, _ in self.texts(batch.texts)], batch_first=True)
