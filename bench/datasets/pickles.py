@@ -37,10 +37,6 @@ BROKEN = (EOFError, LookupError, ValueError, TypeError, AttributeError, Arithmet
 Globals = Mapping[str, Callable[..., object]]
 
 
-class RefusedError(Exception):
-    """A pickle asks for more than is admitted; the message says for what."""
-
-
 def load_plain_pickle(path: Path) -> object:
     """Load a Python 2 or 3 pickle of dicts, lists, tuples, sets, text, bytes, numbers, bools and None.
 
@@ -110,7 +106,7 @@ def _load(file: io.BytesIO, path: Path, admitted: Globals) -> object:
     """Load the pickle that begins where `file` stands; afterwards it stands at the pickle's end."""
     try:
         return SafeUnpickler(file, admitted).load()
-    except RefusedError as error:
+    except UnsafePickle as error:
         raise UnsafePickle(
             f"{path}: this pickle asks for {error}, and only plain containers are admitted; nothing in it was "
             "executed. Fetch it again from its authors or, if it is your own, write it as JSONL"
@@ -136,16 +132,16 @@ class SafeUnpickler(pickle._Unpickler):
         self.budget = len(file.getbuffer()) + (1 << 16)
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the function that stands for a global. Raises RefusedError for any that is not admitted."""
+        """Return the function that stands for a global. Raises UnsafePickle for any that is not admitted."""
         if f"{module}.{name}" not in self.admitted:
-            raise RefusedError(f"{module}.{name}")
+            raise UnsafePickle(f"{module}.{name}")
         return self.admitted[f"{module}.{name}"]
 
     def load_reduce(self) -> None:
         """Call a function of `admitted`, never anything else that lies on the stack."""
         args, function = self.stack.pop(), self.stack.pop()
         if not any(function is each for each in self.admitted.values()) or not isinstance(args, tuple):
-            raise RefusedError(f"a call of {function!r:.80}")
+            raise UnsafePickle(f"a call of {function!r:.80}")
         self.stack.append(made := function(*args))
         # One text, memoised once, could otherwise be copied a million times.
         self.budget -= len(made) if isinstance(made, (bytes, set, dict)) else 1
@@ -156,12 +152,12 @@ class SafeUnpickler(pickle._Unpickler):
         """Give an array or a dtype its state; nothing else has one."""
         state, made = self.stack.pop(), self.stack[-1]
         if not isinstance(made, (_Dtype, _Array)):
-            raise RefusedError(f"the state of a {type(made).__name__}")
+            raise UnsafePickle(f"the state of a {type(made).__name__}")
         made.__setstate__(state)
 
     def load_inst(self) -> None:
         """Refuse an instance, by the name of its class."""
-        raise RefusedError(".".join(self.readline()[:-1].decode("latin-1") for _ in range(2)))
+        raise UnsafePickle(".".join(self.readline()[:-1].decode("latin-1") for _ in range(2)))
 
 
 def _refuse(code: int, _: SafeUnpickler) -> None:
@@ -170,7 +166,7 @@ def _refuse(code: int, _: SafeUnpickler) -> None:
     names = {op.code: op.name for op in pickletools.opcodes}
     if chr(code) not in names:
         raise ValueError(f"byte {code:#04x} is no opcode")
-    raise RefusedError(f"the opcode {names[chr(code)]}")
+    raise UnsafePickle(f"the opcode {names[chr(code)]}")
 
 
 # Opcode -> what runs it; every other one is refused by name.
@@ -191,7 +187,7 @@ class _Dtype:
 
     def __init__(self, name: object) -> None:
         if not isinstance(name, str) or name not in NUMBERS:
-            raise RefusedError(f"an array of dtype {name!r}")
+            raise UnsafePickle(f"an array of dtype {name!r}")
         self.numbers = np.dtype(name)
 
     def __setstate__(self, state: object) -> None:
@@ -199,7 +195,7 @@ class _Dtype:
             case (int(), "<" | ">" | "|" | "=" as order, None, None, None, -1, -1, 0):
                 self.numbers = self.numbers.newbyteorder(order)
             case _:
-                raise RefusedError(f"a dtype of state {state!r:.80}")
+                raise UnsafePickle(f"a dtype of state {state!r:.80}")
 
 
 class _Array(np.ndarray[tuple[int, ...], np.dtype[np.generic]]):
@@ -215,17 +211,17 @@ class _Array(np.ndarray[tuple[int, ...], np.dtype[np.generic]]):
                     raise ValueError(f"an array of shape {shape!r:.80} made of {len(raw):,} bytes")
                 super().__setstate__((version, shape, dtype.numbers, bool(fortran), raw))  # type: ignore[arg-type]
             case _:
-                raise RefusedError("an array that is not made of plain numbers")
+                raise UnsafePickle("an array that is not made of plain numbers")
 
 
 def _array(kind: object, shape: object, code: object) -> _Array:
     if kind is not _ndarray:
-        raise RefusedError("an array of another class")
+        raise UnsafePickle("an array of another class")
     return np.ndarray.__new__(_Array, (0,))
 
 
 def _ndarray(*_: object) -> object:
-    raise RefusedError("an array without bytes")
+    raise UnsafePickle("an array without bytes")
 
 
 def _dtype(name: object, *_: object) -> _Dtype:
@@ -235,27 +231,27 @@ def _dtype(name: object, *_: object) -> _Dtype:
 def _scalar(dtype: object, raw: object = b"") -> object:
     raw = raw.encode("latin-1") if isinstance(raw, str) else raw
     if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes) or len(raw) != dtype.numbers.itemsize:
-        raise RefusedError("a scalar that is no plain number")
+        raise UnsafePickle("a scalar that is no plain number")
     return np.frombuffer(raw, dtype.numbers)[0].item()
 
 
 def _encode(text: object, encoding: object = None) -> bytes:
     """`_codecs.encode(text, "latin1")` is how protocols up to 2 write bytes."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise RefusedError(f"the codec {encoding!r:.40}")
+        raise UnsafePickle(f"the codec {encoding!r:.40}")
     return text.encode("latin-1")
 
 
 def _no_bytes(*args: object) -> bytes:
     if args:
-        raise RefusedError("bytes(...)")
+        raise UnsafePickle("bytes(...)")
     return b""
 
 
 def _of_list(kind: type[set[object] | dict[object, object]]) -> Callable[..., object]:
     def make(items: object = ()) -> object:
         if not isinstance(items, (list, tuple)):
-            raise RefusedError(f"{kind.__name__}(...) of something else than a list")
+            raise UnsafePickle(f"{kind.__name__}(...) of something else than a list")
         return kind(items)
 
     return make

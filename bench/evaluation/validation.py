@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
 
 from bench.errors import DataError
 from bench.evaluation.answering import Gather, gather_answers
@@ -19,17 +18,7 @@ NO_INTERVAL = Bootstrap(draws=1, seed=0, confidence=0.95)  # of the numbers belo
 log = logging.getLogger("bench.train")
 
 
-class Validate(Protocol):
-    """Scores a pipeline on the validation split by the evaluation of `bench run` (bench/evaluation/validation.py)."""
-
-    def __call__(
-        self, pipeline: Pipeline, *, index: int = 0, count: int = 1, gather: Gather | None = None
-    ) -> dict[str, float]:
-        """Return "accuracy", "mean_iou", "n" and "accuracy/KIND" for each kind; fractions, unrounded.
-
-        Process `index` of `count` scores its share; `gather` (accelerate's gather_object) joins the shares.
-        """
-        ...
+Validate = Callable[..., dict[str, float]]  # `validate` of a split: (pipeline, *, index, count, gather)
 
 
 def validate(

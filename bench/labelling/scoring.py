@@ -53,7 +53,7 @@ def score_labels(
     protocol(under)
     scorers = find_scorers(weights, pipeline, resolved)
     sources = _load_sources(paths, split_name, resolved)
-    data, run = sources[0][2].split, resolved.settings.run
+    data, run = sources[0][2][0], resolved.settings.run
     dataset = dataset_of(data)
     if lists:
         check_lists(dataset)
@@ -64,7 +64,7 @@ def score_labels(
         "split": data.name,
         "protocol": under,
         "scorers": [record_of(scorer, dataset) for scorer in scorers],
-        "sources": [{"name": name, **it.files[0], "images": len(it.split.scenes)} for name, _, it in sources],
+        "sources": [{"name": name, **files[0], "images": len(split.scenes)} for name, _, (split, files, _) in sources],
         "git": git_state(),
     }
     # 2. What a pair's numbers depend on besides its label file and the weights; the size of batches changes none.
@@ -89,7 +89,7 @@ def score_labels(
             opened = None  # two would not fit
             own = {**(options or {}), "weights": scorer["weights"]}
             opened = scorer, open_pipeline(pipeline, dataset, resolved, own)
-        return measure_rows(opened[1], labelled.split, "{} on {}".format(*key), run, under)
+        return measure_rows(opened[1], labelled[0], "{} on {}".format(*key), run, under)
 
     new: dict[Key, Measured] = {}  # the pair that was scored last
 
@@ -104,7 +104,7 @@ def score_labels(
             "source": key[1],
             "kind": "",
             "scorer_sha256": dict(opened[1].card.sha256),
-            "labels_sha256": labelled.files[0]["sha256"],
+            "labels_sha256": labelled[1][0]["sha256"],
             "settings": settings[key[0]],
             **write_rows(out, key, measured.rows),
             **summary([row.iou for row in measured.rows.values()]),
@@ -116,7 +116,7 @@ def score_labels(
     # 3. Each pair once: its node in the memo is of these files and settings, and its rows are intact.
     memo = Memo(out / "nodes", title="label score", log=log)
     for scorer, (_, path, labelled), key in order:
-        split, file = labelled.split, labelled.files[0]
+        split, (file,), _ = labelled
         node = {"pair": key, "labels": file["sha256"], "settings": settings[key[0]]}
         work = partial(pair_of, scorer, labelled, key)
         _, pair = memo.run("score", node, "{} on {}".format(*key), work, partial(rows_are_intact, out))
@@ -142,8 +142,8 @@ def _load_sources(paths: Sequence[Path], split_name: str, resolved: Resolved) ->
     album = open_album(split_name, resolved)
     loaded = [load_labels(split_name, [path], resolved, album) for path in paths]
     names = [
-        NO_NAME.sub("_", source_name(path, each.files[0]["rows"], each.provenance))
-        for path, each in zip(paths, loaded, strict=True)
+        NO_NAME.sub("_", source_name(path, files[0]["rows"], provenance))
+        for path, (_, files, provenance) in zip(paths, loaded, strict=True)
     ]
     unique = unique_names(names)
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.datasets.fingerprint import image_key
 from bench.datasets.images import Images
 from bench.datasets.load import FILE, find_split
 from bench.datasets.readers.jsonl import read_jsonl, read_provenance
@@ -24,12 +23,11 @@ def statistics(files: Sequence[Path], split: str | None, resolved: Resolved) -> 
     With a split the images must be its data set's and lend their sizes; without one only .jsonl is read, and images
     need not be at hand. Raises UsageError, UnknownName, DataError.
     """
-    rows = []
+    sources: dict[str, list[LabelRow]] = {}
     for path in files:
         if split is not None:
-            labelled = load_labels(split, [path], resolved)
-            scenes: Sequence[Scene] = labelled.split.scenes
-            provenance = labelled.provenance
+            data, _, provenance = load_labels(split, [path], resolved)
+            scenes: Sequence[Scene] = data.scenes
         elif path.suffix == ".jsonl":
             scenes, provenance = read_jsonl(path), read_provenance(path)
         else:
@@ -39,12 +37,11 @@ def statistics(files: Sequence[Path], split: str | None, resolved: Resolved) -> 
         # A row's source is the one it names itself, else its file's.
         file_source = source_name(path, sum(len(scene.expressions) for scene in scenes), provenance)
         for scene in scenes:
-            area = float(scene.width * scene.height) if scene.width and scene.height else None
             for expression in scene.expressions:
                 record = provenance.get(expression.id, {})
                 source = str(record.get("source") or file_source)
-                rows.append(LabelRow(source, image_key(scene.file), expression.text, expression.box, area, record))
-    return label_stats(rows)
+                sources.setdefault(source, []).append((scene, expression, record))
+    return label_stats(sources)
 
 
 def draw_sheet(files: Sequence[Path], split: str | None, resolved: Resolved, out: Path, most: int) -> None:
@@ -57,7 +54,7 @@ def draw_sheet(files: Sequence[Path], split: str | None, resolved: Resolved, out
 
     split = split or split_of_records(files)
     if split is not None and not split.startswith(FILE):
-        labelled = load_labels(split, files, resolved).split
+        labelled = load_labels(split, files, resolved)[0]
         scenes: Sequence[Scene] = labelled.scenes
         images: ImageSource = labelled.images
     elif len(files) == 1:

@@ -5,16 +5,17 @@ Scenes keep their names and the sizes of their images, which a decoded image tel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from types import SimpleNamespace
+from typing import Any, NoReturn, cast
 
 from bench.datasets.images import Images
 from bench.datasets.load import load_split
 from bench.errors import DataError, UsageError
 from bench.evaluation.opening import OWN_DATA
-from bench.grounding import ImageArray, ImageSource, PipelineContext, Scene
+from bench.grounding import ImageSource, PipelineContext, Scene
 from bench.settings import Resolved
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"))
@@ -34,7 +35,7 @@ def find_images(
     data = load_split(str(split), resolved)
     if not data.scenes:
         raise DataError(f"{data.name}: the split has no images")
-    return data.name, data.dataset, without_expressions(data.scenes), ImagesOnly(data.images)
+    return data.name, data.dataset, without_expressions(data.scenes), images_only(data.images)
 
 
 def images_below(folder: Path, out: Path) -> tuple[list[Scene], ImageSource]:
@@ -55,7 +56,7 @@ def images_below(folder: Path, out: Path) -> tuple[list[Scene], ImageSource]:
     if not paths:
         raise DataError(f"--images {folder}: no image in it (looked for {', '.join(sorted(SUFFIXES))})")
     files = [path.relative_to(base).as_posix() for path in paths]
-    return [Scene(file, file, None, None, ()) for file in files], ImagesOnly(Images([base], nested=False))
+    return [Scene(file, file, None, None, ()) for file in files], images_only(Images([base], nested=False))
 
 
 def without_expressions(scenes: Iterable[Scene]) -> list[Scene]:
@@ -63,14 +64,12 @@ def without_expressions(scenes: Iterable[Scene]) -> list[Scene]:
     return [replace(scene, expressions=(), objects=()) for scene in scenes]
 
 
-class ImagesOnly:
-    """An ImageSource with `load` and `missing` alone, which hands no annotation on."""
-
-    __slots__ = ("load", "missing")
-
-    def __init__(self, images: ImageSource) -> None:
-        self.load: Callable[[Scene], ImageArray] = lambda scene: images.load(*without_expressions([scene]))
-        self.missing: Callable[[Sequence[Scene]], list[str]] = lambda scenes: images.missing(scenes)
+def images_only(images: ImageSource) -> ImageSource:
+    """Make an ImageSource with `load` and `missing` alone, which hands no annotation on."""
+    only: Any = SimpleNamespace(
+        load=lambda scene: images.load(*without_expressions([scene])), missing=lambda scenes: images.missing(scenes)
+    )
+    return cast(ImageSource, only)
 
 
 def without_annotations(context: PipelineContext) -> PipelineContext:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench.boxes import box_area_xyxy
-from bench.grounding import Box
+from bench.datasets.fingerprint import image_key
+from bench.grounding import Box, Expression, Scene
 from bench.reporting.table import BLANK
 from bench.reporting.terminal import wide
 
@@ -23,41 +23,30 @@ FREQUENT = 10
 BARS = "▁▂▃▄▅▆▇█"
 
 
-@dataclass(frozen=True, slots=True)
-class LabelRow:
-    """One row: its image, phrase, box (xyxy pixels) and, where known, the area of its image in pixels."""
-
-    source: str
-    image: str
-    text: str
-    box: Box
-    image_area: float | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+LabelRow = tuple[Scene, Expression, Mapping[str, Any]]  # the image, the phrase with its box, its provenance
 
 
-def label_stats(rows: Iterable[LabelRow]) -> list[dict[str, Any]]:
-    """Compute the statistics of each source, sources in order of first appearance; plain values for JSON.
+def label_stats(sources: Mapping[str, Sequence[LabelRow]]) -> list[dict[str, Any]]:
+    """Compute the statistics of the rows of each source; plain values for JSON.
 
     Shares are fractions; None where no row says. `words` is words in a phrase -> rows. `ambiguous` rows name different
     boxes of one image by the same phrase, and `repeated` rows the same box as an earlier one. `entities` is the mean
     of the rows' provenance. `area` is quantile -> share of the image that a box takes, of the `sized` rows whose
     image's size is known.
     """
-    sources: dict[str, list[LabelRow]] = {}
-    for row in rows:
-        sources.setdefault(row.source, []).append(row)
     return [_of_source(name, own) for name, own in sources.items()]
 
 
 def _of_source(name: str, rows: Sequence[LabelRow]) -> dict[str, Any]:
-    per_image = Counter(row.image for row in rows)
-    words = [row.text.lower().split() for row in rows]
+    images = [image_key(scene.file) for scene, *_ in rows]
+    per_image = Counter(images)
+    words = [expression.text.lower().split() for _, expression, _ in rows]
     phrases = [" ".join(phrase) for phrase in words]  # as they are compared: a tokenizer knows no capitals either
     boxes: dict[tuple[str, str], set[Box]] = defaultdict(set)
-    for row, phrase in zip(rows, phrases, strict=True):
-        boxes[row.image, phrase].add(row.box)
-    entities = [n for row in rows if isinstance(n := row.provenance.get("entities"), (int, float))]
-    sized = [(row.box, row.image_area) for row in rows if row.image_area]
+    for (_, expression, _), image, phrase in zip(rows, images, phrases, strict=True):
+        boxes[image, phrase].add(expression.box)
+    entities = [n for *_, provenance in rows if isinstance(n := provenance.get("entities"), (int, float))]
+    sized = [(e.box, float(scene.width * scene.height)) for scene, e, _ in rows if scene.width and scene.height]
     shares = box_area_xyxy([box for box, _ in sized]) / np.array([area for _, area in sized]) if sized else np.zeros(0)
     area = (
         dict(zip(map("{:g}".format, QUANTILES), np.quantile(shares, QUANTILES).tolist(), strict=True))
@@ -78,7 +67,7 @@ def _of_source(name: str, rows: Sequence[LabelRow]) -> dict[str, Any]:
         "words_mean": sum(map(len, words)) / len(rows),
         "words": dict(sorted(Counter(map(len, words)).items())),
         "entities": sum(entities) / len(entities) if entities else None,
-        "ambiguous": sum(len(boxes[row.image, phrase]) > 1 for row, phrase in zip(rows, phrases, strict=True)),
+        "ambiguous": sum(len(boxes[each]) > 1 for each in zip(images, phrases, strict=True)),
         "repeated": len(rows) - sum(map(len, boxes.values())),
         "sized": len(sized),
         "area": area,
@@ -91,7 +80,7 @@ def _of_source(name: str, rows: Sequence[LabelRow]) -> dict[str, Any]:
 
 def _values(rows: Sequence[LabelRow], key: str) -> dict[str, int]:
     """Count the rows with each value of a key of their provenance, most frequent first."""
-    return dict(Counter(str(row.provenance[key]) for row in rows if row.provenance.get(key)).most_common())
+    return dict(Counter(str(each[key]) for *_, each in rows if each.get(key)).most_common())
 
 
 def print_stats(sources: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from bench import registry
 from bench.datasets.images import CachedImages
 from bench.datasets.load import load_split
-from bench.datasets.readers.labels import Labelled, load_labels, open_album, sources_of
+from bench.datasets.readers.labels import load_labels, open_album, sources_of
 from bench.errors import DataError, UnknownName, UsageError
 from bench.evaluation.device import make_deterministic, seed_everything
 from bench.runs.shards import from_environment
@@ -66,10 +66,10 @@ def train_pipeline(
             raise UsageError(message)
     # 2. Load the split, or the images of its data set with the expressions of `labels`, and the validation split.
     album = open_album(split_name, resolved) if labels else None
-    labelled = (
-        load_labels(split_name, labels, resolved, album) if labels else Labelled(load_split(split_name, resolved))
+    split, files, _ = (
+        load_labels(split_name, labels, resolved, album) if labels else (load_split(split_name, resolved), (), {})
     )
-    split = labelled.split if limit is None else labelled.split.limited(limit)
+    split = split if limit is None else split.limited(limit)
     if not split.scenes:
         raise DataError(f"{split.name}: there is nothing to train on; the split has no scenes")
     validation = load_split(validate or split_name.removesuffix("-train") + "-val", resolved)
@@ -80,7 +80,7 @@ def train_pipeline(
     job = make_job(pipeline, split, validation, resolved, recipe, out)
     table = dict(job.recipe)
     options = table.pop("curriculum", {})
-    job = replace(job, recipe=table, labels=labelled.files, fresh=fresh)
+    job = replace(job, recipe=table, labels=files, fresh=fresh)
     seed_everything(job.settings.seed)
     if job.settings.deterministic:
         make_deterministic()

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -74,53 +74,51 @@ def usable_tracker(kind: str) -> list[str]:
     return [kind] if kind else []
 
 
-class CollapseDetector:
-    """Detects the way box regression fails: a flat loss, and every prediction the same box in the middle.
+def collapse_detector(config: TrainConfig, plan: BatchPlan) -> Callable[[int, float, float], str]:
+    """Detect the way box regression fails: a flat loss, and every prediction the same box in the middle.
 
     Users of the official CLIP-VG code on one GPU get just that: its learning rate with a fifth of its batch. The
-    detector looks back over `collapse_window` steps.
+    detector looks back over `collapse_window` steps: it takes a step, its loss, and the spread of its boxes as a share
+    of its targets', and returns a warning when a collapse starts and when it is over, else nothing.
     """
+    losses: deque[float] = deque(maxlen=config.collapse_window)
+    spreads: deque[float] = deque(maxlen=config.collapse_window)
+    collapsed = False
 
-    def __init__(self, config: TrainConfig, plan: BatchPlan) -> None:
-        self.config, self.plan = config, plan
-        self.losses: deque[float] = deque(maxlen=config.collapse_window)
-        self.spreads: deque[float] = deque(maxlen=config.collapse_window)
-        self.collapsed = False
-
-    def note(self, step: int, loss: float, spread: float) -> str:
-        """Return a warning when a collapse starts and when it is over, else nothing.
-
-        `spread` is that of the step's boxes as a share of its targets'.
-        """
-        self.losses.append(loss)
-        self.spreads.append(spread)
-        if len(self.losses) < self.config.collapse_window:
+    def note(step: int, loss: float, spread: float) -> str:
+        nonlocal collapsed
+        losses.append(loss)
+        spreads.append(spread)
+        if len(losses) < config.collapse_window:
             return ""
         # Compare the mean loss of the window's two halves, and the boxes of all of it.
-        half, losses = len(self.losses) // 2, list(self.losses)
-        before, now = float(np.mean(losses[:half])), float(np.mean(losses[half:]))
-        same, flat = float(np.mean(self.spreads)) < SAME, now > (1 - FLAT) * before
-        was, self.collapsed = self.collapsed, same and flat if not self.collapsed else same
-        if self.collapsed and not was:
-            return self._warning(step, before, now)
-        if was and not self.collapsed:
-            return f"step {step:,}: the boxes differ again ({np.mean(self.spreads):.2f} times as far as the targets)"
+        half, window = len(losses) // 2, list(losses)
+        before, now, apart = (float(np.mean(values)) for values in (window[:half], window[half:], spreads))
+        same, flat = apart < SAME, now > (1 - FLAT) * before
+        was, collapsed = collapsed, same and flat if not collapsed else same
+        if collapsed and not was:
+            return (
+                f"step {step:,}: no progress. The loss went from {before:.3f} to {now:.3f} in {len(losses)} steps, "
+                f"and all boxes are nearly the same one (they spread {apart:.2f} times as far as the targets). {plan}. "
+                f"Worth trying: {_advice(config, plan)}"
+            )
+        if was and not collapsed:
+            return f"step {step:,}: the boxes differ again ({apart:.2f} times as far as the targets)"
         return ""
 
-    def _warning(self, step: int, before: float, now: float) -> str:
-        config, advice = self.config, []
-        if self.plan.effective < config.reference_batch and config.adapt == "off":
-            advice.append('adapt = "accumulate" or "scale": the learning rate is meant for more rows')
-        if not config.warm_up:
-            advice.append("warm_up = 500")
-        if not config.clip_norm:
-            advice.append("clip_norm = 0.1")
-        advice.append(f"learning_rate = {config.learning_rate / 4:.1g}")
-        return (
-            f"step {step:,}: no progress. The loss went from {before:.3f} to {now:.3f} in {len(self.losses)} steps, "
-            f"and all boxes are nearly the same one (they spread {np.mean(self.spreads):.2f} times as far as the "
-            f"targets). {self.plan}. Worth trying: {'; '.join(advice)}"
-        )
+    return note
+
+
+def _advice(config: TrainConfig, plan: BatchPlan) -> str:
+    """List the settings that may help, less those that are set already."""
+    advice = []
+    if plan.effective < config.reference_batch and config.adapt == "off":
+        advice.append('adapt = "accumulate" or "scale": the learning rate is meant for more rows')
+    if not config.warm_up:
+        advice.append("warm_up = 500")
+    if not config.clip_norm:
+        advice.append("clip_norm = 0.1")
+    return "; ".join([*advice, f"learning_rate = {config.learning_rate / 4:.1g}"])
 
 
 @dataclass

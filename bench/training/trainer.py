@@ -24,7 +24,7 @@ from bench.runs.shards import from_environment
 from bench.settings import flattened
 from bench.training.checkpoint import State, buffers_of, ema_weights, load, save, update_ema
 from bench.training.config import TrainConfig, batch_plan
-from bench.training.log import CollapseDetector, Timer, TrainingLog, progress_bar, usable_tracker
+from bench.training.log import Timer, TrainingLog, collapse_detector, progress_bar, usable_tracker
 from bench.training.sampler import MicroBatch, MicroBatches, StepSampler, batches_ahead, micro_batches
 from bench.training.step import NotFiniteError, OptimisationStep
 from bench.training.task import Batch, Trained, TrainingJob, TrainTask
@@ -124,7 +124,7 @@ class Trainer:
         self.steps = self.config.steps or self.config.epochs * self.sampler.steps_in_epoch
         self.step = OptimisationStep(accelerator, task, self.plan, self.sampler, self.steps, self.data.draw)
         self.trained, self.buffers = self.step.trained, buffers_of(task.model)
-        self.collapse = CollapseDetector(self.config, self.plan)
+        self.collapse_note = collapse_detector(self.config, self.plan)
         self.state, self.timer = State(self.identity()), Timer(0, 0.0)
         self.history: TrainingLog | None = None
 
@@ -152,7 +152,7 @@ class Trainer:
     def report(self, values: Mapping[str, float], epoch: int) -> None:
         """Write a step's values to the log where one is due, and warn of a collapse."""
         step = self.state.step
-        note = self.collapse.note(step, values["loss"], values["spread"]) if "spread" in values else ""
+        note = self.collapse_note(step, values["loss"], values["spread"]) if "spread" in values else ""
         if note and self.lead:
             log.warning("%s: %s", self.name, note)
         if self.history is None or not (step % self.config.log_every == 0 or step == self.steps or note):

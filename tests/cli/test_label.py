@@ -108,7 +108,7 @@ def test_the_file_its_record_and_its_lists(config, tmp_path, fake):
     assert record["made_by"] == {"detector": {"d.pt": 12}}
     assert record["command"] and {"git", "environment", "seed", "seconds"} <= set(record)
     # The file trains: images are those of the split's data set.
-    assert load_labels("shapes-train", [out], load_settings(config)).split.counts.expressions == 12
+    assert load_labels("shapes-train", [out], load_settings(config))[0].counts.expressions == 12
     assert record["lists"] == [
         "shapes/train_separate/1_shapes_train_pseudo_template_0_7.pth",
         "shapes/shapes_train_pseudo.pth",

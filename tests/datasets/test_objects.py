@@ -23,7 +23,7 @@ def test_no_wrapper_loses_an_object(split, tmp_path):
     assert all(each.description.endswith(f" {each.category}") for each in scene.objects)
     row = {"image": scene.file, "text": "a shape", "box_xyxy": scene.expressions[0].box}
     (tmp_path / "l.jsonl").write_text(json.dumps(row) + "\n")
-    labelled = load_labels("shapes-val", [tmp_path / "l.jsonl"], load_settings()).split
+    labelled = load_labels("shapes-val", [tmp_path / "l.jsonl"], load_settings())[0]
     for one in (scene, labelled.scenes[0]):
         assert scene_objects(one) == [(each.category, each.box) for each in scene.objects]
 

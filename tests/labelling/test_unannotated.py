@@ -12,7 +12,7 @@ from bench.errors import DataError, ImageError, UsageError
 from bench.evaluation.opening import pipeline_context
 from bench.grounding import Scene
 from bench.labelling import LabelJob
-from bench.labelling.unannotated import ImagesOnly, images_below, without_annotations, without_expressions
+from bench.labelling.unannotated import images_below, images_only, without_annotations, without_expressions
 from bench.settings import load_settings
 
 
@@ -44,13 +44,12 @@ def test_images_can_be_loaded_and_nothing_else(shapes):
             assert scene.expressions == () == scene.objects
             return super().load(scene)
 
-    images = ImagesOnly(shapes.images)
+    images = images_only(shapes.images)
     assert (images.load(shapes.scenes[1]) == shapes.images.load(shapes.scenes[1])).all()
     assert images.missing(shapes.scenes) == []
-    assert [name for name in dir(images) if not name.startswith("_")] == ["load", "missing"]
-    assert not any(hasattr(images, name) for name in ("seed", "objects", "__dict__"))
+    assert [name for name in dir(images) if not name.startswith("_")] == ["load", "missing"] == list(vars(images))
     split = make_split(4, Nosy(bad={"2.png"}))
-    images = ImagesOnly(split.images)
+    images = images_only(split.images)
     assert images.load(split.scenes[0]).shape == (24, 32, 3)
     with pytest.raises(ImageError, match=r"2\.png: broken"):
         images.load(split.scenes[2])
@@ -73,7 +72,7 @@ def test_sources_make_labels_without_a_look_at_annotations(shapes, source):
     context = without_annotations(replace(pipeline_context(source, "shapes", resolved), options=options))
 
     def labels(split):
-        scenes, images = without_expressions(split.scenes), ImagesOnly(split.images)
+        scenes, images = without_expressions(split.scenes), images_only(split.images)
         job = LabelJob(scenes, images, options, f"[label.{source}]", context)
         return [
             (label.scene.file, label.text, label.box) for label in registry.load(registry.LABEL_SOURCES, source)(job)

@@ -7,25 +7,27 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from bench.reporting.label_stats import LabelRow, label_stats, print_stats
+from bench.grounding import Expression, Scene
+from bench.reporting.label_stats import label_stats, print_stats
 
 WHOLE = (0.0, 0.0, 40.0, 25.0)  # of an image of 40 x 25
 HALF = (0.0, 0.0, 20.0, 25.0)
 TINY = (0.0, 0.0, 5.0, 3.0)  # 1.5 %, under 1/64
 
 
-def row(text, box, image="1", source="template", **provenance):
-    return LabelRow(source, image, text, box, 1000.0, provenance)
+def row(text, box, image="1", size=(40, 25), **provenance):
+    expression = Expression(text, text, box)
+    return Scene(image, f"{image}.png", *size, (expression,)), expression, provenance
 
 
-ROWS = [
+TEMPLATE = [
     row("red dog", WHOLE, entities=1, template="n", detector="a.pt"),
     row("Red  dog", HALF, entities=1, template="n", detector="a.pt"),  # ambiguous with the first
     row("dog on the left", TINY, entities=2, template="n r", detector="b.pt"),
     row("dog on the left", TINY, entities=2, template="n r", detector="b.pt"),  # repeated
     row("red dog", HALF, "2", template="n"),  # another image: no ambiguity
-    row("x", WHOLE, "2", "relation"),
 ]
+ROWS = {"template": TEMPLATE, "relation": [row("x", WHOLE, "2")]}
 
 
 def test_counts_by_hand():
@@ -44,9 +46,9 @@ def test_counts_by_hand():
 
 
 def test_sizes_that_nobody_knows_are_not_guessed():
-    (stats,) = label_stats([LabelRow("s", "1", "a", WHOLE), LabelRow("s", "1", "b", HALF, 1000.0)])
+    (stats,) = label_stats({"s": [row("a", WHOLE, size=(None, None)), row("b", HALF)]})
     assert (stats["sized"], stats["area"]["0.5"]) == (1, 0.5)
-    (stats,) = label_stats([LabelRow("s", "1", "a", WHOLE)])
+    (stats,) = label_stats({"s": [row("a", WHOLE, size=(None, None))]})
     assert (stats["sized"], stats["area"], stats["small"]) == (0, None, None)
 
 
@@ -57,13 +59,13 @@ def printed(rows):
 
 
 def test_the_table_has_a_column_a_source_and_survives_mark_up():
-    text = printed(
-        [*ROWS, row("[bold]x[/bold]", WHOLE, source="[red]mine"), row("[bold]x[/bold]", WHOLE, source="[red]mine")]
-    )
+    text = printed(ROWS | {"[red]mine": [row("[bold]x[/bold]", WHOLE)] * 2})
     head = text.splitlines()[0].split()
     assert head == ["template", "relation", "[red]mine"]
     assert "[bold]x[/bold] (2)" in text
     assert "2 (40.0%)" in text and "1 (20.0%)" in text and "1.5% to 90.0%" in text
     assert "template templates: n (3); n r (2)" in text
-    text = printed([row("a b", WHOLE), row("w " * 400, WHOLE)])  # a stray long phrase does not widen the table
+    text = printed(
+        {"template": [row("a b", WHOLE), row("w " * 400, WHOLE)]}
+    )  # a stray long phrase does not widen the table
     assert max(map(len, text.splitlines()[:15])) < 100 and "31+" in text

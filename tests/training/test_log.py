@@ -10,7 +10,7 @@ import pytest
 from bench.errors import MissingPackage
 from bench.training import log
 from bench.training.config import TrainConfig, batch_plan
-from bench.training.log import CollapseDetector, TrainingLog, usable_tracker
+from bench.training.log import TrainingLog, collapse_detector, usable_tracker
 
 LOSS = {"loss": 2.0, "l1": 0.9, "giou": 1.1, "auxiliary": 0.0}
 
@@ -61,13 +61,13 @@ def test_a_tracker_that_is_not_installed_is_named(kind, monkeypatch):
 
 def detector(**changes):
     config = TrainConfig(collapse_window=20, reference_batch=320, learning_rate=2.5e-4, **changes)
-    return CollapseDetector(config, batch_plan(config, 1))
+    return collapse_detector(config, batch_plan(config, 1))
 
 
 def notes_of(collapse, losses, spreads, first=1):
     notes = {}
     for step, (loss, spread) in enumerate(zip(losses, spreads, strict=True), first):
-        if note := collapse.note(step, loss, spread):
+        if note := collapse(step, loss, spread):
             notes[step] = note
     return notes
 

@@ -34,16 +34,8 @@ Size = tuple[int | None, int | None]
 Provenance = Mapping[str, Mapping[str, Any]]  # expression id -> plain JSON
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """The split to train on, and the provenance of rows that have one.
-
-    `files` is what a record says of each label file, {"file", "sha256", "rows"}.
-    """
-
-    split: Split
-    files: tuple[Mapping[str, Any], ...] = ()
-    provenance: Provenance = field(default_factory=dict)
+# The split to train on, {"file", "sha256", "rows"} of each label file, and the provenance of rows that have one.
+Labelled = tuple[Split, tuple[Mapping[str, Any], ...], Provenance]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +131,7 @@ def load_labels(split_name: str, paths: Sequence[Path], resolved: Resolved, albu
     if beside or any(scene.width is None or scene.height is None for scene in merged):
         images = LabelImages(images, {f: Images([p], nested=False) for f, p in beside.items()}, tuple(paths))
     names = ", ".join(path.name for path in paths)
-    return Labelled(Split(album.split, f"{album.split}, labels of {names}", merged, images), tuple(files), provenance)
+    return Split(album.split, f"{album.split}, labels of {names}", merged, images), tuple(files), provenance
 
 
 def open_album(split_name: str, resolved: Resolved) -> Album:
@@ -169,10 +161,10 @@ def sources_of(
     sources: dict[str, SourceRows] = {}
     album = album or open_album(split_name, resolved)
     for path in paths:
-        labelled = load_labels(split_name, [path], resolved, album)
-        split = labelled.split if limit is None else labelled.split.limited(limit)
-        file_source = source_name(path, labelled.files[0]["rows"], labelled.provenance)
-        for name, scenes in _by_source(split.scenes, labelled.provenance, file_source).items():
+        split, files, rows = load_labels(split_name, [path], resolved, album)
+        split = split if limit is None else split.limited(limit)
+        file_source = source_name(path, files[0]["rows"], rows)
+        for name, scenes in _by_source(split.scenes, rows, file_source).items():
             before = sources.get(name, SourceRows(name, ()))
             known = _ids(before.scenes)
             if again := [row for row in _ids(scenes) if row in known]:
@@ -180,9 +172,8 @@ def sources_of(
                     f"{path}: {len(again):,} ids, {again[0]!r} among them, are those of rows in another file of the "
                     f"source {name!r}; give the rows ids of their own, or leave one file out"
                 )
-            provenance = {**before.provenance, **labelled.provenance}
-            files = (*before.files, *labelled.files)
-            sources[name] = SourceRows(name, (*before.scenes, *scenes), provenance, files)
+            merged = {**before.provenance, **rows}
+            sources[name] = SourceRows(name, (*before.scenes, *scenes), merged, (*before.files, *files))
     return list(sources.values())
 
 

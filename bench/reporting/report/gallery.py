@@ -72,7 +72,7 @@ def columns(scenes: Sequence[Scene], small: Sequence[Thumbnail], runs: Sequence[
         "cuts": _cuts(labels),
         "files": [scene.file for scene in scenes],
         "sizes": [side for size in sizes for side in size],
-        "why": {str(i): thumbnail.why for i, thumbnail in enumerate(small) if thumbnail.why},
+        "why": {str(i): why for i, (*_, why) in enumerate(small) if isinstance(why, str)},
         "proposals": pools,
         "runs": [
             {
@@ -91,8 +91,9 @@ def columns(scenes: Sequence[Scene], small: Sequence[Thumbnail], runs: Sequence[
 
 def _size(scene: Scene, thumbnail: Thumbnail, runs: Sequence[AnsweredRun]) -> tuple[int, int]:
     """Return the size of the frame that boxes are drawn in: the image's, or one around all annotated boxes."""
-    if thumbnail.width and thumbnail.height:
-        return thumbnail.width, thumbnail.height
+    width, height, _ = thumbnail
+    if width and height:
+        return width, height
     for run in runs:
         if (line := run.rows.get(scene.id)) and line.size:
             return line.size

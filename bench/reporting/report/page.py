@@ -69,7 +69,7 @@ def write_report(
     page = render(context, data, small)
     make_folder(out.absolute().parent)
     write_atomically(out, page)
-    missing = sum(each.jpeg is None for each in small)
+    missing = sum(isinstance(jpeg, str) for *_, jpeg in small)
     counts = {"runs": len(runs), "expressions": len(data["id"]), "images": len(scenes)}
     return {"path": out, "bytes": len(page), **counts, "missing": missing, "thumbnail": pixels}
 
@@ -87,7 +87,7 @@ def render(context: Mapping[str, Any], data: Mapping[str, Any], small: Sequence[
         style=Markup(style),  # ours: nothing of the data is in it
         script=Markup(script),
         data=as_json(data),
-        images=[Markup(base64.b64encode(each.jpeg).decode()) if each.jpeg else "" for each in small],
+        images=["" if isinstance(jpeg, str) else Markup(base64.b64encode(jpeg).decode()) for *_, jpeg in small],
     )
     return page.encode("utf-8", "replace")  # half of a surrogate pair, which JSON may hold, is no letter
 
@@ -108,7 +108,7 @@ def as_json(value: Any) -> Markup:
 def _gallery(split: Split, images: int, small: Sequence[Thumbnail], expressions: int) -> dict[str, Any]:
     some = f"The {expressions:,} expressions about the first {images:,} of {len(split.scenes):,} images"
     which = f"Every one of the {expressions:,} expressions" if images == len(split.scenes) else some
-    why = [each.why for each in small if each.why]
+    why = [why for *_, why in small if isinstance(why, str)]
     blank = f"{len(why):,} of {images:,} images are missing; boxes stand on a blank frame."
     notes = [f"{blank} {why[0]}"] if why else []
     return {"text": f"{which}, on its image, with the answers drawn over it.", "notes": notes}

@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from PIL import Image
 
@@ -20,14 +19,8 @@ QUALITY = 82
 LEAST, MOST = 64, 2048
 
 
-@dataclass(frozen=True, slots=True)
-class Thumbnail:
-    """One image: its true size, and the bytes of a small JPEG, or why there are none. Sizes are None if unknown."""
-
-    width: int | None
-    height: int | None
-    jpeg: bytes | None
-    why: str = ""
+# One image: its true width and height, None if unknown, and the bytes of a small JPEG, or why there are none.
+Thumbnail = tuple[int | None, int | None, bytes | str]
 
 
 def thumbnails(scenes: Sequence[Scene], images: ImageSource, pixels: int | None = None) -> tuple[list[Thumbnail], int]:
@@ -54,8 +47,8 @@ def thumbnails(scenes: Sequence[Scene], images: ImageSource, pixels: int | None 
 def _thumbnail(scene: Scene, images: ImageSource, pixels: int) -> Thumbnail:
     image, why = _read(scene, images)
     if image is None:
-        return Thumbnail(scene.width, scene.height, None, why)
-    return Thumbnail(*image.size, _jpeg(image, pixels))
+        return scene.width, scene.height, why
+    return *image.size, _jpeg(image, pixels)
 
 
 def _read(scene: Scene, images: ImageSource) -> tuple[Image.Image | None, str]:

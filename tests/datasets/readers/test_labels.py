@@ -63,11 +63,10 @@ def test_pseudo_labels_about_images_whose_annotations_nobody_has(tmp_path, resol
     )
     with pytest.raises(DataError, match="not prepared"):
         load_split("refcoco-train", resolved)
-    labelled = load_labels("refcoco-train", [path], resolved)
-    assert labelled.files == (
+    split, files, _ = load_labels("refcoco-train", [path], resolved)
+    assert files == (
         {"file": "unc_train_pseudo.pth", "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "rows": 3},
     )
-    split = labelled.split
     assert (split.name, split.dataset, [scene.id for scene in split.scenes]) == ("refcoco-train", "refcoco", ["1", "2"])
     first = split.scenes[0]
     rows = [(e.id, e.text, e.box) for e in first.expressions]
@@ -78,11 +77,11 @@ def test_pseudo_labels_about_images_whose_annotations_nobody_has(tmp_path, resol
 def test_files_are_joined_in_order(tmp_path, resolved):
     one = pseudo(tmp_path / "1_template.pth", [(FILES[1], [0, 0, 9, 9], "a"), (FILES[2], [0, 0, 9, 9], "b")])
     two = jsonl(tmp_path / "2.jsonl", row(FILES[1], kind="caption"))
-    labelled = load_labels("refcoco-train", [one, two, one], resolved)
-    ids = {scene.id: [e.id for e in scene.expressions] for scene in labelled.split.scenes}
+    split, files, _ = load_labels("refcoco-train", [one, two, one], resolved)
+    ids = {scene.id: [e.id for e in scene.expressions] for scene in split.scenes}
     assert ids == {"1": ["1:0", "2:1", "3:0"], "2": ["1:1", "3:1"]}
-    assert [file["rows"] for file in labelled.files] == [2, 1, 2]
-    assert labelled.split.scenes[0].expressions[1].kind == "caption"
+    assert [file["rows"] for file in files] == [2, 1, 2]
+    assert split.scenes[0].expressions[1].kind == "caption"
 
 
 def test_a_jsonl_may_bring_its_own_images(tmp_path, resolved):
@@ -90,7 +89,7 @@ def test_a_jsonl_may_bring_its_own_images(tmp_path, resolved):
     rows = jsonl(mine / "rows.jsonl", row("photos/garden.jpg"), row(FILES[2]))
     (mine / "photos").mkdir()
     (mine / "photos" / "garden.jpg").write_bytes(jpeg((20, 10)))
-    split = load_labels("refcoco-train", [rows], resolved).split
+    split = load_labels("refcoco-train", [rows], resolved)[0]
     assert [split.images.load(scene).shape for scene in split.scenes] == [(10, 20, 3), (48, 64, 3)]
     assert split.images.missing(split.scenes) == []
     other = jsonl(tmp_path / "other" / "more.jsonl", row("photos/garden.jpg"))
@@ -103,7 +102,7 @@ def test_a_jsonl_may_bring_its_own_images(tmp_path, resolved):
 def test_sizes_come_from_the_split_where_it_is_prepared(tmp_path, resolved):
     prepared(resolved)
     inside = pseudo(tmp_path / "in.pth", [("COCO_train2014_000000000003.jpg", [60, 40, 30, 30], "over the edge")])
-    split = load_labels("refcoco-train", [inside], resolved).split
+    split = load_labels("refcoco-train", [inside], resolved)[0]
     assert (split.scenes[0].width, split.scenes[0].height) == (64, 48)
     assert not isinstance(split.images, LabelImages)
     outside = pseudo(tmp_path / "out.pth", [(FILES[3], [0, 0, 5, 5], "a"), (FILES[3], [64, 0, 5, 5], "b")])
@@ -117,12 +116,12 @@ def test_sizes_come_from_the_split_where_it_is_prepared(tmp_path, resolved):
 def test_where_no_size_is_known_the_image_tells(tmp_path, resolved):
     first = pseudo(tmp_path / "a.pth", [(FILES[1], [0, 0, 5, 5], "a")])
     second = pseudo(tmp_path / "b.pth", [(FILES[2], [0, 0, 5, 5], "b"), (FILES[2], [0, 48, 5, 5], "c")])
-    split = load_labels("refcoco-train", [first, second], resolved).split
+    split = load_labels("refcoco-train", [first, second], resolved)[0]
     assert split.images.load(split.scenes[0]).shape == (48, 64, 3)
     with pytest.raises(DataError, match=r"b\.pth: row 1: the box 0, 48, 5, 53 .* 64 x 48"):
         split.images.load(split.scenes[1])
     rows = [row(FILES[1]), row(FILES[1], [90, 0, 95, 5], id="the bad one")]
-    split = load_labels("refcoco-train", [jsonl(tmp_path / "r.jsonl", *rows)], resolved).split
+    split = load_labels("refcoco-train", [jsonl(tmp_path / "r.jsonl", *rows)], resolved)[0]
     with pytest.raises(DataError, match=r"r\.jsonl: line 2: the box 90"):
         split.images.load(split.scenes[0])
 
@@ -180,21 +179,21 @@ def test_labels_of_the_embedded_images(tmp_path):
     resolved = Resolved(Settings(data=DataSettings(shapes=ShapesSettings(train=4))))
     own = load_split("shapes-train", resolved)
     rows = [row(s.file, s.expressions[0].box) for s in own.scenes[:3]]
-    split = load_labels("shapes-train", [jsonl(tmp_path / "r.jsonl", *rows)], resolved).split
+    split = load_labels("shapes-train", [jsonl(tmp_path / "r.jsonl", *rows)], resolved)[0]
     assert [(s.id, s.width) for s in split.scenes] == [(s.id, s.width) for s in own.scenes[:3]]
     assert (split.images.load(split.scenes[1]) == own.images.load(own.scenes[1])).all()
     assert split.scenes[0].objects == own.scenes[0].objects != ()
     with pytest.raises(DataError, match=r"1 of its 1 images .* shapes: line 1: cat\.png"):
         load_labels("shapes-train", [jsonl(tmp_path / "c.jsonl", rows[0] | {"image": "cat.png"})], resolved)
     listed = pseudo(tmp_path / "p.pth", [(own.scenes[0].file, [10, 20, 5, 6], "x")])
-    assert load_labels("shapes-train", [listed], resolved).split.scenes[0].expressions[0].box == (10, 20, 15, 26)
+    assert load_labels("shapes-train", [listed], resolved)[0].scenes[0].expressions[0].box == (10, 20, 15, 26)
 
 
 def test_labels_about_peoples_own_images(tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg())
     own = jsonl(tmp_path / "own.jsonl", row("a.jpg", width=64))
     new = jsonl(tmp_path / "new" / "p.jsonl", row("a.jpg"))
-    split = load_labels(f"file:{own}", [new], Resolved(Settings())).split
+    split = load_labels(f"file:{own}", [new], Resolved(Settings()))[0]
     assert split.name == "file:own" and split.scenes[0].expressions[0].box == (0, 0, 9, 9)
     assert split.images.load(split.scenes[0]).shape == (48, 64, 3)
     with pytest.raises(UsageError, match=r"of file none are known .*write the labels as \.jsonl"):

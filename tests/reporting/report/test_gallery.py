@@ -11,7 +11,6 @@ from bench.evaluation.outcomes import outcomes
 from bench.evaluation.protocols import protocol
 from bench.grounding import Expression, Prediction, Scene
 from bench.reporting.report.gallery import MOST_PROPOSALS, AnsweredRun, answered, columns
-from bench.reporting.report.thumbnails import Thumbnail
 from bench.runs.predictions import SceneAnswers
 
 
@@ -27,7 +26,7 @@ def scene(*boxes, size=(100, 50), name="s"):
 
 
 def test_columns_hold_every_expression_and_answer(world):
-    small = [Thumbnail(96, 64, b"x")] * len(world.split.scenes)
+    small = [(96, 64, b"x")] * len(world.split.scenes)
     gallery = columns(world.split.scenes, small, world.answers)
     expressions = [e for s in world.split.scenes for e in s.expressions]
     assert gallery["id"] == [e.id for e in expressions]
@@ -46,7 +45,7 @@ def test_a_miss_never_reads_as_a_half(world):
     scenes = [scene((0, 0, 10, 10), (0, 0, 10, 10), (0, 0, 10, 10))]
     boxes = [(0, 0, 4.9999, 10), (0, 0, 5, 10), (0, 0, 2.9, 10)]
     rows = [SceneAnswers("s", tuple(Prediction(f"s{n}", box) for n, box in enumerate(boxes)))]
-    (run,) = columns(scenes, [Thumbnail(100, 50, b"")], [made(scenes, rows, world)])["runs"]
+    (run,) = columns(scenes, [(100, 50, b"")], [made(scenes, rows, world)])["runs"]
     assert run["outcome"] == "010"
     assert run["iou"] == [499, 500, 290]
 
@@ -56,7 +55,7 @@ def test_boxes_that_are_none_or_far_away(world):
     rows = [
         SceneAnswers("s", (Prediction("s0", None), Prediction("s1", (5, 5, 1e300, 6)), Prediction("s2", (9, 9, 1, 1))))
     ]
-    (run,) = columns(scenes, [Thumbnail(100, 50, b"")], [made(scenes, rows, world)])["runs"]
+    (run,) = columns(scenes, [(100, 50, b"")], [made(scenes, rows, world)])["runs"]
     assert run["outcome"] == "-0--"
     assert run["box"] == [0, 0, 0, 0, 50, 50, 10_000, 60, 0, 0, 0, 0, 0, 0, 0, 0]
 
@@ -69,7 +68,7 @@ def test_a_set_of_proposals_is_stored_once_and_cut(world):
         rows = [SceneAnswers("s", (), proposals), SceneAnswers("t", (), None if proposals is None else ())]
         return made(scenes, rows, world)
 
-    gallery = columns(scenes, [Thumbnail(9, 9, b"")] * 2, [run(many), run(None), run(many), run(many[:1])])
+    gallery = columns(scenes, [(9, 9, b"")] * 2, [run(many), run(None), run(many), run(many[:1])])
     assert [entry["proposals"] for entry in gallery["runs"]] == [0, None, 0, 1]
     assert gallery["proposals"][0]["kept"] == [MOST_PROPOSALS, 0]
     assert gallery["proposals"][0]["made"] == [MOST_PROPOSALS + 7, 0]
@@ -77,7 +76,7 @@ def test_a_set_of_proposals_is_stored_once_and_cut(world):
 
 
 def test_cuts_are_labels_with_a_place_for_each_expression(world):
-    gallery = columns(world.split.scenes, [Thumbnail(96, 64, b"")] * 40, world.answers)
+    gallery = columns(world.split.scenes, [(96, 64, b"")] * 40, world.answers)
     cuts = {cut["name"]: cut for cut in gallery["cuts"]}
     kinds = [e.kind for s in world.split.scenes for e in s.expressions]
     assert [cuts["kind"]["labels"][place] for place in cuts["kind"]["of"]] == kinds
@@ -85,9 +84,9 @@ def test_cuts_are_labels_with_a_place_for_each_expression(world):
     assert set(cuts) >= {"category", "box area", "same category", "people"}
 
 
-def test_a_image_without_a_size_takes_what_holds_its_boxes(world):
+def test_an_image_without_a_size_takes_what_holds_its_boxes(world):
     scenes = [replace(scene((3, 4, 20.5, 30)), width=None, height=None)]
-    gone = Thumbnail(None, None, None, "not there")
+    gone = (None, None, "not there")
     assert columns(scenes, [gone], [made(scenes, [SceneAnswers("s", ())], world)])["sizes"] == [21, 30]
     sized = SceneAnswers("s", (), size=(64, 48))
     gallery = columns(scenes, [gone], [made(scenes, [sized], world)])
