@@ -29,12 +29,7 @@ def test_every_registered_name_loads():
     [
         (registry.PIPELINES, "yolo-klip", "pipeline", "no pipeline is called 'yolo-klip'; did you mean 'yolo-clip'"),
         (registry.DATASETS, "refcocg", "pipeline", "no dataset is called 'refcocg'; did you mean 'refcocog'"),
-        (
-            registry.LABEL_SOURCES,
-            "captions",
-            "pipeline",
-            "did you mean 'caption'",
-        ),
+        (registry.LABEL_SOURCES, "captions", "pipeline", "did you mean 'caption'"),
         (registry.PIPELINES, "centre-box", "tasks", "no trainable pipeline is called 'centre-box'; known: "),
     ],
 )
@@ -45,8 +40,7 @@ def test_an_unknown_name_gets_the_nearest(group, name, part, message):
 
 
 @pytest.mark.parametrize(
-    ("target", "kind"),
-    [("no_such_package_x:build", MissingPackage), ("bench.boxes:no_such_thing", BenchError)],
+    ("target", "kind"), [("no_such_package_x:build", MissingPackage), ("bench.boxes:no_such_thing", BenchError)]
 )
 def test_a_broken_entry_is_one_message(monkeypatch, target, kind):
     entry = EntryPoint("broken", target, registry.PIPELINES)

@@ -18,10 +18,7 @@ APP = "from bench.cli.main import app; app({!r}.split())"
     [
         (APP.format("--help"), HEAVY - {"rich.table"}),
         (APP.format("label --help"), HEAVY - {"rich.table", "pydantic"}),
-        (
-            "import bench.cli.main as m; [m.load_command(c) for group in m.COMMANDS.values() for c in group]",
-            HEAVY,
-        ),
+        ("import bench.cli.main as m; [m.load_command(c) for group in m.COMMANDS.values() for c in group]", HEAVY),
         ("import bench.reporting.leaderboard, bench.leaderboard.submission", TABLES),
         (APP.format("run -p whole-image -s file:mine.jsonl --device auto"), {"torch"}),
         (APP.format("score --predictions p.json -s file:mine.jsonl"), TABLES),

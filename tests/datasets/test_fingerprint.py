@@ -25,10 +25,7 @@ def changed(scenes, change):
 
 
 TWO = ("man on right", (407.6, 133.24, 634.27, 323.57)), ("cup", (1.5, 2.25, 30.75, 41))
-A = [
-    scene("COCO_train2014_000000000716.jpg", *TWO),
-    scene("9739.jpg", ("right black bag", (322, 303, 359, 372))),
-]
+A = [scene("COCO_train2014_000000000716.jpg", *TWO), scene("9739.jpg", ("right black bag", (322, 303, 359, 372)))]
 
 
 @pytest.mark.parametrize(

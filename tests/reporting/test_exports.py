@@ -80,10 +80,7 @@ def test_hub_results_are_what_the_hubs_own_library_reads(tmp_path, store, split)
     store("clipvg", 4, on=split("refcoco-val"))
     store("yolo-clip", 2, on=split("refcocog-test"), card={"saw_test_images": "yes"})
     files = hub_files(boards(tmp_path))
-    assert set(files) == {
-        "clipvg/.eval_results/refcoco-val.yaml",
-        "yolo-clip/.eval_results/refcocog-test.yaml",
-    }
+    assert set(files) == {"clipvg/.eval_results/refcoco-val.yaml", "yolo-clip/.eval_results/refcocog-test.yaml"}
     (entry,) = huggingface_hub.parse_eval_result_entries(yaml.safe_load(files["clipvg/.eval_results/refcoco-val.yaml"]))
     assert (entry.dataset_id, entry.task_id, entry.value) == ("jxu124/refcoco-benchmark", "refcoco_unc_val", 80.0)
     assert entry.dataset_revision == "2f2f892835bbf44b4db81f1c4ad6d46a3e9e4359" and entry.date == "2026-01-02"

@@ -167,9 +167,4 @@ def test_escaped_text_is_one_cell_without_markup(text):
 
 def test_columns_line_up_in_plain_text():
     lines = grid(("name", "n"), [("模型", "1"), ("é", "1,000")], right=[1]).splitlines()
-    assert lines == [
-        "| name |     n |",
-        "|:-----|------:|",
-        "| 模型 |     1 |",
-        "| é    | 1,000 |",
-    ]
+    assert lines == ["| name |     n |", "|:-----|------:|", "| 模型 |     1 |", "| é    | 1,000 |"]

@@ -87,11 +87,7 @@ def test_phrases_end_at_the_bracket_that_ends_a_word():
         (boxed("1", ("five", 2, 5, 4)), None, r"chain 1: 'five' should be a number"),
         (boxed("1", (5, 2, 5, 4)).replace("<xmin>5</xmin>", ""), None, r"chain 1: None should be a number"),
         ("<object>", None, r"36979\.xml: not readable XML"),
-        (
-            None,
-            ["[/EN#1/people a man and [/EN#2/other cards] ."],
-            r"36979\.txt: caption 0: a phrase is not of",
-        ),
+        (None, ["[/EN#1/people a man and [/EN#2/other cards] ."], r"36979\.txt: caption 0: a phrase is not of"),
         (None, ["[/EN#1/people \u200b]"], "caption 0, phrase 0: the expression is empty"),
         (None, ["nothing here"], r"val\.txt: it holds no expressions"),
     ],
