@@ -26,15 +26,10 @@ from bench.settings import EvaluationSettings, Resolved, RunSettings, Settings
 WIDTH, HEIGHT = 96, 64
 EVIL = "<img src=x onerror=window.hacked=1>"
 NASTY = (
-    "</script><script>window.hacked=1</script>",
-    f"the \"quoted\" 'one' & {EVIL}",
-    "<!--<script>",
-    "הכלב השמאלי",
-    "line\u2028and\u2029paragraph",
-    "the \u202eturned\u202c one",
-    "gr\u00fcner Ballon \U0001f388 ganz links",
+    "</script><script>window.hacked=1</script>", f"the \"quoted\" 'one' & {EVIL}", "<!--<script>", "הכלב השמאלי",
+    "line\u2028and\u2029paragraph", "the \u202eturned\u202c one", "gr\u00fcner Ballon \U0001f388 ganz links",
     "{{ 7 * 7 }} ${window.hacked=1} \\u003cb\\u003e",
-)
+)  # fmt: skip
 NAMES = ("sure", f"evil\"'>{EVIL}", "poor")
 
 
@@ -80,13 +75,9 @@ class Knowing:
     def __init__(self, name, truth):
         self.name, self.truth = name, truth
         self.card = PipelineCard(
-            name,
-            f"knows {EVIL}",
-            weights={"w": "w.pt"},
-            sha256={"w": "ab" * 32},
-            parameters=1_500_000,
+            name, f"knows {EVIL}", weights={"w": "w.pt"}, sha256={"w": "ab" * 32}, parameters=1_500_000,
             supervision="unknown",
-        )
+        )  # fmt: skip
 
     def ground(self, batch):
         return [answer for scene in batch for answer in self._scene(scene)]

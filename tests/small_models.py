@@ -115,27 +115,19 @@ def write_owl(folder, family):
 def write_florence(folder, family):
     vocabulary, merges = byte_pairs(["<s>", "<pad>", "</s>", "<unk>", "<mask>"], ["Ġ" + word for word in WORDS])
     tokenizer = RobertaTokenizer(
-        vocab=vocabulary,
-        merges=merges,
-        bos_token="<s>",
-        eos_token="</s>",
+        vocab=vocabulary, merges=merges, bos_token="<s>", eos_token="</s>",
         extra_special_tokens={"image_token": "<image>"},
-    )
+    )  # fmt: skip
     tokenizer.add_tokens([f"<loc_{i}>" for i in range(1000)])
     vision = {"embed_dim": [8, 8, 8, 16], "num_heads": [1, 1, 1, 2], "num_groups": [1, 1, 1, 2], "depths": [1, 1, 1, 1]}
     vision |= {"window_size": 4, "projection_dim": 16, "model_type": "florence_vision"}
     text = BartConfig(
-        vocab_size=len(tokenizer),
-        d_model=16,
-        max_position_embeddings=256,
+        vocab_size=len(tokenizer), d_model=16, max_position_embeddings=256,
         **dict.fromkeys(("encoder_layers", "decoder_layers"), 1),
         **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2),
-        **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 16),
-        bos_token_id=0,
-        pad_token_id=1,
-        eos_token_id=2,
+        **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 16), bos_token_id=0, pad_token_id=1, eos_token_id=2,
         decoder_start_token_id=2,
-    )
+    )  # fmt: skip
     torch.manual_seed(0)
     image = tokenizer.convert_tokens_to_ids("<image>")
     model = Florence2ForConditionalGeneration(
@@ -185,14 +177,9 @@ def write_qwen(folder, family):
 
 
 FAMILIES = {
-    "grounding-dino": write_grounding_dino,
-    "mm-grounding-dino": write_grounding_dino,
-    "owlv2": write_owl,
-    "owlvit": write_owl,
-    "florence-2": write_florence,
-    "qwen2_5_vl": write_qwen,
-    "qwen3_vl": write_qwen,
-}
+    "grounding-dino": write_grounding_dino, "mm-grounding-dino": write_grounding_dino, "owlv2": write_owl,
+    "owlvit": write_owl, "florence-2": write_florence, "qwen2_5_vl": write_qwen, "qwen3_vl": write_qwen,
+}  # fmt: skip
 
 
 def write_family(folder, family):

@@ -88,11 +88,8 @@ def test_a_package_of_somebody_elses_is_found_and_run(tmp_path):
     command = [sys.executable, "-m", "bench.cli.main", "run", "--pipeline", "upper-half", "--split", "shapes-val"]
     done = subprocess.run(
         [*command, "--limit", "3", "-o", str(tmp_path / "results"), "--json"],
-        env={"PYTHONPATH": f"{site}:{PROJECT}", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+        env={"PYTHONPATH": f"{site}:{PROJECT}", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}, cwd=tmp_path,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
     (row,) = json.loads(done.stdout.splitlines()[-1])["rows"]
     assert (row["pipeline"], row["split"], row["no_box"]) == ("upper-half", "shapes-val", 0)

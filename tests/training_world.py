@@ -54,20 +54,11 @@ def make_job(context, tmp_path):
 
     def make(name, table, out="out", *, fresh=False, seed=0, scenes=SCENES, images=IMAGES, validate=None, **fields):
         return TrainingJob(
-            scenes=scenes,
-            images=images,
-            validation=VALIDATION,
-            validation_images=IMAGES,
-            recipe=table,
-            out=tmp_path / out,
-            context=context(name=name, dataset="shapes", seed=seed),
-            validate=validate or on_split(VALIDATION, IMAGES),
-            split_name="shapes-train",
-            validation_name="shapes-val",
-            fingerprint="f" * 64,
-            fresh=fresh,
-            **fields,
-        )
+            scenes=scenes, images=images, validation=VALIDATION, validation_images=IMAGES, recipe=table,
+            out=tmp_path / out, context=context(name=name, dataset="shapes", seed=seed),
+            validate=validate or on_split(VALIDATION, IMAGES), split_name="shapes-train", validation_name="shapes-val",
+            fingerprint="f" * 64, fresh=fresh, **fields,
+        )  # fmt: skip
 
     return make
 

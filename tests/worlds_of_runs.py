@@ -63,25 +63,10 @@ def make_run(
     if keep:
         store_outcomes(folder, outcomes(scenes, rows, rule))
     record = RunRecord(
-        status=status,
-        provenance="run",
-        name=name,
-        protocol=rule.name,
-        signature=signature(rule.name, identity.data, rule.hits_at, proposals),
-        proposals=proposals,
-        identity=identity,
-        settings_hash=settings_hash,
-        argv=("bench", "run"),
-        started=finished,
-        finished=finished,
-        git={},
-        environment={},
-        card={},
-        sessions=1,
-        notes=(),
-        errors={},
-        metrics=compute(scenes, rows, rule),
-        throughput=None,
-    )
+        status=status, provenance="run", name=name, protocol=rule.name,
+        signature=signature(rule.name, identity.data, rule.hits_at, proposals), proposals=proposals, identity=identity,
+        settings_hash=settings_hash, argv=("bench", "run"), started=finished, finished=finished, git={},
+        environment={}, card={}, sessions=1, notes=(), errors={}, metrics=compute(scenes, rows, rule), throughput=None,
+    )  # fmt: skip
     write_record(folder, record)
     return folder

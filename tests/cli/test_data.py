@@ -11,9 +11,8 @@ from bench.datasets import catalog
 from bench.datasets.catalog import Catalogued
 from bench.datasets.split import Part
 
-TINY = Catalogued(
-    "refcoco", "Tiny", (Part("val", 2, None, 2), Part("testA", 1)), "no terms", "there", "there", stem="unc"
-)
+PARTS = (Part("val", 2, None, 2), Part("testA", 1))
+TINY = Catalogued("refcoco", "Tiny", PARTS, "no terms", "there", "there", stem="unc")
 
 
 @pytest.fixture
@@ -68,9 +67,8 @@ def test_json_is_one_object_on_stdout(bench, tiny, tmp_path):
     assert (row["partial"], row["format"], row["missing_images"]) == (False, "jsonl", None)
     val = next(each for each in splits(bench, "list") if each["split"] == "refcoco-val")
     assert (val["ready"], val["fingerprint"], val["images_at"]) == (True, row["fingerprint"], [])
-    assert val["terms"] == "no terms" and json.loads(bench("data", "list", "--json")[1])["home"] == str(
-        tmp_path / "home"
-    )
+    home = json.loads(bench("data", "list", "--json")[1])["home"]
+    assert val["terms"] == "no terms" and home == str(tmp_path / "home")
     (row,) = splits(bench, "prepare", "refcoco", "--images", images(tmp_path / "p.zip"))
     assert row["missing_images"] == 0
     (row,) = splits(bench, "verify", "refcoco-val")

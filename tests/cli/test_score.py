@@ -21,10 +21,8 @@ def world(tmp_path):
         for n in range(12)
     ]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    boxes = {f"e{n}": [0, 0, 40, 20] for n in range(11)} | {
-        "e99": [0, 0, 1, 1],
-        "e3": {"box": [0, 0, 40, 40], "image_name": "p5.jpg"},
-    }
+    boxes = {f"e{n}": [0, 0, 40, 20] for n in range(11)} | {"e99": [0, 0, 1, 1]}
+    boxes["e3"] = {"box": [0, 0, 40, 40], "image_name": "p5.jpg"}
     (tmp_path / "theirs.json").write_text(json.dumps(boxes))
     return tmp_path
 

@@ -68,9 +68,8 @@ def test_a_pair_is_what_slow_loops_say(tmp_path, confidence):
     expected_p = 2 * stats.t.cdf(stats.norm.ppf(part) * np.sqrt(23 / 24), 23)
     assert pair.p == pytest.approx(expected_p, rel=1e-9) and pair.p_holm == pair.p
     millionths = {name: int(hit) * 1_000_000 or 333_333 for name, hit in zip(ids, hits["x"], strict=True)}
-    gained = {
-        name: (int(hit) * 1_000_000 or 333_333) - millionths[name] for name, hit in zip(ids, hits["y"], strict=True)
-    }
+    later = [int(hit) * 1_000_000 or 333_333 for hit in hits["y"]]
+    gained = {name: value - millionths[name] for name, value in zip(ids, later, strict=True)}
     value, ends, _ = slow(scenes, gained, set(ids), DRAWS, confidence)
     assert pair.mean_iou_difference == pytest.approx(value / 1e6, rel=1e-12)
     assert pair.mean_iou_ci95 == pytest.approx((ends[0] / 1e6, ends[1] / 1e6), rel=1e-12)

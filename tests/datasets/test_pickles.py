@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import struct
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -46,11 +47,11 @@ def zipped(rows: bytes, name: str = "list/data.pkl") -> bytes:
     return data.getvalue()
 
 
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
+FEW = {"max_size": 4}
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4) | st.tuples(inner, inner)
-    ),
+    LEAVES,
+    lambda x: st.lists(x, **FEW) | st.dictionaries(st.text(max_size=5), x, **FEW) | st.tuples(x, x),
     max_leaves=20,
 )
 
@@ -256,8 +257,6 @@ def test_a_saved_tensor_is_refused(tmp_path):
 
 
 def test_torch_is_not_imported(tmp_path):
-    import subprocess
-
     file = put(tmp_path, zipped(pickle.dumps(ROWS, 2)))
     code = (
         "import sys, pathlib, bench.datasets.pickles as p; p.load_index_list(pathlib.Path(sys.argv[1])); "

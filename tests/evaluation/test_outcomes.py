@@ -46,15 +46,10 @@ def test_prediction_is_clipped_to_the_image_and_the_truth_is_not():
 @pytest.mark.parametrize(
     "box",
     [
-        None,
-        (float("nan"), 0, 5, 5),
-        (0, 0, float("inf"), 5),
-        (10, 0, 0, 10),
-        (0, 10, 10, 0),
-        (3, 3, 3, 9),
+        None, (float("nan"), 0, 5, 5), (0, 0, float("inf"), 5), (10, 0, 0, 10), (0, 10, 10, 0), (3, 3, 3, 9),
         (9, 9, 1, 1),
     ],
-)
+)  # fmt: skip
 def test_no_box_is_a_counted_miss(box):
     for name in ("iou", "strict", "giou", "letterbox-clamped"):
         results = outcomes([scene("a", UNIT, UNIT)], [answered("a", box, UNIT)], protocol(name))

@@ -58,9 +58,8 @@ def test_what_is_left_out_and_why(tmp_path, store):
 
 def test_the_latest_of_equal_runs_is_shown(tmp_path, store):
     old = store("a", 1, finished="2026-01-01T00:00:00+00:00", settings_hash="s")
-    middle = store(
-        "a", 5, finished="2026-02-01T00:00:00+00:00", settings_hash="s", git={"commit": "77", "dirty": False}
-    )
+    clean = {"commit": "77", "dirty": False}
+    middle = store("a", 5, finished="2026-02-01T00:00:00+00:00", settings_hash="s", git=clean)
     new = store("a", 2, finished="2026-03-01T00:00:00+00:00", settings_hash="s")
     other_settings = store("a", 3, settings_hash="t")
     other_device = store("a", 4, settings_hash="s", environment={"gpu": {"name": "NVIDIA A100"}})

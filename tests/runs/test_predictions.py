@@ -38,12 +38,9 @@ def test_a_single_box_is_the_line_it_always_was(tmp_path):
 
 def test_several_boxes_and_masks_are_read_back(tmp_path):
     given = Prediction(
-        "0",
-        BOX,
-        0.5,
-        mask={"size": (24, 32), "counts": b"PPYo1"},
+        "0", BOX, 0.5, mask={"size": (24, 32), "counts": b"PPYo1"},
         others=(ScoredBox(FAR), ScoredBox((1, 1, float("nan"), 2))),
-    )
+    )  # fmt: skip
     row = from_predictions("s", [given, Prediction("1", None, others=(ScoredBox(FAR, 0.25, MASK),))])
     (tmp_path / "new.jsonl").write_text(dump_line(row))
     assert list(read_lines(tmp_path / "new.jsonl")) == [row]

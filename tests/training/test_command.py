@@ -88,17 +88,8 @@ def test_it_is_trained_evaluated_and_measured(train, bench, tmp_path, config):
     assert row["acc@0.5"] == pytest.approx(record["score"]["accuracy"], abs=1e-4)
     assert row["mean_iou"] == pytest.approx(record["score"]["mean_iou"], abs=1e-4)
     quick = [
-        "--min-seconds",
-        "0",
-        "--min-batches",
-        "1",
-        "--warmup-seconds",
-        "0",
-        "--warmup-batches",
-        "0",
-        "--repeats",
-        "1",
-    ]
+        "--min-seconds", "0", "--min-batches", "1", "--warmup-seconds", "0", "--warmup-batches", "0", "--repeats", "1",
+    ]  # fmt: skip
     speed = bench("speed", "-p", "small", *results, *quick)
     assert "small" in json.dumps(speed) and list((tmp_path / "r").rglob("speed-*.json"))
 

@@ -36,17 +36,11 @@ def py2_pickle(value: object) -> bytes:
 
 
 def ref(n, split, image, sentences, ann=None, **more):
-    ids = [
-        {"sent_id": 10 * n + k, "sent": s, "raw": s.upper() if isinstance(s, str) else s}
-        for k, s in enumerate(sentences)
-    ]
+    raw = [s.upper() if isinstance(s, str) else s for s in sentences]
+    ids = [{"sent_id": 10 * n + k, "sent": s, "raw": raw[k]} for k, s in enumerate(sentences)]
     record = {
-        "ref_id": n,
-        "ann_id": 100 + n if ann is None else ann,
-        "image_id": image,
-        "split": split,
-        "sentences": ids,
-    }
+        "ref_id": n, "ann_id": 100 + n if ann is None else ann, "image_id": image, "split": split, "sentences": ids,
+    }  # fmt: skip
     return {**record, "file_name": f"COCO_train2014_{image:012d}_{100 + n}.jpg", **more}
 
 
@@ -69,12 +63,9 @@ def folder(at: Path, refs: list, annotations: list, images: list, split_by: str 
 @pytest.fixture
 def refcoco(tmp_path):
     refs = [
-        ref(1, "val", 7, ["man on right", b"the caf\xc3\xa9 owner"]),
-        ref(2, "train", 8, ["dog"]),
-        ref(3, "val", 9, ["left cup"]),
-        ref(4, "val", 7, ["child"]),
-        ref(5, "testA", 10, ["woman"]),
-    ]
+        ref(1, "val", 7, ["man on right", b"the caf\xc3\xa9 owner"]), ref(2, "train", 8, ["dog"]),
+        ref(3, "val", 9, ["left cup"]), ref(4, "val", 7, ["child"]), ref(5, "testA", 10, ["woman"]),
+    ]  # fmt: skip
     annotations = [annotation(100 + n, i) for n, i in ((1, 7), (2, 8), (3, 9), (4, 7), (5, 10))]
     annotations += [annotation(200, 7), annotation(201, 7, iscrowd=1), annotation(202, 7, category_id=2)]
     return folder(tmp_path, refs, annotations, [image(i) for i in (7, 8, 9)])

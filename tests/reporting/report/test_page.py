@@ -39,9 +39,8 @@ class Elements(HTMLParser):
         self.into.append(data)
 
     def text_of(self, tag, **wanted):
-        return [
-            "".join(t) for name, attributes, t in self.elements if name == tag and wanted.items() <= attributes.items()
-        ]
+        fitting = [t for name, given, t in self.elements if name == tag and wanted.items() <= given.items()]
+        return ["".join(texts) for texts in fitting]
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +71,7 @@ def test_the_data_comes_back_as_it_was(elements, world):
 def test_no_name_becomes_markup(text, elements):
     assert "window.hacked" in text  # it is there, as text
     assert EVIL not in text and NASTY[0] not in text
-    assert not [
-        attributes
-        for tag, attributes, _ in elements.elements
-        if "onerror" in attributes or attributes.get("src") == "x"
-    ]
+    assert not any("onerror" in given or given.get("src") == "x" for _, given, _ in elements.elements)
     scripts = [attributes for tag, attributes, _ in elements.elements if tag == "script"]
     assert len(scripts) == 2 + 40 and [attributes for attributes in scripts if not attributes.get("type")] == [{}]
 
@@ -176,9 +171,8 @@ def test_the_first_images_only(world, tmp_path):
 
 
 def test_curves_come_in_as_images(world, tmp_path):
-    curves = (
-        "<svg xmlns='http://www.w3.org/2000/svg'><title>Loss &amp; all</title><script>window.hacked=1</script></svg>"
-    )
+    inside = "<title>Loss &amp; all</title><script>window.hacked=1</script>"
+    curves = f"<svg xmlns='http://www.w3.org/2000/svg'>{inside}</svg>"
     (tmp_path / "a.run").mkdir()
     (tmp_path / "a.run" / "curves.svg").write_text(curves)
     (tmp_path / "scored").mkdir()
