@@ -139,25 +139,22 @@ def test_a_path_of_weights_counts_as_on_the_command_line(here):
         load_pipeline("mdetr", on="shapes", weights=here / "mine.safetensors")
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: load_split("shapes-vall"), UnknownName, "did you mean 'shapes-val'"),
-        (lambda: load_split("shapes-val", limit=0), UsageError, "limit=0"),
-        (lambda: load_split("gone.jsonl"), DataError, "gone.jsonl"),
-        (lambda: load_pipeline("yolo-clp"), UnknownName, "did you mean 'yolo-clip'"),
-        (lambda: load_pipeline("centre-box", shar=0.1), SettingsError, "did you mean 'share'"),
-        (lambda: load_pipeline("centre-box", dtype="float31"), SettingsError, "run.dtype"),
-        (lambda: evaluate("centre-box", "shapes-val", protocol="iuo"), UnknownName, "did you mean 'iou'"),
-        (lambda: evaluate(Half(), "shapes-val", device="cpu"), UsageError, "device: such options are for"),
-        (lambda: evaluate(object(), "shapes-val"), UsageError, "object is no pipeline"),
-        (lambda: evaluate("centre-box", "shapes-val", batch_size=0), UsageError, "batch_size=0"),
-        (lambda: predict(Half(), "gone.png", "it"), ImageError, "gone.png"),
-        (lambda: predict(Half(), np.zeros((4, 4)), "it"), UsageError, "float64"),
-        (lambda: predict(Half(), "scene.png", " "), UsageError, "empty"),
-        (lambda: predict(Half(), "scene.png", ["a", ""]), UsageError, "empty"),
-    ],
-)
+@pytest.mark.parametrize(("call", "error", "message"), [
+    (lambda: load_split("shapes-vall"), UnknownName, "did you mean 'shapes-val'"),
+    (lambda: load_split("shapes-val", limit=0), UsageError, "limit=0"),
+    (lambda: load_split("gone.jsonl"), DataError, "gone.jsonl"),
+    (lambda: load_pipeline("yolo-clp"), UnknownName, "did you mean 'yolo-clip'"),
+    (lambda: load_pipeline("centre-box", shar=0.1), SettingsError, "did you mean 'share'"),
+    (lambda: load_pipeline("centre-box", dtype="float31"), SettingsError, "run.dtype"),
+    (lambda: evaluate("centre-box", "shapes-val", protocol="iuo"), UnknownName, "did you mean 'iou'"),
+    (lambda: evaluate(Half(), "shapes-val", device="cpu"), UsageError, "device: such options are for"),
+    (lambda: evaluate(object(), "shapes-val"), UsageError, "object is no pipeline"),
+    (lambda: evaluate("centre-box", "shapes-val", batch_size=0), UsageError, "batch_size=0"),
+    (lambda: predict(Half(), "gone.png", "it"), ImageError, "gone.png"),
+    (lambda: predict(Half(), np.zeros((4, 4)), "it"), UsageError, "float64"),
+    (lambda: predict(Half(), "scene.png", " "), UsageError, "empty"),
+    (lambda: predict(Half(), "scene.png", ["a", ""]), UsageError, "empty"),
+])  # fmt: skip
 def test_mistakes(here, call, error, message):
     with pytest.raises(error, match=message):
         call()

@@ -43,21 +43,18 @@ def test_a_command_that_exists_passes(right):
     assert refusal(right.split()) == ""
 
 
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        ("run -p a -s b --limt 3", "--limt"),
-        ("run -p a", "--split"),
-        ("rnu -p a -s b", "rnu"),
-        ("data lst", "lst"),
-        ("data", ""),
-        ("label stats --sheets a", "--sheets"),
-        ("run -p a -s b --limit three", "--limit"),
-        ("list pipeline", "pipeline"),
-        ("score one two", "two"),
-        ("run --pipelines ...", "--pipelines"),
-    ],
-)
+@pytest.mark.parametrize(("wrong", "said"), [
+    ("run -p a -s b --limt 3", "--limt"),
+    ("run -p a", "--split"),
+    ("rnu -p a -s b", "rnu"),
+    ("data lst", "lst"),
+    ("data", ""),
+    ("label stats --sheets a", "--sheets"),
+    ("run -p a -s b --limit three", "--limit"),
+    ("list pipeline", "pipeline"),
+    ("score one two", "two"),
+    ("run --pipelines ...", "--pipelines"),
+])  # fmt: skip
 def test_a_command_that_does_not_exist_is_refused(wrong, said):
     why = refusal(wrong.split())
     assert why and said in why

@@ -24,15 +24,12 @@ def test_every_registered_name_loads():
         assert registry.load(registry.DATASETS, name).name == name
 
 
-@pytest.mark.parametrize(
-    ("group", "name", "part", "message"),
-    [
-        (registry.PIPELINES, "yolo-klip", "pipeline", "no pipeline is called 'yolo-klip'; did you mean 'yolo-clip'"),
-        (registry.DATASETS, "refcocg", "pipeline", "no dataset is called 'refcocg'; did you mean 'refcocog'"),
-        (registry.LABEL_SOURCES, "captions", "pipeline", "did you mean 'caption'"),
-        (registry.PIPELINES, "centre-box", "tasks", "no trainable pipeline is called 'centre-box'; known: "),
-    ],
-)
+@pytest.mark.parametrize(("group", "name", "part", "message"), [
+    (registry.PIPELINES, "yolo-klip", "pipeline", "no pipeline is called 'yolo-klip'; did you mean 'yolo-clip'"),
+    (registry.DATASETS, "refcocg", "pipeline", "no dataset is called 'refcocg'; did you mean 'refcocog'"),
+    (registry.LABEL_SOURCES, "captions", "pipeline", "did you mean 'caption'"),
+    (registry.PIPELINES, "centre-box", "tasks", "no trainable pipeline is called 'centre-box'; known: "),
+])  # fmt: skip
 def test_an_unknown_name_gets_the_nearest(group, name, part, message):
     with pytest.raises(UnknownName) as error:
         registry.load(group, name, part)

@@ -27,17 +27,14 @@ def test_a_file_wins_over_the_project_and_a_flag_over_both(folder):
     assert resolved.origin["run.seed"] == "flag" and resolved.settings.run.device == "auto"
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[run]\nbatchsize = 3", "did you mean 'batch_size'"),
-        ("[runs]\nseed = 3", "did you mean 'run'"),
-        ("[run]\nbatch_size = 0", "greater than or equal to 1"),
-        ("[run]\ndtype = 'int8'", "float32"),
-        ("[data.shapes]\nsed = 1", "did you mean 'seed'"),
-        ("[run\n", "bench.toml"),
-    ],
-)
+@pytest.mark.parametrize(("text", "message"), [
+    ("[run]\nbatchsize = 3", "did you mean 'batch_size'"),
+    ("[runs]\nseed = 3", "did you mean 'run'"),
+    ("[run]\nbatch_size = 0", "greater than or equal to 1"),
+    ("[run]\ndtype = 'int8'", "float32"),
+    ("[data.shapes]\nsed = 1", "did you mean 'seed'"),
+    ("[run\n", "bench.toml"),
+])  # fmt: skip
 def test_a_mistake_is_named_with_its_file(folder, text, message):
     (folder / "bench.toml").write_text(text)
     with pytest.raises(SettingsError, match=r"bench\.toml") as error:

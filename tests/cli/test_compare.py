@@ -111,15 +111,12 @@ def test_an_older_run_gets_its_outcomes(bench, own_data):
     assert code == 2 and "--keep" in err
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (("weak", "stron"), "did you mean 'strong'"),
-        (("weak", "strong", "--split", "other-val"), "mine-val"),
-        (("weak", "strong", "--confidence", "1.5"), "confidence"),
-        (("weak", "gone"), "no run is called"),
-    ],
-)
+@pytest.mark.parametrize(("argv", "message"), [
+    (("weak", "stron"), "did you mean 'strong'"),
+    (("weak", "strong", "--split", "other-val"), "mine-val"),
+    (("weak", "strong", "--confidence", "1.5"), "confidence"),
+    (("weak", "gone"), "no run is called"),
+])  # fmt: skip
 def test_mistakes_are_explained(bench, runs, argv, message):
     code, out, err = bench("compare", *argv)
     assert (code, out) == (2, "")

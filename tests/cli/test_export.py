@@ -46,17 +46,14 @@ def test_it_writes_the_weights_of_the_flags_or_of_the_data_set(bench, tmp_path, 
     assert (tmp_path / "o.pth").read_text() == "small" and "o.pth: 0.0 MB" in printed
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--official", "there.pth"), "--force replaces it"),
-        (("--official", "."), "is a folder"),
-        (("--official", "there.pth/below.pth"), "folder is needed"),
-        (("--official", "o.pth", "--weights", "none"), "--weights: any takes none"),
-        (("--official", "o.pth", "--set", "paint=red"), "unknown key 'paint'"),
-        (("--official", "o.pth", "-p", "centre-box"), "official format is called 'centre-box'; known: any, clipvg"),
-    ],
-)
+@pytest.mark.parametrize(("words", "message"), [
+    (("--official", "there.pth"), "--force replaces it"),
+    (("--official", "."), "is a folder"),
+    (("--official", "there.pth/below.pth"), "folder is needed"),
+    (("--official", "o.pth", "--weights", "none"), "--weights: any takes none"),
+    (("--official", "o.pth", "--set", "paint=red"), "unknown key 'paint'"),
+    (("--official", "o.pth", "-p", "centre-box"), "official format is called 'centre-box'; known: any, clipvg"),
+])  # fmt: skip
 def test_what_is_refused_writes_nothing(bench, tmp_path, contexts, words, message):
     (tmp_path / "there.pth").write_text("precious")
     code, _, err = bench("export", "-p", "any", *words)

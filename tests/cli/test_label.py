@@ -125,20 +125,17 @@ def test_a_source_without_a_label_or_with_a_stray_one_leaves_nothing(config, tmp
     assert not list(tmp_path.glob("*t.js*"))
 
 
-@pytest.mark.parametrize(
-    ("change", "kind", "message"),
-    (
-        ({"--source": "templte"}, UnknownName, "did you mean 'template'"),
-        ({"--split": "shapes-trian"}, UnknownName, "shapes-train"),
-        ({"--out": "t.pth"}, UsageError, "t.jsonl"),
-        ({"--set": "top_n"}, UsageError, "KEY=VALUE"),
-        ({"--split": None}, UsageError, "--images"),
-        ({"--images": "."}, UsageError, "one of --split"),
-        ({"--source": None}, UsageError, "--source"),
-        ({"--out": None}, UsageError, "--out"),
-        ({"--split": None, "--images": ".", "--lists": "lists"}, UsageError, "official lists"),
-    ),
-)
+@pytest.mark.parametrize(("change", "kind", "message"), (
+    ({"--source": "templte"}, UnknownName, "did you mean 'template'"),
+    ({"--split": "shapes-trian"}, UnknownName, "shapes-train"),
+    ({"--out": "t.pth"}, UsageError, "t.jsonl"),
+    ({"--set": "top_n"}, UsageError, "KEY=VALUE"),
+    ({"--split": None}, UsageError, "--images"),
+    ({"--images": "."}, UsageError, "one of --split"),
+    ({"--source": None}, UsageError, "--source"),
+    ({"--out": None}, UsageError, "--out"),
+    ({"--split": None, "--images": ".", "--lists": "lists"}, UsageError, "official lists"),
+))  # fmt: skip
 def test_what_a_user_can_do_wrong(config, tmp_path, monkeypatch, fake, change, kind, message):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")

@@ -210,20 +210,17 @@ def test_weights_without_a_record(world, caplog):
     assert caplog.text.count("nothing beside its weights says") == 2
 
 
-@pytest.mark.parametrize(
-    ("argv", "error", "message"),
-    [
-        ((), UsageError, "a label file and --scorer and --split missing"),
-        (("template.jsonl", "--from", "x.pth"), UsageError, "--from"),
-        (("--from", "gone_iou_result.pth"), DataError, "gone_iou_result"),
-        (("template.jsonl", "-m", "gone.pth", "-s", "shapes-train"), WeightsError, "--scorer gone.pth.*bench train "),
-        (("gone.jsonl", "-m", "m1.safetensors", "-s", "shapes-train"), DataError, r"gone\.jsonl"),
-        (("empty.jsonl", "-m", "m1.safetensors", "-s", "shapes-train"), DataError, "no expressions"),
-        (("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-tain"), UnknownName, "shapes-train"),
-        (("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-train", "--protocol", "iu"), UnknownName, "iou"),
-        (("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-train", "--out", "m1.json"), RunError, r"m1\.json"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("argv", "error", "message"), [
+    ((), UsageError, "a label file and --scorer and --split missing"),
+    (("template.jsonl", "--from", "x.pth"), UsageError, "--from"),
+    (("--from", "gone_iou_result.pth"), DataError, "gone_iou_result"),
+    (("template.jsonl", "-m", "gone.pth", "-s", "shapes-train"), WeightsError, "--scorer gone.pth.*bench train "),
+    (("gone.jsonl", "-m", "m1.safetensors", "-s", "shapes-train"), DataError, r"gone\.jsonl"),
+    (("empty.jsonl", "-m", "m1.safetensors", "-s", "shapes-train"), DataError, "no expressions"),
+    (("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-tain"), UnknownName, "shapes-train"),
+    (("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-train", "--protocol", "iu"), UnknownName, "iou"),
+    (("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-train", "--out", "m1.json"), RunError, r"m1\.json"),
+])  # fmt: skip
 def test_mistakes_are_explained(world, argv, error, message):
     (world / "empty.jsonl").touch()
     with pytest.raises(error, match=message):

@@ -80,18 +80,15 @@ def test_what_was_published(bench):
     assert code == 2 and "did you mean 'refcoco-val'" in err
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (("--check", "--submit", "x"), "--check and --submit exclude each other"),
-        (("--export", "csv"), "--export csv needs --out PATH"),
-        (("--out", "x"), "--out means nothing here"),
-        (("--force",), "--force means nothing here"),
-        (("--split", "refcoco-val"), "--split means nothing here"),
-        (("--export", "csv", "--out", "x", "--hub-dataset", "a/b"), "--hub-dataset means nothing here"),
-        (("--published", "refcoco-val", "--split", "x"), "--split means nothing here"),
-    ],
-)
+@pytest.mark.parametrize(("argv", "message"), [
+    (("--check", "--submit", "x"), "--check and --submit exclude each other"),
+    (("--export", "csv"), "--export csv needs --out PATH"),
+    (("--out", "x"), "--out means nothing here"),
+    (("--force",), "--force means nothing here"),
+    (("--split", "refcoco-val"), "--split means nothing here"),
+    (("--export", "csv", "--out", "x", "--hub-dataset", "a/b"), "--hub-dataset means nothing here"),
+    (("--published", "refcoco-val", "--split", "x"), "--split means nothing here"),
+])  # fmt: skip
 def test_flags_that_do_not_go_together(bench, argv, message):
     code, out, err = bench("leaderboard", *argv)
     assert (code, out) == (2, "") and message in err

@@ -13,18 +13,15 @@ TABLES = {"torch", "transformers", "open_clip", "clipvg", "pipelines", "huggingf
 APP = "from bench.cli.main import app; app({!r}.split())"
 
 
-@pytest.mark.parametrize(
-    ("code", "heavy"),
-    [
-        (APP.format("--help"), HEAVY - {"rich.table"}),
-        (APP.format("label --help"), HEAVY - {"rich.table", "pydantic"}),
-        ("import bench.cli.main as m; [m.load_command(c) for group in m.COMMANDS.values() for c in group]", HEAVY),
-        ("import bench.reporting.leaderboard, bench.leaderboard.submission", TABLES),
-        (APP.format("run -p whole-image -s file:mine.jsonl --device auto"), {"torch"}),
-        (APP.format("score --predictions p.json -s file:mine.jsonl"), TABLES),
-        (APP.format("compare centre-box/a-b centre-box/c-d"), TABLES),
-    ],
-)
+@pytest.mark.parametrize(("code", "heavy"), [
+    (APP.format("--help"), HEAVY - {"rich.table"}),
+    (APP.format("label --help"), HEAVY - {"rich.table", "pydantic"}),
+    ("import bench.cli.main as m; [m.load_command(c) for group in m.COMMANDS.values() for c in group]", HEAVY),
+    ("import bench.reporting.leaderboard, bench.leaderboard.submission", TABLES),
+    (APP.format("run -p whole-image -s file:mine.jsonl --device auto"), {"torch"}),
+    (APP.format("score --predictions p.json -s file:mine.jsonl"), TABLES),
+    (APP.format("compare centre-box/a-b centre-box/c-d"), TABLES),
+])  # fmt: skip
 def test_nothing_heavy_is_imported_for_what_needs_none(tmp_path, code, heavy):
     (tmp_path / "p.json").write_text('{"a": [0, 0, 9, 9]}')
     line = {"image": "p.jpg", "text": "cat", "box_xyxy": [0, 0, 9, 9], "id": "a", "width": 20, "height": 10}
@@ -34,19 +31,16 @@ def test_nothing_heavy_is_imported_for_what_needs_none(tmp_path, code, heavy):
     assert done.stdout.splitlines()[-1] == "HEAVY []", done.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("run", "-p", "yolo-clp", "-s", "shapes-val"), "did you mean 'yolo-clip'"),
-        (("run", "-p", "centre-box", "-s", "shapes-vall"), "did you mean 'shapes-val'"),
-        (("run", "-p", "centre-box", "-s", "refcoco-val"), "bench data prepare"),
-        (("run", "-p", "centre-box", "-s", "file:nowhere.jsonl"), "nowhere.jsonl"),
-        (("train", "-p", "centre-box", "-s", "shapes-train"), "no trainable pipeline is called 'centre-box'"),
-        (("train", "-p", "yolo-clip", "-s", "shapes-train", "--part", "clop"), "did you mean 'clip'"),
-        (("config", "show", "--config", "missing.toml"), "no such settings file"),
-        (("config", "show", "runs"), "no settings are called 'runs'"),
-    ],
-)
+@pytest.mark.parametrize(("words", "message"), [
+    (("run", "-p", "yolo-clp", "-s", "shapes-val"), "did you mean 'yolo-clip'"),
+    (("run", "-p", "centre-box", "-s", "shapes-vall"), "did you mean 'shapes-val'"),
+    (("run", "-p", "centre-box", "-s", "refcoco-val"), "bench data prepare"),
+    (("run", "-p", "centre-box", "-s", "file:nowhere.jsonl"), "nowhere.jsonl"),
+    (("train", "-p", "centre-box", "-s", "shapes-train"), "no trainable pipeline is called 'centre-box'"),
+    (("train", "-p", "yolo-clip", "-s", "shapes-train", "--part", "clop"), "did you mean 'clip'"),
+    (("config", "show", "--config", "missing.toml"), "no such settings file"),
+    (("config", "show", "runs"), "no settings are called 'runs'"),
+])  # fmt: skip
 def test_a_mistake_is_one_message_and_exit_2(bench, monkeypatch, tmp_path, words, message):
     monkeypatch.setenv("BENCH_HOME", str(tmp_path / "home"))
     code, out, err = bench(*words)

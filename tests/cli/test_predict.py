@@ -46,15 +46,12 @@ def test_a_file_and_a_scene_of_a_split_give_the_same(predict, tmp_path, attribut
     assert answer["box_xyxy"] == by_name["box_xyxy"] and by_name["image"] == f"shapes-val/{scene.id}"
 
 
-@pytest.mark.parametrize(
-    ("box", "clipped", "unclipped"),
-    [
-        ((-5.1234567, 2, 500, 3000.5), [0, 2, 40, 30], [-5.123457, 2, 500, 3000.5]),
-        (None, None, None),
-        ((float("nan"), 0, 1, 1), None, None),
-        ((0, 0, float("inf"), 1), None, None),
-    ],
-)
+@pytest.mark.parametrize(("box", "clipped", "unclipped"), [
+    ((-5.1234567, 2, 500, 3000.5), [0, 2, 40, 30], [-5.123457, 2, 500, 3000.5]),
+    (None, None, None),
+    ((float("nan"), 0, 1, 1), None, None),
+    ((0, 0, float("inf"), 1), None, None),
+])  # fmt: skip
 def test_boxes_are_clipped_and_no_box_is_null(bench, predict, monkeypatch, tmp_path, box, clipped, unclipped):
     class Fixed:
         card = None
@@ -72,18 +69,15 @@ def test_boxes_are_clipped_and_no_box_is_null(bench, predict, monkeypatch, tmp_p
     assert text.startswith("no box for 't'" if clipped is None else "[0.0, 2.0, 40.0, 30.0] in 40 x 30, score 0.250")
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--scene", "shapes-val/val-999999"), "has no scene 'val-999999'"),
-        (("--image", "broken.jpg"), "broken.jpg"),
-        (("--image", "no.png"), "no.png: cannot be read"),
-        (("--image", "good.png", "--out", "drawing.xyz"), "no image format"),
-        (("--image", "good.png", "--tokenizer", "roberta-base"), "--tokenizer: centre-box takes none"),
-        (("--image", "good.png", "--text", " "), "--text is empty"),
-        ((), "either --image FILE or --scene"),
-    ],
-)
+@pytest.mark.parametrize(("words", "message"), [
+    (("--scene", "shapes-val/val-999999"), "has no scene 'val-999999'"),
+    (("--image", "broken.jpg"), "broken.jpg"),
+    (("--image", "no.png"), "no.png: cannot be read"),
+    (("--image", "good.png", "--out", "drawing.xyz"), "no image format"),
+    (("--image", "good.png", "--tokenizer", "roberta-base"), "--tokenizer: centre-box takes none"),
+    (("--image", "good.png", "--text", " "), "--text is empty"),
+    ((), "either --image FILE or --scene"),
+])  # fmt: skip
 def test_mistakes(bench, tmp_path, words, message):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not an image")
     Image.new("RGB", (40, 30)).save(tmp_path / "good.png")

@@ -173,24 +173,21 @@ def test_answers_can_be_scored(here, bench):
     assert answers == {row.id: pytest.approx(row.box, abs=1e-3) for row in run.rows}
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--image", "images", "--out", "a.jsonl"), "a.txt, one a line"),
-        (("--image", "images", "--text", " ", "--out", "a.jsonl"), "--text is empty"),
-        (("--image", "images", "--text", "t"), "--out answers.jsonl"),
-        (("--image", "images", "--text", "t", "--out", "a.png"), "a.png: the answers are JSON Lines"),
-        (("--image", "empty", "--text", "t", "--out", "a.jsonl"), "no image"),
-        (("--image", "images", "--scene", "shapes-val/x", "--out", "a.jsonl"), "--scene"),
-        (("--input", "q.jsonl", "--text", "t", "--out", "a.jsonl"), "leave --image and --text away"),
-        (("--input", "q.jsonl", "--out", "q.jsonl"), "the file of expressions"),
-        (("--input", "gone.jsonl", "--out", "a.jsonl"), "gone.jsonl"),
-        (("--input", "up.jsonl", "--out", "a.jsonl"), "leads out"),
-        (("--input", "q.jsonl", "--out", "other.jsonl"), "other.jsonl, line 1: not a row of answers"),
-        (("--input", "q.jsonl", "--out", "line.jsonl"), "line.jsonl, line 1: not a row of answers"),
-        (("--image", "images/a.png", "--text", "t", "--fresh"), "are for many images"),
-    ],
-)
+@pytest.mark.parametrize(("words", "message"), [
+    (("--image", "images", "--out", "a.jsonl"), "a.txt, one a line"),
+    (("--image", "images", "--text", " ", "--out", "a.jsonl"), "--text is empty"),
+    (("--image", "images", "--text", "t"), "--out answers.jsonl"),
+    (("--image", "images", "--text", "t", "--out", "a.png"), "a.png: the answers are JSON Lines"),
+    (("--image", "empty", "--text", "t", "--out", "a.jsonl"), "no image"),
+    (("--image", "images", "--scene", "shapes-val/x", "--out", "a.jsonl"), "--scene"),
+    (("--input", "q.jsonl", "--text", "t", "--out", "a.jsonl"), "leave --image and --text away"),
+    (("--input", "q.jsonl", "--out", "q.jsonl"), "the file of expressions"),
+    (("--input", "gone.jsonl", "--out", "a.jsonl"), "gone.jsonl"),
+    (("--input", "up.jsonl", "--out", "a.jsonl"), "leads out"),
+    (("--input", "q.jsonl", "--out", "other.jsonl"), "other.jsonl, line 1: not a row of answers"),
+    (("--input", "q.jsonl", "--out", "line.jsonl"), "line.jsonl, line 1: not a row of answers"),
+    (("--image", "images/a.png", "--text", "t", "--fresh"), "are for many images"),
+])  # fmt: skip
 def test_mistakes_write_nothing(here, bench, corner, words, message):
     (here / "empty").mkdir()
     write(here / "q.jsonl", {"image": "images/a.png", "text": "t"})

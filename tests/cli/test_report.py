@@ -40,16 +40,13 @@ def test_named_runs_and_json(bench, tmp_path):
     assert bench("report", str(folder), "one", "--split", "file:mine.jsonl", "-o", "out")[0] == 0
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["three"], "three"),
-        (["--training", "nowhere"], "nowhere: has no curves.svg"),
-        (["--reliability", "."], "has no reliability.svg"),
-        (["--thumbnail", "3"], "--thumbnail 3"),
-        (["-o", "empty"], "no finished run on file:mine"),
-    ],
-)
+@pytest.mark.parametrize("arguments, message", [
+    (["three"], "three"),
+    (["--training", "nowhere"], "nowhere: has no curves.svg"),
+    (["--reliability", "."], "has no reliability.svg"),
+    (["--thumbnail", "3"], "--thumbnail 3"),
+    (["-o", "empty"], "no finished run on file:mine"),
+])  # fmt: skip
 def test_mistakes_are_one_message(bench, tmp_path, arguments, message):
     code, out, err = bench("report", "-o", "out", "--split", "file:mine.jsonl", *arguments)
     assert (code, out) == (2, "") and err.startswith("bench: ") and message in err

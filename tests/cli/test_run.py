@@ -60,18 +60,15 @@ def test_a_table_for_people_and_the_second_time_nothing_is_computed(run):
     assert code == 0 and "done before" not in err and len(list(Path("here").rglob("run.json"))) == 4
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--pipeline", "whole-image,largest", *BIRDS), "no pipeline is called 'largest'"),
-        (("--pipeline", "whole-image", *BIRDS, "--split", "shape-val"), "no split is called 'shape-val'"),
-        (("--pipeline", "centre-box", *BIRDS, "--set", "views"), "--set views: expected KEY=VALUE"),
-        (("--pipeline", "centre-box", *BIRDS, "--config", "no.toml"), "no.toml: no such settings file"),
-        (("--pipeline", "centre-box", *BIRDS, "--device", "gpu"), "no device is called 'gpu'"),
-        (("--pipeline", "whole-image", *BIRDS, "--dtype", "bfloat16"), "--dtype bfloat16: whole-image"),
-        (("--pipeline", "fixed-box", *BIRDS, "--on", "shape"), "did you mean 'shapes'"),
-    ],
-)
+@pytest.mark.parametrize(("words", "message"), [
+    (("--pipeline", "whole-image,largest", *BIRDS), "no pipeline is called 'largest'"),
+    (("--pipeline", "whole-image", *BIRDS, "--split", "shape-val"), "no split is called 'shape-val'"),
+    (("--pipeline", "centre-box", *BIRDS, "--set", "views"), "--set views: expected KEY=VALUE"),
+    (("--pipeline", "centre-box", *BIRDS, "--config", "no.toml"), "no.toml: no such settings file"),
+    (("--pipeline", "centre-box", *BIRDS, "--device", "gpu"), "no device is called 'gpu'"),
+    (("--pipeline", "whole-image", *BIRDS, "--dtype", "bfloat16"), "--dtype bfloat16: whole-image"),
+    (("--pipeline", "fixed-box", *BIRDS, "--on", "shape"), "did you mean 'shapes'"),
+])  # fmt: skip
 def test_mistakes_are_one_message_and_leave_nothing(run, words, message):
     code, out, err = run(*words)
     assert (code, out) == (2, "") and message in err and "Traceback" not in err

@@ -86,21 +86,18 @@ def test_other_data_is_refused(bench, world):
     assert last_row(bench("score", row["run_dir"], "--split", "file:moved/mine.jsonl", "--json")[1]) == row
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        ((), "either"),
-        (("run", "--predictions", "theirs.json"), "either"),
-        (("--predictions", "theirs.json"), "--split"),
-        (("run", "--xywh"), "--predictions"),
-        (("run",), "run.json"),
-        (("--predictions", "theirs.json", "--split", "refcoco-vall"), "refcoco-val"),
-        (("--predictions", "none.json", "--split", "file:mine.jsonl"), "none.json"),
-        (("--predictions", "theirs.json", "--split", "file:mine.jsonl", "--protocol", "struct"), "strict"),
-        (("--predictions", "theirs.json", "--split", "file:mine.jsonl", "--key", "row"), "not a row number"),
-        (("--predictions", "theirs.json", "--split", "file:mine.jsonl", "-o", "theirs.json"), "theirs.json"),
-    ],
-)
+@pytest.mark.parametrize(("argv", "message"), [
+    ((), "either"),
+    (("run", "--predictions", "theirs.json"), "either"),
+    (("--predictions", "theirs.json"), "--split"),
+    (("run", "--xywh"), "--predictions"),
+    (("run",), "run.json"),
+    (("--predictions", "theirs.json", "--split", "refcoco-vall"), "refcoco-val"),
+    (("--predictions", "none.json", "--split", "file:mine.jsonl"), "none.json"),
+    (("--predictions", "theirs.json", "--split", "file:mine.jsonl", "--protocol", "struct"), "strict"),
+    (("--predictions", "theirs.json", "--split", "file:mine.jsonl", "--key", "row"), "not a row number"),
+    (("--predictions", "theirs.json", "--split", "file:mine.jsonl", "-o", "theirs.json"), "theirs.json"),
+])  # fmt: skip
 def test_mistakes_are_explained(bench, world, argv, message):
     code, out, err = bench("score", *argv)
     assert (code, out) == (2, "")

@@ -58,14 +58,11 @@ def test_the_shipped_clipvg_continues(tmp_path, train):
     assert read_safetensors(tmp_path / "clipvg.safetensors")[1]["config"]["layers"] == 4
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--split", "shapes-train", "--part", "clip", "--set", "clip.epoch=1"), "epochs"),
-        (("--split", "shapes-train", "--set", "clap.epochs=1"), "unknown key 'clap'"),
-        (("--split", "shapes-test"), "--validate"),
-    ],
-)
+@pytest.mark.parametrize(("words", "message"), [
+    (("--split", "shapes-train", "--part", "clip", "--set", "clip.epoch=1"), "epochs"),
+    (("--split", "shapes-train", "--set", "clap.epochs=1"), "unknown key 'clap'"),
+    (("--split", "shapes-test"), "--validate"),
+])  # fmt: skip
 def test_mistakes(few, bench, tmp_path, words, message):
     code, _, err = bench("train", "-p", "yolo-clip", "--config", few, *words)
     assert code == 2 and message in err and not list(tmp_path.glob("weights/*"))

@@ -160,18 +160,15 @@ def test_runs_of_one_pipeline_have_names_of_their_own(tmp_path):
     assert names[0] != names[1] and all(name.startswith("x (2026-11-22-") for name in names)
 
 
-@pytest.mark.parametrize(
-    ("other", "says"),
-    [
-        ({"split": "your-val"}, "other splits"),
-        ({"fingerprint": "0" * 16}, "other data"),
-        ({"partial": True}, "partial"),
-        ({"protocol": "strict"}, "other protocols"),
-        ({"proposals": "gt"}, "other proposals"),
-        ({"status": "running"}, "not finished"),
-        ({"keep": False}, "bench score .* --keep"),
-    ],
-)
+@pytest.mark.parametrize(("other", "says"), [
+    ({"split": "your-val"}, "other splits"),
+    ({"fingerprint": "0" * 16}, "other data"),
+    ({"partial": True}, "partial"),
+    ({"protocol": "strict"}, "other protocols"),
+    ({"proposals": "gt"}, "other proposals"),
+    ({"status": "running"}, "not finished"),
+    ({"keep": False}, "bench score .* --keep"),
+])  # fmt: skip
 def test_other_questions_are_refused(tmp_path, other, says):
     scenes, hits = world()
     folders = [make_run(tmp_path, "x", scenes, hits["x"]), make_run(tmp_path, "y", scenes, hits["y"], **other)]
@@ -181,15 +178,12 @@ def test_other_questions_are_refused(tmp_path, other, says):
         assert str(folders[1]) in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ('"hit":[1', '"hit":[0', r"run\.json says"),
-        ('"e0"', '"other"', "from expression 1 on"),
-        ('"p0"', '"q0"', "from image 1 on"),
-        (None, None, r"outcomes\.jsonl has"),
-    ],
-)
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ('"hit":[1', '"hit":[0', r"run\.json says"),
+    ('"e0"', '"other"', "from expression 1 on"),
+    ('"p0"', '"q0"', "from image 1 on"),
+    (None, None, r"outcomes\.jsonl has"),
+])  # fmt: skip
 def test_outcomes_that_are_not_the_records_are_refused(runs, old, new, message):
     path = runs[1] / "outcomes.jsonl"
     stored = path.read_text()

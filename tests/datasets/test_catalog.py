@@ -67,15 +67,12 @@ def test_published_totals():
     assert refs["refcocog"] == refs["refcocog-google"] == 49_822
 
 
-@pytest.mark.parametrize(
-    ("counts", "lines"),
-    [
-        (Counts(2, 1, 1), []),
-        (Counts(2, None, 1), []),
-        (Counts(3, 1, 1), ["expressions: 2 expected, 3 counted"]),
-        (Counts(2, 4, 5), ["refs: 1 expected, 4 counted", "images: 1 expected, 5 counted"]),
-    ],
-)
+@pytest.mark.parametrize(("counts", "lines"), [
+    (Counts(2, 1, 1), []),
+    (Counts(2, None, 1), []),
+    (Counts(3, 1, 1), ["expressions: 2 expected, 3 counted"]),
+    (Counts(2, 4, 5), ["refs: 1 expected, 4 counted", "images: 1 expected, 5 counted"]),
+])  # fmt: skip
 def test_mismatches(counts, lines):
     assert mismatches(TINY.parts[0], counts) == lines and mismatches(TINY.parts[1], counts) == []
 
@@ -128,15 +125,12 @@ def test_a_cut_index_is_refused(keep, resolved, path):
         TINY.load("val", resolved)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        (b"the left one", b"the other one", "cut short or changed"),
-        (b'"part":"val"', b'"part":"test"', "holds tiny-test"),
-        (b'"schema":2', b'"schema":9', "schema 9"),
-        (b'"counts":{', b'"counts":[{', "not a prepared index"),
-    ],
-)
+@pytest.mark.parametrize(("old", "new", "message"), [
+    (b"the left one", b"the other one", "cut short or changed"),
+    (b'"part":"val"', b'"part":"test"', "holds tiny-test"),
+    (b'"schema":2', b'"schema":9', "schema 9"),
+    (b'"counts":{', b'"counts":[{', "not a prepared index"),
+])  # fmt: skip
 def test_another_index_is_refused(old, new, message, resolved, path):
     path.write_bytes(path.read_bytes().replace(old, new))
     with pytest.raises(DataError, match=message):

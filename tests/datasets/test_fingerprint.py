@@ -28,16 +28,13 @@ TWO = ("man on right", (407.6, 133.24, 634.27, 323.57)), ("cup", (1.5, 2.25, 30.
 A = [scene("COCO_train2014_000000000716.jpg", *TWO), scene("9739.jpg", ("right black bag", (322, 303, 359, 372)))]
 
 
-@pytest.mark.parametrize(
-    "file, key",
-    [
-        ("COCO_train2014_000000581857.jpg", "581857"), ("COCO_val2014_000000581857.jpg", "581857"),
-        ("000000581857.jpg", "581857"), ("COCO_train2014_000000581857_16.jpg", "581857"),
-        ("train2017/000000581857.png", "581857"), ("000000000000.jpg", "0"), ("1000092795.jpg", "1000092795"),
-        ("a.b.jpg", "a.b"), ("noending", "noending"), (".jpg", ".jpg"), ("street\\0001.jpg", "0001"),
-        ("COCO_train2014_00000058.jpg", "COCO_train2014_00000058"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("file, key", [
+    ("COCO_train2014_000000581857.jpg", "581857"), ("COCO_val2014_000000581857.jpg", "581857"),
+    ("000000581857.jpg", "581857"), ("COCO_train2014_000000581857_16.jpg", "581857"),
+    ("train2017/000000581857.png", "581857"), ("000000000000.jpg", "0"), ("1000092795.jpg", "1000092795"),
+    ("a.b.jpg", "a.b"), ("noending", "noending"), (".jpg", ".jpg"), ("street\\0001.jpg", "0001"),
+    ("COCO_train2014_00000058.jpg", "COCO_train2014_00000058"),
+])  # fmt: skip
 def test_image_key(file, key):
     assert image_key(file) == key
 
@@ -69,14 +66,11 @@ def test_order_names_of_files_ids_and_sizes_have_no_part_in_it(seed):
     assert fingerprint(forms[0]) == fingerprint(forms[1])  # of Unicode, and minus zero
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda e: replace(e, text=e.text + "s"),
-        lambda e: replace(e, box=(e.box[0] + 0.01, *e.box[1:])),
-        lambda e: replace(e, also=((1, 2, 3, 4),)),
-    ],
-)
+@pytest.mark.parametrize("change", [
+    lambda e: replace(e, text=e.text + "s"),
+    lambda e: replace(e, box=(e.box[0] + 0.01, *e.box[1:])),
+    lambda e: replace(e, also=((1, 2, 3, 4),)),
+])  # fmt: skip
 def test_text_box_and_further_boxes_do(change):
     other = changed(A, change)
     assert fingerprint(other) != fingerprint(A) and difference(A, other)
@@ -88,20 +82,17 @@ def test_an_expression_that_is_there_twice_counts_twice():
     assert difference(A, twice) == ["2 expressions only in the second: 'cup' (image 716), 'man on right' (image 716)"]
 
 
-@pytest.mark.parametrize(
-    "change, end",
-    [
-        (np.trunc, "the boxes of the list are those of the folder cut to integers"),
-        (np.rint, "the boxes of the list are those of the folder rounded to integers"),
-        (lambda b: b - 1, "the boxes of the list are those of the folder moved by one pixel up and to the left"),
-        (lambda b: b + 1, "the boxes of the folder are those of the list moved by one pixel up and to the left"),
-        (lambda b: np.array([*b[:2], *(b[2:] - b[:2])]), "with width and height taken for the right and bottom corner"),
-        (
-            lambda b: b + np.array([0, b[3] / 90, 0, 0]),
-            "same image and text: largest deviation 4.13 px, median 3.60 px",
-        ),
-    ],
-)
+@pytest.mark.parametrize("change, end", [
+    (np.trunc, "the boxes of the list are those of the folder cut to integers"),
+    (np.rint, "the boxes of the list are those of the folder rounded to integers"),
+    (lambda b: b - 1, "the boxes of the list are those of the folder moved by one pixel up and to the left"),
+    (lambda b: b + 1, "the boxes of the folder are those of the list moved by one pixel up and to the left"),
+    (lambda b: np.array([*b[:2], *(b[2:] - b[:2])]), "with width and height taken for the right and bottom corner"),
+    (
+        lambda b: b + np.array([0, b[3] / 90, 0, 0]),
+        "same image and text: largest deviation 4.13 px, median 3.60 px",
+    ),
+])  # fmt: skip
 def test_boxes_that_differ_are_explained(change, end):
     other = changed(A, lambda e: replace(e, box=tuple(change(np.array(e.box)).tolist())))
     (sentence,) = difference(A, other, ("the folder", "the list"))

@@ -34,19 +34,16 @@ def scene(file, size=(16, 12)):
     return Scene(file, file, *(size or (None, None)), expressions=())
 
 
-@pytest.mark.parametrize(
-    ("image", "pixel"),
-    [
-        (filled((10, 20, 30), (5, 3)), (10, 20, 30)),
-        (filled(77, (5, 3), "L"), (77, 77, 77)),
-        (filled(1, (5, 3), "1"), (255, 255, 255)),
-        (filled(0, (5, 3), "P"), (0, 0, 0)),
-        (filled((255, 0, 0, 0), (5, 3), "RGBA"), (255, 255, 255)),
-        (filled((255, 0, 0, 255), (5, 3), "RGBA"), (255, 0, 0)),
-        (filled((40, 255), (5, 3), "LA"), (40, 40, 40)),
-        (Image.fromarray(np.full((3, 5), 0x8034, np.uint16)), (0x80, 0x80, 0x80)),
-    ],
-)
+@pytest.mark.parametrize(("image", "pixel"), [
+    (filled((10, 20, 30), (5, 3)), (10, 20, 30)),
+    (filled(77, (5, 3), "L"), (77, 77, 77)),
+    (filled(1, (5, 3), "1"), (255, 255, 255)),
+    (filled(0, (5, 3), "P"), (0, 0, 0)),
+    (filled((255, 0, 0, 0), (5, 3), "RGBA"), (255, 255, 255)),
+    (filled((255, 0, 0, 255), (5, 3), "RGBA"), (255, 0, 0)),
+    (filled((40, 255), (5, 3), "LA"), (40, 40, 40)),
+    (Image.fromarray(np.full((3, 5), 0x8034, np.uint16)), (0x80, 0x80, 0x80)),
+])  # fmt: skip
 def test_every_mode_becomes_rgb(image, pixel):
     array = decode(encoded(image), "a.png")
     assert (array.shape, array.dtype, array.flags.writeable) == ((3, 5, 3), np.uint8, True)

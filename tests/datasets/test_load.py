@@ -49,14 +49,11 @@ def with_foreign(monkeypatch):
     monkeypatch.setattr(registry, "_entries", lambda group: entries)
 
 
-@pytest.mark.parametrize(
-    ("dataset", "parts"),
-    [
-        ("refcoco", "train val testA testB"), ("refcoco+", "train val testA testB"), ("refcocog", "train val test"),
-        ("refcocog-google", "train val"), ("referit", "train val test"), ("flickr30k", "train val test"),
-        ("shapes", "train val test"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("dataset", "parts"), [
+    ("refcoco", "train val testA testB"), ("refcoco+", "train val testA testB"), ("refcocog", "train val test"),
+    ("refcocog-google", "train val"), ("referit", "train val test"), ("flickr30k", "train val test"),
+    ("shapes", "train val test"),
+])  # fmt: skip
 def test_every_issued_split_name_is_known(dataset, parts):
     assert splits_of(dataset) == [f"{dataset}-{part}" for part in parts.split()]
     assert set(splits_of(dataset)) <= set(split_names())
@@ -72,14 +69,11 @@ def test_aliases():
     assert splits_of("refcoco-testA") == ["refcoco-testA"]
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("refcoco-vall", "did you mean.*refcoco-val"), ("refcoco-testa", "did you mean.*refcoco-testA"),
-        ("refcocogval", "did you mean.*refcocog-val"), ("refcocog-google-test", "did you mean.*refcocog-google-"),
-        ("", r"file:PATH\.jsonl"), ("-", r"file:PATH\.jsonl"), ("nonsense", r"file:PATH\.jsonl"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "message"), [
+    ("refcoco-vall", "did you mean.*refcoco-val"), ("refcoco-testa", "did you mean.*refcoco-testA"),
+    ("refcocogval", "did you mean.*refcocog-val"), ("refcocog-google-test", "did you mean.*refcocog-google-"),
+    ("", r"file:PATH\.jsonl"), ("-", r"file:PATH\.jsonl"), ("nonsense", r"file:PATH\.jsonl"),
+])  # fmt: skip
 def test_unknown_names(name, message, resolved):
     with pytest.raises(UnknownName, match=f"{name}.*{message}"):
         load_split(name, resolved)

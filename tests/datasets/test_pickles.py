@@ -231,18 +231,15 @@ def test_any_opcodes_give_an_object_or_a_data_error(tmp_path_factory, data):
         load_plain_pickle(put(tmp_path_factory.mktemp("o"), bytes(data)))
 
 
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "empty"),
-        (b"not a pickle at all", "not a readable pickle"),
-        (pickle.dumps({"model": 1, "optimizer": 2}), "a checkpoint"),
-        (pickle.dumps([1, 2]), "list of something else"),
-        (zipped(b"x", "list/other"), "one data.pkl"),
-        (b"\x80\x02X\x01\x00\x00\x00aQ.", "tensors"),
-        (None, "cannot be read"),
-    ],
-)
+@pytest.mark.parametrize(("data", "message"), [
+    (b"", "empty"),
+    (b"not a pickle at all", "not a readable pickle"),
+    (pickle.dumps({"model": 1, "optimizer": 2}), "a checkpoint"),
+    (pickle.dumps([1, 2]), "list of something else"),
+    (zipped(b"x", "list/other"), "one data.pkl"),
+    (b"\x80\x02X\x01\x00\x00\x00aQ.", "tensors"),
+    (None, "cannot be read"),
+])  # fmt: skip
 def test_what_else_is_refused(tmp_path, data, message):
     with pytest.raises(DataError, match=message):
         load_index_list(tmp_path / "absent.p" if data is None else put(tmp_path, data))

@@ -148,17 +148,14 @@ def test_paths_that_hold_nothing(resolved, tmp_path):
             prepare(name, place and str(tmp_path / place), [], resolved, ALL)
 
 
-@pytest.mark.parametrize(
-    ("dataset", "repository", "error", "message"),
-    [
-        (catalog.refcoco, "lmms-lab/RefCOCO", DataError, "8,811 objects"),
-        (catalog.refcoco, "jxu124/refclef-benchmark", DataError, "refclef-benchmark does not hold refcoco"),
-        (catalog.referit, "jxu124/refclef-benchmark", UsageError, "--revision"),
-        (catalog.refcoco, "data/refcoc", DataError, "data/refcoc: not there"),
-        (catalog.refcoco, "jxu124/refcoco-benchmark", DataError, "without --offline"),
-        (catalog.refcoco_plus, "jxu124/refcoco-benchmark", DataError, "among the files; there: val, testA, testB"),
-    ],
-)
+@pytest.mark.parametrize(("dataset", "repository", "error", "message"), [
+    (catalog.refcoco, "lmms-lab/RefCOCO", DataError, "8,811 objects"),
+    (catalog.refcoco, "jxu124/refclef-benchmark", DataError, "refclef-benchmark does not hold refcoco"),
+    (catalog.referit, "jxu124/refclef-benchmark", UsageError, "--revision"),
+    (catalog.refcoco, "data/refcoc", DataError, "data/refcoc: not there"),
+    (catalog.refcoco, "jxu124/refcoco-benchmark", DataError, "without --offline"),
+    (catalog.refcoco_plus, "jxu124/refcoco-benchmark", DataError, "among the files; there: val, testA, testB"),
+])  # fmt: skip
 def test_repositories_that_will_not_do(dataset, repository, error, message, resolved):
     with pytest.raises(error, match=message):
         prepare(dataset, repository, [], resolved, VAL if dataset is not catalog.refcoco_plus else ReadOptions("train"))
@@ -225,15 +222,12 @@ def test_verify_recounts_and_recomputes(resolved, tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "file", "counts"),
-    [
-        ("refcoco-val", "unc_val.pth", Counts(10_834, 3_811, 1_500)),
-        ("refcocog-val", "gref_umd_val.pth", Counts(4_896, 2_573, 1_300)),
-        ("referit-val", "referit_val.pth", Counts(5_842, 4_866, 1_000)),
-        ("flickr30k-val", "flickr_val.pth", Counts(14_433, None, 1_000)),
-    ],
-)
+@pytest.mark.parametrize(("name", "file", "counts"), [
+    ("refcoco-val", "unc_val.pth", Counts(10_834, 3_811, 1_500)),
+    ("refcocog-val", "gref_umd_val.pth", Counts(4_896, 2_573, 1_300)),
+    ("referit-val", "referit_val.pth", Counts(5_842, 4_866, 1_000)),
+    ("flickr30k-val", "flickr_val.pth", Counts(14_433, None, 1_000)),
+])  # fmt: skip
 def test_real_index_lists_have_the_published_counts(name, file, counts, resolved, real):
     (done,) = prepare(name, str(real / "index" / file), [real / "pictures"], resolved, ALL)
     assert done.header.counts == counts and not done.header.partial

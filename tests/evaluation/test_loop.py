@@ -110,15 +110,12 @@ def greedy(most, error):
     return Greedy
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        OutOfMemoryError("CUDA"),
-        RuntimeError("CUDA error: out of memory"),
-        RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling"),
-        MemoryError(),
-    ],
-)
+@pytest.mark.parametrize("error", [
+    OutOfMemoryError("CUDA"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling"),
+    MemoryError(),
+])  # fmt: skip
 def test_small_memory_halves_the_batch_for_good(tmp_path, use, error):
     use(HashPipeline)
     whole = run(tmp_path / "a")
@@ -139,18 +136,15 @@ def test_memory_too_small_for_one_scene(tmp_path, use):
         run(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda batch, right: right[:-1], r"gave \d+ answers to \d+ queries"),
-        (lambda batch, right: None, "failed on the scenes s0, s1, s2, ...: TypeError"),
-        (lambda batch, right: right[::-1], r"answered '\d+-\d+' where '0-0' was due"),
-        (lambda batch, right: [p.box for p in right], "answered query '0-0' with .*, not with a Prediction"),
-        (lambda batch, right: [Prediction(p.id, (1.0, 2.0, 3.0)) for p in right], "scene s0: .*not a box of 4 numbers"),
-        (lambda batch, right: [Prediction(p.id, None, proposals=np.ones(3)) for p in right], "scene s0: .*not a box"),
-        (raising(KeyError("conv1")), "failed on the scenes s0, s1, s2, ...: KeyError: 'conv1'"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda batch, right: right[:-1], r"gave \d+ answers to \d+ queries"),
+    (lambda batch, right: None, "failed on the scenes s0, s1, s2, ...: TypeError"),
+    (lambda batch, right: right[::-1], r"answered '\d+-\d+' where '0-0' was due"),
+    (lambda batch, right: [p.box for p in right], "answered query '0-0' with .*, not with a Prediction"),
+    (lambda batch, right: [Prediction(p.id, (1.0, 2.0, 3.0)) for p in right], "scene s0: .*not a box of 4 numbers"),
+    (lambda batch, right: [Prediction(p.id, None, proposals=np.ones(3)) for p in right], "scene s0: .*not a box"),
+    (raising(KeyError("conv1")), "failed on the scenes s0, s1, s2, ...: KeyError: 'conv1'"),
+])  # fmt: skip
 def test_broken_contracts_name_the_pipeline(tmp_path, use, change, message):
     use(answering(change))
     with pytest.raises(BenchError, match=f"pipeline 'hash'.*{message}"):
@@ -183,15 +177,12 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, use, capsys, monkeypat
     assert len(lines) == 3 and lines[0].startswith("hash on tiny-val: 8/24 images, ")
 
 
-@pytest.mark.parametrize(
-    ("factory", "kind", "message"),
-    [
-        (raising(ModuleNotFoundError("no", name="ultralytics")), MissingPackage, "needs the package 'ultralytics'"),
-        (raising(ValueError("bad\nvalue")), BenchError, "pipeline 'hash' could not be built: ValueError: bad"),
-        (raising(WeightsError("w.pt: broken")), WeightsError, r"^w\.pt: broken$"),
-        (lambda context: object(), BenchError, "its factory returned object, which lacks `card` or `ground`"),
-    ],
-)
+@pytest.mark.parametrize(("factory", "kind", "message"), [
+    (raising(ModuleNotFoundError("no", name="ultralytics")), MissingPackage, "needs the package 'ultralytics'"),
+    (raising(ValueError("bad\nvalue")), BenchError, "pipeline 'hash' could not be built: ValueError: bad"),
+    (raising(WeightsError("w.pt: broken")), WeightsError, r"^w\.pt: broken$"),
+    (lambda context: object(), BenchError, "its factory returned object, which lacks `card` or `ground`"),
+])  # fmt: skip
 def test_errors_of_a_factory_are_readable(use, factory, kind, message):
     use(factory)
     with pytest.raises(kind, match=message):

@@ -43,13 +43,10 @@ def test_prediction_is_clipped_to_the_image_and_the_truth_is_not():
     assert outcomes([over], [answered("b", (0, 0, 200, 100))], IOU).iou.tolist() == [0.5]
 
 
-@pytest.mark.parametrize(
-    "box",
-    [
-        None, (float("nan"), 0, 5, 5), (0, 0, float("inf"), 5), (10, 0, 0, 10), (0, 10, 10, 0), (3, 3, 3, 9),
-        (9, 9, 1, 1),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("box", [
+    None, (float("nan"), 0, 5, 5), (0, 0, float("inf"), 5), (10, 0, 0, 10), (0, 10, 10, 0), (3, 3, 3, 9),
+    (9, 9, 1, 1),
+])  # fmt: skip
 def test_no_box_is_a_counted_miss(box):
     for name in ("iou", "strict", "giou", "letterbox-clamped"):
         results = outcomes([scene("a", UNIT, UNIT)], [answered("a", box, UNIT)], protocol(name))
@@ -87,14 +84,11 @@ def test_any_of_several_right_boxes_will_do():
     assert results.oracle.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize(
-    ("line", "names"),
-    [
-        (answered("nowhere", UNIT), "'nowhere'"),
-        (SceneAnswers("a", (Prediction("a7", UNIT),)), "'a7'"),
-        (SceneAnswers("a", (Prediction("b0", UNIT),)), "'b0'.*'b'.*'a'"),
-    ],
-)
+@pytest.mark.parametrize(("line", "names"), [
+    (answered("nowhere", UNIT), "'nowhere'"),
+    (SceneAnswers("a", (Prediction("a7", UNIT),)), "'a7'"),
+    (SceneAnswers("a", (Prediction("b0", UNIT),)), "'b0'.*'b'.*'a'"),
+])  # fmt: skip
 def test_answers_about_something_else_are_refused(line, names):
     with pytest.raises(DataError, match=names):
         outcomes([scene("a", UNIT), scene("b", UNIT)], [line], IOU)

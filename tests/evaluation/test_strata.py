@@ -23,36 +23,30 @@ SIDES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("cut", "label", "fields"),
-    [
-        *(("length", label, {"text": " ".join(["ok"] * words)}) for words, label in LENGTHS),
-        *(("box area", label, {"box": (0, 0, side, side)}) for side, label in SIDES),
-        ("box area", None, {"scene": NO_SIZE}),
-        *(("same category", label, {"same_category": n}) for n, label in [(1, "1"), (3, "3"), (4, "4+"), (17, "4+")]),
-        ("same category", None, {}),
-        ("kind", "relation", {"kind": "relation"}),
-        ("kind", None, {}),
-        ("people", "no", {"text": "the man in blue", "category": "surfboard"}),
-        ("people", "yes", {"text": "the blue one", "category": "person"}),
-    ],
-)
+@pytest.mark.parametrize(("cut", "label", "fields"), [
+    *(("length", label, {"text": " ".join(["ok"] * words)}) for words, label in LENGTHS),
+    *(("box area", label, {"box": (0, 0, side, side)}) for side, label in SIDES),
+    ("box area", None, {"scene": NO_SIZE}),
+    *(("same category", label, {"same_category": n}) for n, label in [(1, "1"), (3, "3"), (4, "4+"), (17, "4+")]),
+    ("same category", None, {}),
+    ("kind", "relation", {"kind": "relation"}),
+    ("kind", None, {}),
+    ("people", "no", {"text": "the man in blue", "category": "surfboard"}),
+    ("people", "yes", {"text": "the blue one", "category": "person"}),
+])  # fmt: skip
 def test_one_label(cut, label, fields):
     assert labels(**fields).get(cut) == label
 
 
-@pytest.mark.parametrize(
-    ("text", "spatial", "people"),
-    [
-        ("Man on LEFT", "yes", "yes"),
-        ("bright yellow topping", "no", "no"),  # neither right nor top is a word here
-        ("man's hat", "no", "yes"),
-        ("woman, bottom-right", "yes", "yes"),
-        ("", "no", "no"),
-        ("🐕 à gauche", "no", "no"),
-        ("الرجل على اليسار", "no", "no"),
-    ],
-)
+@pytest.mark.parametrize(("text", "spatial", "people"), [
+    ("Man on LEFT", "yes", "yes"),
+    ("bright yellow topping", "no", "no"),  # neither right nor top is a word here
+    ("man's hat", "no", "yes"),
+    ("woman, bottom-right", "yes", "yes"),
+    ("", "no", "no"),
+    ("🐕 à gauche", "no", "no"),
+    ("الرجل على اليسار", "no", "no"),
+])  # fmt: skip
 def test_words(text, spatial, people):
     assert (labels(text)["spatial words"], labels(text)["people"]) == (spatial, people)
 

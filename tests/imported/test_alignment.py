@@ -100,24 +100,21 @@ def test_rows_of_another_image_are_misses_and_listed():
     assert align(((BoxRow("0", None, BOX, "000000581857.jpg"),), 0), coco).other_image == []
 
 
-@pytest.mark.parametrize(
-    ("boxes", "data", "key", "message"),
-    [
-        (rows(1, 2, 3, 4), ROWS, "auto", r"count from 1.*subtract 1"),
-        (rows("x", "y"), IDS, "auto", r"0 of 2 keys are ids of mine-val.*'x', 'y'.*'a', 'b', 'c'"),
-        (rows(1, 2), IDS, "auto", r"0 of 2 keys.*--key row"),
-        (rows(7, 8), NUMBERS, "row", r"rows of mine-val.*0 to 2"),
-        (rows("a", by="id"), IDS, "row", "no 'row'; leave out --key row"),
-        (((BoxRow("a", "id", BOX), BoxRow("1", "row", BOX)), 0), IDS, "auto", "some entries"),
-        (
-            ((BoxRow("a", None, BOX, "q1.jpg"), BoxRow("b", None, BOX, "q2.jpg")), 0),
-            IDS,
-            "auto",
-            r"every row names another image.*'a'.*q1\.jpg",
-        ),
-        *((rows(0, key), ROWS, "row", "not a row number") for key in ("-1", "one", "²", "1.0")),
-    ],
-)
+@pytest.mark.parametrize(("boxes", "data", "key", "message"), [
+    (rows(1, 2, 3, 4), ROWS, "auto", r"count from 1.*subtract 1"),
+    (rows("x", "y"), IDS, "auto", r"0 of 2 keys are ids of mine-val.*'x', 'y'.*'a', 'b', 'c'"),
+    (rows(1, 2), IDS, "auto", r"0 of 2 keys.*--key row"),
+    (rows(7, 8), NUMBERS, "row", r"rows of mine-val.*0 to 2"),
+    (rows("a", by="id"), IDS, "row", "no 'row'; leave out --key row"),
+    (((BoxRow("a", "id", BOX), BoxRow("1", "row", BOX)), 0), IDS, "auto", "some entries"),
+    (
+        ((BoxRow("a", None, BOX, "q1.jpg"), BoxRow("b", None, BOX, "q2.jpg")), 0),
+        IDS,
+        "auto",
+        r"every row names another image.*'a'.*q1\.jpg",
+    ),
+    *((rows(0, key), ROWS, "row", "not a row number") for key in ("-1", "one", "²", "1.0")),
+])  # fmt: skip
 def test_files_of_something_else_are_refused_with_examples(boxes, data, key, message):
     with pytest.raises(DataError, match=message):
         align(boxes, data, key)

@@ -53,31 +53,28 @@ def test_the_first_of_two_equal_keys_is_kept_and_counted(stored):
     assert doubled == 1
 
 
-@pytest.mark.parametrize(
-    ("content", "names"),
-    [
-        ({"17": [1, 2, 3]}, r"'17'.*\[1, 2, 3\].*x1, y1, x2, y2"),
-        ({"17": [1, 2, 3, "4"]}, "'17'"),
-        ({"17": [1, 2, 3, True]}, "'17'"),
-        ({"17": [BOX]}, "'17'"),
-        ({"17": "1 2 3 4"}, "'17'"),
-        ({"17": {"boxes": BOX}}, r"'17'.*no box.*boxes.*pred_bbox"),
-        ({"17": {"box": BOX, "bbox": BOX}}, r"'17'.*both box and bbox"),
-        ({"17": {"box": BOX, "image_name": 5}}, r"'17'.*image's name is 5"),
-        ([{"box": BOX}], "entry 0.*neither 'id' nor 'row'"),
-        ([{"id": "a", "box": BOX}, BOX], "entry 1"),
-        ([{"id": 1.5, "box": BOX}], r"entry 0.*id is 1\.5"),
-        ([{"row": True, "box": BOX}], "entry 0.*row is true"),
-        ([{"row": 4, "box": {}}], "entry 0.*row 4"),
-        ({}, "no boxes"),
-        ([], "no boxes"),
-        ("", "not JSON"),
-        ("3", "contains 3"),
-        ('{"0": [1, 2, 3, 4]', "not JSON"),
-        ('{\n"0": [1, 2, 3, 4],\n', r"json: not JSON"),
-        ("[" * 100_000, "nested"),
-    ],
-)
+@pytest.mark.parametrize(("content", "names"), [
+    ({"17": [1, 2, 3]}, r"'17'.*\[1, 2, 3\].*x1, y1, x2, y2"),
+    ({"17": [1, 2, 3, "4"]}, "'17'"),
+    ({"17": [1, 2, 3, True]}, "'17'"),
+    ({"17": [BOX]}, "'17'"),
+    ({"17": "1 2 3 4"}, "'17'"),
+    ({"17": {"boxes": BOX}}, r"'17'.*no box.*boxes.*pred_bbox"),
+    ({"17": {"box": BOX, "bbox": BOX}}, r"'17'.*both box and bbox"),
+    ({"17": {"box": BOX, "image_name": 5}}, r"'17'.*image's name is 5"),
+    ([{"box": BOX}], "entry 0.*neither 'id' nor 'row'"),
+    ([{"id": "a", "box": BOX}, BOX], "entry 1"),
+    ([{"id": 1.5, "box": BOX}], r"entry 0.*id is 1\.5"),
+    ([{"row": True, "box": BOX}], "entry 0.*row is true"),
+    ([{"row": 4, "box": {}}], "entry 0.*row 4"),
+    ({}, "no boxes"),
+    ([], "no boxes"),
+    ("", "not JSON"),
+    ("3", "contains 3"),
+    ('{"0": [1, 2, 3, 4]', "not JSON"),
+    ('{\n"0": [1, 2, 3, 4],\n', r"json: not JSON"),
+    ("[" * 100_000, "nested"),
+])  # fmt: skip
 def test_malformed_entries_are_named(stored, content, names):
     path = stored(content)
     with pytest.raises(DataError, match=names) as caught:
@@ -98,14 +95,11 @@ def test_files_that_cannot_be_read(tmp_path):
         read_boxes(tmp_path / "image.json")
 
 
-@pytest.mark.parametrize(
-    ("content", "xywh", "boxes"),
-    [
-        ({"0": [10, 20, 30, 40]}, True, [(10, 20, 40, 60)]),
-        ({"0": {"pred_bbox": BOX, "bbox": [9, 9, 9, 9]}}, False, [READ]),  # a predicted box wins over a plain one
-        ('{"0": [NaN, 0, 1, 1], "1": [0, 0, Infinity, 1]}', False, [None, None]),
-        ('{"0": [0, 0, 1, 1' + "0" * 400 + "]}", False, [None]),  # too large for a float
-    ],
-)
+@pytest.mark.parametrize(("content", "xywh", "boxes"), [
+    ({"0": [10, 20, 30, 40]}, True, [(10, 20, 40, 60)]),
+    ({"0": {"pred_bbox": BOX, "bbox": [9, 9, 9, 9]}}, False, [READ]),  # a predicted box wins over a plain one
+    ('{"0": [NaN, 0, 1, 1], "1": [0, 0, Infinity, 1]}', False, [None, None]),
+    ('{"0": [0, 0, 1, 1' + "0" * 400 + "]}", False, [None]),  # too large for a float
+])  # fmt: skip
 def test_boxes(stored, content, xywh, boxes):
     assert [row.box for row in read_boxes(stored(content), xywh)[0]] == boxes

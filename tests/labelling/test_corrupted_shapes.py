@@ -178,15 +178,12 @@ def test_the_same_command_writes_the_same_bytes(tmp_path, config):
     assert Counter(p["noise"] for p in provenance.values()) == printed["noise"]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    (
-        ({"--kind": "poem"}, "template, relation or caption"),
-        ({"--split": "file:own.jsonl"}, "only shapes has"),
-        ({"--out": "labels.pth"}, "labels.jsonl"),
-        ({"--wrong-object": "0.9"}, "together 1 at most"),
-    ),
-)
+@pytest.mark.parametrize(("change", "message"), (
+    ({"--kind": "poem"}, "template, relation or caption"),
+    ({"--split": "file:own.jsonl"}, "only shapes has"),
+    ({"--out": "labels.pth"}, "labels.jsonl"),
+    ({"--wrong-object": "0.9"}, "together 1 at most"),
+))  # fmt: skip
 def test_refused(tmp_path, config, monkeypatch, change, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.jsonl").write_text('{"image": "a.png", "text": "a", "box_xyxy": [0, 0, 1, 1]}\n')

@@ -88,16 +88,13 @@ def test_nothing_half_written(tmp_path):
     assert path.read_text() == "as it was" and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    (
-        (label("  "), "the expression is empty"),
-        (label(box=(0, 0, math.nan, 5)), "NaN"),
-        (label(box=(0, 0, 0.001, 5)), "width 0"),  # nothing is left of it at a hundredth of a pixel
-        (label(score=np.float32(0.5)), "plain JSON"),
-        (label(score=math.inf), "plain JSON"),
-    ),
-)
+@pytest.mark.parametrize(("bad", "message"), (
+    (label("  "), "the expression is empty"),
+    (label(box=(0, 0, math.nan, 5)), "NaN"),
+    (label(box=(0, 0, 0.001, 5)), "width 0"),  # nothing is left of it at a hundredth of a pixel
+    (label(score=np.float32(0.5)), "plain JSON"),
+    (label(score=math.inf), "plain JSON"),
+))  # fmt: skip
 def test_labels_that_cannot_be_rows(tmp_path, bad, message):
     with pytest.raises(DataError, match=message) as error:
         written(tmp_path / "t.jsonl", bad)
@@ -120,14 +117,11 @@ def rows_of(path, dataset):
     return [(s.file, e.text, e.box) for s in read_index_list(path, dataset) for e in s.expressions]
 
 
-@pytest.mark.parametrize(
-    ("dataset", "stem", "form"),
-    (
-        ("refcoco", "unc", "xywh"), ("refcoco+", "unc+", "xywh"), ("refcocog", "gref_umd", "xywh"),
-        ("refcocog-google", "gref", "xywh"), ("referit", "referit", "xyxy"), ("flickr30k", "flickr", "xyxy"),
-        ("shapes", "shapes", "xywh"),
-    ),
-)  # fmt: skip
+@pytest.mark.parametrize(("dataset", "stem", "form"), (
+    ("refcoco", "unc", "xywh"), ("refcoco+", "unc+", "xywh"), ("refcocog", "gref_umd", "xywh"),
+    ("refcocog-google", "gref", "xywh"), ("referit", "referit", "xyxy"), ("flickr30k", "flickr", "xyxy"),
+    ("shapes", "shapes", "xywh"),
+))  # fmt: skip
 def test_lists_are_as_the_data_set_has_them(tmp_path, dataset, stem, form):
     assert list_format(dataset)[:2] == (stem, form)
     written(tmp_path / "t.jsonl", label(), label("cat", scene=OTHER))

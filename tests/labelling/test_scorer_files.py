@@ -121,20 +121,17 @@ def test_an_official_result_is_read(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        (GOOD[:5], "row 1: an iou_result file has 7 columns, and here is 5 columns"),
-        (7, "row 1: .* here is a int"),
-        ([*GOOD[:6], 1.5], "row 1: the IoU in the last column .* not 1.5"),
-        ([*GOOD[:6], True], "row 1: the IoU"),
-        ([*GOOD[:5], torch.zeros(3), 0.5], "row 1: the scorer's box should be 4 numbers"),
-        ([*GOOD[:4], None, *GOOD[5:]], "row 1: the row's box should be 4 numbers, not None"),
-        ([*GOOD[:2], [1, 2, 3, "4"], *GOOD[3:]], "row 1: the box should be 4 numbers"),
-        ([*GOOD[:3], " ", *GOOD[4:]], "row 1: the expression is empty"),
-        (["../x.jpg", *GOOD[1:]], "row 1: .*without folders"),
-    ],
-)
+@pytest.mark.parametrize(("row", "message"), [
+    (GOOD[:5], "row 1: an iou_result file has 7 columns, and here is 5 columns"),
+    (7, "row 1: .* here is a int"),
+    ([*GOOD[:6], 1.5], "row 1: the IoU in the last column .* not 1.5"),
+    ([*GOOD[:6], True], "row 1: the IoU"),
+    ([*GOOD[:5], torch.zeros(3), 0.5], "row 1: the scorer's box should be 4 numbers"),
+    ([*GOOD[:4], None, *GOOD[5:]], "row 1: the row's box should be 4 numbers, not None"),
+    ([*GOOD[:2], [1, 2, 3, "4"], *GOOD[3:]], "row 1: the box should be 4 numbers"),
+    ([*GOOD[:3], " ", *GOOD[4:]], "row 1: the expression is empty"),
+    (["../x.jpg", *GOOD[1:]], "row 1: .*without folders"),
+])  # fmt: skip
 def test_a_bad_row_is_named(tmp_path, row, message):
     with pytest.raises(DataError, match=rf"r\.pth: {message}"):
         read_iou_result(result(tmp_path, GOOD, row))

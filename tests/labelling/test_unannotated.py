@@ -102,15 +102,12 @@ def test_every_image_of_a_folder(folder, tmp_path):
     assert images.load(above[2]).shape == (6, 8, 3) and not images.missing(above)
 
 
-@pytest.mark.parametrize(
-    ("place", "out", "error", "message"),
-    [
-        ("photos", "elsewhere/labels.jsonl", UsageError, "or above"),
-        ("none", "labels.jsonl", DataError, "no such folder"),
-        ("photos/b.png", "labels.jsonl", DataError, "not a folder"),
-        ("empty", "labels.jsonl", DataError, "no image in it"),
-    ],
-)
+@pytest.mark.parametrize(("place", "out", "error", "message"), [
+    ("photos", "elsewhere/labels.jsonl", UsageError, "or above"),
+    ("none", "labels.jsonl", DataError, "no such folder"),
+    ("photos/b.png", "labels.jsonl", DataError, "not a folder"),
+    ("empty", "labels.jsonl", DataError, "no image in it"),
+])  # fmt: skip
 def test_folders_that_cannot_be_used(folder, tmp_path, place, out, error, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(error, match=message):

@@ -56,32 +56,29 @@ def test_once_is_enough(theirs):
     assert take(theirs(8)) != taken
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"status": "running"}, "not finished"),
-        ({"metrics": None}, "not finished"),
-        ({"git__dirty": True}, "dirty: made by code that is in no commit"),
-        ({"git__commit": "<script>"}, "git.commit: expected a commit's id"),
-        (
-            {"signature": "acc@0.5|iou>=0.5|other-val|n:12|data:1a2b3c4d|top1|v1"},
-            "but its parts make 'acc@0.5|iou>=0.5",
-        ),
-        ({"protocol": "generous"}, "no protocol is called 'generous'"),
-        ({"identity__data__partial": True}, "partial: 6 images only"),
-        ({"name": "a\nb"}, "name: expected"),
-        ({"name": ""}, "name: expected"),
-        ({"settings_hash": "../.."}, "settings_hash"),
-        ({"finished": "2999-01-01T00:00:00+00:00"}, "a time that has passed"),
-        ({"finished": "yesterday"}, "a time that has passed"),
-        ({"finished": None}, "a time that has passed"),
-        ({"metrics__bootstrap__draws": 10**9}, "1,000 to 100,000 draws"),
-        ({"metrics__bootstrap__confidence": 0.5}, "0.95 confidence"),
-        ({"metrics__errors": 2}, "2 images could not be read there"),
-        ({"card": {"parameters": float("inf")}}, "infinite or NaN"),
-        ({"unknown_key": 1}, "not a run record of schema 1: unknown_key"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "reason"), [
+    ({"status": "running"}, "not finished"),
+    ({"metrics": None}, "not finished"),
+    ({"git__dirty": True}, "dirty: made by code that is in no commit"),
+    ({"git__commit": "<script>"}, "git.commit: expected a commit's id"),
+    (
+        {"signature": "acc@0.5|iou>=0.5|other-val|n:12|data:1a2b3c4d|top1|v1"},
+        "but its parts make 'acc@0.5|iou>=0.5",
+    ),
+    ({"protocol": "generous"}, "no protocol is called 'generous'"),
+    ({"identity__data__partial": True}, "partial: 6 images only"),
+    ({"name": "a\nb"}, "name: expected"),
+    ({"name": ""}, "name: expected"),
+    ({"settings_hash": "../.."}, "settings_hash"),
+    ({"finished": "2999-01-01T00:00:00+00:00"}, "a time that has passed"),
+    ({"finished": "yesterday"}, "a time that has passed"),
+    ({"finished": None}, "a time that has passed"),
+    ({"metrics__bootstrap__draws": 10**9}, "1,000 to 100,000 draws"),
+    ({"metrics__bootstrap__confidence": 0.5}, "0.95 confidence"),
+    ({"metrics__errors": 2}, "2 images could not be read there"),
+    ({"card": {"parameters": float("inf")}}, "infinite or NaN"),
+    ({"unknown_key": 1}, "not a run record of schema 1: unknown_key"),
+])  # fmt: skip
 def test_a_record_that_does_not_hold(theirs, changes, reason):
     refused(theirs(**changes), reason)
 
@@ -90,16 +87,13 @@ def test_every_reason_at_once(theirs):
     refused(theirs(git__dirty=True, signature="x", finished="never"), "dirty", "signature: is 'x'", "finished:")
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"metrics__hits": 12, "metrics__acc@0.5": 1.0}, "metrics.hits: 12, but its predictions give 7"),
-        ({"metrics__mean_iou": 0.9}, "metrics.mean_iou: 0.9, but its predictions give"),
-        ({"metrics__ci95": [0.9, 1.0]}, "metrics.ci95.0: 0.9"),
-        ({"metrics__oracle@0.5": 1.0}, "metrics.oracle@0.5: 1.0, but its predictions give None"),
-        ({"metrics__strata": {}}, "strata"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "reason"), [
+    ({"metrics__hits": 12, "metrics__acc@0.5": 1.0}, "metrics.hits: 12, but its predictions give 7"),
+    ({"metrics__mean_iou": 0.9}, "metrics.mean_iou: 0.9, but its predictions give"),
+    ({"metrics__ci95": [0.9, 1.0]}, "metrics.ci95.0: 0.9"),
+    ({"metrics__oracle@0.5": 1.0}, "metrics.oracle@0.5: 1.0, but its predictions give None"),
+    ({"metrics__strata": {}}, "strata"),
+])  # fmt: skip
 def test_numbers_that_the_predictions_do_not_give(theirs, changes, reason):
     refused(theirs(**changes), reason)
 
@@ -110,19 +104,16 @@ def test_float_noise_is_no_difference(theirs):
     assert take(theirs(metrics__mean_iou=mean + 1e-14)).is_dir()
 
 
-@pytest.mark.parametrize(
-    ("change", "reasons"),
-    [
-        (lambda rows: rows[1:], ["scenes without a line: 1"]),
-        (lambda rows: [*rows, rows[0]], ["scenes with several lines: 1"]),
-        (lambda rows: [*rows, rows[0] | {"scene": "p99", "predictions": []}], ["no scene of the split: 1 (p99)"]),
-        (lambda rows: rows[0]["predictions"].pop(), ["expressions without an answer: 1"]),
-        (lambda rows: rows[0]["predictions"].append(rows[0]["predictions"][0]), ["with several answers: 1"]),
-        (lambda rows: rows[0]["predictions"].extend(rows[1]["predictions"]), ["no expression of their scene: 2"]),
-        (lambda rows: rows[0].update(error="unreadable"), ["images that could not be read: 1"]),
-        (lambda rows: [rows[0] | {"predictions": []}, *rows[2:]], ["without a line: 1", "without an answer: 2"]),
-    ],
-)
+@pytest.mark.parametrize(("change", "reasons"), [
+    (lambda rows: rows[1:], ["scenes without a line: 1"]),
+    (lambda rows: [*rows, rows[0]], ["scenes with several lines: 1"]),
+    (lambda rows: [*rows, rows[0] | {"scene": "p99", "predictions": []}], ["no scene of the split: 1 (p99)"]),
+    (lambda rows: rows[0]["predictions"].pop(), ["expressions without an answer: 1"]),
+    (lambda rows: rows[0]["predictions"].append(rows[0]["predictions"][0]), ["with several answers: 1"]),
+    (lambda rows: rows[0]["predictions"].extend(rows[1]["predictions"]), ["no expression of their scene: 2"]),
+    (lambda rows: rows[0].update(error="unreadable"), ["images that could not be read: 1"]),
+    (lambda rows: [rows[0] | {"predictions": []}, *rows[2:]], ["without a line: 1", "without an answer: 2"]),
+])  # fmt: skip
 def test_every_expression_is_answered_once(theirs, change, reasons):
     def changed(rows):
         out = change(rows)

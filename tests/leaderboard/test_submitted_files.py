@@ -9,21 +9,18 @@ from submissions import refused, rewritten
 from bench.leaderboard import submitted_files
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "reason"),
-    [
-        ("box", [0, 0, float("nan"), 1], "not four finite numbers"),
-        ("box", [0, 0, "9", 1], "not four finite numbers"),
-        ("box", [0, 0, True, 1], "not four finite numbers"),
-        ("box", [0, 0, 1], "not a row of predictions"),
-        ("score", float("inf"), "no finite number"),
-        ("score", "high", "no finite number"),
-        ("id", ["e0"], "no text"),
-        ("id", "", "no text"),
-        ("id", "e" * 5000, "no text"),
-        ("note", {"a": 1}, "no text"),
-    ],
-)
+@pytest.mark.parametrize(("key", "value", "reason"), [
+    ("box", [0, 0, float("nan"), 1], "not four finite numbers"),
+    ("box", [0, 0, "9", 1], "not four finite numbers"),
+    ("box", [0, 0, True, 1], "not four finite numbers"),
+    ("box", [0, 0, 1], "not a row of predictions"),
+    ("score", float("inf"), "no finite number"),
+    ("score", "high", "no finite number"),
+    ("id", ["e0"], "no text"),
+    ("id", "", "no text"),
+    ("id", "e" * 5000, "no text"),
+    ("note", {"a": 1}, "no text"),
+])  # fmt: skip
 def test_answers_of_other_types(theirs, key, value, reason):
     def change(rows):
         rows[2]["predictions"][0][key] = value
@@ -32,18 +29,15 @@ def test_answers_of_other_types(theirs, key, value, reason):
     assert "predictions.jsonl, line 3" in message and ".tmp" not in message
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b'{"scene": "p0"', "cut short"),
-        (b"\xff\xfe\n", "predictions.jsonl"),
-        (b"[" * 100_000 + b"\n", "predictions.jsonl"),
-        (b'{"scene": {}, "predictions": []}\n', "no text"),
-        (b'{"scene": "p0", "predictions": [], "size": [0, 10]}\n', "size is not positive"),
-        (b'{"scene": "p0", "predictions": [], "proposals": [[0, 0, 1, NaN]]}\n', "a proposal"),
-        (b"", "scenes without a line: 6"),
-    ],
-)
+@pytest.mark.parametrize(("content", "reason"), [
+    (b'{"scene": "p0"', "cut short"),
+    (b"\xff\xfe\n", "predictions.jsonl"),
+    (b"[" * 100_000 + b"\n", "predictions.jsonl"),
+    (b'{"scene": {}, "predictions": []}\n', "no text"),
+    (b'{"scene": "p0", "predictions": [], "size": [0, 10]}\n', "size is not positive"),
+    (b'{"scene": "p0", "predictions": [], "proposals": [[0, 0, 1, NaN]]}\n', "a proposal"),
+    (b"", "scenes without a line: 6"),
+])  # fmt: skip
 def test_files_that_are_no_predictions(theirs, content, reason):
     folder = theirs()
     (folder / "predictions.jsonl").write_bytes(content)

@@ -66,15 +66,12 @@ def test_ranks_are_ranges_where_the_paired_test_cannot_tell(tmp_path, many):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("spoil", "note"),
-    [
-        (lambda path: path.unlink(), f"no {OUTCOMES}; `bench score RUN --keep` makes it"),
-        (lambda path: path.write_text("{}\n"), f"{OUTCOMES} cannot be read"),
-        (lambda path: path.write_text(path.read_text().replace('"hit":[1]', '"hit":[0]', 1)), "does not count what"),
-        (lambda path: path.write_text(path.read_text().replace('"e7"', '"other"')), "about other expressions"),
-    ],
-)
+@pytest.mark.parametrize(("spoil", "note"), [
+    (lambda path: path.unlink(), f"no {OUTCOMES}; `bench score RUN --keep` makes it"),
+    (lambda path: path.write_text("{}\n"), f"{OUTCOMES} cannot be read"),
+    (lambda path: path.write_text(path.read_text().replace('"hit":[1]', '"hit":[0]', 1)), "does not count what"),
+    (lambda path: path.write_text(path.read_text().replace('"e7"', '"other"')), "about other expressions"),
+])  # fmt: skip
 def test_a_run_without_sound_outcomes_has_no_rank(tmp_path, many, spoil, note):
     boxes(tmp_path, many, "a", set(range(38)))
     boxes(tmp_path, many, "b", set(range(2)))
@@ -147,17 +144,14 @@ def test_what_the_paper_published_stands_beside_the_row(tmp_path, store, split):
     assert lines["nobody"]["published"] == ""
 
 
-@pytest.mark.parametrize(
-    ("card", "word"),
-    [
-        ({"trained_on": "what nobody knows", "supervision": "pseudo"}, "pseudo"),
-        ({"trained_on": "CLIP: WebImageText; CLIP-VG: the train split of the data set", "supervision": ""}, "full"),
-        ({"trained_on": "CLIP: WebImageText"}, "unknown"),  # other weights than those of bench.toml: nobody said
-        ({"trained_on": "pseudo-labels of refcoco-train", "supervision": "cheated"}, "unknown"),
-        ({"trained_on": "nothing"}, "none"),
-        ({"trained_on": None, "supervision": ["full"]}, "unknown"),
-    ],
-)
+@pytest.mark.parametrize(("card", "word"), [
+    ({"trained_on": "what nobody knows", "supervision": "pseudo"}, "pseudo"),
+    ({"trained_on": "CLIP: WebImageText; CLIP-VG: the train split of the data set", "supervision": ""}, "full"),
+    ({"trained_on": "CLIP: WebImageText"}, "unknown"),  # other weights than those of bench.toml: nobody said
+    ({"trained_on": "pseudo-labels of refcoco-train", "supervision": "cheated"}, "unknown"),
+    ({"trained_on": "nothing"}, "none"),
+    ({"trained_on": None, "supervision": ["full"]}, "unknown"),
+])  # fmt: skip
 def test_supervision_is_stated_or_unknown(tmp_path, store, split, card, word):
     store("clipvg", 3, on=split("refcoco-val"), card=card)
     assert rows(tmp_path)["clipvg"]["training_data"] == word

@@ -118,14 +118,11 @@ def test_scorers_are_lines_of_panels_and_sources_columns(painted):
     assert [grid_width([pair(str(n), str(n)) for n in range(count)]) for count in (0, 1, 3, 9)] == [1, 1, 3, 4]
 
 
-@pytest.mark.parametrize(
-    "svg",
-    [
-        lambda: lines((HOSTILE, [1, 2], [1, 2]), title=HOSTILE),
-        lambda: speed_chart(HOSTILE, [row(HOSTILE)], HOSTILE),
-        lambda: reliability_chart(HOSTILE, [pair(HOSTILE, HOSTILE)]),
-    ],
-)
+@pytest.mark.parametrize("svg", [
+    lambda: lines((HOSTILE, [1, 2], [1, 2]), title=HOSTILE),
+    lambda: speed_chart(HOSTILE, [row(HOSTILE)], HOSTILE),
+    lambda: reliability_chart(HOSTILE, [pair(HOSTILE, HOSTILE)]),
+])  # fmt: skip
 def test_names_are_data_and_documents_describe_themselves(svg):
     root = ElementTree.fromstring(svg())
     assert "script" not in {element.tag.removeprefix(SVG) for element in root.iter()}

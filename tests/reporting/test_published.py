@@ -47,21 +47,18 @@ def test_numbers_as_the_papers_have_them():
         assert value in {v for key, v in values.items() if (key[0], key[2]) == (method, split) and backbone in key[1]}
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"method": ""}, r"entry 1 \(\): method"),
-        ({"how": "guessed"}, r"entry 1 \(M\): how"),
-        ({"training": "none"}, "training"),
-        ({"protocol": "clamped"}, "protocol"),
-        ({"values": {"refcoco-val": 0.62}}, r"values\.refcoco-val: 0\.62 is no percentage"),
-        ({"values": {"refcoco-val": "nan"}}, "is no percentage"),
-        ({"values": {"refcoco-val": 101}}, "is no percentage"),
-        ({"values": {}}, "values"),
-        ({"colour": "red"}, "colour"),
-        ({"source": ""}, "source"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), [
+    ({"method": ""}, r"entry 1 \(\): method"),
+    ({"how": "guessed"}, r"entry 1 \(M\): how"),
+    ({"training": "none"}, "training"),
+    ({"protocol": "clamped"}, "protocol"),
+    ({"values": {"refcoco-val": 0.62}}, r"values\.refcoco-val: 0\.62 is no percentage"),
+    ({"values": {"refcoco-val": "nan"}}, "is no percentage"),
+    ({"values": {"refcoco-val": 101}}, "is no percentage"),
+    ({"values": {}}, "values"),
+    ({"colour": "red"}, "colour"),
+    ({"source": ""}, "source"),
+])  # fmt: skip
 def test_what_is_no_entry(tmp_path, change, message):
     with pytest.raises(DataError, match=message) as error:
         read_published(written(tmp_path, GOOD | change))

@@ -45,26 +45,23 @@ def test_a_split_without_expressions_and_a_file_without_strata(tmp_path):
     assert read_outcomes(tmp_path).strata == {}
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "no json",
-        "[]",
-        '{"scene": "s", "ids": ["a"], "iou": [0.5]}',
-        '{"scene": "s", "ids": ["a"], "iou": [0.5, 0.5], "hit": [1]}',
-        '{"scene": "s", "ids": [1], "iou": [0.5], "hit": [1]}',
-        '{"scene": "s", "ids": "a", "iou": [0.5], "hit": [1]}',
-        '{"scene": 3, "ids": ["a"], "iou": [0.5], "hit": [1]}',
-        '{"scene": "s", "ids": ["a"], "iou": [NaN], "hit": [1]}',
-        '{"scene": "s", "ids": ["a"], "iou": [1.5], "hit": [1]}',
-        '{"scene": "s", "ids": ["a"], "iou": ["0.5"], "hit": [1]}',
-        '{"scene": "s", "ids": ["a"], "iou": [0.5], "hit": [2]}',
-        '{"scene": "s", "ids": ["a"], "iou": [0.5], "hit": [1], "strata": {"kind": []}}',
-        '{"scene": "s", "ids": ["a"], "iou": [0.5], "hit": [1], "strata": {"kind": [[]]}}',
-        '{"scene": "s", "ids": ["a"], "iou": [0.5], "hit": [1], "strata": 4}',
-        '{"scene": "s", "ids": ["a"], "iou": [0.5], "hi',
-    ],
-)
+@pytest.mark.parametrize("line", [
+    "no json",
+    "[]",
+    '{"scene": "s", "ids": ["a"], "iou": [0.5]}',
+    '{"scene": "s", "ids": ["a"], "iou": [0.5, 0.5], "hit": [1]}',
+    '{"scene": "s", "ids": [1], "iou": [0.5], "hit": [1]}',
+    '{"scene": "s", "ids": "a", "iou": [0.5], "hit": [1]}',
+    '{"scene": 3, "ids": ["a"], "iou": [0.5], "hit": [1]}',
+    '{"scene": "s", "ids": ["a"], "iou": [NaN], "hit": [1]}',
+    '{"scene": "s", "ids": ["a"], "iou": [1.5], "hit": [1]}',
+    '{"scene": "s", "ids": ["a"], "iou": ["0.5"], "hit": [1]}',
+    '{"scene": "s", "ids": ["a"], "iou": [0.5], "hit": [2]}',
+    '{"scene": "s", "ids": ["a"], "iou": [0.5], "hit": [1], "strata": {"kind": []}}',
+    '{"scene": "s", "ids": ["a"], "iou": [0.5], "hit": [1], "strata": {"kind": [[]]}}',
+    '{"scene": "s", "ids": ["a"], "iou": [0.5], "hit": [1], "strata": 4}',
+    '{"scene": "s", "ids": ["a"], "iou": [0.5], "hi',
+])  # fmt: skip
 def test_what_is_no_row_is_refused(tmp_path, line):
     write_outcomes(tmp_path, ROWS[:1])
     with (tmp_path / "outcomes.jsonl").open("a") as file:

@@ -23,13 +23,10 @@ HOLD = (
 )
 
 
-@pytest.mark.parametrize(
-    ("env", "rank"),
-    [
-        ({}, Rank(0, 1)), (TORCHRUN, Rank(5, 8, 1, "x||29500")), (SRUN, Rank(1, 4, 1, "|")),
-        ({**SRUN, "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0"}, Rank(1, 4, 1, "77|0")), (SCRIPT, Rank()),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("env", "rank"), [
+    ({}, Rank(0, 1)), (TORCHRUN, Rank(5, 8, 1, "x||29500")), (SRUN, Rank(1, 4, 1, "|")),
+    ({**SRUN, "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0"}, Rank(1, 4, 1, "77|0")), (SCRIPT, Rank()),
+])  # fmt: skip
 def test_the_rank_of_the_environment(env, rank):
     assert from_environment(env) == rank
 

@@ -11,20 +11,17 @@ import pytest
 from bench.runs.provenance import environment, git_state, redacted, settings_hash
 
 
-@pytest.mark.parametrize(
-    ("word", "published"),
-    [
-        ("--set=token=hf_abcdefghijklmnop", "--set=token=***"),
-        ("hf_abcdefghijklmnop", "***"),
-        ("api_key=12345", "api_key=***"),
-        ("options.secret=a b", "options.secret=*** b"),
-        ("https://me:pass@host.example/x", "https://me:***@host.example/x"),
-        ("https://host.example/x?key=abc&size=3", "https://host.example/x?key=***&size=3"),
-        ("monkey=banana", "monkey=banana"),
-        ("refcoco-val", "refcoco-val"),
-        ("--set=views=blur", "--set=views=blur"),
-    ],
-)
+@pytest.mark.parametrize(("word", "published"), [
+    ("--set=token=hf_abcdefghijklmnop", "--set=token=***"),
+    ("hf_abcdefghijklmnop", "***"),
+    ("api_key=12345", "api_key=***"),
+    ("options.secret=a b", "options.secret=*** b"),
+    ("https://me:pass@host.example/x", "https://me:***@host.example/x"),
+    ("https://host.example/x?key=abc&size=3", "https://host.example/x?key=***&size=3"),
+    ("monkey=banana", "monkey=banana"),
+    ("refcoco-val", "refcoco-val"),
+    ("--set=views=blur", "--set=views=blur"),
+])  # fmt: skip
 def test_what_looks_secret_is_hidden(word, published):
     assert redacted(["/somewhere/bin/bench", "run", word]) == ("bench", "run", published)
 

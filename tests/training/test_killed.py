@@ -49,23 +49,20 @@ def compared(job):
     return make
 
 
-@pytest.mark.parametrize(
-    ("place", "resumes_after"),
-    [
-        ((OptimisationStep, "step", 1), 0),
-        ((OptimisationStep, "step", 3), 0),  # nothing is saved yet
-        ((OptimisationStep, "step", 6), 4),  # in the middle of an epoch, after the file of its end
-        ((OptimisationStep, "step", 8, True), 6),  # the step is taken, the weights are changed, nobody knows
-        ((trainer, "save", 2), 3),  # the second file is not written
-        ((trainer, "save", 2, True), 4),
-        ((Trainer, "validate", 2), 6),
-        ((Trainer, "validate", 2, True), 6),  # the best weights may be those of a step that comes again
-        ((SmallTask, "save", 1, True), 3),
-        ((log.TrainingLog, "draw", 3), 9),
-        ((Trainer, "finish", 1), 12),
-        ((trainer, "write_atomically", 1), 12),  # the end is reached, and the weights have no name yet
-    ],
-)
+@pytest.mark.parametrize(("place", "resumes_after"), [
+    ((OptimisationStep, "step", 1), 0),
+    ((OptimisationStep, "step", 3), 0),  # nothing is saved yet
+    ((OptimisationStep, "step", 6), 4),  # in the middle of an epoch, after the file of its end
+    ((OptimisationStep, "step", 8, True), 6),  # the step is taken, the weights are changed, nobody knows
+    ((trainer, "save", 2), 3),  # the second file is not written
+    ((trainer, "save", 2, True), 4),
+    ((Trainer, "validate", 2), 6),
+    ((Trainer, "validate", 2, True), 6),  # the best weights may be those of a step that comes again
+    ((SmallTask, "save", 1, True), 3),
+    ((log.TrainingLog, "draw", 3), 9),
+    ((Trainer, "finish", 1), 12),
+    ((trainer, "write_atomically", 1), 12),  # the end is reached, and the weights have no name yet
+])  # fmt: skip
 def test_killed_once(compared, place, resumes_after):
     assert compared([place]) == [resumes_after]
 

@@ -99,14 +99,11 @@ def test_recovery_is_noted_and_the_next_collapse_too():
     assert "no progress" in next(iter(notes_of(collapse, [1.4] * 60, [0.0] * 60, first=71).values()))
 
 
-@pytest.mark.parametrize(
-    ("losses", "spreads"),
-    [
-        ([2 * math.exp(-n / 50) for n in range(200)], [0.01] * 200),  # still falling: the boxes will follow
-        (flat(200), [0.8] * 200),  # at the end of a training
-        ([2 * math.exp(-n / 50) for n in range(200)], [0.8] * 200),
-        (flat(19), [0.0] * 19),  # too early to tell
-    ],
-)
+@pytest.mark.parametrize(("losses", "spreads"), [
+    ([2 * math.exp(-n / 50) for n in range(200)], [0.01] * 200),  # still falling: the boxes will follow
+    (flat(200), [0.8] * 200),  # at the end of a training
+    ([2 * math.exp(-n / 50) for n in range(200)], [0.8] * 200),
+    (flat(19), [0.0] * 19),  # too early to tell
+])  # fmt: skip
 def test_a_healthy_run_is_left_in_peace(losses, spreads):
     assert notes_of(detector(), losses, spreads) == {}

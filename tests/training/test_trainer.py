@@ -118,15 +118,12 @@ def test_the_best_weights_are_kept_not_the_last(job):
     assert to_bytes(tensors) == to_bytes(read_safetensors(mine.out / "small.run/best.safetensors")[0])
 
 
-@pytest.mark.parametrize(
-    ("every", "patience", "accuracies", "steps"),
-    [
-        (1, 2, (0.5, 0.6, 0.4, 0.3, 0.2), 16),
-        (1, 2, (0.5, 0.6, 0.4, 0.7, 0.6, 0.5), 24),
-        (2, 1, (0.5, 0.4), 16),  # an epoch that was not validated is not one without a better one
-        (1, 0, (0.5,) * 6, 24),
-    ],
-)
+@pytest.mark.parametrize(("every", "patience", "accuracies", "steps"), [
+    (1, 2, (0.5, 0.6, 0.4, 0.3, 0.2), 16),
+    (1, 2, (0.5, 0.6, 0.4, 0.7, 0.6, 0.5), 24),
+    (2, 1, (0.5, 0.4), 16),  # an epoch that was not validated is not one without a better one
+    (1, 0, (0.5,) * 6, 24),
+])  # fmt: skip
 def test_early_stop(job, every, patience, accuracies, steps):
     changes = {"epochs": 6, "early_stop": patience, "validate_every": every, "save_every": 99}
     made = train(SmallTask(job(**changes, fields=scored(*accuracies))))

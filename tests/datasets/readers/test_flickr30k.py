@@ -80,31 +80,25 @@ def test_phrases_end_at_the_bracket_that_ends_a_word():
     assert read_caption("nothing marked ( here ) .", "caption 0") == ("nothing marked ( here ) .", [])
 
 
-@pytest.mark.parametrize(
-    "objects, captions, message",
-    [
-        (boxed("1", (5, 2, 3, 4)), None, r"36979\.xml: chain 1: .* width -2"),
-        (boxed("1", ("five", 2, 5, 4)), None, r"chain 1: 'five' should be a number"),
-        (boxed("1", (5, 2, 5, 4)).replace("<xmin>5</xmin>", ""), None, r"chain 1: None should be a number"),
-        ("<object>", None, r"36979\.xml: not readable XML"),
-        (None, ["[/EN#1/people a man and [/EN#2/other cards] ."], r"36979\.txt: caption 0: a phrase is not of"),
-        (None, ["[/EN#1/people \u200b]"], "caption 0, phrase 0: the expression is empty"),
-        (None, ["nothing here"], r"val\.txt: it holds no expressions"),
-    ],
-)
+@pytest.mark.parametrize("objects, captions, message", [
+    (boxed("1", (5, 2, 3, 4)), None, r"36979\.xml: chain 1: .* width -2"),
+    (boxed("1", ("five", 2, 5, 4)), None, r"chain 1: 'five' should be a number"),
+    (boxed("1", (5, 2, 5, 4)).replace("<xmin>5</xmin>", ""), None, r"chain 1: None should be a number"),
+    ("<object>", None, r"36979\.xml: not readable XML"),
+    (None, ["[/EN#1/people a man and [/EN#2/other cards] ."], r"36979\.txt: caption 0: a phrase is not of"),
+    (None, ["[/EN#1/people \u200b]"], "caption 0, phrase 0: the expression is empty"),
+    (None, ["nothing here"], r"val\.txt: it holds no expressions"),
+])  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path, objects, captions, message):
     with pytest.raises(DataError, match=message):
         read_entities(folder(tmp_path, objects, captions), "val")
 
 
-@pytest.mark.parametrize(
-    "start",
-    [
-        '<!DOCTYPE a [<!ENTITY x "aaaaaaaa"><!ENTITY y "&x;&x;&x;&x;&x;&x;&x;&x;">]>',
-        '<!doctype a SYSTEM "file:///etc/passwd">',
-        '<?xml version="1.0"?>\n<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>',
-    ],
-)
+@pytest.mark.parametrize("start", [
+    '<!DOCTYPE a [<!ENTITY x "aaaaaaaa"><!ENTITY y "&x;&x;&x;&x;&x;&x;&x;&x;">]>',
+    '<!doctype a SYSTEM "file:///etc/passwd">',
+    '<?xml version="1.0"?>\n<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>',
+])  # fmt: skip
 def test_xml_that_declares_entities_is_not_read(tmp_path, start):
     file = folder(tmp_path) / "Annotations/36979.xml"
     file.write_text(start + file.read_text())

@@ -116,18 +116,15 @@ def broken(change):
     return record
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (lambda r: r["ref_list"][0]["ann_info"].update(bbox=[1.0, 2.0, 0.0, 4.0]), "ref 1, annotation 101: .*width 0"),
-        (lambda r: r["ref_list"][1]["ref_info"].update(split="train"), "row 0, ref 4: it belongs to part 'train'"),
-        (lambda r: r["ref_list"][1]["ref_info"]["sentences"][0].update(sent_id=10), "two expressions have the id '10'"),
-        (lambda r: r.update(image={"bytes": None, "path": "x.jpg"}), "row 0: its image has no bytes"),
-        (lambda r: r.update(ref_list="{"), "row 0: not readable JSON"),
-        (lambda r: r.update(ref_list="5"), "row 0: expected a list"),
-        (lambda r: r.update(image_info="[]"), "row 0: expected a struct"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("change, message", [
+    (lambda r: r["ref_list"][0]["ann_info"].update(bbox=[1.0, 2.0, 0.0, 4.0]), "ref 1, annotation 101: .*width 0"),
+    (lambda r: r["ref_list"][1]["ref_info"].update(split="train"), "row 0, ref 4: it belongs to part 'train'"),
+    (lambda r: r["ref_list"][1]["ref_info"]["sentences"][0].update(sent_id=10), "two expressions have the id '10'"),
+    (lambda r: r.update(image={"bytes": None, "path": "x.jpg"}), "row 0: its image has no bytes"),
+    (lambda r: r.update(ref_list="{"), "row 0: not readable JSON"),
+    (lambda r: r.update(ref_list="5"), "row 0: expected a list"),
+    (lambda r: r.update(image_info="[]"), "row 0: expected a struct"),
+])  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path, change, message):
     with pytest.raises(DataError, match=message):
         read(parquet(tmp_path, broken(change)), "val")
@@ -195,18 +192,15 @@ def test_download_is_pinned_and_takes_one_part(tmp_path, hub):
     assert (calls[1]["revision"], calls[1]["local_files_only"]) == ("a" * 40, True)
 
 
-@pytest.mark.parametrize(
-    ("repo", "revision", "part", "offline", "error", "message"),
-    [
-        ("refcoco", "main", "refcoco_unc_val", False, UsageError, r"may change under a result.*--revision.*/commits"),
-        ("refcoco", "fd0fa8d", "refcoco_unc_val", False, UsageError, "a short commit id"),
-        ("refclef", None, "refclef_berkeley_val", False, UsageError, "no commit is known"),
-        ("refcoco", None, "refcoco_unc_vall", False, UnknownName, "did you mean 'refcoco_unc_val'"),
-        ("refcoco", None, "refcoco_unc_testB", True, DataError, "not in the cache; run once without --offline"),
-        ("refcoco", None, "refcoco_unc_testB", False, DataError, "0 of its parquet files"),
-        ("refclef", "b" * 40, "refclef_berkeley_test", False, DataError, "1 of 2 parquet files"),
-    ],
-)
+@pytest.mark.parametrize(("repo", "revision", "part", "offline", "error", "message"), [
+    ("refcoco", "main", "refcoco_unc_val", False, UsageError, r"may change under a result.*--revision.*/commits"),
+    ("refcoco", "fd0fa8d", "refcoco_unc_val", False, UsageError, "a short commit id"),
+    ("refclef", None, "refclef_berkeley_val", False, UsageError, "no commit is known"),
+    ("refcoco", None, "refcoco_unc_vall", False, UnknownName, "did you mean 'refcoco_unc_val'"),
+    ("refcoco", None, "refcoco_unc_testB", True, DataError, "not in the cache; run once without --offline"),
+    ("refcoco", None, "refcoco_unc_testB", False, DataError, "0 of its parquet files"),
+    ("refclef", "b" * 40, "refclef_berkeley_test", False, DataError, "1 of 2 parquet files"),
+])  # fmt: skip
 def test_downloads_that_fail(tmp_path, hub, repo, revision, part, offline, error, message):
     if not offline:
         (hub[0] / "refclef_berkeley_test-00000-of-00002-b8.parquet").write_bytes(b"")

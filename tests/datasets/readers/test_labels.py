@@ -135,15 +135,12 @@ def test_a_box_touches_its_image_or_is_refused(box):
     check_box_touches(scene, Expression("7", "x", (max(-8, x1 - 1), y1 - 1, x2 + 1, y2 + 1)), 64, 48)
 
 
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        ([FILES[1], "x", [0, 0, 0, 5], "dog", "y"], r"bad\.pth: row 1: the box .* has width 0"),
-        (["nowhere.jpg", "x", [0, 0, 5, 5], "dog", "y"], r"1 of its 2 images .* refcoco: row 1: nowhere\.jpg"),
-        (row(FILES[1], [5, 0, 5, 5]), r"bad\.jsonl: line 2: the box .* width 0"),
-        (row("no/where.jpg", id="q"), "1 of its 2 .*line 2: no/where"),
-    ],
-)
+@pytest.mark.parametrize(("bad", "message"), [
+    ([FILES[1], "x", [0, 0, 0, 5], "dog", "y"], r"bad\.pth: row 1: the box .* has width 0"),
+    (["nowhere.jpg", "x", [0, 0, 5, 5], "dog", "y"], r"1 of its 2 images .* refcoco: row 1: nowhere\.jpg"),
+    (row(FILES[1], [5, 0, 5, 5]), r"bad\.jsonl: line 2: the box .* width 0"),
+    (row("no/where.jpg", id="q"), "1 of its 2 .*line 2: no/where"),
+])  # fmt: skip
 def test_a_bad_row_is_named(tmp_path, resolved, bad, message):
     if isinstance(bad, dict):
         path = jsonl(tmp_path / "bad.jsonl", row(FILES[2]), bad)

@@ -145,13 +145,10 @@ def test_refclef_boxes_come_from_masks_and_polygons(refclef):
             assert scene.file == f"{scene.id}.jpg"
 
 
-@pytest.mark.parametrize(
-    "part, ids",
-    [
-        ("testA", "30 31"), ("testB", "31 32"), ("testC", "32 34"), ("testAB", "31"), ("test", "30 31 32 34"),
-        ("val", "33"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("part, ids", [
+    ("testA", "30 31"), ("testB", "31 32"), ("testC", "32 34"), ("testAB", "31"), ("test", "30 31 32 34"),
+    ("val", "33"),
+])  # fmt: skip
 def test_refclef_parts_overlap(refclef, part, ids):
     assert " ".join(s.id for s in read_refer(refclef, "berkeley", part)) == ids
 

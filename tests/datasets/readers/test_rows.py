@@ -10,15 +10,12 @@ from bench.grounding import Expression
 FOUR = "a box should be 4 numbers"
 
 
-@pytest.mark.parametrize(
-    ("box", "message"),
-    [
-        ([1, 2, 3], FOUR), ([1, 2, 3, "4"], FOUR), ([1, 2, 3, True], FOUR), (np.ones((4, 4)), FOUR), (None, FOUR),
-        ("1 2 3 4", FOUR), ({"x1": 1}, FOUR), ([1, 2, 3, float("nan")], "NaN or infinity"),
-        ([1, 2, float("inf"), 3], "NaN or infinity"), ([1, 2, 10**400, 3], "NaN or infinity"),
-        ([1, 2, 0, 3], "read as left, top, width, height, has width 0 and height 3"), ([1, 2, 3, -4], "height -4"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("box", "message"), [
+    ([1, 2, 3], FOUR), ([1, 2, 3, "4"], FOUR), ([1, 2, 3, True], FOUR), (np.ones((4, 4)), FOUR), (None, FOUR),
+    ("1 2 3 4", FOUR), ({"x1": 1}, FOUR), ([1, 2, 3, float("nan")], "NaN or infinity"),
+    ([1, 2, float("inf"), 3], "NaN or infinity"), ([1, 2, 10**400, 3], "NaN or infinity"),
+    ([1, 2, 0, 3], "read as left, top, width, height, has width 0 and height 3"), ([1, 2, 3, -4], "height -4"),
+])  # fmt: skip
 def test_boxes_that_are_refused(box, message):
     with pytest.raises(DataError, match=f"f: row 2: .*{message}"):
         checked_box(box, "f: row 2", "xywh")
@@ -32,37 +29,28 @@ def test_boxes_stay_as_they_are():
         checked_box([3, 2, 1, 4], "f", "xyxy")
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "is empty"), (" \t\u00a0\n", "is empty"), ("\u200b\u200e", "is empty"), ("a \ud83d", "half a character"),
-        (7, "should be text"), (None, "should be text"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "message"), [
+    ("", "is empty"), (" \t\u00a0\n", "is empty"), ("\u200b\u200e", "is empty"), ("a \ud83d", "half a character"),
+    (7, "should be text"), (None, "should be text"),
+])  # fmt: skip
 def test_texts_that_are_refused(text, message):
     with pytest.raises(DataError, match=message):
         checked_text(text, "f")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "the 🐕‍🦺 next to the 👩🏽‍🚀", "الرجل الذي يرتدي قميصا أحمر", "האיש משמאל \u202b12\u202c", "左边的红色汽车",
-        " ".join(f"word{n}" for n in range(500)), "line one\nline two", "?", "🐕", "\U000105c0 of a new script",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("text", [
+    "the 🐕‍🦺 next to the 👩🏽‍🚀", "الرجل الذي يرتدي قميصا أحمر", "האיש משמאל \u202b12\u202c", "左边的红色汽车",
+    " ".join(f"word{n}" for n in range(500)), "line one\nline two", "?", "🐕", "\U000105c0 of a new script",
+])  # fmt: skip
 def test_any_language_and_length(text):
     assert checked_text(f"  {text}\n", "f") == text
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("/etc/passwd", "leads out"), ("a/../../b.jpg", "leads out"), ("..", "leads out"), ("C:/b.jpg", "leads out"),
-        ("a/", "leads out"), ("a\\b.jpg", "write folders with /"), (None, "should be text"), ("", "should be text"),
-        ("a\0.jpg", "should be text"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "message"), [
+    ("/etc/passwd", "leads out"), ("a/../../b.jpg", "leads out"), ("..", "leads out"), ("C:/b.jpg", "leads out"),
+    ("a/", "leads out"), ("a\\b.jpg", "write folders with /"), (None, "should be text"), ("", "should be text"),
+    ("a\0.jpg", "should be text"),
+])  # fmt: skip
 def test_file_names_that_are_refused(name, message):
     with pytest.raises(DataError, match=message):
         checked_file(name, "f", folders=True)

@@ -64,15 +64,12 @@ def test_filters_work_together_and_are_cleared(visit, world):
     assert "cut.kind" not in state_of(page)
 
 
-@pytest.mark.parametrize(
-    "sort, value",
-    [
-        ("a-over-b", lambda a, b: b - a),
-        ("b-over-a", lambda a, b: a - b),
-        ("a-low", lambda a, b: a),
-        ("a-high", lambda a, b: -a),
-    ],
-)
+@pytest.mark.parametrize("sort, value", [
+    ("a-over-b", lambda a, b: b - a),
+    ("b-over-a", lambda a, b: a - b),
+    ("a-low", lambda a, b: a),
+    ("a-high", lambda a, b: -a),
+])  # fmt: skip
 def test_orders(visit, world, ids, sort, value):
     page = visit(f"#sort={sort}")
     a, b = (np.floor(np.maximum(run.outcomes.iou, 0) * 1000 + 1e-9) for run in world.answers[:2])
