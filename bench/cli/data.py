@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from bench.cli.output import console_of, emit, table_of
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.datasets.prepare import Prepared
+    from bench.datasets.prepared import Header
     from bench.datasets.verify import Standing, Verified
 
 app = typer.Typer(help="Prepare, verify, list and draw data sets.", no_args_is_help=True)
@@ -49,6 +50,7 @@ def prepare(
     from dataclasses import asdict
 
     from bench.datasets.prepare import prepare as prepare_splits
+    from bench.datasets.prepared import index_path
     from bench.datasets.readers import ReadOptions
     from bench.errors import DataError, UsageError
 
@@ -63,20 +65,20 @@ def prepare(
     options = ReadOptions(None, "any-box" if protocol == "any-box" else "merged", revision, kept, subset)
     done = prepare_splits(name, annotations, images or [], resolved, options, log=console.print)
     rows = []
-    for split in done:
-        _print_prepared(console, split)
-        header = split.header
+    for header, changed, missing in done:
+        path = index_path(resolved.home, header.dataset, header.part)
+        _print_prepared(console, header, path, changed, missing)
         rows.append(
             {
-                "split": split.split,
-                "path": split.path,
+                "split": header.split,
+                "path": path,
                 **asdict(header.counts),
                 "fingerprint": header.fingerprint,
                 "partial": header.partial,
                 "format": header.format,
                 "protocol": header.protocol,
-                "differs_from_before": split.changed,
-                "missing_images": split.missing_images,
+                "differs_from_before": changed,
+                "missing_images": missing,
             }
         )
     if not done:
@@ -238,19 +240,19 @@ def _cells(standing: Standing) -> tuple[str, ...]:
     return standing.split, *counts, annotations, at
 
 
-def _print_prepared(console: Console, split: Prepared) -> None:
-    counts, missing = split.header.counts, split.missing_images
+def _print_prepared(console: Console, header: Header, path: Path, changed: Sequence[str], missing: int | None) -> None:
+    counts = header.counts
     refs = "" if counts.refs is None else f"{counts.refs:,} refs, "
-    kind = "a part of the split, no table will show it" if split.header.partial else "the published counts"
+    kind = "a part of the split, no table will show it" if header.partial else "the published counts"
     console.print(
-        f"[bold]{split.split}[/bold]  {counts.expressions:,} expressions, {refs}{counts.images:,} images ({kind})\n"
-        f"  data:{split.header.fingerprint[:8]}  from {split.header.format}  in {_plain(str(split.path))}"
+        f"[bold]{header.split}[/bold]  {counts.expressions:,} expressions, {refs}{counts.images:,} images ({kind})\n"
+        f"  data:{header.fingerprint[:8]}  from {header.format}  in {_plain(str(path))}"
     )
     if missing is None:
         console.print("  no images yet: it can be scored, not run")
     elif missing:
         console.print(f"  [yellow]{missing:,} of {counts.images:,} images are not there[/yellow]")
-    for difference in split.changed:
+    for difference in changed:
         console.print(f"  [yellow]differs from before:[/yellow] {_plain(difference)}")
 
 

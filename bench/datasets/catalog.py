@@ -113,7 +113,7 @@ class Catalogued:
         path = self._index(part, resolved)
         header, scenes = read_index(path)
         if (header.dataset, header.part) != (self.name, part):
-            raise DataError(f"{path}: it holds {header.dataset}-{header.part}; prepare {self.name} again")
+            raise DataError(f"{path}: it holds {header.split}; prepare {self.name} again")
         return Split(
             name=f"{self.name}-{part}",
             title=f"{self.title} {part}",

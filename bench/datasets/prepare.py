@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +33,9 @@ Log = Callable[[str], None]
 ReadPart = tuple[str, Header, Sequence[Scene]]  # its name, header, scenes
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A split made ready. `changed` says how its content differs from what was prepared before (empty: it does not);
-    `missing_images` is None when no place with images is known."""
-
-    split: str
-    path: Path
-    header: Header
-    changed: tuple[str, ...]
-    missing_images: int | None
+# A split made ready: its header, how its content differs from what was prepared before (empty: it does not), and the
+# number of its images that are missing, None when no place with images is known.
+Prepared = tuple[Header, tuple[str, ...], int | None]
 
 
 def prepare(
@@ -77,7 +70,7 @@ def prepare(
     # 2. Then it is stored.
     if images:
         store_image_roots(resolved.home, dataset.name, images)
-    done = []
+    done: list[Prepared] = []
     for part, header, scenes in made:
         path = index_path(resolved.home, dataset.name, part)
         changed = _changes(path, header, scenes)
@@ -85,7 +78,7 @@ def prepare(
         if source.unpack:
             log(f"{dataset.name}-{part}: storing the images of the mirror")
             source.unpack(part, dataset_folder(resolved.home, dataset.name) / f"{part}-images.zip")
-        done.append(Prepared(f"{dataset.name}-{part}", path, header, changed, None))
+        done.append((header, changed, None))
     return _with_images(dataset, done, resolved) if made else _already(dataset, options.part, resolved)
 
 
@@ -169,13 +162,12 @@ def _with_images(dataset: Catalogued, done: Sequence[Prepared], resolved: Resolv
     if not image_roots(resolved, dataset.name, dataset.album):
         return list(done)
     images = dataset.images_in(resolved)
-    return [replace(split, missing_images=len(images.missing(read_index(split.path)[1]))) for split in done]
+    scenes = [read_index(index_path(resolved.home, dataset.name, header.part))[1] for header, *_ in done]
+    return [(*each[:2], len(images.missing(own))) for each, own in zip(done, scenes, strict=True)]
 
 
 def _already(dataset: Catalogued, part: str | None, resolved: Resolved) -> list[Prepared]:
     """List the splits that were prepared before, when only images were given."""
     names = [part] if part else dataset.part_names
     ready = [name for name in names if dataset.ready(name, resolved)]
-    path = {name: index_path(resolved.home, dataset.name, name) for name in ready}
-    done = [Prepared(f"{dataset.name}-{n}", path[n], dataset.header(n, resolved), (), None) for n in ready]
-    return _with_images(dataset, done, resolved)
+    return _with_images(dataset, [(dataset.header(name, resolved), (), None) for name in ready], resolved)

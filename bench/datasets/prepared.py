@@ -48,6 +48,11 @@ class Header:
     revision: str | None = None
     partial: bool = False
 
+    @property
+    def split(self) -> str:
+        """The name of the split."""
+        return f"{self.dataset}-{self.part}"
+
 
 def dataset_folder(home: Path, dataset: str) -> Path:
     """Return where a data set's prepared files lie."""
@@ -64,7 +69,7 @@ def write_index(path: Path, header: Header, scenes: Iterable[Scene]) -> None:
     try:
         body = "".join(_dump(_row(scene)) for scene in scenes).encode()
     except ValueError:
-        raise DataError(f"{header.dataset}-{header.part}: an annotated box is not finite; check the source") from None
+        raise DataError(f"{header.split}: an annotated box is not finite; check the source") from None
     first = {"schema": SCHEMA, **asdict(header), "body_sha256": hashlib.sha256(body).hexdigest()}
     with _replacing(path) as part:
         part.write_bytes(_dump(first).encode() + body)

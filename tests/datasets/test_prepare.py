@@ -30,12 +30,12 @@ def tiny(monkeypatch):
 
 def test_refer_files_every_part(resolved, tmp_path):
     done = prepare(TINY, str(refer_files(tmp_path)), [train2017(tmp_path / "p.zip")], resolved, ALL)
-    assert [p.split for p in done] == ["refcoco-train", "refcoco-val", "refcoco-testA"]
-    header = done[1].header
+    assert [header.split for header, *_ in done] == ["refcoco-train", "refcoco-val", "refcoco-testA"]
+    header = done[1][0]
     assert (header.counts, header.format, header.partial) == (Counts(4, 2, 2), "refer", False)
     assert [Path(s["path"]).name for s in header.sources] == ["refs(unc).p", "instances.json"]
     assert all(len(s["sha256"]) == 64 and s["bytes"] for s in header.sources)
-    assert [p.missing_images for p in done] == [0, 0, 0]
+    assert [missing for *_, missing in done] == [0, 0, 0]
     split = TINY.load("val", resolved)
     assert split.counts == Counts(4, 2, 2)
     first = split.scenes[0]
@@ -49,16 +49,18 @@ def test_refer_files_every_part(resolved, tmp_path):
 @pytest.mark.parametrize("place", ["", "unc"])
 def test_index_lists_every_part(place, resolved, tmp_path):
     done = prepare(TINY, str(lists(tmp_path) / place), [], resolved, ALL)
-    assert [p.split for p in done] == ["refcoco-train", "refcoco-val", "refcoco-testA"]
-    assert done[1].header.format == "index" and done[1].missing_images is None
+    assert [header.split for header, *_ in done] == ["refcoco-train", "refcoco-val", "refcoco-testA"]
+    assert done[1][0].format == "index" and done[1][2] is None
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["folder", "file"])
 def test_parquet_brings_its_images(whole, resolved, tmp_path):
     folder = parquet(tmp_path / "hub")
     path = folder if whole else next(folder.iterdir())
-    (done,) = prepare(TINY, str(path), [], resolved, ReadOptions(None if whole else "val", revision="ab" * 20))
-    assert (done.header.format, done.header.revision, done.missing_images) == ("hub", "ab" * 20, 0)
+    ((header, _, missing),) = prepare(
+        TINY, str(path), [], resolved, ReadOptions(None if whole else "val", revision="ab" * 20)
+    )
+    assert (header.format, header.revision, missing) == ("hub", "ab" * 20, 0)
     archive = tmp_path / "home/datasets/refcoco/val-images.zip"
     assert {i.compress_type for i in zipfile.ZipFile(archive).infolist()} == {zipfile.ZIP_STORED}
     split = TINY.load("val", resolved)
@@ -77,35 +79,35 @@ def test_flickr30k_entities(resolved, tmp_path):
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    (merged,) = prepare(flickr, str(folder), [], resolved, ALL)
-    assert (merged.split, merged.header.protocol) == ("flickr30k-val", "merged")
+    ((merged, *_),) = prepare(flickr, str(folder), [], resolved, ALL)
+    assert (merged.split, merged.protocol) == ("flickr30k-val", "merged")
     assert flickr.load("val", resolved).scenes[0].expressions[0].box == (1, 2, 31, 12)
-    (any_box,) = prepare(flickr, str(folder), [], resolved, ReadOptions(protocol="any-box"))
-    assert any_box.header.protocol == "any-box" and any_box.changed
+    ((any_box, changed, _),) = prepare(flickr, str(folder), [], resolved, ReadOptions(protocol="any-box"))
+    assert any_box.protocol == "any-box" and changed
     assert flickr.load("val", resolved).scenes[0].expressions[0].also == ((21, 2, 31, 12),)
 
 
 def test_every_format_gives_one_fingerprint_and_nothing_changes(resolved, tmp_path):
     places = refer_files(tmp_path / "a"), lists(tmp_path / "b") / "unc/unc_val.pth", parquet(tmp_path / "c")
     done = [prepare(TINY, str(place), [], resolved, VAL)[0] for place in places]
-    assert len({each.header.fingerprint for each in done}) == 1 and not any(each.changed for each in done)
+    assert len({header.fingerprint for header, *_ in done}) == 1 and not any(changed for _, changed, _ in done)
     other = [(1, 11, 1, "val", ["left dog", "the cat"]), *REFS[1:]]
-    (again,) = prepare(TINY, str(lists(tmp_path / "d", other)), [], resolved, VAL)
-    assert all(text in " ".join(again.changed) for text in ("the dog on the left", "the cat"))
+    ((_, changed, _),) = prepare(TINY, str(lists(tmp_path / "d", other)), [], resolved, VAL)
+    assert all(text in " ".join(changed) for text in ("the dog on the left", "the cat"))
 
 
 def test_a_single_file_is_one_part(resolved, tmp_path):
     lists(tmp_path)
-    (done,) = prepare(TINY, str(tmp_path / "unc/unc_testA.pth"), [], resolved, ALL)
+    ((done, *_),) = prepare(TINY, str(tmp_path / "unc/unc_testA.pth"), [], resolved, ALL)
     assert done.split == "refcoco-testA"
     odd = (tmp_path / "unc/unc_val.pth").rename(tmp_path / "mine.pth")
     with pytest.raises(DataError, match=r"mine\.pth.*refcoco-train or refcoco-val"):
         prepare(TINY, str(odd), [], resolved, ALL)
-    assert prepare(TINY, str(odd), [], resolved, VAL)[0].split == "refcoco-val"
+    assert prepare(TINY, str(odd), [], resolved, VAL)[0][0].split == "refcoco-val"
     path = tmp_path / "refcoco-testA.jsonl"
     path.write_text(json.dumps({"image": FILES[1], "text": "x", "box_xywh": [1, 2, 3, 4], "ref_id": "7"}) + "\n")
-    (done,) = prepare(TINY, str(path), [], resolved, ALL)
-    assert (done.split, done.header.format) == ("refcoco-testA", "jsonl")
+    ((done, *_),) = prepare(TINY, str(path), [], resolved, ALL)
+    assert (done.split, done.format) == ("refcoco-testA", "jsonl")
 
 
 def test_wrong_counts_write_nothing(resolved, tmp_path, monkeypatch):
@@ -118,12 +120,12 @@ def test_wrong_counts_write_nothing(resolved, tmp_path, monkeypatch):
 
 
 def test_a_deliberate_subset_is_stored_as_partial(resolved, tmp_path):
-    (done,) = prepare(TINY, str(lists(tmp_path, REFS[1:])), [], resolved, SUBSET)
-    assert done.header.partial and TINY.load("val", resolved).partial
+    ((done, *_),) = prepare(TINY, str(lists(tmp_path, REFS[1:])), [], resolved, SUBSET)
+    assert done.partial and TINY.load("val", resolved).partial
     with pytest.raises(DataError, match="4 expected, 5 counted"):  # more than all is no subset
         prepare(TINY, str(lists(tmp_path / "m", MORE)), [], resolved, SUBSET)
-    (whole,) = prepare(TINY, str(lists(tmp_path / "w")), [], resolved, SUBSET)
-    assert not whole.header.partial and not TINY.load("val", resolved).partial
+    ((whole, *_),) = prepare(TINY, str(lists(tmp_path / "w")), [], resolved, SUBSET)
+    assert not whole.partial and not TINY.load("val", resolved).partial
 
 
 def test_an_unsafe_index_list_writes_nothing(resolved, tmp_path):
@@ -167,7 +169,7 @@ def test_images_can_come_later(resolved, tmp_path):
     with pytest.raises(ImageError, match="bench data prepare refcoco --images PATH"):
         split.images.load(split.scenes[0])
     done = prepare(TINY, None, [train2017(tmp_path / "train2017.zip")], resolved, ALL)
-    assert [(p.split, p.missing_images) for p in done] == [(f"refcoco-{n.name}", 0) for n in PARTS]
+    assert [(header.split, missing) for header, _, missing in done] == [(f"refcoco-{n.name}", 0) for n in PARTS]
     assert TINY.load("val", resolved).images.load(split.scenes[0]).shape == (48, 64, 3)
 
 
@@ -229,8 +231,8 @@ def test_verify_recounts_and_recomputes(resolved, tmp_path, monkeypatch):
     ("flickr30k-val", "flickr_val.pth", Counts(14_433, None, 1_000)),
 ])  # fmt: skip
 def test_real_index_lists_have_the_published_counts(name, file, counts, resolved, real):
-    (done,) = prepare(name, str(real / "index" / file), [real / "pictures"], resolved, ALL)
-    assert done.header.counts == counts and not done.header.partial
+    ((done, *_),) = prepare(name, str(real / "index" / file), [real / "pictures"], resolved, ALL)
+    assert done.counts == counts and not done.partial
     split = load_split(name, resolved)
     assert split.counts == counts
     missing = set(split.images.missing(split.scenes))
