@@ -14,7 +14,7 @@ from bench.training.gradient_check import gradient_check
 from clipvg.network import POSITIONS
 from clipvg.pipeline import clipvg
 from clipvg.task import ClipVGTask
-from pipelines.canvas import Canvas, integer_box, letterboxed, masked_patches, stacked
+from pipelines.canvas import Canvas, integer_box, letterboxed, stacked
 from pipelines.layers import giou, l1
 
 CPU = torch.device("cpu")
@@ -50,43 +50,6 @@ def test_any_image_becomes_the_official_canvas(width, height, patch):
     assert torch.equal(masked[0], plain_masked)
 
 
-def test_a_batch_of_images_is_each_of_them():
-    images = [image_of(*size) for size in ((90, 61), (40, 200), (224, 224))]
-    pixels, masked = stacked([letterboxed(p, 224, "official") for p in images], 16, "official", CPU)
-    for row, image in enumerate(images):
-        plain_pixels, plain_masked, _ = plain_clipvg.preprocessed(image)
-        torch.testing.assert_close(pixels[row], plain_pixels, atol=1e-6, rtol=0)
-        assert torch.equal(masked[row], plain_masked)
-
-
-@pytest.mark.parametrize(
-    ("size", "rows"),
-    [
-        ((224, 168), (0, 1, 12, 13)),  # 28 rows above: the second patch's centre is padding
-        ((224, 208), ()),  # 8 rows: one of the two pixels at a centre is image, a tie looks
-        ((224, 206), (0, 13)),
-    ],
-)
-def test_masks_worked_out_by_hand(size, rows):
-    _, masked = stacked([letterboxed(image_of(*size), 224, "official")], 16, "official", CPU)
-    assert [row for row in range(14) if masked[0].view(14, 14)[row].all()] == list(rows)
-    assert int(masked.sum()) == 14 * len(rows)
-
-
-@settings(max_examples=25)
-@given(st.data(), st.sampled_from([14, 16, 32]))
-def test_an_image_anywhere_on_the_canvas_is_masked_the_official_way(data, patch):
-    """As training places it: a smaller image, away from the middle, padding on both axes."""
-    padding = torch.ones(1, 224, 224, dtype=torch.bool)
-    (x0, x1), (y0, y1) = (
-        sorted(data.draw(st.tuples(st.integers(0, 224), st.integers(0, 224)), label=axis))
-        for axis in ("across", "down")
-    )
-    padding[:, y0:y1, x0:x1] = False
-    plain = plain_clipvg.masked_patches(padding[0].numpy().astype(int), 224 // patch)
-    assert torch.equal(masked_patches(padding, patch, "official")[0], plain)
-
-
 numbers = st.floats(0, 900, allow_nan=False).map(lambda v: round(v, 2))
 
 
@@ -96,9 +59,8 @@ def test_the_official_ground_truth(width, height, box, dataset):
     """Annotations have two decimals; ours arrive as xyxy, whose cut must be that of the width and the height."""
     x, y, w, h = box
     form = "xyxy" if dataset == "referit" else "xywh"
-    canvas = Canvas(np.zeros((224, 224, 3), np.uint8), 0, 0, 0, 0, (0.0, 0.0))
     ratio, left, top = 224 / max(width, height), 3, 11
-    canvas = Canvas(canvas.pixels, left, top, 224, 224, (ratio, ratio))
+    canvas = Canvas(np.zeros((224, 224, 3), np.uint8), left, top, 224, 224, (ratio, ratio))
     plain = plain_clipvg.ground_truth((x, y, x + w, y + h) if form == "xyxy" else box, (ratio, left, top), form)
     ours = canvas.to_canvas(integer_box((x, y, x + w, y + h), form))
     np.testing.assert_allclose(ours, plain.numpy(), atol=1e-6, rtol=1e-6)

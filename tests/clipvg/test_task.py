@@ -79,13 +79,10 @@ def test_it_learns_and_its_file_is_what_the_pipeline_opens(job, context):
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {"workers": 2},
-        {"cache_features": True, "train_positions": False, "schedule": "step"},
-        {"augment": {"crop": "official", "flip_share": 0.5, "blur_share": 0.5}, "preprocessing": "official"},
-        {"dtype": "bfloat16", "recompute": True},
-    ],
-)
+    [{"workers": 2}, {"cache_features": True, "train_positions": False, "schedule": "step"},
+     {"augment": {"crop": "official", "flip_share": 0.5, "blur_share": 0.5}, "preprocessing": "official"},
+     {"dtype": "bfloat16", "recompute": True}],
+)  # fmt: skip
 def test_stopped_and_resumed_it_ends_in_the_same_bits(job, table, changes):
     network = table()["network"] | {"dropout": 0.2}
     whole = {"ema": 0.8, "save_every": 3, "warm_up": 3, "clip_norm": 1.0, "network": network} | changes

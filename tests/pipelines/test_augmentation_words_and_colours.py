@@ -104,14 +104,10 @@ def test_a_flip_turns_image_box_and_words():
 
 @pytest.mark.parametrize(
     ("text", "swapped"),
-    [
-        ("left of the right dog", "right of the left dog"),
-        ("Leftmost, RIGHT", "Rightmost, LEFT"),
-        ("bright, upright copyright cleft leftover", "bright, upright copyright cleft leftover"),
-        ("right-hand lefthand leftside", "left-hand righthand rightside"),
-        ("the dog", "the dog"),
-    ],
-)
+    [("left of the right dog", "right of the left dog"), ("Leftmost, RIGHT", "Rightmost, LEFT"),
+     ("bright, upright copyright cleft leftover", "bright, upright copyright cleft leftover"),
+     ("right-hand lefthand leftside", "left-hand righthand rightside"), ("the dog", "the dog")],
+)  # fmt: skip
 def test_left_and_right_change_places_as_words(text, swapped):
     assert mirrored(text) == swapped
     assert mirrored(swapped) == text

@@ -28,45 +28,31 @@ def test_the_weights_it_was_written_for(context):
 
 @pytest.mark.parametrize(
     ("proposer", "saw", "trained_on"),
-    [
-        ("yolov8x-worldv2.pt", "no", "proposer: Objects365, GoldG; clip: WebImageText"),
-        ("PekingU/rtdetr_v2_r18vd/model.safetensors", "yes", "proposer: COCO train2017; clip: WebImageText"),
-        ("ustc-community/dfine-xlarge-obj365/model.safetensors", "no", "proposer: Objects365; clip: WebImageText"),
-        ("my-own.pt", "unknown", "proposer: not known; clip: WebImageText"),
-        ("my_yolo11x.pt", "unknown", "proposer: not known; clip: WebImageText"),
-    ],
-)
+    [("yolov8x-worldv2.pt", "no", "proposer: Objects365, GoldG; clip: WebImageText"),
+     ("PekingU/rtdetr_v2_r18vd/model.safetensors", "yes", "proposer: COCO train2017; clip: WebImageText"),
+     ("ustc-community/dfine-xlarge-obj365/model.safetensors", "no", "proposer: Objects365; clip: WebImageText"),
+     ("my-own.pt", "unknown", "proposer: not known; clip: WebImageText"),
+     ("my_yolo11x.pt", "unknown", "proposer: not known; clip: WebImageText")],
+)  # fmt: skip
 def test_other_weights(context, proposer, saw, trained_on):
     facts = card_in_force(written(), OURS | {"proposer": [proposer]}, context(dataset="refcoco"))
     assert (facts["saw_test_images"], facts["trained_on"]) == (saw, trained_on)
 
 
-def test_a_part_that_is_gone_is_not_answered_for(context):
-    facts = card_in_force(written(), {"proposer": [], "clip": ["openai"]}, context(dataset="refcoco"))
-    assert facts == {
-        "trained_on": "WebImageText",
-        "licence": "MIT",
-        "saw_test_images": "no",
-        "supervision": "zero-shot",
-    }
+STATED = {"trained_on": "my images", "saw_test_images": "no"}
 
 
-def test_nothing_is_known_of_one_unknown_part(context):
-    facts = card_in_force(written(), {"proposer": ["my-own.pt"]}, context(dataset="refcoco"))
-    assert facts == {"trained_on": "", "licence": "", "saw_test_images": "unknown", "supervision": "unknown"}
-    none = card_in_force(written(), {"proposer": []}, context(dataset="refcoco"))
-    assert none == {"trained_on": "nothing", "licence": "", "saw_test_images": "no", "supervision": "none"}
-
-
-def test_what_the_user_says_of_their_own_weights_stands(context):
-    own = written().model_copy(update={"trained_on": "my images", "saw_test_images": "no"})
-    facts = card_in_force(own, OURS | {"proposer": ["my-own.pt"]}, context(dataset="refcoco"))
-    assert facts == {
-        "trained_on": "my images",
-        "licence": "proposer: not known; clip: MIT",
-        "supervision": "unknown",
-        "saw_test_images": "no",
-    }
+@pytest.mark.parametrize(
+    ("stated", "parts", "facts"),  # trained_on, licence, saw_test_images, supervision
+    [pytest.param({}, {"proposer": [], "clip": ["openai"]}, ("WebImageText", "MIT", "no", "zero-shot"), id="gone"),
+     pytest.param({}, {"proposer": ["my-own.pt"]}, ("", "", "unknown", "unknown"), id="one unknown part"),
+     pytest.param({}, {"proposer": []}, ("nothing", "", "no", "none"), id="no weights"),
+     pytest.param(STATED, OURS | {"proposer": ["my-own.pt"]},
+                  ("my images", "proposer: not known; clip: MIT", "no", "unknown"), id="the user's word stands")],
+)  # fmt: skip
+def test_parts_that_are_gone_or_unknown(context, stated, parts, facts):
+    card = card_in_force(written().model_copy(update=stated), parts, context(dataset="refcoco"))
+    assert card == dict(zip(("trained_on", "licence", "saw_test_images", "supervision"), facts, strict=True))
 
 
 def test_a_pipeline_of_somebody_else(context):

@@ -23,9 +23,8 @@ def folder(tmp_path):
 def test_a_folder_is_found_from_every_place(context, folder):
     model = hub.load_model(AutoModel, str(folder), context(), "BERT")
     assert not model.training and model.dtype == torch.float32
-    assert hub.hashes(str(folder), context()) == {
-        "tiny-bert/model.safetensors": sha256_file(folder / "model.safetensors")
-    }
+    digest = sha256_file(folder / "model.safetensors")
+    assert hub.hashes(str(folder), context()) == {"tiny-bert/model.safetensors": digest}
     for changes in ({"folder": folder.parent}, {"home": folder.parent.parent}):
         where = context(**changes)
         if "home" in changes:
@@ -34,13 +33,17 @@ def test_a_folder_is_found_from_every_place(context, folder):
         assert hub.load_model(AutoModel, "tiny-bert", where, "BERT").config.hidden_size == 8
 
 
-def test_an_id_is_read_from_the_cache(context, folder):
-    repository = hub.cache_folder(context()) / "models--someone--tiny-bert"
-    commit = "0123456789abcdef0123456789abcdef01234567"
+def snapshot_of(context, name):
+    """The place of a model in the hub's cache, whose folder is not there yet."""
+    repository, commit = hub.cache_folder(context()) / f"models--someone--{name}", "0123456789abcdef" * 2 + "01234567"
     for part in ("refs", "snapshots"):
         (repository / part).mkdir(parents=True)
     (repository / "refs" / "main").write_text(commit)
-    folder.rename(repository / "snapshots" / commit)
+    return repository / "snapshots" / commit
+
+
+def test_an_id_is_read_from_the_cache(context, folder):
+    folder.rename(snapshot_of(context, "tiny-bert"))
     assert hub.load_model(AutoModel, "someone/tiny-bert", context(), "BERT").config.hidden_size == 8
     assert list(hub.hashes("someone/tiny-bert", context())) == ["someone/tiny-bert/model.safetensors"]
 
@@ -89,12 +92,8 @@ def test_a_pickle_gives_tensors_only(context, folder, tmp_path):
 
 
 def test_a_weights_file_of_an_id_is_read_from_the_cache(context):
-    repository = hub.cache_folder(context()) / "models--someone--grounder"
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    snapshot = repository / "snapshots" / commit
-    snapshot.mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
+    snapshot = snapshot_of(context, "grounder")
+    snapshot.mkdir()
     (snapshot / "model.safetensors").write_bytes(b"weights")
     (snapshot / "other.pth").write_bytes(b"others")
     files = ("clipvg.safetensors", "model.safetensors")

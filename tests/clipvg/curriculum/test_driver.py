@@ -142,14 +142,9 @@ def test_a_dry_run_trains_nothing_and_leaves_nothing(job, sources, trained, capl
 
 @pytest.mark.parametrize(
     ("changes", "again"),
-    [
-        ({"seed": 1}, True),
-        ({"weight_decay": 0.01}, True),
-        ({"validate_every": 1}, True),
-        ({"batch": 8}, False),
-        ({"save_every": 1, "log_every": 1, "name": "other"}, False),
-    ],
-)
+    [({"seed": 1}, True), ({"weight_decay": 0.01}, True), ({"validate_every": 1}, True), ({"batch": 8}, False),
+     ({"save_every": 1, "log_every": 1, "name": "other"}, False)],
+)  # fmt: skip
 def test_another_seed_or_config_is_another_node(job, source, trained, changes, again):
     run(job(), [source("easy")])
     first = len(trained)
@@ -267,15 +262,10 @@ def test_methods_it_cannot_train_are_refused_by_name(job, source, tasks, message
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [
-        ({"criterion": "agreement"}, "multi"),
-        ({"start": 0.95}, r"\[train.small.curriculum\]: .*should lie between"),
-        ({"prxy": {}}, "did you mean 'proxy'"),
-        ({"proxy": {"epoch": 1}}, "curriculum.proxy: .*did you mean 'epochs'"),
-        ({"scorers": {"esy": "x"}}, "names esy"),
-        ({"scorers": {"easy": "x.safetensors"}}, "is not there"),
-    ],
-)
+    [({"criterion": "agreement"}, "multi"), ({"start": 0.95}, r"\[train.small.curriculum\]: .*should lie between"),
+     ({"prxy": {}}, "did you mean 'proxy'"), ({"proxy": {"epoch": 1}}, "curriculum.proxy: .*did you mean 'epochs'"),
+     ({"scorers": {"esy": "x"}}, "names esy"), ({"scorers": {"easy": "x.safetensors"}}, "is not there")],
+)  # fmt: skip
 def test_settings_that_make_no_sense(job, source, options, message):
     with pytest.raises(SettingsError, match=message):
         run(job(), [source("easy")], **options)

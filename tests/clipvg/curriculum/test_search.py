@@ -31,20 +31,18 @@ RISING, FALLING = ({h / 10: sign * h for h in range(10)} for sign in (1.0, -1.0)
 
 @pytest.mark.parametrize(
     ("values", "order", "end"),
-    [
-        pytest.param({0.4: 1, 0.5: 2, 0.6: 1.5}, [0.5, 0.4, 0.6], 0.5, id="a peak at the start"),
-        pytest.param({0.2: 3, 0.3: 5, 0.4: 4, 0.5: 3, 0.6: 2}, [0.5, 0.4, 0.6, 0.3, 0.2], 0.3, id="down while better"),
-        pytest.param({0.4: 3.5, 0.5: 3, 0.6: 4, 0.7: 3.9}, [0.5, 0.4, 0.6, 0.7], 0.6, id="the better of two better"),
-        pytest.param({0.3: 1, 0.4: 4, 0.5: 3, 0.6: 4}, [0.5, 0.4, 0.6, 0.3], 0.4, id="of equally better the lower"),
-        pytest.param({0.4: 2, 0.5: 2, 0.6: 2}, [0.5, 0.4, 0.6], 0.5, id="a plateau"),
-        pytest.param({0.3: 4, 0.4: 4, 0.5: 3, 0.6: 1, 0.2: 9}, [0.5, 0.4, 0.6, 0.3], 0.4, id="a plateau on the way"),
-        pytest.param(RISING, [0.5, 0.4, 0.6, 0.7, 0.8, 0.9], 0.9, id="the upper edge"),
-        pytest.param(FALLING, [0.5, 0.4, 0.6, 0.3, 0.2, 0.1, 0.0], 0.0, id="the lower edge"),
-        pytest.param({0.4: 1, 0.5: 2, 0.6: None}, [0.5, 0.4, 0.6], 0.5, id="no rows are never better"),
-        pytest.param({0.5: None}, [0.5], None, id="no rows at the start"),
-        pytest.param({0.4: -3, 0.5: -2, 0.6: None}, [0.5, 0.4, 0.6], 0.5, id="worse than nothing is something"),
-    ],
-)
+    [pytest.param({0.4: 1, 0.5: 2, 0.6: 1.5}, [0.5, 0.4, 0.6], 0.5, id="a peak at the start"),
+     pytest.param({0.2: 3, 0.3: 5, 0.4: 4, 0.5: 3, 0.6: 2}, [0.5, 0.4, 0.6, 0.3, 0.2], 0.3, id="down while better"),
+     pytest.param({0.4: 3.5, 0.5: 3, 0.6: 4, 0.7: 3.9}, [0.5, 0.4, 0.6, 0.7], 0.6, id="the better of two better"),
+     pytest.param({0.3: 1, 0.4: 4, 0.5: 3, 0.6: 4}, [0.5, 0.4, 0.6, 0.3], 0.4, id="of equally better the lower"),
+     pytest.param({0.4: 2, 0.5: 2, 0.6: 2}, [0.5, 0.4, 0.6], 0.5, id="a plateau"),
+     pytest.param({0.3: 4, 0.4: 4, 0.5: 3, 0.6: 1, 0.2: 9}, [0.5, 0.4, 0.6, 0.3], 0.4, id="a plateau on the way"),
+     pytest.param(RISING, [0.5, 0.4, 0.6, 0.7, 0.8, 0.9], 0.9, id="the upper edge"),
+     pytest.param(FALLING, [0.5, 0.4, 0.6, 0.3, 0.2, 0.1, 0.0], 0.0, id="the lower edge"),
+     pytest.param({0.4: 1, 0.5: 2, 0.6: None}, [0.5, 0.4, 0.6], 0.5, id="no rows are never better"),
+     pytest.param({0.5: None}, [0.5], None, id="no rows at the start"),
+     pytest.param({0.4: -3, 0.5: -2, 0.6: None}, [0.5, 0.4, 0.6], 0.5, id="worse than nothing is something")],
+)  # fmt: skip
 def test_a_climb_tries_each_threshold_once(values, order, end) -> None:
     requested: list[float] = []
 

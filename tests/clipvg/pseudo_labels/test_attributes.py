@@ -79,13 +79,10 @@ def test_detections_carry_the_words_of_a_file(blank_job, propose, tmp_path):
 
 @pytest.mark.parametrize(
     ("rows", "lines", "message"),
-    [
-        ([["wall", [0, 0, 9, 9, 0.4]]], "red\n", "image '1.jpg', row 0: .*a score for each attribute"),
-        ([["wall", [0, 0, 9, 9, 0.4], [0.1, 0.2]]], "red\n", "2 attribute scores for a vocabulary of 1 words"),
-        ([], "red\n\ntall\n", "line 2 is empty"),
-        ([], "\n", "line 1 is empty"),
-    ],
-)
+    [([["wall", [0, 0, 9, 9, 0.4]]], "red\n", "image '1.jpg', row 0: .*a score for each attribute"),
+     ([["wall", [0, 0, 9, 9, 0.4], [0.1, 0.2]]], "red\n", "2 attribute scores for a vocabulary of 1 words"),
+     ([], "red\n\ntall\n", "line 2 is empty"), ([], "\n", "line 1 is empty")],
+)  # fmt: skip
 def test_a_wrong_attribute_file_or_vocabulary_is_named(context, tmp_path, rows, lines, message):
     options = AttributeOptions(**file_options(tmp_path, {"1.jpg": rows}, lines))
     with pytest.raises(DataError, match=message):
@@ -119,18 +116,16 @@ TEXTURE = Group(words=("plain", "striped"), silent=("plain",), threshold=0.6)
 
 @pytest.mark.parametrize(
     ("colour", "texture", "most", "attribute"),
-    [
-        pytest.param((0.1, 0.7, 0.2), (0.1, 0.9), 2, ("striped red", 0.7), id="a word of each group"),
-        pytest.param((0.1, 0.7, 0.2), (0.45, 0.55), 2, ("red", 0.7), id="only when sure"),
-        pytest.param((0.1, 0.5, 0.4), (0.1, 0.9), 2, ("striped", 0.9), id="0.5 is not above the threshold"),
-        pytest.param((0.2, 0.4, 0.4), (0.4, 0.6), 2, ("", 0.0), id="nothing sure"),
-        pytest.param((0.1, 0.1, 0.8), (0.95, 0.05), 2, ("blue", 0.8), id="silent words win and are not used"),
-        pytest.param((0.9, 0.1, 0.0), (0.95, 0.05), 2, ("", 0.0), id="the empty word is silent"),
-        pytest.param((0.0, 0.0, 1.0), (0.1, 0.9), 1, ("blue", 1.0), id="the likeliest"),
-        pytest.param((0.0, 0.3, 0.7), (0.1, 0.9), 1, ("striped", 0.9), id="the likeliest, of the other group"),
-        pytest.param((0.0, 0.3, 0.7), (0.1, 0.9), 2, ("striped blue", 0.7), id="in the order of the groups"),
-    ],
-)
+    [pytest.param((0.1, 0.7, 0.2), (0.1, 0.9), 2, ("striped red", 0.7), id="a word of each group"),
+     pytest.param((0.1, 0.7, 0.2), (0.45, 0.55), 2, ("red", 0.7), id="only when sure"),
+     pytest.param((0.1, 0.5, 0.4), (0.1, 0.9), 2, ("striped", 0.9), id="0.5 is not above the threshold"),
+     pytest.param((0.2, 0.4, 0.4), (0.4, 0.6), 2, ("", 0.0), id="nothing sure"),
+     pytest.param((0.1, 0.1, 0.8), (0.95, 0.05), 2, ("blue", 0.8), id="silent words win and are not used"),
+     pytest.param((0.9, 0.1, 0.0), (0.95, 0.05), 2, ("", 0.0), id="the empty word is silent"),
+     pytest.param((0.0, 0.0, 1.0), (0.1, 0.9), 1, ("blue", 1.0), id="the likeliest"),
+     pytest.param((0.0, 0.3, 0.7), (0.1, 0.9), 1, ("striped", 0.9), id="the likeliest, of the other group"),
+     pytest.param((0.0, 0.3, 0.7), (0.1, 0.9), 2, ("striped blue", 0.7), id="in the order of the groups")],
+)  # fmt: skip
 def test_each_group_gives_at_most_one_word(colour, texture, most, attribute):
     assert likeliest_words([np.array([texture]), np.array([colour])], (TEXTURE, COLOUR), most) == [attribute]
 

@@ -78,18 +78,15 @@ class Harmful:
 
 @pytest.mark.parametrize(
     ("rows", "message"),
-    [
-        ([1], "row 0: 1; expected an object"),
-        ([{"caption": "a"}], "row 0: it names no image; expected one of the keys image, image_file, image_id"),
-        ([{"image": "a.jpg"}], "row 0: it has no caption; expected one of the keys caption, captions"),
-        ([{"image": "a.jpg", "captions": []}], "row 0: it has no caption"),
-        ([{"image": "a.jpg", "caption": 3}], "row 0: the expression should be text"),
-        ([{"image": "a.jpg", "caption": " "}], "row 0: the expression is empty"),
-        ([{"image": "a.jpg", "caption": "x"}, {"image": "b/a.png", "caption": "y"}], "row 1: image a has .* row 0"),
-        ({"a.jpg": "x"}, "expected a list of rows"),
-        ([], "it holds no captions"),
-    ],
-)
+    [([1], "row 0: 1; expected an object"),
+     ([{"caption": "a"}], "row 0: it names no image; expected one of the keys image, image_file, image_id"),
+     ([{"image": "a.jpg"}], "row 0: it has no caption; expected one of the keys caption, captions"),
+     ([{"image": "a.jpg", "captions": []}], "row 0: it has no caption"),
+     ([{"image": "a.jpg", "caption": 3}], "row 0: the expression should be text"),
+     ([{"image": "a.jpg", "caption": " "}], "row 0: the expression is empty"),
+     ([{"image": "a.jpg", "caption": "x"}, {"image": "b/a.png", "caption": "y"}], "row 1: image a has .* row 0"),
+     ({"a.jpg": "x"}, "expected a list of rows"), ([], "it holds no captions")],
+)  # fmt: skip
 def test_wrong_rows_are_named(tmp_path, rows, message):
     (tmp_path / "c.json").write_text(json.dumps(rows))
     torch.save(rows, tmp_path / "c.pth")
@@ -141,15 +138,13 @@ def test_composed_sentences():
 
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
-    [
-        ({"kind": "file"}, SettingsError, 'kind = "file" needs `file`'),
-        ({"kind": "file", "file": "none.json"}, DataError, r"\[label.x\]: file: there is no file 'none.json'"),
-        ({"kind": "files"}, SettingsError, "kind"),
-        ({"kind": "detections", "predicates": ["riding"]}, UnknownName, "riding"),
-        ({"model": "nobody/nothing"}, WeightsError, r"caption model: nobody/nothing is not in .*hf download nobody/"),
-        ({"per_images": 3}, SettingsError, "did you mean 'per_image'"),
-    ],
-)
+    [({"kind": "file"}, SettingsError, 'kind = "file" needs `file`'),
+     ({"kind": "file", "file": "none.json"}, DataError, r"\[label.x\]: file: there is no file 'none.json'"),
+     ({"kind": "files"}, SettingsError, "kind"),
+     ({"kind": "detections", "predicates": ["riding"]}, UnknownName, "riding"),
+     ({"model": "nobody/nothing"}, WeightsError, r"caption model: nobody/nothing is not in .*hf download nobody/"),
+     ({"per_images": 3}, SettingsError, "did you mean 'per_image'")],
+)  # fmt: skip
 def test_wrong_options_are_named(blank_job, propose, options, kind, message):
     propose({})
     with pytest.raises(kind, match=message):

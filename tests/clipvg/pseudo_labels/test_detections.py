@@ -118,21 +118,19 @@ def test_several_files_are_one_and_an_image_they_leave_out_is_counted(detections
 
 @pytest.mark.parametrize(
     ("table", "message"),
-    [
-        ([["dog", [0, 0, 9, 9, 0.5]]], "holds a list; expected a dict"),
-        ({"1.jpg": "dog"}, "'1.jpg' -> 'dog'; expected the name of an image and a list"),
-        ({1: []}, "1 -> .*; expected the name of an image"),
-        ({"1.jpg": [["dog"]]}, "image '1.jpg', row 0: .*; expected .*bowl"),
-        ({"1.jpg": [[7, [0, 0, 9, 9, 0.5]]]}, "image '1.jpg', row 0"),
-        ({"1.jpg": [["dog", [0, 0, 9, 9, 0.5]], ["dog", [0, 0, 9, 9]]]}, "row 1: the box is .*five finite numbers"),
-        ({"1.jpg": [["dog", [0, 0, float("nan"), 9, 0.5]]]}, "row 0: the box is .*five finite numbers"),
-        ({"1.jpg": [["dog", [0, 0, "x", 9, 0.5]]]}, "row 0: .*where numbers should be"),
-        ({"1.jpg": [["dog", [50, 0, 9, 9, 0.5]]]}, "50, 0, 9, 9 is not left, top, right, bottom"),
-        ({"1.jpg": [], "1.png": []}, "'1.png' has been named before"),
-        ({"7.jpg": []}, "has no row for any of the 3 images, such as 1.jpg; it names 7"),
-        ({"1.jpg": argparse.Namespace(a=1)}, "nothing in it was executed"),
-    ],
-)
+    [([["dog", [0, 0, 9, 9, 0.5]]], "holds a list; expected a dict"),
+     ({"1.jpg": "dog"}, "'1.jpg' -> 'dog'; expected the name of an image and a list"),
+     ({1: []}, "1 -> .*; expected the name of an image"),
+     ({"1.jpg": [["dog"]]}, "image '1.jpg', row 0: .*; expected .*bowl"),
+     ({"1.jpg": [[7, [0, 0, 9, 9, 0.5]]]}, "image '1.jpg', row 0"),
+     ({"1.jpg": [["dog", [0, 0, 9, 9, 0.5]], ["dog", [0, 0, 9, 9]]]}, "row 1: the box is .*five finite numbers"),
+     ({"1.jpg": [["dog", [0, 0, float("nan"), 9, 0.5]]]}, "row 0: the box is .*five finite numbers"),
+     ({"1.jpg": [["dog", [0, 0, "x", 9, 0.5]]]}, "row 0: .*where numbers should be"),
+     ({"1.jpg": [["dog", [50, 0, 9, 9, 0.5]]]}, "50, 0, 9, 9 is not left, top, right, bottom"),
+     ({"1.jpg": [], "1.png": []}, "'1.png' has been named before"),
+     ({"7.jpg": []}, "has no row for any of the 3 images, such as 1.jpg; it names 7"),
+     ({"1.jpg": argparse.Namespace(a=1)}, "nothing in it was executed")],
+)  # fmt: skip
 def test_a_wrong_file_is_named_with_image_and_row(detections, tmp_path, table, message):
     with pytest.raises(DataError, match=message) as raised:
         detections(saved(tmp_path, table))

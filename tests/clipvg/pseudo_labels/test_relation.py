@@ -160,14 +160,12 @@ def test_from_a_finished_list(blank_job, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message", "kind"),
-    [
-        (GEOMETRY | {"geomtry": 1}, "did you mean 'geometry'", SettingsError),
-        (GEOMETRY | {"geometry": ["riding"]}, "riding", UnknownName),
-        (GEOMETRY | {"phrase": "no place"}, "phrase", SettingsError),
-        ({"looked": []}, r"\[label.x\].objects: nothing detects the objects", SettingsError),
-        ({"graph": "none.json"}, r"\[label.x\]: graph: there is no file 'none.json'", DataError),
-    ],
-)
+    [(GEOMETRY | {"geomtry": 1}, "did you mean 'geometry'", SettingsError),
+     (GEOMETRY | {"geometry": ["riding"]}, "riding", UnknownName),
+     (GEOMETRY | {"phrase": "no place"}, "phrase", SettingsError),
+     ({"looked": []}, r"\[label.x\].objects: nothing detects the objects", SettingsError),
+     ({"graph": "none.json"}, r"\[label.x\]: graph: there is no file 'none.json'", DataError)],
+)  # fmt: skip
 def test_wrong_options_are_named(blank_job, options, message, kind):
     with pytest.raises(kind, match=message):
         relation(blank_job(options))

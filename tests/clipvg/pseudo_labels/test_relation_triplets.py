@@ -70,20 +70,18 @@ def test_files_of_triplets(tmp_path):
 
 @pytest.mark.parametrize(
     ("entry", "message"),
-    [
-        ([1], r"g.json: entry 0: \[1\]; expected an object"),
-        ({"image": "a", "triplets": [], "boxes": 1}, "entry 0.*expected an object with the keys"),
-        ({"image": True, "triplets": []}, "entry 0: the image is true"),
-        ({"image": "a", "triplets": [3]}, "entry 0: triplet 0: 3"),
-        ({"image": "a", "triplets": [ROW, ROW | {"score": 1}]}, "triplet 1: the key 'score' is not known"),
-        ({"image": "a", "triplets": [{k: v for k, v in ROW.items() if k != "object"}]}, "'object' is missing"),
-        ({"image": "a", "triplets": [ROW | {"subject": " "}]}, "triplet 0: subject: the expression is empty"),
-        ({"image": "a", "triplets": [ROW | {"subject_box": [0, 0, 0, 9]}]}, "subject_box: the box"),
-        ({"image": "a", "triplets": [ROW | {"object_box": [1, 2, 3]}]}, "object_box: a box should be 4 numbers"),
-        ({"image": "a", "triplets": [ROW | {"scores": [1, 2, 0]}]}, "scores is .*expected three numbers from 0 to 1"),
-        ({"image": "a", "triplets": [ROW | {"scores": [1, True, 0]}]}, "expected three numbers"),
-    ],
-)
+    [([1], r"g.json: entry 0: \[1\]; expected an object"),
+     ({"image": "a", "triplets": [], "boxes": 1}, "entry 0.*expected an object with the keys"),
+     ({"image": True, "triplets": []}, "entry 0: the image is true"),
+     ({"image": "a", "triplets": [3]}, "entry 0: triplet 0: 3"),
+     ({"image": "a", "triplets": [ROW, ROW | {"score": 1}]}, "triplet 1: the key 'score' is not known"),
+     ({"image": "a", "triplets": [{k: v for k, v in ROW.items() if k != "object"}]}, "'object' is missing"),
+     ({"image": "a", "triplets": [ROW | {"subject": " "}]}, "triplet 0: subject: the expression is empty"),
+     ({"image": "a", "triplets": [ROW | {"subject_box": [0, 0, 0, 9]}]}, "subject_box: the box"),
+     ({"image": "a", "triplets": [ROW | {"object_box": [1, 2, 3]}]}, "object_box: a box should be 4 numbers"),
+     ({"image": "a", "triplets": [ROW | {"scores": [1, 2, 0]}]}, "scores is .*expected three numbers from 0 to 1"),
+     ({"image": "a", "triplets": [ROW | {"scores": [1, True, 0]}]}, "expected three numbers")],
+)  # fmt: skip
 def test_wrong_entries_are_named(tmp_path, entry, message):
     (tmp_path / "g.json").write_text(json.dumps([entry]))
     with pytest.raises(DataError, match=message):

@@ -46,14 +46,10 @@ def test_people_garments_and_objects_are_told_apart():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [
-        ("people = [", "no word lists that can be read"),
-        ('trousers = ["jeans"]', "the list 'trousers' is not known"),
-        ('people = "man"', "people should be a list"),
-        ('people = ["man", 3]', "people should be a list"),
-        ('hat = ["scarf"]\nshirt = ["Scarf"]', "'Scarf' is in hat and in shirt"),
-    ],
-)
+    [("people = [", "no word lists that can be read"), ('trousers = ["jeans"]', "the list 'trousers' is not known"),
+     ('people = "man"', "people should be a list"), ('people = ["man", 3]', "people should be a list"),
+     ('hat = ["scarf"]\nshirt = ["Scarf"]', "'Scarf' is in hat and in shirt")],
+)  # fmt: skip
 def test_word_lists_of_ones_own_are_checked(tmp_path, text, message):
     (tmp_path / "words.toml").write_text(text)
     with pytest.raises(DataError, match=message):
@@ -93,14 +89,9 @@ def test_a_phrase_comes_with_what_it_was_made_of():
 
 @pytest.mark.parametrize(
     ("name", "attribute", "text"),
-    [
-        ("Dog", "", "dog"),
-        ("star", "striped red", "striped red star"),
-        ("brick wall", "brick", "brick wall"),
-        ("orange", "orange", "orange"),
-        ("red brick wall", "brick", "brick red wall"),
-    ],
-)
+    [("Dog", "", "dog"), ("star", "striped red", "striped red star"), ("brick wall", "brick", "brick wall"),
+     ("orange", "orange", "orange"), ("red brick wall", "brick", "brick red wall")],
+)  # fmt: skip
 def test_attributes_go_before_the_class_and_no_word_comes_twice(name, attribute, text):
     assert noun(obj(name, attribute=attribute)) == text
 

@@ -31,15 +31,13 @@ HALF, CHAIN = [(0, 0, 100, 100), (0, 0, 100, 40)], [(0, 0, 100, 100), (40, 0, 14
 
 @pytest.mark.parametrize(
     ("rows", "confidences", "most", "kept"),
-    [
-        pytest.param(TWO, [0.5, 0.9, 0.1], 0.4, [False, True, True], id="of two the more confident"),
-        pytest.param(TWO[::-1], [0.1, 0.9, 0.5], 0.4, [True, True, False], id="in any order"),
-        pytest.param(HALF, [0.9, 0.5], 0.4, [True, True], id="just the limit is none"),
-        pytest.param(HALF, [0.5, 0.5], 0.39, [True, False], id="of equals the first"),
-        pytest.param(CHAIN, [0.9, 0.8, 0.7], 0.4, [True, False, False], id="it falls to one that falls itself"),
-        pytest.param([], [], 0.4, [], id="nothing"),
-    ],
-)
+    [pytest.param(TWO, [0.5, 0.9, 0.1], 0.4, [False, True, True], id="of two the more confident"),
+     pytest.param(TWO[::-1], [0.1, 0.9, 0.5], 0.4, [True, True, False], id="in any order"),
+     pytest.param(HALF, [0.9, 0.5], 0.4, [True, True], id="just the limit is none"),
+     pytest.param(HALF, [0.5, 0.5], 0.39, [True, False], id="of equals the first"),
+     pytest.param(CHAIN, [0.9, 0.8, 0.7], 0.4, [True, False, False], id="it falls to one that falls itself"),
+     pytest.param([], [], 0.4, [], id="nothing")],
+)  # fmt: skip
 def test_overlaps(rows, confidences, most, kept):
     assert without_overlaps(boxes(*rows), np.array(confidences), most).tolist() == kept
 

@@ -100,8 +100,7 @@ def test_a_part_of_the_weights_is_named(network, official):
 
 
 @pytest.mark.parametrize(
-    ("key", "task"),
-    [("answer_type_head.weight", "question answering"), ("detr.class_embed.weight", "segmentation")],
+    ("key", "task"), [("answer_type_head.weight", "question answering"), ("detr.class_embed.weight", "segmentation")]
 )
 def test_checkpoints_for_other_tasks(network, official, key, task):
     with pytest.raises(WeightsError, match=f"a checkpoint for {task}"):

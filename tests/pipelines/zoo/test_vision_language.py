@@ -77,40 +77,27 @@ BOX = (1.0, 2.0, 30.5, 40.0)
 
 @pytest.mark.parametrize(
     ("reply", "note"),
-    [
-        ('{"bbox_2d": [1, 2, 30.5, 40]}', ""),
-        ('```json\n[\n\t{"bbox_2d": [1, 2, 30.5, 40], "label": "the dog"}\n]\n```', ""),
-        ('Here it is:\n```json\n{"bbox_2d": [1, 2, 30.5, 40]}\n```', ""),
-        ("[1, 2, 30.5, 40]", ""),
-        ("[[1, 2, 30.5, 40]]", ""),
-        ('[{"bbox_2d": [1, 2, 30.5, 40]}, {"bbox_2d": [5, 5, 6, 6]}]', "the first of 2 boxes"),
-    ],
-)
+    [('{"bbox_2d": [1, 2, 30.5, 40]}', ""),
+     ('```json\n[\n\t{"bbox_2d": [1, 2, 30.5, 40], "label": "the dog"}\n]\n```', ""),
+     ('Here it is:\n```json\n{"bbox_2d": [1, 2, 30.5, 40]}\n```', ""), ("[1, 2, 30.5, 40]", ""),
+     ("[[1, 2, 30.5, 40]]", ""),
+     ('[{"bbox_2d": [1, 2, 30.5, 40]}, {"bbox_2d": [5, 5, 6, 6]}]', "the first of 2 boxes")],
+)  # fmt: skip
 def test_answers_that_can_be_read(reply, note):
     assert parse_box(reply) == (BOX, note)
 
 
 @pytest.mark.parametrize(
     ("reply", "why"),
-    [
-        ("", "not JSON"),
-        ("the dog is at (1, 2), (30, 40)", "not JSON"),
-        ('[{"bbox_2d": [1, 2, 30', "not JSON"),
-        ("[" * 100_000, "not JSON"),
-        ("9" * 5000, "not JSON"),
-        ("```json\n[1, 2, 3, 4]\n```\n```json\n[1, 2, 3, 5]\n```", "several blocks"),
-        ("[]", "no four numbers"),
-        ("null", "no four numbers"),
-        ('{"point_2d": [1, 2]}', "no four numbers"),
-        ('{"bbox_2d": [1, 2, 30]}', "no four numbers"),
-        ('{"bbox_2d": ["1", "2", "3", "4"]}', "no four numbers"),
-        ('{"bbox_2d": [true, 2, 3, 4]}', "no four numbers"),
-        ('{"bbox_2d": [NaN, 2, 3, 4]}', "no four numbers"),
-        ('{"bbox_2d": [1, 2, 3, Infinity]}', "no four numbers"),
-        ('{"bbox_2d": [30, 2, 1, 40]}', "wrong way round"),
-        ("[1, 2, 30, 2]", "wrong way round"),
-    ],
-)
+    [("", "not JSON"), ("the dog is at (1, 2), (30, 40)", "not JSON"), ('[{"bbox_2d": [1, 2, 30', "not JSON"),
+     ("[" * 100_000, "not JSON"), ("9" * 5000, "not JSON"),
+     ("```json\n[1, 2, 3, 4]\n```\n```json\n[1, 2, 3, 5]\n```", "several blocks"), ("[]", "no four numbers"),
+     ("null", "no four numbers"), ('{"point_2d": [1, 2]}', "no four numbers"),
+     ('{"bbox_2d": [1, 2, 30]}', "no four numbers"), ('{"bbox_2d": ["1", "2", "3", "4"]}', "no four numbers"),
+     ('{"bbox_2d": [true, 2, 3, 4]}', "no four numbers"), ('{"bbox_2d": [NaN, 2, 3, 4]}', "no four numbers"),
+     ('{"bbox_2d": [1, 2, 3, Infinity]}', "no four numbers"), ('{"bbox_2d": [30, 2, 1, 40]}', "wrong way round"),
+     ("[1, 2, 30, 2]", "wrong way round")],
+)  # fmt: skip
 def test_answers_that_cannot_be_read_are_misses(reply, why):
     box, note = parse_box(reply)
     assert box is None and note.startswith("no box: ") and why in note

@@ -73,15 +73,12 @@ def test_subtraction_takes_away_what_every_caption_likes():
     def table(text):
         return [1.0, 0, 0] if text in BANK else [0.75, 0, 0.66]
 
-    image = painted((255, 0, 0), (0, 255, 0), (0, 0, 255))
-    plain, less = (
-        ranked({"views": ["crop"], "prompt": "{}", "subtract": weight}, [Encoder(table)], "it", image=image)[0]
-        for weight in (0.0, 1.0)
+    image, options = painted((255, 0, 0), (0, 255, 0), (0, 0, 255)), {"views": ["crop"], "prompt": "{}"}
+    plain, less, both = (
+        ranked(options | {"subtract": weight}, [Encoder(table)] * models, "it", image=image)[0]
+        for weight, models in ((0.0, 1), (1.0, 1), (1.0, 2))
     )
     assert plain.argmax() == 0 and less.argmax() == 2
-    both = ranked(
-        {"views": ["crop"], "prompt": "{}", "subtract": 1.0}, [Encoder(table), Encoder(table)], "it", image=image
-    )[0]
     np.testing.assert_allclose(both, softmax(2 * np.log(less)), atol=1e-5)
 
 
@@ -104,13 +101,8 @@ def test_rules_single_one_out_of_equals(text, index):
 def test_rules_find_the_other_thing():
     """The red one right of the blue one, not the one left of it: CLIP alone cannot tell them apart."""
     image = painted((255, 0, 0), (0, 0, 255), (250, 0, 0))
-    chances = ranked(
-        {"views": ["crop"], "relations": "rules"},
-        [Encoder(colours)],
-        "red thing right of the blue thing",
-        "red thing left of the blue thing",
-        image=image,
-    )
+    texts, options = [f"red thing {side} of the blue thing" for side in ("right", "left")], {"relations": "rules"}
+    chances = ranked({"views": ["crop"], **options}, [Encoder(colours)], *texts, image=image)
     assert chances.argmax(1).tolist() == [2, 0]
 
 

@@ -98,14 +98,9 @@ def test_the_order_of_the_boxes_does_not_matter(scene, text):
 
 @pytest.mark.parametrize(
     ("text", "index"),
-    [
-        ("left cat", 0),
-        ("second cat from the left", 1),
-        ("third cat from the left", 2),
-        ("second cat from right", 2),
-        ("the fourth cat from the left", 3),
-    ],
-)
+    [("left cat", 0), ("second cat from the left", 1), ("third cat from the left", 2), ("second cat from right", 2),
+     ("the fourth cat from the left", 3)],
+)  # fmt: skip
 def test_places_in_a_row(text, index):
     assert (
         reason(parse(text), dict.fromkeys(parse(text).texts(), np.full(4, 0.25)), Geometry(ROW, SIZE)).argmax() == index

@@ -17,23 +17,12 @@ from pipelines.two_stage.segments.masks import MaskModel, MaskOptions
 from pipelines.two_stage.segments.pipeline import seg_clip
 from pipelines.two_stage.segments.segmentation import boxes_of_masks
 
-SAM_DECODER = {
-    "hidden_size": 16,
-    "mlp_dim": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "iou_head_hidden_dim": 16,
-}
+SAM_DECODER = {"hidden_size": 16, "mlp_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+SAM_DECODER |= {"iou_head_hidden_dim": 16}
 LAST = np.array([0, 0, 1, 1])  # torchvision names the last pixel, a box ends after it
 NAMES = {0: "star", 1: "moon"}
 # Random masks are poor ones.
-KEPT = {
-    "threshold": 0.0,
-    "overlap": 0.0,
-    "predicted_iou": 0.0,
-    "stability": 0.0,
-    "points": 4,
-}  # random masks are poor ones
+KEPT = {"threshold": 0.0, "overlap": 0.0, "predicted_iou": 0.0, "stability": 0.0, "points": 4}
 NONE = {"threshold": 1.0, "predicted_iou": 1.0, "stability": 1.0, "points": 4}
 
 

@@ -44,31 +44,21 @@ def test_things_are_found_that_no_detector_named(opened, loaded, name):
     assert len(hits) > 15 and np.mean(hits) > 0.3
 
 
-def test_options_change_the_answers(opened, loaded):
-    images = loaded[1][:1]
-    changes = (
-        {},
-        {"segments": {"method": "slic", "compactness": 10.0}},
-        {"segments": {"levels": [8]}},
-        {"segments": {"long_side": 100}},
-        {"segments": {"sigma": 0.5}},
-        {"segments": {"compactness": 0.01}},
-        {"ranker": {"views": ["crop"]}},
-        {"ranker": {"views": ["mask-blur"]}},
-        {"map": {"grid": 20}},
-        {"map": {"temperature": 0.0, "quantile": 0.75, "threshold": 0.43, "area": 0.0}},
-        {"map": {"area": 0.5}},
-        {"map": {"threshold": 0.3}},
-    )
-    scores = [tuple(round(p.score, 6) for p in opened("seg-clip", change).ground(images)) for change in changes]
-    assert len(set(scores)) == len(changes)
+CLASSIC = {"temperature": 0.0, "quantile": 0.75, "threshold": 0.43, "area": 0.0}
+SEGMENTS = {"method": "slic", "compactness": 10.0}, {"levels": [8]}, {"long_side": 100}, {"sigma": 0.5}
+CHANGES = [("segments", change) for change in (*SEGMENTS, {"compactness": 0.01})]
+CHANGES += [("ranker", {"views": [view]}) for view in ("crop", "mask-blur")]
+CHANGES += [("map", change) for change in (CLASSIC, {"grid": 20}, {"area": 0.5}, {"threshold": 0.3})]
 
 
-def test_pooling_options_change_the_answers(opened, loaded):
-    images = loaded[1][:2]
-    changes = ({}, {"pooling": {"fine": 1}}, {"pooling": {"from_block": 2}})
-    scores = [tuple(round(p.score, 6) for p in opened("clip-pooling", change).ground(images)) for change in changes]
-    assert len(set(scores)) == len(changes)
+@pytest.mark.parametrize(
+    ("name", "changes", "count"),
+    [("seg-clip", CHANGES, 1), ("clip-pooling", [("pooling", {"fine": 1}), ("pooling", {"from_block": 2})], 2)],
+)
+def test_options_change_the_answers(opened, loaded, name, changes, count):
+    tables, images = [{}, *({key: change} for key, change in changes)], loaded[1][:count]
+    scores = [tuple(round(p.score, 6) for p in opened(name, table).ground(images)) for table in tables]
+    assert len(set(scores)) == len(tables)
 
 
 def test_views_are_nothing_that_clip_pooling_has(opened):

@@ -13,18 +13,12 @@ from pipelines.two_stage.segments.segmentation import segmentation_of
 
 TINY = ClipOptions(model="tiny-clip", pretrained="pipelines/weights/tiny-clip.safetensors")
 TEXT = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+VIT = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
 VISION = {
     "resnet": {"image_size": 128, "layers": [1, 1, 1, 1], "width": 8},
-    "scaled": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8, "ls_init_value": 0.5},
-    "last": {
-        "image_size": 32,
-        "layers": 2,
-        "width": 32,
-        "head_width": 16,
-        "patch_size": 8,
-        "final_ln_after_pool": True,
-    },
-    "averaged": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "pool_type": "avg"},
+    "scaled": VIT | {"layers": 3, "ls_init_value": 0.5},
+    "last": VIT | {"final_ln_after_pool": True},
+    "averaged": VIT | {"pool_type": "avg"},
     "timm": {"image_size": 32, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear"},
 }
 MADE: dict[str, ClipEncoder] = {}  # a tokenizer takes a second to build
@@ -128,13 +122,9 @@ def test_a_region_holds_the_patches_it_half_covers_or_its_best_one():
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
-    [
-        ("averaged", {}, "class token"),
-        ("timm", {}, "not TimmModel"),
-        ("tiny-clip", {"fine": 3}, "does not divide"),
-        ("tiny-clip", {"from_block": 4}, "4 blocks"),
-    ],
-)
+    [("averaged", {}, "class token"), ("timm", {}, "not TimmModel"), ("tiny-clip", {"fine": 3}, "does not divide"),
+     ("tiny-clip", {"from_block": 4}, "4 blocks")],
+)  # fmt: skip
 def test_what_cannot_be_pooled_is_refused(encoder, name, options, message):
     with pytest.raises(SettingsError, match=message):
         RegionPooling(encoder(name), PoolingOptions(**options))
