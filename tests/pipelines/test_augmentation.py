@@ -139,9 +139,8 @@ def test_the_official_test_has_its_axes_swapped():
 def test_an_official_box_cut_to_nothing_or_not_finite_is_handed_on():
     image, options = noise(640, 480), Augment(crop_share=1, jitter_share=0)
     rng = np.random.default_rng(0)
-    areas = [
-        augmented(image, (600, 400, 638, 478), "dog", SIZE, options, "official", rng)[1][2:].prod() for _ in range(60)
-    ]
+    boxes = [augmented(image, (600, 400, 638, 478), "dog", SIZE, options, "official", rng)[1] for _ in range(60)]
+    areas = [out[2:].prod() for out in boxes]
     assert min(areas) == 0 < max(areas)
     _, out, _ = augmented(image, (float("nan"), 0, 5, 5), "dog", SIZE, options, "official", rng)
     assert not np.isfinite(out).all()

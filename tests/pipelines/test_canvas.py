@@ -48,9 +48,7 @@ def test_the_image_fills_the_long_side_and_lies_in_the_middle(width, height, sty
     # The whole image's box is the image's place: exactly in the clean style, to a rounding in the other.
     cx, cy, w, h = canvas.to_canvas((0.0, 0.0, float(width), float(height))) * size
     edges = np.array([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
-    room = (
-        1e-9 * size if style == "clean" else 1 - 1e-9
-    )  # an image a thousand times as wide as high has a row of its own
+    room = 1e-9 * size if style == "clean" else 1 - 1e-9  # the thinnest image has a row of its own
     np.testing.assert_allclose(edges, [canvas.left, canvas.top, canvas.right, canvas.bottom], atol=room)
 
 
@@ -166,7 +164,7 @@ def test_together_as_one_by_one(style):
         assert torch.equal(pixels[i], one[0]) and torch.equal(masks[i], mask[0])
 
 
-def test_integers_where_a_list_holds_width_and_height():
+def test_integers_where_a_list_holds_sides_or_edges():
     # Width 30: the edge is 3 + 30, although 3.16 + 30.0 - 3.16 is a little under 30.
     assert 3.16 + 30.0 - 3.16 < 30
     assert integer_box((3.16, 3.23, 3.16 + 30.0, 3.23 + 30.0), "xywh") == (3.0, 3.0, 33.0, 33.0)
@@ -174,9 +172,7 @@ def test_integers_where_a_list_holds_width_and_height():
     assert integer_box((10.9, 20.9, 10.9 + 5.9, 20.9 + 5.9), "xywh") == (10.0, 20.0, 15.0, 25.0)
     assert integer_box((303.58, 69.03, 303.58 + 293.29, 69.03 + 425.79), "xywh") == (303.0, 69.0, 596.0, 494.0)
     assert integer_box((-0.7, 0.0, 4.3, 3.0), "xywh") == (0.0, 0.0, 5.0, 3.0)  # towards zero
-
-
-def test_integers_where_a_list_holds_edges():
+    # A list of edges.
     assert integer_box((10.9, 20.9, 16.8, 26.8), "xyxy") == (10.0, 20.0, 16.0, 26.0)
     assert integer_box((-0.7, -1.2, 4.3, 3.0), "xyxy") == (0.0, -1.0, 4.0, 3.0)
 

@@ -57,9 +57,8 @@ def test_equal_weights_are_equal_files(tmp_path):
 
 def test_another_architecture_is_refused_with_the_keys(tmp_path):
     model = torch.nn.Linear(3, 2)
-    with pytest.raises(
-        WeightsError, match=r"1 keys missing: bias; 1 keys not known .*: other; 1 keys of another shape"
-    ):
+    message = r"1 keys missing: bias; 1 keys not known .*: other; 1 keys of another shape"
+    with pytest.raises(WeightsError, match=message):
         weights.load_strictly(model, {"weight": torch.zeros(5, 2), "other": torch.zeros(1)}, "w")
 
 
@@ -96,14 +95,14 @@ def test_a_checkpoint_of_something_else(tmp_path, context):
 def test_what_is_not_there_says_where_it_was_looked_for(context, tmp_path):
     with pytest.raises(WeightsError, match=r"yolo99z\.pt.*home.*weights"):
         YoloProposer(YoloOptions(weights="yolo99z.pt"), context())
-    with pytest.raises(WeightsError, match=r"nowhere/w\.pt"):
-        ClipEncoder(ClipOptions(model="tiny-clip", pretrained="nowhere/w.pt"), context())
-    with pytest.raises(UnknownName, match=r"ViT-B-16"):
-        ClipEncoder(ClipOptions(model="ViT-B16"), context())
-    with pytest.raises(UnknownName, match=r"published weights of ViT-B-16.*openai"):
-        ClipEncoder(ClipOptions(pretrained="openia"), context())
-    with pytest.raises(WeightsError, match=r"not to be fetched.*copy that folder to"):
-        ClipEncoder(ClipOptions(), context())
+    for options, error, message in (
+        ({"model": "tiny-clip", "pretrained": "nowhere/w.pt"}, WeightsError, r"nowhere/w\.pt"),
+        ({"model": "ViT-B16"}, UnknownName, "ViT-B-16"),
+        ({"pretrained": "openia"}, UnknownName, "published weights of ViT-B-16.*openai"),
+        ({}, WeightsError, "not to be fetched.*copy that folder to"),
+    ):
+        with pytest.raises(error, match=message):
+            ClipEncoder(ClipOptions(**options), context())
 
 
 def test_the_weights_flag(context):

@@ -62,18 +62,17 @@ def test_single_then_multi_of_one_folder_and_their_records(bench, labels, tmp_pa
     assert (tmp_path / "w" / "again.safetensors").is_file(), "what was chosen can be trained on"
 
 
+SINGLE = ["--curriculum", "single"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (["--curriculum", "single"], UsageError, "name their files with --labels"),
-        (
-            ["--curriculum", "single", "--labels", "x.jsonl", "--fresh"],
-            UsageError,
-            "delete that, or name another --out",
-        ),
-        (["--curriculum", "single", "--labels", "x.jsonl", "--part", "clip"], UsageError, "--part clip"),
+        (SINGLE, UsageError, "name their files with --labels"),
+        ([*SINGLE, "--labels", "x.jsonl", "--fresh"], UsageError, "delete that, or name another --out"),
+        ([*SINGLE, "--labels", "x.jsonl", "--part", "clip"], UsageError, "--part clip"),
         (["--dry-run"], UsageError, "add --curriculum single or multi"),
-        (["--curriculum", "single", "--labels", "gone.jsonl"], DataError, "gone.jsonl"),
+        ([*SINGLE, "--labels", "gone.jsonl"], DataError, "gone.jsonl"),
     ],
 )
 def test_flags_that_make_no_sense(bench, arguments, error, message):

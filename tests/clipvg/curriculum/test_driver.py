@@ -228,10 +228,8 @@ def test_given_scorers_are_not_trained_and_warned_of_where_they_may_know_other_i
     assert table["scorers"]["easy"] == {"weights": str(weights), "given": True}
     assert len(trained) == len({t["node"] for t in table["rounds"][0]["thresholds"] if t["node"]}), "no scorer"
     assert "no record beside it" in caplog.text and "no record beside it" in table["warnings"][0]
-    for split, warning in (
-        ("refcoco-train", "trained on refcoco-train, and scores labels of shapes"),
-        ("shapes-a", ""),
-    ):
+    other = "trained on refcoco-train, and scores labels of shapes"
+    for split, warning in (("refcoco-train", other), ("shapes-a", "")):
         weights.with_suffix(".json").write_text(json.dumps({"trained_on": {"split": split}}))
         assert warning in (text := nodes.warning_about(weights, "shapes")) and bool(text) == bool(warning)
 

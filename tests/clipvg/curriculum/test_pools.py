@@ -72,13 +72,9 @@ def test_a_share_of_more_rows_holds_the_share_of_fewer():
 def test_entities_are_what_rows_say_else_what_their_words_name(source):
     one = source("easy", EVERY, entities=3)
     assert entities_per_phrase(one) == 3
-    scene = replace(
-        SCENES[0],
-        expressions=tuple(
-            replace(SCENES[0].expressions[0], id=str(n), text=text)
-            for n, text in enumerate(["the red star", "the star left of the blue circle", "one"])
-        ),
-    )
+    texts, first = ("the red star", "the star left of the blue circle", "one"), SCENES[0].expressions[0]
+    expressions = tuple(replace(first, id=str(n), text=text) for n, text in enumerate(texts))
+    scene = replace(SCENES[0], expressions=expressions)
     assert entities_per_phrase(SourceRows("silent", [scene])) == pytest.approx((1 + 2 + 1) / 3)
     assert entities_per_phrase(SourceRows("half", [scene], {"0": {"entities": 5}, "2": {"entities": True}})) > 2
 

@@ -13,14 +13,8 @@ from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig
 from pipelines.mdetr.model import Mdetr
 
 WORDS = ("the red star on the left of a small blue circle", "a big Yellow square, above it two dogs", "nothing at all")
-BERT = ROBERTA_BASE | {
-    "vocab_size": 340,
-    "hidden_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": 42,
-}
+BERT = ROBERTA_BASE | {"vocab_size": 340, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+BERT |= {"intermediate_size": 64, "max_position_embeddings": 42}
 
 
 def make_network(backbone, **sizes):
@@ -60,10 +54,6 @@ def network():
 def official(network, tmp_path_factory):
     """official(**changes): a file laid out as the published checkpoints are, with the network's weights as its EMA."""
 
-    @cache
-    def unchanged():
-        return write()
-
     def write(**changes):
         ema = dict(network().state_dict())
         ema["transformer.text_encoder.embeddings.position_ids"] = torch.arange(42)[None]
@@ -78,6 +68,7 @@ def official(network, tmp_path_factory):
         torch.save(file | changes, path)
         return path
 
+    unchanged = cache(write)
     return lambda **changes: write(**changes) if changes else unchanged()
 
 

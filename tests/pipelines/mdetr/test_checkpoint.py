@@ -99,24 +99,17 @@ def test_a_part_of_the_weights_is_named(network, official):
         unpack(official(model_ema=state))
 
 
-@pytest.mark.parametrize(
-    ("key", "task"), [("answer_type_head.weight", "question answering"), ("detr.class_embed.weight", "segmentation")]
-)
-def test_checkpoints_for_other_tasks(network, official, key, task):
-    with pytest.raises(WeightsError, match=f"a checkpoint for {task}"):
-        unpack(official(model_ema=network().state_dict() | {key: torch.zeros(2)}))
-
-
-def test_other_architectures(tmp_path):
+def test_other_architectures_and_an_unknown_backbone(network, tmp_path):
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="not the weights of an MDETR"):
         unpack(tmp_path / "other.pth")
+    for key, task in (("answer_type_head.weight", "question answering"), ("detr.class_embed.weight", "segmentation")):
+        torch.save(network().state_dict() | {key: torch.zeros(2)}, tmp_path / "task.pth")
+        with pytest.raises(WeightsError, match=f"a checkpoint for {task}"):
+            unpack(tmp_path / "task.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(WeightsError, match="holds no weights of an MDETR"):
         unpack(tmp_path / "list.pth")
-
-
-def test_an_unknown_backbone(network):
     state = {k: v for k, v in network("resnet18").state_dict().items() if "body.layer3.1" not in k}
     with pytest.raises(WeightsError, match=r"no known backbone.*\(2, 2, 1, 2\)"):
         config_of(state, 8, Path("x"))

@@ -84,18 +84,15 @@ def logits_of(*queries, slots=8):
 
 
 def test_alone_the_least_likely_nothing_wins():
-    logits = logits_of({1: 0.1, 2: 0.1}, {3: 0.3, 4: 0.3, 5: 0.3}, {2: 0.8})
-    scores = query_scores(logits, [None])
+    scores = query_scores(logits_of({1: 0.1, 2: 0.1}, {3: 0.3, 4: 0.3, 5: 0.3}, {2: 0.8}), [None])
     torch.testing.assert_close(scores, torch.tensor([[0.2, 0.9, 0.8]]), atol=1e-4, rtol=0)
 
 
 def test_a_phrase_asks_for_its_own_tokens():
     logits = logits_of({1: 0.3, 2: 0.3, 3: 0.3}, {5: 0.5, 6: 0.2}, {7: 0.9}).expand(3, -1, -1)
     masks = [torch.tensor([False] * 5 + [True] * 2 + [False]), None, torch.tensor([False, True])]
-    scores = query_scores(logits, masks)
-    torch.testing.assert_close(scores[1], torch.tensor([0.9, 0.7, 0.9]), atol=1e-4, rtol=0)
-    torch.testing.assert_close(scores[0], torch.tensor([0.0, 0.5, 0.0]), atol=1e-4, rtol=0)
-    torch.testing.assert_close(scores[2], torch.tensor([0.3, 0.0, 0.0]), atol=1e-4, rtol=0)
+    expected = torch.tensor([[0.0, 0.5, 0.0], [0.9, 0.7, 0.9], [0.3, 0.0, 0.0]])
+    torch.testing.assert_close(query_scores(logits, masks), expected, atol=1e-4, rtol=0)
 
 
 def test_tokens_beyond_the_slots_and_the_last_place_are_nobodys():

@@ -148,22 +148,19 @@ def test_half_precision_keeps_the_heads_fine(opened, scenes):
 
 def test_the_card(opened):
     card = opened().card
-    assert card.summary == (
-        "MDETR, backbone small (model_ema, without transformer.text_encoder.embeddings.position_ids)"
-    )
+    without = "transformer.text_encoder.embeddings.position_ids"
+    assert card.summary == f"MDETR, backbone small (model_ema, without {without})"
     assert card.parameters > 1e5 and list(card.sha256) == ["mdetr"]
 
 
-def test_mistakes(context, opened, official):
+def test_mistakes(context, opened, official, tmp_path):
     with pytest.raises(SettingsError, match=r"\[pipelines\.mdetr\]: unknown key 'token'"):
         opened(token="x")
     with pytest.raises(WeightsError, match=r"no tokenizer|--local-dir roberta-base"):
         mdetr(context("mdetr", options={"weights": str(official()), "tokenizer": "roberta-base"}))
     with pytest.raises(WeightsError, match="zenodo"):
         mdetr(context("mdetr", "refcoco"))
-
-
-def test_a_tokenizer_of_another_model(context, official, tmp_path):
+    # A tokenizer of another model.
     (tmp_path / "other").mkdir()
     words = small_tokenizer([" ".join(f"w{i}" for i in range(500))], 1000)
     (tmp_path / "other" / "tokenizer.json").write_text(words)

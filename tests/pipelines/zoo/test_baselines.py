@@ -43,10 +43,8 @@ def test_placed_boxes(context):
 
 
 def test_the_fixed_box_is_the_best_of_the_train_split():
-    rng = np.random.default_rng(0)
-    low = np.array([0.25, 0.5]) + rng.uniform(-0.02, 0.02, (50, 2))
-    boxes = np.concatenate([low, low + 0.25], axis=1)
-    best = baselines.best_fixed_box(boxes, 8)
+    low = np.array([0.25, 0.5]) + np.random.default_rng(0).uniform(-0.02, 0.02, (50, 2))
+    best = baselines.best_fixed_box(np.concatenate([low, low + 0.25], axis=1), 8)
     assert best == pytest.approx((0.25, 0.5, 0.5, 0.75))
 
 
@@ -56,10 +54,7 @@ def test_chosen_proposals(context, propose):
     assert answers(baselines.label_only, context) == [(20, 20, 30, 30), (0, 0, 10, 10)]
     first, second = (answers(baselines.random_proposal, context) for _ in range(2))
     assert first == second
-
-
-def test_labels_are_whole_words(context, propose):
-    propose([(0, 0, 10, 10), (20, 20, 30, 30)], ("do", "on the left"))
+    propose([(0, 0, 10, 10), (20, 20, 30, 30)], ("do", "on the left"))  # labels are whole words
     assert answers(baselines.label_only, context)[0] == (20, 20, 30, 30)
 
 
@@ -101,14 +96,11 @@ def nearest(context, propose):
     return make
 
 
-def test_the_nearest_name_and_of_it_the_most_confident_box(nearest):
+def test_the_nearest_name_and_of_it_the_most_confident_box_and_without_boxes_a_miss(nearest):
     answers = nearest(("star", "ring", "cross", "ring"), "the ring", "cross", "star")
     assert [a.box[0] for a in answers] == [1, 2, 0]
     assert answers[0].score == pytest.approx(np.linspace(1, 0.5, 4)[1])
     noise = np.random.default_rng(0).integers(0, 255, SCENE.image.shape, np.uint8)
     assert [a.box for a in nearest(("star", "ring", "cross", "ring"), "the ring", image=noise)] == [answers[0].box]
-
-
-def test_without_a_box_label_clip_misses(nearest):
     (answer,) = nearest((), "the ring")
     assert answer.box is None and len(answer.proposals) == 0

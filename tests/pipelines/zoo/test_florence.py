@@ -39,9 +39,8 @@ def test_asked_as_the_processor_asks(build, library, scenes):
         pixels = pipeline.processor.image_processor(images=canvas, return_tensors="pt")
         samples = pipeline.model.get_image_features(pixels["pixel_values"], return_dict=True)
         ours = pipeline.generation_inputs(samples, texts)
-        plain = processor(
-            text=[TASK + t for t in texts], images=[canvas] * len(texts), padding=True, return_tensors="pt"
-        )
+        given = {"text": [TASK + text for text in texts], "images": [canvas] * len(texts)}
+        plain = processor(**given, padding=True, return_tensors="pt")
         assert torch.equal(ours["input_ids"], plain["input_ids"])
         assert torch.equal(ours["attention_mask"], plain["attention_mask"])
         how = {"max_new_tokens": 3, "num_beams": 1, "do_sample": False}

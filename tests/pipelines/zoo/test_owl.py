@@ -31,13 +31,8 @@ def test_the_answers_of_the_plain_forward_pass(build, folder, scenes):
     different = set()
     for scene in scenes:
         for query in scene.queries:
-            inputs = processor(
-                images=Image.fromarray(scene.image),
-                text=[[query.text.lower()]],
-                return_tensors="pt",
-                truncation=True,
-                max_length=16,
-            )
+            given = {"images": Image.fromarray(scene.image), "text": [[query.text.lower()]]}
+            inputs = processor(**given, return_tensors="pt", truncation=True, max_length=16)
             with torch.inference_mode():
                 output = model(**inputs)
             results = processor.post_process_grounded_object_detection(

@@ -38,12 +38,10 @@ def test_asked_as_the_processor_asks(build, folder, scenes):
         samples = pipeline.model.get_image_features(pixels["pixel_values"], grid, return_dict=True)
         ours = pipeline.generation_inputs(samples, grid, texts)
         content = [[{"type": "image"}, {"type": "text", "text": f"find {text}"}] for text in texts]
-        chats = [
-            processor.apply_chat_template([{"role": "user", "content": c}], add_generation_prompt=True) for c in content
-        ]
-        plain = processor(
-            text=chats, images=[canvas] * len(texts), padding=True, padding_side="left", return_tensors="pt"
-        )
+        talks = [[{"role": "user", "content": each}] for each in content]
+        chats = [processor.apply_chat_template(talk, add_generation_prompt=True) for talk in talks]
+        given = {"text": chats, "images": [canvas] * len(texts)}
+        plain = processor(**given, padding=True, padding_side="left", return_tensors="pt")
         for key in ("input_ids", "attention_mask", "mm_token_type_ids", "image_grid_thw"):
             assert torch.equal(ours[key], plain[key].to(ours[key].dtype)), key
         how = {"max_new_tokens": 3, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
@@ -116,7 +114,6 @@ def test_a_text_in_the_templates_own_tags_is_only_a_text(build, scenes):
 
 
 def test_a_model_whose_scale_is_not_written_down_is_refused(context, hub_folder):
-    with pytest.raises(
-        WeightsError, match=r"is a florence2, of which it is not written down what its coordinates count"
-    ):
+    message = "is a florence2, of which it is not written down what its coordinates count"
+    with pytest.raises(WeightsError, match=message):
         vision_language(context("qwen-vl", options={"weights": hub_folder("florence-2")}))

@@ -130,9 +130,7 @@ def test_padding_keeps_the_shape_of_things():
     assert extent("pad") == (20, 20) and extent("center") == pytest.approx((67, 67), abs=2)
     assert extent("squash") == pytest.approx((20, 67), abs=2)
     assert torch.allclose(padded[:, :30], torch.tensor(0.5)) and torch.allclose(padded[:, 70:], torch.tensor(0.5))
-
-
-def test_the_center_loses_the_ends():
+    # The centre loses the ends.
     image = np.zeros((60, 300, 3), np.uint8)
     image[:, :100], image[:, 200:] = 255, 255
     whole = np.array([[0, 0, 300, 60.0]])

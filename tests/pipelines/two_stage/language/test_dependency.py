@@ -1,6 +1,6 @@
 """Meaning off a dependency tree: a Doc with spaCy's attributes, its arcs written by hand as spaCy's model sets them."""
 
-import builtins
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -66,18 +66,10 @@ def doc(words, heads, chunks):
 
 
 TREES = [
-    (
-        "the star to the left of the circle",
-        [1, 1, 1, 4, 2, 4, 7, 5],
-        [(0, 2), (3, 5), (6, 8)],
-        "the star | left(the circle)",
-    ),
-    (
-        "the second man from the left behind a red car",
-        [2, 2, 2, 2, 5, 3, 2, 9, 9, 6],
-        [(0, 3), (4, 6), (7, 10)],
-        "the man | 2 left | above(a red car)",
-    ),
+    ("the star to the left of the circle", [1, 1, 1, 4, 2, 4, 7, 5], [(0, 2), (3, 5), (6, 8)],
+     "the star | left(the circle)"),
+    ("the second man from the left behind a red car", [2, 2, 2, 2, 5, 3, 2, 9, 9, 6], [(0, 3), (4, 6), (7, 10)],
+     "the man | 2 left | above(a red car)"),
     # What the order of words does not tell: the crack is the cup's.
     ("the cup above the table with a crack", [1, 1, 1, 4, 2, 1, 7, 5], [(0, 2), (3, 5), (6, 8)],
      "the cup with a crack | above(the table)"),
@@ -93,13 +85,6 @@ def test_the_tree_is_read(words, heads, chunks, meant):
 
 
 def test_without_spacy_the_message_says_what_to_do(monkeypatch):
-    real = builtins.__import__
-
-    def no_spacy(name, *args):
-        if name == "spacy":
-            raise ImportError(name)
-        return real(name, *args)
-
-    monkeypatch.setattr(builtins, "__import__", no_spacy)
+    monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(MissingPackage, match="pip install spacy"):
         open_spacy()

@@ -67,14 +67,8 @@ def test_a_relation_is_reclips_sum(scene, name):
             to = np.linalg.norm(centre - centre[j], axis=1)
             return sum(p[k] for k in range(len(p)) if (to[i] < to[k] if name == "near" else to[i] > to[k]))
         x, y = centre[i] - centre[j]
-        sign = {
-            "left": -x,
-            "right": x,
-            "above": -y,
-            "below": y,
-            "bigger": area[i] - area[j],
-            "smaller": area[j] - area[i],
-        }
+        sign = {"left": -x, "right": x, "above": -y, "below": y}
+        sign |= {"bigger": area[i] - area[j], "smaller": area[j] - area[i]}
         return float(sign[name] > 0)
 
     expected = np.array([p[i] * sum(rel(i, j) * q[j] for j in range(len(p))) for i in range(len(p))])
@@ -102,9 +96,8 @@ def test_the_order_of_the_boxes_does_not_matter(scene, text):
      ("the fourth cat from the left", 3)],
 )  # fmt: skip
 def test_places_in_a_row(text, index):
-    assert (
-        reason(parse(text), dict.fromkeys(parse(text).texts(), np.full(4, 0.25)), Geometry(ROW, SIZE)).argmax() == index
-    )
+    named = dict.fromkeys(parse(text).texts(), np.full(4, 0.25))
+    assert reason(parse(text), named, Geometry(ROW, SIZE)).argmax() == index
 
 
 def test_what_is_not_named_so_is_not_counted():

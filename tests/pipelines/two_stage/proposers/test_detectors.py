@@ -48,11 +48,6 @@ def test_nearly_every_object_is_found_whatever_the_neighbours(opened, loaded):
     assert (np.concatenate(overlaps) >= 0.5).mean() > 0.95
 
 
-def test_an_unknown_option_is_refused(opened):
-    with pytest.raises(SettingsError, match=r"confidense.*confidence"):
-        opened(confidense=0.1)
-
-
 def test_a_thing_in_a_long_strip_is_found_where_it_lies(opened):
     """One square near the right end of 50 x 2000: its box is in the strip's own pixels, not the detector's."""
     image = np.full((50, 2000, 3), 230, np.uint8)
@@ -68,6 +63,7 @@ def test_a_detector_that_finds_nothing(opened):
     assert len(nothing) == 0 and nothing.boxes.shape == (0, 4)
     (whole,) = opened(confidence=1.0).propose([flat])
     assert whole.boxes.tolist() == [[0, 0, 60, 40]] and whole.labels == ("",)
+    assert opened().propose([]) == []
 
 
 def test_a_detector_that_says_everything(opened, scene):
@@ -88,11 +84,9 @@ def test_a_detector_that_says_nan(opened, scene):
     assert proposals.boxes.tolist() == [[0, 0, scene.width, scene.height]]
 
 
-def test_no_images_are_no_proposals(opened):
-    assert opened().propose([]) == []
-
-
-def test_a_file_of_another_kind_is_refused(opened, tmp_path):
+def test_an_unknown_option_and_a_file_of_another_kind_are_refused(opened, tmp_path):
+    with pytest.raises(SettingsError, match=r"confidense.*confidence"):
+        opened(confidense=0.1)
     weights.write_safetensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {"format": "bench-other"})
     with pytest.raises(WeightsError, match=r"no format 'bench-(yolo|ssd|detr)'"):
         opened(weights=str(tmp_path / "x.safetensors"))

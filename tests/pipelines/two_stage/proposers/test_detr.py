@@ -104,10 +104,13 @@ def test_every_family_fine_tunes(context, job, saved, tmp_path):
     assert torch.allclose(before, after, atol=0.05)
 
 
-def test_a_processor_that_is_none_is_refused(saved, tmp_path):
+def test_a_processor_that_is_none_and_a_pickle_are_refused(saved, tmp_path):
     write_model(tmp_path / "x.safetensors", *saved[1:], {"processor": {"image_processor_type": "GenerationMixin"}})
     with pytest.raises(WeightsError, match="'GenerationMixin', which is no image processor"):
         read_model(tmp_path / "x.safetensors")
+    (tmp_path / "x.pt").write_bytes(b"nothing")
+    with pytest.raises(WeightsError, match=r"x\.pt: expected a \.safetensors"):
+        read_model(tmp_path / "x.pt")
 
 
 def test_the_same_box_under_several_classes_is_one_proposal(context, tmp_path):
@@ -134,9 +137,3 @@ def test_half_a_checkpoint_is_refused(context, tmp_path):
     save_file({k: v for k, v in state.items() if k != lost}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(WeightsError, match=r"1 of its keys are missing.*bbox_predictor"):
         DetrProposer(DetrOptions(weights=str(tmp_path)), context())
-
-
-def test_a_pickle_is_refused(tmp_path):
-    (tmp_path / "x.pt").write_bytes(b"nothing")
-    with pytest.raises(WeightsError, match=r"x\.pt: expected a \.safetensors"):
-        read_model(tmp_path / "x.pt")

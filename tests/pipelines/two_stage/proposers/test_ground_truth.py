@@ -65,18 +65,15 @@ def test_a_card_must_name_the_annotated_boxes_it_takes(monkeypatch):
 
 
 def test_there_are_none_outside_a_run(context):
-    with pytest.raises(UsageError, match="bench run"):
-        open_ground_truth({}, "table", context(candidates=Candidates(None)))
-    with pytest.raises(UsageError, match="bench run"):
-        open_ground_truth({}, "table", context())
+    for here in (context(candidates=Candidates(None)), context()):
+        with pytest.raises(UsageError, match="bench run"):
+            open_ground_truth({}, "table", here)
 
 
 def test_another_kind_of_proposer_begins_its_table_anew():
     base = {"proposer": {"kind": "yolo", "weights": "x.pt", "top_k": 20}, "prompt": "{}"}
-    assert merged(base, {"proposer": {"kind": "ground-truth"}}) == {
-        "proposer": {"kind": "ground-truth"},
-        "prompt": "{}",
-    }
+    given = {"proposer": {"kind": "ground-truth"}}
+    assert merged(base, given) == {**given, "prompt": "{}"}
     assert merged(base, {"proposer": {"kind": "yolo", "top_k": 5}})["proposer"]["weights"] == "x.pt"
     assert merged(base, {"proposer": {"top_k": 5}})["proposer"] == {"kind": "yolo", "weights": "x.pt", "top_k": 5}
 
@@ -101,7 +98,6 @@ def test_scored_again_it_is_still_marked(tmp_path, monkeypatch):
     resolved = load_settings(None, {"results": str(tmp_path)})
     given = evaluate("largest-proposal", small(), resolved, {"proposer": {"kind": "ground-truth"}})
     again = rescore(given.folder, resolved, "strict")
-    assert again.signature.endswith(
-        ",partial|data:" + given.record.identity.data.fingerprint[:8] + "|top1|v1|proposals:gt"
-    )
+    fingerprint = given.record.identity.data.fingerprint[:8]
+    assert again.signature.endswith(f",partial|data:{fingerprint}|top1|v1|proposals:gt")
     assert np.isclose(again.metrics.oracle, 1)

@@ -58,11 +58,9 @@ def test_broken_boxes_crowd_nothing_out():
     assert out.boxes.tolist() == [[10, 10, 50, 50]] and out.scores.tolist() == [0.2]
 
 
-def test_a_table_without_a_kind_says_which_there_are(context):
+def test_a_table_without_a_kind_and_an_unknown_one_say_which_there_are(context):
     with pytest.raises(SettingsError, match=r"proposer\]: `kind`.*yolo"):
         open_proposer({"weights": "x.pt"}, "bench.toml [pipelines.mine.proposer]", context())
 
-
-def test_an_unknown_kind_is_refused_with_the_nearest(context):
     with pytest.raises(UnknownName, match="yolo"):
         open_proposer({"kind": "yollo"}, "here", context())

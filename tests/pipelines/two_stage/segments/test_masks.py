@@ -146,12 +146,10 @@ def test_a_box_ends_one_after_the_last_pixel(masks):
     assert np.array_equal(boxes_of_masks(masks), masks_to_boxes(torch.tensor(masks)).numpy() + LAST)
 
 
-def test_what_makes_no_masks_is_refused(context, tmp_path):
+def test_what_makes_no_masks_is_refused_and_a_hub_that_is_not_reached_says_where_to_put_what(context, tmp_path):
     hf.BertConfig().save_pretrained(tmp_path / "bert")
     with pytest.raises(WeightsError, match="'bert', which makes no masks"):
         MaskModel(MaskOptions(weights=str(tmp_path / "bert")), context())
 
-
-def test_a_hub_that_is_not_reached_says_where_to_put_what(context):
     with pytest.raises(WeightsError, match=r"facebook/sam2\.1-hiera-tiny is not in .*huggingface.*hf download"):
         MaskModel(MaskOptions(), context())

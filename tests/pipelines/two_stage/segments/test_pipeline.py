@@ -61,11 +61,9 @@ def test_options_change_the_answers(opened, loaded, name, changes, count):
     assert len(set(scores)) == len(tables)
 
 
-def test_views_are_nothing_that_clip_pooling_has(opened):
+def test_clip_pooling_has_no_views_and_the_weights_flag_is_the_clip(opened):
     with pytest.raises(SettingsError, match=r"\[pipelines.clip-pooling.ranker\]: margin, views"):
         opened("clip-pooling", {"ranker": {"views": ["crop"], "margin": 0.1}})
 
-
-def test_the_weights_flag_is_the_clip(opened):
     with pytest.raises(WeightsError, match=r"nowhere\.safetensors"):
         opened("seg-clip", {"weights": "clip=nowhere.safetensors"})
