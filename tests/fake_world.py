@@ -116,12 +116,10 @@ def make_settings(results, options=None, draws=200, **run):
     """Settings with a table for the pipeline `hash`."""
     return Resolved(
         Settings(
-            run=RunSettings(**{"device": "cpu", **run}),
-            evaluation=EvaluationSettings(draws=draws),
-            pipelines={"hash": options or {}},
-            results=str(results),
+            run=RunSettings(**{"device": "cpu", **run}), evaluation=EvaluationSettings(draws=draws),
+            pipelines={"hash": options or {}}, results=str(results),
         )
-    )
+    )  # fmt: skip
 
 
 def main():

@@ -73,8 +73,7 @@ def test_versions_agree():
 
 def test_packages_are_pinned_by_hash_and_nothing_else_is_fetched():
     installs = [line for line in LINES if "pip install" in line]
-    assert len(installs) == 2
-    assert "--require-hashes -r requirements.txt" in installs[0]
+    assert len(installs) == 2 and "--require-hashes -r requirements.txt" in installs[0]
     assert "--no-deps --no-build-isolation" in installs[1]
     build_tools = [re.split(r"[>=<]", name)[0] for name in PYPROJECT["build-system"]["requires"]]
     pins = (PROJECT / "requirements.txt").read_text("utf-8")

@@ -24,11 +24,8 @@ def test_commands_are_found_wherever_they_are_launched_from(page):
         )
     )
     assert found == [
-        ["list"],
-        ["run", "-p", "a", "-s", "b"],
-        ["run", "-p", "a", "-s", "b"],
-        ["train", "-p", "a", "-s", "b"],
-    ]
+        ["list"], ["run", "-p", "a", "-s", "b"], ["run", "-p", "a", "-s", "b"], ["train", "-p", "a", "-s", "b"],
+    ]  # fmt: skip
 
 
 def test_sentences_are_no_commands(page):
@@ -44,16 +41,9 @@ def test_a_command_that_exists_passes(right):
 
 
 @pytest.mark.parametrize(("wrong", "said"), [
-    ("run -p a -s b --limt 3", "--limt"),
-    ("run -p a", "--split"),
-    ("rnu -p a -s b", "rnu"),
-    ("data lst", "lst"),
-    ("data", ""),
-    ("label stats --sheets a", "--sheets"),
-    ("run -p a -s b --limit three", "--limit"),
-    ("list pipeline", "pipeline"),
-    ("score one two", "two"),
-    ("run --pipelines ...", "--pipelines"),
+    ("run -p a -s b --limt 3", "--limt"), ("run -p a", "--split"), ("rnu -p a -s b", "rnu"), ("data lst", "lst"),
+    ("data", ""), ("label stats --sheets a", "--sheets"), ("run -p a -s b --limit three", "--limit"),
+    ("list pipeline", "pipeline"), ("score one two", "two"), ("run --pipelines ...", "--pipelines"),
 ])  # fmt: skip
 def test_a_command_that_does_not_exist_is_refused(wrong, said):
     why = refusal(wrong.split())

@@ -65,10 +65,8 @@ def test_paths_in_a_users_file_start_there_and_the_environments_home_wins(folder
 def test_set_takes_toml_values_and_plain_words():
     pairs = ["ranker.margin=0.1", 'ranker.views=["blur"]', "proposer.weights=yolov8n.pt", "a=true"]
     assert assignments(pairs) == {
-        "ranker": {"margin": 0.1, "views": ["blur"]},
-        "proposer": {"weights": "yolov8n.pt"},
-        "a": True,
-    }
+        "ranker": {"margin": 0.1, "views": ["blur"]}, "proposer": {"weights": "yolov8n.pt"}, "a": True,
+    }  # fmt: skip
     with pytest.raises(SettingsError, match="KEY=VALUE"):
         assignments(["margin"])
 

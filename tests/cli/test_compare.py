@@ -96,12 +96,9 @@ def test_an_older_run_gets_its_outcomes(bench, own_data):
     old.unlink()
     code, _, err = bench("compare", "a", "b")
     (command,) = re.findall(r"bench (score .* --keep)", err)
-    assert code == 2
-    assert bench(*command.split(), "--protocol", "strict")[0] == 2
-    assert not old.exists()
-    assert bench(*command.split())[0] == 0
-    assert old.read_bytes() == stored
-    assert bench("compare", "a", "b")[0] == 0
+    assert code == 2 and bench(*command.split(), "--protocol", "strict")[0] == 2
+    assert not old.exists() and bench(*command.split())[0] == 0
+    assert old.read_bytes() == stored and bench("compare", "a", "b")[0] == 0
     predictions = old.with_name("predictions.jsonl")
     predictions.write_text(predictions.read_text().replace("40.0]", "4.0]"))
     code, _, err = bench(*command.split())

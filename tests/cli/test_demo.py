@@ -38,11 +38,9 @@ class Plain:
 def desk(monkeypatch):
     """A desk whose pipelines are plain ones; `built` counts how often each was opened."""
     made = {
-        "yolo-clip": Plain((1, 2, 60, 20)),
-        "mdetr": Plain(None),
-        "clipvg": Plain(ValueError("odd <i>")),
+        "yolo-clip": Plain((1, 2, 60, 20)), "mdetr": Plain(None), "clipvg": Plain(ValueError("odd <i>")),
         "detr-clip": Plain((0, 0, 5, 5)),
-    }
+    }  # fmt: skip
     built = []
 
     def open_pipeline(name, dataset, resolved):

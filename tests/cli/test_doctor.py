@@ -12,12 +12,9 @@ from bench.doctor.readiness import at_hand, costs, missing_parts
 from bench.settings import PROJECT, load_settings
 
 SPEED = {
-    "device": "cpu",
-    "dtype": "float32",
-    "matmul_gflops": {"float32": 100.0, "bfloat16": 110.0},
-    "memory_free_gb": 2.0,
+    "device": "cpu", "dtype": "float32", "matmul_gflops": {"float32": 100.0, "bfloat16": 110.0}, "memory_free_gb": 2.0,
     "memory_gb": 8.0,
-}
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -20,16 +20,13 @@ def stored(bench, tmp_path):
 
 def test_write_check_and_json(bench, stored, tmp_path):
     code, out, err = bench("leaderboard", "-o", "out", "--check")
-    assert (code, out) == (1, "")
-    assert "LEADERBOARD.md" in err
+    assert (code, out) == (1, "") and "LEADERBOARD.md" in err
     code, out, err = bench("leaderboard", "-o", "out", "--json")
     assert code == 0
     (table,) = json.loads(out)["tables"]
-    assert table["rows"][0]["acc@0.5"] == 1
-    assert "runs: 1, tables: 1" in err
+    assert table["rows"][0]["acc@0.5"] == 1 and "runs: 1, tables: 1" in err
     code, out, err = bench("leaderboard", "-o", "out", "--check")
-    assert code == 0
-    assert "up to date" in out
+    assert code == 0 and "up to date" in out
     text = (tmp_path / "out" / "LEADERBOARD.md").read_text()
     assert "theirs †" in text
     (tmp_path / "out" / "LEADERBOARD.md").write_text(text + "by hand")

@@ -47,12 +47,9 @@ def test_nothing_is_known_from_too_few_images(images):
 
 
 @given(
-    st.integers(2, 400),
-    st.integers(100, 3000),
-    st.floats(-3, 3),
-    st.integers(0, 2**31),
+    st.integers(2, 400), st.integers(100, 3000), st.floats(-3, 3), st.integers(0, 2**31),
     st.sampled_from([0.8, 0.9, 0.95, 0.99]),
-)
+)  # fmt: skip
 def test_p_and_interval_say_the_same(images, draws, shift, seed, confidence):
     drawn = np.round(np.random.default_rng(seed).normal(shift, 1, draws), 1)  # with ties, also at 0
     low, high = difference_interval(drawn, images, confidence)
@@ -86,8 +83,7 @@ def test_a_true_difference_of_that_size_is_found_four_times_in_five():
     size = detectable(0.02, 60, 0.95)
     assert size == pytest.approx(0.02 * (stats.t.ppf(0.975, 59) + stats.norm.ppf(0.8)))
     found = np.abs(rng.normal(size, 0.02, 20_000)) > 0.02 * stats.t.ppf(0.975, 59)
-    assert abs(found.mean() - 0.8) < 0.01
-    assert detectable(0.0, 60, 0.95) is None
+    assert abs(found.mean() - 0.8) < 0.01 and detectable(0.0, 60, 0.95) is None
     assert detectable(math.nan, 1, 0.95) is None
 
 

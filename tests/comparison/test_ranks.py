@@ -23,8 +23,7 @@ def test_ties_share_their_range():
     base = rng.binomial(counts, 0.8)
     hits = np.column_stack([base, rng.permuted(base), base // 4, base // 4, base])
     ranges = rank_ranges(hits, counts)
-    assert ranges[0] == ranges[4] == (1, 3)
-    assert ranges[2] == ranges[3] == (4, 5)
+    assert ranges[0] == ranges[4] == (1, 3) and ranges[2] == ranges[3] == (4, 5)
     assert rank_ranges(hits[:, :1], counts) == [(1, 1)]
 
 

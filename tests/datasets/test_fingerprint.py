@@ -53,13 +53,11 @@ def test_order_names_of_files_ids_and_sizes_have_no_part_in_it(seed):
     rng = random.Random(seed)
     other = [
         replace(
-            s,
-            file=s.file.replace("COCO_train2014_", ""),
-            width=rng.randint(1, 9),
+            s, file=s.file.replace("COCO_train2014_", ""), width=rng.randint(1, 9),
             expressions=tuple(rng.sample(s.expressions, len(s.expressions))),
         )
         for s in rng.sample(A, len(A))
-    ]
+    ]  # fmt: skip
     other = changed(other, lambda e: replace(e, id=str(rng.random()), text=f"  {e.text.upper()} ".replace(" ", "\t ")))
     assert fingerprint(other) == fingerprint(A) and difference(A, other) == []
     forms = [[scene("1.jpg", (text, (y, -y, 5, 5)))] for text, y in (("café", -0.0), ("cafe\u0301", 0.001))]

@@ -64,20 +64,16 @@ def test_cmyk_transparent_palettes_and_turned_images():
 SIDE = int(MAX_PIXELS**0.5) + 1
 
 
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "0 bytes"),
-        (b"<!DOCTYPE html><html>Not here</html>", "not an image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
-        (jpeg((64, 64))[:-40], "cut short"),
-        (encoded(Image.effect_noise((64, 64), 90))[:900], "cut short"),
-        (encoded(filled(0, (2, 2), "F"), "TIFF"), "32 bits"),
-        (f"P6 {SIDE} {SIDE} 255\n".encode() + bytes(64), "pixels"),
-        (f"P6 {SIDE * 3} {SIDE * 3} 255\n".encode() + bytes(64), "pixels"),
-    ],
-    ids=["empty", "html", "postscript", "jpeg", "png", "float", "too large", "bomb"],
-)
+@pytest.mark.parametrize(("data", "message"), [
+    (b"", "0 bytes"),
+    (b"<!DOCTYPE html><html>Not here</html>", "not an image"),
+    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+    (jpeg((64, 64))[:-40], "cut short"),
+    (encoded(Image.effect_noise((64, 64), 90))[:900], "cut short"),
+    (encoded(filled(0, (2, 2), "F"), "TIFF"), "32 bits"),
+    (f"P6 {SIDE} {SIDE} 255\n".encode() + bytes(64), "pixels"),
+    (f"P6 {SIDE * 3} {SIDE * 3} 255\n".encode() + bytes(64), "pixels"),
+], ids=["empty", "html", "postscript", "jpeg", "png", "float", "too large", "bomb"])  # fmt: skip
 def test_bad_bytes_are_named(data, message, monkeypatch):
     monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)  # as a library may
     with pytest.raises(ImageError, match=f"some/image.jpg.*{message}"):
@@ -129,8 +125,7 @@ def stored(place, file, folder, data):
 def test_coco_images_by_either_name(place, inside, stored_as, tmp_path):
     images = Images([stored(place, inside + stored_as, tmp_path, jpeg())])
     for name in (TRAIN2014, TRAIN2017, f"train2014/{TRAIN2014}"):
-        assert images.missing([scene(name)]) == []
-        assert images.load(scene(name)).shape == (12, 16, 3)
+        assert images.missing([scene(name)]) == [] and images.load(scene(name)).shape == (12, 16, 3)
     assert images.missing([scene("COCO_train2014_000000000308.jpg")]) == ["COCO_train2014_000000000308.jpg"]
 
 

@@ -65,8 +65,7 @@ def test_plain_containers_come_back_whatever_the_protocol(tmp_path_factory, valu
 def test_sets_and_ordered_dicts_become_plain_ones(tmp_path, protocol):
     value = {"set": {1, 2}, "bytes": [b"", b"\xff\x00"], "ordered": collections.OrderedDict(a=1, b=2)}
     got = load_plain_pickle(put(tmp_path, pickle.dumps(value, protocol)))
-    assert got == value
-    assert type(got["ordered"]) is dict
+    assert got == value and type(got["ordered"]) is dict
 
 
 def test_python_2_text_comes_back_and_utf8_bytes_are_mended(tmp_path):
@@ -108,8 +107,7 @@ def test_numeric_arrays_of_numpy_1_and_2(tmp_path, dtype, protocol, core):
     got = load_index_list(put(tmp_path, data))
     np.testing.assert_array_equal(got[0][1], array)
     np.testing.assert_array_equal(got[1][1], array)
-    assert (got[0][2], got[1][2]) == (2.5, 7)
-    assert [type(row[2]) for row in got] == [float, int]
+    assert (got[0][2], got[1][2]) == (2.5, 7) and [type(row[2]) for row in got] == [float, int]
 
 
 class Runs:
@@ -193,17 +191,13 @@ def test_an_array_may_not_claim_more_than_its_bytes(tmp_path, shape):
         load_index_list(put(tmp_path, good.replace(b"K\x04\x85", claim)))
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"\x80\x02Nr\xff\xff\xff\x7f0.",
-        b"Np2000000000\n0.",
-        b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"x.",
-        b"\x80\x02]c_codecs\nencode\nq\x00X\x00\x00\x01\x00" + b"a" * 65536
-        + b"q\x01X\x06\x00\x00\x00latin1q\x02000" + b"h\x00h\x01h\x02\x86Ra" * 100_000 + b".",
-    ],
-    ids=["memo index", "memo index in text", "declared length", "one text encoded a million times"],
-)  # fmt: skip
+@pytest.mark.parametrize("data", [
+    b"\x80\x02Nr\xff\xff\xff\x7f0.",
+    b"Np2000000000\n0.",
+    b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"x.",
+    b"\x80\x02]c_codecs\nencode\nq\x00X\x00\x00\x01\x00" + b"a" * 65536
+    + b"q\x01X\x06\x00\x00\x00latin1q\x02000" + b"h\x00h\x01h\x02\x86Ra" * 100_000 + b".",
+], ids=["memo index", "memo index in text", "declared length", "one text encoded a million times"])  # fmt: skip
 def test_memory_bombs_of_a_few_bytes_are_refused(tmp_path, data):
     with pytest.raises(DataError, match=r"f\.p: not a readable pickle"):
         load_plain_pickle(put(tmp_path, data))

@@ -105,8 +105,7 @@ def test_outlines_turn_and_stretch(shape):
         return extent(outline(shape, (4000, 4000), 800, turn, stretch))
 
     plain, wide, whole = box(0, 1000), box(0, 2000), box(360, 1000)
-    assert plain == whole
-    assert (wide[2] - wide[0]) == pytest.approx(2 * (plain[2] - plain[0]), abs=4)
+    assert plain == whole and (wide[2] - wide[0]) == pytest.approx(2 * (plain[2] - plain[0]), abs=4)
     assert wide[3] - wide[1] == plain[3] - plain[1]
     assert max(abs(v) for ring in OUTLINES[shape] for point in ring for v in point) <= 1000
 
@@ -164,11 +163,9 @@ def understood(kind: str, text: str, objects) -> set[int]:
 
 
 WAYS = {
-    "left": (0, -1),
-    "right": (0, 1),
-    "top|upper|above|over|higher": (1, -1),
+    "left": (0, -1), "right": (0, 1), "top|upper|above|over|higher": (1, -1),
     "bottom|lower|lowest|below|under|beneath": (1, 1),
-}
+}  # fmt: skip
 WAYS |= {"top": (1, -1), "bottom": (1, 1)}
 
 

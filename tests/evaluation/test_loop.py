@@ -111,10 +111,8 @@ def greedy(most, error):
 
 
 @pytest.mark.parametrize("error", [
-    OutOfMemoryError("CUDA"),
-    RuntimeError("CUDA error: out of memory"),
-    RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling"),
-    MemoryError(),
+    OutOfMemoryError("CUDA"), RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling"), MemoryError(),
 ])  # fmt: skip
 def test_small_memory_halves_the_batch_for_good(tmp_path, use, error):
     use(HashPipeline)

@@ -36,8 +36,7 @@ def test_by_hand():
     metrics = compute(*world())
     assert (metrics.n, metrics.hits, metrics.accuracy) == (8, 3, 3 / 8)
     assert (metrics.accuracy_70, metrics.accuracy_90) == (2 / 8, 1 / 8)
-    assert metrics.mean_iou == (1 + 0.8 + 0 + 0.6) / 8
-    assert metrics.oracle == 4 / 8
+    assert metrics.mean_iou == (1 + 0.8 + 0 + 0.6) / 8 and metrics.oracle == 4 / 8
     assert metrics.proposals_per_image == 5 / 3
     assert metrics.no_box == 2  # d0 and d1; those of the unreadable image are counted as its error
     assert metrics.errors == 1
@@ -75,8 +74,7 @@ def test_one_image_and_no_expression_say_that_nothing_is_known():
     assert (one.accuracy, one.ci95) == (1.0, (0.0, 1.0))
     none = compute([Scene("a", "a.jpg", 10, 10, ())], [])
     assert (none.n, none.hits, none.accuracy, none.mean_iou, none.ci95) == (0, 0, 0.0, 0.0, (0.0, 1.0))
-    assert none.strata == {}
-    assert compute([], []).n == 0
+    assert none.strata == {} and compute([], []).n == 0
     empty = [Scene(f"e{n}", "e.jpg", 10, 10, ()) for n in range(50)]  # not part of the sample
     assert compute(scenes + empty, lines).ci95 == compute(scenes, lines).ci95
 
@@ -84,8 +82,7 @@ def test_one_image_and_no_expression_say_that_nothing_is_known():
 def test_protocols_part():
     scenes, lines = world()
     lines[0] = SceneAnswers("a", (Prediction("a0", UNIT), Prediction("a1", (0, 0, 5, 10))), (UNIT,))
-    assert compute(scenes, lines, "iou").hits == 3
-    assert compute(scenes, lines, "strict").hits == 2
+    assert compute(scenes, lines, "iou").hits == 3 and compute(scenes, lines, "strict").hits == 2
     assert compute(scenes, lines, "strict").oracle == 2 / 8  # the ceiling is measured as the hits are
     with pytest.raises(UnknownName, match="strict"):
         compute(scenes, lines, "strct")

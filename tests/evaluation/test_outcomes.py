@@ -50,16 +50,14 @@ def test_prediction_is_clipped_to_the_image_and_the_truth_is_not():
 def test_no_box_is_a_counted_miss(box):
     for name in ("iou", "strict", "giou", "letterbox-clamped"):
         results = outcomes([scene("a", UNIT, UNIT)], [answered("a", box, UNIT)], protocol(name))
-        assert results.answered.tolist() == [False, True]
-        assert results.hit.tolist() == [False, True]
+        assert results.answered.tolist() == [False, True] and results.hit.tolist() == [False, True]
         assert results.iou[0] == 0
 
 
 def test_the_first_of_two_answers_counts():
     twice = [answered("a", UNIT), answered("a", (50, 50, 60, 60)), answered("a", None)]
     results = outcomes([scene("a", UNIT)], twice, IOU)
-    assert results.hit.tolist() == [True]
-    assert results.duplicates == 2
+    assert results.hit.tolist() == [True] and results.duplicates == 2
     no_first = outcomes([scene("a", UNIT)], [answered("a", None), answered("a", UNIT)], IOU)
     assert no_first.hit.tolist() == [False]
 
@@ -80,8 +78,7 @@ def test_an_unreadable_image_and_a_missing_answer_are_misses():
 def test_any_of_several_right_boxes_will_do():
     other = (50.0, 50.0, 60.0, 60.0)
     results = outcomes([scene("a", UNIT, UNIT, also=(other,))], [answered("a", other, UNIT, proposals=(other,))], IOU)
-    assert results.iou.tolist() == [1, 1]
-    assert results.oracle.tolist() == [1, 1]
+    assert results.iou.tolist() == [1, 1] and results.oracle.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(("line", "names"), [

@@ -31,8 +31,7 @@ def transvg(predicted, x, y, w, h, width, height, side):
 
 def test_exactly_one_half_parts_iou_from_strict():
     half = (0, 0, 10, 10), (0, 0, 10, 20)
-    assert score("iou", *half) == (0.5, True)
-    assert score("strict", *half) == (0.5, False)
+    assert score("iou", *half) == (0.5, True) and score("strict", *half) == (0.5, False)
 
 
 def test_giou_is_stricter_and_does_not_clip():
@@ -40,8 +39,7 @@ def test_giou_is_stricter_and_does_not_clip():
     shifted = (0, 0, 10, 10), (2, 2, 12, 12)
     assert score("giou", *shifted)[0] < score("iou", *shifted)[0]
     outside = (-100, 0, 100, 100), (0, 0, 100, 100)
-    assert score("iou", *outside)[0] == 1
-    assert score("giou", *outside)[0] == pytest.approx(0.5)
+    assert score("iou", *outside)[0] == 1 and score("giou", *outside)[0] == pytest.approx(0.5)
 
 
 def test_integers_cut_as_width_and_height_survive_float_noise():

@@ -37,10 +37,8 @@ def test_equals_a_slow_loop_over_the_same_draws(images):
 def test_draws_are_images_and_do_not_depend_on_the_block(images, draws, seed, chunk):
     whole = np.concatenate(list(drawn_images(images, draws, seed)))
     pieces = np.concatenate(list(drawn_images(images, draws, seed, chunk)))
-    assert whole.shape == (draws, images)
-    assert np.array_equal(whole, pieces)
-    assert whole.min() >= 0
-    assert whole.max() < images
+    assert whole.shape == (draws, images) and np.array_equal(whole, pieces)
+    assert whole.min() >= 0 and whole.max() < images
 
 
 def test_the_stream_is_pinned():
@@ -53,8 +51,7 @@ def test_the_stream_is_pinned():
 def test_sums_of_counts_are_exact_and_repeatable():
     table = np.arange(60.0).reshape(20, 3)
     once, again = resampled_sums(table, 300, 3), resampled_sums(table, 300, 3, chunk=100)
-    assert once.tobytes() == again.tobytes()
-    assert np.array_equal(once, np.rint(once))
+    assert once.tobytes() == again.tobytes() and np.array_equal(once, np.rint(once))
 
 
 def test_little_is_known_from_fewer_than_two_images():
@@ -62,8 +59,7 @@ def test_little_is_known_from_fewer_than_two_images():
     assert ratio_intervals(np.zeros((0, 1)), np.zeros((0, 1))) == [(0.0, 1.0)]
     # The second column's samples are all in one image.
     narrow, unknown = ratio_intervals([[1, 2], [0, 0]], [[1, 4], [1, 0]], draws=100)
-    assert narrow == (0.0, 1.0)
-    assert unknown == (0.0, 1.0)
+    assert narrow == (0.0, 1.0) and unknown == (0.0, 1.0)
 
 
 def test_covers_the_truth_about_as_often_as_it_says():

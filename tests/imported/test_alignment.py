@@ -54,15 +54,13 @@ def test_rows_count_in_scene_order_only_when_said():
     with pytest.raises(DataError, match=r"--key row.*--key id"):
         align(rows(0, 1, 2), NUMBERS)
     for aligned in (align(rows(0, 1, 2), NUMBERS, "row"), align(rows(0, 1, 2, by="row"), NUMBERS)):
-        assert went(aligned) == {"501": 0, "502": 1, "733": 2}
-        assert aligned.in_scene_order
+        assert went(aligned) == {"501": 0, "502": 1, "733": 2} and aligned.in_scene_order
     assert not align(rows(0, 1, 2), ROWS, "row").in_scene_order
 
 
 def test_lines_of_a_file_of_ones_own_count_in_their_own_order():
     aligned = align(rows(0, 1, 2), LINES, "row")
-    assert went(aligned) == {"1": 0, "2": 1, "3": 2}
-    assert not aligned.in_scene_order
+    assert went(aligned) == {"1": 0, "2": 1, "3": 2} and not aligned.in_scene_order
     with pytest.raises(DataError, match="look like row numbers"):
         align(rows(0, 1, 2), LINES)
 
@@ -91,10 +89,8 @@ def test_rows_of_another_image_are_misses_and_listed():
     aligned = align(file, IDS)
     assert aligned.other_image == ["b"]
     answers = {a.id: a for line in aligned.answers for a in line.answers}
-    assert answers["b"].box is None
-    assert "p1.jpg" in answers["b"].note
-    assert answers["a"].box == answers["c"].box == BOX
-    assert aligned.missing == []
+    assert answers["b"].box is None and "p1.jpg" in answers["b"].note
+    assert answers["a"].box == answers["c"].box == BOX and aligned.missing == []
     scene = Scene("1", "COCO_train2014_000000581857.jpg", 9, 9, (Expression("0", "x", BOX),))
     coco = Split("x-val", "X", (scene,), SimpleNamespace())  # COCO's names are compared by number
     assert align(((BoxRow("0", None, BOX, "000000581857.jpg"),), 0), coco).other_image == []
@@ -108,9 +104,7 @@ def test_rows_of_another_image_are_misses_and_listed():
     (rows("a", by="id"), IDS, "row", "no 'row'; leave out --key row"),
     (((BoxRow("a", "id", BOX), BoxRow("1", "row", BOX)), 0), IDS, "auto", "some entries"),
     (
-        ((BoxRow("a", None, BOX, "q1.jpg"), BoxRow("b", None, BOX, "q2.jpg")), 0),
-        IDS,
-        "auto",
+        ((BoxRow("a", None, BOX, "q1.jpg"), BoxRow("b", None, BOX, "q2.jpg")), 0), IDS, "auto",
         r"every row names another image.*'a'.*q1\.jpg",
     ),
     *((rows(0, key), ROWS, "row", "not a row number") for key in ("-1", "one", "²", "1.0")),

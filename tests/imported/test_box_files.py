@@ -49,8 +49,7 @@ def test_both_an_id_and_a_row(stored):
 
 def test_the_first_of_two_equal_keys_is_kept_and_counted(stored):
     rows, doubled = read_boxes(stored('{"0": [1, 2, 3.5, 4], "1": null, "0": [0, 0, 9, 9]}'))
-    assert rows == (BoxRow("0", None, READ), BoxRow("1", None, None))
-    assert doubled == 1
+    assert rows == (BoxRow("0", None, READ), BoxRow("1", None, None)) and doubled == 1
 
 
 @pytest.mark.parametrize(("content", "names"), [

@@ -49,8 +49,7 @@ def test_a_row_says_all_and_is_read_back(tmp_path):
     assert (second.file, second.width, second.height) == (OTHER.file, None, None)
     (e,) = first.expressions
     assert (e.id, e.text, e.kind) == ("template-refcoco-train-0", "Red dog", "template")
-    assert e.box == (10.12, 20.5, 110.75, 220.0)
-    assert second.expressions[0].box == (1.23, 2, 3, 5)
+    assert e.box == (10.12, 20.5, 110.75, 220.0) and second.expressions[0].box == (1.23, 2, 3, 5)
     assert read_provenance(path)["template-refcoco-train-1"] == {
         "source": "template", "detector": "d.pt", "score": 0.5, "entities": 1,
     }  # fmt: skip
@@ -62,8 +61,7 @@ def test_duplicates_are_dropped_and_the_same_text_on_other_boxes_stays(tmp_path)
     counted = []
     labels = [label(), label(box=near), label(box=(0, 0, 5, 5)), label("other"), label(scene=OTHER), label()]
     done = write_labels(path, iter(labels), "s", counted.append)
-    assert done == (4, 2, 2)
-    assert counted == labels
+    assert done == (4, 2, 2) and counted == labels
     ids = [e.id for scene in read_jsonl(path) for e in scene.expressions]
     assert sorted(ids) == [f"template-s-{n}" for n in range(4)]
 
@@ -161,11 +159,9 @@ def test_sources_are_separated_and_merged_in_their_order(tmp_path):
     files = [tmp_path / f"{source}.jsonl" for source in ("caption", "own", "template")]
     made = export_lists(files, tmp_path / "lists", "refcoco+", 0.35)
     assert [path.name for path in made] == [
-        "1_unc+_train_pseudo_template_0_35.pth",
-        "3_unc+_train_pseudo_caption_0_35.pth",
-        "4_unc+_train_pseudo_own_0_35.pth",
-        "unc+_train_pseudo.pth",
-    ]
+        "1_unc+_train_pseudo_template_0_35.pth", "3_unc+_train_pseudo_caption_0_35.pth",
+        "4_unc+_train_pseudo_own_0_35.pth", "unc+_train_pseudo.pth",
+    ]  # fmt: skip
     assert [text for _, text, _ in rows_of(made[-1], "refcoco+")] == ["t", "c", "o"]
     # What is added later is merged with what lies there.
     again = export_lists([tmp_path / "relation.jsonl"], tmp_path / "lists", "refcoco+", 0.35)

@@ -42,14 +42,10 @@ def store(tmp_path):
             identity = identity.model_copy(update={"data": identity.data.model_copy(update=data)})
             changes["signature"] = signature(protocol, identity.data)
         fields = {
-            "git": {"commit": "0123456789abcdef", "dirty": False},
-            "finished": "2026-01-02T03:04:05+00:00",
-            "provenance": "run",
-            "imported": None,
-            "card": {"saw_test_images": "no"},
-            "environment": {"gpu": {"name": "NVIDIA H200"}},
-            "throughput": SPEED,
-        }
+            "git": {"commit": "0123456789abcdef", "dirty": False}, "finished": "2026-01-02T03:04:05+00:00",
+            "provenance": "run", "imported": None, "card": {"saw_test_images": "no"},
+            "environment": {"gpu": {"name": "NVIDIA H200"}}, "throughput": SPEED,
+        }  # fmt: skip
         write_record(folder, record.model_copy(update=fields | {"identity": identity} | changes))
         return folder.relative_to(tmp_path).as_posix()
 

@@ -160,8 +160,7 @@ def test_hostile_names_stay_in_their_cell(tmp_path, store):
 def test_escaped_text_is_one_cell_without_markup(text):
     cell = escape(text)
     assert "\n" not in cell
-    assert not re.search(r"(?<!\\)(?:\\\\)*[|`*\[\]]", cell.replace("\\\\", ""))
-    assert "<" not in cell
+    assert not re.search(r"(?<!\\)(?:\\\\)*[|`*\[\]]", cell.replace("\\\\", "")) and "<" not in cell
 
 
 def test_columns_line_up_in_plain_text():

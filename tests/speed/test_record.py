@@ -35,13 +35,8 @@ def test_the_latest_valid_full_speed_of_the_same_thing_joins() -> None:
 
 
 @pytest.mark.parametrize("changes", [
-    {"options": {"salt": 2}},
-    {"weights": {"model": "cd" * 32}},
-    {"dtype": "bfloat16"},
-    {"device": "cuda"},
-    {"compile": True},
-    {"channels_last": True},
-    {"data": identity().data.model_copy(update={"fingerprint": "e" * 64})},
+    {"options": {"salt": 2}}, {"weights": {"model": "cd" * 32}}, {"dtype": "bfloat16"}, {"device": "cuda"},
+    {"compile": True}, {"channels_last": True}, {"data": identity().data.model_copy(update={"fingerprint": "e" * 64})},
 ])  # fmt: skip
 def test_a_speed_of_something_else_does_not(changes: dict[str, Any]) -> None:
     assert speed_of(run_record(), [(make_speed(identity=identity(**changes)), "a")]) is None

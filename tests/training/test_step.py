@@ -55,8 +55,7 @@ def farthest(mine, theirs):
 def test_a_step_is_the_same_however_it_is_cut(stepping, batch):
     whole, cut = stepping(), stepping(batch=batch)
     wanted, values = whole.step(1), cut.step(1)  # the second step has 9 rows: the parts are of unlike length
-    assert len(cut.batches(1)) == -(-9 // batch)
-    assert values == pytest.approx(wanted, abs=1e-6)
+    assert len(cut.batches(1)) == -(-9 // batch) and values == pytest.approx(wanted, abs=1e-6)
     assert farthest(cut.gradients(), whole.gradients()) < 1e-5
     assert max(float(g.abs().max()) for g in whole.gradients().values()) > 1e-2
     assert values["loss"] == pytest.approx(5 * values["l1"] + 2 * values["giou"], rel=1e-5)
@@ -123,8 +122,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(stepping):
     batches[1][1].targets[0, 2] = float("nan")
     with pytest.raises(NotFiniteError, match="loss nan, l1 nan") as stopped:
         mine.step(1, batches)
-    assert stopped.value.rows == [batches[1][0].rows[0]]
-    assert farthest(before, mine.weights()) == 0
+    assert stopped.value.rows == [batches[1][0].rows[0]] and farthest(before, mine.weights()) == 0
     assert torch.equal(moments, mine.steps.optimiser.state_dict()["state"][0]["exp_avg"])
     mine.step(1)  # the gradients of the bad step are gone
     assert all(torch.isfinite(w).all() for w in mine.weights().values())
@@ -187,10 +185,8 @@ def test_all_tensors_of_a_batch_move_together(job):
 
 def test_spread():
     boxes = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.3, 0.4, 0.5, 0.6]])
-    assert spread(boxes, boxes) == pytest.approx(1)
-    assert spread(boxes[:1].expand(2, 4), boxes) == 0
-    assert spread(boxes / 2, boxes) == pytest.approx(0.5)
-    assert spread(boxes[:1], boxes[:1]) == 1
+    assert spread(boxes, boxes) == pytest.approx(1) and spread(boxes[:1].expand(2, 4), boxes) == 0
+    assert spread(boxes / 2, boxes) == pytest.approx(0.5) and spread(boxes[:1], boxes[:1]) == 1
     assert math.isfinite(spread(boxes, boxes[:1].expand(2, 4)))
 
 

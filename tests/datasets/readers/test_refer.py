@@ -78,10 +78,8 @@ def test_scenes_are_grouped_per_image_in_order_of_first_appearance(refcoco):
         ("9", "COCO_train2014_000000000009.jpg", 640, 480),
     ]
     assert [(e.id, e.text, e.ref_id) for e in scenes[0].expressions] == [
-        ("10", "man on right", "1"),
-        ("11", "the café owner", "1"),
-        ("40", "child", "4"),
-    ]
+        ("10", "man on right", "1"), ("11", "the café owner", "1"), ("40", "child", "4"),
+    ]  # fmt: skip
     first = scenes[0].expressions[0]
     assert first.box == (10.5, 20.25, 10.5 + 100.1, 20.25 + 50.33)  # unrounded
     assert (first.category, first.same_category) == ("person", 3)  # the crowd and the dog do not count

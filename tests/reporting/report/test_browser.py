@@ -22,8 +22,7 @@ def ids(world):
 
 def test_only_one_page_of_cards_is_there(visit, ids):
     page = visit()
-    assert count(page) == len(ids) == 100
-    assert shown(page) == ids[:PAGE]
+    assert count(page) == len(ids) == 100 and shown(page) == ids[:PAGE]
     page.click("#next")
     assert shown(page) == ids[PAGE : 2 * PAGE]
     assert page.locator("#page").inner_text() == "page 2 of 5"
@@ -65,9 +64,7 @@ def test_filters_work_together_and_are_cleared(visit, world):
 
 
 @pytest.mark.parametrize("sort, value", [
-    ("a-over-b", lambda a, b: b - a),
-    ("b-over-a", lambda a, b: a - b),
-    ("a-low", lambda a, b: a),
+    ("a-over-b", lambda a, b: b - a), ("b-over-a", lambda a, b: a - b), ("a-low", lambda a, b: a),
     ("a-high", lambda a, b: -a),
 ])  # fmt: skip
 def test_orders(visit, world, ids, sort, value):
@@ -102,8 +99,7 @@ def test_what_is_drawn_is_switched_with_boxes_and_keys(visit, world):
     page.keyboard.press("1")
     assert [label for label in labels if label in drawn(page)] == drawn(page)
     assert labels[0] not in drawn(page) and labels[1] in drawn(page)
-    assert state_of(page)["on"] == labels[1:]
-    assert page.locator(".card .truth").count() == PAGE
+    assert state_of(page)["on"] == labels[1:] and page.locator(".card .truth").count() == PAGE
     page.keyboard.press("g")
     assert page.locator(".card .truth").count() == 0 and not page.is_checked("#truth")
     assert page.locator(".card .pool").count() == 0

@@ -46,8 +46,7 @@ def test_a_miss_never_reads_as_a_half(world):
     boxes = [(0, 0, 4.9999, 10), (0, 0, 5, 10), (0, 0, 2.9, 10)]
     rows = [SceneAnswers("s", tuple(Prediction(f"s{n}", box) for n, box in enumerate(boxes)))]
     (run,) = columns(scenes, [(100, 50, b"")], [made(scenes, rows, world)])["runs"]
-    assert run["outcome"] == "010"
-    assert run["iou"] == [499, 500, 290]
+    assert run["outcome"] == "010" and run["iou"] == [499, 500, 290]
 
 
 def test_boxes_that_are_none_or_far_away(world):
