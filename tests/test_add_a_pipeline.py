@@ -49,11 +49,13 @@ def test_the_page_holds_three_files_and_the_code_is_as_short_as_it_says():
     assert len([line for line in FILES["my_grounder.py"].splitlines() if line.strip()]) <= 40
 
 
+@pytest.mark.slow
 def test_it_is_listed_beside_ours(bench):
     rows = {row["pipeline"]: row for row in last_line(bench("list", "pipelines", "--json"))["pipelines"]}
     assert "my-colours" in rows and "yolo-clip" in rows
 
 
+@pytest.mark.slow
 def test_it_runs_and_its_row_is_its_own(bench):
     asked = ("run", "-p", "my-colours", "-s", "shapes-val", "--limit", "40", "--json")
     row = last_line(bench(*asked))["rows"][0]
@@ -63,6 +65,7 @@ def test_it_runs_and_its_row_is_its_own(bench):
     assert other["acc@0.5"] == row["acc@0.5"] and other["mean_iou"] == row["mean_iou"]
 
 
+@pytest.mark.slow
 def test_its_options_are_checked(bench):
     done = bench("run", "-p", "my-colours", "-s", "shapes-val", "--limit", "2", "--set", "neer=3")
     assert done.returncode == 2

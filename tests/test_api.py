@@ -57,6 +57,7 @@ def test_the_names_that_stay():
         _ = bench.load_splits
 
 
+@pytest.mark.slow
 def test_importing_loads_nothing_heavy():
     code = "import sys, bench; print([m for m in ('numpy', 'torch', 'pydantic') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -65,6 +66,7 @@ def test_importing_loads_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_command(here):
     split = load_split("shapes-val", limit=6)
     pipeline = load_pipeline("yolo-clip", on=split, device="cpu")
@@ -119,6 +121,7 @@ def test_own_data_and_unreadable_images(here):
     assert evaluate("centre-box", load_split(here / "mine.jsonl"), batch_size=1).rows == result.rows
 
 
+@pytest.mark.slow
 def test_expressions_about_an_image(here):
     pipeline = load_pipeline("yolo-clip", on="shapes", device="cpu")
     pixels = np.asarray(Image.open("scene.png").convert("RGB"))
@@ -160,6 +163,7 @@ def test_mistakes(here, call, error, message):
         call()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(PAGE.count("```python")))
 def test_a_snippet_of_the_page_runs(here, number, monkeypatch, capsys):
     if number:  # the first one has its limit in the page

@@ -75,6 +75,7 @@ def test_the_page_is_what_the_command_line_says():
     assert PAGE.read_text("utf-8") == wanted, f"docs/cli.md is stale; {REWRITE}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", ["40", "200"])
 def test_the_page_does_not_depend_on_the_terminal(width, monkeypatch):
     usual = page()

@@ -45,6 +45,7 @@ def test_a_stage_that_raises_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert clock.take() == {"detect": 1.0, "crop": 1.0}
 
 
+@pytest.mark.slow
 def test_peak_memory_grows_with_use() -> None:
     before = peak_memory_mb()
     assert before is not None and before > 5

@@ -50,6 +50,7 @@ def stored(results: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in ("predictions.jsonl", "outcomes.jsonl")}
 
 
+@pytest.mark.slow
 def test_two_nodes_of_two_processes_are_one_process(start, tmp_path):
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}"]
     launcher = ["torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "2", *meeting, "-m"]

@@ -51,6 +51,7 @@ def flag_values(words: list[str], *flags: str) -> list[str]:
 SHOWN = [pytest.param(page, words, id=f"{page.name}: {' '.join(words)}") for page in PAGES for words in commands(page)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "words"), SHOWN)
 def test_a_shown_command_is_one_of_ours(page, words):
     assert refusal(words) == "", f"{page.name}: bench {' '.join(words)}"

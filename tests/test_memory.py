@@ -5,6 +5,8 @@ import pytest
 from bench.errors import DeviceError
 from bench.memory import in_chunks
 
+pytestmark = pytest.mark.slow
+
 
 def limited(most):
     def work(chunk):

@@ -37,6 +37,7 @@ def test_the_way_is_short():
     assert 2 <= len(block()) <= 6
 
 
+@pytest.mark.slow
 def test_every_command_works_in_turn_and_a_report_is_there(clone):
     asked, written = [], []
     for command in block():

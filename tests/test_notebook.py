@@ -46,6 +46,7 @@ def test_what_is_stored_is_small_and_anonymous(stored):
     assert len(images(stored)) == 5 and all(red(image) > 50 for image in images(stored)[1:])
 
 
+@pytest.mark.slow
 def test_it_runs(stored, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")

@@ -36,6 +36,7 @@ def test_there_are_commands():
     assert len(commands("sh")) >= 5 and len(commands("text")) >= 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", commands("sh"))
 def test_a_command_does_what_it_says(command, checkout):
     words = shlex.split(command)[1:]
@@ -49,6 +50,7 @@ def test_a_command_does_what_it_says(command, checkout):
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", commands("text"))
 def test_a_command_has_its_verb_and_flags(command):
     words = shlex.split(command)[1:]

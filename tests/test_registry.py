@@ -74,6 +74,7 @@ def build(context):
 """
 
 
+@pytest.mark.slow
 def test_a_package_of_somebody_elses_is_found_and_run(tmp_path):
     """Really installed with pip, found through its entry point, run on the embedded data in a process of its own."""
     source, site = tmp_path / "source", tmp_path / "site"

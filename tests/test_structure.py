@@ -21,6 +21,7 @@ def numbers():
     return measure()
 
 
+@pytest.mark.slow
 def test_no_import_circle_and_no_arrow_upwards(numbers):
     assert numbers["circle"] == [] and numbers["upward"] == []
 
@@ -41,6 +42,7 @@ def test_the_words_are_the_fields(numbers):
     assert [file for file in numbers["retired_words"] if file.rpartition("/")[2] not in DATA] == []
 
 
+@pytest.mark.slow
 def test_bench_imports_no_pipeline():
     arrows = {file: targets for file, targets in imports(sources()).items() if file.startswith("bench/")}
     assert {target for targets in arrows.values() for target in targets if not target.startswith("bench/")} == set()

@@ -114,6 +114,7 @@ def test_what_is_offered():
         Desk(load_settings(), ["mdter"])
 
 
+@pytest.mark.slow
 def test_the_page_over_http(tmp_path):
     gradio_client = pytest.importorskip("gradio_client")
     gradio = pytest.importorskip("gradio")

@@ -100,6 +100,7 @@ def test_a_faster_number_type_is_worth_a_word():
     assert not any("--dtype" in line for line in machine.faster(SPEED))
 
 
+@pytest.mark.slow
 def test_the_whole_of_it(bench, home):
     code, out, _ = bench("doctor", "--json")
     report = json.loads(out.splitlines()[-1])
@@ -118,6 +119,7 @@ def test_the_whole_of_it(bench, home):
     assert re.search(r"^shapes +train, val, test", text, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_one_pipeline_is_tried(bench, tmp_path):
     code, out, _ = bench("doctor", "--pipeline", "yolo-clip", "--json")
     assert code == 0 and json.loads(out)["pipelines"][0]["shapes"] == "works"

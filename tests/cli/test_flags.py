@@ -26,6 +26,7 @@ def words(tmp_path):
     return {"predict": ("--image", "a.png", "--text", "it"), "run": ("--split", "file:a.jsonl", "-o", "results")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["predict", "run"])
 def test_options_arrive_or_the_flag_is_named(bench, words, command, monkeypatch):
     begin = (command, "-p", "centre-box", *words[command])

@@ -97,6 +97,7 @@ def scored(*argv):
 BOTH = ("template.jsonl", "relation.jsonl", "-m", "m1.safetensors", "-m", "m2.safetensors", "-s", "shapes-train")
 
 
+@pytest.mark.slow
 def test_every_scorer_scores_every_file(world, caplog):
     record = scored(*BOTH)
     pairs = {(pair["scorer"], pair["source"]): pair for pair in record["pairs"]}
@@ -121,6 +122,7 @@ def test_every_scorer_scores_every_file(world, caplog):
     assert names == ["m1 on template", "m1 on relation", "m2 on template", "m2 on relation"]
 
 
+@pytest.mark.slow
 def test_nothing_is_scored_twice(world, caplog):
     def scored_again(*words):
         CountedPipeline.scenes.clear()
@@ -143,6 +145,7 @@ def test_nothing_is_scored_twice(world, caplog):
     assert count == 2 * (6 + 4) and again["protocol"] == "letterbox-clamped"
 
 
+@pytest.mark.slow
 def test_a_stopped_scoring_continues(world, monkeypatch):
     class Stopped(CountedPipeline):
         def ground(self, batch):
@@ -160,6 +163,7 @@ def test_a_stopped_scoring_continues(world, monkeypatch):
     assert len(scored(*BOTH)["pairs"]) == 4 and len(CountedPipeline.scenes) == 11
 
 
+@pytest.mark.slow
 def test_official_files_and_back(world):
     args = ("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-train")
     (pair,) = scored(*args)["pairs"]
@@ -183,6 +187,7 @@ def test_official_files_and_back(world):
     assert again["rows"] == sum(row["reliability"] > 0.1 for row in rows)
 
 
+@pytest.mark.slow
 def test_names(world, caplog):
     other = labels(world, "more", source="template")
     scorer(world, "a/same")
@@ -201,6 +206,7 @@ def test_names(world, caplog):
     assert source_name(Path("unc_train_pseudo.pth"), 3, {}) == "unc_train_pseudo"
 
 
+@pytest.mark.slow
 def test_weights_without_a_record(world, caplog):
     (world / "m1.json").unlink()
     (world / "m2.json").write_text("no json")
@@ -236,6 +242,7 @@ def test_the_summary_by_hand():
     assert summary([])["mean"] is None and summary([0.0])["at_least"]["0.1"] == 0
 
 
+@pytest.mark.slow
 def test_the_tiny_weights_agree_with_the_truth(tmp_path, monkeypatch):
     """End to end, with the network: rows that are right are reliable, the same rows with other boxes are not."""
     monkeypatch.chdir(tmp_path)

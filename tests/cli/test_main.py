@@ -13,6 +13,7 @@ TABLES = {"torch", "transformers", "open_clip", "clipvg", "pipelines", "huggingf
 APP = "from bench.cli.main import app; app({!r}.split())"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "heavy"), [
     (APP.format("--help"), HEAVY - {"rich.table"}),
     (APP.format("label --help"), HEAVY - {"rich.table", "pydantic"}),
@@ -31,6 +32,7 @@ def test_nothing_heavy_is_imported_for_what_needs_none(tmp_path, code, heavy):
     assert done.stdout.splitlines()[-1] == "HEAVY []", done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "message"), [
     (("run", "-p", "yolo-clp", "-s", "shapes-val"), "did you mean 'yolo-clip'"),
     (("run", "-p", "centre-box", "-s", "shapes-vall"), "did you mean 'shapes-val'"),

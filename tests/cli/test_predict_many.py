@@ -155,6 +155,7 @@ def test_drawings(here, predict, corner):
     assert predict("--image", "images", "--text", "t", "--out", "b.jsonl", "--draw", "images/drawn")["images"] == 3
 
 
+@pytest.mark.slow
 def test_answers_can_be_scored(here, bench):
     rows = []
     for scene in (make_scene(2026, "val", index) for index in range(3)):
@@ -173,6 +174,7 @@ def test_answers_can_be_scored(here, bench):
     assert answers == {row.id: pytest.approx(row.box, abs=1e-3) for row in run.rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "message"), [
     (("--image", "images", "--out", "a.jsonl"), "a.txt, one a line"),
     (("--image", "images", "--text", " ", "--out", "a.jsonl"), "--text is empty"),

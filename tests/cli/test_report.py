@@ -40,6 +40,7 @@ def test_named_runs_and_json(bench, tmp_path):
     assert bench("report", str(folder), "one", "--split", "file:mine.jsonl", "-o", "out")[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments, message", [
     (["three"], "three"),
     (["--training", "nowhere"], "nowhere: has no curves.svg"),

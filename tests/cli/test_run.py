@@ -84,6 +84,7 @@ def test_unreadable_images_exit_with_three(run):
     assert "unreadable images: 2" in err and "4.png: the file is empty" in err
 
 
+@pytest.mark.slow
 def test_flags_and_the_lines_of_another_data_set_are_in_force(run):
     toml = "[evaluation]\ndraws = 100\n[pipelines.fixed-box]\ngrid = 3\nsample = 20\non.shapes.grid = 4\n"
     Path("bench.toml").write_text(toml)

@@ -17,6 +17,7 @@ def speed(bench):
     return lambda *words: bench("speed", *words, *QUICK.split())
 
 
+@pytest.mark.slow
 def test_a_table_and_a_record_each(speed, tmp_path):
     code, out, _ = speed("--pipeline", "centre-box,whole-image")
     assert code == 0
@@ -25,6 +26,7 @@ def test_a_table_and_a_record_each(speed, tmp_path):
     assert len(list(tmp_path.glob("results/runs/*/shapes-val/speed-*.json"))) == 2
 
 
+@pytest.mark.slow
 def test_json_is_the_content_of_the_file(speed):
     code, out, _ = speed("--pipeline", "centre-box", "--json")
     (row,) = json.loads(out.splitlines()[-1])["rows"]
@@ -50,6 +52,7 @@ def test_what_cannot_be_measured_is_said_and_the_rest_is_measured(speed, tmp_pat
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_other_boxes_when_timed_exit_with_1_and_are_named(speed, monkeypatch):
     class Cheat(HashPipeline):
         def ground(self, batch):
@@ -64,6 +67,7 @@ def test_other_boxes_when_timed_exit_with_1_and_are_named(speed, monkeypatch):
     assert "val-0000" in out.split("boxes are not those of")[1]
 
 
+@pytest.mark.slow
 def test_a_chart_needs_records(speed, tmp_path):
     code, _, error = speed("-p", "centre-box", "--chart", str(tmp_path / "c.svg"))
     assert code == 2 and "has a valid speed record of the full rules beside it yet" in error

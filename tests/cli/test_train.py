@@ -31,6 +31,7 @@ def few(tmp_path, monkeypatch):
     return path
 
 
+@pytest.mark.slow
 def test_the_clip(tmp_path, train):
     made = train("--part", "clip", "--out", str(tmp_path / "w"))
     path = tmp_path / "w" / "clip.safetensors"
@@ -42,6 +43,7 @@ def test_the_clip(tmp_path, train):
     assert "region_accuracy" in record["score"] and read_safetensors(path)[1]["recipe"] == record["recipe"]
 
 
+@pytest.mark.slow
 def test_the_detector(tmp_path, train):
     pytest.importorskip("ultralytics")
     made = train("--part", "detector", "--out", str(tmp_path))
@@ -50,6 +52,7 @@ def test_the_detector(tmp_path, train):
     assert record["recipe"]["image_size"] == 96 and 0 <= record["score"]["recall@0.5"] <= 1
 
 
+@pytest.mark.slow
 def test_the_shipped_clipvg_continues(tmp_path, train):
     """The lines of bench.toml for `shapes` are all it takes; the record names the weights it started from."""
     train("--out", str(tmp_path), pipeline="clipvg")

@@ -37,6 +37,7 @@ def test_the_official_layout(official_file, context, small_sizes, small_table):
     assert all(t.dtype == torch.float32 and torch.equal(t, small_table[key].float()) for key, t in state.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left_out", ["optimizer", "args", "aliases", "visu_proj", "everything else"])
 def test_what_the_network_does_not_need_may_be_missing(
     left_out, official_file, context, tmp_path, small_sizes, small_table

@@ -59,6 +59,7 @@ def test_long_texts_are_cut_and_counted(job, scenes, caplog):
     assert len(task.texts([LONG])[0][0]) == task.model.context
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["clean", "official"])
 def test_kept_features_are_those_of_the_image(job, style):
     cached = ClipVGTask(job(cache_features=True, train_positions=False, preprocessing=style))

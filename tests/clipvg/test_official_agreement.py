@@ -121,6 +121,7 @@ def test_the_texts_are_what_they_are_meant_to_be():
     assert ids[3][-1] == 49407 and 0 not in ids[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", [True, False])
 def test_answers_are_those_of_the_plain_reference(fast, pipeline, expected):
     result = answers(pipeline(fast=fast), SCENES)
@@ -129,6 +130,7 @@ def test_answers_are_those_of_the_plain_reference(fast, pipeline, expected):
     assert boxes.std(axis=0).min() > 1  # and they are not one box
 
 
+@pytest.mark.slow
 def test_any_batch_and_any_pass_gives_the_same_answers(pipeline, expected):
     grounder = pipeline(images=2, texts=3)
     assert farthest(answers(grounder, SCENES), expected) < NOISE
@@ -161,6 +163,7 @@ def rows(small_sizes):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", [False, True])
 def test_the_first_step_of_training(recompute, rows, small_network, small_state, small_sizes):
     wanted_l1, wanted_giou, gradients = plain_clipvg.first_step(small_state, small_sizes, rows)
@@ -189,6 +192,7 @@ class Album:
         return next(each.image for each in SCENES if each.id == scene.id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["refcoco", "referit"])
 def test_the_first_step_laid_open(dataset, official_file, make_job, small_table, small_sizes):
     """`bench doctor --train-step`, images and annotations to gradient norms; more rows than a forward pass takes."""

@@ -40,6 +40,7 @@ def own_file(official_file, frozen_clip, context, tmp_path):
     return tmp_path / "own.safetensors", network
 
 
+@pytest.mark.slow
 def test_our_own_layout_has_what_is_trained(own_file, context, frozen_clip, small_table):
     path, network = own_file
     with safe_open(path, "pt") as file:
@@ -58,6 +59,7 @@ def test_our_own_layout_has_what_is_trained(own_file, context, frozen_clip, smal
             assert torch.equal(tensor, small_table[key].float()), key
 
 
+@pytest.mark.slow
 def test_another_clip_under_our_own_weights_is_refused(own_file, context, tmp_path, small_table, frozen_clip):
     path, _ = own_file
     state = {k.removeprefix("clip."): t.float() for k, t in small_table.items() if k.startswith("clip.")}
@@ -80,6 +82,7 @@ def test_another_clip_under_our_own_weights_is_refused(own_file, context, tmp_pa
     opened(path, context, clip=ClipOptions(model="tiny-clip", pretrained="moved.pt"))
 
 
+@pytest.mark.slow
 def test_weights_that_are_moved_with_their_clip_find_it(own_file, context, tmp_path, frozen_clip):
     path, _ = own_file
     (tmp_path / "elsewhere").mkdir()
@@ -102,6 +105,7 @@ def test_metadata_of_another_kind_and_a_part_missing(own_file, context, tmp_path
     refused(odd, context, "1 keys missing: text_proj.bias")
 
 
+@pytest.mark.slow
 def test_exported_the_official_code_gives_the_same_box(own_file, context, small_sizes, tmp_path):
     path, _ = own_file
     out = export_official(context({"weights": str(path)}), tmp_path / "exported.pth")

@@ -58,6 +58,7 @@ def test_clean_preprocessing_brings_crops_that_keep_the_referent(job):
     assert ClipVGTask(job(augment={"crop": "off"})).augmentation.crop == "off"
 
 
+@pytest.mark.slow
 def test_it_learns_and_its_file_is_what_the_pipeline_opens(job, context):
     frozen = {"cache_features": True, "train_positions": False, "dtype": "float32"}
     mine = job(epochs=12, learning_rate=3e-3, log_every=4, validate_every=12, **frozen)
@@ -77,6 +78,7 @@ def test_it_learns_and_its_file_is_what_the_pipeline_opens(job, context):
     assert check["rows"] == 25 and POSITIONS in check["gradient_norms"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{"workers": 2}, {"cache_features": True, "train_positions": False, "schedule": "step"},
@@ -90,6 +92,7 @@ def test_stopped_and_resumed_it_ends_in_the_same_bits(job, table, changes):
     stopped_and_resumed(lambda out: ClipVGTask(job(out, **whole)), kills)
 
 
+@pytest.mark.slow
 def test_trainings_of_one_process_share_the_frozen_towers_features(job, monkeypatch):
     shared = {}
     cached = {"cache_features": True, "train_positions": False, "epochs": 1}

@@ -8,6 +8,8 @@ import pytest
 
 from tools.benchmarks.compare_simulation import World, missed, simulate
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "world",

@@ -92,6 +92,7 @@ also = st.lists(box, max_size=2).map(tuple)
 fields = (st.text(), st.text(), box, word, word, word, st.none() | st.integers(0, 9), also, st.none() | caption)
 
 
+@pytest.mark.slow
 @given(st.lists(st.builds(Expression, *fields), max_size=4).map(tuple))
 def test_any_expression_survives_the_index(tmp_path_factory, drawn):
     path = tmp_path_factory.mktemp("index") / "val.jsonl"

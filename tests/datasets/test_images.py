@@ -209,6 +209,7 @@ def count_wrong(root, expected, wrong):
                 wrong.value += 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_reads_a_zip_through_a_handle_of_its_own(tmp_path):

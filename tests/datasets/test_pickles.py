@@ -56,6 +56,7 @@ PLAIN = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(value=PLAIN, protocol=st.integers(0, 5))
 def test_plain_containers_come_back_whatever_the_protocol(tmp_path_factory, value, protocol):
     assert load_plain_pickle(put(tmp_path_factory.mktemp("p"), pickle.dumps(value, protocol))) == value

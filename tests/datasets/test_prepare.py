@@ -224,6 +224,7 @@ def test_verify_recounts_and_recomputes(resolved, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "file", "counts"), [
     ("refcoco-val", "unc_val.pth", Counts(10_834, 3_811, 1_500)),
     ("refcocog-val", "gref_umd_val.pth", Counts(4_896, 2_573, 1_300)),

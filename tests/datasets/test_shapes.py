@@ -28,6 +28,7 @@ def splits():
     return {part: load_split(f"shapes-{part}", load_settings()) for part in ("val", "test")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", FINGERPRINTS)
 def test_annotations_are_the_same_on_every_machine(splits, part):
     assert fingerprint(splits[part].scenes) == FINGERPRINTS[part]
@@ -169,6 +170,7 @@ WAYS = {
 WAYS |= {"top": (1, -1), "bottom": (1, 1)}
 
 
+@pytest.mark.slow
 def test_every_expression_means_exactly_its_object():
     kinds = Counter()
     for index in range(300):

@@ -48,6 +48,7 @@ def opened(monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_only_what_is_unknown_is_opened(opened, tmp_path, monkeypatch):
     weights = tmp_path / "w.bin"
     weights.write_bytes(b"one")
@@ -84,6 +85,7 @@ def test_weights_may_pin_others_in_their_metadata(tmp_path):
     assert not same_weights({"model": own}, context)  # what is clip.bin for?
 
 
+@pytest.mark.slow
 def test_thirteen_shipped_runs_open_nothing_and_import_no_torch(tmp_path):
     # Options as they stand today: only where they differ are classes imported to compare them (tests/test_tables.py).
     tables = load_settings()

@@ -44,6 +44,7 @@ def raising(error):
     return raise_error
 
 
+@pytest.mark.slow
 def test_any_batch_size_gives_the_same_bytes_and_nothing_on_stdout(tmp_path, use, capsys):
     use(HashPipeline)
     results = set()
@@ -110,6 +111,7 @@ def greedy(most, error):
     return Greedy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [
     OutOfMemoryError("CUDA"), RuntimeError("CUDA error: out of memory"),
     RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling"), MemoryError(),
@@ -127,6 +129,7 @@ def test_small_memory_halves_the_batch_for_good(tmp_path, use, error):
     )
 
 
+@pytest.mark.slow
 def test_memory_too_small_for_one_scene(tmp_path, use):
     use(greedy(0, OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nlong story")))
     message = r"scene s0: out of memory with a single item \(CUDA out of memory. Tried to allocate 2 GiB\); use"
@@ -134,6 +137,7 @@ def test_memory_too_small_for_one_scene(tmp_path, use):
         run(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "message"), [
     (lambda batch, right: right[:-1], r"gave \d+ answers to \d+ queries"),
     (lambda batch, right: None, "failed on the scenes s0, s1, s2, ...: TypeError"),

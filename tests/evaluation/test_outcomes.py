@@ -165,6 +165,7 @@ def slow(scenes, lines):
             yield float(iou), max(each, default=np.nan)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(worlds(), st.sampled_from([1, 7, 10_000]))
 def test_equals_a_loop(world, pairs):

@@ -102,6 +102,7 @@ def refcoco_val(real):
     return Split("refcoco-val", "RefCOCO val", scenes, SimpleNamespace())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "hits"), [("bert", 8634), ("lstm", 8505)])
 def test_published_boxes_give_the_known_number(real, tmp_path, refcoco_val, model, hits):
     file = real / "predictions" / f"lbyl_{model}_unc_val.json"
@@ -113,6 +114,7 @@ def test_published_boxes_give_the_known_number(real, tmp_path, refcoco_val, mode
     assert record.metrics.ci95[0] < record.metrics.accuracy < record.metrics.ci95[1]
 
 
+@pytest.mark.slow
 def test_why_the_authors_say_79_72(real, refcoco_val):
     """Their 8,637 hits are against a ground truth cut to integers, and two of them are pairs of boxes that do not meet:
     their IoU multiplies two negative sides of an empty intersection (one of these "IoUs" is 13.9)."""

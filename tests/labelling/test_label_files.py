@@ -137,6 +137,7 @@ def test_lists_are_as_the_data_set_has_them(tmp_path, dataset, stem, form):
     assert rows_of(separated, dataset) == rows_of(single, dataset) == wanted
 
 
+@pytest.mark.slow
 def test_boxes_come_back_to_the_last_bit_but_one(tmp_path):
     rng = random.Random(0)
     labels = []

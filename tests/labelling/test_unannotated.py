@@ -64,6 +64,7 @@ def test_the_context_has_no_way_to_annotations():
         bare.train_scenes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ("template", "relation", "caption"))
 def test_sources_make_labels_without_a_look_at_annotations(shapes, source):
     """Detector, CLIP and all: the same labels whether the split has annotations, secrets, or none."""

@@ -44,6 +44,7 @@ def test_a_sound_run_is_taken(theirs):
     assert not list(Path("results").rglob(".*"))
 
 
+@pytest.mark.slow
 def test_once_is_enough(theirs):
     folder = theirs(7)
     taken = take(folder)
@@ -56,6 +57,7 @@ def test_once_is_enough(theirs):
     assert take(theirs(8)) != taken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "reason"), [
     ({"status": "running"}, "not finished"),
     ({"metrics": None}, "not finished"),
@@ -87,6 +89,7 @@ def test_every_reason_at_once(theirs):
     refused(theirs(git__dirty=True, signature="x", finished="never"), "dirty", "signature: is 'x'", "finished:")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "reason"), [
     ({"metrics__hits": 12, "metrics__acc@0.5": 1.0}, "metrics.hits: 12, but its predictions give 7"),
     ({"metrics__mean_iou": 0.9}, "metrics.mean_iou: 0.9, but its predictions give"),
@@ -104,6 +107,7 @@ def test_float_noise_is_no_difference(theirs):
     assert take(theirs(metrics__mean_iou=mean + 1e-14)).is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "reasons"), [
     (lambda rows: rows[1:], ["scenes without a line: 1"]),
     (lambda rows: [*rows, rows[0]], ["scenes with several lines: 1"]),

@@ -9,6 +9,7 @@ from submissions import refused, rewritten
 from bench.leaderboard import submitted_files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("key", "value", "reason"), [
     ("box", [0, 0, float("nan"), 1], "not four finite numbers"),
     ("box", [0, 0, "9", 1], "not four finite numbers"),
@@ -29,6 +30,7 @@ def test_answers_of_other_types(theirs, key, value, reason):
     assert "predictions.jsonl, line 3" in message and ".tmp" not in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("content", "reason"), [
     (b'{"scene": "p0"', "cut short"),
     (b"\xff\xfe\n", "predictions.jsonl"),
@@ -44,6 +46,7 @@ def test_files_that_are_no_predictions(theirs, content, reason):
     refused(folder, reason)
 
 
+@pytest.mark.slow
 def test_records_that_are_no_records(theirs):
     for content in (b"{", b"[" * 100_000, b"null", b"\xff", b""):
         folder = theirs()

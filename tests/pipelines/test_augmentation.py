@@ -14,6 +14,7 @@ from pipelines.augmentation import Augment, augmented
 from pipelines.canvas import letterboxed
 
 
+@pytest.mark.slow
 @given(SIDES, SIDES, CORNERS, SEEDS, st.booleans())
 @settings(max_examples=80)
 def test_a_safe_window_holds_the_referent_and_the_box_is_where_its_pixels_are(width, height, part, seed, flip):
@@ -39,6 +40,7 @@ def test_a_safe_window_holds_the_fractions_of_a_box_too(x, y, side, seed):
     assert canvas.top - 1e-6 <= top < bottom <= canvas.bottom + 1e-6
 
 
+@pytest.mark.slow
 @given(SIDES, SIDES, CORNERS, SEEDS, st.sampled_from(["official", "off"]), st.sampled_from(["official", "clean"]))
 @settings(max_examples=80)
 def test_a_box_is_where_its_pixels_are(width, height, part, seed, crop, style):
@@ -93,6 +95,7 @@ def test_the_generator_alone_decides(seed, crop):
     np.testing.assert_array_equal(image, before)
 
 
+@pytest.mark.slow
 def test_official_windows_lose_what_the_official_ones_lose():
     rng, kept = np.random.default_rng(7), []
     for _ in range(4000):
@@ -136,6 +139,7 @@ def test_the_official_test_has_its_axes_swapped():
     assert at(float("nan"), 301) is None
 
 
+@pytest.mark.slow
 def test_an_official_box_cut_to_nothing_or_not_finite_is_handed_on():
     image, options = noise(640, 480), Augment(crop_share=1, jitter_share=0)
     rng = np.random.default_rng(0)

@@ -15,6 +15,7 @@ SAFE = ("dog in the corner", "lower dog", "second dog", "guy at 3 o'clock", "the
 BOTH = ("left dog", "LEFT dog", "leftmost dog")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [*NEITHER, *OFFICIAL, *SAFE, *BOTH])
 def test_which_words_forbid_a_crop(text):
     official, safe = text in OFFICIAL + BOTH, text in SAFE + BOTH
@@ -29,6 +30,7 @@ def test_which_words_forbid_a_crop(text):
         assert all(value == pytest.approx(SIZE) for value in sides) == forbidden
 
 
+@pytest.mark.slow
 def test_how_often_a_crop_is_drawn():
     image, box = painted(300, 200, (0.4, 0.4, 0.1, 0.1))
     options = Augment(crop="safe", crop_share=0.25, scales=(SIZE,), **STILL)

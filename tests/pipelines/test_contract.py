@@ -94,6 +94,7 @@ def same(ours, others, atol=1e-2):
         assert one.box is None or np.allclose(one.box, other.box, atol=atol), one.id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_neighbours_and_batch_size_do_not_matter(opened, some, name):
     pipeline = opened(name)
@@ -104,6 +105,7 @@ def test_neighbours_and_batch_size_do_not_matter(opened, some, name):
         same([p for scene in alone for p in valid(pipeline, [scene])], together)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_no_answer_depends_on_caches_or_new_ids(opened, some, name):
     """The subject of `bench speed`: caches emptied one by one, every batch under new ids."""
@@ -120,6 +122,7 @@ def test_no_answer_depends_on_caches_or_new_ids(opened, some, name):
 SHAPES = [(1, 1), (1, 40), (3, 30), (60, 1500), (1500, 60)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_odd_images_and_grey_ones(opened, name):
     rng = np.random.default_rng(0)
@@ -129,6 +132,7 @@ def test_odd_images_and_grey_ones(opened, name):
     valid(opened(name), scenes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_texts_of_no_word_and_of_five_hundred(opened, some, name):
     texts = ("", "star", "the red star next to a ring " * 72, "⭐🔴", "النجمة الحمراء")
@@ -136,6 +140,7 @@ def test_texts_of_no_word_and_of_five_hundred(opened, some, name):
     valid(opened(name), [replace(some[0], queries=queries), replace(some[1], queries=())])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_nan_never_leaves(opened, some, name):
     """Weights that went wrong: a box that is not finite is a miss that the harness counts, so no call fails."""

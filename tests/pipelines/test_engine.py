@@ -79,6 +79,7 @@ def test_the_cache_drops_the_least_recently_used_texts(context, monkeypatch):
     assert toy.texts == [["a", "b"], ["c"], ["b"], ["c"]]
 
 
+@pytest.mark.slow
 def test_chunks_are_halved_for_good_where_memory_runs_out(context):
     toy = Toy(context(), most=1, images=9, texts=4)
     assert toy.engine.ground(IMAGES, PAIRS).tolist() == [expected(IMAGES[i], text) for i, text in PAIRS]

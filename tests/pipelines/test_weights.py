@@ -62,6 +62,7 @@ def test_another_architecture_is_refused_with_the_keys(tmp_path):
         weights.load_strictly(model, {"weight": torch.zeros(5, 2), "other": torch.zeros(1)}, "w")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x04" + b"x" * 30])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_broken_files_are_one_message(context, tmp_path, content, suffix):

@@ -66,6 +66,7 @@ def test_ranks_are_ranges_where_the_paired_test_cannot_tell(tmp_path, many):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spoil", "note"), [
     (lambda path: path.unlink(), f"no {OUTCOMES}; `bench score RUN --keep` makes it"),
     (lambda path: path.write_text("{}\n"), f"{OUTCOMES} cannot be read"),
@@ -143,6 +144,7 @@ def test_what_the_paper_published_stands_beside_the_row(tmp_path, store, split):
     assert lines["nobody"]["published"] == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("card", "word"), [
     ({"trained_on": "what nobody knows", "supervision": "pseudo"}, "pseudo"),
     ({"trained_on": "CLIP: WebImageText; CLIP-VG: the train split of the data set", "supervision": ""}, "full"),
@@ -179,6 +181,7 @@ def test_a_submitted_run_is_marked_and_replaces_none_of_ours(tmp_path, store):
     assert {r["submitted"] for r in collect(tmp_path).boards[0].rows} == {None, "unknown"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["=cmd()", "+1", "-1", "@SUM(A1)", "\tx", "plain"])
 def test_no_spreadsheet_runs_a_name(tmp_path, store, name):
     store(name, 3)

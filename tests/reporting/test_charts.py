@@ -68,6 +68,7 @@ def test_names_stand_beside_the_lines_with_their_last_values():
         lines(("a", [1], [1, 2]))
 
 
+@pytest.mark.slow
 def test_no_two_of_many_look_alike(painted):
     many = 12
     (axes,) = painted(lines, *((f"n{i}", [1, 2], [i, 2]) for i in range(many)))
@@ -106,6 +107,7 @@ def test_bars_are_shares_of_all_rows(painted):
     assert "no rows" in texts(none)
 
 
+@pytest.mark.slow
 def test_scorers_are_lines_of_panels_and_sources_columns(painted):
     pairs = [
         pair(*names, kind=kind)
@@ -130,12 +132,14 @@ def test_names_are_data_and_documents_describe_themselves(svg):
     assert "prefers-color-scheme:dark" in root.find(f"{SVG}style").text
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=20), st.lists(numbers, max_size=8)), max_size=4), st.booleans(), st.text())
 def test_any_values_give_a_whole_document(series, log, title):
     ElementTree.fromstring(lines(*((name, range(len(ys)), ys) for name, ys in series), log=log, title=title))
 
 
+@pytest.mark.slow
 def test_the_same_bytes_in_another_process():
     code = "from test_charts import lines; print(lines(('a', [1, 2], [3, 4])))"
     again = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, check=True)

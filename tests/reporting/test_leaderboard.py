@@ -18,6 +18,7 @@ from bench.runs.record import read_record
 MARKDOWN, CSV, JSON = leaderboard.NAMES
 
 
+@pytest.mark.slow
 def test_one_table_a_signature_best_first(tmp_path, store, split):
     leaderboard.write(tmp_path / "empty")
     assert "No complete run yet" in (tmp_path / "empty" / MARKDOWN).read_text()
@@ -37,6 +38,7 @@ def test_one_table_a_signature_best_first(tmp_path, store, split):
     assert text.count("another table holds runs on other data of the same name") == 2
 
 
+@pytest.mark.slow
 def test_what_is_left_out_and_why(tmp_path, store):
     kept = store("kept")
     reasons = {
@@ -56,6 +58,7 @@ def test_what_is_left_out_and_why(tmp_path, store):
     assert all(reason in text for reason in reasons.values())
 
 
+@pytest.mark.slow
 def test_the_latest_of_equal_runs_is_shown(tmp_path, store):
     old = store("a", 1, finished="2026-01-01T00:00:00+00:00", settings_hash="s")
     clean = {"commit": "77", "dirty": False}

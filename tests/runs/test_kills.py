@@ -9,6 +9,8 @@ import pytest
 
 from tools.benchmarks.kills import RUN, kill, run_outcome, start
 
+pytestmark = pytest.mark.slow
+
 SLOW = ("--delay", "0.04")
 
 

@@ -63,6 +63,7 @@ class Three(HashPipeline):
         return [Prediction(p.id, p.box, p.score, p.proposals, mask=MASK, others=others) for p in super().ground(batch)]
 
 
+@pytest.mark.slow
 def test_a_pipeline_with_three_boxes_and_a_mask_is_stored_resumed_and_scored_by_its_first(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "pipeline_factory", lambda name: HashPipeline)
     one = evaluate("hash", make_split(), make_settings(tmp_path / "one", batch_size=2))

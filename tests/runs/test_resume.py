@@ -55,6 +55,7 @@ def stopped(stop_after):
     return run_until
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("torn", [False, True])
 def test_a_continued_run_ends_in_the_same_bytes(tmp_path, stopped, capsys, torn):
     whole = run(tmp_path / "a")
@@ -119,6 +120,7 @@ def test_only_images_that_could_not_be_read_are_tried_again(tmp_path, stop_after
     assert len(list((tmp_path / "b").rglob("run.json"))) == 1 and run(tmp_path / "b").already_done
 
 
+@pytest.mark.slow
 def test_a_run_at_work_is_left_alone(tmp_path, stopped):
     folder = stopped(tmp_path, 2)
     stored = (folder / "run.json").read_bytes()

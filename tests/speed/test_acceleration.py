@@ -44,6 +44,7 @@ def boxes(name: str, scenes: Sequence[LoadedScene], **run: Any) -> np.ndarray[An
     return np.array([prediction.box for prediction in pipeline.ground(scenes)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLED)
 def test_a_pipeline_compiles_what_it_calls_and_lays_it_out(
     name: str, scenes: list[LoadedScene], monkeypatch: pytest.MonkeyPatch
@@ -66,6 +67,7 @@ def test_a_pipeline_compiles_what_it_calls_and_lays_it_out(
     assert np.abs(fast - plain).max() < 0.02  # a ten-thousandth of 192 pixels
 
 
+@pytest.mark.slow
 def test_a_compiled_network_gives_the_same_vectors(scenes: list[LoadedScene], monkeypatch: pytest.MonkeyPatch) -> None:
     """A real torch.compile, by its backend that stops at the graph; the sizes of batches are unknowns in it."""
     from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
@@ -90,6 +92,7 @@ def test_a_compiled_network_gives_the_same_vectors(scenes: list[LoadedScene], mo
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_what_was_not_taken_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("centre-box", "whole-image"):
         for flag, run in (("compile", {"compile": True}), ("channels-last", {"channels_last": True})):
@@ -115,6 +118,7 @@ def test_stored_runs_keep_their_hash() -> None:
     assert len(ours) >= 5 and all(hash_of(record.identity) == record.settings_hash for record in ours)
 
 
+@pytest.mark.slow
 def test_pipelines_with_caches_say_how_to_empty_them(scenes: list[LoadedScene]) -> None:
     for name in ("reclip", "clipvg", "mdetr", "label-clip"):
         caches = {"texts", "phrases"} if name == "reclip" else {"texts"}

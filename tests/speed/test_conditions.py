@@ -69,6 +69,7 @@ def test_what_is_not_supported_is_none_and_says_so() -> None:
     assert open_gpu("cpu")[0] is None and "CPU" in open_gpu("cpu")[1]
 
 
+@pytest.mark.slow
 def test_joules_per_expression(tmp_path: Path, use: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     use(Logged)
     monkeypatch.setattr("bench.speed.measure.open_gpu", lambda device: (Gpu(object(), FakeNvml()), ""))

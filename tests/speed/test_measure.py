@@ -22,6 +22,7 @@ from bench.speed.resident import make_resident
 Use = Callable[[Any], None]
 
 
+@pytest.mark.slow
 def test_everything_is_in_the_record(tmp_path: Path, use: Use) -> None:
     use(Logged)
     record, path = measure("hash", make_split(60), make_settings(tmp_path), rules=SHORT)
@@ -41,6 +42,7 @@ def test_everything_is_in_the_record(tmp_path: Path, use: Use) -> None:
     assert record.conditions["seconds"] > 0 and record.environment["cpu_cores"] == os.cpu_count()
 
 
+@pytest.mark.slow
 def test_a_stored_run_of_the_same_thing_is_checked_too_and_joined(tmp_path: Path, use: Use) -> None:
     use(HashPipeline)
     split, settings = make_split(), make_settings(tmp_path)
@@ -59,6 +61,7 @@ def test_a_stored_run_of_the_same_thing_is_checked_too_and_joined(tmp_path: Path
     assert len(other.check) == 1 and other.settings_hash != record.settings_hash
 
 
+@pytest.mark.slow
 def test_a_stored_run_with_other_boxes_makes_it_invalid(tmp_path: Path, use: Use) -> None:
     use(HashPipeline)
     split, settings = make_split(), make_settings(tmp_path)
@@ -73,6 +76,7 @@ def test_a_stored_run_with_other_boxes_makes_it_invalid(tmp_path: Path, use: Use
     assert record.check[1].differing == (row["predictions"][0]["id"],) and record.check[1].equal == 63
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_answers_otherwise_when_it_is_timed_is_caught(tmp_path: Path, use: Use) -> None:
     class Cheat(HashPipeline):
         """Remembers its answers by the scene, which `bench run` never asks twice, and guesses for scenes it meets anew
@@ -90,6 +94,7 @@ def test_a_pipeline_that_answers_otherwise_when_it_is_timed_is_caught(tmp_path: 
     assert record.check[0].equal < record.check[0].n / 2
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_measurement_that_was_stopped(tmp_path: Path, use: Use) -> None:
     class Stopped(HashPipeline):
         def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
@@ -103,6 +108,7 @@ def test_nothing_is_left_of_a_measurement_that_was_stopped(tmp_path: Path, use: 
     assert list(tmp_path.rglob("*.json*")) == []
 
 
+@pytest.mark.slow
 def test_a_limited_split_is_never_full(tmp_path: Path, use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
     use(HashPipeline)
     monkeypatch.setattr(Rules, "full", True)

@@ -76,6 +76,7 @@ def test_the_batch_is_doubled_until_it_is_no_faster(tmp_path: Path, use: Use, cl
     assert [t["batch_size"] for t in tried] == [1, 2] and best == 2
 
 
+@pytest.mark.slow
 def test_the_search_ends_where_memory_does(tmp_path: Path, use: Use, clock: Turned) -> None:
     use(in_time(clock, lambda scenes: 4.0 + scenes))
     best, tried = search(subject(tmp_path, fits=5), SHORT)

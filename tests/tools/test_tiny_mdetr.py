@@ -20,6 +20,7 @@ TEXT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "in
 STEPS = {"steps": 2, "shapes": 3, "short": 64, "long": 120}
 
 
+@pytest.mark.slow
 def test_the_stages_follow_each_other(tmp_path, monkeypatch):
     monkeypatch.setitem(shapes.SCENES, "val", 2)
     changes = {"network": FEW | {"text_encoder": TEXT}, "workers": 0, "log_every": 1, "batch": 4}
@@ -55,6 +56,7 @@ def test_means_leave_out_what_is_not_covered():
     assert mdetr.mean_over(values, mask).tolist() == pytest.approx([1.0, 0.0])
 
 
+@pytest.mark.slow
 def test_places_predict_the_object_in_front(tmp_path):
     images = ShapesImages(2026)
     scenes = [make_scene(2026, "train", 0)]

@@ -53,6 +53,7 @@ def job(context, tmp_path):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["detr", "ssd", "yolo"])
 def test_detectors(part, tmp_path, context):
     if part == "yolo":
@@ -64,6 +65,7 @@ def test_detectors(part, tmp_path, context):
     assert "circle" in (proposer.names if part == "ssd" else proposer.names.values())
 
 
+@pytest.mark.slow
 def test_clip_for_crops(tmp_path, context):
     path = run("clip", tmp_path, 0, "cpu", TINY | {"warm_up": 1})
     encoder = ClipEncoder(ClipOptions(model="tiny-clip", pretrained=str(path)), context)
@@ -72,6 +74,7 @@ def test_clip_for_crops(tmp_path, context):
     assert path.stat().st_size < 3e6
 
 
+@pytest.mark.slow
 def test_clipvg_with_its_clip_in_two_halves(tmp_path):
     """The shipped recipes, cut short: on the CLIP that lies there, and the second half from the first."""
     run("clipvg-clip", tmp_path, 0, "cpu", TINY)
@@ -89,6 +92,7 @@ TASKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", list(TASKS))
 def test_it_resumes_to_the_bit(job, part):
     task, table = TASKS[part]
@@ -97,6 +101,7 @@ def test_it_resumes_to_the_bit(job, part):
     stopped_and_resumed(lambda out: task(job(out, **table, **short)), [stop])
 
 
+@pytest.mark.slow
 def test_pre_training_learns_and_refuses_several_processes(job, tmp_path, caplog):
     table = {
         "batch": 6,
@@ -123,6 +128,7 @@ def test_an_expression_about_no_object_is_named(job):
         clip_pretraining.PretrainingTask(broken).dataset().sample(0, 0)
 
 
+@pytest.mark.slow
 def test_without_the_auxiliary_the_losses_are_the_products(job):
     """And with it the boxes and the first two losses stay what they are."""
     terms_of = []

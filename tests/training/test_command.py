@@ -75,6 +75,7 @@ def labels(tmp_path, config):
     return path
 
 
+@pytest.mark.slow
 def test_it_is_trained_evaluated_and_measured(train, bench, tmp_path, config):
     out = train("--set", "learning_rate=0.01", "--seed", "7")
     weights, record = out / "small.safetensors", json.loads((out / "small.json").read_text())
@@ -104,12 +105,14 @@ def test_a_record_claims_the_seeds_that_were_set(train, monkeypatch):
     assert drawn == [random.random(), np.random.rand()] * 2
 
 
+@pytest.mark.slow
 def test_a_killed_command_is_resumed_by_the_same_command(train):
     assert killed_at(OptimisationStep, "step", 6, lambda: train(out="killed"))
     weights = [(train(out=name) / "small.safetensors").read_bytes() for name in ("killed", "whole")]
     assert weights[0] == weights[1]
 
 
+@pytest.mark.slow
 def test_labels_of_a_file_and_their_record(train, labels):
     out = train("--labels", str(labels), "--labels", str(labels), "--limit", "1")
     data = json.loads((out / "small.json").read_text())["trained_on"]
@@ -119,6 +122,7 @@ def test_labels_of_a_file_and_their_record(train, labels):
         train()
 
 
+@pytest.mark.slow
 def test_the_record_of_the_start_follows_the_weights(train, monkeypatch, tmp_path):
     first = train()
     home = tmp_path / "home"
@@ -132,6 +136,7 @@ def test_the_record_of_the_start_follows_the_weights(train, monkeypatch, tmp_pat
         assert start_record["trained_on"]["split"] == "shapes-train"
 
 
+@pytest.mark.slow
 def test_nothing_asks_the_network(train, monkeypatch):
     def refused(*_):
         raise AssertionError("a socket was opened")
@@ -142,6 +147,7 @@ def test_nothing_asks_the_network(train, monkeypatch):
     train("--offline")
 
 
+@pytest.mark.slow
 def test_the_first_line_does_not_wait_for_torch(tmp_path):
     (tmp_path / "torch.py").write_text("raise ImportError('torch takes seconds')")
     words = ["train", "-p", "small", "-s", "shapes-train", "--out", str(tmp_path / "w")]
@@ -153,6 +159,7 @@ def test_the_first_line_does_not_wait_for_torch(tmp_path):
     assert "small on shapes-train: loading" in first and "torch takes seconds" in "".join(rest)
 
 
+@pytest.mark.slow
 def test_the_end_says_the_score_the_file_and_the_next_command(train, caplog):
     caplog.set_level(logging.INFO, "bench.train")
     weights = train() / "small.safetensors"

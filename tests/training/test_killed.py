@@ -49,6 +49,7 @@ def compared(job):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "resumes_after"), [
     ((OptimisationStep, "step", 1), 0),
     ((OptimisationStep, "step", 3), 0),  # nothing is saved yet
@@ -67,17 +68,20 @@ def test_killed_once(compared, place, resumes_after):
     assert compared([place]) == [resumes_after]
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(compared):
     kills = [(OptimisationStep, "step", n, after) for n, after in ((2, False), (5, True), (1, True), (4, False))]
     kills += [(Trainer, "validate", 1, True), (trainer, "save", 1), (Trainer, "finish", 1)]
     assert compared(kills)[-1] == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"workers": 2, "epochs": 2}, {"dtype": "bfloat16", "schedule": "drop"}])
 def test_killed_whatever_the_config(compared, changes):
     compared([(OptimisationStep, "step", 6), (OptimisationStep, "step", 2)], **changes)
 
 
+@pytest.mark.slow
 def test_lines_of_steps_that_are_taken_again_are_not_there_twice(job):
     mine = job(save_every=99)
     assert killed_at(OptimisationStep, "step", 8, lambda: train(SmallTask(mine)))

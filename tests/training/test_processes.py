@@ -42,6 +42,7 @@ def run(tmp_path, validation):
     return lambda out, processes: run_training(processes, [*words, "--out", str(tmp_path / out)])
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(run, validation, tmp_path):
     for name, processes in (("two", 2), ("one", 1)):
         done = run(name, processes)

@@ -26,6 +26,7 @@ def step_file(job):
     return torch.load(job.out / "small.run/last.pt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_what_a_training_leaves(job, caplog):
     caplog.set_level(logging.INFO, "bench.train")
     mine = job()
@@ -50,6 +51,7 @@ def test_what_a_training_leaves(job, caplog):
         assert text in caplog.text
 
 
+@pytest.mark.slow
 def test_it_learns(job):
     _, _, written = ran(job(epochs=30, learning_rate=3e-3, validate_every=30, log_every=8))
     losses = [line["loss"] for line in written if "loss" in line]
@@ -57,11 +59,13 @@ def test_it_learns(job):
     assert [line["epoch"] for line in written if "accuracy" in line] == [30]
 
 
+@pytest.mark.slow
 def test_the_seed_decides(job):
     first, again, other = (ran(job(n, fields={"seed": s}))[1] for n, s in (("a", 0), ("b", 0), ("c", 1)))
     assert to_bytes(first) == to_bytes(again) and to_bytes(first) != to_bytes(other)
 
 
+@pytest.mark.slow
 def test_a_finished_training_computes_nothing_again(job, monkeypatch):
     mine = job()
     made, tensors, written = ran(mine)
@@ -73,6 +77,7 @@ def test_a_finished_training_computes_nothing_again(job, monkeypatch):
     assert (mine.out / "small.run/last.pt").read_bytes() == before and to_bytes(tensors) == to_bytes(same_tensors)
 
 
+@pytest.mark.slow
 def test_another_config_is_refused_until_it_is_to_start_anew(job):
     train(SmallTask(job(epochs=1)))
     with pytest.raises(RunError, match="4 steps with other settings") as refused:
@@ -88,6 +93,7 @@ def test_another_config_is_refused_until_it_is_to_start_anew(job):
     assert made.recipe["learning_rate"] == 2e-3
 
 
+@pytest.mark.slow
 def test_a_fresh_start_never_resumes_the_old_one(job):
     """Stopped before its first step file, a fresh training must not resume the old one."""
     old = ran(job(epochs=1, save_every=99))[1]
@@ -109,6 +115,7 @@ def scored(*accuracies):
     return {"validate": lambda *_, **__: {"accuracy": next(left, 0.5), "mean_iou": 0.1, "n": 6.0}}
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_kept_not_the_last(job):
     mine = job(epochs=3, fields=scored(0.2, 0.6, 0.4))
     made, tensors, _ = ran(mine)
@@ -118,6 +125,7 @@ def test_the_best_weights_are_kept_not_the_last(job):
     assert to_bytes(tensors) == to_bytes(read_safetensors(mine.out / "small.run/best.safetensors")[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("every", "patience", "accuracies", "steps"), [
     (1, 2, (0.5, 0.6, 0.4, 0.3, 0.2), 16),
     (1, 2, (0.5, 0.6, 0.4, 0.7, 0.6, 0.5), 24),
@@ -131,6 +139,7 @@ def test_early_stop(job, every, patience, accuracies, steps):
     assert train(SmallTask(job(**changes, fields=scored(*accuracies)))).notes["steps"] == steps  # and it stays stopped
 
 
+@pytest.mark.slow
 def test_the_average_of_the_weights_is_what_is_scored_and_kept(job):
     plain, averaged = job("plain", epochs=1), job("averaged", epochs=1, ema=0.5)
     weights, kept = ran(plain)[1], ran(averaged)[1]

@@ -75,7 +75,7 @@ def best_on_maps(probabilities: Float, regions: Segmentation, options: MapOption
     """
     count = len(probabilities)
     boxes, scores = np.tile([0.0, 0.0, *map(float, regions.size)], (count, 1)), np.zeros(count)
-    if not len(regions):
+    if not len(regions) or not count:
         return boxes, scores
     # 1. The price of a cell, by the mean of its map; flat maps are left out.
     maps = maps_of(probabilities, regions, options)

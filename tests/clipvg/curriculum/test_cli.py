@@ -41,6 +41,7 @@ def labels(tmp_path):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("spread")
 def test_single_then_multi_of_one_folder_and_their_records(bench, labels, tmp_path):
     template, relation = labels("template"), labels("relation")

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import open_clip
+import pytest
 import torch
 
 from clipvg.curriculum import driver
@@ -14,6 +15,7 @@ from pipelines.two_stage.clip.encoder import empty_model
 NETWORK = {"taps": [0], "image_size": 32, "hidden": 32, "heads": 2, "feedforward": 32, "layers": 1, "dropout": 0.0}
 
 
+@pytest.mark.slow
 def test_it_trains_clipvg_on_shared_features(job, source, spread, tmp_path, monkeypatch):
     tokenizer = open_clip.get_tokenizer("tiny-clip")  # reading the vocabulary takes longer than a training here
     monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: tokenizer)

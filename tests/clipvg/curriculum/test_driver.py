@@ -55,6 +55,7 @@ def trained(monkeypatch):
     return jobs
 
 
+@pytest.mark.slow
 def test_multi_writes_weights_rows_and_its_record(job, sources, trained):
     this = job()
     made = run(this, sources, "multi")["network"]
@@ -91,6 +92,7 @@ def test_it_imports_nothing_of_clipvg_itself():
     assert imports and all(line.startswith("from clipvg.curriculum") for line in imports)
 
 
+@pytest.mark.slow
 def test_single_searches_one_sources_own_reliability(job, source):
     this = job()
     run(this, [source("easy")])
@@ -101,6 +103,7 @@ def test_single_searches_one_sources_own_reliability(job, source):
     assert only["chosen"]["threshold"] in [t["threshold"] for t in only["thresholds"] if t["performance"] == best]
 
 
+@pytest.mark.slow
 def test_no_training_is_done_twice(job, sources, trained, caplog):
     run(job(), sources, "multi")
     once = trained.rows
@@ -114,6 +117,7 @@ def test_no_training_is_done_twice(job, sources, trained, caplog):
     assert len(trained) == len(set(trained.rows)), "what multi did, single does not do again"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fail_at", [1, 3, 5])
 def test_killed_and_started_again_it_decides_the_same(job, sources, trained, fail_at):
     whole, this = job("whole"), job("killed")
@@ -140,6 +144,7 @@ def test_a_dry_run_trains_nothing_and_leaves_nothing(job, sources, trained, capl
     assert "next would be the scorer of easy" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "again"),
     [({"seed": 1}, True), ({"weight_decay": 0.01}, True), ({"validate_every": 1}, True), ({"batch": 8}, False),
@@ -152,6 +157,7 @@ def test_another_seed_or_config_is_another_node(job, source, trained, changes, a
     assert (len(trained) > first) == again
 
 
+@pytest.mark.slow
 def test_files_named_in_the_config_count_by_their_content(job, source, trained, tmp_path):
     run(job("first"), [source("easy")])
     weights = (tmp_path / "first" / "small.safetensors").read_bytes()
@@ -167,6 +173,7 @@ def test_files_named_in_the_config_count_by_their_content(job, source, trained, 
     assert len(trained) > counts[1], "another content under the same name"
 
 
+@pytest.mark.slow
 def test_proxies_for_trials_and_the_whole_recipe_for_the_last(job, source, trained):
     this = job(epochs=3)
     run(this, [source("easy")], proxy={"epochs": 1}, scorer={"epochs": 2}, proxy_rows=0.5)
@@ -177,6 +184,7 @@ def test_proxies_for_trials_and_the_whole_recipe_for_the_last(job, source, train
     assert trials[table["last"]["chosen"][0]["threshold"]] < table["last"]["rows"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["pseudo", "agreement"])
 def test_without_labels_validation_is_scored_only_at_the_end(job, sources, criterion):
     this, scored = job(), []
@@ -203,6 +211,7 @@ def reliable(monkeypatch, iou):
     monkeypatch.setattr(nodes, "measure", measured)
 
 
+@pytest.mark.slow
 def test_a_source_without_a_reliable_row_is_skipped(job, sources, monkeypatch):
     reliable(monkeypatch, lambda name: 0.0 if name.startswith("hard:") else 0.95)
     this = job()
@@ -213,12 +222,14 @@ def test_a_source_without_a_reliable_row_is_skipped(job, sources, monkeypatch):
     assert "Skipped" in (this.out / "small.curriculum" / "decisions.md").read_text()
 
 
+@pytest.mark.slow
 def test_when_nothing_is_reliable_the_error_names_what_to_do(job, source, monkeypatch):
     reliable(monkeypatch, lambda name: 0.0)
     with pytest.raises(DataError, match=r"reliable to 0\.5; lower curriculum\.start"):
         run(job(), [source("easy")])
 
 
+@pytest.mark.slow
 def test_given_scorers_are_not_trained_and_warned_of_where_they_may_know_other_images(job, source, trained, caplog):
     weights = run(job("first"), [source("easy")])["network"].path
     trained.clear()
@@ -269,6 +280,7 @@ def test_settings_that_make_no_sense(job, source, options, message):
         run(job(), [source("easy")], **options)
 
 
+@pytest.mark.slow
 def test_the_wrong_number_of_sources_and_a_broken_record_are_named(job, source):
     with pytest.raises(UsageError, match="a, b; take multi"):
         run(job(), [source("a"), source("b")])
@@ -282,6 +294,7 @@ def test_the_wrong_number_of_sources_and_a_broken_record_are_named(job, source):
         run(this, [source("easy")])
 
 
+@pytest.mark.slow
 def test_old_spellings_keep_their_options_and_their_finished_work(job, sources, trained):
     assert driver.CurriculumOptions(criterion="held-out").criterion == "pseudo"
     this = job()

@@ -48,6 +48,7 @@ def decisions(out):
     return trials, one["chosen"], manifest["last"]["rows"], sorted(p.name for p in (out / "nodes").iterdir())
 
 
+@pytest.mark.slow
 def test_two_processes_decide_as_one(command, tmp_path):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "bench.cli.main"]
     both = start(*launcher, *command("two"))

@@ -154,6 +154,7 @@ def test_clip_tells_colours_and_textures(describe):
     assert prompt_text("{attribute} {name}", "", "star") == "star"
 
 
+@pytest.mark.slow
 def test_crops_of_a_batch_share_one_call_and_do_not_matter_to_each_other(describe, monkeypatch):
     describe, images = describe
     calls, encode = [], ClipEncoder.encode_images

@@ -151,6 +151,7 @@ def test_wrong_options_are_named(blank_job, propose, options, kind, message):
         caption(blank_job(OBJECTS | options))
 
 
+@pytest.mark.slow
 def test_on_the_embedded_data(shapes_job):
     """One caption an image, about the class of each box that got it, and the same one by one."""
     job = shapes_job("caption", 10)

@@ -59,6 +59,7 @@ def images(count=5):
     ]
 
 
+@pytest.mark.slow
 def test_greedy_is_the_librarys_own(open_model, tiny_blip):
     ours = open_model()(images())
     processor = BlipProcessor.from_pretrained(tiny_blip)
@@ -71,6 +72,7 @@ def test_greedy_is_the_librarys_own(open_model, tiny_blip):
     assert len(set(ours)) > 1 and all(word in WORDS for text in ours for word in text.split())
 
 
+@pytest.mark.slow
 def test_sampled_captions_are_each_images_own(open_model):
     sampled = open_model(0.9)(images())
     assert [open_model(0.9)([one])[0] for one in images()] == sampled

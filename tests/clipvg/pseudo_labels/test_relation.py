@@ -171,6 +171,7 @@ def test_wrong_options_are_named(blank_job, options, message, kind):
         relation(blank_job(options))
 
 
+@pytest.mark.slow
 def test_on_the_embedded_data(shapes_job):
     """Boxes are objects, phrases name the class of the object in the box, and the same comes out one by one."""
     job = shapes_job("relation", 8)

@@ -59,6 +59,7 @@ box = st.tuples(st.integers(0, 300), st.integers(0, 300), side, side).map(
 )
 
 
+@pytest.mark.slow
 @given(box, box)
 def test_mirrored_and_swapped(a, b):
     def mirrored(box):
@@ -78,6 +79,7 @@ def test_mirrored_and_swapped(a, b):
         assert 0 <= score(name, a, b) <= 1 + 1e-12, name
 
 
+@pytest.mark.slow
 @given(st.lists(box, max_size=5))
 def test_all_pairs_at_once(boxes):
     table = np.array(boxes, float).reshape(-1, 4)

@@ -206,6 +206,7 @@ def test_options_and_files_are_checked_before_the_first_image(blank_job, tmp_pat
     assert [label.text for label in template(blank_job(options, files=["1.jpg"]))] == ["dog", "hat"]
 
 
+@pytest.mark.slow
 def test_the_shipped_table_labels_shapes(shapes_job):
     job = shapes_job("template", 10)
     made = list(template(job))

@@ -216,6 +216,7 @@ def test_refs_that_are_no_refs(refcoco):
         read_refer(refcoco, "unc", "val")
 
 
+@pytest.mark.slow
 def test_the_real_refcoco_val_has_one_fingerprint_whatever_holds_it(real, tmp_path):
     listed = read_index_list(real / "index/unc_val.pth", "refcoco")
 

@@ -49,6 +49,7 @@ def test_without_an_average_the_model_itself_is_taken(network, official):
     assert unpack(path)[2]["part"] == "model" and same(built(path), network())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["small", *RESNETS, *(f"tf_efficientnet_b{i}" for i in (0, 1, 3, 5))])
 def test_sizes_are_read_off_the_shapes(backbone):
     config = MdetrConfig(backbone=backbone, widths=(8, 12) if backbone == "small" else (), text_encoder=BERT, queries=7)

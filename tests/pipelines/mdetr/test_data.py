@@ -42,6 +42,7 @@ def test_half_of_the_samples_are_cropped():
     assert 70 <= whole <= 130
 
 
+@pytest.mark.slow
 def test_sizes_are_the_official_ones():
     flat = np.zeros((600, 900, 3), np.uint8)
     sizes = set()

@@ -22,6 +22,7 @@ def pixels(count=1, height=70, width=101):
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["small", "resnet18", "resnet50", "tf_efficientnet_b0", "tf_efficientnet_b3"])
 def test_agrees_with_the_plain_forward_pass(network, backbone):
     model = copy.deepcopy(network(backbone)).double()  # in float32, random weights magnify the noise of sums
@@ -33,6 +34,7 @@ def test_agrees_with_the_plain_forward_pass(network, backbone):
     torch.testing.assert_close(output.logits[0, 0].softmax(-1), logits.softmax(-1), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["small", "tf_efficientnet_b0"])
 def test_a_image_encoded_once_answers_as_one_encoded_for_every_text(network, backbone):
     model = copy.deepcopy(network(backbone)).double()

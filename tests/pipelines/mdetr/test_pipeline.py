@@ -56,6 +56,7 @@ def test_answers_are_the_plain_ones(opened, network, scenes):
                 assert answer.box == pytest.approx(box, abs=1e-5 * max(width, height))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"images": 3, "texts": 64}, {"images": 1, "texts": 1}, {"texts": 3}])
 def test_neither_batches_nor_chunks_matter(opened, scenes, options):
     alone = [answer for scene in scenes for answer in opened().ground([scene])]

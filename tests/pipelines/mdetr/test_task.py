@@ -40,6 +40,7 @@ def published(job, network, official, roberta_folder):
     return make
 
 
+@pytest.mark.slow
 def test_the_first_step_is_the_plain_one(published, monkeypatch):
     monkeypatch.setattr("bench.training.gradient_check.AT_ONCE", 1)  # a ResNet is not blind to padding at its border
     task = published()
@@ -136,6 +137,7 @@ def test_padding_changes_nothing(job):
             torch.testing.assert_close(together[name][row], loss[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_learns_and_its_file_runs(job, context):
     network = job().recipe["network"] | {"dropout": 0.0}
     few = {"steps": 24, "learning_rate": 3e-3, "augment": False, "ema": 0.5, "schedule": "constant", "clip_norm": 1.0}
@@ -154,6 +156,7 @@ def test_it_learns_and_its_file_runs(job, context):
     assert len(answers) == len(queries) and all(a.box is not None for a in answers)
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_a_file_of_ours_with_its_sizes_and_words(job, tmp_path):
     path = train(MdetrTask(job(epochs=1))).path.rename(tmp_path / "first.safetensors")
     again = MdetrTask(job("again", start_from=str(path), short=None, long=None))
@@ -186,6 +189,7 @@ def test_the_weights_of_losses_are_the_configs(job):
     assert weighted(ones, task.loss_weights).tolist() == [6.0, 6.0]
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_ends_in_the_same_bits(job):
     kills = [(OptimisationStep, "step", call, after) for call, after in ((2, False), (5, True), (1, True))]
     kills += [(Trainer, "validate", 1, True), (trainer, "save", 1), (TrainingLog, "draw", 1), (Trainer, "finish", 1)]

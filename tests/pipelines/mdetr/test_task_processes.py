@@ -54,6 +54,7 @@ def words(tmp_path):
     return lambda out: ["--pipeline", "mdetr", *split, "--out", str(out), *pairs]
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_that_accumulates(words, tmp_path):
     for name, processes in (("two", 2), ("one", 1)):
         done = run_training(processes, words(tmp_path / name))

@@ -20,6 +20,7 @@ def pipeline(context):
     return two_stage(context())
 
 
+@pytest.mark.slow
 def test_most_attribute_expressions_are_found(pipeline, loaded):
     scenes, images = loaded
     truth = {e.id: e for s in scenes for e in s.expressions}
@@ -28,6 +29,7 @@ def test_most_attribute_expressions_are_found(pipeline, loaded):
     assert len(hits) > 20 and np.mean(hits) > 0.8
 
 
+@pytest.mark.slow
 def test_answers_are_in_order_and_among_the_proposals(pipeline, loaded):
     scenes, images = loaded
     answers = pipeline.ground(images)
@@ -39,6 +41,7 @@ def test_answers_are_in_order_and_among_the_proposals(pipeline, loaded):
         assert mine[0].proposals[-1].tolist() == [0, 0, scene.width, scene.height]
 
 
+@pytest.mark.slow
 def test_odd_texts_are_answered_and_a_cut_is_noted(pipeline, loaded):
     _, images = loaded
     texts = ("⭐🔴", "النجمة الحمراء", "the red star " * 170, "x")
@@ -49,6 +52,7 @@ def test_odd_texts_are_answered_and_a_cut_is_noted(pipeline, loaded):
     assert "cut from 512 to 32 tokens" in answers[2].note
 
 
+@pytest.mark.slow
 def test_half_precision_chooses_the_same_regions(context, loaded):
     """Where bfloat16 decides otherwise, the two candidates were near equals."""
     _, images = loaded
@@ -72,6 +76,7 @@ def test_openai_weights_come_with_quickgelu(context, monkeypatch, tmp_path):
     assert not calls["force_quick_gelu"]
 
 
+@pytest.mark.slow
 def test_options_change_the_answer(context, loaded):
     _, images = loaded
     base = context()
@@ -87,6 +92,7 @@ def reclip(context):
     return two_stage(context("reclip"))
 
 
+@pytest.mark.slow
 def test_rules_find_what_clip_alone_does_not(pipeline, reclip, loaded):
     scenes, images = loaded
     truth = {e.id: e for s in scenes for e in s.expressions}
@@ -101,6 +107,7 @@ def test_rules_find_what_clip_alone_does_not(pipeline, reclip, loaded):
     assert hits(reclip, ("attribute",)) == hits(pipeline, ("attribute",))
 
 
+@pytest.mark.slow
 def test_clips_are_added_up(context, loaded):
     """The same CLIP twice is one CLIP twice as sure."""
     _, images = loaded
@@ -111,6 +118,7 @@ def test_clips_are_added_up(context, loaded):
     assert twice.card.parameters > once.card.parameters and "tiny-clip + tiny-clip" in twice.card.summary
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("relations", ["off", "rules"])
 def test_a_batch_without_any_proposal_is_missed_not_crashed(context, relations):
     table = context().options | {"ranker": {"relations": relations, "prompt": "{}"}}

@@ -47,6 +47,7 @@ def make(job, tmp_path):
     return task
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pipeline", "part"), PARTS)
 def test_it_resumes_to_the_bit(make, pipeline, part):
     """After a stop in the second epoch; which also shows that the seed decides everything."""
@@ -54,6 +55,7 @@ def test_it_resumes_to_the_bit(make, pipeline, part):
     stopped_and_resumed(lambda out: make(pipeline, part, out, **changes), [(OptimisationStep, "step", stop_at)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pipeline", "part"), PARTS)
 def test_it_learns_a_little_and_another_seed_makes_others(make, pipeline, part, caplog):
     long = {"epochs": 24, "batch": 12, "ema": 0.0, "learning_rate": 3e-3, "save_every": 99, "validate_every": 24}
@@ -66,6 +68,7 @@ def test_it_learns_a_little_and_another_seed_makes_others(make, pipeline, part, 
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pipeline", ["ssd-clip", "detr-clip"])
 def test_a_trained_detector_opens(make, context, loaded, pipeline):
     made = train(make(pipeline, "detector"))
@@ -77,6 +80,7 @@ def test_a_trained_detector_opens(make, context, loaded, pipeline):
     assert len(proposals) >= 2 and set(proposals.labels) <= {*SHAPES, ""}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pipeline", ["ssd-clip", "detr-clip"])
 @pytest.mark.parametrize(("names", "kept"), [(["thing", "stuff"], False), ([*SHAPES, "tree"], True)])
 def test_classes_that_the_start_lacks_make_a_new_head(make, pipeline, names, kept):
@@ -89,6 +93,7 @@ def test_classes_that_the_start_lacks_make_a_new_head(make, pipeline, names, kep
     assert all(same.values()) and (len(same) == len(start)) == kept
 
 
+@pytest.mark.slow
 def test_a_torchvision_network_goes_through_its_file(job, context, tmp_path, loaded):
     from torchvision.models import get_model
 
@@ -103,6 +108,7 @@ def test_a_torchvision_network_goes_through_its_file(job, context, tmp_path, loa
     assert len(proposals) and set(proposals.labels) <= {*SHAPES, ""}
 
 
+@pytest.mark.slow
 def test_a_trained_clip_opens(make, context):
     made = train(make("ssd-clip", "clip", epochs=1))
     assert {"region_accuracy", "attribute"} <= made.score.keys() and made.recipe["model"] == "tiny-clip"
@@ -110,6 +116,7 @@ def test_a_trained_clip_opens(make, context):
     assert encoder.encode_texts(["the red star"]).shape == (1, 96)
 
 
+@pytest.mark.slow
 def test_the_first_step_of_a_batch_is_taken_whole(make):
     """The check's loss is that of all scenes together, and so are its gradients."""
     checked = gradient_check(make("ssd-clip", "clip"))
@@ -123,6 +130,7 @@ def test_the_first_step_of_a_batch_is_taken_whole(make):
     assert checked["gradient_norms"]["visual.conv1.weight"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pipeline", "part"), PARTS)
 def test_several_processes_are_refused(make, tmp_path, pipeline, part):
     check_one_process(make(pipeline, part), tmp_path)

@@ -77,6 +77,7 @@ def test_an_unknown_option_is_named(context):
         answers(baselines.centre_box, context, {"shar": 0.3})
 
 
+@pytest.mark.slow
 def test_what_a_baseline_learned_from(context):
     """The best box of the train split has learned from its boxes; a box that nobody fitted has not."""
     assert baselines.fixed_box(context("fixed-box")).card.supervision == "full"

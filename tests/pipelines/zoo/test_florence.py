@@ -29,6 +29,7 @@ def build(context, folder):
     return make
 
 
+@pytest.mark.slow
 def test_asked_as_the_processor_asks(build, library, scenes):
     """The same tokens, and the same next token's logits, as the library's own processor and plain forward pass."""
     processor, model = library
@@ -50,6 +51,7 @@ def test_asked_as_the_processor_asks(build, library, scenes):
         assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(a.logits, b.logits, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("replies", "boxes"),
     [

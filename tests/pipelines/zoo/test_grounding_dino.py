@@ -47,6 +47,7 @@ def plainly(folder):
     return answer
 
 
+@pytest.mark.slow
 def test_the_answers_of_the_plain_forward_pass(build, plainly, scenes):
     answers = build(texts_in_batch=3).ground(scenes)
     queries = [(scene, query) for scene in scenes for query in scene.queries]
@@ -78,6 +79,7 @@ def test_what_is_refused(build, context, tmp_path):
         build(weights="IDEA-Research/grounding-dino-tiny")
 
 
+@pytest.mark.slow
 def test_the_union_of_what_each_expression_found(context, folder, scenes):
     table = {"weights": folder, "boxes_per_text": 3, "whole_image": False, "same_iou": 0.999}
     results = open_grounding_dino(table, "here", context()).propose(scenes)

@@ -23,6 +23,7 @@ def build(context, folder):
     return make
 
 
+@pytest.mark.slow
 def test_the_answers_of_the_plain_forward_pass(build, folder, scenes):
     """The library's own processor, model and post-processing, one text at a time."""
     processor = AutoProcessor.from_pretrained(folder)

@@ -25,6 +25,7 @@ def build(context, folder):
     return make
 
 
+@pytest.mark.slow
 def test_asked_as_the_processor_asks(build, folder, scenes):
     """The same tokens, and the same next tokens' logits, as the library's own processor and plain forward pass."""
     processor = AutoProcessor.from_pretrained(folder)
@@ -50,6 +51,7 @@ def test_asked_as_the_processor_asks(build, folder, scenes):
         assert all(torch.allclose(x, y, atol=1e-4) for x, y in zip(a.logits, b.logits, strict=True))
 
 
+@pytest.mark.slow
 def test_numbers_are_counted_as_the_model_counts(build, folder, scenes, monkeypatch):
     """Qwen2.5-VL: pixels of its resized image, 84 x 56 here for 80 x 48; Qwen3-VL: thousandths of the sides."""
     pipeline = build()

@@ -60,6 +60,7 @@ def test_json_cannot_end_its_element(text):
     assert json.loads(attributes) == {"text": text}
 
 
+@pytest.mark.slow
 def test_the_data_comes_back_as_it_was(elements, world):
     (attributes,) = elements.text_of("script", id="gallery-data")
     data = json.loads(attributes)

@@ -42,6 +42,7 @@ def test_the_longer_side_is_as_requested_and_never_enlarged():
         assert all(each[:2] == size for each in made)
 
 
+@pytest.mark.slow
 def test_a_size_is_chosen_that_leaves_room(monkeypatch):
     monkeypatch.setattr(room, "ROOM", 400_000)
     made, pixels = thumbnails(scenes(12), Noise(500, 500))

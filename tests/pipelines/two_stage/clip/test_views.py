@@ -32,6 +32,7 @@ def test_a_crop_is_pillows_bicubic(box, size):
     assert difference.mean() < 0.6 and np.quantile(difference, 0.99) < 3
 
 
+@pytest.mark.slow
 @given(st.tuples(st.floats(-20, 300), st.floats(-20, 200), st.floats(0.2, 400), st.floats(0.2, 300)))
 def test_any_box_gives_a_finite_view(box):
     x, y, w, h = box

@@ -112,12 +112,14 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 def test_the_embedded_data_is_read_without_a_mistake():
     for index in range(150):
         for expression in make_scene(7, "train", index).expressions:
             assert KINDS[expression.kind](parse(expression.text)), expression.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "plain"), [("unc", 0.34), ("gref_umd", 0.64), ("referit", 0.44)])
 def test_real_expressions(real, name, plain):
     """Every name is made of the expression's own words, and as many expressions compare as when this was written."""

@@ -37,6 +37,7 @@ def scene():
     return make_scene(2026, "val", 3)
 
 
+@pytest.mark.slow
 def test_nearly_every_object_is_found_whatever_the_neighbours(opened, loaded):
     """Boxes and class names of an image alone are those of a batch."""
     proposer, overlaps = opened(whole_image=False), []
@@ -48,6 +49,7 @@ def test_nearly_every_object_is_found_whatever_the_neighbours(opened, loaded):
     assert (np.concatenate(overlaps) >= 0.5).mean() > 0.95
 
 
+@pytest.mark.slow
 def test_a_thing_in_a_long_strip_is_found_where_it_lies(opened):
     """One square near the right end of 50 x 2000: its box is in the strip's own pixels, not the detector's."""
     image = np.full((50, 2000, 3), 230, np.uint8)
@@ -57,6 +59,7 @@ def test_a_thing_in_a_long_strip_is_found_where_it_lies(opened):
     assert len(proposals) and np.abs(centres - 1700).min() < 100
 
 
+@pytest.mark.slow
 def test_a_detector_that_finds_nothing(opened):
     flat = without_queries(np.full((40, 60, 3), 128, np.uint8))
     (nothing,) = opened(confidence=1.0, whole_image=False).propose([flat])
@@ -66,6 +69,7 @@ def test_a_detector_that_finds_nothing(opened):
     assert opened().propose([]) == []
 
 
+@pytest.mark.slow
 def test_a_detector_that_says_everything(opened, scene):
     image = without_queries(ShapesImages(2026).load(scene))
     (few,) = opened(confidence=0.0, top_k=7).propose([image])

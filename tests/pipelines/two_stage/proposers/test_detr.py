@@ -53,6 +53,7 @@ def scenes():
     return [LoadedScene(str(i), rng.integers(0, 255, (*size, 3), np.uint8), ()) for i, size in enumerate(sizes)]
 
 
+@pytest.mark.slow
 def test_neighbours_do_not_matter_and_boxes_are_those_of_the_plain_model(context, saved):
     """Images of several sizes together; each as alone, and as the library's own three calls say it."""
     folder, model, processor = saved
@@ -76,6 +77,7 @@ def test_neighbours_do_not_matter_and_boxes_are_those_of_the_plain_model(context
         assert mine.scores[0] == pytest.approx(plain["scores"].numpy()[real].max(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_for_the_backbone(context, saved, monkeypatch):
     """facebook/detr's configurations ask for a pretrained backbone; the checkpoint holds it already."""
     import socket
@@ -86,6 +88,7 @@ def test_nothing_is_fetched_for_the_backbone(context, saved, monkeypatch):
     assert proposer.sha256[f"{saved[0].name}/model.safetensors"]
 
 
+@pytest.mark.slow
 def test_every_family_fine_tunes(context, job, saved, tmp_path):
     """A bfloat16 step on images of several sizes; the file opens with the model's own processor."""
     task = DetrTask(job("detr-clip", start_from=str(saved[0])))
@@ -113,6 +116,7 @@ def test_a_processor_that_is_none_and_a_pickle_are_refused(saved, tmp_path):
         read_model(tmp_path / "x.pt")
 
 
+@pytest.mark.slow
 def test_the_same_box_under_several_classes_is_one_proposal(context, tmp_path):
     save("rt_detr_v2", tmp_path)
     everything = {"weights": str(tmp_path), "confidence": 0.0, "top_k": 200, "whole_image": False}

@@ -19,6 +19,7 @@ def proposals(table):
     return Proposals(table[:, :4], table[:, 4], tuple(f"c{i}" for i in range(len(table))))
 
 
+@pytest.mark.slow
 @given(rows, st.integers(1, 12))
 def test_tidy_boxes(table, top_k):
     out = tidy(proposals(table), (320, 240), top_k, 0.9, whole_image=True)

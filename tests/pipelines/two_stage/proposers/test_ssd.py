@@ -37,6 +37,7 @@ def wide_image():
     return image
 
 
+@pytest.mark.slow
 def test_boxes_are_the_models_own_in_pixels_of_the_original(context, published):
     """torchvision's own forward pass maps its boxes back; ours are among them, with the same score and class."""
     model, path = published
@@ -54,6 +55,7 @@ def test_boxes_are_the_models_own_in_pixels_of_the_original(context, published):
         assert same.any() and np.abs(theirs["scores"].numpy()[same] - score).min() < 1e-4
 
 
+@pytest.mark.slow
 def test_a_thing_is_found_where_it_is_however_the_image_is_stretched(context, loaded):
     """The same scene twice as wide, and twice as high: the boxes stretch with it."""
     proposer = SsdProposer(SsdOptions(weights=TINY, whole_image=False), context())
@@ -82,6 +84,7 @@ def test_a_image_that_breaks_the_network_breaks_no_other(context, loaded, monkey
     assert len(first) == 1 and np.allclose(second.boxes, alone.boxes, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_same_box_is_one_proposal_whatever_its_classes(context, published):
     """A random SSD says dozens of boxes at every place; what is left overlaps no more than the options allow."""
     options = SsdOptions(weights=str(published[1]), confidence=0.0, nms_iou=0.5, top_k=50, whole_image=False)
@@ -90,6 +93,7 @@ def test_the_same_box_is_one_proposal_whatever_its_classes(context, published):
     assert len(kept) > 5 and overlap.max() <= 0.5 + 1e-6
 
 
+@pytest.mark.slow
 def test_the_large_architecture_reads_its_state_dict(context, tmp_path):
     with torch.device("meta"):
         shapes = get_model("ssd300_vgg16", weights=None, weights_backbone=None).state_dict()
@@ -114,6 +118,7 @@ def test_weights_that_are_nowhere_say_how_to_get_them(context):
         SsdProposer(SsdOptions(weights="nowhere.pth"), context())
 
 
+@pytest.mark.slow
 def test_published_weights_are_found_in_the_cache(context, published):
     """Copied from elsewhere into the cache under the published file's name, they are taken without a network."""
     given = context("ssd-clip", "refcoco")

@@ -19,6 +19,7 @@ def test_pillow_stays_as_it_was(context):
     assert Image.open.__module__ == "PIL.Image"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["yolov8n", "yolo11n", "yolo26n"])
 def test_published_formats_load_without_running_anything(context, tmp_path, family, loaded):
     """Checkpoints as ultralytics writes them, with random weights: with and without a head that needs no NMS."""
@@ -37,6 +38,7 @@ def test_published_formats_load_without_running_anything(context, tmp_path, fami
         assert np.allclose(alone.boxes, together.boxes, atol=0.01)
 
 
+@pytest.mark.slow
 def test_real_images_with_a_real_detector(context, real):
     """The package's own boxes on real images, and most of the real referents among them."""
     from ultralytics import YOLO

@@ -101,6 +101,7 @@ def image():
     return np.random.default_rng(0).integers(0, 255, (50, 90, 3)).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_masks_are_the_images_own_size_with_their_boxes(folder, image, context):
     proposals = MaskModel(MaskOptions(weights=str(folder), **KEPT), context()).find(image)
     assert len(proposals) >= 1
@@ -116,6 +117,7 @@ def test_a_image_in_which_nothing_is_found(folder, image, context):
     assert len(proposals) == 0 and proposals.boxes.shape == (0, 4) and proposals.masks.shape == (0, 50, 90)
 
 
+@pytest.mark.slow
 def test_as_a_proposer_masks_and_boxes_are_kept_in_step(folder, image, context):
     table = {"kind": "masks", "weights": str(folder), "top_k": 3, **KEPT}
     proposer = open_proposer(table, "here", context())
@@ -128,6 +130,7 @@ def test_as_a_proposer_masks_and_boxes_are_kept_in_step(folder, image, context):
     assert proposer.sha256.keys() == {f"{folder.name}/model.safetensors"} and proposer.parameters > 5000
 
 
+@pytest.mark.slow
 def test_masks_are_regions_of_seg_clip(folder, image, context):
     base = context("seg-clip")
     segments = {"method": "masks", "masks": {"weights": str(folder), **KEPT}}
@@ -138,6 +141,7 @@ def test_masks_are_regions_of_seg_clip(folder, image, context):
     assert 0 <= x1 < x2 <= 90 and 0 <= y1 < y2 <= 50
 
 
+@pytest.mark.slow
 @given(
     st.tuples(st.integers(1, 4), st.integers(1, 8), st.integers(1, 8)).flatmap(lambda shape: arrays(np.bool_, shape))
 )

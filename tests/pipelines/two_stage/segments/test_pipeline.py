@@ -34,6 +34,7 @@ def ground(pipeline, scenes, size):
     return [p for i in range(0, len(scenes), size) for p in pipeline.ground(scenes[i : i + size])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FACTORIES)
 def test_things_are_found_that_no_detector_named(opened, loaded, name):
     scenes, images = loaded[0][:12], loaded[1][:12]
@@ -51,6 +52,7 @@ CHANGES += [("ranker", {"views": [view]}) for view in ("crop", "mask-blur")]
 CHANGES += [("map", change) for change in (CLASSIC, {"grid": 20}, {"area": 0.5}, {"threshold": 0.3})]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes", "count"),
     [("seg-clip", CHANGES, 1), ("clip-pooling", [("pooling", {"fine": 1}), ("pooling", {"from_block": 2})], 2)],

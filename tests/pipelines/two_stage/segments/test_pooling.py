@@ -120,6 +120,7 @@ def test_a_region_holds_the_patches_it_half_covers_or_its_best_one():
     assert members(shares).tolist() == [[True, True, False], [False, False, True]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [("averaged", {}, "class token"), ("timm", {}, "not TimmModel"), ("tiny-clip", {"fine": 3}, "does not divide"),
