@@ -94,6 +94,7 @@ def test_rows(here):
     assert not list(here.glob("results"))
 
 
+@pytest.mark.slow
 def test_an_object_of_ones_own(here):
     mine, split = Half(), load_split("shapes-val", limit=3)
     result = evaluate(mine, split)
@@ -142,6 +143,7 @@ def test_a_path_of_weights_counts_as_on_the_command_line(here):
         load_pipeline("mdetr", on="shapes", weights=here / "mine.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "error", "message"), [
     (lambda: load_split("shapes-vall"), UnknownName, "did you mean 'shapes-val'"),
     (lambda: load_split("shapes-val", limit=0), UsageError, "limit=0"),

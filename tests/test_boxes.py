@@ -28,6 +28,7 @@ def test_iou_is_symmetric_and_between_zero_and_one(p, q):
     assert 0 <= iou <= 1 and iou == pytest.approx(float(b.iou_elementwise(q, p)))
 
 
+@pytest.mark.slow
 @given(st.lists(real, min_size=1, max_size=6))
 def test_agrees_with_torchvision(ps):
     ops, torch = pytest.importorskip("torchvision.ops"), pytest.importorskip("torch")

@@ -67,6 +67,7 @@ def pinned(package):
     return pin[1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(version("typer") != pinned("typer"), reason="another typer lays help out in its own way")
 def test_the_page_is_what_the_command_line_says():
     wanted = page()

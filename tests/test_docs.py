@@ -82,6 +82,7 @@ def links() -> list:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "target"), links())
 def test_a_link_or_image_is_there(page, target):
     path, _, anchor = target.partition("#")

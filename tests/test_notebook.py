@@ -11,6 +11,8 @@ from PIL import Image
 from bench.doctor.readiness import ready
 from bench.settings import PROJECT, load_settings
 
+pytestmark = pytest.mark.slow
+
 PATH = PROJECT / "notebooks" / "pipelines_zoo.ipynb"
 
 

@@ -87,6 +87,7 @@ def test_options_that_name_defaults_are_the_same_as_options_that_do_not():
     assert not same_options("yolo-clip", {**old, "gone": 1}, today)
 
 
+@pytest.mark.slow
 def test_a_run_stored_when_bench_toml_named_defaults_is_still_the_finished_one(tmp_path):
     resolved = load_settings(flags={"results": str(tmp_path), "run.device": "cpu"})
     split = load_split("shapes-val", resolved).limited(2)

@@ -90,6 +90,7 @@ def test_flips_without_the_split(bench, own_data):
     assert code == 2 and "nowhere" in err and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_an_older_run_gets_its_outcomes(bench, own_data):
     (old,) = own_data.glob("results/runs/a/*/*/outcomes.jsonl")
     stored = old.read_bytes()
@@ -108,6 +109,7 @@ def test_an_older_run_gets_its_outcomes(bench, own_data):
     assert code == 2 and "--keep" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("argv", "message"), [
     (("weak", "stron"), "did you mean 'strong'"),
     (("weak", "strong", "--split", "other-val"), "mine-val"),

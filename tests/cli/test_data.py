@@ -75,6 +75,7 @@ def test_json_is_one_object_on_stdout(bench, tiny, tmp_path):
     assert row["ok"] and row["images_checked"] == 2
 
 
+@pytest.mark.slow
 def test_verify_exits_with_one(bench, tiny, tmp_path):
     archive = images(tmp_path / "p.zip", (6, 8))
     bench(*PREPARE, "--images", archive)
@@ -87,6 +88,7 @@ def test_verify_exits_with_one(bench, tiny, tmp_path):
     assert splits(bench, "verify", "refcoco-val", code=1)[0]["missing"] == ["000000000001.jpg", "000000000002.jpg"]
 
 
+@pytest.mark.slow
 def test_mistakes_and_a_subset(bench, tiny):
     tiny.write_text(tiny.read_text().splitlines()[0] + "\n")
     for words, message in (

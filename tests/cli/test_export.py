@@ -46,6 +46,7 @@ def test_it_writes_the_weights_of_the_flags_or_of_the_data_set(bench, tmp_path, 
     assert (tmp_path / "o.pth").read_text() == "small" and "o.pth: 0.0 MB" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "message"), [
     (("--official", "there.pth"), "--force replaces it"),
     (("--official", "."), "is a folder"),

@@ -170,6 +170,7 @@ def files(config, tmp_path, fake):
     return out
 
 
+@pytest.mark.slow
 def test_stats_of_files_by_source_and_a_sheet(config, tmp_path, files):
     sources = last(label("stats", *files, "--json", config=config))["sources"]
     assert [s["source"] for s in sources] == ["template", "relation"]
@@ -187,6 +188,7 @@ def test_stats_of_files_by_source_and_a_sheet(config, tmp_path, files):
     assert sizes[1][0] > 2 * sizes[0][0]
 
 
+@pytest.mark.slow
 def test_export_goes_by_the_records_or_by_the_split(config, tmp_path, files):
     done = label("export", *files, "--out", tmp_path / "lists")
     assert done.exception is None, done.exception
@@ -204,6 +206,7 @@ def test_export_goes_by_the_records_or_by_the_split(config, tmp_path, files):
     assert last(stats)["sources"][0]["source"] == "relation"
 
 
+@pytest.mark.slow
 def test_what_a_user_can_do_wrong_with_files(config, tmp_path, files):
     listed = tmp_path / "x.pth"
     listed.write_bytes(b"x")

@@ -216,6 +216,7 @@ def test_weights_without_a_record(world, caplog):
     assert caplog.text.count("nothing beside its weights says") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("argv", "error", "message"), [
     ((), UsageError, "a label file and --scorer and --split missing"),
     (("template.jsonl", "--from", "x.pth"), UsageError, "--from"),

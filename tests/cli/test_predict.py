@@ -31,6 +31,7 @@ def attribute():
     return next((s, e) for s in scenes for e in s.expressions if e.kind == "attribute" and e.same_category == 1)
 
 
+@pytest.mark.slow
 def test_a_file_and_a_scene_of_a_split_give_the_same(predict, tmp_path, attribute):
     scene, expression = attribute
     Image.fromarray(ShapesImages(2026).load(scene)).save(tmp_path / "scene.png")

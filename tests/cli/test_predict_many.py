@@ -202,6 +202,7 @@ def test_mistakes_write_nothing(here, bench, corner, words, message):
     assert {path: path.read_bytes() for path in here.rglob("*.jsonl")} == before and corner.scenes == []
 
 
+@pytest.mark.slow
 def test_answers_of_other_settings_or_expressions_are_kept_apart(here, bench, predict, corner):
     words = ("--image", "images", "--out", "a.jsonl")
     predict(*words, "--text", "t")

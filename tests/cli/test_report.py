@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 LINES = [
     {"image": "p.jpg", "text": f"cat {n}", "box_xyxy": [n, 0, n + 9, 9], "id": f"e{n}", "width": 40, "height": 30}
     for n in range(3)

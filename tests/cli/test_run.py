@@ -51,6 +51,7 @@ def test_the_product_and_json_on_the_last_line(run):
     assert Path(rows[0]["run_dir"]).parent == Path("results/runs/whole-image/file-birds")
 
 
+@pytest.mark.slow
 def test_a_table_for_people_and_the_second_time_nothing_is_computed(run):
     code, out, err = run(*BOTH, "-o", "here")
     assert code == 0 and "whole-image" in out and "50.00" in out and "done before" not in err

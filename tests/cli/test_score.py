@@ -53,6 +53,7 @@ def test_boxes_made_elsewhere(bench, world):
         assert part in err
 
 
+@pytest.mark.slow
 def test_a_stored_run_gives_its_own_numbers(bench, world):
     (world / "bench.toml").write_text("[evaluation]\ndraws = 100\nseed = 5\n")
     first = last_row(imported(bench, "--json")[1])
@@ -68,6 +69,7 @@ def test_a_stored_run_gives_its_own_numbers(bench, world):
     assert code == 2 and "not finished" in err
 
 
+@pytest.mark.slow
 def test_other_data_is_refused(bench, world):
     code, out, err = imported(bench)
     assert (code, err) == (0, "") and "Acc@0.5" in out and "spatial words" in out
@@ -85,6 +87,7 @@ def test_other_data_is_refused(bench, world):
     assert last_row(bench("score", row["run_dir"], "--split", "file:moved/mine.jsonl", "--json")[1]) == row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("argv", "message"), [
     ((), "either"),
     (("run", "--predictions", "theirs.json"), "either"),

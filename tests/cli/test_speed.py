@@ -34,6 +34,7 @@ def test_json_is_the_content_of_the_file(speed):
     assert row["valid"] and not row["full"] and row["energy"]["joules"] is None and row["offline"][0]["cache"] == "cold"
 
 
+@pytest.mark.slow
 def test_in_turn(speed, tmp_path):
     code, out, _ = speed("-p", "centre-box", "-p", "whole-image", "--interleave", "--rounds", "4", "--json")
     (row,) = json.loads(out.splitlines()[-1])["rows"]

@@ -7,6 +7,8 @@ import pytest
 from bench.datasets.shapes import SCENES
 from pipelines.weights import read_safetensors
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def train(bench, few):

@@ -28,6 +28,7 @@ def test_the_formula_makes_the_published_layout(real):
         assert made == dict(rows)
 
 
+@pytest.mark.slow
 def test_the_official_layout(official_file, context, small_sizes, small_table):
     loaded, style, clip = opened(official_file(), context)
     assert style == "official" and clip is None and not loaded.training
@@ -57,6 +58,7 @@ def test_what_the_network_does_not_need_may_be_missing(
     assert all(torch.equal(loaded[key], tensor) for key, tensor in whole.items())
 
 
+@pytest.mark.slow
 def test_an_alias_that_is_a_copy_may_be_one_but_must_agree(official_file, context, small_table):
     state = small_table
     opened(official_file({POSITION_ALIAS: state[POSITIONS].clone()}), context)
@@ -69,6 +71,7 @@ def test_an_alias_that_is_a_copy_may_be_one_but_must_agree(official_file, contex
     refused(official_file(drop=(POSITIONS,)), context, POSITION_ALIAS, f"not {POSITIONS}")
 
 
+@pytest.mark.slow
 def test_keys_and_shapes_that_differ_are_listed(official_file, context, small_sizes):
     wrong = {"bbox_embed.layers.2.bias": torch.zeros(5), "mystery.weight": torch.zeros(1)}
     path = official_file(wrong, drop=("vl_transformer.encoder.layers.1.norm2.weight",))

@@ -25,6 +25,7 @@ def cache(task, texts):
     return TextFeatureCache(texts, task._encode_texts)
 
 
+@pytest.mark.slow
 def test_not_one_bit_depends_on_company_or_order(task, texts):
     together = cache(task, texts)(texts)
     backwards = cache(task, texts)

@@ -37,6 +37,7 @@ def image_of(width, height, seed=0):
     return np.clip(smooth + rng.integers(-20, 21, smooth.shape), 0, 255).astype(np.uint8)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(sides, sides, st.sampled_from([14, 16, 32]))
 def test_any_image_becomes_the_official_canvas(width, height, patch):

@@ -132,6 +132,7 @@ def test_exported_the_official_code_gives_the_same_box(own_file, context, small_
     torch.testing.assert_close(ours, plain, atol=2e-3, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["ViT-B/16", "ViT-B/32", "ViT-L/14"])
 def test_the_exported_layout_of_every_variant(arch):
     sizes = plain_clipvg.OFFICIAL[arch]
@@ -142,6 +143,7 @@ def test_the_exported_layout_of_every_variant(arch):
     assert made == {k: as_filed for key, as_filed in plain_clipvg.shapes(sizes).items() for k in named(key)}
 
 
+@pytest.mark.slow
 def test_what_the_official_code_cannot_build_is_not_exported(own_file, context, monkeypatch, tmp_path):
     path, _ = own_file
     monkeypatch.delitem(OFFICIAL, (128, 8))
@@ -150,6 +152,7 @@ def test_what_the_official_code_cannot_build_is_not_exported(own_file, context, 
     assert not (tmp_path / "exported.pth").exists()
 
 
+@pytest.mark.slow
 def test_another_size_of_image(official_file, context):
     whole = opened(official_file(), context)[0].state_dict()
     larger = opened(official_file(), context, image_size=96)[0]

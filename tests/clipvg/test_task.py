@@ -28,6 +28,7 @@ def stepping(task):
     return steps, lambda: steps.step(0, [(m, data.draw(m)) for m in micro_batches(sampler, 0, 1, plan.batch, 0, 1)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positions", [True, False])
 def test_only_the_fusion_and_the_positions_are_trained(job, positions):
     task = ClipVGTask(job(train_positions=positions))
@@ -51,6 +52,7 @@ def test_the_default_config_is_the_papers():
     assert (config.augment.crop, config.betas) == ("official", (0.9, 0.999))
 
 
+@pytest.mark.slow
 def test_clean_preprocessing_brings_crops_that_keep_the_referent(job):
     table = {"augment": {}}
     assert ClipVGTask(job(**table)).augmentation.crop == "safe"

@@ -160,6 +160,7 @@ def test_runs_of_one_pipeline_have_names_of_their_own(tmp_path):
     assert names[0] != names[1] and all(name.startswith("x (2026-11-22-") for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("other", "says"), [
     ({"split": "your-val"}, "other splits"),
     ({"fingerprint": "0" * 16}, "other data"),
@@ -178,6 +179,7 @@ def test_other_questions_are_refused(tmp_path, other, says):
         assert str(folders[1]) in str(refused.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("old", "new", "message"), [
     ('"hit":[1', '"hit":[0', r"run\.json says"),
     ('"e0"', '"other"', "from expression 1 on"),

@@ -80,6 +80,7 @@ def test_bad_bytes_are_named(data, message, monkeypatch):
         decode(data, "some/image.jpg")
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=200), st.integers(0, 400))
 def test_any_bytes_end_in_an_image_or_an_image_error(noise, at):
     whole = jpeg()
@@ -119,6 +120,7 @@ def stored(place, file, folder, data):
     return folder / "images.zip"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["folder", "stored", "deflated"])
 @pytest.mark.parametrize("inside", ["", "train2014/", "images/mscoco/images/train2014/"])
 @pytest.mark.parametrize("stored_as", [TRAIN2014, TRAIN2017])

@@ -74,6 +74,7 @@ def test_scenes_do_not_depend_on_their_number():
     assert other.fingerprint != few.fingerprint
 
 
+@pytest.mark.slow
 def test_boxes_are_tight_around_what_is_drawn():
     for index in range(12):
         scene, layout = make_scene(SEED, "val", index), make_layout(SEED, "val", index)

@@ -61,6 +61,7 @@ def test_only_what_is_unknown_is_opened(opened, tmp_path, monkeypatch):
     assert not opened({"weights": str(weights)})
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_opened(opened, tmp_path):
     opened({"salt": 1})
     (record,) = tmp_path.glob("r/runs/*/*/*/run.json")

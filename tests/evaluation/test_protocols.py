@@ -54,6 +54,7 @@ number = st.integers(0, 60_000).map(lambda n: n / 100)
 corner = st.floats(-300, 1200, allow_nan=False)
 
 
+@pytest.mark.slow
 @given(side, side, number, number, number, number, corner, corner, corner, corner, st.sampled_from([224, 640]))
 def test_letterbox_clamped_is_what_transvg_does(width, height, x, y, w, h, a, b, c, d, network):
     predicted = (min(a, c), min(b, d), max(a, c) + 1, max(b, d) + 1)

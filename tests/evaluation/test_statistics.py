@@ -33,6 +33,7 @@ def test_equals_a_slow_loop_over_the_same_draws(images):
     assert ratio_intervals(hits, sizes, 200, 7) == slow_intervals(hits, sizes, 200, 7)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 60), st.integers(1, 50), st.integers(0, 2**31), st.integers(1, 500))
 def test_draws_are_images_and_do_not_depend_on_the_block(images, draws, seed, chunk):
     whole = np.concatenate(list(drawn_images(images, draws, seed)))

@@ -25,6 +25,7 @@ def scored(pipeline, split, **share):
     return validate(pipeline, split.scenes, split.images, SETTINGS, **share)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [MemoryImages(), MemoryImages(bad={"3.png", "7.png"}, small={"9.png"})])
 def test_the_numbers_are_those_of_a_run(tmp_path, monkeypatch, pipeline, source):
     split = make_split(40, source)
@@ -36,6 +37,7 @@ def test_the_numbers_are_those_of_a_run(tmp_path, monkeypatch, pipeline, source)
     assert 0 < scores["accuracy"] < 1 and len(kinds) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 5, 60])
 def test_shares_together_are_the_whole(pipeline, count):
     split = make_split(40)

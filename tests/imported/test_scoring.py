@@ -41,6 +41,7 @@ def file(tmp_path):
     return boxes(tmp_path / "theirs.json", rows)
 
 
+@pytest.mark.slow
 def test_a_full_record(tmp_path, file):
     record, folder = import_boxes(file, split(), tmp_path / "results", name="Their model / v2")
     assert folder.parent == tmp_path / "results" / "runs" / "Their-model-v2" / "mine-val"
@@ -57,6 +58,7 @@ def test_a_full_record(tmp_path, file):
         assert folder.parents[2] in import_boxes(file, split(), tmp_path / "results", name=name)[1].resolve().parents
 
 
+@pytest.mark.slow
 def test_the_same_boxes_land_in_the_same_folder(tmp_path, file):
     record, folder = import_boxes(file, split(), tmp_path)
     assert record.name == "theirs"

@@ -115,6 +115,7 @@ def rows_of(path, dataset):
     return [(s.file, e.text, e.box) for s in read_index_list(path, dataset) for e in s.expressions]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dataset", "stem", "form"), (
     ("refcoco", "unc", "xywh"), ("refcoco+", "unc+", "xywh"), ("refcocog", "gref_umd", "xywh"),
     ("refcocog-google", "gref", "xywh"), ("referit", "referit", "xyxy"), ("flickr30k", "flickr", "xyxy"),

@@ -16,6 +16,7 @@ from bench.runs.record import read_record
 from bench.settings import load_settings
 
 
+@pytest.mark.slow
 def test_a_sound_run_is_taken(theirs):
     folder = theirs(7)
     for extra in ("malware.sh", "outcomes.jsonl", "batches.jsonl", "speed-20260101-000000-abc.json"):
@@ -85,6 +86,7 @@ def test_a_record_that_does_not_hold(theirs, changes, reason):
     refused(theirs(**changes), reason)
 
 
+@pytest.mark.slow
 def test_every_reason_at_once(theirs):
     refused(theirs(git__dirty=True, signature="x", finished="never"), "dirty", "signature: is 'x'", "finished:")
 
@@ -101,6 +103,7 @@ def test_numbers_that_the_predictions_do_not_give(theirs, changes, reason):
     refused(theirs(**changes), reason)
 
 
+@pytest.mark.slow
 def test_float_noise_is_no_difference(theirs):
     folder = theirs()
     mean = json.loads((folder / "run.json").read_text())["metrics"]["mean_iou"]
@@ -126,6 +129,7 @@ def test_every_expression_is_answered_once(theirs, change, reasons):
     refused(rewritten(theirs(), changed), *reasons)
 
 
+@pytest.mark.slow
 def test_a_name_leads_nowhere_else(theirs):
     taken = take(theirs(called="../../../etc/cron.d/x"))
     assert taken.resolve().is_relative_to(Path("results/runs").resolve())
@@ -154,6 +158,7 @@ def test_data_that_is_not_at_hand(theirs):
     assert not [path for path in Path("results").rglob("*") if path.name != "runs"]
 
 
+@pytest.mark.slow
 def test_a_strangers_text_does_not_reach_the_terminal(theirs):
     def change(rows):
         rows[0]["scene"] = "\x1b[2J\u202eevil\n"

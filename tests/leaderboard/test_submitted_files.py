@@ -54,6 +54,7 @@ def test_records_that_are_no_records(theirs):
         refused(folder, "not a run record")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["run.json", "predictions.jsonl"])
 def test_links_and_pipes_are_not_opened(theirs, world, name):
     folder = theirs()

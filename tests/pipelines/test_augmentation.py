@@ -30,6 +30,7 @@ def test_a_safe_window_holds_the_referent_and_the_box_is_where_its_pixels_are(wi
     assert (corners(out) * [1, 1, -1, -1] >= edges * [1, 1, -1, -1] - 1e-6).all()
 
 
+@pytest.mark.slow
 @given(st.floats(0, 0.9), st.floats(0, 0.9), st.floats(0.001, 0.1), SEEDS)
 def test_a_safe_window_holds_the_fractions_of_a_box_too(x, y, side, seed):
     box = (x * 300, y * 200, (x + side) * 300, (y + side) * 200)
@@ -56,6 +57,7 @@ def test_a_box_is_where_its_pixels_are(width, height, part, seed, crop, style):
     np.testing.assert_allclose([left, top, right, bottom], extent(canvas.pixels), atol=1.5 if style == "clean" else 2)
 
 
+@pytest.mark.slow
 def test_the_place_is_any_place_and_the_middle_without_translation():
     image, options = noise(300, 200), Augment(crop="off", scales=(64,), jitter_share=0)
     rng = np.random.default_rng(1)

@@ -96,6 +96,7 @@ def slow_mask(padding, patch, style):
     return out
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from([(64, 8), (224, 16), (224, 32), (224, 14)]),
     STYLES,

@@ -75,6 +75,7 @@ def test_every_card_of_bench_toml_agrees_with_what_is_known():
     assert checked >= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pipeline", "dataset", "weights", "word"),
     [
@@ -114,6 +115,7 @@ def test_every_card_of_bench_toml_names_its_supervision():
         PipelineCard("x", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("record", "trained_on", "supervision"),
     [

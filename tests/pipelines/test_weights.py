@@ -74,6 +74,7 @@ def test_broken_files_are_one_message(context, tmp_path, content, suffix):
         ClipEncoder(ClipOptions(model="tiny-clip", pretrained=str(path)), context())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pack", [torch.save, lambda o, p: p.write_bytes(pickle.dumps(o))])
 def test_a_hostile_checkpoint_is_refused_and_never_run(context, tmp_path, pack):
     path, trace = tmp_path / "w.pt", tmp_path / "it-ran"
@@ -123,6 +124,7 @@ def test_without_ultralytics_the_extra_is_named(monkeypatch):
         yolo.ultralytics()
 
 
+@pytest.mark.slow
 def test_an_empty_model_silences_open_clip_alone(monkeypatch, caplog):
     """Its warning that the weights are random, and neither other logs nor the level that the process has set."""
     create = open_clip.create_model

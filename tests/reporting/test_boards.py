@@ -48,6 +48,7 @@ def boxes(results, split, name, hits):
     return imported(results, split, name, {f"e{n}": [0, 0, 40, 40 if n in hits else 4] for n in range(40)})
 
 
+@pytest.mark.slow
 def test_ranks_are_ranges_where_the_paired_test_cannot_tell(tmp_path, many):
     boxes(tmp_path, many, "best", set(range(38)))
     boxes(tmp_path, many, "one", set(range(20)))
@@ -125,6 +126,7 @@ def test_a_busy_machine_is_marked(tmp_path, store):
     assert (line["p50_ms"], line["peak_gb_of"]) == ("5.0", "device")
 
 
+@pytest.mark.slow
 def test_what_the_paper_published_stands_beside_the_row(tmp_path, store, split):
     on = split("refcoco-val")
     trained = {"trained_on": "CLIP: WebImageText; CLIP-VG: the train split of the data set", "saw_test_images": "no"}
@@ -168,6 +170,7 @@ def test_training_data_and_parameters(tmp_path, store):
     assert "171 M" in text
 
 
+@pytest.mark.slow
 def test_a_submitted_run_is_marked_and_replaces_none_of_ours(tmp_path, store):
     ours = store("a", 3, finished="2026-01-01T00:00:00+00:00", settings_hash="s")
     theirs = store("a", 5, finished="2026-06-01T00:00:00+00:00", settings_hash="s")

@@ -59,6 +59,7 @@ def test_lines_stand_where_their_numbers_say(painted):
     assert axes.get_yscale() == "log" and axes.get_lines()[0].get_markevery() == [0, 2]  # alone beside a gap: dots
 
 
+@pytest.mark.slow
 def test_names_stand_beside_the_lines_with_their_last_values():
     svg = lines(("loss", [1, 2], [3.0, 1234.5]), ("l1", [1], [0.25]), ("none", [1], [NAN]))
     assert {"loss  1,234", "l1  0.25", "none", "title", "x", "y", "t"} <= set(texts(svg))
@@ -78,6 +79,7 @@ def test_no_two_of_many_look_alike(painted):
     assert len(looks) == len(marks) == many > len(COLOURS)
 
 
+@pytest.mark.slow
 def test_speed_is_right_and_accuracy_is_up(painted):
     rows = [row("slow", 0.8, 10.0), row("quick", 0.2, 1000.0), row("still", 0.9, 0.0)]
     (axes,) = painted(speed_chart, "t", rows, "H200")
@@ -94,6 +96,7 @@ def test_the_front_is_what_none_beats():
     assert pareto_front(points) == [(1.0, 1.0), (3.0, 0.5), (5.0, 0.1)]
 
 
+@pytest.mark.slow
 def test_bars_are_shares_of_all_rows(painted):
     (axes,) = painted(reliability_chart, "t", [pair(counts=(2,) * 500 + (6,) * 500, rows=5000, mean=0.6)])
     heights = [bar.get_height() for bar in axes.patches]
@@ -120,6 +123,7 @@ def test_scorers_are_lines_of_panels_and_sources_columns(painted):
     assert [grid_width([pair(str(n), str(n)) for n in range(count)]) for count in (0, 1, 3, 9)] == [1, 1, 3, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("svg", [
     lambda: lines((HOSTILE, [1, 2], [1, 2]), title=HOSTILE),
     lambda: speed_chart(HOSTILE, [row(HOSTILE)], HOSTILE),

@@ -39,6 +39,7 @@ def balanced(text):
     return depth == 0
 
 
+@pytest.mark.slow
 def test_latex_is_whole(tmp_path, store, split):
     store(HOSTILE, 4, card={"saw_test_images": "yes", "parameters": 5})
     store("tame", 2)
@@ -90,6 +91,7 @@ def test_hub_results_are_what_the_hubs_own_library_reads(tmp_path, store, split)
     assert again == yaml.safe_load(files["clipvg/.eval_results/refcoco-val.yaml"])
 
 
+@pytest.mark.slow
 def test_hub_names_and_namesakes(tmp_path, store, split):
     on = split("refcoco-val")
     store("../../etc/passwd", 4, on=on)
@@ -136,6 +138,7 @@ def imaged():
     return Split("mine-val", "Mine", scenes, None)
 
 
+@pytest.mark.slow
 def test_fiftyone_boxes_are_shares_of_the_image(tmp_path, imaged):
     boxes = {"e0": {"box": [0, 0, 50, 50], "score": 0.5}, "e1": [-10, 0, 100, 400]}
     imported(tmp_path, imaged, "theirs", boxes)
@@ -169,6 +172,7 @@ def test_fiftyone_needs_the_same_data_and_the_images_sizes(tmp_path, split):
         fiftyone_files(tmp_path, board, split())
 
 
+@pytest.mark.slow
 def test_writing(tmp_path, store, split):
     resolved = load_settings()
     with pytest.raises(UsageError, match="no complete run yet"):

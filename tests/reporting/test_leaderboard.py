@@ -83,6 +83,7 @@ def test_the_latest_of_equal_runs_is_shown(tmp_path, store):
     ]
 
 
+@pytest.mark.slow
 def test_the_same_bytes_and_a_check_that_knows(tmp_path, store):
     store("a", 1)
     with pytest.raises(CheckFailed, match=r"LEADERBOARD\.md, LEADERBOARD\.csv, LEADERBOARD\.json"):
@@ -111,6 +112,7 @@ def test_full_precision(tmp_path, store):
     assert json.loads(line["weights"]) == entry["weights"]
 
 
+@pytest.mark.slow
 def test_marks_and_footnotes(tmp_path, store):
     store("clean", 5)
     text = leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
@@ -125,6 +127,7 @@ def test_marks_and_footnotes(tmp_path, store):
     assert "¶" not in text
 
 
+@pytest.mark.slow
 def test_the_weights_behind_the_rows(tmp_path, store, split):
     store("blind", 1, card={"trained_on": "nothing", "saw_test_images": "no"}, identity={"weights": {}})
     assert "The weights behind the rows" not in leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
@@ -144,6 +147,7 @@ def test_the_weights_behind_the_rows(tmp_path, store, split):
 HOSTILE = "a|b\n| c | <script>alert(1)</script> [x](http://e) `code` *b* \u202e\x1b[31m"
 
 
+@pytest.mark.slow
 def test_hostile_names_stay_in_their_cell(tmp_path, store):
     store(HOSTILE, 3)
     store("tame", 2)

@@ -42,6 +42,7 @@ def printed(records, width=100):
     return console.file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_the_score_is_always_readable(record, width):
     text = printed([record], width)
@@ -62,6 +63,7 @@ def test_columns_without_news_are_left_out(record):
     assert run_row(timed, "x")["peak_memory_mb"] == 77.5
 
 
+@pytest.mark.slow
 def test_runs_that_do_not_compare_are_in_different_tables(record):
     strict = record.model_copy(update={"protocol": "strict", "signature": record.signature.replace("iou>=", "strict>")})
     assert printed([record, record]).count("2 expressions") == 1

@@ -45,6 +45,7 @@ def test_a_split_without_expressions_and_a_file_without_strata(tmp_path):
     assert read_outcomes(tmp_path).strata == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [
     "no json",
     "[]",
@@ -93,6 +94,7 @@ def same_as_computed(folder, split):
     return stored
 
 
+@pytest.mark.slow
 def test_a_run_stores_its_outcomes_also_when_images_are_read_later(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "pipeline_factory", lambda name: HashPipeline)
     stored = []

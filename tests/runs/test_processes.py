@@ -45,6 +45,7 @@ def test_every_scene_has_one_owner(images, size):
     assert all(scene in shares[i % size] for i, scene in enumerate(scenes))
 
 
+@pytest.mark.slow
 def test_waiting_names_the_silent_ranks(tmp_path):
     scenes = make_split(7).scenes
     files = {index: tmp_path / Rank(index, 3).file("predictions") for index in range(3)}

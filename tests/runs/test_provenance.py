@@ -65,6 +65,7 @@ def test_environment_names_packages_and_no_host():
     assert socket.gethostname() not in json.dumps(facts)
 
 
+@pytest.mark.slow
 def test_torch_is_not_imported_for_it():
     script = (
         "import sys; from bench.runs import provenance as p\n"

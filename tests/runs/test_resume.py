@@ -75,6 +75,7 @@ def test_a_continued_run_ends_in_the_same_bytes(tmp_path, stopped, capsys, torn)
     assert torn or len((half / "batches.jsonl").read_text().splitlines()) == 12
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_reported_and_another_one_has_its_own_folder(tmp_path, stop_after):
     first, second = (run(tmp_path, options={"salt": salt}) for salt in (1, 2))
     assert second.folder != first.folder and metrics_bytes(second.folder) != metrics_bytes(first.folder)
@@ -87,6 +88,7 @@ def test_a_finished_run_is_reported_and_another_one_has_its_own_folder(tmp_path,
     assert metrics_bytes(fresh.folder) == metrics_bytes(first.folder)
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_of_other_settings_weights_or_data_is_refused(tmp_path, stopped):
     options = {"salt": 1, "sha256": "1" * 64}
     folder = stopped(tmp_path, 2, options)
@@ -105,6 +107,7 @@ def test_an_unfinished_run_of_other_settings_weights_or_data_is_refused(tmp_path
     assert ended.folder == folder and ended.record.sessions == 2
 
 
+@pytest.mark.slow
 def test_only_images_that_could_not_be_read_are_tried_again(tmp_path, stop_after):
     whole = run(tmp_path / "a")
     loaded, errors = [], []
@@ -145,6 +148,7 @@ def test_what_is_no_run_is_left_alone(tmp_path, stop_after):
     assert run(tmp_path).folder != other and (other / "run.json").read_text() == "{}"
 
 
+@pytest.mark.slow
 def test_records_are_parsed_once(tmp_path, stop_after, monkeypatch):
     for salt in range(3):
         run(tmp_path, options={"salt": salt})
@@ -156,6 +160,7 @@ def test_records_are_parsed_once(tmp_path, stop_after, monkeypatch):
     assert len(parsed) == 3
 
 
+@pytest.mark.slow
 def test_full_disk_in_the_middle(tmp_path, stop_after, monkeypatch):
     whole = run(tmp_path / "a")
     real, room = files.write_all, [9000]

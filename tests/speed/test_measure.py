@@ -149,6 +149,7 @@ class Paced(HashPipeline):
         return super().ground(batch)
 
 
+@pytest.mark.slow
 def test_the_ratio_of_a_pair_survives_a_machine_that_slows_down(
     tmp_path: Path, use: Use, monkeypatch: pytest.MonkeyPatch
 ) -> None:

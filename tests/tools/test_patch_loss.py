@@ -11,6 +11,7 @@ from pipelines.two_stage.clip.encoder import empty_model
 from tools.tiny_weights.clipvg import coverage, on_target, patch_loss, start_in_clip_space
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4),
     st.integers(1, 14),

@@ -119,6 +119,7 @@ def test_pre_training_learns_and_refuses_several_processes(job, tmp_path, caplog
     check_one_process(clip_pretraining.PretrainingTask(job()), tmp_path)
 
 
+@pytest.mark.slow
 def test_an_expression_about_no_object_is_named(job):
     broken = job()
     scene = broken.scenes[0]

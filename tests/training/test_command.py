@@ -167,6 +167,7 @@ def test_the_end_says_the_score_the_file_and_the_next_command(train, caplog):
     assert f"bench run --pipeline small --split shapes-val --weights {weights}" in caplog.text
 
 
+@pytest.mark.slow
 def test_mistakes(train, labels, tmp_path):
     with pytest.raises(SettingsError, match="epok"):
         train("--set", "epok=3")

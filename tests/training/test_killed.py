@@ -11,6 +11,8 @@ from bench.training.step import OptimisationStep
 from bench.training.trainer import Trainer, train
 from tools.benchmarks.kills import killed_at
 
+pytestmark = pytest.mark.slow
+
 # Everything at once that could carry something over from one step to the next.
 WHOLE = {"epochs": 3, "ema": 0.8, "save_every": 3, "warm_up": 3, "clip_norm": 1.0}
 

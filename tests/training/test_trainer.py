@@ -103,6 +103,7 @@ def test_a_fresh_start_never_resumes_the_old_one(job):
     assert made.notes["steps"] == 4 and to_bytes(old) != to_bytes(tensors)
 
 
+@pytest.mark.slow
 def test_a_length_in_steps_ends_within_an_epoch(job):
     made, _, written = ran(job(steps=6, save_every=99))
     assert made.notes["steps"] == 6 == written[-1]["step"] == step_file(job())["step"]
@@ -173,6 +174,7 @@ class WholeBatch(SmallTask):
         return {name: term.mean() for name, term in super().losses(batch, rng).items() if name in self.loss_weights}
 
 
+@pytest.mark.slow
 def test_a_broken_row_and_a_loss_of_the_whole_batch_are_refused(job, monkeypatch):
     with pytest.raises(UsageError, match=r"gradients of parts do not add up.*batch=8"):
         train(WholeBatch(job()))

@@ -60,6 +60,7 @@ def test_another_grid_has_exact_steps() -> None:
     assert ([h for h, _ in tried], summit(tried)) == ([0.4, 0.35, 0.45], 0.4)
 
 
+@pytest.mark.slow
 @given(st.lists(st.one_of(st.none(), st.integers(0, 3)), min_size=10, max_size=10))
 def test_where_it_ends_no_neighbour_is_better(values: list[int | None]) -> None:
     table = {h / 10: values[h] for h in range(10)}

@@ -142,6 +142,7 @@ def describe(shapes_job):
     return clip_attributes(options.attributes, "here", job.context), images
 
 
+@pytest.mark.slow
 def test_clip_tells_colours_and_textures(describe):
     describe, images = describe
     words = [attribute.split() for of in describe(images) for attribute, _ in of]

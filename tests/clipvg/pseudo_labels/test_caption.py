@@ -114,6 +114,7 @@ def sentences(*rows, predicates=FOUR, count=60, **options):
     return Counter(compose(detections(*rows), predicates, random.Random(i), **options) for i in range(count))
 
 
+@pytest.mark.slow
 def test_composed_sentences():
     texts = sentences(RED, BLUE, GREEN).keys()
     assert {

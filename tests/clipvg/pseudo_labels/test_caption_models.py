@@ -124,6 +124,7 @@ def test_a_model_that_chats_gets_the_prompt_and_its_answer_is_the_caption(monkey
     assert model(images(2)) == ["dog", "dog"]
 
 
+@pytest.mark.slow
 def test_as_a_source(blank_job, propose, tiny_blip, open_model):
     """The caption goes to what it names, with the model's name; batches do not matter."""
     files = tuple(f"{i}.jpg" for i in range(6))

@@ -146,6 +146,7 @@ def detections(rows):
     ]
 
 
+@pytest.mark.slow
 @given(IMAGES, st.integers(1, 8), st.integers(1, 6))
 def test_at_most_so_many_phrases_none_empty_every_box_a_detection_of_its_class(rows, per_image, top_n):
     image = detections(rows)

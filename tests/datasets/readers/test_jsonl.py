@@ -93,6 +93,7 @@ def test_empty_missing_and_foreign_files(tmp_path):
         read_jsonl(tmp_path / "x.jsonl")
 
 
+@pytest.mark.slow
 @given(line=st.dictionaries(st.sampled_from(jsonl.KEYS), st.none() | st.integers() | st.text() | st.lists(st.floats())))
 def test_anything_else_is_a_data_error_too(tmp_path_factory, line):
     path = put(tmp_path_factory.mktemp("h"), line)

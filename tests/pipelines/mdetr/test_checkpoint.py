@@ -32,6 +32,7 @@ def built(path):
     return checkpoint.build(path, state, config)
 
 
+@pytest.mark.slow
 def test_the_official_layout(context, network, official, roberta_folder):
     opened = checkpoint.open_network(official(), str(roberta_folder), context())
     model = opened.network
@@ -44,6 +45,7 @@ def test_the_official_layout(context, network, official, roberta_folder):
         assert torch.equal(dict(model.named_buffers())[name], buffer), name
 
 
+@pytest.mark.slow
 def test_without_an_average_the_model_itself_is_taken(network, official):
     path = official(model=network().state_dict(), model_ema=None)
     assert unpack(path)[2]["part"] == "model" and same(built(path), network())
@@ -57,6 +59,7 @@ def test_sizes_are_read_off_the_shapes(backbone):
         assert config_of(Mdetr(config).state_dict(), 8, Path("x")) == config
 
 
+@pytest.mark.slow
 def test_plain_tables(network, tmp_path):
     state = network().state_dict()
     torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "plain.pth")
@@ -69,6 +72,7 @@ def test_plain_tables(network, tmp_path):
     assert all(torch.equal(v, halves[k]) for k, v in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_file_of_ours_says_all_itself(context, network, tmp_path):
     network = network()
     metadata = {"format": "bench-mdetr", "config": network.config.model_dump(), "tokenizer": WORDS}
@@ -90,6 +94,7 @@ def test_no_file_says_where_to_get_one(context):
         checkpoint.open_network("refcoco_EB3_checkpoint.pth", "roberta-base", context())
 
 
+@pytest.mark.slow
 def test_a_part_of_the_weights_is_named(network, official):
     state = network().state_dict()
     del state["bbox_embed.layers.2.bias"]

@@ -76,6 +76,7 @@ def test_everything_that_is_trained_gets_a_gradient(job):
     assert len(heads) == 4 and min(norms[name] for name in heads) > 1e-6
 
 
+@pytest.mark.slow
 def test_parts_are_trained_as_in_the_official_code(published):
     task = published()
     parts = {name: group for group in task.parameter_groups() for name, p in group.parameters.items()}
@@ -166,6 +167,7 @@ def test_it_goes_on_from_a_file_of_ours_with_its_sizes_and_words(job, tmp_path):
     assert larger.loaded.sizes == (96, 120)
 
 
+@pytest.mark.slow
 def test_published_weights_are_saved_without_a_tokenizer(published, tmp_path, context, roberta_folder):
     task = published()
     task.save(tmp_path / "tuned.safetensors")

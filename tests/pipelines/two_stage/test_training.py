@@ -136,6 +136,7 @@ def test_several_processes_are_refused(make, tmp_path, pipeline, part):
     check_one_process(make(pipeline, part), tmp_path)
 
 
+@pytest.mark.slow
 def test_without_a_start_it_goes_on_from_the_pipelines_own(job):
     parts = tasks(job("detr-clip"))
     assert parts["detector"]().config.start_from == "pipelines/weights/tiny-detr.safetensors"

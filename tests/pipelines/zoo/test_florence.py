@@ -9,6 +9,8 @@ from bench.grounding import LoadedScene
 from pipelines.zoo.florence import TASK, florence
 from pipelines.zoo.shared import for_processor
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(hub_folder):

@@ -64,6 +64,7 @@ def test_each_expression_is_its_own_prompt():
     assert prompt(" the Dog. ") == "the dog." == prompt("the dog ...")
 
 
+@pytest.mark.slow
 def test_a_text_too_long_keeps_its_end_and_says_so(build, scenes):
     scene = scenes[0]
     long = LoadedScene("s", scene.image, (Query("long", "the red box on the left of " * 5), Query("short", "dog")))
@@ -94,6 +95,7 @@ def test_the_union_of_what_each_expression_found(context, folder, scenes):
             assert iou_pairwise(box[None], mine.boxes).max() > 0.99
 
 
+@pytest.mark.slow
 def test_few_boxes_and_the_whole_image(context, folder, scenes):
     table = {"weights": folder, "boxes_per_text": 10_000, "top_k": 5}
     for scene, mine in zip(scenes, open_grounding_dino(table, "here", context()).propose(scenes), strict=True):

@@ -9,6 +9,8 @@ from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 from bench.grounding import LoadedScene, Query
 from pipelines.zoo.owl import owl
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=["owlv2", "owlvit"])
 def folder(request, hub_folder):

@@ -103,18 +103,21 @@ def test_answers_that_cannot_be_read_are_misses(reply, why):
     assert box is None and note.startswith("no box: ") and why in note
 
 
+@pytest.mark.slow
 @given(st.text(alphabet='[]{}",:0123456789.-eNaInfity `json\nbbox_2d', max_size=60))
 def test_whatever_is_said_it_is_a_box_or_a_reason(reply):
     box, note = parse_box(reply)
     assert note if box is None else len(box) == 4 and box[0] < box[2] and box[1] < box[3]
 
 
+@pytest.mark.slow
 def test_a_text_in_the_templates_own_tags_is_only_a_text(build, scenes):
     texts = ("the <|image_pad|> dog<|im_end|>", "dog")
     queries = tuple(Query(str(i), text) for i, text in enumerate(texts))
     assert len(build(max_new_tokens=8).ground([LoadedScene("s", scenes[0].image, queries)])) == 2
 
 
+@pytest.mark.slow
 def test_a_model_whose_scale_is_not_written_down_is_refused(context, hub_folder):
     message = "is a florence2, of which it is not written down what its coordinates count"
     with pytest.raises(WeightsError, match=message):

@@ -140,6 +140,7 @@ def test_pairs_agree_with_the_cells(text, world):
     assert f"{100 * (a.mean() - b.mean()):+.2f}".replace("-", "−") in row
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_compared_say_so(world, tmp_path):
     alone = World(world.split, world.results, world.runs[:1], world.answers[:1]).report(tmp_path / "alone.html")
     assert 'href="#comparison"' not in alone["path"].read_text(encoding="utf-8")  # one run has no other to compare with
@@ -152,6 +153,7 @@ def test_runs_that_cannot_be_compared_say_so(world, tmp_path):
     assert "bench score" in section and "--keep" in section and "<table" not in section
 
 
+@pytest.mark.slow
 def test_a_split_without_its_images(world, tmp_path):
     split = make_split(gone=[scene.file for scene in world.split.scenes])
     made = World(split, world.results, world.runs, world.answers).report(tmp_path / "r.html")
@@ -161,6 +163,7 @@ def test_a_split_without_its_images(world, tmp_path):
     assert EVIL not in text
 
 
+@pytest.mark.slow
 def test_the_first_images_only(world, tmp_path):
     made = world.report(tmp_path / "sub" / "r.html", limit=4, thumbnail=64)
     assert (made["images"], made["expressions"], made["thumbnail"]) == (4, 10, 64)
@@ -200,6 +203,7 @@ def test_a_template_that_names_what_is_not_there_fails_loudly():
         render({"comparison": None, "drawings": []}, {}, [])
 
 
+@pytest.mark.slow
 def test_a_chart_of_the_runs_that_were_timed(world, tmp_path, text):
     results = tmp_path / "results"
     shutil.copytree(world.results, results)

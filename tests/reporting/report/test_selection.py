@@ -11,6 +11,7 @@ from bench.runs.record import read_record
 from bench.runs.store import write_record
 
 
+@pytest.mark.slow
 def test_best_first_whatever_the_order(world):
     folders = [str(run.folder) for run in world.runs]
     for order in (folders, folders[::-1]):

@@ -76,6 +76,7 @@ def masks_of(boxes, width=310, height=205):
     return masks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", ["squash", "pad", "center"])
 def test_every_view_of_boxes_together_is_that_of_boxes_alone(resize):
     boxes = np.array([[0, 0, 50, 50], [100, 20, 300, 200], [30, 30, 40, 180]], float)

@@ -78,6 +78,7 @@ def test_a_detector_that_says_everything(opened, scene):
     assert len(many) >= len(few) and np.isfinite(many.boxes).all()
 
 
+@pytest.mark.slow
 def test_a_detector_that_says_nan(opened, scene):
     """Weights that went wrong answer NaN everywhere: what is left is the whole image."""
     proposer = opened(confidence=0.0)

@@ -132,6 +132,7 @@ def test_weights_that_are_nowhere_say_how_to_get_them(context):
         DetrProposer(DetrOptions(weights="gone.safetensors"), context())
 
 
+@pytest.mark.slow
 def test_half_a_checkpoint_is_refused(context, tmp_path):
     from safetensors.torch import load_file, save_file
 

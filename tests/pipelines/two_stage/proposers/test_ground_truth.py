@@ -78,6 +78,7 @@ def test_another_kind_of_proposer_begins_its_table_anew():
     assert merged(base, {"proposer": {"top_k": 5}})["proposer"] == {"kind": "yolo", "weights": "x.pt", "top_k": 5}
 
 
+@pytest.mark.slow
 def test_no_table_mixes_given_and_found_boxes(tmp_path, monkeypatch):
     """The same pipeline on the same scenes, once with boxes of its own and once with the annotated ones."""
     monkeypatch.setattr("bench.evaluation.identity.provenance.git_state", lambda: {"commit": "c", "dirty": False})
@@ -94,6 +95,7 @@ def test_no_table_mixes_given_and_found_boxes(tmp_path, monkeypatch):
     assert "## shapes-val, proposals gt" in text and "annotated boxes of all" in text
 
 
+@pytest.mark.slow
 def test_scored_again_it_is_still_marked(tmp_path, monkeypatch):
     resolved = load_settings(None, {"results": str(tmp_path)})
     given = evaluate("largest-proposal", small(), resolved, {"proposer": {"kind": "ground-truth"}})

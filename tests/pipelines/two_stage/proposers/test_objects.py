@@ -39,6 +39,7 @@ class OneImage:
         return self.image
 
 
+@pytest.mark.slow
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.tuples(side, side, side, side))
 def test_a_mirrored_image_takes_its_boxes_along(job, corners):

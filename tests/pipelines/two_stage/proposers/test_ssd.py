@@ -102,6 +102,7 @@ def test_the_large_architecture_reads_its_state_dict(context, tmp_path):
     assert read.transform.fixed_size == (300, 300) and names[0] == "__background__" and names[1] == "person"
 
 
+@pytest.mark.slow
 def test_a_state_dict_of_something_else_is_told_apart(published, tmp_path):
     state = published[0].state_dict()
     gone = state.pop("backbone.features.0.0.0.weight")

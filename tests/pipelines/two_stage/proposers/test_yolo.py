@@ -11,6 +11,8 @@ from bench.boxes import iou_pairwise
 from bench.grounding import LoadedScene
 from pipelines.two_stage.proposers.yolo import YoloOptions, YoloProposer
 
+pytestmark = pytest.mark.slow
+
 TINY = {"weights": "pipelines/weights/tiny-yolo.safetensors", "image_size": 192}
 
 

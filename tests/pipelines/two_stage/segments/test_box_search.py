@@ -1,6 +1,7 @@
 """The vectorised search against the four nested loops it replaces."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -30,6 +31,7 @@ def exhaustive(grid):
     return box, best
 
 
+@pytest.mark.slow
 @given(whole)
 def test_the_same_box_as_the_exhaustive_search_ties_included(maps):
     boxes, sums = best_boxes(maps)
@@ -38,6 +40,7 @@ def test_the_same_box_as_the_exhaustive_search_ties_included(maps):
         assert tuple(box) == expected and total == best
 
 
+@pytest.mark.slow
 @given(real)
 def test_the_same_sum_as_the_exhaustive_search(maps):
     boxes, sums = best_boxes(maps)

@@ -112,6 +112,7 @@ def test_masks_are_the_images_own_size_with_their_boxes(folder, image, context):
     assert set(proposals.labels) <= ({""} if "sam" in folder.name else {"star", "moon"})
 
 
+@pytest.mark.slow
 def test_a_image_in_which_nothing_is_found(folder, image, context):
     proposals = MaskModel(MaskOptions(weights=str(folder), **NONE), context()).find(image)
     assert len(proposals) == 0 and proposals.boxes.shape == (0, 4) and proposals.masks.shape == (0, 50, 90)

@@ -68,6 +68,7 @@ def whole(encoder, image):
     return encoder.encode_images(make_views(image, box, ["crop"], encoder.image_size, 0.0, encoder.device)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny-clip", "resnet", "scaled", "last"])
 def test_with_nothing_masked_it_is_the_ordinary_vector(encoder, image, name):
     clip = encoder(name)

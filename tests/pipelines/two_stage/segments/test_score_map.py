@@ -19,6 +19,7 @@ def one_thing(box, shape=(24, 32)):
     return labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [CLASSIC, LI])
 @pytest.mark.parametrize("size", [(32, 24), (640, 480), (100, 51)])
 @given(st.integers(0, 28), st.integers(0, 20), st.integers(2, 30), st.integers(2, 22))

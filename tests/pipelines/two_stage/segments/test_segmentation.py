@@ -22,6 +22,7 @@ def of(labels):
     return segmentation_of((labels.shape[1], labels.shape[0]), [labels])
 
 
+@pytest.mark.slow
 @given(cuts)
 def test_the_box_of_a_region_is_the_edges_of_its_outermost_pixels(labels):
     boxes = of(labels).boxes()
@@ -30,6 +31,7 @@ def test_the_box_of_a_region_is_the_edges_of_its_outermost_pixels(labels):
         assert box.tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
 
 
+@pytest.mark.slow
 @given(cuts)
 def test_labels_and_their_masks_are_the_same_regions(labels):
     regions = np.arange(labels.max() + 1)
@@ -44,6 +46,7 @@ def test_labels_and_their_masks_are_the_same_regions(labels):
         assert np.array_equal(one.masks(), masks) and np.array_equal(other.masks(), masks)
 
 
+@pytest.mark.slow
 @given(cuts, st.integers(1, 12), st.integers(1, 12))
 def test_every_cell_is_shared_out_whole(labels, rows, columns):
     cut = of(labels)
