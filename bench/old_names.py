@@ -24,6 +24,9 @@ OPTIONS = {
     "--per-picture": "--per-image",
     "--measurer": "--scorer",
 }
+SUBCOMMANDS = {  # command -> options that are commands below it now
+    "leaderboard": {"--submit": "submit", "--published": "published", "--export": "export"},
+}
 PIPELINES = {"whole-picture": "whole-image"}
 MEMO_RESULT = "found"  # of node.json (bench/runs/memo.py), where it is "result" now
 CRITERIA = {"held-out": "pseudo"}  # of a curriculum
@@ -45,11 +48,25 @@ def current(value: Any) -> Any:
 
 
 def current_arguments(arguments: list[str]) -> list[str]:
-    """Return a command's arguments with today's options; each old one is named on stderr."""
-    out = []
+    """Return a command's arguments with today's options and subcommands; each old one is named on stderr."""
+    arguments, out = _with_subcommand(arguments), []
     for argument in arguments:
         option, equals, value = argument.partition("=")
         if option in OPTIONS:
             print(f"bench: {option} is now {OPTIONS[option]}; the old spelling goes in version 0.3", file=sys.stderr)
         out.append(f"{OPTIONS.get(option, option)}{equals}{value}")
     return out
+
+
+def _with_subcommand(arguments: list[str]) -> list[str]:
+    """Turn an option that is a subcommand now into it: leaderboard --submit DIR becomes leaderboard submit DIR."""
+    command, *rest = arguments or [""]
+    for at, argument in enumerate(rest):
+        option, equals, value = argument.partition("=")
+        if name := SUBCOMMANDS.get(command, {}).get(option):
+            print(
+                f"bench: {command} {option} is now {command} {name}; the old spelling goes in version 0.3",
+                file=sys.stderr,
+            )
+            return [command, name, *([value] if equals else []), *rest[at + 1 :], *rest[:at]]
+    return arguments

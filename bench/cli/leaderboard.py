@@ -15,92 +15,56 @@ from bench.cli.output import emit
 if TYPE_CHECKING:
     from bench.settings import Resolved
 
+app = typer.Typer(invoke_without_command=True)
 
+
+@app.callback()
 def leaderboard(
+    context: typer.Context,
     results: Results = None,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit with 1 when the files are not what the runs give.")
     ] = False,
-    submit: Annotated[
-        Path | None,
-        typer.Option(help="Take in somebody else's run folder, after a re-score of its predictions.", metavar="DIR"),
-    ] = None,
-    export: Annotated[
-        Literal["md", "csv", "latex", "hub", "fiftyone"] | None,
-        typer.Option(help="Write the tables in another format to --out."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="File (md, csv, latex) or folder (hub, fiftyone) of --export.")
-    ] = None,
-    published: Annotated[
-        str | None, typer.Option(help="Print what papers published for a split, with sources.", metavar="SPLIT")
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option("--split", "-s", help="With --export: this split only. With --submit: its data, file:PATH.jsonl."),
-    ] = None,
-    hub_dataset: Annotated[
-        str | None, typer.Option(help="With --export hub: the data set's id on the hub, OWNER/NAME.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="With --export: replace files that are there.")] = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Write LEADERBOARD.md, .csv and .json from the stored runs: one table for each split, protocol and data."""
     from bench.errors import UsageError
-
-    modes = {"--check": check, "--submit": submit, "--export": export, "--published": published}
-    given = [name for name, value in modes.items() if value]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} exclude each other; give one of them")
-    unused = {
-        "--out": out and not export,
-        "--force": force and not export,
-        "--hub-dataset": hub_dataset and export != "hub",
-        "--split": split and not (export or submit),
-    }
-    if first := next((name for name, wrong in unused.items() if wrong), None):
-        raise UsageError(f"{first} means nothing here; `bench leaderboard --help` lists what it goes with")
-    resolved = settings_of(config, results)
-    folder = Path(resolved.settings.results)
-    if published:
-        summary = _published(published, as_json)
-    elif export:
-        from bench.reporting.leaderboard import export as write_export
-
-        if out is None:
-            raise UsageError(f"--export {export} needs --out PATH")
-        written = write_export(export, out, folder, resolved, split, hub_dataset, force)
-        for path in written:
-            typer.echo(f"{path} written", err=as_json)
-        summary = {"written": [str(path) for path in written]}
-    else:
-        summary = _tables(folder, check, submit, resolved, split, as_json)
-    if as_json:
-        emit(summary)
-
-
-def _tables(
-    folder: Path, check: bool, submit: Path | None, resolved: Resolved, split: str | None, as_json: bool
-) -> dict[str, Any]:
     from bench.reporting import leaderboard as board
 
-    submitted = {}
-    if submit is not None:
-        from bench.leaderboard.submission import submit as take_in
-
-        submitted = {"submitted": str(take_in(submit, folder, resolved, split))}
-        typer.echo(f"{submitted['submitted']}: taken; its predictions give the numbers of its record", err=as_json)
-    tables = board.check(folder) if check else board.write(folder)
-    rows = sum(len(table.rows) for table in tables.boards)
-    done = "is up to date" if check else "written"
-    typer.echo(f"{folder / board.NAMES[0]} {done}; runs: {rows}, tables: {len(tables.boards)}", err=as_json)
-    for run, reason in tables.left_out:
-        typer.echo(f"left out: {run}: {reason}", err=as_json)
-    return board.as_object(tables) | submitted
+    if context.invoked_subcommand:
+        if results or check or config or as_json:
+            raise UsageError(f"write options after the command: bench leaderboard {context.invoked_subcommand} ...")
+        return
+    folder = _stored(settings_of(config, results))
+    _made(board.check(folder) if check else board.write(folder), folder, check, as_json)
 
 
-def _published(split: str, as_json: bool) -> dict[str, Any]:
+@app.command()
+def submit(
+    run: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of somebody else's run.")],
+    split: Annotated[str | None, typer.Option("--split", "-s", help="Its data, where it is file:PATH.jsonl.")] = None,
+    results: Results = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Add somebody else's run after a re-score of its predictions, and write the tables."""
+    from bench.leaderboard.submission import submit as add
+    from bench.reporting import leaderboard as board
+
+    resolved = settings_of(config, results)
+    folder = Path(resolved.settings.results)
+    added = str(add(run, folder, resolved, split))
+    typer.echo(f"{added}: added; its predictions give the numbers of its record", err=as_json)
+    _made(board.write(folder), folder, False, as_json, submitted=added)
+
+
+@app.command()
+def published(
+    split: Annotated[str, typer.Argument(metavar="SPLIT", help="A split, for example refcoco-val.")],
+    as_json: Json = False,
+) -> None:
+    """Print what papers published for a split, with sources."""
     from rich.console import Console
 
     from bench.datasets.load import find_split
@@ -110,5 +74,56 @@ def _published(split: str, as_json: bool) -> dict[str, Any]:
     name = f"{dataset.name}-{part.name}"
     entries = on_split(name)
     print_published(name, entries, Console(stderr=as_json))
-    rows = [{"value": e.values[name], **e.model_dump(mode="json", exclude={"values"})} for e in entries]
-    return {"split": name, "published": rows}
+    if as_json:
+        rows = [{"value": e.values[name], **e.model_dump(mode="json", exclude={"values"})} for e in entries]
+        emit({"split": name, "published": rows})
+
+
+@app.command()
+def export(
+    format: Annotated[
+        Literal["md", "csv", "latex", "hub", "fiftyone"], typer.Argument(metavar="FORMAT", help="The format.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="File (md, csv, latex) or folder (hub, fiftyone).")],
+    split: Annotated[str | None, typer.Option("--split", "-s", help="The tables of this split only.")] = None,
+    hub_dataset: Annotated[str | None, typer.Option(help="With hub: the data set's id on the hub, OWNER/NAME.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    results: Results = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Write the tables in another format: md, csv, latex, hub or fiftyone."""
+    from bench.errors import UsageError
+    from bench.reporting.leaderboard import export as write_export
+
+    if hub_dataset and format != "hub":
+        raise UsageError(f"--hub-dataset means nothing for {format}; it goes with hub")
+    resolved = settings_of(config, results)
+    written = write_export(format, out, _stored(resolved), resolved, split, hub_dataset, force)
+    for path in written:
+        typer.echo(f"{path} written", err=as_json)
+    if as_json:
+        emit({"written": [str(path) for path in written]})
+
+
+def _stored(resolved: Resolved) -> Path:
+    """Return the folder of results. Raises UsageError where there is none."""
+    from bench.errors import UsageError
+
+    folder = Path(resolved.settings.results)
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: there is no such folder of results; `bench run` makes it, --results names another")
+    return folder
+
+
+def _made(tables: Any, folder: Path, check: bool, as_json: bool, **more: str) -> None:
+    """Print what the tables hold."""
+    from bench.reporting.leaderboard import NAMES, as_object
+
+    rows = sum(len(table.rows) for table in tables.boards)
+    done = "is up to date" if check else "written"
+    typer.echo(f"{folder / NAMES[0]} {done}; runs: {rows}, tables: {len(tables.boards)}", err=as_json)
+    for run, reason in tables.left_out:
+        typer.echo(f"left out: {run}: {reason}", err=as_json)
+    if as_json:
+        emit(as_object(tables) | more)

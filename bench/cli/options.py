@@ -21,7 +21,9 @@ WHY = {
 Ways = Literal["official", "clean", "auto"]  # of preparing an image
 
 Config = Annotated[Path | None, typer.Option("--config", help="A bench.toml to use instead of the nearest one.")]
-Results = Annotated[Path | None, typer.Option("--results", "-o", help="Where runs are kept.", show_default="results")]
+Results = Annotated[
+    Path | None, typer.Option("--results", "-o", help="Where runs are kept.", show_default="results", file_okay=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="The last line of stdout is one JSON object.")]
 
 Pipelines = Annotated[list[str], typer.Option("--pipeline", "-p", help="Pipelines: a,b or the flag repeated.")]

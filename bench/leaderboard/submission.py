@@ -1,4 +1,4 @@
-"""Somebody else's run on our leaderboard: `bench leaderboard --submit DIR`.
+"""Somebody else's run on our leaderboard: `bench leaderboard submit DIR`.
 
 The record is believed in nothing that can be computed (faults.py). Then the record, the predictions and outcomes made
 here, and nothing else, are put under results/runs with a submission.json that names their source. All that is wrong is

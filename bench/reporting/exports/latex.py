@@ -29,7 +29,7 @@ SPECIAL = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
 }
 HEADERS = {"Acc@0.5": "Acc@0.5", "mIoU": "mIoU", "ex/s": "Expr./s", "ms": "ms"}
-HEAD = "% Made by `bench leaderboard --export latex`; needs \\usepackage{booktabs}.\n"
+HEAD = "% Made by `bench leaderboard export latex`; needs \\usepackage{booktabs}.\n"
 
 
 def leaderboard_latex(boards: Iterable[Board]) -> str:
