@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 KEYS = {
@@ -27,6 +28,7 @@ OPTIONS = {
 SUBCOMMANDS = {  # command -> options that are commands below it now
     "leaderboard": {"--submit": "submit", "--published": "published", "--export": "export"},
 }
+O_WAS_RESULTS = ("run", "score", "compare", "speed", "list", "leaderboard", "report")
 PIPELINES = {"whole-picture": "whole-image"}
 MEMO_RESULT = "found"  # of node.json (bench/runs/memo.py), where it is "result" now
 CRITERIA = {"held-out": "pseudo"}  # of a curriculum
@@ -49,12 +51,17 @@ def current(value: Any) -> Any:
 
 def current_arguments(arguments: list[str]) -> list[str]:
     """Return a command's arguments with today's options and subcommands; each old one is named on stderr."""
-    arguments, out = _with_subcommand(arguments), []
-    for argument in arguments:
+    arguments = _with_subcommand(arguments)
+    out: list[str] = []
+    for place, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
-        if option in OPTIONS:
-            print(f"bench: {option} is now {OPTIONS[option]}; the old spelling goes in version 0.3", file=sys.stderr)
-        out.append(f"{OPTIONS.get(option, option)}{equals}{value}")
+        new = OPTIONS.get(option)
+        if _is_short(option, "-o") and _o_is_results(arguments, place):
+            option, equals, value = "-o", "=" * (argument != "-o"), argument[2:]
+            new = "--results"
+        if new is not None:
+            print(f"bench: {option} is now {new}; the old spelling goes in version 0.3", file=sys.stderr)
+        out.append(f"{new or option}{equals}{value}")
     return out
 
 
@@ -70,3 +77,18 @@ def _with_subcommand(arguments: list[str]) -> list[str]:
             )
             return [command, name, *([value] if equals else []), *rest[at + 1 :], *rest[:at]]
     return arguments
+
+
+def _is_short(argument: str, option: str) -> bool:
+    return argument.startswith(option) and not argument.startswith("--")
+
+
+def _o_is_results(arguments: list[str], place: int) -> bool:
+    """Tell whether `-o` has its old meaning here, --results: it is --out in the commands that have one."""
+    words = [each for each in arguments if not each.startswith("-")]
+    if not words or words[0] not in O_WAS_RESULTS:
+        return False
+    if words[0] != "report" and words[:2] != ["leaderboard", "export"]:
+        return True
+    value = arguments[place][2:] or next(iter(arguments[place + 1 :]), "")  # --out, unless it cannot be
+    return Path(value).is_dir() or any(each.partition("=")[0] == "--out" for each in arguments)

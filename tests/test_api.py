@@ -71,7 +71,20 @@ def test_the_numbers_are_those_of_the_command(here):
     split = load_split("shapes-val", limit=6)
     pipeline = load_pipeline("yolo-clip", on=split, device="cpu")
     result = evaluate(pipeline, split)
-    words = ["run", "-p", "yolo-clip", "-s", "shapes-val", "--limit", "6", "--device", "cpu", "-o", "results", "--json"]
+    words = [
+        "run",
+        "-p",
+        "yolo-clip",
+        "-s",
+        "shapes-val",
+        "--limit",
+        "6",
+        "--device",
+        "cpu",
+        "--results",
+        "results",
+        "--json",
+    ]
     row = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout.splitlines()[-1])["rows"][0]
     assert (result.accuracy, list(result.interval), result.mean_iou) == (row["acc@0.5"], row["ci95"], row["mean_iou"])
     assert len(result) == row["n"] and sum(r.hit for r in result.rows) == row["hits"] > 0

@@ -19,6 +19,25 @@ def test_an_old_option_is_accepted_and_named(capsys):
     assert "--pictures is now --images" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("run -p a -o here", "run -p a --results here"),
+        ("run -ohere", "run --results=here"),
+        ("leaderboard -o here --check", "leaderboard --results here --check"),
+        ("report -o a.html", "report -o a.html"),
+        ("report -o . --limit 3", "report --results . --limit 3"),
+        ("report -o here --out a.html", "report --results here --out a.html"),
+        ("leaderboard export md -o a.md", "leaderboard export md -o a.md"),
+        ("leaderboard submit there -o here", "leaderboard submit there --results here"),
+        ("predict -o a.png", "predict -o a.png"),
+    ],
+)
+def test_o_is_results_only_where_it_cannot_be_out(old, new, capsys):
+    assert current_arguments(old.split()) == new.split()
+    assert ("-o is now --results" in capsys.readouterr().err) == (old != new)
+
+
 def test_an_old_pipeline_name_opens_the_pipeline():
     assert registry.pipeline_factory("whole-picture") is registry.pipeline_factory("whole-image")
 

@@ -85,7 +85,7 @@ def test_a_package_of_somebody_elses_is_found_and_run(tmp_path):
     subprocess.run([*pip, "--target", str(site), str(source)], check=True, capture_output=True)
     command = [sys.executable, "-m", "bench.cli.main", "run", "--pipeline", "upper-half", "--split", "shapes-val"]
     done = subprocess.run(
-        [*command, "--limit", "3", "-o", str(tmp_path / "results"), "--json"],
+        [*command, "--limit", "3", "--results", str(tmp_path / "results"), "--json"],
         env={"PYTHONPATH": f"{site}:{PROJECT}", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}, cwd=tmp_path,
         capture_output=True, text=True, check=True,
     )  # fmt: skip

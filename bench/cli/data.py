@@ -151,7 +151,7 @@ def listing(config: Config = None, json: Json = False) -> None:
 @app.command()
 def sheet(
     split: Annotated[str, typer.Argument(help="A split: shapes-val, refcoco-testA, file:PATH.jsonl.")],
-    out: Annotated[Path, typer.Option(help="The image file to write.")] = Path("sheet.png"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The image file to write.")] = Path("sheet.png"),
     images: Annotated[int, typer.Option(min=1, max=200, help="How many scenes.")] = 12,
     start: Annotated[int, typer.Option(min=0, help="The first one's place in the split.")] = 0,
     config: Config = None,
@@ -172,7 +172,7 @@ def sheet(
 @app.command("noisy-labels")
 def noisy_labels(
     kind: Annotated[str, typer.Option("--kind", help="template (1 entity), relation (2) or caption (3 and more).")],
-    out: Annotated[Path, typer.Option("--out", help="The .jsonl to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .jsonl to write.")],
     split: Annotated[str, typer.Option("--split", "-s", help="A split of shapes.")] = "shapes-train",
     wrong_attribute: Annotated[
         float, typer.Option(min=0, max=1, help="Share of rows with a colour or texture that the object does not have.")

@@ -31,7 +31,7 @@ def label(
     split: Split = None,
     images: Annotated[Path | None, typer.Option(help="Instead of a split: every image in this folder.")] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The .jsonl to write (and its record, a .json beside it).")
+        Path | None, typer.Option("--out", "-o", help="The .jsonl to write (and its record, a .json beside it).")
     ] = None,
     lists: Annotated[Path | None, typer.Option(help="Folder for the official lists (.pth) besides.")] = None,
     threshold: Threshold = 0.5,
@@ -100,7 +100,7 @@ def stats(
 @app.command()
 def export(
     files: Files,
-    out: Annotated[Path, typer.Option("--out", help="Folder; the lists go into its folder of the data set.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder; the lists go into its folder of the data set.")],
     split: Split = None,
     threshold: Threshold = 0.5,
     json: Json = False,
@@ -126,9 +126,9 @@ def score(
         list[str] | None, typer.Option("--scorer", "-m", help="Weights that score them; may be repeated.")
     ] = None,
     split: Split = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the rows, the record and the histograms.")] = Path(
-        "reliability"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the rows, the record and the histograms.")
+    ] = Path("reliability"),
     result: Annotated[
         Path | None, typer.Option("--from", help="Instead: an official ..._iou_result.pth to draw and tabulate.")
     ] = None,

@@ -84,7 +84,7 @@ def export(
     format: Annotated[
         Literal["md", "csv", "latex", "hub", "fiftyone"], typer.Argument(metavar="FORMAT", help="The format.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="File (md, csv, latex) or folder (hub, fiftyone).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File (md, csv, latex) or folder (hub, fiftyone).")],
     split: Annotated[str | None, typer.Option("--split", "-s", help="The tables of this split only.")] = None,
     hub_dataset: Annotated[str | None, typer.Option(help="With hub: the data set's id on the hub, OWNER/NAME.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,

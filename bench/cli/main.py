@@ -54,6 +54,9 @@ class LazyGroup(TyperGroup):
         }
         super().__init__(**{**settings, "commands": lines})
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args if ctx.resilient_parsing else current_arguments(args))
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[0] in self.commands:
             self.commands[args[0]] = load_command(args[0])
@@ -92,7 +95,7 @@ def bench() -> None:
 def main() -> None:
     """Run the console script: a user's own mistake is one readable message and an exit code, never a traceback."""
     try:
-        app(current_arguments(sys.argv[1:]))
+        app()
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -19,10 +19,17 @@ WHY = {
     "preprocessing": "it prepares images in one way only",
 }
 Ways = Literal["official", "clean", "auto"]  # of preparing an image
+MORE = "More options"  # the help's panel for options that are seldom needed; at most 12 others come before it
 
-Config = Annotated[Path | None, typer.Option("--config", help="A bench.toml to use instead of the nearest one.")]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="A bench.toml to use instead of the nearest one.", rich_help_panel=MORE),
+]
 Results = Annotated[
-    Path | None, typer.Option("--results", "-o", help="Where runs are kept.", show_default="results", file_okay=False)
+    Path | None,
+    typer.Option(
+        "--results", help="Folder of the stored runs.", show_default="results", file_okay=False, rich_help_panel=MORE
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="The last line of stdout is one JSON object.")]
 
@@ -35,7 +42,11 @@ Partial = Annotated[
 Weights = Annotated[str | None, typer.Option("--weights", help="Weights to use instead of bench.toml's.")]
 Preprocessing = Annotated[
     Ways | None,
-    typer.Option("--preprocessing", help="How images are prepared, for pipelines that have several ways."),
+    typer.Option(
+        "--preprocessing",
+        help="How images are prepared, for pipelines that have several ways.",
+        rich_help_panel=MORE,
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -48,11 +59,18 @@ Dtype = Annotated[
     typer.Option("--dtype", help="auto is float32 on a CPU, bfloat16 on CUDA.", show_default="auto"),
 ]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images in a batch.", show_default="8")]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of Python, numpy and torch.", show_default="0")]
-Deterministic = Annotated[bool, typer.Option("--deterministic", help="Deterministic algorithms only.")]
-Compile = Annotated[bool, typer.Option("--compile", help="Networks go through torch.compile.")]
-ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Convolutions work on images channels last.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing from the network.")]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", min=0, help="Seed of Python, numpy and torch.", show_default="0", rich_help_panel=MORE),
+]
+Deterministic = Annotated[
+    bool, typer.Option("--deterministic", help="Deterministic algorithms only.", rich_help_panel=MORE)
+]
+Compile = Annotated[bool, typer.Option("--compile", help="Networks go through torch.compile.", rich_help_panel=MORE)]
+ChannelsLast = Annotated[
+    bool, typer.Option("--channels-last", help="Convolutions work on images channels last.", rich_help_panel=MORE)
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing from the network.", rich_help_panel=MORE)]
 
 
 def settings_of(config: Path | None, results: Path | None = None, **run: object) -> Resolved:

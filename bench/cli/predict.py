@@ -44,7 +44,7 @@ def predict(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Of many: images in a batch.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Draw the answer into this image file; of many, the answers: a .jsonl file."),
+        typer.Option("--out", "-o", help="Draw the answer into this image file; of many, the answers: a .jsonl file."),
     ] = None,
     draw: Annotated[Path | None, typer.Option("--draw", help="Of many: draw every answer into this folder.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Of many: drop the answers that are in --out.")] = False,

@@ -21,7 +21,7 @@ def report(
     split: Annotated[
         str, typer.Option("--split", "-s", help="Split the runs are about: shapes-val, refcoco-val, file:PATH.jsonl.")
     ] = "shapes-val",
-    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write.")] = Path("report.html"),
     limit: Annotated[int | None, typer.Option(min=1, help="Show the first N images in the gallery.")] = None,
     thumbnail: Annotated[
         int | None,

@@ -25,12 +25,24 @@ def speed(
         bool, typer.Option("--interleave", help="The first and each other one in turn: ratios of speed.")
     ] = False,
     rounds: Annotated[int, typer.Option(min=2, help="Of --interleave; both have a turn in each.")] = 12,
-    min_seconds: Annotated[float, typer.Option(min=0, help="Each repeat lasts at least this long.")] = 30.0,
-    min_batches: Annotated[int, typer.Option(min=1, help="And has at least so many batches.")] = 100,
-    warmup_seconds: Annotated[float, typer.Option(min=0, help="The warm-up lasts at least this long.")] = 3.0,
-    warmup_batches: Annotated[int, typer.Option(min=0, help="And has at least so many batches.")] = 10,
-    repeats: Annotated[int, typer.Option(min=1, help="Of which the median and the spread are given.")] = 3,
-    resident_mb: Annotated[float, typer.Option(min=1, help="Decoded images are kept up to this size.")] = 2048.0,
+    min_seconds: Annotated[
+        float, typer.Option(min=0, help="Each repeat lasts at least this long.", rich_help_panel=opt.MORE)
+    ] = 30.0,
+    min_batches: Annotated[
+        int, typer.Option(min=1, help="And has at least so many batches.", rich_help_panel=opt.MORE)
+    ] = 100,
+    warmup_seconds: Annotated[
+        float, typer.Option(min=0, help="The warm-up lasts at least this long.", rich_help_panel=opt.MORE)
+    ] = 3.0,
+    warmup_batches: Annotated[
+        int, typer.Option(min=0, help="And has at least so many batches.", rich_help_panel=opt.MORE)
+    ] = 10,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Of which the median and the spread are given.", rich_help_panel=opt.MORE)
+    ] = 3,
+    resident_mb: Annotated[
+        float, typer.Option(min=1, help="Decoded images are kept up to this size.", rich_help_panel=opt.MORE)
+    ] = 2048.0,
     limit: opt.Partial = None,
     results: opt.Results = None,
     weights: opt.Weights = None,

@@ -36,7 +36,7 @@ def train(
             "--validate", help="Split that weights are chosen by and scored on.", show_default="the data set's val"
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the weights.")] = Path("weights"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the weights.")] = Path("weights"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew, not from a stopped training.")] = False,
     limit: Limit = None,
     set_: Set = None,

@@ -23,7 +23,7 @@ def words(tmp_path):
     """Make the words after which `predict` and `run` each answer one expression."""
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     (tmp_path / "a.jsonl").write_text(json.dumps({"image": "a.png", "text": "it", "box_xyxy": [0, 0, 10, 10]}) + "\n")
-    return {"predict": ("--image", "a.png", "--text", "it"), "run": ("--split", "file:a.jsonl", "-o", "results")}
+    return {"predict": ("--image", "a.png", "--text", "it"), "run": ("--split", "file:a.jsonl", "--results", "results")}
 
 
 @pytest.mark.slow

@@ -53,11 +53,11 @@ def test_the_product_and_json_on_the_last_line(run):
 
 @pytest.mark.slow
 def test_a_table_for_people_and_the_second_time_nothing_is_computed(run):
-    code, out, err = run(*BOTH, "-o", "here")
+    code, out, err = run(*BOTH, "--results", "here")
     assert code == 0 and "whole-image" in out and "50.00" in out and "done before" not in err
-    code, out, err = run(*BOTH, "-o", "here")
+    code, out, err = run(*BOTH, "--results", "here")
     assert code == 0 and "50.00" in out and err.count("done before, nothing computed") == 2 and "--fresh" in err
-    code, _, err = run(*BOTH, "-o", "here", "--fresh")
+    code, _, err = run(*BOTH, "--results", "here", "--fresh")
     assert code == 0 and "done before" not in err and len(list(Path("here").rglob("run.json"))) == 4
 
 

@@ -98,7 +98,7 @@ def test_other_data_is_refused(bench, world):
     (("--predictions", "none.json", "--split", "file:mine.jsonl"), "none.json"),
     (("--predictions", "theirs.json", "--split", "file:mine.jsonl", "--protocol", "struct"), "strict"),
     (("--predictions", "theirs.json", "--split", "file:mine.jsonl", "--key", "row"), "not a row number"),
-    (("--predictions", "theirs.json", "--split", "file:mine.jsonl", "-o", "theirs.json"), "theirs.json"),
+    (("--predictions", "theirs.json", "--split", "file:mine.jsonl", "--results", "theirs.json"), "theirs.json"),
 ])  # fmt: skip
 def test_mistakes_are_explained(bench, world, argv, message):
     code, out, err = bench("score", *argv)

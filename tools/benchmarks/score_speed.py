@@ -84,7 +84,7 @@ def main() -> None:
             f"{home}/boxes.json",
             "--split",
             "refcoco-val",
-            "-o",
+            "--results",
             f"{home}/r",
             "--json",
         ]
