@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.datasets.catalog import LOOKALIKES, Catalogued, mismatches
+from bench.datasets.catalog import LOOKALIKES, Catalogued, compared, mismatches
 from bench.datasets.fingerprint import difference, fingerprint
 from bench.datasets.images import Images
 from bench.datasets.load import find_dataset, find_split
@@ -135,7 +135,9 @@ def _read(dataset: Catalogued, source: Annotations, options: ReadOptions, log: L
 def _other_counts(dataset: Catalogued, part: str, source: Annotations, counts: Counts, wrong: Sequence[str]) -> str:
     files = ", ".join(str(path) for path in source.files(part))
     lines = [f"{dataset.name}-{part}: {files} does not hold what its authors published:", *(f"  {w}" for w in wrong)]
-    if alike := [name for name, other in LOOKALIKES if not mismatches(other, counts)]:
+    # A part that shares no kind of count with the file is like it by accident only.
+    alike = [name for name, other in LOOKALIKES if compared(other, counts) and not mismatches(other, counts)]
+    if alike:
         lines.append(f"these are the counts of {' or '.join(alike)}")
     lines.append("if you mean to use only some of its expressions, add --subset: it can be run, and no table shows it")
     return "\n".join(lines)

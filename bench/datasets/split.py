@@ -66,12 +66,17 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a data set as its authors published it; None where a count was never published."""
+    """One part of a data set as its authors published it; None where a count was never published.
+
+    `images` counts those with an expression; `listed` is the length of the authors' list of image ids, where it has
+    others too.
+    """
 
     name: str
     expressions: int | None = None
     refs: int | None = None
     images: int | None = None
+    listed: int | None = None
 
 
 class Dataset(Protocol):

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_refcoco import FILES, PARTS, REFS, TINY, jpeg, lists, parquet, refer_files, train2017
 
 from bench.datasets import catalog
-from bench.datasets.catalog import Catalogued
+from bench.datasets.catalog import Catalogued, mismatches
 from bench.datasets.load import load_split
 from bench.datasets.prepare import prepare
 from bench.datasets.prepared import index_path, read_header
@@ -117,6 +118,19 @@ def test_wrong_counts_write_nothing(resolved, tmp_path, monkeypatch):
     monkeypatch.setattr("bench.datasets.prepare.LOOKALIKES", (("refcoco-testA", PARTS[2]), ("other", Part("x", 7))))
     with pytest.raises(DataError, match="these are the counts of refcoco-testA\n"):
         prepare(TINY, str(lists(tmp_path) / "unc/unc_testA.pth"), [], resolved, VAL)
+
+
+def test_counts_of_the_id_list_are_known_and_the_hint_never_guesses(resolved, tmp_path, monkeypatch):
+    part = Part("val", 4, None, 2, 3)  # three images on the authors' list, of which one has no expression
+    assert [mismatches(part, Counts(4, None, images)) for images in (2, 3)] == [[], []]
+    assert mismatches(part, Counts(4, None, 4)) == ["images: 2 expected, 4 counted"]
+    # An index list without masks knows no references, so a part of which only those are published is not like it.
+    monkeypatch.setattr("bench.datasets.prepare.LOOKALIKES", (("another split", Part("x", None, 4)),))
+    plain = replace(TINY, name="flickr30k", stem="flickr", list_columns=3, list_boxes="xyxy", parts=(part,))
+    rows = [(FILES[1], [1, 2, 3, 4], "one"), (FILES[2], [1, 2, 3, 4], "two")]
+    torch.save(rows, tmp_path / "flickr_val.pth")
+    with pytest.raises(DataError, match=r"4 expected, 2 counted\nif you mean"):
+        prepare(plain, str(tmp_path), [], resolved, ALL)
 
 
 def test_a_deliberate_subset_is_stored_as_partial(resolved, tmp_path):
@@ -230,6 +244,7 @@ def test_verify_recounts_and_recomputes(resolved, tmp_path, monkeypatch):
     ("refcocog-val", "gref_umd_val.pth", Counts(4_896, 2_573, 1_300)),
     ("referit-val", "referit_val.pth", Counts(5_842, 4_866, 1_000)),
     ("flickr30k-val", "flickr_val.pth", Counts(14_433, None, 1_000)),
+    ("flickr30k-test", "flickr_test.pth", Counts(14_481, None, 999)),
 ])  # fmt: skip
 def test_real_index_lists_have_the_published_counts(name, file, counts, resolved, real):
     ((done, *_),) = prepare(name, str(real / "index" / file), [real / "pictures"], resolved, ALL)
