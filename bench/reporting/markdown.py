@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from bench.evaluation.protocols import PROTOCOLS
 from bench.reporting.boards import Board, Leaderboard
 from bench.reporting.rows import Row
-from bench.reporting.table import BLANK, MARKS, REMARKS, Column, filled_columns, interval, percent, signed
+from bench.reporting.table import BLANK, REMARKS, Column, filled_columns, interval, legend, marks, percent, signed
 
 INTRO = """\
 # Leaderboard
@@ -90,13 +90,13 @@ def _cell(column: Column, r: Row, text: str, marked: bool) -> str:
     if column.digits:
         return ", ".join(code(digest, column.digits) for digest in text.split())
     if column.name == "pipeline" and marked:
-        return escape(text) + "".join(f" {mark}" for mark, applies, _ in MARKS if applies(r))
+        return escape(text) + "".join(f" {sign}" for sign, _ in marks(r))
     return escape(text) if column.data else text.replace("[", r"\[").replace("~", r"\~")
 
 
 def _notes(board: Board) -> str:
     """Explain the marks of the table, and why runs have no rank; one line each."""
-    lines = [f"{mark} {reason}" for mark, applies, reason in MARKS if any(applies(r) for r in board.rows)]
+    lines = [f"{sign} {why}" for sign, why in legend(board.rows)]
     lines += [reason for applies, reason in REMARKS if any(applies(r) for r in board.rows)]
     for reason in dict.fromkeys(r["rank_note"] for r in board.rows if r["rank"] is None):
         without = [escape(r["pipeline"]) for r in board.rows if r["rank"] is None and r["rank_note"] == reason]

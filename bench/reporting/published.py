@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import DataError
+from bench.reporting import table as tables
 from bench.reporting.terminal import wide
 
 if TYPE_CHECKING:
@@ -161,4 +162,4 @@ def print_published(split: str, entries: Sequence[Published], console: Console) 
         table.add_row(*map(Text, cells))
     console.print(table)
     if any(entry.how in UNCHECKED for entry in entries):
-        console.print(Text("? recalled, inferred or from a third party: nobody has looked it up at its source"))
+        console.print(Text(" ".join(tables.UNCHECKED)))

@@ -154,6 +154,7 @@ COLUMNS: tuple[Column, ...] = (
     _csv("protocol"),
     Column("rank", "rank", "range of ranks that the paired test leaves open", _rank, tables="mhl", optional="h"),
     Column("pipeline", "pipeline", "", str, tables="mblc", optional="", right=False, data=True),
+    _csv("marks", lambda row: _words(row)),
     _csv("rank_best", lambda row: row["rank"] and row["rank"][0]),
     _csv("rank_worst", lambda row: row["rank"] and row["rank"][1]),
     _csv("n"),
@@ -211,22 +212,31 @@ COLUMNS: tuple[Column, ...] = (
     _csv("run_dir"),
 )
 
-MARKS: tuple[tuple[str, Callable[[Row], bool], str], ...] = (
-    ("†", lambda r: r["provenance"] == "imported", "boxes made elsewhere and scored here"),
+# The one legend of every format: sign, word (CSV and hub), the rows it applies to, what it says.
+MARKS: tuple[tuple[str, str, Callable[[Row], bool], str], ...] = (
+    ("†", "imported", lambda r: r["provenance"] == "imported", "boxes predicted elsewhere, scored here"),
     (
         "‡",
+        "saw test images",
         lambda r: r["saw_test_images"] == "yes",
-        "its training saw test images, so the score may flatter it: the RefCOCO family's val and test images lie "
-        "in COCO train2014 and train2017, and a detector trained there has learned the very boxes of the ground truth",
+        "its training included test images, so the score may flatter it",
     ),
     (
         "§",
+        "test images unknown",
         lambda r: r["saw_test_images"] == "unknown",
-        "whether its training saw test images is not known, so the score may flatter it too",
+        "unknown whether its training included test images",
     ),
-    ("¶", lambda r: bool(r["errors"]), "some images could not be read; their expressions are misses"),
-    ("◊", lambda r: r["submitted"] is not None, "another person's run, accepted after a re-score of its boxes here"),
+    (
+        "¶",
+        "unreadable images",
+        lambda r: bool(r["errors"]),
+        "some images were unreadable; their expressions are misses",
+    ),
+    ("◊", "submitted", lambda r: r["submitted"] is not None, "another person's run, re-scored here"),
 )
+UNCHECKED = ("?", "recalled, inferred or from a third party; not looked up at its source")  # of a published value
+NOISY = "measured while the machine was busy, or its clocks were slowed, or with repeats far apart"
 
 REMARKS: tuple[tuple[Callable[[Row], bool], str], ...] = (
     (
@@ -236,7 +246,21 @@ REMARKS: tuple[tuple[Callable[[Row], bool], str], ...] = (
     ),
     (
         lambda r: bool(r["speed"] and r["speed"]["noisy"]),
-        "~ measured while the machine was busy, or its clocks were slowed, or with repeats far apart",
+        f"~ {NOISY}",
     ),
     (lambda r: r["peak_gb_of"] == "process", "GB: of the whole process, images in memory included"),
 )
+
+
+def marks(row: Row) -> list[tuple[str, str]]:
+    """Return the marks of a row: sign and word."""
+    return [(sign, word) for sign, word, applies, _ in MARKS if applies(row)]
+
+
+def legend(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Return the marks that occur in some row: sign and meaning."""
+    return [(sign, why) for sign, _, applies, why in MARKS if any(applies(row) for row in rows)]
+
+
+def _words(row: Row) -> str:
+    return "; ".join(word for _, word in marks(row))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from bench.reporting.rows import run_row
-from bench.reporting.table import BLANK, filled_columns, interval, percent
+from bench.reporting.rows import Row, run_row
+from bench.reporting.table import BLANK, filled_columns, interval, legend, marks, percent
 from bench.runs.record import Metrics, RunRecord
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def print_rows(records: Sequence[RunRecord], console: Console | None = None) -> 
         groups.setdefault(record.signature, []).append(record)
     for group in groups.values():
         console.print(_scores(group))
+        for sign, why in legend([_marked(record) for record in group]):
+            console.print(f"  {sign} {why}", style="dim", markup=False, highlight=False)
         for record in group:
             for line in remarks(record):
                 console.print(f"  {line}", style="yellow", markup=False, highlight=False)
@@ -83,8 +85,17 @@ def _scores(records: Sequence[RunRecord]) -> Table:
         grid.add_column(header, justify="right", no_wrap=True, style="bold green" if column.name == "acc@0.5" else "")
     for number, record in enumerate(records):
         cells = [Text(cells[number]) for _, cells in columns]
-        grid.add_row(Text(record.name), *(cells if record.metrics else [Text("unfinished"), *cells[1:]]))
+        signs = "".join(sign for sign, _ in marks(_marked(record)))
+        grid.add_row(
+            Text(f"{record.name} {signs}".rstrip()), *(cells if record.metrics else [Text("unfinished"), *cells[1:]])
+        )
     return grid
+
+
+def _marked(record: RunRecord) -> Row:
+    """Return a run as a row with what its marks are about."""
+    facts = {"saw_test_images": str(record.card.get("saw_test_images") or "unknown"), "submitted": None}
+    return cast(Row, {**run_row(record, ""), **facts})
 
 
 def empty_table(title: str) -> Table:

@@ -52,16 +52,16 @@ def test_latex_is_whole(tmp_path, store, split):
     assert balanced(text) and without_escapes(text).count("$") % 2 == 0
     assert set(re.findall(r"\\([a-zA-Z]+)", text)) <= {
         *("begin", "end", "centering", "caption", "label", "toprule", "midrule", "bottomrule", "footnotesize"),
-        *("texttt", "textbar", "textgreater", "textless", "textbackslash", "textasciitilde", "textasciicircum"),
-        *("char", "allowbreak", "dagger", "usepackage"),
+        *("textbar", "textgreater", "textless", "textbackslash", "textasciitilde", "textasciicircum"),
+        *("char", "ddagger", "S", "usepackage"),
     }
     for table in text.split(r"\begin{tabular}")[1:]:
         columns = len(re.match(r"\{([lr]+)\}", table)[1])
         rows = [line for line in table.partition(r"\end{tabular}")[0].splitlines() if line.endswith(r"\\")]
         assert {without_escapes(row).count("&") for row in rows} == {columns - 1}
-    assert "acc@0.5\\textbar{}\\allowbreak{}iou\\textgreater{}=0.5" in text
+    assert "\n% acc@0.5|iou>=0.5|mine-val|" in text and r"$\ddagger$ its training included test images" in text
     assert r"80.00 {\footnotesize [" in text and "\x1b" not in text and "\u202e" not in text
-    assert "%" not in without_escapes(text).partition("\n")[2]
+    assert "%" not in without_escapes(re.sub(r"(?m)^% .*", "", text))
     assert r"a \& b\_c 100\% \$x\$ \#1 \{y\} \textbackslash{}input\{/etc/passwd\}" in text
     assert "69.55, 71.08" in text and text.count("Published") == 1  # only where something was
 

@@ -1,4 +1,4 @@
-"""Format the leaderboard as LaTeX tables (booktabs): one for each signature, which the caption says.
+"""Format the leaderboard as LaTeX tables (booktabs): one for each signature, which a comment names.
 
 Needs \\usepackage{booktabs}. Names are escaped; letters beyond Latin need XeLaTeX or LuaLaTeX and a font with them.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from bench.reporting.boards import Board
 from bench.reporting.rows import Row
-from bench.reporting.table import BLANK, Column, busy, filled_columns, interval
+from bench.reporting.table import BLANK, NOISY, Column, busy, filled_columns, interval, legend, marks
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -28,6 +28,7 @@ SPECIAL = {
     "…": r"\ldots{}",
     **{c: f"\\{c}" for c in "&%$#_{}"},
 }
+SIGNS = {"†": r"\dagger", "‡": r"\ddagger", "§": r"\S", "¶": r"\P", "◊": r"\diamond", "?": "?"}
 HEADERS = {"Acc@0.5": "Acc@0.5", "mIoU": "mIoU", "ex/s": "Expr./s", "ms": "ms"}
 HEAD = "% Made by `bench leaderboard export latex`; needs \\usepackage{booktabs}.\n"
 
@@ -54,17 +55,17 @@ def _table(board: Board) -> str:
             columns.append((column, cells))
     headers = [HEADERS.get(column.header) or column.header.capitalize() for column, _ in columns]
     lines = [" & ".join(cells) + r" \\" for cells in zip(*(cells for _, cells in columns), strict=True)]
-    trained = any(r["saw_test_images"] == "yes" for r in board.rows)
-    noisy = any(busy(r) for r in board.rows)
-    notes = r"$\dagger$ was trained on test images. " * trained + r"$\sim$ measured on a busy machine. " * noisy
-    signature = escape(board.signature).replace(SPECIAL["|"], SPECIAL["|"] + r"\allowbreak{}")
+    notes = [f"${SIGNS[sign]}$ {escape(why)}" for sign, why in legend(board.rows)]
+    notes += [rf"$\sim$ {NOISY}"] if any(busy(r) for r in board.rows) else []
     caption = (
         f"{escape(board.split)}: {board.expressions:,} expressions about {board.images:,} images, protocol "
         f"{escape(board.protocol)}. Acc@0.5 in percent with its 95\\,\\% interval (bootstrap over images). "
-        f"{notes}Signature: \\texttt{{{signature}}}."
+        f"{''.join(f'{note}. ' for note in notes)}".rstrip()
     )
     label = re.sub(r"[^a-z0-9]+", "-", f"{board.split}-{board.protocol}-{board.fingerprint[:8]}".lower()).strip("-")
+    signature = "".join(c for c in board.signature if c.isprintable())
     return (
+        f"% {signature}\n"
         "\\begin{table}\n\\centering\n"
         f"\\caption{{{caption}}}\n\\label{{tab:{label}}}\n"
         f"\\begin{{tabular}}{{{''.join('r' if column.right else 'l' for column, _ in columns)}}}\n\\toprule\n"
@@ -78,7 +79,8 @@ def _table(board: Board) -> str:
 def _cell(column: Column, r: Row, text: str) -> str:
     """Return the text as LaTeX, with what only LaTeX adds; a rate in brackets is no measured speed."""
     if column.name == "pipeline":
-        return escape(text) + (r"$^\dagger$" if r["saw_test_images"] == "yes" else "")
+        signs = "".join(SIGNS[sign] for sign, _ in marks(r))
+        return escape(text) + (f"$^{{{signs}}}$" if signs else "")
     if column.name == "acc@0.5":
         return f"{text} {{\\footnotesize {interval(r['ci95'])}}}"
     if column.name == "beside":

@@ -12,7 +12,7 @@ from bench.datasets.split import Split
 from bench.evaluation.protocols import protocol
 from bench.reporting.report.gallery import AnsweredRun
 from bench.reporting.report.selection import ReportRun
-from bench.reporting.table import MARKS, REMARKS, filled_columns, interval, percent
+from bench.reporting.table import MARKS, REMARKS, filled_columns, interval, legend, percent
 from bench.reporting.terminal import cuts_of, remarks
 from bench.runs.record import Metrics, RunRecord, Stratum
 
@@ -67,9 +67,9 @@ def board(runs: Sequence[ReportRun]) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for number, run in enumerate(runs):
         metrics = metrics_of(run.record)
-        marks = [{"sign": sign, "why": why} for sign, applies, why in MARKS if applies(run.row)]
+        marks = [{"sign": sign, "why": why} for sign, _, applies, why in MARKS if applies(run.row)]
         rows.append(_dot(number, run.label, metrics.accuracy, metrics.ci95, line=0) | {"marks": marks})
-    notes = [f"{sign} {why}." for sign, applies, why in MARKS if any(applies(run.row) for run in runs)]
+    notes = [f"{sign} {why}." for sign, why in legend([run.row for run in runs])]
     notes += [f"{why}." for applies, why in REMARKS if any(applies(run.row) for run in runs)]
     columns = filled_columns("h", [run.row for run in runs])
     where = next((set(cells) for column, cells in columns if column.name == "device"), set())
