@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.comparison.compared_runs import ComparedRun, read_runs
+from bench.comparison.compared_runs import MOST_NAMED, ComparedRun, read_runs, run_notes
 from bench.comparison.paired import (
     Interval,
     detectable,
@@ -109,13 +109,19 @@ def _with_text(flip: Mapping[str, Any], texts: Mapping[str, str] | None) -> dict
 
 
 def compare(
-    folders: Sequence[Path], draws: int = 10_000, seed: int = 0, confidence: float = 0.95, baseline_only: bool = False
+    folders: Sequence[Path],
+    draws: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    baseline_only: bool = False,
+    labels: Sequence[str] | None = None,
 ) -> Comparison:
     """Compare the runs in these folders: every pair, or with `baseline_only` each with the first.
 
+    `labels` name the runs in the result and its notes; by default they are A, B, C ...
     Reads run.json and outcomes.jsonl alone. Raises RunError, with the reason, for runs that cannot be compared.
     """
-    runs = read_runs(folders)
+    runs = read_runs(folders, labels)
     sample = Sample(runs)
     # 1. One set of draws of images for all pairs and strata.
     totals = sample.resampled(draws, seed)
@@ -151,7 +157,7 @@ def compare(
             for run in runs
         ),
         pairs=settled,
-        notes=tuple(_notes(runs, settled, sample.images, draws, confidence)),
+        notes=(*run_notes(runs), *pair_notes(settled, sample.images, draws, confidence)),
     )
 
 
@@ -270,23 +276,19 @@ def _flips(a: ComparedRun, b: ComparedRun, a_only: Bool, b_only: Bool) -> Iterat
         yield {"id": ids[at], "scene": scenes[image[at]], "right": (a if a_only[at] else b).label, "iou": iou}
 
 
-def _notes(
-    runs: Sequence[ComparedRun], pairs: Sequence[Pair], images: int, draws: int, confidence: float
-) -> Iterator[str]:
-    """Yield what a reader must know beside the numbers."""
-    data = runs[0].record.identity.data
-    if data.partial:
-        yield f"partial: the first {data.images:,} images of {data.split} only"
-    for run in runs:
-        if run.record.git.get("dirty"):
-            yield f"{run.label} was made by code that is in no commit"
-        if run.metrics.errors:
-            yield f"{run.label} could not read {run.metrics.errors:,} images; their expressions are misses"
+def pair_notes(pairs: Sequence[Pair], images: int, draws: int, confidence: float) -> Iterator[str]:
+    """Yield what limits the intervals of these pairs, each limit once."""
     if excluded(draws, images, confidence) < 1:
         yield f"{images} images and {draws:,} draws are too few for an interval"
-    for pair in pairs:
-        if 0 < pair.images_flipped < FEW_FLIPPED:
-            yield (
-                f"{pair.a} and {pair.b} differ on {pair.images_flipped} images only: too few for the interval to "
-                "be trusted; see McNemar's p"
-            )
+    if few := [pair for pair in pairs if few_flipped(pair)]:
+        named = [f"{pair.a} and {pair.b} on {pair.images_flipped}" for pair in few[:MOST_NAMED]]
+        more = f" and {len(few) - MOST_NAMED:,} more pairs" if len(few) > MOST_NAMED else ""
+        yield (
+            f"runs that differ on fewer than {FEW_FLIPPED} images, too few to trust the interval of their difference: "
+            f"{', '.join(named)}{more}; use McNemar's exact test"
+        )
+
+
+def few_flipped(pair: Pair) -> bool:
+    """Return whether the runs differ, but on too few images for a bootstrap."""
+    return 0 < pair.images_flipped < FEW_FLIPPED

@@ -28,7 +28,7 @@ class ComparedRun:
     outcomes: StoredOutcomes
 
 
-def read_runs(folders: Sequence[Path]) -> list[ComparedRun]:
+def read_runs(folders: Sequence[Path], labels: Sequence[str] | None = None) -> list[ComparedRun]:
     """Read the runs, two or more, and make sure that they answered the same expressions under the same rules.
 
     Raises RunError with the reason where they did not, for a run that is unfinished or whose outcomes are missing or
@@ -48,12 +48,24 @@ def read_runs(folders: Sequence[Path]) -> list[ComparedRun]:
     runs = []
     for number, (folder, record) in enumerate(zip(folders, records, strict=True)):
         turn, letter = divmod(number, len(ascii_uppercase))  # A to Z, then A2 ...
-        label = ascii_uppercase[letter] + (str(turn + 1) if turn else "")
+        label = labels[number] if labels else ascii_uppercase[letter] + (str(turn + 1) if turn else "")
         name = record.name if names[record.name] == 1 else f"{record.name} ({folder.resolve().name})"
         runs.append(_read(label, name, folder, record))
     for other in runs[1:]:
         _refuse_other_expressions(runs[0], other)
     return runs
+
+
+def run_notes(runs: Sequence[ComparedRun]) -> Iterator[str]:
+    """Yield what a reader must know about each run beside its numbers."""
+    data = runs[0].record.identity.data
+    if data.partial:
+        yield f"partial: the first {data.images:,} images of {data.split} only"
+    for run in runs:
+        if run.record.git.get("dirty"):
+            yield f"{run.label} was made by code that is in no commit"
+        if run.metrics.errors:
+            yield f"{run.label} could not read {run.metrics.errors:,} images; their expressions are misses"
 
 
 def _refuse_other_data(first: Path, a: RunRecord, second: Path, b: RunRecord) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.comparison.compare import Comparison, Pair
-from bench.reporting.table import interval, percent
+from bench.reporting.table import interval, percent, signed
 from bench.reporting.terminal import empty_table, wide
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def paragraph(comparison: Comparison, pair: Pair) -> Iterator[str]:
         yield f"{scores}{better['label']} is better by {percent(size)} points {interval(bounds)} ({p})"
         yield f"{better['label']} = {better['name']}, {worse['label']} = {worse['name']}"
     else:
-        gap = f"{b['label']} - {a['label']} = {signed(pair.difference)} points {interval(pair.ci95)}"
+        gap = f"{b['label']} - {a['label']} = {signed(100 * pair.difference)} points {interval(pair.ci95)}"
         yield f"{scores}too close to call, {gap} ({p})"
         yield f"{a['label']} = {a['name']}, {b['label']} = {b['name']}"
         if pair.detectable is not None and pair.detectable > 1:
@@ -72,7 +72,7 @@ def paragraph(comparison: Comparison, pair: Pair) -> Iterator[str]:
     )
     yield (
         f"mean IoU {percent(a['mean_iou'])} and {percent(b['mean_iou'])}: {b['label']} - {a['label']} = "
-        f"{signed(pair.mean_iou_difference)} points {interval(pair.mean_iou_ci95)}"
+        f"{signed(100 * pair.mean_iou_difference)} points {interval(pair.mean_iou_ci95)}"
     )
 
 
@@ -88,11 +88,6 @@ def most_flipped(pair: Pair, whole: int) -> list[Mapping[str, Any]]:
 def p_text(p: float) -> str:
     """Format "p = 0.034"; a sentence needs no more digits than "p < 0.001"."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
-
-
-def signed(value: float) -> str:
-    """Format a fraction in points with its sign."""
-    return f"{100 * value:+.2f}"
 
 
 def _runs(comparison: Comparison) -> Table:
@@ -120,5 +115,6 @@ def _strata(comparison: Comparison, pair: Pair, strata: list[Mapping[str, Any]])
         table.add_column(name, justify="right")
     for row in strata:
         counts = (f"{row[key]:,}" for key in ("n", "a_only", "b_only"))
-        table.add_row(Text(row["cut"]), Text(row["label"]), *counts, signed(row["difference"]), interval(row["ci95"]))
+        difference = signed(100 * row["difference"]), interval(row["ci95"])
+        table.add_row(Text(row["cut"]), Text(row["label"]), *counts, *difference)
     return table

@@ -18,7 +18,7 @@ BLANK = "–"
 
 def percent(value: float | None) -> str:
     """Format a fraction in percent with two digits; a dash for None."""
-    return BLANK if value is None else f"{100 * value:.2f}"
+    return BLANK if value is None else _number(f"{100 * value:.2f}")
 
 
 def interval(bounds: Sequence[float]) -> str:
@@ -38,10 +38,14 @@ def count(value: int | None) -> str:
     return BLANK if value is None else f"{value:,}"
 
 
-def signed(points: float) -> str:
+def signed(points: float, digits: int = 2) -> str:
     """Format a difference in points: "+0.62", "−0.29", "0.00"."""
-    text = f"{points:+.2f}"
-    return "0.00" if float(text) == 0 else text.replace("-", "−")
+    return _number(f"{points:+.{digits}f}")
+
+
+def _number(text: str) -> str:
+    """Return a formatted number with a true minus, and zero without a sign."""
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 
 
 @dataclass(frozen=True, slots=True)

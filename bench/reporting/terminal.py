@@ -36,16 +36,23 @@ def print_rows(records: Sequence[RunRecord], console: Console | None = None) -> 
         console.print(_scores(group))
         for sign, why in legend([_marked(record) for record in group]):
             console.print(f"  {sign} {why}", style="dim", markup=False, highlight=False)
-        for record in group:
-            for line in remarks(record):
-                console.print(f"  {line}", style="yellow", markup=False, highlight=False)
+        for line in remarks([(record.name, record) for record in group]):
+            console.print(f"  {line}", style="yellow", markup=False, highlight=False)
         if any(record.metrics and record.metrics.strata for record in group):
             console.print()
             console.print(_strata(group))
 
 
-def remarks(record: RunRecord) -> list[str]:
-    """List what a reader must know beside the numbers; plain text that may hold anything."""
+def remarks(named: Sequence[tuple[str, RunRecord]]) -> list[str]:
+    """List what a reader must know beside the numbers of runs, each remark once; plain text that may hold anything."""
+    names: dict[str, list[str]] = {}
+    for name, record in named:
+        for line in _remarks(record):
+            names.setdefault(line, []).append(name)
+    return [f"{', '.join(about)}: {line}" for line, about in names.items()]
+
+
+def _remarks(record: RunRecord) -> list[str]:
     lines = []
     metrics, data, imported = record.metrics, record.identity.data, record.imported
     if data.partial:
@@ -67,7 +74,7 @@ def remarks(record: RunRecord) -> list[str]:
                 lines.append(f"{reason}: {count:,} ({examples}{', ...' if count > 5 else ''})")
         if imported.duplicates:
             lines.append(f"second rows of one expression, dropped: {imported.duplicates:,}")
-    return [f"{record.name}: {line}" for line in (*lines, *record.notes)]
+    return [*lines, *record.notes]
 
 
 def _scores(records: Sequence[RunRecord]) -> Table:
@@ -139,9 +146,9 @@ def _strata(records: Sequence[RunRecord]) -> Table:
 
 
 def cuts_of(several: Sequence[Metrics]) -> Mapping[str, list[str]]:
-    """Return every cut with its labels, in the order in which the runs have them."""
+    """Return every cut with its labels, in the order in which the runs have them; one with one label cuts nothing."""
     cuts: dict[str, dict[str, None]] = {}
     for metrics in several:
         for cut, labels in metrics.strata.items():
             cuts.setdefault(cut, {}).update(dict.fromkeys(labels))
-    return {cut: list(labels) for cut, labels in cuts.items()}
+    return {cut: list(labels) for cut, labels in cuts.items() if len(labels) > 1}

@@ -18,7 +18,7 @@ from bench.reporting.leaderboard import leaderboard_csv
 from bench.reporting.markdown import leaderboard_markdown
 from bench.reporting.report.sections import board
 from bench.reporting.rows import run_row
-from bench.reporting.table import interval, percent, rate
+from bench.reporting.table import interval, percent, rate, signed
 from bench.reporting.terminal import print_rows
 from bench.runs.record import Throughput, read_record
 from bench.runs.store import write_record
@@ -76,6 +76,24 @@ def test_an_unfinished_run_has_a_row_without_numbers(record):
     bare = record.model_copy(update={"metrics": None, "status": "running"})
     assert "unfinished" in printed([bare]) and run_row(bare, "x")["acc@0.5"] is None
     assert printed([]) == ""
+
+
+def test_zero_has_no_sign_and_a_minus_is_a_minus():
+    assert [signed(points) for points in (0.616, -0.286, -0.004, 0.004, -0.0)] == [
+        "+0.62",
+        "−0.29",
+        "0.00",
+        "0.00",
+        "0.00",
+    ]
+    assert (signed(-0.04, 1), signed(-0.06, 1)) == ("0.0", "−0.1")
+    assert interval((-0.00001, 0.00001)) == interval((-0.0, 0.0)) == "[0.00, 0.00]"
+    assert interval((-0.0119, 0.003)) == "[−1.19, 0.30]"
+
+
+def test_a_remark_about_several_runs_is_printed_once(record):
+    text = printed([record, record.model_copy(update={"name": "ours"})], width=200)
+    assert text.count("counted as misses") == 1 and "[bold]theirs[/bold], ours: expressions without a row" in text
 
 
 def test_the_row_is_plain_json(record):

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from bench.comparison.compare import Pair, compare
+from bench.comparison.compare import Pair, compare, few_flipped, pair_notes
 from bench.errors import BenchError
 from bench.reporting.report.selection import ReportRun
+from bench.reporting.table import interval, signed
 from bench.runs.record import Bootstrap
 
 
@@ -16,8 +17,10 @@ def comparing(runs: Sequence[ReportRun], bootstrap: Bootstrap) -> dict[str, Any]
     """Return every pair for the template; None for fewer than two runs, a note where they cannot be compared."""
     if len(runs) < 2:
         return None
+    rules = bootstrap.draws, bootstrap.seed, bootstrap.confidence
+    numbers = [str(number + 1) for number in range(len(runs))]  # the page's names of the runs
     try:
-        comparison = compare([run.folder for run in runs], bootstrap.draws, bootstrap.seed, bootstrap.confidence)
+        comparison = compare([run.folder for run in runs], *rules, labels=numbers)
     except BenchError as error:
         return {"notes": [str(error)], "matrix": []}
     place = {run["label"]: number for number, run in enumerate(comparison.runs)}
@@ -25,7 +28,7 @@ def comparing(runs: Sequence[ReportRun], bootstrap: Bootstrap) -> dict[str, Any]
     pairs = {(place[pair.a], place[pair.b]): pair for pair in comparison.pairs}
     holm = f", Holm's correction for {len(pairs):,} pairs" if len(pairs) > 1 else ""
     return {
-        "notes": list(comparison.notes),
+        "notes": list(pair_notes(comparison.pairs, comparison.images, comparison.draws, comparison.confidence)),
         "labels": labels,
         "text": (
             "Acc@0.5 of the row minus that of the column, in percentage points, on the same expressions. ▲ and ▼: the "
@@ -54,15 +57,15 @@ def _cell(row: int, column: int, pairs: Mapping[tuple[int, int], Pair], labels: 
     sign = 1 if row > column else -1
     better = pair.significant and sign * pair.difference > 0
     worse = pair.significant and sign * pair.difference < 0
-    low, high = sorted(100 * sign * bound for bound in pair.ci95)
+    bounds = sorted(sign * bound for bound in pair.ci95)
     right = pair.cells["a_only"] if row < column else pair.cells["b_only"]
     return {
-        "difference": f"{100 * sign * pair.difference:+.1f}".replace("-", "−"),
+        "difference": signed(100 * sign * pair.difference, 1),
         "verdict": "better" if better else "worse" if worse else "even",
         "sign": "▲" if better else "▼" if worse else "",
         "link": only(labels[row], labels[column]),
         "text": (
-            f"{labels[row]} minus {labels[column]}: {100 * sign * pair.difference:+.2f} [{low:+.2f}, {high:+.2f}], "
+            f"{labels[row]} minus {labels[column]}: {signed(100 * sign * pair.difference)} {interval(bounds)}, "
             f"p {_p(pair.p_holm)} corrected; {right:,} expressions that only {labels[row]} gets right"
         ),
     }
@@ -72,13 +75,13 @@ def _pair(a: int, b: int, pair: Pair, labels: Sequence[str]) -> dict[str, Any]:
     cells = tuple(pair.cells[which] for which in ("both", "a_only", "b_only", "neither"))
     n = sum(cells)
     parts = [(100 * sum(cells[:k]) / n, 100 * cell / n) for k, cell in enumerate(cells)]
-    low, high = sorted(-100 * bound for bound in pair.ci95)
     return {
         "a": a,
         "b": b,
-        "difference": -pair.difference,
-        "interval": f"[{low:+.2f}, {high:+.2f}]".replace("-", "−"),
+        "difference": signed(-100 * pair.difference),
+        "interval": interval(sorted(-bound for bound in pair.ci95)),
         "p": _p(pair.p_holm).removeprefix("= "),
+        "exact": _exact(pair),
         "verdict": "too close to call" if not pair.significant else f"{'BA'[pair.difference < 0]} is better",
         "both": f"{cells[0]:,}",
         "only_a": f"{cells[1]:,}",
@@ -88,6 +91,11 @@ def _pair(a: int, b: int, pair: Pair, labels: Sequence[str]) -> dict[str, Any]:
         "only_b_link": only(labels[a], labels[b], "b-right"),
         "bars": [(f"{start:.2f}", f"{width:.2f}") for start, width in parts],
     }
+
+
+def _exact(pair: Pair) -> str:
+    """McNemar's p where too few images differ for the bootstrap."""
+    return f"McNemar {_p(pair.mcnemar_p).removeprefix('= ')}" if few_flipped(pair) else ""
 
 
 def _p(p: float) -> str:

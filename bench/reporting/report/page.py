@@ -23,6 +23,7 @@ from bench.reporting.report.comparing import comparing
 from bench.reporting.report.gallery import answered, columns
 from bench.reporting.report.selection import ReportRun
 from bench.reporting.report.thumbnails import Thumbnail, thumbnails
+from bench.reporting.table import percent
 from bench.runs.files import make_folder, write_atomically
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -79,6 +80,7 @@ def render(context: Mapping[str, Any], data: Mapping[str, Any], small: Sequence[
     style = "".join(_read(name) for name in STYLES)
     script = '"use strict";\n(() => {\n' + "".join(_read(name) for name in SCRIPTS) + "})();\n"
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    environment.globals["percent"] = percent
     parts = [(part, part.title()) for part in PARTS if part not in NEEDS or context[NEEDS[part]]]
     page = environment.get_template("page.html.j2").render(
         **context,

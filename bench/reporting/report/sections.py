@@ -32,7 +32,7 @@ def head(split: Split, runs: Sequence[ReportRun], answers: Sequence[AnsweredRun]
         f"{len(runs):,} pipeline{'s' if len(runs) != 1 else ''}. A hit is {hit} (protocol {rule.name}); "
         f"intervals are {100 * draws.confidence:g} %, from {draws.draws:,} bootstrap draws over images."
     )
-    notes = [line for run in runs for line in remarks(run.record)]
+    notes = remarks([(run.label, run.record) for run in runs])
     dirty = [run.label for run in runs if run.record.git.get("dirty")]
     if dirty:
         notes.append(f"made by code that is in no commit, so in no leaderboard: {', '.join(dirty)}")
@@ -88,7 +88,6 @@ def strata(runs: Sequence[ReportRun]) -> dict[str, Any]:
     cuts: list[dict[str, Any]] = [
         {"name": cut, "rows": [_band(cut, label, runs, several) for label in labels]}
         for cut, labels in cuts_of(several).items()
-        if len(labels) > 1  # a cut with one label cuts nothing
     ]
     for entry in cuts:
         entry["text"] = "; ".join(

@@ -70,6 +70,23 @@ def test_a_narrow_window_has_nothing_to_scroll_sideways(visit, width):
             assert page.locator("#detail").evaluate("e => e.scrollWidth <= e.clientWidth")
 
 
+def test_a_narrow_window_shows_every_part_and_says_which_tables_scroll(visit):
+    cut = """() => [...document.querySelectorAll(".top nav a, .theme button")].filter((e) => {
+      const box = e.getBoundingClientRect();
+      const middle = box.top + box.height / 2;
+      return ![box.left + 1, box.right - 1].every((x) => document.elementFromPoint(x, middle) === e);
+    }).map((e) => e.textContent)"""
+    hinted = """() => [...document.querySelectorAll(".scroll")].filter((e) => e.checkVisibility()).map((e) =>
+      [e.scrollWidth > e.clientWidth + 1, getComputedStyle(e, "::before").content.includes("scroll")])"""
+    for width in (320, 400, 1280):
+        page = visit(width=width)
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        assert page.evaluate(cut) == []
+        tables = page.evaluate(hinted)
+        assert all(wider == told for wider, told in tables)
+        assert any(told for _, told in tables) if width < 1000 else not all(told for _, told in tables)
+
+
 def test_themes_follow_the_system_and_the_switch(visit):
     paper = "getComputedStyle(document.body).backgroundColor"
     light, dark = visit(scheme="light"), visit(scheme="dark")

@@ -10,11 +10,12 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from report_world import EVIL, NASTY, World, make_split
+from report_world import EVIL, NASTY, World, imported, make_split
 from speed_parts import make_speed
 
 from bench.errors import RunError, UsageError
 from bench.reporting.report.drawings import speeds
+from bench.reporting.report.gallery import answered
 from bench.reporting.report.page import as_json, render
 from bench.reporting.report.selection import choose
 from bench.reporting.table import interval, percent
@@ -138,6 +139,21 @@ def test_pairs_agree_with_the_cells(text, world):
     section = re.sub(r"<svg.*", "", row.split('class="cells">')[1], flags=re.DOTALL)
     assert [int(n) for n in re.findall(r">?(\d+)(?:</a>)? ?(?:·|\s*$)", section)] == [both, only_a, only_b, neither]
     assert f"{100 * (a.mean() - b.mean()):+.2f}".replace("-", "−") in row
+
+
+def test_pairs_of_few_flips_share_one_note_and_zero_has_no_sign(world, tmp_path):
+    right = {e.id: list(e.box) for scene in world.split.scenes for e in scene.expressions}
+    wrong = {name: {**right, name: [0, 0, 1, 1]} for name in ("0-0", "5-0")}
+    boxes = {"best": right, "equal": right, "third": wrong["0-0"], "fourth": wrong["5-0"]}
+    folders = [str(imported(tmp_path, world.split, name, those)) for name, those in boxes.items()]
+    split, runs = choose(folders, world.split, tmp_path)
+    answers = [answered(run, split.scenes) for run in runs]
+    text = World(split, tmp_path, runs, answers).report(tmp_path / "r.html", limit=1)["path"].read_text("utf-8")
+    section = text.split('id="comparison"')[1].split("</section>")[0]
+    (note,) = re.findall('class="remark">(.*?)</p>', section)
+    assert "1 and 3 on 1, 1 and 4 on 1, 2 and 3 on 1, 2 and 4 on 1, 3 and 4 on 2; use McNemar" in note
+    assert [run.label for run in runs] == ["best", "equal", "fourth", "third"] and "McNemar 1.000" in section
+    assert "[0.00, 0.00]" in section and not re.search(r"[-−+]0\.0+(?!\d)", text)
 
 
 @pytest.mark.slow

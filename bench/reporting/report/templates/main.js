@@ -33,6 +33,8 @@ function follow() {
 for (const button of document.querySelectorAll("[data-theme]:is(button)")) button.addEventListener("click", () => setTheme(button.dataset.theme));
 setTheme(storedTheme());
 buildControls();
+const hints = new ResizeObserver((seen) => seen.forEach(({ target }) => target.classList.toggle("more", target.scrollWidth > target.clientWidth + 1)));
+for (const box of document.querySelectorAll(".scroll")) hints.observe(box);
 addEventListener("popstate", follow);
 if (isState(location.hash)) follow();
 else render();
