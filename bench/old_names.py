@@ -25,6 +25,13 @@ OPTIONS = {
     "--per-picture": "--per-image",
     "--measurer": "--scorer",
 }
+COMMAND_OPTIONS = {  # command -> options that have another name there now; "" where none is needed
+    "data prepare": {"--keep": "--annotation-ids"},
+    "data verify": {"--images": "", "--no-images": "--annotations-only"},
+    "data sheet": {"--images": "--scenes"},
+    "label stats": {"--images": "--scenes"},
+    "label score": {"--lists": "--official-files"},
+}
 SUBCOMMANDS = {  # command -> options that are commands below it now
     "leaderboard": {"--submit": "submit", "--published": "published", "--export": "export"},
 }
@@ -51,18 +58,25 @@ def current(value: Any) -> Any:
 
 def current_arguments(arguments: list[str]) -> list[str]:
     """Return a command's arguments with today's options and subcommands; each old one is named on stderr."""
-    arguments = _with_subcommand(arguments)
+    arguments = _without_train_step(_with_subcommand(arguments))
+    words = [each for each in arguments if not each.startswith("-")]
+    renamed = COMMAND_OPTIONS.get(" ".join(words[:2]), {})
     out: list[str] = []
     for place, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
-        new = OPTIONS.get(option)
+        new = renamed.get(OPTIONS.get(option, option), OPTIONS.get(option))
         if _is_short(option, "-o") and _o_is_results(arguments, place):
             option, equals, value = "-o", "=" * (argument != "-o"), argument[2:]
             new = "--results"
         if new is not None:
-            print(f"bench: {option} is now {new}; the old spelling goes in version 0.3", file=sys.stderr)
-        out.append(f"{new or option}{equals}{value}")
+            _note(option, new or "the default")
+        if new != "":
+            out.append(f"{new or option}{equals}{value}")
     return out
+
+
+def _note(old: str, new: str) -> None:
+    print(f"bench: {old} is now {new}; the old spelling goes in version 0.3", file=sys.stderr)
 
 
 def _with_subcommand(arguments: list[str]) -> list[str]:
@@ -71,12 +85,18 @@ def _with_subcommand(arguments: list[str]) -> list[str]:
     for at, argument in enumerate(rest):
         option, equals, value = argument.partition("=")
         if name := SUBCOMMANDS.get(command, {}).get(option):
-            print(
-                f"bench: {command} {option} is now {command} {name}; the old spelling goes in version 0.3",
-                file=sys.stderr,
-            )
+            _note(f"{command} {option}", f"{command} {name}")
             return [command, name, *([value] if equals else []), *rest[at + 1 :], *rest[:at]]
     return arguments
+
+
+def _without_train_step(arguments: list[str]) -> list[str]:
+    """Turn bench doctor --train-step PIPELINE into bench train --check-step --pipeline PIPELINE."""
+    if arguments[:1] != ["doctor"] or not any(each.partition("=")[0] == "--train-step" for each in arguments):
+        return arguments
+    _note("doctor --train-step NAME", "train --check-step --pipeline NAME")
+    renamed = [each.replace("--train-step", "--pipeline", 1) for each in arguments[1:]]
+    return ["train", "--check-step", *renamed]
 
 
 def _is_short(argument: str, option: str) -> bool:

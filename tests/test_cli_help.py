@@ -5,14 +5,23 @@
 writes the page anew.
 """
 
+import io
 import os
 import re
+import shlex
+from contextlib import redirect_stdout
 from importlib.metadata import version
+from unittest import mock
 
 import pytest
+from typer import rich_utils
 from typer.main import get_command
 
-from bench.cli.main import COMMANDS, app, load_command
+from bench import registry
+from bench.cli.examples import EXAMPLES
+from bench.cli.main import COMMANDS, HELP, app, load_command
+from bench.cli.options import MORE, listed
+from bench.datasets.load import find_split
 from bench.settings import PROJECT
 
 PAGE = PROJECT / "docs" / "cli.md"
@@ -40,12 +49,25 @@ def everything():
     return [((), root), *(each for name in root.commands for each in below(load_command(name), (name,)))]
 
 
-def help_text(command, names, inherited):
-    """The help as plain text of a fixed width, whatever the terminal and its colours."""
-    words = " ".join(("bench", *names))
-    settings = inherited | command.context_settings  # -h beside --help
-    context = command.context_class(command, info_name=words, terminal_width=WIDTH, color=False, **settings)
-    return "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
+def help_text(command, names, width=WIDTH):
+    """The help as it is printed on a terminal of a width, whatever the real one and its colours."""
+    context = command.context_class(
+        command, info_name=" ".join(("bench", *names)), help_option_names=HELP, terminal_width=width
+    )
+    out = io.StringIO()
+    # The bounds of both: typer reads the environment at import, rich whenever it prints.
+    with (
+        mock.patch.multiple(rich_utils, MAX_WIDTH=width, FORCE_TERMINAL=False, COLOR_SYSTEM=None),
+        redirect_stdout(out),
+    ):
+        command.get_help(context)
+    return out.getvalue()
+
+
+def unframed(printed):
+    """The lines without frames and trailing blanks; a panel's title begins a block."""
+    lines = [re.sub(r"^╭─ (.*?) ─*╮$", r"\n\1:", line).strip("│").rstrip() for line in printed.splitlines()]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(line for line in lines if not line.startswith("╰"))).strip("\n")
 
 
 def page():
@@ -53,11 +75,9 @@ def page():
     listed = everything()
     links = [f"[{' '.join(names)}](#bench-{'-'.join(names)})" for names, _ in listed if names]
     parts = [TOP, " ·\n".join(links) + "\n"]
-    for _, command in listed:  # before the first text: a command's help shows those below it
-        command.rich_markup_mode = None
     for names, command in listed:
         heading = f"{'##' if len(names) < 2 else '###'} `{' '.join(('bench', *names))}`"
-        parts.append(f"{heading}\n\n```text\n{help_text(command, names, listed[0][1].context_settings)}\n```\n")
+        parts.append(f"{heading}\n\n```text\n{unframed(help_text(command, names))}\n```\n")
     return "\n".join(parts)
 
 
@@ -104,6 +124,43 @@ def test_no_help_is_lost_as_markup(names, command):
     assert lost == {}
 
 
-def test_the_help_is_one_screen_without_wrapped_lines():
+@pytest.mark.parametrize(("names", "command"), EACH)
+def test_a_help_page_fits_a_screen_of_60_lines(names, command):
+    """Rare options have rich_help_panel=MORE (bench/cli/options.py); at most 12 others come before them."""
+    lines = help_text(command, names).rstrip().splitlines()
+    assert len(lines) <= 60 and max(map(len, lines)) <= WIDTH, "\n".join(lines)
+    options = [each for each in command.params if each.param_type_name == "option" and each.rich_help_panel != MORE]
+    assert len(options) <= 12, [each.name for each in options]
+    assert not re.search(r"<[a-z]+|\[x[<>]|\bbool\b|list\[", "\n".join(lines))
+
+
+def test_the_first_help_is_one_screen_without_wrapped_lines():
     lines = [f"{name:<12}{text}" for commands in COMMANDS.values() for name, text in commands.items()]
-    assert max(map(len, lines)) <= 76 and len(lines) + 3 * len(COMMANDS) <= 30
+    assert max(map(len, lines)) <= 76
+    assert len(help_text(EACH[0].values[1], (), 80).rstrip().splitlines()) <= 45
+
+
+LEAVES = [
+    names for names, command in everything() if names and (names == ("label",) or not hasattr(command, "commands"))
+]
+
+
+def test_every_command_has_examples():
+    """They are in bench/cli/examples.py."""
+    assert {" ".join(names) for names in LEAVES} <= set(EXAMPLES)
+    assert all(2 <= len(lines) <= 3 and max(map(len, lines)) <= 98 for lines in EXAMPLES.values())
+
+
+@pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
+def test_an_example_is_a_command(line):
+    words = shlex.split(line.partition(" > ")[0])
+    assert words[0] == "bench"
+    group, names = get_command(app), words[1:]
+    while hasattr(group, "commands") and names and names[0] in group.commands:
+        group, names = load_command(names[0]) if group.name == "bench" else group.commands[names[0]], names[1:]
+    given = group.make_context(line, names).params
+    pipelines, splits = given.get("pipeline") or (), given.get("split") or ()
+    for pipeline in listed([pipelines] if isinstance(pipelines, str) else pipelines):
+        registry.origin(registry.PIPELINES, pipeline)
+    for split in listed([splits] if isinstance(splits, str) else splits):
+        assert split.startswith("file:") or find_split(split)

@@ -1,8 +1,10 @@
 import pytest
+from typer.main import get_command
 
 from bench import registry
+from bench.cli.main import app, load_command
 from bench.datasets.prepared import dataset_folder, image_roots
-from bench.old_names import current, current_arguments
+from bench.old_names import COMMAND_OPTIONS, OPTIONS, SUBCOMMANDS, current, current_arguments
 from bench.settings import assignments, load_settings
 
 
@@ -36,6 +38,54 @@ def test_an_old_option_is_accepted_and_named(capsys):
 def test_o_is_results_only_where_it_cannot_be_out(old, new, capsys):
     assert current_arguments(old.split()) == new.split()
     assert ("-o is now --results" in capsys.readouterr().err) == (old != new)
+
+
+OLD = [  # every spelling that has gone, and the one of today
+    ("label --source template --pictures there", "label --source template --images there"),
+    (
+        "data noisy-labels --kind caption --out a.jsonl --per-picture=3",
+        "data noisy-labels --kind caption --out a.jsonl --per-image=3",
+    ),
+    ("label score a.jsonl --measurer w.pth", "label score a.jsonl --scorer w.pth"),
+    ("label score a.jsonl --lists", "label score a.jsonl --official-files"),
+    ("label stats a.jsonl --images 3", "label stats a.jsonl --scenes 3"),
+    ("label stats a.jsonl --pictures 3", "label stats a.jsonl --scenes 3"),
+    ("data sheet shapes-val --images=3", "data sheet shapes-val --scenes=3"),
+    ("data prepare refcocog --keep ids.txt", "data prepare refcocog --annotation-ids ids.txt"),
+    ("data verify refcoco --no-images", "data verify refcoco --annotations-only"),
+    ("data verify refcoco --no-pictures", "data verify refcoco --annotations-only"),
+    ("data verify refcoco --images", "data verify refcoco"),
+    ("leaderboard --submit there --split file:a", "leaderboard submit there --split file:a"),
+    ("leaderboard --published=refcoco-val", "leaderboard published refcoco-val"),
+    ("leaderboard --export md --out a.md", "leaderboard export md --out a.md"),
+    (
+        "doctor --train-step clipvg --weights w.pth --split file:a.jsonl --json",
+        "train --check-step --pipeline clipvg --weights w.pth --split file:a.jsonl --json",
+    ),
+    ("doctor --split file:a.jsonl --train-step=mdetr", "train --check-step --split file:a.jsonl --pipeline=mdetr"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), OLD)
+def test_an_old_spelling_is_accepted_and_named(old, new, capsys):
+    assert current_arguments(old.split()) == new.split()
+    assert "the old spelling goes in version 0.3" in capsys.readouterr().err
+    assert current_arguments(new.split()) == new.split() and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", [new for _, new in OLD])
+def test_what_an_old_spelling_becomes_is_parsed(line):
+    command, words = get_command(app), line.split()
+    while hasattr(command, "commands") and words and words[0] in command.commands:
+        command, words = load_command(words[0]) if command.name == "bench" else command.commands[words[0]], words[1:]
+    command.make_context(line, words)
+
+
+def test_every_old_option_is_in_the_table():
+    known = " ".join(f"{old} " for old, _ in OLD).replace("=", " ")
+    renamed = [*OPTIONS, *(old for options in COMMAND_OPTIONS.values() for old in options)]
+    renamed += [old for options in SUBCOMMANDS.values() for old in options]
+    assert [old for old in renamed if f" {old} " not in known] == []
 
 
 def test_an_old_pipeline_name_opens_the_pipeline():

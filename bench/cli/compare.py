@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.options import Config, Json, Results
+from bench.cli.options import MORE, SPLIT, Config, Json, Results
 from bench.cli.output import emit
 
 if TYPE_CHECKING:
@@ -17,29 +17,32 @@ if TYPE_CHECKING:
 def compare(
     runs: Annotated[
         list[str],
-        typer.Argument(
-            metavar="RUN", help="Two or more: a run's folder, PIPELINE/SPLIT, or a pipeline's name with --split."
-        ),
+        typer.Argument(metavar="RUN", help="Two or more run folders, PIPELINE/SPLIT or, with --split, pipelines."),
     ],
-    split: Annotated[str | None, typer.Option("--split", "-s", help="The split of runs given by name.")] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", "-s", help="Split of the runs that are given by name.", **SPLIT)
+    ] = None,
     baseline_only: Annotated[
-        bool, typer.Option("--baseline-only", help="Only the first against each other, not every pair.")
+        bool, typer.Option("--baseline-only", help="Compare only the first run with each other.")
     ] = False,
     flips: Annotated[
-        Path | None, typer.Option(help="Write the expressions that one run hits and the other misses, JSONL.")
+        Path | None, typer.Option(help="Write the expressions that only one run hits to this JSONL.")
     ] = None,
     draws: Annotated[
-        int | None, typer.Option(min=100, help="Bootstrap draws over images.", show_default="10000")
+        int | None,
+        typer.Option(min=100, help="Bootstrap draws over images.", show_default="10000", rich_help_panel=MORE),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the draws.", show_default="0")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the draws.", show_default="0", rich_help_panel=MORE)
+    ] = None,
     confidence: Annotated[float | None, typer.Option(help="Level of the intervals.", show_default="0.95")] = None,
     results: Results = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Compare runs of one split: who is better, by how much, how sure that is, and on which expressions.
+    """Compare runs of one split: which is better, by how much, how certain that is, and on which expressions.
 
-    The first run is the baseline. Runs that did not answer the same expressions under the same rules are refused.
+    The first run is the baseline. Runs on other expressions or under other rules are refused.
     """
     import json
 

@@ -9,18 +9,21 @@ import typer
 from bench.cli.options import Config, Json, settings_of
 from bench.cli.output import console_of, emit, table_of
 
-app = typer.Typer(help="The settings in force, and the schema of bench.toml.", no_args_is_help=True)
+app = typer.Typer(help="Show the settings in force, and the schema of bench.toml.", no_args_is_help=True)
 
 
 @app.command()
 def show(
     section: Annotated[
-        str, typer.Argument(help="Only these: run, pipelines.NAME, train.NAME, label.NAME.", show_default="all")
+        str,
+        typer.Argument(
+            help="Show this section only: run, evaluation, pipelines.NAME, train.NAME, label.NAME.", show_default="all"
+        ),
     ] = "",
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Every setting in force and its origin: the code's default, the project's bench.toml, or a file of yours."""
+    """Show every setting and its origin: the code's default, the project's bench.toml or your own file."""
     from bench.tables import in_force
 
     resolved = settings_of(config)
@@ -35,7 +38,7 @@ def show(
 
 @app.command()
 def schema() -> None:
-    """The JSON schema of bench.toml, for editors."""
+    """Print the JSON schema of bench.toml, for editors."""
     import json
 
     from bench.settings import Settings

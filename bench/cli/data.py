@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.options import Config, Json, Limit, Offline, settings_of
+from bench.cli.options import SPLIT, Config, Json, Limit, Offline, Seed, settings_of
 from bench.cli.output import console_of, emit, table_of
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bench.datasets.verify import Standing, Verified
 
 app = typer.Typer(help="Prepare, verify, list and draw data sets.", no_args_is_help=True)
-Name = Annotated[str, typer.Argument(help="A data set (refcoco) or one of its splits (refcoco-val).")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set (refcoco) or one of its splits (refcoco-val).")]
 NAMED = 10  # images of each kind of fault that are named on the terminal; --json has all
 
 
@@ -28,24 +28,33 @@ def prepare(
     annotations: Annotated[
         str | None,
         typer.Option(
-            help="refer folder, index list(s), Flickr30k Entities folder, .jsonl, parquet, or a hub repository."
+            metavar="PATH",
+            help="The refer or Flickr30k Entities folder, index list, .jsonl, parquet or hub repository.",
         ),
     ] = None,
-    images: Annotated[list[Path] | None, typer.Option(help="Folder or zip with the images; may be repeated.")] = None,
-    protocol: Annotated[str, typer.Option(help="Flickr30k: one merged box a phrase, or any-box.")] = "merged",
-    revision: Annotated[str | None, typer.Option(help="Commit of a hub repository (40 hex digits).")] = None,
-    keep: Annotated[
-        Path | None,
-        typer.Option(help="Of a hub mirror that mixes splits, keep the annotation ids in this file, one a line."),
+    images: Annotated[
+        list[Path] | None, typer.Option(metavar="FOLDER", help="Folder or zip of the images; may be repeated.")
     ] = None,
-    subset: Annotated[bool, typer.Option("--subset", help="Accept some of a split; no table shows it.")] = False,
+    protocol: Annotated[
+        str, typer.Option(metavar="merged|any-box", help="Boxes of a Flickr30k phrase: merged into one, or any.")
+    ] = "merged",
+    revision: Annotated[
+        str | None, typer.Option(metavar="COMMIT", help="Commit of a hub repository, 40 hex digits.")
+    ] = None,
+    annotation_ids: Annotated[
+        Path | None,
+        typer.Option(help="Use only the annotation ids in this file, one a line, of a hub mirror that mixes splits."),
+    ] = None,
+    subset: Annotated[
+        bool, typer.Option("--subset", help="Accept a part of a split; no table shows its results.")
+    ] = False,
     offline: Offline = False,
     config: Config = None,
     json: Json = False,
 ) -> None:
     """Build the local index of a data set from your files, and store where its images are.
 
-    Without images a split can be scored, not run; they can be named later with --images alone.
+    A split without images can be scored but not run; name them later with --images alone.
     """
     from dataclasses import asdict
 
@@ -57,9 +66,9 @@ def prepare(
     if protocol not in ("merged", "any-box"):
         raise UsageError(f"--protocol {protocol}: it is merged or any-box")
     try:
-        kept = None if keep is None else frozenset(keep.read_text("utf-8").split())
+        kept = None if annotation_ids is None else frozenset(annotation_ids.read_text("utf-8").split())
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{keep}: cannot be read ({error})") from None
+        raise DataError(f"{annotation_ids}: cannot be read ({error})") from None
     resolved = settings_of(config, offline=offline)
     console = console_of(json)
     options = ReadOptions(None, "any-box" if protocol == "any-box" else "merged", revision, kept, subset)
@@ -89,13 +98,15 @@ def prepare(
 
 @app.command()
 def verify(
-    name: Annotated[str, typer.Argument(help="A data set, one of its splits, or file:PATH.jsonl.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set, one of its splits, or file:PATH.jsonl.")],
     threads: Annotated[int, typer.Option(min=1, help="Threads that open images.")] = 4,
-    images: Annotated[bool, typer.Option(help="Open every image, or check the annotations alone.")] = True,
+    annotations_only: Annotated[
+        bool, typer.Option("--annotations-only", help="Check the annotations, and open no image.")
+    ] = False,
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Recount a prepared data set and open every image: exits with 1 when something is missing or wrong."""
+    """Recount a prepared data set and open every image. Exits with 1 when something is missing or wrong."""
     from dataclasses import asdict
 
     from rich.progress import Progress
@@ -107,7 +118,7 @@ def verify(
     console = console_of(json)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"opening images of {name}", total=None)
-        verified = verify_splits(name, resolved, threads, images, lambda n: bar.advance(task, n))
+        verified = verify_splits(name, resolved, threads, not annotations_only, lambda n: bar.advance(task, n))
     for split in verified:
         _print_verified(console, split)
     wrong = [split.split for split in verified if not split.ok]
@@ -119,7 +130,7 @@ def verify(
 
 @app.command("list")
 def listing(config: Config = None, json: Json = False) -> None:
-    """What is at hand, what is not and where to get it, with terms of use."""
+    """List the data sets: which are prepared, where to get the others, and their terms of use."""
     from dataclasses import asdict
 
     from bench.datasets.verify import survey
@@ -150,10 +161,10 @@ def listing(config: Config = None, json: Json = False) -> None:
 
 @app.command()
 def sheet(
-    split: Annotated[str, typer.Argument(help="A split: shapes-val, refcoco-testA, file:PATH.jsonl.")],
+    split: Annotated[str, typer.Argument(metavar="SPLIT", help="A split: shapes-val, refcoco-testA, file:PATH.jsonl.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The image file to write.")] = Path("sheet.png"),
-    images: Annotated[int, typer.Option(min=1, max=200, help="How many scenes.")] = 12,
-    start: Annotated[int, typer.Option(min=0, help="The first one's place in the split.")] = 0,
+    scenes: Annotated[int, typer.Option(min=1, max=200, help="Number of scenes.")] = 12,
+    start: Annotated[int, typer.Option(min=0, help="Place of the first scene in the split.")] = 0,
     config: Config = None,
 ) -> None:
     """Draw a contact sheet of a split: its images, boxes and expressions."""
@@ -162,36 +173,39 @@ def sheet(
     from bench.reporting.drawing import contact_sheet, save_image
 
     data = load_split(split, settings_of(config))
-    scenes = data.scenes[start : start + images]
-    if not scenes:
+    drawn = data.scenes[start : start + scenes]
+    if not drawn:
         raise UsageError(f"--start {start}: {split} has {len(data.scenes):,} scenes")
-    save_image(contact_sheet(scenes, data.images), out)
-    typer.echo(f"{len(scenes)} scenes of {data.name} drawn in {out}")
+    save_image(contact_sheet(drawn, data.images), out)
+    typer.echo(f"{len(drawn)} scenes of {data.name} drawn in {out}")
 
 
 @app.command("noisy-labels")
 def noisy_labels(
-    kind: Annotated[str, typer.Option("--kind", help="template (1 entity), relation (2) or caption (3 and more).")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The .jsonl to write.")],
-    split: Annotated[str, typer.Option("--split", "-s", help="A split of shapes.")] = "shapes-train",
+    kind: Annotated[
+        str,
+        typer.Option("--kind", metavar="template|relation|caption", help="Rows of 1 entity, of 2, or of 3 and more."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .jsonl file to write.")],
+    split: Annotated[str, typer.Option("--split", "-s", help="A split of shapes.", **SPLIT)] = "shapes-train",
     wrong_attribute: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of rows with a colour or texture that the object does not have.")
+        float, typer.Option(min=0, max=1, help="Share of rows with a wrong colour or texture.")
     ] = 0.2,
     wrong_object: Annotated[
         float, typer.Option(min=0, max=1, help="Share of rows with the box of another object.")
     ] = 0.2,
     shifted_box: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of rows whose box has IoU 0.1 to 0.45 with the true one.")
+        float, typer.Option(min=0, max=1, help="Share of rows with a shifted box, of IoU 0.1 to 0.45.")
     ] = 0.1,
-    per_image: Annotated[int, typer.Option(min=1, help="Rows an image, at most.")] = 6,
+    per_image: Annotated[int, typer.Option(min=1, help="Most rows of an image.")] = 6,
     limit: Limit = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the rows and their faults.")] = None,
+    seed: Seed = None,
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Write pseudo-labels of shapes made from the truth, with faults at stated rates, to measure a curriculum by.
+    """Write pseudo-labels of shapes with faults at the given rates, to test a curriculum.
 
-    The provenance of each row names its fault and its true box; the same command writes the same bytes.
+    Each row's provenance names its fault and its true box. The same command writes the same bytes.
     """
     from collections import Counter
 

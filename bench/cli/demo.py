@@ -6,19 +6,26 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Config, Device, Dtype, Offline, listed, settings_of
+from bench.cli.options import Config, Device, Dtype, Offline, listed, pipeline_names, settings_of
 
 
 def demo(
     pipeline: Annotated[
         list[str] | None,
-        typer.Option("--pipeline", "-p", help="Offer only these: a,b or the flag repeated.", show_default="all ready"),
+        typer.Option(
+            "--pipeline",
+            "-p",
+            help="Pipelines to offer: A,B or the option repeated.",
+            show_default="all that are ready",
+            autocompletion=pipeline_names,
+        ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="The address to serve on; the default is this machine alone.")
+        str, typer.Option(metavar="ADDRESS", help="Address to serve on; the default is this machine only.")
     ] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="The port.", show_default="the first free one from 7860")
+        int | None,
+        typer.Option(min=1, max=65535, help="Port to serve on.", show_default="the first free one from 7860"),
     ] = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
     device: Device = None,
@@ -26,9 +33,9 @@ def demo(
     offline: Offline = False,
     config: Config = None,
 ) -> None:
-    """Serve a page: upload an image or take an embedded scene, type an expression, compare what pipelines answer.
+    """Serve a page: choose an image, type an expression and compare the answers of pipelines.
 
-    Pipelines are built at their first use, and kept. Needs the extra "demo" of grounding-bench (Gradio).
+    A pipeline is loaded at its first use and stays loaded. Needs the extra "demo" of grounding-bench (Gradio).
     """
     from bench.demo.page import load_gradio, open_page
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.options import Config, Json, Set, Ways, as_options, settings_of
+from bench.cli.options import Config, Json, pipeline_names, settings_of
 from bench.cli.output import console_of, emit, table_of
 
 if TYPE_CHECKING:
@@ -16,55 +15,20 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    pipeline: Annotated[str | None, typer.Option("--pipeline", "-p", help="Build this one, ground one scene.")] = None,
-    train_step: Annotated[
+    pipeline: Annotated[
         str | None,
-        typer.Option("--train-step", help="Show this pipeline's first training step on --split, to compare."),
+        typer.Option(
+            "--pipeline", "-p", help="Load this pipeline and ground one scene.", autocompletion=pipeline_names
+        ),
     ] = None,
-    split: Annotated[
-        str | None, typer.Option("--split", "-s", help="Of --train-step: a split or file:PATH.jsonl, one batch.")
-    ] = None,
-    weights: Annotated[str | None, typer.Option("--weights", help="Of --train-step: where the step starts.")] = None,
-    preprocessing: Annotated[Ways | None, typer.Option(help="Of --train-step: how images are prepared.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Of --train-step: only the first N images.")] = None,
-    part: Annotated[str | None, typer.Option("--part", help="Of --train-step: one of what is trained.")] = None,
-    set_: Set = None,
-    device: Annotated[str, typer.Option(help="Of --train-step: auto, cpu, cuda or cuda:1.")] = "cpu",
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """What this machine will run, how fast roughly, and what is missing. Exit 1 when a named pipeline does not work.
+    """Check what this machine can run and how fast roughly, and what is missing.
 
-    A second of matrix products is measured; the rates of full-size models are estimates, within a factor of 3.
-
-    With --train-step: loss terms, gradient norms and boxes of one step in float32, to compare with other code.
+    A second of matrix products is measured; the rates of full-size models are estimates, within a factor of 3. Exits
+    with 1 when the named pipeline does not work.
     """
-    from bench.errors import UsageError
-    from bench.settings import assignments
-
-    if train_step is None:
-        if split or weights or preprocessing or limit or part or set_:
-            raise UsageError(
-                "--split, --weights, --preprocessing, --limit, --part and --set go with --train-step PIPELINE"
-            )
-        _look_around(pipeline, config, json)
-        return
-    from bench.training.gradient_check import first_step
-
-    if split is None or pipeline is not None:
-        raise UsageError("--train-step PIPELINE needs --split, for example file:rows.jsonl, and no --pipeline")
-    resolved = settings_of(config, device=device, dtype="float32")
-    own = {"start_from": weights, "preprocessing": preprocessing}
-    with as_options(train_step, assignments(set_ or []), own) as recipe:
-        step = first_step(train_step, split, resolved, recipe, part, limit)
-    step = {"pipeline": train_step, "split": split, **step}
-    if json:
-        emit(step)
-    else:
-        console_of().print(table_of((), _lines(step)))
-
-
-def _look_around(pipeline: str | None, config: Path | None, json: bool) -> None:
     from bench.doctor.machine import examine
 
     report = examine(settings_of(config), pipeline)
@@ -120,15 +84,3 @@ def _show_splits(report: Mapping[str, Any], console: Console) -> None:
         console.print("\nwhat would be faster, or do more", style="italic")
         for line in report["faster"]:
             typer.echo(f"- {line}")
-
-
-def _lines(step: Mapping[str, Any], indent: str = "") -> list[tuple[str, str]]:
-    """Write a step's numbers, one a line and a table below its name; lists (boxes) are left to JSON."""
-    lines = []
-    for key, value in step.items():
-        if isinstance(value, Mapping):
-            lines += [("", ""), (key.replace("_", " "), ""), *_lines(value, "  ")]
-        elif not isinstance(value, list):
-            name = key if indent else key.replace("_", " ")
-            lines.append((f"{indent}{name}", f"{value:.8g}" if isinstance(value, float) else str(value)))
-    return lines

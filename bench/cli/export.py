@@ -7,17 +7,22 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Config, Json, Offline, On, Set, Weights, as_options, settings_of
+from bench.cli.options import Config, Force, Json, Offline, On, Set, Weights, as_options, pipeline_names, settings_of
 from bench.cli.output import emit
 
 
 def export(
-    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="A pipeline that has an official format: clipvg.")],
-    official: Annotated[Path, typer.Option("--official", help="The file to write, as the official code loads it.")],
+    pipeline: Annotated[
+        str,
+        typer.Option(
+            "--pipeline", "-p", help="A pipeline that has an official format: clipvg.", autocompletion=pipeline_names
+        ),
+    ],
+    official: Annotated[Path, typer.Option("--official", help="The file to write.")],
     weights: Weights = None,
     on: On = None,
     set_: Set = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Force = False,
     offline: Offline = False,
     config: Config = None,
     json: Json = False,

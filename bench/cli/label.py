@@ -7,33 +7,50 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import BatchSize, Config, Device, Dtype, Json, Limit, Offline, Seed, Set, settings_of
+from bench.cli.options import (
+    SPLIT,
+    BatchSize,
+    Config,
+    Device,
+    Dtype,
+    Json,
+    Limit,
+    Offline,
+    Seed,
+    Set,
+    pipeline_names,
+    settings_of,
+)
 from bench.cli.output import emit, log_to_stderr
 
 app = typer.Typer(
-    help="Make pseudo-labels for images; annotations are not used. Then count, export and score them.",
+    help="Make pseudo-labels for images, without their annotations; count, export and score them.",
     invoke_without_command=True,
     no_args_is_help=True,
 )
-Files = Annotated[list[Path], typer.Argument(help="Pseudo-labels: .jsonl, or with --split official lists (.pth).")]
-Split = Annotated[str | None, typer.Option("--split", "-s", help="Whose images, e.g. shapes-train.")]
-Threshold = Annotated[
-    float, typer.Option("--threshold", help="Reliability threshold of the rows, for the lists' names.")
+Files = Annotated[
+    list[Path], typer.Argument(metavar="FILE", help="Pseudo-labels: .jsonl or, with --split, official lists (.pth).")
 ]
+Split = Annotated[str | None, typer.Option("--split", "-s", help="Split of the images, e.g. shapes-train.", **SPLIT)]
+Threshold = Annotated[float, typer.Option("--threshold", help="Reliability threshold, part of the lists' names.")]
 
 
 @app.callback()
 def label(
     context: typer.Context,
     source: Annotated[
-        str | None, typer.Option("--source", help="What makes the expressions: template, relation or caption.")
+        str | None, typer.Option("--source", help="Source of the expressions: template, relation or caption.")
     ] = None,
     split: Split = None,
-    images: Annotated[Path | None, typer.Option(help="Instead of a split: every image in this folder.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The .jsonl to write (and its record, a .json beside it).")
+    images: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of images, instead of a split's.")
     ] = None,
-    lists: Annotated[Path | None, typer.Option(help="Folder for the official lists (.pth) besides.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The .jsonl file to write; its record is a .json beside it.")
+    ] = None,
+    lists: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the official lists (.pth) in this folder too.")
+    ] = None,
     threshold: Threshold = 0.5,
     limit: Limit = None,
     set_: Set = None,
@@ -76,8 +93,8 @@ def label(
 def stats(
     files: Files,
     split: Split = None,
-    sheet: Annotated[Path | None, typer.Option("--sheet", help="Draw a contact sheet of them in this file.")] = None,
-    images: Annotated[int, typer.Option(min=1, max=200, help="Images on the sheet, spread over all.")] = 12,
+    sheet: Annotated[Path | None, typer.Option("--sheet", help="Draw a contact sheet in this file.")] = None,
+    scenes: Annotated[int, typer.Option(min=1, max=200, help="Number of scenes on the sheet.")] = 12,
     config: Config = None,
     json: Json = False,
 ) -> None:
@@ -88,7 +105,7 @@ def stats(
     resolved = settings_of(config)
     counted = statistics(files, split, resolved)
     if sheet is not None:
-        draw_sheet(files, split, resolved, sheet, images)
+        draw_sheet(files, split, resolved, sheet, scenes)
     if json:
         emit({"files": [str(path) for path in files], "sources": counted})
         return
@@ -100,12 +117,14 @@ def stats(
 @app.command()
 def export(
     files: Files,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder; the lists go into its folder of the data set.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder; the lists go into DATASET/ in it.")
+    ],
     split: Split = None,
     threshold: Threshold = 0.5,
     json: Json = False,
 ) -> None:
-    """Write pseudo-labels as the official lists: one a source, and one of all that lie there, merged in order."""
+    """Write pseudo-labels as official lists: one for each source, and one of all sources merged in order."""
     from bench.labelling.label_files import export_lists
     from bench.labelling.statistics import dataset_of_labels
 
@@ -120,22 +139,26 @@ def export(
 @app.command()
 def score(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Pseudo-labels, a source each: .jsonl or official lists (.pth).")
+        list[Path] | None,
+        typer.Argument(metavar="FILE", help="Pseudo-labels, one file a source: .jsonl or official lists (.pth)."),
     ] = None,
     scorer: Annotated[
-        list[str] | None, typer.Option("--scorer", "-m", help="Weights that score them; may be repeated.")
+        list[str] | None,
+        typer.Option("--scorer", "-m", metavar="FILE", help="Weights that score the labels; may be repeated."),
     ] = None,
     split: Split = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for the rows, the record and the histograms.")
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for the rows, record and histograms.")
     ] = Path("reliability"),
-    result: Annotated[
-        Path | None, typer.Option("--from", help="Instead: an official ..._iou_result.pth to draw and tabulate.")
-    ] = None,
-    lists: Annotated[bool, typer.Option("--lists", help="Write the official refine and iou_result files too.")] = False,
-    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="Whose weights the scorers are.")] = "clipvg",
+    result: Annotated[Path | None, typer.Option("--from", help="Show an official ..._iou_result.pth instead.")] = None,
+    official_files: Annotated[
+        bool, typer.Option("--official-files", help="Write the official refine and iou_result files too.")
+    ] = False,
+    pipeline: Annotated[
+        str, typer.Option("--pipeline", "-p", help="Pipeline of the scorers.", autocompletion=pipeline_names)
+    ] = "clipvg",
     protocol: Annotated[
-        str, typer.Option("--protocol", help="Of the IoU: iou, or letterbox-clamped as the official scorer.")
+        str, typer.Option("--protocol", help="IoU to use: iou, or letterbox-clamped like the official scorer.")
     ] = "iou",
     device: Device = None,
     dtype: Dtype = None,
@@ -145,9 +168,9 @@ def score(
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Score pseudo-labels: the IoU of each scorer's box with each row's own, and its histograms.
+    """Score pseudo-labels by the IoU of each scorer's box with the row's own box, and draw histograms.
 
-    Every scorer scores every file; pairs that are done in the folder are not scored again.
+    Every scorer scores every file; pairs already in the folder are not scored again.
     """
     from rich.console import Console
 
@@ -160,8 +183,10 @@ def score(
 
     log_to_stderr("bench.label")
     if result is not None:
-        if files or scorer or lists:
-            raise UsageError("--from draws a result that is there: it takes no label files, --scorer or --lists")
+        if files or scorer or official_files:
+            raise UsageError(
+                "--from draws a result that is there: it takes no label files, --scorer or --official-files"
+            )
         record = show_official(result, out)
     else:
         if not files or not scorer or split is None:
@@ -172,7 +197,7 @@ def score(
             )
         resolved = settings_of(config, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
         options = assignments(set_ or [])
-        record = score_labels(scorer, files, split, out, resolved, pipeline, options, protocol, lists)
+        record = score_labels(scorer, files, split, out, resolved, pipeline, options, protocol, official_files)
     print_pairs(record["pairs"], Console(stderr=json))
     typer.echo(out / IMAGE, err=json)
     if json:

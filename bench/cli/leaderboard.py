@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bench.cli.options import Config, Json, Results, settings_of
+from bench.cli.options import SPLIT, Config, Force, Json, Results, settings_of
 from bench.cli.output import emit
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ def leaderboard(
     context: typer.Context,
     results: Results = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; exit with 1 when the files are not what the runs give.")
+        bool, typer.Option("--check", help="Write nothing; exit with 1 if the files differ from the runs.")
     ] = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Write LEADERBOARD.md, .csv and .json from the stored runs: one table for each split, protocol and data."""
+    """Write LEADERBOARD.md, .csv and .json from the stored runs: a table for each split, protocol and data."""
     from bench.errors import UsageError
     from bench.reporting import leaderboard as board
 
@@ -43,7 +43,9 @@ def leaderboard(
 @app.command()
 def submit(
     run: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of somebody else's run.")],
-    split: Annotated[str | None, typer.Option("--split", "-s", help="Its data, where it is file:PATH.jsonl.")] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", "-s", help="Its split, if it is file:PATH.jsonl.", **SPLIT)
+    ] = None,
     results: Results = None,
     config: Config = None,
     as_json: Json = False,
@@ -84,10 +86,16 @@ def export(
     format: Annotated[
         Literal["md", "csv", "latex", "hub", "fiftyone"], typer.Argument(metavar="FORMAT", help="The format.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File (md, csv, latex) or folder (hub, fiftyone).")],
-    split: Annotated[str | None, typer.Option("--split", "-s", help="The tables of this split only.")] = None,
-    hub_dataset: Annotated[str | None, typer.Option(help="With hub: the data set's id on the hub, OWNER/NAME.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="PATH", help="File (md, csv, latex) or folder (hub, fiftyone).")
+    ],
+    split: Annotated[
+        str | None, typer.Option("--split", "-s", help="Write the tables of this split only.", **SPLIT)
+    ] = None,
+    hub_dataset: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Id of the data set on the hub, for hub.")
+    ] = None,
+    force: Force = False,
     results: Results = None,
     config: Config = None,
     as_json: Json = False,

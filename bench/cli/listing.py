@@ -11,7 +11,9 @@ from bench.cli.output import console_of, emit, table_of
 
 
 def listing(
-    what: Annotated[Literal["pipelines", "splits", "runs"], typer.Argument(help="What to list.")] = "pipelines",
+    what: Annotated[
+        Literal["pipelines", "splits", "runs"], typer.Argument(metavar="KIND", help="What to list.")
+    ] = "pipelines",
     results: Results = None,
     config: Config = None,
     json: Json = False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,9 +14,11 @@ from bench.errors import SettingsError, UsageError
 if TYPE_CHECKING:
     from bench.settings import Resolved
 
+FLAGS = {"start_from": "weights", "batch": "batch-size"}  # option of a pipeline or training -> its flag
 WHY = {
-    "tokenizer": "its text encoder knows its own",
+    "tokenizer": "its text encoder has its own",
     "preprocessing": "it prepares images in one way only",
+    **dict.fromkeys(("start_from", "batch", "dtype"), "its parts have their own; try --set PART.KEY=VALUE"),
 }
 Ways = Literal["official", "clean", "auto"]  # of preparing an image
 MORE = "More options"  # the help's panel for options that are seldom needed; at most 12 others come before it
@@ -31,32 +33,88 @@ Results = Annotated[
         "--results", help="Folder of the stored runs.", show_default="results", file_okay=False, rich_help_panel=MORE
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="The last line of stdout is one JSON object.")]
-
-Pipelines = Annotated[list[str], typer.Option("--pipeline", "-p", help="Pipelines: a,b or the flag repeated.")]
-On = Annotated[str | None, typer.Option("--on", help="Take bench.toml's weights and options for this data set.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N images.")]
-Partial = Annotated[
-    int | None, typer.Option("--limit", min=1, help="Only the first N images; such a result is in no table.")
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.", rich_help_panel=MORE)
 ]
-Weights = Annotated[str | None, typer.Option("--weights", help="Weights to use instead of bench.toml's.")]
-Preprocessing = Annotated[
-    Ways | None,
+Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+
+
+def pipeline_names(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]:
+    """Complete the last name of a comma list of pipelines."""
+    from bench import registry
+
+    return _completed(registry.names(registry.PIPELINES), incomplete)
+
+
+def split_names(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]:
+    """Complete the last name of a comma list of splits; file: is for one's own data."""
+    from bench.datasets.load import split_names as known
+
+    return _completed([*known(), "file:"], incomplete)
+
+
+def _completed(names: Iterable[str], incomplete: str) -> list[str]:
+    before, comma, _ = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in names]
+
+
+Pipelines = Annotated[
+    list[str],
+    typer.Option("--pipeline", "-p", help="Pipelines: A,B or the option repeated.", autocompletion=pipeline_names),
+]
+Pipeline = Annotated[
+    str, typer.Option("--pipeline", "-p", help="A name of `bench list`.", autocompletion=pipeline_names)
+]
+Splits = Annotated[
+    list[str],
     typer.Option(
-        "--preprocessing",
-        help="How images are prepared, for pipelines that have several ways.",
+        *("--split", "-s"),
+        metavar="SPLIT",
+        help="Splits: A,B or the option repeated; your data: file:PATH.jsonl.",
+        autocompletion=split_names,
+    ),
+]
+SPLIT: dict[str, Any] = {"metavar": "SPLIT", "autocompletion": split_names}  # of an option that names one split
+On = Annotated[
+    str | None,
+    typer.Option("--on", metavar="DATASET", help="Use bench.toml's weights and options for this data set."),
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N images.")]
+Partial = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Use only the first N images; no table shows the result.")
+]
+Weights = Annotated[
+    str | None, typer.Option("--weights", metavar="FILE", help="Weights to use instead of bench.toml's.")
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        metavar="FOLDER",
+        help="Tokenizer, for pipelines that take one: a folder or a hub id.",
         rich_help_panel=MORE,
     ),
 ]
+Preprocessing = Annotated[
+    Ways | None,
+    typer.Option("--preprocessing", help="How to prepare images, if the pipeline has a choice.", rich_help_panel=MORE),
+]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="An option of its table in bench.toml; may be repeated."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Set an option of bench.toml; may be repeated."),
 ]
 
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:1.", show_default="auto")]
+Device = Annotated[
+    str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:1.", show_default="auto")
+]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"] | None,
-    typer.Option("--dtype", help="auto is float32 on a CPU, bfloat16 on CUDA.", show_default="auto"),
+    typer.Option(
+        "--dtype",
+        metavar="TYPE",
+        help="float32, bfloat16, float16 or auto: bfloat16 on CUDA, else float32.",
+        show_default="auto",
+    ),
 ]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images in a batch.", show_default="8")]
 Seed = Annotated[
@@ -64,13 +122,19 @@ Seed = Annotated[
     typer.Option("--seed", min=0, help="Seed of Python, numpy and torch.", show_default="0", rich_help_panel=MORE),
 ]
 Deterministic = Annotated[
-    bool, typer.Option("--deterministic", help="Deterministic algorithms only.", rich_help_panel=MORE)
+    bool, typer.Option("--deterministic", help="Use deterministic algorithms only.", rich_help_panel=MORE)
 ]
-Compile = Annotated[bool, typer.Option("--compile", help="Networks go through torch.compile.", rich_help_panel=MORE)]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the networks with torch.compile.", rich_help_panel=MORE)
+]
 ChannelsLast = Annotated[
-    bool, typer.Option("--channels-last", help="Convolutions work on images channels last.", rich_help_panel=MORE)
+    bool,
+    typer.Option("--channels-last", help="Store images channels last, which suits some GPUs.", rich_help_panel=MORE),
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing from the network.", rich_help_panel=MORE)]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Start anew instead of continuing what was stopped.", rich_help_panel=MORE)
+]
 
 
 def settings_of(config: Path | None, results: Path | None = None, **run: object) -> Resolved:
@@ -95,7 +159,7 @@ def as_options(pipeline: str, options: Mapping[str, Any], flags: Mapping[str, ob
         for key in given:
             if key in error.keys:
                 why = f"; {WHY[key]}" if key in WHY else ""
-                raise UsageError(f"--{key}: {pipeline} takes none{why}") from None
+                raise UsageError(f"--{FLAGS.get(key, key)}: {pipeline} takes none{why}") from None
         raise
 
 

@@ -12,28 +12,27 @@ from bench.cli.output import emit
 
 
 def predict(
-    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="A name of `bench list pipelines`.")],
-    text: Annotated[str | None, typer.Option("--text", "-t", help="The referring expression.")] = None,
+    pipeline: opt.Pipeline,
+    text: Annotated[str | None, typer.Option("--text", "-t", metavar="TEXT", help="The referring expression.")] = None,
     image: Annotated[
         Path | None,
         typer.Option(
             "--image",
             "-i",
-            help="An image file; or a folder: --text is for all, else the lines of a .txt beside each.",
+            metavar="PATH",
+            help="An image, or a folder of images; without --text each has a .txt of expressions beside it.",
         ),
     ] = None,
     scene: Annotated[
-        str | None, typer.Option("--scene", help="Instead of --image: SPLIT/ID of a split's scene.")
+        str | None, typer.Option("--scene", metavar="SPLIT/ID", help="Use a scene of a split instead of --image.")
     ] = None,
     input_: Annotated[
         Path | None,
-        typer.Option("--input", "-I", help='Instead of --image: a JSONL, {"image": ..., "text": ...} a line.'),
+        typer.Option("--input", "-I", help='JSONL with {"image": ..., "text": ...} in each line.'),
     ] = None,
     on: opt.On = None,
     weights: opt.Weights = None,
-    tokenizer: Annotated[
-        str | None, typer.Option("--tokenizer", help="Tokenizer for pipelines that take one: a folder or a hub id.")
-    ] = None,
+    tokenizer: opt.Tokenizer = None,
     preprocessing: opt.Preprocessing = None,
     set_: opt.Set = None,
     device: opt.Device = None,
@@ -41,20 +40,24 @@ def predict(
     seed: opt.Seed = None,
     deterministic: opt.Deterministic = False,
     offline: opt.Offline = False,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Of many: images in a batch.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images in a batch, for many images.", rich_help_panel=opt.MORE)
+    ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Draw the answer into this image file; of many, the answers: a .jsonl file."),
+        typer.Option("--out", "-o", help="Image file with the drawn box; for many images, a .jsonl of answers."),
     ] = None,
-    draw: Annotated[Path | None, typer.Option("--draw", help="Of many: draw every answer into this folder.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Of many: drop the answers that are in --out.")] = False,
+    draw: Annotated[
+        Path | None, typer.Option("--draw", metavar="FOLDER", help="Folder for drawings of many answers.")
+    ] = None,
+    fresh: opt.Fresh = False,
     config: opt.Config = None,
     json: opt.Json = False,
 ) -> None:
-    """Ground one expression in one image, or many: a folder with --image, a JSONL with --input.
+    """Ground an expression in one image, or many: a folder with --image, a JSONL with --input.
 
-    Of many, the answers go into --out, an expression a line; the same command continues where it stopped. Exits with
-    3 when images could not be read: their lines state why, and the same command tries just those again.
+    The answers about many images go into --out, one line an expression; the same command continues where it stopped.
+    Exits with 3 when images could not be read: their lines say why, and the same command tries those again.
     """
     from bench.errors import UsageError
     from bench.settings import assignments

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Config, Json, Results, settings_of
+from bench.cli.options import SPLIT, Config, Json, Results, settings_of
 from bench.cli.output import emit
 
 
@@ -15,33 +15,33 @@ def report(
     runs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN", help="Folders of runs or names of pipelines; the rows of the leaderboard unless given."
+            metavar="RUN",
+            help="Run folders or pipelines.",
+            show_default="the rows of the leaderboard",
         ),
     ] = None,
     split: Annotated[
-        str, typer.Option("--split", "-s", help="Split the runs are about: shapes-val, refcoco-val, file:PATH.jsonl.")
+        str, typer.Option("--split", "-s", help="Split of the runs: shapes-val, refcoco-val, file:PATH.jsonl.", **SPLIT)
     ] = "shapes-val",
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write.")] = Path("report.html"),
     limit: Annotated[int | None, typer.Option(min=1, help="Show the first N images in the gallery.")] = None,
     thumbnail: Annotated[
         int | None,
-        typer.Option(
-            metavar="PIXELS", help="Longer side of the images.", show_default="what keeps the file under 25 MB"
-        ),
+        typer.Option(metavar="PIXELS", help="Longer side of the images.", show_default="as large as 25 MB allow"),
     ] = None,
     training: Annotated[
-        list[Path] | None, typer.Option(help="Folder of a training, to show its curves; may be repeated.")
+        list[Path] | None, typer.Option(metavar="FOLDER", help="Show the curves of this training; may be repeated.")
     ] = None,
     reliability: Annotated[
-        list[Path] | None, typer.Option(help="Folder of `bench label score`, to show its histograms.")
+        list[Path] | None, typer.Option(metavar="FOLDER", help="Show the histograms of this `bench label score`.")
     ] = None,
     results: Results = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Write one self-contained HTML file: tables, comparison, charts, and a gallery of every answer.
+    """Write one self-contained HTML file: tables, comparison, charts and a gallery of every answer.
 
-    It opens by double click, needs no server and fetches nothing.
+    It opens in any browser, needs no server and fetches nothing.
     """
     from bench.datasets.load import load_split
     from bench.reporting.report.page import write_report

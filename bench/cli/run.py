@@ -12,13 +12,11 @@ from bench.cli.output import emit
 
 def run(
     pipeline: opt.Pipelines,
-    split: Annotated[
-        list[str],
-        typer.Option("--split", "-s", help="Splits: a,b or the flag repeated; own data: file:PATH.jsonl."),
-    ],
+    split: opt.Splits,
     results: opt.Results = None,
     on: opt.On = None,
     weights: opt.Weights = None,
+    tokenizer: opt.Tokenizer = None,
     preprocessing: opt.Preprocessing = None,
     limit: opt.Partial = None,
     device: opt.Device = None,
@@ -29,16 +27,16 @@ def run(
     compiled: opt.Compile = False,
     channels_last: opt.ChannelsLast = False,
     offline: opt.Offline = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew beside what is stored.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run again, beside the stored run.")] = False,
     config: opt.Config = None,
     settings: opt.Set = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Run pipelines on splits: every pair is scored and kept under results/runs.
+    """Run pipelines on splits, score every pair and store it under results/runs.
 
     The same command continues a run that was stopped, and reports a finished one without computing it anew.
 
-    Leaves with 3 when images could not be read (the same command tries just those again), with 2 when a pair failed.
+    Exits with 2 when a pair failed, with 3 when images could not be read; the same command tries those again.
     """
     from rich.console import Console
 
@@ -66,7 +64,7 @@ def run(
             find_split(name)
     splits = [load_split(name, resolved) for name in split_names]
     splits = splits if limit is None else [each.limited(limit) for each in splits]
-    own = {"weights": weights, "preprocessing": preprocessing}
+    own = {"weights": weights, "tokenizer": tokenizer or None, "preprocessing": preprocessing}
     runs, failed = [], False
     for name in names:
         for data in splits:

@@ -7,27 +7,27 @@ from typing import Annotated, Literal
 
 import typer
 
-from bench.cli.options import Config, Json, Results, settings_of
+from bench.cli.options import SPLIT, Config, Json, Results, settings_of
 from bench.cli.output import emit
 
 
 def score(
-    run: Annotated[Path | None, typer.Argument(help="Folder of a stored run to score again.")] = None,
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="Folder of a stored run to score again.")] = None,
     predictions: Annotated[Path | None, typer.Option(help="JSON or JSONL with boxes made elsewhere.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split the boxes are about: refcoco-val, file:PATH.jsonl.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the row; the file's name unless given.")] = None,
-    xywh: Annotated[
-        bool, typer.Option("--xywh", help="Boxes are left, top, width, height, not x1, y1, x2, y2.")
-    ] = False,
+    split: Annotated[
+        str | None, typer.Option("--split", "-s", help="Split of the boxes: refcoco-val, file:PATH.jsonl.", **SPLIT)
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the row.", show_default="the file's name")] = None,
+    xywh: Annotated[bool, typer.Option("--xywh", help="Boxes are x, y, width, height, not x1, y1, x2, y2.")] = False,
     key: Annotated[
         Literal["auto", "id", "row"],
-        typer.Option(help="What the file's keys are: expression ids, row numbers, or as the file itself states."),
+        typer.Option(metavar="id|row|auto", help="Keys of the file: expression ids, row numbers, or as it states."),
     ] = "auto",
     protocol: Annotated[
-        str | None, typer.Option(help="iou, strict, giou or letterbox-clamped; the run's own, else iou.")
+        str | None, typer.Option(help="iou, strict, giou or letterbox-clamped.", show_default="the run's own, or iou")
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Store what became of every expression of a run (outcomes.jsonl).")
+        bool, typer.Option("--keep", help="Store the outcomes of a run that has none (outcomes.jsonl).")
     ] = False,
     results: Results = None,
     config: Config = None,

@@ -20,28 +20,32 @@ if TYPE_CHECKING:
 
 def speed(
     pipeline: opt.Pipelines,
-    split: Annotated[str, typer.Option("--split", "-s", help="Whose images; own data: file:PATH.jsonl.")],
+    split: Annotated[
+        str, typer.Option("--split", "-s", help="Split of the images; your data: file:PATH.jsonl.", **opt.SPLIT)
+    ],
     interleave: Annotated[
-        bool, typer.Option("--interleave", help="The first and each other one in turn: ratios of speed.")
+        bool, typer.Option("--interleave", help="Measure the first and each other in turn, for ratios.")
     ] = False,
-    rounds: Annotated[int, typer.Option(min=2, help="Of --interleave; both have a turn in each.")] = 12,
+    rounds: Annotated[
+        int, typer.Option(min=2, help="Rounds of --interleave; both run once in each.", rich_help_panel=opt.MORE)
+    ] = 12,
     min_seconds: Annotated[
-        float, typer.Option(min=0, help="Each repeat lasts at least this long.", rich_help_panel=opt.MORE)
+        float, typer.Option(min=0, help="Shortest duration of a repeat, in seconds.", rich_help_panel=opt.MORE)
     ] = 30.0,
     min_batches: Annotated[
-        int, typer.Option(min=1, help="And has at least so many batches.", rich_help_panel=opt.MORE)
+        int, typer.Option(min=1, help="Fewest batches of a repeat.", rich_help_panel=opt.MORE)
     ] = 100,
     warmup_seconds: Annotated[
-        float, typer.Option(min=0, help="The warm-up lasts at least this long.", rich_help_panel=opt.MORE)
+        float, typer.Option(min=0, help="Shortest duration of the warm-up, in seconds.", rich_help_panel=opt.MORE)
     ] = 3.0,
     warmup_batches: Annotated[
-        int, typer.Option(min=0, help="And has at least so many batches.", rich_help_panel=opt.MORE)
+        int, typer.Option(min=0, help="Fewest batches of the warm-up.", rich_help_panel=opt.MORE)
     ] = 10,
     repeats: Annotated[
-        int, typer.Option(min=1, help="Of which the median and the spread are given.", rich_help_panel=opt.MORE)
+        int, typer.Option(min=1, help="Repeats; their median and spread are reported.", rich_help_panel=opt.MORE)
     ] = 3,
     resident_mb: Annotated[
-        float, typer.Option(min=1, help="Decoded images are kept up to this size.", rich_help_panel=opt.MORE)
+        float, typer.Option(min=1, help="Most memory for decoded images, in MB.", rich_help_panel=opt.MORE)
     ] = 2048.0,
     limit: opt.Partial = None,
     results: opt.Results = None,
@@ -56,15 +60,14 @@ def speed(
     config: opt.Config = None,
     settings: opt.Set = None,
     chart: Annotated[
-        Path | None, typer.Option(help="Draw accuracy against speed for all that is stored of the split.")
+        Path | None, typer.Option(help="Draw accuracy against speed of the split's runs in this file.")
     ] = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Measure how fast pipelines are, with the conditions beside the number; the records lie beside the runs.
+    """Measure how fast pipelines are, and store the speed with its conditions beside the runs.
 
-    One that was made with less than the default rules is kept, and joins no table.
-
-    Exits with 1 when a pipeline's boxes were not those of the accuracy pass, with 2 when one could not be measured.
+    A measurement shorter than the defaults is stored, but no table shows it. Exits with 1 when a pipeline's boxes
+    differ from those of its accuracy run, with 2 when a pipeline could not be measured.
     """
     from functools import partial
 

@@ -33,7 +33,7 @@ def first_step(
     job = replace(make_job(pipeline, split, split, resolved, recipe, Path()), saves=False)
     (task,) = chosen_tasks(job, tasks, part or next(iter(tasks(job)))).values()
     if not isinstance(task, TrainTask):
-        raise UsageError(f"--train-step {pipeline}: {task.trainer}'s own trainer takes its steps, and reports none")
+        raise UsageError(f"--check-step: {task.trainer}'s own trainer trains {pipeline} and reports no single steps")
     return {"split": split.name, **gradient_check(task)}
 
 

@@ -34,14 +34,15 @@ def train_pipeline(
     curriculum: str | None = None,
     dry_run: bool = False,
     tasks: Any = None,
+    on: str | None = None,
 ) -> dict[str, Path]:
     """Train `part` of a pipeline (every part when None) on a split; return part -> weights file under `out`.
 
     `recipe` is laid over [train.<pipeline>] of bench.toml. With `labels` the expressions come from these files and only
     the images from the split's data set. `fresh` starts anew in place of resuming a stopped training under `out`.
     `curriculum` (single, multi) selects among the rows of `labels` first; with `dry_run` it only prints its plan and
-    returns {}. `tasks` replaces what the method brings. Under torchrun or Slurm rank 0 alone writes records; the other
-    ranks return {}.
+    returns {}. `tasks` replaces what the method brings, and `on` the data set whose tables of bench.toml hold. Under
+    torchrun or Slurm rank 0 alone writes records; the other ranks return {}.
 
     Raises UnknownName, UsageError, DataError, SettingsError.
     """
@@ -77,7 +78,7 @@ def train_pipeline(
         split = replace(split, images=CachedImages(split.images))
         validation = replace(validation, images=CachedImages(validation.images))
     # 3. Make the job, and seed what draws at random outside the trainer.
-    job = make_job(pipeline, split, validation, resolved, recipe, out)
+    job = make_job(pipeline, split, validation, resolved, recipe, out, on)
     table = dict(job.recipe)
     options = table.pop("curriculum", {})
     job = replace(job, recipe=table, labels=files, fresh=fresh)

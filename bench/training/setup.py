@@ -21,9 +21,18 @@ from bench.training.task import Trained, TrainingJob
 
 
 def make_job(
-    pipeline: str, split: Split, validation: Split, resolved: Resolved, recipe: Mapping[str, Any], out: Path
+    pipeline: str,
+    split: Split,
+    validation: Split,
+    resolved: Resolved,
+    recipe: Mapping[str, Any],
+    out: Path,
+    on: str | None = None,
 ) -> TrainingJob:
-    """Make the job of a pipeline's training; `recipe` is laid over [train.<pipeline>] of bench.toml."""
+    """Make the job of a pipeline's training; `recipe` is laid over [train.<pipeline>] of bench.toml.
+
+    `on` names the data set whose lines of bench.toml hold, where they are not the split's own.
+    """
     run = resolved.settings.run
     device = resolve_device(run.device, from_environment().local)
     return TrainingJob(
@@ -31,9 +40,9 @@ def make_job(
         images=split.images,
         validation=validation.scenes,
         validation_images=validation.images,
-        recipe=merged(resolved.table("train", pipeline, dataset_of(split)), recipe),
+        recipe=merged(resolved.table("train", pipeline, on or dataset_of(split)), recipe),
         out=out,
-        context=pipeline_context(pipeline, split, resolved, device=device),
+        context=pipeline_context(pipeline, split, resolved, device=device, on=on),
         validate=on_split(validation.scenes, validation.images, run),
         split_name=split.name,
         validation_name=validation.name,

@@ -83,7 +83,7 @@ def test_verify_exits_with_one(bench, tiny, tmp_path):
     assert code == 1 and "6 x 8" in out
     (row,) = splits(bench, "verify", "refcoco-val", code=1)
     assert not row["ok"] and len(row["other_size"]) == 2
-    assert bench("data", "verify", "refcoco-val", "--no-images")[0] == 0
+    assert bench("data", "verify", "refcoco-val", "--annotations-only")[0] == 0
     archive.unlink()
     assert splits(bench, "verify", "refcoco-val", code=1)[0]["missing"] == ["000000000001.jpg", "000000000002.jpg"]
 
@@ -93,7 +93,7 @@ def test_mistakes_and_a_subset(bench, tiny):
     tiny.write_text(tiny.read_text().splitlines()[0] + "\n")
     for words, message in (
         (("--protocol", "all"), "--protocol all"),
-        (("--keep", "gone"), "gone"),
+        (("--annotation-ids", "gone"), "gone"),
         ((), "2 expected, 1 counted"),
     ):
         code, _, err = bench(*PREPARE, *words)

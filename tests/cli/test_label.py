@@ -182,7 +182,7 @@ def test_stats_of_files_by_source_and_a_sheet(config, tmp_path, files):
     sizes = []
     for most in (1, 3):
         out = tmp_path / f"{most}.png"
-        done = label("stats", *files, "--sheet", out, "--images", most, config=config)
+        done = label("stats", *files, "--sheet", out, "--scenes", most, config=config)
         assert done.exception is None and f"drawn in {out}" in done.stdout.replace("\n", "")
         sizes.append(Image.open(out).size)
     assert sizes[1][0] > 2 * sizes[0][0]

@@ -168,7 +168,7 @@ def test_official_files_and_back(world):
     args = ("template.jsonl", "-m", "m1.safetensors", "-s", "shapes-train")
     (pair,) = scored(*args)["pairs"]
     CountedPipeline.scenes.clear()
-    scored(*args, "--lists")  # from the rows that are there
+    scored(*args, "--official-files")  # from the rows that are there
     assert CountedPipeline.scenes == []
     folder = Path("reliability/m1--template")
     assert len(list(folder.glob("*.pth"))) == 14

@@ -1,4 +1,4 @@
-"""`bench doctor --train-step`: what a pipeline's first step is given, and how its numbers are printed."""
+"""`bench train --check-step`, old `bench doctor --train-step`: what the first step gets, how they are printed."""
 
 import json
 
@@ -41,6 +41,13 @@ def doctor(bench):
     return lambda *words: bench("doctor", "--train-step", "small", *words)
 
 
+def test_both_spellings_print_the_same(calls, rows, bench):
+    old = bench("doctor", "--train-step", "small", "--split", rows, "--json")
+    new = bench("train", "-p", "small", "-s", rows, "--check-step", "--json")
+    assert old[:2] == new[:2] and old[0] == 0
+    assert "now train --check-step" in old[2] and not new[2]
+
+
 def test_the_numbers_are_whole_in_json(calls, rows, doctor, tmp_path):
     (tmp_path / "w.pth").touch()
     step = json.loads(
@@ -55,7 +62,7 @@ def test_the_numbers_are_whole_in_json(calls, rows, doctor, tmp_path):
     assert task.config.start_from == str(tmp_path / "w.pth") and len(samples) == 2
     assert [len(scene.expressions) for scene in task.job.scenes] == [2, 1]
     page = (PROJECT / "docs" / "machine-output.md").read_text(encoding="utf-8")
-    section = page.split("## `bench doctor --train-step`")[1].split("\n## ")[0]
+    section = page.split("## `bench train --check-step`")[1].split("\n## ")[0]
     assert [key for key in step if f"`{key}`" not in section] == []
 
 
@@ -68,15 +75,14 @@ def test_a_table_for_people(calls, rows, doctor):
 def test_mistakes(bench, rows, tmp_path):
     (tmp_path / "none.jsonl").write_text("\n")
     for words, message in (
-        (("--train-step", "small"), "needs --split"),
-        (("--train-step", "small", "--split", rows, "--pipeline", "centre-box"), "no --pipeline"),
+        (("--train-step", "small"), "Missing option '--split'"),
         (
             ("--train-step", "small", "--split", rows, "--preprocessing", "official"),
             "--preprocessing: small takes none",
         ),
         (("--train-step", "small", "--split", "file:none.jsonl"), "holds no expressions"),
         (("--train-step", "centre-box", "--split", rows), "no trainable pipeline is called 'centre-box'; known: "),
-        (("--split", rows), "go with --train-step"),
+        (("--split", rows), "No such option: --split"),
     ):
         code, _, err = bench("doctor", *words)
         assert code == 2 and message in err

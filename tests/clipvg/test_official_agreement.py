@@ -196,7 +196,7 @@ class Album:
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["refcoco", "referit"])
 def test_the_first_step_laid_open(dataset, official_file, make_job, small_table, small_sizes):
-    """`bench doctor --train-step`, images and annotations to gradient norms; more rows than a forward pass takes."""
+    """`bench train --check-step`, images and annotations to gradient norms; more rows than a forward pass takes."""
     s, scenes, batch = small_sizes, [], []
     for number, scene in enumerate(SCENES[:3]):
         height, width = scene.image.shape[:2]
