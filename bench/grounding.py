@@ -168,7 +168,7 @@ class Prediction:
 class PipelineCard:
     """The facts about a pipeline: weights, source, supervision.
 
-    `weights` maps a part's name to its file or hub id, `sha256` a file to its hash.
+    `weights` maps a part's name to its file or hub id, `sha256` the part or its file to the hash.
 
     `proposals` names annotated boxes that it chooses among ("gt"); empty where it finds its own. `accelerated` is what
     `Acceleration.apply` returned for its networks: "compile", "channels-last", "dtype".

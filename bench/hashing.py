@@ -1,21 +1,44 @@
-"""Weights files: the path that a name means, and the hash that a run's record has of them."""
+"""Weights files: the option and the path that a name means, and the hash that a run's record has of them."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, WeightsError
 from bench.runs.files import make_folder, write_atomically
+from bench.settings import merged
 
 if TYPE_CHECKING:
     from bench.grounding import PipelineContext
     from bench.settings import Resolved
 
     Places = PipelineContext | Resolved
+
+MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt")
+
+
+def spelled_out(options: Mapping[str, Any], main: str | None = None) -> dict[str, Any]:
+    """Move the shorthand `weights` to the options it stands for: proposer=FILE,clip=FILE, or FILE for `main` alone.
+
+    Without `main` it is the proposer where the options have one, the CLIP where they have segments; else `weights` is
+    an option of its own. What names other parts stays as it is.
+    """
+    main = main or ("proposer" if "proposer" in options else "clip" if "segments" in options else None)
+    weights = options.get("weights")
+    if main is None or not isinstance(weights, str):
+        return dict(options)
+    parts = dict(item.partition("=")[::2] for item in weights.split(",")) if "=" in weights else {main: weights}
+    if parts.keys() - {main, "clip"}:
+        return dict(options)
+    table = {key: value for key, value in options.items() if key != "weights"}
+    for part, name in parts.items():
+        table = merged(table, {part: {"pretrained" if part == "clip" else "weights": name}} if name else {})
+    return table
 
 
 def places_of(name: str, where: Places) -> tuple[Path, Path, Path]:
@@ -39,6 +62,20 @@ def sha256_file(path: Path, home: Path | None = None) -> str:
         return _sha256(*key) if home is None else _memoised(home, *key)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def sha256_folder(path: Path, home: Path | None = None) -> str | None:
+    """Hash the folder of a model or tokenizer: names and contents of its files; None for any other folder.
+
+    Hidden files and documents are left out. Raises WeightsError.
+    """
+    if not any((path / name).is_file() for name in MODEL_FILES):
+        return None
+    files = sorted(each.relative_to(path) for each in path.rglob("*") if each.is_file())
+    files = [file for file in files if not any(part.startswith(".") for part in file.parts)]
+    kept = (file for file in files if file.suffix != ".md" and file.stem not in ("LICENSE", "LICENCE"))
+    lines = "".join(f"{file.as_posix()} {sha256_file(path / file, home)}\n" for file in kept)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 @lru_cache(maxsize=256)

@@ -12,12 +12,12 @@ from typing import Any
 from bench.datasets.split import Split
 from bench.evaluation.protocols import Protocol
 from bench.grounding import PipelineCard, PipelineContext
-from bench.hashing import find_file, sha256_file
-from bench.runs import provenance
+from bench.hashing import find_file, places_of, sha256_file, sha256_folder
+from bench.runs import contents, provenance
+from bench.runs.contents import options_by_contents, weights_by_part
 from bench.runs.record import DataIdentity, Identity, RunRecord, signature
 from bench.settings import Settings, weights_named
 
-HASHED = ("pipeline", "options", "device", "dtype", "seed", "deterministic")
 MOST_HEADER = 10 << 20  # bytes of metadata
 
 
@@ -32,14 +32,42 @@ def data_identity(split: Split) -> DataIdentity:
     return DataIdentity(split=split.name, fingerprint=split.fingerprint, partial=split.partial, **counts)
 
 
-def identity_of(context: PipelineContext, data: DataIdentity, deterministic: bool) -> Identity:
-    """Collect what must stay the same in a continued run; `with_weights` adds the weights."""
+def weights_of(card: PipelineCard) -> dict[str, str]:
+    """Return part -> hashes of a card's weights; a name where neither the card nor a file has a hash.
+
+    Raises WeightsError for a file that cannot be read.
+    """
+    unhashed = {part: Path(name) for part, name in card.weights.items() if part not in card.sha256}
+    files = {part: sha256_file(path) for part, path in unhashed.items() if path.is_file()}
+    return weights_by_part(card.weights, {**files, **card.sha256})
+
+
+def identity_of(
+    context: PipelineContext,
+    data: DataIdentity,
+    deterministic: bool,
+    names: Mapping[str, str],
+    weights: Mapping[str, str],
+) -> Identity:
+    """Collect what must stay the same in a continued run, by contents; `names` and `weights` are the card's, by part.
+
+    Raises WeightsError for a file that cannot be read.
+    """
     options = _plain(context.options)
     options.get("card", {}).pop("supervision", None)  # a word for readers, which the record's card has
+
+    def file_of(key: str, name: str) -> str | None:
+        path = find_file(name, context)
+        return sha256_file(path, context.home) if path else None
+
+    def folder_of(key: str, name: str) -> str | None:
+        folders = (place for place in places_of(name, context) if place.is_dir())
+        return next((digest for folder in folders if (digest := sha256_folder(folder, context.home))), None)
+
     return Identity(
         pipeline=context.name,
-        options=options,
-        weights={},
+        options=options_by_contents(options, names, weights, context.dataset, file_of, folder_of),
+        weights=weights,
         data=data,
         device=context.device.partition(":")[0],  # which of several equal GPUs it was means nothing
         dtype=context.dtype,
@@ -48,16 +76,6 @@ def identity_of(context: PipelineContext, data: DataIdentity, deterministic: boo
         compile=context.acceleration.compile,
         channels_last=context.acceleration.channels_last,
     )
-
-
-def with_weights(identity: Identity, card: PipelineCard) -> Identity:
-    """Add the weights, part -> sha256; their name where the card has no hash and the name is no file.
-
-    Raises WeightsError.
-    """
-    known = {part: name for part, name in card.weights.items() if part not in card.sha256}
-    files = {part: sha256_file(Path(name)) for part, name in known.items() if Path(name).is_file()}
-    return identity.model_copy(update={"weights": {**known, **files, **card.sha256}})
 
 
 def same_weights(stored: Mapping[str, str], context: PipelineContext) -> bool:
@@ -102,6 +120,7 @@ def new_record(
         settings={
             "run": settings.run.model_dump(mode="json"),
             "evaluation": settings.evaluation.model_dump(mode="json"),
+            "options": _plain(context.options),  # with names and paths as they were given
         },
         settings_hash=hash_of(identity),
         argv=provenance.redacted(),
@@ -119,11 +138,8 @@ def new_record(
 
 
 def hash_of(identity: Identity) -> str:
-    """Hash the settings in force; the folders of runs are named by it."""
-    hashed = {name: getattr(identity, name) for name in HASHED}
-    # Named only when they are on: the hash of runs without them is what it was before there was such a choice.
-    hashed |= {name: True for name in ("compile", "channels_last") if getattr(identity, name)}
-    return provenance.settings_hash(hashed)
+    """Hash the settings in force and the weights; the folders of runs are named by it."""
+    return contents.hash_of(identity.model_dump(mode="json"))
 
 
 def plain_card(card: PipelineCard) -> dict[str, Any]:

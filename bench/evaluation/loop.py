@@ -48,16 +48,16 @@ def evaluate(
         context = pipeline_context(name, split, resolved, flags, on=on, local_rank=rank.local)
     else:
         context = opened.context
-    identity = identities.identity_of(context, identities.data_identity(split), settings.run.deterministic)
+    identity_of = partial(identities.identity_of, context, identities.data_identity(split), settings.run.deterministic)
     folder = Path(settings.results)
     # 2. A finished run is reported without opening the weights.
     if opened is None:
         same_weights = partial(identities.same_weights, context=context)
-        if not fresh and (done := finished_run(folder, identity, rule.name, split.scenes, rank, same_weights)):
+        if not fresh and (done := finished_run(folder, identity_of, rule.name, split.scenes, rank, same_weights)):
             return done
         opened = build(context, resolved)
     # 3. The run is continued, or a new one.
-    identity = identities.with_weights(identity, opened.card)
+    identity = identity_of(opened.card.weights, identities.weights_of(opened.card))
     blank = identities.new_record(identity, context, opened.card, settings, rule)
     with open_run(folder, blank, split.scenes, rank, fresh, settings.run.rank_timeout_s) as run:
         if run.already_done:

@@ -18,6 +18,7 @@ from bench.datasets.split import Split
 from bench.errors import BenchError, MissingPackage
 from bench.evaluation.device import make_deterministic, resolve_device, resolve_dtype, seed_everything, use_device
 from bench.grounding import Candidates, LoadedScene, Pipeline, PipelineCard, PipelineContext, Prediction, Scene
+from bench.hashing import spelled_out
 from bench.settings import Resolved, merged
 
 OWN_DATA = "file"
@@ -88,7 +89,7 @@ def pipeline_context(
     return PipelineContext(
         name=name,
         dataset=dataset,
-        options=merged(resolved.table("pipelines", name, dataset), _absolute_weights(flags or {})),
+        options=spelled_out(merged(resolved.table("pipelines", name, dataset), _absolute_weights(flags or {}))),
         folder=resolved.folder,
         home=resolved.home,
         device=device,

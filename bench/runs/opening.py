@@ -23,6 +23,7 @@ from bench.runs.store import Run, store_rows, stored_rows, write_record
 from bench.tables import same_options
 
 LOCK = "lock"
+IdentityOf = Callable[[Mapping[str, str], Mapping[str, str]], Identity]  # names and hashes of weights, by part
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def open_run(
 
 def finished_run(
     results: Path,
-    identity: Identity,
+    identity_of: IdentityOf,
     protocol: str,
     scenes: Sequence[Scene],
     rank: Rank,
@@ -52,23 +53,25 @@ def finished_run(
 ) -> Run | None:
     """Return the command's latest run under `results`, if it is complete and every scene has an answer.
 
-    `same_weights` tells whether stored weights are those of the command, which need not be known before a pipeline is
-    opened. A run that differs in them only is not passed over for an older one: then nothing is complete.
+    Before a pipeline is opened, its weights are unknown: `identity_of` gives the command's identity with the names and
+    hashes of a stored card, and `same_weights` tells whether those are the command's. A run that differs in them only
+    is not passed over for an older one: then nothing is complete.
     """
+    identity = identity_of({}, {})
     parent = runs_of(results, identity.pipeline, identity.data.split)
-    return _finished(_same_command(parent, identity, protocol), identity, scenes, rank, same_weights)
+    return _finished(_same_command(parent, identity, protocol), identity_of, scenes, rank, same_weights)
 
 
 def _finished(
     runs: Sequence[tuple[Path, RunRecord]],
-    identity: Identity,
+    identity_of: IdentityOf,
     scenes: Sequence[Scene],
     rank: Rank,
     same_weights: Callable[[Mapping[str, str]], bool],
 ) -> Run | None:
     for folder, record in reversed(runs):
         weights = record.identity.weights
-        if differences(record.identity, identity.model_copy(update={"weights": weights})):
+        if differences(record.identity, identity_of(record.card.get("weights") or {}, weights)):
             continue
         done = record.status == "complete" and same_weights(weights) and not _unanswered(folder, scenes)
         return Run(folder, record, rank, scenes, [], already_done=True) if done else None
@@ -79,8 +82,8 @@ def _lead(parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, f
     """Open the run as rank 0."""
 
     def finished() -> Run | None:
-        runs, weights = _same_command(parent, blank.identity, blank.protocol), blank.identity.weights
-        return _finished(runs, blank.identity, scenes, rank, lambda stored: stored == weights)
+        runs = _same_command(parent, blank.identity, blank.protocol)
+        return _finished(runs, lambda *_: blank.identity, scenes, rank, lambda _: True)
 
     # 1. A finished run is reported from a folder that need not be writable.
     if not fresh and (done := finished()):
@@ -88,6 +91,7 @@ def _lead(parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, f
     make_folder(parent)
     # 2. The folder; two processes that start at the same moment must not make two runs.
     with locked(parent / ".choosing", "the choice of a run", patience_s=10):
+        blank = _named_as_before(parent, blank)
         old = None if fresh else _choose(parent, blank)
         folder = old or _new_folder(parent, blank)
         write_note = stack.enter_context(locked(folder / LOCK, "this run"))
@@ -160,6 +164,14 @@ def _choose(parent: Path, blank: RunRecord) -> Path | None:
     if runs and runs[-1][1].status == "running":
         _refuse(runs[-1][0], runs[-1][1].identity, blank.identity)
     return None
+
+
+def _named_as_before(parent: Path, blank: RunRecord) -> RunRecord:
+    """Give a run the options and hash of the latest run that means the same, where one names defaults of the code."""
+    for _, record in reversed(_same_command(parent, blank.identity, blank.protocol)):
+        if not differences(record.identity, blank.identity):
+            return blank.model_copy(update={"identity": record.identity, "settings_hash": record.settings_hash})
+    return blank
 
 
 def _new_folder(parent: Path, record: RunRecord) -> Path:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from bench.errors import RunError
-from bench.old_names import current
+from bench.runs.contents import by_contents
 
 SCHEMA = 1
 RECORD = "run.json"
@@ -182,7 +182,7 @@ def read_record(folder: Path) -> RunRecord:
 
 @lru_cache(maxsize=1024)
 def _record(path: Path, inode: int, size: int, changed_ns: int) -> RunRecord:
-    return RunRecord.model_validate(current(from_json(path.read_bytes())))
+    return RunRecord.model_validate(by_contents(from_json(path.read_bytes())))
 
 
 def first_problem(error: ValueError) -> str:

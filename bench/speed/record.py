@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from bench.old_names import current
+from bench.runs.contents import by_contents
 from bench.runs.files import make_folder, write_atomically
 from bench.runs.record import Identity, Model, RunRecord, first_problem, names_at, runs_of
 
@@ -228,7 +228,7 @@ def read_speeds(results: Path, skipped: list[tuple[str, str]] | None = None) -> 
     for path in sorted((results / "runs").glob(f"*/*/{SPEEDS}")):
         name = path.relative_to(results).as_posix()
         try:
-            records.append((SpeedRecord.model_validate(current(from_json(path.read_bytes()))), name))
+            records.append((SpeedRecord.model_validate(by_contents(from_json(path.read_bytes()))), name))
         except OSError as error:
             skipped.append((name, f"cannot be read ({error.strerror})"))
         except ValueError as error:

@@ -11,7 +11,7 @@ from bench.clock import synchroniser
 from bench.datasets.split import Split
 from bench.errors import BenchError
 from bench.evaluation.answering import ground_checked
-from bench.evaluation.identity import data_identity, identity_of, with_weights
+from bench.evaluation.identity import data_identity, identity_of, weights_of
 from bench.evaluation.opening import OpenPipeline, open_pipeline
 from bench.grounding import Caching, LoadedScene, Prediction
 from bench.runs import provenance
@@ -58,9 +58,9 @@ class Subject:
 
     def identity(self, split: Split) -> Identity:
         """Return what of the measurement moves its numbers."""
-        opened = self.opened
-        deterministic = opened.resolved.settings.run.deterministic
-        return with_weights(identity_of(opened.context, data_identity(split), deterministic), opened.card)
+        context, card = self.opened.context, self.opened.card
+        deterministic = self.opened.resolved.settings.run.deterministic
+        return identity_of(context, data_identity(split), deterministic, card.weights, weights_of(card))
 
     def made_by(self) -> dict[str, Any]:
         """Describe commit, machine, packages and command for a record; torch is imported by now."""

@@ -18,7 +18,8 @@ from pydantic import Field
 
 from bench.errors import SettingsError
 from bench.grounding import LoadedScene, PipelineContext, Prediction
-from bench.settings import Table, merged, takes
+from bench.hashing import spelled_out
+from bench.settings import Table, takes
 from pipelines.card import CardOptions, make_parts_card, parse_options
 from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.two_stage.clip.ranking import Float, Ranker, RankerOptions
@@ -78,21 +79,10 @@ class TwoStage:
 
 def options_of(context: PipelineContext) -> TwoStageOptions:
     """Parse the pipeline's table, with the `weights` shorthand written out. Raises SettingsError."""
-    table = dict(context.options)
-    for part, name in _parts(table.pop("weights", None)).items():
-        table = merged(table, {part: {"pretrained" if part == "clip" else "weights": name}})
-    return parse_options(TwoStageOptions, context, table)
-
-
-def _parts(weights: str | None) -> dict[str, str]:
-    if not weights:
-        return {}
-    if "=" not in weights:
-        return {"proposer": weights}
-    parts = dict(item.partition("=")[::2] for item in weights.split(","))
-    if parts.keys() - {"proposer", "clip"}:
-        raise SettingsError(f"--weights {weights!r}: expected FILE, or proposer=FILE,clip=FILE")
-    return parts
+    options = parse_options(TwoStageOptions, context, spelled_out(context.options, "proposer"))
+    if options.weights:
+        raise SettingsError(f"--weights {options.weights!r}: expected FILE, or proposer=FILE,clip=FILE")
+    return options
 
 
 @takes(TwoStageOptions)

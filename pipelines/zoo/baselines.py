@@ -17,6 +17,7 @@ from pydantic import Field
 
 from bench.boxes import box_area_xyxy
 from bench.grounding import Box, LoadedScene, PipelineCard, PipelineContext, Prediction, Query
+from bench.hashing import spelled_out
 from bench.settings import Table, takes
 from pipelines.card import CardOptions, make_parts_card, parse_options
 from pipelines.two_stage.proposers.proposals import Proposals, Proposer, open_proposer, predictions
@@ -153,9 +154,8 @@ def label_only(context: PipelineContext) -> Baseline:
 
 
 def _chosen(context: PipelineContext, summary: str, choose: Choice) -> Baseline:
-    options = parse_options(ProposalOptions, context)
-    table = options.proposer | ({"weights": options.weights} if options.weights else {})
-    proposer = open_named(table, context)
+    options = parse_options(ProposalOptions, context, spelled_out(context.options, "proposer"))
+    proposer = open_named(options.proposer, context)
     card = make_parts_card(context, options.card, summary, "", {"proposer": proposer}, proposals=proposer.annotated)
 
     def predict(batch: Sequence[LoadedScene], proposals: Sequence[Proposals]) -> list[Prediction]:

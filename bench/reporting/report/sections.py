@@ -129,6 +129,7 @@ def made(run: ReportRun) -> dict[str, Any]:
     """Return what is needed to make a run again."""
     record, row = run.record, run.row
     card, identity = record.card, record.identity
+    options = record.settings.get("options", identity.options)
     dirty = " (with changes that are in no commit)" if record.git.get("dirty") else ""
     speed = record.throughput
     facts = {
@@ -141,7 +142,7 @@ def made(run: ReportRun) -> dict[str, Any]:
         "paper": str(card.get("paper") or ""),
         "licence": str(card.get("licence") or ""),
         "weights": "\n".join(f"{part}: {sha256}" for part, sha256 in identity.weights.items()),
-        "options": "\n".join(f"{key} = {value!r}" for key, value in identity.options.items()),
+        "options": "\n".join(f"{key} = {value!r}" for key, value in options.items()),
         "settings hash": record.settings_hash,
         "seconds": f"{speed.seconds:,.1f}, and {speed.load_seconds or 0:,.1f} to load" if speed else "",
         "boxes from": f"{record.imported.file}, sha256 {record.imported.sha256}" if record.imported else "",

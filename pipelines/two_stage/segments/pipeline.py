@@ -20,7 +20,8 @@ from pydantic import Field
 
 from bench.errors import SettingsError
 from bench.grounding import LoadedScene, PipelineContext, Prediction
-from bench.settings import Table, merged, takes
+from bench.hashing import spelled_out
+from bench.settings import Table, takes
 from pipelines.card import CardOptions, Options, make_parts_card, parse_options
 from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.two_stage.clip.ranking import Ranker, RankerOptions
@@ -137,11 +138,7 @@ def clip_pooling(context: PipelineContext) -> ScoreMap:
 
 
 def _options(model: type[Options], context: PipelineContext) -> Options:
-    table = dict(context.options)
-    weights = table.pop("weights", None)
-    if weights:
-        table = merged(table, {"clip": {"pretrained": weights.removeprefix("clip=")}})
-    return parse_options(model, context, table)
+    return parse_options(model, context, spelled_out(context.options, "clip"))
 
 
 def _proposals(cut: Segmentation, masked: bool) -> Proposals:
