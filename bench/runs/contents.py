@@ -122,14 +122,14 @@ def _digests(names: str, digests: str) -> dict[str, str]:
     files, hashes = names.split(", "), digests.split(", ")
     if len(files) != len(hashes):
         return dict.fromkeys(_forms(names), digests)
-    found: dict[str, set[str]] = {}
+    matches: dict[str, set[str]] = {}
     for file, digest in zip(files, hashes, strict=True):
         for form in _forms(file):
-            found.setdefault(form, set()).add(digest)
+            matches.setdefault(form, set()).add(digest)
     folder = {file.rpartition("/")[0] for file in files}
     if len(folder) == 1 and (whole := folder.pop()):  # every file of one model of the hub
-        found |= {form: {digests} for form in _forms(whole)}
-    return {form: digest for form, (digest, *more) in found.items() if not more}
+        matches |= {form: {digests} for form in _forms(whole)}
+    return {form: digest for form, (digest, *more) in matches.items() if not more}
 
 
 def _forms(name: str) -> Iterator[str]:
@@ -144,8 +144,8 @@ def _forms(name: str) -> Iterator[str]:
 def _of_card(tables: Sequence[Mapping[str, str]], name: str, model: str) -> str | None:
     """Find the hash that the tables of a card's parts agree on for "MODEL NAME", or else for the name."""
     for form in (f"{model} {name}", name):
-        if len(found := {table[form] for table in tables if form in table}) == 1:
-            return found.pop()
+        if len(matches := {table[form] for table in tables if form in table}) == 1:
+            return matches.pop()
     return None
 
 
