@@ -23,6 +23,9 @@ def score(
         Literal["auto", "id", "row"],
         typer.Option(metavar="id|row|auto", help="Keys of the file: expression ids, row numbers, or as it states."),
     ] = "auto",
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Take a file that lacks many rows; no table shows the run.")
+    ] = False,
     protocol: Annotated[
         str | None, typer.Option(help="iou, strict, giou or letterbox-clamped.", show_default="the run's own, or iou")
     ] = None,
@@ -49,8 +52,8 @@ def score(
         raise UsageError("give either the folder of a run or --predictions FILE with --split NAME")
     resolved = settings_of(config, results)
     if run is not None:
-        if name or xywh or key != "auto":
-            raise UsageError("--name, --xywh and --key are about --predictions, not about a stored run")
+        if name or xywh or key != "auto" or partial:
+            raise UsageError("--name, --xywh, --key and --partial are about --predictions, not about a stored run")
         from bench.evaluation.scored import rescore
 
         record, folder = rescore(run, resolved, protocol, split, keep), run
@@ -72,6 +75,7 @@ def score(
             key=key,
             protocol=protocol or "iou",
             settings=resolved.settings.evaluation,
+            partial=partial,
         )
     print_rows([record], Console(stderr=as_json))
     if as_json:

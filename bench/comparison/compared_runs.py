@@ -58,9 +58,8 @@ def read_runs(folders: Sequence[Path], labels: Sequence[str] | None = None) -> l
 
 def run_notes(runs: Sequence[ComparedRun]) -> Iterator[str]:
     """Yield what a reader must know about each run beside its numbers."""
-    data = runs[0].record.identity.data
-    if data.partial:
-        yield f"partial: the first {data.images:,} images of {data.split} only"
+    if part := runs[0].record.part:
+        yield f"partial: {part}"
     for run in runs:
         if run.record.git.get("dirty"):
             yield f"{run.label} was made by code that is in no commit"
@@ -75,10 +74,9 @@ def _refuse_other_data(first: Path, a: RunRecord, second: Path, b: RunRecord) ->
     if one.split != other.split:
         raise RunError(f"{both}: they are about other splits ({one.split} and {other.split}); run both on one split")
     if one.partial != other.partial:
-        part, of = (first, one) if one.partial else (second, other)
-        raise RunError(
-            f"{both}: {part} is partial, the first {of.images:,} images of {of.split} only; run it without --limit"
-        )
+        part, of = (first, a) if one.partial else (second, b)
+        whole = "give it every row" if of.imported else "run it without --limit"
+        raise RunError(f"{both}: {part} is partial, {of.part}; {whole}")
     if one.fingerprint != other.fingerprint:
         versions = (f"data {data.fingerprint[:8]}, {data.expressions:,} expressions" for data in (one, other))
         raise RunError(

@@ -17,10 +17,12 @@ from bench.datasets.split import Split
 from bench.errors import DataError
 from bench.grounding import Prediction
 from bench.imported.box_files import BoxRow, read_boxes
+from bench.imported.frames import refuse_wrong_frame
 from bench.runs.predictions import SceneAnswers, from_predictions
 
 Key = Literal["auto", "id", "row"]
 KeyedBy = Literal["id", "row"]
+MOST_MISSING = 0.01  # share of the expressions; a file that lacks more rows, and more than one, is a part
 
 
 @dataclass(slots=True)
@@ -40,9 +42,22 @@ class Alignment:
     duplicates: int = 0
 
 
-def align_file(path: Path, split: Split, key: Key, xywh: bool) -> Alignment:
-    """Align the boxes of a file with `split`. Raises what `read_boxes` and `align` raise."""
-    return align(read_boxes(path, xywh, "row" if key == "row" else "id"), split, key, str(path))
+def align_file(path: Path, split: Split, key: Key, xywh: bool, partial: bool = False) -> Alignment:
+    """Align the boxes of a file with `split`; `partial` takes one without rows for many expressions.
+
+    Raises DataError for such a file, for one of whose boxes more than 2 % are none as they are read, and what
+    `read_boxes` and `align` raise.
+    """
+    aligned = align(read_boxes(path, xywh, "row" if key == "row" else "id"), split, key, str(path))
+    refuse_wrong_frame(path, split, aligned.answers, xywh)
+    expressions, lacking = split.counts.expressions, len(aligned.missing)
+    if lacking > max(1, MOST_MISSING * expressions) and not partial:
+        raise DataError(
+            f"{path}: has rows for {expressions - lacking:,} of the {expressions:,} expressions of {split.name} (the "
+            f"first without one: {aligned.missing[0]!r}); give null for an expression without a box, or pass "
+            "--partial, which counts the others as misses in a run that no table shows"
+        )
+    return aligned
 
 
 def align(boxes: tuple[Sequence[BoxRow], int], split: Split, key: Key = "auto", where: str = "the file") -> Alignment:

@@ -5,8 +5,9 @@
     [{"id": "0", "box": [...]}, {"row": 1, "box": null}, ...]         a list of objects
     {"id": "0", "box": [...], "score": 0.9}                           JSONL: one such object a line
 
-The box may be called box, bbox, box_xyxy, pred_box or pred_bbox, the image image_name or file_name. A malformed
-value is refused with its key.
+The box may be called box, bbox, box_xyxy, pred_box or pred_bbox, the image image_name or file_name. An object may have
+a "format" of its own, xyxy or xywh (the prediction files of Ref-L4 and HC-RefLoCo). A malformed value is refused with
+its key.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ class BoxRow:
 def read_boxes(path: Path, xywh: bool = False, prefer: Literal["id", "row"] = "id") -> tuple[tuple[BoxRow, ...], int]:
     """Read the rows of a file, and count the keys of a JSON object that came twice (the first is kept).
 
-    `xywh` says that its boxes are left, top, width, height; `prefer` picks the key of an object that has both an id and
-    a row. Raises DataError naming the file, the key or line, the value and what was expected.
+    `xywh` says that boxes without a format of their own are left, top, width, height; `prefer` picks the key of an
+    object that has both an id and a row. Raises DataError naming the file, the key or line, the value and what was
+    expected.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -130,9 +132,14 @@ def _row(where: str, key: str, by: Literal["id", "row"] | None, entry: dict[str,
     image = next((entry[name] for name in IMAGE if entry.get(name) is not None), None)
     if image is not None and not isinstance(image, str):
         raise DataError(f"{where}: the image's name is {_short(image)}; expected a text")
+    form = entry.get("format")
+    if form not in (None, "xyxy", "xywh"):
+        raise DataError(f"{where}: its format is {_short(form)}; expected xyxy or xywh")
+    if xywh and form == "xyxy":
+        raise DataError(f"{where}: its format is xyxy, which --xywh contradicts; leave --xywh out")
     score: Any = entry.get("score")
     known = type(score) in (int, float) and math.isfinite(score)
-    return BoxRow(key, by, _box(where, entry[names[0]], xywh), image, float(score) if known else None)
+    return BoxRow(key, by, _box(where, entry[names[0]], xywh or form == "xywh"), image, float(score) if known else None)
 
 
 def _box(where: str, value: Any, xywh: bool) -> Box | None:

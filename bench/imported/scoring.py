@@ -35,15 +35,20 @@ def import_boxes(
     protocol: str = "iou",
     settings: EvaluationSettings | None = None,
     argv: Sequence[str] | None = None,
+    partial: bool = False,
 ) -> tuple[RunRecord, Path]:
     """Score the boxes of a file on `split`; return the record and the run's folder under `results`.
 
-    The same boxes under the same name land in the same folder again. Raises DataError when the rows cannot be aligned
-    with the split, UnknownName for the protocol, RunError when `results` cannot be written.
+    The same boxes under the same name land in the same folder again. `partial` takes a file that lacks rows, and marks
+    its run as partial. Raises what `align_file` raises, UnknownName for the protocol, RunError when `results` cannot be
+    written.
     """
     started = now()
     rule = protocol_named(protocol)
-    aligned = align_file(path, split, key, xywh)
+    aligned = align_file(path, split, key, xywh, partial)
+    data = data_identity(split)
+    if partial and aligned.missing:
+        data = data.model_copy(update={"partial": True})
     scored = outcomes(split.scenes, aligned.answers, rule)
     metrics = summary(scored, settings or EvaluationSettings())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -51,7 +56,7 @@ def import_boxes(
         pipeline=name or path.stem,
         options={"xywh": xywh, "key": aligned.keyed_by},
         weights={"predictions": digest},
-        data=data_identity(split),
+        data=data,
         device="elsewhere",
         dtype="unknown",
         seed=0,

@@ -101,8 +101,8 @@ def why_left_out(record: RunRecord) -> str | None:
     """Say why no table may show a run; None for one that any may."""
     if record.status != "complete" or record.metrics is None:
         return "not finished"
-    if record.identity.data.partial:
-        return f"partial: {record.identity.data.images:,} images only"
+    if record.part:
+        return f"partial: {record.part}"
     if record.git.get("dirty"):
         return "dirty: made by code that is in no commit"
     return None

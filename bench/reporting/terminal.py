@@ -55,8 +55,8 @@ def remarks(named: Sequence[tuple[str, RunRecord]]) -> list[str]:
 def _remarks(record: RunRecord) -> list[str]:
     lines = []
     metrics, data, imported = record.metrics, record.identity.data, record.imported
-    if data.partial:
-        lines.append(f"partial: the first {data.images:,} images of {data.split} only, so in no leaderboard")
+    if record.part:
+        lines.append(f"partial: {record.part}, so in no leaderboard")
     if metrics and metrics.errors:
         lines.append(f"unreadable images: {metrics.errors:,} (their expressions are misses)")
         lines += [f"    {image}: {why}" for image, why in list(record.errors.items())[:5]]
@@ -70,7 +70,10 @@ def _remarks(record: RunRecord) -> list[str]:
         }
         for kind, reason in reasons.items():
             if count := getattr(imported, kind):
-                examples = ", ".join(imported.examples.get(kind, ())[:5])
+                keys = imported.examples.get(kind, ())[:5]
+                rows = all(key.isdecimal() and int(key) < data.expressions for key in keys)
+                by = "row" if rows or (kind != "missing" and imported.keyed_by == "row") else "id"
+                examples = f"{by}{'s' if count > 1 else ''} {', '.join(keys)}"
                 lines.append(f"{reason}: {count:,} ({examples}{', ...' if count > 5 else ''})")
         if imported.duplicates:
             lines.append(f"second rows of one expression, dropped: {imported.duplicates:,}")

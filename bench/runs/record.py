@@ -152,11 +152,22 @@ class RunRecord(Model):
     throughput: Throughput | None
     imported: Imported | None = None
 
+    @property
+    def part(self) -> str:
+        """Say which part of its split a partial run is about; empty for a whole one."""
+        data = self.identity.data
+        if not data.partial:
+            return ""
+        if self.imported and self.imported.missing:
+            with_row = data.expressions - self.imported.missing
+            return f"rows for {with_row:,} of {data.expressions:,} expressions of {data.split} only"
+        return f"the first {data.images:,} images of {data.split} only"
+
 
 def signature(protocol: str, data: DataIdentity, hits_at: str = ">=0.5", proposals: str = "") -> str:
     """Return the meaning of a score in one line; a table never mixes two of them.
 
-    For example "acc@0.5|iou>=0.5|refcoco-val|n:10834|data:1a2b3c4d|top1|v1"; ",partial" marks a limited run,
+    For example "acc@0.5|iou>=0.5|refcoco-val|n:10834|data:1a2b3c4d|top1|v1"; ",partial" marks a part of a split,
     "|proposals:gt" at the end one whose pipeline chose among annotated boxes.
     """
     size = f"n:{data.expressions}" + (",partial" if data.partial else "")

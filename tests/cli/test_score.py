@@ -24,6 +24,8 @@ def world(tmp_path):
     boxes = {f"e{n}": [0, 0, 40, 20] for n in range(11)} | {"e99": [0, 0, 1, 1]}
     boxes["e3"] = {"box": [0, 0, 40, 40], "image_name": "p5.jpg"}
     (tmp_path / "theirs.json").write_text(json.dumps(boxes))
+    (tmp_path / "few.json").write_text(json.dumps({"e0": [0, 0, 40, 20]}))
+    (tmp_path / "sides.json").write_text(json.dumps({f"e{n}": [50, 30, 40, 20 + n] for n in range(12)}))
     return tmp_path
 
 
@@ -73,7 +75,7 @@ def test_a_stored_run_gives_its_own_numbers(bench, world):
 def test_other_data_is_refused(bench, world):
     code, out, err = imported(bench)
     assert (code, err) == (0, "") and "Acc@0.5" in out and "spatial words" in out
-    assert "rows about no expression of the split: 1 (e99)" in " ".join(out.split())
+    assert "rows about no expression of the split: 1 (id e99)" in " ".join(out.split())
     row = last_row(imported(bench, "--json")[1])
     text = (world / "mine.jsonl").read_text()
     (world / "mine.jsonl").write_text(text.replace("[0, 0, 40, 41]", "[0, 0, 40, 42]"))
@@ -99,6 +101,9 @@ def test_other_data_is_refused(bench, world):
     (("--predictions", "theirs.json", "--split", "file:mine.jsonl", "--protocol", "struct"), "strict"),
     (("--predictions", "theirs.json", "--split", "file:mine.jsonl", "--key", "row"), "not a row number"),
     (("--predictions", "theirs.json", "--split", "file:mine.jsonl", "--results", "theirs.json"), "theirs.json"),
+    (("--predictions", "few.json", "-s", "file:mine.jsonl"), "--partial"),
+    (("--predictions", "sides.json", "-s", "file:mine.jsonl"), "pass --xywh"),
+    (("run", "--partial"), "--predictions"),
 ])  # fmt: skip
 def test_mistakes_are_explained(bench, world, argv, message):
     code, out, err = bench("score", *argv)

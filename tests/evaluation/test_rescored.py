@@ -1,5 +1,6 @@
 """Stored runs that a command left behind, with errors and proposals, scored again."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -29,7 +30,7 @@ def split(monkeypatch):
 
 def stored(tmp_path, split, lines, **identity):
     """A run with these lines, its metrics computed from them."""
-    (tmp_path / "b.json").write_text('{"e0": [0, 0, 40, 40]}')
+    (tmp_path / "b.json").write_text(json.dumps({scene.expressions[0].id: [0, 0, 40, 40] for scene in split.scenes}))
     record, folder = import_boxes(tmp_path / "b.json", split, tmp_path)
     (folder / "predictions.jsonl").write_text("".join(map(dump_line, lines)))
     data = record.identity.data.model_copy(update=identity)

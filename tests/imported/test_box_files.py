@@ -60,6 +60,7 @@ def test_the_first_of_two_equal_keys_is_kept_and_counted(stored):
     ({"17": "1 2 3 4"}, "'17'"),
     ({"17": {"boxes": BOX}}, r"'17'.*no box.*boxes.*pred_bbox"),
     ({"17": {"box": BOX, "bbox": BOX}}, r"'17'.*both box and bbox"),
+    ({"17": {"box": BOX, "format": "cxcywh"}}, r"'17'.*format is \"cxcywh\"; expected xyxy or xywh"),
     ({"17": {"box": BOX, "image_name": 5}}, r"'17'.*image's name is 5"),
     ([{"box": BOX}], "entry 0.*neither 'id' nor 'row'"),
     ([{"id": "a", "box": BOX}, BOX], "entry 1"),
@@ -102,3 +103,10 @@ def test_files_that_cannot_be_read(tmp_path):
 ])  # fmt: skip
 def test_boxes(stored, content, xywh, boxes):
     assert [row.box for row in read_boxes(stored(content), xywh)[0]] == boxes
+
+
+def test_a_row_states_its_own_format(stored):
+    lines = [{"id": "a", "pred_bbox": BOX, "format": "xyxy"}, {"id": "b", "pred_bbox": BOX, "format": "xywh"}]
+    assert [row.box for row in read_boxes(stored(lines))[0]] == [READ, (1.0, 2.0, 4.5, 6.0)]
+    with pytest.raises(DataError, match=r"id 'a'.*format is xyxy.*leave --xywh out"):
+        read_boxes(stored(lines), xywh=True)

@@ -16,6 +16,8 @@ from bench.imported import scoring as module
 from bench.imported.alignment import align
 from bench.imported.box_files import read_boxes
 from bench.imported.scoring import import_boxes
+from bench.reporting.boards import collect
+from bench.reporting.terminal import remarks
 from bench.runs.record import read_record
 from bench.runs.store import stored_rows
 
@@ -66,7 +68,7 @@ def test_the_same_boxes_land_in_the_same_folder(tmp_path, file):
     assert (same, again.metrics) == (folder, record.metrics)
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]  # nothing left beside it
     _, strict = import_boxes(file, split(), tmp_path, protocol="strict")
-    boxes(file, {"0": [0, 0, 1, 1]})
+    boxes(file, {str(n): [0, 0, 30, 30] for n in range(12)})
     _, other = import_boxes(file, split(), tmp_path)
     assert len({folder, strict, other}) == 3
 
@@ -96,6 +98,30 @@ def test_nothing_is_written_when_it_cannot_be_aligned(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+def test_a_file_that_lacks_rows_is_a_partial_run(tmp_path, file):
+    some = boxes(tmp_path / "some.json", {"3": [0, 0, 40, 40], "4": None})
+    with pytest.raises(DataError, match=r"rows for 2 of the 12 expressions of mine-val.*'0'.*null.*--partial"):
+        import_boxes(some, split(), tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+    record, folder = import_boxes(some, split(), tmp_path / "results", partial=True)
+    assert (record.metrics.n, record.metrics.hits, record.imported.missing) == (12, 1, 10)
+    assert record.identity.data.partial and "|n:12,partial|" in record.signature
+    board = collect(tmp_path / "results")
+    part = "rows for 2 of 12 expressions of mine-val only"
+    assert board.boards == () and [reason for _, reason in board.left_out] == [f"partial: {part}"]
+    assert f"some: partial: {part}, so in no leaderboard" in remarks([("some", record)])
+    whole, other = import_boxes(file, split(), tmp_path / "results", partial=True)  # one row is missing here, too
+    assert whole.identity.data.partial and folder != other
+    rows = boxes(tmp_path / "all.json", {str(n): [0, 0, 40, 40] for n in range(12)})
+    assert not import_boxes(rows, split(), tmp_path / "results", partial=True)[0].identity.data.partial
+
+
+def test_examples_say_what_they_are(tmp_path, file):
+    texts = remarks([("A", import_boxes(file, split(), tmp_path / "results")[0])])
+    assert "A: expressions without a row, counted as misses: 1 (row 11)" in texts
+    assert "A: rows about no expression of the split: 1 (id 99)" in texts
+
+
 @pytest.fixture(scope="module")
 def refcoco_val(real):
     from bench.datasets.readers.index_lists import read_index_list
@@ -114,6 +140,36 @@ def test_published_boxes_give_the_known_number(real, tmp_path, refcoco_val, mode
     assert (imported.missing, imported.extra, imported.other_image) == (1, 0, 0)
     assert imported.examples["missing"] == ("10833",) and record.metrics.accuracy == hits / 10834
     assert record.metrics.ci95[0] < record.metrics.accuracy < record.metrics.ci95[1]
+
+
+@pytest.mark.slow
+def test_published_boxes_in_the_wrong_format_are_refused(real, tmp_path, refcoco_val):
+    """The lists have no sizes of images: some box of 1,500 images ends at 640, the longest side."""
+    file = real / "predictions" / "lbyl_bert_unc_val.json"
+    with pytest.raises(DataError, match=r"4,981 of 10,833 boxes \(46\.0 %\).*as 'pixels': leave --xywh out"):
+        import_boxes(file, refcoco_val, tmp_path / "results", xywh=True)
+    theirs = {key: entry["pred_bbox"] for key, entry in json.loads(file.read_text()).items()}
+    sides = {key: [x1, y1, x2 - x1, y2 - y1] for key, (x1, y1, x2, y2) in theirs.items()}
+    with pytest.raises(DataError, match=r"6,111 of 10,833 boxes.*: 6,111 inverted.*pass --xywh"):
+        import_boxes(boxes(tmp_path / "sides.json", sides), refcoco_val, tmp_path / "results")
+    thousandths = {key: [v / 0.64 for v in box] for key, box in theirs.items()}
+    with pytest.raises(DataError, match=r"6,1\d\d outside the image.*as '0-1000'"):
+        import_boxes(boxes(tmp_path / "thousandths.json", thousandths), refcoco_val, tmp_path / "results")
+    one = boxes(tmp_path / "one.json", {"0": theirs["0"]})
+    with pytest.raises(DataError, match=r"rows for 1 of the 10,834 expressions.*'1'.*--partial"):
+        import_boxes(one, refcoco_val, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "no_box"), [("qwen25vl", 45), ("internvl", 27), ("dino", 412)])
+def test_real_answers_of_chat_models_pass(real, tmp_path, model, no_box):
+    from bench.datasets.readers.jsonl import read_jsonl
+
+    folder = real / "predictions" / "rec_eval"
+    data = Split("file:testA", "", tuple(read_jsonl(folder / "refcoco-testA.jsonl")), SimpleNamespace())
+    record, _ = import_boxes(folder / f"{model}.jsonl", data, tmp_path)
+    assert (record.metrics.n, record.metrics.no_box) == (1975, no_box)
 
 
 @pytest.mark.slow

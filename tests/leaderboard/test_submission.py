@@ -69,7 +69,7 @@ def test_once_is_enough(theirs):
         "but its parts make 'acc@0.5|iou>=0.5",
     ),
     ({"protocol": "generous"}, "no protocol is called 'generous'"),
-    ({"identity__data__partial": True}, "partial: 6 images only"),
+    ({"identity__data__partial": True}, "partial: the first 6 images of"),
     ({"name": "a\nb"}, "name: expected"),
     ({"name": ""}, "name: expected"),
     ({"settings_hash": "../.."}, "settings_hash"),

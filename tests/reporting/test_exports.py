@@ -142,7 +142,7 @@ def imaged():
 def test_fiftyone_boxes_are_shares_of_the_image(tmp_path, imaged):
     boxes = {"e0": {"box": [0, 0, 50, 50], "score": 0.5}, "e1": [-10, 0, 100, 400]}
     imported(tmp_path, imaged, "theirs", boxes)
-    imported(tmp_path, imaged, "ground_truth", {"e2": [1, 1, 2, 2]})
+    imported(tmp_path, imaged, "ground_truth", {"e0": None, "e1": None, "e2": [1, 1, 2, 2]})
     (board,) = boards(tmp_path)
     files = {name: json.loads(text) for name, text in fiftyone_files(tmp_path, board, imaged).items()}
     assert len(files) == 3 and {"ground_truth.json", "theirs.json"} < set(files)

@@ -42,7 +42,7 @@ def test_one_table_a_signature_best_first(tmp_path, store, split):
 def test_what_is_left_out_and_why(tmp_path, store):
     kept = store("kept")
     reasons = {
-        store("part", data={"partial": True, "images": 3}): "partial: 3 images only",
+        store("part", data={"partial": True, "images": 3}): "partial: the first 3 images of mine-val only",
         store("dirty", git={"commit": "1", "dirty": True}): "dirty: made by code that is in no commit",
         store("running", status="running", metrics=None): "not finished",
     }

@@ -109,5 +109,5 @@ def test_imported_boxes_store_theirs(tmp_path):
     split = make_split()
     boxes = {e.id: list(e.box) for scene in split.scenes for e in scene.expressions if e.id[-1] in "02468"}
     (tmp_path / "theirs.json").write_text(json.dumps(boxes))
-    record, folder = import_boxes(tmp_path / "theirs.json", split, tmp_path / "results")
+    record, folder = import_boxes(tmp_path / "theirs.json", split, tmp_path / "results", partial=True)
     assert int(same_as_computed(folder, split).hit.sum()) == record.metrics.hits > 0

@@ -1,0 +1,190 @@
+"""Coordinate frames: what the four numbers of a box may mean, and whether they would be boxes under each meaning.
+
+A frame is a layout of the numbers (corners, corner and size, y first, centre and size) in a unit of length: pixels of
+the image, pixels of the resized image that a Qwen model is given, or a share of the image or of the square it is padded
+to. Whether boxes are proper under a frame is worked out from the numbers and the images' sizes alone; the ground truth
+is not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.boxes import box_cxcywh_to_xyxy, box_xywh_to_xyxy, box_xyxy_to_xywh
+from bench.datasets.split import Split
+from bench.errors import DataError
+from bench.runs.predictions import SceneAnswers
+
+Float = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+
+MOST_IMPROPER = 0.02  # share of the boxes; more of them, and the file is refused
+MARGIN = 0.1  # of the image's side: a detector's box may end a little outside
+ENOUGH_IMAGES = 100  # whose largest annotated coordinate is the longest side of an image
+FEWEST_TOKENS, MOST_TOKENS = 4, 16384  # of an image in qwen-vl-utils, squares of `factor` pixels
+
+
+class Frame(NamedTuple):
+    """One meaning of four numbers: `layout` makes them x1, y1, x2, y2 (N, 4), and `unit`, from the images' sizes (N,
+    2), gives pixels a unit (N, 2) and the pixel of the unit's origin (N, 2); None where they are pixels already."""
+
+    layout: Callable[[Float], Float]
+    unit: Callable[[Float], tuple[Float, Float]] | None = None
+
+    def pixels(self, numbers: Float, sizes: Float) -> Float:
+        """Convert numbers (N, 4) to xyxy pixels of the original image; `sizes` (N, 2) are widths and heights."""
+        boxes = self.layout(numbers)
+        if self.unit is None:
+            return boxes
+        scale, origin = self.unit(sizes)
+        return np.tile(scale, 2) * boxes + np.tile(origin, 2)
+
+
+def _corners(numbers: Float) -> Float:
+    return numbers
+
+
+def _y_first(numbers: Float) -> Float:
+    return numbers[:, [1, 0, 3, 2]]
+
+
+def _share(of: float) -> Callable[[Float], tuple[Float, Float]]:
+    return lambda sizes: (sizes / of, np.zeros_like(sizes))
+
+
+def _padded(of: float) -> Callable[[Float], tuple[Float, Float]]:
+    def unit(sizes: Float) -> tuple[Float, Float]:
+        side = sizes.max(axis=1, keepdims=True)
+        return np.repeat(side, 2, axis=1) / of, (sizes - side) / 2
+
+    return unit
+
+
+def _resized(factor: int) -> Callable[[Float], tuple[Float, Float]]:
+    """Resize as qwen-vl-utils does: sides to multiples of `factor`, the area into bounds."""
+    fewest, most = FEWEST_TOKENS * factor**2, MOST_TOKENS * factor**2
+
+    def unit(sizes: Float) -> tuple[Float, Float]:
+        new, area = np.maximum(factor, np.round(sizes / factor) * factor), sizes.prod(axis=1, keepdims=True)
+        down = np.maximum(factor, np.floor(sizes * np.sqrt(most / area) / factor) * factor)
+        up = np.ceil(sizes * np.sqrt(fewest / area) / factor) * factor
+        pixels = new.prod(axis=1, keepdims=True)
+        new = np.where(pixels > most, down, np.where(pixels < fewest, up, new))
+        return sizes / new, np.zeros_like(sizes)
+
+    return unit
+
+
+PIXELS, XYWH = "pixels", "pixels, x y w h"
+FRAMES = {
+    PIXELS: Frame(_corners),
+    XYWH: Frame(box_xywh_to_xyxy),
+    "pixels, y first": Frame(_y_first),
+    "pixels, centre and size": Frame(box_cxcywh_to_xyxy),
+    "resized pixels (28)": Frame(_corners, _resized(28)),
+    "resized pixels (32)": Frame(_corners, _resized(32)),
+    "0-1": Frame(_corners, _share(1)),
+    "0-1, x y w h": Frame(box_xywh_to_xyxy, _share(1)),
+    "0-1, y first": Frame(_y_first, _share(1)),
+    "0-1, centre and size": Frame(box_cxcywh_to_xyxy, _share(1)),
+    "0-100": Frame(_corners, _share(100)),
+    "0-1000": Frame(_corners, _share(1000)),
+    "0-999": Frame(_corners, _share(999)),
+    "0-1000, x y w h": Frame(box_xywh_to_xyxy, _share(1000)),
+    "0-1000, y first": Frame(_y_first, _share(1000)),
+    "padded square": Frame(_corners, _padded(1)),
+    "padded square, 0-1000": Frame(_corners, _padded(1000)),
+}
+
+
+class Numbers(NamedTuple):
+    """The numbers of a file's boxes as they stand there (N, 4), whose they are, and widths and heights of their images.
+
+    `sizes` (N, 2) is NaN where unknown. `longest` is the longest side of any image, infinite where that is unknown.
+    """
+
+    ids: Sequence[str]
+    boxes: Float
+    sizes: Float
+    longest: float
+
+
+def numbers_of(split: Split, answers: Sequence[SceneAnswers], xywh: bool) -> Numbers:
+    """Collect the numbers of all boxes but null; `xywh` says that they were read as left, top, width, height.
+
+    Some box of many images touches the far edge of a longest one, so the largest annotated coordinate is their longest
+    side: all that an index list knows of sizes.
+    """
+    homes = {scene.id: scene for scene in split.scenes}
+    given = [(answer.id, answer.box, homes[row.scene]) for row in answers for answer in row.answers if answer.box]
+    boxes = np.array([box for _, box, _ in given], np.float64).reshape(-1, 4)
+    sizes = np.array([(s.width or np.nan, s.height or np.nan) for *_, s in given], np.float64).reshape(-1, 2)
+    longest = np.inf
+    if len(split.scenes) >= ENOUGH_IMAGES:
+        targets = (box for scene in split.scenes for expression in scene.expressions for box in expression.targets)
+        longest = max((max(box) for box in targets), default=longest)
+    return Numbers([at for at, *_ in given], box_xyxy_to_xywh(boxes) if xywh else boxes, sizes, longest)
+
+
+def faults(frame: Frame, numbers: Numbers) -> tuple[dict[str, Bool], float]:
+    """Find the numbers that are no box of their image in a frame, by what is wrong; and how ill all fill the images.
+
+    In the right frame some boxes touch the far edges of the images, so that the second number is about 0: the log of
+    how far boxes reach, of the longer or the shorter side, whichever is worse. 0 where no size is known, too.
+    """
+    limit = np.where(np.isnan(numbers.sizes), numbers.longest, numbers.sizes)
+    if frame.unit is not None:  # such numbers are or are not a box whatever the size
+        limit = np.where(np.isfinite(limit), limit, 1000)
+    boxes = frame.pixels(numbers.boxes, limit)
+    room = np.where(np.isfinite(limit), limit * MARGIN, np.inf)
+    inverted: Bool = np.any(boxes[:, 2:] <= boxes[:, :2], axis=1)
+    outside: Bool = np.any((boxes[:, :2] < -room) | (boxes[:, 2:] > limit + room), axis=1)
+    tiny: Bool = np.all(boxes[:, 2:] - boxes[:, :2] < 1, axis=1)
+    kinds = {"inverted": inverted, "outside the image": outside & ~inverted}
+    kinds["smaller than a pixel"] = tiny & ~inverted & ~outside
+    if not np.isfinite(limit).all():
+        return kinds, 0.0
+    sides = np.take_along_axis(boxes[:, 2:] / limit, limit.argsort(axis=1), axis=1)  # (N, 2) shorter, longer
+    reach = np.maximum(np.quantile(sides, 0.99, axis=0), 1e-9)
+    return kinds, float(np.abs(np.log(reach)).max())
+
+
+def refuse_wrong_frame(path: Path, split: Split, answers: Sequence[SceneAnswers], xywh: bool) -> None:
+    """Raise DataError where too many boxes are none as declared, with the frames in which they would be boxes."""
+    numbers = numbers_of(split, answers, xywh)
+    declared, total = XYWH if xywh else PIXELS, len(numbers.ids)
+    if not total:
+        return
+    wrong, _ = faults(FRAMES[declared], numbers)
+    bad = np.any([*wrong.values()], axis=0)
+    count = int(bad.sum())
+    if count <= max(1, MOST_IMPROPER * total):
+        return
+    first = int(np.flatnonzero(bad)[0])
+    kinds = ", ".join(f"{rows.sum():,} {kind}" for kind, rows in wrong.items() if rows.any())
+    first_box = ", ".join(f"{v:g}" for v in numbers.boxes[first])
+    raise DataError(
+        f"{path}: {count:,} of {total:,} boxes ({100 * count / total:.1f} %) are not boxes of their images, read as "
+        f"{declared!r}: {kinds} (first: {numbers.ids[first]!r}, [{first_box}]). {_advice(numbers)}; write null for an "
+        "answer that is no box (a counted miss)"
+    )
+
+
+def _advice(numbers: Numbers) -> str:
+    """Say in which frames nearly all numbers are boxes that fill the images best, and what to do."""
+    misfits = {}
+    for name, frame in FRAMES.items():
+        wrong, misfit = faults(frame, numbers)
+        if np.any([*wrong.values()], axis=0).mean() <= MOST_IMPROPER:
+            misfits[name] = round(20 * misfit)  # equal within 5 %
+    if not misfits:
+        return "No usual frame makes boxes of them; --predictions takes x1, y1, x2, y2 in pixels of the original image"
+    best = [name for name, misfit in misfits.items() if misfit == min(misfits.values())][:3]
+    if best[0] in (PIXELS, XYWH):
+        return f"They would be boxes as {best[0]!r}: " + ("pass --xywh" if best[0] == XYWH else "leave --xywh out")
+    return f"They would be boxes as {' or '.join(map(repr, best))}: convert them to pixels of the original image"
