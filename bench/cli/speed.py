@@ -49,6 +49,7 @@ def speed(
     ] = 2048.0,
     limit: opt.Partial = None,
     results: opt.Results = None,
+    on: opt.On = None,
     weights: opt.Weights = None,
     preprocessing: opt.Preprocessing = None,
     device: opt.Device = None,
@@ -85,6 +86,8 @@ def speed(
     names = opt.listed(pipeline)
     for name in names:
         registry.origin(registry.PIPELINES, name)
+    if on is not None:
+        registry.origin(registry.DATASETS, on)
     if interleave and len(names) < 2:
         raise UsageError("--interleave: give two pipelines or more, the first of which the others are compared with")
     rules = Rules(
@@ -98,7 +101,7 @@ def speed(
     name = data.name
     data = data if limit is None else data.limited(limit)
     # What is measured, by the name that a message gives it.
-    rule: dict[str, Any] = {"rules": rules, "cap_mb": resident_mb}
+    rule: dict[str, Any] = {"rules": rules, "cap_mb": resident_mb, "on": on}
     jobs: dict[str, Job] = {each: partial(measure, each, data, resolved, **rule) for each in names}
     if interleave:
         rule["rounds"] = rounds

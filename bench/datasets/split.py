@@ -52,6 +52,11 @@ class Split:
         return self.name.rpartition("-")[0] or self.name
 
     @property
+    def argument(self) -> str:
+        """What `--split` takes for it: own data goes by its path."""
+        return f"file:{self.title}" if self.dataset == "file" else self.name
+
+    @property
     def counts(self) -> Counts:
         expressions = [e for scene in self.scenes for e in scene.expressions]
         refs = {e.ref_id for e in expressions}

@@ -30,15 +30,17 @@ def measure(
     flags: Mapping[str, Any] | None = None,
     rules: Rules | None = None,
     cap_mb: float = CAP_MB,
+    on: str | None = None,
 ) -> tuple[SpeedRecord, Path]:
     """Measure the speed of a pipeline on the split's images; returns the record and its file.
 
-    `flags` are options that win over bench.toml, `cap_mb` how much of the split's images is kept in memory. A limited
-    split or smaller rules make a record that is not `full`. Raises what `open_pipeline` raises, DataError for a split
-    without images, BenchError when the pipeline fails, RunError when nothing can be written.
+    `flags` are options that win over bench.toml, `cap_mb` how much of the split's images is kept in memory, `on` the
+    data set whose lines of bench.toml hold. A limited split or smaller rules make a record that is not `full`. Raises
+    what `open_pipeline` raises, DataError for a split without images, BenchError when the pipeline fails, RunError when
+    nothing can be written.
     """
     rules, started = rules or Rules(), now()
-    subject = open_subject(name, split, resolved, flags, lambda: make_resident(split, cap_mb))
+    subject = open_subject(name, split, resolved, flags, lambda: make_resident(split, cap_mb), on)
     opened, settings, resident = subject.opened, resolved.settings, subject.resident
     identity, made_by = subject.identity(split), subject.made_by()
     gpu, no_gpu = open_gpu(subject.opened.context.device)

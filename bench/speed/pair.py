@@ -36,6 +36,7 @@ def measure_pair(
     rules: Rules | None = None,
     cap_mb: float = CAP_MB,
     rounds: int = ROUNDS,
+    on: str | None = None,
 ) -> tuple[PairRecord, Path]:
     """Measure two pipelines in turn; returns the record and its file (among the runs of the second).
 
@@ -44,7 +45,7 @@ def measure_pair(
     """
     rules, started = rules or Rules(), now()
     images = cache(lambda: make_resident(split, cap_mb))
-    sides = tuple(open_subject(name, split, resolved, flags, images) for name in names)
+    sides = tuple(open_subject(name, split, resolved, flags, images, on) for name in names)
     gpu, _ = open_gpu(sides[0].opened.context.device)
     stop = record_conditions(gpu)
     # 1. Each at its own best batch; a turn has the same images for both.

@@ -132,10 +132,15 @@ class Subject:
 
 
 def open_subject(
-    name: str, split: Split, resolved: Resolved, flags: Mapping[str, Any] | None, images: Callable[[], Resident]
+    name: str,
+    split: Split,
+    resolved: Resolved,
+    flags: Mapping[str, Any] | None,
+    images: Callable[[], Resident],
+    on: str | None = None,
 ) -> Subject:
     """Open a pipeline and call it once; images are decoded only once it is open. Raises what `open_pipeline` raises."""
-    opened = open_pipeline(name, split, resolved, flags)
+    opened = open_pipeline(name, split, resolved, flags, on)
     opened.clock.waits = False
     subject = Subject(opened, images())
     subject.first_call()

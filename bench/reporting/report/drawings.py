@@ -17,11 +17,13 @@ from bench.reporting.speed_chart import speed_chart
 from bench.runs.reliability import IMAGE
 
 CURVES: tuple[str, ...] = ("curves.svg", "thresholds.svg", "reliability.svg")  # of a training and of a curriculum
+SHARED_OPTIONS = ("--results", "--on", "--weights", "--preprocessing", "--device", "--dtype", "--config", "--set")
+SHARED_FLAGS = ("--compile", "--channels-last", "--offline")
 MOST = 4_000_000  # bytes; a drawing of ours has a few thousand
 
 
-def speeds(runs: Sequence[ReportRun]) -> dict[str, Any]:
-    """Make a chart for every device on which runs were timed, and name how to time the others."""
+def speeds(runs: Sequence[ReportRun], split: str) -> dict[str, Any]:
+    """Make a chart for every device on which runs were timed, and the commands that time the others on `split`."""
     timed: dict[str, list[Row]] = {}
     for run in runs:
         if run.row["speed"]:
@@ -29,17 +31,31 @@ def speeds(runs: Sequence[ReportRun]) -> dict[str, Any]:
     drawn = [speed_chart("Accuracy against speed", points, device) for device, points in timed.items()]
     charts = [{"source": as_image(svg), "text": described(svg)} for svg in drawn]
     missing = [run for run in runs if not run.row["speed"]]
-    notes = []
+    notes, commands = [], dict[tuple[str, ...], list[str]]()
     own = [run for run in missing if run.record.provenance == "run"]
     if own:
-        names = ",".join(dict.fromkeys(run.record.identity.pipeline for run in own))
-        split = own[0].record.identity.data.split
-        command = shlex.join(["bench", "speed", "--pipeline", names, "--split", split])
+        for run in own:
+            commands.setdefault(_shared_options(run.record.argv), []).append(run.record.identity.pipeline)
         who = f"Not timed: {', '.join(run.label for run in own)}." if charts else "None of these runs is timed yet."
-        notes.append(f"{who} Make the speed records with: {command}")
+        notes.append(f"{who} To measure the speed:")
     if elsewhere := [run.label for run in missing if run.record.provenance != "run"]:
-        notes.append(f"Boxes made elsewhere have no speed here: {', '.join(elsewhere)}.")
-    return {"charts": charts, "notes": notes}
+        notes.insert(0, f"Boxes predicted elsewhere have no speed here: {', '.join(elsewhere)}.")
+    lines = [
+        shlex.join(["bench", "speed", "--pipeline", ",".join(dict.fromkeys(names)), "--split", split, *options])
+        for options, names in commands.items()
+    ]
+    return {"charts": charts, "notes": notes, "commands": lines}
+
+
+def _shared_options(argv: Sequence[str]) -> tuple[str, ...]:
+    """Return the options of a `bench run` that `bench speed` needs to measure the same pipeline."""
+    kept: list[str] = []
+    words = iter(argv[2:] if tuple(argv[1:2]) == ("run",) else ())
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name in SHARED_FLAGS or name in SHARED_OPTIONS:
+            kept += [word] if equals or name in SHARED_FLAGS else [word, next(words, "")]
+    return tuple(kept)
 
 
 def stored_drawings(trainings: Sequence[Path], reliabilities: Sequence[Path]) -> list[dict[str, str]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from bench.datasets.split import Split
 from bench.reporting.report import drawings, sections
@@ -62,7 +62,7 @@ def write_report(
         "board": sections.board(runs),
         "comparison": comparing(runs, sections.metrics_of(runs[0].record).bootstrap),
         "strata": sections.strata(runs),
-        "speed": drawings.speeds(runs),
+        "speed": drawings.speeds(runs, split.argument),
         "drawings": drawn,
         "gallery": _gallery(split, len(scenes), small, len(data["id"])),
         "runs": [sections.made(run) for run in runs],
@@ -81,6 +81,7 @@ def render(context: Mapping[str, Any], data: Mapping[str, Any], small: Sequence[
     script = '"use strict";\n(() => {\n' + "".join(_read(name) for name in SCRIPTS) + "})();\n"
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     environment.globals["percent"] = percent
+    environment.filters["coded"] = _coded
     parts = [(part, part.title()) for part in PARTS if part not in NEEDS or context[NEEDS[part]]]
     page = environment.get_template("page.html.j2").render(
         **context,
@@ -109,11 +110,19 @@ def as_json(value: Any) -> Markup:
 
 def _gallery(split: Split, images: int, small: Sequence[Thumbnail], expressions: int) -> dict[str, Any]:
     some = f"The {expressions:,} expressions about the first {images:,} of {len(split.scenes):,} images"
-    which = f"Every one of the {expressions:,} expressions" if images == len(split.scenes) else some
+    which = f"All {expressions:,} expressions" if images == len(split.scenes) else some
     why = [why for *_, why in small if isinstance(why, str)]
-    blank = f"{len(why):,} of {images:,} images are missing; boxes stand on a blank frame."
+    blank = f"{len(why):,} of {images:,} images are missing; their boxes are drawn on a blank frame."
     notes = [f"{blank} {why[0]}"] if why else []
-    return {"text": f"{which}, on its image, with the answers drawn over it.", "notes": notes}
+    return {"text": f"{which}, with the predictions drawn on the image.", "notes": notes}
+
+
+def _coded(text: str) -> Markup:
+    """Return text in which what stands between two backticks is code; everything is escaped."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(Markup("<code>{}</code>").format(part) if n % 2 else part for n, part in enumerate(parts))
 
 
 def _hash(text: str) -> str:

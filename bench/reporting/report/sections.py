@@ -49,7 +49,8 @@ def head(split: Split, runs: Sequence[ReportRun], answers: Sequence[AnsweredRun]
 def _facts(runs: Sequence[ReportRun], answers: Sequence[AnsweredRun]) -> list[dict[str, str]]:
     right = np.sum([run.outcomes.hit for run in answers], axis=0)
     best = metrics_of(runs[0].record)
-    facts = [("leaderboard", f"{percent(best.accuracy)} %", f"Acc@0.5 of {runs[0].label}, {interval(best.ci95)}")]
+    kept = interval(best.ci95).replace(" ", "\N{NO-BREAK SPACE}")
+    facts = [("leaderboard", f"{percent(best.accuracy)} %", f"Acc@0.5 of {runs[0].label}, {kept}")]
     if len(runs) > 1:
         some = (right > 0) & (right < len(runs))
         facts += [
@@ -77,8 +78,8 @@ def board(runs: Sequence[ReportRun]) -> dict[str, Any]:
         columns = [(column, cells) for column, cells in columns if column.name != "device"]
         notes.append(f"All of them ran on: {where.pop()}.")
     for number, row in enumerate(rows):
-        row["cells"] = [cells[number] for _, cells in columns]
-    names = [{"name": column.header, "why": column.why} for column, _ in columns]
+        row["cells"] = [(cells[number], column.right) for column, cells in columns]
+    names = [{"name": column.header, "why": column.why, "right": column.right} for column, _ in columns]
     return {"columns": names, "rows": rows, "notes": notes}
 
 

@@ -68,7 +68,7 @@ def _by_default(boards: Sequence[Board], split: Split, results: Path) -> list[Pa
     if not latest:
         raise RunError(
             f"{results}: no finished run on {split.name}; make one with "
-            f"`bench run --pipeline yolo-clip --split {split.name}`, or name another folder with --results"
+            f"`bench run --pipeline yolo-clip --split {split.argument}`, or name another folder with --results"
         )
     return [folder for _, (_, folder) in sorted(latest.items())]
 

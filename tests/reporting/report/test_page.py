@@ -5,20 +5,26 @@ import hashlib
 import html
 import json
 import re
+import shlex
 import shutil
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from report_world import EVIL, NASTY, World, imported, make_split
 from speed_parts import make_speed
 
+from bench.cli.main import load_command, main
+from bench.datasets.load import load_split
 from bench.errors import RunError, UsageError
 from bench.reporting.report.drawings import speeds
 from bench.reporting.report.gallery import answered
 from bench.reporting.report.page import as_json, render
 from bench.reporting.report.selection import choose
 from bench.reporting.table import interval, percent
+from bench.settings import PROJECT, load_settings
 
 
 class Elements(HTMLParser):
@@ -227,11 +233,45 @@ def test_a_chart_of_the_runs_that_were_timed(world, tmp_path, text):
     record = world.runs[0].record
     speed = make_speed(123.0, name=record.name, identity=record.identity, environment=record.environment)
     (folders[0].parent / "speed-20261122-100000-00000000.json").write_text(speed.model_dump_json())
-    drawn = speeds(choose([str(folder) for folder in folders], world.split, results)[1])
+    drawn = speeds(choose([str(folder) for folder in folders], world.split, results)[1], "tiny-val")
     (chart,) = drawn["charts"]
     assert "sure" in chart["text"] and "123" in chart["text"] and "poor" not in chart["text"]
-    (note,) = drawn["notes"]
+    (note,), (command,) = drawn["notes"], drawn["commands"]
     untimed = html.unescape(text.split('id="speed"')[1].split("</section>")[0])
     assert "None of these runs is timed yet" in untimed and "bench speed --pipeline 'sure," in untimed
     assert "--split tiny-val" in untimed and "data:image" not in untimed
-    assert note.startswith("Not timed: ") and "poor" in note and "--pipeline sure" not in note
+    assert note.startswith("Not timed: ") and "poor" in note and "sure" not in command
+
+
+@pytest.mark.slow
+def test_every_command_of_a_page_can_be_pasted(tmp_path, monkeypatch, capsys):
+    """Own data in a folder, a run with the weights of another data set: each command parses and finds its split."""
+    shutil.copytree(PROJECT / "tests" / "own", tmp_path / "my own")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BENCH_HOME", str(tmp_path / "home"))
+    split = "file:my own/own.jsonl"
+    common = ["--split", split, "--results", "r"]
+    for words in (
+        ["run", "--pipeline", "whole-image,centre-box", *common, "--on", "shapes", "--device", "cpu"],
+        ["run", "-p", "centre-box", *common, "--on", "shapes", "--fresh", "--set=share=0.4"],
+        ["report", *common, "--out", "page.html"],
+    ):
+        monkeypatch.setattr(sys, "argv", ["bench", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code in (0, None), capsys.readouterr().err
+    page = Elements((tmp_path / "page.html").read_text(encoding="utf-8"))
+    commands = [text for tag in ("code", "bdi") for text in page.text_of(tag) if re.match(r"bench .*-", text)]
+    timing = " ".join(command for command in commands if command.startswith("bench speed"))
+    assert "--set=share=0.4" in timing and "--device cpu" in timing and any("bench run" in line for line in commands)
+    for command in commands:
+        given = parsed(command)
+        assert given["on"] == "shapes" and given["results"] == Path("r")
+        for name in [given["split"]] if isinstance(given["split"], str) else given["split"]:
+            assert load_split(name, load_settings()).counts.expressions == 8, name
+
+
+def parsed(command):
+    """What the parser makes of a command line without groups; fails where it would."""
+    _, name, *words = shlex.split(command)
+    return load_command(name).make_context(name, words).params

@@ -21,7 +21,7 @@ function showDetail() {
     document.getElementById("detail-facts").replaceChildren(...facts(i));
   }
   stage.querySelector(".overlay")?.remove();
-  stage.querySelector(".scene").append(overlay(i, 240));
+  stage.querySelector(".scene").append(overlay(i, innerWidth < 900 ? 115 : 240));
   listAnswers(i);
   const [matches, place] = [selection(), selection().indexOf(i)];
   document.getElementById("detail-place").textContent = place < 0 ? "outside the filter" : `${thousands(place + 1)} of ${thousands(matches.length)}`;
@@ -32,7 +32,8 @@ function showDetail() {
 
 function facts(i) {
   const p = DATA.image[i];
-  const pairs = [["id", DATA.id[i]], ["image", `${DATA.files[p]}, ${DATA.sizes[2 * p]} × ${DATA.sizes[2 * p + 1]}`]];
+  const pairs = [["id", DATA.id[i]], ["image", DATA.files[p]]];
+  if (imageOf(p)) pairs.push(["size", `${DATA.sizes[2 * p]} × ${DATA.sizes[2 * p + 1]}`]); // else that of a frame around the boxes
   if (DATA.why[p]) pairs.push(["no image", DATA.why[p]]);
   for (const cut of CUTS) if (cut.of[i] >= 0) pairs.push([cut.name, cut.labels[cut.of[i]]]);
   pairs.push(["right", `${RIGHT[i]} of ${RUNS.length} pipelines`]);

@@ -33,24 +33,25 @@ function described(i) {
 function overlay(i, parts = 115) {
   const p = DATA.image[i];
   const unit = Math.min(DATA.sizes[2 * p], DATA.sizes[2 * p + 1]) / parts;
+  const limit = 14 * unit; // a side of which the frame would be a large part
   const layer = shape("g", { class: "overlay" });
   const on = RUNS.filter((run) => drawn().has(run.number));
   if (state.proposals) {
     for (const pool of new Set(on.map((run) => run.pool).filter(Boolean))) {
-      for (let k = pool.start[p]; k < pool.start[p + 1]; k++) layer.append(framed("pool", rectangle(pool.box, k)));
+      for (let k = pool.start[p]; k < pool.start[p + 1]; k++) layer.append(framed("pool", rectangle(pool.box, k), 0));
     }
   }
   if (state.truth) {
     const also = DATA.also[i] ?? [];
-    for (let k = 0; k < also.length / 4; k++) layer.append(framed("truth also", rectangle(also, k)));
-    layer.append(framed("truth", rectangle(DATA.box, i)));
+    for (let k = 0; k < also.length / 4; k++) layer.append(framed("truth also", rectangle(also, k), limit));
+    layer.append(framed("truth", rectangle(DATA.box, i), limit));
   }
   const tags = [];
   for (const run of on) {
     if (run.none[i]) continue;
     const box = rectangle(run.box, i);
     const dashes = (run.number + Math.floor(run.number / 6)) % 6;
-    layer.append(framed(`answer p${run.number % 6} d${dashes}`, box, run.label));
+    layer.append(framed(`answer p${run.number % 6} d${dashes}`, box, limit, run.label));
     tags.push([run, box]);
   }
   const taken = [];
@@ -58,10 +59,10 @@ function overlay(i, parts = 115) {
   return layer;
 }
 
-// A box twice, dark and wide beneath, so that it is visible on any image.
-function framed(kind, [x, y, width, height], name) {
+// A box twice, dark and wide beneath, so that it is visible on any image; thinner where a side is below `limit`.
+function framed(kind, [x, y, width, height], limit, name) {
   const place = { x, y, width: Math.max(0, width), height: Math.max(0, height) };
-  const group = shape("g", { class: kind }, shape("rect", { class: "line casing", ...place }), shape("rect", { class: "line own", ...place }));
+  const group = shape("g", { class: Math.min(width, height) < limit ? `${kind} small` : kind }, shape("rect", { class: "line casing", ...place }), shape("rect", { class: "line own", ...place }));
   if (name) group.append(shape("title", {}, name));
   return group;
 }
