@@ -4,7 +4,7 @@ Defaults live in the classes here and in those of the pipelines. Three layers li
 project's own bench.toml, which holds what differs from the code, the user's bench.toml (`--config`, BENCH_CONFIG, or
 the nearest one from the working folder upwards), and flags. Unknown keys are refused with the nearest known one.
 
-pydantic-settings is not used: it keeps no origin of a key, merges no table by its `kind`, and names no file in errors.
+Not pydantic-settings: it keeps no origin of a key, merges no table by its `kind`, and names no file in errors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -76,8 +76,7 @@ class EvaluationSettings(Table):
 
 
 class Settings(Table):
-    """Everything in force. `pipelines` holds each pipeline's table as it stands; `train` its recipes; `label` the
-    tables of the sources of pseudo-labels."""
+    """Everything in force: `pipelines` and `train` by pipeline, `label` by source of pseudo-labels, as written."""
 
     data: DataSettings = DataSettings()
     run: RunSettings = RunSettings()
@@ -128,11 +127,11 @@ def load_settings(config: str | Path | None = None, flags: Mapping[str, Any] | N
     nearest known key.
     """
     shipped = default_file()
-    layers = {"bench.toml": _read(shipped)} if shipped else {}
+    layers = {"bench.toml": read_toml(shipped)} if shipped else {}
     user = _user_file(Path(config) if config else None)
     if user is not None and (shipped is None or user.resolve() != shipped.resolve()):
-        layers[str(user)] = _anchored(_read(user), user.parent)
-    layers["flag"] = _nested({key: value for key, value in (flags or {}).items() if value is not None})
+        layers[str(user)] = anchored(read_toml(user), user.parent)
+    layers["flag"] = nested({key: value for key, value in (flags or {}).items() if value is not None})
 
     table: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -168,7 +167,7 @@ def shipped_options(pipeline: str, dataset: str) -> dict[str, Any]:
 @cache
 def _shipped() -> dict[str, Any]:
     file = default_file()
-    pipelines: dict[str, Any] = _read(file).get("pipelines", {}) if file else {}
+    pipelines: dict[str, Any] = read_toml(file).get("pipelines", {}) if file else {}
     return pipelines
 
 
@@ -243,34 +242,33 @@ def _user_file(config: Path | None) -> Path | None:
         if not named.is_file():
             raise SettingsError(f"{named}: no such settings file")
         return named
-    here = Path.cwd()
-    return next((d / "bench.toml" for d in (here, *here.parents) if (d / "bench.toml").is_file()), None)
+    folders = (Path.cwd(), *Path.cwd().parents)
+    return next((path for folder in folders if (path := folder / "bench.toml").is_file()), None)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file, its keys in today's spelling. Raises SettingsError naming the file."""
     try:
         return current(tomllib.loads(path.read_text(encoding="utf-8")))  # type: ignore[no-any-return]
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path}: {error}") from None
 
 
-def _anchored(value: Any, folder: Path) -> Any:
+def anchored(value: Any, folder: Path) -> Any:
     """Make every `./` or `../` string of a user's file absolute: it names paths relative to the file."""
     if isinstance(value, dict):
-        return {key: _anchored(inner, folder) for key, inner in value.items()}
+        return {key: anchored(inner, folder) for key, inner in value.items()}
     if isinstance(value, str) and value.startswith(("./", "../")):
         return str((folder / value).resolve())
     return value
 
 
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Nest dotted keys: {"run.seed": 0} -> {"run": {"seed": 0}}."""
     out: dict[str, Any] = {}
     for dotted, value in flat.items():
         *path, last = dotted.split(".")
-        here = out
-        for part in path:
-            here = here.setdefault(part, {})
-        here[last] = value
+        reduce(lambda table, part: table.setdefault(part, {}), path, out)[last] = value
     return out
 
 
@@ -289,7 +287,7 @@ def assignments(pairs: Sequence[str]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             parsed = value
         flat[".".join(part.strip() for part in key.split("."))] = parsed
-    return current(_nested(flat))  # type: ignore[no-any-return]
+    return current(nested(flat))  # type: ignore[no-any-return]
 
 
 def flattened(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -59,14 +59,14 @@ def _completed(names: Iterable[str], incomplete: str) -> list[str]:
 
 
 Pipelines = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option("--pipeline", "-p", help="Pipelines: A,B or the option repeated.", autocompletion=pipeline_names),
 ]
 Pipeline = Annotated[
     str, typer.Option("--pipeline", "-p", help="A name of `bench list`.", autocompletion=pipeline_names)
 ]
 Splits = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
         *("--split", "-s"),
         metavar="SPLIT",
@@ -141,8 +141,13 @@ def settings_of(config: Path | None, results: Path | None = None, **run: object)
     """Load the settings; `run` are flags over its table, where None and False leave the files' value."""
     from bench.settings import load_settings
 
-    flags = {f"run.{key}": None if value is False else value for key, value in run.items()}
-    return load_settings(config, flags | {"results": str(results) if results else None})
+    return load_settings(config, flags_of(results, **run))
+
+
+def flags_of(results: Path | None = None, **run: object) -> dict[str, object]:
+    """Collect the flags that were given, by their dotted keys of bench.toml."""
+    flags = {f"run.{key}": value for key, value in run.items() if value is not None and value is not False}
+    return flags | ({"results": str(results)} if results else {})
 
 
 @contextmanager
@@ -163,7 +168,7 @@ def as_options(pipeline: str, options: Mapping[str, Any], flags: Mapping[str, ob
         raise
 
 
-def listed(values: list[str]) -> list[str]:
+def listed(values: list[str] | None) -> list[str]:
     """Split repeated flags and comma lists into names, in order, each once. A `file:` value is one path, commas too."""
-    parts = [p.strip() for v in values for p in ([v] if v.startswith("file:") else v.split(","))]
+    parts = [p.strip() for v in values or () for p in ([v] if v.startswith("file:") else v.split(","))]
     return [part for part in dict.fromkeys(parts) if part]

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.cli import options as opt
-from bench.cli.output import emit
+from bench.cli.output import console_of, emit, table_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from bench.evaluation.study import Pair
+    from bench.runs.store import Run
 
 
 def run(
-    pipeline: opt.Pipelines,
-    split: opt.Splits,
+    pipeline: opt.Pipelines = None,
+    split: opt.Splits = None,
+    study: Annotated[
+        Path | None,
+        typer.Option("--study", help="A TOML file of pipelines, splits and settings, instead of -p and -s."),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="So many pairs at a time, each in a process of its own.")
+    ] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the pairs: done, partial or to do.")] = False,
+    slurm: Annotated[
+        bool,
+        typer.Option(
+            "--slurm", help="Only print a Slurm script: an array with a task for every pair.", rich_help_panel=opt.MORE
+        ),
+    ] = False,
+    task: Annotated[
+        int | None, typer.Option("--task", min=1, help="Only the pair of this number.", rich_help_panel=opt.MORE)
+    ] = None,
+    worker: Annotated[bool, typer.Option("--worker", hidden=True, help="What --jobs starts.")] = False,
     results: opt.Results = None,
     on: opt.On = None,
     weights: opt.Weights = None,
@@ -38,55 +63,113 @@ def run(
 
     Exits with 2 when a pair failed, with 3 when images could not be read; the same command tries those again.
     """
+    import sys
+
+    from bench.errors import BenchError, UsageError
+    from bench.evaluation import jobs as parallel
+    from bench.evaluation.loop import evaluate
+    from bench.evaluation.progress import message
+    from bench.evaluation.study import Study, plan, read_study
+    from bench.settings import assignments
+
+    given = {"device": device, "dtype": dtype, "batch_size": batch_size, "seed": seed, "deterministic": deterministic}
+    given |= {"compile": compiled, "channels_last": channels_last, "offline": offline}
+    own = {"weights": weights, "tokenizer": tokenizer or None, "preprocessing": preprocessing}
+    options = assignments(settings or []) | {key: value for key, value in own.items() if value is not None}
+    names, split_names = opt.listed(pipeline), opt.listed(split)
+    if study is None and not (names and split_names):
+        raise UsageError("bench run needs --pipeline and --split, or --study FILE")
+
+    def wanted(number: int, of: str, on_split: str) -> bool:  # beside a study, -p and -s choose among its pairs
+        return (task or number) == number and of in (names or [of]) and on_split in (split_names or [on_split])
+
+    whole = Study(pipelines=tuple(names), splits=tuple(split_names)) if study is None else read_study(study)
+    pairs = plan(whole, config, opt.flags_of(results, **given), options, on, limit, wanted)
+    if slurm:
+        words = [word for word in sys.argv[1:] if word != "--slurm"]
+        typer.echo(parallel.array_script(words, pairs, study.stem if study else "bench"), nl=False)
+        return
+    if dry_run:
+        print_states(pairs, as_json)
+        return
+    runs: dict[int, Run] = {}
+    failed: dict[int, str] = {}
+    if jobs > 1 and len(pairs) > 1 and not worker:
+        runs, failed = parallel.run_all(pairs, sys.argv[1:], jobs, fresh)
+    else:
+        for pair in parallel.requested(pairs, failed) if worker else pairs:
+            try:
+                with opt.as_options(pair.pipeline, pair.options, own) as flags:
+                    one = evaluate(
+                        pair.pipeline,
+                        pair.split,
+                        pair.resolved,
+                        flags,
+                        fresh=fresh,
+                        on=pair.on,
+                        beside=bool(pair.variant),
+                    )
+            except BenchError as error:
+                if len(pairs) == 1:
+                    raise
+                # A pair that fails is reported at once, and the others are run.
+                failed[pair.number] = str(error)
+                if not worker:
+                    message(f"{pair}: {error}")
+                continue
+            if one.rank.index == 0:  # the other ranks have no finished record
+                runs[pair.number] = one
+                if one.already_done:
+                    message(f"{pair}: done before, nothing computed ({one.folder}); --fresh runs it again")
+    if not worker:
+        finish(pairs, runs, failed, as_json)
+
+
+def print_states(pairs: Sequence[Pair], as_json: bool) -> None:
+    """Print every pair and what is stored of it."""
+    from bench.evaluation.study import stored
+
+    rows = []
+    for pair in pairs:
+        run, images = stored(pair), len(pair.split.scenes)
+        answered = images - len(run.pending) if run else 0
+        state = "done" if run and run.already_done else "partial" if answered else "to do"
+        row = {"number": pair.number, "pipeline": pair.pipeline, "variant": pair.variant, "split": pair.split.name}
+        rows.append(row | {"state": state, "images": images, "answered": answered, "run_dir": run and str(run.folder)})
+    if as_json:
+        emit({"pairs": rows})
+        return
+    shown = (
+        list(rows[0])[:-1] if any(row["variant"] for row in rows) else [k for k in list(rows[0])[:-1] if k != "variant"]
+    )
+    console_of().print(table_of(shown, ([f"{row[key]}" for key in shown] for row in rows)))
+
+
+def finish(pairs: Sequence[Pair], runs: Mapping[int, Run], failed: Mapping[int, str], as_json: bool) -> None:
+    """Print the rows of all pairs and the failures, and leave with the exit code."""
     from rich.console import Console
 
-    from bench import registry
-    from bench.datasets.load import FILE, find_split, load_split
-    from bench.errors import BenchError
-    from bench.evaluation.loop import evaluate
     from bench.evaluation.progress import message
     from bench.reporting.rows import run_row
     from bench.reporting.terminal import print_rows
-    from bench.settings import assignments
 
-    how = {"device": device, "dtype": dtype, "batch_size": batch_size, "seed": seed, "deterministic": deterministic}
-    how |= {"compile": compiled, "channels_last": channels_last, "offline": offline}
-    resolved = opt.settings_of(config, results, **how)
-    options = assignments(settings or [])
-    names, split_names = opt.listed(pipeline), opt.listed(split)
-    # Every name is looked up before the first split is read, and every split read before a pipeline is loaded.
-    for name in names:
-        registry.origin(registry.PIPELINES, name)
-    if on is not None:
-        registry.origin(registry.DATASETS, on)
-    for name in split_names:
-        if not name.startswith(FILE):
-            find_split(name)
-    splits = [load_split(name, resolved) for name in split_names]
-    splits = splits if limit is None else [each.limited(limit) for each in splits]
-    own = {"weights": weights, "tokenizer": tokenizer or None, "preprocessing": preprocessing}
-    runs, failed = [], False
-    for name in names:
-        for data in splits:
-            try:
-                with opt.as_options(name, options, own) as flags:
-                    run = evaluate(name, data, resolved, flags, fresh=fresh, on=on)
-            except BenchError as error:
-                if len(names) == len(splits) == 1:
-                    raise
-                # A pair that fails is reported at once, and the others are run.
-                message(f"{name} on {data.name}: {error}")
-                failed = True
-                continue
-            runs.append(run)
-            if run.already_done and run.rank.index == 0:
-                message(f"{name} on {data.name}: done before, nothing computed ({run.folder}); --fresh runs it again")
-    complete = [run for run in runs if run.rank.index == 0]  # the other ranks have no finished record
-    if complete or not runs:
-        print_rows([run.record for run in complete], Console(stderr=as_json))
-        if as_json:
-            emit({"rows": [run_row(run.record, run.folder) for run in complete]})
+    complete = [(pair, runs[pair.number]) for pair in pairs if pair.number in runs]
+    if complete or failed:
+        print_rows(
+            [run.record.model_copy(update={"name": pair.name}) for pair, run in complete], Console(stderr=as_json)
+        )
+    if failed and len(pairs) > 1:
+        message(f"{len(failed)} of {len(pairs)} failed:")
+        for pair in pairs:
+            if pair.number in failed:
+                message(f"  [{pair.number}] {pair}: {failed[pair.number]}")
+    if as_json:
+        rows: list[dict[str, Any]] = [
+            run_row(run.record, run.folder) | ({"variant": pair.variant} if pair.variant else {})
+            for pair, run in complete
+        ]
+        emit({"rows": rows})
     if failed:
         raise typer.Exit(2)
-    if any(run.record.errors for run in complete):
+    if any(run.record.errors for _, run in complete):
         raise typer.Exit(3)

@@ -104,3 +104,12 @@ def _why_no_gpu() -> str:
         f"torch {torch.__version__} is built for CUDA {built} but sees no GPU (driver {driver}, CUDA_VISIBLE_DEVICES="
         f"{os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}); install a wheel for this driver, or use --device cpu"
     )
+
+
+def visible_gpus(device: str) -> list[str]:
+    """List GPUs that processes may share out, as in CUDA_VISIBLE_DEVICES; none for "cpu" or "cuda:1"."""
+    if device not in ("auto", "cuda"):
+        return []
+    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [part for part in named.split(",") if part]
+    return [str(index) for index in range(ask_driver(lambda nvml: nvml.nvmlDeviceGetCount()) or 0)]

@@ -16,7 +16,7 @@ from bench.evaluation.metrics import compute
 from bench.evaluation.opening import OpenPipeline, build, pipeline_context
 from bench.evaluation.progress import message, progress
 from bench.evaluation.protocols import protocol as protocol_named
-from bench.runs.opening import finished_run, open_run
+from bench.runs.opening import latest_run, open_run
 from bench.runs.shards import Rank, from_environment
 from bench.runs.store import Run
 from bench.settings import Resolved
@@ -32,12 +32,14 @@ def evaluate(
     rank: Rank | None = None,
     opened: OpenPipeline | None = None,
     on: str | None = None,
+    beside: bool = False,
 ) -> Run:
     """Run the pipeline called `name` on a split, continue its unfinished run, or report the finished one.
 
     `flags` are options that win over bench.toml; `fresh` starts anew whatever is stored. `rank` is this process's share
     (by default of torchrun or Slurm). `opened` is a pipeline that is built already: then its own device, dtype and
-    options hold. `on` names another data set whose lines of bench.toml hold. The record is complete on rank 0 only.
+    options hold. `on` names another data set whose lines of bench.toml hold. With `beside` an unfinished run of other
+    settings is not refused: a study has both. The record is complete on rank 0 only.
     Raises what `open_pipeline` and `open_run` raise, and DataError for a split without scenes or any of its images.
     """
     settings, rank, rule = resolved.settings, rank or from_environment(), protocol_named(protocol)
@@ -53,13 +55,14 @@ def evaluate(
     # 2. A finished run is reported without opening the weights.
     if opened is None:
         same_weights = partial(identities.same_weights, context=context)
-        if not fresh and (done := finished_run(folder, identity_of, rule.name, split.scenes, rank, same_weights)):
+        done = None if fresh else latest_run(folder, identity_of, rule.name, split.scenes, rank, same_weights)
+        if done and done.already_done:
             return done
         opened = build(context, resolved)
     # 3. The run is continued, or a new one.
     identity = identity_of(opened.card.weights, identities.weights_of(opened.card))
     blank = identities.new_record(identity, context, opened.card, settings, rule)
-    with open_run(folder, blank, split.scenes, rank, fresh, settings.run.rank_timeout_s) as run:
+    with open_run(folder, blank, split.scenes, rank, fresh, settings.run.rank_timeout_s, beside) as run:
         if run.already_done:
             return run
         # 4. This rank's pending scenes are grounded, and stored batch by batch.

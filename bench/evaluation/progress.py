@@ -16,7 +16,7 @@ Advance = Callable[[int], None]
 @contextmanager
 def progress(title: str, total: int, before: int = 0, quiet: bool = False) -> Iterator[Advance]:
     """Yield `advance(images)`. `before` images were answered in earlier sessions; the rate leaves them out."""
-    console = Console(stderr=True, quiet=quiet)
+    console = Console(stderr=True, quiet=quiet, emoji=False)  # file:bird: is no emoji
     if console.is_terminal:
         columns = (
             TextColumn("{task.description}"),
@@ -41,7 +41,7 @@ def progress(title: str, total: int, before: int = 0, quiet: bool = False) -> It
 
 def message(line: str) -> None:
     """Print one line on stderr."""
-    Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True, emoji=False).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _lines(console: Console, title: str, total: int, before: int) -> Advance:

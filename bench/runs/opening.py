@@ -28,22 +28,29 @@ IdentityOf = Callable[[Mapping[str, str], Mapping[str, str]], Identity]  # names
 
 @contextmanager
 def open_run(
-    results: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, fresh: bool, timeout_s: float
+    results: Path,
+    blank: RunRecord,
+    scenes: Sequence[Scene],
+    rank: Rank,
+    fresh: bool,
+    timeout_s: float,
+    beside: bool = False,
 ) -> Iterator[Run]:
     """Open the run of this command under `results` until the block ends; `fresh` always makes a new one.
 
     `blank` is the record it starts with and `scenes` the whole split. Raises RunError when another process works on it,
-    when its identity is another, when its folder cannot be written, or when rank 0 stays away for `timeout_s`.
+    when its identity is another (with `beside` a new one is begun), when its folder cannot be written, or when rank 0
+    stays away for `timeout_s`.
     """
     parent = runs_of(results, blank.identity.pipeline, blank.identity.data.split)
     with ExitStack() as stack:
         if rank.index == 0:
-            yield _lead(parent, blank, scenes, rank, fresh, stack)
+            yield _lead(parent, blank, scenes, rank, fresh, beside, stack)
         else:
             yield _follow(parent, blank, scenes, rank, fresh, timeout_s, stack)
 
 
-def finished_run(
+def latest_run(
     results: Path,
     identity_of: IdentityOf,
     protocol: str,
@@ -51,39 +58,49 @@ def finished_run(
     rank: Rank,
     same_weights: Callable[[Mapping[str, str]], bool],
 ) -> Run | None:
-    """Return the command's latest run under `results`, if it is complete and every scene has an answer.
+    """Return the command's latest run under `results`; `already_done` where it is complete, with every scene answered.
 
     Before a pipeline is opened, its weights are unknown: `identity_of` gives the command's identity with the names and
     hashes of a stored card, and `same_weights` tells whether those are the command's. A run that differs in them only
-    is not passed over for an older one: then nothing is complete.
+    is not passed over for an older one: then there is none.
     """
     identity = identity_of({}, {})
     parent = runs_of(results, identity.pipeline, identity.data.split)
-    return _finished(_same_command(parent, identity, protocol), identity_of, scenes, rank, same_weights)
+    return _latest(_same_command(parent, identity, protocol), identity_of, scenes, rank, same_weights)
 
 
-def _finished(
+def _latest(
     runs: Sequence[tuple[Path, RunRecord]],
     identity_of: IdentityOf,
     scenes: Sequence[Scene],
     rank: Rank,
     same_weights: Callable[[Mapping[str, str]], bool],
 ) -> Run | None:
-    for folder, record in reversed(runs):
-        weights = record.identity.weights
-        if differences(record.identity, identity_of(record.card.get("weights") or {}, weights)):
+    def identity(record: RunRecord) -> Identity:
+        return identity_of(record.card.get("weights") or {}, record.identity.weights)
+
+    # To know that other options mean the same, the pipeline is imported: not where there is an equal run.
+    equal = [run for run in runs if run[1].identity == identity(run[1])]
+    for folder, record in reversed(equal or runs):
+        if not equal and differences(record.identity, identity(record)):
             continue
-        done = record.status == "complete" and same_weights(weights) and not _unanswered(folder, scenes)
-        return Run(folder, record, rank, scenes, [], already_done=True) if done else None
+        if not same_weights(record.identity.weights):
+            return None
+        pending = _unanswered(folder, scenes)
+        done = record.status == "complete" and not pending
+        return Run(folder, record, rank, scenes, pending, already_done=done)
     return None
 
 
-def _lead(parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, fresh: bool, stack: ExitStack) -> Run:
+def _lead(
+    parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, fresh: bool, beside: bool, stack: ExitStack
+) -> Run:
     """Open the run as rank 0."""
 
     def finished() -> Run | None:
         runs = _same_command(parent, blank.identity, blank.protocol)
-        return _finished(runs, lambda *_: blank.identity, scenes, rank, lambda _: True)
+        run = _latest(runs, lambda *_: blank.identity, scenes, rank, lambda _: True)
+        return run if run and run.already_done else None
 
     # 1. A finished run is reported from a folder that need not be writable.
     if not fresh and (done := finished()):
@@ -92,7 +109,7 @@ def _lead(parent: Path, blank: RunRecord, scenes: Sequence[Scene], rank: Rank, f
     # 2. The folder; two processes that start at the same moment must not make two runs.
     with locked(parent / ".choosing", "the choice of a run", patience_s=10):
         blank = _named_as_before(parent, blank)
-        old = None if fresh else _choose(parent, blank)
+        old = None if fresh else _choose(parent, blank, beside)
         folder = old or _new_folder(parent, blank)
         write_note = stack.enter_context(locked(folder / LOCK, "this run"))
         _refuse_left_over_ranks(folder)
@@ -152,16 +169,16 @@ def _same_command(parent: Path, identity: Identity, protocol: str) -> list[tuple
     return sorted(runs, key=lambda run: (run[1].started, run[0].name))
 
 
-def _choose(parent: Path, blank: RunRecord) -> Path | None:
+def _choose(parent: Path, blank: RunRecord, beside: bool) -> Path | None:
     """Choose the run that the command of `blank` continues or reports; None for a new one.
 
-    Raises RunError, naming every difference, when the latest run is unfinished and of another identity.
+    Raises RunError, naming every difference, when the latest one is unfinished and of another identity; not `beside`.
     """
     runs = _same_command(parent, blank.identity, blank.protocol)
     for folder, record in reversed(runs):
         if not differences(record.identity, blank.identity):
             return folder
-    if runs and runs[-1][1].status == "running":
+    if not beside and runs and runs[-1][1].status == "running":
         _refuse(runs[-1][0], runs[-1][1].identity, blank.identity)
     return None
 
@@ -184,10 +201,10 @@ def _new_folder(parent: Path, record: RunRecord) -> Path:
             return folder
 
 
-def _unanswered(folder: Path, scenes: Sequence[Scene]) -> bool:
-    """Tell whether a scene of `scenes` has no answer, or only an error."""
+def _unanswered(folder: Path, scenes: Sequence[Scene]) -> list[Scene]:
+    """List the scenes that have no answer, or only an error."""
     rows = stored_rows(folder)
-    return any(scene.id not in rows or rows[scene.id].error is not None for scene in scenes)
+    return [scene for scene in scenes if scene.id not in rows or rows[scene.id].error is not None]
 
 
 def _refuse(folder: Path, old: Identity, new: Identity) -> None:
