@@ -1,6 +1,7 @@
 """Two launchers, each of two processes, as on two nodes: the evaluation of docs/clusters.md, for real.
 
-That ranks may be killed and come back in other numbers is in runs/test_kills.py; here torchrun itself starts them.
+That ranks may be killed and come back in other numbers is in runs/test_kills.py; here torchrun itself starts them. The
+page's scripts are ones that bash takes; that their commands are ours is in test_docs.py.
 """
 
 import json
@@ -11,11 +12,28 @@ import sys
 from pathlib import Path
 
 import pytest
+from documented import blocks
 
 from bench.settings import PROJECT
 
 COMMAND = ["run", "--pipeline", "centre-box", "--split", "shapes-val", "--limit", "13", "--json"]
 LIMIT_S = 300  # on a machine full of other work; a few seconds are enough
+
+
+PAGE = PROJECT / "docs" / "clusters.md"
+
+
+@pytest.mark.parametrize("script", blocks(PAGE, {"bash"}))
+def test_a_script_of_the_page_is_one_that_bash_takes_and_slurm_requeues(script):
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+    assert "--requeue" in script and "--signal=B:USR1@" in script
+    assert "trap 'scontrol requeue" in script and script.rstrip().endswith("wait $!")
+
+
+def test_every_srun_of_the_page_says_how_many_cpus_it_takes():
+    lines = [line for body in blocks(PAGE) for line in body.replace("\\\n", " ").splitlines()]
+    steps = [line for line in lines if line.strip().startswith("srun ")]
+    assert len(steps) >= 4 and [line for line in steps if "--cpus-per-task" not in line] == []
 
 
 def free_port() -> int:

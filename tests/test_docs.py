@@ -16,6 +16,7 @@ from bench import registry
 from bench.datasets.catalog import CATALOGUE
 from bench.datasets.load import find_split
 from bench.datasets.readers.jsonl import KEYS
+from bench.evaluation.study import read_study
 from bench.grounding import Prediction
 from bench.predicting.one import SingleAnswer
 from bench.reporting.published import published
@@ -123,6 +124,9 @@ def test_settings_that_are_shown_are_settings(body, tmp_path):
         assert tomllib.loads(body)["project"]["name"]
         return
     (tmp_path / "bench.toml").write_text(body, encoding="utf-8")
+    if "splits" in tomllib.loads(body):
+        assert read_study(tmp_path / "bench.toml").pipelines
+        return
     table = load_settings(tmp_path / "bench.toml").settings
     for name in tomllib.loads(body).get("pipelines", {}):
         assert name in table.pipelines and (name.startswith("my-") or name in registry.names(registry.PIPELINES))

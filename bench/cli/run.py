@@ -27,7 +27,9 @@ def run(
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, help="So many pairs at a time, each in a process of its own.")
     ] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the pairs: done, partial or to do.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list the pairs: done, partial or to do.", rich_help_panel=opt.MORE)
+    ] = False,
     slurm: Annotated[
         bool,
         typer.Option(
@@ -37,7 +39,9 @@ def run(
     task: Annotated[
         int | None, typer.Option("--task", min=1, help="Only the pair of this number.", rich_help_panel=opt.MORE)
     ] = None,
-    worker: Annotated[bool, typer.Option("--worker", hidden=True, help="What --jobs starts.")] = False,
+    worker: Annotated[
+        bool, typer.Option("--worker", hidden=True, help="What --jobs starts.", rich_help_panel=opt.MORE)
+    ] = False,
     results: opt.Results = None,
     on: opt.On = None,
     weights: opt.Weights = None,
@@ -139,10 +143,9 @@ def print_states(pairs: Sequence[Pair], as_json: bool) -> None:
     if as_json:
         emit({"pairs": rows})
         return
-    shown = (
-        list(rows[0])[:-1] if any(row["variant"] for row in rows) else [k for k in list(rows[0])[:-1] if k != "variant"]
-    )
-    console_of().print(table_of(shown, ([f"{row[key]}" for key in shown] for row in rows)))
+    variants = any(row["variant"] for row in rows)
+    columns = [key for key in rows[0] if key != "run_dir" and (key != "variant" or variants)]
+    console_of().print(table_of(columns, ([f"{row[key]}" for key in columns] for row in rows)))
 
 
 def finish(pairs: Sequence[Pair], runs: Mapping[int, Run], failed: Mapping[int, str], as_json: bool) -> None:

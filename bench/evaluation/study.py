@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 
@@ -30,9 +30,7 @@ from bench.datasets.split import Split
 from bench.errors import BenchError, SettingsError, UsageError
 from bench.evaluation.identity import data_identity, identity_of, same_weights
 from bench.evaluation.opening import dataset_of, pipeline_context
-from bench.grounding import PipelineContext
 from bench.runs.opening import latest_run
-from bench.runs.record import Identity
 from bench.runs.shards import Rank
 from bench.runs.store import Run
 from bench.settings import (
@@ -48,6 +46,10 @@ from bench.settings import (
     read_toml,
 )
 from bench.tables import complete
+
+if TYPE_CHECKING:
+    from bench.grounding import PipelineContext
+    from bench.runs.record import Identity
 
 Part = TypeVar("Part", bound="Variant")
 Weights = str | Mapping[str, str | Mapping[str, str]]
@@ -182,7 +184,7 @@ def plan(
         with naming(study, study, "splits"):
             split = load_split(name, base)
         splits[name] = split.limited(most) if most else split
-    # 3. The settings of each; whether its pipeline knows the options of the file is asked before anything runs.
+    # 3. The settings of each; options that its pipeline does not know are refused before anything runs.
     pairs = []
     for number, pipeline, name, variant in chosen:
         split, place = splits[name], on or variant.on or study.on or None
