@@ -30,7 +30,7 @@ from bench.datasets.split import Split
 from bench.errors import BenchError, SettingsError, UsageError
 from bench.evaluation.identity import data_identity, identity_of, same_weights
 from bench.evaluation.opening import dataset_of, pipeline_context
-from bench.runs.opening import latest_run
+from bench.runs.opening import IdentityOf, latest_run
 from bench.runs.shards import Rank
 from bench.runs.store import Run
 from bench.settings import (
@@ -49,7 +49,6 @@ from bench.tables import complete
 
 if TYPE_CHECKING:
     from bench.grounding import PipelineContext
-    from bench.runs.record import Identity
 
 Part = TypeVar("Part", bound="Variant")
 Weights = str | Mapping[str, str | Mapping[str, str]]
