@@ -33,6 +33,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "bench leaderboard export latex -o table.tex -s shapes-val",
         "bench leaderboard export csv -o board.csv --force",
     ),
+    "table": (
+        "bench table --splits refcoco,refcoco+,refcocog --against clipvg",
+        "bench table --splits refcoco,referit --published QRNet --format latex -o table.tex",
+    ),
     "report": (
         "bench report yolo-clip clipvg -s shapes-val",
         "bench report -s file:mine.jsonl -o mine.html --limit 100",

@@ -36,7 +36,7 @@ def leaderboard(
         if results or check or config or as_json:
             raise UsageError(f"write options after the command: bench leaderboard {context.invoked_subcommand} ...")
         return
-    folder = _stored(settings_of(config, results))
+    folder = stored_results(settings_of(config, results))
     _made(board.check(folder) if check else board.write(folder), folder, check, as_json)
 
 
@@ -69,11 +69,9 @@ def published(
     """Print what papers published for a split, with sources."""
     from rich.console import Console
 
-    from bench.datasets.load import find_split
-    from bench.reporting.published import on_split, print_published
+    from bench.reporting.published import find_published_split, on_split, print_published
 
-    dataset, part = find_split(split)
-    name = f"{dataset.name}-{part.name}"
+    name = find_published_split(split)
     entries = on_split(name)
     print_published(name, entries, Console(stderr=as_json))
     if as_json:
@@ -107,14 +105,14 @@ def export(
     if hub_dataset and format != "hub":
         raise UsageError(f"--hub-dataset means nothing for {format}; it goes with hub")
     resolved = settings_of(config, results)
-    written = write_export(format, out, _stored(resolved), resolved, split, hub_dataset, force)
+    written = write_export(format, out, stored_results(resolved), resolved, split, hub_dataset, force)
     for path in written:
         typer.echo(f"{path} written", err=as_json)
     if as_json:
         emit({"written": [str(path) for path in written]})
 
 
-def _stored(resolved: Resolved) -> Path:
+def stored_results(resolved: Resolved) -> Path:
     """Return the folder of results. Raises UsageError where there is none."""
     from bench.errors import UsageError
 

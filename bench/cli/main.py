@@ -24,6 +24,7 @@ COMMANDS = {  # panel of the help -> command -> what it does, on one line of a t
         "compare": "Compare runs: who is better, and how sure that is.",
         "speed": "Measure how fast pipelines are.",
         "leaderboard": "Write the tables of results/ from the stored runs.",
+        "table": "Print the table that papers print, published rows above ours.",
         "report": "Write an HTML page of runs, with every answer.",
     },
     "Ground": {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from bench.comparison.paired import difference_p, holm, statistic
 from bench.errors import RunError
@@ -17,6 +18,14 @@ from bench.runs.record import RunRecord
 
 KEEP = "`bench score RUN --keep` makes it"
 RankRange = tuple[int, int]
+VALUES: dict[
+    str, Callable[[StoredOutcomes], NDArray[Any]]
+] = {  # metric -> (N,) values of expressions, whose mean it is
+    "acc@0.5": lambda outcomes: outcomes.hit,
+    "acc@0.7": lambda outcomes: outcomes.iou >= 0.7,
+    "acc@0.9": lambda outcomes: outcomes.iou >= 0.9,
+    "mean_iou": lambda outcomes: outcomes.iou,
+}
 
 
 def rank_ranges(
@@ -71,6 +80,32 @@ def ranks(results: Path, runs: Sequence[tuple[RunRecord, str]]) -> list[tuple[Ra
         (None, row) if isinstance(row, str) else (next(ranges), "") if _same(row, common) else (None, others)
         for row in loaded
     ]
+
+
+def compare_with(
+    results: Path, baseline: tuple[RunRecord, str], others: Sequence[tuple[RunRecord, str]], metric: str = "acc@0.5"
+) -> list[tuple[float, float] | None]:
+    """Compare each run with the baseline: its metric minus the baseline's, and the paired p, not corrected.
+
+    None for a run, or for all where it is the baseline, whose outcomes are missing or about other expressions.
+    """
+    first, *rest = (_read(results / run, record) for record, run in (baseline, *others))
+    if isinstance(first, str):
+        return [None] * len(rest)
+    rows = [row for row in rest if isinstance(row, StoredOutcomes) and _same(row, first)]
+    images = len(first.scenes)
+    counts = np.bincount(first.image, minlength=images)
+    present = counts > 0
+    values = [VALUES[metric](row).astype(np.float64) for row in (first, *rows)]
+    per_image = [np.bincount(first.image, weights=each, minlength=images)[present] for each in values]
+    table, size = np.stack(per_image, axis=1).astype(np.float64), counts[present].astype(np.float64)
+    sums = resampled_sums(table, 10_000, 0)
+    results_of: dict[int, tuple[float, float]] = {}
+    for place, row in enumerate(rows, 1):
+        gain = table[:, place] - table[:, 0]
+        p = difference_p(sums[:, place] - sums[:, 0], len(size), statistic(gain, size))
+        results_of[id(row)] = (float(gain.sum() / size.sum()), p)
+    return [results_of.get(id(row)) for row in rest]
 
 
 def _read(folder: Path, record: RunRecord) -> StoredOutcomes | str:

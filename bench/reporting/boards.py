@@ -57,15 +57,31 @@ class Leaderboard:
 
 def collect(results: Path) -> Leaderboard:
     """Collect every run and speed record under `results`; broken ones are left out with the reason."""
+    left_out: list[tuple[str, str]] = []
+    kept = histories(results, left_out)
+    # A table for each signature, with the speeds that belong to its rows.
+    speeds = read_speeds(results, left_out)
+    tables: dict[str, list[list[Run]]] = {}
+    for runs in kept:
+        tables.setdefault(runs[-1][0].signature, []).append(runs)
+    boards = [_board(results, each, speeds) for each in tables.values()]
+    boards.sort(key=lambda b: (b.split, b.protocol != "iou", b.protocol, b.proposals, b.signature))
+    return Leaderboard(tuple(boards), tuple(sorted(left_out)))
+
+
+def histories(results: Path, left_out: list[tuple[str, str]]) -> list[list[Run]]:
+    """Group the complete runs under `results` by signature, pipeline, settings and device, oldest first.
+
+    The last of a group is a row of a table. `left_out` collects the others, with the reason.
+    """
     # 1. Read the records; broken ones are left out.
     kept: dict[tuple[Any, ...], list[Run]] = {}
-    left_out: list[tuple[str, str]] = []
     broken: list[tuple[Path, RunError]] = []
     stored = [(record, _within(folder, results)) for folder, record in stored_records(results / "runs", broken)]
     for folder, error in broken:
         run = _within(folder, results)
         left_out.append((run, str(error).replace(str(folder), run)))
-    # 2. Group the complete ones by pipeline, settings and device, oldest first: a row and its history.
+    # 2. Group the complete ones.
     for record, run in sorted(stored, key=lambda each: (each[0].finished or "", each[0].started, each[1])):
         if reason := why_left_out(record):
             left_out.append((run, reason))
@@ -73,14 +89,7 @@ def collect(results: Path) -> Leaderboard:
         ours = _submitted(results / run) is None  # no other person's run may take the place of one of ours
         key = (record.signature, record.name, record.provenance, record.settings_hash, device(record), ours)
         kept.setdefault(key, []).append((record, run))
-    # 3. A table for each signature, with the speeds that belong to its rows.
-    speeds = read_speeds(results, left_out)
-    tables: dict[str, list[list[Run]]] = {}
-    for runs in kept.values():
-        tables.setdefault(runs[-1][0].signature, []).append(runs)
-    boards = [_board(results, histories, speeds) for histories in tables.values()]
-    boards.sort(key=lambda b: (b.split, b.protocol != "iou", b.protocol, b.proposals, b.signature))
-    return Leaderboard(tuple(boards), tuple(sorted(left_out)))
+    return list(kept.values())
 
 
 def device(record: RunRecord) -> str:

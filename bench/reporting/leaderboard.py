@@ -29,7 +29,6 @@ from bench.settings import Resolved
 
 NAMES = ("LEADERBOARD.md", "LEADERBOARD.csv", "LEADERBOARD.json")
 SCHEMA = 2
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 Format = Literal["md", "csv", "latex", "hub", "fiftyone"]
 FILES = ("md", "csv", "latex")  # the others are folders of files
 INTRO = "# Leaderboard\n"  # LEADERBOARD.md leads to files that an export has not beside it
@@ -83,8 +82,7 @@ def leaderboard_csv(boards: Iterable[Board]) -> str:
     writer.writerow([column.name for column in columns])
     for board in boards:
         for row in board.rows:
-            values = [column.raw(row) for column in columns]
-            writer.writerow([f"'{v}" if isinstance(v, str) and v.startswith(FORMULA) else v for v in values])
+            writer.writerow([table.spreadsheet(column.raw(row)) for column in columns])
     return out.getvalue()
 
 

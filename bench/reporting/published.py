@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bench.datasets.load import FILE, find_split
 from bench.errors import DataError
 from bench.reporting import table as tables
 from bench.reporting.terminal import wide
@@ -22,11 +23,12 @@ from bench.reporting.terminal import wide
 if TYPE_CHECKING:
     from rich.console import Console
 
-FILE = Path(__file__).with_name("published.toml")
+ENTRIES = Path(__file__).with_name("published.toml")
 How = Literal["read", "figure", "computed", "recalled", "third-party", "inferred"]
 HOW = get_args(How)
 UNCHECKED = ("recalled", "third-party", "inferred")  # nobody looked these values up at their source
 WIDE = 200
+OTHER_SPLITS = ("ref-adv-s",)  # no data set here knows them; as own data they are file:ref-adv-s
 
 
 class Published(BaseModel):
@@ -45,12 +47,13 @@ class Published(BaseModel):
     metric: Literal["acc@0.5", "mean_iou"] = "acc@0.5"
     weights: tuple[str, ...] = ()
     note: str = ""
+    variant: bool = False
 
 
 @cache
 def published() -> tuple[Published, ...]:
     """Return every entry of the file that comes with the package, in its order."""
-    return read_published(FILE)
+    return read_published(ENTRIES)
 
 
 def read_published(path: Path) -> tuple[Published, ...]:
@@ -92,6 +95,15 @@ def _entry(path: Path, number: int, entry: Any) -> Published:
         if not 1 <= value <= 100:
             raise DataError(f"{where}: values.{split}: {value:g} is no percentage from 1 to 100")
     return checked
+
+
+def find_published_split(name: str) -> str:
+    """Return the name under which values of a split are listed. Raises UnknownName with the nearest split names."""
+    stem = PurePath(name.removeprefix(FILE)).name.removesuffix(".jsonl")
+    if stem in OTHER_SPLITS:
+        return stem
+    dataset, part = find_split(name)
+    return f"{dataset.name}-{part.name}"
 
 
 def on_split(split: str) -> list[Published]:

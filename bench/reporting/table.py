@@ -48,6 +48,11 @@ def _number(text: str) -> str:
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 
 
+def spreadsheet(value: Any) -> Any:
+    """Return a cell of a CSV: a ' before text that a spreadsheet would run as a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column of every table: a cell's text is `format` of its `value`, by default the row's key `name`.

@@ -6,7 +6,16 @@ from bench import registry
 from bench.datasets.load import split_names
 from bench.errors import DataError
 from bench.evaluation.protocols import PROTOCOLS
-from bench.reporting.published import HOW, beside, compared, on_split, published, read_published
+from bench.reporting.published import (
+    HOW,
+    OTHER_SPLITS,
+    beside,
+    compared,
+    find_published_split,
+    on_split,
+    published,
+    read_published,
+)
 
 GOOD = {"method": "M", "training": "full", "protocol": "iou", "source": "Paper, table 1", "how": "read"}
 GOOD |= {"values": {"refcoco-val": 62.5}}
@@ -26,7 +35,7 @@ def written(tmp_path, *entries):
 
 @pytest.mark.parametrize("entry", published(), ids=lambda e: f"{e.method}-{e.source}"[:60])
 def test_an_entry_is_about_something_known(entry):
-    assert set(entry.values) <= set(split_names())
+    assert set(entry.values) <= {*split_names(), *OTHER_SPLITS}
     assert entry.pipeline in ("", *registry.names(registry.PIPELINES))
     assert entry.protocol in (*PROTOCOLS, "unknown") and entry.how in HOW
     assert all(1 <= value <= 100 for value in entry.values.values())
@@ -124,3 +133,10 @@ def test_a_splits_entries_come_highest_first():
     assert accuracies == sorted(accuracies, reverse=True) and len(accuracies) > 30
     assert [e.metric for e in entries] == sorted((e.metric for e in entries), key=lambda m: m != "acc@0.5")
     assert on_split("shapes-val") == []
+
+
+def test_a_split_that_is_own_data_here_has_values_too():
+    assert find_published_split("ref-adv-s") == find_published_split("file:data/ref-adv-s.jsonl") == "ref-adv-s"
+    assert find_published_split("refcocog-umd-test") == "refcocog-test"
+    entries = on_split("ref-adv-s")
+    assert len(entries) == 32 and entries[0].values["ref-adv-s"] == 90.3

@@ -25,10 +25,12 @@ SPECIAL = {
     "—": "---",
     "−": "$-$",
     "≥": r"$\geq$",
+    "≤": r"$\leq$",
     "…": r"\ldots{}",
     **{c: f"\\{c}" for c in "&%$#_{}"},
 }
 SIGNS = {"†": r"\dagger", "‡": r"\ddagger", "§": r"\S", "¶": r"\P", "◊": r"\diamond", "?": "?"}
+SIGNS |= {"↑": r"\uparrow", "↓": r"\downarrow"}
 HEADERS = {"Acc@0.5": "Acc@0.5", "mIoU": "mIoU", "ex/s": "Expr./s", "ms": "ms"}
 HEAD = "% Made by `bench leaderboard export latex`; needs \\usepackage{booktabs}.\n"
 

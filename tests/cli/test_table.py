@@ -1,0 +1,48 @@
+"""`bench table` as typed."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def stored(bench, tmp_path):
+    """Two runs on one file of expressions."""
+    lines = [{"image": "p.jpg", "text": "cat", "box_xyxy": [0, 0, 9, 9], "id": f"e{n}", "width": 20, "height": 10}
+             for n in range(3)]  # fmt: skip
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name, box in (("good", [0, 0, 9, 9]), ("poor", [0, 0, 1, 9])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({f"e{n}": box for n in range(3)}))
+        code, _, err = bench("score", "--predictions", f"{name}.json", "--split", "file:mine.jsonl", "--results", "out")
+        assert code == 0, err
+    for run in (tmp_path / "out").glob("runs/*/*/*/run.json"):
+        run.write_text(run.read_text().replace('"dirty": true', '"dirty": false'))
+    return ("table", "--results", "out", "--splits", "file:mine.jsonl")
+
+
+def test_printed_and_written(bench, stored, tmp_path):
+    code, out, err = bench(*stored, "--against", "poor")
+    assert code == 0, err
+    assert "good † §" in out and "100.00" in out and "† boxes predicted elsewhere" in out
+    code, out, _ = bench(*stored, "--format", "latex", "-o", "deep/table.tex")
+    assert code == 0 and "rows: 2, columns: 1" in out
+    assert r"good$^{\dagger\S}$" in (tmp_path / "deep" / "table.tex").read_text()
+    code, _, err = bench(*stored, "--format", "csv", "-o", "deep/table.tex")
+    assert code == 2 and "--force replaces it" in err
+    assert bench(*stored, "--format", "csv", "-o", "deep/table.tex", "--force")[0] == 0
+    code, out, _ = bench(*stored, "--against", "poor", "--json")
+    rows = json.loads(out)["rows"]
+    assert [row["name"] for row in rows] == ["good", "poor"] and rows[0]["values"] == {"file:mine": 100.0}
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (("--against", "goood"), "did you mean 'good'"),
+    (("--protocol", "iuo"), "did you mean 'iou'"),
+    (("--results", "typo"), "there is no such folder of results"),
+    (("--splits", "refcocoo"), "did you mean"),
+    (("--published", "nobody"), "no published method is called 'nobody'"),
+    (("--out", "out"), "is a folder"),
+])  # fmt: skip
+def test_what_is_refused(bench, stored, argv, message):
+    code, out, err = bench(*stored, *argv)
+    assert (code, out) == (2, "") and message in err
