@@ -42,8 +42,17 @@ def spelled_out(options: Mapping[str, Any], main: str | None = None) -> dict[str
 
 
 def places_of(name: str, where: Places) -> tuple[Path, Path, Path]:
-    """List every path that `name` may mean: as it is, from bench.toml's folder, from BENCH_HOME/weights."""
-    return Path(name).expanduser(), where.folder / name, where.home / "weights" / name
+    """List every path that `name` may mean: from the working folder, the program's own, BENCH_HOME/weights."""
+    return Path(name).expanduser().absolute(), where.folder / name, where.home / "weights" / name
+
+
+def looked_at(name: str, where: Places) -> str:
+    """Write every place of `places_of` with its name, for a message."""
+    labels = ("the working folder", "where bench is installed", "BENCH_HOME/weights")
+    places = dict(reversed([*zip(places_of(name, where), labels, strict=True)]))
+    if len(places) == 1:  # an absolute path
+        return str(*places)
+    return ", ".join(f"{place} ({label})" for place, label in reversed(places.items()))
 
 
 def find_file(name: str, where: Places) -> Path | None:

@@ -64,6 +64,12 @@ def origin(group: str, name: str) -> str:
     return f"{entry.dist.name if entry.dist else '?'} {entry.value}"
 
 
+def is_ours(group: str, name: str) -> bool:
+    """Tell whether a name comes with this package."""
+    dist = _entry(group, name).dist
+    return dist is not None and dist.name == "grounding-bench"
+
+
 def load(group: str, name: str, part: Part = "pipeline") -> Any:
     """Import the object registered under `name`; of a pipeline one `part` of its method.
 
@@ -115,9 +121,11 @@ def _import(entry: EntryPoint, group: str) -> Any:
     try:
         return entry.load()
     except ModuleNotFoundError as error:
+        from bench.install import bring_module
+
         raise MissingPackage(
-            f"{kind} {entry.name!r} ({entry.value}) needs the package {error.name!r}, which is not installed: "
-            f"pip install {error.name}"
+            f"{kind} {entry.name!r} ({entry.value}) needs the module {error.name!r}, which is not installed: "
+            f"{bring_module(str(error.name), entry.dist.name if entry.dist else 'its package')}"
         ) from error
     except (ImportError, AttributeError) as error:
         raise BenchError(f"{kind} {entry.name!r} cannot be loaded from {entry.value}: {error}") from error

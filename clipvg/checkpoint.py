@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from bench.errors import BenchError, UnknownName, WeightsError
+from bench.fetching.sources import source_of
 from bench.grounding import PipelineContext
 from bench.hashing import find_file
 from clipvg.network import POSITIONS, ClipVG, ClipVGConfig, check_clip, resized_positions
@@ -69,8 +70,9 @@ def open_network(
 
 def find(name: str, context: PipelineContext) -> Path:
     """Find the file `name` points to: a path, a file in BENCH_HOME/weights, or OWNER/MODEL of the hub. WeightsError."""
-    if find_file(name, context) is None and hub.is_id(name):
-        return hub.find_weights(name, HUB_FILES, context, "CLIP-VG")
+    source = source_of(name, "", context, weights.option_of(name, context))
+    if source.hub and find_file(name, context) is None:
+        return hub.find_weights(source._replace(files=source.files or HUB_FILES), context, "CLIP-VG")
     return weights.find(name, context, HOW)
 
 

@@ -7,21 +7,20 @@ Code beside weights is never run, and of a pickle only tensors are read.
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from bench.errors import WeightsError
+from bench.fetching import network
+from bench.fetching.sources import Source, not_there, source_of
 from bench.grounding import PipelineContext
-from bench.hashing import places_of, sha256_file
-from pipelines.weights import first_line
+from bench.hashing import looked_at, places_of, sha256_file
+from pipelines.weights import first_line, option_of
 
 WEIGHTS = ("*.safetensors", "*.bin")
 LISTED = 6  # keys in a message
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-_PART = re.compile(r"[\w][\w.-]*")
 
 
 def cache_folder(context: PipelineContext) -> Path:
@@ -34,28 +33,32 @@ def find_folder(name: str, context: PipelineContext) -> Path | None:
     return next((place.resolve() for place in places_of(name, context) if (place / "config.json").is_file()), None)
 
 
-def load_pretrained(auto_class: Any, name: str, context: PipelineContext, what: str, **kwargs: Any) -> Any:
+def load_pretrained(
+    auto_class: Any, name: str, context: PipelineContext, what: str, model: str = "", **kwargs: Any
+) -> Any:
     """Load a config, processor or tokenizer by `auto_class.from_pretrained`, for a hub id or a local folder.
 
-    `what` starts the message ("GroundingDINO"). Raises WeightsError: the id, the cache, and how to fetch it elsewhere.
+    `what` starts the message ("GroundingDINO"); `model` is "tokenizer" for a tokenizer alone. Raises WeightsError: the
+    id, the cache, and how to fetch it elsewhere.
     """
     folder = find_folder(name, context)
     if folder is None and _is_path(name):
-        places = ", ".join(str(p) for p in (Path(name).expanduser(), context.folder / name))
-        raise WeightsError(f"{what}: no folder {name!r} with a config.json (looked at {places})")
+        raise WeightsError(f"{what}: no folder {name!r} with a config.json (looked at {looked_at(name, context)})")
+    why = "" if folder else network.why_not(context.offline)
     try:
         with _quiet():
             return auto_class.from_pretrained(
                 str(folder or name),
                 cache_dir=str(cache_folder(context)),
-                local_files_only=context.offline or folder is not None,
+                local_files_only=bool(folder or why),
                 trust_remote_code=False,
                 **kwargs,
             )
     except Exception as error:  # transformers and the hub raise many kinds
         if folder is not None or not isinstance(error, OSError):
             raise WeightsError(f"{what}: {folder or name} cannot be loaded ({first_line(error)})") from None
-        raise _not_reached(name, context, what, error) from None
+        source = source_of(name, model, context, option_of(name, context))
+        raise WeightsError(f"{what}: {not_there(source, context, why or first_line(error))}") from None
 
 
 def load_model(auto_class: Any, name: str, context: PipelineContext, what: str, **kwargs: Any) -> Any:
@@ -77,31 +80,25 @@ def load_model(auto_class: Any, name: str, context: PipelineContext, what: str, 
     return model.eval().to(context.device)
 
 
-def is_id(name: str) -> bool:
-    """Tell whether a name that is no local file may be one of the hub: OWNER/MODEL or OWNER/MODEL/FILE."""
-    parts = name.split("/")
-    return len(parts) in (2, 3) and all(_PART.fullmatch(part) for part in parts) and not parts[1].endswith(SUFFIXES)
+def find_weights(source: Source, context: PipelineContext, what: str) -> Path:
+    """Return the first of the files of an id of the hub that it has, cached or fetched.
 
-
-def find_weights(name: str, files: Sequence[str], context: PipelineContext, what: str) -> Path:
-    """Return a weights file of OWNER/MODEL: the first of `files` that it has, or OWNER/MODEL/FILE.
-
-    Raises WeightsError: the id, the cache, and how to fetch it elsewhere.
+    `what` starts the message. Raises WeightsError: the cache, and how to fetch it elsewhere.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    owner, model, *named = name.split("/")
-    failure: Exception = FileNotFoundError(f"it has none of {', '.join(files)}")
-    for file in named or files:
+    why = network.why_not(context.offline)
+    failure = f"it has none of {', '.join(source.files)}"
+    for file in source.files:
         try:
-            cache = str(cache_folder(context))
-            return Path(hf_hub_download(f"{owner}/{model}", file, cache_dir=cache, local_files_only=context.offline))
-        except EntryNotFoundError as error:  # offline too: a file that is not cached may exist
-            failure = error
+            return Path(hf_hub_download(source.hub, file, cache_dir=str(source.cache), local_files_only=bool(why)))
+        except EntryNotFoundError:  # offline too: a file that is not cached may exist
+            continue
         except Exception as error:  # the hub raises many kinds
-            raise _not_reached(f"{owner}/{model}", context, what, error) from None
-    raise _not_reached(f"{owner}/{model}", context, what, failure)
+            failure = first_line(error)
+            break
+    raise WeightsError(f"{what}: {not_there(source, context, why or failure)}")
 
 
 def hashes(name: str, context: PipelineContext) -> dict[str, str]:
@@ -137,16 +134,6 @@ def _snapshot(name: str, context: PipelineContext) -> Path | None:
 def _is_path(name: str) -> bool:
     """Tell whether a name can be no id of the hub, which is NAME or OWNER/NAME."""
     return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
-
-
-def _not_reached(name: str, context: PipelineContext, what: str, error: Exception) -> WeightsError:
-    cache = cache_folder(context)
-    reached = "offline, so no request was made" if context.offline else f"not to be fetched: {first_line(error)}"
-    return WeightsError(
-        f"{what}: {name} is not in {cache} ({reached}). Where there is a network: "
-        f"`hf download {name} --cache-dir huggingface`, then copy what is in that folder to {cache}; "
-        f"or give a local folder that holds the files"
-    )
 
 
 @contextmanager

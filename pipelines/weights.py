@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.errors import WeightsError
+from bench.fetching import network, sources
+from bench.fetching.fetch import download
 from bench.grounding import PipelineContext
-from bench.hashing import find_file, places_of
+from bench.hashing import find_file
 from bench.runs.files import make_folder, write_atomically
 
 if TYPE_CHECKING:
@@ -27,10 +29,18 @@ def looks_like_path(name: str) -> bool:
     return "/" in name or Path(name).suffix in {".safetensors", ".pt", ".pth", ".bin"}
 
 
-def missing(name: str, context: PipelineContext, how: str) -> WeightsError:
-    """Make the error for weights that are missing: every place searched, and how to get them."""
-    places = ", ".join(map(str, places_of(name, context)[1:]))
-    return WeightsError(f"weights {name!r} are not there (looked at {places}); {how}")
+def missing(name: str, context: PipelineContext, how: str = "", model: str = "", why: str = "") -> WeightsError:
+    """Make the error for weights that are missing: every place searched, how to get them, `why` they are not fetched.
+
+    `model` is the CLIP's name, or "tokenizer".
+    """
+    source = sources.source_of(name, model, context, option_of(name, context))
+    return sources.not_there(source if source.hub or source.url else source._replace(how=how), context, why)
+
+
+def option_of(name: str, context: PipelineContext) -> str:
+    """Return the dotted option that names some weights; "" where none does, as for the code's defaults."""
+    return next((key for key, weights, _ in sources.named(context.options) if weights == name), "")
 
 
 def find_local(name: str, context: PipelineContext, how: str, published: bool) -> Path | None:
@@ -45,10 +55,18 @@ def find_local(name: str, context: PipelineContext, how: str, published: bool) -
 
 
 def find(name: str, context: PipelineContext, how: str) -> Path:
-    """Return the file `name` means. Raises the error that `missing` makes."""
-    path = find_local(name, context, how, published=False)
-    assert path is not None
-    return path
+    """Return the file `name` means, fetched where it is published at an address. Raises as `missing`."""
+    path = find_file(name, context)
+    if path is not None:
+        return path
+    source, why = sources.source_of(name, "", context), ""
+    if source.url and source.by_itself:
+        if source.target.is_file():
+            return source.target
+        why = network.why_not(context.offline, source.url)
+        if not why:
+            return download(source)
+    raise missing(name, context, how, why=why)
 
 
 def first_line(error: Exception) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.demo.desk import EMBEDDED, OWN, Answered, Desk
 from bench.errors import BenchError, MissingPackage, UsageError
+from bench.install import pip_install
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -166,6 +167,6 @@ def load_gradio() -> Any:
         import gradio
     except ModuleNotFoundError as error:
         raise MissingPackage(
-            f'bench demo needs the package {error.name!r}, which is not installed: pip install "grounding-bench[demo]"'
+            f"bench demo needs the package {error.name!r}, which is not installed: {pip_install('demo')}"
         ) from None
     return gradio

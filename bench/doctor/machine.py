@@ -23,6 +23,7 @@ from bench.errors import BenchError, DeviceError
 from bench.evaluation.device import resolve_device, resolve_dtype
 from bench.evaluation.opening import open_pipeline
 from bench.grounding import LoadedScene
+from bench.install import pip_install
 from bench.runs.provenance import packages
 from bench.settings import Resolved
 
@@ -151,7 +152,7 @@ def faster(speed: Mapping[str, Any]) -> list[str]:
         hints.append(f"--dtype {best}: matrix products are {times:.1f} times as fast as in {speed['dtype']} here")
     for package, (extra, use) in EXTRAS.items():
         if find_spec(package) is None:
-            hints.append(f'{use}: the package {package} is not installed; pip install "grounding-bench[{extra}]"')
+            hints.append(f"{use}: the package {package} is not installed; {pip_install(extra)}")
     return hints
 
 

@@ -1,13 +1,12 @@
 """What is registered, and what a pipeline still needs: packages and weights, and how each is brought there.
 
-Nothing of a pipeline is built. Where published weights come from is in costs.toml, beside what they cost.
+Nothing of a pipeline is built. What full-size models cost is in costs.toml.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatch
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,10 +14,11 @@ from typing import Any
 
 from bench import registry
 from bench.errors import BenchError, RunError
-from bench.hashing import find_file, places_of
-from bench.settings import Resolved, weights_named
+from bench.fetching import sources
+from bench.hashing import find_file
+from bench.install import pip_install
+from bench.settings import Resolved
 
-FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 BOXES = "{dataset}_dets_dict.json"
 
 Missing = tuple[str, str, bool]  # what; how it is brought; True: the first use fetches it, given a network
@@ -31,44 +31,18 @@ def missing_parts(name: str, dataset: str, resolved: Resolved) -> list[Missing]:
     except BenchError as error:
         return [(str(error), "", False)]
     table = resolved.table("pipelines", name, dataset)
-    named = list(weights_named(table))
-    # Official weights bring no tokenizer.
-    if str(table.get("weights", "")).endswith(".pth") and isinstance(table.get("tokenizer"), str):
-        named.append((table["tokenizer"], "tokenizer"))
-    weights = [_source(*each, resolved) for each in named if not at_hand(*each, resolved)]
+    weights = [(each.what, _how(each), each.by_itself) for each in sources.missing(table, resolved)]
     return list(dict.fromkeys([*_proposer(table, dataset, resolved), *weights]))
+
+
+def _how(source: sources.Source) -> str:
+    """Write the command that fetches weights, and the one without this program."""
+    return f"{source.fetch_line}    or: {source.by_hand}" if source.fetch_line else source.by_hand
 
 
 def ready(dataset: str, resolved: Resolved) -> list[str]:
     """List the pipelines that need nothing more for a data set."""
     return [name for name in registry.names(registry.PIPELINES) if not missing_parts(name, dataset, resolved)]
-
-
-def at_hand(weights: str, model: str, resolved: Resolved) -> bool:
-    """Tell whether weights lie on this disk: a file, a folder, or in a cache under BENCH_HOME."""
-    if any(place.is_file() or (place / "config.json").is_file() for place in places_of(weights, resolved)):
-        return True
-    source = _entry(f"{model} {weights}".strip())
-    if file := source.get("file"):
-        return (resolved.home / "weights" / str(file)).is_file()
-    where = source.get("cache", "huggingface")
-    cached = source.get("hub", weights)
-    if "/" not in cached:
-        return False
-    snapshots = resolved.home / "weights" / where / f"models--{cached.replace('/', '--')}" / "snapshots"
-    return any(path.is_file() for path in snapshots.glob("*/*"))
-
-
-def _source(weights: str, model: str, resolved: Resolved) -> Missing:
-    what, home = f"{model} {weights}".strip(), resolved.home / "weights"
-    entry = _entry(what)
-    if "how" in entry:
-        how = str(entry["how"]).replace("{name}", weights).replace("{home}", str(home))
-        return what, how, bool(entry.get("by_itself", False))
-    hub = entry.get("hub", weights)
-    if "/" in hub and not hub.endswith(FILE_SUFFIXES):
-        return what, f"hf download {hub} --cache-dir {home / entry.get('cache', 'huggingface')}", True
-    return what, f"put the file into {home} or name it with --weights", False
 
 
 def _proposer(table: Mapping[str, Any], dataset: str, resolved: Resolved) -> Iterator[Missing]:
@@ -79,16 +53,11 @@ def _proposer(table: Mapping[str, Any], dataset: str, resolved: Resolved) -> Ite
     kind = proposer.get("kind")
     for package, extra in costs()["packages"].get(kind, {}).items():
         if find_spec(package) is None:
-            yield f"the package {package}", f'pip install "grounding-bench[{extra}]"', False
+            yield f"the package {package}", pip_install(extra), False
     name = str(proposer.get("file", BOXES)).replace("{dataset}", dataset or "DATASET")
     if kind == "file" and find_file(name, resolved) is None:
         how = f"put the file of boxes into {resolved.home / 'weights'}, or --set proposer.kind=yolo makes them here"
         yield name, how, False
-
-
-def _entry(name: str) -> Mapping[str, Any]:
-    """Return where weights come from, by costs.toml; empty where it has no entry."""
-    return next((e for e in costs()["source"] if any(fnmatch(name, pattern) for pattern in e["names"])), {})
 
 
 @cache

@@ -17,8 +17,10 @@ from bench.clock import Clock
 from bench.datasets.split import Split
 from bench.errors import BenchError, MissingPackage
 from bench.evaluation.device import make_deterministic, resolve_device, resolve_dtype, seed_everything, use_device
+from bench.fetching.sources import refuse_missing
 from bench.grounding import Candidates, LoadedScene, Pipeline, PipelineCard, PipelineContext, Prediction, Scene
 from bench.hashing import spelled_out
+from bench.install import bring_module
 from bench.settings import Resolved, merged
 
 OWN_DATA = "file"
@@ -106,6 +108,7 @@ def pipeline_context(
 def build(context: PipelineContext, resolved: Resolved, begun: float | None = None) -> OpenPipeline:
     """Call the factory of a context. Raises what `open_pipeline` says; `begun` is when the opening began."""
     begun = time.perf_counter() if begun is None else begun
+    refuse_missing(context)  # before torch is imported
     factory = registry.pipeline_factory(context.name)
     use_device(context.device)
     if resolved.settings.run.deterministic:
@@ -117,8 +120,8 @@ def build(context: PipelineContext, resolved: Resolved, begun: float | None = No
         raise
     except ModuleNotFoundError as error:
         raise MissingPackage(
-            f"pipeline {context.name!r} needs the package {error.name!r}, which is not installed: "
-            f"pip install {error.name}"
+            f"pipeline {context.name!r} needs the module {error.name!r}, which is not installed: "
+            f"{bring_module(str(error.name), registry.origin(registry.PIPELINES, context.name).split()[0])}"
         ) from error
     except Exception as error:
         raise BenchError(f"pipeline {context.name!r} could not be built: {type(error).__name__}: {error}") from error

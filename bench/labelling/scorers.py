@@ -18,7 +18,7 @@ from bench.datasets.split import Split
 from bench.errors import WeightsError
 from bench.evaluation.reliability import Measured, measure
 from bench.grounding import Pipeline
-from bench.hashing import places_of, sha256_file
+from bench.hashing import looked_at, places_of, sha256_file
 from bench.settings import Resolved, RunSettings
 
 log = logging.getLogger("bench.label")
@@ -38,7 +38,7 @@ def find_scorers(weights: Sequence[str], pipeline: str, resolved: Resolved) -> l
         file = next((path for path in tried if path.is_file()), None)
         if file is None and (Path(name).suffix or name.count("/") != 1):
             raise WeightsError(
-                f"--scorer {name}: no such weights (looked at {', '.join(map(str, tried))}); a scorer is made by "
+                f"--scorer {name}: no such weights (looked at {looked_at(name, resolved)}); a scorer is made by "
                 f"`bench train --pipeline {pipeline} --split NAME --labels FILE --out FOLDER`"
             )
         files.append(file)

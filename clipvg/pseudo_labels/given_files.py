@@ -38,8 +38,7 @@ def find_file(name: str, context: PipelineContext, where: str) -> Path:
     name = name.replace("{dataset}", context.dataset)
     path = hashing.find_file(name, context)
     if path is None:
-        places = ", ".join(map(str, hashing.places_of(name, context)))
-        raise DataError(f"{where}: there is no file {name!r} (looked at {places})")
+        raise DataError(f"{where}: there is no file {name!r} (looked at {hashing.looked_at(name, context)})")
     return path
 
 

@@ -86,13 +86,7 @@ class Tokenizer:
         folder = _folder(name, context)
         if folder is not None:
             return cls(_read(folder), limit)
-        try:
-            return cls(hub.load_pretrained(AutoTokenizer, name, context, "MDETR's tokenizer"), limit)
-        except WeightsError as error:
-            raise WeightsError(
-                f"{error}. MDETR needs only the tokenizer of roberta-base, never its weights: "
-                f"`hf download roberta-base {' '.join(FILES)} --local-dir roberta-base`, then --tokenizer roberta-base"
-            ) from None
+        return cls(hub.load_pretrained(AutoTokenizer, name, context, "MDETR's tokenizer", "tokenizer"), limit)
 
     def __len__(self) -> int:
         """Return the number of different tokens, special ones included."""

@@ -1,5 +1,6 @@
 """`bench demo`: the desk that answers, the page as it is served over HTTP, and its mistakes."""
 
+import re
 import socket
 import sys
 import threading
@@ -15,6 +16,7 @@ from bench.demo.desk import Desk
 from bench.demo.page import COLUMNS, WEIGHTS, drawings, message_of, open_page, table
 from bench.errors import MissingPackage, UnknownName, UsageError, WeightsError
 from bench.grounding import PipelineCard, Prediction
+from bench.install import pip_install
 from bench.settings import load_settings
 
 GREY = np.full((30, 40, 3), 99, np.uint8)
@@ -147,7 +149,7 @@ def test_the_page_over_http(tmp_path):
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(MissingPackage, match=r'pip install "grounding-bench\[demo\]"'):
+    with pytest.raises(MissingPackage, match=re.escape(pip_install("demo"))):
         CliRunner().invoke(app, ["demo", "--no-open"], catch_exceptions=False)
 
 

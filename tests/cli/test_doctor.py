@@ -8,7 +8,9 @@ import pytest
 from bench import registry
 from bench.datasets.load import datasets
 from bench.doctor import machine, readiness
-from bench.doctor.readiness import at_hand, costs, missing_parts
+from bench.doctor.readiness import costs, missing_parts
+from bench.fetching.sources import at_hand, source_of
+from bench.install import pip_install
 from bench.settings import PROJECT, load_settings
 
 SPEED = {
@@ -34,7 +36,8 @@ def missing(name, dataset=""):
 
 def test_what_is_missing_and_what_brings_it(home):
     parts = missing_parts("yolo-clip", "", load_settings())
-    clip = f"hf download timm/vit_base_patch16_clip_224.openai --cache-dir {home / 'open_clip'}"
+    by_hand = "hf download timm/vit_base_patch16_clip_224.openai open_clip_model.safetensors"
+    clip = f"bench fetch 'ViT-B-16 openai'    or: {by_hand} --cache-dir {home / 'open_clip'}"
     assert ("ViT-B-16 openai", clip, True) in parts and {what for what, *_ in parts} == {
         "yolo11x.pt",
         "ViT-B-16 openai",
@@ -51,8 +54,8 @@ def test_files_that_somebody_has_to_put_there(home):
     file = "refcocog_resnet101_checkpoint.pth"
     url = f"https://zenodo.org/records/4721981/files/{file}"
     parts = missing("mdetr", "refcocog")
-    assert parts[file] == f"curl -L --create-dirs -o {home / file} {url}"
-    assert "--local-dir" in parts["tokenizer roberta-base"]
+    assert parts[file] == f"bench fetch {file}    or: curl -L --create-dirs -o {home / file} {url}"
+    assert parts["tokenizer roberta-base"].startswith("bench fetch 'tokenizer roberta-base'")
     put(home / file)
     put(home / "roberta-base" / "config.json")
     assert missing("mdetr", "refcocog") == {}
@@ -63,18 +66,18 @@ def test_files_that_somebody_has_to_put_there(home):
 
 
 def test_hub_ids_and_torchvision(home):
-    assert missing("owlv2")["google/owlv2-base-patch16-ensemble"].startswith("hf download google/owlv2")
+    assert missing("owlv2")["google/owlv2-base-patch16-ensemble"].startswith("bench fetch google/owlv2")
     put(home / "huggingface" / "models--google--owlv2-base-patch16-ensemble" / "snapshots" / "a" / "config.json")
     assert missing("owlv2") == {} and "ssd300_vgg16" in missing("ssd-clip")
     put(home / "torchvision" / "ssd300_vgg16_coco-b556d3b4.pth")
-    assert at_hand("ssd300_vgg16", "", load_settings())
+    assert at_hand(source_of("ssd300_vgg16", "", load_settings()), load_settings())
 
 
 def test_a_package_that_is_not_there(home, monkeypatch):
     monkeypatch.setattr(readiness, "find_spec", lambda name: None)
     monkeypatch.setattr(machine, "find_spec", lambda name: None)
-    assert missing("yolo-clip", "shapes") == {"the package ultralytics": 'pip install "grounding-bench[yolo]"'}
-    assert any('"grounding-bench[demo]"' in line for line in machine.faster(SPEED))
+    assert missing("yolo-clip", "shapes") == {"the package ultralytics": pip_install("yolo")}
+    assert any(pip_install("demo") in line for line in machine.faster(SPEED))
 
 
 def test_estimates_follow_from_their_parts():

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
 from bench.errors import WeightsError
+from bench.fetching.sources import source_of
 from bench.hashing import sha256_file
 from pipelines import hub
 
@@ -98,10 +99,15 @@ def test_a_weights_file_of_an_id_is_read_from_the_cache(context):
     (snapshot / "other.pth").write_bytes(b"others")
     files = ("clipvg.safetensors", "model.safetensors")
     offline = context(offline=True)
-    assert hub.find_weights("someone/grounder", files, offline, "CLIP-VG").read_bytes() == b"weights"
-    assert hub.find_weights("someone/grounder/other.pth", files, offline, "CLIP-VG").read_bytes() == b"others"
-    with pytest.raises(WeightsError, match=r"CLIP-VG: someone/nobody is not in .*hf download someone/nobody"):
-        hub.find_weights("someone/nobody", files, offline, "CLIP-VG")
+
+    def find(name):
+        source = source_of(name, "", offline)
+        return hub.find_weights(source._replace(files=source.files or files), offline, "CLIP-VG")
+
+    assert find("someone/grounder").read_bytes() == b"weights"
+    assert find("someone/grounder/other.pth").read_bytes() == b"others"
+    with pytest.raises(WeightsError, match=r"(?s)CLIP-VG: .*someone/nobody are not there.*hf download someone/nobody"):
+        find("someone/nobody")
 
 
 @pytest.mark.parametrize(
@@ -109,5 +115,5 @@ def test_a_weights_file_of_an_id_is_read_from_the_cache(context):
     [("me/model", True), ("me/model/file.pth", True), ("folder/file.pth", False), ("/me/model", False),
      ("../me/model", False), ("model", False), ("a/b/c/d", False)],
 )  # fmt: skip
-def test_what_can_be_an_id(name, is_id):
-    assert hub.is_id(name) is is_id
+def test_what_can_be_an_id(name, is_id, context):
+    assert bool(source_of(name, "", context()).hub) is is_id

@@ -13,6 +13,7 @@ from bench.datasets.catalog import MIRRORS, Catalogued
 from bench.datasets.readers import Annotations, ReadOptions
 from bench.datasets.readers.hub_rows import with_images
 from bench.errors import DataError, MissingPackage, UnknownName, UsageError, first_line
+from bench.fetching import network
 
 _UNC_GOOGLE = "its val holds 8,811 objects, the 3,811 of UNC val and the 5,000 of Google val together"
 _TEST = "its test holds the 5,000 objects of Google's test, which is no part of the UNC split that everybody reports"
@@ -93,7 +94,8 @@ def download(
     try:
         import huggingface_hub
     except ImportError:
-        raise MissingPackage('the hub mirrors need huggingface_hub: pip install "grounding-bench[hub]"') from None
+        raise MissingPackage("the hub mirrors need huggingface_hub: pip install huggingface_hub") from None
+    unreachable = network.why_not(offline)
     try:
         folder = huggingface_hub.snapshot_download(
             repo,
@@ -101,11 +103,13 @@ def download(
             revision=revision,
             cache_dir=home / "hub",
             allow_patterns=[f"data/{part}-*.parquet"],
-            local_files_only=offline,
+            local_files_only=bool(unreachable),
         )
     except Exception as error:  # the hub's errors come from three libraries and have no common root
-        how = "it is not in the cache; run once without --offline" if offline else "is the hub within reach?"
-        raise DataError(f"{repo}, part {part}: cannot be fetched ({first_line(error)[:200]}); {how}") from error
+        if unreachable:
+            how = "run once without --offline, where there is a network"
+            raise DataError(f"{repo}, part {part}: not in the cache, and {unreachable}; {how}") from None
+        raise DataError(f"{repo}, part {part}: cannot be fetched ({first_line(error)[:200]})") from error
     # 3. All of them, by the count in their names.
     files = sorted(Path(folder, "data").glob(f"{part}-*.parquet"))
     pieces = {int(m[1]) for file in files if (m := re.search(r"-of-(\d{5})", file.name))}

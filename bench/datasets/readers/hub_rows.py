@@ -23,6 +23,7 @@ from bench.datasets.readers.refer import Text, need, ref_rows
 from bench.datasets.readers.rows import checked_box, checked_file, checked_text, gather, scene_of_row
 from bench.errors import DataError, MissingPackage
 from bench.grounding import Expression, Scene
+from bench.install import pip_install
 
 if TYPE_CHECKING:
     import polars
@@ -163,7 +164,7 @@ def _frame(file: Path) -> polars.LazyFrame:
     try:
         import polars
     except ImportError:
-        raise MissingPackage('parquet files need polars: pip install "grounding-bench[hub]"') from None
+        raise MissingPackage(f"parquet files need polars: {pip_install('hub')}") from None
     if not file.is_file():
         raise DataError(f"{file}: no such file")
     try:

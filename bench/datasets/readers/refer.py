@@ -243,7 +243,7 @@ def _mask_box(rle: Mapping[str, Any], where: str) -> tuple[float, float, float, 
     try:
         from pycocotools import mask
     except ImportError:
-        raise MissingPackage('masks need pycocotools: pip install "grounding-bench"') from None
+        raise MissingPackage("masks need the package pycocotools: pip install pycocotools") from None
     size, counts = rle.get("size"), rle.get("counts")
     if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(_is_side(s) for s in size):
         raise DataError(f"{where}: a mask's size should be [height, width] in pixels, not {size!r:.60}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.errors import UnknownName, WeightsError
+from bench.fetching import network, sources
 from bench.grounding import PipelineContext
 from bench.hashing import sha256_file
 from bench.settings import Table
-from pipelines import weights
+from pipelines import hub, weights
 from pipelines.engine import Engine, Rows
 
 open_clip.add_model_config(Path(__file__).parent / "models")
@@ -46,7 +46,7 @@ class ClipEncoder:
         # The text tower is a module of its own in open_clip's newer classes, else the model's own transformer.
         text = getattr(self.model, "text", None) or self.model.transformer
         self.accelerated = context.acceleration.apply(self.model, [self.model.visual, text])
-        self.tokenizer = open_clip.get_tokenizer(options.model)
+        self.tokenizer = open_tokenizer(options.model, context)
         self.context_length = int(getattr(self.model, "context_length", 77))
         preprocessing = open_clip.get_model_preprocess_cfg(self.model)
         size = preprocessing["size"]
@@ -122,6 +122,19 @@ def open_model(options: ClipOptions, context: PipelineContext) -> tuple[Any, Map
     return _published(options, precision, context)
 
 
+def open_tokenizer(model: str, context: PipelineContext) -> Any:
+    """Open a model's tokenizer: open_clip's own, or one of the hub, cached or fetched. Raises WeightsError."""
+    name = (open_clip.get_model_config(model) or {}).get("text_cfg", {}).get("hf_tokenizer_name")
+    if not name:
+        return open_clip.get_tokenizer(model)
+    source = sources.source_of(name, "tokenizer", context)._replace(cache=context.home / "weights" / "open_clip")
+    why = network.why_not(context.offline)
+    try:
+        return open_clip.get_tokenizer(model, cache_dir=str(source.cache), local_files_only=bool(why))
+    except Exception as error:  # transformers and the hub raise many kinds
+        raise sources.not_there(source, context, why or weights.first_line(error)) from None
+
+
 def empty_model(name: str, precision: str = "fp32", device: str = "cpu") -> Any:
     """Build the architecture with random weights (with none on "meta"), without open_clip's warning about them."""
     root = logging.getLogger()  # open_clip logs to it
@@ -146,26 +159,23 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _published(options: ClipOptions, precision: str, context: PipelineContext) -> tuple[Any, Mapping[str, str]]:
     """Open weights by tag, cached or downloaded. OpenAI's need QuickGELU, as the tag's card has it."""
-    if context.offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
     card = open_clip.get_pretrained_cfg(options.model, options.pretrained)
-    cache = context.home / "weights" / "open_clip"
+    what = f"CLIP {options.model} {options.pretrained}"
+    key = weights.option_of(options.pretrained, context)
+    source = sources.source_of(options.pretrained, options.model, context, key)
+    if not source.hub:  # a tag newer than our table
+        model_id, _, file = card["hf_hub"].rpartition("/")
+        files = (file,) if file else sources.CLIP_FILES
+        source = source._replace(hub=model_id, files=files, cache=context.home / "weights" / "open_clip")
+    path = hub.find_weights(source, context, what)
     try:
-        file = open_clip.download_pretrained(card, cache_dir=str(cache))
-        model = open_clip.create_model(
+        model = open_clip.create_model(  # given the tag, it would ask the hub once more
             options.model,
-            pretrained=options.pretrained,
+            pretrained=str(path),
             precision=precision,
             force_quick_gelu=bool(card.get("quick_gelu")),
-            cache_dir=str(cache),
+            force_preprocess_cfg={key: value for key, value in card.items() if key != "size"},
         )
-    except Exception as error:  # the hub raises many kinds, all of which mean "not reached and not cached"
-        raise WeightsError(
-            f"CLIP {options.model} {options.pretrained}: not in {cache} and not to be fetched from "
-            f"{card.get('hf_hub') or card.get('url')} ({weights.first_line(error)}). Fetch it where there is a "
-            "network "
-            f'(python -c "import open_clip; open_clip.create_model({options.model!r}, {options.pretrained!r}, '
-            f"cache_dir='open_clip')\") and copy that folder to {cache}, or give a file as `pretrained`"
-        ) from None
-    path = Path(file)
+    except Exception as error:  # open_clip raises several kinds
+        raise WeightsError(f"{what}: {path} cannot be loaded ({weights.first_line(error)})") from None
     return model, {path.name: sha256_file(path.resolve())}

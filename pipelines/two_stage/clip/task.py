@@ -31,7 +31,7 @@ from bench.settings import parse_table
 from bench.training.config import TrainConfig
 from bench.training.task import Batch, ParameterGroup, TrainingJob, TrainTask
 from pipelines import weights
-from pipelines.two_stage.clip.encoder import ClipOptions, open_model
+from pipelines.two_stage.clip.encoder import ClipOptions, open_model, open_tokenizer
 from pipelines.two_stage.clip.views import View, make_views
 from pipelines.two_stage.proposers.objects import SceneSamples, referent, scene_descriptions, scene_objects
 
@@ -106,7 +106,7 @@ class ClipTask(TrainTask):
         self.config = config.model_copy(update=names)
         torch.manual_seed(job.context.seed)
         self.model, self.sha256 = self._open(self.config.start_from)
-        self.tokenizer = open_clip.get_tokenizer(self.config.model)
+        self.tokenizer = open_tokenizer(self.config.model, job.context)
 
     def _open(self, pretrained: str) -> tuple[Any, Mapping[str, str]]:
         options = ClipOptions(model=self.config.model, pretrained=pretrained)

@@ -25,7 +25,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from bench.errors import WeightsError
 from bench.grounding import LoadedScene, PipelineContext
-from bench.hashing import find_file, sha256_file
+from bench.hashing import sha256_file
 from bench.settings import Table, parse_table
 from pipelines import weights
 from pipelines.two_stage.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
@@ -51,7 +51,7 @@ class SsdProposer(Proposer):
         self.options = options
         self.device = torch.device(context.device)
         self.dtype = getattr(torch, context.dtype)
-        path = _find(options.weights, context)
+        path = weights.find(options.weights, context, f"name a file, or one of torchvision's {list(PUBLISHED)}")
         name = f"{options.weights}/{path.name}" if options.weights in PUBLISHED else path.name
         self.sha256 = {name: sha256_file(path)}
         self.model, self.names, self.architecture = read_model(path)
@@ -153,32 +153,6 @@ def build(architecture: Architecture, classes: int, where: str) -> SSD:
         raise WeightsError(f"{where}: its metadata names no SSD; expected a plan, or one of torchvision's {PUBLISHED}")
     model: SSD = get_model(architecture["torchvision"], weights=None, weights_backbone=None, num_classes=classes + 1)
     return model
-
-
-def _find(name: str, context: PipelineContext) -> Path:
-    """Return a local file, or that of a published name, fetched into BENCH_HOME/weights/torchvision if need be."""
-    if name not in PUBLISHED:
-        return weights.find(name, context, f"name a file, or one of torchvision's {list(PUBLISHED)}")
-    url: str = get_model_weights(name)["COCO_V1"].url
-    folder = context.home / "weights" / "torchvision"
-    file = url.rpartition("/")[2]
-    path = find_file(f"torchvision/{file}", context)
-    if path is not None:
-        return path
-    why = "the run is offline"
-    if not context.offline:
-        try:
-            torch.hub.load_state_dict_from_url(
-                url, str(folder), map_location="cpu", progress=False, check_hash=True, weights_only=True
-            )
-        except Exception as error:  # whatever a network, a proxy or a broken download raises
-            why = f"downloading failed: {weights.first_line(error)}"
-    if not (folder / file).is_file():
-        raise WeightsError(
-            f"torchvision's weights of {name} are not in {folder} and cannot be fetched ({why}); "
-            f"fetch {url} where there is a network and put it there as {file}"
-        )
-    return folder / file
 
 
 class SsdPlan(Table):

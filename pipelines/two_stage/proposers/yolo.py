@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from bench.errors import MissingPackage, WeightsError
 from bench.grounding import ImageArray, LoadedScene, PipelineContext
 from bench.hashing import sha256_file
+from bench.install import pip_install
 from pipelines import weights
 from pipelines.engine import in_groups
 from pipelines.two_stage.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
@@ -121,23 +122,7 @@ def _scaled(shape: Sequence[int], long_side: int) -> tuple[int, int]:
 
 def find(name: str, context: PipelineContext) -> Path:
     """Return the file of detection weights, fetched by name if need be. Raises WeightsError."""
-    how = f"put the file there, or fetch it once with `yolo predict model={name}` where there is a network"
-    path = weights.find_local(name, context, how, published=not context.offline and "/" not in name)
-    if path is not None:
-        return path
-    ultralytics()
-    from ultralytics.utils.downloads import attempt_download_asset
-
-    target = context.home / "weights" / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        attempt_download_asset(str(target))
-    except Exception as error:  # ultralytics raises many kinds, all of which mean "not reached"
-        target.unlink(missing_ok=True)
-        raise weights.missing(name, context, f"{how} (downloading failed: {error})") from None
-    if not target.is_file():
-        raise weights.missing(name, context, f"ultralytics publishes no file of that name; {how}")
-    return target
+    return weights.find(name, context, "name a file of `bench train` or of ultralytics, or a name that it publishes")
 
 
 def ultralytics() -> Any:
@@ -149,7 +134,7 @@ def ultralytics() -> Any:
     except ImportError as error:
         raise MissingPackage(
             f"YOLO proposals need the package ultralytics (AGPL-3.0), which cannot be imported ({error}): "
-            'pip install "grounding-bench[yolo]"'
+            f"{pip_install('yolo')}"
         ) from None
     from PIL import Image
     from ultralytics.utils import patches

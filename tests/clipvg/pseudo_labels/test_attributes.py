@@ -93,7 +93,7 @@ def test_a_wrong_attribute_file_or_vocabulary_is_named(context, tmp_path, rows, 
     ("options", "error", "message"),
     [
         ({"kind": "file", "files": "a.pth"}, SettingsError, r"here: name the attribute `files`, and as `vocabulary`"),
-        ({"kind": "file", "files": "a.pth", "vocabulary": "v.txt"}, WeightsError, r"'v.txt' are not there"),
+        ({"kind": "file", "files": "a.pth", "vocabulary": "v.txt"}, WeightsError, r"v\.txt are not there"),
         (
             {"kind": "clip", "groups": [{"words": ["red", "blue"], "silent": ["green"]}]},
             SettingsError,

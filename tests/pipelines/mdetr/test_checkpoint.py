@@ -90,7 +90,7 @@ def test_a_file_of_ours_says_all_itself(context, network, tmp_path):
 
 
 def test_no_file_says_where_to_get_one(context):
-    with pytest.raises(WeightsError, match=r"refcoco_EB3_checkpoint\.pth.*weights.*zenodo\.org/records/4721981"):
+    with pytest.raises(WeightsError, match=r"(?s)refcoco_EB3_checkpoint\.pth.*weights.*zenodo\.org/records/4721981"):
         checkpoint.open_network("refcoco_EB3_checkpoint.pth", "roberta-base", context())
 
 
