@@ -58,7 +58,8 @@ class Source(NamedTuple):
     def by_hand(self) -> str:
         """Return the command, or the sentence, that brings the weights without this program."""
         if self.hub:
-            return shlex.join(["hf", "download", self.hub, *self.files[:1], "--cache-dir", str(self.cache)])
+            files = self.files if self.model == "tokenizer" else self.files[:1]
+            return shlex.join(["hf", "download", self.hub, *files, "--cache-dir", str(self.cache)])
         if self.url:
             return shlex.join(["curl", "-L", "--create-dirs", "-o", str(self.target), self.url])
         return self.how
@@ -143,12 +144,13 @@ def refuse_missing(context: PipelineContext) -> None:
 
 def not_there(source: Source, where: Where, why: str = "") -> WeightsError:
     """Make the error for missing weights: `why` they cannot be fetched, where they were looked for, what to do."""
-    lines = [f"the weights {source.what} are not there" + (f", and {why}" if why else "")]
+    subject = f"the {source.what} is" if source.model == "tokenizer" else f"the weights {source.what} are"
+    lines = [f"{subject} not there" + (f", and {why}" if why else "")]
     lines.append(f"looked in: {source.cache}" if source.hub else f"looked for: {looked_at(source.name, where)}")
     if source.fetch_line:
         lines.append(f"fetch them where there is a network: {source.fetch_line}")
         lines.append(f"or by hand: {source.by_hand}")
-        lines.append(f"(fetched on another machine, they are copied with all of {where.home / 'weights'})")
+        lines.append(f"(fetched on another machine? Copy its BENCH_HOME/weights to {where.home / 'weights'})")
     elif source.how:
         lines.append(source.how)
     if source.key:

@@ -143,7 +143,7 @@ def test_composed_sentences():
      ({"kind": "file", "file": "none.json"}, DataError, r"\[label.x\]: file: there is no file 'none.json'"),
      ({"kind": "files"}, SettingsError, "kind"),
      ({"kind": "detections", "predicates": ["riding"]}, UnknownName, "riding"),
-     ({"model": "nobody/nothing"}, WeightsError, r"(?s)caption model: .*nobody/nothing are not there.*hf download nobody/"),
+     ({"model": "nobody/nothing"}, WeightsError, r"(?s)nobody/nothing are not there.*hf download nobody/"),
      ({"per_images": 3}, SettingsError, "did you mean 'per_image'")],
 )  # fmt: skip
 def test_wrong_options_are_named(blank_job, propose, options, kind, message):

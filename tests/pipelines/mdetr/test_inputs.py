@@ -122,7 +122,7 @@ def test_a_small_tokenizer():
 def test_no_tokenizer_says_what_to_fetch(context, tmp_path):
     with pytest.raises(WeightsError) as caught:
         Tokenizer.open("roberta-base", context())
-    for part in ("roberta-base", "huggingface", "vocab.json", "merges.txt", "--local-dir", "--tokenizer"):
+    for part in ("roberta-base", "huggingface", "vocab.json", "merges.txt", "bench fetch", "--cache-dir"):
         assert part in str(caught.value)
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match=r"no tokenizer in this folder.*vocab\.json and merges\.txt"):

@@ -76,9 +76,7 @@ def test_a_text_too_long_keeps_its_end_and_says_so(build, scenes):
 def test_what_is_refused(build, context, tmp_path):
     with pytest.raises(SettingsError, match="texts_in_batch"):
         build(texts_in_batch=0)
-    with pytest.raises(
-        WeightsError, match="GroundingDINO: the weights IDEA-Research/grounding-dino-tiny are not there"
-    ):
+    with pytest.raises(WeightsError, match=r"GroundingDINO: the weights IDEA-Research/.* are not there"):
         build(weights="IDEA-Research/grounding-dino-tiny")
 
 
