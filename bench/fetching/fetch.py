@@ -126,9 +126,9 @@ def from_hub(source: Source) -> list[Path]:
     files = sorted(cached(source))
     if not files:
         raise WeightsError(f"{source.what}: {source.hub} has none of {', '.join(source.files or MODEL_FILES)}")
-    for file in files:
-        stored = file.resolve()  # large files are stored under their hash
+    for path in files:
+        stored = path.resolve()  # large files are stored under their hash
         if re.fullmatch("[0-9a-f]{64}", stored.name) and sha256_file(stored) != stored.name:
             stored.unlink()
-            raise WeightsError(f"{source.what}: {file.name} arrived broken, and was removed; run the command again")
+            raise WeightsError(f"{source.what}: {path.name} arrived broken, and was removed; run the command again")
     return files
