@@ -74,7 +74,7 @@ def download(source: Source, progress: Progress | None = None) -> Path:
     """
     make_folder(source.target.parent)
     part = source.target.with_name(f"{source.target.name}.{os.getpid()}.part")
-    digest, size, shown = hashlib.sha256(), 0, 0.0
+    digest, size, reported = hashlib.sha256(), 0, 0.0
     try:
         with urlopen(Request(source.url, headers={"User-Agent": "grounding-bench"}), timeout=30) as answer:
             whole = int(answer.headers["Content-Length"]) if answer.headers.get("Content-Length") else None
@@ -83,9 +83,9 @@ def download(source: Source, progress: Progress | None = None) -> Path:
                     file.write(chunk)
                     digest.update(chunk)
                     size += len(chunk)
-                    if progress and (time.monotonic() - shown > 0.2 or size == whole):
+                    if progress and (time.monotonic() - reported > 0.2 or size == whole):
                         progress(source.what, size, whole)
-                        shown = time.monotonic()
+                        reported = time.monotonic()
         if whole is not None and size != whole:
             raise OSError(f"the connection ended after {size:,} of {whole:,} bytes")
         if not digest.hexdigest().startswith(source.sha256):
