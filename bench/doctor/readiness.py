@@ -113,6 +113,7 @@ def split_rows(_: Resolved) -> list[dict[str, object]]:
 
 def run_rows(resolved: Resolved) -> list[dict[str, object]]:
     """List every stored run with its status and score."""
+    from bench.runs.lock import state_of
     from bench.runs.record import read_record
 
     rows: list[dict[str, object]] = []
@@ -121,7 +122,7 @@ def run_rows(resolved: Resolved) -> list[dict[str, object]]:
         try:
             record = read_record(path.parent)
             accuracy = f"{100 * record.metrics.accuracy:.2f}" if record.metrics else None
-            row |= {"status": record.status, "acc@0.5": accuracy, "finished": record.finished}
+            row |= {"status": state_of(path.parent, record.status), "acc@0.5": accuracy, "finished": record.finished}
         except RunError:
             pass
         rows.append(row)

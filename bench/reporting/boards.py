@@ -20,6 +20,7 @@ from bench.errors import RunError
 from bench.grounding import Supervision
 from bench.reporting.published import beside, compared
 from bench.reporting.rows import Row, run_row
+from bench.runs.lock import state_of
 from bench.runs.record import RunRecord
 from bench.settings import shipped_options
 from bench.speed.record import SpeedRecord, headline, read_speeds, speed_of
@@ -84,7 +85,8 @@ def histories(results: Path, left_out: list[tuple[str, str]]) -> list[list[Run]]
     # 2. Group the complete ones.
     for record, run in sorted(stored, key=lambda each: (each[0].finished or "", each[0].started, each[1])):
         if reason := why_left_out(record):
-            left_out.append((run, reason))
+            unfinished = record.status != "complete"
+            left_out.append((run, f"{reason}: {state_of(results / run, record.status)}" if unfinished else reason))
             continue
         ours = _submitted(results / run) is None  # no other person's run may take the place of one of ours
         key = (record.signature, record.name, record.provenance, record.settings_hash, device(record), ours)

@@ -18,6 +18,8 @@ from typing import Any
 from bench.errors import RunError
 from bench.runs.files import explained, write_all
 
+LOCK = "lock"  # of a run, in its folder; those of further ranks are lock.rank1, lock.rank2, ...
+
 
 @contextmanager
 def locked(
@@ -61,13 +63,30 @@ def holder(path: Path) -> dict[str, Any] | None:
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        entry = None
-        with suppress(ValueError):
-            entry = json.loads(os.read(handle, 65536))
-        return entry if isinstance(entry, dict) else {}
+        return _note(path)
     finally:
         os.close(handle)
     return None
+
+
+def state_of(folder: Path, status: str) -> str:
+    """Return a run's `status`; a run that is `running` by its record but that no process works on is "stopped".
+
+    Where the file system does not share locks between machines, a process of another one cannot be noticed: a lock
+    file left by one is "stopped, or running on HOST".
+    """
+    locks = list(folder.glob(f"{LOCK}*")) if status == "running" else []
+    if status != "running" or any(holder(path) is not None for path in locks):
+        return status
+    hosts = {_note(path).get("host") for path in locks} - {None, socket.gethostname()}
+    return f"stopped, or running on {', '.join(sorted(map(str, hosts)))}" if hosts else "stopped"
+
+
+def _note(path: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        entry = json.loads(path.read_bytes()[:65536])
+        return entry if isinstance(entry, dict) else {}
+    return {}
 
 
 def _try(path: Path) -> int | None:

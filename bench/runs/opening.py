@@ -16,13 +16,12 @@ from typing import Any
 from bench.errors import RunError
 from bench.grounding import Scene
 from bench.runs.files import explained, make_folder
-from bench.runs.lock import holder, locked
+from bench.runs.lock import LOCK, holder, locked
 from bench.runs.record import RECORD, Identity, RunRecord, names_at, read_record, runs_of
 from bench.runs.shards import POLL_S, Rank, owned
 from bench.runs.store import Run, store_rows, stored_rows, write_record
 from bench.tables import same_options
 
-LOCK = "lock"
 IdentityOf = Callable[[Mapping[str, str], Mapping[str, str]], Identity]  # names and hashes of weights, by part
 
 

@@ -44,7 +44,7 @@ def test_what_is_left_out_and_why(tmp_path, store):
     reasons = {
         store("part", data={"partial": True, "images": 3}): "partial: the first 3 images of mine-val only",
         store("dirty", git={"commit": "1", "dirty": True}): "dirty: made by code that is in no commit",
-        store("running", status="running", metrics=None): "not finished",
+        store("running", status="running", metrics=None): "not finished: stopped",
     }
     broken = tmp_path / store("broken")
     (broken / "run.json").write_text("{")

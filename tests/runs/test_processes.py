@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import RunError, UsageError
-from bench.runs.lock import holder, locked
+from bench.runs.lock import holder, locked, state_of
 from bench.runs.predictions import SceneAnswers, dump_line
 from bench.runs.shards import Rank, from_environment, owned, wait_for
 
@@ -70,6 +70,7 @@ def test_the_second_process_is_refused_with_the_name_of_the_first(tmp_path: Path
         assert other.stdout.readline() == "locked\n"
         note = holder(path)
         assert note["launch"] == "a" and note["pid"] == other.pid
+        assert state_of(tmp_path, "running") == "running"
         in_use = f"this run is in use by process {other.pid} on .*; wait for it to end"
         with pytest.raises(RunError, match=in_use), locked(path, "this run", patience_s=0.1):
             pass
@@ -78,8 +79,19 @@ def test_the_second_process_is_refused_with_the_name_of_the_first(tmp_path: Path
         other.wait()
     assert path.exists(), "a killed process leaves the file"
     assert holder(path) is None
+    assert state_of(tmp_path, "running") == "stopped" and state_of(tmp_path, "complete") == "complete"
     with locked(path, "this run"):
         assert holder(path) is not None
         with pytest.raises(RunError, match="in use"), locked(path, "this run", patience_s=0.1):
             pass
     assert not path.exists()
+
+
+def test_the_state_of_a_run_goes_by_the_locks_of_all_ranks_and_machines(tmp_path):
+    assert state_of(tmp_path, "running") == "stopped"
+    with locked(tmp_path / "lock.rank1", "rank 1"):
+        assert state_of(tmp_path, "running") == "running"
+    (tmp_path / "lock").write_text('{"pid": 7, "host": "node7"}')  # its lock may not reach this machine
+    assert state_of(tmp_path, "running") == "stopped, or running on node7"
+    (tmp_path / "lock").write_text("")
+    assert state_of(tmp_path, "running") == "stopped"
