@@ -49,7 +49,7 @@ def compare(
     from rich.console import Console
 
     from bench.comparison.compare import compare as compare_runs
-    from bench.comparison.compared_runs import find_run
+    from bench.comparison.compared_runs import find_runs
     from bench.reporting.comparison_text import print_comparison
     from bench.settings import load_settings
 
@@ -57,7 +57,7 @@ def compare(
     flat = {f"evaluation.{key}": value for key, value in flags.items()}
     resolved = load_settings(config, flat | {"results": str(results) if results else None})
     rule = resolved.settings.evaluation
-    folders = [find_run(name, Path(resolved.settings.results), split) for name in runs]
+    folders = find_runs(runs, split, resolved)
     compared = compare_runs(folders, rule.draws, rule.seed, rule.confidence, baseline_only)
     texts = _texts(folders[0], resolved) if flips or as_json else None
     if flips is not None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
 
-from bench.datasets.load import FILE
+from bench.datasets.load import load_split
 from bench.errors import RunError, UnknownName, UsageError
 from bench.runs.outcomes import OUTCOMES, StoredOutcomes, read_outcomes
-from bench.runs.record import RECORD, Metrics, RunRecord, read_record, slug
+from bench.runs.record import FILE, RECORD, Metrics, RunRecord, read_record, slug
+from bench.settings import Resolved
 
 MOST_NAMED = 8  # candidates in a message
 
@@ -134,9 +136,19 @@ def _refuse_other_expressions(a: ComparedRun, b: ComparedRun) -> None:
         )
 
 
-def find_run(name: str, results: Path, split: str | None = None) -> Path:
+def find_runs(names: Sequence[str], split: str | None, resolved: Resolved) -> list[Path]:
+    """Find the folders of several runs, as `find_run` does; of file:PATH, where it is a file, those on its content."""
+    fingerprint = None
+    if split is not None and split.startswith(FILE) and Path(split.removeprefix(FILE)).expanduser().is_file():
+        data = load_split(split, resolved)
+        split, fingerprint = data.name, data.fingerprint
+    return [find_run(name, Path(resolved.settings.results), split, fingerprint) for name in names]
+
+
+def find_run(name: str, results: Path, split: str | None = None, fingerprint: str | None = None) -> Path:
     """Find the folder of a run by its folder, its run.json, PIPELINE/SPLIT, or PIPELINE with `split`.
 
+    `fingerprint` says which data of the split's name.
     Raises UsageError naming the candidates where several runs could be meant, UnknownName for a pipeline without runs,
     and RunError where there is no finished run.
     """
@@ -146,13 +158,13 @@ def find_run(name: str, results: Path, split: str | None = None) -> Path:
     if (path / RECORD).is_file():
         return path
     if path.is_dir() and any(path.glob(f"*/{RECORD}")):
-        return _latest(path, name)
+        return _latest([path], name, None)
     runs = results / "runs"
     if (folder := _known(runs, name)) is not None:
-        return _latest(_split_of(runs / folder, name, split), name)
+        return _latest(_folders_on(runs / folder, name, split), name, fingerprint)
     pipeline, _, of = name.rpartition("/")
     if pipeline and (folder := _known(runs, pipeline)) is not None:
-        return _latest(_split_of(runs / folder, name, of), name)
+        return _latest(_folders_on(runs / folder, name, of), name, fingerprint)
     raise UnknownName("run", name, _folders(runs), hint=f"a folder with {RECORD}, PIPELINE/SPLIT, or runs in {runs}")
 
 
@@ -167,26 +179,33 @@ def _known(parent: Path, name: str) -> str | None:
     return folder if folder and (parent / folder).is_dir() else None
 
 
-def _split_of(pipeline: Path, name: str, split: str | None) -> Path:
-    """Return the folder of the pipeline's runs on one split: the one named, else the only one."""
+def _folders_on(pipeline: Path, name: str, split: str | None) -> list[Path]:
+    """Return the folders of the pipeline's runs on one split: the one named, else the only one.
+
+    People's own data of one name may have several, one for each content.
+    """
     splits = _folders(pipeline)
     if split is not None:
-        if split.startswith(FILE):  # runs of file:images/birds.jsonl are kept under file:birds
+        if split.startswith(FILE):  # runs of file:images/birds.jsonl are kept as those of file:birds
             split = f"{FILE}{Path(split.removeprefix(FILE)).stem}"
-        if (folder := _known(pipeline, split)) is None:
-            raise UnknownName(f"split with runs of {pipeline.name}", split, splits)
-        return pipeline / folder
+        own = "(-[0-9a-f]{8})?" if split.startswith(FILE) else ""
+        if folders := [each for each in splits if re.fullmatch(re.escape(slug(split)) + own, each)]:
+            return [pipeline / each for each in folders]
+        raise UnknownName(f"split with runs of {pipeline.name}", split, splits)
     if len(splits) != 1:
         choices = ", ".join(f"{pipeline.name}/{each}" for each in splits[:MOST_NAMED]) or "none"
         raise UsageError(f"{name!r} has runs on {len(splits)} splits ({choices}); say which, or pass --split NAME")
-    return pipeline / splits[0]
+    return [pipeline / splits[0]]
 
 
-def _latest(parent: Path, name: str) -> Path:
-    """Return the latest complete run in a folder, whole ones before partial ones."""
-    runs = [run for run in stored_records(parent) if run[1].status == "complete"]
+def _latest(parents: Sequence[Path], name: str, fingerprint: str | None) -> Path:
+    """Return the latest complete run in some folders, whole ones before partial ones."""
+    runs = [run for parent in parents for run in stored_records(parent) if run[1].status == "complete"]
+    if fingerprint is not None:  # of a part, that of the whole is unknown
+        runs = [run for run in runs if run[1].identity.data.partial or run[1].identity.data.fingerprint == fingerprint]
     if not runs:
-        raise RunError(f"{name!r}: there is no finished run in {parent}; run it first, or give the folder of a run")
+        places = ", ".join(map(str, parents))
+        raise RunError(f"{name!r}: there is no finished run in {places}; run it first, or give the folder of a run")
     runs = [run for run in runs if not run[1].identity.data.partial] or runs
     folder, latest = max(runs, key=lambda run: (run[1].finished or "", run[1].started, run[0].name))
     others = [path for path, record in runs if _what(record) != _what(latest)]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from bench import registry
 from bench.datasets.images import Images
 from bench.datasets.readers.jsonl import read_jsonl
 from bench.datasets.split import Dataset, Part, Split
-from bench.errors import UnknownName, UsageError
+from bench.errors import RunError, UnknownName, UsageError
+from bench.runs.record import FILE as FILE
+from bench.runs.record import RECORD, read_record, slug, split_command
 from bench.settings import Resolved
-
-FILE = "file:"
 
 
 def load_split(name: str, resolved: Resolved) -> Split:
@@ -21,7 +22,7 @@ def load_split(name: str, resolved: Resolved) -> Split:
     Raises UnknownName with the nearest names, and DataError with the command that prepares it when it is not at hand.
     """
     if name.startswith(FILE):
-        return _own(Path(name.removeprefix(FILE)).expanduser(), resolved)
+        return _own(_file_of(name, resolved), resolved)
     dataset, part = find_split(name)
     return dataset.load(part.name, resolved)
 
@@ -67,6 +68,26 @@ def datasets() -> Iterable[Dataset]:
 def split_names() -> list[str]:
     """List every split of every registered data set, by data set and then in the data set's own order."""
     return [f"{dataset.name}-{part.name}" for dataset in datasets() for part in dataset.parts]
+
+
+def _file_of(name: str, resolved: Resolved) -> Path:
+    """Return the path of file:PATH, or of the short form file:STEM the file that stored runs were on.
+
+    Raises UsageError where these are several.
+    """
+    path = Path(name.removeprefix(FILE)).expanduser()
+    if path.suffix or path.exists():
+        return path
+    stored = set()
+    for record in Path(resolved.settings.results).glob(f"runs/*/{slug(name)}*/*/{RECORD}"):
+        with suppress(RunError):
+            given = Path(split_command(read_record(record.parent)).removeprefix(FILE)).expanduser()
+            if given.stem == path.name and given.is_file():
+                stored.add(given.resolve())
+    if len(stored) > 1:
+        paths = ", ".join(f"{FILE}{each}" for each in sorted(stored))
+        raise UsageError(f"{name} could mean several files; give the path of one: {paths}")
+    return stored.pop() if stored else path
 
 
 def _own(path: Path, resolved: Resolved) -> Split:

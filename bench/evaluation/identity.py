@@ -15,7 +15,7 @@ from bench.grounding import PipelineCard, PipelineContext
 from bench.hashing import find_file, places_of, sha256_file, sha256_folder
 from bench.runs import contents, provenance
 from bench.runs.contents import options_by_contents, weights_by_part
-from bench.runs.record import DataIdentity, Identity, RunRecord, signature
+from bench.runs.record import FILE, DataIdentity, Identity, RunRecord, signature
 from bench.settings import Settings, weights_named
 
 MOST_HEADER = 10 << 20  # bytes of metadata
@@ -30,6 +30,14 @@ def data_identity(split: Split) -> DataIdentity:
     """Describe a split: counts and fingerprint."""
     counts = asdict(split.counts)
     return DataIdentity(split=split.name, fingerprint=split.fingerprint, partial=split.partial, **counts)
+
+
+def split_named(split: Split) -> str:
+    """Name a split for later commands: file:PATH with the whole path, and ~ for the home folder, for own data."""
+    if not split.name.startswith(FILE):
+        return split.name
+    path, home = Path(split.title).absolute(), Path.home()
+    return f"{FILE}{Path('~') / path.relative_to(home) if path.is_relative_to(home) else path}"
 
 
 def weights_of(card: PipelineCard) -> dict[str, str]:
@@ -106,7 +114,7 @@ def _header(path: Path) -> bytes:
 
 
 def new_record(
-    identity: Identity, context: PipelineContext, card: PipelineCard, settings: Settings, rule: Protocol
+    identity: Identity, split: Split, context: PipelineContext, card: PipelineCard, settings: Settings, rule: Protocol
 ) -> RunRecord:
     """Make the record of a run that has no answers yet."""
     return RunRecord(
@@ -120,6 +128,7 @@ def new_record(
         settings={
             "run": settings.run.model_dump(mode="json"),
             "evaluation": settings.evaluation.model_dump(mode="json"),
+            "split": split_named(split),
             "options": _plain(context.options),  # with names and paths as they were given
         },
         settings_hash=hash_of(identity),

@@ -61,7 +61,7 @@ def evaluate(
         opened = build(context, resolved)
     # 3. The run is continued, or a new one.
     identity = identity_of(opened.card.weights, identities.weights_of(opened.card))
-    blank = identities.new_record(identity, context, opened.card, settings, rule)
+    blank = identities.new_record(identity, split, context, opened.card, settings, rule)
     with open_run(folder, blank, split.scenes, rank, fresh, settings.run.rank_timeout_s, beside) as run:
         if run.already_done:
             return run

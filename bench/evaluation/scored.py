@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.boxes import clip_xyxy
-from bench.datasets.load import FILE, load_split
+from bench.datasets.load import load_split
 from bench.datasets.split import Split
 from bench.errors import RunError
 from bench.evaluation.metrics import summary
@@ -17,7 +17,7 @@ from bench.evaluation.outcomes import outcomes, store_outcomes
 from bench.evaluation.protocols import protocol as protocol_named
 from bench.grounding import Box, Prediction
 from bench.runs.predictions import SceneAnswers
-from bench.runs.record import Metrics, RunRecord, read_record, signature
+from bench.runs.record import FILE, Metrics, RunRecord, read_record, signature, split_command
 from bench.runs.store import stored_rows
 from bench.settings import EvaluationSettings, Resolved
 
@@ -183,7 +183,7 @@ def _refuse_other_numbers(folder: Path, record: RunRecord, now: Metrics, protoco
 def split_of(folder: Path, record: RunRecord, named: str | None, resolved: Resolved) -> Split:
     """Load the split of a run, with just its scenes. Raises RunError or DataError where it is not at hand."""
     data = record.identity.data
-    name = named or _own_file(record) or data.split
+    name = named or split_command(record)
     if name.startswith(FILE) and not Path(name.removeprefix(FILE)).expanduser().is_file():
         raise RunError(f"{folder}: was run on {name}, which is not here; pass --split file:PATH.jsonl")
     split = load_split(name, resolved)
@@ -196,12 +196,3 @@ def split_of(folder: Path, record: RunRecord, named: str | None, resolved: Resol
             "prepare the data it was run on, or pass it with --split"
         )
     return split
-
-
-def _own_file(record: RunRecord) -> str | None:
-    """Return the `file:` split of the run's command, with its path; the record has only the stem."""
-    words = [part for word in record.argv for part in word.removeprefix("--split=").split(",")]
-    same = (
-        p for p in words if p.startswith(FILE) and FILE + Path(p.removeprefix(FILE)).stem == record.identity.data.split
-    )
-    return next(same, None)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench.datasets.split import Split
-from bench.evaluation.identity import data_identity, now
+from bench.evaluation.identity import data_identity, now, split_named
 from bench.evaluation.metrics import summary
 from bench.evaluation.outcomes import Outcomes, outcomes, store_outcomes
 from bench.evaluation.protocols import protocol as protocol_named
@@ -72,6 +72,7 @@ def import_boxes(
         protocol=rule.name,
         signature=signature(rule.name, identity.data, rule.hits_at),
         identity=identity,
+        settings={"split": split_named(split)},
         # Without the file's own hash: boxes imported again under a name replace the older ones in the leaderboard.
         settings_hash=provenance.settings_hash({"pipeline": identity.pipeline, "options": identity.options}),
         argv=provenance.redacted(argv),
@@ -99,7 +100,8 @@ def import_boxes(
 
 def _write(record: RunRecord, answers: Sequence[SceneAnswers], scored: Outcomes, results: Path) -> Path:
     """Write the run's folder, made under a hidden name and then moved to its place: whole or not at all."""
-    parent = runs_of(results, record.name, record.identity.data.split)
+    data = record.identity.data
+    parent = runs_of(results, record.name, data.split, data.fingerprint)
     what = provenance.settings_hash({"identity": record.identity.model_dump(mode="json"), "protocol": record.protocol})
     folder = parent / f"imported-{what[:12]}"
     fresh, old = (parent / f".{folder.name}.{os.getpid()}.{end}" for end in ("tmp", "old"))

@@ -69,7 +69,7 @@ def submit(folder: Path, results: Path, resolved: Resolved, split: str | None = 
         }
         write_atomically(room / SUBMISSION, json.dumps(source, indent=2, ensure_ascii=False).encode() + b"\n")
         digest = digests[f"{ANSWERS}.jsonl"][:12]
-        target = runs_of(results, record.name, record.identity.data.split) / f"submitted-{digest}"
+        target = runs_of(results, record.name, ours.name, ours.fingerprint) / f"submitted-{digest}"
         if target.exists():
             raise _refused(folder, [f"it is here already: {target}"])
         make_folder(target.parent)

@@ -25,6 +25,7 @@ from bench.reporting.exports.hub import hub_files
 from bench.reporting.exports.latex import leaderboard_latex
 from bench.reporting.markdown import leaderboard_markdown
 from bench.runs.files import make_folder, write_atomically
+from bench.runs.record import FILE, read_record, split_command
 from bench.settings import Resolved
 
 NAMES = ("LEADERBOARD.md", "LEADERBOARD.csv", "LEADERBOARD.json")
@@ -105,10 +106,13 @@ def export(
     boards = collect(results).boards
     if not boards:
         raise UsageError(f"{results}: no complete run yet, so there is nothing to export")
-    splits = {board.split for board in boards}
-    if split is not None and split not in splits:
+    splits, data = {board.split for board in boards}, None
+    if split is not None and split.startswith(FILE):
+        own = load_split(split, resolved)
+        split, data = own.name, own.fingerprint
+    boards = tuple(b for b in boards if split in (None, b.split) and data in (None, b.fingerprint))
+    if split is not None and not boards:
         raise UnknownName("split with runs", split, splits)
-    boards = tuple(board for board in boards if split in (None, board.split))
     # 2. The files, made whole.
     if form in FILES and out.is_dir():
         raise UsageError(f"--out {out} is a folder; name the file to write")
@@ -125,7 +129,8 @@ def export(
             files = {out / name: text for name, text in hub_files(boards, hub_dataset).items()}
         case "fiftyone":
             board = _only(boards)
-            texts = fiftyone_files(results, board, load_split(board.split, resolved))
+            name = split_command(read_record(results / board.rows[0]["run_dir"]))
+            texts = fiftyone_files(results, board, load_split(name, resolved))
             files = {out / name: text for name, text in texts.items()}
     # 3. Nothing is replaced unasked.
     if there := next((path for path in files if path.exists() and not force), None):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from bench.errors import RunError
 from bench.grounding import Scene
 from bench.runs.files import explained, make_folder
 from bench.runs.lock import LOCK, holder, locked
-from bench.runs.record import RECORD, Identity, RunRecord, names_at, read_record, runs_of
+from bench.runs.record import FILE, RECORD, Identity, RunRecord, names_at, read_record, runs_of, slug
 from bench.runs.shards import POLL_S, Rank, owned
 from bench.runs.store import Run, store_rows, stored_rows, write_record
 from bench.tables import same_options
@@ -41,7 +42,8 @@ def open_run(
     when its identity is another (with `beside` a new one is begun), when its folder cannot be written, or when rank 0
     stays away for `timeout_s`.
     """
-    parent = runs_of(results, blank.identity.pipeline, blank.identity.data.split)
+    data = blank.identity.data
+    parent = runs_of(results, blank.identity.pipeline, data.split, data.fingerprint)
     with ExitStack() as stack:
         if rank.index == 0:
             yield _lead(parent, blank, scenes, rank, fresh, beside, stack)
@@ -64,7 +66,7 @@ def latest_run(
     is not passed over for an older one: then there is none.
     """
     identity = identity_of({}, {})
-    parent = runs_of(results, identity.pipeline, identity.data.split)
+    parent = runs_of(results, identity.pipeline, identity.data.split, identity.data.fingerprint)
     return _latest(_same_command(parent, identity, protocol), identity_of, scenes, rank, same_weights)
 
 
@@ -154,13 +156,18 @@ def _follow(
 
 
 def _same_command(parent: Path, identity: Identity, protocol: str) -> list[tuple[Path, RunRecord]]:
-    """List the runs under `parent` of this command, oldest first; unreadable ones are skipped."""
+    """List the runs under `parent` of this command, oldest first; unreadable ones are skipped.
+
+    People's own data is known by its content, and its runs may be in the folder that files of one name once shared.
+    """
 
     def command(of: Identity, under: str) -> tuple[Any, ...]:
-        return (of.pipeline, of.data.split, under, of.data.images if of.data.partial else None)
+        limit = of.data.images if of.data.partial else None
+        return (of.pipeline, of.data.split, under, limit, of.data.split.startswith(FILE) and of.data.fingerprint)
 
     runs = []
-    for path in parent.glob(f"*/{RECORD}"):
+    shared = parent.with_name(slug(identity.data.split))
+    for path in chain.from_iterable(folder.glob(f"*/{RECORD}") for folder in {parent, shared}):
         with suppress(RunError):
             record = read_record(path.parent)
             if record.provenance == "run" and command(record.identity, record.protocol) == command(identity, protocol):

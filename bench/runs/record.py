@@ -25,6 +25,7 @@ from bench.runs.contents import by_contents
 
 SCHEMA = 1
 RECORD = "run.json"
+FILE = "file:"  # in front of the path of people's own data
 Interval = tuple[float, float]
 
 
@@ -215,9 +216,31 @@ def slug(name: str) -> str:
     return f"{kept[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}".lstrip("-")
 
 
-def runs_of(results: Path, pipeline: str, split: str) -> Path:
-    """Return the folder of every run of one pipeline on one split."""
-    return results / "runs" / slug(pipeline) / slug(split)
+def runs_of(results: Path, pipeline: str, split: str, fingerprint: str = "") -> Path:
+    """Return the folder of every run of one pipeline on one split.
+
+    Several files of people's own data may have one name, so their folders have the fingerprint's first digits too:
+    "file-birds-1a2b3c4d". Without it, as in version 0.1, they share a folder.
+    """
+    own = f"-{fingerprint[:8]}" if fingerprint and split.startswith(FILE) else ""
+    return results / "runs" / slug(pipeline) / f"{slug(split)}{own}"
+
+
+def split_command(record: RunRecord) -> str:
+    """Name a run's split as a command in the working folder takes it: file:PATH for people's own data.
+
+    Older records have the path in their command alone; where it is not there either, the name is returned.
+    """
+    name = record.identity.data.split
+    if not name.startswith(FILE):
+        return name
+    words = [part for word in record.argv for part in word.removeprefix("--split=").split(",")]
+    given = [word for word in (record.settings.get("split"), *words) if isinstance(word, str)]
+    path = next((p for word in given if FILE + (p := Path(word.removeprefix(FILE))).stem == name != word), None)
+    if path is None:
+        return name
+    here = path.expanduser()
+    return f"{FILE}{here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else path}"
 
 
 def names_at(time: str, settings_hash: str) -> Iterator[str]:

@@ -44,8 +44,9 @@ def against_accuracy(
 
 def against_run(resident: Resident, timed: Boxed, identity: Identity, results: Path) -> BoxCheck | None:
     """Compare the timed pass with the latest finished run of the same identity; None without one under `results`."""
-    fitting, folder = [], runs_of(results, identity.pipeline, identity.data.split)
-    for path in sorted(folder.glob("*/run.json")):
+    fitting, data = [], identity.data
+    folders = {runs_of(results, identity.pipeline, data.split, digits) for digits in (data.fingerprint, "")}
+    for path in sorted(path for folder in folders for path in folder.glob("*/run.json")):
         try:
             record = read_record(path.parent)
         except RunError:  # of another schema

@@ -103,7 +103,7 @@ def measure(
     )
     if gpu:
         gpu.close()
-    return record, write(record, results, "speed", name, split.name)
+    return record, write(record, results, "speed")
 
 
 def _cold_pass(

@@ -78,7 +78,7 @@ def measure_pair(
     )
     if gpu:
         gpu.close()
-    return record, write(record, Path(resolved.settings.results), "pair", names[1], split.name)
+    return record, write(record, Path(resolved.settings.results), "pair")
 
 
 def ratio_of(first: list[float], second: list[float]) -> Ratio:

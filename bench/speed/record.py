@@ -199,11 +199,15 @@ class PairRecord(Measurement):
     expressions_per_turn: int
 
 
-def write(record: SpeedRecord | PairRecord, results: Path, kind: str, pipeline: str, split: str) -> Path:
-    """Write the record as a file of its own, named by when it was finished. Raises RunError."""
-    folder = runs_of(results, pipeline, split)
+def write(record: SpeedRecord | PairRecord, results: Path, kind: str) -> Path:
+    """Write the record as a file of its own, named by when it was finished, of a pair beside the second's runs.
+
+    Raises RunError.
+    """
+    subject = record if isinstance(record, SpeedRecord) else record.second
+    data, settings_hash = subject.identity.data, subject.settings_hash
+    folder = runs_of(results, subject.identity.pipeline, data.split, data.fingerprint)
     make_folder(folder)
-    settings_hash = record.settings_hash if isinstance(record, SpeedRecord) else record.second.settings_hash
     paths = (folder / f"{kind}-{name}.json" for name in names_at(record.finished, settings_hash))
     path = next(path for path in paths if not path.exists())
     write_atomically(path, (record.model_dump_json(indent=1) + "\n").encode())

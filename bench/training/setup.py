@@ -46,6 +46,7 @@ def make_job(
         validate=on_split(validation.scenes, validation.images, run),
         split_name=split.name,
         validation_name=validation.name,
+        validation_command=validation.argument,
         fingerprint=split.fingerprint,
         settings=run,
     )

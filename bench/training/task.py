@@ -41,6 +41,7 @@ class TrainingJob:
     validate: Validate
     split_name: str = ""
     validation_name: str = ""
+    validation_command: str = ""  # the split as `bench run` takes it
     fingerprint: str = ""
     labels: Sequence[Mapping[str, Any]] = ()
     fresh: bool = False

@@ -220,7 +220,7 @@ class Trainer:
             score = f"{_title(self.task.metric)} {scores[self.task.metric]:.2%} on {self.job.validation_name}"
             log.info(f"{self.name}: {score}, weights in {out}")
             if self.task.metric == "accuracy":
-                again = f"bench run --pipeline {self.name} --split {self.job.validation_name}"
+                again = f"bench run --pipeline {self.name} --split {self.job.validation_command}"
                 log.info(f"{self.name}: evaluate them with {again} --weights {self.task.options(out)['weights']}")
         notes = {
             "weights": "the best of all epochs",

@@ -43,7 +43,7 @@ def test_a_run_is_handed_in(bench, stored, tmp_path):
     )
     assert code == 0, err
     report = json.loads(out)
-    assert report["tables"][0]["rows"][0]["submitted"] and report["submitted"].startswith("out/runs/theirs/file-mine/")
+    assert report["tables"][0]["rows"][0]["submitted"] and report["submitted"].startswith("out/runs/theirs/file-mine-")
     assert "theirs † § ◊" in (tmp_path / "out" / "LEADERBOARD.md").read_text()
     assert bench("leaderboard", "--results", "out", "--check")[0] == 0
     predictions = tmp_path / "handed-in" / "predictions.jsonl"

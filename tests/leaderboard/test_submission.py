@@ -23,7 +23,7 @@ def test_a_sound_run_is_taken(theirs):
         (folder / extra).write_text("something else")
     (folder / "deeper").mkdir()
     taken = take(rewritten(folder, lambda rows: [row | {"note_to_self": "x"} for row in rows]))
-    assert taken.parent == Path("results/runs/theirs/file-mine")
+    assert taken.parent.parent == Path("results/runs/theirs") and taken.parent.name.startswith("file-mine-")
     assert "note_to_self" not in (taken / "predictions.jsonl").read_text()
     assert sorted(path.name for path in taken.iterdir()) == sorted(
         ["run.json", "predictions.jsonl", "outcomes.jsonl", SUBMISSION]

@@ -35,7 +35,8 @@ def choose(named: Sequence[str], split: Split, results: Path) -> tuple[Split, li
     """
     boards = collect(results).boards
     rows = {entry["run_dir"]: entry for board in boards for entry in board.rows}
-    folders = [find_run(word, results, split.name) for word in named] or _by_default(boards, split, results)
+    given = [find_run(word, results, split.name, split.fingerprint) for word in named]
+    folders = given or _by_default(boards, split, results)
     runs = list({folder.resolve(): (folder, read_record(folder)) for folder in folders}.values())
     for folder, record in runs:
         if record.status != "complete" or record.metrics is None:
