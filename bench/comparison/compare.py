@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from bench.comparison.compared_runs import MOST_NAMED, ComparedRun, read_runs, run_notes
 from bench.comparison.paired import (
-    Interval,
     detectable,
     difference_interval,
     difference_p,
@@ -30,7 +29,7 @@ from bench.comparison.paired import (
     mcnemar,
     standard_error,
 )
-from bench.evaluation.statistics import resampled_sums
+from bench.evaluation.statistics import Interval, resampled_sums
 from bench.evaluation.strata import in_order
 
 Float = NDArray[np.float64]

@@ -21,8 +21,9 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.evaluation.statistics import Interval, student_quantile
+
 Float = NDArray[np.float64]
-Interval = tuple[float, float]
 
 POWER = 0.8
 UNKNOWN: Interval = (-1.0, 1.0)  # a difference of accuracies is nowhere else
@@ -104,14 +105,7 @@ def detectable(error: float, images: int, confidence: float, power: float = POWE
     return error * (student_quantile(1 - (1 - confidence) / 2, images - 1) + NORMAL.inv_cdf(power))
 
 
-def student_quantile(part: float, freedom: int) -> float:
-    """Return Student's quantile. scipy is imported here, so that `bench --help` and pure reading do not wait for it."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, part))
-
-
-def student_cdf(value: float, freedom: int) -> float:
+def student_cdf(value: float, freedom: float) -> float:
     """Return Student's distribution function."""
     from scipy.special import stdtr
 

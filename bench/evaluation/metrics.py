@@ -21,6 +21,7 @@ from bench.runs.record import Bootstrap, Interval, Metrics, Stratum
 from bench.settings import EvaluationSettings
 
 Int = NDArray[np.int64]
+NotedInterval = tuple[Interval | None, str]
 
 
 def compute(
@@ -46,13 +47,14 @@ def compute(
 def summary(results: Outcomes, settings: EvaluationSettings | Bootstrap) -> Metrics:
     """Sum up outcomes as metrics.
 
-    Accuracies are hits over expressions; without any expression 0, with the interval (0, 1).
+    Accuracies are hits over expressions; without any expression 0.
     """
     n, rule = len(results.expressions), results.protocol
     bootstrap = Bootstrap(draws=settings.draws, seed=settings.seed, confidence=settings.confidence)
     members = _members(results)
     columns = [np.arange(n), *(rows for cut in members.values() for rows in cut.values())]
     intervals = iter(_intervals(results, columns, bootstrap))
+    whole = next(intervals)
     pipelined = results.proposals >= 0
     overlap = np.where(results.answered, results.overlap, -np.inf)
 
@@ -63,7 +65,8 @@ def summary(results: Outcomes, settings: EvaluationSettings | Bootstrap) -> Metr
         n=n,
         hits=int(results.hit.sum()),
         accuracy=part(results.hit),
-        ci95=next(intervals),
+        ci95=whole[0],
+        ci95_note=whole[1],
         accuracy_70=part(rule.reached(overlap, 0.7)),
         accuracy_90=part(rule.reached(overlap, 0.9)),
         mean_iou=math.fsum(results.iou.tolist()) / n if n else 0.0,  # fsum: the same to the bit on every machine
@@ -90,8 +93,8 @@ def _members(results: Outcomes) -> Mapping[str, Mapping[str, Int]]:
     return {cut: {label: np.array(rows[cut][label], np.int64) for label in names} for cut, names in order.items()}
 
 
-def _intervals(results: Outcomes, columns: Sequence[Int], bootstrap: Bootstrap) -> list[Interval]:
-    """Return an interval of the hit rate for each group of expressions, all from one set of draws over the images."""
+def _intervals(results: Outcomes, columns: Sequence[Int], bootstrap: Bootstrap) -> list[NotedInterval]:
+    """Return an interval of the hit rate for each group of expressions, with its note; the draws are the same."""
     # 1. Number the images of the sample: those with an expression.
     used = np.bincount(results.image, minlength=len(results.unreadable)) > 0
     image, images = (np.cumsum(used) - 1)[results.image], int(used.sum())
@@ -105,6 +108,6 @@ def _intervals(results: Outcomes, columns: Sequence[Int], bootstrap: Bootstrap) 
     return ratio_intervals(hits, sizes, bootstrap.draws, bootstrap.seed, bootstrap.confidence)
 
 
-def _stratum(results: Outcomes, rows: Int, interval: Interval) -> Stratum:
+def _stratum(results: Outcomes, rows: Int, noted: NotedInterval) -> Stratum:
     hits = int(results.hit[rows].sum())
-    return Stratum(n=len(rows), hits=hits, accuracy=hits / len(rows), ci95=interval)
+    return Stratum(n=len(rows), hits=hits, accuracy=hits / len(rows), ci95=noted[0], ci95_note=noted[1])

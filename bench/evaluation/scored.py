@@ -18,7 +18,7 @@ from bench.evaluation.protocols import protocol as protocol_named
 from bench.grounding import Box, Prediction
 from bench.runs.predictions import SceneAnswers
 from bench.runs.record import FILE, Metrics, RunRecord, read_record, signature, split_command
-from bench.runs.store import stored_rows
+from bench.runs.store import stored_rows, write_record
 from bench.settings import EvaluationSettings, Resolved
 
 
@@ -63,8 +63,8 @@ class Evaluation:
         return self.metrics.accuracy
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the accuracy (or [evaluation] confidence), from a bootstrap over images."""
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the accuracy (or [evaluation] confidence) over images; None for too few images."""
         return self.metrics.ci95
 
     @property
@@ -76,13 +76,14 @@ class Evaluation:
 
     def __repr__(self) -> str:
         m = self.metrics
-        low, high = (f"{100 * bound:.2f}" for bound in m.ci95)
+        bounds = "" if m.ci95 is None else f" [{100 * m.ci95[0]:.2f}, {100 * m.ci95[1]:.2f}]"
+        few = f" ({m.ci95_note})" if m.ci95_note else ""
         rule = "" if self.protocol == "iou" else f", protocol {self.protocol}"
         given = f", proposals given: {self.proposals}" if self.proposals else ""
         unreadable = f", {m.errors} images unreadable" if m.errors else ""
         part = ", a part of the split" if self.partial else ""
         return (
-            f"<{self.pipeline} on {self.split}: Acc@0.5 {100 * m.accuracy:.2f} % [{low}, {high}], "
+            f"<{self.pipeline} on {self.split}: Acc@0.5 {100 * m.accuracy:.2f} %{bounds}{few}, "
             f"mean IoU {100 * m.mean_iou:.2f} %, {m.n:,} expressions{rule}{given}{unreadable}{part}>"
         )
 
@@ -142,8 +143,8 @@ def rescore(
     """Compute a finished run's metrics again; its own protocol gives exactly its own metrics.
 
     `split` names the split where the record's name does not lead to it (people's own data that moved); `keep` writes
-    outcomes.jsonl. Raises RunError when the run is unfinished, when the split is not the one it answered, or when what
-    is to be kept is not what the record says; UnknownName, DataError.
+    outcomes.jsonl, and the intervals into run.json. Raises RunError when the run is unfinished, when the split is
+    not the one it answered, or when what is to be kept is not what the record says; UnknownName, DataError.
     """
     record = read_record(folder)
     if record.status != "complete":
@@ -153,16 +154,19 @@ def rescore(
     settings = record.metrics.bootstrap if record.metrics else resolved.settings.evaluation
     results = outcomes(data.scenes, stored_rows(folder).values(), rule)
     metrics = summary(results, settings)
-    if keep:
-        _refuse_other_numbers(folder, record, metrics, rule.name)
-        store_outcomes(folder, results)
-    return record.model_copy(
+    again = record.model_copy(
         update={
             "protocol": rule.name,
             "signature": signature(rule.name, record.identity.data, rule.hits_at, record.proposals),
             "metrics": metrics,
         }
     )
+    if keep:
+        _refuse_other_numbers(folder, record, metrics, rule.name)
+        store_outcomes(folder, results)
+        if again != record:  # an older version's intervals
+            write_record(folder, again)
+    return again
 
 
 def _refuse_other_numbers(folder: Path, record: RunRecord, now: Metrics, protocol: str) -> None:

@@ -22,7 +22,7 @@ from bench.evaluation.protocols import PROTOCOLS
 from bench.grounding import Scene
 from bench.reporting.boards import why_left_out
 from bench.runs.predictions import SceneAnswers
-from bench.runs.record import RECORD, Metrics, RunRecord, signature
+from bench.runs.record import OLD, RECORD, Metrics, RunRecord, signature
 from bench.runs.store import ANSWERS
 from bench.settings import Resolved
 
@@ -142,6 +142,8 @@ def _other_numbers(theirs: Metrics, again: Metrics) -> Iterator[str]:
     """List how the metrics of run.json differ from a re-score; float noise of another machine is no difference."""
     was, here = (dict(_flat(each.model_dump(mode="json", by_alias=True))) for each in (theirs, again))
     keys = [key for key in dict.fromkeys([*was, *here]) if not _equal(was.get(key), here.get(key))]
+    if theirs.ci95_note in (None, OLD):  # an older version, whose intervals of few images were others
+        keys = [key for key in keys if "ci95" not in key]
     for key in keys[:NAMED]:
         yield f"{RECORD}: metrics.{key[:100]}: {was.get(key)!r}, but its predictions give {here.get(key)!r}"
     if len(keys) > NAMED:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from bench.evaluation.protocols import PROTOCOLS
 from bench.reporting.boards import Board, Leaderboard
 from bench.reporting.rows import Row
-from bench.reporting.table import BLANK, REMARKS, Column, filled_columns, interval, legend, marks, percent, signed
+from bench.reporting.table import BLANK, REMARKS, Column, filled_columns, interval_of, legend, marks, percent, signed
 
 INTRO = """\
 # Leaderboard
@@ -86,7 +86,7 @@ def _table(table: str, board: Board) -> str:
 def _cell(column: Column, r: Row, text: str, marked: bool) -> str:
     """Return the text as Markdown, with what only Markdown adds: intervals, marks, hashes as code."""
     if column.name == "acc@0.5":
-        text = f"{text} {interval(r['ci95'])}"
+        text = f"{text} {interval_of(r)}"
     if column.digits:
         return ", ".join(code(digest, column.digits) for digest in text.split())
     if column.name == "pipeline" and marked:

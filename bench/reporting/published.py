@@ -139,15 +139,16 @@ def compared(entry: Published, row: Mapping[str, Any]) -> dict[str, Any]:
     """Compare a row with a published value: the entry's fields, `value` in percent, and how the row differs from it.
 
     `difference` is the row minus the value, in points. `within_interval`: whether the value lies in the row's own
-    interval (None for a mean IoU, which has none); `same_protocol`: None where the paper's is unknown.
+    interval (None for a mean IoU, and for too few images, which have none); `same_protocol`: None where the paper's is
+    unknown.
     """
     value = entry.values[row["split"]]
-    low, high = (100 * bound for bound in row["ci95"])
+    low, high = (100 * bound for bound in row["ci95"] or (0, 0))
     return {
         **entry.model_dump(mode="json", exclude={"values", "weights", "pipeline"}),
         "value": value,
         "difference": round(100 * row[entry.metric] - value, 4),
-        "within_interval": low <= value <= high if entry.metric == "acc@0.5" else None,
+        "within_interval": low <= value <= high if entry.metric == "acc@0.5" and row["ci95"] else None,
         "same_protocol": None if entry.protocol == "unknown" else entry.protocol == row["protocol"],
     }
 

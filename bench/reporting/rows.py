@@ -9,8 +9,8 @@ from typing import Any, TypedDict, cast
 from bench.runs.record import RunRecord
 
 METRICS = (
-    "n", "hits", "acc@0.5", "ci95", "acc@0.7", "acc@0.9", "mean_iou", "oracle@0.5", "no_box", "errors", "duplicates",
-    "proposals_per_image",
+    "n", "hits", "acc@0.5", "ci95", "ci95_note", "acc@0.7", "acc@0.9", "mean_iou", "oracle@0.5", "no_box", "errors",
+    "duplicates", "proposals_per_image",
 )  # fmt: skip
 
 RunRow = TypedDict(
@@ -21,7 +21,8 @@ RunRow = TypedDict(
         "n": int,
         "hits": int,
         "acc@0.5": float,
-        "ci95": Sequence[float],
+        "ci95": Sequence[float] | None,
+        "ci95_note": str | None,
         "acc@0.7": float,
         "acc@0.9": float,
         "mean_iou": float,
@@ -30,7 +31,7 @@ RunRow = TypedDict(
         "errors": int,
         "duplicates": int,
         "proposals_per_image": float | None,
-        "strata": Mapping[str, Mapping[str, Any]],  # cut -> label -> {n, hits, acc@0.5, ci95}
+        "strata": Mapping[str, Mapping[str, Any]],  # cut -> label -> {n, hits, acc@0.5, ci95, ci95_note}
         "expressions_per_s": float | None,  # of the whole evaluation
         "images_per_s": float | None,
         "peak_memory_mb": float | None,

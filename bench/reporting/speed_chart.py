@@ -37,7 +37,13 @@ def speed_chart(title: str, rows: Sequence[Row], device: str = "") -> str:
     """Draw leaderboard rows that have a speed, all measured on `device`; a speed of 0 is left out."""
     rates = [row["speed"]["expressions_per_s"] for row in rows if row["speed"]]
     points = [
-        (row["pipeline"], 100 * row["acc@0.5"], [100 * v for v in row["ci95"]], rate["median"], rate)
+        (
+            row["pipeline"],
+            100 * row["acc@0.5"],
+            [100 * v for v in row["ci95"] or 2 * [row["acc@0.5"]]],
+            rate["median"],
+            rate,
+        )
         for row, rate in zip(rows, rates, strict=True)
         if rate["median"] > 0
     ]

@@ -21,9 +21,15 @@ def percent(value: float | None) -> str:
     return BLANK if value is None else _number(f"{100 * value:.2f}")
 
 
-def interval(bounds: Sequence[float]) -> str:
-    """Format two fractions as "[78.41, 80.92]" percent."""
-    return f"[{percent(bounds[0])}, {percent(bounds[1])}]"
+def interval(bounds: Sequence[float] | None, note: str | None = "") -> str:
+    """Format two fractions as "[78.41, 80.92]" percent, a dash for None, and "(4 images)" where few inform it."""
+    text = BLANK if bounds is None else f"[{percent(bounds[0])}, {percent(bounds[1])}]"
+    return f"{text} ({note})" if note else text
+
+
+def interval_of(row: Mapping[str, Any]) -> str:
+    """Format the interval of a row, or of a stratum of one, with its note; "" for a run without metrics."""
+    return "" if row.get("n") is None else interval(row["ci95"], row.get("ci95_note"))
 
 
 def rate(value: float | None) -> str:
@@ -169,9 +175,10 @@ COLUMNS: tuple[Column, ...] = (
     _csv("n"),
     _csv("hits"),
     Column("acc@0.5", "Acc@0.5", "", percent, tables="tmlc", optional=""),
-    Column("ci95", "interval", "", lambda bounds: interval(bounds) if bounds else BLANK, tables="t", optional=""),
-    _csv("ci95_low", lambda row: row["ci95"][0]),
-    _csv("ci95_high", lambda row: row["ci95"][1]),
+    Column("ci95", "interval", "", str, lambda row: interval_of(row) or BLANK, tables="t", optional=""),
+    _csv("ci95_low", lambda row: row["ci95"] and row["ci95"][0]),
+    _csv("ci95_high", lambda row: row["ci95"] and row["ci95"][1]),
+    _csv("ci95_note"),
     Column("beside", "published", "what papers report, and how this run differs", _published, _whole, tables="mhl"),
     Column("acc@0.7", "0.7", "Acc@0.7", percent, tables="tbhc", optional="h"),
     Column("acc@0.9", "0.9", "Acc@0.9", percent, tables="tbhc", optional="h"),

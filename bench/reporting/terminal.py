@@ -142,7 +142,7 @@ def _strata(records: Sequence[RunRecord]) -> Table:
             texts = [Text(percent(cell.accuracy) if cell else BLANK) for cell in cells]
             for text, cell in zip(texts, cells, strict=True):
                 if cell and len(scored) <= 2:
-                    text.append(f" {interval(cell.ci95)}", "dim")
+                    text.append(f" {interval(cell.ci95, cell.ci95_note)}", "dim")
             grid.add_row(Text("" if place else cut), Text(label), f"{n:,}", *texts)
         grid.add_section()
     return grid

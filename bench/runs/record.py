@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
 from bench.errors import RunError
@@ -26,6 +26,8 @@ from bench.runs.contents import by_contents
 SCHEMA = 1
 RECORD = "run.json"
 FILE = "file:"  # in front of the path of people's own data
+FEW = 30  # images, or expressions: an older version's interval of fewer is left out
+OLD = "few images, and an older version; `bench score RUN --keep` computes it"
 Interval = tuple[float, float]
 
 
@@ -34,12 +36,16 @@ class Model(BaseModel):
 
 
 class Stratum(Model):
-    """One row of a breakdown, for example kind=relation."""
+    """One row of a breakdown, for example kind=relation; its interval is None where too few images tell of it.
+
+    `ci95_note` says which images inform an interval of few images ("4 images"; bench/evaluation/statistics.py).
+    """
 
     n: int
     hits: int
     accuracy: float = Field(alias="acc@0.5")
-    ci95: Interval
+    ci95: Interval | None
+    ci95_note: str | None = Field(None, description="empty for the bootstrap's; None where an older version made it")
 
 
 class Bootstrap(Model):
@@ -60,7 +66,8 @@ class Metrics(Model):
     n: int
     hits: int
     accuracy: float = Field(alias="acc@0.5")
-    ci95: Interval
+    ci95: Interval | None
+    ci95_note: str | None = None
     accuracy_70: float = Field(alias="acc@0.7")
     accuracy_90: float = Field(alias="acc@0.9")
     mean_iou: float
@@ -163,6 +170,27 @@ class RunRecord(Model):
             with_row = data.expressions - self.imported.missing
             return f"rows for {with_row:,} of {data.expressions:,} expressions of {data.split} only"
         return f"the first {data.images:,} images of {data.split} only"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_old_intervals(cls, raw: Any) -> Any:
+        """Leave out the too narrow intervals that older versions gave to few images."""
+        metrics = raw.get("metrics") if isinstance(raw, dict) else None
+        if not isinstance(metrics, dict) or "ci95_note" in metrics or "ci95" not in metrics:
+            return raw
+        try:
+            few = raw["identity"]["data"]["images"] < FEW
+            strata = {
+                cut: {label: _without_interval(part, few) for label, part in labels.items()}
+                for cut, labels in metrics["strata"].items()
+            }
+            return raw | {"metrics": _without_interval(metrics, few) | {"strata": strata}}
+        except (KeyError, TypeError, AttributeError):
+            return raw  # the models name what is wrong with it
+
+
+def _without_interval(part: dict[str, Any], few: bool) -> dict[str, Any]:
+    return part | {"ci95": None, "ci95_note": OLD} if few or part["n"] < FEW or part["hits"] in (0, part["n"]) else part
 
 
 def signature(protocol: str, data: DataIdentity, hits_at: str = ">=0.5", proposals: str = "") -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 KEYS = [
-    "pipeline", "split", "n", "hits", "acc@0.5", "ci95", "acc@0.7", "acc@0.9", "mean_iou", "oracle@0.5", "no_box",
-    "errors", "strata", "expressions_per_s", "images_per_s", "peak_memory_mb", "run_dir", "missing", "extra",
+    "pipeline", "split", "n", "hits", "acc@0.5", "ci95", "ci95_note", "acc@0.7", "acc@0.9", "mean_iou", "oracle@0.5",
+    "no_box", "errors", "strata", "expressions_per_s", "images_per_s", "peak_memory_mb", "run_dir", "missing", "extra",
     "other_image", "signature", "protocol",
 ]  # fmt: skip
 

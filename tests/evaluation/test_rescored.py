@@ -13,7 +13,7 @@ from bench.evaluation.scored import rescore
 from bench.grounding import Expression, Prediction, Scene
 from bench.imported.scoring import import_boxes
 from bench.runs.predictions import SceneAnswers, dump_line
-from bench.runs.record import read_record
+from bench.runs.record import OLD, read_record
 from bench.runs.store import write_record
 from bench.settings import load_settings
 
@@ -51,6 +51,32 @@ def lines_of(split):
     ]
     lines[2] = SceneAnswers("p2", (), None, "truncated")
     return lines
+
+
+def test_an_older_versions_interval_of_few_images_is_left_out_until_it_is_computed_anew(tmp_path, split):
+    folder = stored(tmp_path, split, lines_of(split))
+    record = read_record(folder)
+    raw = json.loads((folder / "run.json").read_text())
+    parts = [raw["metrics"], *(part for cut in raw["metrics"]["strata"].values() for part in cut.values())]
+    for part in parts:
+        del part["ci95_note"]
+        part["ci95"] = [0.75, 0.85]  # as the bootstrap of five images would be
+    (folder / "run.json").write_text(json.dumps(raw))
+    old = read_record(folder)
+    assert (old.metrics.ci95, old.metrics.ci95_note) == (None, OLD) and "--keep" in OLD
+    assert {(p.ci95, p.ci95_note) for cut in old.metrics.strata.values() for p in cut.values()} == {(None, OLD)}
+    assert rescore(folder, load_settings()) == record and read_record(folder) == old
+    rescore(folder, load_settings(), keep=True)
+    assert read_record(folder) == record
+    # Of many images it is the bootstrap's, and stays; not that of a stratum surely of few, or without a miss.
+    raw["identity"]["data"]["images"] = 400
+    raw["metrics"] |= {"n": 900, "hits": 700}
+    some, same = {"n": 300, "hits": 200}, {"n": 300, "hits": 300}
+    raw["metrics"]["strata"] = {"cut": {k: parts[1] | v for k, v in {"a": some, "b": same, "c": {"n": 29}}.items()}}
+    (folder / "run.json").write_text(json.dumps(raw))
+    many = read_record(folder).metrics
+    assert (many.ci95, many.ci95_note) == ((0.75, 0.85), None)
+    assert [part.ci95 for part in many.strata["cut"].values()] == [(0.75, 0.85), None, None]
 
 
 def test_errors_and_ceiling_come_back(tmp_path, split):

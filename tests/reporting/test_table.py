@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -100,12 +101,16 @@ def test_the_row_is_plain_json(record):
     text = json.dumps(run_row(record, "some/where"), allow_nan=False)
     back = json.loads(text)
     assert back["run_dir"] == "some/where"
-    assert back["strata"]["kind"]["plain"] == {"n": 1, "hits": 0, "acc@0.5": 0.0, "ci95": [0.0, 1.0]}
+    assert back["strata"]["kind"]["plain"] == {"n": 1, "hits": 0, "acc@0.5": 0.0, "ci95": None, "ci95_note": "1 image"}
 
 
 def test_figures():
     assert (percent(0.79694), percent(None), percent(1)) == ("79.69", "–", "100.00")
     assert interval((0.1, 0.25)) == "[10.00, 25.00]"
+    assert (interval((0.1, 0.25), "4 images"), interval(None, "1 image")) == (
+        "[10.00, 25.00] (4 images)",
+        "– (1 image)",
+    )
     assert (rate(1234.5), rate(12.345), rate(0.01234), rate(None)) == ("1,234", "12.3", "0.0123", "–")
 
 
@@ -116,7 +121,9 @@ def renderings(results):
     console = Console(file=io.StringIO(), width=200, color_system=None)
     print_rows([record], console)
     html = board([SimpleNamespace(label=record.name, record=record, row=row)])
-    page = " ".join([*(c["name"] for c in html["columns"]), *html["rows"][0]["cells"], *html["notes"]])
+    page = " ".join(
+        [*(c["name"] for c in html["columns"]), *(cell for cell, _ in html["rows"][0]["cells"]), *html["notes"]]
+    )
     texts = (
         leaderboard_markdown(leaderboard), leaderboard_csv(leaderboard.boards), leaderboard_latex(leaderboard.boards),
     )  # fmt: skip
@@ -132,6 +139,17 @@ def test_a_new_column_is_in_all_five(tmp_path, store, monkeypatch):
     for text in (terminal, markdown, latex, page):
         assert "Share" in text and "0.375" in text
     assert csv.splitlines()[0].endswith(",share") and csv.splitlines()[1].endswith(",0.375")
+
+
+def test_few_images_are_said_beside_the_interval_in_every_format(tmp_path, store):
+    store("a", 3)
+    (row,) = collect(tmp_path).boards[0].rows
+    assert re.fullmatch(r"\d images?", row["ci95_note"])
+    terminal, markdown, csv, latex, _ = renderings(tmp_path)
+    for text in (terminal, markdown, latex, str(hub_files(collect(tmp_path).boards, "o/n"))):
+        assert f"{interval(row['ci95'])} ({row['ci95_note']})" in text
+    fields, cells = (line.split(",") for line in csv.splitlines()[:2])
+    assert cells[fields.index("ci95_note")] == row["ci95_note"]
 
 
 def test_the_csv_has_the_fields_of_the_published_one():

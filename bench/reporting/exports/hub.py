@@ -16,7 +16,7 @@ from bench.datasets.catalog import MIRRORS
 from bench.errors import UsageError
 from bench.reporting.boards import Board
 from bench.reporting.rows import Row
-from bench.reporting.table import interval, marks, percent
+from bench.reporting.table import interval_of, marks, percent
 from bench.runs.record import slug
 
 FOLDER = ".eval_results"
@@ -65,7 +65,7 @@ def _place(split: str, dataset: str | None) -> dict[str, str]:
 
 def _yaml(place: Mapping[str, str], entry: Row) -> str:
     notes = (
-        f"Acc@0.5 in percent, 95 % interval {interval(entry['ci95'])}, {entry['n']:,} expressions; training data: "
+        f"Acc@0.5 in percent, 95 % interval {interval_of(entry)}, {entry['n']:,} expressions; training data: "
         f"{entry['training_data']}; test images in training: {entry['saw_test_images']}; "
         f"marks: {', '.join(word for _, word in marks(entry)) or 'none'}; "
         f"signature {entry['signature']}"

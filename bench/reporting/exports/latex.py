@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from bench.reporting.boards import Board
 from bench.reporting.rows import Row
-from bench.reporting.table import BLANK, NOISY, Column, busy, filled_columns, interval, legend, marks
+from bench.reporting.table import BLANK, NOISY, Column, busy, filled_columns, interval_of, legend, marks
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -84,7 +84,7 @@ def _cell(column: Column, r: Row, text: str) -> str:
         signs = "".join(SIGNS[sign] for sign, _ in marks(r))
         return escape(text) + (f"$^{{{signs}}}$" if signs else "")
     if column.name == "acc@0.5":
-        return f"{text} {{\\footnotesize {interval(r['ci95'])}}}"
+        return f"{text} {{\\footnotesize {interval_of(r)}}}"
     if column.name == "beside":
         return ", ".join(f"{entry['value']:.2f}" for entry in r["published"] if entry["metric"] == "acc@0.5") or "--"
     if text == BLANK or text.startswith("("):

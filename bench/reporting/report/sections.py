@@ -49,7 +49,7 @@ def head(split: Split, runs: Sequence[ReportRun], answers: Sequence[AnsweredRun]
 def _facts(runs: Sequence[ReportRun], answers: Sequence[AnsweredRun]) -> list[dict[str, str]]:
     right = np.sum([run.outcomes.hit for run in answers], axis=0)
     best = metrics_of(runs[0].record)
-    kept = interval(best.ci95).replace(" ", "\N{NO-BREAK SPACE}")
+    kept = interval(best.ci95, best.ci95_note).replace(" ", "\N{NO-BREAK SPACE}")
     facts = [("leaderboard", f"{percent(best.accuracy)} %", f"Acc@0.5 of {runs[0].label}, {kept}")]
     if len(runs) > 1:
         some = (right > 0) & (right < len(runs))
@@ -69,7 +69,7 @@ def board(runs: Sequence[ReportRun]) -> dict[str, Any]:
     for number, run in enumerate(runs):
         metrics = metrics_of(run.record)
         marks = [{"sign": sign, "why": why} for sign, _, applies, why in MARKS if applies(run.row)]
-        rows.append(_dot(number, run.label, metrics.accuracy, metrics.ci95, line=0) | {"marks": marks})
+        rows.append(_dot(number, run.label, metrics, line=0) | {"marks": marks})
     notes = [f"{sign} {why}." for sign, why in legend([run.row for run in runs])]
     notes += [f"{why}." for applies, why in REMARKS if any(applies(run.row) for run in runs)]
     columns = filled_columns("h", [run.row for run in runs])
@@ -106,22 +106,23 @@ def strata(runs: Sequence[ReportRun]) -> dict[str, Any]:
 def _band(cut: str, label: str, runs: Sequence[ReportRun], several: Sequence[Metrics]) -> dict[str, Any]:
     cells: list[Stratum | None] = [metrics.strata.get(cut, {}).get(label) for metrics in several]
     dots = [
-        _dot(number, run.label, cell.accuracy, cell.ci95, line=number) if cell else None
+        _dot(number, run.label, cell, line=number) if cell else None
         for number, (run, cell) in enumerate(zip(runs, cells, strict=True))
     ]
     return {"label": label, "n": f"{next(c.n for c in cells if c):,}", "cells": dots[:CHARTED], "all": dots}
 
 
-def _dot(number: int, label: str, accuracy: float, ci95: tuple[float, float], line: int) -> dict[str, Any]:
+def _dot(number: int, label: str, part: Metrics | Stratum, line: int) -> dict[str, Any]:
     """Return a mark with its interval, on a line of its chart."""
+    low, high = part.ci95 or (part.accuracy, part.accuracy)
     return {
         "number": number,
         "shape": (number + number // SHAPES) % SHAPES,
         "label": label,
-        "accuracy": accuracy,
-        "low": ci95[0],
-        "high": ci95[1],
-        "interval": interval(ci95),
+        "accuracy": part.accuracy,
+        "low": low,
+        "high": high,
+        "interval": interval(part.ci95, part.ci95_note),
         "line": line,
     }
 
