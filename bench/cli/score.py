@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from bench.cli.options import SPLIT, Config, Json, Results, settings_of
+from bench.cli.options import MORE, SPLIT, Config, Json, Results, settings_of
 from bench.cli.output import emit
 
 
@@ -26,6 +26,20 @@ def score(
     partial: Annotated[
         bool, typer.Option("--partial", help="Take a file that lacks many rows; no table shows the run.")
     ] = False,
+    card: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML with what is known of the model: trained_on, paper, ...")
+    ] = None,
+    trained_on: Annotated[str | None, typer.Option(metavar="TEXT", help="Data the model was trained on.")] = None,
+    supervision: Annotated[
+        Literal["none", "zero-shot", "pseudo", "mixed", "full", "unknown"] | None,
+        typer.Option(metavar="WORD", help="none, zero-shot, pseudo, mixed or full.", show_default="unknown"),
+    ] = None,
+    saw_test_images: Annotated[
+        Literal["yes", "no", "unknown"] | None,
+        typer.Option(metavar="WORD", help="Whether its training had test images.", show_default="unknown"),
+    ] = None,
+    paper: Annotated[str | None, typer.Option(metavar="TEXT", help="Paper of the model.", rich_help_panel=MORE)] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Page of the model.", rich_help_panel=MORE)] = None,
     protocol: Annotated[
         str | None, typer.Option(help="iou, strict, giou or letterbox-clamped.", show_default="the run's own, or iou")
     ] = None,
@@ -51,9 +65,18 @@ def score(
     if (run is None) == (predictions is None):
         raise UsageError("give either the folder of a run or --predictions FILE with --split NAME")
     resolved = settings_of(config, results)
+    claims = {
+        "trained_on": trained_on,
+        "supervision": supervision,
+        "saw_test_images": saw_test_images,
+        "paper": paper,
+        "url": url,
+    }
     if run is not None:
-        if name or xywh or key != "auto" or partial:
-            raise UsageError("--name, --xywh, --key and --partial are about --predictions, not about a stored run")
+        if name or xywh or key != "auto" or partial or card or any(claims.values()):
+            raise UsageError(
+                "--name, --xywh, --key, --partial and what is stated of a model go with --predictions only"
+            )
         from bench.evaluation.scored import rescore
 
         record, folder = rescore(run, resolved, protocol, split, keep), run
@@ -64,11 +87,12 @@ def score(
         if split is None:
             raise UsageError("--predictions needs --split NAME; `bench data list` shows the splits")
         from bench.datasets.load import load_split
-        from bench.imported.scoring import import_boxes
+        from bench.imported.scoring import claimed_card, import_boxes
 
+        data = load_split(split, resolved)
         record, folder = import_boxes(
             predictions,
-            load_split(split, resolved),
+            data,
             Path(resolved.settings.results),
             name=name,
             xywh=xywh,
@@ -76,6 +100,7 @@ def score(
             protocol=protocol or "iou",
             settings=resolved.settings.evaluation,
             partial=partial,
+            card=claimed_card(name or predictions.stem, data.dataset, resolved, card, claims),
         )
     print_rows([record], Console(stderr=as_json))
     if as_json:

@@ -5,24 +5,63 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from pydantic import Field
 
 from bench.datasets.split import Split
 from bench.evaluation.identity import data_identity, now, split_named
 from bench.evaluation.metrics import summary
 from bench.evaluation.outcomes import Outcomes, outcomes, store_outcomes
 from bench.evaluation.protocols import protocol as protocol_named
-from bench.imported.alignment import Key, align_file
+from bench.grounding import SawTestImages, Supervision
+from bench.imported.alignment import Alignment, Key, align_file
 from bench.runs import provenance
 from bench.runs.files import explained, make_folder
-from bench.runs.predictions import SceneAnswers
 from bench.runs.record import Identity, Imported, RunRecord, runs_of, signature
 from bench.runs.store import store_rows, write_record
-from bench.settings import EvaluationSettings
+from bench.settings import EvaluationSettings, Resolved, Table, merged, parse_table, read_toml, shipped_options
 
 EXAMPLES = 20  # keys of each kind kept in the record
+
+
+class ImportedCard(Table):
+    """What is claimed of the model of imported boxes; the words are those of `PipelineCard`, `weights` part -> name."""
+
+    summary: str = ""
+    trained_on: str = ""
+    supervision: Supervision = "unknown"
+    saw_test_images: SawTestImages = "unknown"
+    paper: str = ""
+    url: str = Field("", pattern=r"^(https?://\S+)?$")
+    licence: str = ""
+    parameters: int | None = Field(None, ge=0)
+    weights: Mapping[str, str] = Field(default_factory=dict)
+
+
+def claimed_card(
+    name: str, dataset: str, resolved: Resolved, file: Path | None = None, flags: Mapping[str, Any] | None = None
+) -> ImportedCard:
+    """Read what is claimed of a model: flags that are not None, over a TOML file, over its card in bench.toml.
+
+    The card of a pipeline of this project is about its own weights, so only what a user's bench.toml adds to it is
+    taken. Raises SettingsError naming the flags or the file and the key.
+    """
+    card, shipped = resolved.table("pipelines", name, dataset).get("card", {}), shipped_options(name, dataset)
+    if shipped.keys() - {"card"}:
+        card = {key: value for key, value in card.items() if value != shipped.get("card", {}).get(key)}
+    layers = {f"bench.toml [pipelines.{name}.card]": card}
+    if file is not None:
+        layers[str(file)] = read_toml(file)
+    layers["flags"] = {key: value for key, value in (flags or {}).items() if value is not None}
+    claims: dict[str, Any] = {}
+    for where, layer in layers.items():
+        parse_table(ImportedCard, layer, where)
+        claims = merged(claims, layer)
+    return ImportedCard(**claims)
 
 
 def import_boxes(
@@ -36,6 +75,7 @@ def import_boxes(
     settings: EvaluationSettings | None = None,
     argv: Sequence[str] | None = None,
     partial: bool = False,
+    card: ImportedCard | None = None,
 ) -> tuple[RunRecord, Path]:
     """Score the boxes of a file on `split`; return the record and the run's folder under `results`.
 
@@ -64,7 +104,8 @@ def import_boxes(
     )
     places = {"missing": aligned.missing, "extra": aligned.extra, "other_image": aligned.other_image}
     order = "rows were counted in the order of the scenes, since the split's ids are not row numbers"
-    card = {"summary": f"boxes made elsewhere, from {path.name}", "saw_test_images": "unknown"}
+    claims = (card or ImportedCard()).model_dump(exclude_defaults=True)
+    facts = {"summary": f"boxes made elsewhere, from {path.name}", "saw_test_images": "unknown", **claims}
     record = RunRecord(
         status="complete",
         provenance="imported",
@@ -80,7 +121,7 @@ def import_boxes(
         finished=now(),
         git=provenance.git_state(),
         environment={"packages": provenance.packages()},
-        card={"name": identity.pipeline, **card},
+        card={"name": identity.pipeline, **facts},
         sessions=1,
         notes=(order,) if aligned.in_scene_order else (),
         errors={},
@@ -95,10 +136,10 @@ def import_boxes(
             examples={kind: tuple(keys[:EXAMPLES]) for kind, keys in places.items()},
         ),
     )
-    return record, _write(record, aligned.answers, scored, results)
+    return record, _write(record, aligned, scored, results)
 
 
-def _write(record: RunRecord, answers: Sequence[SceneAnswers], scored: Outcomes, results: Path) -> Path:
+def _write(record: RunRecord, aligned: Alignment, scored: Outcomes, results: Path) -> Path:
     """Write the run's folder, made under a hidden name and then moved to its place: whole or not at all."""
     data = record.identity.data
     parent = runs_of(results, record.name, data.split, data.fingerprint)
@@ -107,7 +148,7 @@ def _write(record: RunRecord, answers: Sequence[SceneAnswers], scored: Outcomes,
     fresh, old = (parent / f".{folder.name}.{os.getpid()}.{end}" for end in ("tmp", "old"))
     make_folder(fresh)
     try:
-        store_rows(fresh, answers)
+        store_rows(fresh, aligned.answers)
         store_outcomes(fresh, scored)
         write_record(fresh, record)
         with explained(folder):

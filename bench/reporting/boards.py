@@ -218,12 +218,15 @@ def _speed_keys(record: RunRecord, speeds: Speeds) -> dict[str, Any]:
 
 
 def _supervision(record: RunRecord) -> str:
-    """Return the word of the record's card, or for older cards that of the shipped card with the same facts."""
+    """Return the word of the record's card, or for older cards that of the shipped card with the same facts.
+
+    Of imported boxes it is what their user claimed.
+    """
     word, trained_on = record.card.get("supervision"), record.card.get("trained_on")
-    if record.provenance == "imported":
-        return "unknown"
     if word in get_args(Supervision):
         return str(word)
+    if record.provenance == "imported":
+        return "unknown"
     if trained_on == "nothing":
         return "none"
     dataset = record.identity.data.split.rpartition("-")[0]

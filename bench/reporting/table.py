@@ -230,7 +230,12 @@ COLUMNS: tuple[Column, ...] = (
 
 # The one legend of every format: sign, word (CSV and hub), the rows it applies to, what it says.
 MARKS: tuple[tuple[str, str, Callable[[Row], bool], str], ...] = (
-    ("†", "imported", lambda r: r["provenance"] == "imported", "boxes predicted elsewhere, scored here"),
+    (
+        "†",
+        "imported",
+        lambda r: r["provenance"] == "imported",
+        "boxes predicted elsewhere, scored here; what is stated of their training is not checked",
+    ),
     (
         "‡",
         "saw test images",

@@ -38,7 +38,7 @@ def print_rows(records: Sequence[RunRecord], console: Console | None = None) -> 
             console.print(f"  {sign} {why}", style="dim", markup=False, highlight=False)
         for line in remarks([(record.name, record) for record in group]):
             console.print(f"  {line}", style="yellow", markup=False, highlight=False)
-        if any(record.metrics and record.metrics.strata for record in group):
+        if cuts_of([record.metrics for record in group if record.metrics]):
             console.print()
             console.print(_strata(group))
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.runs import provenance
+
 KEYS = [
     "pipeline", "split", "n", "hits", "acc@0.5", "ci95", "ci95_note", "acc@0.7", "acc@0.9", "mean_iou", "oracle@0.5",
     "no_box", "errors", "strata", "expressions_per_s", "images_per_s", "peak_memory_mb", "run_dir", "missing", "extra",
@@ -24,6 +26,7 @@ def world(tmp_path):
     boxes = {f"e{n}": [0, 0, 40, 20] for n in range(11)} | {"e99": [0, 0, 1, 1]}
     boxes["e3"] = {"box": [0, 0, 40, 40], "image_name": "p5.jpg"}
     (tmp_path / "theirs.json").write_text(json.dumps(boxes))
+    (tmp_path / "card.toml").write_text('license = "MIT"')
     (tmp_path / "few.json").write_text(json.dumps({"e0": [0, 0, 40, 20]}))
     (tmp_path / "sides.json").write_text(json.dumps({f"e{n}": [50, 30, 40, 20 + n] for n in range(12)}))
     return tmp_path
@@ -74,7 +77,8 @@ def test_a_stored_run_gives_its_own_numbers(bench, world):
 @pytest.mark.slow
 def test_other_data_is_refused(bench, world):
     code, out, err = imported(bench)
-    assert (code, err) == (0, "") and "Acc@0.5" in out and "spatial words" in out
+    assert (code, err) == (0, "") and "Acc@0.5" in out
+    assert "by stratum" not in out  # every expression is alike
     assert "rows about no expression of the split: 1 (id e99)" in " ".join(out.split())
     row = last_row(imported(bench, "--json")[1])
     text = (world / "mine.jsonl").read_text()
@@ -104,8 +108,59 @@ def test_other_data_is_refused(bench, world):
     (("--predictions", "few.json", "-s", "file:mine.jsonl"), "--partial"),
     (("--predictions", "sides.json", "-s", "file:mine.jsonl"), "pass --xywh"),
     (("run", "--partial"), "--predictions"),
+    (("run", "--trained-on", "COCO"), "--predictions"),
+    (("--predictions", "theirs.json", "-s", "file:mine.jsonl", "--card", "card.toml"), "'license'; did you mean"),
+    (("--predictions", "theirs.json", "-s", "file:mine.jsonl", "--card", "none.toml"), "none.toml"),
+    (("--predictions", "theirs.json", "-s", "file:mine.jsonl", "--url", "javascript:alert()"), "flags: url"),
+    (("--predictions", "theirs.json", "-s", "file:mine.jsonl", "--supervision", "some"), "zero-shot"),
 ])  # fmt: skip
 def test_mistakes_are_explained(bench, world, argv, message):
     code, out, err = bench("score", *argv)
     assert (code, out) == (2, "")
     assert message in err and "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_what_a_model_was_trained_on_stands_in_every_table(bench, world, monkeypatch):
+    """Flags win over the file, and the file over bench.toml."""
+    monkeypatch.setattr(provenance, "git_state", lambda *_: {"commit": "c" * 40, "dirty": False})
+    (world / "bench.toml").write_text(
+        '[pipelines.Theirs.card]\ntrained_on = "toml"\nlicence = "toml"\nsaw_test_images = "no"\n'
+        '[pipelines.Theirs.on.file.card]\nsupervision = "mixed"\n'
+    )
+    (world / "card.toml").write_text('trained_on = "file"\nlicence = "MIT"\nparameters = 12_000_000\n')
+
+    def row():
+        assert bench("leaderboard")[0] == 0
+        tables = json.loads(Path("results/LEADERBOARD.json").read_text())["tables"]
+        (only,) = tables[0]["rows"]
+        keys = ("training_data", "trained_on", "licence", "saw_test_images", "parameters", "provenance")
+        return [only[key] for key in keys]
+
+    assert imported(bench)[0] == 0
+    assert row() == ["mixed", "toml", "toml", "no", None, "imported"]
+    assert imported(bench, "--card", "card.toml")[0] == 0
+    assert row() == ["mixed", "file", "MIT", "no", 12_000_000, "imported"]
+    claims = ("--trained-on", "flag", "--supervision", "full", "--saw-test-images", "yes", "--url", "https://x.org/a")
+    assert imported(bench, "--card", "card.toml", *claims, "--paper", "A paper")[0] == 0
+    assert row() == ["full", "flag", "MIT", "yes", 12_000_000, "imported"]
+    (line,) = [each for each in Path("results/LEADERBOARD.md").read_text().splitlines() if "| Theirs" in each][:1]
+    assert "†" in line and "‡" in line and "§" not in line and "full" in line
+    latex = bench("leaderboard", "export", "latex", "--out", "table.tex")
+    assert latex[0] == 0 and "full" in Path("table.tex").read_text()
+    assert bench("report", "--split", "file:mine.jsonl", "--out", "page.html")[0] == 0
+    page = Path("page.html").read_text()
+    assert "full" in page and "https://x.org/a" in page and "A paper" in page
+    assert len(list(Path("results/runs/Theirs/file-mine").iterdir())) == 1  # one run, its card replaced
+
+
+@pytest.mark.slow
+def test_the_card_of_a_shipped_pipeline_says_nothing_of_imported_boxes(bench, world):
+    code, out, _ = imported(bench, "--name", "mdetr", "--json")
+    record = json.loads((Path(last_row(out)["run_dir"]) / "run.json").read_text())
+    assert code == 0 and not {"trained_on", "supervision"} & record["card"].keys()
+    (world / "bench.toml").write_text('[pipelines.mdetr.card]\ntrained_on = "my own images"\n')
+    record = json.loads(
+        (Path(last_row(imported(bench, "--name", "mdetr", "--json")[1])["run_dir"]) / "run.json").read_text()
+    )
+    assert record["card"]["trained_on"] == "my own images" and "supervision" not in record["card"]

@@ -142,6 +142,7 @@ def made(run: ReportRun) -> dict[str, Any]:
         "device": f"{row.get('device') or identity.device}, {identity.dtype}, seed {identity.seed}",
         "trained on": str(card.get("trained_on") or ""),
         "paper": str(card.get("paper") or ""),
+        "link": str(card.get("url") or ""),
         "licence": str(card.get("licence") or ""),
         "weights": "\n".join(f"{part}: {sha256}" for part, sha256 in identity.weights.items()),
         "options": "\n".join(f"{key} = {value!r}" for key, value in options.items()),
