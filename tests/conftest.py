@@ -1,6 +1,7 @@
 """Shared by all tests: no time limits inside properties (machines are busy), no network, real files where they are."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,30 @@ def real() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data beside this checkout, nor in BENCH_REAL")
     return folder
+
+
+def chromium() -> str | None:
+    return os.environ.get("BENCH_CHROMIUM") or next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
+    )
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium. Where there is none tests are skipped, or fail where BENCH_NEED_BROWSER=1 insists."""
+    path = chromium()
+    if path is None:
+        why = "no Chromium on this machine; install one, or name its file in BENCH_CHROMIUM"
+        if os.environ.get("BENCH_NEED_BROWSER") == "1":
+            pytest.fail(why)
+        pytest.skip(why)
+    from playwright.sync_api import sync_playwright
+
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run")
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=path, args=[*flags, "--disable-background-networking"])
+        yield opened
+        opened.close()
 
 
 def pytest_collection_modifyitems(items):

@@ -12,7 +12,7 @@ from bench.doctor.readiness import ready
 from bench.errors import BenchError, UsageError
 from bench.evaluation.opening import OpenPipeline, open_pipeline
 from bench.grounding import Expression, ImageArray, Scene
-from bench.predicting.one import SingleAnswer, as_image, ground_texts
+from bench.predicting.one import SingleAnswer, as_image, ground_texts, warned
 from bench.settings import Resolved
 
 EMBEDDED, OWN = "shapes", "file"
@@ -32,6 +32,7 @@ class Desk:
         self._only = tuple(only)
         self._ready: dict[str, list[str]] = {}
         self._built: dict[tuple[str, str], OpenPipeline] = {}
+        self._samples: set[str] = set()
         self._lock = threading.RLock()
         self._split = load_split("shapes-val", resolved)
 
@@ -60,6 +61,12 @@ class Desk:
         """Load the image of an embedded scene: RGB uint8 (H, W, 3)."""
         return self._split.images.load(scene)
 
+    def _is_sample(self, source: str) -> bool:
+        """Return whether `source` (of `as_image`) is an embedded scene that the page offers."""
+        if not self._samples:
+            self._samples = {as_image(self.image(scene))[0] for scene, _ in self.samples()}
+        return source in self._samples
+
     def answers(self, image: ImageArray | None, text: str, names: Sequence[str], dataset: str) -> Iterator[Answered]:
         """Ground one expression by each pipeline in turn; the failure of one stops no other.
 
@@ -84,7 +91,8 @@ class Desk:
                 ground_texts(opened, f"{source} {WARM_UP}", pixels, [WARM_UP], name)
                 started = time.perf_counter()
                 answer = ground_texts(opened, source, pixels, [text], name)[0]
-                return name, answer, 1000 * (time.perf_counter() - started), ""
+                milliseconds = 1000 * (time.perf_counter() - started)
+                return name, answer if self._is_sample(source) else warned(answer, opened.card), milliseconds, ""
             except BenchError as error:
                 return name, None, None, str(error)
             except Exception as error:  # a pipeline of somebody's may fail in any way: the page continues

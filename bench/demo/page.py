@@ -18,11 +18,18 @@ if TYPE_CHECKING:
 
 WEIGHTS = {"trained on the embedded scenes (shapes)": EMBEDDED, "trained on photographs (bench.toml's defaults)": OWN}
 COLUMNS = ["pipeline", "score", "ms", "left", "top", "right", "bottom", "note"]
+PIXELS = [150, 80, 80, 70, 70, 70, 80, 200]  # of the columns; a narrow window scrolls
 FIRST_PORT, PORTS = 7860, 100
 CSS = """
 .gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
 #message { min-height: 0; } #message .error { color: var(--error-text-color); }
-#answers .grid-container { gap: 10px; }
+#answers .grid-wrap { height: auto; max-height: none !important; overflow: visible; padding: 0; }
+#answers .grid-container { grid-template-columns: repeat(auto-fill, minmax(min(100%, 13rem), 1fr)); padding: 0; }
+#answers .thumbnail-item { display: flex; flex-direction: column; aspect-ratio: auto; height: auto; }
+#answers .thumbnail-item > img { height: auto; max-height: 22rem; }
+#answers .caption-label { position: static; max-width: none; padding: 8px 10px; border: 0; background: none;
+  white-space: normal; opacity: 1 !important; }
+#numbers { max-width: calc(100vw - 4rem); overflow-x: auto; }
 """
 
 
@@ -93,7 +100,7 @@ def build_page(desk: Desk) -> Any:
         )
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                image = gr.Image(type="numpy", label="image", sources=["upload", "clipboard"], height=320)
+                image = gr.Image(type="numpy", label="image", sources=["upload", "clipboard"], height=320, format="png")
                 scene = gr.Dropdown(
                     [(f"{e.text} ({scene.id})", number) for number, (scene, e) in enumerate(samples)],
                     value=None,
@@ -104,12 +111,24 @@ def build_page(desk: Desk) -> Any:
                 button = gr.Button("Ask", variant="primary")
                 weights = gr.Radio(list(WEIGHTS), value=labels[first], label="weights")
                 names = gr.CheckboxGroup(desk.offered(first), value=desk.chosen(first), label="pipelines ready here")
-            with gr.Column(scale=3, min_width=380):
+            with gr.Column(scale=3, min_width=320):
                 message = gr.HTML(elem_id="message")
                 answers = gr.Gallery(
-                    label="answers", columns=3, object_fit="contain", elem_id="answers", buttons=[], height="auto"
+                    label="answers",
+                    show_label=False,
+                    object_fit="contain",
+                    elem_id="answers",
+                    buttons=[],
+                    height="auto",
                 )
-                numbers = gr.Dataframe(headers=COLUMNS, label="numbers", interactive=False, wrap=True)
+                numbers = gr.Dataframe(
+                    headers=COLUMNS,
+                    column_widths=PIXELS,
+                    label="numbers",
+                    elem_id="numbers",
+                    interactive=False,
+                    wrap=True,
+                )
         scene.input(take, scene, [image, text, weights, names], api_visibility="private").then(
             other_weights, [weights, names], names, api_visibility="private"
         )
@@ -128,6 +147,7 @@ def drawings(answered: Sequence[Answered]) -> list[tuple[Image.Image, str]]:
             continue
         score = "" if answer.score is None else f" · {answer.score:.2f}"
         caption = f"{pipeline}{score} · {milliseconds:.0f} ms" + (" · no box" if answer.box is None else "")
+        caption += f" · ⚠ {answer.prediction.note}" if answer.prediction.note else ""
         # Without the strip that holds the expression: it stands beside, in its field.
         out.append((answer.drawn().crop((0, 0, *answer.image.shape[1::-1])), caption))
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, overload
@@ -17,8 +17,11 @@ from bench.datasets.load import load_split
 from bench.errors import ImageError, UsageError
 from bench.evaluation import opening
 from bench.evaluation.answering import ground_checked
-from bench.grounding import Box, ImageArray, LoadedScene, Pipeline, Prediction, Query
+from bench.grounding import Box, ImageArray, LoadedScene, Pipeline, PipelineCard, Prediction, Query
 from bench.settings import Resolved
+
+SHAPES = "shapes-train"  # the training split of the embedded drawings, as cards name it
+DRAWN_ONLY = "trained on drawn shapes only; its box on a photograph means nothing"
 
 ImageLike = str | Path | ImageArray | Image.Image
 
@@ -124,6 +127,15 @@ def ground_texts(
     return [SingleAnswer(name, source, text, image, answer) for text, answer in zip(texts, answers, strict=True)]
 
 
+def warned(answer: SingleAnswer, card: PipelineCard) -> SingleAnswer:
+    """Note on an answer about a user's own image that the weights were trained on drawn shapes alone."""
+    parts = [part.strip() for part in card.trained_on.split(";")]
+    if not all(part.endswith(SHAPES) for part in parts):
+        return answer
+    note = "; ".join(filter(None, (answer.prediction.note, DRAWN_ONLY)))
+    return replace(answer, prediction=replace(answer.prediction, note=note))
+
+
 def as_image(given: object) -> tuple[str, ImageArray]:
     """Name and decode a file, a PIL image or RGB uint8 (H, W, 3). Raises ImageError, UsageError.
 
@@ -176,4 +188,5 @@ def ground_one(
         raise UsageError("give either --image FILE or --scene SPLIT/ID")
     pixels, dataset = (read_image(image), opening.OWN_DATA) if image is not None else image_of(str(scene), resolved)
     opened = opening.open_pipeline(pipeline, on or dataset, resolved, options)
-    return ground_texts(opened, str(image or scene), pixels, [text], pipeline)[0]
+    answer = ground_texts(opened, str(image or scene), pixels, [text], pipeline)[0]
+    return answer if image is None else warned(answer, opened.card)

@@ -67,7 +67,7 @@ def test_each_pipeline_answers_or_gives_its_error(desk):
     assert len(rows) == 4 and all(len(row) == len(COLUMNS) for row in rows)
     assert rows[0][3:7] == [1, 2, 40, 20] and rows[0][1] == 0.25 and rows[3] == ["reclip", *[None] * 6, "no weights"]
     (image, caption), (_, without) = drawings(answered)
-    assert image.size == (40, 30) and caption.startswith("yolo-clip · 0.25 · ") and without.endswith("no box")
+    assert image.size == (40, 30) and caption.startswith("yolo-clip · 0.25 · ") and " · no box · ⚠ <b>" in without
     assert (np.asarray(image) == [230, 57, 70]).all(-1).any()
     message = message_of(answered, "2 of <3>")
     assert "odd &lt;i&gt;" in message and "2 of &lt;3&gt;" in message
@@ -83,6 +83,19 @@ def test_a_pipeline_is_built_once_for_a_data_set_and_warmed_up_apart(desk):
     other[0, 0] = 1
     list(desk.answers(other, "the dog", ["yolo-clip"], "shapes"))
     assert desk.made["yolo-clip"].calls[-1][0] != name  # nor does another image pass for this one
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "warns"),
+    [("shapes-train", True), ("CLIP: shapes-train", True), ("CLIP: WebImageText; shapes-train", False), ("", False)],
+)
+def test_weights_of_drawn_shapes_warn_on_an_image_of_the_users(desk, trained_on, warns):
+    desk.made["yolo-clip"].card = PipelineCard("plain", "", trained_on=trained_on, supervision="full")
+    scene, expression = desk.samples()[3]
+    for image, warned in ((GREY, warns), (desk.image(scene), False)):
+        ((_, answer, *_),) = desk.answers(image, expression.text, ["yolo-clip"], "shapes")
+        assert ("drawn shapes only" in answer.prediction.note) == warned
+        assert ("drawn shapes only" in drawings([("yolo-clip", answer, 1.0, "")])[0][1]) == warned
 
 
 def test_answers_may_be_taken_by_several_threads(desk):
@@ -143,6 +156,32 @@ def test_the_page_over_http(tmp_path):
             port = taken.getsockname()[1]
             with pytest.raises(UsageError, match=f"--port {port}: cannot be taken"):
                 open_page(desk, "127.0.0.1", port, show=False, wait=False)
+    finally:
+        page.close(verbose=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [400, 1280])
+def test_captions_stand_under_their_images(desk, browser, tmp_path, width):
+    pytest.importorskip("gradio")
+    Image.fromarray(np.full((60, 80, 3), 200, np.uint8)).save(tmp_path / "grey.png")
+    desk.made["yolo-clip"].card = PipelineCard("plain", "", trained_on="shapes-train", supervision="full")
+    page, address = open_page(desk, "127.0.0.1", None, show=False, wait=False)
+    try:
+        tab = browser.new_context(viewport={"width": width, "height": 800}).new_page()
+        tab.goto(address)
+        tab.set_input_files("input[type=file]", tmp_path / "grey.png")
+        tab.get_by_label("expression").fill("the dog")
+        tab.wait_for_selector("img[src*=grey]")
+        tab.click("button:has-text('Ask')")
+        tab.wait_for_selector("#answers .gallery-item:nth-child(3) .caption-label")
+        for item in tab.locator("#answers .thumbnail-item").all():
+            image, caption = item.locator("img").bounding_box(), item.locator(".caption-label")
+            assert caption.bounding_box()["y"] >= image["y"] + image["height"] - 1
+            assert caption.evaluate("e => e.scrollWidth <= e.clientWidth + 1 && e.scrollHeight <= e.clientHeight + 1")
+        assert "drawn shapes only" in tab.locator("#answers .caption-label").first.inner_text()
+        heads = tab.locator("#numbers th").evaluate_all("all => all.map((e) => e.getBoundingClientRect().height)")
+        assert max(heads) < 60 and tab.evaluate("document.documentElement.scrollWidth") <= width
     finally:
         page.close(verbose=False)
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from bench.boxes import iou_elementwise
 from bench.datasets.shapes import ShapesImages, make_scene
-from bench.grounding import Prediction
+from bench.grounding import PipelineCard, Prediction
 
 BOXES = {"box_xyxy", "box_xyxy_unclipped", "score", "query", "proposals"}
 KEYS = {"pipeline", "image", "width", "height", "text", "note"} | BOXES
@@ -45,6 +45,7 @@ def test_a_file_and_a_scene_of_a_split_give_the_same(predict, tmp_path, attribut
     assert (drawn == [230, 57, 70]).all(-1).sum() > 50
     by_name = predict(*words, "--scene", f"shapes-val/{scene.id}")
     assert answer["box_xyxy"] == by_name["box_xyxy"] and by_name["image"] == f"shapes-val/{scene.id}"
+    assert "drawn shapes only" in answer["note"] and by_name["note"] == ""  # a file may be a photograph
 
 
 @pytest.mark.parametrize(("box", "clipped", "unclipped"), [
@@ -55,7 +56,7 @@ def test_a_file_and_a_scene_of_a_split_give_the_same(predict, tmp_path, attribut
 ])  # fmt: skip
 def test_boxes_are_clipped_and_no_box_is_null(bench, predict, monkeypatch, tmp_path, box, clipped, unclipped):
     class Fixed:
-        card = None
+        card = PipelineCard("fixed", "", supervision="none")
 
         def ground(self, batch):
             return [Prediction("0", box, 0.25, query_index=7)]

@@ -1,7 +1,5 @@
-"""The made-up world of reports (tests/report_world.py), its report as a file, and a Chromium to look at it with."""
+"""The made-up world of reports (tests/report_world.py), its report as a file, and a page of Chromium with it."""
 
-import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -24,30 +22,6 @@ def world(tmp_path_factory) -> World:
 def report(world, tmp_path_factory) -> Path:
     """The whole report of the made-up world as a file."""
     return world.report(tmp_path_factory.mktemp("report") / "report.html")["path"]
-
-
-def chromium() -> str | None:
-    return os.environ.get("BENCH_CHROMIUM") or next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
-    )
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Headless Chromium. Where there is none tests are skipped, or fail where BENCH_NEED_BROWSER=1 insists."""
-    path = chromium()
-    if path is None:
-        why = "no Chromium on this machine; install one, or name its file in BENCH_CHROMIUM"
-        if os.environ.get("BENCH_NEED_BROWSER") == "1":
-            pytest.fail(why)
-        pytest.skip(why)
-    from playwright.sync_api import sync_playwright
-
-    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run")
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=path, args=[*flags, "--disable-background-networking"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
