@@ -24,6 +24,7 @@ def show(
     json: Json = False,
 ) -> None:
     """Show every setting and its origin: the code's default, the project's bench.toml or your own file."""
+    from bench.reporting.terminal import print_table
     from bench.tables import in_force
 
     resolved = settings_of(config)
@@ -32,7 +33,7 @@ def show(
         emit({"home": str(resolved.home), "settings": rows})
         return
     cells = ((key, repr(row["value"]), row["from"]) for key, row in rows.items())
-    console_of().print(table_of(("key", "value", "from"), cells))
+    print_table(console_of(), table_of(("key", "value", "from"), cells, fold=("value", "from")))
     typer.echo(f"\nprepared data and weights: {resolved.home}")
 
 

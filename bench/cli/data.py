@@ -134,6 +134,7 @@ def listing(config: Config = None, json: Json = False) -> None:
     from dataclasses import asdict
 
     from bench.datasets.verify import survey
+    from bench.reporting.terminal import print_table
 
     resolved = settings_of(config)
     datasets = survey(resolved)
@@ -148,7 +149,7 @@ def listing(config: Config = None, json: Json = False) -> None:
     console = console_of()
     columns = ("split", "expressions", "images", "annotations", "images at")
     cells = (_cells(standing) for _, standings in datasets for standing in standings)
-    console.print(table_of(columns, cells, right=columns[1:3]))
+    print_table(console, table_of(columns, cells, right=columns[1:3], fold=columns[3:]))
     console.print(f"\nprepared data lies in {resolved.home}; people's own data needs no preparing: file:PATH.jsonl\n")
     for dataset, standings in datasets:
         console.print(f"[bold]{dataset.name}[/bold]  {_plain(dataset.title)}\n  terms: {_plain(dataset.terms)}")

@@ -47,6 +47,8 @@ def doctor(
 def _show_pipelines(report: Mapping[str, Any], console: Console) -> None:
     from rich.markup import escape
 
+    from bench.reporting.terminal import print_table
+
     rates = {row["pipeline"]: row for row in report.get("estimates", ())}
     right = ("roughly ex/s", "weights") if rates else ()
     rows = []
@@ -56,7 +58,8 @@ def _show_pipelines(report: Mapping[str, Any], console: Console) -> None:
             big = " (too big)" if row["fits"] is False else ""
             cells += [f"{row['expressions_per_s']:g}", f"{row['weights_gb']:.1f} GiB{big}"]
         rows.append(map(escape, cells))
-    console.print(table_of(("pipeline", "on shapes", "elsewhere", *right), rows, "\npipelines", right))
+    columns = ("pipeline", "on shapes", "elsewhere", *right)
+    print_table(console, table_of(columns, rows, "\npipelines", right, fold=columns[1:3]), right)
     if not rates:
         return
     speed = report["speed"]
@@ -75,11 +78,14 @@ def _show_pipelines(report: Mapping[str, Any], console: Console) -> None:
 
 
 def _show_splits(report: Mapping[str, Any], console: Console) -> None:
+    from bench.reporting.terminal import print_table
+
     rows = (
         (row["dataset"], ", ".join(row["ready"]) or "none", "" if row["ready"] == row["parts"] else row["how"])
         for row in report["splits"]
     )
-    console.print(table_of(("data set", "ready", "for the rest"), rows, "\ndata sets"))
+    columns = ("data set", "ready", "for the rest")
+    print_table(console, table_of(columns, rows, "\ndata sets", fold=columns[1:]))
     if report["faster"]:
         console.print("\nwhat would be faster, or do more", style="italic")
         for line in report["faster"]:

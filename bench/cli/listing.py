@@ -9,6 +9,9 @@ import typer
 from bench.cli.options import Config, Json, Results, settings_of
 from bench.cli.output import console_of, emit, table_of
 
+FOLD = ("what it does", "weights", "licence", "data set")
+DROP = ("licence", "weights", "saw test images", "trainable")  # where the terminal is narrow, in this order
+
 
 def listing(
     what: Annotated[
@@ -26,7 +29,10 @@ def listing(
     if json:
         emit({what: rows})
     elif rows:
+        from bench.reporting.terminal import print_table
+
         cells = (["" if v is None else str(v) for v in row.values()] for row in rows)
-        console_of().print(table_of(rows[0], cells))
+        table = table_of(rows[0], cells, right=("expressions", "images"), fold=FOLD)
+        print_table(console_of(), table, DROP)
     else:
         typer.echo(f"no {what} yet")

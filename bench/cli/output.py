@@ -38,14 +38,19 @@ def console_of(json: bool = False) -> Console:
 
 
 def table_of(
-    columns: Collection[str], rows: Iterable[Iterable[str]], title: str | None = None, right: Collection[str] = ()
+    columns: Collection[str],
+    rows: Iterable[Iterable[str]],
+    title: str | None = None,
+    right: Collection[str] = (),
+    fold: Collection[str] = (),
 ) -> Table:
-    """Make a plain table of texts; the columns in `right` are aligned there."""
+    """Make a plain table of texts; the columns in `right` are aligned there, those in `fold` may be broken."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, title=title, title_justify="left", show_header=bool(columns))
     for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column in right else "left")
+        justify: Any = "right" if column in right else "left"
+        table.add_column(column, overflow="fold", no_wrap=column not in fold, justify=justify)
     for row in rows:
         table.add_row(*row)
     return table

@@ -75,11 +75,11 @@ def pipeline_rows(resolved: Resolved) -> list[dict[str, object]]:
         rows.append(
             {
                 "pipeline": name,
+                "what it does": costs()["what"].get(name),
                 "weights": _weights({key: value for key, value in table.items() if key != "on"}),
                 "licence": card.get("licence"),
                 "saw test images": card.get("saw_test_images"),
                 "trainable": "yes" if registry.has(name, "tasks") else "",
-                "from": registry.origin(registry.PIPELINES, name),
             }
         )
     return rows

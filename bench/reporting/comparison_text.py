@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.comparison.compare import Comparison, Pair
 from bench.reporting.table import interval, percent, signed
-from bench.reporting.terminal import empty_table, wide
+from bench.reporting.terminal import empty_table, print_table, wide
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +27,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
 
     rule = comparison.signature.split("|")[1]
     emit(f"{comparison.split}  {comparison.n:,} expressions about {comparison.images:,} images  {rule}", "bold")
-    console.print(_runs(comparison))
+    print_table(console, _runs(comparison), ("mIoU",))
     for note in comparison.notes:
         emit(f"  {note}", "yellow")
     for pair in comparison.pairs:
@@ -39,7 +39,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
         strata = most_flipped(pair, comparison.n)
         if strata and len(comparison.pairs) <= PAIRS_WITH_STRATA:
             emit(f"\nwhere {pair.a} and {pair.b} flip most", "bold")
-            console.print(_strata(comparison, pair, strata))
+            print_table(console, _strata(comparison, pair, strata))
     if len(comparison.pairs) > PAIRS_WITH_STRATA:
         emit("\nThe strata of every pair are in --json.", "dim")
 
@@ -97,7 +97,7 @@ def _runs(comparison: Comparison) -> Table:
     levels = {run["confidence"] for run in comparison.runs}
     level = f"{100 * levels.pop():g} % interval" if len(levels) == 1 else "interval"
     for name in ("", "pipeline", "Acc@0.5", level, "mIoU"):
-        table.add_column(name, justify="left" if name in ("", "pipeline") else "right", overflow="fold")
+        table.add_column(name, justify="left" if name in ("", "pipeline") else "right", no_wrap=True)
     for run in comparison.runs:
         scores = percent(run["acc@0.5"]), interval(run["ci95"]), percent(run["mean_iou"])
         table.add_row(run["label"], Text(run["name"]), *scores)
@@ -108,11 +108,11 @@ def _strata(comparison: Comparison, pair: Pair, strata: list[Mapping[str, Any]])
     from rich.text import Text
 
     table = empty_table("")
-    table.add_column("cut", style="dim")
+    table.add_column("cut", style="dim", no_wrap=True)
     table.add_column("label", overflow="fold")
     level = f"{100 * comparison.confidence:g} % interval"
     for name in ("n", f"only {pair.a}", f"only {pair.b}", f"{pair.b} - {pair.a}", level):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in strata:
         counts = (f"{row[key]:,}" for key in ("n", "a_only", "b_only"))
         difference = signed(100 * row["difference"]), interval(row["ci95"])

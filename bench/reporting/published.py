@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bench.datasets.load import FILE, find_split
 from bench.errors import DataError
 from bench.reporting import table as tables
-from bench.reporting.terminal import wide
+from bench.reporting.terminal import print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +27,6 @@ ENTRIES = Path(__file__).with_name("published.toml")
 How = Literal["read", "figure", "computed", "recalled", "third-party", "inferred"]
 HOW = get_args(How)
 UNCHECKED = ("recalled", "third-party", "inferred")  # nobody looked these values up at their source
-WIDE = 200
 OTHER_SPLITS = ("ref-adv-s",)  # no data set here knows them; as own data they are file:ref-adv-s
 
 
@@ -162,17 +161,18 @@ def print_published(split: str, entries: Sequence[Published], console: Console) 
     if not entries:
         console.print(Text(f"nothing published is known for {split}"))
         return
-    wide(console, WIDE)
     table = Table(title=f"{split}: published", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("Acc@0.5 %", justify="right", no_wrap=True)
-    for column in ("method", "training", "protocol", "source"):
-        table.add_column(column, overflow="fold")
+    table.add_column("method", overflow="fold", min_width=24)
+    for column in ("training", "protocol"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("source", overflow="fold", min_width=30)
     for entry in entries:
         value = f"{entry.values[split]:.2f}" + ("" if entry.metric == "acc@0.5" else " mIoU")
         name = ", ".join(filter(None, (entry.method, entry.backbone)))
         source = f"{entry.source} ({entry.how})" + (f"; {entry.note}" if entry.note else "")
         cells = (value + (" ?" if entry.how in UNCHECKED else "  "), name, entry.training, entry.protocol, source)
         table.add_row(*map(Text, cells))
-    console.print(table)
+    print_table(console, table, ("protocol", "training"))
     if any(entry.how in UNCHECKED for entry in entries):
         console.print(Text(" ".join(tables.UNCHECKED)))

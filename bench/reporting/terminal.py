@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from bench.reporting.rows import Row, run_row
 from bench.reporting.table import BLANK, filled_columns, interval, legend, marks, percent
-from bench.runs.record import Metrics, RunRecord
+from bench.runs.record import Metrics, RunRecord, Stratum
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as Grid
+    from rich.text import Text
 
 WIDE = 160
+FOLDED = 16  # the narrowest that running text is folded to
+SPARE = ("0.9", "0.7", "no box", "ceiling", "ex/s", "errors", "mIoU")  # columns that a narrow terminal goes without
 
 
 def wide(console: Console | None, width: int = WIDE) -> Console:
@@ -26,6 +29,49 @@ def wide(console: Console | None, width: int = WIDE) -> Console:
     return console
 
 
+def print_table(console: Console, table: Grid, drop: Sequence[str] = ()) -> None:
+    """Print a table whose no_wrap columns (names, numbers) are never broken; the others are running text and fold.
+
+    Where it is wider than the terminal, the columns in `drop` go, first ones first, and are named below; where that is
+    not enough, each row gets a line for its first cell and one for the rest. A file has no edge: nothing goes there.
+    """
+    from rich.cells import cell_len
+
+    def plain(cell: Any) -> str:
+        return str(cell.plain) if hasattr(cell, "plain") else console.render_str(str(cell)).plain
+
+    gap = 2 if table.box is None or table.collapse_padding else 3
+    texts = [[plain(cell) for cell in (column.header, *column._cells)] for column in table.columns]
+    widths = [max(map(cell_len, cells)) for cells in texts]
+    if not console.is_terminal:
+        console.width = max(console.width, sum(widths) + gap * (len(widths) + 1))
+        console.print(table)
+        return
+    # 1. The columns that stay: running text needs FOLDED columns of the terminal, the others all of theirs.
+    needs = [w if c.no_wrap else min(w, c.min_width or FOLDED) for w, c in zip(widths, table.columns, strict=True)]
+    kept = list(range(len(needs)))
+    gone: list[str] = []
+    for header in drop:
+        if sum(needs[n] for n in kept) + gap * (len(kept) - 1) <= console.width:
+            break
+        if out := [n for n in kept if texts[n][0] == header]:
+            kept.remove(out[0])
+            gone.append(header)
+    # 2. Still too wide: two lines a row, with everything.
+    if sum(needs[n] for n in kept) + gap * (len(kept) - 1) > console.width:
+        for line in range(1, len(texts[0])):
+            console.print(texts[0][line], style="bold", markup=False, highlight=False, soft_wrap=True)
+            rest = [" ".join(filter(None, (cells[0], cells[line]))) for cells in texts[1:] if cells[line]]
+            console.print("    " + ", ".join(rest), markup=False, highlight=False, soft_wrap=True)
+        return
+    table.columns = [table.columns[n] for n in kept]
+    for place, column in enumerate(table.columns):
+        column._index = place
+    console.print(table)
+    if gone:
+        console.print(f"no room for: {', '.join(gone)}", style="dim", highlight=False)
+
+
 def print_rows(records: Sequence[RunRecord], console: Console | None = None) -> None:
     """Print a table a split, what must be known beside the numbers, and the strata; default stdout."""
     console = wide(console)
@@ -33,14 +79,14 @@ def print_rows(records: Sequence[RunRecord], console: Console | None = None) -> 
     for record in records:
         groups.setdefault(record.signature, []).append(record)
     for group in groups.values():
-        console.print(_scores(group))
+        print_table(console, _scores(group), SPARE)
         for sign, why in legend([_marked(record) for record in group]):
             console.print(f"  {sign} {why}", style="dim", markup=False, highlight=False)
         for line in remarks([(record.name, record) for record in group]):
             console.print(f"  {line}", style="yellow", markup=False, highlight=False)
-        if cuts_of([record.metrics for record in group if record.metrics]):
+        for table in _strata(group, console.width):
             console.print()
-            console.print(_strata(group))
+            print_table(console, table)
 
 
 def remarks(named: Sequence[tuple[str, RunRecord]]) -> list[str]:
@@ -80,7 +126,7 @@ def _remarks(record: RunRecord) -> list[str]:
     return [*lines, *record.notes]
 
 
-def _scores(records: Sequence[RunRecord]) -> Table:
+def _scores(records: Sequence[RunRecord]) -> Grid:
     """Make the table of runs that share a signature."""
     from rich.text import Text
 
@@ -88,7 +134,7 @@ def _scores(records: Sequence[RunRecord]) -> Table:
     level = next((record.metrics.bootstrap.confidence for record in records if record.metrics), 0.95)
     grid = empty_table(f"{data.split}  {data.expressions:,} expressions  {records[0].signature.split('|')[1]}")
     # Names are data: a Text takes no markup from them.
-    grid.add_column("pipeline", style="bold", overflow="fold", min_width=12)
+    grid.add_column("pipeline", style="bold", no_wrap=True)
     columns = filled_columns("t", [run_row(record, "") for record in records])
     for column, _ in columns:
         header = f"{100 * level:g} % interval" if column.name == "ci95" else column.header
@@ -108,13 +154,13 @@ def _marked(record: RunRecord) -> Row:
     return cast(Row, {**run_row(record, ""), **facts})
 
 
-def empty_table(title: str) -> Table:
+def empty_table(title: str) -> Grid:
     """Make a table with the look of all in the terminal: no frame, a line under the header."""
     from rich import box
-    from rich.table import Table as Grid
+    from rich.table import Table
     from rich.text import Text
 
-    return Grid(
+    return Table(
         title=Text(title, style="bold"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
@@ -125,27 +171,46 @@ def empty_table(title: str) -> Table:
     )
 
 
-def _strata(records: Sequence[RunRecord]) -> Table:
+def _strata(records: Sequence[RunRecord], width: int) -> Iterator[Grid]:
+    """Yield tables of strata in rows, each with as many pipelines in columns as fit."""
     from rich.text import Text
 
     scored = [(record.name, record.metrics) for record in records if record.metrics]
-    grid = empty_table("Acc@0.5 % by stratum")
-    grid.add_column("cut", style="dim")
-    grid.add_column("label", overflow="fold")
-    grid.add_column("n", justify="right")
-    for name, _ in scored:
-        grid.add_column(Text(name), justify="right")
-    for cut, labels in cuts_of([metrics for _, metrics in scored]).items():
-        for place, label in enumerate(labels):
-            cells = [metrics.strata.get(cut, {}).get(label) for _, metrics in scored]
-            n = next(cell.n for cell in cells if cell)
-            texts = [Text(percent(cell.accuracy) if cell else BLANK) for cell in cells]
-            for text, cell in zip(texts, cells, strict=True):
-                if cell and len(scored) <= 2:
-                    text.append(f" {interval(cell.ci95, cell.ci95_note)}", "dim")
-            grid.add_row(Text("" if place else cut), Text(label), f"{n:,}", *texts)
-        grid.add_section()
-    return grid
+    cuts = cuts_of([metrics for _, metrics in scored])
+    if not cuts:
+        return
+    intervals = len(scored) <= 2
+    room = width - max(map(len, cuts)) - max(len(label) for labels in cuts.values() for label in labels) - 12
+    columns: list[list[tuple[str, Metrics]]] = [[]]
+    used = 0
+    for name, metrics in scored:
+        need = max(len(name), 22 if intervals else 6) + 2
+        if columns[-1] and used + need > room:
+            columns.append([])
+            used = 0
+        columns[-1].append((name, metrics))
+        used += need
+    for number, some in enumerate(columns):
+        grid = empty_table("Acc@0.5 % by stratum" + (" (continued)" if number else ""))
+        grid.add_column("cut", style="dim", no_wrap=True)
+        grid.add_column("label", overflow="fold")
+        grid.add_column("n", justify="right", no_wrap=True)
+        for name, _ in some:
+            grid.add_column(Text(name), justify="right", no_wrap=True)
+        for cut, labels in cuts.items():
+            for place, label in enumerate(labels):
+                n = next(m.strata[cut][label].n for _, m in scored if label in m.strata.get(cut, {}))
+                texts = [_stratum(metrics.strata.get(cut, {}).get(label), intervals) for _, metrics in some]
+                grid.add_row(Text("" if place else cut), Text(label), f"{n:,}", *texts)
+            grid.add_section()
+        yield grid
+
+
+def _stratum(cell: Stratum | None, with_interval: bool) -> Text:
+    from rich.text import Text
+
+    text = Text(percent(cell.accuracy) if cell else BLANK)
+    return text.append(f" {interval(cell.ci95, cell.ci95_note)}", "dim") if cell and with_interval else text
 
 
 def cuts_of(several: Sequence[Metrics]) -> Mapping[str, list[str]]:
