@@ -42,6 +42,7 @@ def table(
     as_json: Json = False,
 ) -> None:
     """Print the table that papers print: methods in rows, splits in columns, published rows above ours."""
+    from bench.datasets.load import FILE, load_split
     from bench.errors import UsageError
     from bench.evaluation.protocols import protocol as protocol_named
     from bench.reporting.exports.paper import paper_csv, paper_latex, paper_markdown
@@ -52,9 +53,12 @@ def table(
         raise UsageError(f"--out {out} is a folder; name the file to write")
     if out is not None and out.exists() and not force:
         raise UsageError(f"--out {out} is there already; --force replaces it")
-    folder = stored_results(settings_of(config, results))
-    columns = paper_splits(listed(splits or ["refcoco,refcoco+,refcocog"]))
-    made = paper_table(folder, columns, against, metric, protocol_named(protocol).name, published or ())
+    resolved = settings_of(config, results)
+    folder, names = stored_results(resolved), listed(splits or ["refcoco,refcoco+,refcocog"])
+    columns = paper_splits(names)
+    own = (load_split(n, resolved) for n in names if n.startswith(FILE) and Path(n.removeprefix(FILE)).is_file())
+    data = {split.name: split.fingerprint for split in own}
+    made = paper_table(folder, columns, against, metric, protocol_named(protocol).name, published or (), data)
     text = {"md": paper_markdown, "csv": paper_csv, "latex": paper_latex}[format](made)
     for note in made.notes:
         typer.echo(note, err=True)

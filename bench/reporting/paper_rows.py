@@ -90,9 +90,12 @@ def _is_named(method: str, name: str) -> bool:
 
 
 def own_rows(
-    results: Path, splits: Sequence[str], metric: Metric, protocol: str, notes: list[str]
+    results: Path, splits: Sequence[str], metric: Metric, protocol: str, data: Mapping[str, str], notes: list[str]
 ) -> tuple[PaperRow, ...]:
-    """Merge the stored runs into rows, as the head of this file says; `notes` collects what is left out."""
+    """Merge the stored runs into rows, as the head of this file says; `notes` collects what is left out.
+
+    `data` is split -> fingerprint of the data that is meant; elsewhere the data that most runs are about.
+    """
     # 1. The runs of these splits under one protocol, on one version of each split's data.
     latest = [runs[-1] for runs in histories(results, [])]
     runs = [run for run in latest if run[0].identity.data.split in splits and run[0].protocol == protocol]
@@ -102,11 +105,10 @@ def own_rows(
         notes.append(f"left out: {len(given)} runs that chose among annotated boxes")
     versions = {split: Counter(_data(record) for record, _ in runs if _split(record) == split) for split in splits}
     for split, counted in versions.items():
-        if len(counted) > 1:
-            kept = counted.most_common(1)[0]
-            others = sum(counted.values()) - kept[1]
-            notes.append(f"left out: {others} runs on other data of the name {split} than data {kept[0][:8]}")
-            runs = [run for run in runs if _split(run[0]) != split or _data(run[0]) == kept[0]]
+        kept = data.get(split) or next((version for version, _ in counted.most_common(1)), "")
+        if others := sum(counted.values()) - counted[kept]:
+            notes.append(f"left out: {others} runs on other data of the name {split} than data {kept[:8]}")
+            runs = [run for run in runs if _split(run[0]) != split or _data(run[0]) == kept]
     # 2. Families of runs; where one has two weights on a split, each weights is a family.
     families: dict[tuple[Any, ...], list[Run]] = {}
     for record, folder in sorted(runs, key=lambda run: run[0].finished or ""):

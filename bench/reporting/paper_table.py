@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from bench.comparison.paired import holm
 from bench.comparison.ranks import compare_with
@@ -67,13 +68,16 @@ def paper_table(
     metric: Metric = "acc@0.5",
     protocol: str = "iou",
     wanted: Sequence[str] = (),
+    data: Mapping[str, str] = MappingProxyType({}),
 ) -> PaperTable:
     """Make the table of the runs under `results`; `wanted` names published methods, "all" or "none".
+
+    `data` is split -> fingerprint, where several files have a split's name.
 
     Raises UsageError where nothing is there to show and UnknownName for a row or method that does not exist.
     """
     notes: list[str] = []
-    ours = own_rows(results, splits, metric, protocol, notes)
+    ours = own_rows(results, splits, metric, protocol, data, notes)
     known = published_rows(splits, metric, wanted, {row.training for row in ours})
     if not ours and (against or not known):
         raise UsageError(f"{results}: no complete run on {', '.join(splits)} under protocol {protocol}; run one first")

@@ -35,6 +35,17 @@ def test_printed_and_written(bench, stored, tmp_path):
     assert [row["name"] for row in rows] == ["good", "poor"] and rows[0]["values"] == {"file:mine": 100.0}
 
 
+def test_own_data_is_known_by_its_content(bench, stored, tmp_path):
+    """Another file of the same name has a table of its own."""
+    (tmp_path / "other").mkdir()
+    line = {"image": "p.jpg", "text": "dog", "box_xyxy": [0, 0, 9, 9], "id": "e0", "width": 20, "height": 10}
+    (tmp_path / "other" / "mine.jsonl").write_text(json.dumps(line) + "\n")
+    code, _, err = bench("table", "--results", "out", "--splits", "file:other/mine.jsonl")
+    assert code == 2 and "no complete run on file:mine" in err
+    code, out, _ = bench(*stored)
+    assert code == 0 and "good" in out
+
+
 @pytest.mark.parametrize(("argv", "message"), [
     (("--against", "goood"), "did you mean 'good'"),
     (("--protocol", "iuo"), "did you mean 'iou'"),
