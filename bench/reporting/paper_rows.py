@@ -16,8 +16,8 @@ from typing import Any, Literal
 from bench.datasets.load import FILE
 from bench.errors import UnknownName
 from bench.reporting.boards import Run, histories, whole_row
+from bench.reporting.published import OTHER_SPLITS, Published, published
 from bench.reporting.published import UNCHECKED as HOW_UNCHECKED
-from bench.reporting.published import Published, published
 from bench.reporting.rows import Row
 from bench.reporting.table import UNCHECKED, marks
 from bench.runs.record import RunRecord
@@ -57,7 +57,7 @@ def published_rows(
     """
     alike = {word for word in trainings if word in GROUPS[1:-1]} or set(GROUPS)
     merged: dict[tuple[str, str, str], list[Published]] = {}
-    listed = {split: split.removeprefix(FILE) for split in splits}
+    listed = {split: stem if (stem := split.removeprefix(FILE)) in OTHER_SPLITS else split for split in splits}
     for entry in published():
         if entry.metric == metric and any(name in entry.values for name in listed.values()):
             merged.setdefault((entry.method, entry.backbone, entry.training), []).append(entry)

@@ -179,29 +179,36 @@ def _strata(records: Sequence[RunRecord], width: int) -> Iterator[Grid]:
     cuts = cuts_of([metrics for _, metrics in scored])
     if not cuts:
         return
-    intervals = len(scored) <= 2
+    texts = {
+        name: [
+            _stratum(metrics.strata.get(cut, {}).get(label), len(scored) <= 2)
+            for cut, labels in cuts.items()
+            for label in labels
+        ]
+        for name, metrics in scored
+    }
     room = width - max(map(len, cuts)) - max(len(label) for labels in cuts.values() for label in labels) - 12
-    columns: list[list[tuple[str, Metrics]]] = [[]]
+    columns: list[list[str]] = [[]]
     used = 0
-    for name, metrics in scored:
-        need = max(len(name), 22 if intervals else 6) + 2
+    for name, cells in texts.items():
+        need = max(len(name), *map(len, cells)) + 2
         if columns[-1] and used + need > room:
             columns.append([])
             used = 0
-        columns[-1].append((name, metrics))
+        columns[-1].append(name)
         used += need
     for number, some in enumerate(columns):
         grid = empty_table("Acc@0.5 % by stratum" + (" (continued)" if number else ""))
         grid.add_column("cut", style="dim", no_wrap=True)
         grid.add_column("label", overflow="fold")
         grid.add_column("n", justify="right", no_wrap=True)
-        for name, _ in some:
+        for name in some:
             grid.add_column(Text(name), justify="right", no_wrap=True)
+        rows = iter(zip(*(texts[name] for name in some), strict=True))
         for cut, labels in cuts.items():
             for place, label in enumerate(labels):
                 n = next(m.strata[cut][label].n for _, m in scored if label in m.strata.get(cut, {}))
-                texts = [_stratum(metrics.strata.get(cut, {}).get(label), intervals) for _, metrics in some]
-                grid.add_row(Text("" if place else cut), Text(label), f"{n:,}", *texts)
+                grid.add_row(Text("" if place else cut), Text(label), f"{n:,}", *next(rows))
             grid.add_section()
         yield grid
 

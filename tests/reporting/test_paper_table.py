@@ -138,7 +138,7 @@ def test_significance_is_that_of_the_paired_comparison_with_holm_over_the_table(
     assert [rows["near"].p["refcoco-val"], rows["good"].p["refcoco-val"], rows["poor"].p["refcoco-testA"]] == (
         pytest.approx(expected)
     )
-    assert "Holm's correction over 3 tests" in caption(made)
+    assert "Holm's correction for 3 tests" in caption(made)
     text = paper_markdown(made)
     assert "**83.33** ↑" in text and "16.67 ↓" in text
     assert "↑ significantly better than base" in text and "↓ significantly worse than base" in text
@@ -206,6 +206,8 @@ def test_bold_is_the_best_of_published_and_of_ours_separately(tmp_path, store):
         ("better", "refcoco-val"),  # on testA it is alone
     }
     assert published_rows(("shapes-val",), "acc@0.5", ("all",)) == ()
+    assert published_rows(("file:refcoco-val",), "acc@0.5", ("all",)) == ()  # own data, whatever it is called
+    assert len(published_rows(("file:ref-adv-s",), "acc@0.5", ("all",))) == 32
 
 
 def without_escapes(text):

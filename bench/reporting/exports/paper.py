@@ -43,7 +43,7 @@ def caption(table: PaperTable) -> str:
     if table.against:
         text += (
             f" {BETTER} {WORSE}: significantly better or worse than {table.against} (paired bootstrap over images, "
-            f"Holm's correction over {table.tests} tests, p ≤ 0.05)."
+            f"Holm's correction for {table.tests} test{'' if table.tests == 1 else 's'}, p ≤ 0.05)."
         )
     return text
 
