@@ -79,13 +79,15 @@ def load(group: str, name: str, part: Part = "pipeline") -> Any:
 
     Raises UnknownName with the nearest names, MissingPackage, BenchError.
     """
-    value = _import(_entry(group, name), group)
+    entry = _entry(group, name)
     if group != PIPELINES:
-        return value
+        return _import(entry, group)
+    # A Method is a constant; a plain factory is not imported to learn that it has no other part.
+    value = _import(entry, group) if part == "pipeline" or entry.attr.isupper() else None
     path = getattr(value, part) if isinstance(value, Method) else ""
     if path:
         return _import(EntryPoint(name, path, group), group)
-    if part == "pipeline":  # a plain factory
+    if part == "pipeline":
         return value
     raise UnknownName(PARTS[part], name, [other for other in names(PIPELINES) if has(other, part)])
 

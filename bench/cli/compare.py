@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.options import MORE, SPLIT, Config, Json, Results
-from bench.cli.output import emit
+from bench.cli.output import emit, table_console
 
 if TYPE_CHECKING:
     from bench.settings import Resolved
@@ -46,8 +46,6 @@ def compare(
     """
     import json
 
-    from rich.console import Console
-
     from bench.comparison.compare import compare as compare_runs
     from bench.comparison.compared_runs import find_runs
     from bench.reporting.comparison_text import print_comparison
@@ -65,7 +63,7 @@ def compare(
 
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in compared.flips(texts))
         write_atomically(flips, "".join(lines).encode())
-    print_comparison(compared, Console(stderr=as_json))
+    print_comparison(compared, table_console(as_json))
     if as_json:
         emit(compared.as_object(texts))
 

@@ -38,7 +38,9 @@ def demo(
     A pipeline is loaded at its first use and stays loaded. Needs the extra "demo" of grounding-bench (Gradio).
     """
     from bench.demo.page import load_gradio, open_page
+    from bench.evaluation.device import loading
 
+    loading("Gradio")
     load_gradio()
     from bench.demo.desk import Desk
 

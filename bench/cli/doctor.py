@@ -30,7 +30,9 @@ def doctor(
     with 1 when the named pipeline does not work.
     """
     from bench.doctor.machine import examine
+    from bench.evaluation.progress import message
 
+    message("looking at this machine ...")
     report = examine(settings_of(config), pipeline)
     if json:
         emit(report)

@@ -21,7 +21,7 @@ from bench.cli.options import (
     pipeline_names,
     settings_of,
 )
-from bench.cli.output import emit, log_to_stderr
+from bench.cli.output import emit, log_to_stderr, table_console
 
 app = typer.Typer(
     help="Make pseudo-labels for images, without their annotations; count, export and score them.",
@@ -172,8 +172,6 @@ def score(
 
     Every scorer scores every file; pairs already in the folder are not scored again.
     """
-    from rich.console import Console
-
     from bench.errors import UsageError
     from bench.labelling.scorer_files import show_official
     from bench.labelling.scoring import score_labels
@@ -198,7 +196,7 @@ def score(
         resolved = settings_of(config, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
         options = assignments(set_ or [])
         record = score_labels(scorer, files, split, out, resolved, pipeline, options, protocol, official_files)
-    print_pairs(record["pairs"], Console(stderr=json))
+    print_pairs(record["pairs"], table_console(json))
     typer.echo(out / IMAGE, err=json)
     if json:
         pairs = [{k: v for k, v in pair.items() if k != "counts"} for pair in record["pairs"]]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from bench.cli.options import SPLIT, Config, Force, Json, Results, settings_of
-from bench.cli.output import emit
+from bench.cli.output import emit, table_console
 
 if TYPE_CHECKING:
     from bench.settings import Resolved
@@ -67,13 +67,11 @@ def published(
     as_json: Json = False,
 ) -> None:
     """Print what papers published for a split, with sources."""
-    from rich.console import Console
-
     from bench.reporting.published import find_published_split, on_split, print_published
 
     name = find_published_split(split)
     entries = on_split(name)
-    print_published(name, entries, Console(stderr=as_json))
+    print_published(name, entries, table_console(as_json))
     if as_json:
         rows = [{"value": e.values[name], **e.model_dump(mode="json", exclude={"values"})} for e in entries]
         emit({"split": name, "published": rows})

@@ -166,10 +166,15 @@ def _quieter(value: bool) -> None:
 
 
 def set_verbosity(level: int) -> None:
-    """Set how much goes to stderr: 1 logs of every library too, 0 as usual, -1 errors only."""
+    """Set how much goes to stderr: 1 the logs of every library too, 0 progress and warnings, -1 errors only."""
     import logging
 
-    logging.getLogger("bench").setLevel({1: logging.DEBUG, 0: logging.NOTSET, -1: logging.ERROR}[level])
+    logging.getLogger("bench").setLevel(logging.ERROR if level < 0 else logging.NOTSET)
+    logging.getLogger().setLevel(logging.INFO if level > 0 else logging.WARNING)
+    if level > 0:
+        from bench.cli.output import log_to_stderr
+
+        log_to_stderr("bench")
 
 
 def _print_version(value: bool) -> None:
@@ -204,7 +209,7 @@ def bench(
 def main() -> None:
     """Run the console script: a user's own mistake is one readable message and an exit code, never a traceback."""
     try:
-        app()
+        app(prog_name="bench")
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -37,6 +37,15 @@ def console_of(json: bool = False) -> Console:
     return console
 
 
+def table_console(json: bool) -> Console:
+    """Open a console for tables: on stdout, or where stdout is for a program on stderr, and then not under --quiet."""
+    from rich.console import Console
+
+    from bench.evaluation.progress import is_quiet
+
+    return Console(stderr=json, quiet=json and is_quiet(), emoji=False)
+
+
 def table_of(
     columns: Collection[str],
     rows: Iterable[Iterable[str]],
@@ -57,7 +66,10 @@ def table_of(
 
 
 def log_to_stderr(name: str, leads: bool = True) -> None:
-    """Show warnings, and the logger `name` from INFO on; of a rank that does not lead only its warnings."""
+    """Show warnings, and the logger `name` from INFO on; of a rank that does not lead only its warnings.
+
+    Under `--quiet` only errors pass.
+    """
     import logging
 
     from rich.console import Console
@@ -65,8 +77,9 @@ def log_to_stderr(name: str, leads: bool = True) -> None:
 
     console = Console(stderr=True)
     if console.is_terminal:
-        handler = RichHandler(console=console, show_path=False)
+        handler = RichHandler(console=console, show_path=False, show_time=False, show_level=False, highlighter=None)
         logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     else:  # a file has no edge to fold at
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger(name).setLevel(logging.INFO if leads else logging.WARNING)
+    level = logging.INFO if leads else logging.WARNING
+    logging.getLogger(name).setLevel(max(level, logging.getLogger("bench").level))

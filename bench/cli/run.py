@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli import options as opt
-from bench.cli.output import console_of, emit, table_of
+from bench.cli.output import console_of, emit, table_console, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -119,7 +119,7 @@ def run(
                 # A pair that fails is reported at once, and the others are run.
                 failed[pair.number] = str(error)
                 if not worker:
-                    message(f"{pair}: {error}")
+                    message(f"{pair}: {error}", error=True)
                 continue
             if one.rank.index == 0:  # the other ranks have no finished record
                 runs[pair.number] = one
@@ -150,8 +150,6 @@ def print_states(pairs: Sequence[Pair], as_json: bool) -> None:
 
 def finish(pairs: Sequence[Pair], runs: Mapping[int, Run], failed: Mapping[int, str], as_json: bool) -> None:
     """Print the rows of all pairs and the failures, and leave with the exit code."""
-    from rich.console import Console
-
     from bench.evaluation.progress import message
     from bench.reporting.rows import run_row
     from bench.reporting.terminal import print_rows
@@ -159,13 +157,13 @@ def finish(pairs: Sequence[Pair], runs: Mapping[int, Run], failed: Mapping[int, 
     complete = [(pair, runs[pair.number]) for pair in pairs if pair.number in runs]
     if complete or failed:
         print_rows(
-            [run.record.model_copy(update={"name": pair.name}) for pair, run in complete], Console(stderr=as_json)
+            [run.record.model_copy(update={"name": pair.name}) for pair, run in complete], table_console(as_json)
         )
     if failed and len(pairs) > 1:
-        message(f"{len(failed)} of {len(pairs)} failed:")
+        message(f"{len(failed)} of {len(pairs)} failed:", error=True)
         for pair in pairs:
             if pair.number in failed:
-                message(f"  [{pair.number}] {pair}: {failed[pair.number]}")
+                message(f"  [{pair.number}] {pair}: {failed[pair.number]}", error=True)
     if as_json:
         rows: list[dict[str, Any]] = [
             run_row(run.record, run.folder) | ({"variant": pair.variant} if pair.variant else {})

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from bench.cli.options import MORE, SPLIT, Config, Json, Results, settings_of
-from bench.cli.output import emit
+from bench.cli.output import emit, table_console
 
 
 def score(
@@ -56,8 +56,6 @@ def score(
     needs; boxes made elsewhere become a run of their own (provenance: imported) that the
     leaderboard shows.
     """
-    from rich.console import Console
-
     from bench.errors import UsageError
     from bench.reporting.rows import run_row
     from bench.reporting.terminal import print_rows
@@ -102,6 +100,6 @@ def score(
             partial=partial,
             card=claimed_card(name or predictions.stem, data.dataset, resolved, card, claims),
         )
-    print_rows([record], Console(stderr=as_json))
+    print_rows([record], table_console(as_json))
     if as_json:
         emit({"rows": [run_row(record, folder)]})

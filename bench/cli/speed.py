@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli import options as opt
-from bench.cli.output import emit
+from bench.cli.output import emit, table_console
 
 if TYPE_CHECKING:
     from bench.speed.record import PairRecord, SpeedRecord
@@ -132,18 +132,16 @@ def _measured(
         except BenchError as error:
             if len(jobs) == 1:
                 raise
-            message(f"{name}: {error}")
+            message(f"{name}: {error}", error=True)
             failed = True
     return done, failed
 
 
 def _show(done: list[Done], as_json: bool) -> None:
-    from rich.console import Console
-
     from bench.reporting.speed_table import print_pair, print_speeds
     from bench.speed.record import PairRecord, SpeedRecord
 
-    console = Console(stderr=as_json)
+    console = table_console(as_json)
     print_speeds([record for record, _ in done if isinstance(record, SpeedRecord)], console)
     for record, _ in done:
         if isinstance(record, PairRecord):

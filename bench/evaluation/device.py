@@ -7,9 +7,17 @@ import random
 import sys
 
 from bench.errors import DeviceError, MissingPackage
+from bench.evaluation.progress import message
 from bench.runs.provenance import ask_driver, driver_version
+from bench.runs.shards import from_environment
 
 DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
+
+
+def loading(name: str) -> None:
+    """Announce on the first rank what takes seconds to load, before the first import of its packages."""
+    if not from_environment().index:
+        message(f"loading {name} ...")
 
 
 def resolve_device(name: str, local_rank: int | None = None) -> str:
@@ -77,6 +85,8 @@ def _has_driver() -> bool:
 
 
 def _gpus(required: bool) -> int:
+    if "torch" not in sys.modules:
+        loading("torch")
     try:
         import torch
     except ModuleNotFoundError:

@@ -5,6 +5,7 @@ name, split, settings ─► pipeline_context ─► open_pipeline ─► OpenPi
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,14 @@ from bench.acceleration import Acceleration
 from bench.clock import Clock
 from bench.datasets.split import Split
 from bench.errors import BenchError, MissingPackage
-from bench.evaluation.device import make_deterministic, resolve_device, resolve_dtype, seed_everything, use_device
+from bench.evaluation.device import (
+    loading,
+    make_deterministic,
+    resolve_device,
+    resolve_dtype,
+    seed_everything,
+    use_device,
+)
 from bench.fetching.sources import refuse_missing
 from bench.grounding import Candidates, LoadedScene, Pipeline, PipelineCard, PipelineContext, Prediction, Scene
 from bench.hashing import spelled_out
@@ -24,6 +32,7 @@ from bench.install import bring_module
 from bench.settings import Resolved, merged
 
 OWN_DATA = "file"
+log = logging.getLogger("bench.run")
 
 
 @dataclass(frozen=True, repr=False)
@@ -109,6 +118,7 @@ def build(context: PipelineContext, resolved: Resolved, begun: float | None = No
     """Call the factory of a context. Raises what `open_pipeline` says; `begun` is when the opening began."""
     begun = time.perf_counter() if begun is None else begun
     refuse_missing(context)  # before torch is imported
+    loading(context.name)
     factory = registry.pipeline_factory(context.name)
     use_device(context.device)
     if resolved.settings.run.deterministic:
@@ -133,7 +143,9 @@ def build(context: PipelineContext, resolved: Resolved, begun: float | None = No
     if context.candidates and context.candidates.taken and not pipeline.card.proposals:
         raise BenchError(f"pipeline {context.name!r} takes annotated boxes; its card must name them in `proposals`")
     seed_everything(context.seed)  # once more: the factory may have been the first to import torch
-    return OpenPipeline(pipeline, context, resolved, time.perf_counter() - begun)
+    seconds = time.perf_counter() - begun
+    log.info("%s: loaded in %.1f s, on %s in %s", context.name, seconds, context.device, context.dtype)
+    return OpenPipeline(pipeline, context, resolved, seconds)
 
 
 def dataset_of(split: Split | str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ Advance = Callable[[int], None]
 @contextmanager
 def progress(title: str, total: int, before: int = 0, quiet: bool = False) -> Iterator[Advance]:
     """Yield `advance(images)`. `before` images were answered in earlier sessions; the rate leaves them out."""
-    console = Console(stderr=True, quiet=quiet, emoji=False)  # file:bird: is no emoji
+    console = Console(stderr=True, quiet=quiet or is_quiet(), emoji=False)  # file:bird: is no emoji
     if console.is_terminal:
         columns = (
             TextColumn("{task.description}"),
@@ -39,8 +40,15 @@ def progress(title: str, total: int, before: int = 0, quiet: bool = False) -> It
         yield _lines(console, title, total, before)
 
 
-def message(line: str) -> None:
-    """Print one line on stderr."""
+def is_quiet() -> bool:
+    """Tell whether only results and errors are to be printed (`--quiet`): the level of the logger "bench" says it."""
+    return logging.getLogger("bench").level >= logging.ERROR
+
+
+def message(line: str, error: bool = False) -> None:
+    """Print one line on stderr; under `--quiet` only an error."""
+    if is_quiet() and not error:
+        return
     Console(stderr=True, emoji=False).print(line, markup=False, highlight=False, soft_wrap=True)
 
 

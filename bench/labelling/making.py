@@ -13,7 +13,7 @@ from typing import Any
 
 from bench import registry
 from bench.errors import DataError
-from bench.evaluation.device import seed_everything, use_device
+from bench.evaluation.device import loading, seed_everything, use_device
 from bench.evaluation.opening import pipeline_context
 from bench.evaluation.progress import progress
 from bench.hashing import sha256_file
@@ -47,11 +47,13 @@ def make_labels(
     """
     # 1. What may be refused, before an hour's work.
     check_jsonl_name(out)
-    labels_of = registry.load(registry.LABEL_SOURCES, source)
+    registry.origin(registry.LABEL_SOURCES, source)
     name, dataset, scenes, image_source = find_images(split, images, out, resolved)
     scenes = scenes[:limit]
     if lists is not None:
         list_format(dataset)
+    loading(source)
+    labels_of = registry.load(registry.LABEL_SOURCES, source)
     options = merged(resolved.table("label", source, dataset), options or {})
     context = without_annotations(replace(pipeline_context(source, dataset, resolved), options=options))
     use_device(context.device)

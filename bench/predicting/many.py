@@ -94,7 +94,7 @@ def answer_many(
         _write(out, (rows[name] for name in order))
     unread = {row["image"]: row["error"] for row in rows.values() if row["error"] is not None}
     for why in list(unread.values())[:NAMED]:
-        message(f"unreadable: {why}")
+        message(f"unreadable: {why}", error=True)
     return {
         "pipeline": pipeline,
         "out": str(out),

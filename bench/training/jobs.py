@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import registry
 from bench.datasets.images import CachedImages
-from bench.datasets.load import load_split
+from bench.datasets.load import FILE, find_split, load_split
 from bench.datasets.readers.labels import load_labels, open_album, sources_of
 from bench.errors import DataError, UnknownName, UsageError
-from bench.evaluation.device import make_deterministic, seed_everything
+from bench.evaluation.device import loading, make_deterministic, seed_everything
 from bench.runs.shards import from_environment
 from bench.settings import Resolved
-from bench.training.setup import make_job, start_record, write_record
-from bench.training.task import ExternalTraining, Trained, TrainingJob, TrainTask
-from bench.training.trainer import train
+
+if TYPE_CHECKING:  # they import torch, which takes seconds: only once the request is known to be sound
+    from bench.training.task import ExternalTraining, Trained, TrainingJob, TrainTask
 
 
 def train_pipeline(
@@ -46,25 +46,32 @@ def train_pipeline(
 
     Raises UnknownName, UsageError, DataError, SettingsError.
     """
-    # 1. Refuse what does not go together before data is read.
-    tasks = tasks or registry.load(registry.PIPELINES, pipeline, "tasks")
-    select = registry.load(registry.CURRICULA, curriculum) if curriculum else None
+    # 1. Refuse what does not go together before data is read, and data that is not there before torch is imported.
+    registry.origin(registry.PIPELINES, pipeline)
+    for name in (split_name, validate):
+        if name is not None and not name.startswith(FILE):
+            find_split(name)
+    if curriculum:
+        registry.origin(registry.CURRICULA, curriculum)
     nodes = out / "nodes"
-    for refused, message in (
+    for refused, why in (
         (
-            select and not labels,
+            curriculum and not labels,
             f"--curriculum {curriculum} selects among pseudo-labels: name their files with --labels",
         ),
-        (select and part, f"--part {part}: a curriculum trains whole networks; leave it out"),
-        (select and fresh, f"--fresh: a curriculum's finished work is in {nodes}; delete that, or name another --out"),
-        (dry_run and not select, "--dry-run prints the plan of a curriculum: add --curriculum single or multi"),
+        (curriculum and part, f"--part {part}: a curriculum trains whole networks; leave it out"),
+        (
+            curriculum and fresh,
+            f"--fresh: a curriculum's finished work is in {nodes}; delete that, or name another --out",
+        ),
+        (dry_run and not curriculum, "--dry-run prints the plan of a curriculum: add --curriculum single or multi"),
         (
             validate is None and not split_name.endswith("-train"),
-            f"name with --validate the split to score on: {split_name} is no train split",
+            f"name the split to score on with --validate SPLIT: {split_name} is not a data set's train split",
         ),
     ):
         if refused:
-            raise UsageError(message)
+            raise UsageError(why)
     # 2. Load the split, or the images of its data set with the expressions of `labels`, and the validation split.
     album = open_album(split_name, resolved) if labels else None
     split, files, _ = (
@@ -74,10 +81,16 @@ def train_pipeline(
     if not split.scenes:
         raise DataError(f"{split.name}: there is nothing to train on; the split has no scenes")
     validation = load_split(validate or split_name.removesuffix("-train") + "-val", resolved)
-    if select:  # many trainings use the same images
+    if curriculum:  # many trainings use the same images
         split = replace(split, images=CachedImages(split.images))
         validation = replace(validation, images=CachedImages(validation.images))
     # 3. Make the job, and seed what draws at random outside the trainer.
+    loading(f"{pipeline} to train on {split.name}")
+    tasks = tasks or registry.load(registry.PIPELINES, pipeline, "tasks")
+    from bench.training.setup import make_job, start_record, write_record
+    from bench.training.task import TrainTask
+    from bench.training.trainer import train
+
     job = make_job(pipeline, split, validation, resolved, recipe, out, on)
     table = dict(job.recipe)
     options = table.pop("curriculum", {})
@@ -88,8 +101,9 @@ def train_pipeline(
     started = start_record(out)  # before the weights are written, which are files of the checkout too
     # 4. Train, part by part or by the curriculum.
     trained: dict[str, Trained | None] = {}
-    if select:
+    if curriculum:
         sources = sources_of(split_name, labels, resolved, limit, album)
+        select = registry.load(registry.CURRICULA, curriculum)
         trained = select(job, sources, tasks, options, dry_run)
     else:
         for name, task in chosen_tasks(job, tasks, part).items():
@@ -103,6 +117,8 @@ def train_pipeline(
 
 def chosen_tasks(job: TrainingJob, tasks: Any, part: str | None) -> dict[str, TrainTask | ExternalTraining]:
     """Make the tasks of the part, or of all. Raises UnknownName, and UsageError for what a part's trainer cannot do."""
+    from bench.training.task import ExternalTraining
+
     parts = tasks(job)
     if part is not None and part not in parts:
         raise UnknownName(f"part of {job.context.name}", part, parts)

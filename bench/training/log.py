@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bench.errors import MissingPackage
+from bench.evaluation.progress import is_quiet
 from bench.runs.files import Appender, write_atomically
 from bench.training.config import BatchPlan, TrainConfig
 
@@ -178,7 +179,7 @@ def progress_bar(title: str, total: int, done: int) -> Iterator[Any]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = next((h.console for h in logging.getLogger().handlers if isinstance(h, RichHandler)), None)
-    if console is None or not console.is_terminal:
+    if console is None or not console.is_terminal or is_quiet():
         yield lambda note: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))

@@ -63,8 +63,7 @@ def curriculum(
     nodes = Nodes(job, tasks, full, dry_run)
     record = CurriculumRecord(kind, options, {s.name: s for s in sources}, {pool.name: pool for pool in pools})
     record.plan = make_plan(pools, {name: task.config for name, (task, _) in recipes.items()}, options)
-    for line in plan_lines(record.plan, nodes.memo.records()):
-        log.info("curriculum: %s", line)
+    log.info("%s", "\n".join(plan_lines(record.plan, nodes.memo.records())))
     try:
         # 2. A scorer M_i for each source: trained on the whole source, or given.
         scorers = {pool.name: _scorer(pool, scorer, metric, nodes, record) for pool in pools}
