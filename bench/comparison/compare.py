@@ -1,6 +1,6 @@
 """Compare two or more runs pair by pair: the difference, its interval, and the strata it comes from.
 
-A pair (A, B) is about B - A: a positive difference says that B is better. Every interval is from one set of draws of
+A pair (A, B) is about A - B: a negative difference says that B is better. Every interval is from one set of draws of
 images (bench/comparison/paired.py), so results of one call go together. Shapes: N expressions, m images that have any,
 R runs, S strata. Everything that is drawn is a whole number (IoUs in millionths, as they are stored), so the sums are
 exact and the same on every machine.
@@ -21,12 +21,15 @@ from numpy.typing import NDArray
 
 from bench.comparison.compared_runs import MOST_NAMED, ComparedRun, read_runs, run_notes
 from bench.comparison.paired import (
+    FEW_DIFFERENT,
     detectable,
     difference_interval,
-    difference_p,
     excluded,
+    few_different,
     holm,
     mcnemar,
+    paired_interval,
+    paired_p,
     standard_error,
 )
 from bench.evaluation.statistics import Interval, resampled_sums
@@ -37,22 +40,22 @@ Int = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 
 MILLION = 1_000_000
-FEW_FLIPPED = 10  # images; a bootstrap of so few events takes their chance direction for an effect
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """B against A; fractions, B - A. `p` is of the paired bootstrap, `p_holm` corrected for the number of pairs.
+    """A against B; fractions, A - B. `p` is of the paired bootstrap, `p_holm` corrected for the number of pairs.
 
     `cells` counts the expressions that both hit, A only, B only, neither. `strata` have cut, label, n, a_only, b_only,
-    difference, ci95 (not corrected for the number of strata). `flips` are the expressions that one of the two hits:
-    id, scene, right (its label), iou (A's, B's).
+    difference, ci95 (not corrected for the number of strata), few_different: images on which the numbers of hits
+    differ where these are few, else None. `flips` are what one of the two hits: id, scene, right (label), iou (A, B).
     """
 
     a: str
     b: str
     difference: float
     ci95: Interval
+    few_different: int | None
     p: float
     p_holm: float
     significant: bool
@@ -149,6 +152,7 @@ def compare(
                 "run_dir": run.folder.as_posix(),
                 "hits": run.metrics.hits,
                 "ci95": run.metrics.ci95,
+                "ci95_note": run.metrics.ci95_note,
                 "confidence": run.metrics.bootstrap.confidence,
                 "mean_iou": run.metrics.mean_iou,
                 "acc@0.5": run.metrics.accuracy,
@@ -164,7 +168,7 @@ class Sample:
     """The runs' outcomes of the same expressions, and their sums per image.
 
     `image` (N,) counts only images with an expression; `hit` and `iou` (in millionths) are (N, R). A stratum is
-    (cut, label, positions of its expressions, number of its images).
+    (cut, label, positions of its expressions).
     """
 
     def __init__(self, runs: Sequence[ComparedRun]) -> None:
@@ -175,12 +179,12 @@ class Sample:
         self.hit: Bool = np.stack([run.outcomes.hit for run in runs], axis=1)
         self.iou: Int = np.stack([np.rint(run.outcomes.iou * MILLION).astype(np.int64) for run in runs], axis=1)
         counts = {cut: Counter(label for label in labels if label is not None) for cut, labels in first.strata.items()}
-        self.strata: list[tuple[str, str, Int, int]] = []
+        self.strata: list[tuple[str, str, Int]] = []
         for cut, labels in in_order(counts).items():
             own = np.array(first.strata[cut], object)
             for label in labels:
                 rows = np.flatnonzero(own == label)
-                self.strata.append((cut, label, rows, len(np.unique(image[rows]))))
+                self.strata.append((cut, label, rows))
 
     def per_image(self, values: NDArray[np.generic], rows: Int | slice = slice(None)) -> Float:
         """Sum (n,) or (n, K) values of expressions, all or those at `rows`, over each image -> (m,) or (m, K)."""
@@ -190,26 +194,31 @@ class Sample:
         sums: Float = np.stack(columns, axis=1).astype(np.float64).reshape(self.images, *values.shape[1:])
         return sums
 
+    def within(self, gain: Int, rows: Int) -> tuple[Float, Float]:
+        """Return the gains and the numbers of the expressions at `rows` on each image that has any."""
+        counts = self.per_image(np.ones(len(rows)), rows)
+        return self.per_image(gain[rows], rows)[counts > 0], counts[counts > 0]
+
     def resampled(self, draws: int, seed: int) -> Float:
         """Draw images with replacement -> totals (draws, 1 + 2 R + S (1 + R)).
 
         They are expressions, each run's hits, each run's IoU, and of each stratum expressions and hits.
         """
         tables = [self.per_image(np.hstack([np.ones((len(self.image), 1)), self.hit, self.iou]))]
-        for _, _, rows, _ in self.strata:
+        for _, _, rows in self.strata:
             tables.append(self.per_image(np.hstack([np.ones((len(rows), 1)), self.hit[rows]]), rows))
         return resampled_sums(np.hstack(tables), draws, seed) if self.images else np.zeros((draws, 0))
 
     def hit_differences(self, totals: Float, a: int, b: int, stratum: int | None = None) -> Float:
-        """Return (draws,) differences of accuracy, run b - run a; in a stratum, of the draws that have any of it."""
+        """Return (draws,) differences of accuracy, run a - run b; in a stratum, of the draws that have any of it."""
         runs = self.hit.shape[1]
         start = 0 if stratum is None else 1 + 2 * runs + stratum * (1 + runs)
-        return _ratios(totals[:, start + 1 + b] - totals[:, start + 1 + a], totals[:, start])
+        return _ratios(totals[:, start + 1 + a] - totals[:, start + 1 + b], totals[:, start])
 
     def iou_differences(self, totals: Float, a: int, b: int) -> Float:
-        """Return (draws,) differences of the mean IoU, run b - run a."""
+        """Return (draws,) differences of the mean IoU, run a - run b."""
         start = 1 + self.hit.shape[1]
-        return _ratios(totals[:, start + b] - totals[:, start + a], MILLION * totals[:, 0])
+        return _ratios(totals[:, start + a] - totals[:, start + b], MILLION * totals[:, 0])
 
 
 def _ratios(above: Float, below: Float) -> Float:
@@ -224,19 +233,20 @@ def _pair(runs: Sequence[ComparedRun], a: int, b: int, sample: Sample, totals: F
     # 1. The four cells of the pair, and its difference.
     a_only, b_only = hit_a & ~hit_b, hit_b & ~hit_a
     cells = {"both": hit_a & hit_b, "a_only": a_only, "b_only": b_only, "neither": ~hit_a & ~hit_b}
-    observed = _part(int(b_only.sum()) - int(a_only.sum()), n)
+    gain = hit_a.astype(np.int64) - hit_b
     # 2. The clustered standard error, from the sums of each image.
-    gains = sample.per_image(hit_b.astype(np.int64) - hit_a)
-    error = standard_error(gains, sample.per_image(np.ones(n))) if n else math.nan
+    gains, counts = sample.per_image(gain), sample.per_image(np.ones(n))
+    error = standard_error(gains, counts) if n else math.nan
     # 3. Interval and p from the same draws.
     drawn = sample.hit_differences(totals, a, b)
-    p = difference_p(drawn, images, observed / error if error > 0 else 0.0)
-    gained = int(sample.iou[:, b].sum()) - int(sample.iou[:, a].sum())
+    p = paired_p(drawn, gains, counts) if n else 1.0
+    gained = int(sample.iou[:, a].sum()) - int(sample.iou[:, b].sum())
     return Pair(
         a=runs[a].label,
         b=runs[b].label,
-        difference=observed,
-        ci95=difference_interval(drawn, images, confidence),
+        difference=_part(int(gain.sum()), n),
+        ci95=paired_interval(drawn, gains, counts, confidence),
+        few_different=few_different(gains),
         p=p,
         p_holm=p,  # of one pair; `compare` corrects for their number
         significant=p <= 1 - confidence,
@@ -254,10 +264,12 @@ def _pair(runs: Sequence[ComparedRun], a: int, b: int, sample: Sample, totals: F
                 "n": len(rows),
                 "a_only": int(a_only[rows].sum()),
                 "b_only": int(b_only[rows].sum()),
-                "difference": _part(int(b_only[rows].sum()) - int(a_only[rows].sum()), len(rows)),
-                "ci95": difference_interval(sample.hit_differences(totals, a, b, number), within, confidence),
+                "difference": _part(int(gain[rows].sum()), len(rows)),
+                "ci95": paired_interval(sample.hit_differences(totals, a, b, number), *within, confidence),
+                "few_different": few_different(within[0]),
             }
-            for number, (cut, label, rows, within) in enumerate(sample.strata)
+            for number, (cut, label, rows) in enumerate(sample.strata)
+            for within in [sample.within(gain, rows)]
         ),
         flips=tuple(_flips(runs[a], runs[b], a_only, b_only)),
     )
@@ -276,18 +288,13 @@ def _flips(a: ComparedRun, b: ComparedRun, a_only: Bool, b_only: Bool) -> Iterat
 
 
 def pair_notes(pairs: Sequence[Pair], images: int, draws: int, confidence: float) -> Iterator[str]:
-    """Yield what limits the intervals of these pairs, each limit once."""
+    """Yield what limits the intervals of these pairs."""
     if excluded(draws, images, confidence) < 1:
-        yield f"{images} images and {draws:,} draws are too few for an interval"
-    if few := [pair for pair in pairs if few_flipped(pair)]:
-        named = [f"{pair.a} and {pair.b} on {pair.images_flipped}" for pair in few[:MOST_NAMED]]
+        yield f"{images} images and {draws:,} draws are too few for a bootstrap over images"
+    if few := [pair for pair in pairs if pair.few_different is not None]:
+        named = [f"{pair.a} and {pair.b} on {pair.few_different}" for pair in few[:MOST_NAMED]]
         more = f" and {len(few) - MOST_NAMED:,} more pairs" if len(few) > MOST_NAMED else ""
         yield (
-            f"runs that differ on fewer than {FEW_FLIPPED} images, too few to trust the interval of their difference: "
-            f"{', '.join(named)}{more}; use McNemar's exact test"
+            f"runs that differ on fewer than {FEW_DIFFERENT} images, so their interval is Student's and wide: "
+            f"{', '.join(named)}{more}; see McNemar's exact test too"
         )
-
-
-def few_flipped(pair: Pair) -> bool:
-    """Return whether the runs differ, but on too few images for a bootstrap."""
-    return 0 < pair.images_flipped < FEW_FLIPPED

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bench.comparison.paired import difference_p, holm, statistic
+from bench.comparison.paired import holm, paired_p
 from bench.errors import RunError
 from bench.evaluation.statistics import resampled_sums
 from bench.runs.outcomes import OUTCOMES, StoredOutcomes, read_outcomes
@@ -39,16 +39,13 @@ def rank_ranges(
     # 1. Images without expressions are no part of the sample.
     present = np.asarray(counts) > 0
     size, table = np.asarray(counts, np.float64)[present], np.asarray(hits, np.float64)[present]
-    images, runs = table.shape
+    runs = table.shape[1]
     # 2. The bootstrap; the sign of a difference needs no number of expressions, so hits are all that is drawn.
     sums = resampled_sums(table, draws, seed)
     # 3. Every pair's p.
     pairs = list(combinations(range(runs), 2))
     gains = [table[:, b] - table[:, a] for a, b in pairs]
-    ps = [
-        difference_p(sums[:, b] - sums[:, a], images, statistic(gain, size))
-        for (a, b), gain in zip(pairs, gains, strict=True)
-    ]
+    ps = [paired_p(sums[:, b] - sums[:, a], gain, size) for (a, b), gain in zip(pairs, gains, strict=True)]
     # 4. Holm's correction, and how many runs are significantly better and worse.
     better, worse = [0] * runs, [0] * runs
     for (a, b), gain, p in zip(pairs, gains, holm(ps), strict=True):
@@ -103,7 +100,7 @@ def compare_with(
     results_of: dict[int, tuple[float, float]] = {}
     for place, row in enumerate(rows, 1):
         gain = table[:, place] - table[:, 0]
-        p = difference_p(sums[:, place] - sums[:, 0], len(size), statistic(gain, size))
+        p = paired_p(sums[:, place] - sums[:, 0], gain, size)
         results_of[id(row)] = (float(gain.sum() / size.sum()), p)
     return [results_of.get(id(row)) for row in rest]
 

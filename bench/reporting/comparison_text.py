@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.comparison.compare import Comparison, Pair
@@ -50,16 +50,12 @@ def paragraph(comparison: Comparison, pair: Pair) -> Iterator[str]:
     a, b = runs[pair.a], runs[pair.b]
     scores = f"{a['label']} {percent(a['acc@0.5'])}, {b['label']} {percent(b['acc@0.5'])}: "
     p = p_text(pair.p) + (f", after Holm {p_text(pair.p_holm)}" if len(comparison.pairs) > 1 else "")
-    if pair.significant:
-        better, worse = (b, a) if pair.difference > 0 else (a, b)
-        size = abs(pair.difference)
-        bounds = pair.ci95 if pair.difference > 0 else (-pair.ci95[1], -pair.ci95[0])
-        yield f"{scores}{better['label']} is better by {percent(size)} points {interval(bounds)} ({p})"
-        yield f"{better['label']} = {better['name']}, {worse['label']} = {worse['name']}"
-    else:
-        gap = f"{b['label']} - {a['label']} = {signed(100 * pair.difference)} points {interval(pair.ci95)}"
-        yield f"{scores}too close to call, {gap} ({p})"
-        yield f"{a['label']} = {a['name']}, {b['label']} = {b['name']}"
+    minus = f"{a['label']} - {b['label']}"
+    better = "too close to call" if not pair.significant else f"{(a if pair.difference > 0 else b)['label']} is better"
+    gap = f"{signed(100 * pair.difference)} points {_interval(pair.ci95, pair.few_different)}"
+    yield f"{scores}{better}, {minus} = {gap} ({p})"
+    yield f"{a['label']} = {a['name']}, {b['label']} = {b['name']}"
+    if not pair.significant:
         if pair.detectable is not None and pair.detectable > 1:
             yield "so few images could show no difference at all, not even 0 against 100"
         elif pair.detectable is not None:
@@ -71,9 +67,14 @@ def paragraph(comparison: Comparison, pair: Pair) -> Iterator[str]:
         "share images"
     )
     yield (
-        f"mean IoU {percent(a['mean_iou'])} and {percent(b['mean_iou'])}: {b['label']} - {a['label']} = "
+        f"mean IoU {percent(a['mean_iou'])} and {percent(b['mean_iou'])}: {minus} = "
         f"{signed(100 * pair.mean_iou_difference)} points {interval(pair.mean_iou_ci95)}"
     )
+
+
+def _interval(bounds: Sequence[float], few: int | None) -> str:
+    """Format the interval of a difference, with the number of images that it comes from where these are few."""
+    return interval(bounds, f"{few} image{'s' * (few != 1)} differ{'s' * (few == 1)}" if few is not None else "")
 
 
 def most_flipped(pair: Pair, whole: int) -> list[Mapping[str, Any]]:
@@ -99,7 +100,7 @@ def _runs(comparison: Comparison) -> Table:
     for name in ("", "pipeline", "Acc@0.5", level, "mIoU"):
         table.add_column(name, justify="left" if name in ("", "pipeline") else "right", no_wrap=True)
     for run in comparison.runs:
-        scores = percent(run["acc@0.5"]), interval(run["ci95"]), percent(run["mean_iou"])
+        scores = percent(run["acc@0.5"]), interval(run["ci95"], run["ci95_note"]), percent(run["mean_iou"])
         table.add_row(run["label"], Text(run["name"]), *scores)
     return table
 
@@ -111,10 +112,10 @@ def _strata(comparison: Comparison, pair: Pair, strata: list[Mapping[str, Any]])
     table.add_column("cut", style="dim", no_wrap=True)
     table.add_column("label", overflow="fold")
     level = f"{100 * comparison.confidence:g} % interval"
-    for name in ("n", f"only {pair.a}", f"only {pair.b}", f"{pair.b} - {pair.a}", level):
+    for name in ("n", f"only {pair.a}", f"only {pair.b}", f"{pair.a} - {pair.b}", level):
         table.add_column(name, justify="right", no_wrap=True)
     for row in strata:
         counts = (f"{row[key]:,}" for key in ("n", "a_only", "b_only"))
-        difference = signed(100 * row["difference"]), interval(row["ci95"])
+        difference = signed(100 * row["difference"]), _interval(row["ci95"], row["few_different"])
         table.add_row(Text(row["cut"]), Text(row["label"]), *counts, *difference)
     return table

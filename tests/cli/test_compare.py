@@ -37,12 +37,13 @@ def own_data(tmp_path, bench):
 def test_in_plain_words(bench, runs):
     code, out, err = bench("compare", "weak", "strong")
     assert (code, err) == (0, "")
-    assert "A 25.00, B 75.00: B is better by 50.00 points [50.00, 50.00] (p = 0.001)" in out
+    assert "A 25.00, B 75.00: B is better, A - B = −50.00 points [−50.00, −50.00] (p = 0.001)" in out
+    assert "A = weak, B = strong" in out and "mean IoU 50.00 and 83.33: A - B = −33.33 points" in out
     assert "both right 30, only A 0, only B 60, neither 30" in out
     assert "mine-val  120 expressions about 30 images  iou>=0.5" in out
     assert re.search(r"kind +k1 +60 +0 +30 ", out), "where they flip most"
     out = bench("compare", "weak", "other")[1]
-    assert "A 25.00, B 25.00: too close to call, B - A = +0.00 points [0.00, 0.00] (p = 1.00)" in out
+    assert "A 25.00, B 25.00: too close to call, A - B = 0.00 points [−2.37, 2.37] (0 images differ) (p = 1.00)" in out
     assert "4 times in 5" not in out  # images agree in number, so their spread is 0
 
 

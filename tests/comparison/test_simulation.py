@@ -13,8 +13,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize(
     "world",
-    [World(25), World(25, gain=0.25), World(120, crowded=True), World(120, own=0.25)],
-    ids=["few", "few, better", "crowded", "alike"],
+    [
+        *(World(25), World(25, gain=0.25), World(120, crowded=True), World(120, own=0.25)),
+        *(World(m, gain, own, True) for m in (3, 5, 10, 20) for gain, own in ((0.0, 0.8), (0.5, 0.8), (0.2, 0.1))),
+    ],
+    ids=lambda world: f"{world.images}-{world.gain}-{world.own}-{world.crowded}",
 )
 def test_intervals_and_tests_keep_their_promise(world):
     kept = simulate(world, sets=2000, draws=1000, seed=1)
@@ -26,4 +29,6 @@ def test_what_would_not_keep_it():
     """The bounds can fail: the plain interval is too narrow with few images, McNemar's test alarms too often."""
     kept = simulate(World(10, gain=0.25), sets=1000, draws=1000)
     assert kept.plain_covers < 0.93 < kept.covers
+    kept = simulate(World(5, gain=0.2, own=0.1), sets=1000, draws=1000)  # few images with a flip
+    assert kept.plain_covers < 0.85 and not missed(World(5, gain=0.2, own=0.1), kept)
     assert simulate(World(60), sets=1000, draws=400).mcnemar_finds > 0.1

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from bench.comparison.compare import Pair, compare, few_flipped, pair_notes
+from bench.comparison.compare import Pair, compare, pair_notes
 from bench.errors import BenchError
 from bench.reporting.report.selection import ReportRun
 from bench.reporting.table import interval, signed
@@ -50,11 +50,11 @@ def only(a: str, b: str, show: str = "a-right") -> str:
 
 
 def _cell(row: int, column: int, pairs: Mapping[tuple[int, int], Pair], labels: Sequence[str]) -> dict[str, Any] | None:
-    """The pair of (A, B) is about B - A; a cell about its row minus its column, None where they are one."""
+    """The pair of (A, B) is about A - B; a cell about its row minus its column, None where they are one."""
     if row == column:
         return None
     pair = pairs[min(row, column), max(row, column)]
-    sign = 1 if row > column else -1
+    sign = 1 if row < column else -1
     better = pair.significant and sign * pair.difference > 0
     worse = pair.significant and sign * pair.difference < 0
     bounds = sorted(sign * bound for bound in pair.ci95)
@@ -78,11 +78,11 @@ def _pair(a: int, b: int, pair: Pair, labels: Sequence[str]) -> dict[str, Any]:
     return {
         "a": a,
         "b": b,
-        "difference": signed(-100 * pair.difference),
-        "interval": interval(sorted(-bound for bound in pair.ci95)),
+        "difference": signed(100 * pair.difference),
+        "interval": interval(pair.ci95),
         "p": _p(pair.p_holm).removeprefix("= "),
         "exact": _exact(pair),
-        "verdict": "too close to call" if not pair.significant else f"{'BA'[pair.difference < 0]} is better",
+        "verdict": "too close to call" if not pair.significant else f"{'AB'[pair.difference < 0]} is better",
         "both": f"{cells[0]:,}",
         "only_a": f"{cells[1]:,}",
         "only_b": f"{cells[2]:,}",
@@ -95,7 +95,7 @@ def _pair(a: int, b: int, pair: Pair, labels: Sequence[str]) -> dict[str, Any]:
 
 def _exact(pair: Pair) -> str:
     """McNemar's p where too few images differ for the bootstrap."""
-    return f"McNemar {_p(pair.mcnemar_p).removeprefix('= ')}" if few_flipped(pair) else ""
+    return f"McNemar {_p(pair.mcnemar_p).removeprefix('= ')}" if pair.few_different is not None else ""
 
 
 def _p(p: float) -> str:
