@@ -65,8 +65,9 @@ def origin(group: str, name: str) -> str:
 
 
 def is_ours(group: str, name: str) -> bool:
-    """Tell whether a name comes with this package."""
-    dist = _entry(group, name).dist
+    """Tell whether a name comes with this package; False too for one that is not registered."""
+    entry = _entries(group).get(PIPELINE_NAMES.get(name, name))
+    dist = entry.dist if entry else None
     return dist is not None and dist.name == "grounding-bench"
 
 
