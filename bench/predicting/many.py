@@ -171,7 +171,8 @@ def _draw(decoded: Decoded, whole: Scene, rows: Mapping[str, Row], folder: Path)
     for expression in whole.expressions:
         place, row = folder / drawn_name(expression.id), rows[expression.id]
         if expression.id in new or not place.exists():
-            save_image(draw_answer(decoded.image, row["box_xyxy"], row["text"], row["proposals"] or ()), place)
+            boxes = row["box_xyxy"], row["text"], row["proposals"] or ()
+            save_image(draw_answer(decoded.image, *boxes, score=row["score"]), place)
             drawn += 1
     return drawn
 

@@ -80,7 +80,7 @@ class SingleAnswer:
         from bench.reporting.drawing import draw_answer
 
         record = self.as_json()
-        return draw_answer(self.image, record["box_xyxy"], self.text, record["proposals"] or ())
+        return draw_answer(self.image, record["box_xyxy"], self.text, record["proposals"] or (), score=self.score)
 
     def draw(self, out: str | Path) -> None:
         """Draw the answer into an image file; its suffix names the format. Raises UsageError."""

@@ -13,7 +13,9 @@ from bench.errors import UsageError
 from bench.grounding import Box, ImageArray, ImageSource, Scene
 from bench.runs.files import write_atomically
 
-ANSWER, PROPOSAL, SHADOW, TRUTH = (230, 57, 70), (255, 255, 255), (0, 0, 0), (42, 157, 143)
+RGB = tuple[int, int, int]
+ANSWER, PROPOSAL, TRUTH = (230, 57, 70), (255, 209, 72), (42, 157, 143)
+SHADOW, LIGHT, INK = (0, 0, 0), (255, 255, 255), (34, 34, 34)
 WIDTH, IMAGE, GAP = 300, 260, 18  # a cell's width, the height its image may take, the space between cells
 PAPER, FAINT = (252, 252, 250), (134, 142, 150)
 COLOURS = ((230, 57, 70), (29, 53, 187), (42, 157, 143), (155, 93, 229), (244, 140, 6), (0, 119, 182), (214, 40, 140))
@@ -21,9 +23,14 @@ LINES = 12
 
 
 def draw_answer(
-    image: ImageArray, box: Box | None, text: str, proposals: Sequence[Box] = (), truth: Box | None = None
+    image: ImageArray,
+    box: Box | None,
+    text: str,
+    proposals: Sequence[Box] = (),
+    truth: Box | None = None,
+    score: float | None = None,
 ) -> Image.Image:
-    """Draw xyxy boxes on an RGB uint8 image (H, W, 3), with a caption strip under it."""
+    """Draw xyxy boxes on an RGB uint8 image (H, W, 3), with the expression and a legend under it."""
     height, width = image.shape[:2]
     unit = max(2, min(width, height) // 160)
     size = max(12, min(width, height) // 22)
@@ -31,19 +38,39 @@ def draw_answer(
     letters = max(8, int(width / (font.getlength("n") or 8)) - 2)
     lines = textwrap.wrap(text, letters)[:4] or [""]
     line_height = int(size * 1.35)
-    canvas = Image.new("RGB", (width, height + line_height * len(lines) + unit * 3), "white")
+    suffix = "" if score is None else f", score {score:.2f}"
+    legend = [(ANSWER, f"prediction{suffix}" if box is not None else "no box")]
+    legend += [(PROPOSAL, f"{len(proposals):,} proposal{'s' * (len(proposals) != 1)}")] * bool(proposals)
+    legend += [(TRUTH, "ground truth")] * (truth is not None)
+    places = _legend_places([2 * size + font.getlength(name) for _, name in legend], width - 4 * unit)
+    rows = len(lines) + 1 + places[-1][1]
+    canvas = Image.new("RGB", (width, height + line_height * rows + unit * 3), "white")
     canvas.paste(Image.fromarray(image))
     pen = ImageDraw.Draw(canvas, "RGBA")
     for proposal in proposals:
-        _outline(pen, proposal, (*SHADOW, 120), max(2, unit // 2 + 2), (width, height))
-        _outline(pen, proposal, (*PROPOSAL, 230), max(1, unit // 2), (width, height))
+        _outline(pen, proposal, PROPOSAL, SHADOW, unit, (width, height))
     if truth is not None:
-        _outline(pen, truth, (*TRUTH, 255), unit, (width, height))
+        _outline(pen, truth, TRUTH, LIGHT, unit, (width, height))
     if box is not None:
-        _outline(pen, box, (*ANSWER, 255), unit + 1, (width, height))
+        _outline(pen, box, ANSWER, LIGHT, unit + 1, (width, height))
     for number, line in enumerate(lines):
-        pen.text((unit * 2, height + unit + number * line_height), line, fill=(34, 34, 34), font=font)
+        pen.text((unit * 2, height + unit + number * line_height), line, fill=INK, font=font)
+    for (colour, name), (left, row) in zip(legend, places, strict=True):
+        x, y = unit * 2 + left, height + unit + (len(lines) + row) * line_height
+        pen.rectangle((x, y + size * 0.3, x + size * 0.9, y + size), outline=SHADOW, fill=colour)
+        pen.text((x + size * 1.2, y), name, fill=INK, font=font)
     return canvas
+
+
+def _legend_places(widths: Sequence[float], room: float) -> list[tuple[float, int]]:
+    """Return (left, row) of each entry; one that does not fit beside the others begins a row."""
+    places, left, row = [], 0.0, 0
+    for width in widths:
+        if left and left + width > room:
+            left, row = 0.0, row + 1
+        places.append((left, row))
+        left += width
+    return places
 
 
 def save_image(drawn: Image.Image, out: Path) -> None:
@@ -56,22 +83,27 @@ def save_image(drawn: Image.Image, out: Path) -> None:
     write_atomically(out, data.getvalue())
 
 
-def _outline(
-    pen: ImageDraw.ImageDraw, box: Box, colour: tuple[int, int, int, int], line: int, size: tuple[int, int]
-) -> None:
+def _outline(pen: ImageDraw.ImageDraw, box: Box, colour: RGB, casing: RGB, line: int, size: tuple[int, int]) -> None:
+    """Draw a box `line` pixels wide, a pixel of `casing` on both sides, so that any background leaves it visible."""
     x1, x2 = sorted(min(max(v, 0), size[0] - 1) for v in (box[0], box[2]))
     y1, y2 = sorted(min(max(v, 0), size[1] - 1) for v in (box[1], box[3]))
+    around = (max(0, x1 - 1), max(0, y1 - 1), min(size[0] - 1, x2 + 1), min(size[1] - 1, y2 + 1))
+    pen.rectangle(around, outline=casing, width=line + 2)
     pen.rectangle((x1, y1, x2, y2), outline=colour, width=line)
 
 
 def contact_sheet(scenes: Sequence[Scene], images: ImageSource, columns: int = 4) -> Image.Image:
     """Draw `scenes` in a grid; a box and the expressions about it share a colour and a number."""
-    cells = [_cell(scene, images) for scene in scenes]
+    kinds = {expression.kind for scene in scenes for expression in scene.expressions}
+    heading = kinds.pop() if len(kinds) == 1 else None  # one kind is suffix once
+    cells = [_cell(scene, images, with_kind=heading is None) for scene in scenes]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
     across = min(columns, len(cells))
-    sheet = Image.new("RGB", (GAP + across * (WIDTH + GAP), GAP + sum(h + GAP for h in heights)), PAPER)
-    top = GAP
+    top = GAP + 22 * bool(heading)
+    sheet = Image.new("RGB", (GAP + across * (WIDTH + GAP), top + sum(h + GAP for h in heights)), PAPER)
+    if heading:
+        ImageDraw.Draw(sheet).text((GAP, 10), heading, fill=FAINT, font=ImageFont.load_default(size=15))
     for row, height in zip(rows, heights, strict=True):
         for column, cell in enumerate(row):
             sheet.paste(cell, (GAP + column * (WIDTH + GAP), top))
@@ -79,33 +111,38 @@ def contact_sheet(scenes: Sequence[Scene], images: ImageSource, columns: int = 4
     return sheet
 
 
-def _cell(scene: Scene, images: ImageSource) -> Image.Image:
+def _cell(scene: Scene, images: ImageSource, with_kind: bool) -> Image.Image:
     photo = Image.fromarray(images.load(scene))
     ratio = min(WIDTH / photo.width, IMAGE / photo.height)
     shrunk = photo.resize((round(photo.width * ratio), round(photo.height * ratio)), Image.Resampling.LANCZOS)
     font, small = ImageFont.load_default(size=13), ImageFont.load_default(size=11)
     boxes = list(dict.fromkeys(expression.box for expression in scene.expressions))
-    texts = _lines(scene, boxes)
+    texts = _lines(scene, boxes, with_kind)
     cell = Image.new("RGB", (WIDTH, shrunk.height + 8 + 17 * len(texts)), PAPER)
     cell.paste(shrunk)
     pen = ImageDraw.Draw(cell)
-    for number, box in enumerate(boxes):
-        x1, y1, x2, y2 = (min(max(v * ratio, 0), limit - 1) for v, limit in zip(box, shrunk.size * 2, strict=True))
-        colour = COLOURS[number % len(COLOURS)]
-        pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=2)
-        pen.rectangle((x1, y1, x1 + 13, y1 + 14), fill=colour)
-        pen.text((x1 + 4, y1 + 1), str(number + 1), fill="white", font=small)
+    small_boxes = [(x1 * ratio, y1 * ratio, x2 * ratio, y2 * ratio) for x1, y1, x2, y2 in boxes]
+    for number, box in enumerate(small_boxes):
+        _outline(pen, box, COLOURS[number % len(COLOURS)], LIGHT, 2, shrunk.size)
+    for number, (left, top, *_) in enumerate(small_boxes):  # after the boxes, for none may cover a number
+        x, y = (min(max(v, 0), limit - 14) for v, limit in zip((left, top), shrunk.size, strict=True))
+        pen.rectangle((x, y, x + 7 + 6 * len(str(number + 1)), y + 14), fill=COLOURS[number % len(COLOURS)])
+        pen.text((x + 4, y + 1), str(number + 1), fill="white", font=small)
     for line, (text, colour) in enumerate(texts):
         pen.text((0, shrunk.height + 6 + 17 * line), text, fill=colour, font=font)
     return cell
 
 
-def _lines(scene: Scene, boxes: Sequence[object]) -> list[tuple[str, tuple[int, int, int]]]:
-    """Return the expressions as lines of text with their colours, in the order of their boxes."""
-    lines: list[tuple[str, tuple[int, int, int]]] = []
-    for expression in sorted(scene.expressions, key=lambda e: boxes.index(e.box)):
+def _lines(scene: Scene, boxes: Sequence[object], with_kind: bool) -> list[tuple[str, RGB]]:
+    """Return the expressions as lines of text with their colours, in the order of their boxes, as many as fit."""
+    lines: list[tuple[str, RGB]] = []
+    ordered = sorted(scene.expressions, key=lambda e: boxes.index(e.box))
+    for place, expression in enumerate(ordered):
         number = boxes.index(expression.box)
-        kind = f"  ({expression.kind})" if expression.kind else ""
-        wrapped = textwrap.wrap(f"{number + 1}  {expression.text}{kind}", 42) or [""]
+        kind = f"  ({expression.kind})" if expression.kind and with_kind else ""
+        wrapped = textwrap.wrap(f"{number + 1}  {expression.text}{kind}", 42, subsequent_indent=" " * 5)
+        left = len(ordered) - place
+        if len(lines) + len(wrapped) > LINES - (left > 1):
+            return [*lines, (f"... {left:,} more", FAINT)]
         lines += [(text, COLOURS[number % len(COLOURS)]) for text in wrapped]
-    return lines if len(lines) <= LINES else [*lines[: LINES - 1], (f"... and {len(lines) - LINES + 1} lines", FAINT)]
+    return lines

@@ -1,0 +1,68 @@
+"""Drawings of predictions and sheets of scenes: boxes visible on any background, words beside them, each once."""
+
+import numpy as np
+import pytest
+from PIL import ImageDraw
+
+from bench.grounding import Expression, Scene
+from bench.reporting.drawing import contact_sheet, draw_answer
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """What is written on drawings: (x, y, text)."""
+    texts, write = [], ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw,
+        "text",
+        lambda pen, at, text, **how: (texts.append((*at, text)), write(pen, at, text, **how)),
+    )
+    return texts
+
+
+@pytest.mark.parametrize("grey", [0, 90, 128, 200, 255])
+@pytest.mark.parametrize("colour", [(1, 1, 1), (1, 0.8, 0.25), (0.9, 0.2, 0.25)])
+def test_every_box_is_visible_on_every_background(grey, colour):
+    plain = np.full((120, 160, 3), grey * np.array(colour), np.uint8)
+    drawn = np.asarray(draw_answer(plain, (100, 20, 150, 90), "it", [(10, 20, 60, 90)], (70, 30, 85, 60)), int)[:120]
+    for x1, x2 in ((5, 15), (95, 105), (66, 74)):  # the left edges of proposal, prediction and ground truth
+        assert np.abs(drawn[45, x1:x2] - plain[45, x1:x2]).max(axis=1).max() > 100
+        changed = (drawn[45, x1:x2] != plain[45, x1:x2]).any(axis=1).sum()
+        assert 2 <= changed <= 5  # the line, and a pixel on both sides
+
+
+def test_the_legend_names_what_is_drawn_under_the_image(written):
+    image = np.zeros((90, 120, 3), np.uint8)
+    drawn = draw_answer(image, (1, 2, 50, 60), "the dog", [(0, 0, 9, 9)] * 12, (5, 5, 20, 20), score=0.315)
+    assert [text for *_, text in written] == ["the dog", "prediction, score 0.32", "12 proposals", "ground truth"]
+    assert all(y >= 90 for _, y, _ in written) and drawn.height > max(y for _, y, _ in written)
+    assert len({y for _, y, _ in written}) == 4  # no entry of a narrow image leads out of it
+    written.clear()
+    draw_answer(image, None, "the dog")
+    assert [text for *_, text in written] == ["the dog", "no box"]
+
+
+class Grey:
+    def load(self, scene):
+        return np.full((scene.height, scene.width, 3), 120, np.uint8)
+
+
+def sheet_of(texts, kinds):
+    expressions = tuple(
+        Expression(str(n), text, (10.0, 10.0, 40.0, 40.0), kind=kind)
+        for n, (text, kind) in enumerate(zip(texts, kinds, strict=True))
+    )
+    return contact_sheet([Scene("s", "s.jpg", 100, 80, expressions)], Grey())
+
+
+def test_a_sheet_says_one_kind_once_and_counts_the_expressions_that_are_left(written):
+    long = "the small brown dog that is lying on the floor to the left of the chair"
+    sheet_of([long] * 9, ["template"] * 9)
+    texts = [text for *_, text in written]
+    assert texts.count("template") == 1 and not any("(" in text for text in texts)
+    shown = sum(text.startswith("1  ") for text in texts)
+    assert f"... {9 - shown} more" in texts and 3 <= shown < 9
+    assert all(text.startswith(("1  ", "     ", "...", "template")) for text in texts if text != "1")
+    written.clear()
+    sheet_of(["a dog", "a cat"], ["attribute", None])
+    assert [text for *_, text in written] == ["1", "1  a dog  (attribute)", "1  a cat"]
