@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -106,8 +107,9 @@ def test_a_record_claims_the_seeds_that_were_set(train, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_killed_command_is_resumed_by_the_same_command(train):
-    assert killed_at(OptimisationStep, "step", 6, lambda: train(out="killed"))
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])  # at a time limit Slurm sends the second, then the first
+def test_a_killed_command_is_resumed_by_the_same_command(train, by):
+    assert killed_at(OptimisationStep, "step", 6, lambda: train(out="killed"), by=by)
     weights = [(train(out=name) / "small.safetensors").read_bytes() for name in ("killed", "whole")]
     assert weights[0] == weights[1]
 

@@ -65,10 +65,12 @@ def kill(*processes: subprocess.Popen[str]) -> None:
         process.communicate()
 
 
-def killed_at(owner: Any, name: str, call: int, work: Callable[[], Any], after: bool = False) -> bool:
-    """Do `work` in a forked process that SIGKILLs itself at the given call (from 1) of owner.name, before or after it.
+def killed_at(
+    owner: Any, name: str, call: int, work: Callable[[], Any], after: bool = False, by: int = signal.SIGKILL
+) -> bool:
+    """Do `work` in a forked process that ends itself at the given call (from 1) of owner.name, before or after it.
 
-    Returns False when the work ended without that call.
+    It does so `by` a signal. Returns False when the work ended without that call, or outlived the signal.
     """
     child = os.fork()
     if not child:
@@ -77,10 +79,10 @@ def killed_at(owner: Any, name: str, call: int, work: Callable[[], Any], after: 
         def counted(*arguments: Any, **options: Any) -> Any:
             now = next(calls) == call
             if now and not after:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), by)
             result = real(*arguments, **options)
             if now:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), by)
             return result
 
         try:
@@ -95,7 +97,7 @@ def killed_at(owner: Any, name: str, call: int, work: Callable[[], Any], after: 
     _, status = os.waitpid(child, 0)
     with suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)  # its workers
-    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == by
 
 
 def compare(
