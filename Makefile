@@ -15,6 +15,7 @@ demo: $(VENV)/.run
 	$(BENCH) run --pipeline $(PIPELINES),$(BASELINES) --split shapes-val --fresh --results build/demo
 	$(BENCH) leaderboard --results build/demo
 	@cat build/demo/LEADERBOARD.md
+	@echo "next, for data of your own: $(BENCH) data sheet file:PATH.jsonl --out sheet.png (docs/own-data.md)"
 
 # Every row of results/, with the two pipelines that take a minute or two.
 results: $(VENV)/.run

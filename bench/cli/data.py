@@ -169,6 +169,8 @@ def sheet(
     config: Config = None,
 ) -> None:
     """Draw a contact sheet of a split: its images, boxes and expressions."""
+    import shlex
+
     from bench.datasets.load import load_split
     from bench.errors import UsageError
     from bench.reporting.drawing import contact_sheet, save_image
@@ -178,7 +180,8 @@ def sheet(
     if not drawn:
         raise UsageError(f"--start {start}: {split} has {len(data.scenes):,} scenes")
     save_image(contact_sheet(drawn, data.images), out)
-    typer.echo(f"{len(drawn)} scenes of {data.name} drawn in {out}")
+    typer.echo(f"{len(drawn)} scenes of {data.name} drawn in {out}; are the boxes where they should be?")
+    typer.echo(f"next: bench run --pipeline yolo-clip,mdetr --split {shlex.quote(split)}")
 
 
 @app.command("noisy-labels")

@@ -150,15 +150,24 @@ def print_states(pairs: Sequence[Pair], as_json: bool) -> None:
 
 def finish(pairs: Sequence[Pair], runs: Mapping[int, Run], failed: Mapping[int, str], as_json: bool) -> None:
     """Print the rows of all pairs and the failures, and leave with the exit code."""
+    import shlex
+
     from bench.evaluation.progress import message
     from bench.reporting.rows import run_row
     from bench.reporting.terminal import print_rows
+    from bench.runs.record import split_command
 
     complete = [(pair, runs[pair.number]) for pair in pairs if pair.number in runs]
     if complete or failed:
         print_rows(
             [run.record.model_copy(update={"name": pair.name}) for pair, run in complete], table_console(as_json)
         )
+    whole = [run for _, run in complete if not run.record.identity.data.partial]
+    if whole and not as_json:
+        results = whole[0].folder.parents[3]
+        at = "" if results == Path("results") else f" --results {shlex.quote(str(results))}"
+        split = shlex.quote(split_command(whole[0].record))
+        message(f"next: bench report --split {split}{at} --out report.html")
     if failed and len(pairs) > 1:
         message(f"{len(failed)} of {len(pairs)} failed:", error=True)
         for pair in pairs:

@@ -107,7 +107,9 @@ def test_a_record_claims_the_seeds_that_were_set(train, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])  # at a time limit Slurm sends the second, then the first
+@pytest.mark.parametrize(
+    "by", [signal.SIGKILL, signal.SIGTERM]
+)  # at a time limit Slurm sends the second, then the first
 def test_a_killed_command_is_resumed_by_the_same_command(train, by):
     assert killed_at(OptimisationStep, "step", 6, lambda: train(out="killed"), by=by)
     weights = [(train(out=name) / "small.safetensors").read_bytes() for name in ("killed", "whole")]
