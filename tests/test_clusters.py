@@ -73,9 +73,10 @@ def test_two_nodes_of_two_processes_are_one_process(start, tmp_path):
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}"]
     launcher = ["torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "2", *meeting, "-m"]
     nodes = [start(launcher, tmp_path / "four") for _ in range(2)]
-    rows = [row for node in nodes for line in printed_rows(node) for row in line["rows"]]
+    lines = [line for node in nodes for line in printed_rows(node)]
+    rows = [row for line in lines for row in line["rows"]]
     (alone,) = printed_rows(start([], tmp_path / "one"))[0]["rows"]
-    assert len(rows) == 1, "process 0 alone speaks"
+    assert len(lines) == len(rows) == 1, "process 0 alone speaks"
     assert {k: rows[0][k] for k in ("n", "hits", "ci95", "mean_iou", "signature", "strata")} == {
         k: alone[k] for k in ("n", "hits", "ci95", "mean_iou", "signature", "strata")
     }

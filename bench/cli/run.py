@@ -173,7 +173,7 @@ def finish(pairs: Sequence[Pair], runs: Mapping[int, Run], failed: Mapping[int, 
         for pair in pairs:
             if pair.number in failed:
                 message(f"  [{pair.number}] {pair}: {failed[pair.number]}", error=True)
-    if as_json:
+    if as_json and (complete or failed):  # other ranks print nothing
         rows: list[dict[str, Any]] = [
             run_row(run.record, run.folder) | ({"variant": pair.variant} if pair.variant else {})
             for pair, run in complete
