@@ -241,9 +241,10 @@ class PipelineContext:
     """Everything that a pipeline's factory gets.
 
     `options` is the pipeline's table of bench.toml with the data set's lines and the flags laid over it; `folder` is
-    where relative paths in it start, `home` the cache (BENCH_HOME). `train_scenes` loads the train part of `dataset`
-    (raises DataError where it is not at hand). `candidates` are for the proposer `ground-truth` alone. `device` is
-    resolved ("cpu", "cuda:0"), `dtype` one of float32, bfloat16, float16. `acceleration` is applied to every network.
+    where relative paths in it start, `home` the cache (BENCH_HOME). `train_scenes()` loads the train part of `dataset`,
+    `train_scenes(SPLIT)` another split (DataError where it is not at hand). `candidates` are for the proposer
+    `ground-truth` alone. `device` is resolved ("cpu", "cuda:0"), `dtype` one of float32, bfloat16, float16.
+    `acceleration` is applied to every network.
     """
 
     name: str
@@ -256,7 +257,7 @@ class PipelineContext:
     seed: int
     offline: bool
     clock: Clock
-    train_scenes: Callable[[], Sequence[Scene]]
+    train_scenes: Callable[..., Sequence[Scene]]
     candidates: Candidates | None = None
     acceleration: Acceleration = field(default_factory=Acceleration)
 

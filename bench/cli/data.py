@@ -87,7 +87,7 @@ def prepare(
                 "format": header.format,
                 "protocol": header.protocol,
                 "differs_from_before": changed,
-                "missing_images": missing,
+                "missing_images": None if missing is None else len(missing),
             }
         )
     if not done:
@@ -147,7 +147,7 @@ def listing(config: Config = None, json: Json = False) -> None:
         emit({"home": resolved.home, "splits": rows})
         return
     console = console_of()
-    columns = ("split", "expressions", "images", "annotations", "images at")
+    columns = ("split", "expressions", "images", "state", "images at")
     cells = (_cells(standing) for _, standings in datasets for standing in standings)
     print_table(console, table_of(columns, cells, right=columns[1:3], fold=columns[3:]))
     console.print(f"\nprepared data lies in {resolved.home}; people's own data needs no preparing: file:PATH.jsonl\n")
@@ -247,18 +247,16 @@ def _plain(text: str) -> str:
 
 
 def _cells(standing: Standing) -> tuple[str, ...]:
-    if standing.problem:
-        annotations = "[red]broken[/red]"
-    elif not standing.ready:
-        annotations = "[dim]not prepared[/dim]"
-    else:
-        annotations = "[yellow]a part of it[/yellow]" if standing.partial else "[green]ready[/green]"
+    colour = {"ready": "green", "broken": "red", "not prepared": "dim"}.get(standing.state, "yellow")
+    state = f"[{colour}]{standing.state}[/{colour}]" + ("[yellow], a part of it[/yellow]" if standing.partial else "")
     at = "its own" if standing.images_at is None else "\n".join(map(_plain, standing.images_at)) or "[dim]none[/dim]"
     counts = ("" if value is None else f"{value:,}" for value in (standing.expressions, standing.images))
-    return standing.split, *counts, annotations, at
+    return standing.split, *counts, state, at
 
 
-def _print_prepared(console: Console, header: Header, path: Path, changed: Sequence[str], missing: int | None) -> None:
+def _print_prepared(
+    console: Console, header: Header, path: Path, changed: Sequence[str], missing: Sequence[str] | None
+) -> None:
     counts = header.counts
     refs = "" if counts.refs is None else f"{counts.refs:,} refs, "
     kind = "a part of the split, no table will show it" if header.partial else "the published counts"
@@ -269,7 +267,8 @@ def _print_prepared(console: Console, header: Header, path: Path, changed: Seque
     if missing is None:
         console.print("  no images yet: it can be scored, not run")
     elif missing:
-        console.print(f"  [yellow]{missing:,} of {counts.images:,} images are not there[/yellow]")
+        console.print(f"  [yellow]{len(missing):,} of {counts.images:,} images are not there:[/yellow]")
+        _print_some(console, "missing: ", missing)
     for difference in changed:
         console.print(f"  [yellow]differs from before:[/yellow] {_plain(difference)}")
 
@@ -285,7 +284,11 @@ def _print_verified(console: Console, split: Verified) -> None:
         console.print("  its source annotates no sizes of images, so a resized image would not be noticed")
     kinds = {"": split.annotations, "missing: ": split.missing, "broken: ": split.broken, "size: ": split.other_size}
     for kind, faults in kinds.items():
-        for fault in faults[:NAMED]:
-            console.print(f"  {kind}{_plain(fault)}")
-        if len(faults) > NAMED:
-            console.print(f"  {kind}{len(faults) - NAMED:,} more (--json names all)")
+        _print_some(console, kind, faults, " (--json names all)")
+
+
+def _print_some(console: Console, kind: str, faults: Sequence[str], rest: str = "") -> None:
+    for fault in faults[:NAMED]:
+        console.print(f"  {kind}{_plain(fault)}")
+    if len(faults) > NAMED:
+        console.print(f"  {kind}{len(faults) - NAMED:,} more{rest}")

@@ -83,7 +83,11 @@ def _show_splits(report: Mapping[str, Any], console: Console) -> None:
     from bench.reporting.terminal import print_table
 
     rows = (
-        (row["dataset"], ", ".join(row["ready"]) or "none", "" if row["ready"] == row["parts"] else row["how"])
+        (
+            row["dataset"],
+            ", ".join([*row["ready"], *(f"{part} ({state})" for part, state in row["partly"].items())]) or "none",
+            "" if row["ready"] == row["parts"] else row["how"],
+        )
         for row in report["splits"]
     )
     columns = ("data set", "ready", "for the rest")

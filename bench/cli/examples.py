@@ -87,6 +87,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "bench data noisy-labels --kind caption -o noisy.jsonl --wrong-object 0.4 --limit 100",
     ),
     "list": ("bench list", "bench list runs --results other/results"),
+    "fetch": (
+        "bench fetch yolo-clip",
+        "bench fetch 'ViT-B-16 openai' yolo11x.pt facebook/detr-resnet-50",
+        "bench fetch mdetr --on refcoco --dry-run",
+    ),
     "doctor": ("bench doctor", "bench doctor -p clipvg"),
     "config show": ("bench config show run", "bench config show pipelines.clipvg"),
     "config schema": ("bench config schema", "bench config schema > bench.schema.json"),

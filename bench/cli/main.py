@@ -37,6 +37,7 @@ COMMANDS = {  # panel of the help -> command -> what it does, on one line of a t
         "export": "Write weights as their authors' own code loads them.",
     },
     "Set up": {
+        "fetch": "Fetch published weights, and check them.",
         "data": "Prepare, verify, list and draw data sets.",
         "list": "List pipelines, splits or runs.",
         "doctor": "Check what this machine can run, and what is missing.",

@@ -19,6 +19,7 @@ from bench.datasets.prepared import (
     index_path,
     read_index,
     store_image_roots,
+    store_missing,
     write_index,
 )
 from bench.datasets.readers import Annotations, ReadOptions
@@ -34,8 +35,8 @@ ReadPart = tuple[str, Header, Sequence[Scene]]  # its name, header, scenes
 
 
 # A split made ready: its header, how its content differs from what was prepared before (empty: it does not), and the
-# number of its images that are missing, None when no place with images is known.
-Prepared = tuple[Header, tuple[str, ...], int | None]
+# files of its images that are missing, None when no place with images is known.
+Prepared = tuple[Header, tuple[str, ...], tuple[str, ...] | None]
 
 
 def prepare(
@@ -68,6 +69,8 @@ def prepare(
         source = find_annotations(dataset, annotations, options, resolved.home, resolved.settings.run.offline)
         made = _read(dataset, source, options, log)
     # 2. Then it is stored.
+    if images and not (made and source.unpack):
+        _refuse_other_images(dataset, images, made, options.part, resolved)
     if images:
         store_image_roots(resolved.home, dataset.name, images)
     done: list[Prepared] = []
@@ -159,13 +162,38 @@ def _changes(path: Path, header: Header, scenes: Sequence[Scene]) -> tuple[str, 
     return ()
 
 
+def _refuse_other_images(
+    dataset: Catalogued, images: Sequence[Path], made: Sequence[ReadPart], part: str | None, resolved: Resolved
+) -> None:
+    """Raise DataError when no image of the parts read, or else of those prepared before, is in these places."""
+    parts = {name: scenes for name, _, scenes in made} or {
+        name: read_index(index_path(resolved.home, dataset.name, name))[1]
+        for name in ([part] if part else dataset.part_names)
+        if dataset.ready(name, resolved)
+    }
+    source = Images(images)
+    missing = {name: source.missing(scenes) for name, scenes in parts.items()}
+    if parts and all(len(missing[name]) == len(scenes) for name, scenes in parts.items()):
+        count = sum(map(len, missing.values()))
+        first = next(iter(missing.values()))[0] if count else ""
+        splits = ", ".join(f"{dataset.name}-{name}" for name in parts)
+        raise DataError(
+            f"{', '.join(map(str, images))}: none of the {count:,} images of {splits} is there (the first is {first}); "
+            "nothing was stored"
+        )
+
+
 def _with_images(dataset: Catalogued, done: Sequence[Prepared], resolved: Resolved) -> list[Prepared]:
     """Count the images of `done` that are nowhere."""
     if not image_roots(resolved, dataset.name, dataset.album):
         return list(done)
     images = dataset.images_in(resolved)
     scenes = [read_index(index_path(resolved.home, dataset.name, header.part))[1] for header, *_ in done]
-    return [(*each[:2], len(images.missing(own))) for each, own in zip(done, scenes, strict=True)]
+    missing = [tuple(images.missing(own)) for own in scenes]
+    store_missing(
+        resolved.home, dataset.name, {h.part: len(files) for (h, *_), files in zip(done, missing, strict=True)}
+    )
+    return [(*each[:2], files) for each, files in zip(done, missing, strict=True)]
 
 
 def _already(dataset: Catalogued, part: str | None, resolved: Resolved) -> list[Prepared]:

@@ -104,6 +104,22 @@ def store_image_roots(home: Path, dataset: str, roots: Sequence[Path]) -> None:
         part.write_text(_dump(listed), encoding="utf-8")
 
 
+def store_missing(home: Path, dataset: str, counts: Mapping[str, int]) -> None:
+    """Store how many images of each part were missing when it was prepared, beside those of the other parts."""
+    path = dataset_folder(home, dataset) / "missing.json"
+    with _replacing(path) as part:
+        part.write_text(_dump({**missing_images(home, dataset), **counts}), encoding="utf-8")
+
+
+def missing_images(home: Path, dataset: str) -> dict[str, int]:
+    """Return how many images of each part were missing when it was prepared; parts without images are absent."""
+    try:
+        counts: dict[str, int] = json.loads((dataset_folder(home, dataset) / "missing.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return counts
+
+
 def image_roots(resolved: Resolved, dataset: str, album: str = "") -> list[Path]:
     """List folders and zips with a data set's images, first wins: [data.images], stored ones, hub mirrors.
 

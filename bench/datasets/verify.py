@@ -10,7 +10,7 @@ from bench.datasets.catalog import Catalogued, mismatches
 from bench.datasets.fingerprint import fingerprint
 from bench.datasets.images import check_size
 from bench.datasets.load import FILE, datasets, find_split, load_split, splits_of
-from bench.datasets.prepared import image_roots
+from bench.datasets.prepared import image_roots, missing_images
 from bench.datasets.split import Counts, Dataset, Part, Split
 from bench.errors import DataError, ImageError
 from bench.grounding import ImageSource, Scene
@@ -24,7 +24,8 @@ class Standing:
     """Where one split stands. Counts are those of its index, else the published ones (None: neither).
 
     `images_at` are the folders and zips where its images are looked for, those that are there; None where the data
-    set makes or finds its images itself. `problem` is why a prepared index cannot be used.
+    set makes or finds its images itself. `missing` images were not there when it was prepared. `problem` is why a
+    prepared index cannot be used.
     """
 
     split: str
@@ -36,12 +37,22 @@ class Standing:
     partial: bool = False
     fingerprint: str | None = None
     images_at: tuple[str, ...] | None = None
+    missing: int = 0
     problem: str = ""
 
     @property
     def runnable(self) -> bool:
         """Whether it can be run, and not only scored."""
         return self.ready and self.images_at != ()
+
+    @property
+    def state(self) -> str:
+        """Write what is at hand: ready, annotations only, N images missing, not prepared, broken."""
+        if self.problem or not self.ready:
+            return "broken" if self.problem else "not prepared"
+        if self.images_at == ():
+            return "annotations only"
+        return f"{self.missing:,} images missing" if self.missing else "ready"
 
 
 def survey(resolved: Resolved) -> list[tuple[Dataset, list[Standing]]]:
@@ -62,7 +73,8 @@ def _standing(dataset: Dataset, part: Part, resolved: Resolved) -> Standing:
     except DataError as error:
         return Standing(name, dataset.name, *published, ready=False, images_at=(), problem=str(error))
     counts = (header.counts.expressions, header.counts.refs, header.counts.images)
-    return Standing(name, dataset.name, *counts, True, header.partial, header.fingerprint, at)
+    missing = missing_images(resolved.home, dataset.name).get(part.name, 0)
+    return Standing(name, dataset.name, *counts, True, header.partial, header.fingerprint, at, missing)
 
 
 @dataclass(frozen=True, slots=True)

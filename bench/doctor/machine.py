@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.datasets.load import datasets, load_split
+from bench.datasets.load import load_split
+from bench.datasets.verify import survey
 from bench.doctor.readiness import Missing, costs, missing_parts
 from bench.errors import BenchError, DeviceError
 from bench.evaluation.device import resolve_device, resolve_dtype
@@ -123,11 +124,16 @@ def try_out(name: str, resolved: Resolved) -> dict[str, str]:
 def split_states(resolved: Resolved) -> list[dict[str, Any]]:
     """List the parts of every data set that could be loaded now, and the command for the others."""
     rows = []
-    for dataset in datasets():
-        parts = [part.name for part in dataset.parts]
-        there = [part for part in parts if dataset.ready(part, resolved)]
-        how = "" if there == parts else f"bench data prepare {dataset.name} --annotations FOLDER --images FOLDER"
-        rows.append({"dataset": dataset.name, "parts": parts, "ready": there, "how": how})
+    for dataset, standings in survey(resolved):
+        states = {part.name: each.state for part, each in zip(dataset.parts, standings, strict=True)}
+        there = [part for part, state in states.items() if state == "ready"]
+        partly = {part: state for part, state in states.items() if state not in ("ready", "not prepared")}
+        how = (
+            ""
+            if len(there) == len(states)
+            else f"bench data prepare {dataset.name} --annotations FOLDER --images FOLDER"
+        )
+        rows.append({"dataset": dataset.name, "parts": list(states), "ready": there, "partly": partly, "how": how})
     return rows
 
 

@@ -37,7 +37,7 @@ def missing_parts(name: str, dataset: str, resolved: Resolved) -> list[Missing]:
 
 def _how(source: sources.Source) -> str:
     """Write the command that fetches weights, and the one without this program."""
-    return f"{source.fetch_line}    or: {source.by_hand}" if source.fetch_line else source.by_hand
+    return f"{source.fetch_line}\n    or: {source.by_hand}" if source.fetch_line else source.by_hand
 
 
 def ready(dataset: str, resolved: Resolved) -> list[str]:

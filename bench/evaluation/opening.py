@@ -16,7 +16,7 @@ from bench import registry
 from bench.acceleration import Acceleration
 from bench.clock import Clock
 from bench.datasets.split import Split
-from bench.errors import BenchError, MissingPackage
+from bench.errors import BenchError, MissingPackage, UsageError
 from bench.evaluation.device import (
     loading,
     make_deterministic,
@@ -108,7 +108,7 @@ def pipeline_context(
         seed=run.seed,
         offline=run.offline,
         clock=Clock(device),
-        train_scenes=lambda: _train_scenes(dataset, resolved),
+        train_scenes=lambda split="": _train_scenes(name, dataset, split, resolved),
         candidates=Candidates(None if isinstance(split, str) else split.scenes),
         acceleration=Acceleration(run.compile, run.channels_last, run.dtype),
     )
@@ -156,10 +156,15 @@ def dataset_of(split: Split | str) -> str:
     return split if isinstance(split, str) else split.dataset
 
 
-def _train_scenes(dataset: str, resolved: Resolved) -> Sequence[Scene]:
+def _train_scenes(name: str, dataset: str, split: str, resolved: Resolved) -> Sequence[Scene]:
     from bench.datasets.load import load_split
 
-    return load_split(f"{dataset}-train", resolved).scenes
+    if not split and dataset == OWN_DATA:
+        raise UsageError(
+            f"{name} learns from a train split, and people's own data has none: name a file of train expressions, "
+            "--set train=file:PATH.jsonl, or another split, --set train=refcoco-train"
+        )
+    return load_split(split or f"{dataset}-train", resolved).scenes
 
 
 def _absolute_weights(flags: Mapping[str, Any]) -> dict[str, Any]:

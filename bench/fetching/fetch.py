@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from bench import registry
@@ -47,6 +48,13 @@ def wanted(names: list[str], resolved: Resolved, dataset: str = "") -> list[Sour
             raise UnknownName("pipeline or published weights", name, listed, hint)
         out.append(source)
     return list(dict.fromkeys(out))
+
+
+def licence_of(source: Source, resolved: Resolved) -> str:
+    """Return the licence of weights, from the shortest card of bench.toml whose pipeline names them; "" for none."""
+    tables = resolved.settings.pipelines.values()
+    cards = (t.get("card", {}).get("licence", "") for t in tables if source.name in {w for _, w, _ in named(t)})
+    return min(filter(None, cards), key=len, default="")
 
 
 def fetch(source: Source, resolved: Resolved, progress: Progress | None = None) -> list[Path]:
@@ -92,7 +100,7 @@ def download(source: Source, progress: Progress | None = None) -> Path:
             raise OSError(f"its SHA-256 is {digest.hexdigest()}, expected {source.sha256}...")
         part.replace(source.target)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+        reason = error if isinstance(error, HTTPError) else getattr(error, "reason", error)
         raise WeightsError(
             f"{source.what}: fetching {source.url} failed ({reason}); nothing was kept. By hand: {source.by_hand}"
         ) from None

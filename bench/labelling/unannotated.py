@@ -77,5 +77,5 @@ def without_annotations(context: PipelineContext) -> PipelineContext:
     return replace(context, train_scenes=_no_train_scenes, candidates=None)
 
 
-def _no_train_scenes() -> NoReturn:
+def _no_train_scenes(*_: str) -> NoReturn:
     raise UsageError("pseudo-labels are made from images alone; a source may not ask for the annotations of a split")

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from bench.boxes import box_area_xyxy
+from bench.errors import DataError
 from bench.grounding import Box, LoadedScene, PipelineCard, PipelineContext, Prediction, Query
 from bench.hashing import spelled_out
 from bench.settings import Table, takes
@@ -58,6 +59,7 @@ class CentreOptions(Table):
 class FixedOptions(Table):
     """[pipelines.fixed-box]."""
 
+    train: str = Field("", description="the split it is chosen on, file:PATH.jsonl too; empty = the data set's train")
     grid: int = Field(24, ge=2, description="candidate edges along each side")
     sample: int = Field(4000, ge=1, description="train expressions the box is fitted to")
 
@@ -89,12 +91,18 @@ def centre_box(context: PipelineContext) -> Baseline:
 def fixed_box(context: PipelineContext) -> Baseline:
     """Open fixed-box: the box, in shares of the image's sides, with the best score on the train split."""
     options = parse_options(FixedOptions, context)
+    scenes = context.train_scenes(options.train) if options.train else context.train_scenes()
     shares = [
         np.asarray(e.box) / [scene.width, scene.height, scene.width, scene.height]
-        for scene in context.train_scenes()
+        for scene in scenes
         if scene.width and scene.height
         for e in scene.expressions
     ][: options.sample]
+    if scenes and not shares:
+        raise DataError(
+            f"{context.name}: none of the {len(scenes):,} train images has a size; add width and height to the rows of "
+            "the file, or prepare the split from a source that has them"
+        )
     best = best_fixed_box(np.stack(shares), options.grid) if shares else (0.25, 0.25, 0.75, 0.75)
     baseline = _placed(context, "the best single box of the train split: " + ", ".join(f"{v:.2f}" for v in best), best)
     # The train split's own boxes chose it.

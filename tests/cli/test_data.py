@@ -10,6 +10,8 @@ from PIL import Image
 from bench.datasets import catalog
 from bench.datasets.catalog import Catalogued
 from bench.datasets.split import Part
+from bench.doctor.machine import split_states
+from bench.settings import load_settings
 
 PARTS = (Part("val", 2, None, 2), Part("testA", 1))
 TINY = Catalogued("refcoco", "Tiny", PARTS, "no terms", "there", "there", stem="unc")
@@ -73,6 +75,40 @@ def test_json_is_one_object_on_stdout(bench, tiny, tmp_path):
     assert row["missing_images"] == 0
     (row,) = splits(bench, "verify", "refcoco-val")
     assert row["ok"] and row["images_checked"] == 2
+
+
+def states(bench):
+    standings = splits(bench, "list")
+    text = bench("data", "list")[1]
+    val = next(each for each in standings if each["split"] == "refcoco-val")
+    line = next(line for line in text.splitlines() if line.startswith("refcoco-val"))
+    doctor = next(row for row in split_states(load_settings()) if row["dataset"] == "refcoco")
+    return val["missing"], " ".join(line.split()[3:5]), doctor["ready"], doctor["partly"]
+
+
+def test_a_folder_without_any_of_the_images_is_refused_and_nothing_is_stored(bench, tiny, tmp_path):
+    (tmp_path / "wrong").mkdir()
+    code, _, err = bench(*PREPARE, "--images", tmp_path / "wrong")
+    assert code == 2 and "none of the 2 images of refcoco-val" in err and "nothing was stored" in err
+    assert "000000000001" in err and not (tmp_path / "home").exists()
+
+    bench(*PREPARE)  # annotations alone are scored
+    assert states(bench) == (0, "annotations only", [], {"val": "annotations only"})
+    assert bench("data", "prepare", "refcoco", "--images", tmp_path / "wrong")[0] == 2
+    assert states(bench)[1] == "annotations only"
+    bench("data", "prepare", "refcoco", "--images", images(tmp_path / "p.zip"))
+    before = states(bench)
+    assert before[2:] == (["val"], {}) and before[1].startswith("ready")
+    assert bench("data", "prepare", "refcoco-val", "--images", tmp_path / "wrong")[0] == 2
+    assert states(bench) == before  # the earlier state is kept
+
+
+def test_some_missing_images_are_counted_and_named(bench, tiny, tmp_path):
+    with zipfile.ZipFile(images(tmp_path / "p.zip")) as archive:
+        archive.extract("train2014/COCO_train2014_000000000001.jpg", tmp_path / "some")
+    code, out, _ = bench(*PREPARE, "--images", tmp_path / "some")
+    assert code == 0 and "1 of 2 images are not there" in out and "missing: 000000000002.jpg" in out
+    assert states(bench) == (1, "1 images", [], {"val": "1 images missing"})
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def missing(name, dataset=""):
 def test_what_is_missing_and_what_brings_it(home):
     parts = missing_parts("yolo-clip", "", load_settings())
     by_hand = "hf download timm/vit_base_patch16_clip_224.openai open_clip_model.safetensors"
-    clip = f"bench fetch 'ViT-B-16 openai'    or: {by_hand} --cache-dir {home / 'open_clip'}"
+    clip = f"bench fetch 'ViT-B-16 openai'\n    or: {by_hand} --cache-dir {home / 'open_clip'}"
     assert ("ViT-B-16 openai", clip, True) in parts and {what for what, *_ in parts} == {
         "yolo11x.pt",
         "ViT-B-16 openai",
@@ -54,7 +54,7 @@ def test_files_that_somebody_has_to_put_there(home):
     file = "refcocog_resnet101_checkpoint.pth"
     url = f"https://zenodo.org/records/4721981/files/{file}"
     parts = missing("mdetr", "refcocog")
-    assert parts[file] == f"bench fetch {file}    or: curl -L --create-dirs -o {home / file} {url}"
+    assert parts[file] == f"bench fetch {file}\n    or: curl -L --create-dirs -o {home / file} {url}"
     assert parts["tokenizer roberta-base"].startswith("bench fetch 'tokenizer roberta-base'")
     put(home / file)
     put(home / "roberta-base" / "config.json")

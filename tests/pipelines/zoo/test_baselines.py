@@ -1,10 +1,14 @@
 """Baselines use no pixels and no words, except the two that use labels."""
 
+import json
+
 import numpy as np
 import pytest
 
-from bench.errors import SettingsError
+from bench.errors import DataError, SettingsError, UsageError
+from bench.evaluation.opening import open_pipeline
 from bench.grounding import LoadedScene, Query
+from bench.settings import load_settings
 from pipelines.two_stage.proposers.proposals import Proposals
 from pipelines.zoo import baselines
 from pipelines.zoo.label_clip import label_clip
@@ -83,6 +87,21 @@ def test_what_a_baseline_learned_from(context):
     assert baselines.fixed_box(context("fixed-box")).card.supervision == "full"
     assert baselines.fixed_box(context("fixed-box", train_scenes=list)).card.supervision == "none"
     assert baselines.centre_box(context("centre-box")).card.supervision == "none"
+
+
+def test_the_fixed_box_of_own_data_is_chosen_on_a_file_that_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_HOME", str(tmp_path))
+    settings = load_settings(flags={"run.device": "cpu"})
+    with pytest.raises(UsageError, match=r"fixed-box learns from a train split.*--set train=file:PATH\.jsonl"):
+        open_pipeline("fixed-box", "file", settings)
+    train = tmp_path / "train.jsonl"
+    row = {"image": "a.jpg", "text": "it", "box_xyxy": [0, 0, 50, 100], "width": 100, "height": 100}
+    train.write_text(json.dumps(row))
+    opened = open_pipeline("fixed-box", "file", settings, {"train": f"file:{train}"})
+    assert opened.card.summary.endswith("0.00, 0.00, 0.50, 1.00") and opened.card.supervision == "full"
+    train.write_text(json.dumps({key: value for key, value in row.items() if key not in ("width", "height")}))
+    with pytest.raises(DataError, match="none of the 1 train images has a size"):
+        open_pipeline("fixed-box", "file", settings, {"train": f"file:{train}"})
 
 
 @pytest.fixture
