@@ -94,8 +94,8 @@ class Scene:
     file: str
     width: int | None
     height: int | None
-    expressions: tuple[Expression, ...]
-    objects: tuple[SceneObject, ...] = ()
+    expressions: tuple[Expression, ...] = field(repr=False)
+    objects: tuple[SceneObject, ...] = field(default=(), repr=False)
 
 
 def check_box_touches(scene: Scene, expression: Expression, width: int, height: int, where: str = "") -> None:

@@ -14,7 +14,8 @@ import bench
 from bench import BenchError, PipelineCard, Prediction, evaluate, load_pipeline, load_split, predict
 from bench.cli.main import app
 from bench.datasets.shapes import ShapesImages, make_scene
-from bench.errors import DataError, ImageError, SettingsError, UnknownName, UsageError
+from bench.errors import DataError, ImageError, RunError, SettingsError, UnknownName, UsageError
+from bench.runs.record import read_record
 from bench.settings import PROJECT
 
 PAGE = (PROJECT / "docs" / "library.md").read_text(encoding="utf-8")
@@ -48,7 +49,8 @@ def here(tmp_path, monkeypatch):
 def test_the_names_that_stay():
     assert bench.__all__ == [
         *("BenchError", "Evaluation", "Expression", "LoadedScene", "OpenPipeline", "Pipeline", "PipelineCard"),
-        *("Prediction", "Query", "Scene", "Split", "evaluate", "load_pipeline", "load_split", "predict"),
+        *("Prediction", "Query", "Scene", "Split", "evaluate", "leaderboard_table", "load_pipeline", "load_split"),
+        *("outcomes_table", "predict", "runs_table"),
     ]
     assert all(getattr(bench, name).__name__ == name for name in bench.__all__)
     assert set(bench.__all__) <= set(dir(bench))
@@ -105,6 +107,46 @@ def test_rows(here):
     assert row.iou == pytest.approx((x2 - x1) * (y2 - y1) / (scene.width * scene.height))
     assert (result.protocol, result.folder) == ("strict", None) and "protocol strict" in repr(result)
     assert not list(here.glob("results"))
+
+
+def test_results_as_dataframes(here):
+    split = load_split("shapes-val", limit=3)
+    result = evaluate("whole-image", split, results="results")
+    evaluate("centre-box", split, results="results")
+    runs = bench.runs_table("results")
+    assert list(runs["pipeline"]) == ["centre-box", "whole-image"] and set(runs["status"]) == {"complete"}
+    row = runs.iloc[1]
+    assert (row["acc@0.5"], row["n"], row["run"]) == (result.accuracy, len(result), str(result.folder))
+    assert row["partial"] and row["fingerprint"] == split.fingerprint and row["device"] == "cpu"
+    stored, own = bench.outcomes_table(row["run"]), bench.outcomes_table(result)
+    assert list(stored["id"]) == list(own["id"]) == [each.id for each in result.rows]
+    assert list(stored["hit"]) == [each.hit for each in result.rows] and stored["iou"].max() <= 1
+    assert {"length", "kind"} <= set(stored.columns) and list(own["text"]) == [each.text for each in result.rows]
+    board = bench.leaderboard_table("results")
+    assert board.empty and {"pipeline", "acc@0.5", "rank_best"} <= set(
+        board.columns
+    )  # a part of a split is in no table
+    for call in (bench.runs_table, bench.leaderboard_table, bench.outcomes_table):
+        with pytest.raises(RunError, match="nowhere"):
+            call("nowhere")
+
+
+def test_the_rows_of_a_leaderboard():
+    board = bench.leaderboard_table(PROJECT / "results", split="shapes-val")
+    tables = board.groupby("signature")
+    assert len(board) > 2 and set(board["split"]) == {"shapes-val"}
+    assert all(list(each["acc@0.5"]) == sorted(each["acc@0.5"], reverse=True) for _, each in tables)
+    assert bench.leaderboard_table(PROJECT / "results", split="nothing").empty
+
+
+def test_what_is_printed_is_short(here):
+    split = load_split("shapes-val")
+    assert repr(split) == "<shapes-val: 2,222 expressions on 400 images>"
+    assert repr(load_split("shapes-val", limit=2)).endswith("2 images, a part of it>")
+    assert len(repr(split.scenes[0])) < 120 and len(str(split.scenes[:20])) < 2400
+    record = read_record(evaluate("centre-box", load_split("shapes-val", limit=2), results="results").folder)
+    assert re.fullmatch(r"<run of centre-box on shapes-val: complete, Acc@0\.5 [\d.]+ %, begun .*>", repr(record))
+    assert str(record) == repr(record)
 
 
 @pytest.mark.slow

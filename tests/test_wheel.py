@@ -32,6 +32,32 @@ def test_it_is_typed_and_complete(installed):
     assert (installed / "bench" / "default.toml").read_bytes() == (PROJECT / "bench.toml").read_bytes()
 
 
+def test_a_users_script_is_type_checked_against_it(installed, tmp_path):
+    """mypy --strict, as the user of the library runs it: every call has a type, and a wrong one is an error."""
+    pytest.importorskip("mypy")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from bench import evaluate, load_pipeline, load_split, predict\n"
+        'split = load_split("shapes-val", limit=2)\n'
+        'pipeline = load_pipeline("centre-box", on=split)\n'
+        "accuracy: float = evaluate(pipeline, split).accuracy\n"
+        'box: tuple[float, float, float, float] | None = predict(pipeline, "a.png", "it").box\n'
+        "print(split.name.upper(), accuracy, box)\n"
+    )
+
+    def check():
+        words = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", f"--cache-dir={tmp_path / 'c'}"]
+        return subprocess.run(
+            [*words, str(script)], cwd=tmp_path, env={**os.environ, "MYPYPATH": ""} | {"PYTHONPATH": str(installed)},
+            capture_output=True, text=True,
+        )  # fmt: skip
+
+    done = check()
+    assert done.returncode == 0, done.stdout
+    script.write_text(script.read_text() + 'load_split("shapes-val", limit="two")\n')
+    assert "arg-type" in check().stdout
+
+
 def test_it_runs_the_embedded_data(installed, tmp_path):
     words = ["run", "-p", "clipvg,whole-image", "-s", "shapes-val", "--limit", "2", "--device", "cpu", "--json"]
     env = {**os.environ, "PYTHONPATH": str(installed), "BENCH_HOME": str(tmp_path / "home")}

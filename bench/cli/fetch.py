@@ -73,13 +73,11 @@ def fetch(
                 failed.append(str(error))
                 continue
             for path in files:
-                row = {"weights": source.what, "file": path, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-                done.append(row)
+                size, digest = path.stat().st_size, sha256_file(path)
+                done.append({"weights": source.what, "file": path, "bytes": size, "sha256": digest})
                 if not json:
                     state = "is there already" if there else "fetched"
-                    typer.echo(
-                        f"{source.what}: {state}, {path} ({row['bytes'] / 1e6:,.1f} MB, sha256 {row['sha256'][:12]})"
-                    )
+                    typer.echo(f"{source.what}: {state}, {path} ({size / 1e6:,.1f} MB, sha256 {digest[:12]})")
     if failed:
         raise WeightsError("\n".join(failed))
     if json:

@@ -22,7 +22,7 @@ class Counts:
     images: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Split:
     """One part of one data set. `partial` says that scenes were left out (`--limit`), so no table may show it.
 
@@ -36,6 +36,10 @@ class Split:
     terms: str = ""
     partial: bool = False
     known_fingerprint: str | None = None
+
+    def __repr__(self) -> str:
+        counts, part = self.counts, ", a part of it" if self.partial else ""
+        return f"<{self.name}: {counts.expressions:,} expressions on {counts.images:,} images{part}>"
 
     @cached_property
     def fingerprint(self) -> str:

@@ -160,6 +160,12 @@ class RunRecord(Model):
     throughput: Throughput | None
     imported: Imported | None = None
 
+    def __repr__(self) -> str:
+        score = f"Acc@0.5 {100 * self.metrics.accuracy:.2f} %" if self.metrics else "no score yet"
+        return f"<run of {self.name} on {self.identity.data.split}: {self.status}, {score}, begun {self.started}>"
+
+    __str__ = __repr__
+
     @property
     def part(self) -> str:
         """Say which part of its split a partial run is about; empty for a whole one."""
