@@ -131,7 +131,7 @@ def build(context: PipelineContext, resolved: Resolved, begun: float | None = No
     except ModuleNotFoundError as error:
         raise MissingPackage(
             f"pipeline {context.name!r} needs the module {error.name!r}, which is not installed: "
-            f"{bring_module(str(error.name), registry.origin(registry.PIPELINES, context.name).split()[0])}"
+            f"{bring_module(str(error.name), f'the package that brings {context.name}')}"
         ) from error
     except Exception as error:
         raise BenchError(f"pipeline {context.name!r} could not be built: {type(error).__name__}: {error}") from error

@@ -180,7 +180,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, use, capsys, monkeypat
 
 
 @pytest.mark.parametrize(("factory", "kind", "message"), [
-    (raising(ModuleNotFoundError("no", name="ultralytics")), MissingPackage, "needs the package 'ultralytics'"),
+    (raising(ModuleNotFoundError("no", name="ultralytics")), MissingPackage, "needs the module 'ultralytics'"),
     (raising(ValueError("bad\nvalue")), BenchError, "pipeline 'hash' could not be built: ValueError: bad"),
     (raising(WeightsError("w.pt: broken")), WeightsError, r"^w\.pt: broken$"),
     (lambda context: object(), BenchError, "its factory returned object, which lacks `card` or `ground`"),
