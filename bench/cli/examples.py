@@ -11,6 +11,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "bench score --predictions boxes.jsonl -s refcoco-val --name MyModel",
         "bench score --predictions boxes.json -s file:mine.jsonl --xywh --key row",
     ),
+    "frames": (
+        "bench frames boxes.jsonl -s refcoco-val",
+        "bench frames answers.json -s file:mine.jsonl --json",
+    ),
     "compare": (
         "bench compare yolo-clip clipvg -s shapes-val",
         "bench compare clipvg/refcoco-val mdetr/refcoco-val --flips flips.jsonl",

@@ -21,6 +21,7 @@ COMMANDS = {  # panel of the help -> command -> what it does, on one line of a t
     "Measure": {
         "run": "Run pipelines on splits, and score them.",
         "score": "Score a stored run again, or boxes made elsewhere.",
+        "frames": "Find the coordinate frame of boxes made elsewhere.",
         "compare": "Compare runs: who is better, and how sure that is.",
         "speed": "Measure how fast pipelines are.",
         "leaderboard": "Write the tables of results/ from the stored runs.",

@@ -75,6 +75,13 @@ Splits = Annotated[
     ),
 ]
 SPLIT: dict[str, Any] = {"metavar": "SPLIT", "autocompletion": split_names}  # of an option that names one split
+Xywh = Annotated[bool, typer.Option("--xywh", help="Boxes are x, y, width, height, not x1, y1, x2, y2.")]
+Key = Annotated[
+    Literal["auto", "id", "row"],
+    typer.Option(
+        "--key", metavar="id|row|auto", help="Keys of the file: expression ids, row numbers, or as it states."
+    ),
+]
 On = Annotated[
     str | None,
     typer.Option("--on", metavar="DATASET", help="Use bench.toml's weights and options for this data set."),

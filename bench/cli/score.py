@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from bench.cli.options import MORE, SPLIT, Config, Json, Results, settings_of
+from bench.cli.options import MORE, SPLIT, Config, Json, Key, Results, Xywh, settings_of
 from bench.cli.output import emit, table_console
 
 
@@ -18,11 +18,8 @@ def score(
         str | None, typer.Option("--split", "-s", help="Split of the boxes: refcoco-val, file:PATH.jsonl.", **SPLIT)
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the row.", show_default="the file's name")] = None,
-    xywh: Annotated[bool, typer.Option("--xywh", help="Boxes are x, y, width, height, not x1, y1, x2, y2.")] = False,
-    key: Annotated[
-        Literal["auto", "id", "row"],
-        typer.Option(metavar="id|row|auto", help="Keys of the file: expression ids, row numbers, or as it states."),
-    ] = "auto",
+    xywh: Xywh = False,
+    key: Key = "auto",
     partial: Annotated[
         bool, typer.Option("--partial", help="Take a file that lacks many rows; no table shows the run.")
     ] = False,

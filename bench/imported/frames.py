@@ -8,17 +8,25 @@ is not looked at.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from bench.boxes import box_cxcywh_to_xyxy, box_xywh_to_xyxy, box_xyxy_to_xywh
+from bench.datasets.images import FORMATS, Images
 from bench.datasets.split import Split
-from bench.errors import DataError
+from bench.errors import DataError, ImageError
+from bench.evaluation.protocols import protocol
+from bench.evaluation.statistics import ratio_intervals
 from bench.runs.predictions import SceneAnswers
+from bench.settings import EvaluationSettings
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
@@ -170,8 +178,8 @@ def refuse_wrong_frame(path: Path, split: Split, answers: Sequence[SceneAnswers]
     first_box = ", ".join(f"{v:g}" for v in numbers.boxes[first])
     raise DataError(
         f"{path}: {count:,} of {total:,} boxes ({100 * count / total:.1f} %) are not boxes of their images, read as "
-        f"{declared!r}: {kinds} (first: {numbers.ids[first]!r}, [{first_box}]). {_advice(numbers)}; write null for an "
-        "answer that is no box (a counted miss)"
+        f"{declared!r}: {kinds} (first: {numbers.ids[first]!r}, [{first_box}]). {_advice(numbers)}; `bench frames` "
+        "scores each frame. Write null for an answer that is no box (a counted miss)"
     )
 
 
@@ -188,3 +196,66 @@ def _advice(numbers: Numbers) -> str:
     if best[0] in (PIXELS, XYWH):
         return f"They would be boxes as {best[0]!r}: " + ("pass --xywh" if best[0] == XYWH else "leave --xywh out")
     return f"They would be boxes as {' or '.join(map(repr, best))}: convert them to pixels of the original image"
+
+
+def with_sizes(split: Split) -> Split:
+    """Fill in the sizes that are not annotated, from the headers of the images at hand."""
+    scenes = []
+    for scene in split.scenes:
+        size = None
+        if not (scene.width and scene.height) and isinstance(split.images, Images):
+            with suppress(ImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+                size = Image.open(io.BytesIO(split.images.read(scene.file)), formats=FORMATS).size
+        scenes.append(replace(scene, width=size[0], height=size[1]) if size else scene)
+    return replace(split, scenes=tuple(scenes))
+
+
+def score_frames(
+    split: Split, answers: Sequence[SceneAnswers], xywh: bool, settings: EvaluationSettings
+) -> dict[str, Any]:
+    """Score boxes of expressions that have a row in every frame, best first: a diagnosis, since it takes the best one.
+
+    A frame has acc@0.5, ci95 with its note, hits, and no_box: rows without a box in that frame; None where it needs
+    sizes of images that are unknown. `warning` says that another frame than the declared one is better than its
+    interval allows.
+    """
+    numbers, declared = numbers_of(split, answers, xywh), XYWH if xywh else PIXELS
+    # 1. Expressions that have a row (N), the scene of each, their targets (T, 4) and whose these are.
+    given = {answer.id for row in answers for answer in row.answers}
+    places = [(s, e) for s, scene in enumerate(split.scenes) for e in scene.expressions if e.id in given]
+    at = {expression.id: n for n, (_, expression) in enumerate(places)}
+    rows = np.array([at[each] for each in numbers.ids], np.int64)
+    _, image = np.unique([s for s, _ in places], return_inverse=True)
+    owner = np.repeat(np.arange(len(places)), [len(e.targets) for _, e in places])
+    truth = np.array([box for _, e in places for box in e.targets], np.float64).reshape(-1, 4)
+    known = [(split.scenes[s].width or np.inf, split.scenes[s].height or np.inf) for s, _ in places]
+    width, height = np.array(known, np.float64)[owner].T
+    # 2. Hits of every frame that can be computed (N, K).
+    rule, hits, no_box = protocol("iou"), {}, {}
+    for name, frame in FRAMES.items():
+        if frame.unit is None or np.isfinite(numbers.sizes).all():
+            boxes = np.full((len(places), 4), np.nan)
+            boxes[rows] = frame.pixels(numbers.boxes, numbers.sizes)
+            placed, targets = rule.place(boxes[owner], truth, width, height)
+            hits[name] = np.bincount(owner, rule.reached(rule.overlap(placed, targets), 0.5), len(places)) > 0
+            no_box[name] = int((~(boxes[:, 2:] > boxes[:, :2]).all(axis=1)).sum())
+    # 3. Intervals from one set of draws over the images.
+    per_image = np.stack([np.bincount(image, hit) for hit in hits.values()], axis=1)
+    counts = np.repeat(np.bincount(image)[:, None], len(hits), axis=1)
+    intervals = ratio_intervals(per_image, counts, settings.draws, settings.seed, settings.confidence)
+    frames: dict[str, dict[str, Any]] = {
+        name: {"frame": name, **dict.fromkeys(("acc@0.5", "ci95", "ci95_note", "hits", "no_box"))} for name in FRAMES
+    }
+    for (name, hit), (ci95, note) in zip(hits.items(), intervals, strict=True):
+        frames[name] |= {"acc@0.5": float(hit.mean()), "ci95": ci95, "ci95_note": note}
+        frames[name] |= {"hits": int(hit.sum()), "no_box": no_box[name]}
+    ordered = sorted(frames.values(), key=lambda f: -1.0 if f["acc@0.5"] is None else f["acc@0.5"], reverse=True)
+    best, ours, warning = ordered[0], frames[declared], None
+    if ours["ci95"] and best["acc@0.5"] > ours["ci95"][1]:
+        change = {XYWH: "pass --xywh", PIXELS: "leave --xywh out"}.get(best["frame"], "convert them to pixels")
+        warning = (
+            f"the boxes are probably in {best['frame']!r} ({100 * best['acc@0.5']:.2f} %), not in {declared!r} "
+            f"({100 * ours['acc@0.5']:.2f} %, at most {100 * ours['ci95'][1]:.2f} %): {change}"
+        )
+    facts = {"declared": declared, "n": len(places), "images": int(image.max()) + 1, "warning": warning}
+    return facts | {"frames": ordered}

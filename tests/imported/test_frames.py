@@ -91,7 +91,7 @@ def test_boxes_in_another_frame_are_refused_with_it(tmp_path, name, sized, advic
     data = split(sized=sized)
     message = refused(tmp_path, data, written(name, data))
     assert "They would be boxes as" in message and advice in message
-    assert "of 400 boxes" in message and "write null" in message
+    assert "of 400 boxes" in message and "Write null" in message
 
 
 def test_plain_boxes_declared_xywh_are_refused(tmp_path):
