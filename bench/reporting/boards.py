@@ -205,7 +205,7 @@ def _speed_keys(record: RunRecord, speeds: Speeds) -> dict[str, Any]:
         "batch_size": rate.batch_size,
         **{key: getattr(speed.single, key, None) for key in ("p50_ms", "p90_ms", "p99_ms")},
         "joules_per_expression": speed.energy.joules_per_expression,
-        "noisy": list(speed.noisy),
+        "noisy": [*speed.noisy, *_other_code(record, speed)],
         "date": speed.finished[:10],
         "commit": speed.git.get("commit"),
         "record": next(path for other, path in speeds if other is speed),
@@ -215,6 +215,12 @@ def _speed_keys(record: RunRecord, speeds: Speeds) -> dict[str, Any]:
         if used is not None and keys["peak_gb"] is None:
             keys |= {"peak_gb": round(used * GIGA, 6), "peak_gb_of": of}
     return keys
+
+
+def _other_code(record: RunRecord, speed: SpeedRecord) -> list[str]:
+    """Return a doubt where a speed was measured at another commit than its row's run."""
+    at, run = speed.git.get("commit"), record.git.get("commit")
+    return [f"measured at commit {at[:7]}, the run at {run[:7]}"] if at and run and at != run else []
 
 
 def _supervision(record: RunRecord) -> str:

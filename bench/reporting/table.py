@@ -141,7 +141,7 @@ def _speed(row: Row) -> str:
 
 
 def busy(row: Row) -> str:
-    """Return the mark of a speed that was measured on a busy machine."""
+    """Return the mark of a speed that is in doubt."""
     return "~" if row["speed"] and row["speed"]["noisy"] else ""
 
 
@@ -257,7 +257,7 @@ MARKS: tuple[tuple[str, str, Callable[[Row], bool], str], ...] = (
     ("◊", "submitted", lambda r: r["submitted"] is not None, "another person's run, re-scored here"),
 )
 UNCHECKED = ("?", "recalled, inferred or from a third party; not looked up at its source")  # of a published value
-NOISY = "measured while the machine was busy, or its clocks were slowed, or with repeats far apart"
+NOISY = "measured while the machine was busy, its clocks slowed, repeats far apart, or at another commit than the run"
 
 REMARKS: tuple[tuple[Callable[[Row], bool], str], ...] = (
     (

@@ -24,7 +24,7 @@ def rows(results):
 def speed_record(run, **changes):
     """A measurement of what the run in the folder `run` ran: 640 expressions a second, cold."""
     record = read_record(run)
-    same = {key: getattr(record, key) for key in ("name", "identity", "settings_hash", "environment", "card")}
+    same = {key: getattr(record, key) for key in ("name", "identity", "settings_hash", "environment", "card", "git")}
     rates = tuple(rate(value, cache) for value, cache in ((900.0, "texts warm"), (640.0, "cold")))
     fields = {"offline": rates, "memory": Memory(allocated_mb=2000.0, reserved_mb=None, process_mb=None, host_mb=900.0)}
     return make_speed(**(same | fields | changes))
@@ -124,6 +124,14 @@ def test_a_busy_machine_is_marked(tmp_path, store):
     (line,) = csv.DictReader(io.StringIO(leaderboard.render(collect(tmp_path))[CSV].decode()))
     assert line["speed_noisy"] == "another process used the GPU"
     assert (line["p50_ms"], line["peak_gb_of"]) == ("5.0", "device")
+
+
+def test_a_speed_of_other_code_is_marked(tmp_path, store):
+    run = store("a", 3)
+    write_speed(tmp_path, run, git={"commit": "fedcba9876543210", "dirty": False})
+    table = collect(tmp_path)
+    assert r"| \~640 | \~5.00 |" in leaderboard.render(table)[MARKDOWN].decode()
+    assert table.boards[0].rows[0]["speed"]["noisy"] == ["measured at commit fedcba9, the run at 0123456"]
 
 
 @pytest.mark.slow
