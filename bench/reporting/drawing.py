@@ -95,7 +95,7 @@ def _outline(pen: ImageDraw.ImageDraw, box: Box, colour: RGB, casing: RGB, line:
 def contact_sheet(scenes: Sequence[Scene], images: ImageSource, columns: int = 4) -> Image.Image:
     """Draw `scenes` in a grid; a box and the expressions about it share a colour and a number."""
     kinds = {expression.kind for scene in scenes for expression in scene.expressions}
-    heading = kinds.pop() if len(kinds) == 1 else None  # one kind is suffix once
+    heading = kinds.pop() if len(kinds) == 1 else None  # one kind is stated once
     cells = [_cell(scene, images, with_kind=heading is None) for scene in scenes]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
