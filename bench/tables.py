@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from bench import registry
-from bench.errors import BenchError, SettingsError
-from bench.settings import Resolved, Settings, flattened, parse_table
+from bench.errors import BenchError, SettingsError, UnknownName
+from bench.settings import Resolved, flattened, parse_table
 
 LOADERS: dict[str, Callable[[str], Any]] = {
     "pipelines": registry.pipeline_factory,
@@ -53,8 +53,8 @@ def same_options(pipeline: str, one: Mapping[str, Any], other: Mapping[str, Any]
 def in_force(resolved: Resolved, section: str = "") -> dict[str, dict[str, Any]]:
     """List every setting, or those of a dotted `section`: key -> {"value", "from"}.
 
-    `from` is code, bench.toml, the path of a user's file, or flag. Raises SettingsError for an unknown section and for
-    a table that does not fit.
+    `from` is code, bench.toml, the path of a user's file, or flag. Raises UnknownName for an unknown section, and
+    SettingsError for a table that does not fit.
     """
     values = resolved.settings.model_dump()
     written = flattened(values)
@@ -69,7 +69,10 @@ def in_force(resolved: Resolved, section: str = "") -> dict[str, dict[str, Any]]
         if not section or f"{key}.".startswith(f"{section}.")
     }
     if not rows:
-        raise SettingsError(f"no settings are called {section!r}; sections: {', '.join(Settings.model_fields)}")
+        parts = [key.split(".") for key in flattened(values)]
+        known = {".".join(part[:n]) for part in parts for n in range(1, len(part) + 1)}
+        known |= {f"{group}.{name}" for group in LOADERS for name in _registered(group)}
+        raise UnknownName("section", section, known, hint="`bench config show` shows every section")
     return rows
 
 

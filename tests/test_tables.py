@@ -5,7 +5,7 @@ import tomllib
 import pytest
 
 from bench.datasets.load import load_split
-from bench.errors import SettingsError
+from bench.errors import SettingsError, UnknownName
 from bench.evaluation.loop import evaluate
 from bench.settings import Settings, default_file, flattened, load_settings
 from bench.tables import LOADERS, complete, in_force, same_options
@@ -63,7 +63,7 @@ def test_all_that_is_in_force_is_listed_with_its_origin(tmp_path):
     assert {f"train.yolo-clip.{part}.epochs" for part in ("detector", "clip")} <= parts.keys()
     assert in_force(resolved, "label.relation")["label.relation.top"] == {"value": 10, "from": "code"}
     assert {key.partition(".")[0] for key in in_force(resolved)} == {*Settings.model_fields}
-    with pytest.raises(SettingsError, match="no settings are called 'runs'"):
+    with pytest.raises(UnknownName, match="no section is called 'runs'"):
         in_force(resolved, "runs")
 
 

@@ -41,7 +41,9 @@ def test_nothing_heavy_is_imported_for_what_needs_none(tmp_path, code, heavy):
     (("train", "-p", "centre-box", "-s", "shapes-train"), "no trainable pipeline is called 'centre-box'"),
     (("train", "-p", "yolo-clip", "-s", "shapes-train", "--part", "clop"), "did you mean 'clip'"),
     (("config", "show", "--config", "missing.toml"), "no such settings file"),
-    (("config", "show", "runs"), "no settings are called 'runs'"),
+    (("config", "show", "runs"), "no section is called 'runs'; did you mean 'run'"),
+    (("config", "show", "pipelines.clipv"), "did you mean 'pipelines.clipvg'"),
+    (("config", "show", "evalution"), "did you mean 'evaluation'"),
 ])  # fmt: skip
 def test_a_mistake_is_one_message_and_exit_2(bench, monkeypatch, tmp_path, words, message):
     monkeypatch.setenv("BENCH_HOME", str(tmp_path / "home"))
