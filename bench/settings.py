@@ -61,7 +61,7 @@ class RunSettings(Table):
     decode_threads: int = Field(4, ge=1, description="threads that decode images ahead")
     seed: int = Field(0, ge=0)
     deterministic: bool = False
-    compile: bool = Field(False, description="networks go through torch.compile")
+    compile: bool = Field(False, description="compile the networks with torch.compile")
     channels_last: bool = Field(False, description="convolutions keep an image's channels together in memory")
     offline: bool = False
     rank_timeout_s: float = Field(600, gt=0, description="how long rank 0 waits for a silent rank")

@@ -148,7 +148,7 @@ def check_clip(model: Any, name: str) -> None:
     if not all(hasattr(visual, part) for part in ("conv1", "class_embedding", "ln_pre", "transformer")) or not all(
         hasattr(model, part) for part in ("token_embedding", "text_projection", "attn_mask")
     ):
-        raise WeightsError(f"CLIP-VG needs a CLIP of two plain transformers, such as ViT-B-16; {name} is none")
+        raise WeightsError(f"CLIP-VG needs a CLIP of two plain transformers, such as ViT-B-16; {name} is not one")
 
 
 def text_features(clip: Any, ids: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def _without_aliases(state: Mapping[str, Tensor], path: Path) -> dict[str, Tenso
         same = state[original]
         if same.data_ptr() != tensor.data_ptr() and not torch.equal(same, tensor):
             raise WeightsError(
-                f"{path}: {key} and {original} should be one tensor and are not; the file is no whole one"
+                f"{path}: {key} and {original} should be the same tensor and are not; the file is not complete"
             )
     return out
 
@@ -72,7 +72,7 @@ def _variant(state: Mapping[str, Tensor], path: Path) -> ClipVGConfig:
     first = state.get("clip.visual.conv1.weight")
     if first is None or first.ndim != 4:
         some = ", ".join(list(state)[:4])
-        raise WeightsError(f"{path}: no checkpoint of CLIP-VG: it has no clip.visual.conv1.weight (but {some}, ...)")
+        raise WeightsError(f"{path}: not a checkpoint of CLIP-VG: it has no clip.visual.conv1.weight (but {some}, ...)")
     if "language_prompt" in state:
         raise WeightsError(f"{path}: a checkpoint of the ablation ML_CLIP_VG_PROMPT, which is not supported")
     if "ml_visu_proj.weight" not in state:

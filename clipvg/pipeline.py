@@ -39,8 +39,8 @@ class ClipVGOptions(Table):
         "auto", description="auto = as the weights were trained"
     )
     image_size: int = Field(0, ge=0, description="side of the canvas; 0 = as the weights were trained")
-    clip: ClipOptions | None = Field(None, description="the CLIP of weights that do not bring it; none = as they say")
-    fast: bool = Field(True, description="leave out what does not change the answer")
+    clip: ClipOptions | None = Field(None, description="CLIP of weights that bring none; none = what they name")
+    fast: bool = Field(True, description="skip computations that do not change the prediction")
     images: int = Field(0, ge=0, description="in a pass of the image tower; 0 = 64 on a GPU, 4 on a CPU")
     texts: int = Field(0, ge=0, description="in a pass of the transformer; 0 = 512 on a GPU, 16 on a CPU")
     letterbox_threads: int = Field(4, ge=1)

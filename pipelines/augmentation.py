@@ -49,10 +49,12 @@ MOST_PIXELS = 1 << 24
 class Augment(Table):
     """Configure the augmentation; the defaults are those of CLIP-VG's paper."""
 
-    crop: Literal["official", "safe", "off"] = Field("official", description="the windows; safe ones hold the referent")
-    crop_share: float = Field(0.5, ge=0, le=1, description="of the expressions without a word of position")
+    crop: Literal["official", "safe", "off"] = Field(
+        "official", description="crop windows; safe ones contain the referent"
+    )
+    crop_share: float = Field(0.5, ge=0, le=1, description="crop windows of expressions without a word of position")
     short_sides: tuple[PositiveInt, ...] = Field((400, 500, 600), min_length=1, description="pixels, before the crop")
-    crop_sides: tuple[PositiveInt, PositiveInt] = Field((384, 600), description="least and largest side of a window")
+    crop_sides: tuple[PositiveInt, PositiveInt] = Field((384, 600), description="smallest and largest side of a window")
     scales: tuple[PositiveInt, ...] = Field((), description="long sides in pixels; empty = 7 official or 4 safe ones")
     translate: bool = Field(True, description="a random place on the canvas instead of the middle")
     jitter: float = Field(0.4, ge=0, le=1, description="strength: brightness, contrast, saturation in 1 - j to 1 + j")

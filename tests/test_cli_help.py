@@ -164,3 +164,22 @@ def test_an_example_is_a_command(line):
         registry.origin(registry.PIPELINES, pipeline)
     for split in listed([splits] if isinstance(splits, str) else splits):
         assert split.startswith("file:") or find_split(split)
+
+
+def test_an_option_is_the_same_thing_in_every_command():
+    kinds = {}
+    for names, command in everything():
+        for param in command.params:
+            for long in (opt for opt in param.opts if opt.startswith("--")):
+                short = tuple(opt for opt in param.opts if not opt.startswith("--"))
+                kinds.setdefault(long, {}).setdefault((param.is_flag, short), []).append(" ".join(names))
+    assert {long: each for long, each in kinds.items() if len(each) > 1} == {}
+    assert [*kinds["--results"]] == [(False, ())] and [*kinds["--out"]] == [(False, ("-o",))]
+    assert [*kinds["--split"]] == [(False, ("-s",))] and [*kinds["--pipeline"]] == [(False, ("-p",))]
+
+
+@pytest.mark.parametrize("name", ["run", "predict", "speed", "train"])
+def test_every_command_that_opens_a_pipeline_takes_the_same_options(name):
+    options = {opt for param in load_command(name).params for opt in param.opts}
+    wanted = {"--weights", "--tokenizer", "--on", "--preprocessing", "--set", "--device", "--dtype", "--batch-size"}
+    assert wanted | {"--seed", "--offline", "--config", "--json", "--verbose", "--quiet"} <= options

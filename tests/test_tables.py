@@ -5,7 +5,7 @@ import tomllib
 import pytest
 
 from bench.datasets.load import load_split
-from bench.errors import SettingsError, UnknownName
+from bench.errors import UnknownName
 from bench.evaluation.loop import evaluate
 from bench.settings import Settings, default_file, flattened, load_settings
 from bench.tables import LOADERS, complete, in_force, same_options

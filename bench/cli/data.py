@@ -91,7 +91,7 @@ def prepare(
             }
         )
     if not done:
-        console.print(f"{name}: the folders of images are stored; nothing of it is prepared yet (give --annotations)")
+        console.print(f"{name}: the folders of images are stored; no split is prepared yet (give --annotations)")
     if json:
         emit({"splits": rows})
 
@@ -125,7 +125,7 @@ def verify(
     if json:
         emit({"ok": not wrong, "splits": [{**asdict(split), "ok": split.ok} for split in verified]})
     if wrong:
-        raise CheckFailed(f"{', '.join(wrong)}: not as it should be, see above")
+        raise CheckFailed(f"{', '.join(wrong)}: something is missing or wrong, see above")
 
 
 @app.command("list")
@@ -150,7 +150,7 @@ def listing(config: Config = None, json: Json = False) -> None:
     columns = ("split", "expressions", "images", "state", "images at")
     cells = (_cells(standing) for _, standings in datasets for standing in standings)
     print_table(console, table_of(columns, cells, right=columns[1:3], fold=columns[3:]))
-    console.print(f"\nprepared data lies in {resolved.home}; people's own data needs no preparing: file:PATH.jsonl\n")
+    console.print(f"\nprepared data lies in {resolved.home}; your own data needs no preparing: file:PATH.jsonl\n")
     for dataset, standings in datasets:
         console.print(f"[bold]{dataset.name}[/bold]  {_plain(dataset.title)}\n  terms: {_plain(dataset.terms)}")
         if not all(standing.runnable for standing in standings):
@@ -265,7 +265,7 @@ def _print_prepared(
         f"  data:{header.fingerprint[:8]}  from {header.format}  in {_plain(str(path))}"
     )
     if missing is None:
-        console.print("  no images yet: it can be scored, not run")
+        console.print("  no images yet: it can be scored but not run")
     elif missing:
         console.print(f"  [yellow]{len(missing):,} of {counts.images:,} images are not there:[/yellow]")
         _print_some(console, "missing: ", missing)
@@ -281,7 +281,7 @@ def _print_verified(console: Console, split: Verified) -> None:
         f"images, {split.images_checked:,} of them opened  data:{split.fingerprint[:8]}"
     )
     if not split.sizes_annotated:
-        console.print("  its source annotates no sizes of images, so a resized image would not be noticed")
+        console.print("  the source has no image sizes, so a resized image cannot be detected")
     kinds = {"": split.annotations, "missing: ": split.missing, "broken: ": split.broken, "size: ": split.other_size}
     for kind, faults in kinds.items():
         _print_some(console, kind, faults, " (--json names all)")

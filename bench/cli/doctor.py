@@ -71,10 +71,10 @@ def _show_pipelines(report: Mapping[str, Any], console: Console) -> None:
     free = "" if speed["memory_free_gb"] is None else f"; {speed['memory_free_gb']} GiB of memory free"
     typer.echo(
         f"\n{bound}: full-size models in {speed['dtype']}, 7 expressions an image, from this "
-        f"machine's matrix products (GFLOP/s: {gflops}){free}; bench speed measures"
+        f"machine's matrix products (GFLOP/s: {gflops}){free}; bench speed measures exactly"
     )
     if missing := {what: how for state in report["pipelines"] for what, how in state["how"].items()}:
-        console.print("\nwhat is missing, and what brings it", style="italic")
+        console.print("\nwhat is missing, and how to get it", style="italic")
         for what, how in missing.items():
             typer.echo(f"{what}\n    {how}")
 

@@ -41,7 +41,7 @@ def export(
         if official.is_dir():
             raise UsageError(f"--official {official} is a folder; name the file to write")
         if official.exists() and not force:
-            raise UsageError(f"--official {official} is there already; --force replaces it")
+            raise UsageError(f"--official {official} exists; --force replaces it")
         make_folder(official.parent)
         # On the CPU: numbers are copied here, not computed.
         path = write(pipeline_context(pipeline, on or OWN_DATA, resolved, options, device="cpu"), official)

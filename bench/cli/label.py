@@ -182,9 +182,7 @@ def score(
     log_to_stderr("bench.label")
     if result is not None:
         if files or scorer or official_files:
-            raise UsageError(
-                "--from draws a result that is there: it takes no label files, --scorer or --official-files"
-            )
+            raise UsageError("--from shows an existing result: it takes no label files, --scorer or --official-files")
         record = show_official(result, out)
     else:
         if not files or not scorer or split is None:

@@ -116,7 +116,7 @@ def stored_results(resolved: Resolved) -> Path:
 
     folder = Path(resolved.settings.results)
     if not folder.is_dir():
-        raise UsageError(f"{folder}: there is no such folder of results; `bench run` makes it, --results names another")
+        raise UsageError(f"{folder}: no such results folder; `bench run` makes one, --results names another")
     return folder
 
 

@@ -20,17 +20,17 @@ from bench.old_names import current_arguments
 COMMANDS = {  # panel of the help -> command -> what it does, on one line of a terminal
     "Measure": {
         "run": "Run pipelines on splits, and score them.",
-        "score": "Score a stored run again, or boxes made elsewhere.",
-        "frames": "Find the coordinate frame of boxes made elsewhere.",
-        "compare": "Compare runs: who is better, and how sure that is.",
+        "score": "Score a stored run again, or import predictions.",
+        "frames": "Find the coordinate frame of a file of boxes.",
+        "compare": "Compare runs: which is better, and how certain that is.",
         "speed": "Measure how fast pipelines are.",
         "leaderboard": "Write the tables of results/ from the stored runs.",
         "table": "Print the table that papers print, published rows above ours.",
-        "report": "Write an HTML page of runs, with every answer.",
+        "report": "Write an HTML page of runs, with every prediction.",
     },
     "Ground": {
         "predict": "Ground an expression in an image, or many.",
-        "demo": "Serve a page that shows answers of pipelines side by side.",
+        "demo": "Serve a page that shows predictions side by side.",
     },
     "Train": {
         "train": "Train a pipeline's weights on a split.",

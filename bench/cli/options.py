@@ -98,13 +98,13 @@ Tokenizer = Annotated[
     typer.Option(
         "--tokenizer",
         metavar="FOLDER",
-        help="Tokenizer, for pipelines that take one: a folder or a hub id.",
+        help="Tokenizer, if needed: a folder or a hub id.",
         rich_help_panel=MORE,
     ),
 ]
 Preprocessing = Annotated[
     Ways | None,
-    typer.Option("--preprocessing", help="How to prepare images, if the pipeline has a choice.", rich_help_panel=MORE),
+    typer.Option("--preprocessing", help="How to prepare images, if there is a choice.", rich_help_panel=MORE),
 ]
 Set = Annotated[
     list[str] | None,

@@ -20,7 +20,7 @@ def predict(
             "--image",
             "-i",
             metavar="PATH",
-            help="An image, or a folder of images; without --text each has a .txt of expressions beside it.",
+            help="An image, or a folder; without --text each image has a .txt of expressions.",
         ),
     ] = None,
     scene: Annotated[
@@ -88,7 +88,7 @@ def predict(
 
         scenes, images = requested(input_, image, text, draw, resolved)
         if out is None:
-            raise UsageError("name with --out answers.jsonl the file for the answers")
+            raise UsageError("name the file for the answers: --out answers.jsonl")
         summary = answer_many(pipeline, scenes, images, out, resolved, on or "file", options, draw, fresh, input_)
     if json:
         emit(summary)

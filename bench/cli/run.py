@@ -25,19 +25,20 @@ def run(
         typer.Option("--study", help="A TOML file of pipelines, splits and settings, instead of -p and -s."),
     ] = None,
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="So many pairs at a time, each in a process of its own.")
+        int, typer.Option("--jobs", "-j", min=1, help="Run N pairs at a time, each in its own process.")
     ] = 1,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only list the pairs: done, partial or to do.", rich_help_panel=opt.MORE)
+        bool,
+        typer.Option("--dry-run", help="List the pairs (done, partial or to do), and stop.", rich_help_panel=opt.MORE),
     ] = False,
     slurm: Annotated[
         bool,
         typer.Option(
-            "--slurm", help="Only print a Slurm script: an array with a task for every pair.", rich_help_panel=opt.MORE
+            "--slurm", help="Print a Slurm script, an array of one task a pair, and stop.", rich_help_panel=opt.MORE
         ),
     ] = False,
     task: Annotated[
-        int | None, typer.Option("--task", min=1, help="Only the pair of this number.", rich_help_panel=opt.MORE)
+        int | None, typer.Option("--task", min=1, help="Run only the pair of this number.", rich_help_panel=opt.MORE)
     ] = None,
     worker: Annotated[
         bool, typer.Option("--worker", hidden=True, help="What --jobs starts.", rich_help_panel=opt.MORE)

@@ -1,4 +1,4 @@
-"""`bench score`: a stored run scored again, or boxes made elsewhere turned into a run; no torch, no images."""
+"""`bench score`: score a stored run again, or import predictions as a run; no torch, no images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.cli.output import emit, table_console
 
 def score(
     run: Annotated[Path | None, typer.Argument(metavar="RUN", help="Folder of a stored run to score again.")] = None,
-    predictions: Annotated[Path | None, typer.Option(help="JSON or JSONL with boxes made elsewhere.")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="JSON or JSONL with predictions to import.")] = None,
     split: Annotated[
         str | None, typer.Option("--split", "-s", help="Split of the boxes: refcoco-val, file:PATH.jsonl.", **SPLIT)
     ] = None,
@@ -21,10 +21,10 @@ def score(
     xywh: Xywh = False,
     key: Key = "auto",
     partial: Annotated[
-        bool, typer.Option("--partial", help="Take a file that lacks many rows; no table shows the run.")
+        bool, typer.Option("--partial", help="Accept a file that lacks rows; no table shows it.")
     ] = False,
     card: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TOML with what is known of the model: trained_on, paper, ...")
+        Path | None, typer.Option(metavar="FILE", help="TOML about the model: trained_on, paper, ...")
     ] = None,
     trained_on: Annotated[str | None, typer.Option(metavar="TEXT", help="Data the model was trained on.")] = None,
     supervision: Annotated[
@@ -33,7 +33,7 @@ def score(
     ] = None,
     saw_test_images: Annotated[
         Literal["yes", "no", "unknown"] | None,
-        typer.Option(metavar="WORD", help="Whether its training had test images.", show_default="unknown"),
+        typer.Option(metavar="WORD", help="Did it train on test images: yes, no, unknown.", show_default="unknown"),
     ] = None,
     paper: Annotated[str | None, typer.Option(metavar="TEXT", help="Paper of the model.", rich_help_panel=MORE)] = None,
     url: Annotated[str | None, typer.Option(metavar="URL", help="Page of the model.", rich_help_panel=MORE)] = None,
@@ -47,10 +47,10 @@ def score(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Score a stored run again, under its own protocol or another, or score boxes made elsewhere.
+    """Score a stored run again, under its own protocol or another, or import predictions.
 
     A stored run is only printed, except that --keep gives a run made before outcomes were stored what `bench compare`
-    needs; boxes made elsewhere become a run of their own (provenance: imported) that the
+    needs; imported predictions become a run of their own that the
     leaderboard shows.
     """
     from bench.errors import UsageError
@@ -70,7 +70,7 @@ def score(
     if run is not None:
         if name or xywh or key != "auto" or partial or card or any(claims.values()):
             raise UsageError(
-                "--name, --xywh, --key, --partial and what is stated of a model go with --predictions only"
+                "--name, --xywh, --key, --partial and the options about the model go with --predictions only"
             )
         from bench.evaluation.scored import rescore
 
@@ -78,7 +78,7 @@ def score(
     else:
         assert predictions is not None
         if keep:
-            raise UsageError("--keep is about a stored run; boxes made elsewhere always keep their outcomes")
+            raise UsageError("--keep is about a stored run; imported predictions always keep their outcomes")
         if split is None:
             raise UsageError("--predictions needs --split NAME; `bench data list` shows the splits")
         from bench.datasets.load import load_split

@@ -51,9 +51,13 @@ def speed(
     results: opt.Results = None,
     on: opt.On = None,
     weights: opt.Weights = None,
+    tokenizer: opt.Tokenizer = None,
     preprocessing: opt.Preprocessing = None,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Images in a batch.", show_default="the fastest")
+    ] = None,
     compiled: opt.Compile = False,
     channels_last: opt.ChannelsLast = False,
     seed: opt.Seed = None,
@@ -89,13 +93,14 @@ def speed(
     if on is not None:
         registry.origin(registry.DATASETS, on)
     if interleave and len(names) < 2:
-        raise UsageError("--interleave: give two pipelines or more, the first of which the others are compared with")
+        raise UsageError("--interleave needs two pipelines or more; the others are compared with the first")
     rules = Rules(
         warmup_seconds=warmup_seconds,
         warmup_batches=warmup_batches,
         min_seconds=min_seconds,
         min_batches=min_batches,
         repeats=repeats,
+        batch_size=batch_size or 0,
     )
     data = load_split(split, resolved)
     name = data.name
@@ -106,7 +111,9 @@ def speed(
     if interleave:
         rule["rounds"] = rounds
         jobs = {f"{names[0]} or {b}": partial(measure_pair, (names[0], b), data, resolved, **rule) for b in names[1:]}
-    done, failed = _measured(jobs, options, {"weights": weights, "preprocessing": preprocessing})
+    done, failed = _measured(
+        jobs, options, {"weights": weights, "tokenizer": tokenizer or None, "preprocessing": preprocessing}
+    )
     _show(done, as_json)
     if chart is not None:
         _draw(chart, Path(resolved.settings.results), name)
@@ -160,7 +167,7 @@ def _draw(chart: Path, results: Path, split: str) -> None:
     drawn = chart_of(results, split)
     if not drawn:
         raise UsageError(
-            f"--chart {chart}: no run of {split} in {results} has a valid speed record of the full rules beside it yet"
+            f"--chart {chart}: no run of {split} in {results} has a valid speed record under the default rules yet"
         )
     chart.parent.mkdir(parents=True, exist_ok=True)
     chart.write_text(drawn, encoding="utf-8")

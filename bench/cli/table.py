@@ -20,7 +20,7 @@ def table(
         ),
     ] = None,
     against: Annotated[
-        str | None, typer.Option(metavar="ROW", help="Mark what differs significantly from this row of our runs.")
+        str | None, typer.Option(metavar="ROW", help="Mark significant differences from this row of our runs.")
     ] = None,
     format: Annotated[Literal["md", "csv", "latex"], typer.Option("--format", "-f", help="The format.")] = "md",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The file to write.", show_default="stdout")] = None,
@@ -31,12 +31,12 @@ def table(
         ),
     ] = None,
     metric: Annotated[
-        Literal["acc@0.5", "acc@0.7", "acc@0.9", "mean_iou"], typer.Option(help="What the columns show.")
+        Literal["acc@0.5", "acc@0.7", "acc@0.9", "mean_iou"], typer.Option(help="Number in the columns.")
     ] = "acc@0.5",
     protocol: Annotated[
         str, typer.Option(help="Protocol of our runs: iou, strict, giou or letterbox-clamped.", rich_help_panel=MORE)
     ] = "iou",
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
     results: Results = None,
     config: Config = None,
     as_json: Json = False,
@@ -52,7 +52,7 @@ def table(
     if out is not None and out.is_dir():
         raise UsageError(f"--out {out} is a folder; name the file to write")
     if out is not None and out.exists() and not force:
-        raise UsageError(f"--out {out} is there already; --force replaces it")
+        raise UsageError(f"--out {out} exists; --force replaces it")
     resolved = settings_of(config, results)
     folder, names = stored_results(resolved), listed(splits or ["refcoco,refcoco+,refcocog"])
     columns = paper_splits(names)

@@ -55,6 +55,7 @@ def train(
         str | None,
         typer.Option("--part", help="Train only this part of the pipeline, e.g. detector.", rich_help_panel=opt.MORE),
     ] = None,
+    tokenizer: opt.Tokenizer = None,
     preprocessing: opt.Preprocessing = None,
     fresh: opt.Fresh = False,
     dry_run: Annotated[
@@ -85,7 +86,13 @@ def train(
     from bench.settings import assignments
 
     leads = from_environment().index == 0
-    own = {"start_from": weights, "preprocessing": preprocessing, "dtype": dtype, "batch": batch_size}
+    own = {
+        "start_from": weights,
+        "tokenizer": tokenizer or None,
+        "preprocessing": preprocessing,
+        "dtype": dtype,
+        "batch": batch_size,
+    }
     if check_step:
         resolved = opt.settings_of(config, device=device or "cpu", dtype="float32", seed=seed, offline=offline)
         with opt.as_options(pipeline, assignments(set_ or []), own) as recipe:

@@ -74,7 +74,9 @@ def _refuse_other_data(first: Path, a: RunRecord, second: Path, b: RunRecord) ->
     one, other = a.identity.data, b.identity.data
     both = f"{first} and {second} cannot be compared"
     if one.split != other.split:
-        raise RunError(f"{both}: they are about other splits ({one.split} and {other.split}); run both on one split")
+        raise RunError(
+            f"{both}: they are runs on different splits ({one.split} and {other.split}); run both on one split"
+        )
     if one.partial != other.partial:
         part, of = (first, a) if one.partial else (second, b)
         whole = "give it every row" if of.imported else "run it without --limit"
@@ -82,19 +84,19 @@ def _refuse_other_data(first: Path, a: RunRecord, second: Path, b: RunRecord) ->
     if one.fingerprint != other.fingerprint:
         versions = (f"data {data.fingerprint[:8]}, {data.expressions:,} expressions" for data in (one, other))
         raise RunError(
-            f"{both}: they are about other data of the same name, {one.split} ({' and '.join(versions)}); run the "
-            "older one again on the data at hand"
+            f"{both}: they are runs on different data of the same name, {one.split} ({' and '.join(versions)}); run "
+            "the older one again on the data at hand"
         )
     if a.protocol != b.protocol:
         raise RunError(
-            f"{both}: they count hits by other protocols ({a.protocol!r} and {b.protocol!r}); run one again, or for "
-            "boxes made elsewhere import them again, with the other's --protocol"
+            f"{both}: they count hits by different protocols ({a.protocol!r} and {b.protocol!r}); run one again, or "
+            "import imported predictions again, with the other's --protocol"
         )
     if a.proposals != b.proposals:
         given = [f"{run.proposals or 'its own'}" for run in (a, b)]
         raise RunError(
-            f"{both}: they chose from other proposals ({first}: {given[0]}; {second}: {given[1]}), so the difference "
-            "would be the proposals' and not the pipelines'"
+            f"{both}: they chose from different proposals ({first}: {given[0]}; {second}: {given[1]}), so the "
+            "difference would be the proposals' and not the pipelines'"
         )
     if a.signature != b.signature:
         raise RunError(f"{both}: their numbers mean different things ({a.signature} and {b.signature})")
@@ -109,7 +111,7 @@ def _read(label: str, name: str, folder: Path, record: RunRecord) -> ComparedRun
     if (n, hits) != (metrics.n, metrics.hits):
         raise RunError(
             f"{folder}: {OUTCOMES} has {hits:,} hits of {n:,}, but run.json says {metrics.hits:,} of {metrics.n:,}; "
-            f"make it anew with: bench score {folder} --keep"
+            f"make it again with: bench score {folder} --keep"
         )
     return ComparedRun(label, name, folder, record, metrics, outcomes)
 
@@ -194,7 +196,7 @@ def _folders_on(pipeline: Path, name: str, split: str | None) -> list[Path]:
         raise UnknownName(f"split with runs of {pipeline.name}", split, splits)
     if len(splits) != 1:
         choices = ", ".join(f"{pipeline.name}/{each}" for each in splits[:MOST_NAMED]) or "none"
-        raise UsageError(f"{name!r} has runs on {len(splits)} splits ({choices}); say which, or pass --split NAME")
+        raise UsageError(f"{name!r} has runs on {len(splits)} splits ({choices}); name one with --split NAME")
     return [pipeline / splits[0]]
 
 

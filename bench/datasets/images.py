@@ -43,12 +43,12 @@ def decode(data: bytes, name: str) -> ImageArray:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise ImageError(f"{name}: {width} x {height} pixels are more than the {MAX_PIXELS:,} that are opened")
+            raise ImageError(f"{name}: {width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
         return np.array(_rgb(image, name))
     except ImageError:
         raise
     except Image.DecompressionBombError:
-        raise ImageError(f"{name}: more than the {MAX_PIXELS:,} pixels that are opened") from None
+        raise ImageError(f"{name}: more than the limit of {MAX_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not an image ({len(data):,} bytes that begin with {data[:8]!r})") from None
     except Exception as error:  # a decoder can fail on broken bytes with any error at all
@@ -198,7 +198,7 @@ class Images:
         root, path = place
         try:
             if root.size(path) > MAX_BYTES:
-                raise ImageError(f"{file}: {root.path / path} is larger than the {MAX_BYTES >> 20} MiB that are read")
+                raise ImageError(f"{file}: {root.path / path} is larger than the limit of {MAX_BYTES >> 20} MiB")
             return root.read(path)
         except ImageError:
             raise

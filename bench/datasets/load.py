@@ -33,7 +33,7 @@ def find_split(name: str) -> tuple[Dataset, Part]:
     UsageError for `file:` names, which belong to no data set.
     """
     if name.startswith(FILE):
-        raise UsageError(f"{name}: people's own data has no parts; it is read as it is")
+        raise UsageError(f"{name}: own data has no parts and needs no preparing")
     head, _, tail = name.rpartition("-")
     dataset = find_dataset(head)
     part = next((p for p in dataset.parts if p.name == tail), None) if dataset else None

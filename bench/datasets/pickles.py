@@ -114,7 +114,7 @@ def _load(file: io.BytesIO, path: Path, admitted: Globals) -> object:
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     except MemoryError:
-        raise DataError(f"{path}: the pickle wants more memory than there is") from None
+        raise DataError(f"{path}: the pickle needs more memory than there is") from None
     except (pickle.UnpicklingError, struct.error, *BROKEN) as error:
         why = str(error) or "it ends before its STOP"
         raise DataError(f"{path}: not a readable pickle ({why}); is it cut, or of another format?") from None

@@ -56,7 +56,7 @@ def open_page(desk: Desk, host: str, port: int | None, show: bool, wait: bool = 
         )
     except OSError as error:
         taken = f"--port {port}" if port else f"ports {FIRST_PORT} to {FIRST_PORT + PORTS - 1}"
-        raise UsageError(f"--host {host}, {taken}: cannot be taken ({error}); name another with --port") from None
+        raise UsageError(f"--host {host}, {taken}: cannot be used ({error}); choose another with --port") from None
     if wait:
         print(f"bench demo: {address} (Ctrl-C ends it)", flush=True)
         page.block_thread()

@@ -139,7 +139,7 @@ def checked(name: str, scenes: Sequence[LoadedScene], given: Sequence[object]) -
     """Check what the pipeline called `name` returned: one Prediction a query, in order. Raises BenchError."""
     ids = [query.id for scene in scenes for query in scene.queries]
     if len(given) != len(ids):
-        raise BenchError(f"pipeline {name!r} gave {len(given)} answers to {len(ids)} queries")
+        raise BenchError(f"pipeline {name!r} returned {len(given)} predictions for {len(ids)} queries")
     predictions = []
     for want, prediction in zip(ids, given, strict=True):
         if not isinstance(prediction, Prediction):
@@ -218,8 +218,8 @@ def gather_answers(
         mine, rows = scenes, gather(rows)
         if missing := {scene.id for scene in scenes} - {row.scene for row in rows}:
             raise BenchError(
-                f"{what}: {len(missing)} of {len(scenes)} scenes were answered by no process, {min(missing)!r} among "
-                f"them; each of the {count} processes should call this with its own index"
+                f"{what}: {len(missing)} of {len(scenes)} scenes have predictions from no process, {min(missing)!r} "
+                f"among them; each of the {count} processes should call this with its own index"
             )
     if not any(scene.expressions for scene in mine):
         raise DataError(f"{what}: there are no expressions")
@@ -227,5 +227,5 @@ def gather_answers(
         if len(bad) == len(mine):
             raise DataError(f"none of the {len(bad):,} {what} images can be read; the first one: {bad[0]}")
         if index == 0:
-            log.warning("%s: %d images cannot be read and count as misses; one: %s", what, len(bad), bad[0])
+            log.warning("%s: %d images cannot be read and count as misses, for example: %s", what, len(bad), bad[0])
     return mine, rows

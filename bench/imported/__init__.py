@@ -1,1 +1,1 @@
-"""Boxes made elsewhere: read from whatever file they come in, aligned by id or row, scored like a run of our own."""
+"""Imported predictions: read from JSON or JSONL of many forms, aligned by id or row, scored like a run of our own."""

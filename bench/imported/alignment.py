@@ -1,4 +1,4 @@
-"""Align rows of boxes made elsewhere with a split's expressions, by ids or by row numbers.
+"""Align rows of imported predictions with a split's expressions, by ids or by row numbers.
 
 A row number is the expression's position in the split's original order, from 0. Splits prepared from index lists keep
 it as the id, and a JSONL without ids the line's number, from 1; for others it counts expressions in the order of their

@@ -1,4 +1,4 @@
-"""Read boxes made elsewhere, JSON or JSONL, into rows; which expression a row is about is decided later.
+"""Read imported predictions, JSON or JSONL, into rows; which expression a row is about is decided later.
 
     {"0": [x1, y1, x2, y2], "1": null, ...}                           keyed by expression id or row number
     {"0": {"pred_bbox": [...], "image_name": "..."}, ...}             the same with an object for each

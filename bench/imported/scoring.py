@@ -1,4 +1,4 @@
-"""Make a full run record of boxes made elsewhere (provenance: imported)."""
+"""Make a full run record of imported predictions."""
 
 from __future__ import annotations
 

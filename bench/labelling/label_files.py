@@ -167,7 +167,7 @@ def merge_separated(folder: Path) -> list[list[Any]]:
                 "that is not meant"
             )
     if not numbered:
-        raise DataError(f"{folder}: no list in it is called as 1_unc_train_pseudo_template_0_5.pth is")
+        raise DataError(f"{folder}: no list in it has a name like 1_unc_train_pseudo_template_0_5.pth")
     return [list(row) for _, path in sorted(numbered.items()) for row in load_index_list(path)]
 
 

@@ -32,7 +32,7 @@ def statistics(files: Sequence[Path], split: str | None, resolved: Resolved) -> 
             scenes, provenance = read_jsonl(path), read_provenance(path)
         else:
             raise UsageError(
-                f"{path}: of a list say with --split whose images it is about; its boxes go by the data set"
+                f"{path}: name the split of the list's images with --split; its box format depends on the data set"
             )
         # A row's source is the one it names itself, else its file's.
         file_source = source_name(path, sum(len(scene.expressions) for scene in scenes), provenance)
@@ -60,7 +60,7 @@ def draw_sheet(files: Sequence[Path], split: str | None, resolved: Resolved, out
     elif len(files) == 1:
         scenes, images = read_jsonl(files[0]), Images([files[0].resolve().parent], nested=False)
     else:
-        raise UsageError("--sheet: say with --split whose images the files are about")
+        raise UsageError("--sheet needs the split of the images: --split NAME")
     chosen = [scenes[place * len(scenes) // most] for place in range(most)] if len(scenes) > most else scenes
     save_image(contact_sheet(chosen, images), out)
 
@@ -69,7 +69,7 @@ def dataset_of_labels(files: Sequence[Path], split: str | None) -> str:
     """Find the data set of files: that of the split, else of the one their records name. Raises UsageError."""
     name = split or split_of_records(files)
     if name is None:
-        raise UsageError("say with --split whose images the files are about; the boxes of a list go by its data set")
+        raise UsageError("name the split of the images with --split; the box format of a list depends on its data set")
     if name.startswith(FILE):
         return "file"
     return find_split(name)[0].name

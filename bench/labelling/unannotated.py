@@ -29,7 +29,7 @@ def find_images(
     Raises UsageError when not exactly one is given, and DataError when there is no image.
     """
     if (split is None) == (folder is None):
-        raise UsageError("which images? one of --split NAME and --images FOLDER is needed")
+        raise UsageError("name the images with --split NAME or --images FOLDER")
     if folder is not None:
         return f"{OWN_DATA}:{folder.resolve().name}", OWN_DATA, *images_below(folder, out)
     data = load_split(str(split), resolved)

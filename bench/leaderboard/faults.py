@@ -1,4 +1,4 @@
-"""List the faults of somebody else's run, which is believed in nothing that can be computed.
+"""List the faults of somebody else's run; nothing in it is trusted that can be computed.
 
 The signature is made again from its parts, the split must be ours to the fingerprint, every expression must be answered
 exactly once, and the metrics must be those that a re-score of the predictions gives.

@@ -1,6 +1,6 @@
 """Somebody else's run on our leaderboard: `bench leaderboard submit DIR`.
 
-The record is believed in nothing that can be computed (faults.py). Then the record, the predictions and outcomes made
+Nothing in the record is trusted that can be computed (faults.py). Then the record, the predictions and outcomes made
 here, and nothing else, are put under results/runs with a submission.json that names their source. All that is wrong is
 listed at once, and then nothing is kept. The run's own record stays as it was, so its signature does too.
 
@@ -40,7 +40,7 @@ def submit(folder: Path, results: Path, resolved: Resolved, split: str | None = 
     """
     place = folder.resolve()
     if place.is_relative_to((results / "runs").resolve()):
-        raise UsageError(f"{folder}: lies under {results / 'runs'} already; --submit takes in runs from elsewhere")
+        raise UsageError(f"{folder}: lies under {results / 'runs'} already; submit takes runs from elsewhere")
     with _room(results) as room:
         try:
             digests = copy_in(place, room)

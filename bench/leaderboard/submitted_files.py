@@ -1,4 +1,4 @@
-"""The files of somebody else's run, taken in without trusting them: two regular files of a folder, of a bounded size.
+"""Copy the files of somebody else's run without trusting them: two regular files of a folder, of a bounded size.
 
 Nothing but run.json and predictions.jsonl is ever opened, by its name in the folder itself: a link, a pipe or a device
 in their place is refused, whatever it leads to, and what else lies there is not looked at.

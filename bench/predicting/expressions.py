@@ -31,7 +31,7 @@ def requested(
         assert image is not None
         return expressions_of_folder(image, text, but=[draw] if draw else [])
     if image is not None or text is not None:
-        raise UsageError("--input names its own images and texts; leave --image and --text away")
+        raise UsageError("--input names its own images and texts; leave out --image and --text")
     return expressions_of_file(file, resolved)
 
 

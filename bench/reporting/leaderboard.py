@@ -56,7 +56,7 @@ def check(results: Path) -> Leaderboard:
     leaderboard = collect(results)
     stale = [name for name, content in render(leaderboard).items() if _stored(results / name) != content]
     if stale:
-        raise CheckFailed(f"stale in {results}: {', '.join(stale)}; run `bench leaderboard` and commit what it writes")
+        raise CheckFailed(f"stale in {results}: {', '.join(stale)}; run `bench leaderboard` and commit the files")
     return leaderboard
 
 
@@ -134,7 +134,7 @@ def export(
             files = {out / name: text for name, text in texts.items()}
     # 3. Nothing is replaced unasked.
     if there := next((path for path in files if path.exists() and not force), None):
-        raise UsageError(f"{there} is there already; --force replaces it")
+        raise UsageError(f"{there} exists; --force replaces it")
     for path, text in files.items():
         make_folder(path.parent)
         write_atomically(path, text.encode())
@@ -145,5 +145,5 @@ def _only(boards: Sequence[Board]) -> Board:
     """Return the one table that FiftyOne takes: of one split, under the usual protocol where there are several."""
     if len({board.split for board in boards}) > 1:
         several = ", ".join(f"{board.split} ({board.protocol})" for board in boards)
-        raise UsageError(f"fiftyone takes one split, and there are runs on {several}; choose one with --split")
+        raise UsageError(f"fiftyone takes one split, but there are runs on {several}; choose one with --split")
     return next((board for board in boards if board.protocol == "iou" and not board.proposals), boards[0])

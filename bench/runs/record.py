@@ -119,7 +119,7 @@ class Identity(Model):
 
 
 class Imported(Model):
-    """The source of boxes made elsewhere, and how they fit the split; `examples` has keys of each kind.
+    """The source of imported predictions, and how they fit the split; `examples` has keys of each kind.
 
     `missing` expressions had no row, `extra` rows no expression, `other_image` rows name another image.
     """

@@ -33,11 +33,12 @@ class Rules(Model):
     min_seconds: float = 30.0
     min_batches: int = 100
     repeats: int = 3
+    batch_size: int = 0  # 0 searches the fastest
 
     @property
     def full(self) -> bool:
-        """Check that no rule is below the protocol's."""
-        return all(getattr(self, name) >= getattr(Rules(), name) for name in Rules.model_fields)
+        """Check that no rule is below the protocol's, and that the batch is the fastest."""
+        return not self.batch_size and all(getattr(self, name) >= getattr(Rules(), name) for name in Rules.model_fields)
 
 
 class Spread(Model):

@@ -54,24 +54,27 @@ def timed(
 
 
 def search(subject: Subject, rules: Rules) -> tuple[int, tuple[dict[str, Any], ...]]:
-    """Search the fastest batch, cold; return it and the sizes tried. Raises DeviceError where one scene is too much."""
+    """Search the fastest batch, cold; return it and the sizes tried; `rules.batch_size` leaves only itself to try.
+
+    Raises DeviceError where the first size is too much.
+    """
     tried: list[dict[str, Any]] = []
-    size, best = 1, (0.0, 0)
+    size, best = min(rules.batch_size or 1, len(subject.resident.loaded)), (0.0, 0)
     while True:
         rate, note = _rate(subject, size, rules)
         if rate is None:
             tried.append({"batch_size": size, "images_per_s": None, "note": note})
             break
         tried.append({"batch_size": size, "images_per_s": rate, "note": ""})
-        enough = rate < best[0] * GAIN
+        enough = rules.batch_size or rate < best[0] * GAIN
         best = max(best, (rate, size))
         if enough or size == len(subject.resident.loaded):
             break
         size = min(2 * size, len(subject.resident.loaded))
     if not best[1]:
         raise DeviceError(
-            f"pipeline {subject.opened.name!r} runs out of memory on a single scene ({tried[-1]['note']}); use --dtype "
-            "float16 or bfloat16, a smaller model, or --device cpu"
+            f"pipeline {subject.opened.name!r} runs out of memory in a batch of {size} ({tried[-1]['note']}); use "
+            "--dtype float16 or bfloat16, a smaller model, or --device cpu"
         )
     return best[1], tuple(tried)
 

@@ -14,7 +14,7 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 
 
 class TrainConfig(BaseModel):
-    """[train.NAME]: the fields that every method shares. `batch` is the most samples in one process's forward pass."""
+    """[train.NAME]: the fields that every method shares. `batch` is most samples in one process's forward pass."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     # What may change when a training is resumed: none of it changes the weights.
@@ -22,11 +22,11 @@ class TrainConfig(BaseModel):
         {"workers", "save_every", "validate_every", "early_stop", "collapse_window", "log_every", "track", "batch"}
     )
 
-    name: str = Field("weights", pattern=r"^[\w.-]+$", description="of the files that are written")
-    start_from: str = Field("", description="weights to go on from; empty = a network from nothing")
+    name: str = Field("weights", pattern=r"^[\w.-]+$", description="name of the files that are written")
+    start_from: str = Field("", description="weights to start from; empty = random weights")
     epochs: int = Field(10, ge=1)
     steps: int = Field(0, ge=0, description="length of the training, whatever the number of samples; 0 = the epochs")
-    batch: int = Field(64, ge=1, description="the most samples in one process's forward pass")
+    batch: int = Field(64, ge=1, description="most samples in one process's forward pass")
     reference_batch: int = Field(64, ge=1, description="samples in a step, over all processes and passes")
     adapt: Literal["accumulate", "scale", "off"] = Field(
         "accumulate",
@@ -47,7 +47,7 @@ class TrainConfig(BaseModel):
     workers: int = Field(8, ge=0, description="processes that decode and augment; 0 = none")
     save_every: int = Field(500, ge=1, description="steps between step files, beside one at the end of an epoch")
     validate_every: int = Field(1, ge=1, description="epochs")
-    early_stop: int = Field(0, ge=0, description="epochs without a better one after which to stop; 0 = off")
+    early_stop: int = Field(0, ge=0, description="stop after so many epochs without improvement; 0 = off")
     collapse_window: int = Field(300, ge=10, description="steps the collapse detector looks back")
     log_every: int = Field(50, ge=1, description="steps")
     track: Literal["", "tensorboard", "trackio", "wandb"] = ""

@@ -103,11 +103,9 @@ def _options(kind: str, job: TrainingJob, sources: Sequence[SourceRows], table: 
     """Parse the options, and refuse what does not go with the sources."""
     names = [source.name for source in sources]
     if kind == "single" and len(names) != 1:
-        raise UsageError(
-            f"--curriculum single takes one source, and these are {len(names)}: {', '.join(names)}; take multi"
-        )
+        raise UsageError(f"--curriculum single takes one source, not {len(names)} ({', '.join(names)}); use multi")
     if kind == "multi" and len(names) < 2:
-        raise UsageError(f"--curriculum multi needs two sources at least, and this is {names[0]} alone")
+        raise UsageError(f"--curriculum multi needs at least two sources; {names[0]} is the only one")
     where = f"bench.toml [train.{job.context.name}.curriculum]"
     options = parse_table(CurriculumOptions, table, where)
     if options.criterion == "agreement" and kind == "single":

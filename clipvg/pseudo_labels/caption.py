@@ -37,12 +37,12 @@ Captions = Callable[[Sequence[ImageDetections]], list[str]]  # of a batch of ima
 class CaptionOptions(Table):
     """[label.caption]."""
 
-    kind: Literal["model", "file", "detections"] = Field("model", description="whose captions they are")
+    kind: Literal["model", "file", "detections"] = Field("model", description="origin of the captions")
     objects: DetectionOptions = DetectionOptions()
     # kind = "model"
     model: str = Field("Salesforce/blip-image-captioning-base", description="an id of the hub, or a local folder")
-    prompt: str = Field("Describe the image in one short sentence.", description="for a model that chats")
-    top_p: float = Field(0.8, ge=0, le=1, description="of nucleus sampling; 0 = greedy")
+    prompt: str = Field("Describe the image in one short sentence.", description="prompt for a chat model")
+    top_p: float = Field(0.8, ge=0, le=1, description="share of nucleus sampling; 0 = greedy")
     max_new_tokens: int = Field(40, ge=2)
     batch_size: int = Field(16, ge=1, description="images that are captioned in one call")
     # kind = "file"
@@ -53,7 +53,7 @@ class CaptionOptions(Table):
     )
     others: int = Field(2, ge=0, description="objects besides the one it is about")
     # which boxes get a caption
-    reader: Parser = Field("rules", description="who parses nouns: our rules, or spaCy where it is installed")
+    reader: Parser = Field("rules", description="parser of nouns: our rules, or spaCy where it is installed")
     nouns: Scope = Field("chunk", description="that may name the box: of the head's noun chunk, the head alone, any")
     synonyms: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="class -> other words for it")
     per_image: int = Field(6, ge=1)

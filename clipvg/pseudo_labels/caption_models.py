@@ -27,7 +27,7 @@ def open_caption_model(
 ) -> Callable[[Images], list[str]]:
     """Open a model -> one caption for each image, without white space at its ends; empty where it has none.
 
-    `top_p` 0 is greedy. `prompt` is for a model that chats; others get the image alone. Raises WeightsError.
+    `top_p` 0 is greedy. `prompt` is prompt for a chat model; others get the image alone. Raises WeightsError.
     """
     dtype = getattr(torch, context.dtype)
     processor, model = open_pretrained(AutoModelForImageTextToText, name, context, "caption model", dtype=dtype)

@@ -1,4 +1,4 @@
-"""Files of detections, scene graphs and captions made elsewhere: find and parse them, compare them with a job's images.
+"""Files of detections, scene graphs and captions by other programs: find, parse and match them with a job's images.
 
     captions.jsonl            {"image": "COCO_train2014_000000581857.jpg", "caption": "a man on a horse"}
     *_caption_data.json       [{"image_id": 581857, "image_file": "COCO_...jpg", "captions": "a man on a horse"}, ...]

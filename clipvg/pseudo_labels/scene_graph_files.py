@@ -1,4 +1,4 @@
-"""Read scene graphs made elsewhere, by RelTR for example: triplets of each image, or phrases made of them.
+"""Read scene graphs of other programs, RelTR for example: triplets of each image, or phrases made of them.
 
     graphs.jsonl   {"image": "COCO_train2014_000000581857.jpg", "triplets": [TRIPLET, ...]}      a line for each image
     graphs.json    a list of the same

@@ -35,8 +35,8 @@ POOLER = f"{TEXT}pooler."  # RoBERTa's, which nothing uses
 class MdetrTraining(TrainConfig):
     """[train.mdetr]: the official fine-tuning, and a network from nothing where `start_from` is empty."""
 
-    name: str = Field("mdetr", pattern=r"^[\w.-]+$", description="of the files that are written")
-    start_from: str = Field("pretrained_resnet101_checkpoint.pth", description="empty = a network from nothing")
+    name: str = Field("mdetr", pattern=r"^[\w.-]+$", description="name of the files that are written")
+    start_from: str = Field("pretrained_resnet101_checkpoint.pth", description="empty = random weights")
     tokenizer: str = Field("roberta-base", description="for weights that bring none: a folder or a hub id")
     network: MdetrConfig = MdetrConfig()
     vocabulary: int = Field(400, ge=8, description="words of the small tokenizer of a network from nothing")
@@ -48,7 +48,7 @@ class MdetrTraining(TrainConfig):
     )
 
     epochs: int = Field(5, ge=1, description="3 on RefCOCOg")
-    batch: int = Field(4, ge=1, description="the most samples in one process's forward pass")
+    batch: int = Field(4, ge=1, description="most samples in one process's forward pass")
     reference_batch: int = Field(8, ge=1, description="samples in a step: 2 GPUs of 4")
     learning_rate: float = Field(5e-5, gt=0)
     text_share: float = Field(0.2, ge=0, description="of the learning rate, for the text encoder")

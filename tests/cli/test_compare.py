@@ -20,7 +20,7 @@ def runs(tmp_path):
 
 @pytest.fixture
 def own_data(tmp_path, bench):
-    """Two runs of boxes made elsewhere on people's own data, so that the split is at hand."""
+    """Two runs of imported predictions on people's own data, so that the split is at hand."""
     size = {"width": 90, "height": 80}
     rows = [
         {"image": f"p{n // 3}.jpg", "text": f"man <{n}>", "box_xyxy": [0, 0, 40, 40], "id": f"e{n}", **size}

@@ -182,7 +182,7 @@ def test_answers_can_be_scored(here, bench):
     (("--image", "images", "--text", "t", "--out", "a.png"), "a.png: the answers are JSON Lines"),
     (("--image", "empty", "--text", "t", "--out", "a.jsonl"), "no image"),
     (("--image", "images", "--scene", "shapes-val/x", "--out", "a.jsonl"), "--scene"),
-    (("--input", "q.jsonl", "--text", "t", "--out", "a.jsonl"), "leave --image and --text away"),
+    (("--input", "q.jsonl", "--text", "t", "--out", "a.jsonl"), "leave out --image and --text"),
     (("--input", "q.jsonl", "--out", "q.jsonl"), "the file of expressions"),
     (("--input", "gone.jsonl", "--out", "a.jsonl"), "gone.jsonl"),
     (("--input", "up.jsonl", "--out", "a.jsonl"), "leads out"),

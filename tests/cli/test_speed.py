@@ -71,5 +71,5 @@ def test_other_boxes_when_timed_exit_with_1_and_are_named(speed, monkeypatch):
 @pytest.mark.slow
 def test_a_chart_needs_records(speed, tmp_path):
     code, _, error = speed("-p", "centre-box", "--chart", str(tmp_path / "c.svg"))
-    assert code == 2 and "has a valid speed record of the full rules beside it yet" in error
+    assert code == 2 and "has a valid speed record under the default rules yet" in error
     assert not (tmp_path / "c.svg").exists()

@@ -43,7 +43,7 @@ def test_shares_together_are_the_whole(pipeline, count):
     split = make_split(40)
     shares = []
     for index in range(count):
-        with pytest.raises(BenchError, match="scenes were answered by no process"):
+        with pytest.raises(BenchError, match="scenes have predictions from no process"):
             scored(pipeline, split, index=index, count=count, gather=lambda rows: shares.append(rows) or rows)
     rows = [row for share in shares for row in share]
     assert sorted(row.scene for row in rows) == sorted(scene.id for scene in split.scenes)

@@ -1,4 +1,4 @@
-"""Boxes made elsewhere become runs: whole, repeatable, and with the published numbers where the real files are."""
+"""Imported predictions become runs: whole, repeatable, and with the published numbers where the real files are."""
 
 import json
 from dataclasses import replace

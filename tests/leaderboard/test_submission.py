@@ -53,7 +53,7 @@ def test_once_is_enough(theirs):
     with pytest.raises(CheckFailed, match="it is here already"):
         take(folder)
     assert {path: path.read_bytes() for path in taken.iterdir()} == before
-    with pytest.raises(UsageError, match="already; --submit takes in runs from elsewhere"):
+    with pytest.raises(UsageError, match="already; submit takes runs from elsewhere"):
         take(taken)
     assert take(theirs(8)) != taken
 

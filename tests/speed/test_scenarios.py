@@ -76,6 +76,13 @@ def test_the_batch_is_doubled_until_it_is_no_faster(tmp_path: Path, use: Use, cl
     assert [t["batch_size"] for t in tried] == [1, 2] and best == 2
 
 
+def test_a_given_batch_size_is_not_searched(tmp_path: Path, use: Use, clock: Turned) -> None:
+    use(in_time(clock, lambda scenes: 4.0 + scenes))
+    best, tried = search(subject(tmp_path), SHORT.model_copy(update={"batch_size": 3}))
+    assert best == 3 and [t["batch_size"] for t in tried] == [3]
+    assert Rules().full and not Rules(batch_size=3).full
+
+
 @pytest.mark.slow
 def test_the_search_ends_where_memory_does(tmp_path: Path, use: Use, clock: Turned) -> None:
     use(in_time(clock, lambda scenes: 4.0 + scenes))
@@ -84,7 +91,7 @@ def test_the_search_ends_where_memory_does(tmp_path: Path, use: Use, clock: Turn
     assert tried[-1]["images_per_s"] is None and tried[-1]["note"] == "out of memory: too many scenes"
     measured = subject(tmp_path)
     measured.opened.pipeline.fits = 0  # type: ignore[attr-defined]
-    with pytest.raises(DeviceError, match="single scene"):
+    with pytest.raises(DeviceError, match="in a batch of 1 "):
         search(measured, SHORT)
 
 

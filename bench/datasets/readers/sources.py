@@ -27,11 +27,11 @@ def find_annotations(
     if not path.exists():
         if hub.is_repository(place, options):
             return hub.open_mirror(dataset, place, options, home, offline)
-        raise DataError(f"{place}: not there; {dataset.name} is read from {kinds}")
+        raise DataError(f"{place}: does not exist; {dataset.name} is read from {kinds}")
     for reader in READERS:
         if annotations := reader.open_annotations(dataset, path, options):
             return annotations
-    raise DataError(f"{path}: nothing of {dataset.name} in it; it is read from {kinds}{_hint(path)}")
+    raise DataError(f"{path}: it holds no {dataset.name}, which is read from {kinds}{_hint(path)}")
 
 
 def _hint(path: Path) -> str:

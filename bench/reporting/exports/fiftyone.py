@@ -49,7 +49,7 @@ def fiftyone_files(results: Path, board: Board, split: Split) -> dict[str, str]:
         runs.append((free_name(slug(entry["pipeline"]) or "run", entry, used), answers))
     if missing := next((scene for scene in split.scenes if scene.id not in sizes), None):
         raise UsageError(
-            f"the size of {missing.file} is not annotated and no run has opened it, so its boxes cannot be given in "
+            f"the size of {missing.file} is not annotated and no run has opened it, so its boxes cannot be written in "
             "shares of the image; prepare the data set from refer files, or run a pipeline on its images"
         )
     files = {f"{TRUTH}.json": _dump({_key(s): _annotated(s, sizes[s.id]) for s in split.scenes})}

@@ -30,7 +30,7 @@ def hub_files(boards: Iterable[Board], dataset: str | None = None) -> dict[str, 
     on one split have files of their own. Raises UsageError for an id that is none and where one is missing.
     """
     if dataset is not None and not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", dataset):
-        raise UsageError(f"--hub-dataset {dataset!r} is no data set's id on the hub; expected OWNER/NAME")
+        raise UsageError(f"--hub-dataset {dataset!r} is not the id of a data set on the hub; expected OWNER/NAME")
     files: dict[str, str] = {}
     for board in boards:
         place = _place(board.split, dataset)
@@ -56,7 +56,7 @@ def _place(split: str, dataset: str | None) -> dict[str, str]:
     mirror = MIRRORS.get(name)
     if mirror is None or part not in mirror.parts:
         raise UsageError(
-            f"{split} is in no data set of the hub that is known here; name the one that stands for it with "
+            f"{split} has no known data set on the hub; name one with "
             "--hub-dataset OWNER/NAME, or choose another split with --split"
         )
     place = {"id": mirror.repo, "task_id": f"{mirror.prefix}_{part}"}

@@ -69,7 +69,7 @@ def stored_drawings(trainings: Sequence[Path], reliabilities: Sequence[Path]) ->
     for folder, names, who in wanted:
         there = [folder / name for name in names if (folder / name).is_file()]
         if not there:
-            raise UsageError(f"{folder}: has no {' or '.join(names)}; {who} into the folder that is wanted here")
+            raise UsageError(f"{folder}: has no {' or '.join(names)}; {who} into the folder to show here")
         drawings += [_drawing(path) for path in there]
     return drawings
 

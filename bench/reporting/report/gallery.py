@@ -44,8 +44,8 @@ def answered(run: ReportRun, scenes: Sequence[Scene]) -> AnsweredRun:
     stated = run.record.metrics.hits if run.record.metrics else None
     if int(scored.hit.sum()) != stated:
         raise RunError(
-            f"{run.folder}: the record states {stated:,} hits, its predictions give {int(scored.hit.sum()):,}; "
-            f"they do not belong together: make the run again"
+            f"{run.folder}: the record has {stated:,} hits, but its predictions give {int(scored.hit.sum()):,}; "
+            f"they do not belong together; run it again"
         )
     return AnsweredRun(run, rows, scored)
 

@@ -43,7 +43,7 @@ def choose(named: Sequence[str], split: Split, results: Path) -> tuple[Split, li
             raise RunError(f"{folder}: the run is not finished; start its command again to continue it")
         if record.signature != runs[0][1].signature:
             raise RunError(
-                f"{folder}: means something else than {runs[0][0]}: {record.signature} and {runs[0][1].signature}; a "
+                f"{folder}: is not comparable with {runs[0][0]}: {record.signature} and {runs[0][1].signature}; a "
                 "report shows runs of one split, protocol and data"
             )
     split = _answered(split, *runs[0])

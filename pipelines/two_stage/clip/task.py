@@ -41,7 +41,7 @@ VIEWS: tuple[View, ...] = ("crop", "blur")
 class ClipTraining(TrainConfig):
     """[train.NAME.clip]."""
 
-    name: str = Field("clip", pattern=r"^[\w.-]+$", description="of the files that are written")
+    name: str = Field("clip", pattern=r"^[\w.-]+$", description="name of the files that are written")
     model: str = Field("", description="a name of open_clip.list_models(); empty = the pipeline's")
     start_from: str = Field("", description="a tag that open_clip publishes for it, or a file; empty = the pipeline's")
     epochs: int = Field(4, ge=1)

@@ -1,4 +1,4 @@
-"""`kind = "file"`: boxes made elsewhere, from a JSON file, by the image's id.
+"""`kind = "file"`: proposals from a JSON file, by the image's id.
 
     [{"image_id": 5, "bbox": [x, y, w, h], "score": 0.9, "category_id": 1}, ...]     COCO's results format
     {"annotations": [the same], "categories": [{"id": 1, "name": "person"}]}         COCO's instances format

@@ -24,7 +24,7 @@ from pipelines.two_stage.proposers.yolo import FORMAT, YoloOptions, YoloProposer
 class YoloRecipe(Table):
     """[train.yolo-clip.detector]; ultralytics' trainer has its own schedule, and takes no other keys of ours."""
 
-    name: str = Field("yolo", pattern=r"^[\w.-]+$", description="of the files that are written")
+    name: str = Field("yolo", pattern=r"^[\w.-]+$", description="name of the files that are written")
     start_from: str = Field("", description="detection weights of ultralytics or ours; empty = those of the pipeline")
     scenes: int = Field(0, ge=0, description="images of the split to train on; 0 = all")
     epochs: int = Field(10, ge=1)

@@ -61,7 +61,7 @@ def test_runs_that_do_not_fit_are_refused_by_name(own, world):
     first, second, third = folders_in(own)
     edit(first, status="running")
     edit(second, signature="acc@0.5|strict>0.5|tiny-val|n:100|data:0|top1|v1")
-    for folders, message in (([first], first.name), ([third, second], "means something else")):
+    for folders, message in (([first], first.name), ([third, second], "is not comparable with")):
         with pytest.raises(RunError, match=message):
             choose([str(folder) for folder in folders], world.split, own)
     (third / "run.json").write_text("{")
