@@ -154,7 +154,7 @@ def test_the_page_over_http(tmp_path):
         assert answers == [] and "upload an image" in message
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-            with pytest.raises(UsageError, match=f"--port {port}: cannot be taken"):
+            with pytest.raises(UsageError, match=f"--port {port}: cannot be used"):
                 open_page(desk, "127.0.0.1", port, show=False, wait=False)
     finally:
         page.close(verbose=False)

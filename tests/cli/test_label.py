@@ -131,7 +131,7 @@ def test_a_source_without_a_label_or_with_a_stray_one_leaves_nothing(config, tmp
     ({"--out": "t.pth"}, UsageError, "t.jsonl"),
     ({"--set": "top_n"}, UsageError, "KEY=VALUE"),
     ({"--split": None}, UsageError, "--images"),
-    ({"--images": "."}, UsageError, "one of --split"),
+    ({"--images": "."}, UsageError, "with --split NAME"),
     ({"--source": None}, UsageError, "--source"),
     ({"--out": None}, UsageError, "--out"),
     ({"--split": None, "--images": ".", "--lists": "lists"}, UsageError, "official lists"),

@@ -42,7 +42,7 @@ def test_in_turn(speed, tmp_path):
     assert row["ratio"]["low"] <= row["ratio"]["quartiles"][0] <= row["ratio"]["median"] <= row["ratio"]["high"]
     assert [p.name[:5] for p in tmp_path.glob("results/runs/whole-image/shapes-val/*.json")] == ["pair-"]
     code, _, error = speed("-p", "centre-box", "--interleave")
-    assert code == 2 and "--interleave: give two pipelines or more" in error
+    assert code == 2 and "--interleave needs two pipelines or more" in error
 
 
 def test_what_cannot_be_measured_is_said_and_the_rest_is_measured(speed, tmp_path):

@@ -108,7 +108,7 @@ def test_other_variants(changes, drop, message, official_file, context):
 def test_other_files(context, tmp_path, official_file):
     whole = official_file().read_bytes()
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "other.pth")
-    refused(tmp_path / "other.pth", context, "no checkpoint of CLIP-VG", "weight, bias")
+    refused(tmp_path / "other.pth", context, "not a checkpoint of CLIP-VG", "weight, bias")
     for content in ([1, 2], {"model": {"epoch": 3}}, {"model": {}}, {"model": None}, torch.zeros(3), {}):
         torch.save(content, tmp_path / "odd.pth")
         refused(tmp_path / "odd.pth", context, "holds no weights of a CLIP-VG")

@@ -168,5 +168,5 @@ def test_another_size_of_image(official_file, context):
 
 
 def test_a_clip_of_another_kind():
-    with pytest.raises(WeightsError, match="two plain transformers, such as ViT-B-16; RN50 is none"):
+    with pytest.raises(WeightsError, match="two plain transformers, such as ViT-B-16; RN50 is not one"):
         check_clip(torch.nn.Linear(1, 1), "RN50")

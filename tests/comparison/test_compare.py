@@ -169,8 +169,8 @@ def test_runs_of_one_pipeline_have_names_of_their_own(tmp_path):
     ({"split": "your-val"}, "other splits"),
     ({"fingerprint": "0" * 16}, "other data"),
     ({"partial": True}, "partial"),
-    ({"protocol": "strict"}, "other protocols"),
-    ({"proposals": "gt"}, "other proposals"),
+    ({"protocol": "strict"}, "different protocols"),
+    ({"proposals": "gt"}, "different proposals"),
     ({"status": "running"}, "not finished"),
     ({"keep": False}, "bench score .* --keep"),
 ])  # fmt: skip

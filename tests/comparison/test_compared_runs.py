@@ -43,7 +43,7 @@ def test_other_settings_are_not_guessed(tmp_path):
 def test_several_splits_are_not_guessed(tmp_path):
     folder = run(tmp_path, "x", split="one-val")
     run(tmp_path, "x", split="two-val")
-    with pytest.raises(UsageError, match=r"x/one-val, x/two-val\); say which, or pass --split"):
+    with pytest.raises(UsageError, match=r"x/one-val, x/two-val\); name one with --split"):
         find_run("x", tmp_path)
     assert find_run("x", tmp_path, "one-val") == find_run("x/one-val", tmp_path) == folder
     with pytest.raises(UnknownName, match="did you mean 'one-val'"):

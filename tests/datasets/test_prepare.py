@@ -153,8 +153,8 @@ def test_paths_that_hold_nothing(resolved, tmp_path):
     (tmp_path / "referit_val.pth").touch()
     (tmp_path / "refcoco.zip").touch()
     for name, place, error, message in (
-        (TINY, "gone", DataError, r"gone: not there; refcoco is read from .*refs\(unc\)\.p"),
-        (TINY, ".", DataError, r"nothing of refcoco in it.*it holds lists of referit"),
+        (TINY, "gone", DataError, r"gone: does not exist; refcoco is read from .*refs\(unc\)\.p"),
+        (TINY, ".", DataError, r"it holds no refcoco.*it holds lists of referit"),
         (TINY, "refcoco.zip", DataError, "unpack it first"),
         (TINY, None, UsageError, "give --annotations, --images or both"),
         ("refcoco-vall", ".", UnknownName, "refcoco-val"),
@@ -168,7 +168,7 @@ def test_paths_that_hold_nothing(resolved, tmp_path):
     (catalog.refcoco, "lmms-lab/RefCOCO", DataError, "8,811 objects"),
     (catalog.refcoco, "jxu124/refclef-benchmark", DataError, "refclef-benchmark does not hold refcoco"),
     (catalog.referit, "jxu124/refclef-benchmark", UsageError, "--revision"),
-    (catalog.refcoco, "data/refcoc", DataError, "data/refcoc: not there"),
+    (catalog.refcoco, "data/refcoc", DataError, "data/refcoc: does not exist"),
     (catalog.refcoco, "jxu124/refcoco-benchmark", DataError, "without --offline"),
     (catalog.refcoco_plus, "jxu124/refcoco-benchmark", DataError, "among the files; there: val, testA, testB"),
 ])  # fmt: skip

@@ -108,7 +108,7 @@ def test_hub_names_and_namesakes(tmp_path, store, split):
 
 def test_a_split_that_is_on_no_hub(tmp_path, store):
     store("a", 4)
-    with pytest.raises(UsageError, match="mine-val is in no data set of the hub"):
+    with pytest.raises(UsageError, match="mine-val has no known data set on the hub"):
         hub_files(boards(tmp_path))
     with pytest.raises(UsageError, match="OWNER/NAME"):
         hub_files(boards(tmp_path), "shapes")

@@ -169,7 +169,7 @@ def test_a_pipeline_that_fails_is_named(tmp_path: Path, use: Use) -> None:
             return super().ground(batch)[:-1]
 
     use(Short)
-    with pytest.raises(BenchError, match="'hash' gave 3 answers to 4 queries"):
+    with pytest.raises(BenchError, match="'hash' returned 3 predictions for 4 queries"):
         subject(tmp_path)
 
     class Broken(Logged):
