@@ -41,7 +41,7 @@ def test_a_command_that_exists_passes(right):
 
 
 @pytest.mark.parametrize(("wrong", "said"), [
-    ("run -p a -s b --limt 3", "--limt"), ("run -p a", "--split"), ("rnu -p a -s b", "rnu"), ("data lst", "lst"),
+    ("run -p a -s b --limt 3", "--limt"), ("speed -p a", "--split"), ("rnu -p a -s b", "rnu"), ("data lst", "lst"),
     ("data", ""), ("label stats --sheets a", "--sheets"), ("run -p a -s b --limit three", "--limit"),
     ("list pipeline", "pipeline"), ("score one two", "two"), ("run --pipelines ...", "--pipelines"),
 ])  # fmt: skip

@@ -82,8 +82,8 @@ def test_what_was_published(bench):
 @pytest.mark.parametrize(("argv", "message"), [
     (("export", "csv", "--out", "x", "--hub-dataset", "a/b"), "--hub-dataset means nothing for csv"),
     (("--check", "published", "refcoco-val"), "write options after the command: bench leaderboard published"),
-    (("--results", "typo"), "typo: there is no such folder of results"),
-    (("export", "csv", "--out", "x", "--results", "typo"), "typo: there is no such folder of results"),
+    (("--results", "typo"), "typo: no such results folder"),
+    (("export", "csv", "--out", "x", "--results", "typo"), "typo: no such results folder"),
     (("export", "csv"), "Missing option '--out'"),
 ])  # fmt: skip
 def test_what_is_refused(bench, tmp_path, argv, message):

@@ -49,7 +49,7 @@ def test_own_data_is_known_by_its_content(bench, stored, tmp_path):
 @pytest.mark.parametrize(("argv", "message"), [
     (("--against", "goood"), "did you mean 'good'"),
     (("--protocol", "iuo"), "did you mean 'iou'"),
-    (("--results", "typo"), "there is no such folder of results"),
+    (("--results", "typo"), "no such results folder"),
     (("--splits", "refcocoo"), "did you mean"),
     (("--published", "nobody"), "no published method is called 'nobody'"),
     (("--out", "out"), "is a folder"),

@@ -175,7 +175,8 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, use, capsys, monkeypat
     monkeypatch.setattr("bench.evaluation.progress.LINE_EVERY_S", 0.0)
     use(HashPipeline)
     run(tmp_path, batch_size=8)
-    lines = capsys.readouterr().err.splitlines()
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first == "loading hash ..."
     assert len(lines) == 3 and lines[0].startswith("hash on tiny-val: 8/24 images, ")
 
 
