@@ -37,20 +37,8 @@ ENOUGH_IMAGES = 100  # whose largest annotated coordinate is the longest side of
 FEWEST_TOKENS, MOST_TOKENS = 4, 16384  # of an image in qwen-vl-utils, squares of `factor` pixels
 
 
-class Frame(NamedTuple):
-    """One meaning of four numbers: `layout` makes them x1, y1, x2, y2 (N, 4), and `unit`, from the images' sizes (N,
-    2), gives pixels a unit (N, 2) and the pixel of the unit's origin (N, 2); None where they are pixels already."""
-
-    layout: Callable[[Float], Float]
-    unit: Callable[[Float], tuple[Float, Float]] | None = None
-
-    def pixels(self, numbers: Float, sizes: Float) -> Float:
-        """Convert numbers (N, 4) to xyxy pixels of the original image; `sizes` (N, 2) are widths and heights."""
-        boxes = self.layout(numbers)
-        if self.unit is None:
-            return boxes
-        scale, origin = self.unit(sizes)
-        return np.tile(scale, 2) * boxes + np.tile(origin, 2)
+Layout = Callable[[Float], Float]  # numbers (N, 4) -> x1, y1, x2, y2
+Unit = Callable[[Float], tuple[Float, Float]]  # sizes (N, 2) -> pixels a unit, and the pixel of its origin, both (N, 2)
 
 
 def _corners(numbers: Float) -> Float:
@@ -61,11 +49,11 @@ def _y_first(numbers: Float) -> Float:
     return numbers[:, [1, 0, 3, 2]]
 
 
-def _share(of: float) -> Callable[[Float], tuple[Float, Float]]:
+def _share(of: float) -> Unit:
     return lambda sizes: (sizes / of, np.zeros_like(sizes))
 
 
-def _padded(of: float) -> Callable[[Float], tuple[Float, Float]]:
+def _padded(of: float) -> Unit:
     def unit(sizes: Float) -> tuple[Float, Float]:
         side = sizes.max(axis=1, keepdims=True)
         return np.repeat(side, 2, axis=1) / of, (sizes - side) / 2
@@ -73,7 +61,7 @@ def _padded(of: float) -> Callable[[Float], tuple[Float, Float]]:
     return unit
 
 
-def _resized(factor: int) -> Callable[[Float], tuple[Float, Float]]:
+def _resized(factor: int) -> Unit:
     """Resize as qwen-vl-utils does: sides to multiples of `factor`, the area into bounds."""
     fewest, most = FEWEST_TOKENS * factor**2, MOST_TOKENS * factor**2
 
@@ -89,25 +77,34 @@ def _resized(factor: int) -> Callable[[Float], tuple[Float, Float]]:
 
 
 PIXELS, XYWH = "pixels", "pixels, x y w h"
-FRAMES = {
-    PIXELS: Frame(_corners),
-    XYWH: Frame(box_xywh_to_xyxy),
-    "pixels, y first": Frame(_y_first),
-    "pixels, centre and size": Frame(box_cxcywh_to_xyxy),
-    "resized pixels (28)": Frame(_corners, _resized(28)),
-    "resized pixels (32)": Frame(_corners, _resized(32)),
-    "0-1": Frame(_corners, _share(1)),
-    "0-1, x y w h": Frame(box_xywh_to_xyxy, _share(1)),
-    "0-1, y first": Frame(_y_first, _share(1)),
-    "0-1, centre and size": Frame(box_cxcywh_to_xyxy, _share(1)),
-    "0-100": Frame(_corners, _share(100)),
-    "0-1000": Frame(_corners, _share(1000)),
-    "0-999": Frame(_corners, _share(999)),
-    "0-1000, x y w h": Frame(box_xywh_to_xyxy, _share(1000)),
-    "0-1000, y first": Frame(_y_first, _share(1000)),
-    "padded square": Frame(_corners, _padded(1)),
-    "padded square, 0-1000": Frame(_corners, _padded(1000)),
+FRAMES: dict[str, tuple[Layout, Unit | None]] = {  # without a unit the numbers are pixels already
+    PIXELS: (_corners, None),
+    XYWH: (box_xywh_to_xyxy, None),
+    "pixels, y first": (_y_first, None),
+    "pixels, centre and size": (box_cxcywh_to_xyxy, None),
+    "resized pixels (28)": (_corners, _resized(28)),
+    "resized pixels (32)": (_corners, _resized(32)),
+    "0-1": (_corners, _share(1)),
+    "0-1, x y w h": (box_xywh_to_xyxy, _share(1)),
+    "0-1, y first": (_y_first, _share(1)),
+    "0-1, centre and size": (box_cxcywh_to_xyxy, _share(1)),
+    "0-100": (_corners, _share(100)),
+    "0-1000": (_corners, _share(1000)),
+    "0-999": (_corners, _share(999)),
+    "0-1000, x y w h": (box_xywh_to_xyxy, _share(1000)),
+    "0-1000, y first": (_y_first, _share(1000)),
+    "padded square": (_corners, _padded(1)),
+    "padded square, 0-1000": (_corners, _padded(1000)),
 }
+
+
+def to_pixels(frame: str, numbers: Float, sizes: Float) -> Float:
+    """Convert numbers (N, 4) to xyxy pixels of the original images, whose widths and heights are `sizes` (N, 2)."""
+    layout, unit = FRAMES[frame]
+    if unit is None:
+        return layout(numbers)
+    scale, origin = unit(sizes)
+    return np.tile(scale, 2) * layout(numbers) + np.tile(origin, 2)
 
 
 class Numbers(NamedTuple):
@@ -139,16 +136,16 @@ def numbers_of(split: Split, answers: Sequence[SceneAnswers], xywh: bool) -> Num
     return Numbers([at for at, *_ in given], box_xyxy_to_xywh(boxes) if xywh else boxes, sizes, longest)
 
 
-def faults(frame: Frame, numbers: Numbers) -> tuple[dict[str, Bool], float]:
+def faults(frame: str, numbers: Numbers) -> tuple[dict[str, Bool], float]:
     """Find the numbers that are no box of their image in a frame, by what is wrong; and how ill all fill the images.
 
     In the right frame some boxes touch the far edges of the images, so that the second number is about 0: the log of
     how far boxes reach, of the longer or the shorter side, whichever is worse. 0 where no size is known, too.
     """
     limit = np.where(np.isnan(numbers.sizes), numbers.longest, numbers.sizes)
-    if frame.unit is not None:  # such numbers are or are not a box whatever the size
+    if FRAMES[frame][1] is not None:  # such numbers are or are not a box whatever the size
         limit = np.where(np.isfinite(limit), limit, 1000)
-    boxes = frame.pixels(numbers.boxes, limit)
+    boxes = to_pixels(frame, numbers.boxes, limit)
     room = np.where(np.isfinite(limit), limit * MARGIN, np.inf)
     inverted: Bool = np.any(boxes[:, 2:] <= boxes[:, :2], axis=1)
     outside: Bool = np.any((boxes[:, :2] < -room) | (boxes[:, 2:] > limit + room), axis=1)
@@ -168,7 +165,7 @@ def refuse_wrong_frame(path: Path, split: Split, answers: Sequence[SceneAnswers]
     declared, total = XYWH if xywh else PIXELS, len(numbers.ids)
     if not total:
         return
-    wrong, _ = faults(FRAMES[declared], numbers)
+    wrong, _ = faults(declared, numbers)
     bad = np.any([*wrong.values()], axis=0)
     count = int(bad.sum())
     if count <= max(1, MOST_IMPROPER * total):
@@ -186,8 +183,8 @@ def refuse_wrong_frame(path: Path, split: Split, answers: Sequence[SceneAnswers]
 def _advice(numbers: Numbers) -> str:
     """Say in which frames nearly all numbers are boxes that fill the images best, and what to do."""
     misfits = {}
-    for name, frame in FRAMES.items():
-        wrong, misfit = faults(frame, numbers)
+    for name in FRAMES:
+        wrong, misfit = faults(name, numbers)
         if np.any([*wrong.values()], axis=0).mean() <= MOST_IMPROPER:
             misfits[name] = round(20 * misfit)  # equal within 5 %
     if not misfits:
@@ -232,10 +229,10 @@ def score_frames(
     width, height = np.array(known, np.float64)[owner].T
     # 2. Hits of every frame that can be computed (N, K).
     rule, hits, no_box = protocol("iou"), {}, {}
-    for name, frame in FRAMES.items():
-        if frame.unit is None or np.isfinite(numbers.sizes).all():
+    for name, (_, unit) in FRAMES.items():
+        if unit is None or np.isfinite(numbers.sizes).all():
             boxes = np.full((len(places), 4), np.nan)
-            boxes[rows] = frame.pixels(numbers.boxes, numbers.sizes)
+            boxes[rows] = to_pixels(name, numbers.boxes, numbers.sizes)
             placed, targets = rule.place(boxes[owner], truth, width, height)
             hits[name] = np.bincount(owner, rule.reached(rule.overlap(placed, targets), 0.5), len(places)) > 0
             no_box[name] = int((~(boxes[:, 2:] > boxes[:, :2]).all(axis=1)).sum())

@@ -9,7 +9,7 @@ import pytest
 from bench.datasets.split import Split
 from bench.errors import DataError
 from bench.grounding import Expression, Scene
-from bench.imported.frames import FRAMES
+from bench.imported.frames import FRAMES, to_pixels
 from bench.imported.scoring import import_boxes
 
 SIZES = ((640, 480), (480, 640), (500, 375), (640, 427))
@@ -36,10 +36,10 @@ def written(name, data):
     boxes = {}
     for scene in data.scenes:
         size = np.array(SIZES[int(scene.id[1:]) % len(SIZES)], float)[None]
-        frame = FRAMES[name]
-        scale, origin = frame.unit(size) if frame.unit else (np.ones((1, 2)), np.zeros((1, 2)))
+        layout, unit = FRAMES[name]
+        scale, origin = unit(size) if unit else (np.ones((1, 2)), np.zeros((1, 2)))
         # A layout is linear, so its matrix is its answer to the unit vectors.
-        back = np.linalg.inv(frame.layout(np.eye(4)))
+        back = np.linalg.inv(layout(np.eye(4)))
         for e in scene.expressions:
             corners = (np.array(e.box)[None] - np.tile(origin, 2)) / np.tile(scale, 2)
             boxes[e.id] = (corners @ back)[0].tolist()
@@ -58,7 +58,7 @@ def refused(tmp_path, data, boxes, **options):
 @pytest.mark.parametrize("name", FRAMES)
 def test_a_frame_and_its_inverse(name):
     data, sizes = split(20), np.repeat([SIZES[n % len(SIZES)] for n in range(20)], 2, axis=0).astype(float)
-    pixels = FRAMES[name].pixels(np.array([*written(name, data).values()]), sizes)
+    pixels = to_pixels(name, np.array([*written(name, data).values()]), sizes)
     assert np.allclose(pixels, [e.box for scene in data.scenes for e in scene.expressions])
 
 
@@ -69,7 +69,7 @@ def test_a_frame_and_its_inverse(name):
     (32, (640, 427), (640, 416)),
 ])  # fmt: skip
 def test_resized_pixels_are_those_of_qwens_processor(factor, size, resized):
-    box = FRAMES[f"resized pixels ({factor})"].pixels(np.array([[0, 0, *resized]], float), np.array([size], float))
+    box = to_pixels(f"resized pixels ({factor})", np.array([[0, 0, *resized]], float), np.array([size], float))
     assert np.allclose(box, [[0, 0, *size]])
 
 
