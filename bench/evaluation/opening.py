@@ -117,7 +117,7 @@ def pipeline_context(
 def build(context: PipelineContext, resolved: Resolved, begun: float | None = None) -> OpenPipeline:
     """Call the factory of a context. Raises what `open_pipeline` says; `begun` is when the opening began."""
     begun = time.perf_counter() if begun is None else begun
-    refuse_missing(context)  # before torch is imported
+    refuse_missing(context.name, context.options, context, context.offline)  # before torch is imported
     loading(context.name)
     factory = registry.pipeline_factory(context.name)
     use_device(context.device)

@@ -78,13 +78,18 @@ def named(options: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
         if key == "masks" and options.get("method", "masks") != "masks":
             continue  # a segmenter that is not in use
         for inner in value if isinstance(value, (list, tuple)) else [value]:
-            if key in WEIGHTS and isinstance(inner, str) and inner:
+            if isinstance(inner, str) and inner and (key in WEIGHTS or (key == "start_from" and _is_whole(inner))):
                 yield f"{prefix}{key}", inner, str(options.get("model", ""))
             else:
                 yield from named(inner, f"{prefix}{key}.")
     # Official weights bring no tokenizer.
     if str(options.get("weights", "")).endswith(".pth") and isinstance(options.get("tokenizer"), str):
         yield f"{prefix}tokenizer", options["tokenizer"], "tokenizer"
+
+
+def _is_whole(name: str) -> bool:
+    """Tell whether a name says by itself which weights it means; a tag of open_clip needs the model's name."""
+    return "/" in name or name.endswith(SUFFIXES)
 
 
 def source_of(name: str, model: str, where: Where, key: str = "") -> Source:
@@ -131,15 +136,15 @@ def missing(options: Mapping[str, Any], where: Where) -> list[Source]:
     return [source for source in dict.fromkeys(sources) if not at_hand(source, where)]
 
 
-def refuse_missing(context: PipelineContext) -> None:
+def refuse_missing(name: str, options: Mapping[str, Any], where: Where, offline: bool) -> None:
     """Raise WeightsError for missing weights that the pipeline could not fetch; other packages' look for their own."""
-    if not registry.is_ours(registry.PIPELINES, context.name):
+    if not registry.is_ours(registry.PIPELINES, name):
         return
-    for source in missing(context.options, context):
+    for source in missing(options, where):
         if not source.by_itself:
-            raise not_there(source, context)
-        if why := network.why_not(context.offline, source.url or None):
-            raise not_there(source, context, why)
+            raise not_there(source, where)
+        if why := network.why_not(offline, source.url or None):
+            raise not_there(source, where, why)
 
 
 def not_there(source: Source, where: Where, why: str = "") -> WeightsError:

@@ -13,8 +13,9 @@ from bench.datasets.load import FILE, find_split, load_split
 from bench.datasets.readers.labels import load_labels, open_album, sources_of
 from bench.errors import DataError, UnknownName, UsageError
 from bench.evaluation.device import loading, make_deterministic, seed_everything
+from bench.fetching.sources import refuse_missing
 from bench.runs.shards import from_environment
-from bench.settings import Resolved
+from bench.settings import Resolved, merged
 
 if TYPE_CHECKING:  # they import torch, which takes seconds: only once the request is known to be sound
     from bench.training.task import ExternalTraining, Trained, TrainingJob, TrainTask
@@ -72,6 +73,9 @@ def train_pipeline(
     ):
         if refused:
             raise UsageError(why)
+    dataset = on or ("file" if split_name.startswith(FILE) else find_split(split_name)[0].name)
+    lines = resolved.table("train", pipeline, dataset)
+    refuse_missing(pipeline, merged(lines, recipe), resolved, resolved.settings.run.offline)
     # 2. Load the split, or the images of its data set with the expressions of `labels`, and the validation split.
     album = open_album(split_name, resolved) if labels else None
     split, files, _ = (

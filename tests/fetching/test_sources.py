@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from functools import partial
 
 import pytest
 
@@ -14,6 +15,7 @@ from bench.evaluation.opening import open_pipeline
 from bench.fetching.sources import clip_tags, missing, named, not_there, source_of
 from bench.install import bring_module, pip_install
 from bench.settings import PROJECT, assignments, load_settings
+from bench.training.jobs import train_pipeline
 
 
 @pytest.fixture
@@ -77,6 +79,16 @@ def test_nothing_is_refused_that_is_there_or_another_package_brings(resolved, tm
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").touch()
     assert missing({"weights": "IDEA-Research/grounding-dino-tiny"}, resolved) == []
+
+
+def test_a_training_from_weights_that_are_missing_is_refused_at_once(resolved, tmp_path):
+    train = partial(train_pipeline, split_name="shapes-train", part=None, validate=None, out=tmp_path, limit=2)
+    small = load_settings(flags={"data.shapes.train": 4, "run.device": "cpu"})
+    with pytest.raises(WeightsError, match=r"(?s)mine\.pth are not there.*--set start_from=FILE"):
+        train("clipvg", resolved=small, recipe={"start_from": "mine.pth"})
+    with pytest.raises(WeightsError, match=r"yolo11n\.pt are not there.*HF_HUB_OFFLINE"):
+        train("yolo-clip", resolved=small, recipe={"detector": {"start_from": "yolo11n.pt"}})
+    assert list(named({"clip": {"start_from": "laion2b_s34b_b88k"}})) == []  # a tag without its model
 
 
 @pytest.mark.slow
