@@ -50,7 +50,7 @@ def main() -> None:
         for name, how in SHOTS.items():
             size = {"width": how["width"], "height": how["height"]}
             page = opened.new_context(viewport=size, color_scheme=how.get("scheme", "light")).new_page()
-            page.goto(made.path.as_uri() + how.get("hash", ""))
+            page.goto(made["path"].as_uri() + how.get("hash", ""))
             page.wait_for_selector("html[data-ready]", state="attached")
             if "part" in how:
                 page.evaluate(

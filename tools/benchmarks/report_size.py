@@ -127,9 +127,9 @@ def main() -> None:
         answered, runs = choose(folders, split, results)
         made = write_report(answered, runs, Path(folder) / "report.html")
         seconds = time.perf_counter() - begun
-        print(f"{made.expressions:,} expressions, {made.images:,} images, {made.runs} pipelines")
-        print(f"made in {seconds:.1f} s; {made.bytes / 1e6:.1f} MB, images of {made.thumbnail} pixels")
-        look(made.path, options.browser)
+        print(f"{made['expressions']:,} expressions, {made['images']:,} images, {made['runs']} pipelines")
+        print(f"made in {seconds:.1f} s; {made['bytes'] / 1e6:.1f} MB, images of {made['thumbnail']} pixels")
+        look(made["path"], options.browser)
 
 
 def look(path: Path, browser: str) -> None:
