@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bench.cli.options import SPLIT, Config, Force, Json, Results, settings_of
+from bench.cli.options import SPLIT, Config, Force, Json, Results, listed, settings_of
 from bench.cli.output import emit, table_console
 
 if TYPE_CHECKING:
@@ -91,6 +91,12 @@ def export(
     hub_dataset: Annotated[
         str | None, typer.Option(metavar="OWNER/NAME", help="Id of the data set on the hub, for hub.")
     ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="With md, csv, latex: columns of LEADERBOARD.csv, a,b.", show_default="the format's"
+        ),
+    ] = None,
     force: Force = False,
     results: Results = None,
     config: Config = None,
@@ -98,12 +104,16 @@ def export(
 ) -> None:
     """Write the tables in another format: md, csv, latex, hub or fiftyone."""
     from bench.errors import UsageError
+    from bench.reporting.leaderboard import FILES
     from bench.reporting.leaderboard import export as write_export
 
     if hub_dataset and format != "hub":
         raise UsageError(f"--hub-dataset means nothing for {format}; it goes with hub")
+    if columns and format not in FILES:
+        raise UsageError(f"--columns means nothing for {format}; it goes with {', '.join(FILES)}")
     resolved = settings_of(config, results)
-    written = write_export(format, out, stored_results(resolved), resolved, split, hub_dataset, force)
+    names = listed(columns or [])
+    written = write_export(format, out, stored_results(resolved), resolved, split, hub_dataset, force, names)
     for path in written:
         typer.echo(f"{path} written", err=as_json)
     if as_json:

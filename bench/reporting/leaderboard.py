@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,10 +75,10 @@ def as_object(leaderboard: Leaderboard) -> dict[str, Any]:
     return {"schema_version": SCHEMA, "tables": tables, "left_out": left_out}
 
 
-def leaderboard_csv(boards: Iterable[Board]) -> str:
-    """Return the whole of LEADERBOARD.csv."""
+def leaderboard_csv(boards: Iterable[Board], chosen: Collection[str] = ()) -> str:
+    """Return the whole of LEADERBOARD.csv, or its `chosen` columns."""
     out = io.StringIO()
-    columns = [column for column in table.COLUMNS if "c" in column.tables]
+    columns = [column for column, _ in table.filled_columns("c", (), chosen)]
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([column.name for column in columns])
     for board in boards:
@@ -95,9 +95,11 @@ def export(
     split: str | None = None,
     hub_dataset: str | None = None,
     force: bool = False,
+    columns: Collection[str] = (),
 ) -> list[Path]:
     """Write the tables of the runs under `results`, or those of one split, to `out`; return the paths.
 
+    `columns` are names of columns for md, csv and latex, all of a format's unless given.
     Everything is made before anything is written. Raises UsageError where a file is there already and `force` is not
     given, where there is nothing to export or more tables than the format takes; UnknownName for a split without runs;
     DataError for FiftyOne where the split is not at hand.
@@ -120,11 +122,11 @@ def export(
         raise UsageError(f"--out {out} is a file; {form} writes several into a folder")
     match form:
         case "md":
-            files = {out: leaderboard_markdown(Leaderboard(boards, ()), INTRO)}
+            files = {out: leaderboard_markdown(Leaderboard(boards, ()), INTRO, columns)}
         case "csv":
-            files = {out: leaderboard_csv(boards)}
+            files = {out: leaderboard_csv(boards, columns)}
         case "latex":
-            files = {out: leaderboard_latex(boards)}
+            files = {out: leaderboard_latex(boards, columns)}
         case "hub":
             files = {out / name: text for name, text in hub_files(boards, hub_dataset).items()}
         case "fiftyone":

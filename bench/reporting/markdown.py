@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from bench.evaluation.protocols import PROTOCOLS
 from bench.reporting.boards import Board, Leaderboard
@@ -39,22 +39,22 @@ PUBLISHED = (
 )
 
 
-def leaderboard_markdown(leaderboard: Leaderboard, intro: str = INTRO) -> str:
-    """Return the whole of LEADERBOARD.md; `intro` comes before the legend."""
+def leaderboard_markdown(leaderboard: Leaderboard, intro: str = INTRO, chosen: Collection[str] = ()) -> str:
+    """Return the whole of LEADERBOARD.md, or with `chosen` columns only its tables; `intro` comes before the legend."""
     parts = [intro, LEGEND]
     if not leaderboard.boards:
         parts.append("No complete run yet.\n")
     names = [(board.split, board.protocol, board.proposals) for board in leaderboard.boards]
     for board, name in zip(leaderboard.boards, names, strict=True):
-        parts += _board(board, names.count(name) > 1)
-    parts += _weights_behind(leaderboard.boards)
+        parts += _board(board, names.count(name) > 1, chosen)
+    parts += [] if chosen else _weights_behind(leaderboard.boards)
     if leaderboard.left_out:
         rows = [(escape(run), escape(reason)) for run, reason in leaderboard.left_out]
         parts.append("## Left out, and why\n\n" + grid(("run", "reason"), rows))
     return "\n".join(parts)
 
 
-def _board(board: Board, namesake: bool) -> list[str]:
+def _board(board: Board, namesake: bool, chosen: Collection[str]) -> list[str]:
     """Return the sections of one table."""
     title = escape(board.split) + ("" if board.protocol == "iou" else f", protocol {escape(board.protocol)}")
     title += f", proposals {escape(board.proposals)}" if board.proposals else ""
@@ -68,12 +68,14 @@ def _board(board: Board, namesake: bool) -> list[str]:
     if namesake:
         facts += " (another table holds runs on other data of the same name)"
     notes = _notes(board)
-    first = f"## {title}\n\n{facts}\n\n{_table('m', board)}" + (f"\n{notes}" if notes else "")
+    first = f"## {title}\n\n{facts}\n\n{_table('m', board, chosen)}" + (f"\n{notes}" if notes else "")
+    if chosen:
+        return [first]
     return [first, *_published(board), f"### Behind these runs\n\n{_table('b', board)}", *_history(board)]
 
 
-def _table(table: str, board: Board) -> str:
-    columns = filled_columns(table, board.rows)
+def _table(table: str, board: Board, chosen: Collection[str] = ()) -> str:
+    columns = filled_columns(table, board.rows, chosen)
     header = [HEADERS.get(column.header, column.header) for column, _ in columns]
     right = [number for number, (column, _) in enumerate(columns) if column.right]
     rows = [

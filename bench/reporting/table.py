@@ -7,10 +7,11 @@ one entry there. The formats stay our own lines: pandas would import for a secon
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from bench.errors import UnknownName
 from bench.reporting.rows import Row, RunRow
 
 BLANK = "–"
@@ -88,8 +89,17 @@ class Column:
         return self.format(self.raw(row))
 
 
-def filled_columns(table: str, rows: Sequence[RunRow]) -> list[tuple[Column, list[str]]]:
-    """Return the columns of a table (a letter of `Column.tables`) with the texts of their cells."""
+def filled_columns(table: str, rows: Sequence[RunRow], chosen: Collection[str] = ()) -> list[tuple[Column, list[str]]]:
+    """Return the columns of a table (a letter of `Column.tables`), or those `chosen` by name, with their cells' texts.
+
+    Raises UnknownName for a column that does not exist.
+    """
+    for name in chosen:
+        if name not in {column.name for column in COLUMNS}:
+            raise UnknownName("column", name, (column.name for column in COLUMNS))
+    if chosen:
+        shown = [column for column in COLUMNS if column.name in (*chosen, "pipeline")]
+        return [(column, [column.text(row) for row in rows]) for column in shown]
     columns = [(column, [column.text(row) for row in rows]) for column in COLUMNS if table in column.tables]
     return [(column, cells) for column, cells in columns if table not in column.optional or set(cells) - {BLANK, "0"}]
 

@@ -81,6 +81,7 @@ def test_what_was_published(bench):
 
 @pytest.mark.parametrize(("argv", "message"), [
     (("export", "csv", "--out", "x", "--hub-dataset", "a/b"), "--hub-dataset means nothing for csv"),
+    (("export", "hub", "--out", "x", "--columns", "n"), "--columns means nothing for hub"),
     (("--check", "published", "refcoco-val"), "write options after the command: bench leaderboard published"),
     (("--results", "typo"), "typo: no such results folder"),
     (("export", "csv", "--out", "x", "--results", "typo"), "typo: no such results folder"),

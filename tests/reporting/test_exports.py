@@ -201,3 +201,16 @@ def test_writing(tmp_path, store, split):
     assert not (tmp_path / "hub").exists()  # everything is made before anything is written
     (path,) = export("hub", tmp_path / "hub", tmp_path, resolved, split="refcoco-val")
     assert path == tmp_path / "hub" / "b" / ".eval_results" / "refcoco-val.yaml"
+
+
+def test_chosen_columns(tmp_path, store):
+    store("a", 3)
+    results, resolved = tmp_path, load_settings()
+    chosen = ("acc@0.7", "mean_iou", "training_data")
+    for form in ("md", "csv", "latex"):
+        (path,) = export(form, tmp_path / f"some.{form}", results, resolved, columns=chosen)
+        text = path.read_text()
+        assert ("Acc@0.7" in text or "acc@0.7" in text) and "params" not in text.lower() and "60.00 [" not in text
+    assert (tmp_path / "some.csv").read_text().splitlines()[0] == "pipeline,acc@0.7,mean_iou,training_data"
+    with pytest.raises(UnknownName, match="did you mean 'mean_iou'"):
+        export("csv", tmp_path / "x.csv", results, resolved, columns=("mean_iuo",))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from bench.reporting.boards import Board
 from bench.reporting.rows import Row
@@ -31,13 +31,13 @@ SPECIAL = {
 }
 SIGNS = {"†": r"\dagger", "‡": r"\ddagger", "§": r"\S", "¶": r"\P", "◊": r"\diamond", "?": "?"}
 SIGNS |= {"↑": r"\uparrow", "↓": r"\downarrow"}
-HEADERS = {"Acc@0.5": "Acc@0.5", "mIoU": "mIoU", "ex/s": "Expr./s", "ms": "ms"}
+HEADERS = {"Acc@0.5": "Acc@0.5", "0.7": "Acc@0.7", "0.9": "Acc@0.9", "mIoU": "mIoU", "ex/s": "Expr./s", "ms": "ms"}
 HEAD = "% Made by `bench leaderboard export latex`; needs \\usepackage{booktabs}.\n"
 
 
-def leaderboard_latex(boards: Iterable[Board]) -> str:
-    """Return the tables one after the other, without columns in which every cell is blank."""
-    return HEAD + "".join(f"\n{_table(board)}" for board in boards)
+def leaderboard_latex(boards: Iterable[Board], chosen: Collection[str] = ()) -> str:
+    """Return the tables one after the other: the `chosen` columns, or those in which some cell is not blank."""
+    return HEAD + "".join(f"\n{_table(board, chosen)}" for board in boards)
 
 
 def escape(text: str) -> str:
@@ -49,13 +49,13 @@ def escape(text: str) -> str:
     return re.sub(r"(?<=[-`'])(?=[-`'])", "{}", plain) if "-" in flat or "`" in flat or "'" in flat else plain
 
 
-def _table(board: Board) -> str:
+def _table(board: Board, chosen: Collection[str]) -> str:
     columns = []
-    for column, texts in filled_columns("l", board.rows):
+    for column, texts in filled_columns("l", board.rows, chosen):
         cells = [_cell(column, r, text) for r, text in zip(board.rows, texts, strict=True)]
-        if "l" not in column.optional or set(cells) - {"--"}:
+        if chosen or "l" not in column.optional or set(cells) - {"--"}:
             columns.append((column, cells))
-    headers = [HEADERS.get(column.header) or column.header.capitalize() for column, _ in columns]
+    headers = [HEADERS.get(column.header) or escape(column.header.capitalize()) for column, _ in columns]
     lines = [" & ".join(cells) + r" \\" for cells in zip(*(cells for _, cells in columns), strict=True)]
     notes = [f"${SIGNS[sign]}$ {escape(why)}" for sign, why in legend(board.rows)]
     notes += [rf"$\sim$ {NOISY}"] if any(busy(r) for r in board.rows) else []
