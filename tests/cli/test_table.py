@@ -57,3 +57,31 @@ def test_own_data_is_known_by_its_content(bench, stored, tmp_path):
 def test_what_is_refused(bench, stored, argv, message):
     code, out, err = bench(*stored, *argv)
     assert (code, out) == (2, "") and message in err
+
+
+@pytest.mark.slow
+def test_two_published_models_on_real_expressions(bench, real, tmp_path, monkeypatch):
+    """LBYL-Net's own boxes of RefCOCO val: 8,634 and 8,505 hits of 10,834; its README reports 79.72 and 78.50."""
+    monkeypatch.setenv("BENCH_HOME", str(tmp_path / "home"))
+    index = real / "index" / "unc_val.pth"
+    assert bench("data", "prepare", "refcoco-val", "--annotations", index)[0] == 0
+    for words in ("bert", "lstm"):
+        boxes = real / "predictions" / f"lbyl_{words}_unc_val.json"
+        code, _, err = bench("score", "--predictions", boxes, "-s", "refcoco-val", "--name", words, "--results", "out")
+        assert code == 0, err
+    for run in (tmp_path / "out").glob("runs/*/*/*/run.json"):
+        run.write_text(run.read_text().replace('"dirty": true', '"dirty": false'))
+    published = ("--published", "LBYL-Net, released weights")
+    code, out, err = bench(
+        *("table", "--results", "out", "-s", "refcoco-val", "--against", "lstm", "--json"), *published
+    )
+    assert code == 0, err
+    rows = {(row["name"], row["backbone"]): row for row in json.loads(out)["rows"]}
+    values = {key: round(row["values"]["refcoco-val"], 2) for key, row in rows.items()}
+    assert values == {
+        ("LBYL-Net, released weights", "Darknet-53, LSTM"): 78.5,
+        ("LBYL-Net, released weights", "Darknet-53, BERT"): 79.72,
+        ("bert", ""): 79.69,
+        ("lstm", ""): 78.5,
+    }
+    assert rows["bert", ""]["signs"] == {"refcoco-val": "↑"} and rows["bert", ""]["p_holm"]["refcoco-val"] < 0.05
