@@ -98,8 +98,8 @@ def filled_columns(table: str, rows: Sequence[RunRow], chosen: Collection[str] =
         if name not in {column.name for column in COLUMNS}:
             raise UnknownName("column", name, (column.name for column in COLUMNS))
     if chosen:
-        shown = [column for column in COLUMNS if column.name in (*chosen, "pipeline")]
-        return [(column, [column.text(row) for row in rows]) for column in shown]
+        picked = [column for column in COLUMNS if column.name in (*chosen, "pipeline")]
+        return [(column, [column.text(row) for row in rows]) for column in picked]
     columns = [(column, [column.text(row) for row in rows]) for column in COLUMNS if table in column.tables]
     return [(column, cells) for column, cells in columns if table not in column.optional or set(cells) - {BLANK, "0"}]
 
