@@ -1,4 +1,4 @@
-"""`bench frames`: boxes made elsewhere scored in every usual coordinate frame; a diagnosis that is not stored."""
+"""`bench frames`: imported predictions scored in every usual coordinate frame; a diagnosis that is not stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.cli.output import console_of, emit, table_of
 
 
 def frames(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON or JSONL with boxes made elsewhere.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON or JSONL with predictions.")],
     split: Annotated[
         str, typer.Option("--split", "-s", help="Split of the boxes: refcoco-val, file:PATH.jsonl.", **SPLIT)
     ],
@@ -21,7 +21,7 @@ def frames(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Score boxes made elsewhere in every usual coordinate frame, to find the one they are in.
+    """Score a file of predictions in every usual coordinate frame, to find the one they are in.
 
     It is a diagnosis, not a score: the frame is chosen by the ground truth, and nothing is stored. Expressions without
     a row are left out, so the first hundred rows are enough.
