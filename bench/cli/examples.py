@@ -19,6 +19,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "bench compare yolo-clip clipvg -s shapes-val",
         "bench compare clipvg/refcoco-val mdetr/refcoco-val --flips flips.jsonl",
     ),
+    "power": (
+        "bench power -s refcoco-val --difference 0.5",
+        "bench power yolo-clip clipvg -s shapes-val --difference 1",
+    ),
     "speed": (
         "bench speed -p yolo-clip -s shapes-val --device cuda",
         "bench speed -p clipvg,mdetr -s refcoco-val --interleave --dtype bfloat16",

@@ -23,6 +23,7 @@ COMMANDS = {  # panel of the help -> command -> what it does, on one line of a t
         "score": "Score a stored run again, or import predictions.",
         "frames": "Find the coordinate frame of a file of boxes.",
         "compare": "Compare runs: which is better, and how certain that is.",
+        "power": "Compute which difference a split shows.",
         "speed": "Measure how fast pipelines are.",
         "leaderboard": "Write the tables of results/ from the stored runs.",
         "table": "Print the table that papers print, published rows above ours.",
