@@ -19,6 +19,9 @@ def compare(
         list[str],
         typer.Argument(metavar="RUN", help="Two or more run folders, PIPELINE/SPLIT or, with --split, pipelines."),
     ],
+    published: Annotated[
+        str | None, typer.Option(metavar="METHOD", help="Compare one run with this method's published value.")
+    ] = None,
     split: Annotated[
         str | None, typer.Option("--split", "-s", help="Split of the runs that are given by name.", **SPLIT)
     ] = None,
@@ -56,6 +59,9 @@ def compare(
     resolved = load_settings(config, flat | {"results": str(results) if results else None})
     rule = resolved.settings.evaluation
     folders = find_runs(runs, split, resolved)
+    if published is not None:
+        _published(folders, published, resolved, as_json)
+        return
     compared = compare_runs(folders, rule.draws, rule.seed, rule.confidence, baseline_only)
     texts = _texts(folders[0], resolved) if flips or as_json else None
     if flips is not None:
@@ -66,6 +72,22 @@ def compare(
     print_comparison(compared, table_console(as_json))
     if as_json:
         emit(compared.as_object(texts))
+
+
+def _published(folders: list[Path], name: str, resolved: Resolved, as_json: bool) -> None:
+    from bench.errors import UsageError
+    from bench.reporting.paper_difference import against_published, sentences
+    from bench.runs.record import read_record
+
+    if len(folders) != 1:
+        raise UsageError(f"--published takes one run, not {len(folders)}")
+    settings = resolved.settings
+    rows = against_published(folders[0], name, Path(settings.results), settings.evaluation.confidence)
+    for row in rows:
+        for line in sentences(read_record(folders[0]), row):
+            typer.echo(line, err=as_json)
+    if as_json:
+        emit({"published": rows})
 
 
 def _texts(folder: Path, resolved: Resolved) -> dict[str, str] | None:

@@ -18,6 +18,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "compare": (
         "bench compare yolo-clip clipvg -s shapes-val",
         "bench compare clipvg/refcoco-val mdetr/refcoco-val --flips flips.jsonl",
+        "bench compare clipvg/refcoco-val --published TransVG",
     ),
     "power": (
         "bench power -s refcoco-val --difference 0.5",

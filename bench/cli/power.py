@@ -39,6 +39,7 @@ def power(
     from bench.errors import UsageError
 
     resolved = settings_of(config, results)
+    images: int | None
     if runs:
         if len(runs) != 2:
             raise UsageError(f"bench power takes two runs, or none and --split; not {len(runs)}")
@@ -51,11 +52,10 @@ def power(
         raise UsageError("give --split NAME, or two runs; `bench data list` shows the splits")
     if discordant is not None or design_effect is not None:
         assumed = ""
-    answer = power_of(
-        *(name, n, images, difference and difference / 100),
-        *(share if discordant is None else discordant, effect if design_effect is None else design_effect),
-        *(assumed, chance, confidence),
-    )
+    share = share if discordant is None else discordant
+    effect = effect if design_effect is None else design_effect
+    fraction = None if difference is None else difference / 100
+    answer = power_of(name, n, images, fraction, share, effect, assumed, chance, confidence)
     for line in sentences(answer):
         typer.echo(line, err=as_json)
     if as_json:

@@ -103,7 +103,7 @@ def measured(folders: Sequence[Path]) -> tuple[str, int, int, float, float]:
     image = np.unique(a.outcomes.image, return_inverse=True)[1]
     gain = a.outcomes.hit.astype(np.float64) - b.outcomes.hit
     n, counts = len(gain), np.bincount(image).astype(np.float64)
-    error = standard_error(np.bincount(image, weights=gain), counts)
+    error = standard_error(np.bincount(image, weights=gain).astype(np.float64), counts)
     discordant = float((gain != 0).mean()) if n else 0.0
     independent = (discordant - float(gain.mean()) ** 2) / n if n else 0.0
     if not error > 0 or not independent > 0:

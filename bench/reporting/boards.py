@@ -164,7 +164,7 @@ def whole_row(results: Path, runs: Sequence[Run], speeds: Speeds) -> Row:
         "weights": dict(record.identity.weights),
         "weights_names": {str(k): str(v) for k, v in weights.items()} if isinstance(weights, Mapping) else {},
         "trained_on": str(card.get("trained_on") or ""),
-        "training_data": _supervision(record),
+        "training_data": supervision(record),
         "licence": str(card.get("licence") or ""),
         "saw_test_images": str(card.get("saw_test_images") or "unknown"),
         "parameters": int(parameters) if type(parameters) in (int, float) and math.isfinite(parameters) else None,
@@ -223,7 +223,7 @@ def _other_code(record: RunRecord, speed: SpeedRecord) -> list[str]:
     return [f"measured at commit {at[:7]}, the run at {run[:7]}"] if at and run and at != run else []
 
 
-def _supervision(record: RunRecord) -> str:
+def supervision(record: RunRecord) -> str:
     """Return the word of the record's card, or for older cards that of the shipped card with the same facts.
 
     Of imported boxes it is what their user claimed.
