@@ -4,7 +4,8 @@ iou                 IoU >= 0.5 in pixels of the original image, the prediction c
                     what lmms-eval and VLMEvalKit compute.
 strict              as `iou`, but IoU > 0.5: ReCLIP (Subramanian et al. 2022), FAOA and ReSC (Yang et al. 2019, 2020).
 giou                generalised IoU >= 0.5, prediction unclipped: the RefExpEvaluator of MDETR (Kamath et al. 2021).
-                    Stricter than `iou` on the same boxes, by 0.7 to 3.6 points in simulation.
+                    Stricter than `iou` on the same boxes: by 0.2 to 0.6 points for detectors and good chat models, up
+                    to 4 for coarse boxes (docs/reproduce.md).
 letterbox-clamped   TransVG, CLIP-VG and their kin (Deng et al. 2021; Xiao et al. 2023): ground truth x, y, w, h cut
                     to whole pixels, prediction clamped to the padded square of the network's input rather than to the
                     image, ground truth not clamped, IoU >= 0.5.

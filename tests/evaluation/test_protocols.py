@@ -1,11 +1,15 @@
 """Each protocol against a plain computation of what its source does, and where they part."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.boxes import giou_elementwise, iou_elementwise
 from bench.evaluation.protocols import PROTOCOLS, protocol
+from bench.settings import PROJECT
 
 
 def score(name, predicted, truth, width=640.0, height=480.0):
@@ -73,3 +77,27 @@ def test_letterbox_clamps_to_the_square_not_to_the_image():
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_perfect_box_is_a_hit_everywhere(name):
     assert score(name, (10, 20, 110, 220), (10, 20, 110, 220)) == (pytest.approx(1), True)
+
+
+@pytest.mark.slow
+def test_what_giou_costs_on_real_boxes(real):
+    """docs/reproduce.md has these numbers; the boxes are LBYL-Net's, and REC-Eval's of three models."""
+    folder = real / "predictions"
+    page = (PROJECT / "docs" / "reproduce.md").read_text()
+
+    def cost(pairs):
+        boxes, truths = (np.array(side, float) for side in zip(*pairs, strict=True))
+        hits = [(overlap(boxes, truths) >= 0.5).mean() for overlap in (giou_elementwise, iou_elementwise)]
+        return round(100 * (hits[0] - hits[1]), 2)
+
+    costs = {}
+    for model in ("bert", "lstm"):
+        rows = json.loads((folder / f"lbyl_{model}_unc_val.json").read_text()).values()
+        costs[model] = cost([(row["pred_bbox"], row["gt_bbox"]) for row in rows])
+    lines = (folder / "rec_eval" / "refcoco-testA.jsonl").read_text().splitlines()
+    truths = {row["id"]: row["box_xyxy"] for row in map(json.loads, lines)}
+    for model in ("qwen25vl", "internvl", "dino"):
+        rows = map(json.loads, (folder / "rec_eval" / f"{model}.jsonl").read_text().splitlines())
+        costs[model] = cost([(row["box"] or [np.nan] * 4, truths[row["id"]]) for row in rows])
+    assert costs == {"bert": -0.64, "lstm": -0.44, "qwen25vl": -0.15, "internvl": -0.35, "dino": -0.05}
+    assert all(f"{-value:.2f}" in page for value in costs.values())

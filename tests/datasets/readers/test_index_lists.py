@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from bench.datasets.readers.index_lists import read_index_list
 from bench.errors import DataError, UnknownName, UnsafePickle
+from bench.settings import PROJECT
 
 COCO = "COCO_train2014_000000000716.jpg"
 ATTRIBUTES = [("r1", ["man"]), ("r8", ["none"])]
@@ -95,3 +97,27 @@ def test_other_refusals(tmp_path):
     (tmp_path / "l.pth").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(UnsafePickle, match=r"os\.system"):
         read_index_list(tmp_path / "l.pth", "unc")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stem", "dataset", "n", "repeated", "ambiguous"), [
+    ("unc_val", "refcoco", 10_834, 566, 8),
+    ("unc_testA", "refcoco", 5_657, 308, 2),
+    ("unc_testB", "refcoco", 5_095, 301, 28),
+    ("unc+_val", "refcoco+", 10_758, 662, 9),
+    ("unc+_testA", "refcoco+", 5_726, 453, 4),
+    ("unc+_testB", "refcoco+", 4_889, 225, 16),
+    ("gref_umd_val", "refcocog", 4_896, 7, 0),
+    ("referit_val", "referit", 5_842, 140, 8),
+    ("flickr_val", "flickr30k", 14_433, 3_566, 470),
+    ("flickr_test", "flickr30k", 14_481, 3_820, 464),
+])  # fmt: skip
+def test_repeats_and_ambiguous_texts_are_those_of_the_page(real, stem, dataset, n, repeated, ambiguous):
+    """docs/datasets.md has these counts: same text and box as an earlier one; same text, another box in the image."""
+    scenes = read_index_list(real / "index" / f"{stem}.pth", dataset)
+    every = [(scene.id, each.text, each.box) for scene in scenes for each in scene.expressions]
+    boxes = Counter((scene, text) for scene, text, _ in set(every))
+    assert (len(every), len(every) - len(set(every))) == (n, repeated)
+    assert sum(boxes[scene, text] > 1 for scene, text, _ in every) == ambiguous
+    page = (PROJECT / "docs" / "datasets.md").read_text()
+    assert f"{100 * repeated / n:.1f} %" in page
