@@ -7,9 +7,13 @@ import pytest
 from worlds_of_runs import make_run, scenes_of
 
 from bench.comparison.paired import paired_p
-from bench.comparison.power import power_of
+from bench.comparison.power import MEASURED, measured, power_of
+from bench.datasets.readers.index_lists import read_index_list
+from bench.datasets.readers.jsonl import read_jsonl
+from bench.datasets.split import Split
 from bench.errors import UsageError
 from bench.evaluation.statistics import resampled_sums
+from bench.imported.scoring import import_boxes
 from tools.benchmarks.compare_simulation import World
 
 
@@ -83,3 +87,27 @@ def test_two_runs_give_their_own_numbers(bench, tmp_path):
     same = make_run(tmp_path / "results", "z", scenes, first.tolist())
     code, _, err = bench("power", str(folders[0]), str(same))
     assert code == 2 and "do not differ" in err
+
+
+@pytest.mark.slow
+def test_what_is_assumed_was_measured_on_real_boxes(real, tmp_path):
+    """The defaults, and what docs/comparing.md says of them: LBYL-Net's boxes, and REC-Eval's of two chat models."""
+    lists = tuple(read_index_list(real / "index" / "unc_val.pth", "refcoco"))
+    chat = tuple(read_jsonl(real / "predictions" / "rec_eval" / "refcoco-testA.jsonl"))
+    files = real / "predictions"
+    pairs = {
+        (0.121, 1.46): (
+            Split("refcoco-val", "", lists, None),
+            [files / f"lbyl_{m}_unc_val.json" for m in ("bert", "lstm")],
+        ),
+        (0.113, 1.21): (
+            Split("file:a", "", chat, None),
+            [files / "rec_eval" / f"{m}.jsonl" for m in ("qwen25vl", "internvl")],
+        ),
+    }
+    for (discordant, effect), (split, boxes) in pairs.items():
+        folders = [import_boxes(file, split, tmp_path, name=file.stem)[1] for file in boxes]
+        _, n, images, share, spread = measured(folders)
+        assert (n, images) == (split.counts.expressions, split.counts.images)
+        assert (round(share, 3), round(spread, 2)) == (discordant, effect)
+        assert f"{100 * discordant:.1f} %, {effect:.2f}" in MEASURED
