@@ -7,10 +7,19 @@ import pytest
 
 from bench.errors import CheckFailed
 from bench.leaderboard.submission import submit
+from bench.runs.record import read_record
+from bench.runs.store import write_continued
 from bench.settings import load_settings
 
 SIZE = {"width": 100, "height": 80}
 SPLIT = "file:mine"
+
+
+def unpacked(folder):
+    """Leave the files of a run as JSON Lines, as version 0.1 wrote them."""
+    record = read_record(folder)
+    write_continued(folder, record, record)
+    return folder
 
 
 def take(folder):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from documented import blocks
 
+from bench.runs.packed import stored_bytes
 from bench.settings import PROJECT
 
 COMMAND = ["run", "--pipeline", "centre-box", "--split", "shapes-val", "--limit", "13", "--json"]
@@ -64,8 +65,8 @@ def printed_rows(process: subprocess.Popen[str]) -> list[dict]:
 
 def stored(results: Path) -> dict[str, bytes]:
     (folder,) = (path.parent for path in results.rglob("run.json"))
-    assert sorted(path.name for path in folder.glob("predictions*")) == ["predictions.jsonl"]
-    return {name: (folder / name).read_bytes() for name in ("predictions.jsonl", "outcomes.jsonl")}
+    assert sorted(path.name for path in folder.glob("predictions*")) == ["predictions.packed"]
+    return {stem: stored_bytes(folder, stem) for stem in ("predictions", "outcomes")}
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def score(
         str | None, typer.Option(help="iou, strict, giou or letterbox-clamped.", show_default="the run's own, or iou")
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Store the outcomes of a run that has none (outcomes.jsonl).")
+        bool, typer.Option("--keep", help="Store the outcomes of a run that has none; pack its files.")
     ] = False,
     results: Results = None,
     config: Config = None,

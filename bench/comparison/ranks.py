@@ -14,6 +14,7 @@ from bench.comparison.paired import holm, paired_p
 from bench.errors import RunError
 from bench.evaluation.statistics import resampled_sums
 from bench.runs.outcomes import OUTCOMES, StoredOutcomes, read_outcomes
+from bench.runs.packed import packed_name
 from bench.runs.record import RunRecord
 
 KEEP = "`bench score RUN --keep` makes it"
@@ -110,7 +111,7 @@ def _read(folder: Path, record: RunRecord) -> StoredOutcomes | str:
     try:
         outcomes = read_outcomes(folder)
     except RunError:
-        there = (folder / OUTCOMES).is_file()
+        there = any((folder / name).is_file() for name in (OUTCOMES, packed_name("outcomes")))
         return f"{OUTCOMES} cannot be read; {KEEP} anew" if there else f"no {OUTCOMES}; {KEEP}"
     metrics = record.metrics
     if metrics is None or (len(outcomes.ids), int(outcomes.hit.sum())) != (metrics.n, metrics.hits):

@@ -16,9 +16,10 @@ from bench.evaluation.metrics import summary
 from bench.evaluation.outcomes import outcomes, store_outcomes
 from bench.evaluation.protocols import protocol as protocol_named
 from bench.grounding import Box, Prediction
+from bench.runs.lock import LOCK, locked
 from bench.runs.predictions import SceneAnswers
 from bench.runs.record import FILE, Metrics, RunRecord, read_record, signature, split_command
-from bench.runs.store import stored_rows, write_record
+from bench.runs.store import stored_rows, write_packed
 from bench.settings import EvaluationSettings, Resolved
 
 
@@ -143,8 +144,9 @@ def rescore(
     """Compute a finished run's metrics again; its own protocol gives exactly its own metrics.
 
     `split` names the split where the record's name does not lead to it (people's own data that moved); `keep` writes
-    outcomes.jsonl, and the intervals into run.json. Raises RunError when the run is unfinished, when the split is
-    not the one it answered, or when what is to be kept is not what the record says; UnknownName, DataError.
+    the outcomes, packs the run's files, and puts the intervals into run.json. Raises RunError when the run is
+    unfinished, when the split is not the one it answered, or when what is to be kept is not what the record says;
+    UnknownName, DataError.
     """
     record = read_record(folder)
     if record.status != "complete":
@@ -163,9 +165,9 @@ def rescore(
     )
     if keep:
         _refuse_other_numbers(folder, record, metrics, rule.name)
-        store_outcomes(folder, results)
-        if again != record:  # an older version's intervals
-            write_record(folder, again)
+        with locked(folder / LOCK, "this run"):
+            store_outcomes(folder, results)
+            again = write_packed(folder, again)  # perhaps with another version's intervals made anew
     return again
 
 

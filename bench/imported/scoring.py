@@ -22,7 +22,7 @@ from bench.imported.alignment import Alignment, Key, align_file
 from bench.runs import provenance
 from bench.runs.files import explained, make_folder
 from bench.runs.record import Identity, Imported, RunRecord, runs_of, signature
-from bench.runs.store import store_rows, write_record
+from bench.runs.store import store_rows, write_packed
 from bench.settings import EvaluationSettings, Resolved, Table, merged, parse_table, read_toml, shipped_options
 
 EXAMPLES = 20  # keys of each kind kept in the record
@@ -136,10 +136,10 @@ def import_boxes(
             examples={kind: tuple(keys[:EXAMPLES]) for kind, keys in places.items()},
         ),
     )
-    return record, _write(record, aligned, scored, results)
+    return _write(record, aligned, scored, results)
 
 
-def _write(record: RunRecord, aligned: Alignment, scored: Outcomes, results: Path) -> Path:
+def _write(record: RunRecord, aligned: Alignment, scored: Outcomes, results: Path) -> tuple[RunRecord, Path]:
     """Write the run's folder, made under a hidden name and then moved to its place: whole or not at all."""
     data = record.identity.data
     parent = runs_of(results, record.name, data.split, data.fingerprint)
@@ -150,7 +150,7 @@ def _write(record: RunRecord, aligned: Alignment, scored: Outcomes, results: Pat
     try:
         store_rows(fresh, aligned.answers)
         store_outcomes(fresh, scored)
-        write_record(fresh, record)
+        record = write_packed(fresh, record)
         with explained(folder):
             with suppress(FileNotFoundError):
                 folder.rename(old)
@@ -161,4 +161,4 @@ def _write(record: RunRecord, aligned: Alignment, scored: Outcomes, results: Pat
             old.rename(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
-    return folder
+    return record, folder

@@ -27,7 +27,7 @@ from bench.reporting.boards import SUBMISSION
 from bench.runs.files import explained, make_folder, write_atomically
 from bench.runs.provenance import git_state
 from bench.runs.record import read_record, runs_of
-from bench.runs.store import ANSWERS, store_rows, write_record
+from bench.runs.store import ANSWERS, store_rows, write_packed
 from bench.settings import Resolved
 
 
@@ -58,7 +58,7 @@ def submit(folder: Path, results: Path, resolved: Resolved, split: str | None = 
         lines = {row.scene: row for row in rows}
         store_rows(room, [lines[scene.id] for scene in ours.scenes])
         store_outcomes(room, rescored)
-        write_record(room, record)
+        write_packed(room, record.model_copy(update={"files": {}}))
         source = {
             "schema_version": 1,
             "accepted": now(),

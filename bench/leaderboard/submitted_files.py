@@ -1,7 +1,8 @@
 """Copy the files of somebody else's run without trusting them: two regular files of a folder, of a bounded size.
 
-Nothing but run.json and predictions.jsonl is ever opened, by its name in the folder itself: a link, a pipe or a device
-in their place is refused, whatever it leads to, and what else lies there is not looked at.
+Nothing but run.json and predictions.packed, or else predictions.jsonl, is ever opened, by its name in the folder
+itself: a link, a pipe or a device in their place is refused, whatever it leads to, and what else lies there is not
+looked at.
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import RunError
-from bench.runs.files import explained
+from bench.runs.files import explained, write_atomically
+from bench.runs.packed import packed_name, unpack
 from bench.runs.predictions import SceneAnswers, read_lines
-from bench.runs.record import RECORD
+from bench.runs.record import RECORD, read_record
 from bench.runs.store import ANSWERS
 
 MB = 2**20
-MOST = {RECORD: 4 * MB, f"{ANSWERS}.jsonl": 512 * MB}
+PREDICTIONS, PACKED = f"{ANSWERS}.jsonl", packed_name(ANSWERS)
+MOST = {RECORD: 4 * MB, PREDICTIONS: 512 * MB, PACKED: 512 * MB}
 LONGEST = 1000  # characters of an id or a note
 
 
 def copy_in(folder: Path, here: Path) -> dict[str, str]:
-    """Copy the files of MOST from `folder` into `here`; returns file -> sha256.
+    """Copy run.json and the predictions from `folder` into `here`, where they are unpacked; returns file -> sha256.
 
     Raises RunError for the first that is not a regular file of a size that a run has.
     """
@@ -36,11 +39,27 @@ def copy_in(folder: Path, here: Path) -> dict[str, str]:
     except OSError as error:
         raise RunError(f"{folder}: cannot be read ({error.strerror}); give the folder of a run") from None
     try:
-        for name, most in MOST.items():
-            digests[name] = _copy(directory, folder, name, here / name, most)
+        for name in (RECORD, PACKED if os.path.lexists(folder / PACKED) else PREDICTIONS):
+            digests[name] = _copy(directory, folder, name, here / name, MOST[name])
     finally:
         os.close(directory)
+    if PACKED in digests:
+        _unpack(here, digests)
     return digests
+
+
+def _unpack(here: Path, digests: dict[str, str]) -> None:
+    """Write predictions.jsonl of the packed file, add its hash, and bring run.json to it."""
+    record = read_record(here)
+    if record.files.get(PACKED) != digests[PACKED]:
+        raise RunError(f"{PACKED}: its SHA-256 is not the one in {RECORD}; hand in the run's own files")
+    try:
+        text = unpack((here / PACKED).read_bytes(), MOST[PREDICTIONS])
+    except ValueError as error:
+        raise RunError(f"{PACKED}: {error}") from None
+    digests[PREDICTIONS] = hashlib.sha256(text).hexdigest()
+    write_atomically(here / PREDICTIONS, text)
+    (here / PACKED).unlink()
 
 
 def _copy(directory: int, folder: Path, name: str, to: Path, most: int) -> str:

@@ -20,7 +20,7 @@ from bench.runs.files import explained, make_folder
 from bench.runs.lock import LOCK, holder, locked
 from bench.runs.record import FILE, RECORD, Identity, RunRecord, names_at, read_record, runs_of, slug
 from bench.runs.shards import POLL_S, Rank, owned
-from bench.runs.store import Run, store_rows, stored_rows, write_record
+from bench.runs.store import Run, remove_plain, store_rows, stored_rows, write_continued
 from bench.tables import same_options
 
 IdentityOf = Callable[[Mapping[str, str], Mapping[str, str]], Identity]  # names and hashes of weights, by part
@@ -89,6 +89,8 @@ def _latest(
             return None
         pending = _unanswered(folder, scenes)
         done = record.status == "complete" and not pending
+        if done and rank.index == 0:
+            remove_plain(folder, record)
         return Run(folder, record, rank, scenes, pending, already_done=done)
     return None
 
@@ -116,8 +118,9 @@ def _lead(
         _refuse_left_over_ranks(folder)
         if old and (done := finished()):
             return done  # by the process whose lock this one has just waited for
-        record = _continued(read_record(folder), blank) if old else blank.model_copy(update={"sessions": 1})
-        write_record(folder, record)
+        before = read_record(folder) if old else blank
+        record = _continued(before, blank) if old else blank.model_copy(update={"sessions": 1})
+        write_continued(folder, before, record)
     # 3. Its stored answers, without what sessions that were killed have left.
     for path in (*folder.glob(".*.tmp"), *folder.glob(f"{LOCK}.rank*")):
         with suppress(OSError):
@@ -271,5 +274,12 @@ def _continued(old: RunRecord, blank: RunRecord) -> RunRecord:
     if blank.git.get("dirty") is not None:
         git["dirty"] = bool(git.get("dirty")) or blank.git["dirty"]
     now = {name: getattr(blank, name) for name in ("settings", "settings_hash", "environment", "card")}
-    changed = {"status": "running", "sessions": session, "notes": tuple(notes), "git": git, "metrics": None, **now}
+    changed = {
+        "status": "running",
+        "sessions": session,
+        "notes": tuple(notes),
+        "git": git,
+        "metrics": None,
+        **now,
+    }
     return old.model_copy(update=changed)

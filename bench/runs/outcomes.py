@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from bench.errors import RunError
 from bench.runs.files import write_atomically
+from bench.runs.packed import stored_bytes
 from bench.runs.record import RECORD
 
 OUTCOMES = "outcomes.jsonl"
@@ -52,7 +53,7 @@ def read_outcomes(folder: Path) -> StoredOutcomes:
     """Load the outcomes of a run. Raises RunError for a bad line, and for none with the command that makes them."""
     path = folder / OUTCOMES
     try:
-        lines = path.read_bytes().splitlines()
+        lines = stored_bytes(folder, path.stem).splitlines()
     except FileNotFoundError:
         if not (folder / RECORD).is_file():
             raise RunError(f"{folder}: is not the folder of a run (it has no {RECORD})") from None

@@ -110,13 +110,18 @@ def read_lines(path: Path) -> Iterator[SceneAnswers]:
     Raises RunError naming file and line for anything else that is not a row, or is of a later schema.
     """
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield _parse(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
-                raise RunError(f"{path}, line {number}: not a row of predictions ({error})") from None
+        yield from parse_lines(file, path)
+
+
+def parse_lines(lines: Iterable[bytes], path: Path) -> Iterator[SceneAnswers]:
+    """Parse the lines of a file at `path`, as `read_lines` does."""
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            yield _parse(json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path}, line {number}: not a row of predictions ({error})") from None
 
 
 def _parse(row: dict[str, Any]) -> SceneAnswers:

@@ -5,6 +5,8 @@ results/runs/<pipeline>/<split>/<id>/
     predictions.jsonl   one line a scene, appended as they come (bench/runs/predictions.py)
     outcomes.jsonl      one line a scene, the outcome of each expression, once finished (bench/runs/outcomes.py)
     batches.jsonl       one line a batch: sizes and seconds a stage, so that a killed run keeps its timing
+
+Of a finished run the last three are packed (bench/runs/packed.py), and run.json has their hashes.
 """
 
 from __future__ import annotations
@@ -159,6 +161,7 @@ class RunRecord(Model):
     metrics: Metrics | None
     throughput: Throughput | None
     imported: Imported | None = None
+    files: Mapping[str, str] = Field(default_factory=dict, description="packed file -> its SHA-256")
 
     def __repr__(self) -> str:
         score = f"Acc@0.5 {100 * self.metrics.accuracy:.2f} %" if self.metrics else "no score yet"

@@ -12,6 +12,8 @@ for images, `decode_seconds` their decoding in its threads.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -24,11 +26,12 @@ from bench.grounding import Scene
 from bench.memory import device_memory_mb, peak_memory_mb
 from bench.old_names import current
 from bench.runs.files import Appender, explained, write_atomically
-from bench.runs.predictions import SceneAnswers, count_notes, dump_line, read_lines
+from bench.runs.packed import PREDICTIONS, STEMS, pack, packed_name, stored_bytes
+from bench.runs.predictions import SceneAnswers, count_notes, dump_line, parse_lines
 from bench.runs.record import RECORD, Metrics, RunRecord, Throughput
 from bench.runs.shards import Rank, owned, wait_for
 
-ANSWERS, TIMES = "predictions", "batches"
+ANSWERS, TIMES = PREDICTIONS, STEMS[-1]
 BatchTime = dict[str, Any]  # one line of batches.jsonl
 KEYS = {"session", "rank", "batch", "images", "expressions", "seconds", "stages", "decode_seconds", "note"}
 KEYS |= {"memory_mb", "device_memory_mb"}
@@ -96,8 +99,7 @@ class Run:
         notes = dict.fromkeys([*self.record.notes, *count_notes(rows), *(t["note"] for t in times if t["note"])])
         changed = {"status": "complete", "metrics": metrics, "errors": errors, "notes": tuple(notes)}
         changed |= {"throughput": throughput(times, load_seconds), "finished": finished}
-        self.record = self.record.model_copy(update=changed)
-        write_record(self.folder, self.record)
+        self.record = write_packed(self.folder, self.record.model_copy(update=changed))
 
     def _file(self, stem: str) -> Appender:
         if stem not in self._files:
@@ -114,11 +116,59 @@ def write_record(folder: Path, record: RunRecord) -> None:
     write_atomically(folder / RECORD, record.model_dump_json(by_alias=True, indent=2).encode() + b"\n")
 
 
+def write_packed(folder: Path, record: RunRecord) -> RunRecord:
+    """Write a finished run's record with its files packed; returns the record with their hashes.
+
+    A kill loses nothing: the packed files count once the record names them, and only then the others go. Raises
+    RunError.
+    """
+    files = dict(record.files)
+    for stem in STEMS:
+        with suppress(FileNotFoundError):
+            packed = pack((folder / f"{stem}.jsonl").read_bytes())
+            write_atomically(folder / packed_name(stem), packed)
+            files[packed_name(stem)] = hashlib.sha256(packed).hexdigest()
+    record = record.model_copy(update={"files": files})
+    write_record(folder, record)
+    remove_plain(folder, record)
+    return record
+
+
+def remove_plain(folder: Path, record: RunRecord) -> None:
+    """Remove the files that a finished run has packed as well, which a kill may have left."""
+    for stem in STEMS:
+        if record.status == "complete" and packed_name(stem) in record.files:
+            _drop(folder / f"{stem}.jsonl")
+
+
+def write_continued(folder: Path, old: RunRecord, record: RunRecord) -> None:
+    """Write the record of a run that goes on, with its files unpacked to be appended to. Raises RunError."""
+    packed = [stem for stem in STEMS if packed_name(stem) in old.files]
+    for stem in packed:
+        write_atomically(folder / f"{stem}.jsonl", stored_bytes(folder, stem))
+    write_record(folder, record.model_copy(update={"files": {}}))
+    for stem in STEMS:
+        _drop(folder / packed_name(stem))
+
+
+def _drop(path: Path) -> None:
+    with suppress(OSError):  # one that is left is not read
+        path.unlink()
+
+
 def stored_rows(folder: Path) -> dict[str, SceneAnswers]:
-    """Load every scene's row from the files of all ranks; an answer wins over an error, whichever came first."""
+    """Load every scene's row, of all ranks or of the packed file; an answer wins over an error, whichever came first.
+
+    Raises RunError.
+    """
+    paths = {folder / f"{ANSWERS}.jsonl", *folder.glob(f"{ANSWERS}.rank*.jsonl")}
     rows: dict[str, SceneAnswers] = {}
-    for path in sorted(folder.glob(f"{ANSWERS}*.jsonl")):
-        for row in read_lines(path):
+    for path in sorted(paths):
+        try:
+            data = stored_bytes(folder, ANSWERS) if path.stem == ANSWERS else path.read_bytes()
+        except FileNotFoundError:  # nothing is stored yet, or rank 0 has just gathered it
+            continue
+        for row in parse_lines(io.BytesIO(data), path):
             if row.scene not in rows or rows[row.scene].error is not None:
                 rows[row.scene] = row
     return rows
@@ -138,7 +188,13 @@ def _remove(folder: Path, pattern: str) -> None:
 
 def dump_time(time: BatchTime) -> str:
     """Return one line of batches.jsonl, newline included."""
-    return json.dumps(time, separators=(",", ":")) + "\n"
+    return json.dumps(_to_microseconds(time), separators=(",", ":")) + "\n"
+
+
+def _to_microseconds(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _to_microseconds(inner) for key, inner in value.items()}
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def read_times(paths: Iterable[Path]) -> list[BatchTime]:

@@ -4,8 +4,10 @@ import json
 import re
 
 import pytest
+from submissions import unpacked
 from worlds_of_runs import make_run, scenes_of
 
+from bench.runs.packed import stored_bytes
 from bench.settings import PROJECT
 
 SCENES = scenes_of([4] * 30)
@@ -93,15 +95,17 @@ def test_flips_without_the_split(bench, own_data):
 
 @pytest.mark.slow
 def test_an_older_run_gets_its_outcomes(bench, own_data):
-    (old,) = own_data.glob("results/runs/a/*/*/outcomes.jsonl")
-    stored = old.read_bytes()
+    (old,) = own_data.glob("results/runs/a/*/*/outcomes.packed")
+    stored = stored_bytes(old.parent, "outcomes")
+    old = unpacked(old.parent) / "outcomes.jsonl"
     old.unlink()
     code, _, err = bench("compare", "a", "b")
     (command,) = re.findall(r"bench (score .* --keep)", err)
     assert code == 2 and bench(*command.split(), "--protocol", "strict")[0] == 2
     assert not old.exists() and bench(*command.split())[0] == 0
-    assert old.read_bytes() == stored and bench("compare", "a", "b")[0] == 0
-    predictions = old.with_name("predictions.jsonl")
+    assert stored_bytes(old.parent, "outcomes") == stored and bench("compare", "a", "b")[0] == 0
+    assert not list(old.parent.glob("*.jsonl")), "what is written is packed"
+    predictions = unpacked(old.parent) / "predictions.jsonl"
     predictions.write_text(predictions.read_text().replace("40.0]", "4.0]"))
     code, _, err = bench(*command.split())
     assert code == 2 and "run.json says" in err

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from submissions import unpacked
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_a_run_is_handed_in(bench, stored, tmp_path):
     assert report["tables"][0]["rows"][0]["submitted"] and report["submitted"].startswith("out/runs/theirs/file-mine-")
     assert "theirs † § ◊" in (tmp_path / "out" / "LEADERBOARD.md").read_text()
     assert bench("leaderboard", "--results", "out", "--check")[0] == 0
-    predictions = tmp_path / "handed-in" / "predictions.jsonl"
+    predictions = unpacked(tmp_path / "handed-in") / "predictions.jsonl"
     predictions.write_text(predictions.read_text().replace("9.0", "2.0"))
     code, out, err = bench("leaderboard", "submit", "handed-in", "--results", "out", "--split", "file:mine.jsonl")
     assert code == 1 and "metrics.hits: 1, but its predictions give 0" in err

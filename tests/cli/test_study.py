@@ -29,6 +29,7 @@ NAMES = ["centre-box (half)", "centre-box (most)", "centre-box (half)", "centre-
 LIMIT_S = 300  # on a machine full of other work; a few seconds are enough
 SLEEPER = """
 import os, pathlib, sys, time
+from bench.runs.packed import stored_bytes
 from bench.grounding import PipelineCard, Prediction
 
 class Sleeper:
@@ -210,5 +211,5 @@ def test_a_run_that_the_time_limit_ends_is_continued(stuck):
     assert process.wait(LIMIT_S) == -signal.SIGTERM
     out, _ = stuck_free(stuck, "--task", "1", "--json")
     (row,) = json.loads(out.splitlines()[-1])["rows"]
-    times = (Path(row["run_dir"]) / "batches.jsonl").read_text().splitlines()
+    times = stored_bytes(Path(row["run_dir"]), "batches").splitlines()
     assert [json.loads(line)["session"] for line in times] == [1, 2, 2] and row["hits"] == 3

@@ -13,7 +13,8 @@ from bench.evaluation.device import resolve_device, resolve_dtype
 from bench.evaluation.loop import evaluate
 from bench.evaluation.opening import dataset_of, open_pipeline, pipeline_context
 from bench.grounding import Prediction
-from bench.runs.predictions import read_lines
+from bench.runs.packed import stored_bytes
+from bench.runs.store import stored_rows
 from bench.settings import Resolved, Settings
 
 
@@ -50,7 +51,7 @@ def test_any_batch_size_gives_the_same_bytes_and_nothing_on_stdout(tmp_path, use
     results = set()
     for size in (1, 3, 16, 100):
         done = run(tmp_path / str(size), batch_size=size, decode_threads=size % 5 + 1)
-        results.add(((done.folder / "predictions.jsonl").read_bytes(), done.record.metrics.model_dump_json()))
+        results.add((stored_bytes(done.folder, "predictions"), done.record.metrics.model_dump_json()))
     assert len(results) == 1 and capsys.readouterr().out == ""
 
 
@@ -78,7 +79,7 @@ def test_bad_images_are_counted_and_end_nothing(tmp_path, use):
     assert errors.keys() == {"0.png", "2.png", "7.png", "9.png"} and errors["2.png"] == "ZeroDivisionError: odd"
     assert "the image is 32 x 12 but its annotation says 32 x 24" in errors["9.png"]
     assert done.record.metrics.errors == 4 and done.record.metrics.n == make_split().counts.expressions
-    rows = {row.scene: row for row in read_lines(done.folder / "predictions.jsonl")}
+    rows = stored_rows(done.folder)
     assert len(rows) == 24 and rows["s7"].error == "7.png: broken" and rows["s7"].answers == ()
 
 

@@ -79,7 +79,7 @@ def test_a_failure_leaves_nothing(tmp_path, file, monkeypatch):
     def full(folder, record):
         raise RunError("disk full")
 
-    monkeypatch.setattr(module, "write_record", full)
+    monkeypatch.setattr(module, "write_packed", full)
     with pytest.raises(RunError, match="disk full"):
         import_boxes(file, split(), results)
     assert not [p for p in results.rglob("*") if p.is_file()]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from submissions import SIZE
+from submissions import SIZE, unpacked
 
 from bench.datasets.load import load_split
 from bench.imported.scoring import import_boxes
@@ -25,13 +25,16 @@ def world(tmp_path, monkeypatch):
 
 @pytest.fixture
 def theirs(world):
-    """theirs(hits, **changes): a run made elsewhere; words change its run.json, dotted as `metrics__hits`."""
+    """theirs(hits, packed, **changes): a run made elsewhere, in JSON Lines unless packed.
 
-    def make(hits=7, called="theirs", **changes):
+    Further words change its run.json, dotted as `metrics__hits`."""
+
+    def make(hits=7, called="theirs", packed=False, **changes):
         boxes = {f"e{n}": [0, 0, 40, 40 if n < hits else 10] for n in range(12)}
         Path("boxes.json").write_text(json.dumps(boxes))
         split = load_split("file:mine.jsonl", load_settings())
         _, folder = import_boxes(Path("boxes.json"), split, world / "elsewhere", name=called)
+        folder = folder if packed else unpacked(folder)
         record = json.loads((folder / "run.json").read_text())
         record["git"] = {"commit": "0123456789abcdef", "dirty": False}
         for dotted, value in changes.items():

@@ -12,6 +12,7 @@ from bench.evaluation.scored import rescore
 from bench.leaderboard.submission import submit
 from bench.reporting import leaderboard
 from bench.reporting.boards import SUBMISSION, collect
+from bench.runs.packed import stored_bytes
 from bench.runs.record import read_record
 from bench.settings import load_settings
 
@@ -24,12 +25,12 @@ def test_a_sound_run_is_taken(theirs):
     (folder / "deeper").mkdir()
     taken = take(rewritten(folder, lambda rows: [row | {"note_to_self": "x"} for row in rows]))
     assert taken.parent.parent == Path("results/runs/theirs") and taken.parent.name.startswith("file-mine-")
-    assert "note_to_self" not in (taken / "predictions.jsonl").read_text()
+    assert b"note_to_self" not in stored_bytes(taken, "predictions")
     assert sorted(path.name for path in taken.iterdir()) == sorted(
-        ["run.json", "predictions.jsonl", "outcomes.jsonl", SUBMISSION]
+        ["run.json", "predictions.packed", "outcomes.packed", SUBMISSION]
     )
-    assert read_record(taken) == read_record(folder)  # the signature with it
-    assert (taken / "outcomes.jsonl").read_text().startswith('{"scene":')
+    assert read_record(taken).model_copy(update={"files": {}}) == read_record(folder)  # the signature with it
+    assert stored_bytes(taken, "outcomes").startswith(b'{"scene":')
     source = json.loads((taken / SUBMISSION).read_text())
     assert source["from"] == folder.name and source["rescored"]["hits"] == 7
     assert set(source["sha256"]) == {"run.json", "predictions.jsonl"}

@@ -1,12 +1,15 @@
 """The files of somebody else's run: what is no regular file of ours, of our types and sizes, is refused."""
 
+import json
 import os
 import shutil
 
 import pytest
-from submissions import refused, rewritten
+from submissions import refused, rewritten, take
 
+from bench.errors import CheckFailed
 from bench.leaderboard import submitted_files
+from bench.runs.packed import pack
 
 
 @pytest.mark.slow
@@ -74,3 +77,28 @@ def test_links_and_pipes_are_not_opened(theirs, world, name):
 def test_files_larger_than_any(theirs, monkeypatch):
     monkeypatch.setattr(submitted_files, "MOST", {"run.json": 100, "predictions.jsonl": 2**20})
     refused(theirs(), "run.json is larger than 0 MB")
+
+
+def test_a_packed_run_is_taken_by_its_hash(theirs):
+    taken = take(theirs(packed=True))
+    source = json.loads((taken / "submission.json").read_text())
+    assert set(source["sha256"]) == {"run.json", "predictions.jsonl", "predictions.packed"}
+    refused_again = theirs()
+    with pytest.raises(CheckFailed, match="it is here already"):  # the same boxes in the other form
+        take(refused_again)
+
+
+@pytest.mark.parametrize(("content", "reason"), [
+    (b"x", "its SHA-256 is not the one in run.json"),
+    (pack(b"{}"), "its SHA-256 is not the one in run.json"),
+])  # fmt: skip
+def test_packed_files_that_are_not_the_runs(theirs, content, reason):
+    folder = theirs(packed=True)
+    (folder / "predictions.packed").write_bytes(content)
+    refused(folder, reason)
+
+
+def test_packed_files_that_are_none_or_larger_than_any(theirs, monkeypatch):
+    folder = theirs(packed=True)
+    monkeypatch.setitem(submitted_files.MOST, "predictions.jsonl", 100)
+    refused(folder, "predictions.packed: not a packed file: it is cut short, or larger than any")

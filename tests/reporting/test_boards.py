@@ -7,6 +7,7 @@ import json
 import pytest
 from report_world import imported
 from speed_parts import make_speed, rate
+from submissions import unpacked
 
 from bench.reporting import leaderboard
 from bench.reporting.boards import SUBMISSION, collect
@@ -78,7 +79,7 @@ def test_a_run_without_sound_outcomes_has_no_rank(tmp_path, many, spoil, note):
     boxes(tmp_path, many, "a", set(range(38)))
     boxes(tmp_path, many, "b", set(range(2)))
     spoilt = boxes(tmp_path, many, "c", set(range(20)))
-    spoil(spoilt / OUTCOMES)
+    spoil(unpacked(spoilt) / OUTCOMES)
     table = rows(tmp_path)
     assert table["a"]["rank"] == [1, 1] and table["b"]["rank"] == [2, 2]
     assert table["c"]["rank"] is None and note in table["c"]["rank_note"]

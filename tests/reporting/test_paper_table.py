@@ -158,7 +158,7 @@ def test_other_metrics(tmp_path, store, metric):
 
 def test_a_run_without_outcomes_is_not_compared_and_said(tmp_path, store):
     store("base", "refcoco-val", 30)
-    (store("good", "refcoco-val", 50) / "outcomes.jsonl").unlink()
+    (store("good", "refcoco-val", 50) / "outcomes.packed").unlink()
     made = table(tmp_path, against="base")
     assert made.tests == 0 and "not compared: good on refcoco-val" in made.notes[0]
 

@@ -39,7 +39,7 @@ def whole(tmp_path_factory):
     results = tmp_path_factory.mktemp("whole")
     finish(start_run(results))
     outcome = run_outcome(results)
-    assert json.loads(outcome[0])[1] == ["batches.jsonl", "outcomes.jsonl", "predictions.jsonl", "run.json"]
+    assert json.loads(outcome[0])[1] == ["batches.packed", "outcomes.packed", "predictions.packed", "run.json"]
     return outcome
 
 

@@ -1,5 +1,6 @@
 """Stored predictions: notes, one box or several with masks, and the lines of both schemas."""
 
+import io
 import json
 
 import pytest
@@ -10,7 +11,8 @@ from bench.errors import RunError
 from bench.evaluation.loop import evaluate
 from bench.evaluation.scored import rescore
 from bench.grounding import Prediction, ScoredBox
-from bench.runs.predictions import SceneAnswers, count_notes, dump_line, from_predictions, read_lines
+from bench.runs.packed import stored_bytes
+from bench.runs.predictions import SceneAnswers, count_notes, dump_line, from_predictions, parse_lines, read_lines
 
 MASK = {"size": [24, 32], "counts": "PPYo1"}
 BOX, FAR = (1.0, 2.0, 9.0, 8.0), (20.0, 10.0, 30.0, 20.0)
@@ -74,11 +76,11 @@ def test_a_pipeline_with_three_boxes_and_a_mask_is_stored_resumed_and_scored_by_
         evaluate("hash", make_split(), make_settings(tmp_path / "half", batch_size=2))
     monkeypatch.setattr(Three, "stop_after", 99)
     resumed = evaluate("hash", make_split(), make_settings(tmp_path / "half", batch_size=2))
-    stored = (whole.folder / "predictions.jsonl").read_bytes()
-    assert resumed.record.sessions == 2 and (resumed.folder / "predictions.jsonl").read_bytes() == stored
+    stored = stored_bytes(whole.folder, "predictions")
+    assert resumed.record.sessions == 2 and stored_bytes(resumed.folder, "predictions") == stored
     assert all(
         len(p.others) == 2 and p.mask == MASK
-        for row in read_lines(whole.folder / "predictions.jsonl")
+        for row in parse_lines(io.BytesIO(stored), whole.folder)
         for p in row.answers
     )
     assert whole.record.metrics == one.record.metrics and whole.record.signature.endswith("|v1")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fake_world import HashPipeline, MemoryImages, make_settings, make_split
 from speed_parts import SHORT, Logged
+from submissions import unpacked
 
 from bench.errors import DataError, UsageError
 from bench.evaluation.loop import evaluate
@@ -65,7 +66,7 @@ def test_a_stored_run_of_the_same_thing_is_checked_too_and_joined(tmp_path: Path
 def test_a_stored_run_with_other_boxes_makes_it_invalid(tmp_path: Path, use: Use) -> None:
     use(HashPipeline)
     split, settings = make_split(), make_settings(tmp_path)
-    folder = evaluate("hash", split, settings).folder
+    folder = unpacked(evaluate("hash", split, settings).folder)
     lines = (folder / "predictions.jsonl").read_text().splitlines()
     row = json.loads(lines[3])
     row["predictions"][0]["box"] = [0, 0, 1, 1]

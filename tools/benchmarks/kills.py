@@ -34,6 +34,7 @@ import psutil
 import torch
 
 from bench.datasets.shapes import ShapesImages, make_scene
+from bench.runs.packed import stored_bytes
 from pipelines import weights
 from pipelines.two_stage.clip.encoder import empty_model
 
@@ -152,7 +153,7 @@ def run_outcome(results: Path) -> tuple[str, bytes] | None:
     if record.get("status") != "complete":
         return None
     files = sorted(path.name for path in paths[0].parent.iterdir())
-    stored = b"".join((paths[0].parent / f"{name}.jsonl").read_bytes() for name in ("predictions", "outcomes"))
+    stored = b"".join(stored_bytes(paths[0].parent, name) for name in ("predictions", "outcomes"))
     return json.dumps([record["metrics"], files]), stored
 
 

@@ -20,7 +20,9 @@ from bench.datasets.fingerprint import fingerprint
 from bench.datasets.prepared import Header, index_path, write_index
 from bench.datasets.split import Counts
 from bench.grounding import Box, Expression, Prediction, Scene
-from bench.runs.predictions import SceneAnswers, dump_line
+from bench.runs.predictions import SceneAnswers
+from bench.runs.record import read_record
+from bench.runs.store import store_rows, write_packed
 
 EXPRESSIONS, IMAGES, PROPOSALS = 10_834, 1_500, 20
 SECONDS, MEGABYTES, REPEATS = 2.0, 300.0, 3
@@ -97,10 +99,11 @@ def main() -> None:
             )
             for scene in scenes
         ]
-        stored = Path(run["run_dir"]) / "predictions.jsonl"
+        stored = Path(run["run_dir"])
         again = ["score", run["run_dir"], "--json"]
         missed = report("boxes made elsewhere", importing, home)
-        stored.write_text("".join(map(dump_line, lines)))
+        store_rows(stored, lines)
+        write_packed(stored, read_record(stored))
         missed |= report("stored run with proposals", again, home)
     sys.exit(1 if missed else 0)
 
