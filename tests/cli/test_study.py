@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.runs.packed import stored_bytes
+
 STUDY = """
 pipelines = ["centre-box", "whole-image"]
 splits = ["file:one.jsonl", "file:two.jsonl"]
@@ -29,7 +31,6 @@ NAMES = ["centre-box (half)", "centre-box (most)", "centre-box (half)", "centre-
 LIMIT_S = 300  # on a machine full of other work; a few seconds are enough
 SLEEPER = """
 import os, pathlib, sys, time
-from bench.runs.packed import stored_bytes
 from bench.grounding import PipelineCard, Prediction
 
 class Sleeper:
