@@ -16,10 +16,9 @@ from bench.evaluation.metrics import summary
 from bench.evaluation.outcomes import outcomes, store_outcomes
 from bench.evaluation.protocols import protocol as protocol_named
 from bench.grounding import Box, Prediction
-from bench.runs.lock import LOCK, locked
 from bench.runs.predictions import SceneAnswers
 from bench.runs.record import FILE, Metrics, RunRecord, read_record, signature, split_command
-from bench.runs.store import stored_rows, write_packed
+from bench.runs.store import lock_of, stored_rows, write_packed
 from bench.settings import EvaluationSettings, Resolved
 
 
@@ -165,7 +164,7 @@ def rescore(
     )
     if keep:
         _refuse_other_numbers(folder, record, metrics, rule.name)
-        with locked(folder / LOCK, "this run"):
+        with lock_of(folder):
             store_outcomes(folder, results)
             again = write_packed(folder, again)  # perhaps with another version's intervals made anew
     return again

@@ -17,7 +17,7 @@ import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from bench.grounding import Scene
 from bench.memory import device_memory_mb, peak_memory_mb
 from bench.old_names import current
 from bench.runs.files import Appender, explained, write_atomically
+from bench.runs.lock import LOCK, locked
 from bench.runs.packed import PREDICTIONS, STEMS, pack, packed_name, stored_bytes
 from bench.runs.predictions import SceneAnswers, count_notes, dump_line, parse_lines
 from bench.runs.record import RECORD, Metrics, RunRecord, Throughput
@@ -109,6 +110,11 @@ class Run:
     def _close_files(self) -> None:
         for name in list(self._files):
             self._files.pop(name).close()
+
+
+def lock_of(folder: Path) -> AbstractContextManager[Any]:
+    """Lock a stored run against processes that would continue it. Raises RunError when one does."""
+    return locked(folder / LOCK, "this run")
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
