@@ -95,5 +95,5 @@ def test_an_image_without_a_size_takes_what_holds_its_boxes(world):
 def test_answers_that_are_not_those_of_the_record_are_refused(world, tmp_path):
     run = world.runs[0]
     wrong = run.record.metrics.model_copy(update={"hits": run.record.metrics.hits + 1})
-    with pytest.raises(RunError, match=r"states \d+ hits, its predictions give \d+"):
+    with pytest.raises(RunError, match=r"has \d+ hits, but its predictions give \d+"):
         answered(replace(run, record=run.record.model_copy(update={"metrics": wrong})), world.split.scenes)
