@@ -1,5 +1,6 @@
 """The README's commands: those in `sh` blocks are run, of the others every verb and flag must exist."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -14,7 +15,7 @@ README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
 
 # The block that a test of its own runs in turn, each command on what the one before it left (tests/test_newcomer.py).
-OWN = README[README.index("## Your own data, to a report") : README.index("## Commands")]
+OWN = README[README.index("## Your own data, to a report") : README.index("## Install")]
 
 
 def commands(language: str) -> list[str]:
@@ -32,8 +33,28 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_there_are_commands():
-    assert len(commands("sh")) >= 5 and len(commands("text")) >= 8
+def test_it_is_short_and_has_commands():
+    assert len(README.split()) <= 900
+    assert len(commands("sh")) >= 4 and len(commands("text")) >= 8
+
+
+def test_its_way_to_a_report_is_the_one_that_is_run():
+    """tests/test_newcomer.py runs the commands of docs/own-data.md in turn."""
+    page = (PROJECT / "docs" / "own-data.md").read_text(encoding="utf-8")
+    own, run = (re.search(r"```sh\n(.*?)```", text, re.DOTALL)[1] for text in (OWN, page))
+    assert re.sub(r"\s+#.*", "", own).split() == run.split()
+
+
+def test_its_results_are_those_of_the_tables():
+    cells = re.findall(r"^\| [^|]*\| ([^|]+) \| (\d[\d.]+) \[([\d.]+), ([\d.]+)\][^|]*\|$", README, re.MULTILINE)
+    shown = {re.sub(r"`([^`]+)`.*", r"\1", name): tuple(map(float, numbers)) for name, *numbers in cells}
+    made = {
+        row["pipeline"]: tuple(round(100 * value, 2) for value in (row["acc@0.5"], *row["ci95"]))
+        for folder in ("results/real", "results")
+        for table in json.loads((PROJECT / folder / "LEADERBOARD.json").read_text("utf-8"))["tables"]
+        for row in table["rows"]
+    }
+    assert len(shown) == 10 and shown.items() <= made.items()
 
 
 @pytest.mark.slow
