@@ -140,7 +140,7 @@ def test_memory_too_small_for_one_scene(tmp_path, use):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda batch, right: right[:-1], r"gave \d+ answers to \d+ queries"),
+    (lambda batch, right: right[:-1], r"returned \d+ predictions for \d+ queries"),
     (lambda batch, right: None, "failed on the scenes s0, s1, s2, ...: TypeError"),
     (lambda batch, right: right[::-1], r"answered '\d+-\d+' where '0-0' was due"),
     (lambda batch, right: [p.box for p in right], "answered query '0-0' with .*, not with a Prediction"),
