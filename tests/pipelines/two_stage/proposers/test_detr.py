@@ -126,7 +126,7 @@ def test_the_same_box_under_several_classes_is_one_proposal(context, tmp_path):
 
 
 def test_weights_that_are_nowhere_say_how_to_get_them(context):
-    with pytest.raises(WeightsError, match=r"facebook/detr-resnet-50.*weights/huggingface.*offline.*hf download"):
+    with pytest.raises(WeightsError, match=r"(?s)detr-resnet-50.*offline.*weights/huggingface.*hf download"):
         DetrProposer(DetrOptions(), context())
     with pytest.raises(WeightsError, match=r"gone\.safetensors"):
         DetrProposer(DetrOptions(weights="gone.safetensors"), context())

@@ -90,7 +90,7 @@ def test_a_malformed_row_is_named(opened, content, message):
 
 
 def test_a_file_that_is_nowhere(context):
-    with pytest.raises(WeightsError, match=r"shapes_dets_dict\.json.*proposer\.file=FILE"):
+    with pytest.raises(WeightsError, match=r"(?s)shapes_dets_dict\.json.*proposer\.file=FILE"):
         open_file({}, "table", context())
     with pytest.raises(SettingsError, match=r"'fil'.*'file'"):
         open_file({"fil": "x"}, "table", context())
