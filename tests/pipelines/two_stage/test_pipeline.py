@@ -65,13 +65,15 @@ def test_half_precision_chooses_the_same_regions(context, loaded):
 
 def test_openai_weights_come_with_quickgelu(context, monkeypatch, tmp_path):
     """By tag, as published: the tag's card says that they were trained with QuickGELU."""
-    (tmp_path / "ViT-B-16.pt").write_bytes(b"weights")
-    calls = {}
-    monkeypatch.setattr(encoder_module.open_clip, "download_pretrained", lambda card, **k: tmp_path / "ViT-B-16.pt")
+    file = tmp_path / "open_clip_model.safetensors"
+    file.write_bytes(b"weights")
+    calls, wanted = {}, []
+    monkeypatch.setattr(encoder_module.hub, "find_weights", lambda source, *a: wanted.append(source.hub) or file)
     monkeypatch.setattr(encoder_module.open_clip, "create_model", lambda *a, **k: calls.update(k, name=a[0]))
     _, hashes = encoder_module.open_model(ClipOptions(), context())
-    assert calls["name"] == "ViT-B-16" and calls["pretrained"] == "openai" and calls["force_quick_gelu"]
-    assert hashes == {"ViT-B-16.pt": hashlib.sha256(b"weights").hexdigest()}
+    assert calls["name"] == "ViT-B-16" and calls["pretrained"] == str(file) and calls["force_quick_gelu"]
+    assert wanted == ["timm/vit_base_patch16_clip_224.openai"]
+    assert hashes == {file.name: hashlib.sha256(b"weights").hexdigest()}
     encoder_module.open_model(ClipOptions(pretrained="laion2b_s34b_b88k"), context())
     assert not calls["force_quick_gelu"]
 

@@ -115,7 +115,7 @@ def test_a_state_dict_of_something_else_is_told_apart(published, tmp_path):
 def test_weights_that_are_nowhere_say_how_to_get_them(context):
     with pytest.raises(WeightsError, match=r"(?s)ssd300_vgg16.*offline.*weights/torchvision.*https://\S+b556d3b4\.pth"):
         SsdProposer(SsdOptions(), context())
-    with pytest.raises(WeightsError, match=r"nowhere\.pth.*ssdlite320"):
+    with pytest.raises(WeightsError, match=r"(?s)nowhere\.pth.*ssdlite320"):
         SsdProposer(SsdOptions(weights="nowhere.pth"), context())
 
 
