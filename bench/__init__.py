@@ -25,24 +25,19 @@ __all__ = [
     "Scene",
     "Split",
     "evaluate",
-    "leaderboard_table",
     "load_pipeline",
     "load_split",
-    "outcomes_table",
     "predict",
-    "runs_table",
 ]
 
 if TYPE_CHECKING:
     from bench.api import Evaluation, OpenPipeline, evaluate, load_pipeline, load_split, predict
-    from bench.dataframes import leaderboard_table, outcomes_table, runs_table
     from bench.datasets.split import Split
     from bench.errors import BenchError
     from bench.grounding import Expression, LoadedScene, Pipeline, PipelineCard, Prediction, Query, Scene
 else:
     _HOMES = {
         "bench.api": ("Evaluation", "OpenPipeline", "evaluate", "load_pipeline", "load_split", "predict"),
-        "bench.dataframes": ("leaderboard_table", "outcomes_table", "runs_table"),
         "bench.datasets.split": ("Split",),
         "bench.errors": ("BenchError",),
         "bench.grounding": ("Expression", "LoadedScene", "Pipeline", "PipelineCard", "Prediction", "Query", "Scene"),

@@ -23,7 +23,7 @@ RUN_COLUMNS = (
 )  # fmt: skip
 
 
-def runs_table(results: str | Path = "results") -> DataFrame:
+def runs(results: str | Path = "results") -> DataFrame:
     """List every run stored under `results`, oldest name first; accuracies are fractions.
 
     Numbers of a run that is not complete are missing values. Raises RunError for a folder that is not there.
@@ -46,7 +46,7 @@ def runs_table(results: str | Path = "results") -> DataFrame:
     return _frame(rows, RUN_COLUMNS)
 
 
-def leaderboard_table(results: str | Path = "results", split: str | None = None) -> DataFrame:
+def leaderboard(results: str | Path = "results", split: str | None = None) -> DataFrame:
     """List the rows of the leaderboards under `results`, or of one split, best first; columns as in its CSV.
 
     Raises RunError for a folder that is not there.
@@ -64,7 +64,7 @@ def leaderboard_table(results: str | Path = "results", split: str | None = None)
     return _frame(rows, [column.name for column in columns])
 
 
-def outcomes_table(run: str | Path | Evaluation) -> DataFrame:
+def outcomes(run: str | Path | Evaluation) -> DataFrame:
     """List every expression of a run's folder, or of an `Evaluation`: scene, id, iou, hit and more.
 
     An Evaluation knows text, boxes and notes too; a folder has the strata, a column each. Raises RunError.

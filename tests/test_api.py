@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import bench
-from bench import BenchError, PipelineCard, Prediction, evaluate, load_pipeline, load_split, predict
+from bench import BenchError, PipelineCard, Prediction, dataframes, evaluate, load_pipeline, load_split, predict
 from bench.cli.main import app
 from bench.datasets.shapes import ShapesImages, make_scene
 from bench.errors import DataError, ImageError, RunError, SettingsError, UnknownName, UsageError
@@ -49,8 +49,8 @@ def here(tmp_path, monkeypatch):
 def test_the_names_that_stay():
     assert bench.__all__ == [
         *("BenchError", "Evaluation", "Expression", "LoadedScene", "OpenPipeline", "Pipeline", "PipelineCard"),
-        *("Prediction", "Query", "Scene", "Split", "evaluate", "leaderboard_table", "load_pipeline", "load_split"),
-        *("outcomes_table", "predict", "runs_table"),
+        *("Prediction", "Query", "Scene", "Split", "evaluate", "load_pipeline", "load_split"),
+        "predict",
     ]
     assert all(getattr(bench, name).__name__ == name for name in bench.__all__)
     assert set(bench.__all__) <= set(dir(bench))
@@ -113,30 +113,30 @@ def test_results_as_dataframes(here):
     split = load_split("shapes-val", limit=3)
     result = evaluate("whole-image", split, results="results")
     evaluate("centre-box", split, results="results")
-    runs = bench.runs_table("results")
+    runs = dataframes.runs("results")
     assert list(runs["pipeline"]) == ["centre-box", "whole-image"] and set(runs["status"]) == {"complete"}
     row = runs.iloc[1]
     assert (row["acc@0.5"], row["n"], row["run"]) == (result.accuracy, len(result), str(result.folder))
     assert row["partial"] and row["fingerprint"] == split.fingerprint and row["device"] == "cpu"
-    stored, own = bench.outcomes_table(row["run"]), bench.outcomes_table(result)
+    stored, own = dataframes.outcomes(row["run"]), dataframes.outcomes(result)
     assert list(stored["id"]) == list(own["id"]) == [each.id for each in result.rows]
     assert list(stored["hit"]) == [each.hit for each in result.rows] and stored["iou"].max() <= 1
     assert {"length", "kind"} <= set(stored.columns) and list(own["text"]) == [each.text for each in result.rows]
-    board = bench.leaderboard_table("results")
+    board = dataframes.leaderboard("results")
     assert board.empty and {"pipeline", "acc@0.5", "rank_best"} <= set(
         board.columns
     )  # a part of a split is in no table
-    for call in (bench.runs_table, bench.leaderboard_table, bench.outcomes_table):
+    for call in (dataframes.runs, dataframes.leaderboard, dataframes.outcomes):
         with pytest.raises(RunError, match="nowhere"):
             call("nowhere")
 
 
 def test_the_rows_of_a_leaderboard():
-    board = bench.leaderboard_table(PROJECT / "results", split="shapes-val")
+    board = dataframes.leaderboard(PROJECT / "results", split="shapes-val")
     tables = board.groupby("signature")
     assert len(board) > 2 and set(board["split"]) == {"shapes-val"}
     assert all(list(each["acc@0.5"]) == sorted(each["acc@0.5"], reverse=True) for _, each in tables)
-    assert bench.leaderboard_table(PROJECT / "results", split="nothing").empty
+    assert dataframes.leaderboard(PROJECT / "results", split="nothing").empty
 
 
 def test_what_is_printed_is_short(here):
