@@ -40,7 +40,7 @@ def draw_answer(
     line_height = int(size * 1.35)
     suffix = "" if score is None else f", score {score:.2f}"
     legend = [(ANSWER, f"prediction{suffix}" if box is not None else "no box")]
-    legend += [(PROPOSAL, f"{len(proposals):,} proposal{'s' * (len(proposals) != 1)}")] * bool(proposals)
+    legend += [(PROPOSAL, f"{len(proposals):,} proposal{'s' * (len(proposals) != 1)}")] * bool(len(proposals))
     legend += [(TRUTH, "ground truth")] * (truth is not None)
     places = _legend_places([2 * size + font.getlength(name) for _, name in legend], width - 4 * unit)
     rows = len(lines) + 1 + places[-1][1]

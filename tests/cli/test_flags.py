@@ -1,6 +1,7 @@
 """Flags that set an option of the pipeline's own: they arrive, or the error names the flag."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -22,6 +23,7 @@ class Whole:
 def words(tmp_path):
     """Make the words after which `predict` and `run` each answer one expression."""
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    (tmp_path / "some.pt").write_bytes(b"weights")
     (tmp_path / "a.jsonl").write_text(json.dumps({"image": "a.png", "text": "it", "box_xyxy": [0, 0, 10, 10]}) + "\n")
     return {"predict": ("--image", "a.png", "--text", "it"), "run": ("--split", "file:a.jsonl", "--results", "results")}
 
@@ -39,7 +41,9 @@ def test_options_arrive_or_the_flag_is_named(bench, words, command, monkeypatch)
     assert bench(*begin, "--preprocessing", "official", "--weights", "some.pt", *sets)[0] == 0
     assert not {"preprocessing", "weights"} & contexts[0].options.keys()
     given = {"views": "blur", "prompt": "a {}", "ranker": {"top": 5, "on": True}}
-    assert contexts[1].options.items() >= (given | {"weights": "some.pt", "preprocessing": "official"}).items()
+    options = contexts[1].options
+    assert options.items() >= (given | {"preprocessing": "official"}).items()
+    assert Path(options["weights"]).name == "some.pt" and Path(options["weights"]).is_absolute()
 
 
 @pytest.mark.parametrize("error", [SettingsError("unknown key 'weights'"), SettingsError("both", ["margin"])])

@@ -16,7 +16,10 @@ LINES = [
 def bench(bench, tmp_path):
     """`bench` in a folder with people's own data and two imported runs."""
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
-    for name, boxes in (("one", {"e0": [0, 0, 9, 9], "e1": [1, 0, 10, 9]}), ("two", {"e0": [0, 0, 9, 9]})):
+    for name, boxes in (
+        ("one", {"e0": [0, 0, 9, 9], "e1": [1, 0, 10, 9], "e2": None}),
+        ("two", {"e0": [0, 0, 9, 9], "e1": None}),
+    ):
         (tmp_path / f"{name}.json").write_text(json.dumps(boxes))
         assert bench("score", "--predictions", f"{name}.json", "--split", "file:mine.jsonl", "--results", "out")[0] == 0
     return bench

@@ -64,7 +64,7 @@ def test_an_alias_that_is_a_copy_may_be_one_but_must_agree(official_file, contex
     opened(official_file({POSITION_ALIAS: state[POSITIONS].clone()}), context)
     other = state[POSITIONS].clone()
     other[3, 5] += 1e-3
-    refused(official_file({POSITION_ALIAS: other}), context, POSITION_ALIAS, POSITIONS, "should be one tensor")
+    refused(official_file({POSITION_ALIAS: other}), context, POSITION_ALIAS, POSITIONS, "should be the same tensor")
     refused(official_file({POSITION_ALIAS: other[1:]}), context, POSITION_ALIAS)
     key = "text_encoder_clip_vg.transformer.resblocks.2.mlp.c_proj.bias"
     refused(official_file({key: state[key] + 1}), context, key)

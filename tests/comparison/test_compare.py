@@ -166,8 +166,8 @@ def test_runs_of_one_pipeline_have_names_of_their_own(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("other", "says"), [
-    ({"split": "your-val"}, "other splits"),
-    ({"fingerprint": "0" * 16}, "other data"),
+    ({"split": "your-val"}, "different splits"),
+    ({"fingerprint": "0" * 16}, "different data"),
     ({"partial": True}, "partial"),
     ({"protocol": "strict"}, "different protocols"),
     ({"proposals": "gt"}, "different proposals"),

@@ -196,7 +196,7 @@ def test_writing(tmp_path, store, split):
         export("hub", tmp_path / "out.md", tmp_path, resolved)
     with pytest.raises(UsageError, match="choose one with --split"):
         export("fiftyone", tmp_path / "51", tmp_path, resolved)
-    with pytest.raises(UsageError, match="no data set of the hub"):
+    with pytest.raises(UsageError, match="no known data set on the hub"):
         export("hub", tmp_path / "hub", tmp_path, resolved)
     assert not (tmp_path / "hub").exists()  # everything is made before anything is written
     (path,) = export("hub", tmp_path / "hub", tmp_path, resolved, split="refcoco-val")

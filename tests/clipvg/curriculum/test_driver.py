@@ -282,9 +282,9 @@ def test_settings_that_make_no_sense(job, source, options, message):
 
 @pytest.mark.slow
 def test_the_wrong_number_of_sources_and_a_broken_record_are_named(job, source):
-    with pytest.raises(UsageError, match="a, b; take multi"):
+    with pytest.raises(UsageError, match=r"\(a, b\); use multi"):
         run(job(), [source("a"), source("b")])
-    with pytest.raises(UsageError, match="needs two sources"):
+    with pytest.raises(UsageError, match="needs at least two sources"):
         run(job(), [source("a")], "multi")
     this = job()
     run(this, [source("easy")])
