@@ -40,9 +40,6 @@ def run(
     task: Annotated[
         int | None, typer.Option("--task", min=1, help="Run only the pair of this number.", rich_help_panel=opt.MORE)
     ] = None,
-    worker: Annotated[
-        bool, typer.Option("--worker", hidden=True, help="What --jobs starts.", rich_help_panel=opt.MORE)
-    ] = False,
     results: opt.Results = None,
     on: opt.On = None,
     weights: opt.Weights = None,
@@ -99,10 +96,10 @@ def run(
         return
     runs: dict[int, Run] = {}
     failed: dict[int, str] = {}
-    if jobs > 1 and len(pairs) > 1 and not worker:
+    if jobs > 1 and len(pairs) > 1:
         runs, failed = parallel.run_all(pairs, sys.argv[1:], jobs, fresh)
     else:
-        for pair in parallel.requested(pairs, failed) if worker else pairs:
+        for pair in pairs:
             try:
                 with opt.as_options(pair.pipeline, pair.options, own) as flags:
                     one = evaluate(
@@ -119,15 +116,13 @@ def run(
                     raise
                 # A pair that fails is reported at once, and the others are run.
                 failed[pair.number] = str(error)
-                if not worker:
-                    message(f"{pair}: {error}", error=True)
+                message(f"{pair}: {error}", error=True)
                 continue
             if one.rank.index == 0:  # the other ranks have no finished record
                 runs[pair.number] = one
                 if one.already_done:
                     message(f"{pair}: done before, nothing computed ({one.folder}); --fresh runs it again")
-    if not worker:
-        finish(pairs, runs, failed, as_json)
+    finish(pairs, runs, failed, as_json, one_task=task is not None)
 
 
 def print_states(pairs: Sequence[Pair], as_json: bool) -> None:
@@ -149,8 +144,10 @@ def print_states(pairs: Sequence[Pair], as_json: bool) -> None:
     console_of().print(table_of(columns, ([f"{row[key]}" for key in columns] for row in rows)))
 
 
-def finish(pairs: Sequence[Pair], runs: Mapping[int, Run], failed: Mapping[int, str], as_json: bool) -> None:
-    """Print the rows of all pairs and the failures, and leave with the exit code."""
+def finish(
+    pairs: Sequence[Pair], runs: Mapping[int, Run], failed: Mapping[int, str], as_json: bool, one_task: bool
+) -> None:
+    """Print the rows of all pairs and the failures, and leave with the exit code; after `one_task` nothing is next."""
     import shlex
 
     from bench.evaluation.progress import message
@@ -164,7 +161,7 @@ def finish(pairs: Sequence[Pair], runs: Mapping[int, Run], failed: Mapping[int, 
             [run.record.model_copy(update={"name": pair.name}) for pair, run in complete], table_console(as_json)
         )
     whole = [run for _, run in complete if not run.record.identity.data.partial]
-    if whole and not as_json:
+    if whole and not as_json and not one_task:
         results = whole[0].folder.parents[3]
         at = "" if results == Path("results") else f" --results {shlex.quote(str(results))}"
         split = shlex.quote(split_command(whole[0].record))

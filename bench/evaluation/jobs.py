@@ -1,7 +1,6 @@
-"""Pairs of a study in several processes: workers of this machine, or the tasks of a Slurm array.
+"""Pairs of a study in several processes: of this machine, or the tasks of a Slurm array.
 
-A worker is the same command with `--worker`. It gets numbers of pairs on stdin, one at a time, and prints a mark on
-stderr after each, so that imports are paid once. A worker that dies costs its pair only: the next one gets another.
+A process is the same command with `--task I`, so one that dies costs its pair only.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -27,34 +26,23 @@ from bench.evaluation.study import Pair, stored
 from bench.runs.shards import from_environment
 from bench.runs.store import Run
 
-DONE, FAILED = "\x1e", "\x1e failed"  # the line after a pair
-STOP_S = 20.0  # how long a worker may take to leave, after Ctrl-C
+STOP_S = 20.0  # how long a process may take to leave, after Ctrl-C
 BENCH = "import sys; sys.argv[0] = 'bench'; from bench.cli.main import main; main()"
-
-
-def requested(pairs: Sequence[Pair], failed: Mapping[int, str]) -> Iterator[Pair]:
-    """Yield the pairs whose numbers arrive on stdin: a worker's side. `failed` has those that failed since."""
-    by_number = {pair.number: pair for pair in pairs}
-    for line in sys.stdin:
-        yield by_number[int(line)]
-        if why := failed.get(int(line)):
-            print(f"bench: {why}", file=sys.stderr)
-        print(FAILED if why else DONE, file=sys.stderr, flush=True)
 
 
 def run_all(
     pairs: Sequence[Pair], words: Sequence[str], jobs: int, fresh: bool
 ) -> tuple[dict[int, Run], dict[int, str]]:
-    """Run pairs by `jobs` workers of the command `words`; returns by number the runs, and why the others failed.
+    """Run pairs as `jobs` processes of the command `words`; returns by number the runs, and why others failed.
 
-    Finished runs start no worker, unless all are run `fresh`. Raises UsageError below torchrun or srun.
+    Finished runs start no process, unless all are run `fresh`. Raises UsageError below torchrun or srun.
     """
     if from_environment().size > 1:
         raise UsageError("--jobs starts processes of its own: use it without torchrun or srun")
     runs: dict[int, Run] = {}
     failed: dict[int, str] = {}
     for pair in () if fresh else pairs:
-        with suppress(BenchError):  # its worker will tell
+        with suppress(BenchError):  # its process will tell
             if (run := stored(pair)) and run.already_done:
                 message(f"{pair}: done before, nothing computed ({run.folder}); --fresh runs it again")
                 runs[pair.number] = run
@@ -78,93 +66,79 @@ def run_all(
 def in_parallel(
     words: Sequence[str], numbers: Sequence[int], jobs: int, device: str
 ) -> Generator[tuple[int, str], None, None]:
-    """Run pairs in at most `jobs` workers of the command `words`; yields (number, why it failed or "") as they end.
+    """Run pairs as processes of the command `words`, `jobs` at a time; yields (number, why it failed or "").
 
-    Every worker has its share of the processor's threads and, where there are several GPUs, one of them. Ctrl-C and
-    SIGTERM stop all workers before KeyboardInterrupt is raised.
+    Every process has its share of the processor's threads and, where there are several GPUs, one of them. Ctrl-C and
+    SIGTERM stop all of them before KeyboardInterrupt is raised.
     """
-    todo, ended = deque(numbers), SimpleQueue[tuple[int, str]]()
-    workers: list[subprocess.Popen[str]] = []
+    free, running = SimpleQueue[dict[str, str]](), set[subprocess.Popen[str]]()
     guard, stopping = threading.Lock(), threading.Event()
+    for env in environments(min(jobs, len(numbers)), visible_gpus(device)):
+        free.put(env)
 
-    def start(env: Mapping[str, str]) -> subprocess.Popen[str]:
-        with guard:
-            if stopping.is_set():
-                raise InterruptedError("stopped")
-            # A session of its own: the terminal's Ctrl-C reaches this process only, which hands it on once.
-            command = [sys.executable, "-P", "-c", BENCH, *words, "--worker"]
-            worker = subprocess.Popen(
-                command, env=env, start_new_session=True, text=True, errors="replace",
-                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            )  # fmt: skip
-            workers.append(worker)
-            return worker
-
-    def work(env: Mapping[str, str]) -> None:
-        worker: subprocess.Popen[str] | None = None
-        while todo:
-            try:
-                number = todo.popleft()
-            except IndexError:  # another thread was faster
-                break
-            try:
-                worker = worker or start(env)
-                failure = _run_one(worker, number)
-            except OSError as error:
-                failure = str(error)
-            if worker and worker.poll() is not None:
-                worker = None
-            ended.put((number, failure))
-        if worker and worker.stdin:
-            worker.stdin.close()
+    def run_one(number: int) -> tuple[int, str]:
+        env = free.get()
+        try:
+            with guard:
+                if stopping.is_set():
+                    return number, "stopped"
+                # A session of its own: the terminal's Ctrl-C reaches this process only, which hands it on once.
+                command = [sys.executable, "-P", "-c", BENCH, *words, "--task", str(number)]
+                process = subprocess.Popen(
+                    command, env=env, start_new_session=True, text=True, errors="replace",
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                )  # fmt: skip
+                running.add(process)
+            return number, _followed(process, number)
+        except OSError as error:
+            return number, str(error)
+        finally:
+            free.put(env)
 
     before = signal.signal(signal.SIGTERM, _interrupt)
-    for env in environments(min(jobs, len(numbers)), visible_gpus(device)):
-        threading.Thread(target=work, args=(env,), daemon=True).start()
+    pool = ThreadPoolExecutor(jobs)
     try:
-        for _ in numbers:
-            yield ended.get()
+        for future in as_completed([pool.submit(run_one, number) for number in numbers]):
+            yield future.result()
     except KeyboardInterrupt:
         message("stopped; the same command continues")
         raise
     finally:
         with guard:
             stopping.set()
-            todo.clear()
-        if running := [worker for worker in workers if worker.poll() is None]:
-            _stop(running)
+        pool.shutdown(wait=False, cancel_futures=True)
+        _stop([process for process in running if process.poll() is None])
         signal.signal(signal.SIGTERM, before)
 
 
-def _run_one(worker: subprocess.Popen[str], number: int) -> str:
-    """Have a worker run one pair, and print its lines; returns why it failed, or ""."""
-    assert worker.stdin and worker.stderr
-    with suppress(OSError):  # it may have died; its last lines tell why
-        print(number, file=worker.stdin, flush=True)
+def _followed(process: subprocess.Popen[str], number: int) -> str:
+    """Print the lines of a pair's process until it ends; returns why it failed, or ""."""
+    assert process.stderr
     last = error = ""
-    for line in worker.stderr:
-        if line.rstrip("\n") in (DONE, FAILED):
-            return error.removeprefix("bench: ").strip() if line.rstrip("\n") == FAILED else ""
+    for line in process.stderr:
         message(f"[{number}] {line.rstrip()}")
         last = line.strip() or last
         error = line if line.startswith("bench: ") else error and error + line  # it may have several lines
-    code = worker.wait()
-    return f"its process was ended by {signal.Signals(-code).name}" if code < 0 else last or f"exit code {code}"
+    code = process.wait()
+    if code < 0:
+        return f"its process was ended by {signal.Signals(-code).name}"
+    failed = error.removeprefix("bench: ").strip() or last or f"exit code {code}"
+    return "" if code in (0, 3) else failed  # 3: some images could not be read
 
 
-def _stop(workers: Sequence[subprocess.Popen[str]]) -> None:
-    """End workers as Ctrl-C does, and after STOP_S for good."""
+def _stop(processes: Collection[subprocess.Popen[str]]) -> None:
+    """End processes as Ctrl-C does, and after STOP_S for good."""
     try:
-        for worker in workers:
-            worker.send_signal(signal.SIGINT)
-        for worker in workers:
-            worker.wait(STOP_S)
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+        for process in processes:
+            process.wait(STOP_S)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         pass
     finally:
-        for worker in workers:
-            if worker.poll() is None:
-                worker.kill()
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
 
 
 def _interrupt(*_: object) -> None:
@@ -172,7 +146,7 @@ def _interrupt(*_: object) -> None:
 
 
 def environments(jobs: int, gpus: Sequence[str]) -> list[dict[str, str]]:
-    """Make the environment of each worker: its threads, and its GPU where there are several."""
+    """Make the environment of each process: its threads, and its GPU where there are several."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = str(max(1, cpus // jobs))
     envs = [{"OMP_NUM_THREADS": threads, **os.environ} for _ in range(jobs)]

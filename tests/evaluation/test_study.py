@@ -115,7 +115,7 @@ def test_the_script_of_an_array_is_one_that_bash_takes(study):
     assert "--gpus-per-task=1" in on_gpus and on_gpus.startswith("#!/bin/bash\n")
 
 
-def test_a_worker_has_its_threads_and_its_gpu(monkeypatch):
+def test_a_process_has_its_threads_and_its_gpu(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)), raising=False)
