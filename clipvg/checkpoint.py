@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from bench.errors import BenchError, UnknownName, WeightsError
+from bench.errors import BenchError, UnknownName, WeightsError, first_line
 from bench.fetching.sources import source_of
 from bench.grounding import PipelineContext
 from bench.hashing import find_file
@@ -131,7 +131,7 @@ def _own(
         if style not in STATISTICS:
             raise ValueError(f"preprocessing {style!r}, which is none of {', '.join(STATISTICS)}")
     except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise WeightsError(f"{path}: its metadata is not that of a CLIP-VG ({weights.first_line(error)})") from None
+        raise WeightsError(f"{path}: its metadata is not that of a CLIP-VG ({first_line(error)})") from None
     # Weights and their CLIP are moved together: it is looked for beside them, too, wherever it lay in training.
     beside = named.model_copy(update={"pretrained": str(path.parent / Path(named.pretrained).name)})
     frozen, source = _its_clip(path, config.clip, wanted, [options or named, named, beside], context)

@@ -12,12 +12,12 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.errors import WeightsError
+from bench.errors import WeightsError, first_line
 from bench.fetching import network
 from bench.fetching.sources import Source, not_there, source_of
 from bench.grounding import PipelineContext
 from bench.hashing import looked_at, places_of, sha256_file
-from pipelines.weights import first_line, option_of
+from pipelines.weights import option_of
 
 WEIGHTS = ("*.safetensors", "*.bin")
 LISTED = 6  # keys in a message

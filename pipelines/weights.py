@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bench.errors import WeightsError
+from bench.errors import WeightsError, first_line
 from bench.fetching import network, sources
 from bench.fetching.fetch import download
 from bench.grounding import PipelineContext
@@ -67,12 +67,6 @@ def find(name: str, context: PipelineContext, how: str) -> Path:
         if not why:
             return download(source)
     raise missing(name, context, how, why=why)
-
-
-def first_line(error: Exception) -> str:
-    """Return an error's type and the first line of its message, which some libraries leave empty."""
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

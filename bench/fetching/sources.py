@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench import registry
 from bench.errors import WeightsError
+from bench.evaluation.progress import message
 from bench.fetching import network
 from bench.hashing import looked_at, places_of
 from bench.settings import WEIGHTS
@@ -96,11 +98,15 @@ def source_of(name: str, model: str, where: Where, key: str = "") -> Source:
     """Look up where weights come from; `model` is the CLIP's name, or "tokenizer"."""
     home = where.home / "weights"
     source = Source(name, model, key)
-    if tag := clip_tags().get(source.what.replace("-quickgelu", "")):
+    entry = next((e for e in _table() if any(fnmatch(source.what, pattern) for pattern in e["names"])), {})
+    if (
+        model not in ("", "tokenizer")
+        and not _is_whole(name)
+        and (tag := entry.get("clip") or _of_open_clip(model, name))
+    ):
         owner, repository, *file = tag.split("/")
         files = (f"{Path(file[0]).stem}.safetensors", file[0]) if file else CLIP_FILES
         return source._replace(hub=f"{owner}/{repository}", files=files, cache=home / "open_clip")
-    entry = next((e for e in _table() if any(fnmatch(source.what, pattern) for pattern in e["names"])), {})
     if "hub" in entry:
         return source._replace(hub=entry["hub"], files=tuple(entry["files"]), cache=home / "huggingface")
     if "url" in entry:
@@ -165,9 +171,13 @@ def not_there(source: Source, where: Where, why: str = "") -> WeightsError:
 
 
 @cache
-def clip_tags() -> dict[str, str]:
-    """Read open_clip.toml: "MODEL TAG" -> OWNER/REPOSITORY, or with the file."""
-    return tomllib.loads((Path(__file__).parent / "open_clip.toml").read_text(encoding="utf-8"))
+def _of_open_clip(model: str, tag: str) -> str:
+    """Ask open_clip where a tag lies: OWNER/REPOSITORY, or with the file; "" where it knows none. It imports torch."""
+    if "open_clip" not in sys.modules:
+        message("loading open_clip ...")
+    import open_clip
+
+    return str(open_clip.get_pretrained_cfg(model, tag).get("hf_hub", "")).rstrip("/")
 
 
 @cache

@@ -22,10 +22,9 @@ from bench import hashing
 from bench.boxes import clip_xyxy
 from bench.datasets.fingerprint import image_key
 from bench.datasets.readers.rows import checked_text
-from bench.errors import DataError, ImageError
+from bench.errors import DataError, ImageError, first_line
 from bench.grounding import Box, PipelineContext, Scene
 from bench.labelling import LabelJob
-from pipelines.weights import first_line
 
 log = logging.getLogger("bench.label")
 NAMED = 3  # images named in a message

@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from bench.errors import WeightsError
+from bench.errors import WeightsError, first_line
 from bench.grounding import PipelineContext
 from pipelines import weights
 from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig
@@ -134,7 +134,7 @@ def _own(
         sizes = (int(metadata["short"]), int(metadata["long"]))
         tokenizer = metadata["tokenizer"]
     except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise WeightsError(f"{path}: its metadata is not that of a small MDETR ({weights.first_line(error)})") from None
+        raise WeightsError(f"{path}: its metadata is not that of a small MDETR ({first_line(error)})") from None
     return state, config, {"tokenizer": tokenizer, "sizes": sizes}
 
 

@@ -21,12 +21,11 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
 
-from bench.errors import WeightsError
+from bench.errors import WeightsError, first_line
 from bench.grounding import ImageArray, PipelineContext
 from bench.hashing import places_of
 from pipelines import hub
 from pipelines.canvas import IMAGENET
-from pipelines.weights import first_line
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # RoBERTa's, in the order of their ids
 PAD = SPECIAL.index("<pad>")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import tomllib
 from functools import partial
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from bench import registry
 from bench.errors import MissingPackage, WeightsError
 from bench.evaluation.opening import open_pipeline
-from bench.fetching.sources import clip_tags, missing, named, not_there, source_of
+from bench.fetching.sources import _of_open_clip, missing, named, not_there, source_of
 from bench.install import bring_module, pip_install
 from bench.settings import PROJECT, assignments, load_settings
 from bench.training.jobs import train_pipeline
@@ -124,16 +125,10 @@ def test_an_error_waits_neither_for_torch_nor_for_the_network(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_table_of_open_clip_is_open_clips_own():
-    open_clip = pytest.importorskip("open_clip")
-    own = {}
-    for model, tag in open_clip.list_pretrained():
-        own[f"{model} {tag}".replace("-quickgelu", "")] = open_clip.get_pretrained_cfg(model, tag)["hf_hub"].rstrip("/")
-    path = PROJECT / "bench" / "fetching" / "open_clip.toml"
-    if os.environ.get("BENCH_WRITE"):
-        head = "".join(f"{line}\n" for line in path.read_text().splitlines() if line.startswith("#"))
-        path.write_text(head + "".join(f'"{name}" = "{hub}"\n' for name, hub in sorted(own.items())))
-    assert {name: clip_tags().get(name) for name in own} == own
+def test_the_clips_of_the_table_are_open_clips_own():
+    table = tomllib.loads((PROJECT / "bench/fetching/sources.toml").read_text("utf-8"))["source"]
+    clips = {name: entry["clip"] for entry in table if "clip" in entry for name in entry["names"]}
+    assert len(clips) >= 4 and clips == {name: _of_open_clip(*name.split()) for name in clips}
 
 
 def test_where_weights_come_from(resolved):

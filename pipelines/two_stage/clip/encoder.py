@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.errors import UnknownName, WeightsError
+from bench.errors import UnknownName, WeightsError, first_line
 from bench.fetching import network, sources
 from bench.grounding import PipelineContext
 from bench.hashing import sha256_file
@@ -132,7 +132,7 @@ def open_tokenizer(model: str, context: PipelineContext) -> Any:
     try:
         return open_clip.get_tokenizer(model, cache_dir=str(source.cache), local_files_only=bool(why))
     except Exception as error:  # transformers and the hub raise many kinds
-        raise sources.not_there(source, context, why or weights.first_line(error)) from None
+        raise sources.not_there(source, context, why or first_line(error)) from None
 
 
 def empty_model(name: str, precision: str = "fp32", device: str = "cpu") -> Any:
@@ -163,10 +163,6 @@ def _published(options: ClipOptions, precision: str, context: PipelineContext) -
     what = f"CLIP {options.model} {options.pretrained}"
     key = weights.option_of(options.pretrained, context)
     source = sources.source_of(options.pretrained, options.model, context, key)
-    if not source.hub:  # a tag newer than our table
-        model_id, _, file = card["hf_hub"].rpartition("/")
-        files = (file,) if file else sources.CLIP_FILES
-        source = source._replace(hub=model_id, files=files, cache=context.home / "weights" / "open_clip")
     path = hub.find_weights(source, context, what)
     try:
         model = open_clip.create_model(  # given the tag, it would ask the hub once more
@@ -177,5 +173,5 @@ def _published(options: ClipOptions, precision: str, context: PipelineContext) -
             force_preprocess_cfg={key: value for key, value in card.items() if key != "size"},
         )
     except Exception as error:  # open_clip raises several kinds
-        raise WeightsError(f"{what}: {path} cannot be loaded ({weights.first_line(error)})") from None
+        raise WeightsError(f"{what}: {path} cannot be loaded ({first_line(error)})") from None
     return model, {path.name: sha256_file(path.resolve())}

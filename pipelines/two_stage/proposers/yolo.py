@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.errors import MissingPackage, WeightsError
+from bench.errors import MissingPackage, WeightsError, first_line
 from bench.grounding import ImageArray, LoadedScene, PipelineContext
 from bench.hashing import sha256_file
 from bench.install import pip_install
@@ -165,7 +165,7 @@ def read_model(path: Path) -> Any:
         model = checkpoint.get("ema") or checkpoint["model"]
     except Exception as error:  # anything a broken or hostile file can provoke
         raise WeightsError(
-            f"{path}: not an ultralytics detection checkpoint that can be read safely ({weights.first_line(error)})"
+            f"{path}: not an ultralytics detection checkpoint that can be read safely ({first_line(error)})"
         ) from None
     if not isinstance(model, nn.Module) or not isinstance(model, DetectionModel):
         raise WeightsError(f"{path}: holds a {type(model).__name__}, not a detection model")
