@@ -100,10 +100,9 @@ def measured(folders: Sequence[Path]) -> tuple[str, int, int, float, float]:
     Raises RunError where they cannot be compared, UsageError where the effect cannot be computed.
     """
     a, b = read_runs(folders)
-    image = np.unique(a.outcomes.image, return_inverse=True)[1]
     gain = a.outcomes.hit.astype(np.float64) - b.outcomes.hit
-    n, counts = len(gain), np.bincount(image).astype(np.float64)
-    error = standard_error(np.bincount(image, weights=gain).astype(np.float64), counts)
+    gains, counts = a.outcomes.per_image(gain)
+    n, error = len(gain), standard_error(gains, counts)
     discordant = float((gain != 0).mean()) if n else 0.0
     independent = (discordant - float(gain.mean()) ** 2) / n if n else 0.0
     if not error > 0 or not independent > 0:

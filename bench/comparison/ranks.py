@@ -19,9 +19,8 @@ from bench.runs.record import RunRecord
 
 KEEP = "`bench score RUN --keep` makes it"
 RankRange = tuple[int, int]
-VALUES: dict[
-    str, Callable[[StoredOutcomes], NDArray[Any]]
-] = {  # metric -> (N,) values of expressions, whose mean it is
+Values = Callable[[StoredOutcomes], NDArray[Any]]  # -> (N,) of expressions
+VALUES: dict[str, Values] = {  # metric -> the values whose mean it is
     "acc@0.5": lambda outcomes: outcomes.hit,
     "acc@0.7": lambda outcomes: outcomes.iou >= 0.7,
     "acc@0.9": lambda outcomes: outcomes.iou >= 0.9,
@@ -69,10 +68,8 @@ def ranks(results: Path, runs: Sequence[tuple[RunRecord, str]]) -> list[tuple[Ra
         return [(None, str(reason)) for reason in loaded]
     common = max(rows, key=lambda row: sum(_same(row, other) for other in rows))
     ranked = [row for row in rows if _same(row, common)]
-    images = len(common.scenes)
-    counts = np.bincount(common.image, minlength=images)
-    hits = [np.bincount(row.image, weights=row.hit.astype(np.float64), minlength=images) for row in ranked]
-    ranges = iter(rank_ranges(np.stack(hits, axis=1), counts))
+    hits = [row.per_image(row.hit) for row in ranked]
+    ranges = iter(rank_ranges(np.stack([sums for sums, _ in hits], axis=1), hits[0][1]))
     others = f"{OUTCOMES} is about other expressions than the other runs'; {KEEP} anew"
     return [
         (None, row) if isinstance(row, str) else (next(ranges), "") if _same(row, common) else (None, others)
@@ -91,12 +88,8 @@ def compare_with(
     if isinstance(first, str):
         return [None] * len(rest)
     rows = [row for row in rest if isinstance(row, StoredOutcomes) and _same(row, first)]
-    images = len(first.scenes)
-    counts = np.bincount(first.image, minlength=images)
-    present = counts > 0
-    values = [VALUES[metric](row).astype(np.float64) for row in (first, *rows)]
-    per_image = [np.bincount(first.image, weights=each, minlength=images)[present] for each in values]
-    table, size = np.stack(per_image, axis=1).astype(np.float64), counts[present].astype(np.float64)
+    per_image = [row.per_image(VALUES[metric](row)) for row in (first, *rows)]
+    table, size = np.stack([sums for sums, _ in per_image], axis=1), per_image[0][1]
     sums = resampled_sums(table, 10_000, 0)
     results_of: dict[int, tuple[float, float]] = {}
     for place, row in enumerate(rows, 1):

@@ -38,9 +38,7 @@ def against_published(folder: Path, name: str, results: Path, confidence: float 
     if record.status != "complete" or record.identity.data.partial or not outcomes.ids:
         raise RunError(f"{folder}: is unfinished or a part of its split; papers are about the whole split")
     entries = _entries(record, name)
-    image = np.unique(outcomes.image, return_inverse=True)[1]
-    counts = np.bincount(image).astype(np.float64)
-    own = np.bincount(image, weights=outcomes.hit.astype(np.float64)).astype(np.float64)
+    own, counts = outcomes.per_image(outcomes.hit)
     n, rate = len(outcomes.ids), float(outcomes.hit.mean())
     error = standard_error(own, counts)
     error = 0.0 if math.isnan(error) else error
@@ -113,10 +111,9 @@ def _correlations(
             outcomes = read_outcomes(path)
         except RunError:
             continue
-        image = np.unique(outcomes.image, return_inverse=True)[1]
-        if outcomes.ids != ids or not (np.bincount(image) == counts).all():
+        hits, other_counts = outcomes.per_image(outcomes.hit)
+        if outcomes.ids != ids or not np.array_equal(other_counts, counts):
             continue
-        hits = np.bincount(image, weights=outcomes.hit.astype(np.float64))
         rest = hits - hits.sum() / counts.sum() * counts
         scale = math.sqrt(float(mine @ mine) * float(rest @ rest))
         if scale and not np.array_equal(hits, own):  # the same run once more is no other pipeline

@@ -43,6 +43,12 @@ class StoredOutcomes:
     scenes: tuple[str, ...]
     strata: Mapping[str, tuple[str | None, ...]]
 
+    def per_image(self, values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Sum (N,) values over each image with expressions -> sums (m,) and numbers of expressions (m,)."""
+        image = np.unique(self.image, return_inverse=True)[1]
+        sums, counts = np.bincount(image, weights=values.astype(np.float64)), np.bincount(image)
+        return sums.astype(np.float64), counts.astype(np.float64)
+
 
 def write_outcomes(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write the rows (keys as above) beside predictions.jsonl, whole or not at all. Raises RunError."""
