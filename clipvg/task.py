@@ -51,7 +51,7 @@ class ClipVGTraining(TrainConfig):
     """[train.clipvg]: the paper's recipe (script of the official code), and further options."""
 
     name: str = Field("clipvg", pattern=r"^[\w.-]+$", description="name of the files that are written")
-    clip: ClipOptions = ClipOptions(model="ViT-B-16-quickgelu", pretrained="openai")
+    clip: ClipOptions = ClipOptions()
     network: NetworkOptions = NetworkOptions()
     preprocessing: Literal["auto", "official", "clean"] = Field("auto", description="auto = as start_from, or official")
     augment: Augment = Augment()

@@ -14,7 +14,7 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 
 
 class TrainConfig(BaseModel):
-    """[train.NAME]: the fields that every method shares. `batch` is most samples in one process's forward pass."""
+    """[train.NAME]: the fields that every method shares. `batch` is the largest that one process takes at once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     # What may change when a training is resumed: none of it changes the weights.
@@ -26,7 +26,7 @@ class TrainConfig(BaseModel):
     start_from: str = Field("", description="weights to start from; empty = random weights")
     epochs: int = Field(10, ge=1)
     steps: int = Field(0, ge=0, description="length of the training, whatever the number of samples; 0 = the epochs")
-    batch: int = Field(64, ge=1, description="most samples in one process's forward pass")
+    batch: int = Field(64, ge=1, description="most samples that one process takes at once")
     reference_batch: int = Field(64, ge=1, description="samples in a step, over all processes and passes")
     adapt: Literal["accumulate", "scale", "off"] = Field(
         "accumulate",

@@ -51,7 +51,9 @@ def train_pipeline(
     registry.origin(registry.PIPELINES, pipeline)
     for name in (split_name, validate):
         if name is not None and not name.startswith(FILE):
-            find_split(name)
+            data, its_part = find_split(name)
+            if not data.ready(its_part.name, resolved):
+                load_split(name, resolved)  # it says how to prepare it
     if curriculum:
         registry.origin(registry.CURRICULA, curriculum)
     nodes = out / "nodes"
