@@ -250,7 +250,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file, its keys in today's spelling. Raises SettingsError naming the file."""
     try:
         return current(tomllib.loads(path.read_text(encoding="utf-8")))  # type: ignore[no-any-return]
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path}: {error}") from None
 
 

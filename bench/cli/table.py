@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from bench.cli.leaderboard import stored_results
-from bench.cli.options import MORE, Config, Json, Results, listed, settings_of
+from bench.cli.options import MORE, Config, Force, Json, Results, listed, settings_of
 from bench.cli.output import emit
 
 
@@ -36,7 +36,7 @@ def table(
     protocol: Annotated[
         str, typer.Option(help="Protocol of our runs: iou, strict, giou or letterbox-clamped.", rich_help_panel=MORE)
     ] = "iou",
-    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+    force: Force = False,
     results: Results = None,
     config: Config = None,
     as_json: Json = False,

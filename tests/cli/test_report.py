@@ -31,7 +31,7 @@ def test_own_data_without_images(bench, tmp_path):
     assert "pipelines: 2, expressions: 3, images: 1" in out and "cannot be drawn: 1" in out
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<bdi>file:mine</bdi>" in text and "66.67" in text and "33.33" in text
-    assert "p.jpg: no image" in text
+    assert "p.jpg: no image" in text and "over so few images" in text and "bootstrap draws over images." not in text
 
 
 def test_named_runs_and_json(bench, tmp_path):

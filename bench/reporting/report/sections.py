@@ -27,10 +27,13 @@ def head(split: Split, runs: Sequence[ReportRun], answers: Sequence[AnsweredRun]
     data, rule = first.identity.data, protocol(first.protocol)
     hit = f"{'IoU' if rule.is_iou else 'generalised IoU'} {rule.hits_at.replace('>=', '≥ ')}"
     draws = metrics.bootstrap
+    how = f"from {draws.draws:,} bootstrap draws over images"
+    if all(run.record.metrics and run.record.metrics.ci95_note for run in runs):
+        how = "Student's over so few images"
     text = (
         f"{data.expressions:,} expressions about {data.images:,} images, answered by "
         f"{len(runs):,} pipeline{'s' if len(runs) != 1 else ''}. A hit is {hit} (protocol {rule.name}); "
-        f"intervals are {100 * draws.confidence:g} %, from {draws.draws:,} bootstrap draws over images."
+        f"intervals are {100 * draws.confidence:g} %, {how}."
     )
     notes = remarks([(run.label, run.record) for run in runs])
     dirty = [run.label for run in runs if run.record.git.get("dirty")]
