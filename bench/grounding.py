@@ -124,11 +124,15 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class LoadedScene:
-    """One image, RGB uint8 (H, W, 3), with the queries about it: what a pipeline gets."""
+    """One image, RGB uint8 (H, W, 3), with the queries about it: what a pipeline gets.
+
+    `prepared` is what the pipeline's own `prepare` made of the image, None where nobody called it.
+    """
 
     id: str
     image: ImageArray
     queries: tuple[Query, ...]
+    prepared: Any = field(default=None, repr=False, compare=False)
 
 
 class ScoredBox(NamedTuple):
@@ -271,16 +275,6 @@ class Pipeline(Protocol):
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         """Return one prediction for every query of every scene, in order."""
-        ...
-
-
-@runtime_checkable
-class Caching(Protocol):
-    """A pipeline that caches between calls; its speed is measured with and without."""
-
-    @property
-    def caches(self) -> Mapping[str, Callable[[], None]]:
-        """Return the caches by name ("texts"), each with the function that empties it."""
         ...
 
 

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from bench.clock import Clock
 from bench.datasets.images import check_size
@@ -27,6 +27,24 @@ from bench.runs.predictions import SceneAnswers, from_predictions
 from bench.settings import RunSettings
 
 Gather = Callable[[list[Any]], list[Any]]
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A pipeline that prepares images where they are decoded, ahead of the batch."""
+
+    def prepare(self, image: ImageArray) -> Any:
+        """Make the network's input of an image, on the host; called from several threads at once."""
+        ...
+
+
+@runtime_checkable
+class Launching(Protocol):
+    """A pipeline whose batch can be started before the last one's predictions are read."""
+
+    def launch(self, batch: Sequence[LoadedScene]) -> Callable[[], list[Prediction]]:
+        """Start a batch without waiting for the device -> the function that waits and returns what `ground` does."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from bench import registry
 from bench.acceleration import Acceleration
@@ -35,6 +35,16 @@ OWN_DATA = "file"
 log = logging.getLogger("bench.run")
 
 
+@runtime_checkable
+class Caching(Protocol):
+    """A pipeline that caches between calls; its speed is measured with and without."""
+
+    @property
+    def caches(self) -> Mapping[str, Callable[[], None]]:
+        """Return the caches by name ("texts"), each with the function that empties it."""
+        ...
+
+
 @dataclass(frozen=True, repr=False)
 class OpenPipeline:
     """A pipeline that is built and ready; it keeps the protocol of `bench.Pipeline`."""
@@ -55,6 +65,11 @@ class OpenPipeline:
     @property
     def card(self) -> PipelineCard:
         return self.pipeline.card
+
+    @property
+    def caches(self) -> Mapping[str, Callable[[], None]]:
+        """Return what the pipeline keeps between calls -> what empties it."""
+        return dict(self.pipeline.caches) if isinstance(self.pipeline, Caching) else {}
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         """Return one prediction for every query of every scene, in order."""

@@ -13,7 +13,7 @@ from bench.errors import BenchError
 from bench.evaluation.answering import ground_checked
 from bench.evaluation.identity import data_identity, identity_of, weights_of
 from bench.evaluation.opening import OpenPipeline, open_pipeline
-from bench.grounding import Caching, LoadedScene, Prediction
+from bench.grounding import LoadedScene, Prediction
 from bench.runs import provenance
 from bench.runs.record import Identity
 from bench.settings import Resolved
@@ -41,8 +41,7 @@ class Subject:
     @property
     def caches(self) -> Mapping[str, Callable[[], None]]:
         """Return what the pipeline keeps between calls -> what empties it."""
-        pipeline = self.opened.pipeline
-        return dict(pipeline.caches) if isinstance(pipeline, Caching) else {}
+        return self.opened.caches
 
     @property
     def answered(self) -> dict[str, Prediction]:

@@ -14,7 +14,8 @@ from torch import nn
 
 from bench.acceleration import Acceleration
 from bench.evaluation.answering import checked
-from bench.grounding import Caching, LoadedScene, Query
+from bench.evaluation.opening import Caching
+from bench.grounding import LoadedScene, Query
 from bench.registry import pipeline_factory
 from bench.settings import PROJECT
 

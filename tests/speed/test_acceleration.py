@@ -17,8 +17,8 @@ from bench.datasets.load import load_split
 from bench.errors import UsageError
 from bench.evaluation.identity import hash_of
 from bench.evaluation.loop import evaluate
-from bench.evaluation.opening import open_pipeline
-from bench.grounding import Caching, LoadedScene, PipelineContext
+from bench.evaluation.opening import Caching, open_pipeline
+from bench.grounding import LoadedScene, PipelineContext
 from bench.runs.record import read_record
 from bench.settings import PROJECT, load_settings
 
