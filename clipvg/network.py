@@ -26,10 +26,10 @@ from torch.utils.checkpoint import checkpoint
 from bench.errors import WeightsError
 from bench.settings import Table
 from pipelines.layers import MLP, Encoder, xavier
+from pipelines.two_stage.clip.encoder import PAD
 
 POSITIONS = "clip.visual.positional_embedding"  # the one part of CLIP that is trained
 HEADS = ("bbox_embed",)  # kept in float32
-PAD = 0  # also the id of "!" inside a word, which the official code masks along with the padding
 
 
 class ClipVGConfig(Table):
@@ -162,12 +162,6 @@ def text_features(clip: Any, ids: Tensor) -> Tensor:
     x = clip.transformer(x, attn_mask=clip.attn_mask[:length, :length])
     out: Tensor = clip.ln_final(x) @ clip.text_projection.to(x.dtype)
     return out
-
-
-def up_to_longest(ids: Tensor) -> Tensor:
-    """Drop the columns in which every text is padding, (B, 77) -> (B, L)."""
-    used = (ids != PAD).any(dim=0).nonzero()
-    return ids[:, : int(used.max()) + 1 if len(used) else 1]
 
 
 def multi_level_features(visual: Any, pixels: Tensor, taps: Sequence[int], recompute: bool = False) -> Tensor:

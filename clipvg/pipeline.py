@@ -23,12 +23,12 @@ from bench.grounding import LoadedScene, PipelineContext, Prediction
 from bench.hashing import sha256_file
 from bench.settings import Table, parse_table, takes
 from clipvg.checkpoint import OpenedNetwork, find, open_network
-from clipvg.network import HEADS, PAD, up_to_longest
+from clipvg.network import HEADS
 from clipvg.official import write_official
 from pipelines.canvas import Canvas, covered, letterboxed, masked_patches, normalised, stack_pixels, stacked
 from pipelines.card import CardOptions, make_card
 from pipelines.engine import PairEngine, Rows, prepare
-from pipelines.two_stage.clip.encoder import ClipOptions, cut_note
+from pipelines.two_stage.clip.encoder import PAD, ClipOptions, cut_note, token_ids
 
 
 class ClipVGOptions(Table):
@@ -135,7 +135,7 @@ class ClipVGPipeline:
         return self._kept(tokens, keep, 1 + self.network.context)
 
     def _encode_texts(self, texts: Sequence[str]) -> list[Rows]:
-        ids = up_to_longest(self.tokenizer(list(texts)))
+        ids = token_ids(self.tokenizer, texts)
         return self._kept(self.network.encode_text(self.engine.to_device(ids)), ids != PAD, 1)
 
     def _kept(self, tokens: Tensor, keep: Tensor, slot: int) -> list[Rows]:

@@ -18,13 +18,13 @@ from bench.settings import parse_table, takes
 from bench.training.config import TrainConfig
 from bench.training.task import GrounderTask, ParameterGroup, TaskFactory, TrainingJob
 from clipvg.checkpoint import ClipSource, at_size, find, open_frozen, open_network, save_own, values_hash
-from clipvg.network import PAD, POSITIONS, ClipVG, ClipVGConfig, multi_level_features, text_features, up_to_longest
+from clipvg.network import POSITIONS, ClipVG, ClipVGConfig, multi_level_features, text_features
 from clipvg.pipeline import ClipVGOptions, ClipVGPipeline
 from clipvg.rows import CachedFeatures, RowBatch, Rows, collate, feature_caches, without_pixels
 from pipelines import layers
 from pipelines.augmentation import Augment
 from pipelines.canvas import Canvas, Style, letterboxed, normalise_and_mask, stacked
-from pipelines.two_stage.clip.encoder import ClipOptions, cut_note
+from pipelines.two_stage.clip.encoder import PAD, ClipOptions, cut_note, token_ids
 
 log = logging.getLogger("bench.train")
 
@@ -193,7 +193,7 @@ class ClipVGTask(GrounderTask):
 
     def _encode_texts(self, texts: list[str]) -> list[tuple[Tensor, Tensor]]:
         """The tokens (L, E) of each text, and which of them are padding (L,)."""
-        ids = up_to_longest(self.tokenizer(texts)).to(self.device)
+        ids = token_ids(self.tokenizer, texts).to(self.device)
         lengths = [int((row != PAD).nonzero().max()) + 1 for row in ids]
         features = text_features(self.model.clip, ids)
         return [(tokens[:n].clone(), row[:n] == PAD) for tokens, row, n in zip(features, ids, lengths, strict=True)]

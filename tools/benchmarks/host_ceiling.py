@@ -104,7 +104,8 @@ def main() -> None:
 def stubbed() -> ClipVGPipeline:
     """Make a pipeline whose network and normalisation cost nothing."""
     clipvg.pipeline.normalised = lambda raw, *_: torch.zeros(1).expand(len(raw), 3, *raw.shape[1:3])
-    return ClipVGPipeline(ClipVGOptions(), make_context(Path(), "cpu"), (Stub(), "official", None))  # type: ignore[arg-type]
+    sizes = ClipVGOptions(images=64, texts=512)  # those of a GPU
+    return ClipVGPipeline(sizes, make_context(Path(), "cpu"), (Stub(), "official", None))  # type: ignore[arg-type]
 
 
 def made(images: int) -> list[Scene]:

@@ -31,10 +31,10 @@ from bench.settings import parse_table
 from bench.training.config import TrainConfig
 from bench.training.optimiser import decay_split
 from bench.training.task import Batch, ParameterGroup, TaskFactory, TrainingJob, TrainTask
-from clipvg.network import PAD, check_clip, multi_level_features, text_features, up_to_longest
+from clipvg.network import check_clip, multi_level_features, text_features
 from pipelines import weights
 from pipelines.canvas import letterboxed, normalise_and_mask, stack_pixels
-from pipelines.two_stage.clip.encoder import ClipOptions, open_model
+from pipelines.two_stage.clip.encoder import PAD, ClipOptions, open_model, token_ids
 from pipelines.two_stage.proposers.objects import referent, scene_descriptions, scene_objects
 from tools.tiny_weights.architectures import small_clip
 from tools.tiny_weights.clipvg import coverage
@@ -250,7 +250,7 @@ class PretrainingTask(TrainTask):
         self.model.clip.logit_scale.clamp_(0, math.log(LARGEST_SCALE))
 
     def _tokens(self, texts: list[str]) -> Tensor:
-        return up_to_longest(self.tokenizer(texts))
+        return token_ids(self.tokenizer, texts)
 
 
 def mean_over(share: Tensor, patches: Tensor) -> Tensor:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
+from open_clip.tokenizer import SimpleTokenizer
 from pydantic import Field
 from torch import Tensor
 
@@ -21,6 +26,10 @@ from pipelines import hub, weights
 from pipelines.engine import Engine, Rows
 
 open_clip.add_model_config(Path(__file__).parent / "models")
+PAD = 0  # padding's token id; also that of "!" inside a word
+WORDS = 100_000  # different words whose token ids are kept
+# Printable ASCII without "&" and "<", which begin entities and special tokens.
+_plain = re.compile("[ -%'-;=-~]*").fullmatch
 
 
 class ClipOptions(Table):
@@ -97,11 +106,49 @@ class ClipEncoder:
 
 def cut_note(tokenizer: Any, text: str, context_length: int) -> str:
     """Return a note when a tokenizer of open_clip cuts `text` at the context length, else nothing."""
-    encode = getattr(tokenizer, "encode", None)
-    if encode is None or len(text.encode()) + 2 <= context_length:  # a token is at least one byte
-        return ""
-    tokens = len(encode(text)) + 2
+    if len(text.encode()) + 2 <= context_length or not isinstance(tokenizer, SimpleTokenizer):
+        return ""  # a token is at least one byte
+    tokens = len(encode(tokenizer, text)) + 2
     return f"text cut from {tokens} to {context_length} tokens" if tokens > context_length else ""
+
+
+def open_tokenizer(model: str, context: PipelineContext) -> Any:
+    """Open a model's tokenizer: open_clip's own, or one of the hub, cached or fetched. Raises WeightsError."""
+    name = (open_clip.get_model_config(model) or {}).get("text_cfg", {}).get("hf_tokenizer_name")
+    if not name:
+        return open_clip.get_tokenizer(model)
+    source = sources.source_of(name, "tokenizer", context)._replace(cache=context.home / "weights" / "open_clip")
+    why = network.why_not(context.offline)
+    try:
+        return open_clip.get_tokenizer(model, cache_dir=str(source.cache), local_files_only=bool(why))
+    except Exception as error:  # transformers and the hub raise many kinds
+        raise sources.not_there(source, context, why or first_line(error)) from None
+
+
+def encode(tokenizer: SimpleTokenizer, text: str) -> Sequence[int]:
+    """Encode a text as `tokenizer.encode` does: the ids of its tokens, neither framed nor cut.
+
+    Of plain English text open_clip's tokenizer encodes each word alone: its cleaning (ftfy, HTML) only lowers such a
+    text and joins its words by one space, and no token spans a space. So each different word is encoded once, by
+    open_clip itself; any other text is open_clip's as a whole.
+    """
+    if not _plain(text):
+        return tokenizer.encode(text)  # type: ignore[no-any-return]
+    return list(chain.from_iterable(map(_words(tokenizer), text.split())))
+
+
+@lru_cache(8)
+def _words(tokenizer: SimpleTokenizer) -> Callable[[str], tuple[int, ...]]:
+    """Return the function that encodes a word, which remembers what it did."""
+    return lru_cache(WORDS)(lambda word: tuple(tokenizer.encode(word)))
+
+
+def token_ids(tokenizer: SimpleTokenizer, texts: Sequence[str]) -> Tensor:
+    """Encode texts as `tokenizer(texts)` does, up to the longest of them, (N, L); cut at the context length."""
+    first, last, most = tokenizer.sot_token_id, tokenizer.eot_token_id, tokenizer.context_length - 2
+    rows = [(first, *encode(tokenizer, text)[:most], last) for text in texts]
+    columns = list(zip_longest(*rows, fillvalue=PAD))
+    return torch.from_numpy(np.array(columns, np.int64).reshape(-1, len(rows)).T.copy())
 
 
 def open_model(options: ClipOptions, context: PipelineContext) -> tuple[Any, Mapping[str, str]]:
@@ -120,19 +167,6 @@ def open_model(options: ClipOptions, context: PipelineContext) -> tuple[Any, Map
     if options.pretrained not in tags:
         raise UnknownName(f"published weights of {options.model}", options.pretrained, tags)
     return _published(options, precision, context)
-
-
-def open_tokenizer(model: str, context: PipelineContext) -> Any:
-    """Open a model's tokenizer: open_clip's own, or one of the hub, cached or fetched. Raises WeightsError."""
-    name = (open_clip.get_model_config(model) or {}).get("text_cfg", {}).get("hf_tokenizer_name")
-    if not name:
-        return open_clip.get_tokenizer(model)
-    source = sources.source_of(name, "tokenizer", context)._replace(cache=context.home / "weights" / "open_clip")
-    why = network.why_not(context.offline)
-    try:
-        return open_clip.get_tokenizer(model, cache_dir=str(source.cache), local_files_only=bool(why))
-    except Exception as error:  # transformers and the hub raise many kinds
-        raise sources.not_there(source, context, why or first_line(error)) from None
 
 
 def empty_model(name: str, precision: str = "fp32", device: str = "cpu") -> Any:
