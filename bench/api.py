@@ -22,7 +22,7 @@ from bench.datasets.split import Split
 from bench.errors import UsageError
 from bench.evaluation import loop
 from bench.evaluation.answering import gather_answers
-from bench.evaluation.opening import OpenPipeline, open_pipeline, pipeline_context
+from bench.evaluation.opening import OpenPipeline, for_device, open_pipeline, pipeline_context
 from bench.evaluation.protocols import protocol as find_protocol
 from bench.evaluation.scored import Evaluation, scored
 from bench.grounding import Pipeline, PipelineCard
@@ -122,7 +122,8 @@ def evaluate(
     if results is None:
         find_protocol(protocol)  # an unknown name is refused before the work
         title = f"{opened.name} on {data.name}"
-        _, rows = gather_answers(opened, data.scenes, data.images, run, data.name, log, title=title)
+        run = for_device(run, opened.context.device)
+        _, rows = gather_answers(opened.pipeline, data.scenes, data.images, run, data.name, log, title=title)
     else:
         changed = settings.model_copy(update={"run": run, "results": str(results)})
         resolved = replace(opened.resolved, settings=changed)

@@ -57,8 +57,8 @@ class RunSettings(Table):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto = float32 on CPU, bfloat16 on CUDA"
     )
-    batch_size: int = Field(8, ge=1, description="scenes in a batch")
-    decode_threads: int = Field(4, ge=1, description="threads that decode images ahead")
+    batch_size: int = Field(0, ge=0, description="scenes in a batch; 0 = 64 on a GPU, 8 on a CPU")
+    decode_threads: int = Field(0, ge=0, description="that decode images ahead; 0 = all cores on a GPU, 4 on a CPU")
     seed: int = Field(0, ge=0)
     deterministic: bool = False
     compile: bool = Field(False, description="compile the networks with torch.compile")

@@ -18,7 +18,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_a_file_wins_over_the_project_and_a_flag_over_both(folder):
     resolved = load_settings()
-    assert default_file() == PROJECT / "bench.toml" and resolved.settings.run.batch_size == 8
+    assert default_file() == PROJECT / "bench.toml" and resolved.settings.run.batch_size == 0
     assert "run.batch_size" not in resolved.origin and resolved.origin["pipelines.mdetr.weights"] == "bench.toml"
     (folder / "bench.toml").write_text("[run]\nbatch_size = 3\nseed = 5\n")
     resolved = load_settings(flags={"run.seed": 9, "run.device": None})
@@ -30,7 +30,7 @@ def test_a_file_wins_over_the_project_and_a_flag_over_both(folder):
 @pytest.mark.parametrize(("text", "message"), [
     ("[run]\nbatchsize = 3", "did you mean 'batch_size'"),
     ("[runs]\nseed = 3", "did you mean 'run'"),
-    ("[run]\nbatch_size = 0", "greater than or equal to 1"),
+    ("[run]\nbatch_size = -1", "greater than or equal to 0"),
     ("[run]\ndtype = 'int8'", "float32"),
     ("[data.shapes]\nsed = 1", "did you mean 'seed'"),
     ("[run\n", "bench.toml"),

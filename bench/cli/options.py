@@ -123,7 +123,9 @@ Dtype = Annotated[
         show_default="auto",
     ),
 ]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images in a batch.", show_default="8")]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", min=1, help="Images in a batch.", show_default="8; GPU: 64")
+]
 Seed = Annotated[
     int | None,
     typer.Option("--seed", min=0, help="Seed of Python, numpy and torch.", show_default="0", rich_help_panel=MORE),

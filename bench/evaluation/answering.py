@@ -8,34 +8,24 @@ A run (loop.py) stores the batches of `answers` as they come; `gather_answers` k
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 from bench.clock import Clock
-from bench.datasets.images import check_size
-from bench.errors import BenchError, DataError, DeviceError, ImageError
+from bench.errors import BenchError, DataError, DeviceError
+from bench.evaluation.decoding import Decoded as Decoded
+from bench.evaluation.decoding import Preparing, decoded_ahead
 from bench.evaluation.progress import progress
-from bench.grounding import ImageArray, ImageSource, LoadedScene, Pipeline, Prediction, Scene
+from bench.grounding import ImageSource, LoadedScene, Pipeline, Prediction, Scene
 from bench.memory import chunks, memory_failure, out_of_memory
 from bench.runs.predictions import SceneAnswers, from_predictions
 from bench.settings import RunSettings
 
 Gather = Callable[[list[Any]], list[Any]]
-
-
-@runtime_checkable
-class Preparing(Protocol):
-    """A pipeline that prepares images where they are decoded, ahead of the batch."""
-
-    def prepare(self, image: ImageArray) -> Any:
-        """Make the network's input of an image, on the host; called from several threads at once."""
-        ...
 
 
 @runtime_checkable
@@ -45,44 +35,6 @@ class Launching(Protocol):
     def launch(self, batch: Sequence[LoadedScene]) -> Callable[[], list[Prediction]]:
         """Start a batch without waiting for the device -> the function that waits and returns what `ground` does."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """One scene with its image, or with the reason why there is none; `seconds` of decoding in its thread."""
-
-    scene: Scene
-    image: ImageArray | None
-    error: str
-    seconds: float
-
-
-def decoded_ahead(scenes: Sequence[Scene], source: ImageSource, threads: int, ahead: int) -> Iterator[Decoded]:
-    """Yield every scene in order, at most `ahead` of them decoded in advance. A bad image raises nothing."""
-    waiting: deque[Future[Decoded]] = deque()
-    rest = iter(scenes)
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        try:
-            waiting.extend(pool.submit(_decode, scene, source) for scene in islice(rest, ahead))
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(_decode, scene, source) for scene in islice(rest, 1))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _decode(scene: Scene, source: ImageSource) -> Decoded:
-    start = time.perf_counter()
-    image: ImageArray | None = None
-    error = ""
-    try:
-        image = source.load(scene)
-        check_size(scene, image)
-    except ImageError as bad:
-        image, error = None, str(bad)
-    except Exception as bad:  # another data set's source may raise anything: still only one image's error
-        image, error = None, f"{scene.file}: {type(bad).__name__}: {bad}"
-    return Decoded(scene, image, error, time.perf_counter() - start)
 
 
 def answers(
@@ -95,39 +47,45 @@ def answers(
     """Ground every scene; yields batches in order: scenes decoded, one row for each, a note or "".
 
     A batch holds at most `settings.batch_size` scenes; where memory runs out it is halved for good, with a note. An
-    image that cannot be decoded is a row with an error. `clock` gets the stage "decode": the loop's waiting. Raises
-    BenchError for predictions that do not fit the queries, DeviceError where the memory is too small for one scene.
+    image that cannot be decoded is a row with an error. The next batch is launched before the last one's predictions
+    are read, where the pipeline can launch. `clock` gets the stage "decode": the loop's waiting. Raises BenchError for
+    predictions that do not fit the queries, DeviceError where the memory is too small for one scene.
     """
-    size, name = settings.batch_size, pipeline.card.name
+    size, name = settings.batch_size or 8, pipeline.card.name
     notes: list[str] = []
+    launched: deque[_Batch] = deque()  # not read yet
 
     def halved(before: int, now: int) -> None:
         nonlocal size
         size = min(size, now)
         notes.append(f"out of memory with {before} scenes in a batch: went on with {now}")
 
-    decoded = decoded_ahead(scenes, images, settings.decode_threads, settings.decode_threads + 2 * size)
+    threads, prepare = settings.decode_threads or 4, pipeline.prepare if isinstance(pipeline, Preparing) else None
+    decoded = decoded_ahead(scenes, images, threads, threads + 2 * size, prepare)
     while True:
         # 1. A batch of decoded scenes; what a pipeline gets of them has no annotated box.
         with clock.stage("decode") if clock else nullcontext():
-            batch = list(islice(decoded, size))
-        if not batch:
+            scenes_of_batch = list(islice(decoded, size))
+        if scenes_of_batch:
+            launched.append(_launched(pipeline, name, scenes_of_batch))
+        elif not launched:
             return
-        loaded = [
-            LoadedScene(one.scene.id, one.image, tuple(e.query for e in one.scene.expressions))
-            for one in batch
-            if one.image is not None and one.scene.expressions
-        ]
+        if scenes_of_batch and len(launched) == 1 and isinstance(pipeline, Launching):
+            continue
         # 2. The pipeline grounds it, in parts where its memory is too small.
+        batch = launched.popleft()
         rows: dict[str, SceneAnswers] = {}
-        chunk: Sequence[LoadedScene] = loaded
+        chunk: Sequence[LoadedScene] = batch.loaded
         failures: list[str] = []
         try:
-            for chunk in chunks(loaded, size, failures, halved):
+            for chunk in chunks(batch.loaded, size, failures, halved):
+                finish, batch.finish = batch.finish if len(chunk) == len(batch.loaded) else None, None
                 try:
-                    given: list[object] = list(pipeline.ground(chunk))
+                    given: list[object] = list(finish() if finish else pipeline.ground(chunk))
                 except Exception as error:
                     failures.append(memory_failure(_readable(name, chunk, error)))
+                    for later in launched:  # their memory is needed
+                        later.finish = None
                     continue
                 rows |= _rows(name, chunk, checked(name, chunk, given))
         except DeviceError as error:
@@ -136,8 +94,44 @@ def answers(
                 "or --device cpu"
             ) from error
         # 3. One row a scene, also for those that the pipeline did not get.
-        yield batch, [_row_of(one, rows) for one in batch], "; ".join(notes)
+        yield batch.decoded, [_row_of(one, rows) for one in batch.decoded], "; ".join(notes)
         notes.clear()
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A batch, what the pipeline gets of it, and the function that reads the predictions where it was launched."""
+
+    decoded: list[Decoded]
+    loaded: list[LoadedScene]
+    finish: Callable[[], list[Prediction]] | None
+
+
+def _launched(pipeline: Pipeline, name: str, decoded: list[Decoded]) -> _Batch:
+    """Launch a batch, where the pipeline can. What `prepare` raised is raised here, what `launch` does when it is read.
+
+    Memory that ran out is not raised: the batch is grounded again when its turn comes.
+    """
+    loaded = []
+    for one in decoded:
+        if one.image is not None and one.scene.expressions:
+            queries = tuple(expression.query for expression in one.scene.expressions)
+            loaded.append(LoadedScene(one.scene.id, one.image, queries, one.prepared))
+            if one.failure is not None and not out_of_memory(one.failure):
+                raise _readable(name, loaded[-1:], one.failure)
+    if not loaded or not isinstance(pipeline, Launching):
+        return _Batch(decoded, loaded, None)
+    try:
+        return _Batch(decoded, loaded, pipeline.launch(loaded))
+    except Exception as error:
+        if out_of_memory(error):
+            return _Batch(decoded, loaded, None)
+        failure = error
+
+    def fail() -> list[Prediction]:
+        raise failure
+
+    return _Batch(decoded, loaded, fail)
 
 
 def ground_checked(pipeline: Pipeline, scenes: Sequence[LoadedScene], name: str = "") -> list[Prediction]:

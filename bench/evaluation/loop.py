@@ -13,7 +13,7 @@ from bench.errors import DataError
 from bench.evaluation import identity as identities
 from bench.evaluation.answering import answers
 from bench.evaluation.metrics import compute
-from bench.evaluation.opening import OpenPipeline, build, pipeline_context
+from bench.evaluation.opening import OpenPipeline, build, for_device, pipeline_context
 from bench.evaluation.progress import message, progress
 from bench.evaluation.protocols import protocol as protocol_named
 from bench.runs.opening import latest_run, open_run
@@ -50,6 +50,7 @@ def evaluate(
         context = pipeline_context(name, split, resolved, flags, on=on, local_rank=rank.local)
     else:
         context = opened.context
+    settings = settings.model_copy(update={"run": for_device(settings.run, context.device)})
     identity_of = partial(identities.identity_of, context, identities.data_identity(split), settings.run.deterministic)
     folder = Path(settings.results)
     # 2. A finished run is reported without opening the weights.
@@ -67,21 +68,21 @@ def evaluate(
             return run
         # 4. This rank's pending scenes are grounded, and stored batch by batch.
         clock, share = opened.clock, run.share
-        clock.take()
-        since = time.perf_counter()
+        clock.take(wait=True)
+        since, left = time.perf_counter(), len(run.pending)
         try:
             with progress(f"{name} on {split.name}", share, share - len(run.pending), rank.index > 0) as advance:
                 batches = answers(opened.pipeline, run.pending, split.images, settings.run, clock)
                 for number, (batch, rows, note) in enumerate(batches):
                     if number == 0 and (bad := next((row.error for row in rows if row.error is not None), None)):
                         _refuse_without_images(split, bad)
-                    end = time.perf_counter()
+                    end, left = time.perf_counter(), left - len(batch)
                     times = {
                         "batch": number,
                         "images": len(batch),
                         "expressions": sum(len(each.scene.expressions) for each in batch),
                         "seconds": end - since,
-                        "stages": clock.take(),
+                        "stages": clock.take(wait=not left),  # a GPU's come a batch late
                         "decode_seconds": sum(each.seconds for each in batch),
                         "note": note,
                     }

@@ -6,6 +6,7 @@ name, split, settings ─► pipeline_context ─► open_pipeline ─► OpenPi
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from bench.fetching.sources import refuse_missing
 from bench.grounding import Candidates, LoadedScene, Pipeline, PipelineCard, PipelineContext, Prediction, Scene
 from bench.hashing import spelled_out
 from bench.install import bring_module
-from bench.settings import Resolved, merged
+from bench.settings import Resolved, RunSettings, merged
 
 OWN_DATA = "file"
 log = logging.getLogger("bench.run")
@@ -127,6 +128,15 @@ def pipeline_context(
         candidates=Candidates(None if isinstance(split, str) else split.scenes),
         acceleration=Acceleration(run.compile, run.channels_last, run.dtype),
     )
+
+
+def for_device(run: RunSettings, device: str) -> RunSettings:
+    """Fill in the settings that depend on the device: scenes in a batch, and threads that decode."""
+    # The ranks of a machine share its cores.
+    share = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    scenes, threads = (64, max(1, share)) if device.startswith("cuda") else (8, 4)
+    sizes = {"batch_size": run.batch_size or scenes, "decode_threads": run.decode_threads or threads}
+    return run.model_copy(update=sizes)
 
 
 def build(context: PipelineContext, resolved: Resolved, begun: float | None = None) -> OpenPipeline:

@@ -27,7 +27,7 @@ from typing import Any
 from bench.boxes import clip_xyxy
 from bench.errors import RunError, UsageError
 from bench.evaluation.answering import Decoded, answers
-from bench.evaluation.opening import OpenPipeline, open_pipeline
+from bench.evaluation.opening import OpenPipeline, for_device, open_pipeline
 from bench.evaluation.progress import message, progress
 from bench.grounding import ImageSource, Prediction, Scene
 from bench.reporting.drawing import draw_answer, save_image
@@ -80,7 +80,8 @@ def answer_many(
             _hint_on_interrupt(out),
             progress(pipeline, total, total - len(left)) as advance,
         ):
-            for batch, answered, note in answers(opened, left, images, resolved.settings.run):
+            run = for_device(resolved.settings.run, opened.context.device)
+            for batch, answered, note in answers(opened.pipeline, left, images, run):
                 pairs = zip(batch, answered, strict=True)
                 new = [row for decoded, answered in pairs for row in _rows(decoded, answered, by)]
                 rows.update((row["id"], row) for row in new)

@@ -11,11 +11,10 @@ import numpy as np
 from bench.boxes import clip_xyxy, iou_elementwise
 from bench.errors import RunError
 from bench.evaluation.answering import answers
-from bench.evaluation.opening import OpenPipeline
+from bench.evaluation.opening import OpenPipeline, for_device
 from bench.grounding import Box, Expression, Prediction
 from bench.runs.record import Identity, read_record, runs_of
 from bench.runs.store import stored_rows
-from bench.settings import RunSettings
 from bench.speed.record import BoxCheck
 from bench.speed.resident import Resident
 
@@ -28,16 +27,15 @@ Boxed = Mapping[str, Prediction]  # expression id -> what was answered
 T = TypeVar("T")
 
 
-def against_accuracy(
-    opened: OpenPipeline, resident: Resident, timed: Boxed, settings: RunSettings, dtype: str
-) -> BoxCheck:
+def against_accuracy(opened: OpenPipeline, resident: Resident, timed: Boxed, dtype: str) -> BoxCheck:
     """Compare the timed pass with the accuracy pass: the harness's own batches, real ids.
 
     On scenes spread over those that were timed, with SAMPLE expressions at least or all there are.
     """
     scenes = [scene for scene in resident.scenes if any(e.id in timed for e in scene.expressions)]
     sample = spread_over(scenes, [len(scene.expressions) for scene in scenes], SAMPLE)
-    rows = [row for _, answered, _ in answers(opened, sample, resident, settings) for row in answered]
+    settings = for_device(opened.resolved.settings.run, opened.context.device)
+    rows = [row for _, answered, _ in answers(opened.pipeline, sample, resident, settings) for row in answered]
     expected = {answer.id: answer for row in rows for answer in row.answers}
     return compare(f"the accuracy pass, {settings.batch_size} images a batch", resident, expected, timed, dtype)
 

@@ -71,7 +71,7 @@ def measure(
     message(f"{name}: the boxes against those of the accuracy pass")
     subject.empty_caches()
     dtype, results = identity.dtype, Path(settings.results)
-    checks = [against_accuracy(opened, resident, answered, settings.run, dtype)]
+    checks = [against_accuracy(opened, resident, answered, dtype)]
     stored = against_run(resident, answered, identity, results)
     checks += [stored] if stored else []
     remarks = _remarks(subject, compare("", resident, answered, answers, dtype))

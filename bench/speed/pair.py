@@ -118,7 +118,7 @@ def _go(subject: Subject, size: int, scenes: int) -> tuple[float, int]:
 def _side(subject: Subject, size: int, speeds: list[float], split: Split) -> Side:
     subject.answer_at_least(SAMPLE, size)
     subject.empty_caches()
-    opened, run = subject.opened, subject.opened.resolved.settings.run
+    opened = subject.opened
     identity = subject.identity(split)
     return Side(
         name=subject.opened.name,
@@ -126,5 +126,5 @@ def _side(subject: Subject, size: int, speeds: list[float], split: Split) -> Sid
         settings_hash=hash_of(identity),
         batch_size=size,
         expressions_per_s=spread(speeds),
-        check=against_accuracy(opened, subject.resident, subject.answered, run, identity.dtype),
+        check=against_accuracy(opened, subject.resident, subject.answered, identity.dtype),
     )

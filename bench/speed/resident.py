@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bench.datasets.split import Split
 from bench.errors import DataError
-from bench.evaluation.answering import decoded_ahead
+from bench.evaluation.decoding import decoded_ahead
 from bench.grounding import ImageArray, LoadedScene, Query, Scene
 from bench.memory import MB
 from bench.speed.record import Images

@@ -168,17 +168,13 @@ def single(subject: Subject, rules: Rules) -> tuple[Single, dict[str, Prediction
 
 def stages(subject: Subject, size: int, rules: Rules) -> dict[str, float]:
     """Measure milliseconds an image in each stage, cold, and in none ("outside stages")."""
-    subject.opened.clock.waits = True
-    try:
-        subject.ground_batch(0, size)
-        subject.opened.clock.take()
-        batches = max(1, round(SHARE * rules.min_batches))
-        seconds, _, images, _ = timed(
-            lambda n: subject.ground_batch(n * size, size), subject.wait, SHARE * rules.min_seconds, batches
-        )
-        seconds_of = subject.opened.clock.take()
-    finally:
-        subject.opened.clock.waits = False
+    subject.ground_batch(0, size)
+    subject.opened.clock.take(wait=True)
+    batches = max(1, round(SHARE * rules.min_batches))
+    seconds, _, images, _ = timed(
+        lambda n: subject.ground_batch(n * size, size), subject.wait, SHARE * rules.min_seconds, batches
+    )
+    seconds_of = subject.opened.clock.take(wait=True)
     seconds_of["outside stages"] = max(0.0, seconds - sum(seconds_of.values()))
     return {name: round(1000 * value / images, 6) for name, value in seconds_of.items()}
 

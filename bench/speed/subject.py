@@ -140,7 +140,6 @@ def open_subject(
 ) -> Subject:
     """Open a pipeline and call it once; images are decoded only once it is open. Raises what `open_pipeline` raises."""
     opened = open_pipeline(name, split, resolved, flags, on)
-    opened.clock.waits = False
     subject = Subject(opened, images())
     subject.first_call()
     subject.choose_ids()

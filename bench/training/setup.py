@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.datasets.split import Split
 from bench.evaluation.device import resolve_device
-from bench.evaluation.opening import dataset_of, pipeline_context
+from bench.evaluation.opening import dataset_of, for_device, pipeline_context
 from bench.evaluation.validation import on_split
 from bench.hashing import find_file
 from bench.runs.files import make_folder, write_atomically
@@ -33,8 +33,8 @@ def make_job(
 
     `on` names the data set whose lines of bench.toml hold, where they are not the split's own.
     """
-    run = resolved.settings.run
-    device = resolve_device(run.device, from_environment().local)
+    device = resolve_device(resolved.settings.run.device, from_environment().local)
+    run = for_device(resolved.settings.run, device)
     return TrainingJob(
         scenes=split.scenes,
         images=split.images,

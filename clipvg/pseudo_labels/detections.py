@@ -18,7 +18,7 @@ from pydantic import Field
 from bench.boxes import box_area_xyxy, clip_xyxy
 from bench.datasets.fingerprint import image_key
 from bench.errors import DataError, SettingsError
-from bench.evaluation.answering import decoded_ahead
+from bench.evaluation.decoding import decoded_ahead
 from bench.grounding import ImageArray, LoadedScene, PipelineContext, Scene
 from bench.labelling import LabelJob
 from bench.settings import Table

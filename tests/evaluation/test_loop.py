@@ -8,7 +8,7 @@ from fake_world import HashPipeline, MemoryImages, make_settings, make_split
 
 from bench import registry
 from bench.errors import BenchError, DataError, DeviceError, MissingPackage, WeightsError
-from bench.evaluation.answering import decoded_ahead
+from bench.evaluation.decoding import decoded_ahead
 from bench.evaluation.device import resolve_device, resolve_dtype
 from bench.evaluation.loop import evaluate
 from bench.evaluation.opening import dataset_of, open_pipeline, pipeline_context
