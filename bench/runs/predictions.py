@@ -41,24 +41,21 @@ def from_predictions(
     scene: str, predictions: Sequence[Prediction], size: tuple[int, int] | None = None
 ) -> SceneAnswers:
     """Make the stored form of a scene's predictions: 6 decimals, and no box for one with a NaN or infinity."""
-    answers = tuple(
-        Prediction(
-            p.id,
-            _rounded_box(p.box),
-            _rounded(p.score),
-            note=p.note,
-            mask=_plain_mask(p.mask),
-            others=tuple(
-                ScoredBox(box, _rounded(each.score), _plain_mask(each.mask))
-                for each in p.others
-                if (box := _rounded_box(each.box))
-            ),
-        )
-        for p in predictions
-    )
+    answers = tuple(map(_stored, predictions))
     boxes = next((p.proposals for p in predictions if p.proposals is not None), None)
-    proposals = None if boxes is None else tuple(b for b in (_rounded_box(tuple(row)) for row in boxes.tolist()) if b)
+    proposals = None if boxes is None else tuple(b for b in map(_rounded_box, boxes.tolist()) if b)
     return SceneAnswers(scene, answers, proposals, size=size)
+
+
+def _stored(p: Prediction) -> Prediction:
+    others = tuple(
+        ScoredBox(box, _rounded(each.score), _plain_mask(each.mask))
+        for each in p.others
+        if (box := _rounded_box(each.box))
+    )
+    return Prediction(
+        p.id, _rounded_box(p.box), _rounded(p.score), note=p.note, mask=_plain_mask(p.mask), others=others
+    )
 
 
 def _rounded(score: float | None) -> float | None:
@@ -66,10 +63,13 @@ def _rounded(score: float | None) -> float | None:
 
 
 def _rounded_box(box: Sequence[float] | None) -> Box | None:
-    if box is None or not all(math.isfinite(v) for v in box):
+    if box is None:
         return None
-    x1, y1, x2, y2 = (round(float(v), 6) for v in box)
-    return (x1, y1, x2, y2)
+    x1, y1, x2, y2 = map(float, box)
+    # A sum that is finite needs no look at each number, and this is done for every answer.
+    if not math.isfinite(x1 + y1 + x2 + y2) and not all(map(math.isfinite, (x1, y1, x2, y2))):
+        return None
+    return (round(x1, 6), round(y1, 6), round(x2, 6), round(y2, 6))
 
 
 def _plain_mask(mask: Mask | None) -> Mask | None:
