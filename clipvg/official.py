@@ -7,7 +7,6 @@ more: those aliases are dropped once they are known to agree. The official code 
 
 from __future__ import annotations
 
-import argparse
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,9 +94,9 @@ def write_official(network: ClipVG, name: str, out: Path) -> None:
             f"--official: the official code builds {', '.join(NAMES.values())} at 224 pixels; "
             f"{name} is {config.clip} at {config.image_size}"
         )
-    arguments = argparse.Namespace(model=NAMES[config.clip], imsize=224, max_query_len=network.context)
+    # No `args`: torch.load refuses a Namespace where it trusts no file, and the official code never reads it.
     file = io.BytesIO()
-    torch.save({"model": official_state(network), "epoch": 0, "val_accu": 0.0, "args": arguments}, file)
+    torch.save({"model": official_state(network), "epoch": 0, "val_accu": 0.0}, file)
     write_atomically(out, file.getvalue())
 
 

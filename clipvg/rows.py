@@ -18,7 +18,7 @@ from bench.errors import DataError
 from bench.grounding import Box, Expression, ImageArray, Scene, check_box_touches
 from bench.training.feature_cache import Features, ImageFeatureCache, TextFeatureCache
 from bench.training.task import Batch, TrainingJob
-from pipelines.augmentation import Augment, augmented
+from pipelines.augmentation import Augment, augmented, augmented_image
 from pipelines.canvas import XYWH_LISTS, Canvas, Style, integer_box, letterboxed, stack_pixels
 
 Row = tuple[Canvas, NDArray[np.float64], str]  # drawn: the canvas, the target (4,) cxcywh in 0..1 of it, and the text
@@ -28,13 +28,15 @@ Row = tuple[Canvas, NDArray[np.float64], str]  # drawn: the canvas, the target (
 class RowBatch(Batch):
     """Pixels (B, S, S, 3) uint8, edges of the image on the canvas (B, 4), targets (B, 4) cxcywh in 0..1, texts.
 
-    Without edges, `images` are the images' rows (B,) in a feature cache.
+    Where rows share an image, `images` and `edges` have it once, and `owners` (B,) says whose is which. Without edges,
+    `images` are the images' rows (B,) in a feature cache.
     """
 
     images: Tensor
     edges: Tensor | None
     targets: Tensor
     texts: tuple[str, ...]
+    owners: Tensor | None = None
 
 
 class Rows:
@@ -46,6 +48,7 @@ class Rows:
         self.places = [(s, e) for s, scene in enumerate(self.scenes) for e in range(len(scene.expressions))]
         if not self.places:
             raise DataError("no expression to train on")
+        self.groups = np.array([scene for scene, _ in self.places])
 
     def __len__(self) -> int:
         return len(self.places)
@@ -85,6 +88,31 @@ class Rows:
         except DataError as error:
             raise DataError(f"{scene.file}, expression {expression.id}: {error}") from None
 
+    def samples(self, epoch: int, indices: Sequence[int]) -> list[Row]:
+        """Return rows as that epoch shows them, those of one image on one canvas. Raises ImageError, DataError."""
+        drawn: dict[int, dict[int, Row]] = {}
+        for scene in dict.fromkeys(self.places[index][0] for index in indices):
+            drawn[scene] = dict(enumerate(self._of_image(epoch, scene)))
+        return [drawn[scene][number] for scene, number in (self.places[index] for index in indices)]
+
+    def _of_image(self, epoch: int, number: int) -> list[Row]:
+        """Draw all rows of an image, whichever of them are needed: where a step cuts it, both halves look alike."""
+        scene = self.scenes[number]
+        image, texts = self.load(scene), [expression.text for expression in scene.expressions]
+        if self.augment is None:
+            canvas = letterboxed(image, self.size, self.style)
+            targets = [self.target(canvas, expression) for expression in scene.expressions]
+            return [(canvas, target, text) for target, text in zip(targets, texts, strict=True)]
+        boxes = [self._box(expression) for expression in scene.expressions]
+        generator = np.random.default_rng([self.seed, epoch, number, len(self.places)])  # no row's own
+        try:
+            canvas, corners, texts = augmented_image(
+                image, boxes, texts, self.size, self.augment, self.style, generator
+            )
+        except DataError as error:
+            raise DataError(f"{scene.file}: {error}") from None
+        return [(canvas, target, text) for target, text in zip(corners, texts, strict=True)]
+
     def _box(self, expression: Expression) -> Box:
         """The box as the style has it: `official` cuts it to integers in the form of its list."""
         if self.style == "clean":
@@ -96,8 +124,12 @@ class Rows:
 def collate(rows: Sequence[Row]) -> RowBatch:
     """Join drawn rows into a batch."""
     canvases, targets, texts = zip(*rows, strict=True)
-    pixels, edges = stack_pixels(canvases)
-    return RowBatch(pixels, edges, torch.tensor(np.stack(targets), dtype=torch.float32), texts)
+    # Rows of one image that were drawn together have one canvas.
+    different = {id(canvas): canvas for canvas in canvases}
+    pixels, edges = stack_pixels(list(different.values()))
+    place = {key: number for number, key in enumerate(different)}
+    owners = torch.tensor([place[id(canvas)] for canvas in canvases]) if len(different) < len(rows) else None
+    return RowBatch(pixels, edges, torch.tensor(np.stack(targets), dtype=torch.float32), texts, owners)
 
 
 class CachedFeatures:

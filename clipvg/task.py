@@ -73,6 +73,7 @@ class ClipVGTask(GrounderTask):
     config: ClipVGTraining
     model: ClipVG
     clip: ClipSource
+    cannot_group = "cache_features encodes each image once as it is"
 
     def __init__(self, job: TrainingJob) -> None:
         super().__init__(job)
@@ -159,6 +160,8 @@ class ClipVGTask(GrounderTask):
             ignored = pad_sequence(list(padding), batch_first=True, padding_value=True)
         # 2. Both into the V-L transformer's space, and fused.
         image = network.project(features.float()) if batch.edges is None else network.encode_image(pixels)
+        if batch.owners is not None:  # each image went through its tower once; every row takes its own
+            image, masked = image[batch.owners], masked[batch.owners]
         text = network.text_proj(text.to(network.text_proj.weight.dtype))
         return network.fuse(image, masked, text, ignored, only_first=only_first), masked
 

@@ -11,6 +11,7 @@ targets are cut, some of them to nothing. `safe` draws windows of that kind whic
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -26,7 +27,7 @@ from pipelines.canvas import Canvas, Style, long_side_to, pasted
 
 Float = NDArray[np.float64]
 View = tuple[Image.Image, Float, tuple[float, float]]
-"""An image on its way to the canvas, a box xyxy in its pixels, and its pixels for one of the image's, x and y."""
+"""An image on its way to the canvas, boxes (N, 4) in its pixels, and its pixels for one of the image's, x and y."""
 
 OFFICIAL_TRIES = 20
 OFFICIAL_POSITIONS = ("left", "right", "top", "bottom", "middle")  # searched inside words: "bright" is one
@@ -91,18 +92,37 @@ def augmented(
 ) -> tuple[Canvas, Float, str]:
     """Draw one training sample: (H, W, 3), its xyxy box -> canvas, (4,) cxcywh in 0..1 of it, text.
 
-    The text is another only when the image was flipped. Where a window was cut, the canvas's image is that window:
-    `to_image` counts from the window's corner, in pixels of the whole image. Style `clean` and the safe crop clip
-    the box to the image and raise DataError when nothing is left; otherwise a box is taken as it is and may come
-    back with no area, or not finite. Raises SettingsError for `scales` that the canvas cannot hold.
+    As `augmented_image` with one expression.
+    """
+    canvas, (target,), (text,) = augmented_image(image, [box], [text], size, options, style, rng)
+    return canvas, target, text
+
+
+def augmented_image(
+    image: ImageArray,
+    boxes: Sequence[Box],
+    texts: Sequence[str],
+    size: int,
+    options: Augment,
+    style: Style,
+    rng: np.random.Generator,
+) -> tuple[Canvas, Float, list[str]]:
+    """Draw an image with its N expressions: (H, W, 3), xyxy boxes -> canvas, (N, 4) cxcywh in 0..1 of it, texts.
+
+    Texts are others only when the image was flipped. Where a window was cut, the canvas's image is that window:
+    `to_image` counts from the window's corner, in pixels of the whole image; a window is one that suits all boxes, and
+    neither it nor a flip may make any of the texts wrong. Style `clean` and the safe crop clip the boxes to the image
+    and raise DataError when nothing of one is left; otherwise a box is taken as it is and may come back with no area,
+    or not finite. Raises SettingsError for `scales` that the canvas cannot hold.
     """
     sides = options.long_sides(size)
-    corners = np.asarray(box, np.float64)
+    corners = np.asarray(boxes, np.float64)  # (N, 4)
     if style == "clean" or options.crop == "safe":
         corners = _inside(corners, image)
     view: View = (Image.fromarray(image), corners, (1.0, 1.0))
-    # 1. A window, unless the text says where in the image the referent is.
-    if options.crop != "off" and not has_position(text, options.crop) and rng.random() < options.crop_share:
+    # 1. A window, unless a text says where in the image its referent is.
+    placed = options.crop == "off" or any(has_position(text, options.crop) for text in texts)
+    if not placed and rng.random() < options.crop_share:
         official = options.crop == "official"
         view = _official_crop(view, options, style, rng) if official else _safe_crop(view, options, rng)
     # 2. The long side to one of the scales.
@@ -114,19 +134,20 @@ def augmented(
         out = _jittered(out, options.jitter, rng)
     if rng.random() < options.blur_share:
         out = out.filter(ImageFilter.GaussianBlur(rng.uniform(*BLUR_RADII)))
-    # 4. A flip of image, box and words.
-    if rng.random() < options.flip_share and not UNMIRRORED & set(WORD.findall(text.casefold())):
-        x1, y1, x2, y2 = corners
-        corners = np.array([out.width - x2, y1, out.width - x1, y2])
-        out, text = out.transpose(Image.Transpose.FLIP_LEFT_RIGHT), mirrored(text)
+    # 4. A flip of image, boxes and words.
+    words = {word for text in texts for word in WORD.findall(text.casefold())}
+    if rng.random() < options.flip_share and not UNMIRRORED & words:
+        x1, y1, x2, y2 = corners.T
+        corners = np.stack([out.width - x2, y1, out.width - x1, y2], axis=1)
+        out, texts = out.transpose(Image.Transpose.FLIP_LEFT_RIGHT), [mirrored(text) for text in texts]
     # 5. A place on the canvas: random, or as `letterboxed` has it.
     free = [size - side for side in out.size]
     if options.translate:
         top, left = int(rng.integers(free[1] + 1)), int(rng.integers(free[0] + 1))
     else:
         left, top = (round(rest / 2 - 0.1) for rest in free)
-    target = box_xyxy_to_cxcywh(corners + np.tile([left, top], 2)) / size
-    return pasted(out, left, top, size, ratio), target, text
+    targets = box_xyxy_to_cxcywh(corners + np.tile([left, top], 2)) / size
+    return pasted(out, left, top, size, ratio), targets, list(texts)
 
 
 def has_position(text: str, crop: Literal["official", "safe"]) -> bool:
@@ -147,13 +168,13 @@ def mirrored(text: str) -> str:
     return MIRRORED.sub(other, text)
 
 
-def _inside(box: Float, image: ImageArray) -> Float:
+def _inside(boxes: Float, image: ImageArray) -> Float:
     height, width = image.shape[:2]
-    clipped = clip_xyxy(box, width, height)
-    if not box_area_xyxy(clipped) > 0:
+    clipped = clip_xyxy(boxes, width, height)
+    if len(empty := np.flatnonzero(~(box_area_xyxy(clipped) > 0))):
         raise DataError(
-            f"box {box.tolist()} (left, top, right, bottom) has nothing inside its image of {width} x {height} "
-            "pixels: there is nothing to train on; mend the row or leave it out"
+            f"box {boxes[empty[0]].tolist()} (left, top, right, bottom) has nothing inside its image of {width} x "
+            f"{height} pixels: there is nothing to train on; mend the row or leave it out"
         )
     return clipped
 
@@ -161,17 +182,17 @@ def _inside(box: Float, image: ImageArray) -> Float:
 def _official_crop(view: View, options: Augment, style: Style, rng: np.random.Generator) -> View:
     """Resize the short side to a random length, then cut the first of 20 windows that passes the official test."""
     # 1. The size before the crop.
-    image, box, _ = view
+    image, boxes, _ = view
     ratio = options.short_sides[rng.integers(len(options.short_sides))] / min(image.size)
     width, height = (max(1, round(side * ratio)) for side in image.size)
     both = (ratio, ratio) if style == "official" else (width / image.width, height / image.height)
-    box = box * np.tile(both, 2)
+    boxes = boxes * np.tile(both, 2)
     # 2. The window.
-    window = _official_window(box, width, height, options.crop_sides, rng)
+    window = _official_window(boxes, width, height, options.crop_sides, rng)
     small = width * height <= MOST_PIXELS
     if window is None:
-        return (image.resize((width, height), Image.Resampling.BILINEAR), box, both) if small else view
-    # 3. The cut; the box moves along and is clipped.
+        return (image.resize((width, height), Image.Resampling.BILINEAR), boxes, both) if small else view
+    # 3. The cut; the boxes move along and are clipped.
     left, top, right, bottom = window
     if small:
         cut = image.resize((width, height), Image.Resampling.BILINEAR).crop(window)
@@ -179,15 +200,15 @@ def _official_crop(view: View, options: Augment, style: Style, rng: np.random.Ge
         source = np.array(window) * np.tile([image.width / width, image.height / height], 2)
         within = np.minimum(source, [*image.size, *image.size]).tolist()
         cut = image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=tuple(within))
-    return cut, clip_xyxy(box - np.tile([left, top], 2), right - left, bottom - top), both
+    return cut, clip_xyxy(boxes - np.tile([left, top], 2), right - left, bottom - top), both
 
 
 def _official_window(
-    box: Float, width: int, height: int, sides: tuple[int, int], rng: np.random.Generator
+    boxes: Float, width: int, height: int, sides: tuple[int, int], rng: np.random.Generator
 ) -> tuple[int, int, int, int] | None:
     """Draw left, top, right, bottom of a window; None when no try passed: the image stays whole."""
     least, most = sides
-    x, y = (box[:2] + box[2:]) / 2
+    x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).min(axis=0)  # a NaN passes no test
     for _ in range(OFFICIAL_TRIES):
         w, h = (int(rng.integers(min(least, side), min(side, most) + 1)) for side in (width, height))
         top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
@@ -197,11 +218,12 @@ def _official_window(
 
 
 def _safe_crop(view: View, options: Augment, rng: np.random.Generator) -> View:
-    """Cut a window as large a part of the image as an official one that holds the box; it grows if none does.
+    """Cut a window as large a part of the image as an official one that holds all boxes; it grows if none does.
 
     It is cut from the image itself: enlarging first would cost time and sharpness for nothing.
     """
-    image, box, before = view
+    image, boxes, before = view
+    box = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])  # around all of them
     ratio = options.short_sides[rng.integers(len(options.short_sides))] / min(image.size)
     least, most = options.crop_sides
     ends: list[tuple[int, int]] = []
@@ -211,7 +233,7 @@ def _safe_crop(view: View, options: Augment, rng: np.random.Generator) -> View:
         start = int(rng.integers(max(0, high - side), min(low, length - side) + 1))
         ends.append((start, start + side))
     (left, right), (top, bottom) = ends
-    return image.crop((left, top, right, bottom)), box - np.tile([left, top], 2), before
+    return image.crop((left, top, right, bottom)), boxes - np.tile([left, top], 2), before
 
 
 def _jittered(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:

@@ -32,6 +32,11 @@ class TrainConfig(BaseModel):
         "accumulate",
         description="to reference_batch: accumulate gradients, scale the learning rate, or neither",
     )
+    group: Literal["row", "image"] = Field(
+        "row",
+        description="a step takes rows in any order, or image by image: faster, with fewer images in a step, and one "
+        "augmentation for the rows of an image",
+    )
     learning_rate: float = Field(1e-4, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)

@@ -1,7 +1,8 @@
 """Which samples make which step: a pure function of (seed, step), so that a training can be resumed anywhere.
 
-An epoch is a permutation of all samples, a step a run of it. Processes take turns within a step, so the number of
-processes and their batch change nothing about what a step is made of. The last step of an epoch is shorter. Worker
+An epoch is a permutation of all samples, a step a run of it; with `group = "image"` it is a permutation of the images,
+whose samples follow each other. Processes take turns within a step, or a run of it each, so the number of processes and
+their batch change nothing about what a step is made of. The last step of an epoch is shorter. Worker
 processes draw and collate the samples ahead.
 """
 
@@ -16,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from bench.errors import DataError, ImageError
-from bench.training.task import Batch, MapDataset, TrainTask
+from bench.errors import DataError, ImageError, UsageError
+from bench.training.task import Batch, GroupedDataset, MapDataset, TrainTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class StepSampler:
     rows: int
     effective: int
     seed: int
+    groups: NDArray[np.int64] | None = None  # the image of each sample, where those of one image stay together
 
     @property
     def steps_in_epoch(self) -> int:
@@ -34,7 +36,12 @@ class StepSampler:
 
     def epoch(self, number: int) -> NDArray[np.int64]:
         """Return all samples in the order of epoch `number`, counted from 0."""
-        return np.random.default_rng([self.seed, number]).permutation(self.rows)
+        rng = np.random.default_rng([self.seed, number])
+        order = rng.permutation(self.rows)
+        if self.groups is None:
+            return order
+        turn = rng.permutation(int(self.groups.max()) + 1)
+        return order[np.argsort(turn[self.groups[order]], kind="stable")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +71,32 @@ def micro_batches(
         if epoch != current:
             current, permutation = epoch, sampler.epoch(epoch)
         rows = permutation[place * sampler.effective : (place + 1) * sampler.effective]
-        # 2. Every n-th of them is this process's, cut into forward passes.
-        mine = rows[index::processes].tolist()
+        # 2. Every n-th of them is this process's, or a run of them that keeps images together; cut into forward passes.
+        whole = sampler.groups is None
+        mine = (rows[index::processes] if whole else np.array_split(rows, processes)[index]).tolist()
         parts = [mine[i : i + batch] for i in range(0, len(mine), batch)] or [[int(rows[0])]]
         for number, part in enumerate(parts, 1):
             yield MicroBatch(step, epoch, tuple(part), len(rows), number == len(parts), bool(mine))
 
 
 class MicroBatches(Dataset[Any]):
-    """A task's dataset, indexed by micro batch."""
+    """A task's dataset, indexed by micro batch. Raises UsageError where its samples cannot be grouped by image."""
 
     def __init__(self, task: TrainTask, dataset: MapDataset) -> None:
         self.dataset, self.collate = dataset, task.collate
+        self.by_image = dataset if task.config.group == "image" and isinstance(dataset, GroupedDataset) else None
+        if task.config.group == "image" and self.by_image is None:
+            raise UsageError(f'{task.config.name}: group = "image": {task.cannot_group}; leave group out')
+
+    @property
+    def groups(self) -> NDArray[np.int64] | None:
+        """Return the image of each sample, where a step takes them image by image."""
+        return None if self.by_image is None else self.by_image.groups
 
     def draw(self, micro: MicroBatch) -> Batch:
         """Draw and collate. Raises DataError, ImageError."""
+        if self.by_image is not None:
+            return self.collate(self.by_image.samples(micro.epoch, micro.rows))
         return self.collate([self.dataset.sample(micro.epoch, row) for row in micro.rows])
 
     def __getitem__(self, micro: MicroBatch) -> tuple[MicroBatch, Batch | None, str]:

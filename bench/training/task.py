@@ -6,9 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench import registry
@@ -74,6 +76,17 @@ class MapDataset(Protocol):
         ...
 
 
+@runtime_checkable
+class GroupedDataset(MapDataset, Protocol):
+    """Samples that can be drawn image by image. `groups` (N,) is the number of each sample's image, from 0."""
+
+    groups: NDArray[np.int64]
+
+    def samples(self, epoch: int, indices: Sequence[int]) -> list[Any]:
+        """Return samples, those of one image with one augmentation; it depends on (seed, epoch, image) alone."""
+        ...
+
+
 class Batch:
     """Samples of one forward pass, collated on the host: the base of frozen dataclasses whose tensors move together."""
 
@@ -117,6 +130,7 @@ class TrainTask(ABC):
     loss_weights: Mapping[str, float]
     loss_scope: ClassVar[Literal["sample", "batch"]] = "sample"
     metric: ClassVar[str] = "accuracy"
+    cannot_group: str = "its samples are not grouped by image"  # why, in the message for one who asks for it
 
     def __init__(self, job: TrainingJob) -> None:
         self.job = job

@@ -120,7 +120,8 @@ class Trainer:
                 f"start one process, and set batch={whole} or a smaller reference_batch"
             )
         self.data = MicroBatches(task, task.dataset())
-        self.sampler = StepSampler(len(self.data.dataset), self.plan.effective, self.job.context.seed)
+        rows, seed = len(self.data.dataset), self.job.context.seed
+        self.sampler = StepSampler(rows, self.plan.effective, seed, self.data.groups)
         self.steps = self.config.steps or self.config.epochs * self.sampler.steps_in_epoch
         self.step = OptimisationStep(accelerator, task, self.plan, self.sampler, self.steps, self.data.draw)
         self.trained, self.buffers = self.step.trained, buffers_of(task.model)

@@ -1,6 +1,5 @@
 """Weights files of our own layout, and the official layout written from them."""
 
-import argparse
 import json
 
 import numpy as np
@@ -109,8 +108,7 @@ def test_metadata_of_another_kind_and_a_part_missing(own_file, context, tmp_path
 def test_exported_the_official_code_gives_the_same_box(own_file, context, small_sizes, tmp_path):
     path, _ = own_file
     out = export_official(context({"weights": str(path)}), tmp_path / "exported.pth")
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        file = torch.load(out, weights_only=True)
+    file = torch.load(out, weights_only=True)  # as torch.load is by default, in the authors' scripts too
     state = file["model"]
     layout = plain_clipvg.shapes(small_sizes)
     assert sorted(state) == sorted(k for key in layout for k in named(key))
@@ -118,7 +116,7 @@ def test_exported_the_official_code_gives_the_same_box(own_file, context, small_
         assert (tuple(state[key].shape), state[key].dtype) == (shape, dtype), key
         for alias in plain_clipvg.aliases(key):
             assert state[alias].data_ptr() == state[key].data_ptr(), alias  # kept once
-    assert isinstance(file["args"], argparse.Namespace) and {"epoch", "val_accu"} <= file.keys()
+    assert file.keys() == {"model", "epoch", "val_accu"}
 
     image = np.random.default_rng(1).integers(0, 256, (50, 81, 3), np.uint8)
     pixels, masked, _ = plain_clipvg.preprocessed(image, 64, 8)

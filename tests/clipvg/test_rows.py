@@ -9,6 +9,7 @@ import pytest
 from bench.datasets.readers.jsonl import read_jsonl
 from bench.errors import DataError
 from bench.grounding import Expression, Scene
+from clipvg.rows import collate
 from pipelines.augmentation import Augment
 
 SAFE = Augment(crop="safe", blur_share=0.5, flip_share=0.5)
@@ -79,6 +80,29 @@ def test_a_row_of_ones_own_is_cut_in_the_form_it_was_given_in(rows, tmp_path, fo
     file.write_text(json.dumps({"image": "a.png", "text": "it", form: box}) + "\n")
     own = rows(scenes=read_jsonl(file), images=Grey(32, 32), style="official", dataset="file")
     assert float(own.sample(0, 0)[1][2]) * 32 == pytest.approx(width)
+
+
+def test_rows_of_an_image_are_drawn_together(rows):
+    mine = rows(SAFE)
+    places = [index for index, group in enumerate(mine.groups) if group in (0, 2)]
+    together = mine.samples(1, places)
+    canvases = {id(canvas): canvas for canvas, *_ in together}
+    assert len(canvases) == 2 and [text for *_, text in together] != []
+    # Whichever of them are drawn, and after whatever: a step may cut an image.
+    for index, row in zip(places, together, strict=True):
+        assert as_parts(mine.samples(1, [index])[0]) == as_parts(row)
+    assert as_parts(mine.samples(2, places)[0]) != as_parts(together[0])
+    plain = rows()
+    assert [as_parts(row) for row in plain.samples(0, places)] == [as_parts(plain.sample(0, i)) for i in places]
+
+
+def test_a_batch_has_a_shared_image_once(rows):
+    mine = rows(SAFE)
+    places = [index for index, group in enumerate(mine.groups) if group in (0, 2)]
+    batch, alone = collate(mine.samples(0, places)), collate([mine.sample(0, index) for index in places])
+    assert len(batch.images) == len(batch.edges) == 2 and len(batch.targets) == len(batch.texts) == len(places)
+    assert batch.owners.tolist() == [int(mine.groups[index] == 2) for index in places]
+    assert alone.owners is None and len(alone.images) == len(places)
 
 
 def test_nothing_to_train_on(rows):

@@ -4,9 +4,10 @@ import pytest
 import torch
 from training_world import lines_of, stopped_and_resumed
 
-from bench.errors import SettingsError, UnknownName, WeightsError
+from bench.errors import SettingsError, UnknownName, UsageError, WeightsError
 from bench.grounding import LoadedScene
 from bench.training.gradient_check import gradient_check
+from bench.training.sampler import MicroBatch
 from bench.training.step import OptimisationStep
 from bench.training.trainer import train
 from clipvg.network import POSITIONS
@@ -119,3 +120,44 @@ def test_mistakes(job):
         ClipVGTask(job(clip={"model": "tiny-clop", "pretrained": "x"}))
     with pytest.raises(WeightsError, match=r"none\.pth"):
         ClipVGTask(job(start_from="none.pth"))
+
+
+@pytest.mark.slow
+def test_an_image_goes_through_its_tower_once_a_step_with_the_same_loss_and_gradient(job, monkeypatch):
+    plain = {"augment": {"crop": "off", "jitter_share": 0.0, "translate": False, "scales": (32,)}}
+    results = {}
+    for group in ("row", "image"):
+        task = ClipVGTask(job(group=group, batch=32, reference_batch=32, **plain))
+        images = []
+        encode = task.model.encode_image
+        monkeypatch.setattr(
+            task.model, "encode_image", lambda pixels, e=encode, n=images: n.append(len(pixels)) or e(pixels)
+        )
+        steps, step = stepping(task)
+        data, rows = steps.draw.__self__, tuple(range(len(task.dataset())))
+        batch = data.draw(MicroBatch(0, 0, rows, len(rows), True, True))
+        terms = task.losses(batch, torch.Generator())
+        task.model.zero_grad()
+        (terms["l1"] + terms["giou"]).sum().backward()
+        grads = {name: p.grad.clone() for name, p in steps.trained.items()}
+        results[group] = (images, terms, grads)
+        values = step()
+        assert values["loss"] == pytest.approx(values["l1"] + values["giou"], rel=1e-6)
+    (each, alone, one), (once, together, other) = results["row"], results["image"]
+    assert each[0] == 25 and once[0] == 4
+    assert all(torch.allclose(alone[key], together[key], atol=1e-6) for key in ("l1", "giou", "boxes"))
+    assert one.keys() == other.keys() and POSITIONS in one
+    assert all(torch.allclose(one[name], other[name], rtol=1e-4, atol=1e-6) for name in one)
+
+
+@pytest.mark.slow
+def test_grouped_by_image_it_resumes_bit_for_bit(job):
+    def make(out):
+        return ClipVGTask(job(out, group="image"))
+
+    stopped_and_resumed(make, [(OptimisationStep, "step", 3), (OptimisationStep, "step", 2)])
+
+
+def test_features_that_are_cached_are_not_grouped(job):
+    with pytest.raises(UsageError, match="cache_features encodes each image once as it is; leave group out"):
+        stepping(ClipVGTask(job(group="image", cache_features=True, train_positions=False, augment={})))

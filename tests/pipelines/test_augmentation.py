@@ -106,7 +106,7 @@ def test_official_windows_lose_what_the_official_ones_lose():
         side = rng.uniform(0.1, 0.6, 2) * [width, height]
         start = rng.uniform(0, 1, 2) * ([width, height] - side)
         box = np.concatenate([start, start + side])
-        window = augmentation._official_window(box, width, height, (384, 600), rng)
+        window = augmentation._official_window(box[None], width, height, (384, 600), rng)
         if window is None:
             kept.append(1.0)
             continue
@@ -135,7 +135,7 @@ def test_the_official_test_has_its_axes_swapped():
         def integers(self, low, high=None):
             return {401: 384, 601: 384, 17: 10, 417: 300}[high or low]
 
-    at = lambda x, y: augmentation._official_window(np.array([x, y, x, y]), 800, 400, (384, 600), Fixed())  # noqa: E731
+    at = lambda x, y: augmentation._official_window(np.array([[x, y, x, y]]), 800, 400, (384, 600), Fixed())  # noqa: E731
     assert at(11, 301) == (300, 10, 684, 394)  # the box is left of the window, and still passes
     assert at(600, 299) is None  # the box is in the middle of it, and does not
     assert at(float("nan"), 301) is None
@@ -222,3 +222,34 @@ def test_where_no_window_passes_the_image_is_enlarged_and_stays_whole(monkeypatc
     np.testing.assert_array_equal(canvas.pixels[28:196], np.asarray(small))
     np.testing.assert_allclose(corners(out), np.multiply(box, 0.7) + np.array([0, 28, 0, 28]), atol=1e-9)
     assert canvas.ratio == pytest.approx((0.7, 0.7))
+
+
+@pytest.mark.parametrize("crop", ["official", "safe"])
+def test_an_image_with_several_expressions_is_drawn_once_for_all(crop):
+    image, texts = noise(300, 200), ["dog", "Left cat", "bird"]
+    boxes = [(20, 20, 60, 60), (200, 100, 260, 160), (90, 30, 140, 80)]
+    options = Augment(crop=crop, crop_share=1.0, flip_share=0.5, crop_sides=(60, 200), short_sides=(200,))
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        canvas, targets, out = augmentation.augmented_image(image, boxes, texts, SIZE, options, "clean", rng)
+        mirrored = out != texts
+        assert out in (texts, ["dog", "Right cat", "bird"]) and targets.shape == (3, 4)
+        # "Left" forbids a window; without that text there may be one, which holds all safe boxes whole.
+        assert (canvas.right - canvas.left) / (canvas.bottom - canvas.top) == pytest.approx(1.5, rel=0.03)
+        if not mirrored:
+            back = canvas.to_image(targets)
+            assert np.abs(back - boxes).max() < 1e-6
+    plain = [(box, text) for box, text in zip(boxes, texts, strict=True) if text != "Left cat"]
+    windows = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        canvas, targets, _ = augmentation.augmented_image(
+            image, *zip(*plain, strict=True), SIZE, options.model_copy(update={"flip_share": 0.0}), "clean", rng
+        )
+        if abs((canvas.right - canvas.left) / (canvas.bottom - canvas.top) - 1.5) < 0.03:
+            continue
+        windows += 1
+        if crop == "safe":
+            sides = targets[:, 2:] * SIZE / np.array(canvas.ratio)
+            assert np.abs(sides - [(40, 40), (50, 50)]).max() < 1e-6
+    assert windows > 10

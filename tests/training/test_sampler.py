@@ -73,3 +73,32 @@ def test_a_process_without_rows_takes_part_and_counts_for_nothing():
     assert idle[0].rows == tuple(rows_of(order, 1))  # a row that is there to be drawn
     busy = list(micro_batches(order, 1, 2, 4, 0, 4))
     assert [m.counts for m in busy] == [True] and busy[0].rows == idle[0].rows
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 20), st.integers(1, 6), st.integers(1, 7))
+def test_rows_of_an_image_stay_together(sizes, effective, processes, batch):
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    rows = len(groups)
+    order = StepSampler(rows, effective, 0, groups)
+    each = order.steps_in_epoch
+    for epoch in (0, 1):
+        images = groups[order.epoch(epoch)]
+        assert (np.diff(images) != 0).sum() == len(sizes) - 1  # one run an image
+        assert sorted(order.epoch(epoch).tolist()) == list(range(rows))
+    parts = [list(micro_batches(order, 0, each, batch, index, processes)) for index in range(processes)]
+    for step in range(each):
+        # Each process has a run of the step: in turn they are the step.
+        mine = [[row for m in micros if m.step == step and m.counts for row in m.rows] for micros in parts]
+        assert [row for turn in mine for row in turn] == rows_of(order, step)
+        assert max(map(len, mine)) - min(map(len, mine)) <= 1
+    for first in range(each):
+        whole = list(micro_batches(order, 0, each, batch, 0, processes))
+        assert list(micro_batches(order, first, each, batch, 0, processes)) == [m for m in whole if m.step >= first]
+
+
+def test_images_come_in_another_order_every_epoch_and_so_do_their_rows():
+    groups = np.repeat(np.arange(50), 7)
+    order = StepSampler(350, 10, 1, groups)
+    first, second = order.epoch(0), order.epoch(1)
+    assert not np.array_equal(groups[first], groups[second])
+    assert {tuple(first[groups[first] == 3]), tuple(second[groups[second] == 3])} != {tuple(range(21, 28))}

@@ -1,6 +1,8 @@
 """Measure the rows a second of CLIP-VG's training, and its wait for them: full size, random weights, one process.
 
     python -m tools.benchmarks.clipvg_training [--arch ViT-B-16-quickgelu] [--batch 64] [--steps 20] [--workers 8]
+    python -m tools.benchmarks.clipvg_training --group image     # an image's rows together: its tower runs once a step
+    python -m tools.benchmarks.clipvg_training --compare         # CPU seconds a step of both, in turns
     python -m tools.benchmarks.clipvg_training --tiny            # on a CPU, in seconds
 
 The loop is the trainer's own: the paper's recipe, its augmentation in worker processes, every step an optimiser's step.
@@ -15,6 +17,7 @@ import io
 import itertools
 import os
 import resource
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -29,6 +32,7 @@ from bench.datasets.images import decode
 from bench.evaluation.device import resolve_device
 from bench.evaluation.validation import on_split
 from bench.grounding import Expression, ImageArray, Scene
+from bench.training.sampler import micro_batches
 from bench.training.task import TrainingJob
 from bench.training.trainer import Trainer, launch
 from pipelines.two_stage.clip.encoder import empty_model
@@ -91,6 +95,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--decoded", action="store_true", help="images are in memory as pixels")
+    parser.add_argument("--group", choices=("row", "image"), default="row")
+    parser.add_argument("--compare", action="store_true", help="groups of both kinds in turns, on one thread")
     parser.add_argument("--recompute", action="store_true")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--device", default="auto")
@@ -101,10 +107,14 @@ def main() -> None:
         options.arch, network = "tiny-clip", TINY
         options.batch, options.reference_batch, options.images = 8, 16, 16
         options.steps, options.workers = min(options.steps, 4), min(options.workers, 2)
-    changes = {name: getattr(options, name) for name in ("batch", "reference_batch", "workers", "recompute", "dtype")}
+    names = ("batch", "reference_batch", "workers", "recompute", "dtype", "group")
+    changes = {name: getattr(options, name) for name in names}
     clip = {"model": options.arch, "pretrained": "random"}
     table = {"clip": clip, "network": network, "epochs": 10_000, **changes}
     clipvg.task.open_frozen = lambda options, _: (empty_model(options.model).eval(), "random")
+    if options.compare:
+        compare(table, options)
+        return
     with tempfile.TemporaryDirectory() as folder:
         training = prepared(table, options, Path(folder))
         seconds = timed(training, options.warm_up, options.steps)
@@ -118,6 +128,35 @@ def main() -> None:
     peak = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     trained = sum(p.numel() for p in training.trained.values())
     print(f"peak {'GPU' if gpu else 'process'} memory {peak / 2**30:.2f} GiB; {trained:,} parameters are trained")
+
+
+def compare(table: dict[str, Any], options: argparse.Namespace) -> None:
+    """Take the steps of both groups in turns, in this process; print the ratio of CPU seconds, with and without data.
+
+    Rows are drawn in this process too, so that the time of drawing counts.
+    """
+    torch.set_num_threads(1)
+    seconds: dict[str, list[tuple[float, float]]] = {"row": [], "image": []}
+    with tempfile.TemporaryDirectory() as folder:
+        training = {
+            group: prepared(table | {"group": group, "workers": 0}, options, Path(folder) / group) for group in seconds
+        }
+        for number in range(options.warm_up + options.steps):
+            for group, each in training.items():
+                began = time.process_time()
+                micros = micro_batches(each.sampler, number, number + 1, each.plan.batch, 0, 1)
+                batches = [(micro, each.data.draw(micro)) for micro in micros]
+                drawn = time.process_time()
+                each.step.step(number, batches)
+                seconds[group].append((time.process_time() - began, time.process_time() - drawn))
+    rows, images = ([*each[options.warm_up :]] for each in seconds.values())
+    for what, part in (("with data", 0), ("the step alone", 1)):
+        ratios = [a[part] / b[part] for a, b in zip(rows, images, strict=True)]
+        middle = statistics.median(a[part] for a in rows)
+        print(
+            f"{options.arch}, {training['row'].plan}, {what}: {middle:.2f} CPU s a step in any order, image by image "
+            f"{statistics.median(ratios):.2f} times as fast [{min(ratios):.2f}, {max(ratios):.2f}], {len(rows)} steps"
+        )
 
 
 def prepared(table: dict[str, Any], options: argparse.Namespace, folder: Path) -> Trainer:
