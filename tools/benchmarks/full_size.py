@@ -1,13 +1,18 @@
-"""Measure full-size architectures on a RefCOCO-shaped load, with random weights, on a GPU or a CPU.
+"""Measure pipelines at full size with random weights, or on a split: rates, stages, memory, and the limit they meet.
 
-    python -m tools.benchmarks.full_size [--pipelines yolo-clip,detr-clip,ssd-clip,mdetr,clipvg] [--device cuda]
+    python -m tools.benchmarks.full_size [--pipelines clipvg,mdetr,...] [--device cuda] [--images 64] [--batch 16]
+    python -m tools.benchmarks.full_size --split shapes-val --pipelines yolo-clip     # the weights of bench.toml
 
-Speed does not depend on what the weights know. They are made on the spot, in the published formats, so that the loading
-code is the real one: YOLO11x, DETR-R50, SSD300-VGG16, CLIP ViT-B/16, MDETR-R101, CLIP-VG B/16. The load is noise of
-640 x 480 with 7 expressions and 12 proposals an image. For each pipeline: images/s and expressions/s, the share of
-each stage, peak memory, the share it reaches of the device's own rate of matrix products (measured here, in the run's
-precision), ms for one expression alone, and how many times faster it is than the same models called so, in turns on one
-process.
+Without --split the load is noise of 640 x 480 with 7 different expressions an image, and two-stage pipelines keep 12
+proposals. Images are decoded beforehand: no side decodes.
+
+How many times faster a batch is than the same models called with one expression at a time is mostly how often an image
+is shared: expect 4 to 6 times with 7 expressions an image and 1.0 to 1.3 times with one, and see both in the output.
+The two ways take turns over the same images, and every cache is emptied before every call of either.
+
+The roofline: the share of the device's own rate of matrix products in the run's precision, measured here, and the share
+of what the host alone can serve (CLIP-VG's: its main thread with a network that costs nothing). The larger one is the
+limit. On a CPU one thread computes, and seconds are those of the processor: neighbours do not count.
 """
 
 from __future__ import annotations
@@ -15,199 +20,217 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
-from argparse import Namespace
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from bench.evaluation.opening import open_pipeline
-from bench.grounding import LoadedScene, Query
-from bench.memory import device_memory_mb, peak_memory_mb
+from bench.datasets.load import load_split
+from bench.doctor.machine import matmul_rate
+from bench.evaluation.answering import answers
+from bench.evaluation.opening import OpenPipeline, for_device, open_pipeline
+from bench.grounding import LoadedScene, Prediction, Scene
+from bench.memory import device_memory_mb, peak_memory_mb, restart_peaks
 from bench.settings import load_settings
-
-WORDS = ("man", "woman", "dog", "left", "right", "red", "standing", "behind", "the", "car", "on", "table", "of")
-EXPRESSIONS, PROPOSALS = 7, 12
+from tools.benchmarks.random_weights import PARTS, Memory, loaded, noise, opened
+from tools.benchmarks.shared import synchronise
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--pipelines", default="yolo-clip,detr-clip,ssd-clip,mdetr,clipvg")
+    parser.add_argument("--pipelines", default=",".join(PARTS))
+    parser.add_argument("--split", default="", help="its images and the weights of bench.toml, in place of noise")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="a line a pipeline")
     options = parser.parse_args()
     resolved = load_settings(flags={"run.device": options.device})
-    torch.manual_seed(0)
-    scenes = load(options.images)
+    host = host_ceiling() if "clipvg" in options.pipelines else None
+    split = load_split(options.split, resolved).limited(options.images) if options.split else None
+    scenes, images = noise(options.images) if split is None else (list(split.scenes), Memory({}))
+    if split is not None:
+        images.images |= {scene.id: split.images.load(scene) for scene in scenes}
     with tempfile.TemporaryDirectory() as folder:
-        for name in options.pipelines.split(","):
-            options = PARTS[name](Path(folder))
-            opened = open_pipeline(name, "refcoco", resolved, options)
-            print(json.dumps({"pipeline": name} | measure(opened.pipeline, opened.clock, scenes, options)), flush=True)
+        for label in options.pipelines.split(","):
+            one = opened(label, Path(folder), resolved) if split is None else open_pipeline(label, split, resolved)
+            if one.context.device == "cpu":
+                torch.set_num_threads(1)
+            numbers = throughput(one, scenes, images, options.batch, options.repeats)
+            numbers |= roofline(one, loaded(scenes[: options.batch], images), numbers["expressions_per_s"], host)
+            numbers |= sharing(one, scenes, images, options.batch, options.repeats)
+            print(json.dumps({"pipeline": label} | numbers) if options.json else plain_lines(label, one, numbers))
 
 
-def load(images: int) -> list[LoadedScene]:
-    """Noise, and expressions of three to six words, no two alike about one image."""
-    rng = np.random.default_rng(0)
-    out = []
-    for i in range(images):
-        image = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
-        texts = [" ".join(rng.choice(WORDS, rng.integers(3, 7))) for _ in range(EXPRESSIONS)]
-        out.append(LoadedScene(str(i), image, tuple(Query(f"{i}-{j}", text) for j, text in enumerate(texts))))
-    return out
+def plain_lines(label: str, one: OpenPipeline, numbers: dict[str, Any]) -> str:
+    """Return the numbers of a pipeline in plain lines."""
+    (seven, one_each), px = (numbers["ratios"][kind] for kind in ("all", "one")), numbers["boxes_differ_px"]
+    stages = ", ".join(f"{stage} {share:.0f}%" for stage, share in numbers["stages_percent"].items())
+    host = numbers["host_share_percent"]
+    ceiling = "" if host is None else f", {host}% of what the host can serve"
+    return "\n".join(
+        [
+            f"{label} on {one.context.device} in {one.context.dtype}: {numbers['expressions_per_s']} expressions/s, "
+            f"{numbers['images_per_s']} images/s; {stages}",
+            f"  {seven:.2f} x {numbers['expressions_an_image']:g} expressions an image ({numbers['texts_an_image']:g} "
+            f"different texts); {one_each:.2f} with one. No side decodes, both are cold; boxes differ by {px:.2g} px",
+            f"  {numbers['gflop_an_expression']} GFLOP an expression, {numbers['matmul_share_percent']}% of the matmul "
+            f"rate ({numbers['matmul_tflops']} TFLOP/s){ceiling}: the limit is the {numbers['limit']}",
+        ]
+    )
 
 
-def measure(pipeline, clock, scenes, options):  # type: ignore[no-untyped-def]
-    """Batches of scenes against one expression at a time, taking turns."""
-    batches = [scenes[i : i + options.batch] for i in range(0, len(scenes), options.batch)]
-    caches = [*getattr(pipeline, "caches", {}).values()]
+def timer(device: str) -> Callable[[], float]:
+    """Return a clock: of a GPU once its work is done, of the processor's seconds on a CPU."""
+    if device == "cpu":
+        return time.process_time
 
-    def together() -> float:
-        for empty in caches:
-            empty()
-        began = now()
-        for batch in batches:
-            pipeline.ground(batch)
-        return now() - began
+    def now() -> float:
+        synchronise(device)
+        return time.perf_counter()
 
-    def one_at_a_time(some: list[LoadedScene]) -> float:
-        began = now()
-        for scene in some:
-            for query in scene.queries:
-                for empty in caches:
-                    empty()
-                pipeline.ground([LoadedScene(scene.id, scene.image, (query,))])
-        return now() - began
+    return now
 
-    few = scenes[: max(1, len(scenes) // 8)]
-    together(), one_at_a_time(few[:1])  # warm-up: kernels are chosen, memory is taken
-    clock.take()
-    fast, slow, stages = [], [], {}
-    for _ in range(options.repeats):
-        fast.append(together() / len(scenes))
-        stages = clock.take()
-        slow.append(one_at_a_time(few) / len(few))
-        clock.take()
-    images = 1 / statistics.median(fast)
+
+def cold(one: OpenPipeline, batch: Sequence[LoadedScene]) -> list[Prediction]:
+    """Ground a batch with every cache empty."""
+    for empty in one.caches.values():
+        empty()
+    return one.ground(batch)
+
+
+def harness(one: OpenPipeline, scenes: list[Scene], images: Memory, batch: int) -> float:
+    """Ground scenes as `bench run` does, caches empty at the start -> seconds."""
+    now = timer(one.context.device)
+    for empty in one.caches.values():
+        empty()
+    settings = one.resolved.settings.run.model_copy(update={"batch_size": batch})
+    began = now()
+    for _ in answers(one.pipeline, scenes, images, for_device(settings, one.context.device), one.clock):
+        pass
+    return now() - began
+
+
+def throughput(one: OpenPipeline, scenes: list[Scene], images: Memory, batch: int, repeats: int) -> dict[str, Any]:
+    """Measure rates through the harness, milliseconds of a batch and of an image alone, stages and memory."""
+    device, batches = one.context.device, loaded(scenes, images)
+    now = timer(device)
+    harness(one, scenes[:batch], images, batch)  # warm-up: kernels are chosen, memory is taken
+    restart_peaks(device)
+    one.clock.take(wait=True)
+    seconds = statistics.median(harness(one, scenes, images, batch) for _ in range(repeats))
+    stages = one.clock.take(wait=True)
+
+    def milliseconds(size: int, count: int) -> dict[str, float]:
+        took = []
+        cold(one, batches[:size])
+        for start in range(count):
+            some = [batches[(start * size + i) % len(batches)] for i in range(size)]
+            began = now()
+            cold(one, some)
+            took.append(1000 * (now() - began))
+        return {f"p{q}": round(float(np.percentile(took, q)), 2) for q in (50, 99)}
+
+    asked = sum(len(scene.expressions) for scene in scenes)
+    texts = sum(len({e.text for e in scene.expressions}) for scene in scenes)
     whole = sum(stages.values()) or 1.0
-    proposals = pipeline.ground(scenes[:1])[0].proposals
     return {
-        "images_per_s": round(images, 2),
-        "expressions_per_s": round(images * EXPRESSIONS, 2),
-        "matmul_share_percent": matmul_share(pipeline, batches[0], images / len(batches[0])),
-        "one_at_a_time_ms": round(1000 * statistics.median(slow) / EXPRESSIONS, 2),
-        "one_at_a_time_ratio": round(statistics.median(s / f for s, f in zip(slow, fast, strict=True)), 2),
-        "stages_percent": {stage: round(100 * seconds / whole, 1) for stage, seconds in stages.items()},
-        "proposals": None if proposals is None else len(proposals),
-        "device_memory_mb": device_memory_mb(str(pipeline_device(pipeline))),
+        "expressions_per_s": round(asked / seconds, 2),
+        "images_per_s": round(len(scenes) / seconds, 2),
+        "expressions_an_image": round(asked / len(scenes), 1),
+        "texts_an_image": round(texts / len(scenes), 1),
+        "batch_ms": milliseconds(min(batch, len(scenes)), 3 * repeats),
+        "image_ms": milliseconds(1, min(10 * repeats, len(scenes))),
+        "stages_percent": {stage: round(100 * took / whole, 1) for stage, took in stages.items()},
+        "device_memory_mb": device_memory_mb(device),
         "process_memory_mb": peak_memory_mb(),
-        "parameters": pipeline.card.parameters,
+        "parameters": one.card.parameters,
     }
 
 
-def matmul_share(pipeline, batch, per_second):  # type: ignore[no-untyped-def]
-    """Products that a batch takes, times batches a second, as a share of what the device can do of nothing else."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    device = torch.device(str(pipeline_device(pipeline)))
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    for empty in getattr(pipeline, "caches", {}).values():
-        empty()
-    with FlopCounterMode(display=False) as counted:
-        pipeline.ground(batch)
-    side, times = (8192, 20) if device.type == "cuda" else (1024, 5)
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    a @ b
-    began = now()
-    for _ in range(times):
-        a @ b
-    rate = times * 2 * side**3 / (now() - began)
-    return round(100 * counted.get_total_flops() * per_second / rate, 1)
-
-
-def now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+def sharing(one: OpenPipeline, scenes: list[Scene], images: Memory, batch: int, repeats: int) -> dict[str, Any]:
+    """Measure how many times faster batches are than one expression at a time, with all expressions and with one."""
+    now, ratios, worst = timer(one.context.device), {}, 0.0
+    few = scenes[:batch]
+    for kind, expressions in (("all", None), ("one", 1)):
+        whole = loaded(few, images, expressions)
+        alone = [LoadedScene(s.id, s.image, (query,)) for s in whole for query in s.queries]
+        cold(one, alone[:1])
+        pairs = []
+        for _ in range(repeats):
+            began = now()
+            together = cold(one, whole)
+            middle = now()
+            apart = [prediction for scene in alone for prediction in cold(one, [scene])]
+            pairs.append((now() - middle) / (middle - began))
+            worst = max(worst, float(distances(together, apart).max()))
+        ratios[kind] = round(statistics.median(pairs), 3)
+    return {"ratios": ratios, "boxes_differ_px": worst}
 
 
-def pipeline_device(pipeline: object) -> object:
-    """Return the device of a pipeline's engine; of a two-stage pipeline that of its CLIP."""
-    engines = [pipeline, *getattr(getattr(pipeline, "ranker", None), "encoders", ())]
-    return next((engine.engine.device for engine in engines if hasattr(engine, "engine")), "cpu")
+def distances(some: Sequence[Prediction], others: Sequence[Prediction]) -> np.ndarray:
+    """Return the largest difference of the edges of each pair of boxes, in pixels; infinite where one has no box."""
+    pairs = [(a.box, b.box) for a, b in zip(some, others, strict=True)]
+    return np.array([np.inf if a is None or b is None else np.abs(np.subtract(a, b)).max() for a, b in pairs])
 
 
-def clip_file(folder: Path) -> dict[str, object]:
-    from pipelines.two_stage.clip.encoder import empty_model
-
-    path = folder / "ViT-B-16.pt"
-    if not path.exists():
-        torch.save(empty_model("ViT-B-16").state_dict(), path)
-    return {"model": "ViT-B-16", "pretrained": str(path)}
-
-
-def yolo_clip(folder: Path) -> dict[str, object]:
-    from pipelines.two_stage.proposers.yolo import ultralytics
-
-    ultralytics()
-    from ultralytics.nn.tasks import DetectionModel
-
-    model = DetectionModel("yolo11x.yaml", ch=3, nc=80, verbose=False)
-    torch.save({"epoch": -1, "model": None, "ema": model.half(), "train_args": {}}, folder / "yolo11x.pt")
-    return {"proposer": everything(folder / "yolo11x.pt"), "clip": clip_file(folder)}
+def counted(call: Callable[[], object]) -> float:
+    """Count the operations of a call in thousands of millions; a multiplication and its addition are two."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # what the fused kernel does is not counted
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            call()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+    return float(counter.get_total_flops()) / 1e9
 
 
-def detr_clip(folder: Path) -> dict[str, object]:
-    from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor, ResNetConfig
-
-    config = DetrConfig(use_timm_backbone=False, backbone=None, backbone_config=ResNetConfig(out_features=["stage4"]))
-    DetrForObjectDetection(config).save_pretrained(folder / "detr")
-    DetrImageProcessor().save_pretrained(folder / "detr")
-    return {"proposer": everything(folder / "detr"), "clip": clip_file(folder)}
-
-
-def ssd_clip(folder: Path) -> dict[str, object]:
-    from torchvision.models.detection import ssd300_vgg16
-
-    path = folder / "ssd300_vgg16.pth"
-    torch.save(ssd300_vgg16(weights=None, weights_backbone=None).state_dict(), path)
-    return {"proposer": everything(path), "clip": clip_file(folder)}
-
-
-def everything(weights: Path) -> dict[str, object]:
-    """A proposer that keeps 11 boxes, whatever they are, and the whole image."""
-    return {"weights": str(weights), "confidence": 0.0, "top_k": PROPOSALS - 1}
-
-
-def mdetr(folder: Path) -> dict[str, object]:
-    from pipelines.mdetr.config import MdetrConfig
-    from pipelines.mdetr.inputs import small_tokenizer
-    from pipelines.mdetr.model import Mdetr
-
-    state = Mdetr(MdetrConfig()).state_dict()
-    torch.save({"model": state, "model_ema": state, "epoch": 0, "args": Namespace()}, folder / "mdetr.pth")
-    (folder / "tokenizer").mkdir()
-    (folder / "tokenizer" / "tokenizer.json").write_text(small_tokenizer(WORDS, 100))
-    special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | special
-    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
-    return {"weights": str(folder / "mdetr.pth"), "tokenizer": str(folder / "tokenizer")}
+def roofline(
+    one: OpenPipeline, batch: Sequence[LoadedScene], expressions_per_s: float, host: float | None
+) -> dict[str, Any]:
+    """Compare a rate with the device's limit and, where known, with the host's, in expressions/s."""
+    for part in vars(one.pipeline).values():
+        if isinstance(part, torch.nn.Module):
+            part.requires_grad_(False)  # the counter's hooks want a graph otherwise
+    work = counted(lambda: cold(one, batch)) / sum(len(scene.queries) for scene in batch)
+    rate = matmul_rate(one.context.device, one.context.dtype) / 1e9
+    host = host if one.context.name == "clipvg" else None
+    shares = {"device": expressions_per_s * work / rate, "host": expressions_per_s / host if host else 0.0}
+    return {
+        "gflop_an_expression": round(work, 2),
+        "matmul_tflops": round(rate / 1e3, 3),
+        "matmul_share_percent": round(100 * shares["device"], 1),
+        "host_ceiling": host and round(host),
+        "host_share_percent": host and round(100 * shares["host"], 1),
+        "limit": max(shares, key=shares.__getitem__),
+    }
 
 
-def clipvg(folder: Path) -> dict[str, object]:
-    sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-    import plain_clipvg
-
-    state = plain_clipvg.official_state(plain_clipvg.OFFICIAL["ViT-B/16"])
-    return {"weights": str(plain_clipvg.write_official(folder / "clipvg.pth", state))}
+def host_ceiling(images: int = 192, rounds: int = 3) -> float:
+    """Measure the expressions/s that the main thread can make for CLIP-VG, whose network costs nothing there."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other:  # it replaces parts of the pipeline
+        return other.submit(_host_rate, images, rounds).result()
 
 
-PARTS = {"yolo-clip": yolo_clip, "detr-clip": detr_clip, "ssd-clip": ssd_clip, "mdetr": mdetr, "clipvg": clipvg}
+def _host_rate(images: int, rounds: int) -> float:
+    from bench.settings import RunSettings
+    from tools.benchmarks import host_ceiling as host
+
+    torch.set_num_threads(1)
+    pipeline, scenes, settings = host.stubbed(), host.made(images), RunSettings(batch_size=64)
+    host.run(pipeline, scenes[:64], settings)  # warm up
+    seconds = statistics.median(host.run(pipeline, scenes, settings)[0] for _ in range(rounds))
+    return images * host.EXPRESSIONS / seconds
+
 
 if __name__ == "__main__":
     main()

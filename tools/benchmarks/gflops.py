@@ -17,35 +17,32 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from bench.evaluation.opening import open_pipeline
 from bench.grounding import LoadedScene
 from bench.settings import load_settings
-from tools.benchmarks.full_size import PARTS, PROPOSALS, clip_file, load, yolo_clip
+from tools.benchmarks.full_size import cold, counted
+from tools.benchmarks.random_weights import PARTS, PROPOSALS, clip_file, loaded, noise, opened, yolo_clip
 
 
 def main() -> None:
     sys.argv[1:] = sys.argv[1:] or [*PARTS, "seg-clip", "clip-pooling", "largest-proposal", *HUB]
-    torch.backends.mha.set_fastpath_enabled(False)  # what the fused kernel does is not counted
     resolved = load_settings(flags={"run.device": "cpu"})
-    scene = load(1)[0]
+    scene = loaded(*noise(1))[0]
+    PARTS.update(MORE)
     with tempfile.TemporaryDirectory() as folder:
         for name in sys.argv[1:]:
             if name in HUB:
                 HUB[name]()
                 continue
-            options = (PARTS | MORE)[name](Path(folder))
-            pipeline = open_pipeline(name, "refcoco", resolved, options).pipeline
+            one = opened(name, Path(folder), resolved)
+            pipeline = one.pipeline
             for part in vars(pipeline).values():
                 if isinstance(part, torch.nn.Module):
                     part.requires_grad_(False)  # the counter's hooks want a graph otherwise
             counts = []
             for queries in (1, 5):
-                for empty in getattr(pipeline, "caches", {}).values():
-                    empty()
                 part = LoadedScene(scene.id, scene.image, scene.queries[:queries])
-                counts.append(counted(partial(pipeline.ground, [part])))
+                counts.append(counted(partial(cold, one, [part])))
             expression = (counts[1] - counts[0]) / 4
             image = counts[0] - expression
             if hasattr(pipeline, "proposer") and hasattr(pipeline, "ranker"):
@@ -53,13 +50,6 @@ def main() -> None:
                 detector = counted(partial(pipeline.proposer.propose, [scene]))
                 image = detector + (image - detector) * PROPOSALS / number  # noise has hardly any objects
             say(name, image, expression, pipeline.card.parameters)
-
-
-def counted(call: Callable[[], object]) -> float:
-    """Thousands of millions of operations."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        call()
-    return float(counter.get_total_flops()) / 1e9
 
 
 def say(name: str, image: float, expression: float, parameters: int | None) -> None:

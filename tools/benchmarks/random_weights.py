@@ -1,0 +1,148 @@
+"""Full-size networks with random weights, and images of noise with expressions, for the benchmarks.
+
+Speed does not depend on what the weights know. They are made on the spot, in the published formats, so that the loading
+code is the real one: YOLO11x, DETR-R50, SSD300-VGG16, CLIP ViT-B/16, MDETR-R101, CLIP-VG B/16 and L/14.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.evaluation.opening import OpenPipeline, open_pipeline
+from bench.grounding import Expression, ImageArray, LoadedScene, Scene
+from bench.settings import Resolved
+
+WORDS = ("man", "woman", "dog", "left", "right", "red", "standing", "behind", "the", "car", "on", "table", "of")
+EXPRESSIONS, PROPOSALS = 7, 12
+
+
+class Memory:
+    """Images in memory, by scene: nobody decodes them."""
+
+    def __init__(self, images: dict[str, ImageArray]) -> None:
+        self.images = images
+
+    def load(self, scene: Scene) -> ImageArray:
+        return self.images[scene.id]
+
+    def missing(self, scenes: object) -> list[str]:
+        return []
+
+
+def noise(
+    images: int, size: tuple[int, int] = (480, 640), expressions: int = EXPRESSIONS
+) -> tuple[list[Scene], Memory]:
+    """Make images of noise, and expressions of three to six words, no two alike."""
+    rng, height, width = np.random.default_rng(0), *size
+    texts: dict[str, None] = {}
+    while len(texts) < images * expressions:
+        texts[" ".join(rng.choice(WORDS, rng.integers(3, 7)))] = None
+    left, box = iter(texts), (10.0, 10.0, width / 2, height / 2)
+    scenes = [
+        Scene(f"{n}", "", width, height, tuple(Expression(f"{n}-{i}", next(left), box) for i in range(expressions)))
+        for n in range(images)
+    ]
+    return scenes, Memory({scene.id: rng.integers(0, 256, (*size, 3), dtype=np.uint8) for scene in scenes})
+
+
+def loaded(scenes: list[Scene], images: Memory, expressions: int | None = None) -> list[LoadedScene]:
+    """Return what a pipeline gets of scenes, with their first `expressions` or all."""
+    return [LoadedScene(s.id, images.load(s), tuple(e.query for e in s.expressions[:expressions])) for s in scenes]
+
+
+def opened(label: str, folder: Path, resolved: Resolved, small: bool = False, **options: object) -> OpenPipeline:
+    """Open the pipeline of a label of PARTS at full size, or as it is for the embedded data.
+
+    Its weights are made in `folder` once. Raises what `open_pipeline` raises.
+    """
+    name = label.removesuffix("-L14")
+    if small:
+        return open_pipeline(name, "shapes", resolved, options)
+    folder /= label
+    made = folder / "options.json"
+    if not made.exists():
+        folder.mkdir()
+        made.write_text(json.dumps(PARTS[label](folder)))
+    return open_pipeline(name, "refcoco", resolved, json.loads(made.read_text()) | options)
+
+
+def clip_file(folder: Path) -> dict[str, object]:
+    from pipelines.two_stage.clip.encoder import empty_model
+
+    path = folder / "ViT-B-16.pt"
+    if not path.exists():
+        torch.save(empty_model("ViT-B-16").state_dict(), path)
+    return {"model": "ViT-B-16", "pretrained": str(path)}
+
+
+def yolo_clip(folder: Path) -> dict[str, object]:
+    from pipelines.two_stage.proposers.yolo import ultralytics
+
+    ultralytics()
+    from ultralytics.nn.tasks import DetectionModel
+
+    model = DetectionModel("yolo11x.yaml", ch=3, nc=80, verbose=False)
+    torch.save({"epoch": -1, "model": None, "ema": model.half(), "train_args": {}}, folder / "yolo11x.pt")
+    return {"proposer": everything(folder / "yolo11x.pt"), "clip": clip_file(folder)}
+
+
+def detr_clip(folder: Path) -> dict[str, object]:
+    from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor, ResNetConfig
+
+    config = DetrConfig(use_timm_backbone=False, backbone=None, backbone_config=ResNetConfig(out_features=["stage4"]))
+    DetrForObjectDetection(config).save_pretrained(folder / "detr")
+    DetrImageProcessor().save_pretrained(folder / "detr")
+    return {"proposer": everything(folder / "detr"), "clip": clip_file(folder)}
+
+
+def ssd_clip(folder: Path) -> dict[str, object]:
+    from torchvision.models.detection import ssd300_vgg16
+
+    path = folder / "ssd300_vgg16.pth"
+    torch.save(ssd300_vgg16(weights=None, weights_backbone=None).state_dict(), path)
+    return {"proposer": everything(path), "clip": clip_file(folder)}
+
+
+def everything(weights: Path) -> dict[str, object]:
+    """A proposer that keeps 11 boxes, whatever they are, and the whole image."""
+    return {"weights": str(weights), "confidence": 0.0, "top_k": PROPOSALS - 1}
+
+
+def mdetr(folder: Path) -> dict[str, object]:
+    from pipelines.mdetr.config import MdetrConfig
+    from pipelines.mdetr.inputs import small_tokenizer
+    from pipelines.mdetr.model import Mdetr
+
+    state = Mdetr(MdetrConfig()).state_dict()
+    torch.save({"model": state, "model_ema": state, "epoch": 0, "args": Namespace()}, folder / "mdetr.pth")
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "tokenizer.json").write_text(small_tokenizer(WORDS, 100))
+    special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | special
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
+    return {"weights": str(folder / "mdetr.pth"), "tokenizer": str(folder / "tokenizer")}
+
+
+def clipvg(folder: Path, arch: str = "ViT-B/16") -> dict[str, object]:
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+    import plain_clipvg
+
+    state = plain_clipvg.official_state(plain_clipvg.OFFICIAL[arch])
+    return {"weights": str(plain_clipvg.write_official(folder / "clipvg.pth", state))}
+
+
+PARTS = {
+    "clipvg": clipvg,
+    "clipvg-L14": partial(clipvg, arch="ViT-L/14"),
+    "mdetr": mdetr,
+    "yolo-clip": yolo_clip,
+    "detr-clip": detr_clip,
+    "ssd-clip": ssd_clip,
+}
