@@ -16,19 +16,20 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from bench.grounding import LoadedScene, PipelineContext, Prediction
+from bench.grounding import ImageArray, LoadedScene, PipelineContext, Prediction
 from bench.hashing import sha256_file
 from bench.settings import Table, parse_table, takes
 from clipvg.checkpoint import OpenedNetwork, find, open_network
 from clipvg.network import HEADS
 from clipvg.official import write_official
-from pipelines.canvas import Canvas, covered, letterboxed, masked_patches, normalised, stack_pixels, stacked
+from pipelines.canvas import Canvas, covered, kept_patches, letterboxed, normalised, stacked, to_images
 from pipelines.card import CardOptions, make_card
 from pipelines.engine import PairEngine, Rows, prepare
-from pipelines.two_stage.clip.encoder import PAD, ClipOptions, cut_note, token_ids
+from pipelines.two_stage.clip.encoder import PAD, ClipOptions, cut_note, fold_quick_gelu, token_ids
 
 
 class ClipVGOptions(Table):
@@ -62,6 +63,8 @@ class ClipVGPipeline:
         accelerated = frozenset[str]()
         if not training:
             clip = self.network.clip  # the blocks of its image tower are called one by one
+            if context.dtype != "float32":  # whose boxes stay as they are, to the last bit
+                fold_quick_gelu(clip)
             parts = [*clip.visual.transformer.resblocks, clip.transformer, self.network.vl_transformer.encoder]
             accelerated = prepare(self.network, context, HEADS, parts)
         gpu = torch.device(context.device).type == "cuda"
@@ -87,28 +90,41 @@ class ClipVGPipeline:
             accelerated=accelerated,
         )
 
-    @torch.inference_mode()
+    def prepare(self, image: ImageArray) -> Canvas:
+        """Letterbox an image."""
+        return letterboxed(image, self.size, self.style)
+
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         """Ground every query of every scene -> predictions in order."""
-        pairs = [(index, query.text) for index, scene in enumerate(batch) for query in scene.queries]
-        if not pairs:
-            return []
-        # 1. Canvases, in threads.
+        return self.launch(batch)()
+
+    @torch.inference_mode()
+    def launch(self, batch: Sequence[LoadedScene]) -> Callable[[], list[Prediction]]:
+        """Start a batch without waiting for the device -> the function that waits and returns its predictions."""
+        owned = [(index, query) for index, scene in enumerate(batch) for query in scene.queries]
+        if not owned:
+            return list
+        # 1. Canvases, in threads where nobody made them before.
         with self.clock.stage("letterbox"):
-            canvases = list(self.pool.map(lambda s: letterboxed(s.image, self.size, self.style), batch))
-        # 2. Boxes on the canvas, cxcywh in 0..1; copying them is the one wait for a GPU.
-        out = self.engine.ground(canvases, pairs) if self.fast else self._plain(canvases, pairs)
-        boxes = out.double().cpu().numpy()
-        # 3. Back into each image, xyxy pixels.
-        owners = np.array([index for index, _ in pairs])
-        corners = np.empty_like(boxes)
-        for index, canvas in enumerate(canvases):
-            corners[owners == index] = canvas.to_image(boxes[owners == index])
-        queries = [query for scene in batch for query in scene.queries]
-        return [
-            Prediction(query.id, tuple(box), note=cut_note(self.tokenizer, query.text, self.network.context))
-            for query, box in zip(queries, corners.tolist(), strict=True)
-        ]
+            mapped = self.pool.map if any(scene.prepared is None for scene in batch) else map
+            canvases = list(mapped(self._canvas, batch))
+        # 2. Boxes on the canvas, cxcywh in 0..1, on their way to the host.
+        pairs = [(index, query.text) for index, query in owned]
+        out = self.engine.to_host(self.engine.ground(canvases, pairs) if self.fast else self._plain(canvases, pairs))
+
+        def predictions() -> list[Prediction]:
+            # 3. Back into each image, xyxy pixels; here alone a GPU is waited for.
+            corners = to_images(out().astype(np.float64), canvases, np.array([index for index, _ in owned]))
+            context = self.network.context
+            return [
+                Prediction(query.id, tuple(box), note=cut_note(self.tokenizer, query.text, context))
+                for (_, query), box in zip(owned, corners.tolist(), strict=True)
+            ]
+
+        return predictions
+
+    def _canvas(self, scene: LoadedScene) -> Canvas:
+        return self.prepare(scene.image) if scene.prepared is None else scene.prepared
 
     @property
     def caches(self) -> Mapping[str, Callable[[], None]]:
@@ -128,25 +144,22 @@ class ClipVGPipeline:
         return torch.cat(list(self.engine.chunked("images", pairs, boxes)))
 
     def _encode_images(self, canvases: Sequence[Canvas]) -> list[Rows]:
-        raw, edges = stack_pixels(canvases)
-        inside, copied = covered(edges, self.size), self.engine.to_device
-        tokens = self.network.encode_image(normalised(copied(raw), copied(inside), self.style))
-        keep = F.pad(~masked_patches(~inside, self.patch, self.style), (1, 0), value=True)  # the class token counts
+        raw = self.engine.stack([canvas.pixels for canvas in canvases])
+        edges = self.engine.stack([np.array((c.left, c.top, c.right, c.bottom)) for c in canvases])
+        tokens = self.network.encode_image(normalised(raw, covered(edges, self.size), self.style))
+        patches = kept_patches(canvases, self.patch, self.style)
+        keep = np.pad(patches, ((0, 0), (1, 0)), constant_values=True)  # the class token counts
         return self._kept(tokens, keep, 1 + self.network.context)
 
     def _encode_texts(self, texts: Sequence[str]) -> list[Rows]:
         ids = token_ids(self.tokenizer, texts)
-        return self._kept(self.network.encode_text(self.engine.to_device(ids)), ids != PAD, 1)
+        return self._kept(self.network.encode_text(self.engine.to_device(ids)), ids.numpy() != PAD, 1)
 
-    def _kept(self, tokens: Tensor, keep: Tensor, slot: int) -> list[Rows]:
-        """Drop tokens (B, L, d) where `keep` (B, L) is not; give each other one its slot, the first's being `slot`.
-
-        `keep` is on the host: counting it there needs no wait for the device.
-        """
-        places, counts = keep.flatten().nonzero()[:, 0], keep.sum(dim=1).tolist()
-        slots = self.engine.to_device(places % keep.shape[1] + slot)
-        kept = tokens.flatten(0, 1).index_select(0, self.engine.to_device(places))
-        return list(zip(kept.split(counts), slots.split(counts), strict=True))
+    def _kept(self, tokens: Tensor, keep: NDArray[np.bool_], slot: int) -> list[Rows]:
+        """Drop tokens (B, L, d) where `keep` (B, L) is not; give each other one its slot, the first's being `slot`."""
+        places, counts = np.flatnonzero(keep), keep.sum(axis=1).tolist()
+        index, slots = self.engine.to_device(torch.from_numpy(np.stack([places, places % keep.shape[1] + slot])))
+        return list(zip(tokens.flatten(0, 1).index_select(0, index).split(counts), slots.split(counts), strict=True))
 
     def _fuse(self, rows: Rows, padding: Tensor | None) -> Tensor:
         """(N, 4), cxcywh in 0..1 of the canvas."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -99,6 +100,25 @@ def integer_box(box: Box, form: Literal["xyxy", "xywh"]) -> Box:
     return (float(x1), float(y1), float(x1 + width), float(y1 + height))
 
 
+def to_images(boxes: Boxes, canvases: Sequence[Canvas], owners: NDArray[np.int64]) -> Boxes:
+    """Convert boxes as `Canvas.to_image` does, (N, 4); each belongs to the canvas of that number in `owners` (N,)."""
+    corners = box_cxcywh_to_xyxy(boxes) * len(canvases[0].pixels)
+    offsets = np.array([(c.left, c.top) * 2 for c in canvases])
+    ratios = np.array([c.ratio * 2 for c in canvases])
+    return np.asarray((corners - offsets[owners]) / ratios[owners])
+
+
+def kept_patches(canvases: Sequence[Canvas], patch: int, style: Style) -> NDArray[np.bool_]:
+    """Mark the patches that are not masked, (B, P), on the host."""
+    return np.stack([_kept(len(c.pixels), (c.left, c.top, c.right, c.bottom), patch, style) for c in canvases])
+
+
+@lru_cache(1000)
+def _kept(size: int, edges: tuple[int, int, int, int], patch: int, style: Style) -> NDArray[np.bool_]:
+    masked = masked_patches(~covered(torch.tensor([edges]), size), patch, style)
+    return np.asarray(~masked[0].numpy())
+
+
 def stacked(canvases: Sequence[Canvas], patch: int, style: Style, device: torch.device) -> tuple[Tensor, Tensor]:
     """Stack canvases of one size -> pixels (B, 3, S, S), normalised, 0 outside the image; masked patches (B, P)."""
     raw, edges = stack_pixels(canvases)
@@ -127,8 +147,16 @@ def covered(edges: Tensor, size: int) -> Tensor:
 
 def normalised(raw: Tensor, inside: Tensor, style: Style) -> Tensor:
     """Normalise pixels (B, S, S, 3) uint8 -> (B, 3, S, S), 0 where `inside` (B, S, S) is not."""
-    mean, std = (torch.tensor(values, device=raw.device).view(3, 1, 1) for values in STATISTICS[style])
+    mean, std = _statistics(style, raw.device)
     return ((raw.permute(0, 3, 1, 2).float() / 255 - mean) / std) * inside[:, None]
+
+
+@lru_cache
+def _statistics(style: Style, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (3, 1, 1) on a device; copying them to a GPU would be waited for, so it happens once."""
+    with torch.inference_mode(False):
+        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in STATISTICS[style])
+    return mean, std
 
 
 def masked_patches(padding: Tensor, patch: int, style: Style) -> Tensor:

@@ -76,8 +76,35 @@ class Engine:
         self._texts.clear()
 
     def to_device(self, tensor: Tensor) -> Tensor:
-        """Copy a tensor to the device; to a GPU without waiting for it."""
-        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+        """Copy a tensor to the device; to a GPU without waiting for it.
+
+        torch keeps pinned memory and gives it out again once the copies from it are over, so there is no need for
+        buffers of our own.
+        """
+        if self.device.type != "cuda":
+            return tensor
+        return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(self.device, non_blocking=True)
+
+    def stack(self, arrays: Sequence[NDArray[Any]]) -> Tensor:
+        """Stack arrays of one shape and type on the device, (N, ...), as `to_device` copies."""
+        kind = torch.from_numpy(arrays[0]).dtype
+        host = torch.empty((len(arrays), *arrays[0].shape), dtype=kind, pin_memory=self.device.type == "cuda")
+        np.stack(arrays, out=host.numpy())
+        return self.to_device(host)
+
+    def to_host(self, tensor: Tensor) -> Callable[[], NDArray[Any]]:
+        """Start copying a tensor from the device -> the function that waits for the copy and returns it."""
+        if self.device.type != "cuda":
+            return tensor.numpy
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+
+        def wait() -> NDArray[Any]:
+            copied.synchronize()
+            return np.asarray(host.numpy())
+
+        return wait
 
 
 class PairEngine(Engine, Generic[Image]):

@@ -46,6 +46,8 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, padding: Tensor | None, only_first: bool = False) -> Tensor:
         """As a layer; with `only_first` the last layer computes the first token alone, the same numbers."""
+        if padding is not None:  # as the attention adds it to its scores, made once for all layers
+            padding = torch.zeros_like(padding, dtype=x.dtype).masked_fill_(padding, -torch.inf)
         for layer in self.layers[:-1]:
             x = layer(x, position, padding)
         out: Tensor = self.layers[-1](x, position, padding, only_first)

@@ -7,7 +7,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.canvas import STATISTICS, integer_box, letterboxed, masked_patches, pasted, stacked
+from pipelines.canvas import (
+    STATISTICS,
+    integer_box,
+    kept_patches,
+    letterboxed,
+    masked_patches,
+    pasted,
+    stacked,
+    to_images,
+)
 
 CPU = torch.device("cpu")
 SIDES = st.integers(1, 900)
@@ -111,6 +120,18 @@ def test_masks_agree_with_the_slow_reading(sizes, style, part):
     ours = masked_patches(torch.from_numpy(padding)[None], patch, style)
     assert ours.shape == (1, (size // patch) ** 2) and ours.dtype == torch.bool
     assert ours[0].tolist() == slow_mask(padding, patch, style)
+
+
+@pytest.mark.parametrize("style", ["official", "clean"])
+def test_a_batch_of_canvases_is_as_each_alone(style):
+    rng = np.random.default_rng(0)
+    shapes = ((30, 64, 3), (64, 64, 3), (64, 17, 3), (30, 64, 3))
+    canvases = [letterboxed(rng.integers(0, 256, shape, np.uint8), 64, style) for shape in shapes]
+    _, masked = stacked(canvases, 8, style, torch.device("cpu"))
+    assert kept_patches(canvases, 8, style).tolist() == (~masked).tolist()
+    owners, boxes = rng.integers(0, 4, 20), rng.random((20, 4))
+    wanted = [canvases[owner].to_image(boxes[n : n + 1])[0] for n, owner in enumerate(owners)]
+    np.testing.assert_array_equal(to_images(boxes, canvases, owners), wanted)
 
 
 @pytest.mark.parametrize(

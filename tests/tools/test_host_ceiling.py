@@ -7,7 +7,8 @@ from tools.benchmarks import host_ceiling
 
 
 def test_the_harness_serves_a_network_that_costs_nothing(monkeypatch):
-    monkeypatch.setattr(clipvg.pipeline, "normalised", clipvg.pipeline.normalised)  # the tool sets it
+    for name in ("covered", "normalised"):
+        monkeypatch.setattr(clipvg.pipeline, name, getattr(clipvg.pipeline, name))  # the tool sets them
     pipeline, scenes = host_ceiling.stubbed(), host_ceiling.made(5)
     batches = list(answering.answers(pipeline, scenes, host_ceiling.Decoded(), RunSettings(batch_size=4)))
     rows = [row for _, some, _ in batches for row in some]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -14,8 +15,9 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import QuickGELU
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.errors import UnknownName, WeightsError, first_line
 from bench.fetching import network, sources
@@ -51,6 +53,10 @@ class ClipEncoder:
         bucket = options.bucket or (256 if self.device.type == "cuda" else 32)
         self.engine = Engine(context, self._encode_texts, bucket, bucket)
         self.model, self.sha256 = open_model(options, context)
+        if context.dtype != "float32" and fold_quick_gelu(self.model):
+            whole, _ = open_model(options, replace(context, dtype="float32"))
+            fold_quick_gelu(whole)
+            self.model.load_state_dict(whole.state_dict())  # weights that were scaled in 16 bits are rounded twice
         self.model = self.model.eval().to(self.device)
         # The text tower is a module of its own in open_clip's newer classes, else the model's own transformer.
         text = getattr(self.model, "text", None) or self.model.transformer
@@ -149,6 +155,23 @@ def token_ids(tokenizer: SimpleTokenizer, texts: Sequence[str]) -> Tensor:
     rows = [(first, *encode(tokenizer, text)[:most], last) for text in texts]
     columns = list(zip_longest(*rows, fillvalue=PAD))
     return torch.from_numpy(np.array(columns, np.int64).reshape(-1, len(rows)).T.copy())
+
+
+def fold_quick_gelu(model: nn.Module) -> int:
+    """Make QuickGELU one operation, in place; return how many there were. For inference, on a network nobody saves.
+
+    x * sigmoid(1.702 x) is SiLU(1.702 x) / 1.702: the layer before is scaled by 1.702, the one behind by 1 / 1.702.
+    Rounding moves float32 boxes by up to 0.002 pixels, so only networks for 16 bits are folded, before the cast.
+    """
+    count = 0
+    for block in model.modules():
+        mlp: Any = getattr(block, "mlp", None)
+        if isinstance(getattr(mlp, "gelu", None), QuickGELU):
+            for parameter, factor in ((mlp.c_fc.weight, 1.702), (mlp.c_fc.bias, 1.702), (mlp.c_proj.weight, 1 / 1.702)):
+                parameter.data = parameter.data * factor
+            mlp.gelu = nn.SiLU()
+            count += 1
+    return count
 
 
 def open_model(options: ClipOptions, context: PipelineContext) -> tuple[Any, Mapping[str, str]]:
