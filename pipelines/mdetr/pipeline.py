@@ -21,6 +21,7 @@ from bench.hashing import sha256_file
 from bench.settings import Table, parse_table, takes
 from pipelines.card import CardOptions, make_card
 from pipelines.engine import PairEngine, Rows, prepare
+from pipelines.folding import fold_norms
 from pipelines.mdetr.checkpoint import LoadedMdetr, open_network
 from pipelines.mdetr.inputs import normalised, resized
 from pipelines.mdetr.model import HEADS, query_scores
@@ -45,13 +46,14 @@ class MdetrPipeline:
 
     def __init__(self, options: MdetrOptions, context: PipelineContext, loaded: LoadedMdetr | None = None) -> None:
         """`loaded` is a network in training, taken as it is."""
-        self.clock, self.dataset = context.clock, context.dataset
+        self.options, self.clock, self.dataset = options, context.clock, context.dataset
         training = loaded is not None
         loaded = loaded or open_network(options.weights, options.tokenizer, context)
         self.model, self.tokenizer = loaded.network, loaded.tokenizer
         self.short, self.long = options.short or loaded.sizes[0], options.long or loaded.sizes[1]
-        accelerated = frozenset[str]()
+        accelerated, parameters = frozenset[str](), sum(p.numel() for p in self.model.parameters())
         if not training:
+            fold_norms(self.model.backbone)  # in float32: in 16 bits each frozen norm would round once more
             called = [self.model.backbone[0], self.model.transformer.text_encoder, self.model.transformer]
             accelerated = prepare(self.model, context, HEADS, called)
         gpu = torch.device(context.device).type == "cuda"
@@ -72,7 +74,7 @@ class MdetrPipeline:
             paper="Kamath et al., MDETR, ICCV 2021",
             weights={"mdetr": options.weights},
             sha256={} if training else {"mdetr": sha256_file(loaded.path)},
-            parameters=sum(p.numel() for p in self.model.parameters()),
+            parameters=parameters,
             accelerated=accelerated,
         )
 

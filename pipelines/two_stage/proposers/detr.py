@@ -25,6 +25,7 @@ from bench.grounding import ImageArray, LoadedScene, PipelineContext
 from bench.hashing import sha256_file
 from pipelines import hub, weights
 from pipelines.engine import in_groups
+from pipelines.folding import fold_norms
 from pipelines.two_stage.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
 
 FORMAT = "bench-detr"
@@ -56,10 +57,11 @@ class DetrProposer(Proposer):
             self.processor = hub.load_pretrained(AutoImageProcessor, options.weights, context, "DETR proposals")
             self.model = hub.load_model(AutoModelForObjectDetection, options.weights, context, "DETR proposals")
             self.sha256 = hub.hashes(options.weights, context)
-        self.model = self.model.eval().to(self.device)
-        self.accelerated = context.acceleration.apply(self.model, dtype=self.half)
-        self.names: Mapping[int, str] = self.model.config.id2label
         self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.names: Mapping[int, str] = self.model.config.id2label
+        fold_norms(self.model.eval())
+        self.model = self.model.to(self.device)
+        self.accelerated = context.acceleration.apply(self.model, dtype=self.half)
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """Return one `Proposals` for each scene's image, RGB uint8 (H, W, 3)."""

@@ -28,6 +28,7 @@ from bench.grounding import LoadedScene, PipelineContext
 from bench.hashing import sha256_file
 from bench.settings import Table, parse_table
 from pipelines import weights
+from pipelines.folding import fold_norms
 from pipelines.two_stage.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
 
 FORMAT = "bench-ssd"
@@ -56,7 +57,8 @@ class SsdProposer(Proposer):
         self.sha256 = {name: sha256_file(path)}
         self.model, self.names, self.architecture = read_model(path)
         self.parameters = sum(p.numel() for p in self.model.parameters())
-        self.model = self.model.eval().to(self.device)
+        fold_norms(self.model.eval())
+        self.model = self.model.to(self.device)
         self.accelerated = context.acceleration.apply(self.model, [self.model.backbone, self.model.head])
 
     @torch.inference_mode()

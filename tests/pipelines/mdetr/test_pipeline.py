@@ -7,8 +7,9 @@ import torch
 
 from bench.errors import SettingsError, WeightsError
 from bench.grounding import Caption, LoadedScene, Query
+from pipelines.mdetr.checkpoint import open_network
 from pipelines.mdetr.inputs import Tokenizer, small_tokenizer
-from pipelines.mdetr.pipeline import mdetr
+from pipelines.mdetr.pipeline import MdetrPipeline, mdetr
 from pipelines.weights import write_safetensors
 
 TEXTS = ("the red star", "two dogs above a big square on the left", "the red star", "Yellow")
@@ -168,3 +169,14 @@ def test_mistakes(context, opened, official, tmp_path):
     options = {"weights": str(official()), "tokenizer": str(tmp_path / "other")}
     with pytest.raises(WeightsError, match=r"a tokenizer of 504 tokens, but refcoco_small_checkpoint\.pth knows 340"):
         mdetr(context("mdetr", options=options))
+
+
+def test_frozen_norms_are_folded_but_not_in_training(opened, network, context):
+    """The pipeline of a file has none left, and counts its parameters as before; a network in training is untouched."""
+    pipeline = opened()
+    assert not [key for key in pipeline.model.backbone.state_dict() if "running" in key]
+    assert pipeline.card.parameters == sum(p.numel() for p in network().parameters())
+    loaded = open_network(pipeline.options.weights, pipeline.options.tokenizer, context("mdetr"))
+    keys = list(loaded.network.state_dict())
+    MdetrPipeline(pipeline.options, context("mdetr"), loaded)
+    assert list(loaded.network.state_dict()) == keys
