@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import QuickGELU
 from pydantic import Field
@@ -62,6 +63,14 @@ class ClipEncoder:
         text = getattr(self.model, "text", None) or self.model.transformer
         self.accelerated = context.acceleration.apply(self.model, [self.model.visual, text])
         self.tokenizer = open_tokenizer(options.model, context)
+        # Whether no token depends on a later one, so that a batch of texts may end with its longest.
+        self.causal = (
+            type(self.model) is open_clip.CLIP
+            and type(self.tokenizer) is SimpleTokenizer
+            and self.model.attn_mask is not None
+            and self.model.text_pool_type == "argmax"
+            and isinstance(self.model.text_projection, nn.Parameter)
+        )
         self.context_length = int(getattr(self.model, "context_length", 77))
         preprocessing = open_clip.get_model_preprocess_cfg(self.model)
         size = preprocessing["size"]
@@ -97,9 +106,13 @@ class ClipEncoder:
         return torch.cat([vectors[text][0] for text in texts])
 
     def _encode_texts(self, texts: Sequence[str]) -> list[Rows]:
-        ids = self.engine.to_device(self.tokenizer(list(texts)))
-        vectors = self.model.encode_text(ids, normalize=True).float()
-        return list(zip(vectors[:, None], strict=True))
+        if self.causal:
+            ids = token_ids(self.tokenizer, texts)
+            ends = self.engine.to_device(ids.argmax(dim=1) + torch.arange(len(ids)) * ids.shape[1])
+            vectors = encode_causally(self.model, self.engine.to_device(ids), ends)
+        else:
+            vectors = self.model.encode_text(self.engine.to_device(self.tokenizer(list(texts))), normalize=True)
+        return list(zip(vectors.float()[:, None], strict=True))
 
     def forget_texts(self) -> None:
         """Empty the text cache."""
@@ -108,6 +121,18 @@ class ClipEncoder:
     def cut(self, text: str) -> str:
         """Return a note when the tokenizer cuts `text` at the context length, else nothing."""
         return cut_note(self.tokenizer, text, self.context_length)
+
+
+def encode_causally(clip: Any, ids: Tensor, ends: Tensor) -> Tensor:
+    """Encode token ids (B, L) to unit vectors (B, D) as `clip.encode_text` does, L up to the context length.
+
+    `ends` (B,) are the places of the texts' last tokens among all B * L.
+    """
+    length, kind = ids.shape[1], clip.transformer.get_cast_dtype()
+    x = clip.token_embedding(ids).to(kind) + clip.positional_embedding[:length].to(kind)
+    x = clip.transformer(x, attn_mask=clip.attn_mask[:length, :length].to(kind))
+    last = clip.ln_final(x.flatten(0, 1).index_select(0, ends))
+    return F.normalize(last @ clip.text_projection, dim=-1)
 
 
 def cut_note(tokenizer: Any, text: str, context_length: int) -> str:

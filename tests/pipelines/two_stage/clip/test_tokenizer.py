@@ -114,3 +114,16 @@ def test_an_encoder_in_16_bits_has_its_quick_gelu_folded_in_float32(tmp_path, co
     assert all(torch.equal(tensor, clip.state_dict()[key]) for key, tensor in whole.model.state_dict().items())
     vectors = [each.encode_texts(["a red dog", "two cats"]) for each in (half, whole)]
     assert (vectors[0] * vectors[1]).sum(dim=1).min() > 0.999
+
+
+@pytest.mark.parametrize("model", ["tiny-clip", "MobileCLIP2-S0"])  # the second is not causal
+def test_texts_are_encoded_as_over_the_whole_context(tmp_path, context, model, monkeypatch):
+    torch.manual_seed(0)
+    clip = encoder.empty_model(model).eval()
+    monkeypatch.setattr(encoder, "open_model", lambda options, context: (clip, {}))
+    ours = encoder.ClipEncoder(encoder.ClipOptions(model=model), context("yolo-clip"))
+    assert ours.causal == (model == "tiny-clip")
+    texts = ["", "a red dog", "the " * 100, "a naïve dog on the left of two cats & a <end_of_text> here"]
+    with torch.inference_mode():
+        wanted = clip.encode_text(ours.tokenizer(texts), normalize=True)
+    torch.testing.assert_close(ours.encode_texts(texts), wanted, rtol=0, atol=2e-6)
