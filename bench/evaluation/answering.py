@@ -22,7 +22,7 @@ from bench.evaluation.decoding import Preparing, decoded_ahead
 from bench.evaluation.progress import progress
 from bench.grounding import ImageSource, LoadedScene, Pipeline, Prediction, Scene
 from bench.memory import chunks, memory_failure, out_of_memory
-from bench.runs.predictions import SceneAnswers, from_predictions
+from bench.runs.predictions import SceneAnswers, from_predictions, rounded_boxes
 from bench.settings import RunSettings
 
 Gather = Callable[[list[Any]], list[Any]]
@@ -179,9 +179,12 @@ def _readable(name: str, scenes: Sequence[LoadedScene], error: Exception) -> Exc
 def _rows(name: str, scenes: Sequence[LoadedScene], predictions: Sequence[Prediction]) -> dict[str, SceneAnswers]:
     """Make rows of predictions, by scene. Raises BenchError for a box that is not four numbers."""
     rows, rest = {}, iter(predictions)
+    boxes = rounded_boxes([prediction.box for prediction in predictions])  # of the batch at once
     for scene in scenes:
+        count = len(scene.queries)
         try:
-            rows[scene.id] = from_predictions(scene.id, list(islice(rest, len(scene.queries))))
+            of_scene = list(islice(rest, count))
+            rows[scene.id] = from_predictions(scene.id, of_scene, boxes=islice(boxes, count))
         except (TypeError, ValueError, AttributeError, KeyError) as error:
             raise BenchError(
                 f"pipeline {name!r}, scene {scene.id}: an answer that is not a box of 4 numbers, xyxy pixels, "

@@ -20,10 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.errors import RunError
-from bench.grounding import Box, Mask, Prediction, ScoredBox
+from bench.grounding import Box, Boxes, Mask, Prediction, ScoredBox
 
 SCHEMA = 2
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # json.dumps would make one a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,36 +41,68 @@ class SceneAnswers:
 
 
 def from_predictions(
-    scene: str, predictions: Sequence[Prediction], size: tuple[int, int] | None = None
+    scene: str,
+    predictions: Sequence[Prediction],
+    size: tuple[int, int] | None = None,
+    boxes: Iterable[Box | None] | None = None,
 ) -> SceneAnswers:
-    """Make the stored form of a scene's predictions: 6 decimals, and no box for one with a NaN or infinity."""
-    answers = tuple(map(_stored, predictions))
-    boxes = next((p.proposals for p in predictions if p.proposals is not None), None)
-    proposals = None if boxes is None else tuple(b for b in map(_rounded_box, boxes.tolist()) if b)
+    """Make the stored form of a scene's predictions: 6 decimals, and no box for one with a NaN or infinity.
+
+    `boxes` are those of `predictions` from `rounded_boxes`, where a whole batch was rounded at once.
+    """
+    boxes = rounded_boxes([p.box for p in predictions]) if boxes is None else boxes
+    answers = tuple(map(_stored, predictions, boxes))
+    chosen_from = next((p.proposals for p in predictions if p.proposals is not None), None)
+    proposals = None if chosen_from is None else tuple(filter(None, rounded_boxes(chosen_from)))
     return SceneAnswers(scene, answers, proposals, size=size)
 
 
-def _stored(p: Prediction) -> Prediction:
+def _stored(p: Prediction, box: Box | None) -> Prediction:
+    score = _rounded(p.score)
+    if p.mask is None and not p.others:
+        return Prediction(p.id, box, score, None, p.note)
     others = tuple(
-        ScoredBox(box, _rounded(each.score), _plain_mask(each.mask))
+        ScoredBox(other, _rounded(each.score), _plain_mask(each.mask))
         for each in p.others
-        if (box := _rounded_box(each.box))
+        if (other := _rounded_box(each.box))
     )
-    return Prediction(
-        p.id, _rounded_box(p.box), _rounded(p.score), note=p.note, mask=_plain_mask(p.mask), others=others
-    )
+    return Prediction(p.id, box, score, note=p.note, mask=_plain_mask(p.mask), others=others)
 
 
 def _rounded(score: float | None) -> float | None:
     return None if score is None else round(float(score), 6)
 
 
+def rounded_boxes(boxes: Sequence[Sequence[float] | None] | Boxes) -> Iterator[Box | None]:
+    """Yield boxes at 6 decimals, as Python rounds them; None for no box or one with a NaN or infinity.
+
+    Raises TypeError or ValueError when it comes to a box that is not four numbers.
+    """
+    there = boxes if isinstance(boxes, np.ndarray) else [box for box in boxes if box is not None]
+    try:
+        values = np.asarray(there, np.float64)
+    except (TypeError, ValueError, RuntimeError):
+        values = np.empty(0)
+    if values.shape != (len(there), 4):
+        yield from map(_rounded_box, boxes)
+        return
+    with np.errstate(invalid="ignore", over="ignore"):
+        millionths = values * 1e6
+        nearest = np.rint(millionths)
+        # The product is inexact: Python decides where it is near a half, or large, and where it is not finite.
+        sure = ((np.abs(millionths - nearest) < 0.499) & (np.abs(millionths) < 1e12)).all(1)
+    rounded: list[Box | None] = list(map(tuple, (nearest / 1e6).tolist()))
+    for index in np.flatnonzero(~sure).tolist():
+        rounded[index] = _rounded_box(values[index].tolist())
+    rest = iter(rounded)
+    yield from rounded if len(there) == len(boxes) else (None if box is None else next(rest) for box in boxes)
+
+
 def _rounded_box(box: Sequence[float] | None) -> Box | None:
     if box is None:
         return None
     x1, y1, x2, y2 = map(float, box)
-    # A sum that is finite needs no look at each number, and this is done for every answer.
-    if not math.isfinite(x1 + y1 + x2 + y2) and not all(map(math.isfinite, (x1, y1, x2, y2))):
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):
         return None
     return (round(x1, 6), round(y1, 6), round(x2, 6), round(y2, 6))
 
@@ -82,22 +117,23 @@ def _plain_mask(mask: Mask | None) -> Mask | None:
 
 def dump_line(row: SceneAnswers) -> str:
     """Return one line of predictions.jsonl, newline included."""
-    several = any(p.others or p.mask for p in row.answers)
-    line = {
-        **({"schema": SCHEMA} if several else {}),
-        "scene": row.scene,
-        **({} if row.size is None else {"size": row.size}),
-        "proposals": row.proposals,
-        "error": row.error,
-        "predictions": [
-            {"id": p.id, "box": p.box, "score": p.score}
-            | ({"note": p.note} if p.note else {})
-            | ({"mask": p.mask} if p.mask else {})
-            | ({"others": [_dump_box(each) for each in p.others]} if p.others else {})
-            for p in row.answers
-        ],
-    }
-    return json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
+    predictions: list[dict[str, Any]] = []
+    line: dict[str, Any] = {"scene": row.scene}
+    if any(p.others or p.mask for p in row.answers):
+        line = {"schema": SCHEMA, **line}
+    if row.size is not None:
+        line["size"] = row.size
+    line |= {"proposals": row.proposals, "error": row.error, "predictions": predictions}
+    for p in row.answers:
+        plain: dict[str, Any] = {"id": p.id, "box": p.box, "score": p.score}
+        if p.note:
+            plain["note"] = p.note
+        if p.mask:
+            plain["mask"] = p.mask
+        if p.others:
+            plain["others"] = [_dump_box(each) for each in p.others]
+        predictions.append(plain)
+    return _encode(line) + "\n"
 
 
 def _dump_box(each: ScoredBox) -> dict[str, Any]:

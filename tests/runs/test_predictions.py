@@ -2,7 +2,9 @@
 
 import io
 import json
+import math
 
+import numpy as np
 import pytest
 from fake_world import HashPipeline, make_settings, make_split
 
@@ -12,7 +14,15 @@ from bench.evaluation.loop import evaluate
 from bench.evaluation.scored import rescore
 from bench.grounding import Prediction, ScoredBox
 from bench.runs.packed import stored_bytes
-from bench.runs.predictions import SceneAnswers, count_notes, dump_line, from_predictions, parse_lines, read_lines
+from bench.runs.predictions import (
+    SceneAnswers,
+    count_notes,
+    dump_line,
+    from_predictions,
+    parse_lines,
+    read_lines,
+    rounded_boxes,
+)
 
 MASK = {"size": [24, 32], "counts": "PPYo1"}
 BOX, FAR = (1.0, 2.0, 9.0, 8.0), (20.0, 10.0, 30.0, 20.0)
@@ -51,6 +61,67 @@ def test_several_boxes_and_masks_are_read_back(tmp_path):
     (tmp_path / "new.jsonl").write_text(dump_line(row).replace('"schema":2', '"schema":3'))
     with pytest.raises(RunError, match=r"line 1.*schema 3, and this version reads up to 2"):
         list(read_lines(tmp_path / "new.jsonl"))
+
+
+def plainly_rounded(box):
+    if box is None or not all(math.isfinite(v) for v in box):
+        return None
+    return tuple(round(float(v), 6) for v in box)
+
+
+def many_boxes(dtype):
+    rng = np.random.default_rng(0)
+    values = rng.uniform(-50, 700, (4000, 4)).astype(dtype)
+    values[:400] = (rng.integers(0, 2**22, (400, 4)) / 2**13).astype(dtype)  # many end in a half of the last decimal
+    values[400:800] = ((rng.integers(0, 10**8, (400, 4)) + 0.5) / 1e6).astype(dtype)  # nearly all do
+    values[800:806, 0] = (np.nan, np.inf, -np.inf, 1e300 if dtype is np.float64 else 1e30, -1e-7, -0.0)
+    values[806] = 1e12
+    return values
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_boxes_rounded_at_once_are_those_rounded_one_by_one(dtype):
+    values = many_boxes(dtype)
+    given = [None, *map(tuple, values.tolist()), None]
+    expected = list(map(plainly_rounded, given))
+    for boxes, want in ((given, expected), (values, expected[1:-1])):
+        rounded = list(rounded_boxes(boxes))
+        assert repr(rounded) == repr(want)  # -0.0 is not 0.0 in a file
+    assert list(rounded_boxes([])) == [] and list(rounded_boxes(np.empty((0, 4)))) == []
+
+
+def test_a_box_that_is_not_four_numbers_raises_when_its_turn_comes():
+    boxes = rounded_boxes([BOX, (1, 2, 3), FAR])
+    assert next(boxes) == BOX
+    with pytest.raises(ValueError, match="unpack"):
+        next(boxes)
+
+
+def plain_line(row):
+    """Write a line as json.dumps does."""
+    predictions = []
+    for p in row.answers:
+        others = [{"box": o.box, "score": o.score} | ({"mask": o.mask} if o.mask else {}) for o in p.others]
+        extra = {"note": p.note, "mask": p.mask, "others": others}
+        predictions.append({"id": p.id, "box": p.box, "score": p.score} | {k: v for k, v in extra.items() if v})
+    line = {"schema": 2} if any(p.others or p.mask for p in row.answers) else {}
+    line |= {"scene": row.scene} | ({} if row.size is None else {"size": row.size})
+    line |= {"proposals": row.proposals, "error": row.error, "predictions": predictions}
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def test_stored_lines_are_those_of_json():
+    boxes, proposals = many_boxes(np.float32)[::40], many_boxes(np.float32)[790:811]
+    predictions = [
+        Prediction(f'é"{i}\\', box, [None, np.float32(0.1), 1][i % 3], proposals, note=["", "cut\n", '"'][i % 3])
+        for i, box in enumerate(boxes)
+    ]
+    row = from_predictions("s", predictions, (640, 480))
+    assert row.proposals == tuple(b for b in map(plainly_rounded, proposals) if b)
+    assert [p.box for p in row.answers] == list(map(plainly_rounded, boxes))
+    several = from_predictions("t", [Prediction("0", BOX, mask=MASK, others=(ScoredBox(FAR, 0.25, MASK),))])
+    for each in (row, several, SceneAnswers("u", (), error="u.jpg: no such file")):
+        assert dump_line(each) == plain_line(each)
 
 
 class Three(HashPipeline):
