@@ -1,5 +1,8 @@
 """The engine over a toy network: every pair as if alone, every text once, chunks that fit the memory."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +90,42 @@ def test_chunks_are_halved_for_good_where_memory_runs_out(context):
     # What does not fit alone is the harness's to solve, which tries fewer scenes.
     with pytest.raises(MemoryError, match="CUDA out of memory"):
         Toy(context(), most=0, images=9, texts=4).engine.ground(IMAGES, PAIRS)
+
+
+def test_arrays_are_stacked(context):
+    engine = Toy(context(), images=9, texts=9).engine
+    arrays = [np.full((2, 3), n, np.uint8) for n in range(4)]
+    stacked = engine.stack(arrays)
+    assert stacked.dtype == torch.uint8 and np.array_equal(engine.to_host(stacked)(), arrays)
+
+
+def test_computing_waits_for_the_copy_alone(context, monkeypatch):
+    calls, engine = [], Toy(context(), images=9, texts=9).engine
+    engine.copies = "copies"
+    computing = SimpleNamespace(wait_stream=lambda stream: calls.append(f"wait for {stream}"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext(calls.append(f"on {stream}")))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: computing)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: calls.append(("kept for", stream)))
+    assert engine.stack([np.arange(3)]).tolist() == [[0, 1, 2]]
+    assert calls == ["on copies", "wait for copies", ("kept for", computing)]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_arrays_arrive_while_a_gpu_computes(context):
+    engine = Toy(context(device="cuda:0"), images=9, texts=9).engine
+    work = torch.randn(2048, 2048, device="cuda")
+    engine.to_host(engine.stack([np.zeros(1)]))()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sums = []
+        for number in range(30):  # memory is given out again while it is on its way
+            work = work @ work * 1e-3
+            arrays = [np.full((64, 64), number, np.float32) for _ in range(64)]
+            sums.append(engine.to_host(engine.stack(arrays).mean() + 0 * work.nan_to_num(0, 0, 0).sum()))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert [float(value()) for value in sums] == list(range(30))
 
 
 def test_a_batch_is_cut_where_padding_would_waste_it():
