@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -79,9 +80,8 @@ def answers(
         failures: list[str] = []
         try:
             for chunk in chunks(batch.loaded, size, failures, halved):
-                finish, batch.finish = batch.finish if len(chunk) == len(batch.loaded) else None, None
                 try:
-                    given: list[object] = list(finish() if finish else pipeline.ground(chunk))
+                    given = _grounded(pipeline, batch, chunk)
                 except Exception as error:
                     failures.append(memory_failure(_readable(name, chunk, error)))
                     for later in launched:  # their memory is needed
@@ -108,30 +108,35 @@ class _Batch:
 
 
 def _launched(pipeline: Pipeline, name: str, decoded: list[Decoded]) -> _Batch:
-    """Launch a batch, where the pipeline can. What `prepare` raised is raised here, what `launch` does when it is read.
+    """Launch a batch, where the pipeline can. What `prepare` or `launch` raised is raised when the batch is read.
 
     Memory that ran out is not raised: the batch is grounded again when its turn comes.
     """
-    loaded = []
+    loaded: list[LoadedScene] = []
+    failure: Exception | None = None
     for one in decoded:
         if one.image is not None and one.scene.expressions:
             queries = tuple(expression.query for expression in one.scene.expressions)
             loaded.append(LoadedScene(one.scene.id, one.image, queries, one.prepared))
-            if one.failure is not None and not out_of_memory(one.failure):
-                raise _readable(name, loaded[-1:], one.failure)
-    if not loaded or not isinstance(pipeline, Launching):
-        return _Batch(decoded, loaded, None)
-    try:
-        return _Batch(decoded, loaded, pipeline.launch(loaded))
-    except Exception as error:
-        if out_of_memory(error):
-            return _Batch(decoded, loaded, None)
-        failure = error
+            if failure is None and one.failure is not None and not out_of_memory(one.failure):
+                failure = _readable(name, loaded[-1:], one.failure)
+    if failure is None and loaded and isinstance(pipeline, Launching):
+        try:
+            return _Batch(decoded, loaded, pipeline.launch(loaded))
+        except Exception as error:
+            failure = None if out_of_memory(error) else error
+    return _Batch(decoded, loaded, None if failure is None else partial(_fail, failure))
 
-    def fail() -> list[Prediction]:
-        raise failure
 
-    return _Batch(decoded, loaded, fail)
+def _fail(failure: Exception) -> list[Prediction]:
+    raise failure
+
+
+def _grounded(pipeline: Pipeline, batch: _Batch, chunk: Sequence[LoadedScene]) -> list[object]:
+    """Return what a batch was launched for, once, or ground a part of it."""
+    # No frame but this one has the function: it keeps the batch's tensors, which are to be freed.
+    finish, batch.finish = batch.finish, None
+    return list(finish() if finish and len(chunk) == len(batch.loaded) else pipeline.ground(chunk))
 
 
 def ground_checked(pipeline: Pipeline, scenes: Sequence[LoadedScene], name: str = "") -> list[Prediction]:

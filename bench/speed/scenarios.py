@@ -4,7 +4,7 @@
     search      the batch is doubled until it is no faster by 5 %, or memory is too small
     offline     the best batch, again and again: images and expressions per second, cold or with one cache warm
     single      one image with one expression a call: milliseconds
-    stages      a pass of its own, whose clock waits for the device at every stage
+    stages      a pass of its own; the clock waits for no device
 
 Except in `stages` the device is waited for at the two ends of a timed region only (of each call in `single`).
 """

@@ -1,14 +1,18 @@
 """Batches launched ahead, images prepared where they are decoded: the order of calls, memory, errors."""
 
+import gc
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
-from fake_world import HashPipeline, MemoryImages, make_context, make_split
+from fake_world import HashPipeline, MemoryImages, make_context, make_settings, make_split
 
+from bench import registry
 from bench.errors import BenchError
 from bench.evaluation.answering import Launching, answers
 from bench.evaluation.decoding import Preparing
+from bench.evaluation.loop import evaluate
 from bench.evaluation.opening import for_device
 from bench.settings import RunSettings
 
@@ -77,6 +81,30 @@ def test_memory_that_runs_out_is_asked_for_again_in_parts(where):
     ) not in too_large
 
 
+class Tensors:
+    """Stands for what a launched batch keeps on its device."""
+
+
+@pytest.mark.parametrize("most", [99, 2])
+def test_what_a_batch_keeps_on_the_device_is_gone_once_it_is_read(most, monkeypatch):
+    alive, alive_at = weakref.WeakSet(), []
+
+    class Keeping(Ahead):
+        def launch(self, batch):
+            alive_at.append(len(alive))
+            read, tensors = super().launch(batch), Tensors()
+            alive.add(tensors)
+            return lambda: (tensors, read())[1]
+
+    monkeypatch.setattr("bench.memory.free", lambda: alive_at.append(len(alive)))
+    gc.disable()  # freed by being unreferenced
+    try:
+        rows_of(Keeping(most), 24)
+    finally:
+        gc.enable()
+    assert max(alive_at) == 1  # the one batch that is still to be read
+
+
 def test_an_error_names_the_scenes_it_came_from():
     for where in ("launch", "read"):
         pipeline = Ahead(where=where, error=KeyError("conv1"))
@@ -129,6 +157,20 @@ def test_what_prepare_raises_is_the_pipelines_and_not_the_images():
         rows_of(Prepared(ValueError("thin")))
 
 
+def test_batches_before_an_error_of_prepare_are_still_yielded():
+    class Late(Ahead):
+        def prepare(self, image):
+            if (image == sixth).all():
+                raise ValueError("thin")
+
+    split, stored = make_split(12), []
+    sixth = split.images.load(split.scenes[5])
+    with pytest.raises(BenchError, match="failed on the scenes s5: ValueError: thin"):
+        for _, rows, _ in answers(Late(), split.scenes, split.images, SETTINGS):
+            stored += [row.scene for row in rows]
+    assert stored == ["s0", "s1", "s2", "s3"]
+
+
 def test_memory_that_runs_out_in_prepare_is_left_to_the_pipeline():
     pipeline = Prepared(MemoryError())
     assert len(rows_of(pipeline)) == 12 and {prepared for prepared, _ in pipeline.given} == {None}
@@ -148,3 +190,13 @@ def test_batches_and_threads_follow_the_device(monkeypatch):
     assert for_device(RunSettings(), "cuda:3").decode_threads == 3
     given = for_device(RunSettings(batch_size=5, decode_threads=1), "cuda:0")
     assert (given.batch_size, given.decode_threads) == (5, 1)
+
+
+def test_a_run_records_the_batch_and_threads_it_used_and_is_known_without_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "pipeline_factory", lambda name: HashPipeline)
+    records = []
+    for number, sizes in enumerate(({}, {"batch_size": 3, "decode_threads": 1})):
+        record = evaluate("hash", make_split(4), make_settings(tmp_path / str(number), **sizes)).record
+        records.append(record)
+    used = [(r.settings["run"]["batch_size"], r.settings["run"]["decode_threads"]) for r in records]
+    assert used == [(8, 4), (3, 1)] and records[0].settings_hash == records[1].settings_hash
