@@ -66,12 +66,14 @@ class Mdetr(nn.Module):
     def encode_image(self, pixels: Tensor, padding: Tensor | None = None) -> ImageTokens:
         """Encode normalised images (B, 3, H, W), True on padding (B, H, W) or None."""
         features = self.input_proj(self.backbone[0](pixels))  # (B, d, h, w)
-        if padding is None:
-            small = torch.zeros(len(features), *features.shape[-2:], dtype=torch.bool, device=features.device)
+        if padding is None:  # all have the same positions
+            small = torch.zeros(1, *features.shape[-2:], dtype=torch.bool, device=features.device)
         else:
             small = F.interpolate(padding[None].float(), size=features.shape[-2:])[0].bool()
         position = sine_position(small, self.config.hidden).to(features.dtype)
-        return features.flatten(2).transpose(1, 2), position.flatten(1, 2), small.flatten(1)
+        count = len(features)
+        place, ignored = position.flatten(1, 2).expand(count, -1, -1), small.flatten(1).expand(count, -1)
+        return features.flatten(2).transpose(1, 2), place, ignored
 
     def encode_text(self, tokens: Tensor, padding: Tensor) -> Tensor:
         """Encode token ids (B, T), True on padding (B, T) -> (B, T, d)."""
@@ -107,25 +109,38 @@ class Mdetr(nn.Module):
         return self.class_embed(hidden), self.bbox_embed(hidden).sigmoid()
 
 
-def query_scores(logits: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
-    """Score the queries: (K, N, S + 1) logits over S token slots and no object, K masks -> (K, N) in 0..1.
+def query_scores(logits: Tensor, slots: Tensor | None) -> Tensor:
+    """Score the queries: (K, N, S + 1) logits over S token slots and no object -> (K, N) in 0..1.
 
     MDETR says of every query how its object is spread over the tokens of the text, with one more place for "no object".
     A referring expression means the one object that the whole text is about: the query that is least likely none. A
     phrase of a caption means the object of some of its tokens: the query that is likeliest one of them.
 
-    A mask is (T,) True on the tokens of a phrase, or None for a text that stands alone. The score of a phrase is its
-    most probable token's, as in the official evaluation; a phrase that has no token scores 0 everywhere.
+    `slots` are `token_slots`, None where every text stands alone. The score of a phrase is its most probable token's,
+    as in the official evaluation; a phrase that has no token scores 0 everywhere.
     """
     chance = logits.float().softmax(dim=-1)
-    scores = 1 - chance[..., -1]
-    phrases = {index: mask for index, mask in enumerate(masks) if mask is not None}
-    if phrases:
-        # Tokens beyond the slots have none, and the last place, no object, is no token's.
-        width, rows = chance.shape[-1], list(phrases)
-        slots = torch.stack([F.pad(mask[: width - 1], (0, max(1, width - len(mask)))) for mask in phrases.values()])
-        scores[rows] = (chance[rows] * slots.to(chance.device)[:, None]).amax(dim=-1)
-    return scores
+    alone = 1 - chance[..., -1]
+    if slots is None:
+        return alone
+    return torch.where(slots[:, None, -1], alone, (chance * slots[:, None]).amax(dim=-1))
+
+
+def token_slots(masks: Sequence[Tensor | None], width: int) -> Tensor | None:
+    """Lay masks of phrases out over the `width` places of the logits -> (K, width) True on their tokens.
+
+    A mask is (T,) True on the tokens of a phrase, or None for a text that stands alone, whose last place is True: no
+    object, which is no token's. Tokens beyond the slots have none. None where every text stands alone.
+    """
+    if all(mask is None for mask in masks):
+        return None
+    slots = torch.zeros(len(masks), width, dtype=torch.bool)
+    for row, mask in zip(slots, masks, strict=True):
+        if mask is None:
+            row[-1] = True
+        else:
+            row[: len(mask[: width - 1])] = mask[: width - 1]
+    return slots
 
 
 def sine_position(padding: Tensor, width: int) -> Tensor:

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.boxes import box_cxcywh_to_xyxy
-from bench.grounding import LoadedScene, PipelineContext, Prediction, Query
+from bench.grounding import ImageArray, LoadedScene, PipelineContext, Prediction, Query
 from bench.hashing import sha256_file
 from bench.settings import Table, parse_table, takes
 from pipelines.card import CardOptions, make_card
@@ -24,7 +24,7 @@ from pipelines.engine import PairEngine, Rows, prepare
 from pipelines.folding import fold_norms
 from pipelines.mdetr.checkpoint import LoadedMdetr, open_network
 from pipelines.mdetr.inputs import normalised, resized
-from pipelines.mdetr.model import HEADS, query_scores
+from pipelines.mdetr.model import HEADS, query_scores, token_slots
 
 RESIZE_THREADS = 4
 
@@ -57,7 +57,7 @@ class MdetrPipeline:
             called = [self.model.backbone[0], self.model.transformer.text_encoder, self.model.transformer]
             accelerated = prepare(self.model, context, HEADS, called)
         gpu = torch.device(context.device).type == "cuda"
-        self.engine: PairEngine[Tensor] = PairEngine(
+        self.engine: PairEngine[ImageArray] = PairEngine(
             context,
             self._encode_images,
             self._encode_texts,
@@ -78,37 +78,57 @@ class MdetrPipeline:
             accelerated=accelerated,
         )
 
-    @torch.inference_mode()
+    def prepare(self, image: ImageArray) -> ImageArray:
+        """Resize an image -> (h, w, 3) uint8."""
+        return resized(image, self.short, self.long).permute(1, 2, 0).numpy()
+
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         """Ground every query of every scene -> predictions in order."""
-        queries = [(index, query) for index, scene in enumerate(batch) for query in scene.queries]
-        if not queries:
-            return []
+        return self.launch(batch)()
+
+    @torch.inference_mode()
+    def launch(self, batch: Sequence[LoadedScene]) -> Callable[[], list[Prediction]]:
+        """Start a batch without waiting for the device -> the function that waits and returns its predictions."""
+        owned = [(index, query) for index, scene in enumerate(batch) for query in scene.queries]
+        if not owned:
+            return list
+        # 1. Resized images, in threads where nobody made them before.
         with self.clock.stage("resize"):
-            images = list(self.pool.map(lambda s: resized(s.image, self.short, self.long), batch))
-        output = self.engine.ground(images, [(index, text_of(query)) for index, query in queries])  # (M, N, S + 5)
+            mapped = self.pool.map if any(scene.prepared is None for scene in batch) else map
+            images = list(mapped(lambda s: self.prepare(s.image) if s.prepared is None else s.prepared, batch))
+        # 2. Every query's logits and box of every pair, and the best query's, on their way to the host.
+        output = self.engine.ground(images, [(index, text_of(query)) for index, query in owned])  # (M, N, S + 5)
         with self.clock.stage("rank"):
-            captions = [query.caption for _, query in queries]
+            captions = [query.caption for _, query in owned]
             masks = [c and self.tokenizer.spans(c.text, [(c.start, c.end)]) for c in captions]  # of phrases alone
-            scores, best = query_scores(output[..., :-4], masks).max(dim=-1)
-            boxes = output[torch.arange(len(output), device=output.device), best, -4:]
-            # float64 holds the indices too: one copy, and the one wait for a GPU.
-            rows = torch.cat([boxes.double(), torch.stack([scores, best], dim=1)], dim=1).cpu().numpy()
-        sizes = np.array([batch[index].image.shape[1::-1] * 2 for index, _ in queries])
-        corners = (box_cxcywh_to_xyxy(rows[:, :4]) * sizes).tolist()
-        return [
-            Prediction(query.id, tuple(box), score, note=self._note(query), query_index=int(number))
-            for (_, query), box, (score, number) in zip(queries, corners, rows[:, 4:].tolist(), strict=True)
-        ]
+            slots = token_slots(masks, output.shape[-1] - 4)
+            slots = None if slots is None else self.engine.to_device(slots)
+            scores, best = query_scores(output[..., :-4], slots).max(dim=-1, keepdim=True)
+            boxes = output[..., -4:].take_along_dim(best[..., None], dim=1)[:, 0]
+            # float64 holds the indices too.
+            rows = self.engine.to_host(torch.cat([boxes.double(), scores.double(), best.double()], dim=1))
+
+        def predictions() -> list[Prediction]:
+            # 3. In pixels of the images; here alone a GPU is waited for.
+            table = rows()
+            sizes = np.array([batch[index].image.shape[1::-1] * 2 for index, _ in owned])
+            corners = (box_cxcywh_to_xyxy(table[:, :4]) * sizes).tolist()
+            return [
+                Prediction(query.id, tuple(box), score, note=self._note(query), query_index=int(number))
+                for (_, query), box, (score, number) in zip(owned, corners, table[:, 4:].tolist(), strict=True)
+            ]
+
+        return predictions
 
     @property
     def caches(self) -> Mapping[str, Callable[[], None]]:
         """List what empties the text cache."""
         return {"texts": self.engine.forget_texts}
 
-    def _encode_images(self, images: Sequence[Tensor]) -> list[Rows]:
-        """Encode images of one size, (3, h, w) uint8."""
-        pixels = normalised(self.engine.to_device(torch.stack(list(images))))
+    def _encode_images(self, images: Sequence[ImageArray]) -> list[Rows]:
+        """Encode images of one size, (h, w, 3) uint8."""
+        # Copied as they lie in memory; on the device their channels come first.
+        pixels = normalised(self.engine.stack(images).permute(0, 3, 1, 2).contiguous())
         tokens, position, _ = self.model.encode_image(pixels.to(self.model.input_proj.weight.dtype))
         return list(zip(tokens, position, strict=True))
 
@@ -116,7 +136,7 @@ class MdetrPipeline:
         ids, padding = self.tokenizer(texts)
         tokens = self.model.encode_text(self.engine.to_device(ids), self.engine.to_device(padding))
         nowhere = tokens.new_zeros(1, 1)  # the position of every text token
-        rows = zip(tokens, (~padding).sum(dim=1).tolist(), strict=True)
+        rows = zip(tokens, (~padding).sum(dim=1).tolist(), strict=True)  # counted on the host
         return [(row[:length], nowhere.expand(length, row.shape[1])) for row, length in rows]
 
     def _fuse(self, rows: Rows, padding: Tensor | None) -> Tensor:

@@ -95,7 +95,7 @@ class MdetrTask(GrounderTask):
         """As `losses`, of an output that was computed."""
         losses = set_losses(output, batch.targets, batch.positive, batch.text_padding, self.config.loss)
         rows = torch.arange(len(batch.targets), device=batch.targets.device)
-        best = query_scores(output.logits[-1].detach(), [None] * len(rows)).argmax(dim=1)
+        best = query_scores(output.logits[-1].detach(), None).argmax(dim=1)
         return losses | {"boxes": output.boxes[-1][rows, best], "targets": batch.targets}
 
     def forward(self, batch: MdetrBatch) -> tuple[Output, ImageTokens]:

@@ -74,7 +74,9 @@ class Transformer(nn.Module):
 
     def encode_text(self, tokens: Tensor, padding: Tensor) -> Tensor:
         """Encode token ids (B, T), True on padding (B, T) -> (B, T, d)."""
-        hidden = self.text_encoder(input_ids=tokens, attention_mask=(~padding).long()).last_hidden_state
+        # (B, 1, T, T) is taken as it is; of (B, T) transformers asks whether it is all ones, and waits for a GPU.
+        mask = (~padding)[:, None, None].expand(-1, -1, padding.shape[1], -1)
+        hidden = self.text_encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
         out: Tensor = self.resizer(hidden)
         return out
 

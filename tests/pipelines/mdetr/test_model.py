@@ -6,7 +6,7 @@ import plain_mdetr
 import pytest
 import torch
 
-from pipelines.mdetr.model import query_scores
+from pipelines.mdetr.model import query_scores, token_slots
 
 TOKENS = torch.tensor([[0, 17, 300, 8, 2, 1, 1], [0, 200, 31, 9, 77, 4, 2], [0, 5, 2, 1, 1, 1, 1]])
 PADDING = TOKENS == 1
@@ -86,7 +86,7 @@ def logits_of(*queries, slots=8):
 
 
 def test_alone_the_least_likely_nothing_wins():
-    scores = query_scores(logits_of({1: 0.1, 2: 0.1}, {3: 0.3, 4: 0.3, 5: 0.3}, {2: 0.8}), [None])
+    scores = query_scores(logits_of({1: 0.1, 2: 0.1}, {3: 0.3, 4: 0.3, 5: 0.3}, {2: 0.8}), None)
     torch.testing.assert_close(scores, torch.tensor([[0.2, 0.9, 0.8]]), atol=1e-4, rtol=0)
 
 
@@ -94,10 +94,11 @@ def test_a_phrase_asks_for_its_own_tokens():
     logits = logits_of({1: 0.3, 2: 0.3, 3: 0.3}, {5: 0.5, 6: 0.2}, {7: 0.9}).expand(3, -1, -1)
     masks = [torch.tensor([False] * 5 + [True] * 2 + [False]), None, torch.tensor([False, True])]
     expected = torch.tensor([[0.0, 0.5, 0.0], [0.9, 0.7, 0.9], [0.3, 0.0, 0.0]])
-    torch.testing.assert_close(query_scores(logits, masks), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(query_scores(logits, token_slots(masks, logits.shape[-1])), expected, atol=1e-4, rtol=0)
 
 
 def test_tokens_beyond_the_slots_and_the_last_place_are_nobodys():
     logits = logits_of({0: 0.1}, {2: 0.2}, slots=3)  # no object is most likely everywhere
-    assert query_scores(logits, [torch.tensor([False, False, True, True, True, True])]).argmax().item() == 1
-    assert query_scores(logits, [torch.tensor([False] * 3 + [True] * 4)]).tolist() == [[0.0, 0.0]]
+    beyond = token_slots([torch.tensor([False, False, True, True, True, True])], 4)
+    assert query_scores(logits, beyond).argmax().item() == 1
+    assert query_scores(logits, token_slots([torch.tensor([False] * 3 + [True] * 4)], 4)).tolist() == [[0.0, 0.0]]

@@ -1,9 +1,12 @@
 """The pipeline: the plain answer in pixels of the image, whatever else is in the batch; phrases; its mistakes."""
 
+from dataclasses import replace
+
 import numpy as np
 import plain_mdetr
 import pytest
 import torch
+from operators import Operators
 
 from bench.errors import SettingsError, WeightsError
 from bench.grounding import Caption, LoadedScene, Query
@@ -180,3 +183,35 @@ def test_frozen_norms_are_folded_but_not_in_training(opened, network, context):
     keys = list(loaded.network.state_dict())
     MdetrPipeline(pipeline.options, context("mdetr"), loaded)
     assert list(loaded.network.state_dict()) == keys
+
+
+def test_a_batch_launches_few_operators_and_none_that_waits(context, network, roberta_folder, tmp_path):
+    """8 images of two shapes x 7 expressions: prepared ahead, started without a wait, then read."""
+    write_safetensors(path := tmp_path / "r18.safetensors", *as_file(network("resnet18"), roberta_folder))
+    pipeline = mdetr(context("mdetr", options={"weights": str(path), "images": 8, "texts": 64}))
+    rng, batch = np.random.default_rng(0), []
+    for number in range(8):
+        texts = [
+            " ".join(rng.choice(["the", "red", "star", "left", "of", "a", "dog"], 4)) + f" {number} {n}"
+            for n in range(7)
+        ]
+        pixels = image(*((90, 61) if number % 2 else (61, 90)), number)
+        queries = tuple(Query(f"{number}.{n}", text) for n, text in enumerate(texts))
+        batch.append(LoadedScene(str(number), pixels, queries, pipeline.prepare(pixels)))
+    expected = pipeline.ground([replace(scene, prepared=None) for scene in batch])
+    pipeline.engine.forget_texts()
+    with Operators() as operators:
+        finish = pipeline.launch(batch)
+        launched = operators.launched.total()
+        answers = finish()
+    assert operators.launched.total() == launched and operators.waiting == []
+    assert [(a.id, a.box) for a in answers] == [(a.id, a.box) for a in expected]
+    # Frozen norms that are not folded would be hundreds more.
+    assert launched <= 300, operators.launched
+
+
+def as_file(network, roberta_folder):
+    """State and metadata of a weights file for images of 64 pixels."""
+    words = small_tokenizer(["the red star left of a dog", *map(str, range(8))], 64)
+    metadata = {"format": "bench-mdetr", "config": network.config.model_dump(), "tokenizer": words}
+    return network.state_dict(), metadata | {"short": 64, "long": 107}
