@@ -17,6 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.errors import BenchError, MissingPackage, UnknownName
+from bench.imports import paused_collector
 from bench.old_names import PIPELINES as PIPELINE_NAMES
 
 if TYPE_CHECKING:
@@ -122,7 +123,8 @@ def _import(entry: EntryPoint, group: str) -> Any:
     """Import what an entry point names. Raises MissingPackage, BenchError."""
     kind = KINDS[group]
     try:
-        return entry.load()
+        with paused_collector():
+            return entry.load()
     except ModuleNotFoundError as error:
         from bench.install import bring_module
 

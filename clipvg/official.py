@@ -11,7 +11,6 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-import open_clip
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +18,7 @@ from bench.errors import UnknownName, UsageError, WeightsError
 from bench.runs.files import write_atomically
 from clipvg.network import OFFICIAL, ClipVG, ClipVGConfig, check_clip
 from pipelines import weights
-from pipelines.two_stage.clip.encoder import empty_model
+from pipelines.two_stage.clip.encoder import empty_model, open_clip
 
 ALIASES = {"image_encoder_clip_vg.": "clip.visual.", "text_encoder_clip_vg.": "clip."}
 DEAD = "visu_proj."  # in every official file, used by nothing

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -29,7 +28,7 @@ from clipvg.official import write_official
 from pipelines.canvas import Canvas, covered, kept_patches, letterboxed, normalised, stacked, to_images
 from pipelines.card import CardOptions, make_card
 from pipelines.engine import PairEngine, Rows, prepare
-from pipelines.two_stage.clip.encoder import PAD, ClipOptions, cut_note, fold_quick_gelu, token_ids
+from pipelines.two_stage.clip.encoder import PAD, ClipOptions, cut_note, fold_quick_gelu, open_clip, token_ids
 
 
 class ClipVGOptions(Table):

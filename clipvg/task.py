@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import open_clip
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -24,7 +23,7 @@ from clipvg.rows import CachedFeatures, RowBatch, Rows, collate, feature_caches,
 from pipelines import layers
 from pipelines.augmentation import Augment
 from pipelines.canvas import Canvas, Style, letterboxed, normalise_and_mask, stacked
-from pipelines.two_stage.clip.encoder import PAD, ClipOptions, cut_note, token_ids
+from pipelines.two_stage.clip.encoder import PAD, ClipOptions, cut_note, open_clip, token_ids
 
 log = logging.getLogger("bench.train")
 

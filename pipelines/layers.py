@@ -11,7 +11,6 @@ import itertools
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import box_convert
 
 
 class EncoderLayer(nn.Module):
@@ -93,7 +92,7 @@ def giou(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
     A box without area has IoU 0; values and gradients stay finite. (Rezatofighi et al., CVPR 2019.)
     """
-    a, b = (box_convert(x, "cxcywh", "xyxy") for x in (boxes, targets))
+    a, b = (torch.cat((x[..., :2] - x[..., 2:] / 2, x[..., :2] + x[..., 2:] / 2), dim=-1) for x in (boxes, targets))
     inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(dim=-1)
     union = boxes[..., 2:].prod(dim=-1) + targets[..., 2:].prod(dim=-1) - inner
     hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(dim=-1)

@@ -20,6 +20,7 @@ from bench.errors import WeightsError
 from bench.evaluation.progress import message
 from bench.fetching import network
 from bench.hashing import looked_at, places_of
+from bench.imports import lean
 from bench.settings import WEIGHTS
 
 if TYPE_CHECKING:
@@ -175,7 +176,8 @@ def _of_open_clip(model: str, tag: str) -> str:
     """Ask open_clip where a tag lies: OWNER/REPOSITORY, or with the file; "" where it knows none. It imports torch."""
     if "open_clip" not in sys.modules:
         message("loading open_clip ...")
-    import open_clip
+    with lean():
+        import open_clip
 
     return str(open_clip.get_pretrained_cfg(model, tag).get("hf_hub", "")).rstrip("/")
 

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.tokenizer import SimpleTokenizer
-from open_clip.transformer import QuickGELU
 from pydantic import Field
 from torch import Tensor, nn
 
+from bench import imports
 from bench.errors import UnknownName, WeightsError, first_line
 from bench.fetching import network, sources
 from bench.grounding import PipelineContext
@@ -27,6 +25,11 @@ from bench.hashing import sha256_file
 from bench.settings import Table
 from pipelines import hub, weights
 from pipelines.engine import Engine, Rows
+
+with imports.lean():
+    import open_clip as open_clip  # for whoever wants it: imported otherwise it takes twice as long
+    from open_clip.tokenizer import SimpleTokenizer
+    from open_clip.transformer import QuickGELU
 
 open_clip.add_model_config(Path(__file__).parent / "models")
 PAD = 0  # padding's token id; also that of "!" inside a word
@@ -219,6 +222,7 @@ def open_model(options: ClipOptions, context: PipelineContext) -> tuple[Any, Map
 
 def empty_model(name: str, precision: str = "fp32", device: str = "cpu") -> Any:
     """Build the architecture with random weights (with none on "meta"), without open_clip's warning about them."""
+    imports.complete(open_clip, name)
     root = logging.getLogger()  # open_clip logs to it
     root.addFilter(_from_others)
     try:
@@ -246,6 +250,7 @@ def _published(options: ClipOptions, precision: str, context: PipelineContext) -
     key = weights.option_of(options.pretrained, context)
     source = sources.source_of(options.pretrained, options.model, context, key)
     path = hub.find_weights(source, context, what)
+    imports.complete(open_clip, options.model)
     try:
         model = open_clip.create_model(  # given the tag, it would ask the hub once more
             options.model,

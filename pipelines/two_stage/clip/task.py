@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -31,7 +30,7 @@ from bench.settings import parse_table
 from bench.training.config import TrainConfig
 from bench.training.task import Batch, ParameterGroup, TrainingJob, TrainTask
 from pipelines import weights
-from pipelines.two_stage.clip.encoder import ClipOptions, open_model, open_tokenizer
+from pipelines.two_stage.clip.encoder import ClipOptions, open_clip, open_model, open_tokenizer
 from pipelines.two_stage.clip.views import View, make_views
 from pipelines.two_stage.proposers.objects import SceneSamples, referent, scene_descriptions, scene_objects
 

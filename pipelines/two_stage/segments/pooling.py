@@ -18,15 +18,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import VisionTransformer
 from pydantic import Field
 from torch import Tensor
 
 from bench.errors import SettingsError
 from bench.grounding import ImageArray
 from bench.settings import Table
-from pipelines.two_stage.clip.encoder import ClipEncoder
+from pipelines.two_stage.clip.encoder import ClipEncoder, open_clip
 from pipelines.two_stage.clip.views import make_views
 from pipelines.two_stage.segments.segmentation import Float, Segmentation
 
@@ -46,7 +44,7 @@ class RegionPooling:
         self.encoder, self.options = encoder, options
         self.visual: Any = encoder.model.visual
         name = encoder.options.model
-        if isinstance(self.visual, VisionTransformer):
+        if isinstance(self.visual, open_clip.transformer.VisionTransformer):
             if self.visual.attn_pool is not None or self.visual.pool_type != "tok":
                 raise SettingsError(f"{name}: attention pooling needs an image vector that is a class token's")
             blocks = len(self.visual.transformer.resblocks)
@@ -57,7 +55,7 @@ class RegionPooling:
                     f"pooling.fine = {options.fine} does not divide the {self.visual.patch_size[0]} pixels of a patch "
                     f"of {name}"
                 )
-        elif not isinstance(self.visual, ModifiedResNet):
+        elif not isinstance(self.visual, open_clip.modified_resnet.ModifiedResNet):
             raise SettingsError(
                 f"{name}: attention pooling knows open_clip's own VisionTransformer and ModifiedResNet, not "
                 f"{type(self.visual).__name__}; ViT-B-16 or RN50 would do"
@@ -66,7 +64,7 @@ class RegionPooling:
     @property
     def called(self) -> list[Any]:
         """Return the modules of the image tower that are called; the tower itself never is."""
-        if isinstance(self.visual, VisionTransformer):
+        if isinstance(self.visual, open_clip.transformer.VisionTransformer):
             return list(self.visual.transformer.resblocks)
         return [self.visual.layer1, self.visual.layer2, self.visual.layer3, self.visual.layer4]
 
@@ -74,7 +72,7 @@ class RegionPooling:
     def encode(self, image: ImageArray, segmentation: Segmentation) -> Tensor:
         """Encode R regions of RGB uint8 (H, W, 3) -> (R, D), float32; the whole image where there are none."""
         encoder, fine = self.encoder, self.options.fine
-        vit = isinstance(self.visual, VisionTransformer)
+        vit = isinstance(self.visual, open_clip.transformer.VisionTransformer)
         size = encoder.image_size * (1 if vit else fine)
         whole = np.array([[0.0, 0.0, image.shape[1], image.shape[0]]])
         view = make_views(image, whole, ["crop"], size, 0.0, encoder.device)[0]  # (1, 3, S, S)
