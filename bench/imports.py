@@ -27,7 +27,6 @@ def paused_collector() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()  # what an import made stays: later collections pass over it
         if was_on:
             gc.enable()
 
