@@ -65,18 +65,18 @@ def test_what_a_model_of_open_clip_needs_comes_when_it_is_opened(tmp_path):
 
 
 def test_a_stand_in_imports_the_module_for_any_other_name(monkeypatch):
-    monkeypatch.setattr("bench.imports.COMPILER", "bench.install")
-    monkeypatch.setattr("bench.imports.FUNCTION", "bring")
-    monkeypatch.delitem(sys.modules, "bench.install", raising=False)
+    monkeypatch.setattr("bench.imports.COMPILER", "colorsys")
+    monkeypatch.setattr("bench.imports.FUNCTION", "hls_to_rgb")
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
     with lean():
-        from bench.install import bring
+        from colorsys import hls_to_rgb
 
-        stand_in = sys.modules["bench.install"]
+        stand_in = sys.modules["colorsys"]
         assert not hasattr(stand_in, "__file__")
-        from bench.install import bring_module
+        from colorsys import rgb_to_hls
 
-        assert sys.modules["bench.install"] is not stand_in
-    assert bring.__name__ == "later"
-    assert bring_module.__module__ == "bench.install" and "bench.install" in sys.modules
+        assert sys.modules["colorsys"] is not stand_in
+    assert hls_to_rgb.__name__ == "later"
+    assert rgb_to_hls.__module__ == "colorsys" and "colorsys" in sys.modules
     with lean():
-        assert sys.modules["bench.install"].bring_module is bring_module  # what is there stays
+        assert sys.modules["colorsys"].rgb_to_hls is rgb_to_hls  # what is there stays
