@@ -107,7 +107,7 @@ def tidy(proposals: Proposals, size: tuple[int, int], top_k: int, same: float, w
     real = box_area_xyxy(boxes) >= 1.0
     order, boxes = order[real], boxes[real]
     # 2. No copies, at most `top_k`.
-    kept = _without_copies(boxes, same)[:top_k]
+    kept = _without_copies(boxes, same, top_k)
     order, boxes = order[kept], boxes[kept]
     scores, labels = proposals.scores[order], tuple(proposals.labels[i] for i in order)
     masks = None if proposals.masks is None else proposals.masks[order]
@@ -119,15 +119,23 @@ def tidy(proposals: Proposals, size: tuple[int, int], top_k: int, same: float, w
     return Proposals(boxes, scores, labels, masks)
 
 
-def _without_copies(boxes: Boxes, same: float) -> NDArray[np.intp]:
-    """Return the indices of boxes that copy no better one that is kept (boxes come best first)."""
-    copies = np.triu(iou_pairwise(boxes, boxes) > same, k=1)
-    kept = np.ones(len(boxes), bool)
-    # A loop over the few that have copies at all, not over all boxes.
-    for i in np.flatnonzero(copies.any(axis=1)):
-        if kept[i]:
-            kept &= ~copies[i]
-    return np.flatnonzero(kept)
+def _without_copies(boxes: Boxes, same: float, count: int) -> NDArray[np.intp]:
+    """Return the indices of the first `count` boxes that copy no better one that is kept (boxes come best first)."""
+    kept = np.empty(0, np.intp)
+    # Block by block: most boxes are never looked at, for `count` are soon kept.
+    for start in range(0, len(boxes), block := 2 * count):
+        new = np.arange(start, min(start + block, len(boxes)))
+        new = new[~(iou_pairwise(boxes[new], boxes[kept]) > same).any(axis=1)]
+        copies = np.triu(iou_pairwise(boxes[new], boxes[new]) > same, k=1)
+        stays = np.ones(len(new), bool)
+        # A loop over the few that have copies at all, not over all boxes.
+        for i in np.flatnonzero(copies.any(axis=1)):
+            if stays[i]:
+                stays &= ~copies[i]
+        kept = np.concatenate([kept, new[stays]])[:count]
+        if len(kept) == count:
+            break
+    return kept
 
 
 def opener(

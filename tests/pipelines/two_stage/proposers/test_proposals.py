@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from bench.boxes import iou_pairwise
 from bench.errors import SettingsError, UnknownName
-from pipelines.two_stage.proposers.proposals import Proposals, open_proposer, tidy
+from pipelines.two_stage.proposers import proposals as module
+from pipelines.two_stage.proposers.proposals import Proposals, _without_copies, open_proposer, tidy
 
 number = st.floats(-60, 400) | st.sampled_from([float("nan"), float("inf"), -float("inf")])
 score = st.floats(0, 1) | st.just(float("nan"))
@@ -32,6 +33,33 @@ def test_tidy_boxes(table, top_k):
     assert out.boxes[-1].tolist() == [0, 0, 320, 240]
     overlap = iou_pairwise(out.boxes[:-1], out.boxes[:-1])
     assert (overlap[~np.eye(len(overlap), dtype=bool)] <= 0.9).all()
+
+
+def first_kept(boxes, same, count):
+    """The rule, plainly: a box stays unless it copies one that stays."""
+    kept = []
+    for index, box in enumerate(boxes):
+        if not kept or iou_pairwise(box[None], boxes[kept]).max() <= same:
+            kept.append(index)
+    return kept[:count]
+
+
+@given(st.integers(0, 10**6), st.integers(0, 90), st.integers(1, 25), st.sampled_from([0.3, 0.7, 0.9, 1.0]))
+def test_copies_are_those_of_the_plain_rule(seed, number, count, same):
+    """Many boxes around few places, so that copies of copies come, within a block and across."""
+    rng = np.random.default_rng(seed)
+    places = rng.integers(0, 200, (1 + seed % 7, 2))
+    corner = places[rng.integers(0, len(places), number)] + rng.integers(0, 4, (number, 2))
+    boxes = np.concatenate([corner, corner + rng.integers(10, 16, (number, 2))], axis=1).astype(float)
+    assert _without_copies(boxes, same, count).tolist() == first_kept(boxes, same, count)
+
+
+def test_only_as_many_boxes_are_compared_as_are_needed(monkeypatch):
+    compared = []
+    monkeypatch.setattr(module, "iou_pairwise", lambda a, b: (compared.append(len(a) * len(b)), iou_pairwise(a, b))[1])
+    corner = np.arange(800.0)[:, None] * [3, 3]
+    assert len(_without_copies(np.concatenate([corner, corner + 30], axis=1), 0.9, 20)) == 20
+    assert sum(compared) <= 40 * 40  # of 800 x 800
 
 
 def test_the_better_of_two_copies_stays_whatever_its_class():
