@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, RTDetrImageProcessor
 
 from bench.errors import WeightsError
-from bench.grounding import ImageArray, LoadedScene, PipelineContext
+from bench.grounding import Boxes, ImageArray, LoadedScene, PipelineContext
 from bench.hashing import sha256_file
 from pipelines import hub, weights
 from pipelines.engine import in_groups
@@ -65,18 +65,19 @@ class DetrProposer(Proposer):
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """Return one `Proposals` for each scene's image, RGB uint8 (H, W, 3)."""
-        images = [(self._pixels(scene.image), scene.image) for scene in scenes]
-        return in_groups(images, lambda image: image[0].shape, self._detect)
+        images = [scene.image for scene in scenes]
+        pixels = in_groups(images, lambda image: image.shape, self._pixels)
+        return in_groups(list(zip(pixels, images, strict=True)), lambda image: image[0].shape, self._detect)
 
-    def _pixels(self, image: ImageArray) -> Tensor:
-        """Resize RGB uint8 (H, W, 3) on the device -> (3, h, w), the model's input."""
-        tensor = torch.tensor(image, device=self.device).permute(2, 0, 1)
+    def _pixels(self, images: Sequence[ImageArray]) -> Sequence[Tensor]:
+        """Resize images of one size, RGB uint8 (H, W, 3), on the device -> (3, h, w) each, the model's input."""
+        tensor = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
         # Processors that keep the aspect give very thin images no pixel; widened, their boxes are the same shares.
-        height, width = image.shape[:2]
+        height, width = images[0].shape[:2]
         times = max(height, width) // (ASPECT * min(height, width)) + 1
-        tensor = tensor.repeat_interleave(times, dim=1 if height < width else 2) if times > 1 else tensor
-        out = self.processor(images=tensor, input_data_format="channels_first", do_pad=False, return_tensors="pt")
-        pixels: Tensor = out["pixel_values"][0]
+        tensor = tensor.repeat_interleave(times, dim=2 if height < width else 3) if times > 1 else tensor
+        out = self.processor(images=list(tensor), input_data_format="channels_first", do_pad=False, return_tensors="pt")
+        pixels: Sequence[Tensor] = out["pixel_values"]
         return pixels
 
     @torch.inference_mode()
@@ -86,14 +87,15 @@ class DetrProposer(Proposer):
         out.logits, out.pred_boxes = out.logits.float(), out.pred_boxes.float()
         # Without target sizes the boxes come as shares of the sides, and are scaled in float64.
         answers = self.processor.post_process_object_detection(out, threshold=self.options.confidence)
-        return [self._in_pixels(answer, image) for answer, (_, image) in zip(answers, images, strict=True)]
+        columns = [torch.cat([a["boxes"].double(), a["scores"][:, None], a["labels"][:, None]], dim=1) for a in answers]
+        tables = np.split(torch.cat(columns).cpu().numpy(), np.cumsum([len(c) for c in columns])[:-1])  # one copy
+        return [self._in_pixels(table, image) for table, (_, image) in zip(tables, images, strict=True)]
 
-    def _in_pixels(self, answer: Mapping[str, Tensor], image: ImageArray) -> Proposals:
+    def _in_pixels(self, table: Boxes, image: ImageArray) -> Proposals:
+        """Make proposals of rows (N, 6): x1, y1, x2, y2 in shares of the sides, score, class."""
         height, width = image.shape[:2]
-        boxes = answer["boxes"].double().cpu().numpy() * [width, height, width, height]
-        scores = answer["scores"].double().cpu().numpy()
-        labels = tuple(self.names.get(int(c), "") for c in np.asarray(answer["labels"].cpu()))
-        return self.options.tidied(Proposals(boxes, scores, labels), image)
+        labels = tuple(self.names.get(int(c), "") for c in table[:, 5])
+        return self.options.tidied(Proposals(table[:, :4] * [width, height, width, height], table[:, 4], labels), image)
 
 
 open_detr = opener(DetrOptions, DetrProposer)

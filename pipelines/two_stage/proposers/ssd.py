@@ -68,11 +68,11 @@ class SsdProposer(Proposer):
             return []
         boxes, scores, labels, which = self._candidates(scenes)
         kept = batched_nms(boxes, scores, which, self.options.nms_iou)
-        table = torch.cat([boxes, scores[:, None], labels[:, None]], dim=1)[kept].double().cpu().numpy()
-        owner = which[kept].cpu().numpy()
+        columns = torch.cat([boxes, scores[:, None], labels[:, None], which[:, None]], dim=1)
+        table = columns[kept].double().cpu().numpy()  # one copy
         answers = []
         for number, scene in enumerate(scenes):
-            mine, (height, width) = table[owner == number], scene.image.shape[:2]
+            mine, (height, width) = table[table[:, 6] == number], scene.image.shape[:2]
             labels_of = tuple(self.names[int(c)] for c in mine[:, 5])
             proposals = Proposals(mine[:, :4] * [width, height, width, height], mine[:, 4], labels_of)
             answers.append(self.options.tidied(proposals, scene.image))

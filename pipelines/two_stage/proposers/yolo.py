@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bench.errors import MissingPackage, WeightsError, first_line
-from bench.grounding import ImageArray, LoadedScene, PipelineContext
+from bench.grounding import Boxes, ImageArray, LoadedScene, PipelineContext
 from bench.hashing import sha256_file
 from bench.install import pip_install
 from pipelines import weights
@@ -55,6 +55,8 @@ class YoloProposer(Proposer):
         # Half precision on a GPU only: ultralytics' own default for speed; boxes are decoded in float32 either way.
         self.dtype = torch.float16 if self.device.type == "cuda" and context.dtype != "float32" else torch.float32
         self.model = model.fuse(verbose=False).eval().to(self.device, self.dtype)
+        if self.dtype != torch.float32:
+            decode_in_float32(self.model.model[-1])
         self.accelerated = context.acceleration.apply(self.model, dtype=self.dtype != torch.float32)
         if context.acceleration.compile:
             head = self.model.model[-1]
@@ -75,7 +77,8 @@ class YoloProposer(Proposer):
         from ultralytics.utils.nms import non_max_suppression
 
         canvas = self._canvas(images[0])
-        batch = torch.stack([self._letterboxed(image, canvas) for image in images])  # (B, 3, h, w)
+        # (B, 3, h, w); images of one size are copied and scaled together.
+        batch = torch.stack(in_groups(images, lambda image: image.shape, lambda some: self._letterboxed(some, canvas)))
         out = self.model(batch.to(self.dtype))
         out = out[0] if isinstance(out, (tuple, list)) else out
         rows = non_max_suppression(
@@ -88,21 +91,22 @@ class YoloProposer(Proposer):
             max_time_img=60.0,  # a time limit would make the boxes depend on how busy the machine is
             end2end=self.end2end,
         )
-        return [self._in_pixels(r, p, canvas) for r, p in zip(rows, images, strict=True)]
+        tables = np.split(torch.cat(rows).double().cpu().numpy(), np.cumsum([len(r) for r in rows])[:-1])  # one copy
+        return [self._in_pixels(table, image, canvas) for table, image in zip(tables, images, strict=True)]
 
-    def _letterboxed(self, image: ImageArray, canvas: tuple[int, int]) -> Tensor:
-        """Scale and centre RGB uint8 (H, W, 3) on grey -> (3, h, w) in 0..1."""
-        size = _scaled(image.shape, self.options.image_size)
-        tensor = torch.tensor(image, device=self.device).permute(2, 0, 1)[None].float() / 255
+    def _letterboxed(self, images: Sequence[ImageArray], canvas: tuple[int, int]) -> Tensor:
+        """Scale and centre images of one size, RGB uint8 (H, W, 3), on grey -> (B, 3, h, w) in 0..1."""
+        size = _scaled(images[0].shape, self.options.image_size)
+        tensor = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2).float().contiguous() / 255
         if tuple(tensor.shape[-2:]) != size:
             tensor = F.interpolate(tensor, size, mode="bilinear", align_corners=False, antialias=False)
         top, left = (canvas[0] - size[0]) // 2, (canvas[1] - size[1]) // 2
         pad = (left, canvas[1] - size[1] - left, top, canvas[0] - size[0] - top)
-        return F.pad(tensor, pad, value=GREY)[0]
+        return F.pad(tensor, pad, value=GREY)
 
-    def _in_pixels(self, rows: Tensor, image: ImageArray, canvas: tuple[int, int]) -> Proposals:
+    def _in_pixels(self, table: Boxes, image: ImageArray, canvas: tuple[int, int]) -> Proposals:
         """Move rows (N, 6), x1, y1, x2, y2, score, class, from the canvas to pixels of the image."""
-        table, shape = rows.double().cpu().numpy(), image.shape
+        shape = image.shape
         height, width = _scaled(shape, self.options.image_size)
         shift = np.array([(canvas[1] - width) // 2, (canvas[0] - height) // 2] * 2)
         scale = np.array([shape[1] / width, shape[0] / height] * 2)
@@ -112,6 +116,20 @@ class YoloProposer(Proposer):
 
 
 open_yolo = opener(YoloOptions, YoloProposer)
+
+
+def decode_in_float32(head: Any) -> None:
+    """Have a 16-bit Detect head decode its boxes in float32, in place: in float16 they are up to half a pixel off."""
+    decode = head._inference
+    head.dfl.float()
+
+    def inference(raw: dict[str, Any]) -> Tensor:
+        # Of the maps only size and number type count, as those of the anchors.
+        maps = [one[:, :1].float() for one in raw["feats"]]
+        out: Tensor = decode(raw | {"boxes": raw["boxes"].float(), "scores": raw["scores"].float(), "feats": maps})
+        return out
+
+    head._inference = inference
 
 
 def _scaled(shape: Sequence[int], long_side: int) -> tuple[int, int]:

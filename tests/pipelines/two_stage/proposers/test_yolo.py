@@ -1,6 +1,8 @@
 """YOLO proposals: of an image whatever its neighbours, in the pixels of the original, as the package's own."""
 
+import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from PIL import Image
 
 from bench.boxes import iou_pairwise
 from bench.grounding import LoadedScene
-from pipelines.two_stage.proposers.yolo import YoloOptions, YoloProposer
+from pipelines.two_stage.proposers.yolo import YoloOptions, YoloProposer, decode_in_float32, read_model
 
 pytestmark = pytest.mark.slow
 
@@ -62,3 +64,31 @@ def test_real_images_with_a_real_detector(context, real):
         assert iou_pairwise(ours[name].boxes, theirs.xyxy.numpy()).max(1).min() > 0.93
     results = [iou_pairwise([r["box_xyxy"]], ours[r["image"]].boxes).max() >= 0.5 for r in rows]
     assert np.mean(results) >= 0.85
+
+
+def test_a_half_head_decodes_boxes_in_float32():
+    """The same raw outputs at 640 pixels, decoded as float16 and as float32."""
+    head = read_model(Path(TINY["weights"])).model[-1].eval()
+    torch.manual_seed(0)
+    sides = [640 // int(stride) for stride in head.stride]
+    number = sum(side**2 for side in sides)
+    raw = {
+        "boxes": 2 * torch.randn(1, 4 * head.reg_max, number).half(),
+        "scores": torch.randn(1, head.nc, number).half(),
+        "feats": [torch.zeros(1, 8, side, side).half() for side in sides],
+    }
+    exact = head._inference({k: [f.float() for f in v] if k == "feats" else v.float() for k, v in raw.items()})[:, :4]
+    half = copy.deepcopy(head).half()
+    assert (half._inference(raw)[:, :4].float() - exact).abs().max() > 0.2
+    decode_in_float32(half := copy.deepcopy(head).half())
+    boxes = half._inference(raw)[:, :4]
+    assert boxes.dtype == torch.float32 and (boxes - exact).abs().max() < 0.05
+
+
+def test_images_of_one_size_are_scaled_together(context):
+    """Exactly the pixels of each alone."""
+    proposer = YoloProposer(YoloOptions(**TINY), context())
+    images = list(np.random.default_rng(0).integers(0, 256, (3, 90, 131, 3), np.uint8))
+    canvas = proposer._canvas(images[0])
+    alone = [proposer._letterboxed([image], canvas)[0] for image in images]
+    assert torch.equal(proposer._letterboxed(images, canvas), torch.stack(alone))
