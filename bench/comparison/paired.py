@@ -28,9 +28,11 @@ from numpy.typing import NDArray
 from bench.evaluation.statistics import Interval, equal_images, student_quantile
 
 Float = NDArray[np.float64]
+Int = NDArray[np.int64]
 
 POWER = 0.8
 FEW_DIFFERENT = 10  # images on which two runs have other numbers of hits
+BLOCK = 500  # draws compared at once: of 300 runs 1.2 MB
 UNKNOWN: Interval = (-1.0, 1.0)  # a difference of accuracies is nowhere else
 NORMAL = NormalDist()
 
@@ -99,6 +101,37 @@ def paired_interval(drawn: Float, gains: Float, counts: Float, confidence: float
     return difference_interval(drawn, len(counts), confidence)
 
 
+def every_pair_p(sums: Float, table: Float, counts: Float) -> list[float]:
+    """Return `paired_p` of every pair of runs, in the order of `combinations`, from the same draws.
+
+    `sums` (draws, R) are the runs' hits in each draw, `table` (m, R) on each image, `counts` (m,) the expressions.
+    """
+    hits, runs, (draws, _) = np.ascontiguousarray(table.T), table.shape[1], sums.shape
+    ps, total, each = [], float(counts.sum()), [float(own.sum()) for own in hits]
+    for a, beyond in enumerate(_other_sides(sums)):
+        for b in range(a + 1, runs):
+            gains, other_side, t = hits[b] - hits[a], int(beyond[b]), 0.0
+            if few_different(gains) is not None:
+                ps.append(few_difference(gains, counts)[1])
+                continue
+            if not other_side:  # else p does not depend on it; hits are whole numbers, so their sums are exact
+                t = _t(*_ratio_and_error(gains, counts, each[b] - each[a], total))
+            ps.append(counted_p(other_side, draws, len(counts), t))
+    return ps
+
+
+def _other_sides(sums: Float) -> Int:
+    """Count for runs a < b (R, R) the draws of (draws, R) in which b - a is not on the side of the most."""
+    draws, runs = sums.shape
+    below, above = np.zeros((2, runs, runs), np.int64)
+    for start in range(0, draws, BLOCK):
+        block = np.ascontiguousarray(sums[start : start + BLOCK].T)
+        for a in range(runs):
+            below[a, a + 1 :] += np.count_nonzero(block[a + 1 :] <= block[a], axis=1)
+            above[a, a + 1 :] += np.count_nonzero(block[a + 1 :] >= block[a], axis=1)
+    return np.minimum(below, above)
+
+
 def difference_p(drawn: Float, images: int, statistic: float = 0.0) -> float:
     """Return the two-sided p of "no difference" by the draws (draws,).
 
@@ -108,15 +141,18 @@ def difference_p(drawn: Float, images: int, statistic: float = 0.0) -> float:
     on the other side of 0, p is Student's of `statistic`, the difference over its clustered standard error, if that is
     smaller still. The interval leaves out 0 either way.
     """
+    return counted_p(min(int((drawn <= 0).sum()), int((drawn >= 0).sum())), len(drawn), images, statistic)
+
+
+def counted_p(other_side: int, draws: int, images: int, statistic: float) -> float:
+    """Return the p of `difference_p` from the number of draws on the other side of 0."""
     if images < 2:
         return 1.0
-    # 1. The bootstrap's sign test: how many draws lie on the other side of 0.
-    other_side = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    # 2. The p of that part, on the interval's own scale; where there is no such draw, Student's if smaller.
-    p = p_of_part((other_side + 1) / (len(drawn) + 1), images)
+    p = p_of_part((other_side + 1) / (draws + 1), images)  # the bootstrap's sign test, on the interval's own scale
     return p if other_side else min(p, 2 * student_cdf(-abs(statistic), images - 1))
 
 
+@lru_cache(maxsize=16_384)
 def p_of_part(part: float, images: int) -> float:
     """Return the two-sided p where `part` of the draws lie on the other side of 0: `expanded_tail` backwards."""
     if part >= 0.5:
@@ -127,18 +163,26 @@ def p_of_part(part: float, images: int) -> float:
 
 def standard_error(differences: Float, counts: Float) -> float:
     """Return the clustered standard error of sum(differences) / sum(counts), both per image (m,); NaN for m < 2."""
-    images = len(counts)
-    if images < 2:
-        return math.nan
-    ratio = differences.sum() / counts.sum()
-    residuals = differences - ratio * counts
-    return math.sqrt(images / (images - 1) * float(residuals @ residuals)) / float(counts.sum())
+    return _ratio_and_error(differences, counts, float(differences.sum()), float(counts.sum()))[1]
 
 
 def statistic(differences: Float, counts: Float) -> float:
     """Return the difference over its clustered standard error, both per image (m,); 0 where the error says nothing."""
-    error = standard_error(differences, counts)
-    return float(differences.sum() / counts.sum()) / error if error > 0 else 0.0
+    return _t(*_ratio_and_error(differences, counts, float(differences.sum()), float(counts.sum())))
+
+
+def _ratio_and_error(differences: Float, counts: Float, gained: float, total: float) -> tuple[float, float]:
+    """Return gained / total, the sums of both, and its clustered standard error."""
+    images = len(counts)
+    if images < 2:
+        return 0.0, math.nan
+    ratio = gained / total
+    residuals = differences - ratio * counts
+    return ratio, math.sqrt(images / (images - 1) * float(residuals @ residuals)) / total
+
+
+def _t(ratio: float, error: float) -> float:
+    return ratio / error if error > 0 else 0.0
 
 
 def detectable(error: float, images: int, confidence: float, power: float = POWER) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bench.comparison.paired import holm, paired_p
+from bench.comparison.paired import every_pair_p, holm, paired_p
 from bench.errors import RunError
 from bench.evaluation.statistics import resampled_sums
 from bench.runs.outcomes import OUTCOMES, StoredOutcomes, read_outcomes
@@ -42,15 +43,12 @@ def rank_ranges(
     runs = table.shape[1]
     # 2. The bootstrap; the sign of a difference needs no number of expressions, so hits are all that is drawn.
     sums = resampled_sums(table, draws, seed)
-    # 3. Every pair's p.
-    pairs = list(combinations(range(runs), 2))
-    gains = [table[:, b] - table[:, a] for a, b in pairs]
-    ps = [paired_p(sums[:, b] - sums[:, a], gain, size) for (a, b), gain in zip(pairs, gains, strict=True)]
-    # 4. Holm's correction, and how many runs are significantly better and worse.
-    better, worse = [0] * runs, [0] * runs
-    for (a, b), gain, p in zip(pairs, gains, holm(ps), strict=True):
+    ps = every_pair_p(sums, table, size)
+    # 3. Holm's correction, and how many runs are significantly better and worse.
+    total, better, worse = table.sum(axis=0), [0] * runs, [0] * runs
+    for (a, b), p in zip(combinations(range(runs), 2), holm(ps), strict=True):
         if p <= 1 - confidence:
-            ahead, behind = (b, a) if gain.sum() > 0 else (a, b)
+            ahead, behind = (b, a) if total[b] > total[a] else (a, b)
             better[behind] += 1
             worse[ahead] += 1
     return [(1 + better[run], runs - worse[run]) for run in range(runs)]
@@ -62,17 +60,27 @@ def ranks(results: Path, runs: Sequence[tuple[RunRecord, str]]) -> list[tuple[Ra
     `runs` are records with their folders under `results`. A run whose outcomes are missing, not those of its record,
     or about other expressions than most is left out of the ranking: the others are ranked among themselves.
     """
-    loaded = [_read(results / run, record) for record, run in runs]
-    rows = [outcomes for outcomes in loaded if isinstance(outcomes, StoredOutcomes)]
-    if not rows:
+    # 1. Of each run only its hits on each image are kept, and which of the sets of expressions it is about.
+    alike: dict[bytes, StoredOutcomes] = {}
+    about: dict[tuple[object, ...], int] = {}
+    loaded: list[tuple[int, NDArray[np.float64], NDArray[np.float64]] | str] = []
+    for record, run in runs:
+        row = _read(results / run, record, alike)
+        if not isinstance(row, str):
+            number = about.setdefault((row.ids, row.scenes, row.image.tobytes()), len(about))
+            loaded.append((number, *row.per_image(row.hit)))
+        else:
+            loaded.append(row)
+    # 2. Those about the commonest set are ranked.
+    numbers = Counter(row[0] for row in loaded if not isinstance(row, str))
+    if not numbers:
         return [(None, str(reason)) for reason in loaded]
-    common = max(rows, key=lambda row: sum(_same(row, other) for other in rows))
-    ranked = [row for row in rows if _same(row, common)]
-    hits = [row.per_image(row.hit) for row in ranked]
-    ranges = iter(rank_ranges(np.stack([sums for sums, _ in hits], axis=1), hits[0][1]))
+    ((common, _),) = numbers.most_common(1)
+    ranked = [row for row in loaded if not isinstance(row, str) and row[0] == common]
+    ranges = iter(rank_ranges(np.stack([hits for _, hits, _ in ranked], axis=1), ranked[0][2]))
     others = f"{OUTCOMES} is about other expressions than the other runs'; {KEEP} anew"
     return [
-        (None, row) if isinstance(row, str) else (next(ranges), "") if _same(row, common) else (None, others)
+        (None, row) if isinstance(row, str) else (next(ranges), "") if row[0] == common else (None, others)
         for row in loaded
     ]
 
@@ -84,7 +92,8 @@ def compare_with(
 
     None for a run, or for all where it is the baseline, whose outcomes are missing or about other expressions.
     """
-    first, *rest = (_read(results / run, record) for record, run in (baseline, *others))
+    alike: dict[bytes, StoredOutcomes] = {}
+    first, *rest = (_read(results / run, record, alike) for record, run in (baseline, *others))
     if isinstance(first, str):
         return [None] * len(rest)
     rows = [row for row in rest if isinstance(row, StoredOutcomes) and _same(row, first)]
@@ -99,10 +108,10 @@ def compare_with(
     return [results_of.get(id(row)) for row in rest]
 
 
-def _read(folder: Path, record: RunRecord) -> StoredOutcomes | str:
+def _read(folder: Path, record: RunRecord, alike: dict[bytes, StoredOutcomes]) -> StoredOutcomes | str:
     """Return the outcomes of a run, or why they cannot be used."""
     try:
-        outcomes = read_outcomes(folder)
+        outcomes = read_outcomes(folder, alike)
     except RunError:
         there = any((folder / name).is_file() for name in (OUTCOMES, packed_name("outcomes")))
         return f"{OUTCOMES} cannot be read; {KEEP} anew" if there else f"no {OUTCOMES}; {KEEP}"

@@ -10,10 +10,13 @@ does not apply.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,10 +26,12 @@ from numpy.typing import NDArray
 
 from bench.errors import RunError
 from bench.runs.files import write_atomically
-from bench.runs.packed import stored_bytes
+from bench.runs.packed import join_parts, stored_parts
 from bench.runs.record import RECORD
 
 OUTCOMES = "outcomes.jsonl"
+IOUS = re.compile(rb'"iou":\[[\0,]*\]')  # as a packed file has them: a zero byte for a number
+HITS = re.compile(rb'"hit":\[([01,]*)\]')
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,9 +50,9 @@ class StoredOutcomes:
 
     def per_image(self, values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Sum (N,) values over each image with expressions -> sums (m,) and numbers of expressions (m,)."""
-        image = np.unique(self.image, return_inverse=True)[1]
-        sums, counts = np.bincount(image, weights=values.astype(np.float64)), np.bincount(image)
-        return sums.astype(np.float64), counts.astype(np.float64)
+        counts = np.bincount(self.image)
+        sums, used = np.bincount(self.image, weights=values.astype(np.float64)), counts > 0
+        return sums[used].astype(np.float64), counts[used].astype(np.float64)
 
 
 def write_outcomes(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -55,34 +60,73 @@ def write_outcomes(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_atomically(folder / OUTCOMES, "".join(map(_dump, rows)).encode())
 
 
-def read_outcomes(folder: Path) -> StoredOutcomes:
-    """Load the outcomes of a run. Raises RunError for a bad line, and for none with the command that makes them."""
+def read_outcomes(folder: Path, alike: dict[bytes, StoredOutcomes] | None = None) -> StoredOutcomes:
+    """Load the outcomes of a run. Raises RunError for a bad line, and for none with the command that makes them.
+
+    `alike` collects what was read: packed files that differ from one of it in `iou` and `hit` alone are not parsed
+    again, and share its other fields.
+    """
     path = folder / OUTCOMES
     try:
-        lines = stored_bytes(folder, path.stem).splitlines()
+        text, millionths = stored_parts(folder, path.stem)
     except FileNotFoundError:
         if not (folder / RECORD).is_file():
             raise RunError(f"{folder}: is not the folder of a run (it has no {RECORD})") from None
         raise RunError(f"{folder}: has no {OUTCOMES}; make it with: bench score {folder} --keep") from None
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror})") from None
-    rows = [_parse(line, path, number) for number, line in enumerate(lines, 1)]
-    counts = [len(row["ids"]) for row in rows]
-    cuts = dict.fromkeys(chain.from_iterable(row["strata"] for row in rows))
+    packed = None if alike is None else _columns(text, millionths)
+    if packed and alike and packed[0] in alike:
+        return replace(alike[packed[0]], iou=packed[1], hit=packed[2])
+    outcomes = _read_lines(join_parts(text, millionths), path)
+    if packed and alike is not None and b"\0" not in IOUS.sub(b"", text):  # no id or label has one of the numbers
+        alike[packed[0]] = outcomes
+    return outcomes
+
+
+def _columns(text: bytes, millionths: Sequence[int]) -> tuple[bytes, NDArray[np.float64], NDArray[np.bool_]] | None:
+    """Take iou (N,) and hit (N,) out of a packed file, with a hash of all the rest; None where it is not so simple."""
+    # 1. Between the lists of hits lies what files on the same expressions share.
+    rest = HITS.split(text)
+    lists = rest[1::2]
+    marks = np.frombuffer(b",".join(filter(None, lists)), np.uint8)
+    hit = marks[::2] == ord("1")
+    # 2. The numbers with a point are the IoUs.
+    iou = np.array(millionths, np.float64) / 1e6
+    if len(hit) != len(iou) or not ((iou >= 0) & (iou <= 1)).all():
+        return None
+    if (marks[::2] == ord(",")).any() or (marks[1::2] != ord(",")).any():
+        return None
+    digest = hashlib.sha256(b'"hit":[]'.join(rest[::2]))  # which cannot lie within one of them
+    digest.update(repr([len(each) for each in lists]).encode())
+    return digest.digest(), iou, hit
+
+
+def _read_lines(text: bytes, path: Path) -> StoredOutcomes:
+    """Parse the whole text into columns, line by line, so that no more than one line is there as objects."""
+    ids: list[str] = []
+    iou, hit, counts, scenes = array("d"), array("b"), array("q"), []
+    strata: dict[str, list[str | None]] = {}
+    labels: dict[str | None, str | None] = {}  # each label once, however often it comes
+    for number, line in enumerate(io.BytesIO(text), 1):
+        row = _parse(line, path, number)
+        done, n = len(ids), len(row["ids"])
+        ids += row["ids"]
+        iou.extend(row["iou"])
+        hit.extend(map(int, row["hit"]))
+        counts.append(n)
+        scenes.append(row["scene"])
+        for cut, own in row["strata"].items():
+            column = strata.setdefault(cut, [])
+            column += [None] * (done - len(column))  # of rows without this cut
+            column += [labels.setdefault(label, label) for label in own]
     return StoredOutcomes(
-        ids=tuple(chain.from_iterable(row["ids"] for row in rows)),
-        image=np.repeat(np.arange(len(rows), dtype=np.int64), np.array(counts, np.int64)),
-        iou=np.array(list(chain.from_iterable(row["iou"] for row in rows)), np.float64),
-        hit=np.array(list(chain.from_iterable(row["hit"] for row in rows)), np.bool_),
-        scenes=tuple(row["scene"] for row in rows),
-        strata={
-            cut: tuple(
-                chain.from_iterable(
-                    row["strata"].get(cut) or [None] * count for row, count in zip(rows, counts, strict=True)
-                )
-            )
-            for cut in cuts
-        },
+        ids=tuple(ids),
+        image=np.repeat(np.arange(len(scenes), dtype=np.int64), np.array(counts)),
+        iou=np.array(iou),
+        hit=np.array(hit, np.bool_),
+        scenes=tuple(scenes),
+        strata={cut: (*column, *[None] * (len(ids) - len(column))) for cut, column in strata.items()},
     )
 
 
@@ -101,14 +145,13 @@ def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
         good = (
             isinstance(row["scene"], str)
             and isinstance(ids, list)
-            and all(isinstance(name, str) for name in ids)
             and len(iou) == len(hit) == n
-            and all(isinstance(value, (int, float)) and math.isfinite(value) and 0 <= value <= 1 for value in iou)
-            and all(value in (0, 1) for value in hit)
-            and all(
-                len(labels) == n and all(label is None or isinstance(label, str) for label in labels)
-                for labels in strata.values()
-            )
+            and {*map(type, ids)} <= {str}
+            and {*map(type, iou)} <= {float, int}
+            and {*hit} <= {0, 1}
+            and all(0 <= value <= 1 for value in iou)
+            and {*map(len, strata.values())} <= {n}
+            and {*map(type, chain.from_iterable(strata.values()))} <= {str, type(None)}
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         good = False

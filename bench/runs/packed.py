@@ -12,6 +12,7 @@ import lzma
 import re
 import sys
 from array import array
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ def _compressed(text: bytes, numbers: Any) -> bytes:
 
 def unpack(packed: bytes, most: int = -1) -> bytes:
     """Return the text of a packed file. Raises ValueError where it is none, or larger than `most` bytes."""
+    return join_parts(*_parts(packed, most))
+
+
+def _parts(packed: bytes, most: int = -1) -> tuple[bytes, Sequence[int]]:
+    """Return the two parts of a packed file: the text with zero bytes, and the numbers in millionths."""
     streams = []
     for _ in range(2):
         stream = lzma.LZMADecompressor(lzma.FORMAT_XZ)
@@ -66,19 +72,28 @@ def unpack(packed: bytes, most: int = -1) -> bytes:
     millionths.frombytes(numbers)
     if sys.byteorder == "big":
         millionths.byteswap()
+    if millionths and (packed or text.count(b"\0") != len(millionths)):
+        raise ValueError("not a packed file: its parts do not fit")
+    return text, millionths
+
+
+def join_parts(text: bytes, millionths: Sequence[int]) -> bytes:
+    """Put the numbers back into a text of `stored_parts`."""
     if not millionths:
         return text
-    between = text.split(b"\0")
-    if packed or len(between) != len(millionths) + 1:
-        raise ValueError("not a packed file: its parts do not fit")
     numerals = [repr(value / 1e6).encode() for value in millionths]
-    return b"".join(chain.from_iterable(zip(between, [*numerals, b""], strict=True)))
+    return b"".join(chain.from_iterable(zip(text.split(b"\0"), [*numerals, b""], strict=True)))
 
 
 def stored_bytes(folder: Path, stem: str) -> bytes:
-    """Return the text of a run's predictions, outcomes or batches, packed or not.
+    """Return the text of a run's predictions, outcomes or batches, packed or not. Raises as `stored_parts` does."""
+    return join_parts(*stored_parts(folder, stem))
 
-    Raises FileNotFoundError where it has neither, and RunError for a packed file that is not the one of run.json.
+
+def stored_parts(folder: Path, stem: str) -> tuple[bytes, Sequence[int]]:
+    """Return a stored text with a zero byte in place of each number, and the numbers in millionths; a plain one whole.
+
+    Raises FileNotFoundError where a run has neither, and RunError for a packed file that is not the one of run.json.
     """
     try:
         return _stored(folder, stem)
@@ -86,11 +101,11 @@ def stored_bytes(folder: Path, stem: str) -> bytes:
         return _stored(folder, stem)
 
 
-def _stored(folder: Path, stem: str) -> bytes:
+def _stored(folder: Path, stem: str) -> tuple[bytes, Sequence[int]]:
     record = _record(folder)
     path = folder / packed_name(stem)
     if record is None or path.name not in record.files:
-        return (folder / f"{stem}.jsonl").read_bytes()
+        return (folder / f"{stem}.jsonl").read_bytes(), ()
     packed = path.read_bytes()
     if hashlib.sha256(packed).hexdigest() != record.files[path.name]:
         raise RunError(
@@ -98,7 +113,7 @@ def _stored(folder: Path, stem: str) -> bytes:
             "from where it came, or run it again with --fresh"
         )
     try:
-        return unpack(packed)
+        return _parts(packed)
     except ValueError as error:
         raise RunError(f"{path}: {error}") from None
 
