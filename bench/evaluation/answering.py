@@ -81,7 +81,8 @@ def answers(
         try:
             for chunk in chunks(batch.loaded, size, failures, halved):
                 try:
-                    given = _grounded(pipeline, batch, chunk)
+                    # No frame has the function: it keeps the batch's tensors, which are to be freed.
+                    given: list[object] = list(_taken(pipeline, batch, chunk)())
                 except Exception as error:
                     failures.append(memory_failure(_readable(name, chunk, error)))
                     for later in launched:  # their memory is needed
@@ -132,11 +133,10 @@ def _fail(failure: Exception) -> list[Prediction]:
     raise failure
 
 
-def _grounded(pipeline: Pipeline, batch: _Batch, chunk: Sequence[LoadedScene]) -> list[object]:
-    """Return what a batch was launched for, once, or ground a part of it."""
-    # No frame but this one has the function: it keeps the batch's tensors, which are to be freed.
+def _taken(pipeline: Pipeline, batch: _Batch, chunk: Sequence[LoadedScene]) -> Callable[[], list[Prediction]]:
+    """Take the function that reads what a batch was launched for, once, or one that grounds a part of it."""
     finish, batch.finish = batch.finish, None
-    return list(finish() if finish and len(chunk) == len(batch.loaded) else pipeline.ground(chunk))
+    return finish if finish and len(chunk) == len(batch.loaded) else partial(pipeline.ground, chunk)
 
 
 def ground_checked(pipeline: Pipeline, scenes: Sequence[LoadedScene], name: str = "") -> list[Prediction]:
