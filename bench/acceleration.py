@@ -26,9 +26,11 @@ WHY = {
 class Acceleration:
     """The flags in force."""
 
-    def __init__(self, compile: bool = False, channels_last: bool = False, dtype: str = "auto") -> None:
-        """`dtype` is the one of the settings, perhaps "auto"."""
-        self.compile, self.channels_last, self.dtype = compile, channels_last, dtype
+    def __init__(
+        self, compile: bool = False, channels_last: bool = False, dtype: str = "auto", fold: bool = True
+    ) -> None:
+        """`dtype` is the one of the settings, perhaps "auto"; without `fold` a network may be trained and saved."""
+        self.compile, self.channels_last, self.dtype, self.fold = compile, channels_last, dtype, fold
 
     def apply(self, network: nn.Module, parts: Iterable[Any] | None = None, dtype: bool = True) -> frozenset[str]:
         """Accelerate a network in place: its type, its attributes and its parameters' names stay.

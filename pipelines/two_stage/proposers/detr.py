@@ -59,7 +59,9 @@ class DetrProposer(Proposer):
             self.sha256 = hub.hashes(options.weights, context)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.names: Mapping[int, str] = self.model.config.id2label
-        fold_norms(self.model.eval())
+        self.model.eval()
+        if context.acceleration.fold:
+            fold_norms(self.model)
         self.model = self.model.to(self.device)
         self.accelerated = context.acceleration.apply(self.model, dtype=self.half)
 

@@ -57,7 +57,9 @@ class SsdProposer(Proposer):
         self.sha256 = {name: sha256_file(path)}
         self.model, self.names, self.architecture = read_model(path)
         self.parameters = sum(p.numel() for p in self.model.parameters())
-        fold_norms(self.model.eval())
+        self.model.eval()
+        if context.acceleration.fold:
+            fold_norms(self.model)
         self.model = self.model.to(self.device)
         self.accelerated = context.acceleration.apply(self.model, [self.model.backbone, self.model.head])
 

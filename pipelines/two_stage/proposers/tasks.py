@@ -82,7 +82,7 @@ class DetectorTask(TrainTask):
         self.config = config = config.model_copy(update={"start_from": start})
         super().__init__(replace(job, scenes=job.scenes[: config.scenes or None]))
         # 1. The weights as the proposer opens them, in float32 and without its accelerations.
-        context = replace(job.context, dtype="float32", acceleration=Acceleration())
+        context = replace(job.context, dtype="float32", acceleration=Acceleration(fold=False))
         proposer: Any = open_proposer({"kind": self.kind, "weights": start}, where, context)
         self.sha256: Mapping[str, str] = proposer.sha256
         # 2. Their classes where they cover all of the split's; else a new classification head for the split's.
