@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.errors import SettingsError
-from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
+from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions, empty_model
 from pipelines.two_stage.clip.views import make_views
 from pipelines.two_stage.segments.pooling import PoolingOptions, RegionPooling, members
 from pipelines.two_stage.segments.segmentation import segmentation_of
@@ -37,7 +37,7 @@ def encoder(context, monkeypatch, tmp_path):
             open_clip.factory._MODEL_CONFIGS, name, {"embed_dim": 24, "vision_cfg": VISION[name], "text_cfg": TEXT}
         )
         torch.manual_seed(0)
-        model = open_clip.create_model(name, load_weights=False)
+        model = empty_model(name)
         for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
             torch.nn.init.normal_(norm.weight)  # open_clip starts the last one of each block at zero
         file = tmp_path / f"{name}.pt"
