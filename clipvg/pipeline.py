@@ -27,7 +27,7 @@ from clipvg.network import HEADS
 from clipvg.official import write_official
 from pipelines.canvas import Canvas, covered, kept_patches, letterboxed, normalised, stacked, to_images
 from pipelines.card import CardOptions, make_card
-from pipelines.engine import PairEngine, Rows, prepare
+from pipelines.engine import PairEngine, Rows, prepare, prepared_images
 from pipelines.two_stage.clip.encoder import PAD, ClipOptions, cut_note, fold_quick_gelu, open_clip, token_ids
 
 
@@ -105,8 +105,7 @@ class ClipVGPipeline:
             return list
         # 1. Canvases, in threads where nobody made them before.
         with self.clock.stage("letterbox"):
-            mapped = self.pool.map if any(scene.prepared is None for scene in batch) else map
-            canvases = list(mapped(self._canvas, batch))
+            canvases = prepared_images(batch, self.prepare, self.pool)
         # 2. Boxes on the canvas, cxcywh in 0..1, on their way to the host.
         pairs = [(index, query.text) for index, query in owned]
         out = self.engine.to_host(self.engine.ground(canvases, pairs) if self.fast else self._plain(canvases, pairs))
@@ -121,9 +120,6 @@ class ClipVGPipeline:
             ]
 
         return predictions
-
-    def _canvas(self, scene: LoadedScene) -> Canvas:
-        return self.prepare(scene.image) if scene.prepared is None else scene.prepared
 
     @property
     def caches(self) -> Mapping[str, Callable[[], None]]:

@@ -11,6 +11,7 @@ wait of a batch is the caller's copy of the result to the host.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from itertools import chain
 from typing import Any, Generic, TypeVar
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.errors import DeviceError
-from bench.grounding import PipelineContext
+from bench.grounding import ImageArray, LoadedScene, PipelineContext
 from bench.memory import in_chunks
 
 Padding = Tensor | None
@@ -194,6 +195,15 @@ class PairEngine(Engine, Generic[Image]):
         flat = self.to_device(torch.from_numpy(index.ravel()))
         rows = tuple(part.index_select(0, flat).unflatten(0, index.shape) for part in table)
         return rows, self.to_device(torch.from_numpy(beyond)) if beyond.any() else None
+
+
+def prepared_images(
+    batch: Sequence[LoadedScene], prepare: Callable[[ImageArray], Image], pool: Executor
+) -> list[Image]:
+    """Take what the decode threads prepared of each image; prepare the others in the pool."""
+    if all(scene.prepared is not None for scene in batch):
+        return [scene.prepared for scene in batch]
+    return list(pool.map(lambda s: prepare(s.image) if s.prepared is None else s.prepared, batch))
 
 
 def in_groups(

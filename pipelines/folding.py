@@ -21,8 +21,9 @@ EPS = 1e-5  # of norms that do not name theirs, as those of transformers' DETR
 def fold_norms(module: nn.Module) -> int:
     """Fold each batch norm that directly follows a convolution, in place; count them.
 
-    "Follows" is the order in which a module's children are defined, as in torchvision, timm and transformers. What a
-    norm does beside normalising, timm's activation, stays in its place. Call it in eval mode, before any cast.
+    "Follows" is the order in which a module's children are defined: only for architectures of which a test shows that
+    they compute in this order. What a norm does beside normalising, timm's activation, stays in its place. Call it in
+    eval mode, before any cast.
     """
     folded = 0
     before: nn.Module | None = None

@@ -48,13 +48,16 @@ def answers(
     """Ground every scene; yields batches in order: scenes decoded, one row for each, a note or "".
 
     A batch holds at most `settings.batch_size` scenes; where memory runs out it is halved for good, with a note. An
-    image that cannot be decoded is a row with an error. The next batch is launched before the last one's predictions
-    are read, where the pipeline can launch. `clock` gets the stage "decode": the loop's waiting. Raises BenchError for
-    predictions that do not fit the queries, DeviceError where the memory is too small for one scene.
+    image that cannot be decoded is a row with an error. On a GPU the next batch is launched before the last one's
+    predictions are read, where the pipeline can launch. `clock` gets the stage "decode": the loop's waiting. Raises
+    BenchError for predictions that do not fit the queries, DeviceError where the memory is too small for one scene.
     """
     size, name = settings.batch_size or 8, pipeline.card.name
     notes: list[str] = []
     launched: deque[_Batch] = deque()  # not read yet
+    # A CPU would have computed a batch once it is launched: reading it later would only store it later.
+    gpu = settings.device.startswith("cuda")
+    launch = pipeline.launch if gpu and isinstance(pipeline, Launching) else None
 
     def halved(before: int, now: int) -> None:
         nonlocal size
@@ -68,10 +71,10 @@ def answers(
         with clock.stage("decode") if clock else nullcontext():
             scenes_of_batch = list(islice(decoded, size))
         if scenes_of_batch:
-            launched.append(_launched(pipeline, name, scenes_of_batch))
+            launched.append(_launched(launch, name, scenes_of_batch))
         elif not launched:
             return
-        if scenes_of_batch and len(launched) == 1 and isinstance(pipeline, Launching):
+        if scenes_of_batch and len(launched) == 1 and launch is not None:
             continue
         # 2. The pipeline grounds it, in parts where its memory is too small.
         batch = launched.popleft()
@@ -108,8 +111,10 @@ class _Batch:
     finish: Callable[[], list[Prediction]] | None
 
 
-def _launched(pipeline: Pipeline, name: str, decoded: list[Decoded]) -> _Batch:
-    """Launch a batch, where the pipeline can. What `prepare` or `launch` raised is raised when the batch is read.
+def _launched(
+    launch: Callable[[list[LoadedScene]], Callable[[], list[Prediction]]] | None, name: str, decoded: list[Decoded]
+) -> _Batch:
+    """Launch a batch, where there is `launch`. What `prepare` or `launch` raised is raised when the batch is read.
 
     Memory that ran out is not raised: the batch is grounded again when its turn comes.
     """
@@ -121,9 +126,9 @@ def _launched(pipeline: Pipeline, name: str, decoded: list[Decoded]) -> _Batch:
             loaded.append(LoadedScene(one.scene.id, one.image, queries, one.prepared))
             if failure is None and one.failure is not None and not out_of_memory(one.failure):
                 failure = _readable(name, loaded[-1:], one.failure)
-    if failure is None and loaded and isinstance(pipeline, Launching):
+    if failure is None and loaded and launch is not None:
         try:
-            return _Batch(decoded, loaded, pipeline.launch(loaded))
+            return _Batch(decoded, loaded, launch(loaded))
         except Exception as error:
             failure = None if out_of_memory(error) else error
     return _Batch(decoded, loaded, None if failure is None else partial(_fail, failure))

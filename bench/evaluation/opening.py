@@ -131,12 +131,12 @@ def pipeline_context(
 
 
 def for_device(run: RunSettings, device: str) -> RunSettings:
-    """Fill in the settings that depend on the device: scenes in a batch, and threads that decode."""
+    """Fill in the device, and what depends on it: scenes in a batch, and threads that decode."""
     # The ranks of a machine share its cores.
     share = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     scenes, threads = (64, max(1, share)) if device.startswith("cuda") else (8, 4)
-    sizes = {"batch_size": run.batch_size or scenes, "decode_threads": run.decode_threads or threads}
-    return run.model_copy(update=sizes)
+    known = {"batch_size": run.batch_size or scenes, "decode_threads": run.decode_threads or threads}
+    return run.model_copy(update={"device": device, **known})
 
 
 def build(context: PipelineContext, resolved: Resolved, begun: float | None = None) -> OpenPipeline:

@@ -4,9 +4,9 @@
     search      the batch is doubled until it is no faster by 5 %, or memory is too small
     offline     the best batch, again and again: images and expressions per second, cold or with one cache warm
     single      one image with one expression a call: milliseconds
-    stages      a pass of its own; the clock waits for no device
+    stages      a pass of its own, with the clock's times
 
-Except in `stages` the device is waited for at the two ends of a timed region only (of each call in `single`).
+The device is waited for at the two ends of a timed region only (of each call in `single`).
 """
 
 from __future__ import annotations

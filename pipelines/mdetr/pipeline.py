@@ -20,7 +20,7 @@ from bench.grounding import ImageArray, LoadedScene, PipelineContext, Prediction
 from bench.hashing import sha256_file
 from bench.settings import Table, parse_table, takes
 from pipelines.card import CardOptions, make_card
-from pipelines.engine import PairEngine, Rows, prepare
+from pipelines.engine import PairEngine, Rows, prepare, prepared_images
 from pipelines.folding import fold_norms
 from pipelines.mdetr.checkpoint import LoadedMdetr, open_network
 from pipelines.mdetr.inputs import normalised, resized
@@ -94,8 +94,7 @@ class MdetrPipeline:
             return list
         # 1. Resized images, in threads where nobody made them before.
         with self.clock.stage("resize"):
-            mapped = self.pool.map if any(scene.prepared is None for scene in batch) else map
-            images = list(mapped(lambda s: self.prepare(s.image) if s.prepared is None else s.prepared, batch))
+            images = prepared_images(batch, self.prepare, self.pool)
         # 2. Every query's logits and box of every pair, and the best query's, on their way to the host.
         output = self.engine.ground(images, [(index, text_of(query)) for index, query in owned])  # (M, N, S + 5)
         with self.clock.stage("rank"):

@@ -16,7 +16,7 @@ from bench.evaluation.loop import evaluate
 from bench.evaluation.opening import for_device
 from bench.settings import RunSettings
 
-SETTINGS = RunSettings(device="cpu", batch_size=4, decode_threads=2)
+SETTINGS = RunSettings(device="cuda:0", batch_size=4, decode_threads=2)  # a name here: nothing computes on it
 
 
 class Ahead(HashPipeline):
@@ -64,6 +64,13 @@ def test_a_batch_is_launched_before_the_one_before_it_is_read():
     assert whats == [
         ("launch", "s0"), ("launch", "s4"), ("read", "s0"), ("launch", "s8"), ("read", "s4"), ("read", "s8")
     ]  # fmt: skip
+
+
+def test_on_a_cpu_a_batch_is_stored_before_the_next_is_computed():
+    pipeline, split = Ahead(), make_split(12)
+    on_cpu = SETTINGS.model_copy(update={"device": "cpu"})
+    for number, _ in enumerate(answers(pipeline, split.scenes, split.images, on_cpu), 1):
+        assert len(pipeline.calls) == 2 * number
 
 
 @pytest.mark.parametrize("where", ["launch", "read"])

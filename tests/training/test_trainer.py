@@ -174,6 +174,11 @@ class WholeBatch(SmallTask):
         return {name: term.mean() for name, term in super().losses(batch, rng).items() if name in self.loss_weights}
 
 
+def test_a_task_whose_samples_have_no_images_to_group_by_says_so(job):
+    with pytest.raises(UsageError, match='group = "image": its samples are not grouped by image; leave group out'):
+        train(SmallTask(job(group="image")))
+
+
 @pytest.mark.slow
 def test_a_broken_row_and_a_loss_of_the_whole_batch_are_refused(job, monkeypatch):
     with pytest.raises(UsageError, match=r"gradients of parts do not add up.*batch=8"):

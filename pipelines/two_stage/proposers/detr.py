@@ -29,6 +29,8 @@ from pipelines.folding import fold_norms
 from pipelines.two_stage.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
 
 FORMAT = "bench-detr"
+# Architectures that define each norm right after the convolution that it follows, which folding goes by; tested.
+FOLDED = {"detr", "conditional_detr", "rt_detr_v2", "d_fine"}
 ASPECT = 30  # of one side to the other, beyond which an image is widened
 
 
@@ -60,7 +62,7 @@ class DetrProposer(Proposer):
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.names: Mapping[int, str] = self.model.config.id2label
         self.model.eval()
-        if context.acceleration.fold:
+        if context.acceleration.fold and self.model.config.model_type in FOLDED:
             fold_norms(self.model)
         self.model = self.model.to(self.device)
         self.accelerated = context.acceleration.apply(self.model, dtype=self.half)

@@ -1,5 +1,7 @@
 """DETR proposals: tiny random models of several families, saved as the hub saves them, and our own small one."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ from transformers import AutoConfig, AutoModelForObjectDetection, DetrImageProce
 from bench.boxes import iou_pairwise
 from bench.errors import WeightsError
 from bench.grounding import LoadedScene
-from pipelines.two_stage.proposers.detr import DetrOptions, DetrProposer, read_model, write_model
+from pipelines.folding import fold_norms
+from pipelines.two_stage.proposers import detr
+from pipelines.two_stage.proposers.detr import FOLDED, DetrOptions, DetrProposer, read_model, write_model
 from pipelines.two_stage.proposers.tasks import DetrTask
 
 RESNET = {"model_type": "rt_detr_resnet", "embedding_size": 8, "hidden_sizes": [8, 12, 16, 24], "depths": [1] * 4}
@@ -142,3 +146,32 @@ def test_half_a_checkpoint_is_refused(context, tmp_path):
     save_file({k: v for k, v in state.items() if k != lost}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(WeightsError, match=r"1 of its keys are missing.*bbox_predictor"):
         DetrProposer(DetrOptions(weights=str(tmp_path)), context())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", sorted(FOLDED))
+def test_an_architecture_that_is_folded_computes_the_same(tmp_path, family):
+    """With statistics that are not those of a new norm, where the wrong convolution would change all boxes."""
+    plain, _ = save(family, tmp_path)
+    for module in plain.modules():
+        if hasattr(module, "running_var"):
+            module.running_mean.normal_(0, 0.3), module.running_var.uniform_(0.5, 1.5)
+            module.weight.data.uniform_(0.3, 0.9), module.bias.data.normal_(0, 0.1)
+    folded = copy.deepcopy(plain)
+    assert fold_norms(folded) > 4
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected, out = plain(pixel_values=pixels), folded(pixel_values=pixels)
+    for mine, theirs in ((out.pred_boxes, expected.pred_boxes), (out.logits, expected.logits)):
+        # Untrained, many anchors score alike: which of them come first is chance, what they say is not.
+        assert torch.allclose(mine.sort(dim=1).values, theirs.sort(dim=1).values, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_architecture_of_unknown_order_is_not_folded(context, tmp_path, monkeypatch):
+    save("detr", tmp_path)
+    options = DetrOptions(weights=str(tmp_path))
+    norms = [any("running_var" in key for key in DetrProposer(options, context()).model.state_dict())]
+    monkeypatch.setattr(detr, "FOLDED", frozenset())
+    norms += [any("running_var" in key for key in DetrProposer(options, context()).model.state_dict())]
+    assert norms == [False, True]
