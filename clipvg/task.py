@@ -19,10 +19,10 @@ from bench.training.task import GrounderTask, ParameterGroup, TaskFactory, Train
 from clipvg.checkpoint import ClipSource, at_size, find, open_frozen, open_network, save_own, values_hash
 from clipvg.network import POSITIONS, ClipVG, ClipVGConfig, multi_level_features, text_features
 from clipvg.pipeline import ClipVGOptions, ClipVGPipeline
-from clipvg.rows import CachedFeatures, RowBatch, Rows, collate, feature_caches, without_pixels
 from pipelines import layers
 from pipelines.augmentation import Augment
 from pipelines.canvas import Canvas, Style, letterboxed, normalise_and_mask, stacked
+from pipelines.rows import CachedFeatures, RowBatch, Rows, collate, feature_caches, without_pixels
 from pipelines.two_stage.clip.encoder import PAD, ClipOptions, cut_note, open_clip, token_ids
 
 log = logging.getLogger("bench.train")

@@ -1,4 +1,4 @@
-"""Network parts that several grounders share: the post-norm encoder, the box head and the box losses.
+"""Network parts that several grounders share: positions, the post-norm encoder, the box head and the box losses.
 
 Batch first, (B, L, d); a `padding` mask is True where a token is ignored. Parameter names are those of DETR's family,
 so that official checkpoints load as they are (Carion et al. 2020, appendix A).
@@ -7,6 +7,7 @@ so that official checkpoints load as they are (Carion et al. 2020, appendix A).
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +74,25 @@ def attend(attention: nn.MultiheadAttention, q: Tensor, k: Tensor, v: Tensor, pa
     """Apply an attention without returning its weights, which lets torch take the fused kernel."""
     out: Tensor = attention(q, k, v, key_padding_mask=padding, need_weights=False)[0]
     return out
+
+
+def sine_position(padding: Tensor, width: int) -> Tensor:
+    """Compute sine positions, (B, h, w) True on padding -> (B, h, w, width) (DETR, appendix).
+
+    Rows are in the first half, columns in the second. Places count up to 2 pi over the part that is image; even
+    channels are sines, odd ones cosines.
+    """
+    half = width // 2
+    channel = torch.arange(half, dtype=torch.float32, device=padding.device)
+    wavelength = 10_000 ** (2 * (channel // 2) / half)
+
+    def along(axis: int) -> Tensor:
+        place = (~padding).cumsum(axis, dtype=torch.float32)
+        last = place.select(axis, -1).unsqueeze(axis)
+        angle = (place / (last + 1e-6) * 2 * math.pi)[..., None] / wavelength
+        return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-2)
+
+    return torch.cat([along(1), along(2)], dim=-1)
 
 
 def xavier(module: nn.Module) -> None:

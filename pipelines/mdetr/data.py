@@ -21,7 +21,8 @@ from bench.boxes import box_xyxy_to_cxcywh
 from bench.errors import DataError
 from bench.grounding import Box, ImageArray, check_box_touches
 from bench.training.task import Batch, TrainingJob
-from pipelines.mdetr.inputs import Tokenizer, resized
+from pipelines.mdetr.inputs import resized
+from pipelines.tokens import Tokenizer
 from pipelines.two_stage.language.dependency import load_spacy
 
 # Short sides for images of 800 in evaluation (datasets/coco.py of the official code); other sizes scale them.

@@ -8,7 +8,6 @@ The parameter names are the official checkpoints'.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipelines.layers import MLP
-from pipelines.mdetr.backbone import Backbone
+from pipelines.backbones import Backbone
+from pipelines.layers import MLP, sine_position
 from pipelines.mdetr.config import MdetrConfig
 from pipelines.mdetr.transformer import Transformer
 
@@ -50,7 +49,9 @@ class Mdetr(nn.Module):
         super().__init__()
         self.config = config
         d = config.hidden
-        self.backbone = nn.ModuleList([Backbone(config)])  # the official list's second entry has no weights
+        self.backbone = nn.ModuleList(
+            [Backbone(config.backbone, config.widths)]
+        )  # the official list's second entry has no weights
         self.input_proj = nn.Conv2d(self.backbone[0].channels, d, kernel_size=1)  # type: ignore[arg-type]
         self.transformer = Transformer(config)
         self.query_embed = nn.Embedding(config.queries, d)
@@ -141,22 +142,3 @@ def token_slots(masks: Sequence[Tensor | None], width: int) -> Tensor | None:
         else:
             row[: len(mask[: width - 1])] = mask[: width - 1]
     return slots
-
-
-def sine_position(padding: Tensor, width: int) -> Tensor:
-    """Compute sine positions, (B, h, w) True on padding -> (B, h, w, width) (DETR, appendix).
-
-    Rows are in the first half, columns in the second. Places count up to 2 pi over the part that is image; even
-    channels are sines, odd ones cosines.
-    """
-    half = width // 2
-    channel = torch.arange(half, dtype=torch.float32, device=padding.device)
-    wavelength = 10_000 ** (2 * (channel // 2) / half)
-
-    def along(axis: int) -> Tensor:
-        place = (~padding).cumsum(axis, dtype=torch.float32)
-        last = place.select(axis, -1).unsqueeze(axis)
-        angle = (place / (last + 1e-6) * 2 * math.pi)[..., None] / wavelength
-        return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-2)
-
-    return torch.cat([along(1), along(2)], dim=-1)

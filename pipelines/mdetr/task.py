@@ -18,15 +18,16 @@ from torch import Tensor, nn
 from bench.settings import parse_table, takes
 from bench.training.config import Schedule, TrainConfig
 from bench.training.task import GrounderTask, ParameterGroup, TaskFactory, TrainingJob
+from pipelines.backbones import RESNETS
 from pipelines.mdetr import checkpoint
-from pipelines.mdetr.backbone import RESNETS
 from pipelines.mdetr.checkpoint import SIZES, LoadedMdetr, open_network
 from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig
 from pipelines.mdetr.data import Expressions, MdetrBatch, Sample, collate, root_finder
-from pipelines.mdetr.inputs import PAD, Tokenizer, normalised, small_tokenizer
+from pipelines.mdetr.inputs import normalised
 from pipelines.mdetr.losses import LossWeights, set_losses
 from pipelines.mdetr.model import ImageTokens, Mdetr, Output, query_scores
 from pipelines.mdetr.pipeline import MdetrOptions, MdetrPipeline
+from pipelines.tokens import PAD, Tokenizer, small_tokenizer
 
 BACKBONE, TEXT = "backbone.", "transformer.text_encoder."
 POOLER = f"{TEXT}pooler."  # RoBERTa's, which nothing uses
@@ -116,7 +117,11 @@ class MdetrTask(GrounderTask):
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return transformer and heads, backbone, text encoder; a ResNet's first layers and the pooler are frozen."""
         config, network = self.config, self.network
-        frozen = (f"{BACKBONE}0.body.conv1.", f"{BACKBONE}0.body.layer1.") if network.config.backbone in RESNETS else ()
+        frozen = (
+            (f"{BACKBONE}0.body.conv1.", f"{BACKBONE}0.body.layer1.")
+            if network.config.backbone in RESNETS.values()
+            else ()
+        )
         named = {n: p for n, p in network.named_parameters() if not n.startswith((POOLER, *frozen))}
         backbone, text = ({n: p for n, p in named.items() if n.startswith(prefix)} for prefix in (BACKBONE, TEXT))
         rest = {n: p for n, p in named.items() if not n.startswith((BACKBONE, TEXT))}

@@ -11,8 +11,8 @@ from training_world import IMAGES, SCENES, VALIDATION, images, make_job, scenes 
 
 from clipvg.network import OFFICIAL, ClipVG, ClipVGConfig
 from clipvg.official import NAMES
-from clipvg.rows import Rows
 from pipelines import weights
+from pipelines.rows import Rows
 from pipelines.two_stage.clip.encoder import empty_model
 
 CONFIG = ClipVGConfig(

@@ -9,8 +9,8 @@ import pytest
 from bench.datasets.readers.jsonl import read_jsonl
 from bench.errors import DataError
 from bench.grounding import Expression, Scene
-from clipvg.rows import collate
 from pipelines.augmentation import Augment
+from pipelines.rows import collate
 
 SAFE = Augment(crop="safe", blur_share=0.5, flip_share=0.5)
 

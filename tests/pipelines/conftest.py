@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tokenizers
 from fake_world import make_context
 from small_models import write_family
 
@@ -9,6 +10,8 @@ from bench.datasets.shapes import ShapesImages, make_scene
 from bench.grounding import LoadedScene, Query
 from bench.settings import PROJECT, load_settings
 from bench.training.task import TrainingJob
+
+WORDS = ("the red star on the left of a small blue circle", "a big Yellow square, above it two dogs", "nothing at all")
 
 
 @pytest.fixture
@@ -82,3 +85,20 @@ def scenes():
     wide, high = (rng.integers(0, 256, (*shape, 3), np.uint8) for shape in ((48, 80), (90, 50)))
     queries = tuple(Query(f"w{i}", text) for i, text in enumerate((*TEXTS, TEXTS[0])))
     return [LoadedScene("wide", wide, queries), LoadedScene("high", high, (Query("h0", TEXTS[1]),))]
+
+
+@pytest.fixture(scope="session")
+def roberta_folder(tmp_path_factory):
+    """vocab.json and merges.txt of a byte-level BPE with RoBERTa's special tokens, made on the spot."""
+    folder = tmp_path_factory.mktemp("roberta")
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(WORDS, trainer)
+    tokenizer.model.save(str(folder))
+    return folder

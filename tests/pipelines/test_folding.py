@@ -7,9 +7,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForObjectDetection
 
+from pipelines.backbones import Backbone
 from pipelines.folding import fold_norms
-from pipelines.mdetr.backbone import Backbone
-from pipelines.mdetr.config import MdetrConfig
 
 RESNET = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 12, 16, 24], "depths": [1] * 4}
 DETR = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "num_queries": 12}
@@ -32,7 +31,7 @@ def sane(module):
 
 
 def backbone(name):
-    return sane(Backbone(MdetrConfig(backbone=name, widths=(8, 12, 16))))
+    return sane(Backbone(name, (8, 12, 16)))
 
 
 LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "resnet101")]

@@ -117,8 +117,8 @@ def everything(weights: Path) -> dict[str, object]:
 
 def mdetr(folder: Path) -> dict[str, object]:
     from pipelines.mdetr.config import MdetrConfig
-    from pipelines.mdetr.inputs import small_tokenizer
     from pipelines.mdetr.model import Mdetr
+    from pipelines.tokens import small_tokenizer
 
     state = Mdetr(MdetrConfig()).state_dict()
     torch.save({"model": state, "model_ema": state, "epoch": 0, "args": Namespace()}, folder / "mdetr.pth")

@@ -20,10 +20,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bench.training.task import TaskFactory, TrainingJob
 from clipvg.network import ClipVG, multi_level_features
-from clipvg.rows import RowBatch, Rows, collate
 from clipvg.task import ClipVGTask, ClipVGTraining
 from pipelines import layers as loss
 from pipelines.canvas import normalise_and_mask
+from pipelines.rows import RowBatch, Rows, collate
 
 CALIBRATION = 64  # rows that set the scale of the start
 KEPT = 0.3  # share of the random weights that stays where CLIP's are added

@@ -5,14 +5,12 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
-import tokenizers
 import torch
 from training_world import SCENES, make_job  # noqa: F401 - a fixture
 
 from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig
 from pipelines.mdetr.model import Mdetr
 
-WORDS = ("the red star on the left of a small blue circle", "a big Yellow square, above it two dogs", "nothing at all")
 BERT = ROBERTA_BASE | {"vocab_size": 340, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 BERT |= {"intermediate_size": 64, "max_position_embeddings": 42}
 
@@ -70,23 +68,6 @@ def official(network, tmp_path_factory):
 
     unchanged = cache(write)
     return lambda **changes: write(**changes) if changes else unchanged()
-
-
-@pytest.fixture(scope="session")
-def roberta_folder(tmp_path_factory):
-    """vocab.json and merges.txt of a byte-level BPE with RoBERTa's special tokens, made on the spot."""
-    folder = tmp_path_factory.mktemp("roberta")
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=320,
-        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(WORDS, trainer)
-    tokenizer.model.save(str(folder))
-    return folder
 
 
 FEW = tuple(replace(scene, expressions=scene.expressions[:4]) for scene in SCENES)

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from bench.errors import WeightsError
+from pipelines.backbones import RESNETS
 from pipelines.mdetr import checkpoint
-from pipelines.mdetr.backbone import RESNETS
 from pipelines.mdetr.checkpoint import config_of, unpack
 from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig
-from pipelines.mdetr.inputs import small_tokenizer
 from pipelines.mdetr.model import Mdetr
+from pipelines.tokens import small_tokenizer
 from pipelines.weights import write_safetensors
 
 WORDS = small_tokenizer(["the red star"], 40)
@@ -52,7 +52,7 @@ def test_without_an_average_the_model_itself_is_taken(network, official):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["small", *RESNETS, *(f"tf_efficientnet_b{i}" for i in (0, 1, 3, 5))])
+@pytest.mark.parametrize("backbone", ["small", *RESNETS.values(), *(f"tf_efficientnet_b{i}" for i in (0, 1, 3, 5))])
 def test_sizes_are_read_off_the_shapes(backbone):
     config = MdetrConfig(backbone=backbone, widths=(8, 12) if backbone == "small" else (), text_encoder=BERT, queries=7)
     with torch.device("meta"):

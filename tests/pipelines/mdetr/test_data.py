@@ -11,7 +11,8 @@ from PIL import Image
 
 from bench.errors import DataError, MissingPackage
 from pipelines.mdetr.data import Expressions, augmented, collate, root_finder, root_spans
-from pipelines.mdetr.inputs import Tokenizer, resized, small_tokenizer
+from pipelines.mdetr.inputs import resized
+from pipelines.tokens import Tokenizer, small_tokenizer
 
 BOX = (40, 30, 100, 80)
 TOKENIZER = Tokenizer.from_json(small_tokenizer(["the red star", "a big blue circle"], 40))

@@ -11,8 +11,8 @@ from operators import Operators
 from bench.errors import SettingsError, WeightsError
 from bench.grounding import Caption, LoadedScene, Query
 from pipelines.mdetr.checkpoint import open_network
-from pipelines.mdetr.inputs import Tokenizer, small_tokenizer
 from pipelines.mdetr.pipeline import MdetrPipeline, mdetr
+from pipelines.tokens import Tokenizer, small_tokenizer
 from pipelines.weights import write_safetensors
 
 TEXTS = ("the red star", "two dogs above a big square on the left", "the red star", "Yellow")

@@ -10,8 +10,8 @@ from training_world import check_alike, run_training
 from bench.datasets.shapes import ShapesImages, make_scene
 from pipelines.mdetr import checkpoint
 from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig
-from pipelines.mdetr.inputs import Tokenizer, small_tokenizer
 from pipelines.mdetr.model import Mdetr
+from pipelines.tokens import Tokenizer, small_tokenizer
 
 SIZE = (150, 100)
 TEXTS = ["the red star on the left", "a big blue circle", "dotted ring"]

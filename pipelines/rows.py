@@ -1,4 +1,4 @@
-"""Draw the rows of CLIP-VG's training: one expression, its image on the canvas, its box.
+"""Draw the rows of a training of the TransVG family: one expression, its image on the canvas, its box.
 
 A row of an epoch is drawn with a generator of its own, seeded by (seed, epoch, row): how it looks depends on nothing
 else, not on the process, the worker, nor on where the training was resumed.

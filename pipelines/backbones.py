@@ -1,4 +1,4 @@
-"""MDETR's backbones, built without weights under the official names: ResNet (torchvision), EfficientNet (timm), small.
+"""Backbones of DETR's family, without weights under official names: ResNet (torchvision), EfficientNet (timm), small.
 
 Published backbones were trained with their batch norms frozen, so theirs are frozen here: fixed scale and shift, eps
 1e-5. In timm's EfficientNets a norm and its activation are one module; freezing must keep the activation, and must not
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -19,9 +20,17 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d
 
 from bench.errors import UnknownName
-from pipelines.mdetr.config import MdetrConfig
 
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+# Blocks in each stage, and whether a block is a bottleneck of three convolutions.
+RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
+    ((2, 2, 2, 2), False): "resnet18",
+    ((3, 4, 6, 3), False): "resnet34",
+    ((3, 4, 6, 3), True): "resnet50",
+    ((3, 4, 23, 3), True): "resnet101",
+}
+# Channels and blocks of the last stage.
+LAST = ((320, 1), (320, 2), (352, 2), (384, 2), (448, 2), (512, 3), (576, 3), (640, 4))
+EFFICIENTNETS = {last: f"tf_efficientnet_b{number}" for number, last in enumerate(LAST)}
 EPS = 1e-5
 
 
@@ -68,9 +77,10 @@ def down(before: int, after: int) -> nn.Sequential:
 class Backbone(nn.Module):
     """Compute features of the last stage: (B, 3, H, W) normalised image -> (B, channels, h, w)."""
 
-    def __init__(self, config: MdetrConfig) -> None:
+    def __init__(self, name: str, widths: tuple[int, ...] = ()) -> None:
+        """`widths` are the channels of the backbone "small". Raises UnknownName."""
         super().__init__()
-        self.body, self.channels = _body(config)
+        self.body, self.channels = _body(name, widths)
 
     def forward(self, pixels: Tensor) -> Tensor:
         out: Any = self.body(pixels)
@@ -82,15 +92,14 @@ class Backbone(nn.Module):
         return features
 
 
-def _body(config: MdetrConfig) -> tuple[nn.Module, int]:
-    name = config.backbone
+def _body(name: str, widths: tuple[int, ...]) -> tuple[nn.Module, int]:
     if name == "small":
-        return small_body(config.widths), config.widths[-1]
-    if name in RESNETS:
+        return small_body(widths), widths[-1]
+    if name in RESNETS.values():
         net = getattr(torchvision.models, name)(weights=None, norm_layer=FrozenBatchNorm2d)
         return IntermediateLayerGetter(net, {"layer4": "0"}), net.fc.in_features
     if name not in timm.list_models("*efficientnet*"):
-        raise UnknownName("MDETR backbone", name, ("small", *RESNETS, *timm.list_models("tf_efficientnet_b?")))
+        raise UnknownName("backbone", name, ("small", *RESNETS.values(), *timm.list_models("tf_efficientnet_b?")))
     body: Any = timm.create_model(name, pretrained=False, features_only=True, out_indices=(4,))
     return freeze_norms(body), body.feature_info.channels()[-1]
 
@@ -103,3 +112,33 @@ def freeze_norms(module: nn.Module) -> nn.Module:
         else:
             freeze_norms(child)
     return module
+
+
+def count_modules(state: Mapping[str, Tensor], prefix: str) -> int:
+    """Count the numbers that follow `prefix` in the keys."""
+    return len({key[len(prefix) :].partition(".")[0] for key in state if key.startswith(prefix)})
+
+
+def backbone_of(state: Mapping[str, Tensor], body: str) -> tuple[str, tuple[int, ...]]:
+    """Find a backbone's name and, of "small", its widths from the keys and shapes under `body`. Raises ValueError."""
+    if f"{body}conv_stem.weight" in state:
+        return _efficientnet(state, body), ()
+    firsts = (f"{body}stages.0.0.weight", *(f"{body}stages.{i}.0.0.weight" for i in range(1, 8)))
+    if widths := tuple(len(state[key]) for key in firsts if key in state):
+        return "small", widths
+    blocks = tuple(count_modules(state, f"{body}layer{stage}.") for stage in (1, 2, 3, 4))
+    name = RESNETS.get((blocks, f"{body}layer1.0.conv3.weight" in state))
+    if name is None:
+        raise ValueError(f"no known backbone under {body}: a ResNet of {blocks} blocks is none")
+    return name, ()
+
+
+def _efficientnet(state: Mapping[str, Tensor], body: str) -> str:
+    """Tell B0 to B7 apart by the channels and the blocks of the last stage."""
+    projection = body.removesuffix("backbone.0.body.") + "input_proj.weight"
+    last = (state[projection].shape[1], count_modules(state, f"{body}blocks.6."))
+    if last not in EFFICIENTNETS:
+        raise ValueError(
+            f"no known backbone under {body}: no EfficientNet ends in {last[1]} blocks of {last[0]} channels"
+        )
+    return EFFICIENTNETS[last]
