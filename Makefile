@@ -8,7 +8,7 @@ PIPELINES := yolo-clip,detr-clip,ssd-clip,reclip,mdetr,clipvg
 SLOW := seg-clip,clip-pooling
 BASELINES := label-clip,label-only,largest-proposal,random-proposal,fixed-box,centre-box,whole-image
 
-.PHONY: demo results test check lint fast lock clean
+.PHONY: demo results test check lint fast gpu lock clean
 
 # Into build/, which git ignores: a run from a changed checkout would be left out of the leaderboard.
 demo: $(VENV)/.run
@@ -38,6 +38,10 @@ lint: $(VENV)/.dev
 
 fast: $(VENV)/.dev
 	$(PYTEST) -m "not (slow or browser or gpu or real)"
+
+# Every network at full size on this machine's GPU, in ten minutes. Without a network: PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels.
+gpu: $(VENV)/.dev
+	$(VENV)/bin/python -m tools.benchmarks.gpu_suite
 
 # Every package at a pinned version and hash; the build tools are among them, hence no isolation.
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check

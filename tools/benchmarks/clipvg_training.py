@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
+import json
 import os
 import resource
 import statistics
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tiny", action="store_true", help="a small network, a few steps")
+    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     network: dict[str, Any] = dict(TAPS.get(options.arch, {}))
     if options.tiny:
@@ -119,10 +121,13 @@ def main() -> None:
         training = prepared(table, options, Path(folder))
         seconds = timed(training, options.warm_up, options.steps)
     rows, gpu = options.steps * training.plan.effective, training.device.type == "cuda"
-    kind = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
-    print(f"{options.arch}, {training.config.precision(training.device.type)} on {kind}; {training.plan}")
     workers, form = min(options.workers, os.cpu_count() or 1), "pixels" if options.decoded else "JPEGs"
     waiting = training.timer.waited / seconds
+    if options.json:
+        print(json.dumps({"rows_per_s": round(rows / seconds, 1), "waiting": round(waiting, 4), "workers": workers}))
+        return
+    kind = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
+    print(f"{options.arch}, {training.config.precision(training.device.type)} on {kind}; {training.plan}")
     print(f"{workers} workers, images in RAM as {form}, {waiting:.1%} of the time waiting for them")
     print(f"{rows / seconds:,.1f} rows/s over {rows:,} rows in {seconds:.1f} s")
     peak = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
