@@ -78,14 +78,8 @@ class Engine:
         self._texts.clear()
 
     def to_device(self, tensor: Tensor) -> Tensor:
-        """Copy a tensor to the device; to a GPU without waiting for it.
-
-        torch keeps pinned memory and gives it out again once the copies from it are over, so there is no need for
-        buffers of our own.
-        """
-        if self.device.type != "cuda":
-            return tensor
-        return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(self.device, non_blocking=True)
+        """Copy a tensor to the device; to a GPU without waiting for it."""
+        return to_device(tensor, self.device)
 
     def stack(self, arrays: Sequence[NDArray[Any]]) -> Tensor:
         """Stack arrays of one shape and type on the device, (N, ...).
@@ -195,6 +189,17 @@ class PairEngine(Engine, Generic[Image]):
         flat = self.to_device(torch.from_numpy(index.ravel()))
         rows = tuple(part.index_select(0, flat).unflatten(0, index.shape) for part in table)
         return rows, self.to_device(torch.from_numpy(beyond)) if beyond.any() else None
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor from the host to a device; to a GPU without waiting for it.
+
+    torch keeps pinned memory and gives it out again once the copies from it are over, so there is no need for buffers
+    of our own.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
 
 
 def prepared_images(

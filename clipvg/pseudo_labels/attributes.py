@@ -149,8 +149,8 @@ def clip_attributes(options: AttributeOptions, where: str, context: PipelineCont
         if not names:
             return [[] for _ in batch]
         # 1. A vector for each crop, of all images at once: (N, D).
-        crops = [make_views(image.image, boxes_of(image.detections), *views)[0] for image in batch if image.detections]
-        vectors = encoder.encode_images(torch.cat(crops))
+        images, boxes = zip(*[(i.image, boxes_of(i.detections)) for i in batch if i.detections], strict=True)
+        vectors = encoder.encode_images(make_views(images, boxes, *views)[0])
         # 2. For each group a distribution over its words, in texts with the crop's class name: (N, W).
         kinds = {name: row for row, name in enumerate(dict.fromkeys(names))}
         rows = torch.tensor([kinds[name] for name in names], device=vectors.device)

@@ -190,7 +190,7 @@ def _crops_of_pairs(image: ImageArray, boxes: Boxes, pairs: NDArray[np.intp], en
     """The boxes around each pair as views, (P, 3, S, S) in 0..1."""
     a, b = boxes[pairs[:, 0]], boxes[pairs[:, 1]]
     around = np.concatenate([np.minimum(a[:, :2], b[:, :2]), np.maximum(a[:, 2:], b[:, 2:])], axis=1)
-    return make_views(image, around, ("crop",), encoder.image_size, 0.0, encoder.device)[0]
+    return make_views([image], [around], ("crop",), encoder.image_size, 0.0, encoder.device)[0]
 
 
 def close_pairs(boxes: Boxes, confidences: Sequence[float], most: int) -> NDArray[np.intp]:

@@ -76,12 +76,16 @@ class Ranker:
 
     def rank(self, batch: Sequence[LoadedScene], proposals: Sequence[Proposals]) -> list[Float]:
         """Rank each scene's proposals -> (Q, R), every row a distribution. Raises SettingsError without masks."""
+        # Images of one size one after the other: their views are made together.
+        order = sorted(range(len(batch)), key=lambda number: batch[number].image.shape)
+        batch, proposals = [batch[number] for number in order], [proposals[number] for number in order]
         with self._clock.stage("crop"):
             sizes = dict.fromkeys(encoder.image_size for encoder in self.encoders)
             views = {size: self._views(batch, proposals, size) for size in sizes}  # (V, R, 3, size, size)
         with self._clock.stage("image encode"):
             regions = [self._regions(encoder, views[encoder.image_size]) for encoder in self.encoders]
-        return self.probabilities(batch, proposals, regions)
+        ranked = dict(zip(order, self.probabilities(batch, proposals, regions), strict=True))
+        return [ranked[number] for number in range(len(order))]
 
     def probabilities(
         self, batch: Sequence[LoadedScene], proposals: Sequence[Proposals], regions: Sequence[Tensor]
@@ -111,13 +115,10 @@ class Ranker:
 
     def _views(self, batch: Sequence[LoadedScene], proposals: Sequence[Proposals], size: int) -> Tensor:
         options, device = self.options, self.encoders[0].device
-        return torch.cat(
-            [
-                make_views(s.image, p.boxes, options.views, size, options.margin, device, options.resize, p.masks)
-                for s, p in zip(batch, proposals, strict=True)
-            ],
-            dim=1,
+        images, boxes, masks = zip(
+            *[(s.image, p.boxes, p.masks) for s, p in zip(batch, proposals, strict=True)], strict=True
         )
+        return make_views(images, boxes, options.views, size, options.margin, device, options.resize, masks)
 
     def _regions(self, encoder: ClipEncoder, views: Tensor) -> Tensor:
         """Encode views, (V, R, 3, S, S) -> (R, D), summed over views: the sum of cosines is a scaled cosine."""

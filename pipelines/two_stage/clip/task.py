@@ -202,12 +202,9 @@ def encode_regions(model: Any, scenes: Sequence[RegionSample]) -> list[Tensor]:
     preprocessing, device = open_clip.get_model_preprocess_cfg(model), model.logit_scale.device
     size = preprocessing["size"]
     side = int(size if isinstance(size, int) else size[0])
-    views = []
-    for scene in scenes:
-        height, width = scene.image.shape[:2]
-        boxes = np.concatenate([scene.boxes, [(0.0, 0.0, float(width), float(height))]])
-        views.append(make_views(scene.image, boxes, VIEWS, side, 0.0, device))
-    pixels = torch.cat(views, dim=1)  # (V, sum of R + 1, 3, S, S)
+    boxes = [np.concatenate([scene.boxes, [[0.0, 0.0, *scene.image.shape[1::-1]]]]) for scene in scenes]
+    # (V, sum of R + 1, 3, S, S)
+    pixels = make_views([scene.image for scene in scenes], boxes, VIEWS, side, 0.0, device)
     mean, std = (torch.tensor(preprocessing[key], device=device).view(3, 1, 1) for key in ("mean", "std"))
     vectors = model.encode_image(((pixels - mean) / std).flatten(0, 1), normalize=True)
     return list(vectors.unflatten(0, pixels.shape[:2]).split([len(scene.boxes) + 1 for scene in scenes], dim=1))

@@ -1,7 +1,7 @@
-"""Region views: the square images of a box that CLIP encodes, for all boxes of an image at once.
+"""Region views: the square images of a box that CLIP encodes, for all boxes of a batch at once.
 
-A view is made by two matrix products, rows then columns, with the weights of an antialiased bicubic resize (the filter
-of Pillow, a = -0.5, widened when shrinking): no loop over boxes, no file formats, the same code on CPU and GPU.
+A view is made by two weighted sums, of columns of pixels then of rows, with the weights of an antialiased bicubic
+resize (the filter of Pillow, a = -0.5, widened when shrinking): no loop over boxes, the same code on CPU and GPU.
 
     crop          the box alone
     blur          the whole image, blurred outside the box            (ReCLIP; Subramanian et al. 2022)
@@ -16,81 +16,131 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import groupby
+from math import ceil
 from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.errors import SettingsError
-from bench.grounding import ImageArray
+from bench.grounding import Boxes, ImageArray
+from pipelines.engine import to_device
 
 View = Literal["crop", "blur", "mask-blur", "red-ellipse"]
 Resize = Literal["squash", "pad", "center"]
+Masks = NDArray[np.bool_] | None
 BLUR_SIGMA = 0.16  # of the image's side: ReCLIP's radius of 100 pixels on an image of 640
 LINE = 2.0  # pixels of CLIP's: how thick the red ellipse is drawn
 ELLIPSE_GROWS = 0.01  # of the box's sides, so that the line lies around the object
 GREY = 0.5
+# Boxes in one step: a CPU is fastest while what a step makes (3 MB a box) is memory that it has already.
+STEP = {"cpu": 16, "cuda": 256}
 
 
 def make_views(
-    image: ImageArray,
-    boxes: NDArray[np.float64],
+    images: Sequence[ImageArray],
+    boxes: Sequence[Boxes],
     views: Sequence[View],
     size: int,
     margin: float,
     device: torch.device,
     resize: Resize = "squash",
-    masks: NDArray[np.bool_] | None = None,
+    masks: Sequence[Masks] | None = None,
 ) -> Tensor:
-    """Make views of an image's boxes: RGB uint8 (H, W, 3), boxes (N, 4) xyxy pixels -> (V, N, 3, size, size) in 0..1.
+    """Make views of images' boxes: RGB uint8 (H, W, 3), (N, 4) xyxy pixels -> (V, sum of N, 3, size, size) in 0..1.
 
-    `masks` are (N, H, W); `margin` widens each box by that share of its sides before it is cropped. Raises
-    SettingsError for a view of masks where there are none.
+    `masks` are (N, H, W) for each image; `margin` widens each box by that share of its sides before it is cropped.
+    Images of one size that come one after the other are processed together. Raises SettingsError for a view of masks
+    where there are none.
     """
-    pixels = torch.tensor(image, device=device).permute(2, 0, 1).float() / 255  # (3, H, W)
-    corners = torch.as_tensor(boxes, dtype=torch.float32, device=device).reshape(-1, 4)
-    sides = corners[:, 2:] - corners[:, :2]
-    height, width = image.shape[:2]
-
-    def widened(share: float) -> Tensor:
-        return torch.cat([corners[:, :2] - sides * share, corners[:, 2:] + sides * share], dim=1)
-
-    def view(name: View) -> Tensor:
-        if name == "crop":
-            return _squared(pixels, widened(margin), size, resize)[0]
-        sharp, frame = _squared(pixels, torch.tensor([[0.0, 0.0, width, height]], device=device), size, resize)
-        if name == "red-ellipse":
-            line = _ellipses(_inside(widened(ELLIPSE_GROWS / 2), frame, size), size)
-            return line * torch.tensor([1.0, 0, 0], device=device).view(3, 1, 1) + (1 - line) * sharp
-        # (N, 1, size, size): the part of each pixel that stays sharp.
-        if name == "blur":
-            mask = _coverage(_inside(corners, frame, size), size)
-        elif masks is None:
+    counts = [len(own) for own in boxes]
+    out = torch.empty(len(views), sum(counts), 3, size, size, device=device)
+    rows = zip(images, boxes, masks or [None] * len(images), counts, strict=True)
+    start = 0
+    for _, run in groupby(rows, key=lambda row: row[0].shape):
+        alike, corners, regions, some = zip(*run, strict=True)
+        if "mask-blur" in views and any(region is None for region in regions):
             raise SettingsError(
                 'the view "mask-blur" needs a mask for each box, and this proposer has boxes only; use proposer.kind = '
                 '"masks", or the view "blur", which takes the box for the mask'
             )
-        else:
-            mask = resample(torch.tensor(masks, device=device).to(sharp.dtype), frame, size).transpose(0, 1)
-        return mask * sharp + (1 - mask) * _blurred(sharp)
-
-    return torch.stack([view(name) for name in views])
+        _draw(out[:, start : start + sum(some)], alike, corners, regions, views, margin, resize)
+        start += sum(some)
+    return out
 
 
-def _squared(image: Tensor, boxes: Tensor, size: int, resize: Resize) -> tuple[Tensor, Tensor]:
-    """Make parts (N, 4) of an image square -> (N, 3, size, size), and the frames (N, 4) that they show."""
+def _draw(
+    out: Tensor,
+    images: Sequence[ImageArray],
+    boxes: Sequence[Boxes],
+    masks: Sequence[Masks],
+    views: Sequence[View],
+    margin: float,
+    resize: Resize,
+) -> None:
+    """Draw the views (V, N, 3, size, size) of the boxes of images of one size."""
+    size, device = out.shape[-1], out.device
+    columns = as_columns(to_device(torch.from_numpy(np.stack(images)), device)) / 255
+    # Boxes stay on the host until they are drawn: by their sizes is known how long the sums are.
+    corners = torch.from_numpy(np.concatenate(boxes)).float().reshape(-1, 4)
+    every = torch.arange(len(images))
+    owners = every.repeat_interleave(torch.tensor([len(own) for own in boxes]))
+    # 1. The whole images, if a view shows them.
+    whole = torch.tensor([[0.0, 0.0, *images[0].shape[1::-1]]]).expand(len(images), 4)
+    if set(views) - {"crop"}:
+        sharp, frames = _squared(columns, whole, every, size, resize)
+        blurred, frame = _blurred(sharp), frames[:1]
+    # 2. The boxes, step by step.
+    for start in range(0, len(corners), STEP[device.type]):
+        step = slice(start, start + STEP[device.type])
+        some, owner = corners[step], owners[step]
+        own = to_device(owner, device)
+        for name, place in zip(views, out[:, step], strict=True):
+            if name == "crop":
+                _squared(columns, _widened(some, margin), owner, size, resize, place)
+                continue
+            if name == "red-ellipse":
+                ellipses = _inside(_widened(some, ELLIPSE_GROWS / 2), frame, size)
+                torch.lerp(sharp[own], _red(device), _ellipses(to_device(ellipses, device), size), out=place)
+                continue
+            # (N, 1, size, size): the part of each pixel that stays sharp.
+            if name == "blur":
+                mask = _coverage(to_device(_inside(some, frame, size), device), size)
+            else:
+                regions = to_device(torch.from_numpy(np.concatenate(masks)[step]), device)  # type: ignore[arg-type]
+                numbers = torch.arange(len(some))
+                mask = resample(as_columns(regions[..., None]), frame.expand(len(some), 4), numbers, size)
+            torch.lerp(blurred[own], sharp[own], mask, out=place)
+
+
+def as_columns(images: Tensor) -> Tensor:
+    """Turn images (B, H, W, C) into what `resample` takes: their columns of pixels, (B, W, H, C) float32."""
+    return images.permute(0, 2, 1, 3).contiguous().float()
+
+
+def _widened(boxes: Tensor, share: float) -> Tensor:
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return torch.cat([boxes[:, :2] - sides * share, boxes[:, 2:] + sides * share], dim=1)
+
+
+def _squared(
+    columns: Tensor, boxes: Tensor, owner: Tensor, size: int, resize: Resize, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Make parts (N, 4) of images square -> (N, 3, size, size), and the frames (N, 4) that they show."""
     if resize == "squash":
-        return resample(image, boxes, size), boxes
+        return resample(columns, boxes, owner, size, out), boxes
     sides = boxes[:, 2:] - boxes[:, :2]
     side = (sides.amax if resize == "pad" else sides.amin)(dim=1, keepdim=True)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     frame = torch.cat([centre - side / 2, centre + side / 2], dim=1)
-    square = resample(image, frame, size)
+    square = resample(columns, frame, owner, size, out)
     if resize == "pad":
-        inside = _coverage(_inside(boxes, frame, size), size)
-        square = inside * square + (1 - inside) * GREY
+        inside = _coverage(to_device(_inside(boxes, frame, size), columns.device), size)
+        square.sub_(GREY).mul_(inside).add_(GREY)
     return square, frame
 
 
@@ -102,7 +152,7 @@ def _inside(boxes: Tensor, frame: Tensor, size: int) -> Tensor:
 
 def _blurred(sharp: Tensor) -> Tensor:
     size = sharp.shape[-1]
-    kernel = _gaussian(size, BLUR_SIGMA * size).to(sharp.device)
+    kernel = _gaussian(size, BLUR_SIGMA * size, sharp.device)
     soft: Tensor = kernel @ sharp @ kernel.T
     return soft
 
@@ -124,31 +174,53 @@ def _ellipses(boxes: Tensor, size: int) -> Tensor:
     return covered
 
 
-def resample(image: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Resample boxes (N, 4) xyxy pixels of (C, H, W) -> (N, C, size, size), antialiased bicubic, in 0..1.
+def resample(columns: Tensor, boxes: Tensor, owner: Tensor, size: int, out: Tensor | None = None) -> Tensor:
+    """Resample boxes (N, 4) xyxy pixels -> (N, C, size, size) on the device, antialiased bicubic, in 0..1.
 
-    Beyond the image's edge its outermost pixels go on.
+    `columns` (B, W, H, C) are images from `as_columns`, and `owner` (N,) numbers the one of each box; it and the boxes
+    are on the host. Beyond an image's edge its outermost pixels go on.
     """
-    channels, height, width = image.shape
-    rows = _bicubic(boxes[:, 1], boxes[:, 3], size, height)  # (N, size, H)
-    columns = _bicubic(boxes[:, 0], boxes[:, 2], size, width)  # (N, size, W)
-    lines = rows.reshape(-1, height) @ image.permute(1, 0, 2).reshape(height, channels * width)  # (N * size, C * W)
-    lines = lines.reshape(len(boxes), size * channels, width)
-    out = torch.bmm(lines, columns.transpose(1, 2)).reshape(len(boxes), size, channels, size)
-    return out.permute(0, 2, 1, 3).clamp(0, 1)
+    width, height, channels = columns.shape[1:]
+    out = columns.new_empty(len(boxes), channels, size, size) if out is None else out
+    both = torch.cat([boxes, owner[:, None]], dim=1)  # whole numbers up to 2^24 are exact
+    for start in range(0, len(boxes), STEP[columns.device.type]):
+        some, place = (rows[start : start + STEP[columns.device.type]] for rows in (both, out))
+        longest = [ceil(4 * max(float(side.max()) / size, 1.0)) + 1 for side in (some[:, 2:4] - some[:, :2]).T]
+        there = to_device(some, columns.device)
+        # 1. Each sample's column, a sum of the image's: (n * size, H * C).
+        index, weights = _bicubic(there[:, 0], there[:, 2], size, width, longest[0])
+        index += (there[:, 4].long() * width)[:, None, None]
+        lines = _sums(columns.reshape(-1, height * channels), index, weights)
+        # 2. Each sample's row, a sum of the rows that these columns make: (n * size, C * size).
+        lines = lines.unflatten(0, (-1, size)).transpose(1, 2).reshape(-1, channels * size)
+        index, weights = _bicubic(there[:, 1], there[:, 3], size, height, longest[1])
+        index += (torch.arange(len(some), device=index.device) * height)[:, None, None]
+        rows = _sums(lines, index, weights).view(-1, size, channels, size)
+        torch.clamp(rows.transpose(1, 2), 0, 1, out=place)
+    return out
 
 
-def _bicubic(start: Tensor, stop: Tensor, size: int, length: int) -> Tensor:
-    """Compute weights (N, size, length) from a line of pixels to `size` samples of each span [start, stop]."""
-    step = ((stop - start) / size).clamp_min(1e-6)[:, None, None]
-    centre = start[:, None, None] + (torch.arange(size, device=start.device)[None, :, None] + 0.5) * step
-    centre = centre.clamp(0, length)
-    pixel = torch.arange(length, device=start.device)[None, None, :] + 0.5
-    distance = ((pixel - centre) / step.clamp_min(1.0)).abs()
+def _bicubic(start: Tensor, stop: Tensor, size: int, length: int, most: int) -> tuple[Tensor, Tensor]:
+    """Compute which pixels of a line make each of `size` samples of spans [start, stop], and their weights.
+
+    (N,) each -> (N, size, most), `most` being enough for the longest span; those beyond the line weigh nothing.
+    """
+    step = ((stop - start) / size).clamp_min(1e-6)[:, None]
+    centre = start[:, None] + (torch.arange(size, device=start.device) + 0.5) * step
+    centre = centre.clamp(0, length)[..., None]
+    wide = step.clamp_min(1.0)[..., None]
+    pixel = (centre - 2 * wide - 0.5).ceil() + torch.arange(most, device=start.device)
+    distance = ((pixel + 0.5 - centre) / wide).abs()
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
-    return weights / weights.sum(-1, keepdim=True)
+    weights = torch.where((pixel >= 0) & (pixel < length), weights, 0.0)
+    return pixel.long().clamp(0, length - 1), weights / weights.sum(-1, keepdim=True)
+
+
+def _sums(table: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """Sum rows of a table (R, D) by index and weights (N, size, K) -> (N * size, D)."""
+    return F.embedding_bag(index.flatten(0, 1), table, mode="sum", per_sample_weights=weights.flatten(0, 1))
 
 
 def _coverage(boxes: Tensor, size: int) -> Tensor:
@@ -163,8 +235,13 @@ def _coverage(boxes: Tensor, size: int) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _gaussian(size: int, sigma: float) -> Tensor:
+def _gaussian(size: int, sigma: float, device: torch.device) -> Tensor:
     """Make the matrix (size, size) that blurs a line of pixels, borders renormalised."""
     place = torch.arange(size, dtype=torch.float32)
     weights = torch.exp(-((place[:, None] - place[None, :]) ** 2) / (2 * sigma**2))
-    return weights / weights.sum(dim=1, keepdim=True)
+    return (weights / weights.sum(dim=1, keepdim=True)).to(device)
+
+
+@lru_cache(maxsize=8)
+def _red(device: torch.device) -> Tensor:
+    return torch.tensor([1.0, 0, 0], device=device).view(3, 1, 1)

@@ -75,7 +75,7 @@ class RegionPooling:
         vit = isinstance(self.visual, open_clip.transformer.VisionTransformer)
         size = encoder.image_size * (1 if vit else fine)
         whole = np.array([[0.0, 0.0, image.shape[1], image.shape[0]]])
-        view = make_views(image, whole, ["crop"], size, 0.0, encoder.device)[0]  # (1, 3, S, S)
+        view = make_views([image], [whole], ["crop"], size, 0.0, encoder.device)[0]  # (1, 3, S, S)
         side = fine * (self.visual.grid_size[0] if vit else encoder.image_size // 32)
         covered = segmentation.coverage(side, side).reshape(len(segmentation), -1) if len(segmentation) else None
         mask = np.ones((1, side * side), bool) if covered is None else members(covered)

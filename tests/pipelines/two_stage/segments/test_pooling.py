@@ -65,7 +65,7 @@ def everything(image):
 def whole(encoder, image):
     """CLIP's own vector of the image, squashed."""
     box = np.array([[0, 0, image.shape[1], image.shape[0]]], float)
-    return encoder.encode_images(make_views(image, box, ["crop"], encoder.image_size, 0.0, encoder.device)[0])
+    return encoder.encode_images(make_views([image], [box], ["crop"], encoder.image_size, 0.0, encoder.device)[0])
 
 
 @pytest.mark.slow
