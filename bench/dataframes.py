@@ -71,8 +71,10 @@ def outcomes(run: str | Path | Evaluation) -> DataFrame:
     """
     if not isinstance(run, (str, Path)):
         return _frame([asdict(row) for row in run.rows])
+    from bench.runs.integrity import checked_record
     from bench.runs.outcomes import read_outcomes
 
+    checked_record(Path(run))
     stored = read_outcomes(Path(run))
     scenes = [stored.scenes[place] for place in stored.image.tolist()]
     columns = {"scene": scenes, "id": stored.ids, "iou": stored.iou, "hit": stored.hit}

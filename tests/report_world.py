@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from edited_records import committed
 
 from bench import registry
 from bench.datasets.split import Split
@@ -125,5 +126,4 @@ def imported(results, split, name, boxes):
     file = results / "boxes.json"
     file.write_text(json.dumps(boxes))
     _, folder = import_boxes(file, split, results, name=name)
-    (folder / "run.json").write_text((folder / "run.json").read_text().replace('"dirty": true', '"dirty": false'))
-    return folder
+    return committed(folder)

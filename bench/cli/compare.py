@@ -94,7 +94,7 @@ def _texts(folder: Path, resolved: Resolved) -> dict[str, str] | None:
     """Map expression ids to texts where the split is at hand; else log why there are none."""
     from bench.errors import BenchError
     from bench.evaluation.progress import message
-    from bench.evaluation.scored import split_of
+    from bench.evaluation.rescored import split_of
     from bench.runs.record import read_record
 
     try:

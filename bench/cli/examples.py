@@ -29,6 +29,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "bench speed -p clipvg,mdetr -s refcoco-val --interleave --dtype bfloat16",
         "bench speed -p yolo-clip -s shapes-val --min-seconds 1 --min-batches 5",
     ),
+    "verify": ("bench verify", "bench verify yolo-clip/shapes-val --json"),
     "leaderboard": ("bench leaderboard", "bench leaderboard --results other/results --check"),
     "leaderboard submit": (
         "bench leaderboard submit handed-in/MyModel",

@@ -23,7 +23,8 @@ def leaderboard(
     context: typer.Context,
     results: Results = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; exit with 1 if the files differ from the runs.")
+        bool,
+        typer.Option("--check", help="Write nothing; exit with 1 if the files are not the runs', or a run is damaged."),
     ] = False,
     config: Config = None,
     as_json: Json = False,
@@ -36,8 +37,9 @@ def leaderboard(
         if results or check or config or as_json:
             raise UsageError(f"write options after the command: bench leaderboard {context.invoked_subcommand} ...")
         return
-    folder = stored_results(settings_of(config, results))
-    _made(board.check(folder) if check else board.write(folder), folder, check, as_json)
+    resolved = settings_of(config, results)
+    folder = stored_results(resolved)
+    _made(board.check(folder, resolved) if check else board.write(folder), folder, check, as_json)
 
 
 @app.command()

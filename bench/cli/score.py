@@ -72,7 +72,7 @@ def score(
             raise UsageError(
                 "--name, --xywh, --key, --partial and the options about the model go with --predictions only"
             )
-        from bench.evaluation.scored import rescore
+        from bench.evaluation.rescored import rescore
 
         record, folder = rescore(run, resolved, protocol, split, keep), run
     else:

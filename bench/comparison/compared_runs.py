@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,11 +12,14 @@ from string import ascii_uppercase
 
 from bench.datasets.load import load_split
 from bench.errors import RunError, UnknownName, UsageError
+from bench.runs.integrity import checked_record
+from bench.runs.numbers import Metrics
 from bench.runs.outcomes import OUTCOMES, StoredOutcomes, read_outcomes
-from bench.runs.record import FILE, RECORD, Metrics, RunRecord, read_record, slug
+from bench.runs.record import FILE, RECORD, RunRecord, slug
 from bench.settings import Resolved
 
 MOST_NAMED = 8  # candidates in a message
+log = logging.getLogger("bench.runs")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +45,7 @@ def read_runs(folders: Sequence[Path], labels: Sequence[str] | None = None) -> l
     places = [folder.resolve() for folder in folders]
     if twice := next((folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1), None):
         raise UsageError(f"{twice}: is given twice; a run is not compared with itself")
-    records = [read_record(folder) for folder in folders]
+    records = [checked_record(folder) for folder in folders]
     for folder, record in zip(folders, records, strict=True):
         if record.status != "complete":
             raise RunError(f"{folder}: the run is not finished; start its command again to continue it")
@@ -225,16 +229,18 @@ def _latest(parents: Sequence[Path], name: str, fingerprint: str | None) -> Path
 def stored_records(root: Path, broken: list[tuple[Path, RunError]] | None = None) -> Iterator[tuple[Path, RunRecord]]:
     """Yield every run folder under `root` with its record, in the order of their names.
 
-    Runs that are just being imported, in hidden folders, are left out; so are those that cannot be read, which
-    `broken` collects with the reason.
+    Runs that are just being imported, in hidden folders, are left out; so are those that cannot be read or are damaged,
+    which `broken` collects with the reason; without it they are logged.
     """
     for path in sorted(root.glob(f"**/{RECORD}")):
         if any(part.startswith(".") for part in path.relative_to(root).parts):
             continue
         try:
-            yield path.parent, read_record(path.parent)
+            yield path.parent, checked_record(path.parent)
         except RunError as error:
-            if broken is not None:
+            if broken is None:
+                log.warning("left out: %s", error)
+            else:
                 broken.append((path.parent, error))
 
 

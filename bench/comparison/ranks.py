@@ -19,6 +19,7 @@ from bench.runs.packed import packed_name
 from bench.runs.record import RunRecord
 
 KEEP = "`bench score RUN --keep` makes it"
+OTHER_COUNTS = f"damaged: {OUTCOMES} does not count what run.json says"
 RankRange = tuple[int, int]
 Values = Callable[[StoredOutcomes], NDArray[Any]]  # -> (N,) of expressions
 VALUES: dict[str, Values] = {  # metric -> the values whose mean it is
@@ -117,7 +118,7 @@ def _read(folder: Path, record: RunRecord, alike: dict[bytes, StoredOutcomes]) -
         return f"{OUTCOMES} cannot be read; {KEEP} anew" if there else f"no {OUTCOMES}; {KEEP}"
     metrics = record.metrics
     if metrics is None or (len(outcomes.ids), int(outcomes.hit.sum())) != (metrics.n, metrics.hits):
-        return f"{OUTCOMES} does not count what run.json says; {KEEP} anew"
+        return OTHER_COUNTS
     return outcomes
 
 

@@ -16,8 +16,8 @@ from bench.evaluation.protocols import Protocol, protocol
 from bench.evaluation.statistics import ratio_intervals
 from bench.evaluation.strata import in_order
 from bench.grounding import Scene
+from bench.runs.numbers import Bootstrap, Interval, Metrics, Stratum
 from bench.runs.predictions import SceneAnswers
-from bench.runs.record import Bootstrap, Interval, Metrics, Stratum
 from bench.settings import EvaluationSettings
 
 Int = NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""Answers scored without a model or images: a finished run again, or an evaluation with a row for every expression."""
+"""Answers scored as an evaluation with a row for every expression, without a model or images."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from bench.boxes import clip_xyxy
-from bench.datasets.load import load_split
 from bench.datasets.split import Split
-from bench.errors import RunError
 from bench.evaluation.metrics import summary
-from bench.evaluation.outcomes import outcomes, store_outcomes
+from bench.evaluation.outcomes import outcomes
 from bench.evaluation.protocols import protocol as protocol_named
 from bench.grounding import Box, Prediction
+from bench.runs.numbers import Metrics
 from bench.runs.predictions import SceneAnswers
-from bench.runs.record import FILE, Metrics, RunRecord, read_record, signature, split_command
-from bench.runs.store import lock_of, stored_rows, write_packed
-from bench.settings import EvaluationSettings, Resolved
+from bench.settings import EvaluationSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,69 +132,3 @@ def _clipped(box: Box | None, size: tuple[int | None, int | None] | None) -> Box
         return box
     x1, y1, x2, y2 = np.asarray(clip_xyxy(box, size[0], size[1]), np.float64).tolist()
     return (x1, y1, x2, y2)
-
-
-def rescore(
-    folder: Path, resolved: Resolved, protocol: str | None = None, split: str | None = None, keep: bool = False
-) -> RunRecord:
-    """Compute a finished run's metrics again; its own protocol gives exactly its own metrics.
-
-    `split` names the split where the record's name does not lead to it (people's own data that moved); `keep` writes
-    the outcomes, packs the run's files, and puts the intervals into run.json. Raises RunError when the run is
-    unfinished, when the split is not the one it answered, or when what is to be kept is not what the record says;
-    UnknownName, DataError.
-    """
-    record = read_record(folder)
-    if record.status != "complete":
-        raise RunError(f"{folder}: the run is not finished; start its command again to continue it, then score it")
-    rule = protocol_named(protocol or record.protocol)
-    data = split_of(folder, record, split, resolved)
-    settings = record.metrics.bootstrap if record.metrics else resolved.settings.evaluation
-    results = outcomes(data.scenes, stored_rows(folder).values(), rule)
-    metrics = summary(results, settings)
-    again = record.model_copy(
-        update={
-            "protocol": rule.name,
-            "signature": signature(rule.name, record.identity.data, rule.hits_at, record.proposals),
-            "metrics": metrics,
-        }
-    )
-    if keep:
-        _refuse_other_numbers(folder, record, metrics, rule.name)
-        with lock_of(folder):
-            store_outcomes(folder, results)
-            again = write_packed(folder, again)  # perhaps with another version's intervals made anew
-    return again
-
-
-def _refuse_other_numbers(folder: Path, record: RunRecord, now: Metrics, protocol: str) -> None:
-    """Raise RunError when outcomes would not be those that run.json counts."""
-    if protocol != record.protocol:
-        raise RunError(
-            f"{folder}: was run under {record.protocol!r}, and its outcomes are kept under that protocol, not under "
-            f"{protocol!r}; leave --protocol out"
-        )
-    if record.metrics is not None and (now.n, now.hits) != (record.metrics.n, record.metrics.hits):
-        raise RunError(
-            f"{folder}: its predictions give {now.hits:,} hits of {now.n:,} here, but run.json says "
-            f"{record.metrics.hits:,} of {record.metrics.n:,}; the folder was changed, or made by another version: run "
-            "it again"
-        )
-
-
-def split_of(folder: Path, record: RunRecord, named: str | None, resolved: Resolved) -> Split:
-    """Load the split of a run, with just its scenes. Raises RunError or DataError where it is not at hand."""
-    data = record.identity.data
-    name = named or split_command(record)
-    if name.startswith(FILE) and not Path(name.removeprefix(FILE)).expanduser().is_file():
-        raise RunError(f"{folder}: was run on {name}, which is not here; pass --split file:PATH.jsonl")
-    split = load_split(name, resolved)
-    if data.partial:
-        split = split.limited(data.images)
-    if split.fingerprint != data.fingerprint:
-        raise RunError(
-            f"{folder}: was run on {data.split} with fingerprint {data.fingerprint[:8]} ({data.expressions:,} "
-            f"expressions), but {name} here has {split.fingerprint[:8]} ({split.counts.expressions:,}); "
-            "prepare the data it was run on, or pass it with --split"
-        )
-    return split

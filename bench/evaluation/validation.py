@@ -10,7 +10,7 @@ from bench.errors import DataError
 from bench.evaluation.answering import Gather, gather_answers
 from bench.evaluation.metrics import compute
 from bench.grounding import ImageSource, Pipeline, Scene
-from bench.runs.record import Bootstrap
+from bench.runs.numbers import Bootstrap
 from bench.settings import RunSettings
 
 NO_INTERVAL = Bootstrap(draws=1, seed=0, confidence=0.95)  # of the numbers below none is an interval

@@ -9,21 +9,21 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bench.datasets.load import FILE, load_split
 from bench.datasets.split import Split
 from bench.errors import BenchError, UnknownName, UsageError
-from bench.evaluation.metrics import summary
-from bench.evaluation.outcomes import Outcomes, outcomes
+from bench.evaluation.differences import flat
 from bench.evaluation.protocols import PROTOCOLS
 from bench.grounding import Scene
 from bench.reporting.boards import why_left_out
+from bench.runs.numbers import Metrics
+from bench.runs.packed import PREDICTIONS
 from bench.runs.predictions import SceneAnswers
-from bench.runs.record import OLD, RECORD, Metrics, RunRecord, signature
-from bench.runs.store import ANSWERS
+from bench.runs.record import RECORD, RunRecord, moment, signature
 from bench.settings import Resolved
 
 MOST_DRAWS = 100_000
@@ -34,7 +34,7 @@ def record_faults(record: RunRecord, resolved: Resolved) -> Iterator[str]:
     """List the faults that run.json alone shows."""
     if reason := why_left_out(record):
         yield f"{RECORD}: {reason}"
-    if any(isinstance(v, float) and not math.isfinite(v) for _, v in _flat(record.model_dump(mode="python"))):
+    if any(isinstance(v, float) and not math.isfinite(v) for _, v in flat(record.model_dump(mode="python"))):
         yield f"{RECORD}: a number is infinite or NaN"
     if not (record.name.strip() and record.name.isprintable() and len(record.name) <= 100):
         yield f"{RECORD}: name: expected a pipeline's name of up to 100 printable letters, not {record.name[:100]!r}"
@@ -50,7 +50,7 @@ def record_faults(record: RunRecord, resolved: Resolved) -> Iterator[str]:
     commit = record.git.get("commit")
     if not (commit is None or (isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{7,64}", commit))):
         yield f"{RECORD}: git.commit: expected a commit's id or null"
-    if record.status == "complete" and not _past(record.finished):
+    if record.finished and moment(record.finished) > datetime.now(UTC) + timedelta(days=1):  # clocks differ
         yield f"{RECORD}: finished: expected a time that has passed, in ISO 8601, not {record.finished!r}"
     if record.metrics is not None:
         yield from _metric_faults(record.metrics, resolved)
@@ -65,15 +65,6 @@ def _metric_faults(metrics: Metrics, resolved: Resolved) -> Iterator[str]:
             f"{RECORD}: metrics.bootstrap: expected {level:g} confidence and 1,000 to {MOST_DRAWS:,} draws, not "
             f"{drawn.confidence:g} and {drawn.draws:,}; score it again with the settings of this leaderboard"
         )
-
-
-def _past(finished: str | None) -> bool:
-    try:
-        when = datetime.fromisoformat(finished or "")
-    except ValueError:
-        return False
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return when <= datetime.now(UTC) + timedelta(days=1)  # clocks differ
 
 
 def load_own_split(record: RunRecord, named: str | None, resolved: Resolved) -> Split:
@@ -125,43 +116,4 @@ def answer_faults(rows: Sequence[SceneAnswers], scenes: Sequence[Scene]) -> Iter
     for what, names in wrong.items():
         if names:
             more = ", ..." if len(names) > NAMED else ""
-            yield f"{ANSWERS}.jsonl: {what}: {len(names):,} ({', '.join(n[:60] for n in names[:NAMED])}{more})"
-
-
-def score_here(
-    record: RunRecord, rows: Sequence[SceneAnswers], scenes: Sequence[Scene]
-) -> tuple[Outcomes, Metrics, list[str]]:
-    """Score the answers here; return outcomes, metrics, and how run.json differs from them."""
-    assert record.metrics is not None  # `why_left_out`
-    rescored = outcomes(scenes, rows, PROTOCOLS[record.protocol])
-    again = summary(rescored, record.metrics.bootstrap)
-    return rescored, again, list(_other_numbers(record.metrics, again))
-
-
-def _other_numbers(theirs: Metrics, again: Metrics) -> Iterator[str]:
-    """List how the metrics of run.json differ from a re-score; float noise of another machine is no difference."""
-    was, here = (dict(_flat(each.model_dump(mode="json", by_alias=True))) for each in (theirs, again))
-    keys = [key for key in dict.fromkeys([*was, *here]) if not _equal(was.get(key), here.get(key))]
-    if theirs.ci95_note in (None, OLD):  # an older version, whose intervals of few images were others
-        keys = [key for key in keys if "ci95" not in key]
-    for key in keys[:NAMED]:
-        yield f"{RECORD}: metrics.{key[:100]}: {was.get(key)!r}, but its predictions give {here.get(key)!r}"
-    if len(keys) > NAMED:
-        yield f"{RECORD}: metrics: {len(keys) - NAMED:,} more numbers differ"
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=0, abs_tol=1e-9)
-    return type(one) is type(other) and bool(one == other)
-
-
-def _flat(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    items: Any = (
-        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else None
-    )
-    if items is None:
-        yield at, value
-        return
-    for key, inner in items:
-        yield from _flat(inner, f"{at}.{key}" if at else str(key))
+            yield f"{PREDICTIONS}.jsonl: {what}: {len(names):,} ({', '.join(n[:60] for n in names[:NAMED])}{more})"

@@ -19,9 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.errors import CheckFailed, RunError, UsageError
+from bench.evaluation.differences import score_here
 from bench.evaluation.identity import now
 from bench.evaluation.outcomes import store_outcomes
-from bench.leaderboard.faults import answer_faults, data_faults, load_own_split, record_faults, score_here
+from bench.leaderboard.faults import answer_faults, data_faults, load_own_split, record_faults
 from bench.leaderboard.submitted_files import copy_in, read_answers
 from bench.reporting.boards import SUBMISSION
 from bench.runs.files import explained, make_folder, write_atomically

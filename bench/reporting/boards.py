@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from bench.comparison.compared_runs import stored_records
-from bench.comparison.ranks import ranks
+from bench.comparison.ranks import OTHER_COUNTS, ranks
 from bench.errors import RunError
 from bench.grounding import Supervision
 from bench.reporting.published import beside, compared
@@ -65,7 +65,7 @@ def collect(results: Path) -> Leaderboard:
     tables: dict[str, list[list[Run]]] = {}
     for runs in kept:
         tables.setdefault(runs[-1][0].signature, []).append(runs)
-    boards = [_board(results, each, speeds) for each in tables.values()]
+    boards = [board for each in tables.values() if (board := _board(results, each, speeds, left_out)).rows]
     boards.sort(key=lambda b: (b.split, b.protocol != "iou", b.protocol, b.proposals, b.signature))
     return Leaderboard(tuple(boards), tuple(sorted(left_out)))
 
@@ -134,12 +134,15 @@ def _submitted(folder: Path) -> str | None:
     return str(notice.get("accepted") or "unknown")[:10] if isinstance(notice, Mapping) else "unknown"
 
 
-def _board(results: Path, histories: Sequence[Sequence[Run]], speeds: Speeds) -> Board:
+def _board(results: Path, histories: Sequence[Sequence[Run]], speeds: Speeds, left_out: list[tuple[str, str]]) -> Board:
     """Make the table of runs that share a signature; the last of each history is the row."""
     latest = [runs[-1] for runs in histories]
+    ranked = list(zip(histories, ranks(results, latest), strict=True))
+    left_out += [(runs[-1][1], reason) for runs, (_, reason) in ranked if reason == OTHER_COUNTS]
     rows = [
         cast(Row, {**whole_row(results, runs, speeds), "rank": rank and list(rank), "rank_note": reason})
-        for runs, (rank, reason) in zip(histories, ranks(results, latest), strict=True)
+        for runs, (rank, reason) in ranked
+        if reason != OTHER_COUNTS
     ]
     record = latest[0][0]
     data = record.identity.data

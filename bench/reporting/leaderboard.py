@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from bench.datasets.load import load_split
 from bench.errors import CheckFailed, UnknownName, UsageError
+from bench.leaderboard.verification import verify_all
 from bench.reporting import table
 from bench.reporting.boards import Board, Leaderboard, collect
 from bench.reporting.exports.fiftyone import fiftyone_files
@@ -51,8 +52,13 @@ def write(results: Path) -> Leaderboard:
     return leaderboard
 
 
-def check(results: Path) -> Leaderboard:
-    """Raise CheckFailed, naming the files, when they are not what the runs give; write nothing."""
+def check(results: Path, resolved: Resolved) -> Leaderboard:
+    """Raise CheckFailed where the files are not what the runs give, or a run is damaged; write nothing.
+
+    Where a run's split is at hand its predictions are scored again.
+    """
+    if damaged := [verdict.line for verdict in verify_all(results, resolved) if verdict.faults]:
+        raise CheckFailed("\n  ".join(["stored runs are not what they were:", *damaged]))
     leaderboard = collect(results)
     stale = [name for name, content in render(leaderboard).items() if _stored(results / name) != content]
     if stale:

@@ -21,8 +21,9 @@ from bench.errors import RunError, UnknownName, UsageError
 from bench.reporting.boards import supervision
 from bench.reporting.published import Published, find_published_split, on_split
 from bench.reporting.table import interval, percent, signed
+from bench.runs.integrity import checked_record
 from bench.runs.outcomes import read_outcomes
-from bench.runs.record import RunRecord, read_record
+from bench.runs.record import RunRecord
 
 ENOUGH = 3  # stored runs of the split, this one included, from which a correlation is taken
 Float = NDArray[np.float64]
@@ -34,7 +35,7 @@ def against_published(folder: Path, name: str, results: Path, confidence: float 
     Raises UnknownName with the nearest methods, UsageError where every value is a mean of IoU or of another protocol,
     RunError for a run that is unfinished or partial.
     """
-    record, outcomes = read_record(folder), read_outcomes(folder)
+    record, outcomes = checked_record(folder), read_outcomes(folder)
     if record.status != "complete" or record.identity.data.partial or not outcomes.ids:
         raise RunError(f"{folder}: is unfinished or a part of its split; papers are about the whole split")
     entries = _entries(record, name)

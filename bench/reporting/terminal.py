@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from bench.reporting.rows import Row, run_row
 from bench.reporting.table import BLANK, filled_columns, interval, legend, marks, percent
-from bench.runs.record import Metrics, RunRecord, Stratum
+from bench.runs.numbers import Metrics, Stratum
+from bench.runs.record import RunRecord
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -17,6 +17,7 @@ from typing import Any
 from bench.errors import RunError
 from bench.grounding import Scene
 from bench.runs.files import explained, make_folder
+from bench.runs.integrity import checked_record
 from bench.runs.lock import LOCK, holder, locked
 from bench.runs.record import FILE, RECORD, Identity, RunRecord, names_at, read_record, runs_of, slug
 from bench.runs.shards import POLL_S, Rank, owned
@@ -90,7 +91,7 @@ def _latest(
         pending = _unanswered(folder, scenes)
         done = record.status == "complete" and not pending
         if done and rank.index == 0:
-            remove_plain(folder, record)
+            remove_plain(folder, checked_record(folder))
         return Run(folder, record, rank, scenes, pending, already_done=done)
     return None
 

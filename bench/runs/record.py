@@ -14,84 +14,24 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import from_json
 
 from bench.errors import RunError
 from bench.runs.contents import by_contents
+from bench.runs.numbers import Metrics, Model, Throughput, without_old_intervals
+from bench.runs.seal import opened
 
 SCHEMA = 1
 RECORD = "run.json"
 FILE = "file:"  # in front of the path of people's own data
-FEW = 30  # images, or expressions: an older version's interval of fewer is left out
-OLD = "few images, and an older version; `bench score RUN --keep` computes it"
-Interval = tuple[float, float]
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class Stratum(Model):
-    """One row of a breakdown, for example kind=relation; its interval is None where too few images tell of it.
-
-    `ci95_note` says which images inform an interval of few images ("4 images"; bench/evaluation/statistics.py).
-    """
-
-    n: int
-    hits: int
-    accuracy: float = Field(alias="acc@0.5")
-    ci95: Interval | None
-    ci95_note: str | None = Field(None, description="empty for the bootstrap's; None where an older version made it")
-
-
-class Bootstrap(Model):
-    """Settings of the intervals' bootstrap, so that a re-score draws the same ones."""
-
-    draws: int
-    seed: int
-    confidence: float
-
-
-class Metrics(Model):
-    """The numbers of a run under one protocol; accuracies are fractions, `oracle` None without proposals.
-
-    `no_box` counts expressions about readable images without a usable box, `errors` images that could not be read,
-    `duplicates` dropped second answers to one expression.
-    """
-
-    n: int
-    hits: int
-    accuracy: float = Field(alias="acc@0.5")
-    ci95: Interval | None
-    ci95_note: str | None = None
-    accuracy_70: float = Field(alias="acc@0.7")
-    accuracy_90: float = Field(alias="acc@0.9")
-    mean_iou: float
-    oracle: float | None = Field(alias="oracle@0.5")
-    proposals_per_image: float | None
-    no_box: int
-    errors: int
-    duplicates: int = 0
-    bootstrap: Bootstrap = Bootstrap(draws=10_000, seed=0, confidence=0.95)
-    strata: Mapping[str, Mapping[str, Stratum]]
-
-
-class Throughput(Model):
-    """Seconds of the evaluation itself, loading left out, summed over every session of the run."""
-
-    seconds: float
-    images_per_s: float | None
-    expressions_per_s: float | None
-    stages: Mapping[str, float]
-    peak_memory_mb: float | None
-    device_memory_mb: float | None
-    load_seconds: float | None
+SLACK = timedelta(days=1)  # clocks of machines differ
 
 
 class DataIdentity(Model):
@@ -162,6 +102,7 @@ class RunRecord(Model):
     throughput: Throughput | None
     imported: Imported | None = None
     files: Mapping[str, str] = Field(default_factory=dict, description="packed file -> its SHA-256")
+    sha256: str = Field("", description="of all the rest (bench/runs/seal.py); empty in records of older versions")
 
     def __repr__(self) -> str:
         score = f"Acc@0.5 {100 * self.metrics.accuracy:.2f} %" if self.metrics else "no score yet"
@@ -183,23 +124,44 @@ class RunRecord(Model):
     @model_validator(mode="before")
     @classmethod
     def _without_old_intervals(cls, raw: Any) -> Any:
-        """Leave out the too narrow intervals that older versions gave to few images."""
-        metrics = raw.get("metrics") if isinstance(raw, dict) else None
-        if not isinstance(metrics, dict) or "ci95_note" in metrics or "ci95" not in metrics:
-            return raw
         try:
-            few = raw["identity"]["data"]["images"] < FEW
-            strata = {
-                cut: {label: _without_interval(part, few) for label, part in labels.items()}
-                for cut, labels in metrics["strata"].items()
-            }
-            return raw | {"metrics": _without_interval(metrics, few) | {"strata": strata}}
+            return raw | {"metrics": without_old_intervals(raw["metrics"], raw["identity"]["data"]["images"])}
         except (KeyError, TypeError, AttributeError):
             return raw  # the models name what is wrong with it
 
+    @field_validator("started", "finished")
+    @classmethod
+    def _is_a_time(cls, value: str | None) -> str | None:
+        if value is not None:
+            moment(value)
+        return value
 
-def _without_interval(part: dict[str, Any], few: bool) -> dict[str, Any]:
-    return part | {"ci95": None, "ci95_note": OLD} if few or part["n"] < FEW or part["hits"] in (0, part["n"]) else part
+    @model_validator(mode="after")
+    def _fits_together(self) -> RunRecord:
+        data, speed = self.identity.data, self.throughput
+        if self.status == "complete" and self.finished is None:
+            raise ValueError("the run is complete, but has no time at which it was finished")
+        if self.finished is not None and moment(self.finished) < moment(self.started) - SLACK:
+            raise ValueError(f"finished {self.finished}, before it was started ({self.started})")
+        if self.metrics is not None and self.metrics.n != data.expressions:
+            raise ValueError(f"metrics.n is {self.metrics.n:,}, but the split has {data.expressions:,} expressions")
+        for what, rate, each in (
+            ("expressions", speed and speed.expressions_per_s, data.expressions),
+            ("images", speed and speed.images_per_s, data.images),
+        ):
+            # Every session grounds a scene once at most; the seconds are rounded.
+            if speed and rate and rate * (speed.seconds - 1e-6) > 1.001 * each * max(self.sessions, 1):
+                raise ValueError(f"throughput.{what}_per_s is {rate:g}, more than {each:,} in {speed.seconds:g} s")
+        return self
+
+
+def moment(text: str) -> datetime:
+    """Parse a time in ISO 8601, of UTC where it names no zone. Raises ValueError."""
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"expected a time in ISO 8601, not {text[:40]!r}") from None
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def signature(protocol: str, data: DataIdentity, hits_at: str = ">=0.5", proposals: str = "") -> str:
@@ -231,7 +193,7 @@ def read_record(folder: Path) -> RunRecord:
 
 @lru_cache(maxsize=1024)
 def _record(path: Path, inode: int, size: int, changed_ns: int) -> RunRecord:
-    return RunRecord.model_validate(by_contents(from_json(path.read_bytes())))
+    return RunRecord.model_validate(by_contents(opened(from_json(path.read_bytes()), SCHEMA)))
 
 
 def first_problem(error: ValueError) -> str:
@@ -239,7 +201,8 @@ def first_problem(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: ".removeprefix(": ") + first["msg"].removeprefix("Value error, ")
 
 
 def slug(name: str) -> str:

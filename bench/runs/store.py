@@ -27,9 +27,11 @@ from bench.memory import device_memory_mb, peak_memory_mb
 from bench.old_names import current
 from bench.runs.files import Appender, explained, write_atomically
 from bench.runs.lock import LOCK, locked
+from bench.runs.numbers import Metrics, Throughput
 from bench.runs.packed import PREDICTIONS, STEMS, pack, packed_name, stored_bytes
 from bench.runs.predictions import SceneAnswers, count_notes, dump_line, parse_lines
-from bench.runs.record import RECORD, Metrics, RunRecord, Throughput
+from bench.runs.record import RECORD, RunRecord
+from bench.runs.seal import sealed
 from bench.runs.shards import Rank, owned, wait_for
 
 ANSWERS, TIMES = PREDICTIONS, STEMS[-1]
@@ -117,9 +119,11 @@ def lock_of(folder: Path) -> AbstractContextManager[Any]:
     return locked(folder / LOCK, "this run")
 
 
-def write_record(folder: Path, record: RunRecord) -> None:
-    """Write run.json, whole or not at all. Raises RunError when it cannot be written."""
+def write_record(folder: Path, record: RunRecord) -> RunRecord:
+    """Write run.json, whole or not at all; returns the record with its seal. Raises RunError."""
+    record = sealed(record)
     write_atomically(folder / RECORD, record.model_dump_json(by_alias=True, indent=2).encode() + b"\n")
+    return record
 
 
 def write_packed(folder: Path, record: RunRecord) -> RunRecord:
@@ -134,8 +138,7 @@ def write_packed(folder: Path, record: RunRecord) -> RunRecord:
             packed = pack((folder / f"{stem}.jsonl").read_bytes())
             write_atomically(folder / packed_name(stem), packed)
             files[packed_name(stem)] = hashlib.sha256(packed).hexdigest()
-    record = record.model_copy(update={"files": files})
-    write_record(folder, record)
+    record = write_record(folder, record.model_copy(update={"files": files}))
     remove_plain(folder, record)
     return record
 
@@ -205,14 +208,18 @@ def _to_microseconds(value: Any) -> Any:
 
 def read_times(paths: Iterable[Path]) -> list[BatchTime]:
     """Load every batch of the files once, by session, rank and batch; torn lines are left out."""
+    return parse_times(b"".join(path.read_bytes().rpartition(b"\n")[0] + b"\n" for path in paths if path.is_file()))
+
+
+def parse_times(text: bytes) -> list[BatchTime]:
+    """Parse the text of batches.jsonl, as `read_times` does."""
     times: dict[tuple[int, int, int], BatchTime] = {}
-    for path in paths:
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else ():
-            # A line that cannot be parsed is dropped: timing is not worth refusing a run's answers for.
-            with suppress(ValueError, TypeError, AttributeError):
-                time = current(json.loads(line))
-                if line.endswith("\n") and time.keys() == KEYS:
-                    times[time["session"], time["rank"], time["batch"]] = time
+    for line in text.splitlines():
+        # A line that cannot be parsed is dropped: timing is not worth refusing a run's answers for.
+        with suppress(ValueError, TypeError, AttributeError, RecursionError):
+            time = current(json.loads(line))
+            if time.keys() == KEYS:
+                times[time["session"], time["rank"], time["batch"]] = time
     return [times[key] for key in sorted(times)]
 
 

@@ -14,11 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field, model_validator
 from pydantic_core import from_json
 
 from bench.runs.contents import by_contents
 from bench.runs.files import make_folder, write_atomically
-from bench.runs.record import Identity, Model, RunRecord, first_problem, names_at, runs_of
+from bench.runs.numbers import Amount, Model
+from bench.runs.record import Identity, RunRecord, first_problem, names_at, runs_of
+from bench.runs.seal import opened, sealed
 
 SCHEMA = 1
 COLD = "cold"
@@ -44,9 +47,15 @@ class Rules(Model):
 class Spread(Model):
     """The median of the repeats, the lowest and the highest of them."""
 
-    median: float
-    low: float
-    high: float
+    median: Amount
+    low: Amount
+    high: Amount
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Spread:
+        if not self.low <= self.median <= self.high:
+            raise ValueError(f"median {self.median:g} lies outside {self.low:g} to {self.high:g}")
+        return self
 
 
 class Single(Model):
@@ -142,6 +151,7 @@ class Measurement(Model):
     conditions: Mapping[str, Any]
     noisy: tuple[str, ...]
     valid: bool
+    sha256: str = Field("", description="of all the rest (bench/runs/seal.py); empty in records of older versions")
 
 
 class SpeedRecord(Measurement):
@@ -211,7 +221,7 @@ def write(record: SpeedRecord | PairRecord, results: Path, kind: str) -> Path:
     make_folder(folder)
     paths = (folder / f"{kind}-{name}.json" for name in names_at(record.finished, settings_hash))
     path = next(path for path in paths if not path.exists())
-    write_atomically(path, (record.model_dump_json(indent=1) + "\n").encode())
+    write_atomically(path, (sealed(record).model_dump_json(indent=1) + "\n").encode())
     return path
 
 
@@ -233,7 +243,9 @@ def read_speeds(results: Path, skipped: list[tuple[str, str]] | None = None) -> 
     for path in sorted((results / "runs").glob(f"*/*/{SPEEDS}")):
         name = path.relative_to(results).as_posix()
         try:
-            records.append((SpeedRecord.model_validate(by_contents(from_json(path.read_bytes()))), name))
+            records.append(
+                (SpeedRecord.model_validate(by_contents(opened(from_json(path.read_bytes()), SCHEMA))), name)
+            )
         except OSError as error:
             skipped.append((name, f"cannot be read ({error.strerror})"))
         except ValueError as error:

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from edited_records import committed
 from submissions import unpacked
 
 
@@ -15,8 +16,7 @@ def stored(bench, tmp_path):
     (tmp_path / "theirs.json").write_text('{"a": [0, 0, 9, 9]}')
     assert bench("score", "--predictions", "theirs.json", "--split", "file:mine.jsonl", "-o", "out")[0] == 0
     (run,) = (tmp_path / "out").glob("runs/*/*/*/run.json")
-    run.write_text(run.read_text().replace('"dirty": true', '"dirty": false'))  # whatever this checkout is
-    return run.parent
+    return committed(run.parent)
 
 
 def test_write_check_and_json(bench, stored, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edited_records import edited
 from PIL import Image
 
 from bench.runs import provenance
@@ -92,9 +93,7 @@ def test_runs_of_before_are_where_files_of_one_name_met(own, tmp_path):
     folder = Path(row["run_dir"])
     shared = folder.parent.with_name("file-street")
     folder.parent.rename(shared)
-    record = json.loads((shared / folder.name / "run.json").read_text())
-    del record["settings"]["split"]
-    (shared / folder.name / "run.json").write_text(json.dumps(record))
+    edited(shared / folder.name, lambda record: record["settings"].pop("split"))
     again = rows_of(own(*RUN, "-s", "file:one/street.jsonl"))
     assert [Path(each["run_dir"]) for each in again] == [shared / folder.name, Path(other["run_dir"])]
     new = rows_of(own(*RUN, "-s", "file:two/street.jsonl"))

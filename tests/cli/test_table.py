@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from edited_records import committed
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def stored(bench, tmp_path):
         code, _, err = bench("score", "--predictions", f"{name}.json", "--split", "file:mine.jsonl", "--results", "out")
         assert code == 0, err
     for run in (tmp_path / "out").glob("runs/*/*/*/run.json"):
-        run.write_text(run.read_text().replace('"dirty": true', '"dirty": false'))
+        committed(run.parent)
     return ("table", "--results", "out", "--splits", "file:mine.jsonl")
 
 
@@ -70,7 +71,7 @@ def test_two_published_models_on_real_expressions(bench, real, tmp_path, monkeyp
         code, _, err = bench("score", "--predictions", boxes, "-s", "refcoco-val", "--name", words, "--results", "out")
         assert code == 0, err
     for run in (tmp_path / "out").glob("runs/*/*/*/run.json"):
-        run.write_text(run.read_text().replace('"dirty": true', '"dirty": false'))
+        committed(run.parent)
     published = ("--published", "LBYL-Net, released weights")
     code, out, err = bench(
         *("table", "--results", "out", "-s", "refcoco-val", "--against", "lstm", "--json"), *published

@@ -96,8 +96,11 @@ def store_packed(folder, hits, images, name="run"):
         text += json.dumps(row | {"strata": {"length": ["1-5"] * n}}, separators=(",", ":")) + "\n"
     folder.mkdir(parents=True)
     (folder / "outcomes.jsonl").write_text(text)
-    metrics = METRICS.model_copy(update={"n": len(hits), "hits": int(np.sum(hits))})
-    write_packed(folder, RECORD.model_copy(update={"metrics": metrics}))
+    n, right = len(hits), int(np.sum(hits))
+    metrics = METRICS.model_copy(update={"n": n, "hits": right, "accuracy": right / n, "ci95": None, "strata": {}})
+    data = RECORD.identity.data.model_copy(update={"expressions": n})
+    identity = RECORD.identity.model_copy(update={"data": data})
+    write_packed(folder, RECORD.model_copy(update={"metrics": metrics, "identity": identity}))
     return read_record(folder), folder.name
 
 

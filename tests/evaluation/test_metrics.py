@@ -8,8 +8,8 @@ import pytest
 from bench.errors import UnknownName
 from bench.evaluation.metrics import compute
 from bench.grounding import Expression, Prediction, Scene
+from bench.runs.numbers import Metrics
 from bench.runs.predictions import SceneAnswers
-from bench.runs.record import Metrics
 from bench.settings import EvaluationSettings
 
 UNIT = (0.0, 0.0, 10.0, 10.0)

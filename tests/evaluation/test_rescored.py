@@ -7,13 +7,14 @@ import pytest
 
 from bench.datasets.split import Split
 from bench.errors import RunError
-from bench.evaluation import scored as module
+from bench.evaluation import rescored as module
 from bench.evaluation.metrics import compute
-from bench.evaluation.scored import rescore
+from bench.evaluation.rescored import rescore
 from bench.grounding import Expression, Prediction, Scene
 from bench.imported.scoring import import_boxes
+from bench.runs.numbers import OLD
 from bench.runs.predictions import SceneAnswers, dump_line
-from bench.runs.record import OLD, read_record
+from bench.runs.record import read_record
 from bench.runs.store import write_record
 from bench.settings import load_settings
 
@@ -62,18 +63,20 @@ def test_an_older_versions_interval_of_few_images_is_left_out_until_it_is_comput
     for part in parts:
         del part["ci95_note"]
         part["ci95"] = [0.75, 0.85]  # as the bootstrap of five images would be
+    del raw["sha256"]
     (folder / "run.json").write_text(json.dumps(raw))
     old = read_record(folder)
     assert (old.metrics.ci95, old.metrics.ci95_note) == (None, OLD) and "--keep" in OLD
     assert {(p.ci95, p.ci95_note) for cut in old.metrics.strata.values() for p in cut.values()} == {(None, OLD)}
-    assert rescore(folder, load_settings()) == record and read_record(folder) == old
+    assert rescore(folder, load_settings()).metrics == record.metrics and read_record(folder) == old
     assert rescore(folder, load_settings(), keep=True) == read_record(folder)
-    assert read_record(folder).model_copy(update={"files": {}}) == record
+    assert read_record(folder).model_copy(update={"files": {}, "sha256": record.sha256}) == record
     # Of many images it is the bootstrap's, and stays; not that of a stratum surely of few, or without a miss.
-    raw["identity"]["data"]["images"] = 400
-    raw["metrics"] |= {"n": 900, "hits": 700}
-    some, same = {"n": 300, "hits": 200}, {"n": 300, "hits": 300}
-    raw["metrics"]["strata"] = {"cut": {k: parts[1] | v for k, v in {"a": some, "b": same, "c": {"n": 29}}.items()}}
+    raw["identity"]["data"] |= {"images": 400, "expressions": 1000}
+    raw["metrics"] |= {"n": 1000, "hits": 800, "acc@0.5": 0.8}
+    some, same = {"n": 300, "hits": 240, "acc@0.5": 0.8}, {"n": 300, "hits": 300, "acc@0.5": 1.0}
+    few = {"n": 20, "hits": 16, "acc@0.5": 0.8}
+    raw["metrics"]["strata"] = {"cut": {k: parts[1] | v for k, v in {"a": some, "b": same, "c": few}.items()}}
     (folder / "run.json").write_text(json.dumps(raw))
     many = read_record(folder).metrics
     assert (many.ci95, many.ci95_note) == ((0.75, 0.85), None)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from edited_records import edited
 from submissions import SIZE, unpacked
 
 from bench.datasets.load import load_split
@@ -35,15 +36,6 @@ def theirs(world):
         split = load_split("file:mine.jsonl", load_settings())
         _, folder = import_boxes(Path("boxes.json"), split, world / "elsewhere", name=called)
         folder = folder if packed else unpacked(folder)
-        record = json.loads((folder / "run.json").read_text())
-        record["git"] = {"commit": "0123456789abcdef", "dirty": False}
-        for dotted, value in changes.items():
-            *path, last = dotted.split("__")
-            table = record
-            for key in path:
-                table = table[key]
-            table[last] = value
-        (folder / "run.json").write_text(json.dumps(record))
-        return folder
+        return edited(folder, **{"git": {"commit": "0123456789abcdef", "dirty": False}, **changes})
 
     return make

@@ -5,16 +5,21 @@ import shutil
 from pathlib import Path
 
 import pytest
+from edited_records import edited
 from submissions import refused, rewritten, take
 
 from bench.errors import CheckFailed, UnknownName, UsageError
-from bench.evaluation.scored import rescore
+from bench.evaluation.rescored import rescore
 from bench.leaderboard.submission import submit
 from bench.reporting import leaderboard
 from bench.reporting.boards import SUBMISSION, collect
 from bench.runs.packed import stored_bytes
 from bench.runs.record import read_record
 from bench.settings import load_settings
+
+OURS = ("files", "sha256")  # what is made anew of a record that is taken
+THROUGHPUT = dict.fromkeys(("images_per_s", "peak_memory_mb", "device_memory_mb", "load_seconds"))
+THROUGHPUT |= {"seconds": 1.0, "expressions_per_s": 12.0, "stages": {}}
 
 
 @pytest.mark.slow
@@ -29,7 +34,8 @@ def test_a_sound_run_is_taken(theirs):
     assert sorted(path.name for path in taken.iterdir()) == sorted(
         ["run.json", "predictions.packed", "outcomes.packed", SUBMISSION]
     )
-    assert read_record(taken).model_copy(update={"files": {}}) == read_record(folder)  # the signature with it
+    theirs_again = read_record(folder).model_copy(update={name: getattr(read_record(taken), name) for name in OURS})
+    assert read_record(taken) == theirs_again  # the signature with it
     assert stored_bytes(taken, "outcomes").startswith(b'{"scene":')
     source = json.loads((taken / SUBMISSION).read_text())
     assert source["from"] == folder.name and source["rescored"]["hits"] == 7
@@ -39,7 +45,7 @@ def test_a_sound_run_is_taken(theirs):
     (row,) = collect(Path("results")).boards[0].rows
     assert row["rank"] == [1, 1] and row["submitted"] == source["accepted"][:10]
     leaderboard.write(Path("results"))
-    leaderboard.check(Path("results"))
+    leaderboard.check(Path("results"), load_settings())
     shutil.copytree(taken, "results/runs/.submission.x.tmp")  # on its way in: in no table
     assert len(collect(Path("results")).boards[0].rows) == 1
     shutil.rmtree("results/runs/.submission.x.tmp")
@@ -75,8 +81,16 @@ def test_once_is_enough(theirs):
     ({"name": ""}, "name: expected"),
     ({"settings_hash": "../.."}, "settings_hash"),
     ({"finished": "2999-01-01T00:00:00+00:00"}, "a time that has passed"),
-    ({"finished": "yesterday"}, "a time that has passed"),
-    ({"finished": None}, "a time that has passed"),
+    ({"finished": "yesterday"}, "finished: expected a time in ISO 8601, not 'yesterday'"),
+    ({"finished": None}, "has no time at which it was finished"),
+    ({"schema_version": 2}, "its schema_version is 2; use the version of bench that wrote it"),
+    ({"metrics__acc@0.5": 0.99}, "metrics: acc@0.5 is 0.99, but 7 hits of 12 give another"),
+    ({"metrics__hits": 13}, "metrics: 13 hits of 12 expressions"),
+    ({"metrics__ci95": [0.9, 1.0]}, "lies outside ci95 [0.9, 1.0]"),
+    ({"metrics__mean_iou": 10**400}, "metrics.mean_iou"),
+    ({"throughput": THROUGHPUT | {"expressions_per_s": 1e300}}, "throughput.expressions_per_s"),
+    ({"throughput": THROUGHPUT | {"images_per_s": -5}}, "throughput.images_per_s"),
+    ({"throughput": THROUGHPUT | {"expressions_per_s": 1000.0}}, "is 1000, more than 12 in 1 s"),
     ({"metrics__bootstrap__draws": 10**9}, "1,000 to 100,000 draws"),
     ({"metrics__bootstrap__confidence": 0.5}, "0.95 confidence"),
     ({"metrics__errors": 2}, "2 images could not be read there"),
@@ -89,14 +103,18 @@ def test_a_record_that_does_not_hold(theirs, changes, reason):
 
 @pytest.mark.slow
 def test_every_reason_at_once(theirs):
-    refused(theirs(git__dirty=True, signature="x", finished="never"), "dirty", "signature: is 'x'", "finished:")
+    future = "2999-01-01T00:00:00+00:00"
+    refused(theirs(git__dirty=True, signature="x", finished=future), "dirty", "signature: is 'x'", "finished:")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("changes", "reason"), [
-    ({"metrics__hits": 12, "metrics__acc@0.5": 1.0}, "metrics.hits: 12, but its predictions give 7"),
+    (
+        {"metrics__hits": 12, "metrics__acc@0.5": 1.0, "metrics__ci95": [0.9, 1.0]},
+        "metrics.hits: 12, but its predictions give 7",
+    ),
     ({"metrics__mean_iou": 0.9}, "metrics.mean_iou: 0.9, but its predictions give"),
-    ({"metrics__ci95": [0.9, 1.0]}, "metrics.ci95.0: 0.9"),
+    ({"metrics__ci95": [0.5, 1.0]}, "metrics.ci95.0: 0.5"),
     ({"metrics__oracle@0.5": 1.0}, "metrics.oracle@0.5: 1.0, but its predictions give None"),
     ({"metrics__strata": {}}, "strata"),
 ])  # fmt: skip
@@ -149,9 +167,8 @@ def test_data_that_is_not_at_hand(theirs):
     folder = theirs()
     with pytest.raises(UsageError, match=r"--split file:PATH\.jsonl"):
         submit(folder, Path("results"), load_settings())
-    text = (folder / "run.json").read_text()
-    renamed = text.replace("|file:mine|", "|refcocoo-val|").replace('"split": "file:mine"', '"split": "refcocoo-val"')
-    (folder / "run.json").write_text(renamed)
+    signature = read_record(folder).signature.replace("|file:mine|", "|refcocoo-val|")
+    edited(folder, identity__data__split="refcocoo-val", signature=signature)
     with pytest.raises(UnknownName, match="refcoco-val"):
         submit(folder, Path("results"), load_settings())
     with pytest.raises(CheckFailed, match=r"identity\.data\.split"):

@@ -8,12 +8,13 @@ import pytest
 from bench.datasets.split import Split
 from bench.grounding import Expression, Scene
 from bench.imported.scoring import import_boxes
-from bench.runs.record import Throughput, signature
+from bench.runs.numbers import Throughput
+from bench.runs.record import signature
 from bench.runs.store import write_record
 
 BOX = (0.0, 0.0, 40.0, 40.0)
 PEAKS = {"peak_memory_mb": 1, "device_memory_mb": 1, "load_seconds": 1}
-SPEED = Throughput(seconds=1, images_per_s=12.345, expressions_per_s=123.4, stages={}, **PEAKS)
+SPEED = Throughput(seconds=0.04, images_per_s=12.345, expressions_per_s=123.4, stages={}, **PEAKS)
 
 
 def make_split(name="mine-val", text="the man", images=5):
@@ -46,6 +47,7 @@ def store(tmp_path):
             "provenance": "run", "imported": None, "card": {"saw_test_images": "no"},
             "environment": {"gpu": {"name": "NVIDIA H200"}}, "throughput": SPEED,
         }  # fmt: skip
+        fields["started"] = changes.get("finished", fields["finished"])
         write_record(folder, record.model_copy(update=fields | {"identity": identity} | changes))
         return folder.relative_to(tmp_path).as_posix()
 

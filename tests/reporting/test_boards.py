@@ -72,7 +72,6 @@ def test_ranks_are_ranges_where_the_paired_test_cannot_tell(tmp_path, many):
 @pytest.mark.parametrize(("spoil", "note"), [
     (lambda path: path.unlink(), f"no {OUTCOMES}; `bench score RUN --keep` makes it"),
     (lambda path: path.write_text("{}\n"), f"{OUTCOMES} cannot be read"),
-    (lambda path: path.write_text(path.read_text().replace('"hit":[1]', '"hit":[0]', 1)), "does not count what"),
     (lambda path: path.write_text(path.read_text().replace('"e7"', '"other"')), "about other expressions"),
 ])  # fmt: skip
 def test_a_run_without_sound_outcomes_has_no_rank(tmp_path, many, spoil, note):
@@ -85,6 +84,19 @@ def test_a_run_without_sound_outcomes_has_no_rank(tmp_path, many, spoil, note):
     assert table["c"]["rank"] is None and note in table["c"]["rank_note"]
     text = leaderboard.render(collect(tmp_path))[MARKDOWN].decode()
     assert f"no rank for c: {table['c']['rank_note']}" in text
+
+
+def test_a_run_whose_outcomes_are_not_its_numbers_is_left_out(tmp_path, many):
+    for name, right in (("a", 38), ("b", 2), ("c", 20)):
+        folder = boxes(tmp_path, many, name, set(range(right)))
+    path = unpacked(folder) / OUTCOMES
+    path.write_text(path.read_text().replace('"hit":[1]', '"hit":[0]', 1))
+    board = collect(tmp_path)
+    assert {row["pipeline"]: row["rank"] for row in board.boards[0].rows} == {"a": [1, 1], "b": [2, 2]}
+    ((run, reason),) = board.left_out
+    assert run == folder.relative_to(tmp_path).as_posix() and reason.startswith(
+        "damaged: outcomes.jsonl does not count"
+    )
 
 
 def test_the_speed_that_was_measured(tmp_path, store):

@@ -14,6 +14,7 @@ from bench.reporting import leaderboard
 from bench.reporting.boards import collect
 from bench.reporting.markdown import escape, grid
 from bench.runs.record import read_record
+from bench.settings import load_settings
 
 MARKDOWN, CSV, JSON = leaderboard.NAMES
 
@@ -87,16 +88,16 @@ def test_the_latest_of_equal_runs_is_shown(tmp_path, store):
 def test_the_same_bytes_and_a_check_that_knows(tmp_path, store):
     store("a", 1)
     with pytest.raises(CheckFailed, match=r"LEADERBOARD\.md, LEADERBOARD\.csv, LEADERBOARD\.json"):
-        leaderboard.check(tmp_path)
+        leaderboard.check(tmp_path, load_settings())
     leaderboard.write(tmp_path)
     before = [(tmp_path / name).read_bytes() for name in leaderboard.NAMES]
-    leaderboard.check(tmp_path)
+    leaderboard.check(tmp_path, load_settings())
     leaderboard.write(tmp_path)
     assert [(tmp_path / name).read_bytes() for name in leaderboard.NAMES] == before
     assert str(tmp_path).encode() not in b"".join(before)
     (tmp_path / CSV).write_bytes(before[1] + b"x")
     with pytest.raises(CheckFailed, match=r": LEADERBOARD\.csv;"):
-        leaderboard.check(tmp_path)
+        leaderboard.check(tmp_path, load_settings())
 
 
 def test_full_precision(tmp_path, store):

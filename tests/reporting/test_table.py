@@ -21,7 +21,8 @@ from bench.reporting.report.sections import board
 from bench.reporting.rows import run_row
 from bench.reporting.table import interval, percent, rate, signed
 from bench.reporting.terminal import print_rows
-from bench.runs.record import Throughput, read_record
+from bench.runs.numbers import Throughput
+from bench.runs.record import read_record
 from bench.runs.store import write_record
 from bench.settings import PROJECT
 

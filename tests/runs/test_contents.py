@@ -113,6 +113,7 @@ def as_before(path, options):
     identity["options"] = options
     record["settings_hash"] = hash_of({key: value for key, value in identity.items() if key != "weights"})
     record["settings"].pop("options", None)
+    record.pop("sha256", None)
     path.write_text(json.dumps(record))
     return record["settings_hash"]
 

@@ -11,7 +11,7 @@ from fake_world import HashPipeline, make_settings, make_split
 from bench import registry
 from bench.errors import RunError
 from bench.evaluation.loop import evaluate
-from bench.evaluation.scored import rescore
+from bench.evaluation.rescored import rescore
 from bench.grounding import Prediction, ScoredBox
 from bench.runs.packed import stored_bytes
 from bench.runs.predictions import (

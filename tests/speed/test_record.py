@@ -12,10 +12,8 @@ from bench.speed.record import Rules, headline, machine, read_speeds, speed_of
 
 def run_record(**changes: Any) -> RunRecord:
     """The finished run of what `make_speed` measured."""
-    empty: dict[str, Any] = dict.fromkeys(("settings_hash", "started", "finished"), "") | {
-        "metrics": None,
-        "throughput": None,
-    }
+    empty: dict[str, Any] = {"settings_hash": "", "metrics": None, "throughput": None}
+    empty |= dict.fromkeys(("started", "finished"), "2026-01-02T03:04:05+00:00")
     empty |= {"argv": (), "git": {}, "card": {}, "notes": (), "errors": {}, "sessions": 1}
     fields = {"status": "complete", "provenance": "run", "name": "hash", "protocol": "iou", "signature": "x"}
     return RunRecord(**(empty | fields | {"identity": identity(), "environment": {"cpu": "Some Processor"}} | changes))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from bench.datasets.fingerprint import fingerprint
 from bench.datasets.prepared import Header, index_path, write_index
 from bench.datasets.split import Counts
 from bench.grounding import Expression, Prediction, Scene
-from bench.runs.packed import STEMS, stored_bytes
+from bench.runs.packed import STEMS, packed_name, stored_bytes
 from bench.runs.predictions import SceneAnswers
 from bench.runs.record import RECORD, read_record
 from bench.runs.store import store_rows, write_packed
@@ -133,10 +134,14 @@ def add_runs(template: Path, results: Path, numbers: range, rng: np.random.Gener
     for number in numbers:
         hits = iter((hard + rng.normal(size=len(hard)) > 0.01 * number - 1).astype(int).tolist())
         rows = [line | {"hit": [next(hits) for _ in line["hit"]]} for line in lines]
-        metrics = record.metrics.model_copy(update={"hits": sum(sum(row["hit"]) for row in rows)})
-        changed = {"name": f"run-{number}", "metrics": metrics, "git": {}, "files": {}}
+        right = sum(sum(row["hit"]) for row in rows)
+        numbers = {"hits": right, "accuracy": right / record.metrics.n, "ci95": None, "strata": {}}
+        answers = packed_name("predictions")
+        changed = {"name": f"run-{number}", "metrics": record.metrics.model_copy(update=numbers), "git": {}}
+        changed |= {"files": {answers: record.files[answers]}}
         folder = results / "runs" / changed["name"] / "refcoco-val" / "1"
         folder.mkdir(parents=True)
+        shutil.copy(template / answers, folder)
         content = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
         (folder / "outcomes.jsonl").write_text(content)
         write_packed(folder, record.model_copy(update=changed))

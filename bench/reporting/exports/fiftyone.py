@@ -22,9 +22,9 @@ from bench.evaluation.protocols import protocol
 from bench.grounding import Box, Scene
 from bench.reporting.boards import Board
 from bench.reporting.exports.hub import free_name
+from bench.runs.integrity import checked_record, complete_rows
 from bench.runs.predictions import SceneAnswers
 from bench.runs.record import slug
-from bench.runs.store import stored_rows
 
 TRUTH = "ground_truth"
 
@@ -43,7 +43,8 @@ def fiftyone_files(results: Path, board: Board, split: Split) -> dict[str, str]:
     sizes: dict[str, tuple[int, int]] = {s.id: (s.width, s.height) for s in split.scenes if s.width and s.height}
     runs: list[tuple[str, dict[str, SceneAnswers]]] = []
     for entry in board.rows:
-        answers = stored_rows(results / entry["run_dir"])
+        folder = results / entry["run_dir"]
+        answers = complete_rows(folder, checked_record(folder), split.scenes)
         sizes = {**{row.scene: row.size for row in answers.values() if row.size}, **sizes}
         used = {TRUTH, *(name for name, _ in runs)}
         runs.append((free_name(slug(entry["pipeline"]) or "run", entry, used), answers))

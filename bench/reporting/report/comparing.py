@@ -10,7 +10,7 @@ from bench.comparison.compare import Pair, compare, pair_notes
 from bench.errors import BenchError
 from bench.reporting.report.selection import ReportRun
 from bench.reporting.table import interval, signed
-from bench.runs.record import Bootstrap
+from bench.runs.numbers import Bootstrap
 
 
 def comparing(runs: Sequence[ReportRun], bootstrap: Bootstrap) -> dict[str, Any] | None:

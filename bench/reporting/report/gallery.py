@@ -21,8 +21,8 @@ from bench.evaluation.strata import in_order, strata
 from bench.grounding import Box, Scene
 from bench.reporting.report.selection import ReportRun
 from bench.reporting.report.thumbnails import Thumbnail
+from bench.runs.integrity import complete_rows
 from bench.runs.predictions import SceneAnswers
-from bench.runs.store import stored_rows
 
 MOST_PROPOSALS = 100  # of an image, kept for drawing; more hide the image
 FAR = 10  # images: a model may answer 1e300, and what lies far outside is drawn there
@@ -39,7 +39,7 @@ class AnsweredRun:
 
 def answered(run: ReportRun, scenes: Sequence[Scene]) -> AnsweredRun:
     """Read a run's answers. Raises RunError when they do not give the number that its record states."""
-    rows = stored_rows(run.folder)
+    rows = complete_rows(run.folder, run.record, scenes)
     scored = outcomes(scenes, rows.values(), protocol(run.record.protocol))
     stated = run.record.metrics.hits if run.record.metrics else None
     if int(scored.hit.sum()) != stated:

@@ -14,7 +14,8 @@ from bench.reporting.report.gallery import AnsweredRun
 from bench.reporting.report.selection import ReportRun
 from bench.reporting.table import MARKS, REMARKS, filled_columns, interval, legend, percent
 from bench.reporting.terminal import cuts_of, remarks
-from bench.runs.record import Metrics, RunRecord, Stratum
+from bench.runs.numbers import Metrics, Stratum
+from bench.runs.record import RunRecord
 
 SHAPES = 6  # marks and colours; the seventh run has the first one's colour and another shape
 CHARTED = 8  # runs in a chart of strata; more look alike

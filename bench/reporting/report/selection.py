@@ -12,7 +12,8 @@ from bench.datasets.split import Split
 from bench.errors import RunError
 from bench.reporting.boards import Board, collect, whole_row
 from bench.reporting.rows import Row
-from bench.runs.record import RunRecord, read_record
+from bench.runs.integrity import checked_record
+from bench.runs.record import RunRecord
 from bench.speed.record import read_speeds
 
 
@@ -37,7 +38,7 @@ def choose(named: Sequence[str], split: Split, results: Path) -> tuple[Split, li
     rows = {entry["run_dir"]: entry for board in boards for entry in board.rows}
     given = [find_run(word, results, split.name, split.fingerprint) for word in named]
     folders = given or _by_default(boards, split, results)
-    runs = list({folder.resolve(): (folder, read_record(folder)) for folder in folders}.values())
+    runs = list({folder.resolve(): (folder, checked_record(folder)) for folder in folders}.values())
     for folder, record in runs:
         if record.status != "complete" or record.metrics is None:
             raise RunError(f"{folder}: the run is not finished; start its command again to continue it")

@@ -12,7 +12,7 @@ from bench.datasets.split import Split
 from bench.errors import BenchError, UsageError
 from bench.evaluation.loop import evaluate
 from bench.evaluation.opening import open_pipeline
-from bench.evaluation.scored import rescore
+from bench.evaluation.rescored import rescore
 from bench.grounding import Candidates, Expression, LoadedScene, PipelineCard, Scene
 from bench.reporting.boards import collect
 from bench.reporting.markdown import leaderboard_markdown

@@ -1,0 +1,96 @@
+"""How a run's numbers differ from those that its predictions give here; float noise of another machine is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.evaluation.metrics import summary
+from bench.evaluation.outcomes import Outcomes, outcomes
+from bench.evaluation.protocols import protocol
+from bench.grounding import Scene
+from bench.runs.integrity import complete_rows
+from bench.runs.numbers import OLD, Metrics
+from bench.runs.outcomes import StoredOutcomes, read_outcomes
+from bench.runs.packed import OUTCOMES, TIMES, packed_name, stored_bytes
+from bench.runs.predictions import SceneAnswers
+from bench.runs.record import RECORD, RunRecord
+from bench.runs.store import parse_times, throughput
+
+NAMED = 5  # numbers that differ
+ROUNDED = 1e-6  # IoUs of outcomes are stored with 6 decimals
+
+
+def other_numbers(folder: Path, record: RunRecord, scenes: Sequence[Scene]) -> Iterator[str]:
+    """List how metrics, outcomes and throughput differ from what the predictions and batches give."""
+    rows = complete_rows(folder, record, scenes)
+    rescored, _, differences = score_here(record, list(rows.values()), scenes)
+    yield from differences
+    if any((folder / name).is_file() for name in (packed_name(OUTCOMES), f"{OUTCOMES}.jsonl")):
+        stored = read_outcomes(folder)
+        if stored.ids != tuple(e.id for e in rescored.expressions):
+            yield f"{OUTCOMES} are about other expressions than the split"
+        elif wrong := _other_outcomes(stored, rescored):
+            yield f"{OUTCOMES}: {wrong:,} are not those that the predictions give"
+    if record.throughput is not None:
+        try:
+            times = parse_times(stored_bytes(folder, TIMES))
+        except FileNotFoundError:  # of a run that was handed in
+            return
+        again = throughput(times, record.throughput.load_seconds)
+        if again != record.throughput:
+            yield f"run.json: throughput is not what {TIMES} give ({again.expressions_per_s} expressions_per_s)"
+
+
+def _other_outcomes(stored: StoredOutcomes, rescored: Outcomes) -> int:
+    """Count the expressions whose stored outcome or strata are not those of a re-score."""
+    wrong = (stored.hit != rescored.hit) | (np.abs(stored.iou - np.maximum(rescored.iou, 0)) > ROUNDED)
+    cuts = {cut for labels in rescored.labels for cut in labels} | stored.strata.keys()
+    for cut in cuts:
+        own = [labels.get(cut) for labels in rescored.labels]
+        wrong |= np.array([a != b for a, b in zip(stored.strata.get(cut, [None] * len(own)), own, strict=True)], bool)
+    return int(wrong.sum())
+
+
+def score_here(
+    record: RunRecord, rows: Sequence[SceneAnswers], scenes: Sequence[Scene]
+) -> tuple[Outcomes, Metrics, list[str]]:
+    """Score the answers here; return outcomes, metrics, and how run.json differs from them."""
+    assert record.metrics is not None  # `why_left_out`
+    rescored = outcomes(scenes, rows, protocol(record.protocol))
+    again = summary(rescored, record.metrics.bootstrap)
+    return rescored, again, list(_other_metrics(record.metrics, again))
+
+
+def _other_metrics(theirs: Metrics, again: Metrics) -> Iterator[str]:
+    """List how the metrics of run.json differ from a re-score; float noise of another machine is no difference."""
+    was, here = (dict(flat(each.model_dump(mode="json", by_alias=True))) for each in (theirs, again))
+    keys = [key for key in dict.fromkeys([*was, *here]) if not _equal(was.get(key), here.get(key))]
+    if theirs.ci95_note in (None, OLD):  # an older version, whose intervals of few images were others
+        keys = [key for key in keys if "ci95" not in key]
+    for key in keys[:NAMED]:
+        yield f"{RECORD}: metrics.{key[:100]}: {was.get(key)!r}, but its predictions give {here.get(key)!r}"
+    if len(keys) > NAMED:
+        yield f"{RECORD}: metrics: {len(keys) - NAMED:,} more numbers differ"
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=0, abs_tol=1e-9)
+    return type(one) is type(other) and bool(one == other)
+
+
+def flat(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value of nested tables and lists with its dotted key."""
+    items: Any = (
+        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else None
+    )
+    if items is None:
+        yield at, value
+        return
+    for key, inner in items:
+        yield from flat(inner, f"{at}.{key}" if at else str(key))
