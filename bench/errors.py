@@ -96,7 +96,10 @@ def nearest(name: str, known: Iterable[str], most: int = 2) -> list[str]:
     return list(dict.fromkeys(same + difflib.get_close_matches(name, known, n=most, cutoff=0.6)))[:most]
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return an error's kind and the first line of its message; some libraries write a page, some nothing."""
-    message = str(error).strip().partition("\n")[0]
+    try:
+        message = str(error).strip().partition("\n")[0]
+    except Exception:  # other people's class may fail here too
+        message = ""
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -98,6 +98,11 @@ class Scene:
     objects: tuple[SceneObject, ...] = field(default=(), repr=False)
 
 
+def is_text(value: object) -> bool:
+    """Tell whether a value is a text that UTF-8 can store, which half a surrogate pair is not."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
 def check_box_touches(scene: Scene, expression: Expression, width: int, height: int, where: str = "") -> None:
     """Raise DataError when a box lies wholly outside its image: a sign of boxes in the wrong format.
 
@@ -186,7 +191,7 @@ class PipelineCard:
         full        annotated boxes or expressions of the data set's own train split
         unknown     not stated; never the better word
 
-    Raises UsageError for another word.
+    Raises UsageError for another word, and for a field of another type.
     """
 
     name: str
@@ -203,6 +208,13 @@ class PipelineCard:
     supervision: Supervision = field(kw_only=True)
 
     def __post_init__(self) -> None:
+        for key in ("name", "summary", "paper", "trained_on", "licence", "saw_test_images", "proposals"):
+            if not is_text(getattr(self, key)):
+                raise UsageError(f"card of {self.name!r}: {key} = {getattr(self, key)!r:.60}; expected a text")
+        for key in ("weights", "sha256"):
+            named = getattr(self, key)
+            if not isinstance(named, Mapping) or not all(is_text(text) for item in named.items() for text in item):
+                raise UsageError(f"card of {self.name!r}: {key} = {named!r:.60}; expected texts by the names of parts")
         if self.supervision not in get_args(Supervision):
             words = ", ".join(get_args(Supervision))
             raise UsageError(f"card of {self.name!r}: supervision = {self.supervision!r}; expected one of {words}")

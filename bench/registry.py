@@ -11,12 +11,14 @@ well. Nothing is imported before `load`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.errors import BenchError, MissingPackage, UnknownName
+from bench.errors import BenchError, MissingPackage, UnknownName, first_line
 from bench.imports import paused_collector
 from bench.old_names import PIPELINES as PIPELINE_NAMES
 
@@ -121,16 +123,29 @@ def _entry(group: str, name: str) -> EntryPoint:
 
 def _import(entry: EntryPoint, group: str) -> Any:
     """Import what an entry point names. Raises MissingPackage, BenchError."""
-    kind = KINDS[group]
+    what = f"{KINDS[group]} {entry.name!r}"
+    owner = entry.dist.name if entry.dist else "its package"
+    with guarded(f"{what} cannot be loaded from {entry.value}", f"{what} ({entry.value})", owner), paused_collector():
+        return entry.load()
+
+
+@contextmanager
+def guarded(what: str, needing: str = "", owner: str = "its package") -> Iterator[None]:
+    """Raise BenchError with `what` before it for whatever other people's code raises, SystemExit too.
+
+    Errors of ours and KeyboardInterrupt pass. A module that is missing is MissingPackage: `needing` needs it, and
+    `owner` is the package that should bring it.
+    """
     try:
-        with paused_collector():
-            return entry.load()
+        yield
+    except (BenchError, KeyboardInterrupt):
+        raise
     except ModuleNotFoundError as error:
         from bench.install import bring_module
 
         raise MissingPackage(
-            f"{kind} {entry.name!r} ({entry.value}) needs the module {error.name!r}, which is not installed: "
-            f"{bring_module(str(error.name), entry.dist.name if entry.dist else 'its package')}"
+            f"{needing or what} needs the module {error.name!r}, which is not installed: "
+            f"{bring_module(str(error.name), owner)}"
         ) from error
-    except (ImportError, AttributeError) as error:
-        raise BenchError(f"{kind} {entry.name!r} cannot be loaded from {entry.value}: {error}") from error
+    except BaseException as error:
+        raise BenchError(f"{what}: {first_line(error)}") from error

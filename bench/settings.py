@@ -59,7 +59,7 @@ class RunSettings(Table):
     )
     batch_size: int = Field(0, ge=0, description="scenes in a batch; 0 = 64 on a GPU, 8 on a CPU")
     decode_threads: int = Field(0, ge=0, description="that decode images ahead; 0 = all cores on a GPU, 4 on a CPU")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     deterministic: bool = False
     compile: bool = Field(False, description="compile the networks with torch.compile")
     channels_last: bool = Field(False, description="convolutions keep an image's channels together in memory")

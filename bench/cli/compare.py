@@ -9,6 +9,7 @@ import typer
 
 from bench.cli.options import MORE, SPLIT, Config, Json, Results
 from bench.cli.output import emit, table_console
+from bench.printing import echo
 
 if TYPE_CHECKING:
     from bench.settings import Resolved
@@ -85,7 +86,7 @@ def _published(folders: list[Path], name: str, resolved: Resolved, as_json: bool
     rows = against_published(folders[0], name, Path(settings.results), settings.evaluation.confidence)
     for row in rows:
         for line in sentences(read_record(folders[0]), row):
-            typer.echo(line, err=as_json)
+            echo(line, err=as_json)
     if as_json:
         emit({"published": rows})
 

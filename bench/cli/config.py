@@ -8,6 +8,7 @@ import typer
 
 from bench.cli.options import Config, Json, settings_of
 from bench.cli.output import console_of, emit, table_of
+from bench.printing import echo
 
 app = typer.Typer(help="Show the settings in force, and the schema of bench.toml.", no_args_is_help=True)
 
@@ -34,7 +35,7 @@ def show(
         return
     cells = ((key, repr(row["value"]), row["from"]) for key, row in rows.items())
     print_table(console_of(), table_of(("key", "value", "from"), cells, fold=("value", "from")))
-    typer.echo(f"\nprepared data and weights: {resolved.home}")
+    echo(f"\nprepared data and weights: {resolved.home}")
 
 
 @app.command()

@@ -10,6 +10,7 @@ import typer
 
 from bench.cli.options import SPLIT, Config, Json, Limit, Offline, Seed, settings_of
 from bench.cli.output import console_of, emit, table_of
+from bench.printing import echo
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -180,8 +181,8 @@ def sheet(
     if not drawn:
         raise UsageError(f"--start {start}: {split} has {len(data.scenes):,} scenes")
     save_image(contact_sheet(drawn, data.images), out)
-    typer.echo(f"{len(drawn)} scenes of {data.name} drawn in {out}; are the boxes where they should be?")
-    typer.echo(f"next: bench run --pipeline yolo-clip,mdetr --split {shlex.quote(split)}")
+    echo(f"{len(drawn)} scenes of {data.name} drawn in {out}; are the boxes where they should be?")
+    echo(f"next: bench run --pipeline yolo-clip,mdetr --split {shlex.quote(split)}")
 
 
 @app.command("noisy-labels")
@@ -236,7 +237,7 @@ def noisy_labels(
         emit({"file": out, "rows": rows, "images": count, "noise": dict(faults.most_common())})
         return
     shares = ", ".join(f"{name} {n:,} ({n / faults.total():.1%})" for name, n in faults.most_common())
-    typer.echo(f"{rows:,} rows about {count:,} images in {out}: {shares}")
+    echo(f"{rows:,} rows about {count:,} images in {out}: {shares}")
 
 
 def _plain(text: str) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from bench.cli.options import Config, Json, pipeline_names, settings_of
 from bench.cli.output import console_of, emit, table_of
+from bench.printing import echo
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,14 +70,14 @@ def _show_pipelines(report: Mapping[str, Any], console: Console) -> None:
     bound = "at most" if within is None else f"roughly, within a factor of {within:g}"
     gflops = ", ".join(f"{rate:g} in {kind}" for kind, rate in speed["matmul_gflops"].items())
     free = "" if speed["memory_free_gb"] is None else f"; {speed['memory_free_gb']} GiB of memory free"
-    typer.echo(
+    echo(
         f"\n{bound}: full-size models in {speed['dtype']}, 7 expressions an image, from this "
         f"machine's matrix products (GFLOP/s: {gflops}){free}; bench speed measures exactly"
     )
     if missing := {what: how for state in report["pipelines"] for what, how in state["how"].items()}:
         console.print("\nwhat is missing, and how to get it", style="italic")
         for what, how in missing.items():
-            typer.echo(f"{what}\n    {how}")
+            echo(f"{what}\n    {how}")
 
 
 def _show_splits(report: Mapping[str, Any], console: Console) -> None:
@@ -95,4 +96,4 @@ def _show_splits(report: Mapping[str, Any], console: Console) -> None:
     if report["faster"]:
         console.print("\nwhat would be faster, or do more", style="italic")
         for line in report["faster"]:
-            typer.echo(f"- {line}")
+            echo(f"- {line}")

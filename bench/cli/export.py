@@ -9,6 +9,7 @@ import typer
 
 from bench.cli.options import Config, Force, Json, Offline, On, Set, Weights, as_options, pipeline_names, settings_of
 from bench.cli.output import emit
+from bench.printing import echo
 
 
 def export(
@@ -49,4 +50,4 @@ def export(
     if json:
         emit({"pipeline": pipeline, "path": str(path), "bytes": size, "sha256": sha256_file(path)})
     else:
-        typer.echo(f"{path}: {size / 1e6:.1f} MB")
+        echo(f"{path}: {size / 1e6:.1f} MB")

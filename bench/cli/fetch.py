@@ -10,6 +10,7 @@ import typer
 
 from bench.cli.options import Config, Json, Offline, On, settings_of
 from bench.cli.output import console_of, emit, table_of
+from bench.printing import echo
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -58,7 +59,7 @@ def fetch(
         elif rows:
             console_of().print(table_of(rows[0], (map(escape, row.values()) for row in rows)))
         else:
-            typer.echo(f"{', '.join(names)}: no weights are needed")
+            echo(f"{', '.join(names)}: no weights are needed")
         return
     if resolved.settings.run.offline:
         raise UsageError("bench fetch needs the network: leave --offline (run.offline) out, or add --dry-run to list")
@@ -77,13 +78,13 @@ def fetch(
                 done.append({"weights": source.what, "file": path, "bytes": size, "sha256": digest})
                 if not json:
                     state = "is there already" if there else "fetched"
-                    typer.echo(f"{source.what}: {state}, {path} ({size / 1e6:,.1f} MB, sha256 {digest[:12]})")
+                    echo(f"{source.what}: {state}, {path} ({size / 1e6:,.1f} MB, sha256 {digest[:12]})")
     if failed:
         raise WeightsError("\n".join(failed))
     if json:
         emit({"weights": done})
     elif not done:
-        typer.echo(f"{', '.join(names)}: no weights are needed")
+        echo(f"{', '.join(names)}: no weights are needed")
 
 
 @contextmanager

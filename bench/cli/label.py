@@ -22,6 +22,7 @@ from bench.cli.options import (
     settings_of,
 )
 from bench.cli.output import emit, log_to_stderr, table_console
+from bench.printing import echo
 
 app = typer.Typer(
     help="Make pseudo-labels for images, without their annotations; count, export and score them.",
@@ -80,13 +81,13 @@ def label(
         emit({"file": out, **record})
         return
     without, twice = record["images_without_rows"], record["duplicates_dropped"]
-    typer.echo(
+    echo(
         f"{record['rows']:,} rows about {record['images_with_rows']:,} images in {out} "
         f"({without:,} images without a row, {twice:,} duplicates dropped); "
         f"{record['seconds']:,.1f} s, {record['rows_per_s'] or 0:,.0f} rows/s"
     )
     for name in record.get("lists", ()):
-        typer.echo(f"  {lists}/{name}")
+        echo(f"  {lists}/{name}")
 
 
 @app.command()
@@ -111,7 +112,7 @@ def stats(
         return
     print_stats(counted)
     if sheet is not None:
-        typer.echo(f"drawn in {sheet}")
+        echo(f"drawn in {sheet}")
 
 
 @app.command()
@@ -133,7 +134,7 @@ def export(
         emit({"lists": written})
         return
     for path in written:
-        typer.echo(path)
+        echo(path)
 
 
 @app.command()
@@ -195,7 +196,7 @@ def score(
         options = assignments(set_ or [])
         record = score_labels(scorer, files, split, out, resolved, pipeline, options, protocol, official_files)
     print_pairs(record["pairs"], table_console(json))
-    typer.echo(out / IMAGE, err=json)
+    echo(out / IMAGE, err=json)
     if json:
         pairs = [{k: v for k, v in pair.items() if k != "counts"} for pair in record["pairs"]]
         emit({"folder": out, **record, "pairs": pairs})

@@ -11,6 +11,7 @@ import typer
 
 from bench.cli.options import SPLIT, Config, Force, Json, Results, listed, settings_of
 from bench.cli.output import emit, table_console
+from bench.printing import echo
 
 if TYPE_CHECKING:
     from bench.settings import Resolved
@@ -59,7 +60,7 @@ def submit(
     resolved = settings_of(config, results)
     folder = Path(resolved.settings.results)
     added = str(add(run, folder, resolved, split))
-    typer.echo(f"{added}: added; its predictions give the numbers of its record", err=as_json)
+    echo(f"{added}: added; its predictions give the numbers of its record", err=as_json)
     _made(board.write(folder), folder, False, as_json, submitted=added)
 
 
@@ -117,7 +118,7 @@ def export(
     names = listed(columns or [])
     written = write_export(format, out, stored_results(resolved), resolved, split, hub_dataset, force, names)
     for path in written:
-        typer.echo(f"{path} written", err=as_json)
+        echo(f"{path} written", err=as_json)
     if as_json:
         emit({"written": [str(path) for path in written]})
 
@@ -138,8 +139,8 @@ def _made(tables: Any, folder: Path, check: bool, as_json: bool, **more: str) ->
 
     rows = sum(len(table.rows) for table in tables.boards)
     done = "is up to date" if check else "written"
-    typer.echo(f"{folder / NAMES[0]} {done}; runs: {rows}, tables: {len(tables.boards)}", err=as_json)
+    echo(f"{folder / NAMES[0]} {done}; runs: {rows}, tables: {len(tables.boards)}", err=as_json)
     for run, reason in tables.left_out:
-        typer.echo(f"left out: {run}: {reason}", err=as_json)
+        echo(f"left out: {run}: {reason}", err=as_json)
     if as_json:
         emit(as_object(tables) | more)

@@ -8,6 +8,7 @@ import typer
 
 from bench.cli.options import Config, Json, Results, settings_of
 from bench.cli.output import console_of, emit, table_of
+from bench.printing import echo
 
 FOLD = ("what it does", "weights", "licence", "data set")
 DROP = ("licence", "weights", "saw test images", "trainable")  # where the terminal is narrow, in this order
@@ -35,4 +36,4 @@ def listing(
         table = table_of(rows[0], cells, right=("expressions", "images"), fold=FOLD)
         print_table(console_of(), table, DROP)
     else:
-        typer.echo(f"no {what} yet")
+        echo(f"no {what} yet")

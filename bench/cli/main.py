@@ -13,9 +13,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from bench.cli.ending import ended_by_signals, leave
 from bench.cli.options import MORE
-from bench.errors import BenchError
 from bench.old_names import current_arguments
+from bench.printing import PlainFormatter
 
 COMMANDS = {  # panel of the help -> command -> what it does, on one line of a terminal
     "Measure": {
@@ -173,6 +174,8 @@ def set_verbosity(level: int) -> None:
     """Set how much goes to stderr: 1 the logs of every library too, 0 progress and warnings, -1 errors only."""
     import logging
 
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(PlainFormatter())
     logging.getLogger("bench").setLevel(logging.ERROR if level < 0 else logging.NOTSET)
     logging.getLogger().setLevel(logging.INFO if level > 0 else logging.WARNING)
     if level > 0:
@@ -211,18 +214,17 @@ def bench(
 
 
 def main() -> None:
-    """Run the console script: a user's own mistake is one readable message and an exit code, never a traceback."""
+    """Run the console script: whatever ends a command is one readable message and an exit code, never a traceback."""
     try:
-        app(prog_name="bench")
-    except BenchError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("bench: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # `bench list | head`
-        sys.stderr.close()
-        sys.exit(0)
+        with ended_by_signals():
+            try:
+                app(prog_name="bench")
+            finally:
+                sys.stdout.flush()
+    except SystemExit:
+        raise
+    except BaseException as error:
+        leave(error)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ WHY = {
     **dict.fromkeys(("start_from", "batch", "dtype"), "its parts have their own; try --set PART.KEY=VALUE"),
 }
 Ways = Literal["official", "clean", "auto"]  # of preparing an image
+MOST_SEED = 2**63 - 1  # of torch
 MORE = "More options"  # the help's panel for options that are seldom needed; at most 12 others come before it
 
 Config = Annotated[
@@ -128,7 +129,9 @@ BatchSize = Annotated[
 ]
 Seed = Annotated[
     int | None,
-    typer.Option("--seed", min=0, help="Seed of Python, numpy and torch.", show_default="0", rich_help_panel=MORE),
+    typer.Option(
+        "--seed", min=0, max=MOST_SEED, help="Seed of Python, numpy and torch.", show_default="0", rich_help_panel=MORE
+    ),
 ]
 Deterministic = Annotated[
     bool, typer.Option("--deterministic", help="Use deterministic algorithms only.", rich_help_panel=MORE)

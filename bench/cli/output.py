@@ -29,9 +29,9 @@ def _finite(value: Any) -> Any:
 
 def console_of(json: bool = False) -> Console:
     """Open a console on stdout, or on stderr where stdout is for a program; a file is wide and folds no line."""
-    from rich.console import Console
+    from bench.evaluation.progress import Terminal
 
-    console = Console(stderr=json, soft_wrap=True, highlight=False)
+    console = Terminal(stderr=json, soft_wrap=True, highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, WIDE)
     return console
@@ -39,11 +39,9 @@ def console_of(json: bool = False) -> Console:
 
 def table_console(json: bool) -> Console:
     """Open a console for tables: on stdout, or where stdout is for a program on stderr, and then not under --quiet."""
-    from rich.console import Console
+    from bench.evaluation.progress import Terminal, is_quiet
 
-    from bench.evaluation.progress import is_quiet
-
-    return Console(stderr=json, quiet=json and is_quiet(), emoji=False)
+    return Terminal(stderr=json, quiet=json and is_quiet(), emoji=False)
 
 
 def table_of(
@@ -72,14 +70,21 @@ def log_to_stderr(name: str, leads: bool = True) -> None:
     """
     import logging
 
-    from rich.console import Console
     from rich.logging import RichHandler
 
-    console = Console(stderr=True)
+    from bench.evaluation.progress import Terminal
+    from bench.printing import PlainFormatter
+
+    console = Terminal(stderr=True)
     if console.is_terminal:
-        handler = RichHandler(console=console, show_path=False, show_time=False, show_level=False, highlighter=None)
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+        handler: Any = RichHandler(
+            console=console, show_path=False, show_time=False, show_level=False, highlighter=None
+        )
+        handler.setFormatter(PlainFormatter("%(message)s"))
     else:  # a file has no edge to fold at
-        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+        handler = logging.StreamHandler()
+        handler.setFormatter(PlainFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
     level = logging.INFO if leads else logging.WARNING
     logging.getLogger(name).setLevel(max(level, logging.getLogger("bench").level))

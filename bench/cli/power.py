@@ -8,6 +8,7 @@ import typer
 
 from bench.cli.options import SPLIT, Config, Json, Results, settings_of
 from bench.cli.output import emit
+from bench.printing import echo
 
 
 def power(
@@ -57,6 +58,6 @@ def power(
     fraction = None if difference is None else difference / 100
     answer = power_of(name, n, images, fraction, share, effect, assumed, chance, confidence)
     for line in sentences(answer):
-        typer.echo(line, err=as_json)
+        echo(line, err=as_json)
     if as_json:
         emit(answer)

@@ -9,6 +9,7 @@ import typer
 
 from bench.cli import options as opt
 from bench.cli.output import emit
+from bench.printing import echo
 
 
 def predict(
@@ -81,7 +82,7 @@ def predict(
             if json:
                 emit(record)
             else:
-                typer.echo(_readable(record) + ("" if out is None else f"\ndrawn in {out}"))
+                echo(_readable(record) + ("" if out is None else f"\ndrawn in {out}"))
             return
         from bench.predicting.expressions import requested
         from bench.predicting.many import answer_many
@@ -96,7 +97,7 @@ def predict(
         kept = f" ({summary['kept']:,} were there)" if summary["kept"] else ""
         unread = f", {summary['errors']:,} images unreadable" if summary["errors"] else ""
         done = f"{summary['expressions']:,} answers about {summary['images']:,} images in {out}{kept}"
-        typer.echo(f"{done}: {summary['no_box']:,} without a box{unread}")
+        echo(f"{done}: {summary['no_box']:,} without a box{unread}")
     if summary["errors"]:
         raise typer.Exit(3)
 

@@ -9,6 +9,7 @@ import typer
 
 from bench.cli.options import SPLIT, Config, Json, Results, settings_of
 from bench.cli.output import emit
+from bench.printing import echo
 
 
 def report(
@@ -51,12 +52,12 @@ def report(
     folder = Path(resolved.settings.results)
     answered, chosen = choose(runs or [], load_split(split, resolved), folder)
     made = write_report(answered, chosen, out, limit, thumbnail, training or (), reliability or ())
-    typer.echo(
+    echo(
         "{path}: {mb:.1f} MB; pipelines: {runs}, expressions: {expressions:,}, "
         "images: {images:,} of at most {thumbnail} pixels".format(mb=made["bytes"] / 1e6, **made),
         err=as_json,
     )
     if made["missing"]:
-        typer.echo(f"images that cannot be drawn: {made['missing']:,} (the report states why)", err=as_json)
+        echo(f"images that cannot be drawn: {made['missing']:,} (the report states why)", err=as_json)
     if as_json:
         emit(made)

@@ -9,6 +9,7 @@ import typer
 
 from bench.cli import options as opt
 from bench.cli.output import console_of, emit, table_console, table_of
+from bench.printing import echo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,7 +90,7 @@ def run(
     pairs = plan(whole, config, opt.flags_of(results, **given), options, on, limit, wanted)
     if slurm:
         words = [word for word in sys.argv[1:] if word != "--slurm"]
-        typer.echo(parallel.array_script(words, pairs, study.stem if study else "bench"), nl=False)
+        echo(parallel.array_script(words, pairs, study.stem if study else "bench"), nl=False)
         return
     if dry_run:
         print_states(pairs, as_json)

@@ -10,6 +10,7 @@ import typer
 
 from bench.cli import options as opt
 from bench.cli.output import emit, table_console
+from bench.printing import echo
 
 if TYPE_CHECKING:
     from bench.speed.record import PairRecord, SpeedRecord
@@ -154,7 +155,7 @@ def _show(done: list[Done], as_json: bool) -> None:
         if isinstance(record, PairRecord):
             print_pair(record, console)
     for _, path in done:
-        typer.echo(f"  {path}", err=as_json)
+        echo(f"  {path}", err=as_json)
     if as_json:
         emit({"rows": [record.model_dump(mode="json") | {"file": str(path)} for record, path in done]})
 

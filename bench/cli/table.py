@@ -10,6 +10,7 @@ import typer
 from bench.cli.leaderboard import stored_results
 from bench.cli.options import MORE, Config, Force, Json, Results, listed, settings_of
 from bench.cli.output import emit
+from bench.printing import echo
 
 
 def table(
@@ -61,13 +62,13 @@ def table(
     made = paper_table(folder, columns, against, metric, protocol_named(protocol).name, published or (), data)
     text = {"md": paper_markdown, "csv": paper_csv, "latex": paper_latex}[format](made)
     for note in made.notes:
-        typer.echo(note, err=True)
+        echo(note, err=True)
     if out is not None:
         make_folder(out.parent)
         write_atomically(out, text.encode())
-        typer.echo(f"{out}: rows: {len(made.rows)}, columns: {len(columns)}", err=as_json)
+        echo(f"{out}: rows: {len(made.rows)}, columns: {len(columns)}", err=as_json)
     else:
-        typer.echo(text, nl=False, err=as_json)
+        echo(text, nl=False, err=as_json)
     if as_json:
         emit(
             {

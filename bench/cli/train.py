@@ -10,6 +10,7 @@ import typer
 
 from bench.cli import options as opt
 from bench.cli.output import console_of, emit, log_to_stderr, table_of
+from bench.printing import echo
 
 
 def train(
@@ -116,7 +117,7 @@ def train(
         emit({"weights": made})
     elif leads:
         for name, path in made.items():
-            typer.echo(f"{name}: {path}")
+            echo(f"{name}: {path}")
 
 
 def _first_step(

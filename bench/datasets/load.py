@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from bench import registry
 from bench.datasets.images import Images
 from bench.datasets.readers.jsonl import read_jsonl
 from bench.datasets.split import Dataset, Part, Split
-from bench.errors import RunError, UnknownName, UsageError
+from bench.errors import BenchError, RunError, UnknownName, UsageError
+from bench.grounding import is_text
 from bench.runs.record import FILE as FILE
 from bench.runs.record import RECORD, read_record, slug, split_command
 from bench.settings import Resolved
@@ -24,7 +27,11 @@ def load_split(name: str, resolved: Resolved) -> Split:
     if name.startswith(FILE):
         return _own(_file_of(name, resolved), resolved)
     dataset, part = find_split(name)
-    return dataset.load(part.name, resolved)
+    with registry.guarded(f"{name} cannot be loaded"):
+        split = dataset.load(part.name, resolved)
+        if not isinstance(split, Split):
+            raise BenchError(f"{name}: its data set loaded {type(split).__name__}, not a Split")
+    return split
 
 
 def find_split(name: str) -> tuple[Dataset, Part]:
@@ -55,14 +62,38 @@ def splits_of(name: str) -> list[str]:
 def find_dataset(name: str) -> Dataset | None:
     """Find the data set called `name` or known under it (`refcocog-umd` is `refcocog`); None when there is none."""
     if name in registry.names(registry.DATASETS):
-        dataset: Dataset = registry.load(registry.DATASETS, name)
-        return dataset
+        return _dataset(name)
     return next((d for d in datasets() if name in getattr(d, "aliases", ())), None)
 
 
 def datasets() -> Iterable[Dataset]:
-    """Yield every registered data set, in order of name."""
-    return (registry.load(registry.DATASETS, name) for name in registry.names(registry.DATASETS))
+    """Yield every registered data set that can be loaded, in order of name; a warning names the others."""
+    for name in registry.names(registry.DATASETS):
+        try:
+            dataset = _dataset(name)
+        except BenchError as error:
+            _warn(f"{error}; it is left out")
+        else:
+            yield dataset
+
+
+@cache
+def _warn(line: str) -> None:
+    """Log a line once a process."""
+    logging.getLogger("bench.data").warning(line)
+
+
+def _dataset(name: str) -> Dataset:
+    """Load a data set. Raises MissingPackage, BenchError, also for an object that is none."""
+    dataset: Dataset = registry.load(registry.DATASETS, name)
+    what = f"dataset {name!r}"
+    with registry.guarded(f"{what} cannot be used"):
+        texts = (dataset.name, dataset.title, dataset.terms, dataset.where)
+        if not all(map(is_text, texts)) or not all(isinstance(part, Part) for part in dataset.parts):
+            raise BenchError(f"{what}: its texts or parts are of another type (bench.datasets.split.Dataset)")
+        if not (callable(dataset.ready) and callable(dataset.load)):
+            raise BenchError(f"{what}: `ready` and `load` are not functions (bench.datasets.split.Dataset)")
+    return dataset
 
 
 def split_names() -> list[str]:

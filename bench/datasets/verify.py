@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from bench import registry
 from bench.datasets.catalog import Catalogued, mismatches
 from bench.datasets.fingerprint import fingerprint
 from bench.datasets.images import check_size
 from bench.datasets.load import FILE, datasets, find_split, load_split, splits_of
 from bench.datasets.prepared import image_roots, missing_images
 from bench.datasets.split import Counts, Dataset, Part, Split
-from bench.errors import DataError, ImageError
+from bench.errors import BenchError, DataError, ImageError
 from bench.grounding import ImageSource, Scene
 from bench.settings import Resolved
 
@@ -60,9 +61,17 @@ def survey(resolved: Resolved) -> list[tuple[Dataset, list[Standing]]]:
     return [(dataset, [_standing(dataset, part, resolved) for part in dataset.parts]) for dataset in datasets()]
 
 
+def _ready(dataset: Dataset, part: Part, resolved: Resolved) -> bool:
+    with registry.guarded(f"dataset {dataset.name!r}"):
+        return bool(dataset.ready(part.name, resolved))
+
+
 def _standing(dataset: Dataset, part: Part, resolved: Resolved) -> Standing:
-    name, ready = f"{dataset.name}-{part.name}", dataset.ready(part.name, resolved)
-    published = (part.expressions, part.refs, part.images)
+    name, published = f"{dataset.name}-{part.name}", (part.expressions, part.refs, part.images)
+    try:
+        ready = _ready(dataset, part, resolved)
+    except BenchError as error:  # another package's
+        return Standing(name, dataset.name, *published, ready=False, images_at=(), problem=str(error))
     if not isinstance(dataset, Catalogued):
         return Standing(name, dataset.name, *published, ready)
     try:
@@ -110,7 +119,7 @@ def verify(
     """
     names = [name] if name.startswith(FILE) else splits_of(name)
     parts = {n: find_split(n) for n in names if not n.startswith(FILE)}
-    ready = [n for n in names if n not in parts or parts[n][0].ready(parts[n][1].name, resolved)]
+    ready = [n for n in names if n not in parts or _ready(*parts[n], resolved)]
     # With nothing at hand, loading says how to get it.
     return [_verify(load_split(n, resolved), threads, images, progress) for n in ready or names[:1]]
 

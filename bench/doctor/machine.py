@@ -21,6 +21,7 @@ from bench.datasets.load import load_split
 from bench.datasets.verify import survey
 from bench.doctor.readiness import Missing, costs, missing_parts
 from bench.errors import BenchError, DeviceError
+from bench.evaluation.answering import ground_checked
 from bench.evaluation.device import resolve_device, resolve_dtype
 from bench.evaluation.opening import open_pipeline
 from bench.grounding import LoadedScene
@@ -108,14 +109,14 @@ def _state(missing: list[Missing]) -> str:
 
 def try_out(name: str, resolved: Resolved) -> dict[str, str]:
     """Build a pipeline for the embedded data and ground one scene. Raises UnknownName."""
-    registry.pipeline_factory(name)
+    registry.origin(registry.PIPELINES, name)
     split = load_split("shapes-val", resolved)
     scene = split.scenes[0]
     queries = tuple(e.query for e in scene.expressions)
     try:
         loaded = LoadedScene(scene.id, split.images.load(scene), queries)
-        answers = open_pipeline(name, split, resolved).ground([loaded])
-        state = "works" if len(answers) == len(queries) else f"{len(answers)} answers to {len(queries)} queries"
+        ground_checked(open_pipeline(name, split, resolved), [loaded], name)
+        state = "works"
     except BenchError as error:
         state = str(error)
     return {"pipeline": name, "shapes": state, "elsewhere": _state(missing_parts(name, "", resolved))}

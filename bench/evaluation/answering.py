@@ -17,11 +17,11 @@ from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 from bench.clock import Clock
-from bench.errors import BenchError, DataError, DeviceError
+from bench.errors import BenchError, DataError, DeviceError, first_line
 from bench.evaluation.decoding import Decoded as Decoded
 from bench.evaluation.decoding import Preparing, decoded_ahead
 from bench.evaluation.progress import progress
-from bench.grounding import ImageSource, LoadedScene, Pipeline, Prediction, Scene
+from bench.grounding import ImageSource, LoadedScene, Pipeline, Prediction, Scene, is_text
 from bench.memory import chunks, memory_failure, out_of_memory
 from bench.runs.predictions import SceneAnswers, from_predictions, rounded_boxes
 from bench.settings import RunSettings
@@ -86,7 +86,9 @@ def answers(
                 try:
                     # No frame has the function: it keeps the batch's tensors, which are to be freed.
                     given: list[object] = list(_taken(pipeline, batch, chunk)())
-                except Exception as error:
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # a pipeline of somebody's may leave by sys.exit, too
                     failures.append(memory_failure(_readable(name, chunk, error)))
                     for later in launched:  # their memory is needed
                         later.finish = None
@@ -129,8 +131,10 @@ def _launched(
     if failure is None and loaded and launch is not None:
         try:
             return _Batch(decoded, loaded, launch(loaded))
-        except Exception as error:
-            failure = None if out_of_memory(error) else error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            failure = None if out_of_memory(error) else _readable(name, loaded, error)
     return _Batch(decoded, loaded, None if failure is None else partial(_fail, failure))
 
 
@@ -152,7 +156,9 @@ def ground_checked(pipeline: Pipeline, scenes: Sequence[LoadedScene], name: str 
     name = name or pipeline.card.name
     try:
         given: list[object] = list(pipeline.ground(scenes))
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise _readable(name, scenes, error)  # noqa: B904 (it may be the same error)
     return checked(name, scenes, given)
 
@@ -172,16 +178,20 @@ def checked(name: str, scenes: Sequence[LoadedScene], given: Sequence[object]) -
                 f"pipeline {name!r} answered {prediction.id!r} where {want!r} was due; "
                 "answers go in the order of the queries"
             )
+        if not is_text(prediction.note):
+            raise BenchError(
+                f"pipeline {name!r} noted {prediction.note!r:.60} on query {want!r}; a note is a text, by default empty"
+            )
         predictions.append(prediction)
     return predictions
 
 
-def _readable(name: str, scenes: Sequence[LoadedScene], error: Exception) -> Exception:
+def _readable(name: str, scenes: Sequence[LoadedScene], error: BaseException) -> Exception:
     """Return a BenchError that names pipeline and scenes; one of ours and out of memory stay as they are."""
-    if isinstance(error, BenchError) or out_of_memory(error):
+    if isinstance(error, Exception) and (isinstance(error, BenchError) or out_of_memory(error)):
         return error
     where = ", ".join(scene.id for scene in scenes[:3]) + (", ..." if len(scenes) > 3 else "")
-    readable = BenchError(f"pipeline {name!r} failed on the scenes {where}: {type(error).__name__}: {error}")
+    readable = BenchError(f"pipeline {name!r} failed on the scenes {where}: {first_line(error)}")
     readable.__cause__ = error
     return readable
 

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 from bench.datasets.images import check_size
-from bench.errors import ImageError
+from bench.errors import ImageError, first_line
 from bench.grounding import ImageArray, ImageSource, Scene
 
 
@@ -36,7 +36,7 @@ class Decoded:
     error: str
     seconds: float
     prepared: Any = None
-    failure: Exception | None = None
+    failure: BaseException | None = None
 
 
 def decoded_ahead(
@@ -63,18 +63,18 @@ def _decode(scene: Scene, source: ImageSource, prepare: Callable[[ImageArray], A
     start = time.perf_counter()
     image: ImageArray | None = None
     prepared, error = None, ""
-    failure: Exception | None = None
+    failure: BaseException | None = None
     try:
         image = source.load(scene)
         check_size(scene, image)
     except ImageError as bad:
         image, error = None, str(bad)
-    except Exception as bad:  # another data set's source may raise anything: still only one image's error
-        image, error = None, f"{scene.file}: {type(bad).__name__}: {bad}"
+    except BaseException as bad:  # another data set's source may raise anything: still only one image's error
+        image, error = None, f"{scene.file}: {first_line(bad)}"
     decoded = time.perf_counter()
     if prepare is not None and image is not None and scene.expressions:
         try:
             prepared = prepare(image)
-        except Exception as bad:
+        except BaseException as bad:  # raised again when its batch comes
             failure = bad
     return Decoded(scene, image, error, decoded - start, prepared, failure)

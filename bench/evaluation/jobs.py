@@ -68,8 +68,8 @@ def in_parallel(
 ) -> Generator[tuple[int, str], None, None]:
     """Run pairs as processes of the command `words`, `jobs` at a time; yields (number, why it failed or "").
 
-    Every process has its share of the processor's threads and, where there are several GPUs, one of them. Ctrl-C and
-    SIGTERM stop all of them before KeyboardInterrupt is raised.
+    Every process has its share of the processor's threads and, where there are several GPUs, one of them. A
+    KeyboardInterrupt (Ctrl-C, SIGTERM, SIGHUP) stops all of them before it is raised.
     """
     free, running = SimpleQueue[dict[str, str]](), set[subprocess.Popen[str]]()
     guard, stopping = threading.Lock(), threading.Event()
@@ -95,7 +95,6 @@ def in_parallel(
         finally:
             free.put(env)
 
-    before = signal.signal(signal.SIGTERM, _interrupt)
     pool = ThreadPoolExecutor(jobs)
     try:
         for future in as_completed([pool.submit(run_one, number) for number in numbers]):
@@ -108,7 +107,6 @@ def in_parallel(
             stopping.set()
         pool.shutdown(wait=False, cancel_futures=True)
         _stop([process for process in running if process.poll() is None])
-        signal.signal(signal.SIGTERM, before)
 
 
 def _followed(process: subprocess.Popen[str], number: int) -> str:
@@ -139,10 +137,6 @@ def _stop(processes: Collection[subprocess.Popen[str]]) -> None:
         for process in processes:
             if process.poll() is None:
                 process.kill()
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def environments(jobs: int, gpus: Sequence[str]) -> list[dict[str, str]]:

@@ -14,7 +14,7 @@ from bench.evaluation import identity as identities
 from bench.evaluation.answering import answers
 from bench.evaluation.metrics import compute
 from bench.evaluation.opening import OpenPipeline, build, for_device, pipeline_context
-from bench.evaluation.progress import message, progress
+from bench.evaluation.progress import progress, saying_how_to_go_on
 from bench.evaluation.protocols import protocol as protocol_named
 from bench.runs.opening import latest_run, open_run
 from bench.runs.shards import Rank, from_environment
@@ -70,28 +70,27 @@ def evaluate(
         clock, share = opened.clock, run.share
         clock.take(wait=True)
         since, left = time.perf_counter(), len(run.pending)
-        try:
-            with progress(f"{name} on {split.name}", share, share - len(run.pending), rank.index > 0) as advance:
-                batches = answers(opened.pipeline, run.pending, split.images, settings.run, clock)
-                for number, (batch, rows, note) in enumerate(batches):
-                    if number == 0 and (bad := next((row.error for row in rows if row.error is not None), None)):
-                        _refuse_without_images(split, bad)
-                    end, left = time.perf_counter(), left - len(batch)
-                    times = {
-                        "batch": number,
-                        "images": len(batch),
-                        "expressions": sum(len(each.scene.expressions) for each in batch),
-                        "seconds": end - since,
-                        "stages": clock.take(wait=not left),  # a GPU's come a batch late
-                        "decode_seconds": sum(each.seconds for each in batch),
-                        "note": note,
-                    }
-                    run.append(rows, times, context.device)
-                    advance(len(batch))
-                    since = end
-        except KeyboardInterrupt:
-            message(f"stopped; the same command continues this run ({run.folder})")
-            raise
+        with (
+            saying_how_to_go_on(f"stopped; the same command continues this run ({run.folder})"),
+            progress(f"{name} on {split.name}", share, share - len(run.pending), rank.index > 0) as advance,
+        ):
+            batches = answers(opened.pipeline, run.pending, split.images, settings.run, clock)
+            for number, (batch, rows, note) in enumerate(batches):
+                if number == 0 and (bad := next((row.error for row in rows if row.error is not None), None)):
+                    _refuse_without_images(split, bad)
+                end, left = time.perf_counter(), left - len(batch)
+                times = {
+                    "batch": number,
+                    "images": len(batch),
+                    "expressions": sum(len(each.scene.expressions) for each in batch),
+                    "seconds": end - since,
+                    "stages": clock.take(wait=not left),  # a GPU's come a batch late
+                    "decode_seconds": sum(each.seconds for each in batch),
+                    "note": note,
+                }
+                run.append(rows, times, context.device)
+                advance(len(batch))
+                since = end
         # 5. Rank 0 waits for the others, and scores; the outcomes go before the record, which makes the run complete.
         if rank.index == 0:
             stored = run.gather(settings.run.rank_timeout_s)

@@ -17,7 +17,7 @@ from bench import registry
 from bench.acceleration import Acceleration
 from bench.clock import Clock
 from bench.datasets.split import Split
-from bench.errors import BenchError, MissingPackage, UsageError
+from bench.errors import BenchError, UsageError
 from bench.evaluation.device import (
     loading,
     make_deterministic,
@@ -29,7 +29,6 @@ from bench.evaluation.device import (
 from bench.fetching.sources import refuse_missing
 from bench.grounding import Candidates, LoadedScene, Pipeline, PipelineCard, PipelineContext, Prediction, Scene
 from bench.hashing import spelled_out
-from bench.install import bring_module
 from bench.settings import Resolved, RunSettings, merged
 
 OWN_DATA = "file"
@@ -149,21 +148,14 @@ def build(context: PipelineContext, resolved: Resolved, begun: float | None = No
     if resolved.settings.run.deterministic:
         make_deterministic()
     seed_everything(context.seed)
-    try:
-        pipeline = factory(context)
-    except BenchError:
-        raise
-    except ModuleNotFoundError as error:
-        raise MissingPackage(
-            f"pipeline {context.name!r} needs the module {error.name!r}, which is not installed: "
-            f"{bring_module(str(error.name), f'the package that brings {context.name}')}"
-        ) from error
-    except Exception as error:
-        raise BenchError(f"pipeline {context.name!r} could not be built: {type(error).__name__}: {error}") from error
-    if not isinstance(pipeline, Pipeline):
-        raise BenchError(
-            f"pipeline {context.name!r}: its factory returned {type(pipeline).__name__}, which lacks `card` or `ground`"
-        )
+    what = f"pipeline {context.name!r}"
+    with registry.guarded(f"{what} could not be built", what, f"the package that brings {context.name}"):
+        pipeline: Any = factory(context)
+        if not isinstance(pipeline, Pipeline):
+            kind = type(pipeline).__name__
+            raise BenchError(f"{what}: its factory returned {kind}, which lacks `card` or `ground`")
+        if not isinstance(pipeline.card, PipelineCard):
+            raise BenchError(f"{what}: its card is {type(pipeline.card).__name__}, not a bench.PipelineCard")
     context.acceleration.refuse_untaken(context.name, pipeline.card.accelerated)
     if context.candidates and context.candidates.taken and not pipeline.card.proposals:
         raise BenchError(f"pipeline {context.name!r} takes annotated boxes; its card must name them in `proposals`")

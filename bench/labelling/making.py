@@ -78,8 +78,9 @@ def make_labels(
             done = place
 
     with progress(f"{source} {name}", len(scenes)) as advance:
-        labels = labels_of(LabelJob(scenes, image_source, options, f"[label.{source}]", context))
-        rows, with_rows, duplicates = write_labels(out, labels, name, count)
+        with registry.guarded(f"label source {source!r} failed", f"label source {source!r}"):
+            labels = labels_of(LabelJob(scenes, image_source, options, f"[label.{source}]", context))
+            rows, with_rows, duplicates = write_labels(out, labels, name, count)
         advance(len(scenes) - done)  # the last images may have no label
     seconds = time.monotonic() - began
     if not rows:

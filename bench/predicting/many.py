@@ -18,7 +18,6 @@ import math
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -28,7 +27,7 @@ from bench.boxes import clip_xyxy
 from bench.errors import RunError, UsageError
 from bench.evaluation.answering import Decoded, answers
 from bench.evaluation.opening import OpenPipeline, for_device, open_pipeline
-from bench.evaluation.progress import message, progress
+from bench.evaluation.progress import message, progress, saying_how_to_go_on
 from bench.grounding import ImageSource, Prediction, Scene
 from bench.reporting.drawing import draw_answer, save_image
 from bench.runs.files import Appender, explained, make_folder, write_atomically
@@ -77,7 +76,7 @@ def answer_many(
         whole = {scene.id: scene for scene in scenes}
         with (
             Appender(out) as file,
-            _hint_on_interrupt(out),
+            saying_how_to_go_on(f"stopped; the same command continues ({out})"),
             progress(pipeline, total, total - len(left)) as advance,
         ):
             run = for_device(resolved.settings.run, opened.context.device)
@@ -230,12 +229,3 @@ def _lines(path: Path) -> list[bytes]:
         *lines, rest = path.read_bytes().split(b"\n")
     torn = rest.startswith(LINE_START) or LINE_START.startswith(rest)
     return lines if torn else [*lines, rest]
-
-
-@contextmanager
-def _hint_on_interrupt(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        message(f"stopped; the same command continues ({out})")
-        raise

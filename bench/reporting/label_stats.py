@@ -85,8 +85,9 @@ def _values(rows: Sequence[LabelRow], key: str) -> dict[str, int]:
 
 def print_stats(sources: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
     """Print a table with a column a source, and below it what does not fit into one."""
-    from rich.console import Console as Terminal
     from rich.table import Table
+
+    from bench.evaluation.progress import Terminal
 
     console = wide(console or Terminal(highlight=False))
     table = Table(box=None, pad_edge=False)

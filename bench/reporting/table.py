@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from bench.errors import UnknownName
+from bench.printing import printable
 from bench.reporting.rows import Row, RunRow
 
 BLANK = "–"
@@ -56,8 +57,11 @@ def _number(text: str) -> str:
 
 
 def spreadsheet(value: Any) -> Any:
-    """Return a cell of a CSV: a ' before text that a spreadsheet would run as a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    """Return a cell of a CSV: printable, and a ' before text that a spreadsheet would run as a formula."""
+    if not isinstance(value, str):
+        return value
+    value = printable(value)
+    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t")) else value
 
 
 @dataclass(frozen=True, slots=True)

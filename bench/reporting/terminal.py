@@ -22,7 +22,7 @@ SPARE = ("0.9", "0.7", "no box", "ceiling", "ex/s", "errors", "mIoU")  # columns
 
 def wide(console: Console | None, width: int = WIDE) -> Console:
     """Return the console, default stdout; a file or a pipe has no edge to fold at, so it gets `width`."""
-    from rich.console import Console as Terminal
+    from bench.evaluation.progress import Terminal
 
     console = console or Terminal()
     if not console.is_terminal:
