@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bench.acceleration import Acceleration
 from bench.clock import Clock
 from bench.errors import DataError, UsageError
+from bench.printing import is_text
 
 Box = tuple[float, float, float, float]
 ImageArray = NDArray[np.uint8]  # RGB (H, W, 3)
@@ -96,11 +97,6 @@ class Scene:
     height: int | None
     expressions: tuple[Expression, ...] = field(repr=False)
     objects: tuple[SceneObject, ...] = field(default=(), repr=False)
-
-
-def is_text(value: object) -> bool:
-    """Tell whether a value is a text that UTF-8 can store, which half a surrogate pair is not."""
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def check_box_touches(scene: Scene, expression: Expression, width: int, height: int, where: str = "") -> None:
@@ -191,7 +187,7 @@ class PipelineCard:
         full        annotated boxes or expressions of the data set's own train split
         unknown     not stated; never the better word
 
-    Raises UsageError for another word, and for a field of another type.
+    Raises UsageError for another word or type.
     """
 
     name: str
@@ -211,8 +207,7 @@ class PipelineCard:
         for key in ("name", "summary", "paper", "trained_on", "licence", "saw_test_images", "proposals"):
             if not is_text(getattr(self, key)):
                 raise UsageError(f"card of {self.name!r}: {key} = {getattr(self, key)!r:.60}; expected a text")
-        for key in ("weights", "sha256"):
-            named = getattr(self, key)
+        for key, named in (("weights", self.weights), ("sha256", self.sha256)):
             if not isinstance(named, Mapping) or not all(is_text(text) for item in named.items() for text in item):
                 raise UsageError(f"card of {self.name!r}: {key} = {named!r:.60}; expected texts by the names of parts")
         if self.supervision not in get_args(Supervision):

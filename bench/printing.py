@@ -18,6 +18,11 @@ def printable(text: str) -> str:
     return text if text.isascii() and text.isprintable() else text.translate(CONTROL)
 
 
+def is_text(value: object) -> bool:
+    """Tell whether a value is a text that UTF-8 can store, which half a surrogate pair is not."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
 def echo(text: object, nl: bool = True, err: bool = False) -> None:
     """Print a text on stdout or stderr."""
     print(printable(str(text)), end="\n" if nl else "", file=sys.stderr if err else sys.stdout)

@@ -13,7 +13,7 @@ from bench.datasets.images import Images
 from bench.datasets.readers.jsonl import read_jsonl
 from bench.datasets.split import Dataset, Part, Split
 from bench.errors import BenchError, RunError, UnknownName, UsageError
-from bench.grounding import is_text
+from bench.printing import is_text
 from bench.runs.record import FILE as FILE
 from bench.runs.record import RECORD, read_record, slug, split_command
 from bench.settings import Resolved

@@ -21,8 +21,9 @@ from bench.errors import BenchError, DataError, DeviceError, first_line
 from bench.evaluation.decoding import Decoded as Decoded
 from bench.evaluation.decoding import Preparing, decoded_ahead
 from bench.evaluation.progress import progress
-from bench.grounding import ImageSource, LoadedScene, Pipeline, Prediction, Scene, is_text
+from bench.grounding import ImageSource, LoadedScene, Pipeline, Prediction, Scene
 from bench.memory import chunks, memory_failure, out_of_memory
+from bench.printing import is_text
 from bench.runs.predictions import SceneAnswers, from_predictions, rounded_boxes
 from bench.settings import RunSettings
 

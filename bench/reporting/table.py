@@ -58,10 +58,8 @@ def _number(text: str) -> str:
 
 def spreadsheet(value: Any) -> Any:
     """Return a cell of a CSV: printable, and a ' before text that a spreadsheet would run as a formula."""
-    if not isinstance(value, str):
-        return value
-    value = printable(value)
-    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t")) else value
+    value = printable(value) if isinstance(value, str) else value
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t")) else value
 
 
 @dataclass(frozen=True, slots=True)
