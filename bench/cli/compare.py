@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.options import MORE, SPLIT, Config, Json, Results
-from bench.cli.output import emit, table_console
-from bench.printing import echo
+from bench.cli.output import echo, emit, table_console
 
 if TYPE_CHECKING:
     from bench.settings import Resolved

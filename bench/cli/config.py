@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.options import Config, Json, settings_of
-from bench.cli.output import console_of, emit, table_of
-from bench.printing import echo
+from bench.cli.output import console_of, echo, emit, table_of
 
 app = typer.Typer(help="Show the settings in force, and the schema of bench.toml.", no_args_is_help=True)
 

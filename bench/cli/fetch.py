@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.options import Config, Json, Offline, On, settings_of
-from bench.cli.output import console_of, emit, table_of
-from bench.printing import echo
+from bench.cli.output import console_of, echo, emit, table_of
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

@@ -21,8 +21,7 @@ from bench.cli.options import (
     pipeline_names,
     settings_of,
 )
-from bench.cli.output import emit, log_to_stderr, table_console
-from bench.printing import echo
+from bench.cli.output import echo, emit, log_to_stderr, table_console
 
 app = typer.Typer(
     help="Make pseudo-labels for images, without their annotations; count, export and score them.",

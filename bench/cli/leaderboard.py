@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from bench.cli.options import SPLIT, Config, Force, Json, Results, listed, settings_of
-from bench.cli.output import emit, table_console
-from bench.printing import echo
+from bench.cli.output import echo, emit, table_console
 
 if TYPE_CHECKING:
     from bench.settings import Resolved

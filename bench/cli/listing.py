@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from bench.cli.options import Config, Json, Results, settings_of
-from bench.cli.output import console_of, emit, table_of
-from bench.printing import echo
+from bench.cli.output import console_of, echo, emit, table_of
 
 FOLD = ("what it does", "weights", "licence", "data set")
 DROP = ("licence", "weights", "saw test images", "trainable")  # where the terminal is narrow, in this order

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from bench.printing import echo as echo
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.options import SPLIT, Config, Json, Results, settings_of
-from bench.cli.output import emit
-from bench.printing import echo
+from bench.cli.output import echo, emit
 
 
 def power(

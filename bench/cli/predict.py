@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli import options as opt
-from bench.cli.output import emit
-from bench.printing import echo
+from bench.cli.output import echo, emit
 
 
 def predict(

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli import options as opt
-from bench.cli.output import console_of, emit, table_console, table_of
-from bench.printing import echo
+from bench.cli.output import console_of, echo, emit, table_console, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli import options as opt
-from bench.cli.output import emit, table_console
-from bench.printing import echo
+from bench.cli.output import echo, emit, table_console
 
 if TYPE_CHECKING:
     from bench.speed.record import PairRecord, SpeedRecord

@@ -9,8 +9,7 @@ import typer
 
 from bench.cli.leaderboard import stored_results
 from bench.cli.options import MORE, Config, Force, Json, Results, listed, settings_of
-from bench.cli.output import emit
-from bench.printing import echo
+from bench.cli.output import echo, emit
 
 
 def table(

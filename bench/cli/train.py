@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from bench.cli import options as opt
-from bench.cli.output import console_of, emit, log_to_stderr, table_of
-from bench.printing import echo
+from bench.cli.output import console_of, echo, emit, log_to_stderr, table_of
 
 
 def train(
