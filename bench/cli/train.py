@@ -104,7 +104,10 @@ def train(
         return
     log_to_stderr("bench.train", leads)
     resolved = opt.settings_of(config, device=device, dtype=dtype, seed=seed, offline=offline)
-    with opt.as_options(pipeline, assignments(set_ or []), own) as recipe:
+    from bench.evaluation.progress import saying_how_to_go_on
+
+    how = f"stopped; the same command continues what is stored under {out}"
+    with opt.as_options(pipeline, assignments(set_ or []), own) as recipe, saying_how_to_go_on(how):
         from bench.training.jobs import train_pipeline
 
         made = train_pipeline(

@@ -13,7 +13,6 @@ from bench.datasets.load import FILE, find_split, load_split
 from bench.datasets.readers.labels import load_labels, open_album, sources_of
 from bench.errors import DataError, UnknownName, UsageError
 from bench.evaluation.device import loading, make_deterministic, seed_everything
-from bench.evaluation.progress import saying_how_to_go_on
 from bench.fetching.sources import refuse_missing
 from bench.runs.shards import from_environment
 from bench.settings import Resolved, merged
@@ -111,8 +110,7 @@ def train_pipeline(
     if curriculum:
         sources = sources_of(split_name, labels, resolved, limit, album)
         select = registry.load(registry.CURRICULA, curriculum)
-        with saying_how_to_go_on(f"stopped; the same command continues after the last finished node ({nodes})"):
-            trained = select(job, sources, tasks, options, dry_run)
+        trained = select(job, sources, tasks, options, dry_run)
     else:
         for name, task in chosen_tasks(job, tasks, part).items():
             trained[name] = train(task) if isinstance(task, TrainTask) else task.run()
