@@ -15,17 +15,20 @@ layer. Parameter names are the official checkpoints' (section III-B of the paper
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bench.errors import WeightsError
 from bench.settings import Table
-from pipelines.layers import MLP, Encoder, xavier
+from pipelines.engine import joint_places, to_device
+from pipelines.layers import MLP, Encoder, Packed, xavier
 from pipelines.two_stage.clip.encoder import PAD
 
 POSITIONS = "clip.visual.positional_embedding"  # the one part of CLIP that is trained
@@ -50,6 +53,25 @@ OFFICIAL = {  # (vision width, patch) of a checkpoint -> the variant that `--mod
     (768, 32): ClipVGConfig(clip="ViT-B-32-quickgelu"),
     (1024, 14): ClipVGConfig(clip="ViT-L-14-quickgelu", taps=(0, 7, 15, 23), hidden=768),
 }
+
+
+class Packing(NamedTuple):
+    """Where the tokens of B sequences lie, without padding: [REG] | text | class token | patches each, T in all.
+
+    `image` (K,) are the rows of the images' 1 + P tokens each that are no padding; `source` (T,) counts [REG], then the
+    texts' tokens, then those K. `slots` (T,) are places in vl_pos_embed; the rest is `Packed`.
+    """
+
+    image: Tensor
+    source: Tensor
+    slots: Tensor
+    rows: Tensor
+    places: Tensor
+    kept: Tensor | None
+
+    def to(self, device: torch.device) -> Packing:
+        """Copy to a device; to a GPU without waiting for it."""
+        return Packing._make(None if part is None else to_device(part, device) for part in self)
 
 
 class ClipVG(nn.Module):
@@ -126,6 +148,16 @@ class ClipVG(nn.Module):
         out: Tensor = self.vl_transformer.encoder(sequence, self.vl_pos_embed(slots), ignored, only_first)
         return out
 
+    def fuse_packed(self, tokens: Tensor, packing: Packing, only_first: bool = False) -> Tensor:
+        """Fuse sequences of unlike length without padding, of text and image tokens (N, d) -> (T, d), or [REG] (B, d).
+
+        The tokens are those that the packing counts behind [REG].
+        """
+        sequences = torch.cat([self.reg_token.weight.to(tokens.dtype), tokens]).index_select(0, packing.source)
+        positions, packed = self.vl_pos_embed(packing.slots), Packed(packing.rows, packing.places, packing.kept)
+        out: Tensor = self.vl_transformer.encoder(sequences, positions, packed, only_first)
+        return out
+
     def box(self, register: Tensor) -> Tensor:
         """Compute boxes of [REG] tokens, (B, d) -> (B, 4) cxcywh in 0..1, in float32."""
         with torch.autocast(register.device.type, enabled=False):
@@ -140,6 +172,32 @@ class ClipVG(nn.Module):
         """List the slots of the class token and the patches, (1 + P,)."""
         first = 1 + self.context
         return torch.arange(first, first + 1 + self.side**2, device=self.reg_token.weight.device)
+
+
+def pack(
+    texts: Sequence[NDArray[np.int64]], patches: NDArray[np.bool_], owners: NDArray[np.int64], context: int
+) -> Packing:
+    """List where the tokens of B sequences lie, on the host.
+
+    `texts` has the slots of each one's tokens, `patches` (U, P) marks those that are kept of each image, and `owners`
+    (B,) names each sequence's image.
+    """
+    # 1. The table: [REG], the texts, and of each image the class token and the patches that are kept.
+    here = np.pad(patches, ((0, 0), (1, 0)), constant_values=True)
+    image = np.flatnonzero(here)
+    slots = np.concatenate([[0], *texts, image % here.shape[1] + 1 + context])
+    lengths = np.array([*map(len, texts), *here.sum(axis=1)])
+    # 2. Each sequence: [REG], its text, its image.
+    both = np.stack([np.arange(len(texts)), len(texts) + owners], axis=1)
+    index, beyond = joint_places(lengths, both)
+    index, kept = np.pad(index + 1, ((0, 0), (1, 0))), np.pad(~beyond, ((0, 0), (1, 0)), constant_values=True)
+    # 3. The sequences one after the other.
+    rows, flat = np.zeros_like(index), index[kept]
+    rows[kept] = np.arange(len(flat))
+    of = torch.from_numpy
+    return Packing(
+        of(image), of(flat), of(slots[flat]), of(rows), of(np.flatnonzero(kept)), None if kept.all() else of(kept)
+    )
 
 
 def check_clip(model: Any, name: str) -> None:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from bench.errors import SettingsError, WeightsError
 from bench.settings import parse_table, takes
 from bench.training.config import TrainConfig
 from bench.training.task import GrounderTask, ParameterGroup, TaskFactory, TrainingJob
 from clipvg.checkpoint import ClipSource, at_size, find, open_frozen, open_network, save_own, values_hash
-from clipvg.network import POSITIONS, ClipVG, ClipVGConfig, multi_level_features, text_features
+from clipvg.network import POSITIONS, ClipVG, ClipVGConfig, Packing, multi_level_features, pack, text_features
 from clipvg.pipeline import ClipVGOptions, ClipVGPipeline
 from pipelines import layers
 from pipelines.augmentation import Augment
-from pipelines.canvas import Canvas, Style, letterboxed, normalise_and_mask, stacked
+from pipelines.canvas import Canvas, Style, covered, kept_patches, letterboxed, masked_patches, normalised, stacked
 from pipelines.rows import CachedFeatures, RowBatch, Rows, collate, feature_caches, without_pixels
 from pipelines.two_stage.clip.encoder import PAD, ClipOptions, cut_note, open_clip, token_ids
 
@@ -63,6 +65,14 @@ class ClipVGTraining(TrainConfig):
     train_positions: bool = Field(True, description="CLIP's visual position embedding, as the official code does")
     cache_features: bool = Field(False, description="encode each image once: nothing may augment, nor train_positions")
     recompute: bool = Field(False, description="the image tower's activations in the backward pass: less memory")
+
+
+@dataclass(frozen=True, slots=True)
+class ClipVGBatch(RowBatch):
+    """Rows, and on the host the patches (U, P) that are kept of each image, and each row's image (B,)."""
+
+    patches: NDArray[np.bool_] = field(kw_only=True)
+    places: NDArray[np.int64] = field(kw_only=True)
 
 
 class ClipVGTask(GrounderTask):
@@ -122,6 +132,7 @@ class ClipVGTask(GrounderTask):
             without_pixels,
         )  # fmt: skip
         self.cached = CachedFeatures(rows, self.images)
+        self.patches = kept_patches(self.images.loaded, self.patch, self.style)
         return self.cached
 
     @property
@@ -132,37 +143,45 @@ class ClipVGTask(GrounderTask):
             return augment.model_copy(update={"crop": "safe"})
         return augment
 
-    def collate(self, samples: Sequence[Any]) -> RowBatch:
-        """Join rows into a batch."""
-        return self.cached.collate(samples) if self.config.cache_features else collate(samples)
+    def collate(self, samples: Sequence[Any]) -> ClipVGBatch:
+        """Join rows into a batch, with what the host needs to lay out their tokens."""
+        if self.config.cache_features:
+            batch = self.cached.collate(samples)
+            patches = self.patches[batch.images.numpy()]
+        else:
+            batch = collate(samples)
+            assert batch.edges is not None
+            padding = ~covered(batch.edges, batch.images.shape[1])
+            patches = ~masked_patches(padding, self.patch, self.style).numpy()
+        places = np.arange(len(samples)) if batch.owners is None else batch.owners.numpy()
+        return ClipVGBatch(batch.images, batch.edges, batch.targets, batch.texts, patches=patches, places=places)
 
-    def losses(self, batch: RowBatch, rng: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, batch: ClipVGBatch, rng: torch.Generator) -> dict[str, Tensor]:
         """Return L1 and 1 - GIoU of each row, (B,); and the boxes, cxcywh in 0..1 of the canvas."""
         # 1. Boxes of [REG], predicted.
-        fused, _ = self.fused(batch, only_first=True)
-        boxes = self.model.box(fused[:, 0])
+        register, _ = self.fused(batch, only_first=True)
+        boxes = self.model.box(register)
         # 2. Both terms, a row each.
         giou, _ = layers.giou(boxes, batch.targets)
         return {"l1": layers.l1(boxes, batch.targets), "giou": 1 - giou, "boxes": boxes, "targets": batch.targets}
 
-    def fused(self, batch: RowBatch, only_first: bool) -> tuple[Tensor, Tensor]:
-        """Return the V-L transformer's tokens (B, L, d), and which patches are padding (B, P)."""
+    def fused(self, batch: ClipVGBatch, only_first: bool) -> tuple[Tensor, Packing]:
+        """Return the V-L transformer's tokens (T, d), or [REG] alone (B, d), and where they lie; none is padding."""
         network = self.model
         # 1. Inputs, and the features of frozen towers: in float32, whatever the step computes in.
+        words, slots = zip(*self.texts(batch.texts), strict=True)
+        packing = pack([each.numpy() for each in slots], batch.patches, batch.places, network.context).to(self.device)
         with torch.autocast(self.device.type, enabled=False):
             if batch.edges is None:
-                features, masked = (table[batch.images] for table in self.images.tables)
+                features = self.images.tables[0][batch.images].float()
             else:
-                pixels, masked = normalise_and_mask(batch.images, batch.edges, self.patch, self.style)
-            words, padding = zip(*self.texts(batch.texts), strict=True)
-            text = pad_sequence(list(words), batch_first=True)  # (B, L, E)
-            ignored = pad_sequence(list(padding), batch_first=True, padding_value=True)
-        # 2. Both into the V-L transformer's space, and fused.
-        image = network.project(features.float()) if batch.edges is None else network.encode_image(pixels)
-        if batch.owners is not None:  # each image went through its tower once; every row takes its own
-            image, masked = image[batch.owners], masked[batch.owners]
-        text = network.text_proj(text.to(network.text_proj.weight.dtype))
-        return network.fuse(image, masked, text, ignored, only_first=only_first), masked
+                pixels = normalised(batch.images, covered(batch.edges, batch.images.shape[1]), self.style)
+        # 2. Both into the V-L transformer's space, each image once, padding left out; and fused.
+        if batch.edges is not None:
+            features = multi_level_features(network.clip.visual, pixels, network.config.taps, network.recompute)
+        image = network.project(features.flatten(0, 1).index_select(0, packing.image))
+        text = network.text_proj(torch.cat(words).to(network.text_proj.weight.dtype))
+        return network.fuse_packed(torch.cat([text, image.to(text.dtype)]), packing, only_first), packing
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return everything but CLIP, and of CLIP the visual position embedding."""
@@ -194,16 +213,18 @@ class ClipVGTask(GrounderTask):
         return {"texts_cut": self.cut}
 
     def _encode_texts(self, texts: list[str]) -> list[tuple[Tensor, Tensor]]:
-        """The tokens (L, E) of each text, and which of them are padding (L,)."""
-        ids = token_ids(self.tokenizer, texts).to(self.device)
-        lengths = [int((row != PAD).nonzero().max()) + 1 for row in ids]
-        features = text_features(self.model.clip, ids)
-        return [(tokens[:n].clone(), row[:n] == PAD) for tokens, row, n in zip(features, ids, lengths, strict=True)]
+        """The tokens (L, E) of each text without padding, and their slots (L,) on the host."""
+        ids = token_ids(self.tokenizer, texts)
+        features = text_features(self.model.clip, ids.to(self.device, non_blocking=True))
+        counts, places = (ids != PAD).sum(dim=1).tolist(), (ids != PAD).flatten().nonzero().flatten()
+        index = places.to(self.device, non_blocking=True)
+        tokens, slots = features.flatten(0, 1).index_select(0, index), 1 + places % ids.shape[1]
+        return list(zip(tokens.split(counts), slots.split(counts), strict=True))
 
-    def _encode_images(self, canvases: Sequence[Canvas]) -> tuple[Tensor, Tensor]:
-        """The features of the tapped blocks in float16 (N, 1 + P, W * taps), and the masked patches (N, P)."""
-        pixels, masked = stacked(canvases, self.patch, self.style, self.device)
-        return multi_level_features(self.model.clip.visual, pixels, self.model.config.taps).half(), masked
+    def _encode_images(self, canvases: Sequence[Canvas]) -> tuple[Tensor]:
+        """The features of the tapped blocks in float16 (N, 1 + P, W * taps)."""
+        pixels, _ = stacked(canvases, self.patch, self.style, self.device)
+        return (multi_level_features(self.model.clip.visual, pixels, self.model.config.taps).half(),)
 
 
 def start(config: ClipVGTraining, job: TrainingJob) -> tuple[ClipVG, ClipSource, Style]:

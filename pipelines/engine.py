@@ -180,12 +180,7 @@ class PairEngine(Engine, Generic[Image]):
         self, table: Rows, lengths: NDArray[np.int64], both: NDArray[np.int64]
     ) -> tuple[Rows, Tensor | None]:
         """Gather the sequences of pairs, (N, 2) numbers of a text and an image in the table, and their padding."""
-        starts = (lengths.cumsum() - lengths)[both]
-        text, image = lengths[both].T[..., None]  # (N, 1) each
-        place = np.arange((text + image).max())
-        index = np.where(place < text, starts[:, :1] + place, starts[:, 1:] + place - text)  # (N, L)
-        beyond = place >= text + image
-        index[beyond] = 0  # any row will do
+        index, beyond = joint_places(lengths, both)
         flat = self.to_device(torch.from_numpy(index.ravel()))
         rows = tuple(part.index_select(0, flat).unflatten(0, index.shape) for part in table)
         return rows, self.to_device(torch.from_numpy(beyond)) if beyond.any() else None
@@ -200,6 +195,20 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+
+
+def joint_places(lengths: NDArray[np.int64], both: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """List the rows of joint sequences (N, L) in a table of items one after the other, and which are beyond the end.
+
+    `lengths` are the items' rows; each sequence is of two items, (N, 2) numbers.
+    """
+    starts = (lengths.cumsum() - lengths)[both]
+    first, second = lengths[both].T[..., None]  # (N, 1) each
+    place = np.arange((first + second).max())
+    index = np.where(place < first, starts[:, :1] + place, starts[:, 1:] + place - first)
+    beyond = place >= first + second
+    index[beyond] = 0  # any row will do
+    return index, beyond
 
 
 def prepared_images(

@@ -8,10 +8,19 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class Packed(NamedTuple):
+    """Sequences of unlike length in one table (T, d), without padding: where each token of B times L places lies."""
+
+    rows: Tensor  # (B, L): the token's row in the table; any row where the sequence has ended
+    places: Tensor  # (T,): the place in B * L of each row
+    kept: Tensor | None  # (B, L), False where the sequence has ended; None where no one ends early
 
 
 class EncoderLayer(nn.Module):
@@ -27,10 +36,15 @@ class EncoderLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None, only_first: bool = False) -> Tensor:
-        """(B, L, d) twice and (B, L) -> (B, L, d); with `only_first` (B, 1, d), the output of the first token."""
-        key = x + position
-        query, residual = (key[:, :1], x[:, :1]) if only_first else (key, x)
+    def forward(self, x: Tensor, position: Tensor, padding: Tensor | Packed | None, only_first: bool = False) -> Tensor:
+        """(B, L, d) twice and (B, L) -> (B, L, d); with `only_first` (B, 1, d), the output of the first token.
+
+        Packed sequences are (T, d) twice -> (T, d), or (B, d).
+        """
+        key = query = x + position
+        residual = x
+        if only_first:
+            query, residual = first_tokens(key, padding), first_tokens(x, padding)
         y = self.norm1(residual + self.dropout(attend(self.self_attn, query, key, x, padding)))
         inner = self.linear2(self.dropout(F.relu(self.linear1(y))))
         out: Tensor = self.norm2(y + self.dropout(inner))
@@ -44,9 +58,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(hidden, heads, feedforward, dropout) for _ in range(depth))
 
-    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None, only_first: bool = False) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, padding: Tensor | Packed | None, only_first: bool = False) -> Tensor:
         """As a layer; with `only_first` the last layer computes the first token alone, the same numbers."""
-        if padding is not None:  # as the attention adds it to its scores, made once for all layers
+        if isinstance(padding, Tensor):  # as the attention adds it to its scores, made once for all layers
             padding = torch.zeros_like(padding, dtype=x.dtype).masked_fill_(padding, -torch.inf)
         for layer in self.layers[:-1]:
             x = layer(x, position, padding)
@@ -70,8 +84,17 @@ class MLP(nn.Module):
         return out
 
 
-def attend(attention: nn.MultiheadAttention, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None) -> Tensor:
+def first_tokens(x: Tensor, padding: Tensor | Packed | None) -> Tensor:
+    """Take the first token of each sequence, (B, L, d) -> (B, 1, d), or packed (T, d) -> (B, d)."""
+    return x.index_select(0, padding.rows[:, 0]) if isinstance(padding, Packed) else x[:, :1]
+
+
+def attend(
+    attention: nn.MultiheadAttention, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | Packed | None
+) -> Tensor:
     """Apply an attention without returning its weights, which lets torch take the fused kernel."""
+    if isinstance(padding, Packed):
+        return attend_packed(attention, q, k, v, padding)
     out: Tensor = attention(q, k, v, key_padding_mask=padding, need_weights=False)[0]
     return out
 
@@ -93,6 +116,34 @@ def sine_position(padding: Tensor, width: int) -> Tensor:
         return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-2)
 
     return torch.cat([along(1), along(2)], dim=-1)
+
+
+def attend_packed(attention: nn.MultiheadAttention, q: Tensor, k: Tensor, v: Tensor, packed: Packed) -> Tensor:
+    """Apply an attention to packed sequences, (T, d) each; `q` may be the first tokens alone, (B, d).
+
+    Only the products of queries and keys have padding; every matrix of the attention is applied to tokens alone.
+    """
+    shape, heads = packed.rows.shape, attention.num_heads
+    every = packed.rows.flatten()
+
+    def apart(x: Tensor) -> Tensor:
+        """(T, d) or (B, d) -> (B, heads, L or 1, d / heads)."""
+        x = x.index_select(0, every).unflatten(0, shape) if len(x) != shape[0] else x[:, None]
+        split: Tensor = x.unflatten(2, (heads, -1))
+        return split.transpose(1, 2)
+
+    # 1. Queries, keys and values of the tokens.
+    weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+    parts = (F.linear(x, weight, bias) for x, weight, bias in zip((q, k, v), weights, biases, strict=True))
+    # 2. Each sequence apart.
+    queries, keys, values = map(apart, parts)
+    mask = None if packed.kept is None else packed.kept[:, None, None]
+    dropout = attention.dropout if attention.training else 0.0
+    out = F.scaled_dot_product_attention(queries, keys, values, mask, dropout).transpose(1, 2).flatten(2).flatten(0, 1)
+    # 3. Back into the table.
+    out = out.index_select(0, packed.places) if len(q) != shape[0] else out
+    joined: Tensor = attention.out_proj(out)
+    return joined
 
 
 def xavier(module: nn.Module) -> None:

@@ -334,6 +334,21 @@ def trained(key):
     return key == "clip.visual.positional_embedding" or not key.startswith(("clip.", "image_", "text_enc", "visu_"))
 
 
+def trained_steps(w, sizes, batches, rate, decay):
+    """Take AdamW's step a batch of (pixels, masked, ids, target), without dropout -> each step's loss, the weights."""
+    w = {key: tensor.clone().requires_grad_() if trained(key) else tensor for key, tensor in w.items()}
+    adamw = torch.optim.AdamW([t for t in w.values() if t.requires_grad], lr=rate, weight_decay=decay, foreach=False)
+    out = []
+    for batch in batches:
+        boxes = torch.stack([forward(w, sizes, pixels, masked, ids) for pixels, masked, ids, _ in batch])
+        loss = sum(losses(boxes, torch.stack([target for *_, target in batch])))
+        adamw.zero_grad()
+        loss.backward()
+        adamw.step()
+        out.append(loss.item())
+    return out, {key: tensor.detach() for key, tensor in w.items() if tensor.requires_grad}
+
+
 def first_step(w, sizes, batch):
     """A batch of (pixels, masked, ids, target) -> the L1 term, the GIoU term, {key: gradient}; dropout is off."""
     w = {key: tensor.clone().requires_grad_() if trained(key) else tensor for key, tensor in w.items()}

@@ -12,10 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from bench.datasets.shapes import ShapesImages, make_scene
 from bench.errors import UsageError
 from bench.evaluation.validation import on_split
+from bench.training.config import batch_plan
+from bench.training.sampler import MicroBatches, StepSampler, micro_batches
+from bench.training.step import OptimisationStep
 from bench.training.task import TrainingJob
 from bench.training.trainer import Trainer, train
 from tools.benchmarks.kills import killed_at, training_outcome
@@ -67,6 +71,30 @@ def lines_of(folder):
     """The lines of training.jsonl of the one training under a folder."""
     (path,) = folder.glob("*.run/training.jsonl")
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class Stepping:
+    """A task and its steps; the rows of each as the trainer draws them, or as in evaluation."""
+
+    def __init__(self, task, augment=True):
+        self.task = task
+        self.data = MicroBatches(task, task.dataset(augment))
+        self.plan = batch_plan(task.config, 1)
+        self.sampler = StepSampler(len(self.data.dataset), self.plan.effective, 0)
+        self.steps = OptimisationStep(Accelerator(cpu=True), task, self.plan, self.sampler, 8, self.data.draw)
+
+    def batches(self, number=0):
+        micros = micro_batches(self.sampler, number, number + 1, self.plan.batch, 0, 1)
+        return [(micro, self.data.draw(micro)) for micro in micros]
+
+    def step(self, number=0, batches=None):
+        return self.steps.step(number, batches or self.batches(number))
+
+    def gradients(self):
+        return {name: p.grad.clone() for name, p in self.steps.trained.items()}
+
+    def weights(self):
+        return {name: p.detach().clone() for name, p in self.steps.trained.items()}
 
 
 def without_times(notes):

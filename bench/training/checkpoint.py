@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bench.errors import RunError, first_line
 from bench.runs.files import write_atomically
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass

@@ -2,12 +2,14 @@
 
 import copy
 
+import numpy as np
 import open_clip
 import plain_clipvg
 import pytest
 import torch
 
-from clipvg.network import OFFICIAL, PAD, POSITIONS, ClipVG, resized_positions, text_features
+from clipvg.network import OFFICIAL, PAD, POSITIONS, ClipVG, pack, resized_positions, text_features
+from pipelines.layers import Packed, attend
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +75,74 @@ def test_masked_tokens_may_be_left_out(small_network, small_batch):
     order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))
     mixed = torch.cat([slots[:1], slots[1:][keep][order]])[None]
     close(small_network.fuse_tokens(tokens[order][None], mixed, None, True)[0], whole[3:])
+
+
+def test_tokens_are_laid_out_without_padding():
+    rng = np.random.default_rng(0)
+    patches = rng.random((2, 16)) < 0.5
+    texts, owners = [np.array([1, 3, 4]), np.array([1, 2]), np.array([1, 2, 3, 5])], np.array([0, 1, 0])
+    out = pack(texts, patches, owners, 32)
+    table = [0, *np.concatenate(texts), *(out.image % 17 + 33)]
+    assert out.image.tolist() == [17 * n + slot for n in range(2) for slot in (0, *1 + np.flatnonzero(patches[n]))]
+    lengths = [1 + len(text) + 1 + patches[owner].sum() for text, owner in zip(texts, owners, strict=True)]
+    assert len(out.source) == len(out.slots) == sum(lengths) and out.rows.shape == (3, max(lengths))
+    assert out.kept.sum(dim=1).tolist() == lengths and torch.equal(out.kept.flatten().nonzero()[:, 0], out.places)
+    for row, (text, owner, length) in enumerate(zip(texts, owners, lengths, strict=True)):
+        here = out.rows[row, :length]
+        assert here.tolist() == [*range(sum(lengths[:row]), sum(lengths[: row + 1]))]
+        wanted = [0, *text, 33, *34 + np.flatnonzero(patches[owner])]
+        assert out.slots[here].tolist() == [table[index] for index in out.source[here]] == wanted
+        tokens = out.source[here][1 + len(text) :] - 10  # of the images' own
+        assert {int(out.image[token]) // 17 for token in tokens} == {owner}
+    assert pack(texts[:1] * 3, patches[[0, 0]], owners, 32).kept is None  # all of one length
+
+
+@pytest.mark.parametrize("alike", [False, True])
+@torch.enable_grad()
+def test_packed_sequences_are_the_padded_ones(alike, small_network, small_batch):
+    """Outputs and gradients; one image is shared by two texts."""
+    network = copy.deepcopy(small_network).requires_grad_(True)
+    masked, ids, owners = small_batch[1][[1, 2]], small_batch[2][[3, 1, 2]], torch.tensor([0, 1, 0])
+    if alike:
+        masked, ids = masked[:1].expand(2, -1), ids[:1].expand(3, -1)
+    generator = torch.Generator().manual_seed(1)
+    text = torch.randn(3, 32, 64, generator=generator, dtype=torch.float64, requires_grad=True)
+    image = torch.randn(2, 65, 64, generator=generator, dtype=torch.float64, requires_grad=True)
+    inputs = {"text": text, "image": image, "register": network.reg_token.weight, **dict(network.named_parameters())}
+
+    def gradients(boxes):
+        boxes.square().sum().backward()
+        out = {name: tensor.grad for name, tensor in inputs.items() if tensor.grad is not None}
+        for tensor in inputs.values():
+            tensor.grad = None
+        return out
+
+    padded = network.fuse(image[owners], masked[owners], text, ids == PAD, only_first=True)[:, 0]
+    wanted = gradients(padded)
+    packing = pack([1 + np.flatnonzero(row != PAD) for row in ids], ~masked.numpy(), owners.numpy(), 32)
+    assert (packing.kept is None) == alike
+    table = torch.cat([text[ids != PAD], image.flatten(0, 1)[packing.image]])
+    every, register = (network.fuse_packed(table, packing, only_first) for only_first in (False, True))
+    close(every[packing.rows[:, 0]], padded)
+    close(register, padded)
+    mine = gradients(register)
+    assert mine.keys() == wanted.keys() and len(mine) > 3 * 12
+    for name, gradient in mine.items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-9, atol=1e-11, msg=name)
+    assert min(float(wanted[name].abs().max()) for name in ("text", "image", "register")) > 1e-3
+
+
+def test_dropout_falls_on_packed_tokens_too(small_network):
+    attention = copy.deepcopy(small_network.vl_transformer.encoder.layers[0].self_attn).train()
+    x = torch.ones(3, 64, dtype=torch.float64)
+    packed = Packed(
+        torch.tensor([[0, 1], [2, 0]]), torch.tensor([0, 1, 2]), torch.tensor([[True, True], [True, False]])
+    )
+    attention.dropout = 0.5
+    draws = {float(attend(attention, x, x, x, packed).sum()) for _ in range(8)}
+    assert len(draws) > 1
+    attention.eval()
+    assert len({float(attend(attention, x, x, x, packed).sum()) for _ in range(2)}) == 1
 
 
 def test_a_text_run_to_its_end_gives_the_tokens_of_the_whole_context(small_network, small_batch):

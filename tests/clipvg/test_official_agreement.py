@@ -1,6 +1,7 @@
 """Preprocessing, answers and the first step of training, against the plain reference of the official code."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import plain_clipvg
@@ -8,13 +9,14 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from training_world import Stepping
 
 from bench.grounding import Expression, LoadedScene, Query, Scene
-from bench.training.gradient_check import gradient_check
+from bench.training.gradient_check import gradient_check, without_dropout
 from clipvg.network import POSITIONS
 from clipvg.pipeline import clipvg
 from clipvg.task import ClipVGTask
-from pipelines.canvas import Canvas, integer_box, letterboxed, stacked
+from pipelines.canvas import Canvas, covered, integer_box, letterboxed, normalised, stacked
 from pipelines.layers import giou, l1
 
 CPU = torch.device("cpu")
@@ -191,6 +193,58 @@ class Album:
 
     def load(self, scene):
         return next(each.image for each in SCENES if each.id == scene.id)
+
+
+class Losses(ClipVGTask):
+    """Keeps the mean loss of each step; its targets are of float64 too."""
+
+    def losses(self, batch, rng):
+        terms = super().losses(replace(batch, targets=batch.targets.double()), rng)
+        self.kept[-1] += (terms["l1"] + terms["giou"]).sum().item() / STEP
+        return terms
+
+
+STEP = 4  # rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", ["row", "image"])
+def test_twenty_steps_in_float64(group, official_file, make_job, small_table, small_sizes):
+    """Training drops all padding, of images and texts; the plain reference masks it, and computes every row alone."""
+    s, scenes = small_sizes, []
+    for number, scene in enumerate(SCENES[:4]):
+        height, width = scene.image.shape[:2]
+        box = (0.1 * width, 0.2 * height, 0.6 * width + 1, 0.5 * height + 1)
+        expressions = tuple(Expression(f"{number}:{n}", text, box) for n, text in enumerate(TEXTS))
+        scenes.append(Scene(scene.id, scene.id, width, height, expressions))
+    recipe = {
+        "start_from": str(official_file()), "network": {"image_size": s.image}, "group": group, "batch": 2,
+        "reference_batch": STEP, "epochs": 4, "schedule": "constant", "augment": {"crop": "off"},
+    }  # fmt: skip
+    task = Losses(make_job("clipvg", recipe, scenes=scenes, images=Album(), saves=False))
+    task.model.double()
+    without_dropout(task.model)
+    stepping = Stepping(task, augment=False)
+    task.kept, batches = [], []
+    for number in range(20):
+        task.kept.append(0.0)
+        rows = []
+        for _, batch in stepping.batches(number):
+            # Its own pixels and targets: only what the network makes of them is compared.
+            pixels = normalised(batch.images, covered(batch.edges, s.image), "official").double()
+            for text, owner, target in zip(batch.texts, batch.places, batch.targets.double(), strict=True):
+                masked = torch.from_numpy(~batch.patches[owner])
+                rows.append((pixels[owner], masked, plain_clipvg.token_ids(text, s.context), target))
+        batches.append(rows)
+        stepping.step(number)
+    w = {key: tensor.double() for key, tensor in small_table.items()}
+    wanted, weights = plain_clipvg.trained_steps(w, s, batches, task.config.learning_rate, task.config.weight_decay)
+    np.testing.assert_allclose(task.kept, wanted, rtol=5e-9)
+    assert max(wanted) - min(wanted) > 0.1 and any(masked.any() for rows in batches for _, masked, *_ in rows)
+    mine = dict(task.model.named_parameters())
+    for key in weights.keys() - {"visu_proj.weight", "visu_proj.bias"}:
+        torch.testing.assert_close(mine[key].detach(), weights[key], rtol=0, atol=1e-8, msg=key)
+        assert not torch.equal(weights[key], w[key]), key
 
 
 @pytest.mark.slow

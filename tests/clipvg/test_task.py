@@ -2,31 +2,19 @@
 
 import pytest
 import torch
-from training_world import lines_of, stopped_and_resumed
+from training_world import Stepping, lines_of, stopped_and_resumed
 
+import clipvg.task
 from bench.errors import SettingsError, UnknownName, UsageError, WeightsError
 from bench.grounding import LoadedScene
 from bench.training.gradient_check import gradient_check
 from bench.training.sampler import MicroBatch
 from bench.training.step import OptimisationStep
 from bench.training.trainer import train
-from clipvg.network import POSITIONS
-from clipvg.pipeline import clipvg
+from clipvg.network import POSITIONS, multi_level_features
+from clipvg.pipeline import clipvg as clipvg_pipeline
 from clipvg.task import ClipVGTask, ClipVGTraining
 from pipelines.weights import read_safetensors
-
-
-def stepping(task):
-    """The first step of a task, as the trainer takes it; the task's parameters by name."""
-    from accelerate import Accelerator
-
-    from bench.training.config import batch_plan
-    from bench.training.sampler import MicroBatches, StepSampler, micro_batches
-
-    plan, data = batch_plan(task.config, 1), MicroBatches(task, task.dataset())
-    sampler = StepSampler(len(data.dataset), plan.effective, 0)
-    steps = OptimisationStep(Accelerator(cpu=True), task, plan, sampler, 8, data.draw)
-    return steps, lambda: steps.step(0, [(m, data.draw(m)) for m in micro_batches(sampler, 0, 1, plan.batch, 0, 1)])
 
 
 @pytest.mark.slow
@@ -34,10 +22,10 @@ def stepping(task):
 def test_only_the_fusion_and_the_positions_are_trained(job, positions):
     task = ClipVGTask(job(train_positions=positions))
     before = {name: p.detach().clone() for name, p in task.model.named_parameters()}
-    steps, step = stepping(task)
-    values = step()
+    stepping = Stepping(task)
+    values = stepping.step()
     moved = {name for name, p in task.model.named_parameters() if not torch.equal(before[name], p)}
-    assert moved <= set(steps.trained) and (POSITIONS in moved) == positions
+    assert moved <= set(stepping.steps.trained) and (POSITIONS in moved) == positions
     assert not any(name.startswith("clip.") for name in moved - {POSITIONS})
     assert not task.model.clip.transformer.training and task.model.vl_transformer.training
     assert values["loss"] == pytest.approx(values["l1"] + values["giou"], rel=1e-6)
@@ -71,7 +59,7 @@ def test_it_learns_and_its_file_is_what_the_pipeline_opens(job, context):
     keys = read_safetensors(made.path)[0]
     assert not any(key.startswith("clip.") for key in keys if key != POSITIONS)
     loaded = [LoadedScene(s.id, mine.images.load(s), tuple(e.query for e in s.expressions)) for s in mine.validation]
-    pipeline = clipvg(context({"weights": str(made.path)}, dataset="shapes"))
+    pipeline = clipvg_pipeline(context({"weights": str(made.path)}, dataset="shapes"))
     answers = pipeline.ground(loaded)
     assert pipeline.style == "clean" and len(answers) == 6 and all(a.box is not None for a in answers)
     clip = {"model": "tiny-clip", "pretrained": ""}
@@ -129,19 +117,21 @@ def test_an_image_goes_through_its_tower_once_a_step_with_the_same_loss_and_grad
     for group in ("row", "image"):
         task = ClipVGTask(job(group=group, batch=32, reference_batch=32, **plain))
         images = []
-        encode = task.model.encode_image
         monkeypatch.setattr(
-            task.model, "encode_image", lambda pixels, e=encode, n=images: n.append(len(pixels)) or e(pixels)
+            clipvg.task,
+            "multi_level_features",
+            lambda visual, pixels, *rest, n=images: (
+                n.append(len(pixels)) or multi_level_features(visual, pixels, *rest)
+            ),
         )
-        steps, step = stepping(task)
-        data, rows = steps.draw.__self__, tuple(range(len(task.dataset())))
-        batch = data.draw(MicroBatch(0, 0, rows, len(rows), True, True))
+        stepping, rows = Stepping(task), tuple(range(len(task.dataset())))
+        batch = stepping.data.draw(MicroBatch(0, 0, rows, len(rows), True, True))
         terms = task.losses(batch, torch.Generator())
         task.model.zero_grad()
         (terms["l1"] + terms["giou"]).sum().backward()
-        grads = {name: p.grad.clone() for name, p in steps.trained.items()}
+        grads = {name: p.grad.clone() for name, p in stepping.steps.trained.items()}
         results[group] = (images, terms, grads)
-        values = step()
+        values = stepping.step()
         assert values["loss"] == pytest.approx(values["l1"] + values["giou"], rel=1e-6)
     (each, alone, one), (once, together, other) = results["row"], results["image"]
     assert each[0] == 25 and once[0] == 4
@@ -160,4 +150,4 @@ def test_grouped_by_image_it_resumes_bit_for_bit(job):
 
 def test_features_that_are_cached_are_not_grouped(job):
     with pytest.raises(UsageError, match="cache_features encodes each image once as it is; leave group out"):
-        stepping(ClipVGTask(job(group="image", cache_features=True, train_positions=False, augment={})))
+        Stepping(ClipVGTask(job(group="image", cache_features=True, train_positions=False, augment={})))

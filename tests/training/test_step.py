@@ -6,39 +6,13 @@ import re
 
 import pytest
 import torch
-from accelerate import Accelerator
 from small_grounder import SmallTask
+from training_world import Stepping
 
 from bench.errors import DeviceError
-from bench.training.config import batch_plan
 from bench.training.gradient_check import gradient_check
-from bench.training.sampler import MicroBatches, StepSampler, micro_batches
-from bench.training.step import NotFiniteError, OptimisationStep, frozen_modules, spread
+from bench.training.step import NotFiniteError, frozen_modules, spread
 from bench.training.task import ParameterGroup
-
-
-class Stepping:
-    """A task and its steps."""
-
-    def __init__(self, task):
-        self.task = task
-        self.data = MicroBatches(task, task.dataset())
-        self.plan = batch_plan(task.config, 1)
-        self.sampler = StepSampler(len(self.data.dataset), self.plan.effective, 0)
-        self.steps = OptimisationStep(Accelerator(cpu=True), task, self.plan, self.sampler, 8, self.data.draw)
-
-    def batches(self, number=0):
-        micros = micro_batches(self.sampler, number, number + 1, self.plan.batch, 0, 1)
-        return [(micro, self.data.draw(micro)) for micro in micros]
-
-    def step(self, number=0, batches=None):
-        return self.steps.step(number, batches or self.batches(number))
-
-    def gradients(self):
-        return {name: p.grad.clone() for name, p in self.steps.trained.items()}
-
-    def weights(self):
-        return {name: p.detach().clone() for name, p in self.steps.trained.items()}
 
 
 @pytest.fixture

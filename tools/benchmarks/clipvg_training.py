@@ -2,12 +2,14 @@
 
     python -m tools.benchmarks.clipvg_training [--arch ViT-B-16-quickgelu] [--batch 64] [--steps 20] [--workers 8]
     python -m tools.benchmarks.clipvg_training --group image     # an image's rows together: its tower runs once a step
-    python -m tools.benchmarks.clipvg_training --compare         # CPU seconds a step of both, in turns
+    python -m tools.benchmarks.clipvg_training --compare         # CPU seconds a step, in turns with a plain one
     python -m tools.benchmarks.clipvg_training --tiny            # on a CPU, in seconds
 
 The loop is the trainer's own: the paper's recipe, its augmentation in worker processes, every step an optimiser's step.
 Images have RefCOCO's sizes and its seven expressions each; their JPEGs lie in memory, and the workers decode them
 (`--decoded`: nobody has to). Neither validation nor step files are part of the time.
+
+The plain step of `--compare` computes the padding of images and texts too, and masks it: what the training did before.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
 
 import clipvg.task
 from bench.datasets.images import decode
@@ -36,6 +39,7 @@ from bench.grounding import Expression, ImageArray, Scene
 from bench.training.sampler import micro_batches
 from bench.training.task import TrainingJob
 from bench.training.trainer import Trainer, launch
+from pipelines.canvas import normalise_and_mask
 from pipelines.two_stage.clip.encoder import empty_model
 from tools.benchmarks.shared import SIZES, make_context, synchronise
 
@@ -97,7 +101,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--decoded", action="store_true", help="images are in memory as pixels")
     parser.add_argument("--group", choices=("row", "image"), default="row")
-    parser.add_argument("--compare", action="store_true", help="groups of both kinds in turns, on one thread")
+    parser.add_argument("--compare", action="store_true", help="steps of all kinds in turns, on one thread")
     parser.add_argument("--recompute", action="store_true")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--device", default="auto")
@@ -135,42 +139,71 @@ def main() -> None:
     print(f"peak {'GPU' if gpu else 'process'} memory {peak / 2**30:.2f} GiB; {trained:,} parameters are trained")
 
 
+class PaddedTask(clipvg.task.ClipVGTask):
+    """Every row as long as the longest: padding is computed, and ignored."""
+
+    def fused(self, batch: Any, only_first: bool) -> Any:
+        network = self.model
+        words, _ = zip(*self.texts(batch.texts), strict=True)
+        pixels, masked = normalise_and_mask(batch.images, batch.edges, self.patch, self.style)
+        image, owners = network.encode_image(pixels), torch.from_numpy(batch.places).to(self.device)
+        text = network.text_proj(pad_sequence(list(words), batch_first=True))
+        ends = torch.tensor([len(each) for each in words], device=self.device)
+        padding = torch.arange(text.shape[1], device=self.device) >= ends[:, None]
+        return network.fuse(image[owners], masked[owners], text, padding, only_first=True)[:, 0], None
+
+
+KINDS: dict[str, tuple[type[clipvg.task.ClipVGTask], str]] = {
+    "plain, any order": (PaddedTask, "row"),
+    "any order": (clipvg.task.ClipVGTask, "row"),
+    "plain, image by image": (PaddedTask, "image"),
+    "image by image": (clipvg.task.ClipVGTask, "image"),
+}
+
+
 def compare(table: dict[str, Any], options: argparse.Namespace) -> None:
-    """Take the steps of both groups in turns, in this process; print the ratio of CPU seconds, with and without data.
+    """Take the steps of all kinds in turns, in this process; print ratios of CPU seconds, with and without data.
 
     Rows are drawn in this process too, so that the time of drawing counts.
     """
     torch.set_num_threads(1)
-    seconds: dict[str, list[tuple[float, float]]] = {"row": [], "image": []}
+    seconds: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
         training = {
-            group: prepared(table | {"group": group, "workers": 0}, options, Path(folder) / group) for group in seconds
+            kind: prepared(table | {"group": group, "workers": 0}, options, Path(folder) / kind, task)
+            for kind, (task, group) in KINDS.items()
         }
         for number in range(options.warm_up + options.steps):
-            for group, each in training.items():
+            for kind, each in training.items():
                 began = time.process_time()
                 micros = micro_batches(each.sampler, number, number + 1, each.plan.batch, 0, 1)
                 batches = [(micro, each.data.draw(micro)) for micro in micros]
                 drawn = time.process_time()
                 each.step.step(number, batches)
-                seconds[group].append((time.process_time() - began, time.process_time() - drawn))
-    rows, images = ([*each[options.warm_up :]] for each in seconds.values())
+                seconds[kind].append((time.process_time() - began, time.process_time() - drawn))
+    print(f"{options.arch}, {training['any order'].plan}, {options.steps} steps of each kind on one thread")
     for what, part in (("with data", 0), ("the step alone", 1)):
-        ratios = [a[part] / b[part] for a, b in zip(rows, images, strict=True)]
-        middle = statistics.median(a[part] for a in rows)
-        print(
-            f"{options.arch}, {training['row'].plan}, {what}: {middle:.2f} CPU s a step in any order, image by image "
-            f"{statistics.median(ratios):.2f} times as fast [{min(ratios):.2f}, {max(ratios):.2f}], {len(rows)} steps"
-        )
+        spent = {kind: [each[part] for each in times[options.warm_up :]] for kind, times in seconds.items()}
+        plain = spent["plain, any order"]
+        print(f"{what}: plain, any order {statistics.median(plain):.2f} CPU s a step")
+        for one, other in itertools.combinations(KINDS, 2):
+            ratios = [a / b for a, b in zip(spent[one], spent[other], strict=True)]
+            middle, least, most = statistics.median(ratios), min(ratios), max(ratios)
+            print(f"  {other}: {middle:.2f} times as fast as {one} [{least:.2f}, {most:.2f}]")
 
 
-def prepared(table: dict[str, Any], options: argparse.Namespace, folder: Path) -> Trainer:
+def prepared(
+    table: dict[str, Any],
+    options: argparse.Namespace,
+    folder: Path,
+    kind: type[clipvg.task.ClipVGTask] = clipvg.task.ClipVGTask,
+) -> Trainer:
     scenes = made(options.images)
     images = InMemory(scenes, options.decoded)
     context = make_context(folder, resolve_device(options.device))
     validate = on_split(scenes[:1], images)
     job = TrainingJob(scenes, images, scenes[:1], images, table, folder, context, validate, fingerprint="-")
-    task = clipvg.task.ClipVGTask(job)
+    task = kind(job)
     return Trainer(task, launch(job, task.config, folder), folder)
 
 

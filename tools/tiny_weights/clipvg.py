@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from bench.training.task import TaskFactory, TrainingJob
-from clipvg.network import ClipVG, multi_level_features
-from clipvg.task import ClipVGTask, ClipVGTraining
+from clipvg.network import ClipVG, Packing, multi_level_features
+from clipvg.task import ClipVGBatch, ClipVGTask, ClipVGTraining
 from pipelines import layers as loss
 from pipelines.canvas import normalise_and_mask
-from pipelines.rows import RowBatch, Rows, collate
+from pipelines.rows import Rows, collate
 
 CALIBRATION = 64  # rows that set the scale of the start
 KEPT = 0.3  # share of the random weights that stays where CLIP's are added
@@ -51,17 +51,28 @@ class TinyClipVGTask(ClipVGTask):
         if self.config.start == "clip" and not self.config.start_from:
             self._start_in_clip_space()
 
-    def losses(self, batch: RowBatch, rng: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, batch: ClipVGBatch, rng: torch.Generator) -> dict[str, Tensor]:
         """Return the losses of ClipVGTask, and the auxiliary one, (B,)."""
         if not self.config.auxiliary:
             return super().losses(batch, rng)
-        fused, masked = self.fused(batch, only_first=False)
-        register, patches = fused[:, 0], fused[:, -masked.shape[1] :]
+        fused, packing = self.fused(batch, only_first=False)
+        register = fused[packing.rows[:, 0]]
+        patches, masked = self._patches(fused, packing)
         boxes = self.model.box(register)
         terms = {"l1": loss.l1(boxes, batch.targets), "giou": 1 - loss.giou(boxes, batch.targets)[0]}
         auxiliary = patch_loss(register, patches, masked, batch.targets)
         auxiliary = auxiliary + self._patch_boxes(patches, masked, batch.targets)
         return {**terms, "auxiliary": auxiliary, "boxes": boxes, "targets": batch.targets}
+
+    def _patches(self, fused: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
+        """The tokens (B, P, d) of all patches, 0 where they are masked, and which of them are (B, P)."""
+        network, (rows, length) = self.model, packing.rows.shape
+        place = packing.slots - (2 + network.context)
+        kept = place >= 0
+        index = (packing.places // length * network.side**2 + place)[kept]
+        patches = fused.new_zeros(rows * network.side**2, fused.shape[1]).index_copy(0, index, fused[kept])
+        masked = torch.ones(len(patches), dtype=torch.bool, device=fused.device).index_fill(0, index, False)
+        return patches.unflatten(0, (rows, -1)), masked.unflatten(0, (rows, -1))
 
     def _patch_boxes(self, patches: Tensor, masked: Tensor, targets: Tensor) -> Tensor:
         """The loss (B,) of the box head on every patch of the target: each is to give the target's box, as [REG] is."""
@@ -76,7 +87,8 @@ class TinyClipVGTask(ClipVGTask):
         """Measure features of some rows, drawn as in evaluation, and start from their scale."""
         size = self.model.config.image_size
         rows = Rows(self.job, size, self.style, None)
-        batch = collate([rows.sample(0, row) for row in range(0, len(rows), -(-len(rows) // CALIBRATION))])
+        drawn = [rows.sample(0, row) for row in range(0, len(rows), -(-len(rows) // CALIBRATION))]
+        batch = collate(drawn)
         batch = batch.to(self.device)
         assert batch.edges is not None
         pixels, _ = normalise_and_mask(batch.images, batch.edges, self.patch, self.style)
