@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bench.boxes import iou_elementwise
 from bench.errors import DataError
 from bench.evaluation.protocols import Protocol
-from bench.evaluation.strata import strata
+from bench.evaluation.strata import split_strata
 from bench.grounding import Box, Expression, Prediction, Scene
 from bench.runs.outcomes import write_outcomes
 from bench.runs.predictions import SceneAnswers
@@ -57,8 +57,7 @@ class Outcomes:
     @cached_property
     def labels(self) -> list[dict[str, str]]:
         """Return the strata of each expression, cut -> label."""
-        places = self.image.tolist()
-        return [strata(e, self.scenes[place]) for e, place in zip(self.expressions, places, strict=True)]
+        return split_strata(self.expressions, self.scenes, self.image.tolist())
 
 
 def outcomes(scenes: Sequence[Scene], answers: Iterable[SceneAnswers], protocol: Protocol) -> Outcomes:

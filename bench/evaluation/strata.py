@@ -7,6 +7,7 @@
                     encoders resize the image, so 32 pixels mean little
     people          whether a person is referred to: by category where it is known, else whether the words name one
     same category   objects of the referent's class in the image, the referent included: 1, 2, 3, 4+, where known
+    position prior  whether the referent lies where targets of its noun usually lie on other images (position_prior.py)
 
 An expression has no label where a cut does not apply to it, so the rows of a cut need not add up to the split.
 """
@@ -15,8 +16,9 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from bench.evaluation.position_prior import agreement
 from bench.grounding import Expression, Scene
 
 WORD = re.compile(r"\w+")  # any script's letters and digits
@@ -41,12 +43,24 @@ ORDER = {
     "box area": ("<1%", "1-5%", "5-20%", ">=20%"),
     "people": ("yes", "no"),
     "same category": ("1", "2", "3", "4+"),
+    "position prior": ("agrees", "disagrees"),
 }
 MOST_KINDS = 40  # a file whose every expression has a kind of its own gets no table of ten thousand rows
 
 
+def split_strata(
+    expressions: Sequence[Expression], scenes: Sequence[Scene], places: Sequence[int]
+) -> list[dict[str, str]]:
+    """Label each expression of a split in each cut that applies to it; `places` are the positions of their scenes."""
+    labels = [strata(e, scenes[place]) for e, place in zip(expressions, places, strict=True)]
+    for each, agrees in zip(labels, agreement(expressions, scenes, places), strict=True):
+        if agrees is not None:
+            each["position prior"] = agrees
+    return labels
+
+
 def strata(expression: Expression, scene: Scene) -> dict[str, str]:
-    """Label an expression in each cut that applies to it, cut -> label."""
+    """Label an expression in each cut that it alone decides, cut -> label."""
     words = set(WORD.findall(expression.text.casefold()))
     labels = {"length": length_label(expression.text), "spatial words": "yes" if words & SPATIAL else "no"}
     if expression.kind:

@@ -1,7 +1,8 @@
 """Baselines: the score that a grounder must beat.
 
-Without language: the whole image, the centre box, the best fixed box of the train split, the largest proposal, a random
-proposal. Without pixels but for a detector's labels: the proposal whose class name stands in the expression.
+Without language: the whole image, the centre box, the best fixed box of the train split (of all, or of each noun), the
+largest proposal, a random proposal. Without pixels but for a detector's labels: the proposal whose class name stands in
+the expression.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from bench.boxes import box_area_xyxy
 from bench.errors import DataError
+from bench.evaluation.position_prior import FEWEST, noun
 from bench.grounding import Box, LoadedScene, PipelineCard, PipelineContext, Prediction, Query
 from bench.hashing import spelled_out
 from bench.settings import Table, takes
@@ -60,8 +63,9 @@ class FixedOptions(Table):
     """[pipelines.fixed-box]."""
 
     train: str = Field("", description="the split it is chosen on, file:PATH.jsonl too; empty = the data set's train")
+    per: Literal["split", "noun"] = Field("split", description="one box, or one for each noun of the expressions")
     grid: int = Field(24, ge=2, description="candidate edges along each side")
-    sample: int = Field(4000, ge=1, description="train expressions the box is fitted to")
+    sample: int = Field(4000, ge=1, description="train expressions a box is fitted to")
 
 
 class ProposalOptions(Table):
@@ -76,7 +80,7 @@ class ProposalOptions(Table):
 def whole_image(context: PipelineContext) -> Baseline:
     """Open whole-image: the image's own edges."""
     parse_options(Table, context)
-    return _placed(context, "the whole image, whatever the expression", WHOLE)
+    return _placed(context, "the whole image, whatever the expression", lambda query: WHOLE)
 
 
 @takes(CentreOptions)
@@ -84,29 +88,42 @@ def centre_box(context: PipelineContext) -> Baseline:
     """Open centre-box: a box in the middle."""
     share = parse_options(CentreOptions, context).share
     low, high = 0.5 - share / 2, 0.5 + share / 2
-    return _placed(context, f"a box in the middle, {share:.0%} of each side", (low, low, high, high))
+    return _placed(context, f"a box in the middle, {share:.0%} of each side", lambda query: (low, low, high, high))
 
 
 @takes(FixedOptions)
 def fixed_box(context: PipelineContext) -> Baseline:
-    """Open fixed-box: the box, in shares of the image's sides, with the best score on the train split."""
+    """Open fixed-box: the box, in shares of the image's sides, with the best score on the train split.
+
+    With `per = "noun"` an expression whose noun comes at least FEWEST times in the train split gets the best box of
+    that noun: the accuracy of the position prior (bench/evaluation/position_prior.py).
+    """
     options = parse_options(FixedOptions, context)
     scenes = context.train_scenes(options.train) if options.train else context.train_scenes()
-    shares = [
-        np.asarray(e.box) / [scene.width, scene.height, scene.width, scene.height]
-        for scene in scenes
-        if scene.width and scene.height
-        for e in scene.expressions
-    ][: options.sample]
-    if scenes and not shares:
+    shares: dict[str, list[NDArray[np.float64]]] = {"": []}  # by noun; "" has all
+    for scene in scenes:
+        for e in scene.expressions if scene.width and scene.height else ():
+            box: NDArray[np.float64] = np.asarray(e.box) / np.array((scene.width, scene.height) * 2, np.float64)
+            shares[""].append(box)
+            if options.per == "noun":
+                shares.setdefault(noun(e.text), []).append(box)
+    if scenes and not shares[""]:
         raise DataError(
             f"{context.name}: none of the {len(scenes):,} train images has a size; add width and height to the rows of "
             "the file, or prepare the split from a source that has them"
         )
-    best = best_fixed_box(np.stack(shares), options.grid) if shares else (0.25, 0.25, 0.75, 0.75)
-    baseline = _placed(context, "the best single box of the train split: " + ", ".join(f"{v:.2f}" for v in best), best)
+    best = {
+        name: best_fixed_box(np.stack(boxes[: options.sample]), options.grid)
+        for name, boxes in shares.items()
+        if len(boxes) >= (FEWEST if name else 1)
+    } or {"": (0.25, 0.25, 0.75, 0.75)}
+    of_all = best[""]
+    summary = "the best single box of the train split: " + ", ".join(f"{v:.2f}" for v in of_all)
+    if options.per == "noun":
+        summary = f"the best box of the train split for the expression's noun ({len(best) - 1:,} nouns)"
+    baseline = _placed(context, summary, lambda query: best.get(noun(query.text), of_all) if len(best) > 1 else of_all)
     # The train split's own boxes chose it.
-    baseline.card = replace(baseline.card, supervision="full" if shares else "none")
+    baseline.card = replace(baseline.card, supervision="full" if shares[""] else "none")
     return baseline
 
 
@@ -186,14 +203,14 @@ def open_named(table: Mapping[str, Any], context: PipelineContext) -> Proposer:
     return open_proposer({"whole_image": False, **table}, f"bench.toml [pipelines.{context.name}.proposer]", context)
 
 
-def _placed(context: PipelineContext, summary: str, shares: Box) -> Baseline:
-    """Make a baseline, without weights, that answers every query with one box in shares of the image's sides."""
+def _placed(context: PipelineContext, summary: str, shares: Callable[[Query], Box]) -> Baseline:
+    """Make a baseline, without weights, that answers a query with a box in shares of the image's sides."""
     card = PipelineCard(
         context.name, summary, trained_on="nothing", saw_test_images="no", parameters=0, supervision="none"
     )
 
     def predict(batch: Sequence[LoadedScene], _: Sequence[Proposals]) -> list[Prediction]:
-        return [Prediction(query.id, _relative(scene, shares)) for scene in batch for query in scene.queries]
+        return [Prediction(query.id, _relative(scene, shares(query))) for scene in batch for query in scene.queries]
 
     return Baseline(card, predict)
 

@@ -17,7 +17,7 @@ import numpy as np
 from bench.errors import RunError
 from bench.evaluation.outcomes import Outcomes, outcomes
 from bench.evaluation.protocols import protocol
-from bench.evaluation.strata import in_order, strata
+from bench.evaluation.strata import in_order
 from bench.grounding import Box, Scene
 from bench.reporting.report.selection import ReportRun
 from bench.reporting.report.thumbnails import Thumbnail
@@ -57,8 +57,8 @@ def columns(scenes: Sequence[Scene], small: Sequence[Thumbnail], runs: Sequence[
     expressions = first.expressions[:n]
     image_of = first.image[:n].tolist()
     labels = [
-        strata(e, scenes[p]) | ({"category": e.category} if e.category else {})
-        for e, p in zip(expressions, image_of, strict=True)
+        each | ({"category": e.category} if e.category else {})
+        for e, each in zip(expressions, first.labels[:n], strict=True)
     ]
     sizes = [_size(scene, thumbnail, runs) for scene, thumbnail in zip(scenes, small, strict=True)]
     limits = [sizes[place] for place in image_of]

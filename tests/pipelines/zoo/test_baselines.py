@@ -7,7 +7,7 @@ import pytest
 
 from bench.errors import DataError, SettingsError, UsageError
 from bench.evaluation.opening import open_pipeline
-from bench.grounding import LoadedScene, Query
+from bench.grounding import Expression, LoadedScene, Query, Scene
 from bench.settings import load_settings
 from pipelines.two_stage.proposers.proposals import Proposals
 from pipelines.zoo import baselines
@@ -50,6 +50,25 @@ def test_the_fixed_box_is_the_best_of_the_train_split():
     low = np.array([0.25, 0.5]) + np.random.default_rng(0).uniform(-0.02, 0.02, (50, 2))
     best = baselines.best_fixed_box(np.concatenate([low, low + 0.25], axis=1), 8)
     assert best == pytest.approx((0.25, 0.5, 0.5, 0.75))
+
+
+def test_a_noun_that_comes_often_has_a_fixed_box_of_its_own(context):
+    def scene(text, x):
+        return Scene("s", "s.jpg", 100, 100, (Expression(text, text, (x, 0, x + 50, 100)),))
+
+    train = [scene("a dog", 0)] * 5 + [scene("a cat", 50)] * 6 + [scene("a cow", 0)] * 4
+    options = {"per": "noun", "grid": 4}
+    made = baselines.fixed_box(context("fixed-box", options=options, train_scenes=lambda *_: train))
+    queries = tuple(Query(text, text) for text in ("dog on a mat", "cats and the cat", "the cat", "cow"))
+    boxes = [p.box for p in made.ground([LoadedScene("s", SCENE.image, queries)])]
+    left, right, whole = (0, 0, 100, 100), (100, 0, 200, 100), (0, 0, 200, 100)
+    assert boxes == [
+        left,
+        whole,
+        right,
+        whole,
+    ]  # "cats" and "cow" are rare: the box of all, which halves of images reach
+    assert "2 nouns" in made.card.summary and made.card.supervision == "full"
 
 
 def test_chosen_proposals(context, propose):
