@@ -16,7 +16,8 @@ BenchError                exit code
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import islice
 
 
 class BenchError(Exception):
@@ -103,3 +104,32 @@ def first_line(error: BaseException) -> str:
     except Exception:  # other people's class may fail here too
         message = ""
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def short(value: object, depth: int = 2) -> str:
+    """Write a value of a file for a message, in at most 100 letters; the time does not grow with the value.
+
+    Not reprlib: it sorts whole dicts, and writes numbers and foreign objects whole.
+    """
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a number of {value.bit_length():,} bits"
+    if value is None or isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, (str, bytes)):
+        return repr(value) if len(value) <= 60 else f"{value[:60]!r}..."
+    brackets = next((b for kind, b in BRACKETS.items() if isinstance(value, kind)), None)
+    if brackets is None or not isinstance(value, Iterable):
+        return f"a value of type {type(value).__name__}"
+    if depth == 0 and value:
+        return f"{brackets[0]}...{brackets[1]}"
+    parts = [
+        f"{short(each, depth - 1)}: {short(value[each], depth - 1)}"
+        if isinstance(value, Mapping)
+        else short(each, depth - 1)
+        for each in islice(value, 5)
+    ]
+    text = ", ".join(parts[:4]) + (", ..." if len(parts) > 4 else "")
+    return brackets[0] + (text if len(text) <= 98 else f"{text[:95]}...") + brackets[1]
+
+
+BRACKETS = {list: "[]", tuple: "()", set: "{}", frozenset: "{}", dict: "{}"}

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bench.errors import WeightsError, first_line
+from bench.datasets.torch_files import load_torch
+from bench.errors import WeightsError
 from bench.fetching import network, sources
 from bench.fetching.fetch import download
 from bench.grounding import PipelineContext
 from bench.hashing import find_file
+from bench.inputs import check_file
 from bench.runs.files import make_folder, write_atomically
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Module = TypeVar("Module", bound="nn.Module")
 LISTED = 6  # keys of each kind in a diff
 MANY_ROWS = 4096  # of a table that may be kept sparse
+MOST_RESTORED = 1 << 25  # numbers of such a table, however few rows of it are stored
 
 
 def looks_like_path(name: str) -> bool:
@@ -73,13 +75,14 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a .safetensors file: its tensors, float32, and its metadata, JSON decoded. Raises WeightsError."""
     from safetensors import SafetensorError, safe_open
 
+    check_file(path, "weights_mb", WeightsError)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = {key: _decoded(value) for key, value in (file.metadata() or {}).items()}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a complete .safetensors file ({error})") from None
-    return _dense({k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}), metadata
+    return _dense({k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}, path), metadata
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -100,13 +103,7 @@ def read_checkpoint(path: Path) -> Any:
     The file is mapped where it can be, so that unused parts, such as an optimiser's state, are never read. Nothing in
     it is executed. Raises WeightsError.
     """
-    import torch
-
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # weights_only raises several kinds for broken and for hostile files
-        raise WeightsError(f"{path}: cannot be read as plain weights ({first_line(error)})") from None
+    return load_torch(path, [argparse.Namespace], "weights_mb", WeightsError, mapped=True)
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -159,11 +156,20 @@ def _sparse(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def _dense(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Restore the tables that `_sparse` took apart."""
+def _dense(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Restore the tables that `_sparse` took apart. Raises WeightsError for parts that are of no such table."""
     out = dict(tensors)
     for key in [k.removesuffix(".rows") for k in tensors if k.endswith(".rows")]:
-        rows, values, length = (out.pop(f"{key}.{part}") for part in ("rows", "values", "length"))
+        rows, values, length = (out.pop(f"{key}.{part}", None) for part in ("rows", "values", "length"))
+        if rows is None or values is None or length is None:
+            raise WeightsError(f"{path}: {key}.rows stands without {key}.values or {key}.length; fetch the file again")
+        fits = rows.ndim == 1 and values.ndim == 2 and len(values) == len(rows) and length.numel() == 1
+        fits &= not any(part.is_floating_point() or part.is_complex() for part in (rows, length))
+        if not fits or bool(((rows < 0) | (rows >= length)).any()):
+            raise WeightsError(f"{path}: {key}.rows, {key}.values and {key}.length do not fit; fetch the file again")
+        most = MOST_RESTORED + 16 * values.numel()
+        if not 0 <= int(length) * max(values.shape[1], 1) <= most:
+            raise WeightsError(f"{path}: {key} claims {int(length):,} rows, more than a file of its size can hold")
         out[key] = values.new_zeros(int(length), values.shape[1])
         out[key][rows.long()] = values
     return out
@@ -207,5 +213,5 @@ def _listed(what: str, keys: list[str]) -> str:
 def _decoded(value: str) -> Any:
     try:
         return json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return value

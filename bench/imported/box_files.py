@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.errors import DataError
+from bench.datasets.readers.rows import is_number
+from bench.errors import DataError, short
 from bench.grounding import Box
+from bench.inputs import load_text, parsed_json
 
 PREDICTED = ("pred_bbox", "pred_box")  # says that it is not the ground truth, so it wins over a plain "bbox" beside it
 PLAIN = ("box_xyxy", "box", "bbox")
@@ -49,13 +51,7 @@ def read_boxes(path: Path, xywh: bool = False, prefer: Literal["id", "row"] = "i
     object that has both an id and a row. Raises DataError naming the file, the key or line, the value and what was
     expected.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        what = f"{error.reason} at byte {error.start}"
-        raise DataError(f"{path}: not UTF-8 text ({what}); expected JSON or JSONL") from None
+    text = load_text(path)
     doubled: list[str] = []
     rows = tuple(_rows(path, _parse(path, text, doubled), xywh, prefer))
     if not rows:
@@ -71,24 +67,15 @@ def _parse(path: Path, text: str, doubled: list[str]) -> dict[str, Any] | list[A
                 doubled.append(key)
         return table
 
-    decoder = json.JSONDecoder(object_pairs_hook=first_kept)
     if path.suffix.lower() not in (".jsonl", ".ndjson") and not _is_lines(text):
-        try:
-            whole = decoder.decode(text)
-        except RecursionError:
-            raise DataError(f"{path}: nested too deeply to be a file of boxes") from None
-        except ValueError as error:
-            raise DataError(f"{path}: not JSON ({error})") from None
+        whole = parsed_json(text, str(path), object_pairs_hook=first_kept)
         if isinstance(whole, dict | list):
             return whole
-        raise DataError(f"{path}: contains {_short(whole)}; expected an object or a list of objects")
+        raise DataError(f"{path}: contains {short(whole)}; expected an object or a list of objects")
     lines = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            try:
-                lines.append(decoder.decode(line))
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}, line {number}: not JSON ({error}); expected one object a line") from None
+            lines.append(parsed_json(line, f"{path}, line {number}", object_pairs_hook=first_kept))
     return lines
 
 
@@ -113,51 +100,44 @@ def _rows(
         where = f"{path}: entry {number}"
         if not isinstance(entry, dict):
             raise DataError(
-                f'{where}: {_short(entry)}; expected an object such as {{"id": "0", "box": [x1, y1, x2, y2]}}'
+                f'{where}: {short(entry)}; expected an object such as {{"id": "0", "box": [x1, y1, x2, y2]}}'
             )
         by = next((name for name in order if name in entry), None)
         if by is None:
-            raise DataError(f"{where}: has neither 'id' nor 'row' (its keys: {', '.join(entry) or 'none'})")
+            raise DataError(f"{where}: has neither 'id' nor 'row' (its keys: {short(list(entry))})")
         key = entry[by]
         if isinstance(key, bool) or not isinstance(key, str | int):
-            raise DataError(f"{where}: {by} is {_short(key)}; expected a text or a whole number")
-        yield _row(f"{where} ({by} {key!r})", str(key), by, entry, xywh)
+            raise DataError(f"{where}: {by} is {short(key)}; expected a text or a whole number")
+        yield _row(f"{where} ({by} {short(key)})", str(key), by, entry, xywh)
 
 
 def _row(where: str, key: str, by: Literal["id", "row"] | None, entry: dict[str, Any], xywh: bool) -> BoxRow:
     names = [n for n in PREDICTED if n in entry] or [n for n in PLAIN if n in entry]
     if len(names) != 1:
-        problem = f"both {' and '.join(names)}" if names else f"no box (its keys: {', '.join(entry) or 'none'})"
+        problem = f"both {' and '.join(names)}" if names else f"no box (its keys: {short(list(entry))})"
         raise DataError(f"{where}: has {problem}; expected one of {', '.join(PREDICTED + PLAIN)}")
     image = next((entry[name] for name in IMAGE if entry.get(name) is not None), None)
     if image is not None and not isinstance(image, str):
-        raise DataError(f"{where}: the image's name is {_short(image)}; expected a text")
+        raise DataError(f"{where}: the image's name is {short(image)}; expected a text")
     form = entry.get("format")
     if form not in (None, "xyxy", "xywh"):
-        raise DataError(f"{where}: its format is {_short(form)}; expected xyxy or xywh")
+        raise DataError(f"{where}: its format is {short(form)}; expected xyxy or xywh")
     if xywh and form == "xyxy":
         raise DataError(f"{where}: its format is xyxy, which --xywh contradicts; leave --xywh out")
     score: Any = entry.get("score")
-    known = type(score) in (int, float) and math.isfinite(score)
+    known = is_number(score) and math.isfinite(score)
     return BoxRow(key, by, _box(where, entry[names[0]], xywh or form == "xywh"), image, float(score) if known else None)
 
 
 def _box(where: str, value: Any, xywh: bool) -> Box | None:
     if value is None:
         return None
-    numbers = isinstance(value, list) and len(value) == 4 and all(type(v) in (int, float) for v in value)
-    if not numbers:
+    if not isinstance(value, list) or len(value) != 4 or any(type(v) not in (int, float) for v in value):
         expected = "[left, top, width, height]" if xywh else "[x1, y1, x2, y2]"
-        raise DataError(f"{where}: the box is {_short(value)}; expected {expected} in pixels, or null")
-    try:
-        a, b, c, d = (float(v) for v in value)
-    except OverflowError:
+        raise DataError(f"{where}: the box is {short(value)}; expected {expected} in pixels, or null")
+    if not all(map(is_number, value)):  # too large for a float
         return None
+    a, b, c, d = map(float, value)
     if not all(math.isfinite(v) for v in (a, b, c, d)):
         return None
     return (a, b, a + c, b + d) if xywh else (a, b, c, d)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -14,7 +14,6 @@ centred, the row's box is not cut to whole pixels, and a tensor is NaN where the
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.boxes import box_xyxy_to_cxcywh
-from bench.datasets.pickles import as_text, load_index_list
-from bench.datasets.readers.rows import checked_file, checked_text
-from bench.errors import DataError, UnsafePickle, first_line
+from bench.datasets.readers.rows import checked_file, checked_text, is_number
+from bench.datasets.torch_files import as_text, load_index_list, load_torch
+from bench.errors import DataError, short
 from bench.grounding import Box, Scene
 from bench.hashing import sha256_file
 from bench.labelling.label_files import list_format, pseudo_row, save_list, threshold_name
@@ -133,7 +132,7 @@ def read_iou_result(path: Path) -> list[IouRow]:
 
     Raises UnsafePickle for a pickle that asks for more than containers and tensors, DataError naming file and row.
     """
-    rows = _loaded(path)
+    rows = load_torch(path)
     if not isinstance(rows, (list, tuple)) or not rows:
         kind = "no rows" if isinstance(rows, (list, tuple)) else f"a {type(rows).__name__}"
         raise DataError(
@@ -173,29 +172,13 @@ def _numbers(cell: object) -> tuple[float, ...]:
     return tuple(float(v) for v in np.asarray(cell, np.float64).tolist())
 
 
-def _loaded(path: Path) -> object:
-    import torch
-
-    try:
-        with path.open("rb") as file:
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except pickle.UnpicklingError as error:
-        raise UnsafePickle(
-            f"{path}: no torch-saved list of plain rows and tensors; nothing in it was executed ({first_line(error)})"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: a broken or cut file ({first_line(error)}); fetch it again") from None
-
-
 def _iou_row(row: object, where: str) -> IouRow:
     if not isinstance(row, (list, tuple)) or len(row) != COLUMNS:
         columns = f"{len(row)} columns" if isinstance(row, (list, tuple)) else f"a {type(row).__name__}"
         raise DataError(f"{where}: an iou_result file has {COLUMNS} columns, and here is {columns}")
     file, _, box, phrase, truth, prediction, iou = row
-    if isinstance(iou, bool) or not isinstance(iou, (int, float)) or not -CLOSE <= iou <= 1 + CLOSE:
-        raise DataError(f"{where}: the IoU in the last column should be a number from 0 to 1, not {iou!r:.60}")
+    if not is_number(iou) or not -CLOSE <= iou <= 1 + CLOSE:
+        raise DataError(f"{where}: the IoU in the last column should be a number from 0 to 1, not {short(iou)}")
     return (
         checked_file(file, where),
         _four(box, where, "the box"),
@@ -207,13 +190,11 @@ def _iou_row(row: object, where: str) -> IouRow:
 
 
 def _four(cell: object, where: str, what: str) -> Box:
-    given = cell.tolist() if hasattr(cell, "tolist") else cell
-    if (
-        not isinstance(given, (list, tuple))
-        or len(given) != 4
-        or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in given)
-    ):
-        raise DataError(f"{where}: {what} should be 4 numbers, not {given!r:.60}")
+    shape = getattr(cell, "shape", None)
+    # A view of one number may have any shape.
+    given = cell.tolist() if hasattr(cell, "tolist") and shape == (4,) else cell
+    if not isinstance(given, (list, tuple)) or len(given) != 4 or not all(map(is_number, given)):
+        raise DataError(f"{where}: {what} should be 4 numbers, not {short(given)}")
     x, y, a, b = (float(v) for v in given)
     return (x, y, a, b)
 

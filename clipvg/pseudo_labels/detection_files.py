@@ -9,6 +9,7 @@ are read as plain containers, numbers and arrays of numbers; nothing in them is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.datasets.fingerprint import image_key
-from bench.errors import DataError
+from bench.datasets.torch_files import load_torch
+from bench.errors import DataError, short
 from bench.grounding import Box, Boxes, ImageArray, PipelineContext, Scene
-from clipvg.pseudo_labels.given_files import load_plain
 from pipelines import weights
 
+MOST_SCORES = 1 << 16  # of a row
 ROW = '["bowl", [x1, y1, x2, y2, confidence]]'
 SCORED_ROW = '["bowl", [x1, y1, x2, y2, confidence], [a score for each attribute]]'
 # What numpy calls to rebuild an array and a number, and the two names that its versions pickle them under.
@@ -106,32 +108,34 @@ def read_attributes(paths: Sequence[Path], count: int) -> dict[str, AttributeSco
 
 def _images(path: Path) -> list[tuple[str, Sequence[Any]]]:
     """Every image's name as the file has it, and its rows."""
-    table = load_plain(path, "file of plain values", _ARRAYS)
+    table = load_torch(path, _ARRAYS)
     if not isinstance(table, Mapping):
         raise DataError(f"{path}: holds a {type(table).__name__}; expected a dict, image -> list of {ROW}")
     for image, rows in table.items():
         if not isinstance(image, str) or not isinstance(rows, (list, tuple)):
-            raise DataError(f"{path}: {image!r:.60} -> {rows!r:.60}; expected the name of an image and a list of {ROW}")
+            raise DataError(
+                f"{path}: {short(image)} -> {short(rows)}; expected the name of an image and a list of {ROW}"
+            )
     return list(table.items())
 
 
 def _new_key(path: Path, image: str, table: Mapping[str, Any]) -> str:
     key = image_key(image)
     if key in table:
-        raise DataError(f"{path}: the image {image!r} has been named before, in this file or in one before it")
+        raise DataError(f"{path}: the image {short(image)} has been named before, in this file or in one before it")
     return key
 
 
 def _where(path: Path, image: str, row: int) -> str:
-    return f"{path}: image {image!r}, row {row}"
+    return f"{path}: image {short(image)}, row {row}"
 
 
 def _row(row: object, where: str, expected: str, lengths: tuple[int, ...]) -> Detection:
     if not isinstance(row, (list, tuple)) or len(row) not in lengths or not isinstance(row[0], str):
-        raise DataError(f"{where}: {row!r:.80}; expected {expected}")
+        raise DataError(f"{where}: {short(row)}; expected {expected}")
     values = _numbers(row[1], where, expected)
     if values.shape != (5,) or not np.isfinite(values).all():
-        raise DataError(f"{where}: the box is {row[1]!r:.80}; expected five finite numbers, as in {expected}")
+        raise DataError(f"{where}: the box is {short(row[1])}; expected five finite numbers, as in {expected}")
     x1, y1, x2, y2, confidence = values.tolist()
     if x2 < x1 or y2 < y1:
         raise DataError(f"{where}: the box {x1:g}, {y1:g}, {x2:g}, {y2:g} is not left, top, right, bottom")
@@ -139,7 +143,10 @@ def _row(row: object, where: str, expected: str, lengths: tuple[int, ...]) -> De
 
 
 def _numbers(values: object, where: str, expected: str) -> NDArray[np.float64]:
+    shape = getattr(values, "shape", None)
     try:
+        if shape is not None and math.prod(shape) > MOST_SCORES:  # a view of one number may have any shape
+            raise ValueError
         return np.asarray(values, np.float64)
-    except (TypeError, ValueError):
-        raise DataError(f"{where}: {values!r:.80} where numbers should be; expected {expected}") from None
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise DataError(f"{where}: {short(values)} where numbers should be; expected {expected}") from None

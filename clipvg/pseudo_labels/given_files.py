@@ -10,20 +10,19 @@ number: 581857 and COCO_train2014_000000581857.jpg are one.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench import hashing
 from bench.boxes import clip_xyxy
 from bench.datasets.fingerprint import image_key
-from bench.datasets.readers.rows import checked_text
-from bench.errors import DataError, ImageError, first_line
+from bench.datasets.readers.rows import checked_name, checked_text
+from bench.datasets.torch_files import load_torch
+from bench.errors import DataError, ImageError, short
 from bench.grounding import Box, PipelineContext, Scene
+from bench.inputs import load_bytes, parsed_json
 from bench.labelling import LabelJob
 
 log = logging.getLogger("bench.label")
@@ -51,15 +50,15 @@ def read_captions(path: Path) -> dict[str, str]:
     if path.suffix in (".json", ".jsonl"):
         rows = json_rows(path, "row", CAPTION)
     else:
-        rows = listed(path, load_plain(path, "list of plain values", []), "row", CAPTION)
+        rows = listed(path, load_torch(path), "row", CAPTION)
     for where, row in rows:
         if not isinstance(row, dict):
             raise DataError(f"{where}: {short(row)}; expected an object such as {CAPTION}")
         # 1. The image.
         name = next((row[key] for key in IMAGE_KEYS if row.get(key) is not None), None)
-        if isinstance(name, bool) or not isinstance(name, (str, int)) or not str(name).strip():
+        if name is None:
             raise DataError(f"{where}: it names no image; expected one of the keys {', '.join(IMAGE_KEYS)}")
-        key = image_key(str(name))
+        key = image_key(checked_name(name, where, "image"))
         if key in captions:
             raise DataError(f"{where}: image {key} has a caption already, in {first[key]}; one caption an image")
         # 2. Its caption.
@@ -78,17 +77,14 @@ def json_rows(path: Path, row: str, expected: str) -> Iterator[tuple[str, Any]]:
 
     Raises DataError: not readable, not JSON, no list of `expected`.
     """
-    try:
-        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    data = load_bytes(path).removeprefix(b"\xef\xbb\xbf")
     if path.suffix == ".jsonl":
         for number, line in enumerate(data.splitlines(), 1):
             if line.strip():
                 where = f"{path}: line {number}"
-                yield where, _parsed(line, where)
+                yield where, parsed_json(line, where)
     else:
-        yield from listed(path, _parsed(data, str(path)), row, expected)
+        yield from listed(path, parsed_json(data, str(path)), row, expected)
 
 
 def listed(path: Path, value: Any, row: str, expected: str) -> Iterator[tuple[str, Any]]:
@@ -96,28 +92,6 @@ def listed(path: Path, value: Any, row: str, expected: str) -> Iterator[tuple[st
     if not isinstance(value, list):
         raise DataError(f"{path}: holds a {type(value).__name__}; expected a list of rows such as {expected}")
     yield from ((f"{path}: {row} {number}", each) for number, each in enumerate(value))
-
-
-def load_plain(path: Path, what: str, classes: list[Any]) -> Any:
-    """Load a torch-saved file of plain values and `classes`; nothing in it is executed. Raises DataError."""
-    try:
-        with torch.serialization.safe_globals(classes):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # weights_only raises several kinds for broken and for hostile files
-        raise DataError(f"{path}: not a torch-saved {what} ({first_line(error)}); nothing in it was executed") from None
-
-
-def short(value: Any) -> str:
-    """Shorten a value of a file for a message."""
-    text = json.dumps(value, ensure_ascii=False, default=repr)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _parsed(data: bytes, where: str) -> Any:
-    try:
-        return json.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON in UTF-8 ({error}); is it cut?") from None
 
 
 def known_scenes(job: LabelJob, name: str, keys: Collection[str], lacks: str = "has nothing about") -> list[Scene]:

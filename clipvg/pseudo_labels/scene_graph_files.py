@@ -25,10 +25,10 @@ from typing import Any
 from bench.boxes import iou_elementwise
 from bench.datasets.fingerprint import image_key
 from bench.datasets.readers.index_lists import read_index_list
-from bench.datasets.readers.rows import checked_box, checked_text
-from bench.errors import DataError
+from bench.datasets.readers.rows import checked_box, checked_name, checked_text
+from bench.errors import DataError, short
 from bench.grounding import Box, Expression
-from clipvg.pseudo_labels.given_files import json_rows, short
+from clipvg.pseudo_labels.given_files import json_rows
 
 EXPECTED = (
     '{"image": "a.jpg", "triplets": [{"subject": "man", "predicate": "on", "object": "horse", "subject_box": [...]}]}'
@@ -93,9 +93,7 @@ def read_triplets(path: Path) -> dict[str, list[tuple[str, Triplet]]]:
         ):
             raise DataError(f"{where}: {short(entry)}; expected an object with the keys image and triplets: {EXPECTED}")
         image = entry.get("image")
-        if isinstance(image, bool) or not isinstance(image, (str, int)) or not str(image).strip():
-            raise DataError(f"{where}: the image is {short(image)}; expected a file's name or a COCO number")
-        triplets = out.setdefault(image_key(str(image)), [])
+        triplets = out.setdefault(image_key(checked_name(image, where, "image")), [])
         for number, triplet in enumerate(entry["triplets"]):
             place = f"{where}: triplet {number}"
             triplets.append((place, _triplet(triplet, place)))
@@ -119,7 +117,7 @@ def _triplet(row: Any, where: str) -> Triplet:
     if not isinstance(row, dict):
         raise DataError(f"{where}: {short(row)}; expected an object with the keys {', '.join(sorted(KEYS))}")
     if unknown := sorted(set(row) - KEYS):
-        raise DataError(f"{where}: the key {unknown[0]!r} is not known; known: {', '.join(sorted(KEYS))}")
+        raise DataError(f"{where}: the key {short(unknown[0])} is not known; known: {', '.join(sorted(KEYS))}")
     if lacking := sorted(KEYS - {"object_box", "scores"} - set(row)):
         raise DataError(f"{where}: the key {lacking[0]!r} is missing")
     subject, predicate, other = (

@@ -20,8 +20,9 @@ from xml.etree import ElementTree
 
 from bench.datasets.readers import Annotations, BoxProtocol, ReadOptions
 from bench.datasets.readers.rows import checked_box, checked_file, checked_side, checked_text, gather, scene_of_row
-from bench.errors import DataError
+from bench.errors import DataError, short
 from bench.grounding import Box, Caption, Expression, Scene
+from bench.inputs import load_text
 
 if TYPE_CHECKING:
     from bench.datasets.catalog import Catalogued
@@ -61,7 +62,7 @@ def read_entities(folder: Path, part: str, protocol: BoxProtocol = "merged") -> 
     if not list_file.is_file():
         there = ", ".join(sorted(p.stem for p in folder.glob("*.txt"))) or "none"
         raise DataError(f"{list_file}: no such file; it should list the images of part {part!r} (there are: {there})")
-    images = [line.strip().removesuffix(".jpg") for line in _text(list_file).splitlines() if line.strip()]
+    images = [line.strip().removesuffix(".jpg") for line in load_text(list_file).splitlines() if line.strip()]
 
     def rows() -> Iterator[Scene]:
         for image in images:
@@ -74,7 +75,7 @@ def read_entities(folder: Path, part: str, protocol: BoxProtocol = "merged") -> 
 
 def _rows(sentences: Path, image: str, entities: Entities, protocol: BoxProtocol) -> Iterator[Scene]:
     width, height, chains = entities
-    captions = [line.strip() for line in _text(sentences).split("\n") if line.strip()]
+    captions = [line.strip() for line in load_text(sentences).split("\n") if line.strip()]
     for c, caption in enumerate(captions):
         words, phrases = read_caption(caption, f"{sentences}: caption {c}")
         for p, (chain, types, text, start) in enumerate(phrases):
@@ -114,7 +115,7 @@ def read_caption(caption: str, where: str) -> tuple[str, list[Phrase]]:
 
 def read_annotation(file: Path) -> Entities:
     """Parse an annotation file. Raises DataError when it is missing, no XML, or declares a DTD or entities."""
-    text = _text(file)
+    text = load_text(file)
     # Entities are how an XML file of a few lines fills the memory or reads other files; annotations have none.
     if "<!DOCTYPE" in text.upper() or "<!ENTITY" in text.upper():
         raise DataError(f"{file}: it declares a document type or entities, which annotations never do; it is not read")
@@ -143,13 +144,4 @@ def _number(text: str | None, where: str) -> float:
     try:
         return float(text or "")
     except ValueError:
-        raise DataError(f"{where}: {text!r} should be a number of pixels") from None
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 ({error})") from None
+        raise DataError(f"{where}: {short(text)} should be a number of pixels") from None

@@ -11,7 +11,6 @@ A struct may also come as JSON text.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 from bench.datasets.prepared import store_images
 from bench.datasets.readers import Annotations, ReadOptions, part_of_file
 from bench.datasets.readers.refer import Text, need, ref_rows
-from bench.datasets.readers.rows import checked_box, checked_file, checked_text, gather, scene_of_row
-from bench.errors import DataError, MissingPackage
+from bench.datasets.readers.rows import checked_box, checked_file, checked_name, checked_text, gather, scene_of_row
+from bench.errors import DataError, MissingPackage, short
 from bench.grounding import Expression, Scene
+from bench.inputs import check_file, parsed_json
 from bench.install import pip_install
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _by_object(files: Sequence[Path], keep: Collection[str] | None) -> Iterator[
     """Yield scenes in two passes: rows of one image lie apart, so all are gathered before the first image is read."""
     rows: list[Scene] = []
     for where, row in _records(files, ("question_id", "answer", "bbox", "file_name")):
-        ann_id = str(row["question_id"])
+        ann_id = checked_name(row["question_id"], where, "question_id")
         if keep is not None and ann_id not in keep:
             continue
         box = checked_box(row["bbox"], where, "xywh")
@@ -165,8 +165,7 @@ def _frame(file: Path) -> polars.LazyFrame:
         import polars
     except ImportError:
         raise MissingPackage(f"parquet files need polars: {pip_install('hub')}") from None
-    if not file.is_file():
-        raise DataError(f"{file}: no such file")
+    check_file(file)
     try:
         frame = polars.scan_parquet(file)
         frame.collect_schema()
@@ -185,12 +184,9 @@ def _list(value: object, where: str) -> list[Any]:
 
 
 def _parsed(value: object, kind: type, name: str, where: str) -> Any:
-    try:
-        value = json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not readable JSON ({error})") from None
+    value = parsed_json(value, where) if isinstance(value, str) else value
     if not isinstance(value, kind):
-        raise DataError(f"{where}: expected a {name}, not {value!r:.60}")
+        raise DataError(f"{where}: expected a {name}, not {short(value)}")
     return value
 
 

@@ -20,15 +20,23 @@ Only image, a text and a box are required. The file is UTF-8; empty lines are sk
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.datasets.readers import Annotations, ReadOptions, part_of_file
-from bench.datasets.readers.rows import BoxFormat, checked_box, checked_file, checked_row, checked_text, gather
-from bench.errors import DataError, nearest
+from bench.datasets.readers.rows import (
+    BoxFormat,
+    checked_box,
+    checked_file,
+    checked_name,
+    checked_row,
+    checked_text,
+    gather,
+)
+from bench.errors import DataError, nearest, short
 from bench.grounding import Expression, Query, Scene
+from bench.inputs import opened, parsed_json
 
 if TYPE_CHECKING:
     from bench.datasets.catalog import Catalogued
@@ -105,30 +113,24 @@ def _rows(path: Path) -> Iterator[Scene]:
 
 def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Yield each line that is not empty: its number, where it is for a message, and its object."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if line.strip():
-                    where = f"{path}: line {number}"
-                    yield number, where, _parsed(line, where)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    with opened(path) as file:
+        for number, line in enumerate(file, 1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if line.strip():
+                where = f"{path}: line {number}"
+                yield number, where, _parsed(line, where)
 
 
 def _parsed(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line.decode(), object_pairs_hook=_unrepeated)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not a JSON object in UTF-8 ({error})") from None
+    record = parsed_json(line, where, object_pairs_hook=_unrepeated)
     if not isinstance(record, dict):
         raise DataError(f'{where}: a line should be a JSON object, {{"image": ..., "text": ..., "box_xyxy": ...}}')
     for key in record:
         if key not in KEYS:
             near = nearest(key, KEYS)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(KEYS)}"
-            raise DataError(f"{where}: the key {key!r} is not known; {hint}")
+            raise DataError(f"{where}: the key {short(key)} is not known; {hint}")
     return record
 
 
@@ -176,8 +178,4 @@ def _need(record: dict[str, Any], key: str, where: str) -> Any:
 def _label(record: dict[str, Any], key: str, where: str) -> str | None:
     """Return text or a whole number as text; None where it is not given."""
     value = record.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
-        raise DataError(f"{where}: {key!r} should be text or a whole number, not {value!r:.60}")
-    return str(value)
+    return None if value is None else checked_name(value, where, key)

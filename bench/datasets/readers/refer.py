@@ -7,7 +7,6 @@ cleaned and lower-cased (the default; as MDETR and the index lists), and `raw`, 
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,9 +17,18 @@ import numpy as np
 
 from bench.datasets.pickles import as_text, load_plain_pickle
 from bench.datasets.readers import Annotations, ReadOptions
-from bench.datasets.readers.rows import checked_box, checked_file, checked_side, checked_text, gather, scene_of_row
-from bench.errors import DataError, MissingPackage, nearest
+from bench.datasets.readers.rows import (
+    checked_box,
+    checked_file,
+    checked_name,
+    checked_side,
+    checked_text,
+    gather,
+    scene_of_row,
+)
+from bench.errors import DataError, MissingPackage, nearest, short
 from bench.grounding import Box, Expression, Scene
+from bench.inputs import load_json
 
 if TYPE_CHECKING:
     from bench.datasets.catalog import Catalogued
@@ -63,7 +71,7 @@ def read_refer(folder: Path, split_by: str, part: str, text: Text = "sent") -> l
     chosen = [(n, ref) for n, ref in enumerate(refs) if _is_in(ref, part, f"{refs_file}: ref {n}")]
     if not chosen:
         there = Counter(str(ref["split"]) for ref in refs)
-        listed = ", ".join(f"{name} ({count:,} refs)" for name, count in sorted(there.items()))
+        listed = ", ".join(f"{name:.60} ({count:,} refs)" for name, count in sorted(there.items())[:10])
         raise DataError(f"{refs_file}: no refs of part {part!r}; there are {listed or 'none at all'}")
     # 2. What they refer to; and how many objects of a class an image has.
     images, annotations, categories = _instances(instances_file)
@@ -72,11 +80,13 @@ def read_refer(folder: Path, split_by: str, part: str, text: Text = "sent") -> l
     # 3. A row a sentence.
     def rows() -> Iterator[Scene]:
         for n, ref in chosen:
-            where = f"{refs_file}: ref {ref.get('ref_id', f'number {n}')}"
+            where = (
+                f"{refs_file}: ref {checked_name(ref.get('ref_id', f'number {n}'), f'{refs_file}: ref {n}', 'ref_id')}"
+            )
             ann_id, image_id = need(ref, "ann_id", where), need(ref, "image_id", where)
             annotation = annotations.get(ann_id) if _is_id(ann_id) else None
             if annotation is None:
-                raise DataError(f"{where}: its annotation {ann_id!r:.40} is not in {instances_file}")
+                raise DataError(f"{where}: its annotation {short(ann_id)} is not in {instances_file}")
             image = images.get(image_id, {}) if _is_id(image_id) else {}
             category = annotation.get("category_id")
             yield from ref_rows(
@@ -109,14 +119,14 @@ def ref_rows(
     sentences = need(ref, "sentences", where)
     for sentence in sentences if isinstance(sentences, list) else [sentences]:
         if not isinstance(sentence, Mapping):
-            raise DataError(f"{where}: a sentence should be a dict with sent_id and {text}, not {sentence!r:.60}")
-        sent_id = str(need(sentence, "sent_id", where))
+            raise DataError(f"{where}: a sentence should be a dict with sent_id and {text}, not {short(sentence)}")
+        sent_id = checked_name(need(sentence, "sent_id", where), where, "sent_id")
         spot = f"{where}, sentence {sent_id}"
         expression = Expression(
             id=sent_id,
             text=checked_text(as_text(need(sentence, text, spot)), spot),
             box=box,
-            ref_id=str(need(ref, "ref_id", where)),
+            ref_id=checked_name(need(ref, "ref_id", where), where, "ref_id"),
             category=category,
             same_category=same_category,
         )
@@ -125,7 +135,7 @@ def ref_rows(
 
 def annotation_box(annotation: Record, where: str, width: int | None, height: int | None) -> Box:
     """Return the box (xyxy pixels) of a COCO-style annotation: its bbox (xywh) or, without one, its segmentation's."""
-    where = f"{where}, annotation {annotation.get('id')}"
+    where = f"{where}, annotation {short(annotation.get('id'))}"
     if annotation.get("bbox"):
         return checked_box(annotation["bbox"], where, "xywh")
     if not annotation.get("segmentation"):
@@ -136,7 +146,7 @@ def annotation_box(annotation: Record, where: str, width: int | None, height: in
 def need(record: Record, key: str, where: str) -> Any:
     """Return `record[key]`. Raises DataError, listing the keys that are there, when it is missing."""
     if key not in record:
-        raise DataError(f"{where}: the key {key!r} is missing; there are {', '.join(map(str, record)) or 'none'}")
+        raise DataError(f"{where}: the key {key!r} is missing; there are {short(list(record))}")
     return record[key]
 
 
@@ -153,7 +163,7 @@ def _refs_file(folder: Path, split_by: str) -> Path:
 
 
 def _is_in(ref: Record, part: str, where: str) -> bool:
-    split = str(need(ref, "split", where))
+    split = checked_name(need(ref, "split", where), where, "split")
     if not isinstance(ref.get("ann_id"), str) or split == part or not split.startswith("test"):
         return split == part
     return part == "test" or (part in {"testA", "testB", "testC"} and part[-1] in split[4:])
@@ -161,18 +171,16 @@ def _is_in(ref: Record, part: str, where: str) -> bool:
 
 def _instances(file: Path) -> tuple[dict[object, Record], dict[object, Record], dict[object, str]]:
     """Return images, annotations and category names by id."""
-    try:
-        data = json.loads(file.read_bytes())
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}); it belongs beside the refs(...).p") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: not readable JSON ({error}); is it cut?") from None
+    if not file.exists():
+        raise DataError(f"{file}: no such file; it belongs beside the refs(...).p")
+    data = load_json(file)
     if not isinstance(data, dict):
         raise DataError(f"{file}: it should hold a dict with images, annotations and categories")
     images = _by_id(need(data, "images", str(file)), file, "images")
     annotations = _by_id(need(data, "annotations", str(file)), file, "annotations")
     categories = _by_id(data.get("categories", []), file, "categories")
-    return images, annotations, {key: str(need(c, "name", str(file))) for key, c in categories.items()}
+    names = {key: need(category, "name", str(file)) for key, category in categories.items()}
+    return images, annotations, {key: checked_name(name, str(file), "name") for key, name in names.items()}
 
 
 def _by_id(records: object, file: Path, name: str) -> dict[object, Record]:
@@ -185,16 +193,16 @@ def _by_id(records: object, file: Path, name: str) -> dict[object, Record]:
 
 
 def _is_id(key: object) -> bool:
-    return isinstance(key, (int, str))
+    return isinstance(key, str) or (isinstance(key, int) and key.bit_length() < 128)
 
 
 def _image_file(ref: Record, image: Record, where: str) -> str:
     """Return the image's own file name; refs name it with the annotation's id behind, RefClef's refs not at all."""
     name = image.get("file_name")
     if name is None and (name := ref.get("file_name")) is not None:
-        name = re.sub(r"_[^_]*(\.\w+)$", r"\1", str(name))
+        name = re.sub(r"_[^_]*(\.\w+)$", r"\1", checked_file(name, where))
     if name is None:
-        name = f"{ref.get('image_id', image.get('id'))}.jpg"
+        name = f"{checked_name(ref.get('image_id', image.get('id')), where, 'image_id')}.jpg"
     if isinstance(name, str):
         name = name.rpartition("/")[2]
     return checked_file(name, where)
@@ -246,7 +254,7 @@ def _mask_box(rle: Mapping[str, Any], where: str) -> tuple[float, float, float, 
         raise MissingPackage("masks need the package pycocotools: pip install pycocotools") from None
     size, counts = rle.get("size"), rle.get("counts")
     if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(_is_side(s) for s in size):
-        raise DataError(f"{where}: a mask's size should be [height, width] in pixels, not {size!r:.60}")
+        raise DataError(f"{where}: a mask's size should be [height, width] in pixels, not {short(size)}")
     height, width = size
     if isinstance(counts, list):
         if not all(isinstance(c, int) and c >= 0 for c in counts) or sum(counts) != height * width:

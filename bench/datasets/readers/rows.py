@@ -6,20 +6,20 @@
 from __future__ import annotations
 
 import math
-import reprlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import numpy as np
 
 from bench.datasets.fingerprint import image_key
-from bench.errors import DataError
+from bench.errors import DataError, short
 from bench.grounding import Box, Expression, Scene
 
 BoxFormat = Literal["xyxy", "xywh"]
 INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # control and format characters, white space
+MOST_NAME, MOST_PATH = 255, 4096  # bytes of a file's name, letters of a path: what file systems take
 MEANING = {"xyxy": "left, top, right, bottom", "xywh": "left, top, width, height"}
 
 
@@ -30,18 +30,15 @@ def checked_box(values: object, where: str, box_format: BoxFormat) -> Box:
     """
     if isinstance(values, np.ndarray):
         values = values.tolist()
-    if not isinstance(values, (list, tuple)) or len(values) != 4 or not all(map(_is_number, values)):
-        raise DataError(f"{where}: a box should be 4 numbers ({MEANING[box_format]}), not {_short(values)}")
-    try:
-        x1, y1, a, b = (float(v) for v in values)
-    except OverflowError:
-        x1 = y1 = a = b = math.inf
+    if not isinstance(values, (list, tuple)) or len(values) != 4 or not all(map(is_number, values)):
+        raise DataError(f"{where}: a box should be 4 numbers ({MEANING[box_format]}), not {short(values)}")
+    x1, y1, a, b = (float(v) for v in values)
     x2, y2 = (x1 + a, y1 + b) if box_format == "xywh" else (a, b)
     if not all(map(math.isfinite, (x1, y1, x2, y2))):
-        raise DataError(f"{where}: the box {_short(values)} holds NaN or infinity; correct or drop the row")
+        raise DataError(f"{where}: the box {short(values)} holds NaN or infinity; correct or drop the row")
     if x2 <= x1 or y2 <= y1:
         raise DataError(
-            f"{where}: the box {_short(values)}, read as {MEANING[box_format]}, has width {x2 - x1:g} and height "
+            f"{where}: the box {short(values)}, read as {MEANING[box_format]}, has width {x2 - x1:g} and height "
             f"{y2 - y1:g}; both should be more than 0"
         )
     return (x1, y1, x2, y2)
@@ -50,7 +47,7 @@ def checked_box(values: object, where: str, box_format: BoxFormat) -> Box:
 def checked_text(text: object, where: str) -> str:
     """Strip white space off an expression. Raises DataError when it is no text or has nothing visible."""
     if not isinstance(text, str):
-        raise DataError(f"{where}: the expression should be text, not {_short(text)}")
+        raise DataError(f"{where}: the expression should be text, not {short(text)}")
     text = text.strip()
     if not any(c.isalnum() or unicodedata.category(c) not in INVISIBLE for c in text):
         raise DataError(f"{where}: the expression is empty; write one or drop the row")
@@ -61,13 +58,25 @@ def checked_text(text: object, where: str) -> str:
     return text
 
 
+def checked_name(value: object, where: str, key: str) -> str:
+    """Return text or a whole number, an id or a class, as text. Raises DataError for anything else."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 128
+    if not whole and not (isinstance(value, str) and value.strip()):
+        raise DataError(f"{where}: {key!r} should be text or a whole number, not {short(value)}")
+    return str(value)
+
+
 def checked_file(name: object, where: str, folders: bool = False) -> str:
     """Return an image's file name; with `folders` a relative path with forward slashes.
 
     Raises DataError when it could lead out of the folder of images.
     """
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
-        raise DataError(f"{where}: the image's file name should be text, not {_short(name)}")
+        raise DataError(f"{where}: the image's file name should be text, not {short(name)}")
+    if len(name) > MOST_PATH or any(len(part.encode()) > MOST_NAME for part in name.split("/")):
+        raise DataError(
+            f"{where}: the image {short(name)} has a name of more than {MOST_NAME} bytes; no file can have it"
+        )
     if "\\" in name:
         raise DataError(f"{where}: the image {name!r} has a backslash; write folders with /")
     parts = name.split("/")
@@ -83,7 +92,7 @@ def checked_side(value: object, where: str, name: str) -> int | None:
     if value is None:
         return None
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1e6 or value != int(value):
-        raise DataError(f"{where}: the image's {name} should be a whole number of pixels above 0, not {_short(value)}")
+        raise DataError(f"{where}: the image's {name} should be a whole number of pixels above 0, not {short(value)}")
     return int(value)
 
 
@@ -135,9 +144,8 @@ def gather(rows: Iterable[Scene], source: str) -> list[Scene]:
     ]
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _short(value: object) -> str:
-    return repr(value) if isinstance(value, str) and len(value) < 100 else reprlib.repr(value)
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Tell whether a value is a number that a float can be made of; NaN and infinity are, True is not."""
+    return isinstance(value, float) or (
+        isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 1024
+    )

@@ -10,7 +10,6 @@ Boxes are left, top, width, height in pixels of the original image. Of the ids o
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +20,11 @@ from pydantic import Field
 
 from bench.boxes import box_xywh_to_xyxy
 from bench.datasets.fingerprint import image_key
-from bench.errors import DataError
+from bench.datasets.readers.rows import is_number
+from bench.errors import DataError, short
 from bench.grounding import LoadedScene, PipelineContext
 from bench.hashing import sha256_file
+from bench.inputs import load_json
 from bench.settings import parse_table, takes
 from pipelines import weights
 from pipelines.two_stage.proposers.proposals import Proposals, ProposerOptions, SceneProposer
@@ -66,12 +67,7 @@ def open_file(table: Mapping[str, Any], where: str, context: PipelineContext) ->
 
 def read_rows(path: Path) -> dict[str, list[Row]]:
     """Read image id, as the file has it -> its rows. Raises DataError naming the file, the row and the layout."""
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error}); is it cut?") from None
+    data = load_json(path)
     # 1. ReCLIP's: image -> boxes.
     if isinstance(data, dict) and "annotations" not in data:
         return {str(image): _boxes(path, image, boxes) for image, boxes in data.items()}
@@ -79,17 +75,18 @@ def read_rows(path: Path) -> dict[str, list[Row]]:
     names: dict[object, str] = {}
     out: dict[str, list[Row]] = {}
     if isinstance(data, dict):
-        names = {c["id"]: str(c["name"]) for c in data.get("categories", []) if {"id", "name"} <= c.keys()}
-        out = {str(image["id"]): [] for image in data.get("images", []) if "id" in image}
+        names = {c["id"]: str(c["name"]) for c in _objects(data, "categories", path) if {"id", "name"} <= c.keys()}
+        out = {str(image["id"]): [] for image in _objects(data, "images", path)}
         data = data["annotations"]
     # 3. COCO's results: the list alone.
     if not isinstance(data, list):
-        raise DataError(f"{path}: holds {_short(data)}; expected a list of rows such as {EXPECTED}")
+        raise DataError(f"{path}: holds {short(data)}; expected a list of rows such as {EXPECTED}")
     for number, row in enumerate(data):
         where = f"{path}: row {number}"
-        if not isinstance(row, dict) or not isinstance(row.get("image_id"), (int, str)):
-            raise DataError(f"{where}: {_short(row)}; expected a row such as {EXPECTED}")
-        label = str(row.get("category_name") or names.get(row.get("category_id"), ""))
+        if not isinstance(row, dict) or not _is_id(row.get("image_id")):
+            raise DataError(f"{where}: {short(row)}; expected a row such as {EXPECTED}")
+        category = row.get("category_id")
+        label = str(row.get("category_name") or names.get(category if _is_id(category) else None, ""))
         score = _number(row.get("score", 1.0), where, "score")
         out.setdefault(str(row["image_id"]), []).append((_box(row.get("bbox", row.get("box")), where), score, label))
     return out
@@ -98,23 +95,30 @@ def read_rows(path: Path) -> dict[str, list[Row]]:
 def _boxes(path: Path, image: str, boxes: object) -> list[Row]:
     """Check ReCLIP's boxes of one image."""
     if not isinstance(boxes, list):
-        raise DataError(f"{path}: image {image!r}: {_short(boxes)}; expected a list of [x, y, width, height]")
-    return [(_box(box, f"{path}: image {image!r}, box {n}"), 1.0, "") for n, box in enumerate(boxes)]
+        raise DataError(f"{path}: image {short(image)}: {short(boxes)}; expected a list of [x, y, width, height]")
+    return [(_box(box, f"{path}: image {short(image)}, box {n}"), 1.0, "") for n, box in enumerate(boxes)]
 
 
 def _box(value: object, where: str) -> tuple[float, float, float, float]:
     if not isinstance(value, list) or len(value) != 4:
-        raise DataError(f"{where}: the box is {_short(value)}; expected [x, y, width, height] in pixels")
+        raise DataError(f"{where}: the box is {short(value)}; expected [x, y, width, height] in pixels")
     x, y, width, height = (_number(v, where, "box") for v in value)
     return x, y, width, height
 
 
+def _objects(data: Mapping[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+    """Return the list of objects with an id under a key. Raises DataError for anything else."""
+    rows = data.get(key, [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_id(row.get("id")) for row in rows):
+        raise DataError(f'{path}: {key} is {short(rows)}; expected a list of objects such as {{"id": 1}}')
+    return rows
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
+
+
 def _number(value: object, where: str, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise DataError(f"{where}: the {what} holds {_short(value)}; expected a finite number")
+    if not is_number(value) or not math.isfinite(value):
+        raise DataError(f"{where}: the {what} holds {short(value)}; expected a finite number")
     return float(value)
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."

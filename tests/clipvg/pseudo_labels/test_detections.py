@@ -142,7 +142,7 @@ def test_a_detector_or_a_file_that_is_not_there_is_named_before_the_first_image(
     for options, error, message in (
         ({}, SettingsError, r"\[label.x.objects\]: nothing detects the objects"),
         ({"detections": "lost.pth"}, WeightsError, r"lost\.pth are not there"),
-        ({"detections": "cut.pth"}, DataError, r"cut.pth: not a torch-saved file"),
+        ({"detections": "cut.pth"}, DataError, r"cut.pth: a broken or cut archive"),
     ):
         with pytest.raises(error, match=message):
             detect(blank_job(), DetectionOptions(**options), "[label.x.objects]")

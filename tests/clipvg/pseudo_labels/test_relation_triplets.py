@@ -72,7 +72,7 @@ def test_files_of_triplets(tmp_path):
     ("entry", "message"),
     [([1], r"g.json: entry 0: \[1\]; expected an object"),
      ({"image": "a", "triplets": [], "boxes": 1}, "entry 0.*expected an object with the keys"),
-     ({"image": True, "triplets": []}, "entry 0: the image is true"),
+     ({"image": True, "triplets": []}, "entry 0: 'image' should be text"),
      ({"image": "a", "triplets": [3]}, "entry 0: triplet 0: 3"),
      ({"image": "a", "triplets": [ROW, ROW | {"score": 1}]}, "triplet 1: the key 'score' is not known"),
      ({"image": "a", "triplets": [{k: v for k, v in ROW.items() if k != "object"}]}, "'object' is missing"),

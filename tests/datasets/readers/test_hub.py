@@ -121,7 +121,7 @@ def broken(change):
     (lambda r: r["ref_list"][1]["ref_info"].update(split="train"), "row 0, ref 4: it belongs to part 'train'"),
     (lambda r: r["ref_list"][1]["ref_info"]["sentences"][0].update(sent_id=10), "two expressions have the id '10'"),
     (lambda r: r.update(image={"bytes": None, "path": "x.jpg"}), "row 0: its image has no bytes"),
-    (lambda r: r.update(ref_list="{"), "row 0: not readable JSON"),
+    (lambda r: r.update(ref_list="{"), "row 0: not JSON in UTF-8"),
     (lambda r: r.update(ref_list="5"), "row 0: expected a list"),
     (lambda r: r.update(image_info="[]"), "row 0: expected a struct"),
 ])  # fmt: skip
@@ -138,7 +138,7 @@ def test_files_that_are_no_mirror(tmp_path, monkeypatch):
     (tmp_path / "x.parquet").write_bytes(b"PAR1 cut")
     with pytest.raises(DataError, match="not a readable parquet file"):
         read(tmp_path / "x.parquet", "val")
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="cannot be read"):
         read(tmp_path / "absent.parquet", "val")
     with pytest.raises(DataError, match="no parquet files"):
         read([], "val")

@@ -64,10 +64,10 @@ BAD = {
     "null id": ({**GOOD, "id": None}, "an id should be"),
     "float id": ({**GOOD, "id": 1.5}, "'id' should be text or a whole number"),
     "empty kind": ({**GOOD, "kind": " "}, "'kind' should be text"),
-    "no JSON": ("{", "not a JSON object"),
+    "no JSON": ("{", "not JSON in UTF-8"),
     "list": ("[1]", "a line should be a JSON object"),
     "key twice": ('{"image": "a.jpg", "image": "b.jpg"}', "a key is given twice"),
-    "nested without end": ("[" * 100_000, "not a JSON object"),
+    "nested without end": ("[" * 100_000, "not JSON in UTF-8"),
 }  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def test_empty_missing_and_foreign_files(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         read_jsonl(tmp_path / "absent.jsonl")
     (tmp_path / "x.jsonl").write_bytes("é".encode("latin-1"))
-    with pytest.raises(DataError, match="line 1: not a JSON object in UTF-8"):
+    with pytest.raises(DataError, match="line 1: not JSON in UTF-8"):
         read_jsonl(tmp_path / "x.jsonl")
 
 

@@ -79,10 +79,10 @@ def test_such_a_image_is_a_counted_miss(tmp_path, context):
     [("[{", "boxes.json: not JSON"), ("7", "holds 7; expected a list of rows"),
      ([{"bbox": [1, 2, 3, 4]}], "row 0: .*expected a row such as"),
      ([*RESULTS, {"image_id": 5, "bbox": [1, 2, 3]}], r"row 3: the box is \[1, 2, 3\]"),
-     ([{"image_id": 5, "bbox": [1, 2, 3, "4"]}], 'row 0: the box holds "4"'),
-     ('[{"image_id": 5, "bbox": [1, 2, 3, NaN]}]', "row 0: the box holds NaN"),
-     ([{"image_id": 5, "bbox": [1, 2, 3, 4], "score": None}], "row 0: the score holds null"),
-     ({"5": [[1, 2, 3, 4], None]}, "image '5', box 1: the box is null"), ({"5": 3}, "image '5': 3; expected a list")],
+     ([{"image_id": 5, "bbox": [1, 2, 3, "4"]}], "row 0: the box holds '4'"),
+     ('[{"image_id": 5, "bbox": [1, 2, 3, NaN]}]', "row 0: the box holds nan"),
+     ([{"image_id": 5, "bbox": [1, 2, 3, 4], "score": None}], "row 0: the score holds None"),
+     ({"5": [[1, 2, 3, 4], None]}, "image '5', box 1: the box is None"), ({"5": 3}, "image '5': 3; expected a list")],
 )  # fmt: skip
 def test_a_malformed_row_is_named(opened, content, message):
     with pytest.raises(DataError, match=message):
