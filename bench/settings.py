@@ -282,8 +282,10 @@ def assignments(pairs: Sequence[str]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not equals or not all(part.strip() for part in key.split(".")):
-            raise SettingsError(f"--set {pair}: expected KEY=VALUE, for example --set ranker.margin=0.1")
+        if not equals or not value.strip() or not all(part.strip() for part in key.split(".")):
+            raise SettingsError(
+                f"--set {pair}: expected KEY=VALUE, as in --set ranker.margin=0.1; no text is KEY='\"\"'"
+            )
         try:
             parsed = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:

@@ -149,6 +149,20 @@ Fresh = Annotated[
 ]
 
 
+def refuse_empty(param: Any) -> None:
+    """Let a command refuse a value of `param` that is typed but empty, as that of an unset variable is."""
+    consume = param.consume_value
+
+    def consume_value(ctx: Any, words: Any) -> Any:
+        value, source = consume(ctx, words)
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if source.name == "COMMANDLINE" and any(isinstance(one, str) and not one.strip(" ,") for one in values):
+            raise typer.BadParameter("it is empty; is a variable not set?", ctx=ctx, param=param)
+        return value, source
+
+    param.consume_value = consume_value
+
+
 def settings_of(config: Path | None, results: Path | None = None, **run: object) -> Resolved:
     """Load the settings; `run` are flags over its table, where None and False leave the files' value."""
     from bench.settings import load_settings

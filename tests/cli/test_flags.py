@@ -53,3 +53,31 @@ def test_other_mistakes_are_left_as_they_are(error):
     assert caught.value is error
     with pytest.raises(SettingsError), as_options("x", {}, {"weights": None}):  # it came from --set or from a file
         raise SettingsError("no weights", ["weights"])
+
+
+@pytest.mark.parametrize(("words", "flag"), [
+    (("run", "-p", "", "-s", "shapes-val"), "'--pipeline' / '-p'"),
+    (("run", "-p", "centre-box", "-s", ""), "'--split' / '-s'"),
+    (("run", "-p", "centre-box", "-s", ","), "'--split' / '-s'"),
+    (("run", "-p", "centre-box", "-p", " ", "-s", "shapes-val"), "'--pipeline' / '-p'"),
+    (("run", "-p", "yolo-clip", "-s", "shapes-val", "--weights", ""), "'--weights'"),
+    (("run", "-p", "centre-box", "-s", "shapes-val", "--on", ""), "'--on'"),
+    (("run", "-p", "centre-box", "-s", "shapes-val", "--results", ""), "'--results'"),
+    (("run", "-p", "centre-box", "-s", "shapes-val", "--set", ""), "'--set'"),
+    (("run", "-p", "yolo-clip", "-s", "shapes-val", "--set", "proposer.weights="), "--set proposer.weights="),
+    (("train", "-p", "clipvg", "-s", "shapes-train", "--weights", ""), "'--weights'"),
+    (("train", "-p", "clipvg", "-s", "shapes-train", "--labels", ""), "'--labels'"),
+    (("predict", "-p", "centre-box", "--image", "a.png", "--text", ""), "'--text'"),
+    (("report", "-s", "", "--out", "r.html"), "'--split' / '-s'"),
+    (("demo", "-p", "", "--no-open"), "'--pipeline' / '-p'"),
+    (("compare", "", "centre-box/a-b"), "RUN"),
+    (("label", "score", "", "--split", "shapes-val"), "FILE"),
+    (("run", "--study", "study.toml", "-p", ""), "'--pipeline' / '-p'"),
+    (("run", "--study", "study.toml", "-p", "whole-image"), "study.toml: --task, -p and -s choose none of the 1 pairs"),
+    (("run", "--study", "empty.toml"), "empty.toml: pipelines and splits"),
+])  # fmt: skip
+def test_an_empty_value_is_refused_by_the_name_of_its_option(bench, tmp_path, words, flag):
+    (tmp_path / "study.toml").write_text('pipelines = ["centre-box"]\nsplits = ["shapes-val"]\n')
+    (tmp_path / "empty.toml").write_text("pipelines = []\nsplits = []\n")
+    code, out, err = bench(*words)
+    assert (code, out) == (2, "") and flag in err and not (tmp_path / "results").exists()
