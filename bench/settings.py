@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, reduce
 from pathlib import Path
@@ -272,26 +272,6 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         *path, last = dotted.split(".")
         reduce(lambda table, part: table.setdefault(part, {}), path, out)[last] = value
     return out
-
-
-def assignments(pairs: Sequence[str]) -> dict[str, Any]:
-    """Parse `--set` arguments, dotted KEY=VALUE with TOML values, into nested tables. Raises SettingsError.
-
-    A value that is not TOML is taken as a string: `--set ranker.views=["blur"]`, `--set proposer.weights=yolov8n.pt`.
-    """
-    flat: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not value.strip() or not all(part.strip() for part in key.split(".")):
-            raise SettingsError(
-                f"--set {pair}: expected KEY=VALUE, as in --set ranker.margin=0.1; no text is KEY='\"\"'"
-            )
-        try:
-            parsed = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            parsed = value
-        flat[".".join(part.strip() for part in key.split("."))] = parsed
-    return current(nested(flat))  # type: ignore[no-any-return]
 
 
 def flattened(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

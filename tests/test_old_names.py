@@ -3,9 +3,10 @@ from typer.main import get_command
 
 from bench import registry
 from bench.cli.main import app, load_command
+from bench.cli.options import assignments
 from bench.datasets.prepared import dataset_folder, image_roots
 from bench.old_names import COMMAND_OPTIONS, OPTIONS, SUBCOMMANDS, current, current_arguments
-from bench.settings import assignments, load_settings
+from bench.settings import load_settings
 
 
 def test_keys_and_pipelines_of_records_are_read_in_todays_spelling():

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Config, Force, Json, Offline, On, Set, Weights, as_options, pipeline_names, settings_of
+from bench.cli.options import (
+    Config,
+    Force,
+    Json,
+    Offline,
+    On,
+    Set,
+    Weights,
+    as_options,
+    assignments,
+    pipeline_names,
+    settings_of,
+)
 from bench.cli.output import echo, emit
 
 
@@ -33,7 +45,6 @@ def export(
     from bench.evaluation.opening import OWN_DATA, pipeline_context
     from bench.hashing import sha256_file
     from bench.runs.files import make_folder
-    from bench.settings import assignments
 
     resolved = settings_of(config, offline=offline)
     with as_options(pipeline, assignments(set_ or []), {"weights": weights}) as options:

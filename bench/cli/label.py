@@ -18,6 +18,7 @@ from bench.cli.options import (
     Offline,
     Seed,
     Set,
+    assignments,
     pipeline_names,
     settings_of,
 )
@@ -71,7 +72,6 @@ def label(
         flag = "--source" if source is None else "--out"
         raise UsageError(f"bench label: {flag} is needed, as in --source template --split shapes-train --out t.jsonl")
     from bench.labelling.making import make_labels
-    from bench.settings import assignments
 
     log_to_stderr("bench.label")
     resolved = settings_of(config, device=device, seed=seed, offline=offline)
@@ -177,7 +177,6 @@ def score(
     from bench.labelling.scoring import score_labels
     from bench.reporting.reliability_table import print_pairs
     from bench.runs.reliability import IMAGE
-    from bench.settings import assignments
 
     log_to_stderr("bench.label")
     if result is not None:

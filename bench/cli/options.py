@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -198,3 +198,28 @@ def listed(values: list[str] | None) -> list[str]:
     """Split repeated flags and comma lists into names, in order, each once. A `file:` value is one path, commas too."""
     parts = [p.strip() for v in values or () for p in ([v] if v.startswith("file:") else v.split(","))]
     return [part for part in dict.fromkeys(parts) if part]
+
+
+def assignments(pairs: Sequence[str]) -> dict[str, Any]:
+    """Parse `--set` arguments, dotted KEY=VALUE with TOML values, into nested tables. Raises SettingsError.
+
+    A value that is not TOML is taken as a string: `--set ranker.views=["blur"]`, `--set proposer.weights=yolov8n.pt`.
+    """
+    import tomllib
+
+    from bench.old_names import current
+    from bench.settings import nested
+
+    flat: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not value.strip() or not all(part.strip() for part in key.split(".")):
+            raise SettingsError(
+                f"--set {pair}: expected KEY=VALUE, as in --set ranker.margin=0.1; no text is KEY='\"\"'"
+            )
+        try:
+            parsed = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed = value
+        flat[".".join(part.strip() for part in key.split("."))] = parsed
+    return current(nested(flat))  # type: ignore[no-any-return]

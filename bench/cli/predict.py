@@ -60,7 +60,6 @@ def predict(
     Exits with 3 when images could not be read: their lines say why, and the same command tries those again.
     """
     from bench.errors import UsageError
-    from bench.settings import assignments
 
     how = {"device": device, "dtype": dtype, "seed": seed, "deterministic": deterministic, "offline": offline}
     resolved = opt.settings_of(config, None, **how, batch_size=batch_size)
@@ -70,7 +69,7 @@ def predict(
         raise UsageError("--scene names one image; it does not go with a folder or --input")
     if not many and (draw is not None or fresh or batch_size is not None):
         raise UsageError("--draw, --fresh and --batch-size are for many images: --image FOLDER or --input FILE.jsonl")
-    with opt.as_options(pipeline, assignments(set_ or []), own) as options:
+    with opt.as_options(pipeline, opt.assignments(set_ or []), own) as options:
         if not many:
             from bench.predicting.one import ground_one
 

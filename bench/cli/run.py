@@ -72,12 +72,11 @@ def run(
     from bench.evaluation.loop import evaluate
     from bench.evaluation.progress import message
     from bench.evaluation.study import Study, plan, read_study
-    from bench.settings import assignments
 
     given = {"device": device, "dtype": dtype, "batch_size": batch_size, "seed": seed, "deterministic": deterministic}
     given |= {"compile": compiled, "channels_last": channels_last, "offline": offline}
     own = {"weights": weights, "tokenizer": tokenizer or None, "preprocessing": preprocessing}
-    options = assignments(settings or []) | {key: value for key, value in own.items() if value is not None}
+    options = opt.assignments(settings or []) | {key: value for key, value in own.items() if value is not None}
     names, split_names = opt.listed(pipeline), opt.listed(split)
     if study is None and not (names and split_names):
         raise UsageError("bench run needs --pipeline and --split, or --study FILE")

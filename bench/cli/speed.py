@@ -79,14 +79,13 @@ def speed(
     from bench import registry
     from bench.datasets.load import load_split
     from bench.errors import UsageError
-    from bench.settings import assignments
     from bench.speed.measure import measure
     from bench.speed.pair import measure_pair
     from bench.speed.record import Rules
 
     how = {"device": device, "dtype": dtype, "compile": compiled, "channels_last": channels_last}
     resolved = opt.settings_of(config, results, **how, seed=seed, offline=offline)
-    options = assignments(settings or [])
+    options = opt.assignments(settings or [])
     names = opt.listed(pipeline)
     for name in names:
         registry.origin(registry.PIPELINES, name)

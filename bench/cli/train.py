@@ -83,7 +83,6 @@ def train(
     bench train ...; the steps stay the same, and rank 0 writes.
     """
     from bench.runs.shards import from_environment
-    from bench.settings import assignments
 
     leads = from_environment().index == 0
     own = {
@@ -95,7 +94,7 @@ def train(
     }
     if check_step:
         resolved = opt.settings_of(config, device=device or "cpu", dtype="float32", seed=seed, offline=offline)
-        with opt.as_options(pipeline, assignments(set_ or []), own) as recipe:
+        with opt.as_options(pipeline, opt.assignments(set_ or []), own) as recipe:
             step = _first_step(pipeline, split, resolved, recipe, part, limit)
         if json:
             emit(step)
@@ -107,7 +106,7 @@ def train(
     from bench.evaluation.progress import saying_how_to_go_on
 
     how = f"stopped; the same command continues what is stored under {out}"
-    with opt.as_options(pipeline, assignments(set_ or []), own) as recipe, saying_how_to_go_on(how):
+    with opt.as_options(pipeline, opt.assignments(set_ or []), own) as recipe, saying_how_to_go_on(how):
         from bench.training.jobs import train_pipeline
 
         made = train_pipeline(

@@ -11,11 +11,12 @@ from functools import partial
 import pytest
 
 from bench import registry
+from bench.cli.options import assignments
 from bench.errors import MissingPackage, WeightsError
 from bench.evaluation.opening import open_pipeline
 from bench.fetching.sources import _of_open_clip, missing, named, not_there, source_of
 from bench.install import bring_module, pip_install
-from bench.settings import PROJECT, assignments, load_settings
+from bench.settings import PROJECT, load_settings
 from bench.training.jobs import train_pipeline
 
 

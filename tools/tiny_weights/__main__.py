@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from bench.cli.options import assignments
 from bench.cli.output import log_to_stderr
 from bench.errors import BenchError
-from bench.settings import assignments
 from tools.tiny_weights.recipes import PARTS, run
 
 
