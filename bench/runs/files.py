@@ -31,6 +31,8 @@ def explained(path: Path, advice: str = "") -> Iterator[None]:
             advice = "free some space and start the same command again: it continues from what is stored"
         elif not advice and error.errno in BLOCKED_BY_FILE:
             advice = "a folder is needed there; move the file away or choose another folder with --results"
+        elif not advice and error.errno == errno.ENOENT:
+            advice = "the folder is not there, or was moved or deleted meanwhile; start the same command again"
         advice = advice or "make the folder writable or choose another one with --results"
         raise RunError(f"{path}: cannot be written ({why}); {advice}") from error
 
@@ -92,9 +94,12 @@ class Appender:
         self._synced = time.monotonic()
 
     def write(self, lines: str) -> None:
-        """Append whole lines, newline included."""
+        """Append whole lines, newline included. Raises RunError where the file is no longer in its place."""
         with explained(self.path):
             write_all(self._handle, lines.encode("utf-8"))
+            mine, there = os.fstat(self._handle), self.path.stat()
+            if (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             if time.monotonic() - self._synced > FSYNC_EVERY_S:
                 os.fsync(self._handle)
                 self._synced = time.monotonic()

@@ -63,6 +63,12 @@ def has_hashes(record: RunRecord) -> bool:
     return bool(record.sha256) and packed_name(ANSWERS) in record.files
 
 
+def unanswered(scene: Scene, row: SceneAnswers | None) -> int:
+    """Count the expressions of a scene that its row has no answer to."""
+    answered = {answer.id for answer in row.answers} if row else set()
+    return sum(expression.id not in answered for expression in scene.expressions)
+
+
 def complete_rows(folder: Path, record: RunRecord, scenes: Sequence[Scene]) -> dict[str, SceneAnswers]:
     """Load the row of every scene, with an answer to every expression unless its image could not be read.
 
@@ -73,8 +79,7 @@ def complete_rows(folder: Path, record: RunRecord, scenes: Sequence[Scene]) -> d
     lacking: dict[str, int] = {}  # scene -> its expressions without an answer
     for scene in scenes:
         row = rows.get(scene.id)
-        answered = {answer.id for answer in row.answers} if row else set()
-        count = sum(expression.id not in answered for expression in scene.expressions)
+        count = unanswered(scene, row)
         if row is None or (count and row.error is None):
             lacking[scene.id] = count
     total, allowed = sum(lacking.values()), record.imported.missing if record.imported else 0

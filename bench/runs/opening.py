@@ -7,6 +7,7 @@ left out, so that they are grounded again), and writes its launch into the lock 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,13 +18,15 @@ from typing import Any
 from bench.errors import RunError
 from bench.grounding import Scene
 from bench.runs.files import explained, make_folder
-from bench.runs.integrity import checked_record
+from bench.runs.integrity import checked_record, unanswered
 from bench.runs.lock import LOCK, holder, locked
+from bench.runs.predictions import SceneAnswers
 from bench.runs.record import FILE, RECORD, Identity, RunRecord, names_at, read_record, runs_of, slug
 from bench.runs.shards import POLL_S, Rank, owned
-from bench.runs.store import Run, remove_plain, store_rows, stored_rows, write_continued
+from bench.runs.store import Run, remove_plain, set_aside, store_rows, stored_rows, write_continued
 from bench.tables import same_options
 
+log = logging.getLogger("bench.runs")
 IdentityOf = Callable[[Mapping[str, str], Mapping[str, str]], Identity]  # names and hashes of weights, by part
 
 
@@ -126,7 +129,12 @@ def _lead(
     for path in (*folder.glob(".*.tmp"), *folder.glob(f"{LOCK}.rank*")):
         with suppress(OSError):
             path.unlink()
-    rows = {scene: row for scene, row in stored_rows(folder).items() if row.error is None}
+    damaged: list[bytes] = []
+    rows = _answered(stored_rows(folder, damaged), scenes)
+    if damaged:
+        note = set_aside(folder, damaged)
+        log.warning("%s: %s", folder, note)
+        record = record.model_copy(update={"notes": (*record.notes, note)})
     store_rows(folder, [rows[scene.id] for scene in scenes if scene.id in rows])
     # 4. From now on the other ranks may append.
     write_note({"launch": rank.launch})
@@ -212,9 +220,15 @@ def _new_folder(parent: Path, record: RunRecord) -> Path:
 
 
 def _unanswered(folder: Path, scenes: Sequence[Scene]) -> list[Scene]:
-    """List the scenes that have no answer, or only an error."""
-    rows = stored_rows(folder)
-    return [scene for scene in scenes if scene.id not in rows or rows[scene.id].error is not None]
+    """List the scenes that have no answer, not every one, or only an error; a damaged line is none."""
+    rows = _answered(stored_rows(folder, []), scenes)
+    return [scene for scene in scenes if scene.id not in rows]
+
+
+def _answered(rows: Mapping[str, SceneAnswers], scenes: Sequence[Scene]) -> dict[str, SceneAnswers]:
+    """Return the rows that answer every expression of their scene."""
+    known = ((scene, rows[scene.id]) for scene in scenes if scene.id in rows)
+    return {scene.id: row for scene, row in known if row.error is None and not unanswered(scene, row)}
 
 
 def _refuse(folder: Path, old: Identity, new: Identity) -> None:

@@ -26,7 +26,12 @@ from bench.errors import RunError
 from bench.grounding import Box, Boxes, Mask, Prediction, ScoredBox
 
 SCHEMA = 2
+isfinite = math.isfinite  # one look-up less a number
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # json.dumps would make one a line
+
+
+class LaterSchema(ValueError):
+    """A line that a later version wrote: not damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,20 +154,26 @@ def read_lines(path: Path) -> Iterator[SceneAnswers]:
         yield from parse_lines(file, path)
 
 
-def parse_lines(lines: Iterable[bytes], path: Path) -> Iterator[SceneAnswers]:
-    """Parse the lines of a file at `path`, as `read_lines` does."""
+def parse_lines(lines: Iterable[bytes], path: Path, damaged: list[bytes] | None = None) -> Iterator[SceneAnswers]:
+    """Parse the lines of a file at `path`, as `read_lines` does; `damaged`, where it is given, gets what is no row."""
     for number, line in enumerate(lines, 1):
         if not line.endswith(b"\n"):
             return
         try:
-            yield _parse(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path}, line {number}: not a row of predictions ({error})") from None
+            row = _parse(json.loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            if damaged is None or isinstance(error, LaterSchema):
+                raise RunError(f"{path}, line {number}: not a row of predictions ({error})") from None
+            damaged.append(line)
+        else:
+            yield row
 
 
 def _parse(row: dict[str, Any]) -> SceneAnswers:
     if row.get("schema", 1) > SCHEMA:
-        raise ValueError(f"schema {row['schema']}, and this version reads up to {SCHEMA}")
+        raise LaterSchema(f"schema {row['schema']}, and this version reads up to {SCHEMA}")
+    if not {type(row["scene"]), *(type(p["id"]) for p in row["predictions"])} <= {str}:
+        raise TypeError("an id is no text")
     answers = tuple(
         Prediction(
             p["id"],
@@ -187,8 +198,13 @@ def _parse(row: dict[str, Any]) -> SceneAnswers:
 
 
 def _box(values: Sequence[float]) -> Box:
-    x1, y1, x2, y2 = values
-    return (x1, y1, x2, y2)
+    try:
+        x1, y1, x2, y2 = values
+        if isfinite(x1) and isfinite(y1) and isfinite(x2) and isfinite(y2):
+            return (x1, y1, x2, y2)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError("a box is not four finite numbers")
 
 
 def count_notes(rows: Iterable[SceneAnswers]) -> list[str]:

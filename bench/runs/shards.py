@@ -81,6 +81,8 @@ def wait_for(scenes: Sequence[Scene], files: Mapping[int, Path], missing: set[st
             missing.difference_update(arrived)
         if len(missing) < before:
             last = time.monotonic()
+        elif not (folder := files[0].parent).is_dir():
+            raise RunError(f"{folder}: was moved or deleted while ranks worked on it; start the same command again")
         elif time.monotonic() - last > timeout_s:
             owed: dict[int, int] = {}
             for scene in missing:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.errors import RunError
 from bench.grounding import Scene
 from bench.memory import device_memory_mb, peak_memory_mb
 from bench.old_names import current
@@ -35,6 +36,7 @@ from bench.runs.seal import sealed
 from bench.runs.shards import Rank, owned, wait_for
 
 ANSWERS, TIMES = PREDICTIONS, STEMS[-1]
+DAMAGED = f"{ANSWERS}.damaged"
 BatchTime = dict[str, Any]  # one line of batches.jsonl
 KEYS = {"session", "rank", "batch", "images", "expressions", "seconds", "stages", "decode_seconds", "note"}
 KEYS |= {"memory_mb", "device_memory_mb"}
@@ -76,6 +78,11 @@ class Run:
         self._close_files()
         rows = stored_rows(self.folder)
         if missing := {scene.id for scene in self.scenes} - rows.keys():
+            if lost := len(missing & {scene.id for scene in owned(self.scenes, self.rank)}):
+                raise RunError(
+                    f"{self.folder}: predictions of {lost:,} images are gone since they were stored: the folder or its "
+                    "files were moved or deleted meanwhile; start the same command again"
+                )
             files = {i: self.folder / Rank(i, self.rank.size).file(ANSWERS) for i in range(self.rank.size)}
             wait_for(self.scenes, files, missing, timeout_s)
             rows = stored_rows(self.folder)
@@ -154,7 +161,8 @@ def write_continued(folder: Path, old: RunRecord, record: RunRecord) -> None:
     """Write the record of a run that goes on, with its files unpacked to be appended to. Raises RunError."""
     packed = [stem for stem in STEMS if packed_name(stem) in old.files]
     for stem in packed:
-        write_atomically(folder / f"{stem}.jsonl", stored_bytes(folder, stem))
+        with suppress(FileNotFoundError):  # somebody removed it: what it had is grounded again
+            write_atomically(folder / f"{stem}.jsonl", stored_bytes(folder, stem))
     write_record(folder, record.model_copy(update={"files": {}}))
     for stem in STEMS:
         _drop(folder / packed_name(stem))
@@ -165,10 +173,10 @@ def _drop(path: Path) -> None:
         path.unlink()
 
 
-def stored_rows(folder: Path) -> dict[str, SceneAnswers]:
+def stored_rows(folder: Path, damaged: list[bytes] | None = None) -> dict[str, SceneAnswers]:
     """Load every scene's row, of all ranks or of the packed file; an answer wins over an error, whichever came first.
 
-    Raises RunError.
+    `damaged`, where it is given, gets the lines that are no rows. Raises RunError for one where it is not.
     """
     paths = {folder / f"{ANSWERS}.jsonl", *folder.glob(f"{ANSWERS}.rank*.jsonl")}
     rows: dict[str, SceneAnswers] = {}
@@ -177,10 +185,19 @@ def stored_rows(folder: Path) -> dict[str, SceneAnswers]:
             data = stored_bytes(folder, ANSWERS) if path.stem == ANSWERS else path.read_bytes()
         except FileNotFoundError:  # nothing is stored yet, or rank 0 has just gathered it
             continue
-        for row in parse_lines(io.BytesIO(data), path):
+        for row in parse_lines(io.BytesIO(data), path, damaged):
             if row.scene not in rows or rows[row.scene].error is not None:
                 rows[row.scene] = row
     return rows
+
+
+def set_aside(folder: Path, damaged: Sequence[bytes]) -> str:
+    """Move lines that are no rows to predictions.damaged, before `store_rows` leaves them out; returns a note of it."""
+    path = folder / DAMAGED
+    before = path.read_bytes() if path.is_file() else b""
+    write_atomically(path, before + b"".join(damaged))
+    lines = "1 line" if len(damaged) == 1 else f"{len(damaged):,} lines"
+    return f"{lines} of {ANSWERS}.jsonl were damaged and are in {DAMAGED} now; their images were grounded again"
 
 
 def store_rows(folder: Path, rows: Iterable[SceneAnswers]) -> None:

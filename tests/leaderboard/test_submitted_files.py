@@ -19,7 +19,9 @@ from bench.runs.packed import pack
     ("box", [0, 0, True, 1], "not four finite numbers"),
     ("box", [0, 0, 1], "not a row of predictions"),
     ("score", float("inf"), "no finite number"),
+    ("box", [0, 0, 1, 10**400], "not four finite numbers"),
     ("score", "high", "no finite number"),
+    ("score", 10**400, "no finite number"),
     ("id", ["e0"], "no text"),
     ("id", "", "no text"),
     ("id", "e" * 5000, "no text"),
@@ -40,7 +42,8 @@ def test_answers_of_other_types(theirs, key, value, reason):
     (b"[" * 100_000 + b"\n", "predictions.jsonl"),
     (b'{"scene": {}, "predictions": []}\n', "no text"),
     (b'{"scene": "p0", "predictions": [], "size": [0, 10]}\n', "size is not positive"),
-    (b'{"scene": "p0", "predictions": [], "proposals": [[0, 0, 1, NaN]]}\n', "a proposal"),
+    (b'{"scene": "p0", "predictions": [], "proposals": [[0, 0, 1, NaN]]}\n', "four finite numbers"),
+    (b'{"scene": "p0", "predictions": [], "size": [1e999, 1]}\n', "not a row of predictions"),
     (b"", "scenes without a line: 6"),
 ])  # fmt: skip
 def test_files_that_are_no_predictions(theirs, content, reason):

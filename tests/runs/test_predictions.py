@@ -155,5 +155,5 @@ def test_a_pipeline_with_three_boxes_and_a_mask_is_stored_resumed_and_scored_by_
         for p in row.answers
     )
     assert whole.record.metrics == one.record.metrics and whole.record.signature.endswith("|v1")
-    monkeypatch.setattr("bench.evaluation.scored.load_split", lambda name, resolved: make_split())
+    monkeypatch.setattr("bench.evaluation.rescored.load_split", lambda name, resolved: make_split())
     assert rescore(whole.folder, make_settings(tmp_path)).metrics == one.record.metrics
