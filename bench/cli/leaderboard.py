@@ -135,10 +135,15 @@ def stored_results(resolved: Resolved) -> Path:
 def _made(tables: Any, folder: Path, check: bool, as_json: bool, **more: str) -> None:
     """Print what the tables hold."""
     from bench.reporting.leaderboard import NAMES, as_object
+    from bench.runs.integrity import has_hashes
+    from bench.runs.record import read_record
 
     rows = sum(len(table.rows) for table in tables.boards)
     done = "is up to date" if check else "written"
     echo(f"{folder / NAMES[0]} {done}; runs: {rows}, tables: {len(tables.boards)}", err=as_json)
+    hashed = [has_hashes(read_record(folder / row["run_dir"])) for table in tables.boards for row in table.rows]
+    if old := hashed.count(False):
+        echo(f"without hashes, as older versions left them: {old}; `bench verify --seal` checks them", err=as_json)
     for run, reason in tables.left_out:
         echo(f"left out: {run}: {reason}", err=as_json)
     if as_json:

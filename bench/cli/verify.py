@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.options import Config, Json, Results, settings_of
-from bench.cli.output import emit
+from bench.cli.output import echo, emit
 
 
 def verify(
@@ -41,14 +41,14 @@ def verify(
         verdicts = verify_all(stored_results(resolved), resolved, seal)
     done = []
     for verdict in verdicts:
-        typer.echo(verdict.line, err=as_json)
+        echo(verdict.line, err=as_json)
         done.append(verdict)
     states = Counter(verdict.state for verdict in done)
     hashed = sum(verdict.hashes for verdict in done)
     rescored = sum(verdict.rescore == "equal" for verdict in done)
     listed = ", ".join(f"{states[state]} {state}" for state in ("intact", "damaged", "unfinished"))
     summary = f"{listed}; {rescored} re-scored and equal, {len(done) - hashed} without hashes"
-    typer.echo(summary if done else f"no runs in {resolved.settings.results}", err=as_json)
+    echo(summary if done else f"no runs in {resolved.settings.results}", err=as_json)
     if as_json:
         emit({"runs": [asdict(verdict) for verdict in done], **{key: states[key] for key in ("intact", "damaged")}})
     if states["damaged"]:

@@ -12,6 +12,7 @@ import numpy as np
 from bench.evaluation.metrics import summary
 from bench.evaluation.outcomes import Outcomes, outcomes
 from bench.evaluation.protocols import protocol
+from bench.evaluation.strata import LATER
 from bench.grounding import Scene
 from bench.runs.integrity import complete_rows
 from bench.runs.numbers import OLD, Metrics
@@ -50,7 +51,7 @@ def _other_outcomes(stored: StoredOutcomes, rescored: Outcomes) -> int:
     """Count the expressions whose stored outcome or strata are not those of a re-score."""
     wrong = (stored.hit != rescored.hit) | (np.abs(stored.iou - np.maximum(rescored.iou, 0)) > ROUNDED)
     cuts = {cut for labels in rescored.labels for cut in labels} | stored.strata.keys()
-    for cut in cuts:
+    for cut in cuts - (LATER - stored.strata.keys()):
         own = [labels.get(cut) for labels in rescored.labels]
         wrong |= np.array([a != b for a, b in zip(stored.strata.get(cut, [None] * len(own)), own, strict=True)], bool)
     return int(wrong.sum())
@@ -68,6 +69,8 @@ def score_here(
 
 def _other_metrics(theirs: Metrics, again: Metrics) -> Iterator[str]:
     """List how the metrics of run.json differ from a re-score; float noise of another machine is no difference."""
+    made = {cut: own for cut, own in again.strata.items() if cut in theirs.strata or cut not in LATER}
+    again = again.model_copy(update={"strata": made})
     was, here = (dict(flat(each.model_dump(mode="json", by_alias=True))) for each in (theirs, again))
     keys = [key for key in dict.fromkeys([*was, *here]) if not _equal(was.get(key), here.get(key))]
     if theirs.ci95_note in (None, OLD):  # an older version, whose intervals of few images were others

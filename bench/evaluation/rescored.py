@@ -12,7 +12,7 @@ from bench.evaluation.outcomes import outcomes, store_outcomes
 from bench.evaluation.protocols import protocol as protocol_named
 from bench.runs.integrity import checked_record, complete_rows
 from bench.runs.numbers import Metrics
-from bench.runs.record import FILE, RunRecord, signature, split_command
+from bench.runs.record import FILE, RunRecord, read_record, signature, split_command
 from bench.runs.store import lock_of, write_packed
 from bench.settings import Resolved
 
@@ -27,7 +27,7 @@ def rescore(
     unfinished, when the split is not the one it answered, or when what is to be kept is not what the record says;
     UnknownName, DataError.
     """
-    record = checked_record(folder)
+    record = read_record(folder) if keep else checked_record(folder)  # what is kept makes damaged outcomes anew
     if record.status != "complete":
         raise RunError(f"{folder}: the run is not finished; start its command again to continue it, then score it")
     rule = protocol_named(protocol or record.protocol)

@@ -45,6 +45,7 @@ ORDER = {
     "same category": ("1", "2", "3", "4+"),
     "position prior": ("agrees", "disagrees"),
 }
+LATER = frozenset({"position prior"})  # cuts that stored runs of before do not have
 MOST_KINDS = 40  # a file whose every expression has a kind of its own gets no table of ten thousand rows
 
 

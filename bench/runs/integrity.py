@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.errors import RunError
 from bench.grounding import Scene
-from bench.runs.packed import STEMS, packed_name
+from bench.runs.packed import OUTCOMES, STEMS, packed_name
 from bench.runs.predictions import SceneAnswers
 from bench.runs.record import RunRecord, read_record
 from bench.runs.store import ANSWERS, stored_rows
@@ -25,10 +25,10 @@ def checked_record(folder: Path) -> RunRecord:
     """Load the record of a run whose files are those that it wrote. Raises RunError naming what is damaged."""
     record = read_record(folder)
     if faults := damage(folder, record):
-        raise RunError(
-            f"{folder}: is damaged: {'; '.join(faults)}; restore the folder from where it came, or run it again with "
-            "--fresh"
-        )
+        repaired = all(fault.startswith(OUTCOMES) for fault in faults)
+        keep = f"`bench score {folder} --keep` makes them again"
+        whence = "restore the folder from where it came, or run it again with --fresh"
+        raise RunError(f"{folder}: is damaged: {'; '.join(faults)}; {keep if repaired else whence}")
     return record
 
 

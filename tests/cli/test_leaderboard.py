@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from edited_records import committed
+from edited_records import committed, edited
 from submissions import unpacked
 
 
@@ -29,7 +29,9 @@ def test_write_check_and_json(bench, stored, tmp_path):
     code, out, err = bench("leaderboard", "--results", "out", "--check")
     assert code == 0 and "up to date" in out
     text = (tmp_path / "out" / "LEADERBOARD.md").read_text()
-    assert "theirs †" in text
+    assert "theirs †" in text and "without hashes" not in out
+    edited(stored, seal=False, sha256="")
+    assert "without hashes, as older versions left them: 1;" in bench("leaderboard", "--results", "out")[1]
     (tmp_path / "out" / "LEADERBOARD.md").write_text(text + "by hand")
     assert bench("leaderboard", "--results", "out", "--check")[0] == 1
 

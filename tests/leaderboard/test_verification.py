@@ -113,6 +113,20 @@ def test_outcomes_are_compared_too(theirs):
     assert "outcomes: " in verdict(folder).faults[0]
 
 
+def test_outcomes_that_are_damaged_are_made_again(theirs):
+    folder = theirs(7, packed=True)
+    before = (folder / "outcomes.packed").read_bytes()
+    for change in (lambda path: path.write_bytes(pack(b"")), Path.unlink):
+        change(folder / "outcomes.packed")
+        with pytest.raises(RunError, match=r"is damaged: outcomes\.packed .*score .* --keep` makes them again"):
+            compare([folder, theirs(8, "other")])
+        rescore(folder, load_settings(), split="file:mine.jsonl", keep=True)
+        assert (folder / "outcomes.packed").read_bytes() == before and verdict(folder).state == "intact"
+    (folder / "predictions.packed").write_bytes(pack(b""))
+    with pytest.raises(RunError, match="is not the file that this run wrote"):
+        rescore(folder, load_settings(), split="file:mine.jsonl", keep=True)
+
+
 def test_older_runs_are_read_and_sealed_when_a_re_score_is_equal(theirs):
     folder = change_rows(theirs(7), lambda rows: rows)
     elsewhere = edited(theirs(8, "other"), sha256="", settings={}, argv=[], seal=False)
