@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.acceleration import Acceleration
+from bench.attention import AttentionMap
 from bench.clock import Clock
 from bench.errors import DataError, UsageError
 from bench.printing import is_text
@@ -150,8 +151,8 @@ class Prediction:
 
     `box` is xyxy pixels of the original image, unclipped (the harness clips); None is a counted miss. `proposals` (N,
     4) are the boxes a two-stage pipeline chose from, the same array object for every query of a scene. `note` is for
-    readers of this prediction, for example that the tokenizer cut the text. `query_index` is the decoder query of a
-    pipeline of the DETR family. `mask` belongs to `box`; `others` are further boxes, best first.
+    readers, for example that the tokenizer cut the text. `query_index` is the decoder query of a DETR. `mask` belongs
+    to `box`; `others` are further boxes, best first; `attention` is drawn.
     """
 
     id: str
@@ -162,6 +163,7 @@ class Prediction:
     query_index: int | None = None
     mask: Mask | None = None
     others: tuple[ScoredBox, ...] = ()
+    attention: AttentionMap | None = None
 
     @property
     def boxes(self) -> tuple[ScoredBox, ...]:
@@ -173,11 +175,8 @@ class Prediction:
 class PipelineCard:
     """The facts about a pipeline: weights, source, supervision.
 
-    `weights` maps a part's name to its file or hub id, `sha256` the part or its file to the hash.
-
-    `proposals` names annotated boxes that it chooses among ("gt"); empty where it finds its own. `accelerated` is what
-    `Acceleration.apply` returned for its networks: "compile", "channels-last", "dtype".
-
+    `weights` maps a part's name to its file or hub id, `sha256` the part or its file to the hash. `proposals` names
+    annotated boxes that it chooses among ("gt"). `accelerated` is what `Acceleration.apply` returned for its networks.
     `supervision` is the annotation its weights were trained on, for the data set of the context:
 
         none        nothing was trained

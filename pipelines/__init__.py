@@ -3,4 +3,5 @@
 from bench.registry import Method
 
 TWO_STAGE = Method("pipelines.two_stage.pipeline:two_stage", tasks="pipelines.two_stage.pipeline:tasks")
+TRANSVG = Method("pipelines.transvg.pipeline:transvg", tasks="pipelines.transvg.task:tasks")
 MDETR = Method("pipelines.mdetr.pipeline:mdetr", tasks="pipelines.mdetr.task:tasks")

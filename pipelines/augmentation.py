@@ -42,6 +42,7 @@ UNMIRRORED_WORDS = "east west o'clock oclock clockwise counterclockwise anticloc
 POSITIONS, UNMIRRORED = frozenset(POSITION_WORDS.split()), frozenset(UNMIRRORED_WORDS.split())
 WORD = re.compile(r"o'?clock|\w+")
 MIRRORED = re.compile(r"\b(left|right)(?=(?:most|hand|handed|side|wards?|er)?\b)", re.IGNORECASE)
+INSIDE = re.compile("(left|right)", re.IGNORECASE)
 BLUR_RADII = (0.1, 2.0)
 # Above this an image is not enlarged whole for a window's sake: 600 x 1 pixels would become 240,000 x 400.
 MOST_PIXELS = 1 << 24
@@ -62,6 +63,9 @@ class Augment(Table):
     jitter_share: float = Field(0.8, ge=0, le=1)
     blur_share: float = Field(0.0, ge=0, le=1, description="off in the paper; 0.5 where the official code has it on")
     flip_share: float = Field(0.0, ge=0, le=1, description="off in the paper; swaps left and right in the text")
+    flip_words: Literal["whole", "inside"] = Field(
+        "whole", description="left and right as whole words, or inside words too, as TransVG's code swaps them"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Augment:
@@ -135,11 +139,12 @@ def augmented_image(
     if rng.random() < options.blur_share:
         out = out.filter(ImageFilter.GaussianBlur(rng.uniform(*BLUR_RADII)))
     # 4. A flip of image, boxes and words.
+    whole = options.flip_words == "whole"
     words = {word for text in texts for word in WORD.findall(text.casefold())}
-    if rng.random() < options.flip_share and not UNMIRRORED & words:
+    if rng.random() < options.flip_share and not (whole and UNMIRRORED & words):
         x1, y1, x2, y2 = corners.T
         corners = np.stack([out.width - x2, y1, out.width - x1, y2], axis=1)
-        out, texts = out.transpose(Image.Transpose.FLIP_LEFT_RIGHT), [mirrored(text) for text in texts]
+        out, texts = out.transpose(Image.Transpose.FLIP_LEFT_RIGHT), [mirrored(text, whole) for text in texts]
     # 5. A place on the canvas: random, or as `letterboxed` has it.
     free = [size - side for side in out.size]
     if options.translate:
@@ -157,15 +162,15 @@ def has_position(text: str, crop: Literal["official", "safe"]) -> bool:
     return not POSITIONS.isdisjoint(WORD.findall(text.casefold()))
 
 
-def mirrored(text: str) -> str:
-    """Swap left and right in a text, as words and in their case."""
+def mirrored(text: str, whole: bool = True) -> str:
+    """Swap left and right in a text, in their case; as whole words, or inside words too ("bright" -> "bleft")."""
 
     def other(match: re.Match[str]) -> str:
         side = match[1]
         swapped = "right" if side.lower() == "left" else "left"
         return swapped.upper() if side.isupper() else swapped.capitalize() if side[0].isupper() else swapped
 
-    return MIRRORED.sub(other, text)
+    return (MIRRORED if whole else INSIDE).sub(other, text)
 
 
 def _inside(boxes: Float, image: ImageArray) -> Float:

@@ -81,6 +81,7 @@ class Backbone(nn.Module):
         """`widths` are the channels of the backbone "small". Raises UnknownName."""
         super().__init__()
         self.body, self.channels = _body(name, widths)
+        self.stride = 2 ** len(widths) if widths else 32  # pixels of the image along each side of a cell
 
     def forward(self, pixels: Tensor) -> Tensor:
         out: Any = self.body(pixels)

@@ -60,12 +60,26 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, padding: Tensor | Packed | None, only_first: bool = False) -> Tensor:
         """As a layer; with `only_first` the last layer computes the first token alone, the same numbers."""
+        x, padding = self._below(x, position, padding)
+        out: Tensor = self.layers[-1](x, position, padding, only_first)
+        return out
+
+    def attention_of_first(self, x: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
+        """Return how the last layer's first token attends to all tokens, (B, L), the mean of its heads."""
+        x, ignored = self._below(x, position, padding)
+        key, last = x + position, self.layers[-1]
+        weights: Tensor = last.self_attn(key[:, :1], key, x, key_padding_mask=ignored)[1]  # type: ignore[operator]
+        return weights[:, 0]
+
+    def _below(
+        self, x: Tensor, position: Tensor, padding: Tensor | Packed | None
+    ) -> tuple[Tensor, Tensor | Packed | None]:
+        """Apply all layers but the last -> its input, and the padding as it takes it."""
         if isinstance(padding, Tensor):  # as the attention adds it to its scores, made once for all layers
             padding = torch.zeros_like(padding, dtype=x.dtype).masked_fill_(padding, -torch.inf)
         for layer in self.layers[:-1]:
             x = layer(x, position, padding)
-        out: Tensor = self.layers[-1](x, position, padding, only_first)
-        return out
+        return x, padding
 
 
 class MLP(nn.Module):

@@ -19,7 +19,7 @@ from bench import registry
 from bench.errors import WeightsError
 from bench.evaluation.progress import message
 from bench.fetching import network
-from bench.hashing import looked_at, places_of
+from bench.hashing import MODEL_FILES, looked_at, places_of
 from bench.imports import lean
 from bench.settings import WEIGHTS
 
@@ -124,7 +124,7 @@ def source_of(name: str, model: str, where: Where, key: str = "") -> Source:
 def at_hand(source: Source, where: Where) -> bool:
     """Tell whether weights lie on this disk: a file, a folder, or in a cache under BENCH_HOME."""
     places = places_of(source.name, where)
-    if any(p.is_file() or (p / "config.json").is_file() or (p / "tokenizer.json").is_file() for p in places):
+    if any(p.is_file() or any((p / file).is_file() for file in MODEL_FILES) for p in places):
         return True
     if source.url:
         return source.target.is_file()

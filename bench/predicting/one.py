@@ -76,11 +76,12 @@ class SingleAnswer:
         }
 
     def drawn(self) -> Image.Image:
-        """Draw the answer and its proposals on the image, the expression beneath."""
+        """Draw the answer, its proposals and its attention on the image, the expression beneath."""
         from bench.reporting.drawing import draw_answer
 
         record = self.as_json()
-        return draw_answer(self.image, record["box_xyxy"], self.text, record["proposals"] or (), score=self.score)
+        proposals, attention = record["proposals"] or (), self.prediction.attention
+        return draw_answer(self.image, record["box_xyxy"], self.text, proposals, score=self.score, attention=attention)
 
     def draw(self, out: str | Path) -> None:
         """Draw the answer into an image file; its suffix names the format. Raises UsageError."""

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from bench.attention import AttentionMap
 from bench.errors import UsageError
 from bench.grounding import Box, ImageArray, ImageSource, Scene
 from bench.runs.files import write_atomically
 
 RGB = tuple[int, int, int]
 ANSWER, PROPOSAL, TRUTH = (230, 57, 70), (255, 209, 72), (42, 157, 143)
+HEAT, MOST_HEAT = (255, 120, 0), 190  # the colour of attention, and its opacity, of 255, where it is largest
 SHADOW, LIGHT, INK = (0, 0, 0), (255, 255, 255), (34, 34, 34)
 WIDTH, IMAGE, GAP = 300, 260, 18  # a cell's width, the height its image may take, the space between cells
 PAPER, FAINT = (252, 252, 250), (134, 142, 150)
@@ -29,8 +32,9 @@ def draw_answer(
     proposals: Sequence[Box] = (),
     truth: Box | None = None,
     score: float | None = None,
+    attention: AttentionMap | None = None,
 ) -> Image.Image:
-    """Draw xyxy boxes on an RGB uint8 image (H, W, 3), with the expression and a legend under it."""
+    """Draw xyxy boxes on an RGB uint8 image (H, W, 3), over an attention map; expression and legend under it."""
     height, width = image.shape[:2]
     unit = max(2, min(width, height) // 160)
     size = max(12, min(width, height) // 22)
@@ -42,10 +46,11 @@ def draw_answer(
     legend = [(ANSWER, f"prediction{suffix}" if box is not None else "no box")]
     legend += [(PROPOSAL, f"{len(proposals):,} proposal{'s' * (len(proposals) != 1)}")] * bool(len(proposals))
     legend += [(TRUTH, "ground truth")] * (truth is not None)
+    legend += [(HEAT, "attention")] * (attention is not None)
     places = _legend_places([2 * size + font.getlength(name) for _, name in legend], width - 4 * unit)
     rows = len(lines) + 1 + places[-1][1]
     canvas = Image.new("RGB", (width, height + line_height * rows + unit * 3), "white")
-    canvas.paste(Image.fromarray(image))
+    canvas.paste(Image.fromarray(image) if attention is None else _heated(image, attention))
     pen = ImageDraw.Draw(canvas, "RGBA")
     for proposal in proposals:
         _outline(pen, proposal, PROPOSAL, SHADOW, unit, (width, height))
@@ -60,6 +65,14 @@ def draw_answer(
         pen.rectangle((x, y + size * 0.3, x + size * 0.9, y + size), outline=SHADOW, fill=colour)
         pen.text((x + size * 1.2, y), name, fill=INK, font=font)
     return canvas
+
+
+def _heated(image: ImageArray, attention: AttentionMap) -> Image.Image:
+    """Colour an image by an attention map, more where more attention went."""
+    below = Image.fromarray(image)
+    opacity = Image.fromarray(np.rint(attention.shares * MOST_HEAT).astype(np.uint8))
+    opacity = opacity.resize(below.size, Image.Resampling.BICUBIC)
+    return Image.composite(Image.new("RGB", below.size, HEAT), below, opacity)
 
 
 def _legend_places(widths: Sequence[float], room: float) -> list[tuple[float, int]]:

@@ -4,9 +4,10 @@
      "predictions": [{"id": "0", "box": [x1, y1, x2, y2] | null, "score": 0.31, "note": ""}, ...]}
 
 Boxes are xyxy pixels of the original image, unclipped, at 6 decimals. "size" is the decoded image's, where the
-annotations (index lists) do not have it: predictions are clipped to it. A line with several boxes to an expression or
-with masks is of schema 2: it starts with "schema": 2, and a prediction may have "mask": {"size": [h, w], "counts": ...}
-(COCO's run-length encoding) and "others": [{"box": [...], "score": 0.2, "mask": {...}}, ...].
+annotations (index lists) do not have it: predictions are clipped to it. A line with several boxes to an expression,
+with masks or with attention is of schema 2: it starts with "schema": 2, and a prediction may have "mask": {"size":
+[h, w], "counts": ...} (COCO's run-length encoding), "others": [{"box": [...], "score": 0.2, "mask": {...}}, ...] and
+"attention": [rows, columns, cells], a letter for each cell of a grid over the image (bench/attention.py).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.attention import AttentionMap
 from bench.errors import RunError
 from bench.grounding import Box, Boxes, Mask, Prediction, ScoredBox
 
@@ -65,13 +67,13 @@ def from_predictions(
 def _stored(p: Prediction, box: Box | None) -> Prediction:
     score = _rounded(p.score)
     if p.mask is None and not p.others:
-        return Prediction(p.id, box, score, None, p.note)
+        return Prediction(p.id, box, score, None, p.note, attention=p.attention)
     others = tuple(
         ScoredBox(other, _rounded(each.score), _plain_mask(each.mask))
         for each in p.others
         if (other := _rounded_box(each.box))
     )
-    return Prediction(p.id, box, score, note=p.note, mask=_plain_mask(p.mask), others=others)
+    return Prediction(p.id, box, score, note=p.note, mask=_plain_mask(p.mask), others=others, attention=p.attention)
 
 
 def _rounded(score: float | None) -> float | None:
@@ -124,7 +126,7 @@ def dump_line(row: SceneAnswers) -> str:
     """Return one line of predictions.jsonl, newline included."""
     predictions: list[dict[str, Any]] = []
     line: dict[str, Any] = {"scene": row.scene}
-    if any(p.others or p.mask for p in row.answers):
+    if any(p.others or p.mask or p.attention for p in row.answers):
         line = {"schema": SCHEMA, **line}
     if row.size is not None:
         line["size"] = row.size
@@ -137,6 +139,8 @@ def dump_line(row: SceneAnswers) -> str:
             plain["mask"] = p.mask
         if p.others:
             plain["others"] = [_dump_box(each) for each in p.others]
+        if p.attention:
+            plain["attention"] = p.attention
         predictions.append(plain)
     return _encode(line) + "\n"
 
@@ -184,6 +188,7 @@ def _parse(row: dict[str, Any]) -> SceneAnswers:
             others=tuple(ScoredBox(_box(each["box"]), each.get("score"), each.get("mask")) for each in p["others"])
             if "others" in p
             else (),
+            attention=AttentionMap.stored(p["attention"]) if "attention" in p else None,
         )
         for p in row["predictions"]
     )

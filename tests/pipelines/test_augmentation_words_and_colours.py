@@ -113,3 +113,13 @@ def test_a_flip_turns_image_box_and_words():
 def test_left_and_right_change_places_as_words(text, swapped):
     assert mirrored(text) == swapped
     assert mirrored(swapped) == text
+
+
+def test_inside_words_too_as_the_official_code_of_transvg_has_it():
+    assert mirrored("bright, upright LEFT Right", whole=False) == "bleft, upleft RIGHT Left"
+    image, box = painted(200, 100, (0.1, 0.2, 0.3, 0.4))
+    options = Augment(crop="off", scales=(200,), translate=False, jitter_share=0, flip_share=1, flip_words="inside")
+    for text, swapped in (("bright dog at 3 o'clock", "bleft dog at 3 o'clock"), ("left", "right")):
+        _, out, other = augmented(image, box, text, 200, options, "official", np.random.default_rng(0))
+        assert other == swapped  # no word keeps an image from its flip
+        np.testing.assert_allclose(corners(out, 200)[[0, 2]], [200 - box[2], 200 - box[0]], atol=1e-9)

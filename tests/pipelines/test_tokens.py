@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import plain_transvg
 import pytest
 import tokenizers
 import torch
@@ -130,3 +131,22 @@ def test_no_tokenizer_says_what_to_fetch(context, tmp_path):
         Tokenizer.open(str(tmp_path / "empty"), context())
     with pytest.raises(WeightsError, match="not a tokenizer's JSON"):
         Tokenizer.from_json("{}")
+
+
+BERT_TEXTS = (
+    "the Woman, in RED!", "", "   ", "a ||| b", "look: [SEP] and [MASK]", "unbelievably-tall giraffe", "naïve café",
+    "soft\u00adhyphen zero\u200bwidth", "狗在左边", "x" * 101, "tab\tand\nnewline", "İstanbul",
+)  # fmt: skip
+
+
+def test_the_tokens_of_bert(real, context):
+    """With Google's vocabulary: ids of the plain reference, [CLS] 101 to [SEP] 102, cut at 20."""
+    folder = real / "tokenizers" / "bert-base-uncased"
+    tokenizer = Tokenizer.open(str(folder), context(), limit=20, lower=True)
+    assert (len(tokenizer), tokenizer.pad) == (30522, 0)
+    ids, padding = tokenizer(BERT_TEXTS)
+    for row, ignored, text in zip(ids, padding, BERT_TEXTS, strict=True):
+        wanted, kept = plain_transvg.token_ids(text, folder, 20)
+        assert row[~ignored].tolist() == wanted[kept].tolist(), text
+        assert row[0] == 101 and row[~ignored][-1] == 102 and (row[ignored] == 0).all()
+    assert tokenizer(["[SEP]"])[0].tolist() == [[101, 1031, 19802, 1033, 102]]  # no special token

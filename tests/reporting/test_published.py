@@ -103,6 +103,8 @@ def test_weights_choose_among_backbones():
     assert entry.values["refcoco-val"] == 86.75
     (entry,) = beside("mdetr", "refcoco-val", "unknown", ["REFCOCO_EB3_checkpoint.pth"])
     assert entry.values["refcoco-val"] == 87.51
+    (entry,) = beside("transvg", "refcoco-val", "full", ["transvg-r101-refcoco.pth"])
+    assert entry.values["refcoco-val"] == 80.8
     assert beside("mdetr", "refcoco-val", "full", ["my-own.safetensors"]) == []
     assert beside("mdetr", "refcoco-val", "full", []) == []
     ids = ["openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_grit_v3det"]

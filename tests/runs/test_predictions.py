@@ -9,6 +9,7 @@ import pytest
 from fake_world import HashPipeline, make_settings, make_split
 
 from bench import registry
+from bench.attention import AttentionMap
 from bench.errors import RunError
 from bench.evaluation.loop import evaluate
 from bench.evaluation.rescored import rescore
@@ -157,3 +158,14 @@ def test_a_pipeline_with_three_boxes_and_a_mask_is_stored_resumed_and_scored_by_
     assert whole.record.metrics == one.record.metrics and whole.record.signature.endswith("|v1")
     monkeypatch.setattr("bench.evaluation.rescored.load_split", lambda name, resolved: make_split())
     assert rescore(whole.folder, make_settings(tmp_path)).metrics == one.record.metrics
+
+
+def test_an_attention_map_is_kept(tmp_path):
+    row = from_predictions("s", [Prediction("0", (0, 0, 9, 9), attention=AttentionMap(1, 2, "A/"))])
+    line = dump_line(row)
+    assert json.loads(line)["schema"] == 2
+    (tmp_path / "kept.jsonl").write_text(line)
+    assert list(read_lines(tmp_path / "kept.jsonl")) == [row]
+    (tmp_path / "kept.jsonl").write_text(line.replace("A/", "A"))
+    with pytest.raises(RunError, match=r"line 1: not a row of predictions.*1 x 2 cells"):
+        list(read_lines(tmp_path / "kept.jsonl"))

@@ -1,5 +1,6 @@
 """The speed tools: what is counted, and that both sides of a ratio begin with empty caches."""
 
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -46,6 +47,20 @@ def test_both_ways_start_every_call_with_empty_caches():
 def test_a_missing_box_is_no_small_difference():
     some, others = [Prediction("a", (0.0, 0.0, 1.0, 1.0))], [Prediction("a", None)]
     assert full_size.distances(some, others).tolist() == [np.inf]
+
+
+def test_the_plain_way_is_timed_beside_the_fast_one(monkeypatch):
+    def way(seconds, moved):
+        def ground(batch):
+            time.sleep(seconds)
+            return [Prediction(q.id, (moved, 0.0, 1.0, 1.0)) for scene in batch for q in scene.queries]
+
+        return SimpleNamespace(context=SimpleNamespace(device="cpu"), caches={}, ground=ground)
+
+    monkeypatch.setattr(full_size, "timer", lambda device: time.perf_counter)
+    options = SimpleNamespace(batch=2, repeats=1)
+    numbers = full_size.against_plain(way(0.01, 0.0), way(0.05, 0.5), *noise(2, (8, 8), 3), options)
+    assert numbers["times_faster"] > 2 and numbers["boxes_differ_px"] == 0.5 and numbers["expressions"] == 3
 
 
 @pytest.mark.slow

@@ -14,9 +14,10 @@ from bench.settings import PROJECT
 from bench.training.step import OptimisationStep
 from bench.training.task import TrainingJob
 from bench.training.trainer import train
+from pipelines.mdetr import checkpoint as mdetr_checkpoint
 from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.two_stage.proposers.proposals import open_proposer
-from tools.tiny_weights import clip_pretraining, clipvg, recipes
+from tools.tiny_weights import clip_pretraining, clipvg, recipes, transvg
 from tools.tiny_weights.recipes import recipe, run
 
 TINY = {"shapes": 6, "epochs": 1, "workers": 0}
@@ -144,9 +145,50 @@ def test_without_the_auxiliary_the_losses_are_the_products(job):
     assert (terms_of[1]["auxiliary"] > 0).all()
 
 
+@pytest.fixture
+def small_transvg(job):
+    """The recipe's TransVG before its training, and the MDETR that it starts from."""
+    table = recipe("transvg", {"workers": 0})
+    task = transvg.tasks(job(**table))["network"]()
+    return task, mdetr_checkpoint.open_network(table["mdetr"], "", task.job.context)
+
+
+@pytest.mark.slow
+def test_a_transvg_starts_as_an_mdetr(small_transvg):
+    """Its lower layers give what the MDETR's joint encoder gives of the same tokens, and its text tokens are alike."""
+    task, loaded = small_transvg
+    theirs, network = loaded.network, task.model.eval()
+    batch = transvg.calibration(task)
+    with torch.no_grad():
+        image, masked, text, padding = task.encoded(batch)
+        ids, _ = loaded.tokenizer(batch.texts)
+        other = theirs.encode_text(ids, padding)
+        assert torch.nn.functional.cosine_similarity(text[~padding], other[~padding], dim=-1).min() > 0.99
+        del network.vl_transformer.encoder.layers[-1]
+        fused = network.fuse(image, masked, text, padding)[:, 1:]
+        places = torch.cat([torch.zeros_like(text), network.vl_pos_embed(network.image_slots()).expand_as(image)], 1)
+        ignored = torch.cat([padding, masked], dim=1)
+        memory = theirs.transformer.encoder(torch.cat([text, image], dim=1), places, ignored)
+    # [REG] is one key more, and words have small positions of their own.
+    assert torch.nn.functional.cosine_similarity(fused[~ignored], memory[~ignored], dim=-1).mean() > 0.95
+
+
+@pytest.mark.slow
+def test_only_the_readout_of_a_transvg_is_trained(small_transvg):
+    (group,) = small_transvg[0].parameter_groups()
+    assert {name.partition(".layers.")[0] for name in group.parameters} == {"vl_transformer.encoder", "bbox_embed"}
+    assert all(name.startswith(("vl_transformer.encoder.layers.3.", "bbox_embed.")) for name in group.parameters)
+
+
+@pytest.mark.slow
+def test_transvg(tmp_path):
+    path = run("transvg", tmp_path, 0, "cpu", TINY | {"steps": 1})
+    assert path == tmp_path / "tiny-transvg.safetensors" and path.stat().st_size < 6e6
+
+
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(SettingsError, match=r"there are clip, detr"):
         recipe("clop", {})
     with pytest.raises(SettingsError, match="'epok'"):
         run("ssd", tmp_path, 0, "cpu", {"shapes": 2, "epok": 1})
-    assert set(recipes.PARTS) == {"clip", "detr", "ssd", "yolo", "clipvg-clip", "clipvg"}
+    assert set(recipes.PARTS) == {"clip", "detr", "ssd", "yolo", "clipvg-clip", "clipvg", "transvg"}

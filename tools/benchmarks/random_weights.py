@@ -1,7 +1,8 @@
 """Full-size networks with random weights, and images of noise with expressions, for the benchmarks.
 
 Speed does not depend on what the weights know. They are made on the spot, in the published formats, so that the loading
-code is the real one: YOLO11x, DETR-R50, SSD300-VGG16, CLIP ViT-B/16, MDETR-R101, CLIP-VG B/16 and L/14.
+code is the real one: YOLO11x, DETR-R50, SSD300-VGG16, CLIP ViT-B/16, MDETR-R101, CLIP-VG B/16 and L/14, TransVG R50
+and R101.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def opened(label: str, folder: Path, resolved: Resolved, small: bool = False, **
 
     Its weights are made in `folder` once. Raises what `open_pipeline` raises.
     """
-    name = label.removesuffix("-L14")
+    name = label.removesuffix("-L14").removesuffix("-R101")
     if small:
         return open_pipeline(name, "shapes", resolved, options)
     folder /= label
@@ -138,7 +139,19 @@ def clipvg(folder: Path, arch: str = "ViT-B/16") -> dict[str, object]:
     return {"weights": str(plain_clipvg.write_official(folder / "clipvg.pth", state))}
 
 
+def transvg(folder: Path, blocks: tuple[int, ...] = (3, 4, 6, 3)) -> dict[str, object]:
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+    import plain_transvg
+
+    sizes = plain_transvg.Sizes(blocks=blocks)
+    path = plain_transvg.write_official(folder / "transvg.pth", plain_transvg.official_state(sizes), sizes)
+    vocabulary = plain_transvg.write_vocabulary(folder / "vocabulary", WORDS, 200)
+    return {"weights": str(path), "tokenizer": str(vocabulary)}
+
+
 PARTS = {
+    "transvg": transvg,
+    "transvg-R101": partial(transvg, blocks=(3, 4, 23, 3)),
     "clipvg": clipvg,
     "clipvg-L14": partial(clipvg, arch="ViT-L/14"),
     "mdetr": mdetr,

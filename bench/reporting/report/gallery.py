@@ -83,10 +83,22 @@ def columns(scenes: Sequence[Scene], small: Sequence[Thumbnail], runs: Sequence[
                 "iou": np.floor(np.maximum(run.outcomes.iou[:n], 0.0) * 1000 + 1e-9).astype(int).tolist(),
                 "box": _flat(_boxes(run, scenes, [e.id for e in expressions]), limits),
                 "proposals": pool,
+                "attention": _attention(run, scenes, [e.id for e in expressions]),
             }
             for run, pool in zip(runs, belongs, strict=True)
         ],
     }
+
+
+def _attention(run: AnsweredRun, scenes: Sequence[Scene], ids: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the attention maps that a run has, by the number of the expression: rows, columns, cells."""
+    maps = {
+        answer.id: list(answer.attention)
+        for scene in scenes
+        for answer in (run.rows[scene.id].answers if scene.id in run.rows else ())
+        if answer.attention
+    }
+    return {str(i): maps[key] for i, key in enumerate(ids) if key in maps}
 
 
 def _size(scene: Scene, thumbnail: Thumbnail, runs: Sequence[AnsweredRun]) -> tuple[int, int]:

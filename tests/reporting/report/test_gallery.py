@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bench.attention import AttentionMap
 from bench.errors import RunError
 from bench.evaluation.outcomes import outcomes
 from bench.evaluation.protocols import protocol
@@ -97,3 +98,10 @@ def test_answers_that_are_not_those_of_the_record_are_refused(world, tmp_path):
     wrong = run.record.metrics.model_copy(update={"hits": run.record.metrics.hits + 1})
     with pytest.raises(RunError, match=r"has \d+ hits, but its predictions give \d+"):
         answered(replace(run, record=run.record.model_copy(update={"metrics": wrong})), world.split.scenes)
+
+
+def test_attention_maps_stand_under_the_number_of_their_expression(world):
+    one, attention = scene((0, 0, 9, 9), (0, 0, 9, 9)), AttentionMap(1, 2, "A/")
+    row = SceneAnswers("s", (Prediction("s0", None), Prediction("s1", None, attention=attention)))
+    gallery = columns([one], [(100, 50, b"x")], [made([one], [row], world)])
+    assert gallery["runs"][0]["attention"] == {"1": [1, 2, "A/"]}

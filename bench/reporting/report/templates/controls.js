@@ -18,7 +18,8 @@ function buildControls() {
     for (const field of [form.b.parentElement, document.getElementById("swap")]) field.hidden = true;
     for (const value of OF_TWO) form.querySelector(`option[value=${value}]`).remove();
   }
-  if (!DATA.proposals.length) document.getElementById("proposals").parentElement.hidden = true;
+  document.getElementById("proposals").parentElement.hidden = !DATA.proposals.length;
+  document.getElementById("attention").parentElement.hidden = !RUNS.some((run) => Object.keys(run.attention).length);
 }
 
 function cutField(cut) {
@@ -43,7 +44,7 @@ function showControls() {
     select.parentElement.classList.toggle("set", select.dataset.cut ? select.value !== "" : select.name === "show" && !sameAsFirst("show"));
   }
   document.getElementById("truth").checked = state.truth;
-  document.getElementById("proposals").checked = state.proposals;
+  for (const name of ["proposals", "attention"]) document.getElementById(name).checked = state[name];
   for (const box of document.querySelectorAll("[data-run]")) box.checked = drawn().has(Number(box.dataset.run));
 }
 
@@ -57,6 +58,6 @@ form.q.addEventListener("input", () => change({ q: form.q.value }));
 document.getElementById("swap").addEventListener("click", swap);
 for (const id of ["clear", "clear-empty"]) document.getElementById(id).addEventListener("click", clear);
 document.getElementById("truth").addEventListener("change", () => change({ truth: !state.truth }));
-document.getElementById("proposals").addEventListener("change", () => change({ proposals: !state.proposals }));
+for (const name of ["proposals", "attention"]) document.getElementById(name).addEventListener("change", () => change({ [name]: !state[name] }));
 document.getElementById("previous").addEventListener("click", () => turn(-1));
 document.getElementById("next").addEventListener("click", () => turn(1));

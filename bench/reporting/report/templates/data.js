@@ -8,6 +8,7 @@ const RUNS = DATA.runs.map((run, number) => ({
   none: Uint8Array.from(run.outcome, (letter) => (letter === "-" ? 1 : 0)),
   iou: Int16Array.from(run.iou),
   box: run.box,
+  attention: run.attention,
   pool: run.proposals === null ? null : DATA.proposals[run.proposals],
 }));
 const CUTS = DATA.cuts;

@@ -10,6 +10,7 @@ const KEYS = {
   ArrowLeft: () => go(-1),
   g: () => change({ truth: !state.truth }),
   p: () => change({ proposals: !state.proposals }),
+  m: () => change({ attention: !state.attention }),
   s: () => swap(),
   "/": () => {
     if (state.e >= 0) detail.close();

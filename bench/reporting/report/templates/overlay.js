@@ -36,6 +36,9 @@ function overlay(i, parts = 115) {
   const limit = 14 * unit; // a side of which the frame would be a large part
   const layer = shape("g", { class: "overlay" });
   const on = RUNS.filter((run) => drawn().has(run.number));
+  if (state.attention) {
+    for (const map of on.map((run) => run.attention[i]).filter(Boolean)) layer.append(heat(map, DATA.sizes[2 * p], DATA.sizes[2 * p + 1]));
+  }
   if (state.proposals) {
     for (const pool of new Set(on.map((run) => run.pool).filter(Boolean))) {
       for (let k = pool.start[p]; k < pool.start[p + 1]; k++) layer.append(framed("pool", rectangle(pool.box, k), 0));
@@ -57,6 +60,17 @@ function overlay(i, parts = 115) {
   const taken = [];
   for (const [run, box] of tags) layer.append(tag(run, box, unit, taken, DATA.sizes[2 * p], DATA.sizes[2 * p + 1]));
   return layer;
+}
+
+// An attention map over the whole image, the more opaque the more attention went there; a letter of base64 is a level.
+const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+function heat([rows, columns, cells], width, height) {
+  const canvas = make("canvas", { width: columns, height: rows });
+  const pen = canvas.getContext("2d");
+  const pixels = pen.createImageData(columns, rows);
+  for (let k = 0; k < cells.length; k++) pixels.data.set([255, 120, 0, LETTERS.indexOf(cells[k]) * 3], 4 * k);
+  pen.putImageData(pixels, 0, 0);
+  return shape("image", { class: "heat", href: canvas.toDataURL(), width, height, preserveAspectRatio: "none" });
 }
 
 // A box twice, dark and wide beneath, so that it is visible on any image; thinner where a side is below `limit`.

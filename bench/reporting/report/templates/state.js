@@ -1,5 +1,5 @@
 // The view is a state, and the state is the address: a link to it opens the same view elsewhere.
-const FIRST = Object.freeze({ a: 0, b: RUNS.length > 1 ? 1 : 0, show: "all", sort: "split", q: "", page: 0, e: -1, truth: true, proposals: false });
+const FIRST = Object.freeze({ a: 0, b: RUNS.length > 1 ? 1 : 0, show: "all", sort: "split", q: "", page: 0, e: -1, truth: true, proposals: false, attention: false });
 const offered = (name) => [...document.querySelector(`[name=${name}]`).options].map((option) => option.value);
 
 // cuts: name -> label. on: the numbers of the runs whose boxes are drawn; null means A and B, whoever they are.
@@ -17,7 +17,7 @@ function toHash(of) {
   for (const [cut, label] of Object.entries(of.cuts)) address.set(`cut.${cut}`, label);
   if (of.page > 0) address.set("page", of.page + 1);
   if (!of.truth) address.set("truth", "0");
-  if (of.proposals) address.set("proposals", "1");
+  for (const name of ["proposals", "attention"]) if (of[name]) address.set(name, "1");
   if (of.on) {
     if (!of.on.size) address.set("on", "");
     for (const number of [...of.on].sort((x, y) => x - y)) address.append("on", RUNS[number].label);
@@ -37,14 +37,14 @@ function fromHash(hash) {
   for (const cut of FILTERS) if (cut.labels.includes(address.get(`cut.${cut.name}`))) next.cuts[cut.name] = address.get(`cut.${cut.name}`);
   next.page = Math.max(0, (parseInt(address.get("page"), 10) || 1) - 1);
   next.truth = address.get("truth") !== "0";
-  next.proposals = address.get("proposals") === "1";
+  for (const name of ["proposals", "attention"]) next[name] = address.get(name) === "1";
   if (address.has("on")) next.on = new Set(address.getAll("on").map(numberOf).filter((n) => n >= 0));
   if (address.has("e")) next.e = DATA.id.indexOf(address.get("e"));
   return next;
 }
 
 // Whether an address is one of ours and not that of a part of the page.
-const isState = (hash) => /[#&](e|a|b|show|sort|q|cut\.[^=]*|page|truth|proposals|on)=/.test(hash);
+const isState = (hash) => /[#&](e|a|b|show|sort|q|cut\.[^=]*|page|truth|proposals|attention|on)=/.test(hash);
 
 // Changes the state, the address and the view. A filter starts at the first page. `opens` makes a step that the
 // browser's back button takes back: opening an expression is one, typing a letter is not.

@@ -1,0 +1,186 @@
+"""Weights of the TransVG family: the official checkpoints, and this project's own small files.
+
+An official file is a pickle of `model`, `optimizer`, `lr_scheduler`, `epoch`, `args` and `val_accu`. It is read as
+plain tensors, with argparse.Namespace the one class allowed, and mapped, so that the optimiser's part of it is never
+touched. The variant (backbone, length of texts) is read off the shapes; the number of heads, which leaves no trace in
+them, off `args`. A file of ours is a .safetensors whose metadata has sizes, tokenizer and preprocessing.
+"""
+
+from __future__ import annotations
+
+import math
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from bench.errors import WeightsError, first_line
+from bench.grounding import PipelineContext
+from pipelines import weights
+from pipelines.backbones import backbone_of, count_modules
+from pipelines.canvas import STATISTICS, Style
+from pipelines.tokens import Tokenizer
+from pipelines.transvg.branches import BERT_BASE, TEXT, VISUAL, Branches, BranchesConfig
+
+BODY = f"{VISUAL}backbone.0.body."
+ENCODER = f"{VISUAL}transformer.encoder.layers."
+HEAD_WIDTH = 64  # of every BERT
+# Kept by some libraries, computed by others: they carry no training.
+DEAD = (f"{TEXT}embeddings.position_ids", "num_batches_tracked")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A network in eval mode with its tokenizer and style.
+
+    `tokenizer_json` goes into a weights file; "" where the tokenizer has a name. `path` is the file.
+    """
+
+    network: Any  # a subclass of Branches
+    tokenizer: Tokenizer
+    style: Style
+    tokenizer_json: str = ""
+    path: Path = Path()
+
+
+def open_network(kind: type[Branches], name: str, tokenizer: str, context: PipelineContext) -> Loaded:
+    """Open a weights file of a network of the family.
+
+    `tokenizer` names a folder or a hub id for a file that brings none. Raises WeightsError.
+    """
+    path = weights.find(name, context, kind.how)
+    state, config, about = unpack(kind, path)
+    table, style = about.get("tokenizer") or "", about.get("preprocessing", "official")
+    opened = open_tokenizer(table, tokenizer, config, context, path.name)
+    return Loaded(build(kind, state, config, path), opened, style, table, path)
+
+
+def open_tokenizer(
+    table: str, name: str, config: BranchesConfig, context: PipelineContext, weights_name: str
+) -> Tokenizer:
+    """Open the tokenizer of a JSON, or where that is empty of a name; texts are lower-cased. Raises WeightsError."""
+    opened = (
+        Tokenizer.from_json(table, config.tokens, lower=True)
+        if table
+        else Tokenizer.open(name, context, config.tokens, lower=True)
+    )
+    if len(opened) > (known := int(config.text_encoder["vocab_size"])):
+        raise WeightsError(
+            f"{name}: a tokenizer of {len(opened)} tokens, but {weights_name} knows {known} of them; give the one that "
+            "the weights were trained with"
+        )
+    return opened
+
+
+def save(path: Path, loaded: Loaded, recipe: Mapping[str, Any]) -> None:
+    """Write a .safetensors of ours (float16); it appears whole or not at all. Raises RunError."""
+    network: Branches = loaded.network
+    metadata = {
+        "format": network.format,
+        "config": network.config.model_dump(mode="json"),
+        "tokenizer": loaded.tokenizer_json or None,
+        "preprocessing": loaded.style,
+        "recipe": dict(recipe),
+    }
+    weights.write_safetensors(path, network.state_dict(), metadata)
+
+
+def unpack(kind: type[Branches], path: Path) -> tuple[Mapping[str, Tensor], BranchesConfig, Mapping[str, Any]]:
+    """Take a weights file apart: its tensors, the network's sizes, and its metadata ({} for an official one).
+
+    Raises WeightsError for anything that is no weights of that kind of network.
+    """
+    if path.suffix != ".safetensors":
+        return (*_official(kind, path), {})
+    state, metadata = weights.read_safetensors(path)
+    try:
+        if metadata.get("format") != kind.format:
+            raise ValueError(f"its format is {metadata.get('format')!r}, not {kind.format!r}")
+        if metadata["preprocessing"] not in STATISTICS:
+            raise ValueError(f"preprocessing {metadata['preprocessing']!r}, none of {', '.join(STATISTICS)}")
+        return state, kind.Config.model_validate(metadata["config"]), metadata
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        raise WeightsError(f"{path}: its metadata is not that of a {kind.title} ({first_line(error)})") from None
+
+
+def build(kind: type[Branches], state: Mapping[str, Tensor], config: BranchesConfig, path: Path) -> Branches:
+    """Build the network in eval mode, loaded strictly. Raises WeightsError with the keys that differ."""
+    with torch.device("meta"):  # drawing 150 million random numbers only to overwrite them would take seconds
+        network = kind(config)
+    # A copy: the file is mapped, and may be gone before the network is.
+    whole = {k: t.to(torch.float32, copy=True) if t.is_floating_point() else t.clone() for k, t in state.items()}
+    weights.load_strictly(network, whole, str(path), assign=True)
+    # The fixed tables of BERT are in no file.
+    table: Any = network.textmodel.bert.embeddings
+    table.position_ids = torch.arange(table.position_ids.shape[1])[None]
+    table.token_type_ids = torch.zeros_like(table.position_ids)
+    return network.eval()
+
+
+def _official(kind: type[Branches], path: Path) -> tuple[Mapping[str, Tensor], BranchesConfig]:
+    content = weights.read_checkpoint(path)
+    state = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not state or not all(isinstance(t, Tensor) for t in state.values()):
+        raise WeightsError(f"{path}: holds no weights of a {kind.title}; expected a table of tensors under `model`")
+    state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    state = {key: tensor for key, tensor in state.items() if not key.endswith(DEAD) or f"{BODY}stages." in key}
+    args = content.get("args") if content is not state else None
+    return state, config_of(kind, state, args if isinstance(args, Namespace) else Namespace(), path)
+
+
+def config_of(kind: type[Branches], state: Mapping[str, Tensor], args: Namespace, path: Path) -> BranchesConfig:
+    """Find the sizes of a table under the official key names. Raises WeightsError, naming `path`, when it is none."""
+    layers = getattr(args, "bert_enc_num", 12)
+    if layers != 12:
+        raise WeightsError(f"{path}: takes its text tokens from BERT's layer {layers}; only the last one is supported")
+    try:
+        backbone, widths = backbone_of(state, BODY)
+        words, width = state[f"{TEXT}embeddings.word_embeddings.weight"].shape
+        text = BERT_BASE | {
+            "vocab_size": words,
+            "hidden_size": width,
+            "num_hidden_layers": count_modules(state, f"{TEXT}encoder.layer."),
+            "num_attention_heads": max(1, width // HEAD_WIDTH),
+            "intermediate_size": len(state[f"{TEXT}encoder.layer.0.intermediate.dense.weight"]),
+            "max_position_embeddings": len(state[f"{TEXT}embeddings.position_embeddings.weight"]),
+            "type_vocab_size": len(state[f"{TEXT}embeddings.token_type_embeddings.weight"]),
+        }
+        slots, hidden = state["vl_pos_embed.weight"].shape
+        side, tokens = _grid(slots - kind.registers, getattr(args, "max_query_len", None))
+        return kind.Config.model_validate(
+            {
+                "backbone": backbone,
+                "widths": widths,
+                "image_size": side * (2 ** len(widths) if widths else 32),
+                "hidden": hidden,
+                "heads": getattr(args, "nheads", 8),
+                "feedforward": len(state[f"{ENCODER}0.linear1.weight"]),
+                "encoder_layers": count_modules(state, ENCODER),
+                "tokens": tokens,
+                "text_encoder": text,
+                **kind.own_sizes(state),
+            }
+        )
+    except (KeyError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: not the weights of a {kind.title}, or only a part of them ({first_line(error)})"
+        ) from None
+
+
+def _grid(slots: int, tokens: int | None) -> tuple[int, int]:
+    """Part slots into a square of cells and the text's tokens -> (side, tokens). Raises ValueError.
+
+    420 is 20 x 20 and 20, 440 is 20 x 20 and 40: the largest square that leaves a text three tokens, unless `tokens`,
+    the file's own word, leaves a square too.
+    """
+    if isinstance(tokens, int) and slots > tokens > 0 and math.isqrt(slots - tokens) ** 2 == slots - tokens:
+        return math.isqrt(slots - tokens), tokens
+    if slots < 4:
+        raise ValueError(f"{slots} slots of text and image in vl_pos_embed")
+    side = math.isqrt(slots - 3)
+    return side, slots - side**2

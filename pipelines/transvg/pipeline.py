@@ -1,0 +1,207 @@
+"""TransVG as a pipeline: an image is encoded once for all its expressions.
+
+The fast way, on by default, leaves out what does not change the boxes: cells of the canvas that are masked are dropped
+behind the ResNet, padding of texts never enters the V-L transformer, whose last layer computes [REG] alone, and a text
+is encoded once in the pipeline's life. `fast = false` computes everything for each expression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+
+from bench.attention import AttentionMap
+from bench.errors import SettingsError
+from bench.grounding import ImageArray, LoadedScene, PipelineContext, Prediction
+from bench.hashing import sha256_file
+from bench.settings import Table, parse_table, takes
+from pipelines.canvas import Canvas, covered, letterboxed, stack_pixels, to_images
+from pipelines.card import CardOptions, make_card
+from pipelines.engine import PairEngine, Rows, prepare, prepared_images
+from pipelines.folding import fold_norms
+from pipelines.transvg.branches import HEADS, Branches, inputs, masked_cells
+from pipelines.transvg.checkpoint import Loaded, open_network
+from pipelines.transvg.network import TransVG
+
+QUIRKS = {
+    "official": "official preprocessing: targets cut to integers, windows tested with swapped axes, words in words",
+    "clean": "clean preprocessing: targets as annotated, windows that hold the referent, whole words",
+}
+
+
+class TransVGOptions(Table):
+    """[pipelines.transvg]."""
+
+    weights: str = Field("transvg-r50.pth", description="a file, here or in BENCH_HOME/weights")
+    tokenizer: str = Field(
+        "bert-base-uncased", description="a folder or a hub id; a weights file that has its own wins"
+    )
+    preprocessing: Literal["auto", "official", "clean"] = Field(
+        "auto", description="auto = as the weights were trained"
+    )
+    fast: bool = Field(True, description="skip computations that do not change the prediction")
+    attention: bool = Field(False, description="give how [REG] attends to the image, for drawings")
+    images: int = Field(0, ge=0, description="in a pass of the image branch; 0 = 32 on a GPU, 2 on a CPU")
+    texts: int = Field(0, ge=0, description="in a pass of the transformer; 0 = 256 on a GPU, 8 on a CPU")
+    letterbox_threads: int = Field(4, ge=1)
+    card: CardOptions = CardOptions()
+
+
+class TransVGPipeline:
+    """Ground expressions with one network; a subclass does so with another network of the family."""
+
+    kind: ClassVar[type[Branches]] = TransVG
+    paper: ClassVar[str] = "Deng et al., TransVG, ICCV 2021"
+
+    def __init__(self, options: TransVGOptions, context: PipelineContext, loaded: Loaded | None = None) -> None:
+        """`loaded` is a network in training, used as it is."""
+        self.clock, self.fast = context.clock, options.fast
+        self.pool = ThreadPoolExecutor(options.letterbox_threads, thread_name_prefix="letterbox")
+        self.attention = options.attention
+        if self.attention and not self.fast:
+            raise SettingsError("attention needs fast = true: the plain way gives boxes alone; leave fast out")
+        training = loaded is not None
+        loaded = loaded or open_network(self.kind, options.weights, options.tokenizer, context)
+        self.network, self.tokenizer = loaded.network, loaded.tokenizer
+        self.style = loaded.style if options.preprocessing == "auto" else options.preprocessing
+        accelerated, parameters = frozenset[str](), sum(p.numel() for p in self.network.parameters())
+        if not training:
+            backbone = self.network.visumodel.backbone
+            if self.fast:
+                fold_norms(backbone)  # in float32: in 16 bits each frozen norm would round once more
+            accelerated = prepare(self.network, context, HEADS, [backbone[0], self.network.textmodel.bert])
+        gpu = torch.device(context.device).type == "cuda"
+        self.engine: PairEngine[Canvas] = PairEngine(
+            context,
+            self._encode_images,
+            self._encode_texts,
+            self._fuse,
+            images=options.images or (32 if gpu else 2),
+            texts=options.texts or (256 if gpu else 8),
+            kind=self._cells,
+        )
+        config = self.network.config
+        self.size, self.stride = config.image_size, self.network.visumodel.stride
+        self.card = make_card(
+            context,
+            options.card,
+            summary=f"{self.kind.title} on {config.backbone} at {self.size} px, {QUIRKS[self.style]}",
+            paper=self.paper,
+            weights={context.name: options.weights},
+            sha256={} if training else {context.name: sha256_file(loaded.path)},
+            parameters=parameters,
+            accelerated=accelerated,
+        )
+
+    def prepare(self, image: ImageArray) -> Canvas:
+        """Letterbox an image."""
+        return letterboxed(image, self.size, self.style)
+
+    def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
+        """Ground every query of every scene -> predictions in order."""
+        return self.launch(batch)()
+
+    @torch.inference_mode()
+    def launch(self, batch: Sequence[LoadedScene]) -> Callable[[], list[Prediction]]:
+        """Start a batch without waiting for the device -> the function that waits and returns its predictions."""
+        owned = [(index, query) for index, scene in enumerate(batch) for query in scene.queries]
+        if not owned:
+            return list
+        # 1. Canvases, in threads where nobody made them before.
+        with self.clock.stage("letterbox"):
+            canvases = prepared_images(batch, self.prepare, self.pool)
+        # 2. Boxes on the canvas, cxcywh in 0..1, and the attention behind them, on their way to the host.
+        pairs = [(index, query.text) for index, query in owned]
+        out = self.engine.to_host(self.engine.ground(canvases, pairs) if self.fast else self._plain(canvases, pairs))
+
+        def predictions() -> list[Prediction]:
+            # 3. Back into each image, xyxy pixels; here alone a GPU is waited for.
+            rows, owners = out(), [index for index, _ in owned]
+            corners = to_images(rows[:, :4].astype(np.float64), canvases, np.array(owners)).tolist()
+            return [
+                self._prediction(query.id, query.text, corner, canvases[index], row[4:])
+                for (index, query), corner, row in zip(owned, corners, rows, strict=True)
+            ]
+
+        return predictions
+
+    def _prediction(
+        self, key: str, text: str, box: Sequence[float], canvas: Canvas, rest: NDArray[np.float32]
+    ) -> Prediction:
+        """Make a prediction of a box, xyxy pixels, and of what `_fuse` gave beside it."""
+        x1, y1, x2, y2 = box
+        attention = self._over_image(rest, canvas) if self.attention else None
+        return Prediction(key, (x1, y1, x2, y2), note=self.tokenizer.cut(text), attention=attention)
+
+    def _over_image(self, weights: NDArray[np.float32], canvas: Canvas) -> AttentionMap:
+        """Cut weights of the cells of a canvas (P,) to its image, of about as many cells."""
+        side = self.network.side
+        part = np.array((canvas.left, canvas.top, canvas.right, canvas.bottom)) / self.stride
+        columns, rows = (max(1, round(part[axis + 2] - part[axis])) for axis in (0, 1))
+        whole = Image.fromarray(weights.reshape(side, side).astype(np.float32))
+        return AttentionMap.of(np.asarray(whole.resize((columns, rows), Image.Resampling.BILINEAR, box=tuple(part))))
+
+    @property
+    def caches(self) -> Mapping[str, Callable[[], None]]:
+        """List what empties the text cache; the plain way has none."""
+        return {"texts": self.engine.forget_texts} if self.fast else {}
+
+    def _plain(self, canvases: Sequence[Canvas], pairs: Sequence[tuple[int, str]]) -> Tensor:
+        """Compute everything for every pair, all tokens and every cell -> (N, 4) cxcywh in 0..1 of the canvas."""
+
+        def boxes(some: Sequence[tuple[int, str]]) -> Tensor:
+            raw, edges = stack_pixels([canvases[i] for i, _ in some])
+            pixels, masked = inputs(self.engine.to_device(raw), self.engine.to_device(edges), self.stride, self.style)
+            ids, padding = self.tokenizer([text for _, text in some])
+            rest = (0, self.network.config.tokens - ids.shape[1])
+            ids, padding = F.pad(ids, rest, value=self.tokenizer.pad), F.pad(padding, rest, value=True)
+            with self.clock.stage("forward"):
+                out: Tensor = self.network(pixels, masked, self.engine.to_device(ids), self.engine.to_device(padding))
+            return out
+
+        return torch.cat(list(self.engine.chunked("images", pairs, boxes)))
+
+    def _cells(self, canvas: Canvas) -> tuple[int, ...]:
+        """List the cells that are not masked; canvases that agree in them share a pass."""
+        edges = torch.tensor([[canvas.left, canvas.top, canvas.right, canvas.bottom]])
+        kept = ~masked_cells(~covered(edges, self.size), self.stride, self.style)[0]
+        return tuple(kept.nonzero()[:, 0].tolist())
+
+    def _encode_images(self, canvases: Sequence[Canvas]) -> list[Rows]:
+        raw = self.engine.stack([canvas.pixels for canvas in canvases])
+        edges = self.engine.stack([np.array((c.left, c.top, c.right, c.bottom)) for c in canvases])
+        pixels, masked = inputs(raw, edges, self.stride, self.style)
+        kept = self.engine.to_device(torch.tensor(self._cells(canvases[0])))
+        slots = kept + self.network.registers + self.network.config.tokens
+        return [(tokens, slots) for tokens in self.network.encode_image(pixels, masked, kept)]
+
+    def _encode_texts(self, texts: Sequence[str]) -> list[Rows]:
+        ids, padding = self.tokenizer(texts)
+        tokens = self.network.encode_text(self.engine.to_device(ids), self.engine.to_device(padding))
+        slots = torch.arange(ids.shape[1], device=tokens.device) + self.network.registers
+        lengths = (~padding).sum(dim=1).tolist()  # counted on the host
+        return [(row[:length], slots[:length]) for row, length in zip(tokens, lengths, strict=True)]
+
+    def _fuse(self, rows: Rows, padding: Tensor | None) -> Tensor:
+        """(N, 4), cxcywh in 0..1 of the canvas, and (N, P) the attention to its cells where it is wanted."""
+        tokens, slots = rows
+        ignored = None if padding is None else F.pad(padding, (1, 0))  # [REG] comes first
+        slots = F.pad(slots, (1, 0))
+        box: Tensor = self.network.box(self.network.fuse_tokens(tokens, slots, ignored, only_first=True)[:, 0])
+        return torch.cat([box, self.network.attention(tokens, slots, ignored).float()], 1) if self.attention else box
+
+
+@takes(TransVGOptions)
+def transvg(context: PipelineContext) -> TransVGPipeline:
+    """Open TransVG. Raises SettingsError, WeightsError."""
+    options = parse_table(TransVGOptions, context.options, f"bench.toml [pipelines.{context.name}]")
+    return TransVGPipeline(options, context)
