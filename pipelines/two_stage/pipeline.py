@@ -57,6 +57,7 @@ class TwoStage:
             {"proposer": proposer},
             ranker.encoders,
             proposer.annotated,
+            frozenset[str]().union(*(pooling.accelerate(context) for pooling in ranker.poolings)),
         )
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:

@@ -46,6 +46,20 @@ class ClipOptions(Table):
     bucket: int = Field(0, ge=0, description="views in one forward pass; 0 = 256 on a GPU, 32 on a CPU")
 
 
+class Preprocessing:
+    """The size and the normalisation that a CLIP's image tower takes."""
+
+    def __init__(self, model: Any) -> None:
+        table = open_clip.get_model_preprocess_cfg(model)
+        size, device = table["size"], model.logit_scale.device
+        self.size = int(size if isinstance(size, int) else size[0])
+        self._mean, self._std = (torch.tensor(table[key], device=device).view(3, 1, 1) for key in ("mean", "std"))
+
+    def normalised(self, views: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Normalise (N, 3, H, W) in 0..1 for the image tower."""
+        return ((views - self._mean) / self._std).to(dtype)
+
+
 class ClipEncoder:
     """Encode region views and texts to unit vectors, float32 on the device."""
 
@@ -75,20 +89,13 @@ class ClipEncoder:
             and isinstance(self.model.text_projection, nn.Parameter)
         )
         self.context_length = int(getattr(self.model, "context_length", 77))
-        preprocessing = open_clip.get_model_preprocess_cfg(self.model)
-        size = preprocessing["size"]
-        self.image_size = int(size if isinstance(size, int) else size[0])
+        self.preprocessing = Preprocessing(self.model)
+        self.image_size = self.preprocessing.size
         self.scale = float(self.model.logit_scale.detach().exp())
-        self._mean = torch.tensor(preprocessing["mean"], device=self.device).view(3, 1, 1)
-        self._std = torch.tensor(preprocessing["std"], device=self.device).view(3, 1, 1)
 
     @property
     def parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
-
-    def pixels(self, views: Tensor) -> Tensor:
-        """Normalise (N, 3, H, W) in 0..1 for the image tower."""
-        return ((views - self._mean) / self._std).to(self.dtype)
 
     @torch.inference_mode()
     def encode_images(self, views: Tensor) -> Tensor:
@@ -97,7 +104,9 @@ class ClipEncoder:
             return self.encode_texts([""])[:0]
 
         def vectors(some: Tensor) -> Tensor:
-            out: Tensor = self.model.encode_image(self.pixels(some), normalize=True).float()
+            out: Tensor = self.model.encode_image(
+                self.preprocessing.normalised(some, self.dtype), normalize=True
+            ).float()
             return out
 
         return torch.cat(list(self.engine.chunked("images", views, vectors)))

@@ -1,6 +1,7 @@
 """Ranking: how likely each region of a scene is meant by an expression, by one CLIP or the sum of several.
 
     logits      scale * cosine of text and view, summed over views and models                      (ReCLIP 3.1)
+    roi         a view that costs one pass for all boxes of an image, by attention pooling          (clip/pooling.py)
     subtract    less what captions in general like about the region, by a fixed bank of them       (Red Circle)
     relations   where the expression compares, rules multiply the probabilities of the names in it (ReCLIP 3.2)
 
@@ -11,18 +12,20 @@ alone costs a row of a matrix product and, where it compares, a few products of 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from itertools import zip_longest
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from bench.clock import Clock
-from bench.grounding import LoadedScene
+from bench.grounding import Boxes, ImageArray, LoadedScene
 from bench.settings import Table
 from pipelines.two_stage.clip.encoder import ClipEncoder
+from pipelines.two_stage.clip.pooling import PoolingOptions, RegionPooling
 from pipelines.two_stage.clip.views import Resize, View, make_views
 from pipelines.two_stage.language.parse import Phrase, parse
 from pipelines.two_stage.language.relations import Geometry, multiplied, reason
@@ -44,7 +47,7 @@ BANK = tuple(_CLASSES.split())
 class RankerOptions(Table):
     """[pipelines.*.ranker]."""
 
-    views: tuple[View, ...] = Field(("crop", "blur"), min_length=1)
+    views: tuple[View | Literal["roi"], ...] = Field(("crop", "blur"), min_length=1)
     margin: float = Field(0.0, ge=0, description="widen each crop by this share of its sides")
     resize: Resize = Field("squash", description="how a part becomes square: squash, pad, center")
     prompt: str = Field("a photo of {}", pattern=r"\{\}")
@@ -54,6 +57,18 @@ class RankerOptions(Table):
         1.0, gt=0, description="of expressions that compare: logits are divided by it; ReCLIP takes 1"
     )
 
+    @model_validator(mode="after")
+    def _whole_images(self) -> Self:
+        """Refuse "roi" on an image whose ends are cut off, with the boxes there."""
+        if "roi" in self.views and self.resize == "center":
+            raise ValueError('the view "roi" needs the whole image: resize = "squash" or "pad", not "center"')
+        return self
+
+    @property
+    def drawn(self) -> tuple[View, ...]:
+        """Return the views that are images."""
+        return tuple(view for view in self.views if view != "roi")
+
 
 class Ranker:
     """Probabilities over the proposals of each scene, for each of its queries."""
@@ -62,6 +77,8 @@ class Ranker:
         """Open the parser. Raises MissingPackage where it is spaCy, which is not installed."""
         self.options, self.encoders, self._clock = options, tuple(encoders), clock
         self._parse = open_parser(options.relations)
+        pooled = encoders if "roi" in options.views else ()
+        self.poolings = [RegionPooling(one.model, one.options.model, PoolingOptions(fine=1)) for one in pooled]
 
     @property
     def caches(self) -> Mapping[str, Callable[[], None]]:
@@ -83,7 +100,8 @@ class Ranker:
             sizes = dict.fromkeys(encoder.image_size for encoder in self.encoders)
             views = {size: self._views(batch, proposals, size) for size in sizes}  # (V, R, 3, size, size)
         with self._clock.stage("image encode"):
-            regions = [self._regions(encoder, views[encoder.image_size]) for encoder in self.encoders]
+            pairs = zip_longest(self.encoders, self.poolings)
+            regions = [self._regions(batch, proposals, *pair, views[pair[0].image_size]) for pair in pairs]
         ranked = dict(zip(order, self.probabilities(batch, proposals, regions), strict=True))
         return [ranked[number] for number in range(len(order))]
 
@@ -118,12 +136,31 @@ class Ranker:
         images, boxes, masks = zip(
             *[(s.image, p.boxes, p.masks) for s, p in zip(batch, proposals, strict=True)], strict=True
         )
-        return make_views(images, boxes, options.views, size, options.margin, device, options.resize, masks)
+        return make_views(images, boxes, options.drawn, size, options.margin, device, options.resize, masks)
 
-    def _regions(self, encoder: ClipEncoder, views: Tensor) -> Tensor:
-        """Encode views, (V, R, 3, S, S) -> (R, D), summed over views: the sum of cosines is a scaled cosine."""
-        summed: Tensor = encoder.encode_images(views.flatten(0, 1)).unflatten(0, views.shape[:2]).sum(0)
-        return summed
+    @torch.inference_mode()
+    def _regions(
+        self,
+        batch: Sequence[LoadedScene],
+        proposals: Sequence[Proposals],
+        encoder: ClipEncoder,
+        pooling: RegionPooling | None,
+        views: Tensor,
+    ) -> Tensor:
+        """Encode all boxes, of which there are views (V, R, 3, S, S) -> (R, D).
+
+        Vectors are summed over views: the sum of cosines is a scaled cosine.
+        """
+        vectors = list(encoder.encode_images(views.flatten(0, 1)).unflatten(0, views.shape[:2])) if len(views) else []
+        if pooling is not None:
+
+            def pooled(some: Sequence[tuple[ImageArray, Boxes]]) -> Tensor:
+                images, boxes = zip(*some, strict=True)
+                return pooling.encode_boxes(images, boxes, self.options.margin, self.options.resize)
+
+            pairs = [(scene.image, own.boxes) for scene, own in zip(batch, proposals, strict=True)]
+            vectors.append(torch.cat(list(encoder.engine.chunked("images", pairs, pooled))))
+        return torch.stack(vectors).sum(0)
 
     def _texts(self, encoder: ClipEncoder, texts: Sequence[str]) -> Tensor:
         """Encode texts -> (T, D), less the bank's mean, which subtracts its mean logit from every logit."""

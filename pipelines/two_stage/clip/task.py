@@ -1,6 +1,6 @@
 """Training the CLIP of a two-stage pipeline to rank regions, as it does there.
 
-Two contrastive losses over the region views that the pipeline itself makes:
+Two contrastive losses over the region views that the pipeline's ranker takes:
 
     region         text -> region, among the regions of the text's own scene and the whole image. Regions of other
                    scenes are no candidates: "the red star" is true of many images.
@@ -30,11 +30,11 @@ from bench.settings import parse_table
 from bench.training.config import TrainConfig
 from bench.training.task import Batch, ParameterGroup, TrainingJob, TrainTask
 from pipelines import weights
-from pipelines.two_stage.clip.encoder import ClipOptions, open_clip, open_model, open_tokenizer
-from pipelines.two_stage.clip.views import View, make_views
+from pipelines.two_stage.clip.encoder import ClipOptions, Preprocessing, open_model, open_tokenizer
+from pipelines.two_stage.clip.pooling import PoolingOptions, RegionPooling
+from pipelines.two_stage.clip.ranking import RankerOptions
+from pipelines.two_stage.clip.views import make_views
 from pipelines.two_stage.proposers.objects import SceneSamples, referent, scene_descriptions, scene_objects
-
-VIEWS: tuple[View, ...] = ("crop", "blur")
 
 
 class ClipTraining(TrainConfig):
@@ -101,10 +101,18 @@ class ClipTask(TrainTask):
         self.loss_weights = {"region": 1.0, "description": 1.0}
         config = parse_table(ClipTraining, dict(job.recipe), f"bench.toml [train.{job.context.name}.clip]")
         own = parse_table(ClipOptions, job.context.options.get("clip", {}), f"[pipelines.{job.context.name}.clip]")
+        ranker = parse_table(
+            RankerOptions, job.context.options.get("ranker", {}), f"[pipelines.{job.context.name}.ranker]"
+        )
+        # Annotated objects have no masks: there the box stands for the mask.
+        views = ["blur" if view == "mask-blur" else view for view in ranker.views]
+        self.ranker = ranker.model_copy(update={"views": tuple(dict.fromkeys(views))})
         names = {"model": config.model or own.model, "start_from": config.start_from or own.pretrained}
         self.config = config.model_copy(update=names)
         torch.manual_seed(job.context.seed)
         self.model, self.sha256 = self._open(self.config.start_from)
+        if "roi" in self.ranker.views:
+            RegionPooling(self.model, self.config.model, PoolingOptions(fine=1))  # or it is refused here
         self.tokenizer = open_tokenizer(self.config.model, job.context)
 
     def _open(self, pretrained: str) -> tuple[Any, Mapping[str, str]]:
@@ -136,7 +144,7 @@ class ClipTask(TrainTask):
         """Return the two losses, scalars; without descriptions the second is left out."""
         self._limit_scale()
         scale = self.model.logit_scale.exp()
-        regions = encode_regions(self.model, batch.scenes)
+        regions = encode_regions(self.model, batch.scenes, self.ranker, self.config.model)
         texts = self.model.encode_text(batch.texts, normalize=True)
         queries = texts.split([len(scene.texts) for scene in batch.scenes])
         # 1. Each text against the regions of its scene: all views together, and each view alone.
@@ -145,15 +153,15 @@ class ClipTask(TrainTask):
             logits = scale * (mine @ vectors.transpose(1, 2)).float()  # (V, Q, R + 1)
             target = torch.tensor(scene.referents, device=logits.device)
             losses.append(F.cross_entropy(logits.sum(0), target, reduction="sum"))
-            each = F.cross_entropy(logits.flatten(0, 1), target.repeat(len(VIEWS)), reduction="sum")
-            losses.append(each / len(VIEWS))
+            each = F.cross_entropy(logits.flatten(0, 1), target.repeat(len(vectors)), reduction="sum")
+            losses.append(each / len(vectors))
         terms = {"region": torch.stack(losses).sum() / len(texts)}
         # 2. Each object, without the whole images, against all descriptions.
         if len(batch.classes):
             described = self.model.encode_text(batch.descriptions, normalize=True)
             objects = torch.cat([vectors[:, :-1] for vectors in regions], dim=1)
             logits = scale * (objects @ described.T).float()
-            terms["description"] = F.cross_entropy(logits.flatten(0, 1), batch.classes.repeat(len(VIEWS)))
+            terms["description"] = F.cross_entropy(logits.flatten(0, 1), batch.classes.repeat(len(objects)))
         return terms
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -172,7 +180,12 @@ class ClipTask(TrainTask):
         for scene in (scene for scene in self.job.validation if scene.expressions):
             one = region_sample(scene, self.job.validation_images)
             texts = model.encode_text(self._tokens(one.texts).to(self.job.context.device), normalize=True)
-            chosen = (texts @ encode_regions(model, [one])[0].transpose(1, 2)).sum(0).argmax(-1).tolist()
+            chosen = (
+                (texts @ encode_regions(model, [one], self.ranker, self.config.model)[0].transpose(1, 2))
+                .sum(0)
+                .argmax(-1)
+                .tolist()
+            )
             for expression, choice, own in zip(scene.expressions, chosen, one.referents, strict=True):
                 for kind in (self.metric, expression.kind or "other"):
                     hits[kind].append(choice == own)
@@ -197,14 +210,17 @@ class ClipTask(TrainTask):
         return ids
 
 
-def encode_regions(model: Any, scenes: Sequence[RegionSample]) -> list[Tensor]:
+def encode_regions(model: Any, scenes: Sequence[RegionSample], options: RankerOptions, name: str) -> list[Tensor]:
     """Return for each scene unit vectors (V, R + 1, D) of its objects' boxes and, last, of the whole image."""
-    preprocessing, device = open_clip.get_model_preprocess_cfg(model), model.logit_scale.device
-    size = preprocessing["size"]
-    side = int(size if isinstance(size, int) else size[0])
+    images, counts = [scene.image for scene in scenes], [len(scene.boxes) + 1 for scene in scenes]
     boxes = [np.concatenate([scene.boxes, [[0.0, 0.0, *scene.image.shape[1::-1]]]]) for scene in scenes]
-    # (V, sum of R + 1, 3, S, S)
-    pixels = make_views([scene.image for scene in scenes], boxes, VIEWS, side, 0.0, device)
-    mean, std = (torch.tensor(preprocessing[key], device=device).view(3, 1, 1) for key in ("mean", "std"))
-    vectors = model.encode_image(((pixels - mean) / std).flatten(0, 1), normalize=True)
-    return list(vectors.unflatten(0, pixels.shape[:2]).split([len(scene.boxes) + 1 for scene in scenes], dim=1))
+    preprocessing = Preprocessing(model)
+    of_views = []
+    if options.drawn:
+        # (V, sum of R + 1, 3, S, S)
+        views = make_views(images, boxes, options.drawn, preprocessing.size, 0.0, model.logit_scale.device)
+        vectors = model.encode_image(preprocessing.normalised(views).flatten(0, 1), normalize=True)
+        of_views = list(vectors.unflatten(0, views.shape[:2]))
+    if "roi" in options.views:
+        of_views.append(RegionPooling(model, name, PoolingOptions(fine=1)).encode_boxes(images, boxes, 0.0, "squash"))
+    return list(torch.stack(of_views).split(counts, dim=1))

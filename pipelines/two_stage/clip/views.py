@@ -101,15 +101,15 @@ def _draw(
         own = to_device(owner, device)
         for name, place in zip(views, out[:, step], strict=True):
             if name == "crop":
-                _squared(columns, _widened(some, margin), owner, size, resize, place)
+                _squared(columns, widened(some, margin), owner, size, resize, place)
                 continue
             if name == "red-ellipse":
-                ellipses = _inside(_widened(some, ELLIPSE_GROWS / 2), frame, size)
+                ellipses = inside(widened(some, ELLIPSE_GROWS / 2), frame, size)
                 torch.lerp(sharp[own], _red(device), _ellipses(to_device(ellipses, device), size), out=place)
                 continue
             # (N, 1, size, size): the part of each pixel that stays sharp.
             if name == "blur":
-                mask = _coverage(to_device(_inside(some, frame, size), device), size)
+                mask = coverage_of(to_device(inside(some, frame, size), device), size)
             else:
                 regions = to_device(torch.from_numpy(np.concatenate(masks)[step]), device)  # type: ignore[arg-type]
                 numbers = torch.arange(len(some))
@@ -122,7 +122,8 @@ def as_columns(images: Tensor) -> Tensor:
     return images.permute(0, 2, 1, 3).contiguous().float()
 
 
-def _widened(boxes: Tensor, share: float) -> Tensor:
+def widened(boxes: Tensor, share: float) -> Tensor:
+    """Widen boxes (N, 4) by a share of their sides."""
     sides = boxes[:, 2:] - boxes[:, :2]
     return torch.cat([boxes[:, :2] - sides * share, boxes[:, 2:] + sides * share], dim=1)
 
@@ -131,20 +132,25 @@ def _squared(
     columns: Tensor, boxes: Tensor, owner: Tensor, size: int, resize: Resize, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Make parts (N, 4) of images square -> (N, 3, size, size), and the frames (N, 4) that they show."""
+    frames = frames_of(boxes, resize)
+    square = resample(columns, frames, owner, size, out)
+    if resize == "pad":
+        real = coverage_of(to_device(inside(boxes, frames, size), columns.device), size)
+        square.sub_(GREY).mul_(real).add_(GREY)
+    return square, frames
+
+
+def frames_of(boxes: Tensor, resize: Resize) -> Tensor:
+    """Compute the frames that become the squares of boxes (N, 4) -> (N, 4)."""
     if resize == "squash":
-        return resample(columns, boxes, owner, size, out), boxes
+        return boxes
     sides = boxes[:, 2:] - boxes[:, :2]
     side = (sides.amax if resize == "pad" else sides.amin)(dim=1, keepdim=True)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    frame = torch.cat([centre - side / 2, centre + side / 2], dim=1)
-    square = resample(columns, frame, owner, size, out)
-    if resize == "pad":
-        inside = _coverage(to_device(_inside(boxes, frame, size), columns.device), size)
-        square.sub_(GREY).mul_(inside).add_(GREY)
-    return square, frame
+    return torch.cat([centre - side / 2, centre + side / 2], dim=1)
 
 
-def _inside(boxes: Tensor, frame: Tensor, size: int) -> Tensor:
+def inside(boxes: Tensor, frame: Tensor, size: int) -> Tensor:
     """Move boxes (N, 4) from the image's pixels to those of the square that shows the frame (N or 1, 4)."""
     corner, extent = frame[:, :2].repeat(1, 2), (frame[:, 2:] - frame[:, :2]).repeat(1, 2)
     return (boxes - corner) * (size / extent)
@@ -223,7 +229,7 @@ def _sums(table: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     return F.embedding_bag(index.flatten(0, 1), table, mode="sum", per_sample_weights=weights.flatten(0, 1))
 
 
-def _coverage(boxes: Tensor, size: int) -> Tensor:
+def coverage_of(boxes: Tensor, size: int) -> Tensor:
     """Compute the share of each pixel inside boxes (N, 4) xyxy on a square -> (N, 1, size, size)."""
     edge = torch.arange(size, device=boxes.device, dtype=boxes.dtype)
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from bench.errors import SettingsError
 from bench.grounding import LoadedScene, PipelineContext, Prediction
@@ -24,9 +25,9 @@ from bench.hashing import spelled_out
 from bench.settings import Table, takes
 from pipelines.card import CardOptions, Options, make_parts_card, parse_options
 from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
+from pipelines.two_stage.clip.pooling import PoolingOptions, RegionPooling
 from pipelines.two_stage.clip.ranking import Ranker, RankerOptions
 from pipelines.two_stage.proposers.proposals import Proposals
-from pipelines.two_stage.segments.pooling import PoolingOptions, RegionPooling
 from pipelines.two_stage.segments.score_map import MapOptions, best_on_maps, cells, maps_of
 from pipelines.two_stage.segments.segmentation import Float, Segmentation
 from pipelines.two_stage.segments.segmenters import SegmentOptions, open_segmenter
@@ -65,8 +66,8 @@ class ScoreMap:
         self.caches = self.ranker.caches
         # With a pooling, regions are masks of the attention over the whole image; else each is a few views.
         pooling = options.pooling if isinstance(options, ClipPoolingOptions) else None
-        self.poolings = [RegionPooling(encoder, pooling) for encoder in encoders] if pooling else []
-        apply = context.acceleration.apply
+        self.poolings = [RegionPooling(one.model, one.options.model, pooling) for one in encoders] if pooling else []
+        accelerated = [one.accelerate(context) for one in (*self.poolings, *self.ranker.poolings)]
         models = " + ".join(encoder.options.model for encoder in encoders)
         self.card = make_parts_card(
             context,
@@ -75,7 +76,7 @@ class ScoreMap:
             f"{paper}; Radford et al., CLIP, ICML 2021",
             {"segments": model} if model else {},
             encoders,
-            accelerated=frozenset[str]().union(*(apply(one.visual, one.called) for one in self.poolings)),
+            accelerated=frozenset[str]().union(*accelerated),
         )
 
     def score(self, batch: Sequence[LoadedScene], cuts: Sequence[Segmentation]) -> list[Float]:
@@ -84,8 +85,7 @@ class ScoreMap:
         if not self.poolings:
             return self.ranker.rank(batch, proposals)
         with self._clock.stage("image encode"):
-            pairs = [(scene.image, cut) for scene, cut in zip(batch, cuts, strict=True)]
-            vectors = [torch.cat([pooling.encode(*pair) for pair in pairs]) for pooling in self.poolings]
+            vectors = [_pooled(pooling, batch, cuts) for pooling in self.poolings]
         return self.ranker.probabilities(batch, proposals, vectors)
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
@@ -139,6 +139,19 @@ def clip_pooling(context: PipelineContext) -> ScoreMap:
 
 def _options(model: type[Options], context: PipelineContext) -> Options:
     return parse_options(model, context, spelled_out(context.options, "clip"))
+
+
+@torch.inference_mode()
+def _pooled(pooling: RegionPooling, batch: Sequence[LoadedScene], cuts: Sequence[Segmentation]) -> Tensor:
+    """Encode the regions of scenes -> (sum of R, D), one image at a time: there may be a thousand regions."""
+    pairs = zip(batch, cuts, strict=True)
+    return torch.cat([pooling.encode([scene.image], [covered(cut, pooling.side)]) for scene, cut in pairs])
+
+
+def covered(cut: Segmentation, side: int) -> Tensor:
+    """Compute the share of each cell that each region covers -> (R, side * side); all of it where there are none."""
+    shares = torch.from_numpy(cut.coverage(side, side)).flatten(1)
+    return shares if len(cut) else torch.ones(1, side * side)
 
 
 def _proposals(cut: Segmentation, masked: bool) -> Proposals:

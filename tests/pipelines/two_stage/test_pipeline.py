@@ -128,3 +128,24 @@ def test_a_batch_without_any_proposal_is_missed_not_crashed(context, relations):
     scene = LoadedScene("s", np.zeros((60, 80, 3), np.uint8), (Query("q", "the red star on the left"),))
     (answer,) = two_stage(context(options=table)).ground([scene])
     assert answer.box is None and answer.score is None and len(answer.proposals) == 0
+
+
+@pytest.mark.slow
+def test_the_roi_view_adds_to_the_others(context, loaded):
+    """Log-probabilities of two views together are those of each, up to a constant; a batch is as its scenes alone."""
+    scenes = [LoadedScene(s.id, s.image[: 160 + 8 * n], s.queries) for n, s in enumerate(loaded[1][:3])]
+
+    def logits(views, size=3):
+        ranker = two_stage(context(options=merged(context().options, {"ranker": {"views": views}})))
+        assert ranker.card.summary
+        answers = [row for n in range(0, 3, size) for row in rows(ranker, scenes[n : n + size])]
+        return [np.log(row) - np.log(row).mean(axis=1, keepdims=True) for row in answers]
+
+    def rows(pipeline, some):
+        return pipeline.ranker.rank(some, pipeline.proposer.propose(some))
+
+    roi, crop, both, alone = logits(["roi"]), logits(["crop"]), logits(["crop", "roi"]), logits(["roi"], 1)
+    for one, other, sums, single in zip(roi, crop, both, alone, strict=True):
+        np.testing.assert_allclose(one + other, sums, atol=1e-3)
+        np.testing.assert_allclose(one, single, atol=1e-3)
+        assert np.abs(one - other).max() > 0.1

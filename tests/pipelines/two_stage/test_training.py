@@ -1,18 +1,21 @@
 """The trainings of two-stage pipelines: they fine-tune, the seed decides, they resume, and mistakes are named."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from training_world import check_one_process, stopped_and_resumed
 
 from bench.errors import SettingsError, UsageError, WeightsError
 from bench.grounding import LoadedScene
-from bench.settings import load_settings
+from bench.settings import load_settings, merged
 from bench.training.gradient_check import gradient_check
 from bench.training.jobs import train_pipeline
 from bench.training.step import OptimisationStep
 from bench.training.trainer import train
 from pipelines import weights
 from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
+from pipelines.two_stage.clip.ranking import RankerOptions
 from pipelines.two_stage.pipeline import tasks
 from pipelines.two_stage.proposers.proposals import open_proposer
 from tools.tiny_weights.architectures import write_clip, write_detr, write_ssd
@@ -168,3 +171,20 @@ def test_what_ultralytics_cannot_do_is_refused(monkeypatch, tmp_path, environmen
     with pytest.raises(UsageError, match=message):
         train_pipeline("yolo-clip", "shapes-train", resolved, "detector", None, tmp_path, None, {}, fresh=fresh)
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("views", [["roi"], ["crop", "roi"]])
+def test_a_clip_is_trained_on_the_views_of_its_ranker(job, context, tmp_path, views):
+    start = start_file(tmp_path / "start", "yolo-clip", "clip")
+    options = merged(context().options, {"ranker": {"views": views}})
+    given = replace(job("yolo-clip", clip={"start_from": str(start)}), context=context(options=options))
+    task = tasks(given)["clip"]()
+    losses = task.losses(task.collate([task.dataset().sample(0, n) for n in range(2)]), torch.Generator())
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert task.model.visual.class_embedding.grad.abs().sum() > 0
+    # The loss is that of these views.
+    task.ranker = RankerOptions(views=("crop",))
+    assert not torch.isclose(
+        task.losses(task.collate([task.dataset().sample(0, 0)]), torch.Generator())["region"], losses["region"]
+    )

@@ -131,3 +131,8 @@ def test_masks_that_are_not_there_are_asked_for():
 def test_options_that_mean_nothing_are_refused(wrong):
     with pytest.raises(ValidationError):
         RankerOptions(**wrong)
+
+
+def test_the_roi_view_needs_the_whole_image():
+    with pytest.raises(ValidationError, match=r"roi.*whole image"):
+        RankerOptions(views=("crop", "roi"), resize="center")
