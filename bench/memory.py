@@ -6,7 +6,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from bench.errors import DeviceError
 
@@ -33,6 +33,26 @@ def free() -> None:
 
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def to_host(tensor: Any) -> Callable[[], Any]:
+    """Start copying a torch tensor from its device -> the function that waits for the copy and returns it as numpy's.
+
+    A GPU is not waited for before.
+    """
+    import torch
+
+    if tensor.device.type != "cuda":
+        return tensor.cpu().numpy  # type: ignore[no-any-return]
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record(torch.cuda.current_stream(tensor.device))
+
+    def wait() -> Any:
+        copied.synchronize()
+        return host.numpy()
+
+    return wait
 
 
 def chunks(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from bench.errors import DeviceError
 from bench.grounding import ImageArray, LoadedScene, PipelineContext
-from bench.memory import in_chunks
+from bench.memory import in_chunks, to_host
 
 Padding = Tensor | None
 Image = TypeVar("Image")
@@ -98,19 +98,7 @@ class Engine:
         out.record_stream(computing)  # its memory belongs to the other stream, which may not give it out too early
         return out
 
-    def to_host(self, tensor: Tensor) -> Callable[[], NDArray[Any]]:
-        """Start copying a tensor from the device -> the function that waits for the copy and returns it."""
-        if self.device.type != "cuda":
-            return tensor.numpy
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
-        copied = torch.cuda.Event()
-        copied.record()
-
-        def wait() -> NDArray[Any]:
-            copied.synchronize()
-            return np.asarray(host.numpy())
-
-        return wait
+    to_host = staticmethod(to_host)
 
 
 class PairEngine(Engine, Generic[Image]):

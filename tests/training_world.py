@@ -88,7 +88,7 @@ class Stepping:
         return [(micro, self.data.draw(micro)) for micro in micros]
 
     def step(self, number=0, batches=None):
-        return self.steps.step(number, batches or self.batches(number))
+        return self.steps.step(number, batches or self.batches(number)).read()
 
     def gradients(self):
         return {name: p.grad.clone() for name, p in self.steps.trained.items()}

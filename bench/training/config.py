@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -49,7 +49,10 @@ class TrainConfig(BaseModel):
     clip_norm: float = Field(0.0, ge=0, description="of the gradient; 0 = off")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of an average of the weights; 0 = off")
     dtype: Dtype = Field("auto", description="autocast; auto = bfloat16 on a GPU")
-    workers: int = Field(8, ge=0, description="processes that decode and augment; 0 = none")
+    workers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        "auto",
+        description="processes that decode and augment; 0 = none; auto = all cores for a GPU, at most 32; 4 for a CPU",
+    )
     save_every: int = Field(500, ge=1, description="steps between step files, beside one at the end of an epoch")
     validate_every: int = Field(1, ge=1, description="epochs")
     early_stop: int = Field(0, ge=0, description="stop after so many epochs without improvement; 0 = off")

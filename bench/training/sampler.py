@@ -8,9 +8,10 @@ processes draw and collate the samples ahead.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench.errors import DataError, ImageError, UsageError
 from bench.training.task import Batch, GroupedDataset, MapDataset, TrainTask
+
+MOST = (4, 32)  # worker processes of one that trains on a CPU, whose cores the steps need, and on a GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,14 @@ class MicroBatches(Dataset[Any]):
             return micro, self.draw(micro), ""
         except (ImageError, DataError) as error:
             return micro, None, str(error)
+
+
+def worker_count(workers: int | Literal["auto"], device_type: str) -> int:
+    """Return how many processes draw for one training process; never more than its share of the usable cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    most = MOST[device_type == "cuda"] if workers == "auto" else workers
+    return min(most, share)
 
 
 def batches_ahead(

@@ -4,32 +4,80 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import defaultdict
+import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bench.errors import DeviceError
-from bench.memory import free, out_of_memory
-from bench.training.config import BatchPlan
+from bench.errors import DeviceError, UsageError
+from bench.memory import free, out_of_memory, to_host
+from bench.runs.shards import from_environment
+from bench.training.config import BatchPlan, TrainConfig
+from bench.training.log import usable_tracker
 from bench.training.optimiser import learning_rate, make_optimiser
 from bench.training.sampler import MicroBatch, StepSampler
-from bench.training.task import Batch, TrainTask
+from bench.training.task import Batch, TrainingJob, TrainTask
 
 BOXES = ("boxes", "targets")  # entries of `losses` that are no losses
 
 
+def launch(job: TrainingJob, config: TrainConfig, folder: Path) -> Any:
+    """Return this process's Accelerator among those that torchrun or `accelerate launch` started.
+
+    Raises MissingPackage for a tracker, UsageError where processes were started in another way.
+    """
+    from accelerate import Accelerator
+
+    cpu = job.context.device == "cpu"
+    if not cpu and "LOCAL_RANK" not in os.environ:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = job.context.device
+    launched = from_environment().size
+    trackers = usable_tracker(config.track)
+    accelerator = Accelerator(cpu=cpu, mixed_precision="no", log_with=trackers or None, project_dir=str(folder))
+    if accelerator.num_processes != launched:
+        raise UsageError(
+            f"{launched} processes were started, but training uses {accelerator.num_processes}: start it with torchrun "
+            "or accelerate launch (under Slurm: one task a node, `srun torchrun ...`)"
+        )
+    if trackers:
+        plain = {key: value for key, value in config.model_dump().items() if isinstance(value, int | float | str)}
+        accelerator.init_trackers(config.name, config=plain)
+    return accelerator
+
+
 class NotFiniteError(Exception):
-    """The loss or its gradient is NaN or infinite; nothing was changed. `rows` are the samples to blame, if known."""
+    """The loss or its gradient is NaN or infinite; no weight was changed. `rows` are the samples to blame, if known."""
 
     def __init__(self, terms: dict[str, float], rows: list[int]) -> None:
         super().__init__(", ".join(f"{name} {value:g}" for name, value in terms.items()))
         self.rows = rows
+
+
+@dataclass(frozen=True, slots=True)
+class StepValues:
+    """The numbers of step `number`, from 0, on their way from the device; whoever reads them waits for that step."""
+
+    number: int
+    names: tuple[str, ...]  # of the losses
+    learning_rate: float
+    wait: Callable[[], NDArray[Any]]  # -> the losses' means, the gradient's norm, how far boxes spread where they do
+    losses: list[tuple[MicroBatch, Tensor]]  # of each sample
+
+    def read(self) -> dict[str, float]:
+        """Return the mean of each loss, the learning rate, and how far boxes spread. Raises NotFiniteError."""
+        numbers: list[float] = self.wait().astype(np.float32).tolist()
+        count = len(self.names)
+        means, norm = dict(zip(self.names, numbers[:count], strict=True)), numbers[count]
+        if not all(map(math.isfinite, numbers[: count + 1])):
+            raise NotFiniteError(means | {"gradient norm": norm}, _not_finite_rows(self.losses))
+        return means | {"learning_rate": self.learning_rate} | dict(zip(["spread"], numbers[count + 1 :], strict=False))
 
 
 class OptimisationStep:
@@ -51,16 +99,15 @@ class OptimisationStep:
         module = nn.Module()
         module.model, module.forward = task.model, task.losses
         self.module = accelerator.prepare_model(module.to(self.device))
-        self.optimiser = make_optimiser(groups, self.config, plan)
+        self.optimiser: Any = make_optimiser(groups, self.config, plan)
         self.epochs = -(-total // sampler.steps_in_epoch)
         self.warm_up = self.config.warm_up + round(self.config.warm_up_epochs * sampler.steps_in_epoch)
         self.bfloat16 = self.config.precision(self.device.type) == "bfloat16"
 
-    def step(self, number: int, batches: Iterable[tuple[MicroBatch, Batch]]) -> dict[str, float]:
-        """Take the step `number`, from 0; return the mean over its samples of each loss, and how far boxes spread.
+    def step(self, number: int, batches: Iterable[tuple[MicroBatch, Batch]]) -> StepValues:
+        """Take the step `number`, from 0; return its values, for which nothing has been waited.
 
-        `batches` are taken one by one: while a GPU computes one, the next is fetched. Raises NotFiniteError,
-        DeviceError.
+        `batches` are taken one by one: while a GPU computes one, the next is fetched. Raises DeviceError.
         """
         # 1. All randomness is a function of (seed, step, process).
         state = np.random.SeedSequence([self.sampler.seed, number, self.accelerator.process_index]).generate_state(1)
@@ -72,7 +119,7 @@ class OptimisationStep:
             module.eval()
         self.optimiser.zero_grad(set_to_none=True)
         # 3. Forward and backward: gradients add up over the micro batches; processes exchange them in the last one.
-        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+        sums: dict[str, Tensor] = {}
         losses, boxes, failure = [], [], ""
         by_sample = self.task.loss_scope == "sample"
         for micro, batch in batches:
@@ -94,19 +141,18 @@ class OptimisationStep:
                 raise DeviceError(self._advice(micro, failure))
             if micro.counts:
                 losses.append((micro, loss.detach()))
-                for name, term in {"loss": loss, **terms}.items():
-                    if name not in BOXES:
-                        value = term.detach().double()
-                        mean = value.sum() / micro.total if by_sample else value
-                        sums[name] = sums[name].to(term.device) + mean
+            for name, term in {"loss": loss, **terms}.items():
+                if name not in BOXES:
+                    value = term.detach().double() if micro.counts else torch.zeros_like(term, dtype=torch.float64)
+                    mean = value.sum() / micro.total if by_sample else value
+                    sums[name] = sums[name] + mean if name in sums else mean
             if terms.keys() >= set(BOXES):
                 boxes.append([terms[name].detach() for name in BOXES])
-        means = self._over_processes(sums)
+        means = self.accelerator.reduce(torch.stack([*sums.values()]), "sum")
         # 4. Finite or not at all: a gradient can overflow where the loss does not, and would take the weights with it.
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.trained.values() if p.grad is not None])
-        if not all(map(math.isfinite, [*means.values(), length := float(norm)])):
-            self.optimiser.zero_grad(set_to_none=True)
-            raise NotFiniteError(means | {"gradient norm": length}, _not_finite_rows(losses))
+        numbers = torch.cat([means, norm.double()[None]])
+        self.optimiser.found_inf = 1 - numbers.isfinite().all().float()  # its kernel then changes nothing
         # 5. Clip the gradient's norm.
         if self.config.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(self.trained.values(), self.config.clip_norm, norm)
@@ -118,18 +164,10 @@ class OptimisationStep:
             group["lr"] = learning_rate(full * group["lr_scale"], self.config, group["schedule"], *where)
         # 7. The optimiser's step.
         self.optimiser.step()
-        values = means | {"learning_rate": max(group["lr"] for group in self.optimiser.param_groups)}
-        return values | ({"spread": spread(*map(torch.cat, zip(*boxes, strict=True)))} if boxes else {})
-
-    def _over_processes(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        """Add each process's share of the means."""
-        if self.accelerator.num_processes == 1:
-            return {name: float(value.float()) for name, value in sums.items()}
-        from accelerate.utils import gather_object
-
-        mine = {name: float(value) for name, value in sums.items()}  # a process without samples has no terms
-        parts = gather_object([mine])
-        return {name: float(np.float32(sum(part.get(name, 0.0) for part in parts))) for part in parts for name in part}
+        if boxes:
+            numbers = torch.cat([numbers, spread(*map(torch.cat, zip(*boxes, strict=True))).double()[None]])
+        rate = max(group["lr"] for group in self.optimiser.param_groups)
+        return StepValues(number, tuple(sums), rate, to_host(numbers), losses)
 
     def _advice(self, micro: MicroBatch, failure: str) -> str:
         """Find the largest part of the batch that fits, and say what to do with it."""
@@ -175,12 +213,12 @@ def frozen_modules(model: nn.Module) -> list[nn.Module]:
     return [module for child in model.children() for module in frozen_modules(child)]
 
 
-def spread(boxes: Tensor, targets: Tensor) -> float:
+def spread(boxes: Tensor, targets: Tensor) -> Tensor:
     """Compute how far boxes (N, 4) differ from each other, as a share of how far targets do; 1 for one row."""
     if len(boxes) < 2:
-        return 1.0
-    mine, theirs = (x.float().std(dim=0).mean().item() for x in (boxes, targets))
-    return mine / max(theirs, 1e-6)
+        return boxes.new_ones(())
+    mine, theirs = (x.float().std(dim=0).mean() for x in (boxes, targets))
+    return mine / theirs.clamp(min=1e-6)
 
 
 def _not_finite_rows(losses: list[tuple[MicroBatch, Tensor]]) -> list[int]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,14 +20,14 @@ import torch
 from bench.errors import RunError, UsageError
 from bench.runs.files import make_folder, write_atomically
 from bench.runs.provenance import redacted
-from bench.runs.shards import from_environment
 from bench.settings import flattened
 from bench.training.checkpoint import State, buffers_of, ema_weights, load, save, update_ema
-from bench.training.config import TrainConfig, batch_plan
-from bench.training.log import Timer, TrainingLog, collapse_detector, progress_bar, usable_tracker
-from bench.training.sampler import MicroBatch, MicroBatches, StepSampler, batches_ahead, micro_batches
-from bench.training.step import NotFiniteError, OptimisationStep
-from bench.training.task import Batch, Trained, TrainingJob, TrainTask
+from bench.training.config import batch_plan
+from bench.training.log import Timer, TrainingLog, collapse_detector, progress_bar
+from bench.training.sampler import MicroBatch, MicroBatches, StepSampler, batches_ahead, micro_batches, worker_count
+from bench.training.step import NotFiniteError, OptimisationStep, StepValues
+from bench.training.step import launch as launch
+from bench.training.task import Batch, Trained, TrainTask
 
 log = logging.getLogger("bench.train")
 LAST, BEST = "last.pt", "best.safetensors"
@@ -51,25 +51,24 @@ def train(task: TrainTask, last: bool = True) -> Trained | None:
             # 1. The sampler says which samples make which step; worker processes draw and collate them ahead.
             for number, batches in run.steps_left():
                 # 2. Forward and backward of every micro batch, clipping, schedule, optimiser.
-                try:
-                    values = run.step.step(number, batches)
-                except NotFiniteError as error:
-                    run.not_finite(number, error)
+                values = run.step.step(number, batches)
                 run.state.step = step = number + 1
                 epoch, place = divmod(step, steps_in_epoch)
+                validates = step == run.steps or (place == 0 and epoch % config.validate_every == 0)
+                saves = place == 0 or step == run.steps or step % config.save_every == 0
                 # 3. The EMA of the weights.
                 if config.ema:
                     update_ema(run.state.average, run.averaged(), config.ema)
-                # 4. A line of the log, and a warning where all boxes are the same.
-                run.report(values, number // steps_in_epoch + 1)
+                # 4. A line of the log about the step before, so that nobody waits for this one; before anything is
+                # written, about this one too: a loss that is not finite ends the training here.
+                advance(run.report(values, wait=validates or saves))
                 with run.timer.exclude():
                     # 5. Validation by the harness; the best weights are kept.
-                    if step == run.steps or (place == 0 and epoch % config.validate_every == 0):
+                    if validates:
                         run.validate(epoch)
                     # 6. The step file, from which the same command goes on.
-                    if run.lead and (place == 0 or step == run.steps or step % config.save_every == 0):
+                    if saves and run.lead:
                         run.save()
-                advance(f"loss {values['loss']:.3f}")
                 # 7. Early stop.
                 if run.has_stopped_early():
                     break
@@ -78,30 +77,6 @@ def train(task: TrainTask, last: bool = True) -> Trained | None:
         log.warning("%s: stopped after step %s; the same command resumes it: %s", run.name, step_text, command)
         raise
     return run.finish()
-
-
-def launch(job: TrainingJob, config: TrainConfig, folder: Path) -> Any:
-    """Return this process's Accelerator among those that torchrun or `accelerate launch` started.
-
-    Raises MissingPackage for a tracker, UsageError where processes were started in another way.
-    """
-    from accelerate import Accelerator
-
-    cpu = job.context.device == "cpu"
-    if not cpu and "LOCAL_RANK" not in os.environ:
-        os.environ["ACCELERATE_TORCH_DEVICE"] = job.context.device
-    launched = from_environment().size
-    trackers = usable_tracker(config.track)
-    accelerator = Accelerator(cpu=cpu, mixed_precision="no", log_with=trackers or None, project_dir=str(folder))
-    if accelerator.num_processes != launched:
-        raise UsageError(
-            f"{launched} processes were started, but training uses {accelerator.num_processes}: start it with torchrun "
-            "or accelerate launch (under Slurm: one task a node, `srun torchrun ...`)"
-        )
-    if trackers:
-        plain = {key: value for key, value in config.model_dump().items() if isinstance(value, int | float | str)}
-        accelerator.init_trackers(config.name, config=plain)
-    return accelerator
 
 
 class Trainer:
@@ -127,6 +102,7 @@ class Trainer:
         self.trained, self.buffers = self.step.trained, buffers_of(task.model)
         self.collapse_note = collapse_detector(self.config, self.plan)
         self.state, self.timer = State(self.identity()), Timer(0, 0.0)
+        self.taken: deque[StepValues] = deque()  # steps that nothing was reported about
         self.history: TrainingLog | None = None
 
     def identity(self) -> dict[str, str]:
@@ -147,24 +123,38 @@ class Trainer:
         micros = micro_batches(self.sampler, self.state.step, self.steps, self.plan.batch, process, processes)
         # A dataset that is in memory needs no processes that draw ahead.
         workers = 0 if getattr(self.data.dataset, "in_memory", False) else self.config.workers
-        batches = batches_ahead(self.data, micros, min(workers, os.cpu_count() or 1), self.device)
+        batches = batches_ahead(self.data, micros, worker_count(workers, self.device.type), self.device)
         yield from groupby(self.timer.waiting(batches), key=lambda pair: pair[0].step)
 
-    def report(self, values: Mapping[str, float], epoch: int) -> None:
-        """Write a step's values to the log where one is due, and warn of a collapse."""
-        step = self.state.step
+    def report(self, values: StepValues, wait: bool) -> str:
+        """Report the steps before this one, and this one if it is to be waited for; return a note on the last."""
+        self.taken.append(values)
+        note = ""
+        while len(self.taken) > (0 if wait else 1):
+            note = self._report(self.taken.popleft())
+        return note
+
+    def _report(self, taken: StepValues) -> str:
+        """Write a step's values to the log where a line is due, warn of a collapse, return the loss as a note."""
+        try:
+            values = taken.read()
+        except NotFiniteError as error:
+            self.not_finite(taken.number, error)
+        step, loss = taken.number + 1, f"loss {values['loss']:.3f}"
+        epoch = taken.number // self.sampler.steps_in_epoch + 1
         note = self.collapse_note(step, values["loss"], values["spread"]) if "spread" in values else ""
         if note and self.lead:
             log.warning("%s: %s", self.name, note)
         if self.history is None or not (step % self.config.log_every == 0 or step == self.steps or note):
-            return
-        rates, left = self.timer.rates(step, self.steps, self.plan.effective)
+            return loss
+        rates, left = self.timer.rates(self.state.step, self.steps, self.plan.effective)
         rounded = {key: float(f"{value:.6g}") for key, value in values.items()}
         self.history.add(step=step, epoch=epoch, **rounded, **rates, **({"note": note} if note else {}))
         terms = ", ".join(f"{key} {value:.3f}" for key, value in values.items() if key in self.task.loss_weights)
         speed = f"{rates['rows_per_second']:,.0f} rows/s, {rates['waiting']:.0%} waiting for data"
         where = f"epoch {epoch} of {self.step.epochs}, step {step:,} of {self.steps:,}"
-        log.info(f"{self.name}: {where}, loss {values['loss']:.3f} ({terms}), {speed}, {left:,.0f} min left")
+        log.info(f"{self.name}: {where}, {loss} ({terms}), {speed}, {left:,.0f} min left")
+        return loss
 
     def averaged(self) -> dict[str, torch.Tensor]:
         """Return what the EMA covers: the trained weights, and buffers of numbers."""

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from operators import Operators
 from training_world import Stepping, lines_of, stopped_and_resumed
 
 import clipvg.task
@@ -138,6 +139,17 @@ def test_an_image_goes_through_its_tower_once_a_step_with_the_same_loss_and_grad
     assert all(torch.allclose(alone[key], together[key], atol=1e-6) for key in ("l1", "giou", "boxes"))
     assert one.keys() == other.keys() and POSITIONS in one
     assert all(torch.allclose(one[name], other[name], rtol=1e-4, atol=1e-6) for name in one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", ["row", "image"])
+def test_a_step_is_not_waited_for(job, group):
+    stepping = Stepping(ClipVGTask(job(group=group)))
+    stepping.step()
+    batches = stepping.batches()
+    with Operators() as operators:
+        stepping.steps.step(0, batches)
+    assert operators.waiting == [] and operators.launched.total() > 100
 
 
 @pytest.mark.slow

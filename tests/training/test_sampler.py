@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.training.sampler import StepSampler, micro_batches
+from bench.training.sampler import StepSampler, micro_batches, worker_count
 
 ROWS, EFFECTIVE = 22, 8
 
@@ -57,6 +57,16 @@ def test_a_resumed_training_keeps_the_order():
     whole = list(micro_batches(order, 0, 9, 3, 0, 1))
     for first in range(10):
         assert list(micro_batches(order, first, 9, 3, 0, 1)) == [m for m in whole if m.step >= first]
+
+
+@pytest.mark.parametrize(("workers", "device", "processes", "count"), [
+    ("auto", "cpu", 1, 4), ("auto", "cuda", 1, 32), ("auto", "cuda", 8, 6), ("auto", "cpu", 20, 2),
+    ("auto", "cuda", 99, 1), (0, "cuda", 1, 0), (3, "cuda", 1, 3), (64, "cpu", 1, 48),
+])  # fmt: skip
+def test_workers_follow_the_device_and_its_share_of_the_cores(workers, device, processes, count, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(48)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert worker_count(workers, device) == count
 
 
 def test_epochs_and_seeds_differ_and_repeat():

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from operators import Operators
 from small_grounder import SmallTask
 from training_world import Stepping
 
@@ -112,6 +113,30 @@ def test_a_gradient_that_is_not_finite_changes_nothing_either(stepping, clip_nor
     assert farthest(before, mine.weights()) == 0 and len(stopped.value.rows) == 16
 
 
+def test_a_step_is_not_waited_for(stepping):
+    mine = stepping(batch=4, clip_norm=0.1)
+    mine.step()
+    batches = mine.batches(1)
+    with Operators() as operators:
+        taken = mine.steps.step(1, batches)
+    assert operators.waiting == [] and operators.launched.total() > 20
+    assert taken.number == 1 and taken.read().keys() == {"loss", "l1", "giou", "learning_rate", "spread"}
+
+
+def test_a_step_after_one_that_is_not_finite_starts_from_the_same_weights(stepping):
+    """The next step is on its way before the values of the bad one are read."""
+    bad, good = stepping(), stepping()
+    for each in (bad, good):
+        each.step()
+    batches = bad.batches(1)
+    batches[0][1].targets[0, 2] = float("nan")
+    taken = bad.steps.step(1, batches)
+    assert farthest(bad.weights(), good.weights()) == 0
+    assert bad.step(2) == good.step(2) and farthest(bad.weights(), good.weights()) == 0
+    with pytest.raises(NotFiniteError):
+        taken.read()
+
+
 class Tight(SmallTask):
     """With room for so many rows."""
 
@@ -159,7 +184,7 @@ def test_all_tensors_of_a_batch_move_together(job):
 
 def test_spread():
     boxes = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.3, 0.4, 0.5, 0.6]])
-    assert spread(boxes, boxes) == pytest.approx(1) and spread(boxes[:1].expand(2, 4), boxes) == 0
+    assert float(spread(boxes, boxes)) == pytest.approx(1) and spread(boxes[:1].expand(2, 4), boxes) == 0
     assert spread(boxes / 2, boxes) == pytest.approx(0.5) and spread(boxes[:1], boxes[:1]) == 1
     assert math.isfinite(spread(boxes, boxes[:1].expand(2, 4)))
 

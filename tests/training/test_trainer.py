@@ -165,6 +165,40 @@ def test_a_loss_that_is_not_finite_names_its_samples(job, monkeypatch):
     assert (task.job.out / "small.run/not-finite.0.json").is_file()
 
 
+def test_a_line_is_written_a_step_later_or_before_anything_else_is(job, monkeypatch):
+    lines, real = [], OptimisationStep.step
+
+    def counted(self, number, batches):
+        lines.append([line["step"] for line in lines_of(mine.out) if "loss" in line])
+        return real(self, number, batches)
+
+    mine = job(epochs=1, save_every=3)
+    monkeypatch.setattr(OptimisationStep, "step", counted)
+    monkeypatch.setattr(trainer, "save", lambda path, state: lines.append(state.step))
+    train(SmallTask(mine))
+    assert lines == [[], [], [1], 3, [1, 2, 3], 4]  # before each of four steps, and at each step file
+    assert [line["step"] for line in lines_of(mine.out) if "loss" in line] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("save_every", "resumes_after"), [(1, 2), (3, 0), (99, 0)])
+def test_no_step_file_is_written_after_a_loss_that_is_not_finite(job, monkeypatch, save_every, resumes_after):
+    mine = job(epochs=1, save_every=save_every)
+    task, real = SmallTask(mine), SmallTask.losses
+
+    def poisoned(self, batch, rng):
+        steps.append(len(batch.ids))
+        terms = real(self, batch, rng)
+        return terms | {"l1": terms["l1"] * (float("nan") if len(steps) == 5 else 1)}  # the third step's
+
+    steps = []
+    monkeypatch.setattr(SmallTask, "losses", poisoned)
+    with pytest.raises(RunError, match="not finite at step 3 "):
+        train(task)
+    path = mine.out / "small.run/last.pt"
+    assert (step_file(mine)["step"] if path.exists() else 0) == resumes_after
+    assert all(torch.isfinite(p).all() for p in task.model.parameters())
+
+
 class WholeBatch(SmallTask):
     """A loss that is one number for all samples."""
 
