@@ -91,6 +91,10 @@ class ClipVGTask(GrounderTask):
         self.config = config = parse_table(self.Config, dict(job.recipe), where)
         if config.cache_features and config.train_positions:
             raise SettingsError("cache_features keeps CLIP's features, which train_positions changes: switch one off")
+        if config.cache_features and config.cache_images != "off":
+            raise SettingsError(
+                "cache_features loads each image once, so cache_images keeps it for nobody: leave one out"
+            )
         self.loss_weights = {"l1": config.l1, "giou": config.giou}
         self.device = torch.device(job.context.device)
         network, self.clip, self.style = start(config, job)
@@ -142,6 +146,12 @@ class ClipVGTask(GrounderTask):
         if self.style == "clean" and "crop" not in augment.model_fields_set:
             return augment.model_copy(update={"crop": "safe"})
         return augment
+
+    @property
+    def shorter_side(self) -> int:  # type: ignore[override]
+        """What the augmentation makes of an image before it cuts a window, or the canvas where it cuts none."""
+        augment = self.augmentation
+        return max(augment.short_sides) if augment.crop != "off" else self.model.config.image_size
 
     def collate(self, samples: Sequence[Any]) -> ClipVGBatch:
         """Join rows into a batch, with what the host needs to lay out their tokens."""

@@ -67,7 +67,7 @@ class Rows:
         image = self.images.load(scene)
         height, width = image.shape[:2]
         for expression in scene.expressions:
-            check_box_touches(scene, expression, width, height)
+            check_box_touches(scene, expression, scene.width or width, scene.height or height)
         return image
 
     def target(self, canvas: Canvas, expression: Expression) -> NDArray[np.float64]:
@@ -82,7 +82,7 @@ class Rows:
             canvas = letterboxed(image, self.size, self.style)
             return canvas, self.target(canvas, expression), expression.text
         generator = np.random.default_rng([self.seed, epoch, index])
-        box, text = self._box(expression), expression.text
+        box, text = self._box_in(image, scene, expression), expression.text
         try:
             return augmented(image, box, text, self.size, self.augment, self.style, generator)
         except DataError as error:
@@ -103,7 +103,7 @@ class Rows:
             canvas = letterboxed(image, self.size, self.style)
             targets = [self.target(canvas, expression) for expression in scene.expressions]
             return [(canvas, target, text) for target, text in zip(targets, texts, strict=True)]
-        boxes = [self._box(expression) for expression in scene.expressions]
+        boxes = [self._box_in(image, scene, expression) for expression in scene.expressions]
         generator = np.random.default_rng([self.seed, epoch, number, len(self.places)])  # no row's own
         try:
             canvas, corners, texts = augmented_image(
@@ -112,6 +112,12 @@ class Rows:
         except DataError as error:
             raise DataError(f"{scene.file}: {error}") from None
         return [(canvas, target, text) for target, text in zip(corners, texts, strict=True)]
+
+    def _box_in(self, image: ImageArray, scene: Scene, expression: Expression) -> Box:
+        """The box in pixels of the image as it was loaded, which an image cache may have reduced."""
+        (height, width), box = image.shape[:2], self._box(expression)
+        across, down = width / (scene.width or width), height / (scene.height or height)
+        return (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
 
     def _box(self, expression: Expression) -> Box:
         """The box as the style has it: `official` cuts it to integers in the form of its list."""

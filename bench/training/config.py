@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 from bench.errors import UsageError
 
@@ -19,7 +19,17 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     # What may change when a training is resumed: none of it changes the weights.
     FREE: ClassVar[frozenset[str]] = frozenset(
-        {"workers", "save_every", "validate_every", "early_stop", "collapse_window", "log_every", "track", "batch"}
+        {
+            "workers",
+            "save_every",
+            "validate_every",
+            "early_stop",
+            "collapse_window",
+            "log_every",
+            "track",
+            "batch",
+            "cache_images",
+        }
     )
 
     name: str = Field("weights", pattern=r"^[\w.-]+$", description="name of the files that are written")
@@ -52,6 +62,10 @@ class TrainConfig(BaseModel):
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         "auto",
         description="processes that decode and augment; 0 = none; auto = all cores for a GPU, at most 32; 4 for a CPU",
+    )
+    cache_images: Literal["off", "auto"] | ByteSize = Field(
+        "off",
+        description='decoded images in memory that all processes share: bytes, or "16GB"; auto = half of what is free',
     )
     save_every: int = Field(500, ge=1, description="steps between step files, beside one at the end of an epoch")
     validate_every: int = Field(1, ge=1, description="epochs")

@@ -23,6 +23,7 @@ from bench.runs.provenance import redacted
 from bench.settings import flattened
 from bench.training.checkpoint import State, buffers_of, ema_weights, load, save, update_ema
 from bench.training.config import batch_plan
+from bench.training.image_cache import use_image_cache
 from bench.training.log import Timer, TrainingLog, collapse_detector, progress_bar
 from bench.training.sampler import MicroBatch, MicroBatches, StepSampler, batches_ahead, micro_batches, worker_count
 from bench.training.step import NotFiniteError, OptimisationStep, StepValues
@@ -94,6 +95,7 @@ class Trainer:
                 f"{self.name}: its loss compares the samples of a whole batch, so gradients of parts do not add up: "
                 f"start one process, and set batch={whole} or a smaller reference_batch"
             )
+        self.cache = use_image_cache(task, accelerator)
         self.data = MicroBatches(task, task.dataset())
         rows, seed = len(self.data.dataset), self.job.context.seed
         self.sampler = StepSampler(rows, self.plan.effective, seed, self.data.groups)
@@ -112,6 +114,7 @@ class Trainer:
             "rows": self.job.fingerprint[:12],
             "seed": str(self.sampler.seed),
             "rows in a step": str(self.plan.effective),
+            "shorter side": str(self.task.shorter_side if self.cache else 0),  # what images may be reduced to
             **self.task.identity,
         }
 
@@ -149,9 +152,11 @@ class Trainer:
             return loss
         rates, left = self.timer.rates(self.state.step, self.steps, self.plan.effective)
         rounded = {key: float(f"{value:.6g}") for key, value in values.items()}
-        self.history.add(step=step, epoch=epoch, **rounded, **rates, **({"note": note} if note else {}))
+        cached = {} if self.cache is None else self.cache.rates()
+        self.history.add(step=step, epoch=epoch, **rounded, **rates, **cached, **({"note": note} if note else {}))
         terms = ", ".join(f"{key} {value:.3f}" for key, value in values.items() if key in self.task.loss_weights)
         speed = f"{rates['rows_per_second']:,.0f} rows/s, {rates['waiting']:.0%} waiting for data"
+        speed += f", {cached['image_cache_hits']:.0%} of images from the cache" if cached else ""
         where = f"epoch {epoch} of {self.step.epochs}, step {step:,} of {self.steps:,}"
         log.info(f"{self.name}: {where}, {loss} ({terms}), {speed}, {left:,.0f} min left")
         return loss
@@ -197,6 +202,8 @@ class Trainer:
             self.history.close()
         if self.last:
             self.accelerator.end_training()
+            if self.cache is not None:
+                self.cache.close()
         else:  # the processes stay together for the next training
             for tracker in self.accelerator.trackers:
                 tracker.finish()

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from training_world import IMAGES
 
 from bench.datasets.readers.jsonl import read_jsonl
 from bench.errors import DataError
@@ -103,6 +104,23 @@ def test_a_batch_has_a_shared_image_once(rows):
     assert len(batch.images) == len(batch.edges) == 2 and len(batch.targets) == len(batch.texts) == len(places)
     assert batch.owners.tolist() == [int(mine.groups[index] == 2) for index in places]
     assert alone.owners is None and len(alone.images) == len(places)
+
+
+def test_boxes_follow_an_image_that_a_cache_reduced(rows):
+    """The same rows from images of half the size: boxes keep their place, and their integers are the whole image's."""
+
+    class Halved:
+        def load(self, scene):
+            return IMAGES.load(scene)[::2, ::2]
+
+    still = Augment(crop="off", jitter_share=0, translate=False, scales=(32,))
+    for style in ("official", "clean"):
+        whole, half = rows(still, style=style), rows(still, style=style, images=Halved())
+        for index in range(0, len(whole), 5):
+            (_, target, _), (_, other, _) = whole.sample(0, index), half.sample(0, index)
+            assert np.abs(target - other).max() < 1e-2 and target[2] > 0.02
+            together = half.samples(0, [index])[0]
+            assert np.array_equal(together[1], other)
 
 
 def test_nothing_to_train_on(rows):

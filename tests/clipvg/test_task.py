@@ -103,6 +103,8 @@ def test_mistakes(job):
         ClipVGTask(job(epoks=3))
     with pytest.raises(SettingsError, match="cache_features"):
         ClipVGTask(job(cache_features=True))
+    with pytest.raises(SettingsError, match="leave one out"):
+        ClipVGTask(job(cache_features=True, train_positions=False, augment={}, cache_images="auto"))
     with pytest.raises(SettingsError, match="48 is more than the canvas's 32 pixels"):
         ClipVGTask(job(augment={"crop": "safe", "scales": [48]})).dataset()
     with pytest.raises(UnknownName, match="tiny-clop"):

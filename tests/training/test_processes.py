@@ -4,7 +4,7 @@ import json
 
 import pytest
 from PIL import Image
-from training_world import IMAGES, check_alike, run_training
+from training_world import IMAGES, check_alike, lines_of, run_training
 
 from bench.datasets.shapes import make_scene
 
@@ -39,16 +39,18 @@ def run(tmp_path, validation):
     """run(out, processes): `bench train` of the fixture's grounder."""
     (tmp_path / "small.toml").write_text(CONFIG)
     words = ["-p", "small", "-s", "shapes-train", "--validate", validation[0], "--config", str(tmp_path / "small.toml")]
-    return lambda out, processes: run_training(processes, [*words, "--out", str(tmp_path / out)])
+    return lambda out, processes, *more: run_training(processes, [*words, "--out", str(tmp_path / out), *more])
 
 
 @pytest.mark.slow
 def test_two_processes_are_one(run, validation, tmp_path):
-    for name, processes in (("two", 2), ("one", 1)):
-        done = run(name, processes)
+    for name, processes, *more in (("two", 2, "--set", "cache_images=16MB"), ("one", 1)):
+        done = run(name, processes, *more)
         assert done.returncode == 0, done.stdout + done.stderr
         printed = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
         assert printed == [{"weights": {"network": str(tmp_path / name / "small.safetensors")}}]
+    lines = [line for line in lines_of(tmp_path / "two") if "loss" in line]
+    assert lines[-1]["image_cache_hits"] > 0.3 and lines[-1]["image_cache_gib"] > 0
     scores = check_alike(tmp_path / "two", tmp_path / "one", steps=8)
     assert [line["n"] for line in scores[0]] == [validation[1]] * 2  # each expression once
     for ours, theirs in zip(*scores, strict=True):

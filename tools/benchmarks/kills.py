@@ -42,7 +42,7 @@ HERE = Path(__file__).parent
 RUN = [sys.executable, str(HERE.parents[1] / "tests" / "fake_world.py")]
 BENCH = ["-m", "bench.cli.main"]
 RANKS = ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
-TIMES = {"seconds", "rows_per_second", "waiting"}
+TIMES = {"seconds", "rows_per_second", "waiting", "image_cache_hits", "image_cache_gib"}
 
 
 def start(command: Sequence[str], *, stderr: int = subprocess.DEVNULL, **env: str) -> subprocess.Popen[str]:
