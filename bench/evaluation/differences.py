@@ -26,13 +26,18 @@ NAMED = 5  # numbers that differ
 ROUNDED = 1e-6  # IoUs of outcomes are stored with 6 decimals
 
 
-def other_numbers(folder: Path, record: RunRecord, scenes: Sequence[Scene]) -> Iterator[str]:
-    """List how metrics, outcomes and throughput differ from what the predictions and batches give."""
+def other_numbers(
+    folder: Path, record: RunRecord, scenes: Sequence[Scene], alike: dict[bytes, StoredOutcomes]
+) -> Iterator[str]:
+    """List how metrics, outcomes and throughput differ from what the predictions and batches give.
+
+    `alike` is that of `read_outcomes`, for runs about the same expressions.
+    """
     rows = complete_rows(folder, record, scenes)
     rescored, _, differences = score_here(record, list(rows.values()), scenes)
     yield from differences
     if any((folder / name).is_file() for name in (packed_name(OUTCOMES), f"{OUTCOMES}.jsonl")):
-        stored = read_outcomes(folder)
+        stored = read_outcomes(folder, alike)
         if stored.ids != tuple(e.id for e in rescored.expressions):
             yield f"{OUTCOMES} are about other expressions than the split"
         elif wrong := _other_outcomes(stored, rescored):

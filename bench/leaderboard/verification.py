@@ -16,12 +16,12 @@ from bench.errors import BenchError, RunError
 from bench.evaluation.differences import other_numbers
 from bench.evaluation.rescored import split_of
 from bench.runs.integrity import damage, has_hashes
+from bench.runs.outcomes import StoredOutcomes
 from bench.runs.record import read_record
 from bench.runs.store import lock_of, write_packed
 from bench.settings import Resolved
 from bench.speed.record import read_speeds
 
-ROUNDED = 1e-6  # IoUs of outcomes are stored with 6 decimals
 EQUAL = "equal"
 
 
@@ -60,9 +60,9 @@ def verify_all(results: Path, resolved: Resolved, seal: bool = False) -> Iterato
 
 def verify_runs(folders: Iterable[Path], resolved: Resolved, seal: bool = False) -> Iterator[Verdict]:
     """Verify the runs in these folders; with `seal` give those hashes that have none and are equal to a re-score."""
-    splits: dict[str, Split] = {}
+    splits, alike = dict[str, Split](), dict[bytes, StoredOutcomes]()
     for folder in folders:
-        verdict = _verified(folder, resolved, splits)
+        verdict = _verified(folder, resolved, splits, alike)
         if seal and verdict.rescore == EQUAL and not verdict.hashes:
             with lock_of(folder):
                 record = write_packed(folder, read_record(folder))
@@ -70,7 +70,9 @@ def verify_runs(folders: Iterable[Path], resolved: Resolved, seal: bool = False)
         yield verdict
 
 
-def _verified(folder: Path, resolved: Resolved, splits: dict[str, Split]) -> Verdict:
+def _verified(
+    folder: Path, resolved: Resolved, splits: dict[str, Split], alike: dict[bytes, StoredOutcomes]
+) -> Verdict:
     run = folder.as_posix()
     try:
         record = read_record(folder)
@@ -86,7 +88,7 @@ def _verified(folder: Path, resolved: Resolved, splits: dict[str, Split]) -> Ver
     except BenchError as error:  # no fault of the run's
         return Verdict(run, "intact", (), f"not possible: {error}".replace(f"{folder}: ", ""), hashes)
     try:
-        faults = list(other_numbers(folder, record, split.scenes))
+        faults = list(other_numbers(folder, record, split.scenes, alike))
     except BenchError as error:
         faults = [str(error).replace(f"{folder}: ", "")]
     return Verdict(run, "damaged" if faults else "intact", tuple(faults), "" if faults else EQUAL, hashes)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from edited_records import edited
 
 from bench.runs import provenance
 
@@ -69,7 +70,7 @@ def test_a_stored_run_gives_its_own_numbers(bench, world):
     strict = last_row(bench("score", first["run_dir"], "--protocol", "strict", "--json")[1])
     assert (strict["hits"], strict["protocol"]) == (0, "strict") and "strict>0.5" in strict["signature"]
     assert record.read_bytes() == stored  # only printed
-    record.write_text(record.read_text().replace('"complete"', '"running"'))
+    edited(record.parent, status="running")
     code, _, err = bench("score", first["run_dir"])
     assert code == 2 and "not finished" in err
 

@@ -5,6 +5,7 @@ import io
 import re
 
 import pytest
+from submissions import unpacked
 
 from bench.comparison.compare import compare
 from bench.comparison.paired import holm
@@ -158,7 +159,7 @@ def test_other_metrics(tmp_path, store, metric):
 
 def test_a_run_without_outcomes_is_not_compared_and_said(tmp_path, store):
     store("base", "refcoco-val", 30)
-    (store("good", "refcoco-val", 50) / "outcomes.packed").unlink()
+    (unpacked(store("good", "refcoco-val", 50)) / "outcomes.jsonl").unlink()
     made = table(tmp_path, against="base")
     assert made.tests == 0 and "not compared: good on refcoco-val" in made.notes[0]
 

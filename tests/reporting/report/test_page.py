@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from report_world import EVIL, NASTY, World, imported, make_split
 from speed_parts import make_speed
+from submissions import unpacked
 
 from bench.cli.main import load_command, main
 from bench.datasets.load import load_split
@@ -168,8 +169,7 @@ def test_runs_that_cannot_be_compared_say_so(world, tmp_path):
     assert 'href="#comparison"' not in alone["path"].read_text(encoding="utf-8")  # one run has no other to compare with
     shutil.copytree(world.results, tmp_path / "results")
     folders = [tmp_path / "results" / run.folder.relative_to(world.results) for run in world.runs]
-    (folders[0] / "outcomes.packed").unlink(missing_ok=True)
-    (folders[0] / "outcomes.jsonl").unlink(missing_ok=True)
+    (unpacked(folders[0]) / "outcomes.jsonl").unlink()
     split, runs = choose([str(folder) for folder in folders], world.split, tmp_path / "results")
     made = World(split, tmp_path / "results", runs, world.answers).report(tmp_path / "r.html")
     section = made["path"].read_text(encoding="utf-8").split('id="comparison"')[1].split("</section>")[0]
