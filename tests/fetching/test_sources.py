@@ -14,7 +14,7 @@ from bench import registry
 from bench.cli.options import assignments
 from bench.errors import MissingPackage, WeightsError
 from bench.evaluation.opening import open_pipeline
-from bench.fetching.sources import _of_open_clip, missing, named, not_there, source_of
+from bench.fetching.sources import _of_open_clip, at_hand, missing, named, not_there, source_of
 from bench.install import bring_module, pip_install
 from bench.settings import PROJECT, load_settings
 from bench.training.jobs import train_pipeline
@@ -167,3 +167,11 @@ def test_a_missing_module_is_no_strangers_package(monkeypatch):
     monkeypatch.setattr(entry, "load", lambda: __import__("module_that_is_nowhere"), raising=False)
     with pytest.raises(MissingPackage, match=r"the module 'module_that_is_nowhere'.*documentation of its package"):
         registry._import(entry, registry.PIPELINES)
+
+
+def test_a_folder_with_a_vocabulary_alone_is_at_hand(resolved, tmp_path):
+    folder, source = tmp_path / "bert", source_of(str(tmp_path / "bert"), "tokenizer", resolved)
+    folder.mkdir()
+    assert not at_hand(source, resolved)
+    (folder / "vocab.txt").write_text("[PAD]\n")
+    assert at_hand(source, resolved)
