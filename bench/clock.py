@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,6 +44,11 @@ class Clock:
         self._add_up(wait)
         seconds, self._seconds = dict(self._seconds), defaultdict(float)
         return seconds
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add the seconds of stages that another process measured."""
+        for name, value in seconds.items():
+            self._seconds[name] += value
 
     def _charge(self) -> None:
         """Charge the time since the last change to the innermost open stage."""

@@ -64,6 +64,9 @@ class RunSettings(Table):
     compile: bool = Field(False, description="compile the networks with torch.compile")
     channels_last: bool = Field(False, description="convolutions keep an image's channels together in memory")
     offline: bool = False
+    isolate: bool = Field(False, description="run the pipeline in a process of its own")
+    image_timeout_s: float = Field(60, gt=0, description="isolated: for an image; 20 times as many to load")
+    memory_gb: float = Field(0, ge=0, description="isolated: GiB that it may take; 0 = 90 % of the machine's")
     rank_timeout_s: float = Field(600, gt=0, description="how long rank 0 waits for a silent rank")
 
 

@@ -66,6 +66,32 @@ def escapes(context):
             raise ValueError("\\x1b[31mred\\x1b]0;title\\x07")
     return Raising()
 
+def fails(context):
+    # Fails on the images that the options name, in the way that they name.
+    how, bad = context.options.get("how"), context.options.get("on_images", [])
+    class Failing(Whole):
+        kept = []
+        def ground(self, batch):
+            print("not JSON")
+            for scene in batch:
+                if scene.id in bad or bad == ["all"]:
+                    if how == "exit":
+                        os._exit(0)
+                    if how == "crash":
+                        os.kill(os.getpid(), 11)
+                    if how == "raise":
+                        raise ValueError("odd")
+                    while how == "hang":
+                        time.sleep(1)
+                    if how == "full":
+                        raise MemoryError("no more")
+                    while how == "leak":
+                        self.kept.append(bytearray(os.urandom(1 << 20) * 64))
+            return super().ground(batch)
+    if how == "build":
+        os._exit(7)
+    return Failing()
+
 class Data:
     name, title, terms, where, parts = "evil", "evil", "", "", (5,)
     def ready(self, part, resolved):
@@ -84,6 +110,7 @@ IMPORTS = {  # a module each, which fails when it is imported
 PIPELINES = [
     *("good", "leaves", "factory_leaves", "odd", "no_card", "card_raises", "card_of_numbers", "note", "half_note"),
     "escapes",
+    "fails",
 ]
 
 

@@ -54,6 +54,14 @@ def run(
     compiled: opt.Compile = False,
     channels_last: opt.ChannelsLast = False,
     offline: opt.Offline = False,
+    isolate: Annotated[
+        bool,
+        typer.Option(
+            "--isolate",
+            help="Run each pipeline in a process of its own: a crash or a hang costs an image.",
+            rich_help_panel=opt.MORE,
+        ),
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run again, beside the stored run.")] = False,
     config: opt.Config = None,
     settings: opt.Set = None,
@@ -74,7 +82,7 @@ def run(
     from bench.evaluation.study import Study, plan, read_study
 
     given = {"device": device, "dtype": dtype, "batch_size": batch_size, "seed": seed, "deterministic": deterministic}
-    given |= {"compile": compiled, "channels_last": channels_last, "offline": offline}
+    given |= {"compile": compiled, "channels_last": channels_last, "offline": offline, "isolate": isolate}
     own = {"weights": weights, "tokenizer": tokenizer or None, "preprocessing": preprocessing}
     options = opt.assignments(settings or []) | {key: value for key, value in own.items() if value is not None}
     names, split_names = opt.listed(pipeline), opt.listed(split)

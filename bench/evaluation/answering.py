@@ -39,6 +39,13 @@ class Launching(Protocol):
         ...
 
 
+@runtime_checkable
+class Isolated(Protocol):
+    """A pipeline that counts the scenes of the last batch on which it failed, with the reason (isolation.py)."""
+
+    failed_scenes: dict[str, str]
+
+
 def answers(
     pipeline: Pipeline,
     scenes: Sequence[Scene],
@@ -80,6 +87,7 @@ def answers(
         # 2. The pipeline grounds it, in parts where its memory is too small.
         batch = launched.popleft()
         rows: dict[str, SceneAnswers] = {}
+        failed: dict[str, str] = {}
         chunk: Sequence[LoadedScene] = batch.loaded
         failures: list[str] = []
         try:
@@ -95,13 +103,14 @@ def answers(
                         later.finish = None
                     continue
                 rows |= _rows(name, chunk, checked(name, chunk, given))
+                failed |= pipeline.failed_scenes if isinstance(pipeline, Isolated) else {}
         except DeviceError as error:
             raise DeviceError(
                 f"pipeline {name!r}, scene {chunk[0].id}: {error}; use --dtype float16 or bfloat16, a smaller model, "
                 "or --device cpu"
             ) from error
         # 3. One row a scene, also for those that the pipeline did not get.
-        yield batch.decoded, [_row_of(one, rows) for one in batch.decoded], "; ".join(notes)
+        yield batch.decoded, [_row_of(one, rows, failed) for one in batch.decoded], "; ".join(notes)
         notes.clear()
 
 
@@ -214,11 +223,11 @@ def _rows(name: str, scenes: Sequence[LoadedScene], predictions: Sequence[Predic
     return rows
 
 
-def _row_of(one: Decoded, rows: dict[str, SceneAnswers]) -> SceneAnswers:
+def _row_of(one: Decoded, rows: dict[str, SceneAnswers], failed: dict[str, str]) -> SceneAnswers:
     """Return a scene's row; where the annotations have no size, predictions are clipped to the decoded image's."""
-    row = rows.get(one.scene.id)
-    if row is None or one.image is None:
-        return SceneAnswers(one.scene.id, (), error=one.error or None)
+    row, why = rows.get(one.scene.id), one.error or failed.get(one.scene.id)
+    if row is None or one.image is None or why:
+        return SceneAnswers(one.scene.id, (), error=why or None)
     height, width = one.image.shape[:2]
     return row if one.scene.width is not None else replace(row, size=(width, height))
 

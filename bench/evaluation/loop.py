@@ -12,13 +12,13 @@ from bench.datasets.split import Split
 from bench.errors import DataError
 from bench.evaluation import identity as identities
 from bench.evaluation.answering import answers
+from bench.evaluation.isolation import closing_isolated, isolated
 from bench.evaluation.metrics import compute
 from bench.evaluation.opening import OpenPipeline, build, for_device, pipeline_context
 from bench.evaluation.progress import progress, saying_how_to_go_on
 from bench.evaluation.protocols import protocol as protocol_named
-from bench.runs.opening import latest_run, open_run
+from bench.runs.opening import Run, latest_run, open_run
 from bench.runs.shards import Rank, from_environment
-from bench.runs.store import Run
 from bench.settings import Resolved
 
 
@@ -59,11 +59,16 @@ def evaluate(
         done = None if fresh else latest_run(folder, identity_of, rule.name, split.scenes, rank, same_weights)
         if done and done.already_done:
             return done
-        opened = build(context, resolved)
+        opened = (
+            isolated(context, split.argument, resolved, flags) if settings.run.isolate else build(context, resolved)
+        )
     # 3. The run is continued, or a new one.
     identity = identity_of(opened.card.weights, identities.weights_of(opened.card))
     blank = identities.new_record(identity, split, context, opened.card, settings, rule)
-    with open_run(folder, blank, split.scenes, rank, fresh, settings.run.rank_timeout_s, beside) as run:
+    with (
+        closing_isolated(opened.pipeline) as own_memory,
+        open_run(folder, blank, split.scenes, rank, fresh, settings.run.rank_timeout_s, beside) as run,
+    ):
         if run.already_done:
             return run
         # 4. This rank's pending scenes are grounded, and stored batch by batch.
@@ -87,6 +92,7 @@ def evaluate(
                     "stages": clock.take(wait=not left),  # a GPU's come a batch late
                     "decode_seconds": sum(each.seconds for each in batch),
                     "note": note,
+                    **own_memory(),
                 }
                 run.append(rows, times, context.device)
                 advance(len(batch))

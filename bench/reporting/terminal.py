@@ -105,7 +105,7 @@ def _remarks(record: RunRecord) -> list[str]:
     if record.part:
         lines.append(f"partial: {record.part}, so in no leaderboard")
     if metrics and metrics.errors:
-        lines.append(f"unreadable images: {metrics.errors:,} (their expressions are misses)")
+        lines.append(f"images without predictions: {metrics.errors:,} (their expressions are misses)")
         lines += [f"    {image}: {why}" for image, why in list(record.errors.items())[:5]]
     if metrics and metrics.duplicates:
         lines.append(f"second answers, dropped: {metrics.duplicates:,}")

@@ -23,7 +23,8 @@ from bench.runs.lock import LOCK, holder, locked
 from bench.runs.predictions import SceneAnswers
 from bench.runs.record import FILE, RECORD, Identity, RunRecord, names_at, read_record, runs_of, slug
 from bench.runs.shards import POLL_S, Rank, owned
-from bench.runs.store import Run, remove_plain, set_aside, store_rows, stored_rows, write_continued
+from bench.runs.store import Run as Run
+from bench.runs.store import remove_plain, set_aside, store_rows, stored_rows, write_continued
 from bench.tables import same_options
 
 log = logging.getLogger("bench.runs")

@@ -67,7 +67,7 @@ class Run:
         """Store one batch and its times; a kill after this returns loses nothing of it. Raises RunError."""
         memory = {"memory_mb": peak_memory_mb(), "device_memory_mb": device_memory_mb(device)}
         # Rank 0 may end the run as soon as it sees the last scene, so the times go first.
-        self._file(TIMES).write(dump_time({"session": self.record.sessions, "rank": self.rank.index, **time, **memory}))
+        self._file(TIMES).write(dump_time({"session": self.record.sessions, "rank": self.rank.index, **memory, **time}))
         self._file(ANSWERS).write("".join(map(dump_line, rows)))
 
     def gather(self, timeout_s: float) -> list[SceneAnswers]:

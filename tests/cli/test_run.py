@@ -95,7 +95,7 @@ def test_unreadable_images_exit_with_three(run):
     code, out, err = run("--pipeline", "whole-image", *BIRDS, "--json")
     (row,) = rows_of(out)
     assert code == 3 and row["errors"] == 2 and row["n"] == 12 and row["hits"] == 4
-    assert "unreadable images: 2" in err and "4.png: the file is empty" in err
+    assert "images without predictions: 2" in err and "4.png: the file is empty" in err
 
 
 @pytest.mark.slow

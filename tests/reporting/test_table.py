@@ -62,7 +62,7 @@ def test_columns_without_news_are_left_out(record):
         update={"throughput": fast, "metrics": record.metrics.model_copy(update={"oracle": 0.975, "errors": 1})}
     )
     text = printed([timed])
-    for part in ("ceiling", "97.50", "ex/s", "1,234", "errors", "unreadable images: 1"):
+    for part in ("ceiling", "97.50", "ex/s", "1,234", "errors", "images without predictions: 1"):
         assert part in text
     assert run_row(timed, "x")["peak_memory_mb"] == 77.5
 
