@@ -4,8 +4,9 @@ import os
 
 import pytest
 
+from bench.cli.options import assignments
 from bench.errors import SettingsError
-from bench.settings import PROJECT, assignments, default_file, load_settings, merged
+from bench.settings import PROJECT, default_file, load_settings, merged
 
 
 @pytest.fixture
