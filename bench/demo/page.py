@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import html
+import io
 import os
+import weakref
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from bench.datasets.images import decode
 from bench.demo.desk import EMBEDDED, OWN, Answered, Desk
+from bench.demo.guard import MAX_UPLOAD, Guard
 from bench.errors import BenchError, MissingPackage, UsageError
 from bench.install import pip_install
 
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
 WEIGHTS = {"trained on the embedded scenes (shapes)": EMBEDDED, "trained on photographs (bench.toml's defaults)": OWN}
 COLUMNS = ["pipeline", "score", "ms", "left", "top", "right", "bottom", "note"]
 PIXELS = [150, 80, 80, 70, 70, 70, 80, 200]  # of the columns; a narrow window scrolls
+ORIENTATION = 274  # of EXIF
 FIRST_PORT, PORTS = 7860, 100
 CSS = """
 .gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
@@ -36,10 +45,16 @@ CSS = """
 def open_page(desk: Desk, host: str, port: int | None, show: bool, wait: bool = True) -> tuple[Any, str]:
     """Serve the page, with `wait` until it is stopped; returns the page and its address.
 
-    Raises MissingPackage without gradio, UsageError for an address that cannot be taken.
+    What is uploaded and drawn is in a temporary folder, which goes with the page. Raises MissingPackage without gradio,
+    UsageError for an address that cannot be taken.
     """
     gradio = load_gradio()
+    from starlette.middleware import Middleware
+
+    files = TemporaryDirectory(prefix="bench-demo-", ignore_cleanup_errors=True)
+    os.environ["GRADIO_TEMP_DIR"] = files.name
     page = build_page(desk)
+    weakref.finalize(page, files.cleanup)
     try:
         _, address, _ = page.launch(
             server_name=host,
@@ -51,6 +66,8 @@ def open_page(desk: Desk, host: str, port: int | None, show: bool, wait: bool = 
             show_error=True,
             footer_links=[],
             ssr_mode=False,
+            max_file_size=MAX_UPLOAD,
+            app_kwargs={"middleware": [Middleware(Guard, host=host)]},
             theme=gradio.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             css=CSS,
         )
@@ -59,7 +76,10 @@ def open_page(desk: Desk, host: str, port: int | None, show: bool, wait: bool = 
         raise UsageError(f"--host {host}, {taken}: cannot be used ({error}); choose another with --port") from None
     if wait:
         print(f"bench demo: {address} (Ctrl-C ends it)", flush=True)
-        page.block_thread()
+        try:
+            page.block_thread()
+        finally:
+            files.cleanup()
     return page, address
 
 
@@ -82,11 +102,12 @@ def build_page(desk: Desk) -> Any:
         kept = [name for name in chosen if name in names]
         return gr.update(choices=names, value=kept or desk.chosen(WEIGHTS[label]))
 
-    def ask(image: ImageArray | None, text: str, names: Sequence[str], label: str) -> Any:
+    def ask(path: str | None, text: str, names: Sequence[str], label: str) -> Any:
         answered: list[Answered] = []
         try:
             if label not in WEIGHTS:
                 raise UsageError(f"weights: choose one of {', '.join(map(repr, WEIGHTS))}")
+            image = None if path is None else uploaded(Path(path))
             for one in desk.answers(image, text or "", names or [], WEIGHTS[label]):
                 answered.append(one)
                 waiting = "" if len(answered) == len(names) else f"{len(answered)} of {len(names)} ..."
@@ -100,7 +121,11 @@ def build_page(desk: Desk) -> Any:
         )
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                image = gr.Image(type="numpy", label="image", sources=["upload", "clipboard"], height=320, format="png")
+                image = gr.Image(
+                    type="filepath", label="image", sources=["upload", "clipboard"], height=320, format="png"
+                )
+                # Gradio would decode it in its own way, with its own limits and words.
+                image.preprocess = lambda given: given and given.path
                 scene = gr.Dropdown(
                     [(f"{e.text} ({scene.id})", number) for number, (scene, e) in enumerate(samples)],
                     value=None,
@@ -137,6 +162,18 @@ def build_page(desk: Desk) -> Any:
         button.click(**event, api_name="ask")
         text.submit(**event, api_visibility="private")
     return page
+
+
+def uploaded(path: Path) -> ImageArray:
+    """Decode an uploaded file, turned as its EXIF says. Raises ImageError, which names the file without its folder."""
+    from PIL import Image, ImageOps
+
+    data = path.read_bytes()
+    pixels = decode(data, path.name)
+    image = Image.fromarray(pixels)
+    with Image.open(io.BytesIO(data)) as opened:
+        image.getexif()[ORIENTATION] = opened.getexif().get(ORIENTATION, 1)
+    return np.array(ImageOps.exif_transpose(image))
 
 
 def drawings(answered: Sequence[Answered]) -> list[tuple[Image.Image, str]]:

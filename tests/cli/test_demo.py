@@ -1,9 +1,12 @@
 """`bench demo`: the desk that answers, the page as it is served over HTTP, and its mistakes."""
 
+import gc
+import os
 import re
 import socket
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from typer.testing import CliRunner
 from bench.cli.main import app
 from bench.demo import desk as desks
 from bench.demo.desk import Desk
+from bench.demo.guard import Guard
 from bench.demo.page import COLUMNS, WEIGHTS, drawings, message_of, open_page, table
 from bench.errors import MissingPackage, UnknownName, UsageError, WeightsError
 from bench.grounding import PipelineCard, Prediction
@@ -158,6 +162,82 @@ def test_the_page_over_http(tmp_path):
                 open_page(desk, "127.0.0.1", port, show=False, wait=False)
     finally:
         page.close(verbose=False)
+
+
+@pytest.mark.parametrize(("headers", "status"), [
+    ({"host": "127.0.0.1:7860"}, None), ({"host": "[::1]:7860"}, None), ({"host": "localhost:7860"}, None),
+    ({"host": "192.168.1.5:80", "origin": "http://192.168.1.5:80"}, None), ({"host": "box.local:1"}, None),
+    ({"host": "evil.example:7860"}, 403), ({"host": "127.0.0.1.evil.example"}, 403), ({}, 403), ({"host": ""}, 403),
+    ({"host": "127.0.0.1:7860", "origin": "http://evil.example"}, 403),
+    ({"host": "127.0.0.1:7860", "origin": "null"}, 403),
+    ({"host": "127.0.0.1:7860", "origin": "http://127.0.0.1:8000"}, 403),
+    ({"host": "localhost:1", "content-length": str(40 << 20)}, 413),
+    ({"host": "localhost:1", "content-length": "x"}, 413),
+    ({"host": "localhost:1", "transfer-encoding": "chunked"}, 411),
+])  # fmt: skip
+def test_a_foreign_or_large_request_is_refused(headers, status):
+    refusal = Guard(None, "box.local").refusal(headers)
+    assert (refusal and refusal[0]) == status
+
+
+@pytest.mark.slow
+def test_the_page_from_a_foreign_origin_and_with_hostile_files(tmp_path):
+    pytest.importorskip("gradio")
+    gradio_client = pytest.importorskip("gradio_client")
+    import httpx
+
+    desk = Desk(load_settings(flags={"run.device": "cpu"}), ["whole-image"])
+    page, address = open_page(desk, "127.0.0.1", None, show=False, wait=False)
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    upload = address + "gradio_api/upload"
+    try:
+        small = {"files": ("a.png", b"x" * 100)}
+        for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}):
+            for got in (httpx.get(address, headers=headers), httpx.post(upload, files=small, headers=headers)):
+                assert got.status_code == 403 and "bench demo answers to" in got.text
+                assert got.headers.get("access-control-allow-origin") != "http://evil.example"
+        assert httpx.post(upload, files={"files": ("a.png", bytes(33 << 20))}).status_code == 413
+        assert not [path for path in folder.rglob("*") if path.is_file()]
+        own = httpx.get(address, headers={"Origin": address.rstrip("/")})
+        assert own.status_code == 200 and own.headers["x-frame-options"] == "DENY"
+        assert own.headers["content-security-policy"] == "frame-ancestors 'none'"
+        client = gradio_client.Client(address, verbose=False, download_files=str(tmp_path / "got"))
+        Image.new("1", (13_000, 13_000)).save(tmp_path / "bomb.png")
+        (tmp_path / "text.png").write_bytes(b"no image")
+        turned = Image.fromarray(GREY)
+        turned.getexif()[274] = 6
+        turned.save(tmp_path / "turned.jpg", exif=turned.getexif())
+
+        def ask(name):
+            image = gradio_client.handle_file(str(tmp_path / name))
+            return client.predict(image, "it", ["whole-image"], SHAPES, api_name="/ask")
+
+        assert "13000 x 13000 pixels are more than the limit" in ask("bomb.png")[2]
+        message = ask("text.png")[2]
+        assert "text.png: not an image" in message and str(folder) not in message
+        assert ask("turned.jpg")[1]["data"][0][3:7] == [0, 0, 30, 40]
+        assert [path for path in folder.rglob("*") if path.is_file()]
+    finally:
+        page.close(verbose=False)
+    del page
+    gc.collect()
+
+
+@pytest.mark.slow
+def test_nothing_is_left_of_a_page_that_ends(monkeypatch):
+    gradio = pytest.importorskip("gradio")
+    folders = []
+
+    def interrupted(page):
+        folders.append(Path(os.environ["GRADIO_TEMP_DIR"]))
+        (folders[0] / "upload.png").write_bytes(b"x")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gradio.Blocks, "block_thread", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        open_page(Desk(load_settings(), ["whole-image"]), "127.0.0.1", None, show=False)
+    assert folders and not folders[0].exists()
+    gradio.close_all(verbose=False)
 
 
 @pytest.mark.slow
