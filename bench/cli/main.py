@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from bench.cli.ending import ended_by_signals, leave
-from bench.cli.options import MORE, refuse_empty
+from bench.cli.options import MORE, refuse_unusable
 from bench.old_names import current_arguments
 from bench.printing import PlainFormatter
 
@@ -111,7 +111,7 @@ def _finish(command: Any, words: str) -> None:
     help_option.rich_help_panel = MORE
     for param in (*command.params, help_option):
         _name_value(param)
-        refuse_empty(param)
+        refuse_unusable(param)
     for name, below in getattr(command, "commands", {}).items():
         _finish(below, f"{words} {name}")
 

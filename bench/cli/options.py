@@ -22,6 +22,7 @@ WHY = {
 }
 Ways = Literal["official", "clean", "auto"]  # of preparing an image
 MOST_SEED = 2**63 - 1  # of torch
+ROOM = 20  # bytes of a name, for those of its temporary file and record
 MORE = "More options"  # the help's panel for options that are seldom needed; at most 12 others come before it
 
 Config = Annotated[
@@ -149,8 +150,14 @@ Fresh = Annotated[
 ]
 
 
-def refuse_empty(param: Any) -> None:
-    """Let a command refuse a value of `param` that is typed but empty, as that of an unset variable is."""
+OUTPUTS = ("out", "lists", "sheet", "draw", "chart")  # parameters that name what a command writes
+
+
+def refuse_unusable(param: Any) -> None:
+    """Let a command refuse a value of `param` before its work: one that is empty, or a place that cannot be written.
+
+    An empty one is that of a variable that is not set.
+    """
     consume = param.consume_value
 
     def consume_value(ctx: Any, words: Any) -> Any:
@@ -158,9 +165,30 @@ def refuse_empty(param: Any) -> None:
         values = value if isinstance(value, (list, tuple)) else [value]
         if source.name == "COMMANDLINE" and any(isinstance(one, str) and not one.strip(" ,") for one in values):
             raise typer.BadParameter("it is empty; is a variable not set?", ctx=ctx, param=param)
+        if param.name in OUTPUTS and value and (why := unwritable(Path(value))):
+            raise typer.BadParameter(f"{str(value)[:200]}: {why}", ctx=ctx, param=param)
         return value, source
 
     param.consume_value = consume_value
+
+
+def unwritable(path: Path) -> str:
+    """Say why a file or folder at `path` cannot be written; "" where it can, for all that is known before."""
+    import os
+
+    path = path.expanduser().absolute()
+    try:
+        there = next(place for place in (path, *path.parents) if place.exists())
+    except OSError as error:
+        return f"it cannot be written ({error.strerror})"
+    if there != path and not there.is_dir():
+        return f"{there} is a file, and a folder is needed there; name another place"
+    if not os.access(there, os.W_OK):
+        return f"{there} cannot be written; make it writable or name another place"
+    longest = os.pathconf(there if there.is_dir() else there.parent, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+    if any(len(os.fsencode(part)) + ROOM > longest for part in path.relative_to(there).parts):
+        return f"the name is too long; {longest - ROOM} bytes are allowed"
+    return ""
 
 
 def settings_of(config: Path | None, results: Path | None = None, **run: object) -> Resolved:

@@ -27,7 +27,7 @@ from bench.datasets.readers.jsonl import read_jsonl, read_provenance
 from bench.datasets.readers.rows import BoxFormat, checked_box, checked_file, checked_text
 from bench.errors import DataError, UsageError
 from bench.labelling import PseudoLabel
-from bench.runs.files import explained, make_folder, write_atomically
+from bench.runs.files import explained, make_folder, temporary_name, write_atomically
 
 ADVICE = "free some space or choose another --out"
 PLACES = 2  # a box is written to a hundredth of a pixel
@@ -51,7 +51,7 @@ def write_labels(
     for a label that cannot be a row, RunError where the file cannot be written; whatever is raised, here or by the
     source, `path` is as it was.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = temporary_name(path, "part")
     rows = duplicates = 0
     known: set[tuple[str, str, tuple[float, ...]]] = set()
     try:

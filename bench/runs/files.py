@@ -6,6 +6,7 @@ Every OSError becomes a RunError with the path and what to do next.
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from types import TracebackType
 from bench.errors import RunError
 
 FSYNC_EVERY_S = 2.0  # a power cut costs at most this much work; a killed process costs none
+LEFT_OVER_S = 600.0
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 BLOCKED_BY_FILE = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 
@@ -28,12 +30,12 @@ def explained(path: Path, advice: str = "") -> Iterator[None]:
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else str(error)
         if not advice and error.errno in FULL:
-            advice = "free some space and start the same command again: it continues from what is stored"
+            advice = "free some space and start the same command again"
         elif not advice and error.errno in BLOCKED_BY_FILE:
-            advice = "a folder is needed there; move the file away or choose another folder with --results"
+            advice = "a folder is needed there; move the file away or name another place"
         elif not advice and error.errno == errno.ENOENT:
             advice = "the folder is not there, or was moved or deleted meanwhile; start the same command again"
-        advice = advice or "make the folder writable or choose another one with --results"
+        advice = advice or "make the folder writable or name another place"
         raise RunError(f"{path}: cannot be written ({why}); {advice}") from error
 
 
@@ -45,7 +47,7 @@ def make_folder(path: Path) -> None:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` as the whole of `path`, or leave `path` as it was. Raises RunError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     with explained(path):
         try:
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -60,6 +62,30 @@ def write_atomically(path: Path, data: bytes) -> None:
                 temporary.unlink()
             raise
         _sync_folder(path.parent)
+
+
+def temporary_name(path: Path, ending: str = "tmp") -> Path:
+    """Name this process's own file beside `path`, and remove those that killed processes left there.
+
+    A file is a left-over when its process is not on this machine and nothing was written to it for LEFT_OVER_S, so that
+    a process of another machine keeps its own.
+    """
+    for other in path.parent.glob(f".{glob.escape(path.name)}.*.{ending}"):
+        number = other.name.removesuffix(f".{ending}").rpartition(".")[2]
+        with suppress(OSError, OverflowError):
+            if number.isdecimal() and time.time() - other.stat().st_mtime > LEFT_OVER_S and not _lives(int(number)):
+                other.unlink()
+    return path.with_name(f".{path.name}.{os.getpid()}.{ending}")
+
+
+def _lives(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def write_all(handle: int, data: bytes) -> None:

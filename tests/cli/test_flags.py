@@ -1,6 +1,7 @@
 """Flags that set an option of the pipeline's own: they arrive, or the error names the flag."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,27 @@ def test_an_empty_value_is_refused_by_the_name_of_its_option(bench, tmp_path, wo
     (tmp_path / "empty.toml").write_text("pipelines = []\nsplits = []\n")
     code, out, err = bench(*words)
     assert (code, out) == (2, "") and flag in err and not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("words", [
+    ("train", "-p", "clipvg", "-s", "shapes-train"), ("data", "noisy-labels"), ("report", "-s", "shapes-val"),
+    ("label", "--source", "template", "--split", "shapes-val"), ("data", "sheet", "shapes-val"),
+    ("predict", "-p", "centre-box", "--scene", "shapes-val/val-000003", "--text", "x"), ("table", "-s", "shapes-val"),
+    ("label", "score", "a.jsonl", "--split", "shapes-val"), ("leaderboard", "export", "csv"),
+])  # fmt: skip
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(bench, tmp_path, monkeypatch, words):
+    def work(*arguments, **options):
+        pytest.fail("it began to work")
+
+    monkeypatch.setattr("bench.cli.options.settings_of", work)
+    (tmp_path / "file").write_text("")
+    for out, why in (
+        ("file/below/out.jsonl", "is a file"),
+        ("n" * 300, "too long"),
+        ("read-only/out.jsonl", "writable"),
+    ):
+        if why == "writable":
+            monkeypatch.setattr("os.access", lambda *_: False)
+        code, _, err = bench(*words, "--out", out)
+        plain = re.sub(r"[\s│]", "", err)  # typer draws a box
+        assert code == 2 and "--out" in plain and why.replace(" ", "") in plain and "--results" not in plain

@@ -60,7 +60,7 @@ def test_a_limit_of_the_system_is_a_run_error_too(tmp_path):
 def test_a_file_where_a_folder_is_needed(tmp_path):
     (tmp_path / "runs").write_text("not a folder")
     for folder in (tmp_path / "runs", tmp_path / "runs" / "yolo-clip"):
-        with pytest.raises(RunError, match=r"a folder is needed there; .* choose another folder with --results"):
+        with pytest.raises(RunError, match=r"a folder is needed there; .* name another place"):
             make_folder(folder)
 
 
@@ -69,7 +69,7 @@ def test_a_read_only_place(tmp_path, monkeypatch):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(files.os, "open", refused)
-    with pytest.raises(RunError, match=r"Read-only file system\); make the folder writable or choose another"):
+    with pytest.raises(RunError, match=r"Read-only file system\); make the folder writable or name another"):
         write_atomically(tmp_path / "run.json", b"new")
 
 
@@ -82,3 +82,19 @@ def test_torn_line_is_cut_after_the_last_newline(tmp_path_factory, end, pad):
     assert path.read_bytes() == data[: data.rfind(b"\n") + 1]
     cut_torn_line(path.with_name("absent"))
     assert not path.with_name("absent").exists()
+
+
+def test_left_overs_of_killed_processes_are_removed_and_no_others(tmp_path):
+    path, dead = tmp_path / "a[1].json", subprocess.Popen(["true"])
+    dead.wait()
+    old = {f".a[1].json.{dead.pid}.tmp": False, f".a[1].json.{os.getppid()}.tmp": True, ".a[1].json.x.tmp": True}
+    old |= {f".b.json.{dead.pid}.tmp": True, f".a[1].json.{2**70}.tmp": True}
+    for name in old:
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (1, 1))
+    write_atomically(path, b"whole")
+    assert {name: (tmp_path / name).exists() for name in old} == old and path.read_bytes() == b"whole"
+    fresh = tmp_path / f".a[1].json.{dead.pid}.tmp"  # it may be of a process of another machine
+    fresh.write_text("half")
+    write_atomically(path, b"again")
+    assert fresh.exists()
