@@ -3,12 +3,14 @@
     python -m tools.benchmarks.kills run [--repeats 20] [--kills 3] [--ranks 1]
     python -m tools.benchmarks.kills train [--pipeline clipvg|mdetr] [--processes 2] [--kills 10] [--epochs 40]
     python -m tools.benchmarks.kills curriculum [--kills 8] [--clip FILE]
+    python -m tools.benchmarks.kills files [--kills 5] [--only study,label,prepare,report,leaderboard]
 
 `run` is an evaluation of tests/fake_world.py. `train` is a real `bench train` with augmentation, dropout, two workers,
 accumulated gradients and an EMA. `curriculum` is a real `bench train --curriculum multi` over three sources of 40
-scenes; no node may be computed twice. All of it is small and on a CPU. Kills come at random moments, wherever the
-processes then are: starting, stepping, saving, validating. The exit code is 1 where one byte differs. Tests kill at a
-given call instead (`killed_at`), and compare with the same functions.
+scenes; no node may be computed twice. `files` are the commands that write files, on small data and stored runs.
+All of it is small and on a CPU. Kills come at random moments, wherever the processes then are: starting, stepping,
+saving, validating. The exit code is 1 where one byte differs. Tests kill at a given call instead (`killed_at`), and
+compare with the same functions.
 """
 
 from __future__ import annotations
@@ -273,6 +275,78 @@ def curriculum(options: argparse.Namespace) -> int:
     return 0 if same and not twice else 1
 
 
+def written(out: Path) -> dict[str, Any] | None:
+    """Return the contents of all files under a folder but times and left-overs; None where nothing is finished."""
+    contents: dict[str, Any] = {}
+    for path in sorted(out.rglob("*")):
+        name = str(path.relative_to(out))
+        if not path.is_file() or path.name.startswith((".", "lock")) or path.suffix == ".part" or "batches" in name:
+            continue
+        contents[name] = path.read_bytes()
+        if path.suffix == ".json" and path.name != "LEADERBOARD.json":
+            contents[name] = timeless(json.loads(path.read_text()))
+    return contents or None
+
+
+def timeless(value: Any) -> Any:
+    """Leave out of a record what two runs of one command do not share: times, rates, command lines."""
+    own = {"seconds", "rows_per_s", "command", "prepared", "environment"}
+    if isinstance(value, dict):
+        return {key: timeless(inner) for key, inner in value.items() if key not in own}
+    return [timeless(inner) for inner in value] if isinstance(value, list) else value
+
+
+def study_outcome(out: Path) -> dict[str, Any] | None:
+    """Return predictions, outcomes and metrics of every run of a study, by pipeline and split."""
+    runs: dict[str, Any] = {}
+    for path in out.rglob("run.json"):
+        record = json.loads(path.read_bytes())
+        if record["status"] != "complete":
+            return None
+        stored = [stored_bytes(path.parent, name) for name in ("predictions", "outcomes")]
+        runs[f"{record['name']} {record['identity']['data']['split']}"] = [record["metrics"], *stored]
+    return runs or None
+
+
+def files(options: argparse.Namespace) -> int:
+    """Kill the commands that write files, each `kills` times, and compare all that they wrote."""
+    sys.path.insert(0, str(HERE.parents[1] / "tests"))
+    import tiny_refcoco
+
+    rng, wrong = random.Random(options.seed), 0
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        study = 'pipelines = ["centre-box", "whole-image"]\nsplits = ["shapes-val"]\nlimit = 150\n'
+        (folder / "study.toml").write_text(study)
+        annotations = tiny_refcoco.refer_files(folder)
+        runs = HERE.parents[1] / "results" / "runs"
+        report = ["report", "--split", "shapes-val", "--results", str(runs.parent)]
+        label = ["label", "--source", "template", "--split", "shapes-val", "--limit", "5", "--device", "cpu"]
+        prepare = ["data", "prepare", "refcoco-val", "--subset", "--annotations", str(annotations)]
+        commands: dict[str, Callable[[Path], list[str]]] = {
+            "study": lambda out: ["run", "--study", str(folder / "study.toml"), "--results", str(out)],
+            "label": lambda out: [*label, "--out", str(out / "labels.jsonl")],
+            "prepare": lambda out: prepare,
+            "report": lambda out: [*report, "--out", str(out / "report.html")],
+            "leaderboard": lambda out: ["leaderboard", "--results", str(out)],
+        }
+        for name in options.only.split(",") if options.only else commands:
+
+            def started(out: Path, words: Callable[[Path], list[str]] = commands[name]) -> list[subprocess.Popen[str]]:
+                out.mkdir(exist_ok=True)
+                if words is commands["leaderboard"] and not (out / "runs").exists():
+                    (out / "runs").symlink_to(runs)
+                return [start([sys.executable, *BENCH, *words(out)], BENCH_HOME=str(out / "home"))]
+
+            begun = folder / name
+            begun.mkdir()
+            outcome = study_outcome if name == "study" else written
+            done, same, length = compare(started, outcome, begun, options.kills, rng, (0.2, 1.0))
+            wrong += not same
+            print(f"{name}: {done} kills of a command of {length:.1f} s: {'the same' if same else 'OTHER'}", flush=True)
+    return 1 if wrong else 0
+
+
 def random_clip(place: Path, model: str, path: Path | None = None) -> list[str]:
     """Return the option that names a CLIP's weights: a file, else random ones that are written to `place`."""
     if path is None:
@@ -289,6 +363,7 @@ def main() -> int:
         run: {"kills": 3, "repeats": 20, "ranks": 1},
         train: {"kills": 10, "pipeline": "clipvg", "processes": 1, "epochs": 40},
         curriculum: {"kills": 8, "clip": None},
+        files: {"kills": 5, "only": ""},
     }
     for work, defaults in own.items():
         command = commands.add_parser(work.__name__, help=work.__doc__)
