@@ -71,11 +71,13 @@ def label(
     if source is None or out is None:
         flag = "--source" if source is None else "--out"
         raise UsageError(f"bench label: {flag} is needed, as in --source template --split shapes-train --out t.jsonl")
+    from bench.evaluation.progress import saying_how_to_go_on
     from bench.labelling.making import make_labels
 
     log_to_stderr("bench.label")
     resolved = settings_of(config, device=device, seed=seed, offline=offline)
-    record = make_labels(source, out, resolved, split, images, limit, assignments(set_ or []), lists, threshold)
+    with saying_how_to_go_on(f"stopped; {out} is as it was, and the same command starts anew"):
+        record = make_labels(source, out, resolved, split, images, limit, assignments(set_ or []), lists, threshold)
     if json:
         emit({"file": out, **record})
         return
@@ -173,6 +175,7 @@ def score(
     Every scorer scores every file; pairs already in the folder are not scored again.
     """
     from bench.errors import UsageError
+    from bench.evaluation.progress import saying_how_to_go_on
     from bench.labelling.scorer_files import show_official
     from bench.labelling.scoring import score_labels
     from bench.reporting.reliability_table import print_pairs
@@ -192,7 +195,8 @@ def score(
             )
         resolved = settings_of(config, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
         options = assignments(set_ or [])
-        record = score_labels(scorer, files, split, out, resolved, pipeline, options, protocol, official_files)
+        with saying_how_to_go_on(f"stopped; the same command continues after the last finished pair ({out})"):
+            record = score_labels(scorer, files, split, out, resolved, pipeline, options, protocol, official_files)
     print_pairs(record["pairs"], table_console(json))
     echo(out / IMAGE, err=json)
     if json:

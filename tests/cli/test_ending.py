@@ -63,6 +63,20 @@ def test_a_signal_says_how_to_go_on_and_is_the_exit_code(bench, monkeypatch, num
     assert "Traceback" not in err and signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.parametrize(("function", "words", "how"), [
+    ("bench.labelling.making.make_labels", ("label", "--source", "template", "-s", "shapes-val", "-o", "l.jsonl"),
+     "l.jsonl is as it was, and the same command starts anew"),
+    ("bench.labelling.scoring.score_labels", ("label", "score", "l.jsonl", "--scorer", "w", "-s", "file:x", "-o", "s"),
+     "the same command continues after the last finished pair (s)"),
+    ("bench.training.jobs.train_pipeline", ("train", "-p", "clipvg", "-s", "shapes-train", "--curriculum", "single"),
+     "the same command continues what is stored under weights"),
+])  # fmt: skip
+def test_so_does_every_long_command(bench, monkeypatch, function, words, how):
+    monkeypatch.setattr(function, lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    code, _, err = bench(*words)
+    assert code == 143 and how in err and "Traceback" not in err
+
+
 def test_a_signal_that_is_ignored_stays_ignored(bench, monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     real = loop.answers
