@@ -214,8 +214,7 @@ def _new_folder(parent: Path, record: RunRecord) -> Path:
     """Make an empty folder for a run, named by its start and its settings. Raises RunError."""
     names = names_at(record.started, record.settings_hash)
     while True:
-        folder = parent / next(names)
-        with explained(folder), suppress(FileExistsError):
+        with explained(folder := parent / next(names)), suppress(FileExistsError):
             folder.mkdir()
             return folder
 
