@@ -6,6 +6,8 @@ or less, or with a NaN, has area 0, and so IoU 0 with everything.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -81,3 +83,27 @@ def giou_elementwise(a: ArrayLike, b: ArrayLike) -> Float:
     real = (area_a > 0) & (area_b > 0) & (hull_area > 0)
     gap = np.divide(hull_area - union, hull_area, out=np.ones_like(hull_area), where=real)
     return np.where(real, iou - gap, -1.0)
+
+
+def fitting(box: Sequence[float], given_as: str | None, width: float, height: float) -> str:
+    """Write in which usual formats a box would lie inside an image of that size, for a message; "" for none.
+
+    `box` is xyxy as it was read, `given_as` xywh where its numbers were left, top, width, height.
+    """
+    a, b, c, d = box
+    if given_as == "xywh":
+        c, d = c - a, d - b
+    x, y = width / 1000, height / 1000
+    readings = {
+        "left, top, right, bottom": (a, b, c, d),
+        "left, top, width, height": (a, b, a + c, b + d),
+        "top, left, bottom, right": (b, a, d, c),
+        "top, left, height, width": (b, a, b + d, a + c),
+        "centre and size": (a - c / 2, b - d / 2, a + c / 2, b + d / 2),
+        "thousandths of the image": (a * x, b * y, c * x, d * y),
+        "thousandths of the image, left, top, width, height": (a * x, b * y, (a + c) * x, (b + d) * y),
+    }
+    names = [
+        name for name, (x1, y1, x2, y2) in readings.items() if 0 <= x1 < x2 <= width + 1 and 0 <= y1 < y2 <= height + 1
+    ]
+    return f". Its numbers would fit as {' or '.join(names)}" if names else ""

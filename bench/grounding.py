@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bench.acceleration import Acceleration
 from bench.attention import AttentionMap
+from bench.boxes import fitting
 from bench.clock import Clock
 from bench.errors import DataError, UsageError
 from bench.printing import is_text
@@ -103,15 +104,14 @@ class Scene:
 def check_box_touches(scene: Scene, expression: Expression, width: int, height: int, where: str = "") -> None:
     """Raise DataError when a box lies wholly outside its image: a sign of boxes in the wrong format.
 
-    `where` names file and row in the message, by default image and expression. Scenes without annotated sizes are
-    checked once their image is decoded.
+    `where` names file and row in the message, by default image and expression.
     """
     if not expression.touches(width, height):
         x1, y1, x2, y2 = expression.box
         raise DataError(
             f"{where or f'{scene.file}, expression {expression.id}'}: the box {x1:g}, {y1:g}, {x2:g}, {y2:g} (left, "
             f"top, right, bottom) lies outside the image {scene.file} of {width} x {height} pixels; correct or drop "
-            "the row"
+            f"the row{fitting(expression.box, expression.held_as, width, height)}"
         )
 
 

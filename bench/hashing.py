@@ -57,7 +57,10 @@ def looked_at(name: str, where: Places) -> str:
 
 def find_file(name: str, where: Places) -> Path | None:
     """Find the file that `name` means; None where it is in none of its places."""
-    return next((place.resolve() for place in places_of(name, where) if place.is_file()), None)
+    try:
+        return next((place.resolve() for place in places_of(name, where) if place.is_file()), None)
+    except (OSError, ValueError):  # a name that no file can have
+        return None
 
 
 def sha256_file(path: Path, home: Path | None = None) -> str:

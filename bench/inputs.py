@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -121,3 +121,15 @@ def parsed_json(data: bytes | str, where: str, error: type[BenchError] = DataErr
             what = "nested too deeply" if isinstance(why, RecursionError) else "half a character, a lone surrogate"
         raise error(f"{where}: not JSON in UTF-8 ({what:.200}); is it cut, or another file?") from None
     return value
+
+
+def printable(path: object) -> str:
+    """Write a path or an argument as text that a UTF-8 file takes: a byte that is no UTF-8 becomes \\xe9."""
+    return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Tell whether a value is a number that a float can be made of; NaN and infinity are, True is not."""
+    return isinstance(value, float) or (
+        isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 1024
+    )

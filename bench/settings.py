@@ -11,18 +11,23 @@ from __future__ import annotations
 
 import os
 import sys
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, reduce
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from bench.errors import SettingsError, nearest
-from bench.old_names import current
+from bench.errors import SettingsError, nearest, short
+from bench.inputs import Limits, enforce
+from bench.toml_tables import anchored as anchored
+from bench.toml_tables import flattened as flattened
+from bench.toml_tables import merged as merged
+from bench.toml_tables import nested as nested
+from bench.toml_tables import read_toml as read_toml
 
+MOST_SEED = 2**63 - 1
 WEIGHTS = frozenset({"weights", "pretrained", "checkpoint"})  # keys of bench.toml that name weights
 PROJECT = Path(__file__).resolve().parent.parent
 Model = TypeVar("Model", bound=BaseModel)
@@ -38,7 +43,7 @@ class Table(BaseModel):
 class ShapesSettings(Table):
     """[data.shapes]: the embedded data. Another seed is another data set (another fingerprint)."""
 
-    seed: int = Field(2026, ge=0)
+    seed: int = Field(2026, ge=0, le=MOST_SEED)
     train: int = Field(6000, ge=1, description="scenes of shapes-train")
 
 
@@ -74,7 +79,7 @@ class EvaluationSettings(Table):
     """[evaluation]: statistics of a score."""
 
     draws: int = Field(10_000, ge=100, description="bootstrap draws over images")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MOST_SEED)
     confidence: float = Field(0.95, gt=0.5, lt=1)
 
 
@@ -87,7 +92,17 @@ class Settings(Table):
     pipelines: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     train: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     label: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
+    limits: Limits = Limits()
     results: str = "results"
+
+    @field_validator("pipelines", "train", "label")
+    @classmethod
+    def _tables_of_datasets(cls, tables: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+        for name, table in tables.items():
+            on = table.get("on", {})
+            if not isinstance(on, Mapping) or not all(isinstance(inner, Mapping) for inner in on.values()):
+                raise ValueError(f"{name}.on should hold a table for a data set, such as on.refcoco = {{ ... }}")
+        return tables
 
 
 @dataclass(frozen=True)
@@ -144,6 +159,7 @@ def load_settings(config: str | Path | None = None, flags: Mapping[str, Any] | N
         table = merged(table, layer)
         origin.update(dict.fromkeys(flattened(layer), name))
     resolved = Resolved(parse_table(Settings, table, "settings"), origin)
+    enforce(resolved.settings.limits)
     if resolved.settings.run.offline:
         _go_offline()
     return resolved
@@ -187,22 +203,8 @@ def parse_table(model: type[Model], table: Mapping[str, Any], where: str) -> Mod
                 near = nearest(str(problem["loc"][-1]), _known_keys(model, problem["loc"][:-1]))
                 lines.append(f"{where}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
             else:
-                lines.append(f"{where}: {key}: {problem['msg']} (got {problem['input']!r})")
+                lines.append(f"{where}: {key}: {problem['msg']} (got {short(problem['input'])})")
         raise SettingsError("\n".join(lines), unknown) from None
-
-
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay `over` on `base`, table by table; neither is changed.
-
-    A table whose `kind` is another one than before replaces it: the keys of one proposer mean nothing to the next.
-    """
-    out = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
-        if both and "kind" in value and "kind" in out[key]:
-            both = value["kind"] == out[key]["kind"]
-        out[key] = merged(out[key], value) if both else value
-    return out
 
 
 def takes(table: type[BaseModel] | Callable[[Mapping[str, Any]], dict[str, Any]]) -> Callable[[Factory], Factory]:
@@ -242,44 +244,11 @@ def _known_keys(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
 def _user_file(config: Path | None) -> Path | None:
     named = config or (Path(os.environ["BENCH_CONFIG"]) if os.environ.get("BENCH_CONFIG") else None)
     if named is not None:
-        if not named.is_file():
+        if not named.exists():
             raise SettingsError(f"{named}: no such settings file")
         return named
-    folders = (Path.cwd(), *Path.cwd().parents)
-    return next((path for folder in folders if (path := folder / "bench.toml").is_file()), None)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file, its keys in today's spelling. Raises SettingsError naming the file."""
     try:
-        return current(tomllib.loads(path.read_text(encoding="utf-8")))  # type: ignore[no-any-return]
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{path}: {error}") from None
-
-
-def anchored(value: Any, folder: Path) -> Any:
-    """Make every `./` or `../` string of a user's file absolute: it names paths relative to the file."""
-    if isinstance(value, dict):
-        return {key: anchored(inner, folder) for key, inner in value.items()}
-    if isinstance(value, str) and value.startswith(("./", "../")):
-        return str((folder / value).resolve())
-    return value
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Nest dotted keys: {"run.seed": 0} -> {"run": {"seed": 0}}."""
-    out: dict[str, Any] = {}
-    for dotted, value in flat.items():
-        *path, last = dotted.split(".")
-        reduce(lambda table, part: table.setdefault(part, {}), path, out)[last] = value
-    return out
-
-
-def flattened(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested tables into dotted keys: {"run": {"seed": 0}} -> {"run.seed": 0}."""
-    out: dict[str, Any] = {}
-    for key, value in table.items():
-        out |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return out
+        folders = (Path.cwd(), *Path.cwd().parents)
+    except OSError:
+        raise SettingsError("the working folder is gone; change to another one") from None
+    return next((path for folder in folders if (path := folder / "bench.toml").is_file()), None)

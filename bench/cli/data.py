@@ -60,15 +60,12 @@ def prepare(
 
     from bench.datasets.prepare import prepare as prepare_splits
     from bench.datasets.prepared import index_path
-    from bench.datasets.readers import ReadOptions
-    from bench.errors import DataError, UsageError
+    from bench.datasets.readers import ReadOptions, load_ids
+    from bench.errors import UsageError
 
     if protocol not in ("merged", "any-box"):
         raise UsageError(f"--protocol {protocol}: it is merged or any-box")
-    try:
-        kept = None if annotation_ids is None else frozenset(annotation_ids.read_text("utf-8").split())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{annotation_ids}: cannot be read ({error})") from None
+    kept = None if annotation_ids is None else load_ids(annotation_ids)
     resolved = settings_of(config, offline=offline)
     console = console_of(json)
     options = ReadOptions(None, "any-box" if protocol == "any-box" else "merged", revision, kept, subset)

@@ -233,10 +233,8 @@ def assignments(pairs: Sequence[str]) -> dict[str, Any]:
 
     A value that is not TOML is taken as a string: `--set ranker.views=["blur"]`, `--set proposer.weights=yolov8n.pt`.
     """
-    import tomllib
-
     from bench.old_names import current
-    from bench.settings import nested
+    from bench.toml_tables import nested, parsed_toml
 
     flat: dict[str, Any] = {}
     for pair in pairs:
@@ -246,8 +244,8 @@ def assignments(pairs: Sequence[str]) -> dict[str, Any]:
                 f"--set {pair}: expected KEY=VALUE, as in --set ranker.margin=0.1; no text is KEY='\"\"'"
             )
         try:
-            parsed = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+            parsed = parsed_toml(f"value = {value}".encode(errors="surrogateescape"), pair)["value"]
+        except SettingsError:
             parsed = value
         flat[".".join(part.strip() for part in key.split("."))] = parsed
     return current(nested(flat))  # type: ignore[no-any-return]

@@ -7,33 +7,32 @@ annotated upright fails the size check and is reported, never turned silently.
 from __future__ import annotations
 
 import io
-import os
-import re
 import threading
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from bench.datasets.image_roots import FolderRoot, Root, choose
+from bench.datasets.image_roots import ZipRoot as ZipRoot
+from bench.datasets.image_roots import names_of as names_of
 from bench.errors import ImageError
-from bench.grounding import ImageArray, ImageSource, Scene
+from bench.grounding import ImageArray, Scene
+from bench.inputs import limits
 
 # Formats that a decoder of pixels reads; never PostScript, which would start another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-MAX_PIXELS = 80_000_000
-MAX_BYTES = 256 * 2**20
-_COCO = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12})\.jpg")
+BAND = 1 << 20  # pixels that are copied at a time
 
 
-def decode(data: bytes, name: str) -> ImageArray:
+def decode(data: bytes, name: str, scene: Scene | None = None) -> ImageArray:
     """Decode an image to RGB uint8 (H, W, 3), rows and columns as they are stored.
 
     Grey, palette and CMYK become RGB, 16 bits a channel become 8, transparency is laid over white, of an animation the
-    first frame counts. Raises ImageError naming `name` when `data` is empty, cut, no image, or of more than
-    MAX_PIXELS.
+    first frame counts. Raises ImageError naming `name` when `data` is empty, cut, no image, of more pixels than
+    [limits] image_mpixels, or not of the annotated size of `scene`: the header is looked at before the pixels.
     """
     if not data:
         raise ImageError(f"{name}: the file is empty (0 bytes); fetch it again")
@@ -42,18 +41,35 @@ def decode(data: bytes, name: str) -> ImageArray:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise ImageError(f"{name}: {width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
-        return np.array(_rgb(image, name))
+        most = limits().image_mpixels
+        if width * height > most * 1_000_000:
+            raise ImageError(
+                f"{name}: {width} x {height} pixels are more than the limit of {most} million; [limits] image_mpixels "
+                "raises it"
+            )
+        if scene is not None:
+            check_sides(scene, width, height)
+        return _copied(_rgb(image, name))
     except ImageError:
         raise
     except Image.DecompressionBombError:
-        raise ImageError(f"{name}: more than the limit of {MAX_PIXELS:,} pixels") from None
+        raise ImageError(f"{name}: more pixels than the limit; [limits] image_mpixels raises it") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not an image ({len(data):,} bytes that begin with {data[:8]!r})") from None
     except Exception as error:  # a decoder can fail on broken bytes with any error at all
         why = str(error) or type(error).__name__
         raise ImageError(f"{name}: broken or cut short ({why}); fetch it again") from None
+
+
+def _copied(image: Image.Image) -> ImageArray:
+    """Copy an RGB image into an array, band by band: all at once would take three times the memory."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, BAND // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        whole = rows >= image.height
+        pixels[top:bottom] = np.asarray(image if whole else image.crop((0, top, image.width, bottom)))
+    return pixels
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
@@ -70,103 +86,17 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
 
 def check_size(scene: Scene, image: ImageArray) -> None:
     """Raise ImageError with both sizes when the image is not of the annotated size, which its boxes need."""
-    height, width = image.shape[:2]
+    check_sides(scene, image.shape[1], image.shape[0])
+
+
+def check_sides(scene: Scene, width: int, height: int) -> None:
+    """Raise ImageError with both sizes when these are not the annotated ones."""
     wanted = (scene.width or width, scene.height or height)
     if (width, height) != wanted:
         raise ImageError(
             f"{scene.file}: the image is {width} x {height} but its annotation says {wanted[0]} x {wanted[1]}; "
             "resized and rotated copies do not fit the boxes, use the original"
         )
-
-
-def names_of(file: str) -> list[str]:
-    """List the names an image may go by, its own first: COCO's train2014 and train2017 name the same images.
-
-    Raises ImageError for a name that leaves the folder it belongs to (absolute, drive letter, or with "..").
-    """
-    path = PurePosixPath(file.replace("\\", "/"))
-    if not path.name or path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or "\0" in file:
-        raise ImageError(f"{file!r}: not the name of an image inside its folder; use a relative name without '..'")
-    names = [str(path)]
-    if coco := _COCO.fullmatch(path.name):
-        number = coco[1]
-        same = (f"{number}.jpg", f"COCO_train2014_{number}.jpg", f"COCO_val2014_{number}.jpg")
-        names += [n for n in (str(path.with_name(s)) for s in same) if n not in names]
-    return names
-
-
-class FolderRoot:
-    """A folder of images, its sub-folders included (links followed once).
-
-    Paths in a root are relative to its top, with forward slashes. `direct` says whether it holds just that path.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def direct(self, name: str) -> bool:
-        return (self.path / name).is_file()
-
-    def paths(self) -> Iterator[str]:
-        visited: set[str] = set()
-        for folder, below, files in os.walk(self.path, followlinks=True):
-            real = os.path.realpath(folder)
-            if real in visited:  # a link back up would go round for ever
-                below.clear()
-                continue
-            visited.add(real)
-            below.sort()
-            inside = Path(folder).relative_to(self.path)
-            yield from ((inside / file).as_posix() for file in files)
-
-    def size(self, path: str) -> int:
-        return (self.path / path).stat().st_size
-
-    def read(self, path: str) -> bytes:
-        return (self.path / path).read_bytes()
-
-
-class ZipRoot:
-    """A zip file. One handle for all threads, of which only opening a member is locked.
-
-    A forked process opens it anew: with its parent it shares one place in the file, and possibly a locked lock.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._open()
-        self._sizes = {info.filename: info.file_size for info in self._zip.infolist() if not info.is_dir()}
-
-    def direct(self, name: str) -> bool:
-        return name in self._sizes
-
-    def paths(self) -> Iterator[str]:
-        return iter(self._sizes)
-
-    def size(self, path: str) -> int:
-        return self._sizes[path]
-
-    def _open(self) -> None:
-        lock = threading.Lock()
-        try:
-            opened = zipfile.ZipFile(self.path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise ImageError(f"{self.path}: not a zip file that can be read ({error}); fetch it again") from None
-        self._lock, self._zip, self._process = lock, opened, os.getpid()
-
-    def read(self, path: str) -> bytes:
-        if self._process != os.getpid():
-            self._open()
-        with self._lock:
-            member = self._zip.open(path)
-        try:
-            return member.read()
-        finally:
-            with self._lock:
-                member.close()
-
-
-Root = FolderRoot | ZipRoot
 
 
 class Images:
@@ -186,9 +116,18 @@ class Images:
 
     def load(self, scene: Scene) -> ImageArray:
         """Decode the scene's image, RGB uint8 (H, W, 3), of the annotated size. Raises ImageError."""
-        image = decode(self.read(scene.file), scene.file)
-        check_size(scene, image)
-        return image
+        return decode(self.read(scene.file), scene.file, scene)
+
+    def sides(self, scene: Scene) -> tuple[int, int] | None:
+        """Return width and height of the scene's image from its header; None where there is none to be had."""
+        try:
+            place = self._find(scene.file)
+            if place is None:
+                return None
+            with place[0].opened(place[1]) as file:
+                return Image.open(file, formats=FORMATS).size
+        except Exception:  # loading it will say what is wrong
+            return None
 
     def read(self, file: str) -> bytes:
         """Read the bytes of an image. Raises ImageError naming every place that was looked in."""
@@ -197,8 +136,6 @@ class Images:
             raise ImageError(self._no_such(file))
         root, path = place
         try:
-            if root.size(path) > MAX_BYTES:
-                raise ImageError(f"{file}: {root.path / path} is larger than the limit of {MAX_BYTES >> 20} MiB")
             return root.read(path)
         except ImageError:
             raise
@@ -224,7 +161,7 @@ class Images:
                     return root, name
             for name in names if self.nested else ():
                 if paths := self._listing(root).get(name.rpartition("/")[2]):
-                    return root, _choose(file, name, root, paths)
+                    return root, choose(file, name, root, paths)
         return None
 
     def _direct(self, root: Root, name: str) -> bool:
@@ -254,40 +191,3 @@ class Images:
         names = " or ".join(names_of(file))
         problem = f"no image {names} in {places}" if self.paths else "no place with images is known"
         return f"{file}: {problem}" + (f"; {self.hint}" if self.hint else "")
-
-
-def _choose(file: str, name: str, root: Root, paths: Sequence[str]) -> str:
-    """Choose the path meant by `name`. Raises ImageError when different images of that name could be."""
-    ends = [path for path in paths if f"/{path}".endswith(f"/{name}")] or list(paths)
-    if len(ends) > 1 and (len({root.size(path) for path in ends}) > 1 or len({root.read(path) for path in ends}) > 1):
-        raise ImageError(
-            f"{file}: {root.path} holds different files of that name ({', '.join(sorted(ends)[:3])}); "
-            "name the folder that is meant"
-        )
-    return sorted(ends)[0]
-
-
-class CachedImages:
-    """An ImageSource that keeps what it has decoded, up to `most` bytes; what comes after is decoded again."""
-
-    def __init__(self, source: ImageSource, most: int = 512 << 20) -> None:
-        self.source, self.most = source, most
-        self._cache: dict[str, ImageArray] = {}
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def load(self, scene: Scene) -> ImageArray:
-        """Return the scene's image, RGB uint8 (H, W, 3), read-only. Raises ImageError."""
-        if (cached := self._cache.get(scene.file)) is not None:
-            return cached
-        image = self.source.load(scene)
-        image.setflags(write=False)
-        with self._lock:
-            if scene.file not in self._cache and self._bytes + image.nbytes <= self.most:
-                self._cache[scene.file] = image
-                self._bytes += image.nbytes
-        return image
-
-    def missing(self, scenes: Sequence[Scene]) -> list[str]:
-        """List files of `scenes` that are missing."""
-        return self.source.missing(scenes)

@@ -23,6 +23,7 @@ from bench.datasets.images import Images
 from bench.datasets.split import Counts
 from bench.errors import DataError
 from bench.grounding import Box, Caption, Expression, Scene
+from bench.inputs import is_number, load_bytes, opened
 from bench.old_names import current
 from bench.settings import Resolved
 
@@ -77,24 +78,21 @@ def write_index(path: Path, header: Header, scenes: Iterable[Scene]) -> None:
 
 def read_header(path: Path) -> Header:
     """Read the header alone, without the scenes. Raises DataError when it is not one."""
-    try:
-        with path.open("rb") as file:
-            return _header(path, file.readline())[0]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    with opened(path) as file:
+        return _header(path, file.readline())[0]
 
 
 def read_index(path: Path) -> tuple[Header, tuple[Scene, ...]]:
     """Read header and scenes. Raises DataError, with the command that remakes it, when the file was cut or changed."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    data = load_bytes(path)
     first, _, body = data.partition(b"\n")
     header, digest = _header(path, first)
     if hashlib.sha256(body).hexdigest() != digest:
         raise DataError(_broken(path, "cut short or changed"))
-    return header, tuple(_scene(json.loads(line)) for line in body.splitlines())
+    try:
+        return header, tuple(_scene(json.loads(line)) for line in body.splitlines())
+    except (ValueError, TypeError, RecursionError):
+        raise DataError(_broken(path, "its rows are not those of an index")) from None
 
 
 def store_image_roots(home: Path, dataset: str, roots: Sequence[Path]) -> None:
@@ -133,7 +131,7 @@ def image_roots(resolved: Resolved, dataset: str, album: str = "") -> list[Path]
     if stored.is_file():
         try:
             roots += [Path(root) for root in json.loads(stored.read_bytes())["roots"]]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise DataError(_broken(stored, "not a list of image folders", f"{dataset} --images PATH")) from None
     return roots + sorted(folder.glob("*.zip"))
 
@@ -186,6 +184,8 @@ def _fields(e: Expression) -> list[Any]:
 
 def _scene(row: list[Any]) -> Scene:
     id, file, width, height, expressions = row
+    if not (isinstance(id, str) and isinstance(file, str) and {type(width), type(height)} <= {int, type(None)}):
+        raise TypeError
     return Scene(id, file, width, height, tuple([_expression(*fields) for fields in expressions]))
 
 
@@ -193,11 +193,15 @@ def _expression(id: str, text: str, box: list[float], *rest: Any) -> Expression:
     if len(rest) > 4:
         also, *caption = rest[4:]
         rest = (*rest[:4], tuple(_box(other) for other in also), *(Caption(*c) for c in caption))
+    if not isinstance(id, str) or not isinstance(text, str) or len(rest) > 8:
+        raise TypeError
     return Expression(id, text, _box(box), *rest)
 
 
 def _box(values: list[float]) -> Box:
     x1, y1, x2, y2 = values
+    if not all(map(is_number, values)):
+        raise TypeError
     return (x1, y1, x2, y2)
 
 
@@ -210,7 +214,7 @@ def _header(path: Path, line: bytes) -> tuple[Header, str]:
         fields["counts"] = Counts(**fields["counts"])
         fields["sources"] = tuple(fields["sources"])
         return Header(**fields), digest
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DataError(_broken(path, "not a prepared index")) from None
 
 

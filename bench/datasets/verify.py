@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from bench import registry
@@ -14,7 +13,8 @@ from bench.datasets.load import FILE, datasets, find_split, load_split, splits_o
 from bench.datasets.prepared import image_roots, missing_images
 from bench.datasets.split import Counts, Dataset, Part, Split
 from bench.errors import BenchError, DataError, ImageError
-from bench.grounding import ImageSource, Scene
+from bench.evaluation.decoding import decoded_ahead
+from bench.grounding import ImageArray, ImageSource, Scene, check_box_touches
 from bench.settings import Resolved
 
 Progress = Callable[[int], None]
@@ -132,10 +132,11 @@ def _verify(split: Split, threads: int, images: bool, progress: Progress | None)
     absent = set(split.images.missing(split.scenes))
     missing = tuple(scene.file for scene in split.scenes if scene.file in absent)
     present = [scene for scene in split.scenes if scene.file not in absent]
-    broken, other_size = map(tuple, _open_all(split.images, present, threads, progress))
+    broken, other_size, outside = map(tuple, _open_all(split.images, present, threads, progress))
     sized = all(scene.width and scene.height for scene in split.scenes)
     return replace(
         verified,
+        annotations=(*verified.annotations, *outside),
         missing=missing,
         broken=broken,
         other_size=other_size,
@@ -156,24 +157,28 @@ def _annotation_problems(split: Split, real: str) -> list[str]:
 
 def _open_all(
     source: ImageSource, scenes: Sequence[Scene], threads: int, progress: Progress | None
-) -> tuple[list[str], list[str]]:
-    """Open images; returns messages about those that cannot be read, and those of another size than annotated."""
-    problems: tuple[list[str], list[str]] = ([], [])
+) -> tuple[list[str], list[str], list[str]]:
+    """Open images; returns messages about unreadable ones, those of another size, and boxes wholly outside."""
+    problems: tuple[list[str], list[str], list[str]] = ([], [], [])
 
-    def check(scene: Scene) -> tuple[int, str]:
-        try:
-            image = source.load(replace(scene, width=None, height=None))
-        except ImageError as error:
-            return 0, str(error)
-        try:
-            check_size(scene, image)
-        except ImageError as error:
-            return 1, str(error)
-        return 0, ""
-
-    with ThreadPoolExecutor(threads) as pool:
-        for which, why in pool.map(check, scenes):
-            problems[which].extend([why] if why else [])
-            if progress:
-                progress(1)
+    unsized = [replace(scene, width=None, height=None, expressions=()) for scene in scenes]
+    batches = decoded_ahead(unsized, source, threads, 2 * threads)
+    for scene, (decoded,) in zip(scenes, batches, strict=True):
+        if decoded.image is None:
+            problems[0].append(decoded.error)
+        else:
+            for which, check in ((1, check_size), (2, check_boxes)):
+                try:
+                    check(scene, decoded.image)
+                except (ImageError, DataError) as error:
+                    problems[which].append(str(error))
+                    break
+        if progress:
+            progress(1)
     return problems
+
+
+def check_boxes(scene: Scene, image: ImageArray) -> None:
+    """Raise DataError for the first box that lies wholly outside its image."""
+    for expression in scene.expressions:
+        check_box_touches(scene, expression, image.shape[1], image.shape[0])

@@ -73,11 +73,11 @@ def answers(
         notes.append(f"out of memory with {before} scenes in a batch: went on with {now}")
 
     threads, prepare = settings.decode_threads or 4, pipeline.prepare if isinstance(pipeline, Preparing) else None
-    decoded = decoded_ahead(scenes, images, threads, threads + 2 * size, prepare)
+    decoded = decoded_ahead(scenes, images, threads, threads + 2 * size, lambda: size, prepare)
     while True:
         # 1. A batch of decoded scenes; what a pipeline gets of them has no annotated box.
         with clock.stage("decode") if clock else nullcontext():
-            scenes_of_batch = list(islice(decoded, size))
+            scenes_of_batch = next(decoded, [])
         if scenes_of_batch:
             launched.append(_launched(launch, name, scenes_of_batch))
         elif not launched:

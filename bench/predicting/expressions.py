@@ -9,8 +9,9 @@ from pathlib import Path
 from bench.datasets.images import Images
 from bench.datasets.readers.jsonl import read_questions
 from bench.datasets.readers.rows import checked_text, gather, scene_of_row
-from bench.errors import DataError, UsageError
+from bench.errors import UsageError
 from bench.grounding import Box, Expression, ImageSource, Scene
+from bench.inputs import load_text
 from bench.settings import Resolved
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
@@ -84,12 +85,7 @@ def _images(folder: Path, but: Sequence[Path]) -> Iterator[str]:
 
 def _beside(folder: Path, file: str) -> Iterator[Scene]:
     path = (folder / file).with_suffix(".txt")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        return
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    lines = load_text(path).splitlines() if path.exists() and path.stat().st_size else []
     for number, line in enumerate(lines, 1):
         if line.strip():
             text = checked_text(line, f"{path}: line {number}")

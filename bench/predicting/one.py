@@ -18,6 +18,7 @@ from bench.errors import ImageError, UsageError
 from bench.evaluation import opening
 from bench.evaluation.answering import ground_checked
 from bench.grounding import Box, ImageArray, LoadedScene, Pipeline, PipelineCard, Prediction, Query
+from bench.inputs import load_bytes
 from bench.settings import Resolved
 
 SHAPES = "shapes-train"  # the training split of the embedded drawings, as cards name it
@@ -154,10 +155,7 @@ def as_image(given: object) -> tuple[str, ImageArray]:
 
 def read_image(path: Path) -> ImageArray:
     """Decode an image file. Raises ImageError."""
-    try:
-        return decode(path.read_bytes(), str(path))
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
+    return decode(load_bytes(path, "image_mb", ImageError), str(path))
 
 
 def image_of(scene: str, resolved: Resolved) -> tuple[ImageArray, str]:

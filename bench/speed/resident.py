@@ -80,7 +80,7 @@ def make_resident(split: Split, cap_mb: float = CAP_MB) -> Resident:
     kept: dict[str, tuple[LoadedScene, Scene]] = {}
     seconds: list[float] = []
     kept_bytes, bad, why = 0, 0, ""
-    for decoded in decoded_ahead(order, split.images, threads=1, ahead=2):
+    for (decoded,) in decoded_ahead(order, split.images, threads=1, ahead=2):
         if decoded.image is None:
             bad, why = bad + 1, decoded.error
             continue

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import registry
-from bench.datasets.images import CachedImages
 from bench.datasets.load import FILE, find_split, load_split
 from bench.datasets.readers.labels import load_labels, open_album, sources_of
 from bench.errors import DataError, UnknownName, UsageError
+from bench.evaluation.decoding import CachedImages
 from bench.evaluation.device import loading, make_deterministic, seed_everything
 from bench.fetching.sources import refuse_missing
 from bench.runs.shards import from_environment

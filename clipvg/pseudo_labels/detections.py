@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -70,8 +69,8 @@ def _detect(
 ) -> Iterator[ImageDetections]:
     unreadable: list[str] = []
     nameless = 0
-    decoded = decoded_ahead(job.scenes, job.images, options.threads, options.threads + 2 * options.batch_size)
-    while batch := list(islice(decoded, options.batch_size)):
+    ahead, size = options.threads + 2 * options.batch_size, options.batch_size
+    for batch in decoded_ahead(job.scenes, job.images, options.threads, ahead, lambda: size):
         # 1. Images. If not one file exists, the first error says so: that is a set-up mistake, not so many bad images.
         errors = [d.error for d in batch if d.image is None]
         if errors and not unreadable and len(job.images.missing(job.scenes)) == len(job.scenes):

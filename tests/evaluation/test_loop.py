@@ -166,7 +166,7 @@ def test_boxes_that_are_no_numbers_are_no_box_and_annotated_boxes_are_hidden(tmp
 def test_images_are_decoded_in_order_and_not_too_far_ahead():
     source, scenes = MemoryImages(), make_split(40).scenes
     ids = []
-    for number, decoded in enumerate(decoded_ahead(scenes, source, threads=3, ahead=5)):
+    for number, (decoded,) in enumerate(decoded_ahead(scenes, source, threads=3, ahead=5)):
         ids.append(decoded.scene.id)
         assert len(source.loaded) <= number + 5 + 1
     assert ids == [scene.id for scene in scenes]

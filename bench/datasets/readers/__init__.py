@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from bench.errors import DataError
 from bench.grounding import Scene
+from bench.inputs import load_text
 
 if TYPE_CHECKING:
     from bench.datasets.catalog import Catalogued
@@ -47,6 +48,11 @@ class Annotations:
     protocol: str | None = None
     revision: str | None = None
     unpack: Callable[[str, Path], None] | None = None
+
+
+def load_ids(path: Path) -> frozenset[str]:
+    """Load the annotation ids of a text file, apart by white space. Raises DataError."""
+    return frozenset(load_text(path).split())
 
 
 class Reader(Protocol):

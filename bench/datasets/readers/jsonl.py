@@ -35,7 +35,7 @@ from bench.datasets.readers.rows import (
     gather,
 )
 from bench.errors import DataError, nearest, short
-from bench.grounding import Expression, Query, Scene
+from bench.grounding import Expression, Query, Scene, check_box_touches
 from bench.inputs import opened, parsed_json
 
 if TYPE_CHECKING:
@@ -63,9 +63,24 @@ def open_annotations(dataset: Catalogued, path: Path, options: ReadOptions) -> A
 def read_jsonl(path: Path) -> list[Scene]:
     """Load the scenes of a file of the format above, images and expressions in order of first appearance.
 
-    `Scene.file` is the image's path as written. Raises DataError naming the file and the line (from 1).
+    `Scene.file` is the image's path as written. Raises DataError naming the file and the line (from 1), also for a box
+    wholly outside an image whose size a line gives.
     """
-    return gather(_rows(path), str(path))
+    scenes = gather(_rows(path), str(path))
+    for scene in scenes:
+        for expression in scene.expressions:
+            if scene.width and scene.height and not expression.touches(scene.width, scene.height):
+                where = f"{path}: {line_of(path, expression.id)}"
+                check_box_touches(scene, expression, scene.width, scene.height, where)
+    return scenes
+
+
+def line_of(path: Path, expression_id: str) -> str:
+    """Find where an expression stands in a file: "line 4"."""
+    for number, where, record in _records(path):
+        if _id(record, number, where) == expression_id:
+            return f"line {number}"
+    return f"expression {expression_id}"
 
 
 def read_questions(path: Path) -> Iterator[tuple[str, Query]]:

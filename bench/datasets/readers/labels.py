@@ -10,7 +10,6 @@ that misses its image is refused here where the size is known, else when the ima
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from bench.datasets.fingerprint import image_key
 from bench.datasets.images import Images
 from bench.datasets.load import FILE, find_split, load_split
 from bench.datasets.readers.index_lists import FORMATS, read_index_list, source_of_list
-from bench.datasets.readers.jsonl import read_jsonl, read_provenance
+from bench.datasets.readers.jsonl import line_of, read_jsonl, read_provenance
 from bench.datasets.readers.rows import gather
 from bench.datasets.split import Split
 from bench.errors import DataError, UsageError
@@ -248,14 +247,7 @@ def _nowhere(path: Path, lost: Sequence[Scene], total: int, album: Album) -> str
 
 def _place(path: Path, expression_id: str) -> str:
     """Say where an expression stands: "row 3" of a list, whose ids are row numbers; "line 4" of a JSONL."""
-    if path.suffix != ".jsonl":
-        return f"row {expression_id}"
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            record = json.loads(line) if line.strip() else {}
-            if expression_id in (str(record.get("id")), f"{record.get('split')}:{record.get('row')}"):
-                return f"line {number}"
-    return f"line {expression_id}"  # without an id, a row is called by the number of its line
+    return line_of(path, expression_id) if path.suffix == ".jsonl" else f"row {expression_id}"
 
 
 def _rows(path: Path, scenes: Sequence[Scene], album: Album, prefix: str) -> Iterator[Scene]:

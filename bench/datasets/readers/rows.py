@@ -9,16 +9,18 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from typing import Literal, TypeGuard
+from typing import Literal
 
 import numpy as np
 
 from bench.datasets.fingerprint import image_key
 from bench.errors import DataError, short
 from bench.grounding import Box, Expression, Scene
+from bench.inputs import is_number as is_number
 
 BoxFormat = Literal["xyxy", "xywh"]
 INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # control and format characters, white space
+FARTHEST = 10_000_000  # pixels from the corner of an image: no image is so large
 MOST_NAME, MOST_PATH = 255, 4096  # bytes of a file's name, letters of a path: what file systems take
 MEANING = {"xyxy": "left, top, right, bottom", "xywh": "left, top, width, height"}
 
@@ -36,10 +38,13 @@ def checked_box(values: object, where: str, box_format: BoxFormat) -> Box:
     x2, y2 = (x1 + a, y1 + b) if box_format == "xywh" else (a, b)
     if not all(map(math.isfinite, (x1, y1, x2, y2))):
         raise DataError(f"{where}: the box {short(values)} holds NaN or infinity; correct or drop the row")
+    if max(map(abs, (x1, y1, x2, y2))) > FARTHEST:
+        raise DataError(f"{where}: the box {short(values)} is more than {FARTHEST:,} pixels away; correct the row")
     if x2 <= x1 or y2 <= y1:
+        other = "; as xywh it would be a box" if box_format == "xyxy" and a > 0 and b > 0 else ""
         raise DataError(
             f"{where}: the box {short(values)}, read as {MEANING[box_format]}, has width {x2 - x1:g} and height "
-            f"{y2 - y1:g}; both should be more than 0"
+            f"{y2 - y1:g}; both should be more than 0{other}"
         )
     return (x1, y1, x2, y2)
 
@@ -63,7 +68,10 @@ def checked_name(value: object, where: str, key: str) -> str:
     whole = isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 128
     if not whole and not (isinstance(value, str) and value.strip()):
         raise DataError(f"{where}: {key!r} should be text or a whole number, not {short(value)}")
-    return str(value)
+    try:
+        return str(value).encode().decode()
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: {key!r} holds half a character (a lone surrogate): {short(value)}") from None
 
 
 def checked_file(name: object, where: str, folders: bool = False) -> str:
@@ -142,10 +150,3 @@ def gather(rows: Iterable[Scene], source: str) -> list[Scene]:
         Scene(key if shared[key := image_key(file)] == 1 else file, file, *sizes[file], tuple(some))
         for file, some in expressions.items()
     ]
-
-
-def is_number(value: object) -> TypeGuard[int | float]:
-    """Tell whether a value is a number that a float can be made of; NaN and infinity are, True is not."""
-    return isinstance(value, float) or (
-        isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 1024
-    )
