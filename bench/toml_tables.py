@@ -67,7 +67,9 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         *path, last = dotted.split(".")
         table = reduce(lambda table, part: table.setdefault(part, {}) if isinstance(table, dict) else None, path, out)
         if not isinstance(table, dict) or isinstance(table.get(last), dict):
-            raise SettingsError(f"{dotted}: one setting gives it a value, another one a table; leave one of them out")
+            raise SettingsError(
+                f"{dotted:.200}: one setting gives it a value, another one a table; leave one of them out"
+            )
         table[last] = value
     return out
 

@@ -241,7 +241,7 @@ def assignments(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not value.strip() or not all(part.strip() for part in key.split(".")):
             raise SettingsError(
-                f"--set {pair}: expected KEY=VALUE, as in --set ranker.margin=0.1; no text is KEY='\"\"'"
+                f"--set {pair:.200}: expected KEY=VALUE, as in --set ranker.margin=0.1; no text is KEY='\"\"'"
             )
         try:
             parsed = parsed_toml(f"value = {value}".encode(errors="surrogateescape"), pair)["value"]
