@@ -37,13 +37,21 @@ class Engine:
     """Run a network in chunks that fit the device, each different text once."""
 
     def __init__(
-        self, context: PipelineContext, encode_texts: Callable[[Sequence[str]], Sequence[Rows]], images: int, texts: int
+        self,
+        context: PipelineContext,
+        encode_texts: Callable[[Sequence[str]], Sequence[Rows]],
+        images: int,
+        texts: int,
+        kept: int = TEXTS,
     ) -> None:
-        """`images` and `texts` are the largest chunks; a chunk of pairs is as large as one of texts."""
+        """`images` and `texts` are the largest chunks; a chunk of pairs is as large as one of texts.
+
+        At most `kept` texts stay in the cache from one batch to the next.
+        """
         self.device = torch.device(context.device)
         self.sizes = {"images": images, "texts": texts, "pairs": texts}
         self.copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        self._encode_texts = encode_texts
+        self._encode_texts, self._kept_texts = encode_texts, kept
         self._texts: dict[str, Rows] = {}  # least recently used first
 
     def chunked(self, what: str, items: Any, work: Callable[[Any], Any]) -> Iterator[Any]:
@@ -69,7 +77,7 @@ class Engine:
         encoded = dict(zip(new, chain.from_iterable(self.chunked("texts", new, self._encode_texts)), strict=True))
         rows = {text: encoded[text] if text in encoded else self._texts.pop(text) for text in wanted}
         self._texts |= rows
-        while len(self._texts) > TEXTS:
+        while len(self._texts) > self._kept_texts:
             del self._texts[next(iter(self._texts))]
         return rows
 

@@ -1,4 +1,4 @@
-"""Network parts that several grounders share: positions, the post-norm encoder, the box head and the box losses.
+"""Network parts that several grounders share: positions, the encoder, the box head and the box losses.
 
 Batch first, (B, L, d); a `padding` mask is True where a token is ignored. Parameter names are those of DETR's family,
 so that official checkpoints load as they are (Carion et al. 2020, appendix A).
@@ -51,21 +51,38 @@ class EncoderLayer(nn.Module):
         return out
 
 
-class Encoder(nn.Module):
-    """Apply `depth` encoder layers; post-norm, so there is no final norm."""
+class PreNormLayer(EncoderLayer):
+    """Apply the same two halves, each with its norm before it."""
 
-    def __init__(self, depth: int, hidden: int, heads: int, feedforward: int, dropout: float) -> None:
+    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None, only_first: bool = False) -> Tensor:
+        """As the layer with the norms behind."""
+        normed = self.norm1(x)
+        key = normed + position
+        query, residual = (key[:, :1], x[:, :1]) if only_first else (key, x)
+        y = residual + self.dropout(attend(self.self_attn, query, key, normed, padding))
+        out: Tensor = y + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(self.norm2(y))))))
+        return out
+
+
+class Encoder(nn.Module):
+    """Apply `depth` encoder layers, and a final norm where the layers begin with theirs."""
+
+    def __init__(
+        self, depth: int, hidden: int, heads: int, feedforward: int, dropout: float, pre_norm: bool = False
+    ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(hidden, heads, feedforward, dropout) for _ in range(depth))
+        kind = PreNormLayer if pre_norm else EncoderLayer
+        self.layers = nn.ModuleList(kind(hidden, heads, feedforward, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(hidden) if pre_norm else nn.Identity()
 
     def forward(self, x: Tensor, position: Tensor, padding: Tensor | Packed | None, only_first: bool = False) -> Tensor:
         """As a layer; with `only_first` the last layer computes the first token alone, the same numbers."""
         x, padding = self._below(x, position, padding)
-        out: Tensor = self.layers[-1](x, position, padding, only_first)
+        out: Tensor = self.norm(self.layers[-1](x, position, padding, only_first))
         return out
 
     def attention_of_first(self, x: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
-        """Return how the last layer's first token attends to all tokens, (B, L), the mean of its heads."""
+        """Return how the last layer's first token attends to all tokens, (B, L), the mean of its heads; post-norm."""
         x, ignored = self._below(x, position, padding)
         key, last = x + position, self.layers[-1]
         weights: Tensor = last.self_attn(key[:, :1], key, x, key_padding_mask=ignored)[1]  # type: ignore[operator]

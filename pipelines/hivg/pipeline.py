@@ -1,0 +1,186 @@
+"""HiVG as a pipeline. The image tower takes in the text, so most of it runs once a pair of image and expression.
+
+Shared are the patches and all that comes before the first bridge, once an image (one attention of 12 blocks with
+ViT-B/16, 4 of 24 blocks and one attention with ViT-L/14), and the text tower with what the bridges take of it, once a
+text. Padding is left out of the V-L transformer, which masks it. In the bridges it counts, as official weights learned.
+
+The official code mixes the texts of a batch in the bridges: sample b of B takes position r // B of the text of sample
+r % B, r = 77 b + position. `bridge = "correct"` gives each pair its own text and keeps the harness's contract: the same
+box at any batch size. `bridge = "official"` mixes as the authors' evaluation does, in groups of `batch` expressions of
+the scenes in a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from bench.grounding import ImageArray, LoadedScene, PipelineContext, Prediction
+from bench.hashing import sha256_file
+from bench.settings import Table, parse_table, takes
+from pipelines import weights
+from pipelines.canvas import Canvas, covered, letterboxed, normalised, to_images
+from pipelines.card import CardOptions, make_card
+from pipelines.engine import Engine, Rows, prepare, prepared_images
+from pipelines.hivg.checkpoint import HOW, open_network
+from pipelines.hivg.network import HEADS, PAD
+from pipelines.two_stage.clip.encoder import cut_note, encode, open_clip
+
+TEXTS = 256  # kept; what the bridges take of one is a megabyte
+
+
+class HiVGOptions(Table):
+    """[pipelines.hivg]."""
+
+    weights: str = Field("hivg.pth", description="an official file, here or in BENCH_HOME/weights")
+    clip: str = Field("", description="clip_lora_stage_with_bridge.pth, whose CLIP takes the place of the file's own")
+    preprocessing: Literal["auto", "official"] = Field("auto", description="both are the official one")
+    bridge: Literal["correct", "official"] = Field("correct", description="official = texts of a batch are mixed")
+    batch: int = Field(60, ge=1, description="expressions that are mixed where bridge is official")
+    images: int = Field(0, ge=0, description="in a pass of the image tower; 0 = 64 on a GPU, 4 on a CPU")
+    pairs: int = Field(0, ge=0, description="in a pass of the rest; 0 = 128 on a GPU, 8 on a CPU")
+    letterbox_threads: int = Field(4, ge=1)
+    card: CardOptions = CardOptions()
+
+
+class HiVGPipeline:
+    """Ground expressions with one network."""
+
+    def __init__(self, options: HiVGOptions, context: PipelineContext) -> None:
+        self.options, self.clock = options, context.clock
+        self.pool = ThreadPoolExecutor(options.letterbox_threads, thread_name_prefix="letterbox")
+        path = weights.find(options.weights, context, HOW)
+        clip = weights.find(options.clip, context, HOW) if options.clip else None
+        self.network = network = open_network(path, clip)
+        self.size = network.config.image_size
+        towers = network.clip.vision_model.encoder.layers, network.clip.text_model.encoder.layers
+        parts = [*towers[0], *towers[1], network.vl_transformer["encoder"]]
+        accelerated = prepare(network, context, HEADS, parts)
+        gpu = torch.device(context.device).type == "cuda"
+        images, pairs = options.images or (64 if gpu else 4), options.pairs or (128 if gpu else 8)
+        self.engine = Engine(context, self._encode_texts, images, pairs, kept=TEXTS)
+        self.tokenizer = open_clip.get_tokenizer("ViT-B-16")
+        mixed = f", texts mixed in groups of {options.batch}" if options.bridge == "official" else ""
+        self.card = make_card(
+            context,
+            options.card,
+            summary=f"HiVG, patches of {network.config.patch} at {self.size} px, bridge {options.bridge}{mixed}",
+            paper="Xiao et al., HiVG, ACM MM 2024",
+            weights={"hivg": options.weights} | ({"clip": options.clip} if clip else {}),
+            sha256={"hivg": sha256_file(path)} | ({"clip": sha256_file(clip)} if clip else {}),
+            parameters=sum(p.numel() for p in network.parameters()),
+            accelerated=accelerated,
+        )
+
+    def prepare(self, image: ImageArray) -> Canvas:
+        """Letterbox an image."""
+        return letterboxed(image, self.size, "official")
+
+    def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
+        """Ground every query of every scene -> predictions in order."""
+        return self.launch(batch)()
+
+    @torch.inference_mode()
+    def launch(self, batch: Sequence[LoadedScene]) -> Callable[[], list[Prediction]]:
+        """Start a batch without waiting for the device -> the function that waits and returns its predictions."""
+        owned = [(index, query) for index, scene in enumerate(batch) for query in scene.queries]
+        if not owned:
+            return list
+        # 1. Canvases, in threads where nobody made them before.
+        with self.clock.stage("letterbox"):
+            canvases = prepared_images(batch, self.prepare, self.pool)
+        # 2. Boxes on the canvas, cxcywh in 0..1, on their way to the host.
+        owners = np.array([index for index, _ in owned])
+        out = self.engine.to_host(self._boxes(canvases, owners, [query.text for _, query in owned]))
+
+        def predictions() -> list[Prediction]:
+            # 3. Back into each image, xyxy pixels; here alone a GPU is waited for.
+            corners = to_images(out().astype(np.float64), canvases, owners)
+            context = self.network.config.context
+            return [
+                Prediction(query.id, tuple(box), note=cut_note(self.tokenizer, query.text, context))
+                for (_, query), box in zip(owned, corners.tolist(), strict=True)
+            ]
+
+        return predictions
+
+    @property
+    def caches(self) -> Mapping[str, Callable[[], None]]:
+        """List what empties the text cache."""
+        return {"texts": self.engine.forget_texts}
+
+    def _boxes(self, canvases: Sequence[Canvas], owners: NDArray[np.int64], texts: Sequence[str]) -> Tensor:
+        """Ground pairs of the image `owners` names and a text -> (N, 4) cxcywh in 0..1 of the canvas."""
+        # 1. Images up to the first bridge, (N, 1 + P, W), their masked patches, and each different text once.
+        with self.clock.stage("image encode"):
+            begun, masked = zip(*self.engine.chunked("images", canvases, self._begin), strict=True)
+            images = [torch.cat(parts) for parts in zip(*begun, strict=True)]
+            patches = torch.cat(masked)
+        with self.clock.stage("text encode"):
+            rows = self.engine.encode_texts(texts)
+            memories, tokens, padding = (torch.stack(parts) for parts in zip(*rows.values(), strict=True))
+        # 2. Pairs whose texts are of like length together: the rest of 77 tokens is masked padding.
+        place = {text: n for n, text in enumerate(rows)}
+        number = np.array([place[text] for text in texts])
+        lengths = np.array([len(encode(self.tokenizer, text)) + 2 for text in texts]).clip(max=padding.shape[1])
+        order = lengths.argsort(kind="stable")
+        sample, position = self._mixing(len(texts), padding.shape[1])
+
+        def work(chunk: NDArray[np.int64]) -> Tensor:
+            length = int(lengths[chunk].max())
+            image, text = self.engine.to_device(torch.from_numpy(np.stack([owners[chunk], number[chunk]])))
+            of, at = self.engine.to_device(torch.from_numpy(np.stack([number[sample[chunk]], position[chunk]])))
+            taken = memories[of, :, at].transpose(1, 2)  # (n, bridges, 77, W)
+            tokens_of = self.network.encode_image([part[image] for part in images], taken)
+            ignored = padding[text, :length]
+            fused = self.network.fuse(tokens_of, patches[image], tokens[text, :length], ignored, only_first=True)
+            return self.network.box(fused[:, 0])
+
+        with self.clock.stage("fusion"):
+            out = torch.cat(list(self.engine.chunked("pairs", order, work)))
+            return out.index_select(0, self.engine.to_device(torch.from_numpy(order.argsort())))
+
+    def _mixing(self, pairs: int, context: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return which pair's text, and which of its positions, each position of a pair takes, (N, 77) twice."""
+        own = np.arange(pairs)[:, None]
+        if self.options.bridge == "correct":
+            return np.broadcast_arrays(own, np.arange(context))  # type: ignore[return-value]
+        start = own // self.options.batch * self.options.batch  # of the pair's group
+        size = np.minimum(self.options.batch, pairs - start)
+        row = (own - start) * context + np.arange(context)
+        return start + row % size, row // size
+
+    def _begin(self, canvases: Sequence[Canvas]) -> tuple[tuple[Tensor, ...], Tensor]:
+        raw = self.engine.stack([canvas.pixels for canvas in canvases])
+        edges = self.engine.stack([np.array((c.left, c.top, c.right, c.bottom)) for c in canvases])
+        inside = covered(edges, self.size)
+        pixels = normalised(raw, inside, "official")
+        return self.network.clip.vision_model.begin(pixels), masked_patches(~inside, self.network.side)
+
+    def _encode_texts(self, texts: Sequence[str]) -> list[Rows]:
+        ids = self.engine.to_device(self.tokenizer(list(texts)))
+        memories, tokens = self.network.encode_text(ids)
+        return list(zip(memories, tokens, ids == PAD, strict=True))
+
+
+def masked_patches(padding: Tensor, side: int) -> Tensor:
+    """Mark the patches to ignore, (B, S, S) True outside the image -> (B, side * side).
+
+    The official code resizes the mask with antialiasing, as its torchvision does, and rounds.
+    """
+    shares = F.interpolate(padding[:, None].float(), size=(side, side), mode="bilinear", antialias=True)
+    return shares.flatten(1).round().bool()
+
+
+@takes(HiVGOptions)
+def hivg(context: PipelineContext) -> HiVGPipeline:
+    """Open HiVG. Raises SettingsError, WeightsError."""
+    return HiVGPipeline(parse_table(HiVGOptions, context.options, f"bench.toml [pipelines.{context.name}]"), context)
