@@ -8,7 +8,9 @@ import tomllib
 from dataclasses import replace
 
 import numpy as np
+import plain_hivg
 import pytest
+import small_hivg
 import torch
 from torch import nn
 
@@ -18,6 +20,7 @@ from bench.evaluation.opening import Caching
 from bench.grounding import LoadedScene, Query
 from bench.registry import pipeline_factory
 from bench.settings import PROJECT
+from pipelines.hivg import network as hivg
 
 SHIPPED = (  # with the weights of pipelines/weights, or none
     "yolo-clip", "detr-clip", "ssd-clip", "reclip", "seg-clip", "clip-pooling", "label-clip", "mdetr", "clipvg",
@@ -31,9 +34,11 @@ SMALL = {  # pipeline -> family of a small model, and what differs from its tabl
     "florence-2": ("florence-2", SHORT),
     "qwen-vl": ("qwen2_5_vl", SHORT),
     "grounding-dino+clip": ("grounding-dino", {}),
+    "hivg": ("", {}),
 }
 SLOW = {"seg-clip", "clip-pooling", "mdetr", "florence-2", "qwen-vl", "grounding-dino+clip", "mm-grounding-dino"}
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in (*SHIPPED, *SMALL)]
+SMALL_HIVG = small_hivg.config_of(small_hivg.FIRST)
 NO_WEIGHTS = {"whole-image", "centre-box", "fixed-box"}
 
 
@@ -43,7 +48,7 @@ def test_every_pipeline_is_opened():
 
 
 @pytest.fixture
-def build(context, hub_folder):
+def build(context, hub_folder, tmp_path, monkeypatch):
     """build(name, **fields): open a pipeline, with these fields of its context changed."""
 
     def make(name, **fields):
@@ -51,6 +56,10 @@ def build(context, hub_folder):
         if name == "grounding-dino+clip":
             clip = context("yolo-clip").options["clip"]
             options = {"proposer": {"kind": "grounding-dino", "weights": hub_folder(family)}, "clip": clip}
+        elif name == "hivg":
+            monkeypatch.setitem(hivg.OFFICIAL, (small_hivg.FIRST.vision, small_hivg.FIRST.patch), SMALL_HIVG)
+            state = plain_hivg.official_state(small_hivg.FIRST)
+            options = {"weights": str(plain_hivg.write_official(tmp_path / "hivg.pth", state))}
         elif family:
             options = {"weights": hub_folder(family), **options}
         return pipeline_factory(name)(context(name, options=options or None, **fields))
