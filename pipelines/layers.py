@@ -54,11 +54,13 @@ class EncoderLayer(nn.Module):
 class PreNormLayer(EncoderLayer):
     """Apply the same two halves, each with its norm before it."""
 
-    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None, only_first: bool = False) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, padding: Tensor | Packed | None, only_first: bool = False) -> Tensor:
         """As the layer with the norms behind."""
         normed = self.norm1(x)
-        key = normed + position
-        query, residual = (key[:, :1], x[:, :1]) if only_first else (key, x)
+        key = query = normed + position
+        residual = x
+        if only_first:
+            query, residual = first_tokens(key, padding), first_tokens(x, padding)
         y = residual + self.dropout(attend(self.self_attn, query, key, normed, padding))
         out: Tensor = y + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(self.norm2(y))))))
         return out

@@ -104,7 +104,7 @@ def shapes(s):
     d = s.hidden
     pair("visu_proj", d, d)
     pair("condition_text_proj", s.vision, s.embed)
-    pair("ml_text_feat_perceiver", s.vision, s.embed)
+    pair("ml_text_feat_perceiver", s.vision, len(s.states) * s.text)
     pair("text_proj", d, s.embed)
     pair("ml_visual_projection", d, len(s.taps) * s.vision)
     out |= {"reg_token.weight": (1, d), "reg_pos_embed.weight": (1, d)}

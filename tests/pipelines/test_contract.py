@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import plain_hivg
+import plain_oneref
 import pytest
 import small_hivg
 import torch
@@ -21,6 +22,8 @@ from bench.grounding import LoadedScene, Query
 from bench.registry import pipeline_factory
 from bench.settings import PROJECT
 from pipelines.hivg import network as hivg
+from pipelines.oneref import checkpoint
+from pipelines.oneref.tokenizer import SpmTokenizer
 
 SHIPPED = (  # with the weights of pipelines/weights, or none
     "yolo-clip", "detr-clip", "ssd-clip", "reclip", "seg-clip", "clip-pooling", "label-clip", "mdetr", "clipvg",
@@ -35,9 +38,11 @@ SMALL = {  # pipeline -> family of a small model, and what differs from its tabl
     "qwen-vl": ("qwen2_5_vl", SHORT),
     "grounding-dino+clip": ("grounding-dino", {}),
     "hivg": ("", {}),
+    "oneref": ("", {}),
 }
 SLOW = {"seg-clip", "clip-pooling", "mdetr", "florence-2", "qwen-vl", "grounding-dino+clip", "mm-grounding-dino"}
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in (*SHIPPED, *SMALL)]
+PIECES = [("▁the", -2.0), ("▁red", -3.0), ("▁star", -3.5), ("▁", -4.0), ("s", -4.5)]
 SMALL_HIVG = small_hivg.config_of(small_hivg.FIRST)
 NO_WEIGHTS = {"whole-image", "centre-box", "fixed-box"}
 
@@ -60,6 +65,12 @@ def build(context, hub_folder, tmp_path, monkeypatch):
             monkeypatch.setitem(hivg.OFFICIAL, (small_hivg.FIRST.vision, small_hivg.FIRST.patch), SMALL_HIVG)
             state = plain_hivg.official_state(small_hivg.FIRST)
             options = {"weights": str(plain_hivg.write_official(tmp_path / "hivg.pth", state))}
+        elif name == "oneref":
+            monkeypatch.setattr(checkpoint, "WIDTH", 8)
+            monkeypatch.setattr(SpmTokenizer.__init__, "__defaults__", (3 + len(PIECES),))
+            sizes = plain_oneref.Sizes(width=32, depth=3, heads=4, image=64, words=40, positions=80, masks=True)
+            path = plain_oneref.write_official(tmp_path / "oneref.pth", plain_oneref.official_state(sizes))
+            options = {"weights": str(path), "tokenizer": str(plain_oneref.write_spm(tmp_path / "s.spm", PIECES))}
         elif family:
             options = {"weights": hub_folder(family), **options}
         return pipeline_factory(name)(context(name, options=options or None, **fields))

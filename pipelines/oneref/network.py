@@ -1,0 +1,183 @@
+"""OneRef (Xiao et al., NeurIPS 2024): image and text through one BEiT-3 encoder, grounding by their similarity.
+
+    image (B, 3, 384, 384) -> patches, class token first (B, 577, D)      text ids (B, L) -> embeddings (B, L, D)
+
+                     joint encoder: one attention over both, everything else an expert for each of the two
+                     s = cosine of <s> and each patch     (B, 576)
+                     softmax(s) x patches -> box head     (B, 4)  cxcywh in 0..1 of the canvas
+        RES files    patches, enlarged eight times, . <s> (B, 192, 192)  cosines, above 0 on the referent
+
+A module of two experts has `.A` for the image and `.B` for the text, as official checkpoints name them. Padding of the
+image is part of it: no patch is masked, and the boxes of official weights depend on that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from bench.settings import Table
+from pipelines.layers import MLP
+
+HEADS = ("bbox_embed",)  # kept in float32
+UNUSED = 2  # rows at the head of a table of positions that no token takes
+
+
+class OneRefConfig(Table):
+    """Sizes of the network; the defaults are the base model's."""
+
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    image_size: int = Field(384, description="side of the square canvas in pixels")
+    patch: int = 16
+    words: int = Field(64010, description="rows of the table of words; the tokenizer has 64,002")
+    positions: int = Field(1024, description="rows of the text's table of positions")
+    text: int = Field(64, description="tokens of a text, the two special ones included")
+    masks: bool = Field(False, description="whether there is a mask head: a RES file")
+
+
+class Answers(NamedTuple):
+    """Boxes (B, 4) cxcywh in 0..1 of the canvas; cosines of the mask (B, 8 S, 8 S), S patches a side, or None."""
+
+    boxes: Tensor
+    masks: Tensor | None
+
+
+class Experts(nn.Module):
+    """The same module twice: A for the image's tokens, B for the text's."""
+
+    def __init__(self, make: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.A, self.B = make(), make()
+
+    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        return self.A(image), self.B(text)
+
+
+class JointAttention(nn.Module):
+    """Attend over the tokens of image and text together."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
+            Experts(lambda: nn.Linear(width, width)) for _ in range(4)
+        )
+        self.inner_attn_ln = Experts(lambda: nn.LayerNorm(width))
+
+    def forward(self, image: Tensor, text: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, I, D), (B, L, D), and (B, 1, 1, I + L) True on what may be attended to -> both, as they came."""
+        parts = (torch.cat(project(image, text), dim=1) for project in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=keep).transpose(1, 2).flatten(2)
+        pair = self.inner_attn_ln(out[:, : image.shape[1]], out[:, image.shape[1] :])
+        both: tuple[Tensor, Tensor] = self.out_proj(*pair)
+        return both
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with GELU and a norm between."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.ffn_layernorm = nn.LayerNorm(4 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(self.ffn_layernorm(F.gelu(self.fc1(x))))
+        return out
+
+
+class Layer(nn.Module):
+    """One pre-norm layer of the joint encoder (torchscale's multiway layer with its inner norms)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.self_attn = JointAttention(width, heads)
+        self.self_attn_layer_norm = Experts(lambda: nn.LayerNorm(width))
+        self.ffn = Experts(lambda: FeedForward(width))
+        self.final_layer_norm = Experts(lambda: nn.LayerNorm(width))
+
+    def forward(self, image: Tensor, text: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, I, D) and (B, L, D) -> the same."""
+        moved = self.self_attn(*self.self_attn_layer_norm(image, text), keep)
+        image, text = image + moved[0], text + moved[1]
+        moved = self.ffn(*self.final_layer_norm(image, text))
+        return image + moved[0], text + moved[1]
+
+
+class OneRef(nn.Module):
+    """Compute boxes, and masks where there is a mask head, from images and texts; each pair has its own pass."""
+
+    def __init__(self, config: OneRefConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.side, d = c.image_size // c.patch, c.width
+        positions: Any = nn.Module()
+        positions.A = nn.Embedding(UNUSED + 1 + self.side**2, d)
+        positions.B = nn.Embedding(c.positions, d)
+        image: Any = nn.Module()
+        image.cls_token = nn.Parameter(torch.zeros(1, 1, d))
+        image.proj = nn.Conv2d(3, d, c.patch, c.patch)
+        encoder: Any = nn.Module()
+        encoder.embed_positions = positions
+        encoder.layers = nn.ModuleList(Layer(d, c.heads) for _ in range(c.layers))
+        encoder.layer_norm = Experts(lambda: nn.LayerNorm(d))
+        self.beit3: Any = nn.Module()
+        self.beit3.text_embed, self.beit3.vision_embed, self.beit3.encoder = nn.Embedding(c.words, d), image, encoder
+        self.language_head, self.vision_head = (nn.Linear(d, d, bias=False) for _ in range(2))
+        self.visu_proj, self.bbox_embed = nn.Linear(d, d), MLP(d, d, 4, 3)
+        if c.masks:
+            self.seg_conv1, self.seg_conv2, self.seg_conv3 = (
+                nn.ConvTranspose2d(d, d, 2, 2, bias=False) for _ in range(3)
+            )
+            self.bn1, self.bn2, self.bn3 = (nn.BatchNorm2d(d) for _ in range(3))
+
+    def forward(self, pixels: Tensor, ids: Tensor, padding: Tensor) -> Answers:
+        """Ground one text in one image a row: pixels (B, 3, S, S), ids (B, L), padding (B, L) True on pads."""
+        # 1. One encoder over both.
+        image, text = self.encode(self.embed_image(pixels), ids, padding)
+        # 2. What of the image is like the text.
+        return self.answer(image, text[:, 0])
+
+    def embed_image(self, pixels: Tensor) -> Tensor:
+        """Embed images, (B, 3, S, S) -> (B, 1 + P, D), the class token first: all that no text takes part in."""
+        parts = self.beit3.vision_embed
+        patches = parts.proj(pixels.to(parts.proj.weight.dtype)).flatten(2).transpose(1, 2)
+        tokens = torch.cat([parts.cls_token.expand(len(pixels), -1, -1), patches], dim=1)
+        out: Tensor = tokens + self.beit3.encoder.embed_positions.A.weight[UNUSED : UNUSED + tokens.shape[1]]
+        return out
+
+    def encode(self, image: Tensor, ids: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode embedded images (B, 1 + P, D) with token ids (B, L) -> the tokens of both, normed."""
+        encoder = self.beit3.encoder
+        text = self.beit3.text_embed(ids) + encoder.embed_positions.B.weight[UNUSED : UNUSED + ids.shape[1]]
+        keep = torch.cat([padding.new_ones(len(padding), image.shape[1]), ~padding], dim=1)[:, None, None]
+        for layer in encoder.layers:
+            image, text = layer(image, text, keep)
+        both: tuple[Tensor, Tensor] = encoder.layer_norm(image, text)
+        return both
+
+    def answer(self, image: Tensor, first: Tensor) -> Answers:
+        """Ground encoded images (B, 1 + P, D) by the texts' first tokens (B, D)."""
+        patches = image[:, 1:]
+        words = F.normalize(self.language_head(first), dim=-1)
+        cosines = (F.normalize(self.vision_head(patches), dim=-1) @ words[..., None])[..., 0]  # (B, P)
+        feature = (cosines.softmax(dim=-1)[:, None] @ self.visu_proj(patches))[:, 0]
+        with torch.autocast(feature.device.type, enabled=False):
+            boxes = self.bbox_embed(feature.to(next(self.bbox_embed.parameters()).dtype)).sigmoid()
+        return Answers(boxes, self.mask(patches, words) if self.config.masks else None)
+
+    def mask(self, patches: Tensor, words: Tensor) -> Tensor:
+        """Compare enlarged patches with texts, (B, P, D) and unit vectors (B, D) -> cosines (B, 8 S, 8 S)."""
+        grid = patches.transpose(1, 2).unflatten(-1, (self.side, self.side))
+        grid = self.bn1(self.seg_conv1(grid)).relu()
+        grid = self.bn2(self.seg_conv2(grid)).relu()
+        grid = self.bn3(self.seg_conv3(grid))  # no ReLU: cosines may be negative
+        return torch.einsum("bdhw,bd->bhw", F.normalize(grid, dim=1), words)
