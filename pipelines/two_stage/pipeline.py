@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from bench.errors import SettingsError
-from bench.grounding import LoadedScene, PipelineContext, Prediction
+from bench.grounding import ImageArray, LoadedScene, PipelineContext, Prediction
 from bench.hashing import spelled_out
 from bench.settings import Table, takes
 from pipelines.card import CardOptions, make_parts_card, parse_options
@@ -59,6 +59,11 @@ class TwoStage:
             proposer.annotated,
             frozenset[str]().union(*(pooling.accelerate(context) for pooling in ranker.poolings)),
         )
+
+    def prepare(self, image: ImageArray) -> Any:
+        """Make the proposer's input of an image, in a decode thread; None where it is made in the batch."""
+        prepare = getattr(self.proposer, "prepare", None)  # a proposer of another package may have none
+        return None if prepare is None else prepare(image)
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         """Predict one box for every query of every scene, in order; none where nothing was proposed."""

@@ -19,12 +19,13 @@ import transformers
 from pydantic import Field
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, RTDetrImageProcessor
+from transformers.image_utils import SizeDict
 
 from bench.errors import WeightsError
 from bench.grounding import Boxes, ImageArray, LoadedScene, PipelineContext
 from bench.hashing import sha256_file
 from pipelines import hub, weights
-from pipelines.engine import in_groups
+from pipelines.engine import in_groups, to_device
 from pipelines.folding import fold_norms
 from pipelines.two_stage.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
 
@@ -32,6 +33,22 @@ FORMAT = "bench-detr"
 # Architectures that define each norm right after the convolution that it follows, which folding goes by; tested.
 FOLDED = {"detr", "conditional_detr", "rt_detr_v2", "d_fine"}
 ASPECT = 30  # of one side to the other, beyond which an image is widened
+
+
+def best_classes(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose each query's best class of (B, Q, C + 1), the last being none -> scores, classes, queries (B, Q)."""
+    scores, labels = logits.softmax(-1)[..., :-1].max(-1)
+    return scores, labels, torch.arange(logits.shape[1], device=logits.device).expand_as(labels)
+
+
+def best_pairs(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose the best Q pairs of a query and a class of (B, Q, C) -> scores, classes, queries (B, Q)."""
+    scores, index = logits.sigmoid().flatten(1).topk(logits.shape[1])
+    return scores, index % logits.shape[2], index // logits.shape[2]
+
+
+# Processors that are followed step by step, for a batch at once; every other one is called.
+SCORES = {"DetrImageProcessor": best_classes, "RTDetrImageProcessor": best_pairs}
 
 
 class DetrOptions(ProposerOptions):
@@ -69,31 +86,54 @@ class DetrProposer(Proposer):
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """Return one `Proposals` for each scene's image, RGB uint8 (H, W, 3)."""
-        images = [scene.image for scene in scenes]
-        pixels = in_groups(images, lambda image: image.shape, self._pixels)
-        return in_groups(list(zip(pixels, images, strict=True)), lambda image: image[0].shape, self._detect)
+        images, prepared = [scene.image for scene in scenes], [scene.prepared for scene in scenes]
+        if any(one is None for one in prepared):
+            prepared = in_groups(images, lambda image: image.shape, self._pixels)
+        return in_groups(list(zip(prepared, images, strict=True)), lambda image: image[0].shape, self._detect)
+
+    def prepare(self, image: ImageArray) -> Tensor | None:
+        """Resize and normalise an image -> (3, h, w); None on a GPU."""
+        return self._pixels([image])[0] if self.device.type == "cpu" else None
 
     def _pixels(self, images: Sequence[ImageArray]) -> Sequence[Tensor]:
         """Resize images of one size, RGB uint8 (H, W, 3), on the device -> (3, h, w) each, the model's input."""
-        tensor = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
+        tensor = to_device(torch.from_numpy(np.stack(images)), self.device).permute(0, 3, 1, 2).contiguous()
         # Processors that keep the aspect give very thin images no pixel; widened, their boxes are the same shares.
         height, width = images[0].shape[:2]
         times = max(height, width) // (ASPECT * min(height, width)) + 1
         tensor = tensor.repeat_interleave(times, dim=2 if height < width else 3) if times > 1 else tensor
-        out = self.processor(images=list(tensor), input_data_format="channels_first", do_pad=False, return_tensors="pt")
-        pixels: Sequence[Tensor] = out["pixel_values"]
-        return pixels
+        own = self.processor
+        if type(own).__name__ not in SCORES:
+            out = own(images=list(tensor), input_data_format="channels_first", do_pad=False, return_tensors="pt")
+            return out["pixel_values"]  # type: ignore[no-any-return]
+        # The processor's own steps for all at once: its call checks, copies and stacks image by image.
+        if own.do_resize:
+            size = own.size if isinstance(own.size, SizeDict) else SizeDict(**own.size)
+            tensor = own.resize(tensor, size=size, resample=own.resample)
+        normal = own.do_normalize, tuple(own.image_mean), tuple(own.image_std)  # which it keeps by their hash
+        return own.rescale_and_normalize(tensor, own.do_rescale, own.rescale_factor, *normal)  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def _detect(self, images: Sequence[tuple[Tensor, ImageArray]]) -> list[Proposals]:
         with torch.autocast(self.device.type, torch.float16, enabled=self.half):
             out = self.model(pixel_values=torch.stack([pixels for pixels, _ in images]))
         out.logits, out.pred_boxes = out.logits.float(), out.pred_boxes.float()
-        # Without target sizes the boxes come as shares of the sides, and are scaled in float64.
-        answers = self.processor.post_process_object_detection(out, threshold=self.options.confidence)
-        columns = [torch.cat([a["boxes"].double(), a["scores"][:, None], a["labels"][:, None]], dim=1) for a in answers]
-        tables = np.split(torch.cat(columns).cpu().numpy(), np.cumsum([len(c) for c in columns])[:-1])  # one copy
+        tables = [table[table[:, 4] > self.options.confidence] for table in self._tables(out)]
         return [self._in_pixels(table, image) for table, (_, image) in zip(tables, images, strict=True)]
+
+    def _tables(self, out: Any) -> Sequence[Boxes]:
+        """Compute rows x1, y1, x2, y2 in shares of the sides, score, class of each image; one copy from the device."""
+        scores_of = SCORES.get(type(self.processor).__name__)
+        if scores_of is None:
+            # Without target sizes the boxes come as shares of the sides, and are scaled in float64.
+            answers = self.processor.post_process_object_detection(out, threshold=self.options.confidence)
+            columns = [torch.cat([a["boxes"], a["scores"][:, None], a["labels"][:, None]], dim=1) for a in answers]
+            return np.split(torch.cat(columns).double().cpu().numpy(), np.cumsum([len(c) for c in columns])[:-1])
+        scores, labels, queries = scores_of(out.logits)  # (B, K) each
+        boxes = out.pred_boxes.take_along_dim(queries[..., None], dim=1)
+        corners = torch.cat([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], dim=-1)
+        table = torch.cat([corners.double(), scores[..., None], labels[..., None]], dim=-1)
+        return list(table.cpu().numpy())
 
     def _in_pixels(self, table: Boxes, image: ImageArray) -> Proposals:
         """Make proposals of rows (N, 6): x1, y1, x2, y2 in shares of the sides, score, class."""

@@ -59,6 +59,13 @@ class Proposer(Protocol):
     accelerated: frozenset[str] = frozenset()
     annotated: str = ""
 
+    def prepare(self, image: ImageArray) -> Any:
+        """Make the detector's input of an image, in a decode thread; None where `propose` makes it.
+
+        On a GPU a detector resizes there, all images of a size at once.
+        """
+        return None
+
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """Return one `Proposals` for each scene: a detector's by its image only, a file's by its id."""
         ...

@@ -24,10 +24,11 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from bench.errors import WeightsError
-from bench.grounding import LoadedScene, PipelineContext
+from bench.grounding import ImageArray, LoadedScene, PipelineContext
 from bench.hashing import sha256_file
 from bench.settings import Table, parse_table
 from pipelines import weights
+from pipelines.engine import to_device
 from pipelines.folding import fold_norms
 from pipelines.two_stage.proposers.proposals import Proposals, Proposer, ProposerOptions, opener
 
@@ -63,6 +64,15 @@ class SsdProposer(Proposer):
         self.model = self.model.to(self.device)
         self.accelerated = context.acceleration.apply(self.model, [self.model.backbone, self.model.head])
 
+    def prepare(self, image: ImageArray) -> Tensor | None:
+        """Squash and normalise an image -> (3, S, S); None on a GPU."""
+        return self._pixels(image) if self.device.type == "cpu" else None
+
+    def _pixels(self, image: ImageArray) -> Tensor:
+        pixels = to_device(torch.tensor(image), self.device).permute(2, 0, 1).float() / 255
+        resized: Tensor = self.model.transform([pixels])[0].tensors[0]
+        return resized
+
     @torch.inference_mode()
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """Return one `Proposals` for each scene's image, RGB uint8 (H, W, 3)."""
@@ -83,8 +93,8 @@ class SsdProposer(Proposer):
     def _candidates(self, scenes: Sequence[LoadedScene]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Decode the likely boxes of all images: xyxy in shares of the sides (N, 4), score, class, image (N,)."""
         # 1. One forward pass, images squashed to the square and normalised.
-        images = [torch.tensor(s.image, device=self.device).permute(2, 0, 1).float() / 255 for s in scenes]
-        resized, _ = self.model.transform(images)
+        pixels = torch.stack([self._pixels(s.image) if s.prepared is None else s.prepared for s in scenes])
+        resized = ImageList(pixels, [tuple(pixels.shape[-2:])] * len(pixels))
         head, anchors = raw_outputs(self.model, resized, self.dtype)
         # 2. The best class of each default box, and the best CANDIDATES boxes of each image.
         scores, labels = head["cls_logits"].softmax(-1)[..., 1:].max(-1)  # (B, A), without the background

@@ -66,19 +66,25 @@ class YoloProposer(Proposer):
 
     def propose(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         """Return one `Proposals` for each scene's image, RGB uint8 (H, W, 3)."""
-        return in_groups([scene.image for scene in scenes], self._canvas, self._detect)
+        return in_groups(scenes, lambda scene: self._canvas(scene.image), self._detect)
+
+    def prepare(self, image: ImageArray) -> Tensor | None:
+        """Letterbox an image -> (3, h, w) in 0..1; None on a GPU."""
+        return self._letterboxed([image], self._canvas(image))[0] if self.device.type == "cpu" else None
 
     def _canvas(self, image: ImageArray) -> tuple[int, int]:
         height, width = _scaled(image.shape, self.options.image_size)
         return tuple(-(-side // self.stride) * self.stride for side in (height, width))  # type: ignore[return-value]
 
     @torch.inference_mode()
-    def _detect(self, images: Sequence[ImageArray]) -> list[Proposals]:
+    def _detect(self, scenes: Sequence[LoadedScene]) -> list[Proposals]:
         from ultralytics.utils.nms import non_max_suppression
 
-        canvas = self._canvas(images[0])
-        # (B, 3, h, w); images of one size are copied and scaled together.
-        batch = torch.stack(in_groups(images, lambda image: image.shape, lambda some: self._letterboxed(some, canvas)))
+        images = [scene.image for scene in scenes]
+        canvas, prepared = self._canvas(images[0]), [scene.prepared for scene in scenes]
+        if any(one is None for one in prepared):  # images of one size are copied and scaled together
+            prepared = in_groups(images, lambda image: image.shape, lambda some: self._letterboxed(some, canvas))
+        batch = torch.stack(prepared)  # (B, 3, h, w)
         out = self.model(batch.to(self.dtype))
         out = out[0] if isinstance(out, (tuple, list)) else out
         rows = non_max_suppression(

@@ -1,11 +1,13 @@
 """yolo-clip on the embedded data with the shipped weights: right boxes, the same for every batch size."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from bench.boxes import iou_elementwise
+from bench.evaluation.decoding import Preparing
 from bench.grounding import LoadedScene, Query
 from bench.settings import merged
 from pipelines.two_stage.clip import encoder as encoder_module
@@ -149,3 +151,22 @@ def test_the_roi_view_adds_to_the_others(context, loaded):
         np.testing.assert_allclose(one + other, sums, atol=1e-3)
         np.testing.assert_allclose(one, single, atol=1e-3)
         assert np.abs(one - other).max() > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["yolo-clip", "ssd-clip", "detr-clip"])
+def test_what_was_prepared_in_the_decode_threads_is_taken(context, loaded, name):
+    pipeline, scenes = two_stage(context(name)), loaded[1][:3]
+    assert isinstance(pipeline, Preparing)
+    prepared = [replace(scene, prepared=pipeline.prepare(scene.image)) for scene in scenes]
+    for mine, plain in zip(pipeline.proposer.propose(prepared), pipeline.proposer.propose(scenes), strict=True):
+        assert mine.labels == plain.labels and np.abs(mine.boxes - plain.boxes).max() < 1e-4
+    # The image itself is not resized again.
+    others = [replace(scene, image=np.zeros_like(scene.image)) for scene in prepared]
+    for mine, plain in zip(pipeline.proposer.propose(others), pipeline.proposer.propose(scenes), strict=True):
+        assert mine.labels == plain.labels
+
+
+def test_a_proposer_without_prepare_does(pipeline):
+    pipeline.proposer = object()  # of another package
+    assert pipeline.prepare(np.zeros((4, 4, 3), np.uint8)) is None

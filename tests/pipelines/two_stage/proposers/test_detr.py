@@ -1,6 +1,7 @@
 """DETR proposals: tiny random models of several families, saved as the hub saves them, and our own small one."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,24 @@ def test_neighbours_do_not_matter_and_boxes_are_those_of_the_plain_model(context
         assert len(mine) >= 2 and apart.min(axis=1).max() < 0.05
         real = (theirs[:, 2:] - theirs[:, :2]).prod(axis=1) >= 1
         assert mine.scores[0] == pytest.approx(plain["scores"].numpy()[real].max(), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_batch_has_the_pixels_and_the_boxes_of_the_processor(context, saved, monkeypatch):
+    """Also where images were prepared before, one by one; and in a batch the device is copied from once."""
+    folder, _, processor = saved
+    options = DetrOptions(weights=str(folder), confidence=0.01, top_k=200, same_iou=1.0)
+    proposer, images = DetrProposer(options, context()), scenes()
+    for scene in images:
+        theirs = processor(images=scene.image, do_pad=False, return_tensors="pt")["pixel_values"][0]
+        assert torch.equal(proposer.prepare(scene.image), theirs)
+    prepared = [replace(scene, prepared=proposer.prepare(scene.image)) for scene in images]
+    found = [proposer.propose(images), proposer.propose(prepared)]
+    monkeypatch.setattr(detr, "SCORES", {})
+    for plain, *ours in zip(proposer.propose(images), *found, strict=True):
+        for mine in ours:
+            assert mine.labels == plain.labels and len(mine) > 2
+            assert np.abs(mine.boxes - plain.boxes).max() < 1e-4 and np.abs(mine.scores - plain.scores).max() < 1e-6
 
 
 @pytest.mark.slow
