@@ -105,6 +105,10 @@ def of_list(path: Path) -> object:
     return read_index_list(path, "refcoco")
 
 
+def of_index(path: Path) -> object:
+    return tuple(read_index(path)[1])
+
+
 def of_flags(path: Path) -> object:
     return assignments(path.read_bytes().decode("latin-1").split("\n"))
 
@@ -149,7 +153,7 @@ READERS: dict[str, Reader] = {
     "proposals": Reader(read_rows, "f.json", json.dumps(RESULTS).encode()),
     "checkpoint": Reader(read_state_dict, "f.pth", saved({"model": {"w": torch.ones(2, 2), "b": torch.zeros(2)}})),
     "safetensors": Reader(read_safetensors, "f.safetensors", save(SPARSE, {"format": '{"a": [1]}'})),
-    "index": Reader(read_index, "val.jsonl", lines(INDEX, ["1", "a.jpg", 20, 16, [["0", "dog", BOX]]])),
+    "index": Reader(of_index, "val.jsonl", lines(INDEX, ["1", "a.jpg", 20, 16, [["0", "dog", BOX]]])),
     "PNG": Reader(read_image, "f.png", image("PNG", "RGBA")),
     "JPEG": Reader(read_image, "f.jpg", image("JPEG")),
     "GIF": Reader(read_image, "f.gif", image("GIF", "P")),

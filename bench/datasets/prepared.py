@@ -13,12 +13,14 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
+from bench.datasets.annotations import Annotations, columns, scene_row
 from bench.datasets.images import Images
 from bench.datasets.split import Counts
 from bench.errors import DataError
@@ -27,6 +29,7 @@ from bench.inputs import is_number, load_bytes, opened
 from bench.old_names import current
 from bench.settings import Resolved
 
+Made = TypeVar("Made")
 SCHEMA = 2  # 2: expressions may end in the caption they are a phrase of
 READABLE = (1, SCHEMA)
 
@@ -68,7 +71,7 @@ def index_path(home: Path, dataset: str, part: str) -> Path:
 def write_index(path: Path, header: Header, scenes: Iterable[Scene]) -> None:
     """Write an index whole or not at all. Raises DataError when the disk refuses or a box is not finite."""
     try:
-        body = "".join(_dump(_row(scene)) for scene in scenes).encode()
+        body = "".join(_dump(scene_row(scene)) for scene in scenes).encode()
     except ValueError:
         raise DataError(f"{header.split}: an annotated box is not finite; check the source") from None
     first = {"schema": SCHEMA, **asdict(header), "body_sha256": hashlib.sha256(body).hexdigest()}
@@ -82,17 +85,53 @@ def read_header(path: Path) -> Header:
         return _header(path, file.readline())[0]
 
 
-def read_index(path: Path) -> tuple[Header, tuple[Scene, ...]]:
+class IndexedScenes(Sequence[Scene]):
+    """The scenes of a prepared index, made of its lines when the first is wanted; columns are made without them."""
+
+    def __init__(self, path: Path, lines: Sequence[bytes], counts: Counts) -> None:
+        self._path, self._lines, self.counts = path, lines, counts
+
+    @cached_property
+    def annotations(self) -> Annotations:
+        """All scenes as columns."""
+        return self._made(columns)
+
+    @cached_property
+    def _scenes(self) -> tuple[Scene, ...]:
+        return self._made(lambda rows: tuple(map(_scene, rows)))
+
+    def _made(self, make: Callable[[Iterable[list[Any]]], Made]) -> Made:
+        """Make something of the rows. Raises DataError where they are none."""
+        try:
+            return make(map(_checked, map(json.loads, self._lines)))
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            raise DataError(_broken(self._path, "its rows are not those of an index")) from None
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @overload
+    def __getitem__(self, at: int) -> Scene: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Scene, ...]: ...
+    def __getitem__(self, at: int | slice) -> Scene | tuple[Scene, ...]:
+        return self._scenes[at]
+
+    def __eq__(self, other: object) -> bool:
+        return self._scenes == (other._scenes if isinstance(other, IndexedScenes) else other)
+
+    def __hash__(self) -> int:
+        return hash(self._scenes)
+
+
+def read_index(path: Path) -> tuple[Header, IndexedScenes]:
     """Read header and scenes. Raises DataError, with the command that remakes it, when the file was cut or changed."""
     data = load_bytes(path)
     first, _, body = data.partition(b"\n")
     header, digest = _header(path, first)
     if hashlib.sha256(body).hexdigest() != digest:
         raise DataError(_broken(path, "cut short or changed"))
-    try:
-        return header, tuple(_scene(json.loads(line)) for line in body.splitlines())
-    except (ValueError, TypeError, RecursionError):
-        raise DataError(_broken(path, "its rows are not those of an index")) from None
+    return header, IndexedScenes(path, body.splitlines(), header.counts)
 
 
 def store_image_roots(home: Path, dataset: str, roots: Sequence[Path]) -> None:
@@ -170,22 +209,19 @@ def _dump(value: Any) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":")) + "\n"
 
 
-def _row(scene: Scene) -> list[Any]:
-    return [scene.id, scene.file, scene.width, scene.height, [_fields(e) for e in scene.expressions]]
-
-
-def _fields(e: Expression) -> list[Any]:
-    """List the fields of an expression, without the empty ones at the end: index lists have none of them."""
-    fields = [e.id, e.text, e.box, e.ref_id, e.kind, e.category, e.same_category, e.also, e.caption]
-    while fields[-1] in (None, ()):
-        fields.pop()
-    return fields
+def _checked(row: list[Any]) -> list[Any]:
+    id, file, width, height, expressions = row
+    if not (isinstance(id, str) and isinstance(file, str) and {type(width), type(height)} <= {int, type(None)}):
+        raise TypeError
+    if not all(
+        isinstance(fields[0], str) and isinstance(fields[1], str) and len(fields[2]) == 4 for fields in expressions
+    ):
+        raise TypeError
+    return row
 
 
 def _scene(row: list[Any]) -> Scene:
     id, file, width, height, expressions = row
-    if not (isinstance(id, str) and isinstance(file, str) and {type(width), type(height)} <= {int, type(None)}):
-        raise TypeError
     return Scene(id, file, width, height, tuple([_expression(*fields) for fields in expressions]))
 
 

@@ -31,7 +31,7 @@ class Split:
 
     name: str
     title: str
-    scenes: tuple[Scene, ...]
+    scenes: Sequence[Scene]
     images: ImageSource
     terms: str = ""
     partial: bool = False
@@ -62,6 +62,8 @@ class Split:
 
     @property
     def counts(self) -> Counts:
+        if isinstance(known := getattr(self.scenes, "counts", None), Counts):  # of a prepared index
+            return known
         expressions = [e for scene in self.scenes for e in scene.expressions]
         refs = {e.ref_id for e in expressions}
         return Counts(len(expressions), None if None in refs else len(refs), len(self.scenes))

@@ -14,7 +14,8 @@ from bench.evaluation.outcomes import Outcomes, outcomes
 from bench.evaluation.protocols import protocol
 from bench.evaluation.strata import LATER
 from bench.grounding import Scene
-from bench.runs.integrity import complete_rows
+from bench.runs.answers import Answers
+from bench.runs.integrity import complete_answers
 from bench.runs.numbers import OLD, Metrics
 from bench.runs.outcomes import StoredOutcomes, read_outcomes
 from bench.runs.packed import OUTCOMES, TIMES, packed_name, stored_bytes
@@ -33,12 +34,11 @@ def other_numbers(
 
     `alike` is that of `read_outcomes`, for runs about the same expressions.
     """
-    rows = complete_rows(folder, record, scenes)
-    rescored, _, differences = score_here(record, list(rows.values()), scenes)
+    rescored, _, differences = score_here(record, complete_answers(folder, record, scenes), scenes)
     yield from differences
     if any((folder / name).is_file() for name in (packed_name(OUTCOMES), f"{OUTCOMES}.jsonl")):
         stored = read_outcomes(folder, alike)
-        if stored.ids != tuple(e.id for e in rescored.expressions):
+        if stored.ids != tuple(rescored.annotations.position):
             yield f"{OUTCOMES} are about other expressions than the split"
         elif wrong := _other_outcomes(stored, rescored):
             yield f"{OUTCOMES}: {wrong:,} are not those that the predictions give"
@@ -55,15 +55,15 @@ def other_numbers(
 def _other_outcomes(stored: StoredOutcomes, rescored: Outcomes) -> int:
     """Count the expressions whose stored outcome or strata are not those of a re-score."""
     wrong = (stored.hit != rescored.hit) | (np.abs(stored.iou - np.maximum(rescored.iou, 0)) > ROUNDED)
-    cuts = {cut for labels in rescored.labels for cut in labels} | stored.strata.keys()
-    for cut in cuts - (LATER - stored.strata.keys()):
-        own = [labels.get(cut) for labels in rescored.labels]
-        wrong |= np.array([a != b for a, b in zip(stored.strata.get(cut, [None] * len(own)), own, strict=True)], bool)
+    nothing, strata = [None] * len(wrong), {cut: column.labels() for cut, column in rescored.strata.items()}
+    for cut in (strata.keys() | stored.strata.keys()) - (LATER - stored.strata.keys()):
+        pairs = zip(stored.strata.get(cut, nothing), strata.get(cut, nothing), strict=True)
+        wrong |= np.array([a != b for a, b in pairs], bool)
     return int(wrong.sum())
 
 
 def score_here(
-    record: RunRecord, rows: Sequence[SceneAnswers], scenes: Sequence[Scene]
+    record: RunRecord, rows: Answers | Sequence[SceneAnswers], scenes: Sequence[Scene]
 ) -> tuple[Outcomes, Metrics, list[str]]:
     """Score the answers here; return outcomes, metrics, and how run.json differs from them."""
     assert record.metrics is not None  # `why_left_out`

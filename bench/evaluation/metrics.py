@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def summary(results: Outcomes, settings: EvaluationSettings | Bootstrap) -> Metr
 
     Accuracies are hits over expressions; without any expression 0.
     """
-    n, rule = len(results.expressions), results.protocol
+    n, rule = len(results.iou), results.protocol
     bootstrap = Bootstrap(draws=settings.draws, seed=settings.seed, confidence=settings.confidence)
     members = _members(results)
     columns = [np.arange(n), *(rows for cut in members.values() for rows in cut.values())]
@@ -85,12 +84,12 @@ def summary(results: Outcomes, settings: EvaluationSettings | Bootstrap) -> Metr
 
 def _members(results: Outcomes) -> Mapping[str, Mapping[str, Int]]:
     """Group expressions: cut -> label -> positions, in the order of a table."""
-    rows: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for number, labels in enumerate(results.labels):
-        for cut, label in labels.items():
-            rows[cut][label].append(number)
-    order = in_order({cut: Counter({label: len(at) for label, at in groups.items()}) for cut, groups in rows.items()})
-    return {cut: {label: np.array(rows[cut][label], np.int64) for label in names} for cut, names in order.items()}
+    rows = {
+        cut: {name: at for code, name in enumerate(column.names) if len(at := np.flatnonzero(column.codes == code))}
+        for cut, column in results.strata.items()
+    }
+    order = in_order({cut: {label: len(at) for label, at in groups.items()} for cut, groups in rows.items()})
+    return {cut: {label: rows[cut][label] for label in names} for cut, names in order.items()}
 
 
 def _intervals(results: Outcomes, columns: Sequence[Int], bootstrap: Bootstrap) -> list[NotedInterval]:

@@ -6,8 +6,7 @@ float64; no box, a NaN, an inverted or empty box and a missing answer are misses
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.boxes import iou_elementwise
+from bench.datasets.annotations import Annotations, annotations_of
 from bench.errors import DataError
 from bench.evaluation.protocols import Protocol
-from bench.evaluation.strata import split_strata
-from bench.grounding import Box, Expression, Prediction, Scene
+from bench.evaluation.strata import Cut, strata
+from bench.grounding import Expression, Scene
+from bench.runs.answers import Answers, answers_of
 from bench.runs.outcomes import write_outcomes
 from bench.runs.predictions import SceneAnswers
 
@@ -43,7 +44,7 @@ class Outcomes:
 
     protocol: Protocol
     scenes: Sequence[Scene]
-    expressions: tuple[Expression, ...]
+    annotations: Annotations
     iou: Float
     overlap: Float
     hit: Bool
@@ -55,64 +56,63 @@ class Outcomes:
     duplicates: int
 
     @cached_property
-    def labels(self) -> list[dict[str, str]]:
-        """Return the strata of each expression, cut -> label."""
-        return split_strata(self.expressions, self.scenes, self.image.tolist())
+    def expressions(self) -> tuple[Expression, ...]:
+        """Return the expressions, of several with one id the first."""
+        once = {e.id: e for scene in reversed(self.scenes) for e in reversed(scene.expressions)}
+        return tuple(once[each] for each in self.annotations.position)
+
+    @cached_property
+    def strata(self) -> dict[str, Cut]:
+        """Return the label of each expression in each cut."""
+        return strata(self.annotations)
 
 
-def outcomes(scenes: Sequence[Scene], answers: Iterable[SceneAnswers], protocol: Protocol) -> Outcomes:
+def outcomes(scenes: Sequence[Scene], answers: Answers | Iterable[SceneAnswers], protocol: Protocol) -> Outcomes:
     """Compare answers, in any order, with every expression of `scenes`; scenes without any are misses.
 
     Raises DataError for an answer about an unknown scene or expression or about another image's expression, and where
     the protocol needs an image's size that is not annotated.
     """
-    answers = list(answers)
-    # 1. Ground truth as arrays: expressions (N,), their targets (T, 4) grouped by expression.
-    widths, heights = _sizes(scenes, answers, protocol)
-    positions: dict[str, int] = {}  # expression id -> position
-    expressions: list[Expression] = []
-    places: list[int] = []  # of each expression, its scene
-    for place, scene in enumerate(scenes):
-        for expression in scene.expressions:
-            if expression.id not in positions:
-                positions[expression.id] = len(expressions)
-                expressions.append(expression)
-                places.append(place)
-    image = np.array(places, np.int64)
-    groups = [expression.targets for expression in expressions]
-    truth = np.array([box for group in groups for box in group], np.float64).reshape(-1, 4)
-    owner = np.repeat(np.arange(len(groups)), [len(group) for group in groups])  # (T,) expression of each target
+    answers = answers if isinstance(answers, Answers) else answers_of(answers)
+    # 1. Ground truth: N expressions, their targets (T, 4) grouped by expression.
+    known = annotations_of(scenes)
+    image, owner, truth = known.image, known.owner, known.targets
     scene_of = image[owner]  # (T,) scene of each target
-    # 2. Predictions as arrays: one usable box an expression (N, 4), or NaN.
-    predictions, proposals, unreadable, duplicates = _collect(scenes, positions, places, answers)
-    boxes = np.full((len(groups), 4), np.nan)
-    given = [(n, p.box) for n, p in predictions.items() if p.box is not None and not unreadable[places[n]]]
-    if given:
-        table = np.array([box for _, box in given], np.float64)
-        real = np.isfinite(table).all(axis=1) & (table[:, 2:] > table[:, :2]).all(axis=1)
-        boxes[np.array([n for n, _ in given])[real]] = table[real]
+    count = len(image)
+    # 2. Predictions: the first answer to each expression (N,), -1 without one; its box (N, 4) where usable, or NaN.
+    place = _places(known, answers)
+    first = _first_answers(known, answers, place)
+    sizes = _sizes(known, answers, place, protocol)
+    unreadable = np.zeros(len(scenes), np.bool_)
+    unreadable[[place[line] for line, error in enumerate(answers.errors) if error is not None]] = True
+    boxes = np.full((count, 4), np.nan)
+    given = (first >= 0) & ~unreadable[image]
+    boxes[given] = answers.boxes[first[given]]
+    with np.errstate(invalid="ignore"):
+        boxes[~(np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1))] = np.nan
     answered: Bool = np.isfinite(boxes[:, 0])
     # 3. Overlap of each prediction and of each proposal with each target; the best target counts.
+    pools = _pools(len(scenes), answers, place)
     with np.errstate(over="ignore", invalid="ignore"):  # a model may answer 1e300
-        overlap, iou = _compare(protocol, boxes[owner], truth, widths[scene_of], heights[scene_of])
-        best = _best_proposals(protocol, truth, scene_of, widths, heights, proposals)
-        overlap, iou = (_best_of(values, owner, len(groups), 0.0) for values in (overlap, iou))
+        overlap, iou = _compare(protocol, boxes[owner], truth, sizes[scene_of])
+        best = _best_proposals(protocol, truth, scene_of, sizes, pools, answers)
+        overlap, iou = (_best_of(values, owner, count, 0.0) for values in (overlap, iou))
         hit = protocol.reached(overlap, 0.5) & answered
         if protocol.decide is not None:
-            overlap, hit = _decide(protocol, groups, predictions, places, widths, heights, unreadable)
+            overlap, hit = _decide(protocol, known, answers, first, sizes, unreadable)
     return Outcomes(
         protocol=protocol,
         scenes=scenes,
-        expressions=tuple(expressions),
+        annotations=known,
         iou=iou,
         overlap=overlap,
         hit=hit,
         answered=answered,
         image=image,
-        oracle=_best_of(best, owner, len(groups), np.nan),
-        proposals=np.array([-1 if some is None else len(some) for some in proposals], np.int64),
+        oracle=_best_of(best, owner, count, np.nan),
+        proposals=np.where(pools < 0, -1, answers.counts[pools]) if len(answers.counts) else pools,
         unreadable=unreadable,
-        duplicates=duplicates,
+        duplicates=len(answers.ids) - int((first >= 0).sum()),
     )
 
 
@@ -124,73 +124,81 @@ def store_outcomes(folder: Path, results: Outcomes) -> None:
 def _by_scene(results: Outcomes) -> Iterator[dict[str, Any]]:
     """Yield the outcomes as a run stores them (bench/runs/outcomes.py): one row a scene, in order."""
     ends = np.searchsorted(results.image, np.arange(len(results.scenes)), side="right").tolist()
-    iou, hit = results.iou.tolist(), results.hit.tolist()
+    iou, hit, ids = results.iou.tolist(), results.hit.tolist(), [*results.annotations.position]
+    labels = {cut: column.labels() for cut, column in results.strata.items()}
     start = 0
-    for scene, end in zip(results.scenes, ends, strict=True):
-        labels = results.labels[start:end]
-        cuts = dict.fromkeys(cut for each in labels for cut in each)
+    for scene, end in zip(results.annotations.scenes, ends, strict=True):
+        own = {cut: column[start:end] for cut, column in labels.items()}
+        cuts: dict[str, None] = {}  # by the first expression that has them
+        for at in range(end - start):
+            cuts |= {cut: None for cut, column in own.items() if column[at] is not None}
+            if len(cuts) == len(own):
+                break
         yield {
-            "scene": scene.id,
-            "ids": [expression.id for expression in results.expressions[start:end]],
+            "scene": scene,
+            "ids": ids[start:end],
             "iou": iou[start:end],
             "hit": hit[start:end],
-            "strata": {cut: [each.get(cut) for each in labels] for cut in cuts},
+            "strata": {cut: own[cut] for cut in cuts},
         }
         start = end
 
 
-def _sizes(scenes: Sequence[Scene], answers: Sequence[SceneAnswers], protocol: Protocol) -> tuple[Float, Float]:
-    """Return widths and heights (scenes,): annotated, else those of the decoded images, else infinite."""
-    decoded = {row.scene: row.size for row in answers if row.size is not None}
-    sizes = [
-        decoded.get(scene.id, (None, scene.height)) if scene.width is None else (scene.width, scene.height)
-        for scene in scenes
-    ]
-    for scene, size in zip(scenes, sizes, strict=True):
-        if protocol.needs_size and not all(size):
-            raise DataError(
-                f"protocol {protocol.name!r} needs every image's size, and that of {scene.file!r} is not annotated; "
-                "index lists hold no sizes: run a pipeline on the images, or prepare the data set from refer files"
-            )
-    widths, heights = ([size[axis] or math.inf for size in sizes] for axis in (0, 1))
-    return np.array(widths, np.float64), np.array(heights, np.float64)
+def _places(known: Annotations, answers: Answers) -> Int:
+    """Return the scene of each line (R,). Raises DataError for one that the split does not have."""
+    scene_at = {scene: place for place, scene in enumerate(known.scenes)}
+    places = [scene_at.get(scene, -1) for scene in answers.scenes]
+    if -1 in places:
+        scene = answers.scenes[places.index(-1)]
+        raise DataError(f"an answer is about image {scene!r}, which the split does not hold")
+    return np.array(places, np.int64)
 
 
-def _collect(
-    scenes: Sequence[Scene], positions: Mapping[str, int], places: Sequence[int], answers: Iterable[SceneAnswers]
-) -> tuple[dict[int, Prediction], list[tuple[Box, ...] | None], Bool, int]:
-    """Return the first prediction by expression; proposals and unreadable images by scene; the number of duplicates."""
-    scene_at = {scene.id: place for place, scene in enumerate(scenes)}
-    predictions: dict[int, Prediction] = {}
-    proposals: list[tuple[Box, ...] | None] = [None] * len(scenes)
-    unreadable, duplicates = np.zeros(len(scenes), np.bool_), 0
-    for line in answers:
-        place = scene_at.get(line.scene)
-        if place is None:
-            raise DataError(f"an answer is about image {line.scene!r}, which the split does not hold")
-        if line.error is not None:
-            unreadable[place] = True
-        if proposals[place] is None:
-            proposals[place] = line.proposals
-        for answer in line.answers:
-            number = positions.get(answer.id)
-            if number is None:
-                raise DataError(
-                    f"an answer (image {line.scene!r}) is to expression {answer.id!r}, unknown in the split"
-                )
-            if places[number] != place:
-                home = scenes[places[number]].id
-                raise DataError(f"expression {answer.id!r} is about image {home!r}, answered on {line.scene!r}")
-            if number in predictions:
-                duplicates += 1
-                continue
-            predictions[number] = answer
-    return predictions, proposals, unreadable, duplicates
+def _first_answers(known: Annotations, answers: Answers, place: Int) -> Int:
+    """Return the first answer to each expression (N,), -1 without one. Raises DataError for one of another image."""
+    position = known.position
+    number = np.array([position.get(each, -1) for each in answers.ids], np.int64)
+    on = place[answers.line]  # (A,) scene of each answer
+    wrong = np.flatnonzero((number < 0) | (known.image[number] != on)) if len(known.image) else np.arange(len(number))
+    if len(wrong):
+        at = int(wrong[0])
+        answer, line = answers.ids[at], answers.scenes[answers.line[at]]
+        if number[at] < 0:
+            raise DataError(f"an answer (image {line!r}) is to expression {answer!r}, unknown in the split")
+        home = known.scenes[known.image[number[at]]]
+        raise DataError(f"expression {answer!r} is about image {home!r}, answered on {line!r}")
+    first = np.full(len(known.image), -1)
+    first[number[::-1]] = np.arange(len(number))[::-1]
+    return first
 
 
-def _compare(protocol: Protocol, boxes: Float, truths: Float, widths: Float, heights: Float) -> tuple[Float, Float]:
-    """(M, 4) boxes, (M, 4) ground truths, (M,) sizes of their images -> the protocol's overlap (M,), the IoU (M,)."""
-    boxes, truths = protocol.place(boxes, truths, widths, heights)
+def _sizes(known: Annotations, answers: Answers, place: Int, protocol: Protocol) -> Float:
+    """Return widths and heights (S, 2): annotated, else those of the decoded images, else infinite."""
+    sizes = known.sizes.copy()
+    for line, size in enumerate(answers.sizes):
+        if size is not None and np.isnan(known.sizes[place[line], 0]):
+            sizes[place[line]] = size
+    absent = np.flatnonzero(~(sizes > 0).all(axis=1))
+    if protocol.needs_size and len(absent):
+        raise DataError(
+            f"protocol {protocol.name!r} needs every image's size, and that of {known.files[absent[0]]!r} is not "
+            "annotated; index lists hold no sizes: run a pipeline on the images, or prepare the data set from refer "
+            "files"
+        )
+    return np.where(sizes > 0, sizes, np.inf)
+
+
+def _pools(scenes: int, answers: Answers, place: Int) -> Int:
+    """Return the line with the proposals of each scene (S,), the first one that has them; -1 without any."""
+    lines = np.flatnonzero(answers.counts >= 0)[::-1]
+    pools = np.full(scenes, -1)
+    pools[place[lines]] = lines
+    return pools
+
+
+def _compare(protocol: Protocol, boxes: Float, truths: Float, sizes: Float) -> tuple[Float, Float]:
+    """(M, 4) boxes, (M, 4) ground truths, (M, 2) sizes of their images -> the protocol's overlap (M,), the IoU (M,)."""
+    boxes, truths = protocol.place(boxes, truths, sizes[:, 0], sizes[:, 1])
     overlap = protocol.overlap(boxes, truths)
     return overlap, overlap if protocol.is_iou else iou_elementwise(boxes, truths)
 
@@ -205,19 +213,15 @@ def _best_of(values: Float, owner: Int, count: int, empty: float) -> Float:
 
 
 def _best_proposals(
-    protocol: Protocol,
-    truth: Float,
-    scene_of: Int,
-    widths: Float,
-    heights: Float,
-    proposals: Sequence[tuple[Box, ...] | None],
+    protocol: Protocol, truth: Float, scene_of: Int, sizes: Float, pools: Int, answers: Answers
 ) -> Float:
     """For each target (T,), the best overlap among its scene's proposals; NaN where the scene has none."""
     best = np.full(len(truth), np.nan)
-    # All proposals in one array; those of scene s start at start[s].
-    flat = np.array([box for boxes in proposals for box in boxes or ()], np.float64).reshape(-1, 4)
-    each = np.array([len(boxes or ()) for boxes in proposals], np.int64)
-    start = np.concatenate([[0], np.cumsum(each)[:-1]]) if len(each) else each
+    if not len(answers.proposals):
+        return best
+    # The proposals of scene s are those from start[s] on.
+    start = (np.cumsum(np.maximum(answers.counts, 0)) - np.maximum(answers.counts, 0))[pools]
+    each = np.where(pools < 0, 0, answers.counts[pools])
     # Targets in consecutive blocks of about PAIRS pairs, so that a split of any size needs the same memory.
     targets = np.flatnonzero(each[scene_of] > 0)
     block = np.cumsum(each[scene_of][targets]) // PAIRS
@@ -228,37 +232,31 @@ def _best_proposals(
         begins = ends - count
         # Pair k of the block compares target pair[k] with one proposal of its scene.
         pair = np.repeat(np.arange(len(target)), count)
-        box = flat[start[scene][pair] + np.arange(ends[-1]) - begins[pair]]
-        place = scene[pair]
-        overlap, _ = _compare(protocol, box, truth[target][pair], widths[place], heights[place])
+        box = answers.proposals[start[scene][pair] + np.arange(ends[-1]) - begins[pair]]
+        overlap, _ = _compare(protocol, box, truth[target][pair], sizes[scene[pair]])
         best[target] = np.maximum.reduceat(overlap, begins)
     return best
 
 
 def _decide(
-    protocol: Protocol,
-    groups: Sequence[tuple[Box, ...]],
-    predictions: Mapping[int, Prediction],
-    places: Sequence[int],
-    widths: Float,
-    heights: Float,
-    unreadable: Bool,
+    protocol: Protocol, known: Annotations, answers: Answers, first: Int, sizes: Float, unreadable: Bool
 ) -> tuple[Float, Bool]:
     """Apply a protocol over sets to each expression: its overlap (N,) and hit (N,)."""
     assert protocol.decide is not None
-    overlap, hit = np.zeros(len(groups)), np.zeros(len(groups), np.bool_)
-    for number, targets in enumerate(groups):
-        place = places[number]
+    overlap, hit = np.zeros(len(first)), np.zeros(len(first), np.bool_)
+    ends = np.searchsorted(known.owner, np.arange(len(first) + 1))
+    for number, place in enumerate(known.image.tolist()):
         if unreadable[place]:  # a miss, also where nothing is referred to
             continue
-        prediction = predictions.get(number)
-        scored = [each for each in prediction.boxes if np.isfinite(each.box).all()] if prediction else []
+        targets = known.targets[ends[number] : ends[number + 1]]
+        boxes = answers.prediction(int(first[number])).boxes if first[number] >= 0 else ()
+        scored = [each for each in boxes if np.isfinite(each.box).all()]
         # Every predicted box with every target, P x T pairs.
         count = len(scored) * len(targets)
-        pairs = np.array([each.box for each in scored for _ in targets], np.float64).reshape(-1, 4)
-        truths = np.array(list(targets) * len(scored), np.float64).reshape(-1, 4)
-        sizes = np.full(count, widths[place]), np.full(count, heights[place])
-        matrix = protocol.overlap(*protocol.place(pairs, truths, *sizes)).reshape(len(scored), len(targets))
+        pairs = np.repeat(np.array([each.box for each in scored], np.float64).reshape(-1, 4), len(targets), axis=0)
+        truths = np.tile(targets, (len(scored), 1))
+        width, height = np.repeat(sizes[place][:, None], count, axis=1)
+        matrix = protocol.overlap(*protocol.place(pairs, truths, width, height)).reshape(len(scored), len(targets))
         scores = np.array([np.nan if each.score is None else each.score for each in scored], np.float64)
         overlap[number], hit[number] = protocol.decide(matrix, scores)
     return overlap, hit

@@ -8,11 +8,13 @@ usual part of a noun has most centres of its targets on the *other* images of th
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bench.grounding import Expression, Scene
+from bench.datasets.annotations import Annotations
+
+Int = NDArray[np.int64]
 
 SIDE = 3
 FEWEST = 5  # targets of the noun on other images; with fewer there is no usual part
@@ -42,41 +44,30 @@ def noun(text: str) -> str:
     return next((word for word in reversed(phrase) if word not in SKIPPED), phrase[-1] if phrase else "")
 
 
-def agreement(expressions: Sequence[Expression], scenes: Sequence[Scene], places: Sequence[int]) -> list[str | None]:
-    """Label each expression "agrees" where its first target lies in its noun's usual part, else "disagrees".
+def agreement(known: Annotations) -> Int:
+    """Return for each expression (N,) whether its own box lies in its noun's usual part: 0 it does, 1 it does not.
 
-    `places` are the positions of the expressions' scenes. None without a target, an image size or enough other targets.
+    -1 without a target, an image size or enough other targets.
     """
-    # 1. The noun, the image and the part of each expression that has all three.
+    # 1. The noun, the image and the part of each expression (K) that has all three.
+    sizes = known.sizes[known.image]
+    places = np.flatnonzero(~np.isnan(known.boxes[:, 0]) & ~np.isnan(sizes).any(axis=1))
     numbers: dict[str, int] = {}
-    known = [
-        (n, place, noun(expressions[n].text))
-        for n, place in enumerate(places)
-        if expressions[n].targets and scenes[place].width and scenes[place].height
-    ]
-    names = np.array([numbers.setdefault(name, len(numbers)) for *_, name in known], np.int64)
-    images = np.array([place for _, place, _ in known], np.int64)
-    parts = np.array([_part(expressions[n], scenes[place]) for n, place, _ in known], np.int64)
+    number_of = {text: numbers.setdefault(noun(text), len(numbers)) for text in dict.fromkeys(known.texts)}
+    names = np.array([number_of[text] for text in known.texts], np.int64)[places]
+    images = known.image[places]
+    shares = (known.boxes[places, :2] + known.boxes[places, 2:]) / 2 / sizes[places]
+    across, down = np.clip(SIDE * shares, 0, SIDE - 1).astype(np.int64).T
+    parts = SIDE * down + across
     # 2. Targets of each noun by part, without those on the expression's own image.
     whole = np.zeros((len(numbers), SIDE**2), np.int64)
     np.add.at(whole, (names, parts), 1)
-    pairs, pair = np.unique(np.stack([names, images]), axis=1, return_inverse=True)
-    own = np.zeros((pairs.shape[1], SIDE**2), np.int64)
+    pairs, pair = np.unique(names * len(known.scenes) + images, return_inverse=True)
+    own = np.zeros((len(pairs), SIDE**2), np.int64)
     np.add.at(own, (pair, parts), 1)
     others = whole[names] - own[pair]  # (K, 9)
     # 3. Its own part among them; of equal parts each is usual.
     usual = np.take_along_axis(others, parts[:, None], axis=1)[:, 0] == others.max(axis=1, initial=0)
-    labels: list[str | None] = [None] * len(expressions)
-    for (n, *_), agrees, enough in zip(known, usual.tolist(), (others.sum(axis=1) >= FEWEST).tolist(), strict=True):
-        if enough:
-            labels[n] = "agrees" if agrees else "disagrees"
+    labels = np.full(len(known.image), -1)
+    labels[places] = np.where(others.sum(axis=1) < FEWEST, -1, np.where(usual, 0, 1))
     return labels
-
-
-def _part(expression: Expression, scene: Scene) -> int:
-    """Return the number of the part, row by row, in which the centre of an expression's box lies."""
-    assert scene.width and scene.height
-    x1, y1, x2, y2 = expression.box
-    shares = (y1 + y2) / 2 / scene.height, (x1 + x2) / 2 / scene.width
-    down, across = (int(min(max(SIDE * share, 0), SIDE - 1)) for share in shares)
-    return SIDE * down + across

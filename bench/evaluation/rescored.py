@@ -10,7 +10,7 @@ from bench.errors import RunError
 from bench.evaluation.metrics import summary
 from bench.evaluation.outcomes import outcomes, store_outcomes
 from bench.evaluation.protocols import protocol as protocol_named
-from bench.runs.integrity import checked_record, complete_rows
+from bench.runs.integrity import checked_record, complete_answers
 from bench.runs.numbers import Metrics
 from bench.runs.record import FILE, RunRecord, read_record, signature, split_command
 from bench.runs.store import lock_of, write_packed
@@ -33,7 +33,7 @@ def rescore(
     rule = protocol_named(protocol or record.protocol)
     data = split_of(folder, record, split, resolved)
     settings = record.metrics.bootstrap if record.metrics else resolved.settings.evaluation
-    results = outcomes(data.scenes, complete_rows(folder, record, data.scenes).values(), rule)
+    results = outcomes(data.scenes, complete_answers(folder, record, data.scenes), rule)
     metrics = summary(results, settings)
     again = record.model_copy(
         update={

@@ -16,10 +16,16 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.datasets.annotations import Annotations
 from bench.evaluation.position_prior import agreement
-from bench.grounding import Expression, Scene
+
+Value = TypeVar("Value")
 
 WORD = re.compile(r"\w+")  # any script's letters and digits
 SPATIAL_WORDS = """
@@ -49,31 +55,54 @@ LATER = frozenset({"position prior"})  # cuts that stored runs of before do not 
 MOST_KINDS = 40  # a file whose every expression has a kind of its own gets no table of ten thousand rows
 
 
-def split_strata(
-    expressions: Sequence[Expression], scenes: Sequence[Scene], places: Sequence[int]
-) -> list[dict[str, str]]:
-    """Label each expression of a split in each cut that applies to it; `places` are the positions of their scenes."""
-    labels = [strata(e, scenes[place]) for e, place in zip(expressions, places, strict=True)]
-    for each, agrees in zip(labels, agreement(expressions, scenes, places), strict=True):
-        if agrees is not None:
-            each["position prior"] = agrees
-    return labels
+class Cut(NamedTuple):
+    """The labels of N expressions: `codes` (N,) are positions in `names`, -1 where the cut does not apply."""
+
+    codes: NDArray[np.int64]
+    names: Sequence[str]
+
+    def labels(self) -> list[str | None]:
+        """Return the label of each expression."""
+        names = [*self.names, None]
+        return [names[code] for code in self.codes.tolist()]
+
+    def first(self, n: int) -> Cut:
+        """Return the labels of the first `n` expressions."""
+        return Cut(self.codes[:n], self.names)
 
 
-def strata(expression: Expression, scene: Scene) -> dict[str, str]:
-    """Label an expression in each cut that it alone decides, cut -> label."""
-    words = set(WORD.findall(expression.text.casefold()))
-    labels = {"length": length_label(expression.text), "spatial words": "yes" if words & SPATIAL else "no"}
-    if expression.kind:
-        labels["kind"] = expression.kind
-    area = area_label(expression, scene)
-    if area:
-        labels["box area"] = area
-    named = words if expression.category is None else set(WORD.findall(expression.category.casefold()))
-    labels["people"] = "yes" if named & PEOPLE else "no"
-    if expression.same_category:
-        labels["same category"] = "4+" if expression.same_category >= 4 else str(expression.same_category)
-    return labels
+def strata(known: Annotations) -> dict[str, Cut]:
+    """Label every expression in each cut that applies to any, cut -> labels."""
+    cuts = {
+        "length": cut_of(known.texts, length_label),
+        "spatial words": cut_of(known.texts, _spatial),
+        "kind": cut_of(known.kinds, lambda kind: kind or None),
+        "box area": _areas(known),
+        "people": cut_of(list(map(_named, known.categories, known.texts)), _people),
+        "same category": cut_of(known.same_category, lambda n: ("4+" if n >= 4 else str(n)) if n else None),
+        "position prior": Cut(agreement(known), ORDER["position prior"]),
+    }
+    return {name: cut for name, cut in cuts.items() if (cut.codes >= 0).any()}
+
+
+def cut_of(values: Sequence[Value], label: Callable[[Value], str | None]) -> Cut:
+    """Label values, each once however often it comes."""
+    codes: dict[str | None, int] = {}
+    once = dict.fromkeys(values)
+    places = {value: -1 if (own := label(value)) is None else codes.setdefault(own, len(codes)) for value in once}
+    return Cut(np.array([places[value] for value in values], np.int64), [*filter(None, codes)])
+
+
+def _named(category: str | None, text: str) -> str:
+    return text if category is None else category
+
+
+def _spatial(text: str) -> str:
+    return "no" if SPATIAL.isdisjoint(WORD.findall(text.casefold())) else "yes"
+
+
+def _people(named: str) -> str:
+    return "no" if PEOPLE.isdisjoint(WORD.findall(named.casefold())) else "yes"
 
 
 def length_label(text: str) -> str:
@@ -82,13 +111,13 @@ def length_label(text: str) -> str:
     return "0" if words == 0 else ("1-5", "6-7", "8-10", "11+")[bisect_left((5, 7, 10), words)]
 
 
-def area_label(expression: Expression, scene: Scene) -> str | None:
-    """Return the bucket of the box's part of the image; None without a box or an annotated image size."""
-    if not scene.width or not scene.height or not expression.targets:
-        return None
-    x1, y1, x2, y2 = expression.box
-    part = max(0.0, x2 - x1) * max(0.0, y2 - y1) / (scene.width * scene.height)
-    return next((label for limit, label in AREAS if part < limit), ">=20%")
+def _areas(known: Annotations) -> Cut:
+    """Label boxes by their part of the image; none without a box or an annotated image size."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        sides = np.maximum(0.0, known.boxes[:, 2:] - known.boxes[:, :2])
+        part = sides[:, 0] * sides[:, 1] / known.sizes.prod(axis=1)[known.image]
+    codes = np.searchsorted([limit for limit, _ in AREAS], part, side="right")
+    return Cut(np.where(np.isnan(part), -1, codes), [*(label for _, label in AREAS), ">=20%"])
 
 
 def in_order(counts: Mapping[str, Mapping[str, int]]) -> dict[str, list[str]]:

@@ -12,13 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
+from bench.datasets.annotations import annotations_of
 from bench.datasets.fingerprint import image_key
 from bench.datasets.split import Split
 from bench.errors import DataError
-from bench.grounding import Prediction
-from bench.imported.box_files import BoxRow, read_boxes
+from bench.imported.box_files import BoxRows, read_boxes
 from bench.imported.frames import refuse_wrong_frame
-from bench.runs.predictions import SceneAnswers, from_predictions
+from bench.runs.answers import Answers, dump_answers
+from bench.runs.predictions import rounded
+from bench.runs.store import store_lines
 
 Key = Literal["auto", "id", "row"]
 KeyedBy = Literal["id", "row"]
@@ -27,7 +31,7 @@ MOST_MISSING = 0.01  # share of the expressions; a file that lacks more rows, an
 
 @dataclass(slots=True)
 class Alignment:
-    """The answers that the rows became, and the keys of rows without a place.
+    """The answers that the rows became, a line a scene; notes of some by their position; keys of rows without a place.
 
     `missing` are ids of expressions that no row is about, `extra` and `other_image` keys of rows. `in_scene_order`
     says that row numbers were counted in the order of the scenes, the split having no other.
@@ -35,11 +39,16 @@ class Alignment:
 
     keyed_by: KeyedBy
     in_scene_order: bool
-    answers: list[SceneAnswers] = field(default_factory=list)
+    answers: Answers
+    notes: dict[int, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
     other_image: list[str] = field(default_factory=list)
     duplicates: int = 0
+
+    def store(self, folder: Path) -> None:
+        """Write the answers as a run's predictions.jsonl. Raises RunError."""
+        store_lines(folder, dump_answers(self.answers, self.notes))
 
 
 def align_file(path: Path, split: Split, key: Key, xywh: bool, partial: bool = False) -> Alignment:
@@ -60,47 +69,66 @@ def align_file(path: Path, split: Split, key: Key, xywh: bool, partial: bool = F
     return aligned
 
 
-def align(boxes: tuple[Sequence[BoxRow], int], split: Split, key: Key = "auto", where: str = "the file") -> Alignment:
+def align(boxes: tuple[BoxRows, int], split: Split, key: Key = "auto", where: str = "the file") -> Alignment:
     """Align rows, and the number of doubled keys, with `split`; a row of another image becomes a miss with a note.
 
     Raises DataError, with examples and what to pass, when no key fits or the keys could be read in two ways.
     """
     rows, doubled = boxes
-    homes = {e.id: scene for scene in split.scenes for e in scene.expressions}
-    order = list(homes)
-    numbered = homes.keys() == {str(i) for i in range(len(order))}
-    lines = homes.keys() == {str(i + 1) for i in range(len(order))}
+    known = annotations_of(split.scenes)
+    position, count = known.position, len(known.position)
+    order = list(position)
+    numbered = all(str(i) in position for i in range(count))
+    lines = all(str(i + 1) in position for i in range(count))
     if lines:
         order.sort(key=int)
     keyed_by = _keyed_by(rows, key, where)
     if keyed_by == "id" or numbered:
-        _refuse_shifted(rows, homes.keys(), numbered, key, where, split.name)
-    aligned = Alignment(keyed_by, in_scene_order=keyed_by == "row" and not (numbered or lines), duplicates=doubled)
-    # Each row goes to its expression, the first one where several do.
-    placed: dict[str, Prediction] = {}
-    for row in rows:
-        at = row.key if keyed_by == "id" else _id_of_row(row, order, numbered, where)
-        if at not in homes:
-            aligned.extra.append(row.key)
-        elif at in placed:
-            aligned.duplicates += 1
-        elif row.image is None or image_key(row.image) == image_key(homes[at].file):
-            placed[at] = Prediction(at, row.box, row.score)
-        else:
-            aligned.other_image.append(row.key)
-            placed[at] = Prediction(at, None, row.score, note=f"the row is about another image: {row.image}")
-    _refuse_strangers(rows, len(placed), aligned, order, key, where, split.name)
-    aligned.missing = [at for at in order if at not in placed]
-    aligned.answers = [
-        from_predictions(scene.id, [placed[e.id] for e in scene.expressions if e.id in placed])
-        for scene in split.scenes
-    ]
+        _refuse_shifted(rows, position.keys(), numbered, key, where, split.name)
+    # 1. Each row goes to its expression, the first one where several do: (N,) rows, -1 without one.
+    ids = rows.keys if keyed_by == "id" else [_id_of_row(each, order, numbered, where) for each in rows.keys]
+    number = np.array([position.get(each, -1) for each in ids], np.int64)
+    placed = np.flatnonzero(number >= 0)[::-1]
+    chosen = np.full(count, -1)
+    chosen[number[placed]] = placed
+    missing = [at for at in order if chosen[position[at]] < 0] if (chosen < 0).any() else []
+    # 2. Of the expressions with a row (A): a row of another image is a miss.
+    here = np.flatnonzero(chosen >= 0)
+    chosen, image = chosen[here], known.image[here]
+    answers, other = rows.boxes[chosen], []
+    for at in chosen.argsort().tolist() if any(rows.images) else ():
+        named = rows.images[chosen[at]]
+        if named is not None and image_key(named) != image_key(known.files[image[at]]):
+            other.append(at)
+    answers[other] = np.nan
+    scores = [rows.scores[row] for row in chosen.tolist()]
+    names = list(position)
+    aligned = Alignment(
+        keyed_by,
+        in_scene_order=keyed_by == "row" and not (numbered or lines),
+        answers=Answers(
+            scenes=known.scenes,
+            sizes=[None] * len(known.scenes),
+            errors=[None] * len(known.scenes),
+            line=image,
+            ids=[names[at] for at in here.tolist()],
+            boxes=rounded(answers),
+            scores=np.array([np.nan if score is None else round(score, 6) for score in scores], np.float64),
+            counts=np.full(len(known.scenes), -1),
+        ),
+        notes={at: f"the row is about another image: {rows.images[chosen[at]]}" for at in other},
+        missing=missing,
+        extra=[rows.keys[at] for at in np.flatnonzero(number < 0).tolist()],
+        other_image=[rows.keys[chosen[at]] for at in other],
+        duplicates=doubled + len(placed) - len(here),
+    )
+    _refuse_strangers(rows, len(here), aligned, order, key, where, split.name)
     return aligned
 
 
-def _keyed_by(rows: Sequence[BoxRow], key: Key, where: str) -> KeyedBy:
+def _keyed_by(rows: BoxRows, key: Key, where: str) -> KeyedBy:
     """Decide what the rows' keys are: as the user says, else as the file says; those of a JSON object are ids."""
-    kinds = {row.by for row in rows}
+    kinds = {*rows.by}
     if kinds == {"id", "row"}:
         raise DataError(f"{where}: some entries have an 'id' and others only a 'row'; give all of them the same")
     if key == "auto":
@@ -110,21 +138,19 @@ def _keyed_by(rows: Sequence[BoxRow], key: Key, where: str) -> KeyedBy:
     return key
 
 
-def _id_of_row(row: BoxRow, order: Sequence[str], numbered: bool, where: str) -> str:
-    if not (row.key.isascii() and row.key.isdigit()):
-        raise DataError(f"{where}: row {row.key!r} is not a row number; expected 0 to {len(order) - 1}")
-    number = int(row.key)
+def _id_of_row(row: str, order: Sequence[str], numbered: bool, where: str) -> str:
+    if not (row.isascii() and row.isdigit()):
+        raise DataError(f"{where}: row {row!r} is not a row number; expected 0 to {len(order) - 1}")
+    number = int(row)
     if numbered:
         return str(number)
     return order[number] if number < len(order) else ""  # no expression is called ""
 
 
-def _refuse_shifted(
-    rows: Sequence[BoxRow], ids: Collection[str], numbered: bool, key: Key, where: str, split: str
-) -> None:
+def _refuse_shifted(rows: BoxRows, ids: Collection[str], numbered: bool, key: Key, where: str, split: str) -> None:
     """Refuse keys that count from the wrong end which would match nearly all ids, each with its neighbour's box."""
-    keys = {row.key for row in rows}
-    if not all(k.isascii() and k.isdigit() for k in keys):
+    keys = {*rows.keys}
+    if not _all_digits(rows.keys):
         return
     if numbered and "0" not in keys and str(len(ids)) in keys and len(keys) > 1:
         raise DataError(f"{where}: its keys count from 1, but the rows of {split} count from 0; subtract 1 from each")
@@ -136,22 +162,31 @@ def _refuse_shifted(
         )
 
 
+def _all_digits(keys: Sequence[str]) -> bool:
+    text = "".join(keys)
+    return text.isascii() and text.isdigit() and all(keys)
+
+
 def _refuse_strangers(
-    rows: Sequence[BoxRow], placed: int, aligned: Alignment, order: Sequence[str], key: Key, where: str, split: str
+    rows: BoxRows, placed: int, aligned: Alignment, order: Sequence[str], key: Key, where: str, split: str
 ) -> None:
     """Refuse boxes that have nothing to do with the split: they are not a score of 0."""
     if placed and len(aligned.other_image) == placed:
-        first = next(row for row in rows if row.key == aligned.other_image[0])
+        first = rows[list(rows.keys).index(aligned.other_image[0])]
         raise DataError(
             f"{where}: every row names another image than its expression's in {split} (first: {first.key!r} names "
             f"{first.image!r}); these boxes belong to another split, or its rows are in another order"
         )
-    numeric = aligned.keyed_by == "id" and all(row.key.isascii() and row.key.isdigit() for row in rows)
-    numbered = all(at.isascii() and at.isdigit() and int(at) < len(order) for at in order)
-    by_accident = numeric and not numbered and key == "auto" and placed * 2 < len(rows)
+    numeric = aligned.keyed_by == "id" and _all_digits(rows.keys)
+    by_accident = (
+        numeric
+        and key == "auto"
+        and placed * 2 < len(rows)
+        and not (_all_digits(order) and max(map(int, order)) < len(order))
+    )
     if placed and not by_accident:
         return
-    theirs, ours = (", ".join(repr(k) for k in keys[:3]) for keys in ([row.key for row in rows], order))
+    theirs, ours = (", ".join(repr(k) for k in keys[:3]) for keys in (rows.keys, order))
     hint = "pass --key row if they are row numbers, --key id if they are ids" if numeric else "is it another split's?"
     raise DataError(
         f"{where}: {placed} of {len(rows)} keys are {aligned.keyed_by}s of {split} (its keys: {theirs}, ...; "

@@ -14,11 +14,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bench.datasets.readers.rows import is_number
 from bench.errors import DataError, short
@@ -30,8 +34,7 @@ PLAIN = ("box_xyxy", "box", "bbox")
 IMAGE = ("image_name", "file_name")
 
 
-@dataclass(frozen=True, slots=True)
-class BoxRow:
+class BoxRow(NamedTuple):
     """One box and what the file says about whose it is. `by` is None for the keys of a JSON object, which do not say.
 
     `box` is xyxy pixels; None for null and for a box with a NaN or an infinity, both counted misses.
@@ -44,7 +47,26 @@ class BoxRow:
     score: float | None = None
 
 
-def read_boxes(path: Path, xywh: bool = False, prefer: Literal["id", "row"] = "id") -> tuple[tuple[BoxRow, ...], int]:
+@dataclass(frozen=True, slots=True, eq=False)
+class BoxRows:
+    """The rows of a file as columns (N); `boxes` (N, 4) is NaN without a box. A row is made when it is wanted."""
+
+    keys: Sequence[str]
+    by: Sequence[Literal["id", "row"] | None]
+    boxes: NDArray[np.float64]
+    images: Sequence[str | None]
+    scores: Sequence[float | None]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, at: int) -> BoxRow:
+        x1, y1, x2, y2 = self.boxes[at].tolist()
+        box = None if math.isnan(x1) else (x1, y1, x2, y2)
+        return BoxRow(self.keys[at], self.by[at], box, self.images[at], self.scores[at])
+
+
+def read_boxes(path: Path, xywh: bool = False, prefer: Literal["id", "row"] = "id") -> tuple[BoxRows, int]:
     """Read the rows of a file, and count the keys of a JSON object that came twice (the first is kept).
 
     `xywh` says that boxes without a format of their own are left, top, width, height; `prefer` picks the key of an
@@ -53,15 +75,18 @@ def read_boxes(path: Path, xywh: bool = False, prefer: Literal["id", "row"] = "i
     """
     text = load_text(path)
     doubled: list[str] = []
-    rows = tuple(_rows(path, _parse(path, text, doubled), xywh, prefer))
-    if not rows:
+    rows = _rows(path, _parse(path, text, doubled), xywh, prefer)
+    if not len(rows):
         raise DataError(f"{path}: has no boxes")
     return rows, len(doubled)
 
 
 def _parse(path: Path, text: str, doubled: list[str]) -> dict[str, Any] | list[Any]:
     def first_kept(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        table: dict[str, Any] = {}
+        table: dict[str, Any] = dict(pairs)
+        if len(table) == len(pairs):
+            return table
+        table.clear()
         for key, value in pairs:
             if table.setdefault(key, value) is not value:
                 doubled.append(key)
@@ -87,13 +112,28 @@ def _is_lines(text: str) -> bool:
     return False
 
 
-def _rows(
-    path: Path, content: dict[str, Any] | list[Any], xywh: bool, prefer: Literal["id", "row"]
-) -> Iterator[BoxRow]:
+def _rows(path: Path, content: dict[str, Any] | list[Any], xywh: bool, prefer: Literal["id", "row"]) -> BoxRows:
+    if isinstance(content, dict) and dict not in set(map(type, content.values())):
+        nothing = [None] * len(content)
+        boxes = _boxes([*content.values()], xywh, lambda at: f"{path}: {[*content][at]!r}")
+        return BoxRows([*content], nothing, boxes, nothing, nothing)
+    rows = [(key, by, *_fields(where, entry, xywh)) for where, key, by, entry in _entries(path, content, prefer)]
+    keys, by, values, forms, images, scores = zip(*rows, strict=True) if rows else ((),) * 6
+    del rows
+
+    def where(at: int) -> str:
+        return next(islice(_entries(path, content, prefer), at, None))[0]
+
+    return BoxRows(keys, by, _boxes(values, np.array(forms, np.bool_), where), images, scores)
+
+
+def _entries(
+    path: Path, content: dict[str, Any] | list[Any], prefer: Literal["id", "row"]
+) -> Iterator[tuple[str, str, Literal["id", "row"] | None, dict[str, Any]]]:
+    """Yield the entries as objects: where they are, their keys, and what the keys are."""
     if isinstance(content, dict):
         for key, value in content.items():
-            entry = value if isinstance(value, dict) else {"box": value}
-            yield _row(f"{path}: {key!r}", key, None, entry, xywh)
+            yield f"{path}: {key!r}", key, None, value if isinstance(value, dict) else {"box": value}
         return
     order: Iterable[Literal["id", "row"]] = ("id", "row") if prefer == "id" else ("row", "id")
     for number, entry in enumerate(content):
@@ -108,10 +148,11 @@ def _rows(
         key = entry[by]
         if isinstance(key, bool) or not isinstance(key, str | int):
             raise DataError(f"{where}: {by} is {short(key)}; expected a text or a whole number")
-        yield _row(f"{where} ({by} {short(key)})", str(key), by, entry, xywh)
+        yield f"{where} ({by} {short(key)})", str(key), by, entry
 
 
-def _row(where: str, key: str, by: Literal["id", "row"] | None, entry: dict[str, Any], xywh: bool) -> BoxRow:
+def _fields(where: str, entry: dict[str, Any], xywh: bool) -> tuple[Any, bool, str | None, float | None]:
+    """Return the box as it stands there, whether it is left, top, width, height, the image and the score."""
     names = [n for n in PREDICTED if n in entry] or [n for n in PLAIN if n in entry]
     if len(names) != 1:
         problem = f"both {' and '.join(names)}" if names else f"no box (its keys: {short(list(entry))})"
@@ -126,15 +167,37 @@ def _row(where: str, key: str, by: Literal["id", "row"] | None, entry: dict[str,
         raise DataError(f"{where}: its format is xyxy, which --xywh contradicts; leave --xywh out")
     score: Any = entry.get("score")
     known = is_number(score) and math.isfinite(score)
-    return BoxRow(key, by, _box(where, entry[names[0]], xywh or form == "xywh"), image, float(score) if known else None)
+    return entry[names[0]], xywh or form == "xywh", image, float(score) if known else None
 
 
-def _box(where: str, value: Any, xywh: bool) -> Box | None:
+def _boxes(values: Sequence[Any], xywh: bool | NDArray[np.bool_], where: Callable[[int], str]) -> NDArray[np.float64]:
+    """Return boxes (N, 4) as xyxy; `xywh`, of all or of each, says which are left, top, width, height."""
+    size = np.broadcast_to(xywh, len(values))
+    boxes = np.full((len(values), 4), np.nan)
+    there = [value for value in values if value is not None]
+    if {*map(type, there)} <= {list} and {*map(len, there)} <= {4}:
+        types = {*map(type, chain.from_iterable(there))}
+    else:
+        types = {object}
+    if types <= {int, float}:
+        with suppress(OverflowError):  # a whole number too large for a float
+            flat = np.fromiter(chain.from_iterable(there), np.float64, 4 * len(there))
+            boxes[[value is not None for value in values]] = flat.reshape(-1, 4)
+            boxes[~np.isfinite(boxes).all(axis=1)] = np.nan
+            boxes[size, 2:] += boxes[size, :2]
+            return boxes
+    for at, value in enumerate(values):
+        if (box := _box(where, at, value, bool(size[at]))) is not None:
+            boxes[at] = box
+    return boxes
+
+
+def _box(where: Callable[[int], str], at: int, value: Any, xywh: bool) -> Box | None:
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 4 or any(type(v) not in (int, float) for v in value):
         expected = "[left, top, width, height]" if xywh else "[x1, y1, x2, y2]"
-        raise DataError(f"{where}: the box is {short(value)}; expected {expected} in pixels, or null")
+        raise DataError(f"{where(at)}: the box is {short(value)}; expected {expected} in pixels, or null")
     if not all(map(is_number, value)):  # too large for a float
         return None
     a, b, c, d = map(float, value)

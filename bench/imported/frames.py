@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.boxes import box_cxcywh_to_xyxy, box_xywh_to_xyxy, box_xyxy_to_xywh
+from bench.datasets.annotations import annotations_of
 from bench.datasets.images import FORMATS, Images
 from bench.datasets.split import Split
 from bench.errors import DataError, ImageError
 from bench.evaluation.protocols import protocol
 from bench.evaluation.statistics import ratio_intervals
-from bench.runs.predictions import SceneAnswers
+from bench.runs.answers import Answers
 from bench.settings import EvaluationSettings
 
 Float = NDArray[np.float64]
@@ -119,21 +120,21 @@ class Numbers(NamedTuple):
     longest: float
 
 
-def numbers_of(split: Split, answers: Sequence[SceneAnswers], xywh: bool) -> Numbers:
+def numbers_of(split: Split, answers: Answers, xywh: bool) -> Numbers:
     """Collect the numbers of all boxes but null; `xywh` says that they were read as left, top, width, height.
 
     Some box of many images touches the far edge of a longest one, so the largest annotated coordinate is their longest
     side: all that an index list knows of sizes.
     """
-    homes = {scene.id: scene for scene in split.scenes}
-    given = [(answer.id, answer.box, homes[row.scene]) for row in answers for answer in row.answers if answer.box]
-    boxes = np.array([box for _, box, _ in given], np.float64).reshape(-1, 4)
-    sizes = np.array([(s.width or np.nan, s.height or np.nan) for *_, s in given], np.float64).reshape(-1, 2)
+    known = annotations_of(split.scenes)
+    given = np.flatnonzero(~np.isnan(answers.boxes[:, 0]))
+    boxes, sizes = answers.boxes[given], known.sizes[answers.line[given]]
     longest = np.inf
-    if len(split.scenes) >= ENOUGH_IMAGES:
-        targets = (box for scene in split.scenes for expression in scene.expressions for box in expression.targets)
-        longest = max((max(box) for box in targets), default=longest)
-    return Numbers([at for at, *_ in given], box_xyxy_to_xywh(boxes) if xywh else boxes, sizes, longest)
+    if len(split.scenes) >= ENOUGH_IMAGES and len(known.targets):
+        longest = float(known.targets.max())
+    return Numbers(
+        [answers.ids[at] for at in given.tolist()], box_xyxy_to_xywh(boxes) if xywh else boxes, sizes, longest
+    )
 
 
 def faults(frame: str, numbers: Numbers) -> tuple[dict[str, Bool], float]:
@@ -159,7 +160,7 @@ def faults(frame: str, numbers: Numbers) -> tuple[dict[str, Bool], float]:
     return kinds, float(np.abs(np.log(reach)).max())
 
 
-def refuse_wrong_frame(path: Path, split: Split, answers: Sequence[SceneAnswers], xywh: bool) -> None:
+def refuse_wrong_frame(path: Path, split: Split, answers: Answers, xywh: bool) -> None:
     """Raise DataError where too many boxes are none as declared, with the frames in which they would be boxes."""
     numbers = numbers_of(split, answers, xywh)
     declared, total = XYWH if xywh else PIXELS, len(numbers.ids)
@@ -207,9 +208,7 @@ def with_sizes(split: Split) -> Split:
     return replace(split, scenes=tuple(scenes))
 
 
-def score_frames(
-    split: Split, answers: Sequence[SceneAnswers], xywh: bool, settings: EvaluationSettings
-) -> dict[str, Any]:
+def score_frames(split: Split, answers: Answers, xywh: bool, settings: EvaluationSettings) -> dict[str, Any]:
     """Score boxes of expressions that have a row in every frame, best first: a diagnosis, since it takes the best one.
 
     A frame has acc@0.5, ci95 with its note, hits, and no_box: rows without a box in that frame; None where it needs
@@ -218,7 +217,7 @@ def score_frames(
     """
     numbers, declared = numbers_of(split, answers, xywh), XYWH if xywh else PIXELS
     # 1. Expressions that have a row (N), the scene of each, their targets (T, 4) and whose these are.
-    given = {answer.id for row in answers for answer in row.answers}
+    given = {*answers.ids}
     places = [(s, e) for s, scene in enumerate(split.scenes) for e in scene.expressions if e.id in given]
     at = {expression.id: n for n, (_, expression) in enumerate(places)}
     rows = np.array([at[each] for each in numbers.ids], np.int64)

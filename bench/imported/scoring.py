@@ -22,7 +22,7 @@ from bench.imported.alignment import Alignment, Key, align_file
 from bench.runs import provenance
 from bench.runs.files import explained, make_folder
 from bench.runs.record import Identity, Imported, RunRecord, runs_of, signature
-from bench.runs.store import store_rows, write_packed
+from bench.runs.store import write_packed
 from bench.settings import EvaluationSettings, Resolved, Table, merged, parse_table, read_toml, shipped_options
 
 EXAMPLES = 20  # keys of each kind kept in the record
@@ -148,7 +148,7 @@ def _write(record: RunRecord, aligned: Alignment, scored: Outcomes, results: Pat
     fresh, old = (parent / f".{folder.name}.{os.getpid()}.{end}" for end in ("tmp", "old"))
     make_folder(fresh)
     try:
-        store_rows(fresh, aligned.answers)
+        aligned.store(fresh)
         store_outcomes(fresh, scored)
         record = write_packed(fresh, record)
         with explained(folder):

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.datasets.annotations import Annotations, annotations_of
 from bench.errors import RunError
 from bench.grounding import Scene
+from bench.runs.answers import Answers, answers_of, stored_answers
 from bench.runs.packed import OUTCOMES, STEMS, packed_name
 from bench.runs.predictions import SceneAnswers
 from bench.runs.record import RunRecord, read_record
@@ -76,17 +79,26 @@ def complete_rows(folder: Path, record: RunRecord, scenes: Sequence[Scene]) -> d
     answer, and the command that goes on: a missing answer is no miss.
     """
     rows = stored_rows(folder)
-    lacking: dict[str, int] = {}  # scene -> its expressions without an answer
-    for scene in scenes:
-        row = rows.get(scene.id)
-        count = unanswered(scene, row)
-        if row is None or (count and row.error is None):
-            lacking[scene.id] = count
-    total, allowed = sum(lacking.values()), record.imported.missing if record.imported else 0
-    if total > allowed or lacking.keys() - rows.keys():
+    _refuse_incomplete(folder, record, annotations_of(scenes), answers_of(rows.values()))
+    return rows
+
+
+def complete_answers(folder: Path, record: RunRecord, scenes: Sequence[Scene]) -> Answers:
+    """Load the answers of every scene as columns; the same check as in `complete_rows`."""
+    answers = stored_answers(folder)
+    _refuse_incomplete(folder, record, annotations_of(scenes), answers)
+    return answers
+
+
+def _refuse_incomplete(folder: Path, record: RunRecord, known: Annotations, answers: Answers) -> None:
+    given, errors = {*answers.ids}, dict(zip(answers.scenes, answers.errors, strict=True))
+    without = [scene for scene in known.scenes if scene not in errors]
+    homes = known.image[[at for at, each in enumerate(known.position) if each not in given]].tolist()
+    lacking = Counter(scene for home in homes if errors.get(scene := known.scenes[home]) is None)
+    total, allowed = lacking.total(), record.imported.missing if record.imported else 0
+    if total > allowed or without:
         again = "import its file again" if record.imported else f"its command goes on: {shlex.join(record.argv)}"
         raise RunError(
-            f"{folder}: {len(lacking):,} of {len(scenes):,} images lack an answer ({total:,} expressions), so the run "
-            f"has no score; {again}"
+            f"{folder}: {len(lacking.keys() | {*without}):,} of {len(known.scenes):,} images lack an answer ({total:,} "
+            f"expressions), so the run has no score; {again}"
         )
-    return rows

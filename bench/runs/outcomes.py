@@ -11,11 +11,10 @@ does not apply.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 
 from bench.errors import RunError
 from bench.runs.files import write_atomically
-from bench.runs.packed import join_parts, stored_parts
+from bench.runs.packed import json_lines, stored_parts
 from bench.runs.record import RECORD
 
 OUTCOMES = "outcomes.jsonl"
@@ -78,7 +77,7 @@ def read_outcomes(folder: Path, alike: dict[bytes, StoredOutcomes] | None = None
     packed = None if alike is None else _columns(text, millionths)
     if packed and alike and packed[0] in alike:
         return replace(alike[packed[0]], iou=packed[1], hit=packed[2])
-    outcomes = _read_lines(join_parts(text, millionths), path)
+    outcomes = _read_lines(*json_lines(text, millionths), path)
     if packed and alike is not None and b"\0" not in IOUS.sub(b"", text):  # no id or label has one of the numbers
         alike[packed[0]] = outcomes
     return outcomes
@@ -102,14 +101,14 @@ def _columns(text: bytes, millionths: Sequence[int]) -> tuple[bytes, NDArray[np.
     return digest.digest(), iou, hit
 
 
-def _read_lines(text: bytes, path: Path) -> StoredOutcomes:
-    """Parse the whole text into columns, line by line, so that no more than one line is there as objects."""
+def _read_lines(lines: Iterable[bytes], loads: Callable[[bytes], Any], path: Path) -> StoredOutcomes:
+    """Parse a text into columns, line by line, so that no more than one line is there as objects."""
     ids: list[str] = []
     iou, hit, counts, scenes = array("d"), array("b"), array("q"), []
     strata: dict[str, list[str | None]] = {}
     labels: dict[str | None, str | None] = {}  # each label once, however often it comes
-    for number, line in enumerate(io.BytesIO(text), 1):
-        row = _parse(line, path, number)
+    for number, line in enumerate(lines, 1):
+        row = _parse(line, loads, path, number)
         done, n = len(ids), len(row["ids"])
         ids += row["ids"]
         iou.extend(row["iou"])
@@ -136,10 +135,10 @@ def _dump(row: Mapping[str, Any]) -> str:
     return json.dumps(line, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
 
 
-def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
+def _parse(line: bytes, loads: Callable[[bytes], Any], path: Path, number: int) -> dict[str, Any]:
     """Parse a line. The file is data that others may have made: every type and length is checked."""
     try:
-        row = json.loads(line)
+        row = loads(line)
         ids, iou, hit, strata = row["ids"], row["iou"], row["hit"], row.setdefault("strata", {})
         n = len(ids)
         good = (

@@ -16,12 +16,13 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.attention import AttentionMap
 from bench.errors import RunError
@@ -29,6 +30,7 @@ from bench.grounding import Box, Boxes, Mask, Prediction, ScoredBox
 
 SCHEMA = 2
 isfinite = math.isfinite  # one look-up less a number
+Made = TypeVar("Made")
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # json.dumps would make one a line
 
 
@@ -93,16 +95,24 @@ def rounded_boxes(boxes: Sequence[Sequence[float] | None] | Boxes) -> Iterator[B
     if values.shape != (len(there), 4):
         yield from map(_rounded_box, boxes)
         return
+    made: list[Box | None] = list(map(tuple, rounded(values).tolist()))
+    for at in np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist():
+        made[at] = None
+    rest = iter(made)
+    yield from made if len(there) == len(boxes) else (None if box is None else next(rest) for box in boxes)
+
+
+def rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Round an array to 6 decimals, to the values that Python's `round` gives; NaN and infinities stay."""
     with np.errstate(invalid="ignore", over="ignore"):
         millionths = values * 1e6
         nearest = np.rint(millionths)
-        # The product is inexact: Python decides where it is near a half, or large, and where it is not finite.
-        sure = ((np.abs(millionths - nearest) < 0.499) & (np.abs(millionths) < 1e12)).all(1)
-    rounded: list[Box | None] = list(map(tuple, (nearest / 1e6).tolist()))
-    for index in np.flatnonzero(~sure).tolist():
-        rounded[index] = _rounded_box(values[index].tolist())
-    rest = iter(rounded)
-    yield from rounded if len(there) == len(boxes) else (None if box is None else next(rest) for box in boxes)
+        # The product is inexact: Python decides where it is near a half, or large.
+        sure = (np.abs(millionths - nearest) < 0.499) & (np.abs(millionths) < 1e12) | np.isnan(values)
+    result: NDArray[np.float64] = np.asarray(nearest / 1e6)
+    for at in np.flatnonzero(~sure).tolist():
+        result.flat[at] = round(float(values.flat[at]), 6)
+    return result
 
 
 def _rounded_box(box: Sequence[float] | None) -> Box | None:
@@ -155,25 +165,11 @@ def read_lines(path: Path) -> Iterator[SceneAnswers]:
     Raises RunError naming file and line for anything else that is not a row, or is of a later schema.
     """
     with path.open("rb") as file:
-        yield from parse_lines(file, path)
+        yield from parse_lines(file, path, parse_row)
 
 
-def parse_lines(lines: Iterable[bytes], path: Path, damaged: list[bytes] | None = None) -> Iterator[SceneAnswers]:
-    """Parse the lines of a file at `path`, as `read_lines` does; `damaged`, where it is given, gets what is no row."""
-    for number, line in enumerate(lines, 1):
-        if not line.endswith(b"\n"):
-            return
-        try:
-            row = _parse(json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            if damaged is None or isinstance(error, LaterSchema):
-                raise RunError(f"{path}, line {number}: not a row of predictions ({error})") from None
-            damaged.append(line)
-        else:
-            yield row
-
-
-def _parse(row: dict[str, Any]) -> SceneAnswers:
+def parse_row(row: dict[str, Any]) -> SceneAnswers:
+    """Return the answers of a line. Raises KeyError, TypeError or ValueError where it is none."""
     if row.get("schema", 1) > SCHEMA:
         raise LaterSchema(f"schema {row['schema']}, and this version reads up to {SCHEMA}")
     if not {type(row["scene"]), *(type(p["id"]) for p in row["predictions"])} <= {str}:
@@ -210,6 +206,30 @@ def _box(values: Sequence[float]) -> Box:
     except (TypeError, ValueError, OverflowError):
         pass
     raise ValueError("a box is not four finite numbers")
+
+
+def parse_lines(
+    lines: Iterable[bytes],
+    path: Path,
+    make: Callable[[Any], Made],
+    loads: Callable[[bytes], Any] = json.loads,
+    damaged: list[bytes] | None = None,
+) -> Iterator[Made]:
+    """Make something of each line of a file at `path`, as `read_lines` makes answers.
+
+    `damaged`, where it is given, gets what is no row.
+    """
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            row = make(loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            if damaged is None or isinstance(error, LaterSchema):
+                raise RunError(f"{path}, line {number}: not a row of predictions ({error})") from None
+            damaged.append(line)
+        else:
+            yield row
 
 
 def count_notes(rows: Iterable[SceneAnswers]) -> list[str]:

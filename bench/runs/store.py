@@ -13,7 +13,6 @@ for images, `decode_seconds` their decoding in its threads.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -29,8 +28,8 @@ from bench.old_names import current
 from bench.runs.files import Appender, explained, write_atomically
 from bench.runs.lock import LOCK, locked
 from bench.runs.numbers import Metrics, Throughput
-from bench.runs.packed import PREDICTIONS, STEMS, pack, packed_name, stored_bytes
-from bench.runs.predictions import SceneAnswers, count_notes, dump_line, parse_lines
+from bench.runs.packed import PREDICTIONS, STEMS, json_lines, pack, packed_name, stored_bytes, stored_parts
+from bench.runs.predictions import SceneAnswers, count_notes, dump_line, parse_lines, parse_row
 from bench.runs.record import RECORD, RunRecord
 from bench.runs.seal import sealed
 from bench.runs.shards import Rank, owned, wait_for
@@ -182,10 +181,11 @@ def stored_rows(folder: Path, damaged: list[bytes] | None = None) -> dict[str, S
     rows: dict[str, SceneAnswers] = {}
     for path in sorted(paths):
         try:
-            data = stored_bytes(folder, ANSWERS) if path.stem == ANSWERS else path.read_bytes()
+            whole = path.stem == ANSWERS
+            lines, loads = json_lines(*(stored_parts(folder, ANSWERS) if whole else (path.read_bytes(), ())))
         except FileNotFoundError:  # nothing is stored yet, or rank 0 has just gathered it
             continue
-        for row in parse_lines(io.BytesIO(data), path, damaged):
+        for row in parse_lines(lines, path, parse_row, loads, damaged):
             if row.scene not in rows or rows[row.scene].error is not None:
                 rows[row.scene] = row
     return rows
@@ -202,7 +202,12 @@ def set_aside(folder: Path, damaged: Sequence[bytes]) -> str:
 
 def store_rows(folder: Path, rows: Iterable[SceneAnswers]) -> None:
     """Write predictions.jsonl with just these rows, and remove the other ranks' files."""
-    write_atomically(folder / f"{ANSWERS}.jsonl", "".join(map(dump_line, rows)).encode())
+    store_lines(folder, map(dump_line, rows))
+
+
+def store_lines(folder: Path, lines: Iterable[str]) -> None:
+    """Write predictions.jsonl with just these lines, and remove the other ranks' files."""
+    write_atomically(folder / f"{ANSWERS}.jsonl", "".join(lines).encode())
     _remove(folder, f"{ANSWERS}.rank*.jsonl")
 
 

@@ -117,7 +117,7 @@ def test_runs_on_the_same_expressions_are_parsed_once_and_read_the_same(tmp_path
     rng = np.random.default_rng(0)
     stored = [store_packed(tmp_path / str(n), rng.random(200) < 0.5, 40) for n in range(8)]
     stored.append(
-        store_packed(tmp_path / "others", rng.random(200) < 0.5, 40, "9.5")
+        store_packed(tmp_path / "others", rng.random(200) < 0.5, 40, "[9.5]")
     )  # ids with numbers that are packed
     ranges = ranks(tmp_path, stored)
     assert len(parsed) == 2 * 40, "lines of the first run and of the run about other expressions"

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.boxes import iou_elementwise
+from bench.datasets.annotations import annotations_of
 from bench.errors import DataError
 from bench.evaluation import outcomes as module
 from bench.evaluation.metrics import compute
@@ -131,7 +132,7 @@ def test_a_protocol_over_sets_needs_nothing_else():
     assert hits(Prediction("0", far, 0.9), Prediction("1", UNIT, 0.9)) == [False, False]
     assert hits(both, Prediction("1", UNIT, 0.9), rule=IOU) == [True, False]  # one box of several is enough; no target
     assert compute(scenes, [SceneAnswers("a", (both,))], sets).hits == 2
-    assert strata(expressions[1], scenes[0]).get("box area") is None and expressions[1].targets == ()
+    assert strata(annotations_of(scenes))["box area"].labels() == ["1-5%", None] and expressions[1].targets == ()
 
 
 coordinate = st.floats(-20, 120, allow_nan=False).map(lambda v: round(v, 2))

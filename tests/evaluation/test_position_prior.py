@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.evaluation.position_prior import FEWEST, agreement, noun
-from bench.evaluation.strata import split_strata
+from bench.datasets.annotations import annotations_of
+from bench.evaluation.position_prior import FEWEST, noun
+from bench.evaluation.strata import strata
 from bench.grounding import Expression, Scene
 
 CENTRES = {"left": 15.0, "middle": 45.0, "right": 75.0}
@@ -13,16 +14,19 @@ CENTRES = {"left": 15.0, "middle": 45.0, "right": 75.0}
 
 def split(*images, size=(90, 90)):
     """Make a split of images, each a list of (text, where)."""
-    scenes, expressions, places = [], [], []
+    scenes = []
     for place, image in enumerate(images):
         made = []
         for n, (text, where) in enumerate(image):
             x = CENTRES[where]
             made.append(Expression(f"{place}-{n}", text, (x - 5, 40, x + 5, 50)))
         scenes.append(Scene(str(place), f"{place}.jpg", *size, tuple(made)))
-        expressions += made
-        places += [place] * len(made)
-    return expressions, scenes, places
+    return scenes
+
+
+def agreement(scenes):
+    cut = strata(annotations_of(scenes)).get("position prior")
+    return cut.labels() if cut else [None] * sum(len(scene.expressions) for scene in scenes)
 
 
 @pytest.mark.parametrize(("text", "wanted"), [
@@ -36,24 +40,23 @@ def test_nouns(text, wanted):
 
 def test_the_usual_part_is_that_of_other_images():
     usual = [[("sheep", "middle")]] * FEWEST
-    assert agreement(*split(*usual, [("a sheep", "left")])) == ["agrees"] * FEWEST + ["disagrees"]
+    assert agreement(split(*usual, [("a sheep", "left")])) == ["agrees"] * FEWEST + ["disagrees"]
     # Many targets on one image do not decide where that image's own targets lie.
     crowd = [("sheep", "right")] * 20
-    assert agreement(*split(*usual, crowd))[FEWEST:] == ["disagrees"] * 20
+    assert agreement(split(*usual, crowd))[FEWEST:] == ["disagrees"] * 20
 
 
 def test_rare_nouns_missing_sizes_and_no_target_have_no_label():
-    assert agreement(*split(*[[("sheep", "middle")]] * FEWEST)) == [None] * FEWEST  # four others each
-    assert agreement(*split(*[[("sheep", "middle")]] * 9, size=(None, None))) == [None] * 9
-    expressions, scenes, places = split(*[[("sheep", "middle")]] * 9)
-    nowhere = Expression("x", "sheep", (float("nan"),) * 4)
-    assert agreement([*expressions, nowhere], scenes, [*places, 0])[-1] is None
-    assert agreement([], [], []) == []
+    assert agreement(split(*[[("sheep", "middle")]] * FEWEST)) == [None] * FEWEST  # four others each
+    assert agreement(split(*[[("sheep", "middle")]] * 9, size=(None, None))) == [None] * 9
+    nowhere = Scene("x", "x.jpg", 90, 90, (Expression("x", "sheep", (float("nan"),) * 4),))
+    assert agreement([*split(*[[("sheep", "middle")]] * 9), nowhere]) == ["agrees"] * 9 + [None]
+    assert agreement([]) == []
 
 
 def test_a_split_has_the_cut_beside_the_others():
-    labels = split_strata(*split(*[[("sheep", "middle")]] * 9))
-    assert {each["position prior"] for each in labels} == {"agrees"} and {each["length"] for each in labels} == {"1-5"}
+    cuts = strata(annotations_of(split(*[[("sheep", "middle")]] * 9)))
+    assert {*cuts["position prior"].labels()} == {"agrees"} and {*cuts["length"].labels()} == {"1-5"}
 
 
 @given(st.text(max_size=40))

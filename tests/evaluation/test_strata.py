@@ -1,9 +1,12 @@
 """Labels of expressions: every script, every size, no label where a cut does not apply."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.datasets.annotations import annotations_of
 from bench.evaluation.strata import MOST_KINDS, ORDER, in_order, strata
 from bench.grounding import Expression, Scene
 
@@ -11,7 +14,8 @@ NO_SIZE = Scene("s", "s.jpg", None, None, ())
 
 
 def labels(text="a", box=(0, 0, 10, 10), scene=Scene("s", "s.jpg", 100, 100, ()), **fields):  # noqa: B008
-    return strata(Expression("e", text, box, **fields), scene)
+    known = annotations_of([replace(scene, expressions=(Expression("e", text, box, **fields),))])
+    return {cut: label for cut, column in strata(known).items() for label in column.labels()}
 
 
 LENGTHS = [

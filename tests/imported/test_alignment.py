@@ -2,13 +2,14 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from bench.datasets.split import Split
 from bench.errors import DataError
 from bench.grounding import Expression, Scene
 from bench.imported.alignment import align
-from bench.imported.box_files import BoxRow
+from bench.imported.box_files import BoxRow, BoxRows
 
 BOX = (0.0, 0.0, 5.0, 5.0)
 
@@ -24,11 +25,16 @@ def split(*images):
 
 def rows(*keys, by=None):
     """A box for each key; its left side is the position in the file, which tells where it went."""
-    return (tuple(BoxRow(str(key), by, (float(n), 0.0, 99.0, 99.0)) for n, key in enumerate(keys)), 0)
+    return boxes(*(BoxRow(str(key), by, (float(n), 0.0, 99.0, 99.0)) for n, key in enumerate(keys)))
+
+
+def boxes(*rows):
+    keys, by, places, images, scores = zip(*rows, strict=True)
+    return BoxRows(keys, by, np.array(places), images, scores), 0
 
 
 def went(aligned):
-    return {a.id: a.box and int(a.box[0]) for line in aligned.answers for a in line.answers}
+    return {key: int(box[0]) for key, box in zip(aligned.answers.ids, aligned.answers.boxes, strict=True)}
 
 
 ROWS = split(["0", "2"], ["1", "3"])  # an index list whose second image came between
@@ -41,7 +47,7 @@ def test_ids():
     aligned = align(rows("c", "a"), IDS)
     assert went(aligned) == {"c": 0, "a": 1}
     assert (aligned.missing, aligned.extra, aligned.keyed_by) == (["b"], [], "id")
-    assert [line.scene for line in aligned.answers] == ["p0", "p1"]
+    assert aligned.answers.scenes == ["p0", "p1"] and aligned.answers.line.tolist() == [0, 1]
 
 
 def test_ids_that_are_row_numbers_need_no_word():
@@ -78,37 +84,35 @@ def test_missing_extra_and_twice():
 
 
 def test_rows_of_another_image_are_misses_and_listed():
-    file = (
-        (
-            BoxRow("a", None, BOX, "elsewhere/p0.jpg"),  # another folder is no other image
-            BoxRow("b", None, BOX, "p1.jpg"),
-            BoxRow("c", None, BOX),
-        ),
-        0,
+    file = boxes(
+        BoxRow("a", None, BOX, "elsewhere/p0.jpg"),  # another folder is no other image
+        BoxRow("b", None, BOX, "p1.jpg"),
+        BoxRow("c", None, BOX),
     )
     aligned = align(file, IDS)
     assert aligned.other_image == ["b"]
-    answers = {a.id: a for line in aligned.answers for a in line.answers}
-    assert answers["b"].box is None and "p1.jpg" in answers["b"].note
-    assert answers["a"].box == answers["c"].box == BOX and aligned.missing == []
+    assert aligned.answers.ids == ["a", "b", "c"] and aligned.missing == []
+    assert np.isnan(aligned.answers.boxes).all(axis=1).tolist() == [False, True, False]
+    assert aligned.answers.boxes[[0, 2]].tolist() == [list(BOX)] * 2
+    assert list(aligned.notes) == [1] and "p1.jpg" in aligned.notes[1]
     scene = Scene("1", "COCO_train2014_000000581857.jpg", 9, 9, (Expression("0", "x", BOX),))
     coco = Split("x-val", "X", (scene,), SimpleNamespace())  # COCO's names are compared by number
-    assert align(((BoxRow("0", None, BOX, "000000581857.jpg"),), 0), coco).other_image == []
+    assert align(boxes(BoxRow("0", None, BOX, "000000581857.jpg")), coco).other_image == []
 
 
-@pytest.mark.parametrize(("boxes", "data", "key", "message"), [
+@pytest.mark.parametrize(("file", "data", "key", "message"), [
     (rows(1, 2, 3, 4), ROWS, "auto", r"count from 1.*subtract 1"),
     (rows("x", "y"), IDS, "auto", r"0 of 2 keys are ids of mine-val.*'x', 'y'.*'a', 'b', 'c'"),
     (rows(1, 2), IDS, "auto", r"0 of 2 keys.*--key row"),
     (rows(7, 8), NUMBERS, "row", r"rows of mine-val.*0 to 2"),
     (rows("a", by="id"), IDS, "row", "no 'row'; leave out --key row"),
-    (((BoxRow("a", "id", BOX), BoxRow("1", "row", BOX)), 0), IDS, "auto", "some entries"),
+    (boxes(BoxRow("a", "id", BOX), BoxRow("1", "row", BOX)), IDS, "auto", "some entries"),
     (
-        ((BoxRow("a", None, BOX, "q1.jpg"), BoxRow("b", None, BOX, "q2.jpg")), 0), IDS, "auto",
+        boxes(BoxRow("a", None, BOX, "q1.jpg"), BoxRow("b", None, BOX, "q2.jpg")), IDS, "auto",
         r"every row names another image.*'a'.*q1\.jpg",
     ),
     *((rows(0, key), ROWS, "row", "not a row number") for key in ("-1", "one", "²", "1.0")),
 ])  # fmt: skip
-def test_files_of_something_else_are_refused_with_examples(boxes, data, key, message):
+def test_files_of_something_else_are_refused_with_examples(file, data, key, message):
     with pytest.raises(DataError, match=message):
-        align(boxes, data, key)
+        align(file, data, key)

@@ -21,24 +21,28 @@ def stored(tmp_path):
     return store
 
 
+def rows_of(path, xywh=False):
+    return tuple(read_boxes(path, xywh)[0])
+
+
 def test_an_object_of_boxes(stored):
-    assert read_boxes(stored({"0": BOX, "1": None}))[0] == (BoxRow("0", None, READ), BoxRow("1", None, None))
+    assert rows_of(stored({"0": BOX, "1": None})) == (BoxRow("0", None, READ), BoxRow("1", None, None))
 
 
 @pytest.mark.parametrize("name", ["pred_bbox", "pred_box", "box", "bbox", "box_xyxy"])
 def test_an_object_of_objects(stored, name):
     entry = {name: BOX, "image_name": "a.jpg", "iou": 0.4, "score": 0.5}
-    assert read_boxes(stored({"7": entry}))[0] == (BoxRow("7", None, READ, "a.jpg", 0.5),)
+    assert rows_of(stored({"7": entry})) == (BoxRow("7", None, READ, "a.jpg", 0.5),)
 
 
 def test_a_list_and_lines_of_objects(stored):
     entries = [{"id": "a", "box": BOX}, {"id": 5, "box": None, "file_name": "b.jpg"}]
     expected = (BoxRow("a", "id", READ), BoxRow("5", "id", None, "b.jpg"))
     lines = "\n".join(map(json.dumps, entries))
-    assert read_boxes(stored(entries))[0] == expected
-    assert read_boxes(stored(lines + "\n\n", "boxes.jsonl"))[0] == expected
-    assert read_boxes(stored(lines, "boxes.json"))[0] == expected  # JSON Lines under another name
-    assert read_boxes(stored("\ufeff" + lines, "boxes.jsonl"))[0] == expected  # as some Windows programs write
+    assert rows_of(stored(entries)) == expected
+    assert rows_of(stored(lines + "\n\n", "boxes.jsonl")) == expected
+    assert rows_of(stored(lines, "boxes.json")) == expected  # JSON Lines under another name
+    assert rows_of(stored("\ufeff" + lines, "boxes.jsonl")) == expected  # as some Windows programs write
 
 
 def test_both_an_id_and_a_row(stored):
@@ -49,7 +53,7 @@ def test_both_an_id_and_a_row(stored):
 
 def test_the_first_of_two_equal_keys_is_kept_and_counted(stored):
     rows, doubled = read_boxes(stored('{"0": [1, 2, 3.5, 4], "1": null, "0": [0, 0, 9, 9]}'))
-    assert rows == (BoxRow("0", None, READ), BoxRow("1", None, None)) and doubled == 1
+    assert tuple(rows) == (BoxRow("0", None, READ), BoxRow("1", None, None)) and doubled == 1
 
 
 @pytest.mark.parametrize(("content", "names"), [
@@ -102,11 +106,11 @@ def test_files_that_cannot_be_read(tmp_path):
     ('{"0": [0, 0, 1, 1' + "0" * 400 + "]}", False, [None]),  # too large for a float
 ])  # fmt: skip
 def test_boxes(stored, content, xywh, boxes):
-    assert [row.box for row in read_boxes(stored(content), xywh)[0]] == boxes
+    assert [row.box for row in rows_of(stored(content), xywh)] == boxes
 
 
 def test_a_row_states_its_own_format(stored):
     lines = [{"id": "a", "pred_bbox": BOX, "format": "xyxy"}, {"id": "b", "pred_bbox": BOX, "format": "xywh"}]
-    assert [row.box for row in read_boxes(stored(lines))[0]] == [READ, (1.0, 2.0, 4.5, 6.0)]
+    assert [row.box for row in rows_of(stored(lines))] == [READ, (1.0, 2.0, 4.5, 6.0)]
     with pytest.raises(DataError, match=r"id 'a'.*format is xyxy.*leave --xywh out"):
         read_boxes(stored(lines), xywh=True)

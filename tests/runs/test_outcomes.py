@@ -11,7 +11,6 @@ from bench.errors import RunError
 from bench.evaluation.loop import evaluate
 from bench.evaluation.outcomes import outcomes
 from bench.evaluation.protocols import protocol
-from bench.evaluation.strata import strata
 from bench.imported.scoring import import_boxes
 from bench.runs.outcomes import read_outcomes, write_outcomes
 from bench.runs.store import stored_rows
@@ -88,8 +87,7 @@ def same_as_computed(folder, split):
     assert stored.iou.tolist() == [round(v, 6) for v in fresh.iou.tolist()]
     assert stored.image.tolist() == fresh.image.tolist()
     assert stored.scenes == tuple(scene.id for scene in split.scenes)
-    labels = [strata(e, scene) for scene in split.scenes for e in scene.expressions]
-    assert stored.strata == {cut: tuple(each.get(cut) for each in labels) for cut in stored.strata}
+    assert stored.strata == {cut: tuple(column.labels()) for cut, column in fresh.strata.items()}
     assert {"length", "spatial words", "people"} <= set(stored.strata)
     return stored
 

@@ -13,7 +13,7 @@ from bench.errors import RunError
 from bench.evaluation.loop import evaluate
 from bench.runs import outcomes, store
 from bench.runs.outcomes import read_outcomes
-from bench.runs.packed import STEMS, pack, packed_name, stored_bytes, unpack
+from bench.runs.packed import LONG, STEMS, _parts, json_lines, pack, packed_name, stored_bytes, unpack
 from bench.runs.record import read_record
 from bench.runs.store import stored_rows, write_continued, write_packed
 
@@ -41,6 +41,7 @@ def plain(folder):
     b'{"box":[0.0,-0.0,12.5,-3.25],"score":1e-06,"big":2000.5,"more":[1999.999999,123456.123456]}\n',
     '{"note":"0.10 s, 1.0.2, 3.5e-05, \u00e9","size":[1,2]}\n'.encode(),
     b'{"text":"a zero byte \x00 and 0.5"}\n',
+    b"[0.00005,0.50,-0.05,01.5,-0.0,0.0001,0.0,-1999.5,5e-05, 1.25]",
     b"0.5,0.123456,0.1234567,.5,5.,+1.5,1.5-2.5\n",
 ])  # fmt: skip
 def test_every_text_comes_back(text):
@@ -58,6 +59,30 @@ def test_predictions_shrink_to_less_than_a_sixth_and_random_ones_come_back():
     assert 10 * len(pack(text.encode())) < len(text)
 
 
+def test_a_long_text_comes_back_whatever_its_numbers_and_lines():
+    rng = random.Random(1)
+    numbers = [
+        rng.choice((1, -1)) * round(rng.uniform(0, 10 ** rng.randint(-5, 4)), rng.randint(1, 7)) for _ in range(300_000)
+    ]
+    lines = [json.dumps(numbers[at : at + 9], separators=(",", ":")) for at in range(0, len(numbers), 9)]
+    text = "\n".join(lines).encode()
+    packed = pack(text)
+    assert len(text) > LONG and unpack(packed) == text and pack(text) == packed
+    assert 2 * len(packed) < len(text), "most numbers are found"
+
+
+@pytest.mark.parametrize("lines", [
+    ['{"a":[0.5,1.25],"b":"x"}', '{"a":[7.125]}'],
+    ['{"id":"[9.5]","a":[0.5,2.5]}', '{"a":[7.125,-3.5]}'],
+    ['{"id":"[Infinity,0.5]","a":[0.5,Infinity]}', '{"a":[7.125]}'],
+    ['{"a":[1,2]}', "{}"],
+])  # fmt: skip
+def test_lines_are_parsed_without_writing_their_numbers_out(lines):
+    text = "".join(line + "\n" for line in lines).encode()
+    stored, loads = json_lines(*_parts(pack(text)))
+    assert [loads(line) for line in stored] == [json.loads(line) for line in lines]
+
+
 @pytest.mark.slow
 def test_the_shipped_runs_shrink_to_a_tenth():
     texts = [stored_bytes(path.parent, stem) for path in sorted(SHIPPED.glob("*/*/*/run.json")) for stem in STEMS]
@@ -65,7 +90,7 @@ def test_the_shipped_runs_shrink_to_a_tenth():
     assert sum(len(pack(text)) for text in texts) <= 0.101 * sum(map(len, texts))
 
 
-@pytest.mark.parametrize("broken", [b"", b"{}", pack(b"a 0.5")[:-3], pack(b"a 0.5") + b"x", pack(b"a 0.5")[:40]])
+@pytest.mark.parametrize("broken", [b"", b"{}", pack(b"[0.5]")[:-3], pack(b"[0.5]") + b"x", pack(b"[0.5]")[:40]])
 def test_what_is_no_packed_file(broken):
     with pytest.raises(ValueError, match="not a packed file"):
         unpack(broken)

@@ -21,6 +21,7 @@ from bench.runs.predictions import (
     dump_line,
     from_predictions,
     parse_lines,
+    parse_row,
     read_lines,
     rounded_boxes,
 )
@@ -152,7 +153,7 @@ def test_a_pipeline_with_three_boxes_and_a_mask_is_stored_resumed_and_scored_by_
     assert resumed.record.sessions == 2 and stored_bytes(resumed.folder, "predictions") == stored
     assert all(
         len(p.others) == 2 and p.mask == MASK
-        for row in parse_lines(io.BytesIO(stored), whole.folder)
+        for row in parse_lines(io.BytesIO(stored), whole.folder, parse_row)
         for p in row.answers
     )
     assert whole.record.metrics == one.record.metrics and whole.record.signature.endswith("|v1")

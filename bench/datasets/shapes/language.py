@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 from bench.datasets.shapes.layout import UNIT, Layout, PlacedShape
@@ -45,7 +46,7 @@ SMALLEST = ("the smallest {np}", "smallest {np}", "the tiniest {np}", "the littl
 OF_TWO = {1: ("the bigger {np}", "larger of the two {nps}"), -1: ("the smaller {np}", "smaller of the two {nps}")}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Phrase:
     """A noun phrase and the indices of the objects it fits. None leaves the attribute out."""
 
@@ -54,7 +55,7 @@ class Phrase:
     shape: str | None
     group: tuple[int, ...]
 
-    @property
+    @cached_property
     def singular(self) -> str:
         return " ".join(word for word in (self.texture, self.colour, self.shape or "shape") if word)
 
@@ -146,17 +147,27 @@ def by_location(layout: Layout, phrases: list[Phrase]) -> Iterator[Candidate]:
 
 def by_relation(layout: Layout, phrases: list[Phrase]) -> Iterator[Candidate]:
     anchors = [p for p in phrases if len(p.group) == 1 and p.shape]
+    every = range(len(layout.objects))
+    # Of an anchor's object: which objects lie beyond it each way, and how far off they are.
+    beyond_of = {
+        other: [
+            ([_beyond(layout, i, other, axis, sign) for i in every], forms) for axis, sign, forms in RELATIONS.values()
+        ]
+        for other in {anchor.group[0] for anchor in anchors}
+    }
+    far_of = {other: [_distance(layout, i, other) for i in every] for other in beyond_of}
     for phrase in _groups(phrases):
         for anchor in anchors:
             if anchor.group[0] in phrase.group:
                 continue
             words = {"np": phrase.singular, "other": anchor.singular}
-            for axis, sign, forms in RELATIONS.values():
-                beyond = [_beyond(layout, i, anchor.group[0], axis, sign) for i in phrase.group]
+            for all_beyond, forms in beyond_of[anchor.group[0]]:
+                beyond = [all_beyond[i] for i in phrase.group]
                 # Clear only when one object is well beyond the other's edge and the rest are not beyond at all.
                 if beyond.count("clearly") == 1 and beyond.count("no") == len(beyond) - 1:
                     yield phrase.group[beyond.index("clearly")], forms, words
-            near = sorted((_distance(layout, i, anchor.group[0]), i) for i in phrase.group)
+            far = far_of[anchor.group[0]]
+            near = sorted((far[i], i) for i in phrase.group)
             if 5 * near[0][0] <= 2 * near[1][0]:  # squared distances: the next one is 1.6 times as far
                 yield near[0][1], NEAR, words
 

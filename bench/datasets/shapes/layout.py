@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from bench.datasets.shapes.rng import Rng
 from bench.grounding import Box
@@ -75,7 +76,7 @@ SIZES = ((320, 240), (240, 320), (320, 214), (214, 320), (288, 288), (320, 256),
 COUNTS = ((2, 4), (3, 9), (4, 18), (5, 23), (6, 21), (7, 15), (8, 10))  # (objects in a scene, weight)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PlacedShape:
     """One object. `extent` is left, top, right, bottom in quarter pixels, the true extent of its outline."""
 
@@ -85,13 +86,13 @@ class PlacedShape:
     rings: tuple[Ring, ...]
     extent: tuple[int, int, int, int]
 
-    @property
+    @cached_property
     def centre(self) -> tuple[int, int]:
         """Twice the centre of the extent, so that it stays an integer."""
         left, top, right, bottom = self.extent
         return left + right, top + bottom
 
-    @property
+    @cached_property
     def area(self) -> int:
         left, top, right, bottom = self.extent
         return (right - left) * (bottom - top)
@@ -144,18 +145,19 @@ def _place(
     """A object where it fits, made smaller when the image is crowded; None when it fits nowhere."""
     width, height = size[0] * UNIT, size[1] * UNIT
     turn, stretch = rng.between(-24, 24), rng.between(820, 1220)
+    box = extent(outline(kind[0], (0, 0), half, turn, stretch))  # about the centre, wherever that will be
     for attempt in range(120):
         if attempt % 30 == 29:
             half = half * 85 // 100
+            box = extent(outline(kind[0], (0, 0), half, turn, stretch))
         reach = half * 13 // 10
         if width <= 2 * reach or height <= 2 * reach:
             continue
-        centre = (rng.between(reach, width - reach), rng.between(reach, height - reach))
-        rings = outline(kind[0], centre, half, turn, stretch)
-        box = extent(rings)
-        inside = box[0] >= UNIT and box[1] >= UNIT and box[2] <= width - UNIT and box[3] <= height - UNIT
-        if inside and all(_apart(box, other.extent) for other in others):
-            return PlacedShape(*kind, rings, box)
+        x, y = rng.between(reach, width - reach), rng.between(reach, height - reach)
+        here = (box[0] + x, box[1] + y, box[2] + x, box[3] + y)
+        inside = here[0] >= UNIT and here[1] >= UNIT and here[2] <= width - UNIT and here[3] <= height - UNIT
+        if inside and all(_apart(here, other.extent) for other in others):
+            return PlacedShape(*kind, outline(kind[0], (x, y), half, turn, stretch), here)
     return None
 
 

@@ -7,7 +7,7 @@ down, so that nothing below 0.5 reads 0.500; labels are positions in a list of n
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from bench.errors import RunError
 from bench.evaluation.outcomes import Outcomes, outcomes
 from bench.evaluation.protocols import protocol
-from bench.evaluation.strata import in_order
+from bench.evaluation.strata import Cut, cut_of, in_order
 from bench.grounding import Box, Scene
 from bench.reporting.report.selection import ReportRun
 from bench.reporting.report.thumbnails import Thumbnail
@@ -56,10 +56,8 @@ def columns(scenes: Sequence[Scene], small: Sequence[Thumbnail], runs: Sequence[
     n = int(np.searchsorted(first.image, len(scenes)))
     expressions = first.expressions[:n]
     image_of = first.image[:n].tolist()
-    labels = [
-        each | ({"category": e.category} if e.category else {})
-        for e, each in zip(expressions, first.labels[:n], strict=True)
-    ]
+    cuts = {name: cut.first(n) for name, cut in first.strata.items()}
+    cuts["category"] = cut_of(first.annotations.categories[:n], lambda category: category or None)
     sizes = [_size(scene, thumbnail, runs) for scene, thumbnail in zip(scenes, small, strict=True)]
     limits = [sizes[place] for place in image_of]
     pools, belongs = _proposals(scenes, sizes, runs)
@@ -69,7 +67,7 @@ def columns(scenes: Sequence[Scene], small: Sequence[Thumbnail], runs: Sequence[
         "image": image_of,
         "box": _flat([e.box for e in expressions], limits),
         "also": {str(i): _flat(list(e.also), [limits[i]] * len(e.also)) for i, e in enumerate(expressions) if e.also},
-        "cuts": _cuts(labels),
+        "cuts": _cuts(cuts),
         "files": [scene.file for scene in scenes],
         "sizes": [side for size in sizes for side in size],
         "why": {str(i): why for i, (*_, why) in enumerate(small) if isinstance(why, str)},
@@ -154,17 +152,15 @@ def _proposals(
     return pools, belongs
 
 
-def _cuts(labels: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+def _cuts(cuts: Mapping[str, Cut]) -> list[dict[str, Any]]:
     """Return every cut of the expressions: name, labels in order, and each expression's label by number or -1."""
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for entry in labels:
-        for cut, label in entry.items():
-            counts[cut][label] += 1
+    labels = {name: cut.labels() for name, cut in cuts.items()}
+    counts = {name: counted for name, column in labels.items() if (counted := Counter(filter(None, column)))}
     order = in_order(counts)
     # Filters show all kinds and categories, not the commonest alone.
     order |= {cut: sorted(counts[cut]) for cut in ("kind", "category") if cut in counts}
     places = {cut: {name: number for number, name in enumerate(names)} for cut, names in order.items()}
     return [
-        {"name": cut, "labels": names, "of": [places[cut].get(entry.get(cut, ""), -1) for entry in labels]}
+        {"name": cut, "labels": names, "of": [places[cut].get(label or "", -1) for label in labels[cut]]}
         for cut, names in order.items()
     ]

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from bench.cli.options import assignments
+from bench.datasets.annotations import annotations_of
 from bench.datasets.load import load_split
 from bench.datasets.prepared import read_index
 from bench.datasets.readers.jsonl import read_jsonl
@@ -174,5 +175,6 @@ def test_an_index_with_a_right_hash_and_wrong_rows_says_how_to_make_it_anew(tmp_
     counts = {"expressions": 1, "refs": 1, "images": 1}
     first = json.dumps(header | {"counts": counts, "body_sha256": hashlib.sha256(body).hexdigest()}).encode() + b"\n"
     (tmp_path / "val.jsonl").write_bytes(first + body)
-    with pytest.raises(DataError, match="its rows are not those of an index; run `bench data prepare"):
-        read_index(tmp_path / "val.jsonl")
+    for made in (tuple, annotations_of):
+        with pytest.raises(DataError, match="its rows are not those of an index; run `bench data prepare"):
+            made(read_index(tmp_path / "val.jsonl")[1])
