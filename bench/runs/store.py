@@ -45,7 +45,8 @@ KEYS |= {"memory_mb", "device_memory_mb"}
 class Run:
     """A run as one rank has it; `scenes` is the whole split, `pending` what this rank has still to ground.
 
-    `already_done` is true for one that was finished before. The record is complete only on rank 0.
+    `already_done` is true for one that was finished before, `fresh` for one that nothing was stored of. The record is
+    complete only on rank 0.
     """
 
     folder: Path
@@ -55,6 +56,9 @@ class Run:
     pending: list[Scene]
     already_done: bool = False
     stack: ExitStack = field(default_factory=ExitStack, repr=False)
+    fresh: bool = False
+    _rows: list[SceneAnswers] = field(default_factory=list, repr=False)
+    _size: int = field(default=0, repr=False)
     _files: dict[str, Appender] = field(default_factory=dict, repr=False)
 
     @property
@@ -62,12 +66,21 @@ class Run:
         """Count the scenes of this rank."""
         return len(owned(self.scenes, self.rank))
 
-    def append(self, rows: Iterable[SceneAnswers], time: BatchTime, device: str) -> None:
+    def append(self, rows: Sequence[SceneAnswers], time: BatchTime, device: str) -> None:
         """Store one batch and its times; a kill after this returns loses nothing of it. Raises RunError."""
         memory = {"memory_mb": peak_memory_mb(), "device_memory_mb": device_memory_mb(device)}
         # Rank 0 may end the run as soon as it sees the last scene, so the times go first.
         self._file(TIMES).write(dump_time({"session": self.record.sessions, "rank": self.rank.index, **memory, **time}))
-        self._file(ANSWERS).write("".join(map(dump_line, rows)))
+        lines = "".join(map(dump_line, rows))
+        self._file(ANSWERS).write(lines)
+        if self._alone:
+            self._rows += rows
+            self._size += len(lines.encode())
+
+    @property
+    def _alone(self) -> bool:
+        """Tell whether this process stores all there is of the run."""
+        return self.fresh and self.rank.size == 1
 
     def gather(self, timeout_s: float) -> list[SceneAnswers]:
         """Wait for the other ranks; returns one row a scene, in the split's order, and stores them so. Rank 0.
@@ -75,6 +88,10 @@ class Run:
         Raises RunError naming the ranks that were silent for `timeout_s`.
         """
         self._close_files()
+        path = self.folder / f"{ANSWERS}.jsonl"
+        in_order = self._alone and [row.scene for row in self._rows] == [scene.id for scene in self.scenes]
+        if in_order and path.is_file() and path.stat().st_size == self._size:
+            return self._rows  # as the file has them
         rows = stored_rows(self.folder)
         if missing := {scene.id for scene in self.scenes} - rows.keys():
             if lost := len(missing & {scene.id for scene in owned(self.scenes, self.rank)}):

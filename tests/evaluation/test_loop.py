@@ -13,6 +13,7 @@ from bench.evaluation.device import resolve_device, resolve_dtype
 from bench.evaluation.loop import evaluate
 from bench.evaluation.opening import dataset_of, open_pipeline, pipeline_context
 from bench.grounding import Prediction
+from bench.runs import store
 from bench.runs.packed import stored_bytes
 from bench.runs.store import stored_rows
 from bench.settings import Resolved, Settings
@@ -64,6 +65,17 @@ def test_the_record_of_a_run(tmp_path, use):
     assert record.signature == f"acc@0.5|iou>=0.5|tiny-val|n:64|data:{make_split().fingerprint[:8]}|top1|v1"
     assert set(record.throughput.stages) == {"decode", "rank"} and record.throughput.images_per_s
     assert record.throughput.seconds >= sum(record.throughput.stages.values())
+
+
+def test_a_run_in_one_go_is_not_read_and_written_once_more(tmp_path, use, monkeypatch):
+    use(HashPipeline)
+    before = run(tmp_path / "a")
+    for name in ("stored_rows", "store_rows"):
+        monkeypatch.setattr(store, name, None)
+    after = run(tmp_path / "b")
+    for stem in ("predictions", "outcomes"):
+        assert stored_bytes(after.folder, stem) == stored_bytes(before.folder, stem)
+    assert after.record.metrics == before.record.metrics
 
 
 def test_bad_images_are_counted_and_end_nothing(tmp_path, use):

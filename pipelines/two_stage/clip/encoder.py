@@ -32,6 +32,7 @@ with imports.lean():
     from open_clip.transformer import QuickGELU
 
 open_clip.add_model_config(Path(__file__).parent / "models")
+PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # open_clip's names
 PAD = 0  # padding's token id; also that of "!" inside a word
 WORDS = 100_000  # different words whose token ids are kept
 # Printable ASCII without "&" and "<", which begin entities and special tokens.
@@ -70,12 +71,11 @@ class ClipEncoder:
         # A CPU is fastest with what stays in its cache: 32 views beat 256 by about 15 %.
         bucket = options.bucket or (256 if self.device.type == "cuda" else 32)
         self.engine = Engine(context, self._encode_texts, bucket, bucket)
-        self.model, self.sha256 = open_model(options, context)
-        if context.dtype != "float32" and fold_quick_gelu(self.model):
-            whole, _ = open_model(options, replace(context, dtype="float32"))
-            fold_quick_gelu(whole)
-            self.model.load_state_dict(whole.state_dict())  # weights that were scaled in 16 bits are rounded twice
-        self.model = self.model.eval().to(self.device)
+        # In float32 at first: weights that were scaled in 16 bits would be rounded twice.
+        model, self.sha256 = open_model(options, replace(context, dtype="float32"))
+        if context.dtype != "float32":
+            model = in_16_bits(model, options.model, context.dtype)
+        self.model = model.eval().to(self.device)
         # The text tower is a module of its own in open_clip's newer classes, else the model's own transformer.
         text = getattr(self.model, "text", None) or self.model.transformer
         self.accelerated = context.acceleration.apply(self.model, [self.model.visual, text])
@@ -211,11 +211,21 @@ def fold_quick_gelu(model: nn.Module) -> int:
     return count
 
 
+def in_16_bits(model: Any, name: str, dtype: str) -> Any:
+    """Rebuild a float32 model, called `name`, in bfloat16 or float16 with QuickGELU folded; `model` is changed too."""
+    folded = fold_quick_gelu(model)
+    half = empty_model(name, PRECISIONS[dtype], force_quick_gelu=folded > 0)
+    fold_quick_gelu(half)
+    half.load_state_dict(model.state_dict())
+    half.visual.preprocess_cfg = model.visual.preprocess_cfg
+    return half
+
+
 def open_model(options: ClipOptions, context: PipelineContext) -> tuple[Any, Mapping[str, str]]:
     """Open a CLIP in the context's precision, and hash its file. Raises WeightsError, UnknownName."""
     if options.model not in open_clip.list_models():
         raise UnknownName("open_clip model", options.model, open_clip.list_models())
-    precision = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[context.dtype]
+    precision = PRECISIONS[context.dtype]
     how = "put the file there, or name a tag that open_clip publishes"
     published = not weights.looks_like_path(options.pretrained)
     path = weights.find_local(options.pretrained, context, how, published)
@@ -229,13 +239,15 @@ def open_model(options: ClipOptions, context: PipelineContext) -> tuple[Any, Map
     return _published(options, precision, context)
 
 
-def empty_model(name: str, precision: str = "fp32", device: str = "cpu") -> Any:
+def empty_model(name: str, precision: str = "fp32", device: str = "cpu", force_quick_gelu: bool = False) -> Any:
     """Build the architecture with random weights (with none on "meta"), without open_clip's warning about them."""
     imports.complete(open_clip, name)
     root = logging.getLogger()  # open_clip logs to it
     root.addFilter(_from_others)
     try:
-        return open_clip.create_model(name, precision=precision, load_weights=False, device=device)
+        return open_clip.create_model(
+            name, precision=precision, load_weights=False, device=device, force_quick_gelu=force_quick_gelu
+        )
     finally:
         root.removeFilter(_from_others)
 

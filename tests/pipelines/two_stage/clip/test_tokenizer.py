@@ -102,12 +102,15 @@ def test_real_expressions_have_open_clips_ids(real):
 DATASETS = {"unc": "refcoco", "unc+": "refcoco+", "gref": "refcocog", "referit": "referit", "flickr": "flickr30k"}
 
 
-def test_an_encoder_in_16_bits_has_its_quick_gelu_folded_in_float32(tmp_path, context):
+def test_an_encoder_in_16_bits_has_its_quick_gelu_folded_in_float32(tmp_path, context, monkeypatch):
     torch.manual_seed(0)
     clip = encoder.empty_model("tiny-clip")
     torch.save(clip.state_dict(), tmp_path / "clip.pt")
     options = encoder.ClipOptions(model="tiny-clip", pretrained=str(tmp_path / "clip.pt"))
+    opened, read = [], encoder._read
+    monkeypatch.setattr(encoder, "_read", lambda path: opened.append(path) or read(path))
     half, whole = (encoder.ClipEncoder(options, context("yolo-clip", dtype=dtype)) for dtype in ("bfloat16", "float32"))
+    assert len(opened) == 2, "each reads its weights once"
     for ours, plain in zip(half.model.visual.transformer.resblocks, clip.visual.transformer.resblocks, strict=True):
         assert type(ours.mlp.gelu) is torch.nn.SiLU
         assert torch.equal(ours.mlp.c_fc.weight, (plain.mlp.c_fc.weight * 1.702).bfloat16())
