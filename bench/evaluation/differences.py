@@ -19,7 +19,6 @@ from bench.runs.integrity import complete_answers
 from bench.runs.numbers import OLD, Metrics
 from bench.runs.outcomes import StoredOutcomes, read_outcomes
 from bench.runs.packed import OUTCOMES, TIMES, packed_name, stored_bytes
-from bench.runs.predictions import SceneAnswers
 from bench.runs.record import RECORD, RunRecord
 from bench.runs.store import parse_times, throughput
 
@@ -63,11 +62,11 @@ def _other_outcomes(stored: StoredOutcomes, rescored: Outcomes) -> int:
 
 
 def score_here(
-    record: RunRecord, rows: Answers | Sequence[SceneAnswers], scenes: Sequence[Scene]
+    record: RunRecord, answers: Answers | Sequence[Any], scenes: Sequence[Scene]
 ) -> tuple[Outcomes, Metrics, list[str]]:
     """Score the answers here; return outcomes, metrics, and how run.json differs from them."""
     assert record.metrics is not None  # `why_left_out`
-    rescored = outcomes(scenes, rows, protocol(record.protocol))
+    rescored = outcomes(scenes, answers, protocol(record.protocol))
     again = summary(rescored, record.metrics.bootstrap)
     return rescored, again, list(_other_metrics(record.metrics, again))
 

@@ -139,8 +139,7 @@ def _lead(
     store_rows(folder, [rows[scene.id] for scene in scenes if scene.id in rows])
     # 4. From now on the other ranks may append.
     write_note({"launch": rank.launch})
-    pending = [s for s in owned(scenes, rank) if s.id not in rows]
-    return Run(folder, record, rank, scenes, pending, stack=stack, fresh=not rows)
+    return Run(folder, record, rank, scenes, [s for s in owned(scenes, rank) if s.id not in rows], stack=stack)
 
 
 def _follow(

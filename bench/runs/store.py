@@ -45,8 +45,7 @@ KEYS |= {"memory_mb", "device_memory_mb"}
 class Run:
     """A run as one rank has it; `scenes` is the whole split, `pending` what this rank has still to ground.
 
-    `already_done` is true for one that was finished before, `fresh` for one that nothing was stored of. The record is
-    complete only on rank 0.
+    `already_done` is true for one that was finished before. The record is complete only on rank 0.
     """
 
     folder: Path
@@ -56,9 +55,14 @@ class Run:
     pending: list[Scene]
     already_done: bool = False
     stack: ExitStack = field(default_factory=ExitStack, repr=False)
-    fresh: bool = False
     _rows: list[SceneAnswers] = field(default_factory=list, repr=False)
     _size: int = field(default=0, repr=False)
+    _alone: bool = field(default=False, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Find out whether this process will have stored all there is of the run."""
+        self._alone = self.rank.size == 1 and len(self.pending) == len(self.scenes)
+
     _files: dict[str, Appender] = field(default_factory=dict, repr=False)
 
     @property
@@ -76,11 +80,6 @@ class Run:
         if self._alone:
             self._rows += rows
             self._size += len(lines.encode())
-
-    @property
-    def _alone(self) -> bool:
-        """Tell whether this process stores all there is of the run."""
-        return self.fresh and self.rank.size == 1
 
     def gather(self, timeout_s: float) -> list[SceneAnswers]:
         """Wait for the other ranks; returns one row a scene, in the split's order, and stores them so. Rank 0.
