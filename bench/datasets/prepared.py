@@ -25,7 +25,7 @@ from bench.datasets.images import Images
 from bench.datasets.split import Counts
 from bench.errors import DataError
 from bench.grounding import Box, Caption, Expression, Scene
-from bench.inputs import is_number, load_bytes, opened
+from bench.inputs import is_number, opened
 from bench.old_names import current
 from bench.settings import Resolved
 
@@ -126,7 +126,8 @@ class IndexedScenes(Sequence[Scene]):
 
 def read_index(path: Path) -> tuple[Header, IndexedScenes]:
     """Read header and scenes. Raises DataError, with the command that remakes it, when the file was cut or changed."""
-    data = load_bytes(path)
+    with opened(path) as file:
+        data = file.read()
     first, _, body = data.partition(b"\n")
     header, digest = _header(path, first)
     if hashlib.sha256(body).hexdigest() != digest:

@@ -77,7 +77,7 @@ def test_boxes_are_clipped_and_no_box_is_null(bench, predict, monkeypatch, tmp_p
     (("--image", "no.png"), "no.png: cannot be read"),
     (("--image", "good.png", "--out", "drawing.xyz"), "no image format"),
     (("--image", "good.png", "--tokenizer", "roberta-base"), "--tokenizer: centre-box takes none"),
-    (("--image", "good.png", "--text", " "), "--text is empty"),
+    (("--image", "good.png", "--text", " "), "it is empty; is a variable not set?"),
     ((), "either --image FILE or --scene"),
 ])  # fmt: skip
 def test_mistakes(bench, tmp_path, words, message):

@@ -160,7 +160,7 @@ def test_hostile_names_stay_in_their_cell(tmp_path, store):
         assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {len(re.findall(r"\|", rows[1]))}
     assert not any(part in text for part in ("<script>", "\u202e", "\x1b"))
     names = [line["pipeline"] for line in csv.DictReader(io.StringIO((tmp_path / CSV).read_text(), newline=""))]
-    assert names == [HOSTILE, "tame"]
+    assert names == [HOSTILE.replace("\x1b", ""), "tame"]
     assert json.loads((tmp_path / JSON).read_text())["tables"][0]["rows"][0]["pipeline"] == HOSTILE
 
 
