@@ -42,16 +42,16 @@ class Engine:
         encode_texts: Callable[[Sequence[str]], Sequence[Rows]],
         images: int,
         texts: int,
-        kept: int = TEXTS,
+        kept: int = 0,
     ) -> None:
         """`images` and `texts` are the largest chunks; a chunk of pairs is as large as one of texts.
 
-        At most `kept` texts stay in the cache from one batch to the next.
+        At most `kept` texts (0 = TEXTS) stay in the cache from one batch to the next.
         """
         self.device = torch.device(context.device)
         self.sizes = {"images": images, "texts": texts, "pairs": texts}
         self.copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        self._encode_texts, self._kept_texts = encode_texts, kept
+        self._encode_texts, self._kept_texts = encode_texts, kept or TEXTS
         self._texts: dict[str, Rows] = {}  # least recently used first
 
     def chunked(self, what: str, items: Any, work: Callable[[Any], Any]) -> Iterator[Any]:

@@ -124,7 +124,14 @@ def test_what_is_offered():
     desk = Desk(load_settings())
     assert {"yolo-clip", "mdetr", "clipvg", "centre-box"} <= set(desk.offered("shapes"))
     assert "qwen-vl" not in desk.offered("file") and "centre-box" in desk.offered("file")
-    assert set(desk.chosen("shapes")) - {"small"} == {"yolo-clip", "detr-clip", "ssd-clip", "mdetr", "clipvg"}
+    assert set(desk.chosen("shapes")) - {"small"} == {
+        "yolo-clip",
+        "detr-clip",
+        "ssd-clip",
+        "mdetr",
+        "clipvg",
+        "transvg",
+    }
     samples = desk.samples()
     assert len(samples) == 12 and len({expression.kind for _, expression in samples}) > 3
     scene, _ = samples[2]

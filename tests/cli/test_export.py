@@ -26,10 +26,14 @@ def contexts(monkeypatch):
 
     known = registry._entries(registry.PIPELINES)
     entry = SimpleNamespace(
-        name="any", value="any:ANY", attr="ANY", load=lambda: registry.Method("any", export="any:exporter")
+        name="any", value="any:ANY", attr="ANY", dist=None, load=lambda: registry.Method("any", export="any:exporter")
     )
     monkeypatch.setattr(registry, "_entries", lambda group: {**known, "any": entry})
-    monkeypatch.setattr(registry, "EntryPoint", lambda name, path, group: SimpleNamespace(load=lambda: exporter))
+    monkeypatch.setattr(
+        registry,
+        "EntryPoint",
+        lambda name, path, group: SimpleNamespace(name=name, value=path, dist=None, load=lambda: exporter),
+    )
     return contexts
 
 

@@ -177,7 +177,7 @@ def test_answers_can_be_scored(here, bench):
 @pytest.mark.slow
 @pytest.mark.parametrize(("words", "message"), [
     (("--image", "images", "--out", "a.jsonl"), "a.txt, one a line"),
-    (("--image", "images", "--text", " ", "--out", "a.jsonl"), "--text is empty"),
+    (("--image", "images", "--text", " ", "--out", "a.jsonl"), "it is empty; is a variable not set?"),
     (("--image", "images", "--text", "t"), "--out answers.jsonl"),
     (("--image", "images", "--text", "t", "--out", "a.png"), "a.png: the answers are JSON Lines"),
     (("--image", "empty", "--text", "t", "--out", "a.jsonl"), "no image"),

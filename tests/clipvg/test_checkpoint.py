@@ -114,9 +114,13 @@ def test_other_files(context, tmp_path, official_file):
         refused(tmp_path / "odd.pth", context, "holds no weights of a CLIP-VG")
     torch.save({0: torch.zeros(1)}, tmp_path / "numbered.pth")
     refused(tmp_path / "numbered.pth", context)
-    for name, content in (("cut.pth", whole[:-5000]), ("text.pth", b"hello"), ("empty.pth", b"")):
+    for name, content, why in (
+        ("cut.pth", whole[:-5000], "a broken or cut archive"),
+        ("text.pth", b"hello", "not a readable pickle"),
+        ("empty.pth", b"", "not a readable pickle"),
+    ):
         (tmp_path / name).write_bytes(content)
-        refused(tmp_path / name, context, "cannot be read as plain weights")
+        refused(tmp_path / name, context, why)
     (tmp_path / "cut.safetensors").write_bytes(b"\x40\0\0\0\0\0\0\0{}")
     refused(tmp_path / "cut.safetensors", context, "not a complete .safetensors file")
     with pytest.raises(WeightsError, match=r"(?s)nowhere\.pth are not there.*BENCH_HOME/weights.*CLIP-VG"):
@@ -130,8 +134,8 @@ def test_a_hostile_pickle_is_not_run(official_file, context, tmp_path):
 
     opened(official_file(args=argparse.Namespace(lr=1e-4, nested=argparse.Namespace(x=[1]))), context)
     for top in ({"args": Evil()}, {"args": argparse.Namespace(x=Evil())}, {"optimizer": Evil()}):
-        refused(official_file(**top), context, "cannot be read as plain weights")
-    refused(official_file({"clip.logit_scale": Evil()}), context, "cannot be read as plain weights")
+        refused(official_file(**top), context, "only plain containers are admitted")
+    refused(official_file({"clip.logit_scale": Evil()}), context, "only plain containers are admitted")
     torch.save({"model": Evil()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    refused(tmp_path / "old.pth", context, "cannot be read as plain weights")
+    refused(tmp_path / "old.pth", context, "only plain containers are admitted")
     assert not (tmp_path / "ran").exists()

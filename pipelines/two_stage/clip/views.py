@@ -68,7 +68,8 @@ def make_views(
                 'the view "mask-blur" needs a mask for each box, and this proposer has boxes only; use proposer.kind = '
                 '"masks", or the view "blur", which takes the box for the mask'
             )
-        _draw(out[:, start : start + sum(some)], alike, corners, regions, views, margin, resize)
+        with torch.autocast(device.type, enabled=False):  # in a training step of 16 bits too
+            _draw(out[:, start : start + sum(some)], alike, corners, regions, views, margin, resize)
         start += sum(some)
     return out
 
