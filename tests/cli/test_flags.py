@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,10 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(bench, tmp_
     def work(*arguments, **options):
         pytest.fail("it began to work")
 
-    monkeypatch.setattr("bench.cli.options.settings_of", work)
+    # Imported first: a module that is imported now would keep the stand-in.
+    for module in [import_module(f"bench.cli.{name}") for name in ("options", words[0])]:
+        if hasattr(module, "settings_of"):
+            monkeypatch.setattr(module, "settings_of", work)
     (tmp_path / "file").write_text("")
     for out, why in (
         ("file/below/out.jsonl", "is a file"),
