@@ -8,7 +8,6 @@ V-L transformer, whose last layer computes [REG] alone, and a text is encoded on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -19,15 +18,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from bench.grounding import ImageArray, LoadedScene, PipelineContext, Prediction
+from bench.grounding import PipelineContext
 from bench.hashing import sha256_file
 from bench.settings import Table, parse_table, takes
 from clipvg.checkpoint import OpenedNetwork, find, open_network
 from clipvg.network import HEADS
 from clipvg.official import write_official
-from pipelines.canvas import Canvas, covered, kept_patches, letterboxed, normalised, stacked, to_images
+from pipelines.canvas import Canvas, covered, kept_patches, normalised, stacked
 from pipelines.card import CardOptions, make_card
-from pipelines.engine import PairEngine, Rows, prepare, prepared_images
+from pipelines.engine import PairEngine, Rows, prepare
+from pipelines.on_canvas import CanvasPipeline
 from pipelines.two_stage.clip.encoder import PAD, ClipOptions, cut_note, fold_quick_gelu, open_clip, token_ids
 
 
@@ -47,13 +47,13 @@ class ClipVGOptions(Table):
     card: CardOptions = CardOptions()
 
 
-class ClipVGPipeline:
+class ClipVGPipeline(CanvasPipeline):
     """Ground expressions with one network."""
 
     def __init__(self, options: ClipVGOptions, context: PipelineContext, opened: OpenedNetwork | None = None) -> None:
         """`opened` is a network in training, used as it is."""
-        self.clock, self.fast = context.clock, options.fast
-        self.pool = ThreadPoolExecutor(options.letterbox_threads, thread_name_prefix="letterbox")
+        super().__init__(context, options.letterbox_threads)
+        self.fast = options.fast
         training = opened is not None
         path = find(options.weights, context) if opened is None else Path()
         opened = opened or open_network(path, context, options.clip, options.image_size)
@@ -89,42 +89,18 @@ class ClipVGPipeline:
             accelerated=accelerated,
         )
 
-    def prepare(self, image: ImageArray) -> Canvas:
-        """Letterbox an image."""
-        return letterboxed(image, self.size, self.style)
+    def rows(self, canvases: Sequence[Canvas], pairs: Sequence[tuple[int, str]]) -> Tensor:
+        """Ground pairs -> (N, 4) cxcywh in 0..1 of the canvas."""
+        return self.engine.ground(canvases, pairs) if self.fast else self._plain(canvases, pairs)
 
-    def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
-        """Ground every query of every scene -> predictions in order."""
-        return self.launch(batch)()
-
-    @torch.inference_mode()
-    def launch(self, batch: Sequence[LoadedScene]) -> Callable[[], list[Prediction]]:
-        """Start a batch without waiting for the device -> the function that waits and returns its predictions."""
-        owned = [(index, query) for index, scene in enumerate(batch) for query in scene.queries]
-        if not owned:
-            return list
-        # 1. Canvases, in threads where nobody made them before.
-        with self.clock.stage("letterbox"):
-            canvases = prepared_images(batch, self.prepare, self.pool)
-        # 2. Boxes on the canvas, cxcywh in 0..1, on their way to the host.
-        pairs = [(index, query.text) for index, query in owned]
-        out = self.engine.to_host(self.engine.ground(canvases, pairs) if self.fast else self._plain(canvases, pairs))
-
-        def predictions() -> list[Prediction]:
-            # 3. Back into each image, xyxy pixels; here alone a GPU is waited for.
-            corners = to_images(out().astype(np.float64), canvases, np.array([index for index, _ in owned]))
-            context = self.network.context
-            return [
-                Prediction(query.id, tuple(box), note=cut_note(self.tokenizer, query.text, context))
-                for (_, query), box in zip(owned, corners.tolist(), strict=True)
-            ]
-
-        return predictions
+    def cut(self, text: str) -> str:
+        """Return a note when a text has more tokens than CLIP takes, else nothing."""
+        return cut_note(self.tokenizer, text, self.network.context)
 
     @property
     def caches(self) -> Mapping[str, Callable[[], None]]:
         """List what empties the text cache; the plain way has none."""
-        return {"texts": self.engine.forget_texts} if self.fast else {}
+        return super().caches if self.fast else {}
 
     def _plain(self, canvases: Sequence[Canvas], pairs: Sequence[tuple[int, str]]) -> Tensor:
         """Compute everything for every pair, all 77 tokens and every patch -> (N, 4) cxcywh in 0..1 of the canvas."""
@@ -139,8 +115,7 @@ class ClipVGPipeline:
         return torch.cat(list(self.engine.chunked("images", pairs, boxes)))
 
     def _encode_images(self, canvases: Sequence[Canvas]) -> list[Rows]:
-        raw = self.engine.stack([canvas.pixels for canvas in canvases])
-        edges = self.engine.stack([np.array((c.left, c.top, c.right, c.bottom)) for c in canvases])
+        raw, edges = self.stacked(canvases)
         tokens = self.network.encode_image(normalised(raw, covered(edges, self.size), self.style))
         patches = kept_patches(canvases, self.patch, self.style)
         keep = np.pad(patches, ((0, 0), (1, 0)), constant_values=True)  # the class token counts

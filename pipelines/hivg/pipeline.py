@@ -12,8 +12,7 @@ the scenes in a call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -23,16 +22,17 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from bench.grounding import ImageArray, LoadedScene, PipelineContext, Prediction
+from bench.grounding import PipelineContext
 from bench.hashing import sha256_file
 from bench.settings import Table, parse_table, takes
 from pipelines import weights
-from pipelines.canvas import Canvas, covered, letterboxed, normalised, to_images
+from pipelines.canvas import Canvas, covered, normalised
 from pipelines.card import CardOptions, make_card
-from pipelines.engine import Engine, Rows, prepare, prepared_images
+from pipelines.engine import Engine, Rows, prepare
 from pipelines.hivg.checkpoint import HOW, open_network
 from pipelines.hivg.network import HEADS, PAD
-from pipelines.two_stage.clip.encoder import cut_note, encode, open_clip
+from pipelines.on_canvas import CanvasPipeline
+from pipelines.two_stage.clip.encoder import cut_note, encode, open_clip, token_ids
 
 TEXTS = 256  # kept; what the bridges take of one is a megabyte
 
@@ -51,12 +51,12 @@ class HiVGOptions(Table):
     card: CardOptions = CardOptions()
 
 
-class HiVGPipeline:
+class HiVGPipeline(CanvasPipeline):
     """Ground expressions with one network."""
 
     def __init__(self, options: HiVGOptions, context: PipelineContext) -> None:
-        self.options, self.clock = options, context.clock
-        self.pool = ThreadPoolExecutor(options.letterbox_threads, thread_name_prefix="letterbox")
+        super().__init__(context, options.letterbox_threads)
+        self.options = options
         path = weights.find(options.weights, context, HOW)
         clip = weights.find(options.clip, context, HOW) if options.clip else None
         self.network = network = open_network(path, clip)
@@ -80,45 +80,13 @@ class HiVGPipeline:
             accelerated=accelerated,
         )
 
-    def prepare(self, image: ImageArray) -> Canvas:
-        """Letterbox an image."""
-        return letterboxed(image, self.size, "official")
+    def cut(self, text: str) -> str:
+        """Return a note when a text has more tokens than CLIP takes, else nothing."""
+        return cut_note(self.tokenizer, text, self.network.config.context)
 
-    def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
-        """Ground every query of every scene -> predictions in order."""
-        return self.launch(batch)()
-
-    @torch.inference_mode()
-    def launch(self, batch: Sequence[LoadedScene]) -> Callable[[], list[Prediction]]:
-        """Start a batch without waiting for the device -> the function that waits and returns its predictions."""
-        owned = [(index, query) for index, scene in enumerate(batch) for query in scene.queries]
-        if not owned:
-            return list
-        # 1. Canvases, in threads where nobody made them before.
-        with self.clock.stage("letterbox"):
-            canvases = prepared_images(batch, self.prepare, self.pool)
-        # 2. Boxes on the canvas, cxcywh in 0..1, on their way to the host.
-        owners = np.array([index for index, _ in owned])
-        out = self.engine.to_host(self._boxes(canvases, owners, [query.text for _, query in owned]))
-
-        def predictions() -> list[Prediction]:
-            # 3. Back into each image, xyxy pixels; here alone a GPU is waited for.
-            corners = to_images(out().astype(np.float64), canvases, owners)
-            context = self.network.config.context
-            return [
-                Prediction(query.id, tuple(box), note=cut_note(self.tokenizer, query.text, context))
-                for (_, query), box in zip(owned, corners.tolist(), strict=True)
-            ]
-
-        return predictions
-
-    @property
-    def caches(self) -> Mapping[str, Callable[[], None]]:
-        """List what empties the text cache."""
-        return {"texts": self.engine.forget_texts}
-
-    def _boxes(self, canvases: Sequence[Canvas], owners: NDArray[np.int64], texts: Sequence[str]) -> Tensor:
-        """Ground pairs of the image `owners` names and a text -> (N, 4) cxcywh in 0..1 of the canvas."""
+    def rows(self, canvases: Sequence[Canvas], pairs: Sequence[tuple[int, str]]) -> Tensor:
+        """Ground pairs -> (N, 4) cxcywh in 0..1 of the canvas."""
+        owners, texts = np.array([index for index, _ in pairs]), [text for _, text in pairs]
         # 1. Images up to the first bridge, (N, 1 + P, W), their masked patches, and each different text once.
         with self.clock.stage("image encode"):
             begun, masked = zip(*self.engine.chunked("images", canvases, self._begin), strict=True)
@@ -159,14 +127,14 @@ class HiVGPipeline:
         return start + row % size, row // size
 
     def _begin(self, canvases: Sequence[Canvas]) -> tuple[tuple[Tensor, ...], Tensor]:
-        raw = self.engine.stack([canvas.pixels for canvas in canvases])
-        edges = self.engine.stack([np.array((c.left, c.top, c.right, c.bottom)) for c in canvases])
+        raw, edges = self.stacked(canvases)
         inside = covered(edges, self.size)
         pixels = normalised(raw, inside, "official")
         return self.network.clip.vision_model.begin(pixels), masked_patches(~inside, self.network.side)
 
     def _encode_texts(self, texts: Sequence[str]) -> list[Rows]:
-        ids = self.engine.to_device(self.tokenizer(list(texts)))
+        ids = token_ids(self.tokenizer, texts)  # all 77 places count in the bridges
+        ids = self.engine.to_device(F.pad(ids, (0, self.network.config.context - ids.shape[1]), value=PAD))
         memories, tokens = self.network.encode_text(ids)
         return list(zip(memories, tokens, ids == PAD, strict=True))
 

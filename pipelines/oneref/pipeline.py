@@ -7,8 +7,8 @@ mask: the box head of such a file was not trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from bench.errors import WeightsError
-from bench.grounding import ImageArray, LoadedScene, PipelineContext, Prediction, Query
+from bench.grounding import Box, ImageArray, PipelineContext, Prediction, Query
 from bench.hashing import sha256_file
 from bench.settings import Table, parse_table, takes
 from pipelines import weights
-from pipelines.canvas import Canvas, covered, letterboxed, normalised, to_images
+from pipelines.canvas import Canvas, covered, normalised
 from pipelines.card import CardOptions, make_card
-from pipelines.engine import Engine, prepare, prepared_images
+from pipelines.engine import Engine, prepare
+from pipelines.on_canvas import CanvasPipeline
 from pipelines.oneref.checkpoint import HOW, load_network
-from pipelines.oneref.network import HEADS, Answers
+from pipelines.oneref.network import HEADS
 from pipelines.oneref.tokenizer import HOW as SPM
 from pipelines.oneref.tokenizer import SpmTokenizer
 
@@ -44,19 +44,15 @@ class OneRefOptions(Table):
     card: CardOptions = CardOptions()
 
 
-class OneRefPipeline:
+class OneRefPipeline(CanvasPipeline):
     """Ground expressions with one network."""
 
     def __init__(self, options: OneRefOptions, context: PipelineContext) -> None:
-        self.clock = context.clock
-        self.pool = ThreadPoolExecutor(options.letterbox_threads, thread_name_prefix="letterbox")
+        super().__init__(context, options.letterbox_threads)
         path, pieces = weights.find(options.weights, context, HOW), weights.find(options.tokenizer, context, SPM)
         self.network = network = load_network(path)
         self.tokenizer = SpmTokenizer(pieces, network.config.text)
-        if len(self.tokenizer) > network.config.words:
-            raise WeightsError(
-                f"{pieces}: {len(self.tokenizer):,} token ids, and {path} has words for {network.config.words:,}"
-            )
+        self.tokenizer.check_words(network.config.words, path)
         self.size = network.config.image_size
         accelerated = prepare(network, context, HEADS, [*network.beit3.encoder.layers])
         gpu = torch.device(context.device).type == "cuda"
@@ -75,72 +71,50 @@ class OneRefPipeline:
             accelerated=accelerated,
         )
 
-    def prepare(self, image: ImageArray) -> Canvas:
-        """Letterbox an image."""
-        return letterboxed(image, self.size, "official")
+    @property
+    def caches(self) -> Mapping[str, Callable[[], None]]:
+        """List nothing: a text is encoded with its image."""
+        return {}
 
-    def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
-        """Ground every query of every scene -> predictions in order."""
-        return self.launch(batch)()
+    def cut(self, text: str) -> str:
+        """Return a note when a text has more tokens than the network takes, else nothing."""
+        return self.tokenizer.cut(text)
 
-    @torch.inference_mode()
-    def launch(self, batch: Sequence[LoadedScene]) -> Callable[[], list[Prediction]]:
-        """Start a batch without waiting for the device -> the function that waits and returns its predictions."""
-        owned = [(index, query) for index, scene in enumerate(batch) for query in scene.queries]
-        # 1. Texts without any token have no box: <s> alone refers to nothing.
-        pairs = [(index, query) for index, query in owned if self.tokenizer.encode(query.text)]
-        empty = {query.id: Prediction(query.id, None, note="the text has no token") for _, query in owned}
-        if not pairs:
-            return lambda: [empty[query.id] for _, query in owned]
-        # 2. Canvases, in threads where nobody made them before.
-        with self.clock.stage("letterbox"):
-            canvases = prepared_images(batch, self.prepare, self.pool)
-        # 3. Boxes and masks on the canvas, on their way to the host.
-        owners = np.array([index for index, _ in pairs])
-        answers = self._answers(canvases, owners, [query.text for _, query in pairs])
-        boxes = self.engine.to_host(answers.boxes)
-        masks = None if answers.masks is None else self.engine.to_host(answers.masks)
+    def prediction(
+        self, query: Query, box: Box, rest: NDArray[np.float32], canvas: Canvas, image: ImageArray
+    ) -> Prediction:
+        """Make the prediction of a box or of a mask; a text without any token refers to nothing."""
+        if not self.tokenizer.encode(query.text):
+            return Prediction(query.id, None, note="the text has no token")
+        note = self.cut(query.text)
+        if not self.network.config.masks:
+            return Prediction(query.id, box, note=note)
+        side = math.isqrt(len(rest))
+        return masked(query, rest.reshape(side, side), canvas, image.shape[:2], note)
 
-        def predictions() -> list[Prediction]:
-            # 4. Back into each image; here alone a GPU is waited for.
-            corners = to_images(boxes().astype(np.float64), canvases, owners)
-            cosines = None if masks is None else masks()
-            for n, ((index, query), box) in enumerate(zip(pairs, corners.tolist(), strict=True)):
-                note = self.tokenizer.cut(query.text)
-                empty[query.id] = (
-                    Prediction(query.id, tuple(box), note=note)
-                    if cosines is None
-                    else masked(query, cosines[n], canvases[index], batch[index].image.shape[:2], note)
-                )
-            return [empty[query.id] for _, query in owned]
-
-        return predictions
-
-    def _answers(self, canvases: Sequence[Canvas], owners: NDArray[np.int64], texts: Sequence[str]) -> Answers:
-        """Ground pairs of the image that `owners` (N,) names and a text, in their order."""
+    def rows(self, canvases: Sequence[Canvas], pairs: Sequence[tuple[int, str]]) -> Tensor:
+        """Ground pairs -> (N, 4) cxcywh in 0..1 of the canvas, and the cosines of the mask where there is a head."""
+        owners, texts = np.array([index for index, _ in pairs]), [text for _, text in pairs]
         with self.clock.stage("image encode"):
             images = torch.cat(list(self.engine.chunked("images", canvases, self._embed)))
         ids, padding = self.tokenizer(texts)
         lengths = (~padding).sum(dim=1).numpy()
         order = lengths.argsort(kind="stable")
 
-        def work(chunk: NDArray[np.int64]) -> Answers:
+        def work(chunk: NDArray[np.int64]) -> Tensor:
             length = int(lengths[chunk].max())
             own, place = torch.from_numpy(chunk), self.engine.to_device(torch.from_numpy(owners[chunk]))
             words, pads = (self.engine.to_device(table[own, :length]) for table in (ids, padding))
             image, text = self.network.encode(images.index_select(0, place), words, pads)
-            return self.network.answer(image, text[:, 0])
+            boxes, masks = self.network.answer(image, text[:, 0])
+            return boxes if masks is None else torch.cat([boxes, masks.flatten(1).float()], dim=1)
 
         with self.clock.stage("fusion"):
-            parts = list(self.engine.chunked("pairs", order, work))
-            back = self.engine.to_device(torch.from_numpy(order.argsort()))
-            boxes = torch.cat([part.boxes for part in parts]).index_select(0, back)
-            masks = [part.masks for part in parts if part.masks is not None]
-            return Answers(boxes, torch.cat(masks).float().index_select(0, back) if masks else None)
+            out = torch.cat(list(self.engine.chunked("pairs", order, work)))
+            return out.index_select(0, self.engine.to_device(torch.from_numpy(order.argsort())))
 
     def _embed(self, canvases: Sequence[Canvas]) -> Tensor:
-        raw = self.engine.stack([canvas.pixels for canvas in canvases])
-        edges = self.engine.stack([np.array((c.left, c.top, c.right, c.bottom)) for c in canvases])
+        raw, edges = self.stacked(canvases)
         return self.network.embed_image(normalised(raw, covered(edges, self.size), "official"))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import tokenizers
@@ -29,7 +30,7 @@ class SpmTokenizer:
 
     def __init__(self, path: Path, limit: int, pieces: int = PIECES) -> None:
         """Raises WeightsError for a file that is no sentencepiece model, or a truncated one."""
-        self.limit = limit
+        self.path, self.limit = path, limit
         scored, characters = read_spm(path)
         if len(scored) != pieces:
             raise WeightsError(
@@ -42,12 +43,18 @@ class SpmTokenizer:
         mapped = [normalizers.Precompiled(characters)] if characters else []
         self.model.normalizer = normalizers.Sequence([*mapped, *collapse])
         self.model.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+        self.encode = lru_cache(100_000)(self._encode)
 
     def __len__(self) -> int:
         """Return the number of token ids, `<mask>` behind the pieces included."""
         return int(self.model.get_vocab_size()) + 1
 
-    def encode(self, text: str) -> list[int]:
+    def check_words(self, words: int, weights: Path) -> None:
+        """Raise WeightsError where a network has a table of fewer words than there are ids."""
+        if len(self) > words:
+            raise WeightsError(f"{self.path}: {len(self):,} token ids, and {weights} has words for {words:,}")
+
+    def _encode(self, text: str) -> list[int]:
         """Encode a text, lower-cased -> the ids of its pieces, neither framed nor cut; none for an empty text."""
         ids: list[int] = self.model.encode(text.lower(), add_special_tokens=False).ids
         return ids

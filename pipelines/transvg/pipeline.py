@@ -8,7 +8,6 @@ is encoded once in the pipeline's life. `fast = false` computes everything for e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -16,18 +15,18 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from bench.attention import AttentionMap
-from bench.errors import SettingsError
-from bench.grounding import ImageArray, LoadedScene, PipelineContext, Prediction
+from bench.grounding import Box, ImageArray, PipelineContext, Prediction, Query
 from bench.hashing import sha256_file
 from bench.settings import Table, parse_table, takes
-from pipelines.canvas import Canvas, covered, letterboxed, stack_pixels, to_images
+from pipelines.canvas import Canvas, covered, stack_pixels
 from pipelines.card import CardOptions, make_card
-from pipelines.engine import PairEngine, Rows, prepare, prepared_images
+from pipelines.engine import PairEngine, Rows, prepare
 from pipelines.folding import fold_norms
+from pipelines.on_canvas import CanvasPipeline
 from pipelines.transvg.branches import HEADS, Branches, inputs, masked_cells
 from pipelines.transvg.checkpoint import Loaded, open_network
 from pipelines.transvg.network import TransVG
@@ -55,8 +54,14 @@ class TransVGOptions(Table):
     letterbox_threads: int = Field(4, ge=1)
     card: CardOptions = CardOptions()
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> TransVGOptions:
+        if self.attention and not self.fast:
+            raise ValueError("attention needs fast = true: the plain way gives boxes alone; leave fast out")
+        return self
 
-class TransVGPipeline:
+
+class TransVGPipeline(CanvasPipeline):
     """Ground expressions with one network; a subclass does so with another network of the family."""
 
     kind: ClassVar[type[Branches]] = TransVG
@@ -64,11 +69,8 @@ class TransVGPipeline:
 
     def __init__(self, options: TransVGOptions, context: PipelineContext, loaded: Loaded | None = None) -> None:
         """`loaded` is a network in training, used as it is."""
-        self.clock, self.fast = context.clock, options.fast
-        self.pool = ThreadPoolExecutor(options.letterbox_threads, thread_name_prefix="letterbox")
-        self.attention = options.attention
-        if self.attention and not self.fast:
-            raise SettingsError("attention needs fast = true: the plain way gives boxes alone; leave fast out")
+        super().__init__(context, options.letterbox_threads)
+        self.fast, self.attention = options.fast, options.attention
         training = loaded is not None
         loaded = loaded or open_network(self.kind, options.weights, options.tokenizer, context)
         self.network, self.tokenizer = loaded.network, loaded.tokenizer
@@ -102,45 +104,20 @@ class TransVGPipeline:
             accelerated=accelerated,
         )
 
-    def prepare(self, image: ImageArray) -> Canvas:
-        """Letterbox an image."""
-        return letterboxed(image, self.size, self.style)
+    def rows(self, canvases: Sequence[Canvas], pairs: Sequence[tuple[int, str]]) -> Tensor:
+        """Ground pairs -> (N, 4) cxcywh in 0..1 of the canvas, and (N, P) the attention to its cells where wanted."""
+        return self.engine.ground(canvases, pairs) if self.fast else self._plain(canvases, pairs)
 
-    def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
-        """Ground every query of every scene -> predictions in order."""
-        return self.launch(batch)()
-
-    @torch.inference_mode()
-    def launch(self, batch: Sequence[LoadedScene]) -> Callable[[], list[Prediction]]:
-        """Start a batch without waiting for the device -> the function that waits and returns its predictions."""
-        owned = [(index, query) for index, scene in enumerate(batch) for query in scene.queries]
-        if not owned:
-            return list
-        # 1. Canvases, in threads where nobody made them before.
-        with self.clock.stage("letterbox"):
-            canvases = prepared_images(batch, self.prepare, self.pool)
-        # 2. Boxes on the canvas, cxcywh in 0..1, and the attention behind them, on their way to the host.
-        pairs = [(index, query.text) for index, query in owned]
-        out = self.engine.to_host(self.engine.ground(canvases, pairs) if self.fast else self._plain(canvases, pairs))
-
-        def predictions() -> list[Prediction]:
-            # 3. Back into each image, xyxy pixels; here alone a GPU is waited for.
-            rows, owners = out(), [index for index, _ in owned]
-            corners = to_images(rows[:, :4].astype(np.float64), canvases, np.array(owners)).tolist()
-            return [
-                self._prediction(query.id, query.text, corner, canvases[index], row[4:])
-                for (index, query), corner, row in zip(owned, corners, rows, strict=True)
-            ]
-
-        return predictions
-
-    def _prediction(
-        self, key: str, text: str, box: Sequence[float], canvas: Canvas, rest: NDArray[np.float32]
+    def prediction(
+        self, query: Query, box: Box, rest: NDArray[np.float32], canvas: Canvas, image: ImageArray
     ) -> Prediction:
-        """Make a prediction of a box, xyxy pixels, and of what `_fuse` gave beside it."""
-        x1, y1, x2, y2 = box
+        """Make the prediction of a box, with the attention behind it where it is wanted."""
         attention = self._over_image(rest, canvas) if self.attention else None
-        return Prediction(key, (x1, y1, x2, y2), note=self.tokenizer.cut(text), attention=attention)
+        return Prediction(query.id, box, note=self.cut(query.text), attention=attention)
+
+    def cut(self, text: str) -> str:
+        """Return a note when a text has more tokens than the network takes, else nothing."""
+        return self.tokenizer.cut(text)
 
     def _over_image(self, weights: NDArray[np.float32], canvas: Canvas) -> AttentionMap:
         """Cut weights of the cells of a canvas (P,) to its image, of about as many cells."""
@@ -153,7 +130,7 @@ class TransVGPipeline:
     @property
     def caches(self) -> Mapping[str, Callable[[], None]]:
         """List what empties the text cache; the plain way has none."""
-        return {"texts": self.engine.forget_texts} if self.fast else {}
+        return super().caches if self.fast else {}
 
     def _plain(self, canvases: Sequence[Canvas], pairs: Sequence[tuple[int, str]]) -> Tensor:
         """Compute everything for every pair, all tokens and every cell -> (N, 4) cxcywh in 0..1 of the canvas."""
@@ -177,8 +154,7 @@ class TransVGPipeline:
         return tuple(kept.nonzero()[:, 0].tolist())
 
     def _encode_images(self, canvases: Sequence[Canvas]) -> list[Rows]:
-        raw = self.engine.stack([canvas.pixels for canvas in canvases])
-        edges = self.engine.stack([np.array((c.left, c.top, c.right, c.bottom)) for c in canvases])
+        raw, edges = self.stacked(canvases)
         pixels, masked = inputs(raw, edges, self.stride, self.style)
         kept = self.engine.to_device(torch.tensor(self._cells(canvases[0])))
         slots = kept + self.network.registers + self.network.config.tokens

@@ -8,12 +8,12 @@ from open_clip.transformer import QuickGELU
 from operators import Operators
 from torch import nn
 
-import clipvg.pipeline
 from bench.grounding import LoadedScene, Query
 from clipvg.checkpoint import open_network
 from clipvg.network import ClipVG, ClipVGConfig
 from clipvg.pipeline import ClipVGOptions, ClipVGPipeline, export_official
 from clipvg.pipeline import clipvg as clipvg_pipeline
+from pipelines import on_canvas
 from pipelines.two_stage.clip.encoder import fold_quick_gelu
 
 WORDS = ("red", "blue", "man", "woman", "dog", "left", "right", "of", "the", "behind")
@@ -86,7 +86,7 @@ def test_prepared_images_are_not_prepared_again_and_batches_may_overlap(pipeline
     grounder = pipeline()
     wanted = grounder.ground(scenes)
     batch = prepared(grounder, scenes)
-    monkeypatch.setattr(clipvg.pipeline, "letterboxed", None)
+    monkeypatch.setattr(on_canvas, "letterboxed", None)
     finishes = [grounder.launch(batch[start : start + 4]) for start in (0, 4)]  # both before either is read
     got = [prediction for finish in finishes for prediction in finish()]
     assert [p.id for p in got] == [p.id for p in wanted]

@@ -31,6 +31,7 @@ from bench.runs import predictions
 from bench.settings import RunSettings
 from clipvg.network import ClipVGConfig
 from clipvg.pipeline import ClipVGOptions, ClipVGPipeline
+from pipelines import on_canvas
 from tools.benchmarks.shared import make_context
 
 WIDTH, HEIGHT, EXPRESSIONS = 640, 480, 7
@@ -152,14 +153,14 @@ def timed_parts(pipeline: ClipVGPipeline) -> Counter[tuple[str, str]]:
         setattr(owner, name, call)
 
     engine = pipeline.engine
-    timed(clipvg.pipeline, "letterboxed", "letterbox")
+    timed(on_canvas, "letterboxed", "letterbox")
     timed(clipvg.pipeline, "token_ids", "tokenizer")
     timed(engine, "_encode_images", "image tensors")
     timed(engine, "encode_texts", "text tensors and cache")
     timed(engine, "fuse", "packing pairs")
     timed(clipvg.pipeline, "cut_note", "notes")
     timed(pipeline, "launch", "the rest of starting a batch")
-    timed(clipvg.pipeline, "to_images", "boxes into images")
+    timed(on_canvas, "to_images", "boxes into images")
     timed(answering, "from_predictions", "stored form")
     timed(answering, "checked", "checking predictions")
     timed(predictions, "dump_line", "stored lines")

@@ -1,0 +1,93 @@
+"""Pipelines on square canvases, as CLIP-VG and its family: letterbox, ground pairs, boxes back into the images."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.grounding import Box, ImageArray, LoadedScene, PipelineCard, PipelineContext, Prediction, Query
+from pipelines.canvas import Canvas, Style, letterboxed, to_images
+from pipelines.engine import Engine, prepared_images
+
+
+class CanvasPipeline(ABC):
+    """Ground expressions with one network; a subclass opens it and says what it computes of pairs.
+
+    `size` is the side of the canvas in pixels, `style` how an image is put on it.
+    """
+
+    card: PipelineCard
+    engine: Engine
+    size: int
+    style: Style = "official"
+
+    def __init__(self, context: PipelineContext, threads: int) -> None:
+        """`threads` letterbox images where the harness did not."""
+        self.clock = context.clock
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="letterbox")
+
+    @abstractmethod
+    def rows(self, canvases: Sequence[Canvas], pairs: Sequence[tuple[int, str]]) -> Tensor:
+        """Ground pairs of a canvas's index and a text -> (N, 4 + M): boxes cxcywh in 0..1 of the canvas, and the rest.
+
+        On the device, which is not waited for.
+        """
+
+    def prediction(
+        self, query: Query, box: Box, rest: NDArray[np.float32], canvas: Canvas, image: ImageArray
+    ) -> Prediction:
+        """Make the prediction of a box, xyxy pixels of the image; `rest` (M,) is what `rows` has beside it."""
+        return Prediction(query.id, box, note=self.cut(query.text))
+
+    @abstractmethod
+    def cut(self, text: str) -> str:
+        """Return a note when a text is too long and was cut, else nothing."""
+
+    @property
+    def caches(self) -> Mapping[str, Callable[[], None]]:
+        """List what empties the text cache."""
+        return {"texts": self.engine.forget_texts}
+
+    def prepare(self, image: ImageArray) -> Canvas:
+        """Letterbox an image."""
+        return letterboxed(image, self.size, self.style)
+
+    def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
+        """Ground every query of every scene -> predictions in order."""
+        return self.launch(batch)()
+
+    @torch.inference_mode()
+    def launch(self, batch: Sequence[LoadedScene]) -> Callable[[], list[Prediction]]:
+        """Start a batch without waiting for the device -> the function that waits and returns its predictions."""
+        owned = [(index, query) for index, scene in enumerate(batch) for query in scene.queries]
+        if not owned:
+            return list
+        # 1. Canvases, in threads where nobody made them before.
+        with self.clock.stage("letterbox"):
+            canvases = prepared_images(batch, self.prepare, self.pool)
+        # 2. Boxes on the canvas, and what stands beside them, on their way to the host.
+        wait = self.engine.to_host(self.rows(canvases, [(index, query.text) for index, query in owned]))
+
+        def predictions() -> list[Prediction]:
+            # 3. Back into each image, xyxy pixels; here alone a GPU is waited for.
+            rows = wait()
+            corners = to_images(rows[:, :4].astype(np.float64), canvases, np.array([index for index, _ in owned]))
+            boxes: list[Any] = [tuple(box) for box in corners.tolist()]
+            return [
+                self.prediction(query, box, row[4:], canvases[index], batch[index].image)
+                for (index, query), box, row in zip(owned, boxes, rows, strict=True)
+            ]
+
+        return predictions
+
+    def stacked(self, canvases: Sequence[Canvas]) -> tuple[Tensor, Tensor]:
+        """Stack canvases on the device -> pixels (B, S, S, 3) uint8; left, top, right, bottom of each image (B, 4)."""
+        edges = [np.array((canvas.left, canvas.top, canvas.right, canvas.bottom)) for canvas in canvases]
+        return self.engine.stack([canvas.pixels for canvas in canvases]), self.engine.stack(edges)
