@@ -123,7 +123,7 @@ def parsed_json(data: bytes | str, where: str, error: type[BenchError] = DataErr
     return value
 
 
-def printable(path: object) -> str:
+def as_utf8(path: object) -> str:
     """Write a path or an argument as text that a UTF-8 file takes: a byte that is no UTF-8 becomes \\xe9."""
     return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
 

@@ -247,8 +247,6 @@ def _user_file(config: Path | None) -> Path | None:
         if not named.exists():
             raise SettingsError(f"{named}: no such settings file")
         return named
-    try:
-        folders = (Path.cwd(), *Path.cwd().parents)
-    except OSError:
-        raise SettingsError("the working folder is gone; change to another one") from None
-    return next((path for folder in folders if (path := folder / "bench.toml").is_file()), None)
+    return next(
+        (path for folder in (Path.cwd(), *Path.cwd().parents) if (path := folder / "bench.toml").is_file()), None
+    )

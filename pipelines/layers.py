@@ -83,12 +83,15 @@ class Encoder(nn.Module):
         out: Tensor = self.norm(self.layers[-1](x, position, padding, only_first))
         return out
 
-    def attention_of_first(self, x: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
-        """Return how the last layer's first token attends to all tokens, (B, L), the mean of its heads; post-norm."""
+    def first_with_attention(self, x: Tensor, position: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Apply all layers, the last to the first token -> it, (B, 1, d), and how it attends to all tokens, (B, L).
+
+        The attention is the mean of the last layer's heads; layers with their norms behind only.
+        """
         x, ignored = self._below(x, position, padding)
         key, last = x + position, self.layers[-1]
         weights: Tensor = last.self_attn(key[:, :1], key, x, key_padding_mask=ignored)[1]  # type: ignore[operator]
-        return weights[:, 0]
+        return self.norm(last(x, position, ignored, True)), weights[:, 0]
 
     def _below(
         self, x: Tensor, position: Tensor, padding: Tensor | Packed | None

@@ -14,7 +14,7 @@ from bench.datasets.images import Images, ZipRoot, decode
 from bench.errors import DataError, ImageError, SettingsError
 from bench.evaluation.decoding import decoded_ahead
 from bench.grounding import Scene
-from bench.inputs import Limits, check_file, enforce, limits, load_bytes, load_json, load_text, opened, printable
+from bench.inputs import Limits, as_utf8, check_file, enforce, limits, load_bytes, load_json, load_text, opened
 from bench.memory import peak_memory_mb, restart_peaks
 from bench.predicting.one import read_image
 from bench.runs.provenance import redacted
@@ -133,7 +133,7 @@ def test_one_image_larger_than_the_budget_is_decoded_alone(tmp_path):
 
 def test_a_path_that_is_no_utf8_is_written_down():
     word = os.fsdecode(b"caf\xe9.jsonl")
-    assert printable(word) == r"caf\xe9.jsonl" and redacted(["bench", "run", word])[-1] == r"caf\xe9.jsonl"
+    assert as_utf8(word) == r"caf\xe9.jsonl" and redacted(["bench", "run", word])[-1] == r"caf\xe9.jsonl"
 
 
 def test_a_file_that_goes_while_it_is_open_is_one_message(tmp_path):

@@ -13,7 +13,7 @@ from bench.datasets.images import Images
 from bench.datasets.readers.jsonl import read_jsonl
 from bench.datasets.split import Dataset, Part, Split
 from bench.errors import BenchError, RunError, UnknownName, UsageError
-from bench.inputs import printable
+from bench.inputs import as_utf8
 from bench.printing import is_text
 from bench.runs.record import FILE as FILE
 from bench.runs.record import RECORD, read_record, slug, split_command
@@ -130,4 +130,4 @@ def _own(path: Path, resolved: Resolved) -> Split:
         roots.insert(0, (resolved.folder / Path(named).expanduser()).resolve())
     # Not nested: a missing image must not set off a search through all of the user's files.
     images = Images(roots, nested=False, hint=f"names of images start at {roots[0]}")
-    return Split(f"{FILE}{printable(path.stem)}", printable(path), scenes, images, terms="your own data")
+    return Split(f"{FILE}{as_utf8(path.stem)}", as_utf8(path), scenes, images, terms="your own data")

@@ -82,7 +82,7 @@ class IsolatedPipeline:
 
     def _ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         try:
-            predictions = self._asked(batch)
+            predictions = self._try(batch)
         except (Gone, MemoryError, BenchError) as error:
             if len(batch) > 1 and isinstance(error, MemoryError):
                 raise
@@ -100,8 +100,8 @@ class IsolatedPipeline:
         self.failed_scenes[scene.id] = f"pipeline {self.request.name!r}: {why}"
         return [Prediction(query.id, None) for query in scene.queries]
 
-    def _asked(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
-        """Ask the worker, a new one where the last was ended. Raises Gone, and what grounding raises."""
+    def _try(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
+        """Have the worker ground a batch, a new one where the last was ended. Raises Gone, and as grounding."""
         if self._worker is None:
             self._start()
         try:

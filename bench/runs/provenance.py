@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bench.inputs import printable
+from bench.inputs import as_utf8
 from bench.settings import PROJECT
 
 OUR_CODE = ("bench/", "pipelines/", "clipvg/")
@@ -31,7 +31,7 @@ _IN_URL = re.compile(r"(://[^/@\s:]*:)[^/@\s]+@")
 
 def redacted(argv: Sequence[str] | None = None) -> tuple[str, ...]:
     """Return the command line for publication: the program's name only, the home folder as ~, secrets as ***."""
-    argv = [printable(word) for word in (sys.argv if argv is None else argv)]
+    argv = [as_utf8(word) for word in (sys.argv if argv is None else argv)]
     out = [Path(argv[0]).name] if argv else []
     hide = False
     for word in argv[1:]:

@@ -84,14 +84,17 @@ class TransVG(Branches):
         out: Tensor = self.vl_transformer.encoder(*self._sequence(tokens, slots), ignored, only_first)
         return out
 
-    def attention(self, tokens: Tensor, slots: Tensor, ignored: Tensor | None) -> Tensor:
-        """Return how the last layer's [REG] attends to the cells of the canvas, (B, P), the mean of its heads.
+    def box_and_attention(self, tokens: Tensor, slots: Tensor, ignored: Tensor | None) -> Tensor:
+        """Compute boxes (B, 4) and, beside them, how the last layer's [REG] attends to the canvas: (B, 4 + P).
 
-        As `fuse_tokens`; a cell whose token was left out gets 0, and what went to the text is in no cell.
+        As `fuse_tokens`. The attention is the mean of the heads; a cell whose token was left out gets 0, and what went
+        to the text is in no cell.
         """
-        weights: Tensor = self.vl_transformer.encoder.attention_of_first(*self._sequence(tokens, slots), ignored)
+        sequence = self._sequence(tokens, slots)
+        first, weights = self.vl_transformer.encoder.first_with_attention(*sequence, ignored)
         table = weights.new_zeros(len(weights), self.vl_pos_embed.num_embeddings).scatter_add(1, slots, weights)
-        return table[:, self.registers + self.config.tokens :]
+        cells = table[:, self.registers + self.config.tokens :]
+        return torch.cat([self.box(first[:, 0]), cells.float()], dim=1)
 
     def _sequence(self, tokens: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         register = self.reg_token.weight.expand(len(tokens), 1, -1)

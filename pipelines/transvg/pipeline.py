@@ -172,8 +172,12 @@ class TransVGPipeline(CanvasPipeline):
         tokens, slots = rows
         ignored = None if padding is None else F.pad(padding, (1, 0))  # [REG] comes first
         slots = F.pad(slots, (1, 0))
-        box: Tensor = self.network.box(self.network.fuse_tokens(tokens, slots, ignored, only_first=True)[:, 0])
-        return torch.cat([box, self.network.attention(tokens, slots, ignored).float()], 1) if self.attention else box
+        out: Tensor
+        if self.attention:
+            out = self.network.box_and_attention(tokens, slots, ignored)
+        else:
+            out = self.network.box(self.network.fuse_tokens(tokens, slots, ignored, only_first=True)[:, 0])
+        return out
 
 
 @takes(TransVGOptions)

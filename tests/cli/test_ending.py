@@ -149,4 +149,4 @@ def test_stdout_that_is_full_and_a_folder_that_is_gone(tmp_path):
     gone.mkdir()
     code = f"import os, sys; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); from bench.cli.main import main; main()"
     done = subprocess.run([sys.executable, "-P", "-c", code, "list"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and done.stderr.startswith("bench: the working folder is gone")
+    assert done.returncode == 2 and done.stderr.startswith("bench: the working folder does not exist any more")

@@ -2,7 +2,7 @@
 
 Speed does not depend on what the weights know. They are made on the spot, in the published formats, so that the loading
 code is the real one: YOLO11x, DETR-R50, SSD300-VGG16, CLIP ViT-B/16, MDETR-R101, CLIP-VG B/16 and L/14, TransVG R50
-and R101.
+and R101, HiVG B/16, OneRef base.
 """
 
 from __future__ import annotations
@@ -149,12 +149,33 @@ def transvg(folder: Path, blocks: tuple[int, ...] = (3, 4, 6, 3)) -> dict[str, o
     return {"weights": str(path), "tokenizer": str(vocabulary)}
 
 
+def hivg(folder: Path, name: str = "B/16 unc") -> dict[str, object]:
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+    import plain_hivg
+
+    state = plain_hivg.official_state(plain_hivg.OFFICIAL[name])
+    return {"weights": str(plain_hivg.write_official(folder / "hivg.pth", state))}
+
+
+def oneref(folder: Path, name: str = "base REC") -> dict[str, object]:
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+    import plain_oneref
+
+    state = plain_oneref.official_state(plain_oneref.OFFICIAL[name])
+    pieces = [(f"▁{word}", -9.0) for word in WORDS] + [(f"▁unused{n}", -20.0) for n in range(63_997 - len(WORDS))]
+    tokenizer = plain_oneref.write_spm(folder / "beit3.spm", pieces)
+    return {"weights": str(plain_oneref.write_official(folder / "oneref.pth", state)), "tokenizer": str(tokenizer)}
+
+
+NOT_SMALL = ("hivg", "oneref")  # there are no weights for the embedded data
 PARTS = {
     "transvg": transvg,
     "transvg-R101": partial(transvg, blocks=(3, 4, 23, 3)),
     "clipvg": clipvg,
     "clipvg-L14": partial(clipvg, arch="ViT-L/14"),
     "mdetr": mdetr,
+    "hivg": hivg,
+    "oneref": oneref,
     "yolo-clip": yolo_clip,
     "detr-clip": detr_clip,
     "ssd-clip": ssd_clip,
