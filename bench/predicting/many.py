@@ -157,6 +157,7 @@ def _rows(decoded: Decoded, answered: SceneAnswers, by: Mapping[str, str]) -> It
             # JSON has no number for a score of NaN.
             "score": answer.score if answer.score is not None and math.isfinite(answer.score) else None,
             "proposals": answered.proposals,
+            "mask": answer.mask,
             "note": answer.note,
             "error": decoded.error if image is None else None,
             **by,
@@ -172,7 +173,7 @@ def _draw(decoded: Decoded, whole: Scene, rows: Mapping[str, Row], folder: Path)
         place, row = folder / drawn_name(expression.id), rows[expression.id]
         if expression.id in new or not place.exists():
             boxes = row["box_xyxy"], row["text"], row["proposals"] or ()
-            save_image(draw_answer(decoded.image, *boxes, score=row["score"]), place)
+            save_image(draw_answer(decoded.image, *boxes, score=row["score"], mask=row.get("mask")), place)
             drawn += 1
     return drawn
 

@@ -73,16 +73,19 @@ class SingleAnswer:
             "score": None if self.prediction.score is None else round(float(self.prediction.score), 9),
             "query": self.prediction.query_index,
             "proposals": None if proposals is None else proposals.round(6).tolist(),
+            "mask": self.prediction.mask,
             "note": self.prediction.note,
         }
 
     def drawn(self) -> Image.Image:
-        """Draw the answer, its proposals and its attention on the image, the expression beneath."""
+        """Draw the answer with its mask, proposals and attention on the image, the expression beneath."""
         from bench.reporting.drawing import draw_answer
 
         record = self.as_json()
-        proposals, attention = record["proposals"] or (), self.prediction.attention
-        return draw_answer(self.image, record["box_xyxy"], self.text, proposals, score=self.score, attention=attention)
+        made, proposals = self.prediction, record["proposals"] or ()
+        return draw_answer(
+            self.image, record["box_xyxy"], self.text, proposals, None, self.score, made.attention, made.mask
+        )
 
     def draw(self, out: str | Path) -> None:
         """Draw the answer into an image file; its suffix names the format. Raises UsageError."""

@@ -12,12 +12,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bench.attention import AttentionMap
 from bench.errors import UsageError
-from bench.grounding import Box, ImageArray, ImageSource, Scene
+from bench.grounding import Box, ImageArray, ImageSource, Mask, Scene
 from bench.runs.files import write_atomically
 
 RGB = tuple[int, int, int]
 ANSWER, PROPOSAL, TRUTH = (230, 57, 70), (255, 209, 72), (42, 157, 143)
 HEAT, MOST_HEAT = (255, 120, 0), 190  # the colour of attention, and its opacity, of 255, where it is largest
+TINT = 110  # the opacity of a mask, of 255
 SHADOW, LIGHT, INK = (0, 0, 0), (255, 255, 255), (34, 34, 34)
 WIDTH, IMAGE, GAP = 300, 260, 18  # a cell's width, the height its image may take, the space between cells
 PAPER, FAINT = (252, 252, 250), (134, 142, 150)
@@ -33,8 +34,9 @@ def draw_answer(
     truth: Box | None = None,
     score: float | None = None,
     attention: AttentionMap | None = None,
+    mask: Mask | None = None,
 ) -> Image.Image:
-    """Draw xyxy boxes on an RGB uint8 image (H, W, 3), over an attention map; expression and legend under it."""
+    """Draw xyxy boxes on an RGB uint8 image (H, W, 3), over attention and mask; expression and legend under it."""
     height, width = image.shape[:2]
     unit = max(2, min(width, height) // 160)
     size = max(12, min(width, height) // 22)
@@ -50,7 +52,8 @@ def draw_answer(
     places = _legend_places([2 * size + font.getlength(name) for _, name in legend], width - 4 * unit)
     rows = len(lines) + 1 + places[-1][1]
     canvas = Image.new("RGB", (width, height + line_height * rows + unit * 3), "white")
-    canvas.paste(Image.fromarray(image) if attention is None else _heated(image, attention))
+    below = Image.fromarray(image) if attention is None else _heated(image, attention)
+    canvas.paste(below if mask is None else _masked(below, mask))
     pen = ImageDraw.Draw(canvas, "RGBA")
     for proposal in proposals:
         _outline(pen, proposal, PROPOSAL, SHADOW, unit, (width, height))
@@ -73,6 +76,18 @@ def _heated(image: ImageArray, attention: AttentionMap) -> Image.Image:
     opacity = Image.fromarray(np.rint(attention.shares * MOST_HEAT).astype(np.uint8))
     opacity = opacity.resize(below.size, Image.Resampling.BICUBIC)
     return Image.composite(Image.new("RGB", below.size, HEAT), below, opacity)
+
+
+def _masked(below: Image.Image, mask: Mask) -> Image.Image:
+    """Tint the part of an image that a mask covers. Raises UsageError for a mask of another size."""
+    from pycocotools import mask as coco
+
+    inside = coco.decode({"size": mask["size"], "counts": mask["counts"].encode()})
+    if inside.shape != (below.height, below.width):
+        raise UsageError(
+            f"a mask of {inside.shape[1]} x {inside.shape[0]} on an image of {below.width} x {below.height}"
+        )
+    return Image.composite(Image.new("RGB", below.size, ANSWER), below, Image.fromarray(inside * np.uint8(TINT)))
 
 
 def _legend_places(widths: Sequence[float], room: float) -> list[tuple[float, int]]:

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 from PIL import ImageDraw
+from pycocotools import mask as coco
 
+from bench.errors import UsageError
 from bench.grounding import Expression, Scene
 from bench.reporting.drawing import contact_sheet, draw_answer
 
@@ -66,3 +68,15 @@ def test_a_sheet_says_one_kind_once_and_counts_the_expressions_that_are_left(wri
     written.clear()
     sheet_of(["a dog", "a cat"], ["attribute", None])
     assert [text for *_, text in written] == ["1", "1  a dog  (attribute)", "1  a cat"]
+
+
+def test_a_mask_tints_what_it_covers():
+    image, inside = np.full((60, 90, 3), 100, np.uint8), np.zeros((60, 90), np.uint8, order="F")
+    inside[10:30, 20:50] = 1
+    encoded = coco.encode(inside)
+    mask = {"size": [60, 90], "counts": encoded["counts"].decode()}
+    drawn = np.asarray(draw_answer(image, None, "it", mask=mask))[:60]
+    changed = (drawn != image).any(axis=2)
+    assert np.array_equal(changed, inside.astype(bool)) and drawn[20, 30, 0] > 150
+    with pytest.raises(UsageError, match="a mask of 90 x 60 on an image of 60 x 90"):
+        draw_answer(image.transpose(1, 0, 2), None, "it", mask=mask)
