@@ -10,7 +10,7 @@ from bench.boxes import iou_elementwise
 from bench.datasets.shapes import ShapesImages, make_scene
 from bench.grounding import PipelineCard, Prediction
 
-BOXES = {"box_xyxy", "box_xyxy_unclipped", "score", "query", "proposals"}
+BOXES = {"box_xyxy", "box_xyxy_unclipped", "score", "query", "proposals", "mask"}
 KEYS = {"pipeline", "image", "width", "height", "text", "note"} | BOXES
 
 
