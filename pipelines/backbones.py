@@ -32,6 +32,7 @@ RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
 LAST = ((320, 1), (320, 2), (352, 2), (384, 2), (448, 2), (512, 3), (576, 3), (640, 4))
 EFFICIENTNETS = {last: f"tf_efficientnet_b{number}" for number, last in enumerate(LAST)}
 EPS = 1e-5
+HEAD_WIDTH = 64  # of every published BERT and RoBERTa
 
 
 class FrozenBatchNormAct2d(FrozenBatchNorm2d):  # type: ignore[misc]
@@ -118,6 +119,20 @@ def freeze_norms(module: nn.Module) -> nn.Module:
 def count_modules(state: Mapping[str, Tensor], prefix: str) -> int:
     """Count the numbers that follow `prefix` in the keys."""
     return len({key[len(prefix) :].partition(".")[0] for key in state if key.startswith(prefix)})
+
+
+def text_encoder_of(state: Mapping[str, Tensor], prefix: str) -> dict[str, int]:
+    """Find the sizes of the BERT or RoBERTa whose keys begin with `prefix`, as its config has them. Raises KeyError."""
+    words, width = state[f"{prefix}embeddings.word_embeddings.weight"].shape
+    return {
+        "vocab_size": words,
+        "hidden_size": width,
+        "num_hidden_layers": count_modules(state, f"{prefix}encoder.layer."),
+        "num_attention_heads": max(1, width // HEAD_WIDTH),  # it leaves no trace in the shapes
+        "intermediate_size": len(state[f"{prefix}encoder.layer.0.intermediate.dense.weight"]),
+        "max_position_embeddings": len(state[f"{prefix}embeddings.position_embeddings.weight"]),
+        "type_vocab_size": len(state[f"{prefix}embeddings.token_type_embeddings.weight"]),
+    }
 
 
 def backbone_of(state: Mapping[str, Tensor], body: str) -> tuple[str, tuple[int, ...]]:

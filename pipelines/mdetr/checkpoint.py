@@ -20,14 +20,13 @@ from torch import Tensor
 from bench.errors import WeightsError, first_line
 from bench.grounding import PipelineContext
 from pipelines import weights
-from pipelines.backbones import backbone_of, count_modules
+from pipelines.backbones import backbone_of, count_modules, text_encoder_of
 from pipelines.mdetr.config import ROBERTA_BASE, MdetrConfig
 from pipelines.mdetr.model import Mdetr
 from pipelines.tokens import PAD, Tokenizer
 
 BODY = "backbone.0.body."
 TEXT = "transformer.text_encoder."
-HEAD_WIDTH = 64  # of every RoBERTa
 FORMAT = "bench-mdetr"
 HOW = (
     "the published ones are {pretrained,refcoco,refcoco+,refcocog}_{resnet101,EB3,EB5}_checkpoint.pth of "
@@ -164,16 +163,6 @@ def config_of(state: Mapping[str, Tensor], heads: int, path: Path) -> MdetrConfi
     try:
         backbone, widths = backbone_of(state, BODY)
         queries, hidden = state["query_embed.weight"].shape
-        words, width = state[f"{TEXT}embeddings.word_embeddings.weight"].shape
-        text = ROBERTA_BASE | {
-            "vocab_size": words,
-            "hidden_size": width,
-            "num_hidden_layers": count_modules(state, f"{TEXT}encoder.layer."),
-            "num_attention_heads": max(1, width // HEAD_WIDTH),
-            "intermediate_size": len(state[f"{TEXT}encoder.layer.0.intermediate.dense.weight"]),
-            "max_position_embeddings": len(state[f"{TEXT}embeddings.position_embeddings.weight"]),
-            "type_vocab_size": len(state[f"{TEXT}embeddings.token_type_embeddings.weight"]),
-        }
         return MdetrConfig(
             backbone=backbone,
             widths=widths,
@@ -185,7 +174,7 @@ def config_of(state: Mapping[str, Tensor], heads: int, path: Path) -> MdetrConfi
             queries=queries,
             tokens=len(state["class_embed.weight"]) - 1,
             contrastive=len(state["contrastive_align_projection_image.weight"]),
-            text_encoder=text,
+            text_encoder=ROBERTA_BASE | text_encoder_of(state, TEXT),
         )
     except (KeyError, ValueError) as error:
         raise WeightsError(f"{path}: not the weights of an MDETR, or only a part of them ({error})") from None

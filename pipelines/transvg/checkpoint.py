@@ -22,14 +22,13 @@ from torch import Tensor
 from bench.errors import WeightsError, first_line
 from bench.grounding import PipelineContext
 from pipelines import weights
-from pipelines.backbones import backbone_of, count_modules
+from pipelines.backbones import backbone_of, count_modules, text_encoder_of
 from pipelines.canvas import STATISTICS, Style
 from pipelines.tokens import Tokenizer
 from pipelines.transvg.branches import BERT_BASE, TEXT, VISUAL, Branches, BranchesConfig
 
 BODY = f"{VISUAL}backbone.0.body."
 ENCODER = f"{VISUAL}transformer.encoder.layers."
-HEAD_WIDTH = 64  # of every BERT
 # Kept by some libraries, computed by others: they carry no training.
 DEAD = (f"{TEXT}embeddings.position_ids", "num_batches_tracked")
 
@@ -140,16 +139,6 @@ def config_of(kind: type[Branches], state: Mapping[str, Tensor], args: Namespace
         raise WeightsError(f"{path}: takes its text tokens from BERT's layer {layers}; only the last one is supported")
     try:
         backbone, widths = backbone_of(state, BODY)
-        words, width = state[f"{TEXT}embeddings.word_embeddings.weight"].shape
-        text = BERT_BASE | {
-            "vocab_size": words,
-            "hidden_size": width,
-            "num_hidden_layers": count_modules(state, f"{TEXT}encoder.layer."),
-            "num_attention_heads": max(1, width // HEAD_WIDTH),
-            "intermediate_size": len(state[f"{TEXT}encoder.layer.0.intermediate.dense.weight"]),
-            "max_position_embeddings": len(state[f"{TEXT}embeddings.position_embeddings.weight"]),
-            "type_vocab_size": len(state[f"{TEXT}embeddings.token_type_embeddings.weight"]),
-        }
         slots, hidden = state["vl_pos_embed.weight"].shape
         side, tokens = _grid(slots - kind.registers, getattr(args, "max_query_len", None))
         return kind.Config.model_validate(
@@ -162,7 +151,7 @@ def config_of(kind: type[Branches], state: Mapping[str, Tensor], args: Namespace
                 "feedforward": len(state[f"{ENCODER}0.linear1.weight"]),
                 "encoder_layers": count_modules(state, ENCODER),
                 "tokens": tokens,
-                "text_encoder": text,
+                "text_encoder": BERT_BASE | text_encoder_of(state, TEXT),
                 **kind.own_sizes(state),
             }
         )
