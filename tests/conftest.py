@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,22 @@ def real() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data beside this checkout, nor in BENCH_REAL")
     return folder
+
+
+@pytest.fixture
+def killed_left():
+    """Leave beside a path the .part, a file or a folder with one, of a process that was killed an hour ago."""
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+
+    def leave(path: Path, folder: bool = False) -> Path:
+        left = path.with_name(f".{path.name}.{dead.pid}.part")
+        (left if folder else left.parent).mkdir(parents=True, exist_ok=True)
+        (left / "half" if folder else left).write_text("half")
+        os.utime(left, (time.time() - 3600,) * 2)
+        return left
+
+    return leave
 
 
 def chromium() -> str | None:

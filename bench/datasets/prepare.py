@@ -119,7 +119,7 @@ def _read(dataset: Catalogued, source: Annotations, options: ReadOptions, log: L
         wrong = mismatches(dataset.part(part), counts)
         published = dataset.part(part).expressions
         if wrong and not (options.subset and counts.expressions <= (published or counts.expressions)):
-            raise DataError(_other_counts(dataset, part, source, counts, wrong))
+            raise DataError(_other_counts(dataset, part, source, counts, wrong, options.subset))
         header = Header(
             dataset=dataset.name,
             part=part,
@@ -135,14 +135,19 @@ def _read(dataset: Catalogued, source: Annotations, options: ReadOptions, log: L
     return made
 
 
-def _other_counts(dataset: Catalogued, part: str, source: Annotations, counts: Counts, wrong: Sequence[str]) -> str:
+def _other_counts(
+    dataset: Catalogued, part: str, source: Annotations, counts: Counts, wrong: Sequence[str], subset: bool
+) -> str:
     files = ", ".join(str(path) for path in source.files(part))
     lines = [f"{dataset.name}-{part}: {files} does not hold what its authors published:", *(f"  {w}" for w in wrong)]
     # A part that shares no kind of count with the file is like it by accident only.
     alike = [name for name, other in LOOKALIKES if compared(other, counts) and not mismatches(other, counts)]
     if alike:
         lines.append(f"these are the counts of {' or '.join(alike)}")
-    lines.append("if you mean to use only some of its expressions, add --subset: it can be run, and no table shows it")
+    if subset:
+        lines.append("--subset takes a part, and these are more expressions than the whole: name the split's own files")
+    else:
+        lines.append("if you mean to use only some of its expressions, add --subset: it can be run, no table shows it")
     return "\n".join(lines)
 
 

@@ -27,6 +27,7 @@ from bench.errors import DataError
 from bench.grounding import Box, Caption, Expression, Scene
 from bench.inputs import is_number, opened
 from bench.old_names import current
+from bench.runs.files import temporary_name
 from bench.settings import Resolved
 
 Made = TypeVar("Made")
@@ -192,7 +193,7 @@ def store_images(images: Iterable[tuple[str, bytes]], target: Path) -> None:
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """Yield a file to write that takes the place of `path`, whole or not at all. Raises DataError naming `path`."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = temporary_name(path, "part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part

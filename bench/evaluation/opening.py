@@ -179,7 +179,7 @@ def _train_scenes(name: str, dataset: str, split: str, resolved: Resolved) -> Se
     if not split and dataset == OWN_DATA:
         raise UsageError(
             f"{name} learns from a train split, and people's own data has none: name a file of train expressions, "
-            "--set train=file:PATH.jsonl, or another split, --set train=refcoco-train"
+            "--set train=file:PATH.jsonl, or a split that is prepared, --set train=refcoco-train"
         )
     return load_split(split or f"{dataset}-train", resolved).scenes
 

@@ -1,12 +1,11 @@
 """Fetching published weights: each file whole or not at all, with its hash checked where it is known.
 
-An address is streamed into FILE.part, which becomes FILE; an id of the hub goes through huggingface_hub into its cache.
+An address is streamed into a .part beside FILE, which becomes FILE; an id of the hub goes through huggingface_hub into its cache.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from bench.errors import UnknownName, WeightsError, first_line
 from bench.fetching import network
 from bench.fetching.sources import Source, at_hand, cached, named, source_of
 from bench.hashing import find_file, sha256_file
-from bench.runs.files import make_folder
+from bench.runs.files import make_folder, temporary_name
 from bench.settings import Resolved
 
 CHUNK = 1 << 20
@@ -81,7 +80,7 @@ def download(source: Source, progress: Progress | None = None) -> Path:
     Raises WeightsError for a server that does not answer or stops, and for another hash than `source.sha256`.
     """
     make_folder(source.target.parent)
-    part = source.target.with_name(f"{source.target.name}.{os.getpid()}.part")
+    part = temporary_name(source.target, "part")
     digest, size, reported = hashlib.sha256(), 0, 0.0
     try:
         with urlopen(Request(source.url, headers={"User-Agent": "grounding-bench"}), timeout=30) as answer:

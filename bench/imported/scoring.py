@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +19,7 @@ from bench.evaluation.protocols import protocol as protocol_named
 from bench.grounding import SawTestImages, Supervision
 from bench.imported.alignment import Alignment, Key, align_file
 from bench.runs import provenance
-from bench.runs.files import explained, make_folder
+from bench.runs.files import explained, make_folder, temporary_name
 from bench.runs.record import Identity, Imported, RunRecord, runs_of, signature
 from bench.runs.store import write_packed
 from bench.settings import EvaluationSettings, Resolved, Table, merged, parse_table, read_toml, shipped_options
@@ -145,7 +144,7 @@ def _write(record: RunRecord, aligned: Alignment, scored: Outcomes, results: Pat
     parent = runs_of(results, record.name, data.split, data.fingerprint)
     what = provenance.settings_hash({"identity": record.identity.model_dump(mode="json"), "protocol": record.protocol})
     folder = parent / f"imported-{what[:12]}"
-    fresh, old = (parent / f".{folder.name}.{os.getpid()}.{end}" for end in ("tmp", "old"))
+    fresh, old = (temporary_name(folder, end) for end in ("tmp", "old"))
     make_folder(fresh)
     try:
         aligned.store(fresh)

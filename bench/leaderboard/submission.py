@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +24,7 @@ from bench.evaluation.outcomes import store_outcomes
 from bench.leaderboard.faults import answer_faults, data_faults, load_own_split, record_faults
 from bench.leaderboard.submitted_files import copy_in, read_answers
 from bench.reporting.boards import SUBMISSION
-from bench.runs.files import explained, make_folder, write_atomically
+from bench.runs.files import explained, make_folder, temporary_name, write_atomically
 from bench.runs.provenance import git_state
 from bench.runs.record import read_record, runs_of
 from bench.runs.store import ANSWERS, store_rows, write_packed
@@ -84,8 +83,8 @@ def _room(results: Path) -> Iterator[Path]:
     """Make a hidden folder that is removed after, unless it was moved to its place."""
     make_folder(results / "runs")
     with explained(results / "runs"):
-        room = Path(tempfile.mkdtemp(prefix=".submission.", suffix=".tmp", dir=results / "runs"))
-        room.chmod(0o755)  # it becomes the run's folder, which everybody may read
+        room = temporary_name(results / "runs" / "submission")
+        room.mkdir()
     try:
         yield room
     finally:

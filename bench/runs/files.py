@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -65,16 +66,16 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def temporary_name(path: Path, ending: str = "tmp") -> Path:
-    """Name this process's own file beside `path`, and remove those that killed processes left there.
+    """Name this process's own file or folder beside `path`, and remove those that killed processes left there.
 
-    A file is a left-over when its process is not on this machine and nothing was written to it for LEFT_OVER_S, so that
+    One is a left-over when its process is not on this machine and nothing was written to it for LEFT_OVER_S, so that
     a process of another machine keeps its own.
     """
     for other in path.parent.glob(f".{glob.escape(path.name)}.*.{ending}"):
         number = other.name.removesuffix(f".{ending}").rpartition(".")[2]
         with suppress(OSError, OverflowError):
             if number.isdecimal() and time.time() - other.stat().st_mtime > LEFT_OVER_S and not _lives(int(number)):
-                other.unlink()
+                shutil.rmtree(other) if other.is_dir() else other.unlink()
     return path.with_name(f".{path.name}.{os.getpid()}.{ending}")
 
 

@@ -65,8 +65,10 @@ def weights(tmp_path):
     return tmp_path / "home" / "weights"
 
 
-def test_weights_are_fetched_once_and_their_place_and_hash_are_printed(bench, requests, weights):
+def test_weights_are_fetched_once_and_their_place_and_hash_are_printed(bench, requests, weights, killed_left):
+    left = killed_left(weights / "whole.pt")
     code, out, _ = bench("fetch", "whole.pt")
+    assert not left.exists()
     assert (code, requests) == (0, ["whole.pt"]) and (weights / "whole.pt").read_bytes() == BODY
     assert f"whole.pt: fetched, {weights / 'whole.pt'}" in out and hashlib.sha256(BODY).hexdigest()[:12] in out
     code, out, _ = bench("fetch", "whole.pt", "--json")

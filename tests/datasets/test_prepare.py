@@ -136,10 +136,17 @@ def test_counts_of_the_id_list_are_known_and_the_hint_never_guesses(resolved, tm
 def test_a_deliberate_subset_is_stored_as_partial(resolved, tmp_path):
     ((done, *_),) = prepare(TINY, str(lists(tmp_path, REFS[1:])), [], resolved, SUBSET)
     assert done.partial and TINY.load("val", resolved).partial
-    with pytest.raises(DataError, match="4 expected, 5 counted"):  # more than all is no subset
+    with pytest.raises(DataError, match=r"4 expected, 5 counted\n--subset takes a part, and these are more") as refused:
         prepare(TINY, str(lists(tmp_path / "m", MORE)), [], resolved, SUBSET)
+    assert "add --subset" not in str(refused.value)
     ((whole, *_),) = prepare(TINY, str(lists(tmp_path / "w")), [], resolved, SUBSET)
     assert not whole.partial and not TINY.load("val", resolved).partial
+
+
+def test_left_overs_of_a_killed_prepare_are_removed(resolved, tmp_path, killed_left):
+    left = [killed_left(index_path(resolved.home, "refcoco", "val").with_name(n)) for n in ("val.jsonl", "images.json")]
+    prepare(TINY, str(lists(tmp_path)), [train2017(tmp_path / "train2017.zip")], resolved, ALL)
+    assert not any(path.exists() for path in left)
 
 
 def test_an_unsafe_index_list_writes_nothing(resolved, tmp_path):

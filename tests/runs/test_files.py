@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bench.errors import RunError
 from bench.runs import files
-from bench.runs.files import Appender, cut_torn_line, make_folder, write_all, write_atomically
+from bench.runs.files import Appender, cut_torn_line, make_folder, temporary_name, write_all, write_atomically
 
 
 def no_space(handle, data):
@@ -82,6 +82,12 @@ def test_torn_line_is_cut_after_the_last_newline(tmp_path_factory, end, pad):
     assert path.read_bytes() == data[: data.rfind(b"\n") + 1]
     cut_torn_line(path.with_name("absent"))
     assert not path.with_name("absent").exists()
+
+
+def test_left_over_folders_are_removed(tmp_path, killed_left):
+    left = killed_left(tmp_path / "run", folder=True)
+    temporary_name(tmp_path / "run", "part")
+    assert not left.exists()
 
 
 def test_left_overs_of_killed_processes_are_removed_and_no_others(tmp_path):
