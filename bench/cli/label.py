@@ -76,7 +76,7 @@ def label(
 
     log_to_stderr("bench.label")
     resolved = settings_of(config, device=device, seed=seed, offline=offline)
-    with saying_how_to_go_on(f"stopped; {out} is as it was, and the same command starts anew"):
+    with saying_how_to_go_on(f"stopped; {out} is as it was, and the same command continues after the last image"):
         record = make_labels(source, out, resolved, split, images, limit, assignments(set_ or []), lists, threshold)
     if json:
         emit({"file": out, **record})
@@ -84,8 +84,12 @@ def label(
     without, twice = record["images_without_rows"], record["duplicates_dropped"]
     echo(
         f"{record['rows']:,} rows about {record['images_with_rows']:,} images in {out} "
-        f"({without:,} images without a row, {twice:,} duplicates dropped); "
-        f"{record['seconds']:,.1f} s, {record['rows_per_s'] or 0:,.0f} rows/s"
+        f"({without:,} images without a row, {twice:,} duplicates dropped); {record['seconds']:,.1f} s, "
+        + (
+            f"{record['rows_per_s']:,.0f} rows/s"
+            if record["rows_per_s"]
+            else f"{record['continued_after']:,} images before"
+        )
     )
     for name in record.get("lists", ()):
         echo(f"  {lists}/{name}")

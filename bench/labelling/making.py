@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,14 @@ from bench.evaluation.progress import progress
 from bench.hashing import sha256_file
 from bench.labelling import LabelJob, PseudoLabel
 from bench.labelling.label_files import check_jsonl_name, export_lists, list_format, write_labels
+from bench.labelling.resuming import resume_path, stored, stored_labels, stored_until
 from bench.labelling.unannotated import find_images, without_annotations
-from bench.runs.files import write_atomically
-from bench.runs.provenance import environment, git_state, redacted
+from bench.runs.files import make_folder, write_atomically
+from bench.runs.lock import locked
+from bench.runs.provenance import environment, git_state, redacted, settings_hash
 from bench.settings import Resolved, merged
 
+log = logging.getLogger("bench.label")
 MAKERS = ("detector", "caption_model")  # what provenance may name as having had a hand in a row
 MOST_MAKERS = 20
 
@@ -41,7 +46,7 @@ def make_labels(
 ) -> dict[str, Any]:
     """Write the labels of a split or of a folder of `images`, their record (same name, .json) and the lists.
 
-    Returns the record. `options` win over bench.toml; `lists` is a folder for the official lists besides, which carry
+    Labels that a killed command of the same settings made are not made again. Returns the record. `options` win over bench.toml; `lists` is a folder for the official lists besides, which carry
     `threshold` in their names. Raises UnknownName, UsageError, SettingsError, DataError (no label at all, too), and
     what the source raises; then nothing is written.
     """
@@ -58,30 +63,47 @@ def make_labels(
     context = without_annotations(replace(pipeline_context(source, dataset, resolved), options=options))
     use_device(context.device)
     seed_everything(context.seed)
-    # 2. The labels, image by image.
+    # 2. The labels, image by image; those that a killed command stored come first.
     began, code = time.monotonic(), git_state()
-    places = {scene.id: place for place, scene in enumerate(scenes, 1)}
-    makers: Counter[tuple[str, str]] = Counter()
-    done = 0
+    identity = {
+        "source": source,
+        "split": name,
+        # Which images are used, without their annotations (a split's fingerprint is made of those).
+        "images_sha256": hashlib.sha256("\n".join(scene.file for scene in scenes).encode()).hexdigest(),
+        "seed": context.seed,
+        "device": context.device,
+        "options": options,
+        "files": _hashes(options, resolved.folder),
+    }
+    key, part = settings_hash(identity | {"dtype": context.dtype}), resume_path(out)
+    make_folder(out.parent)
+    with locked(out.with_name(f".{out.name}.lock"), "this file of labels", fresh=False):
+        start, size = stored_until(part, key, scenes)
+        if start:
+            log.info("%s: the labels of %s images are there, and the others are made", part, f"{start:,}")
+        places = {scene.id: place for place, scene in enumerate(scenes, 1)}
+        makers: Counter[tuple[str, str]] = Counter()
+        done = start
 
-    def count(label: PseudoLabel) -> None:
-        """Move the progress on, image by image, and count what the rows were made by."""
-        nonlocal done
-        place = places.get(label.scene.id)
-        if place is None:
-            raise DataError(
-                f"{label.provenance.get('source')}: a label about {label.scene.file}, which is none of the images"
-            )
-        makers.update((key, str(label.provenance[key])) for key in MAKERS if label.provenance.get(key))
-        if place > done:
-            advance(place - done)
-            done = place
+        def count(label: PseudoLabel) -> None:
+            """Move the progress on, image by image, and count what the rows were made by."""
+            nonlocal done
+            place = places.get(label.scene.id)
+            if place is None:
+                raise DataError(
+                    f"{label.provenance.get('source')}: a label about {label.scene.file}, which is none of the images"
+                )
+            makers.update((key, str(label.provenance[key])) for key in MAKERS if label.provenance.get(key))
+            if place > done:
+                advance(place - done)
+                done = place
 
-    with progress(f"{source} {name}", len(scenes)) as advance:
-        with registry.guarded(f"label source {source!r} failed", f"label source {source!r}"):
-            labels = labels_of(LabelJob(scenes, image_source, options, f"[label.{source}]", context))
-            rows, with_rows, duplicates = write_labels(out, labels, name, count)
-        advance(len(scenes) - done)  # the last images may have no label
+        with progress(f"{source} {name}", len(scenes), start) as advance:
+            with registry.guarded(f"label source {source!r} failed", f"label source {source!r}"):
+                new = labels_of(LabelJob(scenes[start:], image_source, options, f"[label.{source}]", context))
+                labels = chain(stored_labels(part, size, scenes), stored(part, key, size, new))
+                rows, with_rows, duplicates = write_labels(out, labels, name, count)
+            advance(len(scenes) - done)  # the last images may have no label
     seconds = time.monotonic() - began
     if not rows:
         raise DataError(
@@ -94,22 +116,16 @@ def make_labels(
         made_by.setdefault(key, {})[maker] = number
     record: dict[str, Any] = {
         "command": " ".join(redacted()),
-        "source": source,
-        "split": name,
+        **identity,
         "images": len(scenes),
         "images_with_rows": with_rows,
         "images_without_rows": len(scenes) - with_rows,
         "rows": rows,
         "duplicates_dropped": duplicates,
+        "continued_after": start,  # images of which a command that was stopped made the labels
         "seconds": round(seconds, 2),
-        "rows_per_s": round(rows / seconds, 1) if seconds > 0 else None,
+        "rows_per_s": round(rows / seconds, 1) if seconds > 0 and not start else None,
         "sha256": sha256_file(out),
-        # Which images were used, without their annotations (a split's fingerprint is made of those).
-        "images_sha256": hashlib.sha256("\n".join(scene.file for scene in scenes).encode()).hexdigest(),
-        "seed": context.seed,
-        "device": context.device,
-        "options": options,
-        "files": _hashes(options, resolved.folder),
         "made_by": made_by,
     }
     if lists is not None:
@@ -118,6 +134,7 @@ def make_labels(
     where = environment(context.device, context.seed, resolved.settings.run.deterministic)
     record |= {"git": code, "environment": where}
     write_atomically(out.with_suffix(".json"), (json.dumps(record, indent=2, default=str) + "\n").encode())
+    part.unlink(missing_ok=True)
     return record
 
 

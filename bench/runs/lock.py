@@ -23,19 +23,21 @@ LOCK = "lock"  # of a run, in its folder; those of further ranks are lock.rank1,
 
 @contextmanager
 def locked(
-    path: Path, what: str, note: Mapping[str, Any] | None = None, patience_s: float = 1.0
+    path: Path, what: str, note: Mapping[str, Any] | None = None, patience_s: float = 1.0, fresh: bool = True
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Lock `path` for the length of the block and remove it after; yields what writes another note.
 
     The file holds this process and `note`, for `holder`. Raises RunError, naming the holder, when it is not free within
-    `patience_s` (`holder` itself takes the lock for an instant, so no patience at all would be too little).
+    `patience_s` (`holder` itself takes the lock for an instant, so no patience at all would be too little). `fresh`: the
+    command has that option.
     """
     until = time.monotonic() + patience_s
     while (handle := _try(path)) is None:
         if time.monotonic() > until:
             entry = holder(path) or {}
             who = f"process {entry.get('pid', '?')} on {entry.get('host', '?')}"
-            raise RunError(f"{path}: {what} is in use by {who}; wait for it to end, or start anew with --fresh")
+            anew = ", or start anew with --fresh" if fresh else ""
+            raise RunError(f"{path}: {what} is in use by {who}; wait for it to end{anew}")
         time.sleep(0.05)
 
     def write(note: Mapping[str, Any]) -> None:

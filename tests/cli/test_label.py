@@ -22,7 +22,7 @@ class Fake:
     """A source that makes `rows` labels of each image but of every `skip`th, and keeps its jobs."""
 
     def __init__(self):
-        self.rows, self.skip, self.name, self.jobs, self.stray = 2, 4, "template", [], None
+        self.rows, self.skip, self.name, self.jobs, self.stray, self.stop = 2, 4, "template", [], None, None
 
     def __call__(self, job):
         self.jobs.append(job)
@@ -33,6 +33,8 @@ class Fake:
             for row in range(self.rows):
                 provenance = {"source": self.name, "detector": "d.pt", "score": 0.5, "entities": 1, "template": "n"}
                 box = (0.0, row, width / 2, height / 2 + row)
+                if self.stop == (scene.id, row):
+                    raise KeyboardInterrupt
                 yield PseudoLabel(self.stray or scene, f"thing {row}", box, provenance)
 
 
@@ -111,6 +113,38 @@ def test_the_file_its_record_and_its_lists(config, tmp_path, fake):
     before = out.read_bytes()
     text = made(config, out).stdout
     assert out.read_bytes() == before and "12 rows about 6 images" in text and "2 images without a row" in text
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_labels_that_were_made_are_not_made_again_after_a_stop(config, tmp_path, fake, torn):
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "t.jsonl"
+    fake.skip = 100
+    made(config, whole)
+    scenes = [scene.id for scene in fake.jobs.pop().scenes]
+    words = ("--source", "template", "--split", "shapes-train", "--out", out, "--device", "cpu")
+    for fake.stop, start in (((scenes[3], 0), 0), ((scenes[5], 1), 2)):
+        done = label(*words, config=config)
+        assert done.exit_code == 130 and "the same command continues" in done.stderr and not out.exists()
+        assert [scene.id for scene in fake.jobs.pop().scenes] == scenes[start:]
+    fake.stop = None
+    if torn:  # as a power cut may leave it
+        stored = tmp_path / ".t.jsonl.resume"
+        stored.write_bytes(stored.read_bytes()[:-9] + bytes(4))
+    text = made(config, out).stdout
+    start = 4 if torn else 5
+    assert [scene.id for scene in fake.jobs.pop().scenes] == scenes[start:] and f"{start} images before" in text
+    assert out.read_bytes() == whole.read_bytes() and not list(tmp_path.glob(".*"))
+    assert json.loads((tmp_path / "t.json").read_text())["made_by"] == {"detector": {"d.pt": 16}}
+
+
+def test_labels_of_other_settings_are_made_anew(config, tmp_path, fake):
+    words = ("--source", "template", "--split", "shapes-train", "--out", tmp_path / "t.jsonl", "--device", "cpu")
+    fake.skip = 100
+    fake.stop = (load_split("shapes-train", load_settings(config)).scenes[5].id, 0)
+    label(*words, config=config)
+    fake.stop = None
+    made(config, tmp_path / "t.jsonl", "--set", "top_n=7")
+    assert len(fake.jobs.pop().scenes) == 8
 
 
 def test_a_source_without_a_label_or_with_a_stray_one_leaves_nothing(config, tmp_path, fake):
