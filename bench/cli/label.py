@@ -199,7 +199,7 @@ def score(
             )
         resolved = settings_of(config, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
         options = assignments(set_ or [])
-        with saying_how_to_go_on(f"stopped; the same command continues after the last finished pair ({out})"):
+        with saying_how_to_go_on(f"stopped; the same command continues ({out})"):
             record = score_labels(scorer, files, split, out, resolved, pipeline, options, protocol, official_files)
     print_pairs(record["pairs"], table_console(json))
     echo(out / IMAGE, err=json)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from bench.clock import Clock
@@ -24,7 +25,8 @@ from bench.evaluation.progress import progress
 from bench.grounding import ImageSource, LoadedScene, Pipeline, Prediction, Scene
 from bench.memory import chunks, memory_failure, out_of_memory
 from bench.printing import is_text
-from bench.runs.predictions import SceneAnswers, from_predictions, rounded_boxes
+from bench.runs.files import Appender
+from bench.runs.predictions import SceneAnswers, dump_line, from_predictions, parse_lines, parse_row, rounded_boxes
 from bench.settings import RunSettings
 
 Gather = Callable[[list[Any]], list[Any]]
@@ -243,22 +245,31 @@ def gather_answers(
     count: int = 1,
     gather: Gather | None = None,
     title: str = "",
+    store: Path | None = None,
 ) -> tuple[Sequence[Scene], list[SceneAnswers]]:
     """Ground scenes in memory, by one process or several -> the scenes, and one row for each.
 
     Process `index` of `count` grounds scenes index, index + count, ... `gather` (accelerate's gather_object) joins the
     lists of all processes; without it a share stands for itself. `what` names the work in messages; a `title` shows its
-    progress. An image that cannot be decoded is a row with an error.
+    progress. An image that cannot be decoded is a row with an error. Rows are appended to `store`, a file of one
+    process, as they come; scenes that it has rows of are not grounded again.
 
     Raises DataError without an expression or a readable image, BenchError when the gathered shares are not all scenes,
     and what `answers` raises.
     """
     mine = scenes[index::count]
-    rows: list[SceneAnswers] = []
-    with progress(title, len(mine), quiet=not title) as advance:
-        for _, answered, _ in answers(pipeline, mine, images, settings):
-            rows += answered
+    known = {} if store is None else _stored(store)
+    left = [scene for scene in mine if scene.id not in known]
+    with (
+        nullcontext() if store is None else Appender(store) as file,
+        progress(title, len(mine), len(mine) - len(left), quiet=not title) as advance,
+    ):
+        for _, answered, _ in answers(pipeline, left, images, settings):
+            if file is not None:
+                file.write("".join(map(dump_line, answered)))
+            known |= {row.scene: row for row in answered}
             advance(len(answered))
+    rows = [known[scene.id] for scene in mine]
     if gather is not None:
         mine, rows = scenes, gather(rows)
         if missing := {scene.id for scene in scenes} - {row.scene for row in rows}:
@@ -274,3 +285,10 @@ def gather_answers(
         if index == 0:
             log.warning("%s: %d images cannot be read and count as misses, for example: %s", what, len(bad), bad[0])
     return mine, rows
+
+
+def _stored(path: Path) -> dict[str, SceneAnswers]:
+    """Load the rows that a killed process left, but damaged ones and those of images that could not be decoded."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        return {row.scene: row for row in parse_lines(file, path, parse_row, damaged=[]) if row.error is None}
+    return {}

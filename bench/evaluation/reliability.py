@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from bench.evaluation.answering import Gather, gather_answers
@@ -53,15 +54,18 @@ def measure(
     gather: Gather | None = None,
     under: str = "iou",
     title: str = "",
+    store: Path | None = None,
 ) -> Measured:
     """Measure the reliability of every row of `scenes`, under the protocol called `under`.
 
-    `index`, `count`, `gather` and `title` are those of `gather_answers`; every process returns the same rows. No box,
-    a NaN and an image that cannot be decoded are reliability 0, and are counted in the log. Raises UnknownName for the
-    protocol and what `gather_answers` raises.
+    `index`, `count`, `gather`, `title` and `store` are those of `gather_answers`; every process returns the same rows.
+    No box, a NaN and an image that cannot be decoded are reliability 0, and are counted in the log. Raises UnknownName
+    for the protocol and what `gather_answers` raises.
     """
     rule = protocol(under)
-    scenes, answered = gather_answers(pipeline, scenes, images, settings, "label", log, index, count, gather, title)
+    scenes, answered = gather_answers(
+        pipeline, scenes, images, settings, "label", log, index, count, gather, title, store
+    )
     # 1. Compare what has an image: a protocol may need the size of it.
     unreadable = {row.scene for row in answered if row.error is not None}
     rows_read = [row for row in answered if row.error is None]

@@ -1,6 +1,7 @@
 """Fetching published weights: each file whole or not at all, with its hash checked where it is known.
 
-An address is streamed into a .part beside FILE, which becomes FILE; an id of the hub goes through huggingface_hub into its cache.
+An address is streamed into a .part beside FILE, which becomes FILE; an id of the hub goes through huggingface_hub into
+its cache.
 """
 
 from __future__ import annotations

@@ -46,9 +46,10 @@ def make_labels(
 ) -> dict[str, Any]:
     """Write the labels of a split or of a folder of `images`, their record (same name, .json) and the lists.
 
-    Labels that a killed command of the same settings made are not made again. Returns the record. `options` win over bench.toml; `lists` is a folder for the official lists besides, which carry
-    `threshold` in their names. Raises UnknownName, UsageError, SettingsError, DataError (no label at all, too), and
-    what the source raises; then nothing is written.
+    Labels that a killed command of the same settings made are not made again. Returns the record. `options` win over
+    bench.toml; `lists` is a folder for the official lists besides, which carry `threshold` in their names. Raises
+    UnknownName, UsageError, SettingsError, DataError (no label at all, too), RunError where another process writes
+    `out`, and what the source raises; then `out` is as it was.
     """
     # 1. What may be refused, before an hour's work.
     check_jsonl_name(out)

@@ -94,9 +94,14 @@ def record_of(scorer: Scorer, dataset: str) -> dict[str, Any]:
     }
 
 
-def measure_rows(pipeline: Pipeline, split: Split, title: str, run: RunSettings, under: str) -> Measured:
-    """Measure the reliability of every row of `split`, with a progress line called `title`."""
-    return measure(pipeline, split.scenes, split.images, run, under=under, title=title)
+def measure_rows(
+    pipeline: Pipeline, split: Split, title: str, run: RunSettings, under: str, store: Path | None = None
+) -> Measured:
+    """Measure the reliability of every row of `split`, with a progress line called `title`.
+
+    Answers are stored in the file `store` as they come, and taken from there where they are.
+    """
+    return measure(pipeline, split.scenes, split.images, run, under=under, title=title, store=store)
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

@@ -29,6 +29,7 @@ from bench.runs.reliability import Key, Pair, read_rows, rows_are_intact, rows_p
 from bench.settings import Resolved, merged
 
 log = logging.getLogger("bench.label")
+ANSWERS = "answers.jsonl"  # of a pair that is not done, in its node
 
 
 def score_labels(
@@ -83,19 +84,19 @@ def score_labels(
 
     opened: tuple[Mapping[str, Any], OpenPipeline] | None = None
 
-    def measured_by(scorer: Mapping[str, Any], labelled: Labelled, key: Key) -> Measured:
+    def measured_by(scorer: Mapping[str, Any], labelled: Labelled, key: Key, store: Path | None = None) -> Measured:
         nonlocal opened
         if opened is None or opened[0] is not scorer:
             opened = None  # two would not fit
             own = {**(options or {}), "weights": scorer["weights"]}
             opened = scorer, open_pipeline(pipeline, dataset, resolved, own)
-        return measure_rows(opened[1], labelled[0], "{} on {}".format(*key), run, under)
+        return measure_rows(opened[1], labelled[0], "{} on {}".format(*key), run, under, store)
 
     new: dict[Key, Measured] = {}  # the pair that was scored last
 
-    def pair_of(scorer: Mapping[str, Any], labelled: Labelled, key: Key, _: Path) -> Pair:
+    def pair_of(scorer: Mapping[str, Any], labelled: Labelled, key: Key, node: Path) -> Pair:
         began = time.monotonic()
-        measured = measured_by(scorer, labelled, key)
+        measured = measured_by(scorer, labelled, key, node / ANSWERS)
         new.clear()
         new[key] = measured
         assert opened is not None
@@ -119,7 +120,8 @@ def score_labels(
         split, (file,), _ = labelled
         node = {"pair": key, "labels": file["sha256"], "settings": settings[key[0]]}
         work = partial(pair_of, scorer, labelled, key)
-        _, pair = memo.run("score", node, "{} on {}".format(*key), work, partial(rows_are_intact, out))
+        name, pair = memo.run("score", node, "{} on {}".format(*key), work, partial(rows_are_intact, out))
+        (out / "nodes" / name / ANSWERS).unlink(missing_ok=True)  # the pair's rows are stored
         pairs[key] = pair | {"kind": kind_of(scorer, file)}
         if key in new:
             store()

@@ -28,8 +28,8 @@ def locked(
     """Lock `path` for the length of the block and remove it after; yields what writes another note.
 
     The file holds this process and `note`, for `holder`. Raises RunError, naming the holder, when it is not free within
-    `patience_s` (`holder` itself takes the lock for an instant, so no patience at all would be too little). `fresh`: the
-    command has that option.
+    `patience_s` (`holder` itself takes the lock for an instant, so no patience at all would be too little).
+    `fresh`: the command has that option.
     """
     until = time.monotonic() + patience_s
     while (handle := _try(path)) is None:

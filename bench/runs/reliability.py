@@ -3,7 +3,7 @@
 reliability.json            every pair: rows, mean, shares, histogram, and the hashes of what it was made from
 reliability.svg             their histograms
 SCORER--SOURCE.jsonl        {"id": "7", "reliability": 0.83, "box_xyxy": [x1, y1, x2, y2] | null}, a line a row
-nodes/                      the memo of finished pairs (bench/runs/memo.py)
+nodes/                      the memo of finished pairs (bench/runs/memo.py), and the answers of a pair that is not
 """
 
 from __future__ import annotations

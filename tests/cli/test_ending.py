@@ -67,7 +67,7 @@ def test_a_signal_says_how_to_go_on_and_is_the_exit_code(bench, monkeypatch, num
     ("bench.labelling.making.make_labels", ("label", "--source", "template", "-s", "shapes-val", "-o", "l.jsonl"),
      "l.jsonl is as it was, and the same command continues after the last image"),
     ("bench.labelling.scoring.score_labels", ("label", "score", "l.jsonl", "--scorer", "w", "-s", "file:x", "-o", "s"),
-     "the same command continues after the last finished pair (s)"),
+     "the same command continues (s)"),
     ("bench.training.jobs.train_pipeline", ("train", "-p", "clipvg", "-s", "shapes-train", "--curriculum", "single"),
      "the same command continues what is stored under weights"),
 ])  # fmt: skip

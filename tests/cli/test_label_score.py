@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
@@ -149,18 +150,26 @@ def test_nothing_is_scored_twice(world, caplog):
 def test_a_stopped_scoring_continues(world, monkeypatch):
     class Stopped(CountedPipeline):
         def ground(self, batch):
-            if len(self.scenes) >= 11:
+            if len(self.scenes) == 14:  # in the middle of the third pair
                 raise KeyboardInterrupt
             return super().ground(batch)
 
     monkeypatch.setattr(registry, "pipeline_factory", lambda name: Stopped)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        run(*BOTH)
+        run(*BOTH, "--batch-size", 1)
     record = json.loads(Path("reliability/reliability.json").read_text())
     assert [(p["scorer"], p["source"]) for p in record["pairs"]] == [("m1", "template"), ("m1", "relation")]
     monkeypatch.setattr(registry, "pipeline_factory", lambda name: CountedPipeline)
     CountedPipeline.scenes.clear()
-    assert len(scored(*BOTH)["pairs"]) == 4 and len(CountedPipeline.scenes) == 11
+    resumed = scored(*BOTH)
+    assert len(CountedPipeline.scenes) == 3 + 5 and not list(Path("reliability").rglob("answers.jsonl"))
+    rows = Path("reliability/m2--template.jsonl").read_bytes()
+    shutil.rmtree("reliability")
+    own = ("seconds", "command")
+    for pairs in zip(resumed["pairs"], scored(*BOTH)["pairs"], strict=True):
+        one, other = ({key: value for key, value in pair.items() if key not in own} for pair in pairs)
+        assert one == other
+    assert Path("reliability/m2--template.jsonl").read_bytes() == rows
 
 
 @pytest.mark.slow
