@@ -15,8 +15,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from bench.datasets.readers.index_lists import FORMATS, PLACEHOLDER, SEPARATED
 from bench.datasets.readers.jsonl import read_jsonl, read_provenance
 from bench.datasets.readers.rows import BoxFormat, checked_box, checked_file, checked_text
 from bench.errors import DataError, UsageError
+from bench.grounding import Scene
 from bench.labelling import PseudoLabel
-from bench.runs.files import explained, make_folder, temporary_name, write_atomically
+from bench.runs.files import Appender, explained, make_folder, temporary_name, write_atomically
+from bench.runs.lock import locked
 
 ADVICE = "free some space or choose another --out"
 PLACES = 2  # a box is written to a hundredth of a pixel
@@ -81,6 +84,72 @@ def write_labels(
         with suppress(OSError):
             part.unlink(missing_ok=True)
     return rows, len({image for image, _, _ in known}), duplicates
+
+
+@contextmanager
+def continued(
+    out: Path, key: str, scenes: Sequence[Scene]
+) -> Iterator[tuple[int, Callable[[Iterable[PseudoLabel]], Iterator[PseudoLabel]]]]:
+    """Yield the place of the scene to continue with, and what puts the labels stored before in front of new ones.
+
+    New labels are stored as they come, in a hidden file beside `out`: a line with `key`, a hash of all that labels
+    depend on, then a line a label. It is removed when the block ends well. Raises RunError where another process makes
+    labels for `out`.
+    """
+    path = out.with_name(f".{out.name}.resume")
+    make_folder(out.parent)
+    with locked(out.with_name(f".{out.name}.lock"), "this file of labels", fresh=False):
+        start, size = _stored_until(path, key, scenes)
+        yield start, lambda new: chain(_stored(path, size, scenes), _storing(path, key, size, new))
+        path.unlink(missing_ok=True)
+
+
+def _stored_until(path: Path, key: str, scenes: Sequence[Scene]) -> tuple[int, int]:
+    """Return the scene to continue with, and the bytes of the labels before it; (0, 0) to begin anew.
+
+    It is the last scene that has a label, for it may lack some: a source has something about the first of its scenes
+    then, as it would about all of them, where its files know only a part.
+    """
+    places = {scene.id: place for place, scene in enumerate(scenes)}
+    start = size = at = 0
+    with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as file:  # up to what is damaged
+        for line in file:
+            row = json.loads(line)
+            if at == 0 and row["key"] != key:
+                break
+            if at and ((place := places[row["scene"]]) > start or not size):
+                start, size = place, at
+            at += len(line)
+    return start, size
+
+
+def _stored(path: Path, size: int, scenes: Sequence[Scene]) -> Iterator[PseudoLabel]:
+    """Yield the labels in the first `size` bytes of a file."""
+    if not size:
+        return
+    by_id = {scene.id: scene for scene in scenes}
+    with path.open("rb") as file:
+        file.readline()  # the key
+        while file.tell() < size:
+            row = json.loads(file.readline())
+            x1, y1, x2, y2 = row["box_xyxy"]
+            yield PseudoLabel(by_id[row["scene"]], row["text"], (x1, y1, x2, y2), row["provenance"])
+
+
+def _storing(path: Path, key: str, size: int, labels: Iterable[PseudoLabel]) -> Iterator[PseudoLabel]:
+    """Yield labels, and store each after the first `size` bytes of a file once it was taken. Raises RunError."""
+    with ExitStack() as closing:
+        file: Appender | None = None
+        for label in labels:
+            yield label
+            if file is None:  # a command that makes no label leaves no file
+                with explained(path), suppress(FileNotFoundError):
+                    os.truncate(path, size)
+                file = closing.enter_context(Appender(path))
+                file.write("" if size else json.dumps({"key": key}) + "\n")
+            box = list(map(float, label.box))
+            row = {"scene": label.scene.id, "text": label.text, "box_xyxy": box, "provenance": label.provenance}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def label_row(label: PseudoLabel, name: str) -> dict[str, Any]:

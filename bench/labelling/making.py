@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,9 @@ from bench.evaluation.opening import pipeline_context
 from bench.evaluation.progress import progress
 from bench.hashing import sha256_file
 from bench.labelling import LabelJob, PseudoLabel
-from bench.labelling.label_files import check_jsonl_name, export_lists, list_format, write_labels
-from bench.labelling.resuming import resume_path, stored, stored_labels, stored_until
+from bench.labelling.label_files import check_jsonl_name, continued, export_lists, list_format, write_labels
 from bench.labelling.unannotated import find_images, without_annotations
-from bench.runs.files import make_folder, write_atomically
-from bench.runs.lock import locked
+from bench.runs.files import write_atomically
 from bench.runs.provenance import environment, git_state, redacted, settings_hash
 from bench.settings import Resolved, merged
 
@@ -76,12 +73,10 @@ def make_labels(
         "options": options,
         "files": _hashes(options, resolved.folder),
     }
-    key, part = settings_hash(identity | {"dtype": context.dtype}), resume_path(out)
-    make_folder(out.parent)
-    with locked(out.with_name(f".{out.name}.lock"), "this file of labels", fresh=False):
-        start, size = stored_until(part, key, scenes)
+    key = settings_hash(identity | {"dtype": context.dtype})
+    with continued(out, key, scenes) as (start, with_stored):
         if start:
-            log.info("%s: the labels of %s images are there, and the others are made", part, f"{start:,}")
+            log.info("the labels of %s images are there; the others are made", f"{start:,}")
         places = {scene.id: place for place, scene in enumerate(scenes, 1)}
         makers: Counter[tuple[str, str]] = Counter()
         done = start
@@ -102,40 +97,38 @@ def make_labels(
         with progress(f"{source} {name}", len(scenes), start) as advance:
             with registry.guarded(f"label source {source!r} failed", f"label source {source!r}"):
                 new = labels_of(LabelJob(scenes[start:], image_source, options, f"[label.{source}]", context))
-                labels = chain(stored_labels(part, size, scenes), stored(part, key, size, new))
-                rows, with_rows, duplicates = write_labels(out, labels, name, count)
+                rows, with_rows, duplicates = write_labels(out, with_stored(new), name, count)
             advance(len(scenes) - done)  # the last images may have no label
-    seconds = time.monotonic() - began
-    if not rows:
-        raise DataError(
-            f"{source}: not one label for {len(scenes):,} images of {name}; {out} is not written; look at what its "
-            f"detector finds, and loosen its thresholds ([label.{source}] of bench.toml, or --set)"
-        )
-    # 3. The record.
-    made_by: dict[str, dict[str, int]] = {}
-    for (key, maker), number in makers.most_common(MOST_MAKERS):
-        made_by.setdefault(key, {})[maker] = number
-    record: dict[str, Any] = {
-        "command": " ".join(redacted()),
-        **identity,
-        "images": len(scenes),
-        "images_with_rows": with_rows,
-        "images_without_rows": len(scenes) - with_rows,
-        "rows": rows,
-        "duplicates_dropped": duplicates,
-        "continued_after": start,  # images of which a command that was stopped made the labels
-        "seconds": round(seconds, 2),
-        "rows_per_s": round(rows / seconds, 1) if seconds > 0 and not start else None,
-        "sha256": sha256_file(out),
-        "made_by": made_by,
-    }
-    if lists is not None:
-        paths = export_lists([out], lists, dataset, threshold)
-        record["lists"] = [path.relative_to(lists).as_posix() for path in paths]
-    where = environment(context.device, context.seed, resolved.settings.run.deterministic)
-    record |= {"git": code, "environment": where}
-    write_atomically(out.with_suffix(".json"), (json.dumps(record, indent=2, default=str) + "\n").encode())
-    part.unlink(missing_ok=True)
+        seconds = time.monotonic() - began
+        if not rows:
+            raise DataError(
+                f"{source}: not one label for {len(scenes):,} images of {name}; {out} is not written; look at what its "
+                f"detector finds, and loosen its thresholds ([label.{source}] of bench.toml, or --set)"
+            )
+        # 3. The record.
+        made_by: dict[str, dict[str, int]] = {}
+        for (key, maker), number in makers.most_common(MOST_MAKERS):
+            made_by.setdefault(key, {})[maker] = number
+        record: dict[str, Any] = {
+            "command": " ".join(redacted()),
+            **identity,
+            "images": len(scenes),
+            "images_with_rows": with_rows,
+            "images_without_rows": len(scenes) - with_rows,
+            "rows": rows,
+            "duplicates_dropped": duplicates,
+            "continued_after": start,  # images of which a command that was stopped made the labels
+            "seconds": round(seconds, 2),
+            "rows_per_s": round(rows / seconds, 1) if seconds > 0 and not start else None,
+            "sha256": sha256_file(out),
+            "made_by": made_by,
+        }
+        if lists is not None:
+            paths = export_lists([out], lists, dataset, threshold)
+            record["lists"] = [path.relative_to(lists).as_posix() for path in paths]
+        where = environment(context.device, context.seed, resolved.settings.run.deterministic)
+        record |= {"git": code, "environment": where}
+        write_atomically(out.with_suffix(".json"), (json.dumps(record, indent=2, default=str) + "\n").encode())
     return record
 
 
