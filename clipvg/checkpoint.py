@@ -25,6 +25,7 @@ from clipvg.network import POSITIONS, ClipVG, ClipVGConfig, check_clip, resized_
 from clipvg.official import official_network
 from pipelines import hub, weights
 from pipelines.canvas import STATISTICS, Style
+from pipelines.deconfounder import attach_stored
 from pipelines.two_stage.clip.encoder import ClipOptions, open_model
 
 FORMAT = "bench-clipvg"
@@ -90,6 +91,7 @@ def at_size(network: ClipVG, image_size: int) -> ClipVG:
     side, words = image_size // patch, 1 + network.context
     table = network.vl_pos_embed.weight.data
     resized = ClipVG(network.config.model_copy(update={"image_size": image_size}), network.clip)
+    resized.deconfounder = network.deconfounder
     state = network.state_dict()
     state[POSITIONS] = resized.clip.visual.positional_embedding.data
     state["vl_pos_embed.weight"] = torch.cat([table[:words], resized_positions(table[words:], side)])
@@ -136,6 +138,7 @@ def _own(
     beside = named.model_copy(update={"pretrained": str(path.parent / Path(named.pretrained).name)})
     frozen, source = _its_clip(path, config.clip, wanted, [options or named, named, beside], context)
     network = ClipVG(config, frozen)
+    attach_stored(network, state)
     whole = {f"clip.{key}": tensor for key, tensor in frozen.state_dict().items()} | dict(state)
     weights.load_strictly(network, whole, str(path))
     return at_size(network, image_size), style, (source, wanted)

@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bench.errors import WeightsError
 from bench.settings import Table
+from pipelines.deconfounder import NoDeconfounder
 from pipelines.engine import joint_places, to_device
 from pipelines.layers import MLP, Encoder, Packed, xavier
 from pipelines.two_stage.clip.encoder import PAD
@@ -91,6 +92,7 @@ class ClipVG(nn.Module):
         d = config.hidden
         self.ml_visu_proj = nn.Linear(width * len(config.taps), d)
         self.text_proj = nn.Linear(clip.text_projection.shape[1], d)
+        self.deconfounder: Any = NoDeconfounder()
         self.reg_token = nn.Embedding(1, d)
         self.vl_pos_embed = nn.Embedding(1 + self.context + 1 + self.side**2, d)
         encoder = Encoder(config.layers, d, config.heads, config.feedforward, config.dropout)
@@ -121,7 +123,11 @@ class ClipVG(nn.Module):
 
     def encode_text(self, ids: Tensor) -> Tensor:
         """Encode token ids, (B, L) -> (B, L, d)."""
-        out: Tensor = self.text_proj(text_features(self.clip, ids).to(self.text_proj.weight.dtype))
+        return self.project_text(text_features(self.clip, ids))
+
+    def project_text(self, features: Tensor) -> Tensor:
+        """Project features of text tokens, (..., E) -> (..., d)."""
+        out: Tensor = self.deconfounder(self.text_proj(features.to(self.text_proj.weight.dtype)))
         return out
 
     def fuse(

@@ -87,6 +87,8 @@ def write_official(network: ClipVG, name: str, out: Path) -> None:
 
     Raises UsageError, with the weights' `name`, for a network that the official code cannot build, and RunError.
     """
+    if network.deconfounder.label:
+        raise UsageError(f"--official: the official code has no deconfounder, and {name} has one")
     config = network.config
     if config not in OFFICIAL.values():
         raise UsageError(

@@ -81,7 +81,8 @@ class ClipVGPipeline(CanvasPipeline):
         self.card = make_card(
             context,
             options.card,
-            summary=f"CLIP-VG on {self.network.config.clip} at {self.size} px, {self.style} preprocessing",
+            summary=f"CLIP-VG on {self.network.config.clip} at {self.size} px, {self.style} preprocessing"
+            + self.network.deconfounder.label,
             paper="Xiao et al., CLIP-VG, IEEE TMM 2023",
             weights={"clipvg": options.weights} | ({"clip": source[0].pretrained} if source else {}),
             sha256={} if training else {"clipvg": sha256_file(path)} | ({"clip": source[1]} if source else {}),

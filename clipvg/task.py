@@ -6,65 +6,27 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from bench.errors import SettingsError, WeightsError
+from bench.errors import SettingsError
 from bench.settings import parse_table, takes
-from bench.training.config import TrainConfig
 from bench.training.task import GrounderTask, ParameterGroup, TaskFactory, TrainingJob
-from clipvg.checkpoint import ClipSource, at_size, find, open_frozen, open_network, save_own, values_hash
-from clipvg.network import POSITIONS, ClipVG, ClipVGConfig, Packing, multi_level_features, pack, text_features
+from clipvg.checkpoint import ClipSource, save_own
+from clipvg.network import POSITIONS, ClipVG, Packing, multi_level_features, pack, text_features
 from clipvg.pipeline import ClipVGOptions, ClipVGPipeline
+from clipvg.recipe import ClipVGTraining, add_deconfounder, start
 from pipelines import layers
 from pipelines.augmentation import Augment
-from pipelines.canvas import Canvas, Style, covered, kept_patches, letterboxed, masked_patches, normalised, stacked
+from pipelines.canvas import Canvas, covered, kept_patches, letterboxed, masked_patches, normalised, stacked
 from pipelines.rows import CachedFeatures, RowBatch, Rows, collate, feature_caches, without_pixels
-from pipelines.two_stage.clip.encoder import PAD, ClipOptions, cut_note, open_clip, token_ids
+from pipelines.two_stage.clip.encoder import PAD, cut_note, open_clip, token_ids
 
 log = logging.getLogger("bench.train")
-
-
-class NetworkOptions(BaseModel):
-    """[train.clipvg.network]: the sizes of a network from nothing; the CLIP is [train.clipvg.clip]'s."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    taps: tuple[int, ...] = (0, 3, 7, 11)
-    image_size: int = 224
-    hidden: int = 512
-    heads: int = 8
-    feedforward: int = 2048
-    layers: int = 6
-    dropout: float = 0.1
-
-    def config(self, clip: str) -> ClipVGConfig:
-        """Return the network's sizes on the CLIP of that name."""
-        return ClipVGConfig(clip=clip, **self.model_dump())
-
-
-class ClipVGTraining(TrainConfig):
-    """[train.clipvg]: the paper's recipe (script of the official code), and further options."""
-
-    name: str = Field("clipvg", pattern=r"^[\w.-]+$", description="name of the files that are written")
-    clip: ClipOptions = ClipOptions()
-    network: NetworkOptions = NetworkOptions()
-    preprocessing: Literal["auto", "official", "clean"] = Field("auto", description="auto = as start_from, or official")
-    augment: Augment = Augment()
-
-    epochs: int = Field(110, ge=1)
-    reference_batch: int = Field(320, ge=1, description="rows in a step; 384 for pseudo-labels")
-    learning_rate: float = Field(2.5e-4, gt=0)
-    l1: float = Field(1.0, ge=0)
-    giou: float = Field(1.0, ge=0)
-    train_positions: bool = Field(True, description="CLIP's visual position embedding, as the official code does")
-    cache_features: bool = Field(False, description="encode each image once: nothing may augment, nor train_positions")
-    recompute: bool = Field(False, description="the image tower's activations in the backward pass: less memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +67,7 @@ class ClipVGTask(GrounderTask):
         if config.precision(self.device.type) == "bfloat16" and self.device.type == "cuda":
             clip_to_bfloat16(self.model)
         self._caches()
+        add_deconfounder(self.model, self.texts, config, job)
 
     def _caches(self) -> None:
         """The features of frozen towers, common to all trainings of a process on the same CLIP, canvas and style."""
@@ -190,7 +153,7 @@ class ClipVGTask(GrounderTask):
         if batch.edges is not None:
             features = multi_level_features(network.clip.visual, pixels, network.config.taps, network.recompute)
         image = network.project(features.flatten(0, 1).index_select(0, packing.image))
-        text = network.text_proj(torch.cat(words).to(network.text_proj.weight.dtype))
+        text = network.project_text(torch.cat(words))
         return network.fuse_packed(torch.cat([text, image.to(text.dtype)]), packing, only_first), packing
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -235,33 +198,6 @@ class ClipVGTask(GrounderTask):
         """The features of the tapped blocks in float16 (N, 1 + P, W * taps)."""
         pixels, _ = stacked(canvases, self.patch, self.style, self.device)
         return (multi_level_features(self.model.clip.visual, pixels, self.model.config.taps).half(),)
-
-
-def start(config: ClipVGTraining, job: TrainingJob) -> tuple[ClipVG, ClipSource, Style]:
-    """Return the network to train, float32, with its CLIP and style. Raises WeightsError, UnknownName."""
-    style: Style | None = None if config.preprocessing == "auto" else config.preprocessing
-    if config.start_from:
-        path, named = find(config.start_from, job.context), config.clip if config.clip.pretrained else None
-        network, its_style, clip = open_network(path, job.context, named)
-        clip = clip or _own_clip(network, config, job)
-        return at_size(network, config.network.image_size), clip, style or its_style
-    model, values = open_frozen(config.clip, job.context)
-    torch.manual_seed(job.context.seed)
-    network = ClipVG(config.network.config(config.clip.model), model)
-    return network, (config.clip, values), style or "official"
-
-
-def _own_clip(network: ClipVG, config: ClipVGTraining, job: TrainingJob) -> ClipSource:
-    """The CLIP that came with an official file, by the name under which the trained weights will look for it."""
-    values = values_hash(network.clip.state_dict())
-    # Where nothing is saved, nothing will look for it.
-    if job.saves and (open_frozen(config.clip, job.context)[1] != values or config.clip.model != network.config.clip):
-        raise WeightsError(
-            f"{config.start_from} has a CLIP {network.config.clip} of its own, but [train.clipvg.clip] names "
-            f"{config.clip.model} {config.clip.pretrained}, where the trained weights would look for it; name its own "
-            "with --set clip.model=... and clip.pretrained=..."
-        )
-    return config.clip, values
 
 
 def clip_to_bfloat16(network: ClipVG) -> None:

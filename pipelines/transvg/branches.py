@@ -21,6 +21,7 @@ from transformers import BertConfig, BertModel
 from bench.settings import Table
 from pipelines.backbones import Backbone
 from pipelines.canvas import Style, covered, masked_patches, normalised
+from pipelines.deconfounder import NoDeconfounder
 from pipelines.layers import MLP, Encoder, sine_position, xavier
 
 BERT_BASE: dict[str, Any] = {
@@ -111,6 +112,7 @@ class Branches(nn.Module):
         self.visumodel, self.textmodel = ImageBranch(config), TextBranch(config)
         self.side = config.image_size // self.visumodel.stride
         self.visu_proj, self.text_proj = nn.Linear(d, d), nn.Linear(int(self.textmodel.bert.config.hidden_size), d)
+        self.deconfounder: Any = NoDeconfounder()
         self.vl_pos_embed = nn.Embedding(self.registers + config.tokens + self.side**2, d)
         self.bbox_embed = MLP(d, d, 4, 3)
 
@@ -127,7 +129,7 @@ class Branches(nn.Module):
 
     def encode_text(self, ids: Tensor, padding: Tensor) -> Tensor:
         """Encode token ids (B, L), True on padding (B, L), projected: (B, L, d)."""
-        out: Tensor = self.text_proj(self.textmodel(ids, padding))
+        out: Tensor = self.deconfounder(self.text_proj(self.textmodel(ids, padding)))
         return out
 
     def box(self, token: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from bench.grounding import PipelineContext
 from pipelines import weights
 from pipelines.backbones import backbone_of, count_modules, text_encoder_of
 from pipelines.canvas import STATISTICS, Style
+from pipelines.deconfounder import attach_stored
 from pipelines.tokens import Tokenizer
 from pipelines.transvg.branches import BERT_BASE, TEXT, VISUAL, Branches, BranchesConfig
 
@@ -111,6 +112,7 @@ def build(kind: type[Branches], state: Mapping[str, Tensor], config: BranchesCon
     """Build the network in eval mode, loaded strictly. Raises WeightsError with the keys that differ."""
     with torch.device("meta"):  # drawing 150 million random numbers only to overwrite them would take seconds
         network = kind(config)
+        attach_stored(network, state)
     # A copy: the file is mapped, and may be gone before the network is.
     whole = {k: t.to(torch.float32, copy=True) if t.is_floating_point() else t.clone() for k, t in state.items()}
     weights.load_strictly(network, whole, str(path), assign=True)

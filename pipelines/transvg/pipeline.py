@@ -96,7 +96,8 @@ class TransVGPipeline(CanvasPipeline):
         self.card = make_card(
             context,
             options.card,
-            summary=f"{self.kind.title} on {config.backbone} at {self.size} px, {QUIRKS[self.style]}",
+            summary=f"{self.kind.title} on {config.backbone} at {self.size} px, {QUIRKS[self.style]}"
+            + self.network.deconfounder.label,
             paper=self.paper,
             weights={context.name: options.weights},
             sha256={} if training else {context.name: sha256_file(loaded.path)},

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 from transformers import BertModel
 
 from bench.errors import WeightsError
@@ -19,6 +20,7 @@ from bench.training.task import TrainingJob
 from pipelines import hub, weights
 from pipelines.augmentation import Augment
 from pipelines.backbones import backbone_of
+from pipelines.deconfounder import DeconfounderOptions, attach_new
 from pipelines.tokens import small_tokenizer
 from pipelines.transvg.branches import BERT_BASE, Branches, ImageBranch
 from pipelines.transvg.checkpoint import Loaded, open_network, open_tokenizer
@@ -29,6 +31,7 @@ DETR = (
     "the published TransVGs start from DETRs that were trained without the val and test images of the data set "
     "(detr-r50-{unc,gref,referit}.pth, linked in the README of github.com/djiajunustc/TransVG)"
 )
+AT_ONCE = 32  # texts in a pass without gradients
 LEAST = 0.5  # of the image branch's tensors that a DETR has to bring
 
 
@@ -51,6 +54,7 @@ class TransVGTraining(TrainConfig):
     vocabulary: int = Field(400, ge=8, description="words of the small tokenizer of a random text branch")
     preprocessing: Literal["auto", "official", "clean"] = Field("auto", description="auto = as start_from, or official")
     augment: TransVGAugment = TransVGAugment()
+    deconfounder: DeconfounderOptions = DeconfounderOptions()
 
     epochs: int = Field(90, ge=1, description="180 on RefCOCO+")
     batch: int = Field(8, ge=1, description="most samples in one process's forward pass")
@@ -89,6 +93,25 @@ def start(kind: type[Branches], config: TransVGTraining, job: TrainingJob) -> tu
         network.textmodel.bert.load_state_dict(bert.state_dict())
     taken = take_detr(network.visumodel, sizes.backbone, config.detr, job) if config.detr else {}
     return Loaded(network, tokenizer, wanted or "official", table), taken
+
+
+def add_deconfounder(loaded: Loaded, config: TransVGTraining, job: TrainingJob) -> None:
+    """Give a network to train the deconfounder of its config. Raises SettingsError."""
+    branch = loaded.network.textmodel.eval()
+    device = next(branch.parameters()).device
+    texts = [e.text for scene in job.scenes for e in scene.expressions]
+
+    def features() -> Tensor:
+        means: dict[str, Tensor] = {}
+        ordered = sorted(set(texts), key=lambda text: (len(text), text))
+        for start in range(0, len(ordered), AT_ONCE):
+            some = ordered[start : start + AT_ONCE]
+            ids, padding = (part.to(device) for part in loaded.tokenizer(some))
+            kept = (~padding)[..., None]
+            means |= zip(some, (branch(ids, padding) * kept).sum(dim=1) / kept.sum(dim=1), strict=True)
+        return torch.stack([means[text] for text in texts])
+
+    attach_new(loaded.network, config.deconfounder, features, job.context.seed)
 
 
 def take_detr(branch: ImageBranch, backbone: str, name: str, job: TrainingJob) -> dict[str, Any]:

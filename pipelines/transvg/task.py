@@ -24,7 +24,7 @@ from pipelines.transvg import checkpoint
 from pipelines.transvg.branches import TEXT, VISUAL, Branches, inputs
 from pipelines.transvg.network import TransVG
 from pipelines.transvg.pipeline import TransVGOptions, TransVGPipeline
-from pipelines.transvg.recipe import TransVGTraining, start
+from pipelines.transvg.recipe import TransVGTraining, add_deconfounder, start
 
 log = logging.getLogger("bench.train")
 
@@ -43,6 +43,7 @@ class TransVGTask(GrounderTask):
         self.loss_weights = {"l1": config.l1, "giou": config.giou}
         self.loaded, self.taken = start(self.kind, config, job)
         self.model: Any = self.loaded.network.to(job.context.device)
+        add_deconfounder(self.loaded, config, job)
         texts = {e.text for scene in job.scenes for e in scene.expressions}
         self.cut = sum(bool(self.loaded.tokenizer.cut(text)) for text in texts)
         if self.cut:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from deconfounding import check_deconfounder
 from operators import Operators
 from training_world import Stepping, lines_of, stopped_and_resumed
 
@@ -13,8 +14,10 @@ from bench.training.sampler import MicroBatch
 from bench.training.step import OptimisationStep
 from bench.training.trainer import train
 from clipvg.network import POSITIONS, multi_level_features
+from clipvg.official import write_official
 from clipvg.pipeline import clipvg as clipvg_pipeline
-from clipvg.task import ClipVGTask, ClipVGTraining
+from clipvg.recipe import ClipVGTraining
+from clipvg.task import ClipVGTask
 from pipelines.weights import read_safetensors
 
 
@@ -165,3 +168,18 @@ def test_grouped_by_image_it_resumes_bit_for_bit(job):
 def test_features_that_are_cached_are_not_grouped(job):
     with pytest.raises(UsageError, match="cache_features encodes each image once as it is; leave group out"):
         Stepping(ClipVGTask(job(group="image", cache_features=True, train_positions=False, augment={})))
+
+
+@pytest.mark.slow
+def test_with_a_red_style_deconfounder(job, context, tmp_path):
+    def make(out, **changes):
+        clip = {"clip": {"model": "tiny-clip", "pretrained": ""}} if "start_from" in changes else {}
+        return ClipVGTask(job(out, cache_features=True, train_positions=False, dtype="float32", **clip, **changes))
+
+    def opened(path, **options):
+        return clipvg_pipeline(context({"weights": str(path), **options}, dataset="shapes"))
+
+    check_deconfounder(make, opened, tmp_path)
+    (path,) = (tmp_path / "whole").glob("*.safetensors")
+    with pytest.raises(UsageError, match="the official code has no deconfounder"):
+        write_official(opened(path).network, "small", tmp_path / "out.pth")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipvg.network import ClipVG
-from clipvg.task import NetworkOptions
+from clipvg.recipe import NetworkOptions
 from pipelines.two_stage.clip.encoder import empty_model
 from tools.tiny_weights.clipvg import coverage, on_target, patch_loss, start_in_clip_space
 

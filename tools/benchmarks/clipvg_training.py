@@ -31,6 +31,7 @@ import torch
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
+import clipvg.recipe
 import clipvg.task
 from bench.datasets.images import decode
 from bench.evaluation.device import resolve_device
@@ -117,7 +118,7 @@ def main() -> None:
     changes = {name: getattr(options, name) for name in names}
     clip = {"model": options.arch, "pretrained": "random"}
     table = {"clip": clip, "network": network, "epochs": 10_000, **changes}
-    clipvg.task.open_frozen = lambda options, _: (empty_model(options.model).eval(), "random")
+    clipvg.recipe.open_frozen = lambda options, _: (empty_model(options.model).eval(), "random")
     if options.compare:
         compare(table, options)
         return

@@ -20,7 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bench.training.task import TaskFactory, TrainingJob
 from clipvg.network import ClipVG, Packing, multi_level_features
-from clipvg.task import ClipVGBatch, ClipVGTask, ClipVGTraining
+from clipvg.recipe import ClipVGTraining
+from clipvg.task import ClipVGBatch, ClipVGTask
 from pipelines import layers as loss
 from pipelines.canvas import normalise_and_mask
 from pipelines.rows import Rows, collate

@@ -4,6 +4,7 @@ import plain_transvg
 import pytest
 import torch
 import torchvision
+from deconfounding import check_deconfounder
 from training_world import lines_of, stopped_and_resumed
 from transformers import BertConfig, BertModel
 
@@ -161,3 +162,11 @@ def test_mistakes(job, context):
         TransVGTask(job(detr="detr-r50-unc.pth"))
     with pytest.raises(WeightsError, match=r"none\.pth"):
         transvg(context("transvg", options={"weights": "none.pth"}))
+
+
+@pytest.mark.slow
+def test_with_a_red_style_deconfounder(job, context, tmp_path):
+    def opened(path, **options):
+        return transvg(context("transvg", dataset="shapes", options={"weights": str(path), **options}))
+
+    check_deconfounder(lambda out, **changes: TransVGTask(job(out, **changes)), opened, tmp_path)
