@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from bench.datasets import images
 from bench.datasets.images import Images, ZipRoot, check_size, decode, names_of
 from bench.errors import ImageError
 from bench.evaluation.decoding import CachedImages
@@ -63,6 +64,30 @@ def test_cmyk_transparent_palettes_and_turned_images():
 
 
 SIDE = int(80_000_000**0.5) + 1
+
+
+@given(st.integers(1, 70), st.integers(1, 70), st.sampled_from((0, 1, 2)), st.booleans(), st.integers(20, 100))
+def test_torchvision_decodes_jpeg_to_the_pixels_of_pillow(width, height, subsampling, progressive, quality):
+    import torchvision.io  # noqa: F401
+
+    noise = Image.fromarray(np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8))
+    data = encoded(noise, "JPEG", subsampling=subsampling, progressive=progressive, quality=quality)
+    faster = images._faster_jpeg(data)
+    assert faster is not None and faster.dtype == np.uint8 and faster.flags.writeable
+    assert np.array_equal(faster, np.asarray(Image.open(io.BytesIO(data))))
+    assert images._faster_jpeg(data[:-1]) is None
+    with pytest.raises(ImageError, match="cut short"):
+        decode(data[:-1], "a.jpg")
+
+
+def test_another_libjpeg_is_not_used(monkeypatch):
+    import torchvision.io  # noqa: F401
+
+    data, decoded = encoded(filled("red"), "JPEG"), images._by_torchvision
+    images._same_pixels.cache_clear()
+    monkeypatch.setattr(images, "_by_torchvision", lambda data: decoded(data) ^ 1)
+    assert images._faster_jpeg(data) is None and decode(data, "a.jpg")[0, 0, 0] > 250
+    images._same_pixels.cache_clear()
 
 
 @pytest.mark.parametrize(("data", "message"), [
