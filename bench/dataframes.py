@@ -54,14 +54,10 @@ def leaderboard(results: str | Path = "results", split: str | None = None) -> Da
     from bench.reporting import table
     from bench.reporting.boards import collect
 
-    columns = [column for column in table.COLUMNS if "c" in column.tables]
-    rows = [
-        {column.name: column.raw(row) for column in columns}
-        for board in collect(_folder(results)).boards
-        if split in (None, board.split)
-        for row in board.rows
-    ]
-    return _frame(rows, [column.name for column in columns])
+    boards = [board for board in collect(_folder(results)).boards if split in (None, board.split)]
+    rows = [row for board in boards for row in board.rows]
+    columns = [column for column, _ in table.filled_columns("c", rows)]
+    return _frame([{each.name: each.raw(row) for each in columns} for row in rows], [each.name for each in columns])
 
 
 def outcomes(run: str | Path | Evaluation) -> DataFrame:

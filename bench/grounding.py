@@ -48,7 +48,7 @@ class Expression:
     the data set's own class of the expression, `category` the referent's class name, `same_category` how many objects
     of that class the image holds, the referent included. `caption` is the sentence the text is a phrase of. `held_as`
     is the form in which a row of people's own data gave the box, which decides how it is cut to integers; None where
-    the data set settles it.
+    the data set settles it. `mask` is the ground truth's, where it is annotated, and not part of a fingerprint.
     """
 
     id: str
@@ -61,6 +61,7 @@ class Expression:
     also: tuple[Box, ...] = ()
     caption: Caption | None = None
     held_as: Literal["xyxy", "xywh"] | None = field(default=None, compare=False)
+    mask: Mask | None = field(default=None, hash=False, repr=False)
 
     @property
     def query(self) -> Query:

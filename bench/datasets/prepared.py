@@ -15,12 +15,12 @@ import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-from bench.datasets.annotations import Annotations, columns, scene_row
+from bench.datasets.annotations import Annotations, columns, masks_of_row, scene_row
 from bench.datasets.images import Images
 from bench.datasets.split import Counts
 from bench.errors import DataError
@@ -32,7 +32,8 @@ from bench.settings import Resolved
 
 Made = TypeVar("Made")
 SCHEMA = 2  # 2: expressions may end in the caption they are a phrase of
-READABLE = (1, SCHEMA)
+WITH_MASKS = 3  # what has no masks is written as before
+READABLE = (1, SCHEMA, WITH_MASKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,12 @@ def index_path(home: Path, dataset: str, part: str) -> Path:
 def write_index(path: Path, header: Header, scenes: Iterable[Scene]) -> None:
     """Write an index whole or not at all. Raises DataError when the disk refuses or a box is not finite."""
     try:
-        body = "".join(_dump(scene_row(scene)) for scene in scenes).encode()
+        rows = [scene_row(scene, stored=True) for scene in scenes]
+        body = "".join(map(_dump, rows)).encode()
     except ValueError:
         raise DataError(f"{header.split}: an annotated box is not finite; check the source") from None
-    first = {"schema": SCHEMA, **asdict(header), "body_sha256": hashlib.sha256(body).hexdigest()}
+    schema = WITH_MASKS if any(len(row) > 5 for row in rows) else SCHEMA
+    first = {"schema": schema, **asdict(header), "body_sha256": hashlib.sha256(body).hexdigest()}
     with _replacing(path) as part:
         part.write_bytes(_dump(first).encode() + body)
 
@@ -212,25 +215,32 @@ def _dump(value: Any) -> str:
 
 
 def _checked(row: list[Any]) -> list[Any]:
-    id, file, width, height, expressions = row
+    id, file, width, height, expressions, *masks = row
     if not (isinstance(id, str) and isinstance(file, str) and {type(width), type(height)} <= {int, type(None)}):
         raise TypeError
     if not all(
         isinstance(fields[0], str) and isinstance(fields[1], str) and len(fields[2]) == 4 for fields in expressions
     ):
         raise TypeError
+    if len(masks) > 1 or not all(len(mask) == 3 for some in masks for mask in some):
+        raise TypeError
     return row
 
 
 def _scene(row: list[Any]) -> Scene:
-    id, file, width, height, expressions = row
-    return Scene(id, file, width, height, tuple([_expression(*fields) for fields in expressions]))
+    id, file, width, height, expressions, *masks = row
+    made = [_expression(*fields[:9]) for fields in expressions]
+    if masks:
+        drawn = masks_of_row(masks[0])
+        numbers = [fields[9] if len(fields) > 9 else None for fields in expressions]
+        made = [e if n is None else replace(e, mask=drawn[n]) for e, n in zip(made, numbers, strict=True)]
+    return Scene(id, file, width, height, tuple(made))
 
 
 def _expression(id: str, text: str, box: list[float], *rest: Any) -> Expression:
     if len(rest) > 4:
         also, *caption = rest[4:]
-        rest = (*rest[:4], tuple(_box(other) for other in also), *(Caption(*c) for c in caption))
+        rest = (*rest[:4], tuple(_box(other) for other in also or ()), *(Caption(*c) for c in caption if c is not None))
     if not isinstance(id, str) or not isinstance(text, str) or len(rest) > 8:
         raise TypeError
     return Expression(id, text, _box(box), *rest)

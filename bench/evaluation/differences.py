@@ -74,7 +74,11 @@ def score_here(
 def _other_metrics(theirs: Metrics, again: Metrics) -> Iterator[str]:
     """List how the metrics of run.json differ from a re-score; float noise of another machine is no difference."""
     made = {cut: own for cut, own in again.strata.items() if cut in theirs.strata or cut not in LATER}
-    again = again.model_copy(update={"strata": made})
+    # Masks came later, too, and are not there where the split was prepared without them.
+    masks = again.masks if theirs.masks is not None else None
+    again = again.model_copy(update={"strata": made, "masks": masks})
+    if masks is None:
+        theirs = theirs.model_copy(update={"masks": None})
     was, here = (dict(flat(each.model_dump(mode="json", by_alias=True))) for each in (theirs, again))
     keys = [key for key in dict.fromkeys([*was, *here]) if not _equal(was.get(key), here.get(key))]
     if theirs.ci95_note in (None, OLD):  # an older version, whose intervals of few images were others

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.datasets.split import Split
+from bench.evaluation.masks import mask_metrics
 from bench.evaluation.outcomes import Outcomes, outcomes, store_outcomes
 from bench.evaluation.protocols import Protocol, protocol
 from bench.evaluation.statistics import ratio_intervals
@@ -20,6 +21,7 @@ from bench.runs.predictions import SceneAnswers
 from bench.settings import EvaluationSettings
 
 Int = NDArray[np.int64]
+Float = NDArray[np.float64]
 NotedInterval = tuple[Interval | None, str]
 
 
@@ -52,7 +54,8 @@ def summary(results: Outcomes, settings: EvaluationSettings | Bootstrap) -> Metr
     bootstrap = Bootstrap(draws=settings.draws, seed=settings.seed, confidence=settings.confidence)
     members = _members(results)
     columns = [np.arange(n), *(rows for cut in members.values() for rows in cut.values())]
-    intervals = iter(_intervals(results, columns, bootstrap))
+    masks = [] if results.masks is None else list(results.masks.ratios())
+    intervals = iter(_intervals(results, columns, masks, bootstrap))
     whole = next(intervals)
     pipelined = results.proposals >= 0
     overlap = np.where(results.answered, results.overlap, -np.inf)
@@ -79,6 +82,7 @@ def summary(results: Outcomes, settings: EvaluationSettings | Bootstrap) -> Metr
             cut: {label: _stratum(results, rows, next(intervals)) for label, rows in labels.items()}
             for cut, labels in members.items()
         },
+        masks=None if results.masks is None else mask_metrics(results.masks, intervals),
     )
 
 
@@ -92,17 +96,27 @@ def _members(results: Outcomes) -> Mapping[str, Mapping[str, Int]]:
     return {cut: {label: rows[cut][label] for label in names} for cut, names in order.items()}
 
 
-def _intervals(results: Outcomes, columns: Sequence[Int], bootstrap: Bootstrap) -> list[NotedInterval]:
-    """Return an interval of the hit rate for each group of expressions, with its note; the draws are the same."""
+def _intervals(
+    results: Outcomes, columns: Sequence[Int], masks: Sequence[tuple[str, Float, Float]], bootstrap: Bootstrap
+) -> list[NotedInterval]:
+    """Return an interval of the hit rate for each group of expressions, then of each ratio of masks, with its note.
+
+    The draws are the same for all.
+    """
     # 1. Number the images of the sample: those with an expression.
     used = np.bincount(results.image, minlength=len(results.unreadable)) > 0
     image, images = (np.cumsum(used) - 1)[results.image], int(used.sum())
     # 2. Hits and expressions of each group on each image.
-    hits = np.empty((images, len(columns)))
+    hits = np.empty((images, len(columns) + len(masks)))
     sizes = np.empty_like(hits)
     for column, rows in enumerate(columns):
         sizes[:, column] = np.bincount(image[rows], minlength=images)
         hits[:, column] = np.bincount(image[rows], weights=results.hit[rows].astype(np.float64), minlength=images)
+    for column, (_, above, below) in enumerate(masks, len(columns)):
+        assert results.masks is not None
+        of = image[results.masks.expression]
+        hits[:, column] = np.bincount(of, weights=above, minlength=images)
+        sizes[:, column] = np.bincount(of, weights=below, minlength=images)
     # 3. One set of draws serves every group.
     return ratio_intervals(hits, sizes, bootstrap.draws, bootstrap.seed, bootstrap.confidence)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bench.boxes import iou_elementwise
 from bench.datasets.annotations import Annotations, annotations_of
 from bench.errors import DataError
+from bench.evaluation.masks import MaskOutcomes, mask_outcomes
 from bench.evaluation.protocols import Protocol
 from bench.evaluation.strata import Cut, strata
 from bench.grounding import Expression, Scene
@@ -34,12 +35,13 @@ PAIRS = 200_000  # expression x proposal pairs compared at once
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """One entry per expression (N) in the split's order, except `scenes` and the last three.
+    """One entry per expression (N) in the split's order, except `scenes` and the last four.
 
     `overlap` is the protocol's quantity (IoU, unless it is `giou`), `iou` always the IoU in the protocol's frame, both
     0 or less without a box; `oracle` the best overlap that any proposal of the scene reaches, NaN where there are none.
     `image` is the scene's position. `proposals` (scenes) counts boxes, -1 where the pipeline makes none; `unreadable`
-    (scenes) marks images that could not be read; `duplicates` counts second answers, which were dropped.
+    (scenes) marks images that could not be read; `duplicates` counts second answers, which were dropped. `masks` is
+    None where the split or the answers have none.
     """
 
     protocol: Protocol
@@ -54,6 +56,7 @@ class Outcomes:
     proposals: Int
     unreadable: Bool
     duplicates: int
+    masks: MaskOutcomes | None = None
 
     @cached_property
     def expressions(self) -> tuple[Expression, ...]:
@@ -113,6 +116,7 @@ def outcomes(scenes: Sequence[Scene], answers: Answers | Iterable[SceneAnswers],
         proposals=np.where(pools < 0, -1, answers.counts[pools]) if len(answers.counts) else pools,
         unreadable=unreadable,
         duplicates=len(answers.ids) - int((first >= 0).sum()),
+        masks=mask_outcomes(known, answers, first, unreadable, protocol),
     )
 
 

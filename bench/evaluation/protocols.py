@@ -9,14 +9,17 @@ giou                generalised IoU >= 0.5, prediction unclipped: the RefExpEval
 letterbox-clamped   TransVG, CLIP-VG and their kin (Deng et al. 2021; Xiao et al. 2023): ground truth x, y, w, h cut
                     to whole pixels, prediction clamped to the padded square of the network's input rather than to the
                     image, ground truth not clamped, IoU >= 0.5.
+letterbox-dilated   as `letterbox-clamped` for boxes; masks as HiVG and OneRef score them (Xiao et al. 2024), in the
+                    letterbox of 384 pixels and dilated: a pixel counts that interpolation touches from a positive one.
 
-These score the first box of a prediction against the best of the targets; an expression without a target is a miss. A
-protocol over sets of boxes (such as the precision of generalised referring expressions) is a Protocol with `decide`.
+Masks are compared pixel by pixel of the original image, but for the last. These score the first box of a prediction
+against the best of the targets; an expression without a target is a miss. A protocol over sets of boxes (such as the
+precision of generalised referring expressions) is a Protocol with `decide`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +27,11 @@ from numpy.typing import NDArray
 
 from bench.boxes import box_xywh_to_xyxy, box_xyxy_to_xywh, clip_xyxy, giou_elementwise, iou_elementwise
 from bench.errors import UnknownName
+from bench.grounding import Mask
+from bench.masks import decode, overlaps
 
 Float = NDArray[np.float64]
+Int = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 
 
@@ -40,6 +46,8 @@ class Protocol:
     `decide` is for sets: the overlaps (P, T) of an expression's P predicted boxes, best first, with its T targets, and
     their scores (P,), NaN without one -> the expression's overlap, and whether it is a hit. P and T may be 0. Without
     it, the first box and the best target count.
+
+    `masks` takes M predicted and M annotated masks, None for an empty one -> pixels (M,) of intersections and unions.
     """
 
     name: str
@@ -48,6 +56,7 @@ class Protocol:
     overlap: Callable[[Float, Float], Float] = iou_elementwise
     needs_size: bool = False
     decide: Callable[[Float, Float], tuple[float, bool]] | None = None
+    masks: Callable[[Sequence[Mask | None], Sequence[Mask | None]], tuple[Int, Int]] = overlaps
 
     def reached(self, overlap: Float, threshold: float) -> Bool:
         """Compare (N,) overlaps with a threshold -> (N,) hits; NaN is never one."""
@@ -88,6 +97,49 @@ def _letterboxed(predictions: Float, truths: Float, widths: Float, heights: Floa
     return clip_xyxy(predictions + shift, side, side), box_xywh_to_xyxy(whole) + shift
 
 
+CANVAS = 384  # pixels of OneRef's letterbox; its mask head has a cell for 2 x 2 of them
+
+
+def _dilated_overlaps(predicted: Sequence[Mask | None], truths: Sequence[Mask | None]) -> tuple[Int, Int]:
+    """Compare masks in the letterbox: the prediction at the centres of cells, thresholded, and dilated to pixels."""
+    counts = np.zeros((len(predicted), 2), np.int64)
+    for row, mask, truth in zip(counts, predicted, truths, strict=True):
+        cells = _in_letterbox(mask, CANVAS // 2)
+        # Bilinear interpolation to twice the size touches a pixel from its own cell and from the next one.
+        for axis in (0, 1):
+            ends = [(1, 1) if axis == each else (0, 0) for each in (0, 1)]
+            padded = np.pad(cells, ends, mode="edge")
+            before, own, after = (padded.take(range(at, at + CANVAS // 2), axis=axis) for at in range(3))
+            cells = np.stack([own | before, own | after], axis=axis + 1).reshape(
+                [CANVAS if each <= axis else CANVAS // 2 for each in (0, 1)]
+            )
+        inside = _in_letterbox(truth, CANVAS)
+        row[:] = (cells & inside).sum(), (cells | inside).sum()
+    return counts[:, 0], counts[:, 1]
+
+
+def _in_letterbox(mask: Mask | None, side: int) -> NDArray[np.bool_]:
+    """Sample a mask on a grid (side, side) over the letterbox; padding is empty.
+
+    At the full size it is the nearest resampling of torch, which takes the pixel at the corner; coarser cells take the
+    one at their centre.
+    """
+    out = np.zeros((side, side), np.bool_)
+    if mask is None:
+        return out
+    inside = decode(mask)
+    places = []
+    for length in inside.shape:
+        resized = round(length * CANVAS / max(inside.shape))
+        start = round((CANVAS - resized) / 2 - 0.1)
+        pixel = np.arange(side) if side == CANVAS else (np.arange(side) + 0.5) * (CANVAS / side)
+        source = np.floor((pixel - start) * length / resized).astype(np.int64)
+        places.append(np.where((source >= 0) & (source < length), source, -1))
+    rows, columns = places
+    out[np.ix_(rows >= 0, columns >= 0)] = inside[np.ix_(rows[rows >= 0], columns[columns >= 0])]
+    return out
+
+
 PROTOCOLS = {
     p.name: p
     for p in (
@@ -95,5 +147,6 @@ PROTOCOLS = {
         Protocol("strict", ">0.5", _clipped),
         Protocol("giou", ">=0.5", _unclipped, giou_elementwise),
         Protocol("letterbox-clamped", ">=0.5", _letterboxed, needs_size=True),
+        Protocol("letterbox-dilated", ">=0.5", _letterboxed, needs_size=True, masks=_dilated_overlaps),
     )
 }

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from bench.attention import AttentionMap
 from bench.errors import UsageError
 from bench.grounding import Box, ImageArray, ImageSource, Mask, Scene
+from bench.masks import decode
 from bench.runs.files import write_atomically
 
 RGB = tuple[int, int, int]
@@ -80,9 +81,7 @@ def _heated(image: ImageArray, attention: AttentionMap) -> Image.Image:
 
 def _masked(below: Image.Image, mask: Mask) -> Image.Image:
     """Tint the part of an image that a mask covers. Raises UsageError for a mask of another size."""
-    from pycocotools import mask as coco
-
-    inside = coco.decode({"size": mask["size"], "counts": mask["counts"].encode()})
+    inside = decode(mask)
     if inside.shape != (below.height, below.width):
         raise UsageError(
             f"a mask of {inside.shape[1]} x {inside.shape[0]} on an image of {below.width} x {below.height}"

@@ -84,7 +84,10 @@ def as_object(leaderboard: Leaderboard) -> dict[str, Any]:
 def leaderboard_csv(boards: Iterable[Board], chosen: Collection[str] = ()) -> str:
     """Return the whole of LEADERBOARD.csv, or its `chosen` columns."""
     out = io.StringIO()
-    columns = [column for column, _ in table.filled_columns("c", (), chosen)]
+    boards = list(boards)
+    columns = [
+        column for column, _ in table.filled_columns("c", [row for board in boards for row in board.rows], chosen)
+    ]
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([column.name for column in columns])
     for board in boards:

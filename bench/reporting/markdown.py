@@ -9,8 +9,9 @@ from collections.abc import Collection, Sequence
 
 from bench.evaluation.protocols import PROTOCOLS
 from bench.reporting.boards import Board, Leaderboard
+from bench.reporting.marks import REMARKS, legend, marks
 from bench.reporting.rows import Row
-from bench.reporting.table import BLANK, REMARKS, Column, filled_columns, interval_of, legend, marks, percent, signed
+from bench.reporting.table import BLANK, Column, filled_columns, interval_of, percent, signed
 
 INTRO = """\
 # Leaderboard

@@ -16,10 +16,10 @@ from typing import Any, Literal
 from bench.datasets.load import FILE
 from bench.errors import UnknownName
 from bench.reporting.boards import Run, histories, whole_row
+from bench.reporting.marks import UNCHECKED, marks
 from bench.reporting.published import OTHER_SPLITS, Published, published
 from bench.reporting.published import UNCHECKED as HOW_UNCHECKED
 from bench.reporting.rows import Row
-from bench.reporting.table import UNCHECKED, marks
 from bench.runs.record import RunRecord
 from bench.settings import flattened, shipped_options
 

@@ -11,9 +11,9 @@ from bench.comparison.paired import holm
 from bench.comparison.ranks import compare_with
 from bench.datasets.load import FILE, find_dataset, splits_of
 from bench.errors import UnknownName, UsageError
+from bench.reporting.marks import UNCHECKED, legend
 from bench.reporting.paper_rows import Metric, PaperRow, own_rows, published_rows
 from bench.reporting.published import OTHER_SPLITS
-from bench.reporting.table import UNCHECKED, legend
 
 TITLES = {"acc@0.5": "Acc@0.5", "acc@0.7": "Acc@0.7", "acc@0.9": "Acc@0.9", "mean_iou": "Mean IoU"}
 PRINTED = {"referit": ("test",), "flickr30k": ("test",)}  # the parts that papers print, where they are not all

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.datasets.load import FILE, find_split
 from bench.errors import DataError
-from bench.reporting import table as tables
+from bench.reporting import marks as signs
 from bench.reporting.terminal import print_table
 
 if TYPE_CHECKING:
@@ -175,4 +175,4 @@ def print_published(split: str, entries: Sequence[Published], console: Console) 
         table.add_row(*map(Text, cells))
     print_table(console, table, ("protocol", "training"))
     if any(entry.how in UNCHECKED for entry in entries):
-        console.print(Text(" ".join(tables.UNCHECKED)))
+        console.print(Text(" ".join(signs.UNCHECKED)))

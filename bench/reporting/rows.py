@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from bench.runs.record import RunRecord
 
@@ -31,6 +31,7 @@ RunRow = TypedDict(
         "errors": int,
         "duplicates": int,
         "proposals_per_image": float | None,
+        "masks": NotRequired[Mapping[str, Any]],  # only where there are some: bench/runs/numbers.py, `MaskMetrics`
         "strata": Mapping[str, Mapping[str, Any]],  # cut -> label -> {n, hits, acc@0.5, ci95, ci95_note}
         "expressions_per_s": float | None,  # of the whole evaluation
         "images_per_s": float | None,
@@ -82,6 +83,8 @@ def run_row(record: RunRecord, run_dir: Path | str) -> RunRow:
     speed = record.throughput
     out: dict[str, Any] = {"pipeline": record.name, "split": record.identity.data.split}
     out |= {key: metrics.get(key) for key in METRICS} | {"strata": metrics.get("strata", {})}
+    if metrics.get("masks"):
+        out["masks"] = metrics["masks"]
     for key in ("expressions_per_s", "images_per_s", "peak_memory_mb"):
         out[key] = getattr(speed, key) if speed else None
     out |= {

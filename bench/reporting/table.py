@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from bench.errors import UnknownName
 from bench.printing import printable
+from bench.reporting.marks import marks
 from bench.reporting.rows import Row, RunRow
 
 BLANK = "–"
@@ -103,7 +104,11 @@ def filled_columns(table: str, rows: Sequence[RunRow], chosen: Collection[str] =
         picked = [column for column in COLUMNS if column.name in (*chosen, "pipeline")]
         return [(column, [column.text(row) for row in rows]) for column in picked]
     columns = [(column, [column.text(row) for row in rows]) for column in COLUMNS if table in column.tables]
-    return [(column, cells) for column, cells in columns if table not in column.optional or set(cells) - {BLANK, "0"}]
+    return [
+        (column, cells)
+        for column, cells in columns
+        if table not in column.optional or set(cells) - {BLANK, "0", "None"}
+    ]
 
 
 def _whole(row: Row) -> Row:
@@ -170,9 +175,36 @@ def _hashes(weights: Mapping[str, str]) -> str:
     return " ".join(str(sha256) for _, sha256 in sorted(weights.items()) if sha256) or BLANK
 
 
-def _csv(name: str, value: Callable[[Row], Any] | None = None) -> Column:
+def _words(row: Row) -> str:
+    return "; ".join(word for _, word in marks(row))
+
+
+def _csv(name: str, value: Callable[[Row], Any] | None = None, optional: str = "") -> Column:
     """Return a column of the CSV alone."""
-    return Column(name, name, "", str, value, tables="c", optional="")
+    return Column(name, name, "", str, value, tables="c", optional=optional)
+
+
+def _masks(name: str, header: str, why: str, tables: str, *keys: str) -> tuple[Column, ...]:
+    """Return the columns of a quantity of masks, there only where some run has masks."""
+
+    def part(row: Row) -> Any:
+        value: Any = row.get("masks")
+        for key in keys:
+            value = value and value.get(key)
+        return value
+
+    def end(at: int) -> Callable[[Row], Any]:
+        return lambda row: (known := part(row)) and known["ci95"] and known["ci95"][at]
+
+    def cell(known: Any) -> str:
+        return f"{percent(known['value'])} {interval(known['ci95'], known['ci95_note'])}" if known else BLANK
+
+    return (
+        Column(name, header, why, cell, part, tables=tables, optional=tables),
+        _csv(f"{name}_value", lambda row: (known := part(row)) and known["value"], "c"),
+        _csv(f"{name}_low", end(0), "c"),
+        _csv(f"{name}_high", end(1), "c"),
+    )
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -181,7 +213,7 @@ COLUMNS: tuple[Column, ...] = (
     _csv("protocol"),
     Column("rank", "rank", "range of ranks that the paired test leaves open", _rank, tables="mhl", optional="h"),
     Column("pipeline", "pipeline", "", str, tables="mblc", optional="", right=False, data=True),
-    _csv("marks", lambda row: _words(row)),
+    _csv("marks", _words),
     _csv("rank_best", lambda row: row["rank"] and row["rank"][0]),
     _csv("rank_worst", lambda row: row["rank"] and row["rank"][1]),
     _csv("n"),
@@ -195,6 +227,18 @@ COLUMNS: tuple[Column, ...] = (
     Column("acc@0.7", "0.7", "Acc@0.7", percent, tables="tbhc", optional="h"),
     Column("acc@0.9", "0.9", "Acc@0.9", percent, tables="tbhc", optional="h"),
     Column("mean_iou", "mIoU", "mean IoU", percent, optional="h"),
+    *_masks("ciou", "cIoU", "masks: intersections over unions, summed over all expressions", "tmhl", "ciou"),
+    *_masks("mask_miou", "mask mIoU", "masks: mean IoU", "tmhl", "miou"),
+    *_masks("precision@0.5", "P@0.5", "masks: share with IoU >= 0.5", "mhl", "precision", "0.5"),
+    *_masks("precision@0.6", "P@0.6", "", "", "precision", "0.6"),
+    *_masks("precision@0.7", "P@0.7", "masks: share with IoU >= 0.7", "mhl", "precision", "0.7"),
+    *_masks("precision@0.8", "P@0.8", "", "", "precision", "0.8"),
+    *_masks("precision@0.9", "P@0.9", "masks: share with IoU >= 0.9", "mhl", "precision", "0.9"),
+    *_masks("mask_giou", "gIoU", "masks: mean IoU with expressions that refer to nothing", "tmhl", "giou"),
+    *_masks("no_target_accuracy", "N-acc", "empty masks of those that refer to nothing", "tmhl", "no_target_accuracy"),
+    *_masks("target_accuracy", "T-acc", "masks of those that refer to something", "mhl", "target_accuracy"),
+    _csv("masks_n", lambda row: (row.get("masks") or {}).get("n"), "c"),
+    _csv("masks_data", lambda row: (row.get("masks") or {}).get("data"), "c"),
     Column("oracle@0.5", "ceiling", "share of expressions for which some proposal would be a hit", percent),
     _csv("proposals_per_image"),
     Column("no_box", "no box", "expressions that got no box", count, tables="tbhc", optional="th"),
@@ -239,61 +283,3 @@ COLUMNS: tuple[Column, ...] = (
     _csv("older_runs", lambda row: len(row["history"])),
     _csv("run_dir"),
 )
-
-# The one legend of every format: sign, word (CSV and hub), the rows it applies to, what it says.
-MARKS: tuple[tuple[str, str, Callable[[Row], bool], str], ...] = (
-    (
-        "†",
-        "imported",
-        lambda r: r["provenance"] == "imported",
-        "boxes predicted elsewhere, scored here; what is stated of their training is not checked",
-    ),
-    (
-        "‡",
-        "saw test images",
-        lambda r: r["saw_test_images"] == "yes",
-        "its training included test images, so the score may flatter it",
-    ),
-    (
-        "§",
-        "test images unknown",
-        lambda r: r["saw_test_images"] == "unknown",
-        "unknown whether its training included test images",
-    ),
-    (
-        "¶",
-        "unreadable images",
-        lambda r: bool(r["errors"]),
-        "some images were unreadable; their expressions are misses",
-    ),
-    ("◊", "submitted", lambda r: r["submitted"] is not None, "another person's run, re-scored here"),
-)
-UNCHECKED = ("?", "recalled, inferred or from a third party; not looked up at its source")  # of a published value
-NOISY = "measured while the machine was busy, its clocks slowed, repeats far apart, or at another commit than the run"
-
-REMARKS: tuple[tuple[Callable[[Row], bool], str], ...] = (
-    (
-        lambda r: r["speed"] is None and r["expressions_per_s"] is not None,
-        "(ex/s) in brackets: of the whole evaluation, decoding included, no measurement of speed; "
-        "`bench speed` makes one",
-    ),
-    (
-        lambda r: bool(r["speed"] and r["speed"]["noisy"]),
-        f"~ {NOISY}",
-    ),
-    (lambda r: r["peak_gb_of"] == "process", "GB: of the whole process, images in memory included"),
-)
-
-
-def marks(row: Row) -> list[tuple[str, str]]:
-    """Return the marks of a row: sign and word."""
-    return [(sign, word) for sign, word, applies, _ in MARKS if applies(row)]
-
-
-def legend(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Return the marks that occur in some row: sign and meaning."""
-    return [(sign, why) for sign, _, applies, why in MARKS if any(applies(row) for row in rows)]
-
-
-def _words(row: Row) -> str:
-    return "; ".join(word for _, word in marks(row))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from bench.reporting.marks import legend, marks
 from bench.reporting.rows import Row, run_row
-from bench.reporting.table import BLANK, filled_columns, interval, legend, marks, percent
+from bench.reporting.table import BLANK, filled_columns, interval, percent
 from bench.runs.numbers import Metrics, Stratum
 from bench.runs.record import RunRecord
 

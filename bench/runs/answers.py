@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.grounding import Prediction, ScoredBox
+from bench.grounding import Mask, Prediction, ScoredBox
 from bench.runs.packed import PREDICTIONS, json_lines, stored_parts
 from bench.runs.predictions import SceneAnswers, parse_lines, parse_row
 from bench.runs.store import stored_rows
@@ -30,8 +30,8 @@ class Answers:
     """Columns of R stored lines, their A answers and P proposals, in order.
 
     `line` (A,) is the position of an answer's line; `boxes` (A, 4) xyxy pixels, NaN without one; `scores` (A,) NaN
-    where there is none; `others` has further boxes by the answer's position. `counts` (R,) are the lines' numbers of
-    proposals, -1 for a pipeline that makes none, and `proposals` (P, 4) all of them.
+    where there is none; `others` has further boxes and `masks` the box's mask by the answer's position. `counts` (R,)
+    are the lines' numbers of proposals, -1 for a pipeline that makes none, and `proposals` (P, 4) all of them.
     """
 
     scenes: Sequence[str]
@@ -44,6 +44,7 @@ class Answers:
     counts: Int
     proposals: Float = field(default_factory=lambda: np.empty((0, 4)))
     others: Mapping[int, tuple[ScoredBox, ...]] = field(default_factory=dict)
+    masks: Mapping[int, Mask] = field(default_factory=dict)
 
     def prediction(self, at: int) -> Prediction:
         """Return an answer with all its boxes, as a protocol over sets takes it."""
@@ -66,6 +67,7 @@ class _Columns:
         self.errors: list[str | None] = []
         self.ids: list[str] = []
         self.others: dict[int, tuple[ScoredBox, ...]] = {}
+        self.masks: dict[int, Mask] = {}
         self.line, self.counts = array("q"), array("q")
         self.boxes, self.scores, self.proposals = array("d"), array("d"), array("d")
 
@@ -89,6 +91,8 @@ class _Columns:
         for p in row.answers:
             if p.others:
                 self.others[len(self.ids)] = p.others
+            if p.mask is not None:
+                self.masks[len(self.ids)] = p.mask
             self.ids.append(p.id)
             self.boxes.extend(NO_BOX if p.box is None else p.box)
             self.scores.append(math.nan if p.score is None else p.score)
@@ -115,6 +119,7 @@ class _Columns:
             boxes=np.array(self.boxes).reshape(-1, 4),
             scores=np.array(self.scores),
             others=self.others,
+            masks=self.masks,
             counts=np.array(self.counts),
             proposals=np.array(self.proposals).reshape(-1, 4),
         )

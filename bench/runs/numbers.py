@@ -66,6 +66,33 @@ class Bootstrap(Model):
     confidence: float = Field(gt=0, lt=1)
 
 
+class Ratio(Model):
+    """A share with its interval over images."""
+
+    value: Fraction
+    ci95: Interval | None
+    ci95_note: str = ""
+
+
+class MaskMetrics(Model):
+    """The numbers of a run's masks (docs/masks.md); the last three are None where every expression has a target.
+
+    `n` expressions have a ground-truth mask or no target (`no_target` of them); `no_mask` counts those with a target
+    and without a predicted pixel; `data` is the hash of the ground-truth masks; `precision` is by threshold.
+    """
+
+    n: Count
+    no_target: Count
+    no_mask: Count
+    data: str
+    ciou: Ratio
+    miou: Ratio
+    precision: Mapping[str, Ratio]
+    giou: Ratio | None = None
+    no_target_accuracy: Ratio | None = None
+    target_accuracy: Ratio | None = None
+
+
 class Metrics(Stratum):
     """The numbers of a run under one protocol; accuracies are fractions, `oracle` None without proposals.
 
@@ -83,6 +110,7 @@ class Metrics(Stratum):
     errors: Count
     duplicates: Count = 0
     bootstrap: Bootstrap = Bootstrap(draws=10_000, seed=0, confidence=0.95)
+    masks: MaskMetrics | None = Field(None, description="where the split and the answers have masks")
     strata: Mapping[str, Mapping[str, Stratum]]
 
     @model_validator(mode="after")

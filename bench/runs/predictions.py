@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from bench.attention import AttentionMap
 from bench.errors import RunError
 from bench.grounding import Box, Boxes, Mask, Prediction, ScoredBox
+from bench.masks import refuse_broken
 
 SCHEMA = 2
 isfinite = math.isfinite  # one look-up less a number
@@ -129,7 +130,9 @@ def _plain_mask(mask: Mask | None) -> Mask | None:
         return None
     height, width = mask["size"]
     counts = mask["counts"]
-    return {"size": [int(height), int(width)], "counts": counts.decode() if isinstance(counts, bytes) else counts}
+    plain = {"size": [int(height), int(width)], "counts": counts.decode() if isinstance(counts, bytes) else counts}
+    refuse_broken([plain], lambda _: "a mask")
+    return plain
 
 
 def dump_line(row: SceneAnswers) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bench.grounding import Box, ImageArray, PipelineContext, Prediction, Query
 from bench.hashing import sha256_file
+from bench.masks import box_of, encode
 from bench.settings import Table, parse_table, takes
 from pipelines import weights
 from pipelines.canvas import Canvas, covered, normalised
@@ -120,20 +121,16 @@ class OneRefPipeline(CanvasPipeline):
 
 def masked(query: Query, cosines: NDArray[Any], canvas: Canvas, size: tuple[int, int], note: str) -> Prediction:
     """Make the prediction of a mask: where the cosines (M, M) are above 0, in the image of `size` (height, width)."""
-    from pycocotools import mask as coco
-
     # 1. To the canvas, the image's part of it, and to the image's own size.
     grid = torch.from_numpy(cosines)[None, None]
     grid = F.interpolate(grid, size=(len(canvas.pixels),) * 2, mode="bilinear", align_corners=False)
     grid = grid[..., canvas.top : canvas.bottom, canvas.left : canvas.right]
     inside = F.interpolate(grid, size=size, mode="bilinear", align_corners=False)[0, 0].numpy() > 0
-    # 2. Its run-length encoding, and the box around it.
-    if not inside.any():
-        return Prediction(query.id, None, note="; ".join(filter(None, (note, "the mask is empty"))))
-    rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
-    box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-    encoded = coco.encode(np.asfortranarray(inside, np.uint8))
-    return Prediction(query.id, box, note=note, mask={"size": list(size), "counts": encoded["counts"].decode()})
+    # 2. Its run-length encoding, and the box around it. An empty mask says that nothing is referred to.
+    mask = encode(inside)
+    box = box_of(mask)
+    notes = [note, "the mask is empty" if box is None else ""]
+    return Prediction(query.id, box, note="; ".join(filter(None, notes)), mask=mask)
 
 
 @takes(OneRefOptions)

@@ -5,19 +5,24 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_refcoco import FILES, PARTS, REFS, TINY, jpeg, lists, parquet, refer_files, train2017
 
 from bench.datasets import catalog
+from bench.datasets.annotations import annotations_of
 from bench.datasets.catalog import Catalogued, mismatches
+from bench.datasets.fingerprint import fingerprint
 from bench.datasets.load import load_split
 from bench.datasets.prepare import prepare
-from bench.datasets.prepared import index_path, read_header
+from bench.datasets.prepared import Header, index_path, read_header, read_index, write_index
 from bench.datasets.readers import ReadOptions
 from bench.datasets.split import Counts, Part
 from bench.datasets.verify import verify
 from bench.errors import DataError, ImageError, UnknownName, UnsafePickle, UsageError
+from bench.grounding import Caption, Expression, Scene
+from bench.masks import encode
 
 ALL, VAL, SUBSET = ReadOptions(), ReadOptions("val"), ReadOptions("val", subset=True)
 MORE = [*REFS, (5, 11, 1, "val", ["one more"])]
@@ -262,3 +267,28 @@ def test_real_index_lists_have_the_published_counts(name, file, counts, resolved
     missing = set(split.images.missing(split.scenes))
     there = [scene for scene in split.scenes if scene.file not in missing]
     assert len(there) == 2 * len(images) and all(split.images.load(scene).ndim == 3 for scene in there)
+
+
+def test_masks_are_kept_once_an_object_and_an_index_without_any_is_as_before(tmp_path):
+    mask, other = (encode(np.arange(12).reshape(3, 4) < n) for n in (4, 7))
+    expressions = [
+        Expression(str(n), "it", (1, 1, 2, 2), mask=own, caption=Caption("it", 0, 2) if n == 1 else None)
+        for n, own in enumerate((mask, dict(mask), None, other))
+    ]
+    scenes = [
+        Scene("7", "7.jpg", 4, 3, tuple(expressions)),
+        Scene("8", "8.jpg", 4, 3, (replace(expressions[2], id="9"),)),
+    ]
+    header = Header("refcoco", "val", "refer", Counts(5, None, 2), fingerprint(scenes))
+    write_index(tmp_path / "i.jsonl", header, scenes)
+    found, back = read_index(tmp_path / "i.jsonl")
+    assert (found, list(back)) == (header, scenes)
+    assert back.annotations.masks == annotations_of(scenes).masks == {0: mask, 1: mask, 3: other}
+    first, row, last = (json.loads(line) for line in (tmp_path / "i.jsonl").read_text().splitlines())
+    assert first["schema"] == 3 and len(row[5]) == 2 and len(last) == 5
+    # Without masks: the same fingerprint, and the bytes of before.
+    bare = [replace(s, expressions=tuple(replace(e, mask=None) for e in s.expressions)) for s in scenes]
+    assert fingerprint(bare) == header.fingerprint
+    write_index(tmp_path / "i.jsonl", header, bare)
+    first, row, _ = (json.loads(line) for line in (tmp_path / "i.jsonl").read_text().splitlines())
+    assert first["schema"] == 2 and len(row) == 5 and row[4][0] == ["0", "it", [1, 1, 2, 2]]

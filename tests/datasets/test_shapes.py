@@ -180,3 +180,30 @@ def test_every_expression_means_exactly_its_object():
             assert understood(kind, text, layout.objects) == {target}, (index, text)
             kinds[kind] += 1
     assert min(kinds.values()) > 100
+
+
+def test_a_mask_is_the_part_of_an_object_that_is_drawn():
+    """Whatever colour an object has changes just the pixels of its mask, but for those that it shares at its edge."""
+    from dataclasses import replace
+
+    from bench.datasets.annotations import annotations_of
+    from bench.datasets.shapes import drawing
+    from bench.masks import decode
+
+    for index in range(4):
+        scene, layout = make_scene(SEED, "val", index), make_layout(SEED, "val", index)
+        masks = {e.ref_id: decode(e.mask) for e in scene.expressions}
+        for ref_id, mask in masks.items():
+            number = int(ref_id.rpartition("-")[2])
+            objects = list(layout.objects)
+            images = []
+            for colour in ("purple", "yellow"):
+                objects[number] = replace(objects[number], colour=colour, texture="plain")
+                drawn = drawing.draw(replace(layout, objects=tuple(objects)), SEED, "val", index)
+                images.append(drawn.astype(int))
+            changed = np.abs(images[0] - images[1])[..., 0]  # purple and yellow differ by 113 in red
+            part = changed / 113
+            sure = np.abs(part - 0.5) > 0.3
+            assert mask.any() and ((part > 0.5) == mask)[sure].all() and sure.mean() > 0.97
+        known = annotations_of([scene])
+        assert known.masks == {n: e.mask for n, e in enumerate(scene.expressions)}

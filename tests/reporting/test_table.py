@@ -17,6 +17,7 @@ from bench.reporting.exports.hub import hub_files
 from bench.reporting.exports.latex import SIGNS, leaderboard_latex
 from bench.reporting.leaderboard import leaderboard_csv
 from bench.reporting.markdown import leaderboard_markdown
+from bench.reporting.marks import MARKS
 from bench.reporting.report.sections import board
 from bench.reporting.rows import run_row
 from bench.reporting.table import interval, percent, rate, signed
@@ -165,7 +166,7 @@ def test_every_format_has_the_same_marks_and_their_legend(tmp_path, store):
     broken = read_record(folder).model_copy(update={"errors": {"p0": "gone"}})
     write_record(folder, broken.model_copy(update={"metrics": broken.metrics.model_copy(update={"errors": 1})}))
     terminal, markdown, csv, latex, page = renderings(tmp_path)
-    meanings = {sign: why for sign, _, _, why in table.MARKS if sign != "‡"}
+    meanings = {sign: why for sign, _, _, why in MARKS if sign != "‡"}
     assert "theirs † § ¶ ◊" in markdown and r"theirs$^{\dagger\S\P\diamond}$" in latex
     assert "theirs †§¶" in terminal  # a run that is being made is nobody's submission
     assert "imported; test images unknown; unreadable images; submitted" in csv

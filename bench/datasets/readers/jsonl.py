@@ -13,9 +13,11 @@
     kind           a class of expression that tables are split by
     category       the class of the referred object
     split, row     where the line comes from in another data set (only used for the id)
+    segmentation   the object's mask as in COCO: polygons, or a run-length mask {"size": [height, width], "counts": ...}
     provenance     of a pseudo-label, an object: "source", "detector", "score" and what else its maker says of it
 
-Only image, a text and a box are required. The file is UTF-8; empty lines are skipped; any other key is refused.
+Only image, a text and a box are required; with a segmentation the box may be left out, and is then the one around it.
+Polygons need width and height. The file is UTF-8; empty lines are skipped; any other key is refused.
 """
 
 from __future__ import annotations
@@ -31,12 +33,14 @@ from bench.datasets.readers.rows import (
     checked_file,
     checked_name,
     checked_row,
+    checked_side,
     checked_text,
     gather,
 )
 from bench.errors import DataError, nearest, short
-from bench.grounding import Expression, Query, Scene, check_box_touches
+from bench.grounding import Expression, Mask, Query, Scene, check_box_touches
 from bench.inputs import opened, parsed_json
+from bench.masks import box_of, checked_mask, segmentation_box
 
 if TYPE_CHECKING:
     from bench.datasets.catalog import Catalogued
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
 KEYS = (
     "image", "text", "expression", "box_xyxy", "box_xywh", "id", "width", "height",
     "ref_id", "kind", "category", "split", "row", "provenance",
+    "segmentation",
 )  # fmt: skip
 
 
@@ -111,6 +116,9 @@ def read_provenance(path: Path) -> dict[str, Mapping[str, Any]]:
 def _rows(path: Path) -> Iterator[Scene]:
     lines: dict[str, int] = {}
     for number, where, record in _records(path):
+        mask = _mask(record, where)
+        if mask is not None and not {"box_xyxy", "box_xywh"} & record.keys():
+            record["box_xyxy"] = segmentation_box(record["segmentation"], where, None, None)
         key, box = _one_of(record, ("box_xyxy", "box_xywh"), where)
         form: BoxFormat = "xyxy" if key == "box_xyxy" else "xywh"
         expression = Expression(
@@ -121,9 +129,21 @@ def _rows(path: Path) -> Iterator[Scene]:
             ref_id=_label(record, "ref_id", where),
             kind=_label(record, "kind", where),
             category=_label(record, "category", where),
+            mask=mask,
         )
         file = _need(record, "image", where)
         yield checked_row(file, expression, record.get("width"), record.get("height"), where, folders=True)
+
+
+def _mask(record: dict[str, Any], where: str) -> Mask | None:
+    if record.get("segmentation") is None:
+        return None
+    sides = [checked_side(record.get(side), where, side) for side in ("width", "height")]
+    mask = checked_mask(record["segmentation"], where, *sides)
+    if mask is None or box_of(mask) is None:
+        without = "" if all(sides) else " or the line has no width and height, which polygons need"
+        raise DataError(f"{where}: its segmentation covers no pixel{without}; correct it or leave it out")
+    return mask
 
 
 def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:

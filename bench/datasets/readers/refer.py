@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from bench.datasets.pickles import as_text, load_plain_pickle
 from bench.datasets.readers import Annotations, ReadOptions
 from bench.datasets.readers.rows import (
@@ -26,9 +24,10 @@ from bench.datasets.readers.rows import (
     gather,
     scene_of_row,
 )
-from bench.errors import DataError, MissingPackage, nearest, short
+from bench.errors import DataError, nearest, short
 from bench.grounding import Box, Expression, Scene
 from bench.inputs import load_json
+from bench.masks import checked_mask, segmentation_box
 
 if TYPE_CHECKING:
     from bench.datasets.catalog import Catalogued
@@ -61,7 +60,8 @@ def read_refer(folder: Path, split_by: str, part: str, text: Text = "sent") -> l
     `split_by` is unc, umd, google or berkeley; `part` is matched exactly, except in RefClef (string annotation ids),
     where testA, testB and testC also take the combined parts (testAB, ...) and test takes every part with "test" in its
     name. Boxes are xyxy pixels, unrounded; an annotation without a box gets that of its segmentation. `same_category`
-    leaves crowds out. Raises DataError when a file, key, ref or annotation is missing or wrong, UnsafePickle.
+    leaves crowds out; masks are those of the annotations' segmentations. Raises DataError when a file, key, ref or
+    annotation is missing or wrong, UnsafePickle.
     """
     refs_file, instances_file = _refs_file(folder, split_by), folder / "instances.json"
     refs = load_plain_pickle(refs_file)
@@ -116,6 +116,8 @@ def ref_rows(
     height = checked_side(image.get("height"), where, "height")
     file = _image_file(ref, image, where)
     box = annotation_box(annotation, where, width, height)
+    segmentation = annotation.get("segmentation")
+    mask = checked_mask(segmentation, where, width, height) if segmentation else None
     sentences = need(ref, "sentences", where)
     for sentence in sentences if isinstance(sentences, list) else [sentences]:
         if not isinstance(sentence, Mapping):
@@ -129,6 +131,7 @@ def ref_rows(
             ref_id=checked_name(need(ref, "ref_id", where), where, "ref_id"),
             category=category,
             same_category=same_category,
+            mask=mask,
         )
         yield scene_of_row(file, expression, width, height)
 
@@ -140,7 +143,7 @@ def annotation_box(annotation: Record, where: str, width: int | None, height: in
         return checked_box(annotation["bbox"], where, "xywh")
     if not annotation.get("segmentation"):
         raise DataError(f"{where}: it has neither a bbox nor a segmentation")
-    return segmentation_box(annotation["segmentation"], where, width, height)
+    return checked_box(segmentation_box(annotation["segmentation"], where, width, height), where, "xyxy")
 
 
 def need(record: Record, key: str, where: str) -> Any:
@@ -206,73 +209,3 @@ def _image_file(ref: Record, image: Record, where: str) -> str:
     if isinstance(name, str):
         name = name.rpartition("/")[2]
     return checked_file(name, where)
-
-
-MOST_SIDE = 1 << 15
-
-
-def segmentation_box(segmentation: object, where: str, width: int | None, height: int | None) -> Box:
-    """Return the box (xyxy pixels) around a segmentation.
-
-    It is a list of polygons ([x, y, x, y, ...] pixels; their extreme corners, as in COCO's own boxes), a run-length
-    mask {size: [height, width], counts} or a list of those, with counts as a list of ints, compressed text or bytes; a
-    mask's box reaches from the left edge of its first pixel to the right edge of its last. Raises DataError.
-    """
-    parts: list[Any] = segmentation if isinstance(segmentation, list) else [segmentation]
-    if parts and all(isinstance(p, Mapping) for p in parts):
-        boxes = [_mask_box(p, where) for p in parts]
-        boxes = [b for b in boxes if b[2] > b[0] and b[3] > b[1]]
-        if not boxes:
-            raise DataError(f"{where}: its mask is empty")
-        sizes = {tuple(p["size"]) for p in parts}
-        if width and height and sizes != {(height, width)}:
-            raise DataError(f"{where}: its mask is {sizes} (height, width), its image {height} x {width}")
-    elif parts and all(isinstance(p, list) for p in parts):
-        boxes = [_polygon_box(p, where) for p in parts]
-    else:
-        raise DataError(f"{where}: its segmentation is neither polygons nor run-length masks")
-    corners = np.array(boxes)
-    x1, y1 = corners[:, :2].min(axis=0).tolist()
-    x2, y2 = corners[:, 2:].max(axis=0).tolist()
-    return checked_box([x1, y1, x2, y2], where, "xyxy")
-
-
-def _polygon_box(polygon: list[Any], where: str) -> tuple[float, float, float, float]:
-    try:
-        points = np.asarray(polygon, np.float64).reshape(-1, 2)
-    except (TypeError, ValueError):
-        points = np.empty((0, 2))
-    if len(points) < 1 or not np.isfinite(points).all():
-        raise DataError(f"{where}: a polygon should be x, y, x, y, ... in pixels")
-    return (*points.min(axis=0).tolist(), *points.max(axis=0).tolist())
-
-
-def _mask_box(rle: Mapping[str, Any], where: str) -> tuple[float, float, float, float]:
-    try:
-        from pycocotools import mask
-    except ImportError:
-        raise MissingPackage("masks need the package pycocotools: pip install pycocotools") from None
-    size, counts = rle.get("size"), rle.get("counts")
-    if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(_is_side(s) for s in size):
-        raise DataError(f"{where}: a mask's size should be [height, width] in pixels, not {short(size)}")
-    height, width = size
-    if isinstance(counts, list):
-        if not all(isinstance(c, int) and c >= 0 for c in counts) or sum(counts) != height * width:
-            raise DataError(f"{where}: a mask's counts should add up to {height} x {width} pixels")
-        packed = mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    else:
-        text = counts.encode("latin-1", "replace") if isinstance(counts, str) else counts
-        # Each character holds 5 bits and, with 0x20 set, says that its number goes on: the last may not.
-        if not isinstance(text, bytes) or not text or not all(48 <= c < 112 for c in text) or (text[-1] - 48) & 0x20:
-            raise DataError(f"{where}: a mask's counts are neither numbers nor a compressed mask")
-        packed = {"size": [height, width], "counts": text}
-        if int(mask.area(packed)) > height * width:
-            raise DataError(f"{where}: a mask's counts run past its {height} x {width} pixels")
-    x, y, w, h = (float(v) for v in mask.toBbox(packed))
-    if x + w > width or y + h > height:
-        raise DataError(f"{where}: a mask's counts lead out of its {height} x {width} pixels")
-    return (x, y, x + w, y + h)
-
-
-def _is_side(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < MOST_SIDE

@@ -7,15 +7,15 @@ language.py  expressions      ->  drawing.py  pixels      ->  this file  the dat
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.datasets.shapes.language import write_expressions
 from bench.datasets.shapes.layout import make_layout, pixels
 from bench.datasets.split import Part, Split
-from bench.grounding import Expression, ImageArray, Scene, SceneObject
+from bench.grounding import Expression, ImageArray, Mask, Scene, SceneObject
 
 if TYPE_CHECKING:
     from bench.settings import Resolved
@@ -23,16 +23,42 @@ if TYPE_CHECKING:
 SCENES = {"train": 6000, "val": 400, "test": 400}  # train: the default of [data.shapes]
 
 
+class ShapeMask(Mapping[str, Any]):
+    """The mask of an object's visible part, drawn when it is looked at: loading a split makes thousands of them."""
+
+    def __init__(self, seed: int, part: str, index: int, number: int) -> None:
+        self._scene, self._number = (seed, part, index), number
+
+    def __getitem__(self, key: str) -> Any:
+        return _masks(*self._scene)[self._number][key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("size", "counts"))
+
+    def __len__(self) -> int:
+        return 2
+
+
+@lru_cache(maxsize=1024)
+def _masks(seed: int, part: str, index: int) -> list[Mask]:
+    from bench.datasets.shapes.drawing import visible
+    from bench.masks import encode
+
+    return [encode(inside) for inside in visible(make_layout(seed, part, index))]
+
+
 def make_scene(seed: int, part: str, index: int) -> Scene:
     """Make one scene with its expressions; the same on every machine."""
     layout = make_layout(seed, part, index)
     same = Counter(obj.shape for obj in layout.objects)
     name = f"{part}-{index:06d}"
+    masks = [ShapeMask(seed, part, index, number) for number in range(len(layout.objects))]
     expressions = []
     for number, (kind, text, target) in enumerate(write_expressions(layout, seed, part, index)):
         obj = layout.objects[target]
         box, ref_id = pixels(obj.extent), f"{name}-{target}"
-        expressions.append(Expression(f"{name}-{number}", text, box, ref_id, kind, obj.shape, same[obj.shape]))
+        own = (f"{name}-{number}", text, box, ref_id, kind, obj.shape, same[obj.shape])
+        expressions.append(Expression(*own, mask=masks[target]))
     objects = [SceneObject(t.shape, pixels(t.extent), f"{t.texture} {t.colour} {t.shape}") for t in layout.objects]
     return Scene(name, f"{name}.png", layout.width, layout.height, tuple(expressions), tuple(objects))
 

@@ -7,6 +7,7 @@ Pillow.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from bench.datasets.shapes.layout import UNIT, Layout, PlacedShape
@@ -14,6 +15,7 @@ from bench.datasets.shapes.rng import Rng
 from bench.grounding import ImageArray
 
 Colour = tuple[int, int, int]
+Bool = NDArray[np.bool_]
 OVER = 2  # drawn twice as large, then reduced: smooth edges
 PALETTE: dict[str, Colour] = {
     "red": (220, 58, 62),
@@ -88,17 +90,35 @@ def _ground(rng: Rng, size: tuple[int, int]) -> Image.Image:
     return canvas
 
 
-def _paint(canvas: Image.Image, obj: PlacedShape, rng: Rng) -> None:
-    """Paint one object: its colour, its texture in a lighter or darker tone, a darker rim."""
+def visible(layout: Layout) -> list[Bool]:
+    """Return the visible part (H, W) of each object: the pixels that it covers by half, and no object over it does."""
+    parts: list[Bool] = []
+    for obj in layout.objects:
+        cover, _, (left, top) = _cover(obj)
+        whole = Image.new("L", (layout.width, layout.height), 0)
+        whole.paste(cover.reduce(OVER), (left, top))
+        inside = np.asarray(whole) >= 128
+        parts = [*(part & ~inside for part in parts), inside]
+    return parts
+
+
+def _cover(obj: PlacedShape) -> tuple[Image.Image, list[list[tuple[int, int]]], tuple[int, int]]:
+    """Return where an object is, as an L mask `OVER` times as large, its rings in it, and the pixel of its corner."""
     left, top = obj.extent[0] // UNIT - 1, obj.extent[1] // UNIT - 1
     right, bottom = obj.extent[2] // UNIT + 2, obj.extent[3] // UNIT + 2
-    size = ((right - left) * OVER, (bottom - top) * OVER)
     rings = [[(x * OVER // UNIT - left * OVER, y * OVER // UNIT - top * OVER) for x, y in r] for r in obj.rings]
-    mask = Image.new("L", size, 0)
+    mask = Image.new("L", ((right - left) * OVER, (bottom - top) * OVER), 0)
     pen = ImageDraw.Draw(mask)
     pen.polygon(rings[0], fill=255)
     for hole in rings[1:]:
         pen.polygon(hole, fill=0)
+    return mask, rings, (left, top)
+
+
+def _paint(canvas: Image.Image, obj: PlacedShape, rng: Rng) -> None:
+    """Paint one object: its colour, its texture in a lighter or darker tone, a darker rim."""
+    mask, rings, corner = _cover(obj)
+    size = mask.size
     base = _shifted(PALETTE[obj.colour], rng.between(-10, 10))
     patch = Image.new("RGB", size, base)
     if obj.texture != "plain":
@@ -107,7 +127,7 @@ def _paint(canvas: Image.Image, obj: PlacedShape, rng: Rng) -> None:
     rim = ImageDraw.Draw(patch)
     for ring in rings:
         rim.line([*ring, ring[0]], fill=_shifted(base, -60), width=3, joint="curve")
-    canvas.paste(patch.reduce(OVER), (left, top), mask.reduce(OVER))
+    canvas.paste(patch.reduce(OVER), corner, mask.reduce(OVER))
 
 
 def _texture(texture: str, size: tuple[int, int], rng: Rng) -> Image.Image:

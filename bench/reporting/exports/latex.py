@@ -10,8 +10,9 @@ import unicodedata
 from collections.abc import Collection, Iterable
 
 from bench.reporting.boards import Board
+from bench.reporting.marks import NOISY, legend, marks
 from bench.reporting.rows import Row
-from bench.reporting.table import BLANK, NOISY, Column, busy, filled_columns, interval_of, legend, marks
+from bench.reporting.table import BLANK, Column, busy, filled_columns, interval_of
 
 SPECIAL = {
     "\\": r"\textbackslash{}",

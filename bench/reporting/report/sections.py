@@ -10,9 +10,10 @@ import numpy as np
 
 from bench.datasets.split import Split
 from bench.evaluation.protocols import protocol
+from bench.reporting.marks import MARKS, REMARKS, legend
 from bench.reporting.report.gallery import AnsweredRun
 from bench.reporting.report.selection import ReportRun
-from bench.reporting.table import MARKS, REMARKS, filled_columns, interval, legend, percent
+from bench.reporting.table import filled_columns, interval, percent
 from bench.reporting.terminal import cuts_of, remarks
 from bench.runs.numbers import Metrics, Stratum
 from bench.runs.record import RunRecord

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bench.datasets.readers import jsonl
 from bench.datasets.readers.jsonl import read_jsonl
 from bench.errors import DataError
+from bench.masks import box_of
 
 GOOD = {"image": "a.jpg", "text": "the cup", "box_xyxy": [1, 2, 3, 4]}
 
@@ -110,3 +111,25 @@ def test_the_real_images(real):
     assert (len(scenes), sum(len(s.expressions) for s in scenes)) == (4, 32)
     assert scenes[0].expressions[0].id == "refcoco-testB:0"
     assert (scenes[0].id, scenes[0].width, scenes[0].height) == ("154", 427, 640)
+
+
+SQUARE = [2, 1, 6, 1, 6, 4, 2, 4]
+
+
+def test_a_segmentation_is_the_mask_and_may_bring_the_box(tmp_path):
+    line = {**GOOD, "width": 8, "height": 6, "segmentation": [SQUARE]}
+    bare = {"image": "b.jpg", "text": "it", "segmentation": {"size": [6, 8], "counts": [13, 3, 32]}}
+    one, other = (s.expressions[0] for s in read_jsonl(put(tmp_path, line, bare)))
+    assert one.box == (1, 2, 3, 4) and box_of(one.mask) == (2, 1, 6, 4)
+    assert other.box == (2, 1, 3, 4) == box_of(other.mask)
+
+
+@pytest.mark.parametrize(("line", "says"), [
+    ({**GOOD, "segmentation": [SQUARE]}, "line 1: its segmentation covers no pixel or the line has no width and"),
+    ({**GOOD, "width": 8, "height": 6, "segmentation": [[1, 1, 2, 2]]}, "line 1: its segmentation covers no pixel; "),
+    ({**GOOD, "width": 9, "height": 6, "segmentation": {"size": [6, 8], "counts": [48]}}, "line 1: its mask is"),
+    ({**GOOD, "segmentation": "x"}, "line 1: its segmentation is neither polygons nor run-length masks"),
+])  # fmt: skip
+def test_a_segmentation_that_is_none_is_named(tmp_path, line, says):
+    with pytest.raises(DataError, match=says):
+        read_jsonl(put(tmp_path, line))

@@ -14,6 +14,7 @@ from bench.datasets.fingerprint import difference, fingerprint
 from bench.datasets.readers.index_lists import read_index_list
 from bench.datasets.readers.refer import read_refer
 from bench.errors import DataError, UnsafePickle
+from bench.masks import box_of
 
 
 def py2_pickle(value: object) -> bytes:
@@ -243,3 +244,11 @@ def test_the_real_refcoco_val_has_one_fingerprint_whatever_holds_it(real, tmp_pa
     assert sentence.startswith("10,819 expressions with another box") and sentence.endswith(
         "the boxes of the folder are those of the list cut to integers as x, y, width, height"
     )
+
+
+def test_masks_are_those_of_the_segmentations(refclef):
+    masks = {s.id: s.expressions[0].mask for part in ("test", "val") for s in read_refer(refclef, "berkeley", part)}
+    square = masks["30"]
+    assert square["size"] == [6, 8] and box_of(square) == (1, 2, 4, 5) and masks["31"] == square
+    # A box alone has no mask, nor have polygons in an image of unknown size.
+    assert masks["33"] == square and masks["34"] is None and masks["32"] is None
