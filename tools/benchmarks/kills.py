@@ -3,7 +3,7 @@
     python -m tools.benchmarks.kills run [--repeats 20] [--kills 3] [--ranks 1]
     python -m tools.benchmarks.kills train [--pipeline clipvg|mdetr] [--processes 2] [--kills 10] [--epochs 40]
     python -m tools.benchmarks.kills curriculum [--kills 8] [--clip FILE]
-    python -m tools.benchmarks.kills files [--kills 5] [--only study,label,prepare,report,leaderboard]
+    python -m tools.benchmarks.kills files [--kills 5] [--only study,label,score,prepare,report,leaderboard]
 
 `run` is an evaluation of tests/fake_world.py. `train` is a real `bench train` with augmentation, dropout, two workers,
 accumulated gradients and an EMA. `curriculum` is a real `bench train --curriculum multi` over three sources of 40
@@ -290,7 +290,7 @@ def written(out: Path) -> dict[str, Any] | None:
 
 def timeless(value: Any) -> Any:
     """Leave out of a record what two runs of one command do not share: times, rates, command lines."""
-    own = {"seconds", "rows_per_s", "command", "prepared", "environment"}
+    own = {"seconds", "rows_per_s", "continued_after", "command", "prepared", "environment"}
     if isinstance(value, dict):
         return {key: timeless(inner) for key, inner in value.items() if key not in own}
     return [timeless(inner) for inner in value] if isinstance(value, list) else value
@@ -321,11 +321,15 @@ def files(options: argparse.Namespace) -> int:
         annotations = tiny_refcoco.refer_files(folder)
         runs = HERE.parents[1] / "results" / "runs"
         report = ["report", "--split", "shapes-val", "--results", str(runs.parent)]
-        label = ["label", "--source", "template", "--split", "shapes-val", "--limit", "5", "--device", "cpu"]
+        label = ["label", "--source", "template", "--split", "shapes-val", "--limit", "100", "--device", "cpu"]
+        scorer = HERE.parents[1] / "clipvg" / "weights" / "tiny-clipvg.safetensors"
+        score = ["label", "score", str(folder / "l.jsonl"), "--scorer", str(scorer), "--split", "shapes-val"]
         prepare = ["data", "prepare", "refcoco-val", "--subset", "--annotations", str(annotations)]
+        subprocess.run([sys.executable, *BENCH, *label, "--out", str(folder / "l.jsonl")], check=True)
         commands: dict[str, Callable[[Path], list[str]]] = {
             "study": lambda out: ["run", "--study", str(folder / "study.toml"), "--results", str(out)],
             "label": lambda out: [*label, "--out", str(out / "labels.jsonl")],
+            "score": lambda out: [*score, "--device", "cpu", "--batch-size", "4", "--out", str(out)],
             "prepare": lambda out: prepare,
             "report": lambda out: [*report, "--out", str(out / "report.html")],
             "leaderboard": lambda out: ["leaderboard", "--results", str(out)],
