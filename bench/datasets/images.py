@@ -54,6 +54,10 @@ def decode(data: bytes, name: str, scene: Scene | None = None) -> ImageArray:
             check_sides(scene, width, height)
         if image.format == "JPEG" and image.mode == "RGB" and (pixels := _faster_jpeg(data)) is not None:
             return pixels
+        if image.format == "TIFF":  # what no strip covers would be black, whole megapixels of it
+            covered = max((tile[1][3] for tile in image.tile if tile[1] is not None), default=0)
+            if covered < height:
+                raise ImageError(f"{name}: cut short, it has {covered} of {height} rows; fetch it again")
         return _copied(_rgb(image, name))
     except ImageError:
         raise

@@ -98,7 +98,7 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except UnsafePickle as error:
         raise UnsafePickle(
-            f"{path}: this pickle asks for {error}, and only plain containers are admitted; nothing in it was "
+            f"{path}: this pickle asks for {error!s:.200}, and only plain containers are admitted; nothing in it was "
             "executed. Fetch it again from its authors or, if it is your own, write it as JSONL"
         ) from None
     except DataError as error:

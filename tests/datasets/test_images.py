@@ -2,6 +2,7 @@
 
 import io
 import multiprocessing
+import struct
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -63,6 +64,16 @@ def test_cmyk_transparent_palettes_and_turned_images():
     assert decode(encoded(filled(0), "JPEG", exif=exif), "turned.jpg").shape == (12, 16, 3)
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "RGBA"])
+def test_a_tiff_of_many_strips_is_whole(compression, mode):
+    image = Image.effect_noise((300, 500), 90).convert(mode)
+    if compression == "jpeg" and mode in ("1", "RGBA"):
+        mode, image = "L", image.convert("L")
+    data = encoded(image, "TIFF", compression=compression, strip_size=4000)
+    assert decode(data, "a.tif").shape == (500, 300, 3)
+
+
 SIDE = int(80_000_000**0.5) + 1
 
 
@@ -97,9 +108,11 @@ def test_another_libjpeg_is_not_used(monkeypatch):
     (jpeg((64, 64))[:-40], "cut short"),
     (encoded(Image.effect_noise((64, 64), 90))[:900], "cut short"),
     (encoded(filled(0, (2, 2), "F"), "TIFF"), "32 bits"),
+    (encoded(filled(0, (20, 16)), "TIFF", tiffinfo={278: 16}).replace(struct.pack("<HHII", 257, 4, 1, 16),
+     struct.pack("<HHII", 257, 4, 1, 160)), "cut short, it has 16 of 160 rows"),
     (f"P6 {SIDE} {SIDE} 255\n".encode() + bytes(64), "pixels"),
     (f"P6 {SIDE * 3} {SIDE * 3} 255\n".encode() + bytes(64), "pixels"),
-], ids=["empty", "html", "postscript", "jpeg", "png", "float", "too large", "bomb"])  # fmt: skip
+], ids=["empty", "html", "postscript", "jpeg", "png", "float", "tiff", "too large", "bomb"])  # fmt: skip
 def test_bad_bytes_are_named(data, message, monkeypatch):
     monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)  # as a library may
     with pytest.raises(ImageError, match=f"some/image.jpg.*{message}"):

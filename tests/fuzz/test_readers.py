@@ -39,8 +39,10 @@ CHANGES = st.lists(CHANGE, min_size=1, max_size=5)
 
 # What failed before, by reader: files that hang, fill the memory or end in a traceback of a careless one.
 ROW = ["a.jpg", "x", BOX, "dog"]
+TIFF = READERS["TIFF"].seed
 CORPUS: dict[str, list[bytes]] = {
-    "refs": [bomb + b"." for bomb in BOMBS.values()] + [b"\x80\x02](" + LISTS + b"e."],
+    "refs": [bomb + b"." for bomb in BOMBS.values()] + [b"\x80\x02](" + LISTS + b"e."]
+    + [b"i" + b"a" * 9000 + b"\nb\n."],
     "index list": [bomb + b"." for bomb in BOMBS.values()],
     "index list, zip": [broken_member(8), broken_member(14), no_name(), *(torch_zip(b + b".") for b in BOMBS.values())],
     "iou result": [saved([[*ROW, wide_tensor(), BOX, 0.5]]), saved([[*ROW, BOX, BOX, 10**400]])],
@@ -54,6 +56,7 @@ CORPUS: dict[str, list[bytes]] = {
     "bench.toml": [b"pipelines.yolo-clip.on = 1", b"pipelines.yolo-clip.on.shapes = 1", b"a = " + b"[" * 50_000],
     "--set": [b"a=1\na.b=2", b"a=" + b"[" * 5000],
     "predictions": [b'{"scene": "1", "predictions": [], "size": [Infinity, 1]}\n', b"[" * 100_000 + b"\n"],
+    "TIFF": [TIFF[:32] + b"\x17" + TIFF[33:]],  # a million rows more than its one strip has
 }  # fmt: skip
 
 
