@@ -216,6 +216,9 @@ def bench(
 
 def main() -> None:
     """Run the console script: whatever ends a command is one readable message and an exit code, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what a terminal has no letters for, a name that is no UTF-8 too
+            stream.reconfigure(errors="backslashreplace")
     try:
         with ended_by_signals():
             try:

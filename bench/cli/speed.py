@@ -86,6 +86,8 @@ def speed(
     how = {"device": device, "dtype": dtype, "compile": compiled, "channels_last": channels_last}
     resolved = opt.settings_of(config, results, **how, seed=seed, offline=offline)
     options = opt.assignments(settings or [])
+    if why := opt.unwritable(Path(resolved.settings.results)):
+        raise UsageError(f"--results {resolved.settings.results[:200]}: {why}")
     names = opt.listed(pipeline)
     for name in names:
         registry.origin(registry.PIPELINES, name)

@@ -96,6 +96,11 @@ def test_a_signal_that_is_ignored_stays_ignored(bench, monkeypatch):
     ("run", "-p", "centre-box", "-s", "shapes-val", "--seed", str(2**70)),
     ("run", "-p", "centre-box", "-s", "shapes-val", "--results", "r" * 300),
     ("run", "-p", "centre-box", "-s", "shapes-val", "--limit", "2", "--weights", "w" * 5000),
+    ("run", "-p", "centre-box", "-s", "shapes-val", "-o", "r/" + "r" * 300 + "/x"),
+    ("run", "-p", "yolo-clip", "-s", "shapes-val", "--limit", "2", "--device", "cpu", "--weights", "w" * 300),
+    ("predict", "-p", "yolo-clip", "--scene", "shapes-val/val-000003", "--text", "x", "--weights", "w" * 300 + ".pt"),
+    ("train", "-p", "clipvg", "-s", "shapes-train", "--device", "cpu", "-o", "o" * 300),
+    ("label", "--source", "template", "-s", "shapes-val", "-o", "o" * 300 + ".jsonl"),
     ("data", "noisy-labels", "--limit", "2", "--out", "n" * 300 + ".jsonl"),
     ("predict", "-p", "centre-box", "--image", "i" * 300, "--text", "x"),
     ("predict", "-p", "centre-box", "--scene", "shapes-val/val-000003", "--text", "x", "--out", "o" * 300 + ".png"),
@@ -106,6 +111,25 @@ def test_a_signal_that_is_ignored_stays_ignored(bench, monkeypatch):
 def test_a_value_that_is_too_long_or_too_large_is_a_message(bench, words):
     code, _, err = bench(*words)
     assert code == 2 and err.strip() and "Traceback" not in err and "internal" not in err
+
+
+@pytest.mark.parametrize("terminal", ["utf-8:strict", "ascii:strict"])
+def test_names_that_are_no_utf8_and_terminals_without_letters(tmp_path, terminal):
+    from PIL import Image
+
+    place = tmp_path / os.fsdecode(b"caf\xe9")
+    place.mkdir()
+    Image.new("RGB", (20, 10)).save(place / "a.png")
+    row = {"image": "a.png", "text": "it", "box_xyxy": [1, 1, 9, 9]}
+    (place / os.fsdecode(b"\xe9.jsonl")).write_text(json.dumps(row) + "\n")
+    command = [sys.executable, "-m", "bench.cli.main", "run", "-p", "centre-box", "-s"]
+    words = [b"file:caf\xe9/\xe9.jsonl", "--results", b"r\xe9s"]
+    environ = {**os.environ, "PYTHONIOENCODING": terminal}
+    done = subprocess.run([*command, *words], cwd=tmp_path, env=environ, capture_output=True)
+    assert done.returncode == 0 and b"centre-box" in done.stdout, done.stderr
+    (record,) = (tmp_path / os.fsdecode(b"r\xe9s")).rglob("run.json")
+    argv = json.loads(record.read_text(encoding="utf-8"))["argv"]
+    assert argv[-3:] == [r"file:caf\xe9/\xe9.jsonl", "--results", r"r\xe9s"]
 
 
 def test_control_characters_reach_no_terminal(bench, tmp_path, monkeypatch):

@@ -35,6 +35,12 @@ def test_json_is_the_content_of_the_file(speed):
     assert row["valid"] and not row["full"] and row["energy"]["joules"] is None and row["offline"][0]["cache"] == "cold"
 
 
+def test_results_that_cannot_be_written_are_refused_before_the_measurement(bench, monkeypatch):
+    monkeypatch.setattr("bench.speed.measure.measure", None)
+    code, _, err = bench("speed", "-p", "centre-box", "-s", "shapes-val", "--results", "r" * 300)
+    assert code == 2 and "--results rrr" in err and "cannot be written" in err
+
+
 @pytest.mark.slow
 def test_in_turn(speed, tmp_path):
     code, out, _ = speed("-p", "centre-box", "-p", "whole-image", "--interleave", "--rounds", "4", "--json")
