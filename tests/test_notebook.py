@@ -45,7 +45,7 @@ def test_what_is_stored_is_small_and_anonymous(stored):
     assert PATH.stat().st_size < 200_000
     text = PATH.read_text(encoding="utf-8")
     assert not re.search(r"/(home|root|tmp|Users|work)/|Traceback|Warning:", text)
-    assert len(images(stored)) == 5 and all(red(image) > 50 for image in images(stored)[1:])
+    assert len(images(stored)) == 6 and all(red(image) > 50 for image in images(stored)[1:])
 
 
 @pytest.mark.slow
@@ -69,5 +69,6 @@ def test_it_runs(stored, tmp_path, monkeypatch):
         and scores["mdetr"] > 0.5 > scores["whole-image"]
     )
     assert "seg-clip map of 27 x 40 cells" in said and "clip-pooling map of 27 x 40 cells" in said
-    assert len(images(fresh)) == 5 and all(red(image) > 50 for image in images(fresh)[1:])
+    assert "transvg map of 7 x 11 cells" in said
+    assert len(images(fresh)) == 6 and all(red(image) > 50 for image in images(fresh)[1:])
     assert "Warning" not in said
