@@ -3,8 +3,6 @@
 import json
 from dataclasses import replace
 
-import pytest
-
 from clipvg.curriculum import driver
 from pipelines.transvg.task import tasks
 from pipelines.weights import read_safetensors
