@@ -25,9 +25,13 @@ MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.
 def spelled_out(options: Mapping[str, Any], main: str | None = None) -> dict[str, Any]:
     """Move the shorthand `weights` to the options it stands for: proposer=FILE,clip=FILE, or FILE for `main` alone.
 
+    `masks = "sam"` is short for a table with that `kind`.
+
     Without `main` it is the proposer where the options have one, the CLIP where they have segments; else `weights` is
     an option of its own. What names other parts stays as it is.
     """
+    if isinstance(options.get("masks"), str):
+        options = {**options, "masks": {"kind": options["masks"]}}
     main = main or ("proposer" if "proposer" in options else "clip" if "segments" in options else None)
     weights = options.get("weights")
     if main is None or not isinstance(weights, str):

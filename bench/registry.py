@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from bench.grounding import PipelineFactory
 
 PIPELINES, PROPOSERS, DATASETS = "bench.pipelines", "bench.proposers", "bench.datasets"
-LABEL_SOURCES, CURRICULA = "bench.label_sources", "bench.curricula"
+LABEL_SOURCES, CURRICULA, MASKS = "bench.label_sources", "bench.curricula", "bench.masks"
 KINDS = {  # group -> what messages call its members
     PIPELINES: "pipeline",
     PROPOSERS: "proposer",
     DATASETS: "dataset",
     LABEL_SOURCES: "label source",
     CURRICULA: "curriculum",
+    MASKS: "mask maker",
 }
 PARTS = {"pipeline": "pipeline", "tasks": "trainable pipeline", "export": "pipeline with an official format"}
 Part = Literal["pipeline", "tasks", "export"]
@@ -79,7 +80,8 @@ def load(group: str, name: str, part: Part = "pipeline") -> Any:
 
     pipeline: (context) -> Pipeline; its tasks: (job) -> part -> TaskFactory; its export: (context, path) -> path.
     proposer: (table, where, context) -> Proposer. data set: Dataset. label source: LabelSource.
-    curriculum: (job, sources, tasks, options, dry_run) -> weights.
+    curriculum: (job, sources, tasks, options, dry_run) -> weights. mask maker: (pipeline, table, where, context) ->
+    Pipeline, which adds masks to the pipeline's boxes.
 
     Raises UnknownName with the nearest names, MissingPackage, BenchError.
     """

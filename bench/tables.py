@@ -22,6 +22,14 @@ LOADERS: dict[str, Callable[[str], Any]] = {
 }
 
 
+def without_masks(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Take `masks` out of a pipeline's options where it names a mask maker: the rest, and its table or {}."""
+    masks = options.get("masks")
+    if not isinstance(masks, Mapping) or "kind" not in masks:
+        return dict(options), {}
+    return {key: value for key, value in options.items() if key != "masks"}, dict(masks)
+
+
 def complete(
     section: str, name: str, table: Mapping[str, Any], options: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -30,6 +38,13 @@ def complete(
     `options` are those of the pipeline, by which a training has parts. Raises SettingsError for a table that does not
     fit, UnknownName, MissingPackage.
     """
+    table, masks = without_masks(table) if section == "pipelines" else (table, {})
+    if masks:
+        made = {"kind": masks.pop("kind")}
+        of: Any = getattr(registry.load(registry.MASKS, made["kind"]), "table", None)
+        where = f"bench.toml [pipelines.{name}.masks]"
+        made |= parse_table(of, masks, where).model_dump(mode="json") if of else masks
+        return complete(section, name, table, options) | {"masks": made}
     model: Any = getattr(LOADERS[section](name), "table", None)
     where = f"bench.toml [{section}.{name}]"
     if not isinstance(model, type):

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,6 +30,7 @@ from bench.fetching.sources import refuse_missing
 from bench.grounding import Candidates, LoadedScene, Pipeline, PipelineCard, PipelineContext, Prediction, Scene
 from bench.hashing import spelled_out
 from bench.settings import Resolved, RunSettings, merged
+from bench.tables import without_masks
 
 OWN_DATA = "file"
 log = logging.getLogger("bench.run")
@@ -149,13 +150,17 @@ def build(context: PipelineContext, resolved: Resolved, begun: float | None = No
         make_deterministic()
     seed_everything(context.seed)
     what = f"pipeline {context.name!r}"
+    options, masks = without_masks(context.options)
     with registry.guarded(f"{what} could not be built", what, f"the package that brings {context.name}"):
-        pipeline: Any = factory(context)
+        pipeline: Any = factory(replace(context, options=options))
         if not isinstance(pipeline, Pipeline):
             kind = type(pipeline).__name__
             raise BenchError(f"{what}: its factory returned {kind}, which lacks `card` or `ground`")
         if not isinstance(pipeline.card, PipelineCard):
             raise BenchError(f"{what}: its card is {type(pipeline.card).__name__}, not a bench.PipelineCard")
+        if masks:
+            where = f"bench.toml [pipelines.{context.name}.masks]"
+            pipeline = registry.load(registry.MASKS, masks.pop("kind"))(pipeline, masks, where, context)
     context.acceleration.refuse_untaken(context.name, pipeline.card.accelerated)
     if context.candidates and context.candidates.taken and not pipeline.card.proposals:
         raise BenchError(f"pipeline {context.name!r} takes annotated boxes; its card must name them in `proposals`")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bench.runs.files import make_folder, write_atomically
 from bench.runs.provenance import environment, git_state, redacted
 from bench.runs.shards import from_environment
 from bench.settings import Resolved, merged
+from bench.tables import without_masks
 from bench.training.task import Trained, TrainingJob
 
 
@@ -35,6 +37,7 @@ def make_job(
     """
     device = resolve_device(resolved.settings.run.device, from_environment().local)
     run = for_device(resolved.settings.run, device)
+    context = pipeline_context(pipeline, split, resolved, device=device, on=on)
     return TrainingJob(
         scenes=split.scenes,
         images=split.images,
@@ -42,7 +45,7 @@ def make_job(
         validation_images=validation.images,
         recipe=merged(resolved.table("train", pipeline, on or dataset_of(split)), recipe),
         out=out,
-        context=pipeline_context(pipeline, split, resolved, device=device, on=on),
+        context=replace(context, options=without_masks(context.options)[0]),  # validation is about boxes
         validate=on_split(validation.scenes, validation.images, run),
         split_name=split.name,
         validation_name=validation.name,

@@ -7,6 +7,7 @@ import transformers as hf
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from small_models import sam, sam2
 from torchvision.ops import masks_to_boxes
 
 from bench.errors import WeightsError
@@ -17,46 +18,11 @@ from pipelines.two_stage.segments.masks import MaskModel, MaskOptions
 from pipelines.two_stage.segments.pipeline import seg_clip
 from pipelines.two_stage.segments.segmentation import boxes_of_masks
 
-SAM_DECODER = {"hidden_size": 16, "mlp_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-SAM_DECODER |= {"iou_head_hidden_dim": 16}
 LAST = np.array([0, 0, 1, 1])  # torchvision names the last pixel, a box ends after it
 NAMES = {0: "star", 1: "moon"}
 # Random masks are poor ones.
 KEPT = {"threshold": 0.0, "overlap": 0.0, "predicted_iou": 0.0, "stability": 0.0, "points": 4}
 NONE = {"threshold": 1.0, "predicted_iou": 1.0, "stability": 1.0, "points": 4}
-
-
-def sam(folder):
-    vision = {"hidden_size": 16, "output_channels": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision |= {"image_size": 64, "patch_size": 8, "window_size": 4, "global_attn_indexes": [1], "mlp_dim": 32}
-    prompt = {"hidden_size": 16, "image_size": 64, "patch_size": 8, "mask_input_channels": 4}
-    config = hf.SamConfig(
-        vision_config=vision | {"num_pos_feats": 8}, prompt_encoder_config=prompt, mask_decoder_config=SAM_DECODER
-    )
-    hf.SamModel(config).save_pretrained(folder)
-    hf.SamImageProcessor(
-        size={"longest_edge": 64},
-        pad_size={"height": 64, "width": 64},
-        mask_size={"longest_edge": 32},
-        mask_pad_size={"height": 32, "width": 32},
-    ).save_pretrained(folder)
-
-
-def sam2(folder):
-    hiera = {"model_type": "sam2_hiera_det_model", "hidden_size": 8, "embed_dim_per_stage": [8, 16, 32, 64]}
-    hiera |= {"num_attention_heads_per_stage": [1, 1, 2, 2], "blocks_per_stage": [1, 1, 1, 1], "image_size": [64, 64]}
-    hiera |= {"window_size_per_stage": [4, 4, 4, 4], "global_attention_blocks": []}
-    hiera |= {"window_positional_embedding_background_size": [4, 4]}
-    vision = {"backbone_config": hiera, "backbone_channel_list": [64, 32, 16, 8], "fpn_hidden_size": 16}
-    prompt = {"hidden_size": 16, "image_size": 64, "patch_size": 16, "mask_input_channels": 4}
-    config = hf.Sam2Config(
-        vision_config=vision | {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
-        prompt_encoder_config=prompt,
-        mask_decoder_config=SAM_DECODER,
-    )
-    hf.Sam2Model(config).save_pretrained(folder)
-    size = {"height": 64, "width": 64}
-    hf.Sam2ImageProcessor(size=size, mask_size={"height": 16, "width": 16}).save_pretrained(folder)
 
 
 def mask2former(folder):
