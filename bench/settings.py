@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -56,7 +56,7 @@ class DataSettings(Table):
 
 
 class RunSettings(Table):
-    """[run]: how an evaluation goes; every one has a flag."""
+    """[run]: how an evaluation goes."""
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -64,6 +64,9 @@ class RunSettings(Table):
     )
     batch_size: int = Field(0, ge=0, description="scenes in a batch; 0 = 64 on a GPU, 8 on a CPU")
     decode_threads: int = Field(0, ge=0, description="that decode images ahead; 0 = all cores on a GPU, 4 on a CPU")
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description='of torch on a CPU; "auto" = the cores that other work leaves free'
+    )
     seed: int = Field(0, ge=0, lt=2**63)
     deterministic: bool = False
     compile: bool = Field(False, description="compile the networks with torch.compile")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
+from bench.cores import usable_cores
 from bench.datasets.load import load_split
 from bench.datasets.verify import survey
 from bench.doctor.readiness import Missing, costs, missing_parts
@@ -167,8 +168,7 @@ def threads() -> tuple[int, int]:
     """Count the threads torch computes with on the CPU, and the cores this process may use."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return torch.get_num_threads(), cores
+    return torch.get_num_threads(), usable_cores()
 
 
 def matmul_rate(device: str, dtype: str, seconds: float = 0.3) -> float:

@@ -19,6 +19,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from queue import SimpleQueue
 
+from bench.cores import usable_cores
 from bench.errors import BenchError, UsageError
 from bench.evaluation.device import visible_gpus
 from bench.evaluation.progress import message
@@ -141,8 +142,7 @@ def _stop(processes: Collection[subprocess.Popen[str]]) -> None:
 
 def environments(jobs: int, gpus: Sequence[str]) -> list[dict[str, str]]:
     """Make the environment of each process: its threads, and its GPU where there are several."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = str(max(1, cpus // jobs))
+    threads = str(max(1, usable_cores() // jobs))
     envs = [{"OMP_NUM_THREADS": threads, **os.environ} for _ in range(jobs)]
     if len(gpus) > 1:
         for slot, env in enumerate(envs):

@@ -6,7 +6,6 @@ name, split, settings ─► pipeline_context ─► open_pipeline ─► OpenPi
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from bench import registry
 from bench.acceleration import Acceleration
 from bench.clock import Clock
+from bench.cores import OthersLoad, compute_with, usable_cores
 from bench.datasets.split import Split
 from bench.errors import BenchError, UsageError
 from bench.evaluation.device import (
@@ -132,16 +132,14 @@ def pipeline_context(
 
 def for_device(run: RunSettings, device: str) -> RunSettings:
     """Fill in the device, and what depends on it: scenes in a batch, and threads that decode."""
-    # The ranks of a machine share its cores.
-    share = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    scenes, threads = (64, max(1, share)) if device.startswith("cuda") else (8, 4)
+    scenes, threads = (64, usable_cores()) if device.startswith("cuda") else (8, 4)
     known = {"batch_size": run.batch_size or scenes, "decode_threads": run.decode_threads or threads}
     return run.model_copy(update={"device": device, **known})
 
 
 def build(context: PipelineContext, resolved: Resolved, begun: float | None = None) -> OpenPipeline:
     """Call the factory of a context. Raises what `open_pipeline` says; `begun` is when the opening began."""
-    begun = time.perf_counter() if begun is None else begun
+    begun, load = time.perf_counter() if begun is None else begun, OthersLoad()
     refuse_missing(context.name, context.options, context, context.offline)  # before torch is imported
     loading(context.name)
     factory = registry.pipeline_factory(context.name)
@@ -165,6 +163,9 @@ def build(context: PipelineContext, resolved: Resolved, begun: float | None = No
     if context.candidates and context.candidates.taken and not pipeline.card.proposals:
         raise BenchError(f"pipeline {context.name!r} takes annotated boxes; its card must name them in `proposals`")
     seed_everything(context.seed)  # once more: the factory may have been the first to import torch
+    run = resolved.settings.run
+    if context.device == "cpu" and (remark := compute_with(run.threads, load, fixed=run.deterministic)):
+        log.warning("%s", remark)
     seconds = time.perf_counter() - begun
     log.info("%s: loaded in %.1f s, on %s in %s", context.name, seconds, context.device, context.dtype)
     return OpenPipeline(pipeline, context, resolved, seconds)

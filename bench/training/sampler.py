@@ -8,7 +8,6 @@ processes draw and collate the samples ahead.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from bench.cores import usable_cores
 from bench.errors import DataError, ImageError, UsageError
 from bench.training.task import Batch, GroupedDataset, MapDataset, TrainTask
 
@@ -112,10 +112,8 @@ class MicroBatches(Dataset[Any]):
 
 def worker_count(workers: int | Literal["auto"], device_type: str) -> int:
     """Return how many processes draw for one training process; never more than its share of the usable cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     most = MOST[device_type == "cuda"] if workers == "auto" else workers
-    return min(most, share)
+    return min(most, usable_cores())
 
 
 def batches_ahead(

@@ -190,7 +190,7 @@ def test_an_image_that_cannot_be_decoded_is_not_prepared():
 
 
 def test_batches_and_threads_follow_the_device(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 24)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(24)), raising=False)
     cpu, gpu = (for_device(RunSettings(), device) for device in ("cpu", "cuda:0"))
     assert (cpu.batch_size, cpu.decode_threads) == (8, 4) and (gpu.batch_size, gpu.decode_threads) == (64, 24)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
