@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.cores import usable_cores
 from bench.datasets.load import load_split
 from bench.datasets.verify import survey
 from bench.doctor.readiness import Missing, costs, missing_parts
@@ -27,7 +26,7 @@ from bench.evaluation.device import resolve_device, resolve_dtype
 from bench.evaluation.opening import open_pipeline
 from bench.grounding import LoadedScene
 from bench.install import pip_install
-from bench.runs.provenance import packages
+from bench.runs.provenance import packages, threads
 from bench.settings import Resolved
 
 EXTRAS = {"ultralytics": ("yolo", "YOLO's boxes"), "polars": ("hub", "hub mirrors"), "gradio": ("demo", "bench demo")}
@@ -162,13 +161,6 @@ def faster(speed: Mapping[str, Any]) -> list[str]:
         if find_spec(package) is None:
             hints.append(f"{use}: the package {package} is not installed; {pip_install(extra)}")
     return hints
-
-
-def threads() -> tuple[int, int]:
-    """Count the threads torch computes with on the CPU, and the cores this process may use."""
-    import torch
-
-    return torch.get_num_threads(), usable_cores()
 
 
 def matmul_rate(device: str, dtype: str, seconds: float = 0.3) -> float:

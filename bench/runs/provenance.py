@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bench.cores import usable_cores
 from bench.inputs import as_utf8
 from bench.settings import PROJECT
 
@@ -115,11 +116,20 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def threads() -> tuple[int, int]:
+    """Count the threads torch computes with on the CPU, and the cores this process may use."""
+    import torch
+
+    return torch.get_num_threads(), usable_cores()
+
+
 def _torch_facts() -> dict[str, Any]:
     import torch
 
+    used, cores = threads()
     return {
-        "threads": torch.get_num_threads(),
+        "threads": used,
+        "usable_cores": cores,
         "tf32_matmul": bool(torch.backends.cuda.matmul.allow_tf32),
         "tf32_cudnn": bool(torch.backends.cudnn.allow_tf32),
         "cudnn_benchmark": bool(torch.backends.cudnn.benchmark),
