@@ -6,6 +6,9 @@ import os
 import random
 import sys
 
+from bench.cores import OthersLoad as OthersLoad
+from bench.cores import compute_with as compute_with
+from bench.cores import usable_cores as usable_cores
 from bench.errors import DeviceError, MissingPackage
 from bench.evaluation.progress import message
 from bench.runs.provenance import ask_driver, driver_version

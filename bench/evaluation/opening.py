@@ -15,15 +15,17 @@ from typing import Any, Protocol, runtime_checkable
 from bench import registry
 from bench.acceleration import Acceleration
 from bench.clock import Clock
-from bench.cores import OthersLoad, compute_with, usable_cores
 from bench.datasets.split import Split
 from bench.errors import BenchError, UsageError
 from bench.evaluation.device import (
+    OthersLoad,
+    compute_with,
     loading,
     make_deterministic,
     resolve_device,
     resolve_dtype,
     seed_everything,
+    usable_cores,
     use_device,
 )
 from bench.fetching.sources import refuse_missing
