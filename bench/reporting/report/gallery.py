@@ -18,7 +18,7 @@ from bench.errors import RunError
 from bench.evaluation.outcomes import Outcomes, outcomes
 from bench.evaluation.protocols import protocol
 from bench.evaluation.strata import Cut, cut_of, in_order
-from bench.grounding import Box, Scene
+from bench.grounding import Box, Expression, Mask, Scene
 from bench.reporting.report.selection import ReportRun
 from bench.reporting.report.thumbnails import Thumbnail
 from bench.runs.integrity import complete_rows
@@ -61,6 +61,7 @@ def columns(scenes: Sequence[Scene], small: Sequence[Thumbnail], runs: Sequence[
     sizes = [_size(scene, thumbnail, runs) for scene, thumbnail in zip(scenes, small, strict=True)]
     limits = [sizes[place] for place in image_of]
     pools, belongs = _proposals(scenes, sizes, runs)
+    masks, truths, predicted = _masks(expressions, scenes, runs)
     return {
         "id": [e.id for e in expressions],
         "text": [e.text for e in expressions],
@@ -72,6 +73,8 @@ def columns(scenes: Sequence[Scene], small: Sequence[Thumbnail], runs: Sequence[
         "sizes": [side for size in sizes for side in size],
         "why": {str(i): why for i, (*_, why) in enumerate(small) if isinstance(why, str)},
         "proposals": pools,
+        "masks": masks,
+        "mask": truths,
         "runs": [
             {
                 "label": run.run.label,
@@ -82,10 +85,33 @@ def columns(scenes: Sequence[Scene], small: Sequence[Thumbnail], runs: Sequence[
                 "box": _flat(_boxes(run, scenes, [e.id for e in expressions]), limits),
                 "proposals": pool,
                 "attention": _attention(run, scenes, [e.id for e in expressions]),
+                "mask": mask,
             }
-            for run, pool in zip(runs, belongs, strict=True)
+            for run, pool, mask in zip(runs, belongs, predicted, strict=True)
         ],
     }
+
+
+def _masks(
+    expressions: Sequence[Expression], scenes: Sequence[Scene], runs: Sequence[AnsweredRun]
+) -> tuple[list[list[Any]], dict[str, int], list[dict[str, int]]]:
+    """Return different masks as height, width, counts; which is an expression's, and which each run's; both by number.
+
+    Where no run has masks, those of the ground truth are left out.
+    """
+    made: dict[tuple[Any, ...], int] = {}
+
+    def numbers(masks: Mapping[str, Mask | None]) -> dict[str, int]:
+        rows = ((str(i), masks.get(e.id)) for i, e in enumerate(expressions))
+        return {i: made.setdefault((*m["size"], m["counts"]), len(made)) for i, m in rows if m}
+
+    answers = [
+        {a.id: a.mask for scene in scenes if scene.id in run.rows for a in reversed(run.rows[scene.id].answers)}
+        for run in runs
+    ]
+    predicted = [numbers(masks) for masks in answers]
+    truths = numbers({e.id: e.mask for e in expressions}) if any(predicted) else {}
+    return [list(mask) for mask in made], truths, predicted
 
 
 def _attention(run: AnsweredRun, scenes: Sequence[Scene], ids: Sequence[str]) -> dict[str, list[Any]]:

@@ -1,6 +1,9 @@
 """The gallery's columns: what the page's filters go over."""
 
 import json
+import re
+import shutil
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +14,9 @@ from bench.errors import RunError
 from bench.evaluation.outcomes import outcomes
 from bench.evaluation.protocols import protocol
 from bench.grounding import Expression, Prediction, Scene
+from bench.masks import encode
 from bench.reporting.report.gallery import MOST_PROPOSALS, AnsweredRun, answered, columns
+from bench.reporting.report.page import TEMPLATES
 from bench.runs.predictions import SceneAnswers
 
 
@@ -105,3 +110,30 @@ def test_attention_maps_stand_under_the_number_of_their_expression(world):
     row = SceneAnswers("s", (Prediction("s0", None), Prediction("s1", None, attention=attention)))
     gallery = columns([one], [(100, 50, b"x")], [made([one], [row], world)])
     assert gallery["runs"][0]["attention"] == {"1": [1, 2, "A/"]}
+
+
+def test_masks_stand_once_and_the_page_reads_them_as_coco_does(world):
+    rng = np.random.default_rng(0)
+    truth, other = (rng.random((37, 50)) < share for share in (0.3, 0.9))
+    masks = [encode(mask) for mask in (truth, other)]
+    one = scene((0, 0, 9, 9), (0, 0, 9, 9), (0, 0, 9, 9))
+    one = replace(one, expressions=tuple(replace(e, mask=masks[0]) for e in one.expressions))
+    predictions = [Prediction(f"s{n}", None, mask=mask) for n, mask in enumerate((None, *masks))]
+    row = SceneAnswers("s", tuple(predictions))
+    run, bare = made([one], [row], world), made([one], [SceneAnswers("s", ())], world)
+    gallery = columns([one], [(100, 50, b"x")], [run, bare])
+    assert gallery["masks"] == [[37, 50, m["counts"]] for m in masks] and gallery["mask"] == {"0": 0, "1": 0, "2": 0}
+    assert [each["mask"] for each in gallery["runs"]] == [{"1": 0, "2": 1}, {}]
+    # A page without predicted masks is no larger.
+    assert columns([one], [(100, 50, b"x")], [bare])["masks"] == []
+    # The script's own path, filled.
+    if (node := shutil.which("node")) is None:
+        pytest.skip("needs node")
+    script = (TEMPLATES / "data.js").read_text()
+    script = script[script.index("// Lengths of runs") : script.index("// The image as a data URL")]
+    call = f"{script}\nconsole.log(JSON.stringify({json.dumps(gallery['masks'])}.map(maskPath)))"
+    for mask, path in zip((truth, other), json.loads(subprocess.check_output([node, "-e", call])), strict=True):
+        filled = np.zeros_like(mask)
+        for x, y, length in re.findall(r"M(\d+) (\d+)v(\d+)h1v-\d+z", path):
+            filled[int(y) : int(y) + int(length), int(x)] = True
+        assert (filled == mask).all()

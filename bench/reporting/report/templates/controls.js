@@ -19,6 +19,7 @@ function buildControls() {
     for (const value of OF_TWO) form.querySelector(`option[value=${value}]`).remove();
   }
   document.getElementById("proposals").parentElement.hidden = !DATA.proposals.length;
+  document.getElementById("masks").parentElement.hidden = !DATA.masks.length;
   document.getElementById("attention").parentElement.hidden = !RUNS.some((run) => Object.keys(run.attention).length);
 }
 
@@ -43,8 +44,7 @@ function showControls() {
   for (const select of form.querySelectorAll("select")) {
     select.parentElement.classList.toggle("set", select.dataset.cut ? select.value !== "" : select.name === "show" && !sameAsFirst("show"));
   }
-  document.getElementById("truth").checked = state.truth;
-  for (const name of ["proposals", "attention"]) document.getElementById(name).checked = state[name];
+  for (const name of ["truth", "masks", "proposals", "attention"]) document.getElementById(name).checked = state[name];
   for (const box of document.querySelectorAll("[data-run]")) box.checked = drawn().has(Number(box.dataset.run));
 }
 
@@ -57,7 +57,6 @@ for (const name of ["show", "sort"]) form[name].addEventListener("change", () =>
 form.q.addEventListener("input", () => change({ q: form.q.value }));
 document.getElementById("swap").addEventListener("click", swap);
 for (const id of ["clear", "clear-empty"]) document.getElementById(id).addEventListener("click", clear);
-document.getElementById("truth").addEventListener("change", () => change({ truth: !state.truth }));
-for (const name of ["proposals", "attention"]) document.getElementById(name).addEventListener("change", () => change({ [name]: !state[name] }));
+for (const name of ["truth", "masks", "proposals", "attention"]) document.getElementById(name).addEventListener("change", () => change({ [name]: !state[name] }));
 document.getElementById("previous").addEventListener("click", () => turn(-1));
 document.getElementById("next").addEventListener("click", () => turn(1));

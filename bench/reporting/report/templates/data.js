@@ -9,6 +9,7 @@ const RUNS = DATA.runs.map((run, number) => ({
   iou: Int16Array.from(run.iou),
   box: run.box,
   attention: run.attention,
+  mask: run.mask,
   pool: run.proposals === null ? null : DATA.proposals[run.proposals],
 }));
 const CUTS = DATA.cuts;
@@ -35,6 +36,38 @@ function searchable() {
 function rectangle(flat, k) {
   const [x1, y1, x2, y2] = [0, 1, 2, 3].map((n) => flat[4 * k + n] / 10);
   return [x1, y1, x2 - x1, y2 - y1];
+}
+
+// Lengths of runs, of 0 and 1 in turn, of a mask in COCO's compressed counts: 5 bits a letter, differences from the
+// third on to the one before the last.
+function runsOf(counts) {
+  const runs = [];
+  for (let p = 0; p < counts.length; ) {
+    let [value, unit, letter] = [0, 1, 32];
+    for (; letter & 32; unit *= 32) {
+      letter = counts.charCodeAt(p++) - 48;
+      value += (letter & 31) * unit;
+    }
+    if (letter & 16) value -= unit;
+    runs.push(runs.length > 2 ? value + runs[runs.length - 2] : value);
+  }
+  return runs;
+}
+
+// The path around the runs of a mask, which go down its columns.
+function maskPath([height, , counts]) {
+  const parts = [];
+  let [at, inside] = [0, false];
+  for (const run of runsOf(counts)) {
+    const end = at + run;
+    while (inside && at < end) {
+      const length = Math.min(end - at, height - (at % height));
+      parts.push(`M${Math.floor(at / height)} ${at % height}v${length}h1v-${length}z`);
+      at += length;
+    }
+    [at, inside] = [end, !inside];
+  }
+  return parts.join("");
 }
 
 // The image as a data URL, or null where there is none.

@@ -10,6 +10,7 @@ const KEYS = {
   ArrowLeft: () => go(-1),
   g: () => change({ truth: !state.truth }),
   p: () => change({ proposals: !state.proposals }),
+  o: () => change({ masks: !state.masks }),
   m: () => change({ attention: !state.attention }),
   s: () => swap(),
   "/": () => {

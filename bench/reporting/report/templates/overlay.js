@@ -39,6 +39,10 @@ function overlay(i, parts = 115) {
   if (state.attention) {
     for (const map of on.map((run) => run.attention[i]).filter(Boolean)) layer.append(heat(map, DATA.sizes[2 * p], DATA.sizes[2 * p + 1]));
   }
+  if (state.masks) {
+    if (state.truth && i in DATA.mask) layer.append(shape("path", { class: "mask truth", d: maskPath(DATA.masks[DATA.mask[i]]) }));
+    for (const run of on) if (i in run.mask) layer.append(shape("path", { class: `mask p${run.number % 6}`, d: maskPath(DATA.masks[run.mask[i]]) }));
+  }
   if (state.proposals) {
     for (const pool of new Set(on.map((run) => run.pool).filter(Boolean))) {
       for (let k = pool.start[p]; k < pool.start[p + 1]; k++) layer.append(framed("pool", rectangle(pool.box, k), 0));

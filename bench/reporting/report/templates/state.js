@@ -1,5 +1,5 @@
 // The view is a state, and the state is the address: a link to it opens the same view elsewhere.
-const FIRST = Object.freeze({ a: 0, b: RUNS.length > 1 ? 1 : 0, show: "all", sort: "split", q: "", page: 0, e: -1, truth: true, proposals: false, attention: false });
+const FIRST = Object.freeze({ a: 0, b: RUNS.length > 1 ? 1 : 0, show: "all", sort: "split", q: "", page: 0, e: -1, truth: true, masks: true, proposals: false, attention: false });
 const offered = (name) => [...document.querySelector(`[name=${name}]`).options].map((option) => option.value);
 
 // cuts: name -> label. on: the numbers of the runs whose boxes are drawn; null means A and B, whoever they are.
@@ -16,7 +16,7 @@ function toHash(of) {
   for (const name of ["show", "sort", "q"]) if (of[name] !== FIRST[name]) address.set(name, of[name]);
   for (const [cut, label] of Object.entries(of.cuts)) address.set(`cut.${cut}`, label);
   if (of.page > 0) address.set("page", of.page + 1);
-  if (!of.truth) address.set("truth", "0");
+  for (const name of ["truth", "masks"]) if (!of[name]) address.set(name, "0");
   for (const name of ["proposals", "attention"]) if (of[name]) address.set(name, "1");
   if (of.on) {
     if (!of.on.size) address.set("on", "");
@@ -36,7 +36,7 @@ function fromHash(hash) {
   next.q = address.get("q") ?? "";
   for (const cut of FILTERS) if (cut.labels.includes(address.get(`cut.${cut.name}`))) next.cuts[cut.name] = address.get(`cut.${cut.name}`);
   next.page = Math.max(0, (parseInt(address.get("page"), 10) || 1) - 1);
-  next.truth = address.get("truth") !== "0";
+  for (const name of ["truth", "masks"]) next[name] = address.get(name) !== "0";
   for (const name of ["proposals", "attention"]) next[name] = address.get(name) === "1";
   if (address.has("on")) next.on = new Set(address.getAll("on").map(numberOf).filter((n) => n >= 0));
   if (address.has("e")) next.e = DATA.id.indexOf(address.get("e"));
@@ -44,7 +44,7 @@ function fromHash(hash) {
 }
 
 // Whether an address is one of ours and not that of a part of the page.
-const isState = (hash) => /[#&](e|a|b|show|sort|q|cut\.[^=]*|page|truth|proposals|attention|on)=/.test(hash);
+const isState = (hash) => /[#&](e|a|b|show|sort|q|cut\.[^=]*|page|truth|masks|proposals|attention|on)=/.test(hash);
 
 // Changes the state, the address and the view. A filter starts at the first page. `opens` makes a step that the
 // browser's back button takes back: opening an expression is one, typing a letter is not.
