@@ -38,7 +38,10 @@ def score(
     paper: Annotated[str | None, typer.Option(metavar="TEXT", help="Paper of the model.", rich_help_panel=MORE)] = None,
     url: Annotated[str | None, typer.Option(metavar="URL", help="Page of the model.", rich_help_panel=MORE)] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="iou, strict, giou or letterbox-clamped.", show_default="the run's own, or iou")
+        str | None,
+        typer.Option(
+            help="iou, strict, giou, letterbox-clamped, letterbox-dilated.", show_default="the run's own, or iou"
+        ),
     ] = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Store the outcomes of a run that has none; pack its files.")

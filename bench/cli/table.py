@@ -34,7 +34,11 @@ def table(
         Literal["acc@0.5", "acc@0.7", "acc@0.9", "mean_iou"], typer.Option(help="Number in the columns.")
     ] = "acc@0.5",
     protocol: Annotated[
-        str, typer.Option(help="Protocol of our runs: iou, strict, giou or letterbox-clamped.", rich_help_panel=MORE)
+        str,
+        typer.Option(
+            help="Protocol of our runs: iou, strict, giou, letterbox-clamped or letterbox-dilated.",
+            rich_help_panel=MORE,
+        ),
     ] = "iou",
     force: Force = False,
     results: Results = None,

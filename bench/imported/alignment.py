@@ -101,6 +101,7 @@ def align(boxes: tuple[BoxRows, int], split: Split, key: Key = "auto", where: st
         if named is not None and image_key(named) != image_key(known.files[image[at]]):
             other.append(at)
     answers[other] = np.nan
+    lost = {*other}
     scores = [rows.scores[row] for row in chosen.tolist()]
     names = list(position)
     aligned = Alignment(
@@ -115,6 +116,9 @@ def align(boxes: tuple[BoxRows, int], split: Split, key: Key = "auto", where: st
             boxes=rounded(answers),
             scores=np.array([np.nan if score is None else round(score, 6) for score in scores], np.float64),
             counts=np.full(len(known.scenes), -1),
+            masks={
+                at: rows.masks[row] for at, row in enumerate(chosen.tolist()) if row in rows.masks and at not in lost
+            },
         ),
         notes={at: f"the row is about another image: {rows.images[chosen[at]]}" for at in other},
         missing=missing,

@@ -6,17 +6,18 @@
     {"id": "0", "box": [...], "score": 0.9}                           JSONL: one such object a line
 
 The box may be called box, bbox, box_xyxy, pred_box or pred_bbox, the image image_name or file_name. An object may have
-a "format" of its own, xyxy or xywh (the prediction files of Ref-L4 and HC-RefLoCo). A malformed value is refused with
-its key.
+a "format" of its own, xyxy or xywh (the prediction files of Ref-L4 and HC-RefLoCo), and a mask, called mask or
+segmentation: {"size": [height, width], "counts": ...}, COCO's run-length encoding at the size of the image; without a
+box beside it, the box is the one around it. A malformed value is refused with its key.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -26,12 +27,14 @@ from numpy.typing import NDArray
 
 from bench.datasets.readers.rows import is_number
 from bench.errors import DataError, short
-from bench.grounding import Box
+from bench.grounding import Box, Mask
 from bench.inputs import load_text, parsed_json
+from bench.masks import box_of, checked_mask
 
 PREDICTED = ("pred_bbox", "pred_box")  # says that it is not the ground truth, so it wins over a plain "bbox" beside it
 PLAIN = ("box_xyxy", "box", "bbox")
 IMAGE = ("image_name", "file_name")
+MASK = ("mask", "segmentation")
 
 
 class BoxRow(NamedTuple):
@@ -49,13 +52,17 @@ class BoxRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BoxRows:
-    """The rows of a file as columns (N); `boxes` (N, 4) is NaN without a box. A row is made when it is wanted."""
+    """The rows of a file as columns (N); `boxes` (N, 4) is NaN without a box. A row is made when it is wanted.
+
+    `masks` is by the row's position.
+    """
 
     keys: Sequence[str]
     by: Sequence[Literal["id", "row"] | None]
     boxes: NDArray[np.float64]
     images: Sequence[str | None]
     scores: Sequence[float | None]
+    masks: Mapping[int, Mask] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -118,13 +125,14 @@ def _rows(path: Path, content: dict[str, Any] | list[Any], xywh: bool, prefer: L
         boxes = _boxes([*content.values()], xywh, lambda at: f"{path}: {[*content][at]!r}")
         return BoxRows([*content], nothing, boxes, nothing, nothing)
     rows = [(key, by, *_fields(where, entry, xywh)) for where, key, by, entry in _entries(path, content, prefer)]
-    keys, by, values, forms, images, scores = zip(*rows, strict=True) if rows else ((),) * 6
-    del rows
+    keys, by, values, forms, images, scores, drawn = zip(*rows, strict=True) if rows else ((),) * 7
+    masks = {at: mask for at, mask in enumerate(drawn) if mask is not None}
+    del rows, drawn
 
     def where(at: int) -> str:
         return next(islice(_entries(path, content, prefer), at, None))[0]
 
-    return BoxRows(keys, by, _boxes(values, np.array(forms, np.bool_), where), images, scores)
+    return BoxRows(keys, by, _boxes(values, np.array(forms, np.bool_), where), images, scores, masks)
 
 
 def _entries(
@@ -151,8 +159,13 @@ def _entries(
         yield f"{where} ({by} {short(key)})", str(key), by, entry
 
 
-def _fields(where: str, entry: dict[str, Any], xywh: bool) -> tuple[Any, bool, str | None, float | None]:
-    """Return the box as it stands there, whether it is left, top, width, height, the image and the score."""
+def _fields(where: str, entry: dict[str, Any], xywh: bool) -> tuple[Any, bool, str | None, float | None, Mask | None]:
+    """Return the box as it stands there, whether it is left, top, width, height, the image, the score and the mask."""
+    mask = next((_mask(where, name, entry[name]) for name in MASK if entry.get(name) is not None), None)
+    if mask is not None and not entry.keys() & {*PREDICTED, *PLAIN}:
+        around = box_of(mask)
+        entry = {**entry, "box": around and [*around], "format": "xyxy"}
+        xywh = False
     names = [n for n in PREDICTED if n in entry] or [n for n in PLAIN if n in entry]
     if len(names) != 1:
         problem = f"both {' and '.join(names)}" if names else f"no box (its keys: {short(list(entry))})"
@@ -167,7 +180,13 @@ def _fields(where: str, entry: dict[str, Any], xywh: bool) -> tuple[Any, bool, s
         raise DataError(f"{where}: its format is xyxy, which --xywh contradicts; leave --xywh out")
     score: Any = entry.get("score")
     known = is_number(score) and math.isfinite(score)
-    return entry[names[0]], xywh or form == "xywh", image, float(score) if known else None
+    return entry[names[0]], xywh or form == "xywh", image, float(score) if known else None, mask
+
+
+def _mask(where: str, name: str, value: Any) -> Mask | None:
+    if not isinstance(value, Mapping):
+        raise DataError(f"{where}: its {name} is {short(value)}; expected a run-length mask {{size, counts}}, or null")
+    return checked_mask(value, where, None, None)
 
 
 def _boxes(values: Sequence[Any], xywh: bool | NDArray[np.bool_], where: Callable[[int], str]) -> NDArray[np.float64]:

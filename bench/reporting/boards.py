@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -144,6 +145,7 @@ def _board(results: Path, histories: Sequence[Sequence[Run]], speeds: Speeds, le
         for runs, (rank, reason) in ranked
         if reason != OTHER_COUNTS
     ]
+    rows.sort(key=lambda r: (-r["acc@0.5"], -r["mean_iou"], r["pipeline"], r["run_dir"]))
     record = latest[0][0]
     data = record.identity.data
     return Board(
@@ -151,8 +153,17 @@ def _board(results: Path, histories: Sequence[Sequence[Run]], speeds: Speeds, le
         protocol=record.protocol,
         proposals=record.proposals,
         **{key: getattr(data, key) for key in ("split", "fingerprint", "expressions", "images")},
-        rows=tuple(sorted(rows, key=lambda r: (-r["acc@0.5"], -r["mean_iou"], r["pipeline"], r["run_dir"]))),
+        rows=tuple(_by_the_same_masks(rows)),
     )
+
+
+def _by_the_same_masks(rows: Sequence[Row]) -> Iterator[Row]:
+    """Yield rows without the masks of those that other ground-truth masks scored than most."""
+    data = Counter(row["masks"]["data"] for row in rows if "masks" in row)
+    for row in rows:
+        if "masks" in row and row["masks"]["data"] != data.most_common(1)[0][0]:
+            row = cast(Row, {key: value for key, value in row.items() if key != "masks"} | {"other_masks": True})
+        yield row
 
 
 def whole_row(results: Path, runs: Sequence[Run], speeds: Speeds) -> Row:

@@ -32,6 +32,12 @@ MARKS: tuple[tuple[str, str, Callable[[Row], bool], str], ...] = (
         lambda r: bool(r["errors"]),
         "some images were unreadable; their expressions are misses",
     ),
+    (
+        "○",
+        "other masks",
+        lambda r: bool(r.get("other_masks")),
+        "scored by other ground-truth masks than the others, so its numbers of masks are left out",
+    ),
     ("◊", "submitted", lambda r: r["submitted"] is not None, "another person's run, re-scored here"),
 )
 UNCHECKED = ("?", "recalled, inferred or from a third party; not looked up at its source")  # of a published value

@@ -31,7 +31,8 @@ RunRow = TypedDict(
         "errors": int,
         "duplicates": int,
         "proposals_per_image": float | None,
-        "masks": NotRequired[Mapping[str, Any]],  # only where there are some: bench/runs/numbers.py, `MaskMetrics`
+        # Only where there are some: `MaskMetrics` (bench/runs/numbers.py), and `by`, what made masks of the boxes.
+        "masks": NotRequired[Mapping[str, Any]],
         "strata": Mapping[str, Mapping[str, Any]],  # cut -> label -> {n, hits, acc@0.5, ci95, ci95_note}
         "expressions_per_s": float | None,  # of the whole evaluation
         "images_per_s": float | None,
@@ -73,6 +74,7 @@ class Row(RunRow):
     published: Sequence[Mapping[str, Any]]  # what papers report (bench/reporting/published.py, `compared`)
     # Older runs, newest first: {date, commit, acc@0.5, difference, run_dir}; difference is this row minus theirs.
     history: Sequence[Mapping[str, Any]]
+    other_masks: NotRequired[bool]  # its masks were scored by other ground-truth masks than the table's
     rank: Sequence[int] | None  # best and worst, from 1; null with the reason in rank_note
     rank_note: str
 
@@ -84,7 +86,8 @@ def run_row(record: RunRecord, run_dir: Path | str) -> RunRow:
     out: dict[str, Any] = {"pipeline": record.name, "split": record.identity.data.split}
     out |= {key: metrics.get(key) for key in METRICS} | {"strata": metrics.get("strata", {})}
     if metrics.get("masks"):
-        out["masks"] = metrics["masks"]
+        maker = record.identity.options.get("masks")
+        out["masks"] = {**metrics["masks"], "by": maker.get("kind") if isinstance(maker, Mapping) else None}
     for key in ("expressions_per_s", "images_per_s", "peak_memory_mb"):
         out[key] = getattr(speed, key) if speed else None
     out |= {

@@ -184,6 +184,11 @@ def _csv(name: str, value: Callable[[Row], Any] | None = None, optional: str = "
     return Column(name, name, "", str, value, tables="c", optional=optional)
 
 
+def _maker(row: Row) -> str | None:
+    maker: str | None = row.get("masks", {}).get("by")
+    return maker
+
+
 def _masks(name: str, header: str, why: str, tables: str, *keys: str) -> tuple[Column, ...]:
     """Return the columns of a quantity of masks, there only where some run has masks."""
 
@@ -237,6 +242,7 @@ COLUMNS: tuple[Column, ...] = (
     *_masks("mask_giou", "gIoU", "masks: mean IoU with expressions that refer to nothing", "tmhl", "giou"),
     *_masks("no_target_accuracy", "N-acc", "empty masks of those that refer to nothing", "tmhl", "no_target_accuracy"),
     *_masks("target_accuracy", "T-acc", "masks of those that refer to something", "mhl", "target_accuracy"),
+    Column("masks_by", "masks by", "what made masks of the boxes", _word, _maker, "tmhlc", "tmhlc", False, True),
     _csv("masks_n", lambda row: (row.get("masks") or {}).get("n"), "c"),
     _csv("masks_data", lambda row: (row.get("masks") or {}).get("data"), "c"),
     Column("oracle@0.5", "ceiling", "share of expressions for which some proposal would be a hit", percent),

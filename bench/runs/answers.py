@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from bench.grounding import Mask, Prediction, ScoredBox
 from bench.runs.packed import PREDICTIONS, json_lines, stored_parts
-from bench.runs.predictions import SceneAnswers, parse_lines, parse_row
+from bench.runs.predictions import SCHEMA, SceneAnswers, parse_lines, parse_row
 from bench.runs.store import stored_rows
 
 Float = NDArray[np.float64]
@@ -135,8 +136,11 @@ def dump_answers(answers: Answers, notes: Mapping[int, str]) -> Iterator[str]:
             corners = "null" if math.isnan(box[0]) else "[{!r},{!r},{!r},{!r}]".format(*box)
             note = f',"note":{quoted(notes[at])}' if at in notes else ""
             number = "null" if math.isnan(score) else repr(score)
-            entries.append(f'{{"id":{quoted(answers.ids[at])},"box":{corners},"score":{number}{note}}}')
-        yield f'{{"scene":{quoted(scene)},"proposals":null,"error":null,"predictions":[{",".join(entries)}]}}\n'
+            drawn = answers.masks.get(at)
+            mask = "" if drawn is None else f',"mask":{json.dumps(dict(drawn), separators=(",", ":"))}'
+            entries.append(f'{{"id":{quoted(answers.ids[at])},"box":{corners},"score":{number}{note}{mask}}}')
+        schema = f'"schema":{SCHEMA},' if any(at in answers.masks for at in range(start, end)) else ""
+        yield f'{{{schema}"scene":{quoted(scene)},"proposals":null,"error":null,"predictions":[{",".join(entries)}]}}\n'
 
 
 def answers_of(rows: Iterable[SceneAnswers]) -> Answers:

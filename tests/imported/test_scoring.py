@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from bench.datasets.split import Split
@@ -16,8 +17,12 @@ from bench.imported import scoring as module
 from bench.imported.alignment import align
 from bench.imported.box_files import read_boxes
 from bench.imported.scoring import import_boxes
+from bench.masks import encode
 from bench.reporting.boards import collect
+from bench.reporting.leaderboard import render
+from bench.reporting.marks import marks
 from bench.reporting.terminal import remarks
+from bench.runs.answers import dump_answers
 from bench.runs.record import read_record
 from bench.runs.store import stored_rows
 
@@ -185,3 +190,60 @@ def test_why_the_authors_say_79_72(real, refcoco_val):
     differ = [n for n, e in enumerate(ours.expressions) if ours.hit[n] != (theirs.get(e.id, 0) >= 0.5)]
     assert [ours.expressions[n].id for n in differ] == ["6908", "7558"]
     assert [ours.iou[n] for n in differ] == [0, 0]
+
+
+def left_part(width, height=100):
+    return encode((np.arange(100) < height)[:, None] & (np.arange(100) < width))
+
+
+def masked_split(left=10):
+    """Each expression means the left part of its image."""
+    data = split()
+    scenes = [
+        replace(s, expressions=tuple(replace(e, mask=left_part(left)) for e in s.expressions)) for s in data.scenes
+    ]
+    return replace(data, scenes=tuple(scenes))
+
+
+def test_masks_are_imported_scored_and_stored(tmp_path):
+    rows = [{"id": str(n), "mask": left_part(10, 100 if n % 2 else 50)} for n in range(11)]
+    rows.append({"id": "11", "box": [0, 0, 40, 40], "segmentation": None})
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record, folder = import_boxes(tmp_path / "m.jsonl", masked_split(), tmp_path / "results")
+    masks = record.metrics.masks
+    assert (masks.n, masks.no_mask) == (12, 1)
+    assert masks.ciou.value == (5 * 1000 + 6 * 500) / 12_000 and masks.miou.value == pytest.approx((5 + 6 / 2) / 12)
+    assert masks.precision["0.5"].value == 11 / 12 and masks.precision["0.6"].value == 5 / 12
+    # A box where none was given is the one around the mask; what is stored gives the same numbers.
+    answers = {a.id: a for row in stored_rows(folder).values() for a in row.answers}
+    assert answers["0"].box == (0, 0, 10, 50) and answers["0"].mask == left_part(10, 50) and answers["11"].mask is None
+    assert compute(masked_split(), stored_rows(folder).values()) == record.metrics
+    # Boxes alone are stored as before.
+    alone = align(read_boxes(boxes(tmp_path / "b.json", {"0": [0, 0, 4, 4]})), split())
+    plain = json.loads(next(dump_answers(alone.answers, {})))
+    assert "schema" not in plain and plain["predictions"] == [{"id": "0", "box": [0.0, 0.0, 4.0, 4.0], "score": None}]
+
+
+@pytest.mark.parametrize(("mask", "says"), [
+    (["x"], r"entry 0 \(id '0'\): its mask is"),
+    ({"size": [3, 4], "counts": "~"}, r"entry 0 \(id '0'\): a mask's counts"),
+])  # fmt: skip
+def test_a_bad_mask_is_named(tmp_path, mask, says):
+    with pytest.raises(DataError, match=says):
+        read_boxes(boxes(tmp_path / "bad.json", [{"id": "0", "mask": mask}]))
+
+
+def test_a_table_never_mixes_ground_truth_masks(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.provenance, "git_state", lambda: {"commit": "1" * 40, "dirty": False})
+    file = boxes(tmp_path / "m.json", {str(n): {"mask": left_part(10 + n % 2)} for n in range(12)})
+    for name, left in (("a", 10), ("b", 10), ("c", 20)):
+        import_boxes(file, masked_split(left), tmp_path / "results", name=name)
+    bare = boxes(tmp_path / "b.json", {str(n): [0, 0, 40, 40] for n in range(12)})
+    import_boxes(bare, split(), tmp_path / "results", name="d")
+    leaders = collect(tmp_path / "results")
+    assert {r["pipeline"]: ("masks" in r, marks(r)[-1][1]) for r in leaders.boards[0].rows} == {
+        "a": (True, "test images unknown"), "b": (True, "test images unknown"), "c": (False, "other masks"),
+        "d": (False, "test images unknown"),
+    }  # fmt: skip
+    files = render(leaders)
+    assert b"cIoU" in files["LEADERBOARD.md"] and b"ciou_value" in files["LEADERBOARD.csv"].splitlines()[0]

@@ -30,7 +30,7 @@ SPECIAL = {
     "…": r"\ldots{}",
     **{c: f"\\{c}" for c in "&%$#_{}"},
 }
-SIGNS = {"†": r"\dagger", "‡": r"\ddagger", "§": r"\S", "¶": r"\P", "◊": r"\diamond", "?": "?"}
+SIGNS = {"†": r"\dagger", "‡": r"\ddagger", "§": r"\S", "¶": r"\P", "◊": r"\diamond", "○": r"\circ", "?": "?"}
 SIGNS |= {"↑": r"\uparrow", "↓": r"\downarrow"}
 HEADERS = {"Acc@0.5": "Acc@0.5", "0.7": "Acc@0.7", "0.9": "Acc@0.9", "mIoU": "mIoU", "ex/s": "Expr./s", "ms": "ms"}
 HEAD = "% Made by `bench leaderboard export latex`; needs \\usepackage{booktabs}.\n"
