@@ -66,7 +66,7 @@ def score_here(
 ) -> tuple[Outcomes, Metrics, list[str]]:
     """Score the answers here; return outcomes, metrics, and how run.json differs from them."""
     assert record.metrics is not None  # `why_left_out`
-    rescored = outcomes(scenes, answers, protocol(record.protocol))
+    rescored = outcomes(scenes, answers, protocol(record.protocol), partial=record.imported is not None)
     again = summary(rescored, record.metrics.bootstrap)
     return rescored, again, list(_other_metrics(record.metrics, again))
 

@@ -1,7 +1,7 @@
 """Answers against annotations: the outcome of every expression (docs/measurement.md).
 
 An expression is a sample; the prediction is placed as the protocol says, the ground truth never touched; IoU in
-float64; no box, a NaN, an inverted or empty box and a missing answer are misses; of two answers the first counts.
+float64; no box, a NaN, an inverted or empty box and an unreadable image are misses; of two answers the first counts.
 """
 
 from __future__ import annotations
@@ -70,11 +70,13 @@ class Outcomes:
         return strata(self.annotations)
 
 
-def outcomes(scenes: Sequence[Scene], answers: Answers | Iterable[SceneAnswers], protocol: Protocol) -> Outcomes:
-    """Compare answers, in any order, with every expression of `scenes`; scenes without any are misses.
+def outcomes(
+    scenes: Sequence[Scene], answers: Answers | Iterable[SceneAnswers], protocol: Protocol, partial: bool = False
+) -> Outcomes:
+    """Compare answers, in any order, with every expression of `scenes`; `partial`: those that lack one are misses.
 
-    Raises DataError for an answer about an unknown scene or expression or about another image's expression, and where
-    the protocol needs an image's size that is not annotated.
+    Raises DataError for an expression without an answer, for an answer about an unknown scene or expression or about
+    another image's expression, and where the protocol needs an image's size that is not annotated.
     """
     answers = answers if isinstance(answers, Answers) else answers_of(answers)
     # 1. Ground truth: N expressions, their targets (T, 4) grouped by expression.
@@ -88,6 +90,8 @@ def outcomes(scenes: Sequence[Scene], answers: Answers | Iterable[SceneAnswers],
     sizes = _sizes(known, answers, place, protocol)
     unreadable = np.zeros(len(scenes), np.bool_)
     unreadable[[place[line] for line, error in enumerate(answers.errors) if error is not None]] = True
+    if not partial:
+        _refuse_missing(known, (first < 0) & ~unreadable[image])
     boxes = np.full((count, 4), np.nan)
     given = (first >= 0) & ~unreadable[image]
     boxes[given] = answers.boxes[first[given]]
@@ -174,6 +178,17 @@ def _first_answers(known: Annotations, answers: Answers, place: Int) -> Int:
     first = np.full(len(known.image), -1)
     first[number[::-1]] = np.arange(len(number))[::-1]
     return first
+
+
+def _refuse_missing(known: Annotations, missing: Bool) -> None:
+    """Raise DataError where expressions (N,) lack an answer: lost or cut predictions are no misses."""
+    if missing.any():
+        at = int(missing.argmax())
+        raise DataError(
+            f"{int(missing.sum()):,} of {len(missing):,} expressions have no prediction (the first is "
+            f"{[*known.position][at]!r}, image {known.scenes[known.image[at]]!r}), and that is no miss: ground "
+            "them, or give them a prediction without a box"
+        )
 
 
 def _sizes(known: Annotations, answers: Answers, place: Int, protocol: Protocol) -> Float:

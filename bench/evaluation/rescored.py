@@ -33,7 +33,8 @@ def rescore(
     rule = protocol_named(protocol or record.protocol)
     data = split_of(folder, record, split, resolved)
     settings = record.metrics.bootstrap if record.metrics else resolved.settings.evaluation
-    results = outcomes(data.scenes, complete_answers(folder, record, data.scenes), rule)
+    answers = complete_answers(folder, record, data.scenes)
+    results = outcomes(data.scenes, answers, rule, partial=record.imported is not None)
     metrics = summary(results, settings)
     again = record.model_copy(
         update={

@@ -88,7 +88,7 @@ def import_boxes(
     data = data_identity(split)
     if partial and aligned.missing:
         data = data.model_copy(update={"partial": True})
-    scored = outcomes(split.scenes, aligned.answers, rule)
+    scored = outcomes(split.scenes, aligned.answers, rule, partial=True)  # `align_file` refuses a file that lacks many
     metrics = summary(scored, settings or EvaluationSettings())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     identity = Identity(

@@ -161,7 +161,7 @@ def test_a_re_score_notices_changed_masks():
     metrics = compute(scenes, answers, settings=FAST)
 
     class Record:
-        protocol = "iou"
+        protocol, imported = "iou", None
 
     Record.metrics = metrics
     assert score_here(Record, answers, scenes)[2] == []

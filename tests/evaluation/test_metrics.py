@@ -17,7 +17,7 @@ FAR = (50.0, 50.0, 60.0, 60.0)
 
 
 def world():
-    """Four images: all right, half right, one that could not be read, and one with no answer."""
+    """Four images: all right, half right, one that could not be read, and one with no box."""
 
     def expressions(name):
         return tuple(Expression(f"{name}{n}", "man left", UNIT, kind=kind) for n, kind in enumerate("xy"))
@@ -27,7 +27,7 @@ def world():
         SceneAnswers("a", (Prediction("a0", UNIT), Prediction("a1", (0, 0, 8, 10))), (UNIT, FAR)),
         SceneAnswers("b", (Prediction("b0", FAR), Prediction("b1", (0, 0, 6, 10))), (FAR, (0, 0, 5, 10), FAR)),
         SceneAnswers("c", (), None, "not an image"),
-        SceneAnswers("d", (Prediction("d0", None),), ()),
+        SceneAnswers("d", (Prediction("d0", None), Prediction("d1", None)), ()),
     ]  # fmt: skip
     return scenes, lines
 

@@ -69,8 +69,19 @@ def test_an_expression_that_comes_twice_is_one_sample():
     assert len(results.expressions) == len(results.iou) == 1
 
 
-def test_an_unreadable_image_and_a_missing_answer_are_misses():
-    lines = [answered("a", UNIT, UNIT, error="truncated"), answered("b", UNIT)]
+def test_a_missing_prediction_is_no_miss_unless_a_part_is_wanted():
+    scenes, lines = [scene("a", UNIT, UNIT), scene("b", UNIT, UNIT)], [answered("a", UNIT, UNIT)]
+    message = r"{} of 4 expressions have no prediction \(the first is '{}', image 'b'\), and that is no miss"
+    for answers, lacking in ((lines, (2, "b0")), ([*lines, answered("b", UNIT)], (1, "b1"))):
+        with pytest.raises(DataError, match=message.format(*lacking)):
+            outcomes(scenes, answers, IOU)
+        with pytest.raises(DataError, match="that is no miss"):
+            compute(scenes, answers)
+        assert outcomes(scenes, answers, IOU, partial=True).answered.sum() == 4 - lacking[0]
+
+
+def test_an_unreadable_image_and_no_box_are_misses():
+    lines = [SceneAnswers("a", (), error="truncated"), answered("b", UNIT, None)]
     results = outcomes([scene("a", UNIT, UNIT), scene("b", UNIT, UNIT)], lines, IOU)
     assert results.hit.tolist() == [False, False, True, False] and results.image.tolist() == [0, 0, 1, 1]
     assert results.answered.tolist() == [False, False, True, False] and results.unreadable.tolist() == [True, False]
@@ -125,13 +136,13 @@ def test_a_protocol_over_sets_needs_nothing_else():
     scenes = [Scene("a", "a.jpg", 100, 100, tuple(expressions))]
 
     def hits(*predictions, rule=sets):
-        return outcomes(scenes, [SceneAnswers("a", predictions)], rule).hit.tolist()
+        return outcomes(scenes, [SceneAnswers("a", predictions)], rule, partial=True).hit.tolist()
 
     both = Prediction("0", far, 0.9, others=(ScoredBox(UNIT, 0.6), ScoredBox(far, 0.1)))
     assert hits(both) == [True, True]
     assert hits(Prediction("0", far, 0.9), Prediction("1", UNIT, 0.9)) == [False, False]
     assert hits(both, Prediction("1", UNIT, 0.9), rule=IOU) == [True, False]  # one box of several is enough; no target
-    assert compute(scenes, [SceneAnswers("a", (both,))], sets).hits == 2
+    assert compute(scenes, [SceneAnswers("a", (both, Prediction("1", None)))], sets).hits == 2
     assert strata(annotations_of(scenes))["box area"].labels() == ["1-5%", None] and expressions[1].targets == ()
 
 

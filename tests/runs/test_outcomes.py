@@ -81,7 +81,7 @@ def test_a_missing_file(tmp_path):
 def same_as_computed(folder, split):
     """The stored outcomes are those that the stored predictions give."""
     stored = read_outcomes(folder)
-    fresh = outcomes(split.scenes, stored_rows(folder).values(), protocol("iou"))
+    fresh = outcomes(split.scenes, stored_rows(folder).values(), protocol("iou"), partial=True)
     assert stored.ids == tuple(e.id for e in fresh.expressions)
     assert stored.hit.tolist() == fresh.hit.tolist()
     assert stored.iou.tolist() == [round(v, 6) for v in fresh.iou.tolist()]

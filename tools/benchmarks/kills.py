@@ -290,7 +290,7 @@ def written(out: Path) -> dict[str, Any] | None:
 
 def timeless(value: Any) -> Any:
     """Leave out of a record what two runs of one command do not share: times, rates, command lines."""
-    own = {"seconds", "rows_per_s", "continued_after", "command", "prepared", "environment"}
+    own = {"seconds", "rows_per_s", "continued_after", "command", "prepared", "environment", "git"}
     if isinstance(value, dict):
         return {key: timeless(inner) for key, inner in value.items() if key not in own}
     return [timeless(inner) for inner in value] if isinstance(value, list) else value

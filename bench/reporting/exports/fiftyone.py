@@ -55,7 +55,8 @@ def fiftyone_files(results: Path, board: Board, split: Split) -> dict[str, str]:
         )
     files = {f"{TRUTH}.json": _dump({_key(s): _annotated(s, sizes[s.id]) for s in split.scenes})}
     for name, answers in runs:
-        scored = outcomes(split.scenes, answers.values(), protocol(board.protocol))
+        # `complete_rows` lets through what imported boxes may lack, and nothing else.
+        scored = outcomes(split.scenes, answers.values(), protocol(board.protocol), partial=True)
         files[f"{name}.json"] = _dump(_answered(split.scenes, answers, scored, sizes))
     return files
 

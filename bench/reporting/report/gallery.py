@@ -40,7 +40,8 @@ class AnsweredRun:
 def answered(run: ReportRun, scenes: Sequence[Scene]) -> AnsweredRun:
     """Read a run's answers. Raises RunError when they do not give the number that its record states."""
     rows = complete_rows(run.folder, run.record, scenes)
-    scored = outcomes(scenes, rows.values(), protocol(run.record.protocol))
+    partial = run.record.imported is not None
+    scored = outcomes(scenes, rows.values(), protocol(run.record.protocol), partial)
     stated = run.record.metrics.hits if run.record.metrics else None
     if int(scored.hit.sum()) != stated:
         raise RunError(
