@@ -8,10 +8,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.datasets.catalog import CATALOGUE, Catalogued
-from bench.datasets.readers import Annotations, Reader, ReadOptions, flickr30k, hub, hub_rows, index_lists, jsonl, refer
+from bench.datasets.readers import (
+    Annotations,
+    Reader,
+    ReadOptions,
+    flickr30k,
+    hub,
+    hub_rows,
+    index_lists,
+    jsonl,
+    mdetr_json,
+    refer,
+)
 from bench.errors import DataError
 
-READERS: tuple[Reader, ...] = (refer, flickr30k, hub_rows, index_lists, jsonl)  # the first that fits opens a path
+READERS: tuple[Reader, ...] = (
+    refer,
+    flickr30k,
+    hub_rows,
+    index_lists,
+    mdetr_json,
+    jsonl,
+)  # the first that fits opens a path
 
 
 def find_annotations(
