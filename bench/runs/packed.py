@@ -30,7 +30,12 @@ PLACE = b"Infinity"
 CHUNK = 1 << 20  # bytes of text that are searched at once
 TEXT, LONG_TEXT = ([{"id": lzma.FILTER_LZMA2, "preset": preset}] for preset in (6, 2))
 LONG = 1 << 20  # bytes from which preset 6 would take ten times as long, for files smaller by a twentieth
-NUMBERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 2, "pb": 2}]  # of four bytes each
+NUMBERS: list[dict[str, int]] = [
+    {"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 2, "pb": 2}
+]  # of four bytes each
+# Matches are rare in digits, and looking for few of them costs a fiftieth in size and saves three quarters of the time.
+SEARCH = {"mode": lzma.MODE_FAST, "mf": lzma.MF_HC3, "nice_len": 4, "depth": 1, "dict_size": 1 << 16}
+LONG_NUMBERS = [{**NUMBERS[0], **SEARCH}]
 
 
 def packed_name(stem: str) -> str:
@@ -53,7 +58,11 @@ def pack(text: bytes) -> bytes:
     text = without.getvalue() or text
     if sys.byteorder == "big":
         millionths.byteswap()
-    streams = ((text, LONG_TEXT if len(text) > LONG else TEXT), (millionths.tobytes(), NUMBERS))
+    numbers = millionths.tobytes()
+    streams = (
+        (text, LONG_TEXT if len(text) > LONG else TEXT),
+        (numbers, LONG_NUMBERS if len(numbers) > LONG else NUMBERS),
+    )
     return b"".join(lzma.compress(data, lzma.FORMAT_XZ, lzma.CHECK_CRC32, filters=how) for data, how in streams)
 
 
