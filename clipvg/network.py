@@ -30,7 +30,7 @@ from bench.settings import Table
 from pipelines.deconfounder import NoDeconfounder
 from pipelines.engine import joint_places, to_device
 from pipelines.layers import MLP, Encoder, Packed, xavier
-from pipelines.two_stage.clip.encoder import PAD
+from pipelines.two_stage.clip.encoder import PAD, text_states
 
 POSITIONS = "clip.visual.positional_embedding"  # the one part of CLIP that is trained
 HEADS = ("bbox_embed",)  # kept in float32
@@ -216,15 +216,9 @@ def check_clip(model: Any, name: str) -> None:
 
 
 def text_features(clip: Any, ids: Tensor) -> Tensor:
-    """Encode token ids (B, L), L up to the context length -> (B, L, E); padding is encoded too, and not masked.
-
-    The tower is causal: a pass that stops at the longest text of a batch gives the tokens of one over the full context.
-    """
-    length = ids.shape[1]
-    x = clip.token_embedding(ids).to(clip.transformer.get_cast_dtype())
-    x = x + clip.positional_embedding[:length].to(x.dtype)
-    x = clip.transformer(x, attn_mask=clip.attn_mask[:length, :length])
-    out: Tensor = clip.ln_final(x) @ clip.text_projection.to(x.dtype)
+    """Encode token ids (B, L), L up to the context length -> (B, L, E); padding is encoded too, and not masked."""
+    x = clip.ln_final(text_states(clip, ids))
+    out: Tensor = x @ clip.text_projection.to(x.dtype)
     return out
 
 

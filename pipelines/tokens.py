@@ -15,6 +15,7 @@ from typing import Any
 
 import tokenizers
 import torch
+import torch.nn.functional as F
 from tokenizers import models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
@@ -63,11 +64,13 @@ class Tokenizer:
         """Return the number of different tokens, special ones included."""
         return len(self.tokenizer)
 
-    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Encode (N,) texts -> (N, T) token ids, (N, T) True on padding; T is the longest's length."""
+    def __call__(self, texts: Sequence[str], whole: bool = False) -> tuple[Tensor, Tensor]:
+        """Encode (N,) texts -> (N, T) token ids, (N, T) True on padding; T is the longest's length, or `limit`."""
         rows = [torch.tensor(row) for row in self._encode(list(texts))["input_ids"]]
         tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
         lengths = torch.tensor([len(row) for row in rows])
+        if whole:
+            tokens = F.pad(tokens, (0, self.limit - tokens.shape[1]), value=self.pad)
         return tokens, torch.arange(tokens.shape[1])[None] >= lengths[:, None]
 
     def spans(self, text: str, spans: Sequence[tuple[int, int]]) -> Tensor:

@@ -10,6 +10,7 @@ Sizes are those of the published models. Parameter names are the official checkp
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -18,18 +19,20 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
+from bench.errors import WeightsError
+from bench.grounding import PipelineContext
 from bench.settings import Table
 from pipelines.backbones import Backbone
 from pipelines.canvas import Style, covered, masked_patches, normalised
 from pipelines.deconfounder import NoDeconfounder
 from pipelines.layers import MLP, Encoder, sine_position, xavier
+from pipelines.tokens import Tokenizer
 
 BERT_BASE: dict[str, Any] = {
     "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
     "intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12,
     "pad_token_id": 0,
 }  # fmt: skip
-HEADS = ("bbox_embed",)  # kept in float32
 VISUAL, TEXT = "visumodel.", "textmodel.bert."
 
 
@@ -97,7 +100,8 @@ class Branches(nn.Module):
     """Both branches, their projections, the slots of the joint sequence, and the box head.
 
     A subclass names itself, the format of its own files, how to get published ones, and how many slots of
-    `vl_pos_embed` are neither text nor image.
+    `vl_pos_embed` are neither text nor image. `heads` are the children that stay in float32; `stride` is the side of a
+    cell in pixels.
     """
 
     Config: ClassVar[type[BranchesConfig]]
@@ -105,21 +109,66 @@ class Branches(nn.Module):
     format: ClassVar[str]
     how: ClassVar[str]
     registers: ClassVar[int]
+    heads: ClassVar[tuple[str, ...]] = ("bbox_embed",)
+    stride: int
 
     def __init__(self, config: BranchesConfig) -> None:
         super().__init__()
         self.config, d = config, config.hidden
-        self.visumodel, self.textmodel = ImageBranch(config), TextBranch(config)
-        self.side = config.image_size // self.visumodel.stride
-        self.visu_proj, self.text_proj = nn.Linear(d, d), nn.Linear(int(self.textmodel.bert.config.hidden_size), d)
+        self.add_branches(config)
+        self.side = config.image_size // self.stride
         self.deconfounder: Any = NoDeconfounder()
         self.vl_pos_embed = nn.Embedding(self.registers + config.tokens + self.side**2, d)
         self.bbox_embed = MLP(d, d, 4, 3)
 
+    def add_branches(self, config: BranchesConfig) -> None:
+        """Add what encodes images and texts, and set `stride`."""
+        d = config.hidden
+        self.visumodel, self.textmodel = ImageBranch(config), TextBranch(config)
+        self.stride = self.visumodel.stride
+        self.visu_proj, self.text_proj = nn.Linear(d, d), nn.Linear(int(self.textmodel.bert.config.hidden_size), d)
+
     @classmethod
-    def own_sizes(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    def own_sizes(cls, state: Mapping[str, Tensor], args: Namespace) -> dict[str, Any]:
         """Return the fields of `Config` that are a subclass's own, off an official table. Raises KeyError."""
         return {}
+
+    @classmethod
+    def tokenizer(
+        cls, table: str, name: str, config: BranchesConfig, context: PipelineContext, weights_name: str
+    ) -> Any:
+        """Open the tokenizer of a JSON, or where that is empty of a name, for lower case. Raises WeightsError."""
+        opened = (
+            Tokenizer.from_json(table, config.tokens, lower=True)
+            if table
+            else Tokenizer.open(name, context, config.tokens, lower=True)
+        )
+        if len(opened) > (known := int(config.text_encoder["vocab_size"])):
+            raise WeightsError(
+                f"{name}: a tokenizer of {len(opened)} tokens, but {weights_name} knows {known} of them; give the one "
+                "that the weights were trained with"
+            )
+        return opened
+
+    @property
+    def parts(self) -> list[Any]:
+        """Return the modules of the branches that are called, for torch.compile."""
+        return [self.visumodel.backbone[0], self.textmodel.bert]
+
+    def restore_tables(self) -> None:
+        """Fill the fixed tables of BERT, which are in no file."""
+        table: Any = self.textmodel.bert.embeddings
+        table.position_ids = torch.arange(table.position_ids.shape[1])[None]
+        table.token_type_ids = torch.zeros_like(table.position_ids)
+
+    def inputs(self, raw: Tensor, edges: Tensor, style: Style) -> tuple[Tensor, Tensor]:
+        """Normalise pixels (B, S, S, 3) uint8 and find the masked cells (B, P) of canvases on any device.
+
+        `edges` (B, 4) are left, top, right, bottom of each image. Both styles take ImageNet's statistics: the
+        backbone's.
+        """
+        inside = covered(edges, raw.shape[1])
+        return normalised(raw, inside, "official"), masked_cells(~inside, self.stride, style)
 
     def encode_image(self, pixels: Tensor, masked: Tensor, kept: Tensor | None = None) -> Tensor:
         """Encode canvases as the image branch does, projected: (B, P, d), or (B, K, d) with `kept`."""
@@ -129,23 +178,34 @@ class Branches(nn.Module):
 
     def encode_text(self, ids: Tensor, padding: Tensor) -> Tensor:
         """Encode token ids (B, L), True on padding (B, L), projected: (B, L, d)."""
-        out: Tensor = self.deconfounder(self.text_proj(self.textmodel(ids, padding)))
+        out: Tensor = self.deconfounder(self.text_proj(self.text_features(ids, padding)))
         return out
+
+    def text_features(self, ids: Tensor, padding: Tensor) -> Tensor:
+        """Encode token ids (B, L), True on padding (B, L), before the projection: (B, L, W)."""
+        out: Tensor = self.textmodel(ids, padding)
+        return out
+
+    def boxes(self, image: Tensor, masked: Tensor, text: Tensor, padding: Tensor) -> Tensor:
+        """Fuse image tokens (B, P, d), masked cells (B, P), text tokens (B, L, d), True on padding (B, L).
+
+        Returns boxes (B, 4) cxcywh in 0..1 of the canvas.
+        """
+        raise NotImplementedError
+
+    def forward(self, pixels: Tensor, masked: Tensor, ids: Tensor, padding: Tensor) -> Tensor:
+        """Ground one text in one image a row, nothing shared.
+
+        pixels (B, 3, S, S), masked cells (B, P), ids (B, L), True on padding (B, L) -> (B, 4) cxcywh in 0..1 of the
+        canvas.
+        """
+        return self.boxes(self.encode_image(pixels, masked), masked, self.encode_text(ids, padding), padding)
 
     def box(self, token: Tensor) -> Tensor:
         """Compute boxes of tokens, (..., d) -> (..., 4) cxcywh in 0..1 of the canvas, in float32."""
         with torch.autocast(token.device.type, enabled=False):
             out: Tensor = self.bbox_embed(token.to(next(self.bbox_embed.parameters()).dtype)).sigmoid()
         return out
-
-
-def inputs(raw: Tensor, edges: Tensor, stride: int, style: Style) -> tuple[Tensor, Tensor]:
-    """Normalise pixels (B, S, S, 3) uint8 and find the masked cells (B, P) of canvases on any device.
-
-    `edges` (B, 4) are left, top, right, bottom of each image. Both styles take ImageNet's statistics: the backbone's.
-    """
-    inside = covered(edges, raw.shape[1])
-    return normalised(raw, inside, "official"), masked_cells(~inside, stride, style)
 
 
 def masked_cells(padding: Tensor, stride: int, style: Style) -> Tensor:

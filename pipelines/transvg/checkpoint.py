@@ -25,7 +25,6 @@ from pipelines import weights
 from pipelines.backbones import backbone_of, count_modules, text_encoder_of
 from pipelines.canvas import STATISTICS, Style
 from pipelines.deconfounder import attach_stored
-from pipelines.tokens import Tokenizer
 from pipelines.transvg.branches import BERT_BASE, TEXT, VISUAL, Branches, BranchesConfig
 
 BODY = f"{VISUAL}backbone.0.body."
@@ -42,7 +41,7 @@ class Loaded:
     """
 
     network: Any  # a subclass of Branches
-    tokenizer: Tokenizer
+    tokenizer: Any  # as `network.tokenizer` opens it: a Tokenizer, or what takes its place
     style: Style
     tokenizer_json: str = ""
     path: Path = Path()
@@ -56,25 +55,8 @@ def open_network(kind: type[Branches], name: str, tokenizer: str, context: Pipel
     path = weights.find(name, context, kind.how)
     state, config, about = unpack(kind, path)
     table, style = about.get("tokenizer") or "", about.get("preprocessing", "official")
-    opened = open_tokenizer(table, tokenizer, config, context, path.name)
+    opened = kind.tokenizer(table, tokenizer, config, context, path.name)
     return Loaded(build(kind, state, config, path), opened, style, table, path)
-
-
-def open_tokenizer(
-    table: str, name: str, config: BranchesConfig, context: PipelineContext, weights_name: str
-) -> Tokenizer:
-    """Open the tokenizer of a JSON, or where that is empty of a name; texts are lower-cased. Raises WeightsError."""
-    opened = (
-        Tokenizer.from_json(table, config.tokens, lower=True)
-        if table
-        else Tokenizer.open(name, context, config.tokens, lower=True)
-    )
-    if len(opened) > (known := int(config.text_encoder["vocab_size"])):
-        raise WeightsError(
-            f"{name}: a tokenizer of {len(opened)} tokens, but {weights_name} knows {known} of them; give the one that "
-            "the weights were trained with"
-        )
-    return opened
 
 
 def save(path: Path, loaded: Loaded, recipe: Mapping[str, Any]) -> None:
@@ -116,10 +98,7 @@ def build(kind: type[Branches], state: Mapping[str, Tensor], config: BranchesCon
     # A copy: the file is mapped, and may be gone before the network is.
     whole = {k: t.to(torch.float32, copy=True) if t.is_floating_point() else t.clone() for k, t in state.items()}
     weights.load_strictly(network, whole, str(path), assign=True)
-    # The fixed tables of BERT are in no file.
-    table: Any = network.textmodel.bert.embeddings
-    table.position_ids = torch.arange(table.position_ids.shape[1])[None]
-    table.token_type_ids = torch.zeros_like(table.position_ids)
+    network.restore_tables()
     return network.eval()
 
 
@@ -136,34 +115,37 @@ def _official(kind: type[Branches], path: Path) -> tuple[Mapping[str, Tensor], B
 
 def config_of(kind: type[Branches], state: Mapping[str, Tensor], args: Namespace, path: Path) -> BranchesConfig:
     """Find the sizes of a table under the official key names. Raises WeightsError, naming `path`, when it is none."""
-    layers = getattr(args, "bert_enc_num", 12)
-    if layers != 12:
-        raise WeightsError(f"{path}: takes its text tokens from BERT's layer {layers}; only the last one is supported")
     try:
-        backbone, widths = backbone_of(state, BODY)
-        slots, hidden = state["vl_pos_embed.weight"].shape
-        side, tokens = _grid(slots - kind.registers, getattr(args, "max_query_len", None))
-        return kind.Config.model_validate(
-            {
-                "backbone": backbone,
-                "widths": widths,
-                "image_size": side * (2 ** len(widths) if widths else 32),
-                "hidden": hidden,
-                "heads": getattr(args, "nheads", 8),
-                "feedforward": len(state[f"{ENCODER}0.linear1.weight"]),
-                "encoder_layers": count_modules(state, ENCODER),
-                "tokens": tokens,
-                "text_encoder": BERT_BASE | text_encoder_of(state, TEXT),
-                **kind.own_sizes(state),
-            }
-        )
+        own = kind.own_sizes(state, args)
+        # A network on other branches finds all sizes itself.
+        return kind.Config.model_validate(own if "image_size" in own else _branches(kind, state, args) | own)
     except (KeyError, ValueError) as error:
         raise WeightsError(
             f"{path}: not the weights of a {kind.title}, or only a part of them ({first_line(error)})"
         ) from None
 
 
-def _grid(slots: int, tokens: int | None) -> tuple[int, int]:
+def _branches(kind: type[Branches], state: Mapping[str, Tensor], args: Namespace) -> dict[str, Any]:
+    """Find the sizes of ResNet, DETR's encoder and BERT. Raises KeyError, ValueError."""
+    if (layers := getattr(args, "bert_enc_num", 12)) != 12:
+        raise ValueError(f"it takes its text tokens from BERT's layer {layers}; only the last one is supported")
+    backbone, widths = backbone_of(state, BODY)
+    slots, hidden = state["vl_pos_embed.weight"].shape
+    side, tokens = grid(slots - kind.registers, getattr(args, "max_query_len", None))
+    return {
+        "backbone": backbone,
+        "widths": widths,
+        "image_size": side * (2 ** len(widths) if widths else 32),
+        "hidden": hidden,
+        "heads": getattr(args, "nheads", 8),
+        "feedforward": len(state[f"{ENCODER}0.linear1.weight"]),
+        "encoder_layers": count_modules(state, ENCODER),
+        "tokens": tokens,
+        "text_encoder": BERT_BASE | text_encoder_of(state, TEXT),
+    }
+
+
+def grid(slots: int, tokens: int | None) -> tuple[int, int]:
     """Part slots into a square of cells and the text's tokens -> (side, tokens). Raises ValueError.
 
     420 is 20 x 20 and 20, 440 is 20 x 20 and 40: the largest square that leaves a text three tokens, unless `tokens`,

@@ -10,6 +10,7 @@ texts of 20 tokens (section 3 of the paper).
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,20 +50,12 @@ class TransVG(Branches):
         xavier(self.vl_transformer)
 
     @classmethod
-    def own_sizes(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    def own_sizes(cls, state: Mapping[str, Tensor], args: Namespace) -> dict[str, Any]:
         """Count the layers of the V-L transformer; they have the sizes of DETR's encoder. Raises KeyError."""
         return {"layers": count_modules(state, FUSION)}
 
-    def forward(self, pixels: Tensor, masked: Tensor, ids: Tensor, padding: Tensor) -> Tensor:
-        """Ground one text in one image a row, nothing shared.
-
-        pixels (B, 3, S, S), masked cells (B, P), ids (B, L), True on padding (B, L) -> (B, 4) cxcywh in 0..1 of the
-        canvas.
-        """
-        return self.boxes(self.encode_image(pixels, masked), masked, self.encode_text(ids, padding), padding)
-
     def boxes(self, image: Tensor, masked: Tensor, text: Tensor, padding: Tensor) -> Tensor:
-        """Compute boxes (B, 4) cxcywh in 0..1 of the canvas, from what `fuse` takes."""
+        """Compute boxes (B, 4) cxcywh in 0..1 of the canvas from the token [REG]."""
         return self.box(self.fuse(image, masked, text, padding, only_first=True)[:, 0])
 
     def fuse(self, image: Tensor, masked: Tensor, text: Tensor, padding: Tensor, only_first: bool = False) -> Tensor:

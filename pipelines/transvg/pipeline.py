@@ -1,4 +1,4 @@
-"""TransVG as a pipeline: an image is encoded once for all its expressions.
+"""TransVG as a pipeline, and what all pipelines of its family share: an image is encoded once for all its expressions.
 
 The fast way, on by default, leaves out what does not change the boxes: cells of the canvas that are masked are dropped
 behind the ResNet, padding of texts never enters the V-L transformer, whose last layer computes [REG] alone, and a text
@@ -7,8 +7,9 @@ is encoded once in the pipeline's life. `fast = false` computes everything for e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Literal
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from pipelines.card import CardOptions, make_card
 from pipelines.engine import PairEngine, Rows, prepare
 from pipelines.folding import fold_norms
 from pipelines.on_canvas import CanvasPipeline
-from pipelines.transvg.branches import HEADS, Branches, inputs, masked_cells
+from pipelines.transvg.branches import Branches, masked_cells
 from pipelines.transvg.checkpoint import Loaded, open_network
 from pipelines.transvg.network import TransVG
 
@@ -37,10 +38,10 @@ QUIRKS = {
 }
 
 
-class TransVGOptions(Table):
-    """[pipelines.transvg]."""
+class BranchesOptions(Table):
+    """Options of every pipeline of the family; `weights` is a subclass's."""
 
-    weights: str = Field("transvg-r50.pth", description="a file, here or in BENCH_HOME/weights")
+    weights: str = Field("", description="a file, here or in BENCH_HOME/weights")
     tokenizer: str = Field(
         "bert-base-uncased", description="a folder or a hub id; a weights file that has its own wins"
     )
@@ -48,51 +49,44 @@ class TransVGOptions(Table):
         "auto", description="auto = as the weights were trained"
     )
     fast: bool = Field(True, description="skip computations that do not change the prediction")
-    attention: bool = Field(False, description="give how [REG] attends to the image, for drawings")
     images: int = Field(0, ge=0, description="in a pass of the image branch; 0 = 32 on a GPU, 2 on a CPU")
     texts: int = Field(0, ge=0, description="in a pass of the transformer; 0 = 256 on a GPU, 8 on a CPU")
     letterbox_threads: int = Field(4, ge=1)
     card: CardOptions = CardOptions()
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> TransVGOptions:
-        if self.attention and not self.fast:
-            raise ValueError("attention needs fast = true: the plain way gives boxes alone; leave fast out")
-        return self
 
+class BranchesPipeline(CanvasPipeline):
+    """Ground expressions with one network of the family; a subclass names it and says how it is run the fast way."""
 
-class TransVGPipeline(CanvasPipeline):
-    """Ground expressions with one network; a subclass does so with another network of the family."""
+    kind: ClassVar[type[Branches]]
+    paper: ClassVar[str]
+    Options: ClassVar[type[BranchesOptions]]
 
-    kind: ClassVar[type[Branches]] = TransVG
-    paper: ClassVar[str] = "Deng et al., TransVG, ICCV 2021"
-
-    def __init__(self, options: TransVGOptions, context: PipelineContext, loaded: Loaded | None = None) -> None:
-        """`loaded` is a network in training, used as it is."""
+    def __init__(self, options: Any, context: PipelineContext, loaded: Loaded | None = None) -> None:
+        """`options` are `Options`; `loaded` is a network in training, used as it is."""
         super().__init__(context, options.letterbox_threads)
-        self.fast, self.attention = options.fast, options.attention
+        self.fast = options.fast
         training = loaded is not None
         loaded = loaded or open_network(self.kind, options.weights, options.tokenizer, context)
         self.network, self.tokenizer = loaded.network, loaded.tokenizer
         self.style = loaded.style if options.preprocessing == "auto" else options.preprocessing
         accelerated, parameters = frozenset[str](), sum(p.numel() for p in self.network.parameters())
         if not training:
-            backbone = self.network.visumodel.backbone
             if self.fast:
-                fold_norms(backbone)  # in float32: in 16 bits each frozen norm would round once more
-            accelerated = prepare(self.network, context, HEADS, [backbone[0], self.network.textmodel.bert])
+                fold_norms(self.network)  # in float32: in 16 bits each frozen norm would round once more
+            accelerated = prepare(self.network, context, self.network.heads, self.network.parts)
         gpu = torch.device(context.device).type == "cuda"
         self.engine: PairEngine[Canvas] = PairEngine(
             context,
-            self._encode_images,
-            self._encode_texts,
-            self._fuse,
+            self.encode_images,
+            self.encode_texts,
+            self.fuse,
             images=options.images or (32 if gpu else 2),
             texts=options.texts or (256 if gpu else 8),
-            kind=self._cells,
+            kind=self.cells,
         )
         config = self.network.config
-        self.size, self.stride = config.image_size, self.network.visumodel.stride
+        self.size = config.image_size
         self.card = make_card(
             context,
             options.card,
@@ -106,8 +100,78 @@ class TransVGPipeline(CanvasPipeline):
         )
 
     def rows(self, canvases: Sequence[Canvas], pairs: Sequence[tuple[int, str]]) -> Tensor:
-        """Ground pairs -> (N, 4) cxcywh in 0..1 of the canvas, and (N, P) the attention to its cells where wanted."""
+        """Ground pairs -> (N, 4) cxcywh in 0..1 of the canvas, and what the fast way gives beside them."""
         return self.engine.ground(canvases, pairs) if self.fast else self._plain(canvases, pairs)
+
+    def cut(self, text: str) -> str:
+        """Return a note when a text has more tokens than the network takes, else nothing."""
+        note: str = self.tokenizer.cut(text)
+        return note
+
+    @property
+    def caches(self) -> Mapping[str, Callable[[], None]]:
+        """List what empties the text cache; the plain way has none."""
+        return super().caches if self.fast else {}
+
+    def cells(self, canvas: Canvas) -> Hashable:
+        """Return what canvases that share a pass of the image branch have in common."""
+        return None
+
+    @abstractmethod
+    def encode_images(self, canvases: Sequence[Canvas]) -> list[Rows]:
+        """Encode canvases -> the rows of each that `fuse` takes."""
+
+    def encode_texts(self, texts: Sequence[str]) -> list[Rows]:
+        """Encode texts -> their tokens without padding, and what `beside` gives each."""
+        ids, padding = self.tokenizer(texts)
+        tokens = self.network.encode_text(self.engine.to_device(ids), self.engine.to_device(padding))
+        beside = self.beside(padding.shape[1])
+        lengths = (~padding).sum(dim=1).tolist()  # counted on the host
+        return [(row[:length], beside[:length]) for row, length in zip(tokens, lengths, strict=True)]
+
+    @abstractmethod
+    def beside(self, length: int) -> Tensor:
+        """Return what the first `length` tokens of a text have in the second of `fuse`'s rows."""
+
+    @abstractmethod
+    def fuse(self, rows: Rows, padding: Tensor | None) -> Tensor:
+        """Fuse N joint sequences -> (N, 4 + M) as `rows`; see `PairEngine`."""
+
+    def _plain(self, canvases: Sequence[Canvas], pairs: Sequence[tuple[int, str]]) -> Tensor:
+        """Compute everything for every pair, all tokens and every cell -> (N, 4) cxcywh in 0..1 of the canvas."""
+
+        def boxes(some: Sequence[tuple[int, str]]) -> Tensor:
+            raw, edges = (self.engine.to_device(part) for part in stack_pixels([canvases[i] for i, _ in some]))
+            pixels, masked = self.network.inputs(raw, edges, self.style)
+            ids, padding = self.tokenizer([text for _, text in some], whole=True)
+            with self.clock.stage("forward"):
+                out: Tensor = self.network(pixels, masked, self.engine.to_device(ids), self.engine.to_device(padding))
+            return out
+
+        return torch.cat(list(self.engine.chunked("images", pairs, boxes)))
+
+
+class TransVGOptions(BranchesOptions):
+    """[pipelines.transvg]."""
+
+    weights: str = Field("transvg-r50.pth", description="a file, here or in BENCH_HOME/weights")
+    attention: bool = Field(False, description="give how [REG] attends to the image, for drawings")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TransVGOptions:
+        if self.attention and not self.fast:
+            raise ValueError("attention needs fast = true: the plain way gives boxes alone; leave fast out")
+        return self
+
+
+class TransVGPipeline(BranchesPipeline):
+    """Ground expressions with a TransVG."""
+
+    kind, paper, Options = TransVG, "Deng et al., TransVG, ICCV 2021", TransVGOptions
+
+    def __init__(self, options: TransVGOptions, context: PipelineContext, loaded: Loaded | None = None) -> None:
+        super().__init__(options, context, loaded)
+        self.attention = options.attention
 
     def prediction(
         self, query: Query, box: Box, rest: NDArray[np.float32], canvas: Canvas, image: ImageArray
@@ -116,60 +180,34 @@ class TransVGPipeline(CanvasPipeline):
         attention = self._over_image(rest, canvas) if self.attention else None
         return Prediction(query.id, box, note=self.cut(query.text), attention=attention)
 
-    def cut(self, text: str) -> str:
-        """Return a note when a text has more tokens than the network takes, else nothing."""
-        return self.tokenizer.cut(text)
-
     def _over_image(self, weights: NDArray[np.float32], canvas: Canvas) -> AttentionMap:
         """Cut weights of the cells of a canvas (P,) to its image, of about as many cells."""
         side = self.network.side
-        part = np.array((canvas.left, canvas.top, canvas.right, canvas.bottom)) / self.stride
+        part = np.array((canvas.left, canvas.top, canvas.right, canvas.bottom)) / self.network.stride
         columns, rows = (max(1, round(part[axis + 2] - part[axis])) for axis in (0, 1))
         whole = Image.fromarray(weights.reshape(side, side).astype(np.float32))
         return AttentionMap.of(np.asarray(whole.resize((columns, rows), Image.Resampling.BILINEAR, box=tuple(part))))
 
-    @property
-    def caches(self) -> Mapping[str, Callable[[], None]]:
-        """List what empties the text cache; the plain way has none."""
-        return super().caches if self.fast else {}
-
-    def _plain(self, canvases: Sequence[Canvas], pairs: Sequence[tuple[int, str]]) -> Tensor:
-        """Compute everything for every pair, all tokens and every cell -> (N, 4) cxcywh in 0..1 of the canvas."""
-
-        def boxes(some: Sequence[tuple[int, str]]) -> Tensor:
-            raw, edges = stack_pixels([canvases[i] for i, _ in some])
-            pixels, masked = inputs(self.engine.to_device(raw), self.engine.to_device(edges), self.stride, self.style)
-            ids, padding = self.tokenizer([text for _, text in some])
-            rest = (0, self.network.config.tokens - ids.shape[1])
-            ids, padding = F.pad(ids, rest, value=self.tokenizer.pad), F.pad(padding, rest, value=True)
-            with self.clock.stage("forward"):
-                out: Tensor = self.network(pixels, masked, self.engine.to_device(ids), self.engine.to_device(padding))
-            return out
-
-        return torch.cat(list(self.engine.chunked("images", pairs, boxes)))
-
-    def _cells(self, canvas: Canvas) -> tuple[int, ...]:
+    def cells(self, canvas: Canvas) -> tuple[int, ...]:
         """List the cells that are not masked; canvases that agree in them share a pass."""
         edges = torch.tensor([[canvas.left, canvas.top, canvas.right, canvas.bottom]])
-        kept = ~masked_cells(~covered(edges, self.size), self.stride, self.style)[0]
+        kept = ~masked_cells(~covered(edges, self.size), self.network.stride, self.style)[0]
         return tuple(kept.nonzero()[:, 0].tolist())
 
-    def _encode_images(self, canvases: Sequence[Canvas]) -> list[Rows]:
-        raw, edges = self.stacked(canvases)
-        pixels, masked = inputs(raw, edges, self.stride, self.style)
-        kept = self.engine.to_device(torch.tensor(self._cells(canvases[0])))
+    def encode_images(self, canvases: Sequence[Canvas]) -> list[Rows]:
+        """Encode canvases -> the tokens that are not masked, and their slots."""
+        pixels, masked = self.network.inputs(*self.stacked(canvases), self.style)
+        kept = self.engine.to_device(torch.tensor(self.cells(canvases[0])))
         slots = kept + self.network.registers + self.network.config.tokens
         return [(tokens, slots) for tokens in self.network.encode_image(pixels, masked, kept)]
 
-    def _encode_texts(self, texts: Sequence[str]) -> list[Rows]:
-        ids, padding = self.tokenizer(texts)
-        tokens = self.network.encode_text(self.engine.to_device(ids), self.engine.to_device(padding))
-        slots = torch.arange(ids.shape[1], device=tokens.device) + self.network.registers
-        lengths = (~padding).sum(dim=1).tolist()  # counted on the host
-        return [(row[:length], slots[:length]) for row, length in zip(tokens, lengths, strict=True)]
+    def beside(self, length: int) -> Tensor:
+        """Return the slots of text tokens, (length,)."""
+        first = int(self.network.registers)
+        return torch.arange(first, first + length, device=self.engine.device)
 
-    def _fuse(self, rows: Rows, padding: Tensor | None) -> Tensor:
-        """(N, 4), cxcywh in 0..1 of the canvas, and (N, P) the attention to its cells where it is wanted."""
+    def fuse(self, rows: Rows, padding: Tensor | None) -> Tensor:
+        """Fuse tokens and slots -> (N, 4), and (N, P) the attention to the cells where it is wanted."""
         tokens, slots = rows
         ignored = None if padding is None else F.pad(padding, (1, 0))  # [REG] comes first
         slots = F.pad(slots, (1, 0))

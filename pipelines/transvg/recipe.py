@@ -23,7 +23,7 @@ from pipelines.backbones import backbone_of
 from pipelines.deconfounder import DeconfounderOptions, attach_new
 from pipelines.tokens import small_tokenizer
 from pipelines.transvg.branches import BERT_BASE, Branches, ImageBranch
-from pipelines.transvg.checkpoint import Loaded, open_network, open_tokenizer
+from pipelines.transvg.checkpoint import Loaded, open_network
 from pipelines.transvg.network import TransVGConfig
 
 log = logging.getLogger("bench.train")
@@ -84,7 +84,7 @@ def start(kind: type[Branches], config: TransVGTraining, job: TrainingJob) -> tu
         table = small_tokenizer([e.text for scene in job.scenes for e in scene.expressions], config.vocabulary)
         text = BERT_BASE | sizes.text_encoder
     sizes = sizes.model_copy(update={"text_encoder": text})
-    tokenizer = open_tokenizer(table, config.tokenizer, sizes, job.context, config.bert)
+    tokenizer = kind.tokenizer(table, config.tokenizer, sizes, job.context, config.bert)
     if table:
         sizes.text_encoder["vocab_size"] = len(tokenizer)
     # 2. The network, with what others have trained.
@@ -97,18 +97,20 @@ def start(kind: type[Branches], config: TransVGTraining, job: TrainingJob) -> tu
 
 def add_deconfounder(loaded: Loaded, config: TransVGTraining, job: TrainingJob) -> None:
     """Give a network to train the deconfounder of its config. Raises SettingsError."""
-    branch = loaded.network.textmodel.eval()
-    device = next(branch.parameters()).device
+    network, training = loaded.network, loaded.network.training
+    device = next(network.parameters()).device
     texts = [e.text for scene in job.scenes for e in scene.expressions]
 
     def features() -> Tensor:
+        network.eval()
         means: dict[str, Tensor] = {}
         ordered = sorted(set(texts), key=lambda text: (len(text), text))
         for start in range(0, len(ordered), AT_ONCE):
             some = ordered[start : start + AT_ONCE]
             ids, padding = (part.to(device) for part in loaded.tokenizer(some))
             kept = (~padding)[..., None]
-            means |= zip(some, (branch(ids, padding) * kept).sum(dim=1) / kept.sum(dim=1), strict=True)
+            means |= zip(some, (network.text_features(ids, padding) * kept).sum(dim=1) / kept.sum(dim=1), strict=True)
+        network.train(training)
         return torch.stack([means[text] for text in texts])
 
     attach_new(loaded.network, config.deconfounder, features, job.context.seed)

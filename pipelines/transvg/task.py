@@ -21,9 +21,9 @@ from pipelines.augmentation import Augment
 from pipelines.backbones import RESNETS
 from pipelines.rows import RowBatch, Rows, collate
 from pipelines.transvg import checkpoint
-from pipelines.transvg.branches import TEXT, VISUAL, Branches, inputs
+from pipelines.transvg.branches import TEXT, VISUAL, Branches
 from pipelines.transvg.network import TransVG
-from pipelines.transvg.pipeline import TransVGOptions, TransVGPipeline
+from pipelines.transvg.pipeline import BranchesPipeline, TransVGPipeline
 from pipelines.transvg.recipe import TransVGTraining, add_deconfounder, start
 
 log = logging.getLogger("bench.train")
@@ -33,7 +33,7 @@ class TransVGTask(GrounderTask):
     """A TransVG in training; a subclass trains another network of the family."""
 
     Config: ClassVar[type[TransVGTraining]] = TransVGTraining
-    Pipeline: ClassVar[type[TransVGPipeline]] = TransVGPipeline
+    Pipeline: ClassVar[type[BranchesPipeline]] = TransVGPipeline
     kind: ClassVar[type[Branches]] = TransVG
     config: TransVGTraining
 
@@ -41,13 +41,17 @@ class TransVGTask(GrounderTask):
         super().__init__(job)
         self.config = config = parse_table(self.Config, dict(job.recipe), f"bench.toml [train.{job.context.name}]")
         self.loss_weights = {"l1": config.l1, "giou": config.giou}
-        self.loaded, self.taken = start(self.kind, config, job)
+        self.loaded, self.taken = self.start()
         self.model: Any = self.loaded.network.to(job.context.device)
         add_deconfounder(self.loaded, config, job)
         texts = {e.text for scene in job.scenes for e in scene.expressions}
         self.cut = sum(bool(self.loaded.tokenizer.cut(text)) for text in texts)
         if self.cut:
             log.warning("%s: %s texts are cut at %d tokens", config.name, f"{self.cut:,}", self.model.config.tokens)
+
+    def start(self) -> tuple[checkpoint.Loaded, dict[str, Any]]:
+        """Return the network to train, and what its image branch took of a DETR. Raises WeightsError."""
+        return start(self.kind, self.config, self.job)
 
     def dataset(self, augment: bool = True) -> Rows:
         """Return one sample an expression."""
@@ -81,7 +85,7 @@ class TransVGTask(GrounderTask):
         assert batch.edges is not None
         # 1. Inputs, in float32 whatever the step computes in.
         with torch.autocast(device.type, enabled=False):
-            pixels, masked = inputs(batch.images, batch.edges, network.visumodel.stride, self.loaded.style)
+            pixels, masked = network.inputs(batch.images, batch.edges, self.loaded.style)
             ids, padding = (part.to(device) for part in self.loaded.tokenizer(batch.texts))
         # 2. Both branches; each image goes through its own once, and every row takes the tokens of its image.
         image, text = network.encode_image(pixels, masked), network.encode_text(ids, padding)
@@ -90,21 +94,31 @@ class TransVGTask(GrounderTask):
         return image, masked, text, padding
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Return fusion and heads, ResNet, DETR's encoder, BERT; a ResNet's first layers and the pooler are frozen."""
-        config, body = self.config, f"{VISUAL}backbone."
-        resnet = self.model.config.backbone in RESNETS.values()
-        frozen = (f"{body}0.body.conv1.", f"{body}0.body.layer1.") if resnet else ()
-        named = {n: p for n, p in self.model.named_parameters() if not n.startswith((f"{TEXT}pooler.", *frozen))}
-        groups, shares = [], ((body, config.backbone_share), (VISUAL, config.encoder_share), (TEXT, config.text_share))
-        for prefix, share in shares:
+        """Return fusion and heads, then what `shares` names; what is `frozen` is in none."""
+        named = {n: p for n, p in self.model.named_parameters() if not n.startswith(self.frozen)}
+        groups = []
+        for prefix, share in self.shares:
             groups.append(ParameterGroup({n: named.pop(n) for n in list(named) if n.startswith(prefix)}, share))
         groups.insert(0, ParameterGroup(named))
         return [group for group in groups if group.lr_scale]
 
-    def pipeline(self) -> TransVGPipeline:
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Return the starts of the names that are not trained: a ResNet's first layers, and BERT's pooler."""
+        first = (f"{VISUAL}backbone.0.body.conv1.", f"{VISUAL}backbone.0.body.layer1.")
+        return (f"{TEXT}pooler.", *(first if self.model.config.backbone in RESNETS.values() else ()))
+
+    @property
+    def shares(self) -> tuple[tuple[str, float], ...]:
+        """Return the starts of names and their shares of the learning rate: ResNet, DETR's encoder, BERT."""
+        config = self.config
+        resnet = (f"{VISUAL}backbone.", config.backbone_share)
+        return (resnet, (VISUAL, config.encoder_share), (TEXT, config.text_share))
+
+    def pipeline(self) -> BranchesPipeline:
         """Return the pipeline of the network in training."""
         self.model.eval()
-        return self.Pipeline(TransVGOptions(), self.job.context, self.loaded)
+        return self.Pipeline(self.Pipeline.Options(), self.job.context, self.loaded)
 
     def options(self, path: Path) -> dict[str, Any]:
         """Return the options that open the weights, with the tokenizer that they were trained with."""

@@ -21,7 +21,6 @@ from bench.training.task import ParameterGroup, TaskFactory, TrainingJob
 from pipelines.layers import sine_position
 from pipelines.mdetr.checkpoint import LoadedMdetr, open_network
 from pipelines.rows import RowBatch
-from pipelines.transvg.branches import inputs
 from pipelines.transvg.network import FUSION, TransVG
 from pipelines.transvg.recipe import TransVGTraining
 from pipelines.transvg.task import TransVGTask
@@ -144,7 +143,7 @@ def feature_scale(network: TransVG, task: TransVGTask) -> Tensor:
     batch = calibration(task)
     assert batch.edges is not None
     branch = network.visumodel
-    pixels, masked = inputs(batch.images, batch.edges, branch.stride, task.loaded.style)
+    pixels, masked = network.inputs(batch.images, batch.edges, task.loaded.style)
     features: Tensor = branch.input_proj(branch.backbone[0](pixels))
     return features.flatten(2).transpose(1, 2)[~masked].std(dim=-1).mean()
 

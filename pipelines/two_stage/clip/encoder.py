@@ -140,11 +140,19 @@ def encode_causally(clip: Any, ids: Tensor, ends: Tensor) -> Tensor:
 
     `ends` (B,) are the places of the texts' last tokens among all B * L.
     """
+    last = clip.ln_final(text_states(clip, ids).flatten(0, 1).index_select(0, ends))
+    return F.normalize(last @ clip.text_projection, dim=-1)
+
+
+def text_states(clip: Any, ids: Tensor) -> Tensor:
+    """Compute the text tower's last states of token ids (B, L), L up to the context length -> (B, L, W).
+
+    The tower is causal: a pass that stops at the longest text of a batch gives the states of one over the full context.
+    """
     length, kind = ids.shape[1], clip.transformer.get_cast_dtype()
     x = clip.token_embedding(ids).to(kind) + clip.positional_embedding[:length].to(kind)
-    x = clip.transformer(x, attn_mask=clip.attn_mask[:length, :length].to(kind))
-    last = clip.ln_final(x.flatten(0, 1).index_select(0, ends))
-    return F.normalize(last @ clip.text_projection, dim=-1)
+    out: Tensor = clip.transformer(x, attn_mask=clip.attn_mask[:length, :length].to(kind))
+    return out
 
 
 def cut_note(tokenizer: Any, text: str, context_length: int) -> str:
