@@ -338,7 +338,7 @@ def trained(key):
     return not frozen and not (key.startswith(body) and (".bn" in key or "downsample.1" in key))
 
 
-def first_step(w, sizes, batch):
+def first_step(w, sizes, batch, forward=forward, trained=trained):
     """A batch of (pixels, padding, ids, real, target) -> the L1 term, the GIoU term, {key: gradient}; no dropout."""
     w = {key: tensor.clone().requires_grad_() if trained(key) else tensor for key, tensor in w.items()}
     boxes = torch.stack([forward(w, sizes, *inputs) for *inputs, _ in batch])

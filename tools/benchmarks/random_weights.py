@@ -149,6 +149,18 @@ def transvg(folder: Path, blocks: tuple[int, ...] = (3, 4, 6, 3)) -> dict[str, o
     return {"weights": str(path), "tokenizer": str(vocabulary)}
 
 
+def dynamic_mdetr(folder: Path, name: str = "Sizes", **changes: object) -> dict[str, object]:
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+    import plain_dynamic_mdetr
+    import plain_transvg
+
+    sizes = getattr(plain_dynamic_mdetr, name)(**changes)
+    state = plain_dynamic_mdetr.official_state(sizes)
+    path = plain_dynamic_mdetr.write_official(folder / "dynamic-mdetr.pth", state, sizes)
+    vocabulary = plain_transvg.write_vocabulary(folder / "vocabulary", WORDS, 200)
+    return {"weights": str(path), "tokenizer": str(vocabulary)}
+
+
 def hivg(folder: Path, name: str = "B/16 unc") -> dict[str, object]:
     sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
     import plain_hivg
@@ -171,6 +183,9 @@ NOT_SMALL = ("hivg", "oneref")  # there are no weights for the embedded data
 PARTS = {
     "transvg": transvg,
     "transvg-R101": partial(transvg, blocks=(3, 4, 23, 3)),
+    "dynamic-mdetr": dynamic_mdetr,
+    "dynamic-mdetr-R101": partial(dynamic_mdetr, blocks=(3, 4, 23, 3)),
+    "dynamic-mdetr-CLIP": partial(dynamic_mdetr, name="ClipSizes"),
     "clipvg": clipvg,
     "clipvg-L14": partial(clipvg, arch="ViT-L/14"),
     "mdetr": mdetr,
