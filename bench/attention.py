@@ -1,4 +1,7 @@
-"""Attention maps: how much a network attended to each cell of a grid over the image, in 64 levels, a letter each."""
+"""What a network looked at, for drawings: attention maps, and the points that it sampled in stages.
+
+An attention map is how much it attended to each cell of a grid over the image, in 64 levels, a letter each.
+"""
 
 from __future__ import annotations
 
@@ -42,3 +45,10 @@ class AttentionMap(NamedTuple):
         """Return the levels as shares of the largest, (rows, columns)."""
         levels = [LETTERS.index(letter) for letter in self.cells]
         return np.array(levels, np.float64).reshape(self.rows, self.columns) / (len(LETTERS) - 1)
+
+
+class Stage(NamedTuple):
+    """One stage of a network that predicts in stages: its box, and the points (P, 2) it sampled, x and y, in pixels."""
+
+    box: tuple[float, float, float, float]
+    points: NDArray[np.float64]

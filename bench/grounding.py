@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.acceleration import Acceleration
-from bench.attention import AttentionMap
+from bench.attention import AttentionMap, Stage
 from bench.boxes import fitting
 from bench.clock import Clock
 from bench.errors import DataError, UsageError
@@ -153,7 +153,7 @@ class Prediction:
     `box` is xyxy pixels of the original image, unclipped (the harness clips); None is a counted miss. `proposals` (N,
     4) are the boxes a two-stage pipeline chose from, the same array object for every query of a scene. `note` is for
     readers, for example that the tokenizer cut the text. `query_index` is the decoder query of a DETR. `mask` belongs
-    to `box`; `others` are further boxes, best first; `attention` is drawn.
+    to `box`; `others` are further boxes, best first; `attention` and `stages`, the first one first, are drawn.
     """
 
     id: str
@@ -165,6 +165,7 @@ class Prediction:
     mask: Mask | None = None
     others: tuple[ScoredBox, ...] = ()
     attention: AttentionMap | None = None
+    stages: tuple[Stage, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def boxes(self) -> tuple[ScoredBox, ...]:

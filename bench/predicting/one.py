@@ -78,14 +78,13 @@ class SingleAnswer:
         }
 
     def drawn(self) -> Image.Image:
-        """Draw the answer with its mask, proposals and attention on the image, the expression beneath."""
+        """Draw the answer with its mask, proposals, attention and stages on the image, the expression beneath."""
         from bench.reporting.drawing import draw_answer
 
         record = self.as_json()
         made, proposals = self.prediction, record["proposals"] or ()
-        return draw_answer(
-            self.image, record["box_xyxy"], self.text, proposals, None, self.score, made.attention, made.mask
-        )
+        box, score, stages = record["box_xyxy"], self.score, made.stages
+        return draw_answer(self.image, box, self.text, proposals, None, score, made.attention, made.mask, stages)
 
     def draw(self, out: str | Path) -> None:
         """Draw the answer into an image file; its suffix names the format. Raises UsageError."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from bench.attention import AttentionMap
+from bench.attention import AttentionMap, Stage
 from bench.errors import UsageError
 from bench.grounding import Box, ImageArray, ImageSource, Mask, Scene
 from bench.masks import decode
@@ -20,6 +20,7 @@ RGB = tuple[int, int, int]
 ANSWER, PROPOSAL, TRUTH = (230, 57, 70), (255, 209, 72), (42, 157, 143)
 HEAT, MOST_HEAT = (255, 120, 0), 190  # the colour of attention, and its opacity, of 255, where it is largest
 TINT = 110  # the opacity of a mask, of 255
+STAGES = ((29, 53, 187), (155, 93, 229), (0, 119, 182), (244, 140, 6))  # of all stages but the last one
 SHADOW, LIGHT, INK = (0, 0, 0), (255, 255, 255), (34, 34, 34)
 WIDTH, IMAGE, GAP = 300, 260, 18  # a cell's width, the height its image may take, the space between cells
 PAPER, FAINT = (252, 252, 250), (134, 142, 150)
@@ -36,8 +37,12 @@ def draw_answer(
     score: float | None = None,
     attention: AttentionMap | None = None,
     mask: Mask | None = None,
+    stages: Sequence[Stage] = (),
 ) -> Image.Image:
-    """Draw xyxy boxes on an RGB uint8 image (H, W, 3), over attention and mask; expression and legend under it."""
+    """Draw xyxy boxes on an RGB uint8 image (H, W, 3), over attention and mask; expression and legend under it.
+
+    Of `stages` each has a colour for its points and its box; the last one's box is the prediction.
+    """
     height, width = image.shape[:2]
     unit = max(2, min(width, height) // 160)
     size = max(12, min(width, height) // 22)
@@ -50,6 +55,8 @@ def draw_answer(
     legend += [(PROPOSAL, f"{len(proposals):,} proposal{'s' * (len(proposals) != 1)}")] * bool(len(proposals))
     legend += [(TRUTH, "ground truth")] * (truth is not None)
     legend += [(HEAT, "attention")] * (attention is not None)
+    colours = [STAGES[number % len(STAGES)] for number in range(len(stages) - 1)] + [ANSWER] * bool(stages)
+    legend += [(colour, f"stage {number}") for number, colour in enumerate(colours, 1)]
     places = _legend_places([2 * size + font.getlength(name) for _, name in legend], width - 4 * unit)
     rows = len(lines) + 1 + places[-1][1]
     canvas = Image.new("RGB", (width, height + line_height * rows + unit * 3), "white")
@@ -58,6 +65,11 @@ def draw_answer(
     pen = ImageDraw.Draw(canvas, "RGBA")
     for proposal in proposals:
         _outline(pen, proposal, PROPOSAL, SHADOW, unit, (width, height))
+    for stage, colour in zip(stages, colours, strict=True):
+        if stage is not stages[-1]:
+            _outline(pen, stage.box, colour, SHADOW, unit - 1, (width, height))
+        for x, y in np.clip(stage.points, 0, (width - 1, height - 1)).tolist():
+            pen.ellipse((x - unit, y - unit, x + unit, y + unit), fill=colour, outline=LIGHT)
     if truth is not None:
         _outline(pen, truth, TRUTH, LIGHT, unit, (width, height))
     if box is not None:

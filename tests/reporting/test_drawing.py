@@ -5,9 +5,10 @@ import pytest
 from PIL import ImageDraw
 from pycocotools import mask as coco
 
+from bench.attention import Stage
 from bench.errors import UsageError
 from bench.grounding import Expression, Scene
-from bench.reporting.drawing import contact_sheet, draw_answer
+from bench.reporting.drawing import ANSWER, STAGES, contact_sheet, draw_answer
 
 
 @pytest.fixture
@@ -68,6 +69,18 @@ def test_a_sheet_says_one_kind_once_and_counts_the_expressions_that_are_left(wri
     written.clear()
     sheet_of(["a dog", "a cat"], ["attribute", None])
     assert [text for *_, text in written] == ["1", "1  a dog  (attribute)", "1  a cat"]
+
+
+def test_stages_have_points_and_boxes_in_colours_of_their_own(written):
+    image = np.full((60, 90, 3), 100, np.uint8)
+    first, last = (
+        Stage(box, np.array([[x, 30.0], [500.0, -9.0]])) for box, x in (((5, 5, 40, 40), 60), ((20, 9, 50, 50), 75))
+    )
+    drawn = np.asarray(draw_answer(image, last.box, "it", stages=(first, last)))
+    assert {"stage 1", "stage 2"} <= {text for *_, text in written}
+    assert tuple(drawn[30, 60]) == tuple(drawn[20, 5]) == STAGES[0]  # a point, and the edge of its box
+    assert tuple(drawn[30, 75]) == tuple(drawn[30, 20]) == tuple(drawn[0, 89]) == ANSWER  # far points at the border
+    assert not np.array_equal(drawn[:60], np.asarray(draw_answer(image, last.box, "it"))[:60])
 
 
 def test_a_mask_tints_what_it_covers():
