@@ -14,10 +14,11 @@ from bench.settings import PROJECT
 from bench.training.step import OptimisationStep
 from bench.training.task import TrainingJob
 from bench.training.trainer import train
+from pipelines import layers
 from pipelines.mdetr import checkpoint as mdetr_checkpoint
 from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.two_stage.proposers.proposals import open_proposer
-from tools.tiny_weights import clip_pretraining, clipvg, recipes, transvg
+from tools.tiny_weights import clip_pretraining, clipvg, dynamic_mdetr, recipes, transvg
 from tools.tiny_weights.recipes import recipe, run
 
 TINY = {"shapes": 6, "epochs": 1, "workers": 0}
@@ -186,9 +187,33 @@ def test_transvg(tmp_path):
     assert path == tmp_path / "tiny-transvg.safetensors" and path.stat().st_size < 6e6
 
 
+@pytest.mark.slow
+def test_a_dynamic_mdetr_starts_near_a_transvg(job):
+    """Before any training its last boxes are about those of the TransVG; stages and box head alone are trained."""
+    task = dynamic_mdetr.tasks(job(**recipe("dynamic-mdetr", {"workers": 0})))["network"]()
+    network, batch = task.model.eval(), transvg.calibration(task)
+    with torch.no_grad():
+        encoded = task.encoded(batch)
+        boxes, points = network.decode(*encoded)
+        theirs = task.transvg.network.boxes(*encoded)
+    assert (layers.giou(boxes, theirs[:, None])[1].mean(dim=0) > 0.7).all()
+    spread = points.flatten(0, 1).view(-1, 3, 36, 2).std(dim=2).mean(dim=(0, 2))
+    assert spread[0] > spread[1] > spread[2]
+    names = {name.partition(".")[0] for group in task.parameter_groups() for name in group.parameters}
+    assert names == {
+        "vl_transformer", "offset_generators", "update_sampling_queries", "init_sampling_feature", "bbox_embed",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_dynamic_mdetr(tmp_path):
+    path = run("dynamic-mdetr", tmp_path, 0, "cpu", TINY | {"steps": 1})
+    assert path == tmp_path / "tiny-dynamic-mdetr.safetensors" and path.stat().st_size < 6e6
+
+
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(SettingsError, match=r"there are clip, detr"):
         recipe("clop", {})
     with pytest.raises(SettingsError, match="'epok'"):
         run("ssd", tmp_path, 0, "cpu", {"shapes": 2, "epok": 1})
-    assert set(recipes.PARTS) == {"clip", "detr", "ssd", "yolo", "clipvg-clip", "clipvg", "transvg"}
+    assert set(recipes.PARTS) == {"clip", "detr", "ssd", "yolo", "clipvg-clip", "clipvg", "transvg", "dynamic-mdetr"}
