@@ -151,9 +151,8 @@ class Prediction:
     """One prediction for one query: its best box, and perhaps further ones.
 
     `box` is xyxy pixels of the original image, unclipped (the harness clips); None is a counted miss. `proposals` (N,
-    4) are the boxes a two-stage pipeline chose from, the same array object for every query of a scene. `note` is for
-    readers, for example that the tokenizer cut the text. `query_index` is the decoder query of a DETR. `mask` belongs
-    to `box`; `others` are further boxes, best first; `attention` and `stages`, the first one first, are drawn.
+    4) are what a two-stage pipeline chose from, one array object for a scene. `note` is for readers. `query_index` is a
+    DETR's. `mask` belongs to `box`; `others` are further boxes, best first; `attention` and `stages` are drawn.
     """
 
     id: str

@@ -123,6 +123,7 @@ class DynamicMdetr(Branches):
         if not config.clip:
             return super().add_branches(config)
         self.clip = clip.build(config.clip)
+        self.text_proj: Any = nn.Identity()  # its tokens are projected
         self.stride = int(config.clip["vision_cfg"]["patch_size"])
         return None
 
@@ -187,12 +188,12 @@ class DynamicMdetr(Branches):
         assert kept is None
         return clip.image_tokens(self.clip, pixels) if self.config.clip else super().encode_image(pixels, masked)
 
-    def encode_text(self, ids: Tensor, padding: Tensor) -> Tensor:
-        """Encode token ids, True on padding (B, L), projected: (B, L, d)."""
+    def text_features(self, ids: Tensor, padding: Tensor) -> Tensor:
+        """Encode token ids, True on padding (B, L): (B, L, W)."""
         if self.config.clip:
             tokens = clip.text_tokens(self.clip, ids)
             return F.pad(tokens, (0, 0, 0, padding.shape[1] - tokens.shape[1]))  # cut, or zeros behind the end
-        return super().encode_text(ids, padding)
+        return super().text_features(ids, padding)
 
     def boxes(self, image: Tensor, masked: Tensor, text: Tensor, padding: Tensor) -> Tensor:
         """Compute boxes (B, 4) cxcywh in 0..1 of the canvas: the last stage's."""

@@ -131,7 +131,7 @@ def _branches(kind: type[Branches], state: Mapping[str, Tensor], args: Namespace
         raise ValueError(f"it takes its text tokens from BERT's layer {layers}; only the last one is supported")
     backbone, widths = backbone_of(state, BODY)
     slots, hidden = state["vl_pos_embed.weight"].shape
-    side, tokens = grid(slots - kind.registers, getattr(args, "max_query_len", None))
+    side, tokens = _grid(slots - kind.registers, getattr(args, "max_query_len", None))
     return {
         "backbone": backbone,
         "widths": widths,
@@ -145,7 +145,7 @@ def _branches(kind: type[Branches], state: Mapping[str, Tensor], args: Namespace
     }
 
 
-def grid(slots: int, tokens: int | None) -> tuple[int, int]:
+def _grid(slots: int, tokens: int | None) -> tuple[int, int]:
     """Part slots into a square of cells and the text's tokens -> (side, tokens). Raises ValueError.
 
     420 is 20 x 20 and 20, 440 is 20 x 20 and 40: the largest square that leaves a text three tokens, unless `tokens`,
