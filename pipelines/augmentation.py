@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -26,8 +27,9 @@ from bench.settings import Table
 from pipelines.canvas import Canvas, Style, long_side_to, pasted
 
 Float = NDArray[np.float64]
-View = tuple[Image.Image, Float, tuple[float, float]]
-"""An image on its way to the canvas, boxes (N, 4) in its pixels, and its pixels for one of the image's, x and y."""
+View = tuple[Image.Image, Float, tuple[float, float], tuple[float, float]]
+"""An image on its way to the canvas, boxes (N, 4) in its pixels, its pixels for one of the image's, x and y, and where
+its corner is in the image."""
 
 OFFICIAL_TRIES = 20
 OFFICIAL_POSITIONS = ("left", "right", "top", "bottom", "middle")  # searched inside words: "bright" is one
@@ -123,14 +125,14 @@ def augmented_image(
     corners = np.asarray(boxes, np.float64)  # (N, 4)
     if style == "clean" or options.crop == "safe":
         corners = _inside(corners, image)
-    view: View = (Image.fromarray(image), corners, (1.0, 1.0))
+    view: View = (Image.fromarray(image), corners, (1.0, 1.0), (0.0, 0.0))
     # 1. A window, unless a text says where in the image its referent is.
     placed = options.crop == "off" or any(has_position(text, options.crop) for text in texts)
     if not placed and rng.random() < options.crop_share:
         official = options.crop == "official"
         view = _official_crop(view, options, style, rng) if official else _safe_crop(view, options, rng)
     # 2. The long side to one of the scales.
-    out, corners, ratio = view
+    out, corners, ratio, corner = view
     out, (across, down) = long_side_to(out, sides[rng.integers(len(sides))], style)
     corners, ratio = corners * np.tile([across, down], 2), (ratio[0] * across, ratio[1] * down)
     # 3. Colours, then blur.
@@ -152,7 +154,7 @@ def augmented_image(
     else:
         left, top = (round(rest / 2 - 0.1) for rest in free)
     targets = box_xyxy_to_cxcywh(corners + np.tile([left, top], 2)) / size
-    return pasted(out, left, top, size, ratio), targets, list(texts)
+    return replace(pasted(out, left, top, size, ratio), corner=corner), targets, list(texts)
 
 
 def has_position(text: str, crop: Literal["official", "safe"]) -> bool:
@@ -187,7 +189,7 @@ def _inside(boxes: Float, image: ImageArray) -> Float:
 def _official_crop(view: View, options: Augment, style: Style, rng: np.random.Generator) -> View:
     """Resize the short side to a random length, then cut the first of 20 windows that passes the official test."""
     # 1. The size before the crop.
-    image, boxes, _ = view
+    image, boxes, *_ = view
     ratio = options.short_sides[rng.integers(len(options.short_sides))] / min(image.size)
     width, height = (max(1, round(side * ratio)) for side in image.size)
     both = (ratio, ratio) if style == "official" else (width / image.width, height / image.height)
@@ -196,7 +198,7 @@ def _official_crop(view: View, options: Augment, style: Style, rng: np.random.Ge
     window = _official_window(boxes, width, height, options.crop_sides, rng)
     small = width * height <= MOST_PIXELS
     if window is None:
-        return (image.resize((width, height), Image.Resampling.BILINEAR), boxes, both) if small else view
+        return (image.resize((width, height), Image.Resampling.BILINEAR), boxes, both, (0.0, 0.0)) if small else view
     # 3. The cut; the boxes move along and are clipped.
     left, top, right, bottom = window
     if small:
@@ -205,7 +207,8 @@ def _official_crop(view: View, options: Augment, style: Style, rng: np.random.Ge
         source = np.array(window) * np.tile([image.width / width, image.height / height], 2)
         within = np.minimum(source, [*image.size, *image.size]).tolist()
         cut = image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=tuple(within))
-    return cut, clip_xyxy(boxes - np.tile([left, top], 2), right - left, bottom - top), both
+    corner = (left / both[0], top / both[1])
+    return cut, clip_xyxy(boxes - np.tile([left, top], 2), right - left, bottom - top), both, corner
 
 
 def _official_window(
@@ -227,7 +230,7 @@ def _safe_crop(view: View, options: Augment, rng: np.random.Generator) -> View:
 
     It is cut from the image itself: enlarging first would cost time and sharpness for nothing.
     """
-    image, boxes, before = view
+    image, boxes, before, _ = view
     box = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])  # around all of them
     ratio = options.short_sides[rng.integers(len(options.short_sides))] / min(image.size)
     least, most = options.crop_sides
@@ -238,7 +241,8 @@ def _safe_crop(view: View, options: Augment, rng: np.random.Generator) -> View:
         start = int(rng.integers(max(0, high - side), min(low, length - side) + 1))
         ends.append((start, start + side))
     (left, right), (top, bottom) = ends
-    return image.crop((left, top, right, bottom)), boxes - np.tile([left, top], 2), before
+    window = image.crop((left, top, right, bottom))
+    return window, boxes - np.tile([left, top], 2), before, (float(left), float(top))
 
 
 def _jittered(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:

@@ -37,7 +37,8 @@ class Canvas:
     """Hold an image on its canvas: `pixels` uint8 (S, S, 3), black where there is no image.
 
     The image's rows are `top` to `bottom`, its columns `left` to `right`, both exclusive at their ends. `ratio` is
-    canvas pixels for an image pixel, across and down.
+    canvas pixels for an image pixel, across and down. Where the image is a window of a larger one, `corner` is the
+    window's left and top in pixels of that.
     """
 
     pixels: NDArray[np.uint8]
@@ -46,6 +47,7 @@ class Canvas:
     right: int
     bottom: int
     ratio: tuple[float, float]
+    corner: tuple[float, float] = (0.0, 0.0)
 
     def to_canvas(self, box: Box) -> Boxes:
         """Convert xyxy pixels of the image -> (4,) cxcywh in 0..1 of the canvas, unclipped."""
@@ -98,6 +100,20 @@ def integer_box(box: Box, form: Literal["xyxy", "xywh"]) -> Box:
     x1, y1 = int(box[0]), int(box[1])
     width, height = (int(round(high - low, 6)) for low, high in ((box[0], box[2]), (box[1], box[3])))
     return (float(x1), float(y1), float(x1 + width), float(y1 + height))
+
+
+def mask_on(canvas: Canvas, inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Place a mask (H, W) of the whole, unmirrored image on its canvas (S, S): the nearest pixel, as torch counts."""
+    out = np.zeros((len(canvas.pixels),) * 2, np.bool_)
+    columns, rows = (
+        np.clip(np.floor(np.arange(end - start) / ratio + corner + 1e-6).astype(np.int64), 0, length - 1)
+        for start, end, ratio, corner, length in zip(
+            (canvas.left, canvas.top), (canvas.right, canvas.bottom), canvas.ratio, canvas.corner, inside.shape[::-1],
+            strict=True,
+        )
+    )  # fmt: skip
+    out[canvas.top : canvas.bottom, canvas.left : canvas.right] = inside[np.ix_(rows, columns)]
+    return out
 
 
 def to_images(boxes: Boxes, canvases: Sequence[Canvas], owners: NDArray[np.int64]) -> Boxes:

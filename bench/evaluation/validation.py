@@ -32,6 +32,8 @@ def validate(
 ) -> dict[str, float]:
     """Score a pipeline on `scenes`: "accuracy" (IoU >= 0.5), "mean_iou", "n", "accuracy/KIND"; unrounded fractions.
 
+    With masks there is "mask_miou", too.
+
     `index`, `count` and `gather` are those of `gather_answers`; every process returns the same numbers. An image that
     cannot be decoded is a miss for each of its expressions. Raises DataError without expressions, and what
     `gather_answers` raises.
@@ -41,7 +43,8 @@ def validate(
     mine, rows = gather_answers(pipeline, scenes, images, settings, "validation", log, index, count, gather)
     metrics = compute(mine, rows, settings=NO_INTERVAL)
     kinds = {f"accuracy/{kind}": each.accuracy for kind, each in metrics.strata.get("kind", {}).items()}
-    return {"accuracy": metrics.accuracy, "mean_iou": metrics.mean_iou, "n": float(metrics.n), **kinds}
+    masks = {} if metrics.masks is None else {"mask_miou": metrics.masks.miou.value}
+    return {"accuracy": metrics.accuracy, "mean_iou": metrics.mean_iou, **masks, "n": float(metrics.n), **kinds}
 
 
 def on_split(scenes: Sequence[Scene], images: ImageSource, settings: RunSettings | None = None) -> Validate:

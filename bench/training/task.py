@@ -129,7 +129,7 @@ class TrainTask(ABC):
     model: nn.Module
     loss_weights: Mapping[str, float]
     loss_scope: ClassVar[Literal["sample", "batch"]] = "sample"
-    metric: ClassVar[str] = "accuracy"
+    metric: str = "accuracy"
     shorter_side: int = 0  # pixels: no image has to have more; 0 = images have to be as they are
     cannot_group: str = "its samples are not grouped by image"  # why, in the message for one who asks for it
 

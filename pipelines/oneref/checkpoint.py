@@ -1,41 +1,103 @@
-"""OneRef's official checkpoints: strict, but for the entries that only training uses."""
+"""OneRef's official checkpoints: strict, but for the entries that only training uses; and files of our own.
+
+A file of ours is a .safetensors whose metadata has the sizes, and the tokenizer's pieces where it has one of its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bench.errors import WeightsError
+from bench.errors import WeightsError, first_line
+from bench.grounding import PipelineContext
 from pipelines import weights
 from pipelines.oneref.network import UNUSED, OneRef, OneRefConfig
+from pipelines.oneref.tokenizer import HOW as SPM
+from pipelines.oneref.tokenizer import SpmTokenizer
 
 TRAINING = ("logit_scale", "text_proj.", "beit3.vision_embed.mask_token")  # in every file, of no use to a prediction
 PRETRAINING = ("mim_head.", "mlm_head.")  # MRefM's
+FORMAT = "grounding-bench/oneref/1"
 WIDTH = 64  # of an attention head, in both models
 HOW = "the authors' checkpoints are linked in the README of github.com/linhuixiao/OneRef"
 
 
+class Loaded(NamedTuple):
+    """A network from the file `path` with its tokenizer, and the pieces of that where it is not BEiT-3's."""
+
+    network: OneRef
+    tokenizer: SpmTokenizer
+    pieces: list[tuple[str, float]] | None = None
+    path: Path = Path()
+
+
+def open_network(name: str, tokenizer: str, context: PipelineContext) -> Loaded:
+    """Open weights by name with their tokenizer: the file's own, or BEiT-3's of the name. Raises WeightsError."""
+    path = weights.find(name, context, HOW)
+    network, pieces = load(path)
+    made = open_tokenizer(tokenizer, pieces, network.config, context)
+    made.check_words(network.config.words, path)
+    return Loaded(network, made, pieces, path)
+
+
+def open_tokenizer(
+    name: str, pieces: list[tuple[str, float]] | None, config: OneRefConfig, context: PipelineContext
+) -> SpmTokenizer:
+    """Make the tokenizer of pieces, or open BEiT-3's file. Raises WeightsError."""
+    if pieces is not None:
+        return SpmTokenizer.of_pieces(pieces, config.text)
+    return SpmTokenizer(weights.find(name, context, SPM), config.text)
+
+
+def save(path: Path, loaded: Loaded, recipe: Mapping[str, Any]) -> None:
+    """Write a .safetensors of ours (float16); it appears whole or not at all. Raises RunError."""
+    metadata = {
+        "format": FORMAT,
+        "config": loaded.network.config.model_dump(mode="json"),
+        "pieces": loaded.pieces,
+        "recipe": dict(recipe),
+    }
+    weights.write_safetensors(path, loaded.network.state_dict(), metadata)
+
+
 def load_network(path: str | Path) -> OneRef:
-    """Load the network of an official file (REC or RES, base or large), float32, in eval mode.
+    """Load the network of an official file (REC or RES, base or large) or one of ours, float32, in eval mode.
 
     Its forward takes pixels (B, 3, 384, 384), token ids (B, L) and padding (B, L), True on pads, and returns boxes and
     masks (network.Answers). Raises WeightsError: what the file is instead, or how it differs from the network.
     """
-    path = Path(path)
+    return load(Path(path))[0]
+
+
+def load(path: Path) -> tuple[OneRef, list[tuple[str, float]] | None]:
+    """Load a network as `load_network` does, and the pieces of its own tokenizer."""
+    if path.suffix == ".safetensors":
+        state, metadata = weights.read_safetensors(path)
+        try:
+            if metadata.get("format") != FORMAT:
+                raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+            config = OneRefConfig.model_validate(metadata["config"])
+            pieces = metadata["pieces"] and [(str(name), float(score)) for name, score in metadata["pieces"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{path}: its metadata is not that of a OneRef ({first_line(error)})") from None
+        return _loaded(state, config, path), pieces
     file = weights.read_checkpoint(path)
     state = file.get("model", file) if isinstance(file, dict) else file
     entries = state.items() if isinstance(state, dict) else ()
     if not entries or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in entries):
         raise WeightsError(f"{path}: holds no weights of a OneRef; expected a table of tensors under `model`")
     table = {key.removeprefix("module."): value for key, value in entries}
-    config = variant(table, path)
+    return _loaded({k: t for k, t in table.items() if not k.startswith(TRAINING)}, variant(table, path), path), None
+
+
+def _loaded(state: Mapping[str, Tensor], config: OneRefConfig, path: Path) -> OneRef:
     own = {
         key: tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
-        for key, tensor in table.items()
-        if not key.startswith(TRAINING)
+        for key, tensor in state.items()
     }
     with torch.device("meta"):
         network = OneRef(config)

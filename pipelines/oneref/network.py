@@ -95,7 +95,12 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """One pre-norm layer of the joint encoder (torchscale's multiway layer with its inner norms)."""
+    """One pre-norm layer of the joint encoder (torchscale's multiway layer with its inner norms).
+
+    In training each of its two moves is left out of a sample with probability `drop`.
+    """
+
+    drop = 0.0
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -107,9 +112,14 @@ class Layer(nn.Module):
     def forward(self, image: Tensor, text: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, I, D) and (B, L, D) -> the same."""
         moved = self.self_attn(*self.self_attn_layer_norm(image, text), keep)
-        image, text = image + moved[0], text + moved[1]
-        moved = self.ffn(*self.final_layer_norm(image, text))
-        return image + moved[0], text + moved[1]
+        image, text = self._moved((image, text), moved)
+        return self._moved((image, text), self.ffn(*self.final_layer_norm(image, text)))
+
+    def _moved(self, pair: tuple[Tensor, Tensor], by: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        if self.training and self.drop:  # of both experts alike: to torchscale they are one sequence
+            kept = torch.rand(len(by[0]), 1, 1, device=by[0].device) >= self.drop
+            by = (by[0] * kept / (1 - self.drop), by[1] * kept / (1 - self.drop))
+        return pair[0] + by[0], pair[1] + by[1]
 
 
 class OneRef(nn.Module):
@@ -167,12 +177,24 @@ class OneRef(nn.Module):
     def answer(self, image: Tensor, first: Tensor) -> Answers:
         """Ground encoded images (B, 1 + P, D) by the texts' first tokens (B, D)."""
         patches = image[:, 1:]
-        words = F.normalize(self.language_head(first), dim=-1)
-        cosines = (F.normalize(self.vision_head(patches), dim=-1) @ words[..., None])[..., 0]  # (B, P)
+        words = self.words(first)
+        boxes = self.box(self.similarity(patches, words), patches)
+        return Answers(boxes, self.mask(patches, words) if self.config.masks else None)
+
+    def words(self, first: Tensor) -> Tensor:
+        """Project the texts' first tokens (B, D) -> unit vectors (B, D)."""
+        return F.normalize(self.language_head(first), dim=-1)
+
+    def similarity(self, patches: Tensor, words: Tensor) -> Tensor:
+        """Compare patches with texts, (B, P, D) and unit vectors (B, D) -> cosines (B, P)."""
+        return (F.normalize(self.vision_head(patches), dim=-1) @ words[..., None])[..., 0]
+
+    def box(self, cosines: Tensor, patches: Tensor) -> Tensor:
+        """Predict boxes from cosines (B, P) and patches (B, P, D) -> (B, 4) cxcywh in 0..1 of the canvas."""
         feature = (cosines.softmax(dim=-1)[:, None] @ self.visu_proj(patches))[:, 0]
         with torch.autocast(feature.device.type, enabled=False):
-            boxes = self.bbox_embed(feature.to(next(self.bbox_embed.parameters()).dtype)).sigmoid()
-        return Answers(boxes, self.mask(patches, words) if self.config.masks else None)
+            boxes: Tensor = self.bbox_embed(feature.to(next(self.bbox_embed.parameters()).dtype)).sigmoid()
+        return boxes
 
     def mask(self, patches: Tensor, words: Tensor) -> Tensor:
         """Compare enlarged patches with texts, (B, P, D) and unit vectors (B, D) -> cosines (B, 8 S, 8 S)."""

@@ -22,15 +22,12 @@ from bench.grounding import Box, ImageArray, PipelineContext, Prediction, Query
 from bench.hashing import sha256_file
 from bench.masks import box_of, encode
 from bench.settings import Table, parse_table, takes
-from pipelines import weights
 from pipelines.canvas import Canvas, covered, normalised
 from pipelines.card import CardOptions, make_card
 from pipelines.engine import Engine, prepare
 from pipelines.on_canvas import CanvasPipeline
-from pipelines.oneref.checkpoint import HOW, load_network
+from pipelines.oneref.checkpoint import Loaded, open_network
 from pipelines.oneref.network import HEADS
-from pipelines.oneref.tokenizer import HOW as SPM
-from pipelines.oneref.tokenizer import SpmTokenizer
 
 
 class OneRefOptions(Table):
@@ -48,26 +45,31 @@ class OneRefOptions(Table):
 class OneRefPipeline(CanvasPipeline):
     """Ground expressions with one network."""
 
-    def __init__(self, options: OneRefOptions, context: PipelineContext) -> None:
+    def __init__(self, options: OneRefOptions, context: PipelineContext, loaded: Loaded | None = None) -> None:
+        """`loaded` is a network in training, used as it is."""
         super().__init__(context, options.letterbox_threads)
-        path, pieces = weights.find(options.weights, context, HOW), weights.find(options.tokenizer, context, SPM)
-        self.network = network = load_network(path)
-        self.tokenizer = SpmTokenizer(pieces, network.config.text)
-        self.tokenizer.check_words(network.config.words, path)
+        training = loaded is not None
+        loaded = loaded or open_network(options.weights, options.tokenizer, context)
+        network, self.tokenizer = loaded.network, loaded.tokenizer
+        self.network = network
         self.size = network.config.image_size
-        accelerated = prepare(network, context, HEADS, [*network.beit3.encoder.layers])
+        accelerated = frozenset[str]()
+        if not training:
+            accelerated = prepare(network, context, HEADS, [*network.beit3.encoder.layers])
         gpu = torch.device(context.device).type == "cuda"
         self.engine = Engine(
             context, lambda _: [], options.images or (64 if gpu else 4), options.pairs or (64 if gpu else 4)
         )
+        own = loaded.pieces is not None
+        files = {"oneref": loaded.path, **({} if own else {"tokenizer": self.tokenizer.path})}
         kind = "masks, and boxes around them" if network.config.masks else "boxes"
         self.card = make_card(
             context,
             options.card,
             summary=f"OneRef, {network.config.layers} layers at {self.size} px: {kind}",
             paper="Xiao et al., OneRef, NeurIPS 2024",
-            weights={"oneref": options.weights, "tokenizer": options.tokenizer},
-            sha256={"oneref": sha256_file(path), "tokenizer": sha256_file(pieces)},
+            weights={"oneref": options.weights, **({} if own else {"tokenizer": options.tokenizer})},
+            sha256={part: sha256_file(path) for part, path in files.items() if path.is_file()},
             parameters=sum(p.numel() for p in network.parameters()),
             accelerated=accelerated,
         )
@@ -136,6 +138,5 @@ def masked(query: Query, cosines: NDArray[Any], canvas: Canvas, size: tuple[int,
 @takes(OneRefOptions)
 def oneref(context: PipelineContext) -> OneRefPipeline:
     """Open OneRef. Raises SettingsError, WeightsError."""
-    return OneRefPipeline(
-        parse_table(OneRefOptions, context.options, f"bench.toml [pipelines.{context.name}]"), context
-    )
+    options = parse_table(OneRefOptions, context.options, f"bench.toml [pipelines.{context.name}]")
+    return OneRefPipeline(options, context)

@@ -6,7 +6,9 @@ model of that library takes. Ids are XLM-RoBERTa's: <s> 0, <pad> 1, </s> 2, <unk
 
 from __future__ import annotations
 
+import math
 import struct
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -37,7 +39,18 @@ class SpmTokenizer:
                 f"{path}: {len(scored):,} pieces where BEiT-3 has {pieces:,}: a truncated copy, whose ids would be "
                 f"wrong; take the whole file ({HOW})"
             )
-        vocabulary = [(name, 0.0) for name in SPECIAL] + scored[3:]
+        self._build(scored[3:], characters)
+
+    @classmethod
+    def of_pieces(cls, scored: Sequence[tuple[str, float]], limit: int) -> SpmTokenizer:
+        """Make the tokenizer of a network of ours, whose file has the pieces with their scores."""
+        self = cls.__new__(cls)
+        self.path, self.limit = Path("the pieces of the weights"), limit
+        self._build([(str(name), float(score)) for name, score in scored], b"")
+        return self
+
+    def _build(self, scored: Sequence[tuple[str, float]], characters: bytes) -> None:
+        vocabulary = [(name, 0.0) for name in SPECIAL] + [*scored]
         self.model = tokenizers.Tokenizer(models.Unigram(vocabulary, UNKNOWN, byte_fallback=False))
         collapse = [normalizers.Replace(tokenizers.Regex(r"\s+"), " "), normalizers.Strip()]
         mapped = [normalizers.Precompiled(characters)] if characters else []
@@ -70,6 +83,16 @@ class SpmTokenizer:
         """Return a note when a text is cut, else nothing."""
         tokens = len(self.encode(text)) + 2
         return f"text cut from {tokens} to {self.limit} tokens" if tokens > self.limit else ""
+
+
+def small_pieces(texts: Sequence[str], most: int) -> list[tuple[str, float]]:
+    """Make pieces of the most frequent words of texts, and of single characters for the others; `most` of them."""
+    counts = Counter(word for text in texts for word in text.lower().split())
+    characters = sorted({character for word in counts for character in word})[: most // 2]
+    words = sorted(counts, key=lambda word: (-counts[word], word))[: most - len(characters) - 1]
+    rare = -math.log(2 * max(1, counts.total()))
+    common = [(f"▁{word}", math.log(counts[word] / counts.total())) for word in words]
+    return [*common, ("▁", rare), *((character, 2 * rare) for character in characters)]
 
 
 def read_spm(path: Path) -> tuple[list[tuple[str, float]], bytes]:
