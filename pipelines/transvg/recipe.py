@@ -109,7 +109,8 @@ def add_deconfounder(loaded: Loaded, config: TransVGTraining, job: TrainingJob) 
             some = ordered[start : start + AT_ONCE]
             ids, padding = (part.to(device) for part in loaded.tokenizer(some))
             kept = (~padding)[..., None]
-            means |= zip(some, (network.text_features(ids, padding) * kept).sum(dim=1) / kept.sum(dim=1), strict=True)
+            sums = (network.text_features(ids, padding) * kept).sum(dim=1)
+            means |= zip(some, sums / kept.sum(dim=1).clamp(min=1), strict=True)
         network.train(training)
         return torch.stack([means[text] for text in texts])
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from deconfounding import check_deconfounder
 from training_world import stopped_and_resumed
 
 from bench.training import trainer
@@ -99,3 +100,11 @@ def test_positions_are_resized_as_by_the_official_code():
 def test_killed_anywhere_it_ends_in_the_same_bits(job):
     kills = [(OptimisationStep, "step", 2, True), (trainer, "save", 1), (Trainer, "finish", 1)]
     assert stopped_and_resumed(lambda out: DynamicMdetrTask(job(out)), kills)[-1] == 8
+
+
+@pytest.mark.slow
+def test_with_a_red_style_deconfounder(job, context, tmp_path):
+    def opened(path, **options):
+        return dynamic_mdetr(context("dynamic-mdetr", dataset="shapes", options={"weights": str(path), **options}))
+
+    check_deconfounder(lambda out, **changes: DynamicMdetrTask(job(out, **changes)), opened, tmp_path)
