@@ -128,11 +128,33 @@ def first_tokens(x: Tensor, padding: Tensor | Packed | None) -> Tensor:
 def attend(
     attention: nn.MultiheadAttention, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | Packed | None
 ) -> Tensor:
-    """Apply an attention without returning its weights, which lets torch take the fused kernel."""
+    """Apply an attention, (B, L, d) each; `q` may have fewer tokens than `k` and `v`.
+
+    `padding` is (B, L), True on padding or what is added to the scores. Packed sequences are (T, d) each, where `q` may
+    be the first tokens alone, (B, d). What the module itself computes, without the weights: it transposes twice, and
+    its first call imports a package for symbolic shapes.
+    """
+    # 1. Queries, keys and values of the tokens.
+    weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+    parts = tuple(F.linear(x, weight, bias) for x, weight, bias in zip((q, k, v), weights, biases, strict=True))
+    # 2. Each sequence apart: only the products of queries and keys have padding.
     if isinstance(padding, Packed):
-        return attend_packed(attention, q, k, v, padding)
-    out: Tensor = attention(q, k, v, key_padding_mask=padding, need_weights=False)[0]
-    return out
+        shape, every = padding.rows.shape, padding.rows.flatten()
+        parts = tuple(x.index_select(0, every).unflatten(0, shape) if len(x) != shape[0] else x[:, None] for x in parts)
+        mask = padding.kept
+    else:
+        mask = ~padding if padding is not None and padding.dtype == torch.bool else padding
+    # 3. Each head apart.
+    queries, keys, values = (x.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for x in parts)
+    mask = None if mask is None else mask[:, None, None]
+    dropout = attention.dropout if attention.training else 0.0
+    out = F.scaled_dot_product_attention(queries, keys, values, mask, dropout).transpose(1, 2).flatten(2)
+    # 4. Packed ones back into the table.
+    if isinstance(padding, Packed):
+        out = out.flatten(0, 1)
+        out = out.index_select(0, padding.places) if len(q) != shape[0] else out
+    joined: Tensor = attention.out_proj(out)
+    return joined
 
 
 def sine_position(padding: Tensor, width: int) -> Tensor:
@@ -152,34 +174,6 @@ def sine_position(padding: Tensor, width: int) -> Tensor:
         return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-2)
 
     return torch.cat([along(1), along(2)], dim=-1)
-
-
-def attend_packed(attention: nn.MultiheadAttention, q: Tensor, k: Tensor, v: Tensor, packed: Packed) -> Tensor:
-    """Apply an attention to packed sequences, (T, d) each; `q` may be the first tokens alone, (B, d).
-
-    Only the products of queries and keys have padding; every matrix of the attention is applied to tokens alone.
-    """
-    shape, heads = packed.rows.shape, attention.num_heads
-    every = packed.rows.flatten()
-
-    def apart(x: Tensor) -> Tensor:
-        """(T, d) or (B, d) -> (B, heads, L or 1, d / heads)."""
-        x = x.index_select(0, every).unflatten(0, shape) if len(x) != shape[0] else x[:, None]
-        split: Tensor = x.unflatten(2, (heads, -1))
-        return split.transpose(1, 2)
-
-    # 1. Queries, keys and values of the tokens.
-    weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
-    parts = (F.linear(x, weight, bias) for x, weight, bias in zip((q, k, v), weights, biases, strict=True))
-    # 2. Each sequence apart.
-    queries, keys, values = map(apart, parts)
-    mask = None if packed.kept is None else packed.kept[:, None, None]
-    dropout = attention.dropout if attention.training else 0.0
-    out = F.scaled_dot_product_attention(queries, keys, values, mask, dropout).transpose(1, 2).flatten(2).flatten(0, 1)
-    # 3. Back into the table.
-    out = out.index_select(0, packed.places) if len(q) != shape[0] else out
-    joined: Tensor = attention.out_proj(out)
-    return joined
 
 
 def xavier(module: nn.Module) -> None:
