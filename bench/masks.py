@@ -107,14 +107,21 @@ def segmentation_box(segmentation: object, where: str, width: int | None, height
 def refuse_broken(masks: Sequence[Mask], where: Any) -> None:
     """Raise DataError for a mask that is no whole run-length encoding; `where` names the mask at a position."""
     for at, mask in enumerate(masks):
-        size, counts = mask.get("size"), mask.get("counts")
-        if not _is_size(size) or not isinstance(counts, str) or not COUNTS.fullmatch(counts):
-            raise DataError(f"{where(at)}: not a mask in COCO's compressed run-length encoding ({short(dict(mask))})")
+        if not is_mask(mask):
+            raise DataError(f"{where(at)}: not a mask in COCO's compressed run-length encoding ({short(mask)})")
         height, width = mask["size"]
         raw = _raw(mask)
         x, y, w, h = coco.toBbox(raw).tolist()
         if x + w > width or y + h > height or int(coco.area(raw)) > height * width:
             raise DataError(f"{where(at)}: a mask's counts run past its {height} x {width} pixels")
+
+
+def is_mask(value: object) -> bool:
+    """Tell whether a value has the form of a mask; `refuse_broken` tells whether it is one."""
+    if not isinstance(value, Mapping):
+        return False
+    size, counts = value.get("size"), value.get("counts")
+    return _is_size(size) and isinstance(counts, str) and bool(COUNTS.fullmatch(counts))
 
 
 def _raw(mask: Mask) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def table(
         ),
     ] = None,
     metric: Annotated[
-        Literal["acc@0.5", "acc@0.7", "acc@0.9", "mean_iou"], typer.Option(help="Number in the columns.")
+        Literal["acc@0.5", "acc@0.7", "acc@0.9", "mean_iou", "mask_miou", "ciou"],
+        typer.Option(help="Number in the columns."),
     ] = "acc@0.5",
     protocol: Annotated[
         str,

@@ -20,7 +20,7 @@ from bench.comparison.ranks import OTHER_COUNTS, ranks
 from bench.errors import RunError
 from bench.grounding import Supervision
 from bench.reporting.published import beside, compared
-from bench.reporting.rows import Row, run_row
+from bench.reporting.rows import Row, number_of, run_row
 from bench.runs.lock import state_of
 from bench.runs.record import RunRecord
 from bench.settings import shipped_options
@@ -188,7 +188,7 @@ def whole_row(results: Path, runs: Sequence[Run], speeds: Speeds) -> Row:
         **_speed_keys(record, speeds),
     }
     about = beside(record.name, entry["split"], entry["training_data"], list(entry["weights_names"].values()))
-    entry["published"] = [compared(published, entry) for published in about]
+    entry["published"] = [compared(each, entry) for each in about if number_of(entry, each.metric) is not None]
     entry["history"] = []
     for older, folder in reversed(runs[:-1]):
         accuracy = older.metrics.accuracy if older.metrics else math.nan  # `why_left_out`: there are metrics

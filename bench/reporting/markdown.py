@@ -10,7 +10,8 @@ from collections.abc import Collection, Sequence
 from bench.evaluation.protocols import PROTOCOLS
 from bench.reporting.boards import Board, Leaderboard
 from bench.reporting.marks import REMARKS, legend, marks
-from bench.reporting.rows import Row
+from bench.reporting.published import named
+from bench.reporting.rows import Row, number_of
 from bench.reporting.table import BLANK, Column, filled_columns, interval_of, percent, signed
 
 INTRO = """\
@@ -112,8 +113,8 @@ def _published(board: Board) -> list[str]:
     rows = [
         (
             escape(r["pipeline"]),
-            percent(r["acc@0.5"] if entry["metric"] == "acc@0.5" else r["mean_iou"]),
-            f"{entry['value']:.2f}{' mIoU' if entry['metric'] == 'mean_iou' else ''}",
+            percent(number_of(r, entry["metric"])),
+            f"{entry['value']:.2f}{named(entry['metric'])}",
             signed(entry["difference"]),
             {None: BLANK, True: "yes", False: "no"}[entry["within_interval"]],
             escape(", ".join(filter(None, (entry["method"], entry["backbone"])))),

@@ -19,11 +19,11 @@ from bench.reporting.boards import Run, histories, whole_row
 from bench.reporting.marks import UNCHECKED, marks
 from bench.reporting.published import OTHER_SPLITS, Published, published
 from bench.reporting.published import UNCHECKED as HOW_UNCHECKED
-from bench.reporting.rows import Row
+from bench.reporting.rows import MASK_METRICS, Row, number_of
 from bench.runs.record import RunRecord
 from bench.settings import flattened, shipped_options
 
-Metric = Literal["acc@0.5", "acc@0.7", "acc@0.9", "mean_iou"]
+Metric = Literal["acc@0.5", "acc@0.7", "acc@0.9", "mean_iou", "mask_miou", "ciou"]
 GROUPS = ("none", "zero-shot", "pseudo", "full", "mixed", "unknown")  # of training, in this order
 TRAINED = ("pseudo", "full", "mixed")  # weights of these may belong to a data set
 WEIGHTS = ("weights", "pretrained")  # keys of options
@@ -109,6 +109,8 @@ def own_rows(
         if others := sum(counted.values()) - counted[kept]:
             notes.append(f"left out: {others} runs on other data of the name {split} than data {kept[:8]}")
             runs = [run for run in runs if _split(run[0]) != split or _data(run[0]) == kept]
+    if metric in MASK_METRICS:
+        runs = _by_the_same_masks(runs, notes)
     # 2. Families of runs; where one has two weights on a split, each weights is a family.
     families: dict[tuple[Any, ...], list[Run]] = {}
     for record, folder in sorted(runs, key=lambda run: run[0].finished or ""):
@@ -124,6 +126,19 @@ def own_rows(
     names = _labels(rows)
     rows = [replace(row, name=name) for row, name in zip(rows, names, strict=True)]
     return tuple(sorted(rows, key=lambda row: (GROUPS.index(row.training), row.name)))
+
+
+def _by_the_same_masks(runs: Sequence[Run], notes: list[str]) -> list[Run]:
+    """Return the runs with masks, of each split those that the ground-truth masks of most of them scored."""
+    scored = [(run, run[0].metrics.masks.data) for run in runs if run[0].metrics and run[0].metrics.masks]
+    counted = Counter((_split(run[0]), data) for run, data in scored)
+    most: dict[str, str] = {}
+    for (split, data), _ in counted.most_common():
+        most.setdefault(split, data)
+    kept = [run for run, data in scored if most[_split(run[0])] == data]
+    if others := len(scored) - len(kept):
+        notes.append(f"left out: {others} run{'s' * (others > 1)} scored by other ground-truth masks")
+    return kept
 
 
 def _split(record: RunRecord) -> str:
@@ -169,7 +184,7 @@ def _own_row(results: Path, members: Sequence[Run], metric: Metric) -> PaperRow:
     return PaperRow(
         name=record.name,
         training=first["training_data"],
-        values={split: 100 * float(row[metric]) for split, row in rows.items()},
+        values={s: 100 * value for s, row in rows.items() if (value := number_of(row, metric)) is not None},
         protocols=(record.protocol,),
         marks=tuple(dict.fromkeys(mark for row in rows.values() for mark in marks(row))),
         rows=rows,

@@ -14,8 +14,10 @@ from bench.errors import UnknownName, UsageError
 from bench.reporting.marks import UNCHECKED, legend
 from bench.reporting.paper_rows import Metric, PaperRow, own_rows, published_rows
 from bench.reporting.published import OTHER_SPLITS
+from bench.reporting.rows import MASK_METRICS
 
 TITLES = {"acc@0.5": "Acc@0.5", "acc@0.7": "Acc@0.7", "acc@0.9": "Acc@0.9", "mean_iou": "Mean IoU"}
+TITLES |= {"mask_miou": "Mean IoU of masks", "ciou": "cIoU of masks"}
 PRINTED = {"referit": ("test",), "flickr30k": ("test",)}  # the parts that papers print, where they are not all
 BETTER, WORSE = "↑", "↓"
 LEVEL = 0.05
@@ -77,6 +79,10 @@ def paper_table(
     Raises UsageError where nothing is there to show and UnknownName for a row or method that does not exist.
     """
     notes: list[str] = []
+    if against and metric in MASK_METRICS:
+        raise UsageError(
+            f"--metric {metric}: runs keep the outcome of each box, and no test of masks; leave --against out"
+        )
     ours = own_rows(results, splits, metric, protocol, data, notes)
     known = published_rows(splits, metric, wanted, {row.training for row in ours})
     if not ours and (against or not known):

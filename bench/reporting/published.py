@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bench.datasets.load import FILE, find_split
 from bench.errors import DataError
 from bench.reporting import marks as signs
+from bench.reporting.rows import number_of
 from bench.reporting.terminal import print_table
 
 if TYPE_CHECKING:
@@ -37,13 +38,13 @@ class Published(BaseModel):
 
     method: str = Field(min_length=1)
     training: Literal["full", "pseudo", "zero-shot", "mixed"]
-    protocol: Literal["iou", "strict", "giou", "letterbox-clamped", "unknown"]
+    protocol: Literal["iou", "strict", "giou", "letterbox-clamped", "letterbox-dilated", "unknown"]
     source: str = Field(min_length=1)
     how: How
     values: Mapping[str, float] = Field(min_length=1)
     pipeline: str = ""
     backbone: str = ""
-    metric: Literal["acc@0.5", "mean_iou"] = "acc@0.5"
+    metric: Literal["acc@0.5", "mean_iou", "mask_miou", "ciou"] = "acc@0.5"
     weights: tuple[str, ...] = ()
     note: str = ""
     variant: bool = False
@@ -111,6 +112,11 @@ def on_split(split: str) -> list[Published]:
     return sorted(entries, key=lambda entry: (entry.metric != "acc@0.5", -entry.values[split]))
 
 
+def named(metric: str) -> str:
+    """Return what follows a published value that is no accuracy."""
+    return {"acc@0.5": "", "mean_iou": " mIoU", "mask_miou": " mask mIoU", "ciou": " cIoU"}[metric]
+
+
 def beside(pipeline: str, split: str, training: str, weights: Sequence[str]) -> list[Published]:
     """Return the entries for a row, in the order of the file.
 
@@ -138,15 +144,15 @@ def compared(entry: Published, row: Mapping[str, Any]) -> dict[str, Any]:
     """Compare a row with a published value: the entry's fields, `value` in percent, and how the row differs from it.
 
     `difference` is the row minus the value, in points. `within_interval`: whether the value lies in the row's own
-    interval (None for a mean IoU, and for too few images, which have none); `same_protocol`: None where the paper's is
-    unknown.
+    interval (None for a mean IoU or masks, and for too few images, which have none); `same_protocol`: None where the
+    paper's is unknown.
     """
     value = entry.values[row["split"]]
     low, high = (100 * bound for bound in row["ci95"] or (0, 0))
     return {
         **entry.model_dump(mode="json", exclude={"values", "weights", "pipeline"}),
         "value": value,
-        "difference": round(100 * row[entry.metric] - value, 4),
+        "difference": round(100 * (number_of(row, entry.metric) or 0.0) - value, 4),
         "within_interval": low <= value <= high if entry.metric == "acc@0.5" and row["ci95"] else None,
         "same_protocol": None if entry.protocol == "unknown" else entry.protocol == row["protocol"],
     }
@@ -168,7 +174,7 @@ def print_published(split: str, entries: Sequence[Published], console: Console) 
         table.add_column(column, no_wrap=True)
     table.add_column("source", overflow="fold", min_width=30)
     for entry in entries:
-        value = f"{entry.values[split]:.2f}" + ("" if entry.metric == "acc@0.5" else " mIoU")
+        value = f"{entry.values[split]:.2f}{named(entry.metric)}"
         name = ", ".join(filter(None, (entry.method, entry.backbone)))
         source = f"{entry.source} ({entry.how})" + (f"; {entry.note}" if entry.note else "")
         cells = (value + (" ?" if entry.how in UNCHECKED else "  "), name, entry.training, entry.protocol, source)

@@ -13,6 +13,8 @@ METRICS = (
     "duplicates", "proposals_per_image",
 )  # fmt: skip
 
+MASK_METRICS = {"ciou": "ciou", "mask_miou": "miou"}  # name in tables -> key of `masks`
+
 RunRow = TypedDict(
     "RunRow",
     {
@@ -77,6 +79,14 @@ class Row(RunRow):
     other_masks: NotRequired[bool]  # its masks were scored by other ground-truth masks than the table's
     rank: Sequence[int] | None  # best and worst, from 1; null with the reason in rank_note
     rank_note: str
+
+
+def number_of(row: Mapping[str, Any], metric: str) -> float | None:
+    """Return a number of a row by its name in tables; None for one of masks in a row without."""
+    if metric in MASK_METRICS:
+        value: float | None = row["masks"][MASK_METRICS[metric]]["value"] if "masks" in row else None
+        return value
+    return float(row[metric])
 
 
 def run_row(record: RunRecord, run_dir: Path | str) -> RunRow:

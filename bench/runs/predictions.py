@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from bench.attention import AttentionMap
 from bench.errors import RunError
 from bench.grounding import Box, Boxes, Mask, Prediction, ScoredBox
-from bench.masks import refuse_broken
+from bench.masks import is_mask, refuse_broken
 
 SCHEMA = 2
 isfinite = math.isfinite  # one look-up less a number
@@ -183,8 +183,8 @@ def parse_row(row: dict[str, Any]) -> SceneAnswers:
             None if p["box"] is None else _box(p["box"]),
             p.get("score"),
             note=p.get("note", ""),
-            mask=p.get("mask"),
-            others=tuple(ScoredBox(_box(each["box"]), each.get("score"), each.get("mask")) for each in p["others"])
+            mask=_mask(p),
+            others=tuple(ScoredBox(_box(each["box"]), each.get("score"), _mask(each)) for each in p["others"])
             if "others" in p
             else (),
             attention=AttentionMap.stored(p["attention"]) if "attention" in p else None,
@@ -199,6 +199,13 @@ def parse_row(row: dict[str, Any]) -> SceneAnswers:
         row.get("error"),
         None if size is None else (int(size[0]), int(size[1])),
     )
+
+
+def _mask(answer: dict[str, Any]) -> Mask | None:
+    mask: Mask | None = answer.get("mask")
+    if mask is not None and not is_mask(mask):
+        raise ValueError("a mask is not in COCO's compressed run-length encoding")
+    return mask
 
 
 def _box(values: Sequence[float]) -> Box:

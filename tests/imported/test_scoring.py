@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.datasets.split import Split
-from bench.errors import BenchError, DataError, RunError, UnknownName
+from bench.errors import BenchError, DataError, RunError, UnknownName, UsageError
 from bench.evaluation.metrics import compute
 from bench.evaluation.outcomes import outcomes
 from bench.evaluation.protocols import protocol
@@ -21,6 +21,7 @@ from bench.masks import encode
 from bench.reporting.boards import collect
 from bench.reporting.leaderboard import render
 from bench.reporting.marks import marks
+from bench.reporting.paper_table import paper_table
 from bench.reporting.terminal import remarks
 from bench.runs.answers import dump_answers
 from bench.runs.record import read_record
@@ -245,5 +246,13 @@ def test_a_table_never_mixes_ground_truth_masks(tmp_path, monkeypatch):
         "a": (True, "test images unknown"), "b": (True, "test images unknown"), "c": (False, "other masks"),
         "d": (False, "test images unknown"),
     }  # fmt: skip
+    # The table of papers has a row for each that was scored by them.
+    table = paper_table(tmp_path / "results", ["mine-val"], metric="mask_miou")
+    assert [row.name for row in table.ours] == ["a", "b"]
+    assert table.notes == ("left out: 1 run scored by other ground-truth masks",)
+    wanted = pytest.approx(100 * (0.5 + 0.5 * 10 / 11))
+    assert all(row.values["mine-val"] == wanted for row in table.ours)
+    with pytest.raises(UsageError, match="--metric ciou: runs keep the outcome of each box"):
+        paper_table(tmp_path / "results", ["mine-val"], "a", "ciou")
     files = render(leaders)
     assert b"cIoU" in files["LEADERBOARD.md"] and b"ciou_value" in files["LEADERBOARD.csv"].splitlines()[0]

@@ -170,3 +170,11 @@ def test_an_attention_map_is_kept(tmp_path):
     (tmp_path / "kept.jsonl").write_text(line.replace("A/", "A"))
     with pytest.raises(RunError, match=r"line 1: not a row of predictions.*1 x 2 cells"):
         list(read_lines(tmp_path / "kept.jsonl"))
+
+
+@pytest.mark.parametrize("mask", ["x", 7, [], {}, {"size": [1, 2]}, {"size": [3, 3], "counts": "~"}])
+def test_a_stored_mask_that_is_none_is_named(tmp_path, mask):
+    line = {"schema": 2, "scene": "s", "predictions": [{"id": "0", "box": None, "mask": mask}]}
+    (tmp_path / "p.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(RunError, match=r"p\.jsonl, line 1: not a row of predictions \(a mask is not in COCO's"):
+        list(read_lines(tmp_path / "p.jsonl"))
