@@ -131,6 +131,7 @@ def test_what_is_offered():
         "mdetr",
         "clipvg",
         "transvg",
+        "dynamic-mdetr",
     }
     samples = desk.samples()
     assert len(samples) == 12 and len({expression.kind for _, expression in samples}) > 3

@@ -8,7 +8,6 @@ import tomllib
 from dataclasses import replace
 
 import numpy as np
-import plain_dynamic_mdetr
 import plain_hivg
 import plain_oneref
 import pytest
@@ -28,7 +27,7 @@ from pipelines.oneref.tokenizer import SpmTokenizer
 
 SHIPPED = (  # with the weights of pipelines/weights, or none
     "yolo-clip", "detr-clip", "ssd-clip", "reclip", "seg-clip", "clip-pooling", "label-clip", "mdetr", "clipvg",
-    "transvg", "whole-image", "centre-box", "fixed-box", "largest-proposal", "random-proposal",
+    "transvg", "dynamic-mdetr", "whole-image", "centre-box", "fixed-box", "largest-proposal", "random-proposal",
     "label-only",
 )  # fmt: skip
 SHORT = {"max_new_tokens": 8}
@@ -39,7 +38,6 @@ SMALL = {  # pipeline -> family of a small model, and what differs from its tabl
     "florence-2": ("florence-2", SHORT),
     "qwen-vl": ("qwen2_5_vl", SHORT),
     "grounding-dino+clip": ("grounding-dino", {}),
-    "dynamic-mdetr": ("", {}),
     "hivg": ("", {}),
     "oneref": ("", {}),
 }
@@ -64,10 +62,6 @@ def build(context, hub_folder, tmp_path, monkeypatch):
         if name == "grounding-dino+clip":
             clip = context("yolo-clip").options["clip"]
             options = {"proposer": {"kind": "grounding-dino", "weights": hub_folder(family)}, "clip": clip}
-        elif name == "dynamic-mdetr":
-            sizes = plain_dynamic_mdetr.SMALL_CLIP
-            state = plain_dynamic_mdetr.official_state(sizes)
-            options = {"weights": str(plain_dynamic_mdetr.write_official(tmp_path / "d.pth", state, sizes))}
         elif name == "hivg":
             monkeypatch.setitem(hivg.OFFICIAL, (small_hivg.FIRST.vision, small_hivg.FIRST.patch), SMALL_HIVG)
             state = plain_hivg.official_state(small_hivg.FIRST)

@@ -196,7 +196,7 @@ def test_a_dynamic_mdetr_starts_near_a_transvg(job):
         encoded = task.encoded(batch)
         boxes, points = network.decode(*encoded)
         theirs = task.transvg.network.boxes(*encoded)
-    assert (layers.giou(boxes, theirs[:, None])[1].mean(dim=0) > 0.7).all()
+    assert (layers.giou(boxes, theirs[:, None])[1].mean(dim=0) > 0.5).all()
     spread = points.flatten(0, 1).view(-1, 3, 36, 2).std(dim=2).mean(dim=(0, 2))
     assert spread[0] > spread[1] > spread[2]
     names = {name.partition(".")[0] for group in task.parameter_groups() for name in group.parameters}

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bench.grounding import Expression, LoadedScene, Query, Scene
+from bench.predicting.one import predict
 from bench.training.gradient_check import gradient_check
 from pipelines.dynamic_mdetr.pipeline import dynamic_mdetr
 from pipelines.dynamic_mdetr.task import DynamicMdetrTask
@@ -85,6 +86,13 @@ def test_a_text_without_a_token_is_a_miss_on_clip(official):
         assert one.box == pytest.approx(other.box, abs=1e-3)
     (only,) = pipeline.ground([dataclasses.replace(SCENES[0], queries=queries[1:2])])
     assert only.box is None
+
+
+def test_an_answer_is_drawn_with_its_stages(official):
+    answer = predict(dynamic_mdetr(official("clip")), SCENES[0].image, TEXTS[0])
+    without = dataclasses.replace(answer, prediction=dataclasses.replace(answer.prediction, stages=()))
+    drawn, bare = (np.asarray(each.drawn())[: len(SCENES[0].image)] for each in (answer, without))
+    assert 50 < (drawn != bare).any(axis=2).sum() < 5000
 
 
 class Album:

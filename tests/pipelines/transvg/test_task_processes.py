@@ -1,4 +1,4 @@
-"""Two processes on a CPU, as torchrun starts them: the same training of TransVG as one process that accumulates."""
+"""Two processes on a CPU, as torchrun starts them: the same training as one process that accumulates."""
 
 import json
 
@@ -9,8 +9,8 @@ from training_world import IMAGES, check_alike, run_training
 from bench.datasets.shapes import make_scene
 
 
-@pytest.fixture
-def words(tmp_path):
+@pytest.fixture(params=["transvg", "dynamic-mdetr"])
+def words(tmp_path, request):
     """words(out): those of `bench train`, on a ResNet from nothing without dropout, 9 expressions."""
     for part, count in (("train", 3), ("val", 2)):
         lines = []
@@ -23,12 +23,14 @@ def words(tmp_path):
     text |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     network = {"backbone": "resnet18", "image_size": 64, "hidden": 16, "heads": 2, "feedforward": 32, "layers": 1}
     network |= {"encoder_layers": 1, "dropout": 0.0, "text_encoder": text}
+    if request.param == "dynamic-mdetr":
+        network |= {"points": 4, "stages": 2}
     settings = [f"network = {{ {', '.join(_toml(k, v) for k, v in network.items())} }}", 'detr = ""', 'bert = ""']
     settings += ["epochs = 2", "batch = 2", "reference_batch = 4", "learning_rate = 5e-5", "ema = 0.8", "workers = 0"]
-    (tmp_path / "small.toml").write_text("\n".join(["[train.transvg]", *settings, "log_every = 1"]) + "\n")
+    (tmp_path / "small.toml").write_text("\n".join([f"[train.{request.param}]", *settings, "log_every = 1"]) + "\n")
     split = ["--split", f"file:{tmp_path / 'train.jsonl'}", "--validate", f"file:{tmp_path / 'val.jsonl'}"]
     config = ["--config", str(tmp_path / "small.toml")]
-    return lambda out: ["--pipeline", "transvg", *split, *config, "--out", str(out)]
+    return lambda out: ["--pipeline", request.param, *split, *config, "--out", str(out)]
 
 
 def _toml(key, value):
