@@ -13,7 +13,7 @@ from bench.datasets.split import Split
 from bench.evaluation.metrics import summary
 from bench.evaluation.outcomes import outcomes
 from bench.evaluation.protocols import protocol as protocol_named
-from bench.grounding import Box, Prediction
+from bench.grounding import Box, Mask, Prediction
 from bench.runs.numbers import Metrics
 from bench.runs.predictions import SceneAnswers
 from bench.settings import EvaluationSettings
@@ -24,7 +24,7 @@ class ExpressionRow:
     """One expression: its annotated box, the prediction and the outcome.
 
     Boxes are xyxy pixels; `box` is clipped to the image, None without a usable one. `iou` is in the protocol's frame,
-    `error` is the reason why an image could not be decoded.
+    `error` is the reason why an image could not be decoded; `mask_iou` is None where the split or the run has no masks.
     """
 
     scene: str
@@ -39,6 +39,8 @@ class ExpressionRow:
     hit: bool
     note: str = ""
     error: str | None = None
+    mask: Mask | None = None
+    mask_iou: float | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -102,6 +104,8 @@ def scored(
     for line in answers:
         for answer in line.answers:
             by_id.setdefault(answer.id, answer)
+    masks = results.masks
+    ious = {} if masks is None else dict(zip(masks.expression.tolist(), masks.iou.tolist(), strict=True))
     rows = []
     for number, (expression, place) in enumerate(zip(results.expressions, results.image.tolist(), strict=True)):
         scene = split.scenes[place]
@@ -121,6 +125,8 @@ def scored(
                 hit=bool(results.hit[number]),
                 note=mine.note if mine else "",
                 error=row.error if row else None,
+                mask=mine.mask if mine else None,
+                mask_iou=ious.get(number),
             )
         )
     metrics = summary(results, settings)

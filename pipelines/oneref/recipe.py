@@ -87,11 +87,13 @@ def start(config: OneRefTraining, job: TrainingJob) -> tuple[Loaded, dict[str, A
 
 
 def _drawn(module: nn.Module) -> None:
-    """Draw a linear layer anew as BEiT-3 does; what else is new stays as torch makes it."""
+    """Draw linear layers as BEiT-3 does, and tables as small: at torch's size positions would drown patches."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=SPREAD, a=-SPREAD, b=SPREAD)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=SPREAD)
 
 
 def take_beit3(network: OneRef, name: str, job: TrainingJob) -> dict[str, Any]:
