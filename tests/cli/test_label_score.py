@@ -19,6 +19,7 @@ from bench.datasets.load import load_split
 from bench.datasets.readers.index_lists import read_index_list
 from bench.datasets.readers.labels import source_name
 from bench.errors import BenchError, DataError, RunError, UnknownName, UsageError, WeightsError
+from bench.evaluation import answering
 from bench.labelling.scorer_files import read_iou_result
 from bench.labelling.scorers import unique_names
 from bench.reporting.reliability_table import BINS, summary
@@ -155,6 +156,7 @@ def test_a_stopped_scoring_continues(world, monkeypatch):
             return super().ground(batch)
 
     monkeypatch.setattr(registry, "pipeline_factory", lambda name: Stopped)
+    monkeypatch.setattr(answering, "BLOCK", 2)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         run(*BOTH, "--batch-size", 1)
     record = json.loads(Path("reliability/reliability.json").read_text())
@@ -162,7 +164,7 @@ def test_a_stopped_scoring_continues(world, monkeypatch):
     monkeypatch.setattr(registry, "pipeline_factory", lambda name: CountedPipeline)
     CountedPipeline.scenes.clear()
     resumed = scored(*BOTH)
-    assert len(CountedPipeline.scenes) == 3 + 5 and not list(Path("reliability").rglob("answers.jsonl"))
+    assert len(CountedPipeline.scenes) == 4 + 5 and not list(Path("reliability").rglob("answers.jsonl"))
     rows = Path("reliability/m2--template.jsonl").read_bytes()
     shutil.rmtree("reliability")
     own = ("seconds", "command")

@@ -321,7 +321,7 @@ def files(options: argparse.Namespace) -> int:
         annotations = tiny_refcoco.refer_files(folder)
         runs = HERE.parents[1] / "results" / "runs"
         report = ["report", "--split", "shapes-val", "--results", str(runs.parent)]
-        label = ["label", "--source", "template", "--split", "shapes-val", "--limit", "100", "--device", "cpu"]
+        label = ["label", "--source", "template", "--split", "shapes-val", "--limit", "300", "--device", "cpu"]
         scorer = HERE.parents[1] / "clipvg" / "weights" / "tiny-clipvg.safetensors"
         score = ["label", "score", str(folder / "l.jsonl"), "--scorer", str(scorer), "--split", "shapes-val"]
         prepare = ["data", "prepare", "refcoco-val", "--subset", "--annotations", str(annotations)]
