@@ -28,6 +28,8 @@ from bench.inputs import limits
 # Formats that a decoder of pixels reads; never PostScript, which would start another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 BAND = 1 << 20  # pixels that are copied at a time
+# Pillow's blocks of 16 MiB are kept by the C library when they are freed, for each decode thread; from 32 on none is.
+Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
 
 
 def decode(data: bytes, name: str, scene: Scene | None = None) -> ImageArray:

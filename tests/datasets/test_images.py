@@ -3,6 +3,8 @@
 import io
 import multiprocessing
 import struct
+import subprocess
+import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -72,6 +74,23 @@ def test_a_tiff_of_many_strips_is_whole(compression, mode):
         mode, image = "L", image.convert("L")
     data = encoded(image, "TIFF", compression=compression, strip_size=4000)
     assert decode(data, "a.tif").shape == (500, 300, 3)
+
+
+@pytest.mark.slow
+def test_what_large_images_took_is_given_back_by_every_decode_thread(tmp_path):
+    Image.new("L", (8900, 8900)).save(tmp_path / "a.png")
+    script = (
+        "import sys; from concurrent.futures import ThreadPoolExecutor; from pathlib import Path\n"
+        "from bench.datasets.images import decode\n"
+        "data = Path(sys.argv[1]).read_bytes()\n"
+        "resident = lambda: int(Path('/proc/self/statm').read_text().split()[1]) * 4096 >> 20\n"
+        "before = resident()\n"
+        "with ThreadPoolExecutor(4) as pool:\n"
+        "    list(pool.map(lambda n: decode(data, 'a.png').nbytes, range(6)))\n"
+        "print(resident() - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "a.png"], capture_output=True, text=True)
+    assert int(done.stdout) < 300, done.stderr
 
 
 SIDE = int(80_000_000**0.5) + 1
