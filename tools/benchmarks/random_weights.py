@@ -63,7 +63,7 @@ def opened(label: str, folder: Path, resolved: Resolved, small: bool = False, **
 
     Its weights are made in `folder` once. Raises what `open_pipeline` raises.
     """
-    name = label.removesuffix("-L14").removesuffix("-R101")
+    name = label.removesuffix("-L14").removesuffix("-R101").removesuffix("-CLIP")
     if small:
         return open_pipeline(name, "shapes", resolved, options)
     folder /= label

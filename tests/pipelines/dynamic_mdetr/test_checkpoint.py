@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from bench.errors import WeightsError
+from bench.evaluation.opening import open_pipeline
+from bench.settings import load_settings
 from pipelines.dynamic_mdetr.network import DynamicMdetr, DynamicMdetrConfig
 from pipelines.transvg import checkpoint
 from pipelines.transvg.checkpoint import config_of, open_network, unpack
@@ -99,6 +101,13 @@ def test_our_own_file_has_sizes_and_style(official, files, tmp_path):
     again = open_network(DynamicMdetr, str(tmp_path / "own.safetensors"), "", official("clip"))
     assert again.tokenizer.limit == 12 and again.style == "clean"
     assert torch.equal(again.network.clip.attn_mask, loaded.network.clip.attn_mask)
+
+
+def test_a_file_on_clip_opens_without_a_tokenizer(files):
+    """As the commands open it: they look for every file that bench.toml names, before torch."""
+    resolved = load_settings(flags={"run.device": "cpu"})
+    opened = open_pipeline("dynamic-mdetr", "refcoco", resolved, {"weights": str(files["clip"])})
+    assert "Dynamic MDETR on clip at 80 px" in opened.card.summary
 
 
 def test_clean_preprocessing_masks_padding_on_clip(official, files):
