@@ -26,8 +26,9 @@ class ClipTokenizer:
 
     pad = PAD
 
-    def __init__(self, limit: int) -> None:
-        self.inner = open_clip.get_tokenizer("ViT-B-16")
+    def __init__(self, limit: int, context: int) -> None:
+        """`context` is the length of the text tower's passes."""
+        self.inner = open_clip.get_tokenizer("ViT-B-16", context_length=context)
         self.limit = min(limit, self.inner.context_length - 2)
         self.whole = limit
         self.words = lru_cache(maxsize=100_000)(self._words)
@@ -62,17 +63,18 @@ class ClipTokenizer:
 def build(table: Mapping[str, Any]) -> Any:
     """Build a CLIP of open_clip with OpenAI's kind of towers, with random weights, in float32."""
     clip: Any = open_clip.CLIP
-    made = clip(table["embed_dim"], dict(table["vision_cfg"]), dict(table["text_cfg"]), quick_gelu=True)
+    made = clip(table["embed_dim"], dict(table["vision_cfg"]), dict(table["text_cfg"]), quick_gelu=table["quick_gelu"])
     made.visual.output_tokens = True
     return made
 
 
 def sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Find what `build` takes in an official table. Raises KeyError."""
+    """Find what `build` takes in an official table, of OpenAI's CLIP. Raises KeyError."""
     width, _, patch, _ = state[PATCHES].shape
     side = round((len(state["clip.visual.positional_embedding"]) - 1) ** 0.5)
     words, text_width = state["clip.token_embedding.weight"].shape
     return {
+        "quick_gelu": True,
         "embed_dim": state["clip.text_projection"].shape[1],
         "vision_cfg": {
             "image_size": side * patch,

@@ -157,8 +157,9 @@ class DynamicMdetr(Branches):
     @classmethod
     def tokenizer(cls, table: str, name: str, config: BranchesConfig, *rest: Any) -> Any:
         """Open BERT's tokenizer, or CLIP's, which needs no name. Raises WeightsError."""
-        on_clip = isinstance(config, DynamicMdetrConfig) and config.clip
-        return clip.ClipTokenizer(config.tokens) if on_clip else super().tokenizer(table, name, config, *rest)
+        if not isinstance(config, DynamicMdetrConfig) or not config.clip:
+            return super().tokenizer(table, name, config, *rest)
+        return clip.ClipTokenizer(config.tokens, config.clip["text_cfg"]["context_length"])
 
     @property
     def parts(self) -> list[Any]:

@@ -7,6 +7,7 @@ gave in answer to a question there.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,15 +16,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from bench.errors import SettingsError, WeightsError
 from bench.settings import Table, takes
 from bench.training.task import TaskFactory, TrainingJob
-from pipelines.dynamic_mdetr import clip
 from pipelines.dynamic_mdetr.network import DynamicMdetr, DynamicMdetrConfig
 from pipelines.dynamic_mdetr.pipeline import DynamicMdetrPipeline
 from pipelines.transvg.checkpoint import Loaded
 from pipelines.transvg.recipe import TransVGTraining
 from pipelines.transvg.task import TransVGTask
-from pipelines.two_stage.clip.encoder import ClipOptions, open_model
+from pipelines.two_stage.clip.encoder import ClipOptions, open_clip, open_model
 
 ON_CLIP = {"feedforward": 4096, "points": 160, "tokens": 80}  # sizes that differ from those on ResNet and BERT
 POSITIONS = "visual.positional_embedding"
@@ -61,16 +62,23 @@ class DynamicMdetrTask(TransVGTask):
         # 1. The published CLIP, and a network of its sizes.
         torch.manual_seed(context.seed)
         options = ClipOptions(model=config.clip.model, pretrained=config.clip.pretrained)
-        state = {f"clip.{key}": t for key, t in open_model(options, context)[0].state_dict().items()}
-        given = config.network.model_dump(exclude_unset=True)
-        side = config.network.image_size // state[clip.PATCHES].shape[-1]
-        state[f"clip.{POSITIONS}"] = resized(state[f"clip.{POSITIONS}"], side)
-        table = clip.sizes(state)
+        published, _ = open_model(options, replace(context, dtype="float32"))
+        state, table = published.state_dict(), dict(open_clip.get_model_config(options.model) or {})
+        if POSITIONS not in state or not isinstance(published, open_clip.CLIP):
+            raise WeightsError(
+                f"clip.model = {options.model}: Dynamic MDETR needs a CLIP of two plain transformers, such as ViT-B-16"
+            )
+        if (size := config.network.image_size) % table["vision_cfg"]["patch_size"]:
+            raise SettingsError(f"network.image_size = {size}: no multiple of the patches of {options.model}")
+        table["vision_cfg"] = table["vision_cfg"] | {"image_size": size}
+        table["quick_gelu"] = any(isinstance(module, open_clip.transformer.QuickGELU) for module in published.modules())
         own = {"backbone": "clip", "clip": table, "hidden": table["embed_dim"]}
+        given = config.network.model_dump(exclude_unset=True)
         network = DynamicMdetr(DynamicMdetrConfig.model_validate(ON_CLIP | given | own))
-        # 2. Its weights in it.
-        network.load_state_dict(state, strict=False)
-        tokenizer = clip.ClipTokenizer(network.config.tokens)
+        # 2. Its weights in it, the positions resized.
+        state[POSITIONS] = resized(state[POSITIONS], network.side)
+        network.clip.load_state_dict(state)
+        tokenizer = network.tokenizer("", "", network.config)
         style = "official" if config.preprocessing == "auto" else config.preprocessing
         return Loaded(network, tokenizer, style), {}
 

@@ -6,10 +6,12 @@ import torch.nn.functional as F
 from deconfounding import check_deconfounder
 from training_world import stopped_and_resumed
 
+from bench.errors import SettingsError, WeightsError
 from bench.training import trainer
 from bench.training.gradient_check import gradient_check
 from bench.training.step import OptimisationStep
 from bench.training.trainer import Trainer
+from pipelines.dynamic_mdetr import task as task_module
 from pipelines.dynamic_mdetr.network import DynamicMdetr, DynamicMdetrConfig
 from pipelines.dynamic_mdetr.pipeline import dynamic_mdetr
 from pipelines.dynamic_mdetr.task import DynamicMdetrTask, DynamicMdetrTraining, resized
@@ -65,25 +67,32 @@ def test_everything_that_is_trained_gets_a_gradient(job):
     assert "init_reference_point.weight" not in norms
 
 
-def test_a_network_starts_from_a_clip(job, context, tmp_path):
+def test_a_network_starts_from_a_clip(job, context, tmp_path, monkeypatch):
     clip = empty_model("tiny-clip-120")
     torch.save(clip.state_dict(), tmp_path / "clip.pt")
-    sizes = {"image_size": 160, "feedforward": 32, "points": 4, "tokens": 12, "heads": 2, "layers": 1}
+    sizes = {"image_size": 144, "feedforward": 32, "points": 4, "tokens": 12, "heads": 2, "layers": 1}
     start = {"model": "tiny-clip-120", "pretrained": str(tmp_path / "clip.pt")}
     task = DynamicMdetrTask(job(clip=start, network=sizes))
     config, state = task.model.config, task.model.state_dict()
     assert (config.backbone, config.points, config.hidden) == ("clip", 4, clip.text_projection.shape[1])
     assert torch.equal(state["clip.text_projection"], clip.text_projection)
-    assert len(state["clip.visual.positional_embedding"]) == 1 + (160 // config.clip["vision_cfg"]["patch_size"]) ** 2
+    ids, padding = task.loaded.tokenizer(["red star " * 40])
+    assert ids.shape == (1, 32) and padding.tolist() == [[False] * 12]  # as long as the tower takes
+    assert len(state["clip.visual.positional_embedding"]) == 1 + (144 // config.clip["vision_cfg"]["patch_size"]) ** 2
+    made = resized(clip.visual.positional_embedding.data, task.model.side)
+    assert torch.equal(state["clip.visual.positional_embedding"], made) and config.clip["quick_gelu"]
     groups = task.parameter_groups()
     assert [g.lr_scale for g in groups] == [1.0, 0.1]
-    assert (
-        all(name.startswith("clip.") for name in groups[1].parameters)
-        and "clip.logit_scale" not in groups[1].parameters
-    )
+    assert all(name.startswith("clip.") for name in groups[1].parameters)
+    assert "clip.logit_scale" not in groups[1].parameters
     task.save(tmp_path / "own.safetensors")
+    with pytest.raises(SettingsError, match="no multiple of the patches"):
+        DynamicMdetrTask(job(clip=start, network=sizes | {"image_size": 160}))
+    monkeypatch.setattr(task_module, "open_model", lambda options, context: (torch.nn.Linear(2, 2), {}))
+    with pytest.raises(WeightsError, match=r"clip\.model = RN50: .* such as ViT-B-16"):
+        DynamicMdetrTask(job(clip=start | {"model": "RN50"}, network=sizes))
     opened = dynamic_mdetr(context("dynamic-mdetr", options={"weights": str(tmp_path / "own.safetensors")}))
-    assert opened.network.config == config and "on clip at 160 px" in opened.card.summary
+    assert opened.network.config == config and "on clip at 144 px" in opened.card.summary
 
 
 def test_positions_are_resized_as_by_the_official_code():
