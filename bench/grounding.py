@@ -151,8 +151,9 @@ class Prediction:
     """One prediction for one query: its best box, and perhaps further ones.
 
     `box` is xyxy pixels of the original image, unclipped (the harness clips); None is a counted miss. `proposals` (N,
-    4) are what a two-stage pipeline chose from, one array object for a scene. `note` is for readers. `query_index` is a
-    DETR's. `mask` belongs to `box`; `others` are further boxes, best first; `attention` and `stages` are drawn.
+    4) are what a two-stage pipeline chose from, one array object for a scene; `note` is for readers, `query_index` a
+    DETR's. `mask` belongs to `box`; `others` are further boxes, best first; `attention` and `stages` are drawn. A chat
+    model's `answer` is its text, `usage` its tokens in, tokens out and cost.
     """
 
     id: str
@@ -165,6 +166,8 @@ class Prediction:
     others: tuple[ScoredBox, ...] = ()
     attention: AttentionMap | None = None
     stages: tuple[Stage, ...] = field(default=(), repr=False, compare=False)
+    answer: str = field(default="", repr=False)
+    usage: tuple[int, int, float] | None = None
 
     @property
     def boxes(self) -> tuple[ScoredBox, ...]:
@@ -176,9 +179,9 @@ class Prediction:
 class PipelineCard:
     """The facts about a pipeline: weights, source, supervision.
 
-    `weights` maps a part's name to its file or hub id, `sha256` the part or its file to the hash. `proposals` names
-    annotated boxes that it chooses among ("gt"). `accelerated` is what `Acceleration.apply` returned for its networks.
-    `supervision` is the annotation its weights were trained on, for the data set of the context:
+    `weights` maps a part's name to its file or hub id (`prompt`: to a chat model's preset, "qwen3@1,first"), `sha256`
+    the part or its file to the hash. `proposals` names annotated boxes to choose among ("gt"), `accelerated` what
+    `Acceleration.apply` returned, `supervision` the annotation its weights were trained on, for the data set:
 
         none        nothing was trained
         zero-shot   boxes, labels, captions: no expression of this data set
@@ -216,15 +219,13 @@ class PipelineCard:
 
 
 class Candidates:
-    """The annotated boxes of a split's images, for pipelines that choose among them.
+    """The annotated boxes of a split's images, None outside one, for pipelines that choose among them.
 
     Such a pipeline names them on its card (`proposals`): the run's signature has it, and no table mixes it with others.
-    `scenes` is None outside a split.
     """
 
     def __init__(self, scenes: Sequence[Scene] | None) -> None:
-        self._scenes = scenes
-        self.taken = False
+        self._scenes, self.taken = scenes, False
 
     def take(self) -> tuple[str, Callable[[str], Boxes]]:
         """Return "gt" or "gt-referred" for the card, and a function: scene id -> boxes (N, 4), xyxy pixels.
@@ -233,9 +234,8 @@ class Candidates:
         """
         if self._scenes is None:
             raise UsageError("annotated boxes as proposals need a split whose annotations are known: use `bench run`")
-        scenes = {scene.id: scene for scene in self._scenes}
+        scenes, self.taken = {scene.id: scene for scene in self._scenes}, True
         known = all(scene.objects for scene in scenes.values())
-        self.taken = True
 
         def boxes_of(scene_id: str) -> Boxes:
             scene = scenes[scene_id]

@@ -66,21 +66,23 @@ def make_card(
     paper: str,
     weights: Mapping[str, str],
     sha256: Mapping[str, str],
-    parameters: int,
+    parameters: int | None,
     accelerated: frozenset[str] = frozenset(),
     proposals: str = "",
     names: Mapping[str, Iterable[str]] | None = None,
+    prompt: str = "",
 ) -> PipelineCard:
     """Make the card of a pipeline; `sha256` maps files to their hashes.
 
     `names` are the weights of each part where they are several; `weights` has one text a part.
+    `prompt` marks a chat model's preset, which is no weights but belongs to them.
     """
     facts = card_in_force(card, names or {part: (name,) for part, name in weights.items()}, context)
     return PipelineCard(
         name=context.name,
         summary=summary,
         paper=paper,
-        weights=weights,
+        weights={**weights, "prompt": prompt} if prompt else weights,
         sha256=sha256,
         parameters=parameters,
         proposals=proposals,

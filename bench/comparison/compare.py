@@ -138,7 +138,7 @@ def compare(
     return Comparison(
         split=first.identity.data.split,
         protocol=first.protocol,
-        signature=first.signature,
+        signature=first.comparable,
         n=runs[0].metrics.n,
         images=sample.images,
         draws=draws,

@@ -102,7 +102,7 @@ def _refuse_other_data(first: Path, a: RunRecord, second: Path, b: RunRecord) ->
             f"{both}: they chose from different proposals ({first}: {given[0]}; {second}: {given[1]}), so the "
             "difference would be the proposals' and not the pipelines'"
         )
-    if a.signature != b.signature:
+    if a.comparable != b.comparable:
         raise RunError(f"{both}: their numbers mean different things ({a.signature} and {b.signature})")
 
 

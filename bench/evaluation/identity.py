@@ -122,7 +122,7 @@ def new_record(
         provenance="run",
         name=context.name,
         protocol=rule.name,
-        signature=signature(rule.name, identity.data, rule.hits_at, card.proposals),
+        signature=signature(rule.name, identity.data, rule.hits_at, card.proposals, card.weights.get("prompt", "")),
         proposals=card.proposals,
         identity=identity,
         settings={

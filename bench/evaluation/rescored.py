@@ -39,7 +39,7 @@ def rescore(
     again = record.model_copy(
         update={
             "protocol": rule.name,
-            "signature": signature(rule.name, record.identity.data, rule.hits_at, record.proposals),
+            "signature": signature(rule.name, record.identity.data, rule.hits_at, record.proposals, record.prompt),
             "metrics": metrics,
         }
     )

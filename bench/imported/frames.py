@@ -62,19 +62,18 @@ def _padded(of: float) -> Unit:
     return unit
 
 
+def resized(sizes: Float, factor: int, fewest: int = FEWEST_TOKENS, most: int = MOST_TOKENS) -> Float:
+    """Resize as qwen-vl-utils does: sides (N, 2) to multiples of `factor`, the area to `fewest`..`most` squares."""
+    least, largest = fewest * factor**2, most * factor**2
+    new, area = np.maximum(factor, np.round(sizes / factor) * factor), sizes.prod(axis=1, keepdims=True)
+    down = np.maximum(factor, np.floor(sizes * np.sqrt(largest / area) / factor) * factor)
+    up = np.ceil(sizes * np.sqrt(least / area) / factor) * factor
+    pixels = new.prod(axis=1, keepdims=True)
+    return np.where(pixels > largest, down, np.where(pixels < least, up, new))
+
+
 def _resized(factor: int) -> Unit:
-    """Resize as qwen-vl-utils does: sides to multiples of `factor`, the area into bounds."""
-    fewest, most = FEWEST_TOKENS * factor**2, MOST_TOKENS * factor**2
-
-    def unit(sizes: Float) -> tuple[Float, Float]:
-        new, area = np.maximum(factor, np.round(sizes / factor) * factor), sizes.prod(axis=1, keepdims=True)
-        down = np.maximum(factor, np.floor(sizes * np.sqrt(most / area) / factor) * factor)
-        up = np.ceil(sizes * np.sqrt(fewest / area) / factor) * factor
-        pixels = new.prod(axis=1, keepdims=True)
-        new = np.where(pixels > most, down, np.where(pixels < fewest, up, new))
-        return sizes / new, np.zeros_like(sizes)
-
-    return unit
+    return lambda sizes: (sizes / resized(sizes, factor), np.zeros_like(sizes))
 
 
 PIXELS, XYWH = "pixels", "pixels, x y w h"

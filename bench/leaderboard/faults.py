@@ -42,7 +42,7 @@ def record_faults(record: RunRecord, resolved: Resolved) -> Iterator[str]:
         yield f"{RECORD}: protocol: no protocol is called {record.protocol[:100]!r}; known: {', '.join(PROTOCOLS)}"
     else:
         rule = PROTOCOLS[record.protocol]
-        made = signature(rule.name, record.identity.data, rule.hits_at, record.proposals)
+        made = signature(rule.name, record.identity.data, rule.hits_at, record.proposals, record.prompt)
         if made != record.signature:
             yield f"{RECORD}: signature: is {record.signature[:200]!r}, but its parts make {made[:200]!r}"
     if not re.fullmatch(r"[0-9a-f]{8,64}", record.settings_hash):

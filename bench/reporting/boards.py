@@ -65,7 +65,7 @@ def collect(results: Path) -> Leaderboard:
     speeds = read_speeds(results, left_out)
     tables: dict[str, list[list[Run]]] = {}
     for runs in kept:
-        tables.setdefault(runs[-1][0].signature, []).append(runs)
+        tables.setdefault(runs[-1][0].comparable, []).append(runs)
     boards = [board for each in tables.values() if (board := _board(results, each, speeds, left_out)).rows]
     boards.sort(key=lambda b: (b.split, b.protocol != "iou", b.protocol, b.proposals, b.signature))
     return Leaderboard(tuple(boards), tuple(sorted(left_out)))
@@ -149,7 +149,7 @@ def _board(results: Path, histories: Sequence[Sequence[Run]], speeds: Speeds, le
     record = latest[0][0]
     data = record.identity.data
     return Board(
-        signature=record.signature,
+        signature=record.comparable,
         protocol=record.protocol,
         proposals=record.proposals,
         **{key: getattr(data, key) for key in ("split", "fingerprint", "expressions", "images")},

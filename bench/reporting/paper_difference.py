@@ -106,7 +106,7 @@ def _correlations(
     mine = own - own.sum() / counts.sum() * counts
     alike = []
     for path, other in stored_records(results / "runs"):
-        if other.signature != record.signature or other.status != "complete" or path.resolve() == folder.resolve():
+        if other.comparable != record.comparable or other.status != "complete" or path.resolve() == folder.resolve():
             continue
         try:
             outcomes = read_outcomes(path)

@@ -79,7 +79,7 @@ def print_rows(records: Sequence[RunRecord], console: Console | None = None) -> 
     console = wide(console)
     groups: dict[str, list[RunRecord]] = {}
     for record in records:
-        groups.setdefault(record.signature, []).append(record)
+        groups.setdefault(record.comparable, []).append(record)
     for group in groups.values():
         print_table(console, _scores(group), SPARE)
         for sign, why in legend([_marked(record) for record in group]):

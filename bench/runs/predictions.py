@@ -7,7 +7,8 @@ Boxes are xyxy pixels of the original image, unclipped, at 6 decimals. "size" is
 annotations (index lists) do not have it: predictions are clipped to it. A line with several boxes to an expression,
 with masks or with attention is of schema 2: it starts with "schema": 2, and a prediction may have "mask": {"size":
 [h, w], "counts": ...} (COCO's run-length encoding), "others": [{"box": [...], "score": 0.2, "mask": {...}}, ...] and
-"attention": [rows, columns, cells], a letter for each cell of a grid over the image (bench/attention.py).
+"attention": [rows, columns, cells], a letter for each cell of a grid over the image (bench/attention.py). Of a chat
+model a prediction has "answer", its text, and "usage": [tokens in, tokens out, cost].
 """
 
 from __future__ import annotations
@@ -70,13 +71,18 @@ def from_predictions(
 def _stored(p: Prediction, box: Box | None) -> Prediction:
     score = _rounded(p.score)
     if p.mask is None and not p.others:
-        return Prediction(p.id, box, score, None, p.note, attention=p.attention)
+        return Prediction(p.id, box, score, None, p.note, attention=p.attention, answer=_text(p.answer), usage=p.usage)
     others = tuple(
         ScoredBox(other, _rounded(each.score), _plain_mask(each.mask))
         for each in p.others
         if (other := _rounded_box(each.box))
     )
     return Prediction(p.id, box, score, note=p.note, mask=_plain_mask(p.mask), others=others, attention=p.attention)
+
+
+def _text(answer: str) -> str:
+    """Replace what a model may write and no file can store: half of a surrogate pair."""
+    return answer.encode("utf-8", "replace").decode()
 
 
 def _rounded(score: float | None) -> float | None:
@@ -154,6 +160,10 @@ def dump_line(row: SceneAnswers) -> str:
             plain["others"] = [_dump_box(each) for each in p.others]
         if p.attention:
             plain["attention"] = p.attention
+        if p.answer:
+            plain["answer"] = p.answer
+        if p.usage:
+            plain["usage"] = p.usage
         predictions.append(plain)
     return _encode(line) + "\n"
 
@@ -188,6 +198,8 @@ def parse_row(row: dict[str, Any]) -> SceneAnswers:
             if "others" in p
             else (),
             attention=AttentionMap.stored(p["attention"]) if "attention" in p else None,
+            answer=p.get("answer", ""),
+            usage=_usage(p["usage"]) if "usage" in p else None,
         )
         for p in row["predictions"]
     )
@@ -199,6 +211,13 @@ def parse_row(row: dict[str, Any]) -> SceneAnswers:
         row.get("error"),
         None if size is None else (int(size[0]), int(size[1])),
     )
+
+
+def _usage(values: Sequence[Any]) -> tuple[int, int, float]:
+    tokens_in, tokens_out, cost = values
+    if not all(isinstance(value, (int, float)) and isfinite(value) for value in values):
+        raise ValueError("usage is not three finite numbers")
+    return (int(tokens_in), int(tokens_out), float(cost))
 
 
 def _mask(answer: dict[str, Any]) -> Mask | None:
@@ -243,13 +262,20 @@ def parse_lines(
 
 
 def count_notes(rows: Iterable[SceneAnswers]) -> list[str]:
-    """Count the notes of answers: "38 answers: text cut from 95 to 77 tokens" (the first one's numbers)."""
+    """Count the notes of answers: "38 answers: text cut from 95 to 77 tokens" (the first one's numbers), and tokens."""
     first: dict[str, str] = {}
     counts: Counter[str] = Counter()
+    used: list[tuple[int, int, float]] = []
     for row in rows:
         for answer in row.answers:
+            used += [answer.usage] if answer.usage else []
             for note in filter(None, answer.note.split("; ")):
                 kind = re.sub(r"\d+", "#", note)
                 counts[kind] += 1
                 first.setdefault(kind, note)
-    return [f"{count:,} answer{'s' * (count > 1)}: {first[kind]}" for kind, count in counts.items()]
+    notes = [f"{count:,} answer{'s' * (count > 1)}: {first[kind]}" for kind, count in counts.items()]
+    if used:
+        tokens_in, tokens_out, cost = map(sum, zip(*used, strict=True))
+        price = f", cost {cost:.4f}" if cost else ""
+        notes.append(f"{len(used):,} answers: {tokens_in:,} tokens in, {tokens_out:,} tokens out{price}")
+    return notes

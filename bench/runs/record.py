@@ -30,6 +30,7 @@ from bench.runs.seal import opened
 
 SCHEMA = 1
 RECORD = "run.json"
+PROMPT = "|prompt:"  # in a signature
 FILE = "file:"  # in front of the path of people's own data
 SLACK = timedelta(days=1)  # clocks of machines differ
 
@@ -111,6 +112,17 @@ class RunRecord(Model):
     __str__ = __repr__
 
     @property
+    def comparable(self) -> str:
+        """Return the part of the signature that runs of one table share: all but a chat model's prompt."""
+        return self.signature.partition(PROMPT)[0]
+
+    @property
+    def prompt(self) -> str:
+        """Return a chat model's preset, version and rule; empty for other pipelines."""
+        weights = self.card.get("weights")
+        return str(weights.get("prompt") or "") if isinstance(weights, Mapping) else ""
+
+    @property
     def part(self) -> str:
         """Say which part of its split a partial run is about; empty for a whole one."""
         data = self.identity.data
@@ -164,15 +176,15 @@ def moment(text: str) -> datetime:
     return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
-def signature(protocol: str, data: DataIdentity, hits_at: str = ">=0.5", proposals: str = "") -> str:
-    """Return the meaning of a score in one line; a table never mixes two of them.
+def signature(protocol: str, data: DataIdentity, hits_at: str = ">=0.5", proposals: str = "", prompt: str = "") -> str:
+    """Return the meaning of a score in one line; a table never mixes two of them, but for the prompt.
 
     For example "acc@0.5|iou>=0.5|refcoco-val|n:10834|data:1a2b3c4d|top1|v1"; ",partial" marks a part of a split,
-    "|proposals:gt" at the end one whose pipeline chose among annotated boxes.
+    "|proposals:gt" at the end one whose pipeline chose among annotated boxes, "|prompt:qwen3@1,first" a chat model's.
     """
     size = f"n:{data.expressions}" + (",partial" if data.partial else "")
     return f"acc@0.5|{protocol}{hits_at}|{data.split}|{size}|data:{data.fingerprint[:8]}|top1|v{SCHEMA}" + (
-        f"|proposals:{proposals}" if proposals else ""
+        (f"|proposals:{proposals}" if proposals else "") + (f"{PROMPT}{prompt}" if prompt else "")
     )
 
 

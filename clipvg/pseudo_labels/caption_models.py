@@ -17,7 +17,8 @@ from transformers import AutoModelForImageTextToText, LogitsProcessorList
 
 from bench.datasets.fingerprint import image_key
 from bench.grounding import ImageArray, PipelineContext, Scene
-from pipelines.zoo.shared import GREEDY, for_processor, open_pretrained
+from pipelines.zoo.images import for_processor
+from pipelines.zoo.shared import GREEDY, open_pretrained
 
 Images = Sequence[tuple[Scene, ImageArray]]
 

@@ -23,7 +23,7 @@ from bench.grounding import Box, ImageArray, LoadedScene, Mask, Pipeline, Pipeli
 from bench.masks import encode
 from bench.settings import Table, parse_table, takes
 from pipelines import hub
-from pipelines.zoo.shared import for_processor
+from pipelines.zoo.images import for_processor
 
 FAMILY = ("sam", "sam2", "sam2_video")  # a checkpoint of SAM 2 is of the last type
 PASSED_ON = ("prepare", "caches", "failed_scenes")  # what a pipeline may offer beside `ground`

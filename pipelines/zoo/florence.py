@@ -17,8 +17,12 @@ from transformers import AutoModelForImageTextToText
 from bench.grounding import Box, LoadedScene, PipelineContext, Prediction
 from bench.settings import takes
 from pipelines.card import parse_options
-from pipelines.zoo.shared import ModelOptions, by_text, for_processor, model_card, open_pretrained
+from pipelines.zoo.images import for_processor
+from pipelines.zoo.presets import chosen, known
+from pipelines.zoo.readers import Several
+from pipelines.zoo.shared import ModelOptions, by_text, model_card, open_pretrained
 
+PRESET = "florence-2"
 TASK = "<CAPTION_TO_PHRASE_GROUNDING>"
 # The processor rounds boxes down to whole units of the given size. Its thousand bins have their centres on the odd
 # units of this one, so that nothing is lost.
@@ -31,6 +35,7 @@ class FlorenceOptions(ModelOptions):
     weights: str = Field("florence-community/Florence-2-large", description="an id of the hub, or a local folder")
     beams: int = Field(3, ge=1, description="width of the beam search; 1 = greedy")
     max_new_tokens: int = Field(256, ge=8)
+    several: Several = Field("first", description="which box of several counts; refuse = a miss")
 
 
 class Florence:
@@ -46,9 +51,10 @@ class Florence:
         inner = self.model.model
         self.longest = int(self.model.config.text_config.max_position_embeddings)
         accelerated = context.acceleration.apply(self.model, [inner.vision_tower, inner.language_model.encoder])
+        self.mark = f"{PRESET}@{known()[PRESET].version},{options.several}"
         summary = "a model that writes boxes as tokens; the first box it writes"
         paper = "Xiao et al., Florence-2, CVPR 2024"
-        self.card = model_card(options, context, self.model, accelerated, summary, paper)
+        self.card = model_card(options, context, self.model, accelerated, summary, paper, self.mark)
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         """Predict one box for every query of every scene, in order."""
@@ -57,10 +63,11 @@ class Florence:
             canvas = for_processor(scene.image)
             texts = self.generate(canvas, [query.text for query in scene.queries])
             for query in scene.queries:
-                boxes = self.boxes(texts[query.text], canvas.size)
-                note = "no box" if not boxes else f"the first of {len(boxes)} boxes" if len(boxes) > 1 else ""
-                note = "; ".join(filter(None, (note, self.tokens(query.text)[1])))
-                answers.append(Prediction(query.id, boxes[0] if boxes else None, note=note))
+                text = texts[query.text]
+                boxes, cut = self.boxes(text, canvas.size), self.tokens(query.text)[1]
+                answers.append(
+                    chosen(query.id, boxes, "tags" if boxes else "", self.options.several, text, [cut] if cut else [])
+                )
         return answers
 
     @torch.inference_mode()

@@ -27,7 +27,8 @@ from bench.settings import parse_table, takes
 from pipelines import hub
 from pipelines.card import parse_options
 from pipelines.two_stage.proposers.proposals import Proposals, ProposerOptions, SceneProposer
-from pipelines.zoo.shared import GROUNDING_DINO, ModelOptions, by_text, for_processor, model_card, open_pretrained
+from pipelines.zoo.images import for_processor
+from pipelines.zoo.shared import GROUNDING_DINO, ModelOptions, by_text, model_card, open_pretrained
 
 FAMILY = ("grounding-dino", "mm-grounding-dino")
 Detected = tuple[Tensor, Boxes, str]  # scores (N,) in [0, 1], boxes (N, 4) xyxy pixels of the N queries, a note

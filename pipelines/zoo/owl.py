@@ -19,7 +19,8 @@ from bench.grounding import LoadedScene, PipelineContext, Prediction
 from bench.settings import Table, takes
 from pipelines import hub
 from pipelines.card import CardOptions, parse_options
-from pipelines.zoo.shared import for_processor, model_card, open_pretrained, reduced
+from pipelines.zoo.images import for_processor, reduced
+from pipelines.zoo.shared import model_card, open_pretrained
 
 FAMILY = ("owlv2", "owlvit")
 LARGEST = 4  # times the side of the model's input: larger images are reduced before the processor blurs them

@@ -178,3 +178,17 @@ def test_a_stored_mask_that_is_none_is_named(tmp_path, mask):
     (tmp_path / "p.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(RunError, match=r"p\.jsonl, line 1: not a row of predictions \(a mask is not in COCO's"):
         list(read_lines(tmp_path / "p.jsonl"))
+
+
+def test_a_chat_models_answer_and_its_tokens_are_kept_and_counted():
+    given = [Prediction("0", BOX, answer="[1, 2] \ud800", usage=(900, 20, 0.5)), Prediction("1", None)]
+    row = from_predictions("s", given)
+    line = dump_line(row)
+    assert parse_row(json.loads(line)) == row and '"schema"' not in line
+    assert row.answers[0].answer == "[1, 2] ?" and row.answers[0].usage == (900, 20, 0.5)
+    assert count_notes([row, row]) == ["2 answers: 1,800 tokens in, 40 tokens out, cost 1.0000"]
+    for wrong in ([1, 2], [1, 2, "x"], "abc"):
+        plain = json.loads(line)
+        plain["predictions"][0]["usage"] = wrong
+        with pytest.raises((ValueError, TypeError)):
+            parse_row(plain)

@@ -42,7 +42,7 @@ def choose(named: Sequence[str], split: Split, results: Path) -> tuple[Split, li
     for folder, record in runs:
         if record.status != "complete" or record.metrics is None:
             raise RunError(f"{folder}: the run is not finished; start its command again to continue it")
-        if record.signature != runs[0][1].signature:
+        if record.comparable != runs[0][1].comparable:
             raise RunError(
                 f"{folder}: is not comparable with {runs[0][0]}: {record.signature} and {runs[0][1].signature}; a "
                 "report shows runs of one split, protocol and data"

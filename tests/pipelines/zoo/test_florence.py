@@ -7,8 +7,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from bench.grounding import LoadedScene
 from pipelines.zoo.florence import TASK, florence
-from pipelines.zoo.shared import for_processor
+from pipelines.zoo.images import for_processor
 
+NONE = "no box: the answer cannot be parsed"
 pytestmark = pytest.mark.slow
 
 
@@ -83,5 +84,5 @@ def test_the_first_box_or_a_miss_that_says_so(build, scenes, monkeypatch):
     monkeypatch.setattr(pipeline, "generate", lambda canvas, texts: replies)
     scene = LoadedScene("s", scenes[0].image, scenes[0].queries[:3])
     answers = pipeline.ground([scene])
-    assert [a.note for a in answers] == ["the first of 2 boxes", "", "no box"]
+    assert [a.note for a in answers] == ["parsed as tags; the first of 2 boxes", "parsed as tags", NONE]
     assert answers[0].box == answers[1].box == pytest.approx((0.04, 0.024, 40.04, 24.024)) and answers[2].box is None
