@@ -217,11 +217,11 @@ def _rows(name: str, scenes: Sequence[LoadedScene], predictions: Sequence[Predic
         count = len(scene.queries)
         try:
             of_scene = list(islice(rest, count))
-            rows[scene.id] = from_predictions(scene.id, of_scene, boxes=islice(boxes, count))
-        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            rows[scene.id] = from_predictions(scene.id, of_scene, None, islice(boxes, count), scene.image.shape[:2])
+        except (TypeError, ValueError, AttributeError, KeyError, DataError) as error:
             raise BenchError(
                 f"pipeline {name!r}, scene {scene.id}: an answer that is not a box of 4 numbers, xyxy pixels, "
-                f"with proposals (N, 4): {error}"
+                f"with proposals (N, 4) and a mask of the image's size: {error}"
             ) from error
     return rows
 

@@ -45,6 +45,7 @@ def rescore(
     )
     if keep:
         _refuse_other_numbers(folder, record, metrics, rule.name)
+        _refuse_other_masks(folder, record, metrics)
         with lock_of(folder):
             store_outcomes(folder, results)
             again = write_packed(folder, again)  # perhaps with another version's intervals made anew
@@ -63,6 +64,17 @@ def _refuse_other_numbers(folder: Path, record: RunRecord, now: Metrics, protoco
             f"{folder}: its predictions give {now.hits:,} hits of {now.n:,} here, but run.json says "
             f"{record.metrics.hits:,} of {record.metrics.n:,}; the folder was changed, or made by another version: run "
             "it again"
+        )
+
+
+def _refuse_other_masks(folder: Path, record: RunRecord, now: Metrics) -> None:
+    """Raise RunError when a run's numbers of masks would be lost, or be made of other ground-truth masks."""
+    before = record.metrics.masks if record.metrics else None
+    if before is not None and (now.masks is None or now.masks.data != before.data):
+        what = "none" if now.masks is None else "others"
+        raise RunError(
+            f"{folder}: its masks were scored by ground-truth masks, of which the split here has {what}; prepare the "
+            "data as it was to keep its numbers"
         )
 
 

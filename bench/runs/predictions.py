@@ -56,13 +56,18 @@ def from_predictions(
     predictions: Sequence[Prediction],
     size: tuple[int, int] | None = None,
     boxes: Iterable[Box | None] | None = None,
+    image: tuple[int, ...] | None = None,
 ) -> SceneAnswers:
     """Make the stored form of a scene's predictions: 6 decimals, and no box for one with a NaN or infinity.
 
-    `boxes` are those of `predictions` from `rounded_boxes`, where a whole batch was rounded at once.
+    `boxes` are those of `predictions` from `rounded_boxes`, where a whole batch was rounded at once. Raises ValueError
+    for a mask that has not the height and width of `image`, where that is given.
     """
     boxes = rounded_boxes([p.box for p in predictions]) if boxes is None else boxes
     answers = tuple(map(_stored, predictions, boxes))
+    for mask in (answer.mask for answer in answers if answer.mask is not None):
+        if image is not None and tuple(mask["size"]) != image:
+            raise ValueError(f"a mask of {mask['size']} (height, width) on an image of {list(image)}")
     chosen_from = next((p.proposals for p in predictions if p.proposals is not None), None)
     proposals = None if chosen_from is None else tuple(filter(None, rounded_boxes(chosen_from)))
     return SceneAnswers(scene, answers, proposals, size=size)

@@ -46,6 +46,8 @@ def test_masks_that_are_not_at_hand_are_said_to_be_unscored(bench, tmp_path):
     (tmp_path / "mine.jsonl").write_text(json.dumps(line) + "\n")
     code, out, _ = bench("verify", "--results", "out")
     assert code == 0 and "re-score equal for boxes; the split here has no masks to score the run's by" in out
+    (run,) = (tmp_path / "out" / "runs").glob("*/*/*")
+    assert "of which the split here has none; prepare the data as it was" in bench("score", str(run), "--keep")[2]
     # Other masks are other numbers.
     (tmp_path / "mine.jsonl").write_text(json.dumps(line | {"segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]]}) + "\n")
     code, out, _ = bench("verify", "--results", "out")

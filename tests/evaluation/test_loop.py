@@ -157,6 +157,10 @@ def test_memory_too_small_for_one_scene(tmp_path, use):
     (lambda batch, right: right[::-1], r"answered '\d+-\d+' where '0-0' was due"),
     (lambda batch, right: [p.box for p in right], "answered query '0-0' with .*, not with a Prediction"),
     (lambda batch, right: [Prediction(p.id, (1.0, 2.0, 3.0)) for p in right], "scene s0: .*not a box of 4 numbers"),
+    (lambda batch, right: [Prediction(p.id, None, mask={"size": [3, 3], "counts": "9"}) for p in right],
+     r"scene s0: .*a mask of \[3, 3\] \(height, width\) on an image of"),
+    (lambda batch, right: [Prediction(p.id, None, mask={"size": [24, 32], "counts": "~"}) for p in right],
+     "scene s0: .*not a mask in COCO's"),
     (lambda batch, right: [Prediction(p.id, None, proposals=np.ones(3)) for p in right], "scene s0: .*not a box"),
     (raising(KeyError("conv1")), "failed on the scenes s0, s1, s2, ...: KeyError: 'conv1'"),
 ])  # fmt: skip
