@@ -43,6 +43,13 @@ def box_of(mask: Mask) -> Box | None:
     return (x, y, x + w, y + h) if w and h else None
 
 
+def of_box(box: Box, height: int, width: int) -> Mask:
+    """Fill a box, xyxy pixels, in an image of that size as pycocotools does."""
+    x1, y1, x2, y2 = box
+    (filled,) = coco.frPyObjects(np.array([[x1, y1, x2 - x1, y2 - y1]], np.float64), height, width)
+    return {"size": [height, width], "counts": filled["counts"].decode()}
+
+
 def areas(masks: Sequence[Mask]) -> Int:
     """Count the pixels of masks (N,)."""
     return _areas([_raw(mask) for mask in masks])

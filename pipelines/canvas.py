@@ -106,14 +106,23 @@ def mask_on(canvas: Canvas, inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Place a mask (H, W) of the whole, unmirrored image on its canvas (S, S): the nearest pixel, as torch counts."""
     out = np.zeros((len(canvas.pixels),) * 2, np.bool_)
     columns, rows = (
-        np.clip(np.floor(np.arange(end - start) / ratio + corner + 1e-6).astype(np.int64), 0, length - 1)
-        for start, end, ratio, corner, length in zip(
-            (canvas.left, canvas.top), (canvas.right, canvas.bottom), canvas.ratio, canvas.corner, inside.shape[::-1],
+        _nearest(*axis)
+        for axis in zip(
+            (canvas.right - canvas.left, canvas.bottom - canvas.top), canvas.ratio, canvas.corner, inside.shape[::-1],
             strict=True,
         )
     )  # fmt: skip
     out[canvas.top : canvas.bottom, canvas.left : canvas.right] = inside[np.ix_(rows, columns)]
     return out
+
+
+def _nearest(count: int, ratio: float, corner: float, length: int) -> NDArray[np.int64]:
+    """Return which of `length` pixels each of `count` on the canvas takes."""
+    if not corner and abs(length * ratio - count) < 1:  # the whole side: torch divides by what it was rounded to
+        places = np.floor(np.arange(count, dtype=np.float32) * np.float32(length / count))
+    else:
+        places = np.floor(np.arange(count) / ratio + corner + 1e-6)
+    return np.asarray(np.clip(places.astype(np.int64), 0, length - 1))
 
 
 def to_images(boxes: Boxes, canvases: Sequence[Canvas], owners: NDArray[np.int64]) -> Boxes:

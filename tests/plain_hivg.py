@@ -172,21 +172,26 @@ def forward(w, s, pixels, masked, ids):
 def forward_batch(w, s, samples, mixed):
     """The boxes of a batch (B, 4); `mixed` lets each bridge take the wrong rows, as the official code does."""
     texts = [text_tower(under(w, "clip."), s, ids) for _, _, ids in samples]
-    bridges = [memories(w, s, *text) for text in texts]  # of each sample, a (77, W) for each bridge
-    if mixed:
-        count = len(samples)
-        for k in range(len(s.bridges)):
-            flat = torch.stack([bridge[k] for bridge in bridges], dim=1).flatten(0, 1)  # position by position
-            for b in range(count):
-                bridges[b] = [*bridges[b][:k], flat[b * s.context : (b + 1) * s.context], *bridges[b][k + 1 :]]
-    boxes = []
-    for (pixels, masked, ids), (_, last), bridge in zip(samples, texts, bridges, strict=True):
-        x = fused(w, s, pixels, masked, ids, last, bridge)[0]
-        for i in range(3):
-            x = linear(under(w, f"bbox_embed.layers.{i}."), x)
-            x = x.relu() if i < 2 else x.sigmoid()
-        boxes.append(x)
-    return torch.stack(boxes)
+    bridges = bridged(w, s, texts, mixed)
+    parts = zip(samples, texts, bridges, strict=True)
+    return torch.stack([box(w, fused(w, s, *sample, last, bridge)[0]) for sample, (_, last), bridge in parts])
+
+
+def bridged(w, s, texts, mixed):
+    """What each sample's bridges take, a (77, W) for each bridge."""
+    bridges = [memories(w, s, *text) for text in texts]
+    for k in range(len(s.bridges) if mixed else 0):
+        flat = torch.stack([bridge[k] for bridge in bridges], dim=1).flatten(0, 1)  # position by position
+        for b in range(len(texts)):
+            bridges[b] = [*bridges[b][:k], flat[b * s.context : (b + 1) * s.context], *bridges[b][k + 1 :]]
+    return bridges
+
+
+def box(w, x):
+    for i in range(3):
+        x = linear(under(w, f"bbox_embed.layers.{i}."), x)
+        x = x.relu() if i < 2 else x.sigmoid()
+    return x
 
 
 def fused(w, s, pixels, masked, ids, last, bridge):
@@ -245,9 +250,15 @@ def memories(w, s, states, last):
 
 def image_tower(w, s, pixels, bridge):
     """(3, S, S) and a (77, W) for each bridge -> (1 + P, taps * W)."""
+    states = image_states(w, s, pixels, bridge)
+    return torch.cat([states[number] for number in s.taps], dim=1)
+
+
+def image_states(w, s, pixels, bridge):
+    """The output of every block, (1 + P, W) each."""
     patches = F.unfold(pixels[None], s.patch, stride=s.patch)[0].T @ w["embeddings.patch_embedding.weight"].flatten(1).T
     x = torch.cat([w["embeddings.class_embedding"][None], patches]) + w["embeddings.position_embedding.weight"]
-    x, taps, left = norm(under(w, "pre_layrnorm."), x), [], list(bridge)
+    x, states, left = norm(under(w, "pre_layrnorm."), x), [], list(bridge)
     for number, block in enumerate(layers(w, "encoder.layers.")):
         y = norm(under(block, "layer_norm1."), x)
         x = x + attention(under(block, "self_attn."), y, None, s.vision_heads, None)
@@ -257,9 +268,8 @@ def image_tower(w, s, pixels, bridge):
             )
             x = x + quick_mlp(under(block, "cross_mlp."), y)
         x = x + quick_mlp(under(block, "mlp."), norm(under(block, "layer_norm2."), x))
-        if number in s.taps:
-            taps.append(x)
-    return torch.cat(taps, dim=1)
+        states.append(x)
+    return states
 
 
 def quick_mlp(w, x):

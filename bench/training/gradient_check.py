@@ -17,8 +17,9 @@ from bench.errors import UsageError
 from bench.settings import Resolved
 from bench.training.jobs import chosen_tasks
 from bench.training.setup import make_job
+from bench.training.stages import StagedTraining
 from bench.training.step import BOXES, frozen_modules, weighted
-from bench.training.task import TrainTask
+from bench.training.task import ExternalTraining, TrainTask
 
 AT_ONCE = 8  # samples in a forward pass
 
@@ -32,8 +33,11 @@ def first_step(
     split = split if limit is None else split.limited(limit)
     job = replace(make_job(pipeline, split, split, resolved, recipe, Path()), saves=False)
     (task,) = chosen_tasks(job, tasks, part or next(iter(tasks(job)))).values()
-    if not isinstance(task, TrainTask):
+    if isinstance(task, StagedTraining):
+        task = task.first()
+    if isinstance(task, ExternalTraining):
         raise UsageError(f"--check-step: {task.trainer}'s own trainer trains {pipeline} and reports no single steps")
+    assert isinstance(task, TrainTask)
     return {"split": split.name, **gradient_check(task)}
 
 
@@ -58,7 +62,9 @@ def gradient_check(task: TrainTask) -> dict[str, Any]:
     boxes: list[list[float]] = []
     # A loss that compares the samples of a batch is taken over all of them at once, and is no sum over samples.
     apart = task.loss_scope == "sample"
-    size, total = (AT_ONCE, len(data)) if apart else (len(data), 1)
+    size, total = (
+        (AT_ONCE if "batch" in task.config.FREE else task.config.batch, len(data)) if apart else (len(data), 1)
+    )
     for start in range(0, len(data), size):
         batch = task.collate([data.sample(0, row) for row in range(start, min(start + size, len(data)))])
         terms = task.losses(batch.to(device), rng)

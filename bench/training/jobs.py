@@ -18,7 +18,7 @@ from bench.runs.shards import from_environment
 from bench.settings import Resolved, merged
 
 if TYPE_CHECKING:  # they import torch, which takes seconds: only once the request is known to be sound
-    from bench.training.task import ExternalTraining, Trained, TrainingJob, TrainTask
+    from bench.training.task import Trained, Training, TrainingJob, TrainTask
 
 
 def train_pipeline(
@@ -121,7 +121,7 @@ def train_pipeline(
     return {name: one.path for name, one in made.items()}
 
 
-def chosen_tasks(job: TrainingJob, tasks: Any, part: str | None) -> dict[str, TrainTask | ExternalTraining]:
+def chosen_tasks(job: TrainingJob, tasks: Any, part: str | None) -> dict[str, TrainTask | Training]:
     """Make the tasks of the part, or of all. Raises UnknownName, and UsageError for what a part's trainer cannot do."""
     from bench.training.task import ExternalTraining
 

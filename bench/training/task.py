@@ -194,17 +194,21 @@ class GrounderTask(TrainTask):
         return self.job.validate(registry.pipeline_factory(context.name)(context), **share)
 
 
-class ExternalTraining(ABC):
-    """A training by another package's own trainer: one process, started anew each time."""
-
-    trainer: ClassVar[str]  # whose, for messages
+class Training(ABC):
+    """A training that is more, or other, than one task for the trainer."""
 
     def __init__(self, job: TrainingJob) -> None:
         self.job = job
 
     @abstractmethod
-    def run(self) -> Trained:
-        """Train and write the weights."""
+    def run(self) -> Trained | None:
+        """Train and write the weights; return them on the first process, None on others."""
 
 
-TaskFactory = Callable[[], TrainTask | ExternalTraining]
+class ExternalTraining(Training):
+    """A training by another package's own trainer: one process, started anew each time."""
+
+    trainer: ClassVar[str]  # whose, for messages
+
+
+TaskFactory = Callable[[], TrainTask | Training]

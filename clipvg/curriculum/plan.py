@@ -15,7 +15,7 @@ from bench.hashing import find_file, sha256_file
 from bench.runs.shards import from_environment
 from bench.settings import flattened, merged
 from bench.training.config import TrainConfig, batch_plan
-from bench.training.task import TaskFactory, TrainingJob, TrainTask
+from bench.training.task import ExternalTraining, TaskFactory, TrainingJob, TrainTask
 from clipvg.curriculum.pools import Pool
 from clipvg.curriculum.search import CurriculumOptions
 
@@ -62,8 +62,10 @@ def only_task(job: TrainingJob, tasks: Tasks) -> tuple[str, TrainTask]:
         raise UsageError(f"--curriculum trains methods of one part, and {method} has {len(parts)}: {', '.join(parts)}")
     ((part, factory),) = parts.items()
     task = factory()
-    if not isinstance(task, TrainTask):
+    if isinstance(task, ExternalTraining):
         raise UsageError(f"--curriculum cannot use {task.trainer}'s own trainer, which trains {method}")
+    if not isinstance(task, TrainTask):
+        raise UsageError(f"--curriculum trains in one go, and {method} in stages: set stages=[] for one of them")
     if task.metric != "accuracy":
         raise UsageError(f"--curriculum selects by Acc@0.5, and {method} is scored by {task.metric}")
     return part, task

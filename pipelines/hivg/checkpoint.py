@@ -1,5 +1,7 @@
 """HiVG's official checkpoints: the adapters merged, the names brought to one form, everything else strict.
 
+A file of ours is a .safetensors of the same names, with the adapters, whose metadata has the sizes.
+
 A stage of the authors' training wraps CLIP once more, so the keys of CLIP have `base_model.model.` up to four times. A
 file names tensors that nothing uses; those are left out. Which states of the text tower a bridge takes is read off its
 gate; only whether it takes them at all (`mixup_pretrain`) is in the file's arguments.
@@ -10,41 +12,74 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bench.errors import WeightsError
+from bench.errors import WeightsError, first_line
 from pipelines import weights
 from pipelines.hivg.network import OFFICIAL, HiVG, HiVGConfig
 
 NESTED = re.compile(r"^(base_model\.model\.)+")
 DEAD = ("reg_pos_embed.", "condition_text_pos_embed.", "ml_text_feat_perceiver.")
+FORMAT = "grounding-bench/hivg/1"
 ALPHA = 16.0  # peft's lora_alpha: an adapter counts alpha / rank
 FIRST = "clip.vision_model.embeddings.patch_embedding.weight"
 STATES = {1: (12,), 2: (6, 12), 12: tuple(range(1, 13))}  # states a gate joins -> which
 HOW = "the authors' checkpoints are linked in the README of github.com/linhuixiao/HiVG"
 
 
+class Stored(NamedTuple):
+    """A network's tensors, adapters beside their matrices, under the names of `HiVG`; and its sizes."""
+
+    state: dict[str, Tensor]
+    config: HiVGConfig
+
+
 def open_network(path: Path, clip: Path | None = None) -> HiVG:
-    """Open the network of an official file, float32, in eval mode; `clip` is the file of CLIP alone beside it.
+    """Open the network of an official file or one of ours, float32, in eval mode; `clip` is the CLIP file beside it.
 
     Raises WeightsError: what the file is instead, or how it differs from the network.
     """
+    state, config = read(path, clip)
+    with torch.device("meta"):
+        network = HiVG(config)
+    weights.load_strictly(network, merge_adapters(state, path), str(path), assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def read(path: Path, clip: Path | None = None) -> Stored:
+    """Read what a network is made of, without the tensors that nothing uses. Raises WeightsError."""
+    if path.suffix == ".safetensors":
+        state, metadata = weights.read_safetensors(path)
+        try:
+            if metadata.get("format") != FORMAT:
+                raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+            return Stored(state, HiVGConfig.model_validate(metadata["config"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{path}: its metadata is not that of a HiVG ({first_line(error)})") from None
     state, mixup = read_official(path)
     if clip is not None:
         own = {f"clip.{key}": tensor for key, tensor in read_clip(clip).items()}
         state = {key: tensor for key, tensor in state.items() if not key.startswith("clip.")} | own
     config = variant(state, mixup, path)
-    unused = [*DEAD, *([] if mixup and config.bridges else ["condition_text_proj."])]
-    merged = {key: t for key, t in merge_adapters(state, path).items() if not key.startswith(tuple(unused))}
-    if mixup:  # its bridges take the text's features; what would mix states is in the file, too
-        merged = {key: t for key, t in merged.items() if "cross_gate." not in key and "cross_adaptive" not in key}
-    with torch.device("meta"):
-        network = HiVG(config)
-    weights.load_strictly(network, merged, str(path), assign=True)
-    return network.eval().requires_grad_(False)
+    unused = (*DEAD, *([] if mixup and config.bridges else ["condition_text_proj."]))
+    # The bridges of mixup take the text's features; what would mix states is in the file, too.
+    mixing = ("cross_gate.", "cross_adaptive") if mixup else ()
+    kept = {
+        key: tensor
+        for key, tensor in state.items()
+        if not key.startswith(unused) and not any(part in key for part in mixing)
+    }
+    return Stored(kept, config)
+
+
+def save(path: Path, network: HiVG, recipe: Mapping[str, Any]) -> None:
+    """Write a .safetensors of ours (float16), adapters as they are; it appears whole or not at all. Raises RunError."""
+    config = network.config.model_dump(mode="json")
+    metadata = {"format": FORMAT, "config": config, "recipe": dict(recipe)}
+    weights.write_safetensors(path, network.state_dict(), metadata)
 
 
 def read_official(path: Path) -> tuple[dict[str, Tensor], bool]:

@@ -54,6 +54,7 @@ class HiVGConfig(Table):
     layers: int = 6
     dropout: float = 0.1
     inner: int = Field(3072, description="width of the feed-forward network over patch tokens")
+    mask_head: bool = True
 
 
 OFFICIAL = {  # (width, patch) of the image tower -> the sizes of a variant
@@ -66,10 +67,11 @@ OFFICIAL = {  # (width, patch) of the image tower -> the sizes of a variant
 
 
 class Text(NamedTuple):
-    """Texts encoded: what each bridge takes of them (N, bridges, 77, W), and their tokens (N, 77, d)."""
+    """Texts encoded: what each bridge takes of them (N, bridges, 77, W), their tokens (N, 77, d), CLIP's (N, 77, E)."""
 
     memories: Tensor
     tokens: Tensor
+    features: Tensor
 
 
 class HiVG(nn.Module):
@@ -100,7 +102,9 @@ class HiVG(nn.Module):
         xavier(self.vl_transformer)
         self.bbox_embed = MLP(d, d, 4, 3)
         self.visu_token_norm, self.visu_token_mlp = nn.LayerNorm(d), FeedForward(d, c.inner)
-        self.seg_conv1, self.seg_conv2, self.seg_conv3 = (nn.ConvTranspose2d(d, d, 2, 2, bias=False) for _ in range(3))
+        if c.mask_head:
+            for n in (1, 2, 3):
+                self.add_module(f"seg_conv{n}", nn.ConvTranspose2d(d, d, 2, 2, bias=False))
 
     def forward(self, pixels: Tensor, masked: Tensor, ids: Tensor) -> Tensor:
         """Ground one text in one image a row, nothing shared.
@@ -126,15 +130,28 @@ class HiVG(nn.Module):
         else:
             memories = [self.condition_text_proj(features)] * len(bridges) if bridges else []
         empty = features.new_empty(len(ids), 0, ids.shape[1], self.config.vision)
-        return Text(torch.stack(memories, dim=1) if memories else empty, self.text_proj(features))
+        return Text(torch.stack(memories, dim=1) if memories else empty, self.text_proj(features), features)
 
     def encode_image(self, begun: Sequence[Tensor], memories: Tensor) -> Tensor:
         """Encode images, (B, 1 + P, d), from what `begin` made of them.
 
         `memories` (B, bridges, 77, W) are what the bridges take of each image's text.
         """
-        *tapped, _ = self.clip.vision_model.finish(begun, memories.unbind(dim=1))
-        out: Tensor = self.visu_proj(self.ml_visual_projection(torch.cat(tapped, dim=-1)))
+        return self.encode_views(begun, memories)[0]
+
+    def encode_views(self, begun: Sequence[Tensor], memories: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode images as `encode_image` does -> that, and the last block's class tokens (B, W)."""
+        *tapped, last = self.clip.vision_model.finish(begun, memories.unbind(dim=1))
+        return self.visu_proj(self.ml_visual_projection(torch.cat(tapped, dim=-1))), last[:, 0]
+
+    def compare(self, classes: Tensor, ends: Tensor) -> Tensor:
+        """Compare images by their class tokens (B, W) with texts by CLIP's vectors of their ends (N, E) -> (N, B).
+
+        Cosines, times the temperature that CLIP was trained with.
+        """
+        tower = self.clip.vision_model
+        images = F.normalize(self.clip.visual_projection(tower.post_layernorm(classes)), dim=-1)
+        out: Tensor = F.normalize(ends, dim=-1) @ images.T * self.clip.logit_scale.exp()
         return out
 
     def fuse(
@@ -144,13 +161,19 @@ class HiVG(nn.Module):
 
         `masked` (B, P) and `padding` (B, L) are True where a patch or a text token is ignored.
         """
+        sequence, position, ignored = self.sequence(image_tokens, masked, text_tokens, padding)
+        out: Tensor = self.vl_transformer["encoder"](sequence, position, ignored, only_first)
+        return out
+
+    def sequence(
+        self, image_tokens: Tensor, masked: Tensor, text_tokens: Tensor, padding: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `fuse` fuses, (B, N, d), the positions (B, N, d), and which tokens are ignored (B, N)."""
         register = self.reg_token.weight.expand(len(image_tokens), 1, -1)
         sequence = torch.cat([register, image_tokens, text_tokens], dim=1)
         keep = masked.new_zeros(len(masked), 2)
         position = self.vl_pos_embed.weight[: sequence.shape[1]].expand(len(sequence), -1, -1)
-        ignored = torch.cat([keep, masked, padding], dim=1)
-        out: Tensor = self.vl_transformer["encoder"](sequence, position, ignored, only_first)
-        return out
+        return sequence, position, torch.cat([keep, masked, padding], dim=1)
 
     def box(self, register: Tensor) -> Tensor:
         """Compute boxes of [REG] tokens, (B, d) -> (B, 4) cxcywh in 0..1, in float32."""
@@ -158,16 +181,24 @@ class HiVG(nn.Module):
             out: Tensor = self.bbox_embed(register.to(next(self.bbox_embed.parameters()).dtype)).sigmoid()
         return out
 
-    def maps(self, fused: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-        """Compare fused patches with the text's end -> logits of patches (B, P) and of the mask (B, 8 S, 8 S).
+    def similarity(self, fused: Tensor, ends: Tensor) -> Tensor:
+        """Compare fused patches with the text's end -> logits of patches (B, P).
 
-        `fused` are all tokens, `ends` (B,) the place of each text's end token. S = patches along a side.
+        `fused` are all tokens, `ends` (B,) the place of each text's end token.
         """
-        count = self.side**2
-        patches = fused[:, 2 : 2 + count]
-        words = F.normalize(fused[torch.arange(len(fused), device=fused.device), 2 + count + ends], dim=-1)
-        similarity = self.visu_token_mlp(self.visu_token_norm(patches)) @ words[..., None]
+        patches, words = self._compared(fused, ends)
+        out: Tensor = (self.visu_token_mlp(self.visu_token_norm(patches)) @ words[..., None])[..., 0]
+        return out
+
+    def mask(self, fused: Tensor, ends: Tensor) -> Tensor:
+        """Compute the logits of the mask, (B, 8 S, 8 S) of S patches along a side; arguments as for `similarity`."""
+        patches, words = self._compared(fused, ends)
         grid = patches.transpose(1, 2).unflatten(-1, (self.side, self.side))
-        for convolution in (self.seg_conv1, self.seg_conv2, self.seg_conv3):
-            grid = convolution(grid)
-        return similarity[..., 0], torch.einsum("bdhw,bd->bhw", grid, words)
+        for n in (1, 2, 3):
+            grid = self.get_submodule(f"seg_conv{n}")(grid)
+        return torch.einsum("bdhw,bd->bhw", grid, words)
+
+    def _compared(self, fused: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+        count = self.side**2
+        words = fused[torch.arange(len(fused), device=fused.device), 2 + count + ends]
+        return fused[:, 2 : 2 + count], F.normalize(words, dim=-1)

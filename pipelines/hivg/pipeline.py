@@ -13,7 +13,7 @@ the scenes in a call.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from pipelines.canvas import Canvas, covered, normalised
 from pipelines.card import CardOptions, make_card
 from pipelines.engine import Engine, Rows, prepare
 from pipelines.hivg.checkpoint import HOW, open_network
-from pipelines.hivg.network import HEADS, PAD
+from pipelines.hivg.network import HEADS, PAD, HiVG
 from pipelines.on_canvas import CanvasPipeline
 from pipelines.two_stage.clip.encoder import cut_note, encode, open_clip, token_ids
 
@@ -54,28 +54,33 @@ class HiVGOptions(Table):
 class HiVGPipeline(CanvasPipeline):
     """Ground expressions with one network."""
 
-    def __init__(self, options: HiVGOptions, context: PipelineContext) -> None:
+    def __init__(self, options: HiVGOptions, context: PipelineContext, training: HiVG | None = None) -> None:
+        """`training` is a network in training, used as it is."""
         super().__init__(context, options.letterbox_threads)
         self.options = options
-        path = weights.find(options.weights, context, HOW)
-        clip = weights.find(options.clip, context, HOW) if options.clip else None
-        self.network = network = open_network(path, clip)
+        files, accelerated = {}, frozenset[str]()
+        if training is None:
+            files["hivg"] = weights.find(options.weights, context, HOW)
+            if options.clip:
+                files["clip"] = weights.find(options.clip, context, HOW)
+            training = network = open_network(files["hivg"], files.get("clip"))
+            towers = network.clip.vision_model.encoder.layers, network.clip.text_model.encoder.layers
+            parts = [*towers[0], *towers[1], network.vl_transformer["encoder"]]
+            accelerated = prepare(network, context, HEADS, parts)
+        self.network = network = training
         self.size = network.config.image_size
-        towers = network.clip.vision_model.encoder.layers, network.clip.text_model.encoder.layers
-        parts = [*towers[0], *towers[1], network.vl_transformer["encoder"]]
-        accelerated = prepare(network, context, HEADS, parts)
         gpu = torch.device(context.device).type == "cuda"
         images, pairs = options.images or (64 if gpu else 4), options.pairs or (128 if gpu else 8)
         self.engine = Engine(context, self._encode_texts, images, pairs, kept=TEXTS)
-        self.tokenizer = open_clip.get_tokenizer("ViT-B-16")
+        self.tokenizer = open_tokenizer(network.config.context)
         mixed = f", texts mixed in groups of {options.batch}" if options.bridge == "official" else ""
         self.card = make_card(
             context,
             options.card,
             summary=f"HiVG, patches of {network.config.patch} at {self.size} px, bridge {options.bridge}{mixed}",
             paper="Xiao et al., HiVG, ACM MM 2024",
-            weights={"hivg": options.weights} | ({"clip": options.clip} if clip else {}),
-            sha256={"hivg": sha256_file(path)} | ({"clip": sha256_file(clip)} if clip else {}),
+            weights={"hivg": options.weights} | ({"clip": options.clip} if "clip" in files else {}),
+            sha256={part: sha256_file(path) for part, path in files.items()},
             parameters=sum(p.numel() for p in network.parameters()),
             accelerated=accelerated,
         )
@@ -133,10 +138,20 @@ class HiVGPipeline(CanvasPipeline):
         return self.network.clip.vision_model.begin(pixels), masked_patches(~inside, self.network.side)
 
     def _encode_texts(self, texts: Sequence[str]) -> list[Rows]:
-        ids = token_ids(self.tokenizer, texts)  # all 77 places count in the bridges
-        ids = self.engine.to_device(F.pad(ids, (0, self.network.config.context - ids.shape[1]), value=PAD))
-        memories, tokens = self.network.encode_text(ids)
+        ids = self.engine.to_device(padded_ids(self.tokenizer, texts))
+        memories, tokens, _ = self.network.encode_text(ids)
         return list(zip(memories, tokens, ids == PAD, strict=True))
+
+
+def open_tokenizer(context: int) -> Any:
+    """Open CLIP's tokenizer, for texts of so many tokens."""
+    return open_clip.get_tokenizer("ViT-B-16", context_length=context)
+
+
+def padded_ids(tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    """Encode texts to token ids (N, 77), padding included: all places count in the bridges."""
+    ids = token_ids(tokenizer, texts)
+    return F.pad(ids, (0, tokenizer.context_length - ids.shape[1]), value=PAD)
 
 
 def masked_patches(padding: Tensor, side: int) -> Tensor:

@@ -4,58 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.errors import DataError, SettingsError
-from bench.masks import decode
 from bench.settings import parse_table, takes
 from bench.training.task import GrounderTask, ParameterGroup, TaskFactory, TrainingJob
 from pipelines import layers
-from pipelines.canvas import covered, mask_on, normalised
+from pipelines.canvas import covered, normalised
+from pipelines.mask_rows import MaskBatch, MaskRows, collate_masked, dice, focal, refuse_flips, refuse_without_masks
 from pipelines.oneref import checkpoint
 from pipelines.oneref.pipeline import OneRefOptions, OneRefPipeline
 from pipelines.oneref.recipe import OneRefTraining, start
-from pipelines.rows import Row, RowBatch, Rows, collate
+from pipelines.rows import RowBatch, Rows, collate
 
 log = logging.getLogger("bench.train")
-ALPHA = 0.25  # the focal loss's weight of pixels inside, against 1 - ALPHA outside
 UNTRAINED = {"boxes": (), "masks": ("bbox_embed.", "visu_proj.", "vision_head.")}  # they get no gradient there
-MaskedRow = tuple[Row, NDArray[np.bool_]]  # a row with its mask on the canvas (S, S)
-
-
-@dataclass(frozen=True, slots=True)
-class MaskBatch(RowBatch):
-    """Rows with their masks on the canvas, (B, S, S) of bool, where masks are trained."""
-
-    masks: Tensor | None = None
-
-
-class MaskRows(Rows):
-    """Rows with the ground-truth mask of each."""
-
-    def sample(self, epoch: int, index: int) -> MaskedRow:  # type: ignore[override]
-        """Return the row as that epoch shows it. Raises ImageError, DataError."""
-        return self._masked(super().sample(epoch, index), index)
-
-    def samples(self, epoch: int, indices: Sequence[int]) -> list[MaskedRow]:  # type: ignore[override]
-        """Return rows as that epoch shows them, those of one image on one canvas."""
-        rows = super().samples(epoch, indices)
-        return [self._masked(row, index) for row, index in zip(rows, indices, strict=True)]
-
-    def _masked(self, row: Row, index: int) -> MaskedRow:
-        scene, expression = self.expression(index)
-        if expression.mask is None:
-            raise DataError(f"{scene.file}, expression {expression.id}: it has no mask to train on; leave it out")
-        return row, mask_on(row[0], decode(expression.mask))
 
 
 class OneRefTask(GrounderTask):
@@ -73,15 +41,8 @@ class OneRefTask(GrounderTask):
             self.loss_weights |= {"focal": share * config.focal, "dice": share * config.dice}
         if not self.boxes:
             self.metric = "mask_miou"
-            if config.augment.flip_share:
-                raise SettingsError(
-                    f"bench.toml [train.{job.context.name}]: augment.flip_share: masks are not mirrored"
-                )
-            for part, scenes in (("train", job.scenes), ("validation", job.validation)):
-                if not any(e.mask is not None for scene in scenes for e in scene.expressions):
-                    raise DataError(
-                        f"the {part} split has no masks; prepare it from files that have them, for --set head=masks"
-                    )
+            refuse_flips(config.augment, job)
+            refuse_without_masks(job, ("train", "validation"), "head=masks")
         self.loaded, self.taken = start(config, job)
         self.model: Any = self.loaded.network.requires_grad_(True).to(job.context.device)
         texts = {e.text for scene in job.scenes for e in scene.expressions}
@@ -100,9 +61,7 @@ class OneRefTask(GrounderTask):
         """Join rows into a batch."""
         if self.boxes:
             return collate(samples)
-        plain = collate([row for row, _ in samples])
-        masks = torch.from_numpy(np.stack([mask for _, mask in samples]))
-        return MaskBatch(plain.images, plain.edges, plain.targets, plain.texts, plain.owners, masks)
+        return collate_masked(samples)
 
     def losses(self, batch: RowBatch, rng: torch.Generator) -> dict[str, Tensor]:
         """Return the terms of each row, (B,); for boxes also the boxes, cxcywh in 0..1 of the canvas."""
@@ -157,21 +116,6 @@ class OneRefTask(GrounderTask):
     @property
     def notes(self) -> Mapping[str, Any]:
         return {"texts_cut": self.cut} | ({"beit3": self.taken} if self.taken else {})
-
-
-def focal(logits: Tensor, inside: Tensor) -> Tensor:
-    """Compute the mean focal loss of each sample's pixels, (B, ...) twice -> (B,) (Lin et al. 2017)."""
-    truth, p = inside.float(), logits.sigmoid()
-    right = p * truth + (1 - p) * (1 - truth)
-    share = ALPHA * truth + (1 - ALPHA) * (1 - truth)
-    cross = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    return (share * (1 - right) ** 2 * cross).flatten(1).mean(dim=1)
-
-
-def dice(logits: Tensor, inside: Tensor) -> Tensor:
-    """Compute the dice loss of each sample, (B, ...) twice -> (B,)."""
-    truth, p = inside.float().flatten(1), logits.sigmoid().flatten(1)
-    return 1 - (2 * (p * truth).sum(dim=1) + 1) / (p.sum(dim=1) + truth.sum(dim=1) + 1)
 
 
 def patches_in(boxes: Tensor, side: int, patch: int) -> Tensor:

@@ -16,11 +16,11 @@ from bench.training.jobs import train_pipeline
 from bench.training.task import TaskFactory, TrainingJob
 from pipelines.two_stage import pipeline as two_stage
 from pipelines.two_stage.proposers.objects import class_names, scene_descriptions
-from tools.tiny_weights import architectures, clip_pretraining, clipvg, dynamic_mdetr, transvg
+from tools.tiny_weights import architectures, clip_pretraining, clipvg, dynamic_mdetr, hivg, transvg
 
 RECIPES = Path(__file__).with_name("shapes.toml")
 SPLIT = "shapes-train"
-PARTS = ("clip", "detr", "ssd", "yolo", "clipvg-clip", "clipvg", "transvg", "dynamic-mdetr")
+PARTS = ("clip", "detr", "ssd", "yolo", "clipvg-clip", "clipvg", "transvg", "dynamic-mdetr", "hivg")
 Tasks = Callable[[TrainingJob], Mapping[str, TaskFactory]]
 
 
@@ -37,7 +37,7 @@ def run(part: str, out: Path, seed: int = 0, device: str = "auto", changes: Mapp
     resolved = load_settings(flags={"run.seed": seed, "run.device": device, "data.shapes.train": scenes})
     if part == "clipvg-clip":
         return _train("clipvg", "clip", clip_pretraining.tasks, table, resolved, out)
-    if part in (family := {"transvg": transvg.tasks, "dynamic-mdetr": dynamic_mdetr.tasks}):
+    if part in (family := {"transvg": transvg.tasks, "dynamic-mdetr": dynamic_mdetr.tasks, "hivg": hivg.tasks}):
         return _train(part, "network", family[part], table, resolved, out)
     if part == "clipvg":
         return _clipvg(table, resolved, out, seed, device)

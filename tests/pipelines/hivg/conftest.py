@@ -4,6 +4,7 @@ import plain_hivg
 import pytest
 from fake_world import make_context
 from small_hivg import FIRST, LATER, config_of
+from training_world import make_job  # noqa: F401 - a fixture
 
 from pipelines.hivg import network
 
@@ -31,6 +32,21 @@ def official(tmp_path):
 @pytest.fixture
 def context(tmp_path):
     """context(options, **changes): what the factory of hivg is given."""
-    return lambda options, **changes: make_context(
-        tmp_path, **{"name": "hivg", "dataset": "refcoco", "options": options, **changes}
+    return lambda options=None, **changes: make_context(
+        tmp_path, **{"name": "hivg", "dataset": "refcoco", "options": options or {}, **changes}
     )
+
+
+@pytest.fixture
+def job(make_job):  # noqa: F811
+    """job(out="out", fields=None, **changes of the recipe): 2 epochs of 4 steps of a network from nothing."""
+
+    def make(out="out", *, fields=None, **changes):
+        recipe = {
+            "name": "small", "clip": {"pretrained": ""}, "adapters": "", "network": config_of(FIRST).model_dump(),
+            "rank": 4, "stages": (), "epochs": 2, "batch": 4, "reference_batch": 8, "learning_rate": 1e-3,
+            "workers": 0, "save_every": 3, "log_every": 1,
+        }  # fmt: skip
+        return make_job("hivg", recipe | changes, out, **(fields or {}))
+
+    return make

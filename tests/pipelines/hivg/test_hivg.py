@@ -57,7 +57,8 @@ def test_boxes_and_maps_are_those_of_the_plain_reference(setting, official):
     text = network.encode_text(ids)
     image = network.encode_image(network.clip.vision_model.begin(pixels), text.memories)
     fused = network.fuse(image, masked, text.tokens, ids == PAD)
-    similarity, logits = network.maps(fused, ids.argmax(dim=1))
+    ends = ids.argmax(dim=1)
+    similarity, logits = network.similarity(fused, ends), network.mask(fused, ends)
     for n, sample in enumerate(samples):
         states, last = plain_hivg.text_tower(plain_hivg.under(state, "clip."), sizes, sample[2])
         x = plain_hivg.fused(state, sizes, *sample, last, plain_hivg.memories(state, sizes, states, last))
