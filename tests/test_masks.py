@@ -77,3 +77,11 @@ def test_a_broken_segmentation_is_named(segmentation, says):
 def test_what_would_lead_pycocotools_astray_is_refused(mask):
     with pytest.raises(DataError, match=r"^mask 0: "):
         refuse_broken([mask], lambda at: f"mask {at}")
+
+
+def test_what_a_mask_leaves_out_at_its_end_is_outside():
+    """Files may have it so; pycocotools would take what lies in memory."""
+    mask = checked_mask({"size": [3, 4], "counts": "72"}, "row 1", 4, 3)
+    assert decode(mask).sum() == 2 and decode(mask)[1:, 2].all() and areas([mask]) == [2]
+    with pytest.raises(DataError, match="row 1: a polygon should be"):
+        checked_mask([[10**400] * 6], "row 1", 4, 3)

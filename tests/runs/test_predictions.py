@@ -14,6 +14,7 @@ from bench.errors import RunError
 from bench.evaluation.loop import evaluate
 from bench.evaluation.rescored import rescore
 from bench.grounding import Prediction, ScoredBox
+from bench.masks import encode
 from bench.runs.packed import stored_bytes
 from bench.runs.predictions import (
     SceneAnswers,
@@ -26,7 +27,7 @@ from bench.runs.predictions import (
     rounded_boxes,
 )
 
-MASK = {"size": [24, 32], "counts": "PPYo1"}
+MASK = dict(encode(np.arange(24 * 32).reshape(24, 32) < 40))
 BOX, FAR = (1.0, 2.0, 9.0, 8.0), (20.0, 10.0, 30.0, 20.0)
 
 
@@ -52,7 +53,7 @@ def test_a_single_box_is_the_line_it_always_was(tmp_path):
 
 def test_several_boxes_and_masks_are_read_back(tmp_path):
     given = Prediction(
-        "0", BOX, 0.5, mask={"size": (24, 32), "counts": b"PPYo1"},
+        "0", BOX, 0.5, mask={"size": (24, 32), "counts": MASK["counts"].encode()},
         others=(ScoredBox(FAR), ScoredBox((1, 1, float("nan"), 2))),
     )  # fmt: skip
     row = from_predictions("s", [given, Prediction("1", None, others=(ScoredBox(FAR, 0.25, MASK),))])
