@@ -20,6 +20,7 @@ from bench.install import pip_install
 from bench.settings import Resolved
 
 BOXES = "{dataset}_dets_dict.json"
+SERVER = ("base_url", "model")  # options of a pipeline whose model is elsewhere
 
 Missing = tuple[str, str, bool]  # what; how it is brought; True: the first use fetches it, given a network
 
@@ -27,12 +28,15 @@ Missing = tuple[str, str, bool]  # what; how it is brought; True: the first use 
 def missing_parts(name: str, dataset: str, resolved: Resolved) -> list[Missing]:
     """List what a pipeline still needs for a data set, with the options of bench.toml; empty when it is ready."""
     try:
-        registry.pipeline_factory(name)
+        factory = registry.pipeline_factory(name)
     except BenchError as error:
         return [(str(error), "", False)]
     table = resolved.table("pipelines", name, dataset)
     weights = [(each.what, _how(each), each.by_itself) for each in sources.missing(table, resolved)]
-    return list(dict.fromkeys([*_proposer(table, dataset, resolved), *weights]))
+    known = getattr(getattr(factory, "table", None), "model_fields", {})
+    needed = SERVER if known.keys() >= {*SERVER} else ()
+    server = [(f"{key} of a server", f"--set {key}=...", False) for key in needed if not table.get(key)]
+    return list(dict.fromkeys([*_proposer(table, dataset, resolved), *weights, *server]))
 
 
 def _how(source: sources.Source) -> str:

@@ -18,6 +18,7 @@ from bench.runs.contents import options_by_contents, weights_by_part
 from bench.runs.record import FILE, DataIdentity, Identity, RunRecord, signature
 from bench.settings import Settings, weights_named
 
+CLIENT = "client"  # table of options: how a server is reached, which moves no number
 MOST_HEADER = 10 << 20  # bytes of metadata
 
 
@@ -63,6 +64,7 @@ def identity_of(
     """
     options = _plain(context.options)
     options.get("card", {}).pop("supervision", None)  # a word for readers, which the record's card has
+    options.pop(CLIENT, None)
 
     def file_of(key: str, name: str) -> str | None:
         path = find_file(name, context)

@@ -1,6 +1,9 @@
-"""Images for models of others: never too thin, never larger than a processor can bear."""
+"""Images for models of others: never too thin, never larger than a processor can bear, and as data URLs."""
 
 from __future__ import annotations
+
+import base64
+import io
 
 import numpy as np
 from PIL import Image
@@ -35,3 +38,13 @@ def reduced(image: Image.Image, longest: int) -> Image.Image:
     if share >= 1:
         return image
     return image.resize((max(1, round(image.width * share)), max(1, round(image.height * share))), Image.Resampling.BOX)
+
+
+def data_url(image: Image.Image, kind: str, quality: int = 95) -> str:
+    """Encode an image as the data URL of a PNG or a JPEG, whose colours are kept at full size."""
+    out = io.BytesIO()
+    if kind == "jpeg":
+        image.save(out, "JPEG", quality=quality, subsampling=0)
+    else:
+        image.save(out, "PNG")
+    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"

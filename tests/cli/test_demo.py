@@ -123,7 +123,7 @@ def test_a_missing_input(desk, image, text, names, message):
 def test_what_is_offered():
     desk = Desk(load_settings())
     assert {"yolo-clip", "mdetr", "clipvg", "centre-box"} <= set(desk.offered("shapes"))
-    assert "qwen-vl" not in desk.offered("file") and "centre-box" in desk.offered("file")
+    assert not {"qwen-vl", "api"} & {*desk.offered("file")} and "centre-box" in desk.offered("file")
     assert set(desk.chosen("shapes")) - {"small"} == {
         "yolo-clip",
         "detr-clip",

@@ -13,6 +13,7 @@ import plain_oneref
 import pytest
 import small_hivg
 import torch
+from chat_server import serving
 from torch import nn
 
 from bench.acceleration import Acceleration
@@ -40,12 +41,13 @@ SMALL = {  # pipeline -> family of a small model, and what differs from its tabl
     "grounding-dino+clip": ("grounding-dino", {}),
     "hivg": ("", {}),
     "oneref": ("", {}),
+    "api": ("", {}),
 }
 SLOW = {"seg-clip", "clip-pooling", "mdetr", "florence-2", "qwen-vl", "grounding-dino+clip", "mm-grounding-dino"}
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in (*SHIPPED, *SMALL)]
 PIECES = [("▁the", -2.0), ("▁red", -3.0), ("▁star", -3.5), ("▁", -4.0), ("s", -4.5)]
 SMALL_HIVG = small_hivg.config_of(small_hivg.FIRST)
-NO_WEIGHTS = {"whole-image", "centre-box", "fixed-box"}
+NO_WEIGHTS = {"whole-image", "centre-box", "fixed-box", "api"}
 
 
 def test_every_pipeline_is_opened():
@@ -53,8 +55,14 @@ def test_every_pipeline_is_opened():
     assert set(project["entry-points"]["bench.pipelines"]) == {*SHIPPED, *SMALL}
 
 
+@pytest.fixture(scope="module")
+def server():
+    with serving() as one:
+        yield one
+
+
 @pytest.fixture
-def build(context, hub_folder, tmp_path, monkeypatch):
+def build(context, hub_folder, tmp_path, monkeypatch, server):
     """build(name, **fields): open a pipeline, with these fields of its context changed."""
 
     def make(name, **fields):
@@ -72,6 +80,8 @@ def build(context, hub_folder, tmp_path, monkeypatch):
             sizes = plain_oneref.Sizes(width=32, depth=3, heads=4, image=64, words=40, positions=80, masks=True)
             path = plain_oneref.write_official(tmp_path / "oneref.pth", plain_oneref.official_state(sizes))
             options = {"weights": str(path), "tokenizer": str(plain_oneref.write_spm(tmp_path / "s.spm", PIECES))}
+        elif name == "api":
+            options = {"base_url": server.url, "model": "small", "preset": "qwen3"}
         elif family:
             options = {"weights": hub_folder(family), **options}
         return pipeline_factory(name)(context(name, options=options or None, **fields))
