@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -97,6 +97,7 @@ SIDE = int(80_000_000**0.5) + 1
 
 
 @given(st.integers(1, 70), st.integers(1, 70), st.sampled_from((0, 1, 2)), st.booleans(), st.integers(20, 100))
+@settings(deadline=None)  # the first one imports torch
 def test_torchvision_decodes_jpeg_to_the_pixels_of_pillow(width, height, subsampling, progressive, quality):
     import torchvision.io  # noqa: F401
 

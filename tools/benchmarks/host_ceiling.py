@@ -32,6 +32,7 @@ from bench.settings import RunSettings
 from clipvg.network import ClipVGConfig
 from clipvg.pipeline import ClipVGOptions, ClipVGPipeline
 from pipelines import on_canvas
+from pipelines.deconfounder import NoDeconfounder
 from tools.benchmarks.shared import make_context
 
 WIDTH, HEIGHT, EXPRESSIONS = 640, 480, 7
@@ -44,7 +45,7 @@ RANKS = ("first", "second", "third", "fourth", "fifth", "sixth", "last", "only",
 class Stub:
     """Return tensors of a ClipVG's shapes at no cost, narrower."""
 
-    config, side, context = ClipVGConfig(hidden=8), 14, 77
+    config, side, context, deconfounder = ClipVGConfig(hidden=8), 14, 77, NoDeconfounder()
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         return torch.zeros(1).expand(len(pixels), 1 + self.side**2, self.config.hidden)
