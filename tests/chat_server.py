@@ -91,7 +91,8 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "nonsense":
             return self.send(200, {"choices": []})
         text = self.server.reply(body)
-        content = {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
+        text, finish = text if isinstance(text, tuple) else (text, "stop")
+        content = {"choices": [{"message": {"content": text}, "finish_reason": finish}]}
         content["usage"] = {"prompt_tokens": 100, "completion_tokens": 20}
         if fault == "half":
             return self.send(200, content, cut=True)

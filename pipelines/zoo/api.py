@@ -47,12 +47,11 @@ class ApiOptions(AnswerOptions):
 
 
 class Sent(NamedTuple):
-    """An image as it is sent: its size in pixels, the size sent, the data URL and its hash."""
+    """An image as it is sent: its size in pixels, the size sent, and the data URL."""
 
     size: tuple[int, int]
     sent: tuple[int, int]
     url: str
-    digest: str
 
 
 class Api:
@@ -90,8 +89,7 @@ class Api:
         canvas = for_processor(image)
         size = self.prompting.preset.resize.size(*canvas.size)
         sized = canvas if size == canvas.size else canvas.resize(size, Image.Resampling.BICUBIC)
-        url = data_url(sized, self.options.image)
-        return Sent(canvas.size, size, url, hashlib.sha256(url.encode()).hexdigest())
+        return Sent(canvas.size, size, data_url(sized, self.options.image))
 
     def ground(self, batch: Sequence[LoadedScene]) -> list[Prediction]:
         """Predict one box for every query of every scene, in order.
@@ -105,9 +103,9 @@ class Api:
         keys = []
         for scene, image in zip(batch, images, strict=True):
             for query in scene.queries:
-                question = self.prompting.question(query.text)
-                keys.append((query.id, image, self._key(image, question)))
-                bodies.setdefault(keys[-1][2], self._body(image, question))
+                body = self._body(image, self.prompting.question(query.text))
+                keys.append((query.id, image, self._key(body)))
+                bodies.setdefault(keys[-1][2], body)
         # 2. Answers, from the cache or from the server.
         with self.clock.stage("generate"):
             stored = {key: reply for key in bodies if (reply := self.cache.get(key))}
@@ -165,17 +163,11 @@ class Api:
         }
         return {key: value for key, value in {**body, **self.options.body}.items() if value != ""}
 
-    def _key(self, image: Sent, question: str) -> str:
-        """Hash all that an answer depends on: server, model, preset, image, text, and the other keys of the request."""
-        options = self.options
-        parts: list[Any] = [
-            options.base_url.rstrip("/"),
-            options.model,
-            self.prompting.mark.rpartition(",")[0],
-            image.digest,
-        ]
-        parts += [question, options.max_tokens, options.temperature, dict(options.body)]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    def _key(self, body: Mapping[str, Any]) -> str:
+        """Hash all that an answer depends on, and nothing more: other readers parse stored answers again."""
+        return hashlib.sha256(
+            json.dumps([self.options.base_url.rstrip("/"), body], sort_keys=True).encode()
+        ).hexdigest()
 
 
 class AnswerCache:

@@ -126,14 +126,16 @@ class ChatClient:
                 continue
             except httpx.TransportError as error:  # refused, reset, or cut short
                 fault = self._clean(str(error) or type(error).__name__)
-                if isinstance(error, httpx.ConnectError) and not self.answered and attempt >= 2:
-                    break  # nothing listens there
+                if isinstance(error, httpx.ConnectError) and self._hopeless(attempt):
+                    break
                 continue
             if response.status_code == 200:
                 try:
                     reply = _reply(response.json())
                 except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-                    fault = "an answer that is not one of the protocol"
+                    fault = f"an answer that is not one of the protocol: {self._message(response)}"
+                    if self._hopeless(attempt):
+                        break
                     continue
                 self.answered = True
                 return reply
@@ -155,6 +157,10 @@ class ChatClient:
     def cost(self, tokens_in: int, tokens_out: int) -> float:
         """Compute the price of an answer."""
         return (tokens_in * self.options.price_in + tokens_out * self.options.price_out) / 1e6
+
+    def _hopeless(self, attempt: int) -> bool:
+        """Tell whether nothing, or something else, listens at the address: it never answered, three times."""
+        return attempt >= 2 and not self.answered
 
     def _refusal(self, status: int, fault: str) -> Exception:
         if status in REFUSED:

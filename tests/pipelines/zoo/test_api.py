@@ -114,7 +114,8 @@ def test_attempts_end_and_what_was_answered_stays(build):
 )
 def test_another_request_is_no_stored_answer(server, build, change):
     build(server.url).ground([scene(TEXT)])
-    build(server.url, several="refuse").ground([scene(TEXT)])  # the rule moves no answer
+    for same in ({"several": "refuse"}, {"readers": ["prose"]}, {"frame": "0-999"}):  # they move no answer
+        build(server.url, **same).ground([scene(TEXT)])
     assert len(server.bodies) == 1
     build(server.url, **change).ground([scene(TEXT)])
     assert len(server.bodies) == 2
@@ -137,6 +138,26 @@ def test_a_request_that_the_server_refuses_is_a_miss(build):
         server.left = 1
         (prediction,) = pipeline.ground([scene("other")])
         assert prediction.box is None and prediction.note == "no box: the server refuses the request with 400"
+
+
+@pytest.mark.parametrize(
+    ("reply", "note"),
+    [(("[1, 2, 3, 4]", "length"), "cut at 20 tokens; parsed as json"),
+     (("[1, 2,", "length"), "cut at 20 tokens; no box: the answer cannot be parsed"),
+     (("", "content_filter"), "stopped by the server's filter; no box: the answer cannot be parsed"),
+     ((None, "stop"), "no box: the answer cannot be parsed"),
+     (([{"type": "text", "text": "[1, 2, "}, {"type": "text", "text": "3, 4]"}], "stop"), "parsed as json")],
+)  # fmt: skip
+def test_answers_that_were_cut_or_are_empty(build, reply, note):
+    with serving(reply=lambda body: reply) as server:
+        assert build(server.url).ground([scene(TEXT)])[0].note == note
+
+
+def test_an_address_of_something_else_is_given_up_soon(build):
+    with serving(faults=["nonsense"]) as server:
+        with pytest.raises(BenchError, match=r"no answer in 3 attempts .an answer that is not one of the protocol"):
+            build(server.url).ground([scene(TEXT)])
+        assert len(server.bodies) == 3
 
 
 def test_a_pause_that_is_demanded_is_kept(build):
