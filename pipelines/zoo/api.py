@@ -25,7 +25,7 @@ from bench.grounding import ImageArray, LoadedScene, PipelineContext, Prediction
 from bench.runs.files import make_folder, write_atomically
 from bench.settings import takes
 from pipelines.card import CardOptions, make_card, parse_options
-from pipelines.zoo.chat_client import ChatClient, ClientOptions, Refused, Reply
+from pipelines.zoo.chat_client import BROKEN, ChatClient, ClientOptions, Refused, Reply
 from pipelines.zoo.images import data_url, for_processor
 from pipelines.zoo.presets import AnswerOptions, prompting
 
@@ -184,7 +184,7 @@ class AnswerCache:
         try:
             text, tokens_in, tokens_out, finish = json.loads(self._path(key).read_bytes())
             return Reply(str(text), int(tokens_in), int(tokens_out), str(finish))
-        except (OSError, ValueError, TypeError):
+        except (OSError, *BROKEN):
             return None
 
     def put(self, key: str, reply: Reply) -> None:

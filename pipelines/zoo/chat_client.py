@@ -30,13 +30,14 @@ LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 REFUSED = {400, 413, 422}  # this request, not the server: an image too large, a filter of contents
 AGAIN = {408, 409, 425, 429}
+BROKEN = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError)
 MOST_LETTERS = 200  # letters of a server's message
 
 
 class ClientOptions(Table):
     """[pipelines.api.client]: how the server is reached; none of it moves a number."""
 
-    key: str = Field("OPENAI_API_KEY", description="name of the environment variable that holds the key")
+    key: str = Field("", description="name of the environment variable that has the key; empty = none is sent")
     concurrency: int = Field(16, ge=1, le=1024, description="requests at once, within a batch")
     requests_per_minute: float = Field(0, ge=0, description="0 = no limit")
     timeout_s: float = Field(120, gt=0, description="without a byte from the server")
@@ -88,12 +89,12 @@ class ChatClient:
         local = parts.hostname in LOOPBACK
         if offline and not local:
             raise SettingsError(f"{where}: base_url names {parts.hostname}, and offline is set; only loopback is taken")
-        if not VARIABLE.fullmatch(options.key):
+        if options.key and not VARIABLE.fullmatch(options.key):
             raise SettingsError(
                 f"{where}: client.key: expected the NAME of an environment variable, in capitals, never the key itself"
             )
-        self._key = os.environ.get(options.key, "").strip()
-        if not self._key and options.key != ClientOptions().key:
+        self._key = os.environ.get(options.key, "").strip() if options.key else ""
+        if options.key and not self._key:
             raise SettingsError(f"{where}: client.key names a variable that the environment does not have")
         if not (self._key.isascii() and self._key.isprintable()):
             raise SettingsError(f"{where}: the variable that client.key names holds no key: letters no header can have")
@@ -132,7 +133,7 @@ class ChatClient:
             if response.status_code == 200:
                 try:
                     reply = _reply(response.json())
-                except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+                except BROKEN:
                     fault = f"an answer that is not one of the protocol: {self._message(response)}"
                     if self._hopeless(attempt):
                         break
@@ -165,7 +166,7 @@ class ChatClient:
     def _refusal(self, status: int, fault: str) -> Exception:
         if status in REFUSED:
             return Refused(status, fault)
-        advice = {401: "the key in the variable that client.key names is not taken, or there is none"}
+        advice = {401: "the key in the variable that client.key names is not taken, or no variable is named"}
         advice |= {403: advice[401], 404: "see base_url (it ends in /v1 with most servers) and model"}
         return WeightsError(f"{self.server}: {fault}; {advice.get(status, 'see base_url and model')}")
 
@@ -201,7 +202,7 @@ class ChatClient:
 
 
 def _reply(answer: Any) -> Reply:
-    """Take a reply apart. Raises ValueError, KeyError, TypeError, IndexError or AttributeError where it is none."""
+    """Take a reply apart. Raises one of BROKEN where it is none."""
     choice = answer["choices"][0]
     content = choice["message"]["content"]
     if isinstance(content, list):

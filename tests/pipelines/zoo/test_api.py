@@ -19,7 +19,7 @@ from bench.grounding import LoadedScene, Query
 from bench.runs.record import read_record
 from bench.settings import load_settings
 from pipelines.zoo.api import api
-from pipelines.zoo.chat_client import ChatClient, ClientOptions, _retry_after
+from pipelines.zoo.chat_client import BROKEN, ChatClient, ClientOptions, _reply, _retry_after
 
 FAST = {"wait_s": 0.01, "timeout_s": 0.5, "longest_wait_s": 1.0}
 TEXT = 'a red dog, "left"'
@@ -281,6 +281,22 @@ def test_killed_and_no_stored_answer_sent_again(tmp_path, images, concurrency, s
     assert _outcome(run) == _outcome(whole) and run.record.metrics.n == total
 
 
-def test_a_client_needs_no_key(server):
+def test_a_key_that_nobody_named_is_not_sent(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
     client = ChatClient(server.url, ClientOptions(), True, "here")
     assert client.send({"messages": [{"content": [{}, {"text": "dog"}]}]}).tokens_in == 100
+    assert "Authorization" not in server.headers[0]
+
+
+MESSAGE = {"choices": [{"message": {"content": "x"}}]}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, [], "x", 7, {}, {"choices": None}, {"choices": {}}, {"choices": [7]}, {"choices": [{"message": None}]},
+     {"choices": [{"message": {"content": {"a": 1}}}]}, {"choices": [{"message": {"content": [{"text": 3}]}}]},
+     MESSAGE | {"usage": {"prompt_tokens": float("inf")}}, MESSAGE | {"usage": {"prompt_tokens": "many"}}],
+)  # fmt: skip
+def test_what_is_no_reply_is_named(answer):
+    with pytest.raises(BROKEN):
+        _reply(answer)
