@@ -2,15 +2,19 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from fake_world import make_context
 from training_world import check_one_process, stopped_and_resumed
 
+from bench import registry
+from bench.boxes import iou_elementwise
 from bench.datasets.shapes import SCENES, ShapesImages, make_scene
 from bench.errors import DataError, SettingsError
 from bench.evaluation.validation import on_split
-from bench.settings import PROJECT
+from bench.grounding import LoadedScene
+from bench.settings import PROJECT, load_settings
 from bench.training.step import OptimisationStep
 from bench.training.task import TrainingJob
 from bench.training.trainer import train
@@ -18,7 +22,7 @@ from pipelines import layers
 from pipelines.mdetr import checkpoint as mdetr_checkpoint
 from pipelines.two_stage.clip.encoder import ClipEncoder, ClipOptions
 from pipelines.two_stage.proposers.proposals import open_proposer
-from tools.tiny_weights import clip_pretraining, clipvg, dynamic_mdetr, recipes, transvg
+from tools.tiny_weights import clip_pretraining, clipvg, dynamic_mdetr, hivg, recipes, transvg
 from tools.tiny_weights.recipes import recipe, run
 
 TINY = {"shapes": 6, "epochs": 1, "workers": 0}
@@ -209,6 +213,23 @@ def test_a_dynamic_mdetr_starts_near_a_transvg(job):
 def test_dynamic_mdetr(tmp_path):
     path = run("dynamic-mdetr", tmp_path, 0, "cpu", TINY | {"steps": 1})
     assert path == tmp_path / "tiny-dynamic-mdetr.safetensors" and path.stat().st_size < 6e6
+
+
+@pytest.mark.slow
+def test_a_hivg_starts_near_a_clipvg(job, tmp_path):
+    """Before any training its boxes are about those of the CLIP-VG; CLIP itself is not trained."""
+    task = hivg.tasks(job(**recipe("hivg", {"workers": 0})))["network"]()
+    task.model.eval()
+    table = load_settings().table("pipelines", "clipvg", "shapes")
+    theirs = registry.pipeline_factory("clipvg")(replace(task.job.context, name="clipvg", options=table))
+    queries = {scene.id: tuple(e.query for e in scene.expressions) for scene in task.job.scenes}
+    loaded = [LoadedScene(scene.id, task.job.images.load(scene), queries[scene.id]) for scene in task.job.scenes]
+    with torch.no_grad():
+        ours, others = ([p.box for p in pipeline.ground(loaded)] for pipeline in (task.pipeline(), theirs))
+    assert np.median(iou_elementwise(ours, others)) > 0.6
+    names = [name for group in task.parameter_groups() for name in group.parameters]
+    assert all(".cross_" in name or ".lora_" in name for name in names if name.startswith("clip."))
+    assert run("hivg", tmp_path, 0, "cpu", TINY | {"steps": 1}).stat().st_size < 5e6
 
 
 def test_mistakes_are_named(tmp_path):

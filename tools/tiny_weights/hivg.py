@@ -33,7 +33,6 @@ class TinyHiVGTraining(HiVGTraining):
     """[hivg] of shapes.toml."""
 
     clipvg: str = Field("", description="small CLIP-VG to start from; empty = at random")
-    readout: bool = Field(False, description="leave CLIP's towers but for the bridge and adapters")
 
 
 class TinyHiVGTask(HiVGTask):

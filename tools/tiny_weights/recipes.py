@@ -37,10 +37,12 @@ def run(part: str, out: Path, seed: int = 0, device: str = "auto", changes: Mapp
     resolved = load_settings(flags={"run.seed": seed, "run.device": device, "data.shapes.train": scenes})
     if part == "clipvg-clip":
         return _train("clipvg", "clip", clip_pretraining.tasks, table, resolved, out)
-    if part in (family := {"transvg": transvg.tasks, "dynamic-mdetr": dynamic_mdetr.tasks, "hivg": hivg.tasks}):
+    if part in (family := {"transvg": transvg.tasks, "dynamic-mdetr": dynamic_mdetr.tasks}):
         return _train(part, "network", family[part], table, resolved, out)
     if part == "clipvg":
-        return _clipvg(table, resolved, out, seed, device)
+        table = _with_clip(table, out, seed, device)
+    if part in (halves := {"clipvg": clipvg.tasks, "hivg": hivg.tasks}):
+        return _in_halves(part, halves[part], table, resolved, out, seed, device)
     start = out / "start" / f"{table['name']}.safetensors"
     _write_start(part, start, table, resolved, seed)
     name = "clip" if part == "clip" else "detector"
@@ -57,21 +59,28 @@ def recipe(part: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     return merged(tables[part], changes)
 
 
-def _clipvg(table: dict[str, Any], resolved: Resolved, out: Path, seed: int, device: str) -> Path:
-    """Two halves: the second with tighter boxes, on scenes that the first did not have."""
+def _with_clip(table: dict[str, Any], out: Path, seed: int, device: str) -> dict[str, Any]:
+    """Name the CLIP under CLIP-VG, made first where it is missing."""
+    if table["clip"].get("pretrained"):
+        return table
     clip = out / f"{recipe('clipvg-clip', {})['name']}.safetensors"
-    if not table["clip"].get("pretrained"):
-        if not clip.is_file():
-            run("clipvg-clip", out, seed, device)
-        table = merged(table, {"clip": {"pretrained": str(clip.resolve())}})
+    if not clip.is_file():
+        run("clipvg-clip", out, seed, device)
+    return merged(table, {"clip": {"pretrained": str(clip.resolve())}})
+
+
+def _in_halves(
+    part: str, tasks: Tasks, table: dict[str, Any], resolved: Resolved, out: Path, seed: int, device: str
+) -> Path:
+    """Train in two halves: the second goes on from the first, on scenes that it did not have."""
     second = table.pop("second", None)
     if not second:
-        return _train("clipvg", "network", clipvg.tasks, table, resolved, out)
-    first = _train("clipvg", "network", clipvg.tasks, table, resolved, out / "first")
+        return _train(part, "network", tasks, table, resolved, out)
+    first = _train(part, "network", tasks, table, resolved, out / "first")
     table = merged(table, second | {"start_from": str(first.resolve())})
     scenes = table.pop("shapes", None)
     resolved = load_settings(flags={"run.seed": seed, "run.device": device, "data.shapes.train": scenes})
-    return _train("clipvg", "network", clipvg.tasks, table, resolved, out)
+    return _train(part, "network", tasks, table, resolved, out)
 
 
 def _train(pipeline: str, part: str, tasks: Tasks, table: Mapping[str, Any], resolved: Resolved, out: Path) -> Path:
