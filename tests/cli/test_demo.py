@@ -132,6 +132,7 @@ def test_what_is_offered():
         "clipvg",
         "transvg",
         "dynamic-mdetr",
+        "hivg",
     }
     samples = desk.samples()
     assert len(samples) == 12 and len({expression.kind for _, expression in samples}) > 3

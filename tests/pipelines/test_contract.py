@@ -8,10 +8,8 @@ import tomllib
 from dataclasses import replace
 
 import numpy as np
-import plain_hivg
 import plain_oneref
 import pytest
-import small_hivg
 import torch
 from chat_server import serving
 from torch import nn
@@ -22,13 +20,12 @@ from bench.evaluation.opening import Caching
 from bench.grounding import LoadedScene, Query
 from bench.registry import pipeline_factory
 from bench.settings import PROJECT
-from pipelines.hivg import network as hivg
 from pipelines.oneref import checkpoint
 from pipelines.oneref.tokenizer import SpmTokenizer
 
 SHIPPED = (  # with the weights of pipelines/weights, or none
     "yolo-clip", "detr-clip", "ssd-clip", "reclip", "seg-clip", "clip-pooling", "label-clip", "mdetr", "clipvg",
-    "transvg", "dynamic-mdetr", "whole-image", "centre-box", "fixed-box", "largest-proposal", "random-proposal",
+    "transvg", "dynamic-mdetr", "hivg", "whole-image", "centre-box", "fixed-box", "largest-proposal", "random-proposal",
     "label-only",
 )  # fmt: skip
 SHORT = {"max_new_tokens": 8}
@@ -39,14 +36,12 @@ SMALL = {  # pipeline -> family of a small model, and what differs from its tabl
     "florence-2": ("florence-2", SHORT),
     "qwen-vl": ("qwen2_5_vl", SHORT),
     "grounding-dino+clip": ("grounding-dino", {}),
-    "hivg": ("", {}),
     "oneref": ("", {}),
     "api": ("", {}),
 }
 SLOW = {"seg-clip", "clip-pooling", "mdetr", "florence-2", "qwen-vl", "grounding-dino+clip", "mm-grounding-dino"}
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in (*SHIPPED, *SMALL)]
 PIECES = [("▁the", -2.0), ("▁red", -3.0), ("▁star", -3.5), ("▁", -4.0), ("s", -4.5)]
-SMALL_HIVG = small_hivg.config_of(small_hivg.FIRST)
 NO_WEIGHTS = {"whole-image", "centre-box", "fixed-box", "api"}
 
 
@@ -70,10 +65,6 @@ def build(context, hub_folder, tmp_path, monkeypatch, server):
         if name == "grounding-dino+clip":
             clip = context("yolo-clip").options["clip"]
             options = {"proposer": {"kind": "grounding-dino", "weights": hub_folder(family)}, "clip": clip}
-        elif name == "hivg":
-            monkeypatch.setitem(hivg.OFFICIAL, (small_hivg.FIRST.vision, small_hivg.FIRST.patch), SMALL_HIVG)
-            state = plain_hivg.official_state(small_hivg.FIRST)
-            options = {"weights": str(plain_hivg.write_official(tmp_path / "hivg.pth", state))}
         elif name == "oneref":
             monkeypatch.setattr(checkpoint, "WIDTH", 8)
             monkeypatch.setattr(SpmTokenizer.__init__, "__defaults__", (3 + len(PIECES),))

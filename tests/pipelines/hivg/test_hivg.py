@@ -7,12 +7,16 @@ import plain_clipvg
 import plain_hivg
 import pytest
 import torch
+from fake_world import make_context
 from small_hivg import FIRST, LATER
+from training_world import IMAGES
 
+from bench.datasets.shapes import make_scene
 from bench.errors import WeightsError
 from bench.evaluation.answering import Launching
 from bench.grounding import LoadedScene, Query
-from pipelines.canvas import covered
+from bench.settings import PROJECT
+from pipelines.canvas import covered, letterboxed
 from pipelines.hivg.checkpoint import open_network
 from pipelines.hivg.network import PAD
 from pipelines.hivg.pipeline import hivg, masked_patches
@@ -179,3 +183,15 @@ def test_few_texts_stay_in_the_cache(official, context, monkeypatch):
     first = [p.box for p in pipeline.ground([scene_of(image_of(50, 50))])]
     assert len(pipeline.engine._texts) == 3
     assert np.allclose([p.box for p in pipeline.ground([scene_of(image_of(50, 50))])], first, atol=1e-4)
+
+
+def test_the_shipped_network_predicts_the_same_boxes_in_passes_of_1_3_and_16():
+    scenes = [make_scene(2026, "val", n) for n in range(5)]
+    canvases = [letterboxed(IMAGES.load(scene), 120, "official") for scene in scenes]
+    pairs = [(n, e.text) for n, scene in enumerate(scenes) for e in scene.expressions]
+    boxes = []
+    for size in (1, 3, 16):
+        options = {"weights": "pipelines/weights/tiny-hivg.safetensors", "pairs": size, "images": size}
+        with torch.inference_mode():
+            boxes.append(hivg(make_context(PROJECT, name="hivg", options=options)).rows(canvases, pairs).numpy())
+    assert len(pairs) > 10 and np.ptp(boxes, axis=0).max() < 1e-5 < np.std(boxes[0], axis=0).min()
