@@ -210,18 +210,6 @@ def fused(w, s, pixels, masked, ids, last, bridge):
     return norm(under(w, "vl_transformer.encoder.norm."), x)
 
 
-def maps(w, s, x, ids):
-    """All fused tokens and the ids -> logits of patches (P,), logits of the mask (8 S, 8 S)."""
-    side = s.image // s.patch
-    patches, word = x[2 : 2 + side**2], x[2 + side**2 + int(ids.argmax())]
-    word = word / word.norm()
-    y = quick_mlp(under(w, "visu_token_mlp."), norm(under(w, "visu_token_norm."), patches))
-    grid = patches.T.reshape(1, -1, side, side)
-    for i in (1, 2, 3):
-        grid = F.conv_transpose2d(grid, w[f"seg_conv{i}.weight"], stride=2)
-    return y @ word, (grid[0] * word[:, None, None]).sum(0)
-
-
 def text_tower(w, s, ids):
     """(77,) -> the embeddings and each block's output, and the last one normed, (77, w) each."""
     w = under(w, "text_model.")

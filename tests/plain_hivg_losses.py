@@ -1,4 +1,4 @@
-"""HiVG's losses written down plainly beside plain_hivg.py: the terms of one pass, each already a mean over its rows."""
+"""HiVG's losses, and the maps they compare, written down plainly: each term of one pass is a mean over its rows."""
 
 import numpy as np
 import plain_hivg
@@ -30,28 +30,40 @@ def terms(w, s, samples, targets, masks, mixed=False):
     """State dict, sizes, a list of (pixels, masked, ids), boxes (B, 4), masks of (S, S) -> name -> number."""
     texts = [plain_hivg.text_tower(under(w, "clip."), s, ids) for _, _, ids in samples]
     bridges = plain_hivg.bridged(w, s, texts, mixed)
-    boxes, words, views, maps = [], [], [], []
+    boxes, words, views, logits = [], [], [], []
     for (pixels, masked, ids), (_, last), bridge in zip(samples, texts, bridges, strict=True):
         x = plain_hivg.fused(w, s, pixels, masked, ids, last, bridge)
         boxes.append(plain_hivg.box(w, x[0]))
-        maps.append(plain_hivg.maps(w, s, x, ids))
+        logits.append(maps(w, s, x, ids))
         words.append(last[ids.argmax()] @ w["clip.text_projection.weight"].T)
         tower = under(w, "clip.vision_model.")
         view = norm(under(tower, "post_layernorm."), plain_hivg.image_states(tower, s, pixels, bridge)[-1][0])
         views.append(view @ w["clip.visual_projection.weight"].T)
     l1, giou = box_losses(torch.stack(boxes), torch.stack(targets))
     words, views = (torch.stack([x / x.norm() for x in xs]) for xs in (words, views))
-    logits, own = words @ views.T * w["clip.logit_scale"].exp(), torch.arange(len(samples))
+    cosines, own = words @ views.T * w["clip.logit_scale"].exp(), torch.arange(len(samples))
     out = {"l1": l1, "giou": giou}
-    out["contrast"] = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    out["contrast"] = (F.cross_entropy(cosines, own) + F.cross_entropy(cosines.T, own)) / 2
     side = s.image // s.patch
-    for (similarity, mask), truth in zip(maps, masks, strict=True):
+    for (similarity, mask), truth in zip(logits, masks, strict=True):
         small = F.interpolate(truth[None, None], size=(side, side), mode="nearest").flatten()
         large = F.interpolate(mask[None, None], size=truth.shape, mode="bilinear", align_corners=False).flatten()
         for name, x, y in (("region", similarity, small), ("mask", large, truth.flatten())):
             for kind, loss in (("focal", focal), ("dice", dice)):
                 out[f"{name}_{kind}"] = out.get(f"{name}_{kind}", 0) + loss(x, y) / len(samples)
     return out
+
+
+def maps(w, s, x, ids):
+    """All fused tokens and the ids -> logits of patches (P,), logits of the mask (8 S, 8 S)."""
+    side = s.image // s.patch
+    patches, word = x[2 : 2 + side**2], x[2 + side**2 + int(ids.argmax())]
+    word = word / word.norm()
+    y = plain_hivg.quick_mlp(under(w, "visu_token_mlp."), norm(under(w, "visu_token_norm."), patches))
+    grid = patches.T.reshape(1, -1, side, side)
+    for i in (1, 2, 3):
+        grid = F.conv_transpose2d(grid, w[f"seg_conv{i}.weight"], stride=2)
+    return y @ word, (grid[0] * word[:, None, None]).sum(0)
 
 
 def focal(x, y):

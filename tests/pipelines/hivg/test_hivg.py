@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import plain_clipvg
 import plain_hivg
+import plain_hivg_losses
 import pytest
 import torch
 from fake_world import make_context
@@ -66,7 +67,7 @@ def test_boxes_and_maps_are_those_of_the_plain_reference(setting, official):
     for n, sample in enumerate(samples):
         states, last = plain_hivg.text_tower(plain_hivg.under(state, "clip."), sizes, sample[2])
         x = plain_hivg.fused(state, sizes, *sample, last, plain_hivg.memories(state, sizes, states, last))
-        patches, mask = plain_hivg.maps(state, sizes, x, sample[2])
+        patches, mask = plain_hivg_losses.maps(state, sizes, x, sample[2])
         np.testing.assert_allclose(similarity[n], patches, atol=1e-4)
         np.testing.assert_allclose(logits[n], mask, atol=1e-4)
 
