@@ -47,15 +47,20 @@ def label_clip(context: PipelineContext) -> Baseline:
         # 1. Every different text of the batch once.
         with context.clock.stage("text encode"):
             expressions = [prompted(query.text) for scene in batch for query in scene.queries]
-            names = [prompted(label) for each in proposals for label in each.labels]
-            vectors = encoder.encode_texts(expressions + names)
+            names = [*dict.fromkeys(label for each in proposals for label in each.labels)]
+            vectors = encoder.encode_texts(expressions + [prompted(name) for name in names])
             texts = vectors[: len(expressions)].split([len(scene.queries) for scene in batch])
-            labels = vectors[len(expressions) :].split([len(each) for each in proposals])
-        # 2. Cosines, rounded: boxes of one class are equally near, and the first of them is the most confident.
+            column = {name: at for at, name in enumerate(names)}
+        # 2. One cosine a class: its boxes are equally near to the bit, and the first of them is the most confident.
         answers = []
         with context.clock.stage("rank"):
-            for scene, mine, text, label in zip(batch, proposals, texts, labels, strict=True):
-                near = (text @ label.T).double().cpu().numpy().round(6)  # (Q, R)
+            for scene, mine, text in zip(batch, proposals, texts, strict=True):
+                near = (
+                    (text @ vectors[len(expressions) :].T)
+                    .double()
+                    .cpu()
+                    .numpy()[:, [column[label] for label in mine.labels]]
+                )
                 best = near.argmax(axis=1) if len(mine) else None
                 answers += predictions(scene, mine, best, None if best is None else mine.scores[best])
         return answers

@@ -183,7 +183,7 @@ def test_the_first_step_of_training(recompute, rows, small_network, small_state,
     (far + away).mean().backward()
     assert set(trained) == set(gradients) - {"visu_proj.weight", "visu_proj.bias"}
     for key, parameter in trained.items():
-        torch.testing.assert_close(parameter.grad.double(), gradients[key], atol=1e-6, rtol=1e-4, msg=key)
+        torch.testing.assert_close(parameter.grad.double(), gradients[key], atol=5e-6, rtol=1e-4, msg=key)
     norms = [float(gradient.norm()) for gradient in gradients.values()]
     assert min(norms) > 1e-5  # every part is reached: these are real gradients
 
