@@ -4,11 +4,11 @@
 
 clip           tiny-clip          the CLIP of the two-stage pipelines, on crops                  25 min
 detr ssd yolo  tiny-KIND          their detectors                                                35 to 45 min each
-clipvg-clip    tiny-clipvg-clip   the CLIP under CLIP-VG, pre-trained on whole scenes            15 min
+clipvg-clip    tiny-clipvg-clip   the CLIP under CLIP-VG, pre-trained on whole scenes            25 min
 clipvg         tiny-clipvg        CLIP-VG, in two halves                                         60 min
 transvg        tiny-transvg       TransVG, from the shipped tiny-mdetr (transvg.py)             12 min
 dynamic-mdetr  tiny-dynamic-mdetr Dynamic MDETR, from the shipped tiny-transvg (dynamic_mdetr.py)  30 min
-hivg           tiny-hivg          HiVG, from the shipped tiny-clipvg (hivg.py)                     15 min
+hivg           tiny-hivg          HiVG, from the shipped tiny-clipvg (hivg.py)                     25 min
 mdetr          tiny-mdetr         MDETR (mdetr.py, mdetr.toml)                                   80 min
 
 Times are of two CPU cores. A small network starts from a file with random weights (architectures.py) under
