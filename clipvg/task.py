@@ -79,9 +79,8 @@ class ClipVGTask(GrounderTask):
             shared[key] = feature_caches(announced, self._encode_texts)
         self.texts, self.images = shared[key]
         self.tokenizer = open_clip.get_tokenizer(network.clip)
-        self.cut = sum(bool(cut_note(self.tokenizer, text, self.model.context)) for text in texts)
-        if self.cut:
-            log.warning("clipvg: %s texts are cut at %d tokens", f"{self.cut:,}", self.model.context)
+        tokens = self.model.context
+        self.cut = self.count_cut(lambda text: cut_note(self.tokenizer, text, tokens), tokens)
 
     def dataset(self, augment: bool = True) -> Rows | CachedFeatures:
         """Return one sample an expression."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -18,6 +19,8 @@ from bench.evaluation.validation import Validate
 from bench.grounding import ImageSource, Pipeline, PipelineContext, Scene
 from bench.settings import RunSettings
 from bench.training.config import TrainConfig
+
+log = logging.getLogger("bench.train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +184,13 @@ class TrainTask(ABC):
 
 class GrounderTask(TrainTask):
     """The training of a whole grounder: its weights are validated by the harness's own evaluation."""
+
+    def count_cut(self, cut: Callable[[str], Any], tokens: int) -> int:
+        """Count texts for which `cut` is true, those of more than `tokens` tokens, and warn of them."""
+        count = sum(bool(cut(text)) for text in {e.text for scene in self.job.scenes for e in scene.expressions})
+        if count:
+            log.warning("%s: %s texts are cut at %d tokens", self.job.context.name, f"{count:,}", tokens)
+        return count
 
     @abstractmethod
     def pipeline(self) -> Pipeline:

@@ -5,7 +5,6 @@ Numbers are those of the official code (Xiao et al., ACM MM 2024, sections 3.3 a
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -28,7 +27,6 @@ from pipelines.hivg.recipe import HiVGTraining, start
 from pipelines.mask_rows import MaskBatch, MaskRows, collate_masked, dice, focal, refuse_flips, refuse_without_masks
 from pipelines.two_stage.clip.encoder import cut_note
 
-log = logging.getLogger("bench.train")
 HEADS = {"region": "visu_token_", "mask": "seg_conv"}  # of no use without their losses
 TOWER = re.compile(r"clip\.(text|vision)_model\.encoder\.layers\.(\d+)\.self_attn\..*lora_")
 
@@ -62,10 +60,8 @@ class HiVGTask(GrounderTask):
                 f"bench.toml [train.{job.context.name}]: mask: the network has no mask head; set mask=0"
             )
         self.tokenizer = pipeline.open_tokenizer(self.model.config.context)
-        texts = {e.text for scene in job.scenes for e in scene.expressions}
-        self.cut = sum(bool(cut_note(self.tokenizer, text, self.model.config.context)) for text in texts)
-        if self.cut:
-            log.warning("%s: %s texts are cut at %d tokens", config.name, f"{self.cut:,}", self.model.config.context)
+        tokens = self.model.config.context
+        self.cut = self.count_cut(lambda text: cut_note(self.tokenizer, text, tokens), tokens)
 
     def dataset(self, augment: bool = True) -> MaskRows:
         """Return one sample an expression."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,6 @@ from pipelines.oneref.pipeline import OneRefOptions, OneRefPipeline
 from pipelines.oneref.recipe import OneRefTraining, start
 from pipelines.rows import RowBatch, Rows, collate
 
-log = logging.getLogger("bench.train")
 UNTRAINED = {"boxes": (), "masks": ("bbox_embed.", "visu_proj.", "vision_head.")}  # they get no gradient there
 
 
@@ -45,10 +43,7 @@ class OneRefTask(GrounderTask):
             refuse_without_masks(job, ("train", "validation"), "head=masks")
         self.loaded, self.taken = start(config, job)
         self.model: Any = self.loaded.network.requires_grad_(True).to(job.context.device)
-        texts = {e.text for scene in job.scenes for e in scene.expressions}
-        self.cut = sum(bool(self.loaded.tokenizer.cut(text)) for text in texts)
-        if self.cut:
-            log.warning("%s: %s texts are cut at %d tokens", config.name, f"{self.cut:,}", self.model.config.text)
+        self.cut = self.count_cut(self.loaded.tokenizer.cut, self.model.config.text)
 
     def dataset(self, augment: bool = True) -> Rows:
         """Return one sample an expression."""

@@ -10,6 +10,7 @@ Sizes are those of the published models. Parameter names are the official checkp
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -96,7 +97,7 @@ class TextBranch(nn.Module):
         return out
 
 
-class Branches(nn.Module):
+class Branches(nn.Module, ABC):
     """Both branches, their projections, the slots of the joint sequence, and the box head.
 
     A subclass names itself, the format of its own files, how to get published ones, and how many slots of
@@ -186,12 +187,12 @@ class Branches(nn.Module):
         out: Tensor = self.textmodel(ids, padding)
         return out
 
+    @abstractmethod
     def boxes(self, image: Tensor, masked: Tensor, text: Tensor, padding: Tensor) -> Tensor:
         """Fuse image tokens (B, P, d), masked cells (B, P), text tokens (B, L, d), True on padding (B, L).
 
         Returns boxes (B, 4) cxcywh in 0..1 of the canvas.
         """
-        raise NotImplementedError
 
     def forward(self, pixels: Tensor, masked: Tensor, ids: Tensor, padding: Tensor) -> Tensor:
         """Ground one text in one image a row, nothing shared.

@@ -5,7 +5,6 @@ Numbers are those of the official code (recipe.py).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,8 +25,6 @@ from pipelines.transvg.network import TransVG
 from pipelines.transvg.pipeline import BranchesPipeline, TransVGPipeline
 from pipelines.transvg.recipe import TransVGTraining, add_deconfounder, start
 
-log = logging.getLogger("bench.train")
-
 
 class TransVGTask(GrounderTask):
     """A TransVG in training; a subclass trains another network of the family."""
@@ -44,10 +41,7 @@ class TransVGTask(GrounderTask):
         self.loaded, self.taken = self.start()
         self.model: Any = self.loaded.network.to(job.context.device)
         add_deconfounder(self.loaded, config, job)
-        texts = {e.text for scene in job.scenes for e in scene.expressions}
-        self.cut = sum(bool(self.loaded.tokenizer.cut(text)) for text in texts)
-        if self.cut:
-            log.warning("%s: %s texts are cut at %d tokens", config.name, f"{self.cut:,}", self.model.config.tokens)
+        self.cut = self.count_cut(self.loaded.tokenizer.cut, self.model.config.tokens)
 
     def start(self) -> tuple[checkpoint.Loaded, dict[str, Any]]:
         """Return the network to train, and what its image branch took of a DETR. Raises WeightsError."""
