@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from bench import registry
 from bench.errors import BenchError, SettingsError, UnknownName
-from bench.settings import Resolved, flattened, parse_table
+from bench.settings import Resolved, flattened, merged, parse_table
 
 LOADERS: dict[str, Callable[[str], Any]] = {
     "pipelines": registry.pipeline_factory,
@@ -28,6 +28,25 @@ def without_masks(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     if not isinstance(masks, Mapping) or "kind" not in masks:
         return dict(options), {}
     return {key: value for key, value in options.items() if key != "masks"}, dict(masks)
+
+
+def with_start(options: Mapping[str, Any], resolved: Resolved, dataset: str, chain: tuple[str, ...]) -> dict[str, Any]:
+    """Lay the table of the pipeline that `start` names under it, for a pipeline that goes on from another's boxes.
+
+    `start = "clipvg"` is short for a table with that `kind`; a word that is no pipeline's name stays. `chain` are the
+    pipelines that start from each other. Raises SettingsError for one that starts from itself.
+    """
+    start = options.get("start")
+    table = {"kind": start} if isinstance(start, str) else start
+    kind = table.get("kind") if isinstance(table, Mapping) else None
+    if not isinstance(table, Mapping) or not isinstance(kind, str) or kind not in registry.names(registry.PIPELINES):
+        return dict(options)
+    if kind in chain:
+        raise SettingsError(
+            f"bench.toml [pipelines.{chain[0]}]: start: {' starts from '.join((*chain, kind))}; name another pipeline"
+        )
+    whole = merged(resolved.table("pipelines", kind, dataset), table)
+    return {**options, "start": with_start(whole, resolved, dataset, (*chain, kind))}
 
 
 def complete(

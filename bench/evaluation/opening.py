@@ -32,7 +32,7 @@ from bench.fetching.sources import refuse_missing
 from bench.grounding import Candidates, LoadedScene, Pipeline, PipelineCard, PipelineContext, Prediction, Scene
 from bench.hashing import spelled_out
 from bench.settings import Resolved, RunSettings, merged
-from bench.tables import without_masks
+from bench.tables import with_start, without_masks
 
 OWN_DATA = "file"
 log = logging.getLogger("bench.run")
@@ -115,10 +115,11 @@ def pipeline_context(
     """
     run = resolved.settings.run
     device, dataset = device or resolve_device(run.device, local_rank), on or dataset_of(split)
+    options = spelled_out(merged(resolved.table("pipelines", name, dataset), _absolute_weights(flags or {})))
     return PipelineContext(
         name=name,
         dataset=dataset,
-        options=spelled_out(merged(resolved.table("pipelines", name, dataset), _absolute_weights(flags or {}))),
+        options=with_start(options, resolved, dataset, (name,)),
         folder=resolved.folder,
         home=resolved.home,
         device=device,

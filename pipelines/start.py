@@ -1,0 +1,55 @@
+"""Start from another pipeline's boxes: open it from the table `start`, and join its card to that of who goes on.
+
+    [pipelines.NAME]
+    start = { kind = "clipvg" }       # the other keys are options of clipvg, over its own table of bench.toml
+
+`bench.tables.with_start` has filled the table in before a factory gets it, so that weights that are missing, and the
+identity of a run, are those of both pipelines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from bench import registry
+from bench.errors import SettingsError
+from bench.grounding import Pipeline, PipelineCard, PipelineContext
+from pipelines.card import WORST_FIRST
+
+
+def open_start(table: Mapping[str, Any] | str, context: PipelineContext) -> Pipeline:
+    """Open the pipeline that the table `start` of a context's options declares.
+
+    Raises SettingsError where it names none, and what the pipeline's own factory raises.
+    """
+    rest: dict[str, Any] = {"kind": table} if isinstance(table, str) else dict(table)
+    kind = rest.pop("kind", None)
+    known = registry.names(registry.PIPELINES)
+    if kind not in known:
+        raise SettingsError(
+            f"bench.toml [pipelines.{context.name}]: start: {kind!r} is no pipeline; name one of {', '.join(known)}"
+        )
+    return registry.pipeline_factory(kind)(replace(context, name=kind, options=rest))
+
+
+def joined_card(card: PipelineCard, start: PipelineCard) -> PipelineCard:
+    """Join the card of the pipeline before to one's own: its weights under "start ...", the worse word of both."""
+    worst: dict[str, Any] = {
+        field: next(word for word in order if word in (getattr(card, field), getattr(start, field)))
+        for field, order in WORST_FIRST.items()
+    }
+    counts = [one.parameters for one in (card, start) if one.parameters is not None]
+    return replace(
+        card,
+        summary=f"{card.summary}; from the boxes of {start.name} ({start.summary})",
+        weights={**card.weights, **{f"start {part}": name for part, name in start.weights.items()}},
+        sha256={**card.sha256, **{f"start {part}": digest for part, digest in start.sha256.items()}},
+        trained_on="; ".join(dict.fromkeys(filter(None, (card.trained_on, start.trained_on)))),
+        licence="; ".join(dict.fromkeys(filter(None, (card.licence, start.licence)))),
+        parameters=sum(counts) if len(counts) == 2 else None,
+        proposals=start.proposals or card.proposals,
+        accelerated=card.accelerated & start.accelerated,
+        **worst,
+    )
