@@ -44,7 +44,7 @@ class Expression:
     """One referring expression with its ground truth: one sample of a split.
 
     `box` is xyxy pixels of the original image, never clipped, NaN where nothing is referred to; `also` are further
-    right boxes (of which one is enough under today's protocols). `targets` is all of them. `kind` is the generator's or
+    right boxes: a protocol over sets wants all, the others any. `targets` is all of them. `kind` is the generator's or
     the data set's own class of the expression, `category` the referent's class name, `same_category` how many objects
     of that class the image holds, the referent included. `caption` is the sentence the text is a phrase of. `held_as`
     is the form in which a row of people's own data gave the box, which decides how it is cut to integers; None where
@@ -73,10 +73,9 @@ class Expression:
         """Return the ground truth: no box, one or several."""
         return () if math.isnan(self.box[0]) else (self.box, *self.also)
 
-    def touches(self, width: int, height: int) -> bool:
-        """Tell whether any part of `box` lies in an image of that size; true without a target."""
-        x1, y1, x2, y2 = self.box
-        return not self.targets or (x2 > 0 and y2 > 0 and x1 < width and y1 < height)
+    def outside(self, width: int, height: int) -> Box | None:
+        """Return the first target no part of which lies in an image of that size."""
+        return next((b for b in self.targets if b[2] <= 0 or b[3] <= 0 or b[0] >= width or b[1] >= height), None)
 
 
 class SceneObject(NamedTuple):
@@ -107,12 +106,12 @@ def check_box_touches(scene: Scene, expression: Expression, width: int, height: 
 
     `where` names file and row in the message, by default image and expression.
     """
-    if not expression.touches(width, height):
-        x1, y1, x2, y2 = expression.box
+    if box := expression.outside(width, height):
+        x1, y1, x2, y2 = box
         raise DataError(
             f"{where or f'{scene.file}, expression {expression.id}'}: the box {x1:g}, {y1:g}, {x2:g}, {y2:g} (left, "
             f"top, right, bottom) lies outside the image {scene.file} of {width} x {height} pixels; correct or drop "
-            f"the row{fitting(expression.box, expression.held_as, width, height)}"
+            f"the row{fitting(box, expression.held_as, width, height)}"
         )
 
 

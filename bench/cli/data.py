@@ -277,6 +277,8 @@ def _print_verified(console: Console, split: Verified) -> None:
         f"[bold]{_plain(split.split)}[/bold]  {state}  {counts.expressions:,} expressions, {counts.images:,} "
         f"images, {split.images_checked:,} of them opened  data:{split.fingerprint[:8]}"
     )
+    if split.none or split.several:
+        console.print(f"  {split.none:,} of them refer to nothing, {split.several:,} to several boxes")
     if not split.sizes_annotated:
         console.print("  the source has no image sizes, so a resized image cannot be detected")
     kinds = {"": split.annotations, "missing: ": split.missing, "broken: ": split.broken, "size: ": split.other_size}

@@ -4,8 +4,8 @@ They are built from rows, which are also the lines of a prepared index (bench/da
 
     [id, file, width, height, [[id, text, box, ref_id, kind, category, same_category, also, caption, mask], ...], masks]
 
-An expression's empty fields at the end may be left out, and so may `masks`: [[height, width, counts], ...], each once,
-and an expression's `mask` is its number there.
+A stored box is null where nothing is referred to. An expression's empty fields at the end may be left out, and so may
+`masks`: [[height, width, counts], ...], each once, and an expression's `mask` is its number there.
 """
 
 from __future__ import annotations
@@ -138,6 +138,8 @@ def scene_row(scene: Scene, stored: bool = False) -> list[Any]:
             plain = (*e.mask["size"], e.mask["counts"]) if stored else e.mask
             number = masks.setdefault(plain if stored else id(plain), (len(masks), plain))[0]
         fields.append(_fields(e, number))
+        if stored and not e.targets:
+            fields[-1][2] = None
     row = [scene.id, scene.file, scene.width, scene.height, fields]
     return [*row, [mask for _, mask in masks.values()]] if masks else row
 

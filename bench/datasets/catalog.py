@@ -57,7 +57,9 @@ class Catalogued:
     `album` is the key of [data.images] that data sets with the same images share, `aliases` are other names of it
     in split names, `refer` is the folder and the splitBy of its refer files. Its index lists are called after `stem`
     and have `list_columns` with boxes as `list_boxes` says. `protocols` are the ways to take a phrase with several
-    boxes, where it has such phrases; the lists take the first. `hub` is the mirror that has its images too.
+    boxes, where it has such phrases; the lists take the first. `hub` is the mirror that has its images too. `several`
+    says that an expression may mean nothing or several objects, `layout` how its own files are laid out
+    (readers/expression_rows.py).
     """
 
     name: str
@@ -74,6 +76,8 @@ class Catalogued:
     list_boxes: Literal["xyxy", "xywh"] = "xywh"
     list_columns: Literal[3, 5] = 5
     protocols: tuple[str, ...] = ()
+    several: bool = False
+    layout: str = ""
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -122,6 +126,7 @@ class Catalogued:
             terms=self.terms,
             partial=header.partial,
             known_fingerprint=header.fingerprint,
+            several=self.several,
         )
 
     def images_in(self, resolved: Resolved) -> Images:
@@ -223,7 +228,58 @@ flickr30k = Catalogued(
     protocols=("merged", "any-box"),
 )
 
-CATALOGUE = (refcoco, refcoco_plus, refcocog, refcocog_google, referit, flickr30k)
+# Nothing, one or several objects. Counts of gRefCOCO's and RefDrone's other parts are published nowhere we know of.
+grefcoco = Catalogued(
+    *("grefcoco", "gRefCOCO", tuple(map(Part, ("train", "val", "testA", "testB"))), COCO_TERMS),
+    annotations="github.com/henghuiding/gRefCOCO: grefs(unc).json and instances.json, or MDETR's JSON of it",
+    images=COCO_IMAGES,
+    album="coco",
+    several=True,
+)
+
+refdrone = Catalogued(
+    *("refdrone", "RefDrone", (Part("train"), Part("val"), Part("test", 3_432, None, 1_595)), "CC BY 4.0"),
+    annotations="github.com/sunzc-sunny/refdrone: RefDrone_<part>_mdetr.json",
+    images="VisDrone2019-DET, as RefDrone's page says",
+    several=True,
+)
+
+refcocos = Catalogued(
+    *("refcocos", "refcocos (hard expressions)", (Part("test", 506, None, 460),), "annotations MIT; COCO's images"),
+    annotations="github.com/kuoyang1999/refcocos-annotator: results/refcocos_test.json",
+    images="val2017.zip from cocodataset.org",
+    album="coco-val2017",
+    several=True,
+    layout="vlm-r1",
+)
+
+groundingme = Catalogued(
+    *("groundingme", "GroundingME", (Part("test", 1_005),), "research, under the terms of SA-1B and HR-Bench"),
+    annotations="the hub's lirang04/GroundingME: its parquet files",
+    images="in the parquet files",
+    several=True,
+    layout="groundingme",
+)
+
+humanref = Catalogued(
+    *("humanref", "HumanRef", (Part("test", 6_000),), "see its card on the hub"),
+    annotations="the hub's IDEA-Research/HumanRef: annotations.jsonl",
+    images="images/ of the same repository",
+    several=True,
+    layout="humanref",
+)
+
+ref_l4 = Catalogued(
+    *("ref-l4", "Ref-L4", (Part("val", 7_231), Part("test", 38_110)), "CC BY-NC 4.0"),
+    annotations="the hub's JierunChen/Ref-L4: ref-l4-<part>.parquet",
+    images="images.tar.gz of the same repository, unpacked",
+    layout="ref-l4",
+)
+
+CATALOGUE = (
+    *(refcoco, refcoco_plus, refcocog, refcocog_google, referit, flickr30k),
+    *(grefcoco, refdrone, refcocos, groundingme, humanref, ref_l4),
+)
 
 # What files are mistaken for: every published part, the Google split of RefCOCO, and val sets of a hub mirror
 # (lmms-lab) that put the UNC or UMD and the Google split into one.

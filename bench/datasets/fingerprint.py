@@ -5,9 +5,9 @@ The fingerprint is a sha256 over one line for each expression, sorted, joined by
     <image key> TAB <text> TAB <x1> <y1> <x2> <y2> [TAB <box of `also`> ...]
 
 The image key is `image_key(scene.file)`; the text is in Unicode form NFC, lower-cased, each run of white space made
-one blank; a box is its four numbers in hundredths of a pixel, rounded to the nearest integer (half to even). Boxes of
-`also` come sorted. File format, order of rows, ids and image sizes have no part in it, so refer files, index lists
-and hub mirrors of the same split agree, while boxes cut to integers do not.
+one blank; a box is its four numbers in hundredths of a pixel, rounded to the nearest integer (half to even), and empty
+where nothing is referred to. Boxes of `also` come sorted. File format, order of rows, ids and image sizes have no part
+in it, so refer files, index lists and hub mirrors of the same split agree, while boxes cut to integers do not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from bench.boxes import box_xyxy_to_xywh
 from bench.grounding import Box, Scene
 
-Hundredths = tuple[int, int, int, int]
+Hundredths = tuple[int, ...]  # four; none where nothing is referred to
 
 # train2014 and refs (COCO_train2014_000000581857[_16].jpg), train2017 (000000581857.jpg)
 COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})(?:_\d+)?")
@@ -81,6 +81,9 @@ def difference(
     only_b = [sample for sample in only_b if sample[0] in images_a]
     # 3. Other boxes for the same image and text, then other texts for the same image and box.
     same_text, only_a, only_b = _pairs(only_a, only_b, lambda sample: sample[:2])
+    if some := [pair for pair in same_text if () in (pair[0][2], pair[1][2])]:
+        sentences.append(f"{_count(some, 'expression')} without a target in {names[0]} or in {names[1]} alone")
+        same_text = [pair for pair in same_text if () not in (pair[0][2], pair[1][2])]
     if same_text:
         sentences.append(_boxes_differ(same_text, names))
     same_box, only_a, only_b = _pairs(only_a, only_b, lambda sample: (sample[0], sample[2]))
@@ -109,8 +112,12 @@ def _samples(scenes: Sequence[Scene]) -> list[Sample]:
 def _hundredths(boxes: Sequence[Box]) -> list[Hundredths]:
     if not boxes:  # numpy would take far longer, and most expressions have no other boxes
         return []
-    rounded = np.rint(np.asarray(boxes, np.float64).reshape(-1, 4) * 100).astype(np.int64)
-    return [(x1, y1, x2, y2) for x1, y1, x2, y2 in rounded.tolist()]
+    values: NDArray[np.float64] = np.asarray(boxes, np.float64).reshape(-1, 4) * 100
+    absent: NDArray[np.bool_] = np.isnan(values[:, 0])
+    rounded = [*map(tuple, np.rint(np.where(absent[:, None], 0, values)).astype(np.int64).tolist())]
+    for at in np.flatnonzero(absent).tolist():
+        rounded[at] = ()
+    return rounded
 
 
 def _normal(text: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from bench import registry
 from bench.datasets.images import Images
 from bench.datasets.readers.jsonl import read_jsonl
+from bench.datasets.readers.mdetr_json import read_mdetr_json
 from bench.datasets.split import Dataset, Part, Split
 from bench.errors import BenchError, RunError, UnknownName, UsageError
 from bench.inputs import as_utf8
@@ -123,11 +124,12 @@ def _file_of(name: str, resolved: Resolved) -> Path:
 
 
 def _own(path: Path, resolved: Resolved) -> Split:
-    """Load a JSONL of the user's; images lie relative to it, or in [data.images] file."""
-    scenes = tuple(read_jsonl(path))
+    """Load a JSONL of the user's, or MDETR's JSON; images lie relative to it, or in [data.images] file."""
+    scenes = tuple(read_mdetr_json(path, several=True, folders=True) if path.suffix == ".json" else read_jsonl(path))
+    several = any(len(expression.targets) != 1 for scene in scenes for expression in scene.expressions)
     roots = [path.resolve().parent]
     if named := resolved.settings.data.images.get("file"):
         roots.insert(0, (resolved.folder / Path(named).expanduser()).resolve())
     # Not nested: a missing image must not set off a search through all of the user's files.
     images = Images(roots, nested=False, hint=f"names of images start at {roots[0]}")
-    return Split(f"{FILE}{as_utf8(path.stem)}", as_utf8(path), scenes, images, terms="your own data")
+    return Split(f"{FILE}{as_utf8(path.stem)}", as_utf8(path), scenes, images, "your own data", several=several)

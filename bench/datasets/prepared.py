@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,7 +34,9 @@ from bench.settings import Resolved
 Made = TypeVar("Made")
 SCHEMA = 2  # 2: expressions may end in the caption they are a phrase of
 WITH_MASKS = 3  # what has no masks is written as before
-READABLE = (1, SCHEMA, WITH_MASKS)
+WITH_NONE = 4  # so is what has a target for each expression
+READABLE = (1, SCHEMA, WITH_MASKS, WITH_NONE)
+NO_BOX = (math.nan,) * 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ def write_index(path: Path, header: Header, scenes: Iterable[Scene]) -> None:
     except ValueError:
         raise DataError(f"{header.split}: an annotated box is not finite; check the source") from None
     schema = WITH_MASKS if any(len(row) > 5 for row in rows) else SCHEMA
+    schema = WITH_NONE if any(fields[2] is None for row in rows for fields in row[4]) else schema
     first = {"schema": schema, **asdict(header), "body_sha256": hashlib.sha256(body).hexdigest()}
     with _replacing(path) as part:
         part.write_bytes(_dump(first).encode() + body)
@@ -216,6 +220,9 @@ def _dump(value: Any) -> str:
 
 def _checked(row: list[Any]) -> list[Any]:
     id, file, width, height, expressions, *masks = row
+    for fields in expressions:
+        if fields[2] is None:
+            fields[2] = NO_BOX
     if not (isinstance(id, str) and isinstance(file, str) and {type(width), type(height)} <= {int, type(None)}):
         raise TypeError
     if not all(

@@ -26,7 +26,8 @@ class Counts:
 class Split:
     """One part of one data set. `partial` says that scenes were left out (`--limit`), so no table may show it.
 
-    `known_fingerprint` is the one a prepared index carries, so that a run need not compute it again.
+    `known_fingerprint` is the one a prepared index carries, so that a run need not compute it again. `several` says
+    that an expression may mean nothing or several objects, all of which are wanted.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Split:
     terms: str = ""
     partial: bool = False
     known_fingerprint: str | None = None
+    several: bool = False
 
     def __repr__(self) -> str:
         counts, part = self.counts, ", a part of it" if self.partial else ""

@@ -90,7 +90,8 @@ def _standing(dataset: Dataset, part: Part, resolved: Resolved) -> Standing:
 class Verified:
     """The state of one split. `missing` names files; `broken` and `other_size` are messages that name them.
 
-    Without `sizes_annotated` (index lists) no image of another size is noticed.
+    `none` and `several` count expressions that refer to nothing and to several objects. Without `sizes_annotated`
+    (index lists) no image of another size is noticed.
     """
 
     split: str
@@ -102,6 +103,8 @@ class Verified:
     broken: tuple[str, ...] = ()
     other_size: tuple[str, ...] = ()
     images_checked: int = 0
+    none: int = 0
+    several: int = 0
     sizes_annotated: bool = True
 
     @property
@@ -127,6 +130,8 @@ def verify(
 def _verify(split: Split, threads: int, images: bool, progress: Progress | None) -> Verified:
     real = fingerprint(split.scenes)
     verified = Verified(split.name, split.counts, real, split.partial, tuple(_annotation_problems(split, real)))
+    targets = [len(expression.targets) for scene in split.scenes for expression in scene.expressions]
+    verified = replace(verified, none=targets.count(0), several=sum(count > 1 for count in targets))
     if not images:
         return verified
     absent = set(split.images.missing(split.scenes))

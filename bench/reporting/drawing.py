@@ -132,7 +132,7 @@ def _outline(pen: ImageDraw.ImageDraw, box: Box, colour: RGB, casing: RGB, line:
 
 
 def contact_sheet(scenes: Sequence[Scene], images: ImageSource, columns: int = 4) -> Image.Image:
-    """Draw `scenes` in a grid; a box and the expressions about it share a colour and a number."""
+    """Draw `scenes` in a grid; targets and the expressions about them share a colour and a number."""
     kinds = {expression.kind for scene in scenes for expression in scene.expressions}
     heading = kinds.pop() if len(kinds) == 1 else None  # one kind is stated once
     cells = [_cell(scene, images, with_kind=heading is None) for scene in scenes]
@@ -155,15 +155,19 @@ def _cell(scene: Scene, images: ImageSource, with_kind: bool) -> Image.Image:
     ratio = min(WIDTH / photo.width, IMAGE / photo.height)
     shrunk = photo.resize((round(photo.width * ratio), round(photo.height * ratio)), Image.Resampling.LANCZOS)
     font, small = ImageFont.load_default(size=13), ImageFont.load_default(size=11)
-    boxes = list(dict.fromkeys(expression.box for expression in scene.expressions))
-    texts = _lines(scene, boxes, with_kind)
+    groups = sorted(dict.fromkeys(expression.targets for expression in scene.expressions), key=lambda g: not g)
+    texts = _lines(scene, groups, with_kind)
     cell = Image.new("RGB", (WIDTH, shrunk.height + 8 + 17 * len(texts)), PAPER)
     cell.paste(shrunk)
     pen = ImageDraw.Draw(cell)
-    small_boxes = [(x1 * ratio, y1 * ratio, x2 * ratio, y2 * ratio) for x1, y1, x2, y2 in boxes]
-    for number, box in enumerate(small_boxes):
+    small_boxes = [
+        (number, (x1 * ratio, y1 * ratio, x2 * ratio, y2 * ratio))
+        for number, group in enumerate(groups)
+        for x1, y1, x2, y2 in group
+    ]
+    for number, box in small_boxes:
         _outline(pen, box, COLOURS[number % len(COLOURS)], LIGHT, 2, shrunk.size)
-    for number, (left, top, *_) in enumerate(small_boxes):  # after the boxes, for none may cover a number
+    for number, (left, top, *_) in small_boxes:  # after the boxes, for none may cover a number
         x, y = (min(max(v, 0), limit - 14) for v, limit in zip((left, top), shrunk.size, strict=True))
         pen.rectangle((x, y, x + 7 + 6 * len(str(number + 1)), y + 14), fill=COLOURS[number % len(COLOURS)])
         pen.text((x + 4, y + 1), str(number + 1), fill="white", font=small)
@@ -172,16 +176,18 @@ def _cell(scene: Scene, images: ImageSource, with_kind: bool) -> Image.Image:
     return cell
 
 
-def _lines(scene: Scene, boxes: Sequence[object], with_kind: bool) -> list[tuple[str, RGB]]:
-    """Return the expressions as lines of text with their colours, in the order of their boxes, as many as fit."""
+def _lines(scene: Scene, groups: Sequence[object], with_kind: bool) -> list[tuple[str, RGB]]:
+    """Return the expressions as lines of text with their colours, in the order of their targets, as many as fit."""
     lines: list[tuple[str, RGB]] = []
-    ordered = sorted(scene.expressions, key=lambda e: boxes.index(e.box))
+    ordered = sorted(scene.expressions, key=lambda e: groups.index(e.targets))
     for place, expression in enumerate(ordered):
-        number = boxes.index(expression.box)
+        number = groups.index(expression.targets)
+        colour = COLOURS[number % len(COLOURS)] if expression.targets else FAINT
+        name = str(number + 1) if expression.targets else "none"
         kind = f"  ({expression.kind})" if expression.kind and with_kind else ""
-        wrapped = textwrap.wrap(f"{number + 1}  {expression.text}{kind}", 42, subsequent_indent=" " * 5)
+        wrapped = textwrap.wrap(f"{name}  {expression.text}{kind}", 42, subsequent_indent=" " * 5)
         left = len(ordered) - place
         if len(lines) + len(wrapped) > LINES - (left > 1):
             return [*lines, (f"... {left:,} more", FAINT)]
-        lines += [(text, COLOURS[number % len(COLOURS)]) for text in wrapped]
+        lines += [(text, colour) for text in wrapped]
     return lines

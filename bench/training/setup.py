@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.datasets.split import Split
+from bench.errors import UsageError
 from bench.evaluation.device import resolve_device
 from bench.evaluation.opening import dataset_of, for_device, pipeline_context
 from bench.evaluation.validation import on_split
@@ -33,8 +34,15 @@ def make_job(
 ) -> TrainingJob:
     """Make the job of a pipeline's training; `recipe` is laid over [train.<pipeline>] of bench.toml.
 
-    `on` names the data set whose lines of bench.toml hold, where they are not the split's own.
+    `on` names the data set whose lines of bench.toml hold, where they are not the split's own. Raises UsageError for a
+    split whose expressions may mean nothing or several objects.
     """
+    for each in (split, validation):
+        if each.several:
+            raise UsageError(
+                f"{each.name}: some expressions refer to nothing or to several objects, and a training here needs one "
+                "box for each; train on a file of the others"
+            )
     device = resolve_device(resolved.settings.run.device, from_environment().local)
     run = for_device(resolved.settings.run, device)
     context = pipeline_context(pipeline, split, resolved, device=device, on=on)

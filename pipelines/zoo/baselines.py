@@ -103,6 +103,8 @@ def fixed_box(context: PipelineContext) -> Baseline:
     shares: dict[str, list[NDArray[np.float64]]] = {"": []}  # by noun; "" has all
     for scene in scenes:
         for e in scene.expressions if scene.width and scene.height else ():
+            if not e.targets:
+                continue
             box: NDArray[np.float64] = np.asarray(e.box) / np.array((scene.width, scene.height) * 2, np.float64)
             shares[""].append(box)
             if options.per == "noun":

@@ -49,6 +49,21 @@ def splits(bench, *words, code=0):
     return json.loads(out)["splits"]
 
 
+def test_own_data_of_none_and_several_is_counted(bench, tmp_path):
+    rows = [{"image": "a.jpg", "text": str(n), "boxes_xyxy": boxes} for n, boxes in enumerate(([], [[0, 0, 5, 5]] * 2))]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.jpg")
+    (split,) = splits(bench, "verify", f"file:{tmp_path / 'mine.jsonl'}")
+    assert (split["ok"], split["none"], split["several"]) == (True, 1, 1)
+    content = {
+        "images": [{"id": 3, "file_name": "a.jpg", "width": 8, "height": 6, "caption": "no one"}],
+        "annotations": [{"image_id": 3, "category_id": -1, "bbox": [0, 0, 0, 0], "empty": True}],
+    }
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    code, out, _ = bench("data", "verify", f"file:{tmp_path / 'mine.json'}")
+    assert code == 0 and "1 of them refer to nothing, 0 to several boxes" in out
+
+
 def test_prepare_verify_list(bench, tiny, tmp_path):
     code, out, _ = bench(*PREPARE, "--images", images(tmp_path / "p.zip"))
     assert code == 0 and "2 expressions" in out

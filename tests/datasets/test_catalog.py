@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from bench.datasets import catalog
 from bench.datasets.catalog import CATALOGUE, Catalogued, mismatches
 from bench.datasets.fingerprint import fingerprint
 from bench.datasets.prepared import (
+    NO_BOX,
     Header,
     image_roots,
     index_path,
@@ -50,10 +52,13 @@ def path(resolved):
 
 def test_the_catalogue_is_registered_and_says_how_to_prepare():
     ours = {d.name for d in CATALOGUE}
-    assert ours == {"refcoco", "refcoco+", "refcocog", "refcocog-google", "referit", "flickr30k"}
+    assert ours == {
+        *("refcoco", "refcoco+", "refcocog", "refcocog-google", "referit", "flickr30k"),
+        *("grefcoco", "refdrone", "refcocos", "groundingme", "humanref", "ref-l4"),
+    }
     assert ours <= set(names(DATASETS))
-    for attribute in ("refcoco", "refcoco_plus", "refcocog", "refcocog_google", "referit", "flickr30k"):
-        assert getattr(catalog, attribute) in CATALOGUE
+    for each in CATALOGUE:
+        assert getattr(catalog, each.name.replace("+", "_plus").replace("-", "_")) is each
     assert all(d.terms and f"bench data prepare {d.name}" in d.where for d in CATALOGUE)
     assert all("-" not in part.name for d in CATALOGUE for part in d.parts)  # a split's name is parted at its last "-"
 
@@ -99,6 +104,19 @@ def test_any_expression_survives_the_index(tmp_path_factory, drawn):
     scene = Scene("s", "s.jpg", 3, None, drawn)
     write_index(path, header(), [scene])
     assert read_index(path)[1] == (scene,)
+
+
+def test_an_index_of_none_and_several_is_of_a_later_schema(resolved):
+    also = ((1.0, 2.0, 3.0, 4.0),)
+    expressions = (Expression("0", "none", NO_BOX), Expression("1", "two", (5.0, 5.0, 6.0, 6.0), also=also))
+    scenes = (Scene("s", "s.jpg", 9, 9, expressions),)
+    path = index_path(resolved.home, "tiny", "val")
+    write_index(path, header(), scenes)
+    assert b'"schema":4' in path.read_bytes() and b'["0","none",null]' in path.read_bytes()
+    _, back = read_index(path)
+    assert back == scenes and [e.targets for e in back[0].expressions] == [(), (expressions[1].box, *also)]
+    assert fingerprint(back) == fingerprint(scenes) and not np.isnan(back.annotations.targets).any()
+    assert back.annotations.owner.tolist() == [1, 1]
 
 
 def test_a_split_loads_with_the_stored_fingerprint(resolved):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from dataclasses import replace
 
@@ -46,6 +47,14 @@ def test_the_fingerprint_is_what_the_module_says():
         "9739\tright black bag\t32200 30300 35900 37200",
     ]
     assert fingerprint(A) == hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def test_what_refers_to_nothing_has_an_empty_box():
+    nothing = [scene("9739.jpg", ("cup", (math.nan,) * 4), ("bag", (322, 303, 359, 372)))]
+    lines = ["9739\tbag\t32200 30300 35900 37200", "9739\tcup\t"]
+    assert fingerprint(nothing) == hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    something = [scene("9739.jpg", ("cup", (1, 2, 3, 4)), ("bag", (322, 303, 359, 372)))]
+    assert difference(nothing, something) == ["1 expression without a target in the first or in the second alone"]
 
 
 @given(seed=st.integers(0, 1000))

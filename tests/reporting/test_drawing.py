@@ -1,5 +1,7 @@
 """Drawings of predictions and sheets of scenes: boxes visible on any background, words beside them, each once."""
 
+import math
+
 import numpy as np
 import pytest
 from PIL import ImageDraw
@@ -69,6 +71,14 @@ def test_a_sheet_says_one_kind_once_and_counts_the_expressions_that_are_left(wri
     written.clear()
     sheet_of(["a dog", "a cat"], ["attribute", None])
     assert [text for *_, text in written] == ["1", "1  a dog  (attribute)", "1  a cat"]
+
+
+def test_a_sheet_numbers_several_targets_alike_and_says_none(written):
+    one, other = (10.0, 10.0, 40.0, 40.0), (60.0, 10.0, 90.0, 40.0)
+    nothing = Expression("0", "a cow", (math.nan,) * 4)
+    expressions = (nothing, Expression("1", "the dogs", one, also=(other,)), Expression("2", "one dog", other))
+    contact_sheet([Scene("s", "s.jpg", 100, 80, expressions)], Grey())
+    assert [text for *_, text in written] == ["1", "1", "2", "1  the dogs", "2  one dog", "none  a cow"]
 
 
 def test_stages_have_points_and_boxes_in_colours_of_their_own(written):

@@ -68,14 +68,16 @@ class Reader(Protocol):
 
 
 def part_of_file(dataset: Catalogued, path: Path, options: ReadOptions) -> str:
-    """Return the part that a single file holds: the one of the options, else the one its name ends with.
+    """Return the part that a single file holds: the one of the options, the only one, or the one its name ends with.
 
     Raises DataError where neither says one.
     """
     if options.part is not None:
         return options.part
+    if len(dataset.parts) == 1:
+        return dataset.part_names[0]
     for name in dataset.part_names:
-        if re.fullmatch(rf"(?:.*[_-])?{re.escape(name)}(?:-\d+-of-\d+)?", path.stem):
+        if re.fullmatch(rf"(?:.*[_-])?{re.escape(name)}(?:-\d+-of-\d+|_mdetr)?", path.stem):
             return name
     wanted = " or ".join(f"{dataset.name}-{name}" for name in dataset.part_names)
     raise DataError(f"{path}: its name does not say which part it is; prepare {wanted} instead of {dataset.name}")

@@ -94,7 +94,7 @@ def _by_image(
 ) -> Iterator[tuple[Scene, bytes]]:
     images: set[str] = set()
     ids: set[str] = set()
-    for where, row in _records(files, ("image", "image_info", "ref_list")):
+    for where, row in records(files, ("image", "image_info", "ref_list")):
         image = _struct(row.get("image_info") or {}, where)
         rows: list[Scene] = []
         for item in _list(row["ref_list"], where):
@@ -112,7 +112,7 @@ def _by_image(
                 raise DataError(f"{where}: image {scene.file} or one of its expressions is there twice")
             images.add(scene.file)
             ids.update(e.id for e in scene.expressions)
-            yield scene, _bytes(row["image"], where)
+            yield scene, image_bytes(row["image"], where)
     if not images:
         raise DataError(f"{files[0]}: it holds no expressions of part {part!r}")
 
@@ -126,7 +126,7 @@ def _belongs(split: str, part: str) -> bool:
 def _by_object(files: Sequence[Path], keep: Collection[str] | None) -> Iterator[tuple[Scene, bytes]]:
     """Yield scenes in two passes: rows of one image lie apart, so all are gathered before the first image is read."""
     rows: list[Scene] = []
-    for where, row in _records(files, ("question_id", "answer", "bbox", "file_name")):
+    for where, row in records(files, ("question_id", "answer", "bbox", "file_name")):
         ann_id = checked_name(row["question_id"], where, "question_id")
         if keep is not None and ann_id not in keep:
             continue
@@ -135,13 +135,13 @@ def _by_object(files: Sequence[Path], keep: Collection[str] | None) -> Iterator[
             expression = Expression(f"{ann_id}#{n}", checked_text(answer, where), box, ref_id=ann_id)
             rows.append(scene_of_row(_own_name(row["file_name"], where), expression))
     scenes = {scene.file: scene for scene in gather(rows, str(files[0]))}
-    for where, row in _records(files, ("image", "file_name")):
+    for where, row in records(files, ("image", "file_name")):
         scene = scenes.pop(_own_name(row["file_name"], where), None)
         if scene is not None:
-            yield scene, _bytes(row["image"], where)
+            yield scene, image_bytes(row["image"], where)
 
 
-def _records(files: Sequence[Path], columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def records(files: Sequence[Path], columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every row of every file as a dict of the wanted columns, with the file and row for messages."""
     for file in files:
         frame = _frame(file)
@@ -190,7 +190,7 @@ def _parsed(value: object, kind: type, name: str, where: str) -> Any:
     return value
 
 
-def _bytes(image: object, where: str) -> bytes:
+def image_bytes(image: object, where: str) -> bytes:
     data = image.get("bytes") if isinstance(image, Mapping) else image
     if not isinstance(data, bytes) or not data:
         raise DataError(f"{where}: its image has no bytes")

@@ -5,7 +5,8 @@
     image          the image's path relative to the folder of this file, with /; it may not lead out of that folder
     text           the expression (or `expression`); any language, any length
     box_xyxy       left, top, right, bottom in pixels of the image, as floats, with no "+1"; or
-    box_xywh       left, top, width, height
+    box_xywh       left, top, width, height; or
+    boxes_xyxy     a list of such boxes, of several objects that are all meant; [] where nothing is referred to
     id             what names the expression in predictions; unique. Without it: "<split>:<row>" where both are given,
                    else the line's number, from 1
     width, height  the image's size in pixels; checked when it is opened
@@ -16,24 +17,25 @@
     segmentation   the object's mask as in COCO: polygons, or a run-length mask {"size": [height, width], "counts": ...}
     provenance     of a pseudo-label, an object: "source", "detector", "score" and what else its maker says of it
 
-Only image, a text and a box are required; with a segmentation the box may be left out, and is then the one around it.
+Only image, a text and a box (or boxes) are required; with a segmentation the box may be left out, and is then the one
+around it.
 Polygons need width and height. The file is UTF-8; empty lines are skipped; any other key is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.datasets.readers import Annotations, ReadOptions, part_of_file
 from bench.datasets.readers.rows import (
     BoxFormat,
-    checked_box,
     checked_file,
     checked_name,
     checked_row,
     checked_side,
+    checked_targets,
     checked_text,
     gather,
 )
@@ -45,8 +47,9 @@ from bench.masks import box_of, checked_mask, segmentation_box
 if TYPE_CHECKING:
     from bench.datasets.catalog import Catalogued
 
+BOXES = ("box_xyxy", "box_xywh", "boxes_xyxy")
 KEYS = (
-    "image", "text", "expression", "box_xyxy", "box_xywh", "id", "width", "height",
+    "image", "text", "expression", *BOXES, "id", "width", "height",
     "ref_id", "kind", "category", "split", "row", "provenance",
     "segmentation",
 )  # fmt: skip
@@ -74,7 +77,7 @@ def read_jsonl(path: Path) -> list[Scene]:
     scenes = gather(_rows(path), str(path))
     for scene in scenes:
         for expression in scene.expressions:
-            if scene.width and scene.height and not expression.touches(scene.width, scene.height):
+            if scene.width and scene.height and expression.outside(scene.width, scene.height):
                 where = f"{path}: {line_of(path, expression.id)}"
                 check_box_touches(scene, expression, scene.width, scene.height, where)
     return scenes
@@ -117,14 +120,16 @@ def _rows(path: Path) -> Iterator[Scene]:
     lines: dict[str, int] = {}
     for number, where, record in _records(path):
         mask = _mask(record, where)
-        if mask is not None and not {"box_xyxy", "box_xywh"} & record.keys():
+        if mask is not None and record.keys().isdisjoint(BOXES):
             record["box_xyxy"] = segmentation_box(record["segmentation"], where, None, None)
-        key, box = _one_of(record, ("box_xyxy", "box_xywh"), where)
-        form: BoxFormat = "xyxy" if key == "box_xyxy" else "xywh"
+        key, given = _one_of(record, BOXES, where)
+        form: BoxFormat = "xywh" if key == "box_xywh" else "xyxy"
+        box, also = checked_targets(given if key == "boxes_xyxy" else [given], where, form)
         expression = Expression(
             id=_new_id(record, number, where, lines),
             text=checked_text(_one_of(record, ("text", "expression"), where)[1], where),
-            box=checked_box(box, where, form),
+            box=box,
+            also=also,
             held_as=form,
             ref_id=_label(record, "ref_id", where),
             kind=_label(record, "kind", where),
@@ -195,8 +200,8 @@ def _id(record: dict[str, Any], number: int, where: str) -> str:
     return f"{split}:{row}" if split is not None and row is not None else str(number)
 
 
-def _one_of(record: dict[str, Any], keys: tuple[str, str], where: str) -> tuple[str, Any]:
-    """Return the one of two keys that is given, and its value."""
+def _one_of(record: dict[str, Any], keys: Sequence[str], where: str) -> tuple[str, Any]:
+    """Return the one of some keys that is given, and its value."""
     given = [key for key in keys if key in record]
     if len(given) != 1:
         how = "both are given" if given else "neither is given"

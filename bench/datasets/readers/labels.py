@@ -81,7 +81,7 @@ class LabelImages:
         image = self.beside.get(scene.file, self.album).load(scene)
         height, width = image.shape[:2]
         for expression in scene.expressions:
-            if not expression.touches(width, height):
+            if expression.outside(width, height):
                 check_box_touches(scene, expression, width, height, self._where(expression.id))
         return image
 
@@ -261,7 +261,7 @@ def _rows(path: Path, scenes: Sequence[Scene], album: Album, prefix: str) -> Ite
                 f"{sized.height} pixels, and {album.split} says {width} x {height}"
             )
         for expression in scene.expressions:
-            if sized.width and sized.height and not expression.touches(sized.width, sized.height):
+            if sized.width and sized.height and expression.outside(sized.width, sized.height):
                 where = f"{path}: {_place(path, expression.id)}"
                 check_box_touches(sized, expression, sized.width, sized.height, where)
             yield replace(sized, expressions=(replace(expression, id=prefix + expression.id),))

@@ -74,7 +74,7 @@ def read_refer(folder: Path, split_by: str, part: str, text: Text = "sent") -> l
         listed = ", ".join(f"{name:.60} ({count:,} refs)" for name, count in sorted(there.items())[:10])
         raise DataError(f"{refs_file}: no refs of part {part!r}; there are {listed or 'none at all'}")
     # 2. What they refer to; and how many objects of a class an image has.
-    images, annotations, categories = _instances(instances_file)
+    images, annotations, categories = load_instances(instances_file)
     same = Counter((a.get("image_id"), a.get("category_id")) for a in annotations.values() if not a.get("iscrowd", 0))
 
     # 3. A row a sentence.
@@ -84,10 +84,10 @@ def read_refer(folder: Path, split_by: str, part: str, text: Text = "sent") -> l
                 f"{refs_file}: ref {checked_name(ref.get('ref_id', f'number {n}'), f'{refs_file}: ref {n}', 'ref_id')}"
             )
             ann_id, image_id = need(ref, "ann_id", where), need(ref, "image_id", where)
-            annotation = annotations.get(ann_id) if _is_id(ann_id) else None
+            annotation = annotations.get(ann_id) if is_id(ann_id) else None
             if annotation is None:
                 raise DataError(f"{where}: its annotation {short(ann_id)} is not in {instances_file}")
-            image = images.get(image_id, {}) if _is_id(image_id) else {}
+            image = images.get(image_id, {}) if is_id(image_id) else {}
             category = annotation.get("category_id")
             yield from ref_rows(
                 ref,
@@ -114,7 +114,7 @@ def ref_rows(
     """Yield a row for each sentence of a ref, given its annotation and image record (file_name, width, height)."""
     width = checked_side(image.get("width"), where, "width")
     height = checked_side(image.get("height"), where, "height")
-    file = _image_file(ref, image, where)
+    file = image_file(ref, image, where)
     box = annotation_box(annotation, where, width, height)
     segmentation = annotation.get("segmentation")
     mask = checked_mask(segmentation, where, width, height) if segmentation else None
@@ -172,7 +172,7 @@ def _is_in(ref: Record, part: str, where: str) -> bool:
     return part == "test" or (part in {"testA", "testB", "testC"} and part[-1] in split[4:])
 
 
-def _instances(file: Path) -> tuple[dict[object, Record], dict[object, Record], dict[object, str]]:
+def load_instances(file: Path) -> tuple[dict[object, Record], dict[object, Record], dict[object, str]]:
     """Return images, annotations and category names by id."""
     if not file.exists():
         raise DataError(f"{file}: no such file; it belongs beside the refs(...).p")
@@ -188,18 +188,18 @@ def _instances(file: Path) -> tuple[dict[object, Record], dict[object, Record], 
 
 def _by_id(records: object, file: Path, name: str) -> dict[object, Record]:
     if not isinstance(records, list) or not all(
-        isinstance(r, dict) and all(map(_is_id, (r.get("id"), r.get("image_id", 0), r.get("category_id", 0))))
+        isinstance(r, dict) and all(map(is_id, (r.get("id"), r.get("image_id", 0), r.get("category_id", 0))))
         for r in records
     ):
         raise DataError(f"{file}: {name} should be a list of dicts, each with an id")
     return {record["id"]: record for record in records}
 
 
-def _is_id(key: object) -> bool:
+def is_id(key: object) -> bool:
     return isinstance(key, str) or (isinstance(key, int) and key.bit_length() < 128)
 
 
-def _image_file(ref: Record, image: Record, where: str) -> str:
+def image_file(ref: Record, image: Record, where: str) -> str:
     """Return the image's own file name; refs name it with the annotation's id behind, RefClef's refs not at all."""
     name = image.get("file_name")
     if name is None and (name := ref.get("file_name")) is not None:

@@ -22,6 +22,7 @@ BoxFormat = Literal["xyxy", "xywh"]
 INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # control and format characters, white space
 FARTHEST = 10_000_000  # pixels from the corner of an image: no image is so large
 MOST_NAME, MOST_PATH = 255, 4096  # bytes of a file's name, letters of a path: what file systems take
+NO_BOX: Box = (math.nan,) * 4
 MEANING = {"xyxy": "left, top, right, bottom", "xywh": "left, top, width, height"}
 
 
@@ -47,6 +48,19 @@ def checked_box(values: object, where: str, box_format: BoxFormat) -> Box:
             f"{y2 - y1:g}; both should be more than 0{other}"
         )
     return (x1, y1, x2, y2)
+
+
+def checked_targets(values: object, where: str, box_format: BoxFormat) -> tuple[Box, tuple[Box, ...]]:
+    """Turn a list of boxes, perhaps empty, into the `box` and `also` of an expression. Raises DataError."""
+    if not isinstance(values, (list, tuple)):
+        raise DataError(f"{where}: expected a list of boxes, empty where nothing is referred to, not {short(values)}")
+    return targets_of([checked_box(value, where, box_format) for value in values])
+
+
+def targets_of(boxes: Iterable[Box]) -> tuple[Box, tuple[Box, ...]]:
+    """Return the `box` and `also` of an expression, sorted, so that no order of annotations moves a fingerprint."""
+    first, *rest = sorted(boxes) or [NO_BOX]
+    return first, tuple(rest)
 
 
 def checked_text(text: object, where: str) -> str:

@@ -12,7 +12,9 @@ from bench.datasets.readers import (
     Annotations,
     Reader,
     ReadOptions,
+    expression_rows,
     flickr30k,
+    grefs,
     hub,
     hub_rows,
     index_lists,
@@ -23,6 +25,8 @@ from bench.datasets.readers import (
 from bench.errors import DataError
 
 READERS: tuple[Reader, ...] = (
+    expression_rows,
+    grefs,
     refer,
     flickr30k,
     hub_rows,

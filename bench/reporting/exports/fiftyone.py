@@ -69,11 +69,12 @@ def _annotated(scene: Scene, size: tuple[int, int]) -> list[dict[str, Any]]:
     return [
         {
             "label": expression.text,
-            "bounding_box": _shares(expression.box, size),
+            "bounding_box": _shares(box, size),
             "attributes": {"expression": expression.id}
             | {k: v for k in ("kind", "category") if (v := getattr(expression, k)) is not None},
         }
         for expression in scene.expressions
+        for box in expression.targets
     ]
 
 

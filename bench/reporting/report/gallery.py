@@ -134,7 +134,7 @@ def _size(scene: Scene, thumbnail: Thumbnail, runs: Sequence[AnsweredRun]) -> tu
     for run in runs:
         if (line := run.rows.get(scene.id)) and line.size:
             return line.size
-    corners = [(e.box[2], e.box[3]) for e in scene.expressions] or [(1.0, 1.0)]
+    corners = [(box[2], box[3]) for e in scene.expressions for box in e.targets] or [(1.0, 1.0)]
     return max(1, math.ceil(max(x for x, _ in corners))), max(1, math.ceil(max(y for _, y in corners)))
 
 

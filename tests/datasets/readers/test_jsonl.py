@@ -41,6 +41,18 @@ def test_the_docstring_names_every_key_and_its_example_is_read(tmp_path):
     assert read_jsonl(put(tmp_path, example))[0].expressions[0].text == "the red car on the left"
 
 
+def test_none_and_several(tmp_path):
+    base = {"image": "a.jpg", "width": 50, "height": 50}
+    two = [[20, 1, 30, 9], [2, 3, 4, 5]]
+    path = put(tmp_path, *({**base, "text": f"{len(boxes)}", "boxes_xyxy": boxes} for boxes in ([], two[:1], two)))
+    (scene,) = read_jsonl(path)
+    assert [e.targets for e in scene.expressions] == [(), ((20, 1, 30, 9),), ((2, 3, 4, 5), (20, 1, 30, 9))]
+    single = read_jsonl(put(tmp_path, {**base, "text": "1", "box_xyxy": two[0]}))
+    assert scene.expressions[1].box == single[0].expressions[0].box
+    with pytest.raises(DataError, match=r"line 1: the box 60, 1, 70, 9 .* lies outside the image a.jpg of 50 x 50"):
+        read_jsonl(put(tmp_path, {**base, "text": "x", "boxes_xyxy": [two[0], [60, 1, 70, 9]]}))
+
+
 def test_ids_without_an_id(tmp_path):
     path = put(tmp_path, GOOD, "", {**GOOD, "split": "val", "row": 0}, {**GOOD, "row": 5}, {**GOOD, "id": 9})
     assert [e.id for e in read_jsonl(path)[0].expressions] == ["1", "val:0", "4", "9"]
@@ -58,6 +70,9 @@ BAD = {
     "no text": ({"image": "a.jpg", "box_xyxy": [1, 2, 3, 4]}, "one of 'text' and 'expression' is needed, and neither"),
     "two texts": ({**GOOD, "expression": "y"}, "and both are given"),
     "no box": ({"image": "a.jpg", "text": "x"}, "one of 'box_xyxy' and 'box_xywh' is needed, and neither"),
+    "boxes of one": ({**GOOD, "boxes_xyxy": []}, "both are given"),
+    "boxes null": ({"image": "a.jpg", "text": "x", "boxes_xyxy": None}, "expected a list of boxes, empty where"),
+    "flat boxes": ({"image": "a.jpg", "text": "x", "boxes_xyxy": [1, 2, 3, 4]}, "a box should be 4 numbers"),
     "two boxes": ({**GOOD, "box_xywh": [1, 2, 3, 4]}, "both are given"),
     "half a character": (json.dumps(GOOD).replace("the cup", "\\ud83d"), "half a character"),
     "NaN": ({**GOOD, "box_xyxy": [1, 2, float("nan"), 4]}, "NaN or infinity"),

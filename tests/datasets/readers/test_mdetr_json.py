@@ -5,6 +5,7 @@ import json
 import pytest
 from tiny_refcoco import TINY
 
+from bench.datasets.catalog import refdrone
 from bench.datasets.readers import ReadOptions
 from bench.datasets.readers.mdetr_json import read_mdetr_json
 from bench.datasets.readers.sources import find_annotations
@@ -59,7 +60,39 @@ def test_what_is_wrong_is_named(tmp_path, change, says):
         read_mdetr_json(put(tmp_path, content(**change)))
 
 
+def several(*annotations):
+    images = [{"id": 0, "file_name": "7.jpg", "width": 8, "height": 6, "caption": "cups"}]
+    return {"images": images, "annotations": [{"image_id": 0, **each} for each in annotations]}
+
+
+BOX, OTHER = {"bbox": [4, 1, 2, 3], "category_id": "1"}, {"bbox": [1, 1, 2, 3], "category_id": 1}
+EMPTY = {"bbox": [0, 0, 0, 0], "category_id": -1}
+
+
+def test_none_and_several(tmp_path):
+    def one(*annotations):
+        content = {**several(*annotations), "categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "mug"}]}
+        return read_mdetr_json(put(tmp_path, content), several=True)[0].expressions[0]
+
+    assert one(BOX, OTHER).targets == one(OTHER, BOX).targets == ((1, 1, 3, 4), (4, 1, 6, 4))
+    assert one(BOX, OTHER).category == "cup" and one(BOX, {**OTHER, "category_id": 2}).category is None
+    assert one(EMPTY).targets == one({**EMPTY, "category_id": 5, "empty": True}).targets == ()
+    parts = [[[1, 1, 3, 1, 3, 4, 1, 4]], [[4, 1, 6, 1, 6, 4, 4, 4]]]
+    drawn = one({**OTHER, "segmentation": parts[0]}, {**BOX, "segmentation": parts[1]})
+    assert box_of(drawn.mask) == (1, 1, 6, 4) and one({**OTHER, "segmentation": parts[0]}, BOX).mask is None
+
+
+def test_an_expression_without_annotations_is_not_one_without_a_target(tmp_path):
+    with pytest.raises(DataError, match=r'expression 0: it has no annotation; .* one with "empty": true'):
+        read_mdetr_json(put(tmp_path, several()), several=True)
+
+
 @pytest.mark.real
-def test_real_file_with_none_and_several_is_refused(real):
+def test_real_file_of_none_and_several(real):
+    path = real / "refdrone" / "RefDrone_test_mdetr.json"
     with pytest.raises(DataError, match=r"expression \d+: it has \d+ boxes"):
-        read_mdetr_json(real / "refdrone" / "RefDrone_test_mdetr.json")
+        read_mdetr_json(path)
+    scenes = find_annotations(refdrone, str(path), ReadOptions(), real).read("test")
+    counts = [len(e.targets) for scene in scenes for e in scene.expressions]
+    assert (len(scenes), len(counts), sum(counts)) == (1_595, 3_432, 11_949)
+    assert (counts.count(0), counts.count(1), sum(n > 1 for n in counts)) == (156, 1_148, 2_128)
