@@ -22,8 +22,9 @@ results: $(VENV)/.run
 	$(BENCH) run --pipeline $(PIPELINES),$(BASELINES),$(SLOW) --split shapes-val --fresh
 	$(BENCH) leaderboard
 
-# Two workers, one thread each: threads of several workers only wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
+# Two workers, one thread each: threads of several workers only wait for each other. A worker that is lost ends the run,
+# which names its test: a new one has been seen to wait for ever.
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --max-worker-restart 0
 
 test: lint
 	$(PYTEST) --dist loadfile

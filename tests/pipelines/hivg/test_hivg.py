@@ -104,7 +104,7 @@ def test_the_pipeline_gives_those_boxes_at_any_batch_size(sizes, official, conte
             sample, place = plain_inputs(sizes, scene.image, query.text)
             box = plain_hivg.forward(state, sizes, *sample)
             wanted.append(plain_clipvg.in_image(box, place, sizes.image))
-    np.testing.assert_allclose(boxes, wanted, atol=1e-3)
+    np.testing.assert_allclose(boxes, wanted, atol=1e-2)  # pixels: 1e-4 of the canvas
     alone = [pipeline.ground([replace(s, queries=(q,))])[0].box for s in scenes for q in s.queries]
     np.testing.assert_allclose(alone, boxes, atol=1e-3)
     assert isinstance(pipeline, Launching) and pipeline.ground([]) == []
